@@ -161,7 +161,7 @@ def main() -> None:
 
 def _posterior(network: GradientOriginNetwork, learned: Tensor, held: Tensor) -> None:
     """Compute the posterior of fifty digits with noise and two missing rows."""
-    prior = it.priors.GradientOrigin.fitted(network, learned)
+    prior = it.priors.GradientOrigin.fit(network, learned)
     mask = torch.ones(1, 8, 8)
     mask[..., 3:5, :] = 0
     A = it.operators.Inpainting(mask, (1, 8, 8))

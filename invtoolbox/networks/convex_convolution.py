@@ -1,6 +1,7 @@
-"""A convex network of convolutions, for images and volumes of any size.
+"""Convex networks of convolutions (`ConvexConvolution`) and of patches (`ConvexPatches`).
 
-A convex network of patches, for images of any size: every pixel lies in equally many of them.
+The former takes images and volumes of any size; the latter takes images of any size, every pixel of
+which lies in the same number of patches.
 """
 
 from __future__ import annotations
@@ -21,21 +22,25 @@ _POOLING = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 class ConvexConvolution(ConvexNetwork):
-    r"""``psi(x) = sum over places of <w, z_K> + alpha/2 |x|^2`` with ``z_k = g(W_k * z_{k-1} + H_k * x_k + b_k)``.
+    """Convex network of convolutions, for images and volumes of any size.
 
-    All maps are convolutions, ``x_k`` is the image averaged over blocks down to the resolution of layer k, the entries of ``W_k`` and
-    of w are nonnegative, and g is a softplus. As a sum over places, psi is convex on an image of any size, so that f is a prox there as
-    a whole: nothing is cut into patches, whose average is no prox unless all pixels lie in equally many. Outside, images are 0.
+    ``psi(x) = sum over places of <w, z_K> + alpha/2 |x|^2`` with
+    ``z_k = g(W_k * z_{k-1} + H_k * x_k + b_k)``. All maps are convolutions, ``x_k`` is the image
+    averaged over blocks down to the resolution of layer k, the entries of ``W_k`` and of w are
+    nonnegative, and g is a softplus. As a sum over places, psi is convex on an image of any size,
+    so f is a prox of the whole image. Nothing is cut into patches, whose average is no prox unless
+    all pixels lie in the same number of them. Outside, images are 0.
 
     Args:
-        channels: of the image.
+        channels: number of channels of the image.
         widths: channels of the hidden layers.
-        strides: of each layer; 2 halves the resolution.
-        kernel_size: odd.
-        beta: of the softplus; it bends within about ``1 / beta``, and images are meant to lie within [0, 1].
+        strides: stride of each layer; 2 halves the resolution.
+        kernel_size: side of the kernels, odd.
+        beta: sharpness of the softplus; it bends within about ``1 / beta``, and images are meant to
+            lie within [0, 1].
         strong_convexity: ``alpha``.
         dimension: 2 for images, 3 for volumes, 1 for signals.
-        seed: of the first weights.
+        seed: seed of the first weights.
 
     >>> ConvexConvolution(1, widths=(4, 4, 4), strides=(1, 2, 2))(torch.zeros(2, 1, 13, 9)).shape
     torch.Size([2, 1, 13, 9])
@@ -55,7 +60,7 @@ class ConvexConvolution(ConvexNetwork):
         super().__init__()
         if not widths or len(widths) != len(strides) or min(channels, *widths, *strides) < 1:
             raise InputError(
-                "ConvexConvolution needs as many positive widths as strides, one a layer, got "
+                "ConvexConvolution needs as many positive widths as strides, one per layer, got "
                 f"{tuple(widths)} and {tuple(strides)}"
             )
         if (
@@ -66,8 +71,9 @@ class ConvexConvolution(ConvexNetwork):
             or not strong_convexity >= 0
         ):
             raise InputError(
-                "ConvexConvolution needs an odd kernel_size, a dimension of 1, 2 or 3, a positive beta and a strong_convexity "
-                f"that is not negative, got {kernel_size}, {dimension}, {beta:g} and {strong_convexity:g}"
+                "ConvexConvolution needs an odd kernel_size, a dimension of 1, 2 or 3, a positive "
+                "beta and a strong_convexity that is not negative, "
+                f"got {kernel_size}, {dimension}, {beta:g} and {strong_convexity:g}"
             )
         self.channels, self.beta, self.strong_convexity, self.dimension = (
             channels,
@@ -81,25 +87,26 @@ class ConvexConvolution(ConvexNetwork):
         places = math.prod(window)
         generator = torch.Generator().manual_seed(seed)
 
-        def drawn(out: int, into: int) -> Tensor:
+        def draw(out: int, into: int) -> Tensor:
             return torch.rand(out, into, *window, generator=generator)
 
         depth = len(widths)
         self.skips = nn.ParameterList(
             [
-                nn.Parameter((2 * drawn(n, channels) - 1) / math.sqrt(channels * places))
+                nn.Parameter((2 * draw(n, channels) - 1) / math.sqrt(channels * places))
                 for n in widths
             ]
         )
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(n)) for n in widths])
-        # Means of what comes in: weights of order 1 would grow like width * places from layer to layer.
+        # Means of the inputs: with weights of order 1 the values would grow like width * places in
+        # every layer.
         self.weights = nn.ParameterList(
             [
-                nn.Parameter(2 * drawn(widths[k], widths[k - 1]) / (widths[k - 1] * places))
+                nn.Parameter(2 * draw(widths[k], widths[k - 1]) / (widths[k - 1] * places))
                 for k in range(1, depth)
             ]
         )
-        # A place of the last layer stands for as many of the first as the strides leave out.
+        # A place of the last layer stands for the places of the first that the strides leave out.
         share = math.prod(self.strides[1:]) ** dimension * widths[0] ** 0.5 / widths[-1]
         self.readout = nn.Parameter(torch.full((widths[-1], *[1] * dimension), share))
         self.nonnegative = (*(f"weights.{k}" for k in range(depth - 1)), "readout")
@@ -116,34 +123,34 @@ class ConvexConvolution(ConvexNetwork):
 
     def _gradient(self, x: Tensor, slopes: list[Tensor]) -> Tensor:
         sizes = [slope.shape[2:] for slope in slopes]
-        # Back through the layers: transposed convolutions, and the slopes of the softplus where it was.
+        # Backward through the layers: transposed convolutions, and the slopes of the softplus.
         pull = self.readout * slopes[-1]
         coarse: Tensor | None = None
         for k in range(len(slopes) - 1, 0, -1):
-            own = self._transposed(pull, self.skips[k], 1, sizes[k])
+            own = transpose_convolution(pull, self.skips[k], 1, sizes[k])
             coarse = own if coarse is None else own + coarse
-            coarse = self._spread(coarse, self.strides[k], sizes[k - 1])
+            coarse = spread(coarse, self.strides[k], sizes[k - 1])
             pull = (
-                self._transposed(pull, self.weights[k - 1], self.strides[k], sizes[k - 1])
+                transpose_convolution(pull, self.weights[k - 1], self.strides[k], sizes[k - 1])
                 * slopes[k - 1]
             )
-        gradient = self._transposed(pull, self.skips[0], self.strides[0], x.shape[2:])
+        gradient = transpose_convolution(pull, self.skips[0], self.strides[0], x.shape[2:])
         if coarse is not None:
-            gradient = gradient + self._spread(coarse, self.strides[0], x.shape[2:])
+            gradient = gradient + spread(coarse, self.strides[0], x.shape[2:])
         return gradient + self.strong_convexity * x if self.strong_convexity else gradient
 
     def _layers(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The last layer, and the slopes of every one."""
+        """Return the last layer, and the slopes of all layers."""
         if x.ndim != self.dimension + 2 or x.shape[1] != self.channels:
             raise InputError(
-                f"this ConvexConvolution takes images (batch, {self.channels}, {', '.join(['n'] * self.dimension)}), got "
-                f"{tuple(x.shape)}"
+                f"this ConvexConvolution takes images (batch, {self.channels}, "
+                f"{', '.join(['n'] * self.dimension)}), got {tuple(x.shape)}"
             )
         convolve = _CONVOLUTION[self.dimension]
         slopes: list[Tensor] = []
         image = z = x
         for k, (skip, bias, stride) in enumerate(zip(self.skips, self.biases, self.strides)):
-            image = self._averaged(image, stride)
+            image = average(image, stride)
             if k == 0:
                 before = convolve(x, skip, bias, stride, self.padding)
             else:
@@ -164,49 +171,27 @@ class ConvexConvolution(ConvexNetwork):
 
     def extra_repr(self) -> str:
         return (
-            f"channels={self.channels}, strides={self.strides}, beta={self.beta:g}, strong_convexity={self.strong_convexity:g}, "
-            f"dimension={self.dimension}"
+            f"channels={self.channels}, strides={self.strides}, beta={self.beta:g}, "
+            f"strong_convexity={self.strong_convexity:g}, dimension={self.dimension}"
         )
-
-    def _averaged(self, image: Tensor, stride: int) -> Tensor:
-        """Means over blocks; at the far ends zeros fill the last one."""
-        if stride == 1:
-            return image
-        missing = [(0, -n % stride) for n in reversed(image.shape[2:])]
-        return _POOLING[self.dimension](F.pad(image, [n for pair in missing for n in pair]), stride)
-
-    def _spread(self, image: Tensor, stride: int, size: Sequence[int]) -> Tensor:
-        """The transpose of `_averaged`."""
-        if stride == 1:
-            return image
-        for axis, n in enumerate(size, start=2):
-            image = image.repeat_interleave(stride, axis).narrow(axis, 0, n)
-        return image / stride**self.dimension
-
-    def _transposed(self, v: Tensor, kernel: Tensor, stride: int, size: Sequence[int]) -> Tensor:
-        """The transpose of a convolution of images of this size."""
-        reach = kernel.shape[-1] - 2 * self.padding
-        more = [n - (m - 1) * stride - reach for n, m in zip(size, v.shape[2:])]
-        transposed: Tensor = _TRANSPOSED[self.dimension](
-            v, kernel, None, stride, self.padding, more
-        )
-        return transposed
 
 
 class ConvexPatches(ConvexNetwork):
-    r"""``psi(x) = 1/n sum_i psi_patch(P_i x)`` over overlapping patches ``P_i x``, n of which hold each pixel.
+    """Convex network of overlapping patches: ``psi(x) = 1/n sum_i psi_patch(P_i x)``.
 
-    Its gradient, ``1/n sum_i P_i^T f_patch(P_i x)``, is the average of what the network makes of the patches, and a prox as a whole,
-    because the sum of convex functions is convex. The average over patches that cover some pixels more often than others, as they lie where
-    they fit into the image, is the gradient of nothing. So patches reach beyond the image, which is 0 there, until all pixels are covered
-    alike.
+    Every pixel lies in n patches ``P_i x``. The gradient, ``1/n sum_i P_i^T f_patch(P_i x)``, is
+    the average of the network's outputs for the patches. It is a prox of the whole image, because
+    the sum of convex functions is convex. If patches cover some pixels more often than others, as
+    they do when they lie inside the image, their average is no gradient. So patches reach beyond
+    the image, which is 0 there, until all pixels are covered equally.
 
-    For networks that take items of one size, such as `ConvexDense`; `ConvexConvolution` takes images of any size as they are.
+    The class is for networks that take items of one size, such as `ConvexDense`;
+    `ConvexConvolution` takes images of any size directly.
 
     Args:
-        network: takes patches ``(count, channel, patch, patch)``.
+        network: network of patches ``(count, channel, patch, patch)``.
         patch: side of a patch, pixels.
-        stride: pixels between patches; it divides ``patch``. Half a patch unless given.
+        stride: number of pixels between patches, a divisor of ``patch``; half a patch by default.
 
     >>> import torch
     >>> from invtoolbox.priors import ConvexDense
@@ -222,7 +207,8 @@ class ConvexPatches(ConvexNetwork):
         stride = max(1, patch // 2) if stride is None else stride
         if patch < 1 or stride < 1 or patch % stride:
             raise InputError(
-                "ConvexPatches needs a stride that divides the side of the patches, so that every pixel lies in equally many, "
+                "ConvexPatches needs a stride that divides the side of the patches, so that every "
+                "pixel lies in equally many, "
                 f"got patches of {patch} pixels and a stride of {stride}"
             )
         self.network, self.patch, self.stride = network, patch, stride
@@ -231,7 +217,7 @@ class ConvexPatches(ConvexNetwork):
 
     @property
     def coverage(self) -> int:
-        """In how many patches every pixel lies."""
+        """The number of patches in which every pixel lies."""
         return (self.patch // self.stride) ** 2
 
     def potential(self, x: Tensor) -> Tensor:
@@ -254,13 +240,17 @@ class ConvexPatches(ConvexNetwork):
         return {f"network.{name}": value for name, value in inner.items()}
 
     def _patches(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """All patches of all items, ``(items * patches, channel, patch, patch)``, and the size with what lies beyond the border."""
+        """Return all patches of all items, and the size of the padded image.
+
+        The patches are ``(items * patches, channel, patch, patch)``.
+        """
         if x.ndim != 4:
             raise InputError(
                 f"ConvexPatches takes images (batch, channel, rows, columns), got {tuple(x.shape)}"
             )
         before = self.patch - self.stride
-        # The last pixel lies in as many patches as the others where the last patch begins at the last multiple of the stride before it.
+        # The last pixel lies in as many patches as the others if the last patch begins at the last
+        # multiple of the stride before it.
         after = [
             (n - 1 + before) // self.stride * self.stride + self.patch - before - n
             for n in x.shape[2:]
@@ -275,3 +265,29 @@ class ConvexPatches(ConvexNetwork):
 
     def extra_repr(self) -> str:
         return f"patch={self.patch}, stride={self.stride}"
+
+
+def average(image: Tensor, stride: int) -> Tensor:
+    """Return means over blocks; zeros fill the last block of an axis."""
+    if stride == 1:
+        return image
+    missing = [(0, -n % stride) for n in reversed(image.shape[2:])]
+    padded = F.pad(image, [n for pair in missing for n in pair])
+    return _POOLING[image.ndim - 2](padded, stride)
+
+
+def spread(image: Tensor, stride: int, size: Sequence[int]) -> Tensor:
+    """Apply the transpose of `average`; ``size`` is the size of space before it."""
+    if stride == 1:
+        return image
+    for axis, n in enumerate(size, start=2):
+        image = image.repeat_interleave(stride, axis).narrow(axis, 0, n)
+    return image / stride ** len(size)
+
+
+def transpose_convolution(v: Tensor, kernel: Tensor, stride: int, size: Sequence[int]) -> Tensor:
+    """Apply the transpose of a convolution of images whose size of space is ``size``."""
+    more = [n - (m - 1) * stride - 1 for n, m in zip(size, v.shape[2:])]
+    apply = _TRANSPOSED[v.ndim - 2]
+    result: Tensor = apply(v, kernel, None, stride, kernel.shape[-1] // 2, more)
+    return result

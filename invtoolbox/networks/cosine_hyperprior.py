@@ -1,6 +1,7 @@
-"""Latents that tell of each other: those of a low frequency, which come first, say where and how large the higher ones are.
+"""A compressive autoencoder that starts as a cosine transform, with dependent groups of latents.
 
-A compressive autoencoder that begins as cosines, and whose latents tell of each other: a good code after a few thousand steps.
+`CosineHyperprior` gives a good code after a few thousand steps of training. In `ChannelContext`,
+latents of low frequency come first, and predict position and size of the higher ones.
 """
 
 from __future__ import annotations
@@ -10,36 +11,188 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from invtoolbox.errors import InputError
 from invtoolbox.networks.hyperprior import (
     LEAST_STD,
-    Coded,
     FactorizedDensity,
+    HyperpriorNetwork,
     Residual,
-    continued,
     down,
+    extend,
     log_box_normal_or_odd,
     up,
-    with_uniform_noise,
 )
+
+#: Norm of a cosine's first weights. Steps of Adam all have one size and must not destroy the basis.
+_AT_FIRST = 4.0
+
+
+class CosineHyperprior(HyperpriorNetwork):
+    """Compressive autoencoder: encoder, decoder and the density ``p(z, h) = p(z | h) p(h)``.
+
+    Minnen, Balle and Toderici, "Joint autoregressive and hierarchical priors for learned image
+    compression" (NeurIPS 2018), with dependent groups of channels of z in place of the
+    autoregression over places (`ChannelContext`): ``z`` is normal given ``h`` and the groups
+    before, with a mean and a scale per entry, ``h`` has the learned factorised density, both
+    convolved with the unit box. ``z`` has one place per 8 by 8 pixels, ``h`` one per 32 by 32.
+
+    Encoder and decoder start as the cosines of JPEG, 8 by 8 pixels at a time, with one step of
+    quantisation for all of them; their residual networks start at 0. A network of random weights
+    needs ten times the steps to reach this state.
+
+    A second decoder (Biquard et al., "Deep priors for satellite image restoration with accurate
+    uncertainties", 2024) gives the standard deviation of a pixel around its decoded value.
+
+    Pictures may have any size: they are extended by reflection to a multiple of 32 pixels, and
+    cropped when decoded.
+
+    Args:
+        channels: number of channels of the pictures, 1 or 3.
+        widths: channels at a quarter and at an eighth of the resolution.
+        latents: channels of z; 64 for each channel of the pictures are all cosines there are.
+        hyper: channels of h.
+        step: first step of quantisation, in units of the pictures. For a training with the bitrate
+            ``alpha`` it should be near ``0.0115 / sqrt(alpha)``, which is the best for cosines.
+        seed: seed of the first weights.
+
+    >>> network = CosineHyperprior(widths=(4, 8), latents=6, hyper=4)
+    >>> z, h = network.encode(torch.rand(1, 1, 40, 70))
+    >>> z.shape, h.shape
+    (torch.Size([1, 6, 8, 12]), torch.Size([1, 4, 2, 3]))
+    >>> network.decode(z, (40, 70)).shape, network.energy(z, h).shape
+    (torch.Size([1, 1, 40, 70]), torch.Size([1]))
+    """
+
+    spread: Tensor
+
+    def __init__(
+        self,
+        channels: int = 1,
+        widths: tuple[int, int] = (64, 96),
+        latents: int = 64,
+        hyper: int = 48,
+        step: float = 0.038,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if len(widths) != 2 or min(channels, *widths, latents, hyper) < 1 or not step > 0:
+            raise InputError(
+                "CosineHyperprior needs positive channels, two widths, latents, hyper and step, "
+                f"got {channels}, {tuple(widths)}, {latents}, {hyper} and {step}"
+            )
+        self.channels, self.latents, self.step = channels, latents, step
+        fine, coarse = widths
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the modules draw their first weights from the global generator
+            torch.manual_seed(seed)
+            self.blocks, self.pixels = (
+                nn.Conv2d(n, m, 3, padding=1)
+                for n, m in ((64 * channels, latents), (latents, 64 * channels))
+            )
+            self.analysis = nn.Sequential(
+                nn.PixelUnshuffle(4),
+                _conv3x3(16 * channels, fine),
+                Residual(fine),
+                nn.LeakyReLU(0.1),
+                _conv3x3(fine, coarse, stride=2),
+                Residual(coarse),
+                nn.LeakyReLU(0.1),
+                _zero(_conv3x3(coarse, latents)),
+            )
+            self.coarse = nn.Sequential(
+                _conv3x3(latents, coarse),
+                Residual(coarse),
+                nn.LeakyReLU(0.1),
+                nn.Conv2d(coarse, 4 * fine, 1),
+                nn.PixelShuffle(2),
+            )
+            self.fine = nn.Sequential(
+                _conv3x3(fine + 16 * channels, fine),
+                Residual(fine),
+                Residual(fine),
+                nn.LeakyReLU(0.1),
+                _zero(_conv3x3(fine, 16 * channels)),
+                nn.PixelShuffle(4),
+            )
+            self.deviation = nn.Sequential(
+                _conv3x3(latents, fine),
+                nn.LeakyReLU(),
+                _conv3x3(fine, 64 * channels),
+                nn.PixelShuffle(8),
+            )
+            self.hyper_analysis = nn.Sequential(
+                _conv3x3(latents, hyper),
+                nn.LeakyReLU(),
+                down(hyper, hyper),
+                nn.LeakyReLU(),
+                down(hyper, hyper),
+            )
+            self.hyper_synthesis = nn.Sequential(
+                up(hyper, hyper),
+                nn.LeakyReLU(),
+                up(hyper, hyper),
+                nn.LeakyReLU(),
+                _conv3x3(hyper, 2 * latents),
+            )
+            order = frequencies(latents, channels)
+            self.context = ChannelContext(_groups(order), max(12, coarse), 2 * latents)
+        self.density = FactorizedDensity(hyper, seed=seed)
+        _begin_as(self.blocks, self.pixels, _AT_FIRST * cosines(latents, channels))
+        # Photographs have half of the standard deviation at one and a half times the frequency.
+        # This is only the start of the training.
+        self.register_buffer(
+            "spread",
+            (0.4 / (step * order.clamp_min(0.35) ** 1.5)).clamp_min(0.3).view(1, -1, 1, 1),
+            persistent=False,
+        )
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(z, h)`` of pictures, not rounded."""
+        rows, columns = x.shape[-2:]
+        x = extend(x - 0.5, -rows % self.stride, -columns % self.stride)
+        z = self.blocks(F.pixel_unshuffle(x, 8)) / (_AT_FIRST * self.step) + self.analysis(4 * x)
+        return z, 4 * self.hyper_analysis(self._squash(z))
+
+    def decode(self, z: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return pictures of ``size``, rows and columns."""
+        x = (self.step / _AT_FIRST) * F.pixel_shuffle(self.pixels(z), 8)
+        features = torch.cat([self.coarse(self._squash(z)), F.pixel_unshuffle(4 * x, 4)], 1)
+        x = x + 0.1 * self.fine(features) + 0.5
+        return x[..., : size[0], : size[1]]
+
+    def energy(self, z: Tensor, h: Tensor) -> Tensor:
+        """Return ``-log p(z | h) - log p(h)`` in nats, ``(batch,)``."""
+        known = self.hyper_synthesis(h / 4)
+        mean, raw = (known + self.context(self._squash(z), known)).chunk(2, 1)
+        mean, std = self.spread * mean, LEAST_STD + self.spread * torch.exp(5 * torch.tanh(raw / 5))
+        own: Tensor = self.density(h)
+        return own - log_box_normal_or_odd(z, mean, std).flatten(1).sum(1)
+
+    def _squash(self, z: Tensor) -> Tensor:
+        """Return latents as the networks take them: near 1, with few that are far larger."""
+        return torch.asinh(z / self.spread)
 
 
 class ChannelContext(nn.Module):
-    r"""What groups of channels say of the next group, ``p(z) = prod_g p(z_g | z_1, ..., z_{g-1})``, in one pass.
+    """Prediction of groups of channels from the groups before, in one pass.
 
-    Minnen and Singh, "Channel-wise autoregressive entropy models for learned image compression" (ICIP 2020). A group is seen whole, at a
-    place and all around it, by the groups that follow; its own channels are independent given these. Two convolutions with masks, as in
-    Germain, Gregor, Murray and Larochelle, "MADE" (ICML 2015), so that no group is waited for.
+    ``p(z) = prod_g p(z_g | z_1, ..., z_{g-1})`` (Minnen and Singh, "Channel-wise autoregressive
+    entropy models for learned image compression", ICIP 2020). The following groups depend on all of
+    a group, at a place and around it; the channels of a group are independent given the groups
+    before. Two convolutions with masks (Germain, Gregor, Murray and Larochelle, "MADE", ICML 2015)
+    compute all groups at once.
+
+    The call takes latents ``(batch, sum(groups), *space)`` and known values
+    ``(batch, known, *space)``, and returns two numbers per latent:
+    ``(batch, 2 sum(groups), *space)``, 0 at first.
 
     Args:
-        groups: how many channels each has.
-        hidden: channels within, shared among the groups.
-        known: channels of what else is known at every place.
-
-    Called with latents ``(batch, sum(groups), *space)`` and what is known ``(batch, known, *space)``, it gives two numbers a latent:
-    ``(batch, 2 sum(groups), *space)``, 0 at first.
+        groups: number of channels of each group.
+        hidden: number of hidden channels, shared among the groups.
+        known: number of channels of the other values that are known at every place.
 
     >>> context = ChannelContext((1, 2), hidden=4, known=3)
     >>> context(torch.zeros(1, 3, 5, 5), torch.zeros(1, 3, 5, 5)).shape
@@ -60,10 +213,10 @@ class ChannelContext(nn.Module):
         for parameter in self.second.parameters():
             nn.init.zeros_(parameter)
         self.register_buffer(
-            "first_mask", _apart(of_hidden[:, None] > of_channel), persistent=False
+            "first_mask", _to_mask(of_hidden[:, None] > of_channel), persistent=False
         )
         self.register_buffer(
-            "second_mask", _apart(of_channel.repeat(2)[:, None] >= of_hidden), persistent=False
+            "second_mask", _to_mask(of_channel.repeat(2)[:, None] >= of_hidden), persistent=False
         )
 
     def forward(self, z: Tensor, known: Tensor) -> Tensor:
@@ -77,167 +230,10 @@ class ChannelContext(nn.Module):
         return result
 
 
-def _apart(seen: Tensor) -> Tensor:
-    return seen[..., None, None].float()
-
-
-#: The norm of a cosine's first weights. Steps of Adam all have one size, and a basis is not to be lost to them.
-_AT_FIRST = 4.0
-
-
-class CosineHyperprior(nn.Module):
-    r"""Encoder, decoder and the density of the latents ``p(z, h) = p(z | h) p(h)``.
-
-    Minnen, Balle and Toderici, "Joint autoregressive and hierarchical priors for learned image compression" (NeurIPS 2018), with the
-    channels of z in groups that tell of each other in place of the autoregression over places (`ChannelContext`): ``z`` is normal given
-    ``h`` and the groups before, with a mean and a scale an entry, ``h`` has the learned factorised density, both convolved with the unit
-    box. ``z`` has a place for 8 by 8 pixels, ``h`` one for 32 by 32.
-
-    Encoder and decoder begin as the cosines of JPEG, 8 by 8 pixels at a time, one step of quantisation for all of them, and as nothing
-    else; the residual networks beside them begin at 0. A network of random weights needs ten times the steps to get to where these begin.
-
-    A second decoder (Biquard et al., "Deep priors for satellite image restoration with accurate uncertainties", 2024) gives the standard
-    deviation that a pixel has around what is decoded.
-
-    Pictures of any size: they are continued by reflection up to a multiple of 32 pixels, and cropped when decoded.
-
-    Args:
-        channels: of the pictures, 1 or 3.
-        widths: channels at a quarter and at an eighth of the resolution.
-        latents: channels of z; 64 for each channel of the pictures are all cosines there are.
-        hyper: channels of h.
-        step: of quantisation at first, in units of the pictures. For a training with the bitrate ``alpha`` it should be near
-            ``0.0115 / sqrt(alpha)``, which is the best for cosines.
-        seed: of the first weights.
-
-    >>> network = CosineHyperprior(widths=(4, 8), latents=6, hyper=4)
-    >>> z, h = network.encode(torch.rand(1, 1, 40, 70))
-    >>> z.shape, h.shape, network.decode(z, (40, 70)).shape, network.energy(z, h).shape
-    (torch.Size([1, 6, 8, 12]), torch.Size([1, 4, 2, 3]), torch.Size([1, 1, 40, 70]), torch.Size([1]))
-    """
-
-    stride = 32
-    spread: Tensor
-
-    def __init__(
-        self,
-        channels: int = 1,
-        widths: tuple[int, int] = (64, 96),
-        latents: int = 64,
-        hyper: int = 48,
-        step: float = 0.038,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        if len(widths) != 2 or min(channels, *widths, latents, hyper) < 1 or not step > 0:
-            raise InputError(
-                "CosineHyperprior needs positive channels, two widths, latents, hyper and step, got "
-                f"{channels}, {tuple(widths)}, {latents}, {hyper} and {step}"
-            )
-        self.channels, self.latents, self.step = channels, latents, step
-        fine, coarse = widths
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # the modules draw their first weights from the global generator
-            torch.manual_seed(seed)
-            self.blocks, self.pixels = (
-                nn.Conv2d(n, m, 3, padding=1)
-                for n, m in ((64 * channels, latents), (latents, 64 * channels))
-            )
-            self.analysis = nn.Sequential(
-                nn.PixelUnshuffle(4),
-                _near(16 * channels, fine),
-                Residual(fine),
-                nn.LeakyReLU(0.1),
-                _near(fine, coarse, stride=2),
-                Residual(coarse),
-                nn.LeakyReLU(0.1),
-                _nothing_yet(_near(coarse, latents)),
-            )
-            self.coarse = nn.Sequential(
-                _near(latents, coarse),
-                Residual(coarse),
-                nn.LeakyReLU(0.1),
-                nn.Conv2d(coarse, 4 * fine, 1),
-                nn.PixelShuffle(2),
-            )
-            self.fine = nn.Sequential(
-                _near(fine + 16 * channels, fine),
-                Residual(fine),
-                Residual(fine),
-                nn.LeakyReLU(0.1),
-                _nothing_yet(_near(fine, 16 * channels)),
-                nn.PixelShuffle(4),
-            )
-            self.deviation = nn.Sequential(
-                _near(latents, fine), nn.LeakyReLU(), _near(fine, 64 * channels), nn.PixelShuffle(8)
-            )
-            self.hyper_analysis = nn.Sequential(
-                _near(latents, hyper),
-                nn.LeakyReLU(),
-                down(hyper, hyper),
-                nn.LeakyReLU(),
-                down(hyper, hyper),
-            )
-            self.hyper_synthesis = nn.Sequential(
-                up(hyper, hyper),
-                nn.LeakyReLU(),
-                up(hyper, hyper),
-                nn.LeakyReLU(),
-                _near(hyper, 2 * latents),
-            )
-            order = frequencies(latents, channels)
-            self.context = ChannelContext(_groups(order), max(12, coarse), 2 * latents)
-        self.density = FactorizedDensity(hyper, seed=seed)
-        _begin_as(self.blocks, self.pixels, _AT_FIRST * cosines(latents, channels))
-        # Photographs have half of the standard deviation at one and a half times the frequency. Only where the training begins.
-        self.register_buffer(
-            "spread",
-            (0.4 / (step * order.clamp_min(0.35) ** 1.5)).clamp_min(0.3).view(1, -1, 1, 1),
-            persistent=False,
-        )
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(z, h)`` of pictures, not rounded."""
-        rows, columns = x.shape[-2:]
-        x = continued(x - 0.5, -rows % self.stride, -columns % self.stride)
-        z = self.blocks(F.pixel_unshuffle(x, 8)) / (_AT_FIRST * self.step) + self.analysis(4 * x)
-        return z, 4 * self.hyper_analysis(self._seen(z))
-
-    def decode(self, z: Tensor, size: tuple[int, int]) -> Tensor:
-        """Pictures of so many rows and columns."""
-        x = (self.step / _AT_FIRST) * F.pixel_shuffle(self.pixels(z), 8)
-        beside = torch.cat([self.coarse(self._seen(z)), F.pixel_unshuffle(4 * x, 4)], 1)
-        x = x + 0.1 * self.fine(beside) + 0.5
-        return x[..., : size[0], : size[1]]
-
-    def log_std(self, z: Tensor, size: tuple[int, int]) -> Tensor:
-        """The logarithm of the standard deviation of every pixel around `decode`, from the second decoder."""
-        # Near e^-4 = 0.02 at first, and never so small that one pixel outweighs all others.
-        result: Tensor = -4 + 3 * torch.tanh(self.deviation(self._seen(z)) / 3)
-        return result[..., : size[0], : size[1]]
-
-    def energy(self, z: Tensor, h: Tensor) -> Tensor:
-        """``-log p(z | h) - log p(h)`` in nats, ``(batch,)``."""
-        known = self.hyper_synthesis(h / 4)
-        mean, raw = (known + self.context(self._seen(z), known)).chunk(2, 1)
-        mean, std = self.spread * mean, LEAST_STD + self.spread * torch.exp(5 * torch.tanh(raw / 5))
-        own: Tensor = self.density(h)
-        return own - log_box_normal_or_odd(z, mean, std).flatten(1).sum(1)
-
-    def forward(self, x: Tensor, generator: Generator | None = None) -> Coded:
-        """Encoded, blurred by uniform noise as wide as rounding, and decoded."""
-        z, h = (with_uniform_noise(latent, generator) for latent in self.encode(x))
-        size = (x.shape[-2], x.shape[-1])
-        return Coded(self.decode(z, size), self.energy(z, h), self.log_std(z.detach(), size))
-
-    def _seen(self, z: Tensor) -> Tensor:
-        """Latents as the networks see them: near 1, and few that are far larger."""
-        return torch.asinh(z / self.spread)
-
-
 def cosines(count: int, channels: int = 1) -> Tensor:
-    """The first ``count`` of the cosines on 8 by 8 pixels, of every channel, by frequency: ``(count, 64 channels)``, rows of norm 1.
+    """Return the first ``count`` cosines on 8 by 8 pixels of every channel, by frequency.
+
+    The shape is ``(count, 64 channels)``, with rows of norm 1.
 
     >>> C = cosines(64)
     >>> bool((C @ C.T - torch.eye(64)).abs().max() < 1e-6)
@@ -253,10 +249,17 @@ def cosines(count: int, channels: int = 1) -> Tensor:
 
 
 def frequencies(count: int, channels: int = 1) -> Tensor:
-    """Of each row of `cosines`, in half periods a block; that of the last one for those beyond."""
+    """Return the frequency of each row of `cosines`, in half periods per block.
+
+    Rows beyond the last cosine get its frequency.
+    """
     u, v = torch.arange(8.0)[:, None], torch.arange(8.0)
     each = (u.square() + v.square()).sqrt().flatten()[_by_frequency()].repeat_interleave(channels)
     return torch.cat([each, each[-1:].expand(max(0, count - len(each)))])[:count]
+
+
+def _to_mask(seen: Tensor) -> Tensor:
+    return seen[..., None, None].float()
 
 
 def _by_frequency() -> Tensor:
@@ -265,7 +268,7 @@ def _by_frequency() -> Tensor:
 
 
 def _groups(order: Tensor) -> tuple[int, ...]:
-    """How many channels have frequency 0, up to 1, 2, 3.5, 5.5 and beyond."""
+    """Return the number of channels with frequency 0, up to 1, 2, 3.5, 5.5 and beyond."""
     place = torch.bucketize(order, torch.tensor([0.5, 1.2, 2.5, 3.7, 5.7]))
     return tuple(int(n) for n in torch.bincount(place) if n)
 
@@ -278,11 +281,11 @@ def _begin_as(blocks: nn.Conv2d, pixels: nn.Conv2d, rows: Tensor) -> None:
         pixels.weight[..., 1, 1] = rows.T
 
 
-def _nothing_yet(layer: nn.Conv2d) -> nn.Conv2d:
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
-def _near(into: int, out: int, stride: int = 1) -> nn.Conv2d:
+def _conv3x3(into: int, out: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(into, out, 3, stride=stride, padding=1)

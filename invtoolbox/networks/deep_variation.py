@@ -1,8 +1,7 @@
-"""The network of total deep variation: features on several scales, run through small U-Nets, and one energy a pixel."""
+"""Network of total deep variation: small U-Nets on several scales give one energy per pixel."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
 import torch
@@ -11,26 +10,29 @@ from torch import Tensor, nn
 
 from invtoolbox.errors import InputError
 from invtoolbox.networks.convex_energy import mirror, mirror_transpose
+from invtoolbox.networks.denoisers import draw_weights
 
-#: A binomial window, which the filters between scales are blurred with, so that nothing is aliased.
+#: Binomial window that blurs the filters between scales, against aliasing.
 _WINDOW = (1.0, 4.0, 6.0, 4.0, 1.0)
 
 
 class DeepVariationNetwork(nn.Module):
-    r"""``r(x) = <w, N(K x)>`` at every pixel: filters K without a mean, ``blocks`` U-Nets N one after the other, and a vector w.
+    """Energy ``r(x) = <w, N(K x)>`` at every pixel.
 
-    A U-Net has residual steps ``x + K_2 phi(K_1 x)``, ``phi(t) = 1/2 log(1 + t^2)``, two on a scale and one on the coarsest. What goes
-    from one scale to the next is filtered by a blurred kernel with a stride of 2, on the way back by the transpose of such a one; every
-    U-Net but the first begins a scale with what the one before it left there. Outside of an image it goes on as in a mirror. After Kobler,
-    Effland, Kunisch and Pock, "Total deep variation for linear inverse problems", CVPR 2020; the names of the weights are those of their
-    files.
+    K are filters without a mean, N are ``blocks`` U-Nets one after the other, and w is a vector. A
+    U-Net has residual steps ``x + K_2 phi(K_1 x)``, ``phi(t) = 1/2 log(1 + t^2)``, two on a scale
+    and one on the coarsest. Between scales the features are filtered by a blurred kernel with a
+    stride of 2, and on the way back by the transpose of such a kernel. Every U-Net but the first
+    starts a scale from the result of the one before on that scale. Outside of its borders an image
+    is extended by reflection. After Kobler, Effland, Kunisch and Pock, "Total deep variation for
+    linear inverse problems", CVPR 2020; the names of the weights are those of their files.
 
     Args:
-        channels: of the image.
-        features: channels of everything inside, F.
-        scales: how many.
-        blocks: U-Nets.
-        seed: of the first weights.
+        channels: number of channels of the image.
+        features: number of channels of all features, F.
+        scales: number of scales.
+        blocks: number of U-Nets.
+        seed: seed of the first weights.
 
     >>> DeepVariationNetwork(1, features=4, scales=2, blocks=1)(torch.zeros(2, 1, 9, 12)).shape
     torch.Size([2, 1, 9, 12])
@@ -42,25 +44,24 @@ class DeepVariationNetwork(nn.Module):
         super().__init__()
         if min(channels, features, scales, blocks) < 1:
             raise InputError(
-                f"DeepVariationNetwork needs positive channels, features, scales and blocks, got {channels}, {features}, "
-                f"{scales} and {blocks}"
+                "DeepVariationNetwork needs positive channels, features, scales and blocks, "
+                f"got {channels}, {features}, {scales} and {blocks}"
             )
         self.channels, self.features, self.scales = channels, features, scales
         self.K1 = _Filters(channels, features, 3)
         self.mb = nn.ModuleList([_UNet(features, scales) for _ in range(blocks)])
         self.KN = _Filters(features, 1, 1)
-        generator = torch.Generator().manual_seed(seed)
+        draw_weights(self, seed)
         with torch.no_grad():
-            for weight in self.parameters():
-                weight.normal_(0, 1 / math.sqrt(weight[0].numel()), generator=generator)
             self.K1.weight.sub_(self.K1.weight.mean((1, 2, 3), keepdim=True))
             self.K1.weight.div_(self.K1.weight.square().sum((1, 2, 3), keepdim=True).sqrt())
 
     def forward(self, x: Tensor) -> Tensor:
-        """``r(x)``, ``(batch, 1, rows, columns)``."""
+        """Return ``r(x)``, ``(batch, 1, rows, columns)``."""
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise InputError(
-                f"this DeepVariationNetwork takes images (batch, {self.channels}, rows, columns), got {tuple(x.shape)}"
+                f"this DeepVariationNetwork takes images (batch, {self.channels}, rows, columns), "
+                f"got {tuple(x.shape)}"
             )
         scales: list[Tensor] = [self.K1(x)]
         for block in self.mb:
@@ -69,11 +70,14 @@ class DeepVariationNetwork(nn.Module):
         return energies
 
     def extra_repr(self) -> str:
-        return f"channels={self.channels}, features={self.features}, scales={self.scales}, blocks={len(self.mb)}"
+        return (
+            f"channels={self.channels}, features={self.features}, scales={self.scales}, "
+            f"blocks={len(self.mb)}"
+        )
 
 
 class _Filters(nn.Module):
-    """A convolution that keeps the size."""
+    """Convolution that keeps the size."""
 
     def __init__(self, before: int, after: int, side: int) -> None:
         super().__init__()
@@ -84,7 +88,7 @@ class _Filters(nn.Module):
 
 
 class _Between(nn.Module):
-    """A convolution down to half the size, or, transposed, up to a size that this would come from."""
+    """Convolution down to half the size, and its transpose, up to a given size."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -108,6 +112,8 @@ class _Between(nn.Module):
 
 
 class _Step(nn.Module):
+    """Residual step ``x + K_2 phi(K_1 x)``."""
+
     def __init__(self, features: int) -> None:
         super().__init__()
         self.conv1, self.conv2 = _Filters(features, features, 3), _Filters(features, features, 3)
@@ -118,6 +124,8 @@ class _Step(nn.Module):
 
 
 class _UNet(nn.Module):
+    """U-Net of residual steps, which takes and returns the features of all scales."""
+
     def __init__(self, features: int, scales: int) -> None:
         super().__init__()
         self.mb = nn.ModuleList(
@@ -148,7 +156,7 @@ class _UNet(nn.Module):
 
 
 class _Potential(torch.autograd.Function):
-    """``1/2 log(1 + t^2)``, of which the way back keeps t alone."""
+    """Function ``1/2 log(1 + t^2)``, whose backward pass needs t alone."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor) -> Tensor:

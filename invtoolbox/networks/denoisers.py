@@ -1,6 +1,7 @@
-"""A denoiser that sends everything through a narrow middle.
+"""Denoisers: `Bottleneck`, whose features all pass a narrow middle, and `DnCNN`.
 
-DnCNN: the plain convolutional denoiser that plug-and-play methods are usually compared with.
+`load_dncnn` reads the weights of a DnCNN, the plain convolutional denoiser that plug-and-play
+methods are usually compared with.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from invtoolbox.networks.foreign_weights import read_weights
 
 
 class Bottleneck(nn.Module):
-    r"""``f(x) = decode(encode(x))``: a U-Net without a way around its middle, as Scarvelis and Solomon train it ("Nuclear norm
-    regularization for deep learning", NeurIPS 2024).
+    """Denoiser ``f(x) = decode(encode(x))``: a U-Net without connections around its middle.
 
-    Two 3x3 convolutions with ELU on every level, averages of 2x2 pixels on the way down, each pixel four times on the way up. Images whose
-    sides the levels do not divide go on with their last row and column, and are cut back.
+    It is the network that Scarvelis and Solomon train ("Nuclear norm regularization for deep
+    learning", NeurIPS 2024). There are two 3x3 convolutions with ELU on every level, averages of
+    2x2 pixels on the way down, and each pixel is repeated four times on the way up. Images whose
+    sides are no multiples of the levels' factor are extended by their last row and column, and
+    cropped afterwards.
 
     Args:
-        channels: of the image.
-        widths: features of each level, the coarsest last.
-        seed: of the first weights.
+        channels: number of channels of the image.
+        widths: number of features of each level, the coarsest last.
+        seed: seed of the first weights.
 
     >>> Bottleneck(1, (4, 8))(torch.zeros(2, 1, 9, 12)).shape
     torch.Size([2, 1, 9, 12])
@@ -40,7 +43,8 @@ class Bottleneck(nn.Module):
         super().__init__()
         if not widths or min(channels, *widths) < 1:
             raise InputError(
-                f"Bottleneck needs positive channels and at least one width, got {channels} and {tuple(widths)}"
+                "Bottleneck needs positive channels and at least one width, "
+                f"got {channels} and {tuple(widths)}"
             )
         self.channels, self.factor = channels, 2 ** (len(widths) - 1)
         down, up = [channels, *widths], [*reversed(widths)]
@@ -49,19 +53,17 @@ class Bottleneck(nn.Module):
         )
         self.up = nn.ModuleList([_level(before, after) for before, after in itertools.pairwise(up)])
         self.last = nn.Conv2d(widths[0], channels, 3, padding=1)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, value in self.named_parameters():
-                value.zero_() if name.endswith("bias") else value.normal_(
-                    0, 1 / math.sqrt(value[0].numel()), generator=generator
-                )
+        draw_weights(self, seed)
 
     def encode(self, x: Tensor) -> Tensor:
-        """The middle, ``(batch, widths[-1], rows / 2^k, columns / 2^k)``, of images whose sides are multiples of ``2^k``."""
+        """Return the middle features of images whose sides are multiples of ``2^k``.
+
+        They are ``(batch, widths[-1], rows / 2^k, columns / 2^k)``, k the number of levels minus 1.
+        """
         if x.ndim != 4 or x.shape[1] != self.channels or any(n % self.factor for n in x.shape[2:]):
             raise InputError(
-                f"this Bottleneck encodes images (batch, {self.channels}, rows, columns) whose sides are multiples of "
-                f"{self.factor}, got {tuple(x.shape)}"
+                f"this Bottleneck encodes images (batch, {self.channels}, rows, columns) whose "
+                f"sides are multiples of {self.factor}, got {tuple(x.shape)}"
             )
         for k, level in enumerate(self.down):
             x = level(x if k == 0 else F.avg_pool2d(x, 2))
@@ -84,25 +86,15 @@ class Bottleneck(nn.Module):
         return f"channels={self.channels}, factor={self.factor}"
 
 
-def _level(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(before, after, 3, padding=1),
-        nn.ELU(),
-        nn.Conv2d(after, after, 3, padding=1),
-        nn.ELU(),
-    )
-
-
 class DnCNN(nn.Module):
-    r"""``x - F(x)``, F a chain of 3x3 convolutions and ReLUs that predicts the noise (Zhang et al., IEEE TIP
-    26, 2017).
+    """Denoiser ``x - F(x)``, F a chain of 3x3 convolutions and ReLUs that predicts the noise.
 
-    Batch normalisation is merged into the convolutions, so training and evaluation are the same. The layout
-    of the weights is that of the KAIR model zoo (``model.0.weight``, ``model.2.weight``, ...), whose files
-    `load_dncnn` reads.
+    Source: Zhang et al., IEEE TIP 26, 2017. Batch normalisation is merged into the convolutions, so
+    training and evaluation are the same. The weights have the layout of the KAIR model zoo
+    (``model.0.weight``, ``model.2.weight``, ...), whose files `load_dncnn` reads.
 
     Args:
-        channels: of the image.
+        channels: number of channels of the image.
         depth: number of convolutions; 17 for one noise level, 20 for a blind denoiser.
         width: channels of the hidden layers.
 
@@ -125,12 +117,15 @@ class DnCNN(nn.Module):
 
 
 def load_dncnn(path: str | Path) -> DnCNN:
-    """A `DnCNN` in evaluation mode from a file of weights; channels, depth and width are read from them.
+    """Read a `DnCNN` in evaluation mode from a file of weights, which define its size.
 
-    Nothing but tensors is unpickled.
+    Only tensors are unpickled.
+
+    Args:
+        path: path of the file.
 
     Raises:
-        InputError: where the file is missing, is not a file of weights, or holds another network.
+        InputError: The file is missing, is not a file of weights, or holds another network.
     """
     state = read_weights(path)
     layers = [w for name, w in state.items() if name.endswith("weight")]
@@ -143,3 +138,22 @@ def load_dncnn(path: str | Path) -> DnCNN:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"{path} holds another network than DnCNN: {reason}") from error
     return network.eval().requires_grad_(False)
+
+
+def draw_weights(network: nn.Module, seed: int) -> None:
+    """Draw normal weights whose variance is the reciprocal of the inputs; biases are 0."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            value.zero_() if name.endswith("bias") else value.normal_(
+                0, 1 / math.sqrt(value[0].numel()), generator=generator
+            )
+
+
+def _level(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, padding=1),
+        nn.ELU(),
+        nn.Conv2d(after, after, 3, padding=1),
+        nn.ELU(),
+    )

@@ -1,8 +1,7 @@
-"""A small network that looks at a residual on several scales, for images of any size."""
+"""A small network that maps a residual to a search direction, on several scales."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Self
 
@@ -11,25 +10,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invtoolbox.errors import InputError
+from invtoolbox.networks.denoisers import draw_weights
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _AVERAGES = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 class DirectionNetwork(nn.Module):
-    r"""From residuals ``(batch, channel, *space)`` to directions of the same shape, of ``dimensions`` spatial axes.
+    """Network from residuals ``(batch, channel, *space)`` to directions of the same shape.
 
-    Features go down ``levels`` scales by averages over pairs of pixels and up again, with a residual step ``x + K_2 relu(K_1 x)`` on both
-    ways of each. There are no biases, so that a residual of another size gives a direction of another length and nothing else; what lies
-    outside of the image is 0. In the manner of Kaneda et al., "A deep conjugate direction method for iteratively solving linear systems",
-    ICML 2023, with more scales.
+    Features go down ``levels`` scales by averages over pairs of pixels and up again, with a
+    residual step ``x + K_2 relu(K_1 x)`` on both ways of each scale. There are no biases, so a
+    residual of another size changes only the length of the direction. Outside of its borders an
+    image is 0. The network follows Kaneda et al., "A deep conjugate direction method for
+    iteratively solving linear systems", ICML 2023, with more scales.
 
     Args:
-        channels: of the image.
-        width: features on every scale.
-        levels: scales; a scale sees twice as far as the one before.
-        dimensions: 1, 2 or 3.
-        seed: of the first weights.
+        channels: number of channels of the image.
+        width: number of features on every scale.
+        levels: number of scales; a scale reaches twice as far as the one before.
+        dimensions: number of spatial axes, 1, 2 or 3.
+        seed: seed of the first weights.
 
     >>> DirectionNetwork(width=4, levels=2)(torch.zeros(2, 1, 9, 12)).shape
     torch.Size([2, 1, 9, 12])
@@ -46,8 +47,8 @@ class DirectionNetwork(nn.Module):
         super().__init__()
         if min(channels, width, levels) < 1 or dimensions not in _CONVOLUTIONS:
             raise InputError(
-                f"DirectionNetwork needs positive channels, width and levels and 1, 2 or 3 dimensions, got {channels}, "
-                f"{width}, {levels} and {dimensions}"
+                "DirectionNetwork needs positive channels, width and levels and 1, 2 or 3 "
+                f"dimensions, got {channels}, {width}, {levels} and {dimensions}"
             )
         self.channels, self.levels, self.dimensions = channels, levels, dimensions
 
@@ -57,36 +58,35 @@ class DirectionNetwork(nn.Module):
         self.first, self.last = filters(channels, width), filters(width, channels)
         self.inner = nn.ModuleList([filters(width, width) for _ in range(2 * levels - 1)])
         self.outer = nn.ModuleList([filters(width, width) for _ in range(2 * levels - 1)])
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for weight in self.parameters():
-                weight.normal_(0, 1 / math.sqrt(weight[0].numel()), generator=generator)
+        draw_weights(self, seed)
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> Self:
-        """The network of these weights; how wide and deep it is they say themselves."""
+        """Create the network of some weights, which define its width and depth."""
         first, steps = (
             weights.get("first.weight"),
             sum(name.startswith("inner.") for name in weights),
         )
         if first is None or steps % 2 == 0:
             raise InputError(
-                f"these are not the weights of a DirectionNetwork: {', '.join(list(weights)[:5])}, ..."
+                "these are not the weights of a DirectionNetwork: "
+                f"{', '.join(list(weights)[:5])}, ..."
             )
         network = cls(first.shape[1], first.shape[0], (steps + 1) // 2, first.ndim - 2)
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(
-                f"these are not the weights of a DirectionNetwork: {' '.join(str(error).split())[:200]}"
+                "these are not the weights of a DirectionNetwork: "
+                f"{' '.join(str(error).split())[:200]}"
             ) from error
         return network.eval().requires_grad_(False)
 
     def forward(self, residual: Tensor) -> Tensor:
         if residual.ndim != self.dimensions + 2 or residual.shape[1] != self.channels:
             raise InputError(
-                f"this DirectionNetwork takes residuals of {self.channels} channels and {self.dimensions} spatial axes, got "
-                f"the shape {tuple(residual.shape)}"
+                f"this DirectionNetwork takes residuals of {self.channels} channels and "
+                f"{self.dimensions} spatial axes, got the shape {tuple(residual.shape)}"
             )
         x: Tensor = self.first(residual)
         kept: list[Tensor] = []
@@ -97,7 +97,7 @@ class DirectionNetwork(nn.Module):
         x = self._step(x, self.levels - 1)
         for k in range(self.levels - 2, -1, -1):
             finer = kept[k]
-            x = self._step(finer + _repeated(x, finer.shape), 2 * self.levels - 2 - k)
+            x = self._step(finer + _repeat(x, finer.shape), 2 * self.levels - 2 - k)
         direction: Tensor = self.last(x)
         return direction
 
@@ -109,8 +109,8 @@ class DirectionNetwork(nn.Module):
         return f"channels={self.channels}, levels={self.levels}, dimensions={self.dimensions}"
 
 
-def _repeated(x: Tensor, shape: torch.Size) -> Tensor:
-    """Every pixel twice along each axis, up to this shape."""
+def _repeat(x: Tensor, shape: torch.Size) -> Tensor:
+    """Repeat every pixel twice along each axis, up to this shape."""
     for axis in range(2, x.ndim):
         x = x.repeat_interleave(2, axis).narrow(axis, 0, shape[axis])
     return x

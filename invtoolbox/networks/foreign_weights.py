@@ -1,6 +1,7 @@
-"""Files of weights, of which nothing but tensors and plain containers is read.
+"""Weights from elsewhere: files of tensors, and models of the package compressai.
 
-Models of the package compressai, as objects: it pins NumPy below 2, so nothing here imports it.
+`read_weights` reads only tensors and plain containers. `CompressaiModel` wraps a model object;
+compressai pins NumPy below 2, so nothing here imports it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 
 from invtoolbox.errors import InputError
 
-#: What a pickle asks for beyond tensors, in the words of torch.
+#: Object in a pickle that is no tensor, as torch's message names it.
 _ASKED_FOR = re.compile(r"GLOBAL ([\w.]+)")
-#: What torch and safetensors raise for files that are something else.
+#: Errors of torch and safetensors for other files.
 _UNREADABLE = (
     OSError,
     RuntimeError,
@@ -32,13 +33,16 @@ _UNREADABLE = (
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
-    """The dictionary that a ``.safetensors`` file holds, or a file of ``torch.save``, on the CPU.
+    """Read the dictionary of a ``.safetensors`` file, or of a ``torch.save`` file, on the CPU.
 
-    Objects in a pickle are code that runs while it is read. Here they are refused: tensors, numbers, words, lists and dictionaries are all
-    that is ever made.
+    Objects in a pickle are code that runs while it is read, so they are refused. Only tensors,
+    numbers, strings, lists and dictionaries are created.
+
+    Args:
+        path: path of the file.
 
     Raises:
-        InputError: where the file is missing, is not a file of weights, or asks for anything else.
+        InputError: The file is missing, is not a file of weights, or holds other objects.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -57,8 +61,9 @@ def read_weights(path: str | Path) -> dict[str, Any]:
         asked = _ASKED_FOR.search(str(error))
         if asked is not None:
             raise InputError(
-                f"{path} asks for {asked[1]} while it is read, and that could run any code, so it is refused; where you trust "
-                "the file, load it in a program of your own and save its tensors alone, as safetensors"
+                f"{path} asks for {asked[1]} while it is read, which could run any code, so it is "
+                "refused; if you trust the file, load it in a program of your own and save its "
+                "tensors alone, as safetensors"
             ) from error
         reason = (
             str(error).split("WeightsUnpickler error: ")[-1].splitlines() or [type(error).__name__]
@@ -70,19 +75,23 @@ def read_weights(path: str | Path) -> dict[str, Any]:
 
 
 def is_compressai(network: nn.Module) -> bool:
-    """By what it has, not by its class: transforms ``g_a`` and ``g_s``, and an ``entropy_bottleneck``."""
+    """Return whether a network of any class has the parts of a compressai model.
+
+    The parts are the transforms ``g_a`` and ``g_s``, and an ``entropy_bottleneck``.
+    """
     return all(hasattr(network, name) for name in ("g_a", "g_s", "entropy_bottleneck"))
 
 
 class CompressaiModel(nn.Module):
-    """``encode``, ``decode`` and ``energy`` of a compressai model, on latents that are not rounded.
+    """Wrapper with ``encode``, ``decode`` and ``energy`` of a compressai model, without rounding.
 
-    compressai calls the latents y and z where we call them z and h. Its ``forward`` rounds in evaluation mode, which has no gradient, so
-    the likelihoods are asked of its entropy models directly; they have a floor of 1e-9 that lets gradients pass.
+    compressai calls the latents y and z that are called z and h here. Its ``forward`` rounds in
+    evaluation mode, which has no gradient, so the likelihoods come from its entropy models
+    directly; they have a floor of 1e-9 that lets gradients pass.
 
     Args:
-        model: FactorizedPrior, ScaleHyperprior, MeanScaleHyperprior, JointAutoregressiveHierarchicalPriors, Cheng2020, or a module with the
-            same parts.
+        model: FactorizedPrior, ScaleHyperprior, MeanScaleHyperprior,
+            JointAutoregressiveHierarchicalPriors, Cheng2020, or a module with the same parts.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -91,7 +100,8 @@ class CompressaiModel(nn.Module):
         hyper = [name for name in ("h_a", "h_s", "gaussian_conditional") if hasattr(model, name)]
         if hyper and len(hyper) < 3:
             raise InputError(
-                f"{type(model).__name__} has {hyper[0]}, but not all of h_a, h_s and gaussian_conditional"
+                f"{type(model).__name__} has {hyper[0]}, "
+                "but not all of h_a, h_s and gaussian_conditional"
             )
         self.has_hyper = bool(hyper)
         self.autoregressive = hasattr(model, "context_prediction") and hasattr(
@@ -102,10 +112,10 @@ class CompressaiModel(nn.Module):
         self.stride = 64 if self.has_hyper else 16
 
     def encode(self, x: Tensor) -> tuple[Tensor, ...]:
-        from invtoolbox.networks.hyperprior import continued
+        from invtoolbox.networks.hyperprior import extend
 
         m: Any = self.model
-        z = m.g_a(continued(x, -x.shape[-2] % self.stride, -x.shape[-1] % self.stride))
+        z = m.g_a(extend(x, -x.shape[-2] % self.stride, -x.shape[-1] % self.stride))
         if not self.has_hyper:
             return (z,)
         return z, m.h_a(z.abs() if self._scale_only(z) else z)
@@ -118,7 +128,7 @@ class CompressaiModel(nn.Module):
     def energy(self, z: Tensor, h: Tensor | None = None) -> Tensor:
         m: Any = self.model
         if h is None:
-            return _nats(_factorized(m.entropy_bottleneck, z))
+            return _nats(_factorized_likelihood(m.entropy_bottleneck, z))
         parameters = m.h_s(h)
         if self.autoregressive:
             parameters = m.entropy_parameters(torch.cat([parameters, m.context_prediction(z)], 1))
@@ -126,11 +136,14 @@ class CompressaiModel(nn.Module):
             (parameters, None) if parameters.shape[1] == z.shape[1] else parameters.chunk(2, 1)
         )
         conditional = m.gaussian_conditional
-        likelihood = _floored(conditional, _first(conditional._likelihood(z, scales, means)))
-        return _nats(likelihood) + _nats(_factorized(m.entropy_bottleneck, h))
+        likelihood = _clamp(conditional, _first(conditional._likelihood(z, scales, means)))
+        return _nats(likelihood) + _nats(_factorized_likelihood(m.entropy_bottleneck, h))
 
     def _scale_only(self, z: Tensor) -> bool:
-        """A ScaleHyperprior codes magnitudes: its hyper-synthesis gives one number a latent, and no mean."""
+        """Return whether the hyper-synthesis gives one number per latent, and no mean.
+
+        This is a ScaleHyperprior, which codes magnitudes.
+        """
         m: Any = self.model
         convolutions = [
             c for c in m.h_s.modules() if isinstance(c, (nn.Conv2d, nn.ConvTranspose2d))
@@ -138,12 +151,10 @@ class CompressaiModel(nn.Module):
         return not self.autoregressive and convolutions[-1].out_channels == z.shape[1]
 
 
-def _factorized(bottleneck: Any, h: Tensor) -> Tensor:
-    """Likelihoods of latents, which the bottleneck takes as ``(channel, 1, batch * places)``."""
+def _factorized_likelihood(bottleneck: Any, h: Tensor) -> Tensor:
+    """Return likelihoods of latents, as the bottleneck takes ``(channel, 1, batch * places)``."""
     rows = h.transpose(0, 1)
-    likelihood = _floored(
-        bottleneck, _first(bottleneck._likelihood(rows.reshape(h.shape[1], 1, -1)))
-    )
+    likelihood = _clamp(bottleneck, _first(bottleneck._likelihood(rows.reshape(h.shape[1], 1, -1))))
     return likelihood.reshape(rows.shape).transpose(0, 1)
 
 
@@ -152,7 +163,7 @@ def _first(result: Any) -> Tensor:
     return likelihood
 
 
-def _floored(entropy_model: Any, likelihood: Tensor) -> Tensor:
+def _clamp(entropy_model: Any, likelihood: Tensor) -> Tensor:
     floor = getattr(entropy_model, "likelihood_lower_bound", None)
     return likelihood.clamp_min(1e-9) if floor is None else floor(likelihood)
 

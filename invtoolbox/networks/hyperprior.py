@@ -1,8 +1,8 @@
-"""Densities convolved with the box of width 1: what a latent that is rounded, or blurred by uniform noise, is distributed like.
+"""A compressive autoencoder that fits one CPU, and the densities of its latents.
 
-All are logarithms in nats, stable far out in the tails, so that gradients never vanish there and nothing needs a floor.
-
-A compressive autoencoder: what lossy compression learned about pictures, small enough for one CPU.
+`MeanScaleHyperprior` is the autoencoder. The densities are convolved with the box of width 1: they
+are the distributions of a latent that is rounded, or blurred by uniform noise. All are logarithms
+in nats, stable far out in the tails, so that gradients never vanish there and no floor is needed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,132 +18,77 @@ from torch import Generator, Tensor, nn
 
 from invtoolbox.errors import InputError
 
-
-def log_box_normal(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """``log(Phi((z - mean + 1/2) / std) - Phi((z - mean - 1/2) / std))``, in the shape of ``z``.
-
-    >>> round(float(log_box_normal(torch.zeros(1), torch.zeros(1), torch.tensor([0.01])).exp()), 3)
-    1.0
-    """
-    away = (
-        z - mean
-    ).abs()  # the density is even, and the lower tail is the one without cancellation
-    upper = torch.special.log_ndtr((0.5 - away) / std)
-    return upper + _log_one_minus_exp(torch.special.log_ndtr((-0.5 - away) / std) - upper)
-
-
-def _log_one_minus_exp(x: Tensor) -> Tensor:
-    """``log(1 - exp(x))`` for negative x; 0 itself, where two numbers have rounded to one, counts as the smallest there is."""
-    return torch.log(-torch.expm1(x.clamp_max(-1e-7)))
-
-
-class FactorizedDensity(nn.Module):
-    r"""A density of its own for every channel, learned without a form: the derivative of a monotone network (Balle, Minnen, Singh, Hwang
-    and Johnston, "Variational image compression with a scale hyperprior", ICLR 2018, appendix 6.1), convolved with the box.
-
-    The cumulative distribution is ``sigmoid(f(x))``, f a chain of ``x -> g(softplus(H) x + b)`` with ``g(x) = x + tanh(a) tanh(x)`` but for
-    the last one, so that it rises everywhere.
-
-    Args:
-        channels: of the latents.
-        widths: of the layers within the chain.
-        scale: how far the density reaches at first.
-        seed: of the first weights.
-
-    >>> FactorizedDensity(2)(torch.zeros(3, 2, 4, 4)).shape
-    torch.Size([3])
-    """
-
-    def __init__(
-        self, channels: int, widths: Sequence[int] = (3, 3, 3), scale: float = 10.0, seed: int = 0
-    ) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        sizes = [1, *widths, 1]
-        step = scale ** (1 / (len(sizes) - 1))
-        raw = [math.log(math.expm1(1 / (step * n))) for n in sizes[1:]]
-        self.matrices = nn.ParameterList(
-            [
-                nn.Parameter(torch.full((channels, n_out, n_in), value))
-                for n_in, n_out, value in zip(sizes, sizes[1:], raw)
-            ]
-        )
-        self.offsets = nn.ParameterList(
-            [nn.Parameter(torch.rand(channels, n, 1, generator=generator) - 0.5) for n in sizes[1:]]
-        )
-        self.bends = nn.ParameterList(
-            [nn.Parameter(torch.zeros(channels, n, 1)) for n in sizes[1:-1]]
-        )
-
-    def forward(self, h: Tensor) -> Tensor:
-        """``-log p(h)`` in nats, latents ``(batch, channel, *space) -> (batch,)``."""
-        rows = h.transpose(0, 1).flatten(1)[:, None]  # (channel, 1, batch * places)
-        upper, lower = self._logits(rows + 0.5), self._logits(rows - 0.5)
-        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u))
-        log_p = F.logsigmoid(upper) + F.logsigmoid(-lower) + _log_one_minus_exp(lower - upper)
-        total: Tensor = -log_p.view(h.shape[1], h.shape[0], -1).sum((0, 2))
-        return total
-
-    def _logits(self, x: Tensor) -> Tensor:
-        last = len(self.matrices) - 1
-        for k, (matrix, offset) in enumerate(zip(self.matrices, self.offsets)):
-            x = torch.baddbmm(offset, F.softplus(matrix), x)
-            if k < last:
-                x = x + self.bends[k].tanh() * x.tanh()
-        return x
-
-
-#: Standard deviations of a latent below this tell no more than that it is known to its rounding.
+#: Least standard deviation of a latent; below it the latent is determined up to its rounding.
 LEAST_STD = 0.1
 
-#: One latent in so many is no normal one, but lies this far out (Laplace): it costs nats in proportion to how far, where a normal tail
-#: costs hundreds, and a training is thrown off by them.
+#: Share of latents that are not normal but Laplace distributed, and the scale of that distribution.
+#: They cost nats in proportion to their distance; a normal tail costs hundreds and disturbs the
+#: training.
 _ODD, _FAR = 1e-4, 2.0
 
 
-@dataclass(frozen=True)
-class Coded:
-    """What a training looks at.
+class HyperpriorNetwork(nn.Module):
+    """Base class of compressive autoencoders with latents z and h.
 
-    Attributes:
-        x: the decoded pictures.
-        nats: ``-log p(z, h)`` of the blurred latents, ``(batch,)``.
-        log_std: of every pixel, from the second decoder.
-    """
-
-    x: Tensor
-    nats: Tensor
-    log_std: Tensor
-
-
-class MeanScaleHyperprior(nn.Module):
-    r"""Encoder, decoder and the density of the latents ``p(z, h) = p(z | h) p(h)``.
-
-    Minnen, Balle and Toderici, "Joint autoregressive and hierarchical priors for learned image compression" (NeurIPS 2018), without the
-    autoregressive part: ``z`` is normal given ``h`` with a mean and a scale an entry, ``h`` has the learned factorised density, both
-    convolved with the unit box. ``z`` has a place for 8 by 8 pixels, ``h`` one for 32 by 32. The encoder has divisive normalisation without
-    the root (Johnston et al., "Computationally efficient neural image compression", 2019); its inverse in the decoder grows like a
-    square, which made training diverge, so the decoder has leaky ramps. A residual block at the two coarser scales.
-
-    A second decoder (Biquard et al., "Deep priors for satellite image restoration with accurate uncertainties", 2024) gives the standard
-    deviation that a pixel has around what is decoded.
-
-    Pictures of any size: they are continued by reflection up to a multiple of 32 pixels, and cropped when decoded.
-
-    Args:
-        channels: of the pictures, 1 or 3.
-        widths: channels at a half, a quarter and an eighth of the resolution.
-        latents: channels of z.
-        hyper: channels of h.
-        seed: of the first weights.
-
-    >>> network = MeanScaleHyperprior(widths=(4, 4, 8), latents=6, hyper=4)
-    >>> z, h = network.encode(torch.rand(1, 1, 40, 70))
-    >>> z.shape, h.shape, network.decode(z, (40, 70)).shape, network.energy(z, h).shape
-    (torch.Size([1, 6, 8, 12]), torch.Size([1, 4, 2, 3]), torch.Size([1, 1, 40, 70]), torch.Size([1]))
+    A subclass writes ``encode``, ``decode`` and ``energy``, and has a second decoder ``deviation``.
     """
 
     stride = 32
+    deviation: nn.Module
+
+    def log_std(self, z: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the log standard deviation of every pixel around `decode`.
+
+        The second decoder computes it.
+        """
+        # It is near e^-4 = 0.02 at first, and never so small that one pixel outweighs all others.
+        result: Tensor = -4 + 3 * torch.tanh(self.deviation(self._squash(z)) / 3)
+        return result[..., : size[0], : size[1]]
+
+    def forward(self, x: Tensor, generator: Generator | None = None) -> Coded:
+        """Encode, blur by uniform noise as wide as rounding, and decode."""
+        network: Any = self
+        z, h = (with_uniform_noise(latent, generator) for latent in network.encode(x))
+        size = (x.shape[-2], x.shape[-1])
+        x = network.decode(z, size)
+        return Coded(x, network.energy(z, h), self.log_std(z.detach(), size))
+
+    def _squash(self, z: Tensor) -> Tensor:
+        """Return latents as the networks take them."""
+        return z
+
+
+class MeanScaleHyperprior(HyperpriorNetwork):
+    """Compressive autoencoder: encoder, decoder and the density ``p(z, h) = p(z | h) p(h)``.
+
+    Minnen, Balle and Toderici, "Joint autoregressive and hierarchical priors for learned image
+    compression" (NeurIPS 2018), without the autoregressive part: ``z`` is normal given ``h`` with a
+    mean and a scale per entry, ``h`` has the learned factorised density, both convolved with the
+    unit box. ``z`` has one place per 8 by 8 pixels, ``h`` one per 32 by 32. The encoder has
+    divisive normalisation without the root (Johnston et al., "Computationally efficient neural
+    image compression", 2019); its inverse in the decoder grows like a square, which made training
+    diverge, so the decoder has leaky ramps. There is a residual block at the two coarser scales.
+
+    A second decoder (Biquard et al., "Deep priors for satellite image restoration with accurate
+    uncertainties", 2024) gives the standard deviation of a pixel around its decoded value.
+
+    Pictures may have any size: they are extended by reflection to a multiple of 32 pixels, and
+    cropped when decoded.
+
+    Args:
+        channels: number of channels of the pictures, 1 or 3.
+        widths: channels at a half, a quarter and an eighth of the resolution.
+        latents: channels of z.
+        hyper: channels of h.
+        seed: seed of the first weights.
+
+    >>> network = MeanScaleHyperprior(widths=(4, 4, 8), latents=6, hyper=4)
+    >>> z, h = network.encode(torch.rand(1, 1, 40, 70))
+    >>> z.shape, h.shape
+    (torch.Size([1, 6, 8, 12]), torch.Size([1, 4, 2, 3]))
+    >>> network.decode(z, (40, 70)).shape, network.energy(z, h).shape
+    (torch.Size([1, 1, 40, 70]), torch.Size([1]))
+    """
 
     def __init__(
         self,
@@ -208,37 +154,97 @@ class MeanScaleHyperprior(nn.Module):
         self.density = FactorizedDensity(hyper, seed=seed)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(z, h)`` of pictures, not rounded."""
+        """Return ``(z, h)`` of pictures, not rounded."""
         rows, columns = x.shape[-2:]
-        z = self.analysis(continued(2 * x - 1, -rows % self.stride, -columns % self.stride))
+        z = self.analysis(extend(2 * x - 1, -rows % self.stride, -columns % self.stride))
         return z, self.hyper_analysis(z)
 
     def decode(self, z: Tensor, size: tuple[int, int]) -> Tensor:
-        """Pictures of so many rows and columns."""
+        """Return pictures of ``size``, rows and columns."""
         x: Tensor = (self.synthesis(z) + 1) / 2
         return x[..., : size[0], : size[1]]
 
-    def log_std(self, z: Tensor, size: tuple[int, int]) -> Tensor:
-        """The logarithm of the standard deviation of every pixel around `decode`, from the second decoder."""
-        # Near e^-4 = 0.02 at first, and never so small that one pixel outweighs all others.
-        result: Tensor = -4 + 3 * torch.tanh(self.deviation(z) / 3)
-        return result[..., : size[0], : size[1]]
-
     def energy(self, z: Tensor, h: Tensor) -> Tensor:
-        """``-log p(z | h) - log p(h)`` in nats, ``(batch,)``."""
+        """Return ``-log p(z | h) - log p(h)`` in nats, ``(batch,)``."""
         mean, raw = self.hyper_synthesis(h).chunk(2, 1)
         own: Tensor = self.density(h)
         return own - log_box_normal_or_odd(z, mean, LEAST_STD + F.softplus(raw)).flatten(1).sum(1)
 
-    def forward(self, x: Tensor, generator: Generator | None = None) -> Coded:
-        """Encoded, blurred by uniform noise as wide as rounding, and decoded."""
-        z, h = (with_uniform_noise(latent, generator) for latent in self.encode(x))
-        size = (x.shape[-2], x.shape[-1])
-        return Coded(self.decode(z, size), self.energy(z, h), self.log_std(z.detach(), size))
+
+@dataclass(frozen=True)
+class Coded:
+    """Result of an autoencoder in training.
+
+    Attributes:
+        x: decoded pictures.
+        nats: ``-log p(z, h)`` of the blurred latents, ``(batch,)``.
+        log_std: log standard deviation of every pixel, from the second decoder.
+    """
+
+    x: Tensor
+    nats: Tensor
+    log_std: Tensor
+
+
+class FactorizedDensity(nn.Module):
+    """Density of every channel, learned without a parametric form and convolved with the box.
+
+    It is the derivative of a monotone network (Balle, Minnen, Singh, Hwang and Johnston,
+    "Variational image compression with a scale hyperprior", ICLR 2018, appendix 6.1). The
+    cumulative distribution is ``sigmoid(f(x))``, f a chain of ``x -> g(softplus(H) x + b)`` with
+    ``g(x) = x + tanh(a) tanh(x)`` in all but the last one, so that it rises everywhere.
+
+    Args:
+        channels: number of channels of the latents.
+        widths: widths of the layers within the chain.
+        scale: first range of the density.
+        seed: seed of the first weights.
+
+    >>> FactorizedDensity(2)(torch.zeros(3, 2, 4, 4)).shape
+    torch.Size([3])
+    """
+
+    def __init__(
+        self, channels: int, widths: Sequence[int] = (3, 3, 3), scale: float = 10.0, seed: int = 0
+    ) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        sizes = [1, *widths, 1]
+        step = scale ** (1 / (len(sizes) - 1))
+        raw = [math.log(math.expm1(1 / (step * n))) for n in sizes[1:]]
+        self.matrices = nn.ParameterList(
+            [
+                nn.Parameter(torch.full((channels, n_out, n_in), value))
+                for n_in, n_out, value in zip(sizes, sizes[1:], raw)
+            ]
+        )
+        self.offsets = nn.ParameterList(
+            [nn.Parameter(torch.rand(channels, n, 1, generator=generator) - 0.5) for n in sizes[1:]]
+        )
+        self.bends = nn.ParameterList(
+            [nn.Parameter(torch.zeros(channels, n, 1)) for n in sizes[1:-1]]
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return ``-log p(h)`` in nats, latents ``(batch, channel, *space) -> (batch,)``."""
+        rows = h.transpose(0, 1).flatten(1)[:, None]  # (channel, 1, batch * places)
+        upper, lower = self._logits(rows + 0.5), self._logits(rows - 0.5)
+        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u))
+        log_p = F.logsigmoid(upper) + F.logsigmoid(-lower) + _log_one_minus_exp(lower - upper)
+        total: Tensor = -log_p.view(h.shape[1], h.shape[0], -1).sum((0, 2))
+        return total
+
+    def _logits(self, x: Tensor) -> Tensor:
+        last = len(self.matrices) - 1
+        for k, (matrix, offset) in enumerate(zip(self.matrices, self.offsets)):
+            x = torch.baddbmm(offset, F.softplus(matrix), x)
+            if k < last:
+                x = x + self.bends[k].tanh() * x.tanh()
+        return x
 
 
 class DivisiveNormalization(nn.Module):
-    """``x / (b + G |x|)`` over the channels of a place, b and G positive."""
+    """Normalization ``x / (b + G |x|)`` over the channels of a place, b and G positive."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -254,7 +260,7 @@ class DivisiveNormalization(nn.Module):
 
 
 class Residual(nn.Module):
-    """``x + W_2 g(W_1 x)``."""
+    """Residual block ``x + W_2 g(W_1 x)``."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -266,27 +272,51 @@ class Residual(nn.Module):
 
 
 def down(into: int, out: int) -> nn.Conv2d:
+    """Return a convolution that halves the resolution."""
     return nn.Conv2d(into, out, 5, stride=2, padding=2)
 
 
 def up(into: int, out: int) -> nn.ConvTranspose2d:
+    """Return a transposed convolution that doubles the resolution."""
     return nn.ConvTranspose2d(into, out, 5, stride=2, padding=2, output_padding=1)
 
 
+def log_box_normal(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return ``log(Phi((z - mean + 1/2) / std) - Phi((z - mean - 1/2) / std))``, shaped as ``z``.
+
+    >>> round(float(log_box_normal(torch.zeros(1), torch.zeros(1), torch.tensor([0.01])).exp()), 3)
+    1.0
+    """
+    away = (z - mean).abs()  # the density is even, and its lower tail has no cancellation
+    upper = torch.special.log_ndtr((0.5 - away) / std)
+    return upper + _log_one_minus_exp(torch.special.log_ndtr((-0.5 - away) / std) - upper)
+
+
 def log_box_normal_or_odd(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """`log_box_normal`, but for one latent in ten thousand, which is normal no more: in the shape of ``z``."""
+    """Return `log_box_normal` of a mixture with one odd latent in ten thousand, shaped as ``z``."""
     normal = log_box_normal(z, mean, std) + math.log1p(-_ODD)
     odd = math.log(_ODD / (2 * _FAR)) - (z - mean).abs() / _FAR
     return torch.logaddexp(normal, odd)
 
 
+def _log_one_minus_exp(x: Tensor) -> Tensor:
+    """Return ``log(1 - exp(x))`` for negative x.
+
+    If two numbers have rounded to one, x is 0; it counts as the smallest negative number.
+    """
+    return torch.log(-torch.expm1(x.clamp_max(-1e-7)))
+
+
 def with_uniform_noise(z: Tensor, generator: Generator | None) -> Tensor:
-    """Blurred by what rounding does."""
+    """Blur latents by uniform noise as wide as rounding."""
     return z + (torch.rand(z.shape, generator=generator, dtype=z.dtype, device=z.device) - 0.5)
 
 
-def continued(x: Tensor, down: int, right: int) -> Tensor:
-    """Reflected at the far edges as often as it takes: a picture may be smaller than what it lacks."""
+def extend(x: Tensor, down: int, right: int) -> Tensor:
+    """Extend pictures by reflection at the far edges.
+
+    The reflection is repeated if a picture is smaller than the extension.
+    """
     for axis, lack in ((-2, down), (-1, right)):
         while lack > 0:
             part = min(lack, max(1, x.shape[axis] - 1))

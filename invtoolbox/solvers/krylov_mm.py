@@ -14,7 +14,7 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.priors.composed import ComposedPrior
 from invtoolbox.priors.images.constraints import intensity_range
-from invtoolbox.priors.images.smoothed_norm import SmoothedNorm, smoothed
+from invtoolbox.priors.images.smoothed_norm import SmoothedNorm, as_smoothed_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.linear_systems import quotient
 from invtoolbox.solvers.subspace import SubspaceProblem, discrepancy_weight, minimise
@@ -269,9 +269,9 @@ def _parts(objective: Objective, smoothing: Tensor) -> _Parts | None:
         weight = weight / 2
     elif "split" in term.prior.offers:
         operator, simple = term.prior.split()
-        norm = smoothed(simple, smoothing)
+        norm = as_smoothed_norm(simple, smoothing)
     else:
-        operator, norm = None, smoothed(term.prior, smoothing)
+        operator, norm = None, as_smoothed_norm(term.prior, smoothing)
     if norm is None:
         return None
     if operator is not None:

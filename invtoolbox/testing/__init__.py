@@ -1,4 +1,4 @@
-"""Checks for what users write: operators, priors, data terms and solvers, against their contracts."""
+"""Checks of operators, priors, data terms and solvers against their contracts."""
 
 from invtoolbox.testing.common import Finding, Report
 from invtoolbox.testing.data_terms import check_data_term

@@ -1,6 +1,7 @@
-"""What a check found: every property with its figure and its limit.
+"""The report of a check, and the properties that operators, priors and data terms share.
 
-Properties that operators, priors and data terms share: a call changes nothing, and items do not see each other.
+Every tested property has a figure and a limit. Shared properties are: a call changes nothing, and
+the items of a batch are independent.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from invtoolbox.core.settings import Settings, cast_dtype
 
 @dataclass(frozen=True)
 class Finding:
-    """One property that was tested.
+    """Result of one tested property.
 
     Attributes:
-        name: the property.
+        name: name of the property.
         ok: whether it holds.
-        figure, limit: what was measured, and what it may be at most.
-        sentence: what is wrong, in words; empty where nothing is.
+        figure: measured value.
+        limit: largest value allowed.
+        sentence: description of the fault; empty if there is none.
     """
 
     name: str
@@ -36,14 +38,19 @@ class Finding:
 
     def __str__(self) -> str:
         return (
-            f"  {'ok  ' if self.ok else 'FAIL'} {self.name:<34} {self.figure:9.2e}  (at most {self.limit:.0e})"
-            + (f"\n       {self.sentence}" if not self.ok else "")
+            f"  {'ok  ' if self.ok else 'FAIL'} {self.name:<34} {self.figure:9.2e}  "
+            f"(at most {self.limit:.0e})" + (f"\n       {self.sentence}" if not self.ok else "")
         )
 
 
 @dataclass(frozen=True)
 class Report:
-    """The findings of a check; printable."""
+    """Printable findings of a check.
+
+    Attributes:
+        subject: description of the tested object.
+        findings: results of all properties.
+    """
 
     subject: str
     findings: tuple[Finding, ...]
@@ -57,7 +64,7 @@ class Report:
         return tuple(finding for finding in self.findings if not finding.ok)
 
     def __getitem__(self, name: str) -> Finding:
-        """The finding of that name; of several (one a precision, say) the worst."""
+        """Return the finding of that name; of several (such as one per precision) the worst."""
         found = [f for f in self.findings if f.name.startswith(name)]
         if not found:
             raise KeyError(
@@ -71,14 +78,14 @@ class Report:
 
 
 class Checklist:
-    """Collects findings."""
+    """Collector of findings."""
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
         self.findings: list[Finding] = []
 
     def at_most(self, name: str, figure: float | Tensor, limit: float, sentence: str) -> bool:
-        """Write down a figure that may be at most ``limit``; NaN is more than anything."""
+        """Record a figure that may be at most ``limit``; NaN always fails."""
         value = float(figure.max()) if isinstance(figure, Tensor) else float(figure)
         ok = value <= limit
         self.findings.append(
@@ -87,7 +94,7 @@ class Checklist:
         return ok
 
     def holds(self, name: str, condition: bool, sentence: str) -> bool:
-        """Write down something that is true or not."""
+        """Record a condition."""
         self.findings.append(
             Finding(
                 name, condition, 0.0 if condition else math.inf, 0.0, "" if condition else sentence
@@ -96,7 +103,7 @@ class Checklist:
         return condition
 
     def finish(self, raise_error: bool) -> Report:
-        """The report; an `AssertionError` with the first fault where something failed and ``raise_error``."""
+        """Return the report, or raise `AssertionError` with the first fault if ``raise_error``."""
         report = Report(self.subject, tuple(self.findings))
         if raise_error and not report.ok:
             more = len(report.faults) - 1
@@ -110,7 +117,10 @@ class Checklist:
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """``|a - b| / max(|a|, |b|)`` over everything, in float64; infinite where shapes differ, and equal infinities are equal."""
+    """Return ``|a - b| / max(|a|, |b|)`` over all values, in float64.
+
+    It is infinite if the shapes differ. Equal infinities count as equal.
+    """
     if a.shape != b.shape:
         return math.inf
     wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
@@ -122,51 +132,64 @@ def distance(a: Tensor, b: Tensor) -> float:
     return gap / size if 0 < size < math.inf else gap
 
 
-#: How far results may differ that are equal but for the order of sums, by precision.
+#: Largest distance, per precision, of results that are equal except for the order of sums.
 ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
 def precision(x: Tensor) -> torch.dtype:
-    """The real dtype of a tensor."""
+    """Return the real dtype of a tensor."""
     return x.real.dtype if x.is_complex() else x.dtype
 
 
 def parts(value: Any) -> tuple[Tensor, ...]:
+    """Return the parts of a tuple or list, or a single value as a tuple."""
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
+def map_parts(function: Callable[..., Tensor], *values: Any) -> Any:
+    """Apply a function to the parts of values; the result has the structure of the first value."""
+    mapped = tuple(map(function, *map(parts, values)))
+    return mapped if isinstance(values[0], (tuple, list)) else mapped[0]
+
+
+def rerun_gap(a: Any, b: Any) -> float:
+    """Return 0 if two results are bitwise equal, and their `gap`, at least 1e-30, if not."""
+    equal = all(torch.equal(p, q) for p, q in zip(parts(a), parts(b)))
+    return 0.0 if equal else max(gap(a, b), 1e-30)
+
+
 def gap(a: Any, b: Any) -> float:
-    """The largest `distance` of the parts of two results."""
+    """Return the largest `distance` of the parts of two results."""
     return max(distance(p, q) for p, q in zip(parts(a), parts(b)))
 
 
 def item(value: Any, k: int) -> Any:
-    """Item ``k`` of every part, batch axis kept."""
-    return (
-        tuple(p[k : k + 1] for p in value) if isinstance(value, (tuple, list)) else value[k : k + 1]
-    )
+    """Return item ``k`` of every part, with its batch axis."""
+    return map_parts(lambda p: p[k : k + 1], value)
 
 
 def randn_like(value: Any, seed: int) -> Any:
-    """Standard normal, in the shape, dtype and on the device of every part; drawn on the CPU in float64."""
+    """Draw standard normal values in the shape, dtype and on the device of every part.
+
+    They are drawn on the CPU in float64.
+    """
     generator = torch.Generator().manual_seed(seed)
 
-    def one(like: Tensor) -> Tensor:
+    def draw(like: Tensor) -> Tensor:
         shape = (*like.shape, 2) if like.is_complex() else tuple(like.shape)
         drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
         return (torch.view_as_complex(drawn) if like.is_complex() else drawn).to(like)
 
-    return tuple(map(one, value)) if isinstance(value, (tuple, list)) else one(value)
+    return map_parts(draw, value)
 
 
 def in_precision(value: Any, dtype: torch.dtype) -> Any:
-    """A copy of every part in another precision; complex stays complex."""
-    moved = tuple(p.to(cast_dtype(p.dtype, dtype)) for p in parts(value))
-    return moved if isinstance(value, (tuple, list)) else moved[0]
+    """Return a copy of every part in another precision; complex stays complex."""
+    return map_parts(lambda p: p.to(cast_dtype(p.dtype, dtype)), value)
 
 
 def tensors_of(subject: Any, path: str = "") -> dict[str, Tensor]:
-    """Copies of the tensors that something holds, by name, to see later whether they were written to."""
+    """Return copies of all tensors of an object, by name, to detect later changes."""
     if isinstance(subject, Tensor):
         return {path: subject.detach().clone()}
     if isinstance(subject, torch.nn.Module):
@@ -178,7 +201,7 @@ def tensors_of(subject: Any, path: str = "") -> dict[str, Tensor]:
     elif isinstance(subject, Settings) or (
         dataclasses.is_dataclass(subject) and not isinstance(subject, type)
     ):
-        # What begins with an underscore is kept for speed, like the spectrum of a kernel; it may come and go.
+        # Attributes with an underscore are caches, like the spectrum of a kernel, and may change.
         named = [(k, v) for k, v in vars(subject).items() if not k.startswith("_")]
     else:
         return {}
@@ -189,7 +212,7 @@ def tensors_of(subject: Any, path: str = "") -> dict[str, Tensor]:
 
 
 def same_tensors(before: dict[str, Tensor], after: dict[str, Tensor]) -> str | None:
-    """The name of a tensor that is not what it was."""
+    """Return the name of a tensor that has changed, or ``None``."""
     for name, value in before.items():
         if name not in after or not torch.equal(value.nan_to_num(), after[name].nan_to_num()):
             return name
@@ -204,7 +227,11 @@ def check_purity(
     arguments: Sequence[Any],
     others: Sequence[Any],
 ) -> Any:
-    """Call twice, and once with ``others`` in between: nothing may be different. Returns the result."""
+    """Call twice, and once with ``others`` in between: no result may differ.
+
+    Returns:
+        The result of the call.
+    """
     held = tensors_of(subject)
     copies = [tuple(p.clone() for p in parts(a)) for a in arguments]
     first = call(*arguments)
@@ -231,14 +258,13 @@ def check_purity(
     )
     first = kept if isinstance(first, (tuple, list)) else kept[0]
     second = call(*arguments)
-    equal = all(torch.equal(p, q) for p, q in zip(parts(first), parts(second)))
     on_gpu = parts(first)[0].is_cuda  # sums by atomics have no fixed order there
     check.at_most(
         f"{what} twice",
-        0.0 if equal else max(gap(first, second), 1e-30),
+        rerun_gap(first, second),
         1e-6 if on_gpu else 0.0,
-        f"{what} called twice on the same input gives results that differ by {{figure:.1e}} relative; it must "
-        "not depend on earlier calls or on unseeded draws",
+        f"{what} called twice on the same input gives results that differ by {{figure:.1e}} "
+        "relative; it must not depend on earlier calls or on unseeded draws",
     )
     changed = same_tensors(held, tensors_of(subject))
     check.holds(
@@ -248,17 +274,18 @@ def check_purity(
 
 
 def check_kind(check: Checklist, what: str, result: Any, like: Tensor) -> None:
-    """The precision and the device of the input are kept."""
+    """Check that the precision and the device of the input are kept."""
     for part in parts(result):
         check.holds(
             f"{what} keeps the precision",
             precision(part) == precision(like),
-            f"{what} of {like.dtype} gives {part.dtype}; keep the precision of what is given",
+            f"{what} of {like.dtype} gives {part.dtype}; keep the precision of the input",
         )
         check.holds(
             f"{what} keeps the device",
             part.device == like.device,
-            f"{what} of a tensor on {like.device} gives one on {part.device}; keep the device of what is given",
+            f"{what} of a tensor on {like.device} gives one on {part.device}; "
+            "keep the device of the input",
         )
 
 
@@ -271,21 +298,21 @@ def check_items(
     dtype: torch.dtype,
     tolerance: float | None = None,
 ) -> None:
-    """Every item alone gives what it gives in company."""
+    """Check that every item gives the same result alone and in a batch."""
     worst = max(gap(item(whole, k), alone(k)) for k in range(batch))
     check.at_most(
         f"{what} item by item ({_short(dtype)})",
         worst,
         tolerance or ROUNDING[dtype],
-        f"{what} gives an item another result alone than in a batch of {batch}, by {{figure:.1e}} relative; "
-        "reduce over every axis but the first, x.flatten(1).sum(1)",
+        f"{what} gives an item another result alone than in a batch of {batch}, by "
+        "{figure:.1e} relative; reduce over every axis but the first, x.flatten(1).sum(1)",
     )
 
 
 def derivative(
     call: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor, step: float
 ) -> Tensor:
-    """``d/dt call(x + t direction)`` at 0 by central differences of fourth order."""
+    """Return ``d/dt call(x + t direction)`` at 0 by central differences of fourth order."""
 
     def at(t: float) -> Tensor:
         return call(x + t * step * direction)

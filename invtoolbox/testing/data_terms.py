@@ -1,8 +1,8 @@
-"""`check_data_term`: value, gradient, prox and curvature of a misfit, against each other."""
+"""`check_data_term`: compare value, gradient, prox and curvature of a misfit with each other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from invtoolbox.testing.common import (
     gap,
     in_precision,
     item,
+    map_parts,
     parts,
     precision,
     randn_like,
@@ -38,19 +39,27 @@ def check_data_term(
     prox_tolerance: float = 1e-6,
     raise_error: bool = True,
 ) -> Report:
-    """Test a data term on predictions and measurements, ``(batch, ...)`` each, with at least two different items.
+    """Test a data term on predictions and measurements with at least two different items.
 
-    ``value`` has shape ``(batch,)``, items do not see each other, and a call changes nothing. In float64: ``grad`` is the
-    gradient of ``value`` (finite differences), ``prox`` minimises what it says, ``weighted`` is what ``value`` is made
-    of, ``curvature`` bounds the slope of ``grad``, and ``residual_weights`` make the gradient and, where the term says so, a majorant.
-    Of a term that is for nonnegative predictions (counts), nothing is asked for negative ones.
+    ``value`` has shape ``(batch,)``, items are independent, and a call changes nothing. In float64:
+    ``grad`` is the gradient of ``value`` (finite differences), ``prox`` minimises its objective,
+    ``weighted`` gives ``value``, ``curvature`` bounds the slope of ``grad``, and
+    ``residual_weights`` make the gradient and, if ``is_majoriser``, a majorant. A term for
+    nonnegative predictions (counts) is not tested at negative ones.
 
     Args:
-        prox_tolerance: by how much a prox may miss its minimum, relative, where it is computed by iterations.
-        raise_error: raise an `AssertionError` with one sentence on a fault; with False only report.
+        term: data term.
+        prediction: predictions, ``(batch, ...)``.
+        y: measurements, ``(batch, ...)``.
+        precisions: dtypes of the tests.
+        seed: seed of the random directions.
+        prox_tolerance: relative violation of the minimum that is allowed to an iterative prox.
+        raise_error: whether a fault raises an `AssertionError` with one sentence; otherwise it is
+            only reported.
 
     >>> import invtoolbox as it
-    >>> check_data_term(it.data_terms.LeastSquares(noise_std=0.1), torch.rand(2, 1, 5), torch.rand(2, 1, 5)).ok
+    >>> term = it.data_terms.LeastSquares(noise_std=0.1)
+    >>> check_data_term(term, torch.rand(2, 1, 5), torch.rand(2, 1, 5)).ok
     True
     """
     check = Checklist(repr(term))
@@ -73,20 +82,21 @@ def check_data_term(
 
 def _check_in(check: Checklist, term: DataTerm, p: Any, y: Any, dtype: torch.dtype) -> None:
     name, batch = f"({str(dtype).removeprefix('torch.')})", len(parts(p)[0])
-    other = _scaled(p, 1.25)
+    other = map_parts(lambda q: 1.25 * q, p)
     value = check_purity(check, term, f"value {name}", term.value, (p, y), (other, y))
     if not check.holds(
         f"value has shape (batch,) {name}",
         tuple(value.shape) == (batch,),
-        f"value has shape {tuple(value.shape)}, expected one number for each of {batch} items; sum over every "
-        "axis but the first, r.flatten(1).sum(1)",
+        f"value has shape {tuple(value.shape)}, expected one number for each of {batch} items; "
+        "sum over every axis but the first, r.flatten(1).sum(1)",
     ):
         return
     check_kind(check, f"value {name}", value, parts(p)[0])
     if not check.holds(
         f"value is finite {name}",
         bool(value.isfinite().all()),
-        f"value is {value.tolist()} at these predictions; they lie outside of its domain, so give others",
+        f"value is {value.tolist()} at these predictions; they lie outside of its domain, "
+        "so give others",
     ):
         return
     index = [torch.tensor([k], device=value.device) for k in range(batch)]
@@ -129,13 +139,12 @@ def _check_forms(
         return
     direction = randn_like(p, seed)
     if term.is_for_nonnegative:
-        # A multiple of the prediction in every entry, so that short moves leave no entry on the other side of 0.
-        direction = _each(lambda d, q: d * q.abs(), direction, p)
+        # A multiple of the prediction in every entry, so that short steps change no sign.
+        direction = map_parts(lambda d, q: d * q.abs(), direction, p)
     step = 1e-4 * max(float(q.abs().mean()) for q in parts(p)) + 1e-12
 
     def along(t: Tensor) -> Tensor:
-        moved = tuple(q + t * d for q, d in zip(parts(p), parts(direction)))
-        return term.value(moved if isinstance(p, (tuple, list)) else moved[0], y)
+        return term.value(_move(p, direction, t), y)
 
     slope = derivative(
         along, torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64), step
@@ -143,10 +152,11 @@ def _check_forms(
     grad = term.grad(p, y)
     expected = inner(grad, direction)
     check.at_most(
-        "grad is that of value",
+        "grad belongs to value",
         (slope - expected).abs() / _size(grad, direction),
         1e-5,
-        "grad is not the gradient of value: along a random direction they differ by {figure:.1e} relative",
+        "grad is not the gradient of value: along a random direction they differ by "
+        "{figure:.1e} relative",
     )
     if "weighted" in term.offers and term.is_quadratic:
         residual = p - y
@@ -155,7 +165,8 @@ def _check_forms(
             "weighted makes the value",
             gap(half, term.value(p, y)),
             1e-10,
-            "1/2 <r, W r> with W r = weighted(r) is not value: they differ by {figure:.1e} relative",
+            "1/2 <r, W r> with W r = weighted(r) is not value: "
+            "they differ by {figure:.1e} relative",
         )
         left, right = (
             inner(term.weighted(direction), residual),
@@ -170,14 +181,14 @@ def _check_forms(
     bound = term.curvature(y)
     if bound is not None:
         for other in (
-            _moved(p, direction, 1.0),
-            _moved(p, direction, 1e-3),
-            _moved(p, direction, -0.3),
+            _move(p, direction, 1.0),
+            _move(p, direction, 1e-3),
+            _move(p, direction, -0.3),
         ):
             if term.is_for_nonnegative:
-                other = _each(lambda q, _: q.abs(), other, p)
-            change = item_norm(_minus(term.grad(other, y), grad)) / item_norm(
-                _minus(other, p)
+                other = map_parts(torch.abs, other)
+            change = item_norm(_move(term.grad(other, y), grad, -1.0)) / item_norm(
+                _move(other, p, -1.0)
             ).clamp_min(1e-300)
             check.at_most(
                 "curvature bounds grad",
@@ -218,7 +229,7 @@ def _check_forms(
                 "prox item by item",
                 gap(item(found, min(1, len(p) - 1)), alone),
                 1e-10,
-                "prox gives an item another result alone than in company, by {figure:.1e} relative",
+                "prox gives an item another result alone than in a batch, by {figure:.1e} relative",
             )
 
 
@@ -230,7 +241,8 @@ def _check_weights(
         "residual_weights make the gradient",
         gap(weights * residual, term.grad(p, y)),
         1e-10,
-        "residual_weights(p, y) * (p - y) is not the gradient: they differ by {figure:.1e} relative",
+        "residual_weights(p, y) * (p - y) is not the gradient: "
+        "they differ by {figure:.1e} relative",
     )
     if not term.is_majoriser:
         return
@@ -242,13 +254,9 @@ def _check_weights(
             "residual_weights majorise",
             (term.value(y + moved, y) - bound) / bound.abs().clamp_min(1e-300),
             1e-9,
-            "1/2 <r, w r> with w = residual_weights is below value somewhere, by {figure:.1e} of it; so is_majoriser is wrong",
+            "1/2 <r, w r> with w = residual_weights is below value somewhere, by {figure:.1e} of "
+            "it; so is_majoriser is wrong",
         )
-
-
-def _each(change: Callable[[Tensor, Tensor], Tensor], value: Any, other: Any) -> Any:
-    changed = tuple(change(a, b) for a, b in zip(parts(value), parts(other)))
-    return changed if isinstance(value, (tuple, list)) else changed[0]
 
 
 def _size(a: Any, b: Any) -> Tensor:
@@ -256,15 +264,5 @@ def _size(a: Any, b: Any) -> Tensor:
     return size
 
 
-def _scaled(value: Any, factor: float) -> Any:
-    scaled = tuple(factor * p for p in parts(value))
-    return scaled if isinstance(value, (tuple, list)) else scaled[0]
-
-
-def _moved(value: Any, direction: Any, t: float) -> Any:
-    moved = tuple(p + t * d for p, d in zip(parts(value), parts(direction)))
-    return moved if isinstance(value, (tuple, list)) else moved[0]
-
-
-def _minus(a: Any, b: Any) -> Any:
-    return _moved(a, b, -1.0)
+def _move(value: Any, direction: Any, t: float | Tensor) -> Any:
+    return map_parts(lambda p, d: p + t * d, value, direction)

@@ -1,4 +1,4 @@
-"""The checks of an implicit prior."""
+"""Checks of an implicit prior."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def check_implicit(
     seed: int,
     batch: int = 3,
 ) -> None:
-    """``initial``, ``decode`` and ``energy``: shapes, purity, items that do not mix, and a derivative in every leaf."""
+    """Test ``initial``, ``decode`` and ``energy`` of an implicit prior.
+
+    The tests are of shapes, purity, the independence of items, and the derivative in every leaf.
+    """
     for dtype in precisions:
         _check_in(check, prior.to(dtype), dtype, seed, batch)
 
@@ -56,12 +59,12 @@ def _check_in(
     if not check.holds(
         f"initial has a batch axis ({short})",
         all(start[n].ndim for n in names) and len(sizes) <= 1,
-        "every leaf of initial() has the batch, or 1, as its first axis",
+        "every leaf of initial() needs the batch, or 1, as its first axis",
     ):
         return
     batch = sizes.pop() if sizes else batch
     leaves = tuple(start[n].expand(batch, *start[n].shape[1:]).clone() for n in names)
-    # Items that differ, or mixing them would not show.
+    # The items differ, so that mixing them is detected.
     scale = tuple(0.05 * (leaf.abs().mean() + 1e-2) for leaf in leaves)
     leaves = tuple(
         leaf + s * d if leaf.is_floating_point() else leaf
@@ -112,7 +115,8 @@ def _check_derivative(
         if not check.holds(
             "decode is differentiable",
             total.requires_grad,
-            "automatic differentiation does not pass through decode; do not detach, and write it in torch",
+            "automatic differentiation does not pass through decode; do not detach, "
+            "and write it in torch",
         ):
             return
         gradients = torch.autograd.grad(total, free, allow_unused=True)
@@ -126,7 +130,7 @@ def _check_derivative(
             [(p * w).sum().real for p, w in zip(parts(decode(*moved)), weights)]
         ).sum()
 
-    # In proportion to the leaves, or a network's kinks (ReLU) lie within the step.
+    # In proportion to the leaves, so that no kink of a network (ReLU) lies within the step.
     directions = tuple(
         1e-2 * leaf.abs().mean() * _noise(leaf, seed + 30 + k) for k, leaf in enumerate(leaves)
     )
@@ -138,7 +142,8 @@ def _check_derivative(
         "decode has the right derivative",
         gap((value(step) - value(-step)) / (2 * step), expected),
         1e-4,
-        "the derivative of decode is not the one that finite differences give: they differ by {figure:.1e} relative",
+        "the derivative of decode is not the one that finite differences give: "
+        "they differ by {figure:.1e} relative",
     )
     used = [n for n, g in zip(names, gradients) if g is not None]
     check.holds("decode uses a parameter", bool(used), "decode depends on none of its parameters")

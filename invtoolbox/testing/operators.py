@@ -1,4 +1,4 @@
-"""`check_operator`: is this the operator that it says it is?"""
+"""`check_operator`: test an operator against its contract."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from invtoolbox.testing.common import (
     gap,
     in_precision,
     item,
+    map_parts,
     parts,
     randn_like,
 )
@@ -37,25 +38,30 @@ def check_operator(
 ) -> Report:
     r"""Test an operator against its contract, on random images.
 
-    For every operator: shapes, precision and device as stated, a call changes nothing and twice is bitwise the same,
-    an item alone gives what it gives in a batch, and automatic differentiation passes through it.
-    Linear ones: the dot test
+    The tests of every operator: shapes, precision and device are as stated, a call changes nothing,
+    a second call is bitwise equal, an item gives the same result alone and in a batch, and
+    automatic differentiation passes through the operator.
+
+    The tests of a linear operator: the dot test
 
     .. math:: |\langle A x, y \rangle - \langle x, A^T y \rangle| \,/\, (|A x| \, |y|)
 
-    with sums in float64 (at most 1e-5 in float32, 1e-12 in float64), linearity, `norm` not below what the operator
-    does to an image, and `normal_resolvent` where there is one. Nonlinear ones: the Jacobian against finite
-    differences in float64, and the dot test of the Jacobian.
+    with sums in float64 (at most 1e-5 in float32, 1e-12 in float64), linearity, `norm` not below
+    the factor by which the operator scales an image, and `normal_resolvent` if there is one. The
+    tests of a nonlinear operator: the Jacobian against finite differences in float64, and the dot
+    test of the Jacobian.
 
     Args:
-        x: images ``(batch, channel, *space)`` to test on, where standard normal ones make no sense (the unit may
-            matter to a nonlinear operator, or images may be complex).
-        batch: how many items the random images have, where the operator does not say.
-        precisions: tested one by one, on ``A.to(precision)``.
-        raise_error: raise on a fault; with False only report.
+        A: operator.
+        x: images ``(batch, channel, *space)`` of the tests, if standard normal ones make no sense
+            (the unit may matter to a nonlinear operator, or images may be complex).
+        batch: number of random images, if the operator does not define it.
+        precisions: dtypes, tested one by one on ``A.to(precision)``.
+        seed: seed of the random images.
+        raise_error: whether a fault raises an error; otherwise it is only reported.
 
     Raises:
-        AssertionError: with one sentence that names the first fault.
+        AssertionError: There is a fault; the message is one sentence about the first one.
 
     >>> import invtoolbox as it
     >>> check_operator(it.operators.FiniteDifference((1, 5, 4))).ok
@@ -79,7 +85,7 @@ def _check_in(check: Checklist, A: Operator, x: Tensor, dtype: torch.dtype, seed
     got = tuple(tuple(p.shape) for p in parts(Ax))
     wanted = tuple((len(x), *_channels(shape, x, A)) for shape in shapes)  # type: ignore[arg-type]
     if not check.holds(
-        f"range_shape {name}", got == wanted, f"A(x) has shape {got}, but range_shape says {wanted}"
+        f"range_shape {name}", got == wanted, f"A(x) has shape {got}, but range_shape is {wanted}"
     ):
         return
     check_kind(check, f"A(x) {name}", Ax, x)
@@ -114,7 +120,7 @@ def _check_linear(
     if not check.holds(
         f"domain_shape {name}",
         back.shape == x.shape,
-        f"A.adjoint(y) has shape {tuple(back.shape)}, expected that of x, {tuple(x.shape)}",
+        f"A.adjoint(y) has shape {tuple(back.shape)}, expected the shape of x, {tuple(x.shape)}",
     ):
         return
     check_kind(check, f"A.adjoint(y) {name}", back, x)
@@ -130,10 +136,11 @@ def _check_linear(
         f"dot test {name}",
         _dot_error(x, Ax, y, back),
         limit,
-        "the adjoint is not the adjoint: <Ax, y> and <x, A^T y> differ by {figure:.1e} relative to |Ax| |y|",
+        "the adjoint is not the adjoint: <Ax, y> and <x, A^T y> differ by {figure:.1e} "
+        "relative to |Ax| |y|",
     )
     other = randn_like(x, seed + 3)
-    together, apart = A(x - 2 * other), _combine(Ax, A(other), -2)
+    together, apart = A(x - 2 * other), map_parts(lambda p, q: p - 2 * q, Ax, A(other))
     check.at_most(
         f"linearity {name}",
         gap(together, apart),
@@ -158,13 +165,14 @@ def _check_linear(
             f"norm item by item {name}",
             gap(torch.cat(alone), norm),
             limit,
-            "A.norm() gives an item another value alone than in company, by {figure:.1e} relative",
+            "A.norm() gives an item another value alone than in a batch, by {figure:.1e} relative",
         )
     check.at_most(
         f"norm {name}",
         item_norm(A(v)) / norm.clamp_min(torch.finfo(dtype).tiny),
         1.01,
-        "A.norm() is too small: there is an image that the operator makes longer than that, {figure:.3f} times",
+        "A.norm() is too small: there is an image that the operator makes longer than that, "
+        "{figure:.3f} times",
     )
     if A.has_normal_resolvent:
         rho = torch.linspace(
@@ -175,14 +183,15 @@ def _check_linear(
             f"normal_resolvent {name}",
             gap(1.5 * A.normal(solved) + expand(rho, x) * solved, x),
             100 * limit,
-            "normal_resolvent(v, rho, w) does not solve (w A^T A + rho) u = v: the residual is {figure:.1e} relative",
+            "normal_resolvent(v, rho, w) does not solve (w A^T A + rho) u = v: "
+            "the residual is {figure:.1e} relative",
         )
 
 
 def _check_autograd(
     check: Checklist, A: Operator, x: Tensor, y: Any, expected: Tensor, limit: float, name: str
 ) -> None:
-    """The gradient of <A(x), y> is A^T y, or J^T y."""
+    """Check that the gradient of <A(x), y> is A^T y, or J^T y."""
     with torch.enable_grad():
         free = x.detach().clone().requires_grad_(True)
         total = sum(
@@ -193,7 +202,8 @@ def _check_autograd(
     if check.holds(
         f"differentiable {name}",
         passes,
-        "automatic differentiation does not pass through A(x); write it in torch, or as a torch.autograd.Function",
+        "automatic differentiation does not pass through A(x); write it in torch, "
+        "or as a torch.autograd.Function",
     ):
         assert isinstance(total, Tensor)
         (gradient,) = torch.autograd.grad(total, free)
@@ -201,7 +211,8 @@ def _check_autograd(
             f"gradient {name}",
             gap(gradient, expected),
             limit,
-            "automatic differentiation of <A(x), y> gives another gradient than the adjoint, by {figure:.1e} relative",
+            "automatic differentiation of <A(x), y> gives another gradient than the adjoint, "
+            "by {figure:.1e} relative",
         )
 
 
@@ -217,7 +228,8 @@ def _check_jacobian(check: Checklist, A: Operator, x: Tensor, Ax: Any, seed: int
         "Jacobian",
         gap(differences, moved),
         1e-4,
-        "A.linearize(x) is not the derivative of A: it differs from finite differences by {figure:.1e} relative",
+        "A.linearize(x) is not the derivative of A: "
+        "it differs from finite differences by {figure:.1e} relative",
     )
     y = randn_like(Ax, seed + 1)
     back = jacobian.adjoint(y)
@@ -231,7 +243,7 @@ def _check_jacobian(check: Checklist, A: Operator, x: Tensor, Ax: Any, seed: int
 
 
 def _dot_error(x: Tensor, Ax: Any, y: Any, back: Tensor) -> Tensor:
-    """The dot test of each item."""
+    """Return the error of the dot test of each item."""
     left = torch.stack([_inner(p, q) for p, q in zip(parts(Ax), parts(y))]).sum(0)
     size = (
         torch.stack([_inner(p, p) for p in parts(Ax)]).sum(0).sqrt()
@@ -244,11 +256,6 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
     wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
     product = a.detach().to(wide).flatten(1) * b.detach().to(wide).flatten(1).conj()
     return product.sum(1).real
-
-
-def _combine(a: Any, b: Any, factor: float) -> Any:
-    combined = tuple(p + factor * q for p, q in zip(parts(a), parts(b)))
-    return combined if isinstance(a, (tuple, list)) else combined[0]
 
 
 def _channels(shape: tuple[int, ...], x: Tensor, A: Operator) -> tuple[int, ...]:

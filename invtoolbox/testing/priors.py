@@ -1,7 +1,4 @@
-"""Does a proximal operator minimise what it says?
-
-`check_prior`: is this the prior that it says it is?
-"""
+"""`check_prior`: test a prior against its contract; `check_minimises`: test a proximal operator."""
 
 from __future__ import annotations
 
@@ -34,6 +31,90 @@ from invtoolbox.testing.implicit_priors import check_implicit
 from invtoolbox.testing.operators import PRECISIONS
 
 
+def check_prior(
+    prior: Prior,
+    x: Tensor,
+    *,
+    problem: Problem | None = None,
+    steps: Sequence[float] = (0.01, 0.1, 1.0),
+    sigmas: Sequence[float] = (0.02, 0.1),
+    precisions: Sequence[torch.dtype] = PRECISIONS,
+    seed: int = 0,
+    prox_tolerance: float = 1e-4,
+    item_tolerance: float | None = None,
+    raise_error: bool = True,
+) -> Report:
+    """Test a prior against its contract, on images ``x`` like those that it is meant for.
+
+    Every method that the prior offers is tested: shape, precision and device are kept, a call
+    changes nothing, a second call is bitwise equal, an item gives the same result alone and in a
+    batch, steps and noise levels may differ from item to item, and a permuted batch gives the
+    permuted result. The methods are compared in float64:
+
+    * ``gradient`` is the gradient of ``energy``, by finite differences in random directions;
+    * ``prox(x, step)`` minimises ``R(u) + |u - x|^2 / (2 step)``: no other candidate is better, and
+      for a convex prior every other is worse by at least ``|u - prox|^2 / (2 step)``;
+    * a prox of a convex prior is firmly nonexpansive, with or without an energy;
+    * ``weights(x) x`` is the gradient, and if ``is_majoriser``, the weights make a majorant;
+    * the quadratic of ``majoriser(x)`` lies above the energy;
+    * ``prox_conjugate`` is Moreau's; ``split() = (K, F)`` has ``F(K x) = R(x)``;
+      ``quadratic() = (L, b)`` has ``1/2 |L x - b|^2 = R(x)``.
+
+    Of an implicit prior, ``decode`` of ``initial`` and its derivative are tested, and the
+    independence of items. Of a sum, each of its terms is tested.
+
+    Args:
+        prior: explicit or implicit prior, or a sum.
+        x: images ``(batch, channel, *space)``; a single one is extended by darker and noisier
+            copies.
+        problem: problem that the prior is prepared for, as `solve` does; denoising ``x`` by
+            default.
+        steps: proximal steps of the tests.
+        sigmas: noise levels of the tests.
+        precisions: dtypes of the tests.
+        seed: seed of the random images and directions.
+        prox_tolerance: relative violation of the minimum that is allowed to an iterative prox.
+        item_tolerance: largest relative distance of an item alone and in a batch; 1e-5 in float32
+            and 1e-12 in float64 by default.
+        raise_error: whether a fault raises an error; otherwise it is only reported.
+
+    Raises:
+        AssertionError: There is a fault; the message is one sentence about the first one.
+
+    >>> class Ridge(ExplicitPrior):
+    ...     is_convex = True
+    ...     def energy(self, x):
+    ...         return 0.5 * x.square().sum()  # mixes the items
+    >>> report = check_prior(Ridge(), torch.rand(2, 1, 4, 4), raise_error=False)
+    >>> print(report.faults[0].sentence.split(";")[0])
+    energy has shape (), expected one number for each of 2 items
+    """
+    if not isinstance(prior, (PriorSum, ImplicitPrior, ExplicitPrior)):
+        raise InputError(
+            f"check_prior takes an explicit or an implicit prior, got {type(prior).__name__}"
+        )
+    check = Checklist(repr(prior))
+    if len(x) == 1 and problem is None:
+        x = torch.cat([x, 0.5 * x, x + 0.1 * x.abs().mean() * randn_like(x, seed)])
+    if isinstance(prior, ExplicitPrior) and not check.holds(
+        "offers something",
+        bool(prior.offers),
+        "the prior offers nothing; write one of energy(x), prox(x, step), denoise(x, sigma) or "
+        "gradient(x, generator)",
+    ):
+        return check.finish(raise_error)
+    prepared = prior.as_sum().prepare(
+        Problem(x, Identity(x.shape[1:])) if problem is None else problem, solve
+    )
+    for term in prepared.terms:
+        _check_explicit(
+            check, term.prior, x, steps, sigmas, precisions, seed, prox_tolerance, item_tolerance
+        )
+    if prepared.implicit is not None:
+        check_implicit(check, prepared.implicit, precisions, seed)
+    return check.finish(raise_error)
+
+
 def check_minimises(
     check: Checklist,
     what: str,
@@ -46,12 +127,13 @@ def check_minimises(
     seed: int,
     gradient: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
-    r"""Compare ``p`` with other candidates for ``argmin_u phi(u)``, ``phi(u) = R(u) + |u - x|^2 / (2 step)``.
+    r"""Compare ``p`` with other candidates for ``argmin_u phi(u)``.
 
-    For a convex R, phi is strongly convex and every u satisfies :math:`\phi(u) \ge \phi(p) + |u - p|^2 / (2\,step)`,
-    which is sharper than :math:`\phi(u) \ge \phi(p)`, the condition for any other R. Candidates lie on the line to
-    ``x``, in random directions of several lengths, at a scaled ``p``, and down the slope of phi where there is one.
-    The figure is by how much the condition is violated, relative to the size of phi.
+    ``phi(u) = R(u) + |u - x|^2 / (2 step)``. For a convex R, phi is strongly convex and every u
+    satisfies :math:`\phi(u) \ge \phi(p) + |u - p|^2 / (2\,step)`. This is sharper than
+    :math:`\phi(u) \ge \phi(p)`, the condition for any other R. Candidates lie on the line to ``x``,
+    in random directions of several lengths, at a scaled ``p``, and along the negative gradient of
+    phi if there is one. The figure is the violation of the condition, relative to the size of phi.
     """
 
     def phi(u: Tensor) -> Tensor:
@@ -59,7 +141,7 @@ def check_minimises(
         return energy(u) + inner(misfit, misfit) / (2 * step)
 
     at_p, length = phi(p), item_norm(p - x)
-    # Where nothing moves there is nothing to lose: the image itself sets the scale.
+    # If p is x, the image itself sets the scale.
     reach = torch.maximum(length, 1e-3 * item_norm(x))
     candidates = [p + t * (x - p) for t in (1.0, 0.1, 0.01, -0.1, -0.01)] + [
         p * (1 + t) for t in (0.01, -0.01)
@@ -76,7 +158,7 @@ def check_minimises(
         if convex:
             moved = u - p
             excess = excess + inner(moved, moved) / (2 * step)
-        # A constraint's energy is infinite outside: such a candidate is no better.
+        # The energy of a constraint is infinite outside: such a candidate is no better.
         violation = torch.maximum(
             violation, torch.where(torch.isfinite(phi(u)), excess, -torch.inf)
         )
@@ -87,82 +169,9 @@ def check_minimises(
         f"{what} minimises",
         violation / scale,
         tolerance,
-        f"{what} does not minimise R(u) + |u - x|^2 / (2 step): another image is better by {{figure:.1e}} of it",
+        f"{what} does not minimise R(u) + |u - x|^2 / (2 step): "
+        "another image is better by {figure:.1e} of it",
     )
-
-
-def check_prior(
-    prior: Prior,
-    x: Tensor,
-    *,
-    problem: Problem | None = None,
-    steps: Sequence[float] = (0.01, 0.1, 1.0),
-    sigmas: Sequence[float] = (0.02, 0.1),
-    precisions: Sequence[torch.dtype] = PRECISIONS,
-    seed: int = 0,
-    prox_tolerance: float = 1e-4,
-    item_tolerance: float | None = None,
-    raise_error: bool = True,
-) -> Report:
-    r"""Test a prior against its contract, on images ``x`` like those that it is meant for.
-
-    Of everything that it offers: shape, precision and device are kept, a call changes nothing and twice is bitwise the
-    same, an item alone gives what it gives in a batch, steps and noise levels may differ from item to item, and a permuted
-    batch gives the permuted result. Between what it offers, in float64:
-
-    * ``gradient`` is the gradient of ``energy``, by finite differences in random directions;
-    * ``prox(x, step)`` minimises ``R(u) + |u - x|^2 / (2 step)``: no other candidate is better, and for a convex prior
-      every other is worse by at least ``|u - prox|^2 / (2 step)``;
-    * a prox of a convex prior is firmly nonexpansive, with or without an energy;
-    * ``weights(x) x`` is the gradient, and where the prior says so, the weights make a majorant;
-    * the quadratic of ``majoriser(x)`` lies above the energy;
-    * ``prox_conjugate`` is Moreau's; ``split() = (K, F)`` has ``F(K x) = R(x)``; ``quadratic() = (L, b)`` has
-      ``1/2 |L x - b|^2 = R(x)``.
-
-    Of an implicit prior: ``decode`` of ``initial``, its derivative, and that items do not mix. Of a sum: each of its terms.
-
-    Args:
-        x: images ``(batch, channel, *space)``; a single one is joined by darker and noisier copies.
-        problem: what the prior is prepared for, as `solve` does; denoising ``x`` by default.
-        steps, sigmas: proximal steps and noise levels to test at.
-        prox_tolerance: by how much a prox may miss its minimum, relative, where it is computed by iterations.
-        item_tolerance: how far an item may be from itself in company, relative; 1e-5 in float32 and 1e-12 in float64 by
-            default.
-        raise_error: raise on a fault; with False only report.
-
-    Raises:
-        AssertionError: with one sentence that names the first fault.
-
-    >>> class Ridge(ExplicitPrior):
-    ...     is_convex = True
-    ...     def energy(self, x):
-    ...         return 0.5 * x.square().sum()  # forgets that items are separate
-    >>> print(check_prior(Ridge(), torch.rand(2, 1, 4, 4), raise_error=False).faults[0].sentence)
-    energy has shape (), expected one number for each of 2 items; sum over every axis but the first, x.flatten(1).sum(1)
-    """
-    if not isinstance(prior, (PriorSum, ImplicitPrior, ExplicitPrior)):
-        raise InputError(
-            f"check_prior takes an explicit or an implicit prior, got {type(prior).__name__}"
-        )
-    check = Checklist(repr(prior))
-    if len(x) == 1 and problem is None:
-        x = torch.cat([x, 0.5 * x, x + 0.1 * x.abs().mean() * randn_like(x, seed)])
-    if isinstance(prior, ExplicitPrior) and not check.holds(
-        "offers something",
-        bool(prior.offers),
-        "the prior offers nothing; write one of energy(x), prox(x, step), denoise(x, sigma) or gradient(x, generator)",
-    ):
-        return check.finish(raise_error)
-    prepared = prior.as_sum().prepare(
-        Problem(x, Identity(x.shape[1:])) if problem is None else problem, solve
-    )
-    for term in prepared.terms:
-        _check_explicit(
-            check, term.prior, x, steps, sigmas, precisions, seed, prox_tolerance, item_tolerance
-        )
-    if prepared.implicit is not None:
-        check_implicit(check, prepared.implicit, precisions, seed)
-    return check.finish(raise_error)
 
 
 def _check_explicit(
@@ -202,7 +211,7 @@ def _check_calls(
     dtype: torch.dtype,
     item_tolerance: float | None,
 ) -> None:
-    """Each method by itself: shape, precision, device, purity, items, permutation."""
+    """Test each method separately: shape, precision, device, purity, items, permutation."""
     short, batch, other = str(dtype).removeprefix("torch."), len(x), x.flip(-1) * 0.9 + 0.02
     order = torch.arange(batch - 1, -1, -1, device=x.device)
 
@@ -212,7 +221,7 @@ def _check_calls(
         levels: Sequence[float],
         image: bool,
     ) -> None:
-        # One level an item, so that a level that is shared by mistake is seen.
+        # One level per item, so that a level that is shared by mistake is detected.
         level = torch.tensor(
             [levels[k % len(levels)] for k in range(batch)], dtype=dtype, device=x.device
         )
@@ -221,10 +230,10 @@ def _check_calls(
         )
         shape = tuple(x.shape) if image else (batch,)
         wrong = (
-            f"{name} has shape {tuple(result.shape)}, expected that of x, {shape}"
+            f"{name} has shape {tuple(result.shape)}, expected the shape of x, {shape}"
             if image
-            else f"{name} has shape {tuple(result.shape)}, expected one number for each of {batch} items; sum over every axis "
-            "but the first, x.flatten(1).sum(1)"
+            else f"{name} has shape {tuple(result.shape)}, expected one number for each of {batch} "
+            "items; sum over every axis but the first, x.flatten(1).sum(1)"
         )
         if not check.holds(f"{name} has the shape ({short})", tuple(result.shape) == shape, wrong):
             return
@@ -233,10 +242,10 @@ def _check_calls(
             for k, number in enumerate(level.tolist()):
                 same = call(prior, x, torch.tensor(number, dtype=dtype, device=x.device))
                 check.at_most(
-                    f"{name} takes a level an item ({short})",
+                    f"{name} takes a level per item ({short})",
                     gap(item(same, k), item(result, k)),
                     item_tolerance or ROUNDING[dtype],
-                    f"{name} with one level an item gives item {k} another result "
+                    f"{name} with one level per item gives item {k} another result "
                     "than with its level alone, by {figure:.1e} relative; use expand(level, x)",
                 )
         check_items(
@@ -259,7 +268,7 @@ def _check_calls(
         )
 
     offers = prior.offers
-    # What knows one step knows one noise level.
+    # A prior with one step has one noise level.
     steps = (1.0,) if prior.unit_step else steps
     if "energy" in offers:
         test("energy", lambda r, u, _: r.energy(u), (1.0,), False)
@@ -289,9 +298,9 @@ def _check_consistent(
     seed: int,
     prox_tolerance: float,
 ) -> None:
-    """What it offers, against each other, in float64."""
+    """Compare the methods of a prior with each other, in float64."""
     offers = prior.offers
-    # A little noise takes the image off the kinks of a nonsmooth energy, where no gradient is the right one.
+    # A little noise moves the image off the kinks of a nonsmooth energy, which have no gradient.
     rough = x + 0.05 * x.abs().mean() * randn_like(x, seed + 1)
     if {"energy", "gradient"} <= offers and not prior.is_constraint:
         _check_gradient(check, prior, rough, seed)
@@ -304,7 +313,8 @@ def _check_consistent(
                 "split has the same energy",
                 gap(F.energy(K(rough)), prior.energy(rough)),
                 1e-9,
-                "split() = (K, F), but F.energy(K x) is not energy(x): they differ by {figure:.1e} relative",
+                "split() = (K, F), but F.energy(K x) is not energy(x): "
+                "they differ by {figure:.1e} relative",
             )
         check.holds(
             "split has a prox", "prox" in F.offers, f"split() = (K, F), but F = {F!r} has no prox"
@@ -323,7 +333,8 @@ def _check_consistent(
                 "joint lies above the energy",
                 float(above),
                 5e-3,
-                "joint() gives a sum that is below energy(x) by {figure:.1e} relative at w = 0, and energy(x) is its least value",
+                "joint() gives a sum that is below energy(x) by {figure:.1e} relative at w = 0, "
+                "and energy(x) is its least value",
             )
     if "quadratic" in offers and "energy" in offers:
         L, b = prior.quadratic()
@@ -333,51 +344,13 @@ def _check_consistent(
             "quadratic has the same energy",
             gap(0.5 * inner(residual, residual), prior.energy(rough)),
             1e-9,
-            "quadratic() = (L, b), but 1/2 |L x - b|^2 is not energy(x): they differ by {figure:.1e} relative",
+            "quadratic() = (L, b), but 1/2 |L x - b|^2 is not energy(x): "
+            "they differ by {figure:.1e} relative",
         )
     if {"weights", "energy"} <= offers:
         _check_weights(check, prior, rough, seed)
     if {"majoriser", "energy", "gradient"} <= offers:
         _check_majoriser(check, prior, rough, seed)
-
-
-def _check_weights(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
-    weights = prior.weights(x)
-    check.at_most(
-        "weights make the gradient",
-        gap(weights * x, prior.gradient(x, Generator(x.device).manual_seed(0))),
-        1e-9,
-        "weights(x) * x is not gradient(x): they differ by {figure:.1e} relative",
-    )
-    if not prior.is_majoriser:
-        return
-    for k, size in enumerate((1e-2, 1.0, 30.0)):
-        other = x + size * x.abs().mean() * randn_like(x, seed + 20 + k)
-        bound = prior.energy(x) + 0.5 * (inner(other, weights * other) - inner(x, weights * x))
-        check.at_most(
-            "weights majorise",
-            (prior.energy(other) - bound) / bound.abs().clamp_min(1e-300),
-            1e-9,
-            "1/2 <u, w u> with w = weights(x) is below the energy somewhere, by {figure:.1e} of it; so is_majoriser is wrong",
-        )
-
-
-def _check_majoriser(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
-    energy, slope, majoriser = (
-        prior.energy(x),
-        prior.gradient(x, Generator(x.device).manual_seed(0)),
-        prior.majoriser(x),
-    )
-    for k, size in enumerate((1e-3, 1.0, 30.0)):
-        change = size * x.abs().mean() * randn_like(x, seed + 30 + k)
-        bound = energy + inner(slope, change) + 0.5 * inner(change, majoriser.product(change))
-        check.at_most(
-            "the majoriser lies above",
-            (prior.energy(x + change) - bound) / bound.abs().clamp_min(1e-300),
-            1e-9,
-            "energy(x) + <gradient, v> + 1/2 <v, H v> with H = majoriser(x) is below energy(x + v) somewhere, "
-            "by {figure:.1e} of it",
-        )
 
 
 def _check_gradient(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
@@ -396,10 +369,11 @@ def _check_gradient(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int
         )
         digits = 1e-14 * prior.energy(x).abs() / (step * size)
         check.at_most(
-            "gradient is that of energy",
+            "gradient belongs to energy",
             ((slope - expected).abs() / size - 10 * digits).clamp_min(0),
             1e-3,
-            "gradient is not the gradient of energy: along a random direction they differ by {figure:.1e} relative",
+            "gradient is not the gradient of energy: along a random direction they differ by "
+            "{figure:.1e} relative",
         )
 
 
@@ -441,8 +415,8 @@ def _check_prox(
                 f"prox at step {number:g} is firm",
                 gained / size,
                 tolerance,
-                "prox is not firmly nonexpansive, as that of a convex prior is: |p - q|^2 <= <p - q, x - z> is violated "
-                "by {figure:.1e} of |x - z|^2",
+                "prox is not firmly nonexpansive, as the prox of a convex prior is: "
+                "|p - q|^2 <= <p - q, x - z> is violated by {figure:.1e} of |x - z|^2",
             )
             weight = torch.full_like(step, 0.7)
             if not prior.is_constraint:
@@ -452,5 +426,46 @@ def _check_prox(
                     f"prox_conjugate at step {number:g}",
                     gap(dual, moreau),
                     max(1e-8, tolerance),
-                    "prox_conjugate is not v - step * prox(v / step, weight / step): they differ by {figure:.1e} relative",
+                    "prox_conjugate is not v - step * prox(v / step, weight / step): "
+                    "they differ by {figure:.1e} relative",
                 )
+
+
+def _check_weights(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
+    weights = prior.weights(x)
+    check.at_most(
+        "weights make the gradient",
+        gap(weights * x, prior.gradient(x, Generator(x.device).manual_seed(0))),
+        1e-9,
+        "weights(x) * x is not gradient(x): they differ by {figure:.1e} relative",
+    )
+    if not prior.is_majoriser:
+        return
+    for k, size in enumerate((1e-2, 1.0, 30.0)):
+        other = x + size * x.abs().mean() * randn_like(x, seed + 20 + k)
+        bound = prior.energy(x) + 0.5 * (inner(other, weights * other) - inner(x, weights * x))
+        check.at_most(
+            "weights majorise",
+            (prior.energy(other) - bound) / bound.abs().clamp_min(1e-300),
+            1e-9,
+            "1/2 <u, w u> with w = weights(x) is below the energy somewhere, by {figure:.1e} of "
+            "it; so is_majoriser is wrong",
+        )
+
+
+def _check_majoriser(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
+    energy, slope, majoriser = (
+        prior.energy(x),
+        prior.gradient(x, Generator(x.device).manual_seed(0)),
+        prior.majoriser(x),
+    )
+    for k, size in enumerate((1e-3, 1.0, 30.0)):
+        change = size * x.abs().mean() * randn_like(x, seed + 30 + k)
+        bound = energy + inner(slope, change) + 0.5 * inner(change, majoriser.product(change))
+        check.at_most(
+            "the majoriser lies above",
+            (prior.energy(x + change) - bound) / bound.abs().clamp_min(1e-300),
+            1e-9,
+            "energy(x) + <gradient, v> + 1/2 <v, H v> with H = majoriser(x) is below energy(x + v) "
+            "somewhere, by {figure:.1e} of it",
+        )

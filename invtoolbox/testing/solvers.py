@@ -1,4 +1,4 @@
-"""`check_solver`: does a solver keep the promises that every solver makes?"""
+"""`check_solver`: test a solver against the contract of all solvers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import bind, solve
 from invtoolbox.solvers.base import Solver
-from invtoolbox.testing.common import Checklist, Report, gap, parts, same_tensors, tensors_of
+from invtoolbox.testing.common import (
+    Checklist,
+    Report,
+    gap,
+    map_parts,
+    parts,
+    rerun_gap,
+    same_tensors,
+    tensors_of,
+)
 
 
 def check_solver(
@@ -34,18 +43,31 @@ def check_solver(
 ) -> Report:
     """Test a solver on a problem with at least two different items.
 
-    Called twice it gives bitwise the same (1e-6 on CUDA), and so does a run that is cut off half-way and resumed from its
-    checkpoint; a permuted batch gives the permuted answer to 1e-6; an item
-    alone gives what it gives in company to 1e-5, at a fixed number of iterations (both in float64, because a line search
-    amplifies rounding, which depends on the batch, up to a thousandfold in some tens of iterations); settings, problem and prior are not
-    written to; the objective of the answer is not above that of the start, nor of the image 0; where an item is
-    ``converged``, its certificate is within the tolerance, and running on with a tighter one does not improve the
-    objective by more than 100 times the tolerance, relative to what was gained since the start.
+    The properties are:
+
+    * two calls give bitwise equal results (1e-6 on CUDA), and so does a run that is stopped
+      half-way and resumed from its checkpoint;
+    * a permuted batch gives the permuted answer to 1e-6, and an item gives the same answer alone
+      and in a batch to 1e-5, at a fixed number of iterations (both in float64, because a line
+      search amplifies rounding, which depends on the batch, up to a thousandfold in some tens of
+      iterations);
+    * settings, problem and prior are not written to;
+    * the objective of the answer is not above the objective of the start, nor of the image 0;
+    * if an item is ``converged``, its certificate is within the tolerance, and running on with a
+      tighter one does not improve the objective by more than 100 times the tolerance, relative to
+      the gain since the start.
 
     Args:
-        iterations: the fixed number.
-        tolerance, max_iterations: of the run to convergence; the solver's own by default.
-        raise_error: raise an `AssertionError` with one sentence on a fault; with False only report.
+        solver: solver with its settings.
+        problem: problem with at least two items.
+        prior: prior of the problem.
+        regularization: weight of the prior.
+        iterations: fixed number of iterations.
+        tolerance: tolerance of the run to convergence; the solver's own by default.
+        max_iterations: largest number of iterations of the run to convergence; the solver's own by
+            default.
+        raise_error: whether a fault raises an `AssertionError` with one sentence; otherwise it is
+            only reported.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.rand(2, 1, 8), it.operators.Identity((1, 8)))
@@ -54,7 +76,7 @@ def check_solver(
     """
     if problem.batch < 2:
         raise InputError(
-            "check_solver needs a problem with at least two items, to see whether they keep to themselves"
+            "check_solver needs a problem with at least two items, to test their independence"
         )
     check = Checklist(repr(solver))
     settings, held = copy.deepcopy(solver), tensors_of((problem, prior))
@@ -68,18 +90,17 @@ def check_solver(
     first = run(problem, prior, iterations, 0.0)
     second = run(problem, prior, iterations, 0.0)
     on_gpu = parts(first.x)[0].is_cuda
-    equal = all(torch.equal(p, q) for p, q in zip(parts(first.x), parts(second.x)))
     check.at_most(
         "twice",
-        0.0 if equal else max(gap(first.x, second.x), 1e-30),
+        rerun_gap(first.x, second.x),
         1e-6 if on_gpu else 0.0,
-        "the solver called twice gives answers that differ by {figure:.1e} relative; keep nothing between calls, and "
-        "draw from objective.generator()",
+        "the solver called twice gives answers that differ by {figure:.1e} relative; keep nothing "
+        "between calls, and draw from objective.generator()",
     )
     check.holds(
         "settings are kept",
         repr(settings) == repr(solver) and settings == solver,
-        "the solver writes into its own settings; what changes belongs into the state",
+        "the solver writes into its own settings; changing values belong into the state",
     )
     exact, finer = (
         problem.to(dtype=torch.float64),
@@ -106,8 +127,8 @@ def check_solver(
         "item by item",
         alone,
         1e-5,
-        "an item alone gives another answer than in company, by {figure:.1e} relative, after the same number of "
-        "iterations; steps and tests belong to each item, (batch,)",
+        "an item alone gives another answer than in a batch, by {figure:.1e} relative, after the "
+        "same number of iterations; steps and tests belong to each item, (batch,)",
     )
     _check_converged(
         check,
@@ -124,13 +145,14 @@ def check_solver(
         changed is None,
         f"the solver writes into {changed}, 0 being the problem and 1 the prior",
     )
-    if changed is None and settings == solver:  # else the checkpoint is that of another problem
+    if changed is None and settings == solver:  # else the checkpoint belongs to another problem
         check.at_most(
             "resumed",
             _resumed_gap(solver, problem, prior, regularization, iterations, first.x),
             1e-6 if on_gpu else 0.0,
-            "a run resumed from its checkpoint half-way ends elsewhere than one that ran through, by {figure:.1e} "
-            "relative; everything that changes belongs into tensors of the state, with the batch as their first axis",
+            "a run resumed from its checkpoint half-way ends elsewhere than an uninterrupted one, "
+            "by {figure:.1e} relative; everything that changes belongs into tensors of the state, "
+            "with the batch as their first axis",
         )
     return check.finish(raise_error)
 
@@ -155,8 +177,7 @@ def _resumed_gap(
                 progress=False,
                 checkpoint=Path(folder) / "run",
             ).x
-    equal = all(torch.equal(p, q) for p, q in zip(parts(x), parts(through)))
-    return 0.0 if equal else max(gap(x, through), 1e-30)
+    return rerun_gap(x, through)
 
 
 def _check_converged(
@@ -180,10 +201,11 @@ def _check_converged(
         if answer.status[k] == "converged" and int(n) > 0
     ]
     check.at_most(
-        "certificate of what converged",
+        "certificate of converged items",
         max(last, default=0.0),
         bound,
-        f"an item is called converged with a certificate of {{figure:.1e}}, above the tolerance {bound:.1e}",
+        f"an item is called converged with a certificate of {{figure:.1e}}, "
+        f"above the tolerance {bound:.1e}",
     )
     _check_tolerance(check, solver, problem, prior, regularization)
     objective, _, _ = bind(problem, PriorSum() if prior is None else prior.as_sum(), regularization)
@@ -207,7 +229,8 @@ def _check_converged(
         "objective goes down",
         rise,
         rounding,
-        "the objective of the answer is above that of the start, or of the image 0, by {figure:.1e} relative",
+        "the objective of the answer is above the objective of the start, or of the image 0, "
+        "by {figure:.1e} relative",
     )
     if all(status == "converged" for status in answer.status):
         further: Solution = solve(
@@ -227,17 +250,18 @@ def _check_converged(
             gained, 1e-6 * torch.where(best.isfinite(), best, after).abs()
         ).clamp_min(1e-30)
         check.at_most(
-            "what converged has converged",
+            "converged items have converged",
             gain / size,
             max(100 * bound, rounding),
-            "200 iterations more improve what was called converged by {figure:.1e} of all that was gained since the start",
+            "200 iterations more improve a converged item by {figure:.1e} of the gain since the "
+            "start",
         )
 
 
 def _check_tolerance(
     check: Checklist, solver: Solver, problem: Problem, prior: Prior | None, regularization: float
 ) -> None:
-    """No item may be called converged while its certificate is above the tolerance."""
+    """Check that no item is called converged while its certificate is above the tolerance."""
     objective, _, _ = bind(problem, PriorSum() if prior is None else prior.as_sum(), regularization)
     if objective.layout is not None:
         return
@@ -253,10 +277,10 @@ def _check_tolerance(
     check.holds(
         "converged obeys the tolerance",
         not bool(early.any()),
-        "converged(state, 0) is True at the start, where the certificate is not 0; compare it with the tolerance",
+        "converged(state, 0) is True at the start, where the certificate is not 0; "
+        "compare it with the tolerance",
     )
 
 
 def _select(x: Any, index: Tensor) -> Any:
-    chosen = tuple(p.index_select(0, index) for p in parts(x))
-    return chosen if isinstance(x, (tuple, list)) else chosen[0]
+    return map_parts(lambda p: p.index_select(0, index), x)

@@ -1,4 +1,4 @@
-"""Training of what is learned: the weights of a network are the unknown of a problem, and `invtoolbox.solve` owns the loop."""
+"""Training of networks: the weights are the unknown of a problem that `invtoolbox.solve` solves."""
 
 from invtoolbox.core.environment import keep_freed_memory
 from invtoolbox.training.directions import (

@@ -1,4 +1,7 @@
-"""Training of the directions that `solvers.LearnedDirection` proposes, on right-hand sides made for a problem."""
+"""Training of the directions that `solvers.LearnedDirection` proposes.
+
+The right-hand sides are made for a problem, so no images are needed.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +29,19 @@ from invtoolbox.training.stages import Stage, train
 
 
 class NormalEquations(Settings):
-    """The system ``H = A^T W A + sum_i w_i L_i^T L_i`` of a quadratic problem, as a map of images.
+    """System ``H = A^T W A + sum_i w_i L_i^T L_i`` of a quadratic problem, as a map of images.
 
     Args:
-        problem: of one item; of its measurements only the shape counts.
-        prior, regularization: quadratic ones, as in `invtoolbox.solve`.
+        problem: problem of one item; only the shape of its measurements counts.
+        prior: quadratic prior, as in `invtoolbox.solve`.
+        regularization: weight of the prior.
 
     Raises:
-        InputError: a problem of several items, or one that is not quadratic.
+        InputError: The problem has several items, or is not quadratic.
 
     >>> import invtoolbox as it
-    >>> NormalEquations(it.Problem(torch.zeros(1, 1, 2), it.operators.Identity((1, 2))), it.priors.Tikhonov(), 3.0)(torch.ones(2, 1, 2))
+    >>> problem = it.Problem(torch.zeros(1, 1, 2), it.operators.Identity((1, 2)))
+    >>> NormalEquations(problem, it.priors.Tikhonov(), 3.0)(torch.ones(2, 1, 2))
     tensor([[[4., 4.]],
             [[4., 4.]]])
     """
@@ -46,7 +51,8 @@ class NormalEquations(Settings):
     ) -> None:
         if problem.batch != 1:
             raise InputError(
-                f"a direction is learned for the system of one item, and this problem has {problem.batch}"
+                "a direction is learned for the system of one item, "
+                f"and this problem has {problem.batch}"
             )
         objective, _, _ = bind(
             problem, PriorSum() if prior is None else prior.as_sum(), float(regularization)
@@ -78,14 +84,24 @@ class NormalEquations(Settings):
 
 
 class RitzVectors(Pairs):
-    r"""Right-hand sides ``b = sum_i c_i q_i`` of unit length, q the Ritz vectors of a system, c normal.
+    """Right-hand sides ``b = sum_i c_i q_i`` of unit length, with normal coefficients c.
 
-    Lanczos' method finds ``vectors`` of them from a random start, all kept orthogonal. A random right-hand side holds little of what costs
-    conjugate gradients their iterations, the lower end of the spectrum, so the coefficients of its lower ``share`` count ``boost`` times
-    as much (Kaneda et al., ICML 2023, who boost a good half, 9 times).
+    The q are the Ritz vectors of a system. Lanczos' method finds ``vectors`` of them from a random
+    start, all kept orthogonal. Conjugate gradients need most iterations for the lower end of the
+    spectrum, which is a small part of a random right-hand side. So the coefficients of its lower
+    ``share`` count ``boost`` times as much (Kaneda et al., ICML 2023, who boost a good half, 9
+    times).
+
+    Args:
+        system: the normal equations.
+        vectors: number of Ritz vectors.
+        boost: factor of the coefficients of the lower end of the spectrum.
+        share: share of the spectrum that is boosted.
+        seed: seed of the random start.
 
     >>> import invtoolbox as it
-    >>> system = NormalEquations(it.Problem(torch.zeros(1, 1, 6), it.operators.Matrix(torch.diag(torch.arange(1.0, 7.0)))))
+    >>> A = it.operators.Matrix(torch.diag(torch.arange(1.0, 7.0)))
+    >>> system = NormalEquations(it.Problem(torch.zeros(1, 1, 6), A))
     >>> pairs = RitzVectors(system, vectors=6)
     >>> torch.allclose(pairs.values, torch.arange(1.0, 7.0, dtype=torch.float64) ** 2)
     True
@@ -103,8 +119,8 @@ class RitzVectors(Pairs):
     ) -> None:
         if vectors < 1 or not boost > 0 or not 0 <= share <= 1:
             raise InputError(
-                f"RitzVectors needs at least one vector, a positive boost and a share in [0, 1], got {vectors}, {boost:g} and "
-                f"{share:g}"
+                "RitzVectors needs at least one vector, a positive boost and a share in [0, 1], "
+                f"got {vectors}, {boost:g} and {share:g}"
             )
         self.values, self.vectors = _ritz(system, vectors, seed)
         self.boost, self.share, self.about = boost, share, repr(system)
@@ -121,14 +137,20 @@ class RitzVectors(Pairs):
 
     def __repr__(self) -> str:
         size = float(self.values.sum())
-        return f"RitzVectors({len(self.values)} of {self.about}, sum {size:.6g}, boost={self.boost:g}, share={self.share:g})"
+        settings = f"boost={self.boost:g}, share={self.share:g}"
+        return f"RitzVectors({len(self.values)} of {self.about}, sum {size:.6g}, {settings})"
 
 
 @dataclass(frozen=True)
 class ResidualLeft(Loss):
-    r"""What the best step along a direction leaves: ``|b - alpha H f(b)| / |b|``, ``alpha = <f(b), b> / <f(b), H f(b)>``.
+    """Relative residual after the best step along a direction.
 
-    It does not depend on the length of f(b), and is 0 where ``H f(b)`` points to b (Kaneda et al., ICML 2023, section 4).
+    ``|b - alpha H f(b)| / |b|`` with ``alpha = <f(b), b> / <f(b), H f(b)>``. It does not depend on
+    the length of f(b), and is 0 if ``H f(b)`` is parallel to b (Kaneda et al., ICML 2023, section
+    4).
+
+    Args:
+        system: the normal equations with the matrix H.
     """
 
     system: NormalEquations
@@ -144,7 +166,7 @@ class ResidualLeft(Loss):
     def of_network(
         self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
     ) -> Tensor:
-        rms = item_norm(shown) / math.sqrt(shown[0].numel())  # as `LearnedDirection` shows it
+        rms = item_norm(shown) / math.sqrt(shown[0].numel())  # the scaling of `LearnedDirection`
         return self(network(shown / expand(rms, shown)).to(wanted.dtype), wanted)
 
 
@@ -165,20 +187,26 @@ def train_direction(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> LearnedDirection:
-    """Learn directions for `ConjugateGradient` on problems with this operator, data term and prior; no images are needed.
+    """Learn directions for `ConjugateGradient` on problems with one operator, data term and prior.
 
-    Train on small images: the directions then serve larger ones, whose spectrum is alike but longer.
+    No images are needed. Train on small images: the directions then serve larger ones, whose
+    spectrum is similar but longer.
 
     Args:
-        problem: of one item; its measurements do not count.
-        prior, regularization: quadratic ones, at the weight that will be used.
-        network: a `DirectionNetwork` for the image by default.
-        stages: steps and learning rate of each.
-        count: right-hand sides a step.
-        vectors, boost, share: of `RitzVectors`.
-        conjugations: of the `LearnedDirection` that is returned.
-        folder: of checkpoints, from which an interrupted training goes on.
-        device, progress: as in `train`.
+        problem: problem of one item; its measurements do not count.
+        prior: quadratic prior.
+        regularization: weight of the prior that will be used.
+        network: network that is trained; a `DirectionNetwork` for the image by default.
+        stages: number of steps and learning rate of each stage.
+        count: number of right-hand sides per step.
+        vectors: see `RitzVectors`.
+        boost: see `RitzVectors`.
+        share: see `RitzVectors`.
+        conjugations: setting of the `LearnedDirection` that is returned.
+        seed: seed of all draws.
+        folder: folder of checkpoints, from which an interrupted training continues.
+        device: as in `train`.
+        progress: as in `train`.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.zeros(1, 1, 16), it.operators.Identity((1, 16)))
@@ -203,37 +231,40 @@ def train_direction(
 
 
 def _ritz(system: NormalEquations, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Ritz values in float64, the smallest first, and vectors ``(count, *image_shape)`` in the precision of the problem."""
+    """Return Ritz values, the smallest first, and Ritz vectors ``(count, *image_shape)``.
+
+    The values are float64, the vectors in the precision of the problem.
+    """
     precise = system.to(dtype=torch.float64)
     like = precise.problem.zeros()
     count = min(count, like.numel())
     generator = torch.Generator().manual_seed(seed)
     basis = torch.zeros(count, like.numel(), dtype=torch.float64, device=like.device)
-    diagonal, beside = (
+    diagonal, off_diagonal = (
         torch.zeros(count, dtype=torch.float64),
         torch.zeros(count, dtype=torch.float64),
     )
     v = torch.randn(like.numel(), generator=generator, dtype=torch.float64).to(like.device)
     largest = 0.0
     for k in range(count):
-        # Twice, because once leaves what rounding puts back.
+        # Orthogonalize twice, because of the rounding errors of the first pass.
         for _ in range(2):
             v = v - basis[:k].T @ (basis[:k] @ v)
         norm = float(v.norm())
         if k > 0 and norm <= 1e-10 * largest:
-            # The space is invariant under the system; another random start finds the rest of it.
+            # The space is invariant under the system; another random start finds the complement.
             v = torch.randn(like.numel(), generator=generator, dtype=torch.float64).to(like.device)
             for _ in range(2):
                 v = v - basis[:k].T @ (basis[:k] @ v)
             norm = 0.0
         if k > 0:
-            beside[k - 1] = norm
+            off_diagonal[k - 1] = norm
         basis[k] = v / v.norm()
         product = precise(basis[k].view_as(like)).flatten()
         diagonal[k] = float(basis[k] @ product)
         largest, v = max(largest, float(product.norm())), product
-    values, mixed = torch.linalg.eigh(
-        torch.diag(diagonal) + torch.diag(beside[:-1], 1) + torch.diag(beside[:-1], -1)
+    values, rotation = torch.linalg.eigh(
+        torch.diag(diagonal) + torch.diag(off_diagonal[:-1], 1) + torch.diag(off_diagonal[:-1], -1)
     )
-    vectors = (mixed.T.to(like.device) @ basis).view(count, *like.shape[1:])
+    vectors = (rotation.T.to(like.device) @ basis).view(count, *like.shape[1:])
     return values, vectors.to(system.problem.y0.dtype)

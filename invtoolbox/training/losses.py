@@ -1,10 +1,8 @@
-"""Losses of a network: how far what it gives is from what it should give, one number a pair.
+"""Losses of a network, one number per pair.
 
-What a predicted start of an equilibrium learns from: where the iterations end.
-
-What a compressive autoencoder learns from: few bits for its latents, and little between the pictures and what comes back.
-
-A penalty on the nuclear norm of a denoiser's Jacobian, without singular values and without a Jacobian.
+`L2`, `L1` and `ProximalMatching` compare an output with the wanted one. `SkipLoss` also trains the
+predicted start of an equilibrium, `RateDistortion` and `PixelLikelihood` train compressive
+autoencoders, and `JacobianNuclearNorm` adds a penalty that needs no Jacobian.
 """
 
 from __future__ import annotations
@@ -24,7 +22,10 @@ from invtoolbox.operators.base import inner
 
 
 class Loss(ABC):
-    """``loss(result, wanted) -> (count,)`` for pairs ``(count, channel, *space)``."""
+    """Base class of losses ``loss(result, wanted) -> (count,)``.
+
+    Pairs are ``(count, channel, *space)``.
+    """
 
     @abstractmethod
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor: ...
@@ -32,17 +33,17 @@ class Loss(ABC):
     def of_network(
         self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
     ) -> Tensor:
-        """The loss of what a network makes of what it is shown, ``(count,)``.
+        """Return the loss of a network's output for an input, ``(count,)``.
 
-        This is what training calls; a loss that looks at more than the result (at a part of the network, say) overrides it. Draws come
-        from the generator.
+        Training calls this method. A loss that needs more than the output (such as a part of the
+        network) overrides it. Draws come from the generator.
         """
         return self(network(shown).to(wanted.dtype), wanted)
 
 
 @dataclass(frozen=True)
 class L2(Loss):
-    """The mean of squares; its minimiser is the mean of what may have been the clean image."""
+    """Mean of squares; its minimiser is the posterior mean of the clean image."""
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
         return (result - wanted).flatten(1).square().mean(1)
@@ -50,7 +51,7 @@ class L2(Loss):
 
 @dataclass(frozen=True)
 class L1(Loss):
-    """The mean of absolute values; its minimiser is the median, pixel by pixel."""
+    """Mean of absolute values; its minimiser is the posterior median of every pixel."""
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
         return (result - wanted).flatten(1).abs().mean(1)
@@ -58,14 +59,16 @@ class L1(Loss):
 
 @dataclass(frozen=True)
 class ProximalMatching(Loss):
-    r"""``1 - exp(-|e|^2 / (gamma^2 n))`` of the error e of a whole item of n values.
+    """Loss ``1 - exp(-|e|^2 / (gamma^2 n))`` of the error e of a whole item of n values.
 
-    As gamma falls to 0 the minimiser becomes the mode of what may have been the clean image x, given ``y = x + sigma v``: the proximal
-    operator of ``-sigma^2 log p`` (Fang, Buchanan and Sulam, ICLR 2024, theorem 3.2; their constant factor is left out). Far from the
-    mode the gradient is 0, so a network is brought near it first, by `L1` and by larger gamma.
+    As gamma falls to 0 the minimiser becomes the mode of the clean image x, given
+    ``y = x + sigma v``: the proximal operator of ``-sigma^2 log p`` (Fang, Buchanan and Sulam, ICLR
+    2024, theorem 3.2; their constant factor is left out). Far from the mode the gradient is 0, so a
+    network is brought near it first, by `L1` and by larger gamma.
 
     Args:
-        gamma: the size of an error that counts, root mean square over the item: 0.08 at the end for images in [0, 1].
+        gamma: size of an error that counts, root mean square over the item: 0.08 at the end for
+            images in [0, 1].
     """
 
     gamma: float
@@ -75,21 +78,22 @@ class ProximalMatching(Loss):
             raise InputError(f"ProximalMatching needs a positive gamma, got {self.gamma}")
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
-        # Of the item as a whole: a product over pixels, not a sum.
+        # The loss is a product over the pixels of an item, not a sum.
         return -torch.expm1(-(result - wanted).flatten(1).square().mean(1) / self.gamma**2)
 
 
 @dataclass(frozen=True)
 class SkipLoss(Loss):
-    r"""``loss(z*, wanted) + weight |z_0 - z*|^2 / n`` of an `it.equilibrium` with ``skip=``.
+    """Loss of an `it.equilibrium` with ``skip=``, which also trains its predicted start.
 
-    z* is the fixed point and z_0 the predicted start. The former is a constant in the second term: the start learns where the iterations
-    end, and not the other way round (Pal, Edelman and Rackauckas, "Continuous deep equilibrium models", HPEC 2023). A start that lies
-    near spares iterations, in training and after it.
+    ``loss(z*, wanted) + weight |z_0 - z*|^2 / n``, z* the fixed point and z_0 the predicted start.
+    z* is a constant in the second term: the start learns the end of the iterations, not the other
+    way round (Pal, Edelman and Rackauckas, "Continuous deep equilibrium models", HPEC 2023). A
+    start near the fixed point saves iterations, in training and after it.
 
     Args:
-        loss: of the answer.
-        weight: of the start.
+        loss: loss of the answer.
+        weight: weight of the second term.
     """
 
     loss: Loss = field(default_factory=L2)
@@ -107,7 +111,8 @@ class SkipLoss(Loss):
     ) -> Tensor:
         if getattr(network, "skip", None) is None:
             raise InputError(
-                f"SkipLoss teaches the start of an it.equilibrium(..., skip=...), and {type(network).__name__} predicts none"
+                "SkipLoss trains the start of an it.equilibrium(..., skip=...), "
+                f"and {type(network).__name__} predicts none"
             )
         settled = cast(Any, network).settle(shown)
         apart = (settled.start - settled.x.detach()).flatten(1).square().mean(1)
@@ -116,13 +121,14 @@ class SkipLoss(Loss):
 
 @dataclass(frozen=True)
 class RateDistortion(Loss):
-    r"""``bitrate * 255^2 * MSE + bits per pixel``, for pictures in [0, 1] and latents blurred by uniform noise.
+    """Loss ``bitrate * 255^2 * MSE + bits per pixel`` of a compressive autoencoder.
 
-    Times the number of pixels and ``log 2`` it is the negative evidence bound of a variational autoencoder whose posterior is uniform of
-    width 1 and whose decoder has the noise `decoder_std` (Balle et al. 2018, section 2).
+    Pictures lie in [0, 1] and latents are blurred by uniform noise. Times the number of pixels and
+    ``log 2`` it is the negative evidence bound of a variational autoencoder whose posterior is
+    uniform of width 1 and whose decoder has the noise `decoder_std` (Balle et al. 2018, section 2).
 
     Args:
-        bitrate: alpha; 0.0035 to 0.18 are usual, larger ones for finer pictures and more bits.
+        bitrate: alpha; 0.0035 to 0.18 are usual, larger values give finer pictures and more bits.
 
     >>> round(255 * RateDistortion(0.0483).decoder_std, 2)
     3.86
@@ -136,11 +142,14 @@ class RateDistortion(Loss):
 
     @property
     def decoder_std(self) -> float:
-        """The standard deviation of a pixel around what is decoded for which the loss is the evidence bound."""
+        """The standard deviation of a pixel for which the loss is the evidence bound.
+
+        It is the deviation of a pixel around its decoded value.
+        """
         return 1 / (255 * math.sqrt(2 * math.log(2) * self.bitrate))
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
-        """The distortion alone."""
+        """Return the distortion alone."""
         return self.bitrate * 255**2 * (result - wanted).flatten(1).square().mean(1)
 
     def of_network(
@@ -153,10 +162,13 @@ class RateDistortion(Loss):
 
 @dataclass(frozen=True)
 class PixelLikelihood(Loss):
-    """``-log N(wanted; decoded, std^2)`` a value, in nats, of which the second decoder alone learns: how far what comes back is off."""
+    """Loss ``-log N(wanted; decoded, std^2)`` per value, in nats, for the second decoder alone.
+
+    The second decoder learns the error of the decoded picture.
+    """
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
-        """Of a standard deviation of 1."""
+        """Return the loss for a standard deviation of 1."""
         return 0.5 * (result - wanted).flatten(1).square().mean(1)
 
     def of_network(
@@ -170,29 +182,36 @@ class PixelLikelihood(Loss):
 
 @dataclass(frozen=True)
 class JacobianNuclearNorm(Loss):
-    r"""``loss + weight * |J_f(x)|_* / n``, n the values of an item x that the network f is shown: f shall keep to few directions.
+    """Loss with a penalty on the nuclear norm of the Jacobian: ``loss + weight * |J_f(x)|_* / n``.
 
-    Of a network that comes apart as ``f = g(h(x))`` this adds ``1/2 (|J_h(x)|_F^2 + |J_g(h(x))|_F^2)``, which is never below the nuclear
-    norm, and equals it for the best of all ways to come apart, which training finds (Scarvelis and Solomon, "Nuclear norm regularization
-    for deep learning", NeurIPS 2024). Squared Frobenius norms are estimated by differences along random directions,
-    ``|h(x + step e) - h(x)|^2 / step^2``. The Jacobian of a `ConvexNetwork` is symmetric and has no negative eigenvalue, so there the
-    nuclear norm is the trace, ``<e, f(x + step e) - f(x)> / step``.
+    n is the number of values of an input x of the network f. The penalty makes f respond to few
+    directions. For a network that is a composition ``f = g(h(x))`` it is
+    ``1/2 (|J_h(x)|_F^2 + |J_g(h(x))|_F^2)``. This is never below the nuclear norm, and equals it
+    for the best composition, which training finds (Scarvelis and Solomon, "Nuclear norm
+    regularization for deep learning", NeurIPS 2024). Squared Frobenius norms are estimated by
+    differences along random directions, ``|h(x + step e) - h(x)|^2 / step^2``. The Jacobian of a
+    `ConvexNetwork` is symmetric and has no negative eigenvalue, so its nuclear norm is the trace,
+    ``<e, f(x + step e) - f(x)> / step``.
 
-    Shown noisy images alone, which it should give back (`Crops` of them), a network learns by `L2` to denoise where the weight is
-    ``2 noise_std^2``: the sum then is the unbiased estimate of the risk (Stein 1981), with the nuclear norm in place of the trace.
+    A network whose input and wanted output are noisy images (`Crops` of them) learns by `L2` to
+    denoise if the weight is ``2 noise_std^2``: the sum then is the unbiased estimate of the risk
+    (Stein 1981), with the nuclear norm in place of the trace.
 
     Args:
-        loss: what the penalty is added to.
-        weight: of the penalty.
-        step: of the differences, in the units of the image; in float32 a large network needs a longer one.
-        probes: directions an item, orthogonal to each other; with as many as an item, and a code, has values, a linear f is measured
-            exactly.
+        loss: loss to which the penalty is added.
+        weight: weight of the penalty.
+        step: step of the differences, in the units of the image; in float32 a large network needs a
+            longer one.
+        probes: number of directions per item, orthogonal to each other; with as many directions as
+            an item, and a code, has values, a linear f is measured exactly.
 
     >>> network = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    >>> weight = torch.diag(torch.tensor([2.0, 1.0, 0.5]))
     >>> with torch.no_grad():
-    ...     _ = [layer.weight.copy_(torch.diag(torch.tensor([2.0, 1.0, 0.5]))) for layer in network]
+    ...     _ = [layer.weight.copy_(weight) for layer in network]
     >>> from invtoolbox.training import L2
-    >>> penalty = JacobianNuclearNorm(L2(), 1.0, probes=3).penalty(network, torch.zeros(1, 3), torch.Generator().manual_seed(0))
+    >>> loss, generator = JacobianNuclearNorm(L2(), 1.0, probes=3), torch.Generator().manual_seed(0)
+    >>> penalty = loss.penalty(network, torch.zeros(1, 3), generator)
     >>> round(float(penalty.detach()), 3)  # 4 + 1 + 1/4
     5.25
     """
@@ -205,12 +224,12 @@ class JacobianNuclearNorm(Loss):
     def __post_init__(self) -> None:
         if not (self.weight > 0 and self.step > 0 and self.probes >= 1):
             raise InputError(
-                f"JacobianNuclearNorm needs a positive weight and step and at least one probe, got {self.weight}, {self.step} "
-                f"and {self.probes}"
+                "JacobianNuclearNorm needs a positive weight and step and at least one probe, "
+                f"got {self.weight}, {self.step} and {self.probes}"
             )
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
-        """The loss alone."""
+        """Return the loss alone."""
         return self.loss(result, wanted)
 
     def of_network(
@@ -222,10 +241,10 @@ class JacobianNuclearNorm(Loss):
         )
 
     def penalty(self, network: nn.Module, x: Tensor, generator: Generator) -> Tensor:
-        """The estimate of ``|J_f(x)|_*``, or of what lies above it, ``(count,)``.
+        """Return the estimate of ``|J_f(x)|_*``, or of its upper bound, ``(count,)``.
 
         Raises:
-            InputError: where the network does not come apart.
+            InputError: The network is no composition of two halves.
         """
         if isinstance(network, ConvexNetwork):
             return self._mean(network, network(x), x, generator, lambda change, e: inner(change, e))
@@ -247,7 +266,7 @@ class JacobianNuclearNorm(Loss):
         generator: Generator,
         measure: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
-        """Over the probes, of the derivative along each."""
+        """Return the mean of a measure of the derivatives along the probes."""
         directions = _directions(x, min(self.probes, x[0].numel()), generator)
         return torch.stack(
             [measure((f(x + self.step * e) - value) / self.step, e) for e in directions]
@@ -255,21 +274,28 @@ class JacobianNuclearNorm(Loss):
 
 
 def halves(network: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """h and g of a network ``g(h(x))``: its methods ``encode`` and ``decode``, or the two modules of an ``nn.Sequential``."""
+    """Return h and g of a network ``g(h(x))``.
+
+    They are its methods ``encode`` and ``decode``, or the two modules of an ``nn.Sequential``.
+    """
     if isinstance(network, nn.Sequential) and len(network) == 2:
         return network[0], network[1]
     encode, decode = getattr(network, "encode", None), getattr(network, "decode", None)
     if callable(encode) and callable(decode):
         return encode, decode
     raise InputError(
-        f"the nuclear norm of a Jacobian is penalised by the two halves of a network, and {type(network).__name__} is not "
-        "known to have any; a way around its middle, as in a network that predicts the noise, breaks it. Give one with "
-        "methods encode and decode (Bottleneck), an nn.Sequential of two modules, or a ConvexNetwork"
+        "the nuclear norm of a Jacobian is penalised by the two halves of a network, and "
+        f"{type(network).__name__} has none; a connection around its middle, as in a network that "
+        "predicts the noise, prevents it. Give one with methods encode and decode (Bottleneck), an "
+        "nn.Sequential of two modules, or a ConvexNetwork"
     )
 
 
 def _directions(x: Tensor, count: int, generator: Generator) -> Tensor:
-    """Orthogonal and of length ``sqrt(n)``, ``(count, *x.shape)``: squares of derivatives along them then have the right mean."""
+    """Draw orthogonal directions of length ``sqrt(n)``, ``(count, *x.shape)``.
+
+    With this length, squares of derivatives along them have the right mean.
+    """
     n = x[0].numel()
     drawn = torch.randn(
         len(x), n, count, generator=generator, dtype=torch.float32, device=x.device

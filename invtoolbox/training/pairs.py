@@ -1,6 +1,7 @@
-"""What a network is trained on: pairs of what it is shown and what it should give, made as they are needed.
+"""Training pairs of a network: its input and the wanted output, drawn on demand.
 
-Pairs for networks that reconstruct: measurements, and the image that they were taken of.
+`Crops`, `NoisyPairs` and `RecorruptedPairs` are for coders and denoisers, `MeasuredPairs` is for
+networks that reconstruct an image from measurements.
 """
 
 from __future__ import annotations
@@ -17,23 +18,29 @@ from invtoolbox.operators.base import Operator
 
 
 class Pairs(Settings, ABC):
-    """A source of pairs. A subclass writes `draw`; its ``repr`` must tell what it draws, as a resumed training is checked by it."""
+    """Base class of sources of pairs; a subclass writes `draw`.
+
+    Its ``repr`` must identify the pairs, because a resumed training is checked by it.
+    """
 
     @abstractmethod
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """``(shown, wanted)``, ``(count, channel, *space)`` each, a function of the generator alone."""
+        """Draw ``(shown, wanted)``, ``(count, channel, *space)`` each, from the generator alone."""
 
 
 class Crops(Pairs):
-    """Crops of images, turned and mirrored, which a network is shown and should give back.
+    """Crops of images, rotated and mirrored, as both the input and the wanted output.
 
     Args:
-        images: ``(1, channel, rows, columns)``, of any sizes; larger ones are drawn from more often.
+        images: images ``(1, channel, rows, columns)`` of any sizes; larger ones are drawn from more
+            often.
         crop: side of the crops, pixels.
-        contrast: each crop is multiplied by a factor between these two, all orders of magnitude alike. To a network of a fixed accuracy,
-            a fainter picture is one to be coded more coarsely, so that it learns many accuracies at once.
+        contrast: range of a factor by which each crop is multiplied, all orders of magnitude alike.
+            For a network of a fixed accuracy, a fainter picture is one to be coded more coarsely,
+            so it learns many accuracies at once.
 
-    >>> shown, wanted = Crops([torch.rand(1, 1, 20, 30)], crop=8, contrast=(0.25, 1.0)).draw(4, torch.Generator().manual_seed(0))
+    >>> pairs = Crops([torch.rand(1, 1, 20, 30)], crop=8, contrast=(0.25, 1.0))
+    >>> shown, wanted = pairs.draw(4, torch.Generator().manual_seed(0))
     >>> shown.shape, torch.equal(shown, wanted)
     (torch.Size([4, 1, 8, 8]), True)
     """
@@ -43,17 +50,19 @@ class Crops(Pairs):
     ) -> None:
         if crop < 1 or not 0 < contrast[0] <= contrast[1]:
             raise InputError(
-                f"{type(self).__name__} needs a positive crop and a contrast (low, high), got {crop} and {contrast}"
+                f"{type(self).__name__} needs a positive crop and a contrast (low, high), "
+                f"got {crop} and {contrast}"
             )
         for image in images:
             if image.ndim != 4 or image.shape[0] != 1 or min(image.shape[2:]) < crop:
                 raise InputError(
-                    f"{type(self).__name__} takes images (1, channel, rows, columns) of at least {crop} x {crop} pixels, got "
-                    f"{tuple(image.shape)}"
+                    f"{type(self).__name__} takes images (1, channel, rows, columns) of at least "
+                    f"{crop} x {crop} pixels, got {tuple(image.shape)}"
                 )
         if not images or len({image.shape[1] for image in images}) > 1:
             raise InputError(
-                f"{type(self).__name__} needs an image at least, and as many channels in every one"
+                f"{type(self).__name__} needs at least one image, and the same number of channels "
+                "in all of them"
             )
         self.images, self.crop, self.contrast = tuple(images), crop, contrast
 
@@ -84,18 +93,21 @@ class Crops(Pairs):
     def __repr__(self) -> str:
         pixels = sum(image[0, 0].numel() for image in self.images)
         total = sum(float(image.double().sum()) for image in self.images)
-        return f"{type(self).__name__}({len(self.images)} images of {pixels} pixels, sum {total:.6g}, {self._settings()})"
+        images = f"{len(self.images)} images of {pixels} pixels, sum {total:.6g}"
+        return f"{type(self).__name__}({images}, {self._settings()})"
 
 
 class NoisyPairs(Crops):
-    """Crops of clean images, turned and mirrored, and the same with Gaussian noise.
+    """Crops of clean images, rotated and mirrored, with Gaussian noise as the input.
 
     Args:
-        images: clean images ``(1, channel, rows, columns)``, of any sizes; larger ones are drawn from more often.
-        noise_std: of the noise, in the units of the images.
+        images: clean images ``(1, channel, rows, columns)`` of any sizes; larger ones are drawn
+            from more often.
+        noise_std: standard deviation of the noise, in the units of the images.
         crop: side of the crops, pixels.
 
-    >>> shown, wanted = NoisyPairs([torch.rand(1, 1, 20, 30)], noise_std=0.1, crop=8).draw(4, torch.Generator().manual_seed(0))
+    >>> pairs = NoisyPairs([torch.rand(1, 1, 20, 30)], noise_std=0.1, crop=8)
+    >>> shown, wanted = pairs.draw(4, torch.Generator().manual_seed(0))
     >>> shown.shape, round(float((shown - wanted).std()), 1)
     (torch.Size([4, 1, 8, 8]), 0.1)
     """
@@ -118,14 +130,16 @@ class NoisyPairs(Crops):
 
 
 class RecorruptedPairs(NoisyPairs):
-    """Pairs out of noisy images alone: ``y + a z`` is shown and ``y - z / a`` is wanted, z as strong as the noise of y.
+    """Pairs from noisy images alone: the input is ``y + a z``, the wanted output ``y - z / a``.
 
-    The two have independent noise about the same clean image, so that `L2`, and it alone, is minimised by the denoiser that clean images
-    would have taught, for the noise ``sqrt(1 + a^2) noise_std`` (Pang, Zheng, Quan and Ji, "Recorrupted-to-recorrupted", CVPR 2021).
+    z is as strong as the noise of y. The two have independent noise about the same clean image. So
+    `L2`, and no other loss, is minimised by the denoiser that clean images would have taught, for
+    the noise ``sqrt(1 + a^2) noise_std`` (Pang, Zheng, Quan and Ji, "Recorrupted-to-recorrupted",
+    CVPR 2021).
 
     Args:
         images: noisy images ``(1, channel, rows, columns)``.
-        noise_std: of the Gaussian noise that they have.
+        noise_std: standard deviation of their Gaussian noise.
         crop: side of the crops, pixels.
         strength: a.
     """
@@ -150,12 +164,14 @@ class RecorruptedPairs(NoisyPairs):
 
 
 class MeasuredPairs(Crops):
-    """Crops of images, turned and mirrored, of which ``A x + noise`` is shown, and x wanted.
+    """Crops of images x, rotated and mirrored, as the output, with the input ``A x + noise``.
 
     Args:
-        images: ``(1, channel, rows, columns)``, of any sizes; larger ones are drawn from more often.
-        operator: A, of square images; the crops are as large as what it takes.
-        noise_std: of Gaussian noise, in the units of the measurements; complex measurements have it in both of their parts.
+        images: images ``(1, channel, rows, columns)`` of any sizes; larger ones are drawn from more
+            often.
+        operator: A, of square images, whose size is the size of the crops.
+        noise_std: standard deviation of Gaussian noise, in the units of the measurements; complex
+            measurements have it in both of their parts.
 
     >>> import invtoolbox as it
     >>> A = it.operators.Blur(torch.ones(3, 3) / 9, (8, 8))
@@ -169,8 +185,8 @@ class MeasuredPairs(Crops):
         space = operator.domain_shape[1:]
         if len(space) != 2 or space[0] != space[1]:
             raise InputError(
-                f"MeasuredPairs crops squares, and {operator} takes images of {' x '.join(map(str, space))}; for others "
-                "write a Pairs with a draw of your own"
+                f"MeasuredPairs crops squares, and {operator} takes images of "
+                f"{' x '.join(map(str, space))}; for others write a Pairs with a draw of your own"
             )
         if not noise_std >= 0:
             raise InputError(

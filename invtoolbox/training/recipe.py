@@ -1,13 +1,16 @@
-"""A recipe: what a trained prior is made of and from, in TOML; and its training, down to a folder of the catalogue.
+"""Training of a prior from a recipe in TOML, down to a folder of the catalogue.
 
-The tables::
+The tables of a recipe::
 
-    name, seed, licence       of the prior that comes of it; the first comment line of the file is its summary
+    name, seed, licence       of the trained prior; the first comment line is its summary
     [network]                 name and arguments, as in the card of a trained prior
-    [prior]                   name (learned-proximal, denoiser or compressive-autoencoder) and settings
-    [data]                    photographs or paths, items, grey, shrink, crop, intensity_range; noise_std and noisy, or contrast
-    [validation]              the same, of images that are not learned from
-    [[stage]]                 loss, gamma or bitrate, steps, learning_rate, count, clip; nuclear_norm, the weight of that of the Jacobian
+    [prior]                   name (learned-proximal, denoiser or compressive-autoencoder)
+                              and settings
+    [data]                    photographs or paths, items, grey, shrink, crop, intensity_range;
+                              noise_std and noisy, or contrast
+    [validation]              the keys of [data], for images that are not used for training
+    [[stage]]                 loss, gamma or bitrate, steps, learning_rate, count, clip;
+                              nuclear_norm, the weight of the nuclear norm of the Jacobian
 """
 
 from __future__ import annotations
@@ -49,122 +52,6 @@ from invtoolbox.training.stages import Stage, Trained, train
 _LUMA = (0.299, 0.587, 0.114)
 
 
-class Data(Table):
-    """Images, and the noise that is put on them; or none, where pictures are coded, and the range of their contrast.
-
-    Every picture is shown ``shrink`` times smaller, for each number of that list.
-    """
-
-    photographs: list[str] = Field(default_factory=list)
-    paths: list[str] = Field(default_factory=list)
-    reader: str | None = None
-    items: tuple[int, int] | None = (
-        None  # of every path, from the first number on, up to before the second; all by default
-    )
-    grey: bool = True
-    intensity_range: tuple[float, float] = (0.0, 1.0)
-    shrink: list[int] = Field(default_factory=lambda: [1])
-    noise_std: float | None = Field(None, gt=0)
-    contrast: tuple[float, float] | None = None
-    crop: int = Field(48, ge=1)
-    noisy: bool = False
-    strength: float = Field(0.5, gt=0)
-
-    @model_validator(mode="after")
-    def _some_images(self) -> Data:
-        if not self.photographs and not self.paths:
-            raise ValueError("give photographs by name, or paths of pictures")
-        if (self.noise_std is None) == (self.contrast is None):
-            raise ValueError(
-                "give noise_std, for pairs of noisy and clean crops, or contrast, for crops that are coded"
-            )
-        return self
-
-    def pairs(self, recipe: Path) -> Crops:
-        """The images are read here; clean ones get noise, noisy ones are recorrupted, those that are coded stay as they are."""
-        images = [photograph(name) for name in self.photographs]
-        for path in self.paths:
-            data = open_data(locate(recipe, path), reader=self.reader)
-            first, end = (0, len(data)) if self.items is None else self.items
-            if not 0 <= first < end <= len(data):
-                raise InputError(
-                    f"{recipe}: the items [{first}, {end}] are asked for, and {path} holds {len(data)}"
-                )
-            images += [data[k].y for k in range(first, end)]
-        low, high = self.intensity_range
-        ready = [_grey(image) if self.grey else image for image in images]
-        ready = (
-            ready if (low, high) == (0, 1) else [(image - low) / (high - low) for image in ready]
-        )
-        ready = [F.avg_pool2d(image, n) for n in self.shrink for image in ready]
-        if self.noise_std is None:
-            assert self.contrast is not None
-            return Crops(ready, self.crop, self.contrast)
-        if self.noisy:
-            return RecorruptedPairs(ready, self.noise_std, self.crop, self.strength)
-        return NoisyPairs(ready, self.noise_std, self.crop)
-
-
-class StageTable(Table):
-    loss: Literal["l1", "l2", "proximal-matching", "rate-distortion", "pixel-likelihood"]
-    gamma: float | None = Field(None, gt=0)
-    bitrate: float | None = Field(None, gt=0)
-    nuclear_norm: float | None = Field(None, gt=0)
-    steps: int = Field(ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    count: int = Field(64, ge=1)
-    clip: float | None = Field(None, gt=0)
-
-    @model_validator(mode="after")
-    def _settings_where_they_are_used(self) -> StageTable:
-        if (self.loss == "proximal-matching") != (self.gamma is not None):
-            raise ValueError("gamma belongs to the loss proximal-matching, and that needs one")
-        if (self.loss == "rate-distortion") != (self.bitrate is not None):
-            raise ValueError("bitrate belongs to the loss rate-distortion, and that needs one")
-        if self.nuclear_norm is not None and self.loss in ("rate-distortion", "pixel-likelihood"):
-            raise ValueError(
-                "nuclear_norm is a penalty on denoisers, beside the losses l1, l2 and proximal-matching"
-            )
-        return self
-
-    def stage(self) -> Stage:
-        loss = (
-            self._loss()
-            if self.nuclear_norm is None
-            else JacobianNuclearNorm(self._loss(), self.nuclear_norm)
-        )
-        return Stage(loss, self.steps, self.learning_rate, self.count, clip=self.clip)
-
-    def _loss(self) -> Loss:
-        if self.gamma is not None:
-            return ProximalMatching(self.gamma)
-        if self.bitrate is not None:
-            return RateDistortion(self.bitrate)
-        return {"l1": L1(), "l2": L2(), "pixel-likelihood": PixelLikelihood()}[self.loss]
-
-
-class Recipe(Table):
-    """A checked recipe."""
-
-    name: str
-    seed: int = 0
-    licence: str = ""
-    network: Named
-    prior: Named
-    data: Data
-    validation: Data | None = None
-    stage: list[StageTable] = Field(min_length=1)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The folder of a trained prior, and the training; None where the folder was whole already."""
-
-    folder: Path
-    trained: Trained | None
-    psnr: float | None
-
-
 def run_recipe(
     recipe: str | Path,
     overrides: Mapping[str, Any] | Iterable[str] = (),
@@ -174,18 +61,21 @@ def run_recipe(
     mixed_precision: bool = False,
     progress: bool = True,
 ) -> Outcome:
-    """Train a prior as a recipe says, and write it to ``priors/NAME``, where `priors.load` finds it.
+    """Train a prior from a recipe, and write it to ``priors/NAME``, where `priors.load` finds it.
 
-    An interrupted training goes on from its checkpoints when it is started again.
+    An interrupted training continues from its checkpoints when it is started again.
 
     Args:
         recipe: a TOML file.
-        overrides: keys of it to change, such as ``"stage.0.steps=100"``.
-        output: the folder, in place of ``priors/NAME`` in the current directory.
-        overwrite: train anew where the folder holds a prior already.
+        overrides: keys of the recipe to change, such as ``"stage.0.steps=100"``.
+        output: folder of the prior, in place of ``priors/NAME`` in the current directory.
+        overwrite: whether to train anew if the folder holds a prior already.
+        device: device of the training.
+        mixed_precision: whether the network runs in bfloat16 on a GPU.
+        progress: whether to show a progress bar.
 
     Raises:
-        InputError: where the recipe does not fit, with file and key.
+        InputError: The recipe is wrong; the message contains the file and the key.
     """
     if not Path(recipe).expanduser().is_file():
         raise InputError(
@@ -203,7 +93,7 @@ def run_recipe(
         "priors",
         str(content["prior"].get("name")),
         {**_settings(content["prior"]), "network": network},
-    )  # says now what is wrong
+    )  # wrong settings raise an error before the training
     pairs = checked.data.pairs(path)
     validation = checked.validation.pairs(path) if checked.validation is not None else None
     checkpoints = folder / "checkpoints"
@@ -224,6 +114,135 @@ def run_recipe(
     return Outcome(folder, trained, quality)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """Result of a recipe.
+
+    Attributes:
+        folder: folder of the trained prior.
+        trained: result of the training; None if the folder was complete already.
+        psnr: quality on the validation pairs, in decibels.
+    """
+
+    folder: Path
+    trained: Trained | None
+    psnr: float | None
+
+
+class Data(Table):
+    """Images and the noise that is added to them, or the range of contrast of coded pictures.
+
+    Every picture is used ``shrink`` times smaller, for each number of that list.
+    """
+
+    photographs: list[str] = Field(default_factory=list)
+    paths: list[str] = Field(default_factory=list)
+    reader: str | None = None
+    #: Range of items of every path, the end excluded; all by default.
+    items: tuple[int, int] | None = None
+    grey: bool = True
+    intensity_range: tuple[float, float] = (0.0, 1.0)
+    shrink: list[int] = Field(default_factory=lambda: [1])
+    noise_std: float | None = Field(None, gt=0)
+    contrast: tuple[float, float] | None = None
+    crop: int = Field(48, ge=1)
+    noisy: bool = False
+    strength: float = Field(0.5, gt=0)
+
+    @model_validator(mode="after")
+    def _some_images(self) -> Data:
+        if not self.photographs and not self.paths:
+            raise ValueError("give photographs by name, or paths of pictures")
+        if (self.noise_std is None) == (self.contrast is None):
+            raise ValueError(
+                "give noise_std, for pairs of noisy and clean crops, or contrast, for crops that "
+                "are coded"
+            )
+        return self
+
+    def pairs(self, recipe: Path) -> Crops:
+        """Read the images, and return their pairs.
+
+        Clean images get noise, noisy ones are recorrupted, and images that are coded stay
+        unchanged.
+        """
+        images = [photograph(name) for name in self.photographs]
+        for path in self.paths:
+            data = open_data(locate(recipe, path), reader=self.reader)
+            first, end = (0, len(data)) if self.items is None else self.items
+            if not 0 <= first < end <= len(data):
+                raise InputError(
+                    f"{recipe}: items is [{first}, {end}], and {path} holds {len(data)} items"
+                )
+            images += [data[k].y for k in range(first, end)]
+        low, high = self.intensity_range
+        ready = [_grey(image) if self.grey else image for image in images]
+        ready = (
+            ready if (low, high) == (0, 1) else [(image - low) / (high - low) for image in ready]
+        )
+        ready = [F.avg_pool2d(image, n) for n in self.shrink for image in ready]
+        if self.noise_std is None:
+            assert self.contrast is not None
+            return Crops(ready, self.crop, self.contrast)
+        if self.noisy:
+            return RecorruptedPairs(ready, self.noise_std, self.crop, self.strength)
+        return NoisyPairs(ready, self.noise_std, self.crop)
+
+
+class StageTable(Table):
+    """Stage of a training, with the settings of its loss."""
+
+    loss: Literal["l1", "l2", "proximal-matching", "rate-distortion", "pixel-likelihood"]
+    gamma: float | None = Field(None, gt=0)
+    bitrate: float | None = Field(None, gt=0)
+    nuclear_norm: float | None = Field(None, gt=0)
+    steps: int = Field(ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    count: int = Field(64, ge=1)
+    clip: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _check_losses(self) -> StageTable:
+        if (self.loss == "proximal-matching") != (self.gamma is not None):
+            raise ValueError("gamma belongs to the loss proximal-matching, which needs one")
+        if (self.loss == "rate-distortion") != (self.bitrate is not None):
+            raise ValueError("bitrate belongs to the loss rate-distortion, which needs one")
+        if self.nuclear_norm is not None and self.loss in ("rate-distortion", "pixel-likelihood"):
+            raise ValueError(
+                "nuclear_norm is a penalty on denoisers, for the losses l1, l2 and "
+                "proximal-matching"
+            )
+        return self
+
+    def stage(self) -> Stage:
+        loss = (
+            self._loss()
+            if self.nuclear_norm is None
+            else JacobianNuclearNorm(self._loss(), self.nuclear_norm)
+        )
+        return Stage(loss, self.steps, self.learning_rate, self.count, clip=self.clip)
+
+    def _loss(self) -> Loss:
+        if self.gamma is not None:
+            return ProximalMatching(self.gamma)
+        if self.bitrate is not None:
+            return RateDistortion(self.bitrate)
+        return {"l1": L1(), "l2": L2(), "pixel-likelihood": PixelLikelihood()}[self.loss]
+
+
+class Recipe(Table):
+    """Checked recipe of a prior."""
+
+    name: str
+    seed: int = 0
+    licence: str = ""
+    network: Named
+    prior: Named
+    data: Data
+    validation: Data | None = None
+    stage: list[StageTable] = Field(min_length=1)
+
+
 def _settings(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in table.items() if key != "name"}
 
@@ -235,7 +254,10 @@ def _grey(image: Tensor) -> Tensor:
 
 
 def _psnr(trained: Trained, pairs: Crops) -> float:
-    """Of a fixed draw, in decibels for images in [0, 1]; of pictures that are coded, as they come back from blurred latents."""
+    """Return the quality on a fixed draw, in decibels for images in [0, 1].
+
+    Pictures that are coded are decoded from blurred latents.
+    """
     generator = torch.Generator().manual_seed(0)
     shown, wanted = pairs.draw(64, generator)
     with torch.no_grad():
@@ -253,7 +275,10 @@ def _write(
     quality: float,
     apart: bool,
 ) -> None:
-    """Weights first and the card last, so that a folder with a card is whole."""
+    """Write the files of a prior: the weights first and the card last.
+
+    A folder with a card is therefore complete.
+    """
     from safetensors.torch import save
 
     first = path.read_text(encoding="utf-8").splitlines()[0]
@@ -290,12 +315,12 @@ def _model_card(
 ) -> str:
     count = sum(p.numel() for p in trained.network.parameters())
 
-    def named(t: StageTable) -> tuple[tuple[str, float | None], ...]:
+    def settings_of(t: StageTable) -> tuple[tuple[str, float | None], ...]:
         return ("gamma", t.gamma), ("bitrate", t.bitrate), ("nuclear norm", t.nuclear_norm)
 
     rows = "\n".join(
-        f"| {t.loss}{''.join(f', {name} {value:g}' for name, value in named(t) if value)} | {t.steps} "
-        f"| {t.learning_rate:g} | {t.count} |"
+        f"| {t.loss}{''.join(f', {name} {value:g}' for name, value in settings_of(t) if value)} "
+        f"| {t.steps} | {t.learning_rate:g} | {t.count} |"
         for t in recipe.stage
     )
     what = (
@@ -306,9 +331,11 @@ def _model_card(
     images = ", ".join([*recipe.data.photographs, *recipe.data.paths])
     licence = f"\nLicence of the data: {recipe.licence}\n" if recipe.licence else ""
     return (
-        f"# {recipe.name}\n\n{summary}\n\n- network: {type(trained.network).__name__}, {count} weights, {size / 1e6:.2f} MB\n"
+        f"# {recipe.name}\n\n{summary}\n\n"
+        f"- network: {type(trained.network).__name__}, {count} weights, {size / 1e6:.2f} MB\n"
         f"- trained on: {images}; {what}, crops of {recipe.data.crop} pixels; seed {recipe.seed}\n"
-        f"- {quality:.2f} dB on 64 crops of {'the validation images' if apart else 'the images it learned from'}\n"
+        f"- {quality:.2f} dB on 64 crops of "
+        f"{'the validation images' if apart else 'the images it learned from'}\n"
         f"- {trained.seconds:.0f} s of training in the last run\n{licence}\n"
         f"| loss | steps | learning rate | pairs a step |\n|---|---|---|---|\n{rows}\n\n"
         "Trained again by `invtoolbox train recipe.toml`.\n"
@@ -316,7 +343,7 @@ def _model_card(
 
 
 def as_toml(content: Mapping[str, Any]) -> str:
-    """Values, tables and lists of tables as TOML.
+    """Return values, tables and lists of tables as TOML.
 
     >>> print(as_toml({"seed": 1, "stage": [{"loss": "l1"}]}), end="")
     seed = 1

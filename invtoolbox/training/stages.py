@@ -1,6 +1,7 @@
-"""A network's weights as the unknown of a problem: what makes `solve` the loop of training too.
+"""Training of a network in stages, each one call of `invtoolbox.solve`.
 
-Training in stages, each with a loss and a learning rate of its own, each one call of `invtoolbox.solve`.
+`train` runs a sequence of `Stage`, each with its own loss and learning rate. `NetworkWeights` is
+the implicit prior that makes the weights of a network the unknown of a problem.
 """
 
 from __future__ import annotations
@@ -28,18 +29,206 @@ from invtoolbox.training.losses import L1, Loss, ProximalMatching
 from invtoolbox.training.pairs import Pairs
 
 
-class NetworkWeights(ImplicitPrior):
-    """Parameters are the weights; what they decode to is the loss of every pair of a draw, ``(1, count)``.
+def train(
+    network: nn.Module,
+    pairs: Pairs,
+    stages: Sequence[Stage],
+    *,
+    validation: Pairs | None = None,
+    validate_every: int = 500,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    write_every: float = 60.0,
+    device: torch.device | str | None = None,
+    mixed_precision: bool = False,
+    progress: bool = True,
+) -> Trained:
+    """Train a network, and return a trained copy of it.
 
-    The network itself is never written to. Without a generator, the draw is always the same one, of ``validation``.
+    The weights are the unknown of a problem, the loss its misfit and `Adam` its solver. The draws
+    of a step are a function of the seed and the step. A convex network is projected to the convex
+    ones after every step.
+
+    On a CPU, calling `keep_freed_memory` before it makes many trainings faster by a fifth. It
+    affects the whole process, so the caller decides.
 
     Args:
-        network: a module without running statistics (batch normalisation), which would be state beside the weights.
-        pairs: what it learns from.
-        loss: of a pair.
-        count: pairs of a draw.
-        validation: pairs to judge it by; those it learns from where there are none.
-        mixed_precision: run the network in bfloat16 on a GPU; weights and loss stay in float32.
+        network: module that is called with the inputs of the pairs.
+        pairs: training pairs.
+        stages: stages one after the other, each from the end of the previous one, with fresh
+            moments.
+        validation: pairs on which the loss is computed after every ``validate_every`` steps.
+        validate_every: number of steps between two validations.
+        seed: seed of all draws.
+        folder: folder of the checkpoint of each stage; if a checkpoint exists, training continues
+            from it.
+        write_every: seconds between two checkpoints.
+        device: device of the training; the copy comes back to the CPU.
+        mixed_precision: see `NetworkWeights`.
+        progress: whether to show a progress bar.
+
+    Raises:
+        InputError: The weights become infinite, or the gradient is 0 so that no step is possible.
+
+    >>> from invtoolbox.priors import ConvexDense
+    >>> class Shrunk(Pairs):
+    ...     def draw(self, count, generator):
+    ...         x = torch.randn(count, 1, generator=generator)
+    ...         return x, 0.5 * x
+    >>> network, stages = ConvexDense(1, width=8, depth=1), [Stage(L1(), 300, 1e-2)]
+    >>> trained = train(network, Shrunk(), stages, progress=False)
+    >>> bool(trained.losses[-1] < 0.2 * trained.losses[0])
+    True
+    """
+    result = copy.deepcopy(network).to(device).train()
+    pairs = pairs.to(device=device)
+    validation = validation.to(device=device) if validation is not None else None
+    like = next(result.parameters()).detach()
+    curves: list[Tensor] = []
+    validated: list[tuple[float, float]] = []
+    seconds, before = 0.0, 0
+    for number, stage in enumerate(stages):
+
+        def validate(state: Progress, start: int = before) -> None:
+            if validation is not None and state.iteration % validate_every == 0:
+                validated.append((start + state.iteration, float(state.x.mean())))
+
+        weights = NetworkWeights(
+            result, pairs, stage.loss, stage.count, validation, mixed_precision
+        )
+        checkpoint = (
+            None
+            if folder is None
+            else Checkpoint(Path(folder) / f"stage-{number}.safetensors", write_every)
+        )
+        solver = Adam(
+            max_iterations=stage.steps,
+            learning_rate=stage.learning_rate,
+            iterate=stage.iterate,
+            clip=stage.clip,
+        )
+        solution = solve(
+            training_problem(stage.count, like),
+            weights,
+            solver,
+            regularization=1.0,
+            tolerance=0.0,
+            seed=1009 * seed + number,
+            callbacks=(validate,),
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+        if solution.status[0] == "diverged":
+            raise InputError(
+                f"training diverged in stage {number} ({stage.loss!r}); "
+                f"take a learning rate below {stage.learning_rate:g}"
+            )
+        if solution.status[0] == "converged":
+            raise InputError(
+                f"the gradient of {stage.loss!r} vanished in stage {number}; bring the network "
+                "nearer first, by L1 or a larger gamma"
+            )
+        result.load_state_dict(
+            {name: value[0] for name, value in solution.parameters.items()}, strict=False
+        )
+        curves.append(solution.history["objective"][:, 0])
+        seconds, before = seconds + solution.seconds, before + stage.steps
+    network = result.cpu().eval().requires_grad_(False)
+    return Trained(
+        network,
+        torch.cat(curves) if curves else torch.zeros(0),
+        torch.tensor(validated).reshape(-1, 2),
+        seconds,
+    )
+
+
+def proximal_matching_stages(
+    gamma: float = 0.08,
+    steps: int = 40_000,
+    count: int = 64,
+    warm_rate: float = 1e-3,
+    rate: float = 1e-4,
+) -> tuple[Stage, ...]:
+    """Return the schedule of Fang, Buchanan and Sulam for images.
+
+    The l1 loss takes half of the steps, and proximal matching the rest, with gamma 8, 4, 2 and 1
+    times its last value for an eighth each.
+
+    Args:
+        gamma: last value of gamma.
+        steps: number of steps of all stages.
+        count: number of pairs per step.
+        warm_rate: learning rate of the l1 stage.
+        rate: learning rate of the other stages.
+
+    >>> [stage.steps for stage in proximal_matching_stages(steps=800)]
+    [400, 100, 100, 100, 100]
+    """
+    warm = Stage(L1(), steps // 2, warm_rate, count)
+    return (
+        warm,
+        *(
+            Stage(ProximalMatching(gamma * factor), steps // 8, rate, count)
+            for factor in (8, 4, 2, 1)
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Stage of a training: a number of steps of Adam.
+
+    Args:
+        loss: loss that is minimized.
+        steps: number of steps.
+        learning_rate: learning rate of Adam.
+        count: number of pairs per step.
+        iterate: ``"average"`` ends a stage with the weighted mean of its steps, ``"last"`` with the
+            last one, see `solvers.Adam`.
+        clip: norm to which longer gradients are shortened, see `solvers.Adam`; it prevents jumps of
+            a training whose pairs differ much.
+    """
+
+    loss: Loss
+    steps: int
+    learning_rate: float = 1e-3
+    count: int = 64
+    iterate: Literal["average", "last"] = "average"
+    clip: float | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Result of a training.
+
+    Attributes:
+        network: trained copy in evaluation mode; the given network is unchanged.
+        losses: loss of every step, ``(steps,)``; a stage with another loss starts on another scale.
+        validation: rows ``(step, loss)`` on the validation pairs, ``(n, 2)``.
+        seconds: duration of all stages in this run.
+    """
+
+    network: nn.Module
+    losses: Tensor
+    validation: Tensor
+    seconds: float
+
+
+class NetworkWeights(ImplicitPrior):
+    """Weights of a network as parameters, decoded to the losses of a draw of pairs, ``(1, count)``.
+
+    The network itself is never written to. Without a generator, the draw is always the same one, of
+    ``validation``.
+
+    Args:
+        network: a module without running statistics (batch normalisation), which would be state in
+            addition to the weights.
+        pairs: training pairs.
+        loss: loss of a pair.
+        count: number of pairs of a draw.
+        validation: validation pairs; the training pairs by default.
+        mixed_precision: whether the network runs in bfloat16 on a GPU; weights and loss stay in
+            float32.
     """
 
     def __init__(
@@ -53,7 +242,8 @@ class NetworkWeights(ImplicitPrior):
     ) -> None:
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
             raise InputError(
-                f"{type(network).__name__} has batch normalisation, whose running statistics are no weights; train it without"
+                f"{type(network).__name__} has batch normalisation, whose running statistics are "
+                "no weights; train it without"
             )
         if count < 1:
             raise InputError(f"a draw needs at least one pair, got {count}")
@@ -73,12 +263,12 @@ class NetworkWeights(ImplicitPrior):
             device.type, torch.bfloat16, enabled=self.mixed_precision and device.type == "cuda"
         ):
             losses: Tensor = torch.func.functional_call(
-                _Judged(self.network, self.loss), weights, (shown, wanted, drawing)
+                _LossOfNetwork(self.network, self.loss), weights, (shown, wanted, drawing)
             )
         return losses[None]
 
     def project(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Convex networks, alone or as parts of a larger one, stay convex."""
+        """Project the parameters of convex networks, alone or as parts of a larger one."""
         for prefix, part in self.network.named_modules():
             if isinstance(part, ConvexNetwork):
                 place = f"{prefix}." if prefix else ""
@@ -103,19 +293,8 @@ class NetworkWeights(ImplicitPrior):
         return f"NetworkWeights({name} {shapes}; {self.pairs!r}, {self.loss!r}, count={self.count})"
 
 
-class _Judged(nn.Module):
-    """A network and its loss as one module, so that whatever the loss looks at has the weights that are being tried."""
-
-    def __init__(self, network: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.network, self.loss = network, loss
-
-    def forward(self, shown: Tensor, wanted: Tensor, generator: Generator) -> Tensor:
-        return self.loss.of_network(self.network, shown, wanted, generator)
-
-
 class MeanLoss(DataTerm):
-    """The mean of predicted losses; the measurements, 0, are what they should be."""
+    """Mean of predicted losses; the measurements, 0, are their ideal values."""
 
     def value(self, prediction: Any, y: Any) -> Tensor:
         mean: Tensor = prediction.mean(1)
@@ -126,167 +305,16 @@ class MeanLoss(DataTerm):
 
 
 def training_problem(count: int, like: Tensor) -> Problem:
-    """The problem whose unknown are weights: ``count`` losses that should be 0."""
+    """Return the problem whose unknown is the weights: ``count`` losses that should be 0."""
     return Problem(like.new_zeros(1, count), Identity((count,)), MeanLoss())
 
 
-@dataclass(frozen=True)
-class Stage:
-    """So many steps of Adam.
+class _LossOfNetwork(nn.Module):
+    """Network and loss as one module, so that the loss uses the weights that are being tried."""
 
-    Args:
-        loss: what is made small.
-        steps: how many.
-        learning_rate: of Adam.
-        count: pairs that a step looks at.
-        clip: longer gradients are shortened to this norm, see `solvers.Adam`; it keeps a training whose pairs differ much from jumping.
-        iterate: ``"average"`` ends a stage with the weighted mean of its steps, ``"last"`` with the last one, see `solvers.Adam`.
-    """
+    def __init__(self, network: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
 
-    loss: Loss
-    steps: int
-    learning_rate: float = 1e-3
-    count: int = 64
-    iterate: Literal["average", "last"] = "average"
-    clip: float | None = None
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What came of a training.
-
-    Attributes:
-        network: in evaluation mode; the one that was given is left as it was.
-        losses: of every step, ``(steps,)``; a stage with another loss starts on another scale.
-        validation: rows ``(step, loss)`` on the validation pairs, ``(n, 2)``.
-        seconds: of all stages, in this run.
-    """
-
-    network: nn.Module
-    losses: Tensor
-    validation: Tensor
-    seconds: float
-
-
-def proximal_matching_stages(
-    gamma: float = 0.08,
-    steps: int = 40_000,
-    count: int = 64,
-    warm_rate: float = 1e-3,
-    rate: float = 1e-4,
-) -> tuple[Stage, ...]:
-    """The schedule of Fang, Buchanan and Sulam for images: half of the steps by l1, the rest by proximal matching, gamma 8, 4, 2 and 1
-    times the last one for an eighth each.
-
-    >>> [stage.steps for stage in proximal_matching_stages(steps=800)]
-    [400, 100, 100, 100, 100]
-    """
-    warm = Stage(L1(), steps // 2, warm_rate, count)
-    return (
-        warm,
-        *(
-            Stage(ProximalMatching(gamma * factor), steps // 8, rate, count)
-            for factor in (8, 4, 2, 1)
-        ),
-    )
-
-
-def train(
-    network: nn.Module,
-    pairs: Pairs,
-    stages: Sequence[Stage],
-    *,
-    validation: Pairs | None = None,
-    validate_every: int = 500,
-    seed: int = 0,
-    folder: str | Path | None = None,
-    write_every: float = 60.0,
-    device: torch.device | str | None = None,
-    mixed_precision: bool = False,
-    progress: bool = True,
-) -> Trained:
-    """Train a network, and give a trained copy of it.
-
-    The weights are the unknown of a problem, the loss its misfit and `Adam` its solver; what is drawn in a step is a function of the seed
-    and the step. A convex network is projected to what is convex after every step.
-
-    On a CPU, `keep_freed_memory` before it makes many trainings faster by a fifth; it is for the whole process, and so it is yours to call.
-
-    Args:
-        network: called with what the pairs show.
-        stages: one after the other, each from where the one before ended, with fresh moments.
-        validation: pairs to judge by after every ``validate_every`` steps.
-        folder: where the checkpoint of each stage is written, every ``write_every`` seconds; where one lies, training goes on from it.
-        device: where to train; the copy comes back to the CPU.
-
-    Raises:
-        InputError: where the weights become infinite, or no step is left to take because the gradient is 0.
-
-    >>> from invtoolbox.priors import ConvexDense
-    >>> class Shrunk(Pairs):
-    ...     def draw(self, count, generator):
-    ...         x = torch.randn(count, 1, generator=generator)
-    ...         return x, 0.5 * x
-    >>> trained = train(ConvexDense(1, width=8, depth=1), Shrunk(), [Stage(L1(), 300, 1e-2)], progress=False)
-    >>> bool(trained.losses[-1] < 0.2 * trained.losses[0])
-    True
-    """
-    result = copy.deepcopy(network).to(device).train()
-    pairs = pairs.to(device=device)
-    validation = validation.to(device=device) if validation is not None else None
-    like = next(result.parameters()).detach()
-    curves: list[Tensor] = []
-    judged: list[tuple[float, float]] = []
-    seconds, before = 0.0, 0
-    for number, stage in enumerate(stages):
-
-        def judge(state: Progress, start: int = before) -> None:
-            if validation is not None and state.iteration % validate_every == 0:
-                judged.append((start + state.iteration, float(state.x.mean())))
-
-        weights = NetworkWeights(
-            result, pairs, stage.loss, stage.count, validation, mixed_precision
-        )
-        checkpoint = (
-            None
-            if folder is None
-            else Checkpoint(Path(folder) / f"stage-{number}.safetensors", write_every)
-        )
-        solver = Adam(
-            max_iterations=stage.steps,
-            learning_rate=stage.learning_rate,
-            iterate=stage.iterate,
-            clip=stage.clip,
-        )
-        solution = solve(
-            training_problem(stage.count, like),
-            weights,
-            solver,
-            regularization=1.0,
-            tolerance=0.0,
-            seed=1009 * seed + number,
-            callbacks=(judge,),
-            checkpoint=checkpoint,
-            progress=progress,
-        )
-        if solution.status[0] == "diverged":
-            raise InputError(
-                f"training diverged in stage {number} ({stage.loss!r}); take a learning rate below {stage.learning_rate:g}"
-            )
-        if solution.status[0] == "converged":
-            raise InputError(
-                f"the gradient of {stage.loss!r} vanished in stage {number}; bring the network nearer first, by L1 or "
-                "a larger gamma"
-            )
-        result.load_state_dict(
-            {name: value[0] for name, value in solution.parameters.items()}, strict=False
-        )
-        curves.append(solution.history["objective"][:, 0])
-        seconds, before = seconds + solution.seconds, before + stage.steps
-    network = result.cpu().eval().requires_grad_(False)
-    return Trained(
-        network,
-        torch.cat(curves) if curves else torch.zeros(0),
-        torch.tensor(judged).reshape(-1, 2),
-        seconds,
-    )
+    def forward(self, shown: Tensor, wanted: Tensor, generator: Generator) -> Tensor:
+        return self.loss.of_network(self.network, shown, wanted, generator)

@@ -198,7 +198,7 @@ def test_has_a_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ARAP().energy(flow()), "knows no points"),
+        (lambda: ARAP().energy(flow()), "must be prepared"),
         (lambda: ARAP().bind(points()).energy(flow(n=7)), "takes a flow"),
         (
             lambda: ARAP(graph=NeighbourGraph.of_points(points()[0], 3)).bind(points(n=7)),
@@ -210,7 +210,7 @@ def test_has_a_name(name: str) -> None:
         (lambda: SpatialConsistency(LABELS).bind(points(n=7)), "labels of 40 points"),
         (lambda: StaticWorld(torch.tensor([-1.0])), "not negative"),
         (lambda: StaticWorld(torch.ones(3)).energy(flow()), "takes a flow"),
-        (lambda: SpeedLimit(-1), "not negative"),
+        (lambda: SpeedLimit(-1), "not be negative"),
         (lambda: AccelerationLimit().energy(flow()), "takes flows"),
         (lambda: AccelerationLimit().energy((flow(),)), "one time only"),
         (

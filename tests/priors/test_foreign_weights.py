@@ -64,7 +64,7 @@ def test_what_is_no_file_of_weights_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"tdv3.* does not hold a network of total deep variation"):
         TotalDeepVariation.from_file(tmp_path / "tdv3-3-25-f32-gray.pth")
     torch.save({"a": torch.zeros(3)}, tmp_path / "unnamed.pth")
-    with pytest.raises(InputError, match=r"'unnamed.pth' does not say .* give trained_level"):
+    with pytest.raises(InputError, match=r"'unnamed.pth' does not contain .* give trained_level"):
         TotalDeepVariation.from_file(tmp_path / "unnamed.pth")
 
 
@@ -72,7 +72,7 @@ def test_a_dncnn_of_kair_has_one_level(tmp_path: Path) -> None:
     network = DnCNN(depth=3, width=4)
     for name in ("dncnn_15.pth", "dncnn_gray_blind.pth"):
         torch.save(network.state_dict(), tmp_path / name)
-    with pytest.raises(InputError, match="does not say for which noise level"):
+    with pytest.raises(InputError, match="does not contain the noise level"):
         Denoiser.from_kair(tmp_path / "dncnn_gray_blind.pth")
     assert Denoiser.from_kair(tmp_path / "dncnn_gray_blind.pth", 0.1).sigma == 0.1
     prior = Denoiser.from_kair(tmp_path / "dncnn_15.pth")

@@ -171,14 +171,14 @@ def test_what_only_one_of_them_has_is_pruned() -> None:
 
 def test_what_does_not_fit_is_said() -> None:
     first, second = two()
-    with pytest.raises(InputError, match="by one strategy"):
+    with pytest.raises(InputError, match="the same strategy"):
         GaussianPair(first, two(DefaultStrategy())[1])
     with pytest.raises(InputError, match="multiple of the 100 steps"):
         GaussianPair(*two(DefaultStrategy()), apart=0.1, prune_every=150)
     with pytest.raises(InputError, match="positive distance"):
         GaussianPair(first, second, apart=0.0)
     A, y, _ = target()
-    with pytest.raises(InputError, match=r"under operators\.OnBoth"):
+    with pytest.raises(InputError, match=r"operators\.OnBoth"):
         solved(y, A, GaussianPair(first, second))
     with pytest.raises(InputError, match="two halves"):
         Disagreement().energy(torch.zeros(1, 3, 1, 4, 4))

@@ -56,7 +56,7 @@ def test_bounds_are_part_of_the_prox(prior: it.priors.ExplicitPrior) -> None:
     x = images(2, 4, 3, 5)
     check_prior(prior, x, steps=(0.05, 0.5), prox_tolerance=1e-9)
     # A long primal-dual run that knows the two parts separately.
-    bare = L1() if isinstance(prior, L1) else GroupL1(prior.size, prior.interleave)
+    bare = L1() if isinstance(prior, L1) else GroupL1(prior.size, prior.interleaved)
     bounds = prior.bounds if isinstance(prior, L1) else NonNegative()
     assert bounds is not None
     problem = it.Problem(x, it.operators.Identity((4, 3, 5)))

@@ -69,7 +69,7 @@ def priors() -> dict[str, it.priors.ImplicitPrior]:
     torch.manual_seed(0)
     vae = VAE(nn.Sequential(nn.Flatten(), nn.Linear(8, 6)), decoder())
     return {
-        "origin": it.priors.GradientOrigin.fitted(ORIGIN(decoder(), 3), images(50)),
+        "origin": it.priors.GradientOrigin.fit(ORIGIN(decoder(), 3), images(50)),
         "vae": it.priors.VariationalAutoencoder(vae, 3),
     }
 
@@ -96,7 +96,7 @@ def test_the_mode_of_the_latents_is_found_from_measurements(kind: str) -> None:
 def test_the_density_is_that_of_the_latents_it_was_fitted_to() -> None:
     torch.manual_seed(0)
     network, x = ORIGIN(decoder(), 3), images(400)
-    prior = it.priors.GradientOrigin.fitted(network, x)
+    prior = it.priors.GradientOrigin.fit(network, x)
     energies = prior.energy(prior.encode(x), None)
     assert float(energies.mean()) == pytest.approx(
         1.5, rel=0.02
@@ -120,4 +120,4 @@ def test_what_mixes_items_or_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match="a mean \\(n,\\) and a covariance"):
         it.priors.GaussianLatents(nn.Linear(2, 4), torch.zeros(2), torch.eye(3))
     with pytest.raises(InputError, match="more images than that, got 3"):
-        it.priors.GradientOrigin.fitted(ORIGIN(decoder(), 3), images(3))
+        it.priors.GradientOrigin.fit(ORIGIN(decoder(), 3), images(3))

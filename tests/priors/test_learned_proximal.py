@@ -388,9 +388,9 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(InputError, match=r"'readout' .* -0\.1"):
         LearnedProximal(negative)
     prior = LearnedProximal(ConvexDense(2, 4, 2))
-    with pytest.raises(InputError, match="step 1 alone"):
+    with pytest.raises(InputError, match="step 1 only"):
         prior.prox(torch.ones(1, 1, 2), 0.5)
-    with pytest.raises(InputError, match=r"noise level 0\.05 alone"):
+    with pytest.raises(InputError, match=r"noise level 0\.05 only"):
         prior.denoise(torch.ones(1, 1, 2), 0.2)
     with pytest.raises(InputError, match="float64"):
         prior.prox(torch.ones(1, 1, 2, dtype=torch.float64))

@@ -134,7 +134,7 @@ def test_items_pictures_and_conditions() -> None:
         rtol=1e-6,
     )
     assert torch.allclose(told.subset([1]).noise(x[0, :, 1][None], torch.tensor([300])), one[1:2])
-    with pytest.raises(InputError, match="told of 3 pictures"):
+    with pytest.raises(InputError, match="made for 3 pictures"):
         GaussianScore(means, 0.1).noise(pictures(2), torch.tensor([1, 1]))
     with pytest.raises(InputError, match="takes pictures"):
         prior.gradient(torch.zeros(1, 3, 9))

@@ -224,7 +224,7 @@ def test_priors_of_flows_hold_for_a_field() -> None:
     assert float(held[1].norm(dim=1).mean()) < 0.5 * float(free[1].norm(dim=1).mean())
     with pytest.raises(InputError, match="field of flow"):
         along.energy(y[0])
-    with pytest.raises(InputError, match="knows no sweeps"):
+    with pytest.raises(InputError, match="must be prepared"):
         AlongField(it.priors.ARAP()).energy(field)
 
 
@@ -251,7 +251,7 @@ def test_rows_by_weights_have_their_derivatives() -> None:
             lambda: RolloutChamfer(2).value(EulerRollout(walk(3))(Even(STEP)), walk(3)[:2]),
             "takes 4 clouds",
         ),
-        (lambda: SpaceTimeFlow().initial(), "knows no sequence"),
+        (lambda: SpaceTimeFlow().initial(), "must be prepared"),
         (
             lambda: it.solve(
                 it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4))),

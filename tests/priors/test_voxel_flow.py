@@ -116,7 +116,7 @@ def test_rigid_clusters_find_a_motion() -> None:
 
 
 def test_says_what_does_not_fit() -> None:
-    with pytest.raises(InputError, match="knows no points"):
+    with pytest.raises(InputError, match="must be prepared"):
         VoxelFlow().initial()
     with pytest.raises(InputError, match="positive cell"):
         VoxelFlow(cell=0)

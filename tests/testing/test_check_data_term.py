@@ -68,7 +68,7 @@ class NotSymmetric(LeastSquares):
     [
         (ScalarValue(), "value has shape (batch,)", "one number for each of 2 items"),
         (MixedItems(), "value item by item", "another result alone"),
-        (WrongGrad(), "grad is that of value", "not the gradient"),
+        (WrongGrad(), "grad belongs to value", "not the gradient"),
         (WrongProx(), "prox at step 1 minimises", "does not minimise"),
         (SmallCurvature(), "curvature bounds grad", "too small"),
         (WrongWeighted(), "weighted makes the value", "is not value"),

@@ -123,7 +123,7 @@ class ReusesItsBuffer(Scale):
         (WritesParameters, "A(x) (float32) changes nothing", "gain"),
         (WritesInput, "A.adjoint(y) (float32) leaves argument 1 alone", "writes into its argument"),
         (Casts, "A(x) (float32) keeps the precision", "float32 gives torch.float64"),
-        (WrongShape, "range_shape", r"range_shape says"),
+        (WrongShape, "range_shape", r"range_shape is"),
         (Unnamed, "differentiable", "does not pass through"),
         (WrongGradient, "gradient", "another gradient than the adjoint"),
         (SmallNorm, "norm (float32)", "too small"),

@@ -105,7 +105,7 @@ def test_fitting_with_the_penalty_shrinks_singular_values() -> None:
 
 def test_a_network_with_a_way_around_is_refused() -> None:
     loss = JacobianNuclearNorm(L2(), 0.1)
-    with pytest.raises(InputError, match="DnCNN is not known to have any"):
+    with pytest.raises(InputError, match="DnCNN has none"):
         loss.of_network(
             DnCNN(depth=3, width=4), torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), drawn()
         )

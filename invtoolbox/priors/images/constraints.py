@@ -1,8 +1,7 @@
-"""The range of intensities of an image, so that a setting can be a fraction of it whatever its unit is.
+"""Constraints, whose energy is 0 inside a set and infinite outside, and the range of intensities.
 
-Constraints: an energy of 0 inside a set and infinity outside; the prox is the projection.
-
-The probability simplex: what a blur kernel lies in.
+The prox of a constraint is the projection onto its set: `Box`, `NonNegative` and `Simplex`.
+`intensity_range` measures an image, so that a setting can be a fraction of its range in any unit.
 """
 
 from __future__ import annotations
@@ -15,44 +14,19 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ExplicitPrior
-
-
-def intensity_range(image: Tensor, pooling: int = 4, tail: float = 0.005) -> Tensor:
-    """Difference between the upper and the lower quantile ``tail`` of block means of ``pooling`` pixels, ``(batch,)``.
-
-    Block means hold little of the noise of a first reconstruction, and quantiles little of a few bright
-    pixels. An image without contrast gives its largest modulus, an image of zeros 1.
-
-    >>> intensity_range(torch.tensor([0., 1.]).repeat_interleave(64).view(1, 1, 128))
-    tensor([1.])
-    """
-    values = image.detach()
-    for axis in range(2, values.ndim):
-        blocks = values.shape[axis] // pooling
-        if blocks >= pooling:
-            values = (
-                values.narrow(axis, 0, blocks * pooling)
-                .unflatten(axis, (blocks, pooling))
-                .mean(axis + 1)
-            )
-    ordered = values.flatten(1).sort(dim=1).values
-    cut = int(tail * ordered.shape[1])
-    spread = ordered[:, ordered.shape[1] - 1 - cut] - ordered[:, cut]
-    largest = image.detach().abs().flatten(1).amax(1)
-    spread = torch.where(spread > 1e-6 * largest, spread, largest)
-    return torch.where(spread > 0, spread, torch.ones_like(spread))
+from invtoolbox.priors.settings import check_real, format_setting
 
 
 class Box(ExplicitPrior):
-    """``lower <= x <= upper``, value by value.
+    """Bounds on every value: ``lower <= x <= upper``.
+
+    The energy is 0 if the bounds hold to rounding. A value may be outside by 8 units in the last
+    place of the largest of the bounds and the item's values, because a solver that mixes feasible
+    images leaves the set by that much.
 
     Args:
-        lower, upper: numbers, one an item ``(batch,)``, tensors that broadcast against the image with its
-            batch axis, or ``None`` for no bound.
-
-    The energy is 0 where the bounds hold to rounding: a value may be outside by 8 units in the last place of
-    the largest of the bounds and the item's values, because a solver that mixes feasible images leaves the
-    set by that much.
+        lower, upper: numbers, one value per item ``(batch,)``, tensors that broadcast against the
+            image with its batch axis, or ``None`` for no bound.
 
     >>> Box(0, 1).prox(torch.tensor([[[-1.0, 0.5, 2.0]]]), 1.0)
     tensor([[[0.0000, 0.5000, 1.0000]]])
@@ -91,11 +65,7 @@ class Box(ExplicitPrior):
                 )
         # NaN compares false with everything, so an item that is not finite is outside.
         inside = (excess <= 8 * torch.finfo(x.dtype).eps * scale) & excess.isfinite()
-        value = torch.where(inside, 0.0, float("inf")).to(x.dtype)
-        # The energy is flat inside; adding nothing keeps it part of the graph, so that its gradient is 0.
-        return (
-            value + 0 * x.flatten(1)[:, 0] if x.requires_grad and torch.is_grad_enabled() else value
-        )
+        return _indicator(inside, x)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         check_real(x)
@@ -105,22 +75,17 @@ class Box(ExplicitPrior):
         return x if upper is None else x.minimum(upper)
 
     def _bounds(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        def fitted(bound: Tensor | None) -> Tensor | None:
+        def fit(bound: Tensor | None) -> Tensor | None:
             return None if bound is None else expand(bound, x) if bound.ndim <= 1 else bound.to(x)
 
-        return fitted(self.lower), fitted(self.upper)
+        return fit(self.lower), fit(self.upper)
 
     def __repr__(self) -> str:
-        def shown(bound: Tensor | None) -> str:
-            if bound is None:
-                return "None"
-            return f"{float(bound):g}" if bound.numel() == 1 else f"{tuple(bound.shape)}"
-
-        return f"Box({shown(self.lower)}, {shown(self.upper)})"
+        return f"Box({format_setting(self.lower)}, {format_setting(self.upper)})"
 
 
 class NonNegative(Box):
-    """``x >= 0``.
+    """Constraint ``x >= 0``.
 
     >>> NonNegative().prox(torch.tensor([[[-1.0, 2.0]]]), 1.0)
     tensor([[[0., 2.]]])
@@ -133,26 +98,16 @@ class NonNegative(Box):
         return "NonNegative()"
 
 
-def _bound(value: float | Tensor | None) -> Tensor | None:
-    bound = None if value is None else torch.as_tensor(value, dtype=torch.float64)
-    if bound is not None and bool(bound.isnan().any()):
-        raise InputError("a bound must not be NaN")
-    return bound
-
-
-def check_real(x: Tensor) -> None:
-    if x.is_complex():
-        raise InputError("bounds need real images; complex numbers have no order")
-
-
 class Simplex(ExplicitPrior):
-    """``x >= 0`` and ``sum x = total`` in every channel of every item, over all axes behind the channel.
+    """Probability simplex: ``x >= 0`` and ``sum x = total`` in every channel of every item.
 
-    The prox is the projection, by sorting (Held, Wolfe and Crowder 1974; Duchi, Shalev-Shwartz, Singer and Chandra 2008). As the
-    prior of a blur kernel it keeps the brightness of the picture: ``Problem(y, Blur(...), unknown={"kernel": Simplex()})``.
+    The sum runs over all axes behind the channel. The prox is the projection, by sorting (Held,
+    Wolfe and Crowder 1974; Duchi, Shalev-Shwartz, Singer and Chandra 2008). As the prior of a blur
+    kernel it keeps the brightness of the picture:
+    ``Problem(y, Blur(...), unknown={"kernel": Simplex()})``.
 
     Args:
-        total: what the values add up to; positive.
+        total: positive sum of the values.
 
     >>> Simplex().prox(torch.tensor([[[0.5, 0.9, -1.0]]]), 1.0)
     tensor([[[0.3000, 0.7000, 0.0000]]])
@@ -164,23 +119,22 @@ class Simplex(ExplicitPrior):
 
     def __init__(self, total: float = 1.0) -> None:
         if not (0 < total < float("inf")):
-            raise InputError(f"the total of a Simplex is positive and finite, got {total}")
+            raise InputError(f"the total of a Simplex must be positive and finite, got {total}")
         self.total = float(total)
 
     def energy(self, x: Tensor) -> Tensor:
-        """0 inside to rounding, infinite elsewhere; shape ``(batch,)``."""
+        """Return 0 inside the simplex, to rounding, and infinity elsewhere; shape ``(batch,)``."""
         check_real(x)
         values = x.flatten(2).detach()
         slack = 8 * torch.finfo(x.dtype).eps * self.total * max(1.0, values.shape[-1] ** 0.5)
         inside = (values.amin(2) >= -slack) & ((values.sum(2) - self.total).abs() <= slack)
-        value = torch.where(inside.all(1), 0.0, float("inf")).to(x.dtype)
-        # The energy is flat inside; adding nothing keeps it part of the graph.
-        return (
-            value + 0 * x.flatten(1)[:, 0] if x.requires_grad and torch.is_grad_enabled() else value
-        )
+        return _indicator(inside.all(1), x)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
-        """The nearest point of the simplex: ``max(x - threshold, 0)``, the threshold such that the sum is right."""
+        """Return the nearest point of the simplex, ``max(x - threshold, 0)``.
+
+        The threshold is the one for which the sum is ``total``.
+        """
         check_real(x)
         values = x.flatten(2)
         falling = values.sort(dim=2, descending=True).values
@@ -192,3 +146,44 @@ class Simplex(ExplicitPrior):
 
     def __repr__(self) -> str:
         return "Simplex()" if self.total == 1 else f"Simplex({self.total:g})"
+
+
+def intensity_range(image: Tensor, pooling: int = 4, tail: float = 0.005) -> Tensor:
+    """Return the difference of two quantiles of the block means of an image, ``(batch,)``.
+
+    The quantiles are ``1 - tail`` and ``tail``, and a block has ``pooling`` pixels per axis. Block
+    means contain little of the noise of a first reconstruction, and the quantiles ignore a few
+    bright pixels. An image without contrast gives its largest modulus, an image of zeros gives 1.
+
+    >>> intensity_range(torch.tensor([0., 1.]).repeat_interleave(64).view(1, 1, 128))
+    tensor([1.])
+    """
+    values = image.detach()
+    for axis in range(2, values.ndim):
+        blocks = values.shape[axis] // pooling
+        if blocks >= pooling:
+            values = (
+                values.narrow(axis, 0, blocks * pooling)
+                .unflatten(axis, (blocks, pooling))
+                .mean(axis + 1)
+            )
+    ordered = values.flatten(1).sort(dim=1).values
+    cut = int(tail * ordered.shape[1])
+    spread = ordered[:, ordered.shape[1] - 1 - cut] - ordered[:, cut]
+    largest = image.detach().abs().flatten(1).amax(1)
+    spread = torch.where(spread > 1e-6 * largest, spread, largest)
+    return torch.where(spread > 0, spread, torch.ones_like(spread))
+
+
+def _bound(value: float | Tensor | None) -> Tensor | None:
+    bound = None if value is None else torch.as_tensor(value, dtype=torch.float64)
+    if bound is not None and bool(bound.isnan().any()):
+        raise InputError("a bound must not be NaN")
+    return bound
+
+
+def _indicator(inside: Tensor, x: Tensor) -> Tensor:
+    """Return 0 for items inside the set and infinity for all others, ``(batch,)``."""
+    value = torch.where(inside, 0.0, float("inf")).to(x.dtype)
+    # The energy is flat inside; adding 0 times x keeps it in the graph, so that its gradient is 0.
+    return value + 0 * x.flatten(1)[:, 0] if x.requires_grad and torch.is_grad_enabled() else value

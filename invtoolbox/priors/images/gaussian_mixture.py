@@ -1,6 +1,8 @@
-"""Gaussian mixtures as priors: energy, score and denoiser at every noise level are exact, so samplers can be tested on them.
+"""Gaussian mixtures, whose energy, score and denoiser are exact at every noise level.
 
-Denoisers that are told what an image shows: by a class, a text, or any other embedding.
+Exactness makes them the test case of samplers. `ConditionalPrior` is the base class of denoisers
+with a condition (a class, a text or another embedding), and `ConditionalMixture` is the exact
+example.
 """
 
 from __future__ import annotations
@@ -14,27 +16,33 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.matrix import Matrix
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.settings import check_positive
 
 
 class GaussianMixture(ExplicitPrior):
-    r"""``p(x) = sum_k w_k N(x; m_k, C_k)`` and ``R(x) = -log p(x)``, up to a constant.
+    """Gaussian mixture ``p(x) = sum_k w_k N(x; m_k, C_k)`` with the energy ``R(x) = -log p(x)``.
 
-    With noise of standard deviation sigma it is again a mixture, with covariances ``C_k + sigma^2``, so that the score
-    ``grad log p_sigma`` has a closed form and ``denoise(x, sigma) = x + sigma^2 grad log p_sigma(x)`` (Tweedie) is the posterior mean,
-    exactly. That makes it the test of everything that follows a score: `solvers.UnadjustedLangevin`, `solvers.DPS`, `solvers.DiffPIR`,
-    `solvers.DDRM`. The posterior of a linear problem is a mixture too: `exact_posterior`.
+    The energy is known up to a constant. With noise of standard deviation sigma the density is
+    again a mixture, with covariances ``C_k + sigma^2``. So the score ``grad log p_sigma`` has a
+    closed form, and ``denoise(x, sigma) = x + sigma^2 grad log p_sigma(x)`` (Tweedie) is exactly
+    the posterior mean. This makes the prior the test of every method that follows a score:
+    `solvers.UnadjustedLangevin`, `solvers.DPS`, `solvers.DiffPIR`, `solvers.DDRM`. The posterior of
+    a linear problem is a mixture too: `exact_posterior`.
 
     Args:
-        means: ``(components, channel, *space)``.
-        covariances: one variance for everything; variances of the pixels, shaped as ``means`` (or one of them); or matrices
-            ``(components or 1, n, n)`` over the n pixels of an image, channel first and row by row.
-        weights: of the components, ``(components,)``; equal ones by default.
+        means: means of the components, ``(components, channel, *space)``.
+        covariances: one variance for everything; variances of the pixels, shaped as ``means`` (or
+            as one of them); or matrices ``(components or 1, n, n)`` over the n pixels of an image,
+            channel first and row by row.
+        weights: weights of the components, ``(components,)``; equal by default.
 
     Raises:
-        InputError: shapes that do not fit, covariances that are not symmetric and positive definite, weights that are not positive.
+        InputError: The shapes do not fit, a covariance is not symmetric and positive definite, or a
+            weight is not positive.
 
     >>> prior = GaussianMixture(torch.tensor([[[-1.0]], [[1.0]]]), 0.25)
-    >>> prior.denoise(torch.tensor([[[0.5]]]), 0.5)  # halfway to the means, -0.25 and 0.75, with shares 0.12 and 0.88
+    >>> # halfway to the means, at -0.25 and 0.75, with shares 0.12 and 0.88
+    >>> prior.denoise(torch.tensor([[[0.5]]]), 0.5)
     tensor([[[0.6308]]])
     """
 
@@ -43,10 +51,11 @@ class GaussianMixture(ExplicitPrior):
     ) -> None:
         if means.ndim < 3 or not bool(means.isfinite().all()):
             raise InputError(
-                f"the means of {type(self).__name__} are finite and (components, channel, *space), got {tuple(means.shape)}"
+                f"the means of {type(self).__name__} are finite and of shape "
+                f"(components, channel, *space), got {tuple(means.shape)}"
             )
         self.means = means
-        self.basis, self.spectrum = _decomposed(
+        self.basis, self.spectrum = _decompose(
             torch.as_tensor(covariances, dtype=means.dtype, device=means.device), means
         )
         count = means.shape[0]
@@ -57,15 +66,14 @@ class GaussianMixture(ExplicitPrior):
         )
         if chosen.shape != (count,) or not bool(((chosen > 0) & chosen.isfinite()).all()):
             raise InputError(
-                f"the weights of {type(self).__name__} are {count} positive numbers, one a component, got {weights}"
+                f"the weights of {type(self).__name__} are {count} positive numbers, "
+                f"one per component, got {weights}"
             )
         self.log_weights = (chosen / chosen.sum()).log().to(means.device)
         self.is_convex = True if count == 1 else None
 
-    # -- the density and what follows from it ----------------------------------------------------------------------------------------
-
     def energy(self, x: Tensor) -> Tensor:
-        """``-log p(x)`` less its value at the mean of the narrowest component, were that the only one; ``(batch,)``."""
+        """Return ``-log p(x)`` above the minimum of the narrowest component alone, ``(batch,)``."""
         joint, _, _ = self._components(x, 0.0)
         least = 0.5 * self.spectrum.log().sum(1).min()
         return -torch.logsumexp(joint, 1) - least
@@ -74,30 +82,39 @@ class GaussianMixture(ExplicitPrior):
         return -self.score(x, 0.0)
 
     def score(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
-        """``grad log p_sigma(x)``, p_sigma the density with noise of standard deviation ``sigma``, a number or one an item."""
+        """Return ``grad log p_sigma(x)`` of the density with noise of standard deviation sigma.
+
+        ``sigma`` is a number, or one value per item.
+        """
         joint, centred, level = self._components(x, sigma)
         shares = joint.softmax(1)
-        return -self._mixed(shares, centred / (self.spectrum + level)).view(x.shape)
+        return -self._mix(shares, centred / (self.spectrum + level)).view(x.shape)
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """The posterior mean of x with noise of standard deviation ``sigma``, a number or one an item."""
-        return self._denoised(x, sigma, self.log_weights)
+        """Return the posterior mean of x with noise of standard deviation ``sigma``.
 
-    def _denoised(self, x: Tensor, sigma: float | Tensor, log_weights: Tensor) -> Tensor:
-        """With the weights of an item's own, ``(batch or 1, components)``."""
+        ``sigma`` is a number, or one value per item.
+        """
+        return self._denoise(x, sigma, self.log_weights)
+
+    def _denoise(self, x: Tensor, sigma: float | Tensor, log_weights: Tensor) -> Tensor:
+        """Denoise with weights of the components per item, ``(batch or 1, components)``."""
         joint, centred, level = self._components(x, sigma, log_weights)
         shares = joint.softmax(1)
         means = (shares @ self.means.flatten(1)).view(x.shape)
-        return means + self._mixed(
-            shares, centred * (self.spectrum / (self.spectrum + level))
-        ).view(x.shape)
+        return means + self._mix(shares, centred * (self.spectrum / (self.spectrum + level))).view(
+            x.shape
+        )
 
     def log_shares(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
-        """The logarithm of the probability that x, with noise, came of each component, ``(batch, components)``."""
+        """Return the log probability that x, with noise, came from each component.
+
+        The shape is ``(batch, components)``.
+        """
         return self._components(x, sigma)[0].log_softmax(1)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """Draws from the prior, ``(n, channel, *space)``."""
+        """Draw from the prior, ``(n, channel, *space)``."""
         which = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
         shape, like = self.means.shape[1:], self.means
         draw = torch.randn(
@@ -110,15 +127,15 @@ class GaussianMixture(ExplicitPrior):
         return like[which] + draw.view(n, *shape)
 
     def covariances(self) -> Tensor:
-        """``C_k`` as matrices, ``(components, n, n)``."""
+        """Return ``C_k`` as matrices, ``(components, n, n)``."""
         spread = torch.diag_embed(self.spectrum)
         dense = spread if self.basis is None else self.basis @ spread @ self.basis.mT
         return dense.expand(len(self.means), -1, -1)
 
-    # -- where there is one component, everything is quadratic -----------------------------------------------------------------------
+    # -- the quadratic case of one component
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
-        """Of one component alone: the mode of its posterior is the mean."""
+        """Return the prox of a single component, where the mode of the posterior is the mean."""
         if len(self.means) > 1:
             return super().prox(x, step)
         return self.denoise(x, torch.as_tensor(step, dtype=x.dtype, device=x.device).sqrt())
@@ -136,7 +153,7 @@ class GaussianMixture(ExplicitPrior):
     @property
     def offers(self) -> frozenset[str]:
         several = frozenset({"energy", "gradient", "denoise"})
-        # A matrix of the pixels only where there is one already, or where it is small.
+        # A matrix over the pixels is offered only if there is one already, or if it is small.
         small = self.basis is not None or self.means[0].numel() <= 4096
         return (
             several
@@ -148,12 +165,14 @@ class GaussianMixture(ExplicitPrior):
     def smooth(self) -> bool:
         return True
 
-    # -- arithmetic ------------------------------------------------------------------------------------------------------------------
-
     def _components(
         self, x: Tensor, sigma: float | Tensor, log_weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """``log w_k N(x; m_k, C_k + sigma^2)`` up to a constant (batch, components), x - m_k in the basis of C_k, and sigma squared."""
+        """Return the terms of the mixture at x.
+
+        They are ``log w_k N(x; m_k, C_k + sigma^2)`` up to a constant, ``(batch, components)``; x -
+        m_k in the basis of C_k; and sigma squared.
+        """
         if x.shape[1:] != self.means.shape[1:]:
             raise InputError(
                 f"{self!r} takes images {tuple(self.means.shape[1:])}, got {tuple(x.shape[1:])}"
@@ -168,8 +187,8 @@ class GaussianMixture(ExplicitPrior):
         prior = self.log_weights if log_weights is None else log_weights
         return prior - 0.5 * (centred.square() / variances + variances.log()).sum(2), centred, level
 
-    def _mixed(self, shares: Tensor, vectors: Tensor) -> Tensor:
-        """The sum of the components' vectors, out of their bases, by their shares: ``(batch, n)``."""
+    def _mix(self, shares: Tensor, vectors: Tensor) -> Tensor:
+        """Add the components' vectors by their shares, out of their bases: ``(batch, n)``."""
         if self.basis is not None:
             vectors = torch.einsum(
                 "bkj,kij->bki", vectors, self.basis.expand(len(self.means), -1, -1)
@@ -181,14 +200,15 @@ class GaussianMixture(ExplicitPrior):
 
 
 class Gaussian(GaussianMixture):
-    r"""``x ~ N(mean, C)``: ``R(x) = 1/2 (x - mean)^T C^{-1} (x - mean)``, the mixture of one.
+    """Normal distribution ``x ~ N(mean, C)``, with ``R(x) = 1/2 (x - mean)^T C^{-1} (x - mean)``.
 
     Args:
         mean: ``(channel, *space)``.
         covariance: a variance, variances of the pixels shaped as the mean, or a matrix ``(n, n)``.
 
     >>> import invtoolbox as it
-    >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)), it.data_terms.LeastSquares(noise_std=0.5))
+    >>> A, data_term = it.operators.Identity((1, 4)), it.data_terms.LeastSquares(noise_std=0.5)
+    >>> problem = it.Problem(torch.ones(1, 1, 4), A, data_term)
     >>> it.solve(problem, Gaussian(torch.zeros(1, 4), 0.25), regularization=1.0, progress=False).x
     tensor([[[0.5000, 0.5000, 0.5000, 0.5000]]])
     """
@@ -201,8 +221,84 @@ class Gaussian(GaussianMixture):
         return f"Gaussian({tuple(self.means.shape[1:])})"
 
 
-def _decomposed(covariances: Tensor, means: Tensor) -> tuple[Tensor | None, Tensor]:
-    """The eigenvectors of every covariance, None where pixels are independent, and the eigenvalues ``(components or 1, n)``."""
+class ConditionalPrior(ExplicitPrior):
+    """Base class of priors ``p(x | c)`` that denoise under a condition c.
+
+    `solvers.PromptTuning` finds the condition together with the image. A subclass writes
+    `denoise_given` and `null_condition`. Every solver that takes a denoiser gets the denoiser of
+    the null condition.
+    """
+
+    @abstractmethod
+    def denoise_given(self, x: Tensor, sigma: float | Tensor, condition: Tensor) -> Tensor:
+        """Return the mean clean image, given x with noise and a condition.
+
+        The noise has standard deviation ``sigma`` and the condition is ``(batch, *shape)``. The
+        result is differentiable in x and in the condition.
+        """
+
+    @abstractmethod
+    def null_condition(self) -> Tensor:
+        """Return the condition that carries no information, ``(1, *shape)``."""
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        null = self.null_condition()
+        return self.denoise_given(x, sigma, null.expand(len(x), *null.shape[1:]))
+
+
+class ConditionalMixture(ConditionalPrior):
+    """Gaussian mixture with embeddings: ``p(k | c) ~ w_k exp(-|c - e_k|^2 / (2 temperature^2))``.
+
+    It is the smallest conditional model whose score is exact, for tests of methods that tune
+    conditions. The null condition is the mean of the embeddings.
+
+    Args:
+        mixture: the Gaussian mixture with the components.
+        embeddings: embeddings e_k of the components, ``(components, d)``.
+        temperature: distance from an embedding at which a condition still selects it.
+
+    >>> import torch
+    >>> mixture = GaussianMixture(torch.tensor([[[-1.0]], [[1.0]]]), 0.25)
+    >>> prior = ConditionalMixture(mixture, torch.tensor([[-1.0], [1.0]]), temperature=0.5)
+    >>> x = torch.zeros(1, 1, 1)
+    >>> prior.denoise(x, 1.0)
+    tensor([[[0.]]])
+    >>> prior.denoise_given(x, 1.0, torch.tensor([[1.0]]))  # 0.8 for the second component alone
+    tensor([[[0.7995]]])
+    """
+
+    def __init__(
+        self, mixture: GaussianMixture, embeddings: Tensor, temperature: float = 1.0
+    ) -> None:
+        if embeddings.ndim != 2 or len(embeddings) != len(mixture.means):
+            raise InputError(
+                f"embeddings are ({len(mixture.means)}, d), one per component, "
+                f"got {tuple(embeddings.shape)}"
+            )
+        check_positive("the temperature", temperature)
+        self.mixture, self.embeddings, self.temperature = mixture, embeddings, temperature
+
+    def denoise_given(self, x: Tensor, sigma: float | Tensor, condition: Tensor) -> Tensor:
+        return self.mixture._denoise(x, sigma, self.log_weights(condition))
+
+    def null_condition(self) -> Tensor:
+        return self.embeddings.mean(0, keepdim=True)
+
+    def log_weights(self, condition: Tensor) -> Tensor:
+        """Return ``log p(k | c)``, ``(batch, components)``."""
+        away = (condition.unsqueeze(1) - self.embeddings).square().sum(2)
+        return (self.mixture.log_weights - away / (2 * self.temperature**2)).log_softmax(1)
+
+    def __repr__(self) -> str:
+        return f"ConditionalMixture({self.mixture!r}, temperature={self.temperature:g})"
+
+
+def _decompose(covariances: Tensor, means: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Return the eigenvectors and eigenvalues of every covariance.
+
+    The eigenvectors are ``None`` if the pixels are independent. The eigenvalues are
+    ``(components or 1, n)``.
+    """
     n, count = means[0].numel(), len(means)
     if covariances.ndim == 0:
         basis, spectrum = None, covariances.expand(1, n).clone()
@@ -217,72 +313,9 @@ def _decomposed(covariances: Tensor, means: Tensor) -> tuple[Tensor | None, Tens
         spectrum, basis = values.to(means), basis.to(means)
     else:
         raise InputError(
-            f"covariances are a number, of the shape {tuple(means.shape)}, or {(count, n, n)}; got {tuple(covariances.shape)}"
+            f"covariances are a number, of the shape {tuple(means.shape)}, or {(count, n, n)}; "
+            f"got {tuple(covariances.shape)}"
         )
     if not bool(((spectrum > 0) & spectrum.isfinite()).all()):
         raise InputError("covariances must be positive definite: some variance is not positive")
     return basis, spectrum
-
-
-class ConditionalPrior(ExplicitPrior):
-    """A prior ``p(x | c)`` that denoises under a condition c, which `solvers.PromptTuning` finds together with the image.
-
-    A subclass writes `denoise_given` and `null_condition`; every solver that takes a denoiser gets that of the null condition.
-    """
-
-    @abstractmethod
-    def denoise_given(self, x: Tensor, sigma: float | Tensor, condition: Tensor) -> Tensor:
-        """The mean clean image, given x with noise of level ``sigma`` and a condition ``(batch, *shape)``, differentiable in both."""
-
-    @abstractmethod
-    def null_condition(self) -> Tensor:
-        """The condition that says nothing, ``(1, *shape)``."""
-
-    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        null = self.null_condition()
-        return self.denoise_given(x, sigma, null.expand(len(x), *null.shape[1:]))
-
-
-class ConditionalMixture(ConditionalPrior):
-    r"""A Gaussian mixture whose components have embeddings: ``p(k | c) ~ w_k exp(-|c - e_k|^2 / (2 temperature^2))``.
-
-    The smallest conditional model whose score is exact, to test what tunes conditions with. The null condition is the mean of the
-    embeddings.
-
-    Args:
-        mixture: the components.
-        embeddings: e_k, ``(components, d)``.
-        temperature: how far from an embedding a condition still means it.
-
-    >>> import torch
-    >>> mixture = GaussianMixture(torch.tensor([[[-1.0]], [[1.0]]]), 0.25)
-    >>> prior = ConditionalMixture(mixture, torch.tensor([[-1.0], [1.0]]), temperature=0.5)
-    >>> x = torch.zeros(1, 1, 1)
-    >>> prior.denoise(x, 1.0), prior.denoise_given(x, 1.0, torch.tensor([[1.0]]))  # the second component's is 0.8
-    (tensor([[[0.]]]), tensor([[[0.7995]]]))
-    """
-
-    def __init__(
-        self, mixture: GaussianMixture, embeddings: Tensor, temperature: float = 1.0
-    ) -> None:
-        if embeddings.ndim != 2 or len(embeddings) != len(mixture.means):
-            raise InputError(
-                f"embeddings are ({len(mixture.means)}, d), one a component, got {tuple(embeddings.shape)}"
-            )
-        if not temperature > 0:
-            raise InputError(f"the temperature must be positive, got {temperature}")
-        self.mixture, self.embeddings, self.temperature = mixture, embeddings, temperature
-
-    def denoise_given(self, x: Tensor, sigma: float | Tensor, condition: Tensor) -> Tensor:
-        return self.mixture._denoised(x, sigma, self.log_weights(condition))
-
-    def null_condition(self) -> Tensor:
-        return self.embeddings.mean(0, keepdim=True)
-
-    def log_weights(self, condition: Tensor) -> Tensor:
-        """``log p(k | c)``, ``(batch, components)``."""
-        away = (condition.unsqueeze(1) - self.embeddings).square().sum(2)
-        return (self.mixture.log_weights - away / (2 * self.temperature**2)).log_softmax(1)
-
-    def __repr__(self) -> str:
-        return f"ConditionalMixture({self.mixture!r}, temperature={self.temperature:g})"

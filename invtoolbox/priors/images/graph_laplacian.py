@@ -1,8 +1,7 @@
-"""graphLa+Psi: sparsity of a graph Laplacian that a first reconstruction defines."""
+"""The prior graphLa+Psi: sparsity of the graph Laplacian of a first reconstruction."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -17,6 +16,7 @@ from invtoolbox.priors.base import ExplicitPrior, Prior
 from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.priors.images.smoothed_norm import SmoothedNorm
 from invtoolbox.priors.images.total_variation import TotalVariation
+from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.parameter_choice.base import WeightRule
@@ -26,39 +26,41 @@ _FIRST = ("fbp", "pseudo-inverse", "tikhonov", "tv")
 
 
 class GraphLaplacian(ExplicitPrior):
-    r"""``R(x) = |Delta x|_1``, Delta the Laplacian of a graph built from a first reconstruction ``x~``.
+    """Sparsity ``R(x) = |Delta x|_1`` of the graph Laplacian of a first reconstruction ``x~``.
 
     Pixels p and q at most ``radius`` apart (in the maximum norm) are joined by an edge of weight
-    ``exp(-|x~(p) - x~(q)|^2 / (intensity_scale r^2))``, r the intensity range of ``x~``; W is divided by its
-    Frobenius norm, and ``Delta = diag(W 1) - W``. So ``x`` is asked to be constant where ``x~`` is, and free
-    to jump where ``x~`` does: the result keeps the edges of the first reconstruction and not its errors of
-    intensity.
+    ``exp(-|x~(p) - x~(q)|^2 / (intensity_scale r^2))``, r the intensity range of ``x~``. W is
+    divided by its Frobenius norm, and ``Delta = diag(W 1) - W``. So the prior favors an ``x`` that
+    is constant where ``x~`` is constant, and lets it jump where ``x~`` jumps: the result keeps the
+    edges of the first reconstruction and not its errors of intensity.
 
-    The l1 norm is smoothed, ``|t| ~ sqrt(t^2 + eps^2) - eps`` with ``eps = smoothing r``. Because Delta is
-    tiny after its normalisation (about ``1e-3`` an entry at 128x128), ``|Delta x|`` stays below eps nearly
-    everywhere, and the term acts like ``|Delta x|^2 / (2 eps)``: this is the method of the paper, whose
-    figures belong to ``smoothing=0.1``; a much smaller value is another method. The normalisation also makes
-    weights of 1e4 to 1e9 normal: leave them to the discrepancy principle.
+    The l1 norm is smoothed, ``|t| ~ sqrt(t^2 + eps^2) - eps`` with ``eps = smoothing r``. Delta is
+    tiny after its normalization (about ``1e-3`` per entry at 128x128), so ``|Delta x|`` stays below
+    eps nearly everywhere, and the term acts like ``|Delta x|^2 / (2 eps)``. This is the method of
+    the paper, whose figures belong to ``smoothing=0.1``; a much smaller value is another method.
+    The normalization also makes weights of 1e4 to 1e9 normal: leave them to the discrepancy
+    principle.
 
-    Source: Bianchi, Evangelista, Aleotti, Donatelli, Loli Piccolomini & Li, "A data-dependent regularization
-    method based on the graph Laplacian", arXiv 2312.16936.
+    Source: Bianchi, Evangelista, Aleotti, Donatelli, Loli Piccolomini & Li, "A data-dependent
+    regularization method based on the graph Laplacian", arXiv 2312.16936.
 
     Args:
-        first: where ``x~`` comes from: ``"tv"``, ``"tikhonov"`` (squared differences), ``"pseudo-inverse"`` or
-            ``"fbp"`` (the same), a prior to solve with first (a `Denoiser`, say), a network that refines the
-            pseudo-inverse (`torch.nn.Module`), an image ``(batch or 1, channel, *space)``, or a function of
-            the problem that gives one.
-        radius: of the window in pixels; 4 means 9x9, 80 neighbours.
-        intensity_scale: the whole denominator of the exponent, for an image of intensity range 1.
-        intensity_range: r, in the unit of the image; measured in ``x~`` where not given.
+        first: source of ``x~``: ``"tv"``, ``"tikhonov"`` (squared differences),
+            ``"pseudo-inverse"`` or ``"fbp"`` (synonyms), a prior to solve with first (such as a
+            `Denoiser`), a network that refines the pseudo-inverse (`torch.nn.Module`), an image
+            ``(batch or 1, channel, *space)``, or a function of the problem that returns an image.
+        radius: half width of the window in pixels; 4 means 9x9, which is 80 neighbors.
+        intensity_scale: whole denominator of the exponent, for an image of intensity range 1.
+        intensity_range: r, in the unit of the image; measured in ``x~`` by default.
         smoothing: eps for an image of intensity range 1.
-        power: q of ``sum |Delta x|^q``.
-        first_regularization: the weight, or the rule for it, of the first reconstruction.
+        power: exponent q of ``sum |Delta x|^q``.
+        first_regularization: weight of the first reconstruction, or the rule that chooses it.
 
     >>> import invtoolbox as it
     >>> edge = torch.tensor([0., 1.]).repeat_interleave(8).expand(1, 1, 16, 16)
     >>> noisy = edge + 0.1 * torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    >>> problem = it.Problem(noisy, it.operators.Identity((1, 16, 16)), it.data_terms.LeastSquares(0.1))
+    >>> A = it.operators.Identity((1, 16, 16))
+    >>> problem = it.Problem(noisy, A, it.data_terms.LeastSquares(0.1))
     >>> x = it.solve(problem, GraphLaplacian(first="tv"), progress=False).x
     >>> bool((x - edge).norm() < 0.4 * (noisy - edge).norm())
     True
@@ -102,23 +104,24 @@ class GraphLaplacian(ExplicitPrior):
         self._norm = SmoothedNorm(power, smoothing)
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        """Make the first reconstruction and the graph; a prior that was bound is returned as it is."""
+        """Compute the first reconstruction and its graph, unless the prior is bound already."""
         return self if self._laplacian is not None else self.bind(self._first_image(problem, solve))
 
     def bind(self, image: Tensor) -> Self:
-        """A copy with the graph of the image ``(batch, channel, *space)``."""
+        """Return a copy with the graph of the image ``(batch, channel, *space)``."""
         spread = (
             intensity_range(image)
             if self.intensity_range is None
             else image.new_full(image.shape[:1], self.intensity_range)
         )
-        other = copy.copy(self)
-        other.guess = image
-        other._laplacian = PixelGraphLaplacian.from_image(
-            image, self.radius, self.intensity_scale * spread.square()
+        return replace(
+            self,
+            guess=image,
+            _laplacian=PixelGraphLaplacian.from_image(
+                image, self.radius, self.intensity_scale * spread.square()
+            ),
+            _norm=SmoothedNorm(self.power, self.smoothing * spread),
         )
-        other._norm = SmoothedNorm(self.power, self.smoothing * spread)
-        return other
 
     def _first_image(self, problem: Problem, solve: Any) -> Tensor:
         first = self.first
@@ -137,7 +140,7 @@ class GraphLaplacian(ExplicitPrior):
             with torch.no_grad():
                 image = first(_pseudo_inverse(problem))
         elif isinstance(first, (str, Prior)):
-            image = self._solved(problem, solve, first)
+            image = self._solve(problem, solve, first)
         else:
             image = first(problem)
         if not isinstance(image, Tensor) or tuple(image.shape) != (
@@ -146,20 +149,22 @@ class GraphLaplacian(ExplicitPrior):
         ):
             got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
             raise InputError(
-                f"the first reconstruction has to be an image {(problem.batch, *problem.image_shape)}, got {got}"
+                "the first reconstruction has to be an image "
+                f"{(problem.batch, *problem.image_shape)}, got {got}"
             )
         if image.is_complex() or not bool(torch.isfinite(image).all()):
             raise InputError(
-                "the first reconstruction is complex, or holds NaN or infinite values, so no graph can be built from it"
+                "the first reconstruction is complex, or holds NaN or infinite values, "
+                "so no graph can be built from it"
             )
         return image.detach().contiguous()
 
-    def _solved(self, problem: Problem, solve: Any, first: str | Prior) -> Tensor:
+    def _solve(self, problem: Problem, solve: Any, first: str | Prior) -> Tensor:
         solver = None
         if isinstance(first, str):
             differences = FiniteDifference(problem.image_shape)
-            # The paper's TV is anisotropic and smoothed, which the Krylov method does where misfit is
-            # quadratic.
+            # The paper's TV is anisotropic and smoothed; the Krylov method does this if the misfit
+            # is quadratic.
             if problem.is_linear and problem.data_term.is_quadratic:
                 solver = "krylov-mm"
             first = (
@@ -172,16 +177,10 @@ class GraphLaplacian(ExplicitPrior):
         ).x
         return image
 
-    # -- the energy ------------------------------------------------------------------------------------------
-
     @property
     def laplacian(self) -> PixelGraphLaplacian:
-        """Delta, once the prior is bound to a problem."""
-        if self._laplacian is None:
-            raise InputError(
-                "GraphLaplacian has no graph yet: it.solve makes it, or call prior.prepare(problem, it.solve)"
-            )
-        return self._laplacian
+        """The operator Delta of a prior that is bound to a problem."""
+        return require_bound(self, self._laplacian)
 
     def energy(self, x: Tensor) -> Tensor:
         return self._norm.energy(self.laplacian(x))
@@ -209,6 +208,7 @@ class GraphLaplacian(ExplicitPrior):
 def _pseudo_inverse(problem: Problem) -> Tensor:
     if not isinstance(problem.operator, LinearOperator):
         raise InputError(
-            f"{problem.operator} is not linear and has no pseudo-inverse; use first='tv' or an image"
+            f"{problem.operator} is not linear and has no pseudo-inverse; "
+            "use first='tv' or an image"
         )
     return problem.operator.pseudo_inverse(problem.y)

@@ -1,4 +1,4 @@
-"""The nuclear norm: channels or frames that are combinations of a few pictures."""
+"""The nuclear norm, for channels or frames that are combinations of a few pictures."""
 
 from __future__ import annotations
 
@@ -11,24 +11,32 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand, inner
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.images.sparsity import shrinkage
+from invtoolbox.priors.settings import format_changes
 
 
 class NuclearNorm(ExplicitPrior):
-    r"""``R(x) = sum of the singular values`` of the matrix whose rows are the channels of the image: low rank.
+    """Nuclear norm ``R(x) = sum of the singular values``, which favors low rank.
 
-    The rows may be the frames of a dynamic series, so that this is the Casorati matrix of Liang (ISBI 2007), the bands of a
-    spectral image, or contrasts. With ``patch`` it is the sum over the patches of an even tiling, each a matrix of its
-    own: locally low rank (Trzasko & Manduca, ISMRM 2011), which allows another few pictures at every place.
+    The rows of the matrix are the channels of the image. They may be the frames of a dynamic
+    series, so that this is the Casorati matrix of Liang (ISBI 2007), the bands of a spectral image,
+    or contrasts. With ``patch`` the energy is the sum over the patches of an even tiling, each with
+    its own matrix: locally low rank (Trzasko & Manduca, ISMRM 2011), which allows a different few
+    pictures at every place.
 
-    Prox: soft thresholding of the singular values (Cai, Candes & Shen, SIAM J. Optim. 20, 2010), exact for every tiling: what a patch
-    at the border lacks is filled with zeros, which changes no singular value. The matrices are decomposed by QR of the long
-    side and a singular value decomposition of the small triangle, so the cost is linear in the pixels.
+    The prox is soft thresholding of the singular values (Cai, Candes & Shen, SIAM J. Optim. 20,
+    2010), exact for every tiling: missing pixels of a patch at the border are filled with zeros,
+    which changes no singular value. The matrices are decomposed by a QR decomposition of the long
+    side and a singular value decomposition of the small triangle, so the cost is linear in the
+    number of pixels.
 
     Args:
-        axis: which axis of the image gives the rows: 1, the channel, or an axis of space counted with the batch as axis 0 and
-            the channel as axis 1; every other axis lies in the columns.
-        patch: the edge of the patches in pixels, a number or one for every spatial axis that is not ``axis``; the whole image by default.
-        offset: where the tiling begins, in pixels, a number or one an axis; tilings with different offsets in a sum blur the seams.
+        axis: axis of the image that gives the rows: 1, the channel, or an axis of space, counted
+            with the batch as axis 0 and the channel as axis 1. All other axes form the columns.
+        patch: edge of the patches in pixels, a number or one value for every spatial axis that is
+            not ``axis``; the whole image by default.
+        offset: start of the tiling in pixels, a number or one value per axis; tilings with
+            different offsets in a sum blur the seams.
 
     >>> x = torch.tensor([[3.0, 0.0], [0.0, 1.0]]).view(1, 2, 2)
     >>> NuclearNorm().energy(x)
@@ -54,7 +62,8 @@ class NuclearNorm(ExplicitPrior):
         starts = (offset,) if isinstance(offset, int) else tuple(offset)
         if any(n < 1 for n in sizes) or any(n < 0 for n in starts):
             raise InputError(
-                f"NuclearNorm needs patches of at least one pixel and offsets from 0 on, got {patch} and {offset}"
+                "NuclearNorm needs patches of at least one pixel and offsets from 0 on, "
+                f"got {patch} and {offset}"
             )
         self.axis, self.patch, self.offset = (
             axis,
@@ -64,14 +73,18 @@ class NuclearNorm(ExplicitPrior):
 
     def energy(self, x: Tensor) -> Tensor:
         fixed = x.detach()
-        total = torch.linalg.svdvals(self._short(self._matrices(fixed)[0])).flatten(1).sum(1)
+        total = torch.linalg.svdvals(self._reduce(self._matrices(fixed)[0])).flatten(1).sum(1)
         if not (x.requires_grad and torch.is_grad_enabled()):
             return total
-        # Automatic differentiation of a QR decomposition fails at matrices of lower rank, which is where the answers lie.
+        # Automatic differentiation of a QR decomposition fails at matrices of lower rank, and the
+        # solutions are such matrices.
         return total + inner(x - fixed, self.gradient(fixed))
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
-        """``U V^H`` of every matrix, without the singular values that are 0 to rounding: the subgradient of least norm."""
+        """Return the subgradient of least norm, ``U V^H`` of every matrix.
+
+        Singular values that are 0 to rounding are left out.
+        """
 
         def inverse(values: Tensor) -> Tensor:
             least = 32 * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
@@ -81,35 +94,39 @@ class NuclearNorm(ExplicitPrior):
                 torch.zeros_like(values),
             )
 
-        return self._filtered(x, inverse)
+        return self._filter(x, inverse)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
-        def kept(values: Tensor) -> Tensor:
-            return (values - expand(step, values)).clamp_min(0) / values.clamp_min(
-                torch.finfo(values.dtype).tiny
-            )
+        return self._filter(x, lambda values: shrinkage(values, expand(step, values)))
 
-        return self._filtered(x, kept)
+    def _filter(self, x: Tensor, factor: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return ``U f(S) S V^H`` of every matrix ``M = U S V^H``.
 
-    def _filtered(self, x: Tensor, factor: Callable[[Tensor], Tensor]) -> Tensor:
-        """``U f(S) S V^H`` of every matrix ``U S V^H``, from the side of the small matrix: ``U f U^H M`` or ``M V f V^H``."""
+        It is computed from the side of the small matrix: ``U f U^H M`` or ``M V f V^H``.
+        """
         matrices, shape = self._matrices(x)
-        left, values, right = torch.linalg.svd(self._short(matrices), full_matrices=False)
+        left, values, right = torch.linalg.svd(self._reduce(matrices), full_matrices=False)
         f = factor(values).unsqueeze(-2)
         if matrices.shape[-2] > matrices.shape[-1]:
             return self._image(matrices @ ((right.mH * f) @ right), shape)
         return self._image((left * f) @ (left.mH @ matrices), shape)
 
     @staticmethod
-    def _short(matrices: Tensor) -> Tensor:
-        """A square matrix with the same singular values, and the same singular vectors on the side that is short."""
+    def _reduce(matrices: Tensor) -> Tensor:
+        """Return a square matrix with the singular values of the given one.
+
+        The singular vectors of its short side are kept too.
+        """
         rows, columns = matrices.shape[-2:]
         if columns > rows:
             return torch.linalg.qr(matrices.mH, mode="r").R.mH
         return torch.linalg.qr(matrices, mode="r").R if rows > columns else matrices
 
     def _matrices(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """``(batch, patches, rows, columns)``, and the shape of the image with its rows first, ``(batch, rows, channel or 1, *space)``."""
+        """Return the matrices ``(batch, patches, rows, columns)`` and the shape of the image.
+
+        The shape has the rows first: ``(batch, rows, channel or 1, *space)``.
+        """
         if self.axis >= x.ndim:
             raise InputError(
                 f"axis {self.axis} of NuclearNorm is no axis of an image of shape {tuple(x.shape)}"
@@ -121,7 +138,7 @@ class NuclearNorm(ExplicitPrior):
         sizes, starts = self._tiling(len(shape) - 3)
         for k, (size, start) in enumerate(zip(sizes, starts)):
             before = -start % size  # zeros, so that a patch begins at the offset
-            image = _padded(image, k + 3, before, -(before + shape[k + 3]) % size)
+            image = _pad(image, k + 3, before, -(before + shape[k + 3]) % size)
         for k, size in reversed(list(enumerate(sizes))):
             image = image.unflatten(k + 3, (-1, size))
         blocks, inside = range(3, 3 + 2 * len(sizes), 2), range(4, 4 + 2 * len(sizes), 2)
@@ -129,7 +146,7 @@ class NuclearNorm(ExplicitPrior):
         return image.flatten(len(sizes) + 2).flatten(1, len(sizes)), shape
 
     def _image(self, matrices: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """The inverse of `_matrices`."""
+        """Invert `_matrices`."""
         if self.patch is None:
             image = matrices.view(shape)
         else:
@@ -152,36 +169,26 @@ class NuclearNorm(ExplicitPrior):
         )
 
     def _tiling(self, dimensions: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The size and the start of the patches along every axis."""
+        """Return the size and the start of the patches along every axis."""
         given: list[tuple[int, ...]] = []
         for name, value in (("patch", self.patch), ("offset", self.offset)):
             values = (value,) * dimensions if isinstance(value, int) else tuple(value or ())
             if len(values) != dimensions:
                 raise InputError(
-                    f"{name} of NuclearNorm has {len(values)} numbers, and the image has {dimensions} axes for its columns"
+                    f"{name} of NuclearNorm has {len(values)} numbers, and the image has "
+                    f"{dimensions} axes for its columns"
                 )
             given.append(values)
         return given[0], given[1]
 
     def __repr__(self) -> str:
-        shown = [
-            f"{name}={value}"
-            for name, value, default in (
-                ("axis", self.axis, 1),
-                ("patch", self.patch, None),
-                ("offset", self.offset, 0),
-            )
-            if value != default
-        ]
-        return f"NuclearNorm({', '.join(shown)})"
+        return f"NuclearNorm({format_changes(self, axis=1, patch=None, offset=0)})"
 
 
-def _padded(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+def _pad(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """Add zeros at both ends of an axis."""
     if not before and not after:
         return x
-    shape = list(x.shape)
-    parts = []
-    for n in (before, after):
-        shape[axis] = n
-        parts.append(x.new_zeros(shape))
-    return torch.cat([parts[0], x, parts[1]], axis)
+    shape = x.shape
+    first, last = (x.new_zeros(*shape[:axis], n, *shape[axis + 1 :]) for n in (before, after))
+    return torch.cat([first, x, last], axis)

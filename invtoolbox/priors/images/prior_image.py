@@ -1,11 +1,11 @@
-"""A misfit as a prior: measurements of another kind than those of the problem, or of other places.
+"""Priors that compare the unknown with data: a second misfit, and an image that is already known.
 
-A prior image: the unknown differs little from a picture that is known already.
+`Misfit` adds measurements of another kind or place to a problem. `PriorImage` applies a prior to
+the difference from a reference image.
 """
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Generator, Tensor
@@ -15,6 +15,7 @@ from invtoolbox.operators.base import LinearOperator
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.composed import PriorWrapper
 from invtoolbox.priors.images.total_variation import TotalVariation
+from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.data_terms.base import DataTerm
@@ -22,15 +23,19 @@ if TYPE_CHECKING:
 
 
 class Misfit(ExplicitPrior):
-    r"""``R(p) = D(p, y)``, D a data term; through another operator, ``Misfit(y, D) @ A``, a further misfit ``D(A(x), y)`` with a weight.
+    """Misfit of further measurements as a prior: ``R(p) = D(p, y)``, D a data term.
 
-    Where stacked operators and `data_terms.Stack` predict everything in every step, this one may look at blocks of its own
-    (``ThroughOperator(Misfit(depths, D), A, subset_size=16)``): depths of patches beside the colors of single rays. The misfit of some
-    of the blocks counts in proportion for all of them.
+    Through another operator, ``Misfit(y, D) @ A``, it is a further misfit ``D(A(x), y)`` with a
+    weight of its own.
+
+    Stacked operators and `data_terms.Stack` predict all measurements in every step. This prior may
+    use blocks of its own (``ThroughOperator(Misfit(depths, D), A, subset_size=16)``), for example
+    depths of patches together with the colors of single rays. The misfit of a subset of the blocks
+    is scaled up to estimate the misfit of all of them.
 
     Args:
         y: measurements of an operator, ``(1 or batch, *range_shape)``.
-        data_term: how they differ from the prediction.
+        data_term: misfit between the prediction and y.
 
     >>> import torch
     >>> import invtoolbox as it
@@ -47,34 +52,34 @@ class Misfit(ExplicitPrior):
         self.is_convex, self.is_smooth = data_term.is_convex, data_term.is_smooth
 
     def energy(self, x: Any) -> Tensor:
-        # One measurement may serve all items; data terms take as many as there are predictions.
+        # One measurement may serve all items, but data terms need one per prediction.
         return self.data_term.value(x, self.y.expand(len(x), *self.y.shape[1:])) / self.share
 
     def subset(self, index: Any) -> Self:
-        other = copy.copy(self)
-        other.y, other.data_term = self.y[:, :, index], self.data_term.subset(index, self.y)
-        other.share = self.share * other.y.shape[2] / self.y.shape[2]
-        return other
+        y, data_term = self.y[:, :, index], self.data_term.subset(index, self.y)
+        share = self.share * y.shape[2] / self.y.shape[2]
+        return replace(self, y=y, data_term=data_term, share=share)
 
     def at(self, iteration: int) -> Self:
-        other = copy.copy(self)
-        other.data_term = self.data_term.at(iteration)
-        return other
+        return replace(self, data_term=self.data_term.at(iteration))
 
     def __repr__(self) -> str:
         return f"Misfit({tuple(self.y.shape)}, {self.data_term!r})"
 
 
 class PriorImage(PriorWrapper, ExplicitPrior):
-    r"""``R(x) = prior(x - reference)`` for any explicit prior: an earlier scan, a planning CT, another contrast, an atlas.
+    """Prior of the difference from a known image: ``R(x) = prior(x - reference)``.
 
-    Prior-image constrained compressed sensing (PICCS; Chen, Tang & Leng, Med. Phys. 35, 2008) is the sum
-    ``alpha * PriorImage(x0) + (1 - alpha) * TotalVariation()``. It offers what the prior offers, moved: the prox is
-    ``reference + prox(x - reference)``, and where the prior splits as ``F(K x)``, this one is ``F(K x - K reference)``.
+    The prior is any explicit prior. The reference may be an earlier scan, a planning CT, another
+    contrast or an atlas. Prior-image constrained compressed sensing (PICCS; Chen, Tang & Leng, Med.
+    Phys. 35, 2008) is the sum ``alpha * PriorImage(x0) + (1 - alpha) * TotalVariation()``.
+
+    It offers what the inner prior offers, shifted: the prox is ``reference + prox(x - reference)``,
+    and if the prior splits as ``F(K x)``, this one splits as ``F(K x - K reference)``.
 
     Args:
-        reference: ``(batch or 1, channel, *space)``.
-        prior: of the difference; total variation by default.
+        reference: known image, ``(batch or 1, channel, *space)``.
+        prior: explicit prior of the difference; total variation by default.
 
     >>> import torch
     >>> from invtoolbox.priors import L1
@@ -113,8 +118,8 @@ class PriorImage(PriorWrapper, ExplicitPrior):
 
     def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
         L, b = self.prior.quadratic()
-        moved = self.reference if L is None else L(self.reference)
-        return L, moved if b is None else b + moved
+        shift = self.reference if L is None else L(self.reference)
+        return L, shift if b is None else b + shift
 
     @property
     def offers(self) -> frozenset[str]:
@@ -126,9 +131,10 @@ class PriorImage(PriorWrapper, ExplicitPrior):
             1,
             problem.batch,
         ):
+            items = f"{'1 or ' if problem.batch > 1 else ''}{problem.batch}"
             raise InputError(
-                f"the reference of PriorImage has the shape {tuple(self.reference.shape)}, expected "
-                f"({'1 or ' if problem.batch > 1 else ''}{problem.batch}, {', '.join(map(str, shape))})"
+                f"the reference of PriorImage has the shape {tuple(self.reference.shape)}, "
+                f"expected ({items}, {', '.join(map(str, shape))})"
             )
         return super().prepare(problem, solve)
 

@@ -1,8 +1,8 @@
-"""Sparsity: the l1 norm, of values and of groups of channels. Simple priors with a closed-form prox.
+"""Sparsity priors with a closed-form prox.
 
-Sparsity of groups of values that a map names: regions, superpixels, materials, frames of a series.
-
-Sparsity in an orthogonal wavelet basis.
+`L1` is the l1 norm of values, `GroupL1` of groups of channels, `GroupSparsity` of groups of values
+that a label map defines (regions, superpixels, materials, frames of a series), and `WaveletL1` of
+the coefficients of an orthogonal wavelet transform.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.operators.wavelet import OrthogonalWavelet
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.priors.images.constraints import Box, NonNegative, check_real
+from invtoolbox.priors.images.constraints import Box, NonNegative
+from invtoolbox.priors.settings import check_real
 
 
 class L1(ExplicitPrior):
-    r"""``R(x) = sum_i |x_i|``; complex values by their modulus.
+    """The l1 norm ``R(x) = sum_i |x_i|``; complex values count by their modulus.
 
-    Prox: soft thresholding, ``sign(x) max(|x| - step, 0)`` (Donoho 1995).
+    The prox is soft thresholding, ``sign(x) max(|x| - step, 0)`` (Donoho 1995).
 
     Args:
-        lower, upper: bounds on ``x``, as `Box` takes them; the energy is infinite outside. In one dimension the minimiser under
-            bounds is the one without, moved into them, so the prox of both together is soft thresholding and then clamping.
+        lower, upper: bounds on ``x``, as `Box` takes them; the energy is infinite outside. In one
+            dimension the minimizer under bounds is the free minimizer, moved into the bounds. So
+            the prox of both together is soft thresholding followed by clamping.
 
     >>> L1().prox(torch.tensor([[[3.0, -0.5]]]), 1.0)
     tensor([[[2., 0.]]])
@@ -52,14 +54,14 @@ class L1(ExplicitPrior):
         if self.bounds is not None:
             check_real(x)
         if x.is_complex():
-            return x * _shrinkage(x.abs(), step)
-        # x minus its projection onto [-step, step]: two passes, and exactly 0 inside.
+            return x * shrinkage(x.abs(), step)
+        # x minus its projection onto [-step, step] takes two passes and is exactly 0 inside.
         if self.bounds is None:
             return x - x.maximum(-step).minimum(step)
         return self.bounds.prox(x - x.maximum(-step).minimum(step), step)
 
     def prox_conjugate(self, v: Tensor, step: Tensor, weight: Tensor) -> Tensor:
-        """The projection onto ``|v_i| <= weight``, where there are no bounds."""
+        """Project onto ``|v_i| <= weight``, if there are no bounds."""
         if self.bounds is not None:
             return super().prox_conjugate(v, step, weight)
         radius = expand(weight, v)
@@ -74,16 +76,17 @@ class L1(ExplicitPrior):
 
 
 class GroupL1(ExplicitPrior):
-    r"""``R(x) = sum_groups |x_group|_2``, where the channels of a pixel fall into groups: the l2,1 norm.
+    """The l2,1 norm ``R(x) = sum_groups |x_group|_2`` over groups of the channels of a pixel.
+
+    The prox is block soft thresholding, ``x_group max(1 - step / |x_group|, 0)``; with
+    ``nonnegative`` it is applied to ``max(x, 0)``. `GroupSparsity` takes arbitrary groups.
 
     Args:
-        size: channels in a group; ``None`` puts all channels of a pixel into one group.
-        interleaved: groups are ``size`` neighbouring channels by default (channel ``g * size + k``, the
-            layout of `FiniteDifference`); where True, member k of group g is channel ``k * groups + g``.
-        nonnegative: values may not be negative; the energy is infinite where one is.
-
-    Prox: block soft thresholding, ``x_group max(1 - step / |x_group|, 0)``; with ``nonnegative``, of ``max(x, 0)``.
-    `GroupSparsity` takes any other groups.
+        size: number of channels in a group; ``None`` puts all channels of a pixel into one group.
+        interleaved: layout of the groups. By default they are ``size`` adjacent channels (channel
+            ``g * size + k``, the layout of `FiniteDifference`); if True, member k of group g is
+            channel ``k * groups + g``.
+        nonnegative: whether the energy is infinite if a value is negative.
 
     >>> GroupL1(2).energy(torch.tensor([3.0, 4.0]).view(1, 2, 1))
     tensor([5.])
@@ -100,8 +103,8 @@ class GroupL1(ExplicitPrior):
             raise InputError(f"the size of a group is a positive number of channels, got {size}")
         self.size, self.interleaved, self.nonnegative = size, interleaved, nonnegative
 
-    def _grouped(self, x: Tensor) -> tuple[Tensor, int]:
-        """A view with one axis for the groups and one for their members, and which axis the members have."""
+    def _group(self, x: Tensor) -> tuple[Tensor, int]:
+        """Return a view with one axis for groups and one for members, and the members' axis."""
         size = self.size or x.shape[1]
         if x.shape[1] % size:
             raise InputError(
@@ -113,21 +116,21 @@ class GroupL1(ExplicitPrior):
         return x.unflatten(1, (groups, size)), 2
 
     def energy(self, x: Tensor) -> Tensor:
-        total = group_norm(*self._grouped(x)).flatten(1).sum(1)
+        total = group_norm(*self._group(x)).flatten(1).sum(1)
         return total + NonNegative().energy(x) if self.nonnegative else total
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         if self.nonnegative:
             x = NonNegative().prox(x, step)
-        grouped, axis = self._grouped(x)
-        factor = _shrinkage(group_norm(grouped, axis), expand(step, grouped))
+        grouped, axis = self._group(x)
+        factor = shrinkage(group_norm(grouped, axis), expand(step, grouped))
         return (grouped * factor).flatten(1, 2)
 
     def prox_conjugate(self, v: Tensor, step: Tensor, weight: Tensor) -> Tensor:
-        """The projection onto ``|v_group| <= weight``, where any sign is allowed."""
+        """Project onto ``|v_group| <= weight``, if any sign is allowed."""
         if self.nonnegative:
             return super().prox_conjugate(v, step, weight)
-        grouped, axis = self._grouped(v)
+        grouped, axis = self._group(v)
         radius = expand(weight, grouped)
         factor = _within(group_norm(grouped, axis), radius.real if radius.is_complex() else radius)
         return multiply(grouped, factor).flatten(1, 2)
@@ -138,51 +141,21 @@ class GroupL1(ExplicitPrior):
         return f"GroupL1({', '.join(shown)})"
 
 
-def group_norm(x: Tensor, axis: int) -> Tensor:
-    """The Euclidean norm along an axis, which stays with length 1; its derivative at 0 is 0.
-
-    Squares are added slice by slice: the library's own norm along a short axis in the middle is a hundred
-    times slower.
-    """
-    parts = [p for s in x.split(1, axis) for p in ((s.real, s.imag) if x.is_complex() else (s,))]
-    total: Tensor = parts[0] * parts[0]
-    if torch.is_grad_enabled() and x.requires_grad:
-        for part in parts[1:]:
-            total = total + part * part
-        return total.clamp_min(torch.finfo(total.dtype).tiny).sqrt()
-    for part in parts[1:]:
-        total.addcmul_(part, part)
-    return total.sqrt_()
-
-
-def _shrinkage(norm: Tensor, step: Tensor) -> Tensor:
-    """``max(1 - step / norm, 0)``, and 0 where the norm is 0."""
-    size = norm.clamp_min(torch.finfo(norm.dtype).tiny)
-    if torch.is_grad_enabled():
-        return (norm - step).clamp_min(0) / size
-    return (norm - step).clamp_min_(0).div_(size)
-
-
-def _within(norm: Tensor, radius: Tensor) -> Tensor:
-    """``min(1, radius / norm)``; overwrites ``norm``."""
-    if torch.is_grad_enabled():
-        return (radius / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1)
-    return torch.div(radius, norm.clamp_min_(torch.finfo(norm.dtype).tiny), out=norm).clamp_max_(1)
-
-
 class GroupSparsity(ExplicitPrior):
-    r"""``R(x) = sum_g w_g |x_g|_2``: whole groups of values are 0 together (Yuan & Lin, JRSS B 68, 2006).
+    """Norm ``R(x) = sum_g w_g |x_g|_2``, which sets whole groups of values to 0.
 
-    The groups do not overlap. (For overlapping ones compose `GroupL1` with the operator that copies values.) Groups of
-    channels of every pixel are those of `GroupL1`. Complex values count by their modulus.
+    The groups do not overlap (Yuan & Lin, JRSS B 68, 2006). For overlapping groups compose
+    `GroupL1` with the operator that copies values. `GroupL1` serves groups of the channels of every
+    pixel. Complex values count by their modulus.
 
-    Prox: block soft thresholding, ``x_g max(1 - step w_g / |x_g|, 0)``.
+    The prox is block soft thresholding, ``x_g max(1 - step w_g / |x_g|, 0)``.
 
     Args:
-        labels: whole numbers, the group of every value, of the shape ``(*space)``, where all channels of a pixel belong to its group,
-            or ``(channel, *space)``. What has a negative label is in no group and free.
-        group_weights: one a group, ``(groups,)``; ``"size"`` is the square root of the number of their values, so that large groups are
-            not preferred; 1 by default.
+        labels: whole numbers, the group of every value, of the shape ``(*space)``, where all
+            channels of a pixel belong to its group, or ``(channel, *space)``. A value with a
+            negative label is in no group and free.
+        group_weights: one weight per group, ``(groups,)``; ``"size"`` is the square root of the
+            number of their values, so that large groups are not preferred; 1 by default.
 
     >>> prior = GroupSparsity(torch.tensor([0, 0, 1, -1]))
     >>> x = torch.tensor([[[3.0, 4.0, 0.5, 7.0]]])
@@ -204,14 +177,16 @@ class GroupSparsity(ExplicitPrior):
             or not labels.numel()
         ):
             raise InputError(
-                f"the labels of GroupSparsity are a tensor of whole numbers, got {getattr(labels, 'dtype', type(labels))}"
+                "the labels of GroupSparsity are a tensor of whole numbers, "
+                f"got {getattr(labels, 'dtype', type(labels))}"
             )
         self.labels = labels.long()
         self.groups = max(0, int(self.labels.max()) + 1)
         if isinstance(group_weights, str):
             if group_weights != "size":
                 raise InputError(
-                    f"group_weights of GroupSparsity is a tensor, 'size' or None, got {group_weights!r}"
+                    "group_weights of GroupSparsity is a tensor, 'size' or None, "
+                    f"got {group_weights!r}"
                 )
             sizes = torch.bincount(self.labels[self.labels >= 0].flatten(), minlength=self.groups)
             self.group_weights: Tensor | None = sizes.double().sqrt()
@@ -224,7 +199,8 @@ class GroupSparsity(ExplicitPrior):
         chosen = self.group_weights
         if chosen is not None and (chosen.shape != (self.groups,) or not bool((chosen >= 0).all())):
             raise InputError(
-                f"GroupSparsity needs one nonnegative weight for each of {self.groups} groups, got {tuple(chosen.shape)}"
+                f"GroupSparsity needs one nonnegative weight for each of {self.groups} groups, "
+                f"got {tuple(chosen.shape)}"
             )
 
     def energy(self, x: Tensor) -> Tensor:
@@ -238,15 +214,15 @@ class GroupSparsity(ExplicitPrior):
         threshold = expand(step, norms) * (
             1.0 if self.group_weights is None else self.group_weights.to(norms)
         )
-        kept = (norms - threshold).clamp_min(0) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
-        # What is in no group takes its factor from a last column of ones.
+        kept = shrinkage(norms, threshold)
+        # Values in no group take their factor from a last column of ones.
         factor = torch.cat([kept, torch.ones_like(kept[:, :1])], 1).index_select(
             1, self._columns(x)
         )
         return (x.flatten(1) * factor).view_as(x)
 
     def _norms(self, x: Tensor) -> Tensor:
-        """``|x_g|``, ``(batch, groups)``; its derivative at 0 is 0."""
+        """Return ``|x_g|``, ``(batch, groups)``; its derivative at 0 is 0."""
         squares = (x.real.square() + x.imag.square() if x.is_complex() else x.square()).flatten(1)
         total = squares.new_zeros(x.shape[0], self.groups + 1).index_add(
             1, self._columns(x), squares
@@ -254,32 +230,35 @@ class GroupSparsity(ExplicitPrior):
         return total[:, :-1].clamp_min(torch.finfo(total.dtype).tiny).sqrt()
 
     def _columns(self, x: Tensor) -> Tensor:
-        """The group of every value of an item; the last one for what is in none."""
+        """Return the group of every value of an item; values in no group get the last column."""
         labels = self.labels.to(x.device)
         if tuple(labels.shape) not in (tuple(x.shape[1:]), tuple(x.shape[2:])):
             raise InputError(
-                f"the labels of GroupSparsity have the shape {tuple(labels.shape)}, expected that of the image, "
-                f"{tuple(x.shape[1:])} or {tuple(x.shape[2:])}"
+                f"the labels of GroupSparsity have the shape {tuple(labels.shape)}, expected the "
+                f"shape of the image, {tuple(x.shape[1:])} or {tuple(x.shape[2:])}"
             )
         return torch.where(labels < 0, self.groups, labels).expand(x.shape[1:]).flatten()
 
     def __repr__(self) -> str:
-        return f"GroupSparsity({self.groups} groups{', weighted' if self.group_weights is not None else ''})"
+        weighted = ", weighted" if self.group_weights is not None else ""
+        return f"GroupSparsity({self.groups} groups{weighted})"
 
 
 class WaveletL1(ExplicitPrior):
-    r"""``R(x) = sum of |wavelet coefficients|``, of the details only: the coarse approximation is free.
+    """Sum of the moduli of the wavelet details of x; the coarse approximation is free.
 
-    The transform ``W`` is `invtoolbox.operators.wavelet.OrthogonalWavelet`: the periodised, separable discrete wavelet
-    transform along every spatial axis (Mallat 1989), exactly orthogonal at every size, so the prox is
-    ``W^T soft(W x, step)``. Complex coefficients count by their modulus.
+    ``R(x) = sum of |wavelet coefficients|``, of the details only. The transform ``W`` is
+    `invtoolbox.operators.wavelet.OrthogonalWavelet`: the periodized, separable discrete wavelet
+    transform along every spatial axis (Mallat 1989). It is exactly orthogonal at every size, so the
+    prox is ``W^T soft(W x, step)``. Complex coefficients count by their modulus.
 
     Args:
-        wavelet: the name of an orthogonal wavelet in PyWavelets: ``"haar"``, ``"db4"``, ``"sym8"``,
+        wavelet: name of an orthogonal wavelet in PyWavelets: ``"haar"``, ``"db4"``, ``"sym8"``,
             ``"coif2"``, ...
-        levels: how often the approximation is split.
-        coupled: the coefficients of all channels at one place share a norm (group sparsity): for channels whose edges lie at the
-            same places, such as colors, contrasts or echoes.
+        levels: number of times that the approximation is split.
+        coupled: whether the coefficients of all channels at one place share a norm (group
+            sparsity): for channels whose edges lie at the same places, such as colors, contrasts or
+            echoes.
 
     >>> prior = WaveletL1("haar", levels=1)
     >>> x = torch.tensor([[[1.0, 3.0, 5.0, 5.0]]])
@@ -305,12 +284,48 @@ class WaveletL1(ExplicitPrior):
         return self.inverse(torch.where(details, norm.prox(coefficients, step), coefficients))
 
     def transform(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``W x``, shaped like ``x``, its approximation in the first corner, and which entries are detail."""
+        """Return the coefficients ``W x`` and the mask of those that are details.
+
+        The coefficients are shaped like ``x``, with the approximation in the first corner.
+        """
         return self.basis.transform(x), self.basis.details(tuple(x.shape[2:]), x.device)
 
     def inverse(self, coefficients: Tensor) -> Tensor:
-        """``W^T c``, which is the inverse."""
+        """Return ``W^T c``, the inverse of the transform."""
         return self.basis.inverse(coefficients)
 
     def __repr__(self) -> str:
-        return f"WaveletL1({self.basis.wavelet!r}, levels={self.basis.levels}{', coupled=True' if self.coupled else ''})"
+        coupled = ", coupled=True" if self.coupled else ""
+        return f"WaveletL1({self.basis.wavelet!r}, levels={self.basis.levels}{coupled})"
+
+
+def group_norm(x: Tensor, axis: int) -> Tensor:
+    """Return the Euclidean norm along an axis, which stays with length 1; its derivative at 0 is 0.
+
+    Squares are added slice by slice: PyTorch's own norm along a short axis in the middle is a
+    hundred times slower.
+    """
+    parts = [p for s in x.split(1, axis) for p in ((s.real, s.imag) if x.is_complex() else (s,))]
+    total: Tensor = parts[0] * parts[0]
+    if torch.is_grad_enabled() and x.requires_grad:
+        for part in parts[1:]:
+            total = total + part * part
+        return total.clamp_min(torch.finfo(total.dtype).tiny).sqrt()
+    for part in parts[1:]:
+        total.addcmul_(part, part)
+    return total.sqrt_()
+
+
+def shrinkage(norm: Tensor, step: Tensor) -> Tensor:
+    """Return ``max(1 - step / norm, 0)``, and 0 where the norm is 0."""
+    size = norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    if torch.is_grad_enabled():
+        return (norm - step).clamp_min(0) / size
+    return (norm - step).clamp_min_(0).div_(size)
+
+
+def _within(norm: Tensor, radius: Tensor) -> Tensor:
+    """Return ``min(1, radius / norm)``; overwrites ``norm``."""
+    if torch.is_grad_enabled():
+        return (radius / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1)
+    return torch.div(radius, norm.clamp_min_(torch.finfo(norm.dtype).tiny), out=norm).clamp_max_(1)

@@ -1,8 +1,7 @@
-"""Tikhonov: a quadratic penalty."""
+"""Tikhonov regularization, a quadratic penalty."""
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from torch import Generator, Tensor
@@ -11,21 +10,24 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand, inner
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
 
 class Tikhonov(ExplicitPrior):
-    r"""``R(x) = 1/2 |L (x - reference)|^2`` (Tikhonov 1963).
+    """Quadratic penalty ``R(x) = 1/2 |L (x - reference)|^2`` (Tikhonov 1963).
+
+    With the identity there is a prox, ``(x + step reference) / (1 + step)``; with another ``L``,
+    `split` gives ``L`` and the squared norm. `quadratic` serves the solvers of linear systems.
 
     Args:
-        operator: the linear operator ``L``; ``None`` is the identity, and ``"gradient"`` the forward
-            differences along every spatial axis (the H1 seminorm), made for the image at hand.
-        reference: what the image is pulled towards, ``(batch or 1, channel, *space)``; 0 by default.
-
-    With the identity there is a prox, ``(x + step reference) / (1 + step)``; with another ``L``, `split`
-    gives ``L`` and the squared norm. `quadratic` serves the solvers of linear systems.
+        operator: the linear operator ``L``; ``None`` is the identity, and ``"gradient"`` stands for
+            the forward differences along every spatial axis (the H1 seminorm), made for the shape
+            of the image.
+        reference: image towards which the solution is pulled, ``(batch or 1, channel, *space)``; 0
+            by default.
 
     >>> import torch
     >>> Tikhonov().energy(torch.full((2, 1, 3), 2.0))
@@ -58,11 +60,11 @@ class Tikhonov(ExplicitPrior):
         self.shape: tuple[int, ...] | None = None
 
     def energy(self, x: Tensor) -> Tensor:
-        value = self._penalised(x)
+        value = self._residual(x)
         return 0.5 * inner(value, value)
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
-        value = self._penalised(x)
+        value = self._residual(x)
         L = self._operator(tuple(x.shape[1:]))
         return value if L is None else L.adjoint(value)
 
@@ -84,7 +86,7 @@ class Tikhonov(ExplicitPrior):
     def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
         if self.operator == "gradient" and self.shape is None:
             raise InputError(
-                f"{self!r} knows its operator once it knows the shape of the image; "
+                f"{self!r} has no operator before it has the shape of the image; "
                 "it.solve binds it, or call prior.bind(image_shape)"
             )
         L = self._operator(self.shape or ())
@@ -95,16 +97,14 @@ class Tikhonov(ExplicitPrior):
         return super().offers - ({"split"} if self.operator is None else {"prox"})
 
     def bind(self, shape: tuple[int, ...]) -> Self:
-        """A copy for images of shape ``(channel, *space)``."""
-        other = copy.copy(self)
-        other.shape = tuple(shape)
-        return other
+        """Return a copy for images of shape ``(channel, *space)``."""
+        return replace(self, shape=tuple(shape))
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         return self.bind(problem.image_shape)
 
-    def _penalised(self, x: Tensor) -> Tensor:
-        """``L (x - reference)``."""
+    def _residual(self, x: Tensor) -> Tensor:
+        """Return ``L (x - reference)``."""
         difference = x if self.reference is None else x - self.reference.to(x.dtype)
         L = self._operator(tuple(x.shape[1:]))
         return difference if L is None else L(difference)
@@ -114,4 +114,5 @@ class Tikhonov(ExplicitPrior):
 
     def __repr__(self) -> str:
         shown = [] if self.operator is None else [repr(self.operator)]
-        return f"Tikhonov({', '.join(shown + (['reference=...'] if self.reference is not None else []))})"
+        shown += [] if self.reference is None else ["reference=..."]
+        return f"Tikhonov({', '.join(shown)})"

@@ -1,6 +1,7 @@
-"""The minimisations inside total generalized variation: its energy and its proximal operator.
+"""Total generalized variation of second order, for images made of slopes instead of plateaus.
 
-Total generalized variation of second order: pictures made of slopes rather than of plateaus.
+`TotalGeneralizedVariation` is the prior. `TGVPrimalDual` is the minimization inside its energy and
+its proximal operator.
 """
 
 from __future__ import annotations
@@ -16,30 +17,159 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.operators.finite_difference import FiniteDifference, SymmetrisedGradient
 from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
+from invtoolbox.priors.images.itemwise_iteration import ItemwiseIteration
 from invtoolbox.priors.images.sparsity import GroupL1, group_norm
+from invtoolbox.priors.settings import check_inner_solve, check_spacing, format_changes
+
+
+class TotalGeneralizedVariation(ExplicitPrior):
+    """Total generalized variation of second order (TGV) of signals, images and volumes.
+
+    ``R(x) = min_w sum |D x - w|_2 + ratio sum |E w|_F`` (Bredies, Kunisch & Pock, SIAM J. Imaging
+    Sci. 3, 2010). ``w`` is a field of slopes that is free to follow the slopes of the image, and
+    that costs where it bends. An affine picture costs nothing, a jump costs as much as in total
+    variation, and a bend costs ``ratio`` times its angle. So there are no stairs. D are the forward
+    differences of `TotalVariation`, E is `SymmetrisedGradient`.
+
+    The energy and the prox are minimizations of their own, by an over-relaxed primal-dual method
+    with steps for each item. An item stops once its duality gap is at most ``tolerance`` times its
+    primal objective (or a thousandth of its total variation). For the prox the gap is a true bound,
+    so the distance to the exact answer is at most ``sqrt(2 step gap)``; with the default, this is a
+    few percent of the noise that is removed. The energy is too large by about ``tolerance``,
+    relative. No state is kept between calls.
+
+    Splitting methods (`PDHG`, which is the automatic choice, `CondatVu`, `StochasticPDHG`, `ADMM`)
+    avoid these inner minimizations: `joint` gives them ``w`` as further channels of their variable.
+    There every term has a closed form, and x and w are found together. Every other solver that
+    takes a prox accepts this prior too, but runs hundreds of inner steps in each of its own.
+
+    Args:
+        ratio: price of a bend over the price of a jump; its unit is a length. 2 pixels suit most
+            pictures; large values give affine pieces, small values let w follow everything.
+        coupled: whether the channels of a pixel share their norms.
+        spacing: distance of two neighbors along every axis, as for `TotalVariation`.
+        tolerance, max_iterations: relative gap and number of iterations at which the inner
+            minimization stops; `prox_with_gap` returns the gap that was reached.
+
+    >>> ramp = torch.tensor([[[0.0, 1.0, 2.0, 3.0, 4.0, 3.0, 2.0, 1.0]]])
+    >>> tgv = TotalGeneralizedVariation()
+    >>> tgv.energy(ramp).round(decimals=1)  # one bend, from slope 1 to slope -1
+    tensor([4.])
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(ramp, it.operators.Identity((1, 8)))
+    >>> settings = dict(tolerance=1e-6, max_iterations=10000, progress=False)
+    >>> solution = it.solve(problem, tgv, regularization=0.5, **settings)
+    >>> bool((solution.x - tgv.prox(ramp, 0.5)).abs().max() < 0.01)
+    True
+    """
+
+    is_convex = True
+    is_smooth = False
+    has_exact_prox = False
+
+    def __init__(
+        self,
+        ratio: float = 2.0,
+        coupled: bool = False,
+        spacing: Sequence[float] | None = None,
+        tolerance: float = 1e-3,
+        max_iterations: int = 5000,
+    ) -> None:
+        if not (ratio > 0 and math.isfinite(ratio)):
+            raise InputError(
+                f"the ratio of TotalGeneralizedVariation must be positive and finite, got {ratio}"
+            )
+        check_inner_solve("TotalGeneralizedVariation", tolerance, max_iterations)
+        self.ratio, self.coupled = float(ratio), coupled
+        self.spacing = None if spacing is None else tuple(float(h) for h in spacing)
+        self.tolerance, self.max_iterations = tolerance, max_iterations
+
+    @property
+    def offers(self) -> frozenset[str]:
+        # The energy is accurate to the tolerance only, which is too rough for finite differences,
+        # and it has kinks.
+        return frozenset({"energy", "prox", "joint"})
+
+    def energy(self, x: Tensor) -> Tensor:
+        return (
+            self._inner(x.detach(), fixed=True).solve(self._tolerance(x), self.max_iterations).value
+        )
+
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        return self.prox_with_gap(x, step)[0]
+
+    def prox_with_gap(self, x: Tensor, step: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Return the prox and the relative duality gap that it reached, ``(batch,)``."""
+        with torch.no_grad():
+            scale = expand(step, x).expand(x.shape[0], *[1] * (x.ndim - 1))
+            # In units of the step, the dual ball has radius 1 for every item.
+            unit = torch.where(scale > 0, scale, torch.ones_like(scale))
+            answer = self._inner(x / unit, fixed=False).solve(
+                self._tolerance(x), self.max_iterations
+            )
+            flat = scale.flatten()
+            return torch.where(scale > 0, answer.u * unit, x), torch.where(
+                flat > 0, answer.gap, torch.zeros_like(flat)
+            )
+
+    def joint(self, image_shape: tuple[int, ...]) -> tuple[int, PriorSum]:
+        """Return ``sum |D x - w| + ratio sum |E w|``; w has the channels of the differences."""
+        channels, dimensions = image_shape[0], len(image_shape) - 1
+        together, entries = (channels if self.coupled else 1), dimensions * (dimensions + 1) // 2
+        left, bends = _SlopesLeft(image_shape, self.spacing), _Bends(image_shape, self.spacing)
+        terms = (
+            Term(1.0, GroupL1(dimensions * together) @ left),
+            Term(self.ratio, GroupL1(entries * together) @ bends),
+        )
+        return channels * dimensions, PriorSum(terms)
+
+    def _tolerance(self, x: Tensor) -> float:
+        return max(self.tolerance, 8 * torch.finfo(x.real.dtype if x.is_complex() else x.dtype).eps)
+
+    def _inner(self, x: Tensor, fixed: bool) -> TGVPrimalDual:
+        dimensions, channels = x.ndim - 2, x.shape[1]
+        check_spacing(self, self.spacing, dimensions)
+        return TGVPrimalDual(x, self.ratio, self.spacing, channels if self.coupled else 1, fixed)
+
+    def __repr__(self) -> str:
+        changes = format_changes(self, ratio=2.0, coupled=False, spacing=None)
+        return f"TotalGeneralizedVariation({changes})"
+
 
 _RELAXATION = 1.8
-#: What the balance of primal to dual steps is multiplied by where u is free: the primal is strongly convex then, and on photographs
-#: and affine pieces small primal steps halved the iterations to a gap of 1e-3.
+
+
+#: Factor of the balance of primal to dual steps if u is free. The primal is strongly convex then,
+#: and on photographs and affine pieces small primal steps halved the iterations to a gap of 1e-3.
 _SHORT = 0.2
-#: Of the total variation of x, below which an energy counts as 0: the gap of an affine picture is never small relative to its own.
+
+
+#: Fraction of the total variation of x below which an energy counts as 0: the gap of an affine
+#: picture is never small relative to its own energy.
 _FLOOR = 1e-3
 
 
 class TGVAnswer(NamedTuple):
+    """Result of the inner minimization.
+
+    Attributes:
+        u: minimizer, shaped as x.
+        value: primal objective, ``(batch,)``.
+        gap: relative duality gap, ``(batch,)``.
+    """
+
     u: Tensor
-    value: Tensor  # (batch,) the primal objective
-    gap: Tensor  # (batch,) relative
+    value: Tensor
+    gap: Tensor
 
 
-class TGVPrimalDual:
-    r"""Over-relaxed primal-dual steps (Chambolle & Pock 2011; Condat 2013) on
+class TGVPrimalDual(ItemwiseIteration):
+    """Over-relaxed primal-dual method (Chambolle & Pock 2011; Condat 2013) for TGV.
 
-    ``min_{u, w} 1/2 |u - x|^2 + sum |D u - w| + ratio sum |E w|``, or with u fixed to x.
-
-    The dual variables are p, ``|p| <= 1``, and q, ``|q| <= ratio``, with ``p = E^T q`` at the optimum. Every block has the step of
-    Pock & Chambolle (ICCV 2011), the inverse of its absolute row or column sum, times the balance of primal to dual steps
-    of the item.
+    It minimizes ``1/2 |u - x|^2 + sum |D u - w| + ratio sum |E w|`` over u and w, or over w alone
+    with u fixed to x. The dual variables are p, ``|p| <= 1``, and q, ``|q| <= ratio``, with
+    ``p = E^T q`` at the optimum. Every block has the step of Pock & Chambolle (ICCV 2011), the
+    inverse of its absolute row or column sum, times the item's balance of primal to dual steps.
     """
 
     def __init__(
@@ -69,44 +199,26 @@ class TGVPrimalDual:
         )
 
     def solve(self, tolerance: float, max_iterations: int) -> TGVAnswer:
-        """Items leave as they finish; the same iterations are checked whatever the batch is, so company changes nothing."""
+        """Minimize until every item has reached the tolerance."""
         answer = TGVAnswer(
             torch.empty_like(self.x), torch.zeros_like(self.balance), torch.zeros_like(self.balance)
         )
-        active, check, k = torch.arange(len(self.x), device=self.x.device), 0, 0
-        while len(active):
-            if k >= check or k >= max_iterations:
-                check = max(k + 10, int(1.15 * k))
-                u, value, gap = self._judged()
-                going = (gap > tolerance) & (
-                    k < max_iterations
-                )  # false where something is not finite
-                done = (~going).nonzero().flatten()
-                for kept, new in zip(answer, (u, value, gap)):
-                    kept[active[done]] = new[done]
-                index = going.nonzero().flatten()
-                if len(index) < len(active):
-                    active = active[index]
-                    self._keep(index)
-                    if not len(active):
-                        break
-            k += 1
-            self._step()
-            if k % 10 == 0 and (k // 10) & (k // 10 - 1) == 0:
-                self._rebalance()
+        self.run(answer, tolerance, max_iterations)
         return answer
 
-    def _step(self) -> None:
+    def _step(self, k: int) -> None:
         balance = expand(self.balance, self.x)
         u, w = self._primal(balance)
         du, dw = u - self.u, w - self.w
         g = self.D(u + du).sub_(w + dw).mul_(self.sigma_p / balance).add_(self.p)
         h = self.E(w + dw).mul_(self.sigma_q / balance).add_(self.q)
-        p, q = self._projected(g, h)
+        p, q = self._project(g, h)
         self.u.add_(du, alpha=_RELAXATION)
         self.w.add_(dw, alpha=_RELAXATION)
         self.p.add_(p.sub_(self.p), alpha=_RELAXATION)
         self.q.add_(q.sub_(self.q), alpha=_RELAXATION)
+        if k % 10 == 0 and (k // 10) & (k // 10 - 1) == 0:
+            self._rebalance()
 
     def _primal(self, balance: Tensor) -> tuple[Tensor, Tensor]:
         w = self.w - (self.tau_w * balance) * (self.E.adjoint(self.q) - self.p)
@@ -115,23 +227,26 @@ class TGVPrimalDual:
         tau = self.tau_u * balance
         return (self.u + tau * (self.x - self.D.adjoint(self.p))) / (1 + tau), w
 
-    def _projected(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Onto the balls; overwrites."""
+    def _project(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Project p and q onto their balls; overwrites both."""
         one = torch.ones_like(self.balance)
         return self.jumps.prox_conjugate(p, one, one), self.bends.prox_conjugate(
             q, one, self.ratio * one
         )
 
-    def _judged(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The primal point, its objective, and its gap, relative.
+    def _measure(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the primal point, its objective, and its relative gap.
 
         For dual variables with ``p = E^T q`` the gap is
-        ``sum (|r| - <r, p>) + sum (ratio |E w| - <E w, q>) + 1/2 |u - x + D^T p|^2``, ``r = D u - w``: every part is nonnegative, so
-        nothing large cancels. Where u is free, they are ``(s E^T q, s q)``, s what makes that feasible, and the gap is a bound. Where u
-        is fixed, that bound is a hundred times the error; there the variables are taken as they are, and
-        ``<w - w*, E^T q - p>``, by which the gap may then be too small, is counted as ``sum |w| |E^T q - p|``.
+        ``sum (|r| - <r, p>) + sum (ratio |E w| - <E w, q>) + 1/2 |u - x + D^T p|^2``, with
+        ``r = D u - w``. Every part is nonnegative, so no large terms cancel.
+
+        If u is free, the dual variables are ``(s E^T q, s q)``, where s makes them feasible, and
+        the gap is a bound. If u is fixed, this bound is a hundred times the error. Then the
+        variables are used directly, and ``<w - w*, E^T q - p>``, by which the gap may be too
+        small, is counted as ``sum |w| |E^T q - p|``.
         """
-        p, q = self._projected(self.p.clone(), self.q.clone())
+        p, q = self._project(self.p.clone(), self.q.clone())
         r, e, back = self.D(self.u) - self.w, self.E(self.w), self.E.adjoint(q)
         value = self._total(r, self.jumps) + self.ratio * self._total(e, self.bends)
         if self.fixed:
@@ -148,9 +263,11 @@ class TGVPrimalDual:
         return self.u, value, torch.where(gap > 0, gap / size, gap)
 
     def _rebalance(self) -> None:
-        """Towards the sizes of the primal and the dual variables in the metric of their steps (Chambolle & Pock 2011, theorem 1).
+        """Move the balance towards the ratio of the primal to the dual variables.
 
-        This changes finitely often up to any iteration and ever more rarely, and the step stays inside of its bound.
+        Their sizes are measured in the metric of their steps (Chambolle & Pock 2011, theorem 1).
+        The balance changes finitely often up to any iteration and ever more rarely, and the step
+        stays within its bound.
         """
         primal = item_norm(self.w).square() / self.tau_w
         if not self.fixed:
@@ -164,7 +281,7 @@ class TGVPrimalDual:
 
     @staticmethod
     def _norm(x: Tensor, groups: GroupL1) -> Tensor:
-        return group_norm(*groups._grouped(x))
+        return group_norm(*groups._group(x))
 
     def _total(self, x: Tensor, groups: GroupL1) -> Tensor:
         return self._norm(x, groups).flatten(1).sum(1)
@@ -174,129 +291,8 @@ class TGVPrimalDual:
             setattr(self, name, getattr(self, name).index_select(0, index))
 
 
-class TotalGeneralizedVariation(ExplicitPrior):
-    r"""``R(x) = min_w sum |D x - w|_2 + ratio sum |E w|_F``: TGV of second order (Bredies, Kunisch & Pock, SIAM J. Imaging Sci. 3, 2010).
-
-    ``w`` is a field of slopes that is free to follow those of the image, and pays where it bends: an affine picture costs nothing,
-    a jump what it costs in total variation, and a bend ``ratio`` times its angle. So there are no stairs. D are the forward
-    differences of `TotalVariation`, E is `SymmetrisedGradient`; signals, images and volumes.
-
-    The energy and the prox are minimisations of their own, by an over-relaxed primal-dual method with steps for each item. An item
-    stops once its duality gap is at most ``tolerance`` times its primal objective (or a thousandth of its total variation). For the
-    prox the gap is a true bound, so the distance to the exact answer is at most ``sqrt(2 step gap)``; with the default, a few percent
-    of the noise that is removed. The energy is too large by about ``tolerance``, relative. Nothing is kept between calls.
-
-    Splitting methods (`PDHG`, which is chosen, `CondatVu`, `StochasticPDHG`, `ADMM`) do without: `joint` gives them ``w`` as further
-    channels of their variable, where every piece has a closed form, and x and w are found together. Every other solver that takes a
-    prox takes this prior too, and pays for hundreds of inner steps in each of its own.
-
-    Args:
-        ratio: the price of a bend over that of a jump; its unit is a length. 2 pixels suit most pictures; large values give affine
-            pieces, small ones let w follow everything.
-        coupled: the channels of a pixel share their norms.
-        spacing: the distance of two neighbours along every axis, as for `TotalVariation`.
-        tolerance, max_iterations: of the inner minimisation; `prox_with_gap` tells what was reached.
-
-    >>> ramp = torch.tensor([[[0.0, 1.0, 2.0, 3.0, 4.0, 3.0, 2.0, 1.0]]])
-    >>> tgv = TotalGeneralizedVariation()
-    >>> tgv.energy(ramp).round(decimals=1)  # one bend, from slope 1 to slope -1
-    tensor([4.])
-    >>> import invtoolbox as it
-    >>> problem = it.Problem(ramp, it.operators.Identity((1, 8)))
-    >>> x = it.solve(problem, tgv, regularization=0.5, tolerance=1e-6, max_iterations=10000, progress=False).x
-    >>> bool((x - tgv.prox(ramp, 0.5)).abs().max() < 0.01)
-    True
-    """
-
-    is_convex = True
-    is_smooth = False
-    has_exact_prox = False
-
-    def __init__(
-        self,
-        ratio: float = 2.0,
-        coupled: bool = False,
-        spacing: Sequence[float] | None = None,
-        tolerance: float = 1e-3,
-        max_iterations: int = 5000,
-    ) -> None:
-        if not (ratio > 0 and math.isfinite(ratio)):
-            raise InputError(
-                f"the ratio of TotalGeneralizedVariation is positive and finite, got {ratio}"
-            )
-        if not tolerance > 0 or max_iterations < 1:
-            raise InputError(
-                "TotalGeneralizedVariation needs a positive tolerance and at least one iteration, "
-                f"got {tolerance} and {max_iterations}"
-            )
-        self.ratio, self.coupled = float(ratio), coupled
-        self.spacing = None if spacing is None else tuple(float(h) for h in spacing)
-        self.tolerance, self.max_iterations = tolerance, max_iterations
-
-    @property
-    def offers(self) -> frozenset[str]:
-        # The energy is known to the tolerance only, which is too rough for differences, and it has kinks.
-        return frozenset({"energy", "prox", "joint"})
-
-    def energy(self, x: Tensor) -> Tensor:
-        return (
-            self._inner(x.detach(), fixed=True).solve(self._tolerance(x), self.max_iterations).value
-        )
-
-    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
-        return self.prox_with_gap(x, step)[0]
-
-    def prox_with_gap(self, x: Tensor, step: float | Tensor) -> tuple[Tensor, Tensor]:
-        """The prox and the relative duality gap that it reached, ``(batch,)``."""
-        with torch.no_grad():
-            scale = expand(step, x).expand(x.shape[0], *[1] * (x.ndim - 1))
-            # In units of the step, the dual ball has radius 1 for every item.
-            unit = torch.where(scale > 0, scale, torch.ones_like(scale))
-            answer = self._inner(x / unit, fixed=False).solve(
-                self._tolerance(x), self.max_iterations
-            )
-            flat = scale.flatten()
-            return torch.where(scale > 0, answer.u * unit, x), torch.where(
-                flat > 0, answer.gap, torch.zeros_like(flat)
-            )
-
-    def joint(self, image_shape: tuple[int, ...]) -> tuple[int, PriorSum]:
-        """``sum |D x - w| + ratio sum |E w|``: w has the channels of the differences."""
-        channels, dimensions = image_shape[0], len(image_shape) - 1
-        together, entries = (channels if self.coupled else 1), dimensions * (dimensions + 1) // 2
-        left, bends = _SlopesLeft(image_shape, self.spacing), _Bends(image_shape, self.spacing)
-        terms = (
-            Term(1.0, GroupL1(dimensions * together) @ left),
-            Term(self.ratio, GroupL1(entries * together) @ bends),
-        )
-        return channels * dimensions, PriorSum(terms)
-
-    def _tolerance(self, x: Tensor) -> float:
-        return max(self.tolerance, 8 * torch.finfo(x.real.dtype if x.is_complex() else x.dtype).eps)
-
-    def _inner(self, x: Tensor, fixed: bool) -> TGVPrimalDual:
-        dimensions, channels = x.ndim - 2, x.shape[1]
-        if self.spacing is not None and len(self.spacing) != dimensions:
-            raise InputError(
-                f"{self!r} has a spacing for {len(self.spacing)} axes, and the image has {dimensions}"
-            )
-        return TGVPrimalDual(x, self.ratio, self.spacing, channels if self.coupled else 1, fixed)
-
-    def __repr__(self) -> str:
-        shown = [
-            f"{name}={value}"
-            for name, value, default in (
-                ("ratio", self.ratio, 2.0),
-                ("coupled", self.coupled, False),
-                ("spacing", self.spacing, None),
-            )
-            if value != default
-        ]
-        return f"TotalGeneralizedVariation({', '.join(shown)})"
-
-
 class _SlopesLeft(LinearOperator):
-    """``(x, w) -> D x - w``."""
+    """Operator ``(x, w) -> D x - w``."""
 
     def __init__(self, shape: Sequence[int], spacing: Sequence[float] | None) -> None:
         self.differences = FiniteDifference(shape, spacing=spacing)
@@ -319,12 +315,12 @@ class _SlopesLeft(LinearOperator):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """``|D|^2 + 1`` under the root."""
+        """Return ``sqrt(|D|^2 + 1)``."""
         return (self.differences.norm(dtype=dtype, device=device).square() + 1).sqrt()
 
 
 class _Bends(LinearOperator):
-    """``(x, w) -> E w``."""
+    """Operator ``(x, w) -> E w``."""
 
     def __init__(self, shape: Sequence[int], spacing: Sequence[float] | None) -> None:
         self.bends = SymmetrisedGradient(shape, spacing)

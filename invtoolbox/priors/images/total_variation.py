@@ -1,11 +1,11 @@
-"""The proximal operator of total variation, by its dual.
+"""Total variation and its Huber variant, with a proximal operator that bounds its error.
 
-Total variation, with a proximal operator whose duality gap is known.
+`TotalVariation` and `HuberTV` are the priors. `TotalVariationDual` minimizes the dual problem of
+their proximal operator and computes its duality gap.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -17,248 +17,54 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.images.itemwise_iteration import ItemwiseIteration
 from invtoolbox.priors.images.smoothed_norm import HuberNorm, huber
 from invtoolbox.priors.images.sparsity import L1, GroupL1, group_norm
+from invtoolbox.priors.settings import (
+    check_inner_solve,
+    check_spacing,
+    format_changes,
+    format_setting,
+    replace,
+)
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
-# The momentum of an accelerated gradient method is (k - 1) / (k + MOMENTUM); any value above 2 makes the
-# iterates converge (Chambolle & Dossal 2015), and 6 reached a small gap in the fewest iterations on
-# photographs.
-_MOMENTUM = 6.0
-
-
-class TotalVariationDual:
-    r"""Accelerated projected gradient on ``min 1/2 |x - D^T p|^2 + smoothing/2 |p|^2`` over the unit ball of the dual norm.
-
-    That is the dual of ``min 1/2 |u - x|^2 + sum h(|D u|)``, h the modulus, or Huber's function with a threshold. Everything
-    the iteration touches is allocated here once: a fresh temporary costs more than its arithmetic.
-
-    Args:
-        x: ``(items, groups, members, *space)``; p has one such tensor an axis of space.
-        slopes: the factor of the differences along every axis.
-        lower, upper: bounds of u, which broadcast against x.
-        smoothing: the threshold of Huber's function, ``(items, 1, ...)``, or ``None``.
-    """
-
-    def __init__(
-        self,
-        x: Tensor,
-        isotropic: bool,
-        periodic: bool,
-        slopes: tuple[float, ...],
-        lower: Tensor | None = None,
-        upper: Tensor | None = None,
-        smoothing: Tensor | None = None,
-    ) -> None:
-        self.x, self.isotropic, self.periodic = x.contiguous(), isotropic, periodic
-        self.lower, self.upper, self.smoothing = lower, upper, smoothing
-        self.axes, self.slopes = range(3, x.ndim), slopes
-        self.bound = sum(4 * a * a for a in slopes)  # of |D|^2
-        self.p, self.q, self.g = ([torch.zeros_like(self.x) for _ in self.axes] for _ in range(3))
-        self.u, self.norm, self.difference = (torch.empty_like(self.x) for _ in range(3))
-
-    def solve(self, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor]:
-        """``(u, relative gap)`` for every item; items leave as they finish."""
-        result = torch.empty_like(self.x)
-        reached = torch.zeros(self.x.shape[0], dtype=self.x.dtype, device=self.x.device)
-        active = torch.arange(self.x.shape[0], device=self.x.device)
-        check = 10
-        for k in range(1, max_iterations + 1):
-            self._step(k)
-            if k < check and k < max_iterations:
-                continue
-            # The same iterations are checked whatever the batch is, so company changes nothing.
-            check = max(k + 10, int(1.15 * k))
-            self._primal(self.p)
-            gap = self._relative_gap()
-            # Written so that an item that is not finite counts as finished.
-            going = (gap > tolerance) & (k < max_iterations)
-            left = int(going.sum())
-            if left == len(active):
-                continue
-            done = (~going).nonzero().flatten()
-            result[active[done]] = self.u[done]
-            reached[active[done]] = gap[done]
-            if not left:
-                break
-            index = going.nonzero().flatten()
-            active = active[index]
-            self._keep(index)
-        return result, reached
-
-    def _step(self, k: int) -> None:
-        """``p = project(q + (D u - smoothing q) / L)`` with ``u = x - D^T q``, then ``q = p + beta (p - p_before)``."""
-        self._primal(self.q)
-        if self.smoothing is not None:
-            self._smooth_step(k)
-            return
-        for axis, slope, q, g in zip(self.axes, self.slopes, self.q, self.g):
-            for inside, difference in self._differences(axis):
-                torch.add(
-                    _at(q, axis, inside),
-                    difference,
-                    alpha=slope / self.bound,
-                    out=_at(g, axis, inside),
-                )
-        self._project(self.g)
-        beta = (k - 1) / (k + _MOMENTUM)
-        for p, q, g in zip(self.p, self.q, self.g):
-            torch.sub(g, p, out=p)
-            torch.add(g, p, alpha=beta, out=q)
-        self.p, self.g = self.g, self.p
-
-    def _smooth_step(self, k: int) -> None:
-        """The same where the dual is strongly convex: the momentum stays below what that asks for (Nesterov 2004)."""
-        assert self.smoothing is not None
-        total = self.bound + self.smoothing
-        root = (self.smoothing / total).sqrt()
-        beta = ((1 - root) / (1 + root)).clamp_max((k - 1) / (k + _MOMENTUM))
-        for axis, slope, q, g in zip(self.axes, self.slopes, self.q, self.g):
-            torch.mul(q, 1 - self.smoothing / total, out=g)
-            for inside, difference in self._differences(axis):
-                _at(g, axis, inside).addcmul_(difference, slope / total)
-        self._project(self.g)
-        for p, q, g in zip(self.p, self.q, self.g):
-            torch.sub(g, p, out=p)
-            torch.addcmul(g, p, beta, out=q)
-        self.p, self.g = self.g, self.p
-
-    def _primal(self, p: list[Tensor]) -> None:
-        """``u = x - D^T p``, clamped to the bounds."""
-        self.u.copy_(self.x)
-        for axis, slope, part in zip(self.axes, self.slopes, p):
-            n = part.shape[axis]
-            inside = part.narrow(axis, 0, n - 1)
-            self.u.narrow(axis, 0, n - 1).add_(inside, alpha=slope)
-            self.u.narrow(axis, 1, n - 1).sub_(inside, alpha=slope)
-            if self.periodic:
-                last = part.narrow(axis, n - 1, 1)
-                self.u.narrow(axis, n - 1, 1).add_(last, alpha=slope)
-                self.u.narrow(axis, 0, 1).sub_(last, alpha=slope)
-        if self.lower is not None:
-            torch.maximum(self.u, self.lower, out=self.u)
-        if self.upper is not None:
-            torch.minimum(self.u, self.upper, out=self.u)
-
-    def _differences(self, axis: int) -> Iterator[tuple[tuple[int, int], Tensor]]:
-        """The differences of ``u`` along an axis, without its slope, piece by piece with their place ``(start, length)``."""
-        u, n = self.u, self.u.shape[axis]
-        inside = self.difference.narrow(axis, 0, n - 1)
-        torch.sub(u.narrow(axis, 1, n - 1), u.narrow(axis, 0, n - 1), out=inside)
-        yield (0, n - 1), inside
-        if self.periodic:
-            last = self.difference.narrow(axis, n - 1, 1)
-            torch.sub(u.narrow(axis, 0, 1), u.narrow(axis, n - 1, 1), out=last)
-            yield (n - 1, 1), last
-
-    def _project(self, g: list[Tensor]) -> None:
-        """Onto the unit ball of the norm that is dual to the one in the energy."""
-        members = self.x.shape[2]
-        if self.isotropic:
-            self._squares(g)
-            factor = self._shared(self.norm, members).clamp_min_(1).rsqrt_()
-            for part in g:
-                part.mul_(factor)
-        elif members == 1:
-            for part in g:
-                part.clamp_(-1, 1)
-        else:
-            for part in g:
-                self._squares([part])
-                part.mul_(self._shared(self.norm, members).clamp_min_(1).rsqrt_())
-
-    def _squares(self, parts: list[Tensor]) -> None:
-        torch.mul(parts[0], parts[0], out=self.norm)
-        for part in parts[1:]:
-            self.norm.addcmul_(part, part)
-
-    @staticmethod
-    def _shared(squares: Tensor, members: int) -> Tensor:
-        """The sum over the members of a group, in place of its first member."""
-        first = squares.narrow(2, 0, 1)
-        for k in range(1, members):
-            first.add_(squares.narrow(2, k, 1))
-        return first
-
-    def _relative_gap(self) -> Tensor:
-        """``(h(|D u|) + smoothing/2 |p|^2 - <D u, p>) / (1/2 |u - x|^2 + h(|D u|))``.
-
-        Written so, every pixel's part of the gap is nonnegative, and nothing large cancels.
-        """
-        members = self.x.shape[2]
-        # The buffers g are free between steps: they take the differences.
-        for axis, slope, g in zip(self.axes, self.slopes, self.g):
-            for inside, difference in self._differences(axis):
-                torch.mul(difference, slope, out=_at(g, axis, inside))
-            if not self.periodic:
-                g.narrow(axis, g.shape[axis] - 1, 1).zero_()
-        variation = torch.zeros_like(self.norm.narrow(2, 0, 1))
-        for group in [self.g] if self.isotropic else [[g] for g in self.g]:
-            self._squares(group)
-            variation.add_(self._loss(self._shared(self.norm, members).sqrt_()))
-        torch.mul(self.g[0], self.p[0], out=self.norm)
-        for g, p in zip(self.g[1:], self.p[1:]):
-            self.norm.addcmul_(g, p)
-        total = variation.flatten(1).sum(1)
-        variation.sub_(self._shared(self.norm, members))
-        if self.smoothing is not None:
-            self._squares(self.p)
-            variation.addcmul_(self._shared(self.norm, members), 0.5 * self.smoothing)
-        gap = variation.flatten(1).sum(1).clamp_min(0)
-        misfit = torch.sub(self.u, self.x, out=self.norm).flatten(1)
-        primal = total + 0.5 * torch.linalg.vector_norm(misfit, dim=1).square()
-        return torch.where(gap > 0, gap / primal, gap)
-
-    def _loss(self, norm: Tensor) -> Tensor:
-        return norm if self.smoothing is None else huber(norm, self.smoothing)
-
-    def _keep(self, index: Tensor) -> None:
-        self.x, self.u, self.norm, self.difference = (
-            t.index_select(0, index) for t in (self.x, self.u, self.norm, self.difference)
-        )
-        self.lower, self.upper, self.smoothing = (
-            None if b is None else b.index_select(0, index)
-            for b in (self.lower, self.upper, self.smoothing)
-        )
-        self.p, self.q, self.g = (
-            [t.index_select(0, index) for t in parts] for parts in (self.p, self.q, self.g)
-        )
-
-
-def _at(tensor: Tensor, axis: int, place: tuple[int, int]) -> Tensor:
-    return tensor.narrow(axis, *place)
-
-
-# A CPU is fastest while all buffers of the iteration fit in its cache, so a large batch is cut into pieces.
-_CACHE_ELEMENTS = 1 << 17
-
 
 class TotalVariation(ExplicitPrior):
-    r"""``R(x) = sum_pixels |D x|``, D the forward differences along every spatial axis: signals, images, volumes.
+    """Total variation ``R(x) = sum_pixels |D x|`` of signals, images and volumes.
 
-    Isotropic: ``|.|`` is the Euclidean norm of the differences of a pixel (Rudin, Osher & Fatemi 1992);
-    anisotropic: the sum of their moduli.
+    D are the forward differences along every spatial axis. Isotropic total variation takes the
+    Euclidean norm of the differences of a pixel (Rudin, Osher & Fatemi 1992); anisotropic total
+    variation takes the sum of their moduli.
 
-    The prox minimises ``|u - x|^2 / (2 step) + R(u)`` through its dual, ``min |x - step D^T p|^2`` over
-    ``|p| <= 1``, by the accelerated projected gradient method of Beck & Teboulle (IEEE TIP 18, 2009). It
-    converges for every step, and an item stops once its duality gap is at most ``tolerance`` times its primal
-    objective, so the distance to the exact answer is at most ``sqrt(2 gap)``. Nothing is kept between calls.
+    The prox minimizes ``|u - x|^2 / (2 step) + R(u)`` through its dual, ``min |x - step D^T p|^2``
+    over ``|p| <= 1``, by the accelerated projected gradient method of Beck & Teboulle (IEEE TIP 18,
+    2009). The method converges for every step. An item stops once its duality gap is at most
+    ``tolerance`` times its primal objective, so the distance to the exact answer is at most
+    ``sqrt(2 gap)``. No state is kept between calls.
 
-    With ``lower`` or ``upper`` the energy is infinite where ``x`` leaves ``[lower, upper]``, and the prox is that of both
-    together: the primal point of the dual method is clamped (section 4 of the same paper).
+    With ``lower`` or ``upper`` the energy is infinite if ``x`` leaves ``[lower, upper]``, and the
+    prox is the prox of the sum: the primal point of the dual method is clamped (section 4 of the
+    same paper).
 
     Args:
-        isotropic: see above.
-        periodic: differences wrap around; by default they are 0 at the border (Neumann).
-        coupled: the differences of all channels of a pixel share one norm (vectorial TV, Bresson & Chan
-            2008); by default every channel has its own. Complex values count as their modulus in both.
-        tolerance: the relative duality gap of the prox; not below what the precision of ``x`` can show.
-        max_iterations: where the prox stops even if the gap is larger; `prox_with_gap` tells.
-        lower, upper: bounds on ``x``, for real images; ``lower=0`` for what cannot be negative.
-        spacing: the distance of two neighbours along every spatial axis, so that differences are slopes; for volumes whose slices
-            are farther apart than their pixels, say. 1 by default.
+        isotropic: whether the differences of a pixel along all axes share one Euclidean norm.
+        periodic: whether the differences wrap around; by default they are 0 at the border
+            (Neumann).
+        coupled: whether the differences of all channels of a pixel share one norm (vectorial TV,
+            Bresson & Chan 2008); by default every channel has its own. Complex values count by
+            their modulus in both cases.
+        tolerance: relative duality gap at which the prox stops; it is limited by the precision of
+            ``x``.
+        max_iterations: number of iterations after which the prox stops even if the gap is larger;
+            `prox_with_gap` returns the gap.
+        lower, upper: bounds on ``x``, for real images; ``lower=0`` suits quantities that cannot be
+            negative.
+        spacing: distance of two neighbors along every spatial axis, 1 by default. Differences are
+            divided by it and become slopes, for example for volumes whose slices are farther apart
+            than their pixels.
 
     >>> x = torch.tensor([[[0., 0., 4., 4.]]])
     >>> TotalVariation().energy(x)
@@ -281,11 +87,7 @@ class TotalVariation(ExplicitPrior):
         upper: float | None = None,
         spacing: Sequence[float] | None = None,
     ) -> None:
-        if not tolerance > 0 or max_iterations < 1:
-            raise InputError(
-                "TotalVariation needs a positive tolerance and at least one iteration, "
-                f"got {tolerance} and {max_iterations}"
-            )
+        check_inner_solve("TotalVariation", tolerance, max_iterations)
         self.isotropic, self.periodic, self.coupled = isotropic, periodic, coupled
         self.tolerance, self.max_iterations = tolerance, max_iterations
         if lower is not None and upper is not None and not lower < upper:
@@ -293,21 +95,23 @@ class TotalVariation(ExplicitPrior):
         self.lower, self.upper = lower, upper
         self.spacing = None if spacing is None else tuple(float(h) for h in spacing)
         if self.spacing is not None and not all(h > 0 and math.isfinite(h) for h in self.spacing):
-            raise InputError(f"the spacing of TotalVariation is positive and finite, got {spacing}")
+            raise InputError(
+                f"the spacing of TotalVariation must be positive and finite, got {spacing}"
+            )
         self.shape: tuple[int, ...] | None = None
 
     @property
-    def _bounded(self) -> bool:
+    def _has_bounds(self) -> bool:
         return self.lower is not None or self.upper is not None
 
     @property
     def offers(self) -> frozenset[str]:
         # With bounds the energy is no function of the differences alone.
-        return super().offers - {"split"} if self._bounded else super().offers
+        return super().offers - {"split"} if self._has_bounds else super().offers
 
     def energy(self, x: Tensor) -> Tensor:
         variation = self._variation(x)
-        if not self._bounded:
+        if not self._has_bounds:
             return variation
         inside = (x.clamp(self.lower, self.upper) == x).flatten(1).all(1)
         return torch.where(inside, variation, torch.full_like(variation, float("inf")))
@@ -324,18 +128,18 @@ class TotalVariation(ExplicitPrior):
         return self._loss(group_norm(grouped, axis)).flatten(1).sum(1)
 
     def _loss(self, norm: Tensor) -> Tensor:
-        """Of the norm of the differences."""
+        """Return the loss of the norm of the differences."""
         return norm
 
     def _smoothing(self, like: Tensor) -> Tensor | None:
-        """The norm below which the loss is a parabola, ``(batch,)``."""
+        """Return the norm below which the loss is a parabola, ``(batch,)``, or ``None``."""
         return None
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         return self.prox_with_gap(x, step)[0]
 
     def prox_with_gap(self, x: Tensor, step: float | Tensor) -> tuple[Tensor, Tensor]:
-        """The prox and the relative duality gap that it reached, ``(batch,)``."""
+        """Return the prox and the relative duality gap that it reached, ``(batch,)``."""
         result = torch.empty_like(x)
         reached = torch.zeros(
             x.shape[0], dtype=x.real.dtype if x.is_complex() else x.dtype, device=x.device
@@ -363,14 +167,14 @@ class TotalVariation(ExplicitPrior):
                 )
                 u, gap = dual.solve(tolerance, self.max_iterations)
                 u = torch.where(expand(scale, image) > 0, u.mul_(unit), image)
-                if self._bounded:  # the change of unit may leave them by a rounding
+                if self._has_bounds:  # the change of unit may violate the bounds by rounding
                     u = u.clamp_(self.lower, self.upper)
                 result[part] = self._image(u, x)
                 reached[part] = torch.where(scale > 0, gap, torch.zeros_like(gap))
         return result, reached
 
     def _components(self, x: Tensor) -> Tensor:
-        """``(batch, groups, members, *space)``: the members of a group share a norm."""
+        """Return x as ``(batch, groups, members, *space)``; the members of a group share a norm."""
         x = x.unsqueeze(1) if self.coupled else x.unsqueeze(2)
         return torch.view_as_real(x).movedim(-1, 3).flatten(2, 3) if x.is_complex() else x
 
@@ -380,13 +184,13 @@ class TotalVariation(ExplicitPrior):
         return u.flatten(1, 2)
 
     def split(self) -> tuple[LinearOperator, ExplicitPrior]:
-        if self._bounded:
+        if self._has_bounds:
             raise InputError(
                 f"{self!r} does not split; add it.priors.Box(lower, upper) instead of bounds"
             )
         if self.shape is None:
             raise InputError(
-                f"{type(self).__name__} splits once it knows the shape of the image; "
+                f"{type(self).__name__} needs the shape of the image to split; "
                 "it.solve binds it, or call prior.bind(image_shape)"
             )
         return self._split(self.shape)
@@ -402,56 +206,50 @@ class TotalVariation(ExplicitPrior):
         return differences, self._norm(groups)
 
     def _norm(self, groups: GroupL1 | None) -> ExplicitPrior:
-        """The prior of the differences."""
+        """Return the prior of the differences."""
         return L1() if groups is None else groups
 
     def _slopes(self, dimensions: int) -> tuple[float, ...]:
-        """``1 / spacing``."""
-        if self.spacing is not None and len(self.spacing) != dimensions:
-            raise InputError(
-                f"{self!r} has a spacing for {len(self.spacing)} axes, and the image has {dimensions}"
-            )
+        """Return the slopes ``1 / spacing``, one per axis."""
+        check_spacing(self, self.spacing, dimensions)
         return (
             tuple(1 / h for h in self.spacing) if self.spacing is not None else (1.0,) * dimensions
         )
 
     def bind(self, shape: tuple[int, ...]) -> Self:
-        """A copy for images of shape ``(channel, *space)``, which `split` needs."""
-        other = copy.copy(self)
-        other.shape = tuple(shape)
-        return other
+        """Return a copy for images of shape ``(channel, *space)``, which `split` needs."""
+        return replace(self, shape=tuple(shape))
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         return self.bind(problem.image_shape)
 
     def __repr__(self) -> str:
-        return f"TotalVariation({', '.join(self._changed())})"
+        return f"TotalVariation({self._format_changes()})"
 
-    def _changed(self) -> list[str]:
-        """The settings that are not the default ones."""
-        return [
-            f"{name}={value}"
-            for name, value, default in (
-                ("isotropic", self.isotropic, True),
-                ("periodic", self.periodic, False),
-                ("coupled", self.coupled, False),
-                ("lower", self.lower, None),
-                ("upper", self.upper, None),
-                ("spacing", self.spacing, None),
-            )
-            if value != default
-        ]
+    def _format_changes(self) -> str:
+        return format_changes(
+            self,
+            isotropic=True,
+            periodic=False,
+            coupled=False,
+            lower=None,
+            upper=None,
+            spacing=None,
+        )
 
 
 class HuberTV(TotalVariation):
-    r"""``R(x) = sum_pixels h(|D x|)``, ``h(s) = s^2 / (2 threshold)`` up to the threshold and ``s - threshold / 2`` beyond.
+    """Huber total variation ``R(x) = sum_pixels h(|D x|)``.
 
-    Edges cost what they cost in total variation, and slopes below the threshold are smoothed rather than turned into stairs
-    (Chambolle & Pock, J. Math. Imaging Vis. 40, 2011, section 6.2). Differentiable everywhere, so solvers that follow gradients take
-    it; the prox goes by the dual, which is strongly convex here, and stops as that of `TotalVariation` does.
+    ``h(s) = s^2 / (2 threshold)`` up to the threshold and ``s - threshold / 2`` beyond. Edges cost
+    as much as in total variation. Slopes below the threshold are smoothed instead of turned into
+    stairs (Chambolle & Pock, J. Math. Imaging Vis. 40, 2011, section 6.2). The prior is
+    differentiable everywhere, so gradient methods can use it. The prox solves the dual, which is
+    strongly convex here, and stops by the criterion of `TotalVariation`.
 
     Args:
-        threshold: positive, in the units of the differences (of the slopes, with ``spacing``); a number, or one an item.
+        threshold: positive, in the units of the differences (of the slopes, with ``spacing``); a
+            number, or one value per item.
         isotropic, periodic, coupled, tolerance, max_iterations, spacing: as for `TotalVariation`.
 
     >>> x = torch.tensor([[[0.0, 0.1, 0.2, 1.2]]])
@@ -475,10 +273,12 @@ class HuberTV(TotalVariation):
         super().__init__(isotropic, periodic, coupled, tolerance, max_iterations, spacing=spacing)
         self.threshold = torch.as_tensor(threshold, dtype=torch.float64)
         if not bool(((self.threshold > 0) & self.threshold.isfinite()).all()):
-            raise InputError(f"the threshold of HuberTV is positive and finite, got {threshold}")
+            raise InputError(
+                f"the threshold of HuberTV must be positive and finite, got {threshold}"
+            )
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
-        """``D^T (D x / max(|D x|, threshold))``, in closed form."""
+        """Return ``D^T (D x / max(|D x|, threshold))``, in closed form."""
         if x.requires_grad:
             return super().gradient(x, generator)
         K, F = self._split(tuple(x.shape[1:]))
@@ -494,9 +294,213 @@ class HuberTV(TotalVariation):
         return HuberNorm(self.threshold, groups)
 
     def __repr__(self) -> str:
-        shown = (
-            f"{float(self.threshold):g}"
-            if self.threshold.numel() == 1
-            else f"{tuple(self.threshold.shape)}"
+        changes = self._format_changes()
+        return f"HuberTV({format_setting(self.threshold)}{', ' if changes else ''}{changes})"
+
+
+# A CPU is fastest while all buffers of the iteration fit in its cache, so a large batch is cut into
+# pieces of this many values.
+_CACHE_ELEMENTS = 1 << 17
+
+
+# The momentum of an accelerated gradient method is (k - 1) / (k + MOMENTUM). Any value above 2
+# makes the iterates converge (Chambolle & Dossal 2015); 6 reached a small gap in the fewest
+# iterations on photographs.
+_MOMENTUM = 6.0
+
+
+class TotalVariationDual(ItemwiseIteration):
+    """Accelerated projected gradient method for the dual problem of the prox of total variation.
+
+    It minimizes ``1/2 |x - D^T p|^2 + smoothing/2 |p|^2`` over the unit ball of the dual norm. This
+    is the dual of ``min_u 1/2 |u - x|^2 + sum h(|D u|)``, where h is the modulus, or Huber's
+    function if there is a threshold. All buffers of the iteration are allocated once, in the
+    constructor, because a fresh temporary costs more than its arithmetic.
+
+    Args:
+        x: image of shape ``(items, groups, members, *space)``; p has one such tensor per axis of
+            space.
+        isotropic: whether the differences along all axes share one norm.
+        periodic: whether the differences wrap around at the border.
+        slopes: factor of the differences, one per axis.
+        lower, upper: bounds of u, which broadcast against x.
+        smoothing: threshold of Huber's function, ``(items, 1, ...)``, or ``None``.
+    """
+
+    first_check = 10
+
+    def __init__(
+        self,
+        x: Tensor,
+        isotropic: bool,
+        periodic: bool,
+        slopes: tuple[float, ...],
+        lower: Tensor | None = None,
+        upper: Tensor | None = None,
+        smoothing: Tensor | None = None,
+    ) -> None:
+        self.x, self.isotropic, self.periodic = x.contiguous(), isotropic, periodic
+        self.lower, self.upper, self.smoothing = lower, upper, smoothing
+        self.axes, self.slopes = range(3, x.ndim), slopes
+        self.bound = sum(4 * a * a for a in slopes)  # of |D|^2
+        self.p, self.q, self.g = ([torch.zeros_like(self.x) for _ in self.axes] for _ in range(3))
+        self.u, self.norm, self.difference = (torch.empty_like(self.x) for _ in range(3))
+
+    def solve(self, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor]:
+        """Return ``(u, relative gap)`` of every item."""
+        u, gap = torch.empty_like(self.x), self.x.new_zeros(len(self.x))
+        self.run((u, gap), tolerance, max_iterations)
+        return u, gap
+
+    def _measure(self) -> tuple[Tensor, Tensor]:
+        self._primal(self.p)
+        return self.u, self._relative_gap()
+
+    def _step(self, k: int) -> None:
+        """Update ``p = project(q + (D u - smoothing q) / L)`` and ``q = p + beta (p - p_before)``.
+
+        Here ``u = x - D^T q`` and L bounds the curvature.
+        """
+        self._primal(self.q)
+        if self.smoothing is not None:
+            self._smooth_step(k)
+            return
+        for axis, slope, q, g in zip(self.axes, self.slopes, self.q, self.g):
+            for inside, difference in self._differences(axis):
+                torch.add(
+                    _at(q, axis, inside),
+                    difference,
+                    alpha=slope / self.bound,
+                    out=_at(g, axis, inside),
+                )
+        self._project(self.g)
+        beta = (k - 1) / (k + _MOMENTUM)
+        for p, q, g in zip(self.p, self.q, self.g):
+            torch.sub(g, p, out=p)
+            torch.add(g, p, alpha=beta, out=q)
+        self.p, self.g = self.g, self.p
+
+    def _smooth_step(self, k: int) -> None:
+        """Take the step of a strongly convex dual, whose momentum is bounded (Nesterov 2004)."""
+        assert self.smoothing is not None
+        total = self.bound + self.smoothing
+        root = (self.smoothing / total).sqrt()
+        beta = ((1 - root) / (1 + root)).clamp_max((k - 1) / (k + _MOMENTUM))
+        for axis, slope, q, g in zip(self.axes, self.slopes, self.q, self.g):
+            torch.mul(q, 1 - self.smoothing / total, out=g)
+            for inside, difference in self._differences(axis):
+                _at(g, axis, inside).addcmul_(difference, slope / total)
+        self._project(self.g)
+        for p, q, g in zip(self.p, self.q, self.g):
+            torch.sub(g, p, out=p)
+            torch.addcmul(g, p, beta, out=q)
+        self.p, self.g = self.g, self.p
+
+    def _primal(self, p: list[Tensor]) -> None:
+        """Set ``u = x - D^T p``, clamped to the bounds."""
+        self.u.copy_(self.x)
+        for axis, slope, part in zip(self.axes, self.slopes, p):
+            n = part.shape[axis]
+            inside = part.narrow(axis, 0, n - 1)
+            self.u.narrow(axis, 0, n - 1).add_(inside, alpha=slope)
+            self.u.narrow(axis, 1, n - 1).sub_(inside, alpha=slope)
+            if self.periodic:
+                last = part.narrow(axis, n - 1, 1)
+                self.u.narrow(axis, n - 1, 1).add_(last, alpha=slope)
+                self.u.narrow(axis, 0, 1).sub_(last, alpha=slope)
+        if self.lower is not None:
+            torch.maximum(self.u, self.lower, out=self.u)
+        if self.upper is not None:
+            torch.minimum(self.u, self.upper, out=self.u)
+
+    def _differences(self, axis: int) -> Iterator[tuple[tuple[int, int], Tensor]]:
+        """Yield the differences of ``u`` along an axis, without its slope, in pieces.
+
+        Every piece comes with its place along the axis, ``(start, length)``.
+        """
+        u, n = self.u, self.u.shape[axis]
+        inside = self.difference.narrow(axis, 0, n - 1)
+        torch.sub(u.narrow(axis, 1, n - 1), u.narrow(axis, 0, n - 1), out=inside)
+        yield (0, n - 1), inside
+        if self.periodic:
+            last = self.difference.narrow(axis, n - 1, 1)
+            torch.sub(u.narrow(axis, 0, 1), u.narrow(axis, n - 1, 1), out=last)
+            yield (n - 1, 1), last
+
+    def _project(self, g: list[Tensor]) -> None:
+        """Project g onto the unit ball of the dual norm of the energy's norm, in place."""
+        members = self.x.shape[2]
+        if self.isotropic:
+            self._square(g)
+            factor = self._sum_members(self.norm, members).clamp_min_(1).rsqrt_()
+            for part in g:
+                part.mul_(factor)
+        elif members == 1:
+            for part in g:
+                part.clamp_(-1, 1)
+        else:
+            for part in g:
+                self._square([part])
+                part.mul_(self._sum_members(self.norm, members).clamp_min_(1).rsqrt_())
+
+    def _square(self, parts: list[Tensor]) -> None:
+        torch.mul(parts[0], parts[0], out=self.norm)
+        for part in parts[1:]:
+            self.norm.addcmul_(part, part)
+
+    @staticmethod
+    def _sum_members(squares: Tensor, members: int) -> Tensor:
+        """Add the members of every group, in place of the first member."""
+        first = squares.narrow(2, 0, 1)
+        for k in range(1, members):
+            first.add_(squares.narrow(2, k, 1))
+        return first
+
+    def _relative_gap(self) -> Tensor:
+        """Return the duality gap, relative to the primal objective, ``(items,)``.
+
+        It is ``(h(|D u|) + smoothing/2 |p|^2 - <D u, p>) / (1/2 |u - x|^2 + h(|D u|))``. In this
+        form every pixel's part of the gap is nonnegative, and no large terms cancel.
+        """
+        members = self.x.shape[2]
+        # The buffers g are free between steps, so they store the differences.
+        for axis, slope, g in zip(self.axes, self.slopes, self.g):
+            for inside, difference in self._differences(axis):
+                torch.mul(difference, slope, out=_at(g, axis, inside))
+            if not self.periodic:
+                g.narrow(axis, g.shape[axis] - 1, 1).zero_()
+        variation = torch.zeros_like(self.norm.narrow(2, 0, 1))
+        for group in [self.g] if self.isotropic else [[g] for g in self.g]:
+            self._square(group)
+            variation.add_(self._loss(self._sum_members(self.norm, members).sqrt_()))
+        torch.mul(self.g[0], self.p[0], out=self.norm)
+        for g, p in zip(self.g[1:], self.p[1:]):
+            self.norm.addcmul_(g, p)
+        total = variation.flatten(1).sum(1)
+        variation.sub_(self._sum_members(self.norm, members))
+        if self.smoothing is not None:
+            self._square(self.p)
+            variation.addcmul_(self._sum_members(self.norm, members), 0.5 * self.smoothing)
+        gap = variation.flatten(1).sum(1).clamp_min(0)
+        misfit = torch.sub(self.u, self.x, out=self.norm).flatten(1)
+        primal = total + 0.5 * torch.linalg.vector_norm(misfit, dim=1).square()
+        return torch.where(gap > 0, gap / primal, gap)
+
+    def _loss(self, norm: Tensor) -> Tensor:
+        return norm if self.smoothing is None else huber(norm, self.smoothing)
+
+    def _keep(self, index: Tensor) -> None:
+        self.x, self.u, self.norm, self.difference = (
+            t.index_select(0, index) for t in (self.x, self.u, self.norm, self.difference)
         )
-        return f"HuberTV({', '.join([shown, *self._changed()])})"
+        self.lower, self.upper, self.smoothing = (
+            None if b is None else b.index_select(0, index)
+            for b in (self.lower, self.upper, self.smoothing)
+        )
+        self.p, self.q, self.g = (
+            [t.index_select(0, index) for t in parts] for parts in (self.p, self.q, self.g)
+        )
+
+
+def _at(tensor: Tensor, axis: int, place: tuple[int, int]) -> Tensor:
+    return tensor.narrow(axis, *place)

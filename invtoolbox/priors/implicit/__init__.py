@@ -1,0 +1,1 @@
+"""Implicit priors: x is decoded from parameters that a solver finds."""

@@ -1,11 +1,10 @@
-"""A picture to start from when the variable is a code of it.
+"""A compressive autoencoder as a prior: images are decoded from latents that take few bits.
 
-A compressive autoencoder as a prior: images are what decodes from latents that take few bits.
+`starting_picture` computes the image from whose code the solve starts.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -17,59 +16,38 @@ from invtoolbox.networks.foreign_weights import CompressaiModel, is_compressai
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.images.tikhonov import Tikhonov
+from invtoolbox.priors.settings import check_intensity_range, replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
-#: How far apart two neighbouring pixels of a picture are, in shares of the range of its intensities, and its noise where that is not known.
-_STEP, _NOISE = 0.05, 0.004
-
-
-def starting_picture(problem: Problem, solve: Any, intensity_range: tuple[float, float]) -> Tensor:
-    """The smoothest picture that explains the measurements, ``(batch, channel, *space)``, within a third of its range beyond either end.
-
-    It interpolates what is missing, sharpens what is blurred as far as the noise allows, and is a first reconstruction of a scan: least
-    squares and the squared differences of neighbours, a few steps of conjugate gradients. Where the problem is not quadratic, the middle
-    of the range.
-    """
-    low, high = intensity_range
-    spread = high - low
-    if problem.is_linear and problem.data_term.is_quadratic:
-        known = getattr(problem.data_term, "noise_std", None) is not None
-        weight = (1.0 if known else _NOISE**2 * spread**2) / (_STEP * spread) ** 2
-        x: Tensor = solve(
-            problem,
-            weight * Tikhonov("gradient"),
-            "cg",
-            1.0,
-            max_iterations=50,
-            tolerance=1e-3,
-            progress=False,
-        ).x
-        return x.clamp(low - spread / 3, high + spread / 3)
-    return torch.full_like(problem.zeros(), (low + high) / 2)
-
 
 class CompressiveAutoencoder(ImplicitPrior):
-    r"""``x = D(z)`` with the energy ``S(z, h) = -log p(z | h) - log p(h)``, in nats, of latents that are not rounded.
+    """Images ``x = D(z)`` with the energy ``S(z, h) = -log p(z | h) - log p(h)``, in nats.
 
-    Biquard, Chabert, Genin, Latry and Oberlin, "Variational Bayes image restoration with compressive autoencoders" (IEEE TIP 34, 2025).
-    `solvers.VariationalLatent` finds a distribution over the latents, and with it a posterior over images; `solvers.Adam` finds their
-    mode (MAP-z). Both start from the code of a smooth first reconstruction.
+    The latents are not rounded. Biquard, Chabert, Genin, Latry and Oberlin, "Variational Bayes
+    image restoration with compressive autoencoders" (IEEE TIP 34, 2025).
+    `solvers.VariationalLatent` finds a distribution over the latents, and with it a posterior over
+    images; `solvers.Adam` finds their mode (MAP-z). Both start from the code of a smooth first
+    reconstruction.
 
-    The data term has to know the noise (``LeastSquares(noise_std=...)``), as the energy is in nats; for measurements without noise, 0.004
-    of the range of the intensities is usual.
+    The data term needs the noise level (``LeastSquares(noise_std=...)``), as the energy is in nats;
+    for measurements without noise, 0.004 of the range of the intensities is usual. A network of one
+    channel codes every channel of an image separately; a network of three channels gets a grey
+    image three times.
 
     Args:
-        network: a `CosineHyperprior` or `MeanScaleHyperprior`, a model of the package compressai (ScaleHyperprior, MeanScaleHyperprior, the
-            autoregressive ones, Cheng2020, FactorizedPrior), or any module with their methods ``encode``, ``decode`` and ``energy``.
-        rate_scale: pictures are coded with their contrast multiplied by it, a number or one an item: below 1 they are coded more coarsely,
-            which is a stronger prior for harder problems and more noise, without training again (Biquard et al. 2024).
-        bitrate: alpha of the rate-distortion training, where the network has no second decoder: it says how far a pixel may be from what is
-            decoded, see `training.RateDistortion.decoder_std`.
-        intensity_range: the values ``(low, high)`` of the image that the network is to see as 0 and 1.
-
-    A network of one channel codes every channel of an image by itself; one of three sees a grey image three times.
+        network: a `CosineHyperprior` or `MeanScaleHyperprior`, a model of the package compressai
+            (ScaleHyperprior, MeanScaleHyperprior, the autoregressive ones, Cheng2020,
+            FactorizedPrior), or any module with their methods ``encode``, ``decode`` and
+            ``energy``.
+        rate_scale: factor of the contrast with which pictures are coded, a number or one value per
+            item. Below 1 they are coded more coarsely, which is a stronger prior for harder
+            problems and more noise, without new training (Biquard et al. 2024).
+        bitrate: alpha of the rate-distortion training, if the network has no second decoder. It
+            determines the standard deviation of a pixel around its decoded value, see
+            `training.RateDistortion.decoder_std`.
+        intensity_range: the values ``(low, high)`` of the image that the network gets as 0 and 1.
 
     >>> from invtoolbox.priors import MeanScaleHyperprior
     >>> prior = CompressiveAutoencoder(MeanScaleHyperprior(widths=(4, 4, 8), latents=6, hyper=4))
@@ -96,17 +74,15 @@ class CompressiveAutoencoder(ImplicitPrior):
         ]
         if missing:
             raise InputError(
-                f"the network of a CompressiveAutoencoder is a CosineHyperprior, a MeanScaleHyperprior or a model of "
-                f"compressai; {type(network).__name__} has no {missing[0]}"
+                "the network of a CompressiveAutoencoder is a CosineHyperprior, a "
+                "MeanScaleHyperprior or a model of compressai; "
+                f"{type(network).__name__} has no {missing[0]}"
             )
         if not bool((torch.as_tensor(rate_scale) > 0).all()) or (
             bitrate is not None and not bitrate > 0
         ):
             raise InputError(f"rate_scale and bitrate are positive, got {rate_scale} and {bitrate}")
-        if not intensity_range[1] > intensity_range[0]:
-            raise InputError(
-                f"intensity_range is (low, high) with low < high, got {intensity_range}"
-            )
+        check_intensity_range(intensity_range)
         self.network, self.rate_scale, self.bitrate = network, rate_scale, bitrate
         self.intensity_range = (float(intensity_range[0]), float(intensity_range[1]))
         self.image_shape: tuple[int, ...] = ()
@@ -114,26 +90,22 @@ class CompressiveAutoencoder(ImplicitPrior):
         self.start_h: Tensor | None = None
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        bound = copy.copy(self)
-        bound.image_shape = self._checked(problem.image_shape)
+        bound = replace(self, image_shape=self._check(problem.image_shape))
         code = bound.encode(starting_picture(problem, solve, self.intensity_range))
-        bound.start_z, bound.start_h = code["z"], code.get("h")
-        return bound
+        return replace(bound, start_z=code["z"], start_h=code.get("h"))
 
     def initial(self) -> dict[str, Tensor]:
-        """The code of the first reconstruction."""
-        if self.start_z is None:
-            raise InputError(
-                "CompressiveAutoencoder must be prepared with a problem first; it.solve does so"
-            )
-        return (
-            {"z": self.start_z} if self.start_h is None else {"z": self.start_z, "h": self.start_h}
-        )
+        """Return the code of the first reconstruction."""
+        z = require_bound(self, self.start_z)
+        return {"z": z} if self.start_h is None else {"z": z, "h": self.start_h}
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:
-        """The latents of images, as ``it.solve(..., initial=)`` takes them: ``{"z": ..., "h": ...}``, ``(batch, channel, row, column)``."""
+        """Return the latents of images, as ``it.solve(..., initial=)`` takes them.
+
+        They are ``{"z": ..., "h": ...}``, ``(batch, channel, row, column)`` each.
+        """
         low, high = self.intensity_range
-        shown = self._folded((x - low) / (high - low) * self._scale(x))
+        shown = self._fold((x - low) / (high - low) * self._scale(x))
         with torch.no_grad():
             coded = _each_item(self.network.encode, shown)  # type: ignore[arg-type]
         return dict(zip(("z", "h"), (t.reshape(x.shape[0], -1, *t.shape[2:]) for t in coded)))
@@ -142,7 +114,7 @@ class CompressiveAutoencoder(ImplicitPrior):
         size = self._size()
         low, high = self.intensity_range
         (x,) = _each_item(lambda z: (self.network.decode(z, size),), self._split(parameters["z"]))  # type: ignore[operator]
-        x = self._unfolded(x)
+        x = self._unfold(x)
         return low + (high - low) * x / self._scale(x)
 
     def pixel_std(self, parameters: dict[str, Tensor]) -> Tensor | None:
@@ -159,7 +131,7 @@ class CompressiveAutoencoder(ImplicitPrior):
         else:
             log_std: Any = self.network.log_std
             (std,) = _each_item(lambda z: (log_std(z, size).exp(),), self._split(parameters["z"]))
-            std = self._unfolded(std)
+            std = self._unfold(std)
         return (high - low) * std / self._scale(std)
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
@@ -167,13 +139,14 @@ class CompressiveAutoencoder(ImplicitPrior):
         (energy,) = _each_item(lambda *parts: (self.network.energy(*parts),), *latents)  # type: ignore[operator]
         return energy.view(next(iter(parameters.values())).shape[0], -1).sum(1)
 
-    def _checked(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    def _check(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         channels = self._channels()
         if len(image_shape) != 3 or not (
             image_shape[0] == channels or channels == 1 or image_shape[0] == 1
         ):
             raise InputError(
-                f"{self!r} codes images (channel, row, column) of {channels} channels, or grey ones, got {image_shape}"
+                f"{self!r} codes images (channel, row, column) of {channels} channels, "
+                f"or grey ones, got {image_shape}"
             )
         return tuple(image_shape)
 
@@ -181,30 +154,27 @@ class CompressiveAutoencoder(ImplicitPrior):
         return int(getattr(self.network, "channels", 3))
 
     def _size(self) -> tuple[int, int]:
-        if not self.image_shape:
-            raise InputError(
-                "CompressiveAutoencoder must be prepared with a problem first; it.solve does so"
-            )
-        return self.image_shape[-2], self.image_shape[-1]
+        shape = require_bound(self, self.image_shape)
+        return shape[-2], shape[-1]
 
     def _scale(self, like: Tensor) -> Tensor:
         return expand(torch.as_tensor(self.rate_scale, dtype=like.dtype, device=like.device), like)
 
-    def _folded(self, x: Tensor) -> Tensor:
-        """Images as the network takes them: channels as items, or a grey image as three channels."""
+    def _fold(self, x: Tensor) -> Tensor:
+        """Return images as the network takes them: channels as items, or grey images tripled."""
         channels = self._channels()
         if x.shape[1] == channels:
             return x
         return x.reshape(-1, 1, *x.shape[2:]) if channels == 1 else x.expand(-1, channels, -1, -1)
 
-    def _unfolded(self, x: Tensor) -> Tensor:
+    def _unfold(self, x: Tensor) -> Tensor:
         wanted = self.image_shape[0]
         if x.shape[1] == wanted:
             return x
         return x.reshape(-1, wanted, *x.shape[2:]) if x.shape[1] == 1 else x.mean(1, keepdim=True)
 
     def _split(self, latent: Tensor) -> Tensor:
-        """Latents with a channel of the image as an item, where channels are coded one by one."""
+        """Return latents with a channel of the image as an item, if channels are coded singly."""
         if self._channels() == 1 and self.image_shape[0] > 1:
             return latent.reshape(-1, latent.shape[1] // self.image_shape[0], *latent.shape[2:])
         return latent
@@ -221,14 +191,49 @@ class CompressiveAutoencoder(ImplicitPrior):
         return f"CompressiveAutoencoder({type(self.network).__name__}{scale})"
 
 
+#: Usual difference of two neighbouring pixels of a picture, in shares of the range of its
+#: intensities, and the noise that is assumed if it is unknown.
+_STEP, _NOISE = 0.05, 0.004
+
+
+def starting_picture(problem: Problem, solve: Any, intensity_range: tuple[float, float]) -> Tensor:
+    """Compute the smoothest picture that explains the measurements, ``(batch, channel, *space)``.
+
+    It lies within a third of its range beyond either end. It interpolates missing pixels, sharpens
+    blurred ones as far as the noise allows, and is a first reconstruction of a scan: least squares
+    and the squared differences of neighbours, by a few steps of conjugate gradients. If the problem
+    is not quadratic, it is the middle of the range.
+    """
+    low, high = intensity_range
+    spread = high - low
+    if problem.is_linear and problem.data_term.is_quadratic:
+        known = getattr(problem.data_term, "noise_std", None) is not None
+        weight = (1.0 if known else _NOISE**2 * spread**2) / (_STEP * spread) ** 2
+        x: Tensor = solve(
+            problem,
+            weight * Tikhonov("gradient"),
+            "cg",
+            1.0,
+            max_iterations=50,
+            tolerance=1e-3,
+            progress=False,
+        ).x
+        return x.clamp(low - spread / 3, high + spread / 3)
+    return torch.full_like(problem.zeros(), (low + high) / 2)
+
+
 def _words(value: float | Tensor) -> str:
     return f"{value:g}" if isinstance(value, (int, float)) else str(value.tolist())
 
 
 def _each_item(function: Callable[..., tuple[Tensor, ...]], *latents: Tensor) -> tuple[Tensor, ...]:
-    """On a CPU item by item, so that an item has the same products alone and in a batch, and bitwise the same answer."""
+    """Call a function item by item on a CPU, and on the whole batch elsewhere.
+
+    An item then has the same products alone and in a batch, and bitwise the same answer.
+    """
     if latents[0].device.type != "cpu":
         return function(*latents)
-    # One item is a slice of itself too: derivatives of several uses are then added in the same order as in a batch.
+    # A batch of one is sliced too: derivatives of several uses are then added in the order of a
+    # larger batch.
     parts = [function(*(t[k : k + 1] for t in latents)) for k in range(latents[0].shape[0])]
     return tuple(torch.cat(column) for column in zip(*parts))

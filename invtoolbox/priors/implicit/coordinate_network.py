@@ -1,10 +1,10 @@
-"""A coordinate network: the image is a function of position, and its weights are the unknown."""
+"""A coordinate network: the image is a function of position, and the weights are the unknown."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -12,24 +12,27 @@ from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
 
 class CoordinateNetwork(ImplicitPrior):
-    r"""``x(p) = offset + scale * MLP([cos 2 pi B p, sin 2 pi B p])``, with p in ``[-1/2, 1/2]`` along the longest axis.
+    """Network of position: ``x(p) = offset + scale * MLP([cos 2 pi B p, sin 2 pi B p])``.
 
-    Random Fourier features (Tancik et al. 2020) with ``B ~ N(0, bandwidth^2)`` and a ReLU network, one network an item.
-    The bandwidth, in cycles across the image, is the strength of the prior: what oscillates faster is learned late.
-    Offset and scale are the mean and the standard deviation of a few CGLS steps, so that the weights are of order 1
-    whatever the units of ``x`` are.
+    p lies in ``[-1/2, 1/2]`` along the longest axis. The inputs are random Fourier features (Tancik
+    et al. 2020) with ``B ~ N(0, bandwidth^2)``, followed by a ReLU network, one per item. The
+    bandwidth, in cycles across the image, is the strength of the prior: faster oscillations are
+    learned late. Offset and scale are the mean and the standard deviation of a few CGLS steps, so
+    that the weights are of order 1 for any unit of ``x``.
 
     Args:
         features: number of frequencies.
-        width, depth: of the hidden layers.
+        width: width of the hidden layers.
+        depth: number of hidden layers.
         bandwidth: standard deviation of the frequencies, in cycles across the image.
-        seed: of the frequencies and of the first weights; they are the same for every item.
+        seed: seed of the frequencies and of the first weights, which are the same for every item.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.rand(2, 1, 8, 8), it.operators.Identity((1, 8, 8)))
@@ -64,8 +67,6 @@ class CoordinateNetwork(ImplicitPrior):
         self.scale = self.offset = torch.ones(1)
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        bound = copy.copy(self)
-        bound.image_shape = problem.image_shape
         dtype, device = problem.y0.dtype, problem.y0.device
         axes = [
             (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) / max(problem.image_shape[1:])
@@ -77,46 +78,31 @@ class CoordinateNetwork(ImplicitPrior):
             positions.shape[1], self.features, generator=generator, dtype=torch.float64
         )
         phase = 2 * math.pi * positions @ frequencies
-        bound.inputs = torch.cat([phase.cos(), phase.sin()], dim=1).to(dtype=dtype, device=device)
-        bound.offset, bound.scale = (
-            torch.zeros(1, dtype=dtype, device=device),
-            torch.ones(1, dtype=dtype, device=device),
-        )
+        inputs = torch.cat([phase.cos(), phase.sin()], dim=1).to(dtype=dtype, device=device)
+        offset = torch.zeros(1, dtype=dtype, device=device)
+        scale = torch.ones(1, dtype=dtype, device=device)
         if problem.is_linear and problem.data_term.is_quadratic:
             guess = solve(problem, solver="cgls", max_iterations=5, progress=False).x.flatten(1)
-            spread = guess.std(1)
-            bound.offset, bound.scale = (
-                guess.mean(1),
-                torch.where(spread > 0, spread, torch.ones_like(spread)),
-            )
-        return bound
+            offset, spread = guess.mean(1), guess.std(1)
+            scale = torch.where(spread > 0, spread, torch.ones_like(spread))
+        return replace(
+            self, image_shape=problem.image_shape, inputs=inputs, offset=offset, scale=scale
+        )
 
     def initial(self) -> dict[str, Tensor]:
-        """He initialisation; the last layer starts near 0, so that the image starts at its offset."""
-        if self.inputs is None:
-            raise InputError(
-                "CoordinateNetwork must be prepared with a problem first; it.solve does so"
-            )
-        generator = torch.Generator().manual_seed(self.seed + 1)
+        """Draw the weights by He initialisation.
+
+        The last layer starts near 0, so that the image starts at its offset.
+        """
+        inputs = require_bound(self, self.inputs)
         sizes = [2 * self.features, *[self.width] * self.depth, self.image_shape[0]]
-        parameters: dict[str, Tensor] = {}
-        for k, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-            gain = math.sqrt(2.0 / n_in) * (0.1 if k == self.depth else 1.0)
-            parameters[f"weight{k}"] = (gain * torch.randn(1, n_in, n_out, generator=generator)).to(
-                self.inputs
-            )
-            parameters[f"bias{k}"] = torch.zeros(1, 1, n_out).to(self.inputs)
-        return parameters
+        return draw_layers(sizes, 0.1, self.seed + 1, inputs)
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
         assert self.inputs is not None
         batch = parameters["weight0"].shape[0]
-        hidden = self.inputs.expand(batch, *self.inputs.shape)
-        for k in range(self.depth + 1):
-            hidden = torch.baddbmm(parameters[f"bias{k}"], hidden, parameters[f"weight{k}"])
-            if k < self.depth:
-                hidden = torch.relu(hidden)
-        image = hidden.transpose(1, 2).reshape(batch, *self.image_shape)
+        values = apply_layers(parameters, self.inputs.expand(batch, *self.inputs.shape), torch.relu)
+        image = values.transpose(1, 2).reshape(batch, *self.image_shape)
         shape = (-1, *[1] * (image.ndim - 1))
         return self.offset.view(shape) + self.scale.view(shape) * image
 
@@ -125,3 +111,35 @@ class CoordinateNetwork(ImplicitPrior):
             f"CoordinateNetwork(features={self.features}, width={self.width}, depth={self.depth}, "
             f"bandwidth={self.bandwidth:g}, seed={self.seed})"
         )
+
+
+def draw_layers(
+    sizes: Sequence[int], last_gain: float, seed: int, like: Tensor
+) -> dict[str, Tensor]:
+    """Draw the weights and biases of dense layers by He initialisation.
+
+    Args:
+        sizes: number of values before the first layer and after every layer.
+        last_gain: factor on the weights of the last layer.
+        seed: seed of the draws.
+        like: tensor with the precision and the device of the weights.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parameters: dict[str, Tensor] = {}
+    for k, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
+        gain = math.sqrt(2.0 / n_in) * (last_gain if k == len(sizes) - 2 else 1.0)
+        weight = gain * torch.randn(1, n_in, n_out, generator=generator)
+        parameters[f"weight{k}"] = weight.to(like)
+        parameters[f"bias{k}"] = torch.zeros(1, 1, n_out).to(like)
+    return parameters
+
+
+def apply_layers(
+    parameters: dict[str, Tensor], x: Tensor, activation: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Apply dense layers ``weight0``, ``bias0``, ... to ``(batch, n, values)``."""
+    layers = len(parameters) // 2
+    for k in range(layers):
+        x = torch.baddbmm(parameters[f"bias{k}"], x, parameters[f"weight{k}"])
+        x = activation(x) if k < layers - 1 else x
+    return x

@@ -1,12 +1,11 @@
-"""How points of a shape may move over time: each by itself, with control nodes, or as a network says.
+"""Shapes that move over time: `Deformation`, and the motions of the points of a shape.
 
-A shape and its motion: Gaussians or voxels at rest, moved to where they are at each of several times.
+`PointMotion` moves every point independently, `ControlNodes` with nearby nodes, and `NetworkMotion`
+by a network of place and time.
 """
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -28,274 +27,31 @@ from invtoolbox.geometry.rotations import of_rotation_vector, rotation_matrices
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.priors.adaptive import AdaptivePrior
 from invtoolbox.priors.base import ImplicitPrior, Prior
+from invtoolbox.priors.implicit.coordinate_network import apply_layers, draw_layers
+from invtoolbox.priors.settings import check_positive, replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
 
-class Motion(Settings, ABC):
-    """What `Deformation` moves a shape by: displacements and turns of its points at T times, out of parameters that start at rest.
-
-    Translations are in units of ``size``, the diagonal of the box around the points, so that a step of a solver means the same for every
-    scene; turns are rotation vectors in radians.
-    """
-
-    times: int
-    size: float = 0.0
-
-    def bind(self, points: Tensor) -> Self:
-        """A copy for the points at rest ``(1 or batch, N, 3)``."""
-        other = copy.copy(self)
-        other.size = float((points[0].amax(0) - points[0].amin(0)).norm())
-        return other
-
-    @abstractmethod
-    def initial(self) -> dict[str, Tensor]: ...
-
-    @abstractmethod
-    def move(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
-        """Displacements ``(batch, T, N, 3)`` and quaternions ``(batch, T, N, 4)`` of points ``(1 or batch, N, 3)``."""
-
-    def energy(self, parameters: dict[str, Tensor]) -> Tensor:
-        """What the motion itself costs, ``(batch,)``; 0 unless overridden."""
-        first = next(iter(parameters.values()))
-        return first.new_zeros(len(first))
-
-
-def check_times(times: int, what: str) -> int:
-    if times < 1:
-        raise InputError(f"{what} moves at one time at least, got times={times}")
-    return int(times)
-
-
-class PointMotion(Motion):
-    """Every point by itself, from rest: no prior at all, to be held together by one of rigidity.
-
-    Args:
-        times: T.
-    """
-
-    item_fields: ClassVar[tuple[str, ...]] = ("zeros",)
-
-    def __init__(self, times: int = 1) -> None:
-        self.times = check_times(times, "PointMotion")
-        self.zeros = torch.zeros(1, 0, 3)
-
-    def bind(self, points: Tensor) -> Self:
-        other = super().bind(points)
-        other.zeros = torch.zeros_like(points)
-        return other
-
-    def initial(self) -> dict[str, Tensor]:
-        start = self.zeros[:, None].repeat(1, self.times, 1, 1)
-        return {"translations": start, "turns": start.clone()}
-
-    def move(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
-        return self.size * parameters["translations"], of_rotation_vector(parameters["turns"])
-
-    def __repr__(self) -> str:
-        return f"PointMotion(times={self.times})"
-
-
-class ControlNodes(Motion):
-    r"""Points follow their nearest control nodes: ``p' = sum_k w_k(p) (R_k (p - n_k) + n_k + t_k)``; they turn as the mean of the nodes.
-
-    Nodes are points of the shape, as far from each other as can be; blend weights are Gaussian in the distance at rest, of ``neighbours``
-    nodes. Few nodes are a strong prior.
-
-    Source: Sumner, Schmid and Pauly, "Embedded deformation for shape manipulation", SIGGRAPH 2007; on Gaussians, 512 nodes, 3 neighbours:
-    Huang et al., "SC-GS", CVPR 2024.
-
-    Args:
-        count: of nodes.
-        times: T.
-        neighbours: nodes that a point follows.
-        width: of the weights, in the unit of the points; the mean distance between nodes where not given.
-        rigidity: priors of the nodes' displacements ``(batch, T, count, 3)``, such as ``10.0 * NodeARAP()`` from time to time or
-            ``10.0 * ARAP()`` against rest; their graph is that of the nodes. It is part of S(z), which no weight of the problem scales.
-    """
-
-    item_fields: ClassVar[tuple[str, ...]] = ("nodes", "index", "weights", "rigidity")
-
-    def __init__(
-        self,
-        count: int = 64,
-        times: int = 1,
-        neighbours: int = 3,
-        width: float | None = None,
-        rigidity: Prior | None = None,
-    ) -> None:
-        if count < 1 or neighbours < 1 or (width is not None and not width > 0):
-            raise InputError(
-                f"ControlNodes takes at least one node, one neighbour and a positive width, got {count}, {neighbours} and "
-                f"{width}"
-            )
-        self.count, self.neighbours, self.width = int(count), int(neighbours), width
-        self.rigidity = None if rigidity is None else rigidity.as_sum()
-        self.times = check_times(times, "ControlNodes")
-        self.nodes = self.weights = torch.zeros(1, 0, 3)
-        self.index = torch.zeros(1, 0, 1, dtype=torch.long)
-
-    def bind(self, points: Tensor) -> Self:
-        other = super().bind(points)
-        nodes = [
-            item[farthest_points(item, min(self.count, len(item)))] for item in points.detach()
-        ]
-        blends = [
-            blend_weights(item, own, self.neighbours, self.width)
-            for item, own in zip(points.detach(), nodes)
-        ]
-        other.nodes = torch.stack(nodes)
-        other.index, other.weights = (
-            torch.stack([i for i, _ in blends]),
-            torch.stack([w for _, w in blends]),
-        )
-        if self.rigidity is not None:
-            if self.rigidity.implicit is not None:
-                raise InputError(
-                    f"the rigidity of ControlNodes is made of explicit priors, got {self.rigidity!r}"
-                )
-            other.rigidity = self.rigidity._each(lambda prior: prior.bind(other.nodes))
-        return other
-
-    def initial(self) -> dict[str, Tensor]:
-        start = torch.zeros_like(self.nodes)[:, None].repeat(1, self.times, 1, 1)
-        return {"translations": start, "turns": start.clone()}
-
-    def move(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
-        t, q = self.size * parameters["translations"], of_rotation_vector(parameters["turns"])
-        batch, (n, k) = len(t), self.index.shape[1:]
-        nodes, weights = (
-            self.nodes.expand(batch, -1, -1),
-            self.weights.expand(batch, -1, -1)[:, None, :, :, None],
-        )
-        flat = self.index.expand(batch, -1, -1).flatten(1)
-
-        def of_neighbours(values: Tensor) -> Tensor:
-            """``(batch, ..., K, c) -> (batch, ..., N, neighbours, c)``."""
-            index = flat.view(batch, *[1] * (values.ndim - 3), n * k, 1)
-            return values.gather(
-                -2, index.expand(*values.shape[:-2], n * k, values.shape[-1])
-            ).unflatten(-2, (n, k))
-
-        R, own, places = (
-            of_neighbours(rotation_matrices(q).flatten(-2)).unflatten(-1, (3, 3)),
-            of_neighbours(t),
-            of_neighbours(nodes),
-        )
-        away = points.expand(batch, -1, -1)[:, :, None] - places
-        turned = (R @ away[:, None, ..., None]).squeeze(-1) - away[:, None]
-        turns = (weights * of_neighbours(q)).sum(3)
-        return (weights * (turned + own)).sum(3), turns / turns.norm(
-            dim=-1, keepdim=True
-        ).clamp_min(1e-12)
-
-    def energy(self, parameters: dict[str, Tensor]) -> Tensor:
-        if self.rigidity is None:
-            return super().energy(parameters)
-        return self.rigidity.energy(self.size * parameters["translations"])
-
-    def __repr__(self) -> str:
-        return f"ControlNodes({self.count}, times={self.times}, neighbours={self.neighbours})"
-
-
-class NetworkMotion(Motion):
-    r"""Displacement and turn are functions of place and time: ``(u, r)(p, t) = MLP(cos 2 pi B (p, t), sin 2 pi B (p, t))``.
-
-    Random Fourier features of the place, in units of the size of the shape, and of the time, from -1/2 to 1/2; one network an item, which
-    starts at rest. What the bandwidth leaves out is learned late: a prior of smoothness in space and time.
-
-    Args:
-        times: T.
-        bandwidth: standard deviation of the frequencies, in cycles over the shape.
-        features: number of frequencies.
-        width, depth: of the hidden layers.
-        seed: of the frequencies and of the first weights.
-    """
-
-    def __init__(
-        self,
-        times: int = 1,
-        bandwidth: float = 0.5,
-        features: int = 32,
-        width: int = 64,
-        depth: int = 2,
-        seed: int = 0,
-    ) -> None:
-        if min(features, width, depth) < 1 or not bandwidth > 0:
-            raise InputError("NetworkMotion needs positive features, width, depth and bandwidth")
-        self.times = check_times(times, "NetworkMotion")
-        self.bandwidth, self.features, self.width, self.depth, self.seed = (
-            bandwidth,
-            features,
-            width,
-            depth,
-            seed,
-        )
-        self.centre = torch.zeros(3)
-
-    def bind(self, points: Tensor) -> Self:
-        other = super().bind(points)
-        other.centre = points[0].mean(0)
-        return other
-
-    def initial(self) -> dict[str, Tensor]:
-        """He initialisation; the last layer is 0."""
-        generator = torch.Generator().manual_seed(self.seed + 1)
-        sizes = [2 * self.features, *[self.width] * self.depth, 6]
-        parameters: dict[str, Tensor] = {}
-        for k, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-            gain = 0.0 if k == self.depth else math.sqrt(2.0 / n_in)
-            parameters[f"weight{k}"] = (gain * torch.randn(1, n_in, n_out, generator=generator)).to(
-                self.centre
-            )
-            parameters[f"bias{k}"] = torch.zeros(1, 1, n_out).to(self.centre)
-        return parameters
-
-    def move(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
-        batch, n = parameters["weight0"].shape[0], points.shape[1]
-        when = (
-            torch.linspace(-0.5, 0.5, self.times, dtype=points.dtype, device=points.device)
-            if self.times > 1
-            else points.new_zeros(1)
-        )
-        place = (
-            ((points - self.centre) / self.size)
-            .expand(batch, -1, -1)[:, None]
-            .expand(-1, self.times, -1, -1)
-        )
-        inputs = torch.cat([place, when.view(1, -1, 1, 1).expand(batch, -1, n, 1)], dim=-1).flatten(
-            1, 2
-        )
-        generator = torch.Generator().manual_seed(self.seed)
-        frequencies = self.bandwidth * torch.randn(4, self.features, generator=generator).to(points)
-        phase = 2 * math.pi * inputs @ frequencies
-        hidden = torch.cat([phase.cos(), phase.sin()], dim=-1)
-        for k in range(self.depth + 1):
-            hidden = torch.baddbmm(parameters[f"bias{k}"], hidden, parameters[f"weight{k}"])
-            if k < self.depth:
-                hidden = torch.nn.functional.silu(hidden)
-        out = hidden.unflatten(1, (self.times, n))
-        return self.size * out[..., :3], of_rotation_vector(out[..., 3:])
-
-    def __repr__(self) -> str:
-        return f"NetworkMotion(times={self.times}, bandwidth={self.bandwidth:g}, width={self.width}, depth={self.depth})"
-
-
 class Deformation(ImplicitPrior):
-    r"""x is `geometry.moving_shapes.Moving`: the shape at rest, and displacements and turns of its points at T times.
+    """A shape and its motion: x is `geometry.moving_shapes.Moving`.
 
-    Under `operators.OverTime`, which renders each time with its own cameras, and with any prior of rigidity beside it, which looks at the
-    displacements: ``Deformation(splats, PointMotion()) + 10.0 * ARAP(graph=NeighbourGraph.of_points(splats.means[0]))``. A prior of one
-    flow takes the mean over the times. The shape is one that is known, or is found along with its motion.
+    `Moving` is the shape at rest, and the displacements and rotations of its points at T times. The
+    prior is used under `operators.OverTime`, which renders each time with its own cameras, and with
+    any prior of rigidity, which is evaluated on the displacements:
+    ``Deformation(splats, PointMotion()) + 10.0 * ARAP(graph=graph)`` with
+    ``graph = NeighbourGraph.of_points(splats.means[0])``. A prior of one flow takes the mean over
+    the times. The shape is known, or is found together with its motion.
 
     Args:
-        shape: `Splats` or `Voxels` that are known, or an implicit prior of such: `VoxelGrid`, `Gaussians` with ``strategy=None``.
+        shape: known `Splats` or `Voxels`, or an implicit prior of such: `VoxelGrid`, `Gaussians`
+            with ``strategy=None``.
         motion: `ControlNodes`, `PointMotion` or `NetworkMotion`.
-        rate: the factor on the step of the motion's parameters.
+        rate: factor on the step of the motion's parameters.
 
     Raises:
-        InputError: for a shape that cannot be moved, or one whose parameters change in number.
+        InputError: The shape cannot be moved, or the number of its parameters changes.
 
     >>> import torch
     >>> from invtoolbox.priors.implicit.deformation import ControlNodes
@@ -310,43 +66,39 @@ class Deformation(ImplicitPrior):
     ) -> None:
         if not isinstance(shape, (Splats, Voxels, ImplicitPrior)):
             raise InputError(
-                f"Deformation moves Splats, Voxels or an implicit prior of such, got {type(shape).__name__}"
+                "Deformation moves Splats, Voxels or an implicit prior of such, "
+                f"got {type(shape).__name__}"
             )
         if isinstance(shape, AdaptivePrior) and shape.is_adaptive:
             raise InputError(
-                f"what Deformation moves keeps its number of points, and {shape!r} does not; give it strategy=None"
+                f"Deformation needs a fixed number of points, and {shape!r} changes it; "
+                "give it strategy=None"
             )
         if not isinstance(motion, Motion):
             raise InputError(
                 f"Deformation moves by a Motion such as ControlNodes(), got {type(motion).__name__}"
             )
-        if not rate > 0:
-            raise InputError(f"the rate of Deformation is positive, got {rate}")
+        check_positive("the rate of Deformation", rate)
         self.shape, self.motion, self.rate = shape, motion, float(rate)
 
     def prepare(self, problem: Problem | None, solve: Any) -> Self:
-        other = copy.copy(self)
-        shape = self.shape
+        shape = rest = self.shape
         if isinstance(shape, ImplicitPrior):
             assert problem is not None
-            shape = other.shape = shape.prepare(problem, solve)
-            shape = shape.decode(shape.initial())
+            shape = shape.prepare(problem, solve)
+            rest = shape.decode(shape.initial())
         elif problem is not None:
-            shape = other.shape = map_tensors(shape, lambda t: t.to(problem.y0))
-        other.motion = self.motion.bind(places_of(shape).detach())
-        return other
+            shape = rest = map_tensors(shape, lambda t: t.to(problem.y0))
+        return replace(self, shape=shape, motion=self.motion.bind(places_of(rest).detach()))
 
     def at(self, iteration: int) -> Self:
         if not isinstance(self.shape, ImplicitPrior):
             return self
-        other = copy.copy(self)
-        other.shape = self.shape.at(iteration)
-        return other
+        return replace(self, shape=self.shape.at(iteration))
 
     def initial(self) -> dict[str, Tensor]:
-        """The leaves of the motion and, where the shape is unknown, its own as ``shape.NAME``."""
-        if not self.motion.size:
-            raise InputError(f"{self!r} must be prepared with a problem first; it.solve does so")
+        """Return the leaves ``motion.NAME`` of the motion and ``shape.NAME`` of a free shape."""
+        require_bound(self, self.motion.size or None)
         own = self.shape.initial() if isinstance(self.shape, ImplicitPrior) else {}
         return {
             **{f"motion.{name}": leaf for name, leaf in self.motion.initial().items()},
@@ -388,18 +140,269 @@ class Deformation(ImplicitPrior):
         }
 
     def select(self, index: Tensor) -> Self:
-        other = copy.copy(self)
-        other.motion = self.motion.select(index)
         if isinstance(self.shape, ImplicitPrior):
-            other.shape = self.shape.select(index)
+            shape = self.shape.select(index)
         else:
-            other.shape = map_tensors(
-                self.shape, lambda t: t.index_select(0, index) if len(t) > 1 else t
-            )
-        return other
+            shape = map_tensors(self.shape, lambda t: t.index_select(0, index) if len(t) > 1 else t)
+        return replace(self, motion=self.motion.select(index), shape=shape)
 
     def __repr__(self) -> str:
         return f"Deformation({self.shape!r}, {self.motion!r})"
+
+
+class Motion(Settings, ABC):
+    """Base class of the motions by which `Deformation` moves a shape.
+
+    A motion gives displacements and rotations of the points at T times from parameters that start
+    at rest. Translations are in units of ``size``, the diagonal of the box around the points, so
+    that a step of a solver means the same for every scene. Rotations are rotation vectors in
+    radians.
+    """
+
+    times: int
+    size: float = 0.0
+
+    def bind(self, points: Tensor) -> Self:
+        """Return a copy for the points at rest ``(1 or batch, N, 3)``."""
+        return replace(self, size=float((points[0].amax(0) - points[0].amin(0)).norm()))
+
+    @abstractmethod
+    def initial(self) -> dict[str, Tensor]: ...
+
+    @abstractmethod
+    def move(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the displacements and quaternions of points ``(1 or batch, N, 3)``.
+
+        They are ``(batch, T, N, 3)`` and ``(batch, T, N, 4)``.
+        """
+
+    def energy(self, parameters: dict[str, Tensor]) -> Tensor:
+        """Return the energy of the motion itself, ``(batch,)``; 0 unless overridden."""
+        first = next(iter(parameters.values()))
+        return first.new_zeros(len(first))
+
+
+class ControlNodes(Motion):
+    """Motion with nearby control nodes: ``p' = sum_k w_k(p) (R_k (p - n_k) + n_k + t_k)``.
+
+    The rotation of a point is the mean of the rotations of its nodes. Nodes are points of the
+    shape, as far from each other as possible. The blend weights are Gaussian in the distance at
+    rest, over ``neighbours`` nodes. Few nodes are a strong prior.
+
+    Source: Sumner, Schmid and Pauly, "Embedded deformation for shape manipulation", SIGGRAPH 2007;
+    on Gaussians, 512 nodes, 3 neighbours: Huang et al., "SC-GS", CVPR 2024.
+
+    Args:
+        count: number of nodes.
+        times: number of times T.
+        neighbours: number of nodes that a point follows.
+        width: width of the weights, in the unit of the points; the mean distance between nodes by
+            default.
+        rigidity: priors of the nodes' displacements ``(batch, T, count, 3)``, such as
+            ``10.0 * NodeARAP()`` from time to time or ``10.0 * ARAP()`` against rest, on a graph of
+            the nodes. It is part of S(z), which no weight of the problem scales.
+    """
+
+    item_fields: ClassVar[tuple[str, ...]] = ("nodes", "index", "weights", "rigidity")
+
+    def __init__(
+        self,
+        count: int = 64,
+        times: int = 1,
+        neighbours: int = 3,
+        width: float | None = None,
+        rigidity: Prior | None = None,
+    ) -> None:
+        if count < 1 or neighbours < 1 or (width is not None and not width > 0):
+            raise InputError(
+                "ControlNodes takes at least one node, one neighbour and a positive width, "
+                f"got {count}, {neighbours} and {width}"
+            )
+        self.count, self.neighbours, self.width = int(count), int(neighbours), width
+        self.rigidity = None if rigidity is None else rigidity.as_sum()
+        self.times = check_times(times, "ControlNodes")
+        self.nodes = self.weights = torch.zeros(1, 0, 3)
+        self.index = torch.zeros(1, 0, 1, dtype=torch.long)
+
+    def bind(self, points: Tensor) -> Self:
+        other = super().bind(points)
+        nodes = [
+            item[farthest_points(item, min(self.count, len(item)))] for item in points.detach()
+        ]
+        blends = [
+            blend_weights(item, own, self.neighbours, self.width)
+            for item, own in zip(points.detach(), nodes)
+        ]
+        other.nodes = torch.stack(nodes)
+        other.index, other.weights = (
+            torch.stack([i for i, _ in blends]),
+            torch.stack([w for _, w in blends]),
+        )
+        if self.rigidity is not None:
+            if self.rigidity.implicit is not None:
+                raise InputError(
+                    "the rigidity of ControlNodes is made of explicit priors, "
+                    f"got {self.rigidity!r}"
+                )
+            other.rigidity = self.rigidity._each(lambda prior: prior.bind(other.nodes))
+        return other
+
+    def initial(self) -> dict[str, Tensor]:
+        start = torch.zeros_like(self.nodes)[:, None].repeat(1, self.times, 1, 1)
+        return {"translations": start, "turns": start.clone()}
+
+    def move(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
+        t, q = self.size * parameters["translations"], of_rotation_vector(parameters["turns"])
+        batch, (n, k) = len(t), self.index.shape[1:]
+        nodes, weights = (
+            self.nodes.expand(batch, -1, -1),
+            self.weights.expand(batch, -1, -1)[:, None, :, :, None],
+        )
+        flat = self.index.expand(batch, -1, -1).flatten(1)
+
+        def of_neighbours(values: Tensor) -> Tensor:
+            """Gather values of nodes: ``(batch, ..., K, c) -> (batch, ..., N, neighbours, c)``."""
+            index = flat.view(batch, *[1] * (values.ndim - 3), n * k, 1)
+            return values.gather(
+                -2, index.expand(*values.shape[:-2], n * k, values.shape[-1])
+            ).unflatten(-2, (n, k))
+
+        R, own, places = (
+            of_neighbours(rotation_matrices(q).flatten(-2)).unflatten(-1, (3, 3)),
+            of_neighbours(t),
+            of_neighbours(nodes),
+        )
+        away = points.expand(batch, -1, -1)[:, :, None] - places
+        turned = (R @ away[:, None, ..., None]).squeeze(-1) - away[:, None]
+        turns = (weights * of_neighbours(q)).sum(3)
+        return (weights * (turned + own)).sum(3), turns / turns.norm(
+            dim=-1, keepdim=True
+        ).clamp_min(1e-12)
+
+    def energy(self, parameters: dict[str, Tensor]) -> Tensor:
+        if self.rigidity is None:
+            return super().energy(parameters)
+        return self.rigidity.energy(self.size * parameters["translations"])
+
+    def __repr__(self) -> str:
+        return f"ControlNodes({self.count}, times={self.times}, neighbours={self.neighbours})"
+
+
+class PointMotion(Motion):
+    """Independent motion of every point, from rest.
+
+    It is no prior at all, and is meant to be combined with a prior of rigidity.
+
+    Args:
+        times: number of times T.
+    """
+
+    item_fields: ClassVar[tuple[str, ...]] = ("zeros",)
+
+    def __init__(self, times: int = 1) -> None:
+        self.times = check_times(times, "PointMotion")
+        self.zeros = torch.zeros(1, 0, 3)
+
+    def bind(self, points: Tensor) -> Self:
+        other = super().bind(points)
+        other.zeros = torch.zeros_like(points)
+        return other
+
+    def initial(self) -> dict[str, Tensor]:
+        start = self.zeros[:, None].repeat(1, self.times, 1, 1)
+        return {"translations": start, "turns": start.clone()}
+
+    def move(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
+        return self.size * parameters["translations"], of_rotation_vector(parameters["turns"])
+
+    def __repr__(self) -> str:
+        return f"PointMotion(times={self.times})"
+
+
+class NetworkMotion(Motion):
+    """Motion by a network: ``(u, r)(p, t) = MLP(cos 2 pi B (p, t), sin 2 pi B (p, t))``.
+
+    The displacement u and the rotation r are functions of place and time. The inputs are random
+    Fourier features of the place, in units of the size of the shape, and of the time, from -1/2 to
+    1/2. There is one network per item, which starts at rest. Frequencies beyond the bandwidth are
+    learned late: this is a prior of smoothness in space and time.
+
+    Args:
+        times: number of times T.
+        bandwidth: standard deviation of the frequencies, in cycles over the shape.
+        features: number of frequencies.
+        width: width of the hidden layers.
+        depth: number of hidden layers.
+        seed: seed of the frequencies and of the first weights.
+    """
+
+    def __init__(
+        self,
+        times: int = 1,
+        bandwidth: float = 0.5,
+        features: int = 32,
+        width: int = 64,
+        depth: int = 2,
+        seed: int = 0,
+    ) -> None:
+        if min(features, width, depth) < 1 or not bandwidth > 0:
+            raise InputError("NetworkMotion needs positive features, width, depth and bandwidth")
+        self.times = check_times(times, "NetworkMotion")
+        self.bandwidth, self.features, self.width, self.depth, self.seed = (
+            bandwidth,
+            features,
+            width,
+            depth,
+            seed,
+        )
+        self.centre = torch.zeros(3)
+
+    def bind(self, points: Tensor) -> Self:
+        other = super().bind(points)
+        other.centre = points[0].mean(0)
+        return other
+
+    def initial(self) -> dict[str, Tensor]:
+        """Draw the weights by He initialisation; the last layer is 0."""
+        sizes = [2 * self.features, *[self.width] * self.depth, 6]
+        return draw_layers(sizes, 0.0, self.seed + 1, self.centre)
+
+    def move(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
+        batch, n = parameters["weight0"].shape[0], points.shape[1]
+        when = (
+            torch.linspace(-0.5, 0.5, self.times, dtype=points.dtype, device=points.device)
+            if self.times > 1
+            else points.new_zeros(1)
+        )
+        place = (
+            ((points - self.centre) / self.size)
+            .expand(batch, -1, -1)[:, None]
+            .expand(-1, self.times, -1, -1)
+        )
+        inputs = torch.cat([place, when.view(1, -1, 1, 1).expand(batch, -1, n, 1)], dim=-1).flatten(
+            1, 2
+        )
+        generator = torch.Generator().manual_seed(self.seed)
+        frequencies = self.bandwidth * torch.randn(4, self.features, generator=generator).to(points)
+        phase = 2 * math.pi * inputs @ frequencies
+        features = torch.cat([phase.cos(), phase.sin()], dim=-1)
+        out = apply_layers(parameters, features, torch.nn.functional.silu).unflatten(
+            1, (self.times, n)
+        )
+        return self.size * out[..., :3], of_rotation_vector(out[..., 3:])
+
+    def __repr__(self) -> str:
+        return (
+            f"NetworkMotion(times={self.times}, bandwidth={self.bandwidth:g}, "
+            f"width={self.width}, depth={self.depth})"
+        )
+
+
+def check_times(times: int, what: str) -> int:
+    """Return the number of times, or raise `InputError` if it is below 1."""
+    if times < 1:
+        raise InputError(f"{what} needs at least one time, got times={times}")
+    return int(times)
 
 
 def _part(parameters: dict[str, Tensor], owner: str) -> dict[str, Tensor]:

@@ -24,25 +24,33 @@ _NAMES = ("first", "second")
 
 
 class GaussianPair(AdaptivePrior):
-    r"""x is two `geometry.Splats`, of which each has the parameters of its own `Gaussians`; under ``operators.OnBoth(renderer)``.
+    """Two scenes of Gaussians: x is two `geometry.Splats`, under ``operators.OnBoth(renderer)``.
 
-    Both are fitted to the same pictures from other starts and with other draws (of the strategy, of its noise, of dropout), so where the
-    pictures say nothing they differ, and how much is a measure of the error that needs no truth. Beside ``ThroughOperator(Disagreement(),
-    OnBoth(renderer of further poses))``, which holds them together there, they may prune one another: a Gaussian of the one without any of
-    the other within ``apart`` is where only one of them thinks there is something. The first is the scene, the second may be forgotten.
+    Each has the parameters of its own `Gaussians`. Both are fitted to the same pictures from
+    different starts and with different draws (of the strategy, of its noise, of dropout). So they
+    differ where the pictures give no information, and the difference measures the error without a
+    ground truth. ``ThroughOperator(Disagreement(), OnBoth(renderer of further poses))`` makes them
+    agree there. In addition they may prune each other: a Gaussian of one without a Gaussian of the
+    other within ``apart`` is at a place where only one of them has a surface. The first is the
+    scene, the second may be discarded.
 
-    Source: Zhang et al., "CoR-GS: sparse-view 3D Gaussian splatting via co-regularization", ECCV 2024.
+    Source: Zhang et al., "CoR-GS: sparse-view 3D Gaussian splatting via co-regularization", ECCV
+    2024.
 
     Args:
-        first, second: both with the same strategy.
-        apart: the distance in the unit of the world beyond which a Gaussian is alone; None for no pruning.
-        prune_every: steps from one pruning to the next, a multiple of those of the strategy.
+        first, second: the two sets of Gaussians, both with the same strategy.
+        apart: distance in the unit of the world beyond which a Gaussian is alone; None for no
+            pruning.
+        prune_every: number of steps from one pruning to the next, a multiple of the strategy's
+            steps.
 
     Raises:
-        InputError: for two strategies, or prunings that fall between the steps at which the strategy acts.
+        InputError: The strategies differ, or prunings fall between the steps at which the strategy
+            acts.
 
     >>> low, high = (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0)
-    >>> pair = GaussianPair(Gaussians.random(50, low, high, seed=0), Gaussians.random(60, low, high, seed=1))
+    >>> first = Gaussians.random(50, low, high, seed=0)
+    >>> pair = GaussianPair(first, Gaussians.random(60, low, high, seed=1))
     >>> [len(x) for x in pair.decode(pair.initial())]
     [50, 60]
     """
@@ -56,25 +64,25 @@ class GaussianPair(AdaptivePrior):
     ) -> None:
         if first.strategy != second.strategy:
             raise InputError(
-                f"the two of a GaussianPair come and go by one strategy, got {first.strategy!r} and {second.strategy!r}"
+                "both members of a GaussianPair need the same strategy, "
+                f"got {first.strategy!r} and {second.strategy!r}"
             )
         if apart is not None and not apart > 0:
             raise InputError(f"apart of GaussianPair is a positive distance or None, got {apart}")
         every = 1 if first.strategy is None else first.strategy.every
         if apart is not None and (prune_every < 1 or prune_every % every):
             raise InputError(
-                f"prune_every of GaussianPair is a multiple of the {every} steps after which its strategy acts, got "
-                f"{prune_every}"
+                f"prune_every of GaussianPair is a multiple of the {every} steps after which its "
+                f"strategy acts, got {prune_every}"
             )
         self.members = (first, second)
         self.apart, self.prune_every = apart, prune_every
 
-    # -- the two, one after the other --------------------------------------------------------------------------------------
-
     def prepare(self, problem: Problem, solve: Any) -> Self:
         if not isinstance(problem.operator, OnBoth):
             raise InputError(
-                f"GaussianPair is two scenes, so it is found under operators.OnBoth(...), got {problem.operator}"
+                "GaussianPair is two scenes, so it needs an operators.OnBoth(...), "
+                f"got {problem.operator}"
             )
         alone = problem._with(
             problem.y0.chunk(2, dim=1)[0], problem.operator.operator, problem.data_term
@@ -106,7 +114,7 @@ class GaussianPair(AdaptivePrior):
         return first, second
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
-        # The mean, as the misfit of pictures is one over the channels of both.
+        # The mean, because the misfit of pictures is a mean over the channels of both.
         first, second = (
             member.energy(own, part)
             for member, own, part in zip(self.members, _split(parameters), x)
@@ -215,7 +223,7 @@ class GaussianPair(AdaptivePrior):
 
 
 def _split(leaves: dict[str, Any]) -> list[dict[str, Any]]:
-    """Those of the first and those of the second, by their own names."""
+    """Split leaves into the leaves of the first and of the second, by their own names."""
     return [
         {
             name.split(".", 1)[1]: leaf
@@ -233,7 +241,7 @@ def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _fork(generator: Generator) -> tuple[Generator, Generator]:
-    """Draws of each of them."""
+    """Return one generator per member."""
     first, second = torch.randint(
         1 << 62, (2,), generator=generator, device=generator.device
     ).tolist()
@@ -247,7 +255,10 @@ def _keep(name: str, tensor: Tensor) -> Tensor:
 
 
 def _far_from(parameters: dict[str, Tensor], others: dict[str, Tensor], apart: float) -> Tensor:
-    """Which Gaussians have none of the others within so far, ``(B, N)``; in an item without others, none of them."""
+    """Return which Gaussians have none of the others within ``apart``, ``(B, N)``.
+
+    In an item without others, no Gaussian counts as far.
+    """
     far = torch.zeros_like(parameters["logit_opacities"], dtype=torch.bool)
     for k, (own, other) in enumerate(zip(parameters["means"], others["means"])):
         there = other[others["logit_opacities"][k] > DEAD + 1]

@@ -1,6 +1,7 @@
-"""When Gaussians split, are copied, move to where they are needed, and vanish: the strategies of `priors.Gaussians`.
+"""Strategies by which `priors.Gaussians` splits, copies, moves and removes its Gaussians.
 
-Rows of opacity 0 fill up the scenes of a batch that have fewer Gaussians than others, and a row that dies stays until the next adaptation.
+Rows of opacity 0 fill up the scenes of a batch that have fewer Gaussians than others. A row that
+dies stays until the next adaptation.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.rotations import rotation_matrices
 from invtoolbox.priors.adaptive import Intermediate, Transfer
 
-#: The logit that stands for an opacity of 0: far below what is ever drawn, and finite.
+#: Logit that stands for an opacity of 0: finite, and far below the logit of any rendered Gaussian.
 DEAD = -20.0
 
 
 @dataclass(frozen=True)
 class Strategy(ABC):
-    """What a strategy decides. Parameters are the leaves of `priors.Gaussians`, ``(B, N, ...)``.
+    """Base class of strategies; parameters are the leaves of `priors.Gaussians`, ``(B, N, ...)``.
 
     Args:
-        start, stop: steps between which it acts.
-        every: steps from one time to the next.
-        least_opacity: Gaussians below it have no use.
-        most: Gaussians of a scene at most.
+        start, stop: first and last step of the adaptation, both exclusive.
+        every: number of steps between two adaptations.
+        least_opacity: opacity below which a Gaussian has no use.
+        most: largest number of Gaussians of a scene.
     """
 
     start: int = 500
@@ -40,7 +41,8 @@ class Strategy(ABC):
     def __post_init__(self) -> None:
         if self.every < 1 or self.most < 1 or not 0 < self.least_opacity < 1:
             raise InputError(
-                f"{type(self).__name__} takes every and most of at least 1 and a least_opacity between 0 and 1, got {self!r}"
+                f"{type(self).__name__} takes every and most of at least 1 and a least_opacity "
+                f"between 0 and 1, got {self!r}"
             )
 
     def adapts(self, iteration: int) -> bool:
@@ -68,18 +70,22 @@ class Strategy(ABC):
 
 @dataclass(frozen=True)
 class DefaultStrategy(Strategy):
-    """The adaptive density control of Kerbl et al. (2023, section 5), with the defaults of gsplat's strategy of that name.
+    """Adaptive density control of Kerbl et al. (2023, section 5), with the defaults of gsplat.
 
-    A Gaussian whose position in the pictures is pulled hard, on average over the views that see it, is too little for what it has to show:
-    a small one is copied, a large one replaced by two smaller ones drawn from it. Transparent ones vanish, and from time to time all are
-    made nearly transparent, so that those that nobody needs stay so.
+    A Gaussian whose position in the pictures has a large gradient, on average over the views that
+    see it, is too small for what it represents. A small one is copied, a large one is replaced by
+    two smaller ones drawn from it. Transparent Gaussians vanish. At intervals all are made nearly
+    transparent, so that those without an influence on the pictures stay so.
 
     Args:
-        least_pull: the mean norm of the derivative in the position, in units of half a picture, above which a Gaussian grows; that of a
-            misfit which is a mean over the pixels of a picture.
-        small: a share of the scene's size, up to which a Gaussian is copied instead of split.
-        large: a share of the scene's size; once opacities have been reset, larger Gaussians vanish.
-        reset_every: steps between two resets of the opacities.
+        start, stop, every, least_opacity, most: see `Strategy`.
+        least_pull: mean norm of the gradient in the position, in units of half a picture, above
+            which a Gaussian grows; for a misfit that is a mean over the pixels of a picture.
+        small: largest size of a Gaussian that is copied instead of split, as a share of the scene's
+            size.
+        large: size above which Gaussians vanish once opacities have been reset, as a share of the
+            scene's size.
+        reset_every: number of steps between two resets of the opacities.
     """
 
     least_pull: float = 2e-4
@@ -163,16 +169,19 @@ class DefaultStrategy(Strategy):
 
 @dataclass(frozen=True)
 class MCMCStrategy(Strategy):
-    """Gaussians as samples: Kheradmand et al., "3D Gaussian splatting as Markov chain Monte Carlo" (NeurIPS 2024).
+    """Gaussians as samples of a Markov chain (Kheradmand et al., NeurIPS 2024).
 
-    The dead move to where living ones are, drawn by opacity, and share with these what they showed, so that the picture hardly changes
-    (equations 9 and 10); their number grows by a share at a time up to ``most``. Noise along their covariances explores, the more the more
-    transparent a Gaussian is; `priors.Gaussians` adds the means of opacities and scales to the objective.
+    Source: "3D Gaussian splatting as Markov chain Monte Carlo". Dead Gaussians move to living ones,
+    drawn by opacity, and share their contribution, so that the picture hardly changes (equations 9
+    and 10). The number grows by a share at a time up to ``most``. Noise along their covariances
+    explores; it is stronger for more transparent Gaussians. `priors.Gaussians` adds the means of
+    opacities and scales to the objective.
 
     Args:
-        growth: by how much their number grows at a time.
-        noise: its strength, in steps of the means.
-        opacity_weight, scale_weight: of these means, for each view.
+        start, stop, every, least_opacity, most: see `Strategy`.
+        growth: relative growth of the number of Gaussians per adaptation.
+        noise: strength of the noise, in steps of the means.
+        opacity_weight, scale_weight: weights of the means of opacities and scales, per view.
     """
 
     stop: int = 25_000
@@ -248,10 +257,11 @@ class MCMCStrategy(Strategy):
 
 
 def shared_opacity(opacity: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    r"""What becomes of a Gaussian when ``count`` of them stand in its place: their opacity, and the factor on their scales.
+    r"""Return the opacity and the scale factor of ``count`` Gaussians that replace one.
 
     .. math:: o' = 1 - (1 - o)^{1/n}, \qquad
-              s' / s = o \Big/ \sum_{i=1}^n \sum_{k=0}^{i-1} \binom{i-1}{k} \frac{(-1)^k o'^{k+1}}{\sqrt{k+1}}
+              s' / s = o \Big/ \sum_{i=1}^n \sum_{k=0}^{i-1}
+              \binom{i-1}{k} \frac{(-1)^k o'^{k+1}}{\sqrt{k+1}}
 
     >>> shared_opacity(torch.tensor([0.75]), torch.tensor([2]))
     (tensor([0.5000]), tensor([0.9111]))
@@ -275,7 +285,13 @@ def shared_opacity(opacity: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class _Rows:
-    """New rows, ``(B, N)``: where each comes from, -1 for filling; which list it is of; whether its averages start anew."""
+    """New rows, ``(B, N)``.
+
+    Attributes:
+        source: row from which each comes, -1 for filling.
+        part: index of the mask to which it belongs.
+        fresh: whether its averages start anew.
+    """
 
     source: Tensor
     part: Tensor
@@ -283,7 +299,7 @@ class _Rows:
 
 
 def _list_rows(*masks: Tensor) -> _Rows:
-    """The rows of the masks, one mask after the other, filled up to the longest item."""
+    """List the rows of the masks, one mask after the other, filled up to the longest item."""
     joined = torch.cat(masks, 1)
     rows = int(joined.sum(1).max()) if joined.numel() else 0
     order = (~joined).long().sort(dim=1, stable=True).indices[:, : max(rows, 1)]
@@ -297,7 +313,10 @@ def _list_rows(*masks: Tensor) -> _Rows:
 def _pick(
     parameters: dict[str, Tensor], source: Tensor, fresh: Tensor
 ) -> tuple[dict[str, Tensor], Transfer]:
-    """Leaves of the rows ``source``, filling where that is -1; and what takes averages along, which are 0 for fresh rows."""
+    """Return the leaves of the rows ``source`` and their transfer; rows of source -1 are filling.
+
+    The transfer moves averages along; they are 0 for fresh rows.
+    """
     new = {name: _gather(leaf, source) for name, leaf in parameters.items()}
     empty = source < 0
     new["logit_opacities"] = torch.where(empty, DEAD, new["logit_opacities"])
@@ -316,15 +335,15 @@ def _gather(leaf: Tensor, source: Tensor) -> Tensor:
 
 
 def _best(mask: Tensor, score: Tensor, room: Tensor) -> Tensor:
-    """Those of the mask with the highest scores, as many as there is room for in each item."""
+    """Return the rows of the mask with the highest scores, up to ``room`` of each item."""
     rank = (
         torch.where(mask, score, -1.0).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     )
     return mask & (rank < room.clamp_min(0)[:, None])
 
 
-# Numbers drawn for more rows begin with those drawn for fewer, so that an item has the same whatever its company; torch draws normal
-# numbers in blocks of sixteen.
+# Draws for more rows begin with the draws for fewer, so that an item's draws do not depend on the
+# batch. torch draws normal numbers in blocks of sixteen.
 def _normal(rows: int, generator: Generator, like: Tensor) -> Tensor:
     whole = (rows + 255) // 256 * 256
     return torch.randn(whole, 3, generator=generator, device=generator.device)[:rows].to(like)

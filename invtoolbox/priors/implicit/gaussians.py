@@ -1,4 +1,4 @@
-"""A scene as 3D Gaussians, which split, move and vanish on the way."""
+"""A scene of 3D Gaussians, which split, move and vanish during the solve."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from invtoolbox.priors.implicit.gaussian_strategies import (
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
-#: The step of `solvers.Adam` that the factors below are relative to.
+#: Learning rate of `solvers.Adam` that the factors below refer to.
 _RATE = 1e-2
-#: Steps of each leaf in the papers; those of the means are a share of the scene's size.
+#: Steps of each leaf in the papers; the step of the means is a share of the scene's size.
 _RATES = {
     "means": 1.6e-4,
     "log_scales": 5e-3,
@@ -40,31 +40,39 @@ _DEFAULT = DefaultStrategy()
 
 
 class Gaussians(AdaptivePrior):
-    r"""x is `geometry.Splats`; the parameters are their means, quaternions, logarithms of scales, logits of opacities and harmonics.
+    """A scene of 3D Gaussians: x is `geometry.Splats`.
 
-    Kerbl et al., "3D Gaussian splatting for real-time radiance field rendering" (ACM TOG 42, 2023). Under `operators.GaussianRenderer` and
-    `data_terms.Photometric`, with `solvers.Adam(subset_size=1)`, this is their training: each step looks at one picture. The steps of the
-    leaves are theirs at Adam's default ``learning_rate`` of 0.01, those of the means relative to the size of the scene, which is that of
-    the cameras' positions (1.1 times the largest distance from their centre), and falling to a hundredth over ``decay_over`` steps.
+    The parameters are means, quaternions, logarithms of scales, logits of opacities and harmonics
+    (Kerbl et al., "3D Gaussian splatting for real-time radiance field rendering", ACM TOG 42,
+    2023). Under `operators.GaussianRenderer` and `data_terms.Photometric`, with
+    `solvers.Adam(subset_size=1)`, the solve is their training: each step uses one picture. The
+    steps of the leaves are theirs at Adam's default ``learning_rate`` of 0.01. The step of the
+    means is relative to the size of the scene, which is the size of the cameras' positions (1.1
+    times the largest distance from their centre), and falls to a hundredth over ``decay_over``
+    steps.
 
     Args:
-        points: where they start, ``(N, 3)``, or ``(B, N, 3)`` with those of every item.
-        colors: ``(N, 3)`` or ``(B, N, 3)`` in [0, 1]; grey where not given.
-        degree: of the spherical harmonics, 0 to 3.
-        strategy: `DefaultStrategy`, `MCMCStrategy`, or None to keep them as many as they are.
-        opacity: they start with.
-        scale: the standard deviation they start with; the mean distance to their three nearest neighbours where not given.
-        extent: the size of the scene, where it is not to be that of the cameras' positions.
-        decay_over: steps over which those of the means fall to a hundredth; None to keep them.
-        degree_every: so many steps pass before the next degree of the harmonics takes part; 0 for all from the start.
+        points: first means, ``(N, 3)``, or ``(B, N, 3)`` with different points per item.
+        colors: first colors, ``(N, 3)`` or ``(B, N, 3)`` in [0, 1]; grey by default.
+        degree: degree of the spherical harmonics, 0 to 3.
+        strategy: `DefaultStrategy`, `MCMCStrategy`, or None to keep the number of Gaussians.
+        opacity: first opacity.
+        scale: first standard deviation; the mean distance to the three nearest neighbours by
+            default.
+        extent: size of the scene; computed from the cameras' positions by default.
+        decay_over: number of steps over which the step of the means falls to a hundredth; None
+            keeps it.
+        degree_every: number of steps after which the next degree of the harmonics takes part; 0
+            uses all from the start.
         rates: factors on the steps of leaves, ``{"means": 2.0}``.
-        dropout: the share of the Gaussians that a step leaves out, drawn anew in each, so that none can count on another; for few views.
-            It grows from 0 over ``decay_over`` steps (at once where that is None). The opacities of the others grow by
-            ``1 / (1 - share)``, up to 1, so that on average they are what they were. Source: Park, Ryu and Kim, "DropGaussian", CVPR 2025,
-            with a share of 0.2.
+        dropout: share of the Gaussians that a step leaves out, drawn anew in each, so that no
+            Gaussian depends on another; for few views. It grows from 0 over ``decay_over`` steps
+            (at once if that is None). The opacities of the others grow by ``1 / (1 - share)``, up
+            to 1, which keeps their mean. Source: Park, Ryu and Kim, "DropGaussian", CVPR 2025, with
+            a share of 0.2.
 
     Raises:
-        InputError: for points, colors and settings that do not fit.
+        InputError: The points, colors or settings do not fit.
 
     >>> prior = Gaussians.random(100, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), degree=1)
     >>> prior.decode(prior.initial())
@@ -104,7 +112,8 @@ class Gaussians(AdaptivePrior):
         )
         if colors.shape[1:] != points.shape[1:] or len(colors) not in (1, len(points)):
             raise InputError(
-                f"Gaussians takes a color for every point, got {tuple(colors.shape)} for {tuple(points.shape)}"
+                "Gaussians takes a color for every point, "
+                f"got {tuple(colors.shape)} for {tuple(points.shape)}"
             )
         if (
             degree not in (0, 1, 2, 3)
@@ -112,8 +121,8 @@ class Gaussians(AdaptivePrior):
             or (scale is not None and not scale > 0)
         ):
             raise InputError(
-                "Gaussians takes a degree from 0 to 3, an opacity between 0 and 1 and a scale above 0, got "
-                f"{degree}, {opacity} and {scale}"
+                "Gaussians takes a degree from 0 to 3, an opacity between 0 and 1 and a scale "
+                f"above 0, got {degree}, {opacity} and {scale}"
             )
         if not 0 <= dropout < 1:
             raise InputError(
@@ -122,7 +131,8 @@ class Gaussians(AdaptivePrior):
         unknown = set(rates or {}) - set(_RATES)
         if unknown:
             raise InputError(
-                f"rates of Gaussians names {', '.join(sorted(unknown))}; its leaves are {', '.join(_RATES)}"
+                f"rates of Gaussians names {', '.join(sorted(unknown))}; "
+                f"its leaves are {', '.join(_RATES)}"
             )
         self.points, self.colors = points, colors.expand_as(points)
         self.scales = (
@@ -140,9 +150,8 @@ class Gaussians(AdaptivePrior):
         self.size: float | None = extent
         self.views = 1
         self.iteration: int | None = None  # None: everything takes part
-        self.box: tuple[tuple[float, float, float], tuple[float, float, float]] | None = (
-            None  # where pictures say the places
-        )
+        #: The box whose contents are carved out of the pictures, if they give the first means.
+        self.box: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
         self.seed = 0
 
     @classmethod
@@ -161,18 +170,31 @@ class Gaussians(AdaptivePrior):
         carve: bool = False,
         dropout: float = 0.0,
     ) -> Self:
-        """As many at random places of a box, of random colors.
+        """Create ``count`` Gaussians of random colors at random places of a box.
 
         Args:
-            carve: once the pictures are known, start on the visual hull of what they show before the renderer's background, in the colors
-                of their pixels (`geometry.carved_surface`). For one object before a plain background, which the first thousands of steps
-                would otherwise be spent on finding.
+            count: number of Gaussians.
+            low: lower corner of the box.
+            high: upper corner of the box.
+            degree: see `Gaussians`.
+            strategy: see `Gaussians`.
+            seed: seed of the draws.
+            opacity: see `Gaussians`.
+            decay_over: see `Gaussians`.
+            degree_every: see `Gaussians`.
+            rates: see `Gaussians`.
+            carve: whether to start, once the pictures are known, on the visual hull of what they
+                show before the renderer's background, in the colors of their pixels
+                (`geometry.carved_surface`). This is for one object before a plain background;
+                without it the first thousands of steps are spent on finding the object.
+            dropout: see `Gaussians`.
         """
         generator = torch.Generator().manual_seed(seed)
         corner, end = torch.tensor(low), torch.tensor(high)
         if count < 1 or not bool((end > corner).all()):
             raise InputError(
-                f"Gaussians.random takes at least one Gaussian and a box with low below high, got {count}, {low} and {high}"
+                "Gaussians.random takes at least one Gaussian and a box with low below high, "
+                f"got {count}, {low} and {high}"
             )
         points = corner + (end - corner) * torch.rand(count, 3, generator=generator)
         prior = cls(
@@ -189,8 +211,6 @@ class Gaussians(AdaptivePrior):
         prior.seed = seed
         prior.box = (low, high) if carve else None
         return prior
-
-    # -- life in the loop ------------------------------------------------------------------------------------------------
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         bound = copy.copy(self)
@@ -217,8 +237,8 @@ class Gaussians(AdaptivePrior):
         )
         if "color" not in outputs[:1] or background is None:
             raise InputError(
-                "Gaussians.random(carve=True) needs pictures, those of GaussianRenderer with color first; "
-                f"{operator} has none"
+                "Gaussians.random(carve=True) needs the pictures of a GaussianRenderer with color "
+                f"first; {operator} has none"
             )
         places, colors = [], []
         for k in range(len(y)):
@@ -308,14 +328,14 @@ class Gaussians(AdaptivePrior):
         }
 
     def _means_rate(self) -> float:
-        """The size of the scene, fallen by what the schedule says."""
+        """Return the size of the scene, times the factor of the schedule."""
         fallen = (
             1.0 if self.decay_over is None or self.iteration is None else 0.01 ** self._progress()
         )
         return (self.size or 1.0) * fallen
 
     def _progress(self) -> float:
-        """Of the schedule, 0 to 1; 1 where there is none."""
+        """Return the progress of the schedule, 0 to 1; 1 if there is none."""
         return (
             1.0
             if self.decay_over is None or self.iteration is None
@@ -395,18 +415,22 @@ class Gaussians(AdaptivePrior):
         ]
         shown += [f"rates={self.rates}"] if self.rates else []
         shown += [f"dropout={self.dropout:g}"] if self.dropout else []
-        return f"Gaussians({', '.join(shown)}, decay_over={self.decay_over}, degree_every={self.degree_every})"
+        shown += [f"decay_over={self.decay_over}", f"degree_every={self.degree_every}"]
+        return f"Gaussians({', '.join(shown)})"
 
 
 def _kept(rows: int, share: float, generator: Generator) -> Tensor:
-    """Which rows a step keeps, by numbers that depend neither on how many there are nor on what else the iteration draws."""
+    """Draw which rows a step keeps.
+
+    The draws depend neither on the number of rows nor on the other draws of the iteration.
+    """
     seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
     own = torch.Generator(generator.device).manual_seed(seed)
     return torch.rand(rows, generator=own, device=own.device, dtype=torch.float64) >= share
 
 
 def _spacing(points: Tensor) -> Tensor:
-    """The mean distance of each point to its three nearest neighbours, ``(N,)``."""
+    """Return the mean distance of each point to its three nearest neighbours, ``(N,)``."""
     if len(points) < 2:
         return torch.full_like(points[:, 0], 0.1)
     graph = NeighbourGraph.of_points(points, neighbours=min(3, len(points) - 1))

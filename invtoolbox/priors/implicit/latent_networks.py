@@ -1,8 +1,7 @@
-"""A network that decodes a few numbers with a Gaussian density: what gradient origin networks and autoencoders are as priors.
+"""Images decoded from a few latents with a Gaussian density.
 
-A plain variational autoencoder as an implicit prior.
-
-Gradient origin networks: a decoder whose own gradient is the encoder.
+`GaussianLatents` is the prior of any decoder, `VariationalAutoencoder` and `GradientOrigin` are
+those of two kinds of trained networks, `AutoencoderNetwork` and `GradientOriginNetwork`.
 """
 
 from __future__ import annotations
@@ -17,17 +16,19 @@ from invtoolbox.priors.base import ImplicitPrior
 
 
 class GaussianLatents(ImplicitPrior):
-    r"""``x = g(mean + L w)``, ``w ~ N(0, 1)``, ``L L^T = C``: ``S(w) = -log p = 1/2 |w|^2``, up to a constant.
+    """Images ``x = g(mean + L w)`` with ``w ~ N(0, 1)`` and ``L L^T = C``.
 
-    The parameter is w, the latents in units of their standard deviations, so that steps and widths of solvers mean the same for every
-    network.
+    The energy is ``S(w) = -log p = 1/2 |w|^2``, up to a constant. The parameter is w, the latents
+    in units of their standard deviations, so that steps and widths of solvers mean the same for
+    every network.
 
     Args:
-        decoder: a network ``(batch, latents) -> (batch, channel, *space)`` whose items do not mix.
-        mean: ``(latents,)``.
-        covariance: ``(latents, latents)``; the identity by default.
+        decoder: network ``(batch, latents) -> (batch, channel, *space)`` whose items do not mix.
+        mean: mean of the latents, ``(latents,)``.
+        covariance: covariance of the latents, ``(latents, latents)``; the identity by default.
 
-    >>> prior = GaussianLatents(nn.Sequential(nn.Linear(2, 6), nn.Unflatten(1, (1, 2, 3))), torch.zeros(2))
+    >>> decoder = nn.Sequential(nn.Linear(2, 6), nn.Unflatten(1, (1, 2, 3)))
+    >>> prior = GaussianLatents(decoder, torch.zeros(2))
     >>> prior.decode(prior.initial()).shape, prior.energy({"w": torch.ones(1, 2)}, None)
     (torch.Size([1, 1, 2, 3]), tensor([1.]))
     """
@@ -35,7 +36,8 @@ class GaussianLatents(ImplicitPrior):
     def __init__(self, decoder: nn.Module, mean: Tensor, covariance: Tensor | None = None) -> None:
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in decoder.modules()):
             raise InputError(
-                f"the decoder of {type(self).__name__} has batch normalisation, which mixes items; take one without"
+                f"the decoder of {type(self).__name__} has batch normalisation, which mixes "
+                "items; take one without"
             )
         size = mean.numel()
         covariance = (
@@ -45,7 +47,8 @@ class GaussianLatents(ImplicitPrior):
         )
         if mean.ndim != 1 or tuple(covariance.shape) != (size, size):
             raise InputError(
-                f"latents have a mean (n,) and a covariance (n, n), got {tuple(mean.shape)} and {tuple(covariance.shape)}"
+                "latents have a mean (n,) and a covariance (n, n), "
+                f"got {tuple(mean.shape)} and {tuple(covariance.shape)}"
             )
         root, failed = torch.linalg.cholesky_ex(covariance.double())
         if int(failed):
@@ -64,11 +67,11 @@ class GaussianLatents(ImplicitPrior):
         return 0.5 * parameters["w"].square().sum(1)
 
     def whiten(self, z: Tensor) -> dict[str, Tensor]:
-        """The parameters of latents as the decoder takes them, ``(batch, latents)``."""
+        """Return the parameters of latents as the decoder takes them, ``(batch, latents)``."""
         return {"w": torch.linalg.solve_triangular(self.root, (z - self.mean).T, upper=False).T}
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """Draws from the prior, ``(n, channel, *space)``."""
+        """Draw from the prior, ``(n, channel, *space)``."""
         drawn = torch.randn(
             n, len(self.mean), generator=generator, dtype=self.mean.dtype, device=self.mean.device
         )
@@ -80,24 +83,31 @@ class GaussianLatents(ImplicitPrior):
 
 
 class Encoded(NamedTuple):
-    """What a variational autoencoder makes of images in training."""
+    """Result of a variational autoencoder for images in training.
 
-    x: Tensor  # decoded from a draw of the latents
-    nats: Tensor  # (batch,) the divergence of their distribution from the prior
+    Attributes:
+        x: images decoded from a draw of the latents.
+        nats: divergence of the distribution of the latents from the prior, ``(batch,)``.
+    """
+
+    x: Tensor
+    nats: Tensor
 
 
 class AutoencoderNetwork(nn.Module):
-    r"""An encoder to means and log variances of latents, and a decoder: ``q(z | x) = N(m(x), diag(exp v(x)))`` against ``N(0, 1)``.
+    """Encoder to means and log variances of latents, and decoder.
 
-    Kingma and Welling, "Auto-encoding variational Bayes" (2014). `training.RateDistortion` trains it: distortion, and the divergence
+    ``q(z | x) = N(m(x), diag(exp v(x)))`` against ``N(0, 1)`` (Kingma and Welling, "Auto-encoding
+    variational Bayes", 2014). `training.RateDistortion` trains it: distortion, and the divergence
     ``1/2 sum(m^2 + exp v - v - 1)`` as the rate.
 
     Args:
-        encoder: ``(batch, channel, *space) -> (batch, 2 latents)``, means first.
-        decoder: ``(batch, latents) -> (batch, channel, *space)``.
+        encoder: network ``(batch, channel, *space) -> (batch, 2 latents)``, means first.
+        decoder: network ``(batch, latents) -> (batch, channel, *space)``.
 
     >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
-    >>> network = AutoencoderNetwork(encoder, nn.Sequential(nn.Linear(2, 12), nn.Unflatten(1, (1, 3, 4))))
+    >>> decoder = nn.Sequential(nn.Linear(2, 12), nn.Unflatten(1, (1, 3, 4)))
+    >>> network = AutoencoderNetwork(encoder, decoder)
     >>> network(torch.rand(5, 1, 3, 4), torch.Generator().manual_seed(0)).nats.shape
     torch.Size([5])
     """
@@ -107,7 +117,7 @@ class AutoencoderNetwork(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``m(x)`` and ``v(x)``, ``(batch, latents)`` each."""
+        """Return ``m(x)`` and ``v(x)``, ``(batch, latents)`` each."""
         mean, log_variance = self.encoder(x).chunk(2, 1)
         return mean, log_variance
 
@@ -119,15 +129,17 @@ class AutoencoderNetwork(nn.Module):
 
 
 class VariationalAutoencoder(GaussianLatents):
-    """The decoder of a variational autoencoder, its latents standard normal; CSGM (Bora et al. 2017) with any solver of the toolbox.
+    """Decoder of a variational autoencoder, with standard normal latents.
+
+    It gives CSGM (Bora et al. 2017) with any solver of the toolbox.
 
     Args:
-        network: trained.
-        latents: how many.
+        network: trained network.
+        latents: number of latents.
 
     >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
-    >>> network = AutoencoderNetwork(encoder, nn.Sequential(nn.Linear(2, 12), nn.Unflatten(1, (1, 3, 4))))
-    >>> prior = VariationalAutoencoder(network, 2)
+    >>> decoder = nn.Sequential(nn.Linear(2, 12), nn.Unflatten(1, (1, 3, 4)))
+    >>> prior = VariationalAutoencoder(AutoencoderNetwork(encoder, decoder), 2)
     >>> prior.encode(torch.rand(5, 1, 3, 4))["w"].shape
     torch.Size([5, 2])
     """
@@ -142,24 +154,31 @@ class VariationalAutoencoder(GaussianLatents):
         self.network = network
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:
-        """The mean latents of images: parameters to start from, ``it.solve(..., initial=prior.encode(x))``."""
+        """Return the mean latents of images.
+
+        They serve as an initial guess, ``it.solve(..., initial=prior.encode(x))``.
+        """
         with torch.no_grad():
             return self.whiten(self.network.moments(x)[0])
 
 
 class GradientOriginNetwork(nn.Module):
-    r"""A decoder F with ``z(x) = -grad_z |x - F(z)|^2`` at ``z = 0`` in place of an encoder; it gives back ``F(z(x))``.
+    """Decoder F whose own gradient is the encoder: ``z(x) = -grad_z |x - F(z)|^2`` at ``z = 0``.
 
-    Bond-Taylor and Willcocks, "Gradient origin networks" (ICLR 2021). The gradient is that of a sum over each item's own pixels, so that
-    z depends neither on the other items nor on how many there are (the paper's code takes the mean over the batch). Training it to
-    give back its input, with ``training.L2`` on pairs of an image and itself, differentiates through the gradient: activations with a
-    second derivative (ELU, SiLU) learn more than ReLU.
+    The network returns ``F(z(x))`` (Bond-Taylor and Willcocks, "Gradient origin networks", ICLR
+    2021). The gradient is that of a sum over each item's own pixels, so z depends neither on the
+    other items nor on their number (the paper's code takes the mean over the batch). Training the
+    network to return its input, with ``training.L2`` on pairs of an image and itself,
+    differentiates through the gradient: activations with a second derivative (ELU, SiLU) learn more
+    than ReLU.
 
     Args:
-        decoder: ``(batch, latents) -> (batch, channel, *space)``, without batch normalisation.
-        latents: how many.
+        decoder: network ``(batch, latents) -> (batch, channel, *space)``, without batch
+            normalisation.
+        latents: number of latents.
 
-    >>> network = GradientOriginNetwork(nn.Sequential(nn.Linear(2, 6), nn.ELU(), nn.Linear(6, 12), nn.Unflatten(1, (1, 3, 4))), 2)
+    >>> layers = nn.Linear(2, 6), nn.ELU(), nn.Linear(6, 12), nn.Unflatten(1, (1, 3, 4))
+    >>> network = GradientOriginNetwork(nn.Sequential(*layers), 2)
     >>> network(torch.rand(5, 1, 3, 4)).shape, network.origin(torch.rand(5, 1, 3, 4)).shape
     (torch.Size([5, 1, 3, 4]), torch.Size([5, 2]))
     """
@@ -171,7 +190,7 @@ class GradientOriginNetwork(nn.Module):
         self.decoder, self.latents = decoder, latents
 
     def origin(self, x: Tensor) -> Tensor:
-        """``z(x)``, ``(batch, latents)``."""
+        """Return ``z(x)``, ``(batch, latents)``."""
         learning = torch.is_grad_enabled()
         with torch.enable_grad():
             start = torch.zeros(
@@ -187,14 +206,15 @@ class GradientOriginNetwork(nn.Module):
 
 
 class GradientOrigin(GaussianLatents):
-    """The decoder of a gradient origin network as an implicit prior, its latents with a Gaussian density.
+    """Decoder of a gradient origin network, with a Gaussian density of its latents.
 
     Args:
-        network: trained.
-        mean, covariance: of the latents of images like the one that is looked for; `fitted` measures them.
+        network: trained network.
+        mean, covariance: moments of the latents of images like the unknown one; `fit` measures
+            them.
 
-    >>> network = GradientOriginNetwork(nn.Sequential(nn.Linear(2, 12), nn.Unflatten(1, (1, 3, 4))), 2)
-    >>> prior = GradientOrigin.fitted(network, torch.rand(50, 1, 3, 4))
+    >>> decoder = nn.Sequential(nn.Linear(2, 12), nn.Unflatten(1, (1, 3, 4)))
+    >>> prior = GradientOrigin.fit(GradientOriginNetwork(decoder, 2), torch.rand(50, 1, 3, 4))
     >>> prior.encode(torch.rand(5, 1, 3, 4))["w"].shape
     torch.Size([5, 2])
     """
@@ -206,11 +226,17 @@ class GradientOrigin(GaussianLatents):
         self.network = network
 
     @classmethod
-    def fitted(cls, network: GradientOriginNetwork, images: Tensor) -> GradientOrigin:
-        """With the mean and the covariance of the latents of some images, ``(n, channel, *space)``, more of them than latents."""
+    def fit(cls, network: GradientOriginNetwork, images: Tensor) -> GradientOrigin:
+        """Create the prior with the mean and the covariance of the latents of some images.
+
+        Args:
+            network: trained network.
+            images: images ``(n, channel, *space)``, more of them than latents.
+        """
         if len(images) <= network.latents:
             raise InputError(
-                f"the covariance of {network.latents} latents needs more images than that, got {len(images)}"
+                f"the covariance of {network.latents} latents needs more images than that, "
+                f"got {len(images)}"
             )
         with torch.no_grad():
             z = network.origin(images)
@@ -221,6 +247,9 @@ class GradientOrigin(GaussianLatents):
         )
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:
-        """The latents of images: parameters to start from, ``it.solve(..., initial=prior.encode(x))``."""
+        """Return the latents of images.
+
+        They serve as an initial guess, ``it.solve(..., initial=prior.encode(x))``.
+        """
         with torch.no_grad():
             return self.whiten(self.network.origin(x))

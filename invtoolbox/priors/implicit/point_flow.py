@@ -1,13 +1,12 @@
-"""What implicit priors of the flow of points have in common.
+"""Implicit priors of the flow of points.
 
-A free vector at every point: no prior at all, the control of those that are.
-
-Neural scene flow prior: the flow is a network of position, and its weights are the unknown.
+`FreeFlow` has a free vector at every point: no prior, but the control of those that are.
+`NeuralSceneFlow` is a network of position, whose weights are the unknown. `PointFlow` is their base
+class.
 """
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -18,81 +17,58 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.motion.flow_prior import flow_points
+from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
 
 class PointFlow(ImplicitPrior):
-    """A prior of the flow of a problem's points: forward, or forward and backward under `operators.PointWarpBothWays`."""
+    """Base class of priors of the flow of a problem's points.
+
+    The flow is forward, or forward and backward under `operators.PointWarpBothWays`.
+    """
 
     item_fields: ClassVar[tuple[str, ...]] = ("points",)
-    points: Tensor | None = None  # ``(1 or batch, N, 3)``, once a problem is known
+    points: Tensor | None = None  # ``(1 or batch, N, 3)``, of a prior that is bound to a problem
     both_ways: bool = False
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        bound = copy.copy(self)
-        bound.points, bound.both_ways = (
-            flow_points(problem, repr(self)),
-            isinstance(problem.operator.domain_shape[0], tuple),
+        return replace(
+            self,
+            points=flow_points(problem, repr(self)),
+            both_ways=isinstance(problem.operator.domain_shape[0], tuple),
         )
-        return bound
 
     def _ways(self) -> tuple[str, ...]:
         return ("forward", "backward") if self.both_ways else ("forward",)
 
     def _points(self) -> Tensor:
-        if self.points is None:
-            raise InputError(f"{self!r} must be prepared with a problem first; it.solve does so")
-        return self.points
-
-
-class FreeFlow(PointFlow):
-    """Every point has a flow of its own, from 0: ``x = z``, or ``x = (z_forward, z_backward)`` under `operators.PointWarpBothWays`.
-
-    It reaches a lower misfit than any prior, because points move onto their nearest neighbours, which is not where they went. Under
-    explicit priors of motion (rigidity of neighbourhoods) it is a parametrisation as good as others.
-
-    >>> import invtoolbox as it
-    >>> points = torch.rand(1, 5, 3)
-    >>> problem = it.Problem(points + 0.01, it.operators.PointWarp(points), it.data_terms.Chamfer())
-    >>> solution = it.solve(problem, FreeFlow(), it.solvers.Adam(learning_rate=1e-3), max_iterations=100, progress=False)
-    >>> bool(((solution.x - 0.01).abs() < 2e-3).all())
-    True
-    """
-
-    def initial(self) -> dict[str, Tensor]:
-        return {name: torch.zeros_like(self._points()) for name in self._ways()}
-
-    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Any:
-        return (
-            (parameters["forward"], parameters["backward"])
-            if self.both_ways
-            else parameters["forward"]
-        )
-
-
-#: Points that go through all layers together on the CPU: 1 MB a layer at the default width, which stays in the cache and is allocated
-#: without new pages. Forward and backward pass of 24,000 points take 0.22 s in place of 0.35 s (one core).
-_AT_ONCE = 2048
+        return require_bound(self, self.points)
 
 
 class NeuralSceneFlow(PointFlow):
-    r"""``f(p) = MLP(p)``, a ReLU network of the raw coordinates in metres, one network an item.
+    """Neural scene flow prior ``f(p) = MLP(p)``: a ReLU network of position, one per item.
 
-    Li, Pontes and Lucey, "Neural scene flow prior" (NeurIPS 2021): that such a network learns what is smooth first is the prior, and it
-    is optimised from random weights for each pair of sweeps. Under `operators.PointWarp` x is the flow ``(batch, N, 3)``; under
-    `operators.PointWarpBothWays` it is ``(forward, backward)``, where a second network, at the start a copy of the first, gives the flow
-    back at the points that have arrived, and both learn from how well they return.
+    The positions are raw coordinates in metres. Li, Pontes and Lucey, "Neural scene flow prior"
+    (NeurIPS 2021): such a network learns smooth functions first, and this is the prior; it is
+    optimised from random weights for each pair of sweeps. Under `operators.PointWarp` x is the flow
+    ``(batch, N, 3)``. Under `operators.PointWarpBothWays` it is ``(forward, backward)``: a second
+    network, at the start a copy of the first, gives the flow back at the points that have arrived,
+    and both learn from the error of their return.
 
-    An item is computed by the same products alone and in a batch, so that it gives bitwise the same.
+    An item is computed by the same products alone and in a batch, so its result is bitwise the
+    same.
 
     Args:
-        width, depth: of the hidden layers.
-        initialization: ``"default"`` as the paper (uniform within ``1 / sqrt(inputs)``, weights and offsets), or ``"xavier"`` with
-            offsets of 0 (Li et al., "Fast neural scene flow", ICCV 2023).
-        seed: of the first weights; they are the same for every item. In raw metres and with the large steps of the papers, a draw now
-            and then dies (every unit of a layer at 0): its objective does not fall, and another seed helps.
+        width: width of the hidden layers.
+        depth: number of hidden layers.
+        initialization: ``"default"`` as in the paper (uniform within ``1 / sqrt(inputs)``, weights
+            and offsets), or ``"xavier"`` with offsets of 0 (Li et al., "Fast neural scene flow",
+            ICCV 2023).
+        seed: seed of the first weights, which are the same for every item. In raw metres and with
+            the large steps of the papers, a draw occasionally dies (every unit of a layer at 0):
+            its objective does not fall, and another seed helps.
 
     >>> import invtoolbox as it
     >>> points = torch.rand(2, 5, 3)
@@ -141,7 +117,7 @@ class NeuralSceneFlow(PointFlow):
         points = self._points()
         points = points.expand(batch, *points.shape[1:])
         forward = self._network(parameters, "forward", points)
-        # Not detached: where the points arrive is learned from the way back too.
+        # Not detached: the forward network learns from the way back too.
         return (
             (forward, self._network(parameters, "backward", points + forward))
             if self.both_ways
@@ -149,7 +125,10 @@ class NeuralSceneFlow(PointFlow):
         )
 
     def flow_at(self, parameters: dict[str, Tensor], points: Tensor) -> Tensor:
-        """The flow of any points, seen or not, without derivatives: ``(batch or 1, n, 3) -> (batch, n, 3)``."""
+        """Return the flow of any points, without derivatives.
+
+        The shapes are ``(batch or 1, n, 3) -> (batch, n, 3)``.
+        """
         batch = parameters["forward_weight0"].shape[0]
         points = points.to(parameters["forward_weight0"]).expand(batch, *points.shape[1:])
         with torch.no_grad():
@@ -167,14 +146,47 @@ class NeuralSceneFlow(PointFlow):
                 for k, (bias, weight) in enumerate(layers):
                     hidden = torch.addmm(bias[item], hidden, weight[item])
                     if k < self.depth:
-                        hidden = (
-                            hidden.relu_()
-                        )  # in place: the product's own value is not needed for its derivative
+                        hidden = hidden.relu_()  # in place: the derivative needs no earlier value
                 flows.append(hidden)
         return torch.cat(flows).view(points.shape)
 
     def __repr__(self) -> str:
         return (
-            f"NeuralSceneFlow(width={self.width}, depth={self.depth}, initialization={self.initialization!r}, "
-            f"seed={self.seed})"
+            f"NeuralSceneFlow(width={self.width}, depth={self.depth}, "
+            f"initialization={self.initialization!r}, seed={self.seed})"
         )
+
+
+class FreeFlow(PointFlow):
+    """Independent flow of every point, from 0: no prior at all.
+
+    ``x = z``, or ``x = (z_forward, z_backward)`` under `operators.PointWarpBothWays`. It reaches a
+    lower misfit than any prior, because points move onto their nearest neighbours, which is not
+    where they went. Together with explicit priors of motion (rigidity of neighbourhoods) it is as
+    good a parametrisation as others.
+
+    >>> import invtoolbox as it
+    >>> points = torch.rand(1, 5, 3)
+    >>> A = it.operators.PointWarp(points)
+    >>> problem = it.Problem(points + 0.01, A, it.data_terms.Chamfer())
+    >>> solver = it.solvers.Adam(learning_rate=1e-3)
+    >>> solution = it.solve(problem, FreeFlow(), solver, max_iterations=100, progress=False)
+    >>> bool(((solution.x - 0.01).abs() < 2e-3).all())
+    True
+    """
+
+    def initial(self) -> dict[str, Tensor]:
+        return {name: torch.zeros_like(self._points()) for name in self._ways()}
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Any:
+        return (
+            (parameters["forward"], parameters["backward"])
+            if self.both_ways
+            else parameters["forward"]
+        )
+
+
+#: Number of points that pass all layers together on the CPU: 1 MB per layer at the default width,
+#: which stays in the cache and is allocated without new pages. Forward and backward pass of 24,000
+#: points take 0.22 s instead of 0.35 s (one core).
+_AT_ONCE = 2048

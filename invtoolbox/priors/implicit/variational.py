@@ -1,6 +1,7 @@
-"""The posterior over images that a distribution over latents stands for.
+"""Distributions over the latents of an implicit prior.
 
-An implicit prior whose variable is a distribution over the latents of another one.
+`Variational` is an implicit prior whose variable is such a distribution, and `LatentPosterior` is
+the posterior over images that it stands for.
 """
 
 from __future__ import annotations
@@ -17,61 +18,39 @@ from invtoolbox.posteriors.base import Posterior
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.composed import PriorWrapper
 
-
-@dataclass(frozen=True)
-class LatentPosterior(Posterior):
-    """Images decoded from draws of the latents; one pass of the decoder a sample.
-
-    Attributes:
-        distribution: the family, and the prior that decodes.
-        parameters: of it, ``(batch, ...)`` each.
-        number: samples behind `mean` (MMSE-x) and `std`.
-    """
-
-    distribution: Variational
-    parameters: dict[str, Tensor] = field(repr=False)
-    number: int = 100
-
-    @property
-    def device(self) -> torch.device:
-        return next(iter(self.parameters.values())).device
-
-    def draw(self, count: int, generator: Generator) -> Tensor:
-        batch = next(iter(self.parameters.values())).shape[0]
-        noise = [self.distribution.noise(self.parameters, generator) for _ in range(count)]
-        # Sample after sample: as one batch they would need the decoder's memory count times.
-        with torch.no_grad():
-            samples = [self.distribution.image_of(self.parameters, each)[0] for each in noise]
-        stacked = torch.stack(samples)
-        assert stacked.shape[1] == batch
-        return stacked
-
-
 Family = Literal["uniform", "gaussian", "dirac"]
 
-#: Between which a width is kept, and the factor on a pixel's own standard deviation (Biquard et al. 2025 and 2024).
+#: Bounds of a width, and of the factor on a pixel's own standard deviation (Biquard et al. 2025 and
+#: 2024).
 WIDTHS, PIXEL_FACTORS = (1.5e-5, 20.0), (1e-4, 3.0)
-#: The name of that factor among the parameters, and what is added to the name of a latent for its width; logarithms, both.
+#: Name of this factor among the parameters, and suffix of the name of a latent for its width; both
+#: are logarithms.
 PIXEL, WIDTH = "pixel_log_factor", "_log_width"
 
 
 class Variational(PriorWrapper, ImplicitPrior):
-    r"""``q(z) = prod U(z_i; m_i, a_i)`` or ``prod N(z_i; m_i, a_i^2)`` with its mean m and its widths a as parameters.
+    """Distribution over latents, with its mean m and its widths a as parameters.
 
-    `decode_and_energy` draws one z and gives an unbiased estimate of the weighted divergence
-    ``w KL(q | p) = w (E[S(z)] - entropy(q))``, up to the constant of S. The entropy of the uniform is ``sum log a`` over all
-    latents. For the Gaussian, ``log q`` is taken at the draw with its parameters held fixed: that changes no expectation, and where the
-    posterior is Gaussian the gradient has no noise left at the optimum (Roeder, Wu and Duvenaud, NeurIPS 2017).
+    ``q(z) = prod U(z_i; m_i, a_i)`` or ``prod N(z_i; m_i, a_i^2)``. `decode_and_energy` draws one z
+    and gives an unbiased estimate of the weighted divergence
+    ``w KL(q | p) = w (E[S(z)] - entropy(q))``, up to the constant of S. The entropy of the uniform
+    distribution is ``sum log a`` over all latents. For the Gaussian, ``log q`` is evaluated at the
+    draw with its parameters held fixed: this changes no expectation, and if the posterior is
+    Gaussian the gradient has no noise left at the optimum (Roeder, Wu and Duvenaud, NeurIPS 2017).
 
-    With ``pixels``, an image is what decodes plus noise of the standard deviation ``b s(z)``, s that of the prior's second decoder, with
-    the divergence ``1/2 sum (b^2 - 2 log b - 1)`` (Biquard et al. 2024).
+    With ``pixels``, an image is the decoded image plus noise of the standard deviation ``b s(z)``,
+    s given by the prior's second decoder, with the divergence ``1/2 sum (b^2 - 2 log b - 1)``
+    (Biquard et al. 2024).
 
-    Widths are kept between bounds by projection, so a width at its bound is free to come back. Without a generator it decodes the mean.
+    Widths are kept between bounds by projection, so a width at its bound is free to come back.
+    Without a generator the mean is decoded.
 
     Args:
-        prior: what the latents decode to, and their energy S.
-        weight: w, one an item, ``(batch,)``.
-        start: a at first.
+        prior: implicit prior that decodes the latents, with their energy S.
+        family: ``"uniform"``, ``"gaussian"`` or ``"dirac"``.
+        weight: w, one value per item, ``(batch,)``.
+        start: first value of a.
+        pixels: whether the noise of the pixels is part of the distribution.
     """
 
     item_fields: ClassVar[tuple[str, ...]] = ("weight",)
@@ -96,7 +75,7 @@ class Variational(PriorWrapper, ImplicitPrior):
         return self.widen(self.prior.initial())
 
     def widen(self, latents: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The parameters of the distribution around latents."""
+        """Return the parameters of the distribution around latents."""
         if self.family == "dirac":
             return latents
         parameters = latents | {
@@ -110,7 +89,7 @@ class Variational(PriorWrapper, ImplicitPrior):
         return parameters
 
     def latents(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The mean."""
+        """Return the mean."""
         return {
             name: t
             for name, t in parameters.items()
@@ -118,7 +97,10 @@ class Variational(PriorWrapper, ImplicitPrior):
         }
 
     def noise(self, parameters: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
-        """One standard draw of every latent, and of the pixels, the same for every item: ``(1, ...)`` each."""
+        """Draw standard noise of every latent, and of the pixels: ``(1, ...)`` each.
+
+        The draw is the same for every item.
+        """
         drawn = {}
         for name, mean in self.latents(parameters).items():
             draw = torch.rand if self.family == "uniform" else torch.randn
@@ -137,7 +119,7 @@ class Variational(PriorWrapper, ImplicitPrior):
     def image_of(
         self, parameters: dict[str, Tensor], noise: dict[str, Tensor]
     ) -> tuple[Any, dict[str, Tensor]]:
-        """The image, and the latents, of a draw."""
+        """Return the image and the latents of a draw."""
         drawn = {
             name: mean + parameters[name + WIDTH].exp() * noise[name]
             for name, mean in self.latents(parameters).items()
@@ -177,7 +159,7 @@ class Variational(PriorWrapper, ImplicitPrior):
         return x, self.weight * divergence
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
-        """At the mean."""
+        """Return the weighted energy at the mean."""
         return self.weight * self.prior.energy(self.latents(parameters), x)
 
     def project(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -192,3 +174,29 @@ class Variational(PriorWrapper, ImplicitPrior):
 
     def __repr__(self) -> str:
         return f"Variational({self.prior!r}, {self.family!r})"
+
+
+@dataclass(frozen=True)
+class LatentPosterior(Posterior):
+    """Posterior of images decoded from draws of the latents, with one decoder pass per sample.
+
+    Attributes:
+        distribution: the family of distributions, and the prior that decodes.
+        parameters: parameters of the distribution, ``(batch, ...)`` each.
+        number: number of samples behind `mean` (MMSE-x) and `std`.
+    """
+
+    distribution: Variational
+    parameters: dict[str, Tensor] = field(repr=False)
+    number: int = 100
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parameters.values())).device
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        noise = [self.distribution.noise(self.parameters, generator) for _ in range(count)]
+        # Sample after sample: one batch of samples would need count times the decoder's memory.
+        with torch.no_grad():
+            samples = [self.distribution.image_of(self.parameters, each)[0] for each in noise]
+        return torch.stack(samples)

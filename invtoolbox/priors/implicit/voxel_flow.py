@@ -1,8 +1,7 @@
-"""A grid of flow vectors: the flow of a point is interpolated between the corners of the voxel it lies in."""
+"""A grid of flow vectors, between which the flow of a point is interpolated."""
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -13,44 +12,35 @@ from invtoolbox.errors import InputError
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.motion.flow_prior import flow_points
+from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
-_BITS = 21  # of each coordinate in the number of a corner
-
-
-class _Touched(Settings):
-    """The corners that the points of an item touch."""
-
-    def __init__(self, points: Tensor, cell: float) -> None:
-        keys, weights = _corners(points, cell)
-        self.keys, place = keys.unique(return_inverse=True)  # (M,) their numbers, growing
-        rows = torch.arange(len(points), device=points.device).repeat_interleave(8)
-        self.interpolation = SparseProduct(
-            rows, place.flatten(), weights.flatten(), (len(points), len(self.keys))
-        )
-
 
 class VoxelFlow(ImplicitPrior):
-    r"""``x(p) = sum_levels sum_corners w_c(p) v_c``: trilinear interpolation of vectors at the corners of a grid of voxels.
+    """Trilinear interpolation of flow vectors at the corners of a grid of voxels.
 
-    Only corners of voxels that hold a point are kept, in a sparse matrix ``(N, corners)``. All start at zero. With several
-    levels, each twice as coarse as the one below, the flow is the sum of them; finer ones are given smaller steps, so that what a
-    neighbourhood has in common is found by the coarse ones first. Points within a voxel move alike but for a linear change:
-    that, with few iterations, is the strength of the prior; rigidity has to be asked for (`ARAP`, `ClusterConsistency`).
+    ``x(p) = sum_levels sum_corners w_c(p) v_c``. Only corners of voxels that hold a point are kept,
+    in a sparse matrix ``(N, corners)``. All start at zero. With several levels, each twice as
+    coarse as the next one, the flow is their sum; finer levels have smaller steps, so that the
+    common motion of a neighbourhood is found by the coarse levels first. Points within a voxel move
+    alike except for a linear change: this, with few iterations, is the strength of the prior. For
+    rigidity add another prior (`ARAP`, `ClusterConsistency`).
 
-    Source: the grid is that of Hoffmann et al., "Floxels", CVPR 2025 (0.5 m, one level, Adam at 0.05).
+    Source: the grid is that of Hoffmann et al., "Floxels", CVPR 2025 (0.5 m, one level, Adam at
+    0.05).
 
     Args:
-        cell: the edge of the smallest voxels, metres.
-        levels: how many grids are summed.
-        rate: the factor on the step from one level to the next finer one.
+        cell: edge of the smallest voxels, metres.
+        levels: number of grids that are summed.
+        rate: factor on the step from one level to the next finer one.
 
     >>> import invtoolbox as it
     >>> points = torch.rand(1, 100, 3) * 10
-    >>> problem = it.Problem(points + 1.0, it.operators.PointWarp(points))  # every point is known to move by (1, 1, 1)
-    >>> x = it.solve(problem, VoxelFlow(cell=2.0), it.solvers.Adam(learning_rate=0.05), max_iterations=200, progress=False).x
+    >>> problem = it.Problem(points + 1.0, it.operators.PointWarp(points))  # all move by (1, 1, 1)
+    >>> prior, solver = VoxelFlow(cell=2.0), it.solvers.Adam(learning_rate=0.05)
+    >>> x = it.solve(problem, prior, solver, max_iterations=200, progress=False).x
     >>> bool((x - 1).abs().max() < 0.01)
     True
     """
@@ -61,27 +51,32 @@ class VoxelFlow(ImplicitPrior):
                 f"VoxelFlow needs a positive cell, levels and rate, got {cell}, {levels} and {rate}"
             )
         self.cell, self.levels, self.rate = float(cell), int(levels), float(rate)
-        self.touched: tuple[
-            _Touched, ...
-        ] = ()  # level by level, of one item that all share or of each
+        #: Level by level, of one item that all share or of each item.
+        self.touched: tuple[_Touched, ...] = ()
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         return self.bind(flow_points(problem, repr(self)))
 
     def bind(self, points: Tensor) -> Self:
-        """A copy for the points ``(1 or batch, N, 3)``."""
-        other = copy.copy(self)
-        other.touched = tuple(
-            _Touched(cloud, self._cell(level)) for level in range(self.levels) for cloud in points
+        """Return a copy for the points ``(1 or batch, N, 3)``."""
+        return replace(
+            self,
+            touched=tuple(
+                _Touched(cloud, self._cell(level))
+                for level in range(self.levels)
+                for cloud in points
+            ),
         )
-        return other
 
     def _cell(self, level: int) -> float:
-        """The edge of the voxels; level 0 is the coarsest."""
+        """Return the edge of the voxels; level 0 is the coarsest."""
         return self.cell * 2.0 ** (self.levels - 1 - level)
 
     def initial(self) -> dict[str, Tensor]:
-        """Vectors at corners, ``(1 or batch, corners, 3)`` each level; items with fewer corners leave the last ones unused."""
+        """Return the vectors at corners, ``(1 or batch, corners, 3)`` per level.
+
+        Items with fewer corners leave the last ones unused.
+        """
         leaves = {}
         for level, items in enumerate(self._by_level()):
             like = items[0].interpolation.values
@@ -108,10 +103,10 @@ class VoxelFlow(ImplicitPrior):
         return total
 
     def flow_at(self, parameters: dict[str, Tensor], points: Tensor, item: int = 0) -> Tensor:
-        """The flow of other points ``(n, 3)`` under the parameters of an item: ``(n, 3)``.
+        """Return the flow of other points ``(n, 3)`` under the parameters of an item: ``(n, 3)``.
 
-        Where some corners of a voxel are unknown, since no point of the problem touched them, the others are taken in their
-        proportions; where all are, the level adds nothing.
+        If some corners of a voxel are unknown, because no point of the problem touched them, the
+        others are used in their proportions; if all are unknown, the level adds nothing.
         """
         total = torch.zeros_like(points)
         for level, items in enumerate(self._by_level()):
@@ -128,15 +123,12 @@ class VoxelFlow(ImplicitPrior):
     def select(self, index: Tensor) -> Self:
         if len(self.touched) <= self.levels:
             return self
-        other = copy.copy(self)
-        other.touched = tuple(items[k] for items in self._by_level() for k in index.tolist())
-        return other
+        return replace(
+            self, touched=tuple(items[k] for items in self._by_level() for k in index.tolist())
+        )
 
     def _by_level(self) -> list[tuple[_Touched, ...]]:
-        if not self.touched:
-            raise InputError(
-                f"{self!r} knows no points yet: it.solve tells it, or call prior.prepare(problem, it.solve)"
-            )
+        require_bound(self, self.touched)
         items = len(self.touched) // self.levels
         return [self.touched[level * items : (level + 1) * items] for level in range(self.levels)]
 
@@ -144,13 +136,29 @@ class VoxelFlow(ImplicitPrior):
         return f"VoxelFlow(cell={self.cell:g}, levels={self.levels})"
 
 
+_BITS = 21  # bits of each coordinate in the number of a corner
+
+
+class _Touched(Settings):
+    """Corners of the voxels in which the points of an item lie."""
+
+    def __init__(self, points: Tensor, cell: float) -> None:
+        keys, weights = _corners(points, cell)
+        self.keys, place = keys.unique(return_inverse=True)  # (M,) sorted numbers of the corners
+        rows = torch.arange(len(points), device=points.device).repeat_interleave(8)
+        self.interpolation = SparseProduct(
+            rows, place.flatten(), weights.flatten(), (len(points), len(self.keys))
+        )
+
+
 def _corners(points: Tensor, cell: float) -> tuple[Tensor, Tensor]:
-    """The numbers of the 8 corners around each point, and their weights: ``(N, 8)`` both."""
+    """Return the numbers of the 8 corners around each point, and their weights: ``(N, 8)`` both."""
     scaled = points.double() / cell
     base = scaled.floor()
     if bool((base.abs() >= 2 ** (_BITS - 1) - 1).any()):
         raise InputError(
-            f"points lie further than {cell * 2 ** (_BITS - 1):.3g} m from the origin, beyond a grid of cells of {cell:g} m"
+            f"points lie further than {cell * 2 ** (_BITS - 1):.3g} m from the origin, "
+            f"beyond a grid of cells of {cell:g} m"
         )
     steps = torch.tensor(
         [[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], device=points.device

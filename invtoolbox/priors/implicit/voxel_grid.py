@@ -1,4 +1,4 @@
-"""A grid of voxels: the scene is what its nodes hold, interpolated."""
+"""A grid of voxels, between whose nodes the scene is interpolated."""
 
 from __future__ import annotations
 
@@ -16,29 +16,34 @@ from invtoolbox.priors.base import ImplicitPrior
 
 
 class VoxelGrid(ImplicitPrior):
-    r"""``x = (density, color)`` at the nodes of a grid, raw: see `geometry.voxels.Voxels`.
+    """A scene on a grid of voxels: ``x = (density, color)`` at the nodes, raw.
 
-    What ties places together is interpolation alone, so the resolution is the strength of the prior, and scenes are found coarse to fine:
-    `refine` gives a finer grid and what it starts from, without the cells that turned out to be empty; only nodes of occupied cells are
-    kept, moved and paid for.
+    See `geometry.voxels.Voxels`. Only interpolation ties places together, so the resolution is the
+    strength of the prior, and scenes are found coarse to fine: `refine` gives a finer grid and its
+    initial guess, without the cells that turned out to be empty. Only nodes of occupied cells are
+    kept, optimized and counted in the cost.
 
-    Sources: Fridovich-Keil, Yu et al., "Plenoxels", CVPR 2022 (kept nodes, spherical harmonics); Sun, Sun and Chen, "Direct voxel grid
-    optimization", CVPR 2022, and Karnewar et al., "ReLU fields", SIGGRAPH 2022 (the activation comes after the interpolation).
+    Sources: Fridovich-Keil, Yu et al., "Plenoxels", CVPR 2022 (kept nodes, spherical harmonics);
+    Sun, Sun and Chen, "Direct voxel grid optimization", CVPR 2022, and Karnewar et al., "ReLU
+    fields", SIGGRAPH 2022 (the activation comes after the interpolation).
 
     Args:
         space: the grid, such as ``VoxelSpace.box(64, low, high)``.
-        degree: of the spherical harmonics of the color, 0 to 2; 0 for colors that look alike from everywhere.
-        channels: of the color.
-        alpha: how much of the light a cell stops at the start.
-        color_rate: the factor on the step of the color.
-        view_rate: the factor on the step of what changes with the direction, beside ``color_rate``.
+        degree: degree of the spherical harmonics of the color, 0 to 2; 0 for colors that do not
+            depend on the direction.
+        channels: number of channels of the color.
+        alpha: share of the light that a cell stops at the start.
+        color_rate: factor on the step of the color.
+        view_rate: further factor on the step of the coefficients that depend on the direction.
 
     >>> import invtoolbox as it
     >>> from invtoolbox.geometry.cameras import look_at
-    >>> A = it.operators.VoxelRenderer(look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(4, 4), field_of_view=20.0))
+    >>> camera = look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(4, 4), field_of_view=20.0)
+    >>> A = it.operators.VoxelRenderer(camera)
     >>> grid = VoxelGrid(VoxelSpace.box(5, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0)))
     >>> problem = it.Problem(0.3 * torch.ones(1, *A.range_shape), A)
-    >>> found = it.solve(problem, grid, it.solvers.Adam(learning_rate=0.1), max_iterations=100, progress=False)
+    >>> solver = it.solvers.Adam(learning_rate=0.1)
+    >>> found = it.solve(problem, grid, solver, max_iterations=100, progress=False)
     >>> bool((A(found.x) - 0.3).abs().max() < 0.05)
     True
     """
@@ -59,8 +64,9 @@ class VoxelGrid(ImplicitPrior):
             or not (color_rate > 0 and view_rate > 0)
         ):
             raise InputError(
-                "VoxelGrid needs a degree of 0, 1 or 2, a channel at least, an alpha between 0 and 1 and positive rates, got "
-                f"{degree}, {channels}, {alpha}, {color_rate} and {view_rate}"
+                "VoxelGrid needs a degree of 0, 1 or 2, at least one channel, an alpha between "
+                f"0 and 1 and positive rates, got {degree}, {channels}, {alpha}, {color_rate} and "
+                f"{view_rate}"
             )
         self.space, self.degree, self.channels, self.alpha = space, degree, channels, alpha
         self.color_rate, self.view_rate = color_rate, view_rate
@@ -72,7 +78,11 @@ class VoxelGrid(ImplicitPrior):
         return other
 
     def initial(self) -> dict[str, Tensor]:
-        """``density (1, rows)``, ``color (1, rows, 1, channels)`` and, where the degree is not 0, ``view (1, rows, 3 or 8, channels)``."""
+        """Return the density, the color and, for a positive degree, the view leaf.
+
+        The shapes are ``density (1, rows)``, ``color (1, rows, 1, channels)`` and
+        ``view (1, rows, 3 or 8, channels)``.
+        """
         thin = -math.log1p(-self.alpha) / (max(self.space.cell) * self.space.scale)
         rows, bases = self.space.rows, (self.degree + 1) ** 2
         leaves = {
@@ -105,23 +115,25 @@ class VoxelGrid(ImplicitPrior):
         least_alpha: float = 1e-2,
         margin: int = 1,
     ) -> tuple[VoxelGrid, dict[str, Tensor]]:
-        """A grid of another resolution, or the same one, without its empty cells; and what it starts from.
+        """Return a grid of this or another resolution without empty cells, and its initial guess.
 
         Args:
-            shape: nodes along each axis, or along the longest; None for the same grid.
-            least_alpha: a cell is empty where its densest node, all over the cell, would stop less than this share of the light.
-            margin: empty cells that are kept around the others, in cells of the old grid.
+            parameters: solution on this grid.
+            shape: number of nodes along each axis, or along the longest; None for the same grid.
+            least_alpha: share of the light below which a cell is empty, if its densest node filled
+                the whole cell.
+            margin: number of empty cells that are kept around the others, in cells of the old grid.
         """
         space = self.space
         to = space.shape if shape is None else VoxelSpace.box(shape, space.low, space.high).shape
         density = space.spread(parameters["density"], fill=-1e4)
         thick = (functional.softplus(density) * space.scale * max(space.cell)).amax(0)[None, None]
-        # In cells: the largest of the 8 nodes, then the margin.
+        # Per cell: the largest of the 8 nodes, then the margin.
         full = (functional.max_pool3d(thick, 2, stride=1) > -math.log1p(-least_alpha)).float()
         if not bool(full.any()):
             raise InputError(
-                f"no cell of {self!r} stops a share of {least_alpha:g} of the light, so nothing would be left; solve for "
-                "longer or lower least_alpha"
+                f"no cell of {self!r} stops a share of {least_alpha:g} of the light, so nothing "
+                "would be left; solve for longer or lower least_alpha"
             )
         if margin:
             full = functional.max_pool3d(full, 2 * margin + 1, stride=1, padding=margin)
@@ -129,7 +141,7 @@ class VoxelGrid(ImplicitPrior):
         finer = VoxelSpace.box(to, space.low, space.high, space.scale).keeping(occupied)
         start = {}
         for name, leaf in parameters.items():
-            # Nodes that were not kept hold what the emptiest of those that were do.
+            # Nodes that were not kept take the value of the emptiest kept node.
             fill = float(leaf.min()) if name == "density" else 0.0
             start[name] = finer.gather(resample(space.spread(leaf, fill), to)).contiguous()
         other = copy.copy(self)
@@ -137,11 +149,12 @@ class VoxelGrid(ImplicitPrior):
         return other, start
 
     def __repr__(self) -> str:
-        return f"VoxelGrid({' x '.join(map(str, self.space.shape))}, {self.space.rows} nodes, degree={self.degree})"
+        shape = " x ".join(map(str, self.space.shape))
+        return f"VoxelGrid({shape}, {self.space.rows} nodes, degree={self.degree})"
 
 
 def _cells_at(full: Tensor, cells: tuple[int, ...]) -> Tensor:
-    """Which cells of another resolution touch a full one."""
+    """Return the cells of another resolution that touch a full one."""
     for axis, count in enumerate(cells):
         old = full.shape[axis]
         low = torch.arange(count) * old // count

@@ -1,8 +1,12 @@
-"""A denoiser as a prior: plug-and-play through its prox, regularisation by denoising through its gradient."""
+"""A denoiser as a prior.
+
+Its prox gives plug-and-play methods, its gradient gives regularization by denoising (RED).
+"""
 
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,42 +20,46 @@ from invtoolbox.errors import InputError
 from invtoolbox.networks.denoisers import load_dncnn
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.settings import check_intensity_range, format_setting
 
 LevelArgument = Literal["batch", "number", "none"]
 _LEVEL_NAMES = {"sigma", "noise_level", "noise_std", "level", "std"}
 
 
 class Denoiser(ExplicitPrior):
-    r"""Any denoiser: a deepinv denoiser, an ``nn.Module`` or a callable.
+    """Any denoiser as a prior: a deepinv denoiser, an ``nn.Module`` or a callable.
 
     It stands in for a proximal operator, ``prox(x, t) = denoise(x, sqrt(t) sigma)`` (plug-and-play,
-    Venkatakrishnan et al. 2013), or for a gradient, ``x - denoise(x, sigma)`` (RED, Romano et al. 2017);
-    there is no energy. The network runs in evaluation mode, in its own precision and on its own device, and
-    is left as it was found. Gradients pass through it only where ``x`` asks for them.
+    Venkatakrishnan et al. 2013), or for a gradient, ``x - denoise(x, sigma)`` (RED, Romano et al.
+    2017); there is no energy. The network runs in evaluation mode, in its own precision and on its
+    own device; afterwards its modules have the mode that they had before. Gradients pass through it
+    only if ``x`` requires them. Complex images are denoised as real and imaginary parts, which are
+    twice as many channels.
 
     Args:
-        network: called ``network(x, sigma)`` or ``network(x)``, see ``level``.
-        sigma: noise level that the prior removes at weight and step 1, in the units of the image; a number,
-            or one an item.
-        level: how the network takes the noise level: a tensor ``(batch,)`` (``"batch"``, deepinv's
-            convention), a plain number (``"number"``: items of other levels are called apart), or not at all
-            (``"none"``). By default it is read from the signature: a second argument that is required or has
-            the name of a noise level is one, unless its default is None, which is how deepinv marks networks
-            that ignore it. Modules get tensors, other callables numbers.
-        trained_level: the noise level that a network without a level argument was trained for, on its own
-            intensity scale.
-        rescale: use such a network at other levels ``s`` than the trained ``s0``. Above it the intensities
-            are scaled, ``(s / s0) network(x s0 / s)`` (Xu, Liu, Sun, Wohlberg & Kamilov 2020); below it that
-            would show the network values it never saw, so there it removes a part only,
-            ``x + (s / s0) (network(x) - x)``. For KAIR's DnCNN of level 25/255 on a photograph with noise
-            10/255: 31.4 dB, 25.5 by scaling, 30.6 as it is; with noise 50/255: 27.0 dB, 17.5 as it is.
-        intensity_range: the values ``(low, high)`` of the image that the network is to see as 0 and 1.
-        channelwise: call a network for one channel on every channel by itself.
-
-    Complex images are denoised as real and imaginary parts, which are twice as many channels.
+        network: callable ``network(x, sigma)`` or ``network(x)``, see ``level``.
+        sigma: noise level that the prior removes at weight and step 1, in the units of the image; a
+            number, or one value per item.
+        level: form in which the network takes the noise level: a tensor ``(batch,)`` (``"batch"``,
+            deepinv's convention), a plain number (``"number"``: items with different levels are
+            denoised one by one), or not at all (``"none"``). By default it is read from the
+            signature: a second argument that is required, or that has the name of a noise level, is
+            the level, unless its default is None, which is how deepinv marks networks that ignore
+            it. Modules get tensors, other callables numbers.
+        trained_level: noise level that a network without a level argument was trained for, on its
+            own intensity scale.
+        rescale: whether such a network is used at other levels ``s`` than the trained ``s0``. Above
+            ``s0`` the intensities are scaled, ``(s / s0) network(x s0 / s)`` (Xu, Liu, Sun,
+            Wohlberg & Kamilov 2020). Below ``s0`` scaling would give the network values that it was
+            not trained on, so only a part of the noise is removed,
+            ``x + (s / s0) (network(x) - x)``. For KAIR's DnCNN of level 25/255 on a photograph with
+            noise 10/255: 31.4 dB, 25.5 by scaling, 30.6 without rescaling; with noise 50/255: 27.0
+            dB, 17.5 without rescaling.
+        intensity_range: the values ``(low, high)`` of the image that the network gets as 0 and 1.
+        channelwise: whether a network for one channel is applied to every channel separately.
 
     Attributes:
-        fixed_level: the noise level has no influence, so the prior can be given no weight.
+        fixed_level: whether the noise level has no influence; such a prior accepts no weight.
 
     >>> shrink = Denoiser(lambda x, sigma: x / (1 + sigma**2), sigma=1.0)
     >>> shrink.prox(torch.ones(1, 1, 2), 1.0)
@@ -76,14 +84,11 @@ class Denoiser(ExplicitPrior):
     ) -> None:
         if not callable(network):
             raise InputError(
-                f"the network of a Denoiser is something to call, got {type(network).__name__}"
+                f"the network of a Denoiser has to be callable, got {type(network).__name__}"
             )
         if not bool((torch.as_tensor(sigma) > 0).all()):
             raise InputError(f"sigma of a Denoiser must be positive, got {sigma}")
-        if not intensity_range[1] > intensity_range[0]:
-            raise InputError(
-                f"intensity_range is (low, high) with low < high, got {intensity_range}"
-            )
+        check_intensity_range(intensity_range)
         if level not in (None, "batch", "number", "none"):
             raise InputError(f"level is 'batch', 'number', 'none' or None, got {level!r}")
         self.network, self.sigma = network, sigma  # type: ignore[assignment]
@@ -107,36 +112,35 @@ class Denoiser(ExplicitPrior):
         intensity_range: tuple[float, float] = (0.0, 1.0),
         channelwise: bool = False,
     ) -> Self:
-        """A DnCNN out of a file of KAIR's model zoo (Zhang et al., "Beyond a Gaussian denoiser", IEEE TIP 2017), for one noise level.
+        """Load a DnCNN for one noise level from a file of KAIR's model zoo.
 
-        Nothing but tensors is unpickled. Without ``rescale`` the prior takes no weight other than 1.
+        The networks are those of Zhang et al., "Beyond a Gaussian denoiser", IEEE TIP 2017. Only
+        tensors are unpickled. Without ``rescale`` the prior takes no weight other than 1.
 
         Args:
-            path: ``dncnn_15.pth``, ``dncnn_25.pth`` or ``dncnn_50.pth``, or another DnCNN of that layout.
-            sigma: the level that it was trained for, images in [0, 1]. By default it is read from the name of the file, which gives it
-                in units of 1/255; a blind network needs one.
-            rescale, intensity_range, channelwise: as in `Denoiser`.
+            path: ``dncnn_15.pth``, ``dncnn_25.pth`` or ``dncnn_50.pth``, or another DnCNN of that
+                layout.
+            sigma: noise level of the training, for images in [0, 1]. By default it is read from the
+                file name, which gives it in units of 1/255; a blind network needs a value here.
+            rescale: as in `Denoiser`.
+            intensity_range: as in `Denoiser`.
+            channelwise: as in `Denoiser`.
 
         Raises:
-            InputError: a file that is missing, holds another network or asks for more than tensors, or no level.
+            InputError: The file is missing, holds another network or more than tensors, or the
+                level is unknown.
 
         >>> import tempfile
         >>> from invtoolbox.priors import DnCNN
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     torch.save(DnCNN(depth=3, width=4).state_dict(), f"{folder}/dncnn_25.pth")  # as KAIR's lies there
-        ...     Denoiser.from_kair(f"{folder}/dncnn_25.pth")
+        ...     path = Path(folder) / "dncnn_25.pth"
+        ...     torch.save(DnCNN(depth=3, width=4).state_dict(), path)  # in KAIR's layout
+        ...     Denoiser.from_kair(path)
         Denoiser(DnCNN, sigma=0.0980392)
         """
-        named = re.fullmatch(r"dncnn_(\d+)", Path(path).stem)
-        if sigma is None and named is None:
-            raise InputError(
-                f"the name {Path(path).name!r} does not say for which noise level the network was trained, as "
-                "'dncnn_25.pth' does; give sigma"
-            )
-        level = sigma if named is None or sigma is not None else int(named[1]) / 255
-        assert level is not None
+        level = find_trained_level(path, r"dncnn_(\d+)$", sigma, "'dncnn_25.pth' does; give sigma")
         network = load_dncnn(path)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a processor
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
         return cls(
             network,
             level * (intensity_range[1] - intensity_range[0]),
@@ -163,11 +167,12 @@ class Denoiser(ExplicitPrior):
             _evaluation(self.network),
         ):
             scaled = x if (low, high) == (0, 1) else (x - low) / (high - low)
-            clean = self._rescaled(scaled, levels) if self.rescale else self._call(scaled, levels)
+            clean = self._rescale(scaled, levels) if self.rescale else self._call(scaled, levels)
             clean = clean.to(x.dtype)
             return clean if (low, high) == (0, 1) else clean * (high - low) + low
 
-    def _rescaled(self, x: Tensor, levels: Tensor) -> Tensor:
+    def _rescale(self, x: Tensor, levels: Tensor) -> Tensor:
+        """Call the network at its trained level, and scale its result to the given levels."""
         assert self.trained_level is not None
         ratio = expand(levels / self.trained_level, x)
         scale = ratio.clamp_min(1)
@@ -175,8 +180,10 @@ class Denoiser(ExplicitPrior):
         return torch.lerp(x, clean, ratio.clamp_max(1).expand_as(x))
 
     def _call(self, x: Tensor, levels: Tensor) -> Tensor:
-        """The network on its own intensity scale, in its own precision."""
-        reference = next((p for p in _tensors(self.network) if p.is_floating_point()), None)
+        """Call the network on its own intensity scale, in its own precision."""
+        module = self.network if isinstance(self.network, nn.Module) else nn.Module()
+        tensors = itertools.chain(module.parameters(), module.buffers())
+        reference = next((p for p in tensors if p.is_floating_point()), None)
         if reference is not None:
             if reference.device != x.device:
                 raise InputError(
@@ -197,19 +204,33 @@ class Denoiser(ExplicitPrior):
         if not isinstance(clean, Tensor) or clean.shape != x.shape:
             got = tuple(clean.shape) if isinstance(clean, Tensor) else type(clean).__name__
             raise InputError(
-                f"the network of {self!r} must keep the shape {tuple(x.shape)}, it gave {got}"
+                f"the network of {self!r} must keep the shape {tuple(x.shape)}, it returned {got}"
             )
         return clean
 
     def __repr__(self) -> str:
         name = getattr(self.network, "__name__", type(self.network).__name__)
-        levels = torch.as_tensor(self.sigma)
-        sigma = f"{float(levels):g}" if levels.numel() == 1 else f"({len(levels)},)"
-        return f"Denoiser({name}, sigma={sigma})"
+        return f"Denoiser({name}, sigma={format_setting(torch.as_tensor(self.sigma))})"
+
+
+def find_trained_level(path: str | Path, pattern: str, given: float | None, hint: str) -> float:
+    """Return the noise level that a network was trained for.
+
+    It is the given level, or the first group of ``pattern`` in the name of the file, in 1/255.
+    """
+    match = re.match(pattern, Path(path).stem)
+    if given is not None:
+        return given
+    if match is None:
+        raise InputError(
+            f"the name {Path(path).name!r} does not contain the noise level of the training, "
+            f"as {hint}"
+        )
+    return int(match[1]) / 255
 
 
 def _level_argument(network: Callable[..., Tensor]) -> LevelArgument:
-    """How a network takes the noise level, from its signature."""
+    """Return the form in which a network takes the noise level, from its signature."""
     module = isinstance(network, nn.Module)
     try:
         signature = inspect.signature(
@@ -231,15 +252,9 @@ def _level_argument(network: Callable[..., Tensor]) -> LevelArgument:
     return ("batch" if module else "number") if required or second.name in _LEVEL_NAMES else "none"
 
 
-def _tensors(network: Any) -> Iterator[Tensor]:
-    if isinstance(network, nn.Module):
-        yield from network.parameters()
-        yield from network.buffers()
-
-
 @contextmanager
 def _evaluation(network: Any) -> Iterator[None]:
-    """The network in evaluation mode, and afterwards every module in the mode it had."""
+    """Put the network in evaluation mode, and restore the mode of every module afterwards."""
     training = (
         [m for m in network.modules() if m.training] if isinstance(network, nn.Module) else []
     )

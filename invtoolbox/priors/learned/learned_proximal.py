@@ -1,6 +1,8 @@
-"""The inverse of the gradient of a convex network, and the prior's value, by one convex problem an item.
+"""A learned proximal network as a prior.
 
-A network that is a proximal operator by construction, as a prior.
+`LearnedProximal` is the prior of a network that is a proximal operator by construction. `invert`
+computes the inverse of the gradient of a convex network, and with it the value of the prior, by one
+convex problem per item.
 """
 
 from __future__ import annotations
@@ -17,91 +19,35 @@ from invtoolbox.networks.convex_network import ConvexNetwork, item_sum
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.settings import check_placement, replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
 
-class Inversion(NamedTuple):
-    """Where a learned prox comes from.
-
-    Attributes:
-        y: with ``f(y) = x``, shaped like x.
-        energy: ``R(x)``, ``(batch,)``; a lower bound of it where ``y`` was not reached.
-        residual: ``|f(y) - x|``, ``(batch,)``.
-        converged: whether the gradient fell to the tolerance, ``(batch,)``.
-    """
-
-    y: Tensor
-    energy: Tensor
-    residual: Tensor
-    converged: Tensor
-
-
-class BeyondSquare(ExplicitPrior):
-    """``psi(y) - 1/2 |y|^2``; with the misfit ``1/2 |y - x|^2`` it makes ``psi(y) - <x, y> + 1/2 |x|^2``, with least value ``-R(x)``."""
-
-    is_smooth = True
-
-    def __init__(self, network: ConvexNetwork) -> None:
-        self.network = network
-
-    def energy(self, x: Tensor) -> Tensor:
-        return self.network.potential(x) - 0.5 * item_sum(x.square())
-
-
-def invert(network: ConvexNetwork, x: Tensor, tolerance: float, max_iterations: int) -> Inversion:
-    """``y`` with ``f(y) = x``, in float64 by L-BFGS from ``y = x``; without a graph."""
-    import invtoolbox  # what stands behind its names lies above priors
-
-    precise = network if x.dtype == torch.float64 else copy.deepcopy(network).double()
-    target = x.detach().double()
-    problem = invtoolbox.Problem(target, Identity(target.shape[1:]))
-    solution = invtoolbox.solve(
-        problem,
-        BeyondSquare(precise),
-        "lbfgs",
-        regularization=1.0,
-        initial=target,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-        progress=False,
-    )
-    y = solution.x
-    with torch.no_grad():
-        psi, reached = precise.potential_and_gradient(y)
-    # psi* is at least this for any y, so rounding and early stops make R smaller, never larger.
-    energy = item_sum(target * y) - psi - 0.5 * item_sum(target.square())
-    converged = torch.tensor([status == "converged" for status in solution.status], device=x.device)
-    return Inversion(
-        y.to(x.dtype),
-        energy.to(x.dtype),
-        item_sum((reached - target).square()).sqrt().to(x.dtype),
-        converged,
-    )
-
-
 class LearnedProximal(ExplicitPrior):
-    r"""The prior R whose proximal operator is the gradient ``f = grad psi`` of a convex network.
+    """Prior R whose proximal operator is the gradient ``f = grad psi`` of a convex network.
 
-    ``f(x) = argmin_u R(u) + 1/2 |u - x|^2`` holds exactly, whatever the network has learned, with
-    ``R(f(y)) = <f(y), y> - 1/2 |f(y)|^2 - psi(y)``, which need not be convex and is known up to a constant. A network trained by proximal
-    matching at the noise level sigma approaches ``R = -sigma^2 log p`` of the density p that it was shown (Fang, Buchanan and Sulam,
+    ``f(x) = argmin_u R(u) + 1/2 |u - x|^2`` holds exactly for any weights of the network, with
+    ``R(f(y)) = <f(y), y> - 1/2 |f(y)|^2 - psi(y)``, which need not be convex and is known up to a
+    constant. A network trained by proximal matching at the noise level sigma approaches
+    ``R = -sigma^2 log p`` of the density p of its training images (Fang, Buchanan and Sulam,
     "What's in a prior? Learned proximal networks for inverse problems", ICLR 2024).
 
-    The objective is ``D(A x, y) + w R(x)``. The network knows the prox of R at step 1 alone, so solvers take the step ``1 / w``: the
-    weight is the ADMM penalty, and one over the step of proximal gradient. Both converge, and proximal gradient never increases the
-    objective, where ``w > |A|^2 * curvature of D`` (``|A|^2 / noise_std^2`` with least squares). Other weights are refused unless
-    ``within_theorem=False``; where none is given, it is 1.05 times the least. `Denoiser` applies the same network at any step, in any
-    solver, without an objective.
+    The objective is ``D(A x, y) + w R(x)``. The network gives the prox of R at step 1 only, so
+    solvers take the step ``1 / w``: the weight is the ADMM penalty, and the reciprocal of the step
+    of proximal gradient. Both converge, and proximal gradient never increases the objective, if
+    ``w > |A|^2 * curvature of D`` (``|A|^2 / noise_std^2`` with least squares). Other weights are
+    refused unless ``within_theorem=False``; the default weight is 1.05 times the least. `Denoiser`
+    applies the same network at any step, in any solver, without an objective.
 
     Args:
         network: a `ConvexNetwork`.
-        sigma: the noise level that it was trained for, in the units of the image.
-        within_theorem: refuse weights for which convergence is not known.
-        intensity_range: the values ``(low, high)`` of the image that the network is to see as 0 and 1. R then is in squared units of
-            the image, as ``|u - x|^2`` is.
-        channelwise: a network for one channel, on every channel by itself.
+        sigma: noise level of the training, in the units of the image.
+        within_theorem: whether weights for which convergence is not known are refused.
+        intensity_range: the values ``(low, high)`` of the image that the network gets as 0 and 1. R
+            then is in squared units of the image, as ``|u - x|^2`` is.
+        channelwise: whether a network for one channel is applied to every channel separately.
 
     >>> import invtoolbox as it
     >>> prior = LearnedProximal(it.priors.ConvexDense(2, width=8, depth=2, strong_convexity=0.1))
@@ -127,13 +73,15 @@ class LearnedProximal(ExplicitPrior):
     ) -> None:
         if not isinstance(network, ConvexNetwork):
             raise InputError(
-                f"LearnedProximal takes a ConvexNetwork, whose output is the gradient of a convex function, got "
-                f"{network if isinstance(network, type) else type(network).__name__}; Denoiser takes any network"
+                "LearnedProximal takes a ConvexNetwork, whose output is the gradient of a convex "
+                "function, got "
+                f"{network if isinstance(network, type) else type(network).__name__}; "
+                "Denoiser takes any network"
             )
         if not _is_positive(sigma) or not _is_range(intensity_range):
             raise InputError(
-                f"LearnedProximal needs a positive sigma and an intensity_range (low, high) with low < high, got {sigma!r} "
-                f"and {intensity_range!r}"
+                "LearnedProximal needs a positive sigma and an intensity_range (low, high) with "
+                f"low < high, got {sigma!r} and {intensity_range!r}"
             )
         network.check_convex()
         self.network, self.sigma, self.within_theorem = network, float(sigma), within_theorem
@@ -154,17 +102,15 @@ class LearnedProximal(ExplicitPrior):
                 else f"{problem.data_term!r} has no bounded curvature"
             )
             raise InputError(
-                f"{self!r} is known to converge for linear operators and misfits of bounded curvature, and {what}; give "
-                "within_theorem=False"
+                f"{self!r} is known to converge for linear operators and misfits of bounded "
+                f"curvature, and {what}; give within_theorem=False"
             )
-        bound = copy.copy(self)
         real = problem.y0.real if problem.y0.is_complex() else problem.y0
         norm = A.norm(dtype=problem.y0.dtype, device=problem.y0.device).real.to(real)
         # The estimate approaches the norm from below.
-        bound.least_weight = ((1.002 * norm).square() * curvature.to(real)).reshape(-1)
-        return bound
-
-    # -- the proximal operator ---------------------------------------------------------------------------------------
+        return replace(
+            self, least_weight=((1.002 * norm).square() * curvature.to(real)).reshape(-1)
+        )
 
     def prox(self, x: Tensor, step: float | Tensor = 1.0) -> Tensor:
         self._check_step(step)
@@ -172,12 +118,12 @@ class LearnedProximal(ExplicitPrior):
             return self._outside(self.network(self._inside(x)), x)
 
     def prox_and_energy(self, x: Tensor, step: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
-        """``f(x)`` and ``R(f(x))``, by the identity: no inversion."""
+        """Return ``f(x)`` and ``R(f(x))``; the identity above needs no inversion."""
         self._check_step(step)
         with self._mode(x):
             inside = self._inside(x)
             psi, p = self.network.potential_and_gradient(inside)
-            # <p, x> - |p|^2 / 2 without the cancellation of the two.
+            # <p, x> - |p|^2 / 2, without cancellation
             energy = 0.5 * (item_sum(inside.square()) - item_sum((p - inside).square())) - psi
             return self._outside(p, x), self._energy_outside(energy, x)
 
@@ -185,28 +131,30 @@ class LearnedProximal(ExplicitPrior):
         level = torch.as_tensor(sigma, dtype=torch.float64)
         if not bool(((level / self.sigma - 1).abs() < 1e-4).all()):
             raise InputError(
-                f"{self!r} knows the noise level {self.sigma:g} alone, and {float(level.flatten()[0]):g} was asked for"
+                f"{self!r} denoises at the noise level {self.sigma:g} only, "
+                f"got {float(level.flatten()[0]):g}"
             )
         return self.prox(x)
 
     def psi(self, x: Tensor) -> Tensor:
-        """The convex potential whose gradient is the prox, ``(batch,)``."""
+        """Return the convex potential whose gradient is the prox, ``(batch,)``."""
         with self._mode(x):
             inside, (low, high) = self._inside(x), self.intensity_range
             psi = (high - low) ** 2 * self._per_item(self.network.potential(inside), x)
             return psi if low == 0 else psi + low * item_sum(x).to(x.dtype)
 
-    # -- the prior -----------------------------------------------------------------------------------------------------
-
     def inverse(self, x: Tensor, tolerance: float = 1e-7, max_iterations: int = 2000) -> Inversion:
-        """``y`` with ``f(y) = x`` and ``R(x)``, from the convex problem ``min psi(y) - <x, y>``; and by how much it is missed.
+        """Compute ``y`` with ``f(y) = x`` and ``R(x)``, from ``min psi(y) - <x, y>``.
 
-        Where the network has strong_convexity there is one for every x. Elsewhere x may lie outside the range of f, R is infinite
-        there, and what is given is a lower bound that grows with the iterations: a small residual does not say that it has come to an
-        end, so look at ``converged`` too.
+        If the network has ``strong_convexity``, there is one y for every x. Otherwise x may lie
+        outside the range of f. Then R is infinite there, and the returned energy is a lower bound
+        that grows with the iterations. A small residual does not mean convergence, so check
+        ``converged`` too.
 
         Args:
-            tolerance: of the gradient, relative, see `solvers.LBFGS`.
+            x: images, ``(batch, channel, *space)``.
+            tolerance: relative tolerance of the gradient, see `solvers.LBFGS`.
+            max_iterations: number of iterations after which the solver stops.
         """
         found = invert(self.network, self._inside(x), tolerance, max_iterations)
         low, high = self.intensity_range
@@ -217,25 +165,21 @@ class LearnedProximal(ExplicitPrior):
         )
 
     def energy(self, x: Tensor) -> Tensor:
-        """``R(x)``, ``(batch,)``, by `inverse`, which also tells its residual; `prox_and_energy` knows it for nothing."""
+        """Return ``R(x)``, ``(batch,)``, by `inverse`, which also returns the residual.
+
+        `prox_and_energy` gives the energy of a prox without an inversion.
+        """
         return self.inverse(x).energy
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
-        """``f^{-1}(x) - x``: what the prox moves x back by."""
+        """Return ``f^{-1}(x) - x``, the vector that the prox subtracts."""
         return self.inverse(x).y - x
 
-    # -- units and channels --------------------------------------------------------------------------------------------
-
     def _inside(self, x: Tensor) -> Tensor:
-        """What the network sees: its own intensities, and every channel as an item where it is for one."""
+        """Return x in the network's intensities, with channels as items if ``channelwise``."""
         if not x.is_floating_point():
             raise InputError(f"{self!r} takes real images of floating point, got {x.dtype}")
-        like = next(iter(self.network.parameters()), x)
-        if like.device != x.device or like.dtype != x.dtype:
-            raise InputError(
-                f"the network of {self!r} is {like.dtype} on {like.device} and the image {x.dtype} on {x.device}; move "
-                f"the prior with prior.to(dtype={x.dtype}, device={str(x.device)!r})"
-            )
+        check_placement(self, self.network, x)
         low, high = self.intensity_range
         inside = x if (low, high) == (0, 1) else (x - low) / (high - low)
         return inside.reshape(-1, 1, *x.shape[2:]) if self.channelwise else inside
@@ -257,22 +201,85 @@ class LearnedProximal(ExplicitPrior):
             raise InputError(
                 f"{self!r} takes a tensor (batch, channel, *space), got {type(x).__name__}"
             )
-        # The network is used, not trained: a graph is made where the image asks for one.
+        # The network is used, not trained: a graph is made only if the image requires gradients.
         return torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad)
 
     def _check_step(self, step: float | Tensor) -> None:
         times = torch.as_tensor(step, dtype=torch.float64).flatten()
         if not bool(((times - 1).abs() < 1e-4).all()):
             raise InputError(
-                f"{self!r} knows its prox at step 1 alone, and step times weight is "
-                f"{float(times[(times - 1).abs().argmax()]):.4g}; use "
-                "ADMM, ProximalGradient or DouglasRachford without a step of your own, or Denoiser(network), which disregards "
-                "the step"
+                f"{self!r} has its prox at step 1 only, and step times weight is "
+                f"{float(times[(times - 1).abs().argmax()]):.4g}; use ADMM, ProximalGradient or "
+                "DouglasRachford with their own step, or Denoiser(network), which disregards it"
             )
 
     def __repr__(self) -> str:
         free = "" if self.within_theorem else ", within_theorem=False"
         return f"LearnedProximal({type(self.network).__name__}, sigma={self.sigma:g}{free})"
+
+
+class Inversion(NamedTuple):
+    """Inverse of a learned prox.
+
+    Attributes:
+        y: the point with ``f(y) = x``, shaped like x.
+        energy: ``R(x)``, ``(batch,)``; a lower bound of it if ``y`` was not reached.
+        residual: ``|f(y) - x|``, ``(batch,)``.
+        converged: whether the gradient fell to the tolerance, ``(batch,)``.
+    """
+
+    y: Tensor
+    energy: Tensor
+    residual: Tensor
+    converged: Tensor
+
+
+def invert(network: ConvexNetwork, x: Tensor, tolerance: float, max_iterations: int) -> Inversion:
+    """Compute ``y`` with ``f(y) = x`` by L-BFGS in float64 from ``y = x``, without a graph."""
+    import invtoolbox  # deferred: the solvers are imported above the priors
+
+    precise = network if x.dtype == torch.float64 else copy.deepcopy(network).double()
+    target = x.detach().double()
+    problem = invtoolbox.Problem(target, Identity(target.shape[1:]))
+    solution = invtoolbox.solve(
+        problem,
+        BeyondSquare(precise),
+        "lbfgs",
+        regularization=1.0,
+        initial=target,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        progress=False,
+    )
+    y = solution.x
+    with torch.no_grad():
+        psi, reached = precise.potential_and_gradient(y)
+    # This is a lower bound of psi* for any y, so rounding and early stops make R smaller, never
+    # larger.
+    energy = item_sum(target * y) - psi - 0.5 * item_sum(target.square())
+    converged = torch.tensor([status == "converged" for status in solution.status], device=x.device)
+    return Inversion(
+        y.to(x.dtype),
+        energy.to(x.dtype),
+        item_sum((reached - target).square()).sqrt().to(x.dtype),
+        converged,
+    )
+
+
+class BeyondSquare(ExplicitPrior):
+    """Prior ``psi(y) - 1/2 |y|^2``, which turns a least-squares misfit into the inversion problem.
+
+    With the misfit ``1/2 |y - x|^2`` the objective is ``psi(y) - <x, y> + 1/2 |x|^2``, whose
+    minimum is ``-R(x)``.
+    """
+
+    is_smooth = True
+
+    def __init__(self, network: ConvexNetwork) -> None:
+        self.network = network
+
+    def energy(self, x: Tensor) -> Tensor:
+        return self.network.potential(x) - 0.5 * item_sum(x.square())
 
 
 def _is_positive(value: object) -> bool:

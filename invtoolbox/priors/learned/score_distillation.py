@@ -1,11 +1,11 @@
-"""Scores for distillation: what noise a diffusion model, or a density that is known exactly, sees in a noisy picture.
+"""Score distillation, which moves a scene so that a diffusion model finds its pictures likely.
 
-Score distillation: a scene moves to where a diffusion model likes its pictures.
+`ScoreDistillation` is the prior. A `Score` is its model of the noise in a picture: `GaussianScore`
+and `DenoiserScore` are exact or cheap, `DiffusersScore` wraps a diffusion pipeline.
 """
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -17,19 +17,15 @@ from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ExplicitPrior
-
-
-def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 2e-2) -> Tensor:
-    """``alpha_bar_t = prod_{s <= t} (1 - beta_s)`` with beta from ``first`` to ``last`` (Ho, Jain and Abbeel, "DDPM", 2020),
-    ``(steps,)``."""
-    return (1 - torch.linspace(first, last, steps, dtype=torch.float64)).cumprod(0)
+from invtoolbox.priors.settings import replace
 
 
 class Score(Settings):
-    r"""The noise in ``z = sqrt(alpha_bar_t) x + sqrt(1 - alpha_bar_t) e`` as a model of x sees it: ``E[e | z]``.
+    """Base class of models of the noise in a picture: the expectation ``E[e | z]``.
 
-    It is ``-sqrt(1 - alpha_bar_t)`` times the score ``grad log p_t(z)``. Your own: a subclass with `noise`, and `encode` where the model
-    works on latents.
+    ``z = sqrt(alpha_bar_t) x + sqrt(1 - alpha_bar_t) e`` is the noisy picture. The expectation is
+    ``-sqrt(1 - alpha_bar_t)`` times the score ``grad log p_t(z)``. A subclass writes `noise`, and
+    `encode` if the model works on latents.
 
     Attributes:
         alphas: alpha_bar of every step t, falling, ``(T,)``.
@@ -39,237 +35,61 @@ class Score(Settings):
 
     @abstractmethod
     def noise(self, z: Tensor, t: Tensor) -> Tensor:
-        """``E[e | z]``: pictures ``(n, channel, row, column)`` at steps ``(n,)``, int64; n is a multiple of the pictures it was told of."""
+        """Return ``E[e | z]`` of pictures ``(n, channel, row, column)`` at steps ``(n,)``, int64.
+
+        n is a multiple of the number of pictures that the score was made for.
+        """
 
     def encode(self, x: Tensor) -> Tensor:
-        """What noise is added to; differentiable. The pictures themselves unless overridden."""
+        """Return the variable to which noise is added; differentiable.
+
+        It is the pictures themselves unless overridden.
+        """
         return x
 
     def subset(self, index: Any) -> Self:
-        """The score of some of the pictures, where each has its own."""
+        """Return the score of some of the pictures, if each has its own."""
         return self
 
     def at_steps(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """``sqrt(alpha_bar_t)`` and ``sqrt(1 - alpha_bar_t)``, shaped to multiply ``like``."""
+        """Return ``sqrt(alpha_bar_t)`` and ``sqrt(1 - alpha_bar_t)`` as factors of ``like``."""
         chosen = self.alphas.to(like.device)[t]
         return expand(chosen.sqrt().to(like), like), expand((1 - chosen).sqrt().to(like), like)
 
 
-def _checked_alphas(alphas: Tensor | None) -> Tensor:
-    values = linear_schedule() if alphas is None else torch.as_tensor(alphas, dtype=torch.float64)
-    if (
-        values.ndim != 1
-        or not len(values)
-        or not bool(((values > 0) & (values < 1)).all())
-        or bool((values.diff() > 0).any())
-    ):
-        raise InputError(
-            "the alphas of a score are (T,), between 0 and 1 and falling: alpha_bar of every step of the diffusion"
-        )
-    return values
-
-
-class GaussianScore(Score):
-    r"""That of ``x ~ N(mean, std^2)``: ``sqrt(1 - a) (z - sqrt(a) mean) / (a std^2 + 1 - a)`` with ``a = alpha_bar_t``.
-
-    With a picture as the mean it is an oracle that knows what every view should show: score distillation can be tested against it without a
-    network.
-
-    Args:
-        mean: one picture for all, ``(channel, row, column)``, or ``(picture, channel, row, column)`` with one for every block of a
-        renderer.
-        std: the standard deviation, one for all pixels.
-        alphas: see `Score`; those of `linear_schedule` by default.
-
-    >>> score = GaussianScore(torch.ones(1, 2, 2), std=0.5, alphas=torch.tensor([0.5]))
-    >>> score.noise(torch.zeros(1, 1, 2, 2), torch.tensor([0])).mean()  # -sqrt(0.5) sqrt(0.5) / (0.125 + 0.5)
-    tensor(-0.8000)
-    """
-
-    def __init__(self, mean: Tensor, std: float, alphas: Tensor | None = None) -> None:
-        if mean.ndim not in (3, 4) or not std >= 0:
-            raise InputError(
-                "GaussianScore takes a mean (channel, row, column) or (picture, channel, row, column) and a std of at least "
-                f"0, got {tuple(mean.shape)} and {std}"
-            )
-        self.mean, self.std, self.alphas = (
-            mean if mean.ndim == 4 else mean[None],
-            std,
-            _checked_alphas(alphas),
-        )
-
-    def noise(self, z: Tensor, t: Tensor) -> Tensor:
-        a, b = self.at_steps(t, z)
-        return (
-            b
-            * (z - a * _repeated(self.mean.to(z), len(z)))
-            / (a.square() * self.std**2 + b.square())
-        )
-
-    def subset(self, index: Any) -> Self:
-        return self._with_mean(self.mean if len(self.mean) == 1 else self.mean[index])
-
-    def _with_mean(self, mean: Tensor) -> Self:
-        other = copy.copy(self)
-        other.mean = mean
-        return other
-
-
-class DenoiserScore(Score):
-    r"""That of any denoiser, by Tweedie's identity: ``(z - sqrt(a) D(z / sqrt(a), sigma)) / sqrt(1 - a)``, ``sigma = sqrt(1 / a - 1)``.
-
-    Exact for priors whose denoiser is the posterior mean: `Gaussian`, `GaussianMixture`, `ConditionalMixture`. Networks denoise
-    well up to the noise that they were trained for, so pair them with a `ScoreDistillation` whose largest step is no noisier.
-
-    Args:
-        prior: with ``denoise``; pictures have the values that it is meant for.
-        alphas: see `Score`.
-        condition: for a `ConditionalPrior`: one, ``(1, *shape)``, or one for every picture.
-
-    >>> from invtoolbox.priors import Gaussian
-    >>> score = DenoiserScore(Gaussian(torch.ones(1, 2, 2), 0.25), alphas=torch.tensor([0.5]))
-    >>> score.noise(torch.zeros(1, 1, 2, 2), torch.tensor([0])).mean()
-    tensor(-0.8000)
-    """
-
-    def __init__(
-        self, prior: ExplicitPrior, alphas: Tensor | None = None, condition: Tensor | None = None
-    ) -> None:
-        if "denoise" not in prior.offers:
-            raise InputError(f"DenoiserScore needs a prior that denoises, and {prior!r} does not")
-        if condition is not None and not hasattr(prior, "denoise_given"):
-            raise InputError(f"{prior!r} takes no condition; a ConditionalPrior does")
-        self.prior, self.alphas, self.condition = prior, _checked_alphas(alphas), condition
-
-    def noise(self, z: Tensor, t: Tensor) -> Tensor:
-        a, b = self.at_steps(t, z)
-        sigma = (b / a).flatten()
-        if self.condition is None:
-            clean = self.prior.denoise(z / a, sigma)
-        else:
-            clean = self.prior.denoise_given(z / a, sigma, _repeated(self.condition.to(z), len(z)))  # type: ignore[attr-defined]
-        return (z - a * clean) / b
-
-    def subset(self, index: Any) -> Self:
-        if self.condition is None or len(self.condition) == 1:
-            return self
-        other = copy.copy(self)
-        other.condition = self.condition[index]
-        return other
-
-
-class DiffusersScore(Score):
-    r"""That of a text-to-image pipeline of the package diffusers, which is handed in and never downloaded: a latent diffusion model.
-
-    Anything with the same members will do: ``unet(z, t, encoder_hidden_states=...).sample``, ``scheduler.alphas_cumprod``,
-    ``scheduler.config.prediction_type`` (``"epsilon"`` or ``"v_prediction"``), ``vae.encode(x).latent_dist.mode()``,
-    ``vae.config.scaling_factor`` and ``encode_prompt(prompt, device, 1, True, negative_prompt)``, which gives the embeddings with and
-    without the prompt. Pictures have values from 0 to 1. The guided noise is ``e_0 + guidance (e_c - e_0)`` (Ho and Salimans, 2022).
-
-    Args:
-        pipeline: for example ``diffusers.StableDiffusionPipeline.from_pretrained(...)``.
-        prompt: one text, or one for every picture (``"a dog, side view"``).
-        negative_prompt: what the unguided noise is told.
-        guidance: 100 in DreamFusion and Vox-E; 7.5 is usual for pictures.
-        size: pictures are brought to this ``(height, width)`` before they are encoded; None to leave them.
-    """
-
-    def __init__(
-        self,
-        pipeline: Any,
-        prompt: str | Sequence[str],
-        negative_prompt: str = "",
-        guidance: float = 100.0,
-        size: tuple[int, int] | None = None,
-    ) -> None:
-        for member in ("unet", "scheduler", "vae", "encode_prompt"):
-            if not hasattr(pipeline, member):
-                raise InputError(
-                    f"DiffusersScore takes a text-to-image pipeline of diffusers; {type(pipeline).__name__} has no {member}"
-                )
-        self.kind = str(getattr(pipeline.scheduler.config, "prediction_type", "epsilon"))
-        if self.kind not in ("epsilon", "v_prediction"):
-            raise InputError(
-                f"DiffusersScore knows models that predict 'epsilon' or 'v_prediction', and this one predicts {self.kind!r}"
-            )
-        self.unet, self.vae, self.guidance, self.size = pipeline.unet, pipeline.vae, guidance, size
-        self.alphas = _checked_alphas(pipeline.scheduler.alphas_cumprod)
-        texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        with torch.no_grad():
-            device = getattr(pipeline, "device", torch.device("cpu"))
-            given, free = pipeline.encode_prompt(
-                texts, device, 1, True, negative_prompt=[negative_prompt] * len(texts)
-            )[:2]
-        self.given, self.free = given.detach(), free.detach()
-
-    def encode(self, x: Tensor) -> Tensor:
-        if self.size is not None:
-            x = torch.nn.functional.interpolate(
-                x, self.size, mode="bilinear", align_corners=False, antialias=True
-            )
-        latent: Tensor = (
-            self.vae.encode(2 * x - 1).latent_dist.mode() * self.vae.config.scaling_factor
-        )
-        return latent
-
-    def noise(self, z: Tensor, t: Tensor) -> Tensor:
-        given, free = (_repeated(e, len(z)) for e in (self.given, self.free))
-        both = self.unet(
-            torch.cat([z, z]), torch.cat([t, t]), encoder_hidden_states=torch.cat([free, given])
-        ).sample
-        without, with_prompt = both.chunk(2)
-        guided = without + self.guidance * (with_prompt - without)
-        if self.kind == "epsilon":
-            return guided
-        a, b = self.at_steps(t, z)
-        return a * guided + b * z
-
-    def subset(self, index: Any) -> Self:
-        if len(self.given) == 1:
-            return self
-        other = self.__class__.__new__(self.__class__)
-        vars(other).update(vars(self))
-        other.given, other.free = self.given[index], self.free[index]
-        return other
-
-
-def _repeated(parts: Tensor, count: int) -> Tensor:
-    """One part for each of so many pictures, items of a batch one after the other."""
-    if count % len(parts):
-        raise InputError(
-            f"a score was told of {len(parts)} pictures and is given {count}; give it one for all, or one for each "
-            "block of the renderer"
-        )
-    return parts.repeat(count // len(parts), *[1] * (parts.ndim - 1))
-
-
 class ScoreDistillation(ExplicitPrior):
-    r"""A gradient without an energy: ``mean over pictures of w(t) (score.noise(z, t) - e)``, z the picture under the noise e at step t.
+    """Gradient without an energy: the mean over pictures of ``w(t) (score.noise(z, t) - e)``.
 
-    For pictures ``(batch, channel, row, column)``, or ``(batch, channel, picture, row, column)`` as renderers give them: ``w *
-    ScoreDistillation(score) @ A`` moves a scene so that its renderings become likely. t and e are drawn from the seed and the iteration,
-    for every picture anew and the same for all items. A model of latents is differentiated through its encoder, not through its network.
+    z is the picture with the noise e at step t. Pictures are ``(batch, channel, row, column)``, or
+    ``(batch, channel, picture, row, column)`` as renderers return them:
+    ``w * ScoreDistillation(score) @ A`` moves a scene so that its renderings become likely. t and e
+    are drawn from the seed and the iteration, for every picture anew, with the same draws for all
+    items. A model of latents is differentiated through its encoder, not through its network.
 
-    With a ``reference`` it is the difference of two scores: ``w(t) (score.noise(z, t) - reference.noise(z, t))``, which is free of the
-    drawn noise, and where the models agree nothing is pulled: what one knows and the other does not (a motion, an edit).
+    With a ``reference`` the gradient is the difference of two scores,
+    ``w(t) (score.noise(z, t) - reference.noise(z, t))``. It is free of the drawn noise and vanishes
+    where the models agree. Only the part remains that one of them has learned and the other has not
+    (a motion, an edit).
 
-    Sources: Poole et al., "DreamFusion", ICLR 2023, equation 3; Sella et al., "Vox-E", ICCV 2023 (steps and their schedule); Animus3D,
-    2025, and Hertz et al., "Delta denoising score", ICCV 2023 (differences).
+    Sources: Poole et al., "DreamFusion", ICLR 2023, equation 3; Sella et al., "Vox-E", ICCV 2023
+    (steps and their schedule); Animus3D, 2025, and Hertz et al., "Delta denoising score", ICCV 2023
+    (differences).
 
     Args:
         score: a `Score`: `GaussianScore`, `DenoiserScore`, `DiffusersScore`, or your own.
-        reference: another one, in place of the drawn noise.
-        steps: the range of t, as shares of all steps.
+        reference: another score, in place of the drawn noise.
+        steps: range of t, as shares of all steps.
         weight: w as a function of alpha_bar; ``1 - alpha_bar`` by default.
-        noise: where e comes from: called with a tensor like the noise and the generator, or the noise itself (that of an inversion);
-            standard normal draws by default.
-        shrink: ``(after, every, factor, floor)``: from the iteration ``after`` on, the largest step shrinks by ``factor`` every so many
-            iterations, down to ``floor``; Vox-E has (4000, 600, 0.75, 0.22).
+        noise: source of e: a function of a tensor shaped as the noise and of the generator, or the
+            noise itself (such as the noise of an inversion); standard normal draws by default.
+        shrink: ``(after, every, factor, floor)``: from the iteration ``after`` on, the largest step
+            shrinks by ``factor`` after every ``every`` iterations, down to ``floor``; Vox-E has
+            (4000, 600, 0.75, 0.22).
 
     >>> from invtoolbox.priors import GaussianScore
     >>> score = GaussianScore(torch.ones(1, 2, 2), std=0.0, alphas=torch.tensor([0.5]))
-    >>> x = torch.zeros(1, 1, 2, 2)
-    >>> ScoreDistillation(score).gradient(x, torch.Generator().manual_seed(0)).mean()  # w sqrt(a / (1 - a)) (x - mean)
+    >>> x, generator = torch.zeros(1, 1, 2, 2), torch.Generator().manual_seed(0)
+    >>> ScoreDistillation(score).gradient(x, generator).mean()  # w sqrt(a / (1 - a)) (x - mean)
     tensor(-0.5000)
     """
 
@@ -284,17 +104,20 @@ class ScoreDistillation(ExplicitPrior):
     ) -> None:
         if not 0 <= steps[0] <= steps[1] <= 1:
             raise InputError(
-                f"steps of ScoreDistillation are shares of all steps, from low to high within 0 to 1, got {steps}"
+                "steps of ScoreDistillation are shares of all steps, from low to high within "
+                f"0 to 1, got {steps}"
             )
         if reference is not None and not torch.equal(reference.alphas, score.alphas):
             raise InputError(
-                "the two scores of ScoreDistillation have different schedules of noise; give both the same alphas"
+                "the two scores of ScoreDistillation have different schedules of noise; "
+                "give both the same alphas"
             )
         if shrink is not None and not (
             shrink[1] >= 1 and 0 < shrink[2] <= 1 and 0 <= shrink[3] <= 1
         ):
             raise InputError(
-                f"shrink of ScoreDistillation is (after, every, factor, floor) with factor and floor up to 1, got {shrink}"
+                "shrink of ScoreDistillation is (after, every, factor, floor) with factor and "
+                f"floor up to 1, got {shrink}"
             )
         self.score, self.reference, self.steps, self.weight, self.noise, self.shrink = (
             score,
@@ -308,8 +131,9 @@ class ScoreDistillation(ExplicitPrior):
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         if x.ndim not in (4, 5):
             raise InputError(
-                f"{self!r} takes pictures (batch, channel, row, column) or (batch, channel, picture, row, column), got "
-                f"{tuple(x.shape)}; renderers of voxels give pictures with block='picture'"
+                f"{self!r} takes pictures (batch, channel, row, column) or (batch, channel, "
+                f"picture, row, column), got {tuple(x.shape)}; renderers of voxels give pictures "
+                "with block='picture'"
             )
         generator = torch.Generator(x.device) if generator is None else generator
         pictures = 1 if x.ndim == 4 else x.shape[2]
@@ -322,7 +146,7 @@ class ScoreDistillation(ExplicitPrior):
         return result
 
     def _slope(self, latent: Tensor, batch: int, pictures: int, generator: Generator) -> Tensor:
-        """The pull on what the score sees, ``(batch * picture, ...)``."""
+        """Return the gradient with respect to the encoded pictures, ``(batch * picture, ...)``."""
         with torch.no_grad():
             last = len(self.score.alphas) - 1
             low, high = (round(share * last) for share in self.steps)
@@ -351,23 +175,213 @@ class ScoreDistillation(ExplicitPrior):
         if self.shrink is None or iteration < self.shrink[0]:
             return self
         after, every, factor, floor = self.shrink
-        other = copy.copy(self)
         low, high = self.steps
-        other.steps = (
-            low,
-            max(low, min(high, max(floor, high * factor ** ((iteration - after) // every + 1)))),
-        )
-        other.shrink = None
-        return other
+        largest = max(floor, high * factor ** ((iteration - after) // every + 1))
+        return replace(self, steps=(low, max(low, min(high, largest))), shrink=None)
 
     def subset(self, index: Any) -> Self:
-        other = copy.copy(self)
-        other.score = self.score.subset(index)
-        other.reference = None if self.reference is None else self.reference.subset(index)
-        if isinstance(self.noise, Tensor) and self.noise.ndim == 4 and len(self.noise) > 1:
-            other.noise = self.noise[index]
-        return other
+        score = self.score.subset(index)
+        reference = None if self.reference is None else self.reference.subset(index)
+        noise = self.noise
+        if isinstance(noise, Tensor) and noise.ndim == 4 and len(noise) > 1:
+            noise = noise[index]
+        return replace(self, score=score, reference=reference, noise=noise)
 
     def __repr__(self) -> str:
         less = "" if self.reference is None else f", reference={type(self.reference).__name__}"
         return f"ScoreDistillation({type(self.score).__name__}{less})"
+
+
+class GaussianScore(Score):
+    """Score of ``x ~ N(mean, std^2)``.
+
+    It is ``sqrt(1 - a) (z - sqrt(a) mean) / (a std^2 + 1 - a)`` with ``a = alpha_bar_t``. With a
+    picture as the mean it is an exact score of what every view should show, so score distillation
+    can be tested without a network.
+
+    Args:
+        mean: one picture for all, ``(channel, row, column)``, or
+            ``(picture, channel, row, column)`` with one picture per block of a renderer.
+        std: standard deviation, one number for all pixels.
+        alphas: see `Score`; `linear_schedule` by default.
+
+    >>> score = GaussianScore(torch.ones(1, 2, 2), std=0.5, alphas=torch.tensor([0.5]))
+    >>> z, t = torch.zeros(1, 1, 2, 2), torch.tensor([0])
+    >>> score.noise(z, t).mean()  # -sqrt(0.5) sqrt(0.5) / (0.125 + 0.5)
+    tensor(-0.8000)
+    """
+
+    def __init__(self, mean: Tensor, std: float, alphas: Tensor | None = None) -> None:
+        if mean.ndim not in (3, 4) or not std >= 0:
+            raise InputError(
+                "GaussianScore takes a mean (channel, row, column) or (picture, channel, row, "
+                f"column) and a std of at least 0, got {tuple(mean.shape)} and {std}"
+            )
+        self.mean, self.std, self.alphas = (
+            mean if mean.ndim == 4 else mean[None],
+            std,
+            _check_alphas(alphas),
+        )
+
+    def noise(self, z: Tensor, t: Tensor) -> Tensor:
+        a, b = self.at_steps(t, z)
+        return (
+            b * (z - a * _repeat(self.mean.to(z), len(z))) / (a.square() * self.std**2 + b.square())
+        )
+
+    def subset(self, index: Any) -> Self:
+        return replace(self, mean=self.mean if len(self.mean) == 1 else self.mean[index])
+
+
+class DenoiserScore(Score):
+    """Score of a denoiser, by Tweedie's identity.
+
+    It is ``(z - sqrt(a) D(z / sqrt(a), sigma)) / sqrt(1 - a)`` with ``sigma = sqrt(1 / a - 1)``.
+    The score is exact for priors whose denoiser is the posterior mean: `Gaussian`,
+    `GaussianMixture`, `ConditionalMixture`. Networks denoise well up to the noise level of their
+    training, so pair them with a `ScoreDistillation` whose largest step is no noisier.
+
+    Args:
+        prior: prior with ``denoise``; pictures have the values that the prior is meant for.
+        alphas: see `Score`.
+        condition: condition of a `ConditionalPrior`: one, ``(1, *shape)``, or one per picture.
+
+    >>> from invtoolbox.priors import Gaussian
+    >>> score = DenoiserScore(Gaussian(torch.ones(1, 2, 2), 0.25), alphas=torch.tensor([0.5]))
+    >>> score.noise(torch.zeros(1, 1, 2, 2), torch.tensor([0])).mean()
+    tensor(-0.8000)
+    """
+
+    def __init__(
+        self, prior: ExplicitPrior, alphas: Tensor | None = None, condition: Tensor | None = None
+    ) -> None:
+        if "denoise" not in prior.offers:
+            raise InputError(f"DenoiserScore needs a prior that denoises, and {prior!r} does not")
+        if condition is not None and not hasattr(prior, "denoise_given"):
+            raise InputError(f"{prior!r} takes no condition; a ConditionalPrior does")
+        self.prior, self.alphas, self.condition = prior, _check_alphas(alphas), condition
+
+    def noise(self, z: Tensor, t: Tensor) -> Tensor:
+        a, b = self.at_steps(t, z)
+        sigma = (b / a).flatten()
+        if self.condition is None:
+            clean = self.prior.denoise(z / a, sigma)
+        else:
+            clean = self.prior.denoise_given(z / a, sigma, _repeat(self.condition.to(z), len(z)))  # type: ignore[attr-defined]
+        return (z - a * clean) / b
+
+    def subset(self, index: Any) -> Self:
+        if self.condition is None or len(self.condition) == 1:
+            return self
+        return replace(self, condition=self.condition[index])
+
+
+class DiffusersScore(Score):
+    """Score of a text-to-image pipeline of the package diffusers, a latent diffusion model.
+
+    The pipeline is an argument and is never downloaded. Any object with the same members is
+    accepted: ``unet(z, t, encoder_hidden_states=...).sample``, ``scheduler.alphas_cumprod``,
+    ``scheduler.config.prediction_type`` (``"epsilon"`` or ``"v_prediction"``),
+    ``vae.encode(x).latent_dist.mode()``, ``vae.config.scaling_factor`` and
+    ``encode_prompt(prompt, device, 1, True, negative_prompt)``, which returns the embeddings with
+    and without the prompt. Pictures have values from 0 to 1. The guided noise is
+    ``e_0 + guidance (e_c - e_0)`` (Ho and Salimans, 2022).
+
+    Args:
+        pipeline: for example ``diffusers.StableDiffusionPipeline.from_pretrained(...)``.
+        prompt: one text, or one per picture (``"a dog, side view"``).
+        negative_prompt: text for the unguided noise.
+        guidance: factor of the guidance; 100 in DreamFusion and Vox-E, 7.5 is usual for pictures.
+        size: ``(height, width)`` to which pictures are resized before they are encoded; None keeps
+            their size.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        prompt: str | Sequence[str],
+        negative_prompt: str = "",
+        guidance: float = 100.0,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        for member in ("unet", "scheduler", "vae", "encode_prompt"):
+            if not hasattr(pipeline, member):
+                raise InputError(
+                    "DiffusersScore takes a text-to-image pipeline of diffusers; "
+                    f"{type(pipeline).__name__} has no {member}"
+                )
+        self.kind = str(getattr(pipeline.scheduler.config, "prediction_type", "epsilon"))
+        if self.kind not in ("epsilon", "v_prediction"):
+            raise InputError(
+                "DiffusersScore takes models that predict 'epsilon' or 'v_prediction', "
+                f"and this one predicts {self.kind!r}"
+            )
+        self.unet, self.vae, self.guidance, self.size = pipeline.unet, pipeline.vae, guidance, size
+        self.alphas = _check_alphas(pipeline.scheduler.alphas_cumprod)
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        with torch.no_grad():
+            device = getattr(pipeline, "device", torch.device("cpu"))
+            given, free = pipeline.encode_prompt(
+                texts, device, 1, True, negative_prompt=[negative_prompt] * len(texts)
+            )[:2]
+        self.given, self.free = given.detach(), free.detach()
+
+    def encode(self, x: Tensor) -> Tensor:
+        if self.size is not None:
+            x = torch.nn.functional.interpolate(
+                x, self.size, mode="bilinear", align_corners=False, antialias=True
+            )
+        latent: Tensor = (
+            self.vae.encode(2 * x - 1).latent_dist.mode() * self.vae.config.scaling_factor
+        )
+        return latent
+
+    def noise(self, z: Tensor, t: Tensor) -> Tensor:
+        given, free = (_repeat(e, len(z)) for e in (self.given, self.free))
+        both = self.unet(
+            torch.cat([z, z]), torch.cat([t, t]), encoder_hidden_states=torch.cat([free, given])
+        ).sample
+        without, with_prompt = both.chunk(2)
+        guided = without + self.guidance * (with_prompt - without)
+        if self.kind == "epsilon":
+            return guided
+        a, b = self.at_steps(t, z)
+        return a * guided + b * z
+
+    def subset(self, index: Any) -> Self:
+        if len(self.given) == 1:
+            return self
+        return replace(self, given=self.given[index], free=self.free[index])
+
+
+def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 2e-2) -> Tensor:
+    """Return ``alpha_bar_t = prod_{s <= t} (1 - beta_s)``, with beta from ``first`` to ``last``.
+
+    The shape is ``(steps,)``. Source: Ho, Jain and Abbeel, "DDPM", 2020.
+    """
+    return (1 - torch.linspace(first, last, steps, dtype=torch.float64)).cumprod(0)
+
+
+def _check_alphas(alphas: Tensor | None) -> Tensor:
+    values = linear_schedule() if alphas is None else torch.as_tensor(alphas, dtype=torch.float64)
+    if (
+        values.ndim != 1
+        or not len(values)
+        or not bool(((values > 0) & (values < 1)).all())
+        or bool((values.diff() > 0).any())
+    ):
+        raise InputError(
+            "the alphas of a score are (T,), between 0 and 1 and falling: "
+            "alpha_bar of every step of the diffusion"
+        )
+    return values
+
+
+def _repeat(parts: Tensor, count: int) -> Tensor:
+    """Repeat the parts for every item of a batch, up to ``count`` pictures in all."""
+    if count % len(parts):
+        raise InputError(
+            f"a score was made for {len(parts)} pictures and is given {count}; "
+            "give it one for all, or one for each block of the renderer"
+        )
+    return parts.repeat(count // len(parts), *[1] * (parts.ndim - 1))

@@ -1,6 +1,7 @@
-"""Clusters that move as one: every point of a cluster has the cluster's flow.
+"""Priors of flows that are consistent within a cluster.
 
-Spatial consistency: the distances between points of one body stay what they are.
+`ClusterConsistency` favors one flow for all points of a cluster. `SpatialConsistency` keeps the
+distances between the points of one body.
 """
 
 from __future__ import annotations
@@ -14,40 +15,27 @@ from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.kernels.points.sparse_product import SparseProduct
-from invtoolbox.priors.motion.flow_prior import FlowPrior, check_labels, labels_of, smoothed_norm
-
-
-class _Clusters(Settings):
-    """How points belong to clusters: `means` takes values of points to those of clusters, `members` takes them back."""
-
-    def __init__(self, labels: Tensor, dtype: torch.dtype) -> None:
-        self.count, self.inside = len(labels), (labels >= 0).nonzero()[:, 0]
-        number, size = labels[self.inside].unique(return_inverse=True, return_counts=True)[1:]
-        n, k = len(self.inside), len(size)
-        here = torch.arange(n, device=labels.device)
-        self.means = SparseProduct(
-            number, self.inside, (1.0 / size)[number].to(dtype), (k, self.count)
-        )
-        self.members = SparseProduct(
-            here, number, torch.ones(n, dtype=dtype, device=labels.device), (n, k)
-        )
-
-    def __len__(self) -> int:
-        return self.count
+from invtoolbox.priors.motion.flow_prior import FlowPrior, check_labels, smooth_norm
+from invtoolbox.priors.settings import check_positive
 
 
 class ClusterConsistency(FlowPrior):
-    r"""``R(x) = 1/n sum_i |x_i - mean of x over the cluster of i|`` over the n points that belong to a cluster.
+    """Mean deviation of the flow of a point from the mean flow of its cluster.
 
-    A mean over points, in metres: large clusters count for more. Turning costs about half of what it moves; where that
-    matters, use `ARAP` or `RigidClusters`. The norm is smoothed, ``sqrt(|v|^2 + smoothing^2) - smoothing``.
+    ``R(x) = 1/n sum_i |x_i - mean of x over the cluster of i|`` over the n points that belong to a
+    cluster. It is a mean over points, in metres: large clusters count for more. A rotation costs
+    about half of the distance that it moves points; if that matters, use `ARAP` or `RigidClusters`.
+    The norm is smoothed, ``sqrt(|v|^2 + smoothing^2) - smoothing``.
 
-    Source: the cluster loss of Hoffmann et al., "Floxels", CVPR 2025, where it carries most of the method.
+    Source: the cluster loss of Hoffmann et al., "Floxels", CVPR 2025, which contributes most to
+    their method.
 
     Args:
-        labels: the cluster of each point, whole numbers ``(N,)`` or ``(batch, N)``; those of negative ones are free.
-        squared: ``1/2 |v|^2`` in place of the norm: a mean of squares, which outliers of a cluster pull at.
-        smoothing: metres.
+        labels: cluster of each point, whole numbers ``(N,)`` or ``(batch, N)``; points of a
+            negative label are free.
+        squared: whether ``1/2 |v|^2`` replaces the norm: a mean of squares, on which outliers of a
+            cluster have more influence.
+        smoothing: smoothing of the norm, in metres.
 
     >>> labels = torch.tensor([0, 0, 1, -1])
     >>> flow = torch.tensor([[[1.0, 0, 0], [3, 0, 0], [5, 0, 0], [7, 0, 0]]])
@@ -59,8 +47,7 @@ class ClusterConsistency(FlowPrior):
 
     def __init__(self, labels: Tensor, squared: bool = False, smoothing: float = 1e-3) -> None:
         super().__init__()
-        if not smoothing > 0:
-            raise InputError(f"the smoothing of ClusterConsistency is positive, got {smoothing}")
+        check_positive("the smoothing of ClusterConsistency", smoothing)
         self.labels, self.squared, self.smoothing = (
             check_labels(labels, "ClusterConsistency"),
             squared,
@@ -70,12 +57,8 @@ class ClusterConsistency(FlowPrior):
         self.pieces = tuple(_Clusters(row, torch.float32) for row in rows)
 
     def _piece(self, points: Tensor, item: int) -> _Clusters:
-        labels = labels_of(self.labels, item)
+        labels = self._labels_for(points, item)
         assert labels is not None
-        if len(labels) != len(points):
-            raise InputError(
-                f"ClusterConsistency has labels of {len(labels)} points, and the problem moves {len(points)}"
-            )
         return _Clusters(labels.to(points.device), points.dtype)
 
     def _item_energy(self, piece: _Clusters, flow: Tensor) -> Tensor:
@@ -85,55 +68,49 @@ class ClusterConsistency(FlowPrior):
         return (
             0.5 * strayed.square().sum(-1).mean()
             if self.squared
-            else smoothed_norm(strayed, self.smoothing).mean()
+            else smooth_norm(strayed, self.smoothing).mean()
         )
 
     def __repr__(self) -> str:
         return f"ClusterConsistency(squared={self.squared})"
 
 
-#: Entries of the matrices that are looked at together: what stays in a cache.
-_AT_ONCE = 1 << 19
-
-
-class _Groups(Settings):
-    """Groups of points that are one body each, those of one size together: ``(groups, size)`` indices, and the points at rest."""
-
-    def __init__(self, points: Tensor, members: list[Tensor]) -> None:
-        self.points, self.members = points, members
-        self.total = sum(len(index) for index in members)
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-
 class SpatialConsistency(FlowPrior):
-    r"""``R(x) = mean over groups of -log(lambda / n)``, lambda the largest eigenvalue of the n by n matrix
+    r"""Mean over groups of points of a cost that keeps the distances within a group.
 
-    .. math:: A_{ij} = \max\left(0,\ 1 - (|p_i - p_j| - |p'_i - p'_j|)^2 / \tau^2\right), \qquad p' = p + x.
+    ``R(x) = mean over groups of -log(lambda / n)``, where lambda is the largest eigenvalue of the n
+    by n matrix
 
-    ``lambda / n`` is 1 where every distance within the group is kept, and near the share of the points that keep theirs among
-    each other otherwise: points that do not belong to the body count little, and pull little. Groups are the clusters of
-    ``labels`` where these are given (Vidanapathirana et al., "Multi-body neural scene flow", 3DV 2024), and else each point with
-    its nearest neighbours (Vacek et al., "Let it flow", 2024). A mirrored body costs nothing here, and neither does any
-    flow that tears distances by more than tau: start where that is not so. Not convex.
+    .. math:: A_{ij} = \max\left(0,\ 1 - (|p_i - p_j| - |p'_i - p'_j|)^2 / \tau^2\right),
+              \qquad p' = p + x.
 
-    The eigenvector comes from ``iterations`` of the power method and is held fixed in the gradient, which is exact once it has
-    converged.
+    ``lambda / n`` is 1 if every distance within the group is kept. Otherwise it is near the share
+    of the points that keep their distances among each other: points that do not belong to the body
+    have little influence. Groups are the clusters of ``labels`` if these are given (Vidanapathirana
+    et al., "Multi-body neural scene flow", 3DV 2024), otherwise each point with its nearest
+    neighbours (Vacek et al., "Let it flow", 2024). A mirrored body costs nothing here. A flow that
+    changes distances by more than tau has no gradient, so start from a flow that does not. The
+    energy is not convex.
+
+    The eigenvector is computed by ``iterations`` of the power method and is held fixed in the
+    gradient, which is exact once the method has converged.
 
     Args:
-        labels: the cluster of each point, whole numbers ``(N,)`` or ``(batch, N)``; negative for none.
-        neighbours: of each point in its group, where there are no labels.
-        tau: by how much a distance may change, metres.
-        largest: clusters of more points are thinned to as many, drawn with the seed; a matrix takes the square of it.
-        smallest: clusters of fewer points are left out.
-        iterations: of the power method.
-        seed: of the draws.
+        labels: cluster of each point, whole numbers ``(N,)`` or ``(batch, N)``; negative for none.
+        neighbours: number of neighbours of each point in its group, if there are no labels.
+        tau: largest change of a distance, metres.
+        largest: number of points to which larger clusters are thinned, by draws with the seed; a
+            matrix has the square of it as its size.
+        smallest: number of points below which a cluster is left out.
+        iterations: number of iterations of the power method.
+        seed: seed of the draws.
 
     >>> p = torch.rand(1, 30, 3, generator=torch.Generator().manual_seed(0))
     >>> prior = SpatialConsistency(neighbours=8).bind(p)
-    >>> prior.energy(torch.full_like(p, 0.5)).abs().round(decimals=3), bool(prior.energy(0.1 * p) > 0.1)
-    (tensor([0.]), True)
+    >>> prior.energy(torch.full_like(p, 0.5)).abs().round(decimals=3)
+    tensor([0.])
+    >>> bool(prior.energy(0.1 * p) > 0.1)
+    True
     """
 
     def __init__(
@@ -149,25 +126,22 @@ class SpatialConsistency(FlowPrior):
         super().__init__()
         if not tau > 0 or neighbours < 1 or iterations < 1 or largest < smallest or smallest < 2:
             raise InputError(
-                "SpatialConsistency needs a positive tau, a neighbour an iteration, and 2 <= smallest <= largest; "
-                f"got tau={tau}, neighbours={neighbours}, iterations={iterations}, smallest={smallest}, largest={largest}"
+                "SpatialConsistency needs a positive tau, at least one neighbour and one "
+                f"iteration, and 2 <= smallest <= largest; got tau={tau}, neighbours={neighbours}, "
+                f"iterations={iterations}, smallest={smallest}, largest={largest}"
             )
         self.labels = None if labels is None else check_labels(labels, "SpatialConsistency")
         self.neighbours, self.tau, self.largest, self.smallest = neighbours, tau, largest, smallest
         self.iterations, self.seed = iterations, seed
 
     def _piece(self, points: Tensor, item: int) -> _Groups:
-        labels = labels_of(self.labels, item)
+        labels = self._labels_for(points, item)
         if labels is None:
-            # With so few points that some have fewer neighbours, every group is all of them.
+            # If there are fewer other points than neighbours, every group contains all points.
             k = min(self.neighbours, len(points) - 1)
             near = NeighbourGraph.of_points(points, max(k, 1)).edges[1].view(-1, max(k, 1))
             own = torch.arange(len(points), device=points.device)[: len(near), None]
             return _Groups(points, [torch.cat([own, near], dim=1)] if k else [])
-        if len(labels) != len(points):
-            raise InputError(
-                f"SpatialConsistency has labels of {len(labels)} points, and the problem moves {len(points)}"
-            )
         generator = torch.Generator().manual_seed(self.seed)
         members = []
         for label in labels[labels >= 0].unique().tolist():
@@ -190,18 +164,59 @@ class SpatialConsistency(FlowPrior):
         return total / max(piece.total, 1)
 
     def __repr__(self) -> str:
-        return f"SpatialConsistency({'labels' if self.labels is not None else f'neighbours={self.neighbours}'}, tau={self.tau:g})"
+        groups = "labels" if self.labels is not None else f"neighbours={self.neighbours}"
+        return f"SpatialConsistency({groups}, tau={self.tau:g})"
+
+
+class _Clusters(Settings):
+    """Clusters of points: `means` averages point values per cluster, `members` maps them back."""
+
+    def __init__(self, labels: Tensor, dtype: torch.dtype) -> None:
+        self.count, self.inside = len(labels), (labels >= 0).nonzero()[:, 0]
+        number, size = labels[self.inside].unique(return_inverse=True, return_counts=True)[1:]
+        n, k = len(self.inside), len(size)
+        here = torch.arange(n, device=labels.device)
+        self.means = SparseProduct(
+            number, self.inside, (1.0 / size)[number].to(dtype), (k, self.count)
+        )
+        self.members = SparseProduct(
+            here, number, torch.ones(n, dtype=dtype, device=labels.device), (n, k)
+        )
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class _Groups(Settings):
+    """Groups of points that are one body each, and the points at rest.
+
+    Groups of one size are stored together, as ``(groups, size)`` indices.
+    """
+
+    def __init__(self, points: Tensor, members: list[Tensor]) -> None:
+        self.points, self.members = points, members
+        self.total = sum(len(index) for index in members)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+#: Number of matrix entries that are computed together, so that they stay in a cache.
+_AT_ONCE = 1 << 19
 
 
 class _Cost(torch.autograd.Function):
-    """The sum over groups of ``-log(lambda / n)``; its gradient is made with it, while the matrices are at hand."""
+    """Sum over groups of ``-log(lambda / n)``.
+
+    The gradient is computed in the forward pass, while the matrices are in memory.
+    """
 
     @staticmethod
     def forward(context: Any, moved: Tensor, rest: Tensor, tau: float, iterations: int) -> Tensor:
         size, slopes, total = moved.shape[1], [], moved.new_zeros(())
         chunk = max(1, _AT_ONCE // size**2)
         for p, q in zip(moved.split(chunk), rest.split(chunk)):
-            p = p - p[:, :1]  # near the origin, sums lose nothing
+            p = p - p[:, :1]  # near the origin, sums lose no digits
             distance = _distances(p)
             change = (distance - _distances(q)) / tau
             A = torch.addcmul(torch.ones_like(change), change, change, value=-1).clamp_min_(0)
@@ -211,7 +226,8 @@ class _Cost(torch.autograd.Function):
                 v = v / v.norm(dim=-2, keepdim=True)
             score = (v * (A @ v)).sum((-1, -2), keepdim=True) / size
             total += -score.log().sum()
-            # Of -log(v A v / n) in the distances, over these: the weights of springs between the points.
+            # The derivative of -log(v A v / n) in the distances, divided by the distances, gives
+            # the weights of springs between the points.
             springs = torch.where((A > 0) & (distance > 0), change / distance.clamp_min(1e-12), 0.0)
             springs *= (2 / (tau * size)) * (v / score) * v.transpose(-1, -2)
             slopes.append(2 * (springs.sum(-1, keepdim=True) * p - springs @ p))
@@ -225,7 +241,10 @@ class _Cost(torch.autograd.Function):
 
 
 def _distances(points: Tensor) -> Tensor:
-    """Of all pairs, ``(groups, n, 3) -> (groups, n, n)``; from differences, since products lose the small ones."""
+    """Return the distances of all pairs, ``(groups, n, 3) -> (groups, n, n)``.
+
+    They are computed from differences, since products lose the small ones.
+    """
     squares: Tensor | None = None
     for c in points.unbind(-1):
         apart = c[..., :, None] - c[..., None, :]

@@ -1,11 +1,10 @@
-"""What priors of motion look at: the points that a problem moves, their labels, and the first flow of an answer.
+"""Base class of priors of a flow, and the points, labels and flows that they take.
 
-What priors of a flow have in common: something made of each item's points, and one energy an item.
+`FlowPrior` keeps something made of the points of each item, and computes one energy per item.
 """
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -14,46 +13,148 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
 
+class FlowPrior(ExplicitPrior):
+    """Base class of priors of the flow of points, ``(batch, N, 3)``, which depend on the points.
+
+    If x is several flows, the prior is of the first. A subclass defines what it keeps of the points
+    of an item (``_piece``, for example a graph) and the energy of the flow of that item
+    (``_item_energy``).
+    """
+
+    is_smooth = True
+    item_fields: ClassVar[tuple[str, ...]] = ("pieces",)
+    #: Labels of the points, ``(N,)`` or ``(batch, N)``, in priors that have labels.
+    labels: Tensor | None = None
+
+    def __init__(self) -> None:
+        self.pieces: tuple[Any, ...] = ()  # one that all items share, or one per item
+
+    @abstractmethod
+    def _piece(self, points: Tensor, item: int) -> Any:
+        """Return the data kept of the points ``(N, 3)`` of an item, an object of length N."""
+
+    @abstractmethod
+    def _item_energy(self, piece: Any, flow: Tensor) -> Tensor:
+        """Return the energy, a number, of the flow ``(N, 3)``."""
+
+    def _labels_for(self, points: Tensor, item: int) -> Tensor | None:
+        """Return the labels of an item, one per point."""
+        labels = labels_of(self.labels, item)
+        if labels is not None and len(labels) != len(points):
+            raise InputError(
+                f"{type(self).__name__} has labels of {len(labels)} points, "
+                f"and the problem moves {len(points)}"
+            )
+        return labels
+
+    def _pieces_with_items(self) -> list[tuple[Any, slice]]:
+        """Return every piece with the items of the batch that it serves."""
+        if len(self.pieces) == 1:
+            return [(self.pieces[0], slice(None))]
+        return [(piece, slice(k, k + 1)) for k, piece in enumerate(self.pieces)]
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        return self.bind(flow_points(problem, repr(self)))
+
+    def bind(self, points: Tensor) -> Self:
+        """Return a copy for the points ``(1 or batch, N, 3)``."""
+        items = max(len(points), self._own_items())
+        if len(points) not in (1, items):
+            raise InputError(
+                f"{self!r} has labels for {items} items, and the problem moves points of "
+                f"{len(points)}"
+            )
+        return replace(
+            self,
+            pieces=tuple(self._piece(points[k if len(points) > 1 else 0], k) for k in range(items)),
+        )
+
+    def _own_items(self) -> int:
+        """Return the number of items for which the prior holds labels or graphs."""
+        return len(self.labels) if self.labels is not None and self.labels.ndim == 2 else 1
+
+    def energy(self, x: Any) -> Tensor:
+        require_bound(self, self.pieces)
+        if is_over_time(x):
+            return self._over_time(x)
+        flow = first_flow(x, len(self.pieces[0]), repr(self))
+        if len(self.pieces) not in (1, len(flow)):
+            raise InputError(
+                f"{self!r} was made for {len(self.pieces)} items, and was given {len(flow)}"
+            )
+        if len(self.pieces) == 1:
+            return self._shared_energy(self.pieces[0], flow)
+        return torch.stack(
+            [self._item_energy(piece, item) for piece, item in zip(self.pieces, flow)]
+        )
+
+    def _over_time(self, x: Any) -> Tensor:
+        """Return the mean over the times of `Moving`, or of displacements ``(batch, T, N, 3)``."""
+        times = (x[0] if isinstance(x, tuple) else x).shape[1]
+        return torch.stack([self.energy(self._at(x, time)) for time in range(times)]).mean(0)
+
+    def _at(self, x: Any, time: int) -> Any:
+        """Return the part of x that belongs to one of several times."""
+        return (x[0] if isinstance(x, tuple) else x)[:, time]
+
+    def _shared_energy(self, piece: Any, flow: Tensor) -> Tensor:
+        """Return the energies ``(batch,)`` of flows ``(batch, N, 3)`` of the same points.
+
+        They are computed one by one unless overridden.
+        """
+        return torch.stack([self._item_energy(piece, item) for item in flow])
+
+
 def flow_points(problem: Problem, what: str) -> Tensor:
-    """The points of the problem's operator, ``(1 or batch, N, 3)``."""
+    """Return the points of the problem's operator, ``(1 or batch, N, 3)``."""
     points = getattr(problem.operator, "points", None)
     if not isinstance(points, Tensor):
         raise InputError(
-            f"{what} is about the flow of points, and {problem.operator} has none; use it.operators.PointWarp"
+            f"{what} is about the flow of points, and {problem.operator} has none; "
+            "use it.operators.PointWarp"
         )
     return points.detach()
 
 
 def sequence_of(problem: Problem, what: str) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
-    """The sweeps of the problem's operator, and their times."""
+    """Return the sweeps of the problem's operator, and their times."""
     sweeps, times = (
         getattr(problem.operator, "sweeps", None),
         getattr(problem.operator, "times", None),
     )
     if not sweeps or not times:
         raise InputError(
-            f"{what} is about sequences of sweeps, and {problem.operator} has none; use it.operators.EulerRollout"
+            f"{what} is about sequences of sweeps, and {problem.operator} has none; "
+            "use it.operators.EulerRollout"
         )
     return sweeps, times
 
 
 def as_points(x: Tensor) -> Tensor:
-    """Displacements ``(batch, N, 3)``: of points as they are, of voxels ``(batch, 3, *space)`` in the order of the grid."""
+    """Return displacements as ``(batch, N, 3)``.
+
+    Displacements of points are returned unchanged. Displacements of voxels, ``(batch, 3, *space)``,
+    are listed in the order of the grid.
+    """
     return x.flatten(2).transpose(1, 2) if x.ndim == 5 and x.shape[1] == 3 else x
 
 
 def like_points(points: Tensor, x: Tensor) -> Tensor:
-    """`as_points` backwards: displacements ``(batch, N, 3)`` in the shape that x has."""
+    """Invert `as_points`: return displacements ``(batch, N, 3)`` in the shape of x."""
     return points.transpose(1, 2).reshape(x.shape) if x.ndim == 5 else points
 
 
 def first_flow(x: Any, count: int | None, what: str) -> Tensor:
-    """The flow ``(batch, N, 3)``: x itself, or the first of several (the one forward in time); that of voxels as a list."""
+    """Return the flow ``(batch, N, 3)`` of x, or of the first of several flows.
+
+    The first flow is the one forward in time. A flow of voxels is returned as a list of points.
+    """
     flow = x[0] if isinstance(x, tuple) else x
     flow = as_points(flow) if isinstance(flow, Tensor) else flow
     if (
@@ -69,17 +170,24 @@ def first_flow(x: Any, count: int | None, what: str) -> Tensor:
     return flow
 
 
+def is_over_time(x: Any) -> bool:
+    """Return whether x, or its first member, is displacements ``(batch, T, N, 3)``."""
+    flow = x[0] if isinstance(x, tuple) else x
+    return isinstance(flow, Tensor) and flow.ndim == 4
+
+
 def check_labels(labels: Tensor, what: str) -> Tensor:
-    """Labels of points, whole numbers ``(N,)`` or ``(batch, N)``, as int64."""
+    """Check the labels of points, whole numbers ``(N,)`` or ``(batch, N)``, and return int64."""
     if labels.ndim not in (1, 2) or labels.is_floating_point() or labels.is_complex():
         raise InputError(
-            f"{what} takes labels that are whole numbers, (N,) or (batch, N), got {tuple(labels.shape)} of {labels.dtype}"
+            f"{what} takes labels that are whole numbers, (N,) or (batch, N), "
+            f"got {tuple(labels.shape)} of {labels.dtype}"
         )
     return labels.long()
 
 
 def labels_of(labels: Tensor | None, item: int) -> Tensor | None:
-    """The labels ``(N,)`` of an item."""
+    """Return the labels ``(N,)`` of an item."""
     if labels is None or labels.ndim == 1:
         return labels
     if not (len(labels) == 1 or item < len(labels)):
@@ -87,86 +195,9 @@ def labels_of(labels: Tensor | None, item: int) -> Tensor | None:
     return labels[item if len(labels) > 1 else 0]
 
 
-class FlowPrior(ExplicitPrior):
-    """A prior of the flow ``(batch, N, 3)`` of points, or of the first of several flows, that looks at where the points are.
+def smooth_norm(vectors: Tensor, smoothing: float | Tensor) -> Tensor:
+    """Return ``sqrt(|v|^2 + smoothing^2) - smoothing`` of vectors along the last axis.
 
-    A subclass says what it makes of the points of an item (``_piece``: a graph, say) and the energy of that item's flow.
+    It has a derivative at 0.
     """
-
-    is_smooth = True
-    item_fields: ClassVar[tuple[str, ...]] = ("pieces",)
-    labels: Tensor | None = (
-        None  # of the points, ``(N,)`` or ``(batch, N)``, in priors that have some
-    )
-
-    def __init__(self) -> None:
-        self.pieces: tuple[Any, ...] = ()  # one that all items share, or one an item
-
-    @abstractmethod
-    def _piece(self, points: Tensor, item: int) -> Any:
-        """What is kept of the points ``(N, 3)`` of an item: something with a length of N."""
-
-    @abstractmethod
-    def _item_energy(self, piece: Any, flow: Tensor) -> Tensor:
-        """The energy, a number, of the flow ``(N, 3)``."""
-
-    def prepare(self, problem: Problem, solve: Any) -> Self:
-        return self.bind(flow_points(problem, repr(self)))
-
-    def bind(self, points: Tensor) -> Self:
-        """A copy for the points ``(1 or batch, N, 3)``."""
-        items = max(len(points), self._own_items())
-        if len(points) not in (1, items):
-            raise InputError(
-                f"{self!r} has labels for {items} items, and the problem moves points of {len(points)}"
-            )
-        other = copy.copy(self)
-        other.pieces = tuple(
-            self._piece(points[k if len(points) > 1 else 0], k) for k in range(items)
-        )
-        return other
-
-    def _own_items(self) -> int:
-        """For how many items the prior holds labels, or other things of their own."""
-        return len(self.labels) if self.labels is not None and self.labels.ndim == 2 else 1
-
-    def energy(self, x: Any) -> Tensor:
-        if not self.pieces:
-            raise InputError(
-                f"{self!r} knows no points yet: it.solve tells it, or call prior.prepare(problem, it.solve)"
-            )
-        if is_over_time(x):
-            return self._over_time(x)
-        flow = first_flow(x, len(self.pieces[0]), repr(self))
-        if len(self.pieces) not in (1, len(flow)):
-            raise InputError(
-                f"{self!r} was made for {len(self.pieces)} items, and was given {len(flow)}"
-            )
-        if len(self.pieces) == 1:
-            return self._shared_energy(self.pieces[0], flow)
-        return torch.stack(
-            [self._item_energy(piece, item) for piece, item in zip(self.pieces, flow)]
-        )
-
-    def _over_time(self, x: Any) -> Tensor:
-        """The mean over the times of `Moving`, or of displacements ``(batch, T, N, 3)``."""
-        times = (x[0] if isinstance(x, tuple) else x).shape[1]
-        return torch.stack([self.energy(self._at(x, time)) for time in range(times)]).mean(0)
-
-    def _at(self, x: Any, time: int) -> Any:
-        """What the energy of one of several times is of."""
-        return (x[0] if isinstance(x, tuple) else x)[:, time]
-
-    def _shared_energy(self, piece: Any, flow: Tensor) -> Tensor:
-        """The energies ``(batch,)`` of flows ``(batch, N, 3)`` of the same points; one by one unless overridden."""
-        return torch.stack([self._item_energy(piece, item) for item in flow])
-
-
-def is_over_time(x: Any) -> bool:
-    flow = x[0] if isinstance(x, tuple) else x
-    return isinstance(flow, Tensor) and flow.ndim == 4
-
-
-def smoothed_norm(vectors: Tensor, smoothing: float | Tensor) -> Tensor:
-    """``sqrt(|v|^2 + smoothing^2) - smoothing`` of vectors along the last axis; it has a derivative at 0."""
     return (vectors.square().sum(-1) + smoothing**2).sqrt() - smoothing

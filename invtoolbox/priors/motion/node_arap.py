@@ -1,11 +1,11 @@
-"""As rigid as possible from one time to the next: for the control nodes of a deformation over time."""
+"""As-rigid-as-possible energy from one time to the next, for the control nodes of a deformation."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
@@ -13,24 +13,31 @@ from invtoolbox.geometry.rotations import best_rotation
 from invtoolbox.kernels.points.rotations import Neighbourhoods
 from invtoolbox.priors.majoriser import Majoriser
 from invtoolbox.priors.motion.rigidity import GraphPrior
+from invtoolbox.priors.settings import require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
 
 class NodeARAP(GraphPrior):
-    r"""``R(x) = 1/((T-1) W) sum_t sum_ij w_ij |(p^{t+1}_i - p^{t+1}_j) - R^t_i (p^t_i - p^t_j)|^2``, ``p^t = p + x^t``, ``(batch, T, N,
-    3)``.
+    """As-rigid-as-possible energy between consecutive times.
 
-    `ARAP` with the time before as the state at rest: the body may change a little at a time, and its turning is free. ``R^t_i`` is the
-    rotation that fits best, and is held fixed in the derivative, which is exact. A motion that is rigid at every time costs nothing; a
-    body that grows by a factor c a step costs ``(c - 1)^2`` times the mean square of its edges at each step.
+    ``R(x) = 1/((T-1) W) sum_t sum_ij w_ij |e^{t+1}_ij - R^t_i e^t_ij|^2`` with the edges
+    ``e^t_ij = p^t_i - p^t_j`` of the positions ``p^t = p + x^t``, x of shape ``(batch, T, N, 3)``.
 
-    Source: the loss on the control nodes of Huang et al., "SC-GS", CVPR 2024, with its 10 neighbours and even weights; the times
-    are all consecutive ones in place of two random ones.
+    It is `ARAP` with the previous time as the state at rest: the body may change a little at a
+    time, and its rotation is free. ``R^t_i`` is the rotation that fits best. It is held fixed in
+    the derivative, which is exact. A motion that is rigid at every time costs nothing; a body that
+    grows by a factor c per step costs ``(c - 1)^2`` times the mean square of its edges at each
+    step.
+
+    Source: the loss on the control nodes of Huang et al., "SC-GS", CVPR 2024, with its 10
+    neighbours and even weights. Here the times are all consecutive pairs, in the paper two random
+    ones.
 
     Args:
-        neighbours, radius, labels, weights, scale, symmetric, graph: the edges; see `GraphPrior`.
+        neighbours, radius, labels, weights, scale, symmetric, graph: settings of the edges, see
+            `GraphPrior`.
 
     >>> p = torch.rand(1, 20, 3, generator=torch.Generator().manual_seed(0))
     >>> prior = NodeARAP(neighbours=6).bind(p)
@@ -47,7 +54,7 @@ class NodeARAP(GraphPrior):
         points = getattr(problem.operator, "points", None)
         if points is None and not self.graphs and not self.pieces:
             raise InputError(
-                f"{self!r} is about nodes that {problem.operator} does not know; give it a graph="
+                f"{self!r} needs nodes, and {problem.operator} has none; give it a graph="
             )
         return self if self.pieces and points is None else super().prepare(problem, solve)
 
@@ -57,28 +64,17 @@ class NodeARAP(GraphPrior):
             return torch.cat(
                 [self.select(torch.tensor([k])).energy(x[k : k + 1]) for k in range(len(x))]
             )
-        energy: Tensor = (self._left(x).square().sum(-1) * self._weights(x)).sum((1, 2))
+        energy: Tensor = (self._residuals(x).square().sum(-1) * self._weights(x)).sum((1, 2))
         return energy / (x.shape[1] - 1)
 
     def majoriser(self, x: Any) -> Majoriser:
-        return _Turned(self, self._turns(x))
-
-    def gradient(self, x: Any, generator: Generator | None = None) -> Tensor:
-        with torch.enable_grad():
-            free = x if x.requires_grad else x.detach().requires_grad_(True)
-            (slope,) = torch.autograd.grad(
-                self.energy(free).sum(), free, create_graph=x.requires_grad
-            )
-        return slope
+        return _FixedRotations(self, self._fit_rotations(x))
 
     def _item_energy(self, piece: Any, flow: Tensor) -> Tensor:
         raise InputError(f"{self!r} has the energy of motions, not of one flow")
 
-    def _checked(self, x: Any) -> Neighbourhoods:
-        if not self.pieces:
-            raise InputError(
-                f"{self!r} knows no points yet: it.solve tells it, or call prior.bind(points)"
-            )
+    def _check(self, x: Any) -> Neighbourhoods:
+        require_bound(self, self.pieces)
         if len(self.pieces) > 1:
             raise InputError(
                 f"the nodes of {self!r} are shared by every item of the batch, "
@@ -93,21 +89,22 @@ class NodeARAP(GraphPrior):
         ):
             got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise InputError(
-                f"{self!r} takes displacements of shape (batch, T, {piece.count}, 3) at T >= 2 times, got {got}"
+                f"{self!r} takes displacements of shape (batch, T, {piece.count}, 3) at T >= 2 "
+                f"times, got {got}"
             )
         return piece
 
     def _weights(self, x: Tensor) -> Tensor:
-        return self._checked(x).weights.to(x.dtype)
+        return self._check(x).weights.to(x.dtype)
 
     def _edges(self, x: Tensor) -> Tensor:
-        piece = self._checked(x)
+        piece = self._check(x)
         i, j = piece.owners.long(), piece.neighbours.long()
         return x.index_select(2, i) - x.index_select(2, j)
 
-    def _turns(self, x: Tensor) -> Tensor:
-        """The rotations from each time to the next, ``(batch, T - 1, N, 3, 3)``."""
-        piece = self._checked(x)
+    def _fit_rotations(self, x: Tensor) -> Tensor:
+        """Return the rotations from each time to the next, ``(batch, T - 1, N, 3, 3)``."""
+        piece = self._check(x)
         with torch.no_grad():
             edges = self._edges(x) + piece.vectors.to(x.dtype)
             products = (self._weights(x)[:, None] * edges[:, 1:])[..., :, None] * edges[:, :-1][
@@ -116,12 +113,15 @@ class NodeARAP(GraphPrior):
             zeros = x.new_zeros(x.shape[0], x.shape[1] - 1, piece.count, 3, 3)
             return best_rotation(zeros.index_add(2, piece.owners.long(), products))
 
-    def _left(self, x: Tensor, turns: Tensor | None = None) -> Tensor:
-        """What the rotations leave of the edges, ``(batch, T - 1, E, 3)``; with given rotations, that of displacements alone."""
-        piece = self._checked(x)
+    def _residuals(self, x: Tensor, turns: Tensor | None = None) -> Tensor:
+        """Return the residuals of the edges after the rotations, ``(batch, T - 1, E, 3)``.
+
+        With given rotations, they are the residuals of the displacements alone.
+        """
+        piece = self._check(x)
         edges = self._edges(x)
         if turns is None:
-            turns, edges = self._turns(x), edges + piece.vectors.to(x.dtype)
+            turns, edges = self._fit_rotations(x), edges + piece.vectors.to(x.dtype)
         own = turns.index_select(2, piece.owners.long())
         return edges[:, 1:] - (own @ edges[:, :-1, :, :, None]).squeeze(-1)
 
@@ -131,8 +131,8 @@ class _Nodes(Neighbourhoods):
         return self.count
 
 
-class _Turned(Majoriser):
-    """The curvature with the rotations held fixed."""
+class _FixedRotations(Majoriser):
+    """Curvature with the rotations held fixed."""
 
     def __init__(self, prior: NodeARAP, turns: Tensor) -> None:
         self.prior, self.turns = prior, turns
@@ -142,7 +142,7 @@ class _Turned(Majoriser):
         with torch.enable_grad():
             free = v.detach().requires_grad_(True)
             energy = (
-                prior._left(free, self.turns).square().sum(-1) * prior._weights(free)
+                prior._residuals(free, self.turns).square().sum(-1) * prior._weights(free)
             ).sum() / steps
             (product,) = torch.autograd.grad(energy, free)
         return product

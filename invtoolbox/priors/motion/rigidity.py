@@ -1,10 +1,8 @@
-"""What priors of rigidity have in common: a graph of neighbours, made of the points of a problem or given.
+"""Priors of rigidity on a graph of neighbours.
 
-As rigid as possible: neighbouring points turn and move together.
-
-Isometry: the distances between neighbours stay what they are.
-
-Rigidity coefficients: edges within a part keep their length, edges at joints less so.
+`ARAP` (as rigid as possible) favors neighbourhoods that rotate and move as one, `Isometry` keeps
+the distances between neighbours, and `RigidityCoefficients` keeps them less strictly at joints.
+`GraphPrior` is their base class: its graph is given, or made of the points of the problem.
 """
 
 from __future__ import annotations
@@ -27,29 +25,34 @@ from invtoolbox.priors.motion.flow_prior import (
     first_flow,
     labels_of,
     like_points,
-    smoothed_norm,
+    smooth_norm,
 )
+from invtoolbox.priors.settings import check_positive
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
-#: One graph for every item, or one an item.
+#: One graph for every item, or a tuple with one graph per item.
 Graphs = NeighbourGraph | tuple[NeighbourGraph, ...]
 
 
 class GraphPrior(FlowPrior):
-    """A prior of the flow of points, ``(batch, N, 3)``, or of a grid's voxels, ``(batch, 3, *space)``, along the edges of a
-    `NeighbourGraph`.
+    """Base class of priors of a flow along the edges of a `NeighbourGraph`.
+
+    The flow is one of points, ``(batch, N, 3)``, or of the voxels of a grid,
+    ``(batch, 3, *space)``.
 
     Args:
-        neighbours: of every point; None takes all within the radius.
-        radius: neighbours further away are left out, in the unit of the points.
-        labels: whole numbers, ``(N,)`` or ``(batch, N)``; edges stay within a label, and points of a negative one are free.
-        weights: of the edges, ``"uniform"`` or ``"gaussian"`` with the standard deviation ``scale`` (the median length of
-            the edges where not given).
-        scale: see there.
+        neighbours: number of neighbours of every point; None takes all within the radius.
+        radius: distance beyond which neighbours are left out, in the unit of the points.
+        labels: whole numbers, ``(N,)`` or ``(batch, N)``; edges stay within a label, and points of
+            a negative label are free.
+        weights: weights of the edges, ``"uniform"`` or ``"gaussian"`` with the standard deviation
+            ``scale``.
+        scale: standard deviation of Gaussian weights; the median length of the edges by default.
         symmetric: whether a neighbour of a point has that point as its neighbour too.
-        graph: what neighbours whom, in place of all of the above; its positions are the points at rest. A tuple of graphs: one an item.
+        graph: graph that replaces all of the above; its positions are the points at rest. A tuple
+            holds one graph per item.
     """
 
     def __init__(
@@ -72,16 +75,19 @@ class GraphPrior(FlowPrior):
         self.scale, self.symmetric = scale, symmetric
         self.graphs = () if graph is None else graph if isinstance(graph, tuple) else (graph,)
         if graph is not None and labels is not None:
-            raise InputError(f"{type(self).__name__} takes a graph= or labels= for one, not both")
+            raise InputError(f"{type(self).__name__} takes graph= or labels=, not both")
 
     @abstractmethod
     def _rest(self, graph: NeighbourGraph) -> Any:
-        """What is kept of an item's points at rest: something with a length of N."""
+        """Return the data that is kept of an item's points at rest, an object of length N."""
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         if self.graphs and getattr(problem.operator, "points", None) is None:
             return self.bind(torch.stack([graph.positions.to(problem.y0) for graph in self.graphs]))
         return super().prepare(problem, solve)
+
+    def _item_energy(self, piece: Any, flow: Tensor) -> Tensor:
+        return self._shared_energy(piece, flow[None])[0]
 
     def _own_items(self) -> int:
         return max(super()._own_items(), len(self.graphs))
@@ -90,12 +96,14 @@ class GraphPrior(FlowPrior):
         if self.graphs:
             if len(self.graphs) > 1 and item >= len(self.graphs):
                 raise InputError(
-                    f"{type(self).__name__} has graphs of {len(self.graphs)} items, and the problem moves more"
+                    f"{type(self).__name__} has graphs of {len(self.graphs)} items, "
+                    "and the problem moves more"
                 )
             graph = self.graphs[item if len(self.graphs) > 1 else 0]
             if len(graph) != len(points):
                 raise InputError(
-                    f"the graph of {type(self).__name__} has {len(graph)} points, and the problem moves {len(points)}"
+                    f"the graph of {type(self).__name__} has {len(graph)} points, "
+                    f"and the problem moves {len(points)}"
                 )
             return self._rest(graph.to(points.device).to(points.dtype))
         return self._rest(
@@ -116,40 +124,32 @@ class GraphPrior(FlowPrior):
         )
 
 
-class _Rest(Neighbourhoods):
-    """The neighbourhoods of a graph at rest, whose weights add up to 1."""
-
-    def __init__(self, graph: NeighbourGraph) -> None:
-        super().__init__(
-            graph.edges,
-            graph.weights / graph.weights.sum().clamp_min(1e-30),
-            graph.vectors,
-            len(graph),
-        )
-
-    def __len__(self) -> int:
-        return self.count
-
-
 class ARAP(GraphPrior):
-    r"""``R(x) = 1/W sum_ij w_ij |(p'_i - p'_j) - R_i (p_i - p_j)|^2``, ``p' = p + x``, W the sum of the weights.
+    """As-rigid-as-possible energy of a flow x, a mean over the edges of a graph of neighbours.
 
-    The mean over the edges of a graph of neighbours, in square metres: its root is by how much a neighbour strays, as a rule,
-    from where the turning of the neighbourhood would take it. ``R_i`` is the rotation that fits the neighbourhood of i best,
-    so a rigid motion costs nothing, be it large; stretching, shearing and tearing do: a uniform scale s costs ``(s - 1)^2`` times the
-    mean square of the edges. The gradient is exact with ``R_i`` held fixed, since it is a minimum over ``R_i``. Not convex.
+    ``R(x) = 1/W sum_ij w_ij |(p'_i - p'_j) - R_i (p_i - p_j)|^2`` with ``p' = p + x`` and W the sum
+    of the weights, in square metres. The root of R is the usual distance between a neighbour and
+    the place to which the rotation of the neighbourhood would take it. ``R_i`` is the rotation that
+    fits the neighbourhood of i best. So a rigid motion of any size costs nothing; stretching,
+    shearing and tearing cost: a uniform scale s costs ``(s - 1)^2`` times the mean square of the
+    edges. The gradient with ``R_i`` held fixed is exact, because the energy is a minimum over
+    ``R_i``. The energy is not convex.
 
-    With ``R_i`` held fixed it is a quadratic that lies above and touches: minimising this and finding the rotations anew are the
-    global and the local step of the paper, which `solvers.LocalGlobal` alternates.
+    With ``R_i`` held fixed the energy is a quadratic that lies above R and touches it. Minimizing
+    this quadratic and finding the rotations anew are the global and the local step of the paper,
+    which `solvers.LocalGlobal` alternates.
 
-    Source: Sorkine and Alexa, "As-rigid-as-possible surface modeling", SGP 2007. The control nodes of SC-GS (Huang et al., CVPR 2024)
-    are moved by the same energy with uniform weights and 10 neighbours, the default here.
+    Source: Sorkine and Alexa, "As-rigid-as-possible surface modeling", SGP 2007. The control nodes
+    of SC-GS (Huang et al., CVPR 2024) are moved by the same energy with uniform weights and 10
+    neighbours, the default here.
 
     Args:
-        neighbours, radius, labels, weights, scale, symmetric, graph: the edges; see `GraphPrior`. For meshes give
-            ``graph=NeighbourGraph.of_mesh(vertices, faces)``, for displacements of voxels ``graph=NeighbourGraph.of_grid(shape, ...)``.
-            With the paper's signed cotangents, ``of_mesh(..., "cotangent")``, the energy is negative for some shapes of a mesh with
-            obtuse triangles, and least for one of these, not for that at rest.
+        neighbours, radius, labels, weights, scale, symmetric, graph: settings of the edges, see
+            `GraphPrior`. For meshes give ``graph=NeighbourGraph.of_mesh(vertices, faces)``, for
+            displacements of voxels ``graph=NeighbourGraph.of_grid(shape, ...)``. With the paper's
+            signed cotangents, ``of_mesh(..., "cotangent")``, the energy is negative for some shapes
+            of a mesh with obtuse triangles, and is least for one of these shapes, not for the
+            shape at rest.
 
     >>> import invtoolbox as it
     >>> p = torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(0))
@@ -164,9 +164,6 @@ class ARAP(GraphPrior):
 
     def _rest(self, graph: NeighbourGraph) -> _Rest:
         return _Rest(graph)
-
-    def _item_energy(self, piece: _Rest, flow: Tensor) -> Tensor:
-        return piece.energy(flow[None])[0]
 
     def _shared_energy(self, piece: _Rest, flow: Tensor) -> Tensor:
         return piece.energy(flow)
@@ -185,38 +182,23 @@ class ARAP(GraphPrior):
         return Springs(edges, tuple(2 * piece.weights for piece in self.pieces))
 
 
-class Edges(Settings):
-    """A graph at rest: its edges with their lengths, and weights that add up to 1."""
-
-    def __init__(self, graph: NeighbourGraph) -> None:
-        self.count, self.edges, self.vectors = len(graph), graph.edges, graph.vectors
-        self.lengths = self.vectors.norm(dim=1)
-        self.weights = graph.weights / graph.weights.sum().clamp_min(1e-30)
-        self.mean_length = self.lengths.mean() if len(self.lengths) else self.lengths.new_ones(())
-        # A product with a fixed matrix and not index_select, whose derivative adds edge by edge: most of the time of a gradient.
-        self.differences = graph.differences
-
-    def __len__(self) -> int:
-        return self.count
-
-    def move(self, flow: Tensor) -> Tensor:
-        """The edges ``(batch, E, 3)`` of points that have moved by a flow ``(batch, N, 3)``."""
-        return self.vectors + self.differences(flow)
-
-
 class Isometry(GraphPrior):
-    r"""``R(x) = 1/W sum_ij w_ij rho(|p'_i - p'_j| - |p_i - p_j|)``, ``p' = p + x``, W the sum of the weights.
+    """Penalty on changes of the distances between neighbours.
 
-    ``rho(t) = t^2`` (``norm="l2"``), or ``|t|`` (``"l1"``) with its corner rounded, ``sqrt(t^2 + s^2) - s``. A rigid motion costs
-    nothing, and
-    neither does a reflection; a uniform scale c costs the mean of ``rho((c - 1) |p_i - p_j|)``. Distances to few neighbours leave a
-    body floppy: in space a point needs at least six independent ones (Maxwell's count), so 20 are the default. Not convex.
+    ``R(x) = 1/W sum_ij w_ij rho(|p'_i - p'_j| - |p_i - p_j|)`` with ``p' = p + x`` and W the sum of
+    the weights. ``rho(t) = t^2`` (``norm="l2"``), or ``|t|`` (``"l1"``) with its corner rounded,
+    ``sqrt(t^2 + s^2) - s``. A rigid motion costs nothing, and neither does a reflection; a uniform
+    scale c costs the mean of ``rho((c - 1) |p_i - p_j|)``. Distances to few neighbours leave a body
+    floppy: in space a point needs at least six independent distances (Maxwell's count), so the
+    default is 20. The energy is not convex.
 
-    Source: ``L_iso`` of Luiten et al., "Dynamic 3D Gaussians", 3DV 2024, where ``norm="l1"``, 20 neighbours and Gaussian weights are used.
+    Source: ``L_iso`` of Luiten et al., "Dynamic 3D Gaussians", 3DV 2024, which uses ``norm="l1"``,
+    20 neighbours and Gaussian weights.
 
     Args:
-        neighbours, radius, labels, weights, scale, symmetric, graph: the edges; see `GraphPrior`.
-        norm: see above.
+        neighbours, radius, labels, weights, scale, symmetric, graph: settings of the edges, see
+            `GraphPrior`.
+        norm: norm of the change, ``"l1"`` or ``"l2"``.
         smoothing: s, in units of the mean length of the edges.
 
     >>> import torch
@@ -241,28 +223,27 @@ class Isometry(GraphPrior):
         super().__init__(neighbours, radius, labels, weights, scale, symmetric, graph)
         if norm not in ("l1", "l2"):
             raise unknown_name("norm", norm, ("l1", "l2"))
-        if not smoothing > 0:
-            raise InputError(f"the smoothing of {type(self).__name__} is positive, got {smoothing}")
+        check_positive(f"the smoothing of {type(self).__name__}", smoothing)
         self.norm, self.smoothing = norm, float(smoothing)
         self.majoriser_is_fixed = norm == "l2"
 
     def _rest(self, graph: NeighbourGraph) -> Edges:
         return Edges(graph)
 
-    def _item_energy(self, piece: Edges, flow: Tensor) -> Tensor:
-        return self._shared_energy(piece, flow[None])[0]
-
     def _shared_energy(self, piece: Edges, flow: Tensor) -> Tensor:
         change = piece.move(flow).norm(dim=2) - piece.lengths
         cost = (
             change.square()
             if self.norm == "l2"
-            else smoothed_norm(change[..., None], self.smoothing * piece.mean_length)
+            else smooth_norm(change[..., None], self.smoothing * piece.mean_length)
         )
         return (piece.weights * cost).sum(1)
 
     def majoriser(self, x: Any) -> Springs:
-        """An edge goes on in the direction that it has: ``(|e'| - |e|)^2 <= |e' - |e| u|^2`` for every unit vector u."""
+        """Return the springs of a quadratic above the energy, in which edges keep their direction.
+
+        ``(|e'| - |e|)^2 <= |e' - |e| u|^2`` holds for every unit vector u.
+        """
         edges = tuple(piece.edges for piece in self.pieces)
         if self.norm == "l2":
             return Springs(edges, tuple(2 * piece.weights for piece in self.pieces))
@@ -281,21 +262,24 @@ class Isometry(GraphPrior):
 
 
 class RigidityCoefficients(Isometry):
-    r"""``R(x) = 1/W sum_ij w_ij c_ij rho(|p'_i - p'_j| - |p_i - p_j|)``, W the sum of the ``w_ij c_ij``: an `Isometry` with a rigidity of
-    each edge.
+    """An `Isometry` with a rigidity coefficient per edge.
 
-    The coefficients c follow from how much the points follow B bones (`geometry.moving_shapes.rigidity_coefficients`): 1 within a part, ``floor``
-    where a point follows many bones alike. Without a floor nothing holds joints that were not observed.
+    ``R(x) = 1/W sum_ij w_ij c_ij rho(|p'_i - p'_j| - |p_i - p_j|)``, W the sum of the
+    ``w_ij c_ij``. The coefficients c follow from the shares with which points follow B bones
+    (`geometry.moving_shapes.rigidity_coefficients`): 1 within a part, ``floor`` where a point
+    follows many bones equally. Without a floor nothing holds joints that were not observed.
 
-    After the dynamic rigid loss of LIMR (Zhang et al., "Learning implicit representation for reconstructing articulated objects",
-    ICLR 2024), in a form of our own; that it beats even weights has not been seen to hold in general.
+    After the dynamic rigid loss of LIMR (Zhang et al., "Learning implicit representation for
+    reconstructing articulated objects", ICLR 2024), in a form of our own. It has not been observed
+    to beat even weights in general.
 
     Args:
-        skinning: how much each point follows each bone, ``(N, B)``, not negative; where not given, ``bones`` of the points, far
-            from each other, with Gaussian weights.
-        bones: see there.
-        floor: the least coefficient.
-        neighbours, radius, labels, weights, scale, symmetric, graph, norm, smoothing: see `Isometry`.
+        skinning: shares with which each point follows each bone, ``(N, B)``, not negative; by
+            default Gaussian weights of ``bones`` points that are far from each other.
+        bones: number of bones if no ``skinning`` is given.
+        floor: least coefficient.
+        neighbours, radius, labels, weights, scale, symmetric, graph, norm, smoothing: see
+            `Isometry`.
 
     >>> import torch
     >>> p = torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(0))
@@ -331,7 +315,8 @@ class RigidityCoefficients(Isometry):
         if self.skinning is not None:
             if len(self.skinning) != len(points):
                 raise InputError(
-                    f"there are skinning weights of {len(self.skinning)} points, and the problem moves {len(points)}"
+                    f"there are skinning weights of {len(self.skinning)} points, "
+                    f"and the problem moves {len(points)}"
                 )
             follows = self.skinning.to(points)
         else:
@@ -340,3 +325,38 @@ class RigidityCoefficients(Isometry):
             follows = points.new_zeros(len(points), count).scatter(1, index, share)
         coefficients = rigidity_coefficients(follows, graph.edges, self.floor)
         return Edges(dataclasses.replace(graph, weights=graph.weights * coefficients))
+
+
+class Edges(Settings):
+    """Graph at rest: its edges with their lengths, and weights whose sum is 1."""
+
+    def __init__(self, graph: NeighbourGraph) -> None:
+        self.count, self.edges, self.vectors = len(graph), graph.edges, graph.vectors
+        self.lengths = self.vectors.norm(dim=1)
+        self.weights = graph.weights / graph.weights.sum().clamp_min(1e-30)
+        self.mean_length = self.lengths.mean() if len(self.lengths) else self.lengths.new_ones(())
+        # A product with a fixed matrix: the derivative of index_select adds edge by edge, which
+        # would take most of the time of a gradient.
+        self.differences = graph.differences
+
+    def __len__(self) -> int:
+        return self.count
+
+    def move(self, flow: Tensor) -> Tensor:
+        """Return the edges ``(batch, E, 3)`` of points moved by a flow ``(batch, N, 3)``."""
+        return self.vectors + self.differences(flow)
+
+
+class _Rest(Neighbourhoods):
+    """Neighbourhoods of a graph at rest, with weights whose sum is 1."""
+
+    def __init__(self, graph: NeighbourGraph) -> None:
+        super().__init__(
+            graph.edges,
+            graph.weights / graph.weights.sum().clamp_min(1e-30),
+            graph.vectors,
+            len(graph),
+        )
+
+    def __len__(self) -> int:
+        return self.count

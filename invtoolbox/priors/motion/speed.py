@@ -1,13 +1,11 @@
-"""A world that stands still: most of what a sensor sees does not move.
+"""Priors of speed and acceleration.
 
-Limits of motion: how fast things go, and how suddenly they change their course.
-
-Priors of flows, for a field of flow: what it says at the points of the sweeps.
+`StaticWorld` favors points at rest, `SpeedLimit` and `AccelerationLimit` bound the motion, and
+`AlongField` applies a prior of flows to a field of flow, at the points of the sweeps.
 """
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -19,23 +17,28 @@ from invtoolbox.geometry.sweeps import FlowField
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.images.smoothed_norm import huber
 from invtoolbox.priors.motion.flow_prior import FlowPrior, first_flow, sequence_of
+from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
 
 class StaticWorld(ExplicitPrior):
-    r"""``R(x) = 1/N sum_i w_i h(|x_i|)``, ``h(s) = s^2 / (2 threshold)`` up to the threshold and ``s - threshold / 2`` beyond.
+    """Mean speed of the points, smoothed near rest: ``R(x) = 1/N sum_i w_i h(|x_i|)``.
 
-    A mean over points, in metres, for flows from which the sensor's own motion has been taken: what stands still is held at
-    zero, and what moves pays in proportion to its speed, not to the square of it. The flow norm of Floxels, with ``fade_to=0.1`` and
-    ``fade_over=100``, holds still at first and then lets go.
+    ``h(s) = s^2 / (2 threshold)`` up to the threshold and ``s - threshold / 2`` beyond. It is a
+    mean over points, in metres, for flows without the sensor's own motion. Static points are held
+    at zero; moving points cost in proportion to their speed, not to its square. The flow norm of
+    Floxels is this prior with ``fade_to=0.1`` and ``fade_over=100``: it holds points at rest at
+    first and then releases them.
 
     Args:
-        weights: of each point, not negative, ``(N,)`` or ``(batch, N)``; or truth values, which points are said to stand. All alike
-            where not given.
-        threshold: metres.
-        fade_to, fade_over: the whole falls evenly to this share of itself over as many iterations of the solver.
+        weights: weight of each point, not negative, ``(N,)`` or ``(batch, N)``, or truth values
+            that mark static points; 1 by default.
+        threshold: threshold of h, metres.
+        fade_to: factor of the energy after ``fade_over`` iterations of the solver; it falls
+            linearly.
+        fade_over: number of iterations over which the energy falls; 0 keeps it.
 
     >>> prior = StaticWorld(threshold=0.1)
     >>> prior.energy(torch.tensor([[[0.0, 0.0, 0.0], [0.0, 3.0, 4.0]]]))  # (0 + 5 - 0.05) / 2
@@ -55,12 +58,13 @@ class StaticWorld(ExplicitPrior):
     ) -> None:
         if not threshold > 0 or not fade_to >= 0 or fade_over < 0:
             raise InputError(
-                "StaticWorld needs a positive threshold, and a fade_to and fade_over that are not negative; got "
-                f"{threshold}, {fade_to} and {fade_over}"
+                "StaticWorld needs a positive threshold, and a fade_to and fade_over that are not "
+                f"negative; got {threshold}, {fade_to} and {fade_over}"
             )
         if weights is not None and (weights.ndim not in (1, 2) or not bool((weights >= 0).all())):
             raise InputError(
-                f"StaticWorld takes weights (N,) or (batch, N) that are not negative, got shape {tuple(weights.shape)}"
+                "StaticWorld takes weights (N,) or (batch, N) that are not negative, "
+                f"got shape {tuple(weights.shape)}"
             )
         self.weights_of_points = (
             None if weights is None else torch.atleast_2d(weights).to(torch.float32)
@@ -83,24 +87,27 @@ class StaticWorld(ExplicitPrior):
     def at(self, iteration: int) -> Self:
         if not self.fade_over:
             return self
-        other = copy.copy(self)
-        other.share = 1.0 + (self.fade_to - 1.0) * min(iteration / self.fade_over, 1.0)
-        return other
+        return replace(
+            self, share=1.0 + (self.fade_to - 1.0) * min(iteration / self.fade_over, 1.0)
+        )
 
     def __repr__(self) -> str:
         return f"StaticWorld(threshold={self.threshold:g})"
 
 
 class _Limit(ExplicitPrior):
-    """The mean of ``r + r^2 / 2`` over vectors, r by how much they are longer than the limit."""
+    """Mean of ``r + r^2 / 2`` over vectors, r the excess of their length over the limit."""
 
     is_convex = True
-    # But for the corner at the limit, where the slope sets in with 1; descent runs into it from one side only.
+    # Except for the corner at the limit, where the slope jumps to 1; descent reaches it from one
+    # side only.
     is_smooth = True
 
     def __init__(self, limit: float) -> None:
         if not limit >= 0:
-            raise InputError(f"the limit of {type(self).__name__} is not negative, got {limit}")
+            raise InputError(
+                f"the limit of {type(self).__name__} must not be negative, got {limit}"
+            )
         self.limit = float(limit)
 
     def _cost(self, vectors: Tensor) -> Tensor:
@@ -112,15 +119,16 @@ class _Limit(ExplicitPrior):
 
 
 class SpeedLimit(_Limit):
-    r"""``R(x) = mean of r + r^2 / 2``, ``r = max(0, |x| - limit)``: nothing is faster than so many metres from sweep to sweep.
+    """Limit of the distance that a point moves from one sweep to the next.
 
-    A mean over all vectors of ``x`` ``(batch, ..., 3)``, and over those of each part where x has several. At ten sweeps a
+    ``R(x) = mean of r + r^2 / 2``, ``r = max(0, |x| - limit)``. It is a mean over all vectors of
+    ``x`` ``(batch, ..., 3)``; if x has several parts, the mean over the parts. At ten sweeps per
     second 6 m is 216 km/h.
 
     Source: the speed term of Vedder et al., "Neural Eulerian scene flow fields", ICLR 2025.
 
     Args:
-        limit: metres from one sweep to the next.
+        limit: largest distance from one sweep to the next, metres.
 
     >>> SpeedLimit(4.0).energy(torch.tensor([[[0.0, 3.0, 4.0], [1.0, 0.0, 0.0]]]))  # (1 + 1/2) / 2
     tensor([0.7500])
@@ -135,14 +143,18 @@ class SpeedLimit(_Limit):
 
 
 class AccelerationLimit(_Limit):
-    r"""``R(x) = mean of r + r^2 / 2``, ``r = max(0, |x_{t+1} - x_t| - limit)``, for flows of the same points from sweep to sweep.
+    """Limit of the change of a flow from one sweep to the next.
+
+    ``R(x) = mean of r + r^2 / 2``, ``r = max(0, |x_{t+1} - x_t| - limit)``, for flows of the same
+    points. ``x`` is ``(batch, times, N, 3)``, or a tuple of flows ``(batch, N, 3)`` in the order of
+    time.
 
     Args:
-        limit: by how many metres from one sweep to the next a flow may change; at ten sweeps a second, 0.1 m is 10 m/s^2.
+        limit: largest change of a flow from one sweep to the next, metres; at ten sweeps per
+            second, 0.1 m is 10 m/s^2.
 
-    ``x`` is ``(batch, times, N, 3)``, or a tuple of flows ``(batch, N, 3)`` in the order of time.
-
-    >>> flows = torch.tensor([0.0, 1.0, 3.0])[None, :, None, None] * torch.tensor([1.0, 0.0, 0.0])  # of one point
+    >>> flows = torch.zeros(1, 3, 1, 3)  # one point at three times
+    >>> flows[..., 0] = torch.tensor([0.0, 1.0, 3.0])[:, None]
     >>> AccelerationLimit(1.0).energy(flows)  # changes of 1 and 2
     tensor([0.7500])
     """
@@ -159,31 +171,24 @@ class AccelerationLimit(_Limit):
         return self._cost(flows[:, 1:] - flows[:, :-1])
 
 
-def _vectors(x: Any, axes: int, what: str) -> Tensor:
-    if not isinstance(x, Tensor) or x.ndim < axes or x.shape[-1] != 3:
-        wanted = "(batch, times, N, 3)" if axes == 4 else "(batch, N, 3)"
-        raise InputError(
-            f"{what} takes flows {wanted}, got {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}"
-        )
-    return x
-
-
 class AlongField(ExplicitPrior):
-    r"""``R(F) = sum_t R_t(F(p_t, t, forward))``: a prior of flows at the points ``p_t`` of every sweep of a sequence.
+    """Prior of flows, summed over the sweeps of a sequence.
 
-    For problems whose ``x`` is a `geometry.sweeps.FlowField`: rigidity, the static world and limits of speed then hold for it too. An
-    iteration looks at some of the sweeps, in turn, and takes them for all.
+    ``R(F) = sum_t R_t(F(p_t, t, forward))`` at the points ``p_t`` of every sweep. It is for
+    problems whose ``x`` is a `geometry.sweeps.FlowField`: rigidity, the static world and limits of
+    speed then apply to the field. Every iteration evaluates some of the sweeps, in turn, and scales
+    their energy to all of them.
 
     Args:
-        prior: of a flow ``(batch, N, 3)``, such as `ARAP` or `StaticWorld`.
-        sweeps: how many an iteration looks at.
+        prior: prior of a flow ``(batch, N, 3)``, such as `ARAP` or `StaticWorld`.
+        sweeps: number of sweeps that an iteration evaluates.
     """
 
     def __init__(self, prior: ExplicitPrior, sweeps: int = 2) -> None:
         if not isinstance(prior, ExplicitPrior) or "energy" not in prior.offers:
             raise InputError(f"AlongField takes an explicit prior with an energy, got {prior!r}")
         if sweeps < 1:
-            raise InputError(f"AlongField looks at a sweep at least, got sweeps={sweeps}")
+            raise InputError(f"AlongField needs at least one sweep, got sweeps={sweeps}")
         self.prior, self.sweeps, self.first = prior, sweeps, 0
         self.is_smooth = prior.smooth
         self.priors: tuple[ExplicitPrior, ...] = ()
@@ -192,28 +197,29 @@ class AlongField(ExplicitPrior):
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         points, times = sequence_of(problem, repr(self))
-        other = copy.copy(self)
-        other.points, other.times = points, times
-        other.priors = tuple(
-            self.prior.bind(cloud) if isinstance(self.prior, FlowPrior) else self.prior
-            for cloud in points
+        return replace(
+            self,
+            points=points,
+            times=times,
+            priors=tuple(
+                self.prior.bind(cloud) if isinstance(self.prior, FlowPrior) else self.prior
+                for cloud in points
+            ),
         )
-        return other
 
     def at(self, iteration: int) -> Self:
-        other = copy.copy(self)
-        other.first = iteration * self.sweeps
-        other.priors = tuple(prior.at(iteration) for prior in self.priors)
-        return other
+        return replace(
+            self,
+            first=iteration * self.sweeps,
+            priors=tuple(prior.at(iteration) for prior in self.priors),
+        )
 
     def energy(self, x: Any) -> Tensor:
-        if not self.points:
-            raise InputError(
-                f"{self!r} knows no sweeps yet: it.solve tells it, or call prior.prepare(problem, it.solve)"
-            )
+        require_bound(self, self.points)
         if not isinstance(x, FlowField):
             raise InputError(
-                f"{self!r} takes a field of flow, as priors.SpaceTimeFlow() makes it, got {type(x).__name__}"
+                f"{self!r} takes a field of flow, as priors.SpaceTimeFlow() makes it, "
+                f"got {type(x).__name__}"
             )
         count = len(self.points)
         chosen = sorted({(self.first + k) % count for k in range(min(self.sweeps, count))})
@@ -222,3 +228,13 @@ class AlongField(ExplicitPrior):
 
     def __repr__(self) -> str:
         return f"AlongField({self.prior!r})"
+
+
+def _vectors(x: Any, axes: int, what: str) -> Tensor:
+    if not isinstance(x, Tensor) or x.ndim < axes or x.shape[-1] != 3:
+        wanted = "(batch, times, N, 3)" if axes == 4 else "(batch, N, 3)"
+        raise InputError(
+            f"{what} takes flows {wanted}, "
+            f"got {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}"
+        )
+    return x

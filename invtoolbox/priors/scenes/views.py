@@ -1,15 +1,12 @@
-"""Smooth depths, and nothing right in front of the cameras: what sparse views leave open.
+"""Priors of rendered views, for scenes that few pictures leave undetermined.
 
-Depths of several views that agree: what one camera sees lies where the others see it.
-
-Normals that fit the depths: what a scene shows as its surface is one.
-
-Two models of one scene that are to look alike where nobody looked.
+`DepthSmoothness`, `DepthConsistency` and `NormalConsistency` are priors of depths and normals,
+`OcclusionPenalty` removes fog right before the cameras, and `Disagreement` compares two models of
+one scene.
 """
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Literal, Self
 
 import torch
@@ -21,26 +18,30 @@ from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.operators.base import Operator
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.composed import ThroughOperator
+from invtoolbox.priors.settings import check_positive, replace
 
 
 class DepthSmoothness(ExplicitPrior):
-    r"""``R(d) = mean over neighbouring pixels of w |d_i - d_j|^2``, or ``w |d_i - d_j|``.
+    """Smoothness of depths ``(batch, channel, picture, row, column)``.
 
-    Of depths ``(batch, channel, picture, row, column)``.
+    ``R(d) = mean over neighbouring pixels of w |d_i - d_j|^2``, or ``w |d_i - d_j|``. Through a
+    renderer of further views it favors surfaces that are smooth from there too:
+    ``DepthSmoothness() @ A`` with ``A = VoxelRenderer(unseen, outputs=("depth",), block=8)``, on
+    patches, or ``GaussianRenderer(unseen, outputs=("depth",))``. Pixels without a surface, of depth
+    0, have no neighbours.
 
-    Through a renderer of views that nobody took it says that surfaces are smooth from there too: ``DepthSmoothness() @ A`` with
-    ``A = VoxelRenderer(unseen, outputs=("depth",), block=8)``, on patches, or ``GaussianRenderer(unseen, outputs=("depth",))``. Pixels
-    that meet nothing, of depth 0, have no neighbours.
+    With ``edges`` the prediction holds the colors and, last, the depth
+    (``outputs=("color", "depth")``), and ``w = exp(-edges |c_i - c_j|)``, with |.| the mean over
+    channels: depths may jump where colors do. The weights are held fixed in derivatives.
 
-    With ``edges`` the prediction holds the colors and, last, the depth (``outputs=("color", "depth")``), and ``w = exp(-edges |c_i -
-    c_j|)``, |.| the mean over channels: depths may jump where colors do. Weights are held when derivatives are taken.
-
-    Sources: Niemeyer et al., "RegNeRF", CVPR 2022, equation 4 (8 x 8 patches of unseen views, squares); Godard et al., "Unsupervised
-    monocular depth estimation", CVPR 2017, equation 3 (edges, the modulus).
+    Sources: Niemeyer et al., "RegNeRF", CVPR 2022, equation 4 (8 x 8 patches of unseen views,
+    squares); Godard et al., "Unsupervised monocular depth estimation", CVPR 2017, equation 3
+    (edges, the modulus).
 
     Args:
         power: 2 for squares, 1 for the modulus.
-        edges: how fast the weight falls with the difference of the colors; None for depths alone.
+        edges: rate at which the weight falls with the difference of the colors; None for depths
+            alone.
 
     >>> import torch
     >>> step = torch.tensor([[1.0, 1.0], [3.0, 3.0]]).view(1, 1, 1, 2, 2)
@@ -52,7 +53,7 @@ class DepthSmoothness(ExplicitPrior):
         if power not in (1, 2):
             raise unknown_name("power of DepthSmoothness", str(power), ("1", "2"))
         if edges is not None and not edges >= 0:
-            raise InputError(f"edges of DepthSmoothness is not negative, got {edges}")
+            raise InputError(f"edges of DepthSmoothness must not be negative, got {edges}")
         self.power, self.edges = power, edges
         self.is_smooth = power == 2
 
@@ -61,8 +62,9 @@ class DepthSmoothness(ExplicitPrior):
         if x.ndim != 5 or (x.shape[1] != 1 if wanted == 1 else x.shape[1] < 2):
             kind = "1 channel, the depth" if wanted == 1 else "colors and, last, a depth"
             raise InputError(
-                f"{self!r} takes pictures (batch, channel, picture, row, column) with {kind}, got {tuple(x.shape)}; renderers "
-                "of voxels give pictures with block='picture' or the side of patches"
+                f"{self!r} takes pictures (batch, channel, picture, row, column) with {kind}, got "
+                f"{tuple(x.shape)}; renderers of voxels give pictures with block='picture' or the "
+                "side of patches"
             )
         depth = x[:, -1]
         total, pairs = depth.new_zeros(len(x)), depth.new_zeros(len(x))
@@ -85,93 +87,60 @@ class DepthSmoothness(ExplicitPrior):
         return total / pairs.clamp_min(1)
 
     def __repr__(self) -> str:
-        return (
-            f"DepthSmoothness(power={self.power}"
-            + ("" if self.edges is None else f", edges={self.edges:g}")
-            + ")"
-        )
+        edges = "" if self.edges is None else f", edges={self.edges:g}"
+        return f"DepthSmoothness(power={self.power}{edges})"
 
 
-class OcclusionPenalty(ThroughOperator):
-    r"""``R(x) = mean over rays of tau``, the optical thickness of what lies within ``distance`` of the cameras.
+class _CameraPrior(ExplicitPrior):
+    """Base class of priors of the pictures of some cameras, with a tolerance of depths."""
 
-    Few views are explained best by walls of fog right before each of them; nothing else is seen there, and a penalty on the density along
-    the first part of every ray removes them.
+    is_smooth = True
+    cameras: Cameras
+    tolerance: float
 
-    Source: Yang, Pavone and Wang, "FreeNeRF", CVPR 2023, equation 7, with a distance in place of a number of samples.
-
-    Args:
-        operator: a renderer of the cameras, with a method ``nearby(distance)``: its thickness, or alpha, up to there.
-        distance: from the cameras (from the renderer's ``near``) in the unit of the world.
-        subset_size: blocks of a step, see `ThroughOperator`.
-        seed: of the draws.
-
-    >>> import torch
-    >>> import invtoolbox as it
-    >>> from invtoolbox.geometry import look_at
-    >>> from invtoolbox.geometry.voxels import Voxels, VoxelSpace
-    >>> A = it.operators.VoxelRenderer(look_at(torch.tensor([[0.0, 0.0, -1.0]]), size=(2, 2), field_of_view=1.0))
-    >>> space = VoxelSpace.box(5, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), scale=2.0)
-    >>> fog = Voxels(torch.full((1, 125), 0.5413), torch.zeros(1, 125, 1, 3), space)  # softplus is 1, so the density is 2
-    >>> bool((OcclusionPenalty(A, 0.5).energy(fog) - 2.0 * 0.5).abs() < 1e-3)
-    True
-    """
-
-    def __init__(
-        self, operator: Any, distance: float, subset_size: int | None = None, seed: int = 0
-    ) -> None:
-        if not isinstance(operator, Operator) or not hasattr(operator, "nearby"):
-            raise InputError(
-                f"OcclusionPenalty takes a VoxelRenderer or a GaussianRenderer, got {type(operator).__name__}"
-            )
-        if not distance > 0:
-            raise InputError(f"the distance of OcclusionPenalty is positive, got {distance}")
-        self.distance = distance
-        super().__init__(_Mean(), operator.nearby(distance), subset_size, seed)
+    def subset(self, index: Any) -> Self:
+        return replace(self, cameras=self.cameras[index])
 
     def __repr__(self) -> str:
-        return f"OcclusionPenalty({self.operator!r}, {self.distance:g})"
+        return f"{type(self).__name__}({len(self.cameras)} cameras, tolerance={self.tolerance:g})"
 
 
-class _Mean(ExplicitPrior):
-    """``R(p)``: the mean of the prediction."""
+class DepthConsistency(_CameraPrior):
+    """Consistency of the depths of several views.
 
-    is_convex = True
+    ``R(d) = mean of rho((z_ij(p) - d_j(q)) / d_j(q))`` over pairs of views i and j and the pixels p
+    of i. Pixel p of view i at its depth d_i(p) is a point. z_ij is the depth of that point in view
+    j, and q is its position in that picture, between whose pixels d_j is interpolated.
+    ``rho(r) = sqrt(r^2 + s^2) - s``, s the smoothing.
 
-    def energy(self, x: Tensor) -> Tensor:
-        return x.flatten(1).mean(1)
+    Pixels take part if both views have a surface there, q lies in the picture, and the two depths
+    differ by less than ``tolerance``. A point with a larger difference is hidden in view j, or
+    hides what view i does not see, and gives no information. If neighbouring pixels of view j
+    differ by as much, there is an edge between them and no interpolated depth.
 
-
-class DepthConsistency(ExplicitPrior):
-    r"""``R(d) = mean of rho((z_ij(p) - d_j(q)) / d_j(q))`` over pairs of views i and j and the pixels p of i.
-
-    Pixel p of view i at its depth d_i(p) is a point; z_ij is that point's depth in view j and q the place where it is seen there, between
-    whose pixels d_j is interpolated. ``rho(r) = sqrt(r^2 + s^2) - s``, s the smoothing. Pixels take part where both views meet something,
-    q lies in the picture, and the two depths differ by less than ``tolerance``: what is farther than that is hidden in view j, or hides
-    what view i does not see, and says nothing. Where neighbouring pixels of view j differ by as much there is an edge, and nothing
-    between them.
-
-    Of depths ``(batch, 1, picture, row, column)``, measured ones or, ``DepthConsistency(cameras) @ A``, those of a renderer. A scene
-    agrees with itself but for what is seen through haze; depths that are variables of their own (a network's, a sensor's) are where it
-    matters.
+    Depths are ``(batch, 1, picture, row, column)``, measured ones or, with
+    ``DepthConsistency(cameras) @ A``, those of a renderer. A scene agrees with itself except for
+    haze, so the prior matters for depths that are variables of their own (of a network, of a
+    sensor).
 
     Source: Bai et al., "GeoVideo", 2025 (the multi-view geometric loss).
 
     Args:
-        cameras: of the pictures.
+        cameras: cameras of the pictures.
         tolerance: relative difference of depths beyond which a point counts as hidden.
         smoothing: s, below which relative differences cost their square.
-        neighbours: only views so many places apart in their order are compared; None for all pairs.
+        neighbours: largest difference of the positions of two compared views in their order; None
+            for all pairs.
 
     >>> from invtoolbox.geometry import look_at
-    >>> cameras = look_at(torch.tensor([[0.0, 0.0, -2.0], [0.5, 0.0, -2.0]]), target=(0.0, 0.0, 1e6), size=(8, 8))
-    >>> wall = torch.full((2, 1, 2, 8, 8), 3.0)  # both look straight at a wall
+    >>> positions = torch.tensor([[0.0, 0.0, -2.0], [0.5, 0.0, -2.0]])
+    >>> cameras = look_at(positions, target=(0.0, 0.0, 1e6), size=(8, 8))
+    >>> wall = torch.full((2, 1, 2, 8, 8), 3.0)  # both cameras face a wall
     >>> wall[1, :, 0] = 3.3
-    >>> [round(e, 3) for e in DepthConsistency(cameras, smoothing=0.01).energy(wall).tolist()]
+    >>> energies = DepthConsistency(cameras, smoothing=0.01).energy(wall)
+    >>> [round(e, 3) for e in energies.tolist()]
     [0.0, 0.086]
     """
-
-    is_smooth = True
 
     def __init__(
         self,
@@ -182,11 +151,11 @@ class DepthConsistency(ExplicitPrior):
     ) -> None:
         if not (tolerance > 0 and smoothing > 0) or (neighbours is not None and neighbours < 1):
             raise InputError(
-                f"DepthConsistency takes a tolerance and a smoothing above 0 and a neighbour at least, got {tolerance}, "
-                f"{smoothing} and {neighbours}"
+                "DepthConsistency takes a tolerance and a smoothing above 0 and at least one "
+                f"neighbour, got {tolerance}, {smoothing} and {neighbours}"
             )
         if len(cameras) < 2:
-            raise InputError("DepthConsistency compares views, and needs two cameras at least")
+            raise InputError("DepthConsistency compares views, and needs at least two cameras")
         self.cameras, self.tolerance, self.smoothing, self.neighbours = (
             cameras,
             tolerance,
@@ -198,8 +167,8 @@ class DepthConsistency(ExplicitPrior):
         count, size = len(self.cameras), self.cameras.size
         if x.ndim != 5 or tuple(x.shape[1:]) != (1, count, *size):
             raise InputError(
-                f"{self!r} takes depths (batch, 1, {count}, {size[0]}, {size[1]}), got {tuple(x.shape)}; renderers of "
-                "voxels give pictures with block='picture'"
+                f"{self!r} takes depths (batch, 1, {count}, {size[0]}, {size[1]}), got "
+                f"{tuple(x.shape)}; renderers of voxels give pictures with block='picture'"
             )
         depths = x[:, 0]
         total, pixels = depths.new_zeros(len(x)), depths.new_zeros(len(x))
@@ -212,27 +181,30 @@ class DepthConsistency(ExplicitPrior):
             for j in range(count):
                 if i == j or (self.neighbours is not None and abs(i - j) > self.neighbours):
                     continue
-                misfit, known = self._compared(points, depths[:, i], depths[:, j], cameras[j])
+                misfit, known = self._compare(points, depths[:, i], depths[:, j], cameras[j])
                 total, pixels = (
                     total + (misfit * known).flatten(1).sum(1),
                     pixels + known.flatten(1).sum(1),
                 )
         return total / pixels.clamp_min(1)
 
-    def _compared(
+    def _compare(
         self, points: Tensor, own: Tensor, other: Tensor, camera: Cameras
     ) -> tuple[Tensor, Tensor]:
-        """What each point costs in another view, and whether it takes part, ``(batch, row, column)`` each."""
+        """Return the cost of each point in another view, and whether it takes part.
+
+        Both are ``(batch, row, column)``.
+        """
         height, width = camera.size
         places, z = camera.project(points.reshape(-1, 3))
         places, z = places[0].view(*points.shape[:3], 2), z[0].view(points.shape[:3])
         ahead = z > 0
-        places = torch.where(ahead[..., None], places, -1.0)  # behind the camera they mean nothing
+        places = torch.where(ahead[..., None], places, -1.0)  # outside, if behind the camera
         grid = 2 * places / places.new_tensor([width, height]) - 1
         seen = functional.grid_sample(
             other[:, None], grid, align_corners=False, padding_mode="border"
         )[:, 0]
-        # Between pixels that see different things, or of which one meets nothing, there is no depth.
+        # There is no depth between pixels of different surfaces, or if one of them has no surface.
         fixed = other.detach()[:, None]
         spread = functional.max_pool2d(fixed, 3, 1, 1) + functional.max_pool2d(-fixed, 3, 1, 1)
         whole = ((fixed > 0) & (spread < self.tolerance * fixed)).to(other)
@@ -244,51 +216,49 @@ class DepthConsistency(ExplicitPrior):
         known = (inside & (apart.detach().abs() < self.tolerance)).to(other)
         return (apart.square() + self.smoothing**2).sqrt() - self.smoothing, known
 
-    def subset(self, index: Any) -> Self:
-        other = copy.copy(self)
-        other.cameras = self.cameras[index]
-        return other
 
-    def __repr__(self) -> str:
-        return f"DepthConsistency({len(self.cameras)} cameras, tolerance={self.tolerance:g})"
+class NormalConsistency(_CameraPrior):
+    """Consistency of rendered normals with the surface of the rendered depths.
 
+    ``R(p) = mean over pixels of alpha - n . N``, n the rendered normal and N the normal of the
+    surface that the rendered depths make. Predictions are ``(batch, 5, picture, row, column)``:
+    normals in the world weighted by alpha, alpha, and depths along z, as
+    ``GaussianRenderer(cameras, outputs=("normal", "alpha", "depth"))`` gives them.
+    ``NormalConsistency(cameras) @ A`` is a prior of the scene, on the cameras of the pictures or on
+    any others.
 
-class NormalConsistency(ExplicitPrior):
-    r"""``R(p) = mean over pixels of alpha - n . N``, n the rendered normal and N that of the surface which the rendered depths make.
+    With the weights w_i of the Gaussians of a pixel, n is ``sum w_i n_i``, so the pixel costs
+    ``sum w_i (1 - n_i . N)``: 0 if every Gaussian in it lies along the surface, up to 2 alpha if
+    they face the other way. N is the cross product of the differences between the points of the
+    pixels below and above, right and left, towards the camera. Pixels take part if these and their
+    own have a surface and differ by less than ``tolerance``; elsewhere there is an edge.
 
-    Of predictions ``(batch, 5, picture, row, column)``: normals in the world weighed by alpha, alpha, and depths along z, as
-    ``GaussianRenderer(cameras, outputs=("normal", "alpha", "depth"))`` gives them; ``NormalConsistency(cameras) @ A`` is a prior of the
-    scene, on cameras that took pictures or on any others. With the weights w_i of what a pixel composites, n is ``sum w_i n_i``, so the
-    pixel costs ``sum w_i (1 - n_i . N)``: 0 where everything in it lies along the surface, up to 2 alpha where it looks the other way.
-    N is the cross product of the differences between the points that the pixels below and above, right and left see, towards the camera.
-    Pixels take part where these and their own meet something and differ by less than ``tolerance``; elsewhere there is an edge.
+    Depths of Gaussians are the depths of their means, so N is informative if the Gaussians are
+    smaller than the surface that they make up.
 
-    Depths of Gaussians are those of their means, so that N says something where they are smaller than what they make up.
-
-    Source: Huang et al., "2D Gaussian splatting for geometrically accurate radiance fields", SIGGRAPH 2024, equation 14.
+    Source: Huang et al., "2D Gaussian splatting for geometrically accurate radiance fields",
+    SIGGRAPH 2024, equation 14.
 
     Args:
-        cameras: of the pictures.
+        cameras: cameras of the pictures.
         tolerance: relative difference of neighbouring depths beyond which there is an edge.
 
     Raises:
-        InputError: for predictions of other channels, or of pictures that are not those of the cameras.
+        InputError: The predictions have other channels, or other pictures than the pictures of the
+            cameras.
 
     >>> from invtoolbox.geometry import look_at
     >>> camera = look_at(torch.tensor([[0.0, 0.0, -3.0]]), size=(8, 8))
     >>> wall = torch.zeros(1, 5, 1, 8, 8)
-    >>> wall[:, 2], wall[:, 3], wall[:, 4] = -0.9, 0.9, 3.0  # it faces the camera, and so do its normals
+    >>> wall[:, 2], wall[:, 3], wall[:, 4] = -0.9, 0.9, 3.0  # wall and normals face the camera
     >>> turned = wall.clone()
     >>> turned[:, 1], turned[:, 2] = -0.9 * 0.6, -0.9 * 0.8
     >>> [round(float(NormalConsistency(camera).energy(p)), 4) + 0.0 for p in (wall, turned)]
     [0.0, 0.18]
     """
 
-    is_smooth = True
-
     def __init__(self, cameras: Cameras, tolerance: float = 0.1) -> None:
-        if not tolerance > 0:
-            raise InputError(f"the tolerance of NormalConsistency is positive, got {tolerance}")
+        check_positive("the tolerance of NormalConsistency", tolerance)
         self.cameras, self.tolerance = cameras, tolerance
 
     def energy(self, x: Tensor) -> Tensor:
@@ -299,12 +269,14 @@ class NormalConsistency(ExplicitPrior):
             or tuple(x.shape[3:]) != self.cameras.size
         ):
             raise InputError(
-                f"{self!r} takes pictures (batch, 5, {len(self.cameras)}, {self.cameras.size[0]}, {self.cameras.size[1]}) of "
-                f"normal, alpha and depth, got {tuple(x.shape)}; render them with outputs=('normal', 'alpha', 'depth')"
+                f"{self!r} takes pictures (batch, 5, {len(self.cameras)}, {self.cameras.size[0]}, "
+                f"{self.cameras.size[1]}) of normal, alpha and depth, got {tuple(x.shape)}; "
+                "render them with outputs=('normal', 'alpha', 'depth')"
             )
         if min(x.shape[3:]) < 3:
             raise InputError(
-                f"{self!r} compares pixels with those on both sides, and pictures of {x.shape[3]} by {x.shape[4]} have none"
+                f"{self!r} compares pixels with the pixels on both sides, and pictures of "
+                f"{x.shape[3]} by {x.shape[4]} have none"
             )
         normal, alpha, depth = x[:, :3].movedim(1, -1), x[:, 3], x[:, 4]
         origins, directions = self.cameras.to(x.dtype, x.device).rays()
@@ -313,7 +285,7 @@ class NormalConsistency(ExplicitPrior):
         own = depth[inside]
         down, known = self._across(points, depth, own, 2)
         right, also = self._across(points, depth, own, 3)
-        surface = torch.linalg.cross(down, right)  # towards the camera, whatever the depths
+        surface = torch.linalg.cross(down, right)  # towards the camera for any depths
         length = surface.norm(dim=-1, keepdim=True)
         known = known * also * (length[..., 0].detach() > 0)
         surface = surface / torch.where(length > 0, length, 1.0)
@@ -323,7 +295,10 @@ class NormalConsistency(ExplicitPrior):
     def _across(
         self, points: Tensor, depth: Tensor, own: Tensor, axis: int
     ) -> tuple[Tensor, Tensor]:
-        """From the pixel before to the pixel after along an axis, and whether both lie on the surface of the one between."""
+        """Return the difference of the next and the previous pixel along an axis.
+
+        The second value is whether both lie on the surface of the pixel between them.
+        """
         other = 5 - axis
         size = points.shape[axis]
         ends = [
@@ -345,22 +320,63 @@ class NormalConsistency(ExplicitPrior):
         )
         return after - before, on.to(points)
 
-    def subset(self, index: Any) -> Self:
-        other = copy.copy(self)
-        other.cameras = self.cameras[index]
-        return other
+
+class OcclusionPenalty(ThroughOperator):
+    """Mean over rays of the optical thickness within ``distance`` of the cameras.
+
+    ``R(x) = mean over rays of tau``. Few views are explained best by walls of fog right before each
+    of them, where no other view sees anything. A penalty on the density along the first part of
+    every ray removes them.
+
+    Source: Yang, Pavone and Wang, "FreeNeRF", CVPR 2023, equation 7, with a distance in place of a
+    number of samples.
+
+    Args:
+        operator: renderer of the cameras with a method ``nearby(distance)``, which predicts its
+            thickness, or alpha, up to there.
+        distance: distance from the cameras (from the renderer's ``near``) in the unit of the world.
+        subset_size: number of blocks of a step, see `ThroughOperator`.
+        seed: seed of the draws.
+
+    >>> import torch
+    >>> import invtoolbox as it
+    >>> from invtoolbox.geometry import look_at
+    >>> from invtoolbox.geometry.voxels import Voxels, VoxelSpace
+    >>> camera = look_at(torch.tensor([[0.0, 0.0, -1.0]]), size=(2, 2), field_of_view=1.0)
+    >>> A = it.operators.VoxelRenderer(camera)
+    >>> space = VoxelSpace.box(5, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), scale=2.0)
+    >>> raw = torch.full((1, 125), 0.5413)  # its softplus is 1, so the density is 2
+    >>> fog = Voxels(raw, torch.zeros(1, 125, 1, 3), space)
+    >>> bool((OcclusionPenalty(A, 0.5).energy(fog) - 2.0 * 0.5).abs() < 1e-3)
+    True
+    """
+
+    def __init__(
+        self, operator: Any, distance: float, subset_size: int | None = None, seed: int = 0
+    ) -> None:
+        if not isinstance(operator, Operator) or not hasattr(operator, "nearby"):
+            raise InputError(
+                "OcclusionPenalty takes a VoxelRenderer or a GaussianRenderer, "
+                f"got {type(operator).__name__}"
+            )
+        check_positive("the distance of OcclusionPenalty", distance)
+        self.distance = distance
+        super().__init__(_Mean(), operator.nearby(distance), subset_size, seed)
 
     def __repr__(self) -> str:
-        return f"NormalConsistency({len(self.cameras)} cameras, tolerance={self.tolerance:g})"
+        return f"OcclusionPenalty({self.operator!r}, {self.distance:g})"
 
 
 class Disagreement(ExplicitPrior):
-    r"""``R(p) = mean |p_1 - p_2|``, or of the squares; p_1 is the first half of the channels, p_2 the second.
+    """Difference of two predictions: ``R(p) = mean |p_1 - p_2|``, or of the squares.
 
-    Of what `operators.OnBoth` predicts. Two models of few views differ most where both are wrong, so pictures of poses that no camera took
-    on which they agree are more likely right: ``ThroughOperator(Disagreement(), OnBoth(renderer of such poses), subset_size=1)``.
+    p_1 is the first half of the channels and p_2 the second, as `operators.OnBoth` predicts them.
+    Two models of few views differ most where both are wrong. So pictures of further poses on which
+    they agree are more likely right:
+    ``ThroughOperator(Disagreement(), OnBoth(renderer of such poses), subset_size=1)``.
 
-    Source: Zhang et al., "CoR-GS: sparse-view 3D Gaussian splatting via co-regularization", ECCV 2024, which adds structural similarity.
+    Source: Zhang et al., "CoR-GS: sparse-view 3D Gaussian splatting via co-regularization", ECCV
+    2024, which adds structural similarity.
 
     Args:
         power: 1 for the modulus, 2 for squares.
@@ -372,7 +388,7 @@ class Disagreement(ExplicitPrior):
     """
 
     is_convex = True
-    is_smooth = True  # but where both agree exactly; the modulus has the slope 0 there
+    is_smooth = True  # except where both agree exactly; the modulus has the slope 0 there
 
     def __init__(self, power: Literal[1, 2] = 1) -> None:
         if power not in (1, 2):
@@ -382,7 +398,8 @@ class Disagreement(ExplicitPrior):
     def energy(self, x: Tensor) -> Tensor:
         if x.shape[1] % 2:
             raise InputError(
-                f"{self!r} compares two halves of the channels, as operators.OnBoth predicts them, got {x.shape[1]} channels"
+                f"{self!r} compares two halves of the channels, as operators.OnBoth predicts "
+                f"them, got {x.shape[1]} channels"
             )
         first, second = x.chunk(2, dim=1)
         apart = first - second
@@ -390,3 +407,12 @@ class Disagreement(ExplicitPrior):
 
     def __repr__(self) -> str:
         return f"Disagreement(power={self.power})"
+
+
+class _Mean(ExplicitPrior):
+    """Mean of the prediction."""
+
+    is_convex = True
+
+    def energy(self, x: Tensor) -> Tensor:
+        return x.flatten(1).mean(1)

@@ -1,0 +1,100 @@
+"""Settings of priors: copies with changes, checks, and the text in a ``repr``."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from invtoolbox.core.settings import Settings
+from invtoolbox.errors import InputError
+
+S = TypeVar("S", bound=Settings)
+T = TypeVar("T")
+
+
+def replace(settings: S, **changes: Any) -> S:
+    """Return a copy of settings with some of their attributes changed.
+
+    >>> from invtoolbox.priors import L1
+    >>> replace(L1(), bounds="a box").bounds
+    'a box'
+    """
+    other = copy.copy(settings)
+    vars(other).update(changes)
+    return other
+
+
+def format_setting(value: Tensor | None) -> str:
+    """Return a setting for a ``repr``: its number, or the shape of a tensor of several."""
+    if value is None:
+        return "None"
+    return f"{float(value):g}" if value.numel() == 1 else f"{tuple(value.shape)}"
+
+
+def format_changes(settings: object, **defaults: object) -> str:
+    """Return ``name=value, ...`` of the attributes that differ from their defaults.
+
+    >>> from invtoolbox.priors import TotalVariation
+    >>> format_changes(TotalVariation(periodic=True), isotropic=True, periodic=False)
+    'periodic=True'
+    """
+    values = {name: getattr(settings, name) for name in defaults}
+    return ", ".join(f"{k}={v}" for k, v in values.items() if v != defaults[k])
+
+
+def check_real(x: Tensor) -> None:
+    """Raise `InputError` for complex values."""
+    if x.is_complex():
+        raise InputError("bounds need real images; complex numbers have no order")
+
+
+def require_bound(prior: object, value: T | None) -> T:
+    """Return what a prior made of its problem, or raise `InputError` if it has no problem yet."""
+    if value is None or (isinstance(value, tuple) and not value):
+        raise InputError(
+            f"{prior!r} must be prepared with a problem first: it.solve does so, "
+            "or call prior.prepare(problem, it.solve)"
+        )
+    return value
+
+
+def check_positive(what: str, value: float) -> None:
+    """Raise `InputError` for a setting that is not positive."""
+    if not value > 0:
+        raise InputError(f"{what} must be positive, got {value}")
+
+
+def check_intensity_range(intensity_range: tuple[float, float]) -> None:
+    """Raise `InputError` unless the range is ``(low, high)`` with low < high."""
+    if not intensity_range[1] > intensity_range[0]:
+        raise InputError(f"intensity_range is (low, high) with low < high, got {intensity_range}")
+
+
+def check_inner_solve(name: str, tolerance: float, max_iterations: int) -> None:
+    """Raise `InputError` for an iterative prox that could not stop or start."""
+    if not tolerance > 0 or max_iterations < 1:
+        raise InputError(
+            f"{name} needs a positive tolerance and at least one iteration, "
+            f"got {tolerance} and {max_iterations}"
+        )
+
+
+def check_spacing(prior: object, spacing: tuple[float, ...] | None, dimensions: int) -> None:
+    """Raise `InputError` unless a spacing has one number for every axis of space."""
+    if spacing is not None and len(spacing) != dimensions:
+        raise InputError(
+            f"{prior!r} has a spacing for {len(spacing)} axes, and the image has {dimensions}"
+        )
+
+
+def check_placement(prior: object, network: nn.Module, x: Tensor) -> None:
+    """Raise `InputError` if the image has another precision or device than the network."""
+    like = next(iter(network.parameters()), x)
+    if like.device != x.device or like.dtype != x.dtype:
+        raise InputError(
+            f"the network of {prior!r} is {like.dtype} on {like.device} and the image "
+            f"{x.dtype} on {x.device}; move the prior with "
+            f"prior.to(dtype={x.dtype}, device={str(x.device)!r})"
+        )
