@@ -20,6 +20,11 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.metrics.images import like
 
+#: How far from the sensor points count in the dynamic and in the static error, in metres along the ground.
+RADIUS = 35.0
+#: Edges of the distances that errors are told apart by, in metres along the ground.
+RANGES = (0.0, 35.0, 50.0, 75.0, 100.0, math.inf)
+
 
 def end_point_error(flow: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean end-point error, ``mean over points of |flow - truth|``, in the unit of the flow (metres).
@@ -81,58 +86,6 @@ def outliers(flow: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
     )
 
 
-def point_errors(flow: Tensor, truth: Tensor) -> Tensor:
-    """``|flow - truth|`` of every point in float64: ``(points,)`` or ``(batch, points)``.
-
-    >>> point_errors(torch.tensor([[3.0, 4.0, 0.0]]), torch.zeros(1, 3))
-    tensor([5.], dtype=torch.float64)
-    """
-    check_flows(flow, truth)
-    return (flow.to(torch.float64) - truth.to(torch.float64)).norm(dim=-1)
-
-
-def check_flows(flow: Tensor, truth: Tensor) -> None:
-    """Refuse flows that are none, or that cannot be compared point by point."""
-    if flow.ndim not in (2, 3) or flow.shape[-1] not in (2, 3):
-        raise InputError(
-            f"the flow has shape {tuple(flow.shape)}; expected (points, 3) or (batch, points, 3)"
-        )
-    if flow.shape != truth.shape:
-        raise InputError(
-            f"the flow has shape {tuple(flow.shape)} and the truth {tuple(truth.shape)}; they "
-            "must agree, a vector for every point of the source"
-        )
-
-
-def mean_over(values: Tensor, mask: Tensor | None, flow: Tensor) -> Tensor:
-    """The mean of values ``(points,)`` or ``(batch, points)`` where the mask is true, in the precision of the flow."""
-    if mask is None:
-        if values.shape[-1] == 0:
-            raise InputError("the flow has no points; there is no mean error")
-        return like(values.mean(-1), flow)
-    if mask.dtype != torch.bool or mask.shape not in (values.shape, values.shape[-1:]):
-        raise InputError(
-            f"the mask has shape {tuple(mask.shape)} and {mask.dtype}; give a boolean one of "
-            f"shape {tuple(values.shape)}"
-        )
-    mask = mask.expand(values.shape)
-    if not bool(mask.any(-1).all()):
-        raise InputError("the mask leaves no point; widen it")
-    # Not values * mask: outside the mask there may be NaN.
-    return like(torch.where(mask, values, torch.zeros_like(values)).sum(-1) / mask.sum(-1), flow)
-
-
-def _accuracy(flow: Tensor, truth: Tensor, mask: Tensor | None, limit: float) -> Tensor:
-    error = point_errors(flow, truth)
-    return mean_over(
-        ((error < limit) | (error < limit * truth.to(torch.float64).norm(dim=-1))).to(
-            torch.float64
-        ),
-        mask,
-        flow,
-    )
-
-
 def angle_error(flow: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
     """The mean angle between flow and truth **in space**, in radians, 0 to pi.
 
@@ -175,18 +128,6 @@ def space_time_angle_error(
         torch.cat([truth.to(torch.float64), time], -1),
     )
     return mean_over(_angle(a, b), mask, flow)
-
-
-def _angle(a: Tensor, b: Tensor) -> Tensor:
-    """The angle between vectors, exact for small and for large ones (Kahan), where the arc cosine loses half of the digits."""
-    a, b = (v / v.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny) for v in (a, b))
-    return 2 * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1))
-
-
-#: How far from the sensor points count in the dynamic and in the static error, in metres along the ground.
-RADIUS = 35.0
-#: Edges of the distances that errors are told apart by, in metres along the ground.
-RANGES = (0.0, 35.0, 50.0, 75.0, 100.0, math.inf)
 
 
 def dynamic_end_point_error(
@@ -237,32 +178,6 @@ def static_end_point_error(
     tensor(0.)
     """
     return end_point_error(flow, truth, region_mask(points, ~dynamic, ground, valid, radius))
-
-
-def region_mask(
-    points: Tensor,
-    among: Tensor,
-    ground: Tensor | None = None,
-    valid: Tensor | None = None,
-    radius: float = RADIUS,
-) -> Tensor:
-    """Which of the points `among` are not ground, known, and within the radius along the ground: boolean ``(points,)``."""
-    for name, value in (("dynamic", among), ("ground", ground), ("valid", valid)):
-        if value is not None and (value.shape != points.shape[:1] or value.dtype != torch.bool):
-            raise InputError(
-                f"{name} is {value.dtype} of shape {tuple(value.shape)}; give booleans, one for each of {len(points)} points"
-            )
-    chosen = among & (distance(points) < radius)
-    if ground is not None:
-        chosen = chosen & ~ground
-    return chosen if valid is None else chosen & valid
-
-
-def distance(points: Tensor) -> Tensor:
-    """The distance of each point from the sensor along the ground, float64 ``(points,)``."""
-    if points.ndim != 2 or points.shape[-1] != 3:
-        raise InputError(f"points have the shape {tuple(points.shape)}; expected (points, 3)")
-    return points[:, :2].to(torch.float64).norm(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -385,3 +300,87 @@ def trajectory_errors(
     return TrajectoryErrors(
         float(later[seen].mean()), float(final.mean()), error.sum(1) / known.sum(1)
     )
+
+
+def point_errors(flow: Tensor, truth: Tensor) -> Tensor:
+    """``|flow - truth|`` of every point in float64: ``(points,)`` or ``(batch, points)``.
+
+    >>> point_errors(torch.tensor([[3.0, 4.0, 0.0]]), torch.zeros(1, 3))
+    tensor([5.], dtype=torch.float64)
+    """
+    check_flows(flow, truth)
+    return (flow.to(torch.float64) - truth.to(torch.float64)).norm(dim=-1)
+
+
+def check_flows(flow: Tensor, truth: Tensor) -> None:
+    """Refuse flows that are none, or that cannot be compared point by point."""
+    if flow.ndim not in (2, 3) or flow.shape[-1] not in (2, 3):
+        raise InputError(
+            f"the flow has shape {tuple(flow.shape)}; expected (points, 3) or (batch, points, 3)"
+        )
+    if flow.shape != truth.shape:
+        raise InputError(
+            f"the flow has shape {tuple(flow.shape)} and the truth {tuple(truth.shape)}; they "
+            "must agree, a vector for every point of the source"
+        )
+
+
+def mean_over(values: Tensor, mask: Tensor | None, flow: Tensor) -> Tensor:
+    """The mean of values ``(points,)`` or ``(batch, points)`` where the mask is true, in the precision of the flow."""
+    if mask is None:
+        if values.shape[-1] == 0:
+            raise InputError("the flow has no points; there is no mean error")
+        return like(values.mean(-1), flow)
+    if mask.dtype != torch.bool or mask.shape not in (values.shape, values.shape[-1:]):
+        raise InputError(
+            f"the mask has shape {tuple(mask.shape)} and {mask.dtype}; give a boolean one of "
+            f"shape {tuple(values.shape)}"
+        )
+    mask = mask.expand(values.shape)
+    if not bool(mask.any(-1).all()):
+        raise InputError("the mask leaves no point; widen it")
+    # Not values * mask: outside the mask there may be NaN.
+    return like(torch.where(mask, values, torch.zeros_like(values)).sum(-1) / mask.sum(-1), flow)
+
+
+def region_mask(
+    points: Tensor,
+    among: Tensor,
+    ground: Tensor | None = None,
+    valid: Tensor | None = None,
+    radius: float = RADIUS,
+) -> Tensor:
+    """Which of the points `among` are not ground, known, and within the radius along the ground: boolean ``(points,)``."""
+    for name, value in (("dynamic", among), ("ground", ground), ("valid", valid)):
+        if value is not None and (value.shape != points.shape[:1] or value.dtype != torch.bool):
+            raise InputError(
+                f"{name} is {value.dtype} of shape {tuple(value.shape)}; give booleans, one for each of {len(points)} points"
+            )
+    chosen = among & (distance(points) < radius)
+    if ground is not None:
+        chosen = chosen & ~ground
+    return chosen if valid is None else chosen & valid
+
+
+def distance(points: Tensor) -> Tensor:
+    """The distance of each point from the sensor along the ground, float64 ``(points,)``."""
+    if points.ndim != 2 or points.shape[-1] != 3:
+        raise InputError(f"points have the shape {tuple(points.shape)}; expected (points, 3)")
+    return points[:, :2].to(torch.float64).norm(dim=-1)
+
+
+def _accuracy(flow: Tensor, truth: Tensor, mask: Tensor | None, limit: float) -> Tensor:
+    error = point_errors(flow, truth)
+    return mean_over(
+        ((error < limit) | (error < limit * truth.to(torch.float64).norm(dim=-1))).to(
+            torch.float64
+        ),
+        mask,
+        flow,
+    )
+
+
+def _angle(a: Tensor, b: Tensor) -> Tensor:
+    """The angle between vectors, exact for small and for large ones (Kahan), where the arc cosine loses half of the digits."""
+    a, b = (v / v.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny) for v in (a, b))
+    return 2 * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1))

@@ -34,13 +34,6 @@ from invtoolbox.metrics.flow_scores import (
 )
 
 
-class HasFlow(Protocol):
-    """What is scored: anything with a flow for every point of the sweep, the sensor's own motion included."""
-
-    @property
-    def flow(self) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class FlowErrors:
     """The errors of one pair of sweeps, or of many (`pool`). Metres, radians and shares; NaN where no point is of the kind.
@@ -208,6 +201,13 @@ def pool(errors: Sequence[FlowErrors]) -> FlowErrors:
         ranges=tuple(_pooled_range(parts) for parts in zip(*(e.ranges for e in errors))),
         **overall,
     )
+
+
+class HasFlow(Protocol):
+    """What is scored: anything with a flow for every point of the sweep, the sensor's own motion included."""
+
+    @property
+    def flow(self) -> Tensor: ...
 
 
 def _pooled_range(parts: Sequence[RangeError]) -> RangeError:

@@ -94,6 +94,12 @@ _OTHERS = {
 _MEANING = {**{word: meta for meta, words in _OTHERS.items() for word in words}, **AV2_META_CLASSES}
 
 
+#: Buckets of speed in metres a sweep: 50 of 0.04 from 0 to 2, and one of all that is faster. The first is the static one.
+EDGES = torch.cat(
+    [torch.linspace(0, 2, 51, dtype=torch.float64), torch.tensor([math.inf], dtype=torch.float64)]
+)
+
+
 def meta_class(
     category: Tensor, categories: Sequence[str], meaning: Mapping[str, str] | None = None
 ) -> Tensor:
@@ -222,39 +228,6 @@ def three_way_epe(
     return ThreeWayEPE(((sums[0], sums[1], sums[2]),), ((counts[0], counts[1], counts[2]),))
 
 
-def counted_points(errors: Tensor, flow: Tensor, meta_class: Tensor, mask: Tensor | None) -> Tensor:
-    """Which points of a sweep count, boolean ``(points,)``; refuses what does not belong to one sweep, and points without a flow."""
-    if flow.ndim != 2 or flow.shape[-1] != 3:
-        raise InputError(
-            f"the flow has shape {tuple(flow.shape)}; this error is of one sweep, (points, 3)"
-        )
-    if meta_class.shape != flow.shape[:1]:
-        raise InputError(f"meta_class has shape {tuple(meta_class.shape)} for {len(flow)} points")
-    counted = meta_class >= 0
-    if mask is not None:
-        if mask.shape != flow.shape[:1] or mask.dtype != torch.bool:
-            raise InputError(
-                f"the mask is {mask.dtype} of shape {tuple(mask.shape)}; give booleans, one for each of {len(flow)} points"
-            )
-        counted = counted & mask
-    lost = int((counted & ~errors.isfinite()).sum())
-    if lost:
-        raise InputError(
-            f"{lost} points that count have a flow or a truth that is not finite; leave them out by the mask"
-        )
-    return counted
-
-
-def _ratio(total: float, count: int) -> float:
-    return total / count if count else math.nan
-
-
-#: Buckets of speed in metres a sweep: 50 of 0.04 from 0 to 2, and one of all that is faster. The first is the static one.
-EDGES = torch.cat(
-    [torch.linspace(0, 2, 51, dtype=torch.float64), torch.tensor([math.inf], dtype=torch.float64)]
-)
-
-
 @dataclass(frozen=True)
 class BucketedErrors:
     """What a class, or the mean of classes, scores; NaN where there are no points.
@@ -359,6 +332,33 @@ def bucketed_epe(
     return BucketedEPE(
         gather(errors), gather(speeds), gather(torch.ones_like(errors)).to(torch.int64)
     )
+
+
+def counted_points(errors: Tensor, flow: Tensor, meta_class: Tensor, mask: Tensor | None) -> Tensor:
+    """Which points of a sweep count, boolean ``(points,)``; refuses what does not belong to one sweep, and points without a flow."""
+    if flow.ndim != 2 or flow.shape[-1] != 3:
+        raise InputError(
+            f"the flow has shape {tuple(flow.shape)}; this error is of one sweep, (points, 3)"
+        )
+    if meta_class.shape != flow.shape[:1]:
+        raise InputError(f"meta_class has shape {tuple(meta_class.shape)} for {len(flow)} points")
+    counted = meta_class >= 0
+    if mask is not None:
+        if mask.shape != flow.shape[:1] or mask.dtype != torch.bool:
+            raise InputError(
+                f"the mask is {mask.dtype} of shape {tuple(mask.shape)}; give booleans, one for each of {len(flow)} points"
+            )
+        counted = counted & mask
+    lost = int((counted & ~errors.isfinite()).sum())
+    if lost:
+        raise InputError(
+            f"{lost} points that count have a flow or a truth that is not finite; leave them out by the mask"
+        )
+    return counted
+
+
+def _ratio(total: float, count: int) -> float:
+    return total / count if count else math.nan
 
 
 def _mean(values: list[float]) -> float:

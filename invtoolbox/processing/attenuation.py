@@ -56,13 +56,6 @@ def water_attenuation(image: Tensor, region: Tensor) -> Tensor:
     return torch.stack([values[chosen].median() for values, chosen in zip(image, inside)])
 
 
-def _check(water: float, air: float) -> None:
-    if not float(water) > float(air):
-        raise InputError(
-            f"Hounsfield units need water to attenuate more than air, got {water} and {air}"
-        )
-
-
 @dataclass(frozen=True)
 class BeamHardening:
     """``p(y) = a_1 y + ... + a_n y^n``: what a beam of one energy would have measured, of what was measured (Herman 1979).
@@ -154,3 +147,10 @@ def fit_beam_hardening(
             "paths with short ones; lower the degree, or give weight 0 to rays at the object's edge"
         )
     return fit
+
+
+def _check(water: float, air: float) -> None:
+    if not float(water) > float(air):
+        raise InputError(
+            f"Hounsfield units need water to attenuate more than air, got {water} and {air}"
+        )

@@ -25,6 +25,11 @@ from invtoolbox.datasets.sweeps.ply import ply_stream, read_ply
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.geometry.gaussians import Splats
 
+#: What half a turn about x does to the real spherical harmonics of degrees 1 to 3: each keeps its value or changes its sign.
+_HALF_TURN = (-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1)
+#: Positions are stored in 24 bits, so many of them behind the point at most.
+_MOST_BITS = 20
+
 
 def read_splats(path: str | os.PathLike[str]) -> Splats:
     """The Gaussians of a PLY file, or of an SPZ file through the extra ``[spz]`` (`read_spz`), as one scene.
@@ -119,12 +124,6 @@ def write_splats(
     with ply_stream(path, dict.fromkeys(table, "f4"), overwrite) as append:
         append(table)
     return Written(Path(path).expanduser())
-
-
-#: What half a turn about x does to the real spherical harmonics of degrees 1 to 3: each keeps its value or changes its sign.
-_HALF_TURN = (-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1)
-#: Positions are stored in 24 bits, so many of them behind the point at most.
-_MOST_BITS = 20
 
 
 def read_spz(path: str | os.PathLike[str]) -> Splats:

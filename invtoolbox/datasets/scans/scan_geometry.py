@@ -144,14 +144,6 @@ def angle_table(angles: tuple[float, ...]) -> dict[str, Any]:
     return {"unit": "radians", "values": angles}
 
 
-def _evenly_spaced(start: float, stop: float, count: int, endpoint: bool) -> tuple[float, ...]:
-    parts = count - 1 if endpoint else count
-    if parts <= 0:
-        return (start,)
-    # start + i * step would miss `stop` by rounding.
-    return tuple(start + (stop - start) * (i / parts) for i in range(count))
-
-
 def read_numbers(name: Any, folder: Path | None, what: str) -> np.ndarray:
     """The numbers of a ``.npy`` file, or of a text file with a row a line, parted by spaces or commas; ``#`` begins a comment."""
     if not isinstance(name, str):
@@ -215,3 +207,11 @@ def toml(value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(toml(v) for v in value) + "]"
     return repr(value)
+
+
+def _evenly_spaced(start: float, stop: float, count: int, endpoint: bool) -> tuple[float, ...]:
+    parts = count - 1 if endpoint else count
+    if parts <= 0:
+        return (start,)
+    # start + i * step would miss `stop` by rounding.
+    return tuple(start + (stop - start) * (i / parts) for i in range(count))

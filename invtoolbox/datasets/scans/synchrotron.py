@@ -34,6 +34,54 @@ _ROWS_FOR_AXIS = 8
 _LARGEST_UNUSABLE_SHARE = 0.1
 
 
+__all__ = ["DataExchange", "line_integrals"]
+
+
+# What a frame is, in `image_key`.
+_PROJECTION, _FLAT, _DARK = 0, 1, 2
+_METRES = {"m": 1e3, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "nm": 1e-6}
+
+
+def line_integrals(
+    counts: np.ndarray, white: np.ndarray, dark: np.ndarray, source: str = "counts"
+) -> tuple[np.ndarray, tuple[int, ...], int]:
+    """``-log((counts - dark) / (white - dark))`` of counts (views, columns), with nothing left undefined.
+
+    Returns the line integrals, the dead columns (interpolated from their neighbours), and the number of
+    starved rays (set to the smallest positive transmission); see `DataExchange`.
+
+    >>> line_integrals(np.array([[50.0, 25.0]]), white=np.full(2, 100.0), dark=np.zeros(2))[0].round(3)
+    array([[0.693, 1.386]])
+    """
+    bad = np.argwhere(~np.isfinite(counts))
+    if bad.size:
+        raise InputError(
+            f"{source}: {len(bad)} of {counts.size} counts are NaN or infinite, the first at view "
+            f"{bad[0, 0]}, column {bad[0, 1]}; repair them"
+        )
+    alive = white > dark
+    if (~alive).mean() > _LARGEST_UNUSABLE_SHARE:
+        raise InputError(
+            f"{source}: the flat field is not above the dark field in {(~alive).sum()} of "
+            f"{alive.size} columns; check that data_white and data_dark are not swapped"
+        )
+    transmission = (counts - dark) / np.where(alive, white - dark, 1.0)
+    if (~alive).any():
+        columns = np.arange(alive.size)
+        transmission = np.stack(
+            [np.interp(columns, columns[alive], view[alive]) for view in transmission]
+        )
+    starved = transmission <= 0
+    if starved.mean() > _LARGEST_UNUSABLE_SHARE:
+        raise InputError(
+            f"{source}: {starved.sum()} of {starved.size} counts are not above the dark field; "
+            "check the dark field"
+        )
+    if starved.any():
+        transmission = np.where(starved, transmission[~starved].min(), transmission)
+    return -np.log(transmission), tuple(np.flatnonzero(~alive).tolist()), int(starved.sum())
+
+
 class DetectorRows(ABC):
     """A data set with one sinogram for each detector row of a parallel-beam scan; rows are read when they are asked for.
 
@@ -134,49 +182,6 @@ class DetectorRows(ABC):
         return line_integrals(counts, white, dark, f"{self.path}, row {row}")
 
 
-def line_integrals(
-    counts: np.ndarray, white: np.ndarray, dark: np.ndarray, source: str = "counts"
-) -> tuple[np.ndarray, tuple[int, ...], int]:
-    """``-log((counts - dark) / (white - dark))`` of counts (views, columns), with nothing left undefined.
-
-    Returns the line integrals, the dead columns (interpolated from their neighbours), and the number of
-    starved rays (set to the smallest positive transmission); see `DataExchange`.
-
-    >>> line_integrals(np.array([[50.0, 25.0]]), white=np.full(2, 100.0), dark=np.zeros(2))[0].round(3)
-    array([[0.693, 1.386]])
-    """
-    bad = np.argwhere(~np.isfinite(counts))
-    if bad.size:
-        raise InputError(
-            f"{source}: {len(bad)} of {counts.size} counts are NaN or infinite, the first at view "
-            f"{bad[0, 0]}, column {bad[0, 1]}; repair them"
-        )
-    alive = white > dark
-    if (~alive).mean() > _LARGEST_UNUSABLE_SHARE:
-        raise InputError(
-            f"{source}: the flat field is not above the dark field in {(~alive).sum()} of "
-            f"{alive.size} columns; check that data_white and data_dark are not swapped"
-        )
-    transmission = (counts - dark) / np.where(alive, white - dark, 1.0)
-    if (~alive).any():
-        columns = np.arange(alive.size)
-        transmission = np.stack(
-            [np.interp(columns, columns[alive], view[alive]) for view in transmission]
-        )
-    starved = transmission <= 0
-    if starved.mean() > _LARGEST_UNUSABLE_SHARE:
-        raise InputError(
-            f"{source}: {starved.sum()} of {starved.size} counts are not above the dark field; "
-            "check the dark field"
-        )
-    if starved.any():
-        transmission = np.where(starved, transmission[~starved].min(), transmission)
-    return -np.log(transmission), tuple(np.flatnonzero(~alive).tolist()), int(starved.sum())
-
-
-__all__ = ["DataExchange", "line_integrals"]
-
-
 class DataExchange(DetectorRows):
     """A data set with one sinogram for each detector row of `/exchange/data`.
 
@@ -229,51 +234,6 @@ class DataExchange(DetectorRows):
                 np.asarray(exchange["data_white"][:, row], dtype=np.float64).mean(axis=0),
                 np.asarray(exchange["data_dark"][:, row], dtype=np.float64).mean(axis=0),
             )
-
-
-def _exchange(path: Any, file: Any) -> Any:
-    missing = [n for n in ("data", "data_white", "data_dark") if f"exchange/{n}" not in file]
-    if missing:
-        raise InputError(
-            f"{path}: no dataset {', '.join('/exchange/' + n for n in missing)}; a DXchange "
-            "file holds data, data_white, data_dark and theta under /exchange"
-        )
-    return file["exchange"]
-
-
-def _projections_shape(path: Any, data: Any) -> tuple[int, int, int]:
-    axes = data.attrs.get("axes", "theta:y:x")
-    axes = axes.decode() if isinstance(axes, bytes) else str(axes)
-    if axes != "theta:y:x" or data.ndim != 3:
-        raise InputError(
-            f"{path}: /exchange/data has {data.ndim} axes named {axes!r}; only theta:y:x "
-            "(views, rows, columns) is read, transpose it"
-        )
-    return data.shape  # type: ignore[no-any-return]
-
-
-def _angles(path: Any, exchange: Any, views: int) -> np.ndarray:
-    if "theta" not in exchange:
-        raise InputError(f"{path}: no dataset /exchange/theta; pass a geometry with the angles")
-    theta = np.asarray(exchange["theta"][:], dtype=np.float64)
-    if theta.shape != (views,):
-        raise InputError(
-            f"{path}: /exchange/theta has shape {theta.shape}, but /exchange/data has {views} views"
-        )
-    units = exchange["theta"].attrs.get("units", "degrees")
-    units = units.decode() if isinstance(units, bytes) else str(units)
-    if units.startswith("deg"):
-        return np.radians(theta)
-    if units.startswith("rad"):
-        return theta
-    raise InputError(
-        f"{path}: /exchange/theta is in {units!r}; expected degrees or radians, pass a geometry"
-    )
-
-
-# What a frame is, in `image_key`.
-_PROJECTION, _FLAT, _DARK = 0, 1, 2
-_METRES = {"m": 1e3, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "nm": 1e-6}
 
 
 class NXtomo(DetectorRows):
@@ -383,6 +343,46 @@ def entries(file: Any) -> list[str]:
             ):
                 found.append(path)
     return found
+
+
+def _exchange(path: Any, file: Any) -> Any:
+    missing = [n for n in ("data", "data_white", "data_dark") if f"exchange/{n}" not in file]
+    if missing:
+        raise InputError(
+            f"{path}: no dataset {', '.join('/exchange/' + n for n in missing)}; a DXchange "
+            "file holds data, data_white, data_dark and theta under /exchange"
+        )
+    return file["exchange"]
+
+
+def _projections_shape(path: Any, data: Any) -> tuple[int, int, int]:
+    axes = data.attrs.get("axes", "theta:y:x")
+    axes = axes.decode() if isinstance(axes, bytes) else str(axes)
+    if axes != "theta:y:x" or data.ndim != 3:
+        raise InputError(
+            f"{path}: /exchange/data has {data.ndim} axes named {axes!r}; only theta:y:x "
+            "(views, rows, columns) is read, transpose it"
+        )
+    return data.shape  # type: ignore[no-any-return]
+
+
+def _angles(path: Any, exchange: Any, views: int) -> np.ndarray:
+    if "theta" not in exchange:
+        raise InputError(f"{path}: no dataset /exchange/theta; pass a geometry with the angles")
+    theta = np.asarray(exchange["theta"][:], dtype=np.float64)
+    if theta.shape != (views,):
+        raise InputError(
+            f"{path}: /exchange/theta has shape {theta.shape}, but /exchange/data has {views} views"
+        )
+    units = exchange["theta"].attrs.get("units", "degrees")
+    units = units.decode() if isinstance(units, bytes) else str(units)
+    if units.startswith("deg"):
+        return np.radians(theta)
+    if units.startswith("rad"):
+        return theta
+    raise InputError(
+        f"{path}: /exchange/theta is in {units!r}; expected degrees or radians, pass a geometry"
+    )
 
 
 def _nexus_angles(path: Any, group: Any, frames: int) -> np.ndarray:

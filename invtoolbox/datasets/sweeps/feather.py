@@ -45,21 +45,6 @@ def read_feather(
         return {name: _array(path, table, name) for name in wanted}
 
 
-def _array(path: Path, table: Any, name: str) -> np.ndarray:
-    column = table[name].combine_chunks()
-    column.validate(full=True)
-    if column.null_count:
-        raise InputError(
-            f"{path}: {column.null_count} entries of the column {name} are missing; write the table again"
-        )
-    array = np.asarray(column.to_numpy(zero_copy_only=False))
-    if array.ndim != 1 or array.dtype.kind not in "biufO":
-        raise InputError(
-            f"{path}: the column {name} holds {column.type}, neither numbers nor words"
-        )
-    return array
-
-
 def require_numbers(path: Path, columns: dict[str, np.ndarray], names: Sequence[str]) -> None:
     """Refuse columns that hold words where numbers are meant."""
     for name in names:
@@ -93,3 +78,18 @@ def pyarrow(module: str) -> Any:
         raise MissingDependency(
             f"Argoverse 2 and Waymo files need pyarrow, which is not installed; {how_to_get('lidar')}"
         ) from error
+
+
+def _array(path: Path, table: Any, name: str) -> np.ndarray:
+    column = table[name].combine_chunks()
+    column.validate(full=True)
+    if column.null_count:
+        raise InputError(
+            f"{path}: {column.null_count} entries of the column {name} are missing; write the table again"
+        )
+    array = np.asarray(column.to_numpy(zero_copy_only=False))
+    if array.ndim != 1 or array.dtype.kind not in "biufO":
+        raise InputError(
+            f"{path}: the column {name} holds {column.type}, neither numbers nor words"
+        )
+    return array

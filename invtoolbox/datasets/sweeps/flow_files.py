@@ -32,25 +32,6 @@ _ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 
 
-class Estimate(Protocol):
-    """What is written: the flow of every point of a sweep, N of them, and what was found on the way."""
-
-    @property
-    def flow(self) -> Tensor: ...
-    @property
-    def ego_motion(self) -> Tensor: ...
-    @property
-    def dynamic(self) -> Tensor: ...
-    @property
-    def ground(self) -> Tensor: ...
-    @property
-    def instance(self) -> Tensor: ...
-    @property
-    def valid(self) -> Tensor: ...
-    @property
-    def method(self) -> str: ...
-
-
 @dataclass(frozen=True, eq=False)
 class FlowFile:
     """The flow of the N points of one sweep, in the order of the sweep's file.
@@ -167,20 +148,6 @@ def read_flow(path: str | os.PathLike[str]) -> FlowFile:
     )
 
 
-def residual_flow(flow: Tensor, points: Tensor, ego_motion: Tensor) -> Tensor:
-    """The flow without the sensor's own motion, ``flow - (E p - p)``, in float32: ``(N, 3)``.
-
-    >>> residual_flow(torch.ones(1, 3), torch.zeros(1, 3), torch.eye(4))
-    tensor([[1., 1., 1.]])
-    """
-    if flow.shape != points.shape or flow.ndim != 2 or flow.shape[1] != 3:
-        raise InputError(
-            f"the flow has shape {tuple(flow.shape)} for points of shape {tuple(points.shape)}; both are (N, 3)"
-        )
-    exact = points.to(torch.float64)
-    return (flow.to(exact) - (transform(ego_motion.to(exact), exact) - exact)).to(torch.float32)
-
-
 def refuse_source(folder: str | os.PathLike[str], source: str | os.PathLike[str]) -> Path:
     """The folder of results, unless it is the source's own or lies in it: what was measured is never written to.
 
@@ -194,6 +161,39 @@ def refuse_source(folder: str | os.PathLike[str], source: str | os.PathLike[str]
             f"{folder}: results are never written into the source {source}; choose a folder outside of it"
         )
     return out
+
+
+class Estimate(Protocol):
+    """What is written: the flow of every point of a sweep, N of them, and what was found on the way."""
+
+    @property
+    def flow(self) -> Tensor: ...
+    @property
+    def ego_motion(self) -> Tensor: ...
+    @property
+    def dynamic(self) -> Tensor: ...
+    @property
+    def ground(self) -> Tensor: ...
+    @property
+    def instance(self) -> Tensor: ...
+    @property
+    def valid(self) -> Tensor: ...
+    @property
+    def method(self) -> str: ...
+
+
+def residual_flow(flow: Tensor, points: Tensor, ego_motion: Tensor) -> Tensor:
+    """The flow without the sensor's own motion, ``flow - (E p - p)``, in float32: ``(N, 3)``.
+
+    >>> residual_flow(torch.ones(1, 3), torch.zeros(1, 3), torch.eye(4))
+    tensor([[1., 1., 1.]])
+    """
+    if flow.shape != points.shape or flow.ndim != 2 or flow.shape[1] != 3:
+        raise InputError(
+            f"the flow has shape {tuple(flow.shape)} for points of shape {tuple(points.shape)}; both are (N, 3)"
+        )
+    exact = points.to(torch.float64)
+    return (flow.to(exact) - (transform(ego_motion.to(exact), exact) - exact)).to(torch.float32)
 
 
 def _check(path: Path, arrays: dict[str, Any]) -> None:

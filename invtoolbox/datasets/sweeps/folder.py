@@ -113,54 +113,6 @@ class LidarFolder(SweepFiles):
         )
 
 
-def sweep_files_of(folder: Path) -> list[Path]:
-    """The point files of a folder, or an `InputError` that counts their formats.
-
-    A file of another format that is named as the sweeps are takes the place of one, and is refused when that is read.
-    """
-    files = [
-        file
-        for file in files_in_order(folder, SUFFIXES, "sweeps")
-        if file.name not in (*_POSES, *_TIMES)
-    ]
-    kinds = collections.Counter(file.suffix.lower() for file in files)
-    usual = _usual(files) if files else ""
-    words = {_word(file) for file in files if file.suffix.lower() == usual}
-    if len(kinds) > 1 and (
-        2 * kinds[usual] <= len(files) or any(_word(file) not in words for file in files)
-    ):
-        first = {
-            kind: next(file.name for file in files if file.suffix.lower() == kind) for kind in kinds
-        }
-        listed = ", ".join(f"{count} {kind} ({first[kind]})" for kind, count in kinds.items())
-        raise InputError(
-            f"{folder}: the folder holds point files of several formats, {listed}; keep the sweeps of one sequence in one"
-        )
-    if not files:
-        raise InputError(
-            f"{folder}: the folder holds no sweeps, only poses or times; give the folder of the sweeps"
-        )
-    if len({file.stem for file in files}) < len(files):
-        raise InputError(
-            f"{folder}: two sweeps have one name but for its suffix; rename one, or leave it out"
-        )
-    return files
-
-
-def _usual(files: Sequence[Path]) -> str:
-    """The suffix that most files have."""
-    return collections.Counter(file.suffix.lower() for file in files).most_common(1)[0][0]
-
-
-def _word(file: Path) -> str:
-    """What the names of the sweeps of a sequence have in common: all but the numbers."""
-    return re.sub(r"\d+", "0", file.stem)
-
-
-def _beside(folder: Path, names: Sequence[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
 class OusterFrames(SweepFiles):
     """Sweeps from a folder of `.npz` files, each with ``xyz`` (N, 3) in metres in the sensor's frame, ``t_ns`` (N,), ``ring`` (N,)
     and ``reflectivity`` (N,), as they are saved from the scans of Ouster's SDK.
@@ -209,6 +161,40 @@ class OusterFrames(SweepFiles):
         )
 
 
+def sweep_files_of(folder: Path) -> list[Path]:
+    """The point files of a folder, or an `InputError` that counts their formats.
+
+    A file of another format that is named as the sweeps are takes the place of one, and is refused when that is read.
+    """
+    files = [
+        file
+        for file in files_in_order(folder, SUFFIXES, "sweeps")
+        if file.name not in (*_POSES, *_TIMES)
+    ]
+    kinds = collections.Counter(file.suffix.lower() for file in files)
+    usual = _usual(files) if files else ""
+    words = {_word(file) for file in files if file.suffix.lower() == usual}
+    if len(kinds) > 1 and (
+        2 * kinds[usual] <= len(files) or any(_word(file) not in words for file in files)
+    ):
+        first = {
+            kind: next(file.name for file in files if file.suffix.lower() == kind) for kind in kinds
+        }
+        listed = ", ".join(f"{count} {kind} ({first[kind]})" for kind, count in kinds.items())
+        raise InputError(
+            f"{folder}: the folder holds point files of several formats, {listed}; keep the sweeps of one sequence in one"
+        )
+    if not files:
+        raise InputError(
+            f"{folder}: the folder holds no sweeps, only poses or times; give the folder of the sweeps"
+        )
+    if len({file.stem for file in files}) < len(files):
+        raise InputError(
+            f"{folder}: two sweeps have one name but for its suffix; rename one, or leave it out"
+        )
+    return files
+
+
 def first_time(file: Path) -> int | None:
     """The first ``t_ns`` of a frame, of which only the beginning is unpacked; None where the file has none that can be read.
 
@@ -234,3 +220,17 @@ def first_time(file: Path) -> int | None:
             )
     except InputError:
         return None
+
+
+def _usual(files: Sequence[Path]) -> str:
+    """The suffix that most files have."""
+    return collections.Counter(file.suffix.lower() for file in files).most_common(1)[0][0]
+
+
+def _word(file: Path) -> str:
+    """What the names of the sweeps of a sequence have in common: all but the numbers."""
+    return re.sub(r"\d+", "0", file.stem)
+
+
+def _beside(folder: Path, names: Sequence[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)

@@ -38,6 +38,14 @@ _EARTH = 6378137.0  # metres: the radius of the devkit's Mercator projection
 _OXTS = 30  # numbers of a packet, of which the first six are latitude, longitude, altitude, roll, pitch and yaw
 
 
+#: Names under which archives hold the first cloud, the second, and the flow.
+FIRST, SECOND, FLOW = (
+    ("pc1", "pos1", "pc0"),
+    ("pc2", "pos2", "pc1"),
+    ("flow", "gt", "gt_flow", "sf", "gt_flow_0_1"),
+)
+
+
 class KittiOdometry(SweepFiles):
     """A sequence of the KITTI odometry benchmark: ``velodyne/*.bin``, ``calib.txt``, ``times.txt``, and
     ``../../poses/XX.txt`` or ``poses.txt``.
@@ -207,61 +215,6 @@ class KittiRaw(SweepFiles):
         )
 
 
-def read_packet(path: Path) -> list[float]:
-    """The numbers of one packet of the GPS and inertial unit, 30 on one line."""
-    numbers = read_numbers(require_file(path))
-    if len(numbers) != _OXTS or not np.isfinite(numbers[:6]).all():
-        raise InputError(
-            f"{path}: {len(numbers)} numbers; a packet of the unit has {_OXTS}, the first six finite"
-        )
-    return numbers
-
-
-def unit_pose(packet: Sequence[float], scale: float) -> Tensor:
-    """The unit's frame (x forward, y left, z up) on the map (x east, y north, z up), ``(4, 4)``.
-
-    Position: Mercator, ``s R (lon, ln tan(pi/4 + lat/2))`` with the scale s = cos(latitude of the first packet); rotation:
-    ``Rz(yaw) Ry(pitch) Rx(roll)``, yaw 0 to the east (KITTI raw devkit, convertOxtsToPose).
-    """
-    latitude, longitude, altitude, roll, pitch, yaw = packet[:6]
-    if not abs(latitude) < 89:
-        raise InputError(f"the latitude {latitude} has no place on the map")
-    north = math.log(math.tan(math.pi / 4 + math.radians(latitude) / 2))
-    position = [scale * _EARTH * math.radians(longitude), scale * _EARTH * north, altitude]
-    return rigid(
-        _about(2, yaw) @ _about(1, pitch) @ _about(0, roll),
-        torch.tensor(position, dtype=torch.float64),
-    )
-
-
-def _about(axis: int, angle: float) -> Tensor:
-    c, s = math.cos(angle), math.sin(angle)
-    turn = torch.eye(3, dtype=torch.float64)
-    i, j = [(1, 2), (2, 0), (0, 1)][axis]
-    turn[i, i], turn[i, j], turn[j, i], turn[j, j] = c, -s, s, c
-    return turn
-
-
-def _times_by_name(path: str | os.PathLike[str], files: Sequence[Path]) -> np.ndarray:
-    """The time of each file, whose name is the number of its line (from 0)."""
-    times = read_times(path)
-    numbers = [number_of(file) for file in files]
-    if max(numbers) >= len(times):
-        raise InputError(
-            f"{path}: {len(times)} times, but the sweep {files[-1].name} needs that of number {max(numbers)} (from 0); give "
-            "the times of this sequence"
-        )
-    return times[numbers]
-
-
-#: Names under which archives hold the first cloud, the second, and the flow.
-FIRST, SECOND, FLOW = (
-    ("pc1", "pos1", "pc0"),
-    ("pc2", "pos2", "pc1"),
-    ("flow", "gt", "gt_flow", "sf", "gt_flow_0_1"),
-)
-
-
 class KittiSceneFlow:
     """Pairs of clouds with their flow: a folder of `.npz` files, or one such file; each file is a pair of its own.
 
@@ -328,6 +281,53 @@ class KittiSceneFlow:
             raise InputError(f"{file}: {name} has the shape {array.shape}; expected (N, 3)")
         turned = array[:, [2, 0, 1]] if self.frame == "camera" else array
         return torch.from_numpy(np.ascontiguousarray(turned, dtype=np.float32))
+
+
+def read_packet(path: Path) -> list[float]:
+    """The numbers of one packet of the GPS and inertial unit, 30 on one line."""
+    numbers = read_numbers(require_file(path))
+    if len(numbers) != _OXTS or not np.isfinite(numbers[:6]).all():
+        raise InputError(
+            f"{path}: {len(numbers)} numbers; a packet of the unit has {_OXTS}, the first six finite"
+        )
+    return numbers
+
+
+def unit_pose(packet: Sequence[float], scale: float) -> Tensor:
+    """The unit's frame (x forward, y left, z up) on the map (x east, y north, z up), ``(4, 4)``.
+
+    Position: Mercator, ``s R (lon, ln tan(pi/4 + lat/2))`` with the scale s = cos(latitude of the first packet); rotation:
+    ``Rz(yaw) Ry(pitch) Rx(roll)``, yaw 0 to the east (KITTI raw devkit, convertOxtsToPose).
+    """
+    latitude, longitude, altitude, roll, pitch, yaw = packet[:6]
+    if not abs(latitude) < 89:
+        raise InputError(f"the latitude {latitude} has no place on the map")
+    north = math.log(math.tan(math.pi / 4 + math.radians(latitude) / 2))
+    position = [scale * _EARTH * math.radians(longitude), scale * _EARTH * north, altitude]
+    return rigid(
+        _about(2, yaw) @ _about(1, pitch) @ _about(0, roll),
+        torch.tensor(position, dtype=torch.float64),
+    )
+
+
+def _about(axis: int, angle: float) -> Tensor:
+    c, s = math.cos(angle), math.sin(angle)
+    turn = torch.eye(3, dtype=torch.float64)
+    i, j = [(1, 2), (2, 0), (0, 1)][axis]
+    turn[i, i], turn[i, j], turn[j, i], turn[j, j] = c, -s, s, c
+    return turn
+
+
+def _times_by_name(path: str | os.PathLike[str], files: Sequence[Path]) -> np.ndarray:
+    """The time of each file, whose name is the number of its line (from 0)."""
+    times = read_times(path)
+    numbers = [number_of(file) for file in files]
+    if max(numbers) >= len(times):
+        raise InputError(
+            f"{path}: {len(times)} times, but the sweep {files[-1].name} needs that of number {max(numbers)} (from 0); give "
+            "the times of this sequence"
+        )
+    return times[numbers]
 
 
 def _names(file: Path, there: Sequence[str]) -> tuple[str, str, str]:

@@ -28,23 +28,6 @@ _KEYS = (
 _LARGEST_RATIO = 88
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What stands before the values: the columns (name, NumPy type, how many), the number of points, where the values begin."""
-
-    columns: tuple[tuple[str, str, int], ...]
-    points: int
-    encoding: str
-    start: int
-
-    @property
-    def dtype(self) -> np.dtype:
-        # Names may repeat: PCL pads with fields named "_".
-        return np.dtype(
-            [(f"{k}", kind, (count,)) for k, (_, kind, count) in enumerate(self.columns)]
-        )
-
-
 def read_pcd(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The fields of a PCD file, an array ``(N,)`` each by its name; fields of several numbers, and padding, are left out.
 
@@ -67,6 +50,63 @@ def read_pcd(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             for (name, _, count), array in zip(header.columns, columns, strict=True)
             if count == 1 and name != "_"
         }
+
+
+def unpack_lzf(packed: bytes, size: int) -> bytes:
+    """What LZF packed (Lehmann's liblzf): runs of up to 32 bytes as they are, and copies of up to 264 from up to 8 KiB before.
+
+    Raises:
+        InputError: where the result has another size, or copies from before its beginning.
+
+    >>> unpack_lzf(bytes([1]) + b"ab" + bytes([0b010_00000, 1]), 6)
+    b'ababab'
+    """
+    out = bytearray()
+    place, end = 0, len(packed)
+    while place < end and len(out) <= size:
+        control = packed[place]
+        place += 1
+        if control < 32:
+            out += packed[place : place + control + 1]
+            place += control + 1
+            continue
+        length = control >> 5
+        if length == 7 and place < end:
+            length += packed[place]
+            place += 1
+        if place >= end:
+            break
+        start = len(out) - ((control & 31) << 8) - packed[place] - 1
+        place += 1
+        length += 2
+        if start < 0:
+            raise InputError("the packed values refer to what lies before their beginning")
+        if start + length <= len(out):
+            out += out[start : start + length]
+        else:
+            # The copy overlaps what it writes: the end repeats.
+            period = bytes(out[start:])
+            out += (period * (length // len(period) + 1))[:length]
+    if len(out) != size or place > end:
+        raise InputError(f"the packed values unpack to {len(out):,} bytes instead of {size:,}")
+    return bytes(out)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What stands before the values: the columns (name, NumPy type, how many), the number of points, where the values begin."""
+
+    columns: tuple[tuple[str, str, int], ...]
+    points: int
+    encoding: str
+    start: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        # Names may repeat: PCL pads with fields named "_".
+        return np.dtype(
+            [(f"{k}", kind, (count,)) for k, (_, kind, count) in enumerate(self.columns)]
+        )
 
 
 def _header(path: Path) -> _Header:
@@ -186,46 +226,6 @@ def _packed(path: Path, header: _Header) -> list[np.ndarray]:
         columns.append(part.reshape(header.points, count))
         start += part.nbytes
     return columns
-
-
-def unpack_lzf(packed: bytes, size: int) -> bytes:
-    """What LZF packed (Lehmann's liblzf): runs of up to 32 bytes as they are, and copies of up to 264 from up to 8 KiB before.
-
-    Raises:
-        InputError: where the result has another size, or copies from before its beginning.
-
-    >>> unpack_lzf(bytes([1]) + b"ab" + bytes([0b010_00000, 1]), 6)
-    b'ababab'
-    """
-    out = bytearray()
-    place, end = 0, len(packed)
-    while place < end and len(out) <= size:
-        control = packed[place]
-        place += 1
-        if control < 32:
-            out += packed[place : place + control + 1]
-            place += control + 1
-            continue
-        length = control >> 5
-        if length == 7 and place < end:
-            length += packed[place]
-            place += 1
-        if place >= end:
-            break
-        start = len(out) - ((control & 31) << 8) - packed[place] - 1
-        place += 1
-        length += 2
-        if start < 0:
-            raise InputError("the packed values refer to what lies before their beginning")
-        if start + length <= len(out):
-            out += out[start : start + length]
-        else:
-            # The copy overlaps what it writes: the end repeats.
-            period = bytes(out[start:])
-            out += (period * (length // len(period) + 1))[:length]
-    if len(out) != size or place > end:
-        raise InputError(f"the packed values unpack to {len(out):,} bytes instead of {size:,}")
-    return bytes(out)
 
 
 def _truncated(path: Path, there: int, wanted: int) -> InputError:

@@ -40,14 +40,21 @@ _ORDER = {"binary_little_endian": "<", "binary_big_endian": ">"}
 _LONGEST_HEADER = 2**16
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What stands before the values: how they are written, where they begin, and the vertices' properties."""
+#: What PLY calls the types that NumPy writes so.
+PROPERTY_NAMES = {
+    "i1": "char",
+    "u1": "uchar",
+    "i2": "short",
+    "u2": "ushort",
+    "i4": "int",
+    "u4": "uint",
+    "f4": "float",
+    "f8": "double",
+}
+# Room for the number of points, which is known in the end.
+_DIGITS = 12
 
-    encoding: str
-    start: int
-    count: int
-    fields: tuple[tuple[str, str], ...]
+Append = Callable[[Mapping[str, np.ndarray]], None]
 
 
 def read_ply(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -72,6 +79,128 @@ def read_ply(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             )
         table = np.fromfile(path, dtype=dtype, count=header.count, offset=header.start)
         return {name: table[name].astype(table[name].dtype.newbyteorder("=")) for name in names}
+
+
+def write_ply(
+    path: str | os.PathLike[str],
+    points: Any,
+    colors: Any = None,
+    scalars: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Written:
+    """Write a cloud as little-endian binary PLY, whole or not at all.
+
+    Args:
+        points: metres, ``(N, 3)``, written as float32, or as float64 where they are.
+        colors: red, green, blue of each point, ``(N, 3)``: whole numbers up to 255, or shares in [0, 1].
+        scalars: further numbers of each point by name, ``(N,)`` each, in their type (float32 for float64 and int64 as int32
+            where they fit).
+
+    >>> import tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = write_ply(folder + "/cloud.ply", torch.ones(2, 3), scalars={"speed": [0.5, 1.5]})
+    ...     read_ply(folder + "/cloud.ply")["speed"]
+    array([0.5, 1.5], dtype=float32)
+    """
+    xyz = _numbers(path, points, "points")
+    if xyz.ndim != 2 or xyz.shape[1] != 3:
+        raise InputError(f"{path}: points have the shape {xyz.shape}; a cloud is (N, 3)")
+    kind = "f8" if xyz.dtype == np.float64 else "f4"
+    columns = {axis: xyz[:, k].astype(kind) for k, axis in enumerate("xyz")}
+    if colors is not None:
+        rgb = _numbers(path, colors, "colors")
+        if rgb.shape != xyz.shape or not bool(
+            ((rgb >= 0) & (rgb <= (1 if rgb.dtype.kind == "f" else 255))).all()
+        ):
+            raise InputError(
+                f"{path}: colors are (N, 3) whole numbers up to 255, or shares in [0, 1], for {len(xyz)} points"
+            )
+        codes = np.rint(rgb * 255.0).astype("u1") if rgb.dtype.kind == "f" else rgb.astype("u1")
+        columns |= {name: codes[:, k] for k, name in enumerate(("red", "green", "blue"))}
+    for name, values in (scalars or {}).items():
+        array = _numbers(path, values, name)
+        if array.shape != (len(xyz),) or not name.isidentifier() or name in columns:
+            raise InputError(
+                f"{path}: the scalar {name!r} of shape {array.shape} needs one number for each of {len(xyz)} points, and a "
+                "name of its own without spaces"
+            )
+        columns[name] = array.astype(_stored(path, name, array))
+    dtype = np.dtype([(name, array.dtype.newbyteorder("<")) for name, array in columns.items()])
+    table = np.empty(len(xyz), dtype)
+    for name, array in columns.items():
+        table[name] = array
+    properties = "".join(
+        f"property {PROPERTY_NAMES[array.dtype.str[1:]]} {name}\n"
+        for name, array in columns.items()
+    )
+    with writing(path, overwrite) as stream:
+        stream.write(
+            f"ply\nformat binary_little_endian 1.0\nelement vertex {len(xyz)}\n{properties}end_header\n".encode(
+                "ascii"
+            )
+        )
+        stream.write(table.tobytes())
+    return Written(Path(path).expanduser())
+
+
+@contextmanager
+def ply_stream(
+    path: str | os.PathLike[str], fields: Mapping[str, str], overwrite: bool = False
+) -> Iterator[Append]:
+    """A function that adds points to a binary PLY file, which takes its place under `path` when the block ends without an error.
+
+    Args:
+        fields: the type of each property by its name, as NumPy writes types: ``{"x": "f4", "red": "u1"}``.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with ply_stream(folder + "/a.ply", {"x": "f4"}) as append:
+    ...         append({"x": np.zeros(2)})
+    ...         append({"x": np.ones(1)})
+    ...     open(folder + "/a.ply", "rb").read().splitlines()[2]
+    b'element vertex 3           '
+    """
+    unknown = [kind for kind in fields.values() if kind not in PROPERTY_NAMES]
+    if unknown or not fields:
+        what = f"PLY has no type {unknown[0]!r}" if unknown else "a cloud needs fields"
+        raise InputError(f"{path}: {what}; use {', '.join(PROPERTY_NAMES)}")
+    dtype = np.dtype([(name, "<" + kind) for name, kind in fields.items()])
+    properties = "".join(
+        f"property {PROPERTY_NAMES[kind]} {name}\n" for name, kind in fields.items()
+    )
+    head = b"ply\nformat binary_little_endian 1.0\nelement vertex "
+    count = 0
+    with writing(path, overwrite) as stream:
+        stream.write(head + b" " * _DIGITS + f"\n{properties}end_header\n".encode("ascii"))
+
+        def append(columns: Mapping[str, np.ndarray]) -> None:
+            nonlocal count
+            sizes = {len(columns[name]) for name in fields if name in columns}
+            if set(columns) != set(fields) or len(sizes) != 1:
+                raise InputError(
+                    f"{path}: a piece has {', '.join(columns) or 'nothing'}; expected {', '.join(fields)}, of one length"
+                )
+            table = np.empty(sizes.pop(), dtype)
+            for name in fields:
+                table[name] = columns[name]
+            stream.write(table.tobytes())
+            count += len(table)
+
+        yield append
+        stream.seek(len(head))
+        # Blanks behind the number: readers split the line at them.
+        stream.write(str(count).ljust(_DIGITS).encode("ascii"))
+        stream.seek(0, os.SEEK_END)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What stands before the values: how they are written, where they begin, and the vertices' properties."""
+
+    encoding: str
+    start: int
+    count: int
+    fields: tuple[tuple[str, str], ...]
 
 
 def _header(path: Path) -> _Header:
@@ -144,68 +273,6 @@ def _ascii(path: Path, header: _Header, names: list[str]) -> dict[str, np.ndarra
     return {name: table[:, k].astype(kind) for k, (name, kind) in enumerate(header.fields)}
 
 
-def write_ply(
-    path: str | os.PathLike[str],
-    points: Any,
-    colors: Any = None,
-    scalars: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-) -> Written:
-    """Write a cloud as little-endian binary PLY, whole or not at all.
-
-    Args:
-        points: metres, ``(N, 3)``, written as float32, or as float64 where they are.
-        colors: red, green, blue of each point, ``(N, 3)``: whole numbers up to 255, or shares in [0, 1].
-        scalars: further numbers of each point by name, ``(N,)`` each, in their type (float32 for float64 and int64 as int32
-            where they fit).
-
-    >>> import tempfile, torch
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = write_ply(folder + "/cloud.ply", torch.ones(2, 3), scalars={"speed": [0.5, 1.5]})
-    ...     read_ply(folder + "/cloud.ply")["speed"]
-    array([0.5, 1.5], dtype=float32)
-    """
-    xyz = _numbers(path, points, "points")
-    if xyz.ndim != 2 or xyz.shape[1] != 3:
-        raise InputError(f"{path}: points have the shape {xyz.shape}; a cloud is (N, 3)")
-    kind = "f8" if xyz.dtype == np.float64 else "f4"
-    columns = {axis: xyz[:, k].astype(kind) for k, axis in enumerate("xyz")}
-    if colors is not None:
-        rgb = _numbers(path, colors, "colors")
-        if rgb.shape != xyz.shape or not bool(
-            ((rgb >= 0) & (rgb <= (1 if rgb.dtype.kind == "f" else 255))).all()
-        ):
-            raise InputError(
-                f"{path}: colors are (N, 3) whole numbers up to 255, or shares in [0, 1], for {len(xyz)} points"
-            )
-        codes = np.rint(rgb * 255.0).astype("u1") if rgb.dtype.kind == "f" else rgb.astype("u1")
-        columns |= {name: codes[:, k] for k, name in enumerate(("red", "green", "blue"))}
-    for name, values in (scalars or {}).items():
-        array = _numbers(path, values, name)
-        if array.shape != (len(xyz),) or not name.isidentifier() or name in columns:
-            raise InputError(
-                f"{path}: the scalar {name!r} of shape {array.shape} needs one number for each of {len(xyz)} points, and a "
-                "name of its own without spaces"
-            )
-        columns[name] = array.astype(_stored(path, name, array))
-    dtype = np.dtype([(name, array.dtype.newbyteorder("<")) for name, array in columns.items()])
-    table = np.empty(len(xyz), dtype)
-    for name, array in columns.items():
-        table[name] = array
-    properties = "".join(
-        f"property {PROPERTY_NAMES[array.dtype.str[1:]]} {name}\n"
-        for name, array in columns.items()
-    )
-    with writing(path, overwrite) as stream:
-        stream.write(
-            f"ply\nformat binary_little_endian 1.0\nelement vertex {len(xyz)}\n{properties}end_header\n".encode(
-                "ascii"
-            )
-        )
-        stream.write(table.tobytes())
-    return Written(Path(path).expanduser())
-
-
 def _stored(path: Any, name: str, array: np.ndarray) -> str:
     if array.dtype.kind == "b":
         return "u1"
@@ -225,70 +292,3 @@ def _numbers(path: Any, values: Any, what: str) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise InputError(f"{path}: {what} of type {array.dtype} are no real numbers")
     return array
-
-
-#: What PLY calls the types that NumPy writes so.
-PROPERTY_NAMES = {
-    "i1": "char",
-    "u1": "uchar",
-    "i2": "short",
-    "u2": "ushort",
-    "i4": "int",
-    "u4": "uint",
-    "f4": "float",
-    "f8": "double",
-}
-# Room for the number of points, which is known in the end.
-_DIGITS = 12
-
-Append = Callable[[Mapping[str, np.ndarray]], None]
-
-
-@contextmanager
-def ply_stream(
-    path: str | os.PathLike[str], fields: Mapping[str, str], overwrite: bool = False
-) -> Iterator[Append]:
-    """A function that adds points to a binary PLY file, which takes its place under `path` when the block ends without an error.
-
-    Args:
-        fields: the type of each property by its name, as NumPy writes types: ``{"x": "f4", "red": "u1"}``.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with ply_stream(folder + "/a.ply", {"x": "f4"}) as append:
-    ...         append({"x": np.zeros(2)})
-    ...         append({"x": np.ones(1)})
-    ...     open(folder + "/a.ply", "rb").read().splitlines()[2]
-    b'element vertex 3           '
-    """
-    unknown = [kind for kind in fields.values() if kind not in PROPERTY_NAMES]
-    if unknown or not fields:
-        what = f"PLY has no type {unknown[0]!r}" if unknown else "a cloud needs fields"
-        raise InputError(f"{path}: {what}; use {', '.join(PROPERTY_NAMES)}")
-    dtype = np.dtype([(name, "<" + kind) for name, kind in fields.items()])
-    properties = "".join(
-        f"property {PROPERTY_NAMES[kind]} {name}\n" for name, kind in fields.items()
-    )
-    head = b"ply\nformat binary_little_endian 1.0\nelement vertex "
-    count = 0
-    with writing(path, overwrite) as stream:
-        stream.write(head + b" " * _DIGITS + f"\n{properties}end_header\n".encode("ascii"))
-
-        def append(columns: Mapping[str, np.ndarray]) -> None:
-            nonlocal count
-            sizes = {len(columns[name]) for name in fields if name in columns}
-            if set(columns) != set(fields) or len(sizes) != 1:
-                raise InputError(
-                    f"{path}: a piece has {', '.join(columns) or 'nothing'}; expected {', '.join(fields)}, of one length"
-                )
-            table = np.empty(sizes.pop(), dtype)
-            for name in fields:
-                table[name] = columns[name]
-            stream.write(table.tobytes())
-            count += len(table)
-
-        yield append
-        stream.seek(len(head))
-        # Blanks behind the number: readers split the line at them.
-        stream.write(str(count).ljust(_DIGITS).encode("ascii"))
-        stream.seek(0, os.SEEK_END)

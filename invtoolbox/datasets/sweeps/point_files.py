@@ -123,6 +123,49 @@ def require_measurements(path: str | Path, points: Tensor) -> None:
         )
 
 
+def columns_of_archive(path: Path, archive: np.lib.npyio.NpzFile) -> dict[str, np.ndarray]:
+    """x, y, z and the known columns of an open archive; `xyz` (or `points`, ...) is ``(N, 3)``, or wider as `COLUMNS`."""
+    key = next((name for name in _POINTS if name in archive.files), None)
+    if key is None:
+        if not {"x", "y", "z"} <= set(archive.files):
+            raise InputError(
+                f"{path}: no array {', '.join(_POINTS[:3])} among {', '.join(archive.files) or 'none'}; save (N, 3) as xyz"
+            )
+        found = {axis: member(path, archive, axis) for axis in "xyz"}
+    else:
+        array = member(path, archive, key)
+        if array.ndim != 2 or array.shape[1] < 3:
+            raise InputError(f"{path}: {key} has the shape {array.shape}; expected (N, 3)")
+        found = _by_name(array, COLUMNS.get(array.shape[1], COLUMNS[3]))
+    for name in (*_INTENSITY, *_RING, *_TIME):
+        if name in archive.files:
+            found[name] = member(path, archive, name)
+    for name, values in found.items():
+        if values.shape != found["x"].shape or values.ndim != 1:
+            raise InputError(
+                f"{path}: {name} has the shape {values.shape} for {len(found['x'])} points; save one entry a point"
+            )
+    return found
+
+
+def member(path: Path, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """An array of numbers of an archive; its declared size is looked at before memory is asked for it."""
+    assert archive.zip is not None
+    with archive.zip.open(f"{name}.npy") as stream:
+        version = np.lib.format.read_magic(stream)
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(stream)
+    if dtype.kind not in "biuf":
+        raise InputError(f"{path}: {name} holds {dtype}, no numbers")
+    if 0 not in shape:
+        require_plausible(path, shape or (1,), dtype)
+    return np.asarray(archive[name])
+
+
 def _times(path: Path, values: np.ndarray | None) -> tuple[Tensor | None, float | None]:
     if values is None:
         return None, None
@@ -190,49 +233,6 @@ def _npz(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarra
         return columns_of_archive(path, archive)
 
 
-def columns_of_archive(path: Path, archive: np.lib.npyio.NpzFile) -> dict[str, np.ndarray]:
-    """x, y, z and the known columns of an open archive; `xyz` (or `points`, ...) is ``(N, 3)``, or wider as `COLUMNS`."""
-    key = next((name for name in _POINTS if name in archive.files), None)
-    if key is None:
-        if not {"x", "y", "z"} <= set(archive.files):
-            raise InputError(
-                f"{path}: no array {', '.join(_POINTS[:3])} among {', '.join(archive.files) or 'none'}; save (N, 3) as xyz"
-            )
-        found = {axis: member(path, archive, axis) for axis in "xyz"}
-    else:
-        array = member(path, archive, key)
-        if array.ndim != 2 or array.shape[1] < 3:
-            raise InputError(f"{path}: {key} has the shape {array.shape}; expected (N, 3)")
-        found = _by_name(array, COLUMNS.get(array.shape[1], COLUMNS[3]))
-    for name in (*_INTENSITY, *_RING, *_TIME):
-        if name in archive.files:
-            found[name] = member(path, archive, name)
-    for name, values in found.items():
-        if values.shape != found["x"].shape or values.ndim != 1:
-            raise InputError(
-                f"{path}: {name} has the shape {values.shape} for {len(found['x'])} points; save one entry a point"
-            )
-    return found
-
-
-def member(path: Path, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
-    """An array of numbers of an archive; its declared size is looked at before memory is asked for it."""
-    assert archive.zip is not None
-    with archive.zip.open(f"{name}.npy") as stream:
-        version = np.lib.format.read_magic(stream)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(stream)
-    if dtype.kind not in "biuf":
-        raise InputError(f"{path}: {name} holds {dtype}, no numbers")
-    if 0 not in shape:
-        require_plausible(path, shape or (1,), dtype)
-    return np.asarray(archive[name])
-
-
 def _by_name(array: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: array[:, k] for k, name in enumerate(names)}
 
@@ -252,6 +252,7 @@ _READERS: dict[str, Callable[[Path, int | Sequence[str] | None], dict[str, np.nd
     ".npy": _npy,
     ".npz": _npz,
 }
+
 
 #: Suffixes of files that `read_points` reads.
 SUFFIXES = tuple(_READERS)

@@ -18,17 +18,6 @@ from invtoolbox.errors import InputError
 _LARGEST_TEXT = 2**28
 
 
-@dataclass(frozen=True, eq=False)
-class Poses:
-    """Poses of a file: ``matrices`` ``(n, 4, 4)`` float64, and ``times`` ``(n,)`` in seconds where the file has them."""
-
-    matrices: Tensor
-    times: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.matrices)
-
-
 def read_poses(path: str | os.PathLike[str]) -> Poses:
     """Poses, sensor to world, one a line: the 12 numbers of a 3 by 4 matrix by rows (KITTI), 16 of a 4 by 4 matrix, or
     ``time x y z qx qy qz qw`` (TUM); or a `.npy` array ``(n, 3, 4)`` or ``(n, 4, 4)``.
@@ -73,6 +62,17 @@ def read_poses(path: str | os.PathLike[str]) -> Poses:
             values[:, 0],
         )
     return Poses(_motions(path, values.reshape(len(values), -1, 4)[:, :3]))
+
+
+@dataclass(frozen=True, eq=False)
+class Poses:
+    """Poses of a file: ``matrices`` ``(n, 4, 4)`` float64, and ``times`` ``(n,)`` in seconds where the file has them."""
+
+    matrices: Tensor
+    times: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.matrices)
 
 
 def from_quaternion(

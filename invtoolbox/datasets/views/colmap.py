@@ -62,24 +62,6 @@ def open_colmap(
     )
 
 
-def is_colmap(folder: Path) -> bool:
-    """Whether a folder holds a sparse model."""
-    return any(
-        (folder / f"cameras{kind}").is_file() and (folder / f"images{kind}").is_file()
-        for kind in (".bin", ".txt")
-    )
-
-
-def model_folder(path: Path) -> Path:
-    """The folder of the model of a project."""
-    for place in (path, path / "sparse" / "0", path / "sparse", path / "colmap" / "sparse" / "0"):
-        if place.is_dir() and is_colmap(place):
-            return place
-    raise InputError(
-        f"{path} holds no sparse model of COLMAP: cameras.bin and images.bin, or .txt, in it or in sparse/0"
-    )
-
-
 def read_colmap(path: str | os.PathLike[str]) -> SparseModel:
     """A sparse model, of binary files where there are some, else of text.
 
@@ -121,6 +103,24 @@ def write_colmap(
     folder.mkdir(parents=True, exist_ok=True)
     (write_binary if binary else write_text)(folder, _tables(model), overwrite)
     return folder
+
+
+def is_colmap(folder: Path) -> bool:
+    """Whether a folder holds a sparse model."""
+    return any(
+        (folder / f"cameras{kind}").is_file() and (folder / f"images{kind}").is_file()
+        for kind in (".bin", ".txt")
+    )
+
+
+def model_folder(path: Path) -> Path:
+    """The folder of the model of a project."""
+    for place in (path, path / "sparse" / "0", path / "sparse", path / "colmap" / "sparse" / "0"):
+        if place.is_dir() and is_colmap(place):
+            return place
+    raise InputError(
+        f"{path} holds no sparse model of COLMAP: cameras.bin and images.bin, or .txt, in it or in sparse/0"
+    )
 
 
 def _model(folder: Path, tables: Tables) -> SparseModel:

@@ -54,6 +54,14 @@ _ONE_FOCAL = (
 _NO_LENS = ("FOV", "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE")
 
 
+_FEATURE = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
+_POINT = struct.Struct("<Q3d3BdQ")
+_NAMES = list(MODELS)
+
+
+_COUNT, _CAMERA, _IMAGE = struct.Struct("<Q"), struct.Struct("<IiQQ"), struct.Struct("<I7dI")
+
+
 def camera_of(
     what: str, model: str, width: int, height: int, parameters: Sequence[float]
 ) -> SparseCamera:
@@ -85,17 +93,6 @@ def camera_of(
         )
     K = torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], dtype=torch.float64)
     return SparseCamera(K, (height, width), _lens(model, rest), model)
-
-
-def _lens(model: str, rest: Sequence[float]) -> Lens | None:
-    if model in _NO_LENS:
-        return None
-    if model.endswith("FISHEYE"):
-        return Lens("fisheye", tuple(rest))
-    if model in ("OPENCV", "FULL_OPENCV"):
-        k1, k2, p1, p2, *more = rest
-        return Lens(radial=(k1, k2, *more), tangential=(p1, p2))
-    return Lens(radial=tuple(rest))
 
 
 def parameters_of(camera: SparseCamera) -> tuple[str, list[float]]:
@@ -159,9 +156,101 @@ class Tables:
     points: PointTable
 
 
-_FEATURE = np.dtype([("xy", "<f8", 2), ("point", "<i8")])
-_POINT = struct.Struct("<Q3d3BdQ")
-_NAMES = list(MODELS)
+def read_binary(folder: Path) -> Tables:
+    """The tables of a folder."""
+    return Tables(
+        _cameras(folder / "cameras.bin"),
+        _images(folder / "images.bin"),
+        _points(folder / "points3D.bin"),
+    )
+
+
+def write_binary(folder: Path, tables: Tables, overwrite: bool) -> None:
+    """Write the tables into a folder."""
+    cameras, images, points = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    cameras.write(_COUNT.pack(len(tables.cameras)))
+    for number, (model, width, height, parameters) in tables.cameras.items():
+        cameras.write(
+            _CAMERA.pack(number, _NAMES.index(model), width, height)
+            + np.array(parameters, "<f8").tobytes()
+        )
+    images.write(_COUNT.pack(len(tables.images)))
+    for number, image in tables.images.items():
+        features = np.zeros(len(image.xy), _FEATURE)
+        features["xy"], features["point"] = image.xy, image.points
+        images.write(
+            _IMAGE.pack(number, *image.pose, image.camera) + image.name.encode("utf-8") + b"\0"
+        )
+        images.write(_COUNT.pack(len(features)) + features.tobytes())
+    p = tables.points
+    points.write(_COUNT.pack(len(p.numbers)))
+    for number, xyz, rgb, error, track in zip(
+        p.numbers.tolist(), p.xyz.tolist(), p.rgb.tolist(), p.errors.tolist(), p.tracks()
+    ):
+        points.write(
+            _POINT.pack(number, *xyz, *rgb, error, len(track)) + track.astype("<u4").tobytes()
+        )
+    for name, stream in (("cameras", cameras), ("images", images), ("points3D", points)):
+        write_bytes(folder / f"{name}.bin", stream.getvalue(), overwrite)
+
+
+def read_text(folder: Path) -> Tables:
+    """The tables of a folder."""
+    return Tables(
+        _text_cameras(folder / "cameras.txt"),
+        _text_images(folder / "images.txt"),
+        _text_points(folder / "points3D.txt"),
+    )
+
+
+def write_text(folder: Path, tables: Tables, overwrite: bool) -> None:
+    """Write the tables into a folder; numbers have 17 digits, so that what is read is what was written."""
+    cameras = [
+        "# CAMERA_ID MODEL WIDTH HEIGHT PARAMS[]",
+        f"# Number of cameras: {len(tables.cameras)}",
+    ]
+    cameras += [
+        f"{number} {model} {width} {height} {_row(rest)}"
+        for number, (model, width, height, rest) in tables.cameras.items()
+    ]
+    images = [
+        "# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME",
+        "# X Y POINT3D_ID of every feature",
+        f"# Number of images: {len(tables.images)}",
+    ]
+    for number, image in tables.images.items():
+        images.append(f"{number} {_row(image.pose)} {image.camera} {image.name}")
+        images.append(
+            " ".join(
+                f"{x:.17g} {y:.17g} {point}"
+                for (x, y), point in zip(image.xy.tolist(), image.points.tolist())
+            )
+        )
+    p = tables.points
+    points = [
+        "# POINT3D_ID X Y Z R G B ERROR and IMAGE_ID POINT2D_IDX of its track",
+        f"# Number of points: {len(p.numbers)}",
+    ]
+    for number, xyz, rgb, error, track in zip(
+        p.numbers.tolist(), p.xyz.tolist(), p.rgb.tolist(), p.errors.tolist(), p.tracks()
+    ):
+        points.append(
+            f"{number} {_row(xyz)} {rgb[0]} {rgb[1]} {rgb[2]} {error:.17g} "
+            + " ".join(map(str, track.flatten().tolist()))
+        )
+    for name, lines in (("cameras", cameras), ("images", images), ("points3D", points)):
+        write_bytes(folder / f"{name}.txt", ("\n".join(lines) + "\n").encode(), overwrite)
+
+
+def _lens(model: str, rest: Sequence[float]) -> Lens | None:
+    if model in _NO_LENS:
+        return None
+    if model.endswith("FISHEYE"):
+        return Lens("fisheye", tuple(rest))
+    if model in ("OPENCV", "FULL_OPENCV"):
+        k1, k2, p1, p2, *more = rest
+        return Lens(radial=(k1, k2, *more), tangential=(p1, p2))
+    return Lens(radial=tuple(rest))
 
 
 class _Bytes:
@@ -220,18 +309,6 @@ class _Bytes:
                 f"{self.path}: truncated, {len(self.data):,} bytes are there, and at least {self.place + size:,} are needed; "
                 "fetch or export it again"
             )
-
-
-_COUNT, _CAMERA, _IMAGE = struct.Struct("<Q"), struct.Struct("<IiQQ"), struct.Struct("<I7dI")
-
-
-def read_binary(folder: Path) -> Tables:
-    """The tables of a folder."""
-    return Tables(
-        _cameras(folder / "cameras.bin"),
-        _images(folder / "images.bin"),
-        _points(folder / "points3D.bin"),
-    )
 
 
 def _cameras(path: Path) -> dict[int, tuple[str, int, int, list[float]]]:
@@ -313,44 +390,6 @@ def _points(path: Path) -> PointTable:
 def _once(path: Path, what: str, number: int, found: dict[int, Any]) -> None:
     if number in found:
         raise InputError(f"{path}: two {what} have the number {number}; the file is damaged")
-
-
-def write_binary(folder: Path, tables: Tables, overwrite: bool) -> None:
-    """Write the tables into a folder."""
-    cameras, images, points = io.BytesIO(), io.BytesIO(), io.BytesIO()
-    cameras.write(_COUNT.pack(len(tables.cameras)))
-    for number, (model, width, height, parameters) in tables.cameras.items():
-        cameras.write(
-            _CAMERA.pack(number, _NAMES.index(model), width, height)
-            + np.array(parameters, "<f8").tobytes()
-        )
-    images.write(_COUNT.pack(len(tables.images)))
-    for number, image in tables.images.items():
-        features = np.zeros(len(image.xy), _FEATURE)
-        features["xy"], features["point"] = image.xy, image.points
-        images.write(
-            _IMAGE.pack(number, *image.pose, image.camera) + image.name.encode("utf-8") + b"\0"
-        )
-        images.write(_COUNT.pack(len(features)) + features.tobytes())
-    p = tables.points
-    points.write(_COUNT.pack(len(p.numbers)))
-    for number, xyz, rgb, error, track in zip(
-        p.numbers.tolist(), p.xyz.tolist(), p.rgb.tolist(), p.errors.tolist(), p.tracks()
-    ):
-        points.write(
-            _POINT.pack(number, *xyz, *rgb, error, len(track)) + track.astype("<u4").tobytes()
-        )
-    for name, stream in (("cameras", cameras), ("images", images), ("points3D", points)):
-        write_bytes(folder / f"{name}.bin", stream.getvalue(), overwrite)
-
-
-def read_text(folder: Path) -> Tables:
-    """The tables of a folder."""
-    return Tables(
-        _text_cameras(folder / "cameras.txt"),
-        _text_images(folder / "images.txt"),
-        _text_points(folder / "points3D.txt"),
-    )
 
 
 def _lines(path: Path, keep_empty: bool = False) -> list[tuple[int, list[str]]]:
@@ -474,45 +513,6 @@ def _text_points(path: Path) -> PointTable:
         pairs[:, 0],
         pairs[:, 1],
     )
-
-
-def write_text(folder: Path, tables: Tables, overwrite: bool) -> None:
-    """Write the tables into a folder; numbers have 17 digits, so that what is read is what was written."""
-    cameras = [
-        "# CAMERA_ID MODEL WIDTH HEIGHT PARAMS[]",
-        f"# Number of cameras: {len(tables.cameras)}",
-    ]
-    cameras += [
-        f"{number} {model} {width} {height} {_row(rest)}"
-        for number, (model, width, height, rest) in tables.cameras.items()
-    ]
-    images = [
-        "# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME",
-        "# X Y POINT3D_ID of every feature",
-        f"# Number of images: {len(tables.images)}",
-    ]
-    for number, image in tables.images.items():
-        images.append(f"{number} {_row(image.pose)} {image.camera} {image.name}")
-        images.append(
-            " ".join(
-                f"{x:.17g} {y:.17g} {point}"
-                for (x, y), point in zip(image.xy.tolist(), image.points.tolist())
-            )
-        )
-    p = tables.points
-    points = [
-        "# POINT3D_ID X Y Z R G B ERROR and IMAGE_ID POINT2D_IDX of its track",
-        f"# Number of points: {len(p.numbers)}",
-    ]
-    for number, xyz, rgb, error, track in zip(
-        p.numbers.tolist(), p.xyz.tolist(), p.rgb.tolist(), p.errors.tolist(), p.tracks()
-    ):
-        points.append(
-            f"{number} {_row(xyz)} {rgb[0]} {rgb[1]} {rgb[2]} {error:.17g} "
-            + " ".join(map(str, track.flatten().tolist()))
-        )
-    for name, lines in (("cameras", cameras), ("images", images), ("points3D", points)):
-        write_bytes(folder / f"{name}.txt", ("\n".join(lines) + "\n").encode(), overwrite)
 
 
 def _row(values: Any) -> str:

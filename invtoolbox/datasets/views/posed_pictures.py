@@ -228,6 +228,46 @@ def from_opengl(camera_to_world: Tensor) -> Tensor:
     )
 
 
+def read_rgba(file: Path) -> Tensor:
+    """A picture between 0 and 1 as it is stored, ``(4, height, width)``; alpha is 1 where the file has none."""
+    array = read_pixels(file, 0)
+    values = torch.from_numpy(np.ascontiguousarray(unit_range(file, array), dtype=np.float32))
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or values.shape[-1] not in (1, 2, 3, 4):
+        raise InputError(
+            f"{file}: an array of shape {tuple(array.shape)} is neither a grey nor a color picture"
+        )
+    if not bool(values.isfinite().all()):
+        raise InputError(
+            f"{file}: the picture holds NaN or infinite values; repair it, or take it out of the set"
+        )
+    alpha = values[..., -1:] if values.shape[-1] in (2, 4) else torch.ones_like(values[..., :1])
+    color = (
+        values[..., :1].expand(*values.shape[:2], 3) if values.shape[-1] <= 2 else values[..., :3]
+    )
+    return torch.cat([color, alpha], dim=-1).permute(2, 0, 1).contiguous()
+
+
+def one_channel(file: Path, size: tuple[int, int]) -> Tensor:
+    """The stored numbers of a mask or of a picture of depths (or a `.npy`), ``(1, height, width)``; NaN becomes 0."""
+    if file.suffix.lower() == ".npy":
+        from invtoolbox.core.checks import decoding, require_file
+
+        with decoding(require_file(file), "NumPy"):
+            array = np.load(file, allow_pickle=False)
+    else:
+        array = read_pixels(file, 0)
+    array = array[..., 0] if array.ndim == 3 else array
+    if array.shape != size:
+        raise InputError(
+            f"{file} has the shape {array.shape}, and its picture has {size[0]} x {size[1]} pixels"
+        )
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None].nan_to_num(
+        0.0, posinf=0.0, neginf=0.0
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _Loaded:
     rgba: Tensor
@@ -320,44 +360,4 @@ def _stacked(parts: Sequence[Tensor | None], otherwise: float) -> Tensor | None:
         else torch.stack(
             [torch.full_like(some, otherwise) if part is None else part for part in parts]
         )
-    )
-
-
-def read_rgba(file: Path) -> Tensor:
-    """A picture between 0 and 1 as it is stored, ``(4, height, width)``; alpha is 1 where the file has none."""
-    array = read_pixels(file, 0)
-    values = torch.from_numpy(np.ascontiguousarray(unit_range(file, array), dtype=np.float32))
-    if values.ndim == 2:
-        values = values[..., None]
-    if values.ndim != 3 or values.shape[-1] not in (1, 2, 3, 4):
-        raise InputError(
-            f"{file}: an array of shape {tuple(array.shape)} is neither a grey nor a color picture"
-        )
-    if not bool(values.isfinite().all()):
-        raise InputError(
-            f"{file}: the picture holds NaN or infinite values; repair it, or take it out of the set"
-        )
-    alpha = values[..., -1:] if values.shape[-1] in (2, 4) else torch.ones_like(values[..., :1])
-    color = (
-        values[..., :1].expand(*values.shape[:2], 3) if values.shape[-1] <= 2 else values[..., :3]
-    )
-    return torch.cat([color, alpha], dim=-1).permute(2, 0, 1).contiguous()
-
-
-def one_channel(file: Path, size: tuple[int, int]) -> Tensor:
-    """The stored numbers of a mask or of a picture of depths (or a `.npy`), ``(1, height, width)``; NaN becomes 0."""
-    if file.suffix.lower() == ".npy":
-        from invtoolbox.core.checks import decoding, require_file
-
-        with decoding(require_file(file), "NumPy"):
-            array = np.load(file, allow_pickle=False)
-    else:
-        array = read_pixels(file, 0)
-    array = array[..., 0] if array.ndim == 3 else array
-    if array.shape != size:
-        raise InputError(
-            f"{file} has the shape {array.shape}, and its picture has {size[0]} x {size[1]} pixels"
-        )
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None].nan_to_num(
-        0.0, posinf=0.0, neginf=0.0
     )

@@ -67,6 +67,28 @@ class Arrays:
         )
 
 
+def items_first(
+    path: Path, array: Any, name: str, axes: int = 2
+) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape (items, channel, *space) of an array in a file, with that many axes of space, and its type; the array is not read."""
+    shape = tuple(int(n) for n in array.shape)
+    if 0 in shape:
+        raise InputError(f"{path}: the array {name} of shape {shape} is empty; write it again")
+    if len(shape) < axes:
+        raise InputError(
+            f"{path}: the array {name} of shape {shape} has {len(shape)} axes; a 3D scan has three (view, panel row, panel "
+            "column), and so has a volume (slice, row, column)"
+        )
+    if axes == 2 and len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 4:
+        raise InputError(
+            f"{path}: the array {name} of shape {shape} looks like a picture with its "
+            "colors last; save it as (1, channel, rows, columns)"
+        )
+    if len(shape) == axes:
+        return (1, 1, *shape), array.dtype
+    return ((shape[0], 1, *shape[1:]) if len(shape) == axes + 1 else shape), array.dtype
+
+
 def _load(path: Path) -> dict[str, np.ndarray]:
     with decoding(path, "NumPy"):
         if sniff(path) == "npy":
@@ -111,28 +133,6 @@ def _choose(path: Path, arrays: dict[str, np.ndarray], name: str | None) -> str:
             "under the name y"
         )
     return others[0]
-
-
-def items_first(
-    path: Path, array: Any, name: str, axes: int = 2
-) -> tuple[tuple[int, ...], np.dtype]:
-    """The shape (items, channel, *space) of an array in a file, with that many axes of space, and its type; the array is not read."""
-    shape = tuple(int(n) for n in array.shape)
-    if 0 in shape:
-        raise InputError(f"{path}: the array {name} of shape {shape} is empty; write it again")
-    if len(shape) < axes:
-        raise InputError(
-            f"{path}: the array {name} of shape {shape} has {len(shape)} axes; a 3D scan has three (view, panel row, panel "
-            "column), and so has a volume (slice, row, column)"
-        )
-    if axes == 2 and len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 4:
-        raise InputError(
-            f"{path}: the array {name} of shape {shape} looks like a picture with its "
-            "colors last; save it as (1, channel, rows, columns)"
-        )
-    if len(shape) == axes:
-        return (1, 1, *shape), array.dtype
-    return ((shape[0], 1, *shape[1:]) if len(shape) == axes + 1 else shape), array.dtype
 
 
 def _with_axes(path: Path, array: np.ndarray, name: str, axes: int) -> np.ndarray:

@@ -25,6 +25,13 @@ WATER_ATTENUATION = 0.0193
 _AIR = -1000.0
 
 
+# Neighbouring slices further apart than so many times the usual distance have lost one between them.
+_GAP = 1.5
+# Distances that differ by more than this share are no regular grid.
+_UNEVEN = 0.05
+_NAMED = 8
+
+
 class Dicom:
     """A data set of DICOM slices: one file, or a folder of them sorted by series and position along its normal.
 
@@ -95,6 +102,65 @@ def attenuation_to_hounsfield(attenuation: Tensor, water: float = WATER_ATTENUAT
     return 1000 * (attenuation / water - 1)
 
 
+class DicomSeries(Volume):
+    """A data set of the slices of one DICOM series in a folder, in Hounsfield units; a file is read when it is asked for.
+
+    Slices are ordered along the normal of their planes by ImagePositionPatient, whatever the names of the files are. `grid`
+    is made of PixelSpacing, ImageOrientationPatient and the distances of the positions (not SliceThickness, which may
+    overlap); slices that are shifted against each other (a tilted gantry) give a slanted grid.
+
+    Args:
+        path: the folder.
+        series: the SeriesInstanceUID, where the folder holds several.
+
+    Raises:
+        InputError: several series (which), missing slices (where), two slices in one place, uneven distances, different
+            shapes or orientations, no position or pixel spacing.
+    """
+
+    format_name = "DICOM"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        geometry: ScanGeometry | None = None,
+        items: str = "slices",
+        series: str | None = None,
+    ) -> None:
+        folder = Path(path).expanduser()
+        if geometry is not None:
+            raise InputError(
+                f"{folder}: a DICOM series holds images, not sinograms; leave the geometry out"
+            )
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder}: there is no such folder; a DICOM series is a folder of slices"
+            )
+        found = headers(folder)
+        known = list(dict.fromkeys(h.series for h in found))
+        if series is None and len(known) > 1:
+            raise InputError(
+                f"{folder}: holds {len(known)} series; choose one with series= out of {', '.join(known[:_NAMED])}"
+            )
+        chosen = [h for h in found if series is None or h.series == series]
+        if not chosen:
+            raise InputError(f"{folder}: no series {series}; there is {', '.join(known[:_NAMED])}")
+        self._files = [h.path for h in chosen]
+        grid = _grid(folder, chosen)
+        super().__init__(folder, (len(chosen), *chosen[0].shape), grid, "HU", items=items)
+
+    def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
+        slices = []
+        for path in self._files[start:stop]:
+            with decoding(path, "DICOM"):
+                slices.append(hounsfield(path, read_header(path)).astype(np.float32))
+            if slices[-1].shape != self.shape[1:]:
+                raise InputError(
+                    f"{path}: a slice of shape {slices[-1].shape} in a series of {self.shape[1:]}; export it again"
+                )
+        return np.stack(slices)
+
+
 def read_header(path: Path, pixels: bool = True) -> Any:
     """The data set of a DICOM file."""
     from pydicom import dcmread
@@ -130,23 +196,6 @@ def hounsfield(path: Path, header: Any) -> np.ndarray:
         low, high = sorted((int(padding), int(limit)))
         image[(stored >= low) & (stored <= high)] = _AIR
     return np.asarray(image)
-
-
-def _check_size(path: Path, header: Any) -> None:
-    """Rows, columns and bits must fit the bytes: else one of them is damaged."""
-    rows, columns, bits = int(header.Rows), int(header.Columns), int(header.BitsAllocated)
-    require_plausible(path, (rows, columns), np.uint32)
-    packed = (
-        header.file_meta.TransferSyntaxUID.is_compressed
-        if "TransferSyntaxUID" in header.file_meta
-        else False
-    )
-    wanted, there = rows * columns * bits // 8, len(header.PixelData)
-    if not packed and there not in (wanted, wanted + wanted % 2):
-        raise InputError(
-            f"{path}: {there:,} bytes of pixels are there where {rows} rows, {columns} columns and {bits} bits need "
-            f"{wanted:,}; truncated or damaged, fetch it again"
-        )
 
 
 @dataclass(frozen=True)
@@ -208,6 +257,23 @@ def is_slice(path: Path) -> bool:
     return path.suffix.lower() in (".dcm", ".dicom") or sniff(path) == "dicom"
 
 
+def _check_size(path: Path, header: Any) -> None:
+    """Rows, columns and bits must fit the bytes: else one of them is damaged."""
+    rows, columns, bits = int(header.Rows), int(header.Columns), int(header.BitsAllocated)
+    require_plausible(path, (rows, columns), np.uint32)
+    packed = (
+        header.file_meta.TransferSyntaxUID.is_compressed
+        if "TransferSyntaxUID" in header.file_meta
+        else False
+    )
+    wanted, there = rows * columns * bits // 8, len(header.PixelData)
+    if not packed and there not in (wanted, wanted + wanted % 2):
+        raise InputError(
+            f"{path}: {there:,} bytes of pixels are there where {rows} rows, {columns} columns and {bits} bits need "
+            f"{wanted:,}; truncated or damaged, fetch it again"
+        )
+
+
 def _numbers(values: Any, count: int) -> tuple[float, ...] | None:
     if values is None or len(values) == 0:
         return None
@@ -225,72 +291,6 @@ def _pair(values: tuple[float, ...] | None) -> tuple[float, float] | None:
 
 def _number(value: Any) -> float | None:
     return None if value is None else float(value)
-
-
-# Neighbouring slices further apart than so many times the usual distance have lost one between them.
-_GAP = 1.5
-# Distances that differ by more than this share are no regular grid.
-_UNEVEN = 0.05
-_NAMED = 8
-
-
-class DicomSeries(Volume):
-    """A data set of the slices of one DICOM series in a folder, in Hounsfield units; a file is read when it is asked for.
-
-    Slices are ordered along the normal of their planes by ImagePositionPatient, whatever the names of the files are. `grid`
-    is made of PixelSpacing, ImageOrientationPatient and the distances of the positions (not SliceThickness, which may
-    overlap); slices that are shifted against each other (a tilted gantry) give a slanted grid.
-
-    Args:
-        path: the folder.
-        series: the SeriesInstanceUID, where the folder holds several.
-
-    Raises:
-        InputError: several series (which), missing slices (where), two slices in one place, uneven distances, different
-            shapes or orientations, no position or pixel spacing.
-    """
-
-    format_name = "DICOM"
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        geometry: ScanGeometry | None = None,
-        items: str = "slices",
-        series: str | None = None,
-    ) -> None:
-        folder = Path(path).expanduser()
-        if geometry is not None:
-            raise InputError(
-                f"{folder}: a DICOM series holds images, not sinograms; leave the geometry out"
-            )
-        if not folder.is_dir():
-            raise InputError(
-                f"{folder}: there is no such folder; a DICOM series is a folder of slices"
-            )
-        found = headers(folder)
-        known = list(dict.fromkeys(h.series for h in found))
-        if series is None and len(known) > 1:
-            raise InputError(
-                f"{folder}: holds {len(known)} series; choose one with series= out of {', '.join(known[:_NAMED])}"
-            )
-        chosen = [h for h in found if series is None or h.series == series]
-        if not chosen:
-            raise InputError(f"{folder}: no series {series}; there is {', '.join(known[:_NAMED])}")
-        self._files = [h.path for h in chosen]
-        grid = _grid(folder, chosen)
-        super().__init__(folder, (len(chosen), *chosen[0].shape), grid, "HU", items=items)
-
-    def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
-        slices = []
-        for path in self._files[start:stop]:
-            with decoding(path, "DICOM"):
-                slices.append(hounsfield(path, read_header(path)).astype(np.float32))
-            if slices[-1].shape != self.shape[1:]:
-                raise InputError(
-                    f"{path}: a slice of shape {slices[-1].shape} in a series of {self.shape[1:]}; export it again"
-                )
-        return np.stack(slices)
 
 
 def _grid(folder: Path, slices: Sequence[Header]) -> Grid:

@@ -28,42 +28,6 @@ _COLLECTION = b"GCOL\x01\0\0\0"
 _HEAD = 16
 
 
-def open_hdf5(path: Path) -> Any:
-    """The file, open for reading.
-
-    Strings of attributes lie in collections (of the global heap, format specification III.E), as entries one after
-    another. One of size zero keeps the library's loop on its place for ever, in compiled code that no signal ends; such
-    files are refused here.
-    """
-    import h5py
-
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        size = len(content)
-        parts = [(0, size)] if size <= 2 * _REACH else [(0, _REACH), (size - _REACH, size)]
-        for start, stop in parts:
-            place = content.find(_COLLECTION, start, stop)
-            while place >= 0:
-                _check(path, content, place)
-                place = content.find(_COLLECTION, place + 8, stop)
-    return h5py.File(path, "r")
-
-
-def _check(path: Path, content: mmap.mmap, start: int) -> None:
-    length = int.from_bytes(content[start + 8 : start + 16], "little")
-    end, place = start + length, start + _HEAD
-    while place + _HEAD <= min(end, len(content)):
-        index = int.from_bytes(content[place : place + 2], "little")
-        size = int.from_bytes(content[place + 8 : place + 16], "little")
-        # What is free (index 0) counts its own head, an entry does not and fills whole eights.
-        step = size if index == 0 else _HEAD + (size + 7) // 8 * 8
-        if step < _HEAD or place + step > end:
-            raise InputError(
-                f"{path}: damaged, the collection of strings at byte {start:,} has an entry of {size:,} bytes that does "
-                "not fit; fetch or export it again"
-            )
-        place += step
-
-
 # Names under which a file holds what is looked for, in the order of preference.
 _NAMES = ("y", "sinogram", "projections", "measurements", "x", "image", "volume", "data")
 # Links that are followed from a NeXus default; a damaged file may link in a circle.
@@ -121,40 +85,6 @@ class Hdf5:
         )
 
 
-def _choose(path: Any, file: Any, name: str | None) -> str:
-    import h5py
-
-    def is_array(node: Any) -> bool:
-        return isinstance(node, h5py.Dataset) and node.ndim >= 2 and node.dtype.kind in "biufc"
-
-    root = [key for key, node in list(file.items()) if is_array(node)]
-    if name is not None:
-        if name not in file or not is_array(file[name]):
-            raise InputError(
-                f"{path}: no array {name!r} of numbers with two or more axes; there is {', '.join(root) or 'none'} at "
-                "the root"
-            )
-        return name
-    for known in _NAMES:
-        if known in root:
-            return known
-    node, depth = file, 0
-    while isinstance(node, h5py.Group) and depth < _DEEPEST:
-        key = node.attrs.get("signal", node.attrs.get("default"))
-        key = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
-        if not isinstance(key, str) or key not in node:
-            break
-        node, depth = node[key], depth + 1
-    if is_array(node):
-        return str(node.name)
-    if len(root) == 1:
-        return root[0]
-    raise InputError(
-        f"{path}: {'several arrays' if root else 'no array'} of numbers with two or more axes at the root "
-        f"({', '.join(root or list(file)[:8]) or 'nothing'}); say which with name="
-    )
-
-
 class BlurKernels:
     """A data set of blur kernels, the entries of the cell array `kernels`, for `invtoolbox.operators.Blur`.
 
@@ -199,3 +129,73 @@ class BlurKernels:
             y=as_tensor(kernel / kernel.sum())[None, None],
             meta={"source": str(self.path), "item": index, "units": "1 (sums to 1)"},
         )
+
+
+def open_hdf5(path: Path) -> Any:
+    """The file, open for reading.
+
+    Strings of attributes lie in collections (of the global heap, format specification III.E), as entries one after
+    another. One of size zero keeps the library's loop on its place for ever, in compiled code that no signal ends; such
+    files are refused here.
+    """
+    import h5py
+
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        size = len(content)
+        parts = [(0, size)] if size <= 2 * _REACH else [(0, _REACH), (size - _REACH, size)]
+        for start, stop in parts:
+            place = content.find(_COLLECTION, start, stop)
+            while place >= 0:
+                _check(path, content, place)
+                place = content.find(_COLLECTION, place + 8, stop)
+    return h5py.File(path, "r")
+
+
+def _check(path: Path, content: mmap.mmap, start: int) -> None:
+    length = int.from_bytes(content[start + 8 : start + 16], "little")
+    end, place = start + length, start + _HEAD
+    while place + _HEAD <= min(end, len(content)):
+        index = int.from_bytes(content[place : place + 2], "little")
+        size = int.from_bytes(content[place + 8 : place + 16], "little")
+        # What is free (index 0) counts its own head, an entry does not and fills whole eights.
+        step = size if index == 0 else _HEAD + (size + 7) // 8 * 8
+        if step < _HEAD or place + step > end:
+            raise InputError(
+                f"{path}: damaged, the collection of strings at byte {start:,} has an entry of {size:,} bytes that does "
+                "not fit; fetch or export it again"
+            )
+        place += step
+
+
+def _choose(path: Any, file: Any, name: str | None) -> str:
+    import h5py
+
+    def is_array(node: Any) -> bool:
+        return isinstance(node, h5py.Dataset) and node.ndim >= 2 and node.dtype.kind in "biufc"
+
+    root = [key for key, node in list(file.items()) if is_array(node)]
+    if name is not None:
+        if name not in file or not is_array(file[name]):
+            raise InputError(
+                f"{path}: no array {name!r} of numbers with two or more axes; there is {', '.join(root) or 'none'} at "
+                "the root"
+            )
+        return name
+    for known in _NAMES:
+        if known in root:
+            return known
+    node, depth = file, 0
+    while isinstance(node, h5py.Group) and depth < _DEEPEST:
+        key = node.attrs.get("signal", node.attrs.get("default"))
+        key = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
+        if not isinstance(key, str) or key not in node:
+            break
+        node, depth = node[key], depth + 1
+    if is_array(node):
+        return str(node.name)
+    if len(root) == 1:
+        return root[0]
+    raise InputError(
+        f"{path}: {'several arrays' if root else 'no array'} of numbers with two or more axes at the root "
+        f"({', '.join(root or list(file)[:8]) or 'nothing'}); say which with name="
+    )

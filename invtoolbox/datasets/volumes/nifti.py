@@ -171,6 +171,11 @@ def write_nifti(
     return Written(path)
 
 
+def check_available() -> None:
+    """Raise a `MissingDependency` without nibabel, before anything is computed that is to be written."""
+    _nibabel()
+
+
 def _write(stream: Any, header: bytes, pages: Any, dtype: np.dtype) -> None:
     stream.write(header)
     for page in pages:
@@ -218,11 +223,6 @@ def _unpacked(
             "header declares; fetch it again"
         )
     return np.frombuffer(bytes(found), dtype).reshape(stop - start, shape[1], shape[2])
-
-
-def check_available() -> None:
-    """Raise a `MissingDependency` without nibabel, before anything is computed that is to be written."""
-    _nibabel()
 
 
 def _nibabel() -> Any:

@@ -75,15 +75,6 @@ class Pictures:
         )
 
 
-def _count_pages(path: Path) -> int:
-    if path.suffix.lower() not in (".tif", ".tiff") or sniff(require_file(path)) != "tiff":
-        return 1
-    import tifffile
-
-    with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
-        return require_pages(path, file)
-
-
 def read_pixels(path: Path, page: int) -> np.ndarray:
     """The stored array of one page, (rows, columns) or (rows, columns, channels)."""
     kind = sniff(require_file(path))
@@ -101,6 +92,27 @@ def read_pixels(path: Path, page: int) -> np.ndarray:
 
         with Bounded(path) as file:
             return np.asarray(imread(file))
+
+
+def unit_range(path: Path, array: np.ndarray) -> Any:
+    """Whole numbers over the largest of their type; floating point as it is."""
+    if array.dtype == bool or np.issubdtype(array.dtype, np.floating):
+        return array
+    if array.dtype.kind == "u":
+        return array.astype(np.float64) / np.iinfo(array.dtype).max
+    raise InputError(
+        f"{path}: stored as {array.dtype}, for which 0 to 1 is not defined; save it as unsigned "
+        "whole numbers or floating point"
+    )
+
+
+def _count_pages(path: Path) -> int:
+    if path.suffix.lower() not in (".tif", ".tiff") or sniff(require_file(path)) != "tiff":
+        return 1
+    import tifffile
+
+    with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
+        return require_pages(path, file)
 
 
 def _read_tiff(path: Path, page: int) -> np.ndarray:
@@ -176,15 +188,3 @@ def _read_deep_color(path: Path) -> np.ndarray:
     if mode is None:
         raise InputError(f"{path}: 16 bit grey with alpha; save it without the alpha channel")
     return np.asarray(kornia_rs.io.read_image_png_u16(str(path), mode))
-
-
-def unit_range(path: Path, array: np.ndarray) -> Any:
-    """Whole numbers over the largest of their type; floating point as it is."""
-    if array.dtype == bool or np.issubdtype(array.dtype, np.floating):
-        return array
-    if array.dtype.kind == "u":
-        return array.astype(np.float64) / np.iinfo(array.dtype).max
-    raise InputError(
-        f"{path}: stored as {array.dtype}, for which 0 to 1 is not defined; save it as unsigned "
-        "whole numbers or floating point"
-    )

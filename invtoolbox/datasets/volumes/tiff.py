@@ -32,22 +32,6 @@ _NUMBER = re.compile(r"(\d+)(?!.*\d)")
 _NAMED = 8
 
 
-@dataclass(frozen=True)
-class _File:
-    """What one TIFF file holds: grey pages of one shape and type, and where they lie if they are not packed."""
-
-    path: Path
-    lead: tuple[int, ...]  # axes before rows and columns that are longer than one
-    page: tuple[int, int]
-    dtype: np.dtype
-    offset: int | None  # of the first value, if all of them follow one another
-    grid: Grid | None
-
-    @property
-    def pages(self) -> int:
-        return math.prod(self.lead)
-
-
 class TiffStack(Volume):
     """A data set of the slices of a TIFF stack, with values as they are stored: counts stay counts.
 
@@ -170,6 +154,72 @@ def is_stack(path: Path) -> bool:
         )
 
 
+def require_pages(path: Path, file: Any) -> int:
+    """The number of pages of an open TIFF file, whose chain must end as the format says.
+
+    Each page names the place of the next one. The reader takes a place beyond the end of the file for the end of the
+    chain, so that a truncated file would be a shorter one.
+    """
+    pages = len(file.pages)
+    form = file.tiff
+    if not pages:
+        raise InputError(f"{path}: a TIFF file without a page; export it again")
+    place = int(file.pages[pages - 1].offset)
+    with path.open("rb") as stream:
+        stream.seek(place)
+        tags = int.from_bytes(
+            stream.read(form.tagnosize), "little" if file.byteorder == "<" else "big"
+        )
+        stream.seek(place + form.tagnosize + tags * form.tagsize)
+        last = stream.read(form.offsetsize)
+    if len(last) < form.offsetsize or any(last):
+        raise InputError(
+            f"{path}: truncated or damaged, what follows page {pages - 1} is missing; fetch or export it again"
+        )
+    return pages
+
+
+def check_length(path: Path, number: int, page: Any) -> None:
+    """Pages that are not packed must be as long as their shape says: else one of the two is damaged."""
+    first = page.keyframe
+    if (
+        first.compression != 1
+        or first.is_tiled
+        or first.dtype is None
+        or not isinstance(first.bitspersample, int)
+    ):
+        return
+    together = first.planarconfig == 1
+    samples, planes = (first.samplesperpixel, 1) if together else (1, first.samplesperpixel)
+    row = -(-first.imagewidth * samples * first.bitspersample // 8)  # rows end at whole bytes
+    there, wanted, size = (
+        sum(page.databytecounts),
+        row * first.imagelength * planes * first.imagedepth,
+        path.stat().st_size,
+    )
+    if there != wanted or any(o + n > size for o, n in zip(page.dataoffsets, page.databytecounts)):
+        raise InputError(
+            f"{path}: page {number} has {there:,} bytes where shape {first.shape} and type {first.dtype} need "
+            f"{wanted:,}, or they lie beyond the end; truncated or damaged"
+        )
+
+
+@dataclass(frozen=True)
+class _File:
+    """What one TIFF file holds: grey pages of one shape and type, and where they lie if they are not packed."""
+
+    path: Path
+    lead: tuple[int, ...]  # axes before rows and columns that are longer than one
+    page: tuple[int, int]
+    dtype: np.dtype
+    offset: int | None  # of the first value, if all of them follow one another
+    grid: Grid | None
+
+    @property
+    def pages(self) -> int:
+        return math.prod(self.lead)
+
+
 def _ordered(folder: Path) -> list[Path]:
     """The slices of a folder by number; a number that is left out is named."""
     files = sorted(
@@ -207,31 +257,6 @@ def _ordered(folder: Path) -> list[Path]:
             "fetch or export them again"
         )
     return [numbers[n] for n in order]
-
-
-def require_pages(path: Path, file: Any) -> int:
-    """The number of pages of an open TIFF file, whose chain must end as the format says.
-
-    Each page names the place of the next one. The reader takes a place beyond the end of the file for the end of the
-    chain, so that a truncated file would be a shorter one.
-    """
-    pages = len(file.pages)
-    form = file.tiff
-    if not pages:
-        raise InputError(f"{path}: a TIFF file without a page; export it again")
-    place = int(file.pages[pages - 1].offset)
-    with path.open("rb") as stream:
-        stream.seek(place)
-        tags = int.from_bytes(
-            stream.read(form.tagnosize), "little" if file.byteorder == "<" else "big"
-        )
-        stream.seek(place + form.tagnosize + tags * form.tagsize)
-        last = stream.read(form.offsetsize)
-    if len(last) < form.offsetsize or any(last):
-        raise InputError(
-            f"{path}: truncated or damaged, what follows page {pages - 1} is missing; fetch or export it again"
-        )
-    return pages
 
 
 def _scan(path: Path) -> _File:
@@ -284,31 +309,6 @@ def _scan(path: Path) -> _File:
         require_plausible(path, first.shape, dtype)
         return _File(
             path, lead, (int(first.shape[0]), int(first.shape[1])), dtype, offset, _grid(file)
-        )
-
-
-def check_length(path: Path, number: int, page: Any) -> None:
-    """Pages that are not packed must be as long as their shape says: else one of the two is damaged."""
-    first = page.keyframe
-    if (
-        first.compression != 1
-        or first.is_tiled
-        or first.dtype is None
-        or not isinstance(first.bitspersample, int)
-    ):
-        return
-    together = first.planarconfig == 1
-    samples, planes = (first.samplesperpixel, 1) if together else (1, first.samplesperpixel)
-    row = -(-first.imagewidth * samples * first.bitspersample // 8)  # rows end at whole bytes
-    there, wanted, size = (
-        sum(page.databytecounts),
-        row * first.imagelength * planes * first.imagedepth,
-        path.stat().st_size,
-    )
-    if there != wanted or any(o + n > size for o, n in zip(page.dataoffsets, page.databytecounts)):
-        raise InputError(
-            f"{path}: page {number} has {there:,} bytes where shape {first.shape} and type {first.dtype} need "
-            f"{wanted:,}, or they lie beyond the end; truncated or damaged"
         )
 
 
