@@ -201,7 +201,7 @@ def test_refused_in_one_sentence(name: str) -> None:
 
 def test_files_of_numbers_that_are_none(tmp_path: Path) -> None:
     for name, content, expected in (
-        ("a.txt", "one two\n", "not read"),
+        ("a.txt", "one two\n", "cannot be read"),
         ("b.txt", "1 2\n3\n", "same number of columns"),
         ("c.txt", "1 2 3\n", r"shape \(1, 3\)"),
     ):
