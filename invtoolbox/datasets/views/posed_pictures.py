@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from invtoolbox.datasets.volumes.pictures import read_pixels, unit_range
+from invtoolbox.datasets.volumes.pictures import read_pixels, scale_to_unit
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, intrinsics
 from invtoolbox.geometry.lens import Lens, Straightening
@@ -231,7 +231,7 @@ def from_opengl(camera_to_world: Tensor) -> Tensor:
 def read_rgba(file: Path) -> Tensor:
     """A picture between 0 and 1 as it is stored, ``(4, height, width)``; alpha is 1 where the file has none."""
     array = read_pixels(file, 0)
-    values = torch.from_numpy(np.ascontiguousarray(unit_range(file, array), dtype=np.float32))
+    values = torch.from_numpy(np.ascontiguousarray(scale_to_unit(file, array), dtype=np.float32))
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or values.shape[-1] not in (1, 2, 3, 4):
