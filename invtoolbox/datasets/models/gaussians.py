@@ -32,6 +32,11 @@ from invtoolbox.datasets.sweeps.ply import ply_stream, read_ply
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.geometry.gaussians import Splats
 
+#: Properties that every vertex needs.
+_NEEDED = (
+    *("x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"),
+    *("scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
+)
 #: Effect of half a turn about x on the real spherical harmonics of degrees 1 to 3: each keeps its
 #: value or changes its sign.
 _HALF_TURN = (-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1)
@@ -55,9 +60,7 @@ def read_splats(path: str | os.PathLike[str]) -> Splats:
         (name for name in table if name.startswith("f_rest_")),
         key=lambda name: int(name.removeprefix("f_rest_")),
     )
-    groups = {"f_dc_": 3, "scale_": 3, "rot_": 4}
-    numbered = [f"{name}{k}" for name, count in groups.items() for k in range(count)]
-    missing = [name for name in ("x", "y", "z", "opacity", *numbered) if name not in table]
+    missing = [name for name in _NEEDED if name not in table]
     if missing or len(rest) not in (0, 9, 24, 45):
         what = (
             f"the vertices have no {missing[0]}"
