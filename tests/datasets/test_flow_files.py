@@ -131,7 +131,7 @@ def test_what_is_no_flow_is_not_read(tmp_path: Path) -> None:
         arrays = dict(archive)
     for change, words in (
         ({"dynamic": arrays["dynamic"][1:]}, "dynamic is bool of shape"),
-        ({"names": np.array(["a"])}, "must be two"),
+        ({"names": np.array(["a"])}, "expected two"),
         ({"ego_motion": np.zeros((4, 4))}, "turn and move"),
         ({"flow": np.zeros((50, 3), dtype=int)}, "flow is int64"),
     ):

@@ -94,7 +94,7 @@ def test_a_cloud_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     for arguments, message in [
         ((POINTS,), "overwrite=True"),
         ((POINTS[:, :2],), "a cloud is"),
-        ((POINTS, POINTS), "colors are"),
+        ((POINTS, POINTS), "colors of 50 points are"),
         ((POINTS, None, {"a b": INTENSITY}), "without spaces"),
         ((POINTS, None, {"x": INTENSITY}), "name of its own"),
         ((POINTS, None, {"a": np.full(50, 2**40)}), "beyond 32 bits"),

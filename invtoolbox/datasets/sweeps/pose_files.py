@@ -218,19 +218,31 @@ def _motions(path: Path, top: np.ndarray) -> Tensor:
     # A line of NaN is an unknown pose; `pose_at` raises an error when its sweep is read.
     missing = torch.from_numpy(~np.isfinite(top).all((1, 2)))
     top = np.where(missing.numpy()[:, None, None], np.eye(3, 4), top)
-    R = torch.from_numpy(top[:, :, :3].copy())
-    off = (R @ R.mT - torch.eye(3, dtype=R.dtype)).abs().amax((1, 2)) + (
-        torch.linalg.det(R) - 1
-    ).abs()
+    off = rotation_errors(torch.from_numpy(top))
     if len(off) and float(off.max()) > 1e-3:
         raise InputError(
             f"{path}: pose {int(off.argmax()) + 1} is not a rigid motion, because its 3 by 3 part "
             "is not a rotation; give poses without scale"
         )
-    # The nearest rotation (Kabsch), because later code uses the transpose as the inverse.
-    U, _, V = torch.linalg.svd(R)
-    matrices = _square(torch.cat([U @ V, torch.from_numpy(top[:, :, 3:].copy())], dim=2))
+    matrices = nearest_motions(torch.from_numpy(top))
     return torch.where(missing[:, None, None], torch.nan, matrices)
+
+
+def rotation_errors(top: Tensor) -> Tensor:
+    """Return the deviation from a rotation of matrices ``(n, 3, 4)``: ``(n,)``."""
+    R = top[:, :, :3]
+    errors = (R @ R.mT - torch.eye(3, dtype=R.dtype)).abs().amax((1, 2))
+    return errors + (torch.linalg.det(R) - 1).abs()
+
+
+def nearest_motions(top: Tensor) -> Tensor:
+    """Return the rigid motions ``(n, 4, 4)`` nearest to matrices ``(n, 3, 4)``.
+
+    The nearest rotation (Kabsch) makes rotations exact, because later code uses the transpose as
+    the inverse.
+    """
+    U, _, V = torch.linalg.svd(top[:, :, :3])
+    return _square(torch.cat([U @ V, top[:, :, 3:]], dim=2))
 
 
 def _square(top: Tensor) -> Tensor:
