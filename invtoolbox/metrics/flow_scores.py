@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -101,6 +101,7 @@ _MEANING = {**{word: meta for meta, words in _OTHERS.items() for word in words},
 EDGES = torch.cat(
     [torch.linspace(0, 2, 51, dtype=torch.float64), torch.tensor([math.inf], dtype=torch.float64)]
 )
+_TABLE = (len(META_CLASSES), len(EDGES) - 1)
 
 
 def meta_class(
@@ -273,25 +274,9 @@ class BucketedEPE:
         counts: numbers of points, int64 ``(classes, buckets)``.
     """
 
-    errors: Tensor
-    speeds: Tensor
-    counts: Tensor
-
-    def __init__(
-        self,
-        errors: Tensor | None = None,
-        speeds: Tensor | None = None,
-        counts: Tensor | None = None,
-    ) -> None:
-        shape = (len(META_CLASSES), len(EDGES) - 1)
-        for name, values, kind in (
-            ("errors", errors, torch.float64),
-            ("speeds", speeds, torch.float64),
-            ("counts", counts, torch.int64),
-        ):
-            object.__setattr__(
-                self, name, torch.zeros(shape, dtype=kind) if values is None else values
-            )
+    errors: Tensor = field(default_factory=lambda: torch.zeros(_TABLE, dtype=torch.float64))
+    speeds: Tensor = field(default_factory=lambda: torch.zeros(_TABLE, dtype=torch.float64))
+    counts: Tensor = field(default_factory=lambda: torch.zeros(_TABLE, dtype=torch.int64))
 
     def __add__(self, other: BucketedEPE) -> BucketedEPE:
         return BucketedEPE(

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from invtoolbox.core.checks import decoding, require_file, sniff
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
@@ -82,13 +81,16 @@ class HTC2022:
             )
         reference = _load_neighbour(self.path, "_recon_fbp.mat", "reconFullFbp")
         segmentation = _load_neighbour(self.path, "_recon_fbp_seg.mat", "reconFullFbpSeg")
+        labels = None
+        if segmentation is not None:
+            labels = torch.from_numpy(np.array(segmentation, dtype=np.uint8, order="C"))[None, None]
         return Measurement(
             y=as_tensor(sinogram)[None, None],
             geometry=geometry,
             reference=None
             if reference is None
             else as_tensor(reference / geometry.pixel_size)[None, None],
-            segmentation=None if segmentation is None else _labels(segmentation),
+            segmentation=labels,
             meta={
                 "source": str(self.path),
                 "units": "1 (line integral of the attenuation)",
@@ -151,7 +153,3 @@ def _load_neighbour(path: Path, suffix: str, variable: str) -> np.ndarray | None
                 )
             return np.asarray(variables[variable])
     return None
-
-
-def _labels(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(array, dtype=np.uint8, order="C"))[None, None]

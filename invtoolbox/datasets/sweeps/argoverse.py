@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.datasets.sweeps.feather import read_feather, require_numbers
+from invtoolbox.datasets.sweeps.feather import read_feather
 from invtoolbox.datasets.sweeps.pose_files import from_quaternion
 from invtoolbox.datasets.sweeps.sweep_files import (
     SweepFiles,
@@ -128,9 +128,7 @@ class Argoverse2(SweepFiles):
 
     def _without_labels(self, index: int) -> Sweep:
         file = self.files[index]
-        names = ("x", "y", "z", "intensity", "laser_number", "offset_ns")
-        table = read_feather(file, ("x", "y", "z"), names[3:])
-        require_numbers(file, table, names)
+        table = read_feather(file, tuple("xyz"), ("intensity", "laser_number", "offset_ns"))
         stamp = number_of(file)
         if self.poses is not None and stamp not in self.poses:
             raise InputError(
@@ -180,9 +178,7 @@ def _read_poses(path: Path) -> dict[int, Tensor] | None:
     """Read the ego vehicle's poses in the city by nanoseconds; None for a log without the file."""
     if not path.exists():
         return None
-    numbers = ("timestamp_ns", *_QUATERNION, *_TRANSLATION)
-    table = read_feather(path, numbers)
-    require_numbers(path, table, numbers)
+    table = read_feather(path, ("timestamp_ns", *_QUATERNION, *_TRANSLATION))
     matrices = from_quaternion(_stack(table, _TRANSLATION), _stack(table, _QUATERNION), str(path))
     return dict(zip(table["timestamp_ns"].tolist(), matrices))
 
@@ -195,8 +191,7 @@ class _Annotations:
         if not path.exists():
             return
         numbers = ("timestamp_ns", *_SIZE, *_QUATERNION, *_TRANSLATION)
-        table = read_feather(path, (*numbers, "track_uuid", "category"))
-        require_numbers(path, table, numbers)
+        table = read_feather(path, numbers, words=("track_uuid", "category"))
         self.track, self.category = table["track_uuid"], table["category"]
         self.size = torch.from_numpy(_stack(table, _SIZE).astype(np.float64))
         if not bool((self.size.isfinite() & (self.size >= 0)).all()):
@@ -228,7 +223,6 @@ def _read_labels(path: Path, sweep: Sweep, following: Boxes | None) -> FlowLabel
     The boxes determine the object of each point, and whether the next sweep contains this object.
     """
     table = read_feather(path, (*_FLOW, "classes", "dynamic"), ("is_ground_0",))
-    require_numbers(path, table, tuple(table))
     if len(table["classes"]) != len(sweep):
         raise InputError(
             f"{path}: {len(table['classes']):,} labels for {len(sweep):,} points of "

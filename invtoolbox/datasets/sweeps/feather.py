@@ -14,7 +14,7 @@ from invtoolbox.errors import InputError, MissingDependency
 
 
 def read_feather(
-    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
+    path: Path, columns: Sequence[str], optional: Sequence[str] = (), words: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
     """Read columns of a feather file as arrays with one entry per row.
 
@@ -22,11 +22,13 @@ def read_feather(
 
     Args:
         path: path of the file.
-        columns: names of the columns.
-        optional: names of columns that are left out if the file lacks them.
+        columns: names of the columns of numbers.
+        optional: names of columns of numbers that are left out if the file lacks them.
+        words: names of the columns of words.
 
     Raises:
-        InputError: for a missing or damaged file, a missing column, or missing entries.
+        InputError: for a missing or damaged file, a missing column, missing entries, or words
+            instead of numbers.
     """
     feather = pyarrow("feather")
     ipc = pyarrow("ipc")
@@ -39,24 +41,21 @@ def read_feather(
                 )
         with ipc.open_file(str(path)) as opened:
             names = opened.schema.names
-        missing = [name for name in columns if name not in names]
+        missing = [name for name in (*columns, *words) if name not in names]
         if missing:
             raise InputError(
                 f"{path}: the table lacks the column{'s' * (len(missing) > 1)} "
                 f"{', '.join(missing)}; it has {', '.join(names) or 'none'}"
             )
-        wanted = [*columns, *(name for name in optional if name in names)]
+        wanted = [*columns, *words, *(name for name in optional if name in names)]
         table = feather.read_table(str(path), columns=wanted, memory_map=False)
-        return {name: _array(path, table, name) for name in wanted}
-
-
-def require_numbers(path: Path, columns: dict[str, np.ndarray], names: Sequence[str]) -> None:
-    """Raise an error if one of these columns holds words instead of numbers."""
-    for name in names:
-        if name in columns and columns[name].dtype.kind not in "biuf":
+        arrays = {name: _array(path, table, name) for name in wanted}
+    for name, array in arrays.items():
+        if name not in words and array.dtype.kind not in "biuf":
             raise InputError(
                 f"{path}: the column {name} holds words instead of numbers; write the table again"
             )
+    return arrays
 
 
 @contextmanager

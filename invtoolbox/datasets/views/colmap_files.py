@@ -281,17 +281,11 @@ class _Bytes:
         self.path, self.data, self.place = require_file(path), path.read_bytes(), 0
 
     def take(self, layout: struct.Struct) -> tuple[Any, ...]:
-        self._need(layout.size)
-        values = layout.unpack_from(self.data, self.place)
-        self.place += layout.size
-        return values
+        return layout.unpack_from(self.data, self._advance(layout.size))
 
     def array(self, dtype: Any, count: int) -> np.ndarray:
-        dtype = np.dtype(dtype)
-        self._need(count * dtype.itemsize)
-        values = np.frombuffer(self.data, dtype, count, self.place)
-        self.place += count * dtype.itemsize
-        return values
+        start = self._advance(count * np.dtype(dtype).itemsize)
+        return np.frombuffer(self.data, dtype, count, start)
 
     def word(self) -> str:
         end = self.data.find(b"\0", self.place)
@@ -327,12 +321,15 @@ class _Bytes:
                 "count is wrong, or this is another file"
             )
 
-    def _need(self, size: int) -> None:
+    def _advance(self, size: int) -> int:
+        """Move beyond `size` bytes and return the position of the first of them."""
         if self.place + size > len(self.data):
             raise InputError(
                 f"{self.path}: truncated, it has {len(self.data):,} bytes and needs at least "
                 f"{self.place + size:,}; fetch or export it again"
             )
+        self.place += size
+        return self.place - size
 
 
 def _read_cameras(path: Path) -> dict[int, tuple[str, int, int, list[float]]]:

@@ -308,11 +308,10 @@ def _load(
 ) -> _Loaded:
     rgba = read_rgba(view.picture)
     size = (int(rgba.shape[1]), int(rgba.shape[2]))
-    K = (
-        view.intrinsics.double()
-        if isinstance(view.intrinsics, Tensor)
-        else _intrinsics_of_angle(view.intrinsics, size)
-    )
+    K = view.intrinsics
+    if not isinstance(K, Tensor):
+        K = intrinsics(0.5 * size[1] / math.tan(0.5 * K), size)
+    K = K.double()
     if view.size is not None and view.size != size:
         down, across = (actual / declared for actual, declared in zip(size, view.size))
         if abs(down / across - 1) > _UNEVEN:
@@ -353,10 +352,6 @@ def _load(
         depth = None if depth is None else _middle_depth(depth, shrink)
         K = torch.tensor([1 / shrink, 1 / shrink, 1.0], dtype=K.dtype)[:, None] * K
     return _Loaded(rgba, K, mask, depth)
-
-
-def _intrinsics_of_angle(angle: float, size: tuple[int, int]) -> Tensor:
-    return intrinsics(0.5 * size[1] / math.tan(0.5 * angle), size).double()
 
 
 def _plan(view: View, K: Tensor, size: tuple[int, int]) -> Straightening:
