@@ -190,7 +190,10 @@ def cut(path: Path, lines: int) -> None:
             lambda f: [damage_binary(f / "images.bin", 12 + 8 * k, "<d", 0.0) for k in range(4)],
         ),
         ("points are NaN", lambda f: damage_binary(f / "points3D.bin", 16, "<d", float("nan"))),
-        ("two points have the same number", lambda f: damage_binary(f / "points3D.bin", 8, "<Q", 2)),
+        (
+            "two points have the same number",
+            lambda f: damage_binary(f / "points3D.bin", 8, "<Q", 2),
+        ),
         ("there is no such file", lambda f: (f / "points3D.bin").unlink()),
     ],
 )

@@ -6,6 +6,7 @@ other formats go through trimesh.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from invtoolbox.errors import InputError, MissingDependency
 if TYPE_CHECKING:
     from invtoolbox.geometry.meshes import Mesh
 
+# Vertices, faces and the colors of the vertices.
+_Contents = tuple[np.ndarray, np.ndarray, torch.Tensor | None]
 #: Formats that `read_mesh` and `write_mesh` support through trimesh.
 _THROUGH_TRIMESH = (".ply", ".glb", ".gltf", ".stl", ".3mf", ".dae")
 
@@ -53,24 +56,19 @@ def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
     if not file.is_file():
         raise InputError(f"there is no mesh {file}; check the path")
     kind = file.suffix.lower()
-    colors = None
+    readers: dict[str, Callable[[Path], _Contents]] = {
+        ".obj": _read_obj,
+        ".off": _read_off,
+        ".npz": lambda file: _read_npz(file, frame),
+        **dict.fromkeys(_THROUGH_TRIMESH, _read_through_trimesh),
+    }
     if frame != 0 and kind != ".npz":
         raise InputError(
             f"{file} holds one mesh and has no frame {frame}; a moving mesh is an .npz"
         )
-    if kind == ".npz":
-        vertices, faces = _read_npz(file, frame)
-    elif kind == ".off":
-        vertices, faces = _read_off(file)
-    elif kind == ".obj":
-        vertices, faces, colors = _read_obj(file)
-    elif kind in _THROUGH_TRIMESH:
-        vertices, faces, colors = _read_through_trimesh(file)
-    else:
-        raise InputError(
-            f"{file}: the format of meshes is not known; use .obj, .off, .npz, "
-            f"{', '.join(_THROUGH_TRIMESH)}"
-        )
+    if kind not in readers:
+        raise InputError(f"{file}: the format of meshes is not known; use {', '.join(readers)}")
+    vertices, faces, colors = readers[kind](file)
     if not len(faces):
         raise InputError(f"{file} holds no faces; give a file of a mesh")
     return Mesh(torch.from_numpy(np.array(vertices)), torch.from_numpy(np.array(faces)), colors)
@@ -144,7 +142,7 @@ def trimesh() -> Any:
     return package
 
 
-def _read_npz(file: Path, frame: int) -> tuple[np.ndarray, np.ndarray]:
+def _read_npz(file: Path, frame: int) -> _Contents:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             vertices, faces = (
@@ -161,10 +159,10 @@ def _read_npz(file: Path, frame: int) -> tuple[np.ndarray, np.ndarray]:
             f"{file} holds vertices {vertices.shape} and has no frame {frame}; give an index below "
             "the number of frames"
         )
-    return frames[frame], faces
+    return frames[frame], faces, None
 
 
-def _read_off(file: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_off(file: Path) -> _Contents:
     lines = [
         line.split("#")[0].split()
         for line in file.read_text(encoding="ascii", errors="replace").splitlines()
@@ -182,14 +180,13 @@ def _read_off(file: Path) -> tuple[np.ndarray, np.ndarray]:
                 "them; export it again"
             )
         vertices = np.array([words[:3] for words in body[:n]], dtype=np.float64)
-        return vertices, _triangles(
-            [[int(k) for k in words[1 : 1 + int(words[0])]] for words in body[n : n + f]]
-        )
+        polygons = [[int(k) for k in words[1 : 1 + int(words[0])]] for words in body[n : n + f]]
+        return vertices, _triangles(polygons), None
     except (IndexError, ValueError) as error:
         raise InputError(f"{file} cannot be read as OFF: {error}") from error
 
 
-def _read_through_trimesh(file: Path) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
+def _read_through_trimesh(file: Path) -> _Contents:
     package = trimesh()
     try:
         found = package.load(file, process=False, force="mesh")
@@ -206,7 +203,7 @@ def _read_through_trimesh(file: Path) -> tuple[np.ndarray, np.ndarray, torch.Ten
     return vertices, faces, colors
 
 
-def _read_obj(file: Path) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
+def _read_obj(file: Path) -> _Contents:
     vertices: list[list[float]] = []
     colors: list[list[float]] = []
     polygons: list[list[int]] = []

@@ -252,7 +252,9 @@ class DataExchange(DetectorRows):
                     )
                 require_plausible(self.path, (exchange[name].shape[0], columns), np.float64)
             require_plausible(self.path, (views, columns), np.float64)
-            angles = None if geometry is not None else _exchange_angles(self.path, exchange, views)
+            angles = None
+            if geometry is None:
+                angles = _read_angles(self.path, exchange, "theta", views)
         self._set_geometry(geometry, angles, columns, center, pixel_size)
 
     def _counts(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -333,7 +335,8 @@ class NXtomo(DetectorRows):
                     )
             angles = None
             if geometry is None:
-                angles = _nexus_angles(self.path, group, shape[0])[self._views]
+                angles = _read_angles(self.path, group, "sample/rotation_angle", shape[0], True)
+                angles = angles[self._views]
             pixel_size = pixel_size if pixel_size is not None else _pixel_size(detector)
         self._set_geometry(geometry, angles, columns, center, pixel_size)
 
@@ -384,39 +387,24 @@ def _projections_shape(path: Any, data: Any) -> tuple[int, int, int]:
     return data.shape  # type: ignore[no-any-return]
 
 
-def _exchange_angles(path: Any, exchange: Any, views: int) -> np.ndarray:
-    if "theta" not in exchange:
-        raise InputError(f"{path}: no dataset /exchange/theta; pass a geometry with the angles")
-    theta = np.asarray(exchange["theta"][:], dtype=np.float64)
-    if theta.shape != (views,):
+def _read_angles(path: Any, group: Any, name: str, count: int, flatten: bool = False) -> np.ndarray:
+    """Read one angle per frame in radians; the dataset names its unit, degrees by default."""
+    label = f"{group.name}/{name}"
+    if name not in group:
+        raise InputError(f"{path}: no dataset {label}; pass a geometry with the angles")
+    angles = np.asarray(group[name][()], dtype=np.float64)
+    angles = angles.ravel() if flatten else angles
+    if angles.shape != (count,):
         raise InputError(
-            f"{path}: /exchange/theta has shape {theta.shape}, but /exchange/data has {views} "
-            "views; pass a geometry with the angles"
+            f"{path}: {label} has shape {angles.shape}, but there are {count} frames; pass a "
+            "geometry with the angles"
         )
-    return _to_radians(path, "/exchange/theta", theta, exchange["theta"])
-
-
-def _nexus_angles(path: Any, group: Any, frames: int) -> np.ndarray:
-    if "sample/rotation_angle" not in group:
-        raise InputError(f"{path}: no sample/rotation_angle; pass a geometry with the angles")
-    data = group["sample/rotation_angle"]
-    angles = np.asarray(data[()], dtype=np.float64).ravel()
-    if angles.shape != (frames,):
+    unit = _text(group[name].attrs.get("units", "degrees"))
+    if not unit.startswith(("deg", "rad")):
         raise InputError(
-            f"{path}: rotation_angle has {angles.size} values for {frames} frames; it needs one "
-            "value per frame"
+            f"{path}: {label} is in {unit!r}; expected degrees or radians, pass a geometry"
         )
-    return _to_radians(path, "rotation_angle", angles, data)
-
-
-def _to_radians(path: Any, name: str, angles: np.ndarray, data: Any) -> np.ndarray:
-    """Convert angles to radians from the unit that their dataset names, degrees by default."""
-    unit = _text(data.attrs.get("units", "degrees"))
-    if unit.startswith("deg"):
-        return np.radians(angles)
-    if unit.startswith("rad"):
-        return angles
-    raise InputError(f"{path}: {name} is in {unit!r}; expected degrees or radians, pass a geometry")
+    return np.radians(angles) if unit.startswith("deg") else angles
 
 
 def _pixel_size(detector: Any) -> float | None:

@@ -106,8 +106,8 @@ class Argoverse2(SweepFiles):
         expansion: float | Literal["speed"] = 0.2,
     ) -> None:
         self.log = find_log(require_folder(path, "an Argoverse 2 log"))
-        files = files_in_order(self.log / "sensors" / "lidar", (".feather",), "an Argoverse 2 log")
-        super().__init__(sorted(files, key=number_of))
+        scans = self.log / "sensors" / "lidar"
+        super().__init__(files_in_order(scans, (".feather",), "an Argoverse 2 log", numbered=True))
         if labels not in ("file", "boxes", "none"):
             raise InputError(f"labels must be 'file', 'boxes' or 'none', got {labels!r}")
         self.labels, self.expansion = labels, expansion
@@ -135,11 +135,10 @@ class Argoverse2(SweepFiles):
                 f"{self.log / 'city_SE3_egovehicle.feather'}: no pose at the time {stamp} of the "
                 f"sweep {file.name}; fetch the file again"
             )
-        time = intensity = None
-        if "offset_ns" in table:
-            time = torch.from_numpy((table["offset_ns"] / 1e9).astype(np.float32))
-        if "intensity" in table:
-            intensity = torch.from_numpy(table["intensity"].astype(np.float32))
+        time, intensity = (
+            torch.from_numpy((table[name] / unit).astype(np.float32)) if name in table else None
+            for name, unit in (("offset_ns", 1e9), ("intensity", 1))
+        )
         return Sweep(
             torch.from_numpy(_stack(table, tuple("xyz")).astype(np.float32)),
             stamp / 1e9,
@@ -160,12 +159,10 @@ def find_log(path: Path) -> Path:
         return path
     logs = [folder for folder in sorted(path.iterdir()) if (folder / "sensors" / "lidar").is_dir()]
     if len(logs) != 1:
-        found = "it holds no log"
-        if logs:
-            names = ", ".join(log.name for log in logs[:3])
-            found = f"it holds {len(logs)} logs ({names}, ...), so give one of them"
+        names = ", ".join(log.name for log in logs[:3])
         raise InputError(
-            f"{path}: an Argoverse 2 log is a folder with sensors/lidar in it; {found}"
+            f"{path}: an Argoverse 2 log is a folder with sensors/lidar in it, but this folder "
+            f"holds {len(logs)} logs{names and f' ({names}, ...)'}; give one log"
         )
     return logs[0]
 

@@ -82,7 +82,9 @@ class KittiOdometry(SweepFiles):
     ) -> None:
         folder = require_folder(path, "a KITTI odometry sequence")
         scans = folder / "velodyne"
-        super().__init__(_list_scans(folder, scans, "a KITTI odometry sequence"))
+        what = "a KITTI odometry sequence"
+        folder_of_scans = scans if scans.is_dir() else folder
+        super().__init__(files_in_order(folder_of_scans, (".bin",), what, numbered=True))
         if poses is None and scans.is_dir():
             benchmark = folder.parent.parent / "poses" / f"{folder.name}.txt"
             poses = next((f for f in (benchmark, folder / "poses.txt") if f.is_file()), None)
@@ -148,8 +150,10 @@ class KittiRaw(SweepFiles):
         calibration: str | os.PathLike[str] | None = None,
     ) -> None:
         folder = require_folder(path, "a KITTI raw drive")
+        scans = folder / "velodyne_points" / "data"
+        folder_of_scans = scans if scans.is_dir() else folder
         super().__init__(
-            _list_scans(folder, folder / "velodyne_points" / "data", "a KITTI raw drive")
+            files_in_order(folder_of_scans, (".bin",), "a KITTI raw drive", numbered=True)
         )
         self.time_file = stamps = folder / "velodyne_points" / "timestamps.txt"
         self.times = _times_by_name(stamps if stamps.is_file() else None, self.files)
@@ -305,12 +309,6 @@ def _rotation_about(axis: int, angle: float) -> Tensor:
     i, j = [(1, 2), (2, 0), (0, 1)][axis]
     turn[i, i], turn[i, j], turn[j, i], turn[j, j] = c, -s, s, c
     return turn
-
-
-def _list_scans(folder: Path, scans: Path, what: str) -> list[Path]:
-    """List the `.bin` files of a folder of scans, or else of the folder itself, by their number."""
-    files = files_in_order(scans if scans.is_dir() else folder, (".bin",), what)
-    return sorted(files, key=number_of)
 
 
 def _times_by_name(path: str | os.PathLike[str] | None, files: Sequence[Path]) -> np.ndarray:

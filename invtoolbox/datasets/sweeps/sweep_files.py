@@ -62,10 +62,12 @@ def require_folder(path: str | os.PathLike[str], what: str) -> Path:
     return folder
 
 
-def files_in_order(folder: Path, suffixes: Sequence[str], what: str) -> list[Path]:
+def files_in_order(
+    folder: Path, suffixes: Sequence[str], what: str, numbered: bool = False
+) -> list[Path]:
     """List the files of a folder with one of the suffixes, in the order of numbers in their names.
 
-    It is an error if there is no such file.
+    It is an error if there is no such file, or if `numbered` is true and a name is not a number.
     """
     found = [
         file
@@ -76,6 +78,8 @@ def files_in_order(folder: Path, suffixes: Sequence[str], what: str) -> list[Pat
         raise InputError(
             f"{folder}: the folder holds no {' or '.join(suffixes)} file; give the folder of {what}"
         )
+    if numbered:
+        return sorted(found, key=number_of)
     return sorted(found, key=lambda file: _split_numbers(file.name))
 
 

@@ -388,7 +388,8 @@ def _read_points(path: Path) -> PointTable:
     if len(np.unique(rows["number"])) < count:
         raise InputError(f"{path}: two points have the same number; the file is damaged")
     pairs = np.concatenate([*tracks, np.zeros(0, "<u4")]).reshape(-1, 2).astype(np.int64)
-    return PointTable(*(rows[name] for name, *_ in fields), pairs[:, 0], pairs[:, 1])
+    columns = (rows[name] for name, *_ in fields)
+    return PointTable(*columns, *pairs.T)
 
 
 def _check_new(path: Path, what: str, number: int, found: dict[int, Any]) -> None:

@@ -321,9 +321,9 @@ def _grid(folder: Path, slices: Sequence[Header]) -> Grid:
                 )
         if header.shape != first.shape or not np.allclose(
             [*header.orientation, *header.spacing],  # type: ignore[misc]
-            [*first.orientation, *first.spacing],
+            [*first.orientation, *first.spacing],  # type: ignore[misc]
             atol=1e-4,
-        ):  # type: ignore[misc]
+        ):
             raise InputError(
                 f"{header.path}: a slice of shape {header.shape}, orientation {header.orientation} "
                 f"and spacing {header.spacing} in a series of {first.shape}, {first.orientation} "
