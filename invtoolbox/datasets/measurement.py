@@ -1,4 +1,4 @@
-"""The item of every data set: the measurements and all that is known about them."""
+"""The item of every data set: measurements, their geometry and facts about them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ class Measurement:
     """One measurement, ready for a `Problem`: ``it.Problem(item.y, item.geometry.operator())``.
 
     Attributes:
-        y: the measured data, ``(1, channel, *space)``, float32 (complex64 where the file is complex). A
-            sinogram is ``(1, 1, angles, detectors)``, projections of a 3D scan ``(1, 1, views, panel rows, panel columns)``.
-        geometry: how it was scanned, `Geometry` or `Geometry3D`; None for pictures.
-        reference: the image that comes with the data for comparison, ``(1, channel, *space)``, or None.
-        segmentation: the labels that come with the data, ``(1, channel, *space)``, uint8, or None.
-        noise_std: the standard deviation of the noise in `y`, or None where the file does not say.
+        y: measured data, ``(1, channel, *space)``, float32, or complex64 if the file is complex. A
+            sinogram is ``(1, 1, angles, detectors)``, projections of a 3D scan are
+            ``(1, 1, views, panel rows, panel columns)``.
+        geometry: geometry of the scan, a `Geometry` or a `Geometry3D`; None for pictures.
+        reference: image that comes with the data for comparison, ``(1, channel, *space)``, or None.
+        segmentation: labels that come with the data, ``(1, channel, *space)``, uint8, or None.
+        noise_std: standard deviation of the noise in `y`, or None if the file does not contain it.
         meta: plain facts, at least ``source`` (the path) and ``units`` (of `y`).
 
     >>> Measurement(torch.zeros(1, 1, 4, 4), meta={"source": "nowhere", "units": "1"}).meta["units"]
@@ -59,7 +60,7 @@ class Measurement:
 
 
 class DataSet(Protocol):
-    """A data set: anything with a length whose items are measurements."""
+    """Data set: an object with a length whose items are measurements."""
 
     def __len__(self) -> int: ...
 
@@ -67,14 +68,17 @@ class DataSet(Protocol):
 
 
 def as_tensor(array: Any) -> Tensor:
-    """A contiguous float32 (or complex64) tensor of its own memory from any numeric array."""
+    """Copy a numeric array to a contiguous float32 (or complex64) tensor."""
     array = np.asarray(array)
     kind = np.complex64 if np.iscomplexobj(array) else np.float32
     return torch.from_numpy(np.array(array, dtype=kind, order="C"))
 
 
 def check_index(index: int, length: int) -> int:
-    """The index counted from the front, or IndexError (which ends a for loop) when it is out of range."""
+    """Return the index counted from the front.
+
+    An index out of range raises an IndexError, which ends a for loop.
+    """
     if not -length <= index < length:
-        raise IndexError(f"item {index} of a data set of {length}")
+        raise IndexError(f"item {index} is out of range for a data set of {length} items")
     return index % length

@@ -1,5 +1,8 @@
-"""Measures of quality, each defined once. Those of images are per item of the batch: the answer has shape ``(batch,)``. Those of scene
-flow in `evaluate` are of one sweep, and add over sweeps."""
+"""Measures of quality, each defined once.
+
+Metrics of images are per item of the batch and have shape ``(batch,)``. `evaluate` computes the
+metrics of scene flow of one sweep; `pool` combines those of many sweeps.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""All figures of one pair of sweeps in one call, as the report, the command line and the benchmarks print them."""
+"""All errors of the flow of one pair of sweeps in one call.
+
+The report, the command line and the benchmarks print these figures.
+"""
 
 from __future__ import annotations
 
@@ -34,28 +37,28 @@ from invtoolbox.metrics.flow_scores import (
 )
 
 
-class HasFlow(Protocol):
-    """What is scored: anything with a flow for every point of the sweep, the sensor's own motion included."""
-
-    @property
-    def flow(self) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class FlowErrors:
-    """The errors of one pair of sweeps, or of many (`pool`). Metres, radians and shares; NaN where no point is of the kind.
+    """Errors of the flow of one pair of sweeps, or of many pairs (`pool`).
 
-    The points that count are those whose truth is known, that are not labelled ground, and that lie within 35 m of the sensor along the
-    ground; within ``|x| < 35 and |y| < 35`` for the three-way and the bucket-normalised error, and at any distance for `ranges`.
-    **The sensor's own motion is removed**, the true one from the truth and from the estimate alike: an error of the estimated motion of
-    the sensor shows as an error of the flow.
+    Errors are in metres and radians, accuracies and outliers are shares, and a figure is NaN if no
+    point contributes to it. Points count if their truth is known, if they are not labelled ground,
+    and if they lie within 35 m of the sensor along the ground. The three-way and the
+    bucket-normalised error count points with ``|x| < 35 and |y| < 35`` instead, and `ranges` counts
+    points at any distance.
+
+    **The sensor's own motion is removed**: the true motion is subtracted from the truth and from
+    the estimate. An error of the estimated motion of the sensor thus appears as an error of the
+    flow.
 
     Attributes:
-        points, dynamic_points: how many count, and how many of them are labelled dynamic.
-        dynamic, static: end-point error of those labelled dynamic, and of the others.
-        epe, strict, relax, outliers, angle, space_time_angle: over all that count; `angle` in space, the other with 0.1 s appended.
-        three_way, bucketed: sums that add over sweeps.
-        ranges: by distance.
+        points, dynamic_points: number of points that count, and number of those labelled dynamic.
+        dynamic, static: end-point errors of the points labelled dynamic and of the other points.
+        epe, strict, relax, outliers, angle, space_time_angle: errors over all points that count;
+            `angle` is the angle in space, `space_time_angle` the angle with 0.1 s as a fourth
+            component.
+        three_way, bucketed: sums, which add over sweeps.
+        ranges: errors by distance.
     """
 
     points: int
@@ -72,7 +75,7 @@ class FlowErrors:
     bucketed: BucketedEPE
     ranges: tuple[RangeError, ...] = field(default=())
 
-    #: The heads of the columns of `row`.
+    #: Headings of the columns of `row`.
     COLUMNS = (
         "dynamic EPE [m]",
         "static EPE [m]",
@@ -90,7 +93,10 @@ class FlowErrors:
     )
 
     def row(self) -> tuple[str, ...]:
-        """The figures as words, in the order of `COLUMNS`; the three-way error is that pooled over points."""
+        """Return the figures as text, in the order of `COLUMNS`.
+
+        The three-way error is pooled over points.
+        """
         mean = self.bucketed.mean()
         numbers = (
             self.dynamic,
@@ -118,16 +124,20 @@ def evaluate(
     ego_motion: Tensor | None = None,
     next_pose: Tensor | None = None,
 ) -> FlowErrors:
-    """Compare a flow with the labels of the sweep that it starts from.
+    """Compare a flow with the labels of the sweep at which it starts.
 
     Args:
-        estimate: the flow of every point, ``(N, 3)``, the sensor's own motion included; or an object that has it as `flow`.
-        sweep: with `labels`.
-        ego_motion: the true motion of the standing world in the sensor's frame, ``p1 = E p0``, ``(4, 4)``.
-        next_pose: in place of it, where the sensor stood at the next sweep; `sweep` then has its own pose.
+        estimate: flow of every point, ``(N, 3)``, including the sensor's own motion; or an object
+            with this flow as its attribute `flow`.
+        sweep: sweep with `labels`.
+        ego_motion: true motion of the standing world in the sensor's frame, ``p1 = E p0``,
+            ``(4, 4)``.
+        next_pose: pose of the sensor at the next sweep, an alternative to `ego_motion`; `sweep`
+            must then have a pose.
 
     Raises:
-        InputError: the sweep has no labels, the sensor's motion is not known, or a labelled point has no flow.
+        InputError: if the sweep has no labels, the sensor's motion is not known, or a labelled
+            point has no flow.
 
     >>> from invtoolbox.geometry.sweeps import FlowLabels
     >>> truth, no = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([-1, -1])
@@ -145,7 +155,8 @@ def evaluate(
             f"{sweep.source}: the flow has shape {tuple(flow.shape)} for {len(points)} points"
         )
     E = _ego_motion(sweep, ego_motion, next_pose)
-    # In double precision: the sensor's motion at 100 m, less itself, leaves the rounding of single precision behind.
+    # Double precision: at 100 m, the difference of two equal motions would leave the rounding error
+    # of single precision.
     exact = points.to(torch.float64)
     rigid = transform(E.to(points.device), exact) - exact
     residual, truth = (
@@ -184,7 +195,7 @@ def evaluate(
 
 
 def pool(errors: Sequence[FlowErrors]) -> FlowErrors:
-    """The errors of many pairs, every point of all of them weighing the same."""
+    """Pool the errors of many pairs; every point of every pair has the same weight."""
     if not errors:
         raise InputError("there are no errors to pool; evaluate a pair first")
     points = [e.points for e in errors]
@@ -192,7 +203,7 @@ def pool(errors: Sequence[FlowErrors]) -> FlowErrors:
     standing = [a - b for a, b in zip(points, moving)]
 
     def mean(name: str, weights: Sequence[int]) -> float:
-        return _weighted([getattr(e, name) for e in errors], weights)
+        return _average([getattr(e, name) for e in errors], weights)
 
     overall = {
         name: mean(name, points)
@@ -205,24 +216,31 @@ def pool(errors: Sequence[FlowErrors]) -> FlowErrors:
         static=mean("static", standing),
         three_way=sum((e.three_way for e in errors), ThreeWayEPE()),
         bucketed=sum((e.bucketed for e in errors), BucketedEPE()),
-        ranges=tuple(_pooled_range(parts) for parts in zip(*(e.ranges for e in errors))),
+        ranges=tuple(_pool_range(parts) for parts in zip(*(e.ranges for e in errors))),
         **overall,
     )
 
 
-def _pooled_range(parts: Sequence[RangeError]) -> RangeError:
+class HasFlow(Protocol):
+    """An object with a flow of every point of the sweep, including the sensor's own motion."""
+
+    @property
+    def flow(self) -> Tensor: ...
+
+
+def _pool_range(parts: Sequence[RangeError]) -> RangeError:
     moving, standing = [p.dynamic_points for p in parts], [p.static_points for p in parts]
     return RangeError(
         parts[0].near,
         parts[0].far,
-        _weighted([p.dynamic for p in parts], moving),
-        _weighted([p.static for p in parts], standing),
+        _average([p.dynamic for p in parts], moving),
+        _average([p.static for p in parts], standing),
         sum(moving),
         sum(standing),
     )
 
 
-def _weighted(values: Sequence[float], weights: Sequence[int]) -> float:
+def _average(values: Sequence[float], weights: Sequence[int]) -> float:
     total = sum(weights)
     return sum(v * w for v, w in zip(values, weights) if w) / total if total else math.nan
 
@@ -230,13 +248,14 @@ def _weighted(values: Sequence[float], weights: Sequence[int]) -> float:
 def _ego_motion(sweep: Sweep, ego_motion: Tensor | None, next_pose: Tensor | None) -> Tensor:
     if (ego_motion is None) == (next_pose is None):
         raise InputError(
-            f"{sweep.source}: give the true motion of the sensor, either as ego_motion or as next_pose"
+            f"{sweep.source}: give the true motion of the sensor, either as ego_motion or as "
+            "next_pose"
         )
     if ego_motion is not None:
         return check_motion(ego_motion, "ego_motion")
     if sweep.pose is None:
         raise InputError(
-            f"{sweep.source}: the sweep has no pose; give ego_motion in place of next_pose"
+            f"{sweep.source}: the sweep has no pose; give ego_motion instead of next_pose"
         )
     assert next_pose is not None
     return relative_motion(

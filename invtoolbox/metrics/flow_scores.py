@@ -1,15 +1,16 @@
-"""The five meta-classes that scene flow is scored by, from the words of the data sets.
+"""Scores of scene flow by class and by speed.
 
-The three-way end-point error: foreground that moves, foreground that stands, background that stands.
-
-The bucket-normalised end-point error: errors relative to speed, each class and speed counting alike.
+The module holds the five meta-classes of the scores and the words of the data sets that belong to
+them, the three-way end-point error (moving foreground, standing foreground, standing background),
+and the bucket-normalised end-point error, which is relative to speed and weighs every class and
+speed equally.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -44,13 +45,14 @@ _AV2 = {
     ),
 }
 
-#: The meta-class of each word of Argoverse 2. Signs, cones, traffic lights on trailers and animals are in none, so that they do not count.
+#: Meta-class of each word of Argoverse 2. Signs, cones, traffic lights on trailers and animals
+#: belong to no meta-class, so they do not count.
 AV2_META_CLASSES: Mapping[str, str] = {word: meta for meta, words in _AV2.items() for word in words}
 
-#: The meta-classes, in the order of tables.
+#: The meta-classes, in the order of the tables.
 META_CLASSES = (BACKGROUND, *_AV2)
 
-# What other data sets, and our simulator, call the same.
+# Words of other data sets and of our simulator for the same meta-classes.
 _OTHERS = {
     "CAR": ("CAR", "VEHICLE", "VEHICLE.CAR", "TYPE_VEHICLE"),
     "OTHER_VEHICLES": (
@@ -94,30 +96,44 @@ _OTHERS = {
 _MEANING = {**{word: meta for meta, words in _OTHERS.items() for word in words}, **AV2_META_CLASSES}
 
 
+#: Edges of the buckets of speed, in metres per sweep: 50 buckets of 0.04 from 0 to 2, and one
+#: bucket of all higher speeds. The first bucket is the static one.
+EDGES = torch.cat(
+    [torch.linspace(0, 2, 51, dtype=torch.float64), torch.tensor([math.inf], dtype=torch.float64)]
+)
+_TABLE = (len(META_CLASSES), len(EDGES) - 1)
+
+
 def meta_class(
     category: Tensor, categories: Sequence[str], meaning: Mapping[str, str] | None = None
 ) -> Tensor:
-    """The place in `META_CLASSES` of each point, int64 of the shape of `category`; -1 for a category of none of them.
+    """Return the index in `META_CLASSES` per point, or -1 for a category of no meta-class.
 
     Args:
-        category: indices into `categories`. -1, a point outside of every labelled box, is background.
-        categories: the words of the data set; capitals do not matter.
-        meaning: the meta-class of each word, in place of the table of this module (Argoverse 2, and the words of KITTI, nuScenes, Waymo
-            and the simulator that name the same things).
+        category: index into `categories` per point. The index -1, a point outside every labelled
+            box, is background.
+        categories: words of the data set; capitals do not matter.
+        meaning: meta-class of each word, which replaces the table of this module. That table has
+            the words of Argoverse 2 and the equivalent words of KITTI, nuScenes, Waymo and the
+            simulator.
+
+    Returns:
+        int64 indices of the shape of `category`.
 
     >>> meta_class(torch.tensor([-1, 0, 1, 2]), ("REGULAR_VEHICLE", "BICYCLE", "STOP_SIGN"))
     tensor([ 0,  1,  4, -1])
     """
     if category.is_floating_point() or category.dtype == torch.bool:
         raise InputError(
-            f"the category is {category.dtype}; give whole numbers, indices into the words of the data set"
+            f"the category is {category.dtype}; give whole numbers, indices into the words of the "
+            "data set"
         )
     if category.numel() and not (
         int(category.min()) >= -1 and int(category.max()) < len(categories)
     ):
         raise InputError(
-            f"a category is {int(category.max())} or {int(category.min())}; there are {len(categories)} words, so give -1 to "
-            f"{len(categories) - 1}"
+            f"categories range from {int(category.min())} to {int(category.max())}; there are "
+            f"{len(categories)} words, so give -1 to {len(categories) - 1}"
         )
     known = {
         word.upper(): meta for word, meta in (_MEANING if meaning is None else meaning).items()
@@ -129,20 +145,21 @@ def meta_class(
         META_CLASSES.index(known[word.upper()]) if word.upper() in known else -1
         for word in categories
     ]
-    # The last entry is what -1 finds: outside of every box is background.
+    # The index -1 refers to the last entry: a point outside every box is background.
     table = torch.tensor([*places, 0], dtype=torch.int64, device=category.device)
     return table[category.to(torch.int64)]
 
 
 @dataclass(frozen=True)
 class ThreeWay:
-    """Four end-point errors in metres; NaN where there is no point of the kind.
+    """Three end-point errors in metres, and their mean; NaN for a kind without points.
 
     Attributes:
-        foreground_dynamic: FD, points of road users that move.
-        foreground_static: FS, points of road users that stand.
-        background_static: BS, everything else that stands.
-        averaged: "points" where every point of the data set weighs the same, "frames" where every sweep does.
+        foreground_dynamic: FD, error of the points of moving road users.
+        foreground_static: FS, error of the points of standing road users.
+        background_static: BS, error of all other standing points.
+        averaged: "points" if every point of the data set has the same weight, "frames" if every
+            sweep has the same weight.
     """
 
     foreground_dynamic: float
@@ -152,16 +169,18 @@ class ThreeWay:
 
     @property
     def mean(self) -> float:
-        """The three-way error: the mean of the three."""
+        """The three-way error: the mean of the three errors."""
         return (self.foreground_dynamic + self.foreground_static + self.background_static) / 3
 
 
 @dataclass(frozen=True)
 class ThreeWayEPE:
-    """Sums of end-point errors of sweeps, of which both averages are made; sweeps add: ``a + b``, ``sum(parts, ThreeWayEPE())``.
+    """Sums of end-point errors per sweep, from which both averages are computed.
+
+    The sums of several sweeps add: ``a + b``, ``sum(parts, ThreeWayEPE())``.
 
     Attributes:
-        sums, counts: of each sweep, the sum of the errors and the number of points of FD, FS and BS.
+        sums, counts: sum of the errors and number of points of FD, FS and BS, per sweep.
     """
 
     sums: tuple[tuple[float, float, float], ...] = ()
@@ -171,14 +190,17 @@ class ThreeWayEPE:
         return ThreeWayEPE(self.sums + other.sums, self.counts + other.counts)
 
     def pool(self) -> ThreeWay:
-        """Averaged over all points of all sweeps, as the package bucketed-scene-flow-eval does."""
+        """Average over all points of all sweeps, as the package bucketed-scene-flow-eval does."""
         fd, fs, bs = (
             _ratio(sum(s[k] for s in self.sums), sum(c[k] for c in self.counts)) for k in range(3)
         )
         return ThreeWay(fd, fs, bs, averaged="points")
 
     def per_frame(self) -> ThreeWay:
-        """The mean over the sweeps of each one's mean, as OpenSceneFlow does; a sweep without a point of a kind does not count for it."""
+        """Average the means of the sweeps, as OpenSceneFlow does.
+
+        A sweep without a point of a kind does not count for that kind.
+        """
         means = []
         for k in range(3):
             seen = [s[k] / c[k] for s, c in zip(self.sums, self.counts) if c[k]]
@@ -193,14 +215,16 @@ def three_way_epe(
     mask: Tensor | None = None,
     threshold: float = MOVES,
 ) -> ThreeWayEPE:
-    """The three-way end-point error of one sweep; see `ThreeWayEPE` for many.
+    """Compute the three-way end-point error of one sweep; `ThreeWayEPE` adds many sweeps.
 
     Args:
-        flow: ``(points, 3)``, metres, **without** the sensor's own motion.
-        truth: likewise.
-        meta_class: of each point, as `meta_class` gives it: 0 is background, 1 to 4 are foreground, -1 does not count.
-        mask: boolean ``(points,)``, true where a point counts: within 35 m, where the truth is known.
-        threshold: how long the true flow of a point that moves is at least, in metres a sweep.
+        flow: flow of every point, ``(points, 3)``, metres, **without** the sensor's own motion.
+        truth: true flow of every point, ``(points, 3)``, metres, **without** the sensor's motion.
+        meta_class: meta-class of each point, as the function `meta_class` returns it: 0 is
+            background, 1 to 4 are foreground, -1 does not count.
+        mask: boolean mask of the points that count, ``(points,)``: those within 35 m whose truth
+            is known.
+        threshold: least length of the true flow of a moving point, in metres per sweep.
 
     Source: Chodosh, Ramanan, Lucey, "Re-evaluating lidar scene flow", WACV 2024, section 3.
 
@@ -222,46 +246,14 @@ def three_way_epe(
     return ThreeWayEPE(((sums[0], sums[1], sums[2]),), ((counts[0], counts[1], counts[2]),))
 
 
-def counted_points(errors: Tensor, flow: Tensor, meta_class: Tensor, mask: Tensor | None) -> Tensor:
-    """Which points of a sweep count, boolean ``(points,)``; refuses what does not belong to one sweep, and points without a flow."""
-    if flow.ndim != 2 or flow.shape[-1] != 3:
-        raise InputError(
-            f"the flow has shape {tuple(flow.shape)}; this error is of one sweep, (points, 3)"
-        )
-    if meta_class.shape != flow.shape[:1]:
-        raise InputError(f"meta_class has shape {tuple(meta_class.shape)} for {len(flow)} points")
-    counted = meta_class >= 0
-    if mask is not None:
-        if mask.shape != flow.shape[:1] or mask.dtype != torch.bool:
-            raise InputError(
-                f"the mask is {mask.dtype} of shape {tuple(mask.shape)}; give booleans, one for each of {len(flow)} points"
-            )
-        counted = counted & mask
-    lost = int((counted & ~errors.isfinite()).sum())
-    if lost:
-        raise InputError(
-            f"{lost} points that count have a flow or a truth that is not finite; leave them out by the mask"
-        )
-    return counted
-
-
-def _ratio(total: float, count: int) -> float:
-    return total / count if count else math.nan
-
-
-#: Buckets of speed in metres a sweep: 50 of 0.04 from 0 to 2, and one of all that is faster. The first is the static one.
-EDGES = torch.cat(
-    [torch.linspace(0, 2, 51, dtype=torch.float64), torch.tensor([math.inf], dtype=torch.float64)]
-)
-
-
 @dataclass(frozen=True)
 class BucketedErrors:
-    """What a class, or the mean of classes, scores; NaN where there are no points.
+    """Bucket-normalised errors of a class or of the mean of classes; NaN without points.
 
     Attributes:
         static: end-point error of the slowest bucket, in metres.
-        dynamic: mean over the other buckets of error divided by speed, without unit: 1 for a flow of zero, 0 for the truth.
+        dynamic: mean over the other buckets of the error divided by the speed, without unit: 1 for
+            a flow of zero, 0 for the true flow.
     """
 
     static: float
@@ -270,36 +262,21 @@ class BucketedErrors:
 
 @dataclass(frozen=True, eq=False)
 class BucketedEPE:
-    """Sums of errors and speeds by class and bucket of speed; sweeps add: ``a + b``, ``sum(parts, BucketedEPE())``.
+    """Sums of errors and speeds per class and bucket of speed.
 
-    Sums and counts are gathered over the whole data set before anything is divided, so that the figures do not depend on how the
-    points are spread over sweeps, or the sweeps over workers.
+    The sums of several sweeps add: ``a + b``, ``sum(parts, BucketedEPE())``. Sums and counts are
+    gathered over the whole data set before any division. The figures therefore do not depend on
+    the distribution of the points over sweeps, or of the sweeps over workers.
 
     Attributes:
-        errors, speeds: float64 ``(classes, buckets)``, metres; classes as in `META_CLASSES`.
-        counts: int64 ``(classes, buckets)``.
+        errors, speeds: sums in metres, float64 ``(classes, buckets)``; classes as in
+            `META_CLASSES`.
+        counts: numbers of points, int64 ``(classes, buckets)``.
     """
 
-    errors: Tensor
-    speeds: Tensor
-    counts: Tensor
-
-    def __init__(
-        self,
-        errors: Tensor | None = None,
-        speeds: Tensor | None = None,
-        counts: Tensor | None = None,
-    ) -> None:
-        shape = (len(META_CLASSES), len(EDGES) - 1)
-        object.__setattr__(
-            self, "errors", torch.zeros(shape, dtype=torch.float64) if errors is None else errors
-        )
-        object.__setattr__(
-            self, "speeds", torch.zeros(shape, dtype=torch.float64) if speeds is None else speeds
-        )
-        object.__setattr__(
-            self, "counts", torch.zeros(shape, dtype=torch.int64) if counts is None else counts
-        )
+    errors: Tensor = field(default_factory=lambda: torch.zeros(_TABLE, dtype=torch.float64))
+    speeds: Tensor = field(default_factory=lambda: torch.zeros(_TABLE, dtype=torch.float64))
+    counts: Tensor = field(default_factory=lambda: torch.zeros(_TABLE, dtype=torch.int64))
 
     def __add__(self, other: BucketedEPE) -> BucketedEPE:
         return BucketedEPE(
@@ -307,15 +284,17 @@ class BucketedEPE:
         )
 
     def by_class(self) -> dict[str, BucketedErrors]:
-        """The scores of each meta-class."""
-        static = (
-            self.errors[:, 0] / self.counts[:, 0]
-        ).tolist()  # 0 / 0 is NaN: there was no point
+        """Return the scores of each meta-class."""
+        # 0 / 0 is NaN: a class without points.
+        static = (self.errors[:, 0] / self.counts[:, 0]).tolist()
         dynamic = (self.errors[:, 1:] / self.speeds[:, 1:]).nanmean(dim=1).tolist()
         return {name: BucketedErrors(static[k], dynamic[k]) for k, name in enumerate(META_CLASSES)}
 
     def mean(self) -> BucketedErrors:
-        """The mean of the classes that have points: the figures by which the Argoverse 2 challenge of 2024 ranks."""
+        """Return the mean over the classes that have points.
+
+        The Argoverse 2 challenge of 2024 ranks by these figures.
+        """
         scores = list(self.by_class().values())
         return BucketedErrors(_mean([s.static for s in scores]), _mean([s.dynamic for s in scores]))
 
@@ -323,18 +302,21 @@ class BucketedEPE:
 def bucketed_epe(
     flow: Tensor, truth: Tensor, meta_class: Tensor, mask: Tensor | None = None
 ) -> BucketedEPE:
-    """The bucket-normalised end-point error of one sweep; see `BucketedEPE` for many.
+    """Compute the bucket-normalised end-point error of one sweep; `BucketedEPE` adds many sweeps.
 
-    A point's bucket is that of its true speed, ``lower <= |truth| < upper`` with the edges `EDGES`.
+    The true speed of a point determines its bucket, ``lower <= |truth| < upper`` with the edges
+    `EDGES`.
 
     Args:
-        flow: ``(points, 3)``, metres, **without** the sensor's own motion.
-        truth: likewise.
-        meta_class: of each point, as `meta_class` gives it; -1 does not count.
-        mask: boolean ``(points,)``, true where a point counts. The challenge counts ``|x| < 35 and |y| < 35`` m.
+        flow: flow of every point, ``(points, 3)``, metres, **without** the sensor's own motion.
+        truth: true flow of every point, ``(points, 3)``, metres, **without** the sensor's motion.
+        meta_class: meta-class of each point, as the function `meta_class` returns it; -1 does not
+            count.
+        mask: boolean mask of the points that count, ``(points,)``. The challenge counts points with
+            ``|x| < 35 and |y| < 35`` m.
 
-    Source: Khatri, Vedder, Peri, Ramanan, Hays, "I can't believe it's not scene flow!", ECCV 2024; agrees with the package
-    bucketed-scene-flow-eval to 1e-6.
+    Source: Khatri, Vedder, Peri, Ramanan, Hays, "I can't believe it's not scene flow!", ECCV 2024;
+    agrees with the package bucketed-scene-flow-eval to 1e-6.
 
     >>> truth = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, 0.0, 0.0]])
     >>> bucketed_epe(torch.zeros(3, 3), truth, torch.tensor([1, 3, 0])).mean()
@@ -359,6 +341,43 @@ def bucketed_epe(
     return BucketedEPE(
         gather(errors), gather(speeds), gather(torch.ones_like(errors)).to(torch.int64)
     )
+
+
+def counted_points(errors: Tensor, flow: Tensor, meta_class: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mask of the points of a sweep that count, boolean ``(points,)``.
+
+    Raises:
+        InputError: shapes that do not belong to one sweep, or points that count without a flow.
+    """
+    if flow.ndim != 2 or flow.shape[-1] != 3:
+        raise InputError(
+            f"the flow has shape {tuple(flow.shape)}; this error takes the flow of one sweep, "
+            "(points, 3)"
+        )
+    if meta_class.shape != flow.shape[:1]:
+        raise InputError(
+            f"meta_class has shape {tuple(meta_class.shape)}; give one class for each of "
+            f"{len(flow)} points"
+        )
+    counted = meta_class >= 0
+    if mask is not None:
+        if mask.shape != flow.shape[:1] or mask.dtype != torch.bool:
+            raise InputError(
+                f"the mask is {mask.dtype} of shape {tuple(mask.shape)}; give booleans, one for "
+                f"each of {len(flow)} points"
+            )
+        counted = counted & mask
+    lost = int((counted & ~errors.isfinite()).sum())
+    if lost:
+        raise InputError(
+            f"{lost} points that count have a flow or a truth that is not finite; exclude them by "
+            "the mask"
+        )
+    return counted
+
+
+def _ratio(total: float, count: int) -> float:
+    return total / count if count else math.nan
 
 
 def _mean(values: list[float]) -> float:

@@ -1,15 +1,14 @@
-"""Where a metric looks: inside the border, and where the mask is true.
+"""Metrics that compare an image with a reference, and a segmentation with a reference.
 
-Errors of an image against a reference, pixel by pixel.
+The module holds errors per pixel (`psnr`, `rmse`, `mae`, `relative_error`, `correlation`), the
+structural similarity index (`ssim`), and two-class segmentation: Otsu's threshold and the
+correlation coefficient of Matthews.
 
-All take ``x`` and ``reference`` of shape ``(batch, channel, *space)`` (one reference may serve a whole
-batch), real or complex, and return ``(batch,)``. Sums run over channels and space, in double precision. A
-boolean ``mask`` says which pixels count (true), and ``border`` leaves out so many at every end of every axis
-of space. Gradients flow through.
-
-The structural similarity index (SSIM).
-
-Two-class segmentation: Otsu's threshold, and the agreement of two segmentations.
+Every metric takes ``x`` and ``reference`` of shape ``(batch, channel, *space)`` and returns
+``(batch,)``. One reference may serve a whole batch. The errors per pixel accept real and complex
+images. Sums run over channels and space, in double precision. A boolean ``mask`` is true at the
+pixels that count, and ``border`` is the number of pixels that are left out at both ends of every
+axis of space. Gradients flow through.
 """
 
 from __future__ import annotations
@@ -20,85 +19,9 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 
-
-def check_pair(x: Tensor, reference: Tensor) -> None:
-    """Refuse two tensors that cannot be compared, saying in which axis they differ."""
-    for name, value in (("x", x), ("the reference", reference)):
-        if not isinstance(value, Tensor):
-            raise InputError(
-                f"{name} is a {type(value).__name__}; metrics take tensors, so give torch.as_tensor({name.split()[-1]})"
-            )
-    if x.ndim < 3:
-        raise InputError(f"x has shape {tuple(x.shape)}; metrics take (batch, channel, *space)")
-    if x.ndim != reference.ndim:
-        raise InputError(
-            f"x has {x.ndim} axes and the reference {reference.ndim}; both must be (batch, "
-            "channel, *space)"
-        )
-    for axis, (a, b) in enumerate(zip(x.shape, reference.shape)):
-        if a != b and not (axis == 0 and b == 1):
-            raise InputError(
-                f"x has shape {tuple(x.shape)} and the reference {tuple(reference.shape)}; they "
-                f"differ in axis {axis}"
-            )
-
-
-def region(x: Tensor, mask: Tensor | None, border: int) -> tuple[Tensor, Tensor | None]:
-    """`x` and the mask without `border` pixels at every end of every axis of space.
-
-    The mask is boolean, has the axes of `x` or of its space alone, and is broadcast to the shape of `x`;
-    every item must keep at least one pixel.
-    """
-    if border < 0 or any(n <= 2 * border for n in x.shape[2:]):
-        raise InputError(
-            f"a border of {border} leaves nothing of an image of {tuple(x.shape[2:])}; choose "
-            f"it between 0 and {(min(x.shape[2:]) - 1) // 2}"
-        )
-    if mask is not None:
-        if mask.dtype != torch.bool:
-            raise InputError(
-                f"the mask is {mask.dtype}; give a boolean one, true where the image counts"
-            )
-        try:
-            mask = mask.to(x.device).expand(x.shape)
-        except RuntimeError:
-            raise InputError(
-                f"the mask has shape {tuple(mask.shape)}, which does not broadcast to "
-                f"{tuple(x.shape)}"
-            ) from None
-        mask = crop(mask, border)
-        empty = torch.nonzero(~mask.flatten(1).any(1)).flatten().tolist()
-        if empty:
-            raise InputError(
-                f"the mask of item {empty[0]} is empty; leave the item out or widen the mask"
-            )
-    return crop(x, border), mask
-
-
-def crop(x: Tensor, border: int) -> Tensor:
-    """`x` (batch, channel, *space) without `border` pixels at both ends of every axis of space."""
-    inner = slice(border, -border) if border else slice(None)
-    return x[(slice(None), slice(None), *(inner for _ in x.shape[2:]))]
-
-
-def mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean of each item, over the mask where there is one: (batch,)."""
-    if mask is None:
-        return values.flatten(1).mean(1)
-    # Not values * mask: outside the mask there may be NaN.
-    inside = torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
-    return inside.flatten(1).sum(1) / mask.flatten(1).sum(1)
-
-
-def to_double(x: Tensor) -> Tensor:
-    """The tensor in double precision: sums over a million pixels lose four digits in single."""
-    return x.to(torch.complex128) if x.is_complex() else x.to(torch.float64)
-
-
-def like(value: Tensor, x: Tensor) -> Tensor:
-    """The value in the real precision of `x`, or in single where `x` holds whole numbers."""
-    kind = x.real.dtype if x.is_complex() else x.dtype
-    return value.to(kind if kind.is_floating_point else torch.float32)
+_RADIUS = 5
+_SIGMA = 1.5
+_K1, _K2 = 0.01, 0.03
 
 
 def psnr(
@@ -108,27 +31,28 @@ def psnr(
     mask: Tensor | None = None,
     border: int = 0,
 ) -> Tensor:
-    """Peak signal-to-noise ratio in dB, ``10 log10(data_range^2 / mean |x - reference|^2)``; infinite if
-    equal.
+    """Compute the peak signal-to-noise ratio (PSNR) in dB.
+
+    It is ``10 log10(data_range^2 / mean |x - reference|^2)``, and infinite if the images are equal.
 
     Args:
-        data_range: the distance between the least and the greatest possible value, a number or one an item.
-            It is never taken from the data: then a brighter reference would make the same error look smaller.
+        x: images ``(batch, channel, *space)``.
+        reference: images that `x` is compared with, of the same shape or with a batch of one.
+        data_range: distance between the least and the greatest possible value, a number or one
+            value per item. It is never computed from the data: then a brighter reference would
+            make the same error look smaller.
+        mask: boolean mask of the pixels that count.
+        border: number of pixels left out at both ends of every axis of space.
 
     >>> psnr(torch.full((1, 1, 4, 4), 0.1), torch.zeros(1, 1, 4, 4))
     tensor([20.])
     """
-    span = torch.as_tensor(data_range, dtype=torch.float64, device=x.device)
-    if not bool((span > 0).all()):
-        raise InputError(
-            f"data_range is {data_range}; give the positive distance from the least to the "
-            "greatest value"
-        )
+    span = _check_data_range(data_range, x)
     return like(10 * torch.log10(span**2 / _mean_square(x, reference, mask, border)), x)
 
 
 def rmse(x: Tensor, reference: Tensor, mask: Tensor | None = None, border: int = 0) -> Tensor:
-    """Root mean square error, ``sqrt(mean |x - reference|^2)``, in the unit of the image.
+    """Compute the root mean square error, ``sqrt(mean |x - reference|^2)``, in the image's unit.
 
     >>> rmse(torch.full((1, 1, 4, 4), 3.0), torch.ones(1, 1, 4, 4))
     tensor([2.])
@@ -137,7 +61,7 @@ def rmse(x: Tensor, reference: Tensor, mask: Tensor | None = None, border: int =
 
 
 def mae(x: Tensor, reference: Tensor, mask: Tensor | None = None, border: int = 0) -> Tensor:
-    """Mean absolute error, ``mean |x - reference|``, in the unit of the image.
+    """Compute the mean absolute error, ``mean |x - reference|``, in the unit of the image.
 
     >>> mae(torch.tensor([[[1.0, -3.0]]]), torch.zeros(1, 1, 2))
     tensor([2.])
@@ -150,7 +74,9 @@ def mae(x: Tensor, reference: Tensor, mask: Tensor | None = None, border: int = 
 def relative_error(
     x: Tensor, reference: Tensor, mask: Tensor | None = None, border: int = 0
 ) -> Tensor:
-    """Relative error, ``|x - reference| / |reference|`` in the Euclidean norm; infinite for a zero reference.
+    """Compute the relative error, ``|x - reference| / |reference|``, in the Euclidean norm.
+
+    The error is infinite if the reference is zero.
 
     >>> relative_error(torch.tensor([[[3.0, 5.0]]]), torch.tensor([[[3.0, 4.0]]]))
     tensor([0.2000])
@@ -163,8 +89,9 @@ def relative_error(
 def correlation(
     x: Tensor, reference: Tensor, mask: Tensor | None = None, border: int = 0
 ) -> Tensor:
-    """Pearson's correlation coefficient of the pixels, in [-1, 1]; blind to scale and offset, NaN for a
-    constant.
+    """Compute Pearson's correlation coefficient of the pixels, in [-1, 1].
+
+    It does not depend on the scale and the offset of the images, and is NaN for a constant image.
 
     >>> correlation(torch.tensor([[[1.0, 2.0, 4.0]]]), torch.tensor([[[10.0, 20.0, 40.0]]]))
     tensor([1.])
@@ -179,17 +106,6 @@ def correlation(
     return like(mean(a * b, inside) / (mean(a * a, inside) * mean(b * b, inside)).sqrt(), x)
 
 
-def _mean_square(x: Tensor, reference: Tensor, mask: Tensor | None, border: int) -> Tensor:
-    check_pair(x, reference)
-    error, mask = region((to_double(x) - to_double(reference)).abs().square(), mask, border)
-    return mean(error, mask)
-
-
-_RADIUS = 5
-_SIGMA = 1.5
-_K1, _K2 = 0.01, 0.03
-
-
 def ssim(
     x: Tensor,
     reference: Tensor,
@@ -197,25 +113,33 @@ def ssim(
     mask: Tensor | None = None,
     border: int = 0,
 ) -> Tensor:
-    """Mean structural similarity of images (batch, channel, *space): (batch,), 1 if equal.
+    """Compute the mean structural similarity index (SSIM): ``(batch,)``, 1 if the images are equal.
 
-    At every pixel, with local means ``m``, variances ``v`` and covariance ``c`` under a Gaussian window of 11
-    pixels in every direction and sigma 1.5, the index is::
+    The index of a pixel is computed from the local means ``m_x`` and ``m_r``, the local variances
+    ``v_x`` and ``v_r`` and the local covariance ``c`` of the image and the reference, under a
+    Gaussian window of 11 pixels per axis with standard deviation 1.5::
 
-        (2 m_x m_r + C1) (2 c + C2) / ((m_x^2 + m_r^2 + C1) (v_x + v_r + C2)),  C1 = (0.01 L)^2,  C2 = (0.03
-        L)^2
+                 (2 m_x m_r + C1) (2 c + C2)
+        SSIM = ---------------------------------------,   C1 = (0.01 L)^2,   C2 = (0.03 L)^2
+               (m_x^2 + m_r^2 + C1) (v_x + v_r + C2)
 
-    with the data range L. There is no padding: only pixels whose window lies inside the image count, so 5 at
-    every end do not (and 5 more than `border`). Variances are those of the population. The index is averaged
-    over pixels and channels. This is `skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False)`.
+    with the data range ``L``. There is no padding: a pixel counts only if its window lies inside
+    the image. This leaves out 5 pixels at both ends of every axis, in addition to `border`.
+    Variances are population variances. The index is averaged over pixels and channels. It agrees
+    with ``skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False)``.
 
     Args:
-        data_range: the distance between the least and the greatest possible value, a number or one an item.
-        mask: true where the index counts; the windows there still see what lies outside the mask.
+        x: real images ``(batch, channel, *space)``, at least 11 pixels per axis of space.
+        reference: images that `x` is compared with, of the same shape or with a batch of one.
+        data_range: distance between the least and the greatest possible value, a number or one
+            value per item.
+        mask: boolean mask of the pixels whose index counts. The windows of these pixels still
+            include values outside the mask.
+        border: number of further pixels left out at both ends of every axis of space.
 
-    Source: Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to structural
-    similarity", IEEE Transactions on Image Processing 13, 2004, equations 13 to 17.
+    Source: Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to
+    structural similarity", IEEE Transactions on Image Processing 13, 2004, equations 13 to 17.
 
     >>> x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     >>> ssim(x, x)
@@ -229,13 +153,7 @@ def ssim(
             f"the image has {tuple(x.shape[2:])} pixels; SSIM needs at least {2 * _RADIUS + 1} "
             "each way"
         )
-    span = torch.as_tensor(data_range, dtype=torch.float64, device=x.device)
-    if not bool((span > 0).all()):
-        raise InputError(
-            f"data_range is {data_range}; give the positive distance from the least to the "
-            "greatest value"
-        )
-    span = span.reshape(-1, *(1 for _ in x.shape[1:]))
+    span = _check_data_range(data_range, x).reshape(-1, *(1 for _ in x.shape[1:]))
     a, b = to_double(x), to_double(reference).expand(x.shape)
     mean_a, mean_b = _local_mean(a), _local_mean(b)
     variance_a = _local_mean(a * a) - mean_a**2
@@ -253,24 +171,15 @@ def ssim(
     return like(mean(index, mask), x)
 
 
-def _local_mean(x: Tensor) -> Tensor:
-    """The Gaussian mean about every pixel whose window lies inside, one axis of space after the other."""
-    offsets = torch.arange(-_RADIUS, _RADIUS + 1, dtype=x.dtype, device=x.device)
-    weights = torch.exp(-0.5 * (offsets / _SIGMA) ** 2)
-    weights = weights / weights.sum()
-    for axis in range(2, x.ndim):
-        x = x.unfold(axis, 2 * _RADIUS + 1, 1) @ weights
-    return x
-
-
 def otsu_threshold(x: Tensor) -> Tensor:
-    """The threshold of each item that separates two classes of pixels best: (batch,).
+    """Compute the threshold per item that best separates two classes of pixels: ``(batch,)``.
 
-    It maximises the variance between the classes over a histogram of 256 bins from the item's least to its
-    greatest value (`skimage.filters.threshold_otsu`). A constant item has its own value as threshold.
+    It maximises the variance between the classes over a histogram of 256 bins from the item's least
+    to its greatest value (`skimage.filters.threshold_otsu`). The threshold of a constant item is
+    the item's value.
 
-    Source: Otsu, "A threshold selection method from gray-level histograms", IEEE Transactions on Systems,
-    Man, and Cybernetics 9, 1979.
+    Source: Otsu, "A threshold selection method from gray-level histograms", IEEE Transactions on
+    Systems, Man, and Cybernetics 9, 1979.
 
     >>> otsu_threshold(torch.tensor([[[0.0, 0.1, 0.9, 1.0]]])) < 0.9
     tensor([True])
@@ -291,7 +200,7 @@ def otsu_threshold(x: Tensor) -> Tensor:
 
 
 def otsu_segmentation(x: Tensor) -> Tensor:
-    """True where an item is above its Otsu threshold; the shape of `x`.
+    """Segment each item into two classes: true above its Otsu threshold, of the shape of `x`.
 
     >>> otsu_segmentation(torch.tensor([[[0.0, 0.0, 0.9, 1.0]]]))
     tensor([[[False, False,  True,  True]]])
@@ -302,22 +211,27 @@ def otsu_segmentation(x: Tensor) -> Tensor:
 def matthews_correlation(
     segmentation: Tensor, reference: Tensor, mask: Tensor | None = None, border: int = 0
 ) -> Tensor:
-    """Matthews correlation coefficient of two binary segmentations, (batch, channel, *space): (batch,) in
-    [-1, 1].
+    """Compute the correlation coefficient of Matthews of two binary segmentations, in [-1, 1].
 
-    With the numbers of true and false positives and negatives::
+    From the numbers of true and false positives and negatives, the coefficient is::
 
         (TP TN - FP FN) / sqrt((TP + FP) (TP + FN) (TN + FP) (TN + FN))
 
-    and 0 where a factor below the root is 0, that is where one of the two has a single class. It is the score
-    of the Helsinki Tomography Challenge 2022.
+    It is 0 if a factor below the root is 0: then one of the two segmentations has a single class.
+    It is the score of the Helsinki Tomography Challenge 2022.
 
     Args:
-        segmentation: boolean, or numbers that are 0 or 1.
-        reference: likewise; one may serve a whole batch.
+        segmentation: segmentations ``(batch, channel, *space)``, boolean or numbers 0 and 1.
+        reference: true segmentations, boolean or numbers 0 and 1, of the same shape or with a
+            batch of one.
+        mask: boolean mask of the pixels that count.
+        border: number of pixels left out at both ends of every axis of space.
 
-    Source: Matthews, "Comparison of the predicted and observed secondary structure of T4 phage lysozyme",
-    Biochimica et Biophysica Acta 405, 1975.
+    Returns:
+        one coefficient per item, ``(batch,)``, float32.
+
+    Source: Matthews, "Comparison of the predicted and observed secondary structure of T4 phage
+    lysozyme", Biochimica et Biophysica Acta 405, 1975.
 
     >>> truth = torch.tensor([[[True, True, False, False]]])
     >>> matthews_correlation(truth, truth), matthews_correlation(~truth, truth)
@@ -332,7 +246,7 @@ def matthews_correlation(
         return (where & counts).flatten(1).sum(1).to(torch.float64)
 
     tp, tn, fp, fn = count(a & b), count(~a & ~b), count(a & ~b), count(~a & b)
-    # The root of each factor by itself: the product of four counts of a volume would overflow.
+    # One root per factor: the product of the four counts of a volume would overflow.
     below = (tp + fp).sqrt() * (tp + fn).sqrt() * (tn + fp).sqrt() * (tn + fn).sqrt()
     score = torch.where(
         below > 0, (tp * tn - fp * fn) / below.clamp(min=1e-300), torch.zeros_like(below)
@@ -340,12 +254,122 @@ def matthews_correlation(
     return score.to(torch.float32)
 
 
+def check_pair(x: Tensor, reference: Tensor) -> None:
+    """Raise an error if two tensors cannot be compared; it names the axis in which they differ."""
+    for name, value in (("x", x), ("the reference", reference)):
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{name} is a {type(value).__name__}; metrics take tensors, so pass "
+                f"torch.as_tensor({name.split()[-1]})"
+            )
+    if x.ndim < 3:
+        raise InputError(f"x has shape {tuple(x.shape)}; metrics take (batch, channel, *space)")
+    if x.ndim != reference.ndim:
+        raise InputError(
+            f"x has {x.ndim} axes and the reference {reference.ndim}; both must be (batch, "
+            "channel, *space)"
+        )
+    for axis, (a, b) in enumerate(zip(x.shape, reference.shape)):
+        if a != b and not (axis == 0 and b == 1):
+            raise InputError(
+                f"x has shape {tuple(x.shape)} and the reference {tuple(reference.shape)}; they "
+                f"differ in axis {axis}"
+            )
+
+
+def region(x: Tensor, mask: Tensor | None, border: int) -> tuple[Tensor, Tensor | None]:
+    """Crop `x` and the mask by `border` pixels at both ends of every axis of space.
+
+    The mask is boolean, has the axes of `x` or only its axes of space, and is broadcast to the
+    shape of `x`. Every item must keep at least one pixel.
+    """
+    if border < 0 or any(n <= 2 * border for n in x.shape[2:]):
+        raise InputError(
+            f"a border of {border} leaves nothing of an image of {tuple(x.shape[2:])}; choose "
+            f"it between 0 and {(min(x.shape[2:]) - 1) // 2}"
+        )
+    if mask is not None:
+        if mask.dtype != torch.bool:
+            raise InputError(
+                f"the mask is {mask.dtype}; give a boolean mask, true at the pixels that count"
+            )
+        try:
+            mask = mask.to(x.device).expand(x.shape)
+        except RuntimeError:
+            raise InputError(
+                f"the mask has shape {tuple(mask.shape)}, which does not broadcast to "
+                f"{tuple(x.shape)}"
+            ) from None
+        mask = crop(mask, border)
+        empty = torch.nonzero(~mask.flatten(1).any(1)).flatten().tolist()
+        if empty:
+            raise InputError(
+                f"the mask of item {empty[0]} is empty; leave the item out or widen the mask"
+            )
+    return crop(x, border), mask
+
+
+def crop(x: Tensor, border: int) -> Tensor:
+    """Remove `border` pixels at both ends of every axis of space, ``(batch, channel, *space)``."""
+    inner = slice(border, -border) if border else slice(None)
+    return x[(slice(None), slice(None), *(inner for _ in x.shape[2:]))]
+
+
+def mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean per item, ``(batch,)``, over the pixels of the mask if one is given."""
+    if mask is None:
+        return values.flatten(1).mean(1)
+    # values * mask would spread NaN values that lie outside the mask.
+    inside = torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
+    return inside.flatten(1).sum(1) / mask.flatten(1).sum(1)
+
+
+def to_double(x: Tensor) -> Tensor:
+    """Convert to double precision: a sum over a million pixels loses four digits in single."""
+    return x.to(torch.complex128) if x.is_complex() else x.to(torch.float64)
+
+
+def like(value: Tensor, x: Tensor) -> Tensor:
+    """Convert a value to the real precision of `x`, or to float32 if `x` holds whole numbers."""
+    kind = x.real.dtype if x.is_complex() else x.dtype
+    return value.to(kind if kind.is_floating_point else torch.float32)
+
+
+def _check_data_range(data_range: float | Tensor, x: Tensor) -> Tensor:
+    span = torch.as_tensor(data_range, dtype=torch.float64, device=x.device)
+    if not bool((span > 0).all()):
+        raise InputError(
+            f"data_range is {data_range}; give the positive distance from the least to the "
+            "greatest value"
+        )
+    return span
+
+
+def _mean_square(x: Tensor, reference: Tensor, mask: Tensor | None, border: int) -> Tensor:
+    check_pair(x, reference)
+    error, mask = region((to_double(x) - to_double(reference)).abs().square(), mask, border)
+    return mean(error, mask)
+
+
+def _local_mean(x: Tensor) -> Tensor:
+    """Return the Gaussian-weighted mean around every pixel whose window lies inside the image.
+
+    The window is separable and is applied to one axis of space after the other.
+    """
+    offsets = torch.arange(-_RADIUS, _RADIUS + 1, dtype=x.dtype, device=x.device)
+    weights = torch.exp(-0.5 * (offsets / _SIGMA) ** 2)
+    weights = weights / weights.sum()
+    for axis in range(2, x.ndim):
+        x = x.unfold(axis, 2 * _RADIUS + 1, 1) @ weights
+    return x
+
+
 def _binary(x: Tensor, name: str) -> Tensor:
     if x.dtype == torch.bool:
         return x
     if x.is_complex() or not bool(((x == 0) | (x == 1)).all()):
         raise InputError(
-            f"the {name} holds other values than 0 and 1; threshold it first, for example with "
+            f"the {name} holds values other than 0 and 1; threshold it first, for example with "
             "otsu_segmentation"
         )
     return x == 1

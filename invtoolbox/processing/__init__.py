@@ -1,4 +1,7 @@
-"""Measured CT data: from counts to line integrals that an operator explains. Pure functions of tensors and measurements."""
+"""Corrections of measured CT data, from counts to line integrals that an operator explains.
+
+They are pure functions of tensors and measurements.
+"""
 
 from invtoolbox.processing.artifacts import (
     remove_rings,

@@ -1,6 +1,7 @@
-"""Hounsfield units: attenuation relative to water and air.
+"""Hounsfield units and beam hardening.
 
-Beam hardening: soft X-rays are absorbed first, so that long paths seem too transparent; corrected by a polynomial.
+Hounsfield units express attenuation relative to water and air. Beam hardening makes long paths
+appear too transparent, because soft X-rays are absorbed first; a polynomial corrects it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from invtoolbox.errors import InputError
 
 
 def to_hounsfield(attenuation: Tensor, water: float, air: float = 0.0) -> Tensor:
-    """``1000 (mu - mu_water) / (mu_water - mu_air)``, in HU: water is 0, air -1000.
+    """Convert attenuation to Hounsfield units: water is 0 HU, air -1000 HU.
+
+    The formula is ``1000 (mu - mu_water) / (mu_water - mu_air)``.
 
     Args:
         attenuation: linear attenuation, of any shape, in 1/length.
-        water: that of water at the energy of the scan, in the same unit; `water_attenuation` measures it in an image.
-        air: that of air; 0, or what a reconstruction shows outside the object.
+        water: attenuation of water at the energy of the scan, in the same unit;
+            `water_attenuation` measures it in an image.
+        air: attenuation of air, in the same unit; 0, or the value of a reconstruction outside the
+            object.
 
     >>> to_hounsfield(torch.tensor([0.0, 0.02, 0.04]), water=0.02)
     tensor([-1000.,     0.,  1000.])
@@ -29,9 +34,11 @@ def to_hounsfield(attenuation: Tensor, water: float, air: float = 0.0) -> Tensor
 
 
 def from_hounsfield(hounsfield: Tensor, water: float, air: float = 0.0) -> Tensor:
-    """``mu_water + HU (mu_water - mu_air) / 1000``, in the unit of ``water`` (1/length): the inverse of `to_hounsfield`.
+    """Convert Hounsfield units to attenuation, the inverse of `to_hounsfield`.
 
-    Nothing is clamped: noise below air becomes negative attenuation (`it.datasets.hounsfield_to_attenuation` clamps).
+    The formula is ``mu_water + HU (mu_water - mu_air) / 1000``, in the unit of ``water``
+    (1/length). Values are not clamped: noise below air becomes negative attenuation
+    (`it.datasets.hounsfield_to_attenuation` clamps).
 
     >>> from_hounsfield(torch.tensor([-1000.0, 0.0, 1000.0]), water=0.02)
     tensor([0.0000, 0.0200, 0.0400])
@@ -41,35 +48,33 @@ def from_hounsfield(hounsfield: Tensor, water: float, air: float = 0.0) -> Tenso
 
 
 def water_attenuation(image: Tensor, region: Tensor) -> Tensor:
-    """The median attenuation in a region of water, ``(batch,)``, in the unit of the image (1/length).
+    """Measure the median attenuation in a region of water, ``(batch,)``.
 
     Args:
-        image: ``(batch, channel, *space)``.
-        region: True where there is water, broadcast against ``image``.
+        image: linear attenuation ``(batch, channel, *space)``; its unit (1/length) is the unit of
+            the result.
+        region: boolean mask, true in the water, broadcast against ``image``.
 
-    >>> water_attenuation(torch.tensor([[[0.02, 0.021, 0.022, 0.5]]]), torch.tensor([True, True, True, False]))
+    >>> water = torch.tensor([True, True, True, False])
+    >>> water_attenuation(torch.tensor([[[0.02, 0.021, 0.022, 0.5]]]), water)
     tensor([0.0210])
     """
     inside = region.expand_as(image)
     if not bool(inside.flatten(1).any(1).all()):
-        raise InputError("the region of water holds no pixel of some item")
-    return torch.stack([values[chosen].median() for values, chosen in zip(image, inside)])
-
-
-def _check(water: float, air: float) -> None:
-    if not float(water) > float(air):
-        raise InputError(
-            f"Hounsfield units need water to attenuate more than air, got {water} and {air}"
-        )
+        raise InputError("the region of water holds no pixel of some item; widen the region")
+    return torch.stack([values[water].median() for values, water in zip(image, inside)])
 
 
 @dataclass(frozen=True)
 class BeamHardening:
-    """``p(y) = a_1 y + ... + a_n y^n``: what a beam of one energy would have measured, of what was measured (Herman 1979).
+    """Polynomial correction of beam hardening, ``p(y) = a_1 y + ... + a_n y^n`` (Herman 1979).
+
+    It maps a measured line integral to the line integral of a beam of one energy.
 
     Attributes:
-        coefficients: ``(a_1, ..., a_n)``, without unit.
-        largest: up to which line integral it was fitted; beyond it goes on along its tangent.
+        coefficients: coefficients ``(a_1, ..., a_n)``, without unit.
+        largest: largest line integral of the fit; beyond it, the polynomial is continued by its
+            tangent.
 
     >>> BeamHardening((1.0, 0.5), largest=2.0).apply(torch.tensor([0.0, 1.0, 2.0, 3.0]))
     tensor([0.0000, 1.5000, 4.0000, 7.0000])
@@ -79,7 +84,7 @@ class BeamHardening:
     largest: float
 
     def apply(self, y: Tensor) -> Tensor:
-        """Corrected line integrals, without unit, shaped like ``y``; zero stays zero."""
+        """Correct line integrals, without unit, of any shape; zero stays zero."""
         inside = y.clamp_max(self.largest)
         return self._value(inside) + self._slope(self.largest) * (y - inside)
 
@@ -100,20 +105,23 @@ def fit_beam_hardening(
     attenuation: float | None = None,
     weights: Tensor | None = None,
 ) -> BeamHardening:
-    """The polynomial that makes the line integrals of a homogeneous object proportional to the lengths of the paths through it.
+    """Fit the polynomial that corrects beam hardening in a homogeneous object.
 
-    Least squares of ``p(y) - mu path``, without a constant term, over all rays at once.
+    Corrected line integrals are proportional to the lengths of the paths through the object. The
+    fit minimizes the squares of ``p(y) - mu path`` over all rays at once, without a constant term.
 
     Args:
         y: measured line integrals, without unit, of any shape.
-        path: length of every ray inside the object, in the unit of length of the geometry, shaped like ``y``: ``A(mask)``, where
-            the mask is 1 inside.
-        degree: of the polynomial; 3 serves one material.
-        attenuation: mu in 1/length; by default that of short paths, at which ``p(y)`` has the slope 1 (nothing changes there).
-        weights: nonnegative, shaped like ``y``; 0 for rays that are unusable.
+        path: length of every ray inside the object, in the unit of length of the geometry, of the
+            shape of ``y``. It is ``A(mask)`` for a mask that is 1 inside the object.
+        degree: degree of the polynomial; 3 is enough for one material.
+        attenuation: attenuation ``mu`` of the object in 1/length; by default the attenuation of
+            short paths, for which ``p(y)`` has the slope 1 and short paths do not change.
+        weights: nonnegative weights of the rays, of the shape of ``y``; 0 for unusable rays.
 
     Raises:
-        InputError: fewer different paths than coefficients, or a polynomial that falls somewhere: lower the degree.
+        InputError: if there are fewer different paths than coefficients, or if the polynomial
+            decreases somewhere; lower the degree.
 
     >>> path = torch.linspace(0, 4, 50, dtype=torch.float64)
     >>> measured = path - 0.05 * path ** 2
@@ -123,8 +131,8 @@ def fit_beam_hardening(
     """
     if y.shape != path.shape or degree < 1:
         raise InputError(
-            f"fit_beam_hardening takes line integrals and paths of one shape and a degree of at least 1, got "
-            f"{tuple(y.shape)}, {tuple(path.shape)} and {degree}"
+            f"fit_beam_hardening takes line integrals and paths of one shape and a degree of at "
+            f"least 1, got {tuple(y.shape)}, {tuple(path.shape)} and {degree}"
         )
     values, lengths = y.detach().flatten().double(), path.detach().flatten().double()
     root = torch.ones_like(values) if weights is None else weights.flatten().double().sqrt()
@@ -134,11 +142,12 @@ def fit_beam_hardening(
         values.abs().max()
     ):
         raise InputError(
-            f"{len(values)} rays pass through the object, too few of different length for a polynomial of degree {degree}"
+            f"{len(values)} rays pass through the object, too few of different length for a "
+            f"polynomial of degree {degree}; lower the degree"
         )
     largest = float(values.max())
     powers = torch.stack([(values / largest) ** k for k in range(1, degree + 1)], 1) * root[:, None]
-    # With the unit of y as that of the powers, the matrix is well scaled.
+    # Powers of y / largest keep the matrix well scaled.
     raw = torch.linalg.lstsq(
         powers, (root * lengths).unsqueeze(1), driver="gelsd"
     ).solution.squeeze(1)
@@ -150,7 +159,15 @@ def fit_beam_hardening(
     slopes = [fit._slope(largest * k / 100) for k in range(101)]
     if not min(slopes) > 0:
         raise InputError(
-            f"the polynomial of degree {degree} is not increasing between 0 and {largest:.3g}, so that it confuses long "
-            "paths with short ones; lower the degree, or give weight 0 to rays at the object's edge"
+            f"the polynomial of degree {degree} is not increasing between 0 and {largest:.3g}, so "
+            "that it confuses long paths with short ones; lower the degree, or give weight 0 to "
+            "rays at the object's edge"
         )
     return fit
+
+
+def _check(water: float, air: float) -> None:
+    if not float(water) > float(air):
+        raise InputError(
+            f"Hounsfield units need water to attenuate more than air, got {water} and {air}"
+        )

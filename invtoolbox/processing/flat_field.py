@@ -1,4 +1,7 @@
-"""Flat and dark field, and the logarithm: from counts to line integrals, with nothing left undefined and nothing hidden."""
+"""Correction by flat and dark field, and the logarithm, from counts to line integrals.
+
+Every line integral is defined, and rays without a usable reading are reported.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,16 @@ from invtoolbox.errors import InputError
 
 @dataclass(frozen=True)
 class LineIntegrals:
-    """Line integrals of the attenuation, and which of them were measured.
+    """Line integrals of the attenuation, and a mask of those that were measured.
 
     Attributes:
-        y: ``-log(transmission)``, without unit, finite everywhere, shaped like the counts.
-        usable: True where there was a transmission to take the logarithm of; elsewhere ``y`` is filled in.
-        starved: how many rays of each item arrived with no count above the dark field, ``(batch,)``.
-        dead: how many of each item hit a detector cell whose flat field is not above its dark field, ``(batch,)``.
+        y: line integrals ``-log(transmission)``, without unit, finite everywhere, of the shape of
+            the counts.
+        usable: boolean mask of the rays whose transmission has a logarithm; ``y`` of the other rays
+            is filled in.
+        starved: number of rays per item without a count above the dark field, ``(batch,)``.
+        dead: number of rays per item that hit a detector cell whose flat field is not above its
+            dark field, ``(batch,)``.
     """
 
     y: Tensor
@@ -28,18 +34,24 @@ class LineIntegrals:
 
     @property
     def weights(self) -> Tensor:
-        """1 where usable, else 0, for ``LeastSquares(weights=...)``: what is filled in pleases the eye and FBP, and counts for nothing."""
+        """Weights for ``LeastSquares(weights=...)``: 1 for usable rays, 0 for the others.
+
+        Values that are filled in improve the appearance and FBP, but they have no weight in a fit.
+        """
         return self.usable.to(self.y.dtype)
 
 
 def transmission(counts: Tensor, flat: Tensor | float, dark: Tensor | float = 0.0) -> Tensor:
-    """``(counts - dark) / (flat - dark)``, without unit, and 0 where the flat field is not above the dark field.
+    """Compute the transmission ``(counts - dark) / (flat - dark)``, without unit.
+
+    It is 0 in cells whose flat field is not above the dark field.
 
     Args:
         counts: detector counts ``(batch, channel, view, *detector)``.
-        flat: counts of the open beam, in the same unit, broadcast against them: the mean over frames ``(frames, cell)`` is
-            ``frames.mean(0)``, and ``frames.mean(0)[:, None, None]`` where detector rows are the batch.
-        dark: counts without beam, likewise.
+        flat: counts of the open beam, in the same unit, broadcast against `counts`. For frames
+            ``(frames, cell)`` it is their mean ``frames.mean(0)``, and
+            ``frames.mean(0)[:, None, None]`` if detector rows are the batch.
+        dark: counts without beam, in the same unit, broadcast against `counts`.
 
     >>> transmission(torch.tensor([[[[60.0, 35.0]]]]), flat=torch.tensor([110.0, 10.0]), dark=10.0)
     tensor([[[[0.5000, 0.0000]]]])
@@ -56,21 +68,26 @@ def line_integrals(
     floor: float = 0.0,
     largest_unusable: float = 0.1,
 ) -> LineIntegrals:
-    """``-log((counts - dark) / (flat - dark))``, without unit, where that exists, and a report of where it does not.
+    """Compute the line integrals ``-log((counts - dark) / (flat - dark))``, without unit.
 
-    Two kinds of rays have no logarithm. What hits a dead cell (flat field not above dark field) is interpolated along the
-    detector from the usable neighbours of its view; a starved ray (no count above the dark field) takes the largest
-    line integral of its item, which it exceeds if anything. Both have weight 0.
+    Two kinds of rays have no logarithm. A ray on a dead cell (the flat field is not above the dark
+    field) is interpolated along the detector from the usable neighbours of its view. A starved ray
+    (no count above the dark field) is set to the largest line integral of its item; its true line
+    integral is not smaller. Both have weight 0, and the result reports the number of both.
 
     Args:
-        counts, flat, dark: as in `transmission`.
-        floor: transmissions up to this count as starved, because nothing can be learnt from them.
-        largest_unusable: more than this share of unusable rays in an item is an error, not a fault of single rays.
+        counts: detector counts ``(batch, channel, view, *detector)``.
+        flat: counts of the open beam, as in `transmission`.
+        dark: counts without beam, as in `transmission`.
+        floor: largest transmission that counts as starved, because it carries no information.
+        largest_unusable: largest share of unusable rays in an item; a larger share is an error of
+            the data, not a fault of single rays.
 
     Raises:
-        InputError: counts that are not finite, or too many unusable rays.
+        InputError: if counts are not finite, or if an item has too many unusable rays.
 
-    >>> result = line_integrals(torch.tensor([[[[50.0, 0.0, 25.0]]]]), flat=100.0, largest_unusable=0.5)
+    >>> counts = torch.tensor([[[[50.0, 0.0, 25.0]]]])
+    >>> result = line_integrals(counts, flat=100.0, largest_unusable=0.5)
     >>> result.y.round(decimals=3), result.starved, result.weights
     (tensor([[[[0.6930, 1.3860, 1.3860]]]]), tensor([1]), tensor([[[[1., 0., 1.]]]]))
     """
@@ -78,7 +95,8 @@ def line_integrals(
     if not bool(finite.all()):
         place = tuple((~finite).nonzero()[0].tolist())
         raise InputError(
-            f"{int((~finite).sum())} of {counts.numel()} counts are NaN or infinite, the first at index {place}; repair them"
+            f"{int((~finite).sum())} of {counts.numel()} counts are NaN or infinite, the first at "
+            f"index {place}; repair them"
         )
     counts = counts if counts.is_floating_point() else counts.to(torch.float32)
     passed = transmission(counts, flat, dark)
@@ -89,28 +107,32 @@ def line_integrals(
     if bool((share > largest_unusable).any()):
         k = int(share.argmax())
         raise InputError(
-            f"{float(share[k]):.1%} of the rays of item {k} are unusable ({int(starved[k])} starved, {int(dead[k])} on "
-            "dead cells); check that flat and dark field belong to the data and are not swapped, or raise largest_unusable"
+            f"{float(share[k]):.1%} of the rays of item {k} are unusable ({int(starved[k])} "
+            f"starved, {int(dead[k])} on dead cells); check that flat and dark field belong to the "
+            "data and are not swapped, or raise largest_unusable"
         )
     y = -torch.where(usable, passed, 1).log()
     most = torch.where(usable, y, -torch.inf).flatten(1).amax(1)
     most = torch.where(most.isfinite(), most, 0).view(-1, *[1] * (y.ndim - 1))
-    y = torch.where(alive, torch.where(usable, y, most), interpolated(y, usable))
+    y = torch.where(alive, torch.where(usable, y, most), interpolate(y, usable))
     return LineIntegrals(y, usable, starved, dead)
 
 
 def photon_weights(
     counts: Tensor, dark: Tensor | float = 0.0, electronic_noise: float = 0.0
 ) -> Tensor:
-    """Weights of line integrals by their variance, without unit, with mean 1 in every item: ``counts^2 / (counts + noise^2)``.
+    """Compute weights of line integrals from their variance, without unit, with mean 1 per item.
 
-    The variance of ``-log(I)`` is ``1 / I`` for I photons, and ``(I + s^2) / I^2`` with electronic noise of s photons (Thibault et
-    al., SPIE 6065, 2006). Multiply by `LineIntegrals.weights` where rays are unusable.
+    The weight is ``counts^2 / (counts + noise^2)`` before the division by its mean, the inverse of
+    the variance. The variance of ``-log(I)`` is ``1 / I`` for ``I`` photons, and
+    ``(I + s^2) / I^2`` with electronic noise of ``s`` photons (Thibault et al., SPIE 6065, 2006).
+    If rays are unusable, multiply by `LineIntegrals.weights`.
 
     Args:
-        counts: photons ``(batch, channel, view, *detector)``; detector counts over the gain.
-        dark: what is seen without beam.
-        electronic_noise: standard deviation in photons.
+        counts: number of photons ``(batch, channel, view, *detector)``: detector counts divided by
+            the gain.
+        dark: number of photons that the detector reports without beam.
+        electronic_noise: standard deviation of the electronic noise, in photons.
 
     >>> photon_weights(torch.tensor([[[[30.0, 10.0, 0.0]]]]))
     tensor([[[[2.2500, 0.7500, 0.0000]]]])
@@ -124,12 +146,15 @@ def photon_weights(
 
 
 def correct_air(sinogram: Tensor, left: int, right: int) -> Tensor:
-    """Line integrals minus those of the air beside the object, view by view: takes out drifts of the beam.
+    """Subtract the line integrals of the air next to the object in every view.
+
+    This removes drifts of the beam. The correction is linear in the cell between the means of the
+    two ends, or constant if only one end is used.
 
     Args:
-        sinogram: ``(batch, channel, view, cell)``, without unit.
-        left, right: how many cells at either end see nothing but air; between their two means the correction is linear in the
-            cell. 0 on one side takes the other alone.
+        sinogram: line integrals ``(batch, channel, view, cell)``, without unit.
+        left: number of cells at the first end that see only air; 0 uses the other end alone.
+        right: number of cells at the last end that see only air; 0 uses the other end alone.
 
     >>> correct_air(torch.tensor([[[[0.25, 1.25, 0.25]]]]), left=1, right=1)
     tensor([[[[0., 1., 0.]]]])
@@ -137,7 +162,8 @@ def correct_air(sinogram: Tensor, left: int, right: int) -> Tensor:
     cells = sinogram.shape[-1]
     if min(left, right) < 0 or left + right < 1 or left + right > cells:
         raise InputError(
-            f"correct_air takes the air cells at either end, at least one in all of {cells}, got {left} and {right}"
+            f"correct_air takes the numbers of air cells at both ends, together 1 to {cells}, got "
+            f"{left} and {right}"
         )
     ends = [
         sinogram[..., part].mean(-1, keepdim=True)
@@ -154,10 +180,14 @@ def correct_air(sinogram: Tensor, left: int, right: int) -> Tensor:
     )
 
 
-def interpolated(values: Tensor, known: Tensor) -> Tensor:
-    """``values`` where known, elsewhere linear between the nearest known ones along the last axis; constant beyond, 0 without any.
+def interpolate(values: Tensor, known: Tensor) -> Tensor:
+    """Replace unknown values by linear interpolation along the last axis.
 
-    >>> interpolated(torch.tensor([[9.0, 1.0, 0.0, 0.0, 4.0]]), torch.tensor([[False, True, False, False, True]]))
+    The interpolation uses the nearest known values. It is constant beyond the first and the last
+    known value, and 0 if no value is known.
+
+    >>> known = torch.tensor([[False, True, False, False, True]])
+    >>> interpolate(torch.tensor([[9.0, 1.0, 0.0, 0.0, 4.0]]), known)
     tensor([[1., 1., 2., 3., 4.]])
     """
     n = values.shape[-1]
@@ -183,6 +213,6 @@ def _beam(counts: Tensor, flat: Tensor | float, dark: Tensor | float) -> Tensor:
         return above.expand(torch.broadcast_shapes(above.shape, counts.shape)).expand_as(counts)
     except RuntimeError:
         raise InputError(
-            f"the flat or dark field has shape {tuple(above.shape)}, which does not broadcast against counts of "
-            f"{tuple(counts.shape)}; average its frames first, frames.mean(0)"
+            f"the flat or dark field has shape {tuple(above.shape)}, which does not broadcast "
+            f"against counts of {tuple(counts.shape)}; average its frames first, frames.mean(0)"
         ) from None

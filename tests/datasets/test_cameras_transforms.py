@@ -200,12 +200,12 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ({"w": 6, "h": 4, "fl_x": 5.0, "k1": math.nan}, "finite number"),
         (
             {"w": 6, "h": 4, "fl_x": 5.0, "camera_model": "EQUIRECTANGULAR"},
-            "'EQUIRECTANGULAR' are not read",
+            "'EQUIRECTANGULAR' cannot be read",
         ),
-        ({"w": 4, "h": 6, "fl_x": 5.0}, "turned, cut, or another picture"),
+        ({"w": 4, "h": 6, "fl_x": 5.0}, "rotated, cropped, or another picture"),
         ({"w": 6, "h": 4, "fl_x": 5.0, "k1": -30.0}, "folds a picture"),
         ({"w": 6, "h": 4, "fl_x": 5.0, "aabb_scale": 4, "offset": [1]}, "three numbers"),
-        ({"frames": []}, "no transforms.json"),
+        ({"frames": []}, "not a transforms.json"),
         ({"w": 6, "h": 4, "fl_x": 5.0, "frames": [{"file_path": "images/0.png"}]}, "4 by 4"),
         (
             {
@@ -236,7 +236,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
                     {"file_path": "a", "transform_matrix": np.diag([2.0, 2, 2, 1]).tolist()}
                 ],
             },
-            "no rotation",
+            "not a rotation",
         ),
         (
             {

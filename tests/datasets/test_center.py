@@ -98,7 +98,7 @@ def test_what_shows_no_axis_is_refused() -> None:
         center_of_rotation(sinogram, np.append(angles[:-1], 1e60))
     with pytest.raises(InputError, match="constant"):
         center_of_rotation(np.ones_like(sinogram), angles)
-    with pytest.raises(InputError, match="one angle a view"):
+    with pytest.raises(InputError, match="one angle per view"):
         center_of_rotation(sinogram.T, angles)
     with pytest.raises(InputError, match="NaN"):
         center_of_rotation(np.where(sinogram > 1, np.nan, sinogram), angles)

@@ -125,13 +125,13 @@ def test_what_is_no_flow_is_not_read(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"cut\.npz: truncated or not a readable npz file"):
             read_flow(tmp_path / "cut.npz")
     np.savez(tmp_path / "other.npz", flow=np.zeros((2, 3)))
-    with pytest.raises(InputError, match=r"other\.npz: the archive is no flow"):
+    with pytest.raises(InputError, match=r"other\.npz: the archive is not a flow"):
         read_flow(tmp_path / "other.npz")
     with np.load(path) as archive:
         arrays = dict(archive)
     for change, words in (
         ({"dynamic": arrays["dynamic"][1:]}, "dynamic is bool of shape"),
-        ({"names": np.array(["a"])}, "must be two"),
+        ({"names": np.array(["a"])}, "expected two"),
         ({"ego_motion": np.zeros((4, 4))}, "turn and move"),
         ({"flow": np.zeros((50, 3), dtype=int)}, "flow is int64"),
     ):
@@ -253,13 +253,13 @@ def test_argoverse_refuses(tmp_path: Path) -> None:
         (3, 1, every, "leave mask out"),
         (2, 7, None, "a multiple of 5"),
         (4, 0, None, "no version 4"),
-        (1, 1, every[1:], "one boolean a point"),
+        (1, 1, every[1:], "one boolean per point"),
         (1, 1, every, "points that are not finite"),
         (3, -1, None, "time stamp in nanoseconds"),
     ):
         with pytest.raises(InputError, match=words):
             write_argoverse(tmp_path, "log", sweep, estimate, points, version, mask)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="no name of a log"):
+    with pytest.raises(InputError, match="not the name of a log"):
         argoverse_path(tmp_path, "a/b", 0, 3)
     with pytest.raises(InputError, match="longer than"):
         write_argoverse(

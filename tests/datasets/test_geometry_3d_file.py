@@ -154,8 +154,8 @@ BARE = {
 }
 REFUSED = {
     "kind": (change(kind="cones"), "'cone' or 'parallel3d' in 3D"),
-    "a word of 2D": (change(num_detectors=3), "one of a 2D scan"),
-    "a word of 3D": ({"kind": "fan", "volume_shape": [1, 2, 3]}, "one of a 3D scan"),
+    "a word of 2D": (change(num_detectors=3), "belongs to a 2D scan"),
+    "a word of 3D": ({"kind": "fan", "volume_shape": [1, 2, 3]}, "belongs to a 3D scan"),
     "misspelt": (change(detecter_shape=[1, 2]), "detector_shape"),
     "below the angles": (change(angles={**CONE["angles"], "tilt": 3}), "move it above"),
     "two sizes": (change(volume_shape=[3, 4]), "list of 3 numbers"),
@@ -182,7 +182,7 @@ REFUSED = {
         {**BARE, "vectors": [VECTORS[0], VECTORS[1][:11]]},
         "view 1 of vectors has 11 numbers",
     ),
-    "vectors as numbers": ({**BARE, "vectors": [1.0, 2.0]}, "12 numbers a view"),
+    "vectors as numbers": ({**BARE, "vectors": [1.0, 2.0]}, "12 numbers per view"),
     "missing file": ({**BARE, "vectors": "nowhere.npy"}, "no such file"),
     "missing": (
         {k: v for k, v in CONE.items() if k != "detector_shape"},
@@ -201,7 +201,7 @@ def test_refused_in_one_sentence(name: str) -> None:
 
 def test_files_of_numbers_that_are_none(tmp_path: Path) -> None:
     for name, content, expected in (
-        ("a.txt", "one two\n", "not read"),
+        ("a.txt", "one two\n", "cannot be read"),
         ("b.txt", "1 2\n3\n", "same number of columns"),
         ("c.txt", "1 2 3\n", r"shape \(1, 3\)"),
     ):

@@ -261,7 +261,7 @@ AT_OPENING = [
     ),
     bad(
         lambda p: (p / "times.txt").write_text("100.0\nnoon\n100.2\n"),
-        r"times.txt: line 2 holds something that is no number",
+        r"times.txt: line 2 holds a word that is not a number",
     ),
     bad(
         lambda p: (p / "poses.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0\n"),
@@ -273,7 +273,7 @@ AT_OPENING = [
     ),
     bad(
         lambda p: (p / "poses.txt").write_text("2 0 0 0 0 1 0 0 0 0 1 0\n" * 3),
-        r"poses.txt: pose 1 does not turn and move only",
+        r"poses.txt: pose 1 is not a rigid motion",
     ),
     bad(
         lambda p: (p / "poses.txt").write_text("0 0 0 0 0 0 0 0\n" * 3),
@@ -346,7 +346,7 @@ AT_OPENING = [
     bad(lambda p: None, r"no segment in .* named 'a'", sets.write_waymo, scene="a"),
     bad(
         lambda p: (p / "sensors/lidar/first.feather").write_bytes(b"x"),
-        r"first.feather: the name is no number",
+        r"first.feather: the name is not a number",
         sets.write_argoverse,
     ),
 ]
@@ -378,9 +378,9 @@ def _save(path: Path, points: np.ndarray) -> None:
 OF_THE_SECOND = [
     bad(
         lambda p: _truncate(p / "000001.bin", 201),
-        r"000001.bin: 201 bytes are no whole number of points of 4 float32",
+        r"000001.bin: 201 bytes are not a whole number of points of 4 float32",
     ),
-    bad(lambda p: _truncate(p / "000001.bin", 200), r"000001.bin: 200 bytes.*say columns=5"),
+    bad(lambda p: _truncate(p / "000001.bin", 200), r"000001.bin: 200 bytes.*give columns=5"),
     bad(lambda p: _truncate(p / "000001.bin", 0), r"000001.bin: the file is empty"),
     bad(
         lambda p: _save(p / "000001.bin", np.full((5, 3), np.nan)),
@@ -399,7 +399,7 @@ OF_THE_SECOND = [
     bad(lambda p: _truncate(p / "1.pcd", 500), r"1.pcd: truncated", sets.write_pcds),
     bad(
         lambda p: _truncate(p / "1.ply", 500),
-        r"1.ply: truncated, \d+ of 40 vertices",
+        r"1.ply: truncated, it holds \d+ of 40 vertices",
         sets.write_plys,
     ),
     bad(lambda p: _truncate(p / "1.npy", 300), r"1.npy: truncated", sets.write_arrays),
@@ -421,13 +421,13 @@ OF_THE_SECOND = [
     ),
     bad(
         lambda p: (p / "times.txt").write_text("100.0\n100.0\n100.1\n"),
-        r"times.txt: the times are out of order, that of 000001.bin",
+        r"times.txt: the times are out of order, the time of 000001.bin",
     ),
     bad(
         lambda p: (p / "velodyne_points" / "timestamps.txt").write_text(
             "\n".join(f"2011-09-30 12:40:25.{k}" for k in (1, 0, 3))
         ),
-        r"timestamps.txt: the times are out of order, that of 0000000001.bin",
+        r"timestamps.txt: the times are out of order, the time of 0000000001.bin",
         sets.write_kitti_raw,
     ),
     bad(
@@ -451,7 +451,7 @@ OF_THE_SECOND = [
     ),
     bad(
         lambda p: _truncate(p / "sweeps/LIDAR_TOP/001.pcd.bin", 204),
-        r"001.pcd.bin: 204 bytes are no whole number of points of 5",
+        r"001.pcd.bin: 204 bytes are not a whole number of points of 5",
         sets.write_nuscenes,
     ),
     bad(

@@ -94,7 +94,7 @@ def test_a_cloud_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     for arguments, message in [
         ((POINTS,), "overwrite=True"),
         ((POINTS[:, :2],), "a cloud is"),
-        ((POINTS, POINTS), "colors are"),
+        ((POINTS, POINTS), "colors of 50 points are"),
         ((POINTS, None, {"a b": INTENSITY}), "without spaces"),
         ((POINTS, None, {"x": INTENSITY}), "name of its own"),
         ((POINTS, None, {"a": np.full(50, 2**40)}), "beyond 32 bits"),
@@ -109,12 +109,12 @@ def test_a_cloud_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     [
         (b"ply\n", b"plx\n", "does not begin with 'ply'"),
         (b"end_header", b"end_hat", "has no end"),
-        (b"property uchar ring", b"property word ring", "no number of a known type"),
+        (b"property uchar ring", b"property word ring", "not a number of a known type"),
         (b"element vertex 50", b"element vertex 500", "truncated"),
-        (b"binary_big_endian", b"binary_middle", "known are ascii"),
+        (b"binary_big_endian", b"binary_middle", "the encodings are ascii"),
         (b"property float y", b"property float x", "two properties of one name"),
         (b"comment by hand", b"element edge 3", "stand before the vertices"),
-        (b"comment", b"remark", "which PLY does not know"),
+        (b"comment", b"remark", "which PLY does not define"),
     ],
 )
 def test_damaged_ply_is_refused(old: bytes, new: bytes, message: str, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_damaged_ply_is_refused(old: bytes, new: bytes, message: str, tmp_path: 
     ("old", "new", "message"),
     [
         (b"SIZE 4 4", b"SIZE 4 3", "sizes, types or counts"),
-        (b"DATA", b"DATE", "which PCD does not know"),
+        (b"DATA", b"DATE", "which PCD does not define"),
         (b"WIDTH 50", b"WIDTH 60", "declares 50 points"),
         (b"COUNT 1 1", b"COUNT 1", "name 6, 6, 6 and 5 fields"),
         (b"binary", b"packed", "encoded as 'packed'"),

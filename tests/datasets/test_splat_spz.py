@@ -51,7 +51,9 @@ def test_what_is_written_is_read(degree: int, tmp_path: Path) -> None:
 def test_half_a_turn_turns_everything_alike() -> None:
     """Covariances and what is seen along a direction turn with the scene."""
     one = scene()
-    means, quats, others = splat_spz._turned(one.means[0], one.quats[0], one.colors[0, :, 1:])
+    means, quats, others = splat_spz._rotate_half_turn(
+        one.means[0], one.quats[0], one.colors[0, :, 1:]
+    )
     turn = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
     moved = Splats(
         means[None],

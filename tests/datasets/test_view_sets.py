@@ -180,7 +180,7 @@ def cut(path: Path, lines: int) -> None:
         ("records are declared", lambda f: damage_binary(f / "images.bin", 0, "<Q", 2**60)),
         ("is of model 77", lambda f: damage_binary(f / "cameras.bin", 12, "<i", 77)),
         ("focal lengths", lambda f: damage_binary(f / "cameras.bin", 32, "<d", float("nan"))),
-        ("taken by camera 9", lambda f: damage_binary(f / "images.bin", 8 + 4 + 56, "<I", 9)),
+        ("needs camera 9", lambda f: damage_binary(f / "images.bin", 8 + 4 + 56, "<I", 9)),
         (
             "holds NaN or infinite",
             lambda f: damage_binary(f / "images.bin", 8 + 4 + 32, "<d", float("nan")),
@@ -190,7 +190,10 @@ def cut(path: Path, lines: int) -> None:
             lambda f: [damage_binary(f / "images.bin", 12 + 8 * k, "<d", 0.0) for k in range(4)],
         ),
         ("points are NaN", lambda f: damage_binary(f / "points3D.bin", 16, "<d", float("nan"))),
-        ("two points have one number", lambda f: damage_binary(f / "points3D.bin", 8, "<Q", 2)),
+        (
+            "two points have the same number",
+            lambda f: damage_binary(f / "points3D.bin", 8, "<Q", 2),
+        ),
         ("there is no such file", lambda f: (f / "points3D.bin").unlink()),
     ],
 )
@@ -217,7 +220,7 @@ def test_damaged_binary_models_are_told_in_one_sentence(
             lambda f: replace_text(f / "images.txt", "\n2 ", "\n 1.0 2.0\n2 "),
         ),
         ("no such feature", lambda f: cut(f / "images.txt", 7)),
-        ("there is none of this number", lambda f: cut(f / "points3D.txt", 9)),
+        ("does not exist", lambda f: cut(f / "points3D.txt", 9)),
         ("colors from 0 to 255", lambda f: (f / "points3D.txt").write_text("1 0 0 0 300 0 0 0\n")),
         ("0 cameras", lambda f: (f / "cameras.txt").write_text("# nothing\n")),
         ("not a text file", lambda f: (f / "images.txt").write_bytes(b"\xff\xfe\x00\x01")),
@@ -255,7 +258,7 @@ def test_what_else_is_wrong_with_a_set_is_said(tmp_path: Path) -> None:
         unknown.views("model", project / "images")
     llff = view_sets.write_llff(tmp_path / "l")
     (llff / "images" / "2.png").unlink()
-    with pytest.raises(InputError, match="3 poses, and .* 2 pictures"):
+    with pytest.raises(InputError, match="3 poses, but .* 2 pictures"):
         open_views(llff)
     opensfm = view_sets.write_opensfm(tmp_path / "o")
     table = json.loads((opensfm / "reconstruction.json").read_text())
@@ -265,10 +268,10 @@ def test_what_else_is_wrong_with_a_set_is_said(tmp_path: Path) -> None:
         read_opensfm(opensfm)
     rgbd = view_sets.write_rgbd(tmp_path / "r")
     replace_text(rgbd / "trajectory.log", "0.", "5.")
-    with pytest.raises(InputError, match="no rotation"):
+    with pytest.raises(InputError, match="not a rotation"):
         open_rgbd(rgbd)
     (rgbd / "trajectory.log").write_text("0 0 1\n1 0 0 0\n")
-    with pytest.raises(InputError, match="no trajectory of Redwood"):
+    with pytest.raises(InputError, match="not a trajectory of Redwood"):
         open_rgbd(rgbd)
 
 

@@ -133,7 +133,7 @@ REFUSED_META = {
     "BinaryData = True": ("BinaryData = False", "text"),
     "ElementDataFile = LOCAL": (
         "ElementDataFile = gone.raw",
-        "gone.raw, and there is no such file",
+        "gone.raw, but the folder of the header has no such file",
     ),
     "ElementDataFile = LOCAL ": ("ElementDataFile = s%02d.raw", "several files"),
     "NDims = 3": ("NDims = 4", "NDims 4"),

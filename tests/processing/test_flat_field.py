@@ -11,7 +11,7 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.processing import correct_air, line_integrals, photon_weights, transmission
-from invtoolbox.processing.flat_field import interpolated
+from invtoolbox.processing.flat_field import interpolate
 
 
 def scan(batch: int = 2, views: int = 12, cells: int = 30) -> torch.Tensor:
@@ -103,7 +103,7 @@ def test_interpolation_between_known_values() -> None:
     generator = np.random.default_rng(0)
     values, known = generator.normal(size=(6, 20)), generator.random((6, 20)) > 0.6
     known[0], known[1] = False, True
-    found = interpolated(torch.from_numpy(values), torch.from_numpy(known)).numpy()
+    found = interpolate(torch.from_numpy(values), torch.from_numpy(known)).numpy()
     for row in range(1, 6):
         where = np.flatnonzero(known[row])
         np.testing.assert_allclose(found[row], np.interp(np.arange(20), where, values[row, where]))

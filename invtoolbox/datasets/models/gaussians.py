@@ -1,10 +1,17 @@
-"""Gaussians as PLY files in the layout of the original splats, which viewers and other trainers read and write.
+"""Readers and writers of Gaussians: PLY files, and SPZ files through the package gsply.
 
-Of every Gaussian: x, y, z; normals, which are 0; ``f_dc_0`` to ``f_dc_2``, the constant harmonic of each color; ``f_rest_0`` and so on,
-the others, all of red, then all of green, then all of blue; opacity as its logit; ``scale_0`` to ``scale_2`` as logarithms; ``rot_0`` to
-``rot_3``, the quaternion w x y z.
+PLY files have the layout of the original splats, which viewers and other trainers read and write.
+A Gaussian has these properties:
 
-Gaussians as SPZ files (Niantic's compressed splats), through the package gsply.
+- ``x``, ``y``, ``z``: its centre;
+- ``nx``, ``ny``, ``nz``: normals, which are 0;
+- ``f_dc_0`` to ``f_dc_2``: constant harmonic of each color;
+- ``f_rest_0`` and so on: the other harmonics, all of red, then all of green, then all of blue;
+- ``opacity``: logit of the opacity;
+- ``scale_0`` to ``scale_2``: logarithms of the scales;
+- ``rot_0`` to ``rot_3``: quaternion w, x, y, z.
+
+SPZ files are Niantic's compressed splats.
 """
 
 from __future__ import annotations
@@ -25,32 +32,35 @@ from invtoolbox.datasets.sweeps.ply import ply_stream, read_ply
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.geometry.gaussians import Splats
 
+#: Properties that every vertex needs.
+_NEEDED = (
+    *("x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"),
+    *("scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
+)
+#: Effect of half a turn about x on the real spherical harmonics of degrees 1 to 3: each keeps its
+#: value or changes its sign.
+_HALF_TURN = (-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1)
+#: Largest number of fractional bits among the 24 bits of a position.
+_MOST_BITS = 20
+
 
 def read_splats(path: str | os.PathLike[str]) -> Splats:
-    """The Gaussians of a PLY file, or of an SPZ file through the extra ``[spz]`` (`read_spz`), as one scene.
+    """Read the Gaussians of a PLY or SPZ file as one scene.
+
+    SPZ files need the extra ``[spz]`` (`read_spz`).
 
     Raises:
-        InputError: for a file that is no PLY file, that has not these properties, or a number of harmonics of no whole degree.
+        InputError: if the file is not a PLY file, if a property is missing, or if the number of
+            harmonics does not belong to a whole degree.
     """
     if Path(path).suffix.lower() == ".spz":
-        pass
-
         return read_spz(path)
     table = read_ply(path)
     rest = sorted(
         (name for name in table if name.startswith("f_rest_")),
         key=lambda name: int(name.removeprefix("f_rest_")),
     )
-    wanted = [
-        "x",
-        "y",
-        "z",
-        *(f"f_dc_{k}" for k in range(3)),
-        "opacity",
-        *(f"scale_{k}" for k in range(3)),
-    ]
-    wanted += [f"rot_{k}" for k in range(4)]
-    missing = [name for name in wanted if name not in table]
+    missing = [name for name in _NEEDED if name not in table]
     if missing or len(rest) not in (0, 9, 24, 45):
         what = (
             f"the vertices have no {missing[0]}"
@@ -58,7 +68,7 @@ def read_splats(path: str | os.PathLike[str]) -> Splats:
             else f"there are {len(rest)} f_rest values, expected 0, 9, 24 or 45"
         )
         raise InputError(
-            f"{path}: {what}; the file holds no Gaussians in the layout of the original splats"
+            f"{path}: {what}; the file does not have the layout of the original splats"
         )
 
     def columns(*names: str) -> Tensor:
@@ -78,7 +88,15 @@ def read_splats(path: str | os.PathLike[str]) -> Splats:
 def write_splats(
     path: str | os.PathLike[str], splats: Splats, item: int = 0, overwrite: bool = False
 ) -> Written:
-    """Write the Gaussians of one scene of a batch, those of opacity 0 left out, whole or not at all; as SPZ where the name ends so.
+    """Write the Gaussians of one scene of a batch as PLY, or as SPZ if the name ends in ``.spz``.
+
+    Gaussians of opacity 0 are left out. The file is written completely or not at all.
+
+    Args:
+        path: path of the file.
+        splats: Gaussians of a batch of scenes.
+        item: index of the scene.
+        overwrite: replace an existing file.
 
     >>> import tempfile
     >>> x = Splats.of_points(torch.zeros(1, 2, 3), torch.ones(1, 2, 3), 0.1, 0.5)
@@ -88,18 +106,13 @@ def write_splats(
     Splats of 1 scenes, 2 Gaussians each, degree 0
     """
     if Path(path).suffix.lower() == ".spz":
-        pass
-
         return write_spz(path, splats, item, overwrite)
     if splats.degree is None:
         raise InputError(
-            f"{path}: the layout of the original splats holds spherical harmonics, and these Gaussians have plain colors"
+            f"{path}: PLY files of splats hold spherical harmonics, and these Gaussians have plain "
+            "colors; write Gaussians with harmonics"
         )
-    there = splats.opacities[item] > 1e-6
-    means, quats, scales, opacities, colors = (
-        t[item][there].detach().double().cpu()
-        for t in (splats.means, splats.quats, splats.scales, splats.opacities, splats.colors)
-    )
+    means, quats, scales, opacities, colors = _select_visible(splats, item, torch.float64)
     parts = {
         "xyz": means,
         "normal": torch.zeros_like(means),
@@ -121,21 +134,16 @@ def write_splats(
     return Written(Path(path).expanduser())
 
 
-#: What half a turn about x does to the real spherical harmonics of degrees 1 to 3: each keeps its value or changes its sign.
-_HALF_TURN = (-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1)
-#: Positions are stored in 24 bits, so many of them behind the point at most.
-_MOST_BITS = 20
-
-
 def read_spz(path: str | os.PathLike[str]) -> Splats:
-    """The Gaussians of a file, as one scene.
+    """Read the Gaussians of an SPZ file as one scene.
 
-    SPZ has y up and z backward, where the PLY files of splats have y down and z forward: scenes are turned by half a turn about x, as
-    Niantic's own converter does, so that both formats give the same Gaussians.
+    In SPZ, y is up and z is backward; in PLY files of splats, y is down and z is forward. Scenes
+    are therefore rotated by half a turn about x, as in Niantic's own converter, so that both
+    formats give the same Gaussians.
 
     Raises:
-        InputError: for a file that is none of this kind, or damaged.
-        MissingDependency: gsply is not installed.
+        InputError: if the file is not an SPZ file, or damaged.
+        MissingDependency: if gsply is not installed.
     """
     file = require_file(path)
     package = _gsply()
@@ -150,49 +158,53 @@ def read_spz(path: str | os.PathLike[str]) -> Splats:
         others = torch.from_numpy(
             np.array(stored, dtype=np.float32).reshape(count, stored.size // max(3 * count, 1), 3)
         )
-    turned = _turned(means, quats, others)
-    colors = torch.cat([constant[:, None], turned[2]], 1)
+    means, quats, others = _rotate_half_turn(means, quats, others)
     return Splats(
-        turned[0][None],
-        turned[1][None],
+        means[None],
+        quats[None],
         scales.exp()[None],
         opacities.reshape(count).sigmoid()[None],
-        colors[None],
+        torch.cat([constant[:, None], others], 1)[None],
     )
 
 
 def write_spz(
     path: str | os.PathLike[str], splats: Splats, item: int = 0, overwrite: bool = False
 ) -> Written:
-    """Write the Gaussians of one scene of a batch, those of opacity 0 left out; about a tenth of the size of a PLY file.
+    """Write the Gaussians of one scene of a batch as SPZ, about a tenth of the size of a PLY file.
 
-    Numbers are rounded: positions to 24 bits, logarithms of scales to 1/16, opacities and colors to 8 bits, harmonics to 1/128.
+    Gaussians of opacity 0 are left out. Numbers are rounded: positions to 24 bits, logarithms of
+    scales to 1/16, opacities and colors to 8 bits, harmonics to 1/128.
+
+    Args:
+        path: path of the file.
+        splats: Gaussians of a batch of scenes.
+        item: index of the scene.
+        overwrite: replace an existing file.
 
     Raises:
-        InputError: for plain colors, which SPZ does not hold, and positions beyond its range.
-        MissingDependency: gsply is not installed.
+        InputError: for plain colors, which SPZ does not support, and positions beyond its range.
+        MissingDependency: if gsply is not installed.
     """
     if splats.degree is None:
         raise InputError(
-            f"{path}: SPZ holds spherical harmonics, and these Gaussians have plain colors"
+            f"{path}: SPZ holds spherical harmonics, and these Gaussians have plain colors; write "
+            "Gaussians with harmonics"
         )
-    there = splats.opacities[item] > 1e-6
-    means, quats, scales, opacities, colors = (
-        t[item][there].detach().float().cpu()
-        for t in (splats.means, splats.quats, splats.scales, splats.opacities, splats.colors)
-    )
+    means, quats, scales, opacities, colors = _select_visible(splats, item, torch.float32)
     if not len(means) or not bool(means.isfinite().all()):
         raise InputError(
-            f"{path}: a scene of {len(means)} Gaussians that show, with finite places, is needed"
+            f"{path}: the scene has {len(means)} visible Gaussians; SPZ needs at least one, and "
+            "finite positions"
         )
     bits = min(_MOST_BITS, 22 - math.ceil(math.log2(max(float(means.abs().max()), 1e-6))))
     if bits < 1:
         raise InputError(
-            f"{path}: positions reach {float(means.abs().max()):g}, and SPZ holds up to 2,097,152; make the scene smaller"
+            f"{path}: positions reach {float(means.abs().max()):g}, but SPZ holds at most "
+            "2,097,152; make the scene smaller"
         )
-    means, quats, others = _turned(
-        means, torch.nn.functional.normalize(quats, dim=1), colors[:, 1:]
-    )
+    quats = torch.nn.functional.normalize(quats, dim=1)
+    means, quats, others = _rotate_half_turn(means, quats, colors[:, 1:])
     package = _gsply()
     table = package.GSData(
         means=means.numpy(),
@@ -203,23 +215,34 @@ def write_spz(
         sh0=colors[:, 0].contiguous().numpy(),
     )
     file = Path(path).expanduser()
-    with writing(
-        path, overwrite
-    ) as stream:  # gsply writes by name: a neighbour, whose bytes go where they belong
-        aside = file.with_name(f".{file.name}.part.spz")
+    with writing(path, overwrite) as stream:
+        # gsply writes to a path, not to a stream: its temporary file is copied into the stream.
+        temporary = file.with_name(f".{file.name}.part.spz")
         try:
-            package.write_spz(str(aside), table, version=3, fractional_bits=bits)
-            stream.write(aside.read_bytes())
+            package.write_spz(str(temporary), table, version=3, fractional_bits=bits)
+            stream.write(temporary.read_bytes())
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     return Written(file)
 
 
-def _turned(means: Tensor, quats: Tensor, harmonics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Half a turn about x: its own inverse."""
+def _select_visible(splats: Splats, item: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Return the parameters of the Gaussians of one scene whose opacity is not 0, on the CPU."""
+    visible = splats.opacities[item] > 1e-6
+    return tuple(
+        t[item][visible].detach().to(dtype).cpu()
+        for t in (splats.means, splats.quats, splats.scales, splats.opacities, splats.colors)
+    )
+
+
+def _rotate_half_turn(
+    means: Tensor, quats: Tensor, harmonics: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotate Gaussians by half a turn about x, which is its own inverse."""
     signs = torch.tensor(_HALF_TURN[: harmonics.shape[1]], dtype=harmonics.dtype)
     flip = means.new_tensor([1.0, -1.0, -1.0])
-    # R becomes F R F with F = diag(1, -1, -1): its axis turns, its angle stays; the ellipsoid itself is symmetric under F.
+    # R becomes F R F with F = diag(1, -1, -1): its axis is rotated and its angle does not change.
+    # The ellipsoid itself is symmetric under F.
     return (
         means * flip,
         quats * quats.new_tensor([1.0, 1.0, -1.0, -1.0]),

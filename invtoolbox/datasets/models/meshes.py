@@ -1,7 +1,12 @@
-"""Files of meshes: OBJ and OFF by themselves, with every vertex where the file has it; PLY, glTF, STL and others through trimesh."""
+"""Readers and writers of meshes.
+
+OBJ and OFF are read and written here, with vertices in the order of the file. PLY, glTF, STL and
+other formats go through trimesh.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,24 +19,29 @@ from invtoolbox.errors import InputError, MissingDependency
 if TYPE_CHECKING:
     from invtoolbox.geometry.meshes import Mesh
 
-#: What `read_mesh` and `write_mesh` take through trimesh.
+# Vertices, faces and the colors of the vertices.
+_Contents = tuple[np.ndarray, np.ndarray, torch.Tensor | None]
+#: Formats that `read_mesh` and `write_mesh` support through trimesh.
 _THROUGH_TRIMESH = (".ply", ".glb", ".gltf", ".stl", ".3mf", ".dae")
 
 
 def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
-    """The mesh of a file, its vertices in the order of the file (of a glTF scene: all parts as one), with the colors of
-    vertices where it has some; textures are left.
+    """Read the mesh of a file, with its vertices in the order of the file.
 
-    Faces with more than three corners are cut into fans. Vertices are float64.
+    All parts of a glTF scene become one mesh. The colors of vertices are read if the file has them;
+    textures are not read. Faces with more than three corners are cut into fans. Vertices are
+    float64.
 
     Args:
-        path: of the file; by its ending ``.obj``, ``.off``, ``.ply``, ``.glb``, ``.gltf``, ``.stl``, ``.3mf``, ``.dae``, or ``.npz`` with
-            the arrays ``vertices``, ``(N, 3)`` or ``(T, N, 3)`` of a mesh that moves, and ``faces``.
-        frame: of a mesh that moves.
+        path: path of the file. Its ending selects the format: ``.obj``, ``.off``, ``.ply``,
+            ``.glb``, ``.gltf``, ``.stl``, ``.3mf``, ``.dae``, or ``.npz``. An ``.npz`` archive has
+            the arrays ``vertices``, ``(N, 3)`` or ``(T, N, 3)`` for a moving mesh, and ``faces``.
+        frame: frame of a moving mesh.
 
     Raises:
-        InputError: no such file or frame, a format that is not known, or a line that cannot be understood (it says which).
-        MissingDependency: trimesh is not installed, and the format needs it.
+        InputError: if the file or the frame does not exist, the format is not known, or a line
+            cannot be read (the error names the line).
+        MissingDependency: if the format needs trimesh, which is not installed.
 
     >>> import tempfile
     >>> from invtoolbox.geometry.meshes import Mesh
@@ -44,37 +54,36 @@ def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
 
     file = Path(path).expanduser()
     if not file.is_file():
-        raise InputError(f"there is no mesh {file}")
+        raise InputError(f"there is no mesh {file}; check the path")
     kind = file.suffix.lower()
-    colors = None
+    readers: dict[str, Callable[[Path], _Contents]] = {
+        ".obj": _read_obj,
+        ".off": _read_off,
+        ".npz": lambda file: _read_npz(file, frame),
+        **dict.fromkeys(_THROUGH_TRIMESH, _read_through_trimesh),
+    }
     if frame != 0 and kind != ".npz":
         raise InputError(
-            f"{file} holds one mesh, and frame {frame} is asked for; a mesh that moves is an .npz"
+            f"{file} holds one mesh and has no frame {frame}; a moving mesh is an .npz"
         )
-    if kind == ".npz":
-        vertices, faces = _read_npz(file, frame)
-    elif kind == ".off":
-        vertices, faces = _read_off(file)
-    elif kind == ".obj":
-        vertices, faces, colors = _read_obj(file)
-    elif kind in _THROUGH_TRIMESH:
-        vertices, faces, colors = _read_through_trimesh(file)
-    else:
-        raise InputError(
-            f"{file} is no format of meshes that is known: .obj, .off, .npz, {', '.join(_THROUGH_TRIMESH)}"
-        )
+    if kind not in readers:
+        raise InputError(f"{file}: the format of meshes is not known; use {', '.join(readers)}")
+    vertices, faces, colors = readers[kind](file)
     if not len(faces):
-        raise InputError(f"{file} holds no faces")
+        raise InputError(f"{file} holds no faces; give a file of a mesh")
     return Mesh(torch.from_numpy(np.array(vertices)), torch.from_numpy(np.array(faces)), colors)
 
 
 def write_mesh(path: str | Path, mesh: Any) -> None:
-    """Write a mesh as OBJ or OFF, or through trimesh by the ending of the name; an existing file is replaced.
+    """Write a mesh; an existing file is replaced.
 
-    Colors of vertices are written but to OFF and STL: to OBJ as three more numbers of a vertex.
+    The ending of the name selects OBJ, OFF, or a format of trimesh. Colors of vertices are written
+    except to OFF and STL; in OBJ they are three more numbers per vertex.
 
     Args:
-        mesh: a `geometry.meshes.Mesh`, ``(vertices, faces)``, or an object of trimesh, Open3D or PyTorch3D.
+        path: path of the file.
+        mesh: a `geometry.meshes.Mesh`, ``(vertices, faces)``, or an object of trimesh, Open3D or
+            PyTorch3D.
     """
     from invtoolbox.geometry.meshes import Mesh
 
@@ -84,18 +93,17 @@ def write_mesh(path: str | Path, mesh: Any) -> None:
     kind = file.suffix.lower()
     if kind not in (".obj", ".off", *_THROUGH_TRIMESH):
         raise InputError(
-            f"{file} is no format of meshes that is known: .obj, .off, {', '.join(_THROUGH_TRIMESH)}"
+            f"{file}: the format of meshes is not known; use .obj, .off, "
+            f"{', '.join(_THROUGH_TRIMESH)}"
         )
     file.parent.mkdir(parents=True, exist_ok=True)
     if kind in _THROUGH_TRIMESH:
         mesh.to_trimesh().export(file)
         return
     if kind == ".obj":
-        rows = (
-            vertices
-            if mesh.colors is None
-            else np.concatenate([vertices, mesh.colors.detach().double().cpu().numpy()], 1)
-        )
+        rows = vertices
+        if mesh.colors is not None:
+            rows = np.concatenate([vertices, mesh.colors.detach().double().cpu().numpy()], 1)
         lines = ["v " + " ".join(f"{value:.17g}" for value in row) for row in rows] + [
             f"f {a} {b} {c}" for a, b, c in faces + 1
         ]
@@ -110,18 +118,21 @@ def write_mesh(path: str | Path, mesh: Any) -> None:
 
 
 def read_dmat(path: str | Path) -> torch.Tensor:
-    """A matrix of libigl's text format: columns and rows, then the values column by column; ``(rows, columns)``, float64."""
+    """Read a matrix ``(rows, columns)`` of libigl's text format, float64.
+
+    The file has the numbers of columns and rows, then the values column by column.
+    """
     words = Path(path).read_text(encoding="ascii").split()
     try:
         columns, rows = int(words[0]), int(words[1])
         values = np.array(words[2:], dtype=np.float64)
         return torch.from_numpy(values.reshape(columns, rows).T.copy())
     except (IndexError, ValueError) as error:
-        raise InputError(f"{path} is no text file of a dmat matrix: {error}") from error
+        raise InputError(f"{path} cannot be read as a matrix of dmat: {error}") from error
 
 
 def trimesh() -> Any:
-    """The package trimesh."""
+    """Import the package trimesh, or raise a `MissingDependency`."""
     try:
         import trimesh as package
     except ImportError as error:
@@ -131,7 +142,7 @@ def trimesh() -> Any:
     return package
 
 
-def _read_npz(file: Path, frame: int) -> tuple[np.ndarray, np.ndarray]:
+def _read_npz(file: Path, frame: int) -> _Contents:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             vertices, faces = (
@@ -139,14 +150,19 @@ def _read_npz(file: Path, frame: int) -> tuple[np.ndarray, np.ndarray]:
                 np.asarray(arrays["faces"], dtype=np.int64),
             )
     except (KeyError, ValueError, OSError) as error:
-        raise InputError(f"{file} is no .npz with arrays vertices and faces: {error}") from error
+        raise InputError(
+            f"{file} is not an .npz with arrays vertices and faces: {error}"
+        ) from error
     frames = vertices[None] if vertices.ndim == 2 else vertices
     if frames.ndim != 3 or frames.shape[-1] != 3 or not -len(frames) <= frame < len(frames):
-        raise InputError(f"{file} holds vertices {vertices.shape}, and frame {frame} is asked for")
-    return frames[frame], faces
+        raise InputError(
+            f"{file} holds vertices {vertices.shape} and has no frame {frame}; give an index below "
+            "the number of frames"
+        )
+    return frames[frame], faces, None
 
 
-def _read_off(file: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_off(file: Path) -> _Contents:
     lines = [
         line.split("#")[0].split()
         for line in file.read_text(encoding="ascii", errors="replace").splitlines()
@@ -154,23 +170,23 @@ def _read_off(file: Path) -> tuple[np.ndarray, np.ndarray]:
     lines = [words for words in lines if words]
     try:
         if lines[0][0] not in ("OFF", "COFF", "NOFF"):
-            raise InputError(f"{file} does not begin with OFF")
+            raise InputError(f"{file} does not begin with OFF; give a file in this format")
         start = lines[0][1:] or lines[1]
         body = lines[1:] if lines[0][1:] else lines[2:]
         n, f = int(start[0]), int(start[1])
         if len(body) < n + f:
             raise InputError(
-                f"{file} says that it has {n} vertices and {f} faces, and has {len(body)} lines of them"
+                f"{file} declares {n} vertices and {f} faces, but has only {len(body)} lines of "
+                "them; export it again"
             )
         vertices = np.array([words[:3] for words in body[:n]], dtype=np.float64)
-        return vertices, _triangles(
-            [[int(k) for k in words[1 : 1 + int(words[0])]] for words in body[n : n + f]]
-        )
+        polygons = [[int(k) for k in words[1 : 1 + int(words[0])]] for words in body[n : n + f]]
+        return vertices, _triangles(polygons), None
     except (IndexError, ValueError) as error:
         raise InputError(f"{file} cannot be read as OFF: {error}") from error
 
 
-def _read_through_trimesh(file: Path) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
+def _read_through_trimesh(file: Path) -> _Contents:
     package = trimesh()
     try:
         found = package.load(file, process=False, force="mesh")
@@ -181,14 +197,13 @@ def _read_through_trimesh(file: Path) -> tuple[np.ndarray, np.ndarray, torch.Ten
         colors = None
         if getattr(found.visual, "kind", None) == "vertex" and len(vertices):
             colors = torch.from_numpy(np.array(found.visual.vertex_colors[:, :3])).float() / 255
-    except Exception as error:  # what a damaged file raises depends on its format
-        raise InputError(
-            f"{file} cannot be read as {file.suffix[1:].upper()}: {' '.join(str(error).split())[:120]}"
-        ) from error
+    except Exception as error:  # the exception of a damaged file depends on its format
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{file} cannot be read as {file.suffix[1:].upper()}: {reason}") from error
     return vertices, faces, colors
 
 
-def _read_obj(file: Path) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
+def _read_obj(file: Path) -> _Contents:
     vertices: list[list[float]] = []
     colors: list[list[float]] = []
     polygons: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""Voxels as one safetensors file: what the kept nodes hold, and where they lie."""
+"""Reader and writer of voxels as one safetensors file: values of the kept nodes and their grid."""
 
 from __future__ import annotations
 
@@ -16,15 +16,23 @@ _FORMAT = "invtoolbox voxels 1"
 def write_voxels(
     path: str | os.PathLike[str], voxels: Voxels, item: int = 0, overwrite: bool = False
 ) -> Written:
-    """Write one scene of a batch: raw densities and colors of the kept nodes, and the box; exactly, whole or not at all.
+    """Write one scene of a batch: raw densities and colors of the kept nodes, and the box.
 
-    The tensors are ``density (rows)``, ``color (rows, bases, channels)`` and, where not all cells are occupied, ``clearance`` of
-    `VoxelSpace`; shape, low, high and scale lie in the metadata.
+    The values are stored exactly. The file is written completely or not at all. Its tensors are
+    ``density (rows)``, ``color (rows, bases, channels)`` and, if not all cells are occupied,
+    ``clearance`` of `VoxelSpace`. Shape, low, high and scale are stored in the metadata.
+
+    Args:
+        path: path of the file.
+        voxels: voxels of a batch of scenes.
+        item: index of the scene.
+        overwrite: replace an existing file.
 
     >>> import tempfile, torch
     >>> space = VoxelSpace.box(3, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    >>> voxels = Voxels(torch.zeros(1, 27), torch.zeros(1, 27, 1, 3), space)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = write_voxels(folder + "/scene.safetensors", Voxels(torch.zeros(1, 27), torch.zeros(1, 27, 1, 3), space))
+    ...     _ = write_voxels(folder + "/scene.safetensors", voxels)
     ...     read_voxels(folder + "/scene.safetensors").space.shape
     (3, 3, 3)
     """
@@ -43,10 +51,10 @@ def write_voxels(
 
 
 def read_voxels(path: str | os.PathLike[str]) -> Voxels:
-    """The voxels of a file, as one scene.
+    """Read the voxels of a file as one scene.
 
     Raises:
-        InputError: for a file that `write_voxels` has not written.
+        InputError: for a file that was not written by `write_voxels`.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -57,7 +65,9 @@ def read_voxels(path: str | os.PathLike[str]) -> Voxels:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read as a file of voxels ({error})") from error
     if meta.get("format") != _FORMAT or not {"density", "color"} <= set(tensors):
-        raise InputError(f"{path} is a safetensors file, but holds no voxels")
+        raise InputError(
+            f"{path} is a safetensors file, but holds no voxels; give a file of write_voxels"
+        )
     place = json.loads(meta["space"])
     space = VoxelSpace(
         tuple(place["shape"]), tuple(place["low"]), tuple(place["high"]), place["scale"]
@@ -66,6 +76,7 @@ def read_voxels(path: str | os.PathLike[str]) -> Voxels:
         space = space.keeping(tensors["clearance"] == 0)
     if len(tensors["density"]) != space.rows or len(tensors["color"]) != space.rows:
         raise InputError(
-            f"{path} holds {len(tensors['density'])} nodes, and its grid keeps {space.rows}"
+            f"{path} holds {len(tensors['density'])} nodes, but its grid keeps {space.rows}; write "
+            "it again"
         )
     return Voxels(tensors["density"][None], tensors["color"][None], space)

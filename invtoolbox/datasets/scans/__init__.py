@@ -1,1 +1,1 @@
-"""Readers of tomographic scans and their geometry."""
+"""Readers of tomographic scans and of their geometry."""

@@ -1,21 +1,23 @@
-"""The axis of rotation of a parallel-beam scan, found from the sinogram alone.
+"""Estimation of the axis of rotation of a parallel-beam scan from its sinogram alone.
 
-A view and the one opposite to it are mirror images about the axis. Two measures of that are used in turn.
+Opposite views are mirror images of each other about the axis. The method uses two measures of this
+symmetry, one after the other.
 
-1. *Opposite views.* The first view and the mirrored one of half a turn later must agree where both are
-   measured: the least mean square difference over all shifts of half a column finds the axis to a few
-   columns, also of an object that is wider than the detector.
-2. *Symmetry of the sinogram.* Half a turn of views, followed by its own mirror image about column ``c``, is a
-   whole turn: a smooth, periodic sinogram if ``c`` is the axis, and one with a fault line if it is not. The
-   2D spectrum of a true sinogram lies in a double wedge, ``|k| <= R |w|`` for angular frequency k, detector
-   frequency w and an object of radius R; a fault line spills energy outside. The axis is where that share is
-   least (Vo, Drakopoulos, Atwood, Reinhard, "Reliable method for calculating the center of rotation in
-   parallel-beam tomography", Optics Express 22, 2014). All views take part, which gives a few hundredths of a
-   column where the data allow it.
+1. *Opposite views.* The first view and the mirrored view half a turn later must agree in the
+   columns that both measure. The least mean square difference over all shifts by half a column
+   finds the axis to a few columns, even if the object is wider than the detector.
+2. *Symmetry of the sinogram.* Half a turn of views, followed by its own mirror image about column
+   ``c``, is a whole turn. If ``c`` is the axis, this sinogram is smooth and periodic; otherwise it
+   has a fault line. The 2D spectrum of a true sinogram lies in a double wedge, ``|k| <= R |w|``,
+   for angular frequency ``k``, detector frequency ``w`` and an object of radius ``R``; a fault line
+   spills energy outside the wedge. The axis minimizes the share of this energy (Vo, Drakopoulos,
+   Atwood, Reinhard, "Reliable method for calculating the center of rotation in parallel-beam
+   tomography", Optics Express 22, 2014). All views contribute, so that the axis is found to a few
+   hundredths of a column if the data allow it.
 
-What differs from the paper: the mirror about ``c`` is a phase ``exp(-2i w c)`` of the spectrum, so no image
-is interpolated; and the views are windowed about each candidate, so that the ends of the detector leave no
-trace.
+There are two differences from the paper. The mirror about ``c`` is a phase ``exp(-2i w c)`` of the
+spectrum, so no image is interpolated. The views are windowed around each candidate, so that the
+ends of the detector have no influence.
 """
 
 from __future__ import annotations
@@ -27,25 +29,30 @@ import numpy as np
 
 from invtoolbox.errors import InputError
 
-# How far, in columns, the pair of opposite views may be wrong; 6 was seen at a noise of a fifth of the peak.
+# Largest error of the first measure in columns; 6 was observed at a noise of a fifth of the peak.
 _DOUBT = 6.0
-# The share of the window that rises from zero to one.
+# Share of the window on which it rises from zero to one.
 _TAPER = 0.15
 
 
 def center_of_rotation(
     sinogram: Any, angles: Any, search: tuple[float, float] | None = None
 ) -> float:
-    """The detector column, counted from 0 at the centre of the first, that sees the axis of rotation.
+    """Find the detector column that sees the axis of rotation of a parallel-beam scan.
+
+    Columns are counted from 0 at the centre of the first column; the result is a fraction.
 
     Args:
-        sinogram: line integrals of a parallel-beam scan, ``(views, columns)``, or ``(rows, views, columns)``
-            for detector rows that share one axis.
-        angles: the angle of each view in radians, in any order, covering at least half a turn.
-        search: the first and last column that may be the axis; by default the middle half of the detector.
+        sinogram: line integrals of a parallel-beam scan, ``(views, columns)``, or
+            ``(rows, views, columns)`` for detector rows that share one axis.
+        angles: angle of each view in radians, in any order; together they cover at least half a
+            turn.
+        search: first and last column that may be the axis; by default the middle half of the
+            detector.
 
     Raises:
-        InputError: for less than half a turn, wrong shapes, NaN, or a sinogram without any structure.
+        InputError: for less than half a turn, wrong shapes, NaN, or a sinogram without any
+            structure.
 
     >>> angles = np.linspace(0, np.pi, 90, endpoint=False)
     >>> u = np.arange(64)[None] - 30.25                              # the axis is at column 30.25
@@ -62,7 +69,7 @@ def center_of_rotation(
         raise InputError(
             f"center of rotation: the sinogram has shape {sinogram.shape} and there are "
             f"{angles.size} angles; expected (views, columns) or (rows, views, columns) and one "
-            "angle a view"
+            "angle per view"
         )
     if not np.isfinite(sinogram).all() or not np.isfinite(angles).all():
         raise InputError(
@@ -91,7 +98,7 @@ def center_of_rotation(
 
 
 def _half_turns(sinogram: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """All half turns of the scan, each resampled to evenly spaced views: (parts, views, columns)."""
+    """Resample every half turn of the scan to evenly spaced views: ``(parts, views, columns)``."""
     order = np.argsort(angles, kind="stable")
     angles, sinogram = angles[order], sinogram[:, order]
     span = angles[-1] - angles[0]
@@ -100,8 +107,8 @@ def _half_turns(sinogram: np.ndarray, angles: np.ndarray) -> np.ndarray:
     turns = math.floor((span + max(1.5 * step, np.radians(1.0))) / np.pi)
     if turns < 1 or views < 8:
         raise InputError(
-            f"center of rotation: {views} views over {math.degrees(span):.1f} degrees; at least "
-            "half a turn is needed, give the center"
+            f"center of rotation: {views} views cover {math.degrees(span):.1f} degrees, but at "
+            "least half a turn is needed; give the center"
         )
     gap = float(np.diff(angles).max())
     if gap > np.pi / 8:
@@ -113,7 +120,7 @@ def _half_turns(sinogram: np.ndarray, angles: np.ndarray) -> np.ndarray:
     parts = []
     for turn in range(turns):
         wanted = angles[0] + np.pi * (turn + np.arange(count) / count)
-        # Linear interpolation between the two neighbouring views; beyond the last one, that one is held.
+        # Linear interpolation between the two neighbouring views; constant beyond the last view.
         right = np.clip(np.searchsorted(angles, wanted), 1, views - 1)
         width = np.maximum(angles[right] - angles[right - 1], 1e-300)
         weight = np.clip((wanted - angles[right - 1]) / width, 0, 1)[:, None]
@@ -122,9 +129,12 @@ def _half_turns(sinogram: np.ndarray, angles: np.ndarray) -> np.ndarray:
 
 
 def _match_opposite_views(halves: np.ndarray, low: float, high: float) -> float:
-    """The column in [low, high], to half a column, about which the two ends of each half turn mirror best."""
+    """Find the column in [low, high], to half a column, about which opposite views mirror best.
+
+    The two ends of each half turn are the opposite views.
+    """
     columns = halves.shape[-1]
-    # Both ends are extrapolated by half a view: then they are exactly half a turn apart.
+    # Both ends are extrapolated by half a view, so that they are exactly half a turn apart.
     start = 1.5 * halves[:, 0] - 0.5 * halves[:, 1]
     stop = (1.5 * halves[:, -1] - 0.5 * halves[:, -2])[:, ::-1]
     shifts = range(math.ceil(2 * low) - (columns - 1), math.floor(2 * high) - (columns - 1) + 1)
@@ -139,12 +149,13 @@ def _match_opposite_views(halves: np.ndarray, low: float, high: float) -> float:
 
 
 def _least(halves: np.ndarray, candidates: np.ndarray, reach: float) -> float:
-    """The candidate of least spill, refined by the parabola through it and its two neighbours."""
+    """Find the candidate of least spill, refined by the parabola through it and its neighbours."""
     spill = [_spill(halves, c, reach) for c in candidates]
     best = min(max(int(np.argmin(spill)), 1), len(spill) - 2)
     left, middle, right = spill[best - 1 : best + 2]
     curvature = left - 2 * middle + right
-    # At an end of the candidates there is no minimum between neighbours, and the parabola means nothing.
+    # At an end of the candidates the minimum has no neighbours on both sides, so the parabola
+    # has no meaning.
     offset = (
         0.5 * (left - right) / curvature if curvature > 0 and middle <= min(left, right) else 0.0
     )
@@ -152,7 +163,7 @@ def _least(halves: np.ndarray, candidates: np.ndarray, reach: float) -> float:
 
 
 def _spill(halves: np.ndarray, center: float, reach: float) -> float:
-    """The share of the spectrum's energy that lies outside the double wedge if the axis is at `center`."""
+    """Compute the share of spectral energy outside the double wedge for an axis at `center`."""
     _, views, columns = halves.shape
     distance = np.abs(np.arange(columns) - center)
     window = np.sin(0.5 * np.pi * np.clip((reach - distance) / (_TAPER * reach), 0, 1)) ** 2
@@ -162,8 +173,8 @@ def _spill(halves: np.ndarray, center: float, reach: float) -> float:
     second = np.conj(first) * np.exp(-2j * frequency * center)
     energy = np.abs(np.fft.fft(np.concatenate([first, second], axis=1), axis=1)) ** 2
     harmonic = np.abs(np.fft.fftfreq(2 * views, 0.5 / views))
-    # The object may be as wide as two detectors; the edge of the wedge is soft, hence two harmonics of
-    # margin.
-    # Frequency zero holds the fluctuations of the beam, and no information on the axis.
+    # The object may be as wide as two detectors. The edge of the wedge is soft, so there is a
+    # margin of two harmonics. Frequency zero contains the fluctuations of the beam and no
+    # information about the axis.
     outside = harmonic[:, None] > columns * frequency + 2
     return float(np.sum(energy[:, outside & (frequency > 0)])) / float(np.sum(energy[..., 1:]))

@@ -1,4 +1,4 @@
-"""The geometry of a 2D scan. Its file is described in `invtoolbox.datasets.scans.geometry_file`."""
+"""Geometry of a 2D scan; `invtoolbox.datasets.scans.geometry_file` describes its file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from invtoolbox.datasets.scans.scan_geometry import (
     ScanGeometry,
     angle_table,
-    count,
-    length,
-    number,
+    check_count,
+    check_length,
+    check_number,
+    format_tables,
     read_angles,
-    toml,
 )
 from invtoolbox.errors import InputError
 
@@ -26,15 +26,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Geometry(ScanGeometry):
-    """A 2D parallel or fan beam scan: plain numbers, checked, comparable, written to and read from TOML.
+    """Geometry of a 2D parallel or fan beam scan.
 
-    All lengths are in one unit (`length_unit`, a name only), all angles in radians. The conventions are those
-    of `invtoolbox.operators.ParallelBeam` and `FanBeam`: the centre of detector element ``i`` lies at ``(i -
-    (num_detectors - 1) / 2) * detector_spacing + detector_shift`` along the detector, so the axis of rotation
-    is seen at column ``(num_detectors - 1) / 2 - detector_shift / detector_spacing``.
+    It consists of plain numbers that are checked and can be compared, and it is written to a TOML
+    file and read from it. All lengths are in one unit (`length_unit`, a name only), all angles in
+    radians.
 
-    Raises `InputError` for numbers that cannot be a scan: angles that look like degrees, a source inside the
-    image, a detector that does not see the image.
+    The conventions are the same as in `invtoolbox.operators.ParallelBeam` and `FanBeam`. The centre
+    of detector element ``i`` lies at
+    ``(i - (num_detectors - 1) / 2) * detector_spacing + detector_shift`` along the detector. The
+    axis of rotation is therefore seen at column
+    ``(num_detectors - 1) / 2 - detector_shift / detector_spacing``.
+
+    Args:
+        kind: "parallel" or "fan".
+        angles: angle of each view.
+        num_detectors: number of detector elements.
+        image_shape: numbers of rows and columns of the reconstruction.
+        pixel_size: side of a pixel of the reconstruction.
+        detector_spacing: distance between the centres of neighbouring detector elements.
+        detector_shift: shift of the detector along itself.
+        source_origin: distance from the source to the axis of rotation; fan beam only.
+        source_detector: distance from the source to the detector; fan beam only.
+        curved: whether the detector is an arc around the source; fan beam only.
+        length_unit: name of the unit of length.
+
+    Raises:
+        InputError: for numbers that cannot be a scan: angles that look like degrees, a source
+            inside the image, a detector that does not see the image.
 
     >>> import math
     >>> g = Geometry("parallel", angles=(0.0, math.pi / 2), num_detectors=5, image_shape=(4, 4))
@@ -56,17 +75,19 @@ class Geometry(ScanGeometry):
     length_unit: str = "mm"
 
     def __post_init__(self) -> None:
-        # Lists, NumPy numbers and integers are welcome; what is stored is plain, so that == and hash work.
+        # Lists, NumPy numbers and integers are accepted. They are stored as plain numbers, so that
+        # == and hash work.
         object.__setattr__(self, "angles", tuple(float(a) for a in self.angles))
         object.__setattr__(
-            self, "image_shape", tuple(count("image_shape", n) for n in self.image_shape)
+            self, "image_shape", tuple(check_count("image_shape", n) for n in self.image_shape)
         )
-        object.__setattr__(self, "num_detectors", count("num_detectors", self.num_detectors))
+        object.__setattr__(self, "num_detectors", check_count("num_detectors", self.num_detectors))
         for name in ("pixel_size", "detector_spacing", "source_origin", "source_detector"):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, length(name, value))
-        object.__setattr__(self, "detector_shift", number("detector_shift", self.detector_shift))
+                object.__setattr__(self, name, check_length(name, value))
+        shift = check_number("detector_shift", self.detector_shift)
+        object.__setattr__(self, "detector_shift", shift)
         if self.kind not in ("parallel", "fan"):
             raise InputError(f"geometry: kind is {self.kind!r}; it must be 'parallel' or 'fan'")
         if len(self.image_shape) != 2:
@@ -88,13 +109,13 @@ class Geometry(ScanGeometry):
                 f"geometry: angle {bad[0]} is {self.angles[bad[0]]}; angles must be finite numbers"
             )
         largest = max(abs(a) for a in self.angles)
-        # A scan of more than ten turns is a helical one or, far more often, degrees.
+        # Angles of more than ten turns are a helical scan or, far more often, degrees.
         if largest > 20 * math.pi or (
             largest > 4 * math.pi and all(a == int(a) for a in self.angles)
         ):
             raise InputError(
                 f"geometry: the largest angle is {largest:g} radians, which looks like degrees; "
-                'convert with math.radians, or say unit = "degrees" in the geometry file'
+                'convert with math.radians, or set unit = "degrees" in the geometry file'
             )
 
     def _check_source(self) -> None:
@@ -150,12 +171,12 @@ class Geometry(ScanGeometry):
 
     @property
     def sinogram_shape(self) -> tuple[int, int]:
-        """The shape of one sinogram: (angles, detector elements)."""
+        """Shape of one sinogram: (angles, detector elements)."""
         return len(self.angles), self.num_detectors
 
     @property
     def axis_column(self) -> float:
-        """The detector column, counted from 0 at the centre of the first, that sees the axis of rotation."""
+        """Detector column that sees the axis, counted from 0 at the centre of the first column."""
         return (self.num_detectors - 1) / 2 - self.detector_shift / self.detector_spacing
 
     @property
@@ -184,7 +205,7 @@ class Geometry(ScanGeometry):
         )
 
     def operator(self) -> LinearOperator:
-        """The forward operator of this scan, `invtoolbox.operators.ParallelBeam` or `FanBeam`."""
+        """Build the forward operator, `invtoolbox.operators.ParallelBeam` or `FanBeam`."""
         import torch
 
         from invtoolbox import operators
@@ -213,22 +234,16 @@ class Geometry(ScanGeometry):
         )
 
     def to_toml(self) -> str:
-        lines = []
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "angles" or value is None:
-                continue
-            lines.append(f"{field.name} = {toml(value)}")
-        lines += [
-            "",
-            "[angles]",
-            *(f"{key} = {toml(value)}" for key, value in angle_table(self.angles).items()),
-        ]
-        return "\n".join(lines) + "\n"
+        values = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "angles" and getattr(self, field.name) is not None
+        }
+        return format_tables(values, angle_table(self.angles))
 
     @staticmethod
     def from_mapping(entries: Mapping[str, Any], folder: Path | None = None) -> Geometry:
-        """The scan that the fields of a file describe, already known by name."""
+        """Build the geometry from the fields of a file, whose names have been checked."""
         settings = dict(entries)
         settings["angles"] = read_angles(entries["angles"], folder)
         if not isinstance(settings["image_shape"], (list, tuple)):

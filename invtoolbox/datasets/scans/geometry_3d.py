@@ -1,4 +1,4 @@
-"""The geometry of a 3D scan. Its file is described in `invtoolbox.datasets.scans.geometry_file`."""
+"""Geometry of a 3D scan; `invtoolbox.datasets.scans.geometry_file` describes its file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from invtoolbox.datasets.scans.scan_geometry import (
     ScanGeometry,
     angle_table,
     angle_unit,
-    count,
-    length,
-    number,
+    check_count,
+    check_length,
+    check_number,
+    format_tables,
     read_angles,
     read_numbers,
-    toml,
 )
 from invtoolbox.datasets.volumes.volume import Grid
 from invtoolbox.errors import InputError
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 KINDS_3D = ("cone", "parallel3d")
 
 Vector = tuple[float, float, float]
-#: Fields that only a cone beam has, and those that say with the angles where source and panel stand.
+#: Fields that only a cone beam has, and fields that, together with the angles, define the positions
+#: of the source and the panel.
 _OF_A_CONE = ("source_origin", "source_detector", "pitch", "axis_shift", "source_shift", "curved")
 _OF_A_TRAJECTORY = (
     "source_origin",
@@ -47,36 +48,53 @@ _OF_A_TRAJECTORY = (
     "source_shift",
     "detector_rotation",
 )
-#: Angles, which a file writes in the unit of its `[angles]`.
+#: Fields that are angles; a file has them in the unit of its `[angles]`.
 _ANGLES = ("tilt", "detector_rotation")
-#: Steps between views that are larger than this, in an angle of more than two turns, are taken for degrees.
+#: Largest median step between views, in radians, of a helix of more than two turns. Angles with
+#: larger steps are probably degrees.
 _LARGE_STEP = 0.2
 
 
 @dataclass(frozen=True)
 class Geometry3D(ScanGeometry):
-    """A 3D cone or parallel beam scan, in the words of `invtoolbox.operators.ConeBeam` and `ParallelBeam3D`, whose conventions hold.
+    """Geometry of a 3D cone or parallel beam scan.
 
-    Measurements are ``(view, panel row, panel column)``. All lengths are in one unit (`length_unit`, a name only), all angles in
-    radians.
+    Its fields and conventions are those of `invtoolbox.operators.ConeBeam` and `ParallelBeam3D`.
+    Measurements have the shape ``(view, panel row, panel column)``. All lengths are in one unit
+    (`length_unit`, a name only), all angles in radians.
 
     Args:
         kind: "cone" or "parallel3d".
-        detector_shape: (rows, columns) of the panel.
-        volume_shape: (slices, rows, columns) of the reconstruction.
-        angles: one a view; or `vectors`.
-        vectors: 12 numbers a view, as ASTRA's ``cone_vec`` and ``parallel3d_vec``: source (or direction of the rays), centre of the
-            panel, from a cell to its neighbour in the row, and in the column; (x, y, z) each. They stand for angles, distances,
-            spacing, shifts and rotations.
-        voxel_size: one length, or three (slice, row, column).
-        detector_spacing: one length, or two (between rows, between columns).
-        source_origin, source_detector, detector_shift, pitch, tilt, curved, axis_shift, source_shift, detector_rotation: those of the
-            operators, one for all views; what differs from view to view is given as `vectors`.
+        detector_shape: numbers of rows and columns of the panel.
+        volume_shape: numbers of slices, rows and columns of the reconstruction.
+        angles: angle of each view; an alternative is `vectors`.
+        vectors: 12 numbers per view in the order of ASTRA's ``cone_vec`` and ``parallel3d_vec``:
+            source (or direction of the rays), centre of the panel, vector from a cell to its
+            neighbour in the row, and vector to its neighbour in the column, each as (x, y, z). They
+            replace angles, distances, spacing, shifts and rotations.
+        voxel_size: one length, or three lengths (slice, row, column).
+        detector_spacing: one length, or two lengths (between rows, between columns).
+        source_origin: distance from the source to the axis of rotation, as in the operators; one
+            value for all views, as for the arguments below. Values that differ between views are
+            given as `vectors`.
+        source_detector: distance from the source to the panel, as in the operators.
+        detector_shift: shift of the panel along its rows and along its columns, as in the
+            operators.
+        pitch: rise of a helix per turn, as in the operators.
+        tilt: tilt of the axis of rotation (laminography), as in the operators.
+        axis_shift: shift of the axis of rotation from the central ray, as in the operators.
+        source_shift: shift of the source along ``u``, ``v`` and the central ray, as in the
+            operators.
+        detector_rotation: rotation of the panel about ``u``, about ``v`` and in its plane, as in
+            the operators.
+        curved: whether the panel is an arc around the source, as in the operators.
+        length_unit: name of the unit of length.
 
     Raises:
-        InputError: for numbers that cannot be a scan: those of the operators, and fields that do not go together.
+        InputError: for numbers that the operators refuse, and for fields that do not fit together.
 
-    >>> g = Geometry3D("cone", (4, 6), (4, 5, 5), angles=(0.0, 1.0), source_origin=20.0, source_detector=30.0)
+    >>> g = Geometry3D("cone", (4, 6), (4, 5, 5), angles=(0.0, 1.0),
+    ...                source_origin=20.0, source_detector=30.0)
     >>> g.projections_shape, g.axis_column
     ((2, 4, 6), 2.5)
     """
@@ -105,49 +123,36 @@ class Geometry3D(ScanGeometry):
             raise InputError(
                 f"geometry: kind is {self.kind!r}; it must be one of {', '.join(KINDS_3D)}"
             )
-        # Lists, NumPy numbers and integers are welcome; what is stored is plain, so that == and hash work.
-        self._set(
-            "volume_shape",
-            tuple(
-                count("volume_shape", n) for n in _several("volume_shape", self.volume_shape, (3,))
-            ),
-        )
-        self._set(
-            "detector_shape",
-            tuple(
-                count("detector_shape", n)
-                for n in _several("detector_shape", self.detector_shape, (2,))
-            ),
-        )
-        for name, sizes in (("voxel_size", 3), ("detector_spacing", 2)):
+        # Lists, NumPy numbers and integers are accepted. They are stored as plain numbers, so that
+        # == and hash work.
+        for name, size, check in (
+            ("volume_shape", 3, check_count),
+            ("detector_shape", 2, check_count),
+            ("voxel_size", 3, check_length),
+            ("detector_spacing", 2, check_length),
+            ("detector_shift", 2, check_number),
+            ("source_shift", 3, check_number),
+            ("detector_rotation", 3, check_number),
+        ):
             given = getattr(self, name)
-            several = (
-                [given] * sizes
-                if not isinstance(given, (list, tuple))
-                else _several(name, given, (sizes,))
-            )
-            self._set(name, tuple(length(name, v) for v in several))
-        for name, size in (("detector_shift", 2), ("source_shift", 3), ("detector_rotation", 3)):
-            self._set(
-                name, tuple(number(name, v) for v in _several(name, getattr(self, name), (size,)))
-            )
+            if check is check_length and not isinstance(given, (list, tuple)):
+                given = [given] * size
+            self._set(name, tuple(check(name, v) for v in _check_list(name, given, size)))
         for name in ("pitch", "tilt", "axis_shift"):
-            self._set(name, number(name, getattr(self, name)))
+            self._set(name, check_number(name, getattr(self, name)))
         for name in ("source_origin", "source_detector"):
             if getattr(self, name) is not None:
-                self._set(name, length(name, getattr(self, name)))
+                self._set(name, check_length(name, getattr(self, name)))
         if not isinstance(self.curved, bool):
             raise InputError(f"geometry: curved is {self.curved!r}; it must be true or false")
-        self._set("angles", tuple(number("an angle", a) for a in self.angles))
-        self._set(
-            "vectors", tuple(tuple(number("a vector", v) for v in row) for row in self.vectors)
-        )
+        self._set("angles", tuple(check_number("an angle", a) for a in self.angles))
+        rows = (tuple(check_number("a vector", v) for v in row) for row in self.vectors)
+        self._set("vectors", tuple(rows))
         self._check_fields()
         self._check_angles()
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # about what the panel does not see: the operator that is used says it once
+            # The operator that is used warns once about parts that the panel does not see.
+            warnings.simplefilter("ignore")
             try:
                 self.operator()
             except InputError as error:
@@ -164,20 +169,22 @@ class Geometry3D(ScanGeometry):
             wrong = [name for name in _OF_A_CONE if name in given]
             if wrong:
                 raise InputError(
-                    f"geometry: {wrong[0]} belongs to a cone beam; leave it out or set kind = 'cone'"
+                    f"geometry: {wrong[0]} belongs to a cone beam; leave it out or set kind = "
+                    "'cone'"
                 )
         if self.vectors:
             wrong = [name for name in ("angles", *_OF_A_TRAJECTORY) if name in given]
             if wrong:
                 raise InputError(
-                    f"geometry: {wrong[0]} and vectors are both given; vectors say all about source and panel, so give one"
+                    f"geometry: {wrong[0]} and vectors are both given; vectors define the source "
+                    "and the panel completely, so give only one of them"
                 )
-            if any(len(row) != 12 for row in self.vectors):
-                bad = next(k for k, row in enumerate(self.vectors) if len(row) != 12)
-                raise InputError(
-                    f"geometry: view {bad} of vectors has {len(self.vectors[bad])} numbers; each has 12: source, centre of "
-                    "the panel, u and v, (x, y, z) each"
-                )
+            for k, row in enumerate(self.vectors):
+                if len(row) != 12:
+                    raise InputError(
+                        f"geometry: view {k} of vectors has {len(row)} numbers; each view has 12: "
+                        "source, centre of the panel, u and v, (x, y, z) each"
+                    )
             return
         if not self.angles:
             raise InputError("geometry: there are no angles; give at least one, or vectors")
@@ -188,7 +195,7 @@ class Geometry3D(ScanGeometry):
                 )
 
     def _default(self, field: Any) -> Any:
-        """What a field holds where nothing was given."""
+        """Return the value of a field that was not given."""
         sizes = {"voxel_size": 3, "detector_spacing": 2}
         return (1.0,) * sizes[field.name] if field.name in sizes else field.default
 
@@ -199,14 +206,14 @@ class Geometry3D(ScanGeometry):
         helix = self.pitch != 0 and bool(steps) and statistics.median(steps) <= _LARGE_STEP
         if largest > 4 * math.pi + 1e-3 and not helix:
             raise InputError(
-                f"geometry: the largest angle is {largest:g} radians, which looks like degrees; convert with math.radians, or "
-                'say unit = "degrees" in the geometry file'
+                f"geometry: the largest angle is {largest:g} radians, which looks like degrees; "
+                'convert with math.radians, or set unit = "degrees" in the geometry file'
             )
         turned = max(map(abs, (self.tilt, *self.detector_rotation)))
         if turned > math.pi:
             raise InputError(
-                f"geometry: tilt and detector_rotation are radians, at most pi, got {turned:g}; in a file they are in the "
-                "unit of [angles]"
+                f"geometry: tilt and detector_rotation are radians, at most pi, got {turned:g}; in "
+                "a file they are in the unit of [angles]"
             )
 
     @property
@@ -219,12 +226,15 @@ class Geometry3D(ScanGeometry):
 
     @property
     def projections_shape(self) -> tuple[int, int, int]:
-        """The shape of the measurements: (views, panel rows, panel columns)."""
+        """Shape of the measurements: (views, panel rows, panel columns)."""
         return self.view_count, *self.detector_shape
 
     @property
     def axis_column(self) -> float:
-        """The panel column, counted from 0 at the centre of the first, that sees the axis of rotation where nothing else is shifted."""
+        """Panel column that sees the axis, counted from 0 at the centre of the first column.
+
+        It is exact if only `detector_shift` moves the panel.
+        """
         assert isinstance(self.detector_spacing, tuple)
         return (self.columns - 1) / 2 - self.detector_shift[0] / self.detector_spacing[1]
 
@@ -233,9 +243,9 @@ class Geometry3D(ScanGeometry):
             views, rows, columns = self.projections_shape
             found = "x".join(map(str, shape[2:]))
             raise InputError(
-                f"{source}: the measurements are {found}, but the geometry has {views} views of a panel with {rows} rows and "
-                f"{columns} columns ({views}x{rows}x{columns}: view, panel row, panel column); transpose them or correct the "
-                "geometry"
+                f"{source}: the measurements are {found}, but the geometry has {views} views of a "
+                f"panel with {rows} rows and {columns} columns ({views}x{rows}x{columns}: view, "
+                "panel row, panel column); transpose them or correct the geometry"
             )
 
     def with_views(self, chosen: slice) -> Self:
@@ -244,15 +254,18 @@ class Geometry3D(ScanGeometry):
     def with_axis_column(self, column: float) -> Self:
         if self.vectors or self.axis_shift or any(self.detector_rotation):
             raise InputError(
-                "geometry: the column of the axis says where the panel is only without vectors, axis_shift and "
-                "detector_rotation; change these instead"
+                "geometry: the column of the axis determines the position of the panel only "
+                "without vectors, axis_shift and detector_rotation; change these instead"
             )
         assert isinstance(self.detector_spacing, tuple)
         shift = ((self.columns - 1) / 2 - column) * self.detector_spacing[1]
         return dataclasses.replace(self, detector_shift=(shift, self.detector_shift[1]))
 
     def grid(self) -> Grid:
-        """Where the voxels of the reconstruction lie: world coordinates, the origin at the centre of the volume."""
+        """Return the voxel grid of the reconstruction in world coordinates.
+
+        The origin is the centre of the volume.
+        """
         assert isinstance(self.voxel_size, tuple)
         slices, rows, columns = (
             -(n - 1) / 2 * size for n, size in zip(self.volume_shape, self.voxel_size)
@@ -260,7 +273,10 @@ class Geometry3D(ScanGeometry):
         return Grid(self.voxel_size, (columns, rows, slices), unit=self.length_unit)
 
     def operator(self) -> LinearOperator:
-        """The forward operator of this scan: `invtoolbox.operators.ConeBeam`, `ParallelBeam3D` or `VectorScan`."""
+        """Build the forward operator of this scan.
+
+        It is an `invtoolbox.operators.ConeBeam`, `ParallelBeam3D` or `VectorScan`.
+        """
         import torch
 
         from invtoolbox import operators
@@ -304,29 +320,24 @@ class Geometry3D(ScanGeometry):
         )
 
     def to_toml(self) -> str:
-        table, turned = {}, {name: getattr(self, name) for name in _ANGLES}
+        table, rotations = {}, {name: getattr(self, name) for name in _ANGLES}
         if self.angles:
             table = angle_table(self.angles)
             unit = angle_unit(table)
-            written = {name: _scaled(value, 1 / unit) for name, value in turned.items()}
-            if any(_scaled(value, unit) != turned[name] for name, value in written.items()):
-                table, written = {"unit": "radians", "values": self.angles}, turned
-            turned = written
-        lines = []
+            written = {name: _scale(value, 1 / unit) for name, value in rotations.items()}
+            if any(_scale(value, unit) != rotations[name] for name, value in written.items()):
+                table, written = {"unit": "radians", "values": self.angles}, rotations
+            rotations = written
+        values = {}
         for field in dataclasses.fields(self):
-            value = turned.get(field.name, getattr(self, field.name))
+            value = rotations.get(field.name, getattr(self, field.name))
             if field.name != "angles" and value != self._default(field):
-                lines.append(f"{field.name} = {toml(value)}")
-        lines += (
-            ["", "[angles]", *(f"{key} = {toml(value)}" for key, value in table.items())]
-            if table
-            else []
-        )
-        return "\n".join(lines) + "\n"
+                values[field.name] = value
+        return format_tables(values, table)
 
     @staticmethod
     def from_mapping(entries: Mapping[str, Any], folder: Path | None = None) -> Geometry3D:
-        """The scan that the fields of a file describe, already known by name."""
+        """Build the geometry from the fields of a file, whose names have been checked."""
         settings = dict(entries)
         if "angles" in entries:
             settings["angles"] = read_angles(entries["angles"], folder)
@@ -335,22 +346,22 @@ class Geometry3D(ScanGeometry):
                 if name in settings:
                     values = settings[name]
                     several = isinstance(values, (list, tuple))
-                    turned = _scaled(
-                        tuple(number(name, v) for v in (values if several else [values])), unit
-                    )
-                    settings[name] = turned if several else turned[0]
+                    values = tuple(check_number(name, v) for v in (values if several else [values]))
+                    radians = _scale(values, unit)
+                    settings[name] = radians if several else radians[0]
         if "vectors" in entries:
-            settings["vectors"] = _vectors(entries["vectors"], folder)
+            settings["vectors"] = _read_vectors(entries["vectors"], folder)
         return Geometry3D(**settings)
 
 
-def _vectors(given: Any, folder: Path | None) -> Any:
+def _read_vectors(given: Any, folder: Path | None) -> Any:
     if isinstance(given, str):
         array = read_numbers(given, folder, "the vectors")
         if array.ndim != 2 or array.shape[1] != 12:
             raise InputError(
-                f"geometry: the vectors in {given} have shape {array.shape}; expected (views, 12), as ASTRA's cone_vec and "
-                "parallel3d_vec: source, centre of the panel, u and v, (x, y, z) each"
+                f"geometry: the vectors in {given} have shape {array.shape}; expected (views, 12), "
+                "as ASTRA's cone_vec and parallel3d_vec: source, centre of the panel, u and v, "
+                "(x, y, z) each"
             )
         return tuple(map(tuple, array.tolist()))
     if (
@@ -359,19 +370,18 @@ def _vectors(given: Any, folder: Path | None) -> Any:
         or not all(isinstance(row, (list, tuple)) for row in given)
     ):
         raise InputError(
-            "geometry: vectors is the path of a .npy or text file, or a list of 12 numbers a view"
+            "geometry: vectors must be the path of a .npy or text file, or a list of 12 numbers "
+            "per view"
         )
     return given
 
 
-def _scaled(value: Any, factor: float) -> Any:
-    """Angles in another unit, as `math.radians` would give them."""
+def _scale(value: Any, factor: float) -> Any:
+    """Convert angles to another unit, with the same rounding as `math.radians`."""
     return tuple(v * factor for v in value) if isinstance(value, tuple) else value * factor
 
 
-def _several(name: str, value: Any, sizes: tuple[int, ...]) -> Any:
-    if not isinstance(value, (list, tuple)) or len(value) not in sizes:
-        raise InputError(
-            f"geometry: {name} is {value!r}; give a list of {' or '.join(map(str, sizes))} numbers"
-        )
+def _check_list(name: str, value: Any, size: int) -> Any:
+    if not isinstance(value, (list, tuple)) or len(value) != size:
+        raise InputError(f"geometry: {name} is {value!r}; give a list of {size} numbers")
     return value

@@ -1,6 +1,6 @@
-"""The geometry file: a small TOML file that says everything that the numbers of a scan do not.
+"""Reader of the geometry file, a small TOML file that describes how a scan was made.
 
-2D, for a sinogram ``(view, detector cell)``::
+The file of a 2D scan, for a sinogram ``(view, detector cell)``::
 
     kind = "fan"                  # or "parallel"
     num_detectors = 560
@@ -18,9 +18,10 @@
     stop = 360.0
     count = 721                   # stop is included, unless endpoint = false
     # values = [0.0, 0.5, 1.0]    # or every angle, instead of start, stop and count
-    # file = "angles.txt"         # or a .npy or text file of them, beside this one
+    # file = "angles.txt"         # or a .npy or text file of the angles, in the same folder
 
-3D, for projections ``(view, panel row, panel column)``, in the words of `invtoolbox.operators.ConeBeam` and `ParallelBeam3D`::
+The file of a 3D scan, for projections ``(view, panel row, panel column)``. Its fields are the
+arguments of `invtoolbox.operators.ConeBeam` and `ParallelBeam3D`::
 
     kind = "cone"                       # or "parallel3d"
     volume_shape = [256, 256, 256]      # slices, rows, columns
@@ -29,15 +30,16 @@
     detector_spacing = 0.2              # or two: between rows, between columns
     source_origin = 100.0               # cone beam only
     source_detector = 250.0             # cone beam only; from the source to the panel
-    # all that follows is optional
+    # all fields below are optional
     detector_shift = [1.5, 0.0]         # along the rows (u) and along the columns (v) of the panel
-    tilt = 30.0                         # laminography; in the unit of [angles], as is
-    detector_rotation = [0.0, 0.0, 0.2] # about u, about v, in plane
-    pitch = 40.0                        # a helix: the rise in a turn; cone beam only, as are
-    axis_shift = 0.0                    # the axis of rotation beside the central ray
-    source_shift = [0.0, 0.0, 0.0]      # along u, v and the central ray
-    curved = false                      # an arc around the source instead of a flat panel
-    # vectors = "poses.npy"             # 12 numbers a view in ASTRA's order, instead of angles, distances, spacing and shifts
+    tilt = 30.0                         # laminography; in the unit of [angles]
+    detector_rotation = [0.0, 0.0, 0.2] # about u, about v, in plane; in the unit of [angles]
+    pitch = 40.0                        # rise of a helix per turn; cone beam only
+    axis_shift = 0.0                    # from the central ray to the axis; cone beam only
+    source_shift = [0.0, 0.0, 0.0]      # along u, v and the central ray; cone beam only
+    curved = false                      # true: panel on an arc around the source; cone beam only
+    # vectors = "poses.npy"             # 12 numbers per view in ASTRA's order, instead of angles,
+                                        # distances, spacing and shifts
 
     [angles]                            # as above
     unit = "degrees"
@@ -64,7 +66,10 @@ from invtoolbox.errors import InputError, unknown_name
 
 
 def read_geometry(path: str | os.PathLike[str]) -> Geometry | Geometry3D:
-    """Read a geometry file (see the top of this module for its fields); files that it names lie beside it."""
+    """Read a geometry file; the docstring of this module lists its fields.
+
+    Files that it names are relative to its folder.
+    """
     path = require_file(path)
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -82,29 +87,36 @@ def read_geometry(path: str | os.PathLike[str]) -> Geometry | Geometry3D:
 def geometry_from_mapping(
     entries: Mapping[str, Any], folder: Path | None = None
 ) -> Geometry | Geometry3D:
-    """The geometry that a mapping of the file's fields describes; files that it names lie in ``folder``.
+    """Build the geometry that a mapping of the fields of a geometry file describes.
 
+    Args:
+        entries: fields of the file.
+        folder: folder of the files that the fields name.
+
+    >>> angles = {"unit": "degrees", "values": [0, 90]}
     >>> geometry_from_mapping({"kind": "parallel", "num_detectors": 3, "image_shape": [2, 2],
-    ...                        "angles": {"unit": "degrees", "values": [0, 90]}}).angles
+    ...                        "angles": angles}).angles
     (0.0, 1.5707963267948966)
-    >>> geometry_from_mapping({"kind": "parallel3d", "volume_shape": [2, 4, 4], "detector_shape": [2, 7],
-    ...                        "angles": {"unit": "degrees", "values": [0, 90]}}).projections_shape
+    >>> geometry_from_mapping({"kind": "parallel3d", "volume_shape": [2, 4, 4],
+    ...                        "detector_shape": [2, 7], "angles": angles}).projections_shape
     (2, 2, 7)
     """
     cls = Geometry3D if entries.get("kind") in KINDS_3D else Geometry
     kind = entries.get("kind", "parallel")
     if cls is Geometry and kind not in ("parallel", "fan"):
         raise InputError(
-            f"geometry: kind is {kind!r}; it must be 'parallel' or 'fan' in 2D, 'cone' or 'parallel3d' in 3D"
+            f"geometry: kind is {kind!r}; it must be 'parallel' or 'fan' in 2D, 'cone' or "
+            "'parallel3d' in 3D"
         )
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in entries:
         if key not in fields:
             other = Geometry if cls is Geometry3D else Geometry3D
             if key in {f.name for f in dataclasses.fields(other)}:
+                axes = "2D" if other is Geometry else "3D"
                 raise InputError(
-                    f"geometry: the field {key!r} is one of a {'2D' if other is Geometry else '3D'} scan, and kind is "
-                    f"{kind!r}, which has {', '.join(fields)}"
+                    f"geometry: the field {key!r} belongs to a {axes} scan, but kind is {kind!r}, "
+                    f"which has {', '.join(fields)}"
                 )
             raise unknown_name("geometry field", key, fields)
     table = entries.get("angles")
@@ -112,7 +124,8 @@ def geometry_from_mapping(
         for key in table:
             if key in fields:
                 raise InputError(
-                    f"geometry: the field {key!r} stands in the table [angles]; move it above the line [angles]"
+                    f"geometry: the field {key!r} is in the table [angles]; move it above the line "
+                    "[angles]"
                 )
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in entries:
@@ -123,11 +136,11 @@ def geometry_from_mapping(
 
 
 def check_is_2d(geometry: ScanGeometry | None, what: str) -> Geometry:
-    """The geometry of a sinogram, for what works in 2D only."""
+    """Return the geometry, or raise an error unless it describes a 2D scan."""
     if geometry is None:
         raise InputError(f"{what} needs the geometry of the scan, and this measurement has none")
     if not isinstance(geometry, Geometry):
         raise InputError(
-            f"{what} is for sinograms of 2D scans, and this is a 3D one ({geometry.kind!r})"
+            f"{what} is for sinograms of 2D scans, but this is a 3D scan ({geometry.kind!r})"
         )
     return geometry

@@ -1,7 +1,9 @@
-"""The Helsinki Tomography Challenge 2022: fan-beam sinograms of acrylic discs, full circle or a limited arc.
+"""Reader of the Helsinki Tomography Challenge 2022: fan-beam sinograms of acrylic discs.
 
-Meaney, Silva de Moura, Siltanen, "Helsinki Tomography Challenge 2022 open tomographic dataset", Zenodo,
-doi 10.5281/zenodo.7418878.
+The scans cover a full circle or a limited arc.
+
+Source: Meaney, Silva de Moura, Siltanen, "Helsinki Tomography Challenge 2022 open tomographic
+dataset", Zenodo, doi 10.5281/zenodo.7418878.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from invtoolbox.core.checks import decoding, require_file, sniff
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
@@ -34,16 +35,23 @@ _PARAMETERS = (
 
 
 class HTC2022:
-    """A data set of one sinogram, from one `.mat` file of the challenge.
+    """Data set of one sinogram, from one `.mat` file of the challenge.
 
-    The sinogram is already ``-log(I / I0)``; the angles of the file, the distances and the detector are taken
-    as they are, in millimetres. The image is the one of the challenge: 512x512 pixels of the effective pixel
-    size (detector pixel over magnification, 0.148 mm). With the conventions of `invtoolbox.operators.FanBeam`
-    nothing is turned or mirrored: a filtered back-projection lies on the one that comes with the data.
+    The sinogram is stored as ``-log(I / I0)``. The angles, the distances and the detector are used
+    as in the file; lengths are in millimetres. The image has the size that the challenge uses:
+    512x512 pixels of the effective pixel size (detector pixel divided by the magnification,
+    0.148 mm). The conventions agree with `invtoolbox.operators.FanBeam`, so nothing is rotated or
+    mirrored: a filtered back-projection has the same position as the reconstruction that comes with
+    the data.
 
-    A filtered back-projection (`NAME_recon_fbp.mat`) and a segmentation (`NAME_recon_fbp_seg.mat`) that lie
-    beside the file become `reference` (converted from 1/pixel to 1/mm) and `segmentation`; of a limited arc
-    they are those of the full one.
+    The reader looks for two files in the same folder: a filtered back-projection
+    (`NAME_recon_fbp.mat`) becomes `reference`, converted from 1/pixel to 1/mm, and a segmentation
+    (`NAME_recon_fbp_seg.mat`) becomes `segmentation`. For a limited arc, both files of the full
+    scan are used.
+
+    Args:
+        path: path of the `.mat` file.
+        geometry: geometry of the scan; it replaces the description in the file.
     """
 
     def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None) -> None:
@@ -71,15 +79,18 @@ class HTC2022:
             raise InputError(
                 f"{self.path}: the sinogram is not an array of numbers; fetch the file again"
             )
-        reference = _beside(self.path, "_recon_fbp.mat", "reconFullFbp")
-        segmentation = _beside(self.path, "_recon_fbp_seg.mat", "reconFullFbpSeg")
+        reference = _load_neighbour(self.path, "_recon_fbp.mat", "reconFullFbp")
+        segmentation = _load_neighbour(self.path, "_recon_fbp_seg.mat", "reconFullFbpSeg")
+        labels = None
+        if segmentation is not None:
+            labels = torch.from_numpy(np.array(segmentation, dtype=np.uint8, order="C"))[None, None]
         return Measurement(
             y=as_tensor(sinogram)[None, None],
             geometry=geometry,
             reference=None
             if reference is None
             else as_tensor(reference / geometry.pixel_size)[None, None],
-            segmentation=None if segmentation is None else _labels(segmentation),
+            segmentation=labels,
             meta={
                 "source": str(self.path),
                 "units": "1 (line integral of the attenuation)",
@@ -91,7 +102,10 @@ class HTC2022:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """The variables of a MATLAB file of version 5; structs as plain objects, nothing is executed."""
+    """Load the variables of a MATLAB file of version 5.
+
+    Structs become plain objects, and nothing in the file is executed.
+    """
     from scipy.io import loadmat
 
     require_file(path)
@@ -108,8 +122,8 @@ def _geometry(path: Path, parameters: Any) -> Geometry:
     missing = [name for name in _PARAMETERS if not hasattr(parameters, name)]
     if missing:
         raise InputError(
-            f"{path}: parameters lacks {', '.join(missing)}; fetch the file again or pass a "
-            "geometry"
+            f"{path}: the struct parameters lacks {', '.join(missing)}; fetch the file again or "
+            "pass a geometry"
         )
     unit = str(getattr(parameters, "distanceUnit", "mm"))
     if unit != "mm":
@@ -126,8 +140,8 @@ def _geometry(path: Path, parameters: Any) -> Geometry:
     )
 
 
-def _beside(path: Path, suffix: str, variable: str) -> np.ndarray | None:
-    """An array that lies beside a sinogram: its own, or that of the full scan of the same disc."""
+def _load_neighbour(path: Path, suffix: str, variable: str) -> np.ndarray | None:
+    """Load an array that belongs to a sinogram or to the full scan of the same disc, if any."""
     disc = path.stem.removesuffix("_limited").removesuffix("_full")
     for stem in dict.fromkeys((path.stem, f"{disc}_full", disc)):
         candidate = path.with_name(stem + suffix)
@@ -139,7 +153,3 @@ def _beside(path: Path, suffix: str, variable: str) -> np.ndarray | None:
                 )
             return np.asarray(variables[variable])
     return None
-
-
-def _labels(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(array, dtype=np.uint8, order="C"))[None, None]

@@ -1,4 +1,4 @@
-"""What the geometries of 2D and 3D scans have in common, and the fields of their files."""
+"""Base class of the geometries of 2D and 3D scans, and the fields of their files."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ _ANGLE_FIELDS = ("unit", "start", "stop", "count", "endpoint", "values", "file")
 
 
 class ScanGeometry(ABC):
-    """How a scan was made: plain numbers, checked, comparable, written to and read from TOML."""
+    """Description of how a scan was made: plain numbers that are checked and can be compared.
 
-    #: Of one item's measurements: (view, detector cell), or (view, panel row, panel column).
+    A geometry is written to a TOML file and read from it.
+    """
+
+    #: Number of axes of one item's measurements: 2 for (view, detector cell), 3 for (view, panel
+    #: row, panel column).
     axes: ClassVar[int]
     kind: str
     angles: tuple[float, ...]
@@ -33,49 +37,67 @@ class ScanGeometry(ABC):
     @property
     @abstractmethod
     def view_count(self) -> int:
-        """The number of views."""
+        """Number of views."""
 
     @abstractmethod
     def operator(self) -> LinearOperator:
-        """The forward operator of this scan."""
+        """Build the forward operator of this scan."""
 
     @abstractmethod
     def check_measured(self, shape: tuple[int, ...], source: str) -> None:
-        """Raise an `InputError` where measurements ``(1, channel, *space)`` of that shape are not of this scan."""
+        """Raise an `InputError` if measurements of this shape do not belong to this scan.
+
+        Args:
+            shape: shape of the measurements, ``(1, channel, *space)``.
+            source: name of the measurements for the error message.
+        """
 
     @abstractmethod
     def with_views(self, chosen: slice) -> Self:
-        """The scan of some of the views."""
+        """Return a copy of the geometry with the chosen views only."""
 
     @abstractmethod
     def with_axis_column(self, column: float) -> Self:
-        """The same scan with the axis of rotation seen at a detector column, counted from 0 at the centre of the first."""
+        """Return a copy whose axis of rotation is seen at a given detector column.
+
+        Columns are counted from 0 at the centre of the first column.
+        """
 
     @property
     @abstractmethod
     def columns(self) -> int:
-        """Detector cells in a row."""
+        """Number of detector cells per row."""
 
     @abstractmethod
     def to_toml(self) -> str:
-        """The text of a geometry file that `geometry_from_mapping` reads back to an equal geometry."""
+        """Return the text of a geometry file.
+
+        `geometry_from_mapping` reads the text back to an equal geometry.
+        """
 
     def write(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-        """Write the geometry file, atomically, and never over another one unless told to."""
+        """Write the geometry file atomically; replace an existing file only with `overwrite`."""
         from invtoolbox.datasets.output import write_bytes
 
         return write_bytes(path, self.to_toml().encode(), overwrite)
 
 
 def axes_of_item(path: Any, items: str, geometry: ScanGeometry | None) -> int:
-    """How many axes one item of an array has: 2 for ``items="slices"``, 3 for ``"volume"`` and for the projections of a 3D scan."""
+    """Return the number of axes of one item of an array.
+
+    It is 2 for ``items="slices"``, and 3 for ``items="volume"`` and for the projections of a 3D
+    scan.
+    """
     if items not in ("slices", "volume"):
         raise InputError(f"{path}: items is {items!r}; choose 'slices' or 'volume'")
     return 3 if items == "volume" or (geometry is not None and geometry.axes == 3) else 2
 
 
 def read_angles(table: Any, folder: Path | None = None) -> tuple[float, ...]:
-    """The angles in radians that an `[angles]` table describes; a ``file`` lies in ``folder``."""
+    """Return the angles in radians that an `[angles]` table describes.
+
+    The path of a ``file`` in the table is relative to ``folder``.
+    """
     if not isinstance(table, Mapping):
         raise InputError(
             "geometry: angles must be a table with a unit, for example "
@@ -88,8 +110,8 @@ def read_angles(table: Any, folder: Path | None = None) -> tuple[float, ...]:
     if "values" in table or "file" in table:
         if len(table) > 2:
             raise InputError(
-                "geometry: give either the values of the angles, a file of them, or start, stop and count, not "
-                "both"
+                "geometry: give either the values of the angles, a file of them, or start, stop "
+                "and count, not both"
             )
         given = (
             read_numbers(table["file"], folder, "the angles").ravel().tolist()
@@ -98,7 +120,7 @@ def read_angles(table: Any, folder: Path | None = None) -> tuple[float, ...]:
         )
         if not isinstance(given, (list, tuple)):
             raise InputError("geometry: the values of the angles must be a list of numbers")
-        values = tuple(number("an angle", v) for v in given)
+        values = tuple(check_number("an angle", v) for v in given)
     else:
         missing = [k for k in ("start", "stop", "count") if k not in table]
         if missing:
@@ -106,28 +128,28 @@ def read_angles(table: Any, folder: Path | None = None) -> tuple[float, ...]:
                 f"geometry: [angles] lacks {', '.join(missing)}; give start, stop and count, or "
                 "values"
             )
-        start, stop = number("start", table["start"]), number("stop", table["stop"])
+        start, stop = (check_number(key, table[key]) for key in ("start", "stop"))
         endpoint = table.get("endpoint", True)
         if not isinstance(endpoint, bool):
             raise InputError(f"geometry: endpoint is {endpoint!r}; it must be true or false")
-        values = _evenly_spaced(start, stop, count("count", table["count"]), endpoint)
+        values = _space_evenly(start, stop, check_count("count", table["count"]), endpoint)
     return tuple(math.radians(v) for v in values) if scale != 1 else values
 
 
 def angle_unit(table: Mapping[str, Any]) -> float:
-    """Radians in the unit of an `[angles]` table."""
+    """Return the size of the unit of an `[angles]` table, in radians."""
     unit = table.get("unit")
     if unit not in ("degrees", "radians"):
         raise InputError(
-            f'geometry: the unit of the angles is {unit!r}; say unit = "degrees" or "radians"'
+            f'geometry: the unit of the angles is {unit!r}; set unit = "degrees" or "radians"'
         )
     return math.pi / 180 if unit == "degrees" else 1.0
 
 
 def angle_table(angles: tuple[float, ...]) -> dict[str, Any]:
-    """The shortest table that gives back the same angles to the last bit."""
+    """Return the shortest `[angles]` table from which the same angles are read to the last bit."""
     first, last, number_of = angles[0], angles[-1], len(angles)
-    end = first + (last - first) * number_of / max(number_of - 1, 1)  # where the next one would be
+    end = first + (last - first) * number_of / max(number_of - 1, 1)  # the angle after the last
     ends: list[tuple[float, dict[str, Any]]] = [(last, {}), (end, {"endpoint": False})]
     for stop, options in ends:
         for unit in ("degrees", "radians"):
@@ -144,16 +166,12 @@ def angle_table(angles: tuple[float, ...]) -> dict[str, Any]:
     return {"unit": "radians", "values": angles}
 
 
-def _evenly_spaced(start: float, stop: float, count: int, endpoint: bool) -> tuple[float, ...]:
-    parts = count - 1 if endpoint else count
-    if parts <= 0:
-        return (start,)
-    # start + i * step would miss `stop` by rounding.
-    return tuple(start + (stop - start) * (i / parts) for i in range(count))
-
-
 def read_numbers(name: Any, folder: Path | None, what: str) -> np.ndarray:
-    """The numbers of a ``.npy`` file, or of a text file with a row a line, parted by spaces or commas; ``#`` begins a comment."""
+    """Read the numbers of a ``.npy`` file or of a text file.
+
+    A text file has one row per line, with numbers separated by spaces or commas; ``#`` begins a
+    comment.
+    """
     if not isinstance(name, str):
         raise InputError(f"geometry: the file of {what} is {name!r}; give a path in quotes")
     given = Path(name).expanduser()
@@ -174,7 +192,8 @@ def read_numbers(name: Any, folder: Path | None, what: str) -> np.ndarray:
         rows = [[float(word) for word in line] for line in lines if line]
     except (UnicodeDecodeError, ValueError) as error:
         raise InputError(
-            f"{path}: {what} are not read ({error}); give a .npy file, or numbers parted by spaces or commas"
+            f"{path}: {what} cannot be read ({error}); give a .npy file, or numbers separated by "
+            "spaces or commas"
         ) from None
     if not rows or len({len(row) for row in rows}) != 1:
         raise InputError(
@@ -183,7 +202,8 @@ def read_numbers(name: Any, folder: Path | None, what: str) -> np.ndarray:
     return np.array(rows, dtype=np.float64)
 
 
-def number(name: str, value: Any) -> float:
+def check_number(name: str, value: Any) -> float:
+    """Return the value of a field as a float, or raise an error unless it is a finite number."""
     if (
         isinstance(value, (bool, str))
         or not hasattr(value, "__float__")
@@ -193,25 +213,43 @@ def number(name: str, value: Any) -> float:
     return float(value)
 
 
-def length(name: str, value: Any) -> float:
-    if number(name, value) <= 0:
+def check_length(name: str, value: Any) -> float:
+    """Return the value of a field as a float, or raise an error unless it is above zero."""
+    if check_number(name, value) <= 0:
         raise InputError(f"geometry: {name} is {value!r}; it must be greater than zero")
     return float(value)
 
 
-def count(name: str, value: Any) -> int:
+def check_count(name: str, value: Any) -> int:
+    """Return the value of a field as an int, or raise an error unless it is at least 1."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
         raise InputError(f"geometry: {name} is {value!r}; it must be a whole number of at least 1")
     return int(value)
 
 
-def toml(value: Any) -> str:
-    """A value as TOML writes it."""
+def format_toml(value: Any) -> str:
+    """Format a value in the syntax of TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # JSON escapes as TOML does, but for the delete character.
+        # JSON escapes characters as TOML does, except for the delete character.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple):
-        return "[" + ", ".join(toml(v) for v in value) + "]"
+        return "[" + ", ".join(format_toml(v) for v in value) + "]"
     return repr(value)
+
+
+def format_tables(fields: Mapping[str, Any], angles: Mapping[str, Any]) -> str:
+    """Return the text of a geometry file with these fields and, if not empty, this `[angles]`."""
+    lines = [f"{key} = {format_toml(value)}" for key, value in fields.items()]
+    if angles:
+        lines += ["", "[angles]", *(f"{key} = {format_toml(v)}" for key, v in angles.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _space_evenly(start: float, stop: float, count: int, endpoint: bool) -> tuple[float, ...]:
+    parts = count - 1 if endpoint else count
+    if parts <= 0:
+        return (start,)
+    # start + i * step would miss `stop` by rounding.
+    return tuple(start + (stop - start) * (i / parts) for i in range(count))

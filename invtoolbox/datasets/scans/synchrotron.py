@@ -1,13 +1,11 @@
-"""What the formats of synchrotrons share: counts with flat and dark fields, one sinogram a detector row.
+"""Readers of synchrotron scans: parallel-beam counts with flat and dark fields in HDF5.
 
-Scientific Data Exchange (DXchange) HDF5: parallel-beam scans of synchrotrons, one sinogram a detector row.
+`DataExchange` reads the layout of Scientific Data Exchange (DXchange), and `NXtomo` reads the
+layout NXtomo of NeXus, which synchrotrons in Europe write. Both give one sinogram per detector row.
 
-De Carlo et al., "Scientific data exchange: a schema for HDF5-based storage of raw and analyzed data", Journal
-of Synchrotron Radiation 21, 2014.
-
-NeXus: tomography in the NXtomo layout, as synchrotrons in Europe write it.
-
-NeXus application definition NXtomo; Koennecke et al., "The NeXus data format", Journal of Applied Crystallography 48, 2015.
+Sources: De Carlo et al., "Scientific data exchange: a schema for HDF5-based storage of raw and
+analyzed data", Journal of Synchrotron Radiation 21, 2014. NeXus application definition NXtomo;
+Koennecke et al., "The NeXus data format", Journal of Applied Crystallography 48, 2015.
 """
 
 from __future__ import annotations
@@ -28,121 +26,35 @@ from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.hdf5 import open_hdf5
 from invtoolbox.errors import InputError
 
-# Rows that take part in finding the axis: more cost time and add little.
+__all__ = ["DataExchange", "NXtomo", "line_integrals"]
+
+# Number of rows from which the axis is found: more rows cost time and add little.
 _ROWS_FOR_AXIS = 8
-# Beyond this share of unusable values the flat or dark field does not belong to the data.
+# If a larger share of the values is unusable, the flat or dark field does not belong to the data.
 _LARGEST_UNUSABLE_SHARE = 0.1
-
-
-class DetectorRows(ABC):
-    """A data set with one sinogram for each detector row of a parallel-beam scan; rows are read when they are asked for.
-
-    Counts become line integrals by ``y = -log((data - dark) / (white - dark))`` with the means of flat and dark fields
-    over their frames. Two kinds of values have no logarithm, and are treated so:
-
-    - a detector element whose flat field is not above its dark field is dead: its column is interpolated from
-      its neighbours (`meta["dead_columns"]`);
-    - a count at or below the dark field (a starved ray) takes the smallest positive transmission of its
-      sinogram, the largest attenuation that was measured (`meta["starved_rays"]` counts them).
-
-    More than 10 % of either is an error. With the geometry of a 3D scan all rows are one item, ``(views, rows, columns)``.
-    """
-
-    format_name: str
-    path: Path
-    geometry: ScanGeometry
-    _rows: int
-
-    @abstractmethod
-    def _counts(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Counts ``(views, columns)`` of a detector row, and the means ``(columns,)`` of its flat and dark fields."""
-
-    def __len__(self) -> int:
-        return 1 if isinstance(self.geometry, Geometry3D) else self._rows
-
-    def __getitem__(self, index: int) -> Measurement:
-        row = check_index(index, len(self))
-        if isinstance(self.geometry, Geometry3D):
-            return self._projections(self.geometry)
-        assert isinstance(self.geometry, Geometry)
-        sinogram, dead, starved = self._sinogram(row)
-        return Measurement(
-            y=as_tensor(sinogram)[None, None],
-            geometry=self.geometry,
-            meta={
-                "source": str(self.path),
-                "row": row,
-                "units": "1 (line integral of the attenuation)",
-                "image_units": f"1/{self.geometry.length_unit}",
-                "center_column": self.geometry.axis_column,
-                "dead_columns": dead,
-                "starved_rays": starved,
-            },
-        )
-
-    def _projections(self, geometry: Geometry3D) -> Measurement:
-        """All rows together, as the views of a panel."""
-        first, dead, starved = self._sinogram(0)
-        y = np.empty((len(first), self._rows, first.shape[1]), dtype=np.float32)
-        y[:, 0] = first
-        dead_cells = len(dead)
-        for row in range(1, self._rows):
-            y[:, row], dead, more = self._sinogram(row)
-            dead_cells, starved = dead_cells + len(dead), starved + more
-        return Measurement(
-            y=as_tensor(y)[None, None],
-            geometry=geometry,
-            meta={
-                "source": str(self.path),
-                "units": "1 (line integral of the attenuation)",
-                "image_units": f"1/{geometry.length_unit}",
-                "dead_cells": dead_cells,
-                "starved_rays": starved,
-            },
-        )
-
-    def _find_geometry(
-        self, angles: np.ndarray, columns: int, center: float | None, pixel_size: float | None
-    ) -> Geometry:
-        """The scan about the axis that is given or found, and the square of the image that all views see."""
-        if center is None:
-            count = min(self._rows, _ROWS_FOR_AXIS)
-            rows = [int(r) for r in np.linspace(0, self._rows - 1, count).round()]
-            center = center_of_rotation(np.stack([self._sinogram(row)[0] for row in rows]), angles)
-        spacing = 1.0 if pixel_size is None else pixel_size
-        reaches = (center + 0.5, columns - 0.5 - center)
-        # Half a turn sees whole what the shorter side of the detector reaches; a full turn, what the longer
-        # one does.
-        full_turn = np.ptp(angles) > 2 * np.pi * (1 - 1.5 / angles.size)
-        size = max(2 * round(max(reaches) if full_turn else min(reaches)), 1)
-        return Geometry(
-            kind="parallel",
-            angles=tuple(angles),
-            num_detectors=columns,
-            image_shape=(size, size),
-            pixel_size=spacing,
-            detector_spacing=spacing,
-            detector_shift=((columns - 1) / 2 - center) * spacing,
-            length_unit="pixel" if pixel_size is None else "mm",
-        )
-
-    def _sinogram(self, row: int) -> tuple[np.ndarray, tuple[int, ...], int]:
-        """Line integrals (views, columns) of a detector row, its dead columns, and its number of starved
-        rays."""
-        with decoding(self.path, self.format_name):
-            counts, white, dark = self._counts(row)
-        return line_integrals(counts, white, dark, f"{self.path}, row {row}")
+# Values of `image_key` in NXtomo: the kinds of a frame.
+_PROJECTION, _FLAT, _DARK = 0, 1, 2
+# Millimetres per unit of length.
+_MILLIMETRES = {"m": 1e3, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "nm": 1e-6}
 
 
 def line_integrals(
     counts: np.ndarray, white: np.ndarray, dark: np.ndarray, source: str = "counts"
 ) -> tuple[np.ndarray, tuple[int, ...], int]:
-    """``-log((counts - dark) / (white - dark))`` of counts (views, columns), with nothing left undefined.
+    """Compute the line integrals ``-log((counts - dark) / (white - dark))``, all of them finite.
 
-    Returns the line integrals, the dead columns (interpolated from their neighbours), and the number of
-    starved rays (set to the smallest positive transmission); see `DataExchange`.
+    Args:
+        counts: counts of one detector row, ``(views, columns)``.
+        white: mean flat field, ``(columns,)``.
+        dark: mean dark field, ``(columns,)``.
+        source: name of the data for error messages.
 
-    >>> line_integrals(np.array([[50.0, 25.0]]), white=np.full(2, 100.0), dark=np.zeros(2))[0].round(3)
+    Returns:
+        the line integrals, the dead columns (interpolated from their neighbours), and the number of
+        starved rays (set to the smallest positive transmission); see `DetectorRows`.
+
+    >>> counts, white = np.array([[50.0, 25.0]]), np.full(2, 100.0)
+    >>> line_integrals(counts, white, dark=np.zeros(2))[0].round(3)
     array([[0.693, 1.386]])
     """
     bad = np.argwhere(~np.isfinite(counts))
@@ -174,22 +86,149 @@ def line_integrals(
     return -np.log(transmission), tuple(np.flatnonzero(~alive).tolist()), int(starved.sum())
 
 
-__all__ = ["DataExchange", "line_integrals"]
+class DetectorRows(ABC):
+    """Data set with one sinogram per detector row of a parallel-beam scan.
+
+    A row is read when its item is accessed. Counts become line integrals by
+    ``y = -log((data - dark) / (white - dark))`` with the means of flat and dark fields over their
+    frames. Two kinds of values have no logarithm:
+
+    - A detector element is dead if its flat field is not above its dark field. Its column is
+      interpolated from its neighbours (`meta["dead_columns"]` lists these columns).
+    - A ray is starved if its count is at or below the dark field. It is set to the smallest
+      positive transmission of its sinogram, which is the largest attenuation that was measured
+      (`meta["starved_rays"]` counts these rays).
+
+    More than 10 % of either kind is an error. With the geometry of a 3D scan, all rows are one item
+    ``(views, rows, columns)``.
+    """
+
+    format_name: str
+    path: Path
+    geometry: ScanGeometry
+    _rows: int
+
+    @abstractmethod
+    def _counts(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Read the counts of a detector row and the means of its flat and dark fields.
+
+        Counts have shape ``(views, columns)``, the means have shape ``(columns,)``.
+        """
+
+    def __len__(self) -> int:
+        return 1 if isinstance(self.geometry, Geometry3D) else self._rows
+
+    def __getitem__(self, index: int) -> Measurement:
+        row = check_index(index, len(self))
+        if isinstance(self.geometry, Geometry3D):
+            return self._projections(self.geometry)
+        assert isinstance(self.geometry, Geometry)
+        sinogram, dead, starved = self._sinogram(row)
+        return Measurement(
+            y=as_tensor(sinogram)[None, None],
+            geometry=self.geometry,
+            meta={
+                "source": str(self.path),
+                "row": row,
+                "units": "1 (line integral of the attenuation)",
+                "image_units": f"1/{self.geometry.length_unit}",
+                "center_column": self.geometry.axis_column,
+                "dead_columns": dead,
+                "starved_rays": starved,
+            },
+        )
+
+    def _projections(self, geometry: Geometry3D) -> Measurement:
+        """Read all rows as the views of a panel."""
+        first, dead, starved = self._sinogram(0)
+        y = np.empty((len(first), self._rows, first.shape[1]), dtype=np.float32)
+        y[:, 0] = first
+        dead_cells = len(dead)
+        for row in range(1, self._rows):
+            y[:, row], dead, more = self._sinogram(row)
+            dead_cells, starved = dead_cells + len(dead), starved + more
+        return Measurement(
+            y=as_tensor(y)[None, None],
+            geometry=geometry,
+            meta={
+                "source": str(self.path),
+                "units": "1 (line integral of the attenuation)",
+                "image_units": f"1/{geometry.length_unit}",
+                "dead_cells": dead_cells,
+                "starved_rays": starved,
+            },
+        )
+
+    def _set_geometry(
+        self,
+        geometry: ScanGeometry | None,
+        angles: np.ndarray | None,
+        columns: int,
+        center: float | None,
+        pixel_size: float | None,
+    ) -> None:
+        """Set the given geometry, or find the geometry from the angles of the file."""
+        if geometry is not None:
+            self.geometry = geometry
+            return
+        assert angles is not None
+        with decoding(self.path, self.format_name):
+            self.geometry = self._find_geometry(angles, columns, center, pixel_size)
+
+    def _find_geometry(
+        self, angles: np.ndarray, columns: int, center: float | None, pixel_size: float | None
+    ) -> Geometry:
+        """Return the geometry of the scan; the axis of rotation is found if it is not given.
+
+        The image is the square that all views see.
+        """
+        if center is None:
+            count = min(self._rows, _ROWS_FOR_AXIS)
+            rows = [int(r) for r in np.linspace(0, self._rows - 1, count).round()]
+            center = center_of_rotation(np.stack([self._sinogram(row)[0] for row in rows]), angles)
+        spacing = 1.0 if pixel_size is None else pixel_size
+        reaches = (center + 0.5, columns - 0.5 - center)
+        # Half a turn covers a circle that reaches to the nearer end of the detector; a full turn
+        # covers a circle that reaches to the farther end.
+        full_turn = np.ptp(angles) > 2 * np.pi * (1 - 1.5 / angles.size)
+        size = max(2 * round(max(reaches) if full_turn else min(reaches)), 1)
+        return Geometry(
+            kind="parallel",
+            angles=tuple(angles),
+            num_detectors=columns,
+            image_shape=(size, size),
+            pixel_size=spacing,
+            detector_spacing=spacing,
+            detector_shift=((columns - 1) / 2 - center) * spacing,
+            length_unit="pixel" if pixel_size is None else "mm",
+        )
+
+    def _sinogram(self, row: int) -> tuple[np.ndarray, tuple[int, ...], int]:
+        """Return the line integrals, dead columns and number of starved rays of a detector row."""
+        with decoding(self.path, self.format_name):
+            counts, white, dark = self._counts(row)
+        return line_integrals(counts, white, dark, f"{self.path}, row {row}")
 
 
 class DataExchange(DetectorRows):
-    """A data set with one sinogram for each detector row of `/exchange/data`.
+    """Data set with one sinogram per detector row of `/exchange/data` in DXchange HDF5.
 
-    Counts become line integrals with `data_white` and `data_dark`, as `DetectorRows` says. The axis of rotation is found
-    from the data (`center_of_rotation`) unless `center`, a column counted from 0 at the centre of the first, or a whole
-    `geometry` is given. The image is the square about the axis that all views see. The file has no pixel size, so lengths
-    are in detector pixels unless `pixel_size` is given.
+    Counts become line integrals with `data_white` and `data_dark`, as described in `DetectorRows`:
+
+    - ``y = -log((data - data_dark) / (data_white - data_dark))``;
+    - dead columns are interpolated from their neighbours;
+    - starved rays are set to the smallest positive transmission of their sinogram.
+
+    The axis of rotation is found from the data (`center_of_rotation`) unless `center` or a whole
+    `geometry` is given. The image is the square around the axis that all views see. The file has no
+    pixel size, so lengths are in detector pixels unless `pixel_size` is given.
 
     Args:
-        path: the HDF5 file.
-        geometry: replaces everything that the file says about the scan.
-        center: the column that sees the axis of rotation.
-        pixel_size: the detector pixel in mm, seen at the object.
+        path: path of the HDF5 file.
+        geometry: geometry of the scan; it replaces the description in the file.
+        center: column that sees the axis of rotation, counted from 0 at the centre of the first
+            column.
+        pixel_size: size of a detector pixel at the object, in mm.
     """
 
     format_name = "DXchange HDF5"
@@ -202,8 +241,8 @@ class DataExchange(DetectorRows):
         pixel_size: float | None = None,
     ) -> None:
         self.path = require_file(path)
-        with decoding(self.path, "DXchange HDF5"), open_hdf5(self.path) as file:
-            exchange = _exchange(self.path, file)
+        with decoding(self.path, self.format_name), open_hdf5(self.path) as file:
+            exchange = _open_exchange(self.path, file)
             views, self._rows, columns = _projections_shape(self.path, exchange["data"])
             for name in ("data_white", "data_dark"):
                 if exchange[name].ndim != 3 or exchange[name].shape[1:] != (self._rows, columns):
@@ -213,13 +252,10 @@ class DataExchange(DetectorRows):
                     )
                 require_plausible(self.path, (exchange[name].shape[0], columns), np.float64)
             require_plausible(self.path, (views, columns), np.float64)
-            angles = None if geometry is not None else _angles(self.path, exchange, views)
-        if geometry is not None:
-            self.geometry = geometry
-            return
-        assert angles is not None
-        with decoding(self.path, "DXchange HDF5"):
-            self.geometry = self._find_geometry(angles, columns, center, pixel_size)
+            angles = None
+            if geometry is None:
+                angles = _read_angles(self.path, exchange, "theta", views)
+        self._set_geometry(geometry, angles, columns, center, pixel_size)
 
     def _counts(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         with open_hdf5(self.path) as file:
@@ -231,64 +267,21 @@ class DataExchange(DetectorRows):
             )
 
 
-def _exchange(path: Any, file: Any) -> Any:
-    missing = [n for n in ("data", "data_white", "data_dark") if f"exchange/{n}" not in file]
-    if missing:
-        raise InputError(
-            f"{path}: no dataset {', '.join('/exchange/' + n for n in missing)}; a DXchange "
-            "file holds data, data_white, data_dark and theta under /exchange"
-        )
-    return file["exchange"]
-
-
-def _projections_shape(path: Any, data: Any) -> tuple[int, int, int]:
-    axes = data.attrs.get("axes", "theta:y:x")
-    axes = axes.decode() if isinstance(axes, bytes) else str(axes)
-    if axes != "theta:y:x" or data.ndim != 3:
-        raise InputError(
-            f"{path}: /exchange/data has {data.ndim} axes named {axes!r}; only theta:y:x "
-            "(views, rows, columns) is read, transpose it"
-        )
-    return data.shape  # type: ignore[no-any-return]
-
-
-def _angles(path: Any, exchange: Any, views: int) -> np.ndarray:
-    if "theta" not in exchange:
-        raise InputError(f"{path}: no dataset /exchange/theta; pass a geometry with the angles")
-    theta = np.asarray(exchange["theta"][:], dtype=np.float64)
-    if theta.shape != (views,):
-        raise InputError(
-            f"{path}: /exchange/theta has shape {theta.shape}, but /exchange/data has {views} views"
-        )
-    units = exchange["theta"].attrs.get("units", "degrees")
-    units = units.decode() if isinstance(units, bytes) else str(units)
-    if units.startswith("deg"):
-        return np.radians(theta)
-    if units.startswith("rad"):
-        return theta
-    raise InputError(
-        f"{path}: /exchange/theta is in {units!r}; expected degrees or radians, pass a geometry"
-    )
-
-
-# What a frame is, in `image_key`.
-_PROJECTION, _FLAT, _DARK = 0, 1, 2
-_METRES = {"m": 1e3, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "nm": 1e-6}
-
-
 class NXtomo(DetectorRows):
-    """A data set with one sinogram for each detector row of an NXtomo entry.
+    """Data set with one sinogram per detector row of an NXtomo entry.
 
-    `instrument/detector/image_key` says which frames are projections (0), flat fields (1) and dark fields (2); others are
-    left out. `sample/rotation_angle` gives the angles. The axis of rotation is found from the data (`center_of_rotation`)
-    unless `center` or a whole `geometry` is given; the pixel size is the detector's `x_pixel_size` where there is one.
+    `instrument/detector/image_key` marks frames as projections (0), flat fields (1) and dark fields
+    (2); other frames are left out. `sample/rotation_angle` gives the angles. The axis of rotation
+    is found from the data (`center_of_rotation`) unless `center` or a whole `geometry` is given.
+    The pixel size is the detector's `x_pixel_size` if the file has it.
 
     Args:
-        path: the HDF5 file.
-        geometry: replaces everything that the file says about the scan.
-        center: the column that sees the axis of rotation.
-        pixel_size: the detector pixel in mm, seen at the object.
-        entry: the name of the entry, where a file holds several.
+        path: path of the HDF5 file.
+        geometry: geometry of the scan; it replaces the description in the file.
+        center: column that sees the axis of rotation, counted from 0 at the centre of the first
+            column.
+        pixel_size: size of a detector pixel at the object, in mm.
+        entry: name of the entry, for a file that holds several.
     """
 
     format_name = "NeXus"
@@ -302,26 +295,28 @@ class NXtomo(DetectorRows):
         entry: str | None = None,
     ) -> None:
         self.path = require_file(path)
-        with decoding(self.path, "NeXus"), open_hdf5(self.path) as file:
+        with decoding(self.path, self.format_name), open_hdf5(self.path) as file:
             found = entries(file)
             if entry is None and len(found) != 1:
                 raise InputError(
-                    f"{self.path}: no entry with instrument/detector/data and image_key, as NXtomo has them"
+                    f"{self.path}: no entry with instrument/detector/data and image_key; NXtomo "
+                    "needs both"
                     if not found
                     else f"{self.path}: several entries ({', '.join(found)}); name one with entry="
                 )
             self._entry = found[0] if entry is None else entry
             if self._entry not in found:
                 raise InputError(
-                    f"{self.path}: no NXtomo entry {entry!r}; there is {', '.join(found) or 'none'}"
+                    f"{self.path}: no NXtomo entry {entry!r}; the entries are "
+                    f"{', '.join(found) or 'none'}"
                 )
             group = file[self._entry]
             detector = group["instrument/detector"]
             shape, key = detector["data"].shape, np.asarray(detector["image_key"][()]).ravel()
             if len(shape) != 3 or key.shape != shape[:1]:
                 raise InputError(
-                    f"{self.path}: data has shape {shape} and image_key {key.shape}; expected (frames, rows, columns) "
-                    "and one key a frame"
+                    f"{self.path}: data has shape {shape} and image_key {key.shape}; expected "
+                    "(frames, rows, columns) and one key per frame"
                 )
             self._rows, columns = shape[1], shape[2]
             require_plausible(self.path, (shape[0], columns), np.float64)
@@ -335,21 +330,15 @@ class NXtomo(DetectorRows):
             ):
                 if not frames.size:
                     raise InputError(
-                        f"{self.path}: no {name} (image_key {number}) among {shape[0]} frames; line integrals need "
-                        "projections, flat and dark fields"
+                        f"{self.path}: no {name} (image_key {number}) among {shape[0]} frames; "
+                        "line integrals need projections, flat and dark fields"
                     )
-            angles = (
-                None
-                if geometry is not None
-                else _nexus_angles(self.path, group, shape[0])[self._views]
-            )
+            angles = None
+            if geometry is None:
+                angles = _read_angles(self.path, group, "sample/rotation_angle", shape[0], True)
+                angles = angles[self._views]
             pixel_size = pixel_size if pixel_size is not None else _pixel_size(detector)
-        if geometry is not None:
-            self.geometry = geometry
-            return
-        assert angles is not None
-        with decoding(self.path, "NeXus"):
-            self.geometry = self._find_geometry(angles, columns, center, pixel_size)
+        self._set_geometry(geometry, angles, columns, center, pixel_size)
 
     def _counts(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         with open_hdf5(self.path) as file:
@@ -364,52 +353,66 @@ class NXtomo(DetectorRows):
 
 
 def entries(file: Any) -> list[str]:
-    """The groups of an open HDF5 file, at most two levels down, that are laid out as NXtomo."""
+    """Return the names of the NXtomo groups of an open HDF5 file, at most two levels down."""
     import h5py
 
     found = []
     for name, group in list(file.items()):
-        for path, candidate in [
-            (name, group),
-            *(
-                (f"{name}/{k}", g)
-                for k, g in (list(group.items()) if isinstance(group, h5py.Group) else [])
-            ),
-        ]:
-            if (
-                isinstance(candidate, h5py.Group)
-                and "instrument/detector/data" in candidate
-                and ("instrument/detector/image_key" in candidate)
+        inner = list(group.items()) if isinstance(group, h5py.Group) else []
+        for path, candidate in [(name, group), *((f"{name}/{k}", g) for k, g in inner)]:
+            if isinstance(candidate, h5py.Group) and all(
+                f"instrument/detector/{part}" in candidate for part in ("data", "image_key")
             ):
                 found.append(path)
     return found
 
 
-def _nexus_angles(path: Any, group: Any, frames: int) -> np.ndarray:
-    if "sample/rotation_angle" not in group:
-        raise InputError(f"{path}: no sample/rotation_angle; pass a geometry with the angles")
-    data = group["sample/rotation_angle"]
-    angles = np.asarray(data[()], dtype=np.float64).ravel()
-    if angles.shape != (frames,):
+def _open_exchange(path: Any, file: Any) -> Any:
+    missing = [n for n in ("data", "data_white", "data_dark") if f"exchange/{n}" not in file]
+    if missing:
         raise InputError(
-            f"{path}: rotation_angle has {angles.size} values for {frames} frames; it needs one a frame"
+            f"{path}: no dataset {', '.join('/exchange/' + n for n in missing)}; a DXchange "
+            "file holds data, data_white, data_dark and theta under /exchange"
         )
-    unit = _text(data.attrs.get("units", "degrees"))
-    if unit.startswith("deg"):
-        return np.radians(angles)
-    if unit.startswith("rad"):
-        return angles
-    raise InputError(
-        f"{path}: rotation_angle is in {unit!r}; expected degrees or radians, pass a geometry"
-    )
+    return file["exchange"]
+
+
+def _projections_shape(path: Any, data: Any) -> tuple[int, int, int]:
+    axes = _text(data.attrs.get("axes", "theta:y:x"))
+    if axes != "theta:y:x" or data.ndim != 3:
+        raise InputError(
+            f"{path}: /exchange/data has {data.ndim} axes named {axes!r}; only theta:y:x "
+            "(views, rows, columns) is read, transpose it"
+        )
+    return data.shape  # type: ignore[no-any-return]
+
+
+def _read_angles(path: Any, group: Any, name: str, count: int, flatten: bool = False) -> np.ndarray:
+    """Read one angle per frame in radians; the dataset names its unit, degrees by default."""
+    label = f"{group.name}/{name}"
+    if name not in group:
+        raise InputError(f"{path}: no dataset {label}; pass a geometry with the angles")
+    angles = np.asarray(group[name][()], dtype=np.float64)
+    angles = angles.ravel() if flatten else angles
+    if angles.shape != (count,):
+        raise InputError(
+            f"{path}: {label} has shape {angles.shape}, but there are {count} frames; pass a "
+            "geometry with the angles"
+        )
+    unit = _text(group[name].attrs.get("units", "degrees"))
+    if not unit.startswith(("deg", "rad")):
+        raise InputError(
+            f"{path}: {label} is in {unit!r}; expected degrees or radians, pass a geometry"
+        )
+    return np.radians(angles) if unit.startswith("deg") else angles
 
 
 def _pixel_size(detector: Any) -> float | None:
-    """The width of a detector pixel in mm, where the file says it in a unit that is known."""
+    """Return the width of a detector pixel in mm, or None if its unit is missing or unknown."""
     if "x_pixel_size" not in detector:
         return None
     data = detector["x_pixel_size"]
-    scale = _METRES.get(_text(data.attrs.get("units", "m")))
+    scale = _MILLIMETRES.get(_text(data.attrs.get("units", "m")))
     size = float(np.asarray(data[()], dtype=np.float64).ravel()[0])
     return size * scale if scale is not None and np.isfinite(size) and size > 0 else None
 

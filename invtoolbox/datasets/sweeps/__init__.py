@@ -1,1 +1,1 @@
-"""Readers of lidar sweeps, point clouds, poses and flow."""
+"""Readers and writers of lidar sweeps, point clouds, poses and flow."""

@@ -1,8 +1,12 @@
-"""Argoverse 2 sensor logs: sweeps, poses, boxes and flow labels from feather tables, by pyarrow alone."""
+"""Reader of Argoverse 2 sensor logs: sweeps, poses, boxes and flow labels from feather tables.
+
+It needs only pyarrow.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.datasets.sweeps.feather import read_feather, require_numbers
+from invtoolbox.datasets.sweeps.feather import read_feather
 from invtoolbox.datasets.sweeps.pose_files import from_quaternion
 from invtoolbox.datasets.sweeps.sweep_files import (
     SweepFiles,
-    as_whole,
     files_in_order,
     number_of,
     require_folder,
+    to_int64,
 )
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import (
@@ -29,7 +33,8 @@ from invtoolbox.geometry.sweeps import (
     number_of_track,
 )
 
-#: The words behind the numbers of ``classes``: 0 for none, then the data set's categories in the order of the alphabet.
+#: Words for the numbers of ``classes``: 0 for none, then the categories of the data set in
+#: alphabetical order.
 CATEGORIES = (
     "NONE",
     "ANIMAL",
@@ -71,22 +76,27 @@ _SIZE = ("length_m", "width_m", "height_m")
 
 
 class Argoverse2(SweepFiles):
-    """The lidar sweeps of an Argoverse 2 sensor log.
+    """Lidar sweeps of an Argoverse 2 sensor log.
 
-    Points are in the ego vehicle's frame at the sweep's timestamp, with its motion within the sweep removed (`deskewed`);
-    the time of a point counts from that timestamp. Two lidars of 32 beams turn half a turn apart; `ring` is ``laser_number``,
-    0 to 63. Poses are those of ``city_SE3_egovehicle.feather`` at the very timestamp, boxes those of ``annotations.feather``.
+    Points are in the ego vehicle's frame at the timestamp of the sweep, with the vehicle's motion
+    within the sweep removed (`deskewed`). The time of a point counts from that timestamp. Two
+    lidars of 32 beams rotate half a turn apart; `ring` is ``laser_number``, 0 to 63. Poses come
+    from ``city_SE3_egovehicle.feather`` at exactly the timestamp, boxes from
+    ``annotations.feather``.
 
     Args:
-        path: the log's folder, which holds ``sensors/lidar``; or a folder that holds one log and no other.
-        labels: "file" takes the flow of the first sweep from ``flow_labels.feather``, where it is there (its flow includes the ego
-            motion); "boxes" computes that of every sweep but the last from the boxes (`flow_from_boxes`); "none" reads none.
-        expansion: of the boxes, for labels "boxes".
+        path: path of the log's folder, which holds ``sensors/lidar``, or of a folder that holds
+            exactly one log.
+        labels: source of the flow labels. "file" reads the flow of the first sweep from
+            ``flow_labels.feather``, if it exists (its flow includes the ego motion). "boxes"
+            computes the flow of every sweep except the last from the boxes (`flow_from_boxes`).
+            "none" reads no labels.
+        expansion: expansion of the boxes, for labels "boxes".
 
     Raises:
-        InputError: naming the file, for a folder that is no log; when a sweep is read, for a damaged table, a missing column, and
-            a pose that is missing.
-        MissingDependency: without pyarrow.
+        InputError: for a folder that is not a log. When a sweep is read: for a damaged table, a
+            missing column, or a missing pose; the error names the file.
+        MissingDependency: if pyarrow is not installed.
     """
 
     def __init__(
@@ -95,13 +105,13 @@ class Argoverse2(SweepFiles):
         labels: Literal["file", "boxes", "none"] = "file",
         expansion: float | Literal["speed"] = 0.2,
     ) -> None:
-        self.log = log_in(require_folder(path, "an Argoverse 2 log"))
-        files = files_in_order(self.log / "sensors" / "lidar", (".feather",), "an Argoverse 2 log")
-        super().__init__(sorted(files, key=number_of))
+        self.log = find_log(require_folder(path, "an Argoverse 2 log"))
+        scans = self.log / "sensors" / "lidar"
+        super().__init__(files_in_order(scans, (".feather",), "an Argoverse 2 log", numbered=True))
         if labels not in ("file", "boxes", "none"):
             raise InputError(f"labels must be 'file', 'boxes' or 'none', got {labels!r}")
         self.labels, self.expansion = labels, expansion
-        self.poses = _poses(self.log / "city_SE3_egovehicle.feather")
+        self.poses = _read_poses(self.log / "city_SE3_egovehicle.feather")
         self.annotations = _Annotations(self.log / "annotations.feather")
 
     def _read(self, index: int) -> Sweep:
@@ -112,36 +122,29 @@ class Argoverse2(SweepFiles):
             if following.boxes is not None:
                 labels = flow_from_boxes(sweep, following, self.expansion, CATEGORIES)
         elif self.labels == "file" and index == 0 and (self.log / "flow_labels.feather").is_file():
-            following_boxes = (
-                self.annotations.at(number_of(self.files[1])) if len(self) > 1 else None
-            )
-            labels = _labels(self.log / "flow_labels.feather", sweep, following_boxes)
+            boxes = self.annotations.at(number_of(self.files[1])) if len(self) > 1 else None
+            labels = _read_labels(self.log / "flow_labels.feather", sweep, boxes)
         return sweep if labels is None else Sweep(**{**vars(sweep), "labels": labels})
 
     def _without_labels(self, index: int) -> Sweep:
         file = self.files[index]
-        names = ("x", "y", "z", "intensity", "laser_number", "offset_ns")
-        table = read_feather(file, ("x", "y", "z"), names[3:])
-        require_numbers(file, table, names)
+        table = read_feather(file, tuple("xyz"), ("intensity", "laser_number", "offset_ns"))
         stamp = number_of(file)
         if self.poses is not None and stamp not in self.poses:
             raise InputError(
-                f"{self.log / 'city_SE3_egovehicle.feather'}: no pose at the time {stamp} of the sweep {file.name}; fetch the "
-                "file again"
+                f"{self.log / 'city_SE3_egovehicle.feather'}: no pose at the time {stamp} of the "
+                f"sweep {file.name}; fetch the file again"
             )
-        points = torch.from_numpy(
-            np.stack([table[axis].astype(np.float32) for axis in "xyz"], axis=1)
+        time, intensity = (
+            torch.from_numpy((table[name] / unit).astype(np.float32)) if name in table else None
+            for name, unit in (("offset_ns", 1e9), ("intensity", 1))
         )
         return Sweep(
-            points,
+            torch.from_numpy(_stack(table, tuple("xyz")).astype(np.float32)),
             stamp / 1e9,
-            time=torch.from_numpy((table["offset_ns"] / 1e9).astype(np.float32))
-            if "offset_ns" in table
-            else None,
-            intensity=torch.from_numpy(table["intensity"].astype(np.float32))
-            if "intensity" in table
-            else None,
-            ring=as_whole(table["laser_number"]) if "laser_number" in table else None,
+            time=time,
+            intensity=intensity,
+            ring=to_int64(table["laser_number"]) if "laser_number" in table else None,
             pose=None if self.poses is None else self.poses[stamp],
             deskewed=True,
             boxes=self.annotations.at(stamp),
@@ -150,60 +153,50 @@ class Argoverse2(SweepFiles):
         )
 
 
-def log_in(path: Path) -> Path:
-    """The log that a folder is, or the only one that it holds."""
+def find_log(path: Path) -> Path:
+    """Return a folder if it is a log, or else the only log that it holds."""
     if (path / "sensors" / "lidar").is_dir():
         return path
     logs = [folder for folder in sorted(path.iterdir()) if (folder / "sensors" / "lidar").is_dir()]
     if len(logs) != 1:
-        found = (
-            f"it holds {len(logs)} logs ({', '.join(log.name for log in logs[:3])}, ...), give one"
-            if logs
-            else "it holds no log"
-        )
+        names = ", ".join(log.name for log in logs[:3])
         raise InputError(
-            f"{path}: an Argoverse 2 log is a folder with sensors/lidar in it; {found}"
+            f"{path}: an Argoverse 2 log is a folder with sensors/lidar in it, but this folder "
+            f"holds {len(logs)} logs{names and f' ({names}, ...)'}; give one log"
         )
     return logs[0]
 
 
-def _poses(path: Path) -> dict[int, Tensor] | None:
-    """The ego vehicle's pose in the city by nanoseconds; None for a log without the file."""
+def _stack(table: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+    return np.stack([table[name] for name in names], axis=1)
+
+
+def _read_poses(path: Path) -> dict[int, Tensor] | None:
+    """Read the ego vehicle's poses in the city by nanoseconds; None for a log without the file."""
     if not path.exists():
         return None
-    numbers = ("timestamp_ns", *_QUATERNION, *_TRANSLATION)
-    table = read_feather(path, numbers)
-    require_numbers(path, table, numbers)
-    matrices = from_quaternion(
-        np.stack([table[name] for name in _TRANSLATION], 1),
-        np.stack([table[name] for name in _QUATERNION], 1),
-        str(path),
-    )
+    table = read_feather(path, ("timestamp_ns", *_QUATERNION, *_TRANSLATION))
+    matrices = from_quaternion(_stack(table, _TRANSLATION), _stack(table, _QUATERNION), str(path))
     return dict(zip(table["timestamp_ns"].tolist(), matrices))
 
 
 class _Annotations:
-    """The boxes of a log, in the ego vehicle's frame at each sweep's time."""
+    """Boxes of a log, in the ego vehicle's frame at the time of each sweep."""
 
     def __init__(self, path: Path) -> None:
         self.rows: dict[int, np.ndarray] = {}
         if not path.exists():
             return
         numbers = ("timestamp_ns", *_SIZE, *_QUATERNION, *_TRANSLATION)
-        table = read_feather(path, (*numbers, "track_uuid", "category"))
-        require_numbers(path, table, numbers)
+        table = read_feather(path, numbers, words=("track_uuid", "category"))
         self.track, self.category = table["track_uuid"], table["category"]
-        self.size = torch.from_numpy(
-            np.stack([table[name] for name in _SIZE], axis=1).astype(np.float64)
-        )
+        self.size = torch.from_numpy(_stack(table, _SIZE).astype(np.float64))
         if not bool((self.size.isfinite() & (self.size >= 0)).all()):
             raise InputError(
                 f"{path}: the size of a box is negative or not finite; fetch the file again"
             )
         self.pose = from_quaternion(
-            np.stack([table[name] for name in _TRANSLATION], 1),
-            np.stack([table[name] for name in _QUATERNION], 1),
-            str(path),
+            _stack(table, _TRANSLATION), _stack(table, _QUATERNION), str(path)
         )
         stamps, first = np.unique(table["timestamp_ns"], return_inverse=True)
         order = np.argsort(first, kind="stable")
@@ -221,24 +214,28 @@ class _Annotations:
         )
 
 
-def _labels(path: Path, sweep: Sweep, following: Boxes | None) -> FlowLabels:
-    """The table of labels; which object a point belongs to, and whether the next sweep shows it, say the boxes."""
+def _read_labels(path: Path, sweep: Sweep, following: Boxes | None) -> FlowLabels:
+    """Read the table of labels.
+
+    The boxes determine the object of each point, and whether the next sweep contains this object.
+    """
     table = read_feather(path, (*_FLOW, "classes", "dynamic"), ("is_ground_0",))
-    require_numbers(path, table, tuple(table))
     if len(table["classes"]) != len(sweep):
         raise InputError(
-            f"{path}: {len(table['classes']):,} labels for {len(sweep):,} points of {sweep.source}; they belong to another"
+            f"{path}: {len(table['classes']):,} labels for {len(sweep):,} points of "
+            f"{sweep.source}; give the labels of this sweep"
         )
-    flow = torch.from_numpy(np.stack([table[name] for name in _FLOW], axis=1).astype(np.float32))
-    category = as_whole(table["classes"])
+    flow = torch.from_numpy(_stack(table, _FLOW).astype(np.float32))
+    category = to_int64(table["classes"])
     if len(category) and not 0 <= int(category.min()) <= int(category.max()) < len(CATEGORIES):
         raise InputError(
-            f"{path}: a class is numbered {int(category.max())}, and there are {len(CATEGORIES)}; fetch the file again"
+            f"{path}: a class is numbered {int(category.max())}, but there are {len(CATEGORIES)} "
+            "classes; fetch the file again"
         )
     valid = flow.isfinite().all(1)
     instance = None
     if sweep.boxes is not None:
-        # The growth with which the labels were made.
+        # The labels were made with boxes of this expansion.
         owner = box_of_points(
             sweep.points.double(), sweep.boxes, sweep.boxes.size + torch.tensor([0.2, 0.2, 0.0])
         )

@@ -1,10 +1,15 @@
-"""The formats that the Argoverse 2 scene-flow challenges of 2023 (1), 2024 (2) and 2026 (3) take results in.
+"""Reader and writers of the formats of results of the Argoverse 2 scene-flow challenges.
 
-| version | rows | the sensor's own motion | columns | file |
-|---|---|---|---|---|
-| 1 | those of the official mask | included | ``flow_tx_m, flow_ty_m, flow_tz_m`` float16, ``is_dynamic`` | ``LOG/TIMESTAMP.feather`` |
-| 2 | all points | removed | ``is_valid``, the same three | ``LOG/INDEX.feather``, every fifth sweep; ``metadata.json`` beside the logs |
-| 3 | all points | removed | the same three | ``LOG/TIMESTAMP.feather`` |
+There are three versions, for the challenges of 2023 (version 1), 2024 (2) and 2026 (3):
+
+- Version 1 has the points of the official mask as rows, and flow that includes the sensor's own
+  motion. Its columns are ``flow_tx_m, flow_ty_m, flow_tz_m`` in float16 and ``is_dynamic``. Its
+  files are ``LOG/TIMESTAMP.feather``.
+- Version 2 has all points as rows, and flow without the sensor's own motion. Its columns are
+  ``is_valid`` and ``flow_tx_m, flow_ty_m, flow_tz_m`` in float16. Its files are
+  ``LOG/INDEX.feather`` for every fifth sweep, and ``metadata.json`` next to the logs.
+- Version 3 has all points as rows, and flow without the sensor's own motion. Its columns are
+  ``flow_tx_m, flow_ty_m, flow_tz_m`` in float16. Its files are ``LOG/TIMESTAMP.feather``.
 """
 
 from __future__ import annotations
@@ -24,13 +29,13 @@ from torch import Tensor
 from invtoolbox.core.checks import decoding, require_file
 from invtoolbox.datasets.output import write_bytes, writing
 from invtoolbox.datasets.sweeps.feather import pyarrow
-from invtoolbox.datasets.sweeps.flow_files import Estimate, residual_flow
+from invtoolbox.datasets.sweeps.flow_files import Estimate, residual_flow, zip_entry
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import MOVES
 
 Version = Literal[1, 2, 3]
 
-#: The challenge of 2024 looks at every fifth sweep of a log.
+#: The challenge of 2024 evaluates every fifth sweep of a log.
 STRIDE = 5
 
 _FLOW = ("flow_tx_m", "flow_ty_m", "flow_tz_m")
@@ -43,13 +48,14 @@ _COLUMNS: dict[int, tuple[str, ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class ArgoverseFlow:
-    """What a file of the challenge holds, R rows.
+    """Contents of a file of a challenge, with R rows.
 
     Attributes:
-        version: 1, 2 or 3.
-        flow: float32 ``(R, 3)``, metres, rounded to float16 (0.5 mm at 1 m); with the sensor's own motion in version 1 alone.
-        dynamic: ``(R,)`` in version 1, else None.
-        valid: ``(R,)`` in version 2, else None.
+        version: version of the format: 1, 2 or 3.
+        flow: flow in metres, float32 ``(R, 3)``, rounded to float16 (0.5 mm at 1 m). It includes
+            the sensor's own motion only in version 1.
+        dynamic: boolean ``(R,)`` in version 1, true for moving points; otherwise None.
+        valid: boolean ``(R,)`` in version 2, true for points with a flow; otherwise None.
     """
 
     version: Version
@@ -69,19 +75,24 @@ def write_argoverse(
     ego_motion: Tensor | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write the flow of one sweep as a challenge takes it, into ``FOLDER/LOG/``.
+    """Write the flow of one sweep in the format of a challenge, into ``FOLDER/LOG/``.
 
-    A point without a finite flow gets the motion of the standing world (and ``is_valid`` false in version 2): the formats have no word for
-    "none".
+    The formats cannot express a missing flow. A point without a finite flow is written with the
+    motion of the standing world (and ``is_valid`` false in version 2).
 
     Args:
-        log: the name of the log, which becomes a folder.
-        sweep: its time stamp in nanoseconds in versions 1 and 3, its index in the log, a multiple of 5, in version 2.
-        estimate: as `motion.estimate` gives it.
-        points: of the sweep, ``(N, 3)``.
-        version: 1, 2 or 3; the table above says what differs.
-        mask: ``(N,)`` the points that the challenge of 2023 asks for (see `argoverse_mask`); needed in version 1, refused in the others.
-        ego_motion: the motion that the poses of the data set tell, which is what the challenge takes off; by default the estimate's.
+        folder: folder of the results.
+        log: name of the log, which becomes a folder.
+        sweep: time stamp of the sweep in nanoseconds in versions 1 and 3; index of the sweep in the
+            log, a multiple of 5, in version 2.
+        estimate: flow of the sweep, as `motion.estimate` returns it.
+        points: points of the sweep, ``(N, 3)``.
+        version: version of the format, 1, 2 or 3, as described in the docstring of this module.
+        mask: boolean ``(N,)``, true for the points of the challenge of 2023 (see `argoverse_mask`);
+            needed in version 1, refused in the other versions.
+        ego_motion: ego motion from the poses of the data set, which the challenge subtracts; by
+            default the ego motion of the estimate.
+        overwrite: replace an existing file.
 
     >>> import tempfile
     >>> from types import SimpleNamespace
@@ -97,55 +108,62 @@ def write_argoverse(
     residual = residual_flow(estimate.flow, points, E)
     known = residual.isfinite().all(1)
     residual = torch.where(known[:, None], residual, torch.zeros_like(residual))
-    shown = residual
+    flow = residual
     if version == 1:
         assert mask is not None
         standing = -residual_flow(torch.zeros_like(points), points, E)
-        shown = torch.where(known[:, None], estimate.flow.to(residual), standing)
-        if not bool(shown[mask].isfinite().all()):
+        flow = torch.where(known[:, None], estimate.flow.to(residual), standing)
+        if not bool(flow[mask].isfinite().all()):
             raise InputError(
-                f"{path}: the mask asks for points that are not finite; it belongs to another sweep"
+                f"{path}: the mask includes points that are not finite; give the mask of this sweep"
             )
-        shown, residual = shown[mask], residual[mask]
-    if shown.numel() and float(shown.abs().max()) > float(np.finfo(np.float16).max):
+        flow, residual = flow[mask], residual[mask]
+    if flow.numel() and float(flow.abs().max()) > float(np.finfo(np.float16).max):
         raise InputError(
-            f"{path}: a flow is longer than the 65,504 m that the format can hold; it is no flow"
+            f"{path}: a flow is longer than the 65,504 m that the format can hold; check the "
+            "estimate"
         )
-    halves = shown.cpu().numpy().astype(np.float16)
+    halves = flow.cpu().numpy().astype(np.float16)
     columns: dict[str, np.ndarray] = {name: halves[:, k].copy() for k, name in enumerate(_FLOW)}
     columns["is_dynamic"] = (residual.norm(dim=1) >= MOVES).cpu().numpy()
     columns["is_valid"] = known.cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_bytes(
-        path, _feather({name: columns[name] for name in _COLUMNS[version]}), overwrite
-    )
+    content = _write_feather({name: columns[name] for name in _COLUMNS[version]})
+    return write_bytes(path, content, overwrite)
 
 
 def read_argoverse(path: str | os.PathLike[str], version: Version) -> ArgoverseFlow:
-    """Read a file of a challenge, and refuse one that the challenge would.
+    """Read a file of a challenge; a file that the challenge would refuse is an error.
+
+    Args:
+        path: path of the file.
+        version: version of the format: 1, 2 or 3.
 
     Raises:
-        InputError: columns that are missing or too many, of another type, or not finite.
+        InputError: if columns are missing, superfluous, of another type, or not finite.
     """
     path = require_file(path)
     wanted = _columns(version)
-    pyarrow("feather")  # before `decoding`, which would blame the file
+    pyarrow("feather")  # inside `decoding`, a missing pyarrow would appear as a damaged file
     with decoding(path, "feather"):
         table = _read_feather(path)
         if tuple(table) != wanted:
             raise InputError(
-                f"{path}: the columns are {', '.join(table) or 'none'}; version {version} has {', '.join(wanted)}"
+                f"{path}: the columns are {', '.join(table) or 'none'}; version {version} has "
+                f"{', '.join(wanted)}"
             )
         for name, array in table.items():
             kind = np.float16 if name in _FLOW else np.bool_
             if array.dtype != kind:
                 raise InputError(
-                    f"{path}: the column {name} is {array.dtype}; version {version} has {np.dtype(kind)}"
+                    f"{path}: the column {name} is {array.dtype}; version {version} has "
+                    f"{np.dtype(kind)}"
                 )
         halves = np.stack([table[name] for name in _FLOW], axis=1)
         if not np.isfinite(halves).all():
             raise InputError(
-                f"{path}: {int((~np.isfinite(halves)).any(1).sum())} flows are not finite; every row needs one"
+                f"{path}: {int((~np.isfinite(halves)).any(1).sum())} flows are not finite; every "
+                "row needs a finite flow"
             )
     marks = {name: torch.from_numpy(table[name].copy()) for name in wanted if name not in _FLOW}
     return ArgoverseFlow(
@@ -157,7 +175,10 @@ def read_argoverse(path: str | os.PathLike[str], version: Version) -> ArgoverseF
 
 
 def argoverse_path(folder: str | os.PathLike[str], log: str, sweep: int, version: Version) -> Path:
-    """Where a challenge looks for the flow of a sweep: ``FOLDER/LOG/TIMESTAMP.feather``, and ``INDEX.feather`` in version 2.
+    """Return the path of the flow of a sweep in the layout of a challenge.
+
+    It is ``FOLDER/LOG/TIMESTAMP.feather`` in versions 1 and 3, and ``FOLDER/LOG/INDEX.feather`` in
+    version 2.
 
     >>> str(argoverse_path("results", "a-log", 10, 2))
     'results/a-log/0000000010.feather'
@@ -165,32 +186,38 @@ def argoverse_path(folder: str | os.PathLike[str], log: str, sweep: int, version
     _columns(version)
     path = Path(folder).expanduser() / log
     if not log or Path(log).name != log:
-        raise InputError(f"{path}: {log!r} is no name of a log; give the name of its folder alone")
-    if sweep < 0 or (version == 2 and (sweep % STRIDE or sweep >= 10**10)):
         raise InputError(
-            f"{path}: version {version} has no sweep {sweep}; "
-            + (
-                f"give an index in the log, a multiple of {STRIDE}"
-                if version == 2
-                else "give its time stamp in nanoseconds"
-            )
+            f"{path}: {log!r} is not the name of a log; give the name of its folder without a path"
+        )
+    if sweep < 0 or (version == 2 and (sweep % STRIDE or sweep >= 10**10)):
+        advice = f"an index in the log, a multiple of {STRIDE}"
+        raise InputError(
+            f"{path}: version {version} has no sweep {sweep}; give "
+            f"{advice if version == 2 else 'its time stamp in nanoseconds'}"
         )
     return path / (f"{sweep:010d}.feather" if version == 2 else f"{sweep}.feather")
 
 
 def argoverse_mask(masks: str | os.PathLike[str], log: str, timestamp: int) -> Tensor:
-    """The points of a sweep that the challenge of 2023 asks for, boolean ``(N,)``, from its archive of masks (``.zip``)."""
+    """Read the mask of the points of a sweep in the challenge of 2023, boolean ``(N,)``.
+
+    Args:
+        masks: path of the archive of masks of the challenge (``.zip``).
+        log: name of the log.
+        timestamp: time stamp of the sweep in nanoseconds.
+    """
     path, member = require_file(masks), f"{log}/{timestamp}.feather"
     pyarrow("feather")
     with decoding(path, "zip"), zipfile.ZipFile(path) as archive:
         if member not in archive.namelist():
             raise InputError(
-                f"{path}: the archive has no mask {member}; that sweep is not asked for"
+                f"{path}: the archive has no mask {member}; the challenge does not evaluate this "
+                "sweep"
             )
         table = _read_feather(io.BytesIO(archive.read(member)))
         if len(table) != 1:
             raise InputError(
-                f"{path}: the mask {member} has the columns {', '.join(table)}; expected one"
+                f"{path}: the mask {member} has the columns {', '.join(table)}; expected one column"
             )
         return torch.from_numpy(next(iter(table.values())).astype(bool))
 
@@ -202,45 +229,45 @@ def pack_argoverse(
     supervised: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Check every file under ``FOLDER/LOG/`` and put them into the archive that is handed in; the same files give the same bytes.
+    """Check every file under ``FOLDER/LOG/`` and pack the files into the archive for submission.
+
+    The same files give the same bytes.
 
     Args:
-        supervised: whether labels were used to make the flow, which version 2 says in ``metadata.json``.
+        folder: folder of the results.
+        path: path of the archive.
+        version: version of the format: 1, 2 or 3.
+        supervised: whether labels were used to compute the flow, which version 2 stores in
+            ``metadata.json``.
+        overwrite: replace an existing archive.
 
     Raises:
-        InputError: a file that the challenge would refuse, a gap in the indices of version 2, or nothing to pack.
+        InputError: if the challenge would refuse a file, if the indices of version 2 have a gap, or
+            if there is no file.
     """
     folder, path = Path(folder).expanduser(), Path(path).expanduser()
     files = sorted(folder.glob("*/*.feather"))
     if not files:
         raise InputError(f"{folder}: there is no flow to pack; expected LOG/*.feather")
     for log in {file.parent for file in files} if version == 2 else ():
-        found, due = [f.name for f in files if f.parent == log], 0
-        for name in found:
-            if name != f"{due:010d}.feather":
+        for k, name in enumerate(f.name for f in files if f.parent == log):
+            due = f"{k * STRIDE:010d}.feather"
+            if name != due:
                 raise InputError(
-                    f"{log}: {due:010d}.feather is missing before {name}; version 2 has every {STRIDE}th sweep"
+                    f"{log}: {due} is missing before {name}; version 2 has every {STRIDE}th sweep"
                 )
-            due += STRIDE
     with (
         writing(path, overwrite) as stream,
         zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
         if version == 2:
             archive.writestr(
-                _entry("metadata.json"), json.dumps({"Is Supervised?": supervised}, indent=4)
+                zip_entry("metadata.json"), json.dumps({"Is Supervised?": supervised}, indent=4)
             )
         for file in files:
             read_argoverse(file, version)
-            archive.writestr(_entry(f"{file.parent.name}/{file.name}"), file.read_bytes())
+            archive.writestr(zip_entry(f"{file.parent.name}/{file.name}"), file.read_bytes())
     return path
-
-
-def _entry(name: str) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    entry.external_attr = 0o644 << 16
-    return entry
 
 
 def _columns(version: int) -> tuple[str, ...]:
@@ -251,21 +278,19 @@ def _columns(version: int) -> tuple[str, ...]:
 
 def _check_mask(path: Path, mask: Tensor | None, points: Tensor, version: int) -> None:
     if (mask is not None) != (version == 1):
+        rows = "the rows of the official mask; give mask="
         raise InputError(
-            f"{path}: "
-            + (
-                "version 1 has the rows of the official mask; give mask="
-                if version == 1
-                else f"version {version} has all points; leave mask out"
-            )
+            f"{path}: version {version} has "
+            f"{rows if version == 1 else 'all points as rows; leave mask out'}"
         )
     if mask is not None and (mask.shape != points.shape[:1] or mask.dtype != torch.bool):
         raise InputError(
-            f"{path}: the mask is {mask.dtype} of shape {tuple(mask.shape)}; give one boolean a point"
+            f"{path}: the mask is {mask.dtype} of shape {tuple(mask.shape)}; give one boolean per "
+            "point"
         )
 
 
-def _feather(columns: dict[str, np.ndarray]) -> bytes:
+def _write_feather(columns: dict[str, np.ndarray]) -> bytes:
     stream = io.BytesIO()
     pyarrow("feather").write_feather(pyarrow("lib").table(columns), stream, compression="lz4")
     return stream.getvalue()

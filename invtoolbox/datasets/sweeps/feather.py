@@ -1,4 +1,4 @@
-"""Columns of Arrow tables (feather, Parquet) as arrays, by pyarrow alone."""
+"""Reader of columns of Arrow tables (feather, Parquet) as arrays; it needs only pyarrow."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ from invtoolbox.errors import InputError, MissingDependency
 
 
 def read_feather(
-    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
+    path: Path, columns: Sequence[str], optional: Sequence[str] = (), words: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Columns of a feather file, each an array of one entry a row; those of `optional` are left out where the file lacks them.
+    """Read columns of a feather file as arrays with one entry per row.
 
-    Numbers are arrays of their type, words arrays of objects.
+    Columns of numbers keep their type; columns of words become arrays of objects.
+
+    Args:
+        path: path of the file.
+        columns: names of the columns of numbers.
+        optional: names of columns of numbers that are left out if the file lacks them.
+        words: names of the columns of words.
 
     Raises:
-        InputError: for a missing or damaged file, a column that is missing, and missing entries.
+        InputError: for a missing or damaged file, a missing column, missing entries, or words
+            instead of numbers.
     """
     feather = pyarrow("feather")
     ipc = pyarrow("ipc")
@@ -30,59 +37,41 @@ def read_feather(
         with path.open("rb") as stream:
             if stream.read(6) != b"ARROW1":
                 raise InputError(
-                    f"{path}: the file does not begin as a feather file (version 2) does; fetch it again"
+                    f"{path}: not a feather file (version 2), by its first bytes; fetch it again"
                 )
         with ipc.open_file(str(path)) as opened:
             names = opened.schema.names
-        missing = [name for name in columns if name not in names]
+        missing = [name for name in (*columns, *words) if name not in names]
         if missing:
             raise InputError(
-                f"{path}: the table lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has "
-                f"{', '.join(names) or 'none'}"
+                f"{path}: the table lacks the column{'s' * (len(missing) > 1)} "
+                f"{', '.join(missing)}; it has {', '.join(names) or 'none'}"
             )
-        wanted = [*columns, *(name for name in optional if name in names)]
+        wanted = [*columns, *words, *(name for name in optional if name in names)]
         table = feather.read_table(str(path), columns=wanted, memory_map=False)
-        return {name: _array(path, table, name) for name in wanted}
-
-
-def _array(path: Path, table: Any, name: str) -> np.ndarray:
-    column = table[name].combine_chunks()
-    column.validate(full=True)
-    if column.null_count:
-        raise InputError(
-            f"{path}: {column.null_count} entries of the column {name} are missing; write the table again"
-        )
-    array = np.asarray(column.to_numpy(zero_copy_only=False))
-    if array.ndim != 1 or array.dtype.kind not in "biufO":
-        raise InputError(
-            f"{path}: the column {name} holds {column.type}, neither numbers nor words"
-        )
-    return array
-
-
-def require_numbers(path: Path, columns: dict[str, np.ndarray], names: Sequence[str]) -> None:
-    """Refuse columns that hold words where numbers are meant."""
-    for name in names:
-        if name in columns and columns[name].dtype.kind not in "biuf":
+        arrays = {name: _array(path, table, name) for name in wanted}
+    for name, array in arrays.items():
+        if name not in words and array.dtype.kind not in "biuf":
             raise InputError(
                 f"{path}: the column {name} holds words instead of numbers; write the table again"
             )
+    return arrays
 
 
 @contextmanager
 def within_memory(path: Path) -> Iterator[None]:
-    """Say of a table that asks for more memory than there is that it does: damaged sizes do."""
+    """Turn a MemoryError into an `InputError`: a table with damaged sizes needs too much memory."""
     try:
         yield
     except MemoryError as error:
         raise InputError(
-            f"{path}: the table declares more than memory holds ({error}); it is damaged, or read it on a larger "
-            "machine"
+            f"{path}: the table declares more than memory holds ({error}); it is damaged, or needs "
+            "a larger machine"
         ) from None
 
 
 def pyarrow(module: str) -> Any:
-    """A module of pyarrow, or `MissingDependency` naming the extra that brings it."""
+    """Import a module of pyarrow, or raise a `MissingDependency` that names the extra."""
     import importlib
 
     try:
@@ -91,5 +80,23 @@ def pyarrow(module: str) -> Any:
         from invtoolbox.core.environment import how_to_get
 
         raise MissingDependency(
-            f"Argoverse 2 and Waymo files need pyarrow, which is not installed; {how_to_get('lidar')}"
+            "Argoverse 2 and Waymo files need pyarrow, which is not installed; "
+            f"{how_to_get('lidar')}"
         ) from error
+
+
+def _array(path: Path, table: Any, name: str) -> np.ndarray:
+    column = table[name].combine_chunks()
+    column.validate(full=True)
+    if column.null_count:
+        raise InputError(
+            f"{path}: {column.null_count} entries of the column {name} are missing; write the "
+            "table again"
+        )
+    array = np.asarray(column.to_numpy(zero_copy_only=False))
+    if array.ndim != 1 or array.dtype.kind not in "biufO":
+        raise InputError(
+            f"{path}: the column {name} holds {column.type}, neither numbers nor words; write the "
+            "table again"
+        )
+    return array

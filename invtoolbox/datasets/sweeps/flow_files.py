@@ -1,4 +1,8 @@
-"""Scene flow on disk, one `.npz` a sweep: whole or not at all, never in the folder of the source, and with the same bytes every time."""
+"""Reader and writer of scene flow, one `.npz` per sweep.
+
+A file is written completely or not at all, never in the folder of the source, and with the same
+bytes for the same flow.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import check_motion, transform
 
 _FORMAT = "invtoolbox scene flow 1"
-#: What each array must be: its kinds of numbers, and the axes that it has besides that of the points.
+#: Requirements of each array: its kinds of numbers, and its axes in addition to the axis of points.
 _ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "flow": ("f", (3,)),
     "residual": ("f", (3,)),
@@ -32,40 +36,23 @@ _ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 
 
-class Estimate(Protocol):
-    """What is written: the flow of every point of a sweep, N of them, and what was found on the way."""
-
-    @property
-    def flow(self) -> Tensor: ...
-    @property
-    def ego_motion(self) -> Tensor: ...
-    @property
-    def dynamic(self) -> Tensor: ...
-    @property
-    def ground(self) -> Tensor: ...
-    @property
-    def instance(self) -> Tensor: ...
-    @property
-    def valid(self) -> Tensor: ...
-    @property
-    def method(self) -> str: ...
-
-
 @dataclass(frozen=True, eq=False)
 class FlowFile:
-    """The flow of the N points of one sweep, in the order of the sweep's file.
+    """Flow of the N points of one sweep, in the order of the sweep's file.
 
     Attributes:
-        flow: float32 ``(N, 3)``, metres to the next sweep, the sensor's own motion included; NaN where the point is not finite.
-        residual: likewise, without the sensor's motion.
-        ego_motion: float64 ``(4, 4)``, what the standing world does in the sensor's frame, ``p1 = E p0``.
-        valid: ``(N,)`` the point is one, and has a flow.
-        dynamic: ``(N,)`` it moves in the world.
-        ground: ``(N,)`` it lies on the ground.
-        instance: int32 ``(N,)``, the rigid cluster it is in; -1 for none.
-        method: how the flow was found.
-        names: of the sweep and of the next one.
-        about: plain facts that were written with it.
+        flow: flow to the next sweep in metres, float32 ``(N, 3)``, including the sensor's own
+            motion; NaN for points that are not finite.
+        residual: flow without the sensor's own motion, float32 ``(N, 3)``, in metres.
+        ego_motion: motion of the standing world in the sensor's frame, ``p1 = E p0``, float64
+            ``(4, 4)``.
+        valid: boolean ``(N,)``, true for finite points that have a flow.
+        dynamic: boolean ``(N,)``, true for points that move in the world.
+        ground: boolean ``(N,)``, true for points on the ground.
+        instance: number of the rigid cluster of each point, int32 ``(N,)``; -1 for none.
+        method: method that computed the flow.
+        names: names of the sweep and of the next sweep.
+        about: plain facts that were written with the flow.
     """
 
     flow: Tensor
@@ -93,31 +80,35 @@ def write_flow(
 ) -> Path:
     """Write the flow of one sweep as `.npz`, which NumPy reads without this package.
 
-    The bytes depend on the arguments alone: no clock and no duration goes in, so that a run that was resumed leaves the same files as one
-    that was not disturbed.
+    The bytes depend only on the arguments, not on a clock or a duration. A run that was resumed
+    therefore writes the same files as a run without interruption.
 
     Args:
-        path: ends in ``.npz``.
-        estimate: as `motion.estimate` gives it.
-        points: of the sweep, ``(N, 3)``: with them the sensor's motion is taken off.
-        names: of the sweep and of the next one.
-        about: facts that JSON can hold, to be kept with it.
+        path: path of the file; it ends in ``.npz``.
+        estimate: flow of the sweep, as `motion.estimate` returns it.
+        points: points of the sweep, ``(N, 3)``, from which the flow of the sensor's motion is
+            computed.
+        names: names of the sweep and of the next sweep.
+        overwrite: replace an existing file.
+        about: facts that JSON can store, which are written with the flow.
 
     Raises:
-        InputError: where a file is there and `overwrite` is false, or shapes do not fit, or a valid point has no finite flow.
+        InputError: if the file exists and `overwrite` is false, if shapes do not fit, or if a valid
+            point has no finite flow.
 
     >>> import tempfile
     >>> from types import SimpleNamespace
     >>> no = torch.tensor([False])
-    >>> estimate = SimpleNamespace(flow=torch.ones(1, 3), ego_motion=torch.eye(4), dynamic=~no, ground=no, instance=torch.tensor([-1]),
-    ...                            valid=~no, method="none")
+    >>> estimate = SimpleNamespace(flow=torch.ones(1, 3), ego_motion=torch.eye(4), dynamic=~no,
+    ...                            ground=no, instance=torch.tensor([-1]), valid=~no, method="none")
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     read_flow(write_flow(folder + "/000000.npz", estimate, torch.zeros(1, 3), ("000000", "000001"))).residual
+    ...     path = write_flow(folder + "/0.npz", estimate, torch.zeros(1, 3), names=("0", "1"))
+    ...     read_flow(path).residual
     tensor([[1., 1., 1.]])
     """
     path = Path(path).expanduser()
     if path.suffix != ".npz":
-        raise InputError(f"{path}: a flow is written as .npz; give a name that ends so")
+        raise InputError(f"{path}: a flow is written as .npz; give a name that ends in .npz")
     arrays: dict[str, Any] = {
         name: _numpy(getattr(estimate, name)) for name in _ARRAYS if name != "residual"
     }
@@ -138,16 +129,20 @@ def write_flow(
 
 
 def read_flow(path: str | os.PathLike[str]) -> FlowFile:
-    """Read what `write_flow` wrote.
+    """Read a file of `write_flow`.
 
     Raises:
-        InputError: for a truncated file, one of something else, and arrays that do not belong together.
+        InputError: for a truncated file, a file with other contents, or arrays that do not fit
+            together.
     """
     path = require_file(path)
     with decoding(path, "npz"):
         with np.load(path, allow_pickle=False) as archive:
             if "format" not in archive or str(archive["format"]) != _FORMAT:
-                raise InputError(f"{path}: the archive is no flow of a sweep written by invtoolbox")
+                raise InputError(
+                    f"{path}: the archive is not a flow of a sweep written by invtoolbox; give a "
+                    "file of write_flow"
+                )
             wanted = [f.name for f in fields(FlowFile)]
             missing = [name for name in wanted if name not in archive]
             if missing:
@@ -156,7 +151,9 @@ def read_flow(path: str | os.PathLike[str]) -> FlowFile:
         _check(path, arrays)
         check_motion(torch.from_numpy(arrays["ego_motion"]), "the motion of the sensor")
         if arrays["names"].shape != (2,):
-            raise InputError(f"{path}: {arrays['names'].size} names of sweeps; there must be two")
+            raise InputError(
+                f"{path}: {arrays['names'].size} names of sweeps, expected two; write it again"
+            )
         about = json.loads(str(arrays.pop("about")))
     method, (name, following) = str(arrays.pop("method")), arrays.pop("names").tolist()
     return FlowFile(
@@ -167,22 +164,14 @@ def read_flow(path: str | os.PathLike[str]) -> FlowFile:
     )
 
 
-def residual_flow(flow: Tensor, points: Tensor, ego_motion: Tensor) -> Tensor:
-    """The flow without the sensor's own motion, ``flow - (E p - p)``, in float32: ``(N, 3)``.
-
-    >>> residual_flow(torch.ones(1, 3), torch.zeros(1, 3), torch.eye(4))
-    tensor([[1., 1., 1.]])
-    """
-    if flow.shape != points.shape or flow.ndim != 2 or flow.shape[1] != 3:
-        raise InputError(
-            f"the flow has shape {tuple(flow.shape)} for points of shape {tuple(points.shape)}; both are (N, 3)"
-        )
-    exact = points.to(torch.float64)
-    return (flow.to(exact) - (transform(ego_motion.to(exact), exact) - exact)).to(torch.float32)
-
-
 def refuse_source(folder: str | os.PathLike[str], source: str | os.PathLike[str]) -> Path:
-    """The folder of results, unless it is the source's own or lies in it: what was measured is never written to.
+    """Return the resolved folder of results, or raise an error if it lies in the source.
+
+    Results are never written into the folder of the measurements, or below it.
+
+    Args:
+        folder: folder of results.
+        source: folder or file of the measurements.
 
     >>> refuse_source("results", "measured").name
     'results'
@@ -191,9 +180,49 @@ def refuse_source(folder: str | os.PathLike[str], source: str | os.PathLike[str]
     inside = measured.parent if measured.is_file() else measured
     if out == inside or inside in out.parents:
         raise InputError(
-            f"{folder}: results are never written into the source {source}; choose a folder outside of it"
+            f"{folder}: results are never written into the source {source}; choose a folder "
+            "outside of it"
         )
     return out
+
+
+class Estimate(Protocol):
+    """Estimate of the flow of every point of a sweep, with the attributes of a `FlowFile`."""
+
+    @property
+    def flow(self) -> Tensor: ...
+    @property
+    def ego_motion(self) -> Tensor: ...
+    @property
+    def dynamic(self) -> Tensor: ...
+    @property
+    def ground(self) -> Tensor: ...
+    @property
+    def instance(self) -> Tensor: ...
+    @property
+    def valid(self) -> Tensor: ...
+    @property
+    def method(self) -> str: ...
+
+
+def residual_flow(flow: Tensor, points: Tensor, ego_motion: Tensor) -> Tensor:
+    """Subtract the sensor's own motion from a flow, ``flow - (E p - p)``, in float32: ``(N, 3)``.
+
+    Args:
+        flow: flow of every point, ``(N, 3)``, including the sensor's own motion.
+        points: points ``(N, 3)``.
+        ego_motion: motion of the standing world in the sensor's frame, ``p1 = E p0``, ``(4, 4)``.
+
+    >>> residual_flow(torch.ones(1, 3), torch.zeros(1, 3), torch.eye(4))
+    tensor([[1., 1., 1.]])
+    """
+    if flow.shape != points.shape or flow.ndim != 2 or flow.shape[1] != 3:
+        raise InputError(
+            f"the flow has shape {tuple(flow.shape)} for points of shape {tuple(points.shape)}; "
+            "both must be (N, 3)"
+        )
+    exact = points.to(torch.float64)
+    return (flow.to(exact) - (transform(ego_motion.to(exact), exact) - exact)).to(torch.float32)
 
 
 def _check(path: Path, arrays: dict[str, Any]) -> None:
@@ -202,29 +231,32 @@ def _check(path: Path, arrays: dict[str, Any]) -> None:
         array = arrays[name]
         if array.dtype.kind not in kinds or array.shape != (count, *axes):
             raise InputError(
-                f"{path}: {name} is {array.dtype} of shape {array.shape}; expected one for each of {count} points"
+                f"{path}: {name} is {array.dtype} of shape {array.shape}; expected one entry for "
+                f"each of {count} points"
             )
     lost = int((arrays["valid"] & ~np.isfinite(arrays["flow"]).all(1)).sum())
     if lost:
-        raise InputError(f"{path}: {lost} valid points have no finite flow")
+        raise InputError(f"{path}: {lost} valid points have no finite flow; mark them as not valid")
+
+
+def zip_entry(name: str) -> zipfile.ZipInfo:
+    """Return the entry of a ZIP archive whose bytes do not depend on the clock."""
+    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o644 << 16
+    return entry
 
 
 def _archive(arrays: dict[str, np.ndarray]) -> bytes:
-    """An .npz archive whose bytes do not depend on the clock."""
+    """Return an .npz archive whose bytes do not depend on the clock."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name in sorted(arrays):
-            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = 0o644 << 16
             member = io.BytesIO()
-            np.save(
-                member,
-                np.ascontiguousarray(arrays[name]) if arrays[name].ndim else arrays[name],
-                allow_pickle=False,
-            )
-            # The fastest level: flows pack hardly better with more.
-            archive.writestr(entry, member.getvalue(), compresslevel=1)
+            array = np.ascontiguousarray(arrays[name]) if arrays[name].ndim else arrays[name]
+            np.save(member, array, allow_pickle=False)
+            # The fastest level, because higher levels hardly compress flows better.
+            archive.writestr(zip_entry(f"{name}.npy"), member.getvalue(), compresslevel=1)
     return stream.getvalue()
 
 

@@ -1,6 +1,8 @@
-"""A folder of point files, one a sweep, with or without poses and times.
+"""Readers of folders of point files, with one file per sweep.
 
-Ouster frames as NumPy archives: points, nanoseconds, rings and reflectivities.
+`LidarFolder` reads sweeps of any known format, with or without poses and times. `OusterFrames`
+reads frames saved from Ouster's SDK as NumPy archives: points, nanoseconds, rings and
+reflectivities.
 """
 
 from __future__ import annotations
@@ -15,43 +17,54 @@ from pathlib import Path
 import numpy as np
 
 from invtoolbox.core.checks import decoding, require_file
-from invtoolbox.datasets.sweeps.point_files import SUFFIXES, column_names, read_points
+from invtoolbox.datasets.sweeps.point_files import (
+    SUFFIXES,
+    column_names,
+    read_npy_header,
+    read_points,
+)
 from invtoolbox.datasets.sweeps.pose_files import read_poses, read_times
 from invtoolbox.datasets.sweeps.sweep_files import (
     WITHOUT_POSES,
     SweepFiles,
-    at_rate,
     files_in_order,
     number_poses,
     pose_at,
     require_folder,
     time_at,
+    times_at_rate,
 )
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import Sweep
 
-# What lies beside the sweeps in the folder, found by its name.
+# Names of the files of poses and of times in the folder of the sweeps.
 _POSES = ("poses.txt", "poses.npy")
 _TIMES = ("times.txt", "timestamps.txt")
 
 
 class LidarFolder(SweepFiles):
-    """Sweeps from a folder of `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` files, in the order of the numbers in their names.
+    """Sweeps from a folder of `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` files.
+
+    The numbers in the names of the files give the order.
 
     Args:
-        path: the folder; all point files in it have one format.
-        poses: the sensor's poses in the world, one a sweep (see `read_poses`); by default ``poses.txt`` or ``poses.npy`` in the
-            folder, where there is one. "none" reads none.
-        calibration: where the poses are a camera's, a file with what takes points of the lidar into its frame (``Tr``).
-        times: seconds or dates, one a sweep; by default ``times.txt`` or ``timestamps.txt`` in the folder, then the times of a
-            TUM file of poses, then those of `rate`.
-        rate: sweeps a second, where no times are known.
-        columns: of `.bin` and `.npy`: the number of columns, or their names (see `read_points`).
-        deskewed: whether the sensor's motion within the sweeps has been removed, for who knows it.
+        path: path of the folder; all point files in it have one format.
+        poses: file of the sensor's poses in the world, one pose per sweep (see `read_poses`). The
+            default is ``poses.txt`` or ``poses.npy`` in the folder, if it exists; "none" reads no
+            poses.
+        calibration: file of the calibration ``Tr`` that maps points of the lidar to a camera's
+            frame, if the poses are the camera's.
+        times: file of seconds or dates, one per sweep. The default is ``times.txt`` or
+            ``timestamps.txt`` in the folder, then the times of a TUM file of poses, then times from
+            `rate`.
+        rate: number of sweeps per second, if no times are known.
+        columns: number of columns of `.bin` and `.npy`, or their names (see `read_points`).
+        deskewed: whether the sensor's motion within the sweeps has been removed, if known.
 
     Raises:
-        InputError: for a folder without point files or with several formats, and for another number of poses or times than of
-            sweeps; when a sweep is read, for its file, for its time that is out of order, and for another format than the others'.
+        InputError: for a folder without point files or with several formats, and for a number of
+            poses or times that differs from the number of sweeps. When a sweep is read: for a
+            damaged file, a time that is out of order, or a format that differs from the others.
     """
 
     def __init__(
@@ -65,38 +78,40 @@ class LidarFolder(SweepFiles):
         deskewed: bool | None = None,
     ) -> None:
         folder = require_folder(path, "sweeps")
-        super().__init__(sweep_files_of(folder))
-        self.suffix = _usual(self.files)
+        super().__init__(list_sweeps(folder))
+        self.suffix = _most_common_suffix(self.files)
         self.columns, self.deskewed = columns, deskewed
         if columns is not None:
             column_names(columns, 4)
-        self.pose_file = poses if poses is not None else _beside(folder, _POSES)
+        self.pose_file = poses if poses is not None else _find(folder, _POSES)
         self.poses = number_poses(self.pose_file, calibration, self.files, by_name=False)
         self.times, self.time_file = self._times(folder, times, rate)
 
     def _times(
         self, folder: Path, times: str | os.PathLike[str] | None, rate: float
     ) -> tuple[np.ndarray, str | os.PathLike[str] | None]:
-        file = times if times is not None else _beside(folder, _TIMES)
+        file = times if times is not None else _find(folder, _TIMES)
         if file is not None:
             found = read_times(file)
             if len(found) != len(self):
                 raise InputError(
-                    f"{file}: {len(found)} times for {len(self)} sweeps in {folder}; give one a sweep"
+                    f"{file}: {len(found)} times for {len(self)} sweeps in {folder}; give one time "
+                    "per sweep"
                 )
             return found, file
         if self.poses is not None and self.pose_file not in (None, WITHOUT_POSES):
             assert self.pose_file is not None
-            stated = read_poses(self.pose_file).times
-            if stated is not None:
-                return stated, self.pose_file
-        return at_rate(len(self), rate), None
+            stored = read_poses(self.pose_file).times
+            if stored is not None:
+                return stored, self.pose_file
+        return times_at_rate(len(self), rate), None
 
     def _read(self, index: int) -> Sweep:
         file = self.files[index]
         if file.suffix.lower() != self.suffix:
             raise InputError(
-                f"{file}: the other sweeps of the folder are {self.suffix} files, and this is none; write it as they are"
+                f"{file}: the other sweeps of the folder are {self.suffix} files; write this sweep "
+                "in the same format"
             )
         time = time_at(self.times, index, file, self.time_file)
         read = read_points(file, self.columns)
@@ -113,66 +128,22 @@ class LidarFolder(SweepFiles):
         )
 
 
-def sweep_files_of(folder: Path) -> list[Path]:
-    """The point files of a folder, or an `InputError` that counts their formats.
-
-    A file of another format that is named as the sweeps are takes the place of one, and is refused when that is read.
-    """
-    files = [
-        file
-        for file in files_in_order(folder, SUFFIXES, "sweeps")
-        if file.name not in (*_POSES, *_TIMES)
-    ]
-    kinds = collections.Counter(file.suffix.lower() for file in files)
-    usual = _usual(files) if files else ""
-    words = {_word(file) for file in files if file.suffix.lower() == usual}
-    if len(kinds) > 1 and (
-        2 * kinds[usual] <= len(files) or any(_word(file) not in words for file in files)
-    ):
-        first = {
-            kind: next(file.name for file in files if file.suffix.lower() == kind) for kind in kinds
-        }
-        listed = ", ".join(f"{count} {kind} ({first[kind]})" for kind, count in kinds.items())
-        raise InputError(
-            f"{folder}: the folder holds point files of several formats, {listed}; keep the sweeps of one sequence in one"
-        )
-    if not files:
-        raise InputError(
-            f"{folder}: the folder holds no sweeps, only poses or times; give the folder of the sweeps"
-        )
-    if len({file.stem for file in files}) < len(files):
-        raise InputError(
-            f"{folder}: two sweeps have one name but for its suffix; rename one, or leave it out"
-        )
-    return files
-
-
-def _usual(files: Sequence[Path]) -> str:
-    """The suffix that most files have."""
-    return collections.Counter(file.suffix.lower() for file in files).most_common(1)[0][0]
-
-
-def _word(file: Path) -> str:
-    """What the names of the sweeps of a sequence have in common: all but the numbers."""
-    return re.sub(r"\d+", "0", file.stem)
-
-
-def _beside(folder: Path, names: Sequence[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
 class OusterFrames(SweepFiles):
-    """Sweeps from a folder of `.npz` files, each with ``xyz`` (N, 3) in metres in the sensor's frame, ``t_ns`` (N,), ``ring`` (N,)
-    and ``reflectivity`` (N,), as they are saved from the scans of Ouster's SDK.
+    """Sweeps from a folder of `.npz` files that are saved from scans of Ouster's SDK.
 
-    A sweep's timestamp is the least of its ``t_ns``; points are as they were measured, so `deskewed` is false.
+    Each file has the arrays ``xyz`` (N, 3) in metres in the sensor's frame, ``t_ns`` (N,), ``ring``
+    (N,) and ``reflectivity`` (N,). The timestamp of a sweep is the least of its ``t_ns``. Points
+    are stored as measured, so `deskewed` is false.
 
     Args:
-        poses: the sensor's poses, one a sweep (see `read_poses`); the format has none of its own.
+        path: path of the folder.
+        poses: file of the sensor's poses, one pose per sweep (see `read_poses`); the format itself
+            has no poses.
 
     Raises:
-        InputError: for a folder without such files, and another number of poses than of sweeps; when a sweep is read, for its file,
-            and its time that is out of order.
+        InputError: for a folder without such files, and for a number of poses that differs from the
+            number of sweeps. When a sweep is read: for a damaged file, or a time that is out of
+            order.
     """
 
     def __init__(
@@ -190,7 +161,8 @@ class OusterFrames(SweepFiles):
             missing = [name for name in ("xyz", "t_ns") if f"{name}.npy" not in archive.namelist()]
         if missing:
             raise InputError(
-                f"{file}: an Ouster frame needs the array{'s' * (len(missing) > 1)} {' and '.join(missing)}; save it again"
+                f"{file}: an Ouster frame needs the array{'s' * (len(missing) > 1)} "
+                f"{' and '.join(missing)}; save it again"
             )
         before, now = first_time(self.files[index - 1]) if index else None, first_time(file)
         if before is not None and now is not None:
@@ -209,10 +181,48 @@ class OusterFrames(SweepFiles):
         )
 
 
-def first_time(file: Path) -> int | None:
-    """The first ``t_ns`` of a frame, of which only the beginning is unpacked; None where the file has none that can be read.
+def list_sweeps(folder: Path) -> list[Path]:
+    """List the point files of a folder, or raise an `InputError` that counts their formats.
 
-    What is wrong with such a file is said when its sweep is read.
+    A file of another format whose name fits the sweeps counts as a sweep; reading it is an error.
+    """
+    files = [
+        file
+        for file in files_in_order(folder, SUFFIXES, "sweeps")
+        if file.name not in (*_POSES, *_TIMES)
+    ]
+    kinds = collections.Counter(file.suffix.lower() for file in files)
+    usual = _most_common_suffix(files) if files else ""
+    words = {_mask_numbers(file) for file in files if file.suffix.lower() == usual}
+    if len(kinds) > 1 and (
+        2 * kinds[usual] <= len(files) or any(_mask_numbers(file) not in words for file in files)
+    ):
+        first = {
+            kind: next(file.name for file in files if file.suffix.lower() == kind) for kind in kinds
+        }
+        listed = ", ".join(f"{count} {kind} ({first[kind]})" for kind, count in kinds.items())
+        raise InputError(
+            f"{folder}: the folder holds point files of several formats, {listed}; keep the sweeps "
+            "of one sequence in one format"
+        )
+    if not files:
+        raise InputError(
+            f"{folder}: the folder holds only poses or times, but no sweeps; give the folder of "
+            "the sweeps"
+        )
+    if len({file.stem for file in files}) < len(files):
+        raise InputError(
+            f"{folder}: two sweeps have one name with different suffixes; rename one, or leave it "
+            "out"
+        )
+    return files
+
+
+def first_time(file: Path) -> int | None:
+    """Return the first ``t_ns`` of a frame, or None if it cannot be read.
+
+    Only the beginning of the array is decompressed. An error in the file is raised when its sweep
+    is read.
     """
     try:
         with (
@@ -220,17 +230,22 @@ def first_time(file: Path) -> int | None:
             zipfile.ZipFile(file) as archive,
             archive.open("t_ns.npy") as stream,
         ):
-            version = np.lib.format.read_magic(stream)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            _, _, dtype = read(stream)
-            return (
-                int(np.frombuffer(stream.read(dtype.itemsize), dtype)[0])
-                if dtype.kind in "iu"
-                else None
-            )
+            _, dtype = read_npy_header(stream)
+            if dtype.kind not in "iu":
+                return None
+            return int(np.frombuffer(stream.read(dtype.itemsize), dtype)[0])
     except InputError:
         return None
+
+
+def _most_common_suffix(files: Sequence[Path]) -> str:
+    return collections.Counter(file.suffix.lower() for file in files).most_common(1)[0][0]
+
+
+def _mask_numbers(file: Path) -> str:
+    """Replace the numbers in a name by 0; the rest is common to the sweeps of a sequence."""
+    return re.sub(r"\d+", "0", file.stem)
+
+
+def _find(folder: Path, names: Sequence[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)

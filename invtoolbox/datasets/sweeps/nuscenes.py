@@ -1,4 +1,4 @@
-"""nuScenes scenes from its JSON tables and `.pcd.bin` sweeps, without the devkit."""
+"""Reader of nuScenes scenes from the JSON tables and `.pcd.bin` sweeps, without the devkit."""
 
 from __future__ import annotations
 
@@ -14,42 +14,47 @@ from torch import Tensor
 from invtoolbox.core.checks import decoding, require_file
 from invtoolbox.datasets.sweeps.point_files import read_points
 from invtoolbox.datasets.sweeps.pose_files import from_quaternion
-from invtoolbox.datasets.sweeps.sweep_files import SweepFiles, require_folder
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.datasets.sweeps.sweep_files import SweepFiles, choose, require_folder
+from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import inverse
 from invtoolbox.geometry.sweeps import Boxes, Sweep
 
-# The lidar's frame has x to the right and y forward; ours, p = TURN q, has x forward and y to the left.
+# The lidar's frame has x to the right and y forward; in our frame, p = TURN q, x is forward and y
+# is to the left.
 TURN = torch.tensor(
     [[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.float64
 )
 
 
 class NuScenes(SweepFiles):
-    """All sweeps of the lidar on the roof (LIDAR_TOP) in one scene, 20 a second; every tenth or so is a key frame with boxes.
+    """All sweeps of the lidar on the roof (LIDAR_TOP) in one scene, 20 per second.
 
-    Points are in the lidar's frame turned by a quarter, so that x points forward; the data set has removed the sensor's motion
-    within the sweep. Poses are the vehicle's at the sweep's own time, followed by the lidar's place on it. Boxes come from the
-    annotations of the key frame's sample. Tables: nuscenes-devkit, docs/schema_nuscenes.md.
+    About every tenth sweep is a key frame with boxes. Points are in the lidar's frame, rotated by a
+    quarter turn so that x points forward. The data set has removed the sensor's motion within the
+    sweep. Poses combine the vehicle's pose at the time of the sweep and the lidar's place on the
+    vehicle. Boxes come from the annotations of the key frame's sample. Tables: nuscenes-devkit,
+    docs/schema_nuscenes.md.
 
-    Opening reads the tables of the whole data set, and keeps the records of the scene as it goes.
+    The constructor reads the tables of the whole data set, and keeps only the records of the scene.
 
     Args:
-        path: the root, which holds ``samples``, ``sweeps`` and one folder of tables (``v1.0-mini``).
-        scene: the name of the scene ("scene-0061"); it may be left out where there is one only.
-        version: the folder of tables, where there are several.
+        path: path of the root, which holds ``samples``, ``sweeps`` and one folder of tables
+            (``v1.0-mini``).
+        scene: name of the scene ("scene-0061"); it is optional if there is only one.
+        version: folder of tables, if there are several.
 
     Raises:
-        InputError: for a table that is missing, damaged or refers to a record that is not there, and for an unknown scene; when a
-            sweep is read, for its file.
+        InputError: for a table that is missing, damaged or refers to a missing record, and for an
+            unknown scene. When a sweep is read: for a damaged file.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], scene: str | None = None, version: str | None = None
     ) -> None:
         root = require_folder(path, "a nuScenes data set")
-        self.tables = _Tables(_version(root, version))
-        self.scene = _scene(self.tables, scene)
+        self.tables = _Tables(_choose_version(root, version))
+        scenes = {str(row["name"]): row for row in self.tables.rows("scene", ("token", "name"))}
+        self.scene = choose(scenes, scene, "scene", self.tables.folder, "scene")
         of_scene = self.tables.rows(
             "sample",
             ("token", "scene_token"),
@@ -89,7 +94,8 @@ class NuScenes(SweepFiles):
         )
         if not self.sweeps:
             raise InputError(
-                f"{self.tables.folder}: the scene {self.scene['name']} has no sweeps of LIDAR_TOP; fetch the tables again"
+                f"{self.tables.folder}: the scene {self.scene['name']} has no sweeps of LIDAR_TOP; "
+                "fetch the tables again"
             )
         super().__init__([root / str(row["filename"]) for row in self.sweeps])
         self.names = [file.name.removesuffix(".bin").removesuffix(".pcd") for file in self.files]
@@ -107,22 +113,20 @@ class NuScenes(SweepFiles):
         read = read_points(file, 5)
         if row["ego_pose_token"] not in self.vehicle:
             raise InputError(
-                f"{self.tables.folder / 'ego_pose.json'}: no pose {row['ego_pose_token']} for the sweep {file.name}; fetch it "
-                "again"
+                f"{self.tables.folder / 'ego_pose.json'}: no pose {row['ego_pose_token']} for the "
+                f"sweep {file.name}; fetch it again"
             )
         pose = (
             self._motion("ego_pose", self.vehicle[row["ego_pose_token"]])
             @ self._motion("calibrated_sensor", self.placed[row["calibrated_sensor_token"]])
             @ TURN
         )
-        turned = torch.stack([read.points[:, 1], -read.points[:, 0], read.points[:, 2]], dim=1)
-        boxes = (
-            self._boxes(self.boxes.get(row["sample_token"], []), pose)
-            if row["is_key_frame"]
-            else None
-        )
+        points = torch.stack([read.points[:, 1], -read.points[:, 0], read.points[:, 2]], dim=1)
+        boxes = None
+        if row["is_key_frame"]:
+            boxes = self._boxes(self.boxes.get(row["sample_token"], []), pose)
         return Sweep(
-            turned,
+            points,
             row["timestamp"] / 1e6,
             intensity=read.intensity,
             ring=read.ring,
@@ -145,7 +149,7 @@ class NuScenes(SweepFiles):
     def _boxes(self, rows: list[dict[str, Any]], pose: Tensor) -> Boxes:
         with decoding(self.tables.folder / "sample_annotation.json", "nuScenes table"):
             world = [self._motion("sample_annotation", row) for row in rows]
-            # The table has width, length, height.
+            # The table has the order width, length, height.
             size = torch.tensor(
                 [[row["size"][k] for k in (1, 0, 2)] for row in rows], dtype=torch.float64
             ).reshape(-1, 3)
@@ -163,7 +167,7 @@ class NuScenes(SweepFiles):
 
 
 class _Tables:
-    """The JSON tables of one version: lists of records."""
+    """JSON tables of one version: lists of records."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -174,23 +178,22 @@ class _Tables:
         columns: Sequence[str],
         wanted: Callable[[dict[str, Any]], bool] | None = None,
     ) -> list[dict[str, Any]]:
-        """The records of a table, those that are wanted, with some of their columns.
+        """Read the wanted records of a table, with some of their columns.
 
-        They are dropped while the file is parsed: a table of the whole data set holds millions, one scene's hundreds.
+        Other records are dropped while the file is parsed: a table of the whole data set has
+        millions of records, one scene has hundreds.
         """
         path = require_file(self.folder / f"{name}.json")
 
-        def kept(record: dict[str, Any]) -> dict[str, Any] | None:
+        def keep(record: dict[str, Any]) -> dict[str, Any] | None:
             if any(column not in record for column in columns):
                 return record
-            return (
-                {column: record[column] for column in columns}
-                if wanted is None or wanted(record)
-                else None
-            )
+            if wanted is None or wanted(record):
+                return {column: record[column] for column in columns}
+            return None
 
         with decoding(path, "JSON"):
-            rows = json.loads(path.read_bytes(), object_hook=kept)
+            rows = json.loads(path.read_bytes(), object_hook=keep)
         if not isinstance(rows, list) or not all(
             row is None or isinstance(row, dict) for row in rows
         ):
@@ -204,56 +207,35 @@ class _Tables:
         return [row for row in rows if row is not None]
 
 
-def _version(root: Path, version: str | None) -> Path:
-    found = sorted(
-        folder
-        for folder in root.iterdir()
+def _choose_version(root: Path, version: str | None) -> Path:
+    found = {
+        folder.name: folder
+        for folder in sorted(root.iterdir())
         if folder.is_dir() and (folder / "sample_data.json").is_file()
-    )
-    if version is not None:
-        chosen = [folder for folder in found if folder.name == version]
-        if not chosen:
-            raise unknown_name(
-                f"version of the data set in {root}", version, [folder.name for folder in found]
-            )
-        return chosen[0]
-    if len(found) != 1:
-        names = ", ".join(folder.name for folder in found)
+    }
+    if version is None and not found:
         raise InputError(
-            f"{root}: "
-            + (
-                f"several folders of tables, {names}; say version="
-                if found
-                else "no folder with sample_data.json, such as v1.0-mini; give the root of a nuScenes data set"
-            )
+            f"{root}: no folder with sample_data.json, such as v1.0-mini; give the root of a "
+            "nuScenes data set"
         )
-    return found[0]
-
-
-def _scene(tables: _Tables, name: str | None) -> dict[str, Any]:
-    scenes = {str(row["name"]): row for row in tables.rows("scene", ("token", "name"))}
-    if name is None:
-        if len(scenes) != 1:
-            raise InputError(
-                f"{tables.folder}: {len(scenes)} scenes ({', '.join(list(scenes)[:3])}, ...); say scene="
-            )
-        return next(iter(scenes.values()))
-    if name not in scenes:
-        raise unknown_name(f"scene in {tables.folder}", name, scenes)
-    return scenes[name]
+    return choose(found, version, "version of the data set", root, "version")
 
 
 def _time(row: Mapping[str, Any]) -> int:
     stamp = row["timestamp"]
     if not isinstance(stamp, int):
         raise InputError(
-            f"sample_data.json: the timestamp {stamp!r} of {row['filename']} is no whole number of microseconds"
+            f"sample_data.json: the timestamp {stamp!r} of {row['filename']} is not a whole number "
+            "of microseconds; fetch it again"
         )
     return stamp
 
 
 def _boxes_by_sample(tables: _Tables, samples: set[Any]) -> dict[str, list[dict[str, Any]]]:
-    """The annotations of the samples, each with the name of its category; none where the data set has no such table."""
+    """Read the annotations of the samples, each with the name of its category.
+
+    There are no annotations if the data set has no such table.
+    """
     if not (tables.folder / "sample_annotation.json").is_file():
         return {}
     categories = {row["token"]: row["name"] for row in tables.rows("category", ("token", "name"))}

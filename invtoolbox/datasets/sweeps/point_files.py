@@ -1,10 +1,14 @@
-"""One cloud of points from a file: raw float32 rows, PCD, PLY, or NumPy arrays; and what the names of their columns mean."""
+"""Reader of one cloud of points: raw float32 rows, PCD, PLY or NumPy arrays.
+
+The module also defines the meaning of the names of columns.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +19,7 @@ from invtoolbox.datasets.sweeps.pcd import read_pcd
 from invtoolbox.datasets.sweeps.ply import read_ply
 from invtoolbox.errors import InputError
 
-#: What columns hold where only their number is known: KITTI has 4, nuScenes 5.
+#: Names of the columns if only their number is known: KITTI has 4, nuScenes 5.
 COLUMNS: dict[int, tuple[str, ...]] = {
     3: ("x", "y", "z"),
     4: ("x", "y", "z", "intensity"),
@@ -38,9 +42,15 @@ _POINTS = ("xyz", "points", "pos", "positions", "pc", "lidar")
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """The points of one file: metres ``(N, 3)`` float32, and what is known of each ``(N,)``, or None.
+    """Points of one file.
 
-    `start` is the first time of the file in seconds, where its times are those of a clock; `time` counts from it.
+    Attributes:
+        points: positions in metres, float32 ``(N, 3)``.
+        time: time of each point in seconds, ``(N,)``, or None. It counts from `start` if there is
+            one.
+        intensity: intensity of each point, ``(N,)``, or None.
+        ring: ring of each point, int64 ``(N,)``, or None.
+        start: first time of the file in seconds, if its times come from a clock.
     """
 
     points: Tensor
@@ -51,46 +61,52 @@ class Points:
 
 
 def read_points(path: Path, columns: int | Sequence[str] | None = None) -> Points:
-    """The points of a `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` file.
+    """Read the points of a `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` file.
 
     Args:
-        columns: of `.bin` and `.npy`, how many numbers a point has (`COLUMNS`), or their names; 4 by default for `.bin`,
-            and the array's width for `.npy`. The names are x, y, z, intensity, ring and time; others are skipped.
+        path: path of the file.
+        columns: number of columns of `.bin` and `.npy` (`COLUMNS`), or their names; by default 4
+            for `.bin`, and the width of the array for `.npy`. The names are x, y, z, intensity,
+            ring and time; columns with other names are skipped.
 
     Raises:
-        InputError: for a size that is no whole number of points, damage, and no points, or none that is finite.
+        InputError: if the size is not a whole number of points, if the file is damaged, or if it
+            has no finite point.
     """
     require_file(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(
-            f"{path}: no points are read from {path.suffix or 'a file without suffix'}; known are {', '.join(_READERS)}"
+            f"{path}: points cannot be read from {path.suffix or 'a file without suffix'}; the "
+            f"formats are {', '.join(_READERS)}"
         )
     with decoding(path, f"{path.suffix[1:].upper()} point"):
-        return named(path, reader(path, columns))
+        return points_of_columns(path, reader(path, columns))
 
 
 def column_names(columns: int | Sequence[str] | None, width: int) -> tuple[str, ...]:
-    """The names of columns, from their number or as they are given."""
+    """Return the names of columns, from their number or as given."""
     if columns is None:
         columns = width
     names = COLUMNS.get(columns) if isinstance(columns, int) else tuple(columns)
     if names is None or not {"x", "y", "z"} <= set(names):
         raise InputError(
-            f"columns={columns!r}: give a number from {min(COLUMNS)} to {max(COLUMNS)}, or names among which are x, y and z"
+            f"columns={columns!r}: give a number from {min(COLUMNS)} to {max(COLUMNS)}, or names "
+            "that include x, y and z"
         )
     return names
 
 
-def named(path: Path, columns: Mapping[str, np.ndarray]) -> Points:
-    """Points from columns by their names.
+def points_of_columns(path: Path, columns: Mapping[str, np.ndarray]) -> Points:
+    """Build points from columns with known names.
 
-    Whole numbers of time are nanoseconds, others seconds. Times that lie further from zero than a second are those of a
-    clock: the least becomes the start.
+    Times in whole numbers are nanoseconds, other times are seconds. Times further from zero than a
+    second come from a clock; the least time becomes the start.
     """
     if any(axis not in columns for axis in "xyz"):
         raise InputError(
-            f"{path}: no columns x, y and z among {', '.join(columns) or 'none'}; rename them or say columns="
+            f"{path}: no columns x, y and z among {', '.join(columns) or 'none'}; rename them or "
+            "give columns="
         )
     points = torch.from_numpy(
         np.stack([np.asarray(columns[axis], dtype=np.float32) for axis in "xyz"], axis=1)
@@ -100,7 +116,8 @@ def named(path: Path, columns: Mapping[str, np.ndarray]) -> Points:
     time, start = _times(path, _first(columns, _TIME))
     if ring is not None and ring.dtype.kind == "f" and not np.isfinite(ring).all():
         raise InputError(
-            f"{path}: a number of a ring is not finite; the columns are others than {', '.join(columns)}, say columns="
+            f"{path}: the ring of a point is not finite; the columns are probably not "
+            f"{', '.join(columns)}, so give columns="
         )
     return Points(
         points,
@@ -112,15 +129,70 @@ def named(path: Path, columns: Mapping[str, np.ndarray]) -> Points:
 
 
 def require_measurements(path: str | Path, points: Tensor) -> None:
-    """Refuse a sweep without points, or without one that is finite and away from the sensor's own origin."""
+    """Raise an error unless a sweep has a finite point away from the sensor's origin."""
     if not len(points):
         raise InputError(f"{path}: the sweep holds no points; leave it out, or record it again")
     finite = points.isfinite().all(1)
     if not bool((finite & (points != 0).any(1)).any()):
         kind = "finite" if not bool(finite.any()) else "a measurement (all are zero)"
         raise InputError(
-            f"{path}: none of the {len(points):,} points of the sweep is {kind}; leave it out, or record it again"
+            f"{path}: none of the {len(points):,} points of the sweep is {kind}; leave it out, or "
+            "record it again"
         )
+
+
+def columns_of_archive(path: Path, archive: np.lib.npyio.NpzFile) -> dict[str, np.ndarray]:
+    """Read x, y, z and the known columns of an open archive.
+
+    The array `xyz` (or `points`, ...) has the shape ``(N, 3)``, or more columns as in `COLUMNS`.
+    """
+    key = next((name for name in _POINTS if name in archive.files), None)
+    if key is None:
+        if not {"x", "y", "z"} <= set(archive.files):
+            raise InputError(
+                f"{path}: no array {', '.join(_POINTS[:3])} among "
+                f"{', '.join(archive.files) or 'none'}; save (N, 3) as xyz"
+            )
+        found = {axis: read_member(path, archive, axis) for axis in "xyz"}
+    else:
+        array = read_member(path, archive, key)
+        if array.ndim != 2 or array.shape[1] < 3:
+            raise InputError(f"{path}: {key} has the shape {array.shape}; expected (N, 3)")
+        found = _split_columns(array, COLUMNS.get(array.shape[1], COLUMNS[3]))
+    for name in (*_INTENSITY, *_RING, *_TIME):
+        if name in archive.files:
+            found[name] = read_member(path, archive, name)
+    for name, values in found.items():
+        if values.shape != found["x"].shape or values.ndim != 1:
+            raise InputError(
+                f"{path}: {name} has the shape {values.shape} for {len(found['x'])} points; save "
+                "one entry per point"
+            )
+    return found
+
+
+def read_member(path: Path, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """Read an array of numbers of an archive; its size is checked before memory is allocated."""
+    assert archive.zip is not None
+    with archive.zip.open(f"{name}.npy") as stream:
+        shape, dtype = read_npy_header(stream)
+    if dtype.kind not in "biuf":
+        raise InputError(f"{path}: {name} holds {dtype} instead of numbers; save it again")
+    if 0 not in shape:
+        require_plausible(path, shape or (1,), dtype)
+    return np.asarray(archive[name])
+
+
+def read_npy_header(stream: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Read the header of a `.npy` stream: the shape and the type of its array."""
+    version = np.lib.format.read_magic(stream)
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read(stream)
+    return shape, dtype
 
 
 def _times(path: Path, values: np.ndarray | None) -> tuple[Tensor | None, float | None]:
@@ -130,11 +202,12 @@ def _times(path: Path, values: np.ndarray | None) -> tuple[Tensor | None, float 
     least = values.min()
     if not np.isfinite(values).all():
         raise InputError(
-            f"{path}: a time of a point is not finite; drop such points' times, or the column"
+            f"{path}: the time of a point is not finite; remove such points, or the column of times"
         )
     if abs(float(least)) / scale <= 1:
         return torch.from_numpy((values / scale).astype(np.float32)), None
-    # Before float32, which would leave of a clock's time no fraction of a second.
+    # Subtracted before the conversion to float32, which cannot hold the fractions of a clock's
+    # time.
     return torch.from_numpy(((values - least) / scale).astype(np.float32)), float(least) / scale
 
 
@@ -142,24 +215,25 @@ def _first(columns: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarra
     return next((np.asarray(columns[name]) for name in names if name in columns), None)
 
 
-def _bin(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
+def _read_bin(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
     names = column_names(columns, 4)
     size, row = path.stat().st_size, 4 * len(names)
     if size % row:
         fitting = [str(n) for n in COLUMNS if size % (4 * n) == 0]
         advice = (
-            f"say columns={' or '.join(fitting)} if its points have as many"
+            f"give columns={' or '.join(fitting)} if its points have as many columns"
             if fitting
             else "fetch it again"
         )
         raise InputError(
-            f"{path}: {size:,} bytes are no whole number of points of {len(names)} float32 ({', '.join(names)}), {row} bytes "
-            f"each; the file is truncated, or of another format: {advice}"
+            f"{path}: {size:,} bytes are not a whole number of points of {len(names)} float32 "
+            f"({', '.join(names)}), {row} bytes each; the file is truncated, or of another format: "
+            f"{advice}"
         )
-    return _by_name(np.fromfile(path, dtype="<f4").reshape(-1, len(names)), names)
+    return _split_columns(np.fromfile(path, dtype="<f4").reshape(-1, len(names)), names)
 
 
-def _npy(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
+def _read_npy(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.dtype.names is not None:
         return {
@@ -169,7 +243,8 @@ def _npy(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarra
         }
     if array.ndim != 2 or array.dtype.kind not in "iuf":
         raise InputError(
-            f"{path}: an array of shape {array.shape} and type {array.dtype} is no cloud; save (N, 3) numbers or more columns"
+            f"{path}: an array of shape {array.shape} and type {array.dtype} is not a cloud; save "
+            "numbers (N, 3), or more columns"
         )
     if array.size:
         require_bytes(path, int(array.offset), array.shape, array.dtype)
@@ -178,80 +253,30 @@ def _npy(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarra
     names = column_names(columns, array.shape[1])
     if len(names) != array.shape[1]:
         raise InputError(
-            f"{path}: the array has {array.shape[1]} columns, and columns= says {len(names)}"
+            f"{path}: the array has {array.shape[1]} columns, but columns= gives {len(names)}"
         )
-    return _by_name(np.array(array), names)
+    return _split_columns(np.array(array), names)
 
 
-def _npz(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
+def _read_npz(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as archive:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise InputError(f"{path}: not a .npz archive; save it again with NumPy")
         return columns_of_archive(path, archive)
 
 
-def columns_of_archive(path: Path, archive: np.lib.npyio.NpzFile) -> dict[str, np.ndarray]:
-    """x, y, z and the known columns of an open archive; `xyz` (or `points`, ...) is ``(N, 3)``, or wider as `COLUMNS`."""
-    key = next((name for name in _POINTS if name in archive.files), None)
-    if key is None:
-        if not {"x", "y", "z"} <= set(archive.files):
-            raise InputError(
-                f"{path}: no array {', '.join(_POINTS[:3])} among {', '.join(archive.files) or 'none'}; save (N, 3) as xyz"
-            )
-        found = {axis: member(path, archive, axis) for axis in "xyz"}
-    else:
-        array = member(path, archive, key)
-        if array.ndim != 2 or array.shape[1] < 3:
-            raise InputError(f"{path}: {key} has the shape {array.shape}; expected (N, 3)")
-        found = _by_name(array, COLUMNS.get(array.shape[1], COLUMNS[3]))
-    for name in (*_INTENSITY, *_RING, *_TIME):
-        if name in archive.files:
-            found[name] = member(path, archive, name)
-    for name, values in found.items():
-        if values.shape != found["x"].shape or values.ndim != 1:
-            raise InputError(
-                f"{path}: {name} has the shape {values.shape} for {len(found['x'])} points; save one entry a point"
-            )
-    return found
-
-
-def member(path: Path, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
-    """An array of numbers of an archive; its declared size is looked at before memory is asked for it."""
-    assert archive.zip is not None
-    with archive.zip.open(f"{name}.npy") as stream:
-        version = np.lib.format.read_magic(stream)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(stream)
-    if dtype.kind not in "biuf":
-        raise InputError(f"{path}: {name} holds {dtype}, no numbers")
-    if 0 not in shape:
-        require_plausible(path, shape or (1,), dtype)
-    return np.asarray(archive[name])
-
-
-def _by_name(array: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+def _split_columns(array: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: array[:, k] for k, name in enumerate(names)}
 
 
-def _pcd(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
-    return read_pcd(path)
-
-
-def _ply(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
-    return read_ply(path)
-
-
 _READERS: dict[str, Callable[[Path, int | Sequence[str] | None], dict[str, np.ndarray]]] = {
-    ".bin": _bin,
-    ".pcd": _pcd,
-    ".ply": _ply,
-    ".npy": _npy,
-    ".npz": _npz,
+    ".bin": _read_bin,
+    ".pcd": lambda path, columns: read_pcd(path),
+    ".ply": lambda path, columns: read_ply(path),
+    ".npy": _read_npy,
+    ".npz": _read_npz,
 }
+
 
 #: Suffixes of files that `read_points` reads.
 SUFFIXES = tuple(_READERS)

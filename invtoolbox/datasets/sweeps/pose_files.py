@@ -1,4 +1,4 @@
-"""Where the sensor stood and when: files of poses, of times and of calibrations, as text or NumPy arrays."""
+"""Readers of poses, times and calibrations of a sensor, as text or NumPy arrays."""
 
 from __future__ import annotations
 
@@ -14,29 +14,23 @@ from torch import Tensor
 from invtoolbox.core.checks import decoding, require_file
 from invtoolbox.errors import InputError
 
-# A text of poses or times; what is larger is no such file.
+# Largest size in bytes of a text of poses or times; a larger file is something else.
 _LARGEST_TEXT = 2**28
 
 
-@dataclass(frozen=True, eq=False)
-class Poses:
-    """Poses of a file: ``matrices`` ``(n, 4, 4)`` float64, and ``times`` ``(n,)`` in seconds where the file has them."""
-
-    matrices: Tensor
-    times: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.matrices)
-
-
 def read_poses(path: str | os.PathLike[str]) -> Poses:
-    """Poses, sensor to world, one a line: the 12 numbers of a 3 by 4 matrix by rows (KITTI), 16 of a 4 by 4 matrix, or
-    ``time x y z qx qy qz qw`` (TUM); or a `.npy` array ``(n, 3, 4)`` or ``(n, 4, 4)``.
+    """Read poses that map the sensor's frame to the world.
 
-    Rotations are made exact: text carries six or seven digits. A pose of NaN is one that is not known, and stays so.
+    A text has one pose per line: the 12 numbers of a 3 by 4 matrix by rows (KITTI), the 16 numbers
+    of a 4 by 4 matrix, or ``time x y z qx qy qz qw`` (TUM). A `.npy` array has the shape
+    ``(n, 3, 4)`` or ``(n, 4, 4)``.
+
+    Rotations are made exact, because texts have only six or seven digits. A pose of NaN is unknown
+    and remains NaN.
 
     Raises:
-        InputError: naming the file and the line for another number of numbers, and what is no rotation.
+        InputError: for a line with a wrong number of numbers, or a matrix that is not a rotation;
+            the error names the file and the line.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -63,8 +57,8 @@ def read_poses(path: str | os.PathLike[str]) -> Poses:
     if len(widths) > 1 or width not in (8, 12, 16):
         line = next((k for k, row in enumerate(rows) if len(row) != width), 0)
         raise InputError(
-            f"{path}: line {line + 1} holds {len(rows[line])} numbers; a pose is 12 or 16 (a matrix by rows) or 8 "
-            "(time x y z qx qy qz qw), the same in every line"
+            f"{path}: line {line + 1} holds {len(rows[line])} numbers; a pose has 12 or 16 (a "
+            "matrix by rows) or 8 (time x y z qx qy qz qw), the same number in every line"
         )
     values = np.array(rows)
     if width == 8:
@@ -75,10 +69,32 @@ def read_poses(path: str | os.PathLike[str]) -> Poses:
     return Poses(_motions(path, values.reshape(len(values), -1, 4)[:, :3]))
 
 
+@dataclass(frozen=True, eq=False)
+class Poses:
+    """Poses of a file.
+
+    Attributes:
+        matrices: poses, float64 ``(n, 4, 4)``.
+        times: times in seconds, ``(n,)``, or None if the file has none.
+    """
+
+    matrices: Tensor
+    times: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.matrices)
+
+
 def from_quaternion(
     translation: Sequence[float] | np.ndarray, quaternion: Sequence[float] | np.ndarray, what: str
 ) -> Tensor:
-    """A motion ``(4, 4)``, or several ``(n, 4, 4)``, from translations and quaternions w, x, y, z of any length but zero."""
+    """Build one motion ``(4, 4)`` or several ``(n, 4, 4)`` from translations and quaternions.
+
+    Args:
+        translation: translations ``(3,)`` or ``(n, 3)``.
+        quaternion: quaternions w, x, y, z, ``(4,)`` or ``(n, 4)``, of any length except zero.
+        what: name of the data, for error messages.
+    """
     t, q = np.asarray(translation, dtype=np.float64), np.asarray(quaternion, dtype=np.float64)
     if t.shape[-1:] != (3,) or q.shape[-1:] != (4,) or t.shape[:-1] != q.shape[:-1]:
         raise InputError(f"{what}: a pose needs 3 numbers of translation and 4 of rotation")
@@ -89,13 +105,20 @@ def from_quaternion(
 def read_calibration(
     path: str | os.PathLike[str], names: Sequence[str] = ("Tr", "Tr_velo_to_cam")
 ) -> Tensor:
-    """A motion ``(4, 4)`` from a KITTI calibration: a line ``Tr: 12 numbers``, or the lines ``R: 9 numbers`` and ``T: 3 numbers``."""
+    """Read a motion ``(4, 4)`` from a KITTI calibration.
+
+    The file has a line ``Tr: 12 numbers``, or the lines ``R: 9 numbers`` and ``T: 3 numbers``.
+
+    Args:
+        path: path of the file.
+        names: names of the line of 12 numbers, in the order of preference.
+    """
     path = require_file(path)
     found: dict[str, list[float]] = {}
-    for number, line in enumerate(_text(path).splitlines()):
+    for number, line in enumerate(_read_text(path).splitlines()):
         name, colon, rest = line.partition(":")
         if colon and name.strip() in (*names, "R", "T"):
-            found[name.strip()] = _numbers(path, number, rest)
+            found[name.strip()] = _parse_numbers(path, number, rest)
     for name in names:
         if len(found.get(name, ())) == 12:
             return _motions(path, np.array(found[name]).reshape(1, 3, 4))[0]
@@ -105,20 +128,25 @@ def read_calibration(
         )
         return _motions(path, top[None])[0]
     raise InputError(
-        f"{path}: no line '{names[0]}:' with 12 numbers, nor 'R:' with 9 and 'T:' with 3; give the calibration of the lidar"
+        f"{path}: no line '{names[0]}:' with 12 numbers, nor 'R:' with 9 and 'T:' with 3; give the "
+        "calibration of the lidar"
     )
 
 
 def read_times(path: str | os.PathLike[str]) -> np.ndarray:
-    """Seconds, one a line, as numbers or as dates ``2011-09-30 12:40:25.076320000``, float64; dates count from the first.
+    """Read times in seconds, one per line, float64.
+
+    A time is a number, or a date such as ``2011-09-30 12:40:25.076320000``; dates count from the
+    first date. The order of the times is checked later, when a sweep is read
+    (`sweep_files.time_at`).
 
     Raises:
-        InputError: naming the line that is neither. Whether they grow is looked at when a sweep is read (`sweep_files.time_at`).
+        InputError: for a line that is neither; the error names the line.
     """
     path = require_file(path)
-    lines = [line.strip() for line in _text(path).splitlines() if line.strip()]
+    lines = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
     if not lines:
-        raise InputError(f"{path}: the file holds no times; give one a line")
+        raise InputError(f"{path}: the file holds no times; give one per line")
     if "-" in lines[0][1:] and ":" in lines[0]:
         dates = []
         for number, line in enumerate(lines):
@@ -126,27 +154,30 @@ def read_times(path: str | os.PathLike[str]) -> np.ndarray:
                 dates.append(np.datetime64(line.replace(" ", "T", 1), "ns").astype(np.int64))
             except ValueError:
                 raise InputError(
-                    f"{path}: line {number + 1} is no date; write 2011-09-30 12:40:25.076320000"
+                    f"{path}: line {number + 1} is not a date; write 2011-09-30 12:40:25.076320000"
                 ) from None
-        # Whole nanoseconds since 1970 do not fit a float64; those since the first do.
+        # A float64 cannot hold whole nanoseconds since 1970, but can hold those since the first.
         times = (np.array(dates) - dates[0]) / 1e9
     else:
-        times = np.array([_numbers(path, number, line, 1)[0] for number, line in enumerate(lines)])
+        times = np.array(
+            [_parse_numbers(path, number, line, 1)[0] for number, line in enumerate(lines)]
+        )
     return times
 
 
 def read_numbers(path: Path) -> list[float]:
-    """The numbers of a text of one line."""
-    lines = [line for line in _text(path).splitlines() if line.strip()]
+    """Read the numbers of a text of one line."""
+    lines = [line for line in _read_text(path).splitlines() if line.strip()]
     if len(lines) != 1:
-        raise InputError(f"{path}: {len(lines)} lines; expected one of numbers")
-    return _numbers(path, 0, lines[0])
+        raise InputError(f"{path}: {len(lines)} lines; expected one line of numbers")
+    return _parse_numbers(path, 0, lines[0])
 
 
-def in_frame_of(poses: Tensor, calibration: Tensor) -> Tensor:
-    """Poses of the lidar from those of a camera: ``Tr^-1 P Tr``, where Tr takes points of the lidar to the camera.
+def poses_of_lidar(poses: Tensor, calibration: Tensor) -> Tensor:
+    """Compute the poses of the lidar from poses of a camera, ``Tr^-1 P Tr``.
 
-    The world becomes the lidar's frame where the camera's pose is the identity, so that z is up as in the sweeps.
+    The calibration ``Tr`` maps points of the lidar to the camera. The world becomes the lidar's
+    frame at the identity pose of the camera, so that z is up as in the sweeps.
     """
     from invtoolbox.geometry.rigid import inverse
 
@@ -154,12 +185,12 @@ def in_frame_of(poses: Tensor, calibration: Tensor) -> Tensor:
 
 
 def _from_quaternions(t: np.ndarray, q: np.ndarray, what: str) -> np.ndarray:
-    """(n, 3, 4) from (n, 3) and (n, 4): w, x, y, z."""
+    """Build motions ``(n, 3, 4)`` from translations ``(n, 3)`` and quaternions w, x, y, z."""
     length = np.linalg.norm(q, axis=1)
     wrong = np.flatnonzero(length <= 1e-6)
     if len(wrong):
         raise InputError(
-            f"{what}: pose {wrong[0] + 1} holds a quaternion of length zero, which is no rotation"
+            f"{what}: pose {wrong[0] + 1} holds a quaternion of length zero; correct the pose"
         )
     w, x, y, z = (q / length[:, None]).T
     rotation = np.stack(
@@ -180,22 +211,38 @@ def _from_quaternions(t: np.ndarray, q: np.ndarray, what: str) -> np.ndarray:
 
 
 def _motions(path: Path, top: np.ndarray) -> Tensor:
-    """(n, 4, 4) with exact rotations from (n, 3, 4), NaN where they are; an InputError that names a pose that is none."""
-    # A line of NaN stands for a pose that is not known; who reads that sweep is told.
+    """Build motions ``(n, 4, 4)`` with exact rotations from ``(n, 3, 4)``; NaN remains NaN.
+
+    An `InputError` names a pose that is not a motion.
+    """
+    # A line of NaN is an unknown pose; `pose_at` raises an error when its sweep is read.
     missing = torch.from_numpy(~np.isfinite(top).all((1, 2)))
     top = np.where(missing.numpy()[:, None, None], np.eye(3, 4), top)
-    R = torch.from_numpy(top[:, :, :3].copy())
-    off = (R @ R.mT - torch.eye(3, dtype=R.dtype)).abs().amax((1, 2)) + (
-        torch.linalg.det(R) - 1
-    ).abs()
+    off = rotation_errors(torch.from_numpy(top))
     if len(off) and float(off.max()) > 1e-3:
         raise InputError(
-            f"{path}: pose {int(off.argmax()) + 1} does not turn and move only, its 3 by 3 part is no rotation"
+            f"{path}: pose {int(off.argmax()) + 1} is not a rigid motion, because its 3 by 3 part "
+            "is not a rotation; give poses without scale"
         )
-    # The nearest rotation (Kabsch): what follows takes the inverse for the transpose.
-    U, _, V = torch.linalg.svd(R)
-    matrices = _square(torch.cat([U @ V, torch.from_numpy(top[:, :, 3:].copy())], dim=2))
+    matrices = nearest_motions(torch.from_numpy(top))
     return torch.where(missing[:, None, None], torch.nan, matrices)
+
+
+def rotation_errors(top: Tensor) -> Tensor:
+    """Return the deviation from a rotation of matrices ``(n, 3, 4)``: ``(n,)``."""
+    R = top[:, :, :3]
+    errors = (R @ R.mT - torch.eye(3, dtype=R.dtype)).abs().amax((1, 2))
+    return errors + (torch.linalg.det(R) - 1).abs()
+
+
+def nearest_motions(top: Tensor) -> Tensor:
+    """Return the rigid motions ``(n, 4, 4)`` nearest to matrices ``(n, 3, 4)``.
+
+    The nearest rotation (Kabsch) makes rotations exact, because later code uses the transpose as
+    the inverse.
+    """
+    U, _, V = torch.linalg.svd(top[:, :, :3])
+    return _square(torch.cat([U @ V, top[:, :, 3:]], dim=2))
 
 
 def _square(top: Tensor) -> Tensor:
@@ -205,29 +252,32 @@ def _square(top: Tensor) -> Tensor:
 
 def _rows(path: Path) -> list[list[float]]:
     rows = [
-        _numbers(path, number, line)
-        for number, line in enumerate(_text(path).splitlines())
+        _parse_numbers(path, number, line)
+        for number, line in enumerate(_read_text(path).splitlines())
         if line.strip() and not line.lstrip().startswith("#")
     ]
     if not rows:
-        raise InputError(f"{path}: the file holds no poses; give one a line")
+        raise InputError(f"{path}: the file holds no poses; give one per line")
     return rows
 
 
-def _numbers(path: Path, number: int, line: str, count: int | None = None) -> list[float]:
+def _parse_numbers(path: Path, number: int, line: str, count: int | None = None) -> list[float]:
     try:
         values = [float(word) for word in line.replace(",", " ").split()]
     except ValueError:
-        raise InputError(f"{path}: line {number + 1} holds something that is no number") from None
+        raise InputError(
+            f"{path}: line {number + 1} holds a word that is not a number; correct the line"
+        ) from None
     if count is not None and len(values) != count:
         raise InputError(f"{path}: line {number + 1} holds {len(values)} numbers, expected {count}")
     return values
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     if path.stat().st_size > _LARGEST_TEXT:
         raise InputError(
-            f"{path}: {path.stat().st_size:,} bytes are too many for a text of poses or times"
+            f"{path}: {path.stat().st_size:,} bytes are too many for a text of poses or times; "
+            "check the path"
         )
     try:
         return path.read_text("utf-8")

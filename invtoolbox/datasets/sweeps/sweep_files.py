@@ -1,12 +1,13 @@
-"""What readers of lidar sweeps share: one file a sweep, read when it is asked for; names, order, times and poses."""
+"""Base class of the readers of lidar sweeps; names, order, times and poses of their files."""
 
 from __future__ import annotations
 
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,18 +15,21 @@ from torch import Tensor
 
 from invtoolbox.datasets.measurement import check_index
 from invtoolbox.datasets.sweeps.point_files import require_measurements
-from invtoolbox.datasets.sweeps.pose_files import in_frame_of, read_calibration, read_poses
-from invtoolbox.errors import InputError
+from invtoolbox.datasets.sweeps.pose_files import poses_of_lidar, read_calibration, read_poses
+from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.geometry.sweeps import Sweep
 
-#: What to say for `poses` in order to read a data set without those that it has.
+#: Value of `poses` for reading a data set without its poses.
 WITHOUT_POSES = "none"
+
+Entry = TypeVar("Entry")
 
 
 class SweepFiles(ABC):
-    """Sweeps of one file each; a subclass says in `_read` how one becomes a `Sweep`.
+    """Sweeps with one file per sweep; `_read` of a subclass reads one file as a `Sweep`.
 
-    Opening looks at names only. What is wrong with a file is said when its sweep is read, so that the others can be.
+    The constructor examines only the names of the files. An error in a file is raised when its
+    sweep is read, so that the other sweeps can be read.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -50,7 +54,7 @@ class SweepFiles(ABC):
 
 
 def require_folder(path: str | os.PathLike[str], what: str) -> Path:
-    """The path of a folder that is there, else an `InputError`."""
+    """Return the path of an existing folder, or raise an `InputError`."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         found = "this is a file" if folder.exists() else "there is no such folder"
@@ -58,8 +62,13 @@ def require_folder(path: str | os.PathLike[str], what: str) -> Path:
     return folder
 
 
-def files_in_order(folder: Path, suffixes: Sequence[str], what: str) -> list[Path]:
-    """The files of a folder with one of the suffixes, those with numbers in their names by these; an `InputError` if none."""
+def files_in_order(
+    folder: Path, suffixes: Sequence[str], what: str, numbered: bool = False
+) -> list[Path]:
+    """List the files of a folder with one of the suffixes, in the order of numbers in their names.
+
+    It is an error if there is no such file, or if `numbered` is true and a name is not a number.
+    """
     found = [
         file
         for file in folder.iterdir()
@@ -69,14 +78,17 @@ def files_in_order(folder: Path, suffixes: Sequence[str], what: str) -> list[Pat
         raise InputError(
             f"{folder}: the folder holds no {' or '.join(suffixes)} file; give the folder of {what}"
         )
-    return sorted(found, key=lambda file: _by_numbers(file.name))
+    if numbered:
+        return sorted(found, key=number_of)
+    return sorted(found, key=lambda file: _split_numbers(file.name))
 
 
 def number_of(file: Path) -> int:
-    """The number that a file is named by."""
+    """Return the number that is the name of a file."""
     if not file.stem.isdigit():
         raise InputError(
-            f"{file}: the name is no number; files of this data set are named by their number or time"
+            f"{file}: the name is not a number; files of this data set have their number or time "
+            "as name"
         )
     return int(file.stem)
 
@@ -87,11 +99,15 @@ def number_poses(
     files: Sequence[Path],
     by_name: bool,
 ) -> Tensor | None:
-    """The pose of each file ``(n, 4, 4)`` from a file of poses, or None without one.
+    """Read the pose of each file ``(n, 4, 4)`` from a file of poses; None without such a file.
 
     Args:
-        calibration: what takes points of the lidar into the camera's frame, where the poses are the camera's.
-        by_name: the name of a file is the number of its pose (KITTI); else there is one pose a file, in order.
+        poses: path of the file of poses, "none", or None.
+        calibration: path of the calibration that maps points of the lidar to the camera's frame, if
+            the poses are the camera's.
+        files: files of the sweeps.
+        by_name: whether the name of a file is the number of its pose (KITTI); otherwise there is
+            one pose per file, in order.
     """
     if poses is None or poses == WITHOUT_POSES:
         return None
@@ -100,26 +116,30 @@ def number_poses(
         numbers = [number_of(file) for file in files]
         if numbers and max(numbers) >= len(matrices):
             raise InputError(
-                f"{poses}: {len(matrices)} poses, but the sweep {files[-1].name} needs that of number {max(numbers)} (from "
-                "0); give the poses of this sequence"
+                f"{poses}: {len(matrices)} poses, but the sweep {files[-1].name} needs pose number "
+                f"{max(numbers)} (counted from 0); give the poses of this sequence"
             )
         matrices = matrices[numbers]
     elif len(matrices) != len(files):
         raise InputError(
-            f"{poses}: {len(matrices)} poses for {len(files)} sweeps in {files[0].parent}; give one a sweep, or poses='none'"
+            f"{poses}: {len(matrices)} poses for {len(files)} sweeps in {files[0].parent}; give "
+            "one pose per sweep, or poses='none'"
         )
-    return matrices if calibration is None else in_frame_of(matrices, read_calibration(calibration))
+    if calibration is None:
+        return matrices
+    return poses_of_lidar(matrices, read_calibration(calibration))
 
 
 def pose_at(
     poses: Tensor | None, index: int, file: Path, source: str | os.PathLike[str] | None
 ) -> Tensor | None:
-    """One of the poses; an `InputError` where it is not known (its numbers are NaN)."""
+    """Return one of the poses, or raise an `InputError` if it is unknown (its numbers are NaN)."""
     if poses is None:
         return None
     if not bool(poses[index].isfinite().all()):
         raise InputError(
-            f"{source}: the pose of {file.name} is missing (its numbers are not finite); give it, or poses='none'"
+            f"{source}: the pose of {file.name} is missing (its numbers are not finite); give the "
+            "pose, or poses='none'"
         )
     return poses[index]
 
@@ -127,27 +147,44 @@ def pose_at(
 def time_at(
     times: np.ndarray, index: int, file: Path, source: str | os.PathLike[str] | None
 ) -> float:
-    """One of the times; an `InputError` where it does not come after that of the sweep before."""
+    """Return one of the times, or raise an `InputError` if it is not after the previous time."""
     if index and not times[index] > times[index - 1]:
         raise InputError(
-            f"{source}: the times are out of order, that of {file.name} ({times[index]:.9g} s) does not come after that of "
-            f"the sweep before ({times[index - 1]:.9g} s); sort the sweeps by their time"
+            f"{source}: the times are out of order, the time of {file.name} ({times[index]:.9g} s) "
+            f"is not after the time of the sweep before ({times[index - 1]:.9g} s); sort the "
+            "sweeps by their time"
         )
     return float(times[index])
 
 
-def at_rate(count: int, rate: float) -> np.ndarray:
-    """The times of sweeps of which only their rate is known, seconds from the first."""
+def times_at_rate(count: int, rate: float) -> np.ndarray:
+    """Return the times of sweeps from their rate, in seconds from the first sweep."""
     if not rate > 0:
-        raise InputError(f"rate must be a positive number of sweeps a second, got {rate}")
+        raise InputError(f"rate must be a positive number of sweeps per second, got {rate}")
     return np.arange(count) / rate
 
 
-def as_whole(array: np.ndarray) -> Tensor:
-    """Whole numbers as int64."""
+def to_int64(array: np.ndarray) -> Tensor:
+    """Convert an array of whole numbers to an int64 tensor."""
     return torch.from_numpy(array.astype(np.int64))
 
 
-def _by_numbers(name: str) -> list[tuple[int, str]]:
-    """A key by which frame_9 comes before frame_10."""
+def choose(
+    found: Mapping[str, Entry], name: str | None, what: str, folder: Path, option: str
+) -> Entry:
+    """Return the entry of this name, or the only entry if no name is given."""
+    if name is not None:
+        if name not in found:
+            raise unknown_name(f"{what} in {folder}", name, found)
+        return found[name]
+    if len(found) != 1:
+        raise InputError(
+            f"{folder}: there are {len(found)} entries ({', '.join(list(found)[:3])}, ...); choose "
+            f"a {what} with {option}="
+        )
+    return next(iter(found.values()))
+
+
+def _split_numbers(name: str) -> list[tuple[int, str]]:
+    """Return a sort key by which frame_9 comes before frame_10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,4 +1,7 @@
-"""Waymo Open Dataset, version 2: range images of the lidar on the roof from Parquet tables, without TensorFlow."""
+"""Reader of the Waymo Open Dataset, version 2, from Parquet tables, without TensorFlow.
+
+It reads the range images of the lidar on the roof.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ from torch import Tensor
 
 from invtoolbox.core.checks import decoding, require_file, require_plausible
 from invtoolbox.datasets.sweeps.feather import pyarrow, within_memory
-from invtoolbox.datasets.sweeps.sweep_files import SweepFiles, require_folder
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.datasets.sweeps.sweep_files import SweepFiles, choose, require_folder
+from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import check_motion, inverse, rigid, rotation
 from invtoolbox.geometry.sweeps import Boxes, Sweep
 
-#: The words behind the numbers of ``[LiDARBoxComponent].type``.
+#: Words for the numbers of ``[LiDARBoxComponent].type``.
 CATEGORIES = ("unknown", "vehicle", "pedestrian", "sign", "cyclist")
 
 _STAMP, _LASER, _TOP = "key.frame_timestamp_micros", "key.laser_name", 1
@@ -30,47 +33,53 @@ _BOX = "[LiDARBoxComponent]"
 
 
 class Waymo(SweepFiles):
-    """The first returns of the lidar on the roof in one segment, 10 a second, with the vehicle's poses and labelled boxes.
+    """First returns of the lidar on the roof in one segment, 10 sweeps per second.
 
-    A pixel (row i, column j) of the range image of H by W is a ray at the inclination of its row (stored from the lowest, the image
-    begins with the highest) and the azimuth ``pi (2 (W - j - 1/2) / W - 1) - atan2(X10, X00)``, X the lidar's place on the vehicle.
-    Points are in the vehicle's frame at the frame's time; where the table ``lidar_pose`` says where the vehicle was at each
-    pixel, its motion within the sweep is removed (`deskewed`). `ring` is the row. Pixels without a return are left out. Tables:
+    Sweeps have the vehicle's poses and labelled boxes. A pixel (row ``i``, column ``j``) of the
+    range image of ``H`` by ``W`` pixels is a ray. Its inclination belongs to its row; inclinations
+    are stored from the lowest, and the image begins with the highest. Its azimuth is
+    ``pi (2 (W - j - 1/2) / W - 1) - atan2(X10, X00)`` with the lidar's place ``X`` on the vehicle.
+
+    Points are in the vehicle's frame at the time of the frame. The table ``lidar_pose`` has the
+    pose of the vehicle at each pixel; if it is available, the vehicle's motion within the sweep is
+    removed (`deskewed`). `ring` is the row. Pixels without a return are left out. Tables:
     waymo-open-dataset, src/waymo_open_dataset/v2/perception.
 
     Args:
-        path: the folder of a split, which holds ``lidar``, ``lidar_calibration``, ``vehicle_pose`` and, where they were fetched,
-            ``lidar_pose`` and ``lidar_box``, each with a table a segment.
-        scene: the name of the segment (of its tables); it may be left out where there is one only.
+        path: path of the folder of a split. It holds ``lidar``, ``lidar_calibration``,
+            ``vehicle_pose`` and, if they were fetched, ``lidar_pose`` and ``lidar_box``, each with
+            one table per segment.
+        scene: name of the segment (of its tables); it is optional if there is only one.
 
     Raises:
-        InputError: for tables that are missing or damaged and an unknown segment; when a sweep is read, for its row.
-        MissingDependency: without pyarrow.
+        InputError: for missing or damaged tables, and an unknown segment. When a sweep is read: for
+            a missing or damaged row.
+        MissingDependency: if pyarrow is not installed.
     """
 
     def __init__(self, path: str | os.PathLike[str], scene: str | None = None) -> None:
         root = require_folder(path, "a Waymo split")
-        self.file = _segment(root, scene)
+        tables = {file.stem: file for file in sorted((root / "lidar").glob("*.parquet"))}
+        if not tables:
+            raise InputError(
+                f"{root}: no tables lidar/*.parquet; give the folder of a split of the Waymo Open "
+                "Dataset, version 2"
+            )
+        self.file = choose(tables, scene, "segment", root / "lidar", "scene")
         self.images = _Rows(self.file, (_STAMP, _LASER))
         stamps = sorted(stamp for stamp, laser in self.images.places if laser == _TOP)
         if not stamps:
             raise InputError(
-                f"{self.file}: no range image of the lidar on the roof (laser {_TOP}); fetch the table again"
+                f"{self.file}: no range image of the lidar on the roof (laser {_TOP}); fetch the "
+                "table again"
             )
         super().__init__([self.file] * len(stamps))
         self.stamps, self.names = stamps, [str(stamp) for stamp in stamps]
         self.extrinsic, self.inclinations = _calibration(self._table("lidar_calibration"))
         self.vehicle = _Rows(self._table("vehicle_pose"), (_STAMP,))
-        self.pixels = (
-            _Rows(self._table("lidar_pose"), (_STAMP, _LASER))
-            if self._table("lidar_pose").is_file()
-            else None
-        )
-        self.labels = (
-            _Rows(self._table("lidar_box"), (_STAMP,))
-            if self._table("lidar_box").is_file()
-            else None
-        )
+        pixels, labels = self._table("lidar_pose"), self._table("lidar_box")
+        self.pixels = _Rows(pixels, (_STAMP, _LASER)) if pixels.is_file() else None
+        self.labels = _Rows(labels, (_STAMP,)) if labels.is_file() else None
 
     def _table(self, component: str) -> Path:
         return self.file.parent.parent / component / self.file.name
@@ -89,10 +98,10 @@ class Waymo(SweepFiles):
             then = _image(self.pixels, (stamp, _TOP), _POSES, 6)
             if then.shape[:2] != image.shape[:2]:
                 raise InputError(
-                    f"{self.pixels.path}: poses of {tuple(then.shape[:2])} pixels for a range image of "
-                    f"{tuple(image.shape[:2])} at {stamp}; fetch the table again"
+                    f"{self.pixels.path}: poses of {tuple(then.shape[:2])} pixels for a range "
+                    f"image of {tuple(image.shape[:2])} at {stamp}; fetch the table again"
                 )
-            points = _deskewed(points, then[seen].double(), pose)
+            points = _deskew(points, then[seen].double(), pose)
         rings = torch.arange(len(image))[:, None].expand(image.shape[:2])[seen]
         return Sweep(
             points.float(),
@@ -107,14 +116,14 @@ class Waymo(SweepFiles):
         )
 
     def _rays(self, height: int, width: int) -> Tensor:
-        """The direction of each pixel in the lidar's frame, (H, W, 3)."""
+        """Compute the direction of each pixel in the lidar's frame, ``(H, W, 3)``."""
         low, high, values = self.inclinations
         if values is None:
             values = low + (high - low) * (torch.arange(height, dtype=torch.float64) + 0.5) / height
         if len(values) != height:
             raise InputError(
-                f"{self._table('lidar_calibration')}: {len(values)} inclinations for range images of {height} rows; fetch it "
-                "again"
+                f"{self._table('lidar_calibration')}: {len(values)} inclinations for range images "
+                f"of {height} rows; fetch it again"
             )
         up = values.flip(0)[:, None]
         around = math.pi * (
@@ -131,18 +140,8 @@ class Waymo(SweepFiles):
     def _boxes(self, stamp: int) -> Boxes | None:
         if self.labels is None:
             return None
-        numbers = [
-            f"{_BOX}.box.{part}"
-            for part in (
-                "center.x",
-                "center.y",
-                "center.z",
-                "size.x",
-                "size.y",
-                "size.z",
-                "heading",
-            )
-        ]
+        numbers = [f"{_BOX}.box.{name}.{axis}" for name in ("center", "size") for axis in "xyz"]
+        numbers.append(f"{_BOX}.box.heading")
         rows = self.labels.all((stamp,), (*numbers, f"{_BOX}.type", "key.laser_object_id"))
         with decoding(self.labels.path, "Parquet"):
             values = torch.tensor(
@@ -163,8 +162,11 @@ class Waymo(SweepFiles):
         )
 
 
-def _deskewed(points: Tensor, then: Tensor, pose: Tensor) -> Tensor:
-    """Points of the vehicle's frame when they were measured, in that of the frame: roll, pitch, yaw, x, y, z of each, (n, 6)."""
+def _deskew(points: Tensor, then: Tensor, pose: Tensor) -> Tensor:
+    """Transform points from the vehicle's frame at their own time to its frame at `pose`.
+
+    The rows of `then` ``(n, 6)`` are the roll, pitch, yaw, x, y and z of the vehicle per point.
+    """
     roll, pitch, yaw = (
         rotation(then[:, k : k + 1] * torch.eye(3, dtype=torch.float64)[k]) for k in range(3)
     )
@@ -174,7 +176,10 @@ def _deskewed(points: Tensor, then: Tensor, pose: Tensor) -> Tensor:
 
 
 class _Rows:
-    """The rows of a table by their keys; only the keys are read at first, then one group of rows at a time."""
+    """Rows of a table by their keys.
+
+    The constructor reads only the keys; later calls read one group of rows at a time.
+    """
 
     def __init__(self, path: Path, keys: Sequence[str]) -> None:
         self.path = require_file(path)
@@ -193,7 +198,7 @@ class _Rows:
                     )
 
     def all(self, key: tuple[int, ...], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """The rows of a key, as Python values."""
+        """Read the rows of a key, as Python values."""
         missing = [name for name in columns if name not in self.names]
         if missing:
             raise InputError(
@@ -215,13 +220,14 @@ class _Rows:
         rows = self.all(key, columns)
         if len(rows) != 1:
             raise InputError(
-                f"{self.path}: {len(rows) or 'no'} rows for the frame at {key[0]}, expected one; fetch the table again"
+                f"{self.path}: {len(rows) or 'no'} rows for the frame at {key[0]}, expected one; "
+                "fetch the table again"
             )
         return rows[0]
 
 
 def _value(column: Any) -> Any:
-    """The only entry of a column: a list of numbers as an array, all else as a Python value."""
+    """Return the only entry of a column: an array for a list of numbers, else a Python value."""
     scalar = column[0]
     if hasattr(scalar, "values") and scalar.values is not None:
         return np.asarray(scalar.values.to_numpy(zero_copy_only=False))
@@ -229,7 +235,7 @@ def _value(column: Any) -> Any:
 
 
 def _image(rows: _Rows, key: tuple[int, ...], name: str, channels: int) -> Tensor:
-    """An image (H, W, C) of at least as many channels."""
+    """Read an image ``(H, W, C)`` with at least the given number of channels."""
     row = rows.one(key, (f"{name}.values", f"{name}.shape"))
     values, shape = row[f"{name}.values"], row[f"{name}.shape"]
     whole = (
@@ -241,7 +247,7 @@ def _image(rows: _Rows, key: tuple[int, ...], name: str, channels: int) -> Tenso
     )
     if not whole or len(values) != math.prod(int(n) for n in shape):
         raise InputError(
-            f"{rows.path}: the image {name} at {key[0]} is not whole; fetch the table again"
+            f"{rows.path}: the image {name} at {key[0]} is not complete; fetch the table again"
         )
     require_plausible(rows.path, [int(n) for n in shape], np.float32)
     return torch.from_numpy(np.array(values, dtype=np.float32)).reshape([int(n) for n in shape])
@@ -260,7 +266,10 @@ def _motion(rows: _Rows, key: tuple[int, ...], name: str) -> Tensor:
 
 
 def _calibration(path: Path) -> tuple[Tensor, tuple[float, float, Tensor | None]]:
-    """The place of the lidar on the roof, and its inclinations: the least, the greatest, and each where they are listed."""
+    """Read the place of the lidar on the roof, and its inclinations.
+
+    The inclinations are the least, the greatest, and the list of all if the table has it.
+    """
     rows = _Rows(path, (_LASER,))
     least, greatest, listed = (
         f"{_CALIBRATION}.beam_inclination.{part}" for part in ("min", "max", "values")
@@ -268,33 +277,8 @@ def _calibration(path: Path) -> tuple[Tensor, tuple[float, float, Tensor | None]
     row = rows.one((_TOP,), (least, greatest, listed))
     with decoding(path, "Parquet"):
         values = row[listed]
-        found = (
-            None
-            if values is None or not len(values)
-            else torch.from_numpy(np.array(values, dtype=np.float64))
-        )
-        return _motion(rows, (_TOP,), f"{_CALIBRATION}.extrinsic.transform"), (
-            float(row[least]),
-            float(row[greatest]),
-            found,
-        )
-
-
-def _segment(root: Path, name: str | None) -> Path:
-    folder = root / "lidar"
-    found = (
-        {file.stem: file for file in sorted(folder.glob("*.parquet"))} if folder.is_dir() else {}
-    )
-    if not found:
-        raise InputError(
-            f"{root}: no tables lidar/*.parquet; give the folder of a split of the Waymo Open Dataset, version 2"
-        )
-    if name is None:
-        if len(found) != 1:
-            raise InputError(
-                f"{root}: {len(found)} segments ({', '.join(list(found)[:2])}, ...); say scene="
-            )
-        return next(iter(found.values()))
-    if name not in found:
-        raise unknown_name(f"segment in {folder}", name, found)
-    return found[name]
+        inclinations = None
+        if values is not None and len(values):
+            inclinations = torch.from_numpy(np.array(values, dtype=np.float64))
+        place = _motion(rows, (_TOP,), f"{_CALIBRATION}.extrinsic.transform")
+        return place, (float(row[least]), float(row[greatest]), inclinations)

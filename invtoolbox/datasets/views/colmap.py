@@ -1,6 +1,7 @@
-"""COLMAP's sparse models: cameras, images and points3D, binary or text, read and written; and pictures with their poses.
+"""Readers and writer of COLMAP's sparse models, binary or text.
 
-COLMAP's models of cameras: their numbers in binary files, their parameters, and the lenses that they are.
+`open_colmap` loads the pictures of a project with their poses. `read_colmap` and `write_colmap`
+read and write the model alone; `invtoolbox.datasets.views.colmap_files` reads and writes its files.
 """
 
 from __future__ import annotations
@@ -39,15 +40,21 @@ def open_colmap(
     straighten: bool = True,
     names: Sequence[str] | None = None,
 ) -> PosedPictures:
-    """The pictures of a project that COLMAP has reconstructed, with poses, and its points as ``points`` and ``colors``.
+    """Open the pictures of a project of COLMAP, with poses and points.
+
+    The points of the model become ``points`` and ``colors``.
 
     Args:
-        path: the project (the model is then ``sparse/0``, ``sparse`` or ``colmap/sparse/0`` in it), or the folder of the model.
-        pictures: the folder of the pictures; ``images`` in the project by default.
-        shrink, straighten, names: see `load_views`.
+        path: folder of the project, or of the model. The model of a project lies in ``sparse/0``,
+            ``sparse`` or ``colmap/sparse/0``.
+        pictures: folder of the pictures; ``images`` in the project by default.
+        shrink: side of the blocks that become one pixel, see `load_views`.
+        straighten: whether to remove the distortion of lenses, see `load_views`.
+        names: names of the pictures to load, see `load_views`.
 
     Raises:
-        InputError: as `read_colmap`; no folder of pictures; a model of cameras whose distortion is not known here.
+        InputError: for the errors of `read_colmap`, a missing folder of pictures, or a model of
+            cameras whose distortion is not known here.
     """
     folder = model_folder(Path(path).expanduser())
     if pictures is None:
@@ -55,43 +62,26 @@ def open_colmap(
         pictures = next((place for place in near if place.is_dir()), None)
         if pictures is None:
             raise InputError(
-                f"{folder}: there is no folder 'images' in the project of this model; say pictures="
+                f"{folder}: there is no folder 'images' in the project of this model; give "
+                "pictures="
             )
     return read_colmap(folder).views(
         folder, Path(pictures), shrink=shrink, straighten=straighten, names=names
     )
 
 
-def is_colmap(folder: Path) -> bool:
-    """Whether a folder holds a sparse model."""
-    return any(
-        (folder / f"cameras{kind}").is_file() and (folder / f"images{kind}").is_file()
-        for kind in (".bin", ".txt")
-    )
-
-
-def model_folder(path: Path) -> Path:
-    """The folder of the model of a project."""
-    for place in (path, path / "sparse" / "0", path / "sparse", path / "colmap" / "sparse" / "0"):
-        if place.is_dir() and is_colmap(place):
-            return place
-    raise InputError(
-        f"{path} holds no sparse model of COLMAP: cameras.bin and images.bin, or .txt, in it or in sparse/0"
-    )
-
-
 def read_colmap(path: str | os.PathLike[str]) -> SparseModel:
-    """A sparse model, of binary files where there are some, else of text.
+    """Read a sparse model from binary files if they exist, otherwise from text.
 
-    Pictures are in the order of their numbers. Features that belong to no point are left out. Rigs and frames of newer versions are not
-    needed: the pose of each image is the one it has.
+    Pictures are in the order of their numbers. Features without a point are left out. Rigs and
+    frames of newer versions are not needed, because each image has its own pose.
 
     Args:
-        path: the folder of the model, or the project.
+        path: folder of the model, or of the project.
 
     Raises:
-        InputError: for files that are cut, that speak of cameras, images or points that are not there, of a model of cameras that is not
-            known, of poses that are not finite.
+        InputError: for truncated files, references to missing cameras, images or points, an unknown
+            model of cameras, or poses that are not finite.
 
     Source: https://colmap.github.io/format.html
     """
@@ -103,16 +93,25 @@ def read_colmap(path: str | os.PathLike[str]) -> SparseModel:
 def write_colmap(
     path: str | os.PathLike[str], model: SparseModel, binary: bool = True, overwrite: bool = False
 ) -> Path:
-    """Write a model as COLMAP reads it, each camera as the plainest model that holds it; the errors of points are their mean reprojection
-    errors.
+    """Write a sparse model in the format of COLMAP.
+
+    Each camera is written as the simplest model of COLMAP that can represent it. The errors of
+    points are their mean reprojection errors.
+
+    Args:
+        path: folder of the model.
+        model: sparse model.
+        binary: whether to write binary files, otherwise text.
+        overwrite: replace existing files.
 
     >>> import tempfile
     >>> from invtoolbox.datasets.views.sparse_model import SparseCamera
     >>> from invtoolbox.geometry.lens import Lens
     >>> camera = SparseCamera(torch.eye(3).double(), (4, 6), Lens())
-    >>> none = torch.zeros(0, dtype=torch.int64)
-    >>> model = SparseModel((camera,), ("a.png",), torch.eye(4).double()[None], torch.zeros(1).long(), torch.ones(2, 3).double(),
-    ...                     torch.zeros(2, 3).byte(), torch.zeros(0, 2).double(), none, none)
+    >>> none, points = torch.zeros(0, dtype=torch.int64), torch.ones(2, 3)
+    >>> model = SparseModel((camera,), ("a.png",), torch.eye(4).double()[None],
+    ...                     torch.zeros(1).long(), points.double(), points.byte(),
+    ...                     torch.zeros(0, 2).double(), none, none)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     read_colmap(write_colmap(folder, model))
     SparseModel(1 pictures of 1 cameras, 2 points, 0 observations)
@@ -123,6 +122,25 @@ def write_colmap(
     return folder
 
 
+def is_colmap(folder: Path) -> bool:
+    """Return whether a folder holds a sparse model."""
+    return any(
+        (folder / f"cameras{kind}").is_file() and (folder / f"images{kind}").is_file()
+        for kind in (".bin", ".txt")
+    )
+
+
+def model_folder(path: Path) -> Path:
+    """Return the folder of the model of a project."""
+    for place in (path, path / "sparse" / "0", path / "sparse", path / "colmap" / "sparse" / "0"):
+        if place.is_dir() and is_colmap(place):
+            return place
+    raise InputError(
+        f"{path} holds no sparse model of COLMAP; give a folder with cameras.bin and images.bin, "
+        "or .txt, in it or in sparse/0"
+    )
+
+
 def _model(folder: Path, tables: Tables) -> SparseModel:
     cameras = {
         number: camera_of(f"{folder}: camera {number}", *line)
@@ -130,35 +148,33 @@ def _model(folder: Path, tables: Tables) -> SparseModel:
     }
     if not tables.images or not cameras:
         raise InputError(
-            f"{folder}: the model holds {len(cameras)} cameras and {len(tables.images)} images; at least one of each is "
-            "needed"
+            f"{folder}: the model holds {len(cameras)} cameras and {len(tables.images)} images; at "
+            "least one of each is needed"
         )
     numbers = sorted(tables.images)
     images = [tables.images[number] for number in numbers]
     names = [image.name for image in images]
     if len(set(names)) < len(names):
-        raise InputError(f"{folder}: two images have the name {max(names, key=names.count)!r}")
+        raise InputError(
+            f"{folder}: two images have the name {max(names, key=names.count)!r}; rename one"
+        )
     for image in images:
         if image.camera not in cameras:
             raise InputError(
-                f"{folder}: the image {image.name!r} was taken by camera {image.camera}, and there is none of this number"
+                f"{folder}: the image {image.name!r} needs camera {image.camera}, which does not "
+                "exist; fetch or export the model again"
             )
     poses = np.array([image.pose for image in images], dtype=np.float64)
     wrong = ~np.isfinite(poses).all(1)
     if wrong.any():
         raise InputError(
-            f"{folder}: the pose of {names[int(np.argmax(wrong))]!r} holds NaN or infinite numbers; take the image out"
+            f"{folder}: the pose of {names[int(np.argmax(wrong))]!r} holds NaN or infinite "
+            "numbers; remove the image"
         )
-    motions = rigid_poses(
-        folder,
-        names,
-        from_quaternion(poses[:, 4:], poses[:, :4], str(folder)).numpy(),
-        "world to camera",
-    )
-    points, row_of = (
-        tables.points,
-        {number: row for row, number in enumerate(tables.points.numbers.tolist())},
-    )
+    matrices = from_quaternion(poses[:, 4:], poses[:, :4], str(folder)).numpy()
+    motions = rigid_poses(folder, names, matrices, "world to camera")
+    points = tables.points
+    row_of = {number: row for row, number in enumerate(points.numbers.tolist())}
     _check_tracks(folder, tables, {number: len(image.xy) for number, image in zip(numbers, images)})
     pixels, picture_of, point_of = [], [], []
     for row, image in enumerate(images):
@@ -167,14 +183,16 @@ def _model(folder: Path, tables: Tables) -> SparseModel:
             rows = [row_of[number] for number in image.points[seen].tolist()]
         except KeyError as error:
             raise InputError(
-                f"{folder}: the image {image.name!r} saw the point {error}, and there is none of this number"
+                f"{folder}: the image {image.name!r} has a feature of point {error}, which does "
+                "not exist; fetch or export the model again"
             ) from None
         pixels.append(image.xy[seen])
         picture_of.append(np.full(len(seen), row))
         point_of.append(np.array(rows, dtype=np.int64))
     if not np.isfinite(points.xyz).all():
         raise InputError(
-            f"{folder}: {int((~np.isfinite(points.xyz)).any(1).sum())} points are NaN or infinite; take them out of the model"
+            f"{folder}: {int((~np.isfinite(points.xyz)).any(1).sum())} points are NaN or infinite; "
+            "remove them from the model"
         )
     order = {number: row for row, number in enumerate(cameras)}
     return SparseModel(
@@ -191,7 +209,10 @@ def _model(folder: Path, tables: Tables) -> SparseModel:
 
 
 def _check_tracks(folder: Path, tables: Tables, features: dict[int, int]) -> None:
-    """Tracks must speak of features that are there: a file that was cut, or of another model, is found by that."""
+    """Raise an error if a track refers to a missing feature.
+
+    This finds files that are truncated or belong to another model.
+    """
     images, places = tables.points.track_image, tables.points.track_feature
     if not len(images):
         return
@@ -202,16 +223,16 @@ def _check_tracks(folder: Path, tables: Tables, features: dict[int, int]) -> Non
     if wrong.any():
         k = int(np.argmax(wrong))
         raise InputError(
-            f"{folder}: a point was seen as feature {places[k]} of image {images[k]}, and there is no such feature; files are "
-            "cut, or of two models"
+            f"{folder}: a point refers to feature {places[k]} of image {images[k]}, but there is "
+            "no such feature; the files are truncated, or belong to two models"
         )
 
 
 def _tables(model: SparseModel) -> Tables:
-    """Numbers count from 1; the features of a picture are its observations."""
+    """Convert a model to tables; numbers count from 1, and the features are the observations."""
     if not bool(model.world_to_camera.isfinite().all()):
         raise InputError(
-            "a sparse model is written with finite poses; leave out pictures whose pose is not known"
+            "a sparse model is written with finite poses; leave out pictures whose pose is unknown"
         )
     cameras = {}
     for number, camera in enumerate(model.cameras, 1):

@@ -1,4 +1,4 @@
-"""``poses_bounds.npy`` of LLFF: poses, one focal length, and how near and far the scene is."""
+"""Reader of ``poses_bounds.npy`` of LLFF: poses, focal lengths, least and largest depths."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import torch
 
 from invtoolbox.core.checks import decoding, require_file
 from invtoolbox.datasets.views.posed_pictures import PosedPictures, View, load_views, rigid_poses
+from invtoolbox.datasets.volumes.pictures import SUFFIXES
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import inverse
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 def open_llff(
@@ -26,18 +25,24 @@ def open_llff(
     straighten: bool = True,
     names: Sequence[str] | None = None,
 ) -> PosedPictures:
-    """Pictures and poses of a forward-facing scene: rows of ``poses_bounds.npy`` go with the sorted pictures of the folder.
+    """Open the pictures of a forward-facing scene with poses and depth bounds.
 
-    A row is a 3 by 5 matrix, by rows, and the least and largest depth. Its first three columns are the camera's axes in the world, y down,
-    x right and z backward in this order, the fourth is where it stands, the last is height, width and focal length in pixels.
+    The rows of ``poses_bounds.npy`` belong to the pictures of the folder in the order of their
+    names. A row is a 3 by 5 matrix, by rows, followed by the least and the largest depth. The first
+    three columns of the matrix are the camera's axes in the world, in the order y down, x right, z
+    backward. The fourth column is the position of the camera, and the last column is height, width
+    and focal length in pixels.
 
     Args:
-        path: the folder, or the file.
-        pictures: the folder of the pictures; ``images`` by default. Smaller copies (``images_4``) have their intrinsics scaled.
-        shrink, straighten, names: see `load_views`; these cameras have no lenses.
+        path: path of the folder, or of the file.
+        pictures: folder of the pictures; ``images`` by default. The intrinsics of smaller copies
+            (``images_4``) are scaled.
+        shrink: side of the blocks that become one pixel, see `load_views`.
+        straighten: has no effect, because these cameras have no lenses.
+        names: names of the pictures to load, see `load_views`.
 
     Raises:
-        InputError: another number of poses than of pictures, and what is wrong with a pose.
+        InputError: if the numbers of poses and of pictures differ, or if a pose is damaged.
 
     Source: Mildenhall et al., "Local light field fusion", SIGGRAPH 2019, and the notes of its code.
     """
@@ -47,26 +52,25 @@ def open_llff(
         rows = np.load(file, allow_pickle=False, mmap_mode="r")
         if rows.ndim != 2 or rows.shape[1] != 17 or rows.dtype.kind not in "iuf":
             raise InputError(
-                f"{file}: an array of shape {rows.shape} and type {rows.dtype}; poses_bounds.npy is (pictures, 17)"
+                f"{file}: an array of shape {rows.shape} and type {rows.dtype}; poses_bounds.npy "
+                "must be (pictures, 17)"
             )
         rows = np.array(rows, dtype=np.float64)
     folder = file.parent / "images" if pictures is None else Path(pictures).expanduser()
-    found = (
-        sorted((f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES), key=lambda f: f.name)
-        if folder.is_dir()
-        else []
-    )
+    files = folder.iterdir() if folder.is_dir() else ()
+    found = sorted((f for f in files if f.suffix.lower() in SUFFIXES), key=lambda f: f.name)
     if len(found) != len(rows) or not found:
         raise InputError(
-            f"{file} holds {len(rows)} poses, and {folder} {len(found)} pictures; they go together, in the order "
-            "of names"
+            f"{file} holds {len(rows)} poses, but {folder} holds {len(found)} pictures; they must "
+            "belong together, in the order of names"
         )
     words = [f.name for f in found]
     matrices = rows[:, :15].reshape(-1, 3, 5)
     sizes = matrices[:, :, 4]
     if not np.isfinite(rows).all() or not (sizes > 0).all() or (sizes >= 2**24).any():
         raise InputError(
-            f"{file}: a row holds NaN, or a height, width or focal length that is not above 0; the file is damaged"
+            f"{file}: a row holds NaN, or a height, width or focal length that is not above 0; the "
+            "file is damaged"
         )
     # (down, right, backward) to (right, down, forward)
     axes = np.stack(
@@ -82,9 +86,5 @@ def open_llff(
         views.append(View(word, place, pose, K, (round(height), round(width))))
     loaded = load_views(file, views, shrink=shrink, straighten=straighten, names=names)
     order = {word: k for k, word in enumerate(words)}
-    return replace(
-        loaded,
-        near_far=torch.from_numpy(
-            rows[[order[name] for name in loaded.cameras.names], 15:]
-        ).float(),
-    )
+    bounds = rows[[order[name] for name in loaded.cameras.names], 15:]
+    return replace(loaded, near_far=torch.from_numpy(bounds).float())

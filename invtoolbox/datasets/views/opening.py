@@ -1,4 +1,4 @@
-"""Pictures with poses of every format: what a file or a folder holds decides which reader reads it."""
+"""Choice of the reader of pictures with poses, from the contents of a file or a folder."""
 
 from __future__ import annotations
 
@@ -37,16 +37,19 @@ def open_views(
     """Open pictures and the cameras that took them.
 
     Args:
-        path: a folder with a ``transforms.json`` of nerfstudio, instant-ngp or Blender, a sparse model of COLMAP, a
-            ``reconstruction.json`` of OpenSfM, ``poses_bounds.npy`` of LLFF, or RGB-D frames with a trajectory (Redwood, TUM); what it
-            holds decides, in this order. Or one of these files of JSON. Readers by name take further settings.
-        reader: the name of a reader in `VIEW_READERS`, to decide by hand.
-        shrink: every block of so many pixels a side becomes one.
-        straighten: resample pictures of lenses that distort to those of a pinhole; False leaves them bent.
-        names: only these pictures.
+        path: path of a folder, or of one of the JSON files. The contents of the folder determine
+            the reader, in this order: ``transforms.json`` of nerfstudio, instant-ngp or Blender,
+            ``reconstruction.json`` of OpenSfM, a sparse model of COLMAP, ``poses_bounds.npy`` of
+            LLFF, RGB-D frames with a trajectory (Redwood, TUM). The functions of the readers have
+            further settings.
+        reader: name of a reader in `VIEW_READERS`, which replaces this choice.
+        shrink: side of the blocks of pixels that become one pixel.
+        straighten: resample pictures of lenses that distort to pictures of a pinhole; if false,
+            they remain distorted.
+        names: names of the pictures to load; all by default.
 
     Raises:
-        InputError: in one sentence, for what is no set of pictures with poses, and for what is wrong with one.
+        InputError: for a path without pictures with poses, and for damaged contents.
     """
     place = Path(path).expanduser()
     if not place.exists():
@@ -55,8 +58,9 @@ def open_views(
         found = reader_of_views(place)
         if found is None:
             raise InputError(
-                f"{place} holds no pictures with poses that are known ({', '.join(VIEW_READERS)}); give the folder that holds "
-                "the file of cameras, or say reader="
+                f"{place} holds no pictures with poses in a known format "
+                f"({', '.join(VIEW_READERS)}); give the folder that holds the file of cameras, or "
+                "reader="
             )
         reader, place = found
     elif reader not in VIEW_READERS:
@@ -65,7 +69,10 @@ def open_views(
 
 
 def reader_of_views(place: Path) -> tuple[str, Path] | None:
-    """The reader that a file or a folder asks for, and the path it takes; None where they show no cameras."""
+    """Return the name of the reader of a file or a folder and the path it needs.
+
+    The result is None if there are no cameras.
+    """
     if place.is_file():
         return _reader_of_json(place) if place.suffix.lower() == ".json" else None
     for name in (*FILES, "reconstruction.json"):
@@ -88,8 +95,5 @@ def _reader_of_json(file: Path) -> tuple[str, Path] | None:
         return None
     frames = table["frames"] if isinstance(table["frames"], list) else []
     plain = "camera_angle_x" in table and not {"fl_x", "w", "k1", "camera_model"} & set(table)
-    return (
-        "blender"
-        if plain and not any(isinstance(f, dict) and "fl_x" in f for f in frames)
-        else "transforms"
-    ), file
+    plain = plain and not any(isinstance(f, dict) and "fl_x" in f for f in frames)
+    return "blender" if plain else "transforms", file

@@ -1,4 +1,4 @@
-"""OpenSfM's ``reconstruction.json``, with ``tracks.csv`` for what was seen where."""
+"""Reader of OpenSfM's ``reconstruction.json``, with observations from ``tracks.csv``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.lens import Lens
 from invtoolbox.geometry.rigid import rigid, rotation
 
-#: Columns of ``tracks.csv`` of version 1 and 2: picture, track, feature, x, y, and what is not needed.
+#: Number of columns of ``tracks.csv`` of version 1 and 2 that are read: picture, track, feature, x
+#: and y.
 _LEAST_COLUMNS = 5
 
 
@@ -33,12 +34,14 @@ def open_opensfm(
     straighten: bool = True,
     names: Sequence[str] | None = None,
 ) -> PosedPictures:
-    """The pictures of an OpenSfM data set, with poses, points, and the masks of its folder ``masks``.
+    """Open the pictures of an OpenSfM data set, with poses, points and the masks of ``masks``.
 
     Args:
-        path: the data set, or its file ``reconstruction.json``.
-        pictures: their folder; ``images`` beside the file by default.
-        shrink, straighten, names: see `load_views`.
+        path: path of the data set, or of its file ``reconstruction.json``.
+        pictures: folder of the pictures; by default ``images`` in the folder of the file.
+        shrink: side of the blocks that become one pixel, see `load_views`.
+        straighten: whether to remove the distortion of lenses, see `load_views`.
+        names: names of the pictures to load, see `load_views`.
     """
     file = Path(path).expanduser()
     file = file / "reconstruction.json" if file.is_dir() else file
@@ -57,19 +60,21 @@ def open_opensfm(
 def read_opensfm(
     path: str | os.PathLike[str], tracks: str | os.PathLike[str] | None = None, index: int = 0
 ) -> SparseModel:
-    """A reconstruction of OpenSfM: metres, x east, y north, z up from its reference.
+    """Read a reconstruction of OpenSfM, in metres: x east, y north, z up from its reference.
 
-    Coordinates of OpenSfM count from the middle of the picture in units of its longer side; they become pixels. The lenses of its models
-    perspective, brown, simple_radial, radial, fisheye and fisheye_opencv are known.
+    Coordinates of OpenSfM start at the middle of the picture, in units of its longer side; they are
+    converted to pixels. The lenses of the models perspective, brown, simple_radial, radial, fisheye
+    and fisheye_opencv are known.
 
     Args:
-        path: ``reconstruction.json``, or the data set.
-        tracks: the file of observations; ``tracks.csv`` beside it by default, where it is there (``reconstruction_NAME.json`` goes with
-            ``tracks_NAME.csv``). Observations of points that were not reconstructed are left out.
-        index: which reconstruction, where the file holds several.
+        path: path of ``reconstruction.json``, or of the data set.
+        tracks: file of observations; by default ``tracks.csv`` in the same folder, if it exists
+            (``tracks_NAME.csv`` for ``reconstruction_NAME.json``). Observations of points that were
+            not reconstructed are left out.
+        index: index of the reconstruction, for a file that holds several.
 
     Raises:
-        InputError: for a file that is none of this kind, and for what is wrong with one.
+        InputError: for a file of another kind, or with damaged contents.
 
     Source: https://opensfm.org/docs/dataset.html
     """
@@ -83,11 +88,12 @@ def read_opensfm(
     )
     if not fits:
         raise InputError(
-            f"{file} is no reconstruction of OpenSfM: a list of objects with 'cameras', 'shots' and 'points'"
+            f"{file} is not a reconstruction of OpenSfM, which is a list of objects with "
+            "'cameras', 'shots' and 'points'"
         )
     if not 0 <= index < len(several):
         raise InputError(
-            f"{file} holds {len(several)} reconstructions; index counts them from 0, got {index}"
+            f"{file} holds {len(several)} reconstructions, counted from 0, but no index {index}"
         )
     table = several[index]
     try:
@@ -109,13 +115,16 @@ def read_opensfm(
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{file}: a camera, shot or point of the reconstruction lacks what it needs ({error!r:.100})"
+            f"{file}: a camera, shot or point of the reconstruction lacks a field ({error!r:.100})"
         ) from error
     if not names:
-        raise InputError(f"{file}: the reconstruction holds no shots")
+        raise InputError(f"{file}: the reconstruction holds no shots; reconstruct again")
     sizes = [list(cameras.values())[row].size for row in camera_of.tolist()]
-    source = _tracks_beside(file) if tracks is None else require_file(tracks)
-    seen = _observations(source, names, sizes, list(found)) if source is not None else _none()
+    source = _find_tracks(file) if tracks is None else require_file(tracks)
+    seen = [] if source is None else _read_observations(source, names, sizes, list(found))
+    table = torch.tensor(seen, dtype=torch.float64).reshape(-1, 4)
+    if not bool(table.isfinite().all()):
+        raise InputError(f"{source}: an observation is NaN or infinite; remove it from the file")
     return SparseModel(
         tuple(cameras.values()),
         names,
@@ -123,7 +132,9 @@ def read_opensfm(
         camera_of,
         points,
         colors.round().clamp(0, 255).byte(),
-        *seen,
+        table[:, :2].contiguous(),
+        table[:, 2].long(),
+        table[:, 3].long(),
     )
 
 
@@ -144,7 +155,8 @@ def _camera(file: Path, name: str, values: Mapping[str, Any]) -> SparseCamera:
     side = max(width, height)
     if not (0 < width < 2**24 and 0 < height < 2**24 and fx > 0 and fy > 0):
         raise InputError(
-            f"{file}: the camera {name!r} has {width} x {height} pixels and the focal length {fx:g}; they are above 0"
+            f"{file}: the camera {name!r} has {width} x {height} pixels and the focal length "
+            f"{fx:g}; they must be above 0"
         )
     K = torch.tensor(
         [
@@ -172,29 +184,25 @@ def _triples(file: Path, name: str, rows: list[Any]) -> Tensor:
     try:
         values = np.array(rows, dtype=np.float64).reshape(len(rows), 3)
     except (ValueError, TypeError):
-        raise InputError(f"{file}: a {name!r} is not three numbers") from None
+        raise InputError(f"{file}: a {name!r} is not three numbers; correct the file") from None
     if not np.isfinite(values).all():
         row = int(np.argmax((~np.isfinite(values)).any(1)))
         raise InputError(
-            f"{file}: the {name!r} number {row + 1} holds NaN or infinite numbers; take it out of the file"
+            f"{file}: the {name!r} number {row + 1} holds NaN or infinite numbers; remove it from "
+            "the file"
         )
     return torch.from_numpy(values)
 
 
-def _tracks_beside(file: Path) -> Path | None:
+def _find_tracks(file: Path) -> Path | None:
     place = file.with_name(file.name.replace("reconstruction", "tracks")).with_suffix(".csv")
     return place if place.is_file() and place.name != file.name else None
 
 
-def _none() -> tuple[Tensor, Tensor, Tensor]:
-    none = torch.zeros(0, dtype=torch.int64)
-    return torch.zeros(0, 2, dtype=torch.float64), none, none
-
-
-def _observations(
+def _read_observations(
     file: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]], points: Sequence[str]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels, pictures and points of the observations of points that are there."""
+) -> list[tuple[float, float, int, int]]:
+    """Read the column, row, picture and point of each observation of a reconstructed point."""
     row_of, point_of = ({word: k for k, word in enumerate(words)} for words in (names, points))
     found: list[tuple[float, float, int, int]] = []
     try:
@@ -206,28 +214,20 @@ def _observations(
                     continue
                 if len(line) < _LEAST_COLUMNS:
                     raise InputError(
-                        f"{file}: line {number} holds {len(line)} columns; picture, track, feature, x, y are needed"
+                        f"{file}: line {number} holds {len(line)} columns; picture, track, "
+                        "feature, x, y are needed"
                     )
                 picture, point = row_of.get(line[0]), point_of.get(line[1])
                 if picture is None or point is None:
                     continue
                 height, width = sizes[picture]
                 side = max(height, width)
-                found.append(
-                    (
-                        float(line[3]) * side + width / 2,
-                        float(line[4]) * side + height / 2,
-                        picture,
-                        point,
-                    )
-                )
+                x, y = float(line[3]) * side + width / 2, float(line[4]) * side + height / 2
+                found.append((x, y, picture, point))
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
             f"{file} cannot be read as tracks of OpenSfM: {' '.join(str(error).split())[:100]}"
         ) from error
-    table = torch.tensor(found, dtype=torch.float64).reshape(-1, 4)
-    if not bool(table.isfinite().all()):
-        raise InputError(f"{file}: an observation is NaN or infinite; take it out of the file")
-    return table[:, :2].contiguous(), table[:, 2].long(), table[:, 3].long()
+    return found

@@ -1,4 +1,4 @@
-"""What structure from motion finds: lenses, poses, points, and which point was seen at which pixel of which picture."""
+"""Sparse model of structure from motion: cameras, poses, points, and observations of points."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class SparseCamera:
     """One camera, which may have taken many pictures.
 
     Attributes:
-        intrinsics: ``(3, 3)`` float64, pixels; the centre of the first pixel is ``(0.5, 0.5)``.
-        size: ``(height, width)``, pixels.
-        lens: how it distorts; or None for a model that is not known here: then its pictures cannot be loaded.
-        model: what the file calls it, for errors.
+        intrinsics: intrinsics in pixels, float64 ``(3, 3)``; the centre of the first pixel is
+            ``(0.5, 0.5)``.
+        size: height and width in pixels.
+        lens: distortion of the camera; None for an unknown model, whose pictures cannot be loaded.
+        model: name of the model in the file, for error messages.
     """
 
     intrinsics: Tensor
@@ -33,17 +34,21 @@ class SparseCamera:
 
 @dataclass(frozen=True, eq=False)
 class SparseModel:
-    """Pictures with poses, N points of the scene, and M observations of them, in the world and the unit of the file.
+    """S pictures with poses, N points of the scene, and M observations of these points.
+
+    Positions are in the world and the unit of the file.
 
     Attributes:
-        cameras: each once.
-        names: of the S pictures.
-        world_to_camera: ``(S, 4, 4)`` float64; x to the right, y down, z forward.
-        camera_of: the row of the camera of each picture, ``(S,)`` int64.
-        points: ``(N, 3)`` float64.
-        colors: ``(N, 3)`` uint8.
-        pixels: where points were seen, ``(column, row)`` in the pictures as the lens took them, ``(M, 2)`` float64.
-        picture_of, point_of: the picture and the point of each observation, ``(M,)`` int64.
+        cameras: cameras, each once.
+        names: names of the pictures.
+        world_to_camera: poses of the pictures, float64 ``(S, 4, 4)``; x to the right, y down, z
+            forward.
+        camera_of: row of the camera of each picture, int64 ``(S,)``.
+        points: positions of the points, float64 ``(N, 3)``.
+        colors: colors of the points, uint8 ``(N, 3)``.
+        pixels: position ``(column, row)`` of each observation in its picture, including the
+            distortion of the lens, float64 ``(M, 2)``.
+        picture_of, point_of: picture and point of each observation, int64 ``(M,)``.
     """
 
     cameras: tuple[SparseCamera, ...]
@@ -70,17 +75,19 @@ class SparseModel:
         for name, shape in shapes.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise InputError(
-                    f"SparseModel takes {name} of shape {shape}, got {tuple(getattr(self, name).shape)}"
+                    f"SparseModel takes {name} of shape {shape}, got "
+                    f"{tuple(getattr(self, name).shape)}"
                 )
         for name, count in (("camera_of", len(self.cameras)), ("picture_of", S), ("point_of", N)):
             rows = getattr(self, name)
             if len(rows) and not (int(rows.min()) >= 0 and int(rows.max()) < count):
                 raise InputError(
-                    f"SparseModel takes {name} from 0 to {count - 1}, got {int(rows.min())} to {int(rows.max())}"
+                    f"SparseModel takes {name} from 0 to {count - 1}, got {int(rows.min())} to "
+                    f"{int(rows.max())}"
                 )
 
     def project(self) -> Tensor:
-        """Where the observed points should have been seen, ``(M, 2)``; NaN for lenses that are not known."""
+        """Project the observed points into their pictures, ``(M, 2)``; NaN for unknown lenses."""
         inside = torch.einsum(
             "mij,mj->mi", self.world_to_camera[self.picture_of, :3, :3], self.points[self.point_of]
         )
@@ -95,14 +102,19 @@ class SparseModel:
         return seen
 
     def reprojection_errors(self) -> Tensor:
-        """How far each observation lies from the projection of its point, pixels, ``(M,)``."""
+        """Compute the distance of each observation from the projection of its point, ``(M,)``.
+
+        Distances are in pixels.
+        """
         return (self.project() - self.pixels).norm(dim=1)
 
     def mean_errors(self) -> Tensor:
-        """The mean of the `reprojection_errors` of each point, ``(N,)``; 0 for points without observations."""
-        total = self.points.new_zeros(len(self.points)).index_add_(
-            0, self.point_of, self.reprojection_errors()
-        )
+        """Compute the mean of the `reprojection_errors` per point, ``(N,)``.
+
+        It is 0 for points without observations.
+        """
+        zeros = self.points.new_zeros(len(self.points))
+        total = zeros.index_add_(0, self.point_of, self.reprojection_errors())
         return total / torch.bincount(self.point_of, minlength=len(self.points)).clamp(min=1)
 
     def views(
@@ -115,19 +127,24 @@ class SparseModel:
         straighten: bool = True,
         names: Sequence[str] | None = None,
     ) -> PosedPictures:
-        """The pictures of a folder with these poses, and the points.
+        """Load the pictures of a folder with the poses and the points of this model.
 
         Args:
-            path: the file of the model, for errors.
-            masks: gives the file of the mask of a picture, which need not exist.
+            path: path of the model, for error messages.
+            pictures: folder of the pictures.
+            masks: function that returns the path of the mask of a picture; the file is optional.
+            shrink: side of the blocks that become one pixel, see `load_views`.
+            straighten: whether to remove the distortion of lenses, see `load_views`.
+            names: names of the pictures to load, see `load_views`.
         """
         views = []
         for name, pose, row in zip(self.names, self.world_to_camera, self.camera_of.tolist()):
             camera = self.cameras[row]
             if camera.lens is None:
                 raise InputError(
-                    f"{path}: the camera of {name!r} is of the model {camera.model}, whose distortion is not known here; "
-                    "undistort the pictures first (COLMAP's image_undistorter)"
+                    f"{path}: the camera of {name!r} is of the model {camera.model}, whose "
+                    "distortion is not known here; undistort the pictures first (COLMAP's "
+                    "image_undistorter)"
                 )
             mask = None if masks is None else masks(name)
             views.append(
@@ -148,6 +165,6 @@ class SparseModel:
 
     def __repr__(self) -> str:
         return (
-            f"SparseModel({len(self.names)} pictures of {len(self.cameras)} cameras, {len(self.points)} points, "
-            f"{len(self.pixels)} observations)"
+            f"SparseModel({len(self.names)} pictures of {len(self.cameras)} cameras, "
+            f"{len(self.points)} points, {len(self.pixels)} observations)"
         )

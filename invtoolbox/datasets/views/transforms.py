@@ -1,6 +1,8 @@
-"""``transforms.json`` as nerfstudio and instant-ngp read and write it: intrinsics, distortion and a pose for each picture.
+"""Readers and writer of ``transforms.json``: intrinsics, distortion and a pose per picture.
 
-Pictures with poses in the layout of the synthetic NeRF scenes: ``transforms_train.json`` as Blender's exporters write it.
+`open_transforms` reads the files of nerfstudio and instant-ngp, and `write_transforms` writes them.
+`open_blender` reads the layout of the synthetic NeRF scenes, ``transforms_train.json``, which
+Blender's exporters write.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from invtoolbox.datasets.views.posed_pictures import (
     load_views,
     rigid_poses,
 )
+from invtoolbox.datasets.volumes.pictures import SUFFIXES
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.lens import Lens
@@ -41,8 +44,11 @@ _PERSPECTIVE = (
     "PERSPECTIVE",
 )
 _FISHEYE = ("OPENCV_FISHEYE", "FISHEYE")
-#: What instant-ngp takes where the file does not say: a point p of the file is at ``scale p + offset`` in its unit cube.
+#: Defaults of instant-ngp: a point p of the file is at ``scale p + offset`` in its unit cube.
 _NGP_SCALE, _NGP_OFFSET = 0.33, 0.5
+#: Names of the file in a folder, in the order of preference.
+FILES = ("transforms_train.json", "transforms.json")
+__all__ = ["FILES", "PosedPictures", "open_blender", "open_transforms", "write_transforms"]
 
 
 def open_transforms(
@@ -52,28 +58,40 @@ def open_transforms(
     straighten: bool = True,
     names: Sequence[str] | None = None,
 ) -> PosedPictures:
-    """Read a ``transforms.json`` of nerfstudio or instant-ngp, and the pictures that it names.
+    """Open a ``transforms.json`` of nerfstudio or instant-ngp, and the pictures that it names.
 
-    Intrinsics (``fl_x, fl_y, cx, cy, w, h``; ``camera_angle_x`` and the middle of the picture in their place) and distortion (``k1`` to
-    ``k4``, ``p1``, ``p2``, ``camera_model``) are those of the frame where it has some, else those of the file. They are scaled to the size
-    that the pictures have. ``transform_matrix`` takes the camera's frame, x to the right, y up, z backward, to the world; the world stays
-    that of the file. Frames without a picture are skipped and named in ``skipped``. Pictures of lenses that distort are straightened.
+    Intrinsics are ``fl_x, fl_y, cx, cy, w, h``; the defaults come from ``camera_angle_x`` and the
+    middle of the picture. Distortion is ``k1`` to ``k4``, ``p1``, ``p2`` and ``camera_model``. The
+    values of a frame have priority over the values of the file. Intrinsics are scaled to the size
+    of the pictures. ``transform_matrix`` maps the camera's frame (x to the right, y up, z backward)
+    to the world of the file. Frames without a picture are skipped and listed in ``skipped``.
+    Pictures of lenses that distort are straightened.
 
-    ``aabb_scale`` (with ``scale`` and ``offset``) gives ``box``, in the world of the file; ``mask_path`` gives ``mask``,
-    ``depth_file_path`` gives ``depth`` (16 bit, in ``depth_unit_scale_factor``, 0.001 by default), ``ply_file_path`` the points.
+    Other fields are read too:
+
+    - ``aabb_scale``, with ``scale`` and ``offset``, gives ``box`` in the world of the file;
+    - ``mask_path`` gives ``mask``;
+    - ``depth_file_path`` gives ``depth`` (16 bit, in ``depth_unit_scale_factor``, 0.001 by
+      default);
+    - ``ply_file_path`` gives the points.
 
     Args:
-        shrink, straighten, names: see `load_views`.
+        path: path of the file, or of its folder.
+        shrink: side of the blocks that become one pixel, see `load_views`.
+        straighten: whether to remove the distortion of lenses, see `load_views`.
+        names: names of the pictures to load, see `load_views`.
 
     Raises:
-        InputError: in one sentence, for a file that is none of this kind, a lens that is not known, poses that are not rigid, no picture.
+        InputError: for a file of another kind, an unknown lens, poses that are not rigid, or a set
+            without pictures.
 
     >>> import tempfile
     >>> from invtoolbox.datasets import write_png
     >>> frame = {"file_path": "a.png", "transform_matrix": torch.eye(4).tolist()}
+    >>> table = {"fl_x": 5.0, "w": 6, "h": 4, "frames": [frame]}
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = write_png(folder + "/a.png", torch.ones(3, 4, 6), value_range=(0, 1))
-    ...     _ = Path(folder, "transforms.json").write_text(json.dumps({"fl_x": 5.0, "w": 6, "h": 4, "frames": [frame]}))
+    ...     _ = Path(folder, "transforms.json").write_text(json.dumps(table))
     ...     open_transforms(folder + "/transforms.json").cameras.intrinsics[0]
     tensor([[5., 0., 3.],
             [0., 5., 2.],
@@ -89,14 +107,12 @@ def open_transforms(
         or not all(isinstance(f, dict) and isinstance(f.get("file_path"), str) for f in frames)
     ):
         raise InputError(
-            f"{file} is no transforms.json: it needs 'frames', each with a 'file_path' and a 'transform_matrix'"
+            f"{file} is not a transforms.json: it needs 'frames', each with a 'file_path' and a "
+            "'transform_matrix'"
         )
     words = [frame["file_path"] for frame in frames]
-    poses = from_opengl(
-        rigid_poses(
-            file, words, [frame.get("transform_matrix") for frame in frames], "camera to world"
-        )
-    )
+    matrices = [frame.get("transform_matrix") for frame in frames]
+    poses = from_opengl(rigid_poses(file, words, matrices, "camera to world"))
     unit = _number(file, table, "depth_unit_scale_factor", 1e-3)
     views = []
     for frame, word, pose in zip(frames, words, poses):
@@ -105,13 +121,13 @@ def open_transforms(
         views.append(
             View(
                 word,
-                _picture(file.parent, word),
+                _find_picture(file.parent, word),
                 pose,
                 K,
                 size,
                 _lens(file, merged),
-                mask=_beside(file, frame, "mask_path"),
-                depth=_beside(file, frame, "depth_file_path"),
+                mask=_find_file(file, frame, "mask_path"),
+                depth=_find_file(file, frame, "depth_file_path"),
                 depth_unit=unit,
             )
         )
@@ -123,14 +139,21 @@ def open_transforms(
 def write_transforms(
     path: str | os.PathLike[str], cameras: Cameras, overwrite: bool = False
 ) -> Written:
-    """Write cameras as a ``transforms.json``, each frame with its own intrinsics; ``cameras.names`` become ``file_path``.
+    """Write cameras as a ``transforms.json`` in which each frame has its own intrinsics.
 
-    Pictures are not written: they are the files of these names beside it.
+    ``cameras.names`` become ``file_path``. Pictures are not written; they are the files of these
+    names in the same folder.
+
+    Args:
+        path: path of the file.
+        cameras: cameras to write.
+        overwrite: replace an existing file.
 
     >>> import tempfile
     >>> from invtoolbox.geometry.cameras import look_at
+    >>> cameras = look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(4, 6))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     written = write_transforms(folder + "/transforms.json", look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(4, 6)))
+    ...     written = write_transforms(folder + "/transforms.json", cameras)
     ...     read_json(written.path)["frames"][0]["file_path"]
     '0.png'
     """
@@ -154,8 +177,56 @@ def write_transforms(
     return Written(write_bytes(path, json.dumps(table, indent=1).encode(), overwrite))
 
 
+def open_blender(
+    path: str | os.PathLike[str],
+    *,
+    shrink: int = 1,
+    straighten: bool = True,
+    names: Sequence[str] | None = None,
+) -> PosedPictures:
+    """Open a ``transforms*.json`` with ``camera_angle_x``, and the pictures that it names.
+
+    Names without a suffix are completed by ``.png``. ``transform_matrix`` maps the camera's frame
+    (y up, z backward) to the world.
+
+    Args:
+        path: path of the file, or of its folder.
+        shrink: side of the blocks that become one pixel, see `load_views`.
+        straighten: has no effect, because these cameras have no lenses; every reader of views has
+            this argument.
+        names: names of the pictures to load, see `load_views`.
+
+    Raises:
+        InputError: for a file of another kind, a set without pictures, or pictures of several
+            sizes.
+    """
+    file = Path(path).expanduser()
+    file = require_file(
+        next((place for place in (file / name for name in FILES) if place.is_file()), file)
+    )
+    table = read_json(file)
+    try:
+        angle, frames = float(table["camera_angle_x"]), list(table["frames"])
+        words = [str(frame["file_path"]) for frame in frames]
+        matrices = [frame["transform_matrix"] for frame in frames]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is not a transforms.json of Blender: {error!r}") from error
+    if not 0 < angle < math.pi or not frames:
+        raise InputError(
+            f"{file} has {len(frames)} frames and the angle {angle:g}; it needs frames, and "
+            "'camera_angle_x' between 0 and pi"
+        )
+    views = []
+    poses = from_opengl(rigid_poses(file, words, matrices, "camera to world"))
+    for word, pose in zip(words, poses):
+        place = file.parent / word
+        place = place if place.suffix else place.with_suffix(".png")
+        views.append(View(place.name, place, pose, angle, written_name=word))
+    return load_views(file, views, shrink=shrink, straighten=straighten, names=names)
+
+
 def read_json(file: Path) -> Any:
-    """The contents of a file of JSON, or an `InputError`."""
+    """Read the contents of a JSON file, or raise an `InputError`."""
     try:
         return json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -170,13 +241,13 @@ def _intrinsics(
     width, height = (_number(file, table, name, 0.0) for name in ("w", "h"))
     angle = _number(file, table, "camera_angle_x", 0.0)
     if "camera_angle_x" in table and not 0 < angle < math.pi:
-        raise InputError(f"{file}: 'camera_angle_x' is {angle:g}; it lies between 0 and pi")
+        raise InputError(f"{file}: 'camera_angle_x' is {angle:g}; it must lie between 0 and pi")
     if width == height == 0 and angle and not {"fl_x", "cx"} & set(table):
         return angle, None
     if not (width >= 1 and height >= 1):
         raise InputError(
-            f"{file}: 'w' and 'h', the size of the pictures that the intrinsics belong to, are needed, got {width:g} and "
-            f"{height:g}"
+            f"{file}: 'w' and 'h', the size of the pictures of the intrinsics, are needed, got "
+            f"{width:g} and {height:g}"
         )
     if "fl_x" in table:
         fx = _number(file, table, "fl_x", 0.0)
@@ -184,18 +255,17 @@ def _intrinsics(
         fx = 0.5 * width / math.tan(0.5 * angle)
     else:
         raise InputError(
-            f"{file}: there is no focal length; give 'fl_x' in pixels, or 'camera_angle_x' in radians"
+            f"{file}: there is no focal length; give 'fl_x' in pixels, or 'camera_angle_x' in "
+            "radians"
         )
     fy = _number(file, table, "fl_y", fx)
     if not (math.isfinite(fx) and fx > 0 and fy > 0):
         raise InputError(
-            f"{file}: the focal lengths are {fx:g} and {fy:g} pixels; they are above 0"
+            f"{file}: the focal lengths are {fx:g} and {fy:g} pixels; they must be above 0"
         )
     cx, cy = _number(file, table, "cx", width / 2), _number(file, table, "cy", height / 2)
-    return torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], dtype=torch.float64), (
-        round(height),
-        round(width),
-    )
+    K = torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    return K, (round(height), round(width))
 
 
 def _lens(file: Path, table: Mapping[str, Any]) -> Lens:
@@ -204,11 +274,12 @@ def _lens(file: Path, table: Mapping[str, Any]) -> Lens:
         model = "OPENCV_FISHEYE"
     if model not in (*_PERSPECTIVE, *_FISHEYE):
         raise InputError(
-            f"{file}: cameras of the model {model[:40]!r} are not read; known are {', '.join((*_PERSPECTIVE, *_FISHEYE))}"
+            f"{file}: cameras of the model {model[:40]!r} cannot be read; the models are "
+            f"{', '.join((*_PERSPECTIVE, *_FISHEYE))}"
         )
     fisheye = model in _FISHEYE
     radial = [_number(file, table, f"k{k}", 0.0) for k in range(1, 5 if fisheye else 7)]
-    if model == "OPENCV":  # k4 to k6 divide in OpenCV's full model alone
+    if model == "OPENCV":  # only OpenCV's full model has the denominator with k4 to k6
         radial = radial[:3]
     while radial and radial[-1] == 0:
         radial.pop()
@@ -227,22 +298,23 @@ def _number(file: Path, table: Mapping[str, Any], name: str, otherwise: float) -
     return float(value)
 
 
-def _picture(folder: Path, word: str) -> Path:
-    """The file of a frame; instant-ngp and Blender leave the suffix out where it is .png."""
+def _find_picture(folder: Path, word: str) -> Path:
+    """Return the file of a frame; instant-ngp and Blender leave out the suffix .png."""
     place = folder / word
-    if place.is_file() or place.suffix.lower() in (".png", ".jpg", ".jpeg", ".tif", ".tiff"):
+    if place.is_file() or place.suffix.lower() in SUFFIXES:
         return place
     return place.with_name(place.name + ".png")
 
 
-def _beside(file: Path, frame: Mapping[str, Any], name: str) -> Path | None:
+def _find_file(file: Path, frame: Mapping[str, Any], name: str) -> Path | None:
     word = frame.get(name)
     if word is None:
         return None
     place = file.parent / str(word)
     if not place.is_file():
         raise InputError(
-            f"{file}: the {name} {str(word)!r} of the frame {frame['file_path']!r} is not there"
+            f"{file}: the {name} {str(word)!r} of the frame {frame['file_path']!r} does not exist; "
+            "check the path"
         )
     return place
 
@@ -253,23 +325,25 @@ def _points(file: Path, table: Mapping[str, Any]) -> tuple[Tensor | None, Tensor
         return None, None
     cloud = read_ply(file.parent / word)
     if not {"x", "y", "z"} <= set(cloud):
-        raise InputError(f"{file.parent / word}: the points have no x, y and z")
-    points = torch.stack([torch.from_numpy(cloud[axis]).float() for axis in "xyz"], 1)
-    if not {"red", "green", "blue"} <= set(cloud):
-        return points, None
-    return points, torch.stack(
-        [torch.from_numpy(cloud[name]).float() for name in ("red", "green", "blue")], 1
-    ) / 255
+        raise InputError(f"{file.parent / word}: the points have no x, y and z; export them again")
+    points, colors = (
+        torch.stack([torch.from_numpy(cloud[name]).float() for name in names], 1)
+        if set(names) <= set(cloud)
+        else None
+        for names in (("x", "y", "z"), ("red", "green", "blue"))
+    )
+    return points, None if colors is None else colors / 255
 
 
 def _box(file: Path, table: Mapping[str, Any]) -> Tensor | None:
-    """instant-ngp's cube of side ``aabb_scale`` around the middle of its unit cube, in the world of the file."""
+    """Return instant-ngp's cube of side ``aabb_scale`` in the world of the file.
+
+    The cube lies around the middle of instant-ngp's unit cube.
+    """
     if "aabb_scale" not in table:
         return None
-    scale, offset = (
-        _number(file, table, "scale", _NGP_SCALE),
-        table.get("offset", [_NGP_OFFSET] * 3),
-    )
+    scale = _number(file, table, "scale", _NGP_SCALE)
+    offset = table.get("offset", [_NGP_OFFSET] * 3)
     side = _number(file, table, "aabb_scale", 1.0)
     if not (
         isinstance(offset, list)
@@ -279,56 +353,8 @@ def _box(file: Path, table: Mapping[str, Any]) -> Tensor | None:
         and side > 0
     ):
         raise InputError(
-            f"{file}: 'offset' is three numbers, 'scale' and 'aabb_scale' are above 0, got {str(offset)[:60]}, {scale:g}, "
-            f"{side:g}"
+            f"{file}: 'offset' must be three numbers, 'scale' and 'aabb_scale' must be above 0, "
+            f"got {str(offset)[:60]}, {scale:g}, {side:g}"
         )
     middle = (0.5 - torch.tensor(offset, dtype=torch.float32)) / scale
     return torch.stack([middle - side / (2 * scale), middle + side / (2 * scale)])
-
-
-#: What a folder of this kind holds; the first one that is there is read.
-FILES = ("transforms_train.json", "transforms.json")
-__all__ = ["FILES", "PosedPictures", "open_blender"]
-
-
-def open_blender(
-    path: str | os.PathLike[str],
-    *,
-    shrink: int = 1,
-    straighten: bool = True,
-    names: Sequence[str] | None = None,
-) -> PosedPictures:
-    """Read a ``transforms*.json`` with ``camera_angle_x``, and the pictures that it names (``.png`` where it gives no suffix).
-
-    ``transform_matrix`` takes the camera's frame to the world, with the camera's y up and z backward.
-
-    Args:
-        shrink, names: see `load_views`.
-        straighten: these cameras have no lenses; accepted, as by every reader of views.
-
-    Raises:
-        InputError: for a file that is none of this kind, without a picture, or with pictures of several sizes.
-    """
-    file = Path(path).expanduser()
-    file = require_file(
-        next((place for place in (file / name for name in FILES) if place.is_file()), file)
-    )
-    table = read_json(file)
-    try:
-        angle, frames = float(table["camera_angle_x"]), list(table["frames"])
-        words = [str(frame["file_path"]) for frame in frames]
-        matrices = [frame["transform_matrix"] for frame in frames]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is no transforms.json of Blender: {error!r}") from error
-    if not 0 < angle < math.pi or not frames:
-        raise InputError(
-            f"{file} has {len(frames)} frames and the angle {angle:g}; 'camera_angle_x' is between 0 and pi"
-        )
-    views = []
-    for word, pose in zip(
-        words, from_opengl(rigid_poses(file, words, matrices, "camera to world"))
-    ):
-        place = file.parent / word
-        place = place if place.suffix else place.with_suffix(".png")
-        views.append(View(place.name, place, pose, angle, said=word))
-    return load_views(file, views, shrink=shrink, straighten=straighten, names=names)

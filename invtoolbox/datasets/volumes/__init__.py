@@ -1,1 +1,1 @@
-"""Readers and writers of images and volumes."""
+"""Readers and writers of images and of volumes."""

@@ -1,4 +1,4 @@
-"""NumPy files: plain arrays, as sinograms with a geometry or as images without one."""
+"""Reader of NumPy files: arrays as sinograms if a geometry is given, as images otherwise."""
 
 from __future__ import annotations
 
@@ -13,21 +13,32 @@ from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry, axes_of_item
 from invtoolbox.errors import InputError
 
-# Names under which an archive holds its measurements, in the order of preference.
+# Names of the measurements in an archive, in the order of preference.
 _MEASUREMENT_NAMES = ("y", "sinogram", "projections", "measurements")
 
 
 class Arrays:
-    """A data set from a `.npy` file, which is mapped, or a `.npz` archive; objects are never unpickled.
+    """Data set from a `.npy` file, which is mapped, or from a `.npz` archive.
 
-    The first axis counts the items: ``(rows, columns)`` is one item, ``(items, rows, columns)`` are as many
-    with one channel, ``(items, channel, *space)`` are as many. With a geometry, rows are angles and columns
-    detector elements. With the geometry of a 3D scan, or with ``items="volume"``, an item has one axis more:
-    ``(views, panel rows, panel columns)`` or ``(slices, rows, columns)`` is one.
+    The first axis counts the items. The layouts are:
 
-    Of an archive, the array `name` is read, by default ``y``, ``sinogram``, ``projections`` or the only
-    array of two or more axes; ``reference`` (in the layout above) and ``noise_std`` (a number, or one an
-    item) go with it.
+    - ``(rows, columns)``: one item;
+    - ``(items, rows, columns)``: items with one channel;
+    - ``(items, channel, *space)``: items with channels.
+
+    With a geometry, rows are angles and columns are detector elements. With the geometry of a 3D
+    scan or with ``items="volume"``, an item has one more axis: ``(views, panel rows, panel
+    columns)`` or ``(slices, rows, columns)`` is one item.
+
+    An archive may also hold ``reference``, in the layout of the measurements, and ``noise_std``, a
+    number or one number per item. Objects are never unpickled.
+
+    Args:
+        path: path of the file.
+        geometry: geometry of the scan, for measurements.
+        name: name of the array in an archive; by default ``y``, ``sinogram``, ``projections``,
+            ``measurements`` or the only array of two or more axes.
+        items: "slices" or "volume".
     """
 
     def __init__(
@@ -41,15 +52,15 @@ class Arrays:
         self.geometry = geometry
         axes = axes_of_item(self.path, items, geometry)
         arrays = _load(self.path)
-        chosen = _choose(self.path, arrays, name)
-        self.array = _with_axes(self.path, arrays[chosen], chosen, axes)
+        name = _choose(self.path, arrays, name)
+        self.array = _add_axes(self.path, arrays[name], name, axes)
         self.reference = None
-        if "reference" in arrays and chosen != "reference":
-            self.reference = _with_axes(self.path, arrays["reference"], "reference", axes)
+        if "reference" in arrays and name != "reference":
+            self.reference = _add_axes(self.path, arrays["reference"], "reference", axes)
             if len(self.reference) != len(self.array):
                 raise InputError(
                     f"{self.path}: {len(self.array)} items but {len(self.reference)} "
-                    "references; give one a measurement"
+                    "references; give one reference per measurement"
                 )
         self.noise_std = _noise(self.path, arrays, len(self.array))
 
@@ -65,6 +76,29 @@ class Arrays:
             noise_std=None if self.noise_std is None else float(self.noise_std[index]),
             meta={"source": str(self.path), "item": index, "units": "as stored"},
         )
+
+
+def layout(path: Path, array: Any, name: str, axes: int = 2) -> tuple[tuple[int, ...], np.dtype]:
+    """Return the shape ``(items, channel, *space)`` of an array in a file, and its type.
+
+    The number of axes of space is `axes`. The array itself is not read.
+    """
+    shape = tuple(int(n) for n in array.shape)
+    if 0 in shape:
+        raise InputError(f"{path}: the array {name} of shape {shape} is empty; write it again")
+    if len(shape) < axes:
+        raise InputError(
+            f"{path}: the array {name} of shape {shape} has {len(shape)} axes; a 3D scan has three "
+            "(view, panel row, panel column), and so has a volume (slice, row, column)"
+        )
+    if axes == 2 and len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 4:
+        raise InputError(
+            f"{path}: the array {name} of shape {shape} looks like a picture with its "
+            "colors last; save it as (1, channel, rows, columns)"
+        )
+    if len(shape) == axes:
+        return (1, 1, *shape), array.dtype
+    return ((shape[0], 1, *shape[1:]) if len(shape) == axes + 1 else shape), array.dtype
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
@@ -87,7 +121,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
                 except ValueError as error:
                     if "pickle" not in str(error).lower():
                         raise
-                    # An array of objects: left out here, and named below if nothing else is there.
+                    # An array of objects is left out. If no other array remains, `_choose` raises.
         return arrays
 
 
@@ -96,8 +130,8 @@ def _choose(path: Path, arrays: dict[str, np.ndarray], name: str | None) -> str:
     if name is not None:
         if name not in numeric:
             raise InputError(
-                f"{path}: no array {name!r} of numbers with two or more axes; there is "
-                f"{', '.join(numeric) or 'none'}"
+                f"{path}: no array {name!r} of numbers with two or more axes; choose from "
+                f"{', '.join(numeric) or 'nothing'}"
             )
         return name
     for known in _MEASUREMENT_NAMES:
@@ -113,30 +147,8 @@ def _choose(path: Path, arrays: dict[str, np.ndarray], name: str | None) -> str:
     return others[0]
 
 
-def items_first(
-    path: Path, array: Any, name: str, axes: int = 2
-) -> tuple[tuple[int, ...], np.dtype]:
-    """The shape (items, channel, *space) of an array in a file, with that many axes of space, and its type; the array is not read."""
-    shape = tuple(int(n) for n in array.shape)
-    if 0 in shape:
-        raise InputError(f"{path}: the array {name} of shape {shape} is empty; write it again")
-    if len(shape) < axes:
-        raise InputError(
-            f"{path}: the array {name} of shape {shape} has {len(shape)} axes; a 3D scan has three (view, panel row, panel "
-            "column), and so has a volume (slice, row, column)"
-        )
-    if axes == 2 and len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 4:
-        raise InputError(
-            f"{path}: the array {name} of shape {shape} looks like a picture with its "
-            "colors last; save it as (1, channel, rows, columns)"
-        )
-    if len(shape) == axes:
-        return (1, 1, *shape), array.dtype
-    return ((shape[0], 1, *shape[1:]) if len(shape) == axes + 1 else shape), array.dtype
-
-
-def _with_axes(path: Path, array: np.ndarray, name: str, axes: int) -> np.ndarray:
-    return array.reshape(items_first(path, array, name, axes)[0])
+def _add_axes(path: Path, array: np.ndarray, name: str, axes: int) -> np.ndarray:
+    return array.reshape(layout(path, array, name, axes)[0])
 
 
 def _noise(path: Path, arrays: dict[str, np.ndarray], items: int) -> np.ndarray | None:
@@ -145,7 +157,7 @@ def _noise(path: Path, arrays: dict[str, np.ndarray], items: int) -> np.ndarray 
     noise = arrays["noise_std"]
     if noise.dtype.kind not in "iuf" or noise.size not in (1, items) or not (noise > 0).all():
         raise InputError(
-            f"{path}: noise_std of shape {noise.shape} must be one positive number, or one an "
+            f"{path}: noise_std of shape {noise.shape} must be one positive number, or one per "
             f"item ({items})"
         )
     return np.broadcast_to(noise.reshape(-1), (items,))

@@ -1,6 +1,7 @@
-"""DICOM: slices of clinical CT in Hounsfield units, or turned into attenuation.
+"""Readers of DICOM: clinical CT in Hounsfield units or as attenuation.
 
-A DICOM series as a volume: slices in order, voxel sizes, orientation, Hounsfield units.
+`Dicom` reads single slices. `DicomSeries` reads a series as a volume, with slices in order, voxel
+sizes and orientation. The two conversions between Hounsfield units and attenuation belong to them.
 """
 
 from __future__ import annotations
@@ -17,26 +18,38 @@ from torch import Tensor
 from invtoolbox.core.checks import Bounded, decoding, require_file, require_plausible, sniff
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
-from invtoolbox.datasets.volumes.volume import Grid, Volume
+from invtoolbox.datasets.volumes.volume import Grid, Volume, join_first
 from invtoolbox.errors import InputError
 
-#: Linear attenuation of water in 1/mm at 70 keV, about the mean energy of a 120 kV spectrum (NIST XCOM).
+#: Linear attenuation of water in 1/mm at 70 keV, about the mean energy of a 120 kV spectrum (NIST
+#: XCOM).
 WATER_ATTENUATION = 0.0193
 _AIR = -1000.0
+# A slice is missing between two slices whose distance exceeds the median by this factor.
+_GAP = 1.5
+# Largest relative deviation of a distance from the median in a regular grid.
+_UNEVEN = 0.05
 
 
 class Dicom:
-    """A data set of DICOM slices: one file, or a folder of them sorted by series and position along its normal.
+    """Data set of DICOM slices: one file, or all files of a folder.
 
-    `DicomSeries` makes one series of a folder a volume.
+    The files of a folder are sorted by series and by position along the normal of the slices.
+    `DicomSeries` reads one series of a folder as a volume instead.
 
     An item's `y` is the slice, ``(1, 1, rows, columns)``, in Hounsfield units: stored value times
-    RescaleSlope plus RescaleIntercept. Pixels that the file marks as padding are set to air, -1000 HU. `meta`
-    holds ``pixel_size`` (row spacing, column spacing) in mm, or None where the file has none. With
-    ``units="1/mm"`` the slice is attenuation instead (`hounsfield_to_attenuation`).
+    RescaleSlope plus RescaleIntercept. Pixels that the file marks as padding are set to air,
+    -1000 HU. `meta` holds ``pixel_size`` (row spacing, column spacing) in mm, or None if the file
+    does not contain it.
+
+    Args:
+        path: path of a file or a folder.
+        geometry: must be None, because DICOM files hold images.
+        units: "HU" for Hounsfield units, "1/mm" for attenuation (`hounsfield_to_attenuation`).
 
     Raises:
-        InputError: for a multi-frame or color image, a file without pixels, or an image that has no rescale.
+        InputError: for a multi-frame or color image, a file without pixels, or an image without
+            RescaleSlope and RescaleIntercept.
     """
 
     def __init__(
@@ -51,7 +64,7 @@ class Dicom:
         self.units = units
         folder = Path(path).expanduser()
         self.files = (
-            [s.path for s in headers(folder)] if folder.is_dir() else [require_file(folder)]
+            [s.path for s in read_headers(folder)] if folder.is_dir() else [require_file(folder)]
         )
 
     def __len__(self) -> int:
@@ -59,10 +72,10 @@ class Dicom:
 
     def __getitem__(self, index: int) -> Measurement:
         path = self.files[check_index(index, len(self))]
-        # pydicom decodes a field when it is asked for, so damage may show at any line of this block.
+        # pydicom decodes a field at its first access, so any line of this block may find damage.
         with decoding(path, "DICOM"):
             header = read_header(path)
-            y = as_tensor(hounsfield(path, header))[None, None]
+            y = as_tensor(read_hounsfield(path, header))[None, None]
             spacing = header.get("PixelSpacing")
             meta = {
                 "source": str(path),
@@ -76,7 +89,13 @@ class Dicom:
 
 
 def hounsfield_to_attenuation(hounsfield: Tensor, water: float = WATER_ATTENUATION) -> Tensor:
-    """Linear attenuation in 1/mm, ``water * (1 + HU / 1000)``, and zero below air.
+    """Convert Hounsfield units to linear attenuation in 1/mm, ``water * (1 + HU / 1000)``.
+
+    Values below air become zero.
+
+    Args:
+        hounsfield: values in HU, of any shape.
+        water: linear attenuation of water in 1/mm.
 
     >>> import torch
     >>> hounsfield_to_attenuation(torch.tensor([-1000.0, 0.0, 1000.0]), water=0.02)
@@ -86,7 +105,11 @@ def hounsfield_to_attenuation(hounsfield: Tensor, water: float = WATER_ATTENUATI
 
 
 def attenuation_to_hounsfield(attenuation: Tensor, water: float = WATER_ATTENUATION) -> Tensor:
-    """Hounsfield units, ``1000 * (attenuation / water - 1)``, of linear attenuation in 1/mm.
+    """Convert linear attenuation in 1/mm to Hounsfield units, ``1000 (attenuation / water - 1)``.
+
+    Args:
+        attenuation: linear attenuation in 1/mm, of any shape.
+        water: linear attenuation of water in 1/mm.
 
     >>> import torch
     >>> attenuation_to_hounsfield(torch.tensor([0.0, 0.02]), water=0.02)
@@ -95,20 +118,86 @@ def attenuation_to_hounsfield(attenuation: Tensor, water: float = WATER_ATTENUAT
     return 1000 * (attenuation / water - 1)
 
 
+class DicomSeries(Volume):
+    """Data set of the slices of one DICOM series in a folder, in Hounsfield units.
+
+    A file is read when its item is accessed. ImagePositionPatient orders the slices along the
+    normal of their planes; the names of the files do not matter. `grid` is computed from
+    PixelSpacing, ImageOrientationPatient and the distances between the positions (SliceThickness is
+    not used, because slices may overlap). Slices that are shifted against each other (a tilted
+    gantry) give a slanted grid.
+
+    Args:
+        path: path of the folder.
+        geometry: must be None, because DICOM files hold images.
+        items: "slices" or "volume".
+        series: SeriesInstanceUID, for a folder that holds several series.
+
+    Raises:
+        InputError: for several series (it lists them), missing slices (it gives their positions),
+            two slices at one position, uneven distances, different shapes or orientations, and a
+            missing position or pixel spacing.
+    """
+
+    format_name = "DICOM"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        geometry: ScanGeometry | None = None,
+        items: str = "slices",
+        series: str | None = None,
+    ) -> None:
+        folder = Path(path).expanduser()
+        if geometry is not None:
+            raise InputError(
+                f"{folder}: a DICOM series holds images, not sinograms; leave the geometry out"
+            )
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder}: there is no such folder; a DICOM series is a folder of slices"
+            )
+        headers = read_headers(folder)
+        known = list(dict.fromkeys(h.series for h in headers))
+        if series is None and len(known) > 1:
+            raise InputError(
+                f"{folder}: holds {len(known)} series; choose one with series= from "
+                f"{join_first(known)}"
+            )
+        headers = [h for h in headers if series is None or h.series == series]
+        if not headers:
+            raise InputError(f"{folder}: no series {series}; choose from {join_first(known)}")
+        self._files = [h.path for h in headers]
+        grid = _grid(folder, headers)
+        super().__init__(folder, (len(headers), *headers[0].shape), grid, "HU", items=items)
+
+    def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
+        slices = []
+        for path in self._files[start:stop]:
+            with decoding(path, "DICOM"):
+                slices.append(read_hounsfield(path, read_header(path)).astype(np.float32))
+            if slices[-1].shape != self.shape[1:]:
+                raise InputError(
+                    f"{path}: a slice of shape {slices[-1].shape} in a series of {self.shape[1:]}; "
+                    "export it again"
+                )
+        return np.stack(slices)
+
+
 def read_header(path: Path, pixels: bool = True) -> Any:
-    """The data set of a DICOM file."""
+    """Read the fields of a DICOM file, with or without its pixels."""
     from pydicom import dcmread
 
     with Bounded(require_file(path)) as file:
         return dcmread(file, stop_before_pixels=not pixels)
 
 
-def hounsfield(path: Path, header: Any) -> np.ndarray:
-    """The slice of a DICOM file in Hounsfield units."""
+def read_hounsfield(path: Path, header: Any) -> np.ndarray:
+    """Read the slice of a DICOM file in Hounsfield units."""
     if int(header.get("NumberOfFrames") or 1) > 1:
         raise InputError(
             f"{path}: holds {header.NumberOfFrames} frames; only single slices are read, export "
-            "one file a slice"
+            "one file per slice"
         )
     if int(header.get("SamplesPerPixel") or 1) != 1:
         raise InputError(f"{path}: a color image; only grey slices are read, export it as PNG")
@@ -132,26 +221,9 @@ def hounsfield(path: Path, header: Any) -> np.ndarray:
     return np.asarray(image)
 
 
-def _check_size(path: Path, header: Any) -> None:
-    """Rows, columns and bits must fit the bytes: else one of them is damaged."""
-    rows, columns, bits = int(header.Rows), int(header.Columns), int(header.BitsAllocated)
-    require_plausible(path, (rows, columns), np.uint32)
-    packed = (
-        header.file_meta.TransferSyntaxUID.is_compressed
-        if "TransferSyntaxUID" in header.file_meta
-        else False
-    )
-    wanted, there = rows * columns * bits // 8, len(header.PixelData)
-    if not packed and there not in (wanted, wanted + wanted % 2):
-        raise InputError(
-            f"{path}: {there:,} bytes of pixels are there where {rows} rows, {columns} columns and {bits} bits need "
-            f"{wanted:,}; truncated or damaged, fetch it again"
-        )
-
-
 @dataclass(frozen=True)
 class Header:
-    """What orders a slice in its series: the series, the place along the normal, and the geometry."""
+    """The fields of a slice that determine its place in a series, and its geometry."""
 
     path: Path
     series: str
@@ -163,7 +235,10 @@ class Header:
 
     @property
     def height(self) -> float:
-        """The place of the slice along the normal of its plane, in mm; along z where it has no orientation."""
+        """Position of the slice along the normal of its plane, in mm; along z without orientation.
+
+        A slice without a position has height 0.
+        """
         if self.position is None:
             return 0.0
         if self.orientation is None:
@@ -171,8 +246,8 @@ class Header:
         return float(np.dot(np.cross(self.orientation[:3], self.orientation[3:]), self.position))
 
 
-def headers(folder: Path) -> list[Header]:
-    """The headers of the slices in a folder, by series and then along the normal."""
+def read_headers(folder: Path) -> list[Header]:
+    """Read the headers of the slices in a folder, sorted by series and then along the normal."""
     files = sorted(
         f for f in folder.iterdir() if f.is_file() and f.name.upper() != "DICOMDIR" and is_slice(f)
     )
@@ -184,19 +259,15 @@ def headers(folder: Path) -> list[Header]:
     for path in files:
         with decoding(path, "DICOM"):
             header = read_header(path, pixels=False)
-            position, orientation = (
-                header.get("ImagePositionPatient"),
-                header.get("ImageOrientationPatient"),
-            )
-            spacing = header.get("PixelSpacing")
+            spacing = _numbers(header.get("PixelSpacing"), 2)
             found.append(
                 Header(
                     path,
                     str(header.get("SeriesInstanceUID", "")),
                     (int(header.get("Rows") or 0), int(header.get("Columns") or 0)),
-                    _numbers(position, 3),
-                    _numbers(orientation, 6),
-                    _pair(_numbers(spacing, 2)),
+                    _numbers(header.get("ImagePositionPatient"), 3),
+                    _numbers(header.get("ImageOrientationPatient"), 6),
+                    None if spacing is None else (spacing[0], spacing[1]),
                     float(header.get("InstanceNumber") or 0),
                 )
             )
@@ -204,8 +275,22 @@ def headers(folder: Path) -> list[Header]:
 
 
 def is_slice(path: Path) -> bool:
-    """Whether a file says by its suffix or by its first bytes that it is DICOM."""
+    """Return whether a file has the suffix or the first bytes of DICOM."""
     return path.suffix.lower() in (".dcm", ".dicom") or sniff(path) == "dicom"
+
+
+def _check_size(path: Path, header: Any) -> None:
+    """Raise an error unless rows, columns and bits fit the bytes; otherwise one is damaged."""
+    rows, columns, bits = int(header.Rows), int(header.Columns), int(header.BitsAllocated)
+    require_plausible(path, (rows, columns), np.uint32)
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    packed = syntax is not None and syntax.is_compressed
+    wanted, stored = rows * columns * bits // 8, len(header.PixelData)
+    if not packed and stored not in (wanted, wanted + wanted % 2):
+        raise InputError(
+            f"{path}: its pixels have {stored:,} bytes, but {rows} rows, {columns} columns and "
+            f"{bits} bits need {wanted:,}; truncated or damaged, fetch it again"
+        )
 
 
 def _numbers(values: Any, count: int) -> tuple[float, ...] | None:
@@ -214,83 +299,14 @@ def _numbers(values: Any, count: int) -> tuple[float, ...] | None:
     numbers = tuple(float(v) for v in values)
     if len(numbers) != count or not np.isfinite(numbers).all():
         raise InputError(
-            f"{numbers} is no position, orientation or spacing; {count} finite numbers are expected"
+            f"{numbers} is not a position, orientation or spacing; {count} finite numbers are "
+            "expected"
         )
     return numbers
 
 
-def _pair(values: tuple[float, ...] | None) -> tuple[float, float] | None:
-    return None if values is None else (values[0], values[1])
-
-
 def _number(value: Any) -> float | None:
     return None if value is None else float(value)
-
-
-# Neighbouring slices further apart than so many times the usual distance have lost one between them.
-_GAP = 1.5
-# Distances that differ by more than this share are no regular grid.
-_UNEVEN = 0.05
-_NAMED = 8
-
-
-class DicomSeries(Volume):
-    """A data set of the slices of one DICOM series in a folder, in Hounsfield units; a file is read when it is asked for.
-
-    Slices are ordered along the normal of their planes by ImagePositionPatient, whatever the names of the files are. `grid`
-    is made of PixelSpacing, ImageOrientationPatient and the distances of the positions (not SliceThickness, which may
-    overlap); slices that are shifted against each other (a tilted gantry) give a slanted grid.
-
-    Args:
-        path: the folder.
-        series: the SeriesInstanceUID, where the folder holds several.
-
-    Raises:
-        InputError: several series (which), missing slices (where), two slices in one place, uneven distances, different
-            shapes or orientations, no position or pixel spacing.
-    """
-
-    format_name = "DICOM"
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        geometry: ScanGeometry | None = None,
-        items: str = "slices",
-        series: str | None = None,
-    ) -> None:
-        folder = Path(path).expanduser()
-        if geometry is not None:
-            raise InputError(
-                f"{folder}: a DICOM series holds images, not sinograms; leave the geometry out"
-            )
-        if not folder.is_dir():
-            raise InputError(
-                f"{folder}: there is no such folder; a DICOM series is a folder of slices"
-            )
-        found = headers(folder)
-        known = list(dict.fromkeys(h.series for h in found))
-        if series is None and len(known) > 1:
-            raise InputError(
-                f"{folder}: holds {len(known)} series; choose one with series= out of {', '.join(known[:_NAMED])}"
-            )
-        chosen = [h for h in found if series is None or h.series == series]
-        if not chosen:
-            raise InputError(f"{folder}: no series {series}; there is {', '.join(known[:_NAMED])}")
-        self._files = [h.path for h in chosen]
-        grid = _grid(folder, chosen)
-        super().__init__(folder, (len(chosen), *chosen[0].shape), grid, "HU", items=items)
-
-    def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
-        slices = []
-        for path in self._files[start:stop]:
-            with decoding(path, "DICOM"):
-                slices.append(hounsfield(path, read_header(path)).astype(np.float32))
-            if slices[-1].shape != self.shape[1:]:
-                raise InputError(
-                    f"{path}: a slice of shape {slices[-1].shape} in a series of {self.shape[1:]}; export it again"
-                )
-        return np.stack(slices)
 
 
 def _grid(folder: Path, slices: Sequence[Header]) -> Grid:
@@ -299,16 +315,17 @@ def _grid(folder: Path, slices: Sequence[Header]) -> Grid:
         for what in ("position", "orientation", "spacing"):
             if getattr(header, what) is None:
                 raise InputError(
-                    f"{header.path}: has no {what} (ImagePositionPatient, ImageOrientationPatient, PixelSpacing), so it "
-                    'has no place in a volume; open the folder with reader="dicom" for single slices'
+                    f"{header.path}: has no {what} (ImagePositionPatient, ImageOrientationPatient, "
+                    "PixelSpacing), so it has no place in a volume; open the folder with "
+                    'reader="dicom" for single slices'
                 )
         ours: list[float] = [*header.orientation, *header.spacing]  # type: ignore[misc]
         theirs: list[float] = [*first.orientation, *first.spacing]  # type: ignore[misc]
         if header.shape != first.shape or not np.allclose(ours, theirs, atol=1e-4):
             raise InputError(
-                f"{header.path}: a slice of shape {header.shape}, orientation {header.orientation} and spacing "
-                f"{header.spacing} in a series of {first.shape}, {first.orientation} and {first.spacing}; keep slices "
-                "of one kind in a series"
+                f"{header.path}: a slice of shape {header.shape}, orientation {header.orientation} "
+                f"and spacing {header.spacing} in a series of {first.shape}, {first.orientation} "
+                f"and {first.spacing}; keep slices of one kind in a series"
             )
     assert (
         first.orientation is not None and first.spacing is not None and first.position is not None
@@ -320,8 +337,8 @@ def _grid(folder: Path, slices: Sequence[Header]) -> Grid:
         or min(first.spacing) <= 0
     ):
         raise InputError(
-            f"{first.path}: orientation {first.orientation} and spacing {first.spacing} are no directions and lengths; "
-            "export it again"
+            f"{first.path}: orientation {first.orientation} and spacing {first.spacing} are not "
+            "directions and lengths; export it again"
         )
     if len(slices) == 1:
         step = np.cross(column, row)
@@ -342,8 +359,8 @@ def _check_distances(folder: Path, slices: Sequence[Header]) -> None:
     for number, step in enumerate(steps):
         if step <= 1e-3 * max(usual, 1e-6):
             raise InputError(
-                f"{folder}: {slices[number].path.name} and {slices[number + 1].path.name} lie in one place "
-                f"({heights[number]:g} mm); keep one of them, or one series a folder"
+                f"{folder}: {slices[number].path.name} and {slices[number + 1].path.name} lie in "
+                f"one place ({heights[number]:g} mm); keep one of them, or one series per folder"
             )
     gaps = np.flatnonzero(steps > _GAP * usual)
     if gaps.size:
@@ -352,16 +369,15 @@ def _check_distances(folder: Path, slices: Sequence[Header]) -> None:
             for g in gaps
             for k in range(max(round(steps[g] / usual) - 1, 1))
         ]
-        named = ", ".join(places[:_NAMED]) + (
-            f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
-        )
+        before, after = (slices[gaps[0] + k].path.name for k in (0, 1))
         raise InputError(
-            f"{folder}: slices are missing at {named} mm along the normal (between {slices[gaps[0]].path.name} and "
-            f"{slices[gaps[0] + 1].path.name}, {usual:g} mm apart elsewhere); export the series again"
+            f"{folder}: slices are missing at {join_first(places)} mm along the normal (between "
+            f"{before} and {after}, {usual:g} mm apart elsewhere); export the series again"
         )
     if np.abs(steps - usual).max() > _UNEVEN * usual:
         worst = int(np.argmax(np.abs(steps - usual)))
         raise InputError(
-            f"{folder}: slices are {steps[worst]:g} mm apart at {slices[worst].path.name} and {usual:g} mm elsewhere; "
-            'a volume has even distances, open the folder with reader="dicom" for single slices'
+            f"{folder}: slices are {steps[worst]:g} mm apart at {slices[worst].path.name} and "
+            f"{usual:g} mm elsewhere, but a volume has even distances; open the folder with "
+            'reader="dicom" for single slices'
         )

@@ -1,10 +1,12 @@
-"""HDF5 files, looked through for damage over which the library would never come back.
+"""Readers of HDF5 files: arrays, and blur kernels in a MATLAB 7.3 cell array.
 
-HDF5 files of plain arrays: what `write_hdf5` and a saved solution hold, and the default signal of a NeXus file.
+`Hdf5` reads an array of a file from `write_hdf5`, of a saved solution, or the default signal of a
+NeXus file. `BlurKernels` reads kernels in the form in which Levin et al. published theirs.
+`open_hdf5` opens a file after a search for damage that would keep the HDF5 library in an endless
+loop.
 
-Blur kernels in a MATLAB 7.3 cell array, as those of Levin et al. are published.
-
-Levin, Weiss, Durand, Freeman, "Understanding and evaluating blind deconvolution algorithms", CVPR 2009.
+Source: Levin, Weiss, Durand, Freeman, "Understanding and evaluating blind deconvolution
+algorithms", CVPR 2009.
 """
 
 from __future__ import annotations
@@ -19,67 +21,38 @@ import numpy as np
 from invtoolbox.core.checks import decoding, require_file, require_plausible
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry, axes_of_item
-from invtoolbox.datasets.volumes.arrays import items_first
+from invtoolbox.datasets.volumes.arrays import layout
 from invtoolbox.errors import InputError
 
-# How much of either end of a file is looked through: strings lie with the other metadata, seldom between the data.
+# Number of bytes at each end of a file that are searched: strings lie with the other metadata,
+# seldom between the data.
 _REACH = 2**26
 _COLLECTION = b"GCOL\x01\0\0\0"
 _HEAD = 16
-
-
-def open_hdf5(path: Path) -> Any:
-    """The file, open for reading.
-
-    Strings of attributes lie in collections (of the global heap, format specification III.E), as entries one after
-    another. One of size zero keeps the library's loop on its place for ever, in compiled code that no signal ends; such
-    files are refused here.
-    """
-    import h5py
-
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        size = len(content)
-        parts = [(0, size)] if size <= 2 * _REACH else [(0, _REACH), (size - _REACH, size)]
-        for start, stop in parts:
-            place = content.find(_COLLECTION, start, stop)
-            while place >= 0:
-                _check(path, content, place)
-                place = content.find(_COLLECTION, place + 8, stop)
-    return h5py.File(path, "r")
-
-
-def _check(path: Path, content: mmap.mmap, start: int) -> None:
-    length = int.from_bytes(content[start + 8 : start + 16], "little")
-    end, place = start + length, start + _HEAD
-    while place + _HEAD <= min(end, len(content)):
-        index = int.from_bytes(content[place : place + 2], "little")
-        size = int.from_bytes(content[place + 8 : place + 16], "little")
-        # What is free (index 0) counts its own head, an entry does not and fills whole eights.
-        step = size if index == 0 else _HEAD + (size + 7) // 8 * 8
-        if step < _HEAD or place + step > end:
-            raise InputError(
-                f"{path}: damaged, the collection of strings at byte {start:,} has an entry of {size:,} bytes that does "
-                "not fit; fetch or export it again"
-            )
-        place += step
-
-
-# Names under which a file holds what is looked for, in the order of preference.
+# Names of the array to read, in the order of preference.
 _NAMES = ("y", "sinogram", "projections", "measurements", "x", "image", "volume", "data")
-# Links that are followed from a NeXus default; a damaged file may link in a circle.
+# Largest number of links followed from a NeXus default; a damaged file may link in a circle.
 _DEEPEST = 4
 
 
 class Hdf5:
-    """A data set from an array in an HDF5 file; an item is read when it is asked for.
+    """Data set from an array in an HDF5 file; an item is read when it is accessed.
 
-    The first axis counts the items, as in `Arrays`, and so do ``items="volume"`` and the geometry of a 3D scan. Of several
-    arrays, `name` is read: by default one of the known names (``y``, ``sinogram``, ``projections``, ``measurements``, ``x``,
-    ``image``, ``volume``, ``data``) at the root, the signal that a NeXus file names as its default, or the only array of two
-    or more axes.
+    The first axis counts the items. The layouts, ``items="volume"`` and the geometry of a 3D scan
+    have the same meaning as in `Arrays`.
+
+    Args:
+        path: path of the file.
+        geometry: geometry of the scan, for measurements.
+        name: name of the array. The default is an array at the root with one of the known names
+            (``y``, ``sinogram``, ``projections``, ``measurements``, ``x``, ``image``, ``volume``,
+            ``data``), the signal that a NeXus file names as its default, or the only array of two
+            or more axes.
+        items: "slices" or "volume".
 
     Raises:
-        InputError: no array of numbers, several without a known name, an array larger than the file can hold.
+        InputError: if there is no array of numbers, if there are several without a known name, or
+            if an array is larger than the file can hold.
     """
 
     def __init__(
@@ -95,7 +68,7 @@ class Hdf5:
             self._name = _choose(self.path, file, name)
             data = file[self._name]
             axes = axes_of_item(self.path, items, geometry)
-            self._shape, dtype = items_first(self.path, data, self._name, axes)
+            self._shape, dtype = layout(self.path, data, self._name, axes)
             require_plausible(self.path, self._shape[1:], dtype)
             self._is_one = data.ndim == axes
 
@@ -121,45 +94,12 @@ class Hdf5:
         )
 
 
-def _choose(path: Any, file: Any, name: str | None) -> str:
-    import h5py
-
-    def is_array(node: Any) -> bool:
-        return isinstance(node, h5py.Dataset) and node.ndim >= 2 and node.dtype.kind in "biufc"
-
-    root = [key for key, node in list(file.items()) if is_array(node)]
-    if name is not None:
-        if name not in file or not is_array(file[name]):
-            raise InputError(
-                f"{path}: no array {name!r} of numbers with two or more axes; there is {', '.join(root) or 'none'} at "
-                "the root"
-            )
-        return name
-    for known in _NAMES:
-        if known in root:
-            return known
-    node, depth = file, 0
-    while isinstance(node, h5py.Group) and depth < _DEEPEST:
-        key = node.attrs.get("signal", node.attrs.get("default"))
-        key = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
-        if not isinstance(key, str) or key not in node:
-            break
-        node, depth = node[key], depth + 1
-    if is_array(node):
-        return str(node.name)
-    if len(root) == 1:
-        return root[0]
-    raise InputError(
-        f"{path}: {'several arrays' if root else 'no array'} of numbers with two or more axes at the root "
-        f"({', '.join(root or list(file)[:8]) or 'nothing'}); say which with name="
-    )
-
-
 class BlurKernels:
-    """A data set of blur kernels, the entries of the cell array `kernels`, for `invtoolbox.operators.Blur`.
+    """Data set of blur kernels for `invtoolbox.operators.Blur`.
 
-    An item's `y` is ``(1, 1, rows, columns)``, not negative, with the sum 1. Items count from 0, so the
-    kernel that the papers call 1 is item 0.
+    The kernels are the entries of the cell array `kernels` of a MATLAB 7.3 file. An item's `y` is
+    ``(1, 1, rows, columns)``, nonnegative, with the sum 1. Items count from 0, so kernel 1 of the
+    papers is item 0.
     """
 
     def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None) -> None:
@@ -173,7 +113,7 @@ class BlurKernels:
             if "kernels" not in file or file["kernels"].dtype != h5py.ref_dtype:
                 raise InputError(
                     f"{self.path}: no cell array named kernels (found "
-                    f"{', '.join(file) or 'nothing'})"
+                    f"{', '.join(file) or 'nothing'}); give a file of blur kernels"
                 )
             for reference in np.asarray(file["kernels"]).ravel():
                 # MATLAB stores columns first.
@@ -199,3 +139,74 @@ class BlurKernels:
             y=as_tensor(kernel / kernel.sum())[None, None],
             meta={"source": str(self.path), "item": index, "units": "1 (sums to 1)"},
         )
+
+
+def open_hdf5(path: Path) -> Any:
+    """Open a file for reading, after a check for damage that would cause an endless loop.
+
+    Strings of attributes lie in collections (of the global heap, format specification III.E), as
+    entries one after another. An entry of size zero keeps the loop of the HDF5 library at the same
+    place forever, in compiled code that no signal ends. Such files are refused here.
+    """
+    import h5py
+
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        size = len(content)
+        parts = [(0, size)] if size <= 2 * _REACH else [(0, _REACH), (size - _REACH, size)]
+        for start, stop in parts:
+            place = content.find(_COLLECTION, start, stop)
+            while place >= 0:
+                _check_collection(path, content, place)
+                place = content.find(_COLLECTION, place + 8, stop)
+    return h5py.File(path, "r")
+
+
+def _check_collection(path: Path, content: mmap.mmap, start: int) -> None:
+    length = int.from_bytes(content[start + 8 : start + 16], "little")
+    end, place = start + length, start + _HEAD
+    while place + _HEAD <= min(end, len(content)):
+        index = int.from_bytes(content[place : place + 2], "little")
+        size = int.from_bytes(content[place + 8 : place + 16], "little")
+        # The size of free space (index 0) includes its head. The size of an entry excludes it, and
+        # the entry fills a multiple of eight bytes.
+        step = size if index == 0 else _HEAD + (size + 7) // 8 * 8
+        if step < _HEAD or place + step > end:
+            raise InputError(
+                f"{path}: damaged, the collection of strings at byte {start:,} has an entry of "
+                f"{size:,} bytes that does not fit; fetch or export it again"
+            )
+        place += step
+
+
+def _choose(path: Any, file: Any, name: str | None) -> str:
+    import h5py
+
+    def is_array(node: Any) -> bool:
+        return isinstance(node, h5py.Dataset) and node.ndim >= 2 and node.dtype.kind in "biufc"
+
+    root = [key for key, node in list(file.items()) if is_array(node)]
+    if name is not None:
+        if name not in file or not is_array(file[name]):
+            raise InputError(
+                f"{path}: no array {name!r} of numbers with two or more axes; the root holds "
+                f"{', '.join(root) or 'none'}"
+            )
+        return name
+    for known in _NAMES:
+        if known in root:
+            return known
+    node, depth = file, 0
+    while isinstance(node, h5py.Group) and depth < _DEEPEST:
+        key = node.attrs.get("signal", node.attrs.get("default"))
+        key = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
+        if not isinstance(key, str) or key not in node:
+            break
+        node, depth = node[key], depth + 1
+    if is_array(node):
+        return str(node.name)
+    if len(root) == 1:
+        return root[0]
+    raise InputError(
+        f"{path}: {'several arrays' if root else 'no array'} of numbers with two or more axes at "
+        f"the root ({', '.join(root or list(file)[:8]) or 'nothing'}); choose one with name="
+    )

@@ -1,4 +1,7 @@
-"""MetaImage (.mha, .mhd), the format of ITK and VTK: a text header, and raw or zlib-packed values."""
+"""Reader and writer of MetaImage (.mha, .mhd), the format of ITK and VTK.
+
+A file has a text header and raw or zlib-compressed values.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from invtoolbox.core.checks import (
 )
 from invtoolbox.datasets.output import Written, write_bytes, writing
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
-from invtoolbox.datasets.volumes.volume import Grid, Volume, size_of_voxels, slices_of
+from invtoolbox.datasets.volumes.volume import Grid, Volume, grid_to_write, slices_of, type_to_write
 from invtoolbox.errors import InputError
 
 _TYPES = {
@@ -41,13 +44,21 @@ _CHUNK = 2**20
 
 
 class MetaImage(Volume):
-    """A data set of the slices of a MetaImage volume: values beside the header or behind it, as they are or packed.
+    """Data set of the slices of a MetaImage volume.
 
-    `DimSize` counts columns first, so an image of ``64 64 93`` has the shape ``(93, 64, 64)``. A fourth size counts
-    frames. Raw values are mapped; packed ones are unpacked up to the slices that are asked for, without holding the rest.
+    The values follow the header or lie in a second file, raw or compressed. `DimSize` counts
+    columns first, so an image of ``64 64 93`` has the shape ``(93, 64, 64)``. A fourth size counts
+    frames. Raw values are mapped. Compressed values are decompressed up to the required slices, and
+    only these slices are kept in memory.
+
+    Args:
+        path: path of the file, or of its header.
+        geometry: geometry of the scan, if the slices are measurements.
+        items: "slices" or "volume".
 
     Raises:
-        InputError: for text values, several channels, values spread over several files, sizes that do not fit the bytes.
+        InputError: for text values, several channels, values in several files, or sizes that do not
+            fit the bytes.
     """
 
     format_name = "MetaImage"
@@ -67,23 +78,20 @@ class MetaImage(Volume):
             or header.get("NDims", str(len(sizes))) != str(len(sizes))
         ):
             raise InputError(
-                f"{path}: DimSize is {header.get('DimSize')} with NDims {header.get('NDims')}; expected two to four "
-                "positive sizes and their number"
+                f"{path}: DimSize is {header.get('DimSize')} with NDims {header.get('NDims')}; "
+                "expected two to four positive sizes and their number"
             )
         columns, rows, slices, frames = [*sizes, 1, 1][:4]
         self._dtype = _dtype(path, header)
         self._packed = _flag(path, header, "CompressedData")
         name = header["ElementDataFile"]
-        data = path if name.upper() == "LOCAL" else _beside(path, name)
-        self._offset = _offset(
-            path, header, data, length, (frames * slices, rows, columns), self._dtype
-        )
-        whole = (frames * slices, rows, columns)
+        self._data = path if name.upper() == "LOCAL" else _find_data(path, name)
+        self._whole = (frames * slices, rows, columns)
+        self._offset = _offset(path, header, self._data, length, self._whole, self._dtype)
         if self._packed:
-            require_plausible(data, whole, self._dtype)
+            require_plausible(self._data, self._whole, self._dtype)
         else:
-            require_bytes(data, self._offset, whole, self._dtype)
-        self._data = data
+            require_bytes(self._data, self._offset, self._whole, self._dtype)
         super().__init__(
             path,
             (slices, rows, columns),
@@ -98,17 +106,10 @@ class MetaImage(Volume):
         first, last = frame * self.shape[0] + start, frame * self.shape[0] + stop
         if not self._packed:
             return map_slices_of_file(
-                self._data,
-                self._offset,
-                (self.frames * self.shape[0], *self.shape[1:]),
-                self._dtype,
-                first,
-                last,
+                self._data, self._offset, self._whole, self._dtype, first, last
             )
         one = self.shape[1] * self.shape[2] * self._dtype.itemsize
-        bits = _unpacked(
-            self._data, self._offset, first * one, last * one, self.frames * self.shape[0] * one
-        )
+        bits = _unpack(self._data, self._offset, first * one, last * one, self._whole[0] * one)
         return np.frombuffer(bits, self._dtype).reshape(last - first, *self.shape[1:])
 
 
@@ -119,26 +120,28 @@ def write_metaimage(
     compress: bool = False,
     overwrite: bool = False,
 ) -> Written:
-    """Write a volume as `.mha` (one file) or `.mhd` (a header, and the values in `.raw` or `.zraw` beside it).
+    """Write a volume as `.mha` (one file) or `.mhd` (a header, and values in `.raw` or `.zraw`).
 
     Args:
-        volume: a tensor, an array or a `Volume`, ``(slices, rows, columns)``, in a type of 8 to 64 bits.
-        voxel_size: lengths in mm along slices, rows and columns; by default those of a `Volume`, else 1.
-        compress: pack the values with zlib.
+        path: path of the file; its ending chooses between one file and two files.
+        volume: tensor, array or `Volume`, ``(slices, rows, columns)``, in a type of 8 to 64 bits.
+        voxel_size: sizes of a voxel in mm along slices, rows and columns; by default those of a
+            `Volume`, else 1.
+        compress: compress the values with zlib.
+        overwrite: replace existing files.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = write_metaimage(folder + "/x.mha", np.arange(24, dtype=np.int16).reshape(2, 3, 4), compress=True)
+    ...     volume = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    ...     _ = write_metaimage(folder + "/x.mha", volume, compress=True)
     ...     MetaImage(folder + "/x.mha").slices(1, 2)[0, 0]
     array([12, 13, 14, 15], dtype=int16)
     """
     path = Path(path).expanduser()
     shape, dtype, pages = slices_of(path, volume)
-    dtype = np.dtype({"b1": "u1", "f2": "f4"}.get(dtype.str[1:], dtype.str[1:])).newbyteorder("<")
-    grid = volume.grid if isinstance(volume, Volume) else Grid()
-    size = size_of_voxels(path, voxel_size) if voxel_size is not None else grid.voxel_size
+    dtype, grid = type_to_write(dtype), grid_to_write(path, volume, voxel_size)
     local = path.suffix.lower() != ".mhd"
-    beside = path.with_suffix(".zraw" if compress else ".raw")
+    data = path.with_suffix(".zraw" if compress else ".raw")
 
     def header(packed: int | None) -> bytes:
         lines = [
@@ -148,14 +151,14 @@ def write_metaimage(
             "BinaryDataByteOrderMSB = False",
             f"CompressedData = {packed is not None}",
             *([f"CompressedDataSize = {packed}"] if packed is not None else []),
-            # Axes fastest first: column, row, slice.
+            # The fastest axis comes first: column, row, slice.
             "TransformMatrix = "
-            + _words(c for direction in grid.directions[::-1] for c in direction),
-            "Offset = " + _words(grid.origin),
-            "ElementSpacing = " + _words(size[::-1]),
+            + _join(c for direction in grid.directions[::-1] for c in direction),
+            "Offset = " + _join(grid.origin),
+            "ElementSpacing = " + _join(grid.voxel_size[::-1]),
             f"DimSize = {shape[2]} {shape[1]} {shape[0]}",
             f"ElementType = {_NAMES[dtype.str[1:]]}",
-            f"ElementDataFile = {'LOCAL' if local else beside.name}",
+            f"ElementDataFile = {'LOCAL' if local else data.name}",
         ]
         return ("\n".join(lines) + "\n").encode()
 
@@ -166,24 +169,24 @@ def write_metaimage(
             stream.writelines(values)
         return Written(path)
     if local:
-        # The packed length stands in the header, before the values.
-        packed = b"".join(_packed(values))
+        # The header comes before the values and contains their compressed length.
+        packed = b"".join(_pack(values))
         write_bytes(path, header(len(packed)) + packed, overwrite)
         return Written(path)
     if not overwrite and path.exists():
         raise InputError(
             f"{path}: there is a file of that name already; choose another, or pass overwrite=True"
         )
-    if overwrite:  # a header never describes other bytes: it goes first and comes last
+    if overwrite:  # removed first and written last, the header never describes other bytes
         path.unlink(missing_ok=True)
-    with writing(beside, overwrite) as stream:
-        stream.writelines(_packed(values) if compress else values)
-    write_bytes(path, header(beside.stat().st_size if compress else None), overwrite)
+    with writing(data, overwrite) as stream:
+        stream.writelines(_pack(values) if compress else values)
+    write_bytes(path, header(data.stat().st_size if compress else None), overwrite)
     return Written(path)
 
 
 def _header(path: Path) -> tuple[dict[str, str], int]:
-    """The keys of the header, and where it ends."""
+    """Read the fields of the header, and return the position of its end."""
     with path.open("rb") as stream:
         head = stream.read(_LONGEST_HEADER)
     fields: dict[str, str] = {}
@@ -198,7 +201,8 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
             continue
         if not sign:
             raise InputError(
-                f"{path}: the line {line[:40]!r} of the header is not key = value; not a MetaImage file, or damaged"
+                f"{path}: the line {line[:40]!r} of the header is not key = value; not a MetaImage "
+                "file, or damaged"
             )
         fields[key.strip()] = value.strip()
         if key.strip() == "ElementDataFile":
@@ -209,10 +213,11 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
             f"{path}: the header lacks {', '.join(missing)}; not a MetaImage file, or truncated"
         )
     if fields.get("ObjectType", "Image") != "Image":
-        raise InputError(f"{path}: holds a {fields['ObjectType']}, not an image")
+        raise InputError(f"{path}: holds a {fields['ObjectType']}; only images are read")
     if fields.get("ElementNumberOfChannels", "1") != "1":
         raise InputError(
-            f"{path}: holds {fields['ElementNumberOfChannels']} channels; export one channel a file"
+            f"{path}: holds {fields['ElementNumberOfChannels']} channels; export one channel per "
+            "file"
         )
     if "BinaryData" in fields and not _flag(path, fields, "BinaryData"):
         raise InputError(f"{path}: its values are text; save them as binary data")
@@ -223,7 +228,8 @@ def _dtype(path: Path, header: dict[str, str]) -> np.dtype:
     code = _TYPES.get(header["ElementType"])
     if code is None:
         raise InputError(
-            f"{path}: ElementType is {header['ElementType']}; readable are {', '.join(_TYPES)}"
+            f"{path}: ElementType is {header['ElementType']}; the types that can be read are "
+            f"{', '.join(_TYPES)}"
         )
     big = _flag(path, header, "BinaryDataByteOrderMSB") or _flag(
         path, header, "ElementByteOrderMSB"
@@ -244,12 +250,13 @@ def _offset(
         return max(data.stat().st_size - shape[0] * shape[1] * shape[2] * dtype.itemsize, 0)
     if skip < 0:
         raise InputError(
-            f"{path}: HeaderSize is {skip}; it is a number of bytes, or -1 for values at the end"
+            f"{path}: HeaderSize is {skip}; it must be a number of bytes, or -1 for values at the "
+            "end"
         )
     return skip + (length if data == path else 0)
 
 
-def _beside(path: Path, name: str) -> Path:
+def _find_data(path: Path, name: str) -> Path:
     if name.upper() == "LIST" or "%" in name:
         raise InputError(
             f"{path}: its slices lie in several files ({name}); join them into one .raw file"
@@ -257,43 +264,28 @@ def _beside(path: Path, name: str) -> Path:
     data = path.parent / name
     if not data.is_file():
         raise InputError(
-            f"{path}: the values are in {name}, and there is no such file beside the header"
+            f"{path}: the values are in {name}, but the folder of the header has no such file"
         )
     return data
 
 
 def _grid(path: Path, header: dict[str, str], axes: int) -> Grid:
-    spacing = next(
-        (
-            _numbers(path, header, k, float)
-            for k in ("ElementSpacing", "ElementSize")
-            if k in header
-        ),
-        [],
-    )
-    origin = next(
-        (_numbers(path, header, k, float) for k in ("Offset", "Position", "Origin") if k in header),
-        [],
-    )
-    matrix = next(
-        (
-            _numbers(path, header, k, float)
-            for k in ("TransformMatrix", "Orientation", "Rotation")
-            if k in header
-        ),
-        [],
-    )
+    def find(*names: str) -> list[float]:
+        return next((_numbers(path, header, k, float) for k in names if k in header), [])
+
+    spacing = find("ElementSpacing", "ElementSize")
+    origin = find("Offset", "Position", "Origin")
+    matrix = find("TransformMatrix", "Orientation", "Rotation")
     counts = (len(spacing) or axes, len(origin) or axes, len(matrix) or axes**2)
     if counts != (axes, axes, axes**2):
         raise InputError(
-            f"{path}: ElementSpacing, Offset and TransformMatrix have {len(spacing)}, {len(origin)} and {len(matrix)} "
-            f"numbers; {axes} axes need {axes}, {axes} and {axes**2}"
+            f"{path}: ElementSpacing, Offset and TransformMatrix have {len(spacing)}, "
+            f"{len(origin)} and {len(matrix)} numbers; {axes} axes need {axes}, {axes} and "
+            f"{axes**2}"
         )
     full = np.eye(4)
-    if matrix:
-        full[:axes, :axes] = np.array(matrix).reshape(
-            axes, axes
-        )  # one row an axis of the image, columns first
+    if matrix:  # one row per axis of the image, columns first
+        full[:axes, :axes] = np.array(matrix).reshape(axes, axes)
     sizes = [*spacing[:3], *[1.0] * (3 - len(spacing[:3]))]
     place = [*origin[:3], *[0.0] * (3 - len(origin[:3]))]
     affine = np.eye(4)
@@ -322,10 +314,10 @@ def _flag(path: Path, header: dict[str, str], key: str) -> bool:
     return value.lower() in ("true", "1")
 
 
-def _unpacked(path: Path, offset: int, start: int, stop: int, total: int) -> bytes:
-    """Bytes ``start`` to ``stop`` of a zlib stream, of which at most a chunk more is held.
+def _unpack(path: Path, offset: int, start: int, stop: int, total: int) -> bytes:
+    """Decompress bytes ``start`` to ``stop - 1`` of a zlib stream; at most a chunk more is held.
 
-    Where they are the last, the stream must end with them: then its checksum was right too.
+    If they are the last bytes, the stream must end with them, which verifies its checksum too.
     """
     engine = zlib.decompressobj()
     found = bytearray()
@@ -344,18 +336,18 @@ def _unpacked(path: Path, offset: int, start: int, stop: int, total: int) -> byt
                 break
     if len(found) != stop - start or position > total or (last and not engine.eof):
         raise InputError(
-            f"{path}: truncated or damaged, its packed values are {position:,} bytes where {total:,} are declared; "
-            "fetch or export it again"
+            f"{path}: truncated or damaged, its compressed values have {position:,} bytes, but "
+            f"{total:,} are declared; fetch or export it again"
         )
     return bytes(found)
 
 
-def _packed(values: Iterator[bytes]) -> Iterator[bytes]:
+def _pack(values: Iterator[bytes]) -> Iterator[bytes]:
     engine = zlib.compressobj(6)
     for part in values:
         yield engine.compress(part)
     yield engine.flush()
 
 
-def _words(numbers: Any) -> str:
+def _join(numbers: Any) -> str:
     return " ".join(repr(float(n)) for n in numbers)

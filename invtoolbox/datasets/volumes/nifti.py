@@ -1,4 +1,7 @@
-"""NIfTI-1 and NIfTI-2 (.nii, .nii.gz, .hdr with .img), the format of neuroimaging; nibabel understands the header."""
+"""Reader and writer of NIfTI-1 and NIfTI-2 (.nii, .nii.gz, .hdr with .img).
+
+NIfTI is the format of neuroimaging; nibabel decodes the header.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +23,36 @@ from invtoolbox.core.checks import (
 )
 from invtoolbox.datasets.output import Written, writing
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
-from invtoolbox.datasets.volumes.volume import Grid, Volume, size_of_voxels, slices_of
+from invtoolbox.datasets.volumes.volume import Grid, Volume, grid_to_write, slices_of, type_to_write
 from invtoolbox.errors import InputError, MissingDependency
 
-# NIfTI counts x to the patient's right and y to the front where DICOM, and `Grid`, count left and back.
+# In NIfTI, x grows to the patient's right and y to the front; in DICOM and in `Grid`, x grows to
+# the left and y to the back.
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 _UNITS = {"meter": "m", "mm": "mm", "micron": "um", "unknown": "mm"}
 _NAMES = {"m": "meter", "mm": "mm", "um": "micron"}
 _CHUNK = 2**20
-# Sizes are 16 bit numbers in version 1.
+# Version 1 stores sizes as numbers of 16 bits.
 _LARGEST_SIZE = 32767
 
 
 class Nifti(Volume):
-    """A data set of the slices of a NIfTI volume, with the file's slope and intercept applied.
+    """Data set of the slices of a NIfTI volume, with the file's slope and intercept applied.
 
-    The file's first axis is ours of columns, its third that of slices: nothing is turned, and `grid` says where the
-    voxels lie in the patient. A fourth axis counts frames. Files that are not packed are mapped; of a `.nii.gz` all that
-    comes before a slice has to be unpacked to read it, so unpack large ones first.
+    The file's first axis is the axis of columns, its third axis is the axis of slices. Nothing is
+    rotated; `grid` gives the positions of the voxels in the patient. A fourth axis counts frames.
+    Uncompressed files are mapped. To read a slice of a `.nii.gz`, everything before the slice must
+    be decompressed, so decompress large files first.
+
+    Args:
+        path: path of the file.
+        geometry: geometry of the scan, if the slices are measurements.
+        items: "slices" or "volume".
 
     Raises:
-        InputError: for colors, complex numbers or more than four axes, a damaged header, missing bytes.
-        MissingDependency: without nibabel.
+        InputError: for colors, complex numbers or more than four axes, a damaged header, or missing
+            bytes.
+        MissingDependency: if nibabel is not installed.
     """
 
     format_name = "NIfTI"
@@ -72,8 +83,8 @@ class Nifti(Volume):
             or dtype.kind not in "iuf"
         ):
             raise InputError(
-                f"{path}: an array of shape {shape} and type {dtype}; only volumes, and series of them, of real "
-                "numbers are read"
+                f"{path}: an array of shape {shape} and type {dtype}; only volumes of real "
+                "numbers, and series of volumes, are read"
             )
         self._data = path
         if pair:
@@ -83,12 +94,13 @@ class Nifti(Volume):
             )
             if self._data == path:
                 raise InputError(
-                    f"{path}: a header whose values are in {path.with_suffix('.img').name}, and there is no such file "
-                    "beside it"
+                    f"{path}: a header whose values are in {path.with_suffix('.img').name}, but "
+                    "its folder has no such file; put the two files into one folder"
                 )
         elif self._offset < 348:
             raise InputError(
-                f"{path}: its values are said to begin at byte {self._offset}, within the header; fetch it again"
+                f"{path}: the header places its values at byte {self._offset}, within the header; "
+                "fetch it again"
             )
         columns, rows, slices, frames = [*shape[:4], 1, 1][:4]
         self._whole, self._dtype = (frames * slices, rows, columns), dtype
@@ -99,7 +111,7 @@ class Nifti(Volume):
             require_bytes(self._data, self._offset, self._whole, dtype)
         self._scale = None if slope is None else (float(slope), float(intercept or 0.0))
         matrix = _FLIP @ affine
-        matrix[:, :3] = matrix[:, 2::-1]  # the file's axes are column, row, slice
+        matrix[:, :3] = matrix[:, 2::-1]  # the axes of the file are column, row, slice
         with decoding(path, "NIfTI"):
             grid = Grid.from_affine(matrix, _UNITS.get(unit, unit))
         super().__init__(
@@ -115,7 +127,7 @@ class Nifti(Volume):
     def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
         first, last = frame * self.shape[0] + start, frame * self.shape[0] + stop
         if self._packed:
-            array = _unpacked(self._data, self._offset, self._whole, self._dtype, first, last)
+            array = _unpack(self._data, self._offset, self._whole, self._dtype, first, last)
         else:
             array = map_slices_of_file(
                 self._data, self._offset, self._whole, self._dtype, first, last
@@ -127,26 +139,26 @@ class Nifti(Volume):
 def write_nifti(
     path: str | os.PathLike[str], volume: Any, voxel_size: Any = None, overwrite: bool = False
 ) -> Written:
-    """Write a volume as `.nii`, or packed as `.nii.gz`, slice by slice and in its own type.
+    """Write a volume as `.nii`, or compressed as `.nii.gz`, slice by slice and in its own type.
 
     Args:
-        volume: a tensor, an array or a `Volume`, ``(slices, rows, columns)``.
-        voxel_size: lengths in mm along slices, rows and columns; by default those of a `Volume`, whose place and
-            orientation are kept too, else 1.
+        path: path of the file; the ending `.gz` compresses it.
+        volume: tensor, array or `Volume`, ``(slices, rows, columns)``.
+        voxel_size: sizes of a voxel in mm along slices, rows and columns; by default those of a
+            `Volume`, else 1. The place and the orientation of a `Volume` are kept.
+        overwrite: replace an existing file.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = write_nifti(folder + "/x.nii.gz", np.arange(24, dtype=np.int16).reshape(2, 3, 4), voxel_size=(2, 1, 1))
+    ...     volume = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    ...     _ = write_nifti(folder + "/x.nii.gz", volume, voxel_size=(2, 1, 1))
     ...     Nifti(folder + "/x.nii.gz").grid.voxel_size
     (2.0, 1.0, 1.0)
     """
     nibabel = _nibabel()
     path = Path(path).expanduser()
     shape, dtype, pages = slices_of(path, volume)
-    dtype = np.dtype({"b1": "u1", "f2": "f4"}.get(dtype.str[1:], dtype.str[1:])).newbyteorder("<")
-    grid = volume.grid if isinstance(volume, Volume) else Grid()
-    if voxel_size is not None:
-        grid = Grid(size_of_voxels(path, voxel_size), grid.origin, grid.directions, grid.unit)
+    dtype, grid = type_to_write(dtype), grid_to_write(path, volume, voxel_size)
     matrix = _FLIP @ grid.affine()
     matrix[:, :3] = matrix[:, 2::-1]
     large = max(shape) > _LARGEST_SIZE
@@ -163,12 +175,17 @@ def write_nifti(
     header.write_to(start)
     with writing(path, overwrite) as file:
         if path.name.lower().endswith(".gz"):
-            # No time and no name in the packed file: the same volume gives the same bytes.
+            # Without time and name in the compressed file, the same volume gives the same bytes.
             with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
                 _write(packed, start.getvalue().ljust(offset, b"\0"), pages, dtype)
         else:
             _write(file, start.getvalue().ljust(offset, b"\0"), pages, dtype)
     return Written(path)
+
+
+def check_available() -> None:
+    """Raise a `MissingDependency` without nibabel, before a result for NIfTI is computed."""
+    _nibabel()
 
 
 def _write(stream: Any, header: bytes, pages: Any, dtype: np.dtype) -> None:
@@ -185,7 +202,7 @@ def _header(path: Path) -> Any:
     single = (head[4:8] if version_2 else head[344:348])[1:2] == b"+"
     module = nibabel.nifti2 if version_2 else nibabel.nifti1
     cls = getattr(module, f"Nifti{2 if version_2 else 1}{'' if single else 'Pair'}Header")
-    # Of the block alone: extensions that may follow are not read.
+    # Only the header block is decoded; extensions that may follow are not read.
     return cls(head[: 540 if version_2 else 348])
 
 
@@ -198,10 +215,13 @@ def _stream(path: Path) -> BinaryIO:
     return gzip.open(path, "rb") if _is_packed(path) else path.open("rb")  # type: ignore[return-value]
 
 
-def _unpacked(
+def _unpack(
     path: Path, offset: int, shape: tuple[int, int, int], dtype: np.dtype, start: int, stop: int
 ) -> np.ndarray:
-    """Slices of a packed array; where they are the last, the file must end with them, and its checksum is compared."""
+    """Decompress slices of an array.
+
+    If they are the last slices, the file must end with them, and its checksum is verified.
+    """
     one = shape[1] * shape[2] * dtype.itemsize
     wanted = (stop - start) * one
     with gzip.open(path, "rb") as stream:
@@ -214,15 +234,10 @@ def _unpacked(
         surplus = stop == shape[0] and stream.read(1) != b""
     if len(found) < wanted or surplus:
         raise InputError(
-            f"{path}: truncated or damaged, it holds {'more' if surplus else 'fewer'} values than the {shape} that its "
-            "header declares; fetch it again"
+            f"{path}: truncated or damaged, it holds {'more' if surplus else 'fewer'} values than "
+            f"the {shape} that its header declares; fetch it again"
         )
     return np.frombuffer(bytes(found), dtype).reshape(stop - start, shape[1], shape[2])
-
-
-def check_available() -> None:
-    """Raise a `MissingDependency` without nibabel, before anything is computed that is to be written."""
-    _nibabel()
 
 
 def _nibabel() -> Any:

@@ -1,4 +1,4 @@
-"""Pictures: PNG, JPEG and TIFF as tensors with values from 0 to 1."""
+"""Reader of pictures: PNG, JPEG and TIFF as tensors with values from 0 to 1."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.tiff import check_length, require_pages
 from invtoolbox.errors import InputError
 
-# The number of the tag, in EXIF as in TIFF.
+# Number of the orientation tag, in EXIF and in TIFF.
 _ORIENTATION = 274
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 class Pictures:
-    """A data set of pictures: one file (each page of a TIFF is an item), or all pictures of a folder, by
-    name.
+    """Data set of pictures: one file, or all pictures of a folder in the order of their names.
 
-    An item's `y` is ``(1, channel, rows, columns)`` with one channel (grey) or three (red, green, blue).
-    Whole numbers are divided by the largest of their type (255, 65535; all 16 bits count, in color too);
-    floating point is taken as it is, because then the file says the unit. An alpha channel is dropped. A picture
-    is turned as its orientation tag (EXIF, TIFF) says, as every viewer shows it; `as_stored` leaves the pixels in the
-    order of the file. With a geometry, a grey picture (a TIFF of measured line integrals, say) is a sinogram: rows are
-    angles, columns detector elements, as they are stored.
+    Each page of a TIFF file is an item. An item's `y` is ``(1, channel, rows, columns)`` with one
+    channel (grey) or three (red, green, blue). Whole numbers are divided by the largest number of
+    their type (255, 65535; color pictures keep 16 bits too). Floating-point values are not changed,
+    because the file defines their unit. An alpha channel is dropped. A picture is rotated as its
+    orientation tag (EXIF, TIFF) requires, like in every viewer.
+
+    With a geometry, a grey picture (for example a TIFF of measured line integrals) is a sinogram:
+    rows are angles and columns are detector elements, in the order of the file.
+
+    Args:
+        path: path of a file or a folder.
+        geometry: geometry of the scan, for pictures that are sinograms.
+        as_stored: keep the pixels in the order of the file, without applying the orientation tag.
     """
 
     def __init__(
@@ -61,12 +67,12 @@ class Pictures:
         if array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4):
             raise InputError(
                 f"{path}: an array of shape {array.shape} is neither a grey nor a color "
-                "picture; save a volume as .npy"
+                "picture; save it as .npy if it is a volume"
             )
         array = array[..., : 1 if array.shape[-1] <= 2 else 3]
         if not self.as_stored:
-            array = _upright(array, _orientation(path, page))
-        y = as_tensor(np.moveaxis(unit_range(path, array), -1, 0))[None]
+            array = _apply_orientation(array, _orientation(path, page))
+        y = as_tensor(np.moveaxis(scale_to_unit(path, array), -1, 0))[None]
         units = "as stored" if np.issubdtype(stored, np.floating) else "1 (0 black to 1 white)"
         return Measurement(
             y=y,
@@ -75,17 +81,8 @@ class Pictures:
         )
 
 
-def _count_pages(path: Path) -> int:
-    if path.suffix.lower() not in (".tif", ".tiff") or sniff(require_file(path)) != "tiff":
-        return 1
-    import tifffile
-
-    with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
-        return require_pages(path, file)
-
-
 def read_pixels(path: Path, page: int) -> np.ndarray:
-    """The stored array of one page, (rows, columns) or (rows, columns, channels)."""
+    """Read the stored array of one page, ``(rows, columns)`` or ``(rows, columns, channels)``."""
     kind = sniff(require_file(path))
     if kind == "tiff":
         return _read_tiff(path, page)
@@ -101,6 +98,27 @@ def read_pixels(path: Path, page: int) -> np.ndarray:
 
         with Bounded(path) as file:
             return np.asarray(imread(file))
+
+
+def scale_to_unit(path: Path, array: np.ndarray) -> Any:
+    """Divide whole numbers by the largest number of their type; keep floating-point values."""
+    if array.dtype == bool or np.issubdtype(array.dtype, np.floating):
+        return array
+    if array.dtype.kind == "u":
+        return array.astype(np.float64) / np.iinfo(array.dtype).max
+    raise InputError(
+        f"{path}: stored as {array.dtype}, for which 0 to 1 is not defined; save it as unsigned "
+        "whole numbers or floating point"
+    )
+
+
+def _count_pages(path: Path) -> int:
+    if path.suffix.lower() not in (".tif", ".tiff") or sniff(require_file(path)) != "tiff":
+        return 1
+    import tifffile
+
+    with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
+        return require_pages(path, file)
 
 
 def _read_tiff(path: Path, page: int) -> np.ndarray:
@@ -122,7 +140,7 @@ def _read_tiff(path: Path, page: int) -> np.ndarray:
 
 
 def _check_size(path: Path) -> None:
-    """Refuse a picture that is declared larger than its file can hold, before memory is asked for it."""
+    """Raise an error, before memory is allocated, if a file is too small for its picture."""
     from PIL import Image
 
     with Bounded(path) as file, Image.open(file) as picture:
@@ -130,7 +148,7 @@ def _check_size(path: Path) -> None:
 
 
 def _orientation(path: Path, page: int) -> int:
-    """The orientation tag, 1 to 8; 1 (as stored) where there is none, or none that has a meaning."""
+    """Return the orientation tag, 1 to 8; 1 (as stored) if it is missing or has no meaning."""
     if sniff(path) == "tiff":
         import tifffile
 
@@ -146,10 +164,10 @@ def _orientation(path: Path, page: int) -> int:
     return int(value) if value in range(1, 9) else 1
 
 
-def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """The pixels (rows, columns, channels) as they are to be seen.
+def _apply_orientation(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Rotate and mirror the pixels ``(rows, columns, channels)`` as the tag requires.
 
-    >>> _upright(np.arange(6).reshape(2, 3, 1), 6)[..., 0]
+    >>> _apply_orientation(np.arange(6).reshape(2, 3, 1), 6)[..., 0]
     array([[3, 0],
            [4, 1],
            [5, 2]])
@@ -164,7 +182,7 @@ def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _is_deep_color(path: Path) -> bool:
-    """Whether a PNG has 16 bits and more than one channel, of which Pillow reads 8 bits only."""
+    """Return whether a PNG has 16 bits and several channels, of which Pillow reads only 8 bits."""
     header = path.read_bytes()[:26]
     return len(header) == 26 and header[24] == 16 and header[25] in (2, 4, 6)
 
@@ -174,17 +192,7 @@ def _read_deep_color(path: Path) -> np.ndarray:
 
     mode = {2: "rgb", 6: "rgba"}.get(path.read_bytes()[25])
     if mode is None:
-        raise InputError(f"{path}: 16 bit grey with alpha; save it without the alpha channel")
+        raise InputError(
+            f"{path}: a grey picture of 16 bits with alpha; save it without the alpha channel"
+        )
     return np.asarray(kornia_rs.io.read_image_png_u16(str(path), mode))
-
-
-def unit_range(path: Path, array: np.ndarray) -> Any:
-    """Whole numbers over the largest of their type; floating point as it is."""
-    if array.dtype == bool or np.issubdtype(array.dtype, np.floating):
-        return array
-    if array.dtype.kind == "u":
-        return array.astype(np.float64) / np.iinfo(array.dtype).max
-    raise InputError(
-        f"{path}: stored as {array.dtype}, for which 0 to 1 is not defined; save it as unsigned "
-        "whole numbers or floating point"
-    )

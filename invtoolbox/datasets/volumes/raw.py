@@ -1,15 +1,16 @@
-"""Raw volumes: bytes without a header, and a small TOML file beside them that says what they are.
+"""Reader and writer of raw volumes: bytes without a header, described by a small TOML file.
 
-``volume.raw`` is described by ``volume.toml`` (or ``volume.raw.toml``)::
+The file ``volume.raw`` is described by ``volume.toml`` (or ``volume.raw.toml``) in the same
+folder::
 
-    shape = [93, 64, 64]              # slices, rows, columns; the last one is the fastest in the file
+    shape = [93, 64, 64]              # slices, rows, columns; columns vary fastest in the file
     dtype = "uint16"                  # int8 to int64, uint8 to uint64, float16 to float64
     byte_order = "little"             # or "big"; needed for more than one byte
     offset = 0                        # optional: bytes before the first value
     voxel_size = [1.5, 3.2, 3.2]      # optional: along slices, rows and columns
     length_unit = "mm"                # optional
     units = "HU"                      # optional: of the values
-    file = "volume.raw"               # optional: where the bytes are, beside this file
+    file = "volume.raw"               # optional: name of the raw file in the same folder
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ import numpy as np
 from invtoolbox.core.checks import map_slices_of_file, require_bytes, require_file
 from invtoolbox.datasets.output import Written, write_bytes, writing
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
-from invtoolbox.datasets.volumes.volume import Grid, Volume, size_of_voxels, slices_of
+from invtoolbox.datasets.volumes.volume import (
+    Grid,
+    Volume,
+    check_voxel_size,
+    grid_to_write,
+    slices_of,
+)
 from invtoolbox.errors import InputError, unknown_name
 
 _TYPES = (
@@ -42,20 +49,24 @@ _TYPES = (
     "float64",
 )
 _FIELDS = ("shape", "dtype", "byte_order", "offset", "voxel_size", "length_unit", "units", "file")
-# A file of a few lines; what is longer is something else.
+# Largest size in bytes of a TOML file that describes a raw volume; a larger file is something else.
 _LONGEST_SIDECAR = 2**16
 
 
 class Raw(Volume):
-    """A data set of the slices of a raw volume, which a TOML file beside it describes; mapped, never read whole.
+    """Data set of the slices of a raw volume, which a TOML file in the same folder describes.
+
+    The raw file is mapped, never read as a whole. The docstring of the module
+    `invtoolbox.datasets.volumes.raw` lists the fields of the TOML file.
 
     Args:
-        path: the raw file or the TOML file.
-        geometry: of slices that are sinograms.
+        path: path of the raw file or of the TOML file.
+        geometry: geometry of the scan, if the slices are sinograms.
         items: "slices" or "volume".
 
     Raises:
-        InputError: no TOML file, a field that is missing or unknown, or a number of bytes that does not fit.
+        InputError: if there is no TOML file, if a field is missing or unknown, or if the number of
+            bytes does not fit.
     """
 
     format_name = "raw"
@@ -70,8 +81,8 @@ class Raw(Volume):
         sidecar = path if path.suffix.lower() == ".toml" else sidecar_of(path)
         if sidecar is None:
             raise InputError(
-                f"{path}: nothing says what these bytes are; write {path.with_suffix('.toml').name} beside it with "
-                "shape, dtype and byte_order"
+                f"{path}: no file describes these bytes; write {path.with_suffix('.toml').name} in "
+                "the same folder with shape, dtype and byte_order"
             )
         fields = read_sidecar(sidecar)
         data = path if path != sidecar else _data_file(sidecar, fields)
@@ -79,14 +90,11 @@ class Raw(Volume):
         self._offset = fields.get("offset", 0)
         if isinstance(self._offset, bool) or not isinstance(self._offset, int) or self._offset < 0:
             raise InputError(
-                f"{sidecar}: offset is {self._offset!r}; give the number of bytes before the first value"
+                f"{sidecar}: offset is {self._offset!r}; give the number of bytes before the first "
+                "value"
             )
         require_bytes(data, self._offset, shape, self._dtype)
-        size = (
-            size_of_voxels(sidecar, fields["voxel_size"])
-            if "voxel_size" in fields
-            else (1.0, 1.0, 1.0)
-        )
+        size = check_voxel_size(sidecar, fields.get("voxel_size", (1.0, 1.0, 1.0)))
         unit = fields.get("length_unit", "mm" if "voxel_size" in fields else "voxel")
         super().__init__(
             data,
@@ -108,9 +116,17 @@ def write_raw(
     units: str = "as stored",
     overwrite: bool = False,
 ) -> Written:
-    """Write a volume as raw bytes (little-endian, in its own type) and the TOML file beside it, which `Raw` reads.
+    """Write a volume as raw bytes (little-endian, in its own type) and the TOML file for `Raw`.
 
-    The TOML file is written last, and removed first where both are replaced, so that it never describes other bytes.
+    The TOML file is written last. If both files are replaced, the TOML file is removed first, so
+    that it never describes other bytes.
+
+    Args:
+        path: path of the raw file.
+        volume: tensor, array or `Volume`, ``(slices, rows, columns)``.
+        voxel_size: sizes of a voxel along slices, rows and columns; by default those of a `Volume`.
+        units: unit of the values of a tensor or an array.
+        overwrite: replace existing files.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -123,26 +139,20 @@ def write_raw(
     shape, dtype, pages = slices_of(path, volume)
     if dtype.kind == "b":
         dtype = np.dtype(np.uint8)
-    grid = volume.grid if isinstance(volume, Volume) else None
-    size = (
-        size_of_voxels(path, voxel_size)
-        if voxel_size is not None
-        else grid.voxel_size
-        if grid
-        else None
-    )
+    grid, known = grid_to_write(path, volume, voxel_size), isinstance(volume, Volume)
     lines = [
         f"shape = {list(shape)}",
         f'dtype = "{dtype.name}"',
         'byte_order = "little"',
         f"file = {json.dumps(path.name)}",
+        *([f"voxel_size = {list(grid.voxel_size)}"] if known or voxel_size is not None else []),
+        *([f"length_unit = {json.dumps(grid.unit)}"] if known else []),
+        f"units = {json.dumps(volume.units if known else units)}",
     ]
-    lines += [f"voxel_size = {list(size)}"] if size else []
-    lines += [f"length_unit = {json.dumps(grid.unit)}"] if grid else []
-    lines += [f"units = {json.dumps(volume.units if isinstance(volume, Volume) else units)}"]
     if not overwrite and sidecar.exists():
         raise InputError(
-            f"{sidecar}: there is a file of that name already; choose another, or pass overwrite=True"
+            f"{sidecar}: there is a file of that name already; choose another, or pass "
+            "overwrite=True"
         )
     if overwrite:
         sidecar.unlink(missing_ok=True)
@@ -154,7 +164,7 @@ def write_raw(
 
 
 def sidecar_of(path: Path) -> Path | None:
-    """The TOML file that describes a raw file, if there is one."""
+    """Return the path of the TOML file that describes a raw file, or None."""
     for candidate in (path.with_name(path.name + ".toml"), path.with_suffix(".toml")):
         if candidate != path and candidate.is_file() and "shape" in _peek(candidate):
             return candidate
@@ -162,7 +172,7 @@ def sidecar_of(path: Path) -> Path | None:
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
-    """The fields of such a file; unknown ones are named."""
+    """Read the fields of the TOML file of a raw volume; an unknown field is an error."""
     fields = _peek(path, strict=True)
     for key in fields:
         if key not in _FIELDS:
@@ -179,14 +189,15 @@ def _peek(path: Path, strict: bool = False) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LONGEST_SIDECAR:
             raise InputError(
-                f"{path}: too long for the description of a raw volume; see invtoolbox.datasets.volumes.raw for an example"
+                f"{path}: too long for the description of a raw volume; see "
+                "invtoolbox.datasets.volumes.raw for an example"
             )
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         if strict:
             raise InputError(
-                f"{path}: not a TOML file ({' '.join(str(error).split())[:120]}); see invtoolbox.datasets.volumes.raw for an "
-                "example"
+                f"{path}: not a TOML file ({' '.join(str(error).split())[:120]}); see "
+                "invtoolbox.datasets.volumes.raw for an example"
             ) from None
         return {}
 
@@ -200,12 +211,12 @@ def _data_file(sidecar: Path, fields: dict[str, Any]) -> Path:
             if p.is_file() and p != sidecar
         ]
         if len(found) != 1:
-            raise InputError(
-                f"{sidecar}: file is missing, the name of the file that holds the bytes"
-            )
+            raise InputError(f"{sidecar}: the field file is missing; give the name of the raw file")
         return found[0]
     if not isinstance(name, str) or not (sidecar.parent / name).is_file():
-        raise InputError(f"{sidecar}: file is {name!r}, and there is no such file beside it")
+        raise InputError(
+            f"{sidecar}: file is {name!r}, but its folder has no such file; correct the name"
+        )
     return sidecar.parent / name
 
 
@@ -219,7 +230,8 @@ def _shape(path: Path, fields: dict[str, Any]) -> tuple[int, int, int]:
         or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape)
     ):
         raise InputError(
-            f"{path}: shape is {fields['shape']!r}; give three positive whole numbers: slices, rows, columns"
+            f"{path}: shape is {fields['shape']!r}; give three positive whole numbers: slices, "
+            "rows, columns"
         )
     return shape[0], shape[1], shape[2]
 
@@ -231,6 +243,6 @@ def _dtype(path: Path, fields: dict[str, Any]) -> np.dtype:
     dtype = np.dtype(str(name))
     if dtype.itemsize > 1 and order not in ("little", "big"):
         raise InputError(
-            f'{path}: byte_order is {order!r}; say "little" or "big" (a guess would be wrong half of the time)'
+            f'{path}: byte_order is {order!r}; set "little" or "big" (a guess would often be wrong)'
         )
     return dtype.newbyteorder("<" if order in ("little", None) else ">")

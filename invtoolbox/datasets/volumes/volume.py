@@ -1,10 +1,11 @@
-"""Volumes: slices that are read when they are asked for, and where their voxels lie."""
+"""Base class of the readers of volumes, and the grid of their voxels."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,18 @@ Vector = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the voxels of a volume lie: the centre of voxel ``(slice, row, column)`` is at
+    """Positions of the voxels of a volume.
+
+    The centre of voxel ``(slice, row, column)`` is at
     ``origin + sum_a index_a * voxel_size_a * directions_a``.
 
     Attributes:
-        voxel_size: along slices, rows and columns, in `unit`.
-        origin: the centre of the first voxel, as ``(x, y, z)``. In medical images x grows to the patient's left, y to
-            the back and z to the head (DICOM's frame); what NIfTI says in its own frame is converted.
-        directions: unit vectors ``(x, y, z)`` along which slices, rows and columns count.
-        unit: the name of the length unit.
+        voxel_size: size of a voxel along slices, rows and columns, in `unit`.
+        origin: centre of the first voxel, as ``(x, y, z)``. In medical images x grows to the
+            patient's left, y to the back and z to the head (the frame of DICOM); positions in
+            NIfTI's own frame are converted.
+        directions: unit vectors ``(x, y, z)`` along which slices, rows and columns are counted.
+        unit: name of the unit of length.
 
     >>> Grid(voxel_size=(2.0, 1.0, 1.0)).affine()[:3, 0]
     array([0., 0., 2.])
@@ -47,16 +51,17 @@ class Grid:
         )
         if numbers.shape != (15,) or not np.isfinite(numbers).all() or not (numbers[:3] > 0).all():
             raise InputError(
-                f"a voxel size of {self.voxel_size} at {self.origin} along {self.directions} is no place of a volume; "
-                "sizes are positive, everything is finite"
+                f"a voxel size of {self.voxel_size} at {self.origin} along {self.directions} does "
+                "not place a volume; give positive sizes and finite numbers"
             )
         if abs(np.linalg.det(np.array(self.directions))) < 1e-3:
             raise InputError(
-                f"the axes {self.directions} of a volume lie in one plane; correct the orientation in the file"
+                f"the axes {self.directions} of a volume lie in one plane; correct the orientation "
+                "in the file"
             )
 
     def affine(self) -> np.ndarray:
-        """The 4x4 matrix that takes ``(slice, row, column, 1)`` to ``(x, y, z, 1)``."""
+        """Return the 4x4 matrix that maps ``(slice, row, column, 1)`` to ``(x, y, z, 1)``."""
         matrix = np.eye(4)
         matrix[:3, :3] = np.array(self.directions).T * np.array(self.voxel_size)
         matrix[:3, 3] = self.origin
@@ -64,7 +69,7 @@ class Grid:
 
     @staticmethod
     def from_affine(matrix: Any, unit: str = "mm") -> Grid:
-        """The grid of such a matrix.
+        """Build the grid from a matrix of `affine`.
 
         >>> Grid.from_affine(np.diag([3.0, 2.0, 1.0, 1.0])).voxel_size
         (3.0, 2.0, 1.0)
@@ -73,7 +78,8 @@ class Grid:
         sizes = np.linalg.norm(matrix[:3, :3], axis=0)
         if not np.isfinite(matrix).all() or not (sizes > 0).all():
             raise InputError(
-                "the matrix that places the voxels is singular or not finite; correct the orientation in the file"
+                "the matrix that places the voxels is singular or not finite; correct the "
+                "orientation in the file"
             )
         directions = [_vector(matrix[:3, axis] / sizes[axis]) for axis in range(3)]
         return Grid(
@@ -85,19 +91,19 @@ class Grid:
 
 
 class Volume(ABC):
-    """A data set of the slices of a volume, or of whole volumes; a slice is read when it is asked for.
+    """Data set of the slices of a volume, or of whole volumes.
 
-    An item's `y` is ``(1, 1, rows, columns)``, or ``(1, 1, slices, rows, columns)`` with ``items="volume"`` and with the geometry
-    of a 3D scan, whose views are the slices. Where a file
-    holds several frames (of time), their slices follow one another. Values are those that the file means (rescaled where
-    it says so), in float32.
+    A slice is read when its item is accessed. An item's `y` is ``(1, 1, rows, columns)``. It is
+    ``(1, 1, slices, rows, columns)`` with ``items="volume"`` and with the geometry of a 3D scan,
+    whose views are the slices. If a file holds several frames (of time), their slices follow one
+    another. Values are float32, rescaled if the file defines a scale.
 
     Attributes:
-        path: the file or folder.
-        shape: ``(slices, rows, columns)`` of one frame.
-        frames: how many volumes follow one another.
-        grid: where the voxels lie.
-        units: of the values.
+        path: path of the file or folder.
+        shape: shape ``(slices, rows, columns)`` of one frame.
+        frames: number of frames.
+        grid: positions of the voxels.
+        units: unit of the values.
     """
 
     format_name: str
@@ -115,13 +121,13 @@ class Volume(ABC):
         if items not in ("slices", "volume"):
             raise InputError(f"items is {items!r}; choose 'slices' or 'volume'")
         self.path, self.shape, self.frames, self.grid, self.units = path, shape, frames, grid, units
-        # The pages of the projections of a 3D scan are its views, and all of them are one item.
+        # The slices of a 3D scan are its views, and all of them are one item.
         self.items = "volume" if geometry is not None and geometry.axes == 3 else items
         self.geometry = geometry
 
     @abstractmethod
     def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
-        """Slices of a frame, ``(stop - start, rows, columns)``; may be mapped."""
+        """Read slices of a frame, ``(stop - start, rows, columns)``; they may be mapped."""
 
     def __len__(self) -> int:
         return self.frames * (self.shape[0] if self.items == "slices" else 1)
@@ -135,24 +141,27 @@ class Volume(ABC):
         return Measurement(y, self.geometry, meta={**self._meta(frame), "slice": number})
 
     def slices(self, start: int = 0, stop: int | None = None, frame: int = 0) -> np.ndarray:
-        """Slices ``start`` to ``stop`` of one frame, ``(slices, rows, columns)``; only they are read."""
+        """Read the slices ``start`` to ``stop - 1`` of one frame, ``(slices, rows, columns)``.
+
+        No other slices are read.
+        """
         stop = self.shape[0] if stop is None else stop
         if not 0 <= start < stop <= self.shape[0] or not 0 <= frame < self.frames:
             raise InputError(
-                f"{self.path}: slices {start} to {stop} of frame {frame} are asked for, and there are {self.shape[0]} "
-                f"in each of {self.frames}"
+                f"{self.path}: slices {start} to {stop} of frame {frame} do not exist; there are "
+                f"{self.shape[0]} slices in each of {self.frames} frames"
             )
         with decoding(self.path, self.format_name):
             array = self._read(frame, start, stop)
         if array.shape != (stop - start, *self.shape[1:]):
             raise InputError(
-                f"{self.path}: slices of shape {array.shape[1:]} were read where {self.shape[1:]} are declared; "
-                "export it again"
+                f"{self.path}: its slices have shape {array.shape[1:]}, but {self.shape[1:]} is "
+                "declared; export it again"
             )
         return array
 
     def volume(self, frame: int = 0) -> Measurement:
-        """All slices of a frame as one item, ``(1, 1, slices, rows, columns)``."""
+        """Read all slices of a frame as one item, ``(1, 1, slices, rows, columns)``."""
         y = as_tensor(self.slices(frame=frame))[None, None]
         return Measurement(y, self.geometry, meta=self._meta(frame))
 
@@ -169,12 +178,14 @@ class Volume(ABC):
 
 
 class VolumeInMemory(Volume):
-    """A volume that is an array, with the place of its voxels, to be written: ``it.datasets.write("x.nii.gz", VolumeInMemory(x, grid))``.
+    """Volume from an array and the grid of its voxels, for writing.
+
+    For example, ``it.datasets.write("x.nii.gz", VolumeInMemory(x, grid))`` writes a NIfTI file.
 
     Args:
-        values: ``(slices, rows, columns)``, a tensor or an array; leading axes of length one are dropped.
-        grid: where the voxels lie.
-        units: of the values.
+        values: tensor or array ``(slices, rows, columns)``; leading axes of length one are dropped.
+        grid: positions of the voxels.
+        units: unit of the values.
 
     >>> VolumeInMemory(np.zeros((1, 2, 3, 4)), Grid()).shape
     (2, 3, 4)
@@ -193,16 +204,18 @@ class VolumeInMemory(Volume):
 
 
 def slices_of(path: Any, x: Any) -> tuple[tuple[int, int, int], np.dtype, Iterator[np.ndarray]]:
-    """Shape, type and the slices one after another of what is to be written as a volume.
+    """Return the shape, the type and an iterator over the slices of a volume to be written.
 
     Args:
-        path: where it goes, for the errors.
-        x: a tensor, an array (that may be mapped) or a `Volume`; leading axes of length one are dropped.
+        path: path of the output, for error messages.
+        x: a tensor, an array (which may be mapped) or a `Volume`; leading axes of length one are
+            dropped.
     """
     if isinstance(x, Volume):
         if x.frames != 1:
             raise InputError(
-                f"{path}: {x.path} holds {x.frames} frames; write them one by one, volume.slices(frame=k)"
+                f"{path}: {x.path} holds {x.frames} frames; write them one by one, "
+                "volume.slices(frame=k)"
             )
         first = x.slices(0, 1)
         return x.shape, first.dtype, (x.slices(k, k + 1)[0] for k in range(x.shape[0]))
@@ -212,21 +225,48 @@ def slices_of(path: Any, x: Any) -> tuple[tuple[int, int, int], np.dtype, Iterat
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "biuf":
         raise InputError(
-            f"{path}: an array of shape {array.shape} and type {array.dtype} is not one volume of real numbers; give "
-            "(slices, rows, columns)"
+            f"{path}: an array of shape {array.shape} and type {array.dtype} is not one volume of "
+            "real numbers; give (slices, rows, columns)"
         )
     return (array.shape[0], array.shape[1], array.shape[2]), array.dtype, iter(array)
 
 
-def size_of_voxels(path: Any, size: Any) -> Vector:
-    """Three positive lengths, or an `InputError` that names the file."""
+def grid_to_write(path: Any, volume: Any, voxel_size: Any) -> Grid:
+    """Return the grid of a volume to be written, with the given voxel size if there is one.
+
+    An array without a grid has voxels of size 1 mm.
+    """
+    grid = volume.grid if isinstance(volume, Volume) else Grid()
+    if voxel_size is None:
+        return grid
+    return dataclasses.replace(grid, voxel_size=check_voxel_size(path, voxel_size))
+
+
+def type_to_write(dtype: np.dtype) -> np.dtype:
+    """Return the little-endian type in which NIfTI and MetaImage store values of a type.
+
+    They have no boolean and no half-precision values, which become uint8 and float32.
+    """
+    code = dtype.str[1:]
+    return np.dtype({"b1": "u1", "f2": "f4"}.get(code, code)).newbyteorder("<")
+
+
+def join_first(words: Sequence[str], most: int = 8) -> str:
+    """Join words with commas; after the first few, only the number of further words follows."""
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
+def check_voxel_size(path: Any, size: Any) -> Vector:
+    """Return three positive lengths, or raise an `InputError` that names the file."""
     if (
         not isinstance(size, (list, tuple))
         or len(size) != 3
         or not all(_is_length(s) for s in size)
     ):
         raise InputError(
-            f"{path}: voxel_size is {size!r}; give three positive lengths, of slices, rows and columns"
+            f"{path}: voxel_size is {size!r}; give three positive lengths, along slices, rows and "
+            "columns"
         )
     return float(size[0]), float(size[1]), float(size[2])
 
