@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -35,24 +35,12 @@ from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.geometry.rigid import rotation
 from invtoolbox.operators import ObservedPoints
 from invtoolbox.problem import Problem
-from invtoolbox.runs.folder import check_folder, read_json, write_json, write_settings
 from invtoolbox.runs.images.parts import prior_of, solver_of
 from invtoolbox.runs.images.tables import Prior as PriorTable
 from invtoolbox.runs.images.tables import Solver as SolverTable
+from invtoolbox.runs.job import Request, SceneJob, read_json, write_json
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
-
-#: What a run writes, and so what it may replace.
-FILES = (
-    "scene.json",
-    "metrics.json",
-    "solution.h5",
-    "mesh.ply",
-    "mesh.obj",
-    "mesh.off",
-    "mesh.png",
-)
-_FREE = ("title", "output")
 
 
 class MeshTable(Table):
@@ -149,66 +137,63 @@ def read_mesh_scene(
     return MeshSceneFile.read(MeshScene, scene, overrides)
 
 
-def run_mesh_scene(
-    scene: str | Path,
-    overrides: Mapping[str, Any] | Iterable[str] = (),
-    output: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> MeshOutcome:
-    """Run a scene of a mesh and write its results; behind `it.run`.
+def prepare(scene: str | Path, request: Request) -> MeshJob:
+    """Read and check a scene of a mesh, and return its job."""
+    return MeshJob.prepare(read_mesh_scene(scene, request.overrides), request)
 
-    Raises:
-        InputError: a fault in the scene or its files; results that are there while neither ``resume`` nor ``overwrite`` is given.
-    """
-    file = read_mesh_scene(scene, overrides)
-    folder = Path(output or file.scene.output.folder or Path("results") / file.name)
-    settings = file.scene.model_dump(mode="json")
-    there = [folder / name for name in FILES if (folder / name).exists()]
-    check_folder(folder, settings, resume, overwrite, there, _FREE)
-    finished = (folder / "solution.h5", folder / "metrics.json")
-    if resume and all(path.exists() for path in finished):
-        return MeshOutcome(Solution.load(finished[0]), None, folder, read_json(finished[1]), ())
-    mesh = read_mesh(file.locate(file.scene.mesh.path), file.scene.mesh.frame)
-    problem, truth = _problem(file, mesh)
-    prior, solver, budgets = (
-        prior_of(_with_graphs(file.scene.prior, mesh), file),
-        solver_of(file.scene.solver, file),
-        file.scene.solver,
-    )
-    solution = solve(
-        problem,
-        prior,
-        solver,
-        regularization=file.scene.regularization,
-        max_iterations=budgets.max_iterations,
-        tolerance=budgets.tolerance,
-        time_limit=budgets.time_limit,
-        progress=progress,
-    )
-    metrics, moved = (
-        _metrics(problem, mesh, solution.x[0], truth),
-        mesh.with_vertices(mesh.vertices + solution.x[0]),
-    )
-    if overwrite:
-        for path in there:
-            path.unlink()
-    write_settings(folder, settings)
-    write_json(folder / "metrics.json", metrics)
-    written = [folder / "metrics.json"]
-    for kind in dict.fromkeys(file.scene.output.formats):
-        path = folder / ("solution.h5" if kind == "h5" else f"mesh.{kind}")
-        if kind == "h5":
-            solution.save(path, overwrite=True)
-        elif kind == "png":
-            from invtoolbox.plotting.figures import mesh_figure
 
-            mesh_figure([mesh, moved], ["at rest", "moved"]).savefig(path, dpi=110)
-        else:
-            write_mesh(path, moved)
-        written.append(path)
-    return MeshOutcome(solution, moved, folder, metrics, tuple(written))
+@dataclass(frozen=True)
+class MeshJob(SceneJob[MeshScene]):
+    """Run of one scene of a mesh."""
+
+    files: ClassVar = (
+        "scene.json",
+        "metrics.json",
+        "solution.h5",
+        "mesh.ply",
+        "mesh.obj",
+        "mesh.off",
+        "mesh.png",
+    )
+    free: ClassVar = ("title", "output")
+    file: MeshSceneFile
+
+    def run(self, progress: bool = True) -> MeshOutcome:
+        """Move the mesh and write the results, or read those of a finished run."""
+        file, folder = self.file, self.folder
+        finished, measures = folder / "solution.h5", folder / "metrics.json"
+        if self.resume and finished.exists() and measures.exists():
+            return MeshOutcome(Solution.load(finished), None, folder, read_json(measures), ())
+        mesh = read_mesh(file.locate(file.scene.mesh.path), file.scene.mesh.frame)
+        problem, truth = _problem(file, mesh)
+        budgets = file.scene.solver
+        solution = solve(
+            problem,
+            prior_of(_with_graphs(file.scene.prior, mesh), file),
+            solver_of(budgets, file),
+            regularization=file.scene.regularization,
+            max_iterations=budgets.max_iterations,
+            tolerance=budgets.tolerance,
+            time_limit=budgets.time_limit,
+            progress=progress,
+        )
+        metrics = _metrics(problem, mesh, solution.x[0], truth)
+        moved = mesh.with_vertices(mesh.vertices + solution.x[0])
+        self.start()
+        write_json(measures, metrics)
+        written = [measures]
+        for kind in dict.fromkeys(file.scene.output.formats):
+            path = finished if kind == "h5" else folder / f"mesh.{kind}"
+            if kind == "h5":
+                solution.save(path, overwrite=True)
+            elif kind == "png":
+                from invtoolbox.plotting.figures import mesh_figure
+
+                mesh_figure([mesh, moved], ["at rest", "moved"]).savefig(path, dpi=110)
+            else:
+                write_mesh(path, moved)
+            written.append(path)
+        return MeshOutcome(solution, moved, folder, metrics, tuple(written))
 
 
 def _problem(file: MeshSceneFile, mesh: Mesh) -> tuple[Problem, Tensor | None]:

@@ -1,12 +1,12 @@
-"""Scene flow of whole sequences: scene files, jobs, tracks and accumulated clouds."""
+"""Scene flow of whole sequences: scene files, studies of all pairs, tracks and accumulated clouds."""
 
 from __future__ import annotations
 
 from invtoolbox.core.lazy import lazy_attributes
 
 _NAMES = {
-    "FlowStudy": "sequence",
-    "SequencePath": "sequence",
+    "FlowStudy": "results",
+    "SequencePath": "source",
     "flow_sequence": "sequence",
 }
 __all__ = list(_NAMES)

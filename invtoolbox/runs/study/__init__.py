@@ -15,10 +15,9 @@ A folder of results holds::
 from __future__ import annotations
 
 from invtoolbox.core.interrupts import Interrupted
-from invtoolbox.runs.study.driver import Study, run_study
+from invtoolbox.runs.study.driver import Item, Report, Study, run_study
 from invtoolbox.runs.study.results import Answer, ResultFormat, read_result
 from invtoolbox.runs.study.slices import map_slices
-from invtoolbox.runs.study.workers import Item, Report
 
 __all__ = [
     "Answer",

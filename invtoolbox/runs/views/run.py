@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from invtoolbox import metrics
 from invtoolbox.core.environment import device_named
-from invtoolbox.core.interrupts import Interrupted
 from invtoolbox.datasets.models.gaussians import read_splats
 from invtoolbox.datasets.models.voxels import read_voxels
 from invtoolbox.datasets.output import write_png
@@ -23,23 +22,13 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, turntable
 from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_view_report
 from invtoolbox.plotting.web_viewer import write_viewer
-from invtoolbox.runs.folder import check_folder, read_json, write_json, write_settings
-from invtoolbox.runs.views.scene import ViewSceneFile, read_view_scene
+from invtoolbox.runs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.runs.views.scene import ViewScene, ViewSceneFile, read_view_scene
 from invtoolbox.views.models import Look, SceneModel
 from invtoolbox.views.photographs import Photographs
 from invtoolbox.views.stages import StagedSolution, solve_in_stages, work_files
 
-#: What a run writes besides what `stages` does, and so what it may replace.
-FILES = (
-    "scene.json",
-    "metrics.json",
-    "model.ply",
-    "model.safetensors",
-    "report.html",
-    "viewer.html",
-)
 PICTURES = "held-out"
-_FREE = ("title", "output", "evaluation", "solver.time_limit")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,93 +73,88 @@ class ViewOutcome:
         )
 
 
-def run_view_scene(
-    scene: str | Path,
-    overrides: Mapping[str, Any] | Iterable[str] = (),
-    output: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-    model: str | None = None,
-) -> ViewOutcome:
-    """Run a scene of photographs and write its results; behind `it.run`.
+def prepare(scene: str | Path, request: Request, model: str | None = None) -> ViewJob:
+    """Read and check a scene of photographs, and return its job.
 
     Args:
-        scene: the path of a TOML file, or the name of a scene of the catalogue; or a folder of photographs.
-        overrides: keys to change, ``{"preset": "short"}`` or ``["preset=short"]``.
-        output: folder for the results; by default that of the scene, or ``results/NAME``.
-        resume: go on from what is in that folder; where nothing is left to do, do nothing.
-        overwrite: replace the results of an earlier run.
-        progress: show a bar on a terminal.
-        model: of a folder, what is to represent the scene: ``"gaussians"`` or ``"voxel-grid"``.
-
-    Raises:
-        InputError: a fault in the scene or its photographs; results that are there while neither ``resume`` nor ``overwrite`` is given.
-        Interrupted: Ctrl-C; the message says how to go on.
+        scene: path of a TOML file, or name of a scene of the catalogue; or a folder of photographs.
+        request: how the scene is to be run.
+        model: representation of the scene if a folder is given: ``"gaussians"`` or ``"voxel-grid"``.
     """
-    file = read_view_scene(scene, overrides, model)
-    folder = Path(output or file.scene.output.folder or Path("results") / file.name)
-    settings = file.scene.model_dump(mode="json")
-    check_folder(folder, settings, resume, overwrite, _there(folder), _FREE)
-    photographs = file.photographs()
-    represented, explicit, solver, stages = (
-        file.model(photographs),
-        file.explicit(),
-        file.solver(),
-        file.stages(),
+    return ViewJob.prepare(read_view_scene(scene, request.overrides, model), request)
+
+
+@dataclass(frozen=True)
+class ViewJob(SceneJob[ViewScene]):
+    """Run of one scene of photographs."""
+
+    #: The files of `solve_in_stages` are written, too.
+    files: ClassVar = (
+        "scene.json",
+        "metrics.json",
+        "model.ply",
+        "model.safetensors",
+        "report.html",
+        "viewer.html",
     )
-    for stage in stages:
-        represented.change(stage.prior)
-    if resume and _is_finished(folder, file):
-        return _finished(folder, photographs)
-    if overwrite:
-        for path in (*_there(folder), *(folder / PICTURES).glob("*.png")):
-            path.unlink(missing_ok=True)
-    write_settings(folder, settings)
-    (folder / "metrics.json").unlink(
-        missing_ok=True
-    )  # of a run that is gone on with, until it is over
-    wanted = file.scene.evaluation
-    try:
-        solution = solve_in_stages(
-            represented,
-            photographs,
-            stages,
-            solver,
-            explicit,
-            file.data_term(),
-            file.scene.solver.time_limit,
-            file.scene.seed,
-            device_named(file.scene.device),
-            folder,
-            wanted.every,
-            wanted.views,
-            progress,
-            silhouettes=file.scene.views.silhouettes,
-        )
-    except KeyboardInterrupt:
-        if not work_files(folder):
-            raise Interrupted(
-                "stopped before the first iteration; nothing was computed yet"
+    free: ClassVar = ("title", "output", "evaluation", "solver.time_limit")
+    file: ViewSceneFile
+
+    def existing(self) -> list[Path]:
+        return [*super().existing(), *(path for path in work_files(self.folder) if path.exists())]
+
+    def run(self, progress: bool = True) -> ViewOutcome:
+        """Find the scene in stages and write the results, or read those of a finished run."""
+        file, folder = self.file, self.folder
+        photographs = file.photographs()
+        represented, explicit = file.model(photographs), file.explicit()
+        solver, stages = file.solver(), file.stages()
+        for stage in stages:
+            represented.change(stage.prior)
+        if self.resume and _is_finished(folder, file):
+            return _read_outcome(folder, photographs)
+        if self.overwrite:
+            for path in (folder / PICTURES).glob("*.png"):
+                path.unlink()
+        self.start()
+        # The measures of an unfinished run are removed until this run is over.
+        (folder / "metrics.json").unlink(missing_ok=True)
+        wanted = file.scene.evaluation
+        try:
+            solution = solve_in_stages(
+                represented,
+                photographs,
+                stages,
+                solver,
+                explicit,
+                file.data_term(),
+                file.scene.solver.time_limit,
+                file.scene.seed,
+                device_named(file.scene.device),
+                folder,
+                wanted.every,
+                wanted.views,
+                progress,
+                silhouettes=file.scene.views.silhouettes,
+            )
+        except KeyboardInterrupt:
+            raise self.interrupted(
+                bool(work_files(folder)), f"what was done is in {folder}"
             ) from None
-        raise Interrupted(
-            f"stopped; what was done is in {folder}, and --resume goes on from it"
-        ) from None
-    judged = photographs.judged
-    look = solution.model.look(solution.x, judged.cameras)
-    found = measure(look, judged, solution.model, wanted.metrics)
-    outcome = ViewOutcome(
-        solution,
-        folder,
-        found,
-        judged.cameras.names,
-        len(photographs.held) > 0,
-        _notes(photographs, look),
-        (),
-        _is_empty(look),
-        photographs.train.cameras,
-    )
-    return _write(outcome, file, photographs, look)
+        judged = photographs.judged
+        look = solution.model.look(solution.x, judged.cameras)
+        outcome = ViewOutcome(
+            solution,
+            folder,
+            measure(look, judged, solution.model, wanted.metrics),
+            judged.cameras.names,
+            len(photographs.held) > 0,
+            _notes(photographs, look),
+            (),
+            _is_empty(look),
+            photographs.train.cameras,
+        )
+        return _write(outcome, file, photographs, look)
 
 
 def measure(
@@ -291,12 +275,6 @@ def _write(
     return replace(outcome, files=tuple(written))
 
 
-def _there(folder: Path) -> list[Path]:
-    return [
-        path for path in (*(folder / name for name in FILES), *work_files(folder)) if path.exists()
-    ]
-
-
 def _is_finished(folder: Path, file: ViewSceneFile) -> bool:
     """The results are there, and neither iterations nor seconds are left."""
     if not (folder / "metrics.json").exists():
@@ -308,7 +286,7 @@ def _is_finished(folder: Path, file: ViewSceneFile) -> bool:
     return spent or (ends and bool(content["is_complete"]))
 
 
-def _finished(folder: Path, photographs: Photographs) -> ViewOutcome:
+def _read_outcome(folder: Path, photographs: Photographs) -> ViewOutcome:
     content = read_json(folder / "metrics.json")
     return ViewOutcome(
         None,
