@@ -2,7 +2,7 @@
 
 After Zhu, Hu, Lou & Yang, "Implicit regularization effects of the Sobolev norms in image processing" (arXiv
 2109.06255), with integer wavenumbers and weights of mean 1. Images: Set12 01, 04 and 08 (made 256x256 by 2x2
-means) in INVTOOLBOX_DATA, by default ../shared/data beside the repository.
+means) in INVTOOLBOX_DATA, by default ../shared/data next to the repository.
 
     python benchmarks/sobolev.py [--only S1 S2 S3] [--images 01 04 08] [--draws 3] [--threads 1]
 
@@ -25,9 +25,9 @@ import argparse
 import os
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import torch
+from common import data_folder
 from torch import Tensor
 
 import invtoolbox as it
@@ -43,10 +43,7 @@ def image(name: str) -> Tensor:
     """``(1, 1, 256, 256)`` in [0, 1]."""
     from skimage import io
 
-    root = Path(
-        os.environ.get("INVTOOLBOX_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
-    )
-    x = torch.from_numpy(io.imread(root / "set12" / f"{name}.png")).float()[None, None] / 255
+    x = torch.from_numpy(io.imread(data_folder() / "set12" / f"{name}.png")).float()[None, None] / 255
     return torch.nn.functional.avg_pool2d(x, x.shape[-1] // 256)
 
 

@@ -78,7 +78,7 @@ class SceneJob(ABC, Generic[S]):
         """
         if request.is_study:
             raise InputError(
-                f"{file.path} is one scene, which is run as a whole; leave items, workers and cluster out"
+                f"{file.path} is one scene, which is run as a whole; it takes no --items, --workers or --cluster"
             )
         job = cls(file, request.folder(file), request.resume, request.overwrite)
         check_choice(job.folder, job.resume, job.overwrite)
