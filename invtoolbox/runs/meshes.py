@@ -1,13 +1,13 @@
-"""Scene files of meshes: a mesh, what is known of where it goes, and the prior that moves the rest.
+"""Scene files of meshes: a mesh, the known positions of some vertices, and the prior that moves the other vertices.
 
 The tables::
 
     title, regularization
     [mesh]                 path, frame: the mesh at rest
-    [handles]              path: the group of every vertex, a .dmat of libigl or a .npy; negative ones are free, the others are held
-    [[handles.move]]       group, turn (degrees about x, y, z), about ("centre", "origin" or a point), shift: where a group goes
-    [observed]             or: frame, path, share, noise (of the diagonal), seed: some vertices of another mesh, with noise
-    [[prior]]              ARAP by default; graph = "clamped" (cotangents, the default), "cotangent" or "uniform" is that of the mesh
+    [handles]              path: the group of every vertex, a .dmat of libigl or a .npy; a negative group is free, others are held
+    [[handles.move]]       motion of a group: group, turn (degrees about x, y, z), about ("centre", "origin" or a point), shift
+    [observed]             or some vertices of another mesh with noise: frame, path, share, noise (of the diagonal), seed
+    [[prior]]              ARAP by default; the graph of the mesh is "clamped" (cotangents, the default), "cotangent" or "uniform"
     [solver]               name, settings, budgets
     [output]               folder, formats
 
@@ -44,14 +44,14 @@ from invtoolbox.solve import solve
 
 
 class MeshTable(Table):
-    """The mesh at rest."""
+    """Mesh at rest."""
 
     path: str
     frame: int = 0
 
 
 class Move(Table):
-    """Where a group of handles goes: turned about a point, then shifted."""
+    """Motion of a group of handles: a rotation about a point, then a shift."""
 
     group: int = Field(ge=0)
     turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -60,14 +60,14 @@ class Move(Table):
 
 
 class Handles(Table):
-    """Vertices that are held, group by group, and those groups that move."""
+    """Groups of vertices that are held, and the motions of some of these groups."""
 
     path: str
     move: list[Move] = Field(min_length=1)
 
 
 class Observed(Table):
-    """Vertices that are seen on another mesh with the same faces; that of the other ones is the truth to compare with."""
+    """Some vertices of another mesh with the same faces; its other vertices are the truth for the evaluation."""
 
     path: str | None = None
     frame: int = 0
@@ -77,14 +77,14 @@ class Observed(Table):
 
 
 class MeshOutput(Table):
-    """Where results go, and in which formats; h5 holds the displacements and the history."""
+    """Folder and formats of the results; h5 holds the displacements and the history."""
 
     folder: str | None = None
     formats: list[Literal["ply", "obj", "off", "h5", "png"]] = Field(["ply", "h5", "png"])
 
 
 class MeshScene(Table):
-    """A scene file of a mesh."""
+    """Scene file of a mesh."""
 
     title: str | None = None
     mesh: MeshTable
@@ -105,18 +105,20 @@ class MeshScene(Table):
 
 
 class MeshSceneFile(CheckedScene[MeshScene]):
-    """A checked scene of a mesh."""
+    """Checked scene of a mesh."""
 
 
 @dataclass(frozen=True)
 class MeshOutcome:
-    """A mesh that was moved, and where it was written.
+    """Deformed mesh and its files.
 
     Attributes:
         solution: the displacements ``(1, N, 3)`` and their history.
-        metrics: in per cent of the diagonal: "moved", the mean way of a vertex; "unseen", the mean distance from the truth of those
-            that were not seen, and "at_rest", that distance without any motion of them.
-        files: what was written.
+        mesh: the deformed mesh; None if an earlier run was finished.
+        folder: folder of the results.
+        metrics: values in per cent of the diagonal: "moved", the mean displacement of a vertex; "unseen", the mean
+            distance of unobserved vertices from the truth; and "at_rest", the same distance of the mesh at rest.
+        files: files that were written; empty if an earlier run was finished.
     """
 
     solution: Solution
@@ -129,7 +131,7 @@ class MeshOutcome:
 def read_mesh_scene(
     scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> MeshSceneFile:
-    """Read and check a scene file of a mesh; faults as in `invtoolbox.runs.images.tables.read_scene`.
+    """Read and check a scene file of a mesh; errors as in `invtoolbox.runs.images.tables.read_scene`.
 
     >>> read_mesh_scene("horse-sparse", {"observed.share": 0.1}).scene.observed.share
     0.1
@@ -197,7 +199,7 @@ class MeshJob(SceneJob[MeshScene]):
 
 
 def _problem(file: MeshSceneFile, mesh: Mesh) -> tuple[Problem, Tensor | None]:
-    """What is known of where the mesh goes, and where it really went, where that is known."""
+    """Return the problem of the known positions, and the true vertices if they are known."""
     scene, rest = file.scene, mesh.vertices
     if scene.handles is not None:
         index, goal = _moved_handles(file, scene.handles, rest)
@@ -252,7 +254,7 @@ def _moved_handles(file: MeshSceneFile, handles: Handles, rest: Tensor) -> tuple
 
 
 def _with_graphs(tables: list[PriorTable], mesh: Mesh) -> list[PriorTable]:
-    """The tables with the graph that they name, or that of the mesh where they say nothing of neighbours."""
+    """Return the tables with the graph that they name; tables without neighbours get the graph of the mesh."""
     found = []
     for table in tables:
         settings = dict(table.settings)

@@ -7,8 +7,8 @@ the same file, bit for bit, for any number of workers, because every worker comp
 
 A folder of results holds::
 
-    study.json           what is computed: names of the items, settings, versions
-    study.log            when each item started, finished or failed, one JSON object per line
+    study.json           the computation: names of the items, settings, versions
+    study.log            times at which items started, finished or failed, one JSON object per line
     slice-0000.h5 ...    one result file per item: x, iterations, and attributes; or another `ResultFormat`
 """
 

@@ -1,7 +1,4 @@
-"""Run a scene file of photographs: read, solve in stages with checkpoints, measure, write.
-
-The HTML page about a scene that was found from photographs: what of the results it shows.
-"""
+"""Run a scene of photographs: read, solve in stages with checkpoints, evaluate, write the results and a report."""
 
 from __future__ import annotations
 
@@ -33,17 +30,18 @@ PICTURES = "held-out"
 
 @dataclass(frozen=True, eq=False)
 class ViewOutcome:
-    """A scene that was found from photographs, how good it is, and where it was written.
+    """Scene found from photographs, its quality, and its files.
 
     Attributes:
-        solution: the scene, its stages and the PSNR on the way; None where the run was finished before and nothing was done.
-        metrics: by name, one value a view.
-        names: of the views that were measured.
-        held_out: whether these were held out; otherwise the scene was found from them.
-        notes: what a reader of the results should know.
-        files: what was written.
-        is_empty: nothing is visible in any of the views.
-        cameras: those that the scene was found from.
+        solution: the scene, its stages and the PSNR during the run; None if an earlier run was finished.
+        folder: folder of the results.
+        metrics: values by the name of the metric, one per view.
+        names: names of the evaluated views.
+        held_out: whether these views were held out; otherwise the scene was found from them.
+        notes: notes for a reader of the results.
+        files: files that were written.
+        is_empty: whether nothing is visible in any of the views.
+        cameras: cameras of the training views.
     """
 
     solution: StagedSolution | None
@@ -57,12 +55,12 @@ class ViewOutcome:
     cameras: Cameras | None = None
 
     def mean(self, name: str) -> float:
-        """Of a metric, over the views."""
+        """Return the mean of a metric over the views."""
         values = self.metrics[name]
         return sum(values) / len(values)
 
     def scene(self) -> Any:
-        """The scene, a batch of one; read from the folder where the run was finished before."""
+        """Return the scene, a batch of one; it is read from the folder if an earlier run was finished."""
         if self.solution is not None:
             return self.solution.x
         for name, read in (("model.ply", read_splats), ("model.safetensors", read_voxels)):
@@ -160,7 +158,14 @@ class ViewJob(SceneJob[ViewScene]):
 def measure(
     look: Look, truth: PosedPictures, model: SceneModel, names: Iterable[str] = ("psnr", "ssim")
 ) -> dict[str, list[float]]:
-    """PSNR and structural similarity of every view, for values between 0 and 1."""
+    """Compute PSNR and structural similarity of every view, for values between 0 and 1.
+
+    Args:
+        look: renderings of the scene.
+        truth: photographs from the same cameras.
+        model: representation of the scene.
+        names: names of the metrics; SSIM is left out if a picture is smaller than its window.
+    """
     pictures = truth.on(model.shade())
     small = min(pictures.shape[2:]) < 11  # the window of structural similarity
     return {
@@ -185,7 +190,7 @@ def _notes(photographs: Photographs, look: Look) -> tuple[str, ...]:
         )
     if _is_empty(look):
         notes.append(
-            "nothing is visible in any of the views that are judged: the scene is empty there; look whether low and high hold it"
+            "nothing is visible in any of the evaluated views: the scene is empty there; check that low and high contain it"
         )
     return tuple(notes)
 
@@ -194,9 +199,9 @@ def _is_empty(look: Look) -> bool:
     return not bool((look.alpha > 0.02).any())
 
 
-def _told_settings(file: ViewSceneFile) -> dict[str, str]:
+def _settings_in_words(file: ViewSceneFile) -> dict[str, str]:
     scene = file.scene
-    told = {
+    words = {
         "scene file": file.path.name,
         "views": str(scene.views.dataset or scene.views.path),
         "priors": "; ".join(
@@ -213,8 +218,8 @@ def _told_settings(file: ViewSceneFile) -> dict[str, str]:
         "seed": str(scene.seed),
     }
     if scene.solver.time_limit is not None:
-        told["time limit"] = f"{scene.solver.time_limit:g} s"
-    return told
+        words["time limit"] = f"{scene.solver.time_limit:g} s"
+    return words
 
 
 def _write(
@@ -269,14 +274,14 @@ def _write(
                 photographs,
                 look,
                 viewer,
-                _told_settings(file),
+                _settings_in_words(file),
             )
         )
     return replace(outcome, files=tuple(written))
 
 
 def _is_finished(folder: Path, file: ViewSceneFile) -> bool:
-    """The results are there, and neither iterations nor seconds are left."""
+    """Return whether results exist and neither iterations nor seconds are left."""
     if not (folder / "metrics.json").exists():
         return False
     content = read_json(folder / "metrics.json")
@@ -300,7 +305,7 @@ def _read_outcome(folder: Path, photographs: Photographs) -> ViewOutcome:
     )
 
 
-#: Renderings of the turntable, and how large they are at most, pixels.
+#: Number of renderings of the turntable, and their largest side, pixels.
 FRAMES, SIDE = 24, 256
 
 
@@ -313,11 +318,15 @@ def write_outcome_report(
     viewer: str | None,
     settings: Mapping[str, str],
 ) -> Path:
-    """Write the page of an outcome.
+    """Write the HTML report of an outcome.
 
     Args:
-        look: what the judged views see of the scene.
-        viewer: the address of the viewer, where there is one.
+        path: the file.
+        title: title of the report.
+        outcome: the outcome, with a solution.
+        photographs: training and held-out views.
+        look: renderings of the evaluated views.
+        viewer: address of the viewer; None if there is no viewer.
         settings: further facts.
     """
     solution = outcome.solution
@@ -353,14 +362,14 @@ def write_outcome_report(
 def _turntable(cameras: Cameras, model: SceneModel) -> Cameras:
     try:
         return turntable(cameras, FRAMES, SIDE)
-    except InputError:  # their axes do not meet: around the box
+    except InputError:  # the axes of the cameras do not meet: around the box
         return turntable(
             cameras, FRAMES, SIDE, (torch.tensor(model.low) + torch.tensor(model.high)) / 2
         )
 
 
 def lead(outcome: ViewOutcome, photographs: Photographs) -> str:
-    """The outcome in a sentence."""
+    """Return the outcome in one sentence."""
     solution = outcome.solution
     assert solution is not None
     height, width = photographs.train.cameras.size
@@ -374,7 +383,7 @@ def lead(outcome: ViewOutcome, photographs: Photographs) -> str:
 
 
 def curve(solution: StagedSolution) -> QualityCurve:
-    """PSNR on the way; stages after the first one are marked."""
+    """Return the PSNR during the run, with marks at the starts of later stages."""
     begins, spent = [], 0.0
     for report in solution.reports[:-1]:
         spent += report.seconds
@@ -385,7 +394,7 @@ def curve(solution: StagedSolution) -> QualityCurve:
 
 
 def stages(solution: StagedSolution) -> list[tuple[str, list[str]]]:
-    """A row for each stage."""
+    """Return one row per stage: iterations, seconds and PSNR."""
     return [
         (report.prior, [f"{report.iterations:,}", f"{report.seconds:.1f}", f"{report.psnr:.2f}"])
         for report in solution.reports
