@@ -32,7 +32,7 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number"}
 def street_of_file(
     path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None
 ) -> SimulatedSequence:
-    """Simulate the street that a TOML file describes.
+    r"""Simulate the street that a TOML file describes.
 
     Args:
         path: the file; its table ``[simulated]`` holds arguments of `invtoolbox.simulation.street`.
@@ -43,7 +43,7 @@ def street_of_file(
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-    ...     written = file.write("[simulated]\\nsweeps = 3\\npoints = 2000")
+    ...     written = file.write("[simulated]\nsweeps = 3\npoints = 2000")
     ...     file.flush()
     ...     len(street_of_file(file.name))
     3
@@ -117,8 +117,13 @@ def open_sweeps(
             Ouster frames, or `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` files; its content decides. Or a TOML file that
             describes a simulated street.
         reader: name of a reader in `SWEEP_READERS` or of a plug-in, in place of the automatic choice.
-        poses, calibration, times, rate, columns, labels, scene: settings of the reader, if it has them; None for its
-            defaults. ``poses="none"`` reads no poses.
+        poses: file of the poses, for readers that take one; ``"none"`` reads no poses.
+        calibration: file of the calibration, for readers that take one.
+        times: file of the times, for readers that take one.
+        rate: sweeps per second, for readers that take it.
+        columns: number or names of the columns, for readers that take them.
+        labels: setting of the labels, for readers that take it.
+        scene: name of the scene, for readers that take it. None leaves each of these settings to the reader.
 
     Raises:
         InputError: the path is no sequence of sweeps, or the reader does not have a setting.

@@ -121,8 +121,10 @@ def flow_sequence(
             in the source.
         method: a name, or a method with settings.
         preparation: preparation of the sweeps; None for the default preparation.
-        workers, cluster, threads: as in `invtoolbox.runs.study.driver.run_study`. The files are the same for any
-            number of workers.
+        workers: number of processes, as in `invtoolbox.runs.study.driver.run_study`. The files are the same for any
+            number.
+        cluster: address of a Dask scheduler, as in `invtoolbox.runs.study.driver.run_study`.
+        threads: number of threads per worker.
         resume: keep the results in the folder that are whole and belong to the same settings.
         overwrite: replace the results in the folder.
         items: choice of sweeps: ``"all"``, a slice of Python such as ``"0:100:10"``, numbers joined by commas, or numbers.
@@ -195,7 +197,9 @@ def estimate_pair(
         opening: the sequence.
         index: number of the first sweep.
         estimate: estimator; None for `invtoolbox.motion.estimate`.
-        method, preparation, seed: arguments of the estimator.
+        method: argument of the estimator.
+        preparation: argument of the estimator.
+        seed: argument of the estimator.
     """
     sweeps = open_sequence(opening)
     source, target = sweeps[index], sweeps[index + 1]
