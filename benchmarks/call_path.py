@@ -2,9 +2,10 @@
 
     python benchmarks/call_path.py [SCENE ...]
 
-Each scene runs in a process of its own, as ``invtoolbox run SCENE``. The process stops at the first call of
-the method ``step`` of a solver and prints the distinct modules of `invtoolbox` on the stack, outermost first.
-The count leaves out the modules of the command line, which `it.run` does not pass through.
+Each scene runs in a process of its own, as ``invtoolbox run SCENE``. The process stops at the first
+call of the method ``step`` of a solver and prints the distinct modules of `invtoolbox` on the
+stack, outermost first. The count leaves out the modules of the command line, which `it.run` does
+not pass through.
 """
 
 from __future__ import annotations

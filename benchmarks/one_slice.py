@@ -2,8 +2,9 @@
 
     python benchmarks/one_slice.py
 
-A photograph of 256 x 256 pixels inside a disc is projected by a fan beam (flat and curved, full turn and short scan) and
-by a parallel beam. The same sinogram is inverted by the 2D operator and by a 3D operator with one slice and one row.
+A photograph of 256 x 256 pixels inside a disc is projected by a fan beam (flat and curved, full
+turn and short scan) and by a parallel beam. The same sinogram is inverted by the 2D operator and by
+a 3D operator with one slice and one row.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The command line: ``invtoolbox run``, ``reconstruct``, ``ct``, ``deblur``, ``flow``, ``train``, ``list``, ``info``, ``demo``.
 
-A user's error ends with one sentence and exit code 2, Ctrl-C with exit code 130. With ``INVTOOLBOX_DEBUG=1``
-a traceback is shown instead.
+A user's error ends with one sentence and exit code 2, Ctrl-C with exit code 130. With
+``INVTOOLBOX_DEBUG=1`` a traceback is shown instead.
 """
 
 from __future__ import annotations

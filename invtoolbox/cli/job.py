@@ -119,8 +119,8 @@ def choose_paths(arguments: argparse.Namespace, default: str, is_volume: bool = 
     """Return the files that a job writes.
 
     Raises:
-        InputError: a format that does not fit, a file that exists, a folder that does not exist, or a checkpoint
-            of an interrupted run without ``--resume``.
+        InputError: a format that does not fit, a file that exists, a folder that does not exist, or
+            a checkpoint of an interrupted run without ``--resume``.
     """
     output = Path(arguments.output or default)
     report = Path(arguments.report) if arguments.report else None
@@ -238,7 +238,8 @@ def run(
         arguments: parsed options of `add_options`.
         where: files to write.
         title: title of the report.
-        value_range: values that become black and white in a PNG; the least and the greatest if None.
+        value_range: values that become black and white in a PNG; the least and the greatest if
+            None.
         start: initial guess.
         grid: grid of the voxels of a volume; None for pictures.
 

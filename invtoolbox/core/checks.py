@@ -44,7 +44,8 @@ def check_input(
         raise InputError(f"{what} in {kinds}, got {value.dtype}; convert with .float()")
 
 
-# DEFLATE packs at most 1,032 bytes into one; the other compressions pack little more unless the data are constant.
+# DEFLATE packs at most 1,032 bytes into one; the other compressions pack little more unless the
+# data are constant.
 _LARGEST_RATIO = 1100
 # Smaller arrays are always read: constant slices pack better than any ratio.
 _ALWAYS_PLAUSIBLE = 2**26
@@ -89,8 +90,8 @@ def decoding(path: Path, format_name: str) -> Iterator[None]:
             raise
         raise InputError(f"{path}: {error}") from error
     except Exception as error:
-        # On damaged bytes libraries raise many types (zlib.error, struct.error, TypeError, their own subclasses of
-        # Exception), and no list of them is complete. The cause stays attached.
+        # On damaged bytes libraries raise many types (zlib.error, struct.error, TypeError, their
+        # own subclasses of Exception), and no list of them is complete. The cause stays attached.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(
             f"{path}: truncated or not a readable {format_name} file ({reason}); fetch or "
@@ -108,11 +109,12 @@ def require_bytes(
         offset: position of the first byte of the array.
         shape: declared shape; the first axis counts the slices.
         dtype: declared data type.
-        whole: whether the array must end the file. Otherwise a header with damaged sizes would give a smaller image of
-            the same bytes.
+        whole: whether the array must end the file. Otherwise a header with damaged sizes would give
+            a smaller image of the same bytes.
 
     Raises:
-        InputError: with the number of bytes in the file, the expected number, and the slices that are missing.
+        InputError: with the number of bytes in the file, the expected number, and the slices that
+            are missing.
     """
     wanted = math.prod(shape) * np.dtype(dtype).itemsize
     if wanted <= 0 or offset < 0:
@@ -181,11 +183,26 @@ class Bounded(io.BufferedReader):
         return super().read(left if size is None or size < 0 else min(size, left))
 
 
+_MAGIC = {
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"\xff\xd8\xff": "jpeg",
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+    b"II+\0": "tiff",
+    b"MM\0+": "tiff",
+    b"\x93NUMPY": "npy",
+    b"PK\x03\x04": "npz",
+    b"\x89HDF\r\n\x1a\n": "hdf5",
+    b"MATLAB 7.3": "mat7.3",
+    b"MATLAB 5.0": "mat5",
+}
+
+
 def sniff(path: Path) -> str:
     """Return the format that the first bytes of a file show, or "" for an unknown format.
 
-    The formats are "png", "jpeg", "tiff", "npy", "npz", "hdf5", "mat5", "mat7.3", "dicom", "nifti" and "metaimage". Of
-    a file that gzip packed, the format of the content is returned.
+    The formats are "png", "jpeg", "tiff", "npy", "npz", "hdf5", "mat5", "mat7.3", "dicom", "nifti"
+    and "metaimage". Of a file that gzip packed, the format of the content is returned.
     """
     with path.open("rb") as stream:
         head = stream.read(1024)
@@ -195,22 +212,9 @@ def sniff(path: Path) -> str:
         except zlib.error:
             return ""
         return "nifti" if _is_nifti(head) else ""
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "tiff"
-    if head.startswith(b"\x93NUMPY"):
-        return "npy"
-    if head.startswith(b"PK\x03\x04"):
-        return "npz"
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "hdf5"
-    if head.startswith(b"MATLAB 7.3"):
-        return "mat7.3"
-    if head.startswith(b"MATLAB 5.0"):
-        return "mat5"
+    for magic, name in _MAGIC.items():
+        if head.startswith(magic):
+            return name
     if _is_nifti(head):
         return "nifti"
     if head.lstrip().startswith((b"ObjectType", b"NDims")):

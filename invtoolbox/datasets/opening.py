@@ -29,9 +29,10 @@ from invtoolbox.datasets.volumes.tiff import TiffStack, is_stack
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.geometry.sweeps import Sweep
 
-#: Readers of the toolbox by name: ``READERS[name](path, geometry)`` is a data set. For the names in `SWEEP_READERS` and
-#: `VIEW_READERS`, ``READERS[name](path)`` is a sequence of lidar sweeps or a set of pictures with poses. Plug-ins register
-#: readers under the entry point ``invtoolbox.readers``.
+#: Readers of the toolbox by name: ``READERS[name](path, geometry)`` is a data set. For the names in
+#: `SWEEP_READERS` and `VIEW_READERS`, ``READERS[name](path)`` is a sequence of lidar sweeps or a
+#: set of pictures with poses. Plug-ins register readers under the entry point
+#: ``invtoolbox.readers``.
 READERS: dict[str, Callable[..., Any]] = {
     "htc2022": HTC2022,
     "dxchange": DataExchange,
@@ -81,16 +82,18 @@ def open(
     """Open a file, or a folder of pictures or slices, as a data set.
 
     Args:
-        path: HTC2022 `.mat`, DXchange, NXtomo or plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, TIFF, `.npy` or `.npz`;
-            the first bytes decide. Raw values need a TOML file next to them. A TIFF with several grey pages, and a
-            folder of numbered TIFF files, are volumes with the values that are stored (reader "tiff-stack", or
-            "pictures" for the range 0 to 1). A folder with a file of cameras is a set of pictures with poses.
+        path: HTC2022 `.mat`, DXchange, NXtomo or plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG,
+            TIFF, `.npy` or `.npz`; the first bytes decide. Raw values need a TOML file next to
+            them. A TIFF with several grey pages, and a folder of numbered TIFF files, are volumes
+            with the values that are stored (reader "tiff-stack", or "pictures" for the range 0 to
+            1). A folder with a file of cameras is a set of pictures with poses.
         geometry: a `Geometry`, or the path of a geometry file, for arrays without a geometry.
         reader: name of a reader in `READERS` or of a plug-in, in place of the automatic choice.
 
     Returns:
-        Measurements; or sweeps, if the folder is a lidar sequence or the file describes a simulated street (`open_sweeps`
-        also takes settings); or `PosedPictures` (`open_views` also takes settings).
+        Measurements; or sweeps, if the folder is a lidar sequence or the file describes a simulated
+        street (`open_sweeps` also takes settings); or `PosedPictures` (`open_views` also takes
+        settings).
 
     Raises:
         InputError: a missing, empty, truncated or unknown file; the sentence names the file.

@@ -1,6 +1,7 @@
 """Write files atomically: bytes, PNG, NPY and HDF5.
 
-A file is written whole or not at all, and never over an existing file unless ``overwrite`` is given.
+A file is written whole or not at all, and never over an existing file unless ``overwrite`` is
+given.
 """
 
 from __future__ import annotations
@@ -57,14 +58,15 @@ def write_png(
     Args:
         path: the file.
         image: ``(rows, columns)``, ``(channel, rows, columns)`` or ``(1, channel, rows, columns)``.
-        value_range: values that become black and white; by default the least and the greatest of the image.
-            Pass (0, 1) for photographs. Values outside are clipped and counted in the record.
+        value_range: values that become black and white; by default the least and the greatest of
+            the image. Pass (0, 1) for photographs. Values outside are clipped and counted in the
+            record.
         bit_depth: 8, or 16 for grey images.
         overwrite: replace an existing file.
 
     Returns:
-        A record with the values that became black and white; the PNG holds the same as text, under the keyword
-        "Description".
+        A record with the values that became black and white; the PNG holds the same as text, under
+        the keyword "Description".
     """
     from PIL import Image, PngImagePlugin
 
@@ -123,7 +125,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, overwrite: bool = 
     """Write a file atomically, through a hidden file in the same folder.
 
     Raises:
-        InputError: the file exists and `overwrite` is false, the folder does not exist, or the disk is full.
+        InputError: the file exists and `overwrite` is false, the folder does not exist, or the disk
+            is full.
     """
     with writing(path, overwrite) as stream:
         stream.write(content)

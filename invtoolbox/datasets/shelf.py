@@ -18,10 +18,11 @@ Such a file reads::
     [options]                                # optional, of a reader of lidar sweeps;
     poses = "poses.txt"                      # `poses`, `calibration` and `times` name files above
 
-A simulated data set has a table ``[simulated]`` in place of folder, default and checksums; its reader reads the
-TOML file itself.
+A simulated data set has a table ``[simulated]`` in place of folder, default and checksums; its
+reader reads the TOML file itself.
 
-`ct_small` and `photograph` read small real data that come with installed packages and need no download.
+`ct_small` and `photograph` read small real data that come with installed packages and need no
+download.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ from invtoolbox.errors import InputError, unknown_name
 def data_folder() -> Path:
     """Return the folder of real measurements.
 
-    It is ``INVTOOLBOX_DATA``, or else ``invtoolbox`` in the user's data directory (``XDG_DATA_HOME``, by default
-    ``~/.local/share``).
+    It is ``INVTOOLBOX_DATA``, or else ``invtoolbox`` in the user's data directory
+    (``XDG_DATA_HOME``, by default ``~/.local/share``).
     """
     own = os.environ.get("XDG_DATA_HOME") or Path("~/.local/share")
     return Path(os.environ.get("INVTOOLBOX_DATA") or Path(own, "invtoolbox")).expanduser()

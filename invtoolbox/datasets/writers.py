@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +24,17 @@ from invtoolbox.datasets.volumes.raw import write_raw
 from invtoolbox.datasets.volumes.volume import Volume, slices_of
 from invtoolbox.errors import InputError
 
-#: Largest number of bytes of the pixels: TIFF and ImageJ have offsets of 32 bits, and the tags of pages need room.
+#: Largest number of bytes of the pixels: TIFF and ImageJ have offsets of 32 bits, and the tags of
+#: pages need room.
 _LARGEST = 2**32 - 2**25
-#: Suffixes of the formats that `write` knows.
-SUFFIXES = (
-    ".png",
-    ".tif",
-    ".tiff",
-    ".h5",
-    ".hdf5",
-    ".npy",
-    ".nii",
-    ".nii.gz",
-    ".mha",
-    ".mhd",
-    ".raw",
-)
 
 
 def write(path: str | os.PathLike[str], x: Any, overwrite: bool = False) -> Written:
     """Write an array or a `Volume` in the format of the path's suffix (`SUFFIXES`).
 
-    PNG scales the values to its range (see `write_png`, which also has other settings); the other formats keep
-    them. Volumes (.tif, .nii, .mha, .mhd, .raw) are written slice by slice, with the voxel sizes of a `Volume`.
+    PNG scales the values to its range (see `write_png`, which also has other settings); the other
+    formats keep them. Volumes (.tif, .nii, .mha, .mhd, .raw) are written slice by slice, with the
+    voxel sizes of a `Volume`.
 
     Args:
         path: the file.
@@ -53,7 +42,8 @@ def write(path: str | os.PathLike[str], x: Any, overwrite: bool = False) -> Writ
         overwrite: replace an existing file.
 
     Raises:
-        InputError: no format has that suffix, the array does not fit the format, or the file cannot be written.
+        InputError: no format has that suffix, the array does not fit the format, or the file cannot
+            be written.
 
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -68,21 +58,9 @@ def write(path: str | os.PathLike[str], x: Any, overwrite: bool = False) -> Writ
         raise InputError(
             f"{path}: no format for the suffix {suffix!r}; use one of {', '.join(SUFFIXES)}"
         )
-    if suffix in (".nii", ".nii.gz"):
-        return write_nifti(path, x, overwrite=overwrite)
-    if suffix in (".mha", ".mhd"):
-        return write_metaimage(path, x, overwrite=overwrite)
-    if suffix == ".raw":
-        return write_raw(path, x, overwrite=overwrite)
-    if suffix in (".tif", ".tiff"):
-        return write_tiff(path, x, overwrite)
-    if isinstance(x, Volume):
+    if isinstance(x, Volume) and suffix in _WHOLE:
         x = x.slices()
-    if suffix == ".png":
-        return write_png(path, x, overwrite=overwrite)
-    if suffix == ".npy":
-        return write_npy(path, x, overwrite)
-    return write_hdf5(path, {"image": x}, overwrite=overwrite)
+    return _WRITERS[suffix](path, x, overwrite=overwrite)
 
 
 def write_tiff(path: str | os.PathLike[str], image: Any, overwrite: bool = False) -> Written:
@@ -90,8 +68,8 @@ def write_tiff(path: str | os.PathLike[str], image: Any, overwrite: bool = False
 
     Args:
         path: the file.
-        image: an array whose last two axes are rows and columns, or a `Volume`. Axes of length one are dropped;
-            ``(3, rows, columns)`` becomes a color picture.
+        image: an array whose last two axes are rows and columns, or a `Volume`. Axes of length one
+            are dropped; ``(3, rows, columns)`` becomes a color picture.
         overwrite: replace an existing file.
     """
     import tifffile
@@ -125,3 +103,26 @@ def write_tiff(path: str | os.PathLike[str], image: Any, overwrite: bool = False
     with writing(path, overwrite) as stream:
         tifffile.imwrite(stream, data, bigtiff=4 * math.prod(shape) > _LARGEST, **options)
     return Written(Path(path).expanduser())
+
+
+def _write_hdf5_image(path: str | os.PathLike[str], x: Any, overwrite: bool) -> Written:
+    return write_hdf5(path, {"image": x}, overwrite=overwrite)
+
+
+#: Formats that are written at once, not slice by slice.
+_WHOLE = (".png", ".h5", ".hdf5", ".npy")
+_WRITERS: dict[str, Callable[..., Written]] = {
+    ".png": write_png,
+    ".tif": write_tiff,
+    ".tiff": write_tiff,
+    ".h5": _write_hdf5_image,
+    ".hdf5": _write_hdf5_image,
+    ".npy": write_npy,
+    ".nii": write_nifti,
+    ".nii.gz": write_nifti,
+    ".mha": write_metaimage,
+    ".mhd": write_metaimage,
+    ".raw": write_raw,
+}
+#: Suffixes of the formats that `write` knows.
+SUFFIXES = tuple(_WRITERS)

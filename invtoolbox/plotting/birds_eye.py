@@ -19,9 +19,9 @@ _LIGHTNESS, _CHROMA = 0.76, 0.125
 def flow_colors(flow: np.ndarray, full_speed: float) -> np.ndarray:
     """Return the color of each vector, red, green and blue in [0, 1]: ``(..., 2 or 3) -> (..., 3)``.
 
-    The hue is the direction along the ground (x forward, y left). Light grey means no motion, and the color is most
-    saturated at `full_speed` and above. The hues are those of Oklab, where all are equally light: in HSV, blue would
-    vanish on a dark picture and yellow on a light one.
+    The hue is the direction along the ground (x forward, y left). Light grey means no motion, and
+    the color is most saturated at `full_speed` and above. The hues are those of Oklab, where all
+    are equally light: in HSV, blue would vanish on a dark picture and yellow on a light one.
 
     Args:
         flow: vectors.
@@ -92,17 +92,20 @@ def birds_eye(
 ) -> bytes:
     r"""Draw a sweep from above as a PNG; forward is up, left is left.
 
-    The wheel at the lower right shows the colors of the directions, the bar at the lower left a length.
+    The wheel at the lower right shows the colors of the directions, the bar at the lower left a
+    length.
 
     Args:
-        points: points in the sensor's frame, metres, ``(N, 3)``; points that are not finite are left out.
-        residual: flow **without** the motion of the sensor, metres per sweep, ``(N, 3)``; None draws the points alone.
-        dynamic: which points move, boolean ``(N,)``; by default points faster than 0.05 m per sweep. They are drawn
-            last, the fastest on top.
+        points: points in the sensor's frame, metres, ``(N, 3)``; points that are not finite are
+            left out.
+        residual: flow **without** the motion of the sensor, metres per sweep, ``(N, 3)``; None
+            draws the points alone.
+        dynamic: which points move, boolean ``(N,)``; by default points faster than 0.05 m per
+            sweep. They are drawn last, the fastest on top.
         title: title of the picture.
         radius: distance from the sensor to the edges of the picture, metres.
-        full_speed: speed with the most saturated color, metres per sweep; by default a round speed that nearly all
-            moving points do not exceed.
+        full_speed: speed with the most saturated color, metres per sweep; by default a round speed
+            that nearly all moving points do not exceed.
 
     >>> birds_eye(torch.rand(100, 3), torch.rand(100, 3))[:4]
     b'\x89PNG'

@@ -1,7 +1,8 @@
 """Line charts as SVG elements of a page.
 
-They are written without matplotlib, whose SVG backend takes 40 times as long per chart (390 ms and 9 ms for two lines
-of 500 values, in addition to its import) for 1.4 times the bytes, and whose text does not take the style of the page.
+They are written without matplotlib, whose SVG backend takes 40 times as long per chart (390 ms and
+9 ms for two lines of 500 values, in addition to its import) for 1.4 times the bytes, and whose text
+does not take the style of the page.
 """
 
 from __future__ import annotations

@@ -124,7 +124,8 @@ def mesh_figure(
         titles: titles of the panels.
         up: axis that points up, 0 to 2.
         turn: rotation about that axis, degrees.
-        colors: values of the vertices of each mesh, ``(N,)`` in [0, 1], shown from yellow to red; None for grey.
+        colors: values of the vertices of each mesh, ``(N,)`` in [0, 1], shown from yellow to red;
+            None for grey.
 
     >>> import torch
     >>> from invtoolbox.geometry.meshes import Mesh

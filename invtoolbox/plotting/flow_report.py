@@ -53,7 +53,8 @@ class SweepPicture:
         points: points, ``(N, 3)``.
         residual: flow without the motion of the sensor, ``(N, 3)``.
         dynamic: which points move, boolean ``(N,)``; None for points faster than 0.05 m per sweep.
-        truth: true flow without the motion of the sensor; adds pictures of the truth and of the difference.
+        truth: true flow without the motion of the sensor; adds pictures of the truth and of the
+            difference.
         radius: distance from the sensor to the edges of the picture, metres.
     """
 
@@ -82,7 +83,8 @@ def write_flow_report(
         path: the file.
         title: title of the page.
         results: results of all sweeps, in the order of time.
-        pictures: sweeps with pictures. They are read one after another, so a generator keeps one sweep in memory.
+        pictures: sweeps with pictures. They are read one after another, so a generator keeps one
+            sweep in memory.
         lead: a sentence below the title.
         settings: facts at the end, such as the method and its settings.
         overwrite: replace an existing file.

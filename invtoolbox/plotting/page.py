@@ -28,8 +28,8 @@ class Window(NamedTuple):
 def plane(item: Any) -> np.ndarray | None:
     """Convert one item ``(channel, *space)`` to ``(rows, columns)`` or ``(rows, columns, 3)`` of float64.
 
-    Complex values are shown by their magnitude, volumes by their middle slice. One or three channels are a picture; of
-    any other number of channels the first one is shown.
+    Complex values are shown by their magnitude, volumes by their middle slice. One or three
+    channels are a picture; of any other number of channels the first one is shown.
 
     Args:
         item: one item of a batch.

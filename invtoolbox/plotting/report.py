@@ -53,10 +53,12 @@ def write_report(
     Args:
         solution: a solution of `solve` or of `Solution.load`.
         path: the file.
-        reference: the true images ``(batch or 1, channel, *space)``; adds the error and a table of metrics.
+        reference: the true images ``(batch or 1, channel, *space)``; adds the error and a table of
+            metrics.
         title: title of the page.
         overwrite: replace an existing file.
-        metrics: values by the name of the metric, one per item; by default PSNR, SSIM and RMSE against the reference.
+        metrics: values by the name of the metric, one per item; by default PSNR, SSIM and RMSE
+            against the reference.
         calibration: calibration of the posterior's intervals, shown next to them.
 
     Raises:

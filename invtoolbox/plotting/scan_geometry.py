@@ -20,9 +20,9 @@ _SOURCE, _PANEL, _RAYS, _VOLUME, _TURN = "#d95f02", "#1b6ca8", "#e6ab02", "#5555
 def geometry_figure(A: Any, item: int = 0) -> Any:
     """Draw the geometry of a scan as a ``matplotlib.figure.Figure``.
 
-    The figure shows the first view with its source, panel and outermost rays, the path of the source (for parallel
-    beams: of the panel), the volume, and the order of the views. ``figure.savefig("geometry.png")`` writes it; a
-    notebook shows it.
+    The figure shows the first view with its source, panel and outermost rays, the path of the
+    source (for parallel beams: of the panel), the volume, and the order of the views.
+    ``figure.savefig("geometry.png")`` writes it; a notebook shows it.
 
     Args:
         A: a 2D or 3D scan.
@@ -47,7 +47,8 @@ def _new_figure(size: tuple[float, float]) -> Any:
     return figure
 
 
-# -- 2D -------------------------------------------------------------------------------------------------------------
+# -- 2D
+# -------------------------------------------------------------------------------------------------------------
 
 
 def _figure_2d(A: Scan2D, item: int) -> Any:
@@ -142,7 +143,8 @@ def _arrow_2d(axes: Any, radius: float, start: float, step: float, parallel: boo
     )
 
 
-# -- 3D -------------------------------------------------------------------------------------------------------------
+# -- 3D
+# -------------------------------------------------------------------------------------------------------------
 
 
 def _figure_3d(A: Scan3D, item: int) -> Any:

@@ -29,7 +29,8 @@ class ViewPicture:
         photograph: photograph from 0 to 1, ``(3, height, width)``.
         rendering: rendering from 0 to 1, ``(3, height, width)``.
         depth: depth along z, ``(1, height, width)``.
-        alpha: share of the light that was stopped, ``(1, height, width)``; depths are shown if it exceeds a half.
+        alpha: share of the light that was stopped, ``(1, height, width)``; depths are shown if it
+            exceeds a half.
         scores: metrics of the rendering, by name.
     """
 
@@ -77,7 +78,8 @@ def write_view_report(
     Args:
         path: the file.
         title: title of the page.
-        views: evaluated views. Six are shown: the worst, the best, and others evenly between them by PSNR.
+        views: evaluated views. Six are shown: the worst, the best, and others evenly between them
+            by PSNR.
         lead: a sentence below the title.
         held_out: whether the scene was found without these views.
         turntable: renderings ``(3, height, width)`` from cameras once around the scene.

@@ -38,10 +38,12 @@ class SweepView:
     Attributes:
         name: name of the sweep.
         points: points in the sensor's frame, metres, ``(N, 3)``.
-        residual: flow without the motion of the sensor, metres per sweep, ``(N, 3)``; None for the last sweep of a
-            sequence.
-        dynamic: which points move, boolean ``(N,)``; by default points faster than 0.05 m per sweep.
-        pose: the sensor's frame in the world, ``(4, 4)``; None to show the sweep in the sensor's frame.
+        residual: flow without the motion of the sensor, metres per sweep, ``(N, 3)``; None for the
+            last sweep of a sequence.
+        dynamic: which points move, boolean ``(N,)``; by default points faster than 0.05 m per
+            sweep.
+        pose: the sensor's frame in the world, ``(4, 4)``; None to show the sweep in the sensor's
+            frame.
         timestamp: time, seconds.
     """
 
@@ -62,8 +64,10 @@ def view_flow(
     """Show sweeps in Rerun: static points in grey, moving points in the colors of `birds_eye` and with arrows.
 
     Args:
-        sweeps: sweeps in the order of time; each is sent before the next is read, so a generator keeps one in memory.
-        save: a file ``.rrd``, which Rerun opens later (also on another machine), in place of a window.
+        sweeps: sweeps in the order of time; each is sent before the next is read, so a generator
+            keeps one in memory.
+        save: a file ``.rrd``, which Rerun opens later (also on another machine), in place of a
+            window.
         title: title of the recording.
         full_speed: speed with the most saturated color, metres per sweep.
 
@@ -152,7 +156,8 @@ def view_scene(
     viser shows Gaussians in a browser, Rerun shows points of the size of the Gaussians.
 
     Args:
-        x: a scene; of a batch, the first one. Colors are the part that does not depend on the direction.
+        x: a scene; of a batch, the first one. Colors are the part that does not depend on the
+            direction.
         cameras: cameras of the photographs.
         title: title of the recording.
         viewer: ``"viser"`` or ``"rerun"``; by default the first one that is installed.
@@ -162,7 +167,8 @@ def view_scene(
         wait: serve the page until Ctrl-C; otherwise viser's server is returned.
 
     Raises:
-        MissingDependency: neither package is installed; the error names the extra that installs Rerun.
+        MissingDependency: neither package is installed; the error names the extra that installs
+            Rerun.
         InputError: an unknown viewer.
     """
     if viewer is not None and viewer not in VIEWERS:

@@ -94,8 +94,8 @@ def shown_voxels(x: Voxels, item: int = 0, most: int = MOST, least_alpha: float 
         x: a batch of grids.
         item: number of the grid.
         most: largest number of Gaussians.
-        least_alpha: least share of the light that a cell with the density of a node must stop for the node to be shown;
-            half of the largest share if that is less.
+        least_alpha: least share of the light that a cell with the density of a node must stop for
+            the node to be shown; half of the largest share if that is less.
     """
     space = x.space
     share = -torch.expm1(
@@ -168,10 +168,10 @@ def write_viewer(
 ) -> Path:
     """Write a page that shows a scene from any side, in a browser with WebGL 2, also from a folder without a server.
 
-    Dragging turns the scene, the wheel moves the eye closer, and shift with dragging moves the scene. The cameras of the
-    photographs can be chosen and drawn. Gaussians are drawn as by the renderer, with harmonics up to degree 2; the
-    surface of voxels is drawn as Gaussians. ``#view=3`` after the address starts at a photograph, ``#bare`` hides the
-    panel.
+    Dragging turns the scene, the wheel moves the eye closer, and shift with dragging moves the
+    scene. The cameras of the photographs can be chosen and drawn. Gaussians are drawn as by the
+    renderer, with harmonics up to degree 2; the surface of voxels is drawn as Gaussians.
+    ``#view=3`` after the address starts at a photograph, ``#bare`` hides the panel.
 
     Args:
         path: the file.

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from invtoolbox.solution import Solution
     from invtoolbox.solvers.base import Solver
 
-#: Handles as a mapping from the number of a point to its position, or as all numbers and all positions.
+#: Handles as a mapping from the number of a point to its position, or as all numbers and all
+#: positions.
 Handles = Mapping[int, Sequence[float]] | tuple[Any, Any]
 
 
@@ -40,31 +41,34 @@ def deform(
 ) -> Any:
     r"""Move the handles of a shape, and everything else as rigidly as possible.
 
-    `solvers.LocalGlobal` inside of `it.solve` minimises `priors.ARAP` over the points that are not handles. Handles are
-    at the given positions to the last digit. `deformation` returns the `Solution` itself, with its history.
+    `solvers.LocalGlobal` inside of `it.solve` minimises `priors.ARAP` over the points that are not
+    handles. Handles are at the given positions to the last digit. `deformation` returns the
+    `Solution` itself, with its history.
 
     Args:
-        shape: a `geometry.meshes.Mesh`, ``(vertices, faces)``, points ``(N, 3)`` or ``(batch, N, 3)``, or an object of
-            trimesh, Open3D or PyTorch3D. It is not changed; the result has the same type. The arithmetic is in float64.
-        handles: ``{number: position}``, or ``(numbers (m,), positions (m, 3) or (batch, m, 3))``. A handle whose
-            position does not change holds the shape there.
-        weights: weights of the edges of a mesh, ``"cotangent"``, ``"clamped"`` or ``"uniform"``. Cotangents are the
-            weights of the paper, and of libigl for its energy of spokes. If many triangles are obtuse and the shape
-            crumples, take ``"clamped"``, under which the shape at rest has the least energy (see
-            `NeighbourGraph.of_mesh`).
-        neighbours: number of neighbours of each point of a shape without faces; the graph is symmetric, with
-            Gaussian weights.
+        shape: a `geometry.meshes.Mesh`, ``(vertices, faces)``, points ``(N, 3)`` or
+            ``(batch, N, 3)``, or an object of trimesh, Open3D or PyTorch3D. It is not changed; the
+            result has the same type. The arithmetic is in float64.
+        handles: ``{number: position}``, or ``(numbers (m,), positions (m, 3) or (batch, m, 3))``. A
+            handle whose position does not change holds the shape there.
+        weights: weights of the edges of a mesh, ``"cotangent"``, ``"clamped"`` or ``"uniform"``.
+            Cotangents are the weights of the paper, and of libigl for its energy of spokes. If many
+            triangles are obtuse and the shape crumples, take ``"clamped"``, under which the shape
+            at rest has the least energy (see `NeighbourGraph.of_mesh`).
+        neighbours: number of neighbours of each point of a shape without faces; the graph is
+            symmetric, with Gaussian weights.
         prior: prior of the displacements, in place of ARAP.
-        noise_std: standard deviation of the positions, in the unit of the shape. Handles then follow the positions as
-            well as the rigidity allows, in the balance with the weight of the prior, and not to the last digit.
+        noise_std: standard deviation of the positions, in the unit of the shape. Handles then
+            follow the positions as well as the rigidity allows, in the balance with the weight of
+            the prior, and not to the last digit.
         solver: as in `it.solve`.
         max_iterations: as in `it.solve`.
         tolerance: as in `it.solve`.
         progress: as in `it.solve`.
 
     Raises:
-        InputError: a handle is no point of the shape, a part has no handle, positions are not finite, triangles have no
-            area (with cotangents), or the shape is of an unknown type.
+        InputError: a handle is no point of the shape, a part has no handle, positions are not
+            finite, triangles have no area (with cotangents), or the shape is of an unknown type.
 
     >>> import invtoolbox as it
     >>> bar = torch.cartesian_prod(torch.arange(8.0), torch.arange(2.0), torch.arange(2.0))

@@ -1,8 +1,9 @@
 """Checked run of one scene file in a folder of results: the part that all kinds of scene files share.
 
-A kind of scene file is a subclass of `SceneJob`. It names the tables that it reads and the files that it
-writes, and implements `SceneJob.run`. `SceneJob.prepare` does the rest: it reads and checks the scene, chooses
-the folder, and refuses to lose results or to resume a run that had other settings.
+A kind of scene file is a subclass of `SceneJob`. It names the tables that it reads and the files
+that it writes, and implements `SceneJob.run`. `SceneJob.prepare` does the rest: it reads and checks
+the scene, chooses the folder, and refuses to lose results or to resume a run that had other
+settings.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class SceneJob(ABC, Generic[S]):
         resume: whether the run continues from earlier results in the folder.
         overwrite: whether the run replaces earlier results in the folder.
         files: names of the files that the run writes, and so may replace.
-        free: keys and tables that may differ between a run and its resumption, because they do not change
-            what is computed.
+        free: keys and tables that may differ between a run and its resumption, because they do not
+            change what is computed.
     """
 
     file: CheckedScene[S]
@@ -73,8 +74,8 @@ class SceneJob(ABC, Generic[S]):
         """Choose the folder of a scene, and check that the request does no harm to what the folder holds.
 
         Raises:
-            InputError: items, workers or a cluster are given; the folder holds results and neither ``resume``
-                nor ``overwrite`` is given; or it holds a run with other settings.
+            InputError: items, workers or a cluster are given; the folder holds results and neither
+                ``resume`` nor ``overwrite`` is given; or it holds a run with other settings.
         """
         if request.is_study:
             raise InputError(
@@ -161,7 +162,8 @@ def differences(before: Any, now: Any, key: str = "", within_lists: bool = True)
         before: the earlier settings, plain values.
         now: the current settings.
         key: the dotted key of both.
-        within_lists: whether lists of equal length are compared item by item; their keys then end in numbers.
+        within_lists: whether lists of equal length are compared item by item; their keys then end
+            in numbers.
 
     >>> differences({"solver": {"name": "fista", "steps": [1, 2]}}, {"solver": {"name": "admm", "steps": [1, 3]}, "seed": 0})
     ['seed', 'solver.name', 'solver.steps.1']

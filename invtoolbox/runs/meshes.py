@@ -116,8 +116,9 @@ class MeshOutcome:
         solution: the displacements ``(1, N, 3)`` and their history.
         mesh: the deformed mesh; None if an earlier run was finished.
         folder: folder of the results.
-        metrics: values in per cent of the diagonal: "moved", the mean displacement of a vertex; "unseen", the mean
-            distance of unobserved vertices from the truth; and "at_rest", the same distance of the mesh at rest.
+        metrics: values in per cent of the diagonal: "moved", the mean displacement of a vertex;
+            "unseen", the mean distance of unobserved vertices from the truth; and "at_rest", the
+            same distance of the mesh at rest.
         files: files that were written; empty if an earlier run was finished.
     """
 

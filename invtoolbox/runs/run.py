@@ -1,7 +1,7 @@
 """Run scene files of any kind: images and scans, sequences of sweeps, photographs, meshes; `it.run`.
 
-`prepare` recognizes the kind of a scene file by the table that only this kind has. Each kind then supplies a
-job, whose method ``run`` computes and writes the results.
+`prepare` recognizes the kind of a scene file by the table that only this kind has. Each kind then
+supplies a job, whose method ``run`` computes and writes the results.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from invtoolbox.runs.views.run import ViewOutcome
     from invtoolbox.solution import Solution
 
-#: Kinds of scenes that are run one at a time, by the table that only they have: the module, which has a
-#: function ``prepare(scene, request)``, and the noun for messages. All other scenes are of images and scans.
+#: Kinds of scenes that are run one at a time, by the table that only they have: the module, which
+#: has a function ``prepare(scene, request)``, and the noun for messages. All other scenes are of
+#: images and scans.
 KINDS = {
     "sweeps": ("invtoolbox.runs.flow.scene", "sweeps"),
     "views": ("invtoolbox.runs.views.run", "photographs"),
@@ -55,29 +56,31 @@ def run(
 
     The kind of the scene decides what is returned:
 
-    - an image or a scan: its `Solution`. Several scenes, several items of one scene, workers or a cluster make
-      a `Study` (`invtoolbox.runs.study`), with one result file per item, which resumes from the files that exist;
+    - an image or a scan: its `Solution`. Several scenes, several items of one scene, workers or a
+      cluster make a `Study` (`invtoolbox.runs.study`), with one result file per item, which resumes
+      from the files that exist;
     - a sequence of sweeps, with a table ``[sweeps]``: a `FlowStudy` of its pairs;
     - photographs, with a table ``[views]``: a `ViewOutcome`;
     - a mesh, with a table ``[mesh]``: a `MeshOutcome`.
 
     Args:
         scene: path of a TOML file, or name of a scene of the catalogue; or several of them.
-        overrides: keys to change, ``{"solver.max_iterations": 200}`` or ``["solver.max_iterations=200"]``.
-        output: folder for the results; by default the folder that the scene names, or ``results/NAME``
-            (``results/study`` for several scenes).
+        overrides: keys to change, ``{"solver.max_iterations": 200}`` or
+            ``["solver.max_iterations=200"]``.
+        output: folder for the results; by default the folder that the scene names, or
+            ``results/NAME`` (``results/study`` for several scenes).
         resume: continue from the results in that folder; a finished run is read, not repeated.
         overwrite: replace the results of an earlier run.
         progress: show a bar on a terminal.
-        items: items of the scene's data set: ``"all"``, ``"0:64:2"``, ``"3,5"`` or numbers; all items by default
-            if workers or a cluster are given.
+        items: items of the scene's data set: ``"all"``, ``"0:64:2"``, ``"3,5"`` or numbers; all
+            items by default if workers or a cluster are given.
         workers: number of processes, as in `invtoolbox.runs.study.workers.spread`.
         cluster: address of a Dask scheduler, as in `invtoolbox.runs.study.workers.spread`.
         threads: number of threads per worker.
 
     Raises:
-        InputError: a fault in the scene or its data; earlier results exist and neither ``resume`` nor
-            ``overwrite`` is given; the disk is full.
+        InputError: a fault in the scene or its data; earlier results exist and neither ``resume``
+            nor ``overwrite`` is given; the disk is full.
     """
     from invtoolbox.runs.images.run import Outcome
 
@@ -94,8 +97,8 @@ def prepare(scene: str | Path | Sequence[str | Path], request: Request) -> Job:
         request: how the scene is to be run.
 
     Raises:
-        InputError: a fault in the scene; a scene that must be run by itself is one of several; or earlier results
-            exist and neither ``resume`` nor ``overwrite`` is given.
+        InputError: a fault in the scene; a scene that must be run by itself is one of several; or
+            earlier results exist and neither ``resume`` nor ``overwrite`` is given.
     """
     scenes = [scene] if isinstance(scene, (str, Path)) else list(scene)
     for one in scenes:

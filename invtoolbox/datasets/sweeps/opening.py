@@ -80,8 +80,9 @@ def street_settings(
     return settings
 
 
-#: Readers of lidar sweeps by name: ``SWEEP_READERS[name](path, ...)`` is a sequence of sweeps; "kitti-scene-flow" is a
-#: sequence of pairs. Plug-ins register readers under the entry point ``invtoolbox.readers``.
+#: Readers of lidar sweeps by name: ``SWEEP_READERS[name](path, ...)`` is a sequence of sweeps;
+#: "kitti-scene-flow" is a sequence of pairs. Plug-ins register readers under the entry point
+#: ``invtoolbox.readers``.
 SWEEP_READERS: dict[str, Callable[..., Any]] = {
     "argoverse2": Argoverse2,
     "kitti-odometry": KittiOdometry,
@@ -113,17 +114,19 @@ def open_sweeps(
     """Open a sequence of lidar sweeps, each of which is read when it is indexed.
 
     Args:
-        path: folder of an Argoverse 2 log, a KITTI odometry sequence or raw drive, a nuScenes set, a Waymo segment,
-            Ouster frames, or `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` files; its content decides. Or a TOML file that
-            describes a simulated street.
-        reader: name of a reader in `SWEEP_READERS` or of a plug-in, in place of the automatic choice.
+        path: folder of an Argoverse 2 log, a KITTI odometry sequence or raw drive, a nuScenes set,
+            a Waymo segment, Ouster frames, or `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` files; its
+            content decides. Or a TOML file that describes a simulated street.
+        reader: name of a reader in `SWEEP_READERS` or of a plug-in, in place of the automatic
+            choice.
         poses: file of the poses, for readers that take one; ``"none"`` reads no poses.
         calibration: file of the calibration, for readers that take one.
         times: file of the times, for readers that take one.
         rate: sweeps per second, for readers that take it.
         columns: number or names of the columns, for readers that take them.
         labels: setting of the labels, for readers that take it.
-        scene: name of the scene, for readers that take it. None leaves each of these settings to the reader.
+        scene: name of the scene, for readers that take it. None leaves each of these settings to
+            the reader.
 
     Raises:
         InputError: the path is no sequence of sweeps, or the reader does not have a setting.

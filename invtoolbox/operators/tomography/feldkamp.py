@@ -1,18 +1,20 @@
 r"""Analytic inversion of 3D scans: Feldkamp's method for cone beams, filtered back-projection for parallel beams.
 
-Each projection is weighted, filtered along its rows with the ramp filter, and back-projected voxel by voxel with the
-weight ``1 / U^2``, where ``U`` is the distance from the source along the central ray, 1 at the axis. For a flat panel
-(u and v from the foot of the central ray, ``S`` = source_origin, ``P`` = source_detector):
+Each projection is weighted, filtered along its rows with the ramp filter, and back-projected voxel
+by voxel with the weight ``1 / U^2``, where ``U`` is the distance from the source along the central
+ray, 1 at the axis. For a flat panel (u and v from the foot of the central ray, ``S`` =
+source_origin, ``P`` = source_detector):
 
 .. math:: f(x) = \int w(t, u) \, U^{-2} \Big[ h * \frac{P \, (1 + a u / (S P))}{\sqrt{P^2 + u^2 + v^2}} \, y(t, \cdot, v) \Big]
           \big(u(x, t)\big) \, dt
 
-with ``a`` the shift of the axis. Sources: Feldkamp, Davis and Kress 1984, J. Opt. Soc. Am. A 1(6); Kak and Slaney,
-"Principles of Computerized Tomographic Imaging", 3.6; for curved panels Turbell, "Cone-beam reconstruction using filtered
-backprojection", 2001, ch. 3; for the shift of the axis the Jacobian of the rays in the plane (Gullberg et al. 1986). The
-method is exact in the plane of the circle and approximate outside of it. ``w`` makes every ray count once: 1/2 in a full
-turn, Parker's weights in a short scan, and, for a panel that sees more of one side, a smooth step from 0 to 1 over the
-part that both sides see (after Wang 2002, Med. Phys. 29(7)).
+with ``a`` the shift of the axis. Sources: Feldkamp, Davis and Kress 1984, J. Opt. Soc. Am. A 1(6);
+Kak and Slaney, "Principles of Computerized Tomographic Imaging", 3.6; for curved panels Turbell,
+"Cone-beam reconstruction using filtered backprojection", 2001, ch. 3; for the shift of the axis the
+Jacobian of the rays in the plane (Gullberg et al. 1986). The method is exact in the plane of the
+circle and approximate outside of it. ``w`` makes every ray count once: 1/2 in a full turn, Parker's
+weights in a short scan, and, for a panel that sees more of one side, a smooth step from 0 to 1 over
+the part that both sides see (after Wang 2002, Med. Phys. 29(7)).
 """
 
 from __future__ import annotations
@@ -46,9 +48,9 @@ def feldkamp(
 ) -> Tensor:
     """Compute the contribution of some views of a circular cone beam to the volume.
 
-    The back-projection follows small rotations of the panel and shifts of the source that differ between views; the
-    weights leave them out. A common shift of the source is exact: it changes the distance, the shift of the axis and
-    the foot of the central ray.
+    The back-projection follows small rotations of the panel and shifts of the source that differ
+    between views; the weights leave them out. A common shift of the source is exact: it changes the
+    distance, the shift of the axis and the foot of the central ray.
 
     Args:
         y: projections of these views, ``(N, V', R, C)``.
@@ -131,8 +133,8 @@ def parallel_backprojection(
 ) -> Tensor:
     """Compute the contribution of some views of a parallel beam to the volume.
 
-    With a tilt, the ramp is multiplied by the cosine of the tilt, the Jacobian of the planes of frequencies that the
-    views see.
+    With a tilt, the ramp is multiplied by the cosine of the tilt, the Jacobian of the planes of
+    frequencies that the views see.
 
     Args:
         y: projections of these views, ``(N, V', R, C)``.
@@ -199,7 +201,8 @@ def _redundancy(place: Tensor, arc: Arc, begin: Tensor, seen: float, name: str) 
     """Compute weights of the rays, (V or 1, C), such that a ray and the same ray from behind sum to 1.
 
     Args:
-        place: angle of every column from the ray through the axis (for parallel beams the distance), (V or 1, C).
+        place: angle of every column from the ray through the axis (for parallel beams the
+            distance), (V or 1, C).
         arc: arc of the scan.
         begin: angle since the beginning of the arc, (V,).
         seen: edge of the cylinder inside the volume, in the unit of ``place``.
@@ -218,7 +221,8 @@ def _redundancy(place: Tensor, arc: Arc, begin: Tensor, seen: float, name: str) 
                 f"the panel of {name} sees more of one side than of the other, and less than a full turn does not make up for "
                 f"that; {_ADVICE}"
             )
-        # An arc that is long enough for the object, but not for the whole panel, misses nothing but air.
+        # An arc that is long enough for the object, but not for the whole panel, misses nothing but
+        # air.
         enough = (arc.length - math.pi) / 2
         if seen <= enough < float(place.abs().max()):
             place = place.clamp(-enough, enough)
@@ -291,8 +295,9 @@ def _voxel_views(
     rows, columns = A.detector_shape
     middle = (columns - 1) / 2 + margins[0]
     voxel = vectors.new_tensor(A.voxel_size[::-1])
-    # Solve for the place on the panel: along the rays of a parallel beam, along the central ray of a cone. Columns of a
-    # curved panel are angles between the central ray and a vector of its length along u.
+    # Solve for the place on the panel: along the rays of a parallel beam, along the central ray of
+    # a cone. Columns of a curved panel are angles between the central ray and a vector of its
+    # length along u.
     arm = source if A.parallel else detector - source
     wide = arm.norm(dim=1) / u.norm(dim=1) if A.curved else torch.ones_like(arm[:, 0])
     lines = torch.linalg.inv(torch.stack([u * wide[:, None], v, arm], 2))

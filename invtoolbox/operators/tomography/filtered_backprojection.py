@@ -1,9 +1,10 @@
 """Parts of filtered back-projection: the ramp filter, the weights of views, and the weights of a short scan.
 
-`FanBeam` and `ParallelBeam` use these parts with a pixel-driven back-projection of their own, and not as the one-slice
-case of the Feldkamp code. Both give the same reconstruction (the same PSNR to 0.001 dB, with differences of 1e-5 of the
-largest value), but the one-slice case takes 18 to 21 times as long for parallel beams and flat fans, and 4 times as long
-for curved detectors (256 x 256 pixels, 240 to 360 views, one CPU thread; ``benchmarks/one_slice.py``).
+`FanBeam` and `ParallelBeam` use these parts with a pixel-driven back-projection of their own, and
+not as the one-slice case of the Feldkamp code. Both give the same reconstruction (the same PSNR to
+0.001 dB, with differences of 1e-5 of the largest value), but the one-slice case takes 18 to 21
+times as long for parallel beams and flat fans, and 4 times as long for curved detectors (256 x 256
+pixels, 240 to 360 views, one CPU thread; ``benchmarks/one_slice.py``).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from invtoolbox.errors import InputError, unknown_name
 
 FILTERS = ("ram-lak", "shepp-logan", "cosine", "hamming", "hann")
 
-#: An arc has a gap if the largest step between neighbouring views exceeds the mean of the other steps this many times.
+#: An arc has a gap if the largest step between neighbouring views exceeds the mean of the other
+#: steps this many times.
 _GAP = 4.0
 
 
@@ -28,9 +30,9 @@ def filter_projections(
 ) -> Tensor:
     r"""Convolve ``(..., D)`` with the ramp filter along the detector.
 
-    The ramp is the band-limited kernel in space, ``h_0 = 1 / (4 d^2)``, ``h_k = -1 / (pi k d)^2`` for odd k,
-    0 for even k (Kak and Slaney, eq. 3.61), so it has no bias at frequency 0; zero padding keeps the
-    convolution from wrapping around. A window then multiplies its spectrum:
+    The ramp is the band-limited kernel in space, ``h_0 = 1 / (4 d^2)``, ``h_k = -1 / (pi k d)^2``
+    for odd k, 0 for even k (Kak and Slaney, eq. 3.61), so it has no bias at frequency 0; zero
+    padding keeps the convolution from wrapping around. A window then multiplies its spectrum:
 
     =============  ==========================================
     ram-lak        1
@@ -47,8 +49,8 @@ def filter_projections(
         spacing: d, the distance of cells; for ``curved`` the angle between rays.
         filter: name of the window, out of `FILTERS`.
         cutoff: share of the Nyquist frequency that is kept, in (0, 1].
-        curved: use the kernel for equiangular rays, ``(k d / sin(k d))^2 h_k`` (Kak and Slaney, eq. 3.104, which puts
-            a factor 1/2 elsewhere).
+        curved: use the kernel for equiangular rays, ``(k d / sin(k d))^2 h_k`` (Kak and Slaney, eq.
+            3.104, which puts a factor 1/2 elsewhere).
 
     >>> line = torch.ones(1, 64)
     >>> float(filter_projections(line, 1.0)[0, 32]) < 0.01      # a constant is filtered away
@@ -110,8 +112,8 @@ class Arc:
 def arc_weights(angles: Tensor, period: float) -> Arc:
     """Compute the weight of each view in an integral over the angle: half the steps to its neighbours on the circle.
 
-    Angles may have any order, spacing and number of turns. If the largest gap is far larger than the other steps, the
-    scan covers an arc, whose ends have one neighbour each.
+    Angles may have any order, spacing and number of turns. If the largest gap is far larger than
+    the other steps, the scan covers an arc, whose ends have one neighbour each.
 
     Args:
         angles: angles, radians, (V,).
@@ -146,10 +148,10 @@ def arc_weights(angles: Tensor, period: float) -> Arc:
 def parker_weights(beta: Tensor, gamma: Tensor, length: float) -> Tensor:
     r"""Compute weights of the rays of a short fan scan such that rays that are measured twice count once.
 
-    The ray at view ``beta`` and fan angle ``gamma`` is measured again, backwards, at ``beta + pi - 2 gamma``
-    and ``-gamma``. The weights of the two sum to 1 and fall smoothly to 0 at either end of the arc
-    (Parker 1982, Med. Phys. 9(2); for arcs longer than ``pi`` plus the fan, Silver 2000, Med. Phys. 27(4)).
-    If a shorter arc does not see every ray, all weights are 1.
+    The ray at view ``beta`` and fan angle ``gamma`` is measured again, backwards, at
+    ``beta + pi - 2 gamma`` and ``-gamma``. The weights of the two sum to 1 and fall smoothly to 0
+    at either end of the arc (Parker 1982, Med. Phys. 9(2); for arcs longer than ``pi`` plus the
+    fan, Silver 2000, Med. Phys. 27(4)). If a shorter arc does not see every ray, all weights are 1.
 
     Args:
         beta: angle since the beginning of the arc, (V, 1).

@@ -99,12 +99,13 @@ class Accumulation:
 
     Attributes:
         reference: number of the sweep whose frame and time the cloud has.
-        window: number of sweeps before and after the reference whose moving points are used. The flows are
-            chained, and their errors add.
+        window: number of sweeps before and after the reference whose moving points are used. The
+            flows are chained, and their errors add.
         cell: side of a cube, metres; the first point in every cube is kept. 0 keeps all points.
         max_range: distance from the sensor beyond which points are left out, metres.
-        forget: distance from the sensor beyond which cubes of the map are forgotten, metres, more than `max_range`.
-            Memory then does not grow with the path of the sensor; a place that is passed again is written again.
+        forget: distance from the sensor beyond which cubes of the map are forgotten, metres, more
+            than `max_range`. Memory then does not grow with the path of the sensor; a place that is
+            passed again is written again.
         neighbours, reach: settings of the interpolation of the flow, see `carry`.
         full_speed: speed with the most saturated color, metres per sweep.
     """
@@ -135,7 +136,8 @@ class Piece:
 
     Attributes:
         points: points in the frame of the reference sweep, metres, float32 ``(n, 3)``.
-        colors: red, green and blue in [0, 1], ``(n, 3)``: grey for static points, by direction and speed for moving ones.
+        colors: red, green and blue in [0, 1], ``(n, 3)``: grey for static points, by direction and
+            speed for moving ones.
         moving: whether the points belong to moving objects.
         sweep: number of the sweep in which the points were measured.
     """
@@ -164,10 +166,11 @@ class Accumulated:
 def accumulate(steps: FlowSteps, settings: Accumulation | None = None) -> Iterator[Piece]:
     """Yield the cloud piece by piece.
 
-    One sweep and the points of moving objects within the window are in memory at a time. Moving points are carried
-    from their own sweep to the reference by the flows in between, forward from earlier sweeps and backward from later
-    ones. A point is left out if no moving point was measured near it on the way, for example because its object
-    stops. Frames are joined by the poses if all steps have one, else by the ego motions of the steps, whose errors add.
+    One sweep and the points of moving objects within the window are in memory at a time. Moving
+    points are carried from their own sweep to the reference by the flows in between, forward from
+    earlier sweeps and backward from later ones. A point is left out if no moving point was measured
+    near it on the way, for example because its object stops. Frames are joined by the poses if all
+    steps have one, else by the ego motions of the steps, whose errors add.
 
     Args:
         steps: sweeps with their flows.
@@ -190,7 +193,8 @@ def write_accumulated(
 ) -> Accumulated:
     """Write the cloud as PLY.
 
-    The fields are x, y, z in the frame of the reference sweep, red, green, blue, ``moving`` (0 or 1) and ``sweep``.
+    The fields are x, y, z in the frame of the reference sweep, red, green, blue, ``moving`` (0 or
+    1) and ``sweep``.
 
     Args:
         path: the file.

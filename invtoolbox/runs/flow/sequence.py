@@ -18,7 +18,8 @@ from invtoolbox.runs.flow.results import FlowResults, FlowStudy, PairFlow, facts
 from invtoolbox.runs.flow.source import SequencePath, describe, open_sequence, plain
 from invtoolbox.runs.study.driver import Items, parse_items, run_study
 
-#: Estimator of the flow of a pair; it takes source, target, method, preparation and seed, as `invtoolbox.motion.estimate` does.
+#: Estimator of the flow of a pair; it takes source, target, method, preparation and seed, as
+#: `invtoolbox.motion.estimate` does.
 FlowEstimator = Callable[[Sweep, Sweep, Any, Any, int], Any]
 
 
@@ -108,33 +109,37 @@ def flow_sequence(
 ) -> FlowStudy:
     """Estimate the flow from every sweep of a sequence to its successor.
 
-    A pair of sweeps is read, estimated and written before the next pair is read, so memory holds one pair per
-    worker. The last sweep has no successor, and so no result. A pair with a damaged, empty or misplaced sweep is
-    reported in the study, in a sentence that names the file. A bad sweep costs two results, its own result and the
-    result of the sweep before it; all other pairs are done.
+    A pair of sweeps is read, estimated and written before the next pair is read, so memory holds
+    one pair per worker. The last sweep has no successor, and so no result. A pair with a damaged,
+    empty or misplaced sweep is reported in the study, in a sentence that names the file. A bad
+    sweep costs two results, its own result and the result of the sweep before it; all other pairs
+    are done.
 
     Args:
-        sweeps: a path or the name of a data set of the catalogue; a `SequencePath` with reader and options; or open
-            sweeps. Every worker opens a path itself and must see it under that name; an open sequence is sent to the
-            workers with its paths and settings, without the sweeps.
-        folder: folder for the result files, ``NAME.npz`` with the name of the first sweep of each pair; it may not lie
-            in the source.
+        sweeps: a path or the name of a data set of the catalogue; a `SequencePath` with reader and
+            options; or open sweeps. Every worker opens a path itself and must see it under that
+            name; an open sequence is sent to the workers with its paths and settings, without the
+            sweeps.
+        folder: folder for the result files, ``NAME.npz`` with the name of the first sweep of each
+            pair; it may not lie in the source.
         method: a name, or a method with settings.
         preparation: preparation of the sweeps; None for the default preparation.
-        workers: number of processes, as in `invtoolbox.runs.study.driver.run_study`. The files are the same for any
-            number.
+        workers: number of processes, as in `invtoolbox.runs.study.driver.run_study`. The files are
+            the same for any number.
         cluster: address of a Dask scheduler, as in `invtoolbox.runs.study.driver.run_study`.
         threads: number of threads per worker.
         resume: keep the results in the folder that are whole and belong to the same settings.
         overwrite: replace the results in the folder.
-        items: choice of sweeps: ``"all"``, a slice of Python such as ``"0:100:10"``, numbers joined by commas, or numbers.
+        items: choice of sweeps: ``"all"``, a slice of Python such as ``"0:100:10"``, numbers joined
+            by commas, or numbers.
         seed: seed of the method's draws, the same for every pair.
         progress: show a bar on a terminal.
-        estimate: estimator in place of `invtoolbox.motion.estimate`; it takes source, target, method, preparation
-            and seed, and returns an object with the fields of a `FlowEstimate`.
+        estimate: estimator in place of `invtoolbox.motion.estimate`; it takes source, target,
+            method, preparation and seed, and returns an object with the fields of a `FlowEstimate`.
 
     Raises:
-        InputError: the sequence has fewer than two sweeps, or cannot be opened; the folder lies in it, or holds other results.
+        InputError: the sequence has fewer than two sweeps, or cannot be opened; the folder lies in
+            it, or holds other results.
         Interrupted: Ctrl-C; finished results stay.
     """
     opening: SequencePath | Sweeps = (
@@ -205,7 +210,8 @@ def estimate_pair(
     source, target = sweeps[index], sweeps[index + 1]
     _check_order(source, target)
     found = (estimate or default_estimate())(source, target, method, preparation, seed)
-    # The facts depend on the pair alone and hold no seconds, so a resumed run leaves the same files.
+    # The facts depend on the pair alone and hold no seconds, so a resumed run leaves the same
+    # files.
     moving = residual_flow(found.flow, source.points, found.ego_motion)[
         found.dynamic & found.valid
     ].norm(dim=1)

@@ -18,7 +18,8 @@ from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS, street_of_file, stre
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import Sweeps
 
-#: Reader of files that describe a simulated street; its options are the arguments of `invtoolbox.simulation.street`.
+#: Reader of files that describe a simulated street; its options are the arguments of
+#: `invtoolbox.simulation.street`.
 STREET = "street"
 
 

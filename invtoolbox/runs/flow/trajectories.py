@@ -78,10 +78,12 @@ class FlowStep:
 
     Attributes:
         points: points in the sensor's frame, metres, ``(N, 3)``.
-        flow: flow with the motion of the sensor, ``(N, 3)``; points whose flow is not finite are not used.
+        flow: flow with the motion of the sensor, ``(N, 3)``; points whose flow is not finite are
+            not used.
         ego_motion: motion of the static world in the sensor's frame, ``p1 = E p0``, ``(4, 4)``.
         dynamic: which points move in the world, boolean ``(N,)``; None if it is unknown.
-        field: flow at any place, if the method provides it; else the flow of the nearest points is interpolated.
+        field: flow at any place, if the method provides it; else the flow of the nearest points is
+            interpolated.
         pose: the sensor's frame in the world, ``(4, 4)``; or None.
         name: name of the sweep, for messages.
     """
@@ -113,10 +115,10 @@ class Tracks:
 
     Attributes:
         positions: positions in the frame of the sensor at each time, metres, float64 ``(T, M, 3)``.
-        known: boolean ``(T, M)``; false from the time at which no point was measured near the point. The point is then
-            assumed to stand still in the world.
-        motions: motion of a static point from the first frame of the sensor to the frame at each time, float64
-            ``(T, 4, 4)``.
+        known: boolean ``(T, M)``; false from the time at which no point was measured near the
+            point. The point is then assumed to stand still in the world.
+        motions: motion of a static point from the first frame of the sensor to the frame at each
+            time, float64 ``(T, 4, 4)``.
     """
 
     positions: Tensor
@@ -133,17 +135,19 @@ def track(
 ) -> Tracks:
     """Follow points through a sequence by forward Euler: ``p_{k+1} = p_k + f_k(p_k)``.
 
-    Errors of the flow add from step to step. A point that has moved follows moving points as long as one is in reach;
-    otherwise the road behind an object that is hidden for a sweep would hold the point back. The sweeps are read one
-    after another, so a generator keeps one in memory.
+    Errors of the flow add from step to step. A point that has moved follows moving points as long
+    as one is in reach; otherwise the road behind an object that is hidden for a sweep would hold
+    the point back. The sweeps are read one after another, so a generator keeps one in memory.
 
     Args:
-        points: start of the tracks in the frame of the first sweep, ``(M, 3)``; measured points or any other points.
+        points: start of the tracks in the frame of the first sweep, ``(M, 3)``; measured points or
+            any other points.
         steps: T - 1 sweeps with their flows, in the order of time.
         neighbours: number of measured points per point, as in `carry`.
         reach: distance beyond which a measured point is ignored, metres, as in `carry`.
 
-    Source: Vidanapathirana, Chng, Li, Lucey, "Multi-body neural scene flow", 3DV 2024, the forward Euler integration.
+    Source: Vidanapathirana, Chng, Li, Lucey, "Multi-body neural scene flow", 3DV 2024, the forward
+    Euler integration.
 
     >>> step = FlowStep(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]]), torch.eye(4))
     >>> track(torch.zeros(1, 3), [step]).positions[1]
@@ -169,20 +173,21 @@ def carry(
 ) -> tuple[Tensor, Tensor]:
     """Move points from a sweep to the next sweep by its flow.
 
-    The flow of a point without the motion of the sensor is the mean flow of its nearest measured points, with weights
-    of one over the squared distance; a measured point takes its own flow. If the step knows which points move, either
-    the moving or the static neighbours count, whichever weigh more, so the road under a car does not slow the car down.
+    The flow of a point without the motion of the sensor is the mean flow of its nearest measured
+    points, with weights of one over the squared distance; a measured point takes its own flow. If
+    the step knows which points move, either the moving or the static neighbours count, whichever
+    weigh more, so the road under a car does not slow the car down.
 
     Args:
         points: points in the frame of the sweep, ``(M, 3)``.
         step: the sweep with its flow.
         neighbours: number of measured points per point.
-        reach: distance beyond which a measured point is ignored, metres. A point without a nearer measured point is
-            assumed to stand still in the world.
+        reach: distance beyond which a measured point is ignored, metres. A point without a nearer
+            measured point is assumed to stand still in the world.
 
     Returns:
-        The points in the frame of the next sweep, float64 ``(M, 3)``, and which of them had a measured point in
-        reach, ``(M,)``.
+        The points in the frame of the next sweep, float64 ``(M, 3)``, and which of them had a
+        measured point in reach, ``(M,)``.
     """
     moved, seen, _ = _carry(
         points, step, neighbours, reach, torch.zeros(len(points), dtype=torch.bool)
@@ -219,7 +224,8 @@ def carry_back(
 ) -> tuple[Tensor, Tensor]:
     """Move points from the next sweep back to the sweep of the step.
 
-    This is the inverse of `carry`; it interpolates between the places to which the measured points move.
+    This is the inverse of `carry`; it interpolates between the places to which the measured points
+    move.
 
     Args:
         points: points in the frame of the next sweep, ``(M, 3)``.
@@ -228,8 +234,8 @@ def carry_back(
         reach: as in `carry`.
 
     Returns:
-        The points in the frame of the sweep of the step, float64 ``(M, 3)``, and which of them had a measured point
-        in reach, ``(M,)``.
+        The points in the frame of the sweep of the step, float64 ``(M, 3)``, and which of them had
+        a measured point in reach, ``(M,)``.
 
     >>> step = FlowStep(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]]), torch.eye(4))
     >>> carry_back(torch.tensor([[1.0, 0.0, 0.0]]), step)[0]
@@ -269,8 +275,8 @@ def _interpolate(
     """Interpolate values between the nearest points.
 
     Returns:
-        The weighted mean, ``(M, 3)``, zero if no point is in reach; whether a point is in reach; and whether the
-        moving neighbours weighed more.
+        The weighted mean, ``(M, 3)``, zero if no point is in reach; whether a point is in reach;
+        and whether the moving neighbours weighed more.
     """
     from scipy.spatial import cKDTree
 

@@ -13,9 +13,9 @@ The tables, in the order of the work::
     [output]                  folder, formats, window
     [evaluation]              metrics, reference, border, mask
 
-`invtoolbox.runs.images.run.ImageJob` runs a scene. ``--set key=value`` changes a key by its dotted name:
-``prior.weight=0.1``, ``solver.name="fista"``, ``measurements.views.step=2``. Of several priors, ``prior.tv.weight`` or
-``prior.0.weight`` names one.
+`invtoolbox.runs.images.run.ImageJob` runs a scene. ``--set key=value`` changes a key by its dotted
+name: ``prior.weight=0.1``, ``solver.name="fista"``, ``measurements.views.step=2``. Of several
+priors, ``prior.tv.weight`` or ``prior.0.weight`` names one.
 """
 
 from __future__ import annotations
@@ -227,11 +227,12 @@ def read_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] =
 
     Args:
         scene: path of a TOML file, or name of a scene of the catalogue.
-        overrides: keys to change, ``{"prior.weight": 0.1}``, or lines ``"prior.weight=0.1"`` as in ``--set``.
+        overrides: keys to change, ``{"prior.weight": 0.1}``, or lines ``"prior.weight=0.1"`` as in
+            ``--set``.
 
     Raises:
-        InputError: the file is missing or no TOML, a key is unknown, or a value does not fit. The sentence names file
-            and key, and the nearest known keys.
+        InputError: the file is missing or no TOML, a key is unknown, or a value does not fit. The
+            sentence names file and key, and the nearest known keys.
 
     >>> read_scene("deblur-camera", {"prior.weight": 0.1}).scene.prior[0].weight
     0.1

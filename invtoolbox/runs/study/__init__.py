@@ -1,9 +1,10 @@
 """Studies: one computation for every item of a data set, with one result file per item.
 
 `run_study` owns the order and the resumption; items are computed in this process or by Dask workers
-(`invtoolbox.runs.study.workers`). A result file is written next to its final place, moved there, and carries a
-checksum of its arrays: a file that a killed process or a full disk cut short does not count as done. An item gives
-the same file, bit for bit, for any number of workers, because every worker computes with the same number of threads.
+(`invtoolbox.runs.study.workers`). A result file is written next to its final place, moved there,
+and carries a checksum of its arrays: a file that a killed process or a full disk cut short does not
+count as done. An item gives the same file, bit for bit, for any number of workers, because every
+worker computes with the same number of threads.
 
 A folder of results holds::
 

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,40 +185,6 @@ class _Slices(Volume):
         )
 
 
-@dataclass(frozen=True)
-class Task:
-    """Everything that a worker needs for one item.
-
-    Attributes:
-        item: the item.
-        work: function of the item's arguments.
-        folder: folder of the result files.
-        fingerprint: fingerprint of the study, which the result file carries.
-        threads: number of threads.
-        results: format of the result file.
-    """
-
-    item: Item
-    work: Callable[..., Any]
-    folder: Path
-    fingerprint: str
-    threads: int
-    results: ResultFormat
-
-
-class _Tasks(Sequence[Task]):
-    """Tasks of the pending items, made when they are read."""
-
-    def __init__(self, pending: list[int], items: Sequence[Item], *rest: Any) -> None:
-        self._pending, self._items, self._rest = pending, items, rest
-
-    def __len__(self) -> int:
-        return len(self._pending)
-
-    def __getitem__(self, index: Any) -> Any:
-        return Task(self._items[self._pending[index]], *self._rest)
-
-
 def run_study(
     work: Callable[..., Any],
     items: Sequence[Item],
@@ -235,22 +202,27 @@ def run_study(
     """Do the work of every item that has no whole result file yet.
 
     Args:
-        work: function of an item's arguments that returns a `Solution`, an image or an `Answer`, or another
-            type that `results` can write.
+        work: function of an item's arguments that returns a `Solution`, an image or an `Answer`, or
+            another type that `results` can write.
         items: items with distinct names.
         folder: folder for the result files.
-        description: plain values that describe the computation; a folder is resumed only with equal ones.
-        workers: number of processes; with 1 and no cluster, the work is done in this process, without Dask.
-        cluster: address of a Dask scheduler, such as ``tcp://host:8786``; `workers` is then ignored.
+        description: plain values that describe the computation; a folder is resumed only with equal
+            ones.
+        workers: number of processes; with 1 and no cluster, the work is done in this process,
+            without Dask.
+        cluster: address of a Dask scheduler, such as ``tcp://host:8786``; `workers` is then
+            ignored.
         threads: number of threads per worker, for the arithmetic of one item.
         resume: keep the whole result files in the folder.
         overwrite: replace earlier results.
         progress: show a bar on a terminal.
-        clear: function of an item's name that removes its other files if earlier results are replaced.
+        clear: function of an item's name that removes its other files if earlier results are
+            replaced.
         results: format of the result files, HDF5 by default.
 
     Raises:
-        InputError: results exist and neither `resume` nor `overwrite` is given, or they belong to another study.
+        InputError: results exist and neither `resume` nor `overwrite` is given, or they belong to
+            another study.
         Interrupted: Ctrl-C; finished results stay.
     """
     folder, kept = Path(folder).expanduser().absolute(), results or Hdf5Results()
@@ -272,10 +244,13 @@ def run_study(
         raise InputError(
             f"{workers} workers of {threads} threads are asked for; give at least one of each"
         )
-    tasks = _Tasks(pending, items, work, folder, fingerprint, threads, kept)
+    left = Items([names[k] for k in pending], lambda number: items[pending[number]].arguments)
+    perform = partial(perform_item, work, folder, fingerprint, threads, kept)
     alone = cluster is None and workers == 1
     ended = (
-        _perform_all(tasks, threads) if alone else spread(perform, tasks, workers, cluster, threads)
+        _perform_here(perform, left, threads)
+        if alone
+        else spread(perform, left, workers, cluster, threads)
     )
     with _bar(len(items), len(reports), progress) as update:
         try:
@@ -291,27 +266,41 @@ def run_study(
     return _finish(folder, names, reports, kept)
 
 
-def perform(task: Task) -> Report:
-    """Do one item and write its result file; a failure is reported, not raised."""
-    name, path = task.item.name, task.folder / f"{task.item.name}{task.results.suffix}"
+def perform_item(
+    work: Callable[..., Any],
+    folder: Path,
+    fingerprint: str,
+    threads: int,
+    results: ResultFormat,
+    item: Item,
+) -> Report:
+    """Do one item and write its result file; a failure is reported, not raised.
+
+    Args:
+        work: function of the item's arguments.
+        folder: folder of the result files.
+        fingerprint: fingerprint of the study, which the result file carries.
+        threads: number of threads.
+        results: format of the result file.
+        item: the item.
+    """
+    name, path = item.name, folder / f"{item.name}{results.suffix}"
     began = time.monotonic()
-    with _lock(task.folder / LOCKS / name), limit_threads(task.threads):
+    with _lock(folder / LOCKS / name), limit_threads(threads):
         # A worker whose driver was killed may have finished the item in the meantime.
         with contextlib.suppress(InputError):
-            return Report(name, "kept", facts=task.results.facts(path, task.fingerprint))
-        _log(task.folder, name, "begun")
+            return Report(name, "kept", facts=results.facts(path, fingerprint))
+        _log(folder, name, "begun")
         try:
-            facts = task.results.write(
-                path, task.work(*task.item.arguments), name, task.fingerprint
-            )
+            facts = results.write(path, work(*item.arguments), name, fingerprint)
         except Exception as error:  # the work is a user's function and may raise anything
-            _log(task.folder, name, "failed")
+            _log(folder, name, "failed")
             sentence = " ".join(str(error).split()) or type(error).__name__
             if not isinstance(error, InputError):
                 sentence = f"{type(error).__name__}: {sentence}"
             seconds, trace = time.monotonic() - began, traceback.format_exc()
             return Report(name, "failed", seconds, error=sentence, trace=trace)
-        _log(task.folder, name, "done")
+        _log(folder, name, "done")
     return Report(name, "done", time.monotonic() - began, facts)
 
 
@@ -331,11 +320,13 @@ def limit_threads(threads: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def _perform_all(tasks: Sequence[Task], threads: int) -> Iterator[tuple[int, Report]]:
-    """Do the tasks in this process, one after another."""
+def _perform_here(
+    perform: Callable[[Item], Report], items: Items, threads: int
+) -> Iterator[tuple[int, Report]]:
+    """Do items in this process, one after another."""
     with limit_threads(threads):
-        for number in range(len(tasks)):
-            yield number, perform(tasks[number])
+        for number in range(len(items)):
+            yield number, perform(items[number])
 
 
 def _report_loss(name: str, error: object) -> Report:
@@ -439,7 +430,8 @@ def _finish(
     ordered = tuple(reports[k] for k in range(len(names)))
     if not any(r.outcome == "failed" for r in ordered):
         shutil.rmtree(folder / LOCKS, ignore_errors=True)
-        # All results exist, so the hidden files belong to workers that were killed while they wrote.
+        # All results exist, so the hidden files belong to workers that were killed while they
+        # wrote.
         for left in folder.glob(f".*{results.suffix}.*.tmp"):
             if left.name[1:].rsplit(f"{results.suffix}.", 1)[0] in names:
                 left.unlink(missing_ok=True)

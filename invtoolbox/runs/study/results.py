@@ -29,8 +29,8 @@ _FORMAT = "invtoolbox result 1"
 class Answer:
     """Result of one item.
 
-    Arrays and facts depend on the item alone; times and names of machines are in the log, so that result files can be
-    compared.
+    Arrays and facts depend on the item alone; times and names of machines are in the log, so that
+    result files can be compared.
 
     Attributes:
         arrays: arrays by name; one of them is ``x``.
@@ -44,8 +44,8 @@ class Answer:
 class ResultFormat(Protocol):
     """Format of result files, one file per item, from which the facts of an item can be read without computing it again.
 
-    A format is sent to the workers, so it holds plain values. Its files must depend on the item alone: the same result
-    gives the same bytes.
+    A format is sent to the workers, so it holds plain values. Its files must depend on the item
+    alone: the same result gives the same bytes.
 
     Attributes:
         suffix: suffix of the file's name, with the dot.

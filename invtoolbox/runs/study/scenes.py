@@ -37,9 +37,9 @@ def prepare(
 class ImageStudyJob:
     """Study of one scene's items, or of several scenes.
 
-    Several scenes leave in the folder, next to the result files, what each of them writes when it is run alone,
-    in a folder of its name. The items of one scene leave result files, and other files only if the scene has
-    `output.formats`.
+    Several scenes leave in the folder, next to the result files, what each of them writes when it
+    is run alone, in a folder of its name. The items of one scene leave result files, and other
+    files only if the scene has `output.formats`.
 
     Attributes:
         scenes: paths or names of the scenes.

@@ -33,10 +33,10 @@ def map_slices(
     """Apply a function to every slice of a volume, or to every item of any data set; `it.map_slices`.
 
     Args:
-        data: a path, which every worker opens itself and must see under that name, or a data set, whose items are sent
-            to the workers.
-        work: function of a `Measurement` that returns a `Solution`, an image or an `Answer`. In a script with several
-            workers, the call must stand under ``if __name__ == "__main__":``.
+        data: a path, which every worker opens itself and must see under that name, or a data set,
+            whose items are sent to the workers.
+        work: function of a `Measurement` that returns a `Solution`, an image or an `Answer`. In a
+            script with several workers, the call must stand under ``if __name__ == "__main__":``.
         folder: folder for the result files, one per item.
         slices: numbers of the items; all by default.
         workers: number of processes; with 1 and no cluster, Dask is not needed.
@@ -44,7 +44,8 @@ def map_slices(
         threads: number of threads per worker.
         geometry: geometry of a scan, as in `it.datasets.open`, for a path.
         reader: name of a reader, as in `it.datasets.open`, for a path.
-        settings: settings that the result depends on in addition to the data; a folder is resumed only with equal ones.
+        settings: settings that the result depends on in addition to the data; a folder is resumed
+            only with equal ones.
         resume: keep the whole results in the folder.
         overwrite: replace the results in the folder.
         progress: show a bar on a terminal.

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from invtoolbox.errors import InputError, MissingDependency
 
 T = TypeVar("T")
-# Environment variables that set the number of threads of numerical libraries; a process reads them when it starts.
+# Environment variables that set the number of threads of numerical libraries; a process reads them
+# when it starts.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # After a second worker dies over the same task, the task is the cause.
 _DEATHS = 1
@@ -26,10 +27,12 @@ def spread(
     """Yield ``(k, function(tasks[k]))`` as tasks end; an exception is yielded in place of a result if a worker was lost.
 
     Args:
-        function: a plain function of a module is known to every worker; other callables travel by value.
+        function: a plain function of a module is known to every worker; other callables travel by
+            value.
         tasks: tasks, started in this order; at most one per thread of the workers runs at a time.
         workers: number of processes on this machine.
-        cluster: address of a Dask scheduler, such as ``tcp://host:8786``; `workers` is then ignored.
+        cluster: address of a Dask scheduler, such as ``tcp://host:8786``; `workers` is then
+            ignored.
         threads: number of threads per worker, for the arithmetic of one task.
 
     Raises:
@@ -57,7 +60,8 @@ def _submit_all(
             futures.add(future)
             return
 
-    # Only as many as can run at once: Dask would take a task that waits at a dying worker for the cause of its death.
+    # Only as many as can run at once: Dask would take a task that waits at a dying worker for the
+    # cause of its death.
     for _ in range(capacity):
         submit()
     for future in futures:

@@ -33,7 +33,8 @@ class ViewOutcome:
     """Scene found from photographs, its quality, and its files.
 
     Attributes:
-        solution: the scene, its stages and the PSNR during the run; None if an earlier run was finished.
+        solution: the scene, its stages and the PSNR during the run; None if an earlier run was
+            finished.
         folder: folder of the results.
         metrics: values by the name of the metric, one per view.
         names: names of the evaluated views.
@@ -77,7 +78,8 @@ def prepare(scene: str | Path, request: Request, model: str | None = None) -> Vi
     Args:
         scene: path of a TOML file, or name of a scene of the catalogue; or a folder of photographs.
         request: how the scene is to be run.
-        model: representation of the scene if a folder is given: ``"gaussians"`` or ``"voxel-grid"``.
+        model: representation of the scene if a folder is given: ``"gaussians"`` or
+            ``"voxel-grid"``.
     """
     return ViewJob.prepare(read_view_scene(scene, request.overrides, model), request)
 

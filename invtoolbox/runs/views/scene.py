@@ -14,8 +14,9 @@ The tables::
     [output]                 folder, formats
     [presets.NAME]           changes by dotted keys, made by preset = "NAME"
 
-The weights of explicit priors are relative to the mean misfit of a value (`invtoolbox.views.models.weight_unit`).
-`scene_of_folder` makes a scene of a folder of photographs without a scene file.
+The weights of explicit priors are relative to the mean misfit of a value
+(`invtoolbox.views.models.weight_unit`). `scene_of_folder` makes a scene of a folder of photographs
+without a scene file.
 """
 
 from __future__ import annotations
@@ -225,7 +226,8 @@ def read_view_scene(
     """Read and check a scene file of photographs; errors as in `invtoolbox.runs.images.tables.read_scene`.
 
     Args:
-        scene: path of a TOML file, or name of a scene of the catalogue; or a folder of photographs (`scene_of_folder`).
+        scene: path of a TOML file, or name of a scene of the catalogue; or a folder of photographs
+            (`scene_of_folder`).
         overrides: keys to change.
         model: representation of the scene if a folder is given.
 
