@@ -1,4 +1,4 @@
-"""Print the call path: the modules of the package on the Python stack when a solver takes its first step.
+"""Print the modules of the package on the Python stack when a solver takes its first step.
 
     python benchmarks/call_path.py [SCENE ...]
 

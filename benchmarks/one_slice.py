@@ -1,4 +1,4 @@
-"""Compare the filtered back-projection of 2D scans with the one-slice case of the Feldkamp code: PSNR and seconds.
+"""Compare the FBP of 2D scans with the one-slice case of the Feldkamp code: PSNR and seconds.
 
     python benchmarks/one_slice.py
 

@@ -1,5 +1,6 @@
-"""The command line: ``invtoolbox run``, ``reconstruct``, ``ct``, ``deblur``, ``flow``, ``train``, ``list``, ``info``, ``demo``.
+"""The command line ``invtoolbox COMMAND``.
 
+The commands are run, reconstruct, ct, deblur, flow, train, list, info and demo.
 A user's error ends with one sentence and exit code 2, Ctrl-C with exit code 130. With
 ``INVTOOLBOX_DEBUG=1`` a traceback is shown instead.
 """
@@ -95,7 +96,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _drop_output() -> None:
-    """Discard the output that is still buffered: it would fail again when Python ends, and change the exit code."""
+    """Discard the output that is still buffered.
+
+    It would fail again when Python ends, and change the exit code.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -92,7 +92,10 @@ def sharpen(arguments: argparse.Namespace, item: int) -> Solution:
 
 
 def _problem(arguments: argparse.Namespace, number: int) -> tuple[Problem, bool]:
-    """Return the problem of one picture, and whether the picture is a photograph with values from 0 to 1."""
+    """Return the problem of one picture, and whether it is a photograph.
+
+    The values of a photograph are between 0 and 1.
+    """
     from invtoolbox import datasets
     from invtoolbox.data_terms.least_squares import LeastSquares
     from invtoolbox.operators import Blur

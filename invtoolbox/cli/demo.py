@@ -1,4 +1,4 @@
-"""``invtoolbox demo``: compare several methods on a CT slice, a photograph and two sweeps of a simulated lidar."""
+"""``invtoolbox demo``: compare methods on a CT slice, a photograph and a simulated street."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _SEED = 0
 
 
 def street_case(say: Callable[[str], None]) -> FlowCase:
-    """Compare three methods on two sweeps of the simulated street with exact labels: no motion, NSFP, and the default method."""
+    """Compare no motion, NSFP and the default method on a simulated street.
+
+    Its two sweeps have exact labels.
+    """
     import torch
 
     from invtoolbox import simulation
@@ -134,7 +137,10 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def ct_case(say: Callable[[str], None]) -> Case:
-    """Compare FBP, TV and graphLa+Psi on pydicom's CT slice, scanned by a simulated fan beam with 2 % noise."""
+    """Compare FBP, TV and graphLa+Psi on pydicom's CT slice.
+
+    It is scanned by a simulated fan beam with 2 % noise.
+    """
     import math
 
     import torch
@@ -201,7 +207,10 @@ def ct_case(say: Callable[[str], None]) -> Case:
 
 
 def deblurring_case(say: Callable[[str], None]) -> Case:
-    """Compare Tikhonov, TV and graphLa+Psi on a part of scikit-image's coffee, out of focus and noisy."""
+    """Compare Tikhonov, TV and graphLa+Psi on a part of scikit-image's coffee.
+
+    The picture is out of focus and noisy.
+    """
     from invtoolbox import data_terms, datasets, operators, priors
     from invtoolbox.operators.noise import simulate
     from invtoolbox.plotting import Case, Method

@@ -167,7 +167,10 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def job_of(arguments: argparse.Namespace) -> FlowJob:
-    """Return the job of the options; settings of a scene of the catalogue apply unless an option replaces them."""
+    """Return the job of the options.
+
+    Settings of a scene of the catalogue apply unless an option replaces them.
+    """
     from invtoolbox.runs.flow.scene import find_sequence
     from invtoolbox.runs.flow.sequence import FlowJob, preparation_of
     from invtoolbox.runs.flow.source import SequencePath

@@ -1,4 +1,4 @@
-"""Shared part of `ct` and `deblur`: options, one solve with a checkpoint or a study of many items, and the results."""
+"""Shared part of `ct` and `deblur`: options, one solve or a study of many, and results."""
 
 from __future__ import annotations
 
@@ -273,7 +273,9 @@ def run(
 
 
 def run_many(arguments: argparse.Namespace, path: str, work: Callable[..., Any], count: int) -> int:
-    """Do the items of a file; the output is a folder, or a volume that is made once all items are done.
+    """Do the items of a file.
+
+    The output is a folder, or a volume that is made once all items are done.
 
     Args:
         arguments: parsed options of `add_options` and `options.add_study`.

@@ -1,4 +1,4 @@
-"""``invtoolbox run SCENE`` and ``invtoolbox reconstruct SCENE``: run a scene file, or photographs in a folder."""
+"""``invtoolbox run SCENE`` and ``invtoolbox reconstruct SCENE``: run scene files."""
 
 from __future__ import annotations
 

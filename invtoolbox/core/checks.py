@@ -23,7 +23,7 @@ _REAL, _COMPLEX = (torch.float32, torch.float64), (torch.complex64, torch.comple
 def check_input(
     value: Tensor, shape: tuple[int, ...], what: str, axes: str, takes_complex: bool = True
 ) -> None:
-    """Refuse a tensor without the shape ``(batch, *shape)``, or of a data type that kernels do not take.
+    """Refuse a tensor of another shape than ``(batch, *shape)``, or of an unsuitable data type.
 
     Args:
         value: tensor to check.
@@ -137,7 +137,9 @@ def require_bytes(
 
 
 def require_plausible(path: Path, shape: Sequence[int], dtype: Any) -> None:
-    """Refuse a compressed array that is declared larger than its file can hold, before memory is allocated.
+    """Refuse a compressed array that is declared larger than its file can hold.
+
+    It is refused before memory is allocated.
 
     Args:
         path: the file.
@@ -172,7 +174,10 @@ def map_slices_of_file(
 
 
 class Bounded(io.BufferedReader):
-    """File whose reads are limited to the remaining bytes, because a damaged header can declare any number of bytes."""
+    """File whose reads are limited to the remaining bytes.
+
+    A damaged header can declare any number of bytes.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path))

@@ -149,13 +149,19 @@ def open_measurements(
 
 
 def _are_sweeps(opened: DataSet, reader: str | None) -> bool:
-    """Return whether a data set is of lidar sweeps: by its type, or by the first item of a plug-in's data set."""
+    """Return whether a data set is of lidar sweeps.
+
+    Its type decides, or the type of the first item of a plug-in's data set.
+    """
     from_plugin = reader is not None and reader not in READERS and len(opened) > 0
     return isinstance(opened, SWEEP_TYPES) or (from_plugin and isinstance(opened[0], Sweep))
 
 
 def _find_reader(reader: str) -> Callable[..., DataSet]:
-    """Return a reader of the toolbox, or of a plug-in; a plug-in cannot replace a reader of the toolbox."""
+    """Return a reader of the toolbox, or of a plug-in.
+
+    A plug-in cannot replace a reader of the toolbox.
+    """
     if reader in READERS:
         return READERS[reader]
     plugins = {point.name: point for point in entry_points(group="invtoolbox.readers")}

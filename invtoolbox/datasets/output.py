@@ -135,9 +135,10 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, overwrite: bool = 
 
 @contextmanager
 def writing(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[BinaryIO]:
-    """Open a stream into a hidden file, which is moved to `path` when the block ends without an error.
+    """Open a stream into a hidden file.
 
-    It is meant for content larger than memory; the errors are those of `write_bytes`.
+    The file is moved to `path` when the block ends without an error. The stream is meant for
+    content larger than memory; the errors are those of `write_bytes`.
     """
     path = Path(path).expanduser()
     if not overwrite and path.exists():

@@ -5,7 +5,7 @@ Such a file reads::
     # One line that describes the data set.
     reader = "htc2022"
     folder = "htc2022"                       # in INVTOOLBOX_DATA; with `package`, in that package
-    default = "htc2022_ta_full.mat"          # file that is opened by default; "." is the whole folder
+    default = "htc2022_ta_full.mat"          # file that is opened by default; "." is the folder
     licence = "CC BY 4.0"
     source = "where to get it"
 
@@ -91,7 +91,9 @@ def find_file(name: str, file: str | None = None) -> Path:
 
 
 def open_named(name: str, file: str | None = None, geometry: ScanGeometry | None = None) -> DataSet:
-    """Open a data set of the catalogue, as `open` opens a path; lidar sweeps with the options of the catalogue.
+    """Open a data set of the catalogue, as `open` opens a path.
+
+    Lidar sweeps are opened with the options of the catalogue.
 
     Args:
         name: name of the data set.
@@ -111,7 +113,10 @@ def open_named(name: str, file: str | None = None, geometry: ScanGeometry | None
 
 
 def sweep_options(name: str) -> dict[str, Any]:
-    """Return the options in the catalogue for the reader of a data set of lidar sweeps, with paths of its files."""
+    """Return the options in the catalogue for the reader of a data set of lidar sweeps.
+
+    Names of its files are replaced by paths.
+    """
     options: dict[str, Any] = dict(shelves.find("datasets", name).read().get("options", {}))
     return options | {key: find_file(name, options[key]) for key in SWEEP_PATHS if key in options}
 
@@ -176,7 +181,7 @@ PHOTOGRAPHS = {
 
 
 def ct_small(units: str = "HU") -> Measurement:
-    """Return a real CT slice of 128x128 pixels of 0.66 mm, which comes with pydicom (`CT_small.dcm`).
+    """Return a real CT slice of 128x128 pixels of 0.66 mm from pydicom (`CT_small.dcm`).
 
     Args:
         units: units of the values, "HU" or "1/mm", as in `Dicom`.
@@ -196,7 +201,9 @@ def ct_small(units: str = "HU") -> Measurement:
 
 
 def photograph(name: str = "camera") -> Tensor:
-    """Return a real photograph that comes with scikit-image, ``(1, channel, rows, columns)`` from 0 to 1.
+    """Return a real photograph that comes with scikit-image.
+
+    Its shape is ``(1, channel, rows, columns)``, its values are between 0 and 1.
 
     Args:
         name: a name out of `PHOTOGRAPHS`.

@@ -1,4 +1,4 @@
-"""A sweep from above: static points in grey, and on top of them moving points in a color of direction and speed."""
+"""A sweep from above: static points in grey, moving points in a color of direction and speed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ _LIGHTNESS, _CHROMA = 0.76, 0.125
 
 
 def flow_colors(flow: np.ndarray, full_speed: float) -> np.ndarray:
-    """Return the color of each vector, red, green and blue in [0, 1]: ``(..., 2 or 3) -> (..., 3)``.
+    """Return the color of each vector, ``(..., 2 or 3) -> (..., 3)``.
 
-    The hue is the direction along the ground (x forward, y left). Light grey means no motion, and
-    the color is most saturated at `full_speed` and above. The hues are those of Oklab, where all
-    are equally light: in HSV, blue would vanish on a dark picture and yellow on a light one.
+    A color is red, green and blue in [0, 1]. The hue is the direction along the ground (x forward,
+    y left). Light grey means no motion, and the color is most saturated at `full_speed` and above.
+    The hues are those of Oklab, where all are equally light: in HSV, blue would vanish on a dark
+    picture and yellow on a light one.
 
     Args:
         flow: vectors.
@@ -61,7 +62,9 @@ def flow_colors(flow: np.ndarray, full_speed: float) -> np.ndarray:
 
 
 def full_speed_of(speeds: np.ndarray) -> float:
-    """Return a round speed that nearly all speeds do not exceed, for `flow_colors`: metres per sweep, at least 0.2.
+    """Return a round speed that nearly all speeds do not exceed, for `flow_colors`.
+
+    It is in metres per sweep, and at least 0.2.
 
     >>> full_speed_of(np.array([0.3, 0.9, 1.1]))
     1.2

@@ -1,6 +1,6 @@
-"""matplotlib figures of solutions and meshes, made without pyplot, and the pictures of a posterior in a report.
+"""Figures of solutions and meshes, and the pictures of a posterior in a report.
 
-Without pyplot no global state changes and no window opens.
+The figures are made by matplotlib without pyplot, so no global state changes and no window opens.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 
 def solution_figure(solution: Solution, reference: Tensor | None = None, item: int = 0) -> Any:
-    """Draw reconstruction, measurements, residual and convergence of one item as a ``matplotlib.figure.Figure``.
+    """Draw reconstruction, measurements, residual and convergence of one item.
 
-    ``figure.savefig("picture.png")`` writes it; a notebook shows it.
+    The result is a ``matplotlib.figure.Figure``: ``figure.savefig("picture.png")`` writes it; a
+    notebook shows it.
 
     Args:
         solution: a solution of `solve` or of `Solution.load`.
@@ -231,7 +232,10 @@ def uncertainty(
 def _pictures(
     mean: Tensor, std: Tensor, samples: Tensor, reference: Tensor | None
 ) -> tuple[list[str], str]:
-    """Return pictures of mean, standard deviation, error and samples, and a slider over more samples."""
+    """Return pictures of a posterior, and a slider over samples.
+
+    The pictures are mean, standard deviation, error and some samples.
+    """
     middle, spread, true = plane(mean), plane(std), None if reference is None else plane(reference)
     assert middle is not None and spread is not None
     window = window_of(middle if true is None else true)

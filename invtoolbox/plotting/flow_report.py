@@ -1,4 +1,7 @@
-"""Self-contained HTML page about the scene flow of a sequence, and a section that compares methods on one pair."""
+"""Self-contained HTML page about the scene flow of a sequence.
+
+A section can compare several methods on one pair of sweeps.
+"""
 
 from __future__ import annotations
 
@@ -75,9 +78,10 @@ def write_flow_report(
     settings: Mapping[str, str] | None = None,
     overwrite: bool = True,
 ) -> Path:
-    """Write a page with pictures of some sweeps, errors against labels, seconds per sweep, and the failures.
+    """Write a page about the flow of a sequence.
 
-    The page contains its pictures, so it can be mailed.
+    The page shows pictures of some sweeps, errors against labels, seconds per sweep, and failures.
+    It contains its pictures, so it can be mailed.
 
     Args:
         path: the file.
@@ -324,7 +328,10 @@ class FlowCase:
 
 
 def flow_section(case: FlowCase) -> list[str]:
-    """Return the section of a page about a case: truth and methods from above in the same colors, and a table."""
+    """Return the section of a page about a case.
+
+    It shows truth and methods from above in the same colors, and a table.
+    """
     speed = np.linalg.norm(case.truth.detach().cpu().double().numpy(), axis=1)
     full = full_speed_of(speed[speed >= MOVES])
 

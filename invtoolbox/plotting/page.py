@@ -1,4 +1,4 @@
-"""HTML of a self-contained page: style, tables and pictures, which are made of tensors with a window of values."""
+"""HTML of a self-contained page: style, tables, and pictures of tensors in a window of values."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ class Window(NamedTuple):
 
 
 def plane(item: Any) -> np.ndarray | None:
-    """Convert one item ``(channel, *space)`` to ``(rows, columns)`` or ``(rows, columns, 3)`` of float64.
+    """Convert one item ``(channel, *space)`` to a picture of float64.
 
-    Complex values are shown by their magnitude, volumes by their middle slice. One or three
-    channels are a picture; of any other number of channels the first one is shown.
+    The picture is ``(rows, columns)`` or ``(rows, columns, 3)``. Complex values are shown by their
+    magnitude, volumes by their middle slice. One or three channels are a picture; of any other
+    number of channels the first one is shown.
 
     Args:
         item: one item of a batch.
@@ -52,9 +53,10 @@ def plane(item: Any) -> np.ndarray | None:
 
 
 def window_of(*pictures: np.ndarray | None) -> Window:
-    """Return a window that covers all pictures, except for half a percent of outliers at either end.
+    """Return a window that covers all pictures.
 
-    Pictures whose values lie between 0 and 1 and cover most of that range keep it.
+    Half a percent of outliers at either end is left out. Pictures whose values lie between 0 and 1
+    and cover most of that range keep it.
     """
     shown = [p[np.isfinite(p)] for p in pictures if p is not None]
     values = np.concatenate([v.ravel() for v in shown]) if shown else np.zeros(0)
@@ -97,7 +99,10 @@ def diverging(picture: np.ndarray, window: Window) -> np.ndarray:
 
 
 def heat(picture: np.ndarray, window: Window) -> np.ndarray:
-    """Convert magnitudes to uint8 colors, from black over red to white with evenly rising brightness."""
+    """Convert magnitudes to uint8 colors, from black over red to white.
+
+    The brightness rises evenly.
+    """
     grey = picture.mean(-1) if picture.ndim == 3 else picture
     t = np.clip(np.nan_to_num((grey - window.low) / (window.high - window.low), nan=0.0), 0.0, 1.0)
     places = np.linspace(0, 1, 6)
@@ -245,9 +250,9 @@ def slider(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
 
 
 def player(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
-    """Return a figure that plays pictures of one shape in a loop, or shows the one that a slider chooses.
+    """Return a figure that plays pictures of one shape in a loop.
 
-    Without scripting the first picture is shown.
+    A slider chooses one of them. Without scripting the first picture is shown.
     """
     rows, columns = pictures[0].shape[:2]
     shape = min(max(columns / rows, 0.75), 1.8)
@@ -270,7 +275,10 @@ def player(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
 
 
 def wipe(before: np.ndarray, after: np.ndarray, name: str, caption: str) -> str:
-    """Return a figure of two pictures of one shape over each other, with a slider that moves their border."""
+    """Return a figure of two pictures of one shape over each other.
+
+    A slider moves their border.
+    """
     rows, columns = before.shape[:2]
     shape = min(max(columns / rows, 0.75), 1.8)
     coarse = ' class="coarse"' if max(rows, columns) <= 400 else ""

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages about a solution, and about several methods on the same measurements."""
+"""Self-contained HTML pages about a solution, and about several methods on the same data."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ def write_report(
     metrics: dict[str, list[float]] | None = None,
     calibration: Calibration | None = None,
 ) -> Path:
-    """Write a page with measurements, reconstruction, residual, uncertainty, convergence, settings and versions.
+    """Write a page about a solution.
 
-    The page contains its pictures and curves, so it can be mailed.
+    The page shows measurements, reconstruction, residual, uncertainty, convergence, settings and
+    versions. It contains its pictures and curves, so it can be mailed.
 
     Args:
         solution: a solution of `solve` or of `Solution.load`.
@@ -220,7 +221,10 @@ def _convergence(solution: Solution) -> str:
 
 
 def _weights(solution: Solution) -> str:
-    """Return tables of the weights that the rule compared, one per item, with the least score in bold."""
+    """Return one table per item of the weights that the rule compared.
+
+    The least score is bold.
+    """
     curve, tables = solution.weight_search, []
     assert curve is not None
     for k in range(min(len(solution.status), SHOWN)):

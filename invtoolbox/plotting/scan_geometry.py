@@ -1,4 +1,4 @@
-"""Picture of the geometry of a scan: path of the source, panel, and the volume as the panel sees it."""
+"""Picture of the geometry of a scan: path of the source, panel, and the volume on the panel."""
 
 from __future__ import annotations
 
@@ -47,8 +47,7 @@ def _new_figure(size: tuple[float, float]) -> Any:
     return figure
 
 
-# -- 2D
-# -------------------------------------------------------------------------------------------------------------
+# -- 2D ------------------------------------------------------------------------------------------
 
 
 def _figure_2d(A: Scan2D, item: int) -> Any:
@@ -62,7 +61,10 @@ def _figure_2d(A: Scan2D, item: int) -> Any:
     cells = (np.arange(A.num_detectors + 1) - A.num_detectors / 2) * A.detector_spacing
 
     def view(angle: float, offset: float) -> tuple[Any, Any]:
-        """Return the source (or the start of every parallel ray) and points on the detector, (places, 2)."""
+        """Return the source and points on the detector, (places, 2).
+
+        Of parallel rays, the start of every ray is returned in place of the source.
+        """
         across, ahead = (
             np.array([math.cos(angle), math.sin(angle)]),
             np.array([-math.sin(angle), math.cos(angle)]),
@@ -143,8 +145,7 @@ def _arrow_2d(axes: Any, radius: float, start: float, step: float, parallel: boo
     )
 
 
-# -- 3D
-# -------------------------------------------------------------------------------------------------------------
+# -- 3D ------------------------------------------------------------------------------------------
 
 
 def _figure_3d(A: Scan3D, item: int) -> Any:
@@ -177,7 +178,10 @@ def _figure_3d(A: Scan3D, item: int) -> Any:
 
 
 def _scene(vectors: Any, A: Scan3D, away: float) -> tuple[Any, Any]:
-    """Return sources (V, 3), at a distance for parallel beams, and points on the panels (V, rows, columns, 3)."""
+    """Return sources (V, 3) and points on the panels (V, rows, columns, 3).
+
+    For parallel beams both are at a finite distance.
+    """
     s, d, u, v = np.split(vectors, 4, axis=1)
     rows, columns = A.detector_shape
     r, c = np.linspace(-rows / 2, rows / 2, 5), np.linspace(-columns / 2, columns / 2, 25)
@@ -215,7 +219,10 @@ def _rays_3d(axes: Any, vectors: Any, panel: Any, source: Any, A: Scan3D, away: 
 
 
 def _arrow_3d(axes: Any, path: Any) -> None:
-    """Draw an arrow from the first view along the path, about an eighth of the extent of the path long."""
+    """Draw an arrow from the first view along the path.
+
+    It is about an eighth of the extent of the path long.
+    """
     steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
     length = 0.12 * max(float(np.ptp(path, axis=0).max()), 1e-12)
     if not steps.any():

@@ -71,9 +71,10 @@ def write_view_report(
     viewer: str | None = None,
     overwrite: bool = True,
 ) -> Path:
-    """Write a page with photographs, renderings, errors, depths, a turntable, PSNR over time, settings and versions.
+    """Write a page about a scene.
 
-    The page contains its pictures, so it can be mailed; the viewer is a file next to it.
+    The page shows photographs, renderings, errors, depths, a turntable, PSNR over time, settings
+    and versions. It contains its pictures, so it can be mailed; the viewer is a file next to it.
 
     Args:
         path: the file.

@@ -61,7 +61,9 @@ def view_flow(
     title: str = "scene flow",
     full_speed: float = 1.5,
 ) -> int:
-    """Show sweeps in Rerun: static points in grey, moving points in the colors of `birds_eye` and with arrows.
+    """Show sweeps in Rerun.
+
+    Static points are grey; moving points have the colors of `birds_eye` and arrows.
 
     Args:
         sweeps: sweeps in the order of time; each is sent before the next is read, so a generator

@@ -1,4 +1,4 @@
-"""Self-contained HTML page that shows a scene of Gaussians or voxels from any side, with WebGL 2 and no server."""
+"""Self-contained HTML page that shows a scene of Gaussians or voxels, with WebGL 2 alone."""
 
 from __future__ import annotations
 
@@ -166,12 +166,13 @@ def write_viewer(
     background: float | Sequence[float] = 1.0,
     overwrite: bool = False,
 ) -> Path:
-    """Write a page that shows a scene from any side, in a browser with WebGL 2, also from a folder without a server.
+    """Write a page that shows a scene from any side, in a browser with WebGL 2.
 
-    Dragging turns the scene, the wheel moves the eye closer, and shift with dragging moves the
-    scene. The cameras of the photographs can be chosen and drawn. Gaussians are drawn as by the
-    renderer, with harmonics up to degree 2; the surface of voxels is drawn as Gaussians.
-    ``#view=3`` after the address starts at a photograph, ``#bare`` hides the panel.
+    The page can be opened from a folder without a server. Dragging turns the scene, the wheel moves
+    the eye closer, and shift with dragging moves the scene. The cameras of the photographs can be
+    chosen and drawn. Gaussians are drawn as by the renderer, with harmonics up to degree 2; the
+    surface of voxels is drawn as Gaussians. ``#view=3`` after the address starts at a photograph,
+    ``#bare`` hides the panel.
 
     Args:
         path: the file.

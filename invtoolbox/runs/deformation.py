@@ -1,4 +1,7 @@
-"""Deform a mesh or a point cloud: some points move, the others follow as rigidly as possible; `it.deform`."""
+"""Deform a mesh or a point cloud by the motion of some points; `it.deform`.
+
+The other points follow as rigidly as possible.
+"""
 
 from __future__ import annotations
 
@@ -112,9 +115,10 @@ def deformation(
     tolerance: float = 1e-6,
     progress: bool = False,
 ) -> Solution:
-    """Return the `Solution` of `deform`, whose ``x`` is the displacements, float64 ``(batch, N, 3)``.
+    """Return the `Solution` of `deform`.
 
-    The arguments and the errors are those of `deform`.
+    Its ``x`` is the displacements, float64 ``(batch, N, 3)``. The arguments and the errors are
+    those of `deform`.
     """
     from invtoolbox.priors import ARAP
     from invtoolbox.solvers import LocalGlobal

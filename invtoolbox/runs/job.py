@@ -1,4 +1,4 @@
-"""Checked run of one scene file in a folder of results: the part that all kinds of scene files share.
+"""Checked run of one scene file in a folder of results: the part common to all kinds.
 
 A kind of scene file is a subclass of `SceneJob`. It names the tables that it reads and the files
 that it writes, and implements `SceneJob.run`. `SceneJob.prepare` does the rest: it reads and checks
@@ -50,7 +50,9 @@ class Request:
 
 @dataclass(frozen=True)
 class SceneJob(ABC, Generic[S]):
-    """Run of one scene file: the scene is checked, the folder may be written, and nothing is computed yet.
+    """Run of one scene file, before anything is computed.
+
+    The scene is checked, and the folder may be written.
 
     Attributes:
         file: the checked scene.
@@ -71,7 +73,7 @@ class SceneJob(ABC, Generic[S]):
 
     @classmethod
     def prepare(cls, file: CheckedScene[S], request: Request) -> Self:
-        """Choose the folder of a scene, and check that the request does no harm to what the folder holds.
+        """Choose the folder of a scene, and check that the run harms nothing in it.
 
         Raises:
             InputError: items, workers or a cluster are given; the folder holds results and neither
@@ -110,7 +112,10 @@ class SceneJob(ABC, Generic[S]):
         return [self.folder / name for name in self.files if (self.folder / name).exists()]
 
     def start(self) -> None:
-        """Remove earlier results if they are to be replaced, make the folder, and write ``scene.json``."""
+        """Make the folder and write ``scene.json``.
+
+        Earlier results are removed if they are to be replaced.
+        """
         for path in self.existing() if self.overwrite else ():
             path.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,17 @@
-"""Scene files of meshes: a mesh, the known positions of some vertices, and the prior that moves the other vertices.
+"""Scene files of meshes: known positions of some vertices, and a prior that moves the others.
 
 The tables::
 
     title, regularization
     [mesh]                 path, frame: the mesh at rest
-    [handles]              path: the group of every vertex, a .dmat of libigl or a .npy; a negative group is free, others are held
-    [[handles.move]]       motion of a group: group, turn (degrees about x, y, z), about ("centre", "origin" or a point), shift
-    [observed]             or some vertices of another mesh with noise: frame, path, share, noise (of the diagonal), seed
-    [[prior]]              ARAP by default; the graph of the mesh is "clamped" (cotangents, the default), "cotangent" or "uniform"
+    [handles]              path: the group of every vertex, a .dmat of libigl or a .npy;
+                           vertices of a negative group are free, others are held
+    [[handles.move]]       motion of a group: group, turn (degrees about x, y, z),
+                           about ("centre", "origin" or a point), shift
+    [observed]             or some vertices of another mesh with noise:
+                           frame, path, share, noise (of the diagonal), seed
+    [[prior]]              ARAP by default; the graph of the mesh is "clamped"
+                           (cotangents, the default), "cotangent" or "uniform"
     [solver]               name, settings, budgets
     [output]               folder, formats
 
@@ -67,7 +71,10 @@ class Handles(Table):
 
 
 class Observed(Table):
-    """Some vertices of another mesh with the same faces; its other vertices are the truth for the evaluation."""
+    """Some vertices of another mesh with the same faces.
+
+    The other vertices of that mesh are the truth for the evaluation.
+    """
 
     path: str | None = None
     frame: int = 0
@@ -132,7 +139,9 @@ class MeshOutcome:
 def read_mesh_scene(
     scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> MeshSceneFile:
-    """Read and check a scene file of a mesh; errors as in `invtoolbox.runs.images.tables.read_scene`.
+    """Read and check a scene file of a mesh.
+
+    The errors are those of `invtoolbox.runs.images.tables.read_scene`.
 
     >>> read_mesh_scene("horse-sparse", {"observed.share": 0.1}).scene.observed.share
     0.1
@@ -255,7 +264,10 @@ def _moved_handles(file: MeshSceneFile, handles: Handles, rest: Tensor) -> tuple
 
 
 def _with_graphs(tables: list[PriorTable], mesh: Mesh) -> list[PriorTable]:
-    """Return the tables with the graph that they name; tables without neighbours get the graph of the mesh."""
+    """Return the tables with the graph that they name.
+
+    Tables without neighbours get the graph of the mesh.
+    """
     found = []
     for table in tables:
         settings = dict(table.settings)

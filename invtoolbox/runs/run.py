@@ -1,4 +1,4 @@
-"""Run scene files of any kind: images and scans, sequences of sweeps, photographs, meshes; `it.run`.
+"""Run scene files of images, scans, sequences of sweeps, photographs and meshes; `it.run`.
 
 `prepare` recognizes the kind of a scene file by the table that only this kind has. Each kind then
 supplies a job, whose method ``run`` computes and writes the results.

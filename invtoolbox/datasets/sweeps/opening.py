@@ -191,7 +191,10 @@ def sweep_reader(name: str) -> Callable[..., Any]:
 
 
 def reader_of_folder(folder: Path) -> str | None:
-    """Return the name of the reader that fits the names in a folder; None if the folder holds no lidar data."""
+    """Return the name of the reader that fits the names in a folder.
+
+    None if the folder holds no lidar data.
+    """
     if (folder / "sensors" / "lidar").is_dir() or any(
         (log / "sensors" / "lidar").is_dir() for log in folder.iterdir() if log.is_dir()
     ):

@@ -1,4 +1,4 @@
-r"""Analytic inversion of 3D scans: Feldkamp's method for cone beams, filtered back-projection for parallel beams.
+r"""Analytic inversion of cone beams (Feldkamp's method) and of 3D parallel beams.
 
 Each projection is weighted, filtered along its rows with the ramp filter, and back-projected voxel
 by voxel with the weight ``1 / U^2``, where ``U`` is the distance from the source along the central
@@ -113,7 +113,10 @@ def feldkamp(
 
 
 def _without_source_shift(p: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return parameters of the same rays without the common shift of the source; this is exact for flat panels."""
+    """Return parameters of the same rays without the common shift of the source.
+
+    This is exact for flat panels.
+    """
     moved = p["source_shift"].mean(0, keepdim=True)
     return p | {
         "source_origin": p["source_origin"] - moved[:, 2],
@@ -182,7 +185,10 @@ def _cells(count: int, spacing: float, like: Tensor) -> Tensor:
 
 
 def _plane_weights(A: ConeBeam, p: dict[str, Tensor]) -> Tensor:
-    """Return the cosine of the angle of a ray to the central ray, with the shift of the axis: (V' or 1, R, C)."""
+    """Return the cosine of the angle of a ray to the central ray, (V' or 1, R, C).
+
+    It includes the shift of the axis.
+    """
     across = (
         _cells(A.detector_shape[1], A.detector_spacing[1], p["angles"]) + p["detector_shift"][:, :1]
     )[:, None]
@@ -198,7 +204,9 @@ def _plane_weights(A: ConeBeam, p: dict[str, Tensor]) -> Tensor:
 
 
 def _redundancy(place: Tensor, arc: Arc, begin: Tensor, seen: float, name: str) -> Tensor:
-    """Compute weights of the rays, (V or 1, C), such that a ray and the same ray from behind sum to 1.
+    """Compute weights of the rays, (V or 1, C).
+
+    The weights of a ray and of the same ray from behind sum to 1.
 
     Args:
         place: angle of every column from the ray through the axis (for parallel beams the
@@ -236,7 +244,7 @@ def _redundancy(place: Tensor, arc: Arc, begin: Tensor, seen: float, name: str) 
 
 
 def _edges(place: Tensor) -> tuple[float, float, float]:
-    """Return the width of a column, and the distances of the outermost columns from the axis, left and right.
+    """Return the width of a column, and the distances from the axis to the left and right edge.
 
     Of several views, the smallest distances are returned.
     """
@@ -245,7 +253,10 @@ def _edges(place: Tensor) -> tuple[float, float, float]:
 
 
 def _lopsided(place: Tensor, seen: float) -> bool:
-    """Return whether one side of the object is seen less than the other side, by more than rounding."""
+    """Return whether one side of the object is seen less than the other side.
+
+    Differences of rounding do not count.
+    """
     cell, low, high = _edges(place)
     return abs(high - low) > 1.5 * cell and min(low, high) < seen
 

@@ -1,4 +1,4 @@
-"""Parts of filtered back-projection: the ramp filter, the weights of views, and the weights of a short scan.
+"""Parts of filtered back-projection: ramp filter, weights of views, weights of a short scan.
 
 `FanBeam` and `ParallelBeam` use these parts with a pixel-driven back-projection of their own, and
 not as the one-slice case of the Feldkamp code. Both give the same reconstruction (the same PSNR to
@@ -110,10 +110,11 @@ class Arc:
 
 
 def arc_weights(angles: Tensor, period: float) -> Arc:
-    """Compute the weight of each view in an integral over the angle: half the steps to its neighbours on the circle.
+    """Compute the weight of each view in an integral over the angle.
 
-    Angles may have any order, spacing and number of turns. If the largest gap is far larger than
-    the other steps, the scan covers an arc, whose ends have one neighbour each.
+    It is half the sum of the steps to its neighbours on the circle. Angles may have any order,
+    spacing and number of turns. If the largest gap is far larger than the other steps, the scan
+    covers an arc, whose ends have one neighbour each.
 
     Args:
         angles: angles, radians, (V,).
@@ -146,12 +147,13 @@ def arc_weights(angles: Tensor, period: float) -> Arc:
 
 
 def parker_weights(beta: Tensor, gamma: Tensor, length: float) -> Tensor:
-    r"""Compute weights of the rays of a short fan scan such that rays that are measured twice count once.
+    r"""Compute weights of the rays of a short fan scan.
 
-    The ray at view ``beta`` and fan angle ``gamma`` is measured again, backwards, at
-    ``beta + pi - 2 gamma`` and ``-gamma``. The weights of the two sum to 1 and fall smoothly to 0
-    at either end of the arc (Parker 1982, Med. Phys. 9(2); for arcs longer than ``pi`` plus the
-    fan, Silver 2000, Med. Phys. 27(4)). If a shorter arc does not see every ray, all weights are 1.
+    With these weights, rays that are measured twice count once. The ray at view ``beta`` and fan
+    angle ``gamma`` is measured again, backwards, at ``beta + pi - 2 gamma`` and ``-gamma``. The
+    weights of the two sum to 1 and fall smoothly to 0 at either end of the arc (Parker 1982, Med.
+    Phys. 9(2); for arcs longer than ``pi`` plus the fan, Silver 2000, Med. Phys. 27(4)). If a
+    shorter arc does not see every ray, all weights are 1.
 
     Args:
         beta: angle since the beginning of the arc, (V, 1).

@@ -1,4 +1,4 @@
-"""Scene flow of whole sequences: scene files, studies of all pairs, tracks and accumulated clouds."""
+"""Scene flow of whole sequences: scene files, studies, tracks and accumulated clouds."""
 
 from __future__ import annotations
 

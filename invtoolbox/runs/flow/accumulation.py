@@ -1,6 +1,7 @@
-"""One dense cloud of a sequence: a static map, joined by the motion of the sensor, and moving objects.
+"""One dense cloud of a sequence: a static map and moving objects.
 
-Moving objects are gathered at one time by their flow. `Cells` thins the cloud while it is made.
+The map is joined by the motion of the sensor. Moving objects are gathered at one time by their
+flow. `Cells` thins the cloud while it is made.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class Cells:
         return len(self._taken)
 
     def fresh(self, points: Tensor) -> Tensor:
-        """Return which points are the first in their cubes, boolean ``(N,)``, and mark their cubes as occupied."""
+        """Return which points are the first in their cubes, boolean ``(N,)``.
+
+        Their cubes are marked as occupied.
+        """
         if not self.side:
             return torch.ones(len(points), dtype=torch.bool)
         keys = self._keys(points.to(torch.float64).cpu().numpy())
@@ -62,7 +66,10 @@ class Cells:
         return torch.from_numpy(chosen)
 
     def forget(self, centre: Tensor, radius: float) -> None:
-        """Free the cubes whose corner is farther than `radius` metres from the point `centre`, ``(3,)``, in the plane."""
+        """Free the cubes that are far from a point, ``(3,)``.
+
+        These are the cubes whose corner is farther than `radius` metres away in the plane.
+        """
         if len(self._taken):
             corners = [
                 ((self._taken >> shift) & (2 * _HALF - 1)) - _HALF for shift in (2 * _BITS, _BITS)
@@ -86,7 +93,10 @@ _GREY = 0.62
 
 
 class FlowSteps(Protocol):
-    """Sweeps with their flows, in the order of time: any object with a length whose items are read when indexed."""
+    """Sweeps with their flows, in the order of time.
+
+    Any object with a length will do; its items are read when they are indexed.
+    """
 
     def __len__(self) -> int: ...
 
@@ -231,7 +241,10 @@ def write_accumulated(
 
 
 def _static(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
-    """Yield the static points, from the reference outwards, so that every sweep is read once to join the frames."""
+    """Yield the static points, from the reference outwards.
+
+    In this order every sweep is read once to join the frames.
+    """
     start = steps[settings.reference]
     cells = Cells(settings.cell)
     for order in (range(settings.reference, len(steps)), range(settings.reference - 1, -1, -1)):
@@ -263,7 +276,10 @@ def _static(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
 def _join_frame(
     to_reference: Tensor, before: FlowStep, step: FlowStep, start: FlowStep, forward: bool
 ) -> Tensor:
-    """Return the motion from a step's frame to the reference frame, given the motion of the step visited before."""
+    """Return the motion from a step's frame to the reference frame.
+
+    `to_reference` is the motion of the step that was visited before.
+    """
     if step.pose is not None and start.pose is not None:
         return relative_motion(step.pose, start.pose)
     if step is start:

@@ -1,4 +1,4 @@
-"""Exports of a sequence's result files: pictures, one dense cloud, a report, the files of a challenge."""
+"""Exports of result files: pictures, one dense cloud, a report, the files of a challenge."""
 
 from __future__ import annotations
 

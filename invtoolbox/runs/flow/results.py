@@ -1,4 +1,4 @@
-"""Results of the flow of a sequence: one file per pair of sweeps, the errors in it, and the study of all pairs."""
+"""Results of the flow of a sequence: one file per pair with its errors, and a study."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ _PLAIN = (
 
 
 def facts_of_errors(errors: FlowErrors) -> dict[str, Any]:
-    """Return errors as plain values for a result file; `errors_from_facts` restores them to the last bit."""
+    """Return errors as plain values for a result file.
+
+    `errors_from_facts` restores them to the last bit.
+    """
     return {
         **{name: getattr(errors, name) for name in _PLAIN},
         "three_way": {"sums": errors.three_way.sums, "counts": errors.three_way.counts},
@@ -108,19 +111,26 @@ class FlowResults:
 
 @dataclass(frozen=True)
 class FlowStudy(Study):
-    """Flow of a sequence: one report per pair of sweeps, and the result files, named by the first sweep of each pair.
+    """Flow of a sequence: one report and one result file per pair of sweeps.
 
-    ``study[k]`` reads the `FlowFile` of a pair: ``study[k].flow`` and its other fields.
+    The first sweep of a pair names the file. ``study[k]`` reads the `FlowFile` of a pair:
+    ``study[k].flow`` and its other fields.
     """
 
     @property
     def seconds(self) -> float | None:
-        """Median seconds per sweep of this run, reading and writing included; None if all results existed."""
+        """Median seconds per sweep of this run, reading and writing included.
+
+        None if all results existed.
+        """
         spent = [r.seconds for r in self.reports if r.outcome == "done"]
         return median(spent) if spent else None
 
     def settings(self) -> dict[str, str]:
-        """Return sequence, method, preparation and seed in words, as ``study.json`` in the folder records them."""
+        """Return sequence, method, preparation and seed in words.
+
+        They are read from ``study.json`` in the folder.
+        """
         content = json.loads((self.folder / "study.json").read_text(encoding="utf-8"))
         description = content["description"]
         return {
@@ -128,7 +138,10 @@ class FlowStudy(Study):
         }
 
     def errors(self) -> FlowErrors | None:
-        """Return the errors of all sweeps with labels, with equal weight per point; None if no sweep has labels."""
+        """Return the errors of all sweeps with labels, with equal weight per point.
+
+        None if no sweep has labels.
+        """
         found = [
             errors_from_facts(r.facts["errors"]) for r in self.reports if r.facts.get("errors")
         ]

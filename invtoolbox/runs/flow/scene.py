@@ -5,7 +5,8 @@ The tables::
     title, seed
     [sweeps]               dataset or path, reader, options, items
     [flow]                 method
-    [flow.preparation]     ego_motion, ground, deskew, max_range, ...: the fields of `invtoolbox.motion.Preparation`
+    [flow.preparation]     ego_motion, ground, deskew, max_range, ...:
+                           the fields of `invtoolbox.motion.Preparation`
     [output]               folder, formats
 
 ``--set flow.method=nsfp`` changes a key by its dotted name, as in every scene.
@@ -101,7 +102,9 @@ class FlowSceneFile(CheckedScene[FlowScene]):
 def read_flow_scene(
     scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> FlowSceneFile:
-    """Read and check a scene file of sweeps; errors as in `invtoolbox.runs.images.tables.read_scene`.
+    """Read and check a scene file of sweeps.
+
+    The errors are those of `invtoolbox.runs.images.tables.read_scene`.
 
     >>> read_flow_scene("street-simulated", {"flow.method": "nsfp"}).scene.flow.method
     'nsfp'
@@ -110,7 +113,10 @@ def read_flow_scene(
 
 
 def find_sequence(name: str) -> FlowSceneFile | None:
-    """Return the scene of sweeps with that path or that name in the catalogue; None if there is no such scene."""
+    """Return the scene of sweeps with that path, or with that name in the catalogue.
+
+    None if no such scene exists.
+    """
     path = Path(name).expanduser()
     if not path.exists():
         entry = shelves.entries("scenes").get(name)

@@ -1,4 +1,4 @@
-"""Flow of a sequence: from every sweep to the next one, over workers, with one result file per sweep."""
+"""Flow from every sweep of a sequence to the next one, over workers, with one file per sweep."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def estimate_pair(
     preparation: Any,
     seed: int,
 ) -> PairFlow:
-    """Estimate the flow from a sweep to the next one, with its errors if the first sweep has labels.
+    """Estimate the flow from a sweep to the next one, and its errors against labels.
 
     Args:
         opening: the sequence.

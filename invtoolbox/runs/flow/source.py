@@ -1,4 +1,4 @@
-"""Source of a sequence of sweeps: a path, a reader and its options, which can be sent to a worker."""
+"""Source of a sequence of sweeps, which can be sent to a worker: a path, a reader, its options."""
 
 from __future__ import annotations
 

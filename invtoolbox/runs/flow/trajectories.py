@@ -23,7 +23,9 @@ from invtoolbox.geometry.sweeps import Sweeps
 
 @dataclass(frozen=True)
 class FiledFlow:
-    """Every sweep but the last with its flow, read from the sequence and from ``FOLDER/NAME.npz`` when indexed.
+    """Every sweep but the last with its flow.
+
+    A sweep is read from the sequence and from ``FOLDER/NAME.npz`` when it is indexed.
 
     Args:
         sweeps: the sequence whose flow was estimated.
@@ -126,7 +128,10 @@ class Tracks:
     motions: Tensor
 
     def in_first_frame(self) -> Tensor:
-        """Return the positions in the sensor's frame at the first time, which is fixed in the world: ``(T, M, 3)``."""
+        """Return the positions in the sensor's frame at the first time, ``(T, M, 3)``.
+
+        This frame is fixed in the world.
+        """
         return transform(inverse(self.motions), self.positions)
 
 
@@ -253,7 +258,10 @@ def carry_back(
 
 
 def _measured(step: FlowStep) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the usable points of a step, their flow without the motion of the sensor, and whether they move."""
+    """Return the usable points of a step, their residual flow, and whether they move.
+
+    The residual flow is the flow without the motion of the sensor.
+    """
     if step.points.shape != step.flow.shape or (
         step.dynamic is not None and step.dynamic.shape != step.points.shape[:1]
     ):

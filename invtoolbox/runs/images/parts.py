@@ -202,7 +202,10 @@ def _simulate(file: SceneFile) -> Measured:
 
 
 def _operator(file: SceneFile, image: Tensor, pixel_size: Any, voxel_size: Any = None) -> Operator:
-    """Return the operator of the scene, for images like ``image`` unless its settings give another shape."""
+    """Return the operator of the scene.
+
+    It takes images like ``image`` unless its settings give another shape.
+    """
     table = file.scene.operator
     assert table is not None and table.name is not None
     name, settings = table.name, dict(table.settings)
@@ -307,7 +310,10 @@ def gaussian_kernel(width: Any, where: str) -> Tensor:
 
 
 def data_term(file: SceneFile, noise_std: float | None) -> DataTerm:
-    """Return the data term of a scene; it gets the noise level if it takes one and the scene gives none."""
+    """Return the data term of a scene.
+
+    It gets the noise level if it takes one and the scene gives none.
+    """
     table = file.scene.data_term
     settings = dict(table.settings)
     if (

@@ -1,4 +1,4 @@
-"""Run a scene of images or scans: read, solve with checkpoints, write the results, evaluate them."""
+"""Run a scene of images or scans: read, solve with checkpoints, evaluate, write the results."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Scene files of images and scans: a whole problem in TOML, checked before anything is read or computed.
+"""Scene files of images and scans: a whole problem in TOML, checked before anything is read.
 
 The tables, in the order of the work::
 
     title, seed, device, dtype
-    [measurements]            measured: dataset or path, file, item, geometry, views, crop, beam_hardening, noise_std
+    [measurements]            measured: dataset or path, file, item, geometry, views, crop,
+                              beam_hardening, noise_std
     [measurements.simulate]   or simulated: dataset or path of the truth, and the noise
     [operator]                needed unless the measurements contain it
     [data_term]               least squares by default
@@ -72,7 +73,10 @@ class Views(Table):
 
 
 class Hardening(Table):
-    """Polynomial against beam hardening; `invtoolbox.processing.fit_beam_hardening` fits it to a homogeneous object."""
+    """Polynomial against beam hardening.
+
+    `invtoolbox.processing.fit_beam_hardening` fits it to a homogeneous object.
+    """
 
     coefficients: list[float] = Field(min_length=1)
     largest: float = Field(gt=0)
@@ -172,7 +176,10 @@ class Regularization(Named):
 
 
 class Output(Table):
-    """Folder and formats of the results: h5 is the whole solution, html the report, png of a volume its middle slice."""
+    """Folder and formats of the results.
+
+    h5 is the whole solution, html the report, png of a volume its middle slice.
+    """
 
     folder: str | None = None
     formats: list[Literal["h5", "png", "tif", "nii", "npy", "html"]] = Field(["h5", "png", "html"])
@@ -180,7 +187,10 @@ class Output(Table):
 
 
 class Evaluation(Table):
-    """Metrics against a reference, by default the truth of a simulation or the reference in the data."""
+    """Metrics against a reference.
+
+    The default is the truth of a simulation, or the reference in the data.
+    """
 
     metrics: list[
         Literal["psnr", "ssim", "rmse", "mae", "relative_error", "correlation", "matthews"]

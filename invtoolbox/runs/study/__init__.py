@@ -10,7 +10,7 @@ A folder of results holds::
 
     study.json           the computation: names of the items, settings, versions
     study.log            times at which items started, finished or failed, one JSON object per line
-    slice-0000.h5 ...    one result file per item: x, iterations, and attributes; or another `ResultFormat`
+    slice-0000.h5 ...    one result file per item: x, iterations, attributes; or another format
 """
 
 from __future__ import annotations

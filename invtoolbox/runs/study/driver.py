@@ -1,4 +1,4 @@
-"""Run a study: do every item that has no whole result file yet, in this process or on Dask workers."""
+"""Run a study: do every item without a whole result file, in this process or on Dask workers."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ class Items(Sequence[Item]):
 
 
 def parse_items(items: str | Sequence[int], count: int, where: str) -> list[int]:
-    """Return the numbers that ``"all"``, a slice of Python, numbers joined by commas, or numbers choose.
+    """Return the numbers of the chosen items.
 
     Args:
-        items: the choice.
+        items: ``"all"``, a slice of Python, numbers joined by commas, or numbers.
         count: number of items.
         where: name of the data, for error messages.
 
@@ -154,7 +154,10 @@ class Study:
         return self.results.read(self.file(index))
 
     def volume(self) -> Volume:
-        """Return the images of all items as the slices of a volume, read one by one; for `it.datasets.write`."""
+        """Return the images of all items as the slices of a volume, for `it.datasets.write`.
+
+        The slices are read one by one.
+        """
         return _Slices(self)
 
     def stack(self) -> Tensor:
@@ -306,7 +309,10 @@ def perform_item(
 
 @contextmanager
 def limit_threads(threads: int) -> Iterator[None]:
-    """Set the number of threads of torch and NumPy within a block; sums depend on it in the last bit."""
+    """Set the number of threads of torch and NumPy within a block.
+
+    Sums depend on it in the last bit.
+    """
     before = torch.get_num_threads()
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ImportError):
@@ -338,7 +344,10 @@ def _report_loss(name: str, error: object) -> Report:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Let only one process at a time work on an item; the lock of a process that dies is released."""
+    """Let only one process at a time work on an item.
+
+    The lock of a process that dies is released.
+    """
     try:
         import fcntl
     except ImportError:  # not a Unix system

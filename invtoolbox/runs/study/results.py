@@ -42,10 +42,11 @@ class Answer:
 
 
 class ResultFormat(Protocol):
-    """Format of result files, one file per item, from which the facts of an item can be read without computing it again.
+    """Format of result files, one file per item.
 
-    A format is sent to the workers, so it holds plain values. Its files must depend on the item
-    alone: the same result gives the same bytes.
+    The facts of an item can be read without computing it again. A format is sent to the workers, so
+    it holds plain values. Its files must depend on the item alone: the same result gives the same
+    bytes.
 
     Attributes:
         suffix: suffix of the file's name, with the dot.
@@ -55,10 +56,16 @@ class ResultFormat(Protocol):
     def suffix(self) -> str: ...
 
     def write(self, path: Path, result: Any, name: str, fingerprint: str) -> Mapping[str, Any]:
-        """Write a result atomically over an earlier file, and return the facts that `facts` reads."""
+        """Write a result atomically over an earlier file.
+
+        Returns the facts that `facts` reads.
+        """
 
     def facts(self, path: Path, fingerprint: str) -> Mapping[str, Any]:
-        """Return the facts of a file; an `InputError` if it is missing or not whole, or of another study or item."""
+        """Return the facts of a file.
+
+        Raises an `InputError` if it is missing or not whole, or of another study or item.
+        """
 
     def read(self, path: Path) -> Any:
         """Return the content of a file; an `InputError` if it is not whole."""

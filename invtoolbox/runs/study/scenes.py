@@ -1,4 +1,4 @@
-"""Studies of scene files of images and scans: every item of a scene's data set, or every scene of a list."""
+"""Studies of scenes of images and scans: every item of a data set, or every scene of a list."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def map_slices(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Study:
-    """Apply a function to every slice of a volume, or to every item of any data set; `it.map_slices`.
+    """Apply a function to every slice of a volume, or item of a data set; `it.map_slices`.
 
     Args:
         data: a path, which every worker opens itself and must see under that name, or a data set,
@@ -108,6 +108,9 @@ def _do_slice(work: Callable[[Measurement], Any], source: Any, index: int) -> An
 
 
 def stamp(path: Path) -> list[int] | None:
-    """Return the size and the time of the last change of a file, to detect changes; None for a folder."""
+    """Return the size and the time of the last change of a file, to detect changes.
+
+    None for a folder.
+    """
     status = path.stat()
     return None if path.is_dir() else [status.st_size, status.st_mtime_ns]

@@ -24,7 +24,9 @@ def spread(
     cluster: str | None = None,
     threads: int = 1,
 ) -> Iterator[tuple[int, Any]]:
-    """Yield ``(k, function(tasks[k]))`` as tasks end; an exception is yielded in place of a result if a worker was lost.
+    """Yield ``(k, function(tasks[k]))`` as tasks end.
+
+    If a worker was lost, an exception is yielded in place of the result.
 
     Args:
         function: a plain function of a module is known to every worker; other callables travel by

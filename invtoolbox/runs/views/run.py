@@ -1,4 +1,4 @@
-"""Run a scene of photographs: read, solve in stages with checkpoints, evaluate, write the results and a report."""
+"""Run a scene of photographs: read, solve in stages with checkpoints, evaluate, write results."""
 
 from __future__ import annotations
 
@@ -61,7 +61,10 @@ class ViewOutcome:
         return sum(values) / len(values)
 
     def scene(self) -> Any:
-        """Return the scene, a batch of one; it is read from the folder if an earlier run was finished."""
+        """Return the scene, a batch of one.
+
+        It is read from the folder if an earlier run was finished.
+        """
         if self.solution is not None:
             return self.solution.x
         for name, read in (("model.ply", read_splats), ("model.safetensors", read_voxels)):

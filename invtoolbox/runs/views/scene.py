@@ -1,15 +1,16 @@
-"""Scene files of photographs: views, representation of the scene, and the stages in which it is found.
+"""Scene files of photographs: views, representation of the scene, stages of the computation.
 
 The tables::
 
     title, seed, device
-    [views]                  dataset or path, reader; hold_out, train, count, scale, largest_side, background,
-                             silhouettes (the weight of the misfit of alpha)
-    [[prior]]                one that represents the scene (voxel-grid or gaussians) and its settings; others with weights
+    [views]                  dataset or path, reader; hold_out, train, count, scale, largest_side,
+                             background, silhouettes (the weight of the misfit of alpha)
+    [[prior]]                one that represents the scene (voxel-grid or gaussians) and its
+                             settings; others with weights
     [operator]               settings of the renderer
     [data_term]              least squares for voxels, photometric for Gaussians by default
     [solver]                 Adam by default: settings, time_limit
-    [[stage]]                iterations, scale of the pictures, prior.KEY and solver.KEY that it changes
+    [[stage]]                iterations, scale of the pictures, changes prior.KEY and solver.KEY
     [evaluation]             metrics; seconds between two measurements of PSNR during the run
     [output]                 folder, formats
     [presets.NAME]           changes by dotted keys, made by preset = "NAME"
@@ -87,7 +88,10 @@ class StageTable(Table):
 
 
 class ViewEvaluation(Table):
-    """Metrics of the result; seconds between two measurements of PSNR during the run, and their number of views."""
+    """Metrics of the result, and measurements of PSNR during the run.
+
+    `every` is the number of seconds between two measurements, `views` the number of views.
+    """
 
     metrics: list[Literal["psnr", "ssim"]] = Field(["psnr", "ssim"])
     every: float = Field(15.0, gt=0)
@@ -95,7 +99,10 @@ class ViewEvaluation(Table):
 
 
 class ViewOutput(Table):
-    """Folder and formats of the results: the model, held-out views as PNG files, the report, the viewer."""
+    """Folder and formats of the results.
+
+    Results are the model, held-out views as PNG files, the report and the viewer.
+    """
 
     folder: str | None = None
     formats: list[Literal["model", "png", "html", "viewer"]] = Field(
@@ -154,7 +161,10 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         )
 
     def model(self, photographs: Photographs) -> SceneModel:
-        """Return the representation of the scene; its default box is the part of space that the cameras see."""
+        """Return the representation of the scene.
+
+        Its default box is the part of space that the cameras see.
+        """
         table = next(t for t in self.scene.prior if t.name in MODELS)
         settings = dict(table.settings)
         if table.weight is not None:
@@ -223,7 +233,9 @@ class ViewSceneFile(CheckedScene[ViewScene]):
 def read_view_scene(
     scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), model: str | None = None
 ) -> ViewSceneFile:
-    """Read and check a scene file of photographs; errors as in `invtoolbox.runs.images.tables.read_scene`.
+    """Read and check a scene file of photographs.
+
+    The errors are those of `invtoolbox.runs.images.tables.read_scene`.
 
     Args:
         scene: path of a TOML file, or name of a scene of the catalogue; or a folder of photographs
@@ -304,7 +316,9 @@ LARGEST_SIDE = 400
 
 
 def scene_of_folder(folder: Path, model: str = "gaussians") -> dict[str, Any]:
-    """Return the content of a scene file for a folder: every tenth view is held out, and the run takes ten minutes.
+    """Return the content of a scene file for a folder.
+
+    Every tenth view is held out, and the run takes ten minutes.
 
     Args:
         folder: the photographs and their cameras.
