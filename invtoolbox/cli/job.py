@@ -384,7 +384,7 @@ def _write_volume(x: Tensor, output: Path, grid: Grid, overwrite: bool) -> Any:
         return datasets.write_tiff_stack(output, x[0], overwrite=overwrite)
     if output.suffix.lower() in (".h5", ".hdf5"):
         axes = ("voxel_size_slice", "voxel_size_row", "voxel_size_column")
-        attributes = {**dict(zip(axes, grid.voxel_size)), "length_unit": grid.unit}
+        attributes: dict[str, Any] = {**dict(zip(axes, grid.voxel_size)), "length_unit": grid.unit}
         return datasets.write_hdf5(output, {"volume": x[0, 0]}, attributes, overwrite)
     if output.suffix.lower() == ".npy":
         return datasets.write_npy(output, x[0, 0], overwrite)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ def report(outcome: Any, quiet: bool) -> int:
     Returns:
         The exit code: 1 if an item failed or an iteration diverged, else 0.
     """
-    by_type = {
+    by_type: dict[str, Callable[[Any, bool], int]] = {
         "FlowStudy": report_flow,
         "MeshOutcome": report_mesh,
         "Outcome": report_images,

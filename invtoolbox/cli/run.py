@@ -139,6 +139,8 @@ def _request(arguments: argparse.Namespace, preset: list[str] | None = None) -> 
         arguments.output,
         arguments.resume,
         arguments.overwrite,
-        *(getattr(arguments, name, None) for name in ("items", "workers", "cluster")),
+        getattr(arguments, "items", None),
+        getattr(arguments, "workers", None),
+        getattr(arguments, "cluster", None),
         getattr(arguments, "threads", 1),
     )

@@ -284,9 +284,8 @@ def _metrics(problem: Problem, mesh: Mesh, x: Tensor, truth: Tensor | None) -> d
     size = _diagonal(mesh.vertices) / 100
     found = {"moved": float(x.norm(dim=1).mean()) / size}
     if truth is not None:
-        unseen = torch.ones(len(x), dtype=torch.bool).index_fill(
-            0, problem.operator.index[0], False
-        )  # type: ignore[attr-defined]
+        seen: Tensor = problem.operator.index[0]  # type: ignore[attr-defined]
+        unseen = torch.ones(len(x), dtype=torch.bool).index_fill(0, seen, False)
         if bool(unseen.any()):
             found["unseen"] = float((mesh.vertices + x - truth).norm(dim=1)[unseen].mean()) / size
             found["at_rest"] = float((mesh.vertices - truth).norm(dim=1)[unseen].mean()) / size

@@ -415,11 +415,8 @@ def geometry_of(file: SceneFile) -> ScanGeometry | None:
 
 
 def _change(geometry: ScanGeometry, settings: Mapping[str, Any], where: str) -> ScanGeometry:
-    known = [
-        field.name
-        for field in dataclasses.fields(geometry)
-        if field.name not in ("angles", "vectors")
-    ]  # type: ignore[arg-type]
+    fields = dataclasses.fields(geometry)  # type: ignore[arg-type]
+    known = [field.name for field in fields if field.name not in ("angles", "vectors")]
     for key in settings:
         if key not in known:
             raise InputError(
