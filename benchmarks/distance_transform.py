@@ -20,9 +20,12 @@ from av2_pair import load
 from common import alternating, machine, verdict
 from torch import Tensor
 
-from invtoolbox.kernels.points.distance_field import distance_field
+from invtoolbox.kernels.points.distance_field import (
+    distance_field,
+    interpolate,
+    value_and_slope,
+)
 from invtoolbox.kernels.points.nearest import Tree
-from invtoolbox.kernels.points.trilinear import interpolate, value_and_slope
 
 
 def main() -> None:

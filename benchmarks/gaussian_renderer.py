@@ -23,7 +23,7 @@ from common import alternating, data_folder, machine, verdict
 from torch import Tensor
 
 from invtoolbox.geometry.splatting import rasterization
-from invtoolbox.kernels.rendering.splat_binning import binned
+from invtoolbox.kernels.rendering.splat_binning import bin_splats
 from invtoolbox.kernels.rendering.splat_compositing import composite
 from invtoolbox.kernels.rendering.splat_projection import Projection, project
 
@@ -149,14 +149,14 @@ def parts(scene: Scene, size: int, repeats: int) -> None:
     free = [t[None].clone().requires_grad_(True) for t in scene[:6]]
     how = Projection(size, size)
     splats, boxes, reaches = project(*free[:5], free[5], scene[6][None], how)
-    tiles = binned(boxes, reaches, size, size)
+    tiles = bin_splats(boxes, reaches, size, size)
     held = splats.detach().requires_grad_(True)
     image = composite(held, boxes, reaches, tiles, size, size)
     slope, back = torch.ones_like(image), torch.ones_like(splats)
     times = alternating(
         {
             "projection": lambda: project(*free[:5], free[5], scene[6][None], how),
-            "sorting into tiles": lambda: binned(boxes, reaches, size, size),
+            "sorting into tiles": lambda: bin_splats(boxes, reaches, size, size),
             "compositing": lambda: composite(held, boxes, reaches, tiles, size, size),
             "compositing, backward": lambda: torch.autograd.grad(
                 image, held, slope, retain_graph=True

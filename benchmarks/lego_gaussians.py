@@ -74,7 +74,7 @@ def main() -> None:
         data_term=it.data_terms.Photometric(arguments.similarity),
         seconds=60 * arguments.minutes,
         every=arguments.every,
-        looked_at=len(photographs.held),
+        watched=len(photographs.held),
         progress=sys.stderr.isatty(),
         folder=arguments.folder,
     )

@@ -103,8 +103,8 @@ def main() -> None:
         density * VoxelVariation("density") + color * VoxelVariation("color"),
         seconds=60 * arguments.minutes,
         every=float("inf"),
-        looked_at=len(photographs.held),
-        tell=told,
+        watched=len(photographs.held),
+        report=told,
         progress=sys.stderr.isatty(),
     )
     MODEL.parent.mkdir(exist_ok=True)

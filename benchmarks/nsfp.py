@@ -41,8 +41,8 @@ KEPT = Path(__file__).parent / "results" / "nsfp.json"
 def one_draw(pair: Pair, points: int, iterations: int, seed: int) -> dict[str, Any]:
     """The errors and misfits of NSFP and of free vectors at one draw of points and of weights."""
     found: dict[str, Any] = {"threads": torch.get_num_threads()}
-    drawn = published._drawn(len(pair.source), points, seed)
-    aim = published._drawn(len(pair.target), points, seed + 1)
+    drawn = published._draw(len(pair.source), points, seed)
+    aim = published._draw(len(pair.target), points, seed + 1)
     source, target = pair.source[drawn][None], pair.target[aim][None]
     seen: list[float] = []
 

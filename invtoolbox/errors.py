@@ -1,4 +1,4 @@
-"""The errors a user meets: one sentence that says what was wrong, where, and what to do."""
+"""Errors for users: one sentence that states what was wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something given to the toolbox does not fit; the message says what, where, and what to do."""
+    """An argument, a file or a setting does not fit; the message states where and what to do."""
 
 
 class MissingDependency(ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra that installs it."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """The error for a name that nobody registered, with the nearest known ones.
+    """Return the error for a name that is not registered, with the closest known names.
+
+    Args:
+        kind: kind of the name, for example ``"prior"``.
+        name: the unknown name.
+        known: registered names.
 
     >>> str(unknown_name("prior", "tvv", ["tv", "tikhonov"]))
     "there is no prior named 'tvv'; did you mean 'tv'? known: tikhonov, tv"

@@ -1,4 +1,4 @@
-"""The problem: measurements, the operator that explains them, and how misfit is measured."""
+"""The problem: measurements, the operator that explains them, and the data term."""
 
 from __future__ import annotations
 
@@ -22,15 +22,20 @@ class Problem(Settings):
     """Find ``x`` such that ``operator(x)`` explains ``y``.
 
     Args:
-        y: measurements ``(batch, *operator.range_shape)``, a tensor or an array; a tuple for stacked operators.
+        y: measurements ``(batch, *operator.range_shape)``, a tensor or an array; a tuple for
+            stacked operators.
         operator: the forward operator, or anything `as_operator` takes.
-        data_term: how misfit is measured; least squares without a noise level by default.
-        unknown: parameters of the operator (``operator.parameters()``) that are found together with the image, each with an
-            explicit prior of its own or None: ``{"angles": None}``, ``{"kernel": it.priors.Simplex()}``. They start from the
-            operator's own, every item has its own, and ``Solution.parameters`` and ``Solution.problem.operator`` hold what was found.
+        data_term: misfit between prediction and measurements; least squares without a noise level
+            by default.
+        unknown: parameters of the operator (``operator.parameters()``) that are found together with
+            the image, each with an explicit prior of its own or None: ``{"angles": None}``,
+            ``{"kernel": it.priors.Simplex()}``. They start from the values of the operator, and
+            every item has its own. ``Solution.parameters`` and ``Solution.problem.operator`` hold
+            the values that were found.
 
     Raises:
-        InputError: where a shape does not fit (it names the axis) or measurements are not finite (it says where).
+        InputError: if a shape does not fit (the sentence names the axis) or measurements are not
+            finite (it names the first index).
 
     >>> import invtoolbox as it
     >>> A = it.operators.Identity((1, 4))
@@ -73,29 +78,29 @@ class Problem(Settings):
         for part in self.y if isinstance(self.y, tuple) else (self.y,):
             _check_finite(part)
         self.data_term.check(self.y)
-        self.unknown = _checked_unknown(unknown or {}, operator)
+        self.unknown = _check_unknown(unknown or {}, operator)
 
     @property
     def y0(self) -> Tensor:
-        """The measurements, or the first tensor of them: for batch size, dtype and device."""
+        """First tensor of the measurements, which has their batch size, dtype and device."""
         first: Tensor = self.y[0] if isinstance(self.y, tuple) else self.y
         return first
 
     @property
     def batch(self) -> int:
-        """How many items: as many as measurements, or as the operator has, where one measurement is shared by all of them."""
+        """Number of items of ``y``, or of the operator if its items share one measurement."""
         measured = int(self.y0.shape[0])
         return max(measured, self.operator.items or 1) if measured == 1 else measured
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """``(channel, *space)`` of ``x``; an operator that treats channels alike takes their number from ``y``."""
+        """Shape ``(channel, *space)`` of ``x``; a channelwise operator takes channels from ``y``."""
         domain = self.operator.domain_shape
         return (self.y0.shape[1], *domain[1:]) if self.operator.channelwise else tuple(domain)
 
     @property
     def image_dtype(self) -> torch.dtype:
-        """That of the measurements; complex where the operator takes complex images to real measurements."""
+        """Dtype of ``x``: that of ``y``, or complex if complex images give real measurements."""
         real = self.y0.dtype
         return real.to_complex() if self.operator.complex_images and not real.is_complex else real
 
@@ -104,7 +109,7 @@ class Problem(Settings):
         return isinstance(self.operator, LinearOperator)
 
     def zeros(self) -> Tensor:
-        """An image of zeros for every item."""
+        """Return an image of zeros for every item."""
         return torch.zeros(
             self.batch, *self.image_shape, dtype=self.image_dtype, device=self.y0.device
         )
@@ -118,13 +123,15 @@ class Problem(Settings):
         return other
 
     def subset(self, index: Any, generator: Generator | None = None) -> Problem:
-        """The problem of some blocks of the measurements: views of a scan, rows of a matrix, parts of a stack.
+        """Return the problem of some blocks: views of a scan, rows of a matrix, parts of a stack.
 
-        Operator, data term and measurements are taken together, so the misfits of disjoint subsets add up to the whole.
+        Operator, data term and measurements are restricted together, so the misfits of disjoint
+        subsets add up to the misfit of the whole.
 
         Args:
-            index: which blocks, as tensors are indexed; a whole number draws that many, without repetition.
-            generator: of the draw.
+            index: indices of the blocks, as tensors are indexed; a whole number draws that number
+                of blocks, without repetition.
+            generator: source of the random draw.
 
         >>> import invtoolbox as it
         >>> problem = it.Problem(torch.ones(1, 1, 6), it.operators.Matrix(torch.ones(6, 2)))
@@ -138,7 +145,7 @@ class Problem(Settings):
                     f"a subset holds 1 to {blocks} of the blocks of {self.operator}, got {index}"
                 )
             index = self.operator.drawn(index, generator).to(self.y0.device)
-        operator = self.operator.subset(index)  # says so where there are no blocks
+        operator = self.operator.subset(index)  # raises if the operator has no blocks
         y = tuple(take_blocks(self.y, index)) if isinstance(self.y, tuple) else self.y[:, :, index]
         return self._with(y, operator, self.data_term.subset(index, self.y))
 
@@ -154,24 +161,37 @@ class Problem(Settings):
         return super().to(target, device=device, dtype=dtype)
 
     def part(self, k: int) -> Problem:
-        """The problem of the k-th of several measurements, whose misfits a `data_terms.Stack` adds."""
+        """Return the problem of the k-th measurements, whose misfits a `data_terms.Stack` adds.
+
+        Args:
+            k: number of the measurement.
+        """
         terms = getattr(self.data_term, "terms", None)
         if terms is None or not isinstance(self.y, tuple) or not 0 <= k < len(self.y):
             raise InputError(
-                f"{self!r} has no part {k}; parts belong to measurements that are a tuple, under data_terms.Stack"
+                f"{self!r} has no part {k}; parts belong to measurements that are a tuple, under "
+                "data_terms.Stack"
             )
         return self._with(self.y[k], component(self.operator, k), terms[k])
 
     def with_data_term(self, data_term: DataTerm) -> Problem:
-        """The same measurements and operator with another misfit."""
+        """Return the problem with another data term.
+
+        Args:
+            data_term: the new data term.
+        """
         return self._with(self.y, self.operator, data_term)
 
     def with_operator(self, operator: Operator) -> Problem:
-        """The same measurements and misfit with another operator of the same shapes."""
+        """Return the problem with another operator of the same shapes.
+
+        Args:
+            operator: the new operator.
+        """
         return self._with(self.y, operator, self.data_term)
 
     def without_unknowns(self) -> Problem:
-        """The same problem with the operator taken as it is: what priors make their first reconstructions from."""
+        """Return the problem with a known operator, for the first reconstructions of priors."""
         other = copy.copy(self)
         other.unknown = {}
         return other
@@ -184,13 +204,20 @@ class Problem(Settings):
     def __repr__(self) -> str:
         unknown = f", unknown {', '.join(self.unknown)}" if self.unknown else ""
         return (
-            f"Problem: {self.batch} item{'s' if self.batch != 1 else ''}, {self.operator} {self.image_shape} -> "
-            f"{self.operator.range_shape}, {self.data_term!r}{unknown}"
+            f"Problem: {self.batch} item{'s' if self.batch != 1 else ''}, {self.operator} "
+            f"{self.image_shape} -> {self.operator.range_shape}, {self.data_term!r}{unknown}"
         )
 
 
 def fitted_back_projection(problem: Problem) -> Tensor:
-    """The multiple of the back-projection ``A^T p`` that comes nearest to p, the prediction that fits y; zeros where p is not known."""
+    """Return the multiple of the back-projection ``A^T p`` whose prediction is closest to p.
+
+    p is the prediction that fits the measurements best; the result is zero if the data term has
+    none, or if the operator is not linear.
+
+    Args:
+        problem: measurements, operator and data term.
+    """
     A, wanted = problem.operator, problem.data_term.fitting_prediction(problem.y)
     if wanted is None or not isinstance(A, LinearOperator):
         return problem.zeros()
@@ -207,16 +234,18 @@ def fitted_back_projection(problem: Problem) -> Tensor:
     )
 
 
-def _checked_unknown(unknown: dict[str, Prior | None], operator: Operator) -> dict[str, PriorSum]:
+def _check_unknown(unknown: dict[str, Prior | None], operator: Operator) -> dict[str, PriorSum]:
     known = operator.parameters()
     for name, prior in unknown.items():
         if name not in known:
             raise InputError(
-                f"unknown= names {name!r}, which is no parameter of {operator}; it has {', '.join(known) or 'none'}"
+                f"unknown= names {name!r}, which is no parameter of {operator}; it has "
+                f"{', '.join(known) or 'none'}"
             )
         if not (known[name].is_floating_point() or known[name].is_complex()):
             raise InputError(
-                f"unknown= names {name!r}, which holds {known[name].dtype} and cannot be moved in small steps"
+                f"unknown= names {name!r}, which holds {known[name].dtype} and cannot be moved in "
+                "small steps"
             )
         if prior is not None and (
             not isinstance(prior, Prior) or prior.as_sum().implicit is not None
@@ -234,9 +263,14 @@ def _each(y: Any, change: Any) -> Any:
 
 
 def as_measurements(y: Any) -> Tensor:
-    """A tensor of floating-point or complex numbers from one, from an array of any layout, or from numbers."""
+    """Convert measurements to a tensor of floating-point or complex numbers.
+
+    Args:
+        y: a tensor, an array of any memory layout, or numbers.
+    """
     if isinstance(y, np.ndarray):
-        # A read-only array, a negative stride or a foreign byte order is none that a tensor can share memory with.
+        # A tensor cannot share memory with a read-only array, a negative stride or a foreign byte
+        # order.
         native = y.dtype.newbyteorder("=")
         if not y.flags.writeable or y.dtype != native or any(stride < 0 for stride in y.strides):
             y = y.astype(native, order="C")
@@ -249,6 +283,7 @@ def _check_finite(y: Tensor) -> None:
     if bool(bad.any()):
         place = ", ".join(str(int(k)) for k in bad.nonzero()[0])
         raise InputError(
-            f"the measurements hold {int(bad.sum())} values of {y.numel()} that are NaN or infinite, the first at "
-            f"index ({place}); replace them and give them weight 0 with LeastSquares(weights=...)"
+            f"the measurements hold {int(bad.sum())} values of {y.numel()} that are NaN or "
+            f"infinite, the first at index ({place}); replace them and give them weight 0 with "
+            "LeastSquares(weights=...)"
         )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from invtoolbox.catalogue.registry import prior_named
+from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
@@ -32,23 +32,29 @@ def reconstruct(
     seed: int = 0,
     progress: bool = True,
 ) -> Solution:
-    """Find the image that explains measurements, with everything chosen that is not said.
+    """Reconstruct images from measurements; everything that is not given is chosen.
 
     Args:
-        y: measurements, a tensor or an array, ``(batch, *A.range_shape)``; the batch axis, and the channel axis too, may
-            be left out.
+        y: measurements, a tensor or an array, ``(batch, *A.range_shape)``; the batch axis may be
+            left out, and the channel axis as well.
         A: the forward operator, or anything `as_operator` takes.
-        prior: a prior, a name out of ``invtoolbox list priors``, several of them, or None for least squares.
-        noise_std: standard deviation of the noise, a number or one an item; estimated from ``y`` where the weight of the
-            prior needs it.
-        data_term: how misfit is measured; least squares by default.
-        solver, regularization, max_iterations, seed, progress: as in `solve`.
+        prior: a prior, a name of ``invtoolbox list priors``, a list of them, or None for least
+            squares.
+        noise_std: standard deviation of the noise, a number or one number per item; estimated from
+            ``y`` if the weight of the prior needs it.
+        data_term: misfit between prediction and measurements; least squares by default.
+        solver: solver or its name, as in `solve`.
+        regularization: weight of the prior, as in `solve`.
+        max_iterations: largest number of iterations, as in `solve`.
+        seed: seed of random draws.
+        progress: show a progress bar on a terminal.
 
     Returns:
-        a `Solution`; its ``x`` is always ``(batch, channel, *space)``.
+        The solution; its ``x`` always has the shape ``(batch, channel, *space)``.
 
     Raises:
-        InputError: as `Problem` and `solve`; where both ``noise_std`` and ``data_term`` are given.
+        InputError: in the cases of `Problem` and `solve`, and if both ``noise_std`` and
+            ``data_term`` are given.
 
     >>> import torch, invtoolbox as it
     >>> A = it.operators.Blur(torch.ones(1, 3) / 3, (16, 16))
@@ -68,7 +74,7 @@ def reconstruct(
         A,
         data_term if data_term is not None else LeastSquares(noise_std=noise_std),
     )
-    solution: Solution = solve(
+    return solve(
         problem,
         prior=_sum(prior),
         solver=solver,
@@ -77,11 +83,15 @@ def reconstruct(
         seed=seed,
         progress=progress,
     )
-    return solution
 
 
 def with_axes(y: Any, A: Operator) -> Any:
-    """The measurements with a batch axis, and a channel axis, where they were left out."""
+    """Return measurements with the batch axis and the channel axis that were left out.
+
+    Args:
+        y: measurements, a tensor, an array or a tuple of them.
+        A: operator that predicts them.
+    """
     if isinstance(y, (tuple, list)):
         return y
     tensor = y if isinstance(y, Tensor) else as_measurements(np.asarray(y))

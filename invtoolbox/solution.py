@@ -1,4 +1,4 @@
-"""What `solve` returns."""
+"""The result of `solve`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.parameter_choice.base import WeightCurve
+from invtoolbox.posteriors.base import Posterior
 from invtoolbox.problem import Problem
 
 if TYPE_CHECKING:
@@ -23,23 +24,31 @@ _FORMAT = "invtoolbox solution 1"
 
 @dataclass(frozen=True)
 class Solution:
-    """The answer to a problem, item by item, and how it came about.
+    """Result of `solve`: an image or another variable per item, and how it was found.
 
     Attributes:
         x: images ``(batch, channel, *space)``, or whatever the implicit prior decodes to.
-        status: per item ``converged``, ``max_iterations``, ``diverged`` (then ``x`` is its last finite iterate) or ``stopped``.
+        status: per item ``converged``, ``max_iterations``, ``diverged`` (then ``x`` is its last
+            finite iterate) or ``stopped``.
         iterations: steps each item took, ``(batch,)``.
-        history: ``objective``, ``certificate``, ``discrepancy`` and ``regularization``, each ``(iterations, batch)``;
-            NaN after an item is done, and where a value does not exist (``notes`` says why).
-        regularization: the weight of the explicit priors each item ended with, ``(batch,)``.
-        parameters: of the implicit prior, where there is one, and the operator's that were unknown, ``(batch, ...)`` each.
-        posterior: a distribution over ``x``, only where the method has one.
-        solver, prior, certificate: what was run, in words; the tolerance bounds the certificate.
-        reason, notes: why this solver, and which rule chose the weight.
-        seconds: wall-clock time.
-        weight_search: the weights that a rule compared and their scores, where it compared several.
-        problem: what was solved, with the operator that was found where parts of it were unknown; ``None`` after `load`.
-        measurements, prediction: ``y`` and ``A(x)`` as they were saved, after `load`.
+        history: ``objective``, ``certificate``, ``discrepancy`` and ``regularization``, each
+            ``(iterations, batch)``; NaN after an item is done, and if a value does not exist
+            (``notes`` gives the reason).
+        regularization: final weight of the explicit priors, ``(batch,)``.
+        solver: solver and its settings, as text.
+        prior: priors and their weights, as text.
+        certificate: name of the certificate that the tolerance bounds.
+        reason: why this solver was chosen.
+        notes: which rule chose the weight, and other remarks on the run.
+        seconds: wall-clock time in seconds.
+        seed: seed of the random draws.
+        parameters: parameters of the implicit prior and unknown parameters of the operator,
+            ``(batch, ...)`` each; empty if the image was the only unknown.
+        posterior: distribution over ``x``, or None if the method has none.
+        weight_search: weights that a rule compared and their scores, or None.
+        problem: the problem with the operator that was found; None after `load`.
+        measurements: ``y`` as it was saved; None before `load`.
+        prediction: ``A(x)`` as it was saved; None before `load`.
     """
 
     x: Any
@@ -54,25 +63,29 @@ class Solution:
     notes: tuple[str, ...]
     seconds: float
     seed: int
-    parameters: dict[str, Tensor] | None = None
-    posterior: Any = None
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    posterior: Posterior | None = None
     weight_search: WeightCurve | None = field(default=None, repr=False)
     problem: Problem | None = field(default=None, repr=False)
     measurements: Any = field(default=None, repr=False)
     prediction: Any = field(default=None, repr=False)
 
     def measured_and_predicted(self) -> tuple[Any, Any]:
-        """``y`` and ``A(x)``."""
+        """Return ``y`` and ``A(x)``."""
         if self.problem is None:
             return self.measurements, self.prediction
         with torch.no_grad():
             return self.problem.y, self.problem.operator(self.x)
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
-        """Write everything but the operator to one HDF5 file; `load` reads it back.
+        """Write everything but the operator to one HDF5 file, which `load` reads.
+
+        Args:
+            path: name of the file.
+            overwrite: replace a file that exists.
 
         Raises:
-            InputError: where the file exists and ``overwrite`` is False, or where it cannot be written.
+            InputError: if the file exists and ``overwrite`` is False, or if it cannot be written.
         """
         import io
 
@@ -89,7 +102,7 @@ class Solution:
             "iterations": self.iterations,
             "regularization": self.regularization,
             "history": self.history,
-            "parameters": self.parameters,
+            "parameters": self.parameters or None,
             "measurements": y,
             "prediction": prediction,
         }
@@ -117,7 +130,14 @@ class Solution:
 
     @staticmethod
     def load(path: str | Path) -> Solution:
-        """Read what `save` wrote; the operator is not part of it."""
+        """Read a file that `save` wrote; the operator is not part of it.
+
+        Args:
+            path: name of the file.
+
+        Raises:
+            InputError: if the file is not a saved solution.
+        """
         import h5py
 
         try:
@@ -142,10 +162,22 @@ class Solution:
         overwrite: bool = True,
         calibration: Calibration | None = None,
     ) -> Path:
-        """Write one self-contained HTML page: measurements, reconstruction, residual, convergence, settings, versions.
+        """Write one self-contained HTML page about the solution.
 
-        Where there is a posterior also its mean, standard deviation and samples, and against a ``reference`` how often its intervals
-        hold, as they are and by a ``calibration`` (`calibrate_posteriors`).
+        It shows measurements, reconstruction, residual, convergence, settings and versions.
+        If there is a posterior, the page also shows its mean, standard deviation and samples.
+
+        Args:
+            path: name of the page.
+            reference: true images; adds the errors, and the coverage of the intervals of the
+                posterior.
+            title: title of the page.
+            overwrite: replace a page that exists.
+            calibration: result of `calibrate_posteriors`; adds the coverage of the calibrated
+                intervals.
+
+        Returns:
+            The path of the page.
         """
         from invtoolbox.plotting.report import write_report
 
@@ -160,7 +192,13 @@ class Solution:
         return written
 
     def plot(self, reference: Tensor | None = None) -> Any:
-        """A matplotlib figure: reconstruction, measurements, residual and convergence of the first item."""
+        """Return a matplotlib figure of the first item.
+
+        It shows reconstruction, measurements, residual and convergence.
+
+        Args:
+            reference: true images; adds the reference and the error.
+        """
         from invtoolbox.plotting.figures import solution_figure
 
         return solution_figure(self, reference=reference)
@@ -168,7 +206,8 @@ class Solution:
     def __str__(self) -> str:
         states = ", ".join(f"{count} {name}" for name, count in Counter(self.status).items())
         lines = [
-            f"Solution: x {shape_of(self.x)}, {states}, at most {int(self.iterations.max())} iterations, {self.seconds:.2f} s",
+            f"Solution: x {shape_of(self.x)}, {states}, at most {int(self.iterations.max())} "
+            f"iterations, {self.seconds:.2f} s",
             f"  solver: {self.solver}",
             f"  prior:  {self.prior}",
             *(f"  {line}" for line in (self.reason, *self.notes) if line),
@@ -177,7 +216,10 @@ class Solution:
 
 
 def shape_of(x: Any) -> str:
-    """The shape of an answer in words: of a tensor, or of every part of a tuple.
+    """Return the shape of a solution as text: of a tensor, or of every part of a tuple.
+
+    Args:
+        x: tensor, tuple, or another value, whose class is named.
 
     >>> shape_of((torch.zeros(1, 2, 3), torch.zeros(1, 2, 3)))
     '((1, 2, 3), (1, 2, 3))'

@@ -1,4 +1,4 @@
-"""The one entry point: bind problem, priors, solver and rule, and run the loop."""
+"""The one entry point: bind problem, priors, solver and rule for the weight, and run the loop."""
 
 from __future__ import annotations
 
@@ -7,36 +7,42 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from invtoolbox.catalogue.registry import prior_named, solver_named
+from invtoolbox.catalogue.presets import prior_named, solver_named
 from invtoolbox.core.interrupts import DeferredInterrupt
 from invtoolbox.errors import InputError
 from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.loop.run import RECORDED, STATUS, Callback, Limits, Loop, ProgressBar, run
-from invtoolbox.objective.objective import Layout, Objective
+from invtoolbox.objective.initial_guess import first_guess, initial_variable, layout_of
+from invtoolbox.objective.objective import Objective
 from invtoolbox.objective.unknowns import Unknowns
-from invtoolbox.operators.base import check_shape
 from invtoolbox.parameter_choice import Trials, automatic, rule_named
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule, WeightSearch
 from invtoolbox.posteriors.exact import gaussian_posterior
-from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum
-from invtoolbox.problem import Problem, fitted_back_projection
+from invtoolbox.priors.base import Prior, PriorSum
+from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solvers.base import Solver
 from invtoolbox.solvers.choice import check_fits, choose
 
 log = logging.getLogger("invtoolbox")
 
+#: Weight of the explicit priors: a number, one number per item ``(batch,)``, a rule or the name of
+#: a rule.
+Regularization = float | Tensor | str | WeightRule | WeightSearch
 
+
+@overload
 def solve(
-    problem: Problem | Sequence[Problem],
+    problem: Problem,
     prior: Prior | str | None = None,
     solver: Solver | str | None = None,
-    regularization: float | Tensor | str | WeightRule | WeightSearch = "auto",
+    regularization: Regularization = "auto",
+    *,
     initial: Tensor | dict[str, Tensor] | None = None,
     max_iterations: int | None = None,
     tolerance: float | None = None,
@@ -48,32 +54,80 @@ def solve(
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = True,
-) -> Any:
-    r"""Minimise ``D(A(x), y) + regularization * sum_i w_i R_i(x) + S(z)``, ``x = g(z)``, for every item of the batch.
+) -> Solution: ...
+
+
+@overload
+def solve(
+    problem: Sequence[Problem],
+    prior: Prior | str | None = None,
+    solver: Solver | str | None = None,
+    regularization: Regularization = "auto",
+    *,
+    max_iterations: int | None = None,
+    tolerance: float | None = None,
+    time_limit: float | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    differentiate: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> list[Solution]: ...
+
+
+def solve(
+    problem: Problem | Sequence[Problem],
+    prior: Prior | str | None = None,
+    solver: Solver | str | None = None,
+    regularization: Regularization = "auto",
+    *,
+    initial: Tensor | dict[str, Tensor] | None = None,
+    max_iterations: int | None = None,
+    tolerance: float | None = None,
+    time_limit: float | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    differentiate: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | Checkpoint | None = None,
+    progress: bool = True,
+) -> Solution | list[Solution]:
+    r"""Minimize ``D(A(x), y) + regularization * sum_i w_i R_i(x) + S(z)``, ``x = g(z)``, per item.
 
     Args:
-        problem: measurements, operator and data term; a list of problems (of different shapes, say) gives a list.
-        prior: a prior, a sum of priors, a name out of ``invtoolbox list priors``, or none.
-        solver: settings of an algorithm, or its name; where none is given one that fits is chosen, and
-            ``Solution.reason`` says which and why.
-        regularization: the weight of the explicit priors: a number, one an item ``(batch,)``, a rule or its name.
-            ``"auto"`` keeps weights that were written (``0.1 * prior``), and where none was, uses the discrepancy
-            principle with the noise level of the data term, or with one estimated from the data; where neither is to be
-            had, the L-curve. ``"compensated-discrepancy"`` is the better rule where the noise level is known, for five times
-            the work. It, ``"gcv"``, ``"sure"``, ``"l-curve"`` and ``"quasi-optimality"`` solve with several weights first
-            (half of a ``time_limit`` at most); callbacks and history are of the last solve.
-        initial: where to start: images ``(batch or 1, channel, *space)``, or parameters of the implicit prior.
-        max_iterations, tolerance: the solver's own where not given. The tolerance bounds the solver's certificate.
+        problem: measurements, operator and data term; a list of problems (of different shapes, for
+            example) gives a list of solutions.
+        prior: a prior, a sum of priors, a name of ``invtoolbox list priors``, or None.
+        solver: settings of an algorithm, or its name. If it is None, a solver that fits is chosen,
+            and ``Solution.reason`` states which and why.
+        regularization: weight of the explicit priors: a number, one number per item ``(batch,)``, a
+            rule or the name of a rule. ``"auto"`` keeps weights that were written (``0.1 *
+            prior``). If none was written, it uses the discrepancy principle with the noise level of
+            the data term, or with a noise level estimated from the data; if neither is available,
+            the L-curve. ``"compensated-discrepancy"`` is the better rule if the noise level is
+            known, at five times the work. It, ``"gcv"``, ``"sure"``, ``"l-curve"`` and
+            ``"quasi-optimality"`` first solve with several weights (for at most half of
+            ``time_limit``); callbacks and history belong to the last solve.
+        initial: initial guess: images ``(batch or 1, channel, *space)``, or parameters of the
+            implicit prior.
+        max_iterations: largest number of iterations; None for the setting of the solver.
+        tolerance: bound on the certificate that the solver states; None for the setting of the
+            solver.
         time_limit: seconds after which items that still run are ``stopped``.
-        seed: random draws are a function of it and of the iteration.
-        device, dtype: where given, problem and prior are copied there first.
-        differentiate: ``"implicit"`` makes ``Solution.x`` differentiable in the tensors that problem and prior hold.
-        callbacks: called with a `Progress` after every step; one that returns True stops the run.
-        checkpoint: a file to write the run to, and to go on from where it exists.
-        progress: show a bar on a terminal.
+        seed: seed of random draws, which are a function of it and of the iteration.
+        device: device that problem and prior are copied to first; None leaves them where they are.
+        dtype: precision that problem and prior are converted to first; None keeps it.
+        differentiate: ``"implicit"`` makes ``Solution.x`` differentiable in the tensors that
+            problem and prior hold.
+        callbacks: functions that are called with a `Progress` after every step; one that returns
+            True stops the run.
+        checkpoint: file that the run is written to, and from which it is resumed if it exists.
+        progress: show a progress bar on a terminal.
 
     Returns:
-        a `Solution`.
+        The solution, or one solution per problem.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(2, 1, 8), it.operators.Identity((1, 8)))
@@ -84,27 +138,26 @@ def solve(
     if not isinstance(problem, Problem):
         if checkpoint is not None or initial is not None:
             raise InputError(
-                "a list of problems takes no initial= and no checkpoint=; solve them one by one for these"
+                "a list of problems takes no initial= and no checkpoint=; solve them one by one "
+                "for these"
             )
         return [
             solve(
-                p,
+                each,
                 prior,
                 solver,
                 regularization,
-                None,
-                max_iterations,
-                tolerance,
-                time_limit,
-                seed,
-                device,
-                dtype,
-                differentiate,
-                callbacks,
-                None,
-                progress,
+                max_iterations=max_iterations,
+                tolerance=tolerance,
+                time_limit=time_limit,
+                seed=seed,
+                device=device,
+                dtype=dtype,
+                differentiate=differentiate,
+                callbacks=callbacks,
+                progress=progress,
             )
-            for p in problem
+            for each in problem
         ]
     began = time.monotonic()
     _check_settings(max_iterations, tolerance, time_limit, differentiate)
@@ -132,7 +185,7 @@ def solve(
             notes.append(f"history holds no objective: {without!r} has no energy")
         for note in (reason, *notes):
             log.info(note)
-        variable = _start(objective, initial, algorithm)
+        variable = initial_variable(objective, initial, algorithm.starts_at_zero)
         limits = Limits(
             max_iterations=algorithm.max_iterations if max_iterations is None else max_iterations,
             tolerance=algorithm.tolerance if tolerance is None else tolerance,
@@ -140,7 +193,7 @@ def solve(
         )
         curve: WeightCurve | None = None
         search, rule = (rule, None) if isinstance(rule, WeightSearch) else (None, rule)
-        # A checkpoint knows the weight, but only one an item.
+        # A checkpoint holds the weight, but only one per item.
         if search is not None and (kept is None or not Path(kept.path).exists() or search.separate):
             attempt = _attempts(algorithm, initial, max_iterations, tolerance, time_limit, seed)
             trials = Trials(
@@ -164,7 +217,9 @@ def solve(
             loop = writer.resume(loop)
             if search is not None:
                 working = working.with_regularization(loop.weight)
-        loop = _watched(loop, working, algorithm, rule, limits, callbacks, writer, progress)
+        loop = _run_with_progress(
+            loop, working, algorithm, rule, limits, callbacks, writer, progress
+        )
         objective, working = (
             dataclasses.replace(o, layout=loop.layout) for o in (objective, working)
         )
@@ -206,7 +261,7 @@ def solve(
     )
 
 
-def _watched(
+def _run_with_progress(
     loop: Loop,
     objective: Objective,
     solver: Solver,
@@ -216,7 +271,7 @@ def _watched(
     writer: Writer | None,
     progress: bool,
 ) -> Loop:
-    """`run` with a progress bar and checkpoints; Ctrl-C waits for the end of a step, and leaves a checkpoint."""
+    """Run the loop with progress bar and checkpoints; Ctrl-C waits for the end of a step."""
     with (
         ProgressBar(
             limits.max_iterations, loop.iteration, type(solver).__name__, enabled=progress
@@ -240,10 +295,10 @@ def _watched(
 
 def _parameters(
     problem: Problem, objective: Objective, variable: Tensor
-) -> tuple[dict[str, Tensor] | None, Problem]:
-    """What was found besides the images, and the problem with the operator that was found."""
+) -> tuple[dict[str, Tensor], Problem]:
+    """Return the parameters that were found, and the problem with the operator that was found."""
     if objective.layout is None:
-        return None, problem
+        return {}, problem
     parameters, unknowns = objective.layout.unpack(variable), objective.unknowns
     if unknowns is None:
         return parameters, problem
@@ -260,7 +315,7 @@ def _attempts(
     time_limit: float | None,
     seed: int,
 ) -> Any:
-    """What a search for the weight calls; see `invtoolbox.parameter_choice.trials`."""
+    """Return the function that a search for the weight calls; see `parameter_choice.trials`."""
     deadline = None if time_limit is None else time.monotonic() + 0.5 * time_limit
 
     def attempt(
@@ -278,16 +333,16 @@ def _attempts(
             else pick(initial)
         )
         left = None if deadline is None else max(1e-3, deadline - time.monotonic())
-        solution: Solution = solve(
+        solution = solve(
             problem,
             priors,
             solver,
             weight,
-            start,
-            max_iterations,
-            tolerance,
-            left,
-            seed,
+            initial=start,
+            max_iterations=max_iterations,
+            tolerance=tolerance,
+            time_limit=left,
+            seed=seed,
             progress=False,
         )
         return solution
@@ -298,10 +353,20 @@ def _attempts(
 def bind(
     problem: Problem,
     priors: PriorSum,
-    regularization: float | Tensor | str | WeightRule | WeightSearch = "auto",
+    regularization: Regularization = "auto",
     seed: int = 0,
 ) -> tuple[Objective, WeightRule | WeightSearch | None, str]:
-    """The objective of a problem with prepared priors, its rule for the weight, and why that rule."""
+    """Return the objective with prepared priors, the rule for the weight, and why that rule.
+
+    Args:
+        problem: measurements, operator and data term.
+        priors: sum of priors.
+        regularization: as in `solve`.
+        seed: seed of random draws.
+
+    Raises:
+        InputError: if a weight is negative, or not one that a prior allows.
+    """
     rule = (
         rule_named(regularization)
         if isinstance(regularization, str) and regularization != "auto"
@@ -312,10 +377,8 @@ def bind(
     bound = priors.prepare(problem.without_unknowns(), solve)
     real = problem.y0.real.dtype if problem.y0.is_complex() else problem.y0.dtype
     ones = torch.ones(problem.batch, dtype=real, device=problem.y0.device)
-    layout = None
     unknowns = Unknowns.of(problem, first_guess(problem)) if problem.unknown else None
-    if bound.implicit is not None or unknowns is not None:
-        layout = _layout(problem, bound.implicit, unknowns)
+    layout = layout_of(problem, bound.implicit, unknowns)
     objective = Objective(problem, bound, ones, layout=layout, unknowns=unknowns, seed=seed)
     why = ""
     if isinstance(rule, str):
@@ -333,12 +396,14 @@ def bind(
         or not bool(((weight >= 0) & weight.isfinite()).all())
     ):
         raise InputError(
-            f"regularization must be a nonnegative number or one for each of the {problem.batch} items, got {rule}"
+            f"regularization must be a nonnegative number or one for each of the {problem.batch} "
+            f"items, got {rule}"
         )
     if bool((weight != 1).any()) and any(term.prior.fixed_level for term in priors.terms):
         name = next(term.prior for term in priors.terms if term.prior.fixed_level)
         raise InputError(
-            f"{name!r} knows one noise level only, so it takes no weight; use the solver's step instead"
+            f"{name!r} knows one noise level only, so it takes no weight; use the solver's step "
+            "instead"
         )
     return objective.with_regularization(weight.expand(problem.batch).clone()), None, why
 
@@ -367,14 +432,15 @@ def _check_least_weights(objective: Objective, rule: Any) -> None:
             continue
         if isinstance(rule, (WeightRule, WeightSearch)):
             raise InputError(
-                f"a rule for the weight may choose one for which {term.prior!r} is not known to converge; give a number above "
-                f"{float(least.max()):.4g}, or within_theorem=False"
+                f"a rule for the weight may choose one for which {term.prior!r} is not known to "
+                f"converge; give a number above {float(least.max()):.4g}, or within_theorem=False"
             )
         weight = torch.as_tensor(rule).to(least) * torch.as_tensor(term.weight).to(least)
         if not bool((weight > least).all()):
             raise InputError(
-                f"{term.prior!r} is known to converge for weights above {float(least.max()):.4g} here, and has "
-                f"{float(weight.min()):.4g}; give a larger one, or within_theorem=False"
+                f"{term.prior!r} is known to converge for weights above {float(least.max()):.4g} "
+                f"here, and has {float(weight.min()):.4g}; give a larger one, or "
+                "within_theorem=False"
             )
 
 
@@ -382,7 +448,8 @@ def _check_fixed_levels(priors: PriorSum) -> None:
     for term in priors.terms:
         if term.prior.fixed_level and bool((torch.as_tensor(term.weight) != 1).any()):
             raise InputError(
-                f"{term.prior!r} knows one noise level only, so it takes no weight; use the solver's step instead"
+                f"{term.prior!r} knows one noise level only, so it takes no weight; use the "
+                "solver's step instead"
             )
 
 
@@ -393,7 +460,8 @@ def _as_sum(prior: Prior | str | None) -> PriorSum:
         prior = prior_named(prior)
     if not isinstance(prior, Prior):
         raise InputError(
-            f"prior must be one of it.priors or a subclass of ExplicitPrior or ImplicitPrior, got {type(prior).__name__}"
+            "prior must be one of it.priors or a subclass of ExplicitPrior or ImplicitPrior, got "
+            f"{type(prior).__name__}"
         )
     return prior.as_sum()
 
@@ -406,74 +474,6 @@ def _solver(solver: Solver | str | None, objective: Objective) -> tuple[Solver, 
         raise InputError(f"solver must be one of it.solvers, got {type(solver).__name__}")
     check_fits(algorithm, objective)
     return algorithm, f"{type(algorithm).__name__} was asked for"
-
-
-def _layout(problem: Problem, implicit: ImplicitPrior | None, unknowns: Unknowns | None) -> Layout:
-    """The implicit prior's parameters or the image, and the unknowns behind them."""
-    shapes = (
-        {"x": problem.image_shape}
-        if implicit is None
-        else {k: tuple(t.shape[1:]) for k, t in implicit.initial().items()}
-    )
-    for name, start in () if unknowns is None else unknowns.starts.items():
-        if name in shapes:
-            raise InputError(
-                f"the unknown {name!r} of {problem.operator} has the name of a parameter of {implicit!r}; rename the latter"
-            )
-        shapes[name] = tuple(start.shape[1:])
-    return Layout(tuple(shapes), tuple(shapes.values()))
-
-
-def _start(
-    objective: Objective, initial: Tensor | dict[str, Tensor] | None, solver: Solver
-) -> Tensor:
-    implicit = objective.prior.implicit
-    parameters = (
-        {"x": _start_image(objective, initial, solver)}
-        if implicit is None
-        else _start_parameters(objective, implicit, initial)
-    )
-    if objective.layout is None:
-        return parameters["x"]
-    if objective.unknowns is not None:
-        parameters |= objective.unknowns.zeros(next(iter(parameters.values())))
-    return objective.layout.pack(parameters)
-
-
-def _start_parameters(
-    objective: Objective, implicit: ImplicitPrior, initial: Any
-) -> dict[str, Tensor]:
-    first = implicit.initial()
-    parameters = first if initial is None else initial
-    if not isinstance(parameters, dict) or set(parameters) != set(first):
-        raise InputError(f"initial must be a dict with {', '.join(first)} for {implicit!r}")
-    return {
-        k: t.detach().expand(objective.batch, *t.shape[1:]) if t.shape[0] == 1 else t.detach()
-        for k, t in parameters.items()
-    }
-
-
-def _start_image(objective: Objective, initial: Any, solver: Solver) -> Tensor:
-    problem, batch = objective.problem, objective.batch
-    if initial is not None:
-        image = (
-            torch.as_tensor(initial)
-            .detach()
-            .to(device=problem.y0.device, dtype=problem.image_dtype)
-        )
-        check_shape(image, problem.image_shape, "initial is an image", problem.operator.channelwise)
-        if image.shape[0] not in (1, batch):
-            raise InputError(f"initial has {image.shape[0]} items, expected 1 or {batch}")
-        if not bool(torch.isfinite(image).all()):
-            raise InputError("initial holds values that are NaN or infinite")
-        return image.expand(batch, *image.shape[1:]).clone()
-    return problem.zeros() if solver.starts_at_zero else first_guess(problem)
-
-
-def first_guess(problem: Problem) -> Tensor:
-    """Where solvers start: the back-projection that fits best; zeros where predictions and measurements are of another kind."""
-    alike = problem.data_term.is_quadratic or problem.data_term.is_of_residual
-    return fitted_back_projection(problem) if alike else problem.zeros()
 
 
 def _check_settings(

@@ -12,7 +12,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize(
-    "command", [["mypy"], ["ruff", "check", "--no-cache", "."]], ids=["mypy", "ruff"]
+    "command",
+    [
+        ["mypy"],
+        ["mypy", "--strict", "tests/user_script.py"],
+        ["ruff", "check", "--no-cache", "."],
+        ["ruff", "format", "--check", "--no-cache", "."],
+    ],
+    ids=["mypy", "mypy on a user's script", "ruff", "ruff format"],
 )
 def test_nothing_to_complain_about(command: list[str]) -> None:
     """mypy is strict, for the whole package; see pyproject.toml."""
@@ -20,6 +27,12 @@ def test_nothing_to_complain_about(command: list[str]) -> None:
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr
+
+
+def test_the_typed_script_runs() -> None:
+    subprocess.run(
+        [sys.executable, ROOT / "tests" / "user_script.py"], cwd=ROOT, timeout=300, check=True
+    )
 
 
 def test_the_types_travel_with_the_package() -> None:

@@ -1,4 +1,8 @@
-"""A scene as TOML: found by path or name, changed by dotted keys, and checked against the tables that it may have."""
+"""TOML documents, such as scene files: find, change by dotted keys, and check against tables.
+
+A document is checked against a pydantic model whose tables list every key that the document may
+have.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from typing import Annotated, Any, Generic, Self, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
-from invtoolbox.catalogue import shelves as catalogue
+from invtoolbox.catalogue.shelves import entries, find, read_toml
 from invtoolbox.errors import InputError, unknown_name
 
 M = TypeVar("M", bound=BaseModel)
@@ -20,13 +24,13 @@ S = TypeVar("S", bound="Table")
 
 
 class Table(BaseModel):
-    """A table whose keys are all known."""
+    """Table that accepts only the keys it declares."""
 
     model_config = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=True)
 
 
 class Place(Table):
-    """Where data are: a data set of the catalogue, or a path; and how they are read, where their files mislead."""
+    """Location of data: a data set or a path, and the reader if the files do not determine it."""
 
     dataset: str | None = None
     path: str | None = None
@@ -40,7 +44,7 @@ class Place(Table):
 
 
 class Named(BaseModel):
-    """A table with a name, a few known keys, and the settings of what is named."""
+    """Table with a name, a few known keys, and settings of the named class."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -53,7 +57,8 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-#: A table that may be given by its name alone, ``solver = "fista"``; and a list of such tables that may be one of them.
+#: A table that may be given by its name alone, ``solver = "fista"``; and a list of such tables that
+#: may be one of them.
 Alone = Annotated[T, BeforeValidator(_named)]
 Several = Annotated[
     list[T],
@@ -65,7 +70,13 @@ Several = Annotated[
 
 @dataclass(frozen=True)
 class CheckedScene(Generic[S]):
-    """A scene whose tables were checked, its name, and where it was read from."""
+    """Scene whose tables were checked.
+
+    Attributes:
+        name: name of the scene.
+        path: path of its file.
+        scene: the tables.
+    """
 
     name: str
     path: Path
@@ -75,33 +86,59 @@ class CheckedScene(Generic[S]):
     def read(
         cls, tables: type[S], scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
     ) -> Self:
-        """The scene of that path, or of that name in the catalogue, with some keys changed."""
+        """Read and check a scene.
+
+        Args:
+            tables: model of the scene.
+            scene: path of a file, or name in the catalogue.
+            overrides: changed keys, ``{"solver.tolerance": 1e-4}`` or lines
+                ``"solver.tolerance=1e-4"``.
+
+        Raises:
+            InputError: if the file does not exist or does not fit the model; the sentence names
+                file and key.
+        """
         path, content = content_of(scene, overrides)
         return cls(path.stem, path, check(tables, path, content))
 
     def locate(self, path: str) -> Path:
-        """A path as a scene writes it: beside the scene file, in the current directory, or in the data folder."""
+        """Return the file of a path in the scene; see `locate`.
+
+        Args:
+            path: path as the scene file gives it.
+        """
         return locate(self.path, path)
 
 
 def content_of(
     scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> tuple[Path, dict[str, Any]]:
-    """The path of a scene, and what its file holds with some keys changed; nothing is checked yet.
+    """Return the path of a scene and its content with some keys changed, unchecked.
 
-    A scene may bring sets of such changes, and ``preset = "short"`` makes those of the table ``[presets.short]``, before the others::
+    A scene may contain sets of changes. ``preset = "short"`` applies the table ``[presets.short]``
+    before the others::
 
         [presets.short]
         "solver.time_limit" = 10
+
+    Args:
+        scene: path of a file, or name in the catalogue.
+        overrides: changed keys, as a mapping or as lines ``"key=value"``.
     """
     path = _find(scene)
-    return path, change_content(path, catalogue.read_toml(path), overrides)
+    return path, change_content(path, read_toml(path), overrides)
 
 
 def change_content(
     path: Path, content: dict[str, Any], overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> dict[str, Any]:
-    """What a scene holds with some keys changed, in place; ``path`` is for errors."""
+    """Change keys of the content of a scene, in place.
+
+    Args:
+        path: path of the file, for errors.
+        content: content of the file.
+        overrides: changed keys, as a mapping or as lines ``"key=value"``.
+    """
     changes = dict(
         overrides
         if isinstance(overrides, Mapping)
@@ -117,7 +154,16 @@ def change_content(
 
 
 def check(model: type[M], path: Path, content: Mapping[str, Any]) -> M:
-    """The content as tables; an `InputError` that names file and key where it does not fit."""
+    """Check the content of a file against a model.
+
+    Args:
+        model: pydantic model.
+        path: path of the file, for errors.
+        content: content of the file.
+
+    Raises:
+        InputError: if the content does not fit; the sentence names file and key.
+    """
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -125,7 +171,17 @@ def check(model: type[M], path: Path, content: Mapping[str, Any]) -> M:
 
 
 def locate(scene: Path, path: str) -> Path:
-    """A path as a scene writes it: beside the scene file, in the current directory, or in the data folder."""
+    """Find a file that a scene names.
+
+    It lies next to the scene file, in the current directory, or in the data folder.
+
+    Args:
+        scene: path of the scene file.
+        path: path as the scene file gives it.
+
+    Raises:
+        InputError: if it is in none of these places.
+    """
     from invtoolbox.datasets import data_folder
 
     given = Path(path).expanduser()
@@ -141,7 +197,10 @@ def locate(scene: Path, path: str) -> Path:
 
 
 def parse_override(line: str) -> tuple[str, Any]:
-    """``"key=value"`` as a dotted key and a TOML value; what is not TOML is a string.
+    """Parse ``"key=value"`` into a dotted key and a TOML value; text that is not TOML is a string.
+
+    Args:
+        line: the text.
 
     >>> parse_override("solver.max_iterations=200"), parse_override("prior=tv")
     (('solver.max_iterations', 200), ('prior', 'tv'))
@@ -159,7 +218,13 @@ def parse_override(line: str) -> tuple[str, Any]:
 
 
 def set_key(content: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in the content of a scene file, in place."""
+    """Set a dotted key in the content of a scene file, in place.
+
+    Args:
+        content: content of the file.
+        key: dotted key; tables of a list are named by name or number.
+        value: new value.
+    """
     *parents, last = key.split(".")
     node: Any = content
     for depth, part in enumerate(parents):
@@ -180,7 +245,7 @@ def _child(node: Any, part: str, key: str) -> Any:
     found = node.get(part)
     if found is None:
         found = node[part] = {}
-    elif isinstance(found, str):  # `prior = "tv"` is short for a table with a name
+    elif isinstance(found, str):  # `prior = "tv"` abbreviates a table with a name
         found = node[part] = {"name": found}
     elif not isinstance(found, (dict, list)):
         raise InputError(f"--set: {key} is {found!r}, which has no keys of its own")
@@ -191,7 +256,8 @@ def _only(node: list[Any], key: str) -> Any:
     if len(node) != 1:
         names = ", ".join(str(one.get("name", k)) for k, one in enumerate(node))
         raise InputError(
-            f"--set: {key} does not say which of {names} is meant; put its name or its number after the first dot"
+            f"--set: {key} is ambiguous between {names}; put the name or the number after the "
+            "first dot"
         )
     return node[0]
 
@@ -200,7 +266,7 @@ def _find(scene: str | Path) -> Path:
     path = Path(scene).expanduser()
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
-            known = catalogue.entries("scenes")
+            known = entries("scenes")
             hint = (
                 f"; the catalogue has a scene {path.stem!r}, run it by that name"
                 if path.stem in known
@@ -208,11 +274,11 @@ def _find(scene: str | Path) -> Path:
             )
             raise InputError(f"there is no scene file {path}{hint}")
         return path
-    return catalogue.find("scenes", str(scene)).path
+    return find("scenes", str(scene)).path
 
 
 def _sentence(model: type[BaseModel], error: ValidationError) -> str:
-    """The first fault in words, and how many more there are."""
+    """Return the first error as a sentence, and the number of further errors."""
     faults = error.errors()
     fault = faults[0]
     where = _place(fault["loc"])
@@ -242,7 +308,7 @@ def _place(location: tuple[Any, ...]) -> str:
 
 
 def _model_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel]:
-    """The table that a location lies in."""
+    """Return the model of the table that a location lies in."""
     for part in location:
         if isinstance(part, str) and part in model.model_fields:
             model = next(iter(_models_in(model.model_fields[part].annotation)), model)
@@ -250,7 +316,7 @@ def _model_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseMod
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The tables that an annotation such as ``list[Prior]`` or ``Crop | None`` speaks of."""
+    """Return the models in an annotation such as ``list[Prior]`` or ``Crop | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [found for inner in get_args(annotation) for found in _models_in(inner)]

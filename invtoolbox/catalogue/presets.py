@@ -1,14 +1,19 @@
-"""Solvers and trained priors as the catalogue describes them. No code runs from its files; weights load without pickle."""
+"""Priors and solvers by name: registered classes, presets and trained priors.
+
+No code runs from the files of the catalogue, and weights load without pickle.
+"""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invtoolbox.catalogue.shelves import find
+from invtoolbox.catalogue.registry import build
+from invtoolbox.catalogue.shelves import find, has_preset, has_prior
 from invtoolbox.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -17,7 +22,8 @@ if TYPE_CHECKING:
     from invtoolbox.priors.base import Prior
     from invtoolbox.solvers.base import Solver
 
-#: Networks that a card of a trained prior, or a scene file, may name. All of them are built without a download.
+#: Networks that a card of a trained prior, or a scene file, may name. None of them downloads
+#: anything.
 NETWORKS = {
     "bottleneck": "invtoolbox.networks.denoisers:Bottleneck",
     "convex-convolution": "invtoolbox.networks.convex_convolution:ConvexConvolution",
@@ -32,21 +38,49 @@ NETWORKS = {
 }
 
 
+def prior_named(name: str) -> Prior:
+    """Return a prior by its registered name, or a trained one of the catalogue.
+
+    Args:
+        name: a name of ``invtoolbox list priors``.
+    """
+    from invtoolbox.priors.base import Prior
+
+    prior = load_prior(name) if has_prior(name) else build("priors", name, {})
+    if not isinstance(prior, Prior):
+        raise InputError(f"the plug-in {name!r} gave a {type(prior).__name__}, not a prior")
+    return prior
+
+
+def solver_named(name: str) -> Solver:
+    """Return a solver by its registered name, or a preset of the catalogue.
+
+    Args:
+        name: a name of ``invtoolbox list solvers``.
+    """
+    from invtoolbox.solvers.base import Solver
+
+    solver = load_preset(name) if has_preset(name) else build("solvers", name, {})
+    if not isinstance(solver, Solver):
+        raise InputError(f"the plug-in {name!r} gave a {type(solver).__name__}, not a solver")
+    return solver
+
+
 def load_preset(name: str, changes: Mapping[str, Any] | None = None) -> Solver:
-    """A solver as ``solvers/NAME.toml`` describes it: the key ``solver`` names it, the rest are its settings.
+    """Load a solver preset from ``solvers/NAME.toml``.
+
+    The key ``solver`` names the solver, the other keys are its settings.
 
     Args:
         name: a file of the shelf, without ``.toml``.
         changes: settings that replace those of the preset.
     """
-    from invtoolbox.catalogue.registry import build
-
     entry = find("solvers", name)
     settings = entry.read()
     solver = settings.pop("solver", None)
     if not isinstance(solver, str):
         raise InputError(
-            f'{entry.path} does not say which solver it is a preset of; add for example solver = "admm"'
+            f'{entry.path} does not name the solver of the preset; add for example solver = "admm"'
         )
     with _in_file(entry.path):
         result: Solver = build("solvers", solver, {**settings, **(changes or {})})
@@ -54,7 +88,7 @@ def load_preset(name: str, changes: Mapping[str, Any] | None = None) -> Solver:
 
 
 def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
-    """A trained prior: ``priors/NAME/card.toml`` names the kind of prior, its settings and its network.
+    """Load a trained prior from ``priors/NAME/card.toml``: its kind, its settings and its network.
 
     A card reads::
 
@@ -64,20 +98,18 @@ def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
         [network]
         name = "dncnn"
         depth = 17
-        weights = "weights.safetensors"       # beside the card
+        weights = "weights.safetensors"       # next to the card
 
     Args:
         name: a folder of the shelf.
         changes: settings that replace those of the card.
     """
-    from invtoolbox.catalogue.registry import build
-
     entry = find("priors", name)
     settings = entry.read()
     kind = settings.pop("prior", None)
     if not isinstance(kind, str):
         raise InputError(
-            f'{entry.path} does not say which prior it describes; add for example prior = "denoiser"'
+            f'{entry.path} does not name the kind of prior; add for example prior = "denoiser"'
         )
     settings.update(changes or {})
     with _in_file(entry.path):
@@ -85,7 +117,7 @@ def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
         if isinstance(table, dict):
             if not str(table.get("weights", "")).endswith(".safetensors"):
                 raise InputError(
-                    "the weights of a trained prior are a safetensors file beside its card"
+                    "the weights of a trained prior are a safetensors file next to its card"
                 )
             settings["network"] = build_network(table, entry.path.parent / str(table["weights"]))
         result: Prior = build("priors", kind, settings)
@@ -93,15 +125,13 @@ def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
 
 
 def build_network(table: Mapping[str, Any], weights: Path | None) -> nn.Module:
-    """The network that a table describes, in evaluation mode.
+    """Build the network that a table describes, in evaluation mode.
 
     Args:
-        table: ``name`` out of `NETWORKS`, and the arguments of the class.
-        weights: a ``.safetensors`` file, or a ``.pth`` file of which nothing but tensors is unpickled; None for
-            random weights.
+        table: ``name``, one of `NETWORKS`, and the arguments of the class.
+        weights: a ``.safetensors`` file, or a ``.pth`` file from which only tensors are unpickled;
+            None for random weights.
     """
-    import inspect
-
     arguments = {key: value for key, value in table.items() if key not in ("name", "weights")}
     name = table.get("name")
     if not isinstance(name, str):
@@ -125,7 +155,15 @@ def build_network(table: Mapping[str, Any], weights: Path | None) -> nn.Module:
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Fill a network from a file of weights; every weight must be there and have its shape."""
+    """Fill a network from a file of weights.
+
+    Args:
+        network: network whose weights are replaced.
+        path: file of weights.
+
+    Raises:
+        InputError: if a weight is missing, or has another shape.
+    """
     from invtoolbox.networks.foreign_weights import read_weights
 
     tensors = read_weights(path)
@@ -140,7 +178,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 @contextmanager
 def _in_file(path: Path) -> Iterator[None]:
-    """Errors raised inside begin with the name of the file."""
+    """Let errors that are raised inside begin with the name of the file."""
     try:
         yield
     except InputError as error:

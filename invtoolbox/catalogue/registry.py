@@ -1,169 +1,79 @@
-"""Names: what can be written as a word in the API, in a scene file and on the command line.
+"""Names of classes in the API, in scene files and on the command line.
 
-Own classes are listed here; plug-ins register theirs under the entry points ``invtoolbox.priors``, ``.operators``,
-``.solvers`` and ``.readers``. Trained priors and presets come from the catalogue.
+The classes of the toolbox are named after themselves, `ParallelBeam` is ``"parallel-beam"``; a
+package that declares an entry point in the group ``invtoolbox.priors``, ``.operators``,
+``.solvers`` or ``.readers`` registers its own. Presets and trained priors have their names from the
+catalogue, see `invtoolbox.catalogue.presets`.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
 from invtoolbox.errors import InputError, unknown_name
-from invtoolbox.priors.base import Prior
-from invtoolbox.solvers.base import Solver
 
-#: Short names beside the class names.
-_OWN: dict[str, dict[str, str]] = {
-    "priors": {
-        "simplex": "invtoolbox.priors:Simplex",
-        "tikhonov": "invtoolbox.priors:Tikhonov",
-        "tv": "invtoolbox.priors:TotalVariation",
-        "huber-tv": "invtoolbox.priors:HuberTV",
-        "tgv": "invtoolbox.priors:TotalGeneralizedVariation",
-        "wavelet": "invtoolbox.priors:WaveletL1",
-        "l1": "invtoolbox.priors:L1",
-        "group-l1": "invtoolbox.priors:GroupL1",
-        "group-sparsity": "invtoolbox.priors:GroupSparsity",
-        "nuclear-norm": "invtoolbox.priors:NuclearNorm",
-        "prior-image": "invtoolbox.priors:PriorImage",
-        "nonnegative": "invtoolbox.priors:NonNegative",
-        "box": "invtoolbox.priors:Box",
-        "graph-laplacian": "invtoolbox.priors:GraphLaplacian",
-        "gaussian": "invtoolbox.priors:Gaussian",
-        "gaussian-mixture": "invtoolbox.priors:GaussianMixture",
-        "gradient-origin": "invtoolbox.priors:GradientOrigin",
-        "variational-autoencoder": "invtoolbox.priors:VariationalAutoencoder",
-        "denoiser": "invtoolbox.priors:Denoiser",
-        "learned-proximal": "invtoolbox.priors:LearnedProximal",
-        "compressive-autoencoder": "invtoolbox.priors:CompressiveAutoencoder",
-        "coordinate-network": "invtoolbox.priors:CoordinateNetwork",
-        "arap": "invtoolbox.priors:ARAP",
-        "isometry": "invtoolbox.priors:Isometry",
-        "as-isometric-as-possible": "invtoolbox.priors:AsIsometricAsPossible",
-        "local-rigidity": "invtoolbox.priors:LocalRigidity",
-        "local-rotation": "invtoolbox.priors:LocalRotation",
-        "node-arap": "invtoolbox.priors:NodeARAP",
-        "rigidity-coefficients": "invtoolbox.priors:RigidityCoefficients",
-        "cluster-consistency": "invtoolbox.priors:ClusterConsistency",
-        "spatial-consistency": "invtoolbox.priors:SpatialConsistency",
-        "static-world": "invtoolbox.priors:StaticWorld",
-        "speed-limit": "invtoolbox.priors:SpeedLimit",
-        "acceleration-limit": "invtoolbox.priors:AccelerationLimit",
-        "space-time-flow": "invtoolbox.priors:SpaceTimeFlow",
-        "space-time-voxels": "invtoolbox.priors:SpaceTimeVoxels",
-        "rigid-clusters": "invtoolbox.priors:RigidClusters",
-        "voxel-flow": "invtoolbox.priors:VoxelFlow",
-        "neural-scene-flow": "invtoolbox.priors:NeuralSceneFlow",
-        "gaussians": "invtoolbox.priors:Gaussians",
-        "voxel-grid": "invtoolbox.priors:VoxelGrid",
-        "voxel-variation": "invtoolbox.priors:VoxelVariation",
-        "voxel-sparsity": "invtoolbox.priors:VoxelSparsity",
-        "density-correlation": "invtoolbox.priors:DensityCorrelation",
-        "depth-consistency": "invtoolbox.priors:DepthConsistency",
-        "depth-smoothness": "invtoolbox.priors:DepthSmoothness",
-        "disagreement": "invtoolbox.priors:Disagreement",
-        "normal-consistency": "invtoolbox.priors:NormalConsistency",
-        "occlusion-penalty": "invtoolbox.priors:OcclusionPenalty",
-        "score-distillation": "invtoolbox.priors:ScoreDistillation",
-        "free-flow": "invtoolbox.priors:FreeFlow",
-    },
-    "operators": {
-        "identity": "invtoolbox.operators:Identity",
-        "parallel-beam": "invtoolbox.operators:ParallelBeam",
-        "fan-beam": "invtoolbox.operators:FanBeam",
-        "cone-beam": "invtoolbox.operators:ConeBeam",
-        "parallel-beam-3d": "invtoolbox.operators:ParallelBeam3D",
-        "blur": "invtoolbox.operators:Blur",
-        "inpainting": "invtoolbox.operators:Inpainting",
-        "downsampling": "invtoolbox.operators:Downsampling",
-        "finite-difference": "invtoolbox.operators:FiniteDifference",
-        "fourier": "invtoolbox.operators:Fourier",
-        "non-uniform-fourier": "invtoolbox.operators:NonUniformFourier",
-        "cartesian-mri": "invtoolbox.operators:CartesianMRI",
-        "wavelet": "invtoolbox.operators:Wavelet",
-        "observed-points": "invtoolbox.operators:ObservedPoints",
-        "sampling": "invtoolbox.operators:Sampling",
-        "gaussian-sensing": "invtoolbox.operators:GaussianSensing",
-        "hadamard-sensing": "invtoolbox.operators:HadamardSensing",
-        "phase-retrieval": "invtoolbox.operators:PhaseRetrieval",
-        "space-varying-blur": "invtoolbox.operators:SpaceVaryingBlur",
-        "blur-3d": "invtoolbox.operators:Blur3D",
-        "gaussian-ranges": "invtoolbox.operators:GaussianRanges",
-        "gaussian-renderer": "invtoolbox.operators:GaussianRenderer",
-        "voxel-renderer": "invtoolbox.operators:VoxelRenderer",
-        "unmixing": "invtoolbox.operators:Unmixing",
-    },
-    "data_terms": {
-        "least-squares": "invtoolbox.data_terms:LeastSquares",
-        "sobolev": "invtoolbox.data_terms:Sobolev",
-        "exact": "invtoolbox.data_terms:Exact",
-        "poisson": "invtoolbox.data_terms:Poisson",
-        "huber": "invtoolbox.data_terms:Huber",
-        "l1": "invtoolbox.data_terms:L1",
-        "student": "invtoolbox.data_terms:Student",
-        "poisson-transmission": "invtoolbox.data_terms:PoissonTransmission",
-        "photometric": "invtoolbox.data_terms:Photometric",
-        "pearson-depth": "invtoolbox.data_terms:PearsonDepth",
-        "scale-shift-invariant": "invtoolbox.data_terms:ScaleShiftInvariant",
-        "depth-ranking": "invtoolbox.data_terms:DepthRanking",
-        "chamfer": "invtoolbox.data_terms:Chamfer",
-        "distance-transform": "invtoolbox.data_terms:DistanceTransform",
-    },
-    "solvers": {
-        "cg": "invtoolbox.solvers:ConjugateGradient",
-        "cgls": "invtoolbox.solvers:CGLS",
-        "gradient-descent": "invtoolbox.solvers:GradientDescent",
-        "gauss-newton": "invtoolbox.solvers:GaussNewton",
-        "local-global": "invtoolbox.solvers:LocalGlobal",
-        "lbfgs": "invtoolbox.solvers:LBFGS",
-        "levenberg-marquardt": "invtoolbox.solvers:LevenbergMarquardt",
-        "adam": "invtoolbox.solvers:Adam",
-        "proximal-gradient": "invtoolbox.solvers:ProximalGradient",
-        "fista": "invtoolbox.solvers:FISTA",
-        "admm": "invtoolbox.solvers:ADMM",
-        "palm": "invtoolbox.solvers:PALM",
-        "pdhg": "invtoolbox.solvers:PDHG",
-        "reweighted": "invtoolbox.solvers:Reweighted",
-        "krylov-mm": "invtoolbox.solvers:KrylovMM",
-        "lsmr": "invtoolbox.solvers:LSMR",
-        "sirt": "invtoolbox.solvers:SIRT",
-        "os-sart": "invtoolbox.solvers:OSSART",
-        "osem": "invtoolbox.solvers:OSEM",
-        "stochastic-pdhg": "invtoolbox.solvers:StochasticPDHG",
-        "condat-vu": "invtoolbox.solvers:CondatVu",
-        "half-quadratic": "invtoolbox.solvers:HalfQuadratic",
-        "ula": "invtoolbox.solvers:UnadjustedLangevin",
-        "dps": "invtoolbox.solvers:DPS",
-        "diffpir": "invtoolbox.solvers:DiffPIR",
-        "ddrm": "invtoolbox.solvers:DDRM",
-        "prompt-tuning": "invtoolbox.solvers:PromptTuning",
-        "douglas-rachford": "invtoolbox.solvers:DouglasRachford",
-        "variational-latent": "invtoolbox.solvers:VariationalLatent",
-    },
-    "readers": {},
+#: Kinds of parts. Each is a package of the toolbox; readers have their names in
+#: `invtoolbox.datasets`.
+KINDS = ("priors", "operators", "data_terms", "solvers", "readers")
+
+#: Names that the field writes otherwise than the class name.
+_USUAL = {
+    "TotalVariation": "tv",
+    "HuberTV": "huber-tv",
+    "TotalGeneralizedVariation": "tgv",
+    "WaveletL1": "wavelet",
+    "NonNegative": "nonnegative",
+    "ParallelBeam3D": "parallel-beam-3d",
+    "Blur3D": "blur-3d",
+    "ConjugateGradient": "cg",
+    "OSSART": "os-sart",
+    "UnadjustedLangevin": "ula",
+    "DiffPIR": "diffpir",
 }
-KINDS = tuple(_OWN)
+
+#: Base classes, and classes that settings in a file cannot build because they take other objects.
+_WITHOUT_NAME = {
+    "priors": """Prior ExplicitPrior ImplicitPrior AdaptivePrior PriorSum AlongField
+        ConditionalMixture ConditionalPrior Deformation GaussianLatents GaussianPair HuberNorm
+        Misfit RigidMotion SmoothedNorm ThroughOperator TotalDeepVariation""",
+    "operators": """Operator LinearOperator EulerRollout Matrix NoMeasurement OnBoth OverTime
+        PixelGraphLaplacian PointWarp PointWarpBothWays VectorScan""",
+    "data_terms": "DataTerm PlaneToPlane RolloutChamfer Stack",
+    "solvers": "Solver DiffusionSampler LearnedDirection",
+}
 
 
 @cache
 def names(kind: str) -> dict[str, Callable[[], Any]]:
-    """Every registered name of a kind, each with what loads its class; a plug-in may not take a name of ours."""
-    if kind not in _OWN:
-        raise unknown_name("kind of part", kind, _OWN)
-    found: dict[str, Callable[[], Any]] = {}
-    for point in entry_points(group=f"invtoolbox.{kind}"):
-        found[point.name] = point.load
-    for name, target in _OWN[kind].items():
-        found[name] = _loader(target)
+    """Return every registered name of a kind, each with a function that loads its class.
+
+    A plug-in cannot replace a name of the toolbox.
+
+    Args:
+        kind: one of `KINDS`.
+    """
+    if kind not in KINDS:
+        raise unknown_name("kind of part", kind, KINDS)
+    found: dict[str, Callable[[], Any]] = {
+        point.name: point.load for point in entry_points(group=f"invtoolbox.{kind}")
+    }
+    for cls in _own(kind).values():
+        found[_name_of(cls)] = lambda cls=cls: cls  # type: ignore[misc]
     return found
 
 
 def lookup(kind: str, name: str) -> Any:
-    """The class registered under a name, or under its class name.
+    """Return the class registered under a name, or under its class name.
+
+    Args:
+        kind: one of `KINDS`.
+        name: the name, for example ``"tv"`` or ``"TotalVariation"``.
 
     >>> lookup("priors", "tv").__name__
     'TotalVariation'
@@ -171,20 +81,26 @@ def lookup(kind: str, name: str) -> Any:
     known = names(kind)
     if name in known:
         return known[name]()
-    for target in _OWN[kind].values():
-        if target.split(":")[1] == name:
-            return _loader(target)()
+    own = _own(kind)
+    if name in own:
+        return own[name]
     raise unknown_name(kind.replace("_", " ").removesuffix("s"), name, known)
 
 
 def build(kind: str, name: str, settings: dict[str, Any]) -> Any:
-    """An instance of a registered class; a setting it does not take is named together with those it does.
+    """Return an instance of a registered class.
+
+    Args:
+        kind: one of `KINDS`.
+        name: name of the class.
+        settings: arguments of the class.
+
+    Raises:
+        InputError: if the class does not take a setting; the sentence lists those that it takes.
 
     >>> build("priors", "tv", {"isotropic": False})
     TotalVariation(isotropic=False)
     """
-    import inspect
-
     cls = lookup(kind, name)
     taken = [p for p in inspect.signature(cls).parameters if p not in ("self", "args", "kwargs")]
     for key in settings:
@@ -198,28 +114,24 @@ def build(kind: str, name: str, settings: dict[str, Any]) -> Any:
         raise InputError(f"{name!r} cannot be built from {settings}: {error}") from error
 
 
-def prior_named(name: str) -> Prior:
-    """A prior by its registered name, or a trained one of the catalogue."""
-    from invtoolbox.catalogue.presets import load_prior
-    from invtoolbox.catalogue.shelves import has_prior
-
-    prior = load_prior(name) if has_prior(name) else build("priors", name, {})
-    if not isinstance(prior, Prior):
-        raise InputError(f"the plug-in {name!r} gave a {type(prior).__name__}, not a prior")
-    return prior
-
-
-def solver_named(name: str) -> Solver:
-    """A solver by its registered name, or a preset of the catalogue."""
-    from invtoolbox.catalogue.presets import load_preset
-    from invtoolbox.catalogue.shelves import has_preset
-
-    solver = load_preset(name) if has_preset(name) else build("solvers", name, {})
-    if not isinstance(solver, Solver):
-        raise InputError(f"the plug-in {name!r} gave a {type(solver).__name__}, not a solver")
-    return solver
+@cache
+def _own(kind: str) -> dict[str, type]:
+    """Return the classes of the toolbox that have a name, by class name."""
+    if kind == "readers":
+        return {}
+    package = importlib.import_module(f"invtoolbox.{kind}")
+    without = _WITHOUT_NAME[kind].split()
+    base = getattr(package, without[0])
+    classes = ((name, getattr(package, name)) for name in package.__all__ if name not in without)
+    return {name: c for name, c in classes if inspect.isclass(c) and issubclass(c, base)}
 
 
-def _loader(target: str) -> Callable[[], Any]:
-    module, attribute = target.split(":")
-    return lambda: getattr(importlib.import_module(module), attribute)
+def _name_of(cls: type) -> str:
+    """Return the name of a class: the class name in kebab case, or the usual one of the field.
+
+    >>> class CartesianMRI: ...
+    >>> _name_of(CartesianMRI)
+    'cartesian-mri'
+    """
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", cls.__name__)
+    return _USUAL.get(cls.__name__, words.lower())

@@ -1,9 +1,10 @@
-"""The catalogue: what a user names and tunes, as small TOML files on four shelves.
+"""The catalogue: small TOML files on four shelves, which users name and tune.
 
-``solvers/NAME.toml`` is a preset, ``priors/NAME/`` a trained prior, ``datasets/NAME.toml`` says where a data set comes
-from and how it is read, ``scenes/NAME.toml`` is a whole runnable problem. The shelves are looked for in the user's own
-folder (``INVTOOLBOX_CATALOGUE``, else the current directory) and then in what the toolbox brings; the first one that
-has a name wins. This module finds and reads the files; `presets` builds solvers and priors from them.
+``solvers/NAME.toml`` is a preset, ``priors/NAME/`` a trained prior, ``datasets/NAME.toml``
+describes where a data set is and how it is read, and ``scenes/NAME.toml`` is a whole runnable
+problem. The user's own folder (``INVTOOLBOX_CATALOGUE``, else the current directory) is searched
+first and the shelves of the toolbox second. This module finds and reads the files; `presets` builds
+solvers and priors from them.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ SHELVES = ("solvers", "priors", "scenes", "datasets")
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing on a shelf.
+    """Entry of a shelf.
 
     Attributes:
-        kind: the shelf.
-        name: what it is called in the API, in a scene file and on the command line.
-        path: its TOML file; of a trained prior, the card in its folder.
-        summary: the first comment line of the file.
+        kind: name of the shelf.
+        name: name of the entry in the API, in a scene file and on the command line.
+        path: path of the TOML file; for a trained prior, of the card in its folder.
+        summary: first comment line of the file.
     """
 
     kind: str
@@ -36,27 +37,34 @@ class Entry:
     summary: str
 
     def read(self) -> dict[str, Any]:
-        """The settings that the file holds."""
+        """Read the settings in the file."""
         return read_toml(self.path)
 
 
 def folders(kind: str) -> list[Path]:
-    """The folders of a shelf that exist, the user's own first."""
+    """Return the existing folders of a shelf, the user's own first.
+
+    Args:
+        kind: name of the shelf.
+    """
     if kind not in SHELVES:
         raise unknown_name("shelf", kind, SHELVES)
     own = Path(os.environ.get("INVTOOLBOX_CATALOGUE") or Path.cwd())
-    places = [own / kind, _brought() / kind]
+    places = [own / kind, _shipped() / kind]
     return list(dict.fromkeys(place.resolve() for place in places if place.is_dir()))
 
 
-def _brought() -> Path:
-    """The shelves that the toolbox brings: beside the package in a checkout, inside of it in a wheel."""
-    package = Path(__file__).resolve().parent
+def _shipped() -> Path:
+    """Return the folder of the own shelves: next to the package, or inside it in a wheel."""
+    package = Path(__file__).resolve().parents[1]
     return package.parent if (package.parent / "pyproject.toml").is_file() else package / "shelf"
 
 
 def entries(kind: str) -> dict[str, Entry]:
-    """Everything on a shelf, by name, in the order of the names.
+    """Return the entries of a shelf by name, in alphabetical order.
+
+    Args:
+        kind: name of the shelf.
 
     >>> "ct-small" in entries("scenes")
     True
@@ -71,7 +79,15 @@ def entries(kind: str) -> dict[str, Entry]:
 
 
 def find(kind: str, name: str) -> Entry:
-    """The entry of a name; an unknown one is refused with the nearest known ones."""
+    """Return the entry of a name.
+
+    Args:
+        kind: name of the shelf.
+        name: name of the entry.
+
+    Raises:
+        InputError: if the name is unknown; the sentence lists the closest known names.
+    """
     known = entries(kind)
     if name not in known:
         raise unknown_name(kind.removesuffix("s"), name, known)
@@ -79,15 +95,33 @@ def find(kind: str, name: str) -> Entry:
 
 
 def has_preset(name: str) -> bool:
+    """Return whether a solver preset has this name.
+
+    Args:
+        name: name of the preset.
+    """
     return name in entries("solvers")
 
 
 def has_prior(name: str) -> bool:
+    """Return whether a trained prior has this name.
+
+    Args:
+        name: name of the prior.
+    """
     return name in entries("priors")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file; where it is not one, the error names file and line."""
+    """Read a TOML file.
+
+    Args:
+        path: path of the file.
+
+    Raises:
+        InputError: if the file cannot be read or is not valid TOML; the sentence names file and
+            line.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

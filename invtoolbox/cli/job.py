@@ -168,7 +168,7 @@ def _check_format(output: Path, is_volume: bool) -> None:
 
 def _sum_of_priors(names: str) -> Prior | None:
     """Return the sum of priors, given by names with commas between them; None for ``none``."""
-    from invtoolbox.catalogue.registry import prior_named
+    from invtoolbox.catalogue.presets import prior_named
 
     total: Prior | None = None
     for name in (n.strip() for n in names.split(",")):
@@ -204,7 +204,7 @@ def solve(
         start: initial guess.
     """
     import invtoolbox
-    from invtoolbox.catalogue.registry import solver_named
+    from invtoolbox.catalogue.presets import solver_named
     from invtoolbox.core.environment import device_named
 
     solution: Solution = invtoolbox.solve(

@@ -1,1 +1,1 @@
-"""Foundations that every part of the package stands on: pytrees, settings, checks, interrupts, environment."""
+"""Foundations of every part: pytrees, settings, checks, interrupts, environment."""

@@ -1,7 +1,4 @@
-"""What a run ran on: versions, machine, devices, threads, and which optional packages are there.
-
-Memory between two steps of a training: kept by the process, not given back and fetched again.
-"""
+"""The environment of a run: versions, machine, devices, optional packages, freed memory."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ _SHOWN = (
 
 
 def versions() -> dict[str, str]:
-    """The version of the toolbox, of Python and of the packages that results depend on.
+    """Return the versions of the toolbox, of Python and of the packages that results depend on.
 
     >>> sorted(versions())[:2]
     ['Python', 'deepinv']
@@ -47,14 +44,12 @@ def versions() -> dict[str, str]:
         found[name] = _version(name) or "not installed"
     import torch
 
-    found["torch"] = str(
-        torch.__version__
-    )  # with the build (+cpu, +cu132), which the package index does not tell
+    found["torch"] = str(torch.__version__)  # with the build (+cpu, +cu132)
     return found
 
 
 def machine() -> dict[str, str]:
-    """Processor, cores, memory, threads, GPUs and system, in words."""
+    """Return processor, cores, memory, threads, GPUs and operating system as text."""
     import torch
 
     described = {
@@ -76,7 +71,13 @@ def machine() -> dict[str, str]:
 
 
 def device_named(name: str | None) -> torch.device | None:
-    """The device of a name, if this machine has it.
+    """Return the device of a name, if this machine has it.
+
+    Args:
+        name: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or None.
+
+    Raises:
+        InputError: if there is no such device, or the kernels do not run on it.
 
     >>> device_named("cpu")
     device(type='cpu')
@@ -95,14 +96,14 @@ def device_named(name: str | None) -> torch.device | None:
             found = (
                 f"there are {count}" if count else "this machine, or this build of torch, has none"
             )
-            raise InputError(f"the device {name} is asked for, and {found}; see `invtoolbox info`")
+            raise InputError(f"the device {name} was given, and {found}; see `invtoolbox info`")
     elif device.type != "cpu":
         raise InputError(f"the kernels run on cpu and cuda, not on {name}")
     return device
 
 
 def extras() -> dict[str, dict[str, str | None]]:
-    """The optional packages by extra, each with its installed version or None.
+    """Return the optional packages by extra, each with its installed version or None.
 
     >>> "pytest" in extras()["test"]
     True
@@ -114,8 +115,12 @@ def extras() -> dict[str, dict[str, str | None]]:
 
 
 def how_to_get(extra: str) -> str:
-    """The command that installs an extra."""
-    root = Path(__file__).resolve().parent.parent
+    """Return the command that installs an extra.
+
+    Args:
+        extra: name of the extra, for example ``"lidar"``.
+    """
+    root = Path(__file__).resolve().parents[2]
     target = (
         f'-e "{root}[{extra}]"'
         if (root / "pyproject.toml").is_file()
@@ -142,7 +147,7 @@ def _declared() -> dict[str, list[str]]:
 def _declared_in_checkout() -> dict[str, list[str]]:
     import tomllib
 
-    path = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    path = Path(__file__).resolve().parents[2] / "pyproject.toml"
     if not path.is_file():
         return {}
     declared = tomllib.loads(path.read_text(encoding="utf-8"))["project"].get(
@@ -189,13 +194,21 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def keep_freed_memory(megabytes: int = 512) -> bool:
-    """Let the C library keep this much freed memory, from now on and in the whole process; whether it could be told so.
+    """Let the C library keep freed memory in the process, from now on.
 
-    By default glibc gives back what is free at the end of a step, and the next one takes it page by page: a fifth of the time of a training
-    whose temporaries are of a few megabytes. Nothing else changes, and nothing happens with another C library.
+    By default glibc returns free memory to the system at the end of a step, and the next step
+    fetches it page by page: a fifth of the time of a training whose temporaries are a few megabytes
+    large. No result changes, and nothing happens with another C library.
 
-    A process has one such setting, so it is for whoever owns the process: ``invtoolbox train`` makes it for its own, and `train` leaves it
-    alone. In a script that trains and does little else, call this first.
+    A process has one such setting, so only the program that owns the process should change it:
+    ``invtoolbox train`` does, and the function `train` does not. In a script that mainly trains,
+    call this first.
+
+    Args:
+        megabytes: largest amount of freed memory that is kept.
+
+    Returns:
+        Whether the C library accepted the setting.
 
     >>> import platform
     >>> keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
@@ -207,7 +220,7 @@ def keep_freed_memory(megabytes: int = 512) -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    # Above 32 MB glibc takes no threshold; larger tensors then still come and go as pages.
+    # glibc accepts no threshold above 32 MB; larger tensors are still mapped and unmapped.
     return bool(mallopt(_MMAP_THRESHOLD, 32 << 20)) and bool(
         mallopt(_TRIM_THRESHOLD, megabytes << 20)
     )

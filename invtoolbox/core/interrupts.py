@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps: a step that is under way is finished, so that what is written to a checkpoint is whole."""
+"""Ctrl-C between two steps: a started step is finished, so that checkpoints are whole."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from typing import Any, Self
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C; the message says what is done, and how to go on from it."""
+    """Ctrl-C; the message states what is done and how to resume."""
 
 
 class DeferredInterrupt:
-    """While this is open, the first Ctrl-C waits for `check`; a second one is raised at once.
+    """Context in which the first Ctrl-C waits for `check`; a second one is raised at once.
 
-    Solvers overwrite their buffers during a step, so a state that is interrupted in its middle is neither the old one nor
-    the new one. Outside the main thread, and where a program has a handler of its own, nothing is changed.
+    Solvers overwrite their buffers during a step, so an interrupted state is neither the old one
+    nor the new one. Outside the main thread, and if the program has its own handler, nothing
+    changes.
 
     Attributes:
-        forced: the second Ctrl-C came, so a step may have been cut in two.
+        forced: a second Ctrl-C arrived, so a step may be incomplete.
     """
 
     def __init__(self) -> None:
         self._pending = self.forced = self._installed = False
 
     def check(self) -> None:
-        """Raise the `KeyboardInterrupt` that is waiting."""
+        """Raise the `KeyboardInterrupt` that is pending."""
         if self._pending:
             raise KeyboardInterrupt
 

@@ -1,8 +1,8 @@
-"""Walk nested containers of tensors: tuples, lists, dicts and dataclasses.
+"""Pytrees: nested tuples, lists, dicts and dataclasses of tensors.
 
-The loop needs three things of a solver's state, whatever its shape: pick some items of the batch, mix two
-states item by item, and name every tensor so that it can be written to a checkpoint.
-In all of them the batch is the first axis of every tensor.
+The loop needs three operations on the state of any solver: select some items of the batch, combine
+two states item by item, and name every tensor so that it can be written to a checkpoint. The batch
+is the first axis of every tensor.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ T = TypeVar("T")
 
 
 def tree_map(function: Callable[[Tensor], Any], tree: T) -> T:
-    """Apply ``function`` to every tensor; everything that is not a tensor is kept.
+    """Apply a function to every tensor; other values are kept.
+
+    Args:
+        function: function of a tensor.
+        tree: pytree.
 
     >>> tree_map(lambda t: t + 1, {"a": (torch.zeros(2), "name")})["a"][0]
     tensor([1., 1.])
@@ -27,7 +31,10 @@ def tree_map(function: Callable[[Tensor], Any], tree: T) -> T:
 
 
 def tree_leaves(tree: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor with the path that names it, in a fixed order.
+    """Return every tensor with the path that names it, in a fixed order.
+
+    Args:
+        tree: pytree.
 
     >>> [name for name, _ in tree_leaves({"a": (torch.zeros(2), 3.0), "b": torch.zeros(1)})]
     ['a.0', 'b']
@@ -43,20 +50,31 @@ def tree_leaves(tree: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def tree_restore(tree: T, leaves: dict[str, Tensor]) -> T:
-    """The same container with every tensor replaced by the one of that name."""
+    """Return a pytree with copies of other tensors in its places.
+
+    Args:
+        tree: pytree that gives the structure and the device of every tensor.
+        leaves: tensor of every path.
+
+    Raises:
+        KeyError: if a path is missing.
+    """
 
     def take(path: str, old: Tensor) -> Tensor:
         if path not in leaves:
             raise KeyError(path)
-        return (
-            leaves[path].to(device=old.device).clone()
-        )  # own, aligned memory: sums depend on the alignment
+        # A copy in aligned memory, because the rounding of sums depends on the alignment.
+        return leaves[path].to(device=old.device).clone()
 
     return _rebuild(tree, take, "")
 
 
 def tree_replace(tree: T, leaves: dict[str, Tensor]) -> T:
-    """The same container holding other tensors, those of `tree_leaves` names, uncopied.
+    """Return a pytree with other tensors in its places, without a copy.
+
+    Args:
+        tree: pytree that gives the structure.
+        leaves: tensor of every path, as `tree_leaves` names them.
 
     >>> tree_replace({"a": (torch.zeros(2), "name")}, {"a.0": torch.ones(1)})
     {'a': (tensor([1.]), 'name')}
@@ -65,12 +83,23 @@ def tree_replace(tree: T, leaves: dict[str, Tensor]) -> T:
 
 
 def select_items(tree: T, index: Tensor) -> T:
-    """Keep the items ``index`` of the batch in every tensor."""
+    """Select items of the batch in every tensor.
+
+    Args:
+        tree: pytree.
+        index: numbers of the items.
+    """
     return tree_map(lambda t: t.index_select(0, index), tree)
 
 
 def where_items(mask: Tensor, new: T, old: T) -> T:
-    """Take ``new`` for the items where ``mask`` holds and ``old`` elsewhere; shapes must agree."""
+    """Take ``new`` for the items of a mask and ``old`` for the others; shapes must agree.
+
+    Args:
+        mask: bool ``(batch,)``.
+        new: pytree whose items are taken where the mask is True.
+        old: pytree whose items are taken where the mask is False.
+    """
     previous = dict(tree_leaves(old))
 
     def choose(path: str, leaf: Tensor) -> Tensor:
@@ -80,7 +109,13 @@ def where_items(mask: Tensor, new: T, old: T) -> T:
 
 
 def scatter_items(index: Tensor, part: T, whole: T) -> T:
-    """Write the items of ``part`` into the places ``index`` of (a copy of) ``whole``."""
+    """Return a copy of ``whole`` with some items replaced by those of ``part``.
+
+    Args:
+        index: numbers of the items that are replaced.
+        part: pytree with one item per number.
+        whole: pytree of the whole batch.
+    """
     pieces = dict(tree_leaves(part))
     return _rebuild(
         whole, lambda path, leaf: leaf.index_copy(0, index, pieces[path].to(leaf.dtype)), ""

@@ -1,4 +1,4 @@
-"""What operators, data terms and priors have in common: they hold settings, and are copied rather than changed."""
+"""Common base of operators, data terms and priors, which are copied instead of changed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from invtoolbox.core.pytrees import tree_map
 
 
 class Settings:
-    """Something that holds settings and tensors, and never changes by being used.
+    """Base class of objects that hold settings and tensors, and that no call changes.
 
     Attributes:
-        item_fields: names of the attributes that belong to items: tensors whose first axis is the batch, tuples of one thing an item,
-            and other settings that know their own. A length of 1 is a value that every item shares. `select` picks from them when
-            finished items leave the batch.
+        item_fields: names of the attributes that hold one value per item: tensors whose first axis
+            is the batch, tuples with one entry per item, and other `Settings`. A length of 1 is a
+            value that all items share. `select` restricts them when finished items leave the batch.
     """
 
     item_fields: ClassVar[tuple[str, ...]] = ()
@@ -29,9 +29,17 @@ class Settings:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Self:
-        """A copy on another device, or in another precision: ``p.to("cuda")``, ``p.to(torch.float64)``.
+        """Return a copy on another device or in another precision.
 
-        Where neither is asked for it is itself: `copy.copy` makes a copy to be changed.
+        Examples are ``p.to("cuda")`` and ``p.to(torch.float64)``.
+
+        Args:
+            target: a device or a dtype.
+            device: the new device.
+            dtype: the new precision.
+
+        Returns:
+            A copy, or the object itself if no argument is given.
         """
         if isinstance(target, torch.dtype):
             dtype = target
@@ -41,11 +49,14 @@ class Settings:
             return self
         other = copy.copy(self)
         for name, value in vars(self).items():
-            object.__setattr__(other, name, _moved(value, device, dtype))
+            object.__setattr__(other, name, _move(value, device, dtype))
         return other
 
     def select(self, index: Tensor) -> Self:
-        """A copy for the items ``index`` of the batch.
+        """Return a copy for some items of the batch.
+
+        Args:
+            index: numbers of the items.
 
         >>> class Term(Settings):
         ...     item_fields = ("noise_std", "trees", "prior")
@@ -55,7 +66,7 @@ class Settings:
         (tensor([0.3000, 0.1000]), ('c', 'a'))
         """
         fields = {name: getattr(self, name, None) for name in self.item_fields}
-        picked = {name: _picked(value, index) for name, value in fields.items()}
+        picked = {name: _select(value, index) for name, value in fields.items()}
         if all(value is fields[name] for name, value in picked.items()):
             return self
         other = copy.copy(self)
@@ -65,7 +76,12 @@ class Settings:
 
 
 def cast_dtype(old: torch.dtype, new: torch.dtype | None) -> torch.dtype:
-    """What a tensor becomes when precision ``new`` is asked for: integers stay, complex stays complex."""
+    """Return a dtype after a change of precision: integers stay, complex stays complex.
+
+    Args:
+        old: dtype of the tensor.
+        new: precision, or None for no change.
+    """
     if new is None or not (old.is_floating_point or old.is_complex):
         return old
     if old.is_complex and not new.is_complex:
@@ -73,8 +89,8 @@ def cast_dtype(old: torch.dtype, new: torch.dtype | None) -> torch.dtype:
     return new
 
 
-def _picked(value: Any, index: Tensor) -> Any:
-    """The items ``index`` of what belongs to items; itself where every item shares it."""
+def _select(value: Any, index: Tensor) -> Any:
+    """Return some items of a value with one entry per item; a shared value is returned as is."""
     if isinstance(value, Settings):
         return value.select(index)
     if isinstance(value, Tensor) and value.ndim and len(value) > 1:
@@ -84,7 +100,7 @@ def _picked(value: Any, index: Tensor) -> Any:
     return value
 
 
-def _moved(value: Any, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
+def _move(value: Any, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
     if isinstance(value, Settings):
         return value.to(device=device, dtype=dtype)
     if isinstance(value, nn.Module):
@@ -92,10 +108,9 @@ def _moved(value: Any, device: torch.device | str | None, dtype: torch.dtype | N
     if isinstance(value, (tuple, list)) and any(
         isinstance(v, (Settings, nn.Module)) for v in value
     ):
-        parts = [_moved(v, device, dtype) for v in value]
-        return (
-            type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-        )  # a named tuple takes its fields one by one
+        parts = [_move(v, device, dtype) for v in value]
+        # A named tuple takes its fields one by one.
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if isinstance(value, dict) and any(isinstance(v, Settings) for v in value.values()):
-        return {k: _moved(v, device, dtype) for k, v in value.items()}
+        return {k: _move(v, device, dtype) for k, v in value.items()}
     return tree_map(lambda t: t.to(device=device, dtype=cast_dtype(t.dtype, dtype)), value)

@@ -11,8 +11,13 @@ from torch import Tensor
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.chamfer import check_point_sets
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.points.distance_field import distance_field, grid_shape
-from invtoolbox.kernels.points.trilinear import Field, interpolate, value_and_slope
+from invtoolbox.kernels.points.distance_field import (
+    Field,
+    distance_field,
+    grid_shape,
+    interpolate,
+    value_and_slope,
+)
 from invtoolbox.operators.base import Shapes
 
 if TYPE_CHECKING:

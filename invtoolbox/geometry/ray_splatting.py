@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.splatting import checked
-from invtoolbox.kernels.rendering.splat_binning import binned
+from invtoolbox.kernels.rendering.splat_binning import bin_splats
 from invtoolbox.kernels.rendering.splat_compositing import Rays, composite
 from invtoolbox.kernels.rendering.splat_projection import Projection, project
 
@@ -111,9 +111,9 @@ def ray_rasterization(
         anywhere=True,
     )
     splats, boxes, reaches = project(m, q, s, o, f, looks, K, how)
-    tiles = binned(boxes, reaches, side, side)
+    tiles = bin_splats(boxes, reaches, side, side)
     every = (torch.arange(scenes, device=means.device)[:, None] * views + aimed.view).flatten()
-    rays = Rays.sorted(every, aimed.places.repeat(scenes, 1), scenes * views, side, side)
+    rays = Rays.sort(every, aimed.places.repeat(scenes, 1), scenes * views, side, side)
     channels = splats.shape[-1] - 7
     planes = composite(
         splats, boxes, reaches, tiles, side, side, channels if median_range else None, rays=rays

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError, unknown_name
-from invtoolbox.kernels.rendering.splat_binning import binned
+from invtoolbox.kernels.rendering.splat_binning import bin_splats
 from invtoolbox.kernels.rendering.splat_compositing import composite
 from invtoolbox.kernels.rendering.splat_projection import Projection, project
 
@@ -123,7 +123,7 @@ def rasterization(
     )
     m, q, s, o, f, V, K = (t.reshape(scenes, *t.shape[len(leading) :]) for t in given)
     splats, boxes, reaches = project(m, q, s, o, f, V, K, how)
-    tiles = binned(boxes, reaches, width, height)
+    tiles = bin_splats(boxes, reaches, width, height)
     # What is handed out is what the images are made of, so that they have a derivative in it.
     shown = splats.unflatten(0, (*leading, views))
     splats = shown.reshape(splats.shape)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -45,33 +46,66 @@ def warp() -> Any:
         return wp
 
 
-def launch(
-    kernel: Any, tasks: int, arguments: list[Any], tensors: list[Tensor], work: float
-) -> None:
-    """Run ``kernel(*arguments, first_task)`` for every task in ``range(tasks)``.
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A Warp kernel of one struct of arguments and the number of its first task.
 
-    The kernel computes its task as ``wp.tid() + first_task``; no two tasks may write to the same place (or
-    they use atomics, on CUDA). On the CPU the tasks are split over ``torch.get_num_threads()`` threads.
-    Which thread runs a task never alters the result.
+    Attributes:
+        entry: the Warp kernel.
+        record: the Warp struct of its arguments.
+    """
+
+    entry: Any
+    record: Any
+
+    def pack(self, arguments: Any) -> tuple[Any, torch.device]:
+        """Return the struct that holds the arguments, and the device of the first tensor.
+
+        Args:
+            arguments: dataclass instance that declares the same fields; a tensor is passed as its address, and
+                ``None`` as 0.
+
+        Raises:
+            AssertionError: if a tensor is not contiguous.
+        """
+        packed, device = self.record(), None
+        for name in self.record.vars:
+            value = getattr(arguments, name)
+            if isinstance(value, Tensor):
+                device = device or value.device
+                value = address(value)
+            setattr(packed, name, 0 if value is None else value)
+        if device is None:
+            raise AssertionError("a kernel needs a tensor, which names its device")
+        return packed, device
+
+
+def launch(kernel: Kernel, tasks: int, arguments: Any, work: float) -> None:
+    """Run a kernel for every task in ``range(tasks)``.
+
+    The kernel computes the number of its task as ``wp.tid() + first_task``; no two tasks may write to the same
+    place (or they use atomics, on CUDA). On the CPU the tasks are divided among ``torch.get_num_threads()``
+    threads. The result does not depend on which thread runs a task.
 
     Args:
-        arguments: what the kernel takes before ``first_task``; tensors by `address`.
-        tensors: the tensors behind the addresses; the first one names the device.
-        work: number of elementary steps, to run small launches on the calling thread.
+        kernel: what `invtoolbox.kernels.native.native_kernel` returns.
+        tasks: number of tasks.
+        arguments: instance of the dataclass that the kernel was declared with. It must outlive the call.
+        work: number of elementary steps; small launches stay on the calling thread.
     """
     if tasks == 0:
         return
     wp = warp()
-    device = tensors[0].device
+    packed, device = kernel.pack(arguments)
     if device.type == "cuda":
         with torch.cuda.device(device):
             # On torch's own stream, so that its allocator knows when the tensors are free again.
             stream = wp.stream_from_torch(torch.cuda.current_stream(device))
-            wp.launch(kernel, dim=tasks, inputs=[*arguments, 0], stream=stream)
+            wp.launch(kernel.entry, dim=tasks, inputs=[packed, 0], stream=stream)
         return
 
     def part(first: int, last: int) -> None:
-        wp.launch(kernel, dim=last - first, inputs=[*arguments, first], device="cpu")
+        wp.launch(kernel.entry, dim=last - first, inputs=[packed, first], device="cpu")
 
     threads = min(torch.get_num_threads(), tasks)
     if threads == 1 or work < 2e5:
@@ -88,14 +122,14 @@ def launch(
 
 
 def address(tensor: Tensor) -> int:
-    """The address of a contiguous tensor, as the kernels take it."""
+    """Return the address of a contiguous tensor, as kernels take it."""
     if not tensor.is_contiguous():
         raise AssertionError("a kernel was given a tensor that is not contiguous")
     return tensor.data_ptr()
 
 
 @contextmanager
-def _compiled(kernel: Any) -> Iterator[None]:
+def _compiled(kernel: Kernel) -> Iterator[None]:
     """Let the first launch of a kernel, which compiles it, run alone: Warp's compiler is not thread-safe."""
     if kernel in _READY:
         yield
@@ -105,7 +139,7 @@ def _compiled(kernel: Any) -> Iterator[None]:
         _READY.add(kernel)
 
 
-_READY: set[Any] = set()
+_READY: set[Kernel] = set()
 
 
 @contextmanager

@@ -1,72 +1,95 @@
-"""Kernels whose tasks run native code: C++ and CUDA C++ at once, declared in one line.
+"""Native kernels: C++ files that Warp compiles for the CPU and for CUDA on the user's machine.
 
-Native, because the layout decides the speed on a CPU: with plain pointers, and sizes that the compiler knows, the inner loops become
-vector instructions.
+A kernel is the body of one task in a ``.cpp`` file next to the Python module that launches it. Preprocessor
+definitions choose the variant (precision, sizes, switches), a dataclass declares the arguments. Native code,
+because the layout decides the speed on a CPU: with plain pointers, and sizes that the compiler knows, the
+inner loops become vector instructions.
 """
 
-from __future__ import annotations
-
-import linecache
-import re
+# No `from __future__ import annotations`: Warp needs the annotations of the two closures as types.
+import dataclasses
+import typing
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import Any, NewType
 
 import torch
 
-from invtoolbox.kernels.launch import warp
+from invtoolbox.kernels.launch import Kernel, warp
 
-#: What a number of a precision is called in native code.
+#: The C++ type of a tensor's entries.
 REAL = {torch.float32: "float", torch.float64: "double"}
 
-_TYPES = {
-    "address": "wp.uint64",
-    "int": "wp.int32",
-    "long": "wp.int64",
-    "float": "wp.float32",
-    "double": "wp.float64",
-}
+#: Arguments that are 64-bit integers and 32-bit numbers in C++; `int` and `float` are 32 and 64 bits.
+Int64 = NewType("Int64", int)
+Float32 = NewType("Float32", float)
 
-
-def filled(source: str, words: Mapping[str, str | int]) -> str:
-    """The source with every word replaced by what it stands for.
-
-    >>> filled("REAL sum[2 * ROW];", {"REAL": "float", "ROW": 3})
-    'float sum[2 * 3];'
-    """
-    meant = {
-        word: value if isinstance(value, str) else str(int(value)) for word, value in words.items()
-    }
-    return re.sub(rf"\b({'|'.join(meant)})\b", lambda found: meant[found[0]], source)
+_FOLDER = Path(__file__).parent
 
 
 def native_kernel(
-    name: str, source: str, words: Mapping[str, str | int], parameters: str, task: str = "task"
-) -> Any:
-    """A kernel for `launch`, in a module of its own, so that only the variant that is used gets compiled.
+    file: str, definitions: Mapping[str, str | int], arguments: type, task: str = "task"
+) -> Kernel:
+    """Return the kernel of a C++ file, for `launch`.
+
+    Each variant is a Warp module of its own and is compiled at its first launch.
 
     Args:
-        name: of the kernel.
-        source: what a task does: the body of a function of the parameters and of the task's number.
-        words: what words of the source stand for, such as types, sizes and switches of ``#if``; see `filled`.
-        parameters: in the order in which `launch` hands them over, ``"address image, out; int height, width; double near"``; an address is
-            that of a tensor.
-        task: what the source calls the task's number.
+        file: path of the C++ file below ``kernels/``: the body of a function of the arguments and ``task``.
+        definitions: preprocessor definitions, such as ``{"REAL": "float", "LANES": 4}``.
+        arguments: dataclass whose fields are Tensor (passed as its address), int, float, `Int64` or `Float32`;
+            the C++ code sees each field as a local variable of the same name.
+        task: name of the number of the task in the C++ code.
     """
     wp = warp()
-    groups = [group.split(maxsplit=1) for group in parameters.split(";")]
-    declared = {
-        parameter.strip(): _TYPES[kind] for kind, names in groups for parameter in names.split(",")
-    }
-    signature = ", ".join(f"{parameter}: {kind}" for parameter, kind in declared.items())
-    python = (
-        f"def {name}_task({signature}, {task}: wp.int32): ...\n"
-        f"def {name}_kernel({signature}, first_task: wp.int32):\n"
-        f"    {name}_task({', '.join(declared)}, wp.tid() + first_task)\n"
+    record = _record(arguments)
+    defined = {name: v if isinstance(v, str) else int(v) for name, v in definitions.items()}
+    source = "".join(
+        (
+            *(f"#define {name} {value}\n" for name, value in defined.items()),
+            *(f"const auto {name} = arguments.{name};\n" for name in record.vars),
+            f"const int {task} = number;\n",
+            _read(_FOLDER / file),
+            *(f"\n#undef {name}" for name in defined),
+            "\n",
+        )
     )
-    # Warp reads the Python that it compiles; this is where it looks.
-    file = f"<kernel {name}({signature})>"
-    linecache.cache[file] = (len(python), None, python.splitlines(keepends=True), file)
-    defined: dict[str, Any] = {"wp": wp, "__name__": __name__}
-    exec(compile(python, file, "exec", dont_inherit=True), defined)
-    defined[f"{name}_task"] = wp.func_native(snippet=filled(source, words))(defined[f"{name}_task"])
-    return wp.kernel(module="unique", enable_backward=False)(defined[f"{name}_kernel"])
+
+    @wp.func_native(snippet=source)
+    def run_task(arguments: record, number: wp.int32): ...
+
+    @wp.kernel(module="unique", enable_backward=False)
+    def kernel(arguments: record, first_task: wp.int32):
+        run_task(arguments, wp.tid() + first_task)
+
+    return Kernel(kernel, record)
+
+
+@cache
+def _record(arguments: type) -> Any:
+    """Return the Warp struct with the fields of a dataclass."""
+    wp = warp()
+    types = {int: wp.int32, float: wp.float64, Int64: wp.int64, Float32: wp.float32}
+    hints = typing.get_type_hints(arguments)
+    fields = {
+        field.name: types.get(hints[field.name], wp.uint64)
+        for field in dataclasses.fields(arguments)
+    }
+    return wp.struct(
+        type(arguments.__name__, (), {"__annotations__": fields, "__module__": __name__})
+    )
+
+
+@cache
+def _read(file: Path) -> str:
+    """Return a C++ file with the files that it includes in their place.
+
+    Warp decides by the source alone whether a compiled kernel is up to date, so that an included file must be
+    part of the source.
+    """
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return "\n".join(
+        _read(file.parent / line.split('"')[1]) if line.strip().startswith('#include "') else line
+        for line in lines
+    )

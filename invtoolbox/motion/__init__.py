@@ -1,15 +1,5 @@
-"""Motion in lidar sweeps: scene flow of pairs and of sequences."""
+"""Scene flow of lidar sweeps: preparation, methods, estimation."""
 
-from __future__ import annotations
+import lazy_loader
 
-from invtoolbox.core.lazy import lazy_attributes
-
-_NAMES = {
-    "FlowEstimate": "estimation",
-    "METHODS": "methods",
-    "Preparation": "preparation",
-    "estimate": "estimation",
-    "scene_flow": "estimation",
-}
-__all__ = list(_NAMES)
-__getattr__ = lazy_attributes(__name__, _NAMES)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

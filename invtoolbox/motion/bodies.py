@@ -1,6 +1,8 @@
-"""Bodies that move: every thing on the street is registered with the next sweep as one rigid body, and judged by what that explains.
+"""Moving bodies: clusters registered with the next sweep as rigid bodies.
 
-Bodies bend a little: a voxel field beside their rigid motion, as rigid as possible, fitted to the next sweep.
+A body is accepted if its motion explains the points clearly better than standing still.
+`refine` lets bodies bend: a voxel field is added to their rigid motion, kept as rigid as possible,
+and fitted to the next sweep.
 """
 
 from __future__ import annotations
@@ -30,27 +32,37 @@ from invtoolbox.problem import Problem
 from invtoolbox.solve import solve
 from invtoolbox.solvers.lbfgs import LBFGS
 
-#: Points farther than this from the other sweep have no partner there, metres: about twice the distance of lidar lines at 30 m.
+#: Points farther than this from the other sweep have no partner in it, metres: about twice the
+#: distance of lidar lines at 30 m.
 _APART = 0.15
 
 
 @dataclass(frozen=True)
 class BodySettings:
-    """How bodies are found.
+    """Settings of the detection of moving bodies.
+
+    A cluster is a moving body if three conditions hold: its registration lowers the misfit to the
+    share `explained` of the misfit without motion; it raises the log-likelihood of the points,
+    under noise of `noise`, by at least ``gain (1 + move^2)`` with the move in metres, because a
+    small piece of wall fits many places, distant ones above all; and its points move by at least
+    `least`.
 
     Attributes:
-        cell: of the clusters, metres.
-        reach: height above the ground up to which points make clusters, metres.
-        fewest: points that a body needs.
-        largest: extent of a body in the plane, metres; larger clusters are walls, hedges or several things grown together.
-        farthest: how far a body may move in a sweep, metres, along each axis of the plane.
-        votes: translations that are tried for a cluster whose points have no partners, besides none.
-        iterations, upright, plane: see `RegistrationSettings`.
-        explained: a body moves where its registration lowers the misfit to this share of what standing still leaves,
-        gain: and raises the log-likelihood of its points, under noise of `noise` metres, by this much times ``1 + move^2`` with the
-            move in metres (a small piece of wall fits many places, far ones above all),
-        least: and where its points move by at least this, metres.
-        noise: standard deviation of a point off its surface, metres.
+        cell: cell size of the clusters, metres.
+        reach: height above the ground up to which points form clusters, metres.
+        fewest: smallest number of points of a body.
+        largest: largest extent of a body in the plane, metres; larger clusters are walls, hedges
+            or several things that touch.
+        farthest: largest motion of a body per sweep along each axis of the plane, metres.
+        votes: number of initial translations that are tried, in addition to zero, for a cluster
+            whose points have no partners.
+        iterations: iterations of the registration, see `RegistrationSettings`.
+        upright: see `RegistrationSettings`.
+        plane: see `RegistrationSettings`.
+        explained: largest ratio of the misfits with and without motion.
+        gain: smallest gain of log-likelihood, see above.
+        least: smallest motion, metres.
+        noise: standard deviation of a point from its surface, metres.
     """
 
     cell: float = 0.3
@@ -75,12 +87,12 @@ class BodySettings:
 
 @dataclass(frozen=True, eq=False)
 class Bodies:
-    """What moves, and how.
+    """Moving bodies and their motion.
 
     Attributes:
-        label: the body of each point, ``(n,)`` int64; -1 for what stands still or is part of nothing that moves.
-        motion: of each body from the one sweep to the next, ``(bodies, 4, 4)``.
-        flow: of each point by its body's motion, ``(n, 3)``; 0 where there is none.
+        label: number of the body of every point, int64 ``(n,)``; -1 for static points.
+        motion: motion of every body from one sweep to the next, ``(bodies, 4, 4)``.
+        flow: flow of every point by the motion of its body, ``(n, 3)``; 0 for static points.
     """
 
     label: Tensor
@@ -90,7 +102,7 @@ class Bodies:
 
 @dataclass(frozen=True, eq=False)
 class _Cloud:
-    """Points with what the registration needs of each."""
+    """Points with their times and heights above the ground."""
 
     points: Tensor
     times: Tensor | None
@@ -105,12 +117,15 @@ def moving_bodies(
     times: tuple[Tensor, Tensor] | None = None,
     settings: BodySettings | None = None,
 ) -> Bodies:
-    """Find the bodies among points of which the static world lies on the target already.
+    """Find the moving bodies in a sweep whose static world coincides with the target.
 
     Args:
-        points, target: ``(n, 3)`` and ``(m, 3)`` in one frame, without ground.
-        height, target_height: above the ground, ``(n,)`` and ``(m,)``.
-        times: when they were measured within their sweeps, seconds, ``(n,)`` and ``(m,)``.
+        points: points of the sweep, ``(n, 3)``, without ground.
+        target: points of the next sweep in the same frame, ``(m, 3)``, without ground.
+        height: heights of the points above the ground, ``(n,)``.
+        target_height: heights of the target above the ground, ``(m,)``.
+        times: times of the points within their sweeps, seconds, ``(n,)`` and ``(m,)``.
+        settings: settings of the detection.
     """
     settings = settings or BodySettings()
     none = Bodies(
@@ -124,7 +139,7 @@ def moving_bodies(
     if len(points) == 0 or len(there.points) == 0:
         return none
     apart = Tree(target).query(points)[0] > _APART
-    labels = _things(here, apart, settings)
+    labels = _find_clusters(here, apart, settings)
     if not bool((labels >= 0).any()):
         return none
     members, starts = _hypotheses(here, there, labels, apart, settings)
@@ -145,17 +160,20 @@ def moving_bodies(
         None if there.times is None else there.times[reached],
         registration,
     )
-    return _judged(points, members, found, settings)
+    return _accept(points, members, found, settings)
 
 
-def _things(cloud: _Cloud, apart: Tensor, settings: BodySettings) -> Tensor:
-    """Clusters that can be bodies; of larger ones, the parts without partners, which may stand in front of them."""
-    labels = _compact(
+def _find_clusters(cloud: _Cloud, apart: Tensor, settings: BodySettings) -> Tensor:
+    """Return clusters that can be bodies.
+
+    Of larger clusters, the parts without partners are clustered again: they may stand in front.
+    """
+    labels = _keep_compact(
         cloud.points, clusters(cloud.points, cloud.height, settings.cell, settings.reach), settings
     )
     rest = ((labels < 0) & apart & (cloud.height < settings.reach)).nonzero().squeeze(1)
     if len(rest):
-        parts = _compact(
+        parts = _keep_compact(
             cloud.points[rest],
             clusters(cloud.points[rest], cloud.height[rest], settings.cell, settings.reach),
             settings,
@@ -164,8 +182,8 @@ def _things(cloud: _Cloud, apart: Tensor, settings: BodySettings) -> Tensor:
     return labels
 
 
-def _compact(points: Tensor, labels: Tensor, settings: BodySettings) -> Tensor:
-    """The labels of clusters of a body's size, counted anew; -1 elsewhere."""
+def _keep_compact(points: Tensor, labels: Tensor, settings: BodySettings) -> Tensor:
+    """Return the labels of clusters of the size of a body, renumbered; -1 elsewhere."""
     count = int(labels.max()) + 1
     if count == 0:
         return labels
@@ -184,13 +202,13 @@ def _compact(points: Tensor, labels: Tensor, settings: BodySettings) -> Tensor:
 def _hypotheses(
     here: _Cloud, there: _Cloud, labels: Tensor, apart: Tensor, settings: BodySettings
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Every thing with each translation that it may begin from: the rows of its points, and starts ``(k, 2)``."""
+    """Return the rows of the points of every cluster, and its initial translations ``(k, 2)``."""
     order = labels.argsort(stable=True)
     count = int(labels.max()) + 1
     sizes = torch.bincount(labels[labels >= 0], minlength=count)
     members = list(order[int((labels < 0).sum()) :].split(sizes.tolist()))
     share = torch.stack([apart[rows].float().mean() for rows in members])
-    # What lies on things that stand still has been seen before, and is no place that a moving thing may have gone to.
+    # Target points on static clusters were seen before, so no moving body has arrived there.
     still = labels < 0
     still |= (share <= _APART)[labels.clamp_min(0)]
     new = torch.ones_like(there.height, dtype=torch.bool)
@@ -213,14 +231,14 @@ def _hypotheses(
     return members, starts
 
 
-def _judged(
+def _accept(
     points: Tensor, members: list[Tensor], found: Registration, settings: BodySettings
 ) -> Bodies:
-    """Of each thing the likeliest hypothesis, and whether it is likely enough to call the thing moving."""
+    """Accept the likeliest hypothesis of a cluster if it is likely enough (`BodySettings`)."""
     label, flow = torch.full((len(points),), -1, device=points.device), torch.zeros_like(points)
     motions: list[Tensor] = []
     number = [len(rows) for rows in members]
-    # Of two motions that explain a thing as well, the smaller one is likelier: see `BodySettings.gain`.
+    # Of two motions that explain a cluster equally well, the smaller one is likelier.
     gain = settings.gain * settings.noise**2
     best: dict[int, tuple[float, int]] = {}
     for j, (k, misfit, move) in enumerate(
@@ -245,13 +263,13 @@ def _judged(
 
 @dataclass(frozen=True)
 class Refinement:
-    """How far bodies may bend.
+    """Settings of the nonrigid refinement of bodies.
 
     Attributes:
-        cell: edge of the voxels, metres.
-        rigidity: weight of `ARAP` beside the mean misfit, both in square metres.
-        scale: of the robust misfit, metres: partners farther away hardly pull.
-        iterations: of L-BFGS.
+        cell: edge length of the voxels, metres.
+        rigidity: weight of `ARAP` relative to the mean misfit, both in square metres.
+        scale: scale of the robust misfit, metres: more distant partners have little influence.
+        iterations: number of iterations of L-BFGS.
     """
 
     cell: float = 0.5
@@ -268,13 +286,15 @@ def refine(
     times: tuple[Tensor, Tensor] | None = None,
     settings: Refinement | None = None,
 ) -> Tensor:
-    """The flow of bodies that may bend, ``(n, 3)``: points without a body keep theirs.
+    """Return the flow of bodies that may bend, ``(n, 3)``; points without a body keep their flow.
 
     Args:
-        points, target: ``(n, 3)`` and ``(m, 3)`` in one frame.
-        label: the body of each point, ``(n,)``; -1 for none.
-        flow: by the rigid motion of the bodies, ``(n, 3)``.
-        times: see `moving_bodies`.
+        points: points of the sweep, ``(n, 3)``.
+        target: points of the next sweep in the same frame, ``(m, 3)``.
+        label: number of the body of every point, ``(n,)``; -1 for none.
+        flow: flow of the rigid motion of the bodies, ``(n, 3)``.
+        times: times of the points, see `moving_bodies`.
+        settings: settings of the refinement.
     """
     settings = settings or Refinement()
     rows = (label >= 0).nonzero().squeeze(1)
@@ -290,7 +310,7 @@ def refine(
         covariances=spread,
         times=None if times is None else (times[0][rows][None], times[1][near][None]),
     )
-    # What is sought is the way from where the rigid motion takes each point, so zero is the rigid start.
+    # The unknown is the displacement from the rigidly moved point, so zero is the rigid motion.
     problem = Problem(target[near][None], PointWarp(moved[None]), term)
     prior = VoxelFlow(settings.cell) + settings.rigidity * ARAP(labels=label[rows])
     solution = solve(problem, prior, LBFGS(), max_iterations=settings.iterations, progress=False)

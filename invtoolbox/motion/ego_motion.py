@@ -1,6 +1,6 @@
-"""Undoing the sensor's motion within a sweep: points as if all were measured at the sweep's time, and back.
+"""Ego motion: the motion of the sensor between two sweeps, and within a sweep (deskewing).
 
-The sensor's own motion between two sweeps: from their poses, or by registration of the points.
+The motion between two sweeps comes from their poses, or from a registration of their points.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ When = Literal["auto", "always", "never"]
 
 @dataclass(frozen=True, eq=False)
 class Deskew:
-    """Even motion of the sensor while it measured: each point is moved by the part of the motion that had passed at its time.
+    """Deskewing under uniform motion: every point moves by the part of the motion before its time.
 
-    With the sensor's motion M from the sweep's time to that of the next, of rotation vector w and translation t, a point that was
-    measured after a share s of that time is ``q = R(s w) p + s t`` (`geometry.rigid.part_of`), exactly, not in groups of points.
+    M is the motion of the sensor from the time of the sweep to the time of the next, with rotation
+    vector w and translation t. A point measured after the share s of that time is moved to
+    ``q = R(s w) p + s t`` (`geometry.rigid.part_of`), exactly for every point.
 
     Attributes:
-        share: when each point was measured, in durations from this sweep to the next, ``(N,)`` float64.
-        motion: M, the frame of the next sweep in that of this one, ``(4, 4)`` float64.
+        share: time of every point, as a share of the time from this sweep to the next, float64
+            ``(N,)``.
+        motion: M, the frame of the next sweep in the frame of this one, float64 ``(4, 4)``.
 
     >>> Deskew(torch.tensor([0.5]).double(), torch.eye(4).double())(torch.ones(1, 3))
     tensor([[1., 1., 1.]])
@@ -38,19 +40,27 @@ class Deskew:
     motion: Tensor
 
     def __call__(self, points: Tensor) -> Tensor:
-        """Measured points as they stand at the sweep's time: ``(N, 3) -> (N, 3)``."""
+        """Move measured points to their positions at the time of the sweep.
+
+        Args:
+            points: measured points, ``(N, 3)``.
+        """
         p = points.double()
-        return (self._turned(p, self.share) + self.share[:, None] * self.motion[:3, 3]).to(
+        return (self._rotate(p, self.share) + self.share[:, None] * self.motion[:3, 3]).to(
             points.dtype
         )
 
     def undo(self, points: Tensor) -> Tensor:
-        """Points at the sweep's time as the sensor measured them: ``(N, 3) -> (N, 3)``."""
-        q = points.double() - self.share[:, None] * self.motion[:3, 3]
-        return self._turned(q, -self.share).to(points.dtype)
+        """Move points at the time of the sweep back to where the sensor measured them.
 
-    def _turned(self, p: Tensor, share: Tensor) -> Tensor:
-        """About one axis, by an angle of its own for each point (Rodrigues)."""
+        Args:
+            points: deskewed points, ``(N, 3)``.
+        """
+        q = points.double() - self.share[:, None] * self.motion[:3, 3]
+        return self._rotate(q, -self.share).to(points.dtype)
+
+    def _rotate(self, p: Tensor, share: Tensor) -> Tensor:
+        """Rotate every point about one axis by its own angle (Rodrigues' formula)."""
         turn = rotation_vector(self.motion[:3, :3])
         angle = float(turn.norm())
         if angle < 1e-12:
@@ -67,17 +77,22 @@ class Deskew:
 def deskewing(
     sweep: Sweep, ego_motion: Tensor, period: float, when: When = "auto"
 ) -> tuple[Deskew | None, str]:
-    """How to deskew a sweep, or None, and why: `when` is "auto" (where the points have times and the data set says that they
-    are not deskewed), "always" or "never".
+    """Return the deskewing of a sweep, or None and the reason.
 
     Args:
-        ego_motion: E from a sweep to the one `period` seconds later; the sensor goes on as it went.
+        sweep: the sweep.
+        ego_motion: E from the sweep to the one `period` seconds later; the motion is uniform.
         period: seconds between the two sweeps.
+        when: ``"auto"`` (if the points have times and the data set states that they are not
+            deskewed), ``"always"`` or ``"never"``.
+
+    Raises:
+        InputError: if ``when`` is ``"always"`` and the sweep has no times.
     """
     if when not in ("auto", "always", "never"):
         raise InputError(f"deskew is {when!r}; expected 'auto', 'always' or 'never'")
     if when == "never":
-        return None, "not asked for"
+        return None, "not requested"
     why = ""
     if sweep.time is None:
         why = "its points have no times"
@@ -87,7 +102,7 @@ def deskewing(
         if why:
             raise InputError(f"{sweep.source} cannot be deskewed: {why}")
     elif sweep.deskewed is not False:
-        why = "the data set has done so" if sweep.deskewed else "nothing says that it is needed"
+        why = "the data set is deskewed" if sweep.deskewed else "the data set does not state a need"
     if why or sweep.time is None:
         return None, why
     share = torch.nan_to_num(sweep.time.double(), nan=0.0) / period
@@ -96,15 +111,16 @@ def deskewing(
 
 How = Literal["auto", "poses", "icp", "none"]
 
-#: Closer than this are the vehicle's own parts, which do not move in the sensor's frame; beyond that points are few.
+#: Range of the points used, metres: closer are parts of the vehicle, farther are few points.
 NEAREST, FARTHEST = 2.5, 80.0
-#: Cells of a metre and of half a metre, and how far a correspondence may reach in each pass. The last reach is short, so that what
-#: moves and what the other sweep does not show have none: in simulated streets this takes the error from 7 mm to 1 mm.
+#: Cell sizes, metres, and the level and the largest distance of correspondences of each pass. The
+#: last distance is short, so that moving and occluded points have no correspondence: in simulated
+#: streets this lowers the error from 7 mm to 1 mm.
 _CELLS = (1.0, 0.5)
 _PASSES = ((0, 3.0), (1, 1.0), (1, 0.35))
 _NEIGHBOURS = 10
-#: Where a registration begins again that ended with less than `_GOOD` overlap: metres ahead and degrees to the left that the
-#: sensor may have gone.
+#: Initial guesses of a second registration, if the first one ends with less than `_GOOD` overlap:
+#: metres ahead and degrees to the left.
 _STARTS = (
     (0.0, 0.0),
     (0.0, 4.0),
@@ -123,14 +139,15 @@ _FEWEST = 100
 
 @dataclass(frozen=True, eq=False)
 class EgoMotion:
-    """What a point that stands still in the world does between two sweeps, in the sensor's frame.
+    """Motion of static points between two sweeps, in the frame of the sensor.
 
     Attributes:
         matrix: E, float64 ``(4, 4)``: ``p1 = E p0``.
-        how: "poses", "icp" or "none".
-        overlap: the share of upright structure of the source that lies on a surface of the target after E; None where it was
-            not looked at. Sweeps that follow each other have 0.83 and more, those of different streets 0.2 and less.
-        notes: what is worth knowing about it.
+        how: ``"poses"``, ``"icp"`` or ``"none"``.
+        overlap: share of the upright structure of the source that lies on a surface of the target
+            after E; None if it was not measured. Successive sweeps have 0.83 and more, sweeps of
+            different streets 0.2 and less.
+        notes: remarks on the registration.
     """
 
     matrix: Tensor
@@ -142,29 +159,35 @@ class EgoMotion:
 def ego_motion(
     source: Sweep, target: Sweep, how: How = "auto", guess: Tensor | None = None
 ) -> EgoMotion:
-    """The motion of the sensor from one sweep to the next.
+    """Compute the motion of the sensor from one sweep to the next.
 
-    "poses" is ``pose1^-1 pose0``. "icp" is generalised ICP (Segal et al., RSS 2009, by small-gicp) of the points between 2.5 m and
-    80 m, on cells of 1 m and then of 0.5 m; each surface counts by how flat it is. What moves farther than 0.35 m has no
-    correspondence in the last pass, and what moves less is outnumbered. It is computed in one thread, so that it gives the same bits
-    every time. "auto" takes poses where both sweeps have one, and else registers. "none" supposes that the sensor stands still.
-
-    Points of a sweep that is not deskewed lie where the sensor saw them while it moved. With even motion what stands still is
-    distorted alike in both sweeps, since the sensor sees it after almost the same part of each turn; E is off by the share w / 360
-    where the sensor turns by w degrees from one sweep to the next, 1 % in a sharp bend. `prepare_pair` deskews and registers
-    again where points have times. A change of speed or of turn between the two sweeps bends them differently, and no rigid motion
-    makes good for that.
+    The points of a sweep that is not deskewed are distorted by the motion of the sensor. Under
+    uniform motion, static points are distorted alike in both sweeps, because the sensor sees them
+    after almost the same part of each turn; E then has the relative error w / 360 if the sensor
+    turns by w degrees per sweep, 1 % in a sharp bend. `prepare_pair` deskews and registers again if
+    the points have times. A change of speed or turn rate between the two sweeps distorts them
+    differently, which no rigid motion can correct.
 
     Args:
-        guess: ``(4, 4)``, where the registration begins: E of the sweeps before, at even motion. Poses do not need it.
+        source: first sweep.
+        target: second sweep.
+        how: ``"poses"`` is ``pose1^-1 pose0``. ``"icp"`` is generalized ICP (Segal et al., RSS
+            2009, by small-gicp) of the points between 2.5 m and 80 m, on cells of 1 m and then of
+            0.5 m, in which flat surfaces count more. Points that move farther than 0.35 m have no
+            correspondence in the last pass, and slower ones are outnumbered. It runs in one thread,
+            so that it gives the same bits every time. ``"auto"`` takes poses if both sweeps have
+            one, and else registers. ``"none"`` assumes that the sensor stands still.
+        guess: initial guess of the registration, ``(4, 4)``, for example E of the previous pair.
 
     Raises:
-        InputError: a pose is asked for and missing, there are too few points, or the sweeps do not overlap.
-        MissingDependency: "icp" without small-gicp (the extra `lidar`).
+        InputError: if a required pose is missing, there are too few points, or the sweeps do not
+            overlap.
+        MissingDependency: if ``"icp"`` is needed and small-gicp (extra `lidar`) is not installed.
 
-    >>> ahead = torch.eye(4, dtype=torch.float64)
+    >>> still = torch.eye(4, dtype=torch.float64)
+    >>> ahead = still.clone()
     >>> ahead[0, 3] = 0.5
-    >>> first, second = (Sweep(torch.zeros(1, 3), pose=pose) for pose in (torch.eye(4, dtype=torch.float64), ahead))
+    >>> first, second = (Sweep(torch.zeros(1, 3), pose=pose) for pose in (still, ahead))
     >>> ego_motion(first, second).matrix[:3, 3]
     tensor([-0.5000,  0.0000,  0.0000], dtype=torch.float64)
     """
@@ -188,7 +211,7 @@ def ego_motion(
             if sweep.pose is not None
         )
         return EgoMotion(relative_motion(pose, later), "poses")
-    found = _registered(source, target, guess)
+    found = _register(source, target, guess)
     if how == "auto" and len(missing) == 1:
         return EgoMotion(
             found.matrix,
@@ -199,7 +222,7 @@ def ego_motion(
     return found
 
 
-def _registered(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion:
+def _register(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion:
     small_gicp = _small_gicp()
     pyramid = [[_cells(small_gicp, sweep, cell) for sweep in (source, target)] for cell in _CELLS]
     start = (
@@ -209,7 +232,9 @@ def _registered(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion
     )
     matrix, overlap, converged = _align(small_gicp, pyramid, start, _PASSES)
     if overlap < _GOOD:
-        coarse = [_align(small_gicp, pyramid, _gone(*start), _PASSES[:1]) for start in _STARTS]
+        coarse = [
+            _align(small_gicp, pyramid, _moved_sensor(*start), _PASSES[:1]) for start in _STARTS
+        ]
         best = max(coarse, key=lambda tried: tried[1])
         again = _align(small_gicp, pyramid, best[0], _PASSES)
         if again[1] > overlap:
@@ -218,22 +243,24 @@ def _registered(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion
         bent = (
             ""
             if source.deskewed and target.deskewed
-            else ", that no sudden turn bends one of them (they are not known to be deskewed)"
+            else ", that no sudden turn distorts one of them (they are not known to be deskewed)"
         )
         raise InputError(
-            f"{source.source} and {target.source} do not overlap: after registration {overlap:.0%} of the upright structure "
-            f"of the first lies on surfaces of the second; see that they follow each other{bent}, or give poses"
+            f"{source.source} and {target.source} do not overlap: after registration {overlap:.0%} "
+            "of the upright structure of the first lies on surfaces of the second; check that "
+            f"they follow each other{bent}, or give poses"
         )
     notes = [] if converged else [f"the registration of {source.source} had not converged"]
     if overlap < _GOOD:
         notes.append(
-            f"{source.source}: after registration {overlap:.0%} of its upright structure lies on surfaces of the next sweep"
+            f"{source.source}: after registration {overlap:.0%} of its upright structure lies on "
+            "surfaces of the next sweep"
         )
     return EgoMotion(torch.from_numpy(matrix), "icp", overlap, tuple(notes))
 
 
 def _cells(small_gicp: Any, sweep: Sweep, cell: float) -> tuple[Any, Any]:
-    """The mean of the points of each cell, with covariance and normal, and a tree."""
+    """Return the mean of the points of every cell, with covariance and normal, and a tree."""
     points = sweep.points.detach().cpu().numpy()
     distance = np.linalg.norm(points, axis=1)  # NaN compares false
     points = points[(distance > NEAREST) & (distance < FARTHEST)].astype(np.float64)
@@ -243,14 +270,15 @@ def _cells(small_gicp: Any, sweep: Sweep, cell: float) -> tuple[Any, Any]:
     if cloud is None or cloud.size() < _FEWEST:
         count = 0 if cloud is None else cloud.size()
         raise InputError(
-            f"{sweep.source}: {count} cells of {cell:g} m hold points between {NEAREST:g} m and {FARTHEST:g} m; registration "
-            f"needs {_FEWEST}: give poses, or ego_motion='none' if the sensor stands still"
+            f"{sweep.source}: {count} cells of {cell:g} m hold points between {NEAREST:g} m and "
+            f"{FARTHEST:g} m; registration needs {_FEWEST}: give poses, or ego_motion='none' if "
+            "the sensor stands still"
         )
     return cloud, tree
 
 
-def _gone(ahead: float, turn: float) -> np.ndarray:
-    """E of a sensor that has gone ahead, metres, and then turned to the left, degrees."""
+def _moved_sensor(ahead: float, turn: float) -> np.ndarray:
+    """Return E of a sensor that moved ahead by metres and then turned left by degrees."""
     pose = np.eye(4)
     cosine, sine = np.cos(np.radians(turn)), np.sin(np.radians(turn))
     pose[:2, :2] = [[cosine, -sine], [sine, cosine]]
@@ -264,7 +292,7 @@ def _align(
     start: np.ndarray,
     passes: tuple[tuple[int, float], ...],
 ) -> tuple[np.ndarray, float, bool]:
-    """E, its overlap, and whether the last pass converged."""
+    """Return E, its overlap, and whether the last pass converged."""
     matrix, converged = start, False
     for level, reach in passes:
         (source, _), (target, tree) = pyramid[level]
@@ -275,9 +303,10 @@ def _align(
 
 
 def _overlap(source: Any, target: Any, tree: Any, matrix: np.ndarray) -> float:
-    """How much of what stands upright in the source lies on a surface of the target: within 0.5 m, and 0.15 m from its plane.
+    """Compute the share of upright points of the source that lie on a surface of the target.
 
-    The ground does not count: that of any two streets is the same. Where nothing stands upright there is only the ground.
+    Such a point has a neighbour within 0.5 m and lies within 0.15 m of its plane. The ground does
+    not count, because the ground of any two streets overlaps, unless there is nothing else.
     """
     points, normals = np.asarray(source.points())[:, :3], np.asarray(source.normals())[:, :3]
     upright = np.abs(normals[:, 2]) < 0.7
@@ -299,7 +328,7 @@ def _small_gicp() -> Any:
         from invtoolbox.core.environment import how_to_get
 
         raise MissingDependency(
-            f"the sensor's motion from points needs small-gicp, which is not installed; {how_to_get('lidar')}; "
-            "or give poses, or ego_motion='none'"
+            "the sensor's motion from points needs small-gicp, which is not installed; "
+            f"{how_to_get('lidar')}; or give poses, or ego_motion='none'"
         ) from error
     return small_gicp

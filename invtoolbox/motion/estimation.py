@@ -1,10 +1,10 @@
-"""The flow of a pair of sweeps: prepared, estimated, and given for every point of the first one."""
+"""Scene flow of a pair of sweeps, for every point of the first sweep."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -21,19 +21,20 @@ from invtoolbox.motion.preparation import Preparation, PreparedPair, prepare_pai
 
 @dataclass(frozen=True, eq=False)
 class FlowEstimate:
-    """The flow of the N points of a sweep, and what was found on the way.
+    """Flow of the N points of a sweep, with intermediate results.
 
     Attributes:
-        flow: where the point's matter is at the next sweep, in that one's frame, less where it is now: metres, float32 ``(N, 3)``.
-            The sensor's own motion is included; NaN where a row is no measurement.
-        ego_motion: E, float64 ``(4, 4)``: what stands still in the world moves by ``E p - p``.
-        dynamic: what moves in the world by at least `geometry.sweeps.MOVES`, bool ``(N,)``.
-        ground: bool ``(N,)``.
-        instance: the body that moves as one, int64 ``(N,)``; -1 for none.
-        valid: which rows are measurements, bool ``(N,)``.
-        method: its name.
-        seconds: all of it, with the preparation.
-        notes: what was chosen, and why.
+        flow: displacement of every point, float32 ``(N, 3)`` in metres: its position at the next
+            sweep, in the frame of that sweep, minus its position now. The motion of the sensor is
+            included; NaN in rows that are not measurements.
+        ego_motion: E, float64 ``(4, 4)``: static points move by ``E p - p``.
+        dynamic: points that move in the world by at least `geometry.sweeps.MOVES`, bool ``(N,)``.
+        ground: points on the ground, bool ``(N,)``.
+        instance: number of the rigid body of every point, int64 ``(N,)``; -1 for none.
+        valid: rows that are measurements, bool ``(N,)``.
+        method: name of the method.
+        seconds: seconds of the whole computation, including the preparation.
+        notes: choices that were made, with reasons.
     """
 
     flow: Tensor
@@ -47,7 +48,11 @@ class FlowEstimate:
     notes: tuple[str, ...]
 
     def residual(self, points: Tensor) -> Tensor:
-        """The flow without the sensor's motion, ``flow - (E p - p)``, for the points of the sweep, ``(N, 3)``."""
+        """Return the flow without the motion of the sensor, ``flow - (E p - p)``.
+
+        Args:
+            points: points of the sweep, ``(N, 3)``.
+        """
         return residual_flow(self.flow, points, self.ego_motion)
 
 
@@ -60,17 +65,21 @@ def estimate(
     guess: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> FlowEstimate:
-    """The flow of every point of `source`.
+    """Estimate the flow of every point of a sweep, with intermediate results.
 
     Args:
-        method: a name of `motion.methods.METHODS`, or anything called as ``method(pair, seed) -> Motion``.
-        preparation: ego motion, deskewing, ground, crops.
-        seed: of the methods that draw.
-        guess: the ego motion of the pair before, from which a registration begins.
-        device: where the method computes; by default, as the preparation, on the CPU, where the answer is in any case.
+        source: first sweep.
+        target: second sweep.
+        method: name of `motion.methods.METHODS`, or a callable ``method(pair, seed) -> Motion``.
+        preparation: settings of ego motion, deskewing, ground and crops.
+        seed: seed of methods that draw random numbers.
+        guess: ego motion of the previous pair, the initial guess of a registration.
+        device: device of the method. The preparation and the result are always on the CPU, which is
+            also the default of the method.
 
     Raises:
-        InputError: a sweep is empty or holds no measurement, or the two do not overlap; it names the sweep.
+        InputError: if a sweep is empty or holds no measurement, or the two do not overlap; the
+            sentence names the sweep.
     """
     began = time.monotonic()
     found = method_named(method) if isinstance(method, str) else method
@@ -95,30 +104,67 @@ def estimate(
     )
 
 
+@overload
 def scene_flow(
-    source: Any,
-    target: Any,
+    source: np.ndarray,
+    target: Sweep | Tensor | np.ndarray,
     method: str | Method = "default",
+    *,
     ego_motion: str | Tensor | np.ndarray = "auto",
     ground: str = "auto",
     max_range: float | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
-) -> Any:
-    """The flow of every point of a lidar sweep to the next one.
+) -> np.ndarray: ...
+
+
+@overload
+def scene_flow(
+    source: Sweep | Tensor,
+    target: Sweep | Tensor | np.ndarray,
+    method: str | Method = "default",
+    *,
+    ego_motion: str | Tensor | np.ndarray = "auto",
+    ground: str = "auto",
+    max_range: float | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Tensor: ...
+
+
+def scene_flow(
+    source: Sweep | Tensor | np.ndarray,
+    target: Sweep | Tensor | np.ndarray,
+    method: str | Method = "default",
+    *,
+    ego_motion: str | Tensor | np.ndarray = "auto",
+    ground: str = "auto",
+    max_range: float | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Tensor | np.ndarray:
+    """Estimate the flow of every point of a lidar sweep to the next sweep.
 
     Args:
-        source, target: two sweeps: points ``(N, 3)`` and ``(M, 3)``, tensors or arrays, metres, x forward, y left, z up, each in its
-            sensor's frame; or `Sweep` with what else is known (pose, times).
-        method: "default", or one of the published ones; see ``invtoolbox list methods``.
-        ego_motion: "auto" (the sweeps' poses, or else by registration), "poses", "icp", "none" (points are in one frame already),
-            or the motion itself: a matrix ``(4, 4)`` with ``p1 = E p0`` for what stands still.
-        ground: "auto" finds it, "labels" takes the sweeps' own, "none" keeps it as part of the scene.
-        max_range: metres; points beyond move with the static world.
+        source: first sweep: points ``(N, 3)``, a tensor or an array, in metres, x forward, y left,
+            z up, in the frame of the sensor; or a `Sweep`, which may also hold a pose and times.
+        target: second sweep, ``(M, 3)`` points in the frame of its own sensor pose.
+        method: ``"default"``, or a published method; see ``invtoolbox list methods``.
+        ego_motion: ``"auto"`` (from the poses of the sweeps, else by registration), ``"poses"``,
+            ``"icp"``, ``"none"`` (the points are in one frame already), or the motion itself: a
+            matrix ``(4, 4)`` with ``p1 = E p0`` for static points.
+        ground: ``"auto"`` detects it, ``"labels"`` takes the labels of the sweeps, ``"none"`` keeps
+            it as part of the scene.
+        max_range: distance in metres beyond which points move with the static world; None for no
+            limit.
+        seed: seed of methods that draw random numbers.
+        device: device that the method computes on.
 
     Returns:
-        Where each point's matter is at the second sweep, in that one's frame, less where it is now: metres, ``(N, 3)``, the sensor's
-        motion included; an array where the source is one, else a tensor on its device. NaN where a point is not finite.
+        Displacement of every point, ``(N, 3)`` in metres: its position at the second sweep, in the
+        frame of that sweep, minus its position in the first. The motion of the sensor is included.
+        An array if the source is an array, else a tensor on the device of the source; NaN in rows
+        whose point is not finite.
 
     >>> import invtoolbox as it
     >>> street = it.simulation.street(sweeps=2, points=4000)
@@ -128,7 +174,7 @@ def scene_flow(
     """
     first, second = _as_sweep(source, "source"), _as_sweep(target, "target")
     if not isinstance(ego_motion, str):
-        # A motion that is known is two poses.
+        # A known motion is passed on as two poses.
         motion = check_motion(torch.as_tensor(ego_motion).cpu(), "ego_motion")
         first, second = (
             _with_pose(first, torch.eye(4, dtype=torch.float64)),
@@ -168,15 +214,16 @@ def _as_sweep(points: Any, what: str) -> Sweep:
         points = np.asarray(points)
         if points.dtype.kind not in "iuf":
             raise InputError(
-                f"{what} holds {points.dtype}; expected points (N, 3), x, y and z in metres, or a Sweep"
+                f"{what} holds {points.dtype}; expected points (N, 3), x, y and z in metres, or a "
+                "Sweep"
             )
-        points = torch.from_numpy(
-            np.array(points, dtype=np.float32)
-        )  # a copy: the array may be read backwards, or not be ours to write
+        # A copy, because the array may have negative strides or be read-only.
+        points = torch.from_numpy(np.array(points, dtype=np.float32))
     cloud: Tensor = points
     if cloud.ndim != 2 or cloud.shape[1] != 3:
         raise InputError(
-            f"{what} has the shape {tuple(cloud.shape)}; expected points (N, 3), x, y and z in metres, or a Sweep"
+            f"{what} has the shape {tuple(cloud.shape)}; expected points (N, 3), x, y and z in "
+            "metres, or a Sweep"
         )
     return Sweep(cloud.detach().float(), source=f"the {what}")
 

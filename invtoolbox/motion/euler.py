@@ -1,6 +1,6 @@
-"""The flow of a whole sequence at once: one field in space and time, along which the points of every sweep are carried.
+"""EulerFlow: the flow of a whole sequence at once, as one velocity field in space and time.
 
-Vedder et al., "Neural Eulerian scene flow fields" (EulerFlow), ICLR 2025, as a problem, a prior, a solver, and the one loop.
+Vedder et al., Neural Eulerian scene flow fields, ICLR 2025.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ from invtoolbox.solvers.adam import Adam
 
 @dataclass(frozen=True)
 class EulerSettings:
-    """What `euler_flow` minimises, and how.
+    """Settings of `euler_flow`.
 
     Attributes:
-        field: ``"network"``, as published, or ``"voxels"``, which costs a small part of it; or an implicit prior of one's own.
-        steps: over how many sweeps points are carried.
-        window: how many sweeps an iteration looks at, drawn anew each time.
-        cycle: the weight of what does not come back, see `data_terms.RolloutChamfer`.
-        speed_limit: metres from sweep to sweep.
-        truncation: of squared distances, square metres.
-        learning_rate: of Adam; published is 8e-5 for the network, over a day. Where not given, 2e-3 for the network and 0.02 for voxels.
-        decay: see `solvers.Adam`.
-        max_iterations: of Adam.
+        field: ``"network"``, as published, or ``"voxels"``, which is much faster; or an implicit
+            prior.
+        steps: number of sweeps over which points are advected.
+        window: number of sweeps per iteration, drawn anew in each.
+        cycle: weight of the cycle misfit, see `data_terms.RolloutChamfer`.
+        speed_limit: largest motion from sweep to sweep, metres.
+        truncation: truncation of squared distances, square metres.
+        learning_rate: learning rate of Adam; by default 2e-3 for the network and 0.02 for voxels.
+            The paper uses 8e-5 for the network, over a day.
+        decay: decay of the learning rate, see `solvers.Adam`.
+        max_iterations: number of iterations of Adam.
     """
 
     field: Literal["network", "voxels"] | ImplicitPrior = "voxels"
@@ -64,14 +66,19 @@ def euler_flow(
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = False,
 ) -> list[Tensor]:
-    """The flow of every sweep but the last, metres until the next one: ``(N_t, 3)`` each.
+    """Compute the flow of every sweep but the last to its successor, ``(N_t, 3)`` each in metres.
 
     Args:
-        sweeps: the points of each, ``(N_t, 3)``, metres, finite, in one frame that stands still, in the order of time.
-        settings: see there.
-        priors: explicit ones of the field, which EulerFlow has none of: ``5 * it.priors.AlongField(it.priors.ARAP())``.
-        seed: of the first weights, and of the windows.
-        time_limit, callbacks, checkpoint, progress: as in `invtoolbox.solve`.
+        sweeps: points of every sweep, ``(N_t, 3)``, metres, finite, in one static frame, in the
+            order of time.
+        settings: settings of the method.
+        priors: explicit priors of the field, for example
+            ``5 * it.priors.AlongField(it.priors.ARAP())``; EulerFlow itself has none.
+        seed: seed of the initial weights and of the windows.
+        time_limit: as in `invtoolbox.solve`.
+        callbacks: as in `invtoolbox.solve`.
+        checkpoint: as in `invtoolbox.solve`.
+        progress: as in `invtoolbox.solve`.
 
     >>> points = torch.rand(100, 3, generator=torch.Generator().manual_seed(0)) * 4
     >>> walk = [points + torch.tensor([0.2 * t, 0.0, 0.0]) for t in range(4)]
@@ -104,7 +111,18 @@ def euler_solution(
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = False,
 ) -> Solution:
-    """The solution behind `euler_flow`: its ``x`` is a `geometry.sweeps.FlowField`."""
+    """Return the solution of `euler_flow`, whose ``x`` is a `geometry.sweeps.FlowField`.
+
+    Args:
+        sweeps: as in `euler_flow`.
+        settings: as in `euler_flow`.
+        priors: as in `euler_flow`.
+        seed: as in `euler_flow`.
+        time_limit: as in `invtoolbox.solve`.
+        callbacks: as in `invtoolbox.solve`.
+        checkpoint: as in `invtoolbox.solve`.
+        progress: as in `invtoolbox.solve`.
+    """
     settings = EulerSettings() if settings is None else settings
     if len(sweeps) < 2:
         raise InputError(f"a flow needs two sweeps at least, got {len(sweeps)}")
@@ -124,7 +142,7 @@ def euler_solution(
     solver = Adam(
         learning_rate=rate, decay=settings.decay, subset_size=min(settings.window, len(clouds))
     )
-    solution: Solution = solve(
+    return solve(
         problem,
         prior if priors is None else prior + priors,
         solver,
@@ -136,4 +154,3 @@ def euler_solution(
         checkpoint=checkpoint,
         progress=progress,
     )
-    return solution

@@ -1,4 +1,7 @@
-"""The methods of scene flow by name: each turns a prepared pair of sweeps into the motion that is left beside the sensor's own."""
+"""Methods of scene flow by name.
+
+Each maps a prepared pair of sweeps to the motion that remains after the motion of the sensor.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,26 @@ from invtoolbox.motion.euler import EulerSettings, euler_flow
 from invtoolbox.motion.published import VoxelSettings, fast_nsf, nsfp, voxel_flow
 from invtoolbox.motion.registration import height_above
 
-#: Height above the ground up to which points above a body belong to it, metres: lorries and buses.
+#: Height above the ground up to which points above a body may belong to it, metres: lorries, buses.
 _TALLEST = 4.5
-#: How far from a body, in the plane, its fragments are looked for, metres; and how far from the target a fragment must be.
-_BESIDE, _APART = 1.5, 0.15
+#: Distance in the plane within which fragments of a body are searched, metres.
+_FRAGMENT_DISTANCE = 1.5
+#: Smallest distance of a fragment to the target, metres.
+_APART = 0.15
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """What a method looks at: two sweeps in one frame, in which the static world lies on itself; without ground.
+    """Input of a method: two sweeps in one frame, in which the static worlds coincide.
+
+    The ground is removed.
 
     Attributes:
-        source, target: ``(n, 3)`` and ``(m, 3)``.
-        ground: points of the ground, for heights, ``(g, 3)``.
-        times: when the points were measured within their sweeps, seconds, ``(n,)`` and ``(m,)``; None where it is not known.
+        source: points of the first sweep, ``(n, 3)``.
+        target: points of the second sweep, ``(m, 3)``.
+        ground: points of the ground, which define heights, ``(g, 3)``.
+        times: times of the points within their sweeps, seconds, ``(n,)`` and ``(m,)``; None if
+            unknown.
     """
 
     source: Tensor
@@ -41,32 +50,34 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """What a method finds for the n points of the source.
+    """Result of a method for the n points of the source.
 
     Attributes:
-        flow: beyond the static world's, metres, ``(n, 3)``.
-        instance: the body of each point, ``(n,)`` int64; -1 for none.
+        flow: displacement relative to the static world, metres, ``(n, 3)``.
+        instance: number of the body of every point, int64 ``(n,)``; -1 for none.
     """
 
     flow: Tensor
     instance: Tensor
 
 
-#: ``method(pair, seed) -> Motion``: a frozen record of settings that can be called.
+#: ``method(pair, seed) -> Motion``: a frozen dataclass of settings that can be called.
 Method = Callable[[Pair, int], Motion]
 
 
 @dataclass(frozen=True)
 class Default:
-    """Bodies that move rigidly; all else stands still, at exactly 0.
+    """Default method: bodies that move rigidly; the flow of all other points is exactly 0.
 
-    The start is that of ICP-Flow (Lin et al., CVPR 2024) with plane-to-plane distances in place of point-to-point ones, which lidar
-    lines hold back, and with the time of each point where it is known; all things are registered at once, as items of a batch.
+    It extends ICP-Flow (Lin et al., CVPR 2024): plane-to-plane distances replace point-to-point
+    distances, which the scan lines of a lidar bias towards zero motion, and the time of each point
+    is used if it is known. All bodies are registered at once, as items of a batch.
 
     Attributes:
-        bodies: how they are found.
-        refinement: lets them bend afterwards, for things that are not rigid. On the real pair of ``benchmarks/scene_flow.py``, where
-            all that is found are cars, it costs 0.02 m of dynamic error, so by default nothing bends.
+        bodies: settings of the detection of bodies.
+        refinement: settings of a nonrigid refinement, or None. On the real pair of
+            ``benchmarks/scene_flow.py``, in which only cars are found, it increases the dynamic
+            error by 0.02 m, so there is none by default.
     """
 
     bodies: BodySettings = field(default_factory=BodySettings)
@@ -93,7 +104,11 @@ class Default:
 
 @dataclass(frozen=True)
 class IcpFlow:
-    """Bodies registered with point-to-point distances, as in ICP-Flow (Lin et al., CVPR 2024): `Default` without what it adds."""
+    """ICP-Flow (Lin et al., CVPR 2024): bodies registered with point-to-point distances.
+
+    Attributes:
+        bodies: settings of the detection of bodies.
+    """
 
     bodies: BodySettings = field(
         default_factory=lambda: BodySettings(plane=False, explained=0.7, noise=0.05)
@@ -105,7 +120,14 @@ class IcpFlow:
 
 @dataclass(frozen=True)
 class Nsfp:
-    """`published.nsfp` with the settings for whole sweeps without the sensor's motion; every point counts as one of no body."""
+    """Neural scene flow prior (`published.nsfp`) for whole sweeps; it finds no bodies.
+
+    Attributes:
+        points: number of points drawn for the fit; None for all.
+        patience: iterations without improvement after which the fit stops.
+        max_iterations: largest number of iterations.
+        time_limit: seconds after which the fit stops; None for no limit.
+    """
 
     points: int | None = 24_000
     patience: int = 100
@@ -127,10 +149,17 @@ class Nsfp:
 
 @dataclass(frozen=True)
 class FastNsf:
-    """`published.fast_nsf` with its settings for whole sweeps: soon done, and on pairs without the sensor's motion hardly off from zero.
+    """Fast neural scene flow (`published.fast_nsf`) with its settings for whole sweeps.
 
-    Its grid takes memory by the volume, so points farther than `max_range` from the sensor, metres in the plane, are left out and do not
-    move; None takes all.
+    It is fast, and stays close to zero on pairs without the motion of the sensor. The memory of its
+    grid grows with the volume, so points beyond `max_range` are left out and do not move.
+
+    Attributes:
+        max_range: distance from the sensor in the plane, metres; None for all points.
+        points: number of points drawn for the fit; None for all.
+        patience: iterations without improvement after which the fit stops.
+        max_iterations: largest number of iterations.
+        time_limit: seconds after which the fit stops; None for no limit.
     """
 
     max_range: float | None = 35.0
@@ -160,7 +189,11 @@ class FastNsf:
 
 @dataclass(frozen=True)
 class Voxel:
-    """`voxel.voxel_flow`: a grid of flow vectors, clusters that move together (Hoffmann et al., "Floxels", CVPR 2025)."""
+    """Grid of flow vectors with clusters that move together (Hoffmann et al., Floxels, CVPR 2025).
+
+    Attributes:
+        settings: settings of `published.voxel_flow`.
+    """
 
     settings: VoxelSettings = field(default_factory=VoxelSettings)
 
@@ -173,7 +206,13 @@ class Voxel:
 
 @dataclass(frozen=True)
 class Euler:
-    """`euler.euler_flow` of the two sweeps of a pair alone. Its strength is a whole sequence: call it with all its sweeps in one frame."""
+    """EulerFlow (`euler.euler_flow`) of the two sweeps of a pair.
+
+    Its strength is a whole sequence: call `euler_flow` with all sweeps in one frame.
+
+    Attributes:
+        settings: settings of `euler.euler_flow`.
+    """
 
     settings: EulerSettings = field(
         default_factory=lambda: EulerSettings(steps=1, window=2, max_iterations=150)
@@ -195,15 +234,22 @@ METHODS: dict[str, Callable[[], Method]] = {
 
 
 def method_named(name: str) -> Method:
-    """A method by its name, with its default settings."""
+    """Return a method by its name, with its default settings.
+
+    Args:
+        name: name in `METHODS`.
+    """
     if name not in METHODS:
         raise unknown_name("method of scene flow", name, METHODS)
     return METHODS[name]()
 
 
 def _with_fragments(pair: Pair, height: Tensor, bodies: Bodies) -> Bodies:
-    """What stands beside or above a body goes with it where that brings it onto the target: what was too high to make clusters, or
-    hangs together with nothing, as a long side does that is seen at a grazing angle."""
+    """Assign loose points next to or above a body to it if its motion brings them onto the target.
+
+    Such points were too high for clusters, or are connected to nothing, like a long side of a car
+    that is seen at a grazing angle.
+    """
     inside = bodies.label >= 0
     if not bool(inside.any()):
         return bodies
@@ -213,7 +259,7 @@ def _with_fragments(pair: Pair, height: Tensor, bodies: Bodies) -> Bodies:
     if len(loose) == 0:
         return bodies
     flat = torch.tensor([1.0, 1.0, 0.0], device=pair.source.device) * pair.source
-    distance, index = Tree(flat[inside]).query(flat[loose], bound=_BESIDE)
+    distance, index = Tree(flat[inside]).query(flat[loose], bound=_FRAGMENT_DISTANCE)
     near = distance.isfinite()
     loose, owner = loose[near], bodies.label[inside][index[near]]
     points, motion = pair.source[loose], bodies.motion[owner]

@@ -1,4 +1,4 @@
-"""A pair of sweeps made ready for scene flow, and the flow of the points that are left turned into that of every point."""
+"""Preparation of a pair of sweeps for scene flow: ego motion, deskewing, ground, crops."""
 
 from __future__ import annotations
 
@@ -15,24 +15,30 @@ from invtoolbox.motion.ego_motion import Deskew, EgoMotion, How, When, deskewing
 from invtoolbox.motion.ground import Ground, ground
 
 _FEWEST = 10
-#: Beyond this distance from the sensor no lidar measures, metres: what a file holds there is damage, or no sensor's frame.
+#: Largest plausible distance, metres: no lidar measures farther, so farther points are damage or
+#: not in the frame of the sensor.
 FARTHEST = 1000.0
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to a pair of sweeps before its flow is estimated. None of it takes a point from the output.
+    """Settings of the preparation of a pair of sweeps. No step removes a point from the output.
 
     Attributes:
-        ego_motion: where the sensor's own motion comes from: "auto" (poses, or where a sweep has none the points), "poses",
-            "icp" or "none" (the sensor stands still).
-        deskew: whether the sensor's motion within a sweep is undone: "auto" (where points have times and the data set says that
-            they are not deskewed), "always" or "never".
-        ground: "auto" finds the ground in the points, "labels" takes it from the sweep's labels (and for a sweep without, finds it),
-            "none" keeps it.
-        ground_settings: how it is found.
-        max_range: metres in the plane from the sensor; points beyond move with the static world. None keeps all up to a kilometre.
-        min_height, max_height: metres in the sensor's frame; what lies outside moves with the static world. None keeps all.
+        ego_motion: source of the motion of the sensor: ``"auto"`` (poses, or the points if a sweep
+            has no pose), ``"poses"``, ``"icp"`` or ``"none"`` (the sensor stands still).
+        deskew: whether the motion of the sensor within a sweep is undone: ``"auto"`` (if points
+            have times and the data set states that they are not deskewed), ``"always"`` or
+            ``"never"``.
+        ground: ``"auto"`` finds the ground in the points, ``"labels"`` takes the labels of the
+            sweep (or finds it in a sweep without labels), ``"none"`` keeps it.
+        ground_settings: settings of the ground segmentation.
+        max_range: distance from the sensor in the plane, metres; farther points move with the
+            static world. None keeps all points up to a kilometre.
+        min_height: height in the frame of the sensor, metres; lower points move with the static
+            world. None keeps all.
+        max_height: height in the frame of the sensor, metres; higher points move with the static
+            world. None keeps all.
     """
 
     ego_motion: How = "auto"
@@ -60,17 +66,22 @@ class Preparation:
 
 @dataclass(frozen=True, eq=False)
 class PreparedPair:
-    """Two sweeps in one frame, without what cannot be told to move; N and M points of the files, n and m that are left.
+    """Two prepared sweeps in one frame: n and m of the N and M points of the sweeps.
 
     Attributes:
-        source: the first sweep's points moved by the ego motion into the target's frame, float32 ``(n, 3)``: what stands still in the
-            world lies on the target.
-        target: the second sweep's points, float32 ``(m, 3)``.
-        index, target_index: their rows in the sweeps, int64.
+        source: points of the first sweep, moved by the ego motion into the frame of the target,
+            float32 ``(n, 3)``; static points coincide with the target.
+        target: points of the second sweep, float32 ``(m, 3)``.
+        index: rows of `source` in the first sweep, int64 ``(n,)``.
+        target_index: rows of `target` in the second sweep, int64 ``(m,)``.
         ego_motion: E, float64 ``(4, 4)``.
-        ground, target_ground: bool ``(N,)`` and ``(M,)``.
-        valid, target_valid: which rows are measurements, bool ``(N,)`` and ``(M,)``.
-        notes: what was chosen, and why.
+        ground: points of the first sweep on the ground, bool ``(N,)``.
+        target_ground: points of the second sweep on the ground, bool ``(M,)``.
+        valid: rows of the first sweep that are measurements, bool ``(N,)``.
+        target_valid: rows of the second sweep that are measurements, bool ``(M,)``.
+        notes: choices that were made, with reasons.
+        points: all points of the first sweep, ``(N, 3)``.
+        deskew: deskewing of the first sweep, or None.
     """
 
     source: Tensor
@@ -87,16 +98,20 @@ class PreparedPair:
     deskew: Deskew | None
 
     def flow(self, residual: Tensor) -> Tensor:
-        """The flow of every row of the first sweep from that of the points of `source`: ``(n, 3) -> (N, 3)`` float32, metres.
+        """Return the flow of every point of the first sweep, float32 ``(N, 3)`` in metres.
 
-        `residual` is what they move beyond the static world. The sensor's motion is added, points that were taken out move with
-        the static world (``E p - p``), and the sensor's motion within the sweep is put back: a point of the file plus
-        its flow lies where the next file, as it is, shows it. NaN where a row is no measurement.
+        The motion of the sensor is added, points that were left out move with the static world (``E
+        p - p``), and deskewing is undone: a point of the sweep plus its flow lies where the next
+        sweep shows it. The flow is NaN in rows that are not measurements.
+
+        Args:
+            residual: displacements of the points of `source` relative to the static world,
+                ``(n, 3)``.
         """
         if residual.shape != self.source.shape:
             raise InputError(
-                f"the flow has the shape {tuple(residual.shape)} for {len(self.source)} prepared points; expected "
-                f"{tuple(self.source.shape)}"
+                f"the flow has the shape {tuple(residual.shape)} for {len(self.source)} prepared "
+                f"points; expected {tuple(self.source.shape)}"
             )
         points = self.points.double()
         moved = transform(self.ego_motion, points if self.deskew is None else self.deskew(points))
@@ -114,17 +129,22 @@ def prepare_pair(
     preparation: Preparation | None = None,
     guess: Tensor | None = None,
 ) -> PreparedPair:
-    """Ego motion, deskewing, ground and crops of a pair of sweeps.
+    """Prepare a pair of sweeps: ego motion, deskewing, ground and crops.
 
     Args:
-        guess: the ego motion of the pair before, from which a registration begins.
+        source: first sweep.
+        target: second sweep.
+        preparation: settings.
+        guess: ego motion of the previous pair, the initial guess of a registration.
 
     Raises:
-        InputError: a sweep holds no points that can be used, or they do not overlap; the message names the sweep.
+        InputError: if a sweep holds no usable points, or the two do not overlap; the sentence names
+            the sweep.
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> first = Sweep(10 * torch.rand(100, 3, generator=generator))
-    >>> pair = prepare_pair(first, Sweep(first.points + 0.1), Preparation(ego_motion="none", ground="none"))
+    >>> plain = Preparation(ego_motion="none", ground="none")
+    >>> pair = prepare_pair(first, Sweep(first.points + 0.1), plain)
     >>> pair.flow(torch.full((100, 3), 0.1)).mean(0)
     tensor([0.1000, 0.1000, 0.1000])
     """
@@ -172,27 +192,30 @@ def _check(sweep: Sweep) -> None:
     count = int(sweep.finite.sum())
     if count == 0:
         raise InputError(
-            f"{sweep.source}: none of its {len(sweep)} points is a measurement; all are NaN, infinite or zero"
+            f"{sweep.source}: none of its {len(sweep)} points is a measurement; all are NaN, "
+            "infinite or zero"
         )
     if count < _FEWEST:
         raise InputError(
-            f"{sweep.source}: {count} of {len(sweep)} points are measurements; scene flow needs {_FEWEST} at least"
+            f"{sweep.source}: {count} of {len(sweep)} points are measurements; scene flow needs "
+            f"{_FEWEST} at least"
         )
     near = int((sweep.finite & _within(sweep.points, FARTHEST)).sum())
     if near < _FEWEST:
         raise InputError(
-            f"{sweep.source}: {near} of {count} points lie within {FARTHEST:g} m of the origin, where the sensor is; give "
-            "points in metres and in the sensor's own frame, with its pose where they were in the world's"
+            f"{sweep.source}: {near} of {count} points lie within {FARTHEST:g} m of the origin, "
+            "where the sensor is; give points in metres and in the sensor's own frame, with its "
+            "pose where they were in the world's"
         )
 
 
 def _within(points: Tensor, distance: float) -> Tensor:
-    """Which points lie that near to the sensor in the plane, ``(N,)``."""
+    """Return a mask of the points within a distance of the sensor in the plane, ``(N,)``."""
     return points[:, :2].double().norm(dim=1) <= distance
 
 
 def _check_overlap(source: Sweep, target: Sweep, matrix: Tensor) -> None:
-    """Refuse two sweeps of different places: hardly a column of 5 m that holds points of the one holds points of the other."""
+    """Refuse sweeps of different places, which share almost no columns of 5 m that hold points."""
     columns = []
     first, second = (
         sweep.points[sweep.finite & _within(sweep.points, FARTHEST)].double()
@@ -204,15 +227,16 @@ def _check_overlap(source: Sweep, target: Sweep, matrix: Tensor) -> None:
     share = float(torch.isin(columns[0], columns[1].unique()).double().mean())
     if share < 0.02:
         raise InputError(
-            f"{source.source} and {target.source} do not overlap: after the ego motion {share:.1%} of the points of the first "
-            "lie within 5 m of points of the second; see that they follow each other and that their poses are right"
+            f"{source.source} and {target.source} do not overlap: after the ego motion {share:.1%} "
+            "of the points of the first lie within 5 m of points of the second; check that they "
+            "follow each other and that their poses are right"
         )
 
 
 def _motion(
     source: Sweep, target: Sweep, preparation: Preparation, guess: Tensor | None, notes: list[str]
 ) -> tuple[EgoMotion, Deskew | None, Deskew | None]:
-    """E, and how to deskew each sweep. A registration is repeated on the deskewed points."""
+    """Return E and the deskewing of each sweep; a registration is repeated on deskewed points."""
     found = ego_motion(source, target, preparation.ego_motion, guess)
     period = target.timestamp - source.timestamp
     parts = [
@@ -264,7 +288,7 @@ def _keep(sweep: Sweep, points: Tensor, on_ground: Tensor, preparation: Preparat
         keep &= points[:, 2] <= preparation.max_height
     if not bool(keep.any()):
         raise InputError(
-            f"{sweep.source}: no point is left without the ground and within the range and heights asked for; "
-            "widen them, or set ground='none'"
+            f"{sweep.source}: no point is left without the ground and within the range and heights "
+            "asked for; widen them, or set ground='none'"
         )
     return keep

@@ -1,7 +1,8 @@
-"""The published neural methods of scene flow, each as its paper has it: a problem, a prior, a solver, and the one loop.
+"""Published methods of scene flow: NSFP, Fast NSF, free vectors, and a voxel grid (Floxels).
 
-Neural scene flow prior (NSFP): Li, Pontes and Lucey, NeurIPS 2021. Fast neural scene flow (Fast NSF): Li, Zheng, Ferroni, Pontes and
-Lucey, ICCV 2023. Both fit a network of position to one pair of point sets. The papers' settings:
+Neural scene flow prior (NSFP): Li, Pontes and Lucey, NeurIPS 2021. Fast neural scene flow (Fast
+NSF): Li, Zheng, Ferroni, Pontes and Lucey, ICCV 2023. Both fit a network of position to one pair of
+point sets, with the settings of the papers:
 
 | data | learning rate | patience | points |
 |---|---|---|---|
@@ -11,10 +12,8 @@ Lucey, ICCV 2023. Both fit a network of position to one pair of point sets. The 
 | Fast NSF, 8192 points | 0.01 | 5 | 8192 |
 | Fast NSF, whole sweeps | 0.008 | 10 | all |
 
-Where the sensor's own motion is taken out already, most points fit from the start, and a short patience ends before the few that move
-have been found: give 100.
-
-A grid of flow vectors fitted to a pair of sweeps, with clusters that move together and a world that would rather stand.
+If the motion of the sensor is already removed, most points fit from the start, and a short patience
+stops before the few moving points are found: use 100.
 """
 
 from __future__ import annotations
@@ -64,30 +63,39 @@ def nsfp(
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = False,
 ) -> Tensor:
-    r"""Neural scene flow prior: the flow of every source point, ``(N, 3)``.
+    r"""Compute the flow of every source point by the neural scene flow prior, ``(N, 3)``.
 
-    Minimises ``C(S1 + f, S2) + C(S1 + f - b, S1)`` over the weights of two networks, f at S1 and b at ``S1 + f``, with the truncated
-    chamfer distance C; the answer is the iterate of least objective. Give points from which the sensor's motion is taken out, or the
-    flow contains it.
+    It minimizes ``C(S1 + f, S2) + C(S1 + f - b, S1)`` over the weights of two networks, f at S1 and
+    b at ``S1 + f``, with the truncated chamfer distance C. The result is the iterate of smallest
+    objective. The flow contains the motion of the sensor unless the points are given without it.
 
     Args:
-        source, target: ``(N, 3)`` and ``(M, 3)``, metres, finite.
-        points: how many of either are drawn for the fit, without repetition; None for all. The flow is given at all.
-        learning_rate, patience, min_delta, max_iterations: of Adam; see the table above.
-        truncation: of squared distances, square metres.
-        backward: without it only ``C(S1 + f, S2)`` is minimised.
-        initialization, seed: of the network; the seed also draws the points.
-        time_limit, callbacks, checkpoint, progress: as in `invtoolbox.solve`.
+        source: source points, ``(N, 3)``, metres, finite.
+        target: target points, ``(M, 3)``, metres, finite.
+        points: number of points of either cloud that are drawn for the fit, without repetition;
+            None for all. The flow is computed at all points.
+        learning_rate: learning rate of Adam; see the table above.
+        patience: number of iterations without improvement after which the fit stops.
+        min_delta: smallest relative decrease that counts as an improvement.
+        max_iterations: largest number of iterations.
+        truncation: truncation of squared distances, square metres.
+        backward: minimize both terms; if False, only ``C(S1 + f, S2)``.
+        initialization: initialization of the network.
+        seed: seed of the network and of the drawn points.
+        time_limit: as in `invtoolbox.solve`.
+        callbacks: as in `invtoolbox.solve`.
+        checkpoint: as in `invtoolbox.solve`.
+        progress: as in `invtoolbox.solve`.
 
     >>> points = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
     >>> flow = nsfp(points, points + torch.tensor([0.1, 0.0, 0.0]), max_iterations=100)
     >>> bool((flow.mean(0) - torch.tensor([0.1, 0.0, 0.0])).norm() < 0.02)
     True
     """
-    source, target = _checked(source, "source"), _checked(target, "target")
+    source, target = _check_points(source, "source"), _check_points(target, "target")
     fitted, aim = (
-        source[_drawn(len(source), points, seed)][None],
-        target[_drawn(len(target), points, seed + 1)][None],
+        source[_draw(len(source), points, seed)][None],
+        target[_draw(len(target), points, seed + 1)][None],
     )
     operator: Operator = PointWarpBothWays(fitted) if backward else PointWarp(fitted)
     term: DataTerm = (
@@ -127,19 +135,31 @@ def fast_nsf(
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Fast neural scene flow: the flow of every source point, ``(N, 3)``.
+    """Compute the flow of every source point by fast neural scene flow, ``(N, 3)``.
 
-    One network, and one way only: the mean distance of ``S1 + f`` to S2, looked up in a grid. The misfit goes on falling while points
-    that stand still slide along surfaces, so that to stop early is the regulariser.
+    One network is fitted in one direction: to the mean distance of ``S1 + f`` to S2, which is
+    looked up in a grid of all target points. The misfit continues to fall while static points slide
+    along surfaces, so early stopping is the regularization.
 
     Args:
-        cell: of the grid, metres.
-        truncation: of distances, metres.
-
-    The other arguments are those of `nsfp`; all target points make the grid.
+        source: as in `nsfp`.
+        target: as in `nsfp`.
+        points: as in `nsfp`.
+        learning_rate: as in `nsfp`.
+        patience: as in `nsfp`.
+        min_delta: as in `nsfp`.
+        max_iterations: as in `nsfp`.
+        cell: cell size of the grid, metres.
+        truncation: truncation of distances, metres.
+        initialization: as in `nsfp`.
+        seed: as in `nsfp`.
+        time_limit: as in `invtoolbox.solve`.
+        callbacks: as in `invtoolbox.solve`.
+        checkpoint: as in `invtoolbox.solve`.
+        progress: as in `invtoolbox.solve`.
     """
-    source, target = _checked(source, "source"), _checked(target, "target")
-    fitted = source[_drawn(len(source), points, seed)][None]
+    source, target = _check_points(source, "source"), _check_points(target, "target")
+    fitted = source[_draw(len(source), points, seed)][None]
     prior = NeuralSceneFlow(initialization=initialization, seed=seed)
     solution = solve(
         Problem(target[None], PointWarp(fitted), DistanceTransform(cell, truncation=truncation)),
@@ -172,14 +192,29 @@ def free_vectors(
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """The control: a free vector at every point under the same misfit ``C(S1 + f, S2)``; arguments as of `nsfp`.
+    """Compute the control: a free vector at every point under the misfit ``C(S1 + f, S2)``.
 
-    A point that was not drawn takes the flow of the nearest one that was.
+    A point that was not drawn takes the flow of the nearest drawn point.
+
+    Args:
+        source: as in `nsfp`.
+        target: as in `nsfp`.
+        points: as in `nsfp`.
+        learning_rate: as in `nsfp`.
+        patience: as in `nsfp`.
+        min_delta: as in `nsfp`.
+        max_iterations: as in `nsfp`.
+        truncation: as in `nsfp`.
+        seed: as in `nsfp`.
+        time_limit: as in `invtoolbox.solve`.
+        callbacks: as in `invtoolbox.solve`.
+        checkpoint: as in `invtoolbox.solve`.
+        progress: as in `invtoolbox.solve`.
     """
-    source, target = _checked(source, "source"), _checked(target, "target")
+    source, target = _check_points(source, "source"), _check_points(target, "target")
     fitted, aim = (
-        source[_drawn(len(source), points, seed)][None],
-        target[_drawn(len(target), points, seed + 1)][None],
+        source[_draw(len(source), points, seed)][None],
+        target[_draw(len(target), points, seed + 1)][None],
     )
     solution = solve(
         Problem(aim, PointWarp(fitted), Chamfer(truncation)),
@@ -198,7 +233,7 @@ def free_vectors(
     return flow
 
 
-def _checked(points: Tensor, name: str) -> Tensor:
+def _check_points(points: Tensor, name: str) -> Tensor:
     if (
         points.ndim != 2
         or points.shape[1] != 3
@@ -206,17 +241,20 @@ def _checked(points: Tensor, name: str) -> Tensor:
         or not points.is_floating_point()
     ):
         raise InputError(
-            f"the {name} has the shape {tuple(points.shape)} of {points.dtype}; expected points (N, 3), at least one"
+            f"the {name} has the shape {tuple(points.shape)} of {points.dtype}; expected points "
+            "(N, 3), at least one"
         )
     if not bool(points.isfinite().all()):
         raise InputError(f"the {name} has points that are not finite; leave them out")
     return points
 
 
-def _drawn(count: int, points: int | None, seed: int) -> Tensor:
-    """Which points are fitted: a draw that depends on the seed alone, in a fixed order."""
+def _draw(count: int, points: int | None, seed: int) -> Tensor:
+    """Draw the points of the fit, as a function of the seed alone, in increasing order."""
     if points is not None and points < 1:
-        raise InputError(f"points is how many are drawn for the fit, at least 1, got {points}")
+        raise InputError(
+            f"points is the number of points drawn for the fit, at least 1, got {points}"
+        )
     if points is None or points >= count:
         return torch.arange(count)
     return (
@@ -226,14 +264,19 @@ def _drawn(count: int, points: int | None, seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class VoxelSettings:
-    """As Floxels (Hoffmann et al., CVPR 2025) has it for two sweeps, but for the distance: truncated chamfer, both ways.
+    """Settings of `voxel_flow`: Floxels (Hoffmann et al., CVPR 2025) for two sweeps.
+
+    It differs from the paper in the misfit, which is the truncated chamfer distance in both
+    directions.
 
     Attributes:
-        cell: edge of the voxels, metres.
+        cell: edge length of the voxels, metres.
         together: weight of `ClusterConsistency`.
         still: weight of `StaticWorld`.
-        truncation: of squared distances, square metres.
-        learning_rate, patience, max_iterations: of Adam.
+        truncation: truncation of squared distances, square metres.
+        learning_rate: learning rate of Adam.
+        patience: number of iterations without improvement after which the fit stops.
+        max_iterations: largest number of iterations.
     """
 
     cell: float = 0.5
@@ -248,10 +291,15 @@ class VoxelSettings:
 def voxel_flow(
     source: Tensor, target: Tensor, height: Tensor, settings: VoxelSettings | None = None
 ) -> Tensor:
-    """The flow of points ``(n, 3)`` of which the static world lies on the target ``(m, 3)`` already.
+    """Fit a grid of flow vectors to a pair whose static points coincide.
+
+    The result is the flow of the source, ``(n, 3)``.
 
     Args:
-        height: of the source points above the ground, ``(n,)``, by which they are clustered.
+        source: source points, ``(n, 3)``.
+        target: target points, ``(m, 3)``.
+        height: height of the source points above the ground, ``(n,)``, for the clusters.
+        settings: settings of the fit.
     """
     settings = settings or VoxelSettings()
     prior = (

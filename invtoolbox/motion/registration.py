@@ -1,8 +1,7 @@
-"""Things on a street: points that hang together, seen from above.
+"""Clusters of a sweep and their registration with another sweep as rigid bodies.
 
-Where a thing may have gone: the translations that lay most of it onto another sweep.
-
-Things registered with another sweep as rigid bodies: every hypothesis of where one went is an item of a batch.
+`clusters` finds connected points seen from above, `translations` the initial translations that many
+pairs of points agree on, and `register` refines every hypothesis as an item of a batch.
 """
 
 from __future__ import annotations
@@ -25,17 +24,21 @@ from invtoolbox.problem import Problem
 from invtoolbox.solve import solve
 from invtoolbox.solvers.gauss_newton import LevenbergMarquardt
 
-#: The squares in which the height of the ground is kept, metres.
+#: Side of the squares in which the height of the ground is averaged, metres.
 _GROUND_CELL = 2.0
-#: Of the eight neighbours of a square those that come after it; the others have it as theirs.
+#: Those of the eight neighbours of a square that follow it; the others are found from their side.
 _LATER = ((0, 1), (1, -1), (1, 0), (1, 1))
 
 
 def height_above(points: Tensor, ground: Tensor) -> Tensor:
-    """How high each point lies above the ground near it, metres: ``(n, 3), (g, 3) -> (n,)``.
+    """Compute the height of points above the ground near them, metres, ``(n,)``.
 
-    The ground's height is the mean of its points in squares of 2 m; a point takes that of the nearest square. Without ground points
-    heights are counted from the lowest point.
+    The height of the ground is the mean over squares of 2 m; a point takes the nearest square.
+    Without ground points, heights are relative to the lowest point.
+
+    Args:
+        points: points, ``(n, 3)``.
+        ground: points of the ground, ``(g, 3)``.
     """
     if len(points) == 0:
         return points[:, 2]
@@ -55,17 +58,20 @@ def height_above(points: Tensor, ground: Tensor) -> Tensor:
 
 
 def clusters(points: Tensor, height: Tensor, cell: float = 0.3, reach: float = 3.0) -> Tensor:
-    """The number of the thing that each point belongs to, ``(n,)`` int64, from 0; -1 for what hangs above.
+    """Return the number of the cluster of every point, int64 ``(n,)`` from 0; -1 for high points.
 
-    Things are the connected parts (eight neighbours) of the squares that hold points, seen from above. Only points less than
-    ``reach`` above the ground count, so that a tree's crown does not join the cars below it.
+    Clusters are connected components (eight neighbours) of the squares that hold points, seen from
+    above. Only points less than ``reach`` above the ground count, so that the crown of a tree does
+    not connect the cars below it.
 
     Args:
-        points: ``(n, 3)``.
-        height: above the ground, ``(n,)``.
-        cell: side of a square, metres: what is farther apart than two of them is two things.
+        points: points, ``(n, 3)``.
+        height: height of the points above the ground, ``(n,)``.
+        cell: side of a square, metres; points more than two squares apart are not connected.
+        reach: height up to which points count, metres.
 
-    >>> clusters(torch.tensor([[0.0, 0.0, 0.0], [0.4, 0.0, 0.0], [5.0, 0.0, 0.0], [5.0, 0.0, 9.0]]), torch.tensor([0.0, 0.0, 0.0, 9.0]))
+    >>> points = torch.tensor([[0.0, 0, 0], [0.4, 0, 0], [5.0, 0, 0], [5.0, 0, 9]])
+    >>> clusters(points, torch.tensor([0.0, 0.0, 0.0, 9.0]))
     tensor([ 0,  0,  1, -1])
     """
     labels = torch.full((len(points),), -1, dtype=torch.long, device=points.device)
@@ -75,7 +81,7 @@ def clusters(points: Tensor, height: Tensor, cell: float = 0.3, reach: float = 3
     place = points[low, :2].double().div(cell).floor().long().cpu().numpy()
     place -= place.min(0) - 1
     width = int(place[:, 1].max()) + 2
-    # Only squares that hold points are kept, so that a stray point far away costs nothing.
+    # Only squares that hold points are stored, so that a distant stray point costs nothing.
     squares, member = np.unique(place[:, 0] * width + place[:, 1], return_inverse=True)
     here, there = [], []
     for row, column in _LATER:
@@ -93,19 +99,24 @@ def clusters(points: Tensor, height: Tensor, cell: float = 0.3, reach: float = 3
     return labels
 
 
+#: Side of the squares that vote for translations, metres.
 _CELL = 0.1
 
 
 def translations(
     points: Tensor, target: Tensor, farthest: float = 3.0, most: int = 4
 ) -> np.ndarray:
-    """Translations in the plane that many pairs of points agree on, best first: ``(n, 3), (m, 3) -> (k, 2)`` metres, k up to ``most``.
+    """Return translations in the plane that many pairs of points agree on, ``(k, 2)``, best first.
 
-    Every pair of occupied squares of 0.1 m votes for its difference (Lin et al., "ICP-Flow", CVPR 2024); peaks of the smoothed
-    histogram with at least half of the votes of the highest one are kept. A histogram is the correlation of the two occupancies.
+    Every pair of occupied squares of 0.1 m votes for its difference (Lin et al., ICP-Flow, CVPR
+    2024), so that the histogram is the correlation of the two occupancies. Peaks of the smoothed
+    histogram with at least half the votes of the highest peak are kept.
 
     Args:
-        farthest: metres, in each direction.
+        points: points, ``(n, 3)``.
+        target: points of the other sweep, ``(m, 3)``.
+        farthest: largest translation along each axis, metres.
+        most: largest number of translations.
     """
     if len(points) == 0 or len(target) == 0:
         return np.zeros((0, 2))
@@ -128,18 +139,21 @@ def translations(
     return (peaks[order] - reach) * _CELL
 
 
-#: Items are padded to the largest of their group; a group holds those up to this many points, and of larger ones as many are taken.
+#: Largest number of points per group of clusters, which are padded to the largest of their group.
+#: Larger clusters are thinned to the last number.
 _GROUPS = (48, 256)
 
 
 @dataclass(frozen=True)
 class RegistrationSettings:
-    """How things are registered.
+    """Settings of the registration of clusters.
 
     Attributes:
-        iterations: of Levenberg-Marquardt, all of them, because the misfit sharpens from one to the next.
+        iterations: number of iterations of Levenberg-Marquardt. All are made, because the scale of
+            the robust misfit shrinks from one to the next.
         upright: see `RigidMotion`.
-        plane: whether surfaces are laid on each other (`PlaneToPlane`), or points, which lidar lines hold back.
+        plane: match surfaces (`PlaneToPlane`) instead of points, whose distances the scan lines of
+            a lidar bias towards zero motion.
     """
 
     iterations: int = 15
@@ -149,13 +163,14 @@ class RegistrationSettings:
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """What came of h hypotheses.
+    """Result of registering h hypotheses.
 
     Attributes:
-        thing: which thing each is about, ``(h,)``.
-        motion: ``(h, 4, 4)``.
-        misfit, still: the mean robust misfit, and that of standing still, square metres, ``(h,)``.
-        move: how far its points move on average, metres, ``(h,)``.
+        thing: number of the cluster of every hypothesis, ``(h,)``.
+        motion: rigid motions, ``(h, 4, 4)``.
+        misfit: mean robust misfit, square metres, ``(h,)``.
+        still: mean robust misfit without motion, square metres, ``(h,)``.
+        move: mean displacement of the points, metres, ``(h,)``.
     """
 
     thing: Tensor
@@ -174,13 +189,16 @@ def register(
     target_times: Tensor | None = None,
     settings: RegistrationSettings | None = None,
 ) -> Registration:
-    """Register things with the target from every translation that each may begin from.
+    """Register clusters with the target, from every initial translation.
 
     Args:
-        members: the rows of the points of each thing, at least one.
-        starts: the translations in the plane of each, ``(k, 2)``, at least one.
-        points, target: ``(n, 3)``, at least one, and ``(m, 3)``; normals are taken from all of them.
-        times, target_times: when they were measured within their sweeps, seconds, ``(n,)`` and ``(m,)``; used where both are known.
+        members: rows of the points of every cluster, at least one each.
+        starts: initial translations in the plane of every cluster, ``(k, 2)``, at least one each.
+        points: points of the sweep, ``(n, 3)``; normals are estimated from all of them.
+        target: points of the other sweep, ``(m, 3)``.
+        times: times of the points within their sweep, seconds, ``(n,)``; used if both are known.
+        target_times: times of the target within its sweep, seconds, ``(m,)``.
+        settings: settings of the registration.
     """
     settings = settings or RegistrationSettings()
     if times is None or target_times is None:
@@ -204,7 +222,7 @@ def register(
         smaller = largest
         if group:
             thing = torch.tensor([k for k in group for _ in starts[k]], device=points.device)
-            index, counts = _padded([_thinned(members[k], largest) for k in group])
+            index, counts = _pad([_thin(members[k], largest) for k in group])
             repeat = torch.tensor(
                 [j for j, k in enumerate(group) for _ in starts[k]], device=points.device
             )
@@ -243,9 +261,9 @@ def _register(
     target_times: Tensor | None,
     settings: RegistrationSettings,
 ) -> Registration:
-    """One batch: the rows ``(h, p)`` of each hypothesis, of which some only fill up, and its start ``(h, 2)``."""
+    """Register one batch: rows ``(h, p)`` of every hypothesis, padded, and starts ``(h, 2)``."""
     here, weights = points[index], counts.to(points)
-    # What fills up must have a covariance that can be inverted too.
+    # The covariance of padding must be invertible too.
     spread = torch.where(counts[..., None, None], spread[index], torch.eye(3).to(points))
     along = PlaneToPlane().along if settings.plane else 1.0
     term = PlaneToPlane(
@@ -276,8 +294,8 @@ def _register(
     )
 
 
-def _thinned(rows: Tensor, most: int) -> Tensor:
-    """At most so many rows, evenly taken."""
+def _thin(rows: Tensor, most: int) -> Tensor:
+    """Return at most ``most`` rows, evenly spaced."""
     if len(rows) <= most:
         return rows
     return rows[
@@ -287,8 +305,8 @@ def _thinned(rows: Tensor, most: int) -> Tensor:
     ]
 
 
-def _padded(groups: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows of every group filled up with its first one, ``(groups, longest)``, and which of them count."""
+def _pad(groups: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Pad the rows of every group with its first row; return them and a mask of the real rows."""
     longest = max(len(rows) for rows in groups)
     index = torch.stack(
         [torch.cat([rows, rows[:1].expand(longest - len(rows))]) for rows in groups]

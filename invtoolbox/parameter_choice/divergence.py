@@ -60,9 +60,11 @@ def fits(
             root > 0, b / root.clamp_min(torch.finfo(root.dtype).tiny), torch.zeros_like(b)
         )
         shift = shift.expand(trials.batch, *shift.shape[1:])
-        moved = trials(
-            log_weight, lambda o, s, k=k: measure(o, s, slice(k, k + 1))[:, 1], items, shift
-        )  # type: ignore[misc]
+
+        def product(objective: Objective, solution: Any, k: int = k) -> Tensor:
+            return measure(objective, solution, slice(k, k + 1))[:, 1]
+
+        moved = trials(log_weight, product, items, shift)
         degrees = degrees + (moved - base[..., 1 + k]) / (probes * h[items].double())
     return Fit(base[..., 0], degrees, number_of(problem)[items].double().expand_as(degrees))
 

@@ -6,7 +6,7 @@ The other points follow as rigidly as possible.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 #: Handles as a mapping from the number of a point to its position, or as all numbers and all
 #: positions.
 Handles = Mapping[int, Sequence[float]] | tuple[Any, Any]
+Shape = TypeVar("Shape")
 
 
 def deform(
-    shape: Any,
+    shape: Shape,
     handles: Handles,
     *,
     weights: MeshWeights = "cotangent",
@@ -41,7 +42,7 @@ def deform(
     max_iterations: int | None = None,
     tolerance: float = 1e-6,
     progress: bool = False,
-) -> Any:
+) -> Shape:
     r"""Move the handles of a shape, and everything else as rigidly as possible.
 
     `solvers.LocalGlobal` inside of `it.solve` minimises `priors.ARAP` over the points that are not
@@ -99,7 +100,7 @@ def deform(
     moved = body.points.double() + solution.x
     if noise_std is None:  # exact handles return the given position, not rest plus displacement
         moved = moved.index_copy(1, index, positions.expand(len(moved), *positions.shape[1:]))
-    return body.rebuild(moved.to(body.points.dtype))
+    return cast(Shape, body.rebuild(moved.to(body.points.dtype)))
 
 
 def deformation(

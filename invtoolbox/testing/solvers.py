@@ -12,10 +12,11 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.objective.auxiliaries import with_auxiliary_variables
+from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
-from invtoolbox.solve import bind, first_guess, solve
+from invtoolbox.solve import bind, solve
 from invtoolbox.solvers.base import Solver
 from invtoolbox.testing.common import Checklist, Report, gap, parts, same_tensors, tensors_of
 

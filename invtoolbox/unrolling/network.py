@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from invtoolbox.catalogue.registry import prior_named, solver_named
+from invtoolbox.catalogue.presets import prior_named, solver_named
 from invtoolbox.core.pytrees import tree_leaves
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
+from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.objective.objective import Objective
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
-from invtoolbox.solve import bind, first_guess
+from invtoolbox.solve import bind
 from invtoolbox.solvers.base import Solver, implicit_reason
 from invtoolbox.solvers.choice import check_fits
 from invtoolbox.unrolling.learned import Learned, modules_of, with_modules

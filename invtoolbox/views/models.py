@@ -1,7 +1,4 @@
-"""What a scene of photographs is made of: its parameters, the renderer that shows it, and the misfit of pictures.
-
-What the alpha of photographs says about a scene: where it stops the light, and where nothing is.
-"""
+"""Models of a scene from photographs: parameters, renderer, misfit of pictures, silhouettes."""
 
 from __future__ import annotations
 
@@ -33,12 +30,12 @@ Background = float | Point
 
 @dataclass(frozen=True)
 class Look:
-    """What C cameras see.
+    """Rendered views of C cameras.
 
     Attributes:
-        color: in front of the background, cut off at 0 and 1, ``(C, 3, height, width)``.
-        alpha: how much of the light was stopped, ``(C, 1, height, width)``.
-        depth: its expectation along z, ``(C, 1, height, width)``; means nothing where alpha is 0.
+        color: colors in front of the background, clipped to 0 and 1, ``(C, 3, height, width)``.
+        alpha: opacity of every pixel, ``(C, 1, height, width)``.
+        depth: expected depth along z, ``(C, 1, height, width)``; meaningless if alpha is 0.
     """
 
     color: Tensor
@@ -48,11 +45,12 @@ class Look:
 
 @dataclass(frozen=True)
 class SceneModel(ABC):
-    """A way to represent a scene, with its settings; the parameters themselves are those of an implicit prior.
+    """Representation of a scene with its settings; the parameters belong to an implicit prior.
 
     Args:
-        low, high: corners of the box that holds the scene, in the frame of the cameras.
-        background: the color behind everything, from 0 to 1: a number, or one a channel.
+        low: smallest corner of the box that holds the scene, in the frame of the cameras.
+        high: largest corner of that box.
+        background: color behind the scene, from 0 to 1: a number, or one number per channel.
         renderer: further settings of the operator.
     """
 
@@ -61,11 +59,18 @@ class SceneModel(ABC):
     background: Background = 0.0
     renderer: Mapping[str, Any] = field(default_factory=dict)
 
-    #: The file that holds the scene.
+    #: Name of the file that holds the scene.
     file_name: ClassVar[str]
 
     def change(self, changes: Mapping[str, Any]) -> Self:
-        """The model with other settings, as a stage says them."""
+        """Return the model with other settings.
+
+        Args:
+            changes: new values, by name.
+
+        Raises:
+            InputError: if the model has no such setting.
+        """
         known = [f.name for f in dataclasses.fields(self)]
         for key in changes:
             if key not in known:
@@ -79,55 +84,94 @@ class SceneModel(ABC):
                 f"{type(self).__name__} cannot take {dict(changes)}: {error}"
             ) from error
 
-    # -- parameters --------------------------------------------------------------------------------------------------------
+    # -- parameters --------------------------------------------------------------------------------
 
     @abstractmethod
     def start(self) -> ImplicitPrior:
-        """The prior of a first stage."""
+        """Return the prior of the first stage."""
 
     @abstractmethod
     def follow(
         self, before: ImplicitPrior, parameters: dict[str, Tensor]
     ) -> tuple[ImplicitPrior, dict[str, Tensor]]:
-        """The prior of a later stage, and the parameters that it starts from: those of the stage before in its own shape."""
+        """Return the prior of a later stage and its initial parameters.
+
+        Args:
+            before: prior of the previous stage.
+            parameters: result of the previous stage, which is resampled to the new prior.
+        """
 
     @abstractmethod
     def save_state(self, path: Path, prior: ImplicitPrior, parameters: dict[str, Tensor]) -> None:
-        """Write what the next stage starts from, exactly."""
+        """Write the initial state of the next stage, without loss.
+
+        Args:
+            path: name of the file.
+            prior: prior of the finished stage.
+            parameters: its parameters.
+        """
 
     @abstractmethod
     def load_state(self, path: Path) -> tuple[ImplicitPrior, dict[str, Tensor]]:
-        """Read what `save_state` wrote."""
+        """Read a file that `save_state` wrote.
+
+        Args:
+            path: name of the file.
+        """
 
     @abstractmethod
     def write(self, path: Path, x: Any) -> Path:
-        """Write the scene as a file that other programs may read."""
+        """Write the scene to a file that other programs can read.
+
+        Args:
+            path: name of the file.
+            x: the scene.
+        """
 
     @abstractmethod
     def describe(self, x: Any) -> str:
-        """How large the scene is, in words."""
+        """Return the size of the scene as text.
 
-    # -- pictures ----------------------------------------------------------------------------------------------------------
+        Args:
+            x: the scene.
+        """
+
+    # -- pictures ----------------------------------------------------------------------------------
 
     @abstractmethod
     def operator(self, cameras: Cameras, outputs: tuple[str, ...] = ("color",)) -> Operator:
-        """The renderer of some cameras."""
+        """Return the renderer of some cameras.
+
+        Args:
+            cameras: the cameras.
+            outputs: rendered quantities.
+        """
 
     @abstractmethod
     def measurements(self, operator: Operator, pictures: Tensor) -> Tensor:
-        """Pictures ``(C, channels, height, width)`` as the operator predicts them, with a batch of one."""
+        """Convert pictures to the layout of the operator's predictions, with a batch of one.
+
+        Args:
+            operator: the renderer.
+            pictures: pictures ``(C, channels, height, width)``.
+        """
 
     @abstractmethod
     def pictures(self, operator: Operator, prediction: Tensor) -> Tensor:
-        """A prediction of one scene as pictures ``(C, channels, height, width)``."""
+        """Convert a prediction to pictures ``(C, channels, height, width)``.
+
+        Args:
+            operator: the renderer.
+            prediction: its prediction of one scene.
+        """
 
     @property
     @abstractmethod
     def default_data_term(self) -> DataTerm:
-        """How the misfit of pictures is measured where nothing else is said."""
+        """Default data term of pictures."""
 
     def shade(self) -> float | Tensor:
-        """The background as the operators take it."""
+        """Return the background as the operators take it."""
         return (
             torch.tensor(self.background)
             if isinstance(self.background, tuple)
@@ -135,14 +179,24 @@ class SceneModel(ABC):
         )
 
     def problem(self, pictures: PosedPictures, data_term: DataTerm | None = None) -> Problem:
-        """Find the scene from pictures."""
+        """Return the problem of finding the scene from pictures.
+
+        Args:
+            pictures: pictures with their cameras.
+            data_term: misfit of pictures; None for `default_data_term`.
+        """
         A = self.operator(pictures.cameras)
         return Problem(
             self.measurements(A, pictures.on(self.shade())), A, data_term or self.default_data_term
         )
 
     def look(self, x: Any, cameras: Cameras) -> Look:
-        """What cameras see of a scene, one after the other, so that memory holds one picture."""
+        """Render the views of cameras one after the other, so that memory holds one picture.
+
+        Args:
+            x: the scene.
+            cameras: the cameras.
+        """
         seen, device = [], (x[0] if isinstance(x, tuple) else x.means).device
         with torch.no_grad():
             for k in range(len(cameras)):
@@ -153,10 +207,14 @@ class SceneModel(ABC):
 
 
 def weight_unit(problem: Problem) -> float:
-    """What a weight of 1 beside the mean misfit is in the objective, which holds its sum.
+    """Return the factor from a weight relative to the mean misfit to a weight in the objective.
 
-    Weights of explicit priors stand beside the misfit of one value of a picture on average (of `LeastSquares`, its square), so that they
-    depend neither on the number of pictures nor on their size.
+    The objective holds the sum of the misfit. Weights of explicit priors are relative to the mean
+    misfit of one value of a picture (for `LeastSquares`, the mean square), so that they depend
+    neither on the number of pictures nor on their size.
+
+    Args:
+        problem: problem of the pictures.
     """
     if isinstance(problem.data_term, Photometric):
         return float(problem.operator.blocks or 1)
@@ -165,7 +223,15 @@ def weight_unit(problem: Problem) -> float:
 
 
 def visible_box(cameras: Cameras) -> tuple[Point, Point]:
-    """The corners of a cube about the point that the cameras look at, as large as what they see there.
+    """Return the corners of a cube around the point that the cameras look at.
+
+    The cube is as large as the part of the scene that the cameras see there.
+
+    Args:
+        cameras: the cameras.
+
+    Raises:
+        InputError: if the cameras do not look at one point.
 
     >>> from invtoolbox.geometry import look_at
     >>> places = torch.tensor([[0.0, 0.0, -4.0], [4.0, 0.0, 0.0]])
@@ -188,10 +254,15 @@ def visible_box(cameras: Cameras) -> tuple[Point, Point]:
 
 
 def check_visible(cameras: Cameras, low: Point, high: Point) -> int:
-    """How many of the cameras see something of a box.
+    """Return the number of cameras that see a part of a box.
+
+    Args:
+        cameras: the cameras.
+        low: smallest corner of the box.
+        high: largest corner of the box.
 
     Raises:
-        InputError: none does.
+        InputError: if no camera sees it.
     """
     ends = torch.tensor([low, high], dtype=cameras.world_to_camera.dtype)
     share = torch.linspace(0, 1, 9, dtype=ends.dtype)
@@ -206,8 +277,8 @@ def check_visible(cameras: Cameras, low: Point, high: Point) -> int:
     seeing = int(inside.any(1).sum())
     if not seeing:
         raise InputError(
-            f"none of the {len(cameras)} cameras sees anything of the box from {low} to {high}; give low and high, its "
-            "corners in the frame of the cameras, or leave both out"
+            f"none of the {len(cameras)} cameras sees anything of the box from {low} to {high}; "
+            "give low and high, its corners in the frame of the cameras, or leave both out"
         )
     return seeing
 
@@ -215,29 +286,32 @@ def check_visible(cameras: Cameras, low: Point, high: Point) -> int:
 def silhouette_prior(
     model: SceneModel, pictures: PosedPictures, subset_size: int | None = None
 ) -> ThroughOperator:
-    """The mean over pixels of the square of what the scene's alpha misses of that of the pictures.
+    """Return the prior of silhouettes: the mean squared difference of rendered and given alpha.
 
-    Colors do not tell fog of the background's color from the background, and few views do not show it from the side; alpha does.
+    Colors cannot distinguish fog of the background's color from the background, and few views do
+    not show such fog from the side; alpha does.
 
     Args:
-        model: how the scene is represented.
-        pictures: with an alpha; pixels that their mask leaves out take no part.
-        subset_size: blocks of the model's operator (rays, pictures) that a step looks at; None for all.
+        model: representation of the scene.
+        pictures: pictures with an alpha; masked pixels are left out.
+        subset_size: number of blocks of the operator (rays, pictures) per step; None for all.
 
     Raises:
-        InputError: for pictures without an alpha.
+        InputError: if the pictures have no alpha.
 
     >>> from invtoolbox.geometry import look_at
     >>> from invtoolbox.views import VoxelModel
-    >>> pictures = PosedPictures(look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(4, 4)), torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4))
+    >>> camera = look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(4, 4))
+    >>> pictures = PosedPictures(camera, torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4))
     >>> model = VoxelModel((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), resolution=4, alpha=1e-6)
-    >>> grid = model.start()
-    >>> round(float(silhouette_prior(model, pictures).energy(grid.decode(grid.initial()))), 6)  # the scene is empty, as it should be
+    >>> grid = model.start()  # an empty scene
+    >>> empty = grid.decode(grid.initial())
+    >>> round(float(silhouette_prior(model, pictures).energy(empty)), 6)
     0.0
     """
     if bool((pictures.alpha == 1).all()):
         raise InputError(
-            "silhouettes are those of pictures with an alpha, and these have none; leave silhouettes out"
+            "silhouettes need pictures with an alpha, and these have none; leave silhouettes out"
         )
     A = model.operator(pictures.cameras, ("alpha",))
     y = model.measurements(A, pictures.alpha)

@@ -1,4 +1,4 @@
-"""Which photographs a scene is found from, and which are held out to judge it."""
+"""Photographs of a scene: the training views, and the views held out to judge the result."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from invtoolbox.errors import InputError, unknown_name
 
 @dataclass(frozen=True, eq=False)
 class Photographs:
-    """The views of a scene, in two parts.
+    """Training views and held-out views of a scene.
 
     Attributes:
-        train: those that it is found from.
-        held: those held out; there may be none.
+        train: views that the scene is found from.
+        held: views held out; may be empty.
     """
 
     train: PosedPictures
@@ -30,11 +30,15 @@ class Photographs:
 
     @property
     def judged(self) -> PosedPictures:
-        """Those that a reconstruction is judged by: what is held out, or where nothing is, what it was found from."""
+        """Views that judge a reconstruction: the held-out views, or the training views if none."""
         return self.held if len(self.held) else self.train
 
     def scale(self, factor: float) -> Photographs:
-        """All of them smaller, averaged over areas."""
+        """Return smaller pictures, averaged over areas.
+
+        Args:
+            factor: ratio of the new size to the old one.
+        """
         return (
             self
             if factor == 1
@@ -43,7 +47,12 @@ class Photographs:
 
 
 def scale(pictures: PosedPictures, factor: float) -> PosedPictures:
-    """Smaller pictures, averaged over areas, and the cameras that take such ones."""
+    """Return smaller pictures, averaged over areas, with their cameras.
+
+    Args:
+        pictures: the pictures.
+        factor: ratio of the new size to the old one, above 0 and at most 1.
+    """
     if not 0 < factor <= 1:
         raise InputError(
             f"pictures are made smaller by a factor above 0 and at most 1, got {factor}"
@@ -56,7 +65,7 @@ def scale(pictures: PosedPictures, factor: float) -> PosedPictures:
     rgba = functional.interpolate(
         torch.cat([pictures.pictures, pictures.alpha], dim=1), size=cameras.size, mode="area"
     )
-    # A pixel counts where all that it covers does; depths are not averaged over what lies in front of something else.
+    # A pixel is valid if all that it covers is. Depths are not averaged across occlusions.
     mask = (
         None
         if pictures.mask is None
@@ -85,22 +94,26 @@ def split_views(
     train: Sequence[str] | None = None,
     count: int | None = None,
 ) -> Photographs:
-    """Divide views into those to train from and those held out.
+    """Divide views into training views and held-out views.
 
     Args:
-        pictures: all of them.
-        hold_out: every so manyth of them in the order of their names, the first one included (numbers count as numbers, so that r_10 comes
-            after r_9), 0 for none; or their names, also with ``*`` and ``?``.
-        train: the names of those to train from; by default all that are not held out.
-        count: how many of these, evenly spread over them; by default all.
+        pictures: all views.
+        hold_out: k to hold out every k-th view in the order of the names, starting with the first
+            (numbers in names are compared as numbers, so that r_10 follows r_9), 0 for none; or
+            names of views, also with ``*`` and ``?``.
+        train: names of the training views; by default all that are not held out.
+        count: number of training views, evenly spread over them; by default all.
 
     Raises:
-        InputError: for a name that no view has, for views that are in both parts, and where none is left to train from.
+        InputError: if a name belongs to no view, a view is in both parts, or no training view is
+            left.
 
     >>> from invtoolbox.geometry import look_at
     >>> from dataclasses import replace
-    >>> cameras = replace(look_at(torch.eye(3) + 0.5, size=(2, 2)), names=("r_9.png", "r_10.png", "r_1.png"))
-    >>> parts = split_views(PosedPictures(cameras, torch.zeros(3, 3, 2, 2), torch.ones(3, 1, 2, 2)), hold_out=2)
+    >>> names = ("r_9.png", "r_10.png", "r_1.png")
+    >>> cameras = replace(look_at(torch.eye(3) + 0.5, size=(2, 2)), names=names)
+    >>> pictures = PosedPictures(cameras, torch.zeros(3, 3, 2, 2), torch.ones(3, 1, 2, 2))
+    >>> parts = split_views(pictures, hold_out=2)
     >>> parts.train.cameras.names, parts.held.cameras.names
     (('r_9.png',), ('r_10.png', 'r_1.png'))
     """
@@ -108,12 +121,12 @@ def split_views(
     order = sorted(range(len(names)), key=lambda k: _natural(names[k]))
     held = torch.zeros(len(names), dtype=torch.bool)
     if not isinstance(hold_out, int):
-        held = _named(names, hold_out, "held out")
+        held = _match(names, hold_out, "held out")
     elif hold_out < 0:
-        raise InputError(f"every so manyth view is held out, 0 for none, got {hold_out}")
+        raise InputError(f"hold_out=k holds out every k-th view, 0 for none, got {hold_out}")
     elif hold_out > 0:
         held[torch.tensor(order[::hold_out])] = True
-    kept = ~held if train is None else _named(names, train, "to train from")
+    kept = ~held if train is None else _match(names, train, "to train from")
     both = [names[k] for k in (kept & held).nonzero().flatten().tolist()]
     if both:
         raise InputError(f"the view {both[0]} is both held out and to train from; choose one")
@@ -124,13 +137,13 @@ def split_views(
     rows = torch.tensor([k for k in order if bool(kept[k])])
     if count is not None:
         if not 1 <= count <= len(rows):
-            raise InputError(f"{count} views are to be trained from, and there are {len(rows)}")
+            raise InputError(f"{count} training views were requested, and there are {len(rows)}")
         rows = rows[torch.arange(count) * len(rows) // count]
     return Photographs(pictures[rows.sort().values], pictures[held])
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key under which numbers in names are in the order of numbers."""
+    """Return a sorting key that compares numbers in names as numbers."""
     return [
         (int(part), "") if part.isdigit() else (-1, part)
         for part in re.split(r"(\d+)", name)
@@ -138,8 +151,8 @@ def _natural(name: str) -> list[tuple[int, str]]:
     ]
 
 
-def _named(names: Sequence[str], wanted: Sequence[str], what: str) -> Tensor:
-    """Which views the names or patterns mean, with or without the suffix of the file."""
+def _match(names: Sequence[str], wanted: Sequence[str], what: str) -> Tensor:
+    """Return a mask of the views that names or patterns match, with or without a suffix."""
     mask = torch.zeros(len(names), dtype=torch.bool)
     for word in wanted:
         found = [

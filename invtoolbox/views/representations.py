@@ -1,7 +1,4 @@
-"""A scene of photographs as a grid of voxels.
-
-A scene of photographs as 3D Gaussians.
-"""
+"""Representations of a scene from photographs: a grid of voxels, and 3D Gaussians."""
 
 from __future__ import annotations
 
@@ -37,14 +34,22 @@ from invtoolbox.views.models import SceneModel
 
 @dataclass(frozen=True)
 class VoxelModel(SceneModel):
-    """`priors.VoxelGrid` under `operators.VoxelRenderer`; a later stage has a finer grid without the cells that turned out to be empty.
+    """Scene as `priors.VoxelGrid` under `operators.VoxelRenderer`.
+
+    A later stage has a finer grid without the cells that were found to be empty.
 
     Args:
-        resolution: nodes along the longest side of the box.
-        degree, alpha, color_rate, view_rate: see `priors.VoxelGrid`.
-        scale: the unit of the density, the same for all stages; ``resolution`` over the longest side by default, so a model that is made
-            with the finest resolution has a raw density of order 1 where it is opaque.
-        least_alpha, margin: which cells are empty when a stage begins, see `VoxelGrid.refine`.
+        resolution: number of nodes along the longest side of the box.
+        degree: degree of the spherical harmonics, see `priors.VoxelGrid`.
+        alpha: initial opacity, see `priors.VoxelGrid`.
+        color_rate: factor on the learning rate of colors, see `priors.VoxelGrid`.
+        view_rate: factor on the learning rate of view dependence, see `priors.VoxelGrid`.
+        scale: unit of the density, the same for all stages; by default ``resolution`` over the
+            longest side, so that a model with the finest resolution has a raw density of order 1
+            in opaque cells.
+        least_alpha: opacity below which a cell is empty when a stage begins, see
+            `VoxelGrid.refine`.
+        margin: number of cells kept around occupied cells, see `VoxelGrid.refine`.
     """
 
     resolution: int = 128
@@ -109,7 +114,7 @@ class VoxelModel(SceneModel):
         return LeastSquares()
 
 
-#: Strategies by name, and the share of the schedule after which they leave the number of Gaussians as it is.
+#: Strategies by name, and the share of the schedule after which the number of Gaussians is fixed.
 STRATEGIES: dict[str, tuple[type[Strategy], float]] = {
     "mcmc": (MCMCStrategy, 0.9),
     "default": (DefaultStrategy, 0.5),
@@ -118,22 +123,25 @@ STRATEGIES: dict[str, tuple[type[Strategy], float]] = {
 
 @dataclass(frozen=True)
 class GaussianModel(SceneModel):
-    """`priors.Gaussians` under `operators.GaussianRenderer`.
+    """Scene as `priors.Gaussians` under `operators.GaussianRenderer`.
 
     Args:
-        count: Gaussians at the start, at random places of the box.
-        points: a PLY file of points, with colors where it has them, to start from instead.
-        carve: start on the visual hull of what the pictures show before the background, in their colors; for one object before a plain
-            background. An ``opacity`` of 0.5 suits it.
-        degree: of the spherical harmonics.
-        strategy: ``"mcmc"``, ``"default"`` or ``"none"``; or a table with its name and settings, ``{name = "mcmc", growth = 0.1}``.
-        most: Gaussians at most.
-        length: steps over which those of the means fall to a hundredth, and which the strategy and the degrees are spread over; the
-            strategy begins after 500 of them, or a tenth.
-        opacity: they start with.
-        rates: factors on the steps of leaves, see `priors.Gaussians`.
-        dropout: the share of them that steps leave out at the end of the schedule, see `priors.Gaussians`; 0.2 for few views.
-        seed: of the places.
+        count: initial number of Gaussians, at random positions in the box.
+        points: PLY file of points, with or without colors, to start from instead.
+        carve: start on the visual hull of the object in the pictures, in its colors; for one object
+            before a plain background. An ``opacity`` of 0.5 suits it.
+        degree: degree of the spherical harmonics.
+        strategy: ``"mcmc"``, ``"default"`` or ``"none"``; or a table with its name and settings,
+            ``{name = "mcmc", growth = 0.1}``.
+        most: largest number of Gaussians.
+        length: number of steps over which the step of the means falls to a hundredth, and over
+            which the strategy and the degrees are spread. The strategy begins after 500 steps, or a
+            tenth of the length.
+        opacity: initial opacity.
+        rates: factors on the learning rates of leaves, see `priors.Gaussians`.
+        dropout: share of the Gaussians that steps leave out at the end of the schedule, see
+            `priors.Gaussians`; 0.2 for few views.
+        seed: seed of the initial positions.
     """
 
     count: int = 5000
@@ -166,7 +174,8 @@ class GaussianModel(SceneModel):
             )
         if self.carve:
             raise InputError(
-                "Gaussians start from points= or where carve= finds them; leave one of the two out"
+                "Gaussians start from points= or from carve=, not from both; leave one of the two "
+                "out"
             )
         places, colors = _points_of(self.points)
         return Gaussians(places, colors, **settings)
@@ -194,7 +203,7 @@ class GaussianModel(SceneModel):
         return self._at(parameters), parameters
 
     def _at(self, parameters: dict[str, Tensor]) -> Gaussians:
-        """A prior of as many Gaussians as these parameters have, with all degrees from the start."""
+        """Return a prior for the Gaussians in the parameters, with all degrees at once."""
         return Gaussians(
             parameters["means"],
             degree=self.degree,
@@ -249,7 +258,7 @@ class GaussianModel(SceneModel):
 
 
 def _points_of(path: str) -> tuple[Tensor, Tensor | None]:
-    """Places and colors of a PLY file of points."""
+    """Read positions and colors from a PLY file of points."""
     table = read_ply(path)
     if not {"x", "y", "z"} <= set(table):
         raise InputError(f"{path} holds no points; its vertices have {', '.join(table)}")

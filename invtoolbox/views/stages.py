@@ -1,9 +1,10 @@
-"""A scene from photographs in stages, coarse to fine: each is one `solve`, which goes on from the answer of the one before.
+"""Scenes from photographs in stages, coarse to fine.
 
-With a folder the work can be stopped and resumed. It then holds::
+Each stage is one `solve` that starts from the result of the previous stage. With a folder the work
+can be stopped and resumed. It then holds::
 
-    stages.json                  which stage, how many seconds were spent, the PSNR on the way
-    stage-K.safetensors          what stage K starts from
+    stages.json                  current stage, seconds spent, PSNR so far
+    stage-K.safetensors          initial state of stage K
     checkpoint-K.safetensors     the loop of stage K
 """
 
@@ -41,10 +42,10 @@ class Stage:
     """One solve of a schedule.
 
     Args:
-        iterations: at most; None for as many as the budget in seconds allows.
-        scale: of the pictures, 1 for their own size.
+        iterations: largest number of iterations; None for as many as the budget allows.
+        scale: scale of the pictures, 1 for their full size.
         prior: settings of the model that this stage changes, such as ``{"resolution": 64}``.
-        solver: settings of the solver that it changes.
+        solver: settings of the solver that this stage changes.
     """
 
     iterations: int | None = None
@@ -55,13 +56,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageReport:
-    """What a stage did.
+    """Summary of a stage.
 
     Attributes:
-        prior: what was optimised, in words.
-        iterations: steps.
-        seconds: of work.
-        psnr: mean over the views that are looked at, dB.
+        prior: the optimized prior, as text.
+        iterations: number of iterations.
+        seconds: seconds of work.
+        psnr: mean PSNR over the monitored views, dB.
     """
 
     prior: str
@@ -72,16 +73,16 @@ class StageReport:
 
 @dataclass(frozen=True, eq=False)
 class StagedSolution:
-    """What came of a schedule.
+    """Result of a schedule.
 
     Attributes:
         x: the scene, a batch of one.
-        model: which shows it.
-        solution: of the last stage.
-        reports: of the stages, in their order.
-        samples: the PSNR on the way.
-        seconds: of work.
-        is_complete: whether the last stage has all of its iterations.
+        model: model that renders it.
+        solution: solution of the last stage.
+        reports: summaries of the stages, in order.
+        samples: PSNR measured during the run.
+        seconds: seconds of work.
+        is_complete: whether the last stage finished all of its iterations.
     """
 
     x: Any
@@ -105,36 +106,40 @@ def solve_in_stages(
     device: torch.device | str | None = None,
     folder: Path | None = None,
     every: float = 15.0,
-    looked_at: int = 4,
+    watched: int = 4,
     progress: bool = True,
-    tell: Callable[[StageReport], None] = lambda report: None,
+    report: Callable[[StageReport], None] = lambda finished: None,
     silhouettes: float = 0.0,
 ) -> StagedSolution:
     """Find a scene from photographs.
 
     Args:
-        model: how it is represented.
-        photographs: to train from, and to look at.
-        stages: coarse to fine.
-        solver: `Adam` by default; a subset of the rays (voxels) or of the pictures (Gaussians) at a time.
-        explicit: priors whose weights stand beside the mean misfit of a value (`weight_unit`).
-        data_term: the model's own by default.
-        seconds: of work; the views are looked at besides.
-        seed: of the first stage; the others count on from it.
-        device: where to compute.
-        folder: where the work is written down, and gone on from where it was written before.
-        every: seconds between two looks at ``focus_point`` of the views that are held out.
+        model: representation of the scene.
+        photographs: training views and held-out views.
+        stages: stages, coarse to fine.
+        solver: `Adam` by default; it takes a subset of the rays (voxels) or pictures (Gaussians)
+            per step.
+        explicit: explicit priors whose weights are relative to the mean misfit (`weight_unit`).
+        data_term: misfit of pictures; the default of the model if None.
+        seconds: seconds of work allowed, without the time of measuring the PSNR.
+        seed: seed of the first stage; stage k has the seed ``seed + k``.
+        device: device to compute on.
+        folder: folder that the work is saved in, and resumed from if it was saved before.
+        every: seconds between two measurements of the PSNR.
+        watched: number of held-out views whose PSNR is measured.
         progress: show a bar on a terminal.
-        tell: called after each stage.
-        silhouettes: the weight of `silhouette_prior`, beside the mean misfit of a value; for few views of pictures with an alpha.
+        report: function that is called after each stage.
+        silhouettes: weight of `silhouette_prior` relative to the mean misfit; useful for few
+            pictures with an alpha.
 
     Raises:
-        InputError: for a stage without an end; settings that do not fit; a folder with the work of another schedule.
-        KeyboardInterrupt: Ctrl-C; what is in the folder is whole.
+        InputError: if a stage has no end, settings do not fit, or the folder holds the work of
+            another schedule.
+        KeyboardInterrupt: after Ctrl-C; the folder then holds a complete state.
     """
     _check(stages, seconds)
     solver = solver if solver is not None else Adam()
-    diary = Diary.read(folder)
+    journal = Journal.read(folder)
     steps = (
         None
         if any(s.iterations is None for s in stages)
@@ -142,23 +147,23 @@ def solve_in_stages(
     )
     watch = Watch(
         model,
-        spread_over(photographs.judged, looked_at),
+        spread_over(photographs.judged, watched),
         every,
         seconds,
         steps,
         progress,
-        diary.seconds,
-        diary.samples,
+        journal.seconds,
+        journal.samples,
     )
-    watch.tell = lambda: diary.note(watch)
-    watch.steps_before = sum(r.iterations for r in diary.reports)
+    watch.record = lambda: journal.save(watch)
+    watch.steps_before = sum(r.iterations for r in journal.reports)
     with watch:
         state = (
             None
-            if diary.stage == 0 or folder is None
-            else model.load_state(diary.state_file(diary.stage))
+            if journal.stage == 0 or folder is None
+            else model.load_state(journal.state_file(journal.stage))
         )
-        k = diary.stage
+        k = journal.stage
         while True:
             stage = stages[k]
             try:
@@ -175,37 +180,36 @@ def solve_in_stages(
                     silhouettes,
                     seed + k,
                     device,
-                    diary,
+                    journal,
                     watch,
                 )
             except KeyboardInterrupt:
                 watch.end()
-                diary.note(watch)
+                journal.save(watch)
                 raise
             parameters = solution.parameters
-            assert parameters is not None
             quality = watch.look(solution.x)
             done = int(solution.iterations[0])
-            report = StageReport(
-                repr(prior), done, watch.spent - sum(r.seconds for r in diary.reports), quality
+            finished = StageReport(
+                repr(prior), done, watch.spent - sum(r.seconds for r in journal.reports), quality
             )
-            tell(report)
+            report(finished)
             complete = stage.iterations is None or done >= stage.iterations
             if k + 1 == len(stages) or watch.is_over:
-                diary.note(watch)
+                journal.save(watch)
                 return StagedSolution(
                     solution.x,
                     model,
                     solution,
-                    (*diary.reports, report),
+                    (*journal.reports, finished),
                     tuple(watch.samples),
                     watch.spent,
                     complete and k + 1 == len(stages),
                 )
             state = (prior, parameters)
             if folder is not None:
-                model.save_state(diary.state_file(k + 1), prior, parameters)
-            diary.turn(report, watch)
+                model.save_state(journal.state_file(k + 1), prior, parameters)
+            journal.next_stage(finished, watch)
             k += 1
 
 
@@ -222,7 +226,7 @@ def _solve_stage(
     silhouettes: float,
     seed: int,
     device: Any,
-    diary: Diary,
+    journal: Journal,
     watch: Watch,
 ) -> tuple[Solution, ImplicitPrior]:
     pictures = scale(photographs.train, stage.scale)
@@ -233,13 +237,13 @@ def _solve_stage(
     else:
         prior, start = model.follow(*state)
     problem = model.problem(pictures, data_term)
-    unit, algorithm = weight_unit(problem), _fitting(_changed(solver, stage.solver), problem)
+    unit, algorithm = weight_unit(problem), _limit_subset(_change(solver, stage.solver), problem)
     everything: Prior = prior if explicit is None else prior + unit * explicit
     if silhouettes > 0:
         everything = everything + unit * silhouettes * silhouette_prior(
             model, pictures, getattr(algorithm, "subset_size", None)
         )
-    checkpoint = None if diary.folder is None else Checkpoint(diary.checkpoint(k))
+    checkpoint = None if journal.folder is None else Checkpoint(journal.checkpoint(k))
     watch.name = _short(prior)
     most = stage.iterations if stage.iterations is not None else 10**9
     solution: Solution = solve(
@@ -259,7 +263,8 @@ def _solve_stage(
     watch.end()
     if "diverged" in solution.status:
         raise InputError(
-            f"stage {k + 1} diverged after {int(solution.iterations[0])} iterations; lower the learning_rate of the solver"
+            f"stage {k + 1} diverged after {int(solution.iterations[0])} iterations; lower the "
+            "learning_rate of the solver"
         )
     return solution, prior
 
@@ -268,21 +273,22 @@ def _short(prior: ImplicitPrior) -> str:
     return repr(prior).split("(")[0]
 
 
-def _fitting(solver: Solver, problem: Problem) -> Solver:
-    """The solver with a subset of no more blocks than there are: small pictures of an early stage may have few rays."""
+def _limit_subset(solver: Solver, problem: Problem) -> Solver:
+    """Limit the subset of a solver to the number of blocks: small pictures may have few rays."""
     blocks, size = problem.operator.blocks, getattr(solver, "subset_size", None)
     if size is None or blocks is None or size <= blocks:
         return solver
-    fitting: Solver = dataclasses.replace(solver, subset_size=blocks)  # type: ignore[call-arg]
-    return fitting
+    limited: Solver = dataclasses.replace(solver, subset_size=blocks)  # type: ignore[call-arg]
+    return limited
 
 
-def _changed(solver: Solver, changes: Mapping[str, Any]) -> Solver:
+def _change(solver: Solver, changes: Mapping[str, Any]) -> Solver:
     known = [f.name for f in dataclasses.fields(solver)]  # type: ignore[arg-type]
     for key in changes:
         if key not in known:
             raise InputError(
-                f"a stage changes {key!r} of the solver, and {type(solver).__name__} has {', '.join(known)}"
+                f"a stage changes {key!r} of the solver, and {type(solver).__name__} has "
+                f"{', '.join(known)}"
             )
     changed: Solver = dataclasses.replace(solver, **changes)  # type: ignore[type-var]
     return changed
@@ -303,13 +309,13 @@ def _check(stages: Sequence[Stage], seconds: float | None) -> None:
             )
         if not 0 < stage.scale <= 1 or (stage.iterations is not None and stage.iterations < 1):
             raise InputError(
-                f"stage {k + 1} takes a scale above 0 and at most 1 and an iteration at least, got {stage.scale} and "
-                f"{stage.iterations}"
+                f"stage {k + 1} takes a scale above 0 and at most 1 and an iteration at least, got "
+                f"{stage.scale} and {stage.iterations}"
             )
 
 
-class Diary:
-    """How far a schedule is, in a folder; in memory alone where there is none."""
+class Journal:
+    """Progress of a schedule, saved in a folder if there is one."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -318,20 +324,21 @@ class Diary:
         self.samples: list[Sample] = []
 
     @classmethod
-    def read(cls, folder: Path | None) -> Diary:
-        diary = cls(folder)
+    def read(cls, folder: Path | None) -> Journal:
+        journal = cls(folder)
         if folder is None or not (folder / STATE).exists():
-            return diary
+            return journal
         try:
             content = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            diary.stage, diary.seconds = int(content["stage"]), float(content["seconds"])
-            diary.reports = [StageReport(**report) for report in content["reports"]]
-            diary.samples = [Sample(**sample) for sample in content["samples"]]
+            journal.stage, journal.seconds = int(content["stage"]), float(content["seconds"])
+            journal.reports = [StageReport(**report) for report in content["reports"]]
+            journal.samples = [Sample(**sample) for sample in content["samples"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{folder / STATE} cannot be read ({error}); start anew, with --overwrite on the command line"
+                f"{folder / STATE} cannot be read ({error}); start anew, with --overwrite on the "
+                "command line"
             ) from error
-        return diary
+        return journal
 
     def state_file(self, stage: int) -> Path:
         assert self.folder is not None
@@ -341,8 +348,8 @@ class Diary:
         assert self.folder is not None
         return self.folder / f"checkpoint-{stage}.safetensors"
 
-    def note(self, watch: Watch) -> None:
-        """Write down where a stage is."""
+    def save(self, watch: Watch) -> None:
+        """Save the progress of a stage."""
         self.seconds, self.samples = watch.worked, watch.samples
         if self.folder is None:
             return
@@ -354,19 +361,23 @@ class Diary:
         }
         write_bytes(self.folder / STATE, json.dumps(content, indent=1).encode(), overwrite=True)
 
-    def turn(self, report: StageReport, watch: Watch) -> None:
-        """Write down that a stage is over; what it left is not needed any more."""
+    def next_stage(self, report: StageReport, watch: Watch) -> None:
+        """Save that a stage is finished, and delete its files."""
         before = self.stage
         self.reports.append(report)
         self.stage += 1
-        self.note(watch)
+        self.save(watch)
         if self.folder is not None:
             self.checkpoint(before).unlink(missing_ok=True)
             self.state_file(before).unlink(missing_ok=True)
 
 
 def work_files(folder: Path) -> list[Path]:
-    """What a schedule has left in a folder."""
+    """Return the files that a schedule has left in a folder.
+
+    Args:
+        folder: the folder.
+    """
     found = [
         folder / STATE,
         *sorted(folder.glob("stage-*.safetensors")),

@@ -1,4 +1,4 @@
-"""What looks on while a scene is found: the budget in seconds, the PSNR of views, and the progress bar that shows them."""
+"""Monitoring of a scene that is found: the budget in seconds, the PSNR of views, a progress bar."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from invtoolbox.views.models import SceneModel
 
 @dataclass(frozen=True)
 class Sample:
-    """The quality at one moment.
+    """Quality of the scene at one moment.
 
     Attributes:
-        stage: counted from 0.
-        iteration: of the stage.
-        seconds: of work in all stages; that of looking is not counted.
-        psnr: mean over the views that were looked at, dB.
+        stage: number of the stage, from 0.
+        iteration: iteration of the stage.
+        seconds: seconds of work in all stages, without the time of the measurements.
+        psnr: mean PSNR over the monitored views, dB.
     """
 
     stage: int
@@ -37,18 +37,19 @@ class Sample:
 
 
 class Watch:
-    """A callback of `solve` that measures PSNR from time to time, moves a bar, and stops when the budget is used up.
+    """Callback of `solve` that measures the PSNR, moves a bar, and stops when the budget is spent.
 
     Args:
-        model: renders.
-        pictures: those that are looked at.
-        every: seconds of work between two looks.
-        seconds: of work in all stages; None for no limit.
-        steps: of all stages, where they are known; the bar counts them where there is no limit in seconds.
+        model: model that renders the scene.
+        pictures: monitored views.
+        every: seconds of work between two measurements.
+        seconds: seconds of work allowed in all stages; None for no limit.
+        steps: number of steps of all stages, if known; the bar counts them if there is no limit
+            in seconds.
         progress: show a bar on a terminal.
-        spent: seconds of work before.
-        samples: taken before.
-        tell: called after every look, to write down how far the work is.
+        spent: seconds of work of earlier runs.
+        samples: measurements of earlier runs.
+        record: function that is called after every measurement, to save the progress.
     """
 
     def __init__(
@@ -61,15 +62,10 @@ class Watch:
         progress: bool = True,
         spent: float = 0.0,
         samples: Sequence[Sample] = (),
-        tell: Callable[[], None] = lambda: None,
+        record: Callable[[], None] = lambda: None,
     ) -> None:
-        self.model, self.pictures, self.every, self.seconds, self.tell = (
-            model,
-            pictures,
-            every,
-            seconds,
-            tell,
-        )
+        self.model, self.pictures = model, pictures
+        self.every, self.seconds, self.record = every, seconds, record
         self.truth = pictures.on(model.shade())
         self.spent, self.samples = spent, list(samples)
         self.stage = self.stages = self.iteration = self.steps_before = 0
@@ -91,29 +87,35 @@ class Watch:
                 bar_format=by_time if seconds is not None else None,
             )
 
-    # -- stages ------------------------------------------------------------------------------------------------------------
+    # -- stages ------------------------------------------------------------------------------------
 
     def begin(self, stage: int, stages: int, name: str) -> None:
-        """A stage begins: the clock runs."""
+        """Start the clock of a stage.
+
+        Args:
+            stage: number of the stage, from 0.
+            stages: number of stages.
+            name: name that the bar shows.
+        """
         self.stage, self.stages, self.name, self.iteration = stage, stages, name, 0
         self._since = time.monotonic()
 
     def end(self) -> None:
-        """A stage is over: the clock stands."""
+        """Stop the clock of a stage."""
         self.spent, self._since = self.worked, None
         self.steps_before += self.iteration
 
     @property
     def worked(self) -> float:
-        """Seconds of work until now."""
+        """Seconds of work so far."""
         return self.spent + (0.0 if self._since is None else time.monotonic() - self._since)
 
     @property
     def is_over(self) -> bool:
-        """The budget is used up."""
+        """Whether the budget is spent."""
         return self.seconds is not None and self.worked >= self.seconds
 
-    # -- looks -------------------------------------------------------------------------------------------------------------
+    # -- measurements ------------------------------------------------------------------------------
 
     def __call__(self, progress: Progress) -> bool:
         self.iteration = progress.iteration
@@ -123,7 +125,11 @@ class Watch:
         return self.is_over
 
     def look(self, x: Any) -> float:
-        """Measure the PSNR now, unless that was just done; the clock stands meanwhile."""
+        """Measure the PSNR, unless it was just measured; the clock stops meanwhile.
+
+        Args:
+            x: the scene.
+        """
         if self.samples and (self.samples[-1].stage, self.samples[-1].iteration) == (
             self.stage,
             self.iteration,
@@ -133,13 +139,17 @@ class Watch:
         quality = float(self.quality(x).mean())
         self.samples.append(Sample(self.stage, self.iteration, self.spent, quality))
         self._next = self.spent + self.every
-        self.tell()
+        self.record()
         if running:
             self._since = time.monotonic()
         return quality
 
     def quality(self, x: Any) -> Tensor:
-        """The PSNR of each of the views that are looked at."""
+        """Return the PSNR of each monitored view.
+
+        Args:
+            x: the scene.
+        """
         return psnr(self.model.look(x, self.pictures.cameras).color, self.truth)
 
     def _show(self) -> None:
@@ -149,9 +159,8 @@ class Watch:
         stage = f"stage {self.stage + 1} of {self.stages}, " if self.stages > 1 else ""
         self._bar.set_description_str(f"{stage}{self.name}", refresh=False)
         quality = f"{self.samples[-1].psnr:.2f} dB" if self.samples else "to come"
-        counted = (
-            f", iteration {self.iteration}" if self.seconds is not None else ""
-        )  # else the bar counts them
+        # Without a limit in seconds the bar itself counts the iterations.
+        counted = f", iteration {self.iteration}" if self.seconds is not None else ""
         self._bar.set_postfix_str(f"PSNR {quality}{counted}", refresh=False)
         done = self.worked if self.seconds is not None else self.steps_before + self.iteration
         self._bar.n = min(done, self._bar.total) if self._bar.total else done
@@ -166,7 +175,12 @@ class Watch:
 
 
 def spread_over(pictures: PosedPictures, count: int) -> PosedPictures:
-    """At most so many of the pictures, evenly spread over them."""
+    """Return at most ``count`` of the pictures, evenly spread.
+
+    Args:
+        pictures: the pictures.
+        count: largest number of pictures.
+    """
     if len(pictures) <= count:
         return pictures
     return pictures[torch.arange(count) * len(pictures) // count]

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import invtoolbox as it
-from invtoolbox.catalogue import presets, registry
+from invtoolbox.catalogue import presets
 from invtoolbox.catalogue import shelves as catalogue
 from invtoolbox.errors import InputError
 from invtoolbox.priors import DnCNN
@@ -72,14 +72,14 @@ def test_a_preset_is_a_solver_with_its_settings(shelf: Path) -> None:
     (shelf / "solvers" / "careful.toml").write_text(
         '# Slow.\nsolver = "gradient-descent"\nmax_iterations = 7\n'
     )
-    assert registry.solver_named("careful") == it.solvers.GradientDescent(max_iterations=7)
+    assert presets.solver_named("careful") == it.solvers.GradientDescent(max_iterations=7)
     assert presets.load_preset("careful", {"max_iterations": 9}).max_iterations == 9
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("max_iterations = 7\n", "does not say which solver"),
+        ("max_iterations = 7\n", "does not name the solver"),
         ('solver = "gradient-descent"\nmax_iteration = 7\n', "no setting 'max_iteration'"),
         ('solver = "gradient-decent"\n', "did you mean 'gradient-descent'"),
     ],
@@ -87,7 +87,7 @@ def test_a_preset_is_a_solver_with_its_settings(shelf: Path) -> None:
 def test_a_faulty_preset_is_named(shelf: Path, text: str, fault: str) -> None:
     (shelf / "solvers" / "bad.toml").write_text(text)
     with pytest.raises(InputError, match=fault) as error:
-        registry.solver_named("bad")
+        presets.solver_named("bad")
     assert "bad.toml" in str(error.value)
 
 
@@ -97,7 +97,7 @@ def test_a_trained_prior_is_its_network_with_its_weights(shelf: Path) -> None:
     x = torch.rand(2, 1, 8, 8)
     assert torch.equal(prior.denoise(x, 0.1), network(x))
     assert not any(p.requires_grad for p in prior.network.parameters())  # type: ignore[attr-defined]
-    assert torch.equal(registry.prior_named("tiny").denoise(x, 0.1), network(x))  # type: ignore[attr-defined]
+    assert torch.equal(presets.prior_named("tiny").denoise(x, 0.1), network(x))  # type: ignore[attr-defined]
 
 
 def test_a_trained_prior_solves_a_problem_by_its_name(shelf: Path) -> None:
@@ -113,9 +113,9 @@ def test_a_trained_prior_solves_a_problem_by_its_name(shelf: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ('prior = "denoiser"', "does not say which prior"),
+        ('prior = "denoiser"', "does not name the kind of prior"),
         ('name = "dncnn"', "the network has no name"),
-        ('weights = "weights.safetensors"', "safetensors file beside its card"),
+        ('weights = "weights.safetensors"', "safetensors file next to its card"),
     ],
 )
 def test_a_card_that_lacks_something_is_named(shelf: Path, change: str, fault: str) -> None:

@@ -9,9 +9,8 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.data_terms import DistanceTransform
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.points.distance_field import distance_field
+from invtoolbox.kernels.points.distance_field import distance_field, interpolate
 from invtoolbox.kernels.points.nearest import Tree
-from invtoolbox.kernels.points.trilinear import interpolate
 from invtoolbox.testing import check_data_term
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.geometry import Cameras, rasterization, ray_rasterization
 from invtoolbox.geometry.rigid import rigid, rotation
-from invtoolbox.kernels.rendering.splat_binning import binned
+from invtoolbox.kernels.rendering.splat_binning import bin_splats
 from invtoolbox.kernels.rendering.splat_compositing import Rays, composite
 from invtoolbox.kernels.rendering.splat_projection import Projection, project
 
@@ -154,7 +154,7 @@ def test_what_a_gpu_runs_gives_the_same() -> None:
         K,
         Projection(40, 40, depth=True, anywhere=True),
     )
-    tiles = binned(boxes, reaches, 40, 40)
+    tiles = bin_splats(boxes, reaches, 40, 40)
     # Some tiles with more rays than one group has, some with none.
     places = torch.cat(
         [
@@ -162,7 +162,7 @@ def test_what_a_gpu_runs_gives_the_same() -> None:
             5 + torch.rand(700, 2, dtype=F64),
         ]
     )
-    rays = Rays.sorted(torch.arange(1200) % 2, places, 2, 40, 40)
+    rays = Rays.sort(torch.arange(1200) % 2, places, 2, 40, 40)
     results = []
     for pixelwise in (False, True):
         free = splats.detach().requires_grad_(True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.splatting import rasterization
-from invtoolbox.kernels.rendering.splat_binning import _binned_by_torch, binned
+from invtoolbox.kernels.rendering.splat_binning import _bin_by_torch, bin_splats
 from invtoolbox.kernels.rendering.splat_compositing import composite
 from invtoolbox.kernels.rendering.splat_projection import Projection, project
 
@@ -221,7 +221,7 @@ def test_what_a_gpu_runs_gives_the_same() -> None:
     *gaussians, views, K, width, height = scene(200, 3, 1, seed=2, size=(40, 30))
     how = Projection(width, height, degree=1, depth=True)
     splats, boxes, reaches = project(*(t[None] for t in (*gaussians, views, K)), how)
-    tiles, by_torch = binned(boxes, reaches, width, height), _binned_by_torch(boxes, reaches, 3, 2)
+    tiles, by_torch = bin_splats(boxes, reaches, width, height), _bin_by_torch(boxes, reaches, 3, 2)
     for name in ("entries", "starts", "bases", "pairs", "shares"):
         assert torch.equal(getattr(tiles, name), getattr(by_torch, name)), name
     results = []

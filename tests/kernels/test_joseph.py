@@ -14,8 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.launch import address, launch, run_on_threads, warp
-from invtoolbox.kernels.tomography.joseph import _lines, backproject, project
+from invtoolbox.kernels.launch import launch, run_on_threads, warp
+from invtoolbox.kernels.tomography.joseph import (
+    JosephArguments,
+    _lines,
+    backproject,
+    backproject_kernel,
+    project,
+    project_kernel,
+)
 from invtoolbox.kernels.tomography.rays import Rays
 
 DOT = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -127,8 +134,6 @@ def test_bitwise_the_same_on_any_number_of_threads(batch: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_scatter_kernel_of_cuda_is_the_same_transpose(dtype: torch.dtype, mode: int) -> None:
     """Atomic scatter, as a GPU runs it, on one thread of the CPU: the same sums in another order."""
-    from invtoolbox.kernels.tomography.joseph_kernels import backproject_kernel
-
     rays = random_rays((21, 34), 6, 40, seed=5).to(torch.device("cpu"), dtype)
     y = uniform(2, 6, 40, dtype=dtype)
     coefficients = torch.cat([rays.step[None], uniform(2, 6, 40, seed=9, dtype=dtype)])[
@@ -138,11 +143,11 @@ def test_the_scatter_kernel_of_cuda_is_the_same_transpose(dtype: torch.dtype, mo
     for scatter in (False, True):
         zeros = torch.zeros(2, 21, 34, dtype=dtype)
         rows, columns = (torch.zeros_like(t) for t in _lines(zeros, 1))
-        tensors = [rows, columns, y, rays.offset, rays.slope, coefficients, rays.order]
         kernel = backproject_kernel(dtype, 1, 1, mode, scatter)
         tasks = 2 * (rays.offset.numel() if scatter else 21 + 34)
-        numbers = [rays.number_vertical, rays.offset.numel(), 21, 34, 2]
-        launch(kernel, tasks, [*map(address, tensors), *numbers], tensors, 0.0)
+        tables = (rays.offset, rays.slope, coefficients, rays.order)
+        sizes = (rays.number_vertical, rays.offset.numel(), 21, 34, 2)
+        launch(kernel, tasks, JosephArguments(rows, columns, y, *tables, *sizes), 0.0)
         images.append(rows[:, :, 2:-2, 0] + columns[:, :, 2:-2, 0].transpose(1, 2))
     tolerance = 1e-4 if dtype == torch.float32 else 1e-12
     torch.testing.assert_close(images[1], images[0], rtol=0, atol=tolerance)
@@ -221,7 +226,6 @@ def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
     wp = warp()
     if not hasattr(wp, "compile_aot_module") or not wp._src.context.runtime.is_cuda_enabled:
         pytest.skip("this Warp was built without CUDA")
-    from invtoolbox.kernels.tomography.joseph_kernels import backproject_kernel, project_kernel
     from invtoolbox.kernels.tomography.pixel_kernels import pixel_kernel
 
     f32, f64 = torch.float32, torch.float64
@@ -234,7 +238,7 @@ def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
         pixel_kernel(f64, 1, 1, False, True, True),
     ]
     for kernel in kernels:
-        wp.compile_aot_module(kernel.module, arch=75, module_dir=tmp_path, use_ptx=True)
+        wp.compile_aot_module(kernel.entry.module, arch=75, module_dir=tmp_path, use_ptx=True)
     assert len(list(tmp_path.glob("*.ptx"))) == len(kernels)
 
 

@@ -42,8 +42,8 @@ def test_times_before_the_timestamp(skewed):
 @pytest.mark.parametrize(
     ("deskewed", "has_time", "period", "words"),
     [
-        (True, True, 0.1, "the data set has done so"),
-        (None, True, 0.1, "nothing says"),
+        (True, True, 0.1, "the data set is deskewed"),
+        (None, True, 0.1, "does not state a need"),
         (False, False, 0.1, "no times"),
         (False, True, 0.0, "0 s apart"),
         (False, True, -0.1, "-0.1 s apart"),

@@ -10,10 +10,11 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.operators.base import item_norm
 from invtoolbox.parameter_choice import DiscrepancyPrinciple, rule_named
 from invtoolbox.priors import SmoothedNorm
-from invtoolbox.solve import bind, first_guess
+from invtoolbox.solve import bind
 
 N = 32
 

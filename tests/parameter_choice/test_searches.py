@@ -12,6 +12,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.parameter_choice import (
     GCV,
     SURE,
@@ -24,7 +25,7 @@ from invtoolbox.parameter_choice import (
 from invtoolbox.parameter_choice.curve_rules import _chord, _curvature, lowest
 from invtoolbox.parameter_choice.divergence import fits
 from invtoolbox.parameter_choice.score_rules import grid, refine
-from invtoolbox.solve import bind, first_guess
+from invtoolbox.solve import bind
 
 N = 32
 NAMES = ("gcv", "sure", "l-curve", "quasi-optimality", "compensated-discrepancy")

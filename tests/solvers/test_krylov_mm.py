@@ -13,10 +13,11 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.core.pytrees import tree_leaves
 from invtoolbox.errors import InputError
+from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, item_norm
 from invtoolbox.priors import ExplicitPrior, GraphLaplacian, GroupL1, SmoothedNorm
-from invtoolbox.solve import bind, first_guess
+from invtoolbox.solve import bind
 from invtoolbox.solvers import KrylovMM
 
 SHAPE = (1, 8, 8)

@@ -53,7 +53,7 @@ def test_views_by_name_and_pattern() -> None:
         ({"hold_out": ["r_*"]}, "all 3 views are held out"),
         ({"hold_out": ["r_9"]}, "there is no view held out named 'r_9'"),
         ({"hold_out": 2, "train": ["r_0"]}, "r_0.png is both held out and to train from"),
-        ({"hold_out": 0, "count": 4}, "4 views are to be trained from, and there are 3"),
+        ({"hold_out": 0, "count": 4}, "4 training views were requested, and there are 3"),
         ({"hold_out": -1}, "got -1"),
     ],
 )

@@ -54,7 +54,7 @@ def voxels(photographs: Photographs, **settings: object) -> StagedSolution:
 
 def test_voxels_come_out_coarse_to_fine(photographs: Photographs) -> None:
     reports = []
-    found = voxels(photographs, tell=reports.append, every=0.1)
+    found = voxels(photographs, report=reports.append, every=0.1)
     assert (
         [r.iterations for r in reports] == [30, 20]
         and found.is_complete

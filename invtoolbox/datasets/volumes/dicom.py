@@ -302,11 +302,9 @@ def _grid(folder: Path, slices: Sequence[Header]) -> Grid:
                     f"{header.path}: has no {what} (ImagePositionPatient, ImageOrientationPatient, PixelSpacing), so it "
                     'has no place in a volume; open the folder with reader="dicom" for single slices'
                 )
-        if header.shape != first.shape or not np.allclose(
-            [*header.orientation, *header.spacing],  # type: ignore[misc]
-            [*first.orientation, *first.spacing],
-            atol=1e-4,
-        ):  # type: ignore[misc]
+        ours: list[float] = [*header.orientation, *header.spacing]  # type: ignore[misc]
+        theirs: list[float] = [*first.orientation, *first.spacing]  # type: ignore[misc]
+        if header.shape != first.shape or not np.allclose(ours, theirs, atol=1e-4):
             raise InputError(
                 f"{header.path}: a slice of shape {header.shape}, orientation {header.orientation} and spacing "
                 f"{header.spacing} in a series of {first.shape}, {first.orientation} and {first.spacing}; keep slices "

@@ -1,10 +1,10 @@
-"""The nearest of many points: a tree for the CPU, blocks of all distances on a GPU."""
+"""Find the nearest of many points: by a tree on the CPU, by blocks of all distances on a GPU."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -17,86 +17,75 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.launch import run_on_threads
 
-#: Distances that are held at once on a GPU: 256 MB in float32.
+#: Number of distances that are in memory at once on a GPU: 256 MB in float32.
 _AT_ONCE = 1 << 26
-#: Points below which a second thread costs more than it brings.
+#: Number of points below which a second thread costs more than it saves.
 _PER_THREAD = 2000
 
 
 class Tree:
-    """Points in which nearest neighbours are looked up, built once for a cloud that stays as it is.
+    """Search structure for the nearest neighbours in a fixed cloud of points, built once.
 
-    On the CPU a k-d tree (pykdtree where it is installed, which is the extra ``lidar``, else SciPy's, which takes twice as long); on
-    CUDA all distances, block by block. Ties are broken in a way that depends on the points alone.
+    On the CPU it is a k-d tree: pykdtree's if it is installed (the extra ``lidar``), otherwise
+    SciPy's, which takes twice as long. On CUDA all distances are computed, block by block. Ties are
+    broken in a way that depends on the points alone.
 
     Args:
-        points: ``(M, dimension)``, at least one, finite; they are not differentiated.
+        points: finite points, ``(M, dimension)``, at least one; they are not differentiated.
 
-    >>> Tree(torch.tensor([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0]])).query(torch.tensor([[1.0, 0.0, 0.0], [3.0, 4.0, 0.0]]))
+    Raises:
+        InputError: if the points have another shape, or there are none.
+
+    >>> tree = Tree(torch.tensor([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0]]))
+    >>> tree.query(torch.tensor([[1.0, 0.0, 0.0], [3.0, 4.0, 0.0]]))
     (tensor([1., 4.]), tensor([0, 1]))
     """
 
     def __init__(self, points: Tensor) -> None:
         if points.ndim != 2 or not len(points):
             raise InputError(
-                f"nearest neighbours are looked up among points (M, dimension), at least one; got {tuple(points.shape)}"
+                "nearest neighbours are looked up among points (M, dimension), at least one; "
+                f"got {tuple(points.shape)}"
             )
         self.points = points.detach()
         self._tree = None if points.is_cuda else _cpu_tree(self.points.contiguous().numpy())
 
     def query(self, points: Tensor, bound: float | None = None) -> tuple[Tensor, Tensor]:
-        """The distance to the nearest point and which it is, ``(N,)`` both.
+        """Return the distance to the nearest point and its index, both ``(N,)``.
+
+        The distance is infinite and the index 0 if no point lies within the bound, and for a point
+        that is not finite, which a diverging optimisation may produce.
 
         Args:
-            points: ``(N, dimension)``; taken in the precision and on the device of the tree's.
-            bound: how far to look. Where nothing is as near, the distance is infinite and the index 0; so they are for a point that is
-                not finite, which one that runs away in an optimisation becomes.
+            points: query points, ``(N, dimension)``; converted to the precision and the device of
+                the tree's points.
+            bound: largest distance to search; None for no bound.
         """
         points = points.detach().to(self.points)
         far = ~points.isfinite().all(1)
         points = points.masked_fill(far[:, None], 0.0)
         if self._tree is None:
-            distance, index = _by_blocks(points, self.points)
+            least = [block.min(1) for block in _distances(points, self.points)]
+            distance, index = (torch.cat(parts) for parts in zip(*least))
         else:
-            distance, index = _by_tree(self._tree, points.contiguous(), bound)
+            found = _by_tree(self._tree, points.contiguous(), 1, bound)
+            distance, index = found[0][:, 0], found[1][:, 0]
         if bound is not None:
             far |= ~(distance <= bound)
-        far |= index >= len(
-            self.points
-        )  # what a tree says where it finds nothing, as at distances that overflow
+        # A tree returns this index if it finds nothing, as for distances that overflow.
+        far |= index >= len(self.points)
         return distance.masked_fill(far, float("inf")), index.masked_fill(far, 0)
 
     def neighbours(self, points: Tensor, count: int) -> Tensor:
-        """The nearest ``count`` points, nearest first, as indices ``(N, count)``; fewer columns where the tree holds fewer."""
-        points, count, tree = (
-            points.detach().to(self.points),
-            min(count, len(self.points)),
-            self._tree,
-        )
-        if tree is None:
-            rows = max(1, _AT_ONCE // len(self.points))
-            blocks = [
-                torch.cdist(block, self.points, compute_mode="donot_use_mm_for_euclid_dist")
-                .topk(count, 1, largest=False)
-                .indices
-                for block in points.split(rows)
-            ]
-            return (
-                torch.cat(blocks)
-                if blocks
-                else torch.zeros(0, count, dtype=torch.long, device=points.device)
-            )
-        index = torch.empty(len(points), count, dtype=torch.long)
-        queried, which = points.contiguous().numpy(), index.numpy()
+        """Return the indices of the nearest ``count`` points, nearest first, ``(N, count)``.
 
-        def part(first: int, last: int) -> None:
-            _one_thread()
-            which[first:last] = np.asarray(tree.query(queried[first:last], k=count)[1]).reshape(
-                last - first, count
-            )
-
-        _in_parts(len(points), part)
-        return index
+        A tree with fewer points gives fewer columns.
+        """
+        points, count = points.detach().to(self.points), min(count, len(self.points))
+        if self._tree is not None:
+            return _by_tree(self._tree, points.contiguous(), count, None)[1]
+        blocks = _distances(points, self.points)
+        return torch.cat([block.topk(count, 1, largest=False).indices for block in blocks])
 
 
 def _cpu_tree(points: np.ndarray) -> Any:
@@ -109,16 +98,19 @@ def _cpu_tree(points: np.ndarray) -> Any:
     return KDTree(points)
 
 
-def _by_tree(tree: Any, points: Tensor, bound: float | None) -> tuple[Tensor, Tensor]:
-    distance, index = torch.empty_like(points[:, 0]), torch.empty(len(points), dtype=torch.long)
+def _by_tree(tree: Any, points: Tensor, count: int, bound: float | None) -> tuple[Tensor, Tensor]:
+    """Return the distances and indices of the nearest ``count`` points, both ``(N, count)``."""
+    shape = (len(points), count)
+    distance, index = points.new_empty(shape), torch.empty(shape, dtype=torch.long)
     queried, nearest, which = points.numpy(), distance.numpy(), index.numpy()
+    # A slightly larger bound, so that rounding inside the tree loses no point at the bound.
+    limit = np.inf if bound is None else bound * (1 + 1e-6)
 
     def part(first: int, last: int) -> None:
         _one_thread()
-        # A bound a little beyond, so that rounding inside the tree loses no point at the bound itself.
-        limit = np.inf if bound is None else bound * (1 + 1e-6)
-        nearest[first:last], which[first:last] = tree.query(
-            queried[first:last], distance_upper_bound=limit
+        found = tree.query(queried[first:last], k=count, distance_upper_bound=limit)
+        nearest[first:last], which[first:last] = (
+            np.reshape(f, (last - first, count)) for f in found
         )
 
     _in_parts(len(points), part)
@@ -126,7 +118,7 @@ def _by_tree(tree: Any, points: Tensor, bound: float | None) -> tuple[Tensor, Te
 
 
 def _in_parts(count: int, part: Callable[[int, int], None]) -> None:
-    """Do rows 0 to ``count`` in pieces, on torch's threads."""
+    """Call ``part(first, last)`` for parts of the rows 0 to ``count``, on torch's threads."""
     threads = min(torch.get_num_threads(), max(1, count // _PER_THREAD))
     edges = [count * k // threads for k in range(threads + 1)]
     if threads == 1:
@@ -135,19 +127,16 @@ def _in_parts(count: int, part: Callable[[int, int], None]) -> None:
         run_on_threads(threads, pairwise(edges), part)
 
 
-def _by_blocks(points: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
-    rows = max(1, _AT_ONCE // len(among))
-    found = []
-    for block in points.split(rows):
-        # Not by the product of matrices, which loses the digits of distances that are small beside the coordinates.
-        found.append(torch.cdist(block, among, compute_mode="donot_use_mm_for_euclid_dist").min(1))
-    if not found:
-        return points.new_zeros(0), torch.zeros(0, dtype=torch.long, device=points.device)
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+def _distances(points: Tensor, among: Tensor) -> Iterator[Tensor]:
+    """Yield the distances of all points to all others, for blocks of the points."""
+    for block in points.split(max(1, _AT_ONCE // len(among))):
+        # Not by a product of matrices, which loses the digits of distances that are small compared
+        # with the coordinates.
+        yield torch.cdist(block, among, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _one_thread() -> None:
-    """Keep pykdtree from starting threads of its own beside torch's: the calling thread searches alone."""
+    """Keep pykdtree from starting threads in addition to torch's: the calling thread searches."""
     library = _openmp_of_pykdtree()
     if library is not None:
         library.omp_set_num_threads(1)
@@ -155,7 +144,7 @@ def _one_thread() -> None:
 
 @cache
 def _openmp_of_pykdtree() -> Any | None:
-    """The OpenMP runtime that pykdtree's wheel brings along, where it is loaded."""
+    """Return the OpenMP runtime that pykdtree's wheel brings along, if it is loaded."""
     no_load = getattr(os, "RTLD_NOLOAD", None)
     try:
         import pykdtree

@@ -1,7 +1,14 @@
-"""How far the neighbourhoods of a graph are from having turned: the energy of as-rigid-as-possible motion, in two passes over the edges."""
+"""Compute the energy of as-rigid-as-possible motion.
+
+The energy is the misfit of the best rotations of the neighbourhoods of a graph. The kernels are
+``rotation_fit.cpp`` and ``rotation_gradient.cpp``, each one pass over the edges, with one task per
+point and item.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,25 +16,60 @@ from torch import Tensor
 
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.launch import address, launch
-from invtoolbox.kernels.points.rotation_kernels import fit_kernel, pull_kernel
+from invtoolbox.kernels.launch import Kernel, launch
+from invtoolbox.kernels.native import REAL, native_kernel
+
+
+@dataclass
+class RotationArguments:
+    """Arguments of the kernels: the fit writes energies, the gradient writes slopes."""
+
+    moved: Tensor
+    starts: Tensor
+    neighbours: Tensor
+    arrivals: Tensor
+    arriving: Tensor
+    owners: Tensor
+    weights: Tensor
+    vectors: Tensor
+    turns: Tensor
+    count: int
+    energies: Tensor | None = None
+    slopes: Tensor | None = None
+
+
+@cache
+def fit_kernel(dtype: torch.dtype) -> Kernel:
+    """Return the kernel of the best rotations and of their energies, for points of a precision."""
+    return native_kernel("points/rotation_fit.cpp", {"REAL": REAL[dtype]}, RotationArguments)
+
+
+@cache
+def gradient_kernel(dtype: torch.dtype) -> Kernel:
+    """Return the kernel of half the gradient under fixed rotations, for points of a precision."""
+    return native_kernel("points/rotation_gradient.cpp", {"REAL": REAL[dtype]}, RotationArguments)
 
 
 class Neighbourhoods(Settings):
-    r"""The edges of N points at rest, by the point that they belong to, and by the one that they lead to.
+    r"""Edges of N points at rest.
+
+    They are sorted by the point that they belong to, and indexed by the point that they lead to.
 
     Args:
-        edges: ``(2, E)``: the point that an edge belongs to, and its neighbour.
-        weights: of the edges, ``(E,)``.
-        vectors: of the edges at rest, ``p_i - p_j``, ``(E, 3)``.
-        count: N.
+        edges: the point that an edge belongs to, and its neighbour, ``(2, E)``.
+        weights: weights of the edges, ``(E,)``.
+        vectors: vectors of the edges at rest, ``p_i - p_j``, ``(E, 3)``.
+        count: number of points N.
+
+    Raises:
+        InputError: if the shapes do not fit together.
     """
 
     def __init__(self, edges: Tensor, weights: Tensor, vectors: Tensor, count: int) -> None:
         if edges.shape != (2, len(weights)) or vectors.shape != (len(weights), 3):
             raise InputError(
-                f"neighbourhoods take edges (2, E), weights (E,) and vectors (E, 3), got {tuple(edges.shape)}, "
-                f"{tuple(weights.shape)} and {tuple(vectors.shape)}"
+                "neighbourhoods take edges (2, E), weights (E,) and vectors (E, 3), got "
+                f"{tuple(edges.shape)}, {tuple(weights.shape)} and {tuple(vectors.shape)}"
             )
         order = edges[0].argsort(stable=True)
         owners, neighbours = edges[0][order], edges[1][order]
@@ -39,70 +81,79 @@ class Neighbourhoods(Settings):
         self.arrivals = _starts(neighbours, count)
 
     def energy(self, moved: Tensor) -> Tensor:
-        r"""``min_R sum_ij w_ij |e_ij + d_ij - R_i e_ij|^2`` of displacements ``(batch, N, 3)``, ``(batch,)``; d the edges of these.
+        r"""Compute ``min_R sum_ij w_ij |e_ij + d_ij - R_i e_ij|^2``, ``(batch,)``.
 
-        Each R_i is a rotation. The derivative is that with R held fixed, which is exact, and the second derivative holds R fixed too.
+        Each R_i is a rotation, and ``d_ij = d_i - d_j``. The derivative holds R fixed, which is
+        exact; the second derivative holds R fixed too.
+
+        Args:
+            moved: displacements d of the points, ``(batch, N, 3)``.
+
+        Raises:
+            InputError: if the displacements have another shape.
 
         >>> edges = torch.tensor([[0, 1], [1, 0]])
-        >>> pair = Neighbourhoods(edges, torch.ones(2), torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]]), 2)
-        >>> pair.energy(torch.tensor([[[0.5, 0, 0], [0, 0, 0]]]))  # both ends see an edge that is longer by a half
+        >>> vectors = torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]])
+        >>> pair = Neighbourhoods(edges, torch.ones(2), vectors, 2)
+        >>> pair.energy(torch.tensor([[[0.5, 0, 0], [0, 0, 0]]]))  # at both ends, 0.5 longer
         tensor([0.5000])
         """
         if moved.ndim != 3 or tuple(moved.shape[1:]) != (self.count, 3):
             raise InputError(
-                f"displacements of {self.count} points have the shape (batch, {self.count}, 3), got {tuple(moved.shape)}"
+                f"displacements of {self.count} points have the shape (batch, {self.count}, 3), "
+                f"got {tuple(moved.shape)}"
             )
         energy: Tensor = _Energy.apply(moved, self)
         return energy
 
     def fit(self, moved: Tensor) -> tuple[Tensor, Tensor]:
-        """The best rotations less the identity, ``(batch, N, 3, 3)``, and what they leave at each point, ``(batch, N)``, float64."""
+        """Return the best rotations minus the identity, and the energy of each point.
+
+        The shapes are ``(batch, N, 3, 3)`` and ``(batch, N)``, the energies in float64.
+        """
         moved = moved.detach().contiguous()
-        weights, vectors = self.weights.to(moved.dtype), self.vectors.to(moved.dtype)
         turns = moved.new_empty(*moved.shape[:2], 3, 3)
         energies = moved.new_empty(moved.shape[:2], dtype=torch.float64)
-        tensors = [moved, self.starts, self.neighbours, weights, vectors, turns, energies]
-        launch(
-            fit_kernel(moved.dtype),
-            moved.shape[0] * self.count,
-            [
-                address(t)
-                for t in (self.starts, self.neighbours, weights, vectors, moved, turns, energies)
-            ]
-            + [self.count],
-            tensors,
-            work=500.0 * energies.numel(),
-        )
+        arguments = self._arguments(moved, turns)
+        arguments.energies = energies
+        launch(fit_kernel(moved.dtype), energies.numel(), arguments, work=500.0 * energies.numel())
         return turns, energies
 
     def pull(self, moved: Tensor, turns: Tensor) -> Tensor:
-        """Half the slope of the squares in the displacements, under rotations (less the identity) that are held: ``(batch, N, 3)``."""
-        moved, turns = moved.detach().contiguous(), turns.contiguous()
-        weights, vectors = self.weights.to(moved.dtype), self.vectors.to(moved.dtype)
+        """Return half the gradient of the energy under fixed rotations, ``(batch, N, 3)``.
+
+        Args:
+            moved: displacements, ``(batch, N, 3)``.
+            turns: rotations minus the identity, ``(batch, N, 3, 3)``.
+        """
+        moved = moved.detach().contiguous()
         slopes = torch.empty_like(moved)
-        used = (
+        arguments = self._arguments(moved, turns.contiguous())
+        arguments.slopes = slopes
+        tasks = moved.shape[0] * self.count
+        launch(gradient_kernel(moved.dtype), tasks, arguments, work=200.0 * tasks)
+        return slopes
+
+    def _arguments(self, moved: Tensor, turns: Tensor) -> RotationArguments:
+        return RotationArguments(
+            moved,
             self.starts,
             self.neighbours,
             self.arrivals,
             self.arriving,
             self.owners,
-            weights,
-            vectors,
-            moved,
+            self.weights.to(moved.dtype),
+            self.vectors.to(moved.dtype),
             turns,
-            slopes,
+            self.count,
         )
-        launch(
-            pull_kernel(moved.dtype),
-            moved.shape[0] * self.count,
-            [*map(address, used), self.count],
-            [moved, *used],
-            work=200.0 * moved.shape[0] * self.count,
-        )
-        return slopes
 
     def laplacian(self, v: Tensor) -> Tensor:
-        """``sum_j w_ij (v_i - v_j)`` over the edges of i and those that lead to it: half the curvature of the squares."""
+        """Return ``sum_j w_ij (v_i - v_j)`` over the edges of i and the edges that lead to it.
+
+        This is half the Hessian of the energy under fixed rotations, applied to ``v``
+        ``(batch, N, 3)``.
+        """
         i, j = self.owners.long(), self.neighbours.long()
         flow = self.weights.to(v.dtype)[:, None] * (v.index_select(-2, i) - v.index_select(-2, j))
         return torch.zeros_like(v).index_add(-2, i, flow).index_add(-2, j, -flow)

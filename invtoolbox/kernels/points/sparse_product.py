@@ -1,6 +1,8 @@
-"""The product of a fixed sparse matrix with columns of numbers: gathers, sums over neighbours, interpolation.
+"""Multiply sparse matrices with dense ones.
 
-Sums of rows of a table by weights that differ from call to call: interpolation where the places move.
+`SparseProduct` is for matrices with fixed entries: gathers, sums over neighbours, interpolation at
+fixed places. `weighted_rows` is for weights that change from call to call: interpolation at places
+that move.
 """
 
 from __future__ import annotations
@@ -16,22 +18,28 @@ from torch.nn.functional import embedding_bag
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 
-#: The starts of the rows, the column of each entry, and the entries.
+#: Start of each row, column of each entry, and entries.
 _Rows = tuple[Tensor, Tensor, Tensor]
 
 
 class SparseProduct(Settings):
-    r"""``y = A x`` for a sparse A whose entries are fixed, with the exact transpose as its derivative.
+    r"""Product ``y = A x`` with a sparse matrix of fixed entries.
 
-    Both A and its transpose are kept by rows, so neither direction adds into the same place twice at once: the product is fast
-    on a CPU, and the order of its sums does not change from call to call.
+    Its derivative is the exact transpose. Both A and its transpose are stored by rows, so that no
+    two threads add to the same place. The product is fast on a CPU, and the order of its sums does
+    not change from call to call.
 
     Args:
-        rows, columns: where the entries stand, whole numbers ``(n,)``; entries of one place are added.
-        values: the entries, ``(n,)``.
-        shape: of A.
+        rows: row of each entry, integers ``(n,)``; entries of one place are added.
+        columns: column of each entry, integers ``(n,)``.
+        values: entries, ``(n,)``.
+        shape: shape of A.
 
-    >>> A = SparseProduct(torch.tensor([0, 0, 1]), torch.tensor([0, 2, 1]), torch.tensor([1.0, 10.0, 1.0]), (2, 3))
+    Raises:
+        InputError: if the shapes do not fit together, or an entry lies outside of A.
+
+    >>> rows, columns = torch.tensor([0, 0, 1]), torch.tensor([0, 2, 1])
+    >>> A = SparseProduct(rows, columns, torch.tensor([1.0, 10.0, 1.0]), (2, 3))
     >>> A(torch.tensor([[1.0], [2.0], [3.0]])).T, A.T(torch.ones(2, 1)).T
     (tensor([[31.,  2.]]), tensor([[ 1.,  1., 10.]]))
     """
@@ -41,13 +49,14 @@ class SparseProduct(Settings):
     ) -> None:
         if not rows.shape == columns.shape == values.shape or rows.ndim != 1:
             raise InputError(
-                f"SparseProduct takes as many rows and columns as values, each (n,), got {tuple(rows.shape)}, "
-                f"{tuple(columns.shape)} and {tuple(values.shape)}"
+                "SparseProduct takes as many rows and columns as values, each (n,), got "
+                f"{tuple(rows.shape)}, {tuple(columns.shape)} and {tuple(values.shape)}"
             )
         for name, index, size in (("row", rows, shape[0]), ("column", columns, shape[1])):
             if len(index) and not 0 <= int(index.min()) <= int(index.max()) < size:
                 raise InputError(
-                    f"a matrix of shape {shape} has no {name} {int(index.min())} or {int(index.max())}"
+                    f"a matrix of shape {shape} has no {name} {int(index.min())} "
+                    f"or {int(index.max())}"
                 )
         self.shape = shape
         self._rows = _by_row(rows, columns, values, shape[0])
@@ -55,7 +64,7 @@ class SparseProduct(Settings):
 
     @property
     def values(self) -> Tensor:
-        """The entries, row by row."""
+        """Entries, row by row."""
         return self._rows[2]
 
     @property
@@ -66,14 +75,15 @@ class SparseProduct(Settings):
         return other
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``(..., columns, c) -> (..., rows, c)``, in the precision of ``x``."""
+        """Return ``A x``, ``(..., columns, c) -> (..., rows, c)``, in the precision of ``x``."""
         if x.ndim < 2 or x.shape[-2] != self.shape[1]:
             raise InputError(
-                f"a matrix of shape {self.shape} takes (..., {self.shape[1]}, c), got {tuple(x.shape)}"
+                f"a matrix of shape {self.shape} takes (..., {self.shape[1]}, c), "
+                f"got {tuple(x.shape)}"
             )
         if x.ndim == 2:
             return _Product.apply(x, self)
-        # Items of a batch lie side by side as further columns of numbers.
+        # The items of a batch become further columns.
         flat = x.flatten(0, -3).transpose(0, 1)
         y = _Product.apply(flat.flatten(1), self).unflatten(1, tuple(flat.shape[1:]))
         return y.transpose(0, 1).unflatten(0, tuple(x.shape[:-2]))
@@ -104,9 +114,8 @@ def _multiply(rows: _Rows, shape: tuple[int, int], x: Tensor) -> Tensor:
     if not len(rows[2]) or not x.shape[1]:
         return x.new_zeros(shape[0], x.shape[1])
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Sparse"
-        )  # torch calls its compressed rows a beta, once a process
+        # torch warns once per process that its compressed rows are a beta feature.
+        warnings.filterwarnings("ignore", message="Sparse")
         starts, columns, values = rows
         matrix = torch.sparse_csr_tensor(
             starts, columns, values.to(x.dtype), size=shape, device=x.device, check_invariants=False
@@ -115,19 +124,21 @@ def _multiply(rows: _Rows, shape: tuple[int, int], x: Tensor) -> Tensor:
 
 
 def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """``y_i = sum_k weights[i, k] table[rows[i, k]]``, differentiable in the table and in the weights.
+    """Return ``y_i = sum_k weights[i, k] table[rows[i, k]]``.
 
-    Where the weights stay what they are, `SparseProduct` is faster.
+    The result is differentiable in the table and in the weights. If the weights are fixed,
+    `SparseProduct` is faster.
 
     Args:
-        table: ``(r, c)``.
-        rows: whole numbers ``(n, k)``.
-        weights: ``(n, k)``.
+        table: rows to sum, ``(r, c)``.
+        rows: indices of rows, integers ``(n, k)``.
+        weights: weights of these rows, ``(n, k)``.
 
     Returns:
-        ``(n, c)``.
+        The sums y, ``(n, c)``.
 
-    >>> weighted_rows(torch.tensor([[1.0], [10.0]]), torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0.5, 0.5], [1.0, 2.0]])).T
+    >>> table, rows = torch.tensor([[1.0], [10.0]]), torch.tensor([[0, 1], [1, 1]])
+    >>> weighted_rows(table, rows, torch.tensor([[0.5, 0.5], [1.0, 2.0]])).T
     tensor([[ 5.5000, 30.0000]])
     """
     y: Tensor = _WeightedRows.apply(table, rows, weights)

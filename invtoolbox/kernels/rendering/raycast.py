@@ -1,44 +1,50 @@
-r"""Rays against analytic primitives that move: what a lidar measures of boxes, cylinders, ellipsoids and planes.
+r"""Cast rays at moving boxes, cylinders, ellipsoids and planes, as a lidar does.
 
-Every ray has its own origin, direction and time. The time is a share of an interval (of a lidar's turn, say); over it, each primitive
-goes along evenly and turns evenly about a pivot of its own, so a point ``x`` of it is at
+Every ray has its own origin, direction and time. The time is a share of an interval, such as one
+turn of a lidar. Over the interval, each primitive moves and turns at constant speed, the turn about
+a pivot of its own. A point ``x`` of the primitive is at
 
 .. math:: c + \exp(s [\omega]_\times) (x - c) + s v
 
 at the share ``s``, with pivot ``c``, turn ``omega`` and way ``v``.
+
+The kernel is ``raycast.cpp``, with one task per ray.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError, unknown_name
-from invtoolbox.kernels.launch import address, launch
-from invtoolbox.kernels.rendering.raycast_kernels import raycast_kernel
+from invtoolbox.kernels.launch import Kernel, launch
+from invtoolbox.kernels.native import REAL, native_kernel
 
-#: The kinds of primitives, in the numbers that the kernel knows. In its own frame, a primitive of half sizes (a, b, c) is
-#: the plane z = 0; the box |x| <= a, |y| <= b, |z| <= c; the cylinder (x/a)^2 + (y/b)^2 <= 1, |z| <= c; the ellipsoid of these axes.
+#: The kinds of primitives, in the order of their numbers in the kernel. In its own frame, a
+#: primitive with half sizes (a, b, c) is the plane z = 0; the box |x| <= a, |y| <= b, |z| <= c; the
+#: cylinder (x/a)^2 + (y/b)^2 <= 1, |z| <= c; the ellipsoid with these half axes.
 KINDS = ("plane", "box", "cylinder", "ellipsoid")
 
 
 @dataclass(frozen=True, eq=False)
 class Primitives:
-    """Primitives at the start of an interval, and how they move over it; P of them, float64.
+    """P primitives at the start of an interval, with their motion over the interval, in float64.
 
     Attributes:
         kind: indices into `KINDS`, ``(P,)``.
-        half_size: half of their extents along their own axes, above zero, ``(P, 3)``; a plane's do not count.
-        pose: their frames in the world at the start, ``(P, 4, 4)``.
-        way: how far the pivot moves over the interval, ``(P, 3)``.
-        turn: about what and by how many radians they turn over it, ``(P, 3)``.
-        pivot: the point that they turn about, in the world at the start, ``(P, 3)``.
+        half_size: half extents along the primitive's own axes, above zero, ``(P, 3)``; ignored for
+            a plane.
+        pose: frames of the primitives in the world at the start, ``(P, 4, 4)``.
+        way: displacement of the pivot over the interval, ``(P, 3)``.
+        turn: axis times angle in radians of the turn over the interval, ``(P, 3)``.
+        pivot: centre of the turn, in the world at the start, ``(P, 3)``.
 
     Raises:
-        InputError: for tables that do not fit together, and half sizes that are not above zero.
+        InputError: if the tables do not fit together, or a half size is not above zero.
     """
 
     kind: Tensor
@@ -59,14 +65,23 @@ class Primitives:
         }.items():
             if getattr(self, name).shape != (count, *shape):
                 raise InputError(
-                    f"primitives: {name} has the shape {tuple(getattr(self, name).shape)}, expected {(count, *shape)}"
+                    f"primitives: {name} has the shape {tuple(getattr(self, name).shape)}, "
+                    f"expected {(count, *shape)}"
                 )
         if bool((self.half_size <= 0).any()):
             raise InputError("primitives: half_size must be above zero")
 
     @classmethod
     def still(cls, kinds: Sequence[str], half_size: Tensor, pose: Tensor) -> Primitives:
-        """Primitives that stand still, of kinds in words.
+        """Return primitives that do not move.
+
+        Args:
+            kinds: names from `KINDS`, one per primitive.
+            half_size: half extents, ``(P, 3)``.
+            pose: frames of the primitives in the world, ``(P, 4, 4)``.
+
+        Raises:
+            InputError: if a kind is unknown.
 
         >>> Primitives.still(["box"], torch.ones(1, 3), torch.eye(4)[None]).kind
         tensor([1])
@@ -82,9 +97,10 @@ class Primitives:
         return len(self.kind)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """A sphere around each at the start that holds it for the whole interval when it moves along, ``(P, 3), (P,)``.
+        """Return bounding spheres at the start, centres ``(P, 3)`` and radii ``(P,)``.
 
-        The radius of a plane is negative: it has none.
+        A sphere that moves by the primitive's way holds the primitive for the whole interval. The
+        radius is negative for a plane, which has no bounding sphere.
         """
         half = self.half_size
         rim = torch.hypot(half[:, :2].amax(1), half[:, 2])
@@ -93,7 +109,7 @@ class Primitives:
         )
         centre = self.pose[:, :3, 3]
         turning = (self.turn != 0).any(1)
-        # What turns stays in a sphere about its pivot.
+        # A primitive that turns stays in a sphere about its pivot.
         radius = (
             torch.where(turning, radius + (centre - self.pivot).norm(dim=1), radius) * (1 + 1e-5)
             + 1e-6
@@ -113,25 +129,51 @@ class Primitives:
         )
 
 
+@dataclass
+class RaycastArguments:
+    """Arguments of ``raycast.cpp``."""
+
+    ranges: Tensor
+    hits: Tensor
+    origins: Tensor
+    directions: Tensor
+    shares: Tensor
+    table: Tensor
+    primitives: int
+    reach: float
+
+
+@cache
+def raycast_kernel(dtype: torch.dtype) -> Kernel:
+    """Return the kernel for rays of a precision."""
+    definitions = {"REAL": REAL[dtype]}
+    return native_kernel("rendering/raycast.cpp", definitions, RaycastArguments, task="ray")
+
+
 def cast_rays(
     origins: Tensor, directions: Tensor, share: Tensor, primitives: Primitives, reach: float = 1e6
 ) -> tuple[Tensor, Tensor]:
-    """The first surface that each ray meets.
+    """Find the first surface that each ray meets.
 
-    A ray that starts inside of a primitive meets its wall from within. Rays try the primitives from the nearest to the first ray's
-    origin on, and end where all others lie behind what they met; so rays from one place are the fastest.
+    A ray that starts inside of a primitive meets its wall from within. Rays test the primitives in
+    the order of their distance from the first ray's origin, and stop when all others lie behind the
+    hit. Therefore rays from one place are the fastest.
 
     Args:
-        origins: ``(N, 3)``, float32 or float64: the precision of the answer.
-        directions: ``(N, 3)``, of any length but zero.
-        share: the time of each ray, 0 at the start of the interval and 1 at its end, ``(N,)``.
-        reach: what is farther is not seen.
+        origins: origins of the rays, ``(N, 3)``, float32 or float64, which is also the precision of
+            the result.
+        directions: directions of the rays, ``(N, 3)``, of any length but zero.
+        share: time of each ray, 0 at the start of the interval and 1 at its end, ``(N,)``.
+        primitives: primitives to hit.
+        reach: largest distance of a hit.
 
     Returns:
-        The distance ``(N,)``, infinite where nothing is met, and the number of the primitive ``(N,)`` int64, -1 for none.
+        The distance ``(N,)``, infinite without a hit, and the index of the primitive ``(N,)``
+        int64, -1 for none.
 
     Raises:
-        InputError: for tables that do not fit together.
+        InputError: if the shapes of the rays do not fit together, or their precision is another
+            one.
 
     >>> ball = Primitives.still(["ellipsoid"], torch.ones(1, 3), torch.eye(4)[None])
     >>> rays = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])
@@ -145,34 +187,37 @@ def cast_rays(
         or share.shape != origins.shape[:1]
     ):
         raise InputError(
-            f"rays: origins {tuple(origins.shape)}, directions {tuple(directions.shape)} and share {tuple(share.shape)} must "
-            "be (N, 3), (N, 3) and (N,)"
+            f"rays: origins {tuple(origins.shape)}, directions {tuple(directions.shape)} and share "
+            f"{tuple(share.shape)} must be (N, 3), (N, 3) and (N,)"
         )
     if origins.dtype not in (torch.float32, torch.float64):
         raise InputError(f"rays: origins are {origins.dtype}; float32 or float64 is expected")
     unit = torch.nn.functional.normalize(directions.to(origins), dim=1).contiguous()
-    # Relative to one of the origins: coordinates of a map would lose digits in float32.
+    # Relative to the first origin: coordinates of a map would lose digits in float32.
     base = origins[:1].double().cpu() if len(origins) else torch.zeros(1, 3, dtype=torch.float64)
     table, order = _table(primitives, base)
     table = table.to(origins)
     near = (origins.double() - base.to(origins.device)).to(origins.dtype).contiguous()
     ranges = near.new_empty(len(near))
     hits = torch.empty(len(near), dtype=torch.int32, device=near.device)
-    tensors = [ranges, hits, near, unit, share.to(near).contiguous(), table.contiguous()]
-    launch(
-        raycast_kernel(near.dtype),
-        len(near),
-        [*map(address, tensors), len(primitives), float(reach)],
-        tensors,
-        float(len(near)) * len(primitives),
+    arguments = RaycastArguments(
+        ranges,
+        hits,
+        near,
+        unit,
+        share.to(near).contiguous(),
+        table.contiguous(),
+        len(primitives),
+        float(reach),
     )
+    launch(raycast_kernel(near.dtype), len(near), arguments, float(len(near)) * len(primitives))
     hit = hits >= 0
     numbers = torch.cat([order, order.new_full((1,), -1)]).to(near.device)
     return torch.where(hit, ranges, torch.full_like(ranges, torch.inf)), numbers[hits.long()]
 
 
 def _table(primitives: Primitives, base: Tensor) -> tuple[Tensor, Tensor]:
-    """What the kernel reads of each primitive, the nearest to ``base`` first, and their order."""
+    """Return the table for ``raycast.cpp``, the nearest to ``base`` first, and the order."""
     centre, radius = primitives.bounds()
     nearest = (centre - base).norm(dim=1) - radius - primitives.way.norm(dim=1)
     nearest = torch.where(radius < 0, torch.full_like(nearest, -1e30), nearest * (1 - 1e-5) - 1e-5)

@@ -1,27 +1,37 @@
-"""Splats of views, sorted into the tiles that they touch, front to back."""
+"""Sort the splats of views into the tiles that they touch, front to back.
+
+On the CPU, ``splat_binning_count.cpp`` and ``splat_binning_sort.cpp`` sort, one view per task; on
+CUDA, PyTorch sorts.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from invtoolbox.kernels.launch import address, launch
-from invtoolbox.kernels.rendering.splat_binning_kernels import TILE, count_kernel, fill_kernel
+from invtoolbox.kernels.launch import Kernel, launch
+from invtoolbox.kernels.native import REAL, native_kernel
+
+#: Side of a tile in pixels.
+TILE = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """The lists of the tiles of V views, N splats each, and P pairs of a splat and a tile that it touches.
+    """Lists of the tiles of V views with N splats each: P pairs of a splat and a touched tile.
 
     Attributes:
-        entries: of every pair, tile by tile and front to back, the splat in its view and the pair's number in it, ``(P, 2)`` int32.
-        starts: where the list of each tile begins, and P, ``(V * tiles + 1,)``.
-        bases: where the pairs of each view begin, ``(V,)``.
-        pairs: the number of the first pair of each splat; the others follow, ``(V, N)``.
-        shares: how many tiles each splat touches, ``(V, N)`` int32.
-        across, down: tiles of a view.
+        entries: for every pair, tile by tile and front to back, the index of the splat in its view
+            and the number of the pair in the view, ``(P, 2)`` int32.
+        starts: start of the list of each tile, and P at the end, ``(V * tiles + 1,)``.
+        bases: number of the first pair of each view, ``(V,)``.
+        pairs: number of the first pair of each splat, followed by its other pairs, ``(V, N)``.
+        shares: number of tiles that each splat touches, ``(V, N)`` int32.
+        across: number of tiles of a view per row.
+        down: number of tiles of a view per column.
     """
 
     entries: Tensor
@@ -33,33 +43,81 @@ class Tiles:
     down: int
 
 
-def binned(boxes: Tensor, reaches: Tensor, width: int, height: int) -> Tiles:
-    """Sort splats by depth into tiles; those of one depth stay in the order that they came in.
+@dataclass
+class CountArguments:
+    """Arguments of ``splat_binning_count.cpp``."""
+
+    totals: Tensor
+    shares: Tensor
+    sizes: Tensor
+    boxes: Tensor
+    count: int
+    across: int
+    down: int
+
+
+@dataclass
+class SortArguments:
+    """Arguments of ``splat_binning_sort.cpp``."""
+
+    entries: Tensor
+    starts: Tensor
+    pairs: Tensor
+    sizes: Tensor
+    shares: Tensor
+    boxes: Tensor
+    reaches: Tensor
+    bases: Tensor
+    scratch_keys: Tensor
+    scratch_ids: Tensor
+    count: int
+    across: int
+    down: int
+
+
+@cache
+def count_kernel() -> Kernel:
+    """Return the kernel that counts the splats per tile, and the tiles per splat and per view."""
+    definitions = {"TILE": TILE}
+    return native_kernel(
+        "rendering/splat_binning_count.cpp", definitions, CountArguments, task="view"
+    )
+
+
+@cache
+def sort_kernel(dtype: torch.dtype) -> Kernel:
+    """Return the kernel that writes the lists of the tiles, for depths of a precision."""
+    bits = "unsigned int" if dtype == torch.float32 else "unsigned long long"
+    definitions: dict[str, str | int] = {"TILE": TILE, "REAL": REAL[dtype], "BITS": bits}
+    return native_kernel(
+        "rendering/splat_binning_sort.cpp", definitions, SortArguments, task="view"
+    )
+
+
+def bin_splats(boxes: Tensor, reaches: Tensor, width: int, height: int) -> Tiles:
+    """Sort splats by depth into tiles; splats of equal depth keep their order.
 
     Args:
-        boxes: the pixels that a splat may touch, first and past the last, columns and rows, ``(V, N, 4)`` int32; empty for none.
-        reaches: depth, above zero, and another number, ``(V, N, 2)``.
+        boxes: pixels that a splat may touch, as the first column and the column past the last, then
+            the rows, ``(V, N, 4)`` int32; an empty box for an invisible splat.
+        reaches: depth, which is positive, and a second number, which is not read, ``(V, N, 2)``.
+        width: width of the views in pixels.
+        height: height of the views in pixels.
 
     >>> boxes = torch.tensor([[[0, 20, 0, 5], [3, 4, 3, 4]]], dtype=torch.int32)
-    >>> tiles = binned(boxes, torch.tensor([[[2.0, 0], [1.0, 0]]]), 32, 16)
+    >>> tiles = bin_splats(boxes, torch.tensor([[[2.0, 0], [1.0, 0]]]), 32, 16)
     >>> tiles.entries[:, 0], tiles.starts
     (tensor([1, 0, 0], dtype=torch.int32), tensor([0, 2, 3]))
     """
     across, down = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     if boxes.device.type == "cuda":
-        return _binned_by_torch(boxes, reaches, across, down)
+        return _bin_by_torch(boxes, reaches, across, down)
     views, count = boxes.shape[:2]
     whole, short = torch.int64, torch.int32
     totals, shares = torch.empty(views, dtype=whole), torch.empty(views, count, dtype=short)
     sizes = torch.empty(views, across * down, dtype=short)
-    tensors = [totals, shares, sizes, boxes]
-    launch(
-        count_kernel(),
-        views,
-        [*map(address, tensors), count, across, down],
-        tensors,
-        10.0 * boxes.numel(),
-    )
+    counting = CountArguments(totals, shares, sizes, boxes, count, across, down)
+    launch(count_kernel(), views, counting, 10.0 * boxes.numel())
     bases = torch.zeros(views + 1, dtype=whole)
     torch.cumsum(totals, 0, out=bases[1:])
     total = int(bases[-1])
@@ -69,25 +127,33 @@ def binned(boxes: Tensor, reaches: Tensor, width: int, height: int) -> Tiles:
     pairs = torch.empty(views, count, dtype=whole)
     keys = torch.empty(views, 2, count, dtype=short if reaches.dtype == torch.float32 else whole)
     ids = torch.empty(views, 2, count, dtype=short)
-    tensors = [entries, starts, pairs, sizes, shares, boxes, reaches, bases, keys, ids]
-    launch(
-        fill_kernel(reaches.dtype),
-        views,
-        [*map(address, tensors), count, across, down],
-        tensors,
-        10.0 * boxes.numel(),
+    sorting = SortArguments(
+        entries,
+        starts,
+        pairs,
+        sizes,
+        shares,
+        boxes,
+        reaches,
+        bases,
+        keys,
+        ids,
+        count,
+        across,
+        down,
     )
+    launch(sort_kernel(reaches.dtype), views, sorting, 10.0 * boxes.numel())
     return Tiles(entries, starts, bases[:-1].contiguous(), pairs, shares, across, down)
 
 
-def _binned_by_torch(boxes: Tensor, reaches: Tensor, across: int, down: int) -> Tiles:
-    """The same by torch's sort, for a GPU."""
+def _bin_by_torch(boxes: Tensor, reaches: Tensor, across: int, down: int) -> Tiles:
+    """Return the result of `bin_splats`, computed by torch's sort, for a GPU."""
     views, count = boxes.shape[:2]
     box = boxes.long()
     first = torch.div(box, TILE, rounding_mode="floor")
     past = torch.div(box - 1, TILE, rounding_mode="floor") + 1
-    seen = (box[..., 0] < box[..., 1]).flatten()
-    wide = (past[..., 1] - first[..., 0]).flatten() * seen
+    visible = (box[..., 0] < box[..., 1]).flatten()
+    wide = (past[..., 1] - first[..., 0]).flatten() * visible
     shares = wide * (past[..., 3] - first[..., 2]).flatten()
     pairs = shares.cumsum(0) - shares
     splat = torch.repeat_interleave(torch.arange(views * count, device=boxes.device), shares)
@@ -100,7 +166,7 @@ def _binned_by_torch(boxes: Tensor, reaches: Tensor, across: int, down: int) -> 
         + first[..., 0].flatten()[splat]
         + column
     )
-    # First by depth, then, stably, by tile.
+    # First by depth, then by tile with a stable sort.
     order = torch.sort(reaches[..., 0].flatten()[splat], stable=True).indices
     order = order[torch.sort(tile[order], stable=True).indices]
     bases = pairs.view(views, count)[:, 0] if count else pairs.new_zeros(views)

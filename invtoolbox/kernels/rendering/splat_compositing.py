@@ -1,47 +1,43 @@
-r"""Sorted splats composited into images, with their derivative.
+r"""Composite sorted splats into images, with the derivative.
 
 A pixel at ``p`` goes through the splats of its tile from front to back,
 
 .. math:: \alpha_i = \min(0.999,\ o_i \exp(-\tfrac12 (p - m_i)^T Q_i (p - m_i))), \qquad
           I = \sum_i f_i \alpha_i T_i, \quad T_i = \prod_{j < i} (1 - \alpha_j),
 
-where an alpha below 1/255 counts as 0, and the pixel ends in front of the splat that would take the transmittance T to 1e-4 or below
-(Kerbl et al., "3D Gaussian splatting for real-time radiance field rendering", 2023).
+where an alpha below 1/255 counts as 0. The pixel ends before the splat that would take the
+transmittance T to 1e-4 or below (Kerbl et al., "3D Gaussian splatting for real-time radiance field
+rendering", 2023).
+
+There are two sets of kernels: ``splat_compositing_pixel*.cpp`` with one task per pixel or ray, for
+CUDA, and ``splat_compositing_tile*.cpp`` with one task per tile, for the CPU.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from invtoolbox.kernels.launch import address, launch
-from invtoolbox.kernels.rendering.splat_binning import Tiles
-from invtoolbox.kernels.rendering.splat_binning_kernels import TILE
-from invtoolbox.kernels.rendering.splat_pixel_kernels import (
-    composite_pixel_kernel,
-    composite_pixel_pull_kernel,
-)
-from invtoolbox.kernels.rendering.splat_projection_kernels import GEOMETRY
-from invtoolbox.kernels.rendering.splat_tile_kernels import (
-    composite_kernel,
-    composite_pull_kernel,
-    gather_kernel,
-)
+from invtoolbox.kernels.launch import Kernel, launch
+from invtoolbox.kernels.native import REAL, Int64, native_kernel
+from invtoolbox.kernels.rendering.splat_binning import TILE, Tiles
+from invtoolbox.kernels.rendering.splat_projection import GEOMETRY
 
 
 @dataclass(frozen=True, eq=False)
 class Rays:
-    """R rays in the place of pixels, in the order of the tiles that they lie in.
+    """R rays in place of pixels, in the order of the tiles that they lie in.
 
     Attributes:
-        places: in the pixel coordinates of the view of each, ``(R, 2)``: column and row.
-        begins: where the rays of each tile begin, and R, ``(V * tiles + 1,)``.
-        owners: the tile of each ray, ``(R,)`` int32.
-        order: which of the rays that were given each one is, ``(R,)``.
+        places: column and row of each ray in the pixel coordinates of its view, ``(R, 2)``.
+        begins: index of the first ray of each tile, and R at the end, ``(V * tiles + 1,)``.
+        owners: tile of each ray, ``(R,)`` int32.
+        order: index of each ray among the given rays, ``(R,)``.
     """
 
     places: Tensor
@@ -50,12 +46,15 @@ class Rays:
     order: Tensor
 
     @classmethod
-    def sorted(cls, view: Tensor, places: Tensor, views: int, width: int, height: int) -> Rays:
-        """Rays of views in the order of the tiles, within a tile in that of its blocks of 4 x 4 pixels.
+    def sort(cls, view: Tensor, places: Tensor, views: int, width: int, height: int) -> Rays:
+        """Sort rays of views by tile, and within a tile by block of 4 x 4 pixels.
 
         Args:
-            view: the view of each ray, ``(R,)``.
-            places: ``(R, 2)``, inside of the view.
+            view: index of the view of each ray, ``(R,)``.
+            places: column and row of each ray, ``(R, 2)``, inside of the view.
+            views: number of views V.
+            width: width of the views in pixels.
+            height: height of the views in pixels.
         """
         across, down = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
         block = (places / 4).floor().long()
@@ -69,6 +68,85 @@ class Rays:
         return cls(places[order].contiguous(), begins, owners.int(), order)
 
 
+@dataclass
+class CompositingArguments:
+    """Arguments of the kernels; the last three are for the gradient alone."""
+
+    images: Tensor
+    last: Tensor
+    median: Tensor
+    splats: Tensor
+    boxes: Tensor
+    reaches: Tensor
+    entries: Tensor
+    starts: Tensor
+    places: Tensor | None
+    begins: Tensor | None
+    owners: Tensor | None
+    rays: int
+    splats_of_view: int
+    across: int
+    down: int
+    width: int
+    height: int
+    bases: Tensor | None = None
+    dpairs: Tensor | None = None
+    dimages: Tensor | None = None
+
+
+@dataclass
+class SumArguments:
+    """Arguments of ``splat_compositing_sum.cpp``."""
+
+    dsplats: Tensor
+    dpairs: Tensor
+    pairs: Tensor
+    shares: Tensor
+    splats: Int64
+
+
+@cache
+def composite_kernel(
+    dtype: torch.dtype,
+    features: int,
+    median: int | None,
+    rays: bool,
+    pixelwise: bool,
+    gradient: bool,
+) -> Kernel:
+    """Return the kernel that composites, or the kernel of its gradient.
+
+    Args:
+        dtype: precision.
+        features: number of features of a splat.
+        median: index of the feature that holds the depth, for the median depth; None for no median
+            depth.
+        rays: composite rays in place of pixels.
+        pixelwise: one task per pixel or ray, for CUDA, in place of one task per tile.
+        gradient: add the gradient of the images to every pair of a splat and a tile.
+    """
+    definitions: dict[str, str | int] = {
+        "REAL": REAL[dtype],
+        "TILE": TILE,
+        "GEOMETRY": GEOMETRY,
+        "FEATURES": features,
+        "MEDIAN": -1 if median is None else median,
+        "RAYS": rays,
+    }
+    task = "task" if pixelwise else "tile"
+    file = f"splat_compositing_{'pixel' if pixelwise else 'tile'}{'_gradient' if gradient else ''}"
+    return native_kernel(f"rendering/{file}.cpp", definitions, CompositingArguments, task)
+
+
+@cache
+def sum_kernel(dtype: torch.dtype, features: int) -> Kernel:
+    """Return the kernel that sums the gradients of the pairs of each splat."""
+    definitions = {"REAL": REAL[dtype], "ROW": str(GEOMETRY + features)}
+    return native_kernel(
+        "rendering/splat_compositing_sum.cpp", definitions, SumArguments, task="part"
+    )
+
+
 def composite(
     splats: Tensor,
     boxes: Tensor,
@@ -80,28 +158,29 @@ def composite(
     pixelwise: bool | None = None,
     rays: Rays | None = None,
 ) -> Tensor:
-    """Images of splats, differentiable in them.
+    """Composite splats into images, differentiable in the splats.
 
     Args:
-        splats, boxes, reaches: as `splat_projection.project` gives them, with ``anywhere`` where there are rays.
-        median: which feature is the depth, where the median depth is wanted: that of the splat that takes the transmittance below 1/2.
-        pixelwise: use the kernels of a GPU; on CUDA, unless said.
-        rays: look along these, and not through the centres of the pixels.
+        splats: splats of V views, as `splat_projection.project` returns them, with ``anywhere`` for
+            rays.
+        boxes: boxes of the splats, as `splat_projection.project` returns them.
+        reaches: reaches of the splats, as `splat_projection.project` returns them.
+        tiles: lists of the tiles, as `splat_binning.bin_splats` returns them.
+        width: width of the views in pixels.
+        height: height of the views in pixels.
+        median: index of the feature that holds the depth, to add the median depth: the depth of the
+            splat that takes the transmittance below 1/2.
+        pixelwise: use the kernels for a GPU; by default on CUDA only.
+        rays: places to render in place of the centres of the pixels.
 
     Returns:
-        ``(V, features + 1, height, width)``, or ``(features + 1, R)`` of rays, in the order that they were given in; or one plane more: the
-        features, the transmittance that is left, and the median depth, 0 where the transmittance stays above 1/2.
+        ``(V, features + 1, height, width)``, or ``(features + 1, R)`` for rays, in their given
+        order: the features and the remaining transmittance. With ``median`` one plane more: the
+        median depth, 0 if the transmittance stays above 1/2.
     """
+    pixelwise = splats.is_cuda if pixelwise is None else pixelwise
     result: Tensor = _Composite.apply(
-        splats,
-        boxes,
-        reaches,
-        tiles,
-        width,
-        height,
-        median,
-        splats.is_cuda if pixelwise is None else pixelwise,
-        rays,
+        splats, boxes, reaches, tiles, width, height, median, pixelwise, rays
     )
     return result if rays is None else torch.empty_like(result).index_copy(1, rays.order, result)
 
@@ -121,105 +200,81 @@ class _Composite(torch.autograd.Function):
         rays: Rays | None,
     ) -> Tensor:
         splats = splats.detach().contiguous()
-        views, count, row = splats.shape
-        features = row - GEOMETRY
-        planes = features + 1 + (median is not None)
-        shape = (views, height, width) if rays is None else (len(rays.places),)
-        images = (
-            splats.new_empty(views, planes, height, width)
-            if rays is None
-            else splats.new_empty(planes, *shape)
-        )
+        planes = splats.shape[2] - GEOMETRY + 1 + (median is not None)
+        if rays is None:
+            shape: tuple[int, ...] = (len(splats), height, width)
+            images = splats.new_empty(len(splats), planes, height, width)
+        else:
+            shape = (len(rays.places),)
+            images = splats.new_empty(planes, *shape)
         last = torch.empty(shape, dtype=torch.int32, device=splats.device)
         middle = torch.empty_like(last) if median is not None else last
-        where = _where(rays, pixelwise, splats)
-        tensors = [
-            images,
-            last,
-            middle,
-            splats,
-            boxes,
-            reaches,
-            tiles.entries,
-            tiles.starts,
-            *where,
-        ]
-        sizes = [len(where[0]), count, tiles.across, tiles.down, width, height]
-        kernel = (composite_pixel_kernel if pixelwise else composite_kernel)(
-            splats.dtype, features, median, rays is not None
-        )
-        launch(
-            kernel,
-            _tasks(tiles, views, pixelwise, rays),
-            [*map(address, tensors), *sizes],
-            tensors,
-            100.0 * len(tiles.entries) + images.numel(),
-        )
-        ctx.save_for_backward(images, last, middle, splats, boxes, reaches)
-        ctx.tiles, ctx.sizes, ctx.median, ctx.pixelwise, ctx.rays = (
-            tiles,
-            sizes,
-            median,
-            pixelwise,
-            rays,
-        )
+        ctx.tiles, ctx.size, ctx.rays = tiles, (width, height), rays
+        ctx.median, ctx.pixelwise = median, pixelwise
+        saved = (images, last, middle, splats, boxes, reaches)
+        ctx.save_for_backward(*saved)
+        arguments = _arguments(saved, tiles, ctx.size, rays)
+        work = 100.0 * len(tiles.entries) + images.numel()
+        _run(arguments, median, pixelwise, gradient=False, work=work)
         return images
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> Any:
-        images, last, middle, splats, boxes, reaches = ctx.saved_tensors
+        images, _, _, splats, *_ = ctx.saved_tensors
         tiles: Tiles = ctx.tiles
-        views, count, row = splats.shape
-        features = row - GEOMETRY
-        dpairs = splats.new_zeros(len(tiles.entries), row)
-        tensors = [
+        arguments = _arguments(ctx.saved_tensors, tiles, ctx.size, ctx.rays)
+        dpairs = splats.new_zeros(len(tiles.entries), splats.shape[2])
+        arguments.bases, arguments.dpairs, arguments.dimages = (
+            tiles.bases,
             dpairs,
             slope.contiguous(),
-            images,
-            last,
-            middle,
-            splats,
-            boxes,
-            reaches,
-            tiles.entries,
-            tiles.starts,
-            tiles.bases,
-            *_where(ctx.rays, ctx.pixelwise, splats),
-        ]
-        kernel = (composite_pixel_pull_kernel if ctx.pixelwise else composite_pull_kernel)(
-            splats.dtype, features, ctx.median, ctx.rays is not None
         )
-        # Pixels of a tile write to the same places: by atomic additions on CUDA, and one after the other elsewhere.
+        # Pixels of a tile write to the same places: with atomic additions on CUDA, and on a single
+        # thread of the CPU.
         work = 0.0 if ctx.pixelwise else 300.0 * len(tiles.entries) + images.numel()
-        launch(
-            kernel,
-            _tasks(tiles, views, ctx.pixelwise, ctx.rays),
-            [*map(address, tensors), *ctx.sizes],
-            tensors,
-            work,
-        )
+        _run(arguments, ctx.median, ctx.pixelwise, gradient=True, work=work)
         dsplats = torch.empty_like(splats)
-        total = views * count
-        tensors = [dsplats, dpairs, tiles.pairs, tiles.shares]
-        launch(
-            gather_kernel(splats.dtype, features),
-            (total + 1023) // 1024,
-            [*map(address, tensors), total],
-            tensors,
-            float(dpairs.numel()),
-        )
+        views, count, row = splats.shape
+        kernel = sum_kernel(splats.dtype, row - GEOMETRY)
+        sums = SumArguments(dsplats, dpairs, tiles.pairs, tiles.shares, Int64(views * count))
+        launch(kernel, (views * count + 1023) // 1024, sums, float(dpairs.numel()))
         return dsplats, *[None] * 8
 
 
-def _where(rays: Rays | None, pixelwise: bool, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the rays are, and which kernels want to know whose: tiles their rays, rays their tiles. Of pixels, nothing."""
-    if rays is None:
-        return like.new_empty(0), like.new_empty(0)
-    return rays.places, rays.owners if pixelwise else rays.begins
+def _arguments(
+    saved: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
+    tiles: Tiles,
+    size: tuple[int, int],
+    rays: Rays | None,
+) -> CompositingArguments:
+    return CompositingArguments(
+        *saved,
+        tiles.entries,
+        tiles.starts,
+        None if rays is None else rays.places,
+        None if rays is None else rays.begins,
+        None if rays is None else rays.owners,
+        0 if rays is None else len(rays.places),
+        saved[3].shape[1],
+        tiles.across,
+        tiles.down,
+        *size,
+    )
 
 
-def _tasks(tiles: Tiles, views: int, pixelwise: bool, rays: Rays | None) -> int:
-    if pixelwise and rays is not None:
-        return len(rays.places)
-    return views * tiles.across * tiles.down * (TILE * TILE if pixelwise else 1)
+def _run(
+    arguments: CompositingArguments,
+    median: int | None,
+    pixelwise: bool,
+    gradient: bool,
+    work: float,
+) -> None:
+    views, _, row = arguments.splats.shape
+    of_rays = arguments.places is not None
+    kernel = composite_kernel(
+        arguments.splats.dtype, row - GEOMETRY, median, of_rays, pixelwise, gradient
+    )
+    tiles = views * arguments.across * arguments.down
+    pixels = arguments.rays if of_rays else tiles * TILE * TILE
+    launch(kernel, pixels if pixelwise else tiles, arguments, work)

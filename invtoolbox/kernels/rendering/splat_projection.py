@@ -1,36 +1,45 @@
-"""Gaussians projected into views, with their derivative: what compositing takes."""
+"""Project Gaussians into views, with the derivative: the input of the compositing.
+
+The kernels are ``splat_projection.cpp`` and ``splat_projection_gradient.cpp``. A task takes some
+Gaussians of a scene through all views of the scene.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from invtoolbox.kernels.launch import address, launch
-from invtoolbox.kernels.rendering.splat_projection_kernels import (
-    GEOMETRY,
-    PART,
-    project_kernel,
-    pull_kernel,
-)
+from invtoolbox.kernels.launch import Kernel, launch
+from invtoolbox.kernels.native import REAL, native_kernel
+
+#: Gaussians per task.
+PART = 256
+#: Numbers of a splat before its features: mean (x, y), conic (xx, xy, yy), opacity.
+GEOMETRY = 6
 
 
 @dataclass(frozen=True)
 class Projection:
-    """How Gaussians are projected.
+    """Settings of the projection of Gaussians.
 
     Attributes:
-        width, height: of the views, in pixels.
-        near, far: depths between which they are seen.
-        blur: added to the diagonal of their covariances in the image, square pixels.
-        clip: those that reach no farther than so many pixels are left out.
-        degree: of the spherical harmonics; -1 where colors are given.
-        depth, normals: add these to the features.
+        width: width of the views in pixels.
+        height: height of the views in pixels.
+        near: depth below which Gaussians are left out.
+        far: depth above which Gaussians are left out.
+        blur: number that is added to the diagonal of the covariances in the image, square pixels.
+        clip: extent in pixels; Gaussians that do not extend farther are left out.
+        degree: degree of the spherical harmonics; -1 for given colors.
+        depth: add the depth to the features.
+        normals: add the normal to the features.
         antialiased: lower the opacity by what the blur adds to the area.
-        anywhere: what is seen is not only the centres of pixels, so boxes hold every pixel of which a part is touched.
+        anywhere: samples lie anywhere in a pixel, not only at its centre, so that the boxes hold
+            every pixel that a Gaussian touches in part.
     """
 
     width: int
@@ -46,6 +55,65 @@ class Projection:
     anywhere: bool = False
 
 
+@dataclass
+class ProjectionArguments:
+    """Arguments of the kernels: the projection writes splats and reaches, the gradient the rest."""
+
+    boxes: Tensor
+    means: Tensor
+    quats: Tensor
+    scales: Tensor
+    opacities: Tensor
+    colors: Tensor
+    viewmats: Tensor
+    Ks: Tensor
+    count: int
+    views: int
+    parts: int
+    stride: int
+    width: int
+    height: int
+    near: float
+    far: float
+    blur: float
+    clip: float
+    spread: float
+    splats: Tensor | None = None
+    reaches: Tensor | None = None
+    dsplats: Tensor | None = None
+    dmeans: Tensor | None = None
+    dquats: Tensor | None = None
+    dscales: Tensor | None = None
+    dopacities: Tensor | None = None
+    dcolors: Tensor | None = None
+    poses: Tensor | None = None
+
+
+@cache
+def projection_kernel(
+    dtype: torch.dtype,
+    channels: int,
+    degree: int,
+    depth: bool,
+    normals: bool,
+    antialiased: bool,
+    gradient: bool,
+) -> Kernel:
+    """Return the kernel that projects, or the kernel of the gradient; see `Projection`."""
+    definitions: dict[str, str | int] = {
+        "REAL": REAL[dtype],
+        "PART": PART,
+        "GEOMETRY": GEOMETRY,
+        "CHANNELS": channels,
+        "DEGREE": degree,
+        "DEPTH": depth,
+        "NORMALS": normals,
+        "ANTIALIASED": antialiased,
+    }
+    file = "splat_projection_gradient.cpp" if gradient else "splat_projection.cpp"
+    return native_kernel(f"rendering/{file}", definitions, ProjectionArguments, task="part")
+
+
 def project(
     means: Tensor,
     quats: Tensor,
@@ -56,17 +124,28 @@ def project(
     Ks: Tensor,
     how: Projection,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Splats in the image, differentiable in everything but the intrinsics.
+    """Project the Gaussians of S scenes into C views each.
+
+    The result is differentiable in everything but the intrinsic matrices.
 
     Args:
-        means, quats, scales, opacities: ``(S, N, 3)``, ``(S, N, 4)``, ``(S, N, 3)`` and ``(S, N)``, for S scenes.
-        colors: ``(S, N, D)``, or coefficients ``(S, N, K, 3)`` where there are spherical harmonics.
-        viewmats, Ks: ``(S, C, 4, 4)`` and ``(S, C, 3, 3)``.
+        means: centres, ``(S, N, 3)``.
+        quats: quaternions (w, x, y, z) of any length, ``(S, N, 4)``.
+        scales: standard deviations along the axes, ``(S, N, 3)``.
+        opacities: opacities, ``(S, N)``.
+        colors: colors ``(S, N, D)``, or coefficients of spherical harmonics ``(S, N, K, 3)``.
+        viewmats: extrinsic matrices, world to camera, ``(S, C, 4, 4)``.
+        Ks: intrinsic matrices, ``(S, C, 3, 3)``.
+        how: settings of the projection.
 
     Returns:
-        splats ``(S * C, N, 6 + features)``: mean (x, y), conic (xx, xy, yy), opacity, and the features colors, depth, normal;
-        boxes ``(S * C, N, 4)`` int32, the pixels that one may touch; reaches ``(S * C, N, 2)``: depth, and half the squared Mahalanobis
-        distance at which alpha is 1/255.
+        The splats, their boxes and their reaches.
+
+        - splats ``(S * C, N, 6 + features)``: mean (x, y), conic (xx, xy, yy), opacity, and the
+          features colors, depth and normal.
+        - boxes ``(S * C, N, 4)`` int32: the pixels that a splat may touch.
+        - reaches ``(S * C, N, 2)``: depth, and half the squared Mahalanobis distance at which alpha
+          is 1/255.
     """
     splats, boxes, reaches = _Project.apply(
         means, quats, scales, opacities, colors, viewmats, Ks, how
@@ -76,96 +155,81 @@ def project(
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Any:
-        *given, how = arguments
-        means, quats, scales, opacities, colors, viewmats, Ks = (
-            t.detach().contiguous() for t in given
-        )
-        scenes, count = means.shape[:2]
-        views = viewmats.shape[1]
+    def forward(ctx: Any, *given: Any) -> Any:
+        *inputs, how = given
+        tensors = [t.detach().contiguous() for t in inputs]
+        means, colors, viewmats = tensors[0], tensors[4], tensors[5]
+        views, count = len(means) * viewmats.shape[1], means.shape[1]
         channels = 3 if how.degree >= 0 else colors.shape[-1]
         row = GEOMETRY + channels + int(how.depth) + 3 * int(how.normals)
-        splats = means.new_empty(scenes * views, count, row)
-        boxes = torch.empty(scenes * views, count, 4, dtype=torch.int32, device=means.device)
-        reaches = means.new_empty(scenes * views, count, 2)
-        tensors = [splats, boxes, reaches, means, quats, scales, opacities, colors, viewmats, Ks]
-        kernel = project_kernel(
-            means.dtype, channels, how.degree, how.depth, how.normals, how.antialiased
-        )
-        parts, tasks = _parts(scenes, count)
-        launch(
-            kernel,
-            tasks,
-            [
-                *map(address, tensors),
-                count,
-                views,
-                parts,
-                colors.shape[2],
-                how.width,
-                how.height,
-                how.near,
-                how.far,
-                how.blur,
-                how.clip,
-                0.5 if how.anywhere else 0.0,
-            ],
-            tensors,
-            50.0 * splats.shape[0] * count,
-        )
-        ctx.save_for_backward(boxes, means, quats, scales, opacities, colors, viewmats, Ks)
+        splats, reaches = means.new_empty(views, count, row), means.new_empty(views, count, 2)
+        boxes = torch.empty(views, count, 4, dtype=torch.int32, device=means.device)
         ctx.how, ctx.channels = how, channels
+        ctx.save_for_backward(boxes, *tensors)
         ctx.mark_non_differentiable(boxes, reaches)
+        arguments = _arguments(ctx.how, boxes, *tensors)
+        arguments.splats, arguments.reaches = splats, reaches
+        _run(arguments, how, channels, gradient=False, work=50.0 * views * count)
         return splats, boxes, reaches
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor, *_: Any) -> Any:
-        boxes, means, quats, scales, opacities, colors, viewmats, Ks = ctx.saved_tensors
-        how = ctx.how
-        scenes, count = means.shape[:2]
-        views = viewmats.shape[1]
-        parts, tasks = _parts(scenes, count)
-        poses = means.new_empty(tasks, views, 12)
-        gradients = [torch.empty_like(t) for t in (means, quats, scales, opacities, colors)]
-        tensors = [
-            *gradients,
-            poses,
-            slope.contiguous(),
-            boxes,
-            means,
-            quats,
-            scales,
-            opacities,
-            colors,
-            viewmats,
-            Ks,
-        ]
-        kernel = pull_kernel(
-            means.dtype, ctx.channels, how.degree, how.depth, how.normals, how.antialiased
-        )
-        launch(
-            kernel,
-            tasks,
-            [
-                *map(address, tensors),
-                count,
-                views,
-                parts,
-                colors.shape[2],
-                how.width,
-                how.height,
-                how.blur,
-            ],
-            tensors,
-            200.0 * boxes.shape[0] * count,
-        )
+        boxes, *inputs, viewmats, _ = ctx.saved_tensors
+        arguments = _arguments(ctx.how, *ctx.saved_tensors)
+        scenes, views = viewmats.shape[:2]
+        poses = viewmats.new_empty(scenes, arguments.parts, views, 3, 4)
+        dmeans, dquats, dscales, dopacities, dcolors = map(torch.empty_like, inputs)
+        arguments.dsplats, arguments.poses = slope.contiguous(), poses
+        arguments.dmeans, arguments.dquats, arguments.dscales = dmeans, dquats, dscales
+        arguments.dopacities, arguments.dcolors = dopacities, dcolors
+        work = 200.0 * boxes.shape[0] * boxes.shape[1]
+        _run(arguments, ctx.how, ctx.channels, gradient=True, work=work)
         pose = torch.zeros_like(viewmats)
-        pose[:, :, :3] = poses.view(scenes, parts, views, 3, 4).sum(1)
-        return *gradients, pose, None, None
+        pose[:, :, :3] = poses.sum(1)
+        return dmeans, dquats, dscales, dopacities, dcolors, pose, None, None
 
 
-def _parts(scenes: int, count: int) -> tuple[int, int]:
-    """Tasks of a scene, and of all."""
-    parts = (count + PART - 1) // PART
-    return parts, scenes * parts
+def _arguments(
+    how: Projection,
+    boxes: Tensor,
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+) -> ProjectionArguments:
+    count = means.shape[1]
+    return ProjectionArguments(
+        boxes,
+        means,
+        quats,
+        scales,
+        opacities,
+        colors,
+        viewmats,
+        Ks,
+        count,
+        viewmats.shape[1],
+        (count + PART - 1) // PART,
+        colors.shape[2],
+        how.width,
+        how.height,
+        how.near,
+        how.far,
+        how.blur,
+        how.clip,
+        0.5 if how.anywhere else 0.0,
+    )
+
+
+def _run(
+    arguments: ProjectionArguments, how: Projection, channels: int, gradient: bool, work: float
+) -> None:
+    dtype = arguments.means.dtype
+    kernel = projection_kernel(
+        dtype, channels, how.degree, how.depth, how.normals, how.antialiased, gradient
+    )
+    launch(kernel, len(arguments.means) * arguments.parts, arguments, work)

@@ -1,14 +1,19 @@
-r"""Rendering of voxels along rays: exact alpha compositing at a fixed step, with its hand-written gradient.
+r"""Render voxels along rays by exact alpha compositing at a fixed step.
 
-Samples lie at ``t_k = (k + offset) step`` along a ray. With the optical thickness ``tau_k = step sigma(t_k)`` of each,
+The gradient is hand-written. Samples lie at ``t_k = (k + offset) step`` along a ray. With the
+optical thickness ``tau_k = step sigma(t_k)`` of each sample,
 
-.. math:: T_k = \exp(-\sum_{j<k} \tau_j), \quad w_k = T_k (1 - e^{-\tau_k}), \quad C = \sum_k w_k c(t_k), \quad \alpha = \sum_k w_k.
+.. math:: T_k = \exp(-\sum_{j<k} \tau_j), \quad w_k = T_k (1 - e^{-\tau_k}),
+          \quad C = \sum_k w_k c(t_k), \quad \alpha = \sum_k w_k.
+
+The kernels are ``voxel_rendering.cpp`` and ``voxel_rendering_gradient.cpp``.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -17,21 +22,26 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import spherical_harmonics
 from invtoolbox.geometry.voxels import Voxels
-from invtoolbox.kernels.launch import address, launch
+from invtoolbox.kernels.launch import Kernel, launch
+from invtoolbox.kernels.native import REAL, native_kernel
 
-#: Bytes that the threads' own gradients may take together.
+#: Bytes that the separate gradients of the threads may take together.
 _BUFFERS = 1 << 30
 
 
 class Rendering(NamedTuple):
-    """What rays meet. Depths count in lengths of a ray's direction: for those of a camera, along its z.
+    """Images of R rays per item.
+
+    Depths are in lengths of the ray's direction: for the rays of a camera, they are along its z
+    axis.
 
     Attributes:
-        color: ``(batch, R, channels)``.
-        alpha: how much of the light was stopped, ``(batch, R)``.
-        depth: its expectation given that it was, ``(batch, R)``; 0 where nothing was met.
-        median_depth: where half of it was stopped, ``(batch, R)``; infinite where less was. Without gradient.
-        thickness: the optical thickness ``-log(1 - alpha)``, ``(batch, R)``.
+        color: color, ``(batch, R, channels)``.
+        alpha: share of the light that was stopped, ``(batch, R)``.
+        depth: expected depth at which the light was stopped, ``(batch, R)``; 0 if none was.
+        median_depth: depth at which half of the light was stopped, ``(batch, R)``; infinite if less
+            was stopped. Without gradient.
+        thickness: optical thickness ``-log(1 - alpha)``, ``(batch, R)``.
     """
 
     color: Tensor
@@ -57,25 +67,31 @@ def render_voxels(
     """Render voxels along rays; differentiable in density, color, rays and background.
 
     Args:
-        voxels: see `Voxels`; float32 or float64.
-        origins: ``(R, 3)``, or ``(batch, R, 3)`` where every item has its own.
-        directions: the same shape, of any length.
-        step: between samples, in the unit of the world; half the shortest edge of a cell by default.
-        near, far: distances from the origin between which is sampled, in the unit of the world.
-        offset: of the samples, in steps, between 0 and 1; a number, or one a ray, ``(R,)`` or ``(batch, R)``.
-        background: a color that stands behind everything, ``()`` or ``(channels,)``; none for black.
-        stop: a ray ends where less than this share of the light is left; 0 for the end of the box.
-        least_alpha: samples that stop less than this share of the light are left out.
+        voxels: density and color at the nodes, float32 or float64; see `Voxels`.
+        origins: origins of the rays, ``(R, 3)`` for all items, or ``(batch, R, 3)``.
+        directions: directions of the rays, of the same shape and of any length.
+        step: distance between samples, in the unit of the world; by default half the shortest edge
+            of a cell.
+        near: distance from the origin at which sampling begins, in the unit of the world.
+        far: distance from the origin at which sampling ends, in the unit of the world.
+        offset: offset of the samples in steps, between 0 and 1: a number, or one number per ray,
+            ``(R,)`` or ``(batch, R)``.
+        background: color behind all voxels, ``()`` or ``(channels,)``; None for black.
+        stop: share of the light below which a ray ends; 0 to sample up to the end of the box.
+        least_alpha: share of the light; samples that stop less than this share are left out.
 
     Raises:
-        InputError: for shapes and precisions that do not fit.
+        InputError: if the shapes or the precisions do not fit together.
 
     >>> from invtoolbox.geometry.voxels import VoxelSpace
     >>> space = VoxelSpace.box(9, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), scale=1.0)
-    >>> fog = Voxels(torch.full((1, 729), 0.5413), torch.zeros(1, 729, 1, 3), space)  # softplus(0.5413) = 1
+    >>> s = 0.5413  # softplus(s) = 1
+    >>> fog = Voxels(torch.full((1, 729), s), torch.zeros(1, 729, 1, 3), space)
     >>> seen = render_voxels(fog, torch.tensor([[0.0, 0.0, -3.0]]), torch.tensor([[0.0, 0.0, 1.0]]))
-    >>> bool((seen.alpha - (1 - math.exp(-2.0))).abs() < 1e-4), bool((seen.median_depth - 2 - math.log(2.0)).abs() < 1e-3)
-    (True, True)
+    >>> bool((seen.alpha - (1 - math.exp(-2.0))).abs() < 1e-4)
+    True
+    >>> bool((seen.median_depth - 2 - math.log(2.0)).abs() < 1e-3)
+    True
     """
     density, color, space = voxels
     _check(voxels, origins, directions)
@@ -93,7 +109,20 @@ def render_voxels(
     # softplus(s) scale step = -log(1 - least_alpha)
     thinnest = -math.log1p(-least_alpha) / (space.scale * step)
     least = math.log(math.expm1(thinnest)) if thinnest > 0 else -1e30
-    march = _March(space.shape, step, near, min(far, 1e30), stop, least, space.scale)
+    nx, ny, nz = space.shape
+    march = {
+        "numbers": space.numbers,
+        "clearance": space.clearance,
+        "nx": nx,
+        "ny": ny,
+        "nz": nz,
+        "spacing": step,
+        "near": near,
+        "far": min(far, 1e30),
+        "stop": stop,
+        "least": least,
+        "density_scale": space.scale,
+    }
     seen, rest = _Render.apply(
         density,
         color,
@@ -101,8 +130,6 @@ def render_voxels(
         unit / cell,
         bases,
         offsets,
-        space.numbers,
-        space.clearance,
         march,
     )
     alpha, depth, thickness, median = rest.unbind(-1)
@@ -136,8 +163,9 @@ def _check(voxels: Voxels, origins: Tensor, directions: Tensor) -> None:
     )
     if not fits or color.shape[2] not in (1, 4, 9):
         raise InputError(
-            f"voxels of {rows} nodes take a density (batch, {rows}) and a color (batch, {rows}, 1 or 4 or 9, channels), got "
-            f"{tuple(density.shape)} and {tuple(color.shape)}"
+            f"voxels of {rows} nodes take a density (batch, {rows}) and a color "
+            f"(batch, {rows}, 1 or 4 or 9, channels), got {tuple(density.shape)} "
+            f"and {tuple(color.shape)}"
         )
     if density.dtype not in (torch.float32, torch.float64) or color.dtype != density.dtype:
         raise InputError(f"voxels are float32 or float64, got {density.dtype} and {color.dtype}")
@@ -158,15 +186,70 @@ def _check(voxels: Voxels, origins: Tensor, directions: Tensor) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _March:
-    shape: tuple[int, int, int]
-    step: float
+@dataclass
+class RenderingArguments:
+    """Arguments of both kernels; the tensors at the end are for the gradient alone."""
+
+    density: Tensor
+    color: Tensor
+    origins: Tensor
+    directions: Tensor
+    bases: Tensor
+    offsets: Tensor
+    colors_out: Tensor
+    rest_out: Tensor
+    shared_rays: int
+    rows: int
+    rays: int
+    parts: int
+    numbers: Tensor | None
+    clearance: Tensor | None
+    nx: int
+    ny: int
+    nz: int
+    spacing: float
     near: float
     far: float
     stop: float
     least: float
-    scale: float
+    density_scale: float
+    colors_grad: Tensor | None = None
+    rest_grad: Tensor | None = None
+    density_grad: Tensor | None = None
+    color_grad: Tensor | None = None
+    origins_grad: Tensor | None = None
+    directions_grad: Tensor | None = None
+    bases_grad: Tensor | None = None
+
+
+def _definitions(dtype: torch.dtype, bases: int, channels: int) -> dict[str, str | int]:
+    double = dtype == torch.float64
+    functions = {"EXP": "exp", "LOG": "log"} if double else {"EXP": "expf", "LOG": "logf"}
+    return {"REAL": REAL[dtype], **functions, "BASES": bases, "CHANNELS": channels}
+
+
+@cache
+def render_kernel(dtype: torch.dtype, bases: int, channels: int) -> Kernel:
+    """Return the kernel that renders colors with a number of basis functions and of channels."""
+    definitions = _definitions(dtype, bases, channels)
+    return native_kernel("rendering/voxel_rendering.cpp", definitions, RenderingArguments)
+
+
+@cache
+def gradient_kernel(
+    dtype: torch.dtype, bases: int, channels: int, of_rays: bool, atomic: bool
+) -> Kernel:
+    """Return the kernel of the gradient.
+
+    Args:
+        dtype: precision.
+        bases: number of basis functions of the color.
+        channels: number of channels of the color.
+        of_rays: compute the gradient of the rays as well.
+        atomic: parts share their gradients, by atomic additions.
+    """
+    definitions = _definitions(dtype, bases, channels) | {"OF_RAYS": of_rays, "ATOMIC": atomic}
+    return native_kernel("rendering/voxel_rendering_gradient.cpp", definitions, RenderingArguments)
 
 
 class _Render(torch.autograd.Function):
@@ -179,106 +262,84 @@ class _Render(torch.autograd.Function):
         directions: Tensor,
         bases: Tensor,
         offsets: Tensor,
-        numbers: Tensor | None,
-        clearance: Tensor | None,
-        march: _March,
+        march: dict[str, Any],
     ) -> tuple[Tensor, Tensor]:
-        from invtoolbox.kernels.rendering.voxel_rendering_kernels import render_kernel
-
         fixed = [
             t.detach().contiguous() for t in (density, color, origins, directions, bases, offsets)
         ]
         batch, rays, channels = len(density), origins.shape[1], color.shape[3]
         seen, rest = density.new_empty(batch, rays, channels), density.new_empty(batch, rays, 4)
-        ctx.numbers, ctx.clearance, ctx.march = numbers, clearance, march
-        ctx.save_for_backward(*fixed, seen, rest)
-        arguments = _arguments(fixed, numbers, clearance, march, seen, rest)
-        parts = arguments.parts = min(
-            rays, rays if density.is_cuda else 16 * torch.get_num_threads()
-        )
+        ctx.march = march
+        ctx.save_for_backward(seen, rest, *fixed)
+        parts = min(rays, rays if density.is_cuda else 16 * torch.get_num_threads())
+        arguments = _arguments(march, parts, seen, rest, *fixed)
         kernel = render_kernel(density.dtype, color.shape[2], channels)
-        launch(
-            kernel, batch * parts, [arguments], [density, seen, rest], _work(march, batch * rays)
-        )
+        launch(kernel, batch * parts, arguments, _work(arguments, batch))
         return seen, rest
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, seen_grad: Tensor, rest_grad: Tensor) -> tuple[Tensor | None, ...]:
-        from invtoolbox.kernels.rendering.voxel_rendering_kernels import gradient_kernel
-
-        *fixed, seen, rest = ctx.saved_tensors
-        density, color, origins, directions, bases, _ = fixed
-        batch, rays, of_rays = len(density), origins.shape[1], any(ctx.needs_input_grad[2:5])
-        seen_grad, rest_grad = seen_grad.contiguous(), rest_grad.contiguous()
+        _, _, density, color, *of_ray, _ = ctx.saved_tensors
+        batch, rays, of_rays = len(density), of_ray[0].shape[1], any(ctx.needs_input_grad[2:5])
         atomic = density.is_cuda and not torch.are_deterministic_algorithms_enabled()
         parts = rays if atomic else _parts(density, color, rays)
         buffers = 1 if atomic else parts
         grads = [t.new_zeros(batch, buffers, *t.shape[1:]) for t in (density, color)]
-        ray_grads = [
-            t.new_empty(batch if of_rays else 0, *t.shape[1:]) for t in (origins, directions, bases)
-        ]
-        arguments = _arguments(fixed, ctx.numbers, ctx.clearance, ctx.march, seen, rest)
-        arguments.parts = parts
-        arguments.colors_grad, arguments.rest_grad = address(seen_grad), address(rest_grad)
-        arguments.density_grad, arguments.color_grad = map(address, grads)
-        if of_rays:
-            arguments.origins_grad, arguments.directions_grad, arguments.bases_grad = map(
-                address, ray_grads
-            )
+        ray_grads = [t.new_empty(batch if of_rays else 0, *t.shape[1:]) for t in of_ray]
+        arguments = _arguments(ctx.march, parts, *ctx.saved_tensors)
+        arguments.colors_grad, arguments.rest_grad = seen_grad.contiguous(), rest_grad.contiguous()
+        arguments.density_grad, arguments.color_grad = grads
+        arguments.origins_grad, arguments.directions_grad, arguments.bases_grad = ray_grads
         kernel = gradient_kernel(density.dtype, color.shape[2], color.shape[3], of_rays, atomic)
-        launch(
-            kernel,
-            batch * parts,
-            [arguments],
-            [density, seen_grad, rest_grad, *grads, *ray_grads],
-            4 * _work(ctx.march, batch * rays),
-        )
+        launch(kernel, batch * parts, arguments, 4 * _work(arguments, batch))
         of_density, of_color = (g[:, 0] if buffers == 1 else g.sum(1) for g in grads)
         pulled: list[Tensor | None] = [None] * 3
         if of_rays:
             pulled = [
-                g if len(t) == batch else g.sum(0, keepdim=True)
-                for g, t in zip(ray_grads, (origins, directions, bases))
+                g if len(t) == batch else g.sum(0, keepdim=True) for g, t in zip(ray_grads, of_ray)
             ]
-        return (of_density, of_color, *pulled, None, None, None, None)
+        return (of_density, of_color, *pulled, None, None)
 
 
 def _parts(density: Tensor, color: Tensor, rays: int) -> int:
-    """Into how many parts the rays of an item fall, each with gradients of its own: the same whatever the batch is."""
+    """Return the number of parts of an item's rays, each with separate gradients.
+
+    It does not depend on the batch, so that an item has the same gradient alone and in a batch.
+    """
     one = (density[0].numel() + color[0].numel()) * density.element_size()
     wanted = 64 if density.is_cuda else torch.get_num_threads()
     return max(1, min(wanted, rays, _BUFFERS // max(one, 1)))
 
 
-def _work(march: _March, rays: int) -> float:
-    return 20.0 * rays * sum(march.shape)
+def _work(arguments: RenderingArguments, batch: int) -> float:
+    return 20.0 * batch * arguments.rays * (arguments.nx + arguments.ny + arguments.nz)
 
 
 def _arguments(
-    fixed: list[Tensor],
-    numbers: Tensor | None,
-    clearance: Tensor | None,
-    march: _March,
+    march: dict[str, Any],
+    parts: int,
     seen: Tensor,
     rest: Tensor,
-) -> Any:
-    from invtoolbox.kernels.rendering.voxel_rendering_kernels import Arguments
-
-    a = Arguments()
-    density, _, origins, *_ = fixed
-    a.density, a.color, a.origins, a.directions, a.bases, a.offsets = map(address, fixed)
-    a.numbers = 0 if numbers is None else address(numbers)
-    a.clearance = 0 if clearance is None else address(clearance)
-    a.colors_out, a.rest_out = address(seen), address(rest)
-    a.shared_rays, a.rows, a.rays = int(len(origins) == 1), density.shape[1], origins.shape[1]
-    a.nx, a.ny, a.nz = march.shape
-    a.step, a.near, a.far, a.stop, a.least, a.scale = (
-        march.step,
-        march.near,
-        march.far,
-        march.stop,
-        march.least,
-        march.scale,
+    density: Tensor,
+    color: Tensor,
+    origins: Tensor,
+    directions: Tensor,
+    bases: Tensor,
+    offsets: Tensor,
+) -> RenderingArguments:
+    return RenderingArguments(
+        density,
+        color,
+        origins,
+        directions,
+        bases,
+        offsets,
+        seen,
+        rest,
+        shared_rays=int(len(origins) == 1),
+        rows=density.shape[1],
+        rays=origins.shape[1],
+        parts=parts,
+        **march,
     )
-    return a

@@ -10,18 +10,29 @@ the two nearest pixels; outside the image is zero:
 P. M. Joseph, "An improved algorithm for reprojecting rays through pixel images", IEEE TMI 1(3), 1982.
 The back-projection is the transpose of this matrix, with bitwise the same weights. Both are differentiable
 in their input and in the rays' offset, slope and step, to any order.
+
+Layout of the data in the kernels, with L = lanes (images that are projected together, next to each other in
+memory):
+
+- an image is kept twice, by rows ``(H, W + 4, L)`` for rays whose main axis is vertical and by columns
+  ``(W, H + 4, L)`` for the others, so that the two neighbours of a sample are always adjacent. Two zeros before
+  and behind every line stand for the outside: positions are clamped onto them instead of tested. With two of
+  them the difference of neighbours, which the derivatives need, is zero there as well.
+- a sinogram is ``(rays, L)``.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from invtoolbox.core.checks import check_input
-from invtoolbox.kernels.launch import address, launch
-from invtoolbox.kernels.tomography.joseph_kernels import backproject_kernel, project_kernel
+from invtoolbox.kernels.launch import Kernel, launch
+from invtoolbox.kernels.native import REAL, native_kernel
 from invtoolbox.kernels.tomography.lanes import interleave, pad_lines, plan_lanes
 from invtoolbox.kernels.tomography.rays import Rays
 
@@ -30,6 +41,41 @@ _GROUP = 32
 #: Lines of the image that a task of the CPU's back-projection owns; eight fit the nearest cache at 512
 #: pixels.
 _LINES = 8
+
+
+@dataclass
+class JosephArguments:
+    """Arguments of the kernels; see ``joseph_project.cpp``."""
+
+    rows: Tensor
+    columns: Tensor
+    sinogram: Tensor
+    offsets: Tensor
+    slopes_in: Tensor
+    coefficients: Tensor
+    order: Tensor
+    vertical_rays: int
+    all_rays: int
+    height: int
+    width: int
+    items: int
+
+
+@cache
+def project_kernel(dtype: torch.dtype, lanes: int, group: int, mode: int) -> Kernel:
+    """Return the forward projection of ``group`` rays and ``lanes`` images per task."""
+    definitions = {"REAL": REAL[dtype], "LANES": lanes, "GROUP": group, "MODE": mode}
+    return native_kernel("tomography/joseph_project.cpp", definitions, JosephArguments)
+
+
+@cache
+def backproject_kernel(
+    dtype: torch.dtype, lanes: int, lines: int, mode: int, scatter: bool
+) -> Kernel:
+    """Return the transpose of `project_kernel` in modes 0 and 1: by ``lines`` that a task owns, or by atomic scatter."""
+    file = "tomography/joseph_scatter.cpp" if scatter else "tomography/joseph_backproject.cpp"
+    definitions = {"REAL": REAL[dtype], "LANES": lanes, "LINES": lines, "MODE": mode}
+    return native_kernel(file, definitions, JosephArguments)
 
 
 def project(image: Tensor, rays: Rays) -> Tensor:
@@ -268,10 +314,21 @@ def _run_rays(
     vertical, total = rays.number_vertical, offset.numel()
     groups = -(-vertical // group) - (-(total - vertical) // group)
     kernel = project_kernel(rows.dtype, lanes, group, mode)
-    tensors = [rows, columns, sinogram, offset, slope, coefficients, rays.order]
-    arguments = [*map(address, tensors), vertical, total, *rays.shape, items]
+    arguments = JosephArguments(
+        rows,
+        columns,
+        sinogram,
+        offset,
+        slope,
+        coefficients,
+        rays.order,
+        vertical,
+        total,
+        *rays.shape,
+        items,
+    )
     tasks = groups * (1 if mode == 2 else items)
-    launch(kernel, tasks, arguments, tensors, float(total) * max(rays.shape) * items)
+    launch(kernel, tasks, arguments, float(total) * max(rays.shape) * items)
 
 
 def _run_backproject(
@@ -292,10 +349,11 @@ def _run_backproject(
         columns = new(items, blocks_horizontal * block, height + 4, lanes)
         y = interleave(sinogram[start : start + count], lanes)
         kernel = backproject_kernel(sinogram.dtype, lanes, block, mode, scatter)
-        tensors = [rows, columns, y, *tables, rays.order]
-        arguments = [*map(address, tensors), vertical, total, height, width, items]
+        arguments = JosephArguments(
+            rows, columns, y, *tables, rays.order, vertical, total, height, width, items
+        )
         tasks = total if scatter else blocks_vertical + blocks_horizontal
-        launch(kernel, tasks * items, arguments, tensors, float(total) * max(rays.shape) * items)
+        launch(kernel, tasks * items, arguments, float(total) * max(rays.shape) * items)
         # (items, lines, across, lanes) without the padding -> (items * lanes, H, W)
         by_rows = rows[:, :height, 2 : width + 2].permute(0, 3, 1, 2)
         by_columns = columns[:, :width, 2 : height + 2].permute(0, 3, 2, 1)

@@ -157,9 +157,8 @@ class CompressiveAutoencoder(ImplicitPrior):
                 1 / (255 * (2 * 0.6931471805599453 * self.bitrate) ** 0.5),
             )
         else:
-            (std,) = _each_item(
-                lambda z: (self.network.log_std(z, size).exp(),), self._split(parameters["z"])
-            )  # type: ignore[operator]
+            log_std: Any = self.network.log_std
+            (std,) = _each_item(lambda z: (log_std(z, size).exp(),), self._split(parameters["z"]))
             std = self._unfolded(std)
         return (high - low) * std / self._scale(std)
 

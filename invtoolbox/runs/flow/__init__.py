@@ -1,13 +1,5 @@
 """Scene flow of whole sequences: scene files, studies, tracks and accumulated clouds."""
 
-from __future__ import annotations
+import lazy_loader
 
-from invtoolbox.core.lazy import lazy_attributes
-
-_NAMES = {
-    "FlowStudy": "results",
-    "SequencePath": "source",
-    "flow_sequence": "sequence",
-}
-__all__ = list(_NAMES)
-__getattr__ = lazy_attributes(__name__, _NAMES)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

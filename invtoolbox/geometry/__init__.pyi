@@ -1,0 +1,15 @@
+from .cameras import Cameras as Cameras
+from .cameras import Similarity as Similarity
+from .cameras import look_at as look_at
+from .carving import carved_surface as carved_surface
+from .gaussians import Splats as Splats
+from .isosurface import fuse_depth as fuse_depth
+from .isosurface import isosurface as isosurface
+from .isosurface import voxel_surface as voxel_surface
+from .lens import Lens as Lens
+from .meshes import Mesh as Mesh
+from .meshes import points_of as points_of
+from .moving_shapes import Moving as Moving
+from .neighbour_graph import NeighbourGraph as NeighbourGraph
+from .ray_splatting import ray_rasterization as ray_rasterization
+from .splatting import rasterization as rasterization

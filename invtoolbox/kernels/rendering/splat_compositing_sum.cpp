@@ -1,0 +1,13 @@
+// Sum the gradients of the pairs of 1024 splats: the pairs of one splat lie next to each other.
+const long long first = (long long)part * 1024;
+const long long last = first + 1024 < splats ? first + 1024 : splats;
+for (long long n = first; n < last; ++n) {
+    REAL* out = (REAL*)dsplats + n * ROW;
+    const long long from = ((const long long*)pairs)[n];
+    const int share = ((const int*)shares)[n];
+    for (int k = 0; k < ROW; ++k)
+        out[k] = (REAL)0;
+    for (int j = 0; j < share; ++j)
+        for (int k = 0; k < ROW; ++k)
+            out[k] += ((const REAL*)dpairs)[(from + j) * ROW + k];
+}

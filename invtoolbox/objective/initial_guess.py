@@ -1,0 +1,109 @@
+"""The initial guess of an objective: the variable that a solver starts from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.objective.objective import Layout, Objective
+from invtoolbox.objective.unknowns import Unknowns
+from invtoolbox.operators.base import check_shape
+from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.problem import Problem, fitted_back_projection
+
+
+def first_guess(problem: Problem) -> Tensor:
+    """Return the image that solvers start from, ``(batch, channel, *space)``.
+
+    It is the back-projection, scaled to fit the measurements best. It is zero if predictions and
+    measurements are of different kinds.
+
+    Args:
+        problem: measurements, operator and data term.
+    """
+    alike = problem.data_term.is_quadratic or problem.data_term.is_of_residual
+    return fitted_back_projection(problem) if alike else problem.zeros()
+
+
+def initial_variable(
+    objective: Objective, initial: Tensor | dict[str, Tensor] | None, at_zero: bool
+) -> Tensor:
+    """Return the variable of an objective at the start.
+
+    Args:
+        objective: what is minimized.
+        initial: images ``(batch or 1, channel, *space)``, parameters of the implicit prior, or None
+            for `first_guess`.
+        at_zero: start at zero instead of `first_guess`.
+
+    Raises:
+        InputError: if ``initial`` has another shape, is not finite, or lacks a parameter.
+    """
+    implicit = objective.prior.implicit
+    parameters = (
+        {"x": _initial_image(objective, initial, at_zero)}
+        if implicit is None
+        else _initial_parameters(objective, implicit, initial)
+    )
+    if objective.layout is None:
+        return parameters["x"]
+    if objective.unknowns is not None:
+        parameters |= objective.unknowns.zeros(next(iter(parameters.values())))
+    return objective.layout.pack(parameters)
+
+
+def layout_of(
+    problem: Problem, implicit: ImplicitPrior | None, unknowns: Unknowns | None
+) -> Layout | None:
+    """Return the layout of the variable, or None if the variable is the image itself.
+
+    Args:
+        problem: measurements, operator and data term.
+        implicit: the implicit prior; its parameters take the place of the image.
+        unknowns: unknown parameters of the operator, which follow the image or the parameters.
+    """
+    if implicit is None and unknowns is None:
+        return None
+    shapes = (
+        {"x": problem.image_shape}
+        if implicit is None
+        else {k: tuple(t.shape[1:]) for k, t in implicit.initial().items()}
+    )
+    for name, start in () if unknowns is None else unknowns.starts.items():
+        if name in shapes:
+            raise InputError(
+                f"the unknown {name!r} of {problem.operator} has the name of a parameter of "
+                f"{implicit!r}; rename the latter"
+            )
+        shapes[name] = tuple(start.shape[1:])
+    return Layout(tuple(shapes), tuple(shapes.values()))
+
+
+def _initial_parameters(
+    objective: Objective, implicit: ImplicitPrior, initial: Any
+) -> dict[str, Tensor]:
+    first = implicit.initial()
+    parameters = first if initial is None else initial
+    if not isinstance(parameters, dict) or set(parameters) != set(first):
+        raise InputError(f"initial must be a dict with {', '.join(first)} for {implicit!r}")
+    return {
+        k: t.detach().expand(objective.batch, *t.shape[1:]) if t.shape[0] == 1 else t.detach()
+        for k, t in parameters.items()
+    }
+
+
+def _initial_image(objective: Objective, initial: Any, at_zero: bool) -> Tensor:
+    problem, batch = objective.problem, objective.batch
+    if initial is None:
+        return problem.zeros() if at_zero else first_guess(problem)
+    image = torch.as_tensor(initial).detach()
+    image = image.to(device=problem.y0.device, dtype=problem.image_dtype)
+    check_shape(image, problem.image_shape, "initial is an image", problem.operator.channelwise)
+    if image.shape[0] not in (1, batch):
+        raise InputError(f"initial has {image.shape[0]} items, expected 1 or {batch}")
+    if not bool(torch.isfinite(image).all()):
+        raise InputError("initial holds values that are NaN or infinite")
+    return image.expand(batch, *image.shape[1:]).clone()

@@ -1,0 +1,11 @@
+from .models import SceneModel as SceneModel
+from .models import silhouette_prior as silhouette_prior
+from .models import visible_box as visible_box
+from .photographs import Photographs as Photographs
+from .photographs import split_views as split_views
+from .representations import GaussianModel as GaussianModel
+from .representations import VoxelModel as VoxelModel
+from .stages import Stage as Stage
+from .stages import StagedSolution as StagedSolution
+from .stages import StageReport as StageReport
+from .stages import solve_in_stages as solve_in_stages
