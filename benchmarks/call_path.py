@@ -4,8 +4,7 @@
 
 Each scene runs in a process of its own, as ``invtoolbox run SCENE``. The process stops at the first
 call of the method ``step`` of a solver and prints the distinct modules of `invtoolbox` on the
-stack, outermost first. The count leaves out the modules of the command line, which `it.run` does
-not pass through.
+stack, outermost first, without the module of the solver itself.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def trace(scene: str) -> None:
     def stop_at_step(frame: FrameType, event: str, _: object) -> None:
         method = frame.f_code.co_qualname.endswith(".step") and event == "call"
         if method and frame.f_globals["__name__"].startswith("invtoolbox.solvers."):
-            print(*modules_on(frame), sep="\n", flush=True)
+            print(*modules_on(frame.f_back), sep="\n", flush=True)
             os._exit(0)
 
     with tempfile.TemporaryDirectory() as folder:
