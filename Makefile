@@ -1,11 +1,11 @@
-# invtoolbox: `make` shows what there is. Everything runs in a virtual environment of its own, .venv.
+# invtoolbox: `make` lists the targets. Everything runs in a virtual environment of its own, .venv.
 
 PYTHON ?= python3
-# What is installed beside the package: the tests' packages; `peers` adds those that some tests compare with.
+# Extras that are installed with the package: `test`; `peers` adds the packages that some tests compare with.
 EXTRAS ?= test
 # Further options of pytest, for example: make test PYTEST="-x -k tomography"
 PYTEST ?=
-# Processes that share the tests, of one thread each; 0 for none, where a debugger is to stop in them.
+# Number of processes of one thread each that share the tests; 0 runs them in one process, for a debugger.
 WORKERS ?= 2
 
 BIN := .venv/bin
@@ -13,12 +13,12 @@ comma := ,
 STAMP := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint typecheck docs benchmarks wheel clean
+.PHONY: help venv demo test test-all lint format typecheck docs benchmarks wheel clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-venv: $(STAMP)  ## make .venv and install the package and the tests' packages in it
+venv: $(STAMP)  ## create .venv with the package and the packages of the tests
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -27,18 +27,23 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
 	@touch $@
 
-demo: $(STAMP)  ## reconstruct a CT slice, sharpen a photograph, find what moves in a street; ends with tables and a report
+demo: $(STAMP)  ## reconstruct a CT slice, sharpen a photograph, estimate the scene flow of a street; writes a report
 	@$(BIN)/invtoolbox demo
 
-test: $(STAMP)  ## run the tests, but for the slow ones and those that need a GPU
+test: $(STAMP)  ## run the tests, except the slow ones and those that need a GPU
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu" $(PYTEST)
 
 test-all: $(STAMP)  ## run the slow tests too
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not gpu" $(PYTEST)
 
-lint: $(STAMP)  ## look for style faults and for imports that run the wrong way
+lint: $(STAMP)  ## check the style, and that imports run one way
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+
+format: $(STAMP)  ## format Python and the C++ of the kernels
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	git ls-files 'invtoolbox/kernels/*.cpp' 'invtoolbox/kernels/*.h' | xargs -r $(BIN)/clang-format -i
 
 typecheck: $(STAMP)  ## check the types
 	$(BIN)/mypy
@@ -47,7 +52,7 @@ docs:  ## build the documentation in build/site, with its gallery; a warning is 
 	@$(MAKE) --no-print-directory EXTRAS=test,docs venv
 	$(BIN)/python -m mkdocs build --strict --quiet
 
-benchmarks: $(STAMP)  ## run every script of benchmarks/; wants an idle machine, and EXTRAS=test,peers
+benchmarks: $(STAMP)  ## run every script of benchmarks/; needs an idle machine, and EXTRAS=test,peers
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 wheel: $(STAMP)  ## build dist/*.whl

@@ -1,9 +1,10 @@
-"""Errors of the projectors against closed forms: off-centre discs beside ASTRA's, off-centre balls, and where the axis is.
+"""Errors of the projectors compared with closed forms: discs next to ASTRA, balls, and the axis.
 
     python benchmarks/analytic.py
 
-Discs and balls of density 1 are averaged over pixels or voxels (8-fold supersampling). The error is relative to the true sinogram, in
-the Euclidean norm. ASTRA's CPU has no 3D projector, so balls stand alone; their error must fall as the voxels shrink.
+Discs and balls of density 1, off the centre, are averaged over pixels or voxels (8-fold
+supersampling). The error is relative to the true sinogram, in the Euclidean norm. ASTRA's CPU has
+no 3D projector, so balls have no peer; their error must fall as the voxels shrink.
 """
 
 from __future__ import annotations
@@ -106,12 +107,12 @@ def discs(shape: tuple[int, int], pixel: tuple[float, float], views: int) -> Non
 
 
 def tell(name: str, mine: float, theirs: float) -> None:
-    beside = (
+    comparison = (
         ""
         if math.isnan(theirs)
         else f", ASTRA's best {theirs:.2e} {verdict(mine <= 1.001 * theirs, 'at most that, to 1e-3 of it')}"
     )
-    print(f"disc, {name}: ours {mine:.2e}{beside}", flush=True)
+    print(f"disc, {name}: ours {mine:.2e}{comparison}", flush=True)
 
 
 def balls(size: int) -> None:
@@ -128,7 +129,7 @@ def balls(size: int) -> None:
 
 
 def axis() -> None:
-    """The centre of mass of a small spot's sinogram lies where the convention says, for odd and even sizes."""
+    """Check the centre of mass of a small spot's sinogram, for odd and even sizes."""
     worst = 0.0
     for n in (32, 33):
         for detectors in (47, 48):

@@ -1,11 +1,13 @@
-"""The knight of libigl's tutorial, one foot turned: as-rigid-as-possible deformation beside libigl's.
+"""As-rigid-as-possible deformation of libigl's knight with one foot turned, compared with libigl.
 
     python benchmarks/arap_knight.py [--repeats 7] [--threads 1] [--quick]
 
-Handle group 1 of the three is turned by 45 degrees about y, once about an axis through its own centre and once about the origin's; the
-energy is libigl's ARAP_ENERGY_TYPE_SPOKES, with the same signed cotangents, and both start from the mesh at rest with the handles moved.
-libigl runs 500 iterations, and, to know where it goes, 5000. Ours runs the same plain steps, and the same with memory, to a tolerance.
-Printed: the largest distance of a vertex (the knight is 0.9 tall) and the seconds of whole calls, in turns.
+Handle group 1 of the three is turned by 45 degrees about y, once about an axis through its own
+centre and once about an axis through the origin. The energy is libigl's ARAP_ENERGY_TYPE_SPOKES,
+with the same signed cotangents, and both start from the mesh at rest with the handles moved. libigl
+runs 500 iterations, and 5000 iterations to determine its limit. Ours runs the same plain steps, and
+the same steps with memory, to a tolerance. Printed: the largest distance of a vertex (the knight is
+0.9 tall) and the seconds of whole calls, in turns.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The real pair of sweeps that the scene-flow benchmarks share: Argoverse 2, with its ground truth, in INVTOOLBOX_DATA/av2_pair."""
+"""The real pair of sweeps of the scene-flow benchmarks: Argoverse 2 with its ground truth.
+
+The data are in INVTOOLBOX_DATA/av2_pair.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,25 @@ import torch
 from common import data_folder
 from torch import Tensor
 
-#: Metres above the ground's surface below which Argoverse counts a point as ground.
+#: Height above the ground's surface, in metres, up to which Argoverse labels a point as ground.
 GROUND = 0.3
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Sweep 0 moved by the sensor's motion, sweep 1, and what is true of sweep 0's points."""
+    """Sweep 0 moved by the sensor's motion, sweep 1, and the ground truth of sweep 0's points."""
 
-    source: Tensor  # (N, 3) moved into the frame of sweep 1, so that what stands still has no flow
+    source: Tensor  # (N, 3) in the frame of sweep 1, so that static points have no flow
     target: Tensor  # (M, 3)
     flow: Tensor  # (N, 3) the true flow without the sensor's motion
     dynamic: Tensor  # (N,) bool, as labelled
     near: Tensor  # (N,) bool, within 35 m of the sensor
 
     def errors(self, flow: Tensor, index: Tensor | None = None) -> tuple[float, float]:
-        """The mean end-point error of the points labelled dynamic and of the others, within 35 m, of all or of those of an index."""
+        """Compute the mean end-point error of the points labelled dynamic and of the other points.
+
+        Points count within 35 m; with an index, only the points of the index count.
+        """
         index = torch.arange(len(self.source)) if index is None else index
         error = (flow - self.flow[index]).double().norm(dim=1)
         near, dynamic = self.near[index], self.dynamic[index]
@@ -34,7 +40,10 @@ class Pair:
 
 
 def load(reach: float = 35.0) -> Pair:
-    """The pair without ground (by the map's height raster for both sweeps), with x and y within ``reach`` metres."""
+    """Load the pair without ground, with x and y within ``reach`` metres.
+
+    The map's height raster defines the ground of both sweeps.
+    """
     import pyarrow.feather as feather
 
     folder = next(p for p in (data_folder() / "av2_pair").iterdir() if p.is_dir())
@@ -79,7 +88,7 @@ def _pose(poses: object, timestamp: int) -> np.ndarray:
 
 
 def _ground(folder: Path, points: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    """Which points lie on the ground or below it, by the map's raster of heights."""
+    """Compute which points lie on the ground or below it, by the map's raster of heights."""
     raster = np.load(next(folder.glob("*ground_height_surface*.npy"))).astype(np.float64)
     place = json.loads(next(folder.glob("*Sim2*.json")).read_text())
     world = points @ pose[:3, :3].T + pose[:3, 3]

@@ -1,9 +1,10 @@
-"""A batch of 16 different problems against 16 lone runs: the same answers, and the time.
+"""A batch of 16 different problems compared with 16 single runs: equal answers, and the time.
 
     python benchmarks/batch.py
 
-Every item has its own noise level and its own weight. TV deblurring and TV tomography at 64x64 and 256x256 by PDHG, FISTA
-and ADMM: with a fixed number of iterations, and with per-item stopping. Lone runs and batch take turns; the median counts.
+Every item has its own noise level and its own weight. TV deblurring and TV tomography at 64x64 and
+256x256 by PDHG, FISTA and ADMM: with a fixed number of iterations, and with a stopping test per
+item. Single runs and batch take turns; the median counts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ ITEMS = 16
 
 
 def problems(kind: str, size: int) -> tuple[it.Problem, torch.Tensor]:
-    """16 discs of other radii, each with its own noise level and weight."""
+    """Create 16 discs of different radii, each with its own noise level and weight."""
     grid = torch.linspace(-1, 1, size)
     radius = torch.hypot(grid[:, None], grid[None, :])
     x = torch.stack(
@@ -53,7 +54,8 @@ def main() -> None:
         problem, weight = problems(kind, size)
         lone = [problem.select(torch.tensor([k])) for k in range(ITEMS)]
         for solver in (it.solvers.PDHG(), it.solvers.FISTA(), it.solvers.ADMM()):
-            # At 256x256 an iteration of FISTA or ADMM, which have an iteration inside, costs ten of PDHG's.
+            # At 256x256 an iteration of FISTA or ADMM, with its inner iteration, costs ten times
+            # PDHG's.
             steps = 30 if size == 64 or isinstance(solver, it.solvers.PDHG) else 6
 
             def together(

@@ -1,14 +1,17 @@
-"""A bar that was bent and twisted, out of 5 % of its points: what each prior of rigidity makes of the other 95 %.
+"""A bent and twisted bar, reconstructed from 5 % of its points under each prior of rigidity.
 
-    python benchmarks/bent_bar.py [--draws 3] [--priors "ARAP, 10 neighbours"] [--threads 1] [--again]
+    python benchmarks/bent_bar.py [--draws 3] [--priors "ARAP, 10 neighbours"] [--threads 1]
+    [--again]
 
-A bar of 1,000 points, 4 by 0.5 by 0.5, on a lattice or at random, is twisted by 90 degrees along its length and bent by 90 degrees. 50
-points are observed where they went, with white noise of 0.01 in every coordinate, whose length is 0.016 in the mean. Printed is the mean
-distance from the truth of the points that were not observed, for every prior at its best weight, which was searched for on another draw of
-points and noise. All start from the linear answer (`ARAP` with the rotations that there are at rest). The bar is set for ARAP as it is by
-default, with 10 neighbours.
+A bar of 1,000 points, 4 by 0.5 by 0.5, on a lattice or at random, is twisted by 90 degrees along
+its length and bent by 90 degrees. 50 points are observed in the bent state, with white noise of
+0.01 in every coordinate, whose length is 0.016 on average. Printed is the mean distance from the
+truth of the points that were not observed, for every prior at its best weight. The weight was
+searched for on another draw of points and noise. All priors start from the linear answer (`ARAP`
+with the rotations at rest). The settings of ARAP are the defaults, with 10 neighbours.
 
-Every finished solve is kept in ``results/bent_bar.json``; a later call goes on from there (``--again`` does not).
+Every finished solve is kept in ``results/bent_bar.json``, and a later call continues from there;
+with ``--again`` it does not.
 """
 
 from __future__ import annotations
@@ -71,7 +74,7 @@ class Bar:
         rest = unit * torch.tensor([LENGTH, WIDTH, WIDTH]) - torch.tensor(
             [0.0, WIDTH / 2, WIDTH / 2]
         )
-        angle = torch.pi / 2 * unit[:, 0]  # of the twist, and of the bend
+        angle = torch.pi / 2 * unit[:, 0]  # angle of the twist and of the bend
         y = angle.cos() * rest[:, 1] - angle.sin() * rest[:, 2]
         z = angle.sin() * rest[:, 1] + angle.cos() * rest[:, 2]
         radius = LENGTH / (torch.pi / 2)

@@ -1,9 +1,11 @@
-"""Geometry found together with the image: the axis of a real scan off by 3 pixels, one pose of a simulated cone off by 1 degree.
+"""Geometry estimated together with the image: the axis of a real scan, and one pose of a cone beam.
 
     python benchmarks/calibration.py [--quick]
 
-Each is solved twice by `it.solve(Problem(..., unknown=...))`, from the geometry as it is and from the perturbed one; what counts is
-how far apart the two answers are. TomoPy's tooth (real, parallel beam) and a cone beam of balls with 1 % noise.
+The axis is off by 3 pixels, the pose of the simulated cone by 1 degree. Each problem is solved
+twice by `it.solve(Problem(..., unknown=...))`, from the true geometry and from the perturbed one;
+the distance between the two answers counts. The data are TomoPy's tooth (real, parallel beam) and a
+cone beam of balls with 1 % noise.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ import invtoolbox as it
 
 
 def tooth(size: int) -> None:
-    """The detector's shift of one slice of the tooth, from 295.8 columns and from 3 columns beside."""
+    """Estimate the detector's shift of one slice of the tooth from two starts.
+
+    The starts are 295.8 columns, and 3 columns off.
+    """
     item = it.datasets.open_named("tooth")[0]
     y = item.y.float()
     columns = y.shape[-1]
@@ -65,7 +70,7 @@ def smoothness(size: int) -> it.priors.ExplicitPrior:
 
 
 def balls(size: int) -> torch.Tensor:
-    """Eight balls of other sizes and densities, nowhere symmetric."""
+    """Create eight balls of different sizes and densities without any symmetry."""
     line = torch.linspace(-1, 1, size)
     z, y, x = torch.meshgrid(line, line, line, indexing="ij")
     generator = torch.Generator().manual_seed(3)
@@ -82,7 +87,7 @@ def balls(size: int) -> torch.Tensor:
 
 
 def cone(size: int) -> None:
-    """The angles of all views, from the true ones and with one of them off by 1 degree."""
+    """Estimate the angles of all views, from the true angles and with one angle off by 1 degree."""
     views, wrong = 60, 17
     angles = torch.arange(views, dtype=torch.float64) * (2 * math.pi / views)
     panel = (size, 3 * size // 2)
@@ -114,7 +119,7 @@ def cone(size: int) -> None:
         )
         seconds = time.perf_counter() - began
         found.append(solution.parameters["angles"][0])
-        # A rotation of all views together is a rotation of the volume, which nothing decides.
+        # A rotation of all views is a rotation of the volume, which the data do not determine.
         off = torch.rad2deg(found[-1] - angles)
         off = off - off.median()
         print(

@@ -1,9 +1,10 @@
-"""Readers of camera sets on real data: points where they were seen, COLMAP's own reader, depths of a room as one surface, Open3D's fusion.
+"""Readers of camera sets on real data, compared with COLMAP's own reader and with Open3D's fusion.
 
     python benchmarks/camera_sets.py [--step 5] [--voxel 0.03]
 
-pycolmap and Open3D are compared with where they are installed. Of the room every `step`-th frame is fused, at half the pixels, and
-the points of frames between them are measured from the mesh.
+Points are projected and compared with their measured pixels. pycolmap and Open3D are compared if
+they are installed. The depths of a room are fused to one surface: every `step`-th frame, at half
+the pixels; then the distance of the points of the frames in between to the mesh is measured.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def main() -> None:
 
 
 def with_colmap(model: SparseModel, binary: bool) -> None:
-    """What we write as COLMAP reads it, and what it writes then as we read it."""
+    """Compare COLMAP's reading of our files, and our reading of the files that it writes."""
     try:
         import pycolmap
     except ImportError:
@@ -123,7 +124,10 @@ def room(step: int, voxel: float) -> None:
 
 
 def from_mesh(mesh: Mesh, pictures: PosedPictures, voxel: float) -> tuple[float, float]:
-    """The median distance of the points of frames to the nearest vertex, and how many are within a voxel."""
+    """Compute the median distance of the points of frames to the nearest vertex.
+
+    The second value is the number of points within one voxel.
+    """
     assert pictures.depth is not None
     origins, directions = pictures.cameras.rays()
     depth = pictures.depth[:, 0]

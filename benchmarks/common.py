@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: where the data is, what the machine is doing, and how a verdict reads."""
+"""The common parts of the benchmarks: data folder, state of the machine, wording of a verdict."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def data_folder() -> Path:
 
 
 def machine() -> str:
-    """Threads, load, and the time of one ASTRA 256x256 forward projection, so that seconds can be compared."""
+    """Describe the machine: threads, load, and the time of one ASTRA 256x256 forward projection.
+
+    The last figure makes seconds comparable.
+    """
     return f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.2f}, {_astra()}"
 
 
@@ -39,7 +42,7 @@ def verdict(holds: bool, bar: str) -> str:
 
 
 def alternating(calls: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, float]:
-    """The median seconds of each call, the calls taking turns, after one warm-up of each."""
+    """Measure the median seconds of each call; the calls take turns, after one warm-up of each."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
@@ -52,7 +55,7 @@ def alternating(calls: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[s
 
 
 class Kept:
-    """Results that a script has found already, in a JSON file, so that a later call goes on from there."""
+    """Results of earlier calls of a script in a JSON file, from which a later call continues."""
 
     def __init__(self, path: Path, again: bool = False) -> None:
         self.path = path
@@ -69,7 +72,10 @@ class Kept:
 
 
 def best_exponent(error: Callable[[float], float], start: float) -> float:
-    """The e of the weight ``10 ** e`` of least error: by powers of ten from a start, then a root of ten to either side."""
+    """Search the e of the weight ``10 ** e`` with the least error.
+
+    The search goes by powers of ten from a start, then by the root of ten to either side.
+    """
     known: dict[float, float] = {}
 
     def at(exponent: float) -> float:
@@ -85,7 +91,7 @@ def best_exponent(error: Callable[[float], float], start: float) -> float:
 
 
 def kernels(folder: Path, numbers: Sequence[int]) -> list[torch.Tensor]:
-    """Levin's blur kernels, counted from 1."""
+    """Read Levin's blur kernels, counted from 1."""
     import h5py
 
     with h5py.File(folder / "kernels" / "Levin09.mat") as file:

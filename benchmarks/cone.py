@@ -1,9 +1,11 @@
-"""Cone beam in 3D: seconds of a projection and a back-projection, their share of the arithmetic limit, growth, and memory.
+"""Cone beam in 3D: seconds per projection, share of the arithmetic limit, growth, and memory.
 
-The share: an *interpolation* is one ray on one plane of voxels inside the volume, bilinear between four of them. It is counted as 10
-floating-point operations (three linear interpolations of a subtraction and a fused multiply-add, and the sum), though the kernels get
-along with fewer where neighbouring rays share them; setting up the rays, their positions and the memory are not counted. The limit is
-the rate of fused multiply-adds in registers (two operations each) that a plain loop reaches on as many threads.
+The share: an *interpolation* is one ray on one plane of voxels inside the volume, bilinear between
+four of them. It counts as 10 floating-point operations (three linear interpolations of a
+subtraction and a fused multiply-add, and the sum), although the kernels need fewer when
+neighbouring rays share them. The set-up of rays, their positions and memory accesses are not
+counted. The limit is the rate of fused multiply-adds in registers (two operations each) that a
+plain loop reaches on the same number of threads.
 
     python benchmarks/cone.py [--threads 2] [--rounds 5] [--no-memory]
 """
@@ -39,7 +41,10 @@ _FUSED = """
 
 
 def scan(size: int, tilt: float = 0.0) -> ConeBeam:
-    """size^3 voxels of unit length, a full turn of 120 / 128 size views of (1.5 size)^2 cells, magnified 1.5 times."""
+    """Create a scan of size^3 voxels of unit length.
+
+    It has a full turn of 120 / 128 size views of (1.5 size)^2 cells, magnified 1.5 times.
+    """
     views, cells = size * 120 // 128, 3 * size // 2
     return ConeBeam(
         (size,) * 3,
@@ -53,7 +58,10 @@ def scan(size: int, tilt: float = 0.0) -> ConeBeam:
 
 
 def interpolations(A: ConeBeam) -> float:
-    """Planes inside the volume, summed over the rays: the projections of a volume of ones over each ray's length between planes."""
+    """Count the planes inside the volume, summed over the rays.
+
+    The count is the projections of a volume of ones divided by each ray's length between planes.
+    """
     size, (views, rows, columns) = A.domain_shape[-1], A.range_shape[-3:]
     y = A(torch.ones(1, *A.domain_shape))[0, 0]
     angle = torch.arange(views)[:, None, None] * 2 * math.pi / views
@@ -70,7 +78,10 @@ def interpolations(A: ConeBeam) -> float:
 
 
 def peak() -> float:
-    """Fused multiply-adds in registers, in floating-point operations a second, on all threads."""
+    """Measure the rate of fused multiply-adds in registers, on all threads.
+
+    The unit is floating-point operations per second.
+    """
     wp = warp()
 
     @wp.func_native(snippet=_FUSED)
@@ -101,8 +112,11 @@ def timed(A: ConeBeam, rounds: int) -> tuple[float, float]:
 
 
 def memory(threads: int) -> tuple[float, float, float]:
-    """Peak of a fresh process at 256^3, 240 views of 384x384, beyond what it holds: MB of the projection and of the back-projection,
-    and of the larger of volume and projections."""
+    """Measure the peak memory of a fresh process at 256^3 with 240 views of 384x384.
+
+    Returns the MB of the projection and of the back-projection beyond volume and projections, and
+    the MB of the larger of volume and projections.
+    """
     code = f"""
 import resource, sys, torch
 sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r})
@@ -119,7 +133,8 @@ for name in ("forward", "adjoint"):
     print(peak() - before - result.numel() * 4 / 2**20)
 print(max(value.numel(), result.numel()) * 4 / 2**20)
 """
-    # The two directions in one process would hide each other's peak: the second one starts where the first one's results are freed.
+    # One process per direction: in a single process the memory that the first direction frees would
+    # hide the peak of the second.
     parts = [
         code.replace('("forward", "adjoint")', f'("{name}",)') for name in ("forward", "adjoint")
     ]
@@ -142,7 +157,7 @@ def main() -> None:
     torch.manual_seed(0)
     print(machine())
     if not options.no_memory:
-        # First: on Linux a process inherits the peak of the one that starts it.
+        # First: on Linux a process inherits the peak of its parent.
         *extra, larger = memory(options.threads)
         share = max(extra) / larger
         print(

@@ -1,12 +1,13 @@
-"""graphLa over FBP, Tikhonov and TV on COULE: images 0, 1, 2 at 128x128, 60 angles; image 0 at 256x256, 120 angles; 2 % noise.
+"""graphLa started from FBP, Tikhonov and TV on COULE, with 2 % noise.
 
     python benchmarks/coule.py [--threads 2] [--repeats 3] [--sweep] [--seed 0]
 
-Parallel beam over 180 degrees, ``floor(sqrt(2) n)`` detector cells of one pixel; the noise is scaled to
-``level |A x|`` exactly, and the data term is told its standard deviation. The 128x128 images are means of 2x2
-pixels. PSNR and SSIM have peak 1. ``--sweep`` repeats image 0 at 128x128 with 0.1 to 10 % noise; ``true``
-stands for a graph made from the true image. Seconds are the median of warm runs, the first reconstruction
-included; the first call compiles or loads the kernels.
+Images 0, 1 and 2 have 128x128 pixels and 60 angles, image 0 also 256x256 pixels and 120 angles.
+Parallel beam over 180 degrees, ``floor(sqrt(2) n)`` detector cells of one pixel. The noise is
+scaled to exactly ``level |A x|``, and the data term receives its standard deviation. The 128x128
+images are means of 2x2 pixels. PSNR and SSIM have peak 1. ``--sweep`` repeats image 0 at 128x128
+with 0.1 to 10 % noise; ``true`` is a graph computed from the true image. Seconds are the median of
+warm runs, the first reconstruction included; the first call compiles or loads the kernels.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def scores(x: Tensor, truth: Tensor) -> tuple[float, float]:
 
 
 def report(case: Scan, first: str, bar: float | None, repeats: int) -> bool:
-    """Print a line; whether everything that was promised holds."""
+    """Print a line and return whether every bar is met."""
     size = case.truth.shape[-1]
     graph = it.priors.GraphLaplacian(first=case.truth if first == "true" else first)
     guess = graph.prepare(case.problem, it.solve).guess

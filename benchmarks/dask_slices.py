@@ -1,10 +1,11 @@
-"""Slices of a volume over Dask workers: identical files, the speed-up, and five kills that lose and repeat nothing.
+"""Slices of a volume over Dask workers: identical files, speed-up, and five kills without a loss.
 
     python benchmarks/dask_slices.py [--slices 64] [--size 128] [--workers 2] [--kills 5]
 
-Each slice is a parallel-beam CT problem (180 views) with total variation, 60 iterations of PDHG, one thread a worker. Workers take
-seconds to start (they import torch), so the speed-up is printed with the start and without it. A killed run is a whole
-process group that gets SIGKILL; what it did is counted by the log that the workers write.
+Each slice is a parallel-beam CT problem (180 views) with total variation, 60 iterations of PDHG,
+one thread per worker. Workers take seconds to start (they import torch), so the speed-up is printed
+with and without the start. A killed run is a whole process group that gets SIGKILL; the log of the
+workers shows that no work is lost or repeated.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def problem(size: int) -> it.operators.ParallelBeam:
 
 
 def write_volume(path: Path, slices: int, size: int) -> None:
-    """Sinograms of ellipses that change from slice to slice, with 1 % of noise."""
+    """Write sinograms of ellipses that change from slice to slice, with 1 % noise."""
     A, generator = problem(size), np.random.default_rng(0)
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     centres, radii = generator.uniform(-0.5, 0.5, (8, 2)), generator.uniform(0.05, 0.3, (8, 2))
@@ -76,7 +77,7 @@ def events(folder: Path) -> list[dict[str, object]]:
 
 
 def timed(volume: Path, folder: Path, workers: int) -> tuple[Any, float, float]:
-    """The study, its seconds, and those from the first item begun to the last one done."""
+    """Run the study; return it, its seconds, and the seconds from first to last item."""
     began = time.perf_counter()
     study = it.map_slices(volume, reconstruct, folder, workers=workers, progress=False)
     seconds = time.perf_counter() - began
@@ -135,7 +136,7 @@ def main() -> None:
     place = Path(tempfile.mkdtemp(prefix="dask_slices_"))
     volume = place / "volume.npy"
     write_volume(volume, arguments.slices, arguments.size)
-    reconstruct(it.datasets.open(volume)[0])  # kernels warm
+    reconstruct(it.datasets.open(volume)[0])  # warm up the kernels
     one, seconds_one, work_one = timed(volume, place / "one", 1)
     _, seconds_two, work_two = timed(volume, place / "two", arguments.workers)
     names = [one.file(k).name for k in range(len(one))]

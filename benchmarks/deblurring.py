@@ -1,10 +1,11 @@
-"""Deblurring Set12 with Levin's kernels 1 and 4, noise 2.55/255: TV against plug-and-play, and TV against pyproximal.
+"""Deblurring Set12 with Levin's kernels 1 and 4: TV, plug-and-play, and TV of pyproximal.
 
     python benchmarks/deblurring.py [--images 1,4,8] [--skip-peer]
 
-TV is given its best weight of a grid by the true picture, plug-and-play (ADMM with KAIR's DnCNN of level 25/255) one penalty
-for all pictures. The peer minimises the same objective, ``1/2 |A x - y|^2 + weight TV(x)``, isotropic, by pyproximal's
-primal-dual method with its steps from the same norm; both run until the objective is within 1e-3 of the best one known.
+The noise is 2.55/255. TV has the best weight of a grid by the true picture, plug-and-play (ADMM
+with KAIR's DnCNN of level 25/255) one penalty for all pictures. The peer minimizes the same
+objective, ``1/2 |A x - y|^2 + weight TV(x)``, isotropic, by pyproximal's primal-dual method with
+steps from the same norm. Both run until the objective is within 1e-3 of the best one known.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def main() -> None:
             scores = it.metrics.psnr(tv.x, x.expand_as(tv.x))
             best = int(scores.argmax())
             began = time.perf_counter()
-            # rho in units of 1/2 |Ax - y|^2: (noise / level)^2, the penalty of a density's prox.
+            # rho in units of 1/2 |Ax - y|^2: (noise / level)^2, as for the prox of a density.
             pnp = it.solve(
                 problem,
                 it.priors.Denoiser(network, sigma=25 / 255, level="none"),
@@ -84,7 +85,7 @@ def main() -> None:
 def compare_with_pyproximal(
     problem: it.Problem, kernel: torch.Tensor, x: torch.Tensor, weight: float
 ) -> None:
-    """Iterations to 1e-3 of the best objective, seconds of as many, and PSNR, for both."""
+    """Compare iterations to 1e-3 of the best objective, seconds and PSNR with pyproximal."""
     import pylops
     import pyproximal
 
@@ -124,7 +125,7 @@ def compare_with_pyproximal(
         )
 
     class PeriodicBlur(pylops.LinearOperator):
-        """By FFT, as pyproximal's users do it."""
+        """Blur by FFT, as pyproximal's users write it."""
 
         def __init__(self) -> None:
             padded = np.zeros(y.shape, dtype=np.float32)

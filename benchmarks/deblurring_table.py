@@ -1,26 +1,32 @@
-"""The deblurring table: every prior that deblurs, on Set12 with Levin's kernels 1 and 4 and three noise levels.
+"""The deblurring table: every prior on Set12 with Levin's kernels 1 and 4 and three noise levels.
 
-    python benchmarks/deblurring_table.py [--images 1,4] [--kernels 1,4] [--noises 2.55] [--methods TV,PnP] [--full] [--device cuda]
+    python benchmarks/deblurring_table.py [--images 1,4] [--kernels 1,4] [--noises 2.55]
+                                          [--methods TV,PnP] [--full] [--device cuda]
 
-Blur is periodic, as in the plug-and-play literature, and the priors do not use that (differences across the border would cost a
-picture whose sides differ a decibel); noise is white, in units of 1/255; PSNR has peak 1. ``--full`` takes
-all 8 kernels and adds BSD68, which is for a GPU. Pictures of one size are the items of one batch, each with its own noise, weight
-and stopping. Every finished cell is kept in ``results/deblurring_table.json``, so the table may be made in pieces: a later call
-skips what is there (``--again`` does not). The table is printed and written to ``results/deblurring_table.md``: in a column, the mean
-over the pictures that every row has finished, and how many these are.
+Blur is periodic, as in the plug-and-play literature. The priors are not periodic, because
+differences across the border would cost a picture with different sides a decibel. Noise is white,
+in units of 1/255; PSNR has peak 1. ``--full`` takes all 8 kernels and adds BSD68, which needs a
+GPU. Pictures of one size are the items of one batch, each with its own noise, weight and stopping
+test. Every finished cell is kept in ``results/deblurring_table.json``, so the table may be computed
+in pieces: a later call skips finished cells (with ``--again`` it does not). The table is printed
+and written to ``results/deblurring_table.md``: each column holds the mean over the pictures that
+every row has finished, and their number.
 
-No row looks at the true picture. The noise level is known to all. SURE chooses the weight of Tikhonov (squared differences), TV,
-Huber-TV, TGV and wavelets: three weights half a decade apart around a first guess, more where the best lies at an end, then three
-golden sections, which leaves a quarter of a decade. Each score is that of the iterate at the tolerance given here, and so is the
-answer; 200 steps of TGV are within 0.02 dB of 1,000. graphLa has three rows: with the discrepancy principle for its weight and for the TV
-reconstruction that its graph is built from, as its paper does; with SURE for its weight alone (the graph follows the measurements when
-SURE moves them); and with the graph of the TV row's picture, held fixed while SURE chooses the weight.
+No row uses the true picture. All rows know the noise level. SURE chooses the weight of Tikhonov
+(squared differences), TV, Huber-TV, TGV and wavelets: three weights half a decade apart around an
+initial guess, more if the best lies at an end, then three golden sections, which leave a quarter of
+a decade. Each score is computed from the iterate at the tolerance given here, and so is the answer;
+200 steps of TGV are within 0.02 dB of 1,000 steps. graphLa has three rows. One uses the discrepancy
+principle for its weight and for the TV reconstruction of its graph, as in its paper. One uses SURE
+for its weight alone (the graph follows the measurements when SURE moves them). One uses the graph
+of the TV row's picture, held fixed while SURE chooses the weight.
 
-PnP is ADMM with KAIR's DnCNN of level 25/255 and the penalty (noise / level)^2, that of a density's prox, at most 24 steps (up to 0.1 dB
-from where it settles at noise 12.75, nothing at 2.55). RED is the same network and weight by its fixed-point method, half-quadratic
-splitting, until the picture settles: 6 to 25 calls of the network, where 100 gradient steps for the same equation were still 1.2 dB away
-(noise 2.55). Neither has a weight that was tuned, and the network knows one level only, which RED applies to the picture itself: too
-much where the noise is small.
+PnP is ADMM with KAIR's DnCNN of level 25/255 and the penalty (noise / level)^2 of a density's prox,
+at most 24 steps (up to 0.1 dB from its limit at noise 12.75, and at the limit at 2.55). RED has the
+same network and weight and uses its fixed-point method, half-quadratic splitting, until the picture
+converges: 6 to 25 calls of the network. 100 gradient steps for the same equation were still 1.2 dB
+away (noise 2.55). Neither has a tuned weight. The network has one level only, and RED applies it to
+the picture itself, which smooths too much at low noise.
 """
 
 from __future__ import annotations
@@ -61,13 +67,16 @@ def by_sure(
 
 
 class OneByOne(nn.Module):
-    """A network that sees the pictures of a batch one after the other: a CPU's cache does not hold the layers of several."""
+    """Apply a network to the pictures of a batch one after the other.
+
+    A CPU's cache does not hold the layers of several pictures.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network.to(
             memory_format=torch.channels_last
-        )  # a third faster on a CPU, the same to rounding
+        )  # a third faster on a CPU, equal up to rounding
 
     def forward(self, x: Tensor) -> Tensor:
         return (
@@ -95,7 +104,8 @@ def methods(folder: Path, device: str) -> dict[str, Method]:
 
     def red(problem: it.Problem, noise: float) -> it.Solution:
         bare, penalty = it.Problem(problem.y, problem.operator), (noise / LEVEL) ** 2
-        # The certificate is in units of the back-projection: the image itself then moves by about 1e-3 of its size.
+        # The certificate is in units of the back-projection: the image then changes by about 1e-3
+        # of its size.
         return it.solve(
             bare,
             denoiser,
@@ -141,7 +151,7 @@ def pictures(folder: Path, full: bool, chosen: list[int] | None) -> dict[str, Pa
 
 
 def batches(names: dict[str, Path], at_once: int) -> list[dict[str, Tensor]]:
-    """The pictures, ``(1, 1, row, column)`` in [0, 1], those of one size together."""
+    """Read the pictures, ``(1, 1, row, column)`` in [0, 1], and join pictures of equal size."""
     sizes: dict[tuple[int, ...], dict[str, Tensor]] = {}
     for name, path in names.items():
         truth = torch.from_numpy(imread(path).astype(np.float32) / 255)[None, None]
@@ -156,7 +166,10 @@ def batches(names: dict[str, Path], at_once: int) -> list[dict[str, Tensor]]:
 def cells(
     batch: dict[str, Tensor], kernel: Tensor, noise: float, method: Method, device: str
 ) -> dict[str, dict[str, Any]]:
-    """What a method makes of pictures of one size: they are the items of one problem, each with its own noise, weight and stopping."""
+    """Solve for pictures of one size with one method.
+
+    They are the items of one problem, each with its own noise, weight and stopping test.
+    """
     truth = torch.cat(list(batch.values())).to(device)
     A = it.operators.Blur(kernel.to(device), truth.shape[-2:], boundary="periodic")
     seeds = [int(name.split()[1].lstrip("tes")) for name in batch]
@@ -182,7 +195,10 @@ def cells(
 
 
 def table(done: dict[str, dict[str, Any]], names: list[str]) -> str:
-    """Markdown: a row a method, a column a data set, kernel and noise level; the mean PSNR over the pictures that all rows have."""
+    """Format the table as Markdown: methods by row; data set, kernel and noise level by column.
+
+    Entries are the mean PSNR over the pictures that all rows have finished.
+    """
     columns: dict[tuple[str, int, float], dict[str, dict[str, dict[str, Any]]]] = {}
     for key, cell in done.items():
         picture, kernel, noise, method = key.split("/")
@@ -226,10 +242,12 @@ def main() -> None:
     )
     parser.add_argument("--images", help="numbers of Set12; all by default")
     parser.add_argument("--kernels")
-    parser.add_argument("--noises", default=",".join(map(str, NOISES)), help="in units of 1/255")
+    parser.add_argument(
+        "--noises", default=",".join(map(str, NOISES)), help="noise levels in units of 1/255"
+    )
     parser.add_argument("--methods")
     parser.add_argument("--full", action="store_true", help="all 8 kernels, and BSD68 too")
-    parser.add_argument("--again", action="store_true", help="also cells that are finished")
+    parser.add_argument("--again", action="store_true", help="compute finished cells again")
     parser.add_argument("--at-once", type=int, default=8, help="pictures of one size in a batch")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

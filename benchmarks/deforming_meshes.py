@@ -1,18 +1,22 @@
-"""Shapes out of a few of their points: a horse and a man of whom one vertex in twenty is seen, with noise, under every prior of rigidity.
+"""A horse and a man reconstructed from 5 % of their vertices, under every prior of rigidity.
 
-    python benchmarks/deforming_meshes.py [--shapes horse,crane] [--priors "AIAP, 5 neighbours"] [--draws 3] [--threads 1] [--again]
+    python benchmarks/deforming_meshes.py [--shapes horse,crane] [--priors "AIAP, 5 neighbours"]
+                                          [--draws 3] [--threads 1] [--again]
 
-The first frame of a sequence of meshes is known; of the middle one (number (T - 1) // 2: the horse gallops in periods, and is back where it
-began at T / 2) 5 % of the vertices are observed, at random, with white noise whose standard deviation in every coordinate is 1 % of the
-diagonal of the box around the first frame. Printed is the mean distance from the truth of the vertices that were not observed, in per cent
-of that diagonal.
+The first frame of a sequence of meshes is known. Of the middle frame, number (T - 1) // 2, 5 % of
+the vertices are observed at random (the horse gallops in periods, and frame T / 2 equals the first
+one). The noise is white, with a standard deviation in every coordinate of 1 % of the diagonal of
+the box around the first frame. Printed is the mean distance from the truth of the vertices that
+were not observed, in per cent of that diagonal.
 
-Every prior has one weight. It is searched for, by factors of 10 and then of sqrt(10), on a draw of observed vertices and noise of its own,
-and judged there on half of the vertices; what is printed comes from other draws, and from the other half. All priors start from the linear
-answer, one global step of ARAP with no rotations (Laplacian editing); those with a majoriser of springs are minimised by `LocalGlobal`, the
-others by L-BFGS.
+Every prior has one weight. It is searched by factors of 10 and then of sqrt(10), on a separate draw
+of observed vertices and noise, and judged there on half of the vertices. The printed values come
+from other draws, and from the other half. All priors start from the linear answer, one global step
+of ARAP without rotations (Laplacian editing). `LocalGlobal` minimizes priors with a majorizer of
+springs, L-BFGS the others.
 
-Every finished solve is kept in ``results/deforming_meshes.json``; a later call goes on from there (``--again`` does not).
+Every finished solve is kept in ``results/deforming_meshes.json``, and a later call continues from
+there; with ``--again`` it does not.
 """
 
 from __future__ import annotations
@@ -48,7 +52,10 @@ SEARCH_DRAW = 100
 
 @dataclass(frozen=True)
 class Shape:
-    """A mesh before and after, in units of its diagonal, and which half of the vertices the weights may be judged on."""
+    """A mesh before and after, in units of its diagonal.
+
+    It also holds the half of the vertices on which the weights are judged.
+    """
 
     name: str
     before: Tensor
@@ -84,7 +91,7 @@ class Shape:
         )
 
     def error(self, problem: it.Problem, x: Tensor, second: bool) -> float:
-        """Of the vertices of a half that were not observed, in per cent."""
+        """Compute the error of the vertices of a half that were not observed, in per cent."""
         judged = self.half(second)
         judged[problem.operator.index[0]] = False
         return 100 * float((self.before + x[0] - self.after).norm(dim=1)[judged].mean())
@@ -125,7 +132,8 @@ def solved(
     solver = (
         it.solvers.LocalGlobal() if "majoriser" in prior.offers else it.solvers.LBFGS(memory=20)
     )
-    # Large shapes with a stiff prior need the tolerance; the budget keeps a run within a few minutes.
+    # Large shapes with a stiff prior need the tolerance; the budget keeps a run within a few
+    # minutes.
     solution = it.solve(
         problem,
         prior,
@@ -140,7 +148,7 @@ def solved(
 
 
 def error(kept: Kept, shape: Shape, name: str, exponent: float, draw: int) -> float:
-    """In per cent; the weight is ``10 ** exponent``."""
+    """Compute the error in per cent for the weight ``10 ** exponent``."""
 
     def compute() -> dict[str, float | str]:
         began, problem = time.process_time(), shape.problem(draw)

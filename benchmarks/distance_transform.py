@@ -1,13 +1,15 @@
-"""The grid of distances of Fast NSF's data term against the distances of a tree, on a real pair of sweeps.
+"""The grid of distances of Fast NSF's data term and exact distances, on a real pair of sweeps.
 
-The pair is Argoverse 2's in INVTOOLBOX_DATA/av2_pair, without ground, within 35 m along x and y, the sensor's motion taken out. A grid of
-0.1 m cells is made of the second sweep and looked up at the first one's points, at random places of the grid, and at the second
-sweep's own points, where the distance is 0 and the cone around every point is cut off most.
+The pair is Argoverse 2's in INVTOOLBOX_DATA/av2_pair, without ground, within 35 m along x and y,
+after removal of the sensor's motion. A grid of 0.1 m cells is computed from the second sweep. It is
+evaluated at the first sweep's points, at random places of the grid, and at the second sweep's own
+points, where the distance is 0 and the grid truncates the cone around a point most. The reference
+is a k-d tree.
 
     python benchmarks/distance_transform.py [--threads 2] [--cell 0.1]
 
-Asserted, at the first sweep's points: within 0.10 m at most and 0.025 m on average; the grid is made in under 5 s. The first making, which
-compiles the kernels, is not counted.
+Asserted, at the first sweep's points: within 0.10 m at most and 0.025 m on average; the grid takes
+less than 5 s. The first grid, which compiles the kernels, is not counted.
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
     python benchmarks/ego_motion.py [--quick]
 
-Ego motion from the points alone against the poses, on five real KITTI sweeps (kitti_raw5), on the real Argoverse 2 pair (av2_pair) and on
-simulated streets, deskewed and not, where E is exact. Three real Ouster sweeps without poses close a circle instead: 0 to 1 and 1 to 2
-against 0 to 2. Ground against the labels of the pair and of the simulated streets. `--quick` takes one simulated street.
+Ego motion from the points alone is compared with the poses, on five real KITTI sweeps (kitti_raw5),
+on the real Argoverse 2 pair (av2_pair) and on simulated streets, deskewed or not, with exact E.
+Three real Ouster sweeps without poses are compared with each other: 0 to 1 and 1 to 2 against 0 to
+2. Ground is compared with the labels of the pair and of the simulated streets. `--quick` takes one
+simulated street.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from invtoolbox.motion.preparation import prepare_pair
 
 
 def apart(found: Tensor, true: Tensor) -> tuple[float, float]:
-    """Metres and degrees between two motions."""
+    """Compute metres and degrees between two motions."""
     off = inverse(true) @ found
     return float(off[:3, 3].norm()), math.degrees(float(rotation_vector(off[:3, :3]).norm()))
 
@@ -45,7 +47,10 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def kitti(folder: Path) -> None:
-    """The poses are those of the left camera; its calibration takes them to the lidar."""
+    """Read the sweeps with poses of the lidar.
+
+    The poses of the files belong to the left camera; its calibration maps them to the lidar.
+    """
     sweeps = it.datasets.open_sweeps(folder)
     to_camera, *cameras = (
         torch.cat([torch.tensor(row).reshape(3, 4), torch.tensor([[0.0, 0, 0, 1]])]).double()
@@ -88,15 +93,19 @@ def argoverse(folder: Path) -> None:
     for name, motion in (("the poses' motion", true), ("the motion found", found.matrix)):
         ground_off, wall_off = surface_offsets(first, second, motion)
         print(
-            f"av2_pair: after {name} the ground within 20 m lies {ground_off:+.1f} mm above that of the second sweep on average, and "
+            f"av2_pair: after {name} the ground within 20 m lies {ground_off:+.1f} mm above the second sweep's ground on average, and "
             f"walls {wall_off:+.1f} mm to the left"
         )
     judge_ground("av2_pair", first)
 
 
 def surface_offsets(first: Sweep, second: Sweep, motion: Tensor) -> tuple[float, float]:
-    """How far static points lie from the plane through the twelve nearest points of the other sweep, on average and with the sign:
-    along z for the ground within 20 m, along y for walls; millimetres. The true motion leaves nothing of it but noise."""
+    """Measure the distances of static points from a plane of the other sweep.
+
+    The plane fits the twelve nearest points. The values are the mean, unsigned and with sign, in
+    millimetres: along z for the ground within 20 m, along y for walls. The true motion leaves only
+    noise.
+    """
     from scipy.spatial import cKDTree
 
     cloud = second.points.double().numpy()

@@ -1,10 +1,11 @@
-"""EulerFlow's objective against pairwise NSFP: simulated sweeps of few points, dynamic EPE of both, each in its own time.
+"""EulerFlow's objective and pairwise NSFP on simulated sweeps of few points: dynamic errors.
 
-    python benchmarks/euler.py [--sweeps 20] [--points 4096] [--minutes 30] [--field voxels] [--priors] [--out benchmarks/results/euler]
+    python benchmarks/euler.py [--sweeps 20] [--points 4096] [--minutes 30] [--field voxels]
+                               [--priors] [--out benchmarks/results/euler]
 
-Killed and started again it goes on: the field from its checkpoint, the pairs of NSFP from those that are written.
-Points are not of the ground, within 35 m, each sweep an own draw; the sensor's motion is taken out by the simulator's poses. Dynamic EPE:
-over the points of all pairs that move in the world.
+A later call continues after a kill: the field from its checkpoint, NSFP from the finished pairs.
+Points are not ground, lie within 35 m, and each sweep is an independent draw; the simulator's poses
+remove the sensor's motion. Dynamic EPE: over the points of all pairs that move in the world.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from invtoolbox.simulation.town import random_town
 def world_sweeps(
     count: int, points: int, reach: float, seed: int
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Points, true flow and whether they move, in a frame that stands still: that of the sensor at the first sweep."""
+    """Return points, true flow and the mask of moving points in the first sweep's static frame."""
     sequence = SimulatedSequence(random_town(seed=seed), SpinningLidar(), sweeps=count, seed=seed)
     home, found = torch.linalg.inv(sequence.pose(0)), []
     for k in range(count):
@@ -66,13 +67,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sweeps", type=int, default=20)
     parser.add_argument("--points", type=int, default=4096)
-    parser.add_argument("--minutes", type=float, default=30.0, help="for the field at most")
+    parser.add_argument("--minutes", type=float, default=30.0, help="time limit of the field")
     parser.add_argument("--iterations", type=int, default=3000)
     parser.add_argument("--field", choices=("voxels", "network"), default="voxels")
     parser.add_argument(
         "--priors",
         action="store_true",
-        help="rigidity and a static world, which EulerFlow's objective has not",
+        help="add rigidity and a static world, which EulerFlow's objective lacks",
     )
     parser.add_argument("--rate", type=float, default=None)
     parser.add_argument("--reach", type=float, default=35.0)

@@ -1,11 +1,13 @@
-"""The flow of a simulated sequence: memory, seconds, errors beside NSFP's; runs that are killed and resumed; two workers against one.
+"""The flow of a simulated sequence: memory, seconds, errors, resumption after kills, two workers.
 
-    python benchmarks/flow_sequence.py [--sweeps 100] [--points 60000] [--kills 10] [--kill-sweeps 24] [--kill-points 20000] [--workers 2]
+    python benchmarks/flow_sequence.py [--sweeps 100] [--points 60000] [--kills 10]
+                                       [--kill-sweeps 24] [--kill-points 20000] [--workers 2]
 
-The sequence runs through `flow_sequence` in processes of their own, whose peak of memory is read when they end: one with a fifth of the
-sweeps, one with all. NSFP gets, on every tenth pair, as many seconds as the default method took, and the ego motion and ground that the
-default method had; several numbers of points are tried, since few points leave more iterations, and the best of them counts. A killed run
-is a process group that gets SIGKILL at a random moment of its work.
+`flow_sequence` runs in processes of its own, whose peak memory is read at their end: one process
+with a fifth of the sweeps, one with all. On every tenth pair, NSFP gets the same number of seconds
+as the default method, and its ego motion and ground. Several numbers of points are tried, because
+fewer points allow more iterations, and the best of them counts. A killed run is a process group
+that gets SIGKILL at a random moment of its work.
 """
 
 from __future__ import annotations
@@ -35,9 +37,10 @@ from invtoolbox.runs.flow.sequence import flow_sequence
 from invtoolbox.runs.flow.source import SequencePath
 
 PREPARATION = Preparation(ego_motion="poses")
-#: Points that NSFP is fitted to; None for all.
+#: Numbers of points for NSFP; None for all.
 NSFP_POINTS = (2048, 8192, None)
-#: A child may hold so much more with all sweeps than with a fifth of them, MiB: results of other lengths, and allocators.
+#: Allowed growth of a child's memory from a fifth of the sweeps to all, in MiB: results of other
+#: lengths, and allocators.
 SPARE = 64.0
 
 
@@ -78,7 +81,7 @@ def command(sweeps: int, points: int, folder: Path, workers: int = 1) -> list[st
 
 
 def peak_of(sweeps: int, points: int, folder: Path) -> float:
-    """Run a sequence in a process of its own and give the most memory it held, MiB."""
+    """Run a sequence in a process of its own and return its peak memory in MiB."""
     process = subprocess.Popen(command(sweeps, points, folder))
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -93,7 +96,7 @@ def events(folder: Path) -> list[dict[str, object]]:
 
 
 def spans(folder: Path) -> list[float]:
-    """Seconds of each sweep, from the log."""
+    """Read the seconds of each sweep from the log."""
     begun = {str(e["item"]): float(str(e["time"])) for e in events(folder) if e["event"] == "begun"}
     return [
         float(str(e["time"])) - begun[str(e["item"])]
@@ -132,7 +135,7 @@ def against_nsfp(sweeps: int, points: int, place: Path) -> None:
         source, target = opened[k], opened[k + 1]
         found = estimate(
             source, target, "default", PREPARATION
-        )  # for its seconds, without those of the ray-casting
+        )  # to measure its seconds without the ray-casting
         ours.append(evaluate(study[k], source, next_pose=target.pose))
         spent.append(found.seconds)
         pair = prepare_pair(source, target, PREPARATION)
@@ -178,14 +181,14 @@ def workers_against_one(sweeps: int, points: int, workers: int, place: Path) -> 
 
 
 def killed_and_resumed(sweeps: int, points: int, kills: int, place: Path) -> None:
-    """`place / "one"` holds the undisturbed run."""
+    """Kill and resume runs, and compare them with the undisturbed run in `place / "one"`."""
     folder, draw = place / "killed", random.Random(0)
     span = sum(spans(place / "one")) / max(kills, 1)
     for _ in range(kills):
         done = sum(e["event"] == "done" for e in events(folder))
         before = len(events(folder))
         process = subprocess.Popen(command(sweeps, points, folder), start_new_session=True)
-        # The clock runs from the first sweep that the process begins: before, there is nothing to disturb.
+        # The clock runs from the first sweep of the process: before, there is no work to disturb.
         while process.poll() is None and len(events(folder)) == before:
             time.sleep(0.005)
         time.sleep(draw.uniform(0, 1.6 * span))

@@ -1,12 +1,13 @@
-"""Three pictures of a wall with three balls before it, taken side by side: what the priors of a voxel grid gain on views in between and
-beyond.
+"""Three pictures of a wall and three balls: the gain of the priors of a voxel grid on other views.
 
     python benchmarks/forward_facing.py [--iterations 300] [--scenes 2] [--threads 1]
 
-A textured wall and three textured balls, 28 x 28 pixels, noise of 0.02; cameras turn by -0.22, 0 and 0.22 radians about the middle of the
-scene, and are held out at -0.33, -0.11, 0.11 and 0.33. A grid of 24^3 nodes, Adam, colors that are the same from everywhere. Weights stand
-beside the mean squared error. Printed: PSNR of the three pictures and of the held-out ones, the mean error of the held-out depths, and the
-mean optical thickness of what lies right in front of the cameras.
+The pictures are taken side by side; held-out views lie in between and beyond. A textured wall and
+three textured balls, 28 x 28 pixels, noise of 0.02; cameras turn by -0.22, 0 and 0.22 radians about
+the middle of the scene, and the held-out cameras by -0.33, -0.11, 0.11 and 0.33. A grid of 24^3
+nodes, Adam, colors independent of the direction. Weights are relative to the mean squared error.
+Printed: PSNR of the three pictures and of the held-out ones, the mean error of the held-out depths,
+and the mean optical thickness right in front of the cameras.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from invtoolbox.priors import (
 LOW, HIGH = (-1.0, -1.0, -1.4), (1.0, 1.0, 1.0)
 MIDDLE, DISTANCE, SIZE, NOISE = (0.0, 0.0, 0.5), 2.0, (28, 28), 0.02
 SEEN, HELD = (-0.22, 0.0, 0.22), (-0.33, -0.11, 0.11, 0.33)
-#: How far from a camera is right in front of it.
+#: Distance from a camera up to which space is right in front of it.
 NEAR = 1.0
 
 
 def scene(seed: int, n: int = 64) -> Voxels:
-    """The wall and the balls, on a grid that is finer than the one they are found on."""
+    """Create the wall and the balls, on a finer grid than the grid of the reconstruction."""
     g = torch.Generator().manual_seed(seed)
     space = VoxelSpace.box(n, LOW, HIGH, scale=30.0)
     p = torch.tensor(space.low) + space.places() * torch.tensor(space.cell)
@@ -57,7 +58,7 @@ def scene(seed: int, n: int = 64) -> Voxels:
 
 
 def _texture(p: Tensor, g: torch.Generator) -> Tensor:
-    """Waves of a random direction in each of the three channels, before the sigmoid."""
+    """Create waves of a random direction in each of the three channels, before the sigmoid."""
     directions = torch.randn(3, 3, generator=g) * 5.0
     return 2.0 * torch.sin(p @ directions.T + 6.28 * torch.rand(3, generator=g)) + torch.randn(
         3, generator=g
@@ -74,7 +75,7 @@ def cameras(turns: tuple[float, ...] | Tensor, height: Tensor | float = 0.0) -> 
 
 
 def rows(one: float) -> dict[str, Prior | None]:
-    """Each prior with its weight; ``one`` times a weight stands beside the mean squared error."""
+    """List priors with weights; ``one`` times a weight is relative to the mean squared error."""
     A = it.operators.VoxelRenderer(cameras(SEEN))
     g = torch.Generator().manual_seed(99)
     unseen = cameras(

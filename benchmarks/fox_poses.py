@@ -1,13 +1,15 @@
-"""Real photographs whose poses are 1 degree and 2 % off: Gaussians and poses found together, against poses as they were given.
+"""Real photographs with wrong poses: Gaussians estimated with the poses, or with the poses fixed.
 
     python benchmarks/fox_poses.py [--shrink 3] [--steps 2500] [--threads 1] [--results FILE]
 
-The fox of instant-ngp, 50 photographs by hand; every tenth is held out. A training pose is perturbed by a turn of 1 degree about an axis
-at random and by a shift in a direction at random, as long as 2 % of the scene's radius, the mean distance of the cameras from the point
-that they look at; that is the unit of length here. Two solves for each run, the second with a tenth of the steps of the means and smaller
-steps of the poses. The held-out poses, as they were given, are aligned by the similarity between the found and the given places of the
-training cameras, then refined with the scene held fixed; the run with given poses has its held-out poses refined likewise, and is also
-judged with them as they are. With ``--results`` a run that is done is not repeated by the next call.
+The fox of instant-ngp, 50 photographs by hand; every tenth is held out. A training pose is
+perturbed by a rotation of 1 degree about a random axis and by a shift of 2 % of the scene's radius
+in a random direction. The radius is the mean distance of the cameras from the point that they look
+at, and the unit of length here. There are two solves per run, the second with a tenth of the steps
+of the means and smaller steps of the poses. The similarity between the estimated and the given
+places of the training cameras aligns the given held-out poses, which are then refined with the
+scene held fixed. The run with fixed poses refines its held-out poses in the same way, and is also
+judged without refinement. With ``--results`` a later call does not repeat a finished run.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ LEAVES = ("means", "quats", "log_scales", "logit_opacities", "colors", "harmonic
 
 
 def normalised(cameras: Cameras) -> Cameras:
-    """With the point that they look at in the origin, at a mean distance of 1."""
+    """Move the point that the cameras look at to the origin, and scale their mean distance to 1."""
     centres, axes = cameras.centres.double(), cameras.world_to_camera[:, 2, :3].double()
     across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
     middle = torch.linalg.lstsq(across.sum(0), (across @ centres[..., None]).sum(0)).solution[:, 0]
@@ -57,7 +59,7 @@ def perturbed(cameras: Cameras, degrees: float, length: float, seed: int = 0) ->
 def start(
     cameras: Cameras, pictures: Tensor, count: int, near: float = 0.4, far: float = 4.0
 ) -> tuple[Tensor, Tensor]:
-    """Points on the rays of pixels at random, evenly in inverse depth, and the colors of the pixels."""
+    """Draw points on the rays of random pixels, evenly in inverse depth, with their colors."""
     g = torch.Generator().manual_seed(0)
     height, width = cameras.size
     which = torch.randint(len(cameras), (count,), generator=g)
@@ -73,7 +75,7 @@ def start(
 
 
 def errors(found: Cameras, truth: Cameras) -> tuple[float, float]:
-    """The mean errors of poses after the best similarity: degrees, and lengths."""
+    """Compute the mean errors of poses after the best similarity, in degrees and lengths."""
     aligned = Similarity.of_cameras(found, truth).cameras(found)
     turn = aligned.world_to_camera[:, :3, :3] @ truth.world_to_camera[:, :3, :3].transpose(1, 2)
     angle = torch.acos(((turn.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1))
@@ -85,7 +87,7 @@ def errors(found: Cameras, truth: Cameras) -> tuple[float, float]:
 def judged(
     parameters: dict[str, Tensor], cameras: Cameras, pictures: Tensor, degree: int, refine: int
 ) -> float:
-    """The mean PSNR of held-out pictures, their poses refined by some steps with the scene held fixed."""
+    """Compute the mean PSNR of held-out pictures after refining their poses with a fixed scene."""
     y = pictures.transpose(0, 1)[None]
     A = GaussianRenderer(cameras, pose_step=0.1)
     prior = scene(parameters, degree, 1)
@@ -113,7 +115,7 @@ def judged(
 
 
 def scene(parameters: dict[str, Tensor], degree: int, steps: int) -> Gaussians:
-    """Gaussians that stay as many, in small steps."""
+    """Create a prior of a fixed number of Gaussians that move in small steps."""
     return Gaussians(
         parameters["means"],
         degree=degree,
@@ -173,10 +175,13 @@ def main() -> None:
     )
     parser.add_argument("--shrink", type=int, default=3)
     parser.add_argument(
-        "--steps", type=int, default=2500, help="of the first solve; the second has half as many"
+        "--steps",
+        type=int,
+        default=2500,
+        help="steps of the first solve; the second has half of them",
     )
-    parser.add_argument("--start", type=int, default=8000, help="Gaussians at the start")
-    parser.add_argument("--most", type=int, default=12_000, help="Gaussians at most")
+    parser.add_argument("--start", type=int, default=8000, help="initial number of Gaussians")
+    parser.add_argument("--most", type=int, default=12_000, help="largest number of Gaussians")
     parser.add_argument("--degree", type=int, default=1)
     parser.add_argument("--refine", type=int, default=60, help="steps of the held-out poses")
     parser.add_argument("--threads", type=int, default=1)
@@ -207,7 +212,7 @@ def main() -> None:
             continue
         began = time.process_time()
         parameters, moved = found(given, pictures[~held], arguments.steps, refine, arguments)
-        # The held-out poses in the frame of the scene that was found.
+        # The held-out poses in the frame of the estimated scene.
         aligned = Similarity.of_cameras(known, moved).cameras(test)
         told[name] = {
             "seconds": time.process_time() - began,

@@ -1,11 +1,13 @@
-"""The renderer of Gaussians on a CPU: seconds, against a brute-force compositor in PyTorch, and how they grow.
+"""The renderer of Gaussians on a CPU: seconds, growth, and a brute-force compositor in PyTorch.
 
     python benchmarks/gaussian_renderer.py [--threads 2] [--repeats 7]
 
-The scene `gsplat_garden`: 138,766 points, isotropic scale 0.02, opacity 0.5, identity quaternions, intrinsics rescaled to the picture.
-Printed: forward, and forward with backward (to all parameters and the pose), at 256 x 256, part by part; the same against every pixel with
-every Gaussian, vectorised in PyTorch with autograd, at the largest size whose tensors fit in 4 GB; seconds over numbers of points and of
-pixels; and 50 scenes of 1,000 Gaussians in one batch against one by one.
+The scene `gsplat_garden`: 138,766 points, isotropic scale 0.02, opacity 0.5, identity quaternions,
+intrinsics rescaled to the picture. Printed: forward, and forward with backward (to all parameters
+and the pose), at 256 x 256, part by part. The same for a compositor of every pixel with every
+Gaussian, vectorized in PyTorch with autograd, at the largest size whose tensors fit in 4 GB.
+Seconds for several numbers of points and pixels; and 50 scenes of 1,000 Gaussians in one batch and
+one by one.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def garden(size: int, count: int | None = None) -> Scene:
 
 
 def denser(scene: Scene, times: int) -> Scene:
-    """Every point as many times, a little apart: more points than the scene has."""
+    """Repeat every point with small offsets, for more points than the scene has."""
     points, turn, scales, opacities, colors, view, K = scene
     shift = 0.01 * torch.randn(times, *points.shape, generator=torch.Generator().manual_seed(1))
     shift[0] = 0
@@ -97,7 +99,7 @@ def brute_force(
     width: int,
     height: int,
 ) -> Tensor:
-    """Every pixel with every Gaussian that stands before the camera, of round Gaussians, by whole tensors."""
+    """Composite every pixel with every round Gaussian in front of the camera, by whole tensors."""
     view, K = views[0], Ks[0]
     p = means @ view[:3, :3].T + view[:3, 3]
     order = p[:, 2].detach().argsort()

@@ -1,10 +1,13 @@
-"""Gradient origin networks on digits: ahead of an autoencoder of twice the size early on, level with it late, whatever the batch.
+"""Gradient origin networks on digits, compared with an autoencoder of twice the size.
 
-After Bond-Taylor and Willcocks, "Gradient origin networks" (ICLR 2021). scikit-learn's digits (1797 pictures of 8 x 8 in [0, 1], 1500 to
-learn from, the rest to judge by), a decoder 16-128-128-64, Adam at 1e-3 with 64 pictures a step, no averaging. Printed: the squared error
-of a test picture, summed over its pixels, after 100, 300, 1000 and 3000 steps; of an autoencoder with a mirrored encoder; of the same
-network when the origin is not differentiated through; how far the latents of a picture are from themselves in a batch of another size; and
-the posterior of noisy digits with two rows missing under the trained prior.
+After Bond-Taylor and Willcocks, "Gradient origin networks" (ICLR 2021): ahead of the autoencoder
+early in training, level with it late, for any batch size. scikit-learn's digits (1797 pictures of 8
+x 8 in [0, 1], 1500 for training, the rest for the test), a decoder 16-128-128-64, Adam at 1e-3 with
+64 pictures per step, no averaging. Printed: the squared error of a test picture, summed over its
+pixels, after 100, 300, 1000 and 3000 steps; the error of an autoencoder with a mirrored encoder;
+the error of the same network without differentiation through the origin; the difference of a
+picture's latents between batches of different sizes; and the posterior of noisy digits with two
+missing rows under the trained prior.
 
     python benchmarks/gradient_origin.py [--seeds 1] [--steps 3000]
 """
@@ -27,7 +30,7 @@ AT = (100, 300, 1000, 3000)
 
 
 class Pictures(Pairs):
-    """A picture and itself."""
+    """Pairs of a picture and itself."""
 
     def __init__(self, images: Tensor, whole: bool = False) -> None:
         self.images, self.whole = images, whole
@@ -45,7 +48,7 @@ class Pictures(Pairs):
 
 
 class Detached(GradientOriginNetwork):
-    """The origin as if it did not depend on the weights."""
+    """A network whose origin counts as independent of the weights."""
 
     def origin(self, x: Tensor) -> Tensor:
         return super().origin(x).detach()
@@ -157,7 +160,7 @@ def main() -> None:
 
 
 def _posterior(network: GradientOriginNetwork, learned: Tensor, held: Tensor) -> None:
-    """Fifty digits with noise, and with two rows missing."""
+    """Compute the posterior of fifty digits with noise and two missing rows."""
     prior = it.priors.GradientOrigin.fitted(network, learned)
     mask = torch.ones(1, 8, 8)
     mask[..., 3:5, :] = 0

@@ -1,13 +1,15 @@
-"""HTC2022 on real measurements: FBP of the full arc against the reconstruction that comes with it; 90 degrees against 360.
+"""HTC2022 on real measurements: FBP of the full arc, and 90 degrees compared with 360.
 
     python benchmarks/htc2022.py
 
-Prints the correlation for disc ``ta`` and, for disc ``01a``, the Matthews correlation of Otsu's segmentation with the one
-from the full scan as it was measured: for FBP, for TV with nonnegativity by FISTA, and for the scene ``htc2022-90deg``, which
-corrects beam hardening and bounds the density from above; and the seconds, with kernels warm.
+Prints the correlation of FBP with the reconstruction of the data set for disc ``ta``. For disc
+``01a``, prints the Matthews correlation between Otsu's segmentation and the segmentation of the
+full scan: for FBP, for TV with nonnegativity by FISTA, and for the scene ``htc2022-90deg``, which
+corrects beam hardening and bounds the density from above; and the seconds with warm kernels.
 
-What the scene knows of the material comes from the solid disc of the training data: the polynomial against beam hardening, and
-the bound, 3 % above that disc's density (the training discs' densities spread by 3.5 %).
+The solid disc of the training data gives the scene's knowledge of the material: the polynomial
+against beam hardening, and the bound, 3 % above that disc's density (the densities of the training
+discs spread by 3.5 %).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How much longer `import invtoolbox` takes than `import torch` alone: fresh processes, alternated.
+"""Seconds of `import invtoolbox` beyond `import torch`: fresh processes, alternated.
 
     python benchmarks/import_time.py
 
-Aim: at most 0.3 s. The files are in the page cache after the first round, which is not counted.
+Aim: at most 0.3 s. The first round, which fills the page cache, is not counted.
 """
 
 from __future__ import annotations

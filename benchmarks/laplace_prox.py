@@ -1,17 +1,21 @@
-"""Learned proximal operators of the Laplace density: only proximal matching finds the prox of the log prior, and so the prior.
+"""Learned proximal operators of the Laplace density: only proximal matching finds its log prior.
 
-After Fang, Buchanan & Sulam, "What's in a prior? Learned proximal networks for inverse problems" (ICLR 2024), section 4. Numbers x with the
-density ``exp(-|x|) / 2``, noise of standard deviation 1: the prox of the log prior is soft thresholding at 1, and R is ``|x|``.
-A convex network learns from noisy numbers, by l2, by l1, and from there by proximal matching with gamma from 0.5 down to 0.1.
+After Fang, Buchanan & Sulam, "What's in a prior? Learned proximal networks for inverse problems"
+(ICLR 2024), section 4. Numbers x have the density ``exp(-|x|) / 2`` and noise of standard deviation
+1: the prox of the log prior is soft thresholding at 1, and R is ``|x|``. A convex network learns
+from noisy numbers, by l2, by l1, and then by proximal matching with gamma from 0.5 down to 0.1.
 
     python benchmarks/laplace_prox.py [--full] [--seed 1] [--threads 1] [--folder CHECKPOINTS]
 
-Full: 64,000 steps of 2000 numbers, with the stages of the paper's code, and its learning rates but for gamma 0.2 and 0.1, where ten
-times and three times as large ones end nearer (with its own: 0.175 for the prox, 0.068 for R). Reduced: 11,800 steps of 500 numbers,
-with larger rates for small gamma, which so few steps need. Every stage ends with the average of its steps.
+Full: 64,000 steps of 2000 numbers, with the stages of the paper's code. The learning rates are the
+paper's except for gamma 0.2 and 0.1, where rates ten times and three times as large end nearer
+(with the paper's: 0.175 for the prox, 0.068 for R). Reduced: 11,800 steps of 500 numbers, with
+larger rates for small gamma, because there are few steps. Every stage ends with the average of its
+steps.
 
-Printed: the largest error of f against soft thresholding on [-3.5, 3.5], f(0.9), the mean error of R against ``|x|`` on [-2.5, 2.5] (R with
-least value 0), R(2), and how far f is from the mean of the posterior in closed form, which l2 should give.
+Printed: the largest error of f compared with soft thresholding on [-3.5, 3.5], f(0.9), the mean
+error of R compared with ``|x|`` on [-2.5, 2.5] (R with least value 0), R(2), and the distance of f
+from the posterior mean in closed form, which l2 should give.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from invtoolbox.training import (
     train,
 )
 
-#: Steps and learning rates: of l2 and l1, and of proximal matching for each gamma.
+#: Steps and learning rates of l2 and l1, and of proximal matching for each gamma.
 FULL_WARM = [(10_000, 1e-3), (10_000, 1e-4)]
 FULL = {
     0.5: [(2000, 1e-3), (2000, 1e-4)],
@@ -57,15 +61,17 @@ REDUCED = {
 
 
 class LaplaceNumbers(Pairs):
-    """Numbers of the Laplace density, and the same with Gaussian noise, standard deviation 1.
+    """Numbers of the Laplace density, and the numbers with Gaussian noise of standard deviation 1.
 
-    Each draw is a lattice in the unit square with a random shift, turned into both densities by their quantiles: every pair has the right
-    density, and a draw covers it more evenly than independent pairs, of which few count where gamma is small.
+    Each draw is a lattice in the unit square with a random shift, mapped to both densities by their
+    quantiles. Every pair has the right density, and a draw covers it more evenly than independent
+    pairs, of which few count for small gamma.
     """
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         shift = torch.rand(2, 1, generator=generator, dtype=torch.float64)
-        # The plastic number makes the evenest additive sequence known in the plane (Roberts 2018).
+        # The plastic number gives the most even additive sequence known in the plane (Roberts
+        # 2018).
         steps = torch.tensor([[0.7548776662466927], [0.5698402909980532]], dtype=torch.float64)
         u, v = ((torch.arange(count, dtype=torch.float64) * steps + shift) % 1).clamp(
             1e-9, 1 - 1e-9
@@ -79,7 +85,11 @@ class LaplaceNumbers(Pairs):
 
 @dataclass(frozen=True)
 class Errors:
-    """Of a network: largest error of f, f(0.9), mean error of R, R(2), and the largest distance to the posterior mean."""
+    """Errors of a network.
+
+    They are the largest error of f, f(0.9), the mean error of R, R(2), and the largest distance to
+    the posterior mean.
+    """
 
     prox: float
     at_09: float
@@ -110,7 +120,7 @@ def errors(network: ConvexDense) -> Errors:
 
 
 def posterior_mean(y: Tensor) -> Tensor:
-    """E[x | y], from the two halves of the density, each a truncated Gaussian."""
+    """Compute E[x | y] from the two halves of the density, each a truncated Gaussian."""
     right, left = (-y).exp() * torch.special.ndtr(y - 1), y.exp() * torch.special.ndtr(-y - 1)
     return ((y - 1) * right + (y + 1) * left) / (right + left)
 
@@ -127,7 +137,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--folder", type=Path, help="where checkpoints go, so that an interrupted run goes on"
+        "--folder", type=Path, help="folder of checkpoints, from which a later run continues"
     )
     arguments = parser.parse_args()
     keep_freed_memory()

@@ -1,19 +1,22 @@
-"""Learned conjugate directions on Poisson's equation: trained on 32x32 pixels, used on 32x32 and 64x64.
+"""Learned conjugate directions on Poisson's equation: trained on 32x32 pixels, used on 64x64 too.
 
-    python benchmarks/learned_direction.py [--items 8] [--steps 700 200] [--folder CHECKPOINTS] [--threads 1]
+    python benchmarks/learned_direction.py [--items 8] [--steps 700 200] [--folder CHECKPOINTS]
+                                           [--threads 1]
 
-After Kaneda et al., "A deep conjugate direction method for iteratively solving linear systems" (ICML 2023). The equation is the one that
-integrates slopes g, ``D^T D x = D^T g``, D the differences of neighbours with 0 outside of the image (Dirichlet), so that D^T D is the
-five-point Laplacian. A network learns directions from Ritz vectors of that system alone. Then, from 0, in float64 with the network in
-float32, iterations until the residual of the normal equations is 1e-4 (and 1e-8) of what it was, the mean of so many right-hand sides of
-a kind:
+After Kaneda et al., "A deep conjugate direction method for iteratively solving linear systems"
+(ICML 2023). The equation integrates slopes g, ``D^T D x = D^T g``, with the differences D of
+neighbours and 0 outside of the image (Dirichlet), so that D^T D is the five-point Laplacian. A
+network learns directions from Ritz vectors of that system alone. Then, from 0, in float64 with the
+network in float32, iterations are counted until the residual of the normal equations has fallen to
+1e-4 (and 1e-8) of its initial value, as the mean over several right-hand sides of one kind:
 
 - random: white noise;
 - smooth: white noise, each sine weighted by one over its eigenvalue;
 - two sources: two pixels of opposite sign.
 
-Rows: conjugate gradients, the learned direction conjugate to the last 2 directions, to 5, and to none. "A-norm" says whether the error
-decreased in the norm of the system at every step. Seconds are those of the processor, all items as one batch.
+Rows: conjugate gradients, the learned direction conjugate to the last 2 directions, to the last 5,
+and to none. "A-norm" states whether the error decreased in the norm of the system at every step.
+Seconds are processor seconds, with all items as one batch.
 """
 
 from __future__ import annotations
@@ -37,7 +40,10 @@ KINDS = ("random", "smooth", "two sources")
 
 
 class SlopesToZero(LinearOperator):
-    """Differences along rows and columns of an image that is 0 outside: ``(1, n, n) -> (1, 2 n^2 + 2 n)``."""
+    """Differences along rows and columns of an image with zeros outside.
+
+    They map ``(1, n, n)`` to ``(1, 2 n^2 + 2 n)``.
+    """
 
     def __init__(self, n: int) -> None:
         self.n, self.domain_shape, self.range_shape = n, (1, n, n), (1, 2 * n * (n + 1))
@@ -64,7 +70,7 @@ def eigenvalues(n: int) -> Tensor:
 
 
 def in_sines(x: Tensor, weights: Tensor) -> Tensor:
-    """The image with its sines weighted: the eigenvectors of the Laplacian."""
+    """Weigh the sines of an image, which are the eigenvectors of the Laplacian."""
     spectrum = torch.from_numpy(scipy.fft.dstn(x.numpy(), type=1, axes=(2, 3), norm="ortho"))
     return torch.from_numpy(
         scipy.fft.dstn((spectrum * weights).numpy(), type=1, axes=(2, 3), norm="ortho")
@@ -84,7 +90,7 @@ def right_sides(kind: str, n: int, items: int) -> Tensor:
 
 
 def solved(b: Tensor, solver: ConjugateGradient, tolerance: float) -> tuple[float, bool, float]:
-    """Mean iterations, whether the error decreased in the norm of the system at every step, and seconds."""
+    """Return mean iterations, whether the error always fell in the system's norm, and seconds."""
     n = b.shape[-1]
     A, exact = SlopesToZero(n), in_sines(b, 1 / eigenvalues(n))
     errors: list[tuple[Tensor, Tensor]] = []
@@ -117,9 +123,7 @@ def solved(b: Tensor, solver: ConjugateGradient, tolerance: float) -> tuple[floa
     last = torch.full((len(b),), torch.inf, dtype=torch.float64)
     decreases = True
     for k, (running, error) in enumerate(errors):
-        going = (
-            solution.iterations[running] > k
-        )  # an item that is done stays in the batch for a while
+        going = solution.iterations[running] > k  # a finished item stays in the batch for a while
         decreases &= bool((error < last[running])[going].all())
         last[running] = error
     assert set(solution.status) == {"converged"}, solution.status
@@ -136,12 +140,12 @@ def main() -> None:
         type=int,
         nargs=2,
         default=(700, 200),
-        help="of training, at learning rates 2e-3 and 2e-4",
+        help="steps of the training, at learning rates 2e-3 and 2e-4",
     )
     parser.add_argument(
         "--folder",
         type=Path,
-        help="where checkpoints of the training go, so that an interrupted run goes on",
+        help="folder of checkpoints, from which a later run continues",
     )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

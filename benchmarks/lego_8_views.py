@@ -1,15 +1,19 @@
-"""The NeRF scene 'lego' from 8 pictures in a grid of voxels: what each prior for few views gains, or costs, on held-out views.
+"""The NeRF scene 'lego' from 8 pictures as voxels: gain or loss of each prior on held-out views.
 
-    python benchmarks/lego_8_views.py [--rows NAME ...] [--minutes 9] [--shrink 1] [--stages 48:300 80:500] [--threads 2]
+    python benchmarks/lego_8_views.py [--rows NAME ...] [--minutes 9] [--shrink 1]
+                                      [--stages 48:300 80:500] [--threads 2]
     python benchmarks/lego_8_views.py --search [--rows NAME ...]
 
-Trained on r_1, r_13, ..., r_85 at 200 x 200 pixels on white; held out are r_0, r_10, ..., r_90. Depths, where they are used, are those of
-the scene that lego_voxels.py finds from 90 pictures: an oracle, which no camera would give. Silhouettes are the alpha of the 8 pictures
-themselves. Every row is one training of the same length; what is found is kept in build/lego_8_views.json, so the script may be stopped,
-and goes on with the rows that are missing. Weights stand beside the mean squared error of the pictures.
+Trained on r_1, r_13, ..., r_85 at 200 x 200 pixels on white; held out are r_0, r_10, ..., r_90.
+Rows with depths use the depths of the scene that lego_voxels.py reconstructs from 90 pictures: an
+oracle, which no camera could provide. Silhouettes are the alpha of the 8 pictures themselves. Every
+row is one training of the same length. Results are kept in build/lego_8_views.json, so that a later
+call continues with the missing rows. Weights are relative to the mean squared error of the
+pictures.
 
-``--search`` is how the weights were chosen: each row with a third and with three times of its weights too, in a shorter training on
-pictures of 100 x 100 pixels, judged on r_5, r_15, r_35, ..., which are neither trained from nor held out.
+``--search`` shows the choice of the weights: each row also with a third and with three times of its
+weights, in a shorter training on pictures of 100 x 100 pixels. They are judged on r_5, r_15, r_35,
+..., which belong neither to the training views nor to the held-out ones.
 """
 
 from __future__ import annotations
@@ -46,14 +50,15 @@ from invtoolbox.priors import (
 )
 
 BUILD = Path(__file__).resolve().parents[1] / "build"
-#: The row that others are compared with, the side of patches in pixels, and the rays or pixels that a prior looks at in a step.
+#: The reference row, the side of patches in pixels, and the number of rays or pixels per step of a
+#: prior.
 NONE, PATCH, RAYS = "none", 8, 2048
-#: Colors that change with the direction, and no prior.
+#: The row with colors that depend on the direction, and without a prior.
 DIRECTED = "none, colors by direction"
 
 
 def views(shrink: int) -> dict[str, PosedPictures]:
-    """Those to train from, those held out, and those that weights are chosen on."""
+    """Return the views for training, the held-out views, and the views for choosing weights."""
     whole = open_blender(data_folder() / "nerf_lego_200" / "transforms_train.json")
     pictures = PosedPictures(
         whole.cameras.scale(1 / shrink),
@@ -71,7 +76,7 @@ def views(shrink: int) -> dict[str, PosedPictures]:
 
 
 def unseen(count: int = 60) -> Cameras:
-    """Poses on the upper half of the sphere that the cameras stand on, drawn once."""
+    """Draw poses once on the upper half of the sphere of the cameras."""
     g = torch.Generator().manual_seed(5)
     height, turn = torch.rand(count, generator=g), 2 * math.pi * torch.rand(count, generator=g)
     across = (1 - height**2).clamp_min(0.01).sqrt()
@@ -84,7 +89,7 @@ def seen_by(cameras: Cameras, outputs: tuple[str, ...], block: str | int = "ray"
 
 
 class Parts:
-    """What the rows are made of; each makes explicit priors, weighed beside the mean squared error of a value."""
+    """Explicit priors of the rows, with weights relative to the mean squared error of a value."""
 
     def __init__(self, train: PosedPictures, unit: float) -> None:
         self.train, self.unit = train, unit
@@ -98,7 +103,7 @@ class Parts:
         return self.unit * weight * VoxelSparsity()
 
     def occlusion(self, weight: float, distance: float = 2.7) -> PriorSum:
-        # The box begins 2.4 to 3 before the cameras, which stand 4 from its middle.
+        # The box begins 2.4 to 3 in front of the cameras, whose distance from its middle is 4.
         return (
             self.unit * weight * OcclusionPenalty(renderer(self.train), distance, subset_size=RAYS)
         )
@@ -112,7 +117,7 @@ class Parts:
         )
 
     def silhouettes(self, weight: float) -> PriorSum:
-        """The mean square of what alpha misses: on white, white fog before the background is as good as nothing."""
+        """Penalize the mean square of the error of alpha; on white, white fog changes no color."""
         A = seen_by(self.train.cameras, ("alpha",))
         y = A.measurements(self.train.alpha[None])
         return (
@@ -122,7 +127,10 @@ class Parts:
         )
 
     def depth(self, weight: float, term: DataTerm, block: str | int = PATCH) -> PriorSum:
-        """The oracle's depths of the 8 views, by patches, or as whole pictures of 50 x 50 pixels."""
+        """Compare with the oracle's depths of the 8 views, by patches or as whole pictures.
+
+        Whole pictures have 50 x 50 pixels.
+        """
         cameras = (
             self.train.cameras
             if block != "picture"
@@ -139,7 +147,7 @@ class Parts:
         )
 
     def depth_squares(self, weight: float) -> PriorSum:
-        """The mean square of what the oracle's depths miss, over the rays that have one."""
+        """Penalize the mean squared error of the oracle's depths, over the rays with a depth."""
         y = self._truth(self.train.cameras, "ray")
         prior = Misfit(y, LeastSquares(weights=(y > 0).float()))
         return (
@@ -149,13 +157,16 @@ class Parts:
         )
 
     def free_space(self, weight: float, margin: float = 0.1) -> PriorSum:
-        """The mean optical thickness of what lies before the oracle's surface, or anywhere on a ray that meets none."""
+        """Penalize the mean optical thickness in front of the oracle's surface.
+
+        On rays without a surface the whole ray counts.
+        """
         origins, directions = (t.reshape(-1, 3) for t in self.train.cameras.rays())
         length = directions.norm(dim=1)
         z = (
             self._truth(self.train.cameras, "ray", nothing=7.0)[0, 0] * length
-        )  # half transparent rays have 0, and end before the box
-        # Rays that begin far behind the cameras end where the surface is, so that one length serves all of them.
+        )  # half transparent rays have depth 0, and end in front of the box
+        # Rays start behind the cameras such that they end at the surface and all have one length.
         unit, whole = directions / length[:, None], 8.0
         A = VoxelRenderer(
             (origins + (z - margin - whole)[:, None] * unit, unit),
@@ -164,14 +175,14 @@ class Parts:
         return self.unit * weight * OcclusionPenalty(A, whole, subset_size=RAYS)
 
     def _truth(self, cameras: Cameras, block: str | int, nothing: float = 0.0) -> Tensor:
-        """Depths of the oracle, 0 where it is half transparent, and a depth for where it is empty."""
+        """Return the oracle's depths: 0 on half transparent rays, ``nothing`` on empty rays."""
         with torch.no_grad():
             truth = seen_by(cameras, ("depth", "alpha"), block)(kept())
         depth, alpha = truth[:, :1], truth[:, 1:]
         return torch.where(alpha > 0.9, depth, torch.where(alpha < 0.02, nothing, 0.0))
 
 
-#: Every row: its priors, the degree of the harmonics, and whether it goes from coarse to fine.
+#: Rows: priors, degree of the harmonics, and whether the grid goes from coarse to fine.
 ROWS: dict[str, tuple[Callable[[Parts], PriorSum | None], int, bool]] = {
     NONE: (lambda p: None, 0, True),
     "TV of both": (lambda p: p.variation(1e-3, 1e-3), 0, True),
@@ -227,7 +238,7 @@ ROWS: dict[str, tuple[Callable[[Parts], PriorSum | None], int, bool]] = {
 def trained(
     name: str, stages: list[str], rays: int, rate: float, shrink: int, factor: float = 1.0
 ) -> dict[str, float]:
-    """A row's mean and least PSNR; with its weights times a factor."""
+    """Train a row, with its weights times a factor; return its mean and least PSNR."""
     pictures = views(shrink)
     train = pictures["train"]
     priors, degree, coarse_to_fine = ROWS[name]
@@ -285,7 +296,7 @@ def shown(found: dict[str, dict[str, float]]) -> None:
         print(
             f"{name:46}{row['held']:9.2f}{row['held'] - none:+11.2f}{row['least']:8.2f}{row['trained']:9.2f}   {row['seconds']:.0f} s"
         )
-    # Like with like: colors by direction gain something by themselves.
+    # Compare rows of equal degree: colors that depend on the direction have a gain of their own.
     for base in (name for name in (NONE, DIRECTED) if name in found):
         pairs = [
             name for name in found if name.startswith("pair") and ROWS[name][1] == ROWS[base][1]
@@ -297,7 +308,7 @@ def shown(found: dict[str, dict[str, float]]) -> None:
 
 
 def search(rows: list[str], rays: int, rate: float) -> None:
-    """What the weights were chosen by."""
+    """Search the weights."""
     path = BUILD / "lego_8_views_search.json"
     found: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.is_file() else {}
     print(
@@ -325,7 +336,7 @@ def main() -> None:
         "--minutes",
         type=float,
         default=math.inf,
-        help="no row is begun that would end after so many",
+        help="time limit; a row that would exceed it is not started",
     )
     parser.add_argument("--stages", nargs="+", default=["48:300", "80:500"])
     parser.add_argument("--rays", type=int, default=2048)

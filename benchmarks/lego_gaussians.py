@@ -1,12 +1,15 @@
-"""The NeRF scene 'lego' at 200 x 200 pixels as Gaussians, on a CPU: ten minutes of two cores for 90 pictures.
+"""The NeRF scene 'lego' at 200 x 200 pixels as Gaussians, on a CPU: ten minutes of two cores.
 
-    python benchmarks/lego_gaussians.py [--threads 2] [--strategy mcmc] [--start 8000] [--most 16000] [--iterations 8000] [--folder WORK]
+    python benchmarks/lego_gaussians.py [--threads 2] [--strategy mcmc] [--start 8000]
+                                        [--most 16000] [--iterations 8000] [--folder WORK]
 
-Every tenth view is held out (r_0, r_10, ...). White background. One stage, as in the scene lego-gaussians, from Gaussians on the visual
-hull (``--random``: at random places of a box), by Adam on one picture a step; the misfit is the mean modulus. Printed: seconds by the clock
-and the mean of the PSNR of the held-out views on the way, the time for it not counted; and, of the whole run, processor time, all
-threads together, looks included. The bar is put to the latter, which does not depend on what else the machine is doing: ten minutes of two
-cores are 1200 s. With a folder, a run that ``--minutes`` ended goes on at the next call.
+90 pictures; every tenth view is held out (r_0, r_10, ...). White background. One stage, as in the
+scene lego-gaussians, from Gaussians on the visual hull (``--random``: at random places of a box),
+by Adam on one picture per step; the misfit is the mean modulus. Printed during the run: seconds by
+the clock without evaluations, and the mean PSNR of the held-out views. Printed at the end:
+processor time of all threads together, evaluations included. The bar applies to processor time,
+which does not depend on other processes of the machine: ten minutes of two cores are 1200 s. With a
+folder, the next call continues a run that ``--minutes`` ended.
 """
 
 from __future__ import annotations
@@ -32,22 +35,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=1e6, help="by the clock, of the whole run")
+    parser.add_argument(
+        "--minutes", type=float, default=1e6, help="time limit of the whole run, by the clock"
+    )
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--random", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--strategy", choices=("mcmc", "default"), default="mcmc")
-    parser.add_argument("--start", type=int, default=8000, help="Gaussians at the start")
-    parser.add_argument("--most", type=int, default=16_000, help="Gaussians at most")
+    parser.add_argument("--start", type=int, default=8000, help="initial number of Gaussians")
+    parser.add_argument("--most", type=int, default=16_000, help="largest number of Gaussians")
     parser.add_argument(
         "--iterations",
         type=int,
         default=8_000,
-        help="over which the steps of the means fall to a hundredth",
+        help="iterations in which the steps of the means fall to a hundredth",
     )
     parser.add_argument("--degree", type=int, default=2)
     parser.add_argument("--similarity", type=float, default=0.0)
-    parser.add_argument("--views", type=int, default=1, help="pictures a step")
+    parser.add_argument("--views", type=int, default=1, help="pictures per step")
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two lines")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -79,7 +84,7 @@ def main() -> None:
         folder=arguments.folder,
     )
     seconds = time.process_time()
-    if arguments.folder is not None:  # of earlier calls
+    if arguments.folder is not None:  # seconds of earlier calls
         spent = arguments.folder / "processor.json"
         seconds += json.loads(spent.read_text()) if spent.exists() else 0.0
         spent.write_text(json.dumps(seconds))

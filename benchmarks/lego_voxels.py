@@ -1,11 +1,13 @@
-"""The NeRF scene 'lego' at 200 x 200 pixels in a grid of voxels, coarse to fine, on a CPU: ten minutes for 90 pictures.
+"""The NeRF scene 'lego' at 200 x 200 pixels as voxels, coarse to fine, on a CPU: ten minutes.
 
-    python benchmarks/lego_voxels.py [--minutes 10] [--threads 2] [--degree 1] [--stages 48:500 96:600 128:inf]
+    python benchmarks/lego_voxels.py [--minutes 10] [--threads 2] [--degree 1]
+                                     [--stages 48:500 96:600 128:inf]
 
-Every tenth view is held out (r_0, r_10, ...). White background. The stages are those of the scene lego-voxels: each is one solve from the
-last one's answer, on a finer grid without the cells that turned out to be empty; ``inf`` iterations end with the time. Printed for every
-stage: nodes, seconds an iteration, and the mean of the PSNR of the held-out views, which is not counted as time. The scene is kept in
-build/lego_voxels.safetensors, whose depths serve lego_8_views.py as an oracle.
+90 pictures; every tenth view is held out (r_0, r_10, ...). White background. The stages are those
+of the scene lego-voxels: each is one solve from the last result, on a finer grid without the empty
+cells; ``inf`` iterations end with the time. Printed for every stage: nodes, seconds per iteration,
+and the mean PSNR of the held-out views, whose evaluation does not count as time. The scene is kept
+in build/lego_voxels.safetensors; lego_8_views.py uses its depths as an oracle.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from invtoolbox.priors import VoxelVariation
 from invtoolbox.views import Stage, VoxelModel, solve_in_stages, split_views
 from invtoolbox.views.stages import StageReport
 
-#: What is kept of the last stage.
+#: The file of the last stage.
 MODEL = Path(__file__).resolve().parents[1] / "build" / "lego_voxels.safetensors"
 LOW, HIGH = (-0.75, -1.25, -0.65), (0.75, 1.25, 1.1)
 RENDERER = {"least_alpha": 1e-4, "stop": 1e-3}
@@ -37,7 +39,7 @@ def renderer(pictures: PosedPictures) -> it.operators.VoxelRenderer:
 
 
 def held_out_psnr(x: Voxels, pictures: PosedPictures) -> Tensor:
-    """Of each picture."""
+    """Compute the PSNR of each picture."""
     A = renderer(pictures)
     with torch.no_grad():
         seen = A.pictures(A(x))[0].clamp(0, 1)
@@ -45,7 +47,7 @@ def held_out_psnr(x: Voxels, pictures: PosedPictures) -> Tensor:
 
 
 def kept() -> Voxels:
-    """The scene of the last run of this script."""
+    """Read the scene of the last run of this script."""
     if not MODEL.is_file():
         raise SystemExit(f"no scene of 90 pictures at {MODEL}; run benchmarks/lego_voxels.py first")
     return read_voxels(MODEL)
@@ -74,7 +76,7 @@ def main() -> None:
         type=float,
         nargs=2,
         default=(1e-5, 1e-5),
-        help="weights of density and color, beside the mean squared error",
+        help="weights of density and color, relative to the mean squared error",
     )
     parser.add_argument("--stages", nargs="+", default=["48:500", "96:600", "128:inf"])
     arguments = parser.parse_args()

@@ -1,13 +1,16 @@
-"""Compressed sensing of a CT slice with a learned prior, against wavelets: a sixteenth and a quarter of the numbers.
+"""Compressed sensing of a CT slice at rates 1/16 and 1/4: a learned prior, and wavelets.
 
-After Fang, Buchanan & Sulam (ICLR 2024), section 5: random signs, a circulant matrix of normal entries, and a random part of the result;
-noise 1e-3; the image lies in [0, 1]. Here the circulant has a flat spectrum, random phases only, so that its norm is known: rows are
-orthogonal as those of the paper's are nearly. Slices as in `lpn_ct.py`.
+After Fang, Buchanan & Sulam (ICLR 2024), section 5: random signs, a circulant matrix of normal
+entries, and a random part of the result; noise 1e-3; the image lies in [0, 1]. Here the circulant
+has a flat spectrum with random phases, so that its norm is known: its rows are exactly orthogonal,
+while the paper's rows are nearly orthogonal. The slices are those of `lpn_ct.py`.
 
-    python benchmarks/lpn_compressed_sensing.py [--prior lpn-ct] [--slices 4] [--rates 4,16] [--iterations 80] [--threads 2]
+    python benchmarks/lpn_compressed_sensing.py [--prior lpn-ct] [--slices 4] [--rates 4,16]
+                                                [--iterations 80] [--threads 2]
 
-Rows: the pseudo-inverse, wavelet l1 and LPN, both by ADMM with the box [0, 1] and at the best weight by the true slices: factors of 4 until
-the best lies inside, then two halvings of the distance. PSNR has peak 1.
+Rows: the pseudo-inverse, wavelet l1 and LPN, both by ADMM with the box [0, 1] and at the best
+weight by the true slices: factors of 4 until the best lies inside, then two halvings of the
+distance. PSNR has peak 1.
 """
 
 from __future__ import annotations
@@ -26,7 +29,10 @@ NOISE = 1e-3
 
 
 class CirculantSensing(it.operators.LinearOperator):
-    """``A x = S C D x``: random signs, a circulant matrix with a flat spectrum, and ``count`` of its n outputs; ``|A| = 1``."""
+    """Random signs, a circulant matrix with a flat spectrum, and ``count`` of its n outputs.
+
+    ``A x = S C D x`` with ``|A| = 1``.
+    """
 
     def __init__(self, image_shape: tuple[int, int], count: int, seed: int = 0) -> None:
         n = math.prod(image_shape)
@@ -59,7 +65,7 @@ class CirculantSensing(it.operators.LinearOperator):
     def normal_resolvent(
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
     ) -> Tensor:
-        """``(w A^T A + rho)^-1 v``, because ``A A^T = 1``."""
+        """Compute ``(w A^T A + rho)^-1 v``, using ``A A^T = 1``."""
         rho, weight = (
             torch.as_tensor(t, dtype=v.dtype).reshape(-1, 1, 1, 1) for t in (rho, weight)
         )

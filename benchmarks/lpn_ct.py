@@ -1,15 +1,19 @@
-"""CT with a learned prior: the paper's scan of thorax slices that training never saw, every method at its best weight.
+"""CT with a learned prior: the paper's scan of unseen thorax slices, methods at their best weight.
 
-After Fang, Buchanan & Sulam (ICLR 2024), section 5: 256x256 pixels of side 1, parallel beam, 200 angles by 400 bins, noise of standard
-deviation 2.0 on line integrals of images in [0, 1] (here -1024 to 1024 HU). Slices of the patients A046441, A048383, A056642 and A058062,
-two each, of whom no prior of the catalogue has seen any.
+After Fang, Buchanan & Sulam (ICLR 2024), section 5: 256x256 pixels of side 1, parallel beam, 200
+angles by 400 bins, noise of standard deviation 2.0 on line integrals of images in [0, 1] (here
+-1024 to 1024 HU). Slices of the patients A046441, A048383, A056642 and A058062, two each; no prior
+of the catalogue was trained on them.
 
-    python benchmarks/lpn_ct.py [--prior lpn-ct] [--slices 8] [--only TV,LPN] [--threads 2] [--gallery ct.png]
+    python benchmarks/lpn_ct.py [--prior lpn-ct] [--slices 8] [--only TV,LPN] [--threads 2]
+                                [--gallery ct.png]
 
-Rows: FBP without a window, TV (PDHG), LPN (ADMM), and graphLa over the pictures of TV and of LPN. A method has one weight for all slices,
-the one with the best mean PSNR by the true slices: factors of 2 until the best lies inside, then the root of 2 to either side. PSNR has
-peak 1; every answer is clipped to [0, 1], as in the paper, and FBP is shown both ways. The weight of LPN is ``noise^2 / sigma^2`` times a
-number near 1; the theorem's is above ``|A|^2``, at which the prior outweighs the measurements, and the last row shows that.
+Rows: FBP without a window, TV (PDHG), LPN (ADMM), and graphLa over the pictures of TV and of LPN. A
+method has one weight for all slices, with the best mean PSNR by the true slices: factors of 2 until
+the best lies inside, then the root of 2 to either side. PSNR has peak 1. Every answer is clipped to
+[0, 1], as in the paper; FBP is shown with and without clipping. The weight of LPN is ``noise^2 /
+sigma^2`` times a number near 1. The theorem needs a weight above ``|A|^2``, at which the prior
+outweighs the measurements, as the last row shows.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ Method = Callable[[float], Tensor]
 
 
 def slices(count: int) -> Tensor:
-    """``(count, 1, 256, 256)``, one of each patient first."""
+    """Read the slices, ``(count, 1, 256, 256)``, one of each patient first."""
     with np.load(data_folder() / "ct_slices" / "ct_hu_256.npz") as file:
         hu, patient = file["hu"], list(file["patient"])
     places = [patient.index(name) + k for k in range(2) for name in PATIENTS]
@@ -49,7 +53,7 @@ def score(x: Tensor, truth: Tensor) -> float:
 def best(
     method: Method, truth: Tensor, first: float, factor: float = 2.0, refine: int = 1
 ) -> tuple[float, Tensor, float]:
-    """The weight with the best mean PSNR, the pictures at it, and seconds of one call."""
+    """Search the weight with the best mean PSNR; return it, its pictures, and seconds per call."""
     began = time.perf_counter()
     tried: dict[float, Tensor] = {}
 
@@ -76,7 +80,7 @@ def best(
 def methods(
     problem: it.Problem, prior: it.priors.LearnedProximal, iterations: int
 ) -> dict[str, tuple[Method, float]]:
-    """TV and LPN by weight, and a weight to begin with."""
+    """Return TV and LPN as functions of the weight, and a weight to start from."""
 
     def tv(weight: float) -> Tensor:
         return it.solve(
@@ -106,10 +110,12 @@ def methods(
 
 
 def over(problem: it.Problem, guess: Tensor) -> tuple[Method, float]:
-    """graphLa by weight with the graph of a picture; the weight to begin with is that of the discrepancy principle.
+    """Return graphLa as a function of the weight, with the graph of a picture.
 
-    With this much noise the guess differs between neighbours by more than the default scale of intensities, and wide windows average
-    over what little contrast it shows: of radii 1 to 4 and scales 1e-4 to 1e-2 these two were the best on two slices.
+    The search starts from the weight of the discrepancy principle. With this much noise, neighbours
+    in the guess differ by more than the default scale of intensities, and wide windows average over
+    the little contrast that it has. Of radii 1 to 4 and scales 1e-4 to 1e-2 these two were the best
+    on two slices.
     """
     graph = it.priors.GraphLaplacian(first=guess, radius=1, intensity_scale=1e-2)
     known = it.Problem(problem.y[:1], problem.operator, it.data_terms.LeastSquares(noise_std=NOISE))
@@ -143,8 +149,10 @@ def main() -> None:
     )
     parser.add_argument("--prior", default="lpn-ct")
     parser.add_argument("--slices", type=int, default=8)
-    parser.add_argument("--only", default="TV,LPN,graphLa", help="rows beside FBP")
-    parser.add_argument("--iterations", type=int, default=20, help="of ADMM with the learned prior")
+    parser.add_argument("--only", default="TV,LPN,graphLa", help="rows in addition to FBP")
+    parser.add_argument(
+        "--iterations", type=int, default=20, help="iterations of ADMM with the learned prior"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--gallery", type=Path, help="a picture of the first slice by every method")
     arguments = parser.parse_args()

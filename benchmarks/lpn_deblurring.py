@@ -1,20 +1,26 @@
-"""Deblurring with learned proximal networks: the four settings of their paper, against TV, plug-and-play and RED.
+"""Deblurring with learned proximal networks: their paper's settings, TV, plug-and-play and RED.
 
-    python benchmarks/lpn_deblurring.py [--pictures 20] [--crop 256] [--methods "TV;LPN 0.1"] [--settings 1/0.02] [--threads 2]
+    python benchmarks/lpn_deblurring.py [--pictures 20] [--crop 256] [--methods "TV;LPN 0.1"]
+                                        [--settings 1/0.02] [--threads 2]
 
-After Fang, Buchanan & Sulam, "What's in a prior? Learned proximal networks for inverse problems" (ICLR 2024): Gaussian blur of standard
-deviation 1 and 2 pixels (here periodic), white noise of 0.02 and 0.04, PSNR with peak 1; pictures of BSD68 in place of faces.
+After Fang, Buchanan & Sulam, "What's in a prior? Learned proximal networks for inverse problems"
+(ICLR 2024): Gaussian blur of standard deviation 1 and 2 pixels (here periodic), white noise of 0.02
+and 0.04, PSNR with peak 1; pictures of BSD68 instead of faces.
 
-Every method has one strength, and one value of it a setting, the best one by mean PSNR on `SEARCHED` other pictures (their central
-160x160 pixels): from a first guess by factors of 2 until the best has worse ones on either side, then by a factor of sqrt(2) on both
-sides. A row with several networks takes the better one of a setting. The 20 pictures are then reconstructed whole, or their central
-``--crop`` pixels squared. Plug-and-play and the learned proximal networks run the same ADMM, at most `STEPS` steps, as many as in the
-paper; TV until its certificate is 1e-3. Seconds are those of the processor.
+Every method has one strength, with one value per setting: the best one by mean PSNR on `SEARCHED`
+other pictures (their central 160x160 pixels). The search goes from an initial guess by factors of 2
+until the best has worse ones on either side, then by a factor of sqrt(2) on both sides. A row with
+several networks takes its better network for each setting. The 20 pictures are then reconstructed
+whole, or their central ``--crop`` pixels squared. Plug-and-play and the learned proximal networks
+run the same ADMM, at most `STEPS` steps as in the paper; TV runs until its certificate is 1e-3.
+Seconds are processor seconds.
 
-The objective of a learned proximal network is ``1/2 |A x - y|^2 + w R(x)``, and its theorem asks for ``w > |A|^2 = 1``, which is far more
-than noise of 0.02 calls for; the paper, too, takes 0.1. The row "LPN, inside the theorem" searches ``w >= 1.05`` alone.
+The objective of a learned proximal network is ``1/2 |A x - y|^2 + w R(x)``, and its theorem needs
+``w > |A|^2 = 1``, which is far more than noise of 0.02 requires; the paper, too, takes 0.1. The row
+"LPN, inside the theorem" searches ``w >= 1.05`` alone.
 
-Every finished picture is kept in ``results/lpn_deblurring.json``; a later call goes on from there (``--again`` does not).
+Every finished picture is kept in ``results/lpn_deblurring.json``, and a later call continues from
+there; with ``--again`` it does not.
 """
 
 from __future__ import annotations
@@ -50,7 +56,7 @@ STEPS = 20
 RESULTS = Path(__file__).parent / "results"
 LEARNED = {"LPN 0.05": "lpn-natural", "LPN 0.1": "lpn-natural-0.1"}
 DENOISERS = {"": "dncnn-natural", " 0.1": "dncnn-natural-0.1"}
-ROWS = {  # a row of the table, and the methods of which it takes the best
+ROWS = {  # rows of the table, and their methods, of which the best counts
     "TV": ("TV",),
     "LPN": ("LPN 0.05", "LPN 0.1"),
     "LPN, inside the theorem": ("LPN 0.05, inside", "LPN 0.1, inside"),
@@ -62,7 +68,10 @@ ROWS = {  # a row of the table, and the methods of which it takes the best
 
 @dataclass(frozen=True)
 class Method:
-    """``run(problem, strength)``; ``first(noise)`` is where the search for the strength begins, ``least`` where it may not go below."""
+    """A method ``run(problem, strength)`` and the start of its search.
+
+    The search for the strength begins at ``first(noise)`` and never goes below ``least``.
+    """
 
     run: Callable[[it.Problem, float], it.Solution]
     first: Callable[[float], float]
@@ -90,7 +99,8 @@ def plug_and_play(prior: it.priors.ExplicitPrior, problem: it.Problem, rho: floa
 
 
 def red(prior: it.priors.ExplicitPrior, problem: it.Problem, penalty: float) -> it.Solution:
-    # The certificate is in units of the back-projection: the image itself then moves by about 1e-3 of its size.
+    # The certificate is in units of the back-projection: the image then changes by about 1e-3 of
+    # its size.
     solver = it.solvers.HalfQuadratic(penalty=penalty, iterate="x")
     return it.solve(
         problem, prior, solver, max_iterations=STEPS, tolerance=1e-3 * penalty, progress=False
@@ -98,7 +108,7 @@ def red(prior: it.priors.ExplicitPrior, problem: it.Problem, penalty: float) -> 
 
 
 def methods(folder: Path) -> dict[str, Method]:
-    """Those whose weights are there."""
+    """Return the methods whose weights exist."""
     found = {"TV": Method(total_variation, lambda noise: 8 * noise**2)}
     for name, entry in LEARNED.items():
         if entry in it.catalogue.entries("priors"):
@@ -125,7 +135,7 @@ def methods(folder: Path) -> dict[str, Method]:
 
 
 def ratio(noise: float, sigma: float) -> float:
-    """The strength that the prox of a density would have."""
+    """Compute the strength that the prox of a density would have."""
     return (noise / sigma) ** 2
 
 
@@ -147,7 +157,7 @@ def picture(folder: Path, name: str, crop: int | None) -> Tensor:
 
 
 class Cells:
-    """What is finished, by ``setting/method/strength/picture``."""
+    """Finished results, by ``setting/method/strength/picture``."""
 
     def __init__(self, path: Path, again: bool) -> None:
         self.path, self.folder = path, data_folder()
@@ -182,7 +192,7 @@ class Cells:
         return self.done[key]
 
     def best(self, setting: str, name: str, method: Method) -> tuple[float, float]:
-        """The best strength for a setting, and its mean PSNR on the pictures of the search."""
+        """Return the best strength for a setting, and its mean PSNR on the search's pictures."""
 
         def score(strength: float) -> float:
             return float(
@@ -222,7 +232,7 @@ def main() -> None:
     parser.add_argument("--methods")
     parser.add_argument("--settings")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--again", action="store_true", help="also what is finished")
+    parser.add_argument("--again", action="store_true", help="compute finished pictures again")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

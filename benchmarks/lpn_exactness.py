@@ -1,13 +1,17 @@
-"""Learned proximal networks are proximal operators, and the iterations that use them converge: both measured, in float64.
+"""Learned proximal networks: whether they are proximal operators, and whether iterations converge.
 
-    python benchmarks/lpn_exactness.py [--size 64] [--iterations 200] [--priors lpn-natural,lpn-ct] [--threads 1]
+    python benchmarks/lpn_exactness.py [--size 64] [--iterations 200] [--priors lpn-natural,lpn-ct]
+                                       [--threads 1]
 
-For an untrained network of each kind and for trained priors of the catalogue. **Exactness**: the Jacobian J of the network at a noisy
-12x12 crop is symmetric, ``|J - J^T| / |J|``, and positive semidefinite (its least eigenvalue); no point v of the range is better than the
-prox, ``1/2 |v - y|^2 + R(v)`` against its value there, for random v near and far. **Convergence**: proximal gradient with the step
-0.99 / |A|^2, and ADMM with a penalty of |A|^2 / 0.99, 200 iterations of deblurring (Gaussian of width 1, noise 0.02) and CT (parallel
-beam, noise of 2 %): the largest increase of the objective (ADMM: of its augmented Lagrangian) as a share of how far it fell, and the
-fixed-point residual ``|x - prox(x - A^T(A x - y) / w)| / |x|``. |A| is found to 1e-7 by the power method.
+Measured in float64, for an untrained network of each kind and for trained priors of the catalogue.
+**Exactness**: the Jacobian J of the network at a noisy 12x12 crop is symmetric, ``|J - J^T| /
+|J|``, and positive semidefinite (its least eigenvalue). No point v of the range is better than the
+prox: ``1/2 |v - y|^2 + R(v)`` is compared with its value at the prox, for random v near and far.
+**Convergence**: proximal gradient with the step 0.99 / |A|^2, and ADMM with a penalty of |A|^2 /
+0.99, 200 iterations of deblurring (Gaussian of width 1, noise 0.02) and CT (parallel beam, noise of
+2 %). Printed: the largest increase of the objective (ADMM: of its augmented Lagrangian) as a share
+of its total decrease, and the fixed-point residual ``|x - prox(x - A^T(A x - y) / w)| / |x|``. The
+power method computes |A| to 1e-7.
 """
 
 from __future__ import annotations
@@ -25,13 +29,13 @@ from invtoolbox.priors import ConvexConvolution, ConvexDense, ConvexPatches, Lea
 
 
 def natural(size: int) -> Tensor:
-    """A crop of a photograph that no prior of the catalogue has learned from, averaged to the size."""
+    """Return a crop of a photograph outside the training data, averaged to the size."""
     crop = it.datasets.photograph("camera")[..., 60:316, 140:396].double()
     return torch.nn.functional.adaptive_avg_pool2d(crop, size)
 
 
 def thorax(size: int) -> Tensor:
-    """A slice of a patient whom no prior has learned from, where 0 is -1024 HU and 1 is 1024 HU."""
+    """Return a slice of a patient outside the training data; 0 is -1024 HU and 1 is 1024 HU."""
     import numpy as np
 
     with np.load(data_folder() / "ct_slices" / "ct_hu_256.npz") as file:

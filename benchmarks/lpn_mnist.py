@@ -1,15 +1,18 @@
-"""The prior that a learned proximal network holds of handwritten digits: R(x) grows with what is done to a digit.
+"""The prior of digits in a learned proximal network: R(x) grows with corruptions of a digit.
 
-After Fang, Buchanan & Sulam, "What's in a prior? Learned proximal networks for inverse problems" (ICLR 2024), figure 3. A convex network
-learns from 9,900 of MNIST's test digits with noise 0.1, by l1 and then by proximal matching; the last 100 digits are for the test.
-Each of these is given noise (clipped to [0, 1] as in the paper), or is blurred, or mixed with another digit, and R is found by inversion.
+After Fang, Buchanan & Sulam, "What's in a prior? Learned proximal networks for inverse problems"
+(ICLR 2024), figure 3. A convex network learns from 9,900 of MNIST's test digits with noise 0.1, by
+l1 and then by proximal matching; the last 100 digits are for the test. Each of these gets noise
+(clipped to [0, 1] as in the paper), or is blurred, or mixed with another digit, and R is computed
+by inversion.
 
     python benchmarks/lpn_mnist.py [--steps 7000] [--folder CHECKPOINTS] [--threads 1]
 
-Printed: the mean of R over the digits in units of the noise's variance, less that of the clean digits (R is known up to a constant, and
-trained to be ``-sigma^2 log p``), the share of digits whose own R grows at every step, and by how much the inversion misses. Mixtures
-are farthest from both digits half way: R must grow until there and fall after, which no convex prior can do. The figure goes to
-``docs/how_do_i/figures``.
+Printed: the mean of R over the digits in units of the noise's variance, minus its mean over the
+clean digits (R is known up to a constant, and trained to be ``-sigma^2 log p``), the share of
+digits whose own R grows at every step, and the error of the inversion. Mixtures are farthest from
+both digits at equal shares: R must grow up to equal shares and fall beyond, which no convex prior
+can do. The figure goes to ``docs/how_do_i/figures``.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ FIGURE = Path(__file__).resolve().parents[1] / "docs" / "how_do_i" / "figures" /
 
 
 class NoisyDigits(Pairs):
-    """Digits as they stand, neither turned nor cropped, and the same with noise."""
+    """Digits, neither turned nor cropped, and the digits with noise."""
 
     def __init__(self, digits: Tensor, noise_std: float) -> None:
         self.digits, self.noise_std = digits, noise_std
@@ -50,14 +53,18 @@ class NoisyDigits(Pairs):
 
 
 def digits(folder: Path) -> Tensor:
-    """``(10000, 1, 28, 28)``, from 0 to 1."""
+    """Read the digits, ``(10000, 1, 28, 28)``, from 0 to 1."""
     with gzip.open(folder / "mnist_t10k" / "t10k-images-idx3-ubyte.gz") as file:
         pixels = np.frombuffer(file.read(), np.uint8, offset=16)
     return torch.from_numpy(pixels.reshape(-1, 1, 28, 28) / np.float32(255))
 
 
 def stages(steps: int) -> list[Stage]:
-    """Half by l1, then gamma 8, 4, 2 and 1 times 0.08, as the paper's code does, with larger steps because there are fewer."""
+    """Return the stages: half of the steps by l1, then gamma 8, 4, 2 and 1 times 0.08.
+
+    They are the stages of the paper's code, with larger learning rates because there are fewer
+    steps.
+    """
     return [
         Stage(L1(), steps // 2, 2e-3, 32),
         *(Stage(ProximalMatching(0.08 * f), steps // 8, 5e-4, 32) for f in (8, 4, 2, 1)),
@@ -65,7 +72,7 @@ def stages(steps: int) -> list[Stage]:
 
 
 def corrupted(clean: Tensor) -> dict[str, tuple[tuple[float, ...], list[Tensor]]]:
-    """The digits under each strength of each corruption."""
+    """Return the digits under each strength of each corruption."""
     noise = torch.randn(clean.shape, generator=Generator().manual_seed(1))
     other = clean.roll(1, 0)
 
@@ -74,7 +81,7 @@ def corrupted(clean: Tensor) -> dict[str, tuple[tuple[float, ...], list[Tensor]]
             return clean
         profile = torch.exp(-0.5 * (torch.arange(-13, 14) / width) ** 2)
         kernel = torch.outer(profile, profile)
-        # Digits stand in the dark: zeros outside.
+        # The background of digits is dark: zeros outside.
         return it.operators.Blur(kernel / kernel.sum(), (28, 28), boundary="zero")(clean)
 
     return {
@@ -85,7 +92,10 @@ def corrupted(clean: Tensor) -> dict[str, tuple[tuple[float, ...], list[Tensor]]
 
 
 def values(prior: it.priors.LearnedProximal, images: Tensor) -> tuple[Tensor, float]:
-    """R of every image in units of the noise's variance, and by how much the inversion misses at most; 20 at once fit a cache."""
+    """Compute R of every image in units of the noise's variance, and the inversion's largest error.
+
+    20 images at a time fit a cache.
+    """
     parts = [prior.inverse(part.double(), tolerance=1e-3) for part in images.split(20)]
     return torch.cat([part.energy for part in parts]) / NOISE**2, max(
         float(part.residual.max()) for part in parts
@@ -128,9 +138,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=7000, help="of 32 digits")
+    parser.add_argument("--steps", type=int, default=7000, help="training steps of 32 digits each")
     parser.add_argument(
-        "--folder", type=Path, help="where checkpoints go, so that an interrupted run goes on"
+        "--folder", type=Path, help="folder of checkpoints, from which a later run continues"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--figure", type=Path, default=FIGURE)

@@ -1,15 +1,17 @@
-"""One prox of a 256x256 picture: the convex network of the catalogue against the architecture of the paper's code.
+"""One prox of a 256x256 picture: the catalogue's convex network and the architecture of the paper.
 
     python benchmarks/lpn_prox_speed.py [--minutes 4] [--threads 1] [--skip-training]
 
-The other side is a port of the layers that Fang, Buchanan & Sulam, "What's in a prior? Learned proximal networks for inverse problems"
-(ICLR 2024), use for pictures: 3x3 convolutions with strides 1, 2, 1, 2, 1, 2 of 256 channels, a 16x16 convolution to 64, a linear layer;
-skips from the picture resized by linear interpolation, softplus with beta 100, first weights exp(N(-10, 0.1)); a larger picture is
-cut into 128x128 patches every 64 pixels, whose results are averaged.
+The reference is a port of the layers that Fang, Buchanan & Sulam, "What's in a prior? Learned
+proximal networks for inverse problems" (ICLR 2024), use for pictures: 3x3 convolutions with strides
+1, 2, 1, 2, 1, 2 of 256 channels, a 16x16 convolution to 64, a linear layer; skips from the picture
+resized by linear interpolation, softplus with beta 100, initial weights exp(N(-10, 0.1)). A larger
+picture is cut into 128x128 patches every 64 pixels, whose results are averaged.
 
-Its time is that of an untrained forward pass, f by autograd. For the PSNR its layers are 64 wide, and both networks are trained for the
-same minutes of the processor by l1, on the data of priors/lpn-natural-0.1 (noise 0.1), each at the better of two learning rates, and
-denoise the central 256x256 pixels of the pictures that the recipe holds out.
+Its time is the time of an untrained forward pass, with f by autograd. For the PSNR its layers are
+64 wide. Both networks are trained by l1 for the same processor minutes, on the data of
+priors/lpn-natural-0.1 (noise 0.1), each at the better of two learning rates, and denoise the
+central 256x256 pixels of the pictures that the recipe holds out.
 """
 
 from __future__ import annotations
@@ -33,11 +35,11 @@ ENTRY, SIDE, STRIDE = "lpn-natural-0.1", 128, 64
 
 
 class PaperLayers(ConvexNetwork):
-    """For 128x128 patches in grey, and for larger pictures by averages over patches."""
+    """The paper's layers for grey 128x128 patches; larger pictures are averages over patches."""
 
     def __init__(self, width: int, seed: int = 0) -> None:
         super().__init__()
-        self.strong_convexity = 2e-6  # their alpha has no half
+        self.strong_convexity = 2e-6  # their alpha lacks the factor 1/2
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.first = nn.Conv2d(1, width, 3, padding=1)
@@ -85,12 +87,12 @@ class PaperLayers(ConvexNetwork):
 def trained_for(
     network: ConvexNetwork, pairs: NoisyPairs, count: int, rate: float, seconds: float
 ) -> tuple[ConvexNetwork, int]:
-    """After as many seconds of the processor as are given, found from the time of the first steps."""
+    """Train for a number of processor seconds, estimated from the time of the first steps."""
     began = time.process_time()
     train(network, pairs, [Stage(L1(), 20, rate, count)], progress=False)
     steps = max(
         20, round(seconds / ((time.process_time() - began) / 21))
-    )  # the first point is evaluated too
+    )  # the initial point is evaluated too
     result = train(network, pairs, [Stage(L1(), steps, rate, count)], progress=False).network
     assert isinstance(result, ConvexNetwork)
     return result, steps

@@ -1,16 +1,20 @@
-"""MRI on real data: SENSE, total variation and wavelets against the zero-filled image.
+"""MRI on real data: SENSE, total variation and wavelets compared with the zero-filled image.
 
     python benchmarks/mri.py --pictures FOLDER [brain] [knee] [cine]
 
-* brain: 8 coils, 12 % of k-space measured (Poisson disc with a full middle of 24x24), no fully sampled reference, so pictures
-  decide: no aliasing, no veil of noise. Coil maps by ESPIRiT from the middle of the same scan.
-* knee: one coil, fully sampled; a quarter of the lines is taken, with a full middle. The reference holds the very noise of the
-  samples that are taken, so an image without that noise scores below the zero-filled one; the scores that count are of the
-  images with the samples put back, in which only what was not measured is the prior's.
-* cine: 29 frames of a heart, magnitude images of 8 bits, 6 % of the k-space of each by the masks that come with them.
+* brain: 8 coils, 12 % of k-space measured (Poisson disc with a full middle of 24x24). There is no
+  fully sampled reference, so pictures decide: no aliasing, no veil of noise. ESPIRiT computes the
+  coil maps from the middle of the same scan.
+* knee: one coil, fully sampled; a quarter of the lines is used, with a full middle. The reference
+  contains the noise of the used samples, so an image without this noise scores below the
+  zero-filled one. The scores that count are of the images with the samples put back, where the
+  prior affects only unmeasured samples.
+* cine: 29 frames of a heart, magnitude images of 8 bits, 6 % of the k-space of each frame by the
+  masks of the data set.
 
-The weight of the priors is never picked by the reference: the discrepancy principle chooses it, from the noise of the outermost
-samples (brain, knee), or from the rounding to 8 bits (cine), the only noise there is.
+The reference never determines the weight of the priors: the discrepancy principle chooses it, from
+the noise of the outermost samples (brain, knee), or from the rounding to 8 bits (cine), the only
+noise there.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ Images = dict[str, Tensor]
 
 
 def samples(full: CartesianMRI, y: Tensor) -> tuple[LinearOperator, Tensor]:
-    """The operator that gives nothing but the samples that were taken, and these: so that every measurement counts once."""
+    """Return an operator that outputs only the taken samples, and these: each counts once."""
     where = full.mask.expand(1, 1, *full.domain_shape[1:])[0, 0] != 0
     picked = Sampling(where, (full.coils, *full.domain_shape[1:]))
     operator = picked @ full
@@ -120,7 +124,7 @@ def knee(folder: Path) -> Images:
     )[None, None]
     y = y / y.abs().max()
     lines = torch.zeros(y.shape[-2], dtype=torch.bool)
-    # Random lines, denser in the middle: a quarter of all, 24 of them the middle itself.
+    # Random lines, denser in the middle: a quarter of all lines, with all 24 lines of the middle.
     middle = y.shape[-2] // 2
     lines[middle - 12 : middle + 12] = True
     place = torch.arange(y.shape[-2]) - middle
@@ -171,7 +175,9 @@ def cine(folder: Path) -> Images:
     ).movedim(-1, 0)
     x = (frames / 255).to(torch.complex64)[None, None]
     full = CartesianMRI(mask, tuple(x.shape[1:]), axes=2)
-    noise_std = 1 / 255 / 12**0.5 / 2**0.5  # of either part
+    noise_std = (
+        1 / 255 / 12**0.5 / 2**0.5
+    )  # standard deviation of the real and of the imaginary part
     print(
         f"cine: {mask.shape[0]} frames, {float(mask.float().mean()):.1%} sampled, rounding {noise_std:.4g}"
     )
@@ -187,7 +193,7 @@ def cine(folder: Path) -> Images:
 
 
 def psnr(image: Tensor, reference: Tensor, peak: float | None = None) -> float:
-    """Of the moduli, in dB."""
+    """Compute the PSNR of the moduli, in dB."""
     a, b = image.abs(), reference.abs()
     return float(
         10 * torch.log10((float(b.max()) if peak is None else peak) ** 2 / (a - b).square().mean())

@@ -1,16 +1,19 @@
-"""Neural scene flow prior on a real pair of sweeps: how well it finds what moves, against free vectors; and what an iteration costs.
+"""Neural scene flow prior on a real pair of sweeps: errors compared with free vectors, and time.
 
-The pair is Argoverse 2's in INVTOOLBOX_DATA/av2_pair, without ground, within 35 m along x and y, the sensor's motion taken out. For each
-draw, 24,000 points of either sweep: NSFP as published (forward and backward networks, truncated chamfer, patience 100, at most 450
-iterations, the iterate of least objective), and free vectors at the same points under the same misfit. Dynamic error: of points
-labelled dynamic, not ground, within 35 m, without the sensor's motion; static error: of the others.
+The pair is Argoverse 2's in INVTOOLBOX_DATA/av2_pair, without ground, within 35 m along x and y,
+after removal of the sensor's motion. For each draw, 24,000 points of either sweep: NSFP as
+published (forward and backward networks, truncated chamfer, patience 100, at most 450 iterations,
+the iterate of least objective), and free vectors at the same points under the same misfit. Dynamic
+error: of points labelled dynamic, not ground, within 35 m, without the sensor's motion; static
+error: of the other points.
 
-    python benchmarks/nsfp.py [--draws 3] [--points 24000] [--iterations 450] [--threads 1] [--only quality cost]
+    python benchmarks/nsfp.py [--draws 3] [--points 24000] [--iterations 450] [--threads 1]
+                              [--only quality cost]
 
-Every draw is kept in benchmarks/results/nsfp.json as soon as it is done, and a run within a draw goes on from its checkpoint, so a run
-that was killed goes on where it was. Asserted for 24,000 points, of the median draw: dynamic error below 0.20 m, static below
-0.05 m, and at most 0.3 of the free vectors' dynamic error although their misfit is lower; an iteration takes at most 1.15 times the
-bare networks.
+Every finished draw is kept in benchmarks/results/nsfp.json, and a run within a draw has a
+checkpoint, so a later call continues a killed run. Asserted for 24,000 points, of the median draw:
+dynamic error below 0.20 m, static below 0.05 m, and at most 0.3 of the free vectors' dynamic error
+although their misfit is lower; an iteration takes at most 1.15 times the bare networks.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ KEPT = Path(__file__).parent / "results" / "nsfp.json"
 
 
 def one_draw(pair: Pair, points: int, iterations: int, seed: int) -> dict[str, Any]:
-    """The errors and misfits of NSFP and of free vectors at one draw of points and of weights."""
+    """Compute errors and misfits of NSFP and of free vectors for one draw of points and weights."""
     found: dict[str, Any] = {"threads": torch.get_num_threads()}
     drawn = published._draw(len(pair.source), points, seed)
     aim = published._draw(len(pair.target), points, seed + 1)
@@ -133,7 +136,10 @@ def quality(points: int, iterations: int, draws: int) -> bool:
 
 
 def cost(points: int, repeats: int) -> bool:
-    """Seconds an iteration of the loop, against the forward and backward pass of the same two networks in plain torch."""
+    """Measure seconds per iteration of the loop.
+
+    The reference is the forward and backward pass of the same two networks in plain torch.
+    """
     print(f"\nSeconds an iteration, {points} points; {machine()}")
     pair = load()
     source, target = pair.source[:points][None], pair.target[:points][None]

@@ -1,15 +1,18 @@
-"""The rules for the weight on 20 problems: how many dB they lose to the best weight, which only the truth can tell.
+"""The rules for the weight on 20 problems: their loss in dB compared with the best weight.
 
-    python benchmarks/parameter_choice.py [--threads 2] [--jobs 2] [--rules "sure;gcv"] [--problems 1,2,13] [--noise]
+    python benchmarks/parameter_choice.py [--threads 2] [--jobs 2] [--rules "sure;gcv"]
+                                          [--problems 1,2,13] [--noise]
 
-Problems 1 to 12 are deblurring, 128x128 parts of scikit-image's pictures and of Set12, with Levin's kernels or a Gaussian;
-13 to 20 are CT of COULE images, 128x128 (means of 2x2 pixels), 60 angles over half a turn. The prior is total variation,
-or squared differences (Tikhonov). The best weight is that of a grid of tenths of a decade. Rules that need the noise level
-(discrepancy, compensated, sure) are told it; "discrepancy, estimated" and the like are not. "compensated" is
-`CompensatedDiscrepancy`, which subtracts the degrees of freedom of the image; "tau 0.98" is the discrepancy principle that
-asks for a little less than the noise (its default is 1.01), "curvature" Hansen's corner of the L-curve. ``--jobs`` works on
-several problems at a time: the seconds are then those of a busy machine, the decibels the same.
-``--noise`` tests the estimate of the noise level alone: bias and spread over draws, on pictures and on sinograms.
+Problems 1 to 12 are deblurring, 128x128 parts of scikit-image's pictures and of Set12, with Levin's
+kernels or a Gaussian; 13 to 20 are CT of COULE images, 128x128 (means of 2x2 pixels), 60 angles
+over half a turn. The prior is total variation, or squared differences (Tikhonov). The truth
+determines the best weight, on a grid of tenths of a decade. Rules that need the noise level
+(discrepancy, compensated, sure) receive it; rules such as "discrepancy, estimated" do not.
+"compensated" is `CompensatedDiscrepancy`, which subtracts the degrees of freedom of the image; "tau
+0.98" is the discrepancy principle with a target slightly below the noise (its default is 1.01),
+"curvature" Hansen's corner of the L-curve. ``--jobs`` works on several problems at a time: the
+seconds then belong to a busy machine, the decibels do not change. ``--noise`` tests the estimate of
+the noise level alone: bias and spread over draws, on pictures and on sinograms.
 """
 
 from __future__ import annotations
@@ -58,7 +61,10 @@ BARS = {"discrepancy": 0.5, "compensated": 0.5, "sure": 0.5, "gcv": 1.0, "l-curv
 
 @dataclass(frozen=True)
 class Case:
-    """One problem: a picture and its blur, or a COULE image; ``noise`` is a standard deviation, or relative for CT."""
+    """A problem: a picture and its blur, or a COULE image.
+
+    ``noise`` is a standard deviation, or relative for CT.
+    """
 
     picture: str
     blur: str
@@ -94,7 +100,7 @@ CASES = (
 
 
 def picture(name: str) -> Tensor:
-    """128x128 pixels in [0, 1], ``(1, 1, row, column)``."""
+    """Read 128x128 pixels in [0, 1], ``(1, 1, row, column)``."""
     kind, _, number = name.partition(" ")
     if kind == "coule":
         stored = loadmat(data_folder() / "coule" / "COULE_test" / f"{number}.mat")
@@ -134,7 +140,7 @@ def operator(blur: str) -> it.operators.base.LinearOperator:
 
 
 def problem(case: Case, seed: int, tell: bool = True) -> tuple[it.Problem, Tensor]:
-    """The problem and its true image."""
+    """Return the problem and its true image."""
     truth, A = picture(case.picture), operator(case.blur)
     std = case.noise * float(A(truth).square().mean().sqrt()) if case.blur == "CT" else case.noise
     return it.Problem(
@@ -151,7 +157,7 @@ def prior(case: Case) -> it.priors.ExplicitPrior:
 
 @dataclass(frozen=True)
 class Truth(it.parameter_choice.ScoreSearch):
-    """The rule that knows the true image."""
+    """Rule that knows the true image."""
 
     image: Any = None
 
@@ -169,7 +175,7 @@ class Truth(it.parameter_choice.ScoreSearch):
 
 
 def best(task: it.Problem, truth: Tensor, R: it.priors.ExplicitPrior) -> tuple[float, float]:
-    """The best weight of a fine grid, and its PSNR."""
+    """Return the best weight of a fine grid, and its PSNR."""
     coarse = it.solve(task, R, regularization=Truth(sections=0, image=truth), progress=False)
     grid = float(coarse.regularization) * torch.logspace(-0.6, 0.6, 13)
     many = it.Problem(task.y.expand(13, *task.y.shape[1:]), task.operator, task.data_term)
@@ -182,7 +188,7 @@ def best(task: it.Problem, truth: Tensor, R: it.priors.ExplicitPrior) -> tuple[f
 
 @dataclass(frozen=True)
 class Row:
-    """What the rules lose on one problem, and how long they take."""
+    """Losses and seconds of the rules on one problem."""
 
     line: str
     losses: tuple[float, ...]
@@ -190,22 +196,22 @@ class Row:
 
 
 def compare(k: int, rules: tuple[str, ...], seed: int, threads: int) -> Row:
-    """Problem ``k``, counted from 1."""
+    """Compare the rules on problem ``k``, counted from 1."""
     torch.set_num_threads(threads)
     case = CASES[k - 1]
-    told, truth = problem(case, seed + k)
-    untold = it.Problem(told.y, told.operator)
+    informed, truth = problem(case, seed + k)
+    uninformed = it.Problem(informed.y, informed.operator)
     R = prior(case)
-    weight, top = best(told, truth, R)
+    weight, top = best(informed, truth, R)
     line, losses, seconds = f"{k:3} {case} {top:19.2f} dB", [], []
     for rule in rules:
         name, _, estimated = rule.partition(", ")
         began = time.perf_counter()
-        task = untold if estimated or name in BLIND else told
+        task = uninformed if estimated or name in BLIND else informed
         solution = it.solve(task, R, regularization=SETTINGS.get(name, name), progress=False)
         seconds.append(time.perf_counter() - began)
         losses.append(top - float(it.metrics.psnr(solution.x, truth)))
-        scale = 1.0 if task is told else float(told.data_term.noise_std) ** 2
+        scale = 1.0 if task is informed else float(informed.data_term.noise_std) ** 2
         line += f"{losses[-1]:11.2f} ({float(solution.regularization) / scale / weight:8.3g})"
     return Row(line, tuple(losses), tuple(seconds))
 
@@ -236,7 +242,10 @@ def run(rules: tuple[str, ...], chosen: list[int], seed: int, threads: int, jobs
 
 
 def noise_levels() -> None:
-    """Bias and spread of the estimated noise level, over pictures and three draws each, in per cent."""
+    """Measure bias and spread of the estimated noise level over pictures, in per cent.
+
+    Each picture has three draws of the noise.
+    """
     photographs = [
         picture(n) for n in ("camera", "astronaut", "coins", "set12 01", "set12 05", "set12 08")
     ]
@@ -283,8 +292,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--jobs", type=int, default=1, help="problems at a time")
-    parser.add_argument("--rules", default=";".join(RULES), help="separated by semicolons")
+    parser.add_argument("--jobs", type=int, default=1, help="number of problems at a time")
+    parser.add_argument("--rules", default=";".join(RULES), help="rules, separated by semicolons")
     parser.add_argument("--problems", default=",".join(str(k + 1) for k in range(len(CASES))))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", action="store_true", help="only the estimate of the noise level")

@@ -1,13 +1,16 @@
-"""How long mean and standard deviation of a picture take: VBLE against PnP-ULA until it is as sure of its own.
+"""Seconds for mean and standard deviation of a picture: VBLE, and PnP-ULA at the same certainty.
 
-The first picture of BSD68, its centre, Gaussian blur of standard deviation 1 and noise 7.65 (units of 1/255). VBLE: 150 steps and 100
-samples, whose standard deviation has a Monte-Carlo error of 7 %. PnP-ULA: a chain with a denoiser as the score, ``priors/dncnn-natural``
-or, with ``--network kair``, KAIR's DnCNN of level 25/255, which takes five times as long; at the default step. It is run for so many
-steps, its Monte-Carlo error of the standard deviation is measured from the spread of blocks of the chain, and the time until that is 10 %
-is extrapolated, as it falls with the square root of the steps. A chain that is shorter than its memory takes itself for better than it is,
-so the figure is a lower bound.
+The centre of the first picture of BSD68, Gaussian blur of standard deviation 1 and noise 7.65
+(units of 1/255). VBLE: 150 steps and 100 samples, whose standard deviation has a Monte-Carlo error
+of 7 %. PnP-ULA: a chain with a denoiser as the score, ``priors/dncnn-natural`` or, with ``--network
+kair``, KAIR's DnCNN of level 25/255, which takes five times as long; at the default step. It runs
+for a fixed number of steps. The Monte-Carlo error of its standard deviation is measured from the
+spread of blocks of the chain, and the time to an error of 10 % is extrapolated, because the error
+falls with the square root of the steps. A chain that is shorter than its correlation time
+underestimates its error, so the figure is a lower bound.
 
-    python benchmarks/posterior_time.py [--sizes 64,256] [--steps 4000,600] [--iterations 300] [--network kair] [--threads 2]
+    python benchmarks/posterior_time.py [--sizes 64,256] [--steps 4000,600] [--iterations 300]
+                                        [--network kair] [--threads 2]
 """
 
 from __future__ import annotations
@@ -32,9 +35,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", default="64,256")
-    parser.add_argument("--steps", default="4000,600", help="of the chain, one number a size")
+    parser.add_argument(
+        "--steps", default="4000,600", help="steps of the chain, one number per size"
+    )
     parser.add_argument("--burn-in", type=int, default=200)
-    parser.add_argument("--iterations", type=int, default=150, help="of VBLE")
+    parser.add_argument("--iterations", type=int, default=150, help="iterations of VBLE")
     parser.add_argument("--network", choices=("natural", "kair"), default="natural")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     chosen = parser.parse_args()
@@ -87,7 +92,8 @@ def _compare(
     )
     chain = it.solvers.UnadjustedLangevin(burn_in=burn_in, bounds=(-1.0, 2.0), tolerance=0.0)
     began = time.perf_counter()
-    # Half of the steps and then all of them: where the claimed error does not fall by sqrt(2), the chain is too short to be believed.
+    # Half of the steps and then all of them: if the estimated error does not fall by sqrt(2), the
+    # chain is too short for its estimate.
     told: list[tuple[int, float]] = []
 
     def listen(progress: it.Progress) -> None:

@@ -1,7 +1,7 @@
-"""Projection and back-projection in 2D against ASTRA's CPU projectors, deepinv's `Tomography` and mbirtorch, where it is installed.
+"""Projection and back-projection in 2D: ASTRA's CPU projectors, deepinv's `Tomography`, mbirtorch.
 
-Everything runs in one process, peers and we in turn, and the median of several rounds counts. ASTRA's CPU projectors run
-on one thread; torch and we use all that `--threads` allows.
+Peers and we run in turn in one process, mbirtorch if it is installed, and the median of several
+rounds counts. ASTRA's CPU projectors run on one thread; torch and we use the number of `--threads`.
 
     python benchmarks/projectors.py [--threads 2] [--rounds 7] [--no-deepinv]
 """
@@ -33,7 +33,7 @@ def seconds(run: Run) -> float:
 
 
 def alternate(runs: dict[str, Run], rounds: int) -> dict[str, float]:
-    """The median time of every run; one warm-up, then all in turn."""
+    """Measure the median time of every run: one warm-up, then all in turn."""
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -82,7 +82,7 @@ def deepinv_pair(size: int, views: int, batch: int) -> dict[str, Run]:
     physics = Tomography(angles=views, img_width=size, circle=False, normalize=False)
     x = torch.rand(batch, 1, size, size)
     y = physics.A(x)
-    # Its adjoint and its projector are written in torch and differentiable; no gradient is asked for here.
+    # Its adjoint and its projector are differentiable torch code; no gradient is needed here.
     return {
         f"deepinv x{batch} forward": torch.no_grad()(lambda: physics.A(x)),
         f"deepinv x{batch} adjoint": torch.no_grad()(lambda: physics.A_adjoint(y)),
@@ -102,26 +102,31 @@ def mbirtorch_pair(size: int, angles: torch.Tensor, detectors: int) -> dict[str,
 
 
 def report(name: str, times: dict[str, float], peers: dict[str, int]) -> None:
-    """Times an image, and forward plus adjoint of each peer over ours."""
+    """Print times per image, and the ratio of each peer's forward plus adjoint to ours."""
     print(f"\n{name}")
 
-    def pair(who: str, batch: int) -> tuple[float, float, float]:
-        forward, adjoint = (1e3 * times[f"{who} {way}"] / batch for way in ("forward", "adjoint"))
-        print(f"  {who:20s} forward {forward:8.2f} ms   adjoint {adjoint:8.2f} ms   an image")
+    def pair(method: str, batch: int) -> tuple[float, float, float]:
+        forward, adjoint = (
+            1e3 * times[f"{method} {way}"] / batch for way in ("forward", "adjoint")
+        )
+        print(f"  {method:20s} forward {forward:8.2f} ms   adjoint {adjoint:8.2f} ms   an image")
         return forward, adjoint, forward + adjoint
 
-    theirs = {who: pair(who, batch) for who, batch in peers.items()}
+    theirs = {method: pair(method, batch) for method, batch in peers.items()}
     for batch in (1, 8):
         mine = pair(f"ours x{batch}", batch)
-        for who, other in theirs.items():
+        for method, other in theirs.items():
             print(
-                f"    {who} / ours x{batch}: forward {other[0] / mine[0]:.1f}, adjoint {other[1] / mine[1]:.1f}, "
+                f"    {method} / ours x{batch}: forward {other[0] / mine[0]:.1f}, adjoint {other[1] / mine[1]:.1f}, "
                 f"both {other[2] / mine[2]:.1f}"
             )
 
 
 def first_call() -> str:
-    """Seconds of the first projection and back-projection of a fresh process, without and with compiled kernels."""
+    """Measure the first projection and back-projection of a fresh process.
+
+    The kernels are compiled in the first measurement, and cached in the second.
+    """
     code = (
         "import time, torch, invtoolbox as it\n"
         "A = it.operators.ParallelBeam((64, 64), torch.arange(10) * 0.3, 91)\n"
@@ -147,7 +152,7 @@ def first_call() -> str:
 
 
 def peak_memory(size: int, views: int, detectors: int) -> str:
-    """What one projection and back-projection of one image add to the process, beyond input and output."""
+    """Measure the memory of one projection and back-projection beyond input and output."""
     code = (
         "import resource, torch, invtoolbox as it\n"
         "torch.set_num_threads(2)\n"
@@ -209,7 +214,7 @@ def main() -> None:
     )
 
     if not options.no_deepinv:
-        # deepinv's detector has one cell a pixel of the padded image: 363 at 256x256.
+        # deepinv's detector has one cell per pixel of the padded image: 363 at 256x256.
         angles = torch.arange(180, dtype=torch.float64) * math.pi / 180
         A = ParallelBeam((256, 256), angles, 363)
         runs = deepinv_pair(256, 180, 1) | deepinv_pair(256, 180, 8) | ours(A, 1) | ours(A, 8)

@@ -1,11 +1,12 @@
-"""A thousand damaged files through every reader: nothing but an InputError or a valid result, in bounded memory and time.
+"""A thousand damaged files through every reader: an InputError or a valid result, and nothing else.
 
     python benchmarks/reader_fuzz.py [--count 1000] [--only volume.nii ...] [--seed 0]
 
-Files are opened in child processes whose memory is limited; one that dies, or takes longer than the patience over a file,
-is replaced, and the file is kept under --keep. Printed for each seed file: how many were read and refused; results of
-another shape than the whole file's, by kind of damage (legitimate only where the damage hit a declared size that still fits
-the bytes); the slowest file; the most memory.
+Memory and time are bounded: files are opened in child processes with limited memory. A child that
+dies, or exceeds the time limit of a file, is replaced, and the file is kept under --keep. Printed
+for each seed file: the numbers of files that were read and refused; results with another shape than
+the whole file, by kind of damage (legitimate only if the damage hit a declared size that still fits
+the bytes); the slowest file; the largest memory.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-#: Bytes of address space beyond what a child has after its imports, and seconds for one file.
+#: Bytes of address space beyond a child's imports, and seconds for one file.
 MEMORY = 1_500_000_000
 PATIENCE = 20.0
 
 
 def child(names: list[str], start: int, stop: int, seed: int) -> None:
-    """Open damaged files and print one line each, before and after."""
+    """Open damaged files and print one line before and one line after each."""
     import logging
     import warnings
 
@@ -62,7 +63,7 @@ def child(names: list[str], start: int, stop: int, seed: int) -> None:
         generator = np.random.default_rng([seed, number])
         kind = fuzzing.KINDS[number % len(fuzzing.KINDS)]
         path = fuzzing.damage(whole, place / "damaged", kind, generator, others)
-        # Every tenth file goes through a reader that is named, of whatever format.
+        # Every tenth file goes through a named reader, of any format.
         named = (
             list(fuzzing.datasets.READERS)[number // 10 % len(fuzzing.datasets.READERS)]
             if number % 10 == 9
@@ -98,7 +99,7 @@ def _limit_memory() -> None:
 
 
 class Watched:
-    """A child, its lines, and how long it may be silent."""
+    """A child process, its lines, and its time limit between lines."""
 
     def __init__(self, names: list[str], start: int, stop: int, seed: int) -> None:
         command = [
@@ -120,7 +121,7 @@ class Watched:
         )
 
     def lines(self) -> Any:
-        """Its lines; None where it was silent for too long."""
+        """Yield the child's lines; None if it was silent for too long."""
         waiting = b""
         patience = 120.0  # imports
         assert self.process.stdout is not None
@@ -142,7 +143,7 @@ class Watched:
 
 
 class Seed:
-    """What was seen of the damaged copies of one file."""
+    """Results for the damaged copies of one file."""
 
     def __init__(self, name: str) -> None:
         from tests.datasets.fuzzing import UNDECLARED
@@ -185,7 +186,7 @@ class Seed:
 
 
 def fuzz(names: list[str], count: int, seed: int, keep: Path) -> int:
-    """Put `count` damaged copies of each file through the readers; the number of faults."""
+    """Read `count` damaged copies of each file by the readers; return the number of faults."""
     faults = 0
     while names:
         start, one = 0, Seed(names[0])

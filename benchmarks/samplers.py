@@ -1,11 +1,13 @@
-"""Samplers with the exact score of a Gaussian and of a mixture, against the posterior in closed form.
+"""Samplers with the exact score of a Gaussian and of a mixture, and the posterior in closed form.
 
-Images of 8 x 8 about 0.5, standard deviation 0.1, exponential correlation; denoising (noise 0.1), half of the pixels (0.05), a periodic
-blur (0.05). Printed for each sampler: the error of the posterior mean relative to the mean itself (the bar: 5 %), and, stricter, relative
-to how far the measurements move it from the prior's; what of that is Monte-Carlo error; the total variance against the exact one, and the
-least and largest eigenvalue of the samples' covariance in units of the exact one (of as many exact samples they are 0.4 to 1.8), which no
-diffusion sampler has right. The mixture has two components that the measurements leave undecided: printed is the share of the samples in
-each.
+Images of 8 x 8 with mean 0.5, standard deviation 0.1, exponential correlation; denoising (noise
+0.1), half of the pixels (0.05), a periodic blur (0.05). Printed for each sampler: the error of the
+posterior mean relative to the mean itself (the bar: 5 %), and, stricter, relative to its distance
+from the prior's mean; the Monte-Carlo part of this error; the total variance divided by the exact
+one; and the least and largest eigenvalue of the samples' covariance in units of the exact one. The
+same number of exact samples has eigenvalues from 0.4 to 1.8, which no diffusion sampler reaches.
+The mixture has two components that the measurements leave undetermined: printed is the share of the
+samples in each.
 
     python benchmarks/samplers.py [--samples 512]
 """
@@ -115,7 +117,10 @@ def _print(
 
 
 def _mixture(count: int) -> None:
-    """Two faces of equal weight; a quarter of the pixels, with noise that leaves them undecided."""
+    """Create two faces of equal weight, and measure a quarter of the pixels with much noise.
+
+    The measurements do not determine the face.
+    """
     generator = torch.Generator().manual_seed(3)
     means = 0.5 + 0.15 * torch.randn(2, 1, N, N, generator=generator)
     prior = it.priors.GaussianMixture(means, correlated(0.004)[None], torch.tensor([0.5, 0.5]))

@@ -1,10 +1,11 @@
-"""The default method of scene flow on the real pair of Argoverse 2 and on real Ouster sweeps: errors, seconds, every variant.
+"""The default method of scene flow on real sweeps of Argoverse 2 and Ouster: errors and seconds.
 
     python benchmarks/scene_flow.py [--threads 2] [--methods default,icp-flow,voxel]
 
-Errors as the metrics define them: points labelled dynamic (or static), not ground, within 35 m of the sensor, ego motion removed. Seconds
-are of the whole call with its preparation, warm; the first call's time is printed too. For the Ouster sweeps nothing is known to be
-true; what is printed is the median speed over all points that are not ground.
+Errors as the metrics define them: points labelled dynamic (or static), not ground, within 35 m of
+the sensor, ego motion removed. Seconds are for the whole warm call with its preparation; the first
+call's time is printed too. The Ouster sweeps have no ground truth; printed is the median speed over
+all points that are not ground.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Meshes under ARAP with signed cotangents and with clamped ones: which shape has the least energy, and whether the start decides.
+"""Meshes under ARAP with signed and with clamped cotangents: shape of least energy, and start.
 
     python benchmarks/signed_cotangents.py [--threads 1]
 
-First, 5 % of the vertices of a mesh are held exactly where they are at rest and the others start a little astray (noise of 0.1 % of the
-diagonal): a prior of rigidity brings them back. Printed is the energy, in mean squared edges, and how far they are from rest, in % of the
-diagonal. Then the horse of ``deforming_meshes.py``, draw 0, from several starts: the objective, and the error in %.
+First, 5 % of the vertices of a mesh are held exactly at their places at rest, and the others start
+with a small error (noise of 0.1 % of the diagonal): a prior of rigidity should move them back.
+Printed is the energy, in mean squared edges, and their distance from rest, in % of the diagonal.
+Then the horse of ``deforming_meshes.py``, draw 0, from several starts: the objective, and the error
+in %.
 """
 
 from __future__ import annotations

@@ -1,22 +1,21 @@
-"""The Sobolev data term: which order suits which noise (S1), conditioning (S2), semi-convergence (S3).
+"""The Sobolev data term: best order per noise (S1), conditioning (S2), semi-convergence (S3).
 
-After Zhu, Hu, Lou & Yang, "Implicit regularization effects of the Sobolev norms in image processing" (arXiv
-2109.06255), with integer wavenumbers and weights of mean 1. Images: Set12 01, 04 and 08 (made 256x256 by 2x2
-means) in INVTOOLBOX_DATA, by default ../shared/data next to the repository.
+After Zhu, Hu, Lou & Yang, "Implicit regularization effects of the Sobolev norms in image
+processing" (arXiv 2109.06255), with integer wavenumbers and weights of mean 1. Images: Set12 01, 04
+and 08 (made 256x256 by 2x2 means) in INVTOOLBOX_DATA, by default ../shared/data next to the
+repository.
 
     python benchmarks/sobolev.py [--only S1 S2 S3] [--images 01 04 08] [--draws 3] [--threads 1]
 
-S1: TV denoising, noise of standard deviation 0.1 in three colors, the mean over some draws of the noise of
-the PSNR at
-    the best of the weights. Asserted: for noise of high frequency the best order is at most -0.5, by 1 dB
-    over order 0; for noise of low frequency at least 0.5, by 0.4 dB; for white noise -0.5 or 0.
-S2: gradient descent, steps to a relative error of 1e-2, for an operator that smooths by ``<xi>^-a``, with the
-error in
-    the two frequencies that converge slowest. Asserted: one step at ``s = a``, at most 417 half an order
-    away.
-S3: Landweber on a blur of sigma 2 with noise 0.02, 300 steps. Asserted: the smaller the order, the later the
-peak of
-    the PSNR and the smaller the collapse after it.
+- S1: TV denoising, noise of standard deviation 0.1 in three colors; the mean over draws of the noise
+  of the PSNR at the best weight. Asserted: for noise of high frequency the best order is at most
+  -0.5, by 1 dB over order 0; for noise of low frequency at least 0.5, by 0.4 dB; for white noise
+  -0.5 or 0.
+- S2: gradient descent, steps to a relative error of 1e-2, for an operator that smooths by
+  ``<xi>^-a``, with the error in the two frequencies that converge slowest. Asserted: one step at
+  ``s = a``, at most 417 steps half an order away.
+- S3: Landweber on a blur of sigma 2 with noise 0.02, 300 steps. Asserted: the smaller the order, the
+  later the peak of the PSNR and the smaller the collapse after it.
 """
 
 from __future__ import annotations
@@ -40,10 +39,13 @@ IMAGES = ("01", "04", "08")
 
 
 def image(name: str) -> Tensor:
-    """``(1, 1, 256, 256)`` in [0, 1]."""
+    """Read an image, ``(1, 1, 256, 256)`` in [0, 1]."""
     from skimage import io
 
-    x = torch.from_numpy(io.imread(data_folder() / "set12" / f"{name}.png")).float()[None, None] / 255
+    x = (
+        torch.from_numpy(io.imread(data_folder() / "set12" / f"{name}.png")).float()[None, None]
+        / 255
+    )
     return torch.nn.functional.avg_pool2d(x, x.shape[-1] // 256)
 
 
@@ -53,7 +55,7 @@ def squared_wavenumber(n: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def colored_noise(color: str, n: int, seed: int) -> Tensor:
-    """White noise filtered to the covariance <xi>^-2 (low) or |xi|^2 (high); its root mean square is 0.1."""
+    """Filter white noise to the covariance <xi>^-2 (low) or |xi|^2 (high), with rms 0.1."""
     square = squared_wavenumber(n)
     gain = {"white": torch.ones(n, n), "low": (1 + square).rsqrt(), "high": square.sqrt()}[color]
     white = torch.randn(1, 1, n, n, generator=torch.Generator().manual_seed(seed))
@@ -62,10 +64,10 @@ def colored_noise(color: str, n: int, seed: int) -> Tensor:
 
 
 def denoised(y: Tensor, truth: Tensor, order: float, weights: Tensor) -> tuple[float, bool]:
-    """The PSNR at the best weight, the mean over the draws; and whether that weight is at the end of the grid."""
-    # Diagonal in the Fourier domain, so the condition of the weights does not matter. With these tolerances
-    # the PSNR is within 0.02 dB of that after 800 steps; in single precision the certificate of order -1 gets
-    # no smaller than 3e-3.
+    """Return the mean over draws of the PSNR at the best weight, and whether it ends the grid."""
+    # Diagonal in the Fourier domain, so the condition of the weights does not matter. With
+    # these tolerances the PSNR is within 0.02 dB of its value after 800 steps; in single
+    # precision the certificate of order -1 gets no smaller than 3e-3.
     solver = it.solvers.ADMM(tolerance=1e-2 if order < -0.5 else 3e-3, max_iterations=300)
     curves = []
     for draw in y.split(1):  # all weights in one batch
@@ -121,7 +123,7 @@ def denoising(images: list[str], draws: int) -> bool:
 
 
 class Smoothing(LinearOperator):
-    """Multiplication by ``<xi>^-a`` in the Fourier domain."""
+    """Multiply by ``<xi>^-a`` in the Fourier domain."""
 
     def __init__(self, n: int, a: float) -> None:
         self.symbol = (1 + squared_wavenumber(n, torch.float64)).pow(-a / 2)
@@ -225,7 +227,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=("S1", "S2", "S3"), default=("S1", "S2", "S3"))
-    parser.add_argument("--images", nargs="+", default=list(IMAGES), help="of Set12, in S1")
+    parser.add_argument("--images", nargs="+", default=list(IMAGES), help="pictures of Set12 in S1")
     parser.add_argument("--draws", type=int, default=3, help="draws of the noise in S1")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The simulated street: seconds a sweep, the ray-caster's share of them, and whether memory grows with the number of sweeps.
+"""The simulated street: seconds per sweep, the ray-caster's share, and growth of memory.
 
 python benchmarks/street.py [--sweeps 100] [--points 60000]
 """
@@ -18,7 +18,7 @@ from invtoolbox.kernels.rendering.raycast import cast_rays
 
 
 def peak() -> float:
-    """The most memory this process has held, MiB."""
+    """Return the peak memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

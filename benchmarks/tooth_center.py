@@ -1,6 +1,6 @@
-"""The axis of rotation of TomoPy's tooth, found from the data; a good reconstruction needs 295.5 within 0.5.
+"""The axis of rotation of TomoPy's tooth, estimated from the data; the target is 295.5 within 0.5.
 
-Run: python benchmarks/tooth_center.py
+python benchmarks/tooth_center.py
 """
 
 from __future__ import annotations

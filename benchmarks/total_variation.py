@@ -1,13 +1,16 @@
-"""Total variation on a 512x512 picture: seconds to a relative duality gap of 1e-4, beside pyproximal, deepinv and scikit-image.
+"""Total variation on a 512x512 picture: ours, pyproximal, deepinv, scikit-image; seconds to a gap.
 
     python benchmarks/total_variation.py [--threads 1] [--repeats 5]
 
-Denoising, ``min 1/2 |u - y|^2 + weight |D u|_{2,1}``: isotropic, forward differences, Neumann's boundary, the same objective for all.
-Ours runs until its duality gap, ``weight (|D u| - <D u, p>)`` at ``u = y - weight D^T p``, is 1e-4 of the primal objective there. The peers
-give no dual, or an over-relaxed one; they need only reach an objective within 1e-4 of the least one, which is less than such a gap.
-Deblurring, ``min 1/2 |A u - y|^2 + weight |D u|_{2,1}`` with a periodic blur: no method has a feasible dual, so
-there all need an objective within 1e-4 of the least one and an image within 1e-3 of the minimiser (the blur hides much from the objective).
-How many iterations a method needs is found beforehand (to 5 %), and is not timed; the methods then take turns in one process.
+Denoising, ``min 1/2 |u - y|^2 + weight |D u|_{2,1}``: isotropic, forward differences, Neumann's
+boundary, the same objective for all. Ours runs until its duality gap, ``weight (|D u| - <D u, p>)``
+at ``u = y - weight D^T p``, is 1e-4 of the primal objective there. The peers return no dual, or an
+over-relaxed one. They only need an objective within 1e-4 of the least one, which is a weaker
+condition than such a gap. Deblurring, ``min 1/2 |A u - y|^2 + weight |D u|_{2,1}`` with a periodic
+blur: no method has a feasible dual, so all need an objective within 1e-4 of the least one and an
+image within 1e-3 of the minimizer (the blur hides much from the objective). The number of
+iterations of a method is determined beforehand (to 5 %), and is not timed; the methods then take
+turns in one process.
 """
 
 from __future__ import annotations
@@ -33,7 +36,10 @@ GAP = 1e-4
 
 @dataclass(frozen=True)
 class Method:
-    """``run(iterations) -> (image, dual or None)``; the dual has a norm of at most 1 in every pixel, channels are the axes of space."""
+    """A method ``run(iterations) -> (image, dual or None)``.
+
+    The dual has a norm of at most 1 in every pixel; its channels are the axes of space.
+    """
 
     name: str
     run: Callable[[int], tuple[Tensor, Tensor | None]]
@@ -41,7 +47,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Task:
-    """``min 1/2 |A u - y|^2 + weight TV(u)``, in float64, for judging."""
+    """The objective ``1/2 |A u - y|^2 + weight TV(u)`` in float64, for the evaluation."""
 
     y: Tensor  # (1, 1, rows, columns)
     weight: float
@@ -55,7 +61,7 @@ class Task:
         )
 
     def relative_gap(self, dual: Tensor) -> float:
-        """Of denoising: at the primal point ``y - weight D^T p`` that belongs to a feasible dual p."""
+        """Compute denoising's gap at the primal point ``y - weight D^T p`` of a feasible dual p."""
         p = dual.double()
         p = p / p.square().sum(1, keepdim=True).sqrt().clamp_min(1)
         D = FiniteDifference(self.y.shape[1:])
@@ -75,7 +81,10 @@ def needed(
     start: int = 10,
     seconds: float = 60.0,
 ) -> int | None:
-    """The fewest iterations that are enough, to 5 %; ``None`` where one run of them takes longer than that."""
+    """Find the least sufficient number of iterations, to 5 %.
+
+    ``None`` if one run of them takes longer than ``seconds``.
+    """
     low, high = 0, start
     while True:
         began = time.perf_counter()
@@ -131,7 +140,7 @@ def compare(
             )
 
 
-# -- denoising --------------------------------------------------------------------------------------------------------------
+# -- denoising -------------------------------------------------------------------------------------
 
 
 def our_denoisers(task: Task) -> list[Method]:
@@ -141,7 +150,8 @@ def our_denoisers(task: Task) -> list[Method]:
     def prox(iterations: int) -> tuple[Tensor, Tensor | None]:
         from invtoolbox.priors.images.total_variation import TotalVariationDual
 
-        # What `TotalVariation.prox` runs; it looks at the gap itself, which here would hide the count of iterations.
+        # The iteration of `TotalVariation.prox`; the prox itself tests the gap, which would hide
+        # the number of iterations here.
         solver = TotalVariationDual((y / weight).unsqueeze(2), True, False, (1.0, 1.0))
         u, _ = solver.solve(0.0, iterations)
         return weight * u.squeeze(2), torch.cat(solver.p, 2).squeeze(1)
@@ -213,7 +223,7 @@ def peer_denoisers(task: Task) -> list[Method]:
     ]
 
 
-# -- deblurring -------------------------------------------------------------------------------------------------------------
+# -- deblurring ------------------------------------------------------------------------------------
 
 
 def our_deblurrers(task: Task) -> list[Method]:
@@ -261,7 +271,10 @@ def peer_deblurrers(task: Task, kernel: Tensor) -> list[Method]:
     gradient = pylops.Gradient(shape, edge=False, kind="forward", dtype=np.float32)
 
     class Misfit(pyproximal.ProxOperator):  # type: ignore[misc, name-defined]
-        """1/2 |A x - y|^2 with its prox in closed form, as a user of pyproximal would write it; its own L2 runs LSQR."""
+        """1/2 |A x - y|^2 with its prox in closed form, as a user of pyproximal would write it.
+
+        pyproximal's own L2 runs LSQR.
+        """
 
         def __init__(self) -> None:
             super().__init__(None, False)

@@ -1,13 +1,16 @@
-"""Solvers as networks on deblurring: what their training buys, and what it costs in memory.
-
-Photographs of scikit-image, a Gaussian blur, noise 0.02. Solvers with total variation, its weight the best of five by the truth;
-the same with a denoiser that was trained alone for as many steps, the step or the penalty the best of three or four; then proximal gradient
-and ADMM unrolled for eight iterations, trained as a whole from untrained weights; and the fixed point of proximal gradient with the trained
-prior lpn-natural-0.1, which learns on, for a twentieth of the steps. Test pictures are none of those that were learned from.
-
-The memory is the growth of the peak of a process over one forward and one backward pass, eight images of 128x128, ten iterations.
+"""Solvers as networks on deblurring: gain of the training, and its memory.
 
     python benchmarks/unrolled.py [--steps 500] [--only table|memory]
+
+Photographs of scikit-image, a Gaussian blur, noise 0.02. Solvers with total variation, with the
+best of five weights by the truth. Solvers with a denoiser that was trained alone for the same
+number of steps, with the best of three or four steps or penalties. Proximal gradient and ADMM,
+unrolled for eight iterations and trained as a whole from untrained weights. The fixed point of
+proximal gradient with the trained prior lpn-natural-0.1, which is trained further, for a twentieth
+of the steps. Test pictures do not belong to the training data.
+
+The memory is the growth of the peak of a process over one forward and one backward pass, eight
+images of 128x128, ten iterations.
 """
 
 from __future__ import annotations
@@ -92,7 +95,7 @@ def psnr(x: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 def reconstructed(network: nn.Module, y: torch.Tensor, kind: str) -> torch.Tensor:
-    """By the trained weights, on images of another size than they were trained on."""
+    """Reconstruct with trained weights, on images of another size than in training."""
     larger = networks(kind, y.shape[-1])
     larger.load_state_dict(network.state_dict())
     with torch.no_grad(), warnings.catch_warnings():
@@ -161,7 +164,7 @@ def table(steps: int) -> dict[str, float]:
 
 def _peak(kind: str, recompute: bool, answer: multiprocessing.Queue) -> None:
     torch.set_num_threads(1)
-    prior = it.priors.load("lpn-natural-0.1")  # the same network both ways
+    prior = it.priors.load("lpn-natural-0.1")  # the same network in both runs
     network = (
         networks(kind, 128)
         if kind == "equilibrium"

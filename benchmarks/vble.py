@@ -1,20 +1,24 @@
 """Posteriors from a compressive autoencoder: VBLE and VBLE-xz on the problems of their papers.
 
-    python benchmarks/vble.py [--part table|tune|steps|batch|print] [--pictures 1,2] [--problems g1-7.65,x2] [--methods VBLE,MAP-z]
-                              [--crop 256] [--minutes 9]
+    python benchmarks/vble.py [--part table|tune|steps|batch|print] [--pictures 1,2]
+                              [--problems g1-7.65,x2] [--methods VBLE,MAP-z] [--crop 256]
+                              [--minutes 9]
 
-The first 10 pictures of BSD68, grey, their centre 256x256: Gaussian blur of standard deviation 1 and 3 and a motion blur, noise 2.55
-and 7.65 (units of 1/255), mirrored borders; super-resolution by 2 and 4 (bicubic, no noise; the data term is told 0.004); half of
-the pixels missing, noise 2.55. PSNR has peak 1 and leaves out 5 pixels along the border, as the papers do. ``priors/cae-natural`` has
-seen none of these pictures.
+The first 10 pictures of BSD68, grey, their centre 256x256: Gaussian blur of standard deviation 1
+and 3 and a motion blur, noise 2.55 and 7.65 (units of 1/255), mirrored borders; super-resolution by
+2 and 4 (bicubic, no noise; the data term receives 0.004); half of the pixels missing, noise 2.55.
+PSNR has peak 1 and leaves out 5 pixels along the border, as the papers do. ``priors/cae-natural``
+was not trained on any of these pictures.
 
-``tune`` compares weights and rate scales on BSD68's last pictures, which the table does not show; the table uses what is written in
-`SETTINGS`. ``batch`` runs eight pictures as one batch and one by one. ``steps`` compares the solver's steps with the paper's 300 of one
-size, whose last iterate is the answer. Every finished cell is kept in ``results/vble.json``, so that the table may be made in pieces: a
-later call skips what is there. ``print`` makes ``results/vble.txt`` of what is there.
+``tune`` compares weights and rate scales on BSD68's last pictures, which are not part of the table;
+the table uses the values in `SETTINGS`. ``batch`` runs eight pictures as one batch and one by one.
+``steps`` compares the solver's steps with the paper's 300 of one size, whose last iterate is the
+answer. Every finished cell is kept in ``results/vble.json``, so that the table may be computed in
+pieces: a later call skips finished cells. ``print`` writes ``results/vble.txt`` from the finished
+cells.
 
-PnP-DnCNN is ADMM with ``priors/dncnn-natural``, which learned from the same photographs, and the penalty (noise / level)^2, 24 steps;
-PnP-KAIR the same with KAIR's network of level 25/255.
+PnP-DnCNN is ADMM with ``priors/dncnn-natural``, which was trained on the same photographs, and the
+penalty (noise / level)^2, 24 steps; PnP-KAIR is ADMM with KAIR's network of level 25/255.
 """
 
 from __future__ import annotations
@@ -38,8 +42,8 @@ from invtoolbox.datasets.output import write_bytes
 from invtoolbox.solvers import ADMM, VariationalLatent
 
 RESULTS = Path(__file__).parent / "results"
-#: Rate scale and weight of every problem, from ``--part tune`` or between what it tried. "half" has the weight 2, at which samples spread
-#: more; the mean at 1 is better by 0.02 dB.
+#: Rate scale and weight of every problem, from ``--part tune`` or between its values. "half" has
+#: the weight 2, at which samples spread more; the mean at 1 is better by 0.02 dB.
 SETTINGS = {
     "g1-2.55": (0.6, 0.7),
     "g3-2.55": (0.5, 0.7),
@@ -51,10 +55,10 @@ SETTINGS = {
     "x4": (1.0, 1.0),
     "half": (0.7, 2.0),
 }
-#: Steps; the papers take 300, and 400 for missing pixels, of a size that does not shrink.
+#: Number of steps; the papers take 300 steps of constant size, and 400 for missing pixels.
 ITERATIONS = 150
 METHODS = ("MAP-z", "VBLE", "VBLE-xz", "PnP-DnCNN")
-#: What plug-and-play takes; the second learned from many more pictures, BSD's own among them.
+#: Networks of plug-and-play; the second was trained on many more pictures, including BSD's.
 NETWORKS = ("PnP-DnCNN", "PnP-KAIR")
 
 
@@ -116,7 +120,7 @@ def psnr(x: Tensor, truth: Tensor) -> Tensor:
 def cells(
     method: str, this: Case, rate_scale: float, weight: float, folder: Path
 ) -> list[dict[str, float]]:
-    """What a method makes of the pictures, one dict a picture."""
+    """Solve for the pictures with one method; return one dict per picture."""
     began = time.perf_counter()
     columns = {"measured": psnr(this.shown, this.truth)}
     if method in NETWORKS:
@@ -130,7 +134,8 @@ def cells(
             denoiser = it.priors.load("dncnn-natural")
         noise = float(this.problem.data_term.noise_std)  # type: ignore[attr-defined]
         bare = it.Problem(this.problem.y, this.problem.operator)
-        # Missing pixels begin as smooth as can be: from black ones a denoiser of one level would need hundreds of steps.
+        # Missing pixels start as smooth as possible: from black pixels a denoiser of one level
+        # would need hundreds of steps.
         start = (
             it.solve(
                 bare, 1e-4 * it.priors.Tikhonov("gradient"), regularization=1.0, progress=False
@@ -176,7 +181,7 @@ def cells(
 
 
 def uncertainty(solution: it.Solution, truth: Tensor) -> dict[str, Tensor]:
-    """Of the mean over samples: how good it is, and whether its standard deviation says how good."""
+    """Evaluate the mean over samples, and its standard deviation as an estimate of the error."""
     posterior = solution.posterior
     mean, std = posterior.mean, posterior.std
     error, spread = inner((mean - truth).abs()).flatten(1), inner(std).flatten(1)
@@ -202,7 +207,7 @@ def fill(
     keys: list[tuple[str, str, float, float]],
     numbers: list[int],
 ) -> None:
-    """All problems of some pictures, and then those of the next ones; nothing is begun after ``options.minutes``."""
+    """Compute all problems of some pictures, then of the next, until ``options.minutes``."""
     end = time.monotonic() + 60 * options.minutes
     for k in range(0, len(numbers), options.at_once):
         for problem, method, rate_scale, weight in keys:
@@ -243,12 +248,13 @@ def mean_of(
 
 
 def report(done: dict[str, Any], crop: int, numbers: list[int]) -> str:
-    """The table over the pictures that are there, and what it says of the bars."""
+    """Format the table over the finished pictures, and compare it with the bars."""
 
     def row(problem: str, method: str, field: str) -> float:
         return mean_of(done, crop, problem, method, field, shared[problem])
 
-    # A row is over the same pictures throughout; only VBLE-xz, which has columns of its own, may have fewer.
+    # All columns of a row have the same pictures; only VBLE-xz, with its own columns, may have
+    # fewer.
     wanted = {
         p: [m for m in METHODS if m != "VBLE-xz" and (m != "PnP-DnCNN" or "-" in p)]
         for p in SETTINGS
@@ -277,8 +283,8 @@ def report(done: dict[str, Any], crop: int, numbers: list[int]) -> str:
     ]
     lines = [
         machine(),
-        f"{crop}x{crop}, PSNR in dB, how many pictures by method ({', '.join(METHODS)}); correlation of the standard "
-        "deviation with |error|, over that of an exactly calibrated Gaussian; coverage of nominal 95 %",
+        f"{crop}x{crop}, PSNR in dB, number of pictures by method ({', '.join(METHODS)}); correlation of the standard "
+        "deviation with |error|, divided by its value for an exactly calibrated Gaussian; coverage of nominal 95 %",
         "",
         f"{'problem':12} {'scale, weight':14} {'pictures':>9} "
         + " ".join(f"{h:>15}" for h in heads),
@@ -370,7 +376,10 @@ def report(done: dict[str, Any], crop: int, numbers: list[int]) -> str:
 
 
 def steps(folder: Path, numbers: list[int], crop: int) -> str:
-    """The solver's steps beside the paper's: the bound (from 30 draws, less is better) and the pictures."""
+    """Compare the solver's steps with the paper's: the bound from 30 draws, and the pictures.
+
+    A smaller bound is better.
+    """
     lines = [f"{machine()}; pictures {numbers}, {crop}x{crop}, rate scale 1, weight 0.7"]
     ways = {
         "300 equal steps, the last": VariationalLatent(
@@ -405,7 +414,7 @@ def steps(folder: Path, numbers: list[int], crop: int) -> str:
 
 
 def batch_of_eight(folder: Path, crop: int, iterations: int) -> str:
-    """Eight pictures as one batch and one by one: the same answers, and the time of both, alternating."""
+    """Compare eight pictures as one batch with single runs: answers, and alternating times."""
     this = case("g1-7.65", pictures(folder, list(range(1, 9)), crop), list(range(1, 9)), folder)
     prior = it.priors.load("cae-natural", {"rate_scale": 0.35})
 
@@ -445,16 +454,16 @@ def main() -> None:
     parser.add_argument("--pictures", default="1,2,3,4,5,6,7,8,9,10")
     parser.add_argument("--problems", default=",".join(SETTINGS))
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--scales", default="1,0.5,0.25", help="of tune")
-    parser.add_argument("--weights", default="0.3,0.5,0.7,1", help="of tune")
+    parser.add_argument("--scales", default="1,0.5,0.25", help="values for --part tune")
+    parser.add_argument("--weights", default="0.3,0.5,0.7,1", help="values for --part tune")
     parser.add_argument("--crop", type=int, default=256)
-    parser.add_argument("--iterations", type=int, default=30, help="of batch")
+    parser.add_argument("--iterations", type=int, default=30, help="iterations of --part batch")
     parser.add_argument("--at-once", type=int, default=5)
     parser.add_argument(
         "--minutes",
         type=float,
         default=math.inf,
-        help="after which nothing new is begun; a later call goes on",
+        help="time limit for starting new cells; a later call continues",
     )
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS)

@@ -1,11 +1,14 @@
-"""Intervals of VBLE and VBLE-xz that hold what they say: conformal calibration on the other 58 pictures of BSD68.
+"""Intervals of VBLE and VBLE-xz with conformal calibration on the other 58 pictures of BSD68.
 
-For each problem of ``vble.py`` that is asked for: coverage of nominal 95 % intervals on the first ten pictures (centre, 5 pixels along
-the border left out), of VBLE and of VBLE-xz as they are, and after split conformal calibration on the pictures 11 to 68.
-``unit="picture"``, the default, bounds the coverage from below for any number of pictures and takes the quantile at 0.95 times 59/58;
-``unit="pixel"`` takes it at 0.95. Means and standard deviations are kept in a folder, so that the pictures may be done in pieces.
+For each selected problem of ``vble.py``: coverage of nominal 95 % intervals on the first ten
+pictures (centre, 5 pixels along the border left out), of VBLE and of VBLE-xz without calibration,
+and after split conformal calibration on the pictures 11 to 68. ``unit="picture"``, the default,
+bounds the coverage from below for any number of pictures and takes the quantile at 0.95 times
+59/58; ``unit="pixel"`` takes it at 0.95. Means and standard deviations are kept in a folder, so
+that the pictures may be computed in pieces.
 
-    python benchmarks/vble_calibration.py [--problems g1-7.65,motion-7.65] [--methods VBLE-xz] [--crop 256] [--at-once 4] [--cache FOLDER]
+    python benchmarks/vble_calibration.py [--problems g1-7.65,motion-7.65] [--methods VBLE-xz]
+                                          [--crop 256] [--at-once 4] [--cache FOLDER]
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ TESTED, LEARNED = range(1, 11), range(11, 69)
 
 
 def fill(problem: str, method: str, chosen: argparse.Namespace, folder: Path) -> None:
-    """Solve for the pictures that are not there yet."""
+    """Solve for the missing pictures."""
     left = [
         n
         for n in (*TESTED, *LEARNED)
@@ -77,7 +80,7 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--iterations", type=int, default=150)
-    parser.add_argument("--pictures", type=int, default=68, help="fewer for a trial")
+    parser.add_argument("--pictures", type=int, default=68, help="number of pictures")
     parser.add_argument(
         "--cache", type=Path, default=Path(tempfile.gettempdir()) / "invtoolbox-vble-calibration"
     )

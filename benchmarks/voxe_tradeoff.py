@@ -1,22 +1,27 @@
-"""Editing a scene by score distillation: what ties it to the scene it came from, in the volume or in its pictures.
+"""Editing a scene by score distillation: ties to the original scene, in the volume or in pictures.
 
     python benchmarks/voxe_tradeoff.py [--iterations 600] [--threads 1]
 
-A figure of 24^3 voxels gets a hat and other colors, by the exact score N(render(edited), 0.05^2) of pictures of 28 x 28 pixels from its
-front, 34 degrees to either side, one picture a step, Adam at 0.03. Two oracles that contradict themselves, as diffusion models do: what
-they want to see at a view has (A) another cast of color, or (B) another camera, 3 degrees aside, from draw to draw, of eight. Beside the
-score: nothing, the correlation of densities (Vox-E), the squared distance of densities, or that of pictures from all around, one a step.
-Weights are those beside means over the values of a picture, as of the score so of the distance of pictures (of half its square).
+A figure of 24^3 voxels gets a hat and other colors, by the exact score N(render(edited), 0.05^2) of
+pictures of 28 x 28 pixels from its front, 34 degrees to either side, one picture per step, Adam at
+0.03. There are two oracles that contradict themselves, as diffusion models do: from draw to draw,
+of eight, their target at a view has (A) another cast of color, or (B) another camera, 3 degrees
+aside. The ties, in addition to the score, are none, the correlation of densities (Vox-E), the
+squared distance of densities, or the squared distance of pictures from all around, one per step.
+Weights are relative to means over the values of a picture, both for the score and for the distance
+of pictures (half of its square).
 
-The figure is translucent and its colors are saturated, so that the front says much about the back, as in the experiment that this one is
-built after. It was set up by two rows of that experiment alone, before any tie was tried: what the original scores (about 20 dB), and
-what the score alone does (31 dB at the back, a correlation of 0.96 to 0.97, 0.7 to 0.8 of the hat).
+The figure is translucent and its colors are saturated, so that the front contains much information
+about the back, as in the original experiment. Two rows of that experiment determined this design,
+before any tie was tried: the score of the original (about 20 dB), and the result of the score alone
+(31 dB at the back, a correlation of 0.96 to 0.97, 0.7 to 0.8 of the hat).
 
-What unit the experiment's weight of the correlation has is not known, so there is a sweep, and every weight is judged, against pictures at
-0.1 and at 0.3.
+The unit of the experiment's weight of the correlation is unknown, so there is a sweep, and every
+weight is judged, compared with pictures at 0.1 and at 0.3.
 
-Printed: PSNR of the front and of the back to the edited scene, the correlation of densities with the original, how many of the hat's voxels
-are filled, and how many of the original's were emptied.
+Printed: PSNR of the front and of the back compared with the edited scene, the correlation of
+densities with the original, the number of filled voxels of the hat, and the number of emptied
+voxels of the original.
 """
 
 from __future__ import annotations
@@ -46,16 +51,18 @@ from invtoolbox.priors import (
 )
 
 NODES, SIZE, STD = 24, (28, 28), 0.05
-#: Optical thickness of a cell beyond which its voxel counts as filled: a tenth of the light.
+#: Optical thickness of a cell above which its voxel is filled: it absorbs a tenth of the light.
 FILLED = 0.105
-#: Raw densities of the figure, a unit of length being half the box.
+#: Raw densities of the figure; the unit of length is half the box.
 INSIDE, OUTSIDE = 5.0, -5.0
-#: Values of a picture, by which a weight beside means becomes one beside sums.
+#: Number of values of a picture: the factor from a weight relative to means to one relative to
+#: sums.
 VALUES = 3 * SIZE[0] * SIZE[1]
-#: Raw colors are coefficients of the constant harmonic; by its inverse they are what goes into the sigmoid.
+#: Inverse of the constant harmonic: raw colors are its coefficients, and the sigmoid acts on their
+#: product with it.
 COLOR = math.sqrt(4 * math.pi)
 DRAWS = 8
-#: Weights of the distance of pictures that the correlation is held against.
+#: Weights of the distance of pictures, with which the correlation is compared.
 JUDGED = (0.1, 0.3)
 FRONT = torch.linspace(-34.0, 34.0, 8)
 BACK = torch.linspace(146.0, 214.0, 6)
@@ -70,7 +77,10 @@ def cameras(degrees: Tensor) -> Cameras:
 
 
 def figure(edited: bool, n: int = NODES) -> Voxels:
-    """A body with arms and a head; edited, arms are red instead of green, the body cyan instead of blue, and it wears a hat."""
+    """Create a body with arms and a head.
+
+    Edited, arms are red instead of green, the body is cyan instead of blue, and it wears a hat.
+    """
     space = VoxelSpace.box(n, LOW, HIGH, scale=1.0)
     x, y, z = (2 * space.places() / (n - 1) - 1).unbind(1)
     body = (x / 0.55) ** 2 + ((y - 0.3) / 0.6) ** 2 + (z / 0.5) ** 2 < 1
@@ -107,7 +117,7 @@ class DensityDistance(ExplicitPrior):
 
 
 def distilled(oracle: str, seed: int) -> ThroughOperator:
-    """One view of the front in every step, with the score of one of the things that the oracle wants to see there."""
+    """Return the score of one view of the front per step, with a random target of the oracle."""
     g, views = torch.Generator().manual_seed(seed), FRONT.repeat(DRAWS)
     aside = 3.0 * torch.randn(len(views), generator=g) if oracle == "B" else torch.zeros(len(views))
     targets = VoxelRenderer(cameras(views + aside), block="picture")(figure(True))[0].transpose(
@@ -122,7 +132,10 @@ def distilled(oracle: str, seed: int) -> ThroughOperator:
 
 
 def rows() -> dict[str, Prior | None]:
-    """What ties the scene to the original, with its weight beside the score, whose pull is a sum over the values of a picture."""
+    """List the ties to the original with their weights relative to the score.
+
+    The pull of the score is a sum over the values of a picture.
+    """
     original = figure(False)
     around = VoxelRenderer(cameras(AROUND), block="picture")
     pictures = ThroughOperator(

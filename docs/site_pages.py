@@ -1,11 +1,16 @@
-"""Pages of the site that are made from what is there: the start page from the README, the gallery from its scripts, the reference from
-the packages' lists of names, and the command line from its own help. MkDocs calls the functions `on_...` below."""
+"""Generate pages of the site: start page, gallery, results of benchmarks, reference, command line.
+
+The start page comes from the README, the gallery from its scripts, the results from
+`benchmarks/results`, the reference from the packages' lists of names, and the command line from its
+own help. MkDocs calls the functions `on_...` below.
+"""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -19,10 +24,15 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 GALLERY = ROOT / "docs" / "gallery"
-#: Pictures and printed lines, one folder a script, named after its text and the package's: nothing is run again while neither changes.
+#: Pictures and printed lines, one folder per script. A folder is named after a digest of the script
+#: and of the package, so that nothing is run again while neither changes.
 BUILT = ROOT / "build" / "gallery"
 
-#: In the order of the gallery's first page.
+BENCHMARKS = ROOT / "benchmarks"
+#: Results of a script whose name differs from the script's.
+RESULT_OF = {"vble_batch": "vble", "vble_steps": "vble"}
+
+#: The scripts of the gallery, in the order of its first page.
 SCRIPTS = (
     "ct_slice",
     "limited_angle",
@@ -39,14 +49,17 @@ SCRIPTS = (
     "rigid_bar",
 )
 
-#: Reference pages: the module, the page's title, what it is for.
+#: Pages of the reference: their modules, titles and purposes.
 PACKAGES = {
     "operators": (
         "Operators",
-        "What maps an image to measurements. A table of them is in `invtoolbox list operators`.",
+        "Forward models that map an image to measurements. `invtoolbox list operators` prints a table of them.",
     ),
-    "data_terms": ("Data terms", "How misfit between prediction and measurements is measured."),
-    "priors": ("Priors", "What is known about the image before it is measured."),
+    "data_terms": (
+        "Data terms",
+        "Measures of the misfit between prediction and measurements.",
+    ),
+    "priors": ("Priors", "Knowledge about the image before it is measured."),
     "solvers": (
         "Solvers",
         "Frozen records of settings, one algorithm each. The loop belongs to `it.solve`.",
@@ -55,8 +68,31 @@ PACKAGES = {
         "Weight of the prior",
         "Rules for `regularization=`, and the noise level of measurements.",
     ),
-    "datasets": ("Data sets", "Readers, one a format, geometry files, and what writes results."),
-    "processing": ("Processing", "From counts to line integrals that an operator explains."),
+    "posteriors": (
+        "Posteriors",
+        "Probability distributions over images, and conformal intervals.",
+    ),
+    "networks": ("Networks", "Torch modules that priors, solvers and training share."),
+    "geometry": (
+        "Geometry",
+        "Cameras, rigid motions, meshes, voxels, Gaussians, lidar sweeps and neighbor graphs.",
+    ),
+    "simulation": (
+        "Simulation",
+        "A simulated street with traffic and a spinning lidar, with exact labels.",
+    ),
+    "motion": ("Scene flow", "Motion in lidar sweeps: preparation of pairs, and methods."),
+    "views": (
+        "Scenes from photographs",
+        "Models of a scene, the stages of a reconstruction, and the choice of held-out photographs.",
+    ),
+    "runs.study": (
+        "Studies",
+        "Slices of a volume and scenes of a study, on one machine or on Dask workers, resumable.",
+    ),
+    "runs.flow": ("Flow of sequences", "Scene flow of whole sequences as a resumable study."),
+    "datasets": ("Data sets", "One reader per format, geometry files, and writers of results."),
+    "processing": ("Processing", "Conversion of counts to line integrals that fit an operator."),
     "metrics": ("Metrics", "Measures of quality, each per item: shape `(batch,)`."),
     "plotting": ("Plotting", "Figures and reports."),
     "training": (
@@ -65,58 +101,54 @@ PACKAGES = {
     ),
     "unrolling": (
         "Solvers as networks",
-        "So many steps of a solver, or its fixed point, with what is learned.",
+        "A fixed number of steps of a solver, or its fixed point, with trainable parts.",
     ),
-    "testing": ("Testing", "Is my operator, prior, data term or solver what it says it is?"),
-    "scenes": ("Scenes", "Scene files, lidar sweeps, and a simulated street with exact labels."),
-    "views": (
-        "Scenes from photographs",
-        "What represents a scene, the stages in which it is found, and which photographs are held out.",
-    ),
-    "study": (
-        "Studies",
-        "Slices of a volume and scenes of a study, on one machine or on Dask workers, resumable.",
+    "testing": (
+        "Testing",
+        "Checks of your own operators, priors, data terms and solvers against their contracts.",
     ),
 }
-#: Bases of public classes that hold what users call, but are no public names themselves.
-BASES = {
-    "operators": ("scan_2d.Scan2D", "scan_3d.Scan3D"),
-    "scenes": (
-        "sweep.Sweep",
-        "sweep.FlowLabels",
-        "sweep.Boxes",
-        "street.Thing",
-        "street.Part",
-        "routes.Route",
-        "routes.Track",
-        "routes.Speed",
+#: Further public names of a package: base classes whose methods users call, and records of its
+#: submodules.
+MORE = {
+    "operators": ("tomography.scan_2d.Scan2D", "tomography.scan_3d.Scan3D"),
+    "geometry": (
+        "sweeps.Sweep",
+        "sweeps.FlowLabels",
+        "sweeps.Boxes",
+        "voxels.Voxels",
+        "voxels.VoxelSpace",
+        "rigid.relative_motion",
+        "rigid.transform",
+        "rigid.rotation",
+    ),
+    "simulation": (
+        "world.Thing",
+        "world.Part",
+        "world.Route",
+        "world.Track",
+        "world.Speed",
+    ),
+    "motion": ("methods.Motion", "preparation.PreparedPair", "preparation.prepare_pair"),
+    "runs.flow": (
+        "trajectories.FiledFlow",
+        "trajectories.FlowStep",
+        "trajectories.track",
+        "accumulation.Accumulation",
+        "accumulation.write_accumulated",
     ),
 }
-#: What stands in `invtoolbox` itself.
-TOP = (
-    "Problem",
-    "solve",
-    "Solution",
-    "reconstruct",
-    "map_slices",
-    "exact_posterior",
-    "MeanFieldPosterior",
-    "calibrate_posteriors",
-    "as_operator",
-    "to_deepinv",
-    "Checkpoint",
-    "Progress",
-    "InputError",
-)
 
 
 def on_files(files: Files, config: Any) -> Files:
+    """Add the generated pages and pictures to the files of the site."""
     pages = {
         "index.md": start_page((ROOT / "README.md").read_text()),
         "reference/command_line.md": command_line_page(),
         "reference/index.md": top_page(),
+        "benchmark_results.md": results_page(),
     }
-    pages |= {f"reference/{name}.md": package_page(name) for name in PACKAGES}
+    pages |= {f"reference/{name.replace('.', '_')}.md": package_page(name) for name in PACKAGES}
     rows = []
     for name in SCRIPTS:
         title, prose, code = parts(GALLERY / f"{name}.py")
@@ -132,8 +164,8 @@ def on_files(files: Files, config: Any) -> Files:
             f"### [{title}]({name}.md)\n\n[![{title}]({name}.png)]({name}.md)\n\n{prose.split(chr(10) * 2)[0]}\n"
         )
     pages["gallery/index.md"] = (
-        "# Gallery\n\nEvery page is a script that runs in less than about 20 seconds on one core, with data that "
-        "come with installed packages or are simulated. The pictures are made when the site is built.\n\n"
+        "# Gallery\n\nEvery page is a script that runs in less than about 20 seconds on one core. Its data come with "
+        "installed packages or are simulated. The pictures are drawn when the site is built.\n\n"
         + "\n".join(rows)
     )
     for path, text in pages.items():
@@ -142,15 +174,24 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def start_page(readme: str) -> str:
-    """The README with its links turned to pages of the site; links to files that are not pages become plain text."""
+    """Turn the README's links into links to pages, and links to other files into code."""
     readme = readme.replace("](docs/", "](")
     return re.sub(
-        r"\[([^\]]+)\]\((?!https?:|architecture\.md|conventions\.md)[^)]*\)", r"`\1`", readme
+        r"(?<!!)\[([^\]]+)\]\((?!https?:)([^)]*)\)",
+        lambda link: (
+            link[0] if link[2].endswith((".md", ".jpg")) and exists(link[2]) else f"`{link[1]}`"
+        ),
+        readme,
     )
 
 
+def exists(page: str) -> bool:
+    """Whether a page or picture of that path lies in the folder of the documentation."""
+    return (ROOT / "docs" / page).is_file()
+
+
 def parts(script: Path) -> tuple[str, str, str]:
-    """Title, prose and code of a script: first line and rest of its docstring, and what comes after."""
+    """Return title, prose and code of a script; the first two come from its docstring."""
     text = script.read_text()
     docstring = ast.get_docstring(ast.parse(text))
     if docstring is None:
@@ -161,7 +202,10 @@ def parts(script: Path) -> tuple[str, str, str]:
 
 
 def run(name: str) -> tuple[str, list[Path]]:
-    """What a script prints, and its pictures; from an earlier build where neither the script nor the package has changed."""
+    """Run a script and return its printed lines and its pictures.
+
+    An earlier build is reused if neither the script nor the package has changed.
+    """
     script = GALLERY / f"{name}.py"
     folder = (
         BUILT / f"{name}-{hashlib.sha256(script.read_bytes() + package_digest()).hexdigest()[:12]}"
@@ -190,6 +234,7 @@ def run(name: str) -> tuple[str, list[Path]]:
 
 @cache
 def package_digest() -> bytes:
+    """Compute a digest of all modules of the package."""
     digest = hashlib.sha256()
     for source in sorted((ROOT / "invtoolbox").rglob("*.py")):
         digest.update(source.read_bytes())
@@ -199,57 +244,89 @@ def package_digest() -> bytes:
 def gallery_page(
     name: str, title: str, prose: str, code: str, printed: str, pictures: list[str]
 ) -> str:
+    """Compose a page of the gallery: prose, pictures, code, and the printed lines."""
     shown = [f"{name}.png", *(p for p in pictures if p != f"{name}.png")]
     text = f"# {title}\n\n{prose}\n\n" + "\n\n".join(f"![{title}]({p})" for p in shown)
     text += f'\n\n```python title="docs/gallery/{name}.py"\n{code}\n```\n'
     return text + (f"\nIt prints:\n\n```text\n{printed.strip()}\n```\n" if printed.strip() else "")
 
 
+def results_page() -> str:
+    """Compose the page of benchmark results: one section per file, with the script's first line."""
+    text = (
+        "# Results of the benchmarks\n\nEvery file of `benchmarks/results`, as the script printed it. "
+        "[Figures](benchmarks.md) has the most important ones in one table.\n"
+    )
+    for result in sorted(BENCHMARKS.joinpath("results").iterdir()):
+        if result.suffix not in (".txt", ".md"):
+            continue
+        script = f"{RESULT_OF.get(result.stem, result.stem)}.py"
+        title, _, _ = parts(BENCHMARKS / script)
+        printed = result.read_text(encoding="utf-8").strip()
+        body = printed if result.suffix == ".md" else f"```text\n{printed}\n```"
+        text += f"\n## {result.stem}\n\n{title}\n\n`benchmarks/{script}`\n\n{body}\n"
+    return text
+
+
 def top_page() -> str:
-    return (
-        "# Reference\n\nWhat stands in `invtoolbox` itself, `import invtoolbox as it`.\n\n"
-        + "\n\n".join(f"::: invtoolbox.{target(name)}" for name in TOP)
-        + "\n"
-    )
+    """Compose the page of the names in `invtoolbox` itself."""
+    import inspect
 
+    import invtoolbox
 
-def target(name: str) -> str:
-    """Where a name of `invtoolbox` stands; `invtoolbox.solve` is also a module."""
-    from invtoolbox import _NAMES
-
-    return (
-        "solve.solve" if name == "solve" else f"{_NAMES[name].removeprefix('invtoolbox.')}.{name}"
-    )
-
-
-def package_page(package: str) -> str:
-    """A heading and a documented object for every public name of a package, from its own list of them."""
-    title, what = PACKAGES[package]
+    objects = {name: getattr(invtoolbox, name) for name in invtoolbox.__all__}
     paths = [
-        *exported(package),
-        *(f"invtoolbox.{package}.{name}" for name in BASES.get(package, ())),
+        f"{value.__module__}.{name}"
+        for name, value in objects.items()
+        if inspect.isclass(value) or inspect.isfunction(value)
     ]
     return (
-        f"# {title}\n\n{what} Import as `it.{package}`.\n\n"
+        "# Reference\n\nThe names of `invtoolbox` itself, `import invtoolbox as it`.\n\n"
         + "\n\n".join(f"::: {path}" for path in paths)
         + "\n"
     )
 
 
+def package_page(package: str) -> str:
+    """Compose the page of a package: a documented object for each of its public names."""
+    title, purpose = PACKAGES[package]
+    further = [f"invtoolbox.{package}.{name}" for name in MORE.get(package, ())]
+    objects = "\n\n".join(f"::: {path}" for path in [*exported(package), *further])
+    return f"# {title}\n\n{purpose} Import as `it.{package}`.\n\n{objects}\n"
+
+
 def exported(package: str) -> list[str]:
-    """The classes, functions and modules in a package's `__all__`, classes first: the paths to document them by."""
+    """Return the paths of a package's public classes, functions and modules, classes first.
+
+    Public are the names in `__all__`; in a package without this list, the public classes that its
+    modules define and document.
+    """
     import importlib
     import inspect
 
     module = importlib.import_module(f"invtoolbox.{package}")
-    objects = {name: getattr(module, name) for name in module.__all__}
+    if hasattr(module, "__all__"):
+        objects = {name: getattr(module, name) for name in module.__all__}
+    else:
+        objects = {
+            name: value
+            for each in pkgutil.iter_modules(module.__path__)
+            for name, value in vars(
+                importlib.import_module(f"{module.__name__}.{each.name}")
+            ).items()
+            if inspect.isclass(value)
+            and value.__module__ == f"{module.__name__}.{each.name}"
+            and not name.startswith("_")
+            and "__doc__" in vars(value)
+            and value.__doc__
+        }
     objects = {
         n: o
         for n, o in objects.items()
         if inspect.isclass(o) or inspect.isfunction(o) or inspect.ismodule(o)
     }
     names = sorted(objects, key=lambda n: (not inspect.isclass(objects[n]), n.lower()))
-    # What a package loads when it is first used is not in its text: it is documented by the module that it stands in.
+    # A name that a package loads lazily is not in its text, so it is documented by its own module.
     return [
         f"{module.__name__ if name in vars(module) else objects[name].__module__}.{name}"
         for name in names
@@ -257,7 +334,7 @@ def exported(package: str) -> list[str]:
 
 
 def command_line_page() -> str:
-    """The help of every command, as the command line prints it."""
+    """Compose the page of the command line: the help of every command, as it prints it."""
     import argparse
 
     from invtoolbox.cli import parser

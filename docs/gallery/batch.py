@@ -1,8 +1,8 @@
-"""A batch of different problems, each of which stops by itself
+"""A batch of different problems, each with its own stopping test
 
-Four photographs with four kernels and four noise levels are one batch: one operator with a kernel an item, one data term with
-a noise level an item. Every item gets its own weight, its own step size and its own stopping; its answer is the one it
-would get alone. The last lines check that.
+Four photographs with four kernels and four noise levels are one batch: one operator with a kernel
+per item, one data term with a noise level per item. Every item gets its own weight, step size and
+stopping test, and its answer is the same as alone. The last lines check this.
 """
 
 import matplotlib.pyplot as plt
@@ -27,7 +27,7 @@ A = it.operators.Blur(kernels[:, None], (n, n))  # (item, channel, row, column)
 y = A.simulate(truth, noise=it.operators.noise.Gaussian(noise_std), seed=0)
 problem = it.Problem(y, A, it.data_terms.LeastSquares(noise_std=noise_std))
 
-left = []  # how many items were still running after each step
+left = []  # number of running items after each step
 solution = it.solve(
     problem,
     it.priors.TotalVariation(),

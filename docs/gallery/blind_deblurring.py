@@ -1,12 +1,13 @@
 """Blind deblurring: the kernel is unknown too
 
-`Problem(unknown={"kernel": it.priors.Simplex()})` joins the kernel to the image; the simplex keeps it nonnegative with sum 1. PALM
-alternates between the two, and no other loop is needed.
+`Problem(unknown={"kernel": it.priors.Simplex()})` adds the kernel to the unknowns; the simplex
+keeps it nonnegative with sum 1. PALM alternates between image and kernel in the one loop.
 
-The problem is not convex, and three things decide. The *prior*: TV is the same for a blurred edge as for a sharp one and even prefers
-low contrast, so it finds a kernel that is too short; a prior of a few large differences, `log(1 + d^2 / s^2)`, prefers the sharp edge.
-The *weight*: large at first and then lower, each run from where the last one stopped. The *start*: a flat kernel. Photographs are harder
-than this drawing of flat regions.
+The problem is not convex, and three choices decide. The *prior*: TV has the same value for a
+blurred edge as for a sharp one and even prefers low contrast, so it finds a kernel that is too
+short. A prior of few large differences, `log(1 + d^2 / s^2)`, prefers the sharp edge. The *weight*:
+large at first and then lower; each run starts from the last result. The *initial guess*: a flat
+kernel. Photographs are harder than this drawing of flat regions.
 """
 
 import matplotlib.pyplot as plt

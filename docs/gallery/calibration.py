@@ -1,8 +1,9 @@
-"""Calibration: a detector that is not where it should be
+"""Calibration: a detector in the wrong place
 
-The panel stands 3 cells beside its place, and nobody wrote it down. Reconstructed as if it stood right, every edge is doubled.
-`Problem(unknown={"detector_shift": None})` makes the shift part of what is found. Any parameter in `A.parameters()` can
-be found in this way: angles, distances, poses, a blur kernel.
+The detector is shifted by 3 cells, and the shift is not recorded. A reconstruction without the
+shift doubles every edge. `Problem(unknown={"detector_shift": None})` adds the shift to the
+unknowns. Any parameter in `A.parameters()` can be estimated in this way: angles, distances, poses,
+a blur kernel.
 """
 
 import math

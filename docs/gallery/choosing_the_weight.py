@@ -1,8 +1,9 @@
 """Choosing the weight: discrepancy, SURE, GCV and the L-curve
 
-The curve shows how good the reconstruction would be for every weight, which only a simulation can know. The marks show
-what each rule chooses without the truth. The discrepancy principle and SURE use the noise level; GCV and the L-curve do not. All
-but the first solve the problem with several weights.
+The curve shows the quality of the reconstruction for every weight, which only a simulation can
+compute. The marks show the weights that the rules choose without the truth. The discrepancy
+principle and SURE use the noise level; GCV and the L-curve do not. All rules except the first solve
+the problem with several weights.
 """
 
 import matplotlib.pyplot as plt
@@ -16,7 +17,8 @@ y = A.simulate(truth, noise=0.02, seed=0)
 problem = it.Problem(y, A, it.data_terms.LeastSquares(noise_std=0.02))
 prior = it.priors.TotalVariation()
 
-# One batch: the same picture with 15 weights. Every item of a batch has its own weight and stops by itself.
+# One batch: the same picture with 15 weights. Every item of a batch has its own weight and stops by
+# itself.
 weights = torch.logspace(0, 2.5, 15)
 sweep = it.solve(
     it.Problem(y.expand(15, -1, -1, -1), A, problem.data_term),

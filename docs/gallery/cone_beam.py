@@ -1,7 +1,8 @@
 """Cone beam: geometry, FDK and TV on a small volume
 
-A point source and a flat panel turn around a volume. `A.plot()` draws the geometry, which is worth a look before anything else.
-Feldkamp's method (FDK) is `A.pseudo_inverse`; it amplifies the noise of 40 views. TV with the bound 0 does not.
+A point source and a flat panel turn around a volume. `A.plot()` draws the geometry: look at it
+before anything else. Feldkamp's method (FDK) is `A.pseudo_inverse`; it amplifies the noise of 40
+views. TV with the bound 0 does not.
 """
 
 import math

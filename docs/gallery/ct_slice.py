@@ -1,8 +1,9 @@
 """CT of a DICOM slice: FBP, TV and graphLa
 
-A real CT slice is projected with a fan beam, 60 views and 2 % noise. Filtered back-projection inverts the scan and
-amplifies the noise. Total variation asks for flat regions. The graph Laplacian (graphLa) takes the TV image, joins pixels
-that have similar values there, and asks the answer to be smooth along these joins only.
+A real CT slice is projected with a fan beam, 60 views and 2 % noise. Filtered back-projection
+inverts the scan and amplifies the noise. Total variation prefers flat regions. The graph Laplacian
+(graphLa) connects pixels with similar values in the TV image, and penalizes differences along these
+connections only.
 
 No weight is given: the discrepancy principle finds it from the noise level, for each prior.
 """

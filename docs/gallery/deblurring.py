@@ -1,7 +1,8 @@
 """Deblurring a photograph: four priors without a network
 
-One blurred and noisy photograph, four priors without a network. The weight of each is found by the discrepancy
-principle from the noise level; the solver is chosen by what the prior offers, and the printed lines say which and why.
+One blurred and noisy photograph, four priors without a network. The discrepancy principle finds the
+weight of each prior from the noise level. The toolbox chooses a solver that fits the prior, and the
+printed lines give the choice and the reason.
 """
 
 import matplotlib.pyplot as plt

@@ -1,8 +1,9 @@
-"""Limited angle: what is not seen, and what a prior can say about it
+"""Limited angle: missing edges, and priors that restore them
 
-A parallel beam turns by 60 degrees only. Edges whose normal no ray is at right angles to are not in the data: filtered
-back-projection smears them. TV and the bounds 0 and 1 of a two-phase object bring most of them back. How well that goes depends on
-how true the prior is; it is an assumption about the object, not a measurement.
+A parallel beam turns by 60 degrees only. The data contain an edge only if some ray is tangent to
+it: filtered back-projection smears all other edges. TV and the bounds 0 and 1 of a two-phase object
+restore most of them. The quality depends on how well the prior describes the object; it is an
+assumption, not a measurement.
 """
 
 import math

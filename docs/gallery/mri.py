@@ -1,8 +1,9 @@
 """MRI: eight coils, every third line
 
-A head-like phantom is seen by eight simulated coils. Measured are every third line of k-space and the 16 in the middle. Zero-filling
-folds the picture over itself; least squares with the coil maps (SENSE) unfolds it and amplifies noise; a wavelet prior takes the noise out.
-Samples that were not taken have weight 0 in the data term.
+Eight simulated coils measure a head-like phantom: every third line of k-space and the 16 lines in
+the middle. Zero-filling folds the picture over itself. Least squares with the coil maps (SENSE)
+unfolds it and amplifies noise, which a wavelet prior removes. Samples that were not taken have
+weight 0 in the data term.
 """
 
 import matplotlib.pyplot as plt

@@ -1,8 +1,9 @@
 """Your own prior, in ten lines
 
-A prior is a class with one method. Here it is an energy that counts differences to the neighbours, but lets large ones pass more
-cheaply than their size: `log(1 + d^2 / s^2)`. `check_prior` tests it against the contract: per-item sums, a gradient that
-belongs to the energy, nothing that changes between two calls. Then it runs in every solver that fits, alone or in a sum.
+A prior is a class with one method. Here it is an energy of the differences to the neighbours that
+grows only logarithmically for large ones: `log(1 + d^2 / s^2)`. `check_prior` tests it against the
+contract: sums per item, a gradient that belongs to the energy, the same result of two calls. Then
+it runs in every solver that fits, alone or in a sum.
 """
 
 import matplotlib.pyplot as plt

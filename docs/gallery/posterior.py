@@ -1,9 +1,11 @@
-"""What half of a digit leaves open
+"""Posterior: a digit of which half is measured
 
-A Gaussian for each of the ten digits, learned from scikit-learn's pictures of 8 x 8, is a prior whose posterior is known exactly. Only the
-left half of a digit is measured, with much noise; shown are four that this leaves open. The posterior mean is a blur of all that fits;
-samples are digits, not always the same one; the standard deviation says where they differ. A diffusion sampler that is given the exact
-score (DiffPIR) comes near. The intervals, calibrated on digits that neither the prior nor the test has seen, hold what they say.
+A Gaussian for each of the ten digits, learned from scikit-learn's pictures of 8 x 8, is a prior
+with an exact posterior. Only the left half of a digit is measured, with much noise; shown are four
+digits that this leaves undetermined. The posterior mean is a blur of all digits that fit. Samples
+are digits, not always the same one, and the standard deviation shows where they differ. A diffusion
+sampler with the exact score (DiffPIR) comes close. The intervals are calibrated on digits that
+belong neither to the prior nor to the test, and reach their nominal coverage.
 """
 
 import matplotlib.pyplot as plt

@@ -1,9 +1,11 @@
 """A bar, bent and twisted by its ends
 
-Both ends of a bar are held as handles, and one of them is turned by 90 degrees about the length and by 60 about the side. What lies
-between follows as rigidly as possible: every neighbourhood of the mesh turns as a whole, and stretches as little as it can.
+Both ends of a bar are handles, and one of them is turned by 90 degrees about the length and by 60
+degrees about the side. The vertices in between follow as rigidly as possible: every neighbourhood
+of the mesh turns as a whole, and stretches as little as possible.
 
-In the middle the same handles under the linear energy, where no neighbourhood turns: the bar collapses where it is twisted.
+The middle picture shows the same handles under the linear energy, in which neighbourhoods do not
+turn: the twisted part of the bar collapses.
 """
 
 import torch
@@ -55,7 +57,7 @@ rigid = bar.with_vertices(vertices + solution.x[0])
 
 
 def strain(moved):
-    """By how much the edges of each vertex have changed their length, in the mean."""
+    """Compute the mean relative change of length of the edges at each vertex."""
     graph = it.geometry.NeighbourGraph.of_mesh(vertices, faces, "uniform")
     a, b = graph.edges
     change = (

@@ -1,10 +1,12 @@
 """A simulated street with exact scene flow
 
-A spinning lidar drives through a town where cars, people and cyclists drive, turn, brake and stand. Each sweep comes with noise,
-drop-out and rolling shutter, and with labels that are exact: the flow of every point, its category, its object, and whether it moves.
+A spinning lidar drives through a town where cars, people and cyclists drive, turn, brake and stand.
+Each sweep has noise, drop-out and rolling shutter, and exact labels: the flow of every point, its
+category, its object, and whether it moves.
 
-The flow holds the sensor's own motion; without it, what stands has none. On the left a sweep as the sensor sees it, colored by
-height; on the right its residual flow, colored by direction and speed.
+The flow contains the sensor's own motion; after its removal, static points have no flow. On the
+left a sweep as the sensor measures it, colored by height; on the right its residual flow, colored
+by direction and speed.
 """
 
 import matplotlib.pyplot as plt
@@ -21,7 +23,7 @@ print(f"{len(sweep)} points, {len(sweep.boxes)} objects, {int(labels.dynamic.sum
 
 E = relative_motion(
     sweep.pose, after.pose
-)  # what stands still goes from p to E p in the sensor's frame
+)  # static points move from p to E p in the sensor's frame
 residual = labels.flow - (transform(E, sweep.points) - sweep.points)
 standing = ~labels.dynamic & (labels.instance < 0)
 print(f"what stands: residual flow up to {float(residual[standing].norm(dim=1).max()):.0e} m")
@@ -32,7 +34,7 @@ for number, name in enumerate(labels.categories):
             f"{name}: {int(moving.sum())} moving points at {10 * float(residual[moving].norm(dim=1).mean()):.1f} m/s"
         )
 
-# The flow leads to where the next sweep sees the same objects.
+# Points moved by their flow lie on the same objects in the next sweep.
 for name, points in (("without", sweep.points), ("with", sweep.points + labels.flow)):
     nearest = torch.cdist(points[labels.dynamic], after.points).amin(1)
     print(f"from moving points to the next sweep, {name} flow: {float(nearest.median()):.2f} m")

@@ -21,7 +21,7 @@ def test_every_data_set_says_what_and_whence() -> None:
     assert set(NAMES) <= set(entries)
     for name in NAMES:
         text = entries[name].path.read_text()
-        assert all(word in text for word in ("# What:", "# Whence:", "# When:")), name
+        assert all(word in text for word in ("# What:", "# Source:", "# Use:")), name
         settings = entries[name].read()
         assert settings["reader"] in datasets.READERS and settings["licence"] and settings["sha256"]
 
