@@ -195,7 +195,7 @@ def _notes(photographs: Photographs, look: Look) -> tuple[str, ...]:
         )
     if _is_empty(look):
         notes.append(
-            "nothing is visible in any of the evaluated views: the scene is empty there; check that low and high contain it"
+            "nothing is visible in any of the views that are evaluated: the scene is empty there; check that low and high contain it"
         )
     return tuple(notes)
 
