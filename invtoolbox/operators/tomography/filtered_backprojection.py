@@ -2,7 +2,7 @@
 
 `FanBeam` and `ParallelBeam` use these parts with a pixel-driven back-projection of their own, and
 not as the one-slice case of the Feldkamp code. Both give the same reconstruction (the same PSNR to
-0.001 dB, with differences of 1e-5 of the largest value), but the one-slice case takes 18 to 21
+0.001 dB, with differences of 1e-5 of the largest value), but the one-slice case takes 18 to 23
 times as long for parallel beams and flat fans, and 4 times as long for curved detectors (256 x 256
 pixels, 240 to 360 views, one CPU thread; ``benchmarks/one_slice.py``).
 """
