@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
+# Without INVTOOLBOX_DATA, benchmarks read the folder ../shared/data next to the repository.
+os.environ.setdefault(
+    "INVTOOLBOX_DATA", str(Path(__file__).resolve().parents[2] / "shared" / "data")
+)
+
 
 def data_folder() -> Path:
-    """Return the folder of real measurements.
-
-    It is ``INVTOOLBOX_DATA``, or ``../shared/data`` next to the repository.
-    """
-    folder = Path(
-        os.environ.get("INVTOOLBOX_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
-    )
+    """Return the folder of real measurements, ``INVTOOLBOX_DATA``."""
+    folder = Path(os.environ["INVTOOLBOX_DATA"])
     if not folder.is_dir():
         raise SystemExit(
             f"no real measurements at {folder}; set INVTOOLBOX_DATA to the folder that holds them"

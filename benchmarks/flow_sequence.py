@@ -32,7 +32,9 @@ from invtoolbox.metrics import FlowErrors, evaluate, pool
 from invtoolbox.motion.estimation import estimate
 from invtoolbox.motion.preparation import Preparation, prepare_pair
 from invtoolbox.motion.published import nsfp
-from invtoolbox.runs.flow.sequence import FlowStudy, SequencePath, flow_sequence
+from invtoolbox.runs.flow.results import FlowStudy
+from invtoolbox.runs.flow.sequence import flow_sequence
+from invtoolbox.runs.flow.source import SequencePath
 
 PREPARATION = Preparation(ego_motion="poses")
 #: Numbers of points for NSFP; None for all.

@@ -24,9 +24,9 @@ import argparse
 import os
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import torch
+from common import data_folder
 from torch import Tensor
 
 import invtoolbox as it
@@ -42,10 +42,10 @@ def image(name: str) -> Tensor:
     """Read an image, ``(1, 1, 256, 256)`` in [0, 1]."""
     from skimage import io
 
-    root = Path(
-        os.environ.get("INVTOOLBOX_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
+    x = (
+        torch.from_numpy(io.imread(data_folder() / "set12" / f"{name}.png")).float()[None, None]
+        / 255
     )
-    x = torch.from_numpy(io.imread(root / "set12" / f"{name}.png")).float()[None, None] / 255
     return torch.nn.functional.avg_pool2d(x, x.shape[-1] // 256)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import time
 
+from common import data_folder
+
 from invtoolbox import datasets
 from invtoolbox.datasets.scans.center_of_rotation import center_of_rotation
 
@@ -15,6 +17,7 @@ TARGET, TOLERANCE = 295.5, 0.5
 
 
 def main() -> None:
+    data_folder()  # ends the script with a sentence if there are no data
     start = time.perf_counter()
     data = datasets.open_named("tooth")
     opened = time.perf_counter() - start

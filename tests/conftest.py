@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Without INVTOOLBOX_DATA, tests read the folder ../shared/data next to the repository.
+    os.environ.setdefault("INVTOOLBOX_DATA", str(ROOT.parent / "shared" / "data"))
     # Two threads on two loaded cores can be much slower than one.
     torch.set_num_threads(1)
     # A job in the background of a shell ignores SIGINT, and so would the runs that the tests start and interrupt.
@@ -33,8 +35,8 @@ def printed_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The real measurements: ``INVTOOLBOX_DATA``, or ``../shared/data`` beside the repository."""
-    folder = Path(os.environ.get("INVTOOLBOX_DATA", ROOT.parent / "shared" / "data"))
+    """Return the folder of real measurements, ``INVTOOLBOX_DATA``."""
+    folder = Path(os.environ["INVTOOLBOX_DATA"])
     if not folder.is_dir():
         pytest.skip(
             f"no real measurements at {folder}; set INVTOOLBOX_DATA to the folder that holds them"

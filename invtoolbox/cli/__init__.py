@@ -1,7 +1,8 @@
-"""The command line: ``invtoolbox run``, ``reconstruct``, ``ct``, ``deblur``, ``flow``, ``train``, ``list``, ``info``, ``demo``.
+"""The command line ``invtoolbox COMMAND``.
 
-What a user can do wrong ends in one sentence and exit code 2; Ctrl-C ends in exit code 130. ``INVTOOLBOX_DEBUG=1`` shows
-the traceback instead.
+The commands are run, reconstruct, ct, deblur, flow, train, list, info and demo.
+A user's error ends with one sentence and exit code 2, Ctrl-C with exit code 130. With
+``INVTOOLBOX_DEBUG=1`` a traceback is shown instead.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from invtoolbox.cli import ct, deblur, demo, flow, info, listing, reconstruct, run, train
+from invtoolbox.cli import ct, deblur, demo, flow, info, listing, run, train
 from invtoolbox.errors import InputError, MissingDependency
 
-_COMMANDS = (run, reconstruct, ct, deblur, flow, train, listing, info, demo)
+_COMMANDS = (run, ct, deblur, flow, train, listing, info, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and give its exit code."""
+    """Run a command line and return its exit code.
+
+    Args:
+        arguments: words after ``invtoolbox``; by default those of the process.
+    """
     parsed = parser().parse_args(arguments)
     debug = os.environ.get("INVTOOLBOX_DEBUG", "") not in ("", "0")
     warnings.showwarning = _note
@@ -58,27 +63,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors in one sentence, like those of everything else here."""
+    """Parser whose errors are one sentence, like all errors of the command line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"invtoolbox: {message}; see {self.prog} --help\n")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+    """Return the parser of the whole command line."""
     from invtoolbox import __version__
 
     top = Parser(
         prog="invtoolbox",
-        description="Inverse problems from the command line: reconstruct a sinogram, sharpen a photograph, find what moves in lidar\n"
-        "sweeps, run a scene file.",
+        description="Solve inverse problems from the command line: reconstruct a sinogram, deblur a photograph, estimate the scene flow\n"
+        "of lidar sweeps, run a scene file.",
         epilog="examples:\n"
         "  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n"
         "  invtoolbox deblur photo.png --kernel kernel.png\n"
         "  invtoolbox flow folder-of-sweeps --out results/flow\n"
         "  invtoolbox run ct-small --set prior.tv.weight=0.01\n"
         "  invtoolbox list priors\n\n"
-        "Each command has a --help of its own. INVTOOLBOX_DEBUG=1 shows where an error came from.",
+        "`invtoolbox COMMAND --help` describes a command. INVTOOLBOX_DEBUG=1 shows the traceback of an error.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"invtoolbox {__version__}")
@@ -91,7 +96,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _drop_output() -> None:
-    """Nothing more can be printed; what waits in the buffer would fail again when Python ends, and change the exit code."""
+    """Discard the output that is still buffered.
+
+    It would fail again when Python ends, and change the exit code.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""``invtoolbox ct SINOGRAM``: sinograms of 2D scans, projections of 3D ones."""
+"""``invtoolbox ct SINOGRAM``: reconstruct sinograms of 2D scans and projections of 3D scans."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invtoolbox.cli import job, many
+from invtoolbox.cli import job, options
 from invtoolbox.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 
 def add(commands: Any) -> None:
+    """Add the command."""
     parser = commands.add_parser(
         "ct",
         help="reconstruct a sinogram, or the projections of a 3D scan",
         description="Reconstruct a 2D parallel or fan-beam sinogram, or the projections of a cone or parallel beam onto a panel.\n"
-        "HTC2022 .mat files and DXchange .h5 files bring their geometry; arrays (.npy, .npz, .h5, .tif) come with a\n"
-        "small geometry file.",
+        "HTC2022 .mat files and DXchange .h5 files contain their geometry; arrays (.npy, .npz, .h5, .tif) need a geometry\n"
+        "file.",
         epilog="examples:\n"
         "  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n"
         "  invtoolbox ct htc2022_01a_limited.mat --report report.html\n"
@@ -47,7 +48,7 @@ def add(commands: Any) -> None:
         "  start = 0.0\n"
         "  stop = 360.0\n"
         "  count = 721\n\n"
-        "of a 3D scan (projections: view, panel row, panel column):\n"
+        "a geometry file of a 3D scan (projections: view, panel row, panel column):\n"
         '  kind = "cone"                 # or "parallel3d"\n'
         "  volume_shape = [256, 256, 256]\n"
         "  voxel_size = 0.1\n"
@@ -56,85 +57,93 @@ def add(commands: Any) -> None:
         "  source_origin = 100.0         # cone beam only\n"
         "  source_detector = 250.0       # cone beam only\n"
         "  # optional: detector_shift = [u, v], pitch (helix), tilt (laminography), curved, axis_shift, source_shift,\n"
-        '  # detector_rotation; or vectors = "poses.npy", 12 numbers a view in ASTRA\'s order, instead of all these\n'
+        '  # detector_rotation; or vectors = "poses.npy", 12 numbers per view in ASTRA\'s order, instead of all these\n'
         "  [angles]                      # as above",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "sinogram",
         metavar="SINOGRAM",
-        help="a file of line integrals; `invtoolbox list readers` shows formats",
+        help="a file of line integrals; `invtoolbox list readers` lists the formats",
     )
     scan = parser.add_argument_group("scan")
     scan.add_argument(
-        "--geometry", metavar="FILE", help="a geometry file; replaces what the data say"
+        "--geometry", metavar="FILE", help="a geometry file; it replaces the geometry in the data"
     )
     scan.add_argument(
-        "--reader", metavar="NAME", help="how to read the file, where its first bytes mislead"
+        "--reader",
+        metavar="NAME",
+        help="name of the reader (default: chosen by the first bytes of the file)",
     )
     scan.add_argument(
         "--item",
         type=int,
         default=0,
         metavar="N",
-        help="which sinogram of the file, counted from 0 (default: 0)",
+        help="number of the sinogram in the file, counted from 0 (default: 0)",
     )
     scan.add_argument(
         "--center",
         metavar="COLUMN",
-        help="the detector column that sees the axis of rotation, counted from 0 at the centre of the first, "
-        "or auto to find it (parallel beam)",
+        help="detector column onto which the axis of rotation projects, counted from 0 at the centre of the first column; "
+        "auto estimates it (parallel beam)",
     )
     scan.add_argument(
-        "--views", metavar="START:STOP:STEP", help="use some of the views, as a slice of Python"
+        "--views", metavar="START:STOP:STEP", help="choice of views, as a slice of Python"
     )
     scan.add_argument(
         "--image-shape",
         type=int,
         nargs=2,
         metavar=("ROWS", "COLUMNS"),
-        help="of a 2D reconstruction",
+        help="size of a 2D reconstruction",
     )
-    scan.add_argument("--pixel-size", type=float, metavar="LENGTH", help="of a 2D reconstruction")
+    scan.add_argument(
+        "--pixel-size", type=float, metavar="LENGTH", help="pixel size of a 2D reconstruction"
+    )
     scan.add_argument(
         "--volume-shape",
         type=int,
         nargs=3,
         metavar=("SLICES", "ROWS", "COLUMNS"),
-        help="of a 3D reconstruction",
+        help="size of a 3D reconstruction",
     )
-    scan.add_argument("--voxel-size", type=float, metavar="LENGTH", help="of a 3D reconstruction")
+    scan.add_argument(
+        "--voxel-size", type=float, metavar="LENGTH", help="voxel size of a 3D reconstruction"
+    )
     start = parser.add_argument_group(
-        "filtered back-projection", "That of Feldkamp, Davis and Kress for a cone beam."
+        "filtered back-projection",
+        "For a cone beam this is the method of Feldkamp, Davis and Kress.",
     )
     start.add_argument(
         "--fbp",
         action="store_true",
-        help="filtered back-projection alone, without priors and iterations",
+        help="compute the filtered back-projection alone, without priors and iterations",
     )
     start.add_argument(
-        "--initial", choices=["fbp"], help="where to start from: the filtered back-projection"
+        "--initial", choices=["fbp"], help="initial guess: the filtered back-projection"
     )
     job.add_options(
         parser, prior="tv,nonnegative", output="SINOGRAM_reconstruction.tif in this folder"
     )
-    many.add_options(parser, "which sinograms of the file")
+    options.add_study(parser, "sinograms of the file")
     parser.set_defaults(command=command)
 
 
 def command(arguments: argparse.Namespace) -> int:
-    if many.is_asked_for(arguments):
-        everywhere = many.absolute(arguments, ("sinogram", "geometry"))
+    """Reconstruct one sinogram or scan, or many."""
+    if options.is_study(arguments):
+        everywhere = job.resolve_paths(arguments, ("sinogram", "geometry"))
         opened = _open(everywhere)
         if isinstance(opened[0].geometry, _geometry_3d()) and (
             everywhere.output or ""
-        ).lower().endswith(many.VOLUMES):
+        ).lower().endswith(job.VOLUME_FORMATS):
             raise InputError(
                 f"--output {everywhere.output}: every item of a 3D scan is a volume; give a folder"
             )
-        return many.run(everywhere, everywhere.sinogram, reconstruct, len(opened))
+        return job.run_many(everywhere, everywhere.sinogram, reconstruct, len(opened))
     problem, geometry = _problem(arguments, arguments.item)
-    where = job.paths(
+    where = job.choose_paths(
         arguments,
         f"{Path(arguments.sinogram).stem}_reconstruction.tif",
         is_volume=isinstance(geometry, _geometry_3d()),
@@ -149,7 +158,7 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def reconstruct(arguments: argparse.Namespace, item: int) -> Solution:
-    """One sinogram of many."""
+    """Reconstruct one sinogram of many."""
     problem, _ = _problem(arguments, item)
     method, start = _method(problem, arguments)
     return job.solve(problem, method, start=start)
@@ -164,7 +173,7 @@ def _geometry_3d() -> type[Geometry3D]:
 def _method(
     problem: Problem, arguments: argparse.Namespace
 ) -> tuple[argparse.Namespace, Tensor | None]:
-    """The options of the method, and the image to start from."""
+    """Return the options of the method and the initial guess."""
     from invtoolbox.operators.base import LinearOperator
 
     assert isinstance(problem.operator, LinearOperator)
@@ -190,7 +199,7 @@ def _problem(arguments: argparse.Namespace, number: int) -> tuple[Problem, ScanG
     item: Measurement = opened[number]
     if item.geometry is None:
         raise InputError(
-            f"{arguments.sinogram} does not say how it was scanned; give --geometry, a file that does "
+            f"{arguments.sinogram} contains no geometry; give --geometry with a geometry file "
             "(`invtoolbox ct --help` shows one)"
         )
     geometry, y = _choose(arguments, item, item.geometry)
@@ -212,7 +221,7 @@ def _open(arguments: argparse.Namespace) -> Any:
 def _choose(
     arguments: argparse.Namespace, item: Measurement, geometry: ScanGeometry
 ) -> tuple[ScanGeometry, Any]:
-    """The geometry and the sinogram with what the command line changes."""
+    """Return the geometry and the sinogram after the changes of the command line."""
     y = item.y
     if arguments.views is not None:
         chosen = _slice(arguments.views)

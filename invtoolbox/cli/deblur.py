@@ -1,4 +1,4 @@
-"""``invtoolbox deblur PICTURE --kernel KERNEL``."""
+"""``invtoolbox deblur PICTURE --kernel KERNEL``: deblur photographs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invtoolbox.cli import job, many
+from invtoolbox.cli import job, options
 from invtoolbox.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 def add(commands: Any) -> None:
+    """Add the command."""
     parser = commands.add_parser(
         "deblur",
-        help="sharpen a blurred photograph whose kernel is known",
-        description="Sharpen a grey or color photograph that was blurred with a known kernel.",
+        help="deblur a photograph with a known kernel",
+        description="Deblur a grey or color photograph that was blurred with a known kernel.",
         epilog="examples:\n"
         "  invtoolbox deblur photo.png --kernel kernel.png\n"
         "  invtoolbox deblur photo.png --kernel gaussian:1.6 --noise-std 0.02 --report report.html\n"
@@ -29,48 +30,52 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "picture", metavar="PICTURE", help="PNG, JPEG, TIFF or .npy; pictures run from 0 to 1"
+        "picture",
+        metavar="PICTURE",
+        help="a PNG, JPEG, TIFF or .npy file, or a folder of them; the range of pictures is 0 to 1",
     )
     blur = parser.add_argument_group("blur")
     blur.add_argument(
         "--kernel",
         required=True,
         metavar="KERNEL",
-        help="a file (PNG, TIFF, .npy, Levin's .mat), which is scaled to the sum 1, or gaussian:WIDTH in pixels",
+        help="a file (PNG, TIFF, .npy, Levin's .mat), which is scaled to the sum 1, or gaussian:WIDTH with the standard "
+        "deviation in pixels",
     )
     blur.add_argument(
         "--kernel-item",
         type=int,
         default=0,
         metavar="N",
-        help="which kernel of the file, counted from 0",
+        help="number of the kernel in the file, counted from 0 (default: 0)",
     )
     blur.add_argument(
         "--boundary",
         default="reflect",
         choices=("reflect", "periodic", "valid", "zero"),
-        help="what the blur saw beyond the edge; valid supposes nothing and gives a picture larger by the kernel "
-        "(default: reflect)",
+        help="values beyond the edge of the picture; valid assumes nothing and gives a picture that is larger by the size "
+        "of the kernel (default: reflect)",
     )
     job.add_options(parser, prior="tv", output="PICTURE_deblurred.png in this folder")
-    many.add_options(parser, "which pictures of a folder, or pages of a file")
+    options.add_study(parser, "pictures of a folder, or pages of a file")
     parser.set_defaults(command=command)
 
 
 def command(arguments: argparse.Namespace) -> int:
-    if many.is_asked_for(arguments):
+    """Deblur one picture, or many."""
+    if options.is_study(arguments):
         from invtoolbox import datasets
 
-        everywhere = many.absolute(arguments, ("picture",))
+        everywhere = job.resolve_paths(arguments, ("picture",))
         if not arguments.kernel.startswith("gaussian:"):
-            everywhere = many.absolute(everywhere, ("kernel",))
-        return many.run(
+            everywhere = job.resolve_paths(everywhere, ("kernel",))
+        return job.run_many(
             everywhere,
             everywhere.picture,
             sharpen,
             len(datasets.open_measurements(everywhere.picture)),
         )
-    where = job.paths(arguments, f"{Path(arguments.picture).stem}_deblurred.png")
+    where = job.choose_paths(arguments, f"{Path(arguments.picture).stem}_deblurred.png")
     problem, is_photograph = _problem(arguments, 0)
     return job.run(
         problem,
@@ -82,12 +87,15 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def sharpen(arguments: argparse.Namespace, item: int) -> Solution:
-    """One picture of many."""
+    """Deblur one picture of many."""
     return job.solve(_problem(arguments, item)[0], arguments)
 
 
 def _problem(arguments: argparse.Namespace, number: int) -> tuple[Problem, bool]:
-    """The problem of one picture, and whether its values are those of a photograph."""
+    """Return the problem of one picture, and whether it is a photograph.
+
+    The values of a photograph are between 0 and 1.
+    """
     from invtoolbox import datasets
     from invtoolbox.data_terms.least_squares import LeastSquares
     from invtoolbox.operators import Blur
@@ -111,7 +119,7 @@ def _problem(arguments: argparse.Namespace, number: int) -> tuple[Problem, bool]
 
 
 def _kernel(arguments: argparse.Namespace) -> Tensor:
-    """The kernel as ``(rows, columns)`` with the sum 1."""
+    """Return the kernel, ``(rows, columns)``, with the sum 1."""
     import torch
 
     name, _, width = arguments.kernel.partition(":")

@@ -1,7 +1,4 @@
-"""The street of ``invtoolbox demo``: two sweeps of a simulated lidar, and who moves between them.
-
-``invtoolbox demo``: a CT slice, a photograph and a street, each with several methods, set side by side.
-"""
+"""``invtoolbox demo``: compare methods on a CT slice, a photograph and a simulated street."""
 
 from __future__ import annotations
 
@@ -19,10 +16,14 @@ if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
 _POINTS = 20_000
+_SEED = 0
 
 
 def street_case(say: Callable[[str], None]) -> FlowCase:
-    """Two sweeps of the simulated street with exact labels: nothing moves, NSFP, and the default method."""
+    """Compare no motion, NSFP and the default method on a simulated street.
+
+    Its two sweeps have exact labels.
+    """
     import torch
 
     from invtoolbox import simulation
@@ -93,16 +94,14 @@ def street_case(say: Callable[[str], None]) -> FlowCase:
     )
 
 
-_SEED = 0
-
-
 def add(commands: Any) -> None:
+    """Add the command."""
     parser = commands.add_parser(
         "demo",
-        help="a CT slice, a photograph and a street, in a minute",
+        help="compare methods on a CT slice, a photograph and a street, in a minute",
         description="Simulate a noisy fan-beam scan of a real CT slice (from pydicom) and a blurred, noisy photograph (from\n"
-        "scikit-image), reconstruct both by several methods, find what moves between two sweeps of a simulated lidar,\n"
-        "and write a page that compares the methods. Nothing is fetched, and the seed is fixed.",
+        "scikit-image), reconstruct both with several methods, estimate the motion between two sweeps of a simulated\n"
+        "lidar, and write a page that compares the methods. Nothing is downloaded, and the seed is fixed.",
         epilog="example:\n  invtoolbox demo --output results/demo",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -111,13 +110,13 @@ def add(commands: Any) -> None:
         "-o",
         default="results/demo",
         metavar="FOLDER",
-        help="where the report goes; an earlier one is replaced (default: results/demo)",
+        help="folder for the report; an earlier report is replaced (default: results/demo)",
     )
     parser.set_defaults(command=command)
 
 
 def command(arguments: argparse.Namespace) -> int:
-    pass
+    """Run the three cases, write the page, and print the tables."""
     from invtoolbox.plotting import FlowCase, write_comparison
 
     folder = Path(arguments.output)
@@ -138,7 +137,10 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def ct_case(say: Callable[[str], None]) -> Case:
-    """pydicom's CT slice, scanned by a simulated fan beam with 2 % noise: FBP, TV and graphLa+Psi."""
+    """Compare FBP, TV and graphLa+Psi on pydicom's CT slice.
+
+    It is scanned by a simulated fan beam with 2 % noise.
+    """
     import math
 
     import torch
@@ -161,10 +163,9 @@ def ct_case(say: Callable[[str], None]) -> Case:
     )
     say("CT: compiling the projector (once on a machine) and scanning the slice")
     y = simulate(A, item.y, RelativeGaussian(0.02), seed=_SEED)
-    (
-        A.adjoint(y),
-        A.pseudo_inverse(y),
-    )  # kernels warm, so that the seconds below are those of the methods
+    # The kernels are compiled here, so that the seconds below do not include compilation.
+    A.adjoint(y)
+    A.pseudo_inverse(y)
     noise_std = float((y - A(item.y)).square().mean().sqrt())
     problem = Problem(y, A, data_terms.LeastSquares(noise_std))
     say("CT: FBP")
@@ -175,7 +176,7 @@ def ct_case(say: Callable[[str], None]) -> Case:
     ]
     positive = priors.NonNegative()
     methods.append(
-        _solved(
+        _solve(
             "TV",
             problem,
             priors.TotalVariation() + positive,
@@ -185,7 +186,7 @@ def ct_case(say: Callable[[str], None]) -> Case:
         )
     )
     methods.append(
-        _solved(
+        _solve(
             "graphLa+TV",
             problem,
             priors.GraphLaplacian(first="tv"),
@@ -206,7 +207,10 @@ def ct_case(say: Callable[[str], None]) -> Case:
 
 
 def deblurring_case(say: Callable[[str], None]) -> Case:
-    """A part of scikit-image's coffee, out of focus and noisy: Tikhonov, TV and graphLa+Psi."""
+    """Compare Tikhonov, TV and graphLa+Psi on a part of scikit-image's coffee.
+
+    The picture is out of focus and noisy.
+    """
     from invtoolbox import data_terms, datasets, operators, priors
     from invtoolbox.operators.noise import simulate
     from invtoolbox.plotting import Case, Method
@@ -220,9 +224,9 @@ def deblurring_case(say: Callable[[str], None]) -> Case:
     what = "Deblurring"
     methods = [
         Method("Blurred", y, None, "the measurements, with noise"),
-        _solved("Tikhonov", problem, priors.Tikhonov("gradient"), "squared differences", say, what),
-        _solved("TV", problem, priors.TotalVariation(), "total variation", say, what),
-        _solved(
+        _solve("Tikhonov", problem, priors.Tikhonov("gradient"), "squared differences", say, what),
+        _solve("TV", problem, priors.TotalVariation(), "total variation", say, what),
+        _solve(
             "graphLa+TV",
             problem,
             priors.GraphLaplacian(first="tv"),
@@ -243,7 +247,7 @@ def deblurring_case(say: Callable[[str], None]) -> Case:
     )
 
 
-def _solved(
+def _solve(
     name: str, problem: Problem, prior: Prior, note: str, say: Callable[[str], None], what: str
 ) -> Method:
     from invtoolbox.plotting import Method
@@ -261,7 +265,7 @@ def _solved(
 
 
 def table(case: Case) -> str:
-    """The figures of a case as aligned text."""
+    """Return the figures of a case as aligned text."""
     figures = case.figures()
     lines = [f"  {'method':<16}{'PSNR [dB]':>10}{'SSIM':>8}{'seconds':>10}"]
     for k, method in enumerate(case.methods):
@@ -273,7 +277,7 @@ def table(case: Case) -> str:
 
 
 def flow_table(case: FlowCase) -> str:
-    """The same of a case of scene flow."""
+    """Return the figures of a case of scene flow as aligned text."""
     columns = case.columns()
     lines = [f"  {'method':<16}" + "".join(f"{name:>{max(len(name), 6) + 3}}" for name in columns)]
     for name, figures in case.rows():

@@ -1,4 +1,4 @@
-"""``invtoolbox info``."""
+"""``invtoolbox info``: show versions, devices and folders."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 
 def add(commands: Any) -> None:
+    """Add the command."""
     parser = commands.add_parser(
         "info",
-        help="versions, devices, threads, and which extras are missing",
-        description="Show versions, devices, threads, the folders that are used, and which optional packages are missing.",
+        help="show versions, devices, threads and missing extras",
+        description="Show versions, devices, threads, the folders in use, and the optional packages that are missing.",
         epilog="example:\n  invtoolbox info",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -18,16 +19,17 @@ def add(commands: Any) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
+    """Print the tables."""
     from invtoolbox import datasets
-    from invtoolbox.catalogue import shelves as catalogue
+    from invtoolbox.catalogue import shelves
     from invtoolbox.core import environment
 
     _table("versions", environment.versions())
     _table("machine", environment.machine())
     data = datasets.data_folder()
     folders = {"real data": f"{data}{'' if data.is_dir() else ' (not there; set INVTOOLBOX_DATA)'}"}
-    for kind in catalogue.SHELVES:
-        folders[kind] = ", ".join(str(f) for f in catalogue.folders(kind)) or "none"
+    for kind in shelves.SHELVES:
+        folders[kind] = ", ".join(str(f) for f in shelves.folders(kind)) or "none"
     _table("folders", folders)
     print("extras")
     for extra, packages in environment.extras().items():

@@ -1,13 +1,15 @@
-"""What `ct` and `deblur` share: their options, one solve with a checkpoint, the picture, the report, the summary."""
+"""Shared part of `ct` and `deblur`: options, one solve or a study of many, and results."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from invtoolbox.cli import options
 from invtoolbox.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,43 +19,54 @@ if TYPE_CHECKING:
     from invtoolbox.priors.base import Prior
     from invtoolbox.problem import Problem
     from invtoolbox.solution import Solution
-    from invtoolbox.solvers.base import Solver
 
-FORMATS = (".tif", ".tiff", ".png", ".h5", ".hdf5", ".npy")
-#: Of volumes; without a suffix it is a folder with a TIFF file a slice.
-VOLUME_FORMATS = (
-    ".tif",
-    ".tiff",
-    ".nii",
-    ".nii.gz",
-    ".mha",
-    ".mhd",
-    ".raw",
-    ".h5",
-    ".hdf5",
-    ".npy",
+_ARRAYS = (".h5", ".hdf5", ".npy")
+#: Suffixes of an image.
+FORMATS = (".tif", ".tiff", ".png", *_ARRAYS)
+#: Suffixes of a volume; an output without a suffix is a folder with one TIFF file per slice.
+VOLUME_FORMATS = (".tif", ".tiff", ".nii", ".nii.gz", ".mha", ".mhd", ".raw", *_ARRAYS)
+# Options that do not change what is computed.
+_FREE = (
+    "command",
+    "output",
+    "overwrite",
+    "resume",
+    "quiet",
+    "workers",
+    "cluster",
+    "threads",
+    "items",
+    "item",
+    "report",
+    "reference",
 )
 
 
 def add_options(parser: argparse.ArgumentParser, prior: str, output: str) -> None:
-    """The options of a reconstruction."""
+    """Add the options of a reconstruction.
+
+    Args:
+        parser: parser of the command.
+        prior: names of the default priors.
+        output: default output, in words.
+    """
     method = parser.add_argument_group("method")
     method.add_argument(
         "--prior",
         default=prior,
         metavar="NAMES",
-        help=f"priors, joined by commas; see `invtoolbox list priors` (default: {prior}; none for least squares)",
+        help=f"names of priors, separated by commas; see `invtoolbox list priors` (default: {prior}; none for least squares)",
     )
     method.add_argument(
         "--solver",
         metavar="NAME",
-        help="see `invtoolbox list solvers`; one that fits is chosen by default",
+        help="name of a solver; see `invtoolbox list solvers` (default: a solver that fits the problem)",
     )
     method.add_argument(
         "--regularization",
         default="auto",
         metavar="WEIGHT",
-        help="the weight of the priors, or a rule for it (default: the discrepancy principle)",
+        help="weight of the priors, or name of a rule for it (default: the discrepancy principle)",
     )
     method.add_argument(
         "--noise-std",
@@ -62,13 +75,16 @@ def add_options(parser: argparse.ArgumentParser, prior: str, output: str) -> Non
         help="standard deviation of the noise, in the units of the measurements (default: estimated from them)",
     )
     method.add_argument(
-        "--max-iterations", type=int, metavar="N", help="the solver's own by default"
+        "--max-iterations",
+        type=int,
+        metavar="N",
+        help="maximum number of iterations (default: the solver's own)",
     )
     method.add_argument(
         "--time-limit",
         type=float,
         metavar="SECONDS",
-        help="stop after that long, with what is there",
+        help="maximum number of seconds; the current iterate is then the result",
     )
     method.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:1 (default: cpu)")
     results = parser.add_argument_group("results")
@@ -79,29 +95,33 @@ def add_options(parser: argparse.ArgumentParser, prior: str, output: str) -> Non
         "--report", metavar="FILE", help="also write an HTML page with pictures and convergence"
     )
     results.add_argument(
-        "--reference", metavar="FILE", help="the true image, to measure PSNR and SSIM against"
+        "--reference", metavar="FILE", help="true image, from which PSNR and SSIM are computed"
     )
     results.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the checkpoint that an interrupted run left",
+        help="continue from the checkpoint of an interrupted run",
     )
-    results.add_argument("--overwrite", action="store_true", help="replace files that are there")
-    results.add_argument(
-        "--quiet", "-q", action="store_true", help="no progress bar and no summary"
-    )
+    results.add_argument("--overwrite", action="store_true", help="replace existing files")
+    options.add_quiet(results)
 
 
 @dataclasses.dataclass(frozen=True)
 class Paths:
-    """Where a job writes; checked before anything is computed."""
+    """Files that a job writes; they are checked before anything is computed."""
 
     output: Path
     report: Path | None
     checkpoint: Path
 
 
-def paths(arguments: argparse.Namespace, default: str, is_volume: bool = False) -> Paths:
+def choose_paths(arguments: argparse.Namespace, default: str, is_volume: bool = False) -> Paths:
+    """Return the files that a job writes.
+
+    Raises:
+        InputError: a format that does not fit, a file that exists, a folder that does not exist, or
+            a checkpoint of an interrupted run without ``--resume``.
+    """
     output = Path(arguments.output or default)
     report = Path(arguments.report) if arguments.report else None
     checkpoint = output.with_name(output.name + ".checkpoint")
@@ -131,15 +151,14 @@ def _check_format(output: Path, is_volume: bool) -> None:
                 f"--output {output}: no format for the suffix {output.suffix!r}; use one of {', '.join(FORMATS)}"
             )
         return
+    choice = f"use one of {', '.join(VOLUME_FORMATS)}, or a folder for one TIFF file per slice"
     if suffix == ".png":
         raise InputError(
-            f"--output {output}: a volume is not one picture; use one of {', '.join(VOLUME_FORMATS)}, or a folder for a TIFF "
-            "file a slice (--report shows the middle slice)"
+            f"--output {output}: a volume is not one picture; {choice} (--report shows the middle slice)"
         )
     if suffix and suffix not in VOLUME_FORMATS:
         raise InputError(
-            f"--output {output}: no format of volumes for the suffix {output.suffix!r}; use one of "
-            f"{', '.join(VOLUME_FORMATS)}, or a folder for a TIFF file a slice"
+            f"--output {output}: no format of volumes for the suffix {output.suffix!r}; {choice}"
         )
     if suffix.startswith(".nii"):
         from invtoolbox.datasets.volumes.nifti import check_available
@@ -147,8 +166,8 @@ def _check_format(output: Path, is_volume: bool) -> None:
         check_available()
 
 
-def priors(names: str) -> Prior | None:
-    """The sum of the priors whose names are joined by commas; ``none`` is none."""
+def _sum_of_priors(names: str) -> Prior | None:
+    """Return the sum of priors, given by names with commas between them; None for ``none``."""
     from invtoolbox.catalogue.presets import prior_named
 
     total: Prior | None = None
@@ -160,18 +179,12 @@ def priors(names: str) -> Prior | None:
     return total
 
 
-def weight(text: str) -> float | str:
-    """A number, or the name of a rule."""
+def _weight(text: str) -> float | str:
+    """Return a number, or the name of a rule."""
     try:
         return float(text)
     except ValueError:
         return text
-
-
-def solver(arguments: argparse.Namespace) -> Solver | None:
-    from invtoolbox.catalogue.presets import solver_named
-
-    return solver_named(arguments.solver) if arguments.solver else None
 
 
 def solve(
@@ -181,15 +194,24 @@ def solve(
     progress: bool = False,
     start: Tensor | None = None,
 ) -> Solution:
-    """Solve with the method that the options say, from ``start`` where it is given."""
+    """Solve with the method of the options.
+
+    Args:
+        problem: the problem.
+        arguments: parsed options of `add_options`.
+        checkpoint: a `Checkpoint`.
+        progress: whether to show a bar.
+        start: initial guess.
+    """
     import invtoolbox
+    from invtoolbox.catalogue.presets import solver_named
     from invtoolbox.core.environment import device_named
 
     solution: Solution = invtoolbox.solve(
         problem,
-        prior=priors(arguments.prior),
-        solver=solver(arguments),
-        regularization=weight(arguments.regularization),
+        prior=_sum_of_priors(arguments.prior),
+        solver=solver_named(arguments.solver) if arguments.solver else None,
+        regularization=_weight(arguments.regularization),
         initial=start,
         max_iterations=arguments.max_iterations,
         time_limit=arguments.time_limit,
@@ -209,13 +231,22 @@ def run(
     start: Tensor | None = None,
     grid: Grid | None = None,
 ) -> int:
-    """Solve, write the picture or the volume and the report, and say what was done.
+    """Solve one problem, write the picture or the volume and the report, and print a summary.
 
     Args:
-        value_range: the values that become black and white in a PNG; the least and the greatest where None.
-        start: an image to start from.
-        grid: where the voxels of a volume lie; None for pictures.
+        problem: the problem.
+        arguments: parsed options of `add_options`.
+        where: files to write.
+        title: title of the report.
+        value_range: values that become black and white in a PNG; the least and the greatest if
+            None.
+        start: initial guess.
+        grid: grid of the voxels of a volume; None for pictures.
+
+    Returns:
+        The exit code.
     """
+    from invtoolbox.cli.reports import report_divergence
     from invtoolbox.loop.checkpoint import Checkpoint
 
     reference = _reference(arguments, grid is not None)
@@ -226,32 +257,92 @@ def run(
         )
     try:
         solution = solve(
-            problem,
-            arguments,
-            Checkpoint(where.checkpoint),
-            progress=not arguments.quiet,
-            start=start,
+            problem, arguments, Checkpoint(where.checkpoint), not arguments.quiet, start
         )
     except KeyboardInterrupt:
-        if not where.checkpoint.exists():
-            raise KeyboardInterrupt(
-                "stopped before the first iteration; nothing was written"
-            ) from None
         raise KeyboardInterrupt(
-            f"stopped; the checkpoint {where.checkpoint} stays: the same command with --resume goes on "
-            "from it"
+            f"stopped; the checkpoint {where.checkpoint} stays: the same command with --resume goes on from it"
+            if where.checkpoint.exists()
+            else "stopped before the first iteration; nothing was written"
         ) from None
     lines = _write(solution, arguments, where, title, value_range, reference, grid)
     where.checkpoint.unlink(missing_ok=True)
     if not arguments.quiet:
         print("\n".join(lines))
-    if "diverged" in solution.status:
-        print(
-            "invtoolbox: the iteration diverged, and the last finite image was written; try another solver",
-            file=sys.stderr,
+    return report_divergence(solution)
+
+
+def run_many(arguments: argparse.Namespace, path: str, work: Callable[..., Any], count: int) -> int:
+    """Do the items of a file.
+
+    The output is a folder, or a volume that is made once all items are done.
+
+    Args:
+        arguments: parsed options of `add_options` and `options.add_study`.
+        path: path of the data.
+        work: function of the arguments and the number of an item.
+        count: number of items in the data.
+
+    Returns:
+        The exit code.
+    """
+    from invtoolbox.cli.reports import report_study
+    from invtoolbox.runs.study import run_study
+    from invtoolbox.runs.study.driver import Items, parse_items
+    from invtoolbox.runs.study.slices import stamp
+
+    for option in ("report", "reference"):
+        if getattr(arguments, option):
+            raise InputError(f"--{option} is for one item; leave it out, or choose one with --item")
+    source = Path(path).expanduser().resolve()
+    output = Path(arguments.output or f"{source.name.split('.')[0]}_reconstruction")
+    is_volume = output.name.lower().endswith(VOLUME_FORMATS)
+    if not is_volume and output.suffix.lower() in (".png", ".jpg", ".jpeg"):
+        raise InputError(
+            f"--output {output}: many items go to a folder, or to a volume ({', '.join(VOLUME_FORMATS)})"
         )
-        return 1
-    return 0
+    if is_volume and output.exists() and not arguments.overwrite:
+        raise InputError(f"{output} exists; give --overwrite to replace it, or another name")
+    folder = output.with_name(output.name + ".items") if is_volume else output
+    chosen = parse_items(arguments.items or "all", count, path)
+    description = {
+        "work": getattr(work, "__module__", ""),
+        "settings": {k: value for k, value in sorted(vars(arguments).items()) if k not in _FREE},
+        "data": str(source),
+        "stamp": stamp(source),
+    }
+    items = Items([f"item-{k:04d}" for k in chosen], lambda n: (arguments, chosen[n]))
+    study = run_study(
+        work,
+        items,
+        folder,
+        description,
+        arguments.workers or 1,
+        arguments.cluster,
+        arguments.threads,
+        arguments.resume,
+        arguments.overwrite,
+        not arguments.quiet,
+    )
+    code = report_study(study, arguments.quiet)
+    if is_volume and not study.failed:
+        from invtoolbox import datasets
+
+        written = datasets.write(output, study.volume(), overwrite=arguments.overwrite)
+        shutil.rmtree(study.folder, ignore_errors=True)
+        if not arguments.quiet:
+            print(f"written: {written}")
+    return code
+
+
+def resolve_paths(arguments: argparse.Namespace, names: Sequence[str]) -> argparse.Namespace:
+    """Return the options with absolute paths, which are the same in every process."""
+    resolved = {
+        name: str(Path(value).expanduser().resolve())
+        for name in names
+        if (value := getattr(arguments, name))
+    }
+    return argparse.Namespace(**{**vars(arguments), **resolved})
 
 
 def _write(
@@ -263,6 +354,7 @@ def _write(
     reference: Tensor | None,
     grid: Grid | None,
 ) -> list[str]:
+    """Write the result and the report, and return the lines of the summary."""
     from invtoolbox import datasets
     from invtoolbox.plotting.report import measure, write_report
 
@@ -291,12 +383,9 @@ def _write_volume(x: Tensor, output: Path, grid: Grid, overwrite: bool) -> Any:
     if not output.suffix:
         return datasets.write_tiff_stack(output, x[0], overwrite=overwrite)
     if output.suffix.lower() in (".h5", ".hdf5"):
-        size = dict(
-            zip(("voxel_size_slice", "voxel_size_row", "voxel_size_column"), grid.voxel_size)
-        )
-        return datasets.write_hdf5(
-            output, {"volume": x[0, 0]}, {**size, "length_unit": grid.unit}, overwrite
-        )
+        axes = ("voxel_size_slice", "voxel_size_row", "voxel_size_column")
+        attributes: dict[str, Any] = {**dict(zip(axes, grid.voxel_size)), "length_unit": grid.unit}
+        return datasets.write_hdf5(output, {"volume": x[0, 0]}, attributes, overwrite)
     if output.suffix.lower() == ".npy":
         return datasets.write_npy(output, x[0, 0], overwrite)
     return datasets.write(output, datasets.VolumeInMemory(x, grid), overwrite=overwrite)
@@ -315,5 +404,5 @@ def _reference(arguments: argparse.Namespace, is_volume: bool) -> Any:
         return opened.volume().y
     import torch
 
-    # The slices of a volume in an array are its items; all of them are the reference of a 3D scan.
+    # An array's slices are its items; together they are the reference of a 3D scan.
     return torch.stack([opened[k].y[0, 0] for k in range(len(opened))])[None, None]

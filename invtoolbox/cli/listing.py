@@ -1,4 +1,4 @@
-"""``invtoolbox list [KIND]``."""
+"""``invtoolbox list [KIND]``: list the names that the toolbox understands."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ KINDS = ("priors", "solvers", "operators", "data_terms", "methods", "datasets", 
 
 
 def add(commands: Any) -> None:
+    """Add the command."""
     parser = commands.add_parser(
         "list",
-        help="list what can be named",
-        description="List what can be named in the API, in a scene file and on the command line: classes of the toolbox,\n"
-        "plug-ins, and what the catalogue holds (in its folders here, and in those of the toolbox).",
+        help="list priors, solvers, data sets, scenes and other names",
+        description="List the names that the API, scene files and the command line understand: classes of the toolbox, plug-ins, and\n"
+        "entries of the catalogue (in its folders in the current directory, and in the folders of the toolbox).",
         epilog="examples:\n  invtoolbox list\n  invtoolbox list priors",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -25,6 +26,7 @@ def add(commands: Any) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
+    """Print the names of one kind, or of all kinds."""
     for number, kind in enumerate([arguments.kind] if arguments.kind else KINDS):
         entries = _entries(kind)
         print(("\n" if number else "") + kind.replace("_", " "))
@@ -37,8 +39,7 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def _entries(kind: str) -> dict[str, str]:
-    from invtoolbox.catalogue import registry
-    from invtoolbox.catalogue import shelves as catalogue
+    from invtoolbox.catalogue import registry, shelves
 
     found: dict[str, str] = {}
     if kind == "readers":
@@ -55,13 +56,13 @@ def _entries(kind: str) -> dict[str, str]:
                 found[name] = _first_sentence(load())
             except (ImportError, AttributeError) as error:  # a plug-in whose package is broken
                 found[name] = f"cannot be loaded: {' '.join(str(error).split())}"
-    if kind in catalogue.SHELVES:
-        found |= {entry.name: entry.summary for entry in catalogue.entries(kind).values()}
+    if kind in shelves.SHELVES:
+        found |= {entry.name: entry.summary for entry in shelves.entries(kind).values()}
     return found
 
 
 def _first_sentence(thing: Any) -> str:
-    """The first paragraph of a docstring, without its mark-up, up to its first full stop."""
+    """Return the first sentence of a docstring without its mark-up, cut at 110 characters."""
     paragraph = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
     sentence = paragraph.split(". ")[0].rstrip(".").replace("``", "").replace("`", "")
     return sentence if len(sentence) <= 110 else sentence[:107].rsplit(" ", 1)[0] + " ..."

@@ -1,23 +1,27 @@
-"""``invtoolbox run SCENE``."""
+"""``invtoolbox run SCENE`` and ``invtoolbox reconstruct SCENE``: run scene files."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from invtoolbox.cli import many
-from invtoolbox.cli import many as options
-from invtoolbox.errors import InputError
+from invtoolbox.cli import options
+from invtoolbox.errors import InputError, MissingDependency
+
+if TYPE_CHECKING:
+    from invtoolbox.runs.job import Request
 
 
 def add(commands: Any) -> None:
+    """Add both commands."""
     parser = commands.add_parser(
         "run",
         help="run a scene file",
-        description="Run a scene file: read or simulate the measurements, reconstruct, and write picture, solution and report;\n"
-        "or the flow of a sequence of lidar sweeps, a scene from photographs (see `invtoolbox reconstruct`), or a mesh\n"
-        "that is deformed.",
+        description="Run a scene file of any kind: images or scans, which are read or simulated and then reconstructed; a sequence\n"
+        "of lidar sweeps, whose flow is estimated; photographs, from which a 3D scene is found (see `invtoolbox\n"
+        "reconstruct`); or a mesh, which is deformed.",
         epilog="examples:\n"
         "  invtoolbox run ct-small\n"
         "  invtoolbox run scenes/htc2022-90deg.toml --set solver.max_iterations=300 --output results/long\n"
@@ -27,124 +31,116 @@ def add(commands: Any) -> None:
         "  invtoolbox run scenes/ct-*.toml --workers 4 --output results/study\n"
         "  invtoolbox run street-simulated --workers 2\n"
         "  invtoolbox run lego-voxels --set preset=short\n\n"
-        "The scenes of the catalogue: invtoolbox list scenes.",
+        "`invtoolbox list scenes` lists the scenes of the catalogue.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "scene",
         metavar="SCENE",
         nargs="+",
-        help="a TOML file, or the name of a scene of the catalogue; several are a study",
+        help="a TOML file, or the name of a scene of the catalogue; several scenes make a study",
     )
-    options.add_changes(parser, "scene")
+    options.add_overrides(parser, "scene")
     options.add_folder(
         parser,
-        "where results go (default: results/SCENE)",
-        "go on from the checkpoint that an interrupted run left",
+        "folder for the results (default: results/SCENE)",
+        "continue from the checkpoint of an interrupted run",
         "replace the results of an earlier run",
     )
-    many.add_options(parser, "of the data set of the scene")
-    parser.set_defaults(command=command)
+    options.add_study(parser, "items of the scene's data set")
+    parser.set_defaults(command=run)
 
-
-def command(arguments: argparse.Namespace) -> int:
-    from invtoolbox.runs.run import lone_scene_among
-
-    one = lone_scene_among(arguments.scene)
-    if one is not None and one[0] == "views":
-        from invtoolbox.cli import reconstruct
-
-        if many.is_asked_for(arguments):
-            raise InputError(
-                f"{one[1]} is one scene, of all its photographs; it takes no --items, --workers or --cluster"
-            )
-        return reconstruct.run(one[1], arguments)
-    if one is not None and one[0] == "mesh":
-        return _deform(arguments, one[1])
-    if one is not None:
-        from invtoolbox.cli.flow import tell
-        from invtoolbox.runs.flow.scene import run_flow_scene
-
-        return tell(
-            run_flow_scene(
-                one[1],
-                arguments.overrides,
-                arguments.output,
-                arguments.resume,
-                arguments.overwrite,
-                not arguments.quiet,
-                arguments.items,
-                arguments.workers or 1,
-                arguments.cluster,
-                arguments.threads,
-            ),
-            arguments.quiet,
-        )
-    if many.is_asked_for(arguments) or len(arguments.scene) > 1:
-        from invtoolbox.runs.study.scenes import run_scenes
-
-        return many.tell(
-            run_scenes(
-                arguments.scene,
-                arguments.overrides,
-                arguments.output,
-                arguments.items,
-                arguments.workers or 1,
-                arguments.cluster,
-                arguments.threads,
-                arguments.resume,
-                arguments.overwrite,
-                not arguments.quiet,
-            ),
-            arguments.quiet,
-        )
-    from invtoolbox.runs.images.run import run_scene
-
-    outcome = run_scene(
-        arguments.scene[0],
-        arguments.overrides,
-        arguments.output,
-        arguments.resume,
-        arguments.overwrite,
-        progress=not arguments.quiet,
+    parser = commands.add_parser(
+        "reconstruct",
+        help="find a 3D scene from photographs",
+        description="Find a 3D scene, as voxels or as Gaussians, from photographs with known cameras: a folder of photographs, or\n"
+        "a scene file with a table [views]. The model, the held-out views, and their PSNR and SSIM are written.",
+        epilog="examples:\n"
+        "  invtoolbox reconstruct lego-voxels --preset short\n"
+        "  invtoolbox reconstruct ~/photographs/desk --set solver.time_limit=300\n"
+        "  invtoolbox reconstruct lego-gaussians --set solver.time_limit=120 --output results/lego\n"
+        "  invtoolbox reconstruct lego-gaussians --set solver.time_limit=1200 --output results/lego --resume\n"
+        "  invtoolbox reconstruct scenes/mine.toml --set views.scale=0.5 --overwrite --view\n\n"
+        "Ctrl-C stops the run, and --resume continues it, also with a larger solver.time_limit.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    if not arguments.quiet:
-        print(outcome.solution)
-        for name, values in outcome.metrics.items():
-            print(f"  {name:<15}{', '.join(f'{v:.4g}' for v in values)}")
-        if outcome.files:
-            print("written:", *outcome.files, sep="\n  ")
-        else:
-            print(f"the run in {outcome.folder} was finished already; nothing was done")
-    if "diverged" in outcome.solution.status:
-        print(
-            "invtoolbox: the iteration diverged, and the last finite image was written; try another solver",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    parser.add_argument(
+        "scene",
+        metavar="SCENE",
+        help="a folder of photographs, a TOML file, or the name of a scene of the catalogue",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="representation of the scene if a folder is given: gaussians (default) or voxel-grid",
+    )
+    parser.add_argument(
+        "--preset", metavar="NAME", help="name of a set of changes in the scene file, such as short"
+    )
+    options.add_overrides(parser, "scene")
+    options.add_folder(
+        parser,
+        "folder for the results (default: results/SCENE)",
+        "continue an interrupted run, or a run with a smaller budget",
+        "replace the results of an earlier run",
+    )
+    parser.add_argument(
+        "--view",
+        action="store_true",
+        help="show the scene at the end, with viser or Rerun, whichever is installed",
+    )
+    parser.set_defaults(command=reconstruct)
 
 
-def _deform(arguments: argparse.Namespace, scene: Any) -> int:
-    from invtoolbox.runs.meshes import run_mesh_scene
+def run(arguments: argparse.Namespace) -> int:
+    """Run scene files of any kind."""
+    from invtoolbox.cli.reports import report
+    from invtoolbox.runs.run import prepare
 
-    if many.is_asked_for(arguments):
+    scenes = arguments.scene
+    job = prepare(scenes[0] if len(scenes) == 1 else scenes, _request(arguments))
+    return report(job.run(progress=not arguments.quiet), arguments.quiet)
+
+
+def reconstruct(arguments: argparse.Namespace) -> int:
+    """Run a scene of photographs, and show it."""
+    from invtoolbox.catalogue.documents import content_of
+    from invtoolbox.cli.reports import report
+    from invtoolbox.runs.views.run import prepare
+
+    scene = Path(arguments.scene).expanduser()
+    if not scene.is_dir() and "views" not in content_of(arguments.scene)[1]:
         raise InputError(
-            f"{scene} is one scene, of one mesh; it takes no --items, --workers or --cluster"
+            f"{scene} is no scene of photographs: it has no table [views]; invtoolbox run takes all kinds"
         )
-    outcome = run_mesh_scene(
-        scene,
-        arguments.overrides,
+    if arguments.view and find_spec("viser") is None and find_spec("rerun") is None:
+        from invtoolbox.core.environment import how_to_get
+
+        raise MissingDependency(
+            f"--view shows the scene in viser or Rerun, and neither is installed; {how_to_get('view')}, or open the "
+            "page viewer.html among the results"
+        )
+    preset = [f"preset={arguments.preset}"] if arguments.preset else []
+    request = _request(arguments, preset)
+    outcome = prepare(arguments.scene, request, arguments.model).run(not arguments.quiet)
+    code = report(outcome, arguments.quiet)
+    if arguments.view:
+        from invtoolbox.plotting import view_scene
+
+        view_scene(outcome.scene(), outcome.cameras, scene.stem)
+    return code
+
+
+def _request(arguments: argparse.Namespace, preset: list[str] | None = None) -> Request:
+    from invtoolbox.runs.job import Request
+
+    return Request(
+        [*(preset or []), *arguments.overrides],
         arguments.output,
         arguments.resume,
         arguments.overwrite,
-        not arguments.quiet,
+        getattr(arguments, "items", None),
+        getattr(arguments, "workers", None),
+        getattr(arguments, "cluster", None),
+        getattr(arguments, "threads", 1),
     )
-    if not arguments.quiet:
-        print(outcome.solution)
-        for name, value in outcome.metrics.items():
-            print(f"  {name:<15}{value:.4g} % of the diagonal")
-        print("written:", *outcome.files, sep="\n  ") if outcome.files else print(
-            f"the run in {outcome.folder} was finished already"
-        )
-    return 1 if "diverged" in outcome.solution.status else 0

@@ -1,20 +1,21 @@
-"""``invtoolbox train RECIPE``."""
+"""``invtoolbox train RECIPE``: train a prior."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from invtoolbox.cli import many as options
+from invtoolbox.cli import options
 
 
 def add(commands: Any) -> None:
+    """Add the command."""
     parser = commands.add_parser(
         "train",
-        help="train a prior as a recipe says",
-        description="Train a network as a recipe says, and write it to priors/NAME in the current directory: weights, card, model card\n"
-        'and learning curve, where `it.priors.load("NAME")` and scene files find it. Started again, an interrupted\n'
-        "training goes on from its checkpoints, and ends with the same weights.",
+        help="train a prior from a recipe",
+        description="Train the network of a recipe, and write weights, card, model card and learning curve to priors/NAME in the current\n"
+        'directory, where `it.priors.load("NAME")` and scene files find them. An interrupted training that is started\n'
+        "again continues from its checkpoints, and ends with the same weights.",
         epilog="a recipe, lpn-small.toml:\n"
         "  # A learned proximal operator of photographs, grey, noise 0.1.\n"
         '  name = "lpn-small"\n'
@@ -43,15 +44,15 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a TOML file")
-    options.add_changes(parser, "recipe")
+    options.add_overrides(parser, "recipe")
     options.add_folder(
         parser,
-        "where the prior goes (default: priors/NAME)",
+        "folder for the prior (default: priors/NAME)",
         None,
-        "train anew where the folder holds a prior already",
+        "train again if the folder holds a trained prior",
     )
     parser.add_argument(
-        "--device", metavar="NAME", help="where to train, for example cuda (default: the processor)"
+        "--device", metavar="NAME", help="device of the training, for example cuda (default: cpu)"
     )
     parser.add_argument(
         "--mixed-precision", action="store_true", help="run the network in bfloat16 on a GPU"
@@ -60,6 +61,7 @@ def add(commands: Any) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
+    """Train the prior of a recipe."""
     from invtoolbox.training import keep_freed_memory, run_recipe
 
     keep_freed_memory()
@@ -76,7 +78,7 @@ def command(arguments: argparse.Namespace) -> int:
         return 0
     if outcome.trained is None:
         print(
-            f"{outcome.folder} holds a trained prior already; nothing was done (--overwrite trains anew)"
+            f"{outcome.folder} holds a trained prior already; nothing was done (--overwrite trains again)"
         )
     else:
         print(

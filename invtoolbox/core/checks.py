@@ -1,7 +1,4 @@
-"""What a batch of images, sinograms or volumes has to look like for a kernel to take it.
-
-What every reader does first: is the file there, and what does it hold?
-"""
+"""Checks of the arrays that a kernel takes, and of the files that a reader reads."""
 
 from __future__ import annotations
 
@@ -26,11 +23,17 @@ _REAL, _COMPLEX = (torch.float32, torch.float64), (torch.complex64, torch.comple
 def check_input(
     value: Tensor, shape: tuple[int, ...], what: str, axes: str, takes_complex: bool = True
 ) -> None:
-    """Raise an `InputError` for another shape than ``(batch, *shape)``, or another kind of number.
+    """Refuse a tensor of another shape than ``(batch, *shape)``, or of an unsuitable data type.
 
     Args:
-        what: who takes what, the beginning of the sentence.
-        axes: the names of the axes, with commas.
+        value: tensor to check.
+        shape: expected shape without the batch.
+        what: beginning of the error message, for example "project takes images".
+        axes: names of the axes, separated by commas.
+        takes_complex: whether complex numbers are accepted.
+
+    Raises:
+        InputError: another shape or data type.
     """
     if value.ndim != len(shape) + 1 or tuple(value.shape[1:]) != shape:
         raise InputError(
@@ -41,14 +44,19 @@ def check_input(
         raise InputError(f"{what} in {kinds}, got {value.dtype}; convert with .float()")
 
 
-# DEFLATE packs at most 1,032 bytes into one, and the other compressions in use little more where the data are not constant.
+# DEFLATE packs at most 1,032 bytes into one; the other compressions pack little more unless the
+# data are constant.
 _LARGEST_RATIO = 1100
-# What is smaller is read whatever the file's length: constant slices pack better than any ratio.
+# Smaller arrays are always read: constant slices pack better than any ratio.
 _ALWAYS_PLAUSIBLE = 2**26
 
 
 def require_file(path: str | os.PathLike[str]) -> Path:
-    """The path of a file that exists and is not empty, else an `InputError` that says which it is."""
+    """Return the path of a file that exists and is not empty.
+
+    Raises:
+        InputError: the path does not exist, is a folder, or the file is empty or cannot be read.
+    """
     path = Path(path).expanduser()
     if not path.exists():
         raise InputError(f"{path}: there is no such file; check the path")
@@ -67,9 +75,13 @@ def require_file(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def decoding(path: Path, format_name: str) -> Iterator[None]:
-    """Turn what a decoder raises on a damaged file into one sentence that names the file.
+    """Replace exceptions of a decoder by an `InputError` that names the file.
 
-    An `InputError` passes, with the name of the file before it.
+    An `InputError` passes, with the name of the file in front.
+
+    Args:
+        path: the file.
+        format_name: name of the format, for the message.
     """
     try:
         yield
@@ -78,8 +90,8 @@ def decoding(path: Path, format_name: str) -> Iterator[None]:
             raise
         raise InputError(f"{path}: {error}") from error
     except Exception as error:
-        # On damaged bytes each library raises what happened to go wrong (zlib.error, struct.error, TypeError, its own
-        # subclasses of Exception): a list of them is never complete. The cause stays attached.
+        # On damaged bytes libraries raise many types (zlib.error, struct.error, TypeError, their
+        # own subclasses of Exception), and no list of them is complete. The cause stays attached.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(
             f"{path}: truncated or not a readable {format_name} file ({reason}); fetch or "
@@ -90,17 +102,19 @@ def decoding(path: Path, format_name: str) -> Iterator[None]:
 def require_bytes(
     path: Path, offset: int, shape: Sequence[int], dtype: Any, whole: bool = True
 ) -> None:
-    """Refuse a file that does not hold the uncompressed array its header declares.
+    """Refuse a file that does not hold the uncompressed array that its header declares.
 
     Args:
-        path: the file that holds the array.
-        offset: where the array begins.
-        shape, dtype: what the header declares; the first axis counts the slices.
-        whole: nothing may follow the array. A header whose sizes were damaged would otherwise give a smaller
-            image of the same bytes.
+        path: the file with the array.
+        offset: position of the first byte of the array.
+        shape: declared shape; the first axis counts the slices.
+        dtype: declared data type.
+        whole: whether the array must end the file. Otherwise a header with damaged sizes would give
+            a smaller image of the same bytes.
 
     Raises:
-        InputError: with the number of bytes that are there and that are wanted, and the slices that are missing.
+        InputError: with the number of bytes in the file, the expected number, and the slices that
+            are missing.
     """
     wanted = math.prod(shape) * np.dtype(dtype).itemsize
     if wanted <= 0 or offset < 0:
@@ -123,7 +137,15 @@ def require_bytes(
 
 
 def require_plausible(path: Path, shape: Sequence[int], dtype: Any) -> None:
-    """Refuse a compressed array that is declared larger than its file can hold, before memory is asked for it."""
+    """Refuse a compressed array that is declared larger than its file can hold.
+
+    It is refused before memory is allocated.
+
+    Args:
+        path: the file.
+        shape: declared shape.
+        dtype: declared data type.
+    """
     wanted = math.prod(shape) * np.dtype(dtype).itemsize
     if wanted <= 0 or wanted > max(_ALWAYS_PLAUSIBLE, _LARGEST_RATIO * path.stat().st_size):
         raise InputError(
@@ -135,7 +157,16 @@ def require_plausible(path: Path, shape: Sequence[int], dtype: Any) -> None:
 def map_slices_of_file(
     path: Path, offset: int, shape: Sequence[int], dtype: Any, start: int, stop: int
 ) -> np.ndarray:
-    """Slices ``start`` to ``stop`` of an uncompressed array in a file, mapped into memory: nothing else is read."""
+    """Map slices of an uncompressed array in a file into memory; no other bytes are read.
+
+    Args:
+        path: the file.
+        offset: position of the first byte of the array.
+        shape: shape of the whole array; the first axis counts the slices.
+        dtype: data type.
+        start: number of the first slice.
+        stop: number after the last slice.
+    """
     one = math.prod(shape[1:]) * np.dtype(dtype).itemsize
     return np.memmap(
         path, dtype=dtype, mode="r", offset=offset + start * one, shape=(stop - start, *shape[1:])
@@ -143,7 +174,10 @@ def map_slices_of_file(
 
 
 class Bounded(io.BufferedReader):
-    """A file whose reads never ask for more than is left: decoders ask for as many bytes as a damaged header says."""
+    """File whose reads are limited to the remaining bytes.
+
+    A damaged header can declare any number of bytes.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path))
@@ -154,11 +188,26 @@ class Bounded(io.BufferedReader):
         return super().read(left if size is None or size < 0 else min(size, left))
 
 
-def sniff(path: Path) -> str:
-    """The format that the first bytes of a file show, or "" where they show none that is known.
+_MAGIC = {
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"\xff\xd8\xff": "jpeg",
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+    b"II+\0": "tiff",
+    b"MM\0+": "tiff",
+    b"\x93NUMPY": "npy",
+    b"PK\x03\x04": "npz",
+    b"\x89HDF\r\n\x1a\n": "hdf5",
+    b"MATLAB 7.3": "mat7.3",
+    b"MATLAB 5.0": "mat5",
+}
 
-    One of "png", "jpeg", "tiff", "npy", "npz", "hdf5", "mat5", "mat7.3", "dicom", "nifti", "metaimage". A file that gzip
-    packed shows what is in it.
+
+def sniff(path: Path) -> str:
+    """Return the format that the first bytes of a file show, or "" for an unknown format.
+
+    The formats are "png", "jpeg", "tiff", "npy", "npz", "hdf5", "mat5", "mat7.3", "dicom", "nifti"
+    and "metaimage". Of a file that gzip packed, the format of the content is returned.
     """
     with path.open("rb") as stream:
         head = stream.read(1024)
@@ -168,22 +217,9 @@ def sniff(path: Path) -> str:
         except zlib.error:
             return ""
         return "nifti" if _is_nifti(head) else ""
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "tiff"
-    if head.startswith(b"\x93NUMPY"):
-        return "npy"
-    if head.startswith(b"PK\x03\x04"):
-        return "npz"
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "hdf5"
-    if head.startswith(b"MATLAB 7.3"):
-        return "mat7.3"
-    if head.startswith(b"MATLAB 5.0"):
-        return "mat5"
+    for magic, name in _MAGIC.items():
+        if head.startswith(magic):
+            return name
     if _is_nifti(head):
         return "nifti"
     if head.lstrip().startswith((b"ObjectType", b"NDims")):
@@ -192,5 +228,8 @@ def sniff(path: Path) -> str:
 
 
 def _is_nifti(head: bytes) -> bool:
-    """Version 1 has its magic word at the end of 348 bytes, version 2 behind the first four."""
+    """Return whether bytes begin a NIfTI file.
+
+    Version 1 has its magic word at the end of 348 bytes, version 2 after the first four bytes.
+    """
     return head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0")

@@ -10,12 +10,10 @@ from invtoolbox.datasets.models.voxels import read_voxels, write_voxels
 from invtoolbox.datasets.opening import READERS, open, open_measurements
 from invtoolbox.datasets.output import (
     Written,
-    write,
     write_bytes,
     write_hdf5,
     write_npy,
     write_png,
-    write_tiff,
     writing,
 )
 from invtoolbox.datasets.scans.center_of_rotation import center_of_rotation
@@ -73,6 +71,7 @@ from invtoolbox.datasets.volumes.pictures import Pictures
 from invtoolbox.datasets.volumes.raw import Raw, write_raw
 from invtoolbox.datasets.volumes.tiff import TiffStack, write_tiff_stack
 from invtoolbox.datasets.volumes.volume import Grid, Volume, VolumeInMemory
+from invtoolbox.datasets.writers import write, write_tiff
 
 __all__ = [
     "HTC2022",

@@ -1,4 +1,4 @@
-"""One call for every format: what a file holds decides which reader reads it."""
+"""Open files and folders of every format; the content of a file decides which reader reads it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from invtoolbox.datasets.scans.geometry_file import read_geometry
 from invtoolbox.datasets.scans.htc2022 import HTC2022
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.scans.synchrotron import DataExchange, NXtomo, entries
-from invtoolbox.datasets.sweeps.opening import SWEEP_READERS, reader_of_folder
+from invtoolbox.datasets.sweeps.opening import SWEEP_READERS, SWEEP_TYPES, reader_of_folder
 from invtoolbox.datasets.views.opening import VIEW_READERS, reader_of_views
+from invtoolbox.datasets.views.transforms import PosedPictures
 from invtoolbox.datasets.volumes.arrays import Arrays
 from invtoolbox.datasets.volumes.dicom import Dicom, DicomSeries, is_slice
 from invtoolbox.datasets.volumes.hdf5 import BlurKernels, Hdf5, open_hdf5
@@ -26,9 +27,12 @@ from invtoolbox.datasets.volumes.pictures import SUFFIXES, Pictures
 from invtoolbox.datasets.volumes.raw import Raw, sidecar_of
 from invtoolbox.datasets.volumes.tiff import TiffStack, is_stack
 from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.geometry.sweeps import Sweep
 
-#: Our readers by name: ``READERS[name](path, geometry)`` is a data set, and ``READERS[name](path)`` one of lidar sweeps or of pictures
-#: with poses for the names in `SWEEP_READERS` and `VIEW_READERS`. Plug-ins register theirs under the entry point ``invtoolbox.readers``.
+#: Readers of the toolbox by name: ``READERS[name](path, geometry)`` is a data set. For the names in
+#: `SWEEP_READERS` and `VIEW_READERS`, ``READERS[name](path)`` is a sequence of lidar sweeps or a
+#: set of pictures with poses. Plug-ins register readers under the entry point
+#: ``invtoolbox.readers``.
 READERS: dict[str, Callable[..., Any]] = {
     "htc2022": HTC2022,
     "dxchange": DataExchange,
@@ -59,7 +63,7 @@ _READER_OF = {
     "nifti": "nifti",
     "metaimage": "metaimage",
 }
-# What says the format where the first bytes do not.
+# Readers by suffix, for formats that the first bytes do not show.
 _READER_OF_SUFFIX = {
     ".dcm": "dicom",
     ".dicom": "dicom",
@@ -78,19 +82,21 @@ def open(
     """Open a file, or a folder of pictures or slices, as a data set.
 
     Args:
-        path: HTC2022 `.mat`, DXchange, NXtomo or plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, TIFF, `.npy` or `.npz`;
-            the first bytes decide. Raw values come with a TOML file beside them. A TIFF with several grey pages, and a
-            folder of numbered TIFF files, are volumes: their values stay as they are stored (reader "tiff-stack", or
-            "pictures" for the range 0 to 1). A folder with a file of cameras is one of pictures with poses.
-        geometry: a `Geometry`, or the path of a geometry file, for arrays that come without one.
-        reader: the name of a reader in `READERS` or of a plug-in, to decide by hand.
+        path: HTC2022 `.mat`, DXchange, NXtomo or plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG,
+            TIFF, `.npy` or `.npz`; the first bytes decide. Raw values need a TOML file next to
+            them. A TIFF with several grey pages, and a folder of numbered TIFF files, are volumes
+            with the values that are stored (reader "tiff-stack", or "pictures" for the range 0 to
+            1). A folder with a file of cameras is a set of pictures with poses.
+        geometry: a `Geometry`, or the path of a geometry file, for arrays without a geometry.
+        reader: name of a reader in `READERS` or of a plug-in, in place of the automatic choice.
 
     Returns:
-        Measurements; or sweeps where the folder is a lidar sequence (`open_sweeps` opens those with settings), or the file
-        describes a simulated street; or `PosedPictures` (`open_views` opens those with settings).
+        Measurements; or sweeps, if the folder is a lidar sequence or the file describes a simulated
+        street (`open_sweeps` also takes settings); or `PosedPictures` (`open_views` also takes
+        settings).
 
     Raises:
-        InputError: for a missing, empty, truncated or unknown file, in one sentence that names it.
+        InputError: a missing, empty, truncated or unknown file; the sentence names the file.
 
     >>> import tempfile, numpy
     >>> with tempfile.NamedTemporaryFile(suffix=".npy") as file:
@@ -111,7 +117,7 @@ def open(
             )
         opened: DataSet = READERS[reader](path)
         return opened
-    return _named(reader)(path, geometry)
+    return _find_reader(reader)(path, geometry)
 
 
 def open_measurements(
@@ -119,22 +125,43 @@ def open_measurements(
     geometry: ScanGeometry | str | os.PathLike[str] | None = None,
     reader: str | None = None,
 ) -> DataSet:
-    """As `open`, for who reconstructs: lidar sweeps and pictures with poses are refused."""
+    """Open measurements of an image, as `open` does.
+
+    Args:
+        path: a file or a folder.
+        geometry: geometry, or path of a geometry file.
+        reader: name of a reader.
+
+    Raises:
+        InputError: lidar sweeps, pictures with poses, or a fault that `open` reports.
+    """
     opened = open(path, geometry, reader)
-    if hasattr(opened, "cameras"):
+    if isinstance(opened, PosedPictures):
         raise InputError(
             f"{path}: these are pictures with poses, and no measurements of one image; `it.datasets.open_views` reads them "
             "for a scene"
         )
-    if hasattr(opened, "names"):  # as every sequence of sweeps has
+    if _are_sweeps(opened, reader):
         raise InputError(
             f"{path}: these are lidar sweeps, and no measurements of an image; their motion is what `it.scene_flow` finds"
         )
     return opened
 
 
-def _named(reader: str) -> Callable[..., DataSet]:
-    """A reader of ours, or one that a plug-in registered; a plug-in may not take a name of ours."""
+def _are_sweeps(opened: DataSet, reader: str | None) -> bool:
+    """Return whether a data set is of lidar sweeps.
+
+    Its type decides, or the type of the first item of a plug-in's data set.
+    """
+    from_plugin = reader is not None and reader not in READERS and len(opened) > 0
+    return isinstance(opened, SWEEP_TYPES) or (from_plugin and isinstance(opened[0], Sweep))
+
+
+def _find_reader(reader: str) -> Callable[..., DataSet]:
+    """Return a reader of the toolbox, or of a plug-in.
+
+    A plug-in cannot replace a reader of the toolbox.
+    """
     if reader in READERS:
         return READERS[reader]
     plugins = {point.name: point for point in entry_points(group="invtoolbox.readers")}
@@ -157,12 +184,12 @@ def _reader_of_file(path: Path) -> str:
         return "tiff-stack" if is_stack(path) else "pictures"
     if kind:
         return _READER_OF[kind]
-    # Old DICOM files lack the preamble that shows the format; of others, the reader says what is wrong.
+    # Old DICOM files lack the preamble that shows the format; the other readers report the fault.
     if suffix in _READER_OF_SUFFIX or path.name.lower().endswith(".nii.gz"):
         return _READER_OF_SUFFIX.get(suffix, "nifti")
     raise InputError(
         f"{path}: the first bytes show no known format; readable are HTC2022 .mat, DXchange, NXtomo and plain "
-        "HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, TIFF, .npy, .npz, and raw values with a TOML file beside them"
+        "HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, TIFF, .npy, .npz, and raw values with a TOML file next to them"
     )
 
 
@@ -189,7 +216,7 @@ def _reader_of_folder(path: Path) -> str:
             if has_slices
             else "neither DICOM slices, nor pictures, nor lidar sweeps"
         )
-        raise InputError(f"{path}: the folder holds {found}; give one file, or say reader=")
+        raise InputError(f"{path}: the folder holds {found}; give one file, or reader=")
     if has_slices:
         return "dicom"
     return "tiff-stack" if is_stack(path) else "pictures"

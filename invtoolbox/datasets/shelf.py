@@ -1,27 +1,28 @@
-"""Data sets by name: a TOML file of the catalogue says which files, which reader, which checksums.
+"""Data sets by name: a TOML file of the catalogue names files, reader and checksums.
 
-A file on the shelf reads::
+Such a file reads::
 
-    # One line that says what it is.
+    # One line that describes the data set.
     reader = "htc2022"
     folder = "htc2022"                       # in INVTOOLBOX_DATA; with `package`, in that package
-    default = "htc2022_ta_full.mat"          # what opens when no file is named; "." is the whole folder
+    default = "htc2022_ta_full.mat"          # file that is opened by default; "." is the folder
     licence = "CC BY 4.0"
-    source = "where it comes from"
+    source = "where to get it"
 
     [sha256]                                 # every file, relative to the folder
     "htc2022_ta_full.mat" = "..."
 
-    [readers]                                # optional: files that another reader reads
+    [readers]                                # optional: files with another reader
     "labels.png" = "pictures"
 
-    [options]                                # optional, of a reader of lidar sweeps; `poses`, `calibration` and `times` name files above
-    poses = "poses.txt"
+    [options]                                # optional, of a reader of lidar sweeps;
+    poses = "poses.txt"                      # `poses`, `calibration` and `times` name files above
 
-A data set that is made and not read has a table ``[simulated]`` in place of folder, default and checksums; its file is the one on the shelf
-itself, which its reader reads.
+A simulated data set has a table ``[simulated]`` in place of folder, default and checksums; its
+reader reads the TOML file itself.
 
-Small real data that come with installed packages, so that the first steps need no network.
+`ct_small` and `photograph` read small real data that come with installed packages and need no
+download.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from typing import Any
 
 from torch import Tensor
 
-from invtoolbox.catalogue import shelves as catalogue
+from invtoolbox.catalogue import shelves
 from invtoolbox.datasets.measurement import DataSet, Measurement
 from invtoolbox.datasets.opening import open as open_path
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
@@ -45,20 +46,26 @@ from invtoolbox.errors import InputError, unknown_name
 
 
 def data_folder() -> Path:
-    """Where real measurements lie: `INVTOOLBOX_DATA`, else ``../shared/data`` beside the repository's
-    root."""
-    named = os.environ.get("INVTOOLBOX_DATA")
-    root = Path(__file__).resolve().parent.parent.parent
-    return Path(named).expanduser() if named else root.parent / "shared" / "data"
+    """Return the folder of real measurements.
+
+    It is ``INVTOOLBOX_DATA``, or else ``invtoolbox`` in the user's data directory
+    (``XDG_DATA_HOME``, by default ``~/.local/share``).
+    """
+    own = os.environ.get("XDG_DATA_HOME") or Path("~/.local/share")
+    return Path(os.environ.get("INVTOOLBOX_DATA") or Path(own, "invtoolbox")).expanduser()
 
 
 def find_file(name: str, file: str | None = None) -> Path:
-    """The path of a file of a data set on the shelf, or of its default one.
+    """Return the path of a file of a data set of the catalogue.
+
+    Args:
+        name: name of the data set.
+        file: name of the file; by default the file that the data set opens by default.
 
     Raises:
-        InputError: for an unknown data set or file, and where the file is not there.
+        InputError: an unknown data set or file, or a file that does not exist.
     """
-    entry = catalogue.find("datasets", name)
+    entry = shelves.find("datasets", name)
     settings = _checked(entry.path, entry.read())
     if "simulated" in settings:
         if file is not None:
@@ -84,13 +91,20 @@ def find_file(name: str, file: str | None = None) -> Path:
 
 
 def open_named(name: str, file: str | None = None, geometry: ScanGeometry | None = None) -> DataSet:
-    """Open a data set of the catalogue, as `open` opens a path; lidar sweeps with the options that are on the shelf.
+    """Open a data set of the catalogue, as `open` opens a path.
+
+    Lidar sweeps are opened with the options of the catalogue.
+
+    Args:
+        name: name of the data set.
+        file: name of the file; by default the file that the data set opens by default.
+        geometry: geometry of a scan, in place of the geometry in the data.
 
     >>> open_named("ct-small")[0].y.shape
     torch.Size([1, 1, 128, 128])
     """
     path = find_file(name, file)
-    settings = catalogue.find("datasets", name).read()
+    settings = shelves.find("datasets", name).read()
     reader = settings.get("readers", {}).get(file, settings["reader"])
     if reader in SWEEP_READERS:
         sweeps: Any = open_sweeps(path, reader, **sweep_options(name))
@@ -99,15 +113,21 @@ def open_named(name: str, file: str | None = None, geometry: ScanGeometry | None
 
 
 def sweep_options(name: str) -> dict[str, Any]:
-    """The options on the shelf for the reader of a data set of lidar sweeps, its files found."""
-    options: dict[str, Any] = dict(catalogue.find("datasets", name).read().get("options", {}))
+    """Return the options in the catalogue for the reader of a data set of lidar sweeps.
+
+    Names of its files are replaced by paths.
+    """
+    options: dict[str, Any] = dict(shelves.find("datasets", name).read().get("options", {}))
     return options | {key: find_file(name, options[key]) for key in SWEEP_PATHS if key in options}
 
 
 def verify(name: str) -> None:
-    """Compare every file of a data set that is there with its checksum; `InputError` names the first that
-    differs."""
-    entry = catalogue.find("datasets", name)
+    """Compare every existing file of a data set with its checksum.
+
+    Raises:
+        InputError: a file differs; the error names the first such file.
+    """
+    entry = shelves.find("datasets", name)
     settings = _checked(entry.path, entry.read())
     if "simulated" in settings:
         return
@@ -143,7 +163,7 @@ def _folder(path: Path, settings: dict[str, Any]) -> Path:
     return Path(spec.origin).parent / str(settings["folder"])
 
 
-#: Photographs inside scikit-image's wheel; its other pictures would be downloaded.
+#: Photographs inside the wheel of scikit-image; its other pictures would be downloaded.
 PHOTOGRAPHS = {
     "astronaut": "astronaut.png",
     "brick": "brick.png",
@@ -161,10 +181,10 @@ PHOTOGRAPHS = {
 
 
 def ct_small(units: str = "HU") -> Measurement:
-    """A real CT slice of 128x128 pixels, 0.66 mm each, that comes with pydicom (`CT_small.dcm`).
+    """Return a real CT slice of 128x128 pixels of 0.66 mm from pydicom (`CT_small.dcm`).
 
     Args:
-        units: "HU" or "1/mm", as in `Dicom`.
+        units: units of the values, "HU" or "1/mm", as in `Dicom`.
 
     >>> slice_ = ct_small()
     >>> slice_.y.shape, slice_.meta["units"]
@@ -181,8 +201,12 @@ def ct_small(units: str = "HU") -> Measurement:
 
 
 def photograph(name: str = "camera") -> Tensor:
-    """A real photograph that comes with scikit-image, ``(1, channel, rows, columns)`` with values from 0 to
-    1.
+    """Return a real photograph that comes with scikit-image.
+
+    Its shape is ``(1, channel, rows, columns)``, its values are between 0 and 1.
+
+    Args:
+        name: a name out of `PHOTOGRAPHS`.
 
     >>> photograph("camera").shape, photograph("cat").shape
     (torch.Size([1, 1, 512, 512]), torch.Size([1, 3, 300, 451]))

@@ -5,117 +5,23 @@ Each maps a prepared pair of sweeps to the motion that remains after the motion 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from invtoolbox.errors import unknown_name
-from invtoolbox.kernels.points.nearest import Tree
-from invtoolbox.motion.bodies import Bodies, BodySettings, Refinement, moving_bodies, refine
+from invtoolbox.motion.bodies import Default as Default
+from invtoolbox.motion.bodies import IcpFlow
+from invtoolbox.motion.bodies import Motion as Motion
+from invtoolbox.motion.bodies import Pair as Pair
 from invtoolbox.motion.euler import EulerSettings, euler_flow
 from invtoolbox.motion.published import VoxelSettings, fast_nsf, nsfp, voxel_flow
 from invtoolbox.motion.registration import height_above
 
-#: Height above the ground up to which points above a body may belong to it, metres: lorries, buses.
-_TALLEST = 4.5
-#: Distance in the plane within which fragments of a body are searched, metres.
-_FRAGMENT_DISTANCE = 1.5
-#: Smallest distance of a fragment to the target, metres.
-_APART = 0.15
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """Input of a method: two sweeps in one frame, in which the static worlds coincide.
-
-    The ground is removed.
-
-    Attributes:
-        source: points of the first sweep, ``(n, 3)``.
-        target: points of the second sweep, ``(m, 3)``.
-        ground: points of the ground, which define heights, ``(g, 3)``.
-        times: times of the points within their sweeps, seconds, ``(n,)`` and ``(m,)``; None if
-            unknown.
-    """
-
-    source: Tensor
-    target: Tensor
-    ground: Tensor
-    times: tuple[Tensor, Tensor] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Motion:
-    """Result of a method for the n points of the source.
-
-    Attributes:
-        flow: displacement relative to the static world, metres, ``(n, 3)``.
-        instance: number of the body of every point, int64 ``(n,)``; -1 for none.
-    """
-
-    flow: Tensor
-    instance: Tensor
-
-
 #: ``method(pair, seed) -> Motion``: a frozen dataclass of settings that can be called.
 Method = Callable[[Pair, int], Motion]
-
-
-@dataclass(frozen=True)
-class Default:
-    """Default method: bodies that move rigidly; the flow of all other points is exactly 0.
-
-    It extends ICP-Flow (Lin et al., CVPR 2024): plane-to-plane distances replace point-to-point
-    distances, which the scan lines of a lidar bias towards zero motion, and the time of each point
-    is used if it is known. All bodies are registered at once, as items of a batch.
-
-    Attributes:
-        bodies: settings of the detection of bodies.
-        refinement: settings of a nonrigid refinement, or None. On the real pair of
-            ``benchmarks/scene_flow.py``, in which only cars are found, it increases the dynamic
-            error by 0.02 m, so there is none by default.
-    """
-
-    bodies: BodySettings = field(default_factory=BodySettings)
-    refinement: Refinement | None = None
-
-    def __call__(self, pair: Pair, seed: int) -> Motion:
-        height, target_height = (
-            height_above(pair.source, pair.ground),
-            height_above(pair.target, pair.ground),
-        )
-        bodies = moving_bodies(
-            pair.source, pair.target, height, target_height, pair.times, self.bodies
-        )
-        bodies = _with_fragments(pair, height, bodies)
-        if self.refinement is None:
-            return Motion(bodies.flow, bodies.label)
-        return Motion(
-            refine(
-                pair.source, pair.target, bodies.label, bodies.flow, pair.times, self.refinement
-            ),
-            bodies.label,
-        )
-
-
-@dataclass(frozen=True)
-class IcpFlow:
-    """ICP-Flow (Lin et al., CVPR 2024): bodies registered with point-to-point distances.
-
-    Attributes:
-        bodies: settings of the detection of bodies.
-    """
-
-    bodies: BodySettings = field(
-        default_factory=lambda: BodySettings(plane=False, explained=0.7, noise=0.05)
-    )
-
-    def __call__(self, pair: Pair, seed: int) -> Motion:
-        return Default(self.bodies)(dataclasses.replace(pair, times=None), seed)
 
 
 @dataclass(frozen=True)
@@ -242,29 +148,3 @@ def method_named(name: str) -> Method:
     if name not in METHODS:
         raise unknown_name("method of scene flow", name, METHODS)
     return METHODS[name]()
-
-
-def _with_fragments(pair: Pair, height: Tensor, bodies: Bodies) -> Bodies:
-    """Assign loose points next to or above a body to it if its motion brings them onto the target.
-
-    Such points were too high for clusters, or are connected to nothing, like a long side of a car
-    that is seen at a grazing angle.
-    """
-    inside = bodies.label >= 0
-    if not bool(inside.any()):
-        return bodies
-    tree = Tree(pair.target)
-    before = tree.query(pair.source)[0]
-    loose = (~inside & (height < _TALLEST) & (before > _APART)).nonzero().squeeze(1)
-    if len(loose) == 0:
-        return bodies
-    flat = torch.tensor([1.0, 1.0, 0.0], device=pair.source.device) * pair.source
-    distance, index = Tree(flat[inside]).query(flat[loose], bound=_FRAGMENT_DISTANCE)
-    near = distance.isfinite()
-    loose, owner = loose[near], bodies.label[inside][index[near]]
-    points, motion = pair.source[loose], bodies.motion[owner]
-    flow = torch.einsum("nij,nj->ni", motion[:, :3, :3], points) + motion[:, :3, 3] - points
-    better = tree.query(points + flow)[0] < 0.5 * before[loose]
-    label, whole = bodies.label.clone(), bodies.flow.clone()
-    label[loose[better]], whole[loose[better]] = owner[better], flow[better]
-    return Bodies(label, bodies.motion, whole)

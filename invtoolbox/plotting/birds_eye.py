@@ -1,7 +1,4 @@
-"""Colors of motion: the direction is the hue, the speed how colorful it is; every direction is as bright as any other.
-
-A sweep from above: what stands in grey, what moves on top of it, colored by direction and speed.
-"""
+"""A sweep from above: static points in grey, moving points in a color of direction and speed."""
 
 from __future__ import annotations
 
@@ -15,15 +12,21 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import MOVES
 
-#: Lightness and largest chroma in Oklab: what a screen can show at every hue.
+#: Lightness and largest chroma in Oklab that a screen can show at every hue.
 _LIGHTNESS, _CHROMA = 0.76, 0.125
 
 
 def flow_colors(flow: np.ndarray, full_speed: float) -> np.ndarray:
-    """The color of each vector, shares of red, green and blue in [0, 1]: ``(..., 2 or 3) -> (..., 3)``.
+    """Return the color of each vector, ``(..., 2 or 3) -> (..., 3)``.
 
-    The hue is the direction along the ground (x forward, y left), light grey stands for no motion, and the color is full at `full_speed`
-    and above. The hues run in Oklab, where they are equally light: in HSV blue would vanish on a dark picture and yellow on a light one.
+    A color is red, green and blue in [0, 1]. The hue is the direction along the ground (x forward,
+    y left). Light grey means no motion, and the color is most saturated at `full_speed` and above.
+    The hues are those of Oklab, where all are equally light: in HSV, blue would vanish on a dark
+    picture and yellow on a light one.
+
+    Args:
+        flow: vectors.
+        full_speed: speed with the most saturated color.
 
     Source: Ottosson, "A perceptual color space for image processing", 2020, for Oklab.
 
@@ -32,9 +35,9 @@ def flow_colors(flow: np.ndarray, full_speed: float) -> np.ndarray:
     """
     x, y = flow[..., 0], flow[..., 1]
     angle = np.arctan2(y, x)
-    # More than in proportion: half the full speed should not look like standing.
+    # The exponent is below 1, so that half the full speed does not look like no motion.
     chroma = _CHROMA * np.clip(np.hypot(x, y) / full_speed, 0.0, 1.0) ** 0.7
-    # Forward is orange: that red means "towards" or "stop" is left to nobody's reading.
+    # Forward is orange, not red, which could be read as "towards" or "stop".
     a, b = chroma * np.cos(angle + 0.9), chroma * np.sin(angle + 0.9)
     l, m, s = (
         (_LIGHTNESS + p * a + q * b) ** 3
@@ -59,7 +62,9 @@ def flow_colors(flow: np.ndarray, full_speed: float) -> np.ndarray:
 
 
 def full_speed_of(speeds: np.ndarray) -> float:
-    """A round speed that nearly all of some speeds stay below, for `flow_colors`: metres a sweep, at least 0.2.
+    """Return a round speed that nearly all speeds do not exceed, for `flow_colors`.
+
+    It is in metres per sweep, and at least 0.2.
 
     >>> full_speed_of(np.array([0.3, 0.9, 1.1]))
     1.2
@@ -88,20 +93,25 @@ def birds_eye(
     radius: float = 50.0,
     full_speed: float | None = None,
 ) -> bytes:
-    """The sweep from above as a PNG: forward is up, left is left.
+    r"""Draw a sweep from above as a PNG; forward is up, left is left.
+
+    The wheel at the lower right shows the colors of the directions, the bar at the lower left a
+    length.
 
     Args:
-        points: ``(N, 3)``, metres, in the sensor's frame; those that are not finite are left out.
-        residual: ``(N, 3)``, metres a sweep, **without** the sensor's own motion; None draws the points alone.
-        dynamic: boolean ``(N,)``, which points move; by default those faster than 0.05 m a sweep. They are drawn last, the fastest on top.
-        title: above the picture.
-        radius: how far the picture reaches from the sensor to every side, metres.
-        full_speed: the speed of the fullest color, metres a sweep; by default a round one that nearly all of what moves stays below.
-
-    The wheel at the lower right says which color is which direction, the bar at the lower left how long 10 m are.
+        points: points in the sensor's frame, metres, ``(N, 3)``; points that are not finite are
+            left out.
+        residual: flow **without** the motion of the sensor, metres per sweep, ``(N, 3)``; None
+            draws the points alone.
+        dynamic: which points move, boolean ``(N,)``; by default points faster than 0.05 m per
+            sweep. They are drawn last, the fastest on top.
+        title: title of the picture.
+        radius: distance from the sensor to the edges of the picture, metres.
+        full_speed: speed with the most saturated color, metres per sweep; by default a round speed
+            that nearly all moving points do not exceed.
 
     >>> birds_eye(torch.rand(100, 3), torch.rand(100, 3))[:4]
-    b'\\x89PNG'
+    b'\x89PNG'
     """
     buffer = io.BytesIO()
     birds_eye_figure(points, residual, dynamic, title, radius, full_speed).savefig(
@@ -118,7 +128,7 @@ def birds_eye_pixels(
     radius: float = 50.0,
     full_speed: float | None = None,
 ) -> np.ndarray:
-    """The same as uint8 pixels ``(rows, columns, 3)``, for a page."""
+    """Draw a sweep as `birds_eye` does, as uint8 pixels ``(rows, columns, 3)`` for a page."""
     figure = birds_eye_figure(points, residual, dynamic, title, radius, full_speed)
     figure.canvas.draw()
     return np.array(figure.canvas.buffer_rgba())[..., :3]
@@ -132,11 +142,11 @@ def birds_eye_figure(
     radius: float = 50.0,
     full_speed: float | None = None,
 ) -> Any:
-    """The same as a ``matplotlib.figure.Figure``."""
+    """Draw a sweep as `birds_eye` does, as a ``matplotlib.figure.Figure``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    where, flow, moves = _checked(points, residual, dynamic)
+    where, flow, moves = _check_sweep(points, residual, dynamic)
     if not radius > 0:
         raise InputError(f"the radius of the picture is {radius} m; give a positive one")
     if full_speed is None:
@@ -147,7 +157,7 @@ def birds_eye_figure(
     FigureCanvasAgg(figure)
     height = _PIXELS / (_PIXELS + 34 * bool(title))
     axes = figure.add_axes((0, 0, 1, height))
-    # In the axes of the picture the sweep's y, which points to the left, runs backwards.
+    # The y axis of the sweep points to the left, against the horizontal axis of the picture.
     axes.imshow(
         _raster(where, flow, moves, radius, full_speed),
         extent=(-radius, radius, -radius, radius),
@@ -165,7 +175,7 @@ def birds_eye_figure(
     return figure
 
 
-def _checked(
+def _check_sweep(
     points: Tensor, residual: Tensor | None, dynamic: Tensor | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if points.ndim != 2 or points.shape[1] != 3:
@@ -198,7 +208,7 @@ def _checked(
 def _raster(
     where: np.ndarray, flow: np.ndarray, moves: np.ndarray, radius: float, full_speed: float
 ) -> np.ndarray:
-    """The points as pixels, shares of red, green and blue; row 0 is farthest ahead."""
+    """Return the points as pixels, red, green and blue in [0, 1]; row 0 is farthest ahead."""
     row = np.floor((radius - where[:, 0]) / (2 * radius) * _PIXELS).astype(np.int64)
     column = np.floor((radius - where[:, 1]) / (2 * radius) * _PIXELS).astype(np.int64)
     inside = (row >= 0) & (row < _PIXELS) & (column >= 0) & (column < _PIXELS)
@@ -206,7 +216,7 @@ def _raster(
     counts = np.bincount(row[still] * _PIXELS + column[still], minlength=_PIXELS**2).reshape(
         _PIXELS, _PIXELS
     )
-    # A wall is some hundred points on a pixel and the far ground one: the logarithm shows both.
+    # A wall has some hundred points per pixel, far ground one: the logarithm shows both.
     grey = np.where(counts > 0, 0.34 + 0.08 * np.minimum(np.log2(np.maximum(counts, 1)), 4.0), 0.0)[
         ..., None
     ]
@@ -215,7 +225,7 @@ def _raster(
     moving = np.flatnonzero(inside & moves)
     moving = moving[np.argsort(speed[moving], kind="stable")]
     colors = flow_colors(flow[moving], full_speed)
-    # Three pixels wide: single ones vanish on a shrunk page.
+    # Points are three pixels wide, because single pixels vanish on a shrunk page.
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
             image[
@@ -226,7 +236,7 @@ def _raster(
 
 
 def _sensor(axes: Any, radius: float) -> None:
-    """Where the sensor is, pointing ahead."""
+    """Draw the sensor as an arrow that points ahead."""
     size = radius / 45
     axes.fill([-0.7 * size, 0.0, 0.7 * size], [-size, size, -size], color="white", zorder=3)
 
@@ -271,5 +281,11 @@ def _wheel(figure: Any, full_speed: float) -> None:
     )
     axes.text(0, 1.08, "ahead", color="white", ha="center", va="bottom", fontsize=9)
     axes.text(
-        0, -1.1, f"rim: {full_speed:g} m a sweep", color="white", ha="center", va="top", fontsize=9
+        0,
+        -1.1,
+        f"rim: {full_speed:g} m per sweep",
+        color="white",
+        ha="center",
+        va="top",
+        fontsize=9,
     )

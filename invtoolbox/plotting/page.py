@@ -1,7 +1,4 @@
-"""Tensors as pictures: one item in grey or color, a window of values, PNG inside a page.
-
-The HTML of a page: its style, its tables, its pictures.
-"""
+"""HTML of a self-contained page: style, tables, and pictures of tensors in a window of values."""
 
 from __future__ import annotations
 
@@ -14,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-#: Larger pictures are averaged down before they go into a page.
+#: Largest side of a picture in a page, pixels; larger pictures are averaged over blocks.
 LARGEST_SIDE = 1024
 
 
 class Window(NamedTuple):
-    """The values shown as black and as white."""
+    """Values shown as black and as white."""
 
     low: float
     high: float
@@ -29,10 +26,17 @@ class Window(NamedTuple):
 
 
 def plane(item: Any) -> np.ndarray | None:
-    """One item ``(channel, *space)`` as ``(rows, columns)`` or ``(rows, columns, 3)`` of float64.
+    """Convert one item ``(channel, *space)`` to a picture of float64.
 
-    Complex values are shown by their magnitude, volumes by their middle slice; one or three channels are a picture,
-    of any other number the first is shown. None where there is nothing to show as a picture.
+    The picture is ``(rows, columns)`` or ``(rows, columns, 3)``. Complex values are shown by their
+    magnitude, volumes by their middle slice. One or three channels are a picture; of any other
+    number of channels the first one is shown.
+
+    Args:
+        item: one item of a batch.
+
+    Returns:
+        The picture; None if the item is no tensor with at least two axes of space.
 
     >>> import torch
     >>> plane(torch.zeros(3, 4, 5)).shape, plane(torch.zeros(1, 4, 5)).shape, plane(torch.zeros(1, 4))
@@ -49,9 +53,10 @@ def plane(item: Any) -> np.ndarray | None:
 
 
 def window_of(*pictures: np.ndarray | None) -> Window:
-    """A window that all of some pictures fit into, but for half a percent of outliers at either end.
+    """Return a window that covers all pictures.
 
-    Pictures whose values lie between 0 and 1 and use most of it keep that range.
+    Half a percent of outliers at either end is left out. Pictures whose values lie between 0 and 1
+    and cover most of that range keep it.
     """
     shown = [p[np.isfinite(p)] for p in pictures if p is not None]
     values = np.concatenate([v.ravel() for v in shown]) if shown else np.zeros(0)
@@ -66,7 +71,7 @@ def window_of(*pictures: np.ndarray | None) -> Window:
 
 
 def symmetric_window(picture: np.ndarray | None) -> Window:
-    """A window about 0, for residuals and errors."""
+    """Return a window with 0 in its middle, for residuals and errors."""
     if picture is None:
         return Window(-1.0, 1.0)
     values = np.abs(picture[np.isfinite(picture)])
@@ -75,13 +80,13 @@ def symmetric_window(picture: np.ndarray | None) -> Window:
 
 
 def to_bytes(picture: np.ndarray, window: Window) -> np.ndarray:
-    """The picture as uint8, grey or color; what is not finite is black."""
+    """Convert a picture to uint8, grey or color; values that are not finite are black."""
     scaled = (picture - window.low) / (window.high - window.low)
     return (np.clip(np.nan_to_num(scaled, nan=0.0), 0.0, 1.0) * 255).round().astype(np.uint8)
 
 
 def diverging(picture: np.ndarray, window: Window) -> np.ndarray:
-    """A picture of signed values as uint8 colors: blue below 0, white at 0, red above."""
+    """Convert signed values to uint8 colors: blue below 0, white at 0, red above."""
     grey = picture.mean(-1) if picture.ndim == 3 else picture
     t = np.clip(np.nan_to_num(grey / window.high, nan=0.0), -1.0, 1.0)[..., None]
     red, blue, white = (
@@ -94,7 +99,10 @@ def diverging(picture: np.ndarray, window: Window) -> np.ndarray:
 
 
 def heat(picture: np.ndarray, window: Window) -> np.ndarray:
-    """A picture of magnitudes as uint8 colors: from black over red to white, evenly brighter."""
+    """Convert magnitudes to uint8 colors, from black over red to white.
+
+    The brightness rises evenly.
+    """
     grey = picture.mean(-1) if picture.ndim == 3 else picture
     t = np.clip(np.nan_to_num((grey - window.low) / (window.high - window.low), nan=0.0), 0.0, 1.0)
     places = np.linspace(0, 1, 6)
@@ -108,15 +116,15 @@ def heat(picture: np.ndarray, window: Window) -> np.ndarray:
 
 
 def data_uri(pixels: np.ndarray, largest_side: int = LARGEST_SIDE) -> str:
-    """uint8 pixels as a PNG that lies inside the page itself."""
+    """Encode uint8 pixels as a PNG in a data URI."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(_averaged(pixels, largest_side)).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(_average(pixels, largest_side)).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _averaged(pixels: np.ndarray, largest_side: int) -> np.ndarray:
+def _average(pixels: np.ndarray, largest_side: int) -> np.ndarray:
     factor = -(-max(pixels.shape[:2]) // largest_side)
     if factor == 1:
         return pixels
@@ -176,7 +184,12 @@ td.words { overflow-wrap: anywhere; }
 
 
 def page(title: str, body: Sequence[str]) -> bytes:
-    """A whole page that needs nothing from outside."""
+    """Return the HTML of a self-contained page.
+
+    Args:
+        title: title of the page.
+        body: HTML elements in their order.
+    """
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -187,19 +200,21 @@ def page(title: str, body: Sequence[str]) -> bytes:
 
 
 def heading(title: str, lead: str) -> str:
+    """Return the title of a page and a sentence below it."""
     return f'<h1>{html.escape(title)}</h1><p class="lead">{html.escape(lead)}</p>'
 
 
 def section(title: str, text: str) -> str:
+    """Return the title of a section and its text."""
     return f"<h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>"
 
 
 def picture(
     pixels: np.ndarray, name: str, caption: str, figures: str = "", light: bool = False
 ) -> str:
-    """A figure of uint8 pixels; small pictures are enlarged without smoothing."""
+    """Return a figure of uint8 pixels; small pictures are enlarged without smoothing."""
     rows, columns = pixels.shape[:2]
-    # Neither a tall nor a flat sinogram may stretch the page.
+    # The bounds keep tall and flat sinograms from stretching the page.
     shape = min(max(columns / rows, 0.75), 1.8)
     coarse = ' class="coarse"' if max(rows, columns) <= 400 else ""
     figures = f'<span class="figures">{html.escape(figures)}</span>' if figures else ""
@@ -211,7 +226,10 @@ def picture(
 
 
 def slider(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
-    """One of several pictures of the same shape at a time, chosen by a slider; without scripting the first one stays."""
+    """Return a figure that shows one of several pictures of one shape, chosen by a slider.
+
+    Without scripting the first picture is shown.
+    """
     rows, columns = pictures[0].shape[:2]
     shape = min(max(columns / rows, 0.75), 1.8)
     coarse = ' class="coarse"' if max(rows, columns) <= 400 else ""
@@ -219,7 +237,7 @@ def slider(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
         f'<img{coarse} alt="{html.escape(name)} {k + 1}" src="{data_uri(p, 512)}"{" hidden" if k else ""}>'
         for k, p in enumerate(pictures)
     )
-    # The handler lies in the attribute, so that the page holds no script of its own and looks for no element but its own.
+    # The handler is in the attribute, so the page needs no script and finds its own elements alone.
     move = (
         "this.closest('figure').querySelectorAll('img').forEach((image, k) => image.hidden = k != this.value);"
         "this.nextElementSibling.textContent = +this.value + 1"
@@ -232,7 +250,10 @@ def slider(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
 
 
 def player(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
-    """Pictures of one shape that follow one another in a ring, played or chosen by a slider; without scripting the first one stays."""
+    """Return a figure that plays pictures of one shape in a loop.
+
+    A slider chooses one of them. Without scripting the first picture is shown.
+    """
     rows, columns = pictures[0].shape[:2]
     shape = min(max(columns / rows, 0.75), 1.8)
     images = "".join(
@@ -254,7 +275,10 @@ def player(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
 
 
 def wipe(before: np.ndarray, after: np.ndarray, name: str, caption: str) -> str:
-    """Two pictures of the same shape over each other, with a slider that uncovers one and covers the other."""
+    """Return a figure of two pictures of one shape over each other.
+
+    A slider moves their border.
+    """
     rows, columns = before.shape[:2]
     shape = min(max(columns / rows, 0.75), 1.8)
     coarse = ' class="coarse"' if max(rows, columns) <= 400 else ""
@@ -268,23 +292,27 @@ def wipe(before: np.ndarray, after: np.ndarray, name: str, caption: str) -> str:
 
 
 def link(address: str, name: str, caption: str) -> str:
+    """Return a paragraph with a link and its caption."""
     return f'<p class="link"><a href="{html.escape(address)}">{html.escape(name)}</a>: {html.escape(caption)}.</p>'
 
 
 def escape(words: str) -> str:
+    """Escape the special characters of HTML."""
     return html.escape(words)
 
 
 def chart(svg: str, name: str, caption: str) -> str:
+    """Return a figure of a chart of `line_chart`."""
     return f"<figure>{svg}<figcaption><b>{html.escape(name)}</b> {html.escape(caption)}</figcaption></figure>"
 
 
 def row(figures: Sequence[str], tight: bool = False) -> str:
+    """Return a row of figures; in a tight row they are smaller."""
     return f'<div class="row{" tight" if tight else ""}">{"".join(figures)}</div>'
 
 
 def facts(entries: Mapping[str, str]) -> str:
-    """Two columns: what, and its value in words."""
+    """Return a table of names and values in words; entries without a value are left out."""
     lines = "".join(
         f'<tr><th scope="row">{html.escape(k)}</th><td class="words">{html.escape(v)}</td></tr>'
         for k, v in entries.items()
@@ -298,7 +326,7 @@ def numbers(
     rows: Sequence[tuple[str, Sequence[str]]],
     best: Mapping[int, int] | None = None,
 ) -> str:
-    """A table of numbers; ``best[column] = row`` is set in bold."""
+    """Return a table of numbers; ``best[column] = row`` is set in bold."""
     best = best or {}
     head = "".join(
         f"<th{' class=number' if k else ''}>{html.escape(c)}</th>" for k, c in enumerate(columns)

@@ -1,7 +1,4 @@
-"""One self-contained HTML page about a solution.
-
-One page that sets several methods side by side on the same measurements.
-"""
+"""Self-contained HTML pages about a solution, and about several methods on the same data."""
 
 from __future__ import annotations
 
@@ -29,12 +26,12 @@ if TYPE_CHECKING:
     from invtoolbox.posteriors.conformal import Calibration
     from invtoolbox.solution import Solution
 
-#: Items of a batch that are shown; the numbers of all of them are in the saved solution.
+#: Number of items of a batch that are shown; the saved solution holds all items.
 SHOWN = 4
 
 _CURVES = {
-    "objective": "what the solver minimises",
-    "certificate": "what the tolerance bounds",
+    "objective": "minimised by the solver",
+    "certificate": "bounded by the tolerance",
     "discrepancy": "the size of the misfit",
     "regularization": "the weight of the priors",
 }
@@ -49,25 +46,28 @@ def write_report(
     metrics: dict[str, list[float]] | None = None,
     calibration: Calibration | None = None,
 ) -> Path:
-    """Measurements, reconstruction, residual, uncertainty, convergence, settings and versions on one page.
+    """Write a page about a solution.
 
-    Pictures and curves lie inside the page; it needs nothing from outside, and may be mailed.
+    The page shows measurements, reconstruction, residual, uncertainty, convergence, settings and
+    versions. It contains its pictures and curves, so it can be mailed.
 
     Args:
-        solution: as `solve` returns it, or as `Solution.load` reads it.
-        path: where the page is written.
-        reference: the true images ``(batch or 1, channel, *space)``; adds the error and a table of metrics.
-        title: of the page.
-        overwrite: whether a file that is there may be replaced.
-        calibration: of the posterior's intervals, to be shown beside them.
-        metrics: measured elsewhere, by name, one value an item; by default PSNR, SSIM and RMSE against the reference.
+        solution: a solution of `solve` or of `Solution.load`.
+        path: the file.
+        reference: the true images ``(batch or 1, channel, *space)``; adds the error and a table of
+            metrics.
+        title: title of the page.
+        overwrite: replace an existing file.
+        metrics: values by the name of the metric, one per item; by default PSNR, SSIM and RMSE
+            against the reference.
+        calibration: calibration of the posterior's intervals, shown next to them.
 
     Raises:
-        InputError: where the file exists and ``overwrite`` is False, or cannot be written.
+        InputError: the file exists and ``overwrite`` is False, or it cannot be written.
     """
     truth = _reference(solution, reference)
     body = [page.heading(title, _lead(solution))]
-    body += _items(solution, truth)
+    body += _show_items(solution, truth)
     if metrics is None and truth is not None:
         metrics = measure(solution.x, truth)
     if metrics:
@@ -82,7 +82,7 @@ def write_report(
 
 
 def measure(x: Tensor, truth: Tensor) -> dict[str, list[float]]:
-    """PSNR, SSIM and RMSE of every item; the range of values is that of the reference."""
+    """Compute PSNR, SSIM and RMSE of every item, for the range of values of the reference."""
     from invtoolbox import metrics
 
     truth = truth.to(x).expand_as(x)
@@ -118,7 +118,7 @@ def _lead(solution: Solution) -> str:
     )
 
 
-def _items(solution: Solution, truth: Tensor | None) -> list[str]:
+def _show_items(solution: Solution, truth: Tensor | None) -> list[str]:
     if not isinstance(solution.x, Tensor):
         return ["<p>The solution is not an image; it is in the saved file.</p>"]
     items = min(len(solution.status), SHOWN)
@@ -221,7 +221,10 @@ def _convergence(solution: Solution) -> str:
 
 
 def _weights(solution: Solution) -> str:
-    """What the rule compared, item by item; the least score in bold."""
+    """Return one table per item of the weights that the rule compared.
+
+    The least score is bold.
+    """
     curve, tables = solution.weight_search, []
     assert curve is not None
     for k in range(min(len(solution.status), SHOWN)):
@@ -261,13 +264,13 @@ def _settings(solution: Solution) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Method:
-    """What one method gave.
+    """Result of one method.
 
     Attributes:
-        name: as it stands in the table.
-        x: its image, ``(1, channel, rows, columns)``.
-        seconds: how long it took; None leaves the cell empty.
-        note: a sentence about its settings.
+        name: name of the method in the table.
+        x: image, ``(1, channel, rows, columns)``.
+        seconds: seconds of the computation; None leaves the cell empty.
+        note: a sentence about the settings.
     """
 
     name: str
@@ -278,15 +281,15 @@ class Method:
 
 @dataclass(frozen=True)
 class Case:
-    """Measurements, the truth, and the methods that were tried on them.
+    """Measurements, the truth, and the results of several methods.
 
     Attributes:
-        title, text: what it is, and whence.
-        reference: the true image, ``(1, channel, rows, columns)``.
-        measurements: ``(1, channel, rows, columns)``.
-        methods: in the order they are shown.
-        window: the values shown as black and white; chosen from the reference where not given.
-        detail: top, left, rows and columns of a part that is shown enlarged.
+        title, text: title and description, with the origin of the data.
+        reference: true image, ``(1, channel, rows, columns)``.
+        measurements: measurements, ``(1, channel, rows, columns)``.
+        methods: results in the order in which they are shown.
+        window: values shown as black and white; chosen from the reference by default.
+        detail: top, left, rows and columns of an enlarged part.
     """
 
     title: str
@@ -298,7 +301,7 @@ class Case:
     detail: tuple[int, int, int, int] | None = None
 
     def figures(self) -> dict[str, list[float]]:
-        """PSNR, RMSE and SSIM by name, one value a method."""
+        """Compute PSNR, RMSE and SSIM, one value per method."""
         together = torch.cat([m.x.detach().cpu() for m in self.methods])
         return measure(together, self.reference.detach().cpu())
 
@@ -310,10 +313,17 @@ def write_comparison(
     cases: Sequence[Case | FlowCase],
     overwrite: bool = True,
 ) -> Path:
-    """Write a page with rows of pictures and a table for each case.
+    """Write a page with rows of pictures and a table per case.
+
+    Args:
+        path: the file.
+        title: title of the page.
+        lead: a sentence below the title.
+        cases: the cases in their order.
+        overwrite: replace an existing file.
 
     Raises:
-        InputError: where the file exists and ``overwrite`` is False, or cannot be written.
+        InputError: the file exists and ``overwrite`` is False, or it cannot be written.
     """
     date = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
     body = [page.heading(title, f"{lead} {date}.")]

@@ -1,4 +1,4 @@
-"""A picture of the geometry of a scan: where the source goes, where the panel stands, and what they see of the volume."""
+"""Picture of the geometry of a scan: path of the source, panel, and the volume on the panel."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ _SOURCE, _PANEL, _RAYS, _VOLUME, _TURN = "#d95f02", "#1b6ca8", "#e6ab02", "#5555
 
 
 def geometry_figure(A: Any, item: int = 0) -> Any:
-    """The first view of a scan with its source, panel and outermost rays, the path of the source (for parallel beams of the panel), the
-    volume and the direction in which the views follow each other, as a ``matplotlib.figure.Figure``.
+    """Draw the geometry of a scan as a ``matplotlib.figure.Figure``.
+
+    The figure shows the first view with its source, panel and outermost rays, the path of the
+    source (for parallel beams: of the panel), the volume, and the order of the views.
+    ``figure.savefig("geometry.png")`` writes it; a notebook shows it.
 
     Args:
         A: a 2D or 3D scan.
-        item: which item of the batch, where the geometry differs.
-
-    ``figure.savefig("geometry.png")`` writes it; a notebook shows it.
+        item: number of the item in the batch, if the geometry differs between items.
     """
     from invtoolbox.operators.tomography.scan_2d import Scan2D
     from invtoolbox.operators.tomography.scan_3d import Scan3D
@@ -46,7 +47,7 @@ def _new_figure(size: tuple[float, float]) -> Any:
     return figure
 
 
-# -- 2D -------------------------------------------------------------------------------------------------------------
+# -- 2D ------------------------------------------------------------------------------------------
 
 
 def _figure_2d(A: Scan2D, item: int) -> Any:
@@ -60,7 +61,10 @@ def _figure_2d(A: Scan2D, item: int) -> Any:
     cells = (np.arange(A.num_detectors + 1) - A.num_detectors / 2) * A.detector_spacing
 
     def view(angle: float, offset: float) -> tuple[Any, Any]:
-        """The source (or where parallel rays start, one for each place), and the places of the detector, (places, 2)."""
+        """Return the source and points on the detector, (places, 2).
+
+        Of parallel rays, the start of every ray is returned in place of the source.
+        """
         across, ahead = (
             np.array([math.cos(angle), math.sin(angle)]),
             np.array([-math.sin(angle), math.cos(angle)]),
@@ -110,7 +114,7 @@ def _figure_2d(A: Scan2D, item: int) -> Any:
         ".",
         color=_SOURCE,
         ms=3,
-        label="source, every view" if near is not None else "where the rays come from, every view",
+        label="source, every view" if near is not None else "start of the rays, every view",
     )
     axes.plot(*path[0], "o", color=_SOURCE, ms=9, label="first view")
     if len(angles) > 1:
@@ -141,7 +145,7 @@ def _arrow_2d(axes: Any, radius: float, start: float, step: float, parallel: boo
     )
 
 
-# -- 3D -------------------------------------------------------------------------------------------------------------
+# -- 3D ------------------------------------------------------------------------------------------
 
 
 def _figure_3d(A: Scan3D, item: int) -> Any:
@@ -168,13 +172,16 @@ def _figure_3d(A: Scan3D, item: int) -> Any:
         _arrow_3d(axes, path)
     _box_3d(axes, np.concatenate([path, panel[0].reshape(-1, 3), corners]), bottom)
     axes.set_title(str(A), fontsize=10)
-    _seen(figure.add_subplot(places[1]), A, vectors)
+    _draw_seen(figure.add_subplot(places[1]), A, vectors)
     _legend_3d(figure, A)
     return figure
 
 
 def _scene(vectors: Any, A: Scan3D, away: float) -> tuple[Any, Any]:
-    """Sources (V, 3), and points on the panels (V, rows, columns, 3), at a distance for parallel beams."""
+    """Return sources (V, 3) and points on the panels (V, rows, columns, 3).
+
+    For parallel beams both are at a finite distance.
+    """
     s, d, u, v = np.split(vectors, 4, axis=1)
     rows, columns = A.detector_shape
     r, c = np.linspace(-rows / 2, rows / 2, 5), np.linspace(-columns / 2, columns / 2, 25)
@@ -212,7 +219,10 @@ def _rays_3d(axes: Any, vectors: Any, panel: Any, source: Any, A: Scan3D, away: 
 
 
 def _arrow_3d(axes: Any, path: Any) -> None:
-    """An arrow beside the path, from the first view on: along a sixth of it at most, drawn where views are close together."""
+    """Draw an arrow from the first view along the path.
+
+    It is about an eighth of the extent of the path long.
+    """
     steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
     length = 0.12 * max(float(np.ptp(path, axis=0).max()), 1e-12)
     if not steps.any():
@@ -243,8 +253,8 @@ def _box_3d(axes: Any, points: Any, bottom: float) -> None:
     axes.tick_params(labelsize=7)
 
 
-def _seen(axes: Any, A: Scan3D, vectors: Any) -> None:
-    """What the panel sees: the volume's edges in a few views."""
+def _draw_seen(axes: Any, A: Scan3D, vectors: Any) -> None:
+    """Draw the edges of the volume on the panel in a few views."""
     import torch
     from matplotlib.patches import Rectangle
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a scene that was found from photographs."""
+"""Self-contained HTML page about a scene that was found from photographs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from invtoolbox.plotting import page
 from invtoolbox.plotting.charts import line_chart
 from invtoolbox.plotting.page import Window, heat, plane, to_bytes
 
-#: Views that are shown; the table has all of them.
+#: Number of views with pictures; the table contains all views.
 SHOWN = 6
 
 
 @dataclass(frozen=True, eq=False)
 class ViewPicture:
-    """A photograph and what the scene looks like from its place.
+    """Photograph and rendering of the scene from the same camera.
 
     Attributes:
-        name: of the photograph.
-        photograph: ``(3, height, width)``, from 0 to 1.
-        rendering: the same.
-        depth: along z, ``(1, height, width)``.
-        alpha: how much of the light was stopped, ``(1, height, width)``; depths are shown where it is more than a half.
-        scores: of the rendering, by name.
+        name: name of the photograph.
+        photograph: photograph from 0 to 1, ``(3, height, width)``.
+        rendering: rendering from 0 to 1, ``(3, height, width)``.
+        depth: depth along z, ``(1, height, width)``.
+        alpha: share of the light that was stopped, ``(1, height, width)``; depths are shown if it
+            exceeds a half.
+        scores: metrics of the rendering, by name.
     """
 
     name: str
@@ -43,7 +44,13 @@ class ViewPicture:
 
 @dataclass(frozen=True)
 class QualityCurve:
-    """PSNR while the scene was found, dB, over seconds of work; a new stage begins at each of the ``stages``, in seconds."""
+    """PSNR during a run.
+
+    Attributes:
+        seconds: seconds of work.
+        psnr: PSNR at these times, dB.
+        stages: times at which later stages begin, seconds.
+    """
 
     seconds: Sequence[float]
     psnr: Sequence[float]
@@ -64,26 +71,28 @@ def write_view_report(
     viewer: str | None = None,
     overwrite: bool = True,
 ) -> Path:
-    """Photographs beside renderings, errors and depths, a turntable, PSNR over time, settings and versions, on one page.
+    """Write a page about a scene.
 
-    The page needs nothing from outside, and may be mailed; the viewer is a file beside it.
+    The page shows photographs, renderings, errors, depths, a turntable, PSNR over time, settings
+    and versions. It contains its pictures, so it can be mailed; the viewer is a file next to it.
 
     Args:
-        path: where the page is written.
-        title: of the page.
-        views: those that are judged. Six are shown: the worst, the best, and others evenly between by PSNR.
+        path: the file.
+        title: title of the page.
+        views: evaluated views. Six are shown: the worst, the best, and others evenly between them
+            by PSNR.
         lead: a sentence below the title.
         held_out: whether the scene was found without these views.
-        turntable: renderings ``(3, height, width)`` from places that go once around.
-        curve: PSNR on the way.
-        stages: a row for each, with its name and iterations, seconds and PSNR.
+        turntable: renderings ``(3, height, width)`` from cameras once around the scene.
+        curve: PSNR during the run.
+        stages: one row per stage, with its name and iterations, seconds and PSNR.
         settings: facts at the end.
-        notes: what a reader should know.
-        viewer: the address of the page in which the scene can be turned.
-        overwrite: whether a file that is there may be replaced.
+        notes: notes for a reader.
+        viewer: address of the page in which the scene can be turned.
+        overwrite: replace an existing file.
 
     Raises:
-        InputError: where the file exists and ``overwrite`` is False, or cannot be written.
+        InputError: the file exists and ``overwrite`` is False, or it cannot be written.
     """
     date = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
     body = [page.heading(title, f"{lead} {date}.".strip())]
@@ -98,7 +107,7 @@ def write_view_report(
             )
         )
     if views:
-        middle = _chosen(views)[len(_chosen(views)) // 2]
+        middle = _choose_views(views)[len(_choose_views(views)) // 2]
         seen.append(
             page.wipe(
                 to_bytes(_pixels(middle.photograph), _ONE),
@@ -119,7 +128,7 @@ def write_view_report(
         which = "held-out" if held_out else "training"
         body += [page.section(f"{which.capitalize()} views", _words(views, held_out))]
         low, high = _depths(views)
-        for view in _chosen(views):
+        for view in _choose_views(views):
             body += [
                 f"<h3>{page.escape(Path(view.name).stem)}</h3>",
                 page.row(_row(view, low, high)),
@@ -173,7 +182,7 @@ def _words(views: Sequence[ViewPicture], held_out: bool) -> str:
     )
 
 
-def _chosen(views: Sequence[ViewPicture]) -> list[ViewPicture]:
+def _choose_views(views: Sequence[ViewPicture]) -> list[ViewPicture]:
     ranked = sorted(views, key=lambda view: view.scores.get("psnr", 0.0))
     places = np.unique(np.linspace(0, len(ranked) - 1, min(SHOWN, len(ranked))).round().astype(int))
     return [ranked[k] for k in places]
@@ -204,14 +213,14 @@ def _row(view: ViewPicture, low: float, high: float) -> list[str]:
         page.picture(
             near,
             "Depth",
-            f"bright {low:.3g} to dark {high:.3g}; white where nothing is",
+            f"bright {low:.3g} to dark {high:.3g}; white if empty",
             light=True,
         ),
     ]
 
 
 def _depths(views: Sequence[ViewPicture]) -> tuple[float, float]:
-    """The range of depths of all views, a percent of outliers at either end left out."""
+    """Return the range of depths of all views, without a percent of outliers at either end."""
     found = [v.depth[v.alpha > 0.5].detach().cpu().double().numpy() for v in views]
     values = np.concatenate(found) if found else np.zeros(0)
     if not values.size:

@@ -1,6 +1,6 @@
-"""Scene flow in the viewer Rerun, where it is installed: sweep after sweep, in the world where poses are known.
+"""Interactive viewers: scene flow in Rerun, and scenes of Gaussians or voxels in viser or Rerun.
 
-A scene of Gaussians or voxels in a viewer that is installed: viser in a browser, or Rerun in its window.
+Both packages are optional.
 """
 
 from __future__ import annotations
@@ -26,22 +26,25 @@ from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.plotting.birds_eye import flow_colors
 from invtoolbox.plotting.web_viewer import Shown, shown_splats, shown_voxels
 
-#: Arrows that are drawn of one sweep; more hide each other.
+#: Largest number of arrows per sweep; more arrows hide each other.
 ARROWS = 3000
 _GREY = np.array([110, 116, 122], dtype=np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
 class SweepView:
-    """One sweep to look at, N points.
+    """Sweep of N points to be shown.
 
     Attributes:
-        name: of the sweep.
-        points: ``(N, 3)``, metres, in the sensor's frame.
-        residual: their flow without the sensor's own motion, ``(N, 3)``, metres a sweep; None for the last sweep of a sequence.
-        dynamic: boolean ``(N,)``, which points move; by default those faster than 0.05 m a sweep.
-        pose: the sensor's frame in the world, ``(4, 4)``; None shows every sweep in the sensor's own frame.
-        timestamp: seconds.
+        name: name of the sweep.
+        points: points in the sensor's frame, metres, ``(N, 3)``.
+        residual: flow without the motion of the sensor, metres per sweep, ``(N, 3)``; None for the
+            last sweep of a sequence.
+        dynamic: which points move, boolean ``(N,)``; by default points faster than 0.05 m per
+            sweep.
+        pose: the sensor's frame in the world, ``(4, 4)``; None to show the sweep in the sensor's
+            frame.
+        timestamp: time, seconds.
     """
 
     name: str
@@ -58,19 +61,23 @@ def view_flow(
     title: str = "scene flow",
     full_speed: float = 1.5,
 ) -> int:
-    """Show sweeps in Rerun: points in grey, what moves in the colors of `birds_eye` and with arrows.
+    """Show sweeps in Rerun.
+
+    Static points are grey; moving points have the colors of `birds_eye` and arrows.
 
     Args:
-        sweeps: in the order of time; each is sent and forgotten, so that a generator keeps one in memory.
-        save: a file ``.rrd`` that Rerun opens later (also on another machine), in place of a window now.
-        title: of the recording.
-        full_speed: the speed of the fullest color, metres a sweep.
+        sweeps: sweeps in the order of time; each is sent before the next is read, so a generator
+            keeps one in memory.
+        save: a file ``.rrd``, which Rerun opens later (also on another machine), in place of a
+            window.
+        title: title of the recording.
+        full_speed: speed with the most saturated color, metres per sweep.
 
     Returns:
-        How many sweeps were sent.
+        The number of sweeps.
 
     Raises:
-        MissingDependency: Rerun is not installed; names the extra that brings it.
+        MissingDependency: Rerun is not installed; the error names the extra that installs it.
     """
     rr = rerun_module()
     if save is not None and Path(save).suffix != ".rrd":
@@ -111,7 +118,7 @@ def _send(rr: Any, sweep: SweepView, index: int, full_speed: float) -> None:
     )
     rr.log("world/sensor/standing", rr.Points3D(still, colors=_GREY, radii=0.03))
     rr.log("world/sensor/moving", rr.Points3D(points[moves], colors=colors, radii=0.05))
-    # Every k-th, so that a call twice shows the same arrows.
+    # Every k-th arrow, so that two calls show the same arrows.
     some = slice(None, None, max(1, -(-int(moves.sum()) // ARROWS)))
     rr.log(
         "world/sensor/flow",
@@ -121,7 +128,7 @@ def _send(rr: Any, sweep: SweepView, index: int, full_speed: float) -> None:
 
 
 def rerun_module() -> Any:
-    """The package, where it is installed."""
+    """Return the package of Rerun; a `MissingDependency` if it is not installed."""
     try:
         import rerun
     except ImportError as error:
@@ -143,24 +150,28 @@ def view_scene(
     viewer: str | None = None,
     save: str | os.PathLike[str] | None = None,
     port: int = 8080,
-    tell: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
     wait: bool = True,
 ) -> Any:
-    """Show a scene: with viser as Gaussians in a browser, with Rerun as points of their size; photographs' places beside it.
+    """Show a scene and the cameras of its photographs.
+
+    viser shows Gaussians in a browser, Rerun shows points of the size of the Gaussians.
 
     Args:
-        x: a scene; the first one of a batch. Colors are those without a direction.
-        cameras: of photographs.
-        title: of the recording.
-        viewer: ``"viser"`` or ``"rerun"``; the first one that is installed by default.
-        save: a file ``.rrd`` that Rerun opens later, in place of a window now.
-        port: where viser is reached.
-        tell: is told where to look.
-        wait: stay until Ctrl-C, as long as viser serves its page; otherwise its server is returned.
+        x: a scene; of a batch, the first one. Colors are the part that does not depend on the
+            direction.
+        cameras: cameras of the photographs.
+        title: title of the recording.
+        viewer: ``"viser"`` or ``"rerun"``; by default the first one that is installed.
+        save: a file ``.rrd``, which Rerun opens later, in place of a window.
+        port: port of viser.
+        report: function that receives a sentence with the address of the page.
+        wait: serve the page until Ctrl-C; otherwise viser's server is returned.
 
     Raises:
-        MissingDependency: neither is installed; names the extra that brings Rerun.
-        InputError: for an unknown viewer.
+        MissingDependency: neither package is installed; the error names the extra that installs
+            Rerun.
+        InputError: an unknown viewer.
     """
     if viewer is not None and viewer not in VIEWERS:
         raise InputError(f"a scene is shown by {' or '.join(VIEWERS)}, got {viewer!r}")
@@ -174,13 +185,13 @@ def view_scene(
                     "the viewer viser is not installed; pip install viser"
                 ) from error
         else:
-            return _in_viser(viser, shown, cameras, port, tell, wait)
-    _in_rerun(rerun_module(), shown, cameras, title, save)
+            return _show_in_viser(viser, shown, cameras, port, report, wait)
+    _show_in_rerun(rerun_module(), shown, cameras, title, save)
     return None
 
 
 def _colors(shown: Shown) -> np.ndarray:
-    """Without a direction, ``(N, 3)`` from 0 to 1."""
+    """Return the colors that do not depend on the direction, ``(N, 3)`` from 0 to 1."""
     constant = HARMONIC_0 * shown.harmonics[:, 0]
     return (
         (constant.sigmoid() if shown.squashed else (constant + 0.5).clamp(0, 1))
@@ -190,12 +201,12 @@ def _colors(shown: Shown) -> np.ndarray:
     )
 
 
-def _in_viser(
+def _show_in_viser(
     viser: Any,
     shown: Shown,
     cameras: Cameras | None,
     port: int,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     wait: bool,
 ) -> Any:
     server = viser.ViserServer(port=port, verbose=False)
@@ -222,7 +233,7 @@ def _in_viser(
                 wxyz=_quaternion(pose[:3, :3]),
                 position=pose[:3, 3].numpy(),
             )
-    tell(f"look at http://localhost:{server.get_port()}; Ctrl-C ends it")
+    report(f"look at http://localhost:{server.get_port()}; Ctrl-C ends it")
     if not wait:
         return server
     try:
@@ -233,7 +244,7 @@ def _in_viser(
     return None
 
 
-def _in_rerun(
+def _show_in_rerun(
     rr: Any, shown: Shown, cameras: Cameras | None, title: str, save: str | os.PathLike[str] | None
 ) -> None:
     if save is not None and Path(save).suffix != ".rrd":
@@ -278,7 +289,7 @@ def _name(cameras: Cameras, k: int) -> str:
 
 
 def _quaternion(R: torch.Tensor) -> np.ndarray:
-    """w x y z of a rotation."""
+    """Convert a rotation matrix to a quaternion w, x, y, z."""
     from scipy.spatial.transform import Rotation
 
     x, y, z, w = Rotation.from_matrix(R.numpy()).as_quat()

@@ -1,4 +1,4 @@
-"""A scene of Gaussians or voxels as one HTML page in which it can be turned: WebGL 2, no server, nothing from outside."""
+"""Self-contained HTML page that shows a scene of Gaussians or voxels, with WebGL 2 alone."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from invtoolbox.geometry.cameras import Cameras, focus_point, upwards
 from invtoolbox.geometry.gaussians import Splats, colors_to_harmonics
 from invtoolbox.geometry.voxels import Voxels
 
-#: Gaussians that a page holds; of more, those that cover most are shown.
+#: Largest number of Gaussians in a page; of more, those with the largest area are shown.
 MOST = 200_000
-#: The share of the light that a cell of a node's density stops, from which on nodes among such ones cannot be seen.
+#: Share of the light that a cell stops above which nodes between such cells cannot be seen.
 _OPAQUE = 0.6
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """N Gaussians of one scene, as the page takes them.
+    """N Gaussians of one scene in the form of the page.
 
     Attributes:
-        places: ``(N, 3)``.
-        scales: standard deviations along their axes, ``(N, 3)``.
-        quats: attitudes, w x y z, ``(N, 4)``.
-        opacities: ``(N,)``.
+        places: centres, ``(N, 3)``.
+        scales: standard deviations along the axes, ``(N, 3)``.
+        quats: rotations as quaternions w, x, y, z, ``(N, 4)``.
+        opacities: opacities, ``(N,)``.
         harmonics: coefficients of the color, ``(N, 1 or 4 or 9, 3)``.
-        squashed: colors are the sigmoid of the sum, as voxels have it; otherwise 1/2 is added.
-        caption: what they are, in words.
+        squashed: whether colors are the sigmoid of the sum, as for voxels; otherwise 1/2 is added.
+        caption: description in words.
     """
 
     places: Tensor
@@ -53,7 +53,13 @@ class Shown:
 
 
 def shown_splats(x: Splats, item: int = 0, most: int = MOST) -> Shown:
-    """The Gaussians of one scene of a batch that can be seen, with harmonics up to degree 2."""
+    """Return the visible Gaussians of one scene of a batch, with harmonics up to degree 2.
+
+    Args:
+        x: a batch of scenes.
+        item: number of the scene.
+        most: largest number of Gaussians.
+    """
     there = (x.opacities[item] > 1 / 255).nonzero()[:, 0]
     if len(there) > most:
         area = x.scales[item, there].sort(dim=1).values[:, 1:].prod(1) * x.opacities[item, there]
@@ -80,11 +86,16 @@ def shown_splats(x: Splats, item: int = 0, most: int = MOST) -> Shown:
 
 
 def shown_voxels(x: Voxels, item: int = 0, most: int = MOST, least_alpha: float = 0.08) -> Shown:
-    """The surface of a grid: nodes that stop light and have a neighbour that lets light through, as round Gaussians of their color.
+    """Return the surface of a grid as round Gaussians.
+
+    The surface consists of the nodes that stop light and have a neighbour that lets light pass.
 
     Args:
-        least_alpha: the share of the light that a cell of a node's density stops, for the node to belong to what is shown; half of the
-            largest one where that is less.
+        x: a batch of grids.
+        item: number of the grid.
+        most: largest number of Gaussians.
+        least_alpha: least share of the light that a cell with the density of a node must stop for
+            the node to be shown; half of the largest share if that is less.
     """
     space = x.space
     share = -torch.expm1(
@@ -116,12 +127,12 @@ def viewer_page(
     title: str = "Scene",
     background: float | Sequence[float] = 1.0,
 ) -> bytes:
-    """The page; see `write_viewer`."""
+    """Return the page of `write_viewer`, with the same arguments."""
     shown = (
         x if isinstance(x, Shown) else shown_splats(x) if isinstance(x, Splats) else shown_voxels(x)
     )
     if not len(shown.places):
-        raise InputError("nothing of the scene can be seen, so there is nothing to look at")
+        raise InputError("nothing of the scene is visible, so there is nothing to show")
     places = shown.places.detach().cpu().float()
     scales = shown.scales.detach().cpu().float()
     unit = float(scales.max())
@@ -134,17 +145,17 @@ def viewer_page(
         "caption": shown.caption,
         "background": shade,
         "unit": unit,
-        "places": _packed(places, "<f4"),
-        "scales": _packed(scales / unit, "<f2"),
-        "turns": _packed(quats * 32767, "<i2"),
-        "opacities": _packed(shown.opacities.detach().cpu() * 255, "u1"),
-        "colors": _packed(shown.harmonics.detach().cpu(), "<f2"),
+        "places": _pack(places, "<f4"),
+        "scales": _pack(scales / unit, "<f2"),
+        "turns": _pack(quats * 32767, "<i2"),
+        "opacities": _pack(shown.opacities.detach().cpu() * 255, "u1"),
+        "colors": _pack(shown.harmonics.detach().cpu(), "<f2"),
     }
     content |= _cameras(places, shown.opacities.detach().cpu(), cameras)
     text = files("invtoolbox.plotting").joinpath("splat_viewer.html").read_text(encoding="utf-8")
-    # A "</" would end the element that holds the numbers.
-    packed = json.dumps(content, separators=(",", ":")).replace("</", "<\\/")
-    return text.replace("@TITLE@", html.escape(title)).replace("@SCENE@", packed).encode()
+    # A "</" would end the element with the numbers.
+    content_text = json.dumps(content, separators=(",", ":")).replace("</", "<\\/")
+    return text.replace("@TITLE@", html.escape(title)).replace("@SCENE@", content_text).encode()
 
 
 def write_viewer(
@@ -155,22 +166,24 @@ def write_viewer(
     background: float | Sequence[float] = 1.0,
     overwrite: bool = False,
 ) -> Path:
-    """Write a page that shows a scene from any side, in a browser with WebGL 2, also from a folder without a server.
+    """Write a page that shows a scene from any side, in a browser with WebGL 2.
 
-    Drag to turn, wheel to come closer, shift and drag to move. The photographs' places may be looked from and drawn. Gaussians are drawn as
-    the renderer draws them, with harmonics up to degree 2; of voxels, the surface is drawn, as Gaussians. ``#view=3`` behind the address
-    begins at a photograph, ``#bare`` leaves the panel out.
+    The page can be opened from a folder without a server. Dragging turns the scene, the wheel moves
+    the eye closer, and shift with dragging moves the scene. The cameras of the photographs can be
+    chosen and drawn. Gaussians are drawn as by the renderer, with harmonics up to degree 2; the
+    surface of voxels is drawn as Gaussians. ``#view=3`` after the address starts at a photograph,
+    ``#bare`` hides the panel.
 
     Args:
-        path: where the page is written.
-        x: a scene; the first one of a batch.
-        cameras: of photographs.
-        title: of the page.
-        background: the color behind everything, a number or red, green and blue, from 0 to 1.
-        overwrite: whether a file that is there may be replaced.
+        path: the file.
+        x: a scene; of a batch, the first one.
+        cameras: cameras of the photographs.
+        title: title of the page.
+        background: color of the background, a number or red, green and blue, from 0 to 1.
+        overwrite: replace an existing file.
 
     Raises:
-        InputError: for a scene of which nothing can be seen, and where the file exists or cannot be written.
+        InputError: nothing of the scene is visible, or the file exists or cannot be written.
 
     >>> import tempfile
     >>> x = Splats.of_points(torch.zeros(1, 1, 3), torch.ones(1, 1, 3), 0.1, 0.9)
@@ -182,7 +195,7 @@ def write_viewer(
     return write_bytes(path, viewer_page(x, cameras, title, background), overwrite)
 
 
-def _packed(values: Tensor, kind: str) -> str:
+def _pack(values: Tensor, kind: str) -> str:
     array = values.numpy()
     if kind[-2] in "iu":
         array = array.round()
@@ -190,7 +203,7 @@ def _packed(values: Tensor, kind: str) -> str:
 
 
 def _cameras(places: Tensor, opacities: Tensor, cameras: Cameras | None) -> dict[str, Any]:
-    """Where the eye begins, and the photographs."""
+    """Return the first viewpoint and the cameras of the photographs."""
     weight = opacities / opacities.sum()
     middle = (weight[:, None] * places).sum(0)
     reach = float((weight * (places - middle).norm(dim=1)).sum()) or 1.0

@@ -1,4 +1,7 @@
-"""Move some points of a mesh or a cloud, and let the others follow as rigidly as possible; `it.deform`."""
+"""Deform a mesh or a point cloud by the motion of some points; `it.deform`.
+
+The other points follow as rigidly as possible.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
     from invtoolbox.solution import Solution
     from invtoolbox.solvers.base import Solver
 
-#: A point and where it goes, one by one, or all numbers and all positions.
+#: Handles as a mapping from the number of a point to its position, or as all numbers and all
+#: positions.
 Handles = Mapping[int, Sequence[float]] | tuple[Any, Any]
 Shape = TypeVar("Shape")
 
@@ -39,29 +43,36 @@ def deform(
     tolerance: float = 1e-6,
     progress: bool = False,
 ) -> Shape:
-    r"""The shape with its handles moved, and everything else as rigid as possible.
+    r"""Move the handles of a shape, and everything else as rigidly as possible.
 
-    It minimises `priors.ARAP` over the points that are not handles, which are where they were told to be to the last digit, with
-    `solvers.LocalGlobal` inside of `it.solve`. For the `Solution` itself, with its history, call `deformation`.
+    `solvers.LocalGlobal` inside of `it.solve` minimises `priors.ARAP` over the points that are not
+    handles. Handles are at the given positions to the last digit. `deformation` returns the
+    `Solution` itself, with its history.
 
     Args:
-        shape: a `geometry.meshes.Mesh`, ``(vertices, faces)``, points ``(N, 3)`` or ``(batch, N, 3)``, or an object of trimesh, Open3D or
-            PyTorch3D.
-            It is not changed; the answer is of its kind. The arithmetic is in float64.
-        handles: ``{number: position}``, or ``(numbers (m,), positions (m, 3) or (batch, m, 3))``. A handle may stay where it is: that holds
-            the shape there.
-        weights: of the edges of a mesh, ``"cotangent"``, ``"clamped"`` or ``"uniform"``. The first are the paper's, and libigl's
-            for its energy of spokes; where many triangles are obtuse and the shape crumples, take ``"clamped"``, under which the shape
-            at rest is that of least energy (see `NeighbourGraph.of_mesh`).
-        neighbours: of each point, where there are no faces; the graph is symmetric, with Gaussian weights.
-        prior: another one of the displacements, in place of ARAP.
-        noise_std: of the positions, in the unit of the shape; handles are then followed as well as rigidity allows, in its balance with
-            the prior's weight, and not to the last digit.
-        solver, max_iterations, tolerance, progress: as in `it.solve`.
+        shape: a `geometry.meshes.Mesh`, ``(vertices, faces)``, points ``(N, 3)`` or
+            ``(batch, N, 3)``, or an object of trimesh, Open3D or PyTorch3D. It is not changed; the
+            result has the same type. The arithmetic is in float64.
+        handles: ``{number: position}``, or ``(numbers (m,), positions (m, 3) or (batch, m, 3))``. A
+            handle whose position does not change holds the shape there.
+        weights: weights of the edges of a mesh, ``"cotangent"``, ``"clamped"`` or ``"uniform"``.
+            Cotangents are the weights of the paper, and of libigl for its energy of spokes. If many
+            triangles are obtuse and the shape crumples, take ``"clamped"``, under which the shape
+            at rest has the least energy (see `NeighbourGraph.of_mesh`).
+        neighbours: number of neighbours of each point of a shape without faces; the graph is
+            symmetric, with Gaussian weights.
+        prior: prior of the displacements, in place of ARAP.
+        noise_std: standard deviation of the positions, in the unit of the shape. Handles then
+            follow the positions as well as the rigidity allows, in the balance with the weight of
+            the prior, and not to the last digit.
+        solver: as in `it.solve`.
+        max_iterations: as in `it.solve`.
+        tolerance: as in `it.solve`.
+        progress: as in `it.solve`.
 
     Raises:
-        InputError: a handle that is not a point of the shape, a part without any handle, positions that are not finite,
-            triangles without an area (under cotangents), a shape that is not one.
+        InputError: a handle is no point of the shape, a part has no handle, positions are not
+            finite, triangles have no area (with cotangents), or the shape is of an unknown type.
 
     >>> import invtoolbox as it
     >>> bar = torch.cartesian_prod(torch.arange(8.0), torch.arange(2.0), torch.arange(2.0))
@@ -87,8 +98,7 @@ def deform(
     )
     index, positions = _handles(handles, body)
     moved = body.points.double() + solution.x
-    if noise_std is None:
-        # Return the given position itself, not the rest position plus a displacement.
+    if noise_std is None:  # exact handles return the given position, not rest plus displacement
         moved = moved.index_copy(1, index, positions.expand(len(moved), *positions.shape[1:]))
     return cast(Shape, body.rebuild(moved.to(body.points.dtype)))
 
@@ -106,7 +116,11 @@ def deformation(
     tolerance: float = 1e-6,
     progress: bool = False,
 ) -> Solution:
-    """The `Solution` behind `deform`: ``x`` are the displacements ``(batch, N, 3)``, float64."""
+    """Return the `Solution` of `deform`.
+
+    Its ``x`` is the displacements, float64 ``(batch, N, 3)``. The arguments and the errors are
+    those of `deform`.
+    """
     from invtoolbox.priors import ARAP
     from invtoolbox.solvers import LocalGlobal
 
@@ -149,7 +163,7 @@ def _graph(
 
 
 def _handles(handles: Handles, body: Body) -> tuple[Tensor, Tensor]:
-    """Numbers ``(m,)`` and positions ``(1 or batch, m, 3)`` of handles, checked."""
+    """Check handles, and return their numbers ``(m,)`` and positions ``(1 or batch, m, 3)``."""
     batch, count, device = *body.points.shape[:2], body.points.device
     if isinstance(handles, Mapping):
         index = torch.tensor(list(handles), device=device)
@@ -191,7 +205,7 @@ def _handles(handles: Handles, body: Body) -> tuple[Tensor, Tensor]:
 
 
 def _check_parts(graph: NeighbourGraph, index: Tensor) -> None:
-    """Every part has a handle; a point that hangs on nothing stays where it is."""
+    """Refuse parts without a handle; an isolated point may have none and does not move."""
     label = graph.components()
     size = torch.bincount(label)
     held = torch.zeros_like(size, dtype=torch.bool)
@@ -200,7 +214,7 @@ def _check_parts(graph: NeighbourGraph, index: Tensor) -> None:
     if bool(loose.any()):
         part = int(loose.nonzero()[0])
         raise InputError(
-            f"the shape has {int((size > 1).sum())} parts that nothing joins, and {int(loose.sum())} of them have no "
+            f"the shape has {int((size > 1).sum())} parts that are not connected, and {int(loose.sum())} of them have no "
             f"handle: one of {int(size[part])} points, with point {int((label == part).nonzero()[0])}; "
             "give it a handle, or leave it out"
         )

@@ -1,13 +1,17 @@
-"""Scene files of meshes: a mesh, what is known of where it goes, and the prior that moves the rest.
+"""Scene files of meshes: known positions of some vertices, and a prior that moves the others.
 
 The tables::
 
     title, regularization
     [mesh]                 path, frame: the mesh at rest
-    [handles]              path: the group of every vertex, a .dmat of libigl or a .npy; negative ones are free, the others are held
-    [[handles.move]]       group, turn (degrees about x, y, z), about ("centre", "origin" or a point), shift: where a group goes
-    [observed]             or: frame, path, share, noise (of the diagonal), seed: some vertices of another mesh, with noise
-    [[prior]]              ARAP by default; graph = "clamped" (cotangents, the default), "cotangent" or "uniform" is that of the mesh
+    [handles]              path: the group of every vertex, a .dmat of libigl or a .npy;
+                           vertices of a negative group are free, others are held
+    [[handles.move]]       motion of a group: group, turn (degrees about x, y, z),
+                           about ("centre", "origin" or a point), shift
+    [observed]             or some vertices of another mesh with noise:
+                           frame, path, share, noise (of the diagonal), seed
+    [[prior]]              ARAP by default; the graph of the mesh is "clamped"
+                           (cotangents, the default), "cotangent" or "uniform"
     [solver]               name, settings, budgets
     [output]               folder, formats
 
@@ -19,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -35,35 +39,23 @@ from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.geometry.rigid import rotation
 from invtoolbox.operators import ObservedPoints
 from invtoolbox.problem import Problem
-from invtoolbox.runs.folder import check_folder, read_json, write_json, write_settings
 from invtoolbox.runs.images.parts import prior_of, solver_of
 from invtoolbox.runs.images.tables import Prior as PriorTable
 from invtoolbox.runs.images.tables import Solver as SolverTable
+from invtoolbox.runs.job import Request, SceneJob, read_json, write_json
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
 
-#: What a run writes, and so what it may replace.
-FILES = (
-    "scene.json",
-    "metrics.json",
-    "solution.h5",
-    "mesh.ply",
-    "mesh.obj",
-    "mesh.off",
-    "mesh.png",
-)
-_FREE = ("title", "output")
-
 
 class MeshTable(Table):
-    """The mesh at rest."""
+    """Mesh at rest."""
 
     path: str
     frame: int = 0
 
 
 class Move(Table):
-    """Where a group of handles goes: turned about a point, then shifted."""
+    """Motion of a group of handles: a rotation about a point, then a shift."""
 
     group: int = Field(ge=0)
     turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -72,14 +64,17 @@ class Move(Table):
 
 
 class Handles(Table):
-    """Vertices that are held, group by group, and those groups that move."""
+    """Groups of vertices that are held, and the motions of some of these groups."""
 
     path: str
     move: list[Move] = Field(min_length=1)
 
 
 class Observed(Table):
-    """Vertices that are seen on another mesh with the same faces; that of the other ones is the truth to compare with."""
+    """Some vertices of another mesh with the same faces.
+
+    The other vertices of that mesh are the truth for the evaluation.
+    """
 
     path: str | None = None
     frame: int = 0
@@ -89,14 +84,14 @@ class Observed(Table):
 
 
 class MeshOutput(Table):
-    """Where results go, and in which formats; h5 holds the displacements and the history."""
+    """Folder and formats of the results; h5 holds the displacements and the history."""
 
     folder: str | None = None
     formats: list[Literal["ply", "obj", "off", "h5", "png"]] = Field(["ply", "h5", "png"])
 
 
 class MeshScene(Table):
-    """A scene file of a mesh."""
+    """Scene file of a mesh."""
 
     title: str | None = None
     mesh: MeshTable
@@ -117,18 +112,21 @@ class MeshScene(Table):
 
 
 class MeshSceneFile(CheckedScene[MeshScene]):
-    """A checked scene of a mesh."""
+    """Checked scene of a mesh."""
 
 
 @dataclass(frozen=True)
 class MeshOutcome:
-    """A mesh that was moved, and where it was written.
+    """Deformed mesh and its files.
 
     Attributes:
         solution: the displacements ``(1, N, 3)`` and their history.
-        metrics: in per cent of the diagonal: "moved", the mean way of a vertex; "unseen", the mean distance from the truth of those
-            that were not seen, and "at_rest", that distance without any motion of them.
-        files: what was written.
+        mesh: the deformed mesh; None if an earlier run was finished.
+        folder: folder of the results.
+        metrics: values in per cent of the diagonal: "moved", the mean displacement of a vertex;
+            "unseen", the mean distance of unobserved vertices from the truth; and "at_rest", the
+            same distance of the mesh at rest.
+        files: files that were written; empty if an earlier run was finished.
     """
 
     solution: Solution
@@ -141,7 +139,9 @@ class MeshOutcome:
 def read_mesh_scene(
     scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> MeshSceneFile:
-    """Read and check a scene file of a mesh; faults as in `invtoolbox.runs.images.tables.read_scene`.
+    """Read and check a scene file of a mesh.
+
+    The errors are those of `invtoolbox.runs.images.tables.read_scene`.
 
     >>> read_mesh_scene("horse-sparse", {"observed.share": 0.1}).scene.observed.share
     0.1
@@ -149,70 +149,67 @@ def read_mesh_scene(
     return MeshSceneFile.read(MeshScene, scene, overrides)
 
 
-def run_mesh_scene(
-    scene: str | Path,
-    overrides: Mapping[str, Any] | Iterable[str] = (),
-    output: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> MeshOutcome:
-    """Run a scene of a mesh and write its results; behind `it.run`.
+def prepare(scene: str | Path, request: Request) -> MeshJob:
+    """Read and check a scene of a mesh, and return its job."""
+    return MeshJob.prepare(read_mesh_scene(scene, request.overrides), request)
 
-    Raises:
-        InputError: a fault in the scene or its files; results that are there while neither ``resume`` nor ``overwrite`` is given.
-    """
-    file = read_mesh_scene(scene, overrides)
-    folder = Path(output or file.scene.output.folder or Path("results") / file.name)
-    settings = file.scene.model_dump(mode="json")
-    there = [folder / name for name in FILES if (folder / name).exists()]
-    check_folder(folder, settings, resume, overwrite, there, _FREE)
-    finished = (folder / "solution.h5", folder / "metrics.json")
-    if resume and all(path.exists() for path in finished):
-        return MeshOutcome(Solution.load(finished[0]), None, folder, read_json(finished[1]), ())
-    mesh = read_mesh(file.locate(file.scene.mesh.path), file.scene.mesh.frame)
-    problem, truth = _problem(file, mesh)
-    prior, solver, budgets = (
-        prior_of(_with_graphs(file.scene.prior, mesh), file),
-        solver_of(file.scene.solver, file),
-        file.scene.solver,
-    )
-    solution = solve(
-        problem,
-        prior,
-        solver,
-        regularization=file.scene.regularization,
-        max_iterations=budgets.max_iterations,
-        tolerance=budgets.tolerance,
-        time_limit=budgets.time_limit,
-        progress=progress,
-    )
-    metrics, moved = (
-        _metrics(problem, mesh, solution.x[0], truth),
-        mesh.with_vertices(mesh.vertices + solution.x[0]),
-    )
-    if overwrite:
-        for path in there:
-            path.unlink()
-    write_settings(folder, settings)
-    write_json(folder / "metrics.json", metrics)
-    written = [folder / "metrics.json"]
-    for kind in dict.fromkeys(file.scene.output.formats):
-        path = folder / ("solution.h5" if kind == "h5" else f"mesh.{kind}")
-        if kind == "h5":
-            solution.save(path, overwrite=True)
-        elif kind == "png":
-            from invtoolbox.plotting.figures import mesh_figure
 
-            mesh_figure([mesh, moved], ["at rest", "moved"]).savefig(path, dpi=110)
-        else:
-            write_mesh(path, moved)
-        written.append(path)
-    return MeshOutcome(solution, moved, folder, metrics, tuple(written))
+@dataclass(frozen=True)
+class MeshJob(SceneJob[MeshScene]):
+    """Run of one scene of a mesh."""
+
+    files: ClassVar = (
+        "scene.json",
+        "metrics.json",
+        "solution.h5",
+        "mesh.ply",
+        "mesh.obj",
+        "mesh.off",
+        "mesh.png",
+    )
+    free: ClassVar = ("title", "output")
+    file: MeshSceneFile
+
+    def run(self, progress: bool = True) -> MeshOutcome:
+        """Move the mesh and write the results, or read those of a finished run."""
+        file, folder = self.file, self.folder
+        finished, measures = folder / "solution.h5", folder / "metrics.json"
+        if self.resume and finished.exists() and measures.exists():
+            return MeshOutcome(Solution.load(finished), None, folder, read_json(measures), ())
+        mesh = read_mesh(file.locate(file.scene.mesh.path), file.scene.mesh.frame)
+        problem, truth = _problem(file, mesh)
+        budgets = file.scene.solver
+        solution = solve(
+            problem,
+            prior_of(_with_graphs(file.scene.prior, mesh), file),
+            solver_of(budgets, file),
+            regularization=file.scene.regularization,
+            max_iterations=budgets.max_iterations,
+            tolerance=budgets.tolerance,
+            time_limit=budgets.time_limit,
+            progress=progress,
+        )
+        metrics = _metrics(problem, mesh, solution.x[0], truth)
+        moved = mesh.with_vertices(mesh.vertices + solution.x[0])
+        self.start()
+        write_json(measures, metrics)
+        written = [measures]
+        for kind in dict.fromkeys(file.scene.output.formats):
+            path = finished if kind == "h5" else folder / f"mesh.{kind}"
+            if kind == "h5":
+                solution.save(path, overwrite=True)
+            elif kind == "png":
+                from invtoolbox.plotting.figures import mesh_figure
+
+                mesh_figure([mesh, moved], ["at rest", "moved"]).savefig(path, dpi=110)
+            else:
+                write_mesh(path, moved)
+            written.append(path)
+        return MeshOutcome(solution, moved, folder, metrics, tuple(written))
 
 
 def _problem(file: MeshSceneFile, mesh: Mesh) -> tuple[Problem, Tensor | None]:
-    """What is known of where the mesh goes, and where it really went, where that is known."""
+    """Return the problem of the known positions, and the true vertices if they are known."""
     scene, rest = file.scene, mesh.vertices
     if scene.handles is not None:
         index, goal = _moved_handles(file, scene.handles, rest)
@@ -267,7 +264,10 @@ def _moved_handles(file: MeshSceneFile, handles: Handles, rest: Tensor) -> tuple
 
 
 def _with_graphs(tables: list[PriorTable], mesh: Mesh) -> list[PriorTable]:
-    """The tables with the graph that they name, or that of the mesh where they say nothing of neighbours."""
+    """Return the tables with the graph that they name.
+
+    Tables without neighbours get the graph of the mesh.
+    """
     found = []
     for table in tables:
         settings = dict(table.settings)

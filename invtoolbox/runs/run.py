@@ -1,22 +1,43 @@
-"""Run a scene file of any kind: measurements, the sweeps of a sequence, photographs, or a mesh; behind `it.run`."""
+"""Run scene files of images, scans, sequences of sweeps, photographs and meshes; `it.run`.
+
+`prepare` recognizes the kind of a scene file by the table that only this kind has. Each kind then
+supplies a job, whose method ``run`` computes and writes the results.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from invtoolbox.catalogue.documents import content_of
 from invtoolbox.errors import InputError
+from invtoolbox.runs.job import Request
 
 if TYPE_CHECKING:
-    from invtoolbox.runs.flow.sequence import FlowStudy
+    from invtoolbox.runs.flow.results import FlowStudy
+    from invtoolbox.runs.images.run import Outcome
     from invtoolbox.runs.meshes import MeshOutcome
     from invtoolbox.runs.study import Study
     from invtoolbox.runs.views.run import ViewOutcome
     from invtoolbox.solution import Solution
 
-#: Scenes that are run by themselves, by the table that shows their kind.
-LONE = {"sweeps": "sweeps", "views": "photographs", "mesh": "a mesh"}
+#: Kinds of scenes that are run one at a time, by the table that only they have: the module, which
+#: has a function ``prepare(scene, request)``, and the noun for messages. All other scenes are of
+#: images and scans.
+KINDS = {
+    "sweeps": ("invtoolbox.runs.flow.scene", "sweeps"),
+    "views": ("invtoolbox.runs.views.run", "photographs"),
+    "mesh": ("invtoolbox.runs.meshes", "a mesh"),
+}
+
+
+class Job(Protocol):
+    """Checked run of a scene, or of several; nothing is computed yet."""
+
+    def run(self, progress: bool = True) -> Outcome | Study | FlowStudy | ViewOutcome | MeshOutcome:
+        """Compute and write the results."""
 
 
 def run(
@@ -33,80 +54,63 @@ def run(
 ) -> Solution | Study | FlowStudy | ViewOutcome | MeshOutcome:
     """Run a scene file and write its results; `it.run`.
 
-    A scene of measurements gives its `Solution`; several of them, several items of one, workers or a cluster make a study
-    (`invtoolbox.runs.study`): one result file an item, resumed by what is there, and a `Study` is returned. A scene of sweeps, with a table
-    ``[sweeps]``, is a study of its pairs, and a `FlowStudy` is returned. A scene of photographs, with a table ``[views]``, gives a
-    `ViewOutcome`, and one of a mesh, with a table ``[mesh]``, a `MeshOutcome`.
+    The kind of the scene decides what is returned:
+
+    - an image or a scan: its `Solution`. Several scenes, several items of one scene, workers or a
+      cluster make a `Study` (`invtoolbox.runs.study`), with one result file per item, which resumes
+      from the files that exist;
+    - a sequence of sweeps, with a table ``[sweeps]``: a `FlowStudy` of its pairs;
+    - photographs, with a table ``[views]``: a `ViewOutcome`;
+    - a mesh, with a table ``[mesh]``: a `MeshOutcome`.
 
     Args:
-        scene: the path of a TOML file, or the name of a scene of the catalogue; or several of them.
-        overrides: keys to change, ``{"solver.max_iterations": 200}`` or ``["solver.max_iterations=200"]``.
-        output: folder for the results; by default that of the scene, or ``results/NAME`` (``results/study`` for several).
-        resume: go on from what is in that folder.
+        scene: path of a TOML file, or name of a scene of the catalogue; or several of them.
+        overrides: keys to change, ``{"solver.max_iterations": 200}`` or
+            ``["solver.max_iterations=200"]``.
+        output: folder for the results; by default the folder that the scene names, or
+            ``results/NAME`` (``results/study`` for several scenes).
+        resume: continue from the results in that folder; a finished run is read, not repeated.
         overwrite: replace the results of an earlier run.
         progress: show a bar on a terminal.
-        items: of the scene's data set, ``"all"``, ``"0:64:2"``, ``"3,5"`` or numbers; all where workers are asked for.
-        workers, cluster, threads: as in `invtoolbox.runs.study.workers.spread`.
+        items: items of the scene's data set: ``"all"``, ``"0:64:2"``, ``"3,5"`` or numbers; all
+            items by default if workers or a cluster are given.
+        workers: number of processes, as in `invtoolbox.runs.study.workers.spread`.
+        cluster: address of a Dask scheduler, as in `invtoolbox.runs.study.workers.spread`.
+        threads: number of threads per worker.
 
     Raises:
-        InputError: a fault in the scene or its data; results that are there while neither ``resume`` nor ``overwrite``
-            is given; a disk that is full.
+        InputError: a fault in the scene or its data; earlier results exist and neither ``resume``
+            nor ``overwrite`` is given; the disk is full.
     """
-    one = lone_scene_among([scene] if isinstance(scene, (str, Path)) else list(scene))
-    if one is not None and one[0] == "views":
-        from invtoolbox.runs.views.run import run_view_scene
+    from invtoolbox.runs.images.run import Outcome
 
-        if items is not None or workers is not None or cluster is not None:
-            raise InputError(
-                f"{one[1]} is one scene, of all its photographs; it takes no items, workers or cluster"
-            )
-        return run_view_scene(one[1], overrides, output, resume, overwrite, progress)
-    if one is not None and one[0] == "mesh":
-        from invtoolbox.runs.meshes import run_mesh_scene
-
-        if items is not None or workers is not None or cluster is not None:
-            raise InputError(
-                f"{one[1]} is one scene, of one mesh; it takes no items, workers or cluster"
-            )
-        return run_mesh_scene(one[1], overrides, output, resume, overwrite, progress)
-    if one is not None:
-        from invtoolbox.runs.flow.scene import run_flow_scene
-
-        return run_flow_scene(
-            one[1],
-            overrides,
-            output,
-            resume,
-            overwrite,
-            progress,
-            items,
-            workers or 1,
-            cluster,
-            threads,
-        )
-    from invtoolbox.runs.study.scenes import run as run_measurements
-
-    return run_measurements(
-        scene, overrides, output, resume, overwrite, progress, items, workers, cluster, threads
-    )
+    request = Request(overrides, output, resume, overwrite, items, workers, cluster, threads)
+    outcome = prepare(scene, request).run(progress)
+    return outcome.solution if isinstance(outcome, Outcome) else outcome
 
 
-def lone_scene_among(scenes: Sequence[str | Path]) -> tuple[str, str | Path] | None:
-    """The scene of a kind that is run by itself, and the table that shows it; None where all are of measurements.
+def prepare(scene: str | Path | Sequence[str | Path], request: Request) -> Job:
+    """Recognize the kind of a scene, read and check the scene, and return its job.
+
+    Args:
+        scene: path or name of a scene, or several of them.
+        request: how the scene is to be run.
 
     Raises:
-        InputError: it is one of several.
+        InputError: a fault in the scene; a scene that must be run by itself is one of several; or
+            earlier results exist and neither ``resume`` nor ``overwrite`` is given.
     """
-    from invtoolbox.catalogue.documents import content_of
+    scenes = [scene] if isinstance(scene, (str, Path)) else list(scene)
+    for one in scenes:
+        content = content_of(one)[1]
+        for table, (module, noun) in KINDS.items():
+            if table in content:
+                if len(scenes) > 1:
+                    raise InputError(
+                        f"{one} is a scene of {noun}, a study of its own; run it by itself"
+                    )
+                job: Job = import_module(module).prepare(one, request)
+                return job
+    from invtoolbox.runs.study.scenes import prepare as prepare_images
 
-    for scene in scenes:
-        content = content_of(scene)[1]
-        for table, what in LONE.items():
-            if table not in content:
-                continue
-            if len(scenes) > 1:
-                raise InputError(
-                    f"{scene} is a scene of {what}, a study of its own; run it by itself"
-                )
-            return table, scene
-    return None
+    return prepare_images(scenes, request, is_list=not isinstance(scene, (str, Path)))

@@ -12,9 +12,9 @@ import invtoolbox as it
 from invtoolbox.catalogue import shelves as catalogue
 from invtoolbox.catalogue.documents import content_of
 from invtoolbox.errors import InputError
-from invtoolbox.runs.flow.job import FlowJob
+from invtoolbox.runs.flow.results import FlowStudy
 from invtoolbox.runs.flow.scene import read_flow_scene
-from invtoolbox.runs.flow.sequence import FlowStudy
+from invtoolbox.runs.flow.sequence import FlowJob
 from tests.cli.conftest import Run, one_sentence
 from tests.motion.recording import record, standing
 
@@ -34,7 +34,9 @@ def test_a_folder_of_sweeps(run: Run, drive: Path) -> None:
     ran = run("flow", "drive", "--out", "out", "--report", "flow.html", "--pictures")
     assert ran.code == 0, ran.err
     assert (
-        "3 sweeps: 3 done" in ran.out and "s a sweep" in ran.out and "against labels" not in ran.out
+        "3 sweeps: 3 done" in ran.out
+        and "s per sweep" in ran.out
+        and "against labels" not in ran.out
     )
     assert sorted(p.name for p in Path("out").glob("*.npz")) == [
         "000000.npz",

@@ -143,7 +143,7 @@ def test_a_page_of_a_sequence(tmp_path: Path) -> None:
         "A &lt;street&gt;",
         "&lt;b&gt;2",
         "10 of 20 bytes &amp; more",
-        "3 sweeps, 1 failed, 1.00 s a sweep",
+        "3 sweeps, 1 failed, 1.00 s per sweep",
         "1 of 3",
         "Pedestrian",
         "over points",

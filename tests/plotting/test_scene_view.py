@@ -26,7 +26,7 @@ def test_viser_serves_a_scene() -> None:
     from urllib.request import urlopen
 
     told: list[str] = []
-    server = view_scene(splats(), cameras(), port=8765, tell=told.append, wait=False)
+    server = view_scene(splats(), cameras(), port=8765, report=told.append, wait=False)
     try:
         address = told[0].split()[2].rstrip(";")
         assert urlopen(address, timeout=20).status == 200

@@ -135,7 +135,7 @@ def test_buried_nodes_of_a_grid_are_left_out_and_thin_ones_shown() -> None:
 
 def test_an_empty_scene_and_a_file_that_is_there_are_refused(tmp_path: Path) -> None:
     x = splats()
-    with pytest.raises(InputError, match="nothing of the scene can be seen"):
+    with pytest.raises(InputError, match="nothing of the scene is visible"):
         viewer_page(replace(x, opacities=torch.zeros_like(x.opacities)))
     (tmp_path / "scene.html").write_text("mine")
     with pytest.raises(InputError, match="a file of that name already"):

@@ -8,7 +8,7 @@ import torch
 
 from invtoolbox import simulation
 from invtoolbox.metrics import evaluate
-from invtoolbox.runs.flow.sequence import errors_from_facts, facts_of_errors
+from invtoolbox.runs.flow.results import errors_from_facts, facts_of_errors
 
 
 def test_errors_come_back_from_json() -> None:

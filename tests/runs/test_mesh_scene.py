@@ -15,7 +15,7 @@ from invtoolbox.cli import main
 from invtoolbox.datasets.models.meshes import read_mesh, write_mesh
 from invtoolbox.errors import InputError
 from invtoolbox.geometry import Mesh
-from invtoolbox.runs.meshes import MeshOutcome, run_mesh_scene
+from invtoolbox.runs.meshes import MeshOutcome
 
 
 @pytest.fixture
@@ -64,11 +64,11 @@ def test_handles_hold_and_the_mesh_is_written(folder: Path) -> None:
     shift = moved.vertices[end].mean(0) - rest.vertices[end].mean(0)
     assert torch.allclose(shift, torch.tensor([-2.0, 0.0, 4.0], dtype=torch.float64), atol=1e-5)
     with pytest.raises(InputError, match="holds results already"):
-        run_mesh_scene(folder / "held.toml", output=folder / "out", progress=False)
+        it.run(folder / "held.toml", output=folder / "out", progress=False)
     before = (folder / "out" / "mesh.ply").read_bytes()
-    again = run_mesh_scene(folder / "held.toml", output=folder / "out", resume=True, progress=False)
+    again = it.run(folder / "held.toml", output=folder / "out", resume=True, progress=False)
     assert again.files == () and torch.equal(again.solution.x, outcome.solution.x)
-    run_mesh_scene(folder / "held.toml", output=folder / "out", overwrite=True, progress=False)
+    it.run(folder / "held.toml", output=folder / "out", overwrite=True, progress=False)
     assert (folder / "out" / "mesh.ply").read_bytes() == before
 
 
@@ -99,15 +99,13 @@ def test_sparse_vertices_are_followed_from_the_command_line(
 def test_what_is_wrong_with_a_scene_is_said(folder: Path) -> None:
     scene = folder / "held.toml"
     with pytest.raises(InputError, match="names group 7, and there are 0, 1"):
-        run_mesh_scene(scene, {"handles.move.0.group": 7}, folder / "out", progress=False)
+        it.run(scene, {"handles.move.0.group": 7}, folder / "out", progress=False)
     with pytest.raises(InputError, match="either \\[handles\\].* or \\[observed\\]"):
-        run_mesh_scene(scene, {"observed.frame": 1}, folder / "out", progress=False)
+        it.run(scene, {"observed.frame": 1}, folder / "out", progress=False)
     with pytest.raises(InputError, match="no frame 9"):
-        run_mesh_scene(folder / "seen.toml", {"observed.frame": 9}, folder / "out", progress=False)
+        it.run(folder / "seen.toml", {"observed.frame": 9}, folder / "out", progress=False)
     with pytest.raises(InputError, match="weights"):
-        run_mesh_scene(
-            folder / "seen.toml", {"prior.graph": "gaussian"}, folder / "out", progress=False
-        )
+        it.run(folder / "seen.toml", {"prior.graph": "gaussian"}, folder / "out", progress=False)
     with pytest.raises(InputError, match="run it by itself"):
         it.run([scene, folder / "seen.toml"])
     assert not (folder / "out").exists()
@@ -116,7 +114,7 @@ def test_what_is_wrong_with_a_scene_is_said(folder: Path) -> None:
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["knight-arap", "horse-sparse"])
 def test_the_scenes_of_the_catalogue_run(name: str, tmp_path: Path, data_dir: Path) -> None:
-    outcome = run_mesh_scene(
+    outcome = it.run(
         name,
         {"output.formats": ["obj"], "solver.max_iterations": 40},
         tmp_path / "out",

@@ -17,9 +17,10 @@ import invtoolbox as it
 from invtoolbox.catalogue import shelves as catalogue
 from invtoolbox.catalogue.documents import content_of, parse_override
 from invtoolbox.errors import InputError
-from invtoolbox.runs.images import run as scene_run
 from invtoolbox.runs.images.parts import data_term, measure, prior, rule, solver
 from invtoolbox.runs.images.tables import read_scene
+from invtoolbox.runs.job import Request
+from invtoolbox.runs.run import prepare
 
 SCENE = """# A small blurred picture.
 [measurements.simulate]
@@ -297,14 +298,11 @@ def test_an_inpainting_scene(scene: Path) -> None:
 
 
 def test_a_run_writes_its_results_and_equals_solve(scene: Path) -> None:
-    outcome = scene_run.run_scene(
-        scene,
-        {
-            "evaluation": {"metrics": ["psnr", "rmse"]},
-            "output.formats": ["h5", "png", "tif", "npy", "html"],
-        },
-        progress=False,
-    )
+    changes = {
+        "evaluation": {"metrics": ["psnr", "rmse"]},
+        "output.formats": ["h5", "png", "tif", "npy", "html"],
+    }
+    outcome: Any = prepare(scene, Request(changes)).run(progress=False)
     folder = scene.parent / "results" / "small"
     assert set(contents(folder)) == {
         "scene.json",

@@ -20,7 +20,9 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import relative_motion, transform
 from invtoolbox.motion.methods import Motion
 from invtoolbox.motion.preparation import Preparation
-from invtoolbox.runs.flow.sequence import FlowStudy, SequencePath, flow_sequence
+from invtoolbox.runs.flow.results import FlowStudy
+from invtoolbox.runs.flow.sequence import flow_sequence
+from invtoolbox.runs.flow.source import SequencePath
 from tests.motion.recording import record, standing
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,6 +1,6 @@
-"""A simulated street that a file describes: what is not read but made.
+"""Open lidar sequences of every format; the content of a folder decides which reader reads it.
 
-Lidar sequences of every format: which reader a folder asks for, and one call that opens it.
+A TOML file can describe a simulated street, which is opened in the same way.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from invtoolbox.datasets.sweeps.folder import LidarFolder, OusterFrames
 from invtoolbox.datasets.sweeps.kitti import FIRST, KittiOdometry, KittiRaw, KittiSceneFlow
 from invtoolbox.datasets.sweeps.nuscenes import NuScenes
 from invtoolbox.datasets.sweeps.point_files import SUFFIXES
-from invtoolbox.datasets.sweeps.sweep_files import require_folder
+from invtoolbox.datasets.sweeps.sweep_files import SweepFiles, require_folder
 from invtoolbox.datasets.sweeps.waymo import Waymo
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.geometry.sweeps import Sweeps
@@ -32,17 +32,18 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number"}
 def street_of_file(
     path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None
 ) -> SimulatedSequence:
-    """The sweeps of a simulated street; the file's table ``[simulated]`` holds the settings of `invtoolbox.simulation.street`.
+    r"""Simulate the street that a TOML file describes.
 
     Args:
-        changes: settings that replace those of the file.
+        path: the file; its table ``[simulated]`` holds arguments of `invtoolbox.simulation.street`.
+        changes: settings that replace the settings in the file.
 
     Raises:
-        InputError: for a file without that table, and for a setting that a street does not have.
+        InputError: the file has no such table, or a setting that a street does not have.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-    ...     written = file.write("[simulated]\\nsweeps = 3\\npoints = 2000")
+    ...     written = file.write("[simulated]\nsweeps = 3\npoints = 2000")
     ...     file.flush()
     ...     len(street_of_file(file.name))
     3
@@ -53,7 +54,12 @@ def street_of_file(
 def street_settings(
     path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The checked settings that a file of a street holds, with some changed."""
+    """Return the checked settings in the file of a street.
+
+    Args:
+        path: the file.
+        changes: settings that replace the settings in the file.
+    """
     path = Path(path).expanduser()
     settings = read_toml(path).get("simulated")
     taken = inspect.signature(simulation.street).parameters
@@ -68,14 +74,15 @@ def street_settings(
                 f"{path}: a simulated street has no setting {name!r}; it has {', '.join(taken)}"
             )
         usual = taken[name].default
-        # A whole number will do for a number, and true is no number at all.
+        # An integer is accepted as a float; a Boolean is not.
         if type(value) is not type(usual) and not (type(value) is int and type(usual) is float):
             raise InputError(f"{path}: {name} must be {_WORDS[type(usual)]}, got {value!r}")
     return settings
 
 
-#: Readers of lidar sweeps by name: ``SWEEP_READERS[name](path, ...)`` is a sequence of sweeps, but for "kitti-scene-flow", which is
-#: one of pairs. Plug-ins register theirs under the entry point ``invtoolbox.readers``.
+#: Readers of lidar sweeps by name: ``SWEEP_READERS[name](path, ...)`` is a sequence of sweeps;
+#: "kitti-scene-flow" is a sequence of pairs. Plug-ins register readers under the entry point
+#: ``invtoolbox.readers``.
 SWEEP_READERS: dict[str, Callable[..., Any]] = {
     "argoverse2": Argoverse2,
     "kitti-odometry": KittiOdometry,
@@ -87,6 +94,8 @@ SWEEP_READERS: dict[str, Callable[..., Any]] = {
     "lidar-folder": LidarFolder,
     "street": street_of_file,
 }
+#: Types of the sequences that these readers return.
+SWEEP_TYPES = (SweepFiles, SimulatedSequence, KittiSceneFlow)
 #: Options of readers that are paths.
 SWEEP_PATHS = ("poses", "calibration", "times")
 
@@ -102,18 +111,25 @@ def open_sweeps(
     labels: str | None = None,
     scene: str | None = None,
 ) -> Sweeps:
-    """Open a sequence of lidar sweeps, which are read one at a time when they are asked for.
+    """Open a sequence of lidar sweeps, each of which is read when it is indexed.
 
     Args:
-        path: the folder of an Argoverse 2 log, a KITTI odometry sequence or raw drive, a nuScenes set, a Waymo segment, Ouster frames,
-            or `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` files; what it holds decides. Or a
-            TOML file that describes a simulated street.
-        reader: the name of a reader in `SWEEP_READERS` or of a plug-in, to decide by hand.
-        poses, calibration, times, rate, columns, labels, scene: settings of the reader, where it has them; its own defaults where
-            they are None. ``poses="none"`` reads no poses.
+        path: folder of an Argoverse 2 log, a KITTI odometry sequence or raw drive, a nuScenes set,
+            a Waymo segment, Ouster frames, or `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` files; its
+            content decides. Or a TOML file that describes a simulated street.
+        reader: name of a reader in `SWEEP_READERS` or of a plug-in, in place of the automatic
+            choice.
+        poses: file of the poses, for readers that take one; ``"none"`` reads no poses.
+        calibration: file of the calibration, for readers that take one.
+        times: file of the times, for readers that take one.
+        rate: sweeps per second, for readers that take it.
+        columns: number or names of the columns, for readers that take them.
+        labels: setting of the labels, for readers that take it.
+        scene: name of the scene, for readers that take it. None leaves each of these settings to
+            the reader.
 
     Raises:
-        InputError: in one sentence, for what is no sequence of sweeps, and for a setting that the reader does not have.
+        InputError: the path is no sequence of sweeps, or the reader does not have a setting.
 
     >>> import tempfile, numpy
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -130,7 +146,7 @@ def open_sweeps(
         if reader is None:
             raise InputError(
                 f"{path}: the folder is no lidar sequence that is known ({', '.join(SWEEP_READERS)}); give the folder of the "
-                "sweeps, or say reader="
+                "sweeps, or reader="
             )
     make = sweep_reader(reader)
     given = {
@@ -150,7 +166,7 @@ def open_sweeps(
                 f"the reader {reader!r} has no setting {name!r}; it has {', '.join(taken[1:]) or 'none'}"
             )
     opened = make(path, **given)
-    if hasattr(opened, "pair"):
+    if isinstance(opened, KittiSceneFlow):
         raise InputError(
             f"{path}: these are pairs, each by itself, and no sequence; read pair(k) of "
             f"it.datasets.open(path, reader={reader!r})"
@@ -164,7 +180,7 @@ def open_sweeps(
 
 
 def sweep_reader(name: str) -> Callable[..., Any]:
-    """A reader of sweeps of ours, or a plug-in's."""
+    """Return a reader of lidar sweeps of the toolbox or of a plug-in."""
     if name in SWEEP_READERS:
         return SWEEP_READERS[name]
     plugins = {point.name: point for point in entry_points(group="invtoolbox.readers")}
@@ -175,7 +191,10 @@ def sweep_reader(name: str) -> Callable[..., Any]:
 
 
 def reader_of_folder(folder: Path) -> str | None:
-    """The reader that the names in a folder ask for, or None where they show no lidar data."""
+    """Return the name of the reader that fits the names in a folder.
+
+    None if the folder holds no lidar data.
+    """
     if (folder / "sensors" / "lidar").is_dir() or any(
         (log / "sensors" / "lidar").is_dir() for log in folder.iterdir() if log.is_dir()
     ):

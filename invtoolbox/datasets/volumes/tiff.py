@@ -21,9 +21,9 @@ from invtoolbox.core.checks import (
     require_plausible,
     sniff,
 )
-from invtoolbox.datasets.output import write_tiff
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Grid, Volume, check_voxel_size, join_first, slices_of
+from invtoolbox.datasets.writers import write_tiff
 from invtoolbox.errors import InputError
 
 SUFFIXES = (".tif", ".tiff")

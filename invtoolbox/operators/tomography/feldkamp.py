@@ -1,17 +1,20 @@
-r"""Analytic inversion of 3D scans: Feldkamp's method for cone beams, filtered back-projection for parallel ones.
+r"""Analytic inversion of cone beams (Feldkamp's method) and of 3D parallel beams.
 
-Each projection is weighted, filtered along its rows with the ramp filter, and back-projected voxel by voxel with the weight
-``1 / U^2``, where ``U`` is the distance from the source along the central ray, 1 at the axis. For a flat panel (u and v from the foot of
-the central ray, ``S`` = source_origin, ``P`` = source_detector):
+Each projection is weighted, filtered along its rows with the ramp filter, and back-projected voxel
+by voxel with the weight ``1 / U^2``, where ``U`` is the distance from the source along the central
+ray, 1 at the axis. For a flat panel (u and v from the foot of the central ray, ``S`` =
+source_origin, ``P`` = source_detector):
 
 .. math:: f(x) = \int w(t, u) \, U^{-2} \Big[ h * \frac{P \, (1 + a u / (S P))}{\sqrt{P^2 + u^2 + v^2}} \, y(t, \cdot, v) \Big]
           \big(u(x, t)\big) \, dt
 
-with ``a`` the shift of the axis. Feldkamp, Davis and Kress 1984, J. Opt. Soc. Am. A 1(6); Kak and Slaney, "Principles of Computerized
-Tomographic Imaging", 3.6; curved panels as in Turbell, "Cone-beam reconstruction using filtered backprojection", 2001, ch. 3; the shift
-of the axis by the Jacobian of the rays in the plane (Gullberg et al. 1986). It is exact in the plane of the circle and approximate
-beside it. ``w`` counts every ray once: 1/2 in a full turn, Parker's weights in a short scan, and for a panel that sees more of one side a
-smooth step from 0 to 1 over what both sides see (after Wang 2002, Med. Phys. 29(7)).
+with ``a`` the shift of the axis. Sources: Feldkamp, Davis and Kress 1984, J. Opt. Soc. Am. A 1(6);
+Kak and Slaney, "Principles of Computerized Tomographic Imaging", 3.6; for curved panels Turbell,
+"Cone-beam reconstruction using filtered backprojection", 2001, ch. 3; for the shift of the axis the
+Jacobian of the rays in the plane (Gullberg et al. 1986). The method is exact in the plane of the
+circle and approximate outside of it. ``w`` makes every ray count once: 1/2 in a full turn, Parker's
+weights in a short scan, and, for a panel that sees more of one side, a smooth step from 0 to 1 over
+the part that both sides see (after Wang 2002, Med. Phys. 29(7)).
 """
 
 from __future__ import annotations
@@ -43,13 +46,25 @@ _ADVICE = "use it.solve(problem, solver=it.solvers.CGLS())"
 def feldkamp(
     y: Tensor, A: ConeBeam, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float
 ) -> Tensor:
-    """What some views of a circular cone beam ``(N, V', R, C)`` add to the volume ``(N, D, H, W)``.
+    """Compute the contribution of some views of a circular cone beam to the volume.
 
-    Small turns of the panel, and shifts of the source that differ from view to view, are followed by the back-projection and left out
-    of the weights; a shift of the source in all views is treated as what it is, another distance, shift of the axis and foot.
+    The back-projection follows small rotations of the panel and shifts of the source that differ
+    between views; the weights leave them out. A common shift of the source is exact: it changes the
+    distance, the shift of the axis and the foot of the central ray.
+
+    Args:
+        y: projections of these views, ``(N, V', R, C)``.
+        A: the scan.
+        parameters: parameters of all V views, by name.
+        views: the V' views.
+        filter: name of the window of the ramp filter, out of `FILTERS`.
+        cutoff: share of the Nyquist frequency that is kept.
+
+    Returns:
+        Contribution, ``(N, D, H, W)``.
 
     Raises:
-        InputError: for a helix, laminography, and a short scan whose panel sees too little of one side.
+        InputError: a helix, laminography, or a short scan whose panel sees too little of one side.
     """
     p = {name: value.detach() for name, value in parameters.items()}
     if bool((p["pitch"] != 0).any() | (p["tilt"] != 0).any()):
@@ -68,7 +83,7 @@ def feldkamp(
     near, far = p["source_origin"], p["source_detector"]
     across = _cells(A.detector_shape[1], A.detector_spacing[1], angles) + p["detector_shift"][:, :1]
     gamma = across / far[:, None] if A.curved else (across / far[:, None]).atan()
-    # Counted from the ray through the axis, a ray and its twin from behind have opposite angles.
+    # Relative to the ray through the axis, a ray and the same ray from behind have opposite angles.
     from_axis = gamma - (p["axis_shift"] / near).atan()[:, None]
     arc = arc_weights(angles, 2 * math.pi)
     size = min(n * length for n, length in zip(A.volume_shape[1:], A.voxel_size[1:])) / 2
@@ -82,7 +97,7 @@ def feldkamp(
     weighted = y * plane.to(y) * weights[views][:, None].to(y)
     scale = far if A.curved else far / near
     margins = _margins(from_axis, arc, seen)
-    filtered = _filtered(
+    filtered = _filter(
         pad(weighted, margins),
         A.detector_spacing[1] / (scale[views] if len(scale) > 1 else scale),
         filter,
@@ -98,7 +113,10 @@ def feldkamp(
 
 
 def _without_source_shift(p: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters of the same rays with the frame of every view moved to the source: exact for flat panels."""
+    """Return parameters of the same rays without the common shift of the source.
+
+    This is exact for flat panels.
+    """
     moved = p["source_shift"].mean(0, keepdim=True)
     return p | {
         "source_origin": p["source_origin"] - moved[:, 2],
@@ -116,12 +134,24 @@ def parallel_backprojection(
     filter: str,
     cutoff: float,
 ) -> Tensor:
-    """What some views of a parallel beam ``(N, V', R, C)`` add to the volume ``(N, D, H, W)``.
+    """Compute the contribution of some views of a parallel beam to the volume.
 
-    With a tilt the ramp is multiplied by its cosine, which is the Jacobian of the planes of frequencies that the views see.
+    With a tilt, the ramp is multiplied by the cosine of the tilt, the Jacobian of the planes of
+    frequencies that the views see.
+
+    Args:
+        y: projections of these views, ``(N, V', R, C)``.
+        A: the scan.
+        parameters: parameters of all V views, by name.
+        views: the V' views.
+        filter: name of the window of the ramp filter, out of `FILTERS`.
+        cutoff: share of the Nyquist frequency that is kept.
+
+    Returns:
+        Contribution, ``(N, D, H, W)``.
 
     Raises:
-        InputError: for laminography of less than a full turn.
+        InputError: laminography of less than a full turn.
     """
     p = {name: value.detach() for name, value in parameters.items()}
     angles = p["angles"]
@@ -139,23 +169,26 @@ def parallel_backprojection(
         margins = _margins(across, turn, size)
         weights = _redundancy(across, turn, angles, size, str(A)) * turn.weights[:, None]
     else:
-        # A view from behind is the same one.
+        # A view from behind is the same view.
         weights = arc_weights(angles, math.pi).weights[:, None].expand(len(angles), across.shape[1])
     weights = weights * p["tilt"].cos()[:, None]
     weighted = pad(y * weights[views][:, None].to(y), margins)
-    filtered = _filtered(weighted, torch.tensor([A.detector_spacing[1]]), filter, cutoff)
+    filtered = _filter(weighted, torch.tensor([A.detector_spacing[1]]), filter, cutoff)
     one = angles.new_ones(1)
     return voxel_backproject(filtered, _voxel_views(A, A._vectors(p)[views], one, one, margins))
 
 
 def _cells(count: int, spacing: float, like: Tensor) -> Tensor:
-    """Centres of a row of cells, (1, count), from its middle."""
+    """Return the centres of a row of cells, (1, count), relative to its middle."""
     cells = torch.arange(count, dtype=like.dtype, device=like.device)
     return ((cells - (count - 1) / 2) * spacing)[None]
 
 
 def _plane_weights(A: ConeBeam, p: dict[str, Tensor]) -> Tensor:
-    """The cosine of a ray's angle to the central ray, and the shift of the axis: (V' or 1, R, C)."""
+    """Return the cosine of the angle of a ray to the central ray, (V' or 1, R, C).
+
+    It includes the shift of the axis.
+    """
     across = (
         _cells(A.detector_shape[1], A.detector_spacing[1], p["angles"]) + p["detector_shift"][:, :1]
     )[:, None]
@@ -171,12 +204,17 @@ def _plane_weights(A: ConeBeam, p: dict[str, Tensor]) -> Tensor:
 
 
 def _redundancy(place: Tensor, arc: Arc, begin: Tensor, seen: float, name: str) -> Tensor:
-    """By how much every ray counts, (V or 1, C), so that a ray and its twin from behind count 1 together.
+    """Compute weights of the rays, (V or 1, C).
+
+    The weights of a ray and of the same ray from behind sum to 1.
 
     Args:
-        place: the angle of every column from the ray through the axis (for parallel beams, the distance), (V or 1, C).
+        place: angle of every column from the ray through the axis (for parallel beams the
+            distance), (V or 1, C).
+        arc: arc of the scan.
         begin: angle since the beginning of the arc, (V,).
-        seen: where the cylinder inside the volume ends, in the measure of ``place``.
+        seen: edge of the cylinder inside the volume, in the unit of ``place``.
+        name: name of the scan, for error messages.
     """
     cell, low, high = _edges(place)
     both, beyond = min(low, high), abs(high - low)
@@ -191,7 +229,8 @@ def _redundancy(place: Tensor, arc: Arc, begin: Tensor, seen: float, name: str) 
                 f"the panel of {name} sees more of one side than of the other, and less than a full turn does not make up for "
                 f"that; {_ADVICE}"
             )
-        # An arc that is long enough for the object, but not for all of the panel, leaves nothing out but air.
+        # An arc that is long enough for the object, but not for the whole panel, misses nothing but
+        # air.
         enough = (arc.length - math.pi) / 2
         if seen <= enough < float(place.abs().max()):
             place = place.clamp(-enough, enough)
@@ -205,19 +244,28 @@ def _redundancy(place: Tensor, arc: Arc, begin: Tensor, seen: float, name: str) 
 
 
 def _edges(place: Tensor) -> tuple[float, float, float]:
-    """The width of a column, and how far the outermost columns of any view lie from the axis, to the left and to the right."""
+    """Return the width of a column, and the distances from the axis to the left and right edge.
+
+    Of several views, the smallest distances are returned.
+    """
     cell = float((place[:, -1] - place[:, 0]).abs().max()) / max(place.shape[1] - 1, 1)
     return cell, float(-place[:, 0].max()), float(place[:, -1].min())
 
 
 def _lopsided(place: Tensor, seen: float) -> bool:
-    """Whether one side of the object is seen less than the other, by more than rounding."""
+    """Return whether one side of the object is seen less than the other side.
+
+    Differences of rounding do not count.
+    """
     cell, low, high = _edges(place)
     return abs(high - low) > 1.5 * cell and min(low, high) < seen
 
 
 def _margins(place: Tensor, arc: Arc, seen: float) -> tuple[int, int]:
-    """Columns to add to a panel that sees less of one side: filtered projections are not zero where nothing was measured."""
+    """Return the numbers of columns to add to a panel that sees less of one side.
+
+    Filtered projections are not zero outside of the measured columns.
+    """
     if not (arc.closed and _lopsided(place, seen)):
         return 0, 0
     cell, low, high = _edges(place)
@@ -225,10 +273,8 @@ def _margins(place: Tensor, arc: Arc, seen: float) -> tuple[int, int]:
     return (0, missing) if low > high else (missing, 0)
 
 
-def _filtered(
-    y: Tensor, spacing: Tensor, filter: str, cutoff: float, curved: bool = False
-) -> Tensor:
-    """Filter along the rows, with one spacing, or one a view."""
+def _filter(y: Tensor, spacing: Tensor, filter: str, cutoff: float, curved: bool = False) -> Tensor:
+    """Filter along the rows, with one spacing, or with one spacing per view."""
     if curved:
         distances, which = spacing.unique(return_inverse=True)
         if len(distances) > 1:
@@ -247,13 +293,22 @@ def _filtered(
 def _voxel_views(
     A: Scan3D, vectors: Tensor, near: Tensor, far: Tensor, margins: tuple[int, int]
 ) -> VoxelViews:
-    """Where a voxel is seen in every view, on a panel with further columns to the left and to the right; depth is 1 at the axis."""
+    """Return the places of the voxels on the panel of every view; the depth is 1 at the axis.
+
+    Args:
+        A: the scan.
+        vectors: source, detector, u and v of every view.
+        near: distance from the source to the axis.
+        far: distance from the source to the panel.
+        margins: numbers of columns added to the panel on the left and on the right.
+    """
     source, detector, u, v = vectors.split(3, -1)
     rows, columns = A.detector_shape
     middle = (columns - 1) / 2 + margins[0]
     voxel = vectors.new_tensor(A.voxel_size[::-1])
-    # Solve for the place on the panel: a parallel beam along its rays, a cone along the central ray; a curved panel's columns are
-    # angles between that and a ray along u, as long as it.
+    # Solve for the place on the panel: along the rays of a parallel beam, along the central ray of
+    # a cone. Columns of a curved panel are angles between the central ray and a vector of its
+    # length along u.
     arm = source if A.parallel else detector - source
     wide = arm.norm(dim=1) / u.norm(dim=1) if A.curved else torch.ones_like(arm[:, 0])
     lines = torch.linalg.inv(torch.stack([u * wide[:, None], v, arm], 2))

@@ -1,4 +1,4 @@
-"""Scene flow of whole sequences: scene files, jobs, tracks and accumulated clouds."""
+"""Scene flow of whole sequences: scene files, studies, tracks and accumulated clouds."""
 
 import lazy_loader
 

@@ -1,6 +1,7 @@
-"""Which cubes of space hold a point already: how a cloud of many sweeps is thinned while it is made.
+"""One dense cloud of a sequence: a static map and moving objects.
 
-A sequence as one dense cloud: the static map by the sensor's motion, and moving objects gathered by their flow at one time.
+The map is joined by the motion of the sensor. Moving objects are gathered at one time by their
+flow. `Cells` thins the cloud while it is made.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from invtoolbox.geometry.rigid import inverse, relative_motion, transform
 from invtoolbox.plotting.birds_eye import flow_colors
 from invtoolbox.runs.flow.trajectories import FlowStep, carry, carry_back
 
-# Three whole numbers of 21 bits in one of 63.
+# Three integers of 21 bits are packed into one of 63 bits.
 _BITS = 21
 _HALF = 1 << (_BITS - 1)
 
 
 class Cells:
-    """The occupied cubes of a grid, in a sorted array of eight bytes each.
+    """Set of the occupied cubes of a grid, in a sorted array of eight bytes per cube.
 
     Args:
-        side: of a cube, metres; 0 means that no two points share one.
+        side: side of a cube, metres; with 0 no two points share a cube.
 
     >>> cells = Cells(1.0)
     >>> cells.fresh(torch.tensor([[0.1, 0.1, 0.1], [0.2, 0.2, 0.2], [1.5, 0.0, 0.0]]))
@@ -48,7 +49,10 @@ class Cells:
         return len(self._taken)
 
     def fresh(self, points: Tensor) -> Tensor:
-        """Which points are the first in their cubes, boolean ``(N,)``; their cubes are taken from now on."""
+        """Return which points are the first in their cubes, boolean ``(N,)``.
+
+        Their cubes are marked as occupied.
+        """
         if not self.side:
             return torch.ones(len(points), dtype=torch.bool)
         keys = self._keys(points.to(torch.float64).cpu().numpy())
@@ -62,7 +66,10 @@ class Cells:
         return torch.from_numpy(chosen)
 
     def forget(self, centre: Tensor, radius: float) -> None:
-        """Free the cubes whose corner is farther than `radius` metres from a place in the plane, ``(3,)``."""
+        """Free the cubes that are far from a point, ``(3,)``.
+
+        These are the cubes whose corner is farther than `radius` metres away in the plane.
+        """
         if len(self._taken):
             corners = [
                 ((self._taken >> shift) & (2 * _HALF - 1)) - _HALF for shift in (2 * _BITS, _BITS)
@@ -86,7 +93,10 @@ _GREY = 0.62
 
 
 class FlowSteps(Protocol):
-    """Sweeps with their flows, in the order of time: anything with a length whose items are read when they are asked for."""
+    """Sweeps with their flows, in the order of time.
+
+    Any object with a length will do; its items are read when they are indexed.
+    """
 
     def __len__(self) -> int: ...
 
@@ -95,17 +105,19 @@ class FlowSteps(Protocol):
 
 @dataclass(frozen=True)
 class Accumulation:
-    """How sweeps become one cloud.
+    """Settings of a dense cloud of sweeps.
 
     Attributes:
-        reference: the sweep in whose frame, and at whose time, the cloud is.
-        window: how many sweeps before and after it give points of moving objects. The flows are chained, and their errors add.
-        cell: of all points in a cube of this side, metres, the first one is kept; 0 keeps all.
-        max_range: points farther from the sensor are left out, metres.
-        forget: the map's cubes farther than this from the sensor are forgotten, so that memory does not grow with the way that the sensor
-            goes; a place that is passed again is then written again. Metres, more than `max_range`.
-        neighbours, reach: of the interpolation of the flow, see `carry`.
-        full_speed: the speed of the fullest color, metres a sweep.
+        reference: number of the sweep whose frame and time the cloud has.
+        window: number of sweeps before and after the reference whose moving points are used. The
+            flows are chained, and their errors add.
+        cell: side of a cube, metres; the first point in every cube is kept. 0 keeps all points.
+        max_range: distance from the sensor beyond which points are left out, metres.
+        forget: distance from the sensor beyond which cubes of the map are forgotten, metres, more
+            than `max_range`. Memory then does not grow with the path of the sensor; a place that is
+            passed again is written again.
+        neighbours, reach: settings of the interpolation of the flow, see `carry`.
+        full_speed: speed with the most saturated color, metres per sweep.
     """
 
     reference: int = 0
@@ -130,13 +142,14 @@ class Accumulation:
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Some points of the cloud, n of them.
+    """Part of the cloud with n points.
 
     Attributes:
-        points: float32 ``(n, 3)``, metres, in the frame of the reference sweep.
-        colors: shares of red, green and blue, ``(n, 3)``: grey where it stands, by direction and speed where it moves.
-        moving: whether they belong to moving objects.
-        sweep: which sweep they were measured in.
+        points: points in the frame of the reference sweep, metres, float32 ``(n, 3)``.
+        colors: red, green and blue in [0, 1], ``(n, 3)``: grey for static points, by direction and
+            speed for moving ones.
+        moving: whether the points belong to moving objects.
+        sweep: number of the sweep in which the points were measured.
     """
 
     points: Tensor
@@ -147,7 +160,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Accumulated:
-    """What was written: the file, and how many points of what stands and of what moves are in it."""
+    """Record of a cloud that was written.
+
+    Attributes:
+        path: the file.
+        static: number of static points in it.
+        moving: number of moving points in it.
+    """
 
     path: Path
     static: int
@@ -155,11 +174,17 @@ class Accumulated:
 
 
 def accumulate(steps: FlowSteps, settings: Accumulation | None = None) -> Iterator[Piece]:
-    """The cloud piece by piece: one sweep is in memory at a time, and the points of moving objects within the window.
+    """Yield the cloud piece by piece.
 
-    What moves is carried from its own sweep to the reference by the flows between them, forward from earlier sweeps and backward from later
-    ones. A point that is lost on the way (nothing that moves was measured near it) is left out, and so are those of an object that stops.
-    Frames are joined by the poses where all steps have one, else by the steps' ego motions, whose errors add.
+    One sweep and the points of moving objects within the window are in memory at a time. Moving
+    points are carried from their own sweep to the reference by the flows in between, forward from
+    earlier sweeps and backward from later ones. A point is left out if no moving point was measured
+    near it on the way, for example because its object stops. Frames are joined by the poses if all
+    steps have one, else by the ego motions of the steps, whose errors add.
+
+    Args:
+        steps: sweeps with their flows.
+        settings: settings of the cloud.
     """
     settings = settings or Accumulation()
     if not 0 <= settings.reference < len(steps):
@@ -176,7 +201,17 @@ def write_accumulated(
     settings: Accumulation | None = None,
     overwrite: bool = False,
 ) -> Accumulated:
-    """Write the cloud as PLY: x, y, z in the frame of the reference sweep, red, green, blue, ``moving`` (0 or 1) and ``sweep``."""
+    """Write the cloud as PLY.
+
+    The fields are x, y, z in the frame of the reference sweep, red, green, blue, ``moving`` (0 or
+    1) and ``sweep``.
+
+    Args:
+        path: the file.
+        steps: sweeps with their flows.
+        settings: settings of the cloud.
+        overwrite: replace an existing file.
+    """
     fields = {
         "x": "f4",
         "y": "f4",
@@ -206,7 +241,10 @@ def write_accumulated(
 
 
 def _static(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
-    """What stands, from the reference outwards: so the frames are joined without a sweep being read before its turn."""
+    """Yield the static points, from the reference outwards.
+
+    In this order every sweep is read once to join the frames.
+    """
     start = steps[settings.reference]
     cells = Cells(settings.cell)
     for order in (range(settings.reference, len(steps)), range(settings.reference - 1, -1, -1)):
@@ -214,7 +252,7 @@ def _static(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
         before = start
         for m in order:
             step = start if m == settings.reference else steps[m]
-            to_reference = _joined(
+            to_reference = _join_frame(
                 to_reference, before, step, start, forward=m > settings.reference
             )
             before = step
@@ -235,10 +273,13 @@ def _static(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
             )
 
 
-def _joined(
+def _join_frame(
     to_reference: Tensor, before: FlowStep, step: FlowStep, start: FlowStep, forward: bool
 ) -> Tensor:
-    """The motion from a step's frame to that of the reference, given that of the step before it in the order of the walk."""
+    """Return the motion from a step's frame to the reference frame.
+
+    `to_reference` is the motion of the step that was visited before.
+    """
     if step.pose is not None and start.pose is not None:
         return relative_motion(step.pose, start.pose)
     if step is start:
@@ -252,7 +293,7 @@ def _joined(
 
 @dataclass(frozen=True, eq=False)
 class _Carried:
-    """Points of moving objects on their way to the reference, with the sweep and the flow that they had at first."""
+    """Points of moving objects on their way to the reference, with their first sweep and flow."""
 
     points: Tensor
     flow: Tensor
@@ -265,7 +306,7 @@ class _Carried:
             torch.cat([self.sweep, other.sweep]),
         )
 
-    def kept(self, rows: Tensor) -> _Carried:
+    def select(self, rows: Tensor) -> _Carried:
         return _Carried(self.points[rows], self.flow[rows], self.sweep[rows])
 
 
@@ -276,7 +317,7 @@ def _moving(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
     )
     cells = Cells(settings.cell)
     at_reference = _moving_of(steps[settings.reference], settings.reference, settings)
-    earlier = at_reference.kept(torch.zeros(len(at_reference.points), dtype=torch.bool))
+    earlier = at_reference.select(torch.zeros(len(at_reference.points), dtype=torch.bool))
     later = earlier
     for m in range(first, settings.reference):
         step = steps[m]
@@ -284,39 +325,41 @@ def _moving(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
         moved, seen = carry(
             earlier.points, _moving_alone(step), settings.neighbours, settings.reach
         )
-        earlier = _Carried(moved, earlier.flow, earlier.sweep).kept(seen)
+        earlier = _Carried(moved, earlier.flow, earlier.sweep).select(seen)
     for m in range(last, settings.reference, -1):
         later = later.join(_moving_of(steps[m], m, settings))
         moved, seen = carry_back(
             later.points, _moving_alone(steps[m - 1]), settings.neighbours, settings.reach
         )
-        later = _Carried(moved, later.flow, later.sweep).kept(seen)
+        later = _Carried(moved, later.flow, later.sweep).select(seen)
     for part in (at_reference, later, earlier):
-        fresh = part.kept(cells.fresh(part.points))
+        fresh = part.select(cells.fresh(part.points))
         for m in fresh.sweep.unique().tolist():
-            own = fresh.kept(fresh.sweep == m)
+            own = fresh.select(fresh.sweep == m)
             colors = torch.from_numpy(flow_colors(own.flow.numpy(), settings.full_speed))
             yield Piece(own.points.to(torch.float32), colors.to(torch.float32), True, m)
 
 
 def _moving_alone(step: FlowStep) -> FlowStep:
-    """The step as if what moves were all that was measured: where an object is hidden, its points are lost and do not stay on the road."""
+    """Return the step with its moving points alone.
+
+    If an object is hidden, its points are then lost and do not stay on the road.
+    """
+    dynamic = _dynamic(step)
+    return replace(step, points=step.points[dynamic], flow=step.flow[dynamic], dynamic=None)
+
+
+def _dynamic(step: FlowStep) -> Tensor:
     if step.dynamic is None:
         raise InputError(
             f"{step.name}: the flow does not say which points move; objects cannot be gathered"
         )
-    return replace(
-        step, points=step.points[step.dynamic], flow=step.flow[step.dynamic], dynamic=None
-    )
+    return step.dynamic
 
 
 def _moving_of(step: FlowStep, index: int, settings: Accumulation) -> _Carried:
-    if step.dynamic is None:
-        raise InputError(
-            f"{step.name}: the flow does not say which points move; objects cannot be gathered"
-        )
     moves = (
-        step.dynamic
+        _dynamic(step)
         & step.flow.isfinite().all(1)
         & (step.points[:, :2].norm(dim=1) < settings.max_range)
     )

@@ -1,11 +1,12 @@
-"""Scene files of sweeps: a sequence, a method, and where the flow goes.
+"""Scene files of sweeps: a sequence, a method, and the place of the results.
 
 The tables::
 
     title, seed
     [sweeps]               dataset or path, reader, options, items
     [flow]                 method
-    [flow.preparation]     ego_motion, ground, deskew, max_range, ...: the fields of `invtoolbox.motion.Preparation`
+    [flow.preparation]     ego_motion, ground, deskew, max_range, ...:
+                           the fields of `invtoolbox.motion.Preparation`
     [output]               folder, formats
 
 ``--set flow.method=nsfp`` changes a key by its dotted name, as in every scene.
@@ -14,42 +15,42 @@ The tables::
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from invtoolbox.catalogue import shelves as catalogue
+from invtoolbox.catalogue import shelves
 from invtoolbox.catalogue.documents import CheckedScene, Place, Table
 from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS
-from invtoolbox.runs.flow.job import FlowJob, preparation_of, run_job
-from invtoolbox.runs.flow.sequence import FlowStudy, SequencePath
+from invtoolbox.runs.flow.sequence import FlowJob, preparation_of
+from invtoolbox.runs.flow.source import SequencePath
+from invtoolbox.runs.job import Request
 
 
 class SweepTable(Place):
-    """Which sequence, and which of its sweeps."""
+    """Choice of a sequence and of its sweeps."""
 
     options: dict[str, Any] = Field(default_factory=dict)
     items: str | list[int] = "all"
 
 
 class FlowTable(Table):
-    """How the flow is estimated."""
+    """Method that estimates the flow, and preparation of the sweeps."""
 
     method: str = "default"
     preparation: dict[str, Any] = Field(default_factory=dict)
 
 
 class FlowOutput(Table):
-    """Where results go, and what is made of the result files, which are always written."""
+    """Folder of the results, and exports of the result files, which are always written."""
 
     folder: str | None = None
     formats: list[Literal["av2-v1", "av2-v2", "av2-v3", "png", "html"]] = Field(["html"])
 
 
 class FlowScene(Table):
-    """A scene file of sweeps."""
+    """Scene file of sweeps."""
 
     title: str | None = None
     sweeps: SweepTable
@@ -59,11 +60,11 @@ class FlowScene(Table):
 
 
 class FlowSceneFile(CheckedScene[FlowScene]):
-    """A checked scene of sweeps."""
+    """Checked scene of sweeps."""
 
     @property
     def sequence(self) -> SequencePath:
-        """The sweeps that it names."""
+        """Source of the sweeps."""
         table = self.scene.sweeps
         options = {
             key: str(self.locate(str(value))) if key in SWEEP_PATHS and value != "none" else value
@@ -71,28 +72,39 @@ class FlowSceneFile(CheckedScene[FlowScene]):
         }
         return SequencePath.of(table.dataset or self.locate(str(table.path)), table.reader, options)
 
-    def job(self, output: str | Path | None = None) -> FlowJob:
-        """What is to be done."""
-        scene = self.scene
-        folder = Path(output or scene.output.folder or Path("results") / self.name)
-        formats = tuple(dict.fromkeys(scene.output.formats))
+    def job(self, request: Request | None = None) -> FlowJob:
+        """Return the job of the scene.
+
+        Args:
+            request: output, items, workers, and the treatment of earlier results.
+        """
+        scene, request = self.scene, request or Request()
+        folder, formats = request.folder(self), tuple(dict.fromkeys(scene.output.formats))
         return FlowJob(
             self.sequence,
             folder,
             scene.flow.method,
             preparation_of(scene.flow.preparation, str(self.path)),
-            scene.sweeps.items,
+            scene.sweeps.items if request.items is None else request.items,
             scene.seed,
             tuple(f for f in formats if f != "html"),
             folder / "report.html" if "html" in formats else None,
             scene.title or self.name,
+            None,
+            request.workers or 1,
+            request.cluster,
+            request.threads,
+            request.resume,
+            request.overwrite,
         )
 
 
 def read_flow_scene(
     scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> FlowSceneFile:
-    """Read and check a scene file of sweeps; faults as in `invtoolbox.runs.images.tables.read_scene`.
+    """Read and check a scene file of sweeps.
+
+    The errors are those of `invtoolbox.runs.images.tables.read_scene`.
 
     >>> read_flow_scene("street-simulated", {"flow.method": "nsfp"}).scene.flow.method
     'nsfp'
@@ -101,32 +113,21 @@ def read_flow_scene(
 
 
 def find_sequence(name: str) -> FlowSceneFile | None:
-    """The scene of sweeps of that path, or of that name in the catalogue; None where there is none."""
+    """Return the scene of sweeps with that path, or with that name in the catalogue.
+
+    None if no such scene exists.
+    """
     path = Path(name).expanduser()
     if not path.exists():
-        entry = catalogue.entries("scenes").get(name)
+        entry = shelves.entries("scenes").get(name)
         path = entry.path if entry is not None else path
     return (
         read_flow_scene(path)
-        if path.suffix == ".toml" and path.is_file() and "sweeps" in catalogue.read_toml(path)
+        if path.suffix == ".toml" and path.is_file() and "sweeps" in shelves.read_toml(path)
         else None
     )
 
 
-def run_flow_scene(
-    scene: str | Path,
-    overrides: Mapping[str, Any] | Iterable[str] = (),
-    output: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-    items: Any = None,
-    workers: int = 1,
-    cluster: str | None = None,
-    threads: int = 1,
-) -> FlowStudy:
-    """Run a scene of sweeps and write its results; behind `it.run`."""
-    job = read_flow_scene(scene, overrides).job(output)
-    if items is not None:
-        job = replace(job, items=items)
-    return run_job(job, workers, cluster, threads, resume, overwrite, progress)
+def prepare(scene: str | Path, request: Request) -> FlowJob:
+    """Read and check a scene of sweeps, and return its job."""
+    return read_flow_scene(scene, request.overrides).job(request)

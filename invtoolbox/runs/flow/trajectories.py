@@ -1,6 +1,6 @@
-"""A sequence together with the files of its flow, as tracks and clouds take it.
+"""Tracks of points through a sequence: the flows of consecutive pairs, chained.
 
-Where points go through a sequence: the flows of consecutive pairs, integrated.
+`FiledFlow` reads the flows from the result files of a sequence.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from invtoolbox.geometry.sweeps import Sweeps
 
 @dataclass(frozen=True)
 class FiledFlow:
-    """Every sweep but the last with its flow, read from the sequence and from ``FOLDER/NAME.npz`` when it is asked for.
+    """Every sweep but the last with its flow.
+
+    A sweep is read from the sequence and from ``FOLDER/NAME.npz`` when it is indexed.
 
     Args:
-        sweeps: the sequence that the flow was estimated on.
-        folder: of the result files, as `write_flow` writes them.
+        sweeps: the sequence whose flow was estimated.
+        folder: folder of the result files that `write_flow` wrote.
 
     >>> from invtoolbox import simulation
     >>> len(FiledFlow(simulation.street(sweeps=3, points=2000), "results"))
@@ -41,10 +43,10 @@ class FiledFlow:
         return max(len(self.sweeps) - 1, 0)
 
     def __getitem__(self, index: int) -> FlowStep:
-        """The step of a sweep.
+        """Return the step of a sweep.
 
         Raises:
-            InputError: its flow is missing, damaged, or that of another sweep.
+            InputError: the flow is missing or damaged, or belongs to another sweep.
         """
         if not 0 <= index < len(self):
             raise IndexError(
@@ -53,7 +55,7 @@ class FiledFlow:
         path = Path(self.folder).expanduser() / f"{self.sweeps.names[index]}.npz"
         if not path.is_file():
             raise InputError(
-                f"{path}: there is no flow of that sweep; estimate it first, or leave the sweeps behind it out"
+                f"{path}: there is no flow of that sweep; estimate it first, or leave the sweeps after it out"
             )
         found, sweep = read_flow(path), self.sweeps[index]
         if len(found) != len(sweep):
@@ -63,27 +65,29 @@ class FiledFlow:
         return FlowStep.of(sweep.points, found, sweep.pose)
 
 
-#: Points that are carried at once.
+#: Number of points that are carried at once.
 _BLOCK = 200_000
-#: Metres within which a point is the measured one: it then takes that one's flow alone.
+#: Distance within which a point takes the flow of a measured point alone, metres.
 _SAME = 1e-3
 
-#: The flow at any place of a sweep, the sensor's own motion included: ``(M, 3) -> (M, 3)``, both float64.
+#: Flow at any place of a sweep with the motion of the sensor: ``(M, 3) -> (M, 3)``, both float64.
 FlowField = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class FlowStep:
-    """A sweep of N points with its flow to the next one.
+    """Sweep of N points with its flow to the next sweep.
 
     Attributes:
-        points: ``(N, 3)``, metres, in the sensor's frame.
-        flow: ``(N, 3)``, the sensor's own motion included; points whose flow is not finite carry nothing.
-        ego_motion: what the standing world does in the sensor's frame, ``p1 = E p0``, ``(4, 4)``.
-        dynamic: boolean ``(N,)``, which points move in the world; None where it is not known.
-        field: the flow at any place, where the method has one; else that of the nearest points is interpolated.
+        points: points in the sensor's frame, metres, ``(N, 3)``.
+        flow: flow with the motion of the sensor, ``(N, 3)``; points whose flow is not finite are
+            not used.
+        ego_motion: motion of the static world in the sensor's frame, ``p1 = E p0``, ``(4, 4)``.
+        dynamic: which points move in the world, boolean ``(N,)``; None if it is unknown.
+        field: flow at any place, if the method provides it; else the flow of the nearest points is
+            interpolated.
         pose: the sensor's frame in the world, ``(4, 4)``; or None.
-        name: of the sweep, for messages.
+        name: name of the sweep, for messages.
     """
 
     points: Tensor
@@ -96,7 +100,7 @@ class FlowStep:
 
     @classmethod
     def of(cls, points: Tensor, file: FlowFile, pose: Tensor | None = None) -> FlowStep:
-        """The step of a sweep whose flow was written to a file."""
+        """Return the step of a sweep with the flow that a file holds."""
         return cls(
             points,
             file.flow,
@@ -109,13 +113,14 @@ class FlowStep:
 
 @dataclass(frozen=True, eq=False)
 class Tracks:
-    """Where M points are at T times.
+    """Positions of M points at T times.
 
     Attributes:
-        positions: float64 ``(T, M, 3)``, metres, each time in the frame that the sensor has at that time.
-        known: boolean ``(T, M)``, false from the time on at which nothing was measured near the point; it then stands in the world.
-        motions: float64 ``(T, 4, 4)``, the frame of each time as seen from the first: what carries a point that stands in the world from
-            the first sensor frame into that one.
+        positions: positions in the frame of the sensor at each time, metres, float64 ``(T, M, 3)``.
+        known: boolean ``(T, M)``; false from the time at which no point was measured near the
+            point. The point is then assumed to stand still in the world.
+        motions: motion of a static point from the first frame of the sensor to the frame at each
+            time, float64 ``(T, 4, 4)``.
     """
 
     positions: Tensor
@@ -123,7 +128,10 @@ class Tracks:
     motions: Tensor
 
     def in_first_frame(self) -> Tensor:
-        """The positions in the sensor's frame at the first time, which stands still in the world: ``(T, M, 3)``."""
+        """Return the positions in the sensor's frame at the first time, ``(T, M, 3)``.
+
+        This frame is fixed in the world.
+        """
         return transform(inverse(self.motions), self.positions)
 
 
@@ -132,16 +140,19 @@ def track(
 ) -> Tracks:
     """Follow points through a sequence by forward Euler: ``p_{k+1} = p_k + f_k(p_k)``.
 
-    Errors of the flow add from step to step. A point that has moved follows moving points as long as one is in reach: where its object is
-    hidden for a sweep, the road behind it would else hold it back. The sweeps are taken one after the other, so that a generator keeps one
-    in memory.
+    Errors of the flow add from step to step. A point that has moved follows moving points as long
+    as one is in reach; otherwise the road behind an object that is hidden for a sweep would hold
+    the point back. The sweeps are read one after another, so a generator keeps one in memory.
 
     Args:
-        points: where the tracks begin, in the frame of the first sweep, ``(M, 3)``; measured points or any others.
-        steps: the sweeps with their flows, in the order of time; T - 1 of them.
-        neighbours, reach: of the interpolation, see `carry`.
+        points: start of the tracks in the frame of the first sweep, ``(M, 3)``; measured points or
+            any other points.
+        steps: T - 1 sweeps with their flows, in the order of time.
+        neighbours: number of measured points per point, as in `carry`.
+        reach: distance beyond which a measured point is ignored, metres, as in `carry`.
 
-    Source: Vidanapathirana, Chng, Li, Lucey, "Multi-body neural scene flow", 3DV 2024, the forward Euler integration.
+    Source: Vidanapathirana, Chng, Li, Lucey, "Multi-body neural scene flow", 3DV 2024, the forward
+    Euler integration.
 
     >>> step = FlowStep(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]]), torch.eye(4))
     >>> track(torch.zeros(1, 3), [step]).positions[1]
@@ -165,19 +176,23 @@ def track(
 def carry(
     points: Tensor, step: FlowStep, neighbours: int = 4, reach: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Move points from a sweep to the next by its flow.
+    """Move points from a sweep to the next sweep by its flow.
 
-    A point's flow without the sensor's motion is the mean of its nearest measured points', weighed by one over the squared distance; a
-    point that was measured takes its own. Where the step says what moves, either moving or standing neighbours count, whichever weigh
-    more: the road under a car does not slow it down.
+    The flow of a point without the motion of the sensor is the mean flow of its nearest measured
+    points, with weights of one over the squared distance; a measured point takes its own flow. If
+    the step knows which points move, either the moving or the static neighbours count, whichever
+    weigh more, so the road under a car does not slow the car down.
 
     Args:
-        points: ``(M, 3)``, in the frame of the sweep.
-        neighbours: how many measured points are looked at.
-        reach: metres beyond which a measured point says nothing. A point with none nearer stands in the world.
+        points: points in the frame of the sweep, ``(M, 3)``.
+        step: the sweep with its flow.
+        neighbours: number of measured points per point.
+        reach: distance beyond which a measured point is ignored, metres. A point without a nearer
+            measured point is assumed to stand still in the world.
 
     Returns:
-        The points in the frame of the next sweep, float64 ``(M, 3)``, and which of them had a measured point in reach, ``(M,)``.
+        The points in the frame of the next sweep, float64 ``(M, 3)``, and which of them had a
+        measured point in reach, ``(M,)``.
     """
     moved, seen, _ = _carry(
         points, step, neighbours, reach, torch.zeros(len(points), dtype=torch.bool)
@@ -188,7 +203,10 @@ def carry(
 def _carry(
     points: Tensor, step: FlowStep, neighbours: int, reach: float, moving: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `carry`; those known to move follow moving points where one is in reach. Also gives which points move now, ``(M,)``."""
+    """Carry points as `carry` does, with moving points after moving neighbours if one is in reach.
+
+    Also returns which points move now, ``(M,)``.
+    """
     E, points = (
         check_motion(step.ego_motion, f"{step.name}: the motion of the sensor"),
         points.to(torch.float64),
@@ -209,10 +227,20 @@ def _carry(
 def carry_back(
     points: Tensor, step: FlowStep, neighbours: int = 4, reach: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Move points from the next sweep back to the step's: the inverse of `carry`, from where its measured points arrive.
+    """Move points from the next sweep back to the sweep of the step.
+
+    This is the inverse of `carry`; it interpolates between the places to which the measured points
+    move.
+
+    Args:
+        points: points in the frame of the next sweep, ``(M, 3)``.
+        step: the sweep with its flow.
+        neighbours: as in `carry`.
+        reach: as in `carry`.
 
     Returns:
-        The points in the frame of the step's sweep, float64 ``(M, 3)``, and which of them had a measured point in reach, ``(M,)``.
+        The points in the frame of the sweep of the step, float64 ``(M, 3)``, and which of them had
+        a measured point in reach, ``(M,)``.
 
     >>> step = FlowStep(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]]), torch.eye(4))
     >>> carry_back(torch.tensor([[1.0, 0.0, 0.0]]), step)[0]
@@ -230,7 +258,10 @@ def carry_back(
 
 
 def _measured(step: FlowStep) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The points of a step that carry others: where they are, their flow without the sensor's motion, and whether they move."""
+    """Return the usable points of a step, their residual flow, and whether they move.
+
+    The residual flow is the flow without the motion of the sensor.
+    """
     if step.points.shape != step.flow.shape or (
         step.dynamic is not None and step.dynamic.shape != step.points.shape[:1]
     ):
@@ -249,7 +280,12 @@ def _measured(step: FlowStep) -> tuple[Tensor, Tensor, Tensor | None]:
 def _interpolate(
     points: Tensor, at: Tensor, values: Tensor, moves: Tensor | None, neighbours: int, reach: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The weighted mean of the nearest values, zero where none is in reach, ``(M, 3)``; where one is; and where moving ones won."""
+    """Interpolate values between the nearest points.
+
+    Returns:
+        The weighted mean, ``(M, 3)``, zero if no point is in reach; whether a point is in reach;
+        and whether the moving neighbours weighed more.
+    """
     from scipy.spatial import cKDTree
 
     if neighbours < 1 or not reach > 0:
@@ -268,7 +304,7 @@ def _interpolate(
         weight = torch.where(
             within, 1 / distance.clamp_min(_SAME).square(), torch.zeros_like(distance)
         )
-        # A measured point is carried by itself alone.
+        # A measured point takes its own flow alone.
         weight = torch.where(
             (distance[:, :1] < _SAME).expand_as(weight), (distance < _SAME).to(weight), weight
         )
@@ -287,5 +323,5 @@ def _interpolate(
 
 def _query(tree: Any, points: np.ndarray, k: int, reach: float) -> tuple[Tensor, Tensor]:
     distance, index = tree.query(points, k=[*range(1, k + 1)], distance_upper_bound=reach)
-    # What is not found has an index beyond the last one.
+    # A neighbour that is not found has an index beyond the last point.
     return torch.from_numpy(distance), torch.from_numpy(np.where(np.isfinite(distance), index, 0))

@@ -1,4 +1,4 @@
-"""From a checked scene to its parts: measurements, operator, data term, priors, solver, rule."""
+"""Build the parts of a checked scene: measurements, operator, data term, priors, solver, rule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox import datasets
-from invtoolbox.catalogue import shelves as catalogue
+from invtoolbox.catalogue import shelves
 from invtoolbox.catalogue.documents import CheckedScene
 from invtoolbox.catalogue.presets import build_network, load_preset, load_prior
 from invtoolbox.catalogue.registry import build, lookup
@@ -39,16 +39,16 @@ _SCANS_3D = {"cone-beam": "cone", "parallel-beam-3d": "parallel3d"}
 
 @dataclass(frozen=True)
 class Measured:
-    """What a scene's measurements are, and what is known about them.
+    """Measurements of a scene and the known facts about them.
 
     Attributes:
-        y: ``(1, *operator.range_shape)``.
-        operator: what explains them.
-        noise_std: of ``y``, where it is known.
-        truth: the image that was simulated from, or the reference that comes with the data.
-        segmentation: labels that come with the data.
-        is_photograph: values run from 0 to 1.
-        grid: where the voxels of a volume lie; None for pictures.
+        y: measurements, ``(1, *operator.range_shape)``.
+        operator: forward operator.
+        noise_std: standard deviation of the noise in ``y``; None if it is unknown.
+        truth: image from which ``y`` was simulated, or the reference in the data.
+        segmentation: labels in the data.
+        is_photograph: whether values run from 0 to 1.
+        grid: grid of the voxels of a volume; None for pictures.
     """
 
     y: Tensor
@@ -61,7 +61,7 @@ class Measured:
 
 
 def read(file: SceneFile, source: Source, geometry: ScanGeometry | None = None) -> Measurement:
-    """The item of a data set that a table of the scene names."""
+    """Read the item of a data set that a table of the scene names."""
     opened = open_source(file, source, geometry)
     if not -len(opened) <= source.item < len(opened):
         raise InputError(
@@ -74,11 +74,11 @@ def read(file: SceneFile, source: Source, geometry: ScanGeometry | None = None) 
 def open_source(
     file: SceneFile, source: Source, geometry: ScanGeometry | None = None
 ) -> datasets.DataSet:
-    """The data set that a table of the scene names."""
+    """Open the data set that a table of the scene names."""
     path, reader = None, source.reader
     if source.dataset is not None:
         path = datasets.find_file(source.dataset, source.file)
-        settings = catalogue.find("datasets", source.dataset).read()
+        settings = shelves.find("datasets", source.dataset).read()
         reader = reader or settings.get("readers", {}).get(source.file, settings["reader"])
     else:
         assert source.path is not None
@@ -106,10 +106,10 @@ def open_source(
 
 
 def measure(file: SceneFile) -> Measured:
-    """Read the measurements, or simulate them."""
+    """Read the measurements of a scene, or simulate them."""
     wanted = file.scene.measurements
     if wanted.simulate is not None:
-        return _simulated(file)
+        return _simulate(file)
     item = read(file, wanted, geometry_of(file) or _scan_of_operator(file))
     y, geometry = item.y, item.geometry
     if wanted.crop is not None:
@@ -117,7 +117,7 @@ def measure(file: SceneFile) -> Measured:
             raise InputError(
                 f"{file.path}: a scan is not cropped; choose its views with views = {{ start, stop, step }}"
             )
-        y = _cropped(y, wanted.crop, f"{file.path}: [measurements.crop]")
+        y = _crop(y, wanted.crop, f"{file.path}: [measurements.crop]")
     operator = file.scene.operator
     grid = (
         geometry.grid()
@@ -130,7 +130,7 @@ def measure(file: SceneFile) -> Measured:
         operator is None or operator.name is None or operator.name in _SCANS_3D
     ):
         if operator is not None and operator.name is None:
-            geometry = _changed(geometry, operator.settings, f"{file.path}: [operator]")
+            geometry = _change(geometry, operator.settings, f"{file.path}: [operator]")
         if wanted.views is not None:
             chosen = slice(wanted.views.start, wanted.views.stop, wanted.views.step)
             geometry, y = geometry.with_views(chosen), y[:, :, chosen]
@@ -154,7 +154,7 @@ def measure(file: SceneFile) -> Measured:
         built = _operator(file, y, item.meta.get("pixel_size"))
     noise_std = wanted.noise_std if wanted.noise_std is not None else item.noise_std
     if isinstance(geometry, Geometry3D):
-        grid = geometry.grid()  # as [operator] changed it
+        grid = geometry.grid()  # after the changes of [operator]
     return Measured(
         y,
         built,
@@ -166,7 +166,7 @@ def measure(file: SceneFile) -> Measured:
     )
 
 
-def _simulated(file: SceneFile) -> Measured:
+def _simulate(file: SceneFile) -> Measured:
     from invtoolbox.operators.noise import Gaussian, RelativeGaussian, simulate
 
     wanted = file.scene.measurements.simulate
@@ -178,7 +178,7 @@ def _simulated(file: SceneFile) -> Measured:
     truth = (
         item.y
         if wanted.crop is None
-        else _cropped(item.y, wanted.crop, f"{file.path}: [measurements.simulate.crop]")
+        else _crop(item.y, wanted.crop, f"{file.path}: [measurements.simulate.crop]")
     )
     built = _operator(file, truth, item.meta.get("pixel_size"), item.meta.get("voxel_size"))
     noise = (
@@ -202,7 +202,10 @@ def _simulated(file: SceneFile) -> Measured:
 
 
 def _operator(file: SceneFile, image: Tensor, pixel_size: Any, voxel_size: Any = None) -> Operator:
-    """The operator of the scene for images like ``image``, unless its settings say another shape."""
+    """Return the operator of the scene.
+
+    It takes images like ``image`` unless its settings give another shape.
+    """
     table = file.scene.operator
     assert table is not None and table.name is not None
     name, settings = table.name, dict(table.settings)
@@ -235,7 +238,7 @@ def _operator(file: SceneFile, image: Tensor, pixel_size: Any, voxel_size: Any =
     taken = inspect.signature(lookup("operators", name)).parameters
     for shape in ("image_shape", "shape"):
         if shape in taken and shape not in settings:
-            # Of a blur one channel is enough: it treats them alike.
+            # A blur treats all channels alike, so it is built for one.
             settings[shape] = (1, *image.shape[2:]) if name == "blur" else tuple(image.shape[1:])
     built = _in_table(lambda: build("operators", name, settings), f"{file.path}: [operator]")
     if not isinstance(built, Operator):
@@ -246,7 +249,7 @@ def _operator(file: SceneFile, image: Tensor, pixel_size: Any, voxel_size: Any =
 
 
 def _scan_of_operator(file: SceneFile) -> ScanGeometry | None:
-    """The geometry that [operator] says, where it is a 3D scan of measured projections."""
+    """Return the geometry in [operator] if it is a 3D scan of measured projections."""
     operator = file.scene.operator
     if operator is None or operator.name not in _SCANS_3D:
         return None
@@ -262,7 +265,7 @@ def _scan_3d(file: SceneFile, fields: Mapping[str, Any], name: str) -> ScanGeome
 
 
 def _array(file: SceneFile, key: str, table: dict[str, Any], shape: tuple[int, int]) -> Tensor:
-    """A setting that is an array: a Gaussian, a random mask, or what a file holds."""
+    """Return an array that is a setting: a Gaussian, a random mask, or the content of a file."""
     where = f"{file.path}: operator.{key}"
     if set(table) == {"gaussian"}:
         return gaussian_kernel(table["gaussian"], where)
@@ -287,7 +290,11 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], shape: tuple[int, i
 
 
 def gaussian_kernel(width: Any, where: str) -> Tensor:
-    """A Gaussian of standard deviation ``width`` pixels, cut at four of them, with the sum 1.
+    """Return a Gaussian kernel with the sum 1, cut off at four standard deviations.
+
+    Args:
+        width: standard deviation, pixels.
+        where: place that the width was written in, the beginning of the error message.
 
     >>> gaussian_kernel(1.0, "kernel").shape
     torch.Size([9, 9])
@@ -303,7 +310,10 @@ def gaussian_kernel(width: Any, where: str) -> Tensor:
 
 
 def data_term(file: SceneFile, noise_std: float | None) -> DataTerm:
-    """The data term of a scene; it learns the noise level where it takes one and none is written."""
+    """Return the data term of a scene.
+
+    It gets the noise level if it takes one and the scene gives none.
+    """
     table = file.scene.data_term
     settings = dict(table.settings)
     if (
@@ -317,12 +327,12 @@ def data_term(file: SceneFile, noise_std: float | None) -> DataTerm:
 
 
 def prior(file: SceneFile) -> Prior | None:
-    """The sum of the priors of a scene."""
+    """Return the sum of the priors of a scene."""
     return prior_of(file.scene.prior, file)
 
 
 def prior_of(tables: Sequence[PriorTable], file: CheckedScene[Any]) -> Prior | None:
-    """The sum of priors that tables of a scene file describe."""
+    """Return the sum of the priors that tables of a scene file describe."""
     total: Prior | None = None
     for table in tables:
         settings = dict(table.settings)
@@ -335,7 +345,7 @@ def prior_of(tables: Sequence[PriorTable], file: CheckedScene[Any]) -> Prior | N
         def make(name: str = table.name, settings: dict[str, Any] = settings) -> Any:
             return (
                 load_prior(name, settings)
-                if catalogue.has_prior(name)
+                if shelves.has_prior(name)
                 else build("priors", name, settings)
             )
 
@@ -350,12 +360,12 @@ def prior_of(tables: Sequence[PriorTable], file: CheckedScene[Any]) -> Prior | N
 
 
 def solver(file: SceneFile) -> Solver | None:
-    """The solver of a scene with its settings, without the budgets."""
+    """Return the solver of a scene with its settings, without the budgets."""
     return solver_of(file.scene.solver, file)
 
 
 def solver_of(table: SolverTable, file: CheckedScene[Any]) -> Solver | None:
-    """The solver that a table of a scene file describes."""
+    """Return the solver that a table of a scene file describes."""
     if table.name is None:
         return None
     name, settings = table.name, dict(table.settings)
@@ -363,7 +373,7 @@ def solver_of(table: SolverTable, file: CheckedScene[Any]) -> Solver | None:
     def make() -> Any:
         return (
             load_preset(name, settings)
-            if catalogue.has_preset(name)
+            if shelves.has_preset(name)
             else build("solvers", name, settings)
         )
 
@@ -373,7 +383,7 @@ def solver_of(table: SolverTable, file: CheckedScene[Any]) -> Solver | None:
 
 
 def rule(file: SceneFile) -> float | str | WeightRule:
-    """The weight of the priors, or the rule for it."""
+    """Return the weight of the priors, or the rule for it."""
     table = file.scene.regularization
     if table.weight is not None:
         return table.weight
@@ -391,7 +401,7 @@ def rule(file: SceneFile) -> float | str | WeightRule:
 
 
 def geometry_of(file: SceneFile) -> ScanGeometry | None:
-    """The geometry that a scene gives for its measurements."""
+    """Return the geometry that a scene gives for its measurements."""
     given = file.scene.measurements.geometry
     if given is None:
         return None
@@ -404,7 +414,7 @@ def geometry_of(file: SceneFile) -> ScanGeometry | None:
     return geometry
 
 
-def _changed(geometry: ScanGeometry, settings: Mapping[str, Any], where: str) -> ScanGeometry:
+def _change(geometry: ScanGeometry, settings: Mapping[str, Any], where: str) -> ScanGeometry:
     fields = dataclasses.fields(geometry)  # type: ignore[arg-type]
     known = [field.name for field in fields if field.name not in ("angles", "vectors")]
     for key in settings:
@@ -416,7 +426,7 @@ def _changed(geometry: ScanGeometry, settings: Mapping[str, Any], where: str) ->
     return changed
 
 
-def _cropped(y: Tensor, crop: Crop, where: str) -> Tensor:
+def _crop(y: Tensor, crop: Crop, where: str) -> Tensor:
     rows, columns = y.shape[-2:]
     if crop.top + crop.rows > rows or crop.left + crop.columns > columns:
         raise InputError(
@@ -429,7 +439,7 @@ def _cropped(y: Tensor, crop: Crop, where: str) -> Tensor:
 
 
 def _in_table(make: Any, where: str) -> Any:
-    """What ``make`` gives; its errors begin with the place in the scene file."""
+    """Return the result of ``make``; its errors begin with the place in the scene file."""
     try:
         return make()
     except InputError as error:

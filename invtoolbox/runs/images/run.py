@@ -1,59 +1,39 @@
-"""Run a scene file: read, solve with checkpoints, write the results, measure them."""
+"""Run a scene of images or scans: read, solve with checkpoints, evaluate, write the results."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from invtoolbox import datasets
 from invtoolbox.core.environment import device_named
-from invtoolbox.core.interrupts import Interrupted
 from invtoolbox.datasets.volumes.nifti import check_available
 from invtoolbox.errors import InputError
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.problem import Problem
-from invtoolbox.runs.folder import check_folder, read_json, write_json, write_settings
-from invtoolbox.runs.images import parts as scene_parts
+from invtoolbox.runs.images import parts
 from invtoolbox.runs.images.parts import Measured
-from invtoolbox.runs.images.tables import SceneFile, read_scene
+from invtoolbox.runs.images.tables import Scene, SceneFile
+from invtoolbox.runs.job import SceneJob, read_json, write_json
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
 
 CHECKPOINT = "checkpoint.safetensors"
-#: What a run writes, and so what it may replace.
-FILES = (
-    "scene.json",
-    "metrics.json",
-    "solution.h5",
-    "reconstruction.png",
-    "reconstruction.tif",
-    "reconstruction.nii",
-    "reconstruction.npy",
-    "report.html",
-)
-#: Tables that may differ between a run and its resumption: they do not change what is solved.
-_FREE = (
-    "title",
-    "output",
-    "evaluation",
-    "solver.max_iterations",
-    "solver.tolerance",
-    "solver.time_limit",
-)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A solution, how good it is, and where it was written.
+    """Solution of a scene, its quality, and its files.
 
     Attributes:
-        metrics: by name, one value an item; empty where there is nothing to compare with.
-        files: what was written.
+        solution: the solution.
+        folder: folder of the results.
+        metrics: values by the name of the metric, one per item; empty if there is no reference.
+        files: files that were written; empty if an earlier run was finished.
     """
 
     solution: Solution
@@ -62,98 +42,77 @@ class Outcome:
     files: tuple[Path, ...]
 
 
-def run(
-    scene: str | Path,
-    overrides: Mapping[str, Any] | Iterable[str] = (),
-    output: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Solution:
-    """Run a scene file and write its results; behind `it.run`.
+@dataclass(frozen=True)
+class ImageJob(SceneJob[Scene]):
+    """Run of one scene of images or scans."""
 
-    Args:
-        scene: the path of a TOML file, or the name of a scene of the catalogue.
-        overrides: keys to change, ``{"solver.max_iterations": 200}`` or ``["solver.max_iterations=200"]``.
-        output: folder for the results; by default that of the scene, or ``results/NAME``.
-        resume: go on from the checkpoint in that folder; where the run is finished, give its solution.
-        overwrite: replace the results of an earlier run.
-        progress: show a bar on a terminal.
-
-    Raises:
-        InputError: a fault in the scene or its data; results that are there while neither ``resume`` nor ``overwrite``
-            is given; a disk that is full.
-    """
-    return run_scene(scene, overrides, output, resume, overwrite, progress).solution
-
-
-def run_scene(
-    scene: str | Path,
-    overrides: Mapping[str, Any] | Iterable[str] = (),
-    output: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Outcome:
-    """As `run`, with the metrics and the files that were written."""
-    file = read_scene(scene, overrides)
-    folder = Path(output or file.scene.output.folder or Path("results") / file.name)
-    settings = file.scene.model_dump(mode="json")
-    there = [folder / name for name in (*FILES, CHECKPOINT) if (folder / name).exists()]
-    check_folder(folder, settings, resume, overwrite, there, _FREE)
-    finished = folder / "solution.h5"
-    if resume and finished.exists() and not (folder / CHECKPOINT).exists():
-        metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
-        return Outcome(Solution.load(finished), folder, metrics, ())
-    measured = scene_parts.measure(file)
-    problem = Problem(
-        measured.y, measured.operator, scene_parts.data_term(file, measured.noise_std)
+    files: ClassVar = (
+        "scene.json",
+        "metrics.json",
+        "solution.h5",
+        "reconstruction.png",
+        "reconstruction.tif",
+        "reconstruction.nii",
+        "reconstruction.npy",
+        "report.html",
+        CHECKPOINT,
     )
-    prior, solver, rule = scene_parts.prior(file), scene_parts.solver(file), scene_parts.rule(file)
-    reference, device = _reference(file, measured), device_named(file.scene.device)
-    _check_evaluation(file, problem, reference, measured.segmentation)
-    if "nii" in file.scene.output.formats:
-        check_available()
-    if overwrite:
-        for name in (*FILES, CHECKPOINT):
-            (folder / name).unlink(missing_ok=True)
-    write_settings(folder, settings)
-    budgets = file.scene.solver
-    checkpoint = folder / CHECKPOINT
-    try:
-        solution: Solution = solve(
-            problem,
-            prior=prior,
-            solver=solver,
-            regularization=rule,
-            max_iterations=budgets.max_iterations,
-            tolerance=budgets.tolerance,
-            time_limit=budgets.time_limit,
-            seed=file.scene.seed,
-            device=device,
-            dtype=getattr(torch, file.scene.dtype) if file.scene.dtype else None,
-            checkpoint=Checkpoint(checkpoint),
-            progress=progress,
-        )
-    except KeyboardInterrupt:
-        if not checkpoint.exists():
-            raise Interrupted(
-                "stopped before the first iteration; nothing was computed yet"
+    free: ClassVar = (
+        "title",
+        "output",
+        "evaluation",
+        "solver.max_iterations",
+        "solver.tolerance",
+        "solver.time_limit",
+    )
+    file: SceneFile
+
+    def run(self, progress: bool = True) -> Outcome:
+        """Solve the problem of the scene and write the results, or read those of a finished run."""
+        file, folder, checkpoint = self.file, self.folder, self.folder / CHECKPOINT
+        finished, measures = folder / "solution.h5", folder / "metrics.json"
+        if self.resume and finished.exists() and not checkpoint.exists():
+            metrics = read_json(measures) if measures.exists() else {}
+            return Outcome(Solution.load(finished), folder, metrics, ())
+        measured = parts.measure(file)
+        problem = Problem(measured.y, measured.operator, parts.data_term(file, measured.noise_std))
+        prior, solver, rule = parts.prior(file), parts.solver(file), parts.rule(file)
+        reference, device = _reference(file, measured), device_named(file.scene.device)
+        _check_evaluation(file, problem, reference, measured.segmentation)
+        if "nii" in file.scene.output.formats:
+            check_available()
+        self.start()
+        budgets = file.scene.solver
+        try:
+            solution: Solution = solve(
+                problem,
+                prior=prior,
+                solver=solver,
+                regularization=rule,
+                max_iterations=budgets.max_iterations,
+                tolerance=budgets.tolerance,
+                time_limit=budgets.time_limit,
+                seed=file.scene.seed,
+                device=device,
+                dtype=getattr(torch, file.scene.dtype) if file.scene.dtype else None,
+                checkpoint=Checkpoint(checkpoint),
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            raise self.interrupted(
+                checkpoint.exists(), f"the checkpoint {checkpoint} stays"
             ) from None
-        raise Interrupted(
-            f"stopped; the checkpoint {checkpoint} stays, and --resume goes on from it"
-        ) from None
-    metrics = evaluate(file, solution.x, reference, measured.segmentation)
-    files = _write(file, folder, solution, reference, metrics, measured)
-    if all(status == "converged" for status in solution.status):
-        checkpoint.unlink(missing_ok=True)
-    return Outcome(solution, folder, metrics, files)
+        metrics = evaluate(file, solution.x, reference, measured.segmentation)
+        files = _write(file, folder, solution, reference, metrics, measured)
+        if all(status == "converged" for status in solution.status):
+            checkpoint.unlink(missing_ok=True)
+        return Outcome(solution, folder, metrics, files)
 
 
 def evaluate(
     file: SceneFile, x: Tensor, reference: Tensor | None, segmentation: Tensor | None
 ) -> dict[str, list[float]]:
-    """The metrics that a scene asks for, by name, one value an item."""
+    """Return the metrics of a scene by name, one value per item."""
     from invtoolbox import metrics
 
     wanted = file.scene.evaluation
@@ -182,7 +141,7 @@ def evaluate(
 def _check_evaluation(
     file: SceneFile, problem: Problem, reference: Tensor | None, segmentation: Tensor | None
 ) -> None:
-    """Whether there is what the metrics compare with; said before anything is computed."""
+    """Refuse metrics without a reference of the same shape, before anything is computed."""
     for name in file.scene.evaluation.metrics if file.scene.evaluation is not None else ():
         labels = name == "matthews"
         other = segmentation if labels else reference
@@ -205,7 +164,7 @@ def _check_evaluation(
 def _reference(file: SceneFile, measured: Measured) -> Tensor | None:
     evaluation = file.scene.evaluation
     if evaluation is not None and evaluation.reference is not None:
-        return scene_parts.read(file, evaluation.reference).y
+        return parts.read(file, evaluation.reference).y
     return measured.truth
 
 

@@ -1,20 +1,22 @@
-"""The scene file: a whole runnable problem in TOML, checked before anything is read or computed.
+"""Scene files of images and scans: a whole problem in TOML, checked before anything is read.
 
 The tables, in the order of the work::
 
     title, seed, device, dtype
-    [measurements]            measured: dataset or path, file, item, geometry, views, crop, beam_hardening, noise_std
+    [measurements]            measured: dataset or path, file, item, geometry, views, crop,
+                              beam_hardening, noise_std
     [measurements.simulate]   or simulated: dataset or path of the truth, and the noise
-    [operator]                needed where the measurements do not bring it
+    [operator]                needed unless the measurements contain it
     [data_term]               least squares by default
     [[prior]]                 one or several: name, weight, settings
-    [solver]                  chosen where not given: name, settings, budgets
+    [solver]                  name, settings, budgets; chosen by default
     [regularization]          weight, or rule and its settings
     [output]                  folder, formats, window
     [evaluation]              metrics, reference, border, mask
 
-`scene_run` runs it. ``--set key=value`` changes a key by its dotted name: ``prior.weight=0.1``, ``solver.name="fista"``,
-``measurements.views.step=2``; of several priors, ``prior.tv.weight`` or ``prior.0.weight`` says which.
+`invtoolbox.runs.images.run.ImageJob` runs a scene. ``--set key=value`` changes a key by its dotted
+name: ``prior.weight=0.1``, ``solver.name="fista"``, ``measurements.views.step=2``. Of several
+priors, ``prior.tv.weight`` or ``prior.0.weight`` names one.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from invtoolbox.catalogue.documents import Alone, CheckedScene, Named, Several, 
 
 
 class Source(Table):
-    """Where an array is read from: a data set of the catalogue, or a path."""
+    """Source of an array: a data set of the catalogue, or a path."""
 
     dataset: str | None = None
     path: str | None = None
@@ -54,7 +56,7 @@ class Source(Table):
 
 
 class Crop(Table):
-    """A rectangle of a picture, in pixels."""
+    """Rectangle of a picture, in pixels."""
 
     top: int = Field(0, ge=0)
     left: int = Field(0, ge=0)
@@ -63,7 +65,7 @@ class Crop(Table):
 
 
 class Views(Table):
-    """Which views of a scan are used; counted from 0, ``stop`` is not included."""
+    """Choice of the views of a scan, counted from 0; ``stop`` is not included."""
 
     start: int = Field(0, ge=0)
     stop: int | None = Field(None, ge=1)
@@ -71,14 +73,17 @@ class Views(Table):
 
 
 class Hardening(Table):
-    """The polynomial against beam hardening; `invtoolbox.processing.fit_beam_hardening` finds it from a homogeneous object."""
+    """Polynomial against beam hardening.
+
+    `invtoolbox.processing.fit_beam_hardening` fits it to a homogeneous object.
+    """
 
     coefficients: list[float] = Field(min_length=1)
     largest: float = Field(gt=0)
 
 
 class Simulate(Source):
-    """Measurements made from a true image: the operator is applied, and noise added."""
+    """Simulated measurements: the operator applied to a true image, and noise."""
 
     noise: float | None = Field(None, ge=0)
     noise_std: float | None = Field(None, ge=0)
@@ -97,7 +102,7 @@ class Simulate(Source):
 
 
 class Measurements(Source):
-    """What was measured, or how it is simulated."""
+    """Measurements that are read, or simulated."""
 
     geometry: str | dict[str, Any] | None = None
     noise_std: float | None = Field(None, gt=0)
@@ -116,24 +121,26 @@ class Measurements(Source):
 
 
 class Operator(Named):
-    """The forward operator and its settings; without a name, changes to the geometry that the data bring."""
+    """Forward operator and its settings; without a name, changes to the geometry in the data."""
 
     name: str | None = None
 
 
 class DataTerm(Named):
+    """Data term by its name in ``invtoolbox list data_terms``, and its settings."""
+
     name: str = "least-squares"
 
 
 class Prior(Named):
-    """A prior by its name in ``invtoolbox list priors``, its weight and its settings."""
+    """Prior by its name in ``invtoolbox list priors``, its weight and its settings."""
 
     name: str
     weight: float | None = Field(None, ge=0)
 
 
 class Solver(Named):
-    """A solver or a preset by name, its settings, and the budgets of the run."""
+    """Solver or preset by its name, its settings, and the budgets of the run."""
 
     name: str | None = None
     max_iterations: int | None = Field(None, ge=0)
@@ -152,7 +159,7 @@ class Solver(Named):
 
 
 class Regularization(Named):
-    """The weight of the priors: a number, or a rule and its settings."""
+    """Weight of the priors: a number, or a rule and its settings."""
 
     weight: float | None = Field(None, ge=0)
     rule: str | None = None
@@ -169,7 +176,10 @@ class Regularization(Named):
 
 
 class Output(Table):
-    """Where results go, and in which formats; h5 is the whole solution, html the report, png of a volume its middle slice."""
+    """Folder and formats of the results.
+
+    h5 is the whole solution, html the report, png of a volume its middle slice.
+    """
 
     folder: str | None = None
     formats: list[Literal["h5", "png", "tif", "nii", "npy", "html"]] = Field(["h5", "png", "html"])
@@ -177,7 +187,10 @@ class Output(Table):
 
 
 class Evaluation(Table):
-    """How the result is measured against a reference: the truth, or what comes with the data, by default."""
+    """Metrics against a reference.
+
+    The default is the truth of a simulation, or the reference in the data.
+    """
 
     metrics: list[
         Literal["psnr", "ssim", "rmse", "mae", "relative_error", "correlation", "matthews"]
@@ -188,7 +201,7 @@ class Evaluation(Table):
 
 
 class Scene(Table):
-    """A scene file."""
+    """Scene file of an image or a scan."""
 
     title: str | None = None
     measurements: Measurements
@@ -216,19 +229,20 @@ class Scene(Table):
 
 
 class SceneFile(CheckedScene[Scene]):
-    """A checked scene of measurements and what is to be made of them."""
+    """Checked scene of an image or a scan."""
 
 
 def read_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> SceneFile:
     """Read and check a scene file.
 
     Args:
-        scene: the path of a TOML file, or the name of a scene of the catalogue.
-        overrides: ``{"prior.weight": 0.1}``, or lines ``"prior.weight=0.1"`` as ``--set`` takes them.
+        scene: path of a TOML file, or name of a scene of the catalogue.
+        overrides: keys to change, ``{"prior.weight": 0.1}``, or lines ``"prior.weight=0.1"`` as in
+            ``--set``.
 
     Raises:
-        InputError: where the file is missing or not TOML, a key is unknown (with the nearest known ones), or a value
-            does not fit; in one sentence that names file and key.
+        InputError: the file is missing or no TOML, a key is unknown, or a value does not fit. The
+            sentence names file and key, and the nearest known keys.
 
     >>> read_scene("deblur-camera", {"prior.weight": 0.1}).scene.prior[0].weight
     0.1

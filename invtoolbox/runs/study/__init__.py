@@ -1,24 +1,24 @@
 """Studies: one computation for every item of a data set, with one result file per item.
 
 `run_study` owns the order and the resumption; items are computed in this process or by Dask workers
-(`invtoolbox.runs.study.workers`). A result file is written next to its final place, moved there, and carries a
-checksum of its arrays: a file that a killed process or a full disk cut short does not count as done. An item gives
-the same file, bit for bit, for any number of workers, because every worker computes with the same number of threads.
+(`invtoolbox.runs.study.workers`). A result file is written next to its final place, moved there,
+and carries a checksum of its arrays: a file that a killed process or a full disk cut short does not
+count as done. An item gives the same file, bit for bit, for any number of workers, because every
+worker computes with the same number of threads.
 
 A folder of results holds::
 
-    study.json           what is computed: names of the items, settings, versions
-    study.log            when each item started, finished or failed, one JSON object per line
-    slice-0000.h5 ...    one result file per item: x, iterations, and attributes; or another `ResultFormat`
+    study.json           the computation: names of the items, settings, versions
+    study.log            times at which items started, finished or failed, one JSON object per line
+    slice-0000.h5 ...    one result file per item: x, iterations, attributes; or another format
 """
 
 from __future__ import annotations
 
 from invtoolbox.core.interrupts import Interrupted
-from invtoolbox.runs.study.driver import Study, run_study
+from invtoolbox.runs.study.driver import Item, Report, Study, run_study
 from invtoolbox.runs.study.results import Answer, ResultFormat, read_result
 from invtoolbox.runs.study.slices import map_slices
-from invtoolbox.runs.study.workers import Item, Report
 
 __all__ = [
     "Answer",

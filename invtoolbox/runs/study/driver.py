@@ -1,15 +1,19 @@
-"""The driver of a study: what is done, in which order, what is there already, and how each item ended."""
+"""Run a study: do every item without a whole result file, in this process or on Dask workers."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
+import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +25,108 @@ from invtoolbox.core.environment import versions
 from invtoolbox.core.interrupts import Interrupted
 from invtoolbox.datasets.volumes.volume import Grid, Volume
 from invtoolbox.errors import InputError
-from invtoolbox.runs.folder import differences, read_json, write_json
+from invtoolbox.runs.job import check_choice, differences, read_json, write_json
 from invtoolbox.runs.study.results import Hdf5Results, ResultFormat
-from invtoolbox.runs.study.workers import LOCKS, Item, Report, Task, perform, spread
+from invtoolbox.runs.study.workers import spread
+
+#: Folder of the locks of items, inside the folder of the results.
+LOCKS = ".locks"
+
+
+@dataclass(frozen=True)
+class Item:
+    """Item of a study.
+
+    Attributes:
+        name: name of the item, and of its result file.
+        arguments: arguments of the work.
+    """
+
+    name: str
+    arguments: tuple[Any, ...]
+
+
+class Items(Sequence[Item]):
+    """Items that are made when they are read.
+
+    Args:
+        names: names of all items.
+        arguments: function that returns the arguments of the item with a given number.
+    """
+
+    def __init__(self, names: list[str], arguments: Callable[[int], tuple[Any, ...]]) -> None:
+        self.names, self._arguments = names, arguments
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: Any) -> Any:
+        return Item(self.names[index], self._arguments(index))
+
+
+def parse_items(items: str | Sequence[int], count: int, where: str) -> list[int]:
+    """Return the numbers of the chosen items.
+
+    Args:
+        items: ``"all"``, a slice of Python, numbers joined by commas, or numbers.
+        count: number of items.
+        where: name of the data, for error messages.
+
+    >>> parse_items("0:10:4", 9, "here"), parse_items("5,2", 9, "here")
+    ([0, 4, 8], [5, 2])
+    """
+    if isinstance(items, str):
+        try:
+            if items == "all":
+                found = list(range(count))
+            elif ":" in items:
+                parts = [int(p) if p.strip() else None for p in items.split(":")]
+                found = list(range(count)[slice(*parts)])
+            else:
+                found = [int(p) for p in items.split(",")]
+        except (ValueError, TypeError):
+            raise InputError(
+                f"items are all, START:STOP, START:STOP:STEP or numbers joined by commas, got {items!r}"
+            ) from None
+    else:
+        found = [int(k) for k in items]
+    for k in found:
+        if not 0 <= k < count:
+            raise InputError(f"item {k} is asked for, and {where} has {count}, counted from 0")
+    if not found:
+        raise InputError(f"the items {items!r} are none of the {count} of {where}")
+    return found
+
+
+@dataclass(frozen=True)
+class Report:
+    """How one item ended.
+
+    Attributes:
+        name: name of the item.
+        outcome: ``done``, ``kept`` (a whole result file existed already) or ``failed``.
+        seconds: seconds of work.
+        facts: facts in the result file.
+        error: reason of a failure, one sentence.
+        trace: traceback of a failure.
+    """
+
+    name: str
+    outcome: str
+    seconds: float = 0.0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A finished study: a report an item, in the order of the items, and the result files.
+    """Finished study: one report per item, in the order of the items, and the result files.
+
+    Attributes:
+        folder: folder of the result files.
+        reports: reports of all items.
+        results: format of the result files.
 
     >>> study = Study(Path("results"), (Report("slice-0000", "done"),))
     >>> len(study), study.failed, str(study.file(0))
@@ -41,27 +139,52 @@ class Study:
 
     @property
     def failed(self) -> tuple[Report, ...]:
+        """Reports of the items that failed."""
         return tuple(r for r in self.reports if r.outcome == "failed")
 
     def file(self, index: int) -> Path:
-        """The result file of an item."""
+        """Return the path of an item's result file."""
         return self.folder / f"{self.reports[index].name}{self.results.suffix}"
 
     def __len__(self) -> int:
         return len(self.reports)
 
     def __getitem__(self, index: int) -> Any:
-        """What came of an item, read from its file: an `Answer`, or what the format of the results says."""
+        """Read an item's result file: an `Answer`, or the type of the format of the results."""
         return self.results.read(self.file(index))
 
     def volume(self) -> Volume:
-        """The images of all items as the slices of a volume, read one by one; for `it.datasets.write`."""
+        """Return the images of all items as the slices of a volume, for `it.datasets.write`.
+
+        The slices are read one by one.
+        """
         return _Slices(self)
 
     def stack(self) -> Tensor:
-        """The images of all items, ``(items, channel, *space)``."""
+        """Return the images of all items, ``(items, channel, *space)``."""
         return torch.cat(
             [torch.as_tensor(np.asarray(self[k].arrays["x"])) for k in range(len(self))]
+        )
+
+
+class _Slices(Volume):
+    """Result files of a study as a volume."""
+
+    format_name = "result"
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        first = np.asarray(study[0].arrays["x"])
+        if first.ndim != 4 or first.shape[:2] != (1, 1):
+            raise InputError(
+                f"{study.file(0)}: an image of shape {first.shape} is no slice of a volume; give a folder as --output"
+            )
+        shape = (len(study), first.shape[2], first.shape[3])
+        super().__init__(study.folder, shape, Grid(unit="voxel"), "as computed")
+
+    def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
+        return np.concatenate(
+            [np.asarray(self._study[k].arrays["x"])[0] for k in range(start, stop)]
         )
 
 
@@ -82,15 +205,28 @@ def run_study(
     """Do the work of every item that has no whole result file yet.
 
     Args:
-        work: takes the arguments of an item and gives a `Solution`, an image or an `Answer` (or what else `results` can keep).
-        items: with names that differ.
-        description: plain values that say what is computed; a folder is resumed only with an equal one.
-        clear: removes what else an item of that name left, where results are replaced.
-        results: how they are kept; in HDF5 files by default.
+        work: function of an item's arguments that returns a `Solution`, an image or an `Answer`, or
+            another type that `results` can write.
+        items: items with distinct names.
+        folder: folder for the result files.
+        description: plain values that describe the computation; a folder is resumed only with equal
+            ones.
+        workers: number of processes; with 1 and no cluster, the work is done in this process,
+            without Dask.
+        cluster: address of a Dask scheduler, such as ``tcp://host:8786``; `workers` is then
+            ignored.
+        threads: number of threads per worker, for the arithmetic of one item.
+        resume: keep the whole result files in the folder.
+        overwrite: replace earlier results.
+        progress: show a bar on a terminal.
+        clear: function of an item's name that removes its other files if earlier results are
+            replaced.
+        results: format of the result files, HDF5 by default.
 
     Raises:
-        InputError: results are there and neither `resume` nor `overwrite` is given, or they are those of another study.
-        Interrupted: Ctrl-C; results that are done stay.
+        InputError: results exist and neither `resume` nor `overwrite` is given, or they belong to
+            another study.
+        Interrupted: Ctrl-C; finished results stay.
     """
     folder, kept = Path(folder).expanduser().absolute(), results or Hdf5Results()
     names = [
@@ -106,92 +242,132 @@ def run_study(
             )
     pending = [k for k in range(len(items)) if k not in reports]
     if not pending:
-        return _finished(folder, names, reports, kept)
-    tasks = _Tasks(pending, items, work, folder, fingerprint, threads, kept)
-    with _bar(len(items), len(reports), progress) as tell:
+        return _finish(folder, names, reports, kept)
+    if workers < 1 or threads < 1:
+        raise InputError(
+            f"{workers} workers of {threads} threads are asked for; give at least one of each"
+        )
+    left = Items([names[k] for k in pending], lambda number: items[pending[number]].arguments)
+    perform = partial(perform_item, work, folder, fingerprint, threads, kept)
+    alone = cluster is None and workers == 1
+    ended = (
+        _perform_here(perform, left, threads)
+        if alone
+        else spread(perform, left, workers, cluster, threads)
+    )
+    with _bar(len(items), len(reports), progress) as update:
         try:
-            for number, ended in spread(perform, tasks, workers, cluster, threads):
+            for number, found in ended:
                 k = pending[number]
-                reports[k] = (
-                    ended
-                    if isinstance(ended, Report)
-                    else Report(
-                        names[k],
-                        "failed",
-                        error=f"its worker was lost ({' '.join(str(ended).split())[:200]}); it may have needed more "
-                        "memory than there is",
-                    )
-                )
-                tell(reports[k])
+                reports[k] = found if isinstance(found, Report) else _report_loss(names[k], found)
+                update(reports[k])
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped; {len(reports)} of {len(items)} results are in {folder}, and --resume (resume=True) goes on "
                 "from them"
             ) from None
-    return _finished(folder, names, reports, kept)
+    return _finish(folder, names, reports, kept)
 
 
-class _Slices(Volume):
-    """The result files of a study as a volume."""
+def perform_item(
+    work: Callable[..., Any],
+    folder: Path,
+    fingerprint: str,
+    threads: int,
+    results: ResultFormat,
+    item: Item,
+) -> Report:
+    """Do one item and write its result file; a failure is reported, not raised.
 
-    format_name = "result"
-
-    def __init__(self, study: Study) -> None:
-        self._study = study
-        first = np.asarray(study[0].arrays["x"])
-        if first.ndim != 4 or first.shape[:2] != (1, 1):
-            raise InputError(
-                f"{study.file(0)}: an image of shape {first.shape} is no slice of a volume; give a folder as --output"
-            )
-        super().__init__(
-            study.folder,
-            (len(study), first.shape[2], first.shape[3]),
-            Grid(unit="voxel"),
-            "as computed",
-        )
-
-    def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
-        return np.concatenate(
-            [np.asarray(self._study[k].arrays["x"])[0] for k in range(start, stop)]
-        )
-
-
-class Items(Sequence[Item]):
-    """Items that are made when they are asked for."""
-
-    def __init__(self, names: list[str], arguments: Callable[[int], tuple[Any, ...]]) -> None:
-        self.names, self._arguments = names, arguments
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: Any) -> Any:
-        return Item(self.names[index], self._arguments(index))
+    Args:
+        work: function of the item's arguments.
+        folder: folder of the result files.
+        fingerprint: fingerprint of the study, which the result file carries.
+        threads: number of threads.
+        results: format of the result file.
+        item: the item.
+    """
+    name, path = item.name, folder / f"{item.name}{results.suffix}"
+    began = time.monotonic()
+    with _lock(folder / LOCKS / name), limit_threads(threads):
+        # A worker whose driver was killed may have finished the item in the meantime.
+        with contextlib.suppress(InputError):
+            return Report(name, "kept", facts=results.facts(path, fingerprint))
+        _log(folder, name, "begun")
+        try:
+            facts = results.write(path, work(*item.arguments), name, fingerprint)
+        except Exception as error:  # the work is a user's function and may raise anything
+            _log(folder, name, "failed")
+            sentence = " ".join(str(error).split()) or type(error).__name__
+            if not isinstance(error, InputError):
+                sentence = f"{type(error).__name__}: {sentence}"
+            seconds, trace = time.monotonic() - began, traceback.format_exc()
+            return Report(name, "failed", seconds, error=sentence, trace=trace)
+        _log(folder, name, "done")
+    return Report(name, "done", time.monotonic() - began, facts)
 
 
-class _Tasks(Sequence[Task]):
-    """The tasks of the pending items, made one by one."""
+@contextmanager
+def limit_threads(threads: int) -> Iterator[None]:
+    """Set the number of threads of torch and NumPy within a block.
 
-    def __init__(
-        self,
-        pending: list[int],
-        items: Sequence[Item],
-        work: Callable[..., Any],
-        folder: Path,
-        fingerprint: str,
-        threads: int,
-        results: ResultFormat,
-    ) -> None:
-        self._pending, self._items = pending, items
-        self._rest = (work, folder, fingerprint, threads, results)
+    Sums depend on it in the last bit.
+    """
+    before = torch.get_num_threads()
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError):
+            from threadpoolctl import threadpool_limits
 
-    def __len__(self) -> int:
-        return len(self._pending)
+            stack.enter_context(threadpool_limits(threads))
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
-    def __getitem__(self, index: Any) -> Any:
-        if index >= len(self._pending):
-            raise IndexError(index)
-        return Task(self._items[self._pending[index]], *self._rest)
+
+def _perform_here(
+    perform: Callable[[Item], Report], items: Items, threads: int
+) -> Iterator[tuple[int, Report]]:
+    """Do items in this process, one after another."""
+    with limit_threads(threads):
+        for number in range(len(items)):
+            yield number, perform(items[number])
+
+
+def _report_loss(name: str, error: object) -> Report:
+    """Return the report of an item whose worker died."""
+    reason = " ".join(str(error).split())[:200]
+    sentence = f"its worker was lost ({reason}); it may have needed more memory than there is"
+    return Report(name, "failed", error=sentence)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Let only one process at a time work on an item.
+
+    The lock of a process that dies is released.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a Unix system
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _log(folder: Path, name: str, event: str) -> None:
+    entry = {"item": name, "event": event, "time": round(time.time(), 3), "process": os.getpid()}
+    # One write at the end of the file: lines of several workers do not mix.
+    handle = os.open(folder / "study.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(handle, (json.dumps(entry) + "\n").encode())
+    finally:
+        os.close(handle)
 
 
 def _check_names(names: list[str]) -> None:
@@ -214,27 +390,22 @@ def _prepare(
     clear: Callable[[str], None] | None,
     suffix: str,
 ) -> str:
-    """Make the folder, and give the fingerprint that its result files carry."""
-    if resume and overwrite:
-        raise InputError(
-            "resume goes on from earlier results and overwrite replaces them; give one of them"
-        )
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"the output {folder} is a file; give a folder")
-    # The number of items may grow; what each of them is may not change.
+    """Make the folder and return the fingerprint that its result files carry."""
+    check_choice(folder, resume, overwrite)
+    # The number of items may grow; the computation of each item may not change.
     content = json.loads(json.dumps(dict(description), sort_keys=True))
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     notes = folder / "study.json"
     known = read_json(notes) if notes.exists() and not overwrite else {}
-    there = [
+    existing = [
         n
         for n in dict.fromkeys([*names, *known.get("items", ())])
         if (folder / f"{n}{suffix}").exists()
     ]
-    if known and there:
+    if known and existing:
         if not resume:
             raise InputError(
-                f"{folder} holds a study already ({len(there)} of {len(known.get('items', names))} results); give "
+                f"{folder} holds a study already ({len(existing)} of {len(known.get('items', names))} results); give "
                 "--resume to go on from it, --overwrite to replace it, or another --output"
             )
         before = known.get("description")
@@ -244,9 +415,9 @@ def _prepare(
                 f"{folder} holds another study ({first} differs); resume it with the same settings and data, or give "
                 "--overwrite to start anew"
             )
-    elif there and not overwrite:
+    elif existing and not overwrite:
         raise InputError(
-            f"{folder / there[0]}{suffix} is there, and no study.json says what it is; give another --output, or "
+            f"{folder / existing[0]}{suffix} exists, and no study.json describes it; give another --output, or "
             "--overwrite to replace it"
         )
     if overwrite:
@@ -261,13 +432,15 @@ def _prepare(
     return fingerprint
 
 
-def _finished(
+def _finish(
     folder: Path, names: list[str], reports: Mapping[int, Report], results: ResultFormat
 ) -> Study:
+    """Return the finished study, and remove hidden files if no item failed."""
     ordered = tuple(reports[k] for k in range(len(names)))
     if not any(r.outcome == "failed" for r in ordered):
         shutil.rmtree(folder / LOCKS, ignore_errors=True)
-        # All results are there, so nobody writes any more: hidden files are those of workers that were killed as they wrote.
+        # All results exist, so the hidden files belong to workers that were killed while they
+        # wrote.
         for left in folder.glob(f".*{results.suffix}.*.tmp"):
             if left.name[1:].rsplit(f"{results.suffix}.", 1)[0] in names:
                 left.unlink(missing_ok=True)
@@ -278,15 +451,15 @@ def _finished(
 def _bar(total: int, done: int, enabled: bool) -> Iterator[Callable[[Report], None]]:
     from tqdm.auto import tqdm
 
-    # `disable=None` lets tqdm look whether the output is a terminal.
+    # With `disable=None` tqdm shows the bar on a terminal only.
     with tqdm(
         total=total, initial=done, unit="item", leave=False, disable=None if enabled else True
     ) as bar:
 
-        def tell(report: Report) -> None:
+        def update(report: Report) -> None:
             if report.outcome == "failed":
                 bar.write(f"{report.name} failed: {report.error}")
             bar.set_postfix_str(f"{report.name} {report.outcome}", refresh=False)
             bar.update()
 
-        yield tell
+        yield update

@@ -1,6 +1,6 @@
-"""The result file of one item of a study: whole or not counted, and the same bytes for the same answer.
+"""Result files of a study: whole or not counted, and the same bytes for the same result.
 
-What a study keeps of an item is the business of its `ResultFormat`; that of images is `Hdf5Results`.
+A `ResultFormat` defines the content of the files; the format of images is `Hdf5Results`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,14 @@ _FORMAT = "invtoolbox result 1"
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one item: arrays by name, ``x`` among them, and facts that JSON can hold.
+    """Result of one item.
 
-    Both are functions of the item alone; times and names of machines are in the log, so that result files can be compared.
+    Arrays and facts depend on the item alone; times and names of machines are in the log, so that
+    result files can be compared.
+
+    Attributes:
+        arrays: arrays by name; one of them is ``x``.
+        facts: plain values that JSON can hold.
     """
 
     arrays: Mapping[str, Any]
@@ -37,26 +42,33 @@ class Answer:
 
 
 class ResultFormat(Protocol):
-    """How the result of an item is kept: one file an item, from which what it holds can be told without computing it again.
+    """Format of result files, one file per item.
 
-    A format travels to the workers, so it holds plain values. Its files must be functions of the item alone: the same result gives
-    the same bytes.
+    The facts of an item can be read without computing it again. A format is sent to the workers, so
+    it holds plain values. Its files must depend on the item alone: the same result gives the same
+    bytes.
 
     Attributes:
-        suffix: of the file's name, with the dot.
+        suffix: suffix of the file's name, with the dot.
     """
 
     @property
     def suffix(self) -> str: ...
 
     def write(self, path: Path, result: Any, name: str, fingerprint: str) -> Mapping[str, Any]:
-        """Write what the work gave, whole or not at all, over what is there; gives the facts that `facts` finds again."""
+        """Write a result atomically over an earlier file.
+
+        Returns the facts that `facts` reads.
+        """
 
     def facts(self, path: Path, fingerprint: str) -> Mapping[str, Any]:
-        """The facts of a file; an `InputError` where it is not there, not whole, or of another study or item."""
+        """Return the facts of a file.
+
+        Raises an `InputError` if it is missing or not whole, or of another study or item.
+        """
 
     def read(self, path: Path) -> Any:
-        """What the file holds; an `InputError` where it is not whole."""
+        """Return the content of a file; an `InputError` if it is not whole."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,7 @@ class Hdf5Results:
 
 
 def answer_of(result: Solution | Tensor | np.ndarray | Answer) -> Answer:
-    """The answer that a solution or an image is."""
+    """Convert the result of the work, a solution, an image or an answer, to an answer."""
     if isinstance(result, Answer):
         return result
     if isinstance(result, Solution):
@@ -103,7 +115,14 @@ def answer_of(result: Solution | Tensor | np.ndarray | Answer) -> Answer:
 
 
 def write_result(path: Path, answer: Answer, name: str, fingerprint: str) -> None:
-    """Write a result file: the same answer gives the same bytes."""
+    """Write a result file; the same answer gives the same bytes.
+
+    Args:
+        path: the file.
+        answer: the result.
+        name: name of the item.
+        fingerprint: fingerprint of the study.
+    """
     arrays = {
         key: value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
         for key, value in answer.arrays.items()
@@ -122,8 +141,12 @@ def write_result(path: Path, answer: Answer, name: str, fingerprint: str) -> Non
 def read_result(path: str | Path, fingerprint: str | None = None) -> Answer:
     """Read a result file.
 
+    Args:
+        path: the file.
+        fingerprint: fingerprint of the study; None to accept any study.
+
     Raises:
-        InputError: it is not there, not whole, or (where a fingerprint is given) of another study.
+        InputError: the file is missing or not whole, or belongs to another study or item.
     """
     path = require_file(path)
     with decoding(path, "result"), open_hdf5(path) as file:

@@ -1,149 +1,104 @@
-"""Scene files as a study: every item of a scene's data set, or every scene of a list."""
+"""Studies of scenes of images and scans: every item of a data set, or every scene of a list."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from invtoolbox.catalogue.documents import parse_override
 from invtoolbox.errors import InputError
-from invtoolbox.runs.images import parts as scene_parts
-from invtoolbox.runs.images import run as scene_run
+from invtoolbox.runs.images import parts
+from invtoolbox.runs.images.run import ImageJob
 from invtoolbox.runs.images.tables import SceneFile, read_scene
-from invtoolbox.runs.study.driver import Items, Study, run_study
+from invtoolbox.runs.job import Request
+from invtoolbox.runs.study.driver import Items, Study, parse_items, run_study
 from invtoolbox.runs.study.results import Answer, answer_of
-from invtoolbox.solution import Solution
-
-Overrides = Mapping[str, Any] | Iterable[str]
 
 
-def run(
-    scene: str | Path | Sequence[str | Path],
-    overrides: Overrides = (),
-    output: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-    items: str | Sequence[int] | None = None,
-    workers: int | None = None,
-    cluster: str | None = None,
-    threads: int = 1,
-) -> Solution | Study:
-    """Run scene files of measurements; arguments, answer and errors as of `invtoolbox.runs.run.run`, which sees to those of sweeps."""
-    if isinstance(scene, (str, Path)):
-        if items is None and workers is None and cluster is None:
-            return scene_run.run(scene, overrides, output, resume, overwrite, progress)
-        scene = [scene]
-    return run_scenes(
-        list(scene),
-        overrides,
-        output,
-        items,
-        workers or 1,
-        cluster,
-        threads,
-        resume,
-        overwrite,
-        progress,
-    )
+def prepare(
+    scenes: Sequence[str | Path], request: Request, is_list: bool
+) -> ImageJob | ImageStudyJob:
+    """Read and check scenes of images or scans, and return their job.
 
-
-def run_scenes(
-    scenes: Sequence[str | Path],
-    overrides: Overrides = (),
-    output: str | Path | None = None,
-    items: str | Sequence[int] | None = None,
-    workers: int = 1,
-    cluster: str | None = None,
-    threads: int = 1,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Study:
-    """As `run`, always as a study.
-
-    Several scenes leave in the folder what each writes when it is run alone, in a folder of its name, besides the result
-    files. Items of one scene leave the result files, and those only if the scene says `output.formats`.
+    Args:
+        scenes: paths or names.
+        request: how the scenes are to be run.
+        is_list: whether a list was given, which makes a study even of one scene.
     """
-    changes = dict(overrides) if isinstance(overrides, Mapping) else list(overrides)
-    files = [read_scene(scene, changes) for scene in scenes]
-    if not files:
-        raise InputError("there is nothing to do: no scene was given")
-    if len(files) > 1 and items is not None:
-        raise InputError("items are those of one scene; give one scene, or several without items")
-    if len(files) == 1:
-        file = files[0]
-        folder = Path(output or file.scene.output.folder or Path("results") / file.name)
-        chosen = parse_items(items or "all", len(_open(file)), str(file.path))
-        names = [f"{file.name}-{k:04d}" for k in chosen]
-        keep = "formats" in file.scene.output.model_fields_set
-    else:
-        folder, chosen, keep = Path(output or Path("results") / "study"), [], True
-        names = [file.name for file in files]
-    folder = folder.expanduser().absolute()
-
-    def arguments(number: int) -> tuple[Any, ...]:
-        which = files[0] if chosen else files[number]
-        changed = _with_item(which, changes, chosen[number]) if chosen else changes
-        return which.path.absolute(), changed, folder / names[number], keep
-
-    description = {"scenes": {file.name: _settings(file, bool(chosen)) for file in files}}
-    return run_study(
-        _do_scene,
-        Items(names, arguments),
-        folder,
-        description,
-        workers,
-        cluster,
-        threads,
-        resume,
-        overwrite,
-        progress,
-        clear=lambda name: _clear(folder / name),
-    )
+    if not is_list and not request.is_study:
+        return ImageJob.prepare(read_scene(scenes[0], request.overrides), request)
+    return ImageStudyJob(list(scenes), request)
 
 
-def parse_items(items: str | Sequence[int], count: int, where: str) -> list[int]:
-    """Numbers out of ``"all"``, a slice of Python, numbers joined by commas, or numbers.
+@dataclass(frozen=True)
+class ImageStudyJob:
+    """Study of one scene's items, or of several scenes.
 
-    >>> parse_items("0:10:4", 9, "here"), parse_items("5,2", 9, "here")
-    ([0, 4, 8], [5, 2])
+    Several scenes leave in the folder, next to the result files, what each of them writes when it
+    is run alone, in a folder of its name. The items of one scene leave result files, and other
+    files only if the scene has `output.formats`.
+
+    Attributes:
+        scenes: paths or names of the scenes.
+        request: how the scenes are to be run.
     """
-    if isinstance(items, str):
-        try:
-            if items == "all":
-                found = list(range(count))
-            elif ":" in items:
-                parts = [int(p) if p.strip() else None for p in items.split(":")]
-                found = list(range(count)[slice(*parts)])
-            else:
-                found = [int(p) for p in items.split(",")]
-        except (ValueError, TypeError):
+
+    scenes: Sequence[str | Path]
+    request: Request
+
+    def run(self, progress: bool = True) -> Study:
+        """Run the items that have no whole result file yet."""
+        request, given = self.request, self.request.overrides
+        changes = dict(given if isinstance(given, Mapping) else map(parse_override, given))
+        files = [read_scene(scene, changes) for scene in self.scenes]
+        if not files:
+            raise InputError("there is nothing to do: no scene was given")
+        if len(files) > 1 and request.items is not None:
             raise InputError(
-                f"items are all, START:STOP, START:STOP:STEP or numbers joined by commas, got {items!r}"
-            ) from None
-    else:
-        found = [int(k) for k in items]
-    for k in found:
-        if not 0 <= k < count:
-            raise InputError(f"item {k} is asked for, and {where} has {count}, counted from 0")
-    if not found:
-        raise InputError(f"the items {items!r} are none of the {count} of {where}")
-    return found
+                "items are those of one scene; give one scene, or several without items"
+            )
+        if len(files) == 1:
+            file, folder = files[0], request.folder(files[0])
+            chosen = parse_items(request.items or "all", len(_open(file)), str(file.path))
+            names = [f"{file.name}-{k:04d}" for k in chosen]
+            keep = "formats" in file.scene.output.model_fields_set
+        else:
+            folder, chosen, keep = Path(request.output or Path("results") / "study"), [], True
+            names = [file.name for file in files]
+        folder = folder.expanduser().absolute()
 
+        def arguments(number: int) -> tuple[Any, ...]:
+            which = files[0] if chosen else files[number]
+            item = {_item_key(which): chosen[number]} if chosen else {}
+            return which.path.absolute(), {**changes, **item}, folder / names[number], keep
 
-def _do_scene(path: Path, overrides: Any, folder: Path, keep: bool) -> Answer:
-    """Run one scene; a checkpoint that a killed run left is gone on from."""
-    if not keep:
-        overrides = (
-            {**overrides, "output.formats": []}
-            if isinstance(overrides, dict)
-            else [*overrides, "output.formats=[]"]
+        def clear(name: str) -> None:
+            for own in ImageJob.files:  # other files in the folder of that name stay
+                (folder / name / own).unlink(missing_ok=True)
+
+        return run_study(
+            _do_scene,
+            Items(names, arguments),
+            folder,
+            {"scenes": {file.name: _settings(file, bool(chosen)) for file in files}},
+            request.workers or 1,
+            request.cluster,
+            request.threads,
+            request.resume,
+            request.overwrite,
+            progress,
+            clear,
         )
-    outcome = scene_run.run_scene(
-        path, overrides, folder, resume=(folder / "scene.json").exists(), progress=False
-    )
+
+
+def _do_scene(path: Path, overrides: dict[str, Any], folder: Path, keep: bool) -> Answer:
+    """Run one scene, from the checkpoint of a killed run if there is one."""
+    changes = overrides if keep else {**overrides, "output.formats": []}
+    request = Request(changes, folder, resume=(folder / "scene.json").exists())
+    outcome = ImageJob.prepare(read_scene(path, changes), request).run(progress=False)
     answer = answer_of(outcome.solution)
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
@@ -156,29 +111,19 @@ def _do_scene(path: Path, overrides: Any, folder: Path, keep: bool) -> Answer:
 def _open(file: SceneFile) -> Any:
     wanted = file.scene.measurements
     if wanted.simulate is not None:
-        return scene_parts.open_source(file, wanted.simulate)
-    return scene_parts.open_source(file, wanted, scene_parts.geometry_of(file))
+        return parts.open_source(file, wanted.simulate)
+    return parts.open_source(file, wanted, parts.geometry_of(file))
 
 
-def _with_item(file: SceneFile, overrides: Any, item: int) -> Any:
-    table = (
-        "measurements.simulate" if file.scene.measurements.simulate is not None else "measurements"
-    )
-    if isinstance(overrides, dict):
-        return {**overrides, f"{table}.item": item}
-    return [*overrides, f"{table}.item={item}"]
+def _item_key(file: SceneFile) -> str:
+    simulated = file.scene.measurements.simulate is not None
+    return "measurements.simulate.item" if simulated else "measurements.item"
 
 
 def _settings(file: SceneFile, without_item: bool) -> dict[str, Any]:
-    """What the results of a scene depend on, for the comparison at resumption."""
+    """Return the settings that the results of a scene depend on, to be compared at resumption."""
     content = file.scene.model_dump(mode="json", exclude={"title": True, "output": True})
     if without_item:
         for table in (content["measurements"], content["measurements"].get("simulate") or {}):
             table.pop("item", None)
     return content
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a run of this name left; what is not ours stays."""
-    for name in (*scene_run.FILES, scene_run.CHECKPOINT):
-        (folder / name).unlink(missing_ok=True)

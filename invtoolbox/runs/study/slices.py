@@ -1,4 +1,4 @@
-"""One thing done to every slice of a volume, or to every item of any data set."""
+"""Studies of a function: every slice of a volume, or every item of any data set."""
 
 from __future__ import annotations
 
@@ -30,23 +30,28 @@ def map_slices(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Study:
-    """Do one thing to every slice of a volume, or to every item of any data set; `it.map_slices`.
+    """Apply a function to every slice of a volume, or item of a data set; `it.map_slices`.
 
     Args:
-        data: a path, which is opened where the work is done (every worker sees it under that name), or a data set, whose
-            items travel to the workers.
-        work: takes a `Measurement` and gives a `Solution`, an image or an `Answer`. In a script, several workers need the
-            call to stand under ``if __name__ == "__main__":``.
-        folder: for the result files, one an item.
-        slices: which items; all by default.
-        workers, cluster, threads: as in `invtoolbox.runs.study.workers.spread`. With one worker and no cluster Dask is not needed.
-        geometry, reader: as in `it.datasets.open`, for a path.
-        settings: what the result depends on besides the data; a folder is resumed only with the same ones.
-        resume: go on from the results in the folder.
-        overwrite: replace them.
+        data: a path, which every worker opens itself and must see under that name, or a data set,
+            whose items are sent to the workers.
+        work: function of a `Measurement` that returns a `Solution`, an image or an `Answer`. In a
+            script with several workers, the call must stand under ``if __name__ == "__main__":``.
+        folder: folder for the result files, one per item.
+        slices: numbers of the items; all by default.
+        workers: number of processes; with 1 and no cluster, Dask is not needed.
+        cluster: address of a Dask scheduler, as in `invtoolbox.runs.study.driver.run_study`.
+        threads: number of threads per worker.
+        geometry: geometry of a scan, as in `it.datasets.open`, for a path.
+        reader: name of a reader, as in `it.datasets.open`, for a path.
+        settings: settings that the result depends on in addition to the data; a folder is resumed
+            only with equal ones.
+        resume: keep the whole results in the folder.
+        overwrite: replace the results in the folder.
+        progress: show a bar on a terminal.
 
     Returns:
-        a `Study`. Items that failed are reported in it, by name; the others are done all the same.
+        A `Study`, which reports the items that failed by name; all other items are done.
 
     >>> import tempfile, numpy as np
     >>> with tempfile.TemporaryDirectory() as place:
@@ -75,7 +80,7 @@ def map_slices(
     for k in chosen:
         if not 0 <= k < len(opened):
             raise InputError(f"slice {k} is asked for, and there are {len(opened)}, counted from 0")
-    # A data set's item is read when it is its turn, so that memory holds no more than the workers do.
+    # An item of a data set is read when its work starts, so memory holds one item per worker.
     items = Items(
         [f"slice-{k:04d}" for k in chosen], lambda n: (work, source or opened[chosen[n]], chosen[n])
     )
@@ -103,6 +108,9 @@ def _do_slice(work: Callable[[Measurement], Any], source: Any, index: int) -> An
 
 
 def stamp(path: Path) -> list[int] | None:
-    """Size and time of a file's last change, which tell whether it is the same; None for a folder."""
+    """Return the size and the time of the last change of a file, to detect changes.
+
+    None for a folder.
+    """
     status = path.stat()
     return None if path.is_dir() else [status.st_size, status.st_mtime_ns]

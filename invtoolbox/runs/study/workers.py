@@ -1,28 +1,18 @@
-"""Independent pieces of work: one after another in this process, or spread over Dask workers.
-
-What a worker does with one item of a study: claim it, do it, write its result file, note it in the log.
-"""
+"""Dask workers: spread independent tasks over processes on this machine or over a cluster."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from invtoolbox.errors import InputError, MissingDependency
-from invtoolbox.runs.study.results import ResultFormat
 
 T = TypeVar("T")
-# Environment variables that tell numerical libraries how many threads to start; they are read when a process begins.
+# Environment variables that set the number of threads of numerical libraries; a process reads them
+# when it starts.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-# A worker that dies twice over the same piece of work died of it.
+# After a second worker dies over the same task, the task is the cause.
 _DEATHS = 1
 _PATIENCE = "15s"
 
@@ -34,51 +24,30 @@ def spread(
     cluster: str | None = None,
     threads: int = 1,
 ) -> Iterator[tuple[int, Any]]:
-    """Yield ``(k, function(tasks[k]))`` as pieces of work are done; where a worker was lost over one, the exception instead.
+    """Yield ``(k, function(tasks[k]))`` as tasks end.
+
+    If a worker was lost, an exception is yielded in place of the result.
 
     Args:
-        function: as a plain function of a module it is known to every worker; other callables travel by value.
-        tasks: begun in this order, at most as many at once as there are threads of workers.
-        workers: with 1 and no cluster the work is done in this process, and Dask is not needed.
-        cluster: the address of a Dask scheduler, such as ``tcp://host:8786``; `workers` plays no part then.
-        threads: of each worker, for the arithmetic of one piece.
+        function: a plain function of a module is known to every worker; other callables travel by
+            value.
+        tasks: tasks, started in this order; at most one per thread of the workers runs at a time.
+        workers: number of processes on this machine.
+        cluster: address of a Dask scheduler, such as ``tcp://host:8786``; `workers` is then
+            ignored.
+        threads: number of threads per worker, for the arithmetic of one task.
 
     Raises:
         InputError: no scheduler answers, or it has no workers.
-        MissingDependency: Dask is asked for and not installed.
+        MissingDependency: Dask is not installed.
     """
-    if workers < 1 or threads < 1:
-        raise InputError(
-            f"{workers} workers of {threads} threads are asked for; give at least one of each"
-        )
-    if cluster is None and workers == 1:
-        with limit_threads(threads):
-            for number, task in enumerate(tasks):
-                yield number, function(task)
-        return
     with _client(min(workers, max(len(tasks), 1)), cluster, threads) as client:
-        yield from _on(client, function, tasks)
+        yield from _submit_all(client, function, tasks)
 
 
-@contextmanager
-def limit_threads(threads: int) -> Iterator[None]:
-    """So many threads for torch and for NumPy in this block: sums depend on their number in the last bit."""
-    import torch
-
-    before = torch.get_num_threads()
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(ImportError):
-            from threadpoolctl import threadpool_limits
-
-            stack.enter_context(threadpool_limits(threads))
-        torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
-
-def _on(client: Any, function: Callable[[T], Any], tasks: Iterable[T]) -> Iterator[tuple[int, Any]]:
+def _submit_all(
+    client: Any, function: Callable[[T], Any], tasks: Iterable[T]
+) -> Iterator[tuple[int, Any]]:
     from distributed import as_completed
 
     capacity = sum(client.nthreads().values())
@@ -93,7 +62,8 @@ def _on(client: Any, function: Callable[[T], Any], tasks: Iterable[T]) -> Iterat
             futures.add(future)
             return
 
-    # No more than can run at once: what waits at a worker would be taken for a cause of its death.
+    # Only as many as can run at once: Dask would take a task that waits at a dying worker for the
+    # cause of its death.
     for _ in range(capacity):
         submit()
     for future in futures:
@@ -129,10 +99,9 @@ def _client(workers: int, cluster: str | None, threads: int) -> Iterator[Any]:
                 )
             yield client
         return
-    environment = dict.fromkeys(_THREADS, threads)
-    # A step in compiled code may keep a worker from answering for long, which is no reason to give it up.
+    # A step in compiled code may block a worker for long, which is no reason to give the worker up.
     settings = {
-        "distributed.nanny.pre-spawn-environ": environment,
+        "distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREADS, threads),
         "distributed.scheduler.worker-ttl": None,
         "distributed.scheduler.allowed-failures": _DEATHS,
         "distributed.admin.tick.limit": "1h",
@@ -150,100 +119,3 @@ def _client(workers: int, cluster: str | None, threads: int) -> Iterator[Any]:
         distributed.Client(local, set_as_default=False) as client,
     ):
         yield client
-
-
-#: The folder of claims inside that of the results.
-LOCKS = ".locks"
-
-
-@dataclass(frozen=True)
-class Item:
-    """One piece of a study: its name, which is that of its result file, and the arguments of the work."""
-
-    name: str
-    arguments: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Report:
-    """How one item ended: ``done``, ``kept`` (it was there already) or ``failed``, with the reason."""
-
-    name: str
-    outcome: str
-    seconds: float = 0.0
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    error: str = ""
-    trace: str = ""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker is told: the item, where its result goes, and with how many threads it is computed."""
-
-    item: Item
-    work: Callable[..., Any]
-    folder: Path
-    fingerprint: str
-    threads: int
-    results: ResultFormat
-
-
-def perform(task: Task) -> Report:
-    """Do one item and write its result file; what goes wrong is reported, not raised."""
-    name, path = task.item.name, task.folder / f"{task.item.name}{task.results.suffix}"
-    began = time.monotonic()
-    with _claimed(task.folder / LOCKS / name), limit_threads(task.threads):
-        # Another driver's worker, whose driver was killed, may have finished it in the meantime.
-        with contextlib.suppress(InputError):
-            return Report(name, "kept", facts=task.results.facts(path, task.fingerprint))
-        _log(task.folder, name, "begun")
-        try:
-            facts = task.results.write(
-                path, task.work(*task.item.arguments), name, task.fingerprint
-            )
-        except (
-            Exception
-        ) as error:  # a user's function may raise anything; the item's report carries it
-            _log(task.folder, name, "failed")
-            sentence = " ".join(str(error).split()) or type(error).__name__
-            if not isinstance(error, InputError):
-                sentence = f"{type(error).__name__}: {sentence}"
-            return Report(
-                name,
-                "failed",
-                time.monotonic() - began,
-                error=sentence,
-                trace=traceback.format_exc(),
-            )
-        _log(task.folder, name, "done")
-    return Report(name, "done", time.monotonic() - began, facts)
-
-
-@contextmanager
-def _claimed(path: Path) -> Iterator[None]:
-    """Only one process at a time holds an item; a process that dies lets it go."""
-    try:
-        import fcntl
-    except ImportError:  # not a Unix system
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _log(folder: Path, name: str, event: str) -> None:
-    line = (
-        json.dumps(
-            {"item": name, "event": event, "time": round(time.time(), 3), "process": os.getpid()}
-        )
-        + "\n"
-    )
-    # One write at the end of the file: lines of several workers do not mix.
-    handle = os.open(folder / "study.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(handle, line.encode())
-    finally:
-        os.close(handle)

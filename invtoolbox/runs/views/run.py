@@ -1,20 +1,16 @@
-"""Run a scene file of photographs: read, solve in stages with checkpoints, measure, write.
-
-The HTML page about a scene that was found from photographs: what of the results it shows.
-"""
+"""Run a scene of photographs: read, solve in stages with checkpoints, evaluate, write results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from invtoolbox import metrics
 from invtoolbox.core.environment import device_named
-from invtoolbox.core.interrupts import Interrupted
 from invtoolbox.datasets.models.gaussians import read_splats
 from invtoolbox.datasets.models.voxels import read_voxels
 from invtoolbox.datasets.output import write_png
@@ -23,38 +19,30 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, turntable
 from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_view_report
 from invtoolbox.plotting.web_viewer import write_viewer
-from invtoolbox.runs.folder import check_folder, read_json, write_json, write_settings
-from invtoolbox.runs.views.scene import ViewSceneFile, read_view_scene
+from invtoolbox.runs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.runs.views.scene import ViewScene, ViewSceneFile, read_view_scene
 from invtoolbox.views.models import Look, SceneModel
 from invtoolbox.views.photographs import Photographs
 from invtoolbox.views.stages import StagedSolution, solve_in_stages, work_files
 
-#: What a run writes besides what `stages` does, and so what it may replace.
-FILES = (
-    "scene.json",
-    "metrics.json",
-    "model.ply",
-    "model.safetensors",
-    "report.html",
-    "viewer.html",
-)
 PICTURES = "held-out"
-_FREE = ("title", "output", "evaluation", "solver.time_limit")
 
 
 @dataclass(frozen=True, eq=False)
 class ViewOutcome:
-    """A scene that was found from photographs, how good it is, and where it was written.
+    """Scene found from photographs, its quality, and its files.
 
     Attributes:
-        solution: the scene, its stages and the PSNR on the way; None where the run was finished before and nothing was done.
-        metrics: by name, one value a view.
-        names: of the views that were measured.
-        held_out: whether these were held out; otherwise the scene was found from them.
-        notes: what a reader of the results should know.
-        files: what was written.
-        is_empty: nothing is visible in any of the views.
-        cameras: those that the scene was found from.
+        solution: the scene, its stages and the PSNR during the run; None if an earlier run was
+            finished.
+        folder: folder of the results.
+        metrics: values by the name of the metric, one per view.
+        names: names of the evaluated views.
+        held_out: whether these views were held out; otherwise the scene was found from them.
+        notes: notes for a reader of the results.
+        files: files that were written.
+        is_empty: whether nothing is visible in any of the views.
+        cameras: cameras of the training views.
     """
 
     solution: StagedSolution | None
@@ -68,12 +56,15 @@ class ViewOutcome:
     cameras: Cameras | None = None
 
     def mean(self, name: str) -> float:
-        """Of a metric, over the views."""
+        """Return the mean of a metric over the views."""
         values = self.metrics[name]
         return sum(values) / len(values)
 
     def scene(self) -> Any:
-        """The scene, a batch of one; read from the folder where the run was finished before."""
+        """Return the scene, a batch of one.
+
+        It is read from the folder if an earlier run was finished.
+        """
         if self.solution is not None:
             return self.solution.x
         for name, read in (("model.ply", read_splats), ("model.safetensors", read_voxels)):
@@ -84,99 +75,102 @@ class ViewOutcome:
         )
 
 
-def run_view_scene(
-    scene: str | Path,
-    overrides: Mapping[str, Any] | Iterable[str] = (),
-    output: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-    model: str | None = None,
-) -> ViewOutcome:
-    """Run a scene of photographs and write its results; behind `it.run`.
+def prepare(scene: str | Path, request: Request, model: str | None = None) -> ViewJob:
+    """Read and check a scene of photographs, and return its job.
 
     Args:
-        scene: the path of a TOML file, or the name of a scene of the catalogue; or a folder of photographs.
-        overrides: keys to change, ``{"preset": "short"}`` or ``["preset=short"]``.
-        output: folder for the results; by default that of the scene, or ``results/NAME``.
-        resume: go on from what is in that folder; where nothing is left to do, do nothing.
-        overwrite: replace the results of an earlier run.
-        progress: show a bar on a terminal.
-        model: of a folder, what is to represent the scene: ``"gaussians"`` or ``"voxel-grid"``.
-
-    Raises:
-        InputError: a fault in the scene or its photographs; results that are there while neither ``resume`` nor ``overwrite`` is given.
-        Interrupted: Ctrl-C; the message says how to go on.
+        scene: path of a TOML file, or name of a scene of the catalogue; or a folder of photographs.
+        request: how the scene is to be run.
+        model: representation of the scene if a folder is given: ``"gaussians"`` or
+            ``"voxel-grid"``.
     """
-    file = read_view_scene(scene, overrides, model)
-    folder = Path(output or file.scene.output.folder or Path("results") / file.name)
-    settings = file.scene.model_dump(mode="json")
-    check_folder(folder, settings, resume, overwrite, _there(folder), _FREE)
-    photographs = file.photographs()
-    represented, explicit, solver, stages = (
-        file.model(photographs),
-        file.explicit(),
-        file.solver(),
-        file.stages(),
+    return ViewJob.prepare(read_view_scene(scene, request.overrides, model), request)
+
+
+@dataclass(frozen=True)
+class ViewJob(SceneJob[ViewScene]):
+    """Run of one scene of photographs."""
+
+    #: The files of `solve_in_stages` are written, too.
+    files: ClassVar = (
+        "scene.json",
+        "metrics.json",
+        "model.ply",
+        "model.safetensors",
+        "report.html",
+        "viewer.html",
     )
-    for stage in stages:
-        represented.change(stage.prior)
-    if resume and _is_finished(folder, file):
-        return _finished(folder, photographs)
-    if overwrite:
-        for path in (*_there(folder), *(folder / PICTURES).glob("*.png")):
-            path.unlink(missing_ok=True)
-    write_settings(folder, settings)
-    (folder / "metrics.json").unlink(
-        missing_ok=True
-    )  # of a run that is gone on with, until it is over
-    wanted = file.scene.evaluation
-    try:
-        solution = solve_in_stages(
-            represented,
-            photographs,
-            stages,
-            solver,
-            explicit,
-            file.data_term(),
-            file.scene.solver.time_limit,
-            file.scene.seed,
-            device_named(file.scene.device),
-            folder,
-            wanted.every,
-            wanted.views,
-            progress,
-            silhouettes=file.scene.views.silhouettes,
-        )
-    except KeyboardInterrupt:
-        if not work_files(folder):
-            raise Interrupted(
-                "stopped before the first iteration; nothing was computed yet"
+    free: ClassVar = ("title", "output", "evaluation", "solver.time_limit")
+    file: ViewSceneFile
+
+    def existing(self) -> list[Path]:
+        return [*super().existing(), *(path for path in work_files(self.folder) if path.exists())]
+
+    def run(self, progress: bool = True) -> ViewOutcome:
+        """Find the scene in stages and write the results, or read those of a finished run."""
+        file, folder = self.file, self.folder
+        photographs = file.photographs()
+        represented, explicit = file.model(photographs), file.explicit()
+        solver, stages = file.solver(), file.stages()
+        for stage in stages:
+            represented.change(stage.prior)
+        if self.resume and _is_finished(folder, file):
+            return _read_outcome(folder, photographs)
+        if self.overwrite:
+            for path in (folder / PICTURES).glob("*.png"):
+                path.unlink()
+        self.start()
+        # The measures of an unfinished run are removed until this run is over.
+        (folder / "metrics.json").unlink(missing_ok=True)
+        wanted = file.scene.evaluation
+        try:
+            solution = solve_in_stages(
+                represented,
+                photographs,
+                stages,
+                solver,
+                explicit,
+                file.data_term(),
+                file.scene.solver.time_limit,
+                file.scene.seed,
+                device_named(file.scene.device),
+                folder,
+                wanted.every,
+                wanted.views,
+                progress,
+                silhouettes=file.scene.views.silhouettes,
+            )
+        except KeyboardInterrupt:
+            raise self.interrupted(
+                bool(work_files(folder)), f"what was done is in {folder}"
             ) from None
-        raise Interrupted(
-            f"stopped; what was done is in {folder}, and --resume goes on from it"
-        ) from None
-    judged = photographs.judged
-    look = solution.model.look(solution.x, judged.cameras)
-    found = measure(look, judged, solution.model, wanted.metrics)
-    outcome = ViewOutcome(
-        solution,
-        folder,
-        found,
-        judged.cameras.names,
-        len(photographs.held) > 0,
-        _notes(photographs, look),
-        (),
-        _is_empty(look),
-        photographs.train.cameras,
-    )
-    return _write(outcome, file, photographs, look)
+        judged = photographs.judged
+        look = solution.model.look(solution.x, judged.cameras)
+        outcome = ViewOutcome(
+            solution,
+            folder,
+            measure(look, judged, solution.model, wanted.metrics),
+            judged.cameras.names,
+            len(photographs.held) > 0,
+            _notes(photographs, look),
+            (),
+            _is_empty(look),
+            photographs.train.cameras,
+        )
+        return _write(outcome, file, photographs, look)
 
 
 def measure(
     look: Look, truth: PosedPictures, model: SceneModel, names: Iterable[str] = ("psnr", "ssim")
 ) -> dict[str, list[float]]:
-    """PSNR and structural similarity of every view, for values between 0 and 1."""
+    """Compute PSNR and structural similarity of every view, for values between 0 and 1.
+
+    Args:
+        look: renderings of the scene.
+        truth: photographs from the same cameras.
+        model: representation of the scene.
+        names: names of the metrics; SSIM is left out if a picture is smaller than its window.
+    """
     pictures = truth.on(model.shade())
     small = min(pictures.shape[2:]) < 11  # the window of structural similarity
     return {
@@ -201,7 +195,7 @@ def _notes(photographs: Photographs, look: Look) -> tuple[str, ...]:
         )
     if _is_empty(look):
         notes.append(
-            "nothing is visible in any of the views that are judged: the scene is empty there; look whether low and high hold it"
+            "nothing is visible in any of the views that are evaluated: the scene is empty there; check that low and high contain it"
         )
     return tuple(notes)
 
@@ -210,9 +204,9 @@ def _is_empty(look: Look) -> bool:
     return not bool((look.alpha > 0.02).any())
 
 
-def _told_settings(file: ViewSceneFile) -> dict[str, str]:
+def _settings_in_words(file: ViewSceneFile) -> dict[str, str]:
     scene = file.scene
-    told = {
+    words = {
         "scene file": file.path.name,
         "views": str(scene.views.dataset or scene.views.path),
         "priors": "; ".join(
@@ -229,8 +223,8 @@ def _told_settings(file: ViewSceneFile) -> dict[str, str]:
         "seed": str(scene.seed),
     }
     if scene.solver.time_limit is not None:
-        told["time limit"] = f"{scene.solver.time_limit:g} s"
-    return told
+        words["time limit"] = f"{scene.solver.time_limit:g} s"
+    return words
 
 
 def _write(
@@ -285,20 +279,14 @@ def _write(
                 photographs,
                 look,
                 viewer,
-                _told_settings(file),
+                _settings_in_words(file),
             )
         )
     return replace(outcome, files=tuple(written))
 
 
-def _there(folder: Path) -> list[Path]:
-    return [
-        path for path in (*(folder / name for name in FILES), *work_files(folder)) if path.exists()
-    ]
-
-
 def _is_finished(folder: Path, file: ViewSceneFile) -> bool:
-    """The results are there, and neither iterations nor seconds are left."""
+    """Return whether results exist and neither iterations nor seconds are left."""
     if not (folder / "metrics.json").exists():
         return False
     content = read_json(folder / "metrics.json")
@@ -308,7 +296,7 @@ def _is_finished(folder: Path, file: ViewSceneFile) -> bool:
     return spent or (ends and bool(content["is_complete"]))
 
 
-def _finished(folder: Path, photographs: Photographs) -> ViewOutcome:
+def _read_outcome(folder: Path, photographs: Photographs) -> ViewOutcome:
     content = read_json(folder / "metrics.json")
     return ViewOutcome(
         None,
@@ -322,7 +310,7 @@ def _finished(folder: Path, photographs: Photographs) -> ViewOutcome:
     )
 
 
-#: Renderings of the turntable, and how large they are at most, pixels.
+#: Number of renderings of the turntable, and their largest side, pixels.
 FRAMES, SIDE = 24, 256
 
 
@@ -335,11 +323,15 @@ def write_outcome_report(
     viewer: str | None,
     settings: Mapping[str, str],
 ) -> Path:
-    """Write the page of an outcome.
+    """Write the HTML report of an outcome.
 
     Args:
-        look: what the judged views see of the scene.
-        viewer: the address of the viewer, where there is one.
+        path: the file.
+        title: title of the report.
+        outcome: the outcome, with a solution.
+        photographs: training and held-out views.
+        look: renderings of the evaluated views.
+        viewer: address of the viewer; None if there is no viewer.
         settings: further facts.
     """
     solution = outcome.solution
@@ -375,14 +367,14 @@ def write_outcome_report(
 def _turntable(cameras: Cameras, model: SceneModel) -> Cameras:
     try:
         return turntable(cameras, FRAMES, SIDE)
-    except InputError:  # their axes do not meet: around the box
+    except InputError:  # the axes of the cameras do not meet: around the box
         return turntable(
             cameras, FRAMES, SIDE, (torch.tensor(model.low) + torch.tensor(model.high)) / 2
         )
 
 
 def lead(outcome: ViewOutcome, photographs: Photographs) -> str:
-    """The outcome in a sentence."""
+    """Return the outcome in one sentence."""
     solution = outcome.solution
     assert solution is not None
     height, width = photographs.train.cameras.size
@@ -396,7 +388,7 @@ def lead(outcome: ViewOutcome, photographs: Photographs) -> str:
 
 
 def curve(solution: StagedSolution) -> QualityCurve:
-    """PSNR on the way; stages after the first one are marked."""
+    """Return the PSNR during the run, with marks at the starts of later stages."""
     begins, spent = [], 0.0
     for report in solution.reports[:-1]:
         spent += report.seconds
@@ -407,7 +399,7 @@ def curve(solution: StagedSolution) -> QualityCurve:
 
 
 def stages(solution: StagedSolution) -> list[tuple[str, list[str]]]:
-    """A row for each stage."""
+    """Return one row per stage: iterations, seconds and PSNR."""
     return [
         (report.prior, [f"{report.iterations:,}", f"{report.seconds:.1f}", f"{report.psnr:.2f}"])
         for report in solution.reports

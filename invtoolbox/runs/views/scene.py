@@ -1,22 +1,23 @@
-"""Scene files of photographs: which views, what the scene is made of, and the stages in which it is found.
+"""Scene files of photographs: views, representation of the scene, stages of the computation.
 
 The tables::
 
     title, seed, device
-    [views]                  dataset or path, reader; hold_out, train, count, scale, largest_side, background,
-                             silhouettes (the weight of the misfit of alpha)
-    [[prior]]                one that represents the scene (voxel-grid or gaussians) and its settings; others with their weights
+    [views]                  dataset or path, reader; hold_out, train, count, scale, largest_side,
+                             background, silhouettes (the weight of the misfit of alpha)
+    [[prior]]                one that represents the scene (voxel-grid or gaussians) and its
+                             settings; others with weights
     [operator]               settings of the renderer
     [data_term]              least squares for voxels, photometric for Gaussians by default
     [solver]                 Adam by default: settings, time_limit
-    [[stage]]                iterations, scale of the pictures, prior.KEY and solver.KEY that it changes
-    [evaluation]             metrics; every so many seconds PSNR is measured on the way
+    [[stage]]                iterations, scale of the pictures, changes prior.KEY and solver.KEY
+    [evaluation]             metrics; seconds between two measurements of PSNR during the run
     [output]                 folder, formats
     [presets.NAME]           changes by dotted keys, made by preset = "NAME"
 
-Weights of explicit priors stand beside the mean misfit of a value (`invtoolbox.views.models.weight_unit`).
-
-A folder of photographs as a scene, without a scene file.
+The weights of explicit priors are relative to the mean misfit of a value
+(`invtoolbox.views.models.weight_unit`). `scene_of_folder` makes a scene of a folder of photographs
+without a scene file.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from invtoolbox import datasets
-from invtoolbox.catalogue import shelves as catalogue
+from invtoolbox.catalogue import shelves
 from invtoolbox.catalogue.documents import (
     Alone,
     CheckedScene,
@@ -46,7 +47,7 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.views.transforms import PosedPictures
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.priors.base import Prior
-from invtoolbox.runs.images import parts as scene_parts
+from invtoolbox.runs.images import parts
 from invtoolbox.runs.images.tables import DataTerm as DataTermTable
 from invtoolbox.runs.images.tables import Prior as PriorTable
 from invtoolbox.runs.images.tables import Solver as SolverTable
@@ -57,12 +58,12 @@ from invtoolbox.views.photographs import Photographs, scale, split_views
 from invtoolbox.views.representations import GaussianModel, VoxelModel
 from invtoolbox.views.stages import Stage
 
-#: What can represent a scene, by the name of its prior.
+#: Representations of a scene, by the name of the prior.
 MODELS: dict[str, type[SceneModel]] = {"voxel-grid": VoxelModel, "gaussians": GaussianModel}
 
 
 class ViewTable(Place):
-    """Which photographs, and which of them are held out."""
+    """Choice of photographs, and of those that are held out."""
 
     hold_out: int | list[str] = 10
     train: list[str] | None = None
@@ -74,11 +75,11 @@ class ViewTable(Place):
 
 
 class Settings(Named):
-    """Settings alone."""
+    """Table of settings."""
 
 
 class StageTable(Table):
-    """A stage of the schedule."""
+    """Stage of the schedule."""
 
     iterations: int | None = Field(None, ge=1)
     scale: float = Field(1.0, gt=0, le=1)
@@ -87,7 +88,10 @@ class StageTable(Table):
 
 
 class ViewEvaluation(Table):
-    """What is measured in the end, and how often PSNR is measured on the way, on so many views."""
+    """Metrics of the result, and measurements of PSNR during the run.
+
+    `every` is the number of seconds between two measurements, `views` the number of views.
+    """
 
     metrics: list[Literal["psnr", "ssim"]] = Field(["psnr", "ssim"])
     every: float = Field(15.0, gt=0)
@@ -95,7 +99,10 @@ class ViewEvaluation(Table):
 
 
 class ViewOutput(Table):
-    """Where results go: the model, held-out views as PNG files, the report, the viewer."""
+    """Folder and formats of the results.
+
+    Results are the model, held-out views as PNG files, the report and the viewer.
+    """
 
     folder: str | None = None
     formats: list[Literal["model", "png", "html", "viewer"]] = Field(
@@ -104,7 +111,7 @@ class ViewOutput(Table):
 
 
 class ViewScene(Table):
-    """A scene file of photographs."""
+    """Scene file of photographs."""
 
     title: str | None = None
     views: ViewTable
@@ -130,14 +137,14 @@ class ViewScene(Table):
 
 
 class ViewSceneFile(CheckedScene[ViewScene]):
-    """A checked scene of photographs."""
+    """Checked scene of photographs."""
 
     def pictures(self) -> PosedPictures:
-        """All photographs of the scene, as large as it says."""
+        """Read all photographs of the scene, scaled to the size that it gives."""
         table = self.scene.views
         if table.dataset is not None:
             place = datasets.find_file(table.dataset)
-            reader = table.reader or catalogue.find("datasets", table.dataset).read()["reader"]
+            reader = table.reader or shelves.find("datasets", table.dataset).read()["reader"]
         else:
             place, reader = self.locate(str(table.path)), table.reader
         pictures = datasets.open_views(place, reader)
@@ -147,14 +154,17 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         )
 
     def photographs(self) -> Photographs:
-        """Those to train from, and those held out."""
+        """Read the photographs, split into training and held-out views."""
         table = self.scene.views
-        return self._said(
+        return self._in_table(
             "views", lambda: split_views(self.pictures(), table.hold_out, table.train, table.count)
         )
 
     def model(self, photographs: Photographs) -> SceneModel:
-        """What the scene is made of; the box is what the cameras look at, where none is given."""
+        """Return the representation of the scene.
+
+        Its default box is the part of space that the cameras see.
+        """
         table = next(t for t in self.scene.prior if t.name in MODELS)
         settings = dict(table.settings)
         if table.weight is not None:
@@ -172,34 +182,34 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         low, high = (
             (settings.pop("low"), settings.pop("high"))
             if "low" in settings
-            else self._said("prior", lambda: visible_box(cameras))
+            else self._in_table("prior", lambda: visible_box(cameras))
         )
         if not all(a < b for a, b in zip(low, high)):
             raise InputError(f"{self.path}: [prior]: low {low} lies below high {high} in no box")
-        self._said("prior", lambda: check_visible(cameras, low, high))
+        self._in_table("prior", lambda: check_visible(cameras, low, high))
         plain = cls(low, high, self.scene.views.background, dict(self.scene.operator.settings))
-        model: SceneModel = self._said(
-            "prior", lambda: plain.change({**settings, **_renewed(plain, settings)})
+        model: SceneModel = self._in_table(
+            "prior", lambda: plain.change({**settings, **_derived(plain, settings)})
         )
-        self._said("operator", lambda: _built(model, photographs))
+        self._in_table("operator", lambda: _build_operator(model, photographs))
         return model
 
     def explicit(self) -> Prior | None:
-        """The priors with weights."""
-        return scene_parts.prior_of([t for t in self.scene.prior if t.name not in MODELS], self)
+        """Return the sum of the priors with weights."""
+        return parts.prior_of([t for t in self.scene.prior if t.name not in MODELS], self)
 
     def data_term(self) -> DataTerm | None:
         table = self.scene.data_term
         return (
             None
             if table is None
-            else self._said(
+            else self._in_table(
                 "data_term", lambda: build("data_terms", table.name, dict(table.settings))
             )
         )
 
     def solver(self) -> Solver:
-        return scene_parts.solver_of(self.scene.solver, self) or Adam()
+        return parts.solver_of(self.scene.solver, self) or Adam()
 
     def stages(self) -> list[Stage]:
         most = self.scene.solver.max_iterations
@@ -213,7 +223,7 @@ class ViewSceneFile(CheckedScene[ViewScene]):
             for table in self.scene.stage
         ]
 
-    def _said(self, table: str, make: Any) -> Any:
+    def _in_table(self, table: str, make: Any) -> Any:
         try:
             return make()
         except InputError as error:
@@ -223,12 +233,15 @@ class ViewSceneFile(CheckedScene[ViewScene]):
 def read_view_scene(
     scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), model: str | None = None
 ) -> ViewSceneFile:
-    """Read and check a scene file of photographs; faults as in `invtoolbox.runs.images.tables.read_scene`.
+    """Read and check a scene file of photographs.
+
+    The errors are those of `invtoolbox.runs.images.tables.read_scene`.
 
     Args:
-        scene: the path of a TOML file, or the name of a scene of the catalogue; or a folder of photographs (`scene_of_folder`).
+        scene: path of a TOML file, or name of a scene of the catalogue; or a folder of photographs
+            (`scene_of_folder`).
         overrides: keys to change.
-        model: of a folder, what is to represent the scene.
+        model: representation of the scene if a folder is given.
 
     >>> read_view_scene("lego-voxels", {"preset": "short"}).scene.views.scale
     0.25
@@ -239,7 +252,7 @@ def read_view_scene(
         return ViewSceneFile(folder.resolve().name, folder, check(ViewScene, folder, content))
     if model is not None:
         raise InputError(
-            f"{scene} is a scene file, which says itself what represents the scene; leave --model out"
+            f"{scene} is a scene file, which contains the representation of the scene; leave --model out"
         )
     return ViewSceneFile.read(ViewScene, scene, overrides)
 
@@ -255,12 +268,12 @@ def _point(value: Any, where: str) -> tuple[float, float, float]:
     return x, y, z
 
 
-def _renewed(plain: SceneModel, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that follow from others, to be made anew when these change."""
+def _derived(plain: SceneModel, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return derived settings, reset so that they follow the new settings."""
     return {"scale": None} if isinstance(plain, VoxelModel) and "scale" not in settings else {}
 
 
-def _built(model: SceneModel, photographs: Photographs) -> Any:
+def _build_operator(model: SceneModel, photographs: Photographs) -> Any:
     try:
         return model.operator(photographs.train.cameras[:1])
     except TypeError as error:
@@ -269,7 +282,7 @@ def _built(model: SceneModel, photographs: Photographs) -> Any:
         ) from error
 
 
-#: What a scene of a folder says beside its photographs, by the name of the prior that represents it.
+#: Content of the scene of a folder, without the photographs, by the name of the representation.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "gaussians": {
         "prior": [{"name": "gaussians", "count": 10_000, "most": 50_000, "length": 12_000}],
@@ -298,12 +311,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         ],
     },
 }
-#: Pictures of a folder are made smaller until no side has more pixels than a CPU renders in a while.
+#: Largest side of the pictures of a folder, pixels, so that a CPU renders them in reasonable time.
 LARGEST_SIDE = 400
 
 
 def scene_of_folder(folder: Path, model: str = "gaussians") -> dict[str, Any]:
-    """The content of a scene file of a folder: every tenth view held out, ten minutes.
+    """Return the content of a scene file for a folder.
+
+    Every tenth view is held out, and the run takes ten minutes.
+
+    Args:
+        folder: the photographs and their cameras.
+        model: representation of the scene, a key of `DEFAULTS`.
 
     >>> scene_of_folder(Path("desk"), "voxel-grid")["views"]["hold_out"]
     10

@@ -1,0 +1,94 @@
+"""Options that several commands share, in the same words."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_overrides(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--set KEY=VALUE``.
+
+    Args:
+        parser: parser of the command.
+        what: kind of the TOML file, "scene" or "recipe".
+    """
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help=f"change a key of the {what}, given by its dotted name, to a TOML value or a plain word",
+    )
+
+
+def add_folder(
+    parser: argparse.ArgumentParser, output: str, resume: str | None, overwrite: str
+) -> None:
+    """Add the folder of the results and the treatment of earlier results.
+
+    Args:
+        parser: parser of the command.
+        output: help of ``--output``.
+        resume: help of ``--resume``; None if the command always resumes.
+        overwrite: help of ``--overwrite``.
+    """
+    parser.add_argument("--output", "-o", metavar="FOLDER", help=output)
+    if resume is not None:
+        parser.add_argument("--resume", action="store_true", help=resume)
+    parser.add_argument("--overwrite", action="store_true", help=overwrite)
+    add_quiet(parser)
+
+
+def add_quiet(parser: Any) -> None:
+    """Add ``--quiet``."""
+    parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar and no summary")
+
+
+def add_workers(group: Any) -> None:
+    """Add the options of workers to a group."""
+    group.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="number of processes on this machine (default: 1; more need dask[distributed])",
+    )
+    group.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="address of a Dask scheduler whose workers are used instead, for example tcp://host:8786",
+    )
+    group.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of threads per worker (default: 1)",
+    )
+
+
+def add_study(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the options of a study.
+
+    Args:
+        parser: parser of the command.
+        what: the items, the beginning of the help.
+    """
+    study = parser.add_argument_group(
+        "several items",
+        "One result file per item is written to the folder --output; --resume keeps the result files that are\n"
+        "complete. The results are the same for any number of workers.",
+    )
+    study.add_argument(
+        "--items",
+        metavar="ITEMS",
+        help=f"{what}: all, START:STOP:STEP, or numbers separated by commas, counted from 0 "
+        "(default with --workers or --cluster: all)",
+    )
+    add_workers(study)
+
+
+def is_study(arguments: argparse.Namespace) -> bool:
+    """Return whether items, workers or a cluster are given."""
+    return not (arguments.items is arguments.workers is arguments.cluster is None)
