@@ -83,8 +83,7 @@ class Problem(Settings):
     @property
     def y0(self) -> Tensor:
         """First tensor of the measurements, which has their batch size, dtype and device."""
-        first: Tensor = self.y[0] if isinstance(self.y, tuple) else self.y
-        return first
+        return self.y[0] if isinstance(self.y, tuple) else self.y
 
     @property
     def batch(self) -> int:

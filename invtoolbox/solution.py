@@ -181,7 +181,7 @@ class Solution:
         """
         from invtoolbox.plotting.report import write_report
 
-        written: Path = write_report(
+        return write_report(
             self,
             Path(path),
             reference=reference,
@@ -189,7 +189,6 @@ class Solution:
             overwrite=overwrite,
             calibration=calibration,
         )
-        return written
 
     def plot(self, reference: Tensor | None = None) -> Any:
         """Return a matplotlib figure of the first item.

@@ -207,7 +207,7 @@ def solve(
     from invtoolbox.catalogue.presets import solver_named
     from invtoolbox.core.environment import device_named
 
-    solution: Solution = invtoolbox.solve(
+    return invtoolbox.solve(
         problem,
         prior=_sum_of_priors(arguments.prior),
         solver=solver_named(arguments.solver) if arguments.solver else None,
@@ -219,7 +219,6 @@ def solve(
         checkpoint=checkpoint,
         progress=progress,
     )
-    return solution
 
 
 def run(

@@ -115,8 +115,7 @@ def open(
             raise InputError(
                 f"{path}: a geometry is that of a scan, and the reader {reader!r} reads {what}; leave it out"
             )
-        opened: DataSet = READERS[reader](path)
-        return opened
+        return READERS[reader](path)
     return _find_reader(reader)(path, geometry)
 
 
@@ -167,8 +166,7 @@ def _find_reader(reader: str) -> Callable[..., DataSet]:
     plugins = {point.name: point for point in entry_points(group="invtoolbox.readers")}
     if reader not in plugins:
         raise unknown_name("reader", reader, [*READERS, *plugins])
-    found: Callable[..., DataSet] = plugins[reader].load()
-    return found
+    return plugins[reader].load()
 
 
 def _reader_of_file(path: Path) -> str:

@@ -107,8 +107,7 @@ def open_named(name: str, file: str | None = None, geometry: ScanGeometry | None
     settings = shelves.find("datasets", name).read()
     reader = settings.get("readers", {}).get(file, settings["reader"])
     if reader in SWEEP_READERS:
-        sweeps: Any = open_sweeps(path, reader, **sweep_options(name))
-        return sweeps
+        return open_sweeps(path, reader, **sweep_options(name))  # type: ignore[return-value]
     return open_path(path, geometry, reader=reader)
 
 

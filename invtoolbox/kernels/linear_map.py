@@ -24,8 +24,7 @@ def linear_map(
     >>> x.grad
     tensor([1., 1.])
     """
-    result: Tensor = _LinearMap.apply(x, run, transpose)
-    return result
+    return _LinearMap.apply(x, run, transpose)
 
 
 class _LinearMap(torch.autograd.Function):

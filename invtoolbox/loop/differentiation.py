@@ -70,8 +70,7 @@ def attach_root(residual: Tensor, free: Tensor, solve: AdjointSolve) -> Tensor:
         free: a leaf that represents the root inside of the residual.
         solve: function that solves the adjoint equation.
     """
-    attached: Tensor = _ImplicitFunction.apply(residual, free, solve)
-    return attached
+    return _ImplicitFunction.apply(residual, free, solve)
 
 
 class _ImplicitFunction(torch.autograd.Function):

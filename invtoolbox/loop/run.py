@@ -220,10 +220,7 @@ def run(
 
 
 def _weights(loop: Loop, solver: Solver, objective: Objective) -> Tensor:
-    weights: Tensor = (
-        loop.state.regularization if solver.meets_target(objective) else objective.regularization
-    )
-    return weights
+    return loop.state.regularization if solver.meets_target(objective) else objective.regularization
 
 
 def _record(loop: Loop, solver: Solver, objective: Objective) -> None:

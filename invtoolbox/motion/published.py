@@ -229,8 +229,7 @@ def free_vectors(
         progress=progress,
     )
     nearest = Tree(fitted[0]).query(source)[1]
-    flow: Tensor = solution.x[0, nearest]
-    return flow
+    return solution.x[0, nearest]
 
 
 def _check_points(points: Tensor, name: str) -> Tensor:
@@ -314,7 +313,7 @@ def voxel_flow(
         patience=settings.patience,
         min_delta=1e-5,
     )
-    flow: Tensor = solve(
+    return solve(
         problem,
         prior,
         solver,
@@ -322,4 +321,3 @@ def voxel_flow(
         tolerance=0.0,
         progress=False,
     ).x[0]
-    return flow

@@ -289,5 +289,4 @@ def transpose_convolution(v: Tensor, kernel: Tensor, stride: int, size: Sequence
     """Apply the transpose of a convolution of images whose size of space is ``size``."""
     more = [n - (m - 1) * stride - 1 for n, m in zip(size, v.shape[2:])]
     apply = _TRANSPOSED[v.ndim - 2]
-    result: Tensor = apply(v, kernel, None, stride, kernel.shape[-1] // 2, more)
-    return result
+    return apply(v, kernel, None, stride, kernel.shape[-1] // 2, more)

@@ -221,13 +221,12 @@ class ChannelContext(nn.Module):
 
     def forward(self, z: Tensor, known: Tensor) -> Tensor:
         inside = F.conv2d(z, self.first.weight * self.first_mask, padding=1) + self.known(known)
-        result: Tensor = F.conv2d(
+        return F.conv2d(
             F.leaky_relu(inside, 0.1),
             self.second.weight * self.second_mask,
             self.second.bias,
             padding=1,
         )
-        return result
 
 
 def cosines(count: int, channels: int = 1) -> Tensor:

@@ -66,8 +66,7 @@ class DeepVariationNetwork(nn.Module):
         scales: list[Tensor] = [self.K1(x)]
         for block in self.mb:
             scales = block(scales)
-        energies: Tensor = self.KN(scales[0])
-        return energies
+        return self.KN(scales[0])
 
     def extra_repr(self) -> str:
         return (
@@ -151,8 +150,7 @@ class _UNet(nn.Module):
         return found
 
     def _step(self, scale: int, number: int, x: Tensor) -> Tensor:
-        result: Tensor = cast(nn.ModuleList, self.mb[scale])[number](x)
-        return result
+        return cast(nn.ModuleList, self.mb[scale])[number](x)
 
 
 class _Potential(torch.autograd.Function):

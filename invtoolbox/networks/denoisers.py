@@ -72,8 +72,7 @@ class Bottleneck(nn.Module):
     def decode(self, code: Tensor) -> Tensor:
         for level in self.up:
             code = level(code.repeat_interleave(2, 2).repeat_interleave(2, 3))
-        image: Tensor = self.last(code)
-        return image
+        return self.last(code)
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = x.shape[-2:]

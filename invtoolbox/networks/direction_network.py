@@ -98,8 +98,7 @@ class DirectionNetwork(nn.Module):
         for k in range(self.levels - 2, -1, -1):
             finer = kept[k]
             x = self._step(finer + _repeat(x, finer.shape), 2 * self.levels - 2 - k)
-        direction: Tensor = self.last(x)
-        return direction
+        return self.last(x)
 
     def _step(self, x: Tensor, k: int) -> Tensor:
         change: Tensor = self.outer[k](F.relu(self.inner[k](x)))

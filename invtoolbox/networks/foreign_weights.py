@@ -159,8 +159,7 @@ def _factorized_likelihood(bottleneck: Any, h: Tensor) -> Tensor:
 
 
 def _first(result: Any) -> Tensor:
-    likelihood: Tensor = result[0] if isinstance(result, tuple) else result
-    return likelihood
+    return result[0] if isinstance(result, tuple) else result
 
 
 def _clamp(entropy_model: Any, likelihood: Tensor) -> Tensor:

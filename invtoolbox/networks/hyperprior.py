@@ -231,8 +231,7 @@ class FactorizedDensity(nn.Module):
         upper, lower = self._logits(rows + 0.5), self._logits(rows - 0.5)
         # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u))
         log_p = F.logsigmoid(upper) + F.logsigmoid(-lower) + _log_one_minus_exp(lower - upper)
-        total: Tensor = -log_p.view(h.shape[1], h.shape[0], -1).sum((0, 2))
-        return total
+        return -log_p.view(h.shape[1], h.shape[0], -1).sum((0, 2))
 
     def _logits(self, x: Tensor) -> Tensor:
         last = len(self.matrices) - 1
@@ -267,8 +266,7 @@ class Residual(nn.Module):
         self.first, self.second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = x + self.second(F.leaky_relu(self.first(x), 0.1))
-        return result
+        return x + self.second(F.leaky_relu(self.first(x), 0.1))
 
 
 def down(into: int, out: int) -> nn.Conv2d:

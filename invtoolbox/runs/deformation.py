@@ -142,7 +142,7 @@ def deformation(
     )
     if prior is None:
         prior = ARAP(graph=graphs[0]) if len(graphs) == 1 else ARAP(graph=tuple(graphs))
-    solution: Solution = solve(
+    return solve(
         problem,
         prior,
         LocalGlobal() if solver is None else solver,
@@ -151,7 +151,6 @@ def deformation(
         tolerance=tolerance,
         progress=progress,
     )
-    return solution
 
 
 def _graph(

@@ -109,8 +109,7 @@ def prepare(scene: str | Path | Sequence[str | Path], request: Request) -> Job:
                     raise InputError(
                         f"{one} is a scene of {noun}, a study of its own; run it by itself"
                     )
-                job: Job = import_module(module).prepare(one, request)
-                return job
+                return import_module(module).prepare(one, request)
     from invtoolbox.runs.study.scenes import prepare as prepare_images
 
     return prepare_images(scenes, request, is_list=not isinstance(scene, (str, Path)))

@@ -133,8 +133,7 @@ class Solver(ABC):
 
     def result(self, state: Any) -> Tensor:
         """Return the iterate that is the answer: the last one unless overridden."""
-        x: Tensor = state.x
-        return x
+        return state.x
 
     def fixed_point(self, state: Any) -> tuple[Tensor, ...]:
         """Return the tensors of a state that determine the next one, once step sizes have settled.

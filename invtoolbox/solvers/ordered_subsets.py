@@ -52,8 +52,7 @@ def subset_reason(objective: Objective, name: str, subset_size: int | None) -> s
 def shuffle(objective: Objective, count: int) -> list[int]:
     """Return an order of the subsets, a function of seed and iteration, the same for every item."""
     generator = objective.generator()
-    order: list[int] = torch.randperm(count, generator=generator, device=generator.device).tolist()
-    return order
+    return torch.randperm(count, generator=generator, device=generator.device).tolist()
 
 
 @dataclass

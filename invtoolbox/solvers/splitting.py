@@ -153,8 +153,7 @@ class DataSummand:
         return gradient if self.weight == 1 else self.weight * gradient
 
     def prox(self, v: Tensor, step: Tensor) -> Tensor:
-        result: Tensor = self.data_term.prox(v, self.y, self.weight * step)
-        return result
+        return self.data_term.prox(v, self.y, self.weight * step)
 
     def prox_conjugate(self, v: Tensor, step: Tensor) -> Tensor:
         """Return the prox of the convex conjugate, by Moreau's identity; may overwrite ``v``."""
@@ -204,8 +203,7 @@ class DiscrepancyBall:
     noise_std: Tensor  # (batch,)
 
     def apply(self, x: Tensor) -> Tensor:
-        image: Tensor = self.operator(x)
-        return image
+        return self.operator(x)
 
     def adjoint(self, z: Tensor) -> Tensor:
         return self.operator.adjoint(z)

@@ -260,8 +260,7 @@ def _check_weights(
 
 
 def _size(a: Any, b: Any) -> Tensor:
-    size: Tensor = (item_norm(a) * item_norm(b)).clamp_min(1e-300)
-    return size
+    return (item_norm(a) * item_norm(b)).clamp_min(1e-300)
 
 
 def _move(value: Any, direction: Any, t: float | Tensor) -> Any:

@@ -150,5 +150,4 @@ def _check_derivative(
 
 
 def _noise(leaf: Tensor, seed: int) -> Tensor:
-    noise: Tensor = randn_like(leaf, seed) if leaf.is_floating_point() else torch.zeros_like(leaf)
-    return noise
+    return randn_like(leaf, seed) if leaf.is_floating_point() else torch.zeros_like(leaf)

@@ -82,10 +82,9 @@ def check_solver(
     settings, held = copy.deepcopy(solver), tensors_of((problem, prior))
 
     def run(p: Problem, r: Prior | None, steps: int | None, bound: float | None) -> Solution:
-        solution: Solution = solve(
+        return solve(
             p, r, solver, regularization, max_iterations=steps, tolerance=bound, progress=False
         )
-        return solution
 
     first = run(problem, prior, iterations, 0.0)
     second = run(problem, prior, iterations, 0.0)

@@ -297,8 +297,7 @@ class MeanLoss(DataTerm):
     """Mean of predicted losses; the measurements, 0, are their ideal values."""
 
     def value(self, prediction: Any, y: Any) -> Tensor:
-        mean: Tensor = prediction.mean(1)
-        return mean
+        return prediction.mean(1)
 
     def __repr__(self) -> str:
         return "MeanLoss()"

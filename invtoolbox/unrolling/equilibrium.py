@@ -157,8 +157,7 @@ class Equilibrium(SolverNetwork):
             return start
         first = first.detach().requires_grad_(torch.is_grad_enabled())
         state = layered.init(working, self.solver.start(working, first))
-        stepped: Tensor = working.decode(layered.result(layered.step(working.at(0), state)))
-        return stepped
+        return working.decode(layered.result(layered.step(working.at(0), state)))
 
     def _report(self, loop: Loop, certificate: Tensor) -> None:
         short = (loop.status == MAX_ITERATIONS) | (loop.status == DIVERGED)

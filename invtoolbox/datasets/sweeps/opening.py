@@ -175,8 +175,7 @@ def open_sweeps(
         raise InputError(
             f"{path}: the reader {reader!r} reads no lidar sweeps; known are {', '.join(SWEEP_READERS)}"
         )
-    sweeps: Sweeps = opened
-    return sweeps
+    return opened
 
 
 def sweep_reader(name: str) -> Callable[..., Any]:
@@ -186,8 +185,7 @@ def sweep_reader(name: str) -> Callable[..., Any]:
     plugins = {point.name: point for point in entry_points(group="invtoolbox.readers")}
     if name not in plugins:
         raise unknown_name("reader of lidar sweeps", name, [*SWEEP_READERS, *plugins])
-    found: Callable[..., Any] = plugins[name].load()
-    return found
+    return plugins[name].load()
 
 
 def reader_of_folder(folder: Path) -> str | None:

@@ -154,8 +154,7 @@ def interpolate(field: Field, points: Tensor) -> Tensor:
     >>> interpolate(field, torch.tensor([[0.25, 0.5, 0.5], [0.0, 0.0, -3.0]]))
     tensor([0.2500, 3.0000])
     """
-    result: Tensor = _Interpolation.apply(points, field)
-    return result
+    return _Interpolation.apply(points, field)
 
 
 def value_and_slope(field: Field, points: Tensor) -> tuple[Tensor, Tensor]:

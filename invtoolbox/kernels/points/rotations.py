@@ -103,8 +103,7 @@ class Neighbourhoods(Settings):
                 f"displacements of {self.count} points have the shape (batch, {self.count}, 3), "
                 f"got {tuple(moved.shape)}"
             )
-        energy: Tensor = _Energy.apply(moved, self)
-        return energy
+        return _Energy.apply(moved, self)
 
     def fit(self, moved: Tensor) -> tuple[Tensor, Tensor]:
         """Return the best rotations minus the identity, and the energy of each point.

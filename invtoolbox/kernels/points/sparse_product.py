@@ -141,8 +141,7 @@ def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     >>> weighted_rows(table, rows, torch.tensor([[0.5, 0.5], [1.0, 2.0]])).T
     tensor([[ 5.5000, 30.0000]])
     """
-    y: Tensor = _WeightedRows.apply(table, rows, weights)
-    return y
+    return _WeightedRows.apply(table, rows, weights)
 
 
 class _WeightedRows(torch.autograd.Function):

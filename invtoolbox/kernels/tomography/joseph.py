@@ -131,8 +131,7 @@ def _transform(value: Tensor, rays: Rays, transpose: bool) -> Tensor:
         return torch.complex(*(_transform(part, rays, transpose) for part in parts))
     rays = rays.to(value.device, value.dtype)
     geometry = (rays.offset, rays.slope, rays.step[None])
-    result: Tensor = _Transform.apply(value, *geometry, rays, transpose)
-    return result
+    return _Transform.apply(value, *geometry, rays, transpose)
 
 
 # Both directions are special cases of one family that is closed under differentiation. With u, v

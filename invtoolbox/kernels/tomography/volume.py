@@ -166,8 +166,7 @@ def _transform(value: Tensor, views: Views, transpose: bool) -> Tensor:
     if value.is_complex():
         parts = (value.real.contiguous(), value.imag.contiguous())
         return torch.complex(*(_transform(part, views, transpose) for part in parts))
-    result: Tensor = _Transform.apply(value, table_of(views, value.device), None, views, transpose)
-    return result
+    return _Transform.apply(value, table_of(views, value.device), None, views, transpose)
 
 
 # Both directions take a tangent: a change of the table, or None. With a tangent they compute the

@@ -172,10 +172,9 @@ class GraphLaplacian(ExplicitPrior):
                 if first == "tv"
                 else SmoothedNorm(2.0) @ differences
             )
-        image: Tensor = solve(
+        return solve(
             problem, first, solver=solver, regularization=self.first_regularization, progress=False
         ).x
-        return image
 
     @property
     def laplacian(self) -> PixelGraphLaplacian:

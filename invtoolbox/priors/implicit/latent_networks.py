@@ -60,8 +60,7 @@ class GaussianLatents(ImplicitPrior):
         return {"w": torch.zeros_like(self.mean)[None]}
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
-        image: Tensor = self.decoder(self.mean + parameters["w"] @ self.root.T)
-        return image
+        return self.decoder(self.mean + parameters["w"] @ self.root.T)
 
     def energy(self, parameters: dict[str, Tensor], x: Tensor | None) -> Tensor:
         return 0.5 * parameters["w"].square().sum(1)
@@ -201,8 +200,7 @@ class GradientOriginNetwork(nn.Module):
         return -gradient
 
     def forward(self, x: Tensor) -> Tensor:
-        image: Tensor = self.decoder(self.origin(x))
-        return image
+        return self.decoder(self.origin(x))
 
 
 class GradientOrigin(GaussianLatents):

@@ -331,10 +331,7 @@ class DiffusersScore(Score):
             x = torch.nn.functional.interpolate(
                 x, self.size, mode="bilinear", align_corners=False, antialias=True
             )
-        latent: Tensor = (
-            self.vae.encode(2 * x - 1).latent_dist.mode() * self.vae.config.scaling_factor
-        )
-        return latent
+        return self.vae.encode(2 * x - 1).latent_dist.mode() * self.vae.config.scaling_factor
 
     def noise(self, z: Tensor, t: Tensor) -> Tensor:
         given, free = (_repeat(e, len(z)) for e in (self.given, self.free))

@@ -59,8 +59,7 @@ class VoxelVariation(ExplicitPrior):
             2 if self.of == "color" else 1
         )
         values = values if values.ndim == 3 else values[..., None]
-        total: Tensor = _Variation.apply(values, voxels.space.following(), self.smoothing)
-        return total
+        return _Variation.apply(values, voxels.space.following(), self.smoothing)
 
     def __repr__(self) -> str:
         return f"VoxelVariation({self.of!r})"

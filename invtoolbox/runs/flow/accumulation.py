@@ -85,8 +85,7 @@ class Cells:
                 "larger ones, or leave far points out"
             )
         x, y, z = (cells.astype(np.int64) + _HALF).T
-        keys: np.ndarray = (x << (2 * _BITS)) | (y << _BITS) | z
-        return keys
+        return (x << (2 * _BITS)) | (y << _BITS) | z
 
 
 _GREY = 0.62

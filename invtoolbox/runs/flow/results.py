@@ -102,8 +102,7 @@ class FlowResults:
         about = self.read(path).about  # reading compares the checksums of the archive
         if about.get("study") != fingerprint or about.get("item") != path.stem:
             raise InputError(f"{path}: a result of another study, or of another item")
-        facts: Mapping[str, Any] = about["facts"]
-        return facts
+        return about["facts"]
 
     def read(self, path: Path) -> FlowFile:
         return read_flow(path)

@@ -100,8 +100,7 @@ def open_source(
                 raise InputError(
                     f"{file.path}: the reader {reader!r} has no option {key!r}; it has {', '.join(taken) or 'none'}"
                 )
-        opened: datasets.DataSet = cls(path, geometry, **source.options)
-        return opened
+        return cls(path, geometry, **source.options)
     return datasets.open_measurements(path, geometry, reader=reader)
 
 
@@ -257,11 +256,10 @@ def _scan_of_operator(file: SceneFile) -> ScanGeometry | None:
 
 
 def _scan_3d(file: SceneFile, fields: Mapping[str, Any], name: str) -> ScanGeometry:
-    scan: ScanGeometry = _in_table(
+    return _in_table(
         lambda: geometry_from_mapping({"kind": _SCANS_3D[name], **fields}, file.path.parent),
         f"{file.path}: [operator]",
     )
-    return scan
 
 
 def _array(file: SceneFile, key: str, table: dict[str, Any], shape: tuple[int, int]) -> Tensor:
@@ -396,8 +394,7 @@ def rule(file: SceneFile) -> float | str | WeightRule:
             raise InputError(
                 f"{file.path}: the rule {table.rule!r} has no setting {key!r}; it has {', '.join(taken)}"
             )
-    changed: WeightRule = dataclasses.replace(chosen, **table.settings)
-    return changed
+    return dataclasses.replace(chosen, **table.settings)
 
 
 def geometry_of(file: SceneFile) -> ScanGeometry | None:
@@ -407,11 +404,10 @@ def geometry_of(file: SceneFile) -> ScanGeometry | None:
         return None
     if isinstance(given, str):
         return read_geometry(file.locate(given))
-    geometry: ScanGeometry = _in_table(
+    return _in_table(
         lambda: geometry_from_mapping(given, file.path.parent),
         f"{file.path}: [measurements.geometry]",
     )
-    return geometry
 
 
 def _change(geometry: ScanGeometry, settings: Mapping[str, Any], where: str) -> ScanGeometry:
