@@ -12,7 +12,7 @@ from torch import Tensor
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.chamfer import check_point_sets
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.surface_normals import Surface, in_time
+from invtoolbox.geometry.surface_normals import Surface, append_times
 from invtoolbox.operators.base import Shapes
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class PlaneToPlane(DataTerm):
         The metric has the shape ``(batch, N, 3, 3)``.
         """
         surfaces = self._surfaces or tuple(self._surface(points, k) for k, points in enumerate(y))
-        inputs = in_time(prediction.detach(), self.source_times, self.time_scale)
+        inputs = append_times(prediction.detach(), self.source_times, self.time_scale)
         counts = self.weights.expand(prediction.shape[:2]) > 0 if self.weights is not None else None
         apart, spread = [], []
         if len(surfaces) == 1:

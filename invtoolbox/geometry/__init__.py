@@ -12,7 +12,7 @@ _NAMES = {
     "NeighbourGraph": "neighbour_graph",
     "Similarity": "cameras",
     "Splats": "gaussians",
-    "carved_surface": "carving",
+    "carve_surface": "carving",
     "fuse_depth": "isosurface",
     "isosurface": "isosurface",
     "look_at": "cameras",

@@ -1,13 +1,14 @@
 """How things move in a street: a closed track around a block, and the speed along it over time.
 
-A street: ground, houses, trees and parked cars, and cars, people and cyclists that move; as ray-casters see it.
+A street: ground, houses, trees and parked cars, and cars, people and cyclists that move; as
+ray-casters see it.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -55,7 +56,8 @@ class Track:
         quarter = self.length / 4
         side, along = divmod((-way if self.backwards else way) % self.length, quarter)
         straight, turn = self.half - self.corner, math.pi / 2 * self.corner
-        # On the north side from its middle to the east, around the corner, and down to the middle of the east side.
+        # On the north side from its middle to the east, around the corner, and down to the middle
+        # of the east side.
         if along <= straight:
             x, y, heading = along, self.half, 0.0
         elif along < straight + turn:
@@ -215,7 +217,8 @@ class Thing:
 class Street:
     """Things, and the route of the car that looks at them.
 
-    The street is made level; `slope` tilts all of it, so that the world's z is not the normal of the ground.
+    The street is made level; `slope` tilts all of it, so that the world's z is not the normal of
+    the ground.
 
     Attributes:
         things: what is there; n of them.

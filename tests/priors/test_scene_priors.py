@@ -52,7 +52,7 @@ def kept() -> Voxels:
     """Voxels with nodes left out."""
     occupied = torch.zeros(5, 5, 5, dtype=torch.bool)
     occupied[1:3, 2, 2:4] = True
-    space = VoxelSpace.box(6, LOW, HIGH).keeping(occupied)
+    space = VoxelSpace.box(6, LOW, HIGH).keep_cells(occupied)
     return Voxels(
         torch.randn(2, space.rows, dtype=torch.float64),
         torch.randn(2, space.rows, 1, 3, dtype=torch.float64),

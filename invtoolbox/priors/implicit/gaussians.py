@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.carving import carved_surface
+from invtoolbox.geometry.carving import carve_surface
 from invtoolbox.geometry.gaussians import Splats, colors_to_harmonics
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.priors.base import ImplicitPrior, Seen, Transfer
@@ -165,7 +165,7 @@ class Gaussians(ImplicitPrior):
 
         Args:
             carve: once the pictures are known, start on the visual hull of what they show before the renderer's background, in the colors
-                of their pixels (`geometry.carved_surface`). For one object before a plain background, which the first thousands of steps
+                of their pixels (`geometry.carve_surface`). For one object before a plain background, which the first thousands of steps
                 would otherwise be spent on finding.
         """
         generator = torch.Generator().manual_seed(seed)
@@ -224,7 +224,7 @@ class Gaussians(ImplicitPrior):
         for k in range(len(y)):
             A = operator if operator.items is None else operator.select(torch.tensor([k]))
             generator = torch.Generator().manual_seed(self.seed)
-            place, color = carved_surface(
+            place, color = carve_surface(
                 A.cameras.to(device="cpu"),
                 y[k, :3].transpose(0, 1).cpu(),
                 background.cpu(),

@@ -54,7 +54,7 @@ class VoxelVariation(ExplicitPrior):
             2 if self.of == "color" else 1
         )
         values = values if values.ndim == 3 else values[..., None]
-        total: Tensor = _Variation.apply(values, voxels.space.following(), self.smoothing)
+        total: Tensor = _Variation.apply(values, voxels.space.neighbour_rows, self.smoothing)
         return total
 
     def __repr__(self) -> str:
