@@ -271,11 +271,13 @@ class Stack(DataTerm):
         self.is_convex = all(term.is_convex for term in terms)
 
     def value(self, prediction: Any, y: Any) -> Tensor:
-        total = self.weights[0] * self.terms[0].value(prediction[0], y[0])
-        for weight, term, p, measured in zip(
-            self.weights[1:], self.terms[1:], prediction[1:], y[1:]
-        ):
-            total = total + weight * term.value(p, measured)
+        return self._add([term.value(p, m) for term, p, m in zip(self.terms, prediction, y)])
+
+    def _add(self, values: Sequence[Tensor]) -> Tensor:
+        """Compute the weighted sum of the values of the terms."""
+        total = self.weights[0] * values[0]
+        for weight, value in zip(self.weights[1:], values[1:]):
+            total = total + weight * value
         return total
 
     def grad(self, prediction: Any, y: Any) -> Any:
@@ -285,9 +287,7 @@ class Stack(DataTerm):
 
     def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Any]:
         both = [term.value_and_grad(p, m) for term, p, m in zip(self.terms, prediction, y)]
-        total = self.weights[0] * both[0][0]
-        for weight, (value, _) in zip(self.weights[1:], both[1:]):
-            total = total + weight * value
+        total = self._add([value for value, _ in both])
         return total, tuple(weight * gradient for weight, (_, gradient) in zip(self.weights, both))
 
     def prox(self, prediction: Any, y: Any, step: float | Tensor) -> Any:
@@ -309,10 +309,7 @@ class Stack(DataTerm):
         parts = [term.expected_discrepancy(m) for term, m in zip(self.terms, y)]
         if any(part is None for part in parts):
             return None
-        total = self.weights[0] * parts[0].square()  # type: ignore[union-attr]
-        for weight, part in zip(self.weights[1:], parts[1:]):
-            total = total + weight * part.square()  # type: ignore[union-attr]
-        return total.sqrt()
+        return self._add([part.square() for part in parts if part is not None]).sqrt()
 
     def check_shape(
         self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None

@@ -29,7 +29,7 @@ class Chamfer(DataTerm):
     with t(d) = d for d below the truncation and 0 beyond it. Points without a partner count in the
     mean and have no pull (as in Li, Pontes and Lucey, "Neural scene flow prior", NeurIPS 2021). The
     term is neither convex nor continuous: if a point crosses the truncation, the value jumps down.
-    Elsewhere the gradient is that of the distances to the present neighbours, which is exact.
+    Elsewhere the gradient of the distances to the present neighbours is exact.
 
     The prediction is ``(batch, N, 3)`` and the measurements are ``(batch or 1, M, 3)``, in metres;
     N and M may differ.

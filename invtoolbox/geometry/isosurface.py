@@ -98,7 +98,7 @@ def isosurface(
         )
     places, faces, _, _ = marching_cubes(field.numpy(), level, gradient_direction="ascent")
     if known is not None:
-        places, faces = _between_known(places, faces, mask.numpy())
+        places, faces = _select_known(places, faces, mask.numpy())
         if not len(faces):
             raise InputError(f"no surface at {level:g} lies between nodes that hold a value")
     index = torch.from_numpy(np.ascontiguousarray(places)).double() - pad
@@ -298,7 +298,7 @@ class FusedDepth:
         )
 
 
-def _between_known(
+def _select_known(
     places: np.ndarray, faces: np.ndarray, known: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Select the faces whose vertices all lie on edges between two known nodes, and these vertices."""

@@ -26,7 +26,7 @@ class Lens:
       ``theta = atan(r)``.
 
     Attributes:
-        kind: model of the distortion, one of the two.
+        kind: model of the distortion, "perspective" or "fisheye".
         radial: coefficients ``k1, k2, ...``; missing ones are 0.
         tangential: coefficients ``p1, p2`` of a perspective lens.
 

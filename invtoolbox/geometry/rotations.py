@@ -53,7 +53,7 @@ def fit_rotation(S: Tensor) -> Tensor:
     r"""Compute `best_rotation` with its derivative.
 
     ``dR = R [omega]``, ``(tr(P) - P) omega = vee(R^T dS - dS^T R)``, ``P = R^T S``. The derivative
-    is needed if R enters another function than the one that it minimises. It is unbounded if
+    is needed if R enters a function that R does not minimise. It is unbounded if
     vectors lie along one line, or are a reflection of each other; there it is cut off.
     """
     R: Tensor = _FitRotation.apply(S)

@@ -76,8 +76,8 @@ class FlowLabels:
 class Sweep:
     """One turn of a lidar.
 
-    Rows are those of the file, in its order, including invalid points: a sensor writes NaN or zeros
-    for a beam without return.
+    Rows are the rows of the file, in its order, including invalid points: a sensor writes NaN or
+    zeros for a beam without return.
 
     Attributes:
         points: metres, float32 ``(N, 3)``, x forward, y left, z up, in the sensor's frame at
@@ -194,7 +194,7 @@ def flow_from_boxes(
     expansion: float | Literal["speed"] = 0.2,
     categories: Sequence[str] | None = None,
 ) -> FlowLabels:
-    """Derive the flow labels of a sweep from its boxes and those of the next sweep.
+    """Derive the flow labels of a sweep from the boxes of this sweep and of the next sweep.
 
     A point p in a box with the frames B0 in this sweep and B1 in the next moves by
     ``B1 B0^-1 p - p``. A point in no box moves by ``E p - p`` with the sensor's motion E. A point
@@ -301,11 +301,18 @@ def _growth(
 ) -> Tensor:
     """Return the lengths in metres by which each box grows in length, width and height, (n, 3)."""
     grown = torch.zeros(len(boxes), 3, dtype=torch.float64)
-    if not isinstance(expansion, str):
-        if not expansion >= 0:
-            raise InputError(f"expansion must be metres, zero or more, or 'speed', got {expansion}")
+    if not isinstance(expansion, str) and expansion >= 0:
         grown[:, :2] = expansion
-        return grown
+    elif expansion != "speed":
+        raise InputError(f"expansion must be metres, zero or more, or 'speed', got {expansion!r}")
+    else:
+        for k, track in enumerate(boxes.track):
+            if track in later:
+                place = transform(inverse(ego_motion), later[track][None, :3, 3])[0]
+                way = float((place - boxes.pose[k, :3, 3]).norm())
+                if way > _STANDS:
+                    grown[k] = torch.tensor([0.2 + min(way / 2, _LONGEST), 0.2, 0.2])
+    return grown
     if expansion != "speed":
         raise InputError(f"expansion must be metres, zero or more, or 'speed', got {expansion!r}")
     for k, track in enumerate(boxes.track):

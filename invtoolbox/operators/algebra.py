@@ -41,8 +41,8 @@ def _items(parts: Sequence[Operator]) -> int | None:
     return counts.pop() if counts else None
 
 
-class _Combined(Operator):
-    """Base of the combinations: parameters and items are those of the parts."""
+class _Combination(Operator):
+    """Base of the combinations, which have the parameters and items of their parts."""
 
     parts: tuple[Operator, ...]
 
@@ -86,7 +86,7 @@ class _Combined(Operator):
         return other
 
 
-class Composition(_Combined):
+class Composition(_Combination):
     """Composition ``A(B(x))``."""
 
     def __init__(self, outer: Operator, inner: Operator) -> None:
@@ -134,7 +134,7 @@ class LinearComposition(Composition, LinearOperator):
         return self.parts[1]._adjoint(self.parts[0]._adjoint(y))
 
 
-class OperatorSum(_Combined):
+class OperatorSum(_Combination):
     """Sum ``A(x) + B(x)``."""
 
     def __init__(self, first: Operator, second: Operator) -> None:
@@ -170,7 +170,7 @@ class LinearSum(OperatorSum, LinearOperator):
         return self.parts[0]._adjoint(y) + self.parts[1]._adjoint(y)
 
 
-class Scaled(_Combined):
+class Scaled(_Combination):
     """Multiple ``a A(x)`` for a number ``a``, or one number per item."""
 
     def __init__(self, factor: float | Tensor, part: Operator) -> None:
@@ -256,7 +256,7 @@ class LinearScaled(Scaled, LinearOperator):
         return self.parts[0].normal_resolvent(v, rho, weight * size**2)
 
 
-class Adjoint(_Combined, LinearOperator):
+class Adjoint(_Combination, LinearOperator):
     """Adjoint ``A^T`` as an operator."""
 
     parts: tuple[LinearOperator, ...]  # type: ignore[assignment]
@@ -279,7 +279,7 @@ class Adjoint(_Combined, LinearOperator):
         return f"{self.parts[0]}.T"
 
 
-class Stack(_Combined):
+class Stack(_Combination):
     """Several operators on the same ``x``; the prediction is a tuple."""
 
     def __init__(self, parts: Sequence[Operator]) -> None:
@@ -322,7 +322,7 @@ class LinearStack(Stack, LinearOperator):
         return result
 
 
-class Component(_Combined):
+class Component(_Combination):
     """One part ``A(x)[k]`` of an operator whose prediction is a tuple."""
 
     def __init__(self, operator: Operator, k: int) -> None:

@@ -46,6 +46,8 @@ class Operator(Settings, ABC):
     channelwise: bool = False
     complex_images: bool = False
     items: int | None = None
+    #: Whether every parameter has a batch axis in front, of length 1 if all items share it.
+    has_batch_axis: bool = False
 
     @abstractmethod
     def _forward(self, x: Tensor) -> Any: ...
@@ -92,7 +94,7 @@ class Operator(Settings, ABC):
         """Return the parameters with one set per item, ``(batch, ...)``, for `with_parameters`."""
         return {
             name: value.expand(batch, *value.shape[1:])
-            if self.items is not None and value.shape[:1] == (self.items,)
+            if self.has_batch_axis or (self.items is not None and value.shape[:1] == (self.items,))
             else value.expand(batch, *value.shape)
             for name, value in self.parameters().items()
         }
@@ -219,6 +221,8 @@ class LinearOperator(Operator):
     #: Whether ``A^T A``, and ``A^T W A`` of weighted measurements, multiply every pixel by a
     #: number, as for operators that select or mask.
     normal_is_diagonal: bool = False
+    #: Whether `norm` starts from a complex image: a real one is orthogonal to imaginary images.
+    needs_complex_start: bool = False
 
     def adjoint(self, y: Any) -> Tensor:
         """Compute ``A^T y`` (``A^H y`` if complex), shape ``(batch, *domain_shape)``."""
@@ -303,13 +307,18 @@ class LinearOperator(Operator):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Estimate the largest singular value by the power method on ``A^T A``.
+        """Compute the largest singular value, exactly if there is a closed form.
 
-        The shape is ``(1,)``, or ``(items,)`` if parameters differ per item. The power method
-        starts from a fixed random image. Its estimate approaches the norm from below, and it
-        stops once the estimate changes by less than ``tolerance`` relative. Nothing is stored in
-        the operator.
+        The shape is ``(1,)``, or ``(items,)`` if parameters differ per item. Without a closed form,
+        the norm is estimated by the power method on ``A^T A`` from a fixed random image. The
+        estimate approaches the norm from below, and the method stops once the estimate changes by
+        less than ``tolerance`` relative. Nothing is stored in the operator.
         """
+        known = self._known_norm()
+        if known is not None:
+            return known.to(dtype=dtype.to_real(), device=device)
+        if self.needs_complex_start:
+            dtype = torch.promote_types(dtype, torch.complex64)
         tensors = list(self.parameters().values())
         device = device if device is not None else (tensors[0].device if tensors else "cpu")
         generator = torch.Generator().manual_seed(seed)
@@ -335,6 +344,10 @@ class LinearOperator(Operator):
             if bool(done.all()):
                 break
         return estimate
+
+    def _known_norm(self) -> Tensor | None:
+        """Return the norm, or a close upper bound, if there is a closed form."""
+        return None
 
     def pseudo_inverse(self, y: Any) -> Tensor:
         """Compute an approximate inverse in closed form, if one exists.
@@ -395,6 +408,14 @@ def expand(value: float | Tensor, like: Tensor) -> Tensor:
         value, dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device
     )
     return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim else value
+
+
+def count_items(what: str, *tensors: Tensor | None) -> int | None:
+    """Return the common length of the batch axes of tensors; ``None`` if all lengths are 1."""
+    counts = {len(t) for t in tensors if t is not None and len(t) > 1}
+    if len(counts) > 1:
+        raise InputError(f"{what} are for batches of different sizes: {sorted(counts)}")
+    return counts.pop() if counts else None
 
 
 def check_shape(

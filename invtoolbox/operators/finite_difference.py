@@ -87,20 +87,9 @@ class FiniteDifference(LinearOperator):
                 out.narrow(axis, 0, 1).add_(last)
         return out
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Compute the largest singular value in closed form.
-
-        The next eigenvalues are so close to the largest that a power method stops 1.5 % below it; a
-        primal-dual method with such a long step diverges on images of high-frequency noise.
-        """
+    def _known_norm(self) -> Tensor:
+        # The next eigenvalues are so close to the largest that a power method stops 1.5 % below it,
+        # and a primal-dual method with such a long step diverges on images of high-frequency noise.
         # Along an axis the highest frequency is the alternating sign, if the boundary permits it.
         squares = [
             4.0 if self.periodic and n % 2 == 0 else 4 * math.cos(math.pi / (2 * n)) ** 2
@@ -108,7 +97,7 @@ class FiniteDifference(LinearOperator):
         ]
         if self.spacing is not None:
             squares = [square / (h * h) for square, h in zip(squares, self.spacing)]
-        return torch.full((1,), math.sqrt(sum(squares)), dtype=dtype, device=device)
+        return torch.tensor([math.sqrt(sum(squares))], dtype=torch.float64)
 
     def normal_symbol(self) -> tuple[Tensor, bool]:
         """Return ``sum_k 4 sin^2(xi_k / 2)``, the symbol of the Laplacian.
@@ -205,19 +194,9 @@ class SymmetrisedGradient(LinearOperator):
             second = second.narrow(a + 2, min(1, component.shape[a + 2] - n) if a == axis else 0, n)
         return here, (first, second)
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Return the upper bound ``|E|^2 <= 4 sum_k 1 / spacing_k^2``, which large images approach."""
-        return torch.full(
-            (1,), 2 * math.sqrt(sum(a * a for a in self.slopes)), dtype=dtype, device=device
-        )
+    def _known_norm(self) -> Tensor:
+        # This is an upper bound, |E|^2 <= 4 sum_k 1 / spacing_k^2, which large images approach.
+        return torch.tensor([2 * math.sqrt(sum(a * a for a in self.slopes))], dtype=torch.float64)
 
 
 def _needs_graph(x: Tensor) -> bool:

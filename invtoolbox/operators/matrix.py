@@ -87,18 +87,8 @@ class Matrix(LinearOperator):
         dtype = torch.promote_types(x.dtype, torch.complex64) if matrix.is_complex() else x.dtype
         return (matrix.to(dtype) @ x.to(dtype).flatten(1).unsqueeze(2)).squeeze(2)
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Compute the largest singular value, exact."""
-        largest: Tensor = torch.linalg.matrix_norm(self.matrix, 2)
-        return largest.reshape(-1).to(dtype=dtype, device=device)
+    def _known_norm(self) -> Tensor:
+        return torch.linalg.matrix_norm(self.matrix, 2).reshape(-1)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """Compute the least-squares image of smallest norm."""

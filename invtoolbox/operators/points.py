@@ -290,17 +290,8 @@ class ObservedPoints(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return y.new_zeros(len(y), *self.domain_shape).scatter(1, self._spread(y), y)
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Return 1, which is exact."""
-        return torch.ones(self.items or 1, dtype=dtype, device=device)
+    def _known_norm(self) -> Tensor:
+        return torch.ones(self.items or 1)
 
     def normal_diagonal(self) -> Tensor:
         one = torch.ones(

@@ -1,4 +1,4 @@
-"""Simulation of a spinning lidar on a car, with noise, drop-out, rolling shutter and exact labels."""
+"""Simulation of a spinning lidar on a car: noise, drop-out, rolling shutter, exact labels."""
 
 from __future__ import annotations
 
@@ -82,14 +82,8 @@ class SpinningLidar:
         up = torch.linspace(low, high, self.rings, dtype=torch.float64).deg2rad()
         columns = torch.arange(self.azimuths, dtype=torch.float64)[:, None]
         azimuth = math.pi - 2 * math.pi * (columns + 0.5) / self.azimuths
-        return torch.stack(
-            [
-                azimuth.cos() * up.cos(),
-                azimuth.sin() * up.cos(),
-                up.sin().expand(self.azimuths, -1),
-            ],
-            dim=-1,
-        )
+        x, y, z = azimuth.cos() * up.cos(), azimuth.sin() * up.cos(), up.sin()
+        return torch.stack([x, y, z.expand(self.azimuths, -1)], dim=-1)
 
     @property
     def mount(self) -> Tensor:

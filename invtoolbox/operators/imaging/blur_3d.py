@@ -40,6 +40,7 @@ class Blur3D(LinearOperator):
     """
 
     channelwise = True
+    has_batch_axis = True
 
     def __init__(self, kernel: Any, volume_shape: Sequence[int], boundary: str = "reflect") -> None:
         if boundary not in BOUNDARIES:
@@ -63,9 +64,6 @@ class Blur3D(LinearOperator):
     def parameters(self) -> dict[str, Tensor]:
         """``kernel``, of shape ``(1 or batch, 1, kd, kh, kw)``."""
         return {"kernel": self.kernel}
-
-    def item_parameters(self, batch: int) -> dict[str, Tensor]:
-        return {"kernel": self.kernel.expand(batch, *self.kernel.shape[1:])}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         if "kernel" not in parameters:
@@ -148,28 +146,11 @@ class Blur3D(LinearOperator):
 
     # -- closed forms ------------------------------------------------------------------------------
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Compute the largest singular value: exact with "periodic", estimated otherwise.
-
-        The exact value is the peak of the transfer function.
-        """
+    def _known_norm(self) -> Tensor | None:
+        """Return the peak of the transfer function, which is exact for the periodic boundary."""
         if self.boundary != "periodic":
-            return super().norm(
-                tolerance=tolerance,
-                max_iterations=max_iterations,
-                seed=seed,
-                dtype=dtype,
-                device=device,
-            )
-        return self._spectrum(self.kernel).abs().flatten(1).amax(1).to(dtype=dtype, device=device)
+            return None
+        return self._spectrum(self.kernel).abs().flatten(1).amax(1)
 
     def normal_symbol(self) -> tuple[Tensor, bool] | None:
         if self.boundary == "periodic":

@@ -131,18 +131,9 @@ class Downsampling(LinearOperator):
 
     # -- closed forms: the singular values of A are the products of those of the two matrices ------
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Compute the largest singular value, exact."""
+    def _known_norm(self) -> Tensor:
         rows, columns = (torch.linalg.matrix_norm(m, 2) for m in (self.rows, self.columns))
-        return (rows * columns).reshape(1).to(dtype=dtype, device=device)
+        return (rows * columns).reshape(1)
 
     def normal_resolvent(
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0

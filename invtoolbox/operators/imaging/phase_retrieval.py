@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.algebra import _Combined
+from invtoolbox.operators.algebra import _Combination
 from invtoolbox.operators.base import LinearOperator, check_shape, expand, inner, item_norm
 
 
-class PhaseRetrieval(_Combined):
+class PhaseRetrieval(_Combination):
     r"""Intensities ``A(x) = |B x|^2`` for a linear operator B.
 
     The operator is nonlinear and differentiable, with real measurements of complex images. ``x``

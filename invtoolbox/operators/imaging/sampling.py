@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import LinearOperator, expand
+from invtoolbox.operators.base import LinearOperator, count_items, expand
 
 
 class Inpainting(LinearOperator):
@@ -38,6 +38,7 @@ class Inpainting(LinearOperator):
     # the mask in the dtype in which it was given.
 
     normal_is_diagonal = True
+    has_batch_axis = True
 
     def __init__(self, mask: Any, image_shape: Sequence[int]) -> None:
         shape = tuple(int(n) for n in image_shape)
@@ -56,21 +57,18 @@ class Inpainting(LinearOperator):
                 "it must be 1 for known pixels"
             )
         self.channelwise = self.mask.shape[1] == 1
-        self.items = self.mask.shape[0] if self.mask.shape[0] > 1 else None
+        self.items = count_items("masks", self.mask)
 
     def parameters(self) -> dict[str, Tensor]:
         """``mask``, of shape ``(1 or batch, 1 or channel, *space)``."""
         return {"mask": self.mask}
-
-    def item_parameters(self, batch: int) -> dict[str, Tensor]:
-        return {"mask": self.mask.expand(batch, *self.mask.shape[1:])}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         if "mask" not in parameters:
             return super()._replace(parameters)
         mask = _with_batch(parameters["mask"], self.domain_shape)
         other = super()._replace({"mask": mask})
-        return other._with_items(mask.shape[0] if mask.shape[0] > 1 else None)
+        return other._with_items(count_items("masks", mask))
 
     def _weights(self, like: Tensor) -> Tensor:
         # A boolean mask is cast to the image's real dtype; a complex image stays complex.
@@ -82,17 +80,8 @@ class Inpainting(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return self._weights(y) * y
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Return the largest entry of the mask, which is exact."""
-        return self.mask.to(dtype=dtype, device=device).abs().flatten(1).amax(1)
+    def _known_norm(self) -> Tensor:
+        return self.mask.double().abs().flatten(1).amax(1)
 
     def normal_resolvent(
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
@@ -168,17 +157,8 @@ class Sampling(LinearOperator):
         )
         return self._adjoint(ones)
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Compute the square root of the largest number of measurements of a pixel, which is exact."""
-        return self.counts().flatten(1).amax(1).sqrt().to(dtype=dtype, device=device)
+    def _known_norm(self) -> Tensor:
+        return self.counts().flatten(1).amax(1).sqrt()
 
     def normal_diagonal(self) -> Tensor:
         return self.counts()

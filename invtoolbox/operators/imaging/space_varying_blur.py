@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import LinearOperator
+from invtoolbox.operators.base import LinearOperator, count_items
 from invtoolbox.operators.imaging.blur import Blur
 
 
@@ -43,6 +43,7 @@ class SpaceVaryingBlur(LinearOperator):
     # here, where all kernels go through one `Blur`.
 
     channelwise = True
+    has_batch_axis = True
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class SpaceVaryingBlur(LinearOperator):
         self.blur = Blur(values, (values.shape[1], *self.domain_shape[1:]), boundary)
         self.range_shape = (self.domain_shape[0], *self.blur.range_shape[1:])
         self.weights = self._check_weights(torch.as_tensor(weights))
-        self.items = self._count()
+        self.items = self._count_items()
 
     def _check_weights(self, weights: Tensor) -> Tensor:
         """Return the weights as ``(1 or batch, k, row, column)``, after checking them."""
@@ -88,26 +89,15 @@ class SpaceVaryingBlur(LinearOperator):
             )
         return full if full.is_floating_point() else full.to(torch.float32)
 
-    def _count(self) -> int | None:
-        """Return the number of batch items that kernels and weights belong to."""
-        counts = {len(t) for t in (self.blur.kernel, self.weights) if len(t) > 1}
-        if len(counts) > 1:
-            raise InputError(
-                "the kernels and the weights of SpaceVaryingBlur are for batches of different "
-                f"sizes: {sorted(counts)}"
-            )
-        return counts.pop() if counts else None
+    def _count_items(self) -> int | None:
+        names = "the kernels and the weights of SpaceVaryingBlur"
+        return count_items(names, self.blur.kernel, self.weights)
 
     # -- parameters --------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:
         """``kernels (1 or batch, k, kh, kw)`` and ``weights (1 or batch, k, row, column)``."""
         return {"kernels": self.blur.kernel, "weights": self.weights}
-
-    def item_parameters(self, batch: int) -> dict[str, Tensor]:
-        return {
-            name: value.expand(batch, *value.shape[1:]) for name, value in self.parameters().items()
-        }
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         other = super()._replace({})
@@ -118,7 +108,7 @@ class SpaceVaryingBlur(LinearOperator):
             )
         if "weights" in parameters:
             other.weights = self._check_weights(parameters["weights"])
-        return other._with_items(other._count())
+        return other._with_items(other._count_items())
 
     # -- the operator ------------------------------------------------------------------------------
 

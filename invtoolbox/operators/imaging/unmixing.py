@@ -35,6 +35,8 @@ class Unmixing(LinearOperator):
     # This is one matrix product; deepinv's HyperSpectralUnmixing keeps the pseudo-inverse of its
     # first spectra when the spectra are replaced.
 
+    has_batch_axis = True
+
     def __init__(self, spectra: Any, space: Sequence[int]) -> None:
         self.spectra = _check_spectra(torch.as_tensor(spectra))
         _, bands, materials = self.spectra.shape
@@ -45,9 +47,6 @@ class Unmixing(LinearOperator):
     def parameters(self) -> dict[str, Tensor]:
         """``spectra``, of shape ``(1 or batch, band, material)``."""
         return {"spectra": self.spectra}
-
-    def item_parameters(self, batch: int) -> dict[str, Tensor]:
-        return {"spectra": self.spectra.expand(batch, *self.spectra.shape[1:])}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         if "spectra" not in parameters:
@@ -70,18 +69,8 @@ class Unmixing(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return self._product(self.spectra.mT, y)
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Compute the largest singular value of the spectra, which is exact."""
-        largest: Tensor = torch.linalg.matrix_norm(self.spectra.double(), 2)
-        return largest.to(dtype=dtype, device=device)
+    def _known_norm(self) -> Tensor:
+        return torch.linalg.matrix_norm(self.spectra.double(), 2)
 
     def normal_resolvent(
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import LinearOperator, check_shape, expand
+from invtoolbox.operators.base import LinearOperator, check_shape, count_items, expand
 from invtoolbox.operators.mri.fourier import centred_fft, centred_ifft, check_axes, complex_dtype
 
 
@@ -51,6 +51,9 @@ class CartesianMRI(LinearOperator):
     # compared with 21 and 23 here), but its images are two real channels, whose modulus no prior
     # would see, and its k-space has one axis more than here, where a coil is a channel.
 
+    has_batch_axis = True
+    needs_complex_start = True
+
     def __init__(
         self, mask: Any, image_shape: Sequence[int], coil_maps: Any = None, axes: int | None = None
     ) -> None:
@@ -71,7 +74,7 @@ class CartesianMRI(LinearOperator):
         self.coils = 1 if self.coil_maps is None else self.coil_maps.shape[1]
         self.mask = _mask(torch.as_tensor(mask), self.coils, shape[1:])
         self.range_shape = (self.coils, *shape[1:])
-        self.items = _items(self.mask, self.coil_maps)
+        self.items = self._count_items()
 
     # -- parameters --------------------------------------------------------------------------------
 
@@ -82,11 +85,6 @@ class CartesianMRI(LinearOperator):
         """
         own = {} if self.coil_maps is None else {"coil_maps": self.coil_maps}
         return {**own, "mask": self.mask}
-
-    def item_parameters(self, batch: int) -> dict[str, Tensor]:
-        return {
-            name: value.expand(batch, *value.shape[1:]) for name, value in self.parameters().items()
-        }
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         checked = dict(parameters)
@@ -101,7 +99,11 @@ class CartesianMRI(LinearOperator):
         if "mask" in parameters:
             checked["mask"] = _mask(parameters["mask"], self.coils, self.domain_shape[1:])
         other = super()._replace(checked)
-        return other._with_items(_items(other.mask, other.coil_maps))
+        return other._with_items(other._count_items())
+
+    def _count_items(self) -> int | None:
+        names = "the mask and the coil_maps of CartesianMRI"
+        return count_items(names, self.mask, self.coil_maps)
 
     @property
     def sampled(self) -> Tensor:
@@ -133,28 +135,11 @@ class CartesianMRI(LinearOperator):
 
     # -- closed forms ------------------------------------------------------------------------------
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Compute the largest singular value: exact with one coil, else by the power method."""
+    def _known_norm(self) -> Tensor | None:
+        """Return the largest weight of the mask, which is exact with one coil."""
         if self.coil_maps is not None:
-            # The start is complex: a real start is orthogonal to images that are purely imaginary.
-            estimate = super().norm(
-                tolerance=tolerance,
-                max_iterations=max_iterations,
-                seed=seed,
-                dtype=dtype if dtype.is_complex else _complex(dtype),
-                device=device,
-            )
-            return estimate.to(_real(dtype))
-        largest = self.mask.to(dtype=torch.float64, device=device).abs().flatten(1).amax(1)
-        return largest.to(_real(dtype)).expand(self.items or 1).clone()
+            return None
+        return self.mask.double().abs().flatten(1).amax(1).expand(self.items or 1).clone()
 
     @property
     def has_normal_resolvent(self) -> bool:
@@ -340,7 +325,7 @@ def check_coil_maps(maps: Tensor, space: tuple[int, ...], name: str) -> Tensor:
         )
     if not bool(full.isfinite().all()):
         raise InputError(f"the coil_maps of {name} have entries that are NaN or infinite")
-    return full if full.is_complex() else full.to(_complex(full.dtype))
+    return full if full.is_complex() else full.to(complex_dtype(full))
 
 
 def _mask(mask: Tensor, coils: int, space: tuple[int, ...]) -> Tensor:
@@ -363,22 +348,3 @@ def _mask(mask: Tensor, coils: int, space: tuple[int, ...]) -> Tensor:
             "sampled frequencies"
         )
     return full
-
-
-def _items(mask: Tensor, maps: Tensor | None) -> int | None:
-    """Return the number of batch items that mask and maps belong to."""
-    counts = {len(t) for t in (mask, maps) if t is not None and len(t) > 1}
-    if len(counts) > 1:
-        raise InputError(
-            "the mask and the coil_maps of CartesianMRI are for batches of different sizes: "
-            f"{sorted(counts)}"
-        )
-    return counts.pop() if counts else None
-
-
-def _complex(real: torch.dtype) -> torch.dtype:
-    return torch.complex128 if real == torch.float64 else torch.complex64
-
-
-def _real(dtype: torch.dtype) -> torch.dtype:
-    return {torch.complex64: torch.float32, torch.complex128: torch.float64}.get(dtype, dtype)

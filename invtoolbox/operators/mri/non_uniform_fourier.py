@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import LinearOperator
+from invtoolbox.operators.base import LinearOperator, count_items
 from invtoolbox.operators.mri.cartesian import check_coil_maps, combine_coils
 from invtoolbox.operators.mri.fourier import complex_dtype
 
@@ -56,6 +56,8 @@ class NonUniformFourier(LinearOperator):
     # everything to float32, and is not differentiable in the trajectory; torchkbnufft is not
     # maintained. This implementation covers what is needed of both.
 
+    needs_complex_start = True
+
     def __init__(
         self,
         trajectory: Any,
@@ -88,21 +90,12 @@ class NonUniformFourier(LinearOperator):
         self.sample_shape = tuple(values.shape[:-1])
         self._set_trajectory(values)
         self.range_shape = (self.coils, *self.sample_shape)
-        self.items = self._count()
+        self.items = self._count_items()
 
-    def _count(self) -> int | None:
-        """Return the number of batch items that trajectory and maps belong to."""
-        counts = {
-            len(t)
-            for t in (self.coil_maps, self.trajectory if self._differs else None)
-            if t is not None and len(t) > 1
-        }
-        if len(counts) > 1:
-            raise InputError(
-                f"the trajectory and the coil_maps of {self} are for batches of different sizes: "
-                f"{sorted(counts)}"
-            )
-        return counts.pop() if counts else None
+    def _count_items(self) -> int | None:
+        trajectory = self.trajectory if self._differs else None
+        names = f"the trajectory and the coil_maps of {self}"
+        return count_items(names, trajectory, self.coil_maps)
 
     @property
     def _differs(self) -> bool:
@@ -226,7 +219,7 @@ class NonUniformFourier(LinearOperator):
                     f"{given}; create a new NonUniformFourier"
                 )
             other._set_trajectory(parameters["trajectory"])
-        return other._with_items(other._count())
+        return other._with_items(other._count_items())
 
     # -- the operator ------------------------------------------------------------------------------
 
@@ -296,26 +289,6 @@ class NonUniformFourier(LinearOperator):
         return grid
 
     # -- closed forms ------------------------------------------------------------------------------
-
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Compute the largest singular value by the power method from a complex start."""
-        real = torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
-        estimate = super().norm(
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            seed=seed,
-            device=device,
-            dtype=torch.complex128 if real == torch.float64 else torch.complex64,
-        )
-        return estimate.to(real)
 
     def density(self, iterations: int = 20) -> Tensor:
         """Compute the area of k-space per sample, ``(1 or batch, *samples)``.

@@ -12,11 +12,11 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.moving_shapes import Moving
-from invtoolbox.operators.algebra import _Combined
+from invtoolbox.operators.algebra import _Combination
 from invtoolbox.operators.base import Operator
 
 
-class OverTime(_Combined):
+class OverTime(_Combination):
     """Renderers of a moving shape, ``A(x) = (A_1(x_1), ..., A_T(x_T))``.
 
     Each renderer sees the shape of `geometry.moving_shapes.Moving` at its time. The predictions are
@@ -113,7 +113,7 @@ class OverTime(_Combined):
         return f"OverTime({len(self.parts)} times, {self.blocks} {blocks})"
 
 
-class OnBoth(_Combined):
+class OnBoth(_Combination):
     """One operator on two scenes, ``A((x_1, x_2))``: both predictions, along the channels.
 
     This serves two models of one scene, `priors.GaussianPair`: the scene is measured once and

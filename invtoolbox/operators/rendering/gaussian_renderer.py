@@ -91,7 +91,7 @@ class _SplatOperator(Operator):
 class GaussianRenderer(_SplatOperator):
     r"""Camera pictures of `geometry.Splats`, ``(batch, channels, camera, row, column)``.
 
-    The channels are those of the outputs, one after the other. See `geometry.rasterization` for the
+    The channels of the outputs follow one after the other. See `geometry.rasterization` for the
     computation. Derivatives reach every tensor of the splats, and the parameter ``twist``, which
     moves the cameras in their own frames (`Cameras.rotate`) and is 0 by default:
     ``Problem(..., unknown={"twist": None})`` refines poses. Blocks are cameras, so a solver's
@@ -296,7 +296,7 @@ _OUTPUTS = ("range", "median_range", "alpha", "color")
 class GaussianRanges(_SplatOperator):
     r"""Lidar ranges of `geometry.Splats`, ``(batch, channels, sweep, ray)``.
 
-    The channels are those of the outputs, one after the other; see `geometry.ray_rasterization` for
+    The channels of the outputs follow one after the other; see `geometry.ray_rasterization` for
     the computation. The range of a ray that meets no Gaussian is 0. Derivatives reach every tensor
     of the splats, and the parameter ``twist``, ``(sweeps, 6)``, which moves the sensors in their
     own frames: a rotation vector, then a shift. Blocks are sweeps.

@@ -61,9 +61,9 @@ def from_tigre(geometry: Any, angles: Any) -> Scan3D:
             far[0],
             cell,
             spacing,
-            _shared(shift),
+            _drop_repeats(shift),
             axis_shift=-axis[0],
-            detector_rotation=_shared(turned),
+            detector_rotation=_drop_repeats(turned),
         )
     import torch
 
@@ -175,7 +175,7 @@ def _per_view(geometry: Any, name: str, views: int, parts: int) -> Any:
     return np.broadcast_to(array, (views, array.shape[1])).copy()
 
 
-def _shared(values: Any) -> Any:
+def _drop_repeats(values: Any) -> Any:
     return values[0] if np.ptp(values, axis=0).max() == 0 else values
 
 

@@ -116,7 +116,7 @@ class FanBeam(Scan2D):
         distance = self.source_origin * along / (along.square() + across.square())
         return (source[0] + distance * direction[0], source[1] + distance * direction[1]), direction
 
-    def _seen(self) -> tuple[float, float]:
+    def _view_limits(self) -> tuple[float, float]:
         shift, half = (
             self.detector_shift.detach().double(),
             self.num_detectors * self.detector_spacing / 2,

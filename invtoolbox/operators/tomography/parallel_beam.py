@@ -81,7 +81,7 @@ class ParallelBeam(Scan2D):
         s, cos, sin = self._detector(shift), angles.cos(), angles.sin()
         return (s * cos, s * sin), (sin, -cos)
 
-    def _seen(self) -> tuple[float, float]:
+    def _view_limits(self) -> tuple[float, float]:
         shift, half = self.detector_shift.detach(), self.num_detectors * self.detector_spacing / 2
         return float(shift.min()) - half, float(shift.max()) + half
 

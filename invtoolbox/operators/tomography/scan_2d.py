@@ -75,7 +75,7 @@ class Scan2D(LinearOperator):
         """
 
     @abstractmethod
-    def _seen(self) -> tuple[float, float]:
+    def _view_limits(self) -> tuple[float, float]:
         """Return the signed distances of the two outermost rays from the centre of rotation."""
 
     @abstractmethod
@@ -243,7 +243,7 @@ class Scan2D(LinearOperator):
         """Raise if the detector misses the object's centre, warn if it misses a part of the object."""
         height, width = (n * size for n, size in zip(self.image_shape, self.pixel_size))
         inner, outer = min(height, width) / 2, math.hypot(height, width) / 2
-        low, high = self._seen()
+        low, high = self._view_limits()
         name = type(self).__name__
         sees = f"the detector sees distances {low:.4g} to {high:.4g} from the centre of rotation"
         if low > outer or high < -outer:

@@ -186,8 +186,8 @@ def check_view(name: str, views: Views) -> None:
     ahead = (depth > 0).any(1)
     # These are bounding boxes of the projected corners; a volume that reaches next to the source
     # may project anywhere.
-    beside = (depth <= 0).any(1)
-    meets = ahead & (beside | _overlap(row, rows) & _overlap(column, columns))
+    behind = (depth <= 0).any(1)
+    meets = ahead & (behind | _overlap(row, rows) & _overlap(column, columns))
     if not bool(meets.any()):
         raise InputError(
             f"no ray of {name} meets the volume: in view 0 the volume projects to rows "
