@@ -17,7 +17,7 @@ from torch import Tensor
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import take_blocks
-from invtoolbox.operators.base import Shape, Shapes, check_shape, expand
+from invtoolbox.operators.base import Shape, Shapes, check_shape, expand, inner
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -224,6 +224,11 @@ class ResidualTerm(DataTerm):
         if weights is not None and not bool(((weights >= 0) & weights.isfinite()).all()):
             raise InputError(f"the weights of {type(self).__name__} must be nonnegative and finite")
         self.weights = weights
+
+    def value(self, prediction: Any, y: Any) -> Tensor:
+        """Compute ``1/2 <r, W r>``; terms that are not quadratic override this method."""
+        residual = prediction - y
+        return 0.5 * inner(residual, self.weighted(residual))
 
     def with_noise_std(self, noise_std: Tensor) -> Self:
         """Return a copy of the term with another noise level."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.data_terms.base import DataTerm, ResidualTerm
-from invtoolbox.operators.base import expand, inner, item_norm
+from invtoolbox.operators.base import expand, item_norm
 
 
 class LeastSquares(ResidualTerm):
@@ -36,10 +36,6 @@ class LeastSquares(ResidualTerm):
                 * residual
             )
         return residual if self.noise_std is None else residual * self._precision(residual)
-
-    def value(self, prediction: Tensor, y: Tensor) -> Tensor:
-        residual = prediction - y
-        return 0.5 * inner(residual, self.weighted(residual))
 
     def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
         t = expand(step, prediction) * self._precision(prediction)

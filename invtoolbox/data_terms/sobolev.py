@@ -15,7 +15,7 @@ from torch import Tensor
 
 from invtoolbox.data_terms.base import ResidualTerm
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import expand, inner
+from invtoolbox.operators.base import expand
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -51,8 +51,9 @@ class Sobolev(ResidualTerm):
             is the detector alone.
         homogeneous: whether the weights are ``|length_scale xi|^(2s)``. Frequency 0 then has weight
             0, so the mean of the data has no influence.
-        boundary: ``"periodic"`` (FFT), or ``"neumann"`` (cosine transform DCT-II: mirrored at the
-            edges), which does not treat the jump from one edge to the other as a detail.
+        boundary: boundary rule, ``"periodic"`` (FFT), or ``"neumann"`` (cosine transform DCT-II:
+            mirrored at the edges), which does not treat the jump from one edge to the other as a
+            detail.
         unit: unit of ``xi``: ``"wavenumber"``, periods over the length of each axis, whatever that
             length is (the domain is then ``[0, 2 pi]`` in every axis), or ``"sample"``, radians per
             sample, so that ``length_scale`` is a number of samples.
@@ -93,10 +94,6 @@ class Sobolev(ResidualTerm):
         self._prepared: Tensor | None = None
 
     # -- the misfit --------------------------------------------------------------------------------
-
-    def value(self, prediction: Tensor, y: Tensor) -> Tensor:
-        residual = prediction - y
-        return 0.5 * inner(residual, self.weighted(residual))
 
     def weighted(self, residual: Tensor) -> Tensor:
         return self._filter(residual, self._weights(residual) * self._precision(residual))

@@ -30,8 +30,9 @@ class Cameras:
     Attributes:
         world_to_camera: rigid motions, ``(C, 4, 4)``: ``p_camera = R p_world + t``; gsplat calls
             them viewmats.
-        intrinsics: ``(C, 3, 3)``, pixels; ``[[fx, s, cx], [0, fy, cy], [0, 0, 1]]``.
-        size: ``(height, width)`` of the pictures, pixels.
+        intrinsics: matrices of the intrinsics, ``(C, 3, 3)``, pixels;
+            ``[[fx, s, cx], [0, fy, cy], [0, 0, 1]]``.
+        size: size ``(height, width)`` of the pictures, pixels.
         names: one name per camera, such as the name of its picture's file; or empty.
 
     >>> camera = look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(2, 4), field_of_view=90.0)
@@ -101,8 +102,8 @@ class Cameras:
         ``world_to_camera`` becomes ``exp(twist) world_to_camera``.
 
         Args:
-            twist: ``(C, 6)``: a rotation vector in radians, then a translation, which follows the
-                rotation.
+            twist: motion, ``(C, 6)``: a rotation vector in radians, then a translation, which
+                follows the rotation.
         """
         step = rigid(rotation(twist[:, :3]), twist[:, 3:])
         return replace(self, world_to_camera=step @ self.world_to_camera)
@@ -123,8 +124,8 @@ class Cameras:
         depth, so that ``origin + depth * direction`` is a point of that depth; its length is not 1.
 
         Args:
-            pixels: ``(C, ..., 2)`` coordinates ``(column, row)`` to use instead; the result then
-                has their shape.
+            pixels: coordinates ``(column, row)`` to use instead, ``(C, ..., 2)``; the
+                result then has their shape.
         """
         if pixels is None:
             height, width = self.size
@@ -156,7 +157,7 @@ def look_at(
         centres: positions of the cameras, ``(C, 3)``.
         target: point that all cameras look at.
         up: direction of the world that points upwards in the pictures.
-        size: ``(height, width)`` of the pictures, pixels.
+        size: size ``(height, width)`` of the pictures, pixels.
         field_of_view: angle across the width, degrees.
 
     Raises:
@@ -232,9 +233,9 @@ class Similarity:
     """Similarity of space, ``p -> scale R p + t``.
 
     Attributes:
-            scale: the scale, above 0, a tensor without axes.
-            rotation: the rotation R, ``(3, 3)``.
-            shift: the translation t, ``(3,)``.
+        scale: the scale, above 0, a tensor without axes.
+        rotation: the rotation R, ``(3, 3)``.
+        shift: the translation t, ``(3,)``.
     """
 
     scale: Tensor
@@ -306,7 +307,7 @@ def intrinsics(focal_length: float | Sequence[float], size: tuple[int, int]) -> 
 
     Args:
         focal_length: focal length in pixels, one number or a pair (columns, rows).
-        size: ``(height, width)`` of the pictures, pixels.
+        size: size ``(height, width)`` of the pictures, pixels.
     """
     fx, fy = (
         (focal_length, focal_length) if isinstance(focal_length, (int, float)) else focal_length

@@ -33,7 +33,7 @@ def carve_surface(
 
     Args:
         cameras: C cameras.
-        pictures: ``(C, channels, height, width)``.
+        pictures: pictures, ``(C, channels, height, width)``.
         background: color of the background: a number, or one number per channel.
         count: number of points.
         low: lower corner of a box that contains the object.

@@ -381,7 +381,7 @@ def _grid(
     if math.prod(shape) > _MOST_NODES:
         raise InputError(
             f"a grid of {shape[0]} x {shape[1]} x {shape[2]} nodes is too large; take larger "
-            "voxels, say box=, or leave out what is far with largest_depth="
+            "voxels, give box=, or leave out distant points with largest_depth="
         )
     x, y, z = map(float, first)
     return (x, y, z), (shape[0], shape[1], shape[2])

@@ -28,10 +28,10 @@ class Moving(NamedTuple):
     """A moving shape, decoded by `priors.Deformation` and rendered by `operators.OverTime`.
 
     Attributes:
-        displacements: ``(batch, T, N, 3)``, in the unit of the scene. For Gaussians, the motion of
-            each mean. For voxels, the place from which matter has come to every kept node,
-            ``from = node + displacement``, so that every node has a value. Priors of rigidity use
-            the displacements.
+        displacements: motion of the points, ``(batch, T, N, 3)``, in the unit of the scene. For
+            Gaussians, the motion of each mean. For voxels, the place from which matter has come to
+            every kept node, ``from = node + displacement``, so that every node has a value. Priors
+            of rigidity use the displacements.
         turns: rotation since rest, quaternions ``(batch, T, N, 4)``, w x y z; None for voxels.
         shape: shape at rest, `Splats` or `Voxels`. Colors that depend on the direction of view do
             not rotate.
@@ -83,8 +83,8 @@ def blend_weights(
     The weights of a point add up to 1.
 
     Args:
-        points: ``(N, 3)``.
-        nodes: ``(K, 3)``.
+        points: points, ``(N, 3)``.
+        nodes: nodes, ``(K, 3)``.
         neighbours: number of nodes that a point follows.
         width: width in the unit of the points; by default the mean distance of a node to its
             nearest node.
@@ -122,7 +122,7 @@ def rigidity_coefficients(skinning: Tensor, edges: Tensor, floor: float = 0.05) 
     Args:
         skinning: weights W of B bones, ``(N, B)``, not negative; rows are normalised to add up to
             1.
-        edges: ``(2, E)``.
+        edges: edges, ``(2, E)``.
         floor: the floor f.
 
     >>> follows = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5]])

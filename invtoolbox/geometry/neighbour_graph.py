@@ -24,7 +24,8 @@ class NeighbourGraph(Settings):
 
     Attributes:
         positions: positions at rest, ``(N, 3)``.
-        edges: ``(2, E)`` whole numbers: the point that an edge belongs to, and its neighbour.
+        edges: edges, ``(2, E)`` whole numbers: the point that an edge belongs to, and its
+            neighbour.
         weights: weights of the edges, ``(E,)``, not negative.
         signed: whether weights may be negative, as cotangents are; ``sum_ij w_ij |x_i - x_j|^2`` is
             not negative nevertheless.

@@ -21,7 +21,7 @@ class Surface:
     """Points on a surface, with a search tree and the covariance of each point.
 
     Attributes:
-        points: ``(M, 3)``.
+        points: points, ``(M, 3)``.
         tree: tree of the points; their times, if given, are further coordinates.
         covariances: covariances of the points, ``(M, 3, 3)``; see `covariances`.
     """
@@ -73,7 +73,8 @@ def covariances(
     variance.
 
     Args:
-        points: ``(M, 3)``, a whole sweep: parts of a sweep would show no surface at their borders.
+        points: points, ``(M, 3)``, a whole sweep: parts of a sweep would show no surface at their
+            borders.
         times: times of measurement, seconds ``(M,)``; neighbours are then also sought in time.
         time_scale: length in metres that one second counts as in the search for neighbours.
         along: smallest variance across the surface.

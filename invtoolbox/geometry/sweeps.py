@@ -162,9 +162,9 @@ class FlowField(Settings, ABC):
         It is the motion until the next sweep, or back to the previous sweep.
 
         Args:
-                points: ``(batch, n, 3)``, metres, in a fixed frame.
-                time: times ``(n,)``, in sweeps.
-                direction: ``(n,)``, 1 for forward and -1 for backward in time.
+            points: points, ``(batch, n, 3)``, metres, in a fixed frame.
+            time: times ``(n,)``, in sweeps.
+            direction: ``(n,)``, 1 for forward and -1 for backward in time.
         """
 
     def flow(self, points: Tensor, time: float) -> Tensor:
@@ -275,7 +275,7 @@ def box_of_points(points: Tensor, boxes: Boxes, size: Tensor | None = None) -> T
     The result is -1 for points in no box, and the last box if boxes overlap.
 
     Args:
-        points: ``(N, 3)``, in the frame of the boxes.
+        points: points, ``(N, 3)``, in the frame of the boxes.
         boxes: the boxes.
         size: length, width and height of each box, ``(n, 3)``; by default the boxes' own.
     """
@@ -312,13 +312,4 @@ def _growth(
                 way = float((place - boxes.pose[k, :3, 3]).norm())
                 if way > _STANDS:
                     grown[k] = torch.tensor([0.2 + min(way / 2, _LONGEST), 0.2, 0.2])
-    return grown
-    if expansion != "speed":
-        raise InputError(f"expansion must be metres, zero or more, or 'speed', got {expansion!r}")
-    for k, track in enumerate(boxes.track):
-        if track in later:
-            place = transform(inverse(ego_motion), later[track][None, :3, 3])[0]
-            way = float((place - boxes.pose[k, :3, 3]).norm())
-            if way > _STANDS:
-                grown[k] = torch.tensor([0.2 + min(way / 2, _LONGEST), 0.2, 0.2])
     return grown

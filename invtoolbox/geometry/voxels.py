@@ -90,10 +90,10 @@ class VoxelSpace(Settings):
             shape = [max(2, round(side / cell) + 1) for side in sides]
         nx, ny, nz = map(int, shape)
         cell = max(side / max(n - 1, 1) for side, n in zip(sides, (nx, ny, nz)))
-        first, last = tuple(map(float, low)), tuple(map(float, high))
-        return cls(
-            (nx, ny, nz), first, last, (1 / cell if cell > 0 else 1.0) if scale is None else scale
-        )  # type: ignore[arg-type]
+        (x, y, z), (u, v, w) = map(float, low), map(float, high)
+        if scale is None:
+            scale = 1 / cell if cell > 0 else 1.0
+        return cls((nx, ny, nz), (x, y, z), (u, v, w), scale)
 
     @property
     def cell(self) -> tuple[float, float, float]:

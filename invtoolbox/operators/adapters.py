@@ -42,9 +42,9 @@ def as_operator(
 
     Args:
         obj: object to convert.
-        domain_shape: ``(channel, *space)`` of the images, if ``obj`` does not define it. Functions
-            need it.
-        range_shape: ``(channel, *space)`` of the measurements; if it is not given, ``obj`` is
+        domain_shape: shape ``(channel, *space)`` of the images, if ``obj`` does not define it.
+            Functions need it.
+        range_shape: shape ``(channel, *space)`` of the measurements; if it is not given, ``obj`` is
             applied once to find it.
         linear: whether a function is linear: its adjoint is then ``adjoint``, or that of automatic
             differentiation.
@@ -117,10 +117,10 @@ class ScipyOperator(LinearOperator):
     Args:
         operator: object with ``shape`` (m, n), ``dtype`` and ``matvec`` / ``rmatvec``, or a SciPy
             sparse matrix.
-        domain_shape: ``(channel, *space)`` with n entries; by default ``(1, *operator.dims)`` of a
-            PyLops operator, else ``(1, n)``.
-        range_shape: ``(channel, *space)`` with m entries; by default ``(1, *operator.dimsd)`` of a
-            PyLops operator, else ``(1, m)``.
+        domain_shape: shape ``(channel, *space)`` with n entries; by default ``(1, *operator.dims)``
+            of a PyLops operator, else ``(1, n)``.
+        range_shape: shape ``(channel, *space)`` with m entries; by default ``(1, *operator.dimsd)``
+            of a PyLops operator, else ``(1, m)``.
 
     >>> import scipy.sparse
     >>> A = ScipyOperator(scipy.sparse.csr_matrix([[1., 2.], [0., 1.]]))

@@ -88,8 +88,9 @@ class ChannelSlices(LinearOperator):
     The adjoint fills all other channels with zeros.
 
     Args:
-        image_shape: ``(channel, *space)`` of the whole image.
-        slices: ``(start, stop)`` of every slice, ``stop`` not included; the slices do not overlap.
+        image_shape: shape ``(channel, *space)`` of the whole image.
+        slices: channels ``(start, stop)`` of every slice, ``stop`` not included; the slices do not
+            overlap.
 
     >>> x = torch.tensor([[[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]]])
     >>> ChannelSlices((3, 2), ((0, 1), (2, 3)))(x)

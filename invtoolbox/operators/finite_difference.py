@@ -25,7 +25,7 @@ class FiniteDifference(LinearOperator):
     ``c * dimensions + k``. `norm` is exact; ``|D|^2 <= 4 * dimensions`` (Chambolle 2004).
 
     Args:
-        shape: ``(channel, *space)``.
+        shape: shape ``(channel, *space)``.
         periodic: whether the image wraps around at its edges.
         spacing: distance of two neighbours along every axis; differences are divided by it and are
             slopes.
@@ -132,7 +132,7 @@ class SymmetrisedGradient(LinearOperator):
     it are 0. So ``E D x = 0`` exactly for every affine image x, up to the border.
 
     Args:
-        image_shape: ``(channel, *space)`` of the image.
+        image_shape: shape ``(channel, *space)`` of the image.
         spacing: distance of two neighbours along every axis; 1 by default.
 
     >>> E = SymmetrisedGradient((1, 5))

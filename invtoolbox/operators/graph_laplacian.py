@@ -26,7 +26,7 @@ class PixelGraphLaplacian(LinearOperator):
     CPU, several times faster than a sparse matrix.
 
     Args:
-        image_shape: ``(channel, *space)``; every channel is treated alike.
+        image_shape: shape ``(channel, *space)``; every channel is treated alike.
         edge_weights: nonnegative weights, ``(batch or 1, offsets, *space)``.
         radius: radius of the window in pixels; a pixel has ``(2 radius + 1)^dimensions - 1``
             neighbours.

@@ -18,8 +18,8 @@ class Matrix(LinearOperator):
 
     Args:
         matrix: the matrix M, ``(m, n)``, or ``(batch, m, n)`` for one matrix per item.
-        domain_shape: ``(channel, *space)`` with ``n`` entries; ``(1, n)`` by default.
-        range_shape: ``(channel, *space)`` with ``m`` entries; ``(1, m)`` by default.
+        domain_shape: shape ``(channel, *space)`` with ``n`` entries; ``(1, n)`` by default.
+        range_shape: shape ``(channel, *space)`` with ``m`` entries; ``(1, m)`` by default.
 
     Raises:
         InputError: if shapes do not fit, or if entries are not finite.
@@ -109,7 +109,7 @@ class Function(Operator):
 
     Args:
         function: function or module.
-        domain_shape: ``(channel, *space)`` of the images.
+        domain_shape: shape ``(channel, *space)`` of the images.
         range_shape: shape of the prediction without the batch axis; if ``None``, the function is
             applied once to find it.
         channelwise: whether every channel is treated alike.
@@ -168,7 +168,7 @@ class LinearFunction(Function, LinearOperator):
 
     Args:
         function: linear function or module.
-        domain_shape: ``(channel, *space)`` of the images.
+        domain_shape: shape ``(channel, *space)`` of the images.
         range_shape: shape of the prediction without the batch axis; if ``None``, the function is
             applied once to find it.
         channelwise: whether every channel is treated alike.
@@ -210,8 +210,7 @@ def probe_range(
             got = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
             raise InputError(
                 f"{name} must map a batch ({batch}, {', '.join(map(str, domain))}) to tensors "
-                "whose "
-                f"first axis is the batch and whose second is the channel, got {got}"
+                f"whose first axis is the batch and whose second is the channel, got {got}"
             )
     shapes = tuple(tuple(part.shape[1:]) for part in parts)
     return shapes if isinstance(found, (tuple, list)) else shapes[0]

@@ -112,8 +112,7 @@ class EulerRollout(Operator):
         if any(len(points) != 1 or not points.shape[1] for points in self.sweeps):
             raise InputError(
                 "EulerRollout takes sweeps (1, N, 3) with at least one point: one sequence that "
-                "all "
-                "items share"
+                "all items share"
             )
         self.steps = steps
         self.times = tuple(map(float, range(len(sweeps)) if times is None else times))

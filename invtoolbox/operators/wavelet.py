@@ -20,7 +20,7 @@ class Wavelet(Unitary):
     `it.priors.WaveletL1` leaves the approximation free.
 
     Args:
-        shape: ``(channel, *space)``.
+        shape: shape ``(channel, *space)``.
         wavelet: name of an orthogonal wavelet in PyWavelets.
         levels: number of times that the approximation is split.
 
@@ -117,7 +117,7 @@ class OrthogonalWavelet:
         return plan
 
     def _analyse(self, x: Tensor, axis: int) -> Tensor:
-        """Compute one level along an axis: ``(low, high)``, then a sample that is set aside, if any."""
+        """Compute one level along an axis: low, high, and the last sample of an odd length."""
         n = x.shape[axis]
         half, reach = n // 2, len(self._low) // 2 - 1
         x, aside = x.split([2 * half, n - 2 * half], axis)

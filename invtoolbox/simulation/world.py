@@ -20,7 +20,6 @@ from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.geometry.rigid import rigid, rotation, rotation_vector
 from invtoolbox.kernels.rendering.raycast import KINDS, Primitives
 
-
 #: Categories of points, in the words of Argoverse 2.
 CATEGORIES = ("BACKGROUND", "REGULAR_VEHICLE", "BOX_TRUCK", "PEDESTRIAN", "BICYCLIST")
 

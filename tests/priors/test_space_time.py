@@ -222,7 +222,7 @@ def test_priors_of_flows_hold_for_a_field() -> None:
         for w in (0.0, 100.0)
     )
     assert float(held[1].norm(dim=1).mean()) < 0.5 * float(free[1].norm(dim=1).mean())
-    with pytest.raises(InputError, match="field of flow"):
+    with pytest.raises(InputError, match="flow field"):
         along.energy(y[0])
     with pytest.raises(InputError, match="knows no sweeps"):
         AlongField(it.priors.ARAP()).energy(field)
@@ -240,9 +240,9 @@ def test_rows_by_weights_have_their_derivatives() -> None:
     ("call", "message"),
     [
         (lambda: EulerRollout(walk(1)), "two sweeps"),
-        (lambda: EulerRollout(walk(3))(torch.zeros(1, 30, 3)), "field of flow"),
+        (lambda: EulerRollout(walk(3))(torch.zeros(1, 30, 3)), "flow field"),
         (lambda: EulerRollout(walk(3), times=[0, 1]), "2 times"),
-        (lambda: problem().subset(torch.tensor([1])), "two sweeps at least"),
+        (lambda: problem().subset(torch.tensor([1])), "at least two sweeps"),
         (
             lambda: it.Problem(walk(3)[0], EulerRollout(walk(3)), RolloutChamfer()),
             "sweeps of a sequence",

@@ -30,7 +30,7 @@ class Blur(LinearOperator):
         kernel: the kernel, ``(kh, kw)``; or ``(batch, kh, kw)`` or ``(batch, channel, kh, kw)`` for
             one kernel per item (or per channel). It is not normalised: a kernel that sums to 1
             keeps the brightness.
-        image_shape: ``(row, column)``, or ``(channel, row, column)``. If all channels share a
+        image_shape: shape ``(row, column)``, or ``(channel, row, column)``. If all channels share a
             kernel, any number of channels is accepted, so a color photograph passes through an
             operator of one channel.
         boundary: values that are assumed beyond the edge of ``x``:
@@ -135,12 +135,18 @@ class Blur(LinearOperator):
     # -- the operator ------------------------------------------------------------------------------
 
     def _forward(self, x: Tensor) -> Tensor:
+        return self._apply(x, transpose=False)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._apply(y, transpose=True)
+
+    def _apply(self, x: Tensor, transpose: bool) -> Tensor:
         if x.dtype in _HALF:
-            return self._forward(x.float()).to(x.dtype)
+            return self._apply(x.float(), transpose).to(x.dtype)
         if x.is_complex():
-            return torch.complex(self._forward(x.real), self._forward(x.imag))
+            return torch.complex(self._apply(x.real, transpose), self._apply(x.imag, transpose))
         if self._wraps(x):
-            multiplier = self._transfer(x)
+            multiplier = self._transfer(x).conj() if transpose else self._transfer(x)
             return _by_groups(
                 x,
                 x.shape[-2:],
@@ -153,28 +159,11 @@ class Blur(LinearOperator):
             padded = fft.pad(part, self.margins, self.boundary)
             return fft.valid_convolution(padded, _take(spectrum, b, c), self._kernel_size, cut)
 
-        return _by_groups(x, cut.length, convolve)
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        if y.dtype in _HALF:
-            return self._adjoint(y.float()).to(y.dtype)
-        if y.is_complex():
-            return torch.complex(self._adjoint(y.real), self._adjoint(y.imag))
-        if self._wraps(y):
-            multiplier = self._transfer(y).conj()
-            return _by_groups(
-                y,
-                y.shape[-2:],
-                lambda part, b, c: fft.apply_multiplier(part, _take(multiplier, b, c)),
-            )
-        cut = fft.plan(self._padded_size, self._kernel_size, self.tile, y.device)
-        spectrum = self._spectrum(y, cut.length)
-
         def correlate(part: Tensor, b: slice, c: slice) -> Tensor:
             full = fft.valid_transpose(part, _take(spectrum, b, c), self._kernel_size, cut)
             return fft.pad_transpose(full, self.margins, self.boundary)
 
-        return _by_groups(y, cut.length, correlate)
+        return _by_groups(x, cut.length, correlate if transpose else convolve)
 
     # -- closed forms ------------------------------------------------------------------------------
 

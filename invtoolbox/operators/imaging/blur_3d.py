@@ -27,8 +27,9 @@ class Blur3D(LinearOperator):
     Args:
         kernel: the kernel, ``(kd, kh, kw)``, or ``(batch, kd, kh, kw)`` for one kernel per item. It
             is not normalised: divide a measured kernel by its sum (`measured_psf`).
-        volume_shape: ``(slice, row, column)``; any number of channels is accepted.
-        boundary: ``"reflect"``, ``"periodic"``, ``"zero"`` or ``"valid"``, as in `Blur`.
+        volume_shape: shape ``(slice, row, column)``; any number of channels is accepted.
+        boundary: boundary rule, ``"reflect"``, ``"periodic"``, ``"zero"`` or ``"valid"``, as in
+            `Blur`.
 
     Raises:
         InputError: if the kernel is all zero, not finite, not real, larger than the volume, or of a

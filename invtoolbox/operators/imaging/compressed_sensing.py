@@ -21,7 +21,7 @@ class GaussianSensing(Matrix):
     `norm` and `pseudo_inverse` are those of `Matrix`.
 
     Args:
-        image_shape: ``(channel, *space)``, or ``(row, column)``.
+        image_shape: shape ``(channel, *space)``, or ``(row, column)``.
         measurements: number of rows ``m``; measurements have the shape ``(batch, 1, m)``.
         seed: seed of the draw, which is made in float64 on the CPU.
         complex: whether the matrix is complex; real and imaginary part then have the variance
@@ -65,7 +65,7 @@ class HadamardSensing(LinearOperator):
     and `normal_resolvent` are exact.
 
     Args:
-        image_shape: ``(channel, *space)``, or ``(row, column)``.
+        image_shape: shape ``(channel, *space)``, or ``(row, column)``.
         measurements: number of entries that are kept, at most N; measurements have the shape
             ``(batch, 1, m)``.
         seed: seed of signs and entries.

@@ -58,14 +58,14 @@ class Downsampling(LinearOperator):
     `pseudo_inverse` (the least-squares image of smallest norm) and `normal_resolvent`.
 
     Args:
-        image_shape: ``(row, column)`` or ``(channel, row, column)`` of ``x``; any number of
+        image_shape: shape ``(row, column)`` or ``(channel, row, column)`` of ``x``; any number of
             channels is accepted.
         factor: positive integer that divides the numbers of rows and columns.
-        filter: ``"bicubic"`` (Keys, a = -1/2, widened by ``factor``), ``"gaussian"`` (standard
-            deviation ``factor / 2``, cut at ``2 * factor``), ``"box"`` (mean of the area), or
-            ``None``.
-        boundary: ``"reflect"`` (mirrored, the edge pixel not repeated), ``"periodic"`` or
-            ``"zero"``.
+        filter: low-pass filter, ``"bicubic"`` (Keys, a = -1/2, widened by ``factor``),
+            ``"gaussian"`` (standard deviation ``factor / 2``, cut at ``2 * factor``), ``"box"``
+            (mean of the area), or ``None``.
+        boundary: boundary rule, ``"reflect"`` (mirrored, the edge pixel not repeated),
+            ``"periodic"`` or ``"zero"``.
 
     Raises:
         InputError: if the factor does not divide the image, or if filter or boundary are unknown.

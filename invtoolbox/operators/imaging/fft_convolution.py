@@ -206,7 +206,9 @@ def pad_transpose(z: Tensor, margins: tuple[int, int, int, int], boundary: str) 
 def fold(z: Tensor, axis: int, before: int, after: int, boundary: str) -> Tensor:
     """Apply the transpose of padding along one axis, in place on ``z``."""
     n = z.shape[axis] - before - after
-    head, core, tail = z.split([before, n, after], axis)
+    # These are not `split`, whose views must not be written to.
+    head, core = z.narrow(axis, 0, before), z.narrow(axis, before, n)
+    tail = z.narrow(axis, before + n, after)
     if boundary == "reflect":
         if before:
             core.narrow(axis, 1, before).add_(head.flip(axis))

@@ -23,7 +23,7 @@ class Inpainting(LinearOperator):
         mask: mask that broadcasts against ``image_shape``: ``space`` or ``(channel, *space)``; or
             with a batch axis in front, ``(batch, 1 or channel, *space)``, for a mask that differs
             from item to item. Boolean, or real numbers that weight the pixels.
-        image_shape: ``(channel, *space)``, or ``space`` if it has two axes and there is one
+        image_shape: shape ``(channel, *space)``, or ``space`` if it has two axes and there is one
             channel.
 
     Raises:
@@ -111,7 +111,7 @@ class Sampling(LinearOperator):
             pixels, ``(m,)``, in any order; a pixel may be measured several times. With a batch axis
             in front, ``(batch, *space)`` or ``(batch, m)``, every item has its own pixels, the same
             number in each.
-        shape: ``(channel, *space)``; any number of channels is accepted.
+        shape: shape ``(channel, *space)``; any number of channels is accepted.
 
     Raises:
         InputError: if the mask has another shape, if indices lie outside of the image, if no pixel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -27,10 +27,10 @@ class SpaceVaryingBlur(LinearOperator):
             every item.
         weights: the weights w, ``(k, row, column)``, or ``(batch, k, row, column)``; of the size of
             the measurements if they are applied after the convolution.
-        image_shape: ``(row, column)`` or ``(channel, row, column)``; every channel is treated
+        image_shape: shape ``(row, column)`` or ``(channel, row, column)``; every channel is treated
             alike.
-        boundary: ``"reflect"``, ``"periodic"``, ``"zero"`` or ``"valid"``.
-        order: ``"weights first"`` or ``"kernels first"``.
+        boundary: boundary rule, ``"reflect"``, ``"periodic"``, ``"zero"`` or ``"valid"``.
+        order: order of the two steps, ``"weights first"`` or ``"kernels first"``.
 
     >>> kernels = torch.stack([torch.tensor([[0., 1., 0.]]), torch.tensor([[1., 0., 0.]])])
     >>> A = SpaceVaryingBlur(kernels, grid_weights((1, 2), (1, 6)), (1, 6), boundary="zero")
@@ -113,28 +113,21 @@ class SpaceVaryingBlur(LinearOperator):
     # -- the operator ------------------------------------------------------------------------------
 
     def _forward(self, x: Tensor) -> Tensor:
-        weights = self.weights.to(x.real.dtype)
-        if self.order == "weights first":
-            return self._each(x, lambda c: self.blur._forward(weights * c).sum(1, keepdim=True))
-        return self._each(
-            x, lambda c: (weights * self.blur._forward(self._repeat(c))).sum(1, keepdim=True)
-        )
+        return self._apply(x, self.blur._forward, self.order == "weights first")
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        weights = self.weights.to(y.real.dtype)
-        if self.order == "weights first":
-            return self._each(
-                y, lambda c: (weights * self.blur._adjoint(self._repeat(c))).sum(1, keepdim=True)
-            )
-        return self._each(y, lambda c: self.blur._adjoint(weights * c).sum(1, keepdim=True))
+        return self._apply(y, self.blur._adjoint, self.order != "weights first")
 
-    def _repeat(self, channel: Tensor) -> Tensor:
-        return channel.expand(-1, self.blur.kernel.shape[1], -1, -1).contiguous()
-
-    @staticmethod
-    def _each(x: Tensor, work: Any) -> Tensor:
-        """Apply ``work`` channel by channel, because the kernels take the place of the channels."""
-        return torch.cat([work(channel) for channel in x.split(1, 1)], 1)
+    def _apply(self, x: Tensor, blur: Callable[[Tensor], Tensor], weights_first: bool) -> Tensor:
+        """Blur channel by channel, because the kernels take the place of the channels."""
+        weights, count, results = self.weights.to(x.real.dtype), self.blur.kernel.shape[1], []
+        for c in x.split(1, 1):
+            if weights_first:
+                parts = blur(weights * c)
+            else:
+                parts = weights * blur(c.expand(-1, count, -1, -1).contiguous())
+            results.append(parts.sum(1, keepdim=True))
+        return torch.cat(results, 1)
 
     def __repr__(self) -> str:
         count, kh, kw = self.blur.kernel.shape[1:]
@@ -154,7 +147,7 @@ def grid_weights(grid: tuple[int, int], image_shape: Sequence[int]) -> Tensor:
 
     Args:
         grid: number of tiles (rows, columns).
-        image_shape: ``(row, column)``, or ``(channel, row, column)``.
+        image_shape: shape ``(row, column)``, or ``(channel, row, column)``.
 
     >>> grid_weights((1, 2), (1, 6))[:, 0]
     tensor([[1.0000, 1.0000, 0.6667, 0.3333, 0.0000, 0.0000],

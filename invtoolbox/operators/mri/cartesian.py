@@ -33,8 +33,8 @@ class CartesianMRI(LinearOperator):
         mask: 1 (or True) for sampled frequencies: ``space``, ``(1 or coil, *space)``, or
             ``(batch, 1 or coil, *space)`` for one mask per item; axes of length 1 are repeated (a
             mask of lines). Real numbers weight the samples.
-        image_shape: ``(row, column)`` or ``(1, *space)``: ``(1, slice, row, column)`` for a volume,
-            ``(1, frame, row, column)`` for a sequence, with ``axes=2``.
+        image_shape: shape ``(row, column)`` or ``(1, *space)``: ``(1, slice, row, column)`` for a
+            volume, ``(1, frame, row, column)`` for a sequence, with ``axes=2``.
         coil_maps: complex sensitivities, ``(coil, *space)`` or ``(batch, coil, *space)``; axes of
             length 1 are repeated, such as the axis of the frames. ``None`` is a single coil of
             uniform sensitivity.

@@ -22,7 +22,7 @@ class Fourier(Unitary):
     complex; spectra, and the results of the adjoint, are complex.
 
     Args:
-        shape: ``(channel, *space)``; any number of channels is accepted.
+        shape: shape ``(channel, *space)``; any number of channels is accepted.
         axes: number of the last axes that are transformed; all axes of space by default.
         centred: whether frequency zero and the origin of the image lie in the middle of every axis.
 

@@ -36,7 +36,7 @@ class NonUniformFourier(LinearOperator):
     Args:
         trajectory: frequencies ``(*samples, dimensions)``, ordered as the axes of space, within
             ``-N / 2 .. N / 2``.
-        image_shape: ``(row, column)`` or ``(1, *space)``; images are complex.
+        image_shape: shape ``(row, column)`` or ``(1, *space)``; images are complex.
         coil_maps: complex sensitivities, ``(coil, *space)`` or ``(batch, coil, *space)``; ``None``
             is one coil of uniform sensitivity.
         width: width of the kernel, in cells of the grid.

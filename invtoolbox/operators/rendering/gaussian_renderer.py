@@ -109,8 +109,8 @@ class GaussianRenderer(_SplatOperator):
         far: largest depth of a visible Gaussian.
         radius_clip: radius in pixels up to which Gaussians are left out.
         pose_step: unit in which solvers move ``twist``, radians and lengths of the world.
-        backend: ``"own"``, or ``"gsplat"``, which renders on CUDA with that library if it is
-            installed.
+        backend: renderer, ``"own"``, or ``"gsplat"``, which renders on CUDA with that library if it
+            is installed.
 
     >>> from invtoolbox.geometry import look_at
     >>> camera = look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(8, 12))

@@ -47,7 +47,7 @@ class VoxelRenderer(Operator):
         far: largest depth of a sample; see `render_voxels`.
         stop: transmittance at which a ray ends; see `render_voxels`.
         least_alpha: smallest alpha of a sample that counts; see `render_voxels`.
-        block: ``"ray"``, ``"picture"``, or the side of square patches in pixels.
+        block: unit of a block: ``"ray"``, ``"picture"``, or the side of square patches in pixels.
 
     >>> from invtoolbox.geometry.cameras import look_at
     >>> from invtoolbox.geometry.voxels import VoxelSpace

@@ -36,11 +36,11 @@ class ConeBeam(Scan3D):
     ASTRA's ``cone`` geometry. See docs/conventions.md.
 
     Args:
-        volume_shape: (slices, rows, columns), or (channels, ...); any number of channels is
+        volume_shape: shape (slices, rows, columns), or (channels, ...); any number of channels is
             accepted in a call.
         angles: angles of the views in radians, shape (views,): tensor, array or list, in any order
             and spacing.
-        detector_shape: (rows, columns) of the panel.
+        detector_shape: shape (rows, columns) of the panel.
         source_origin: distance from the source to the axis of rotation, one length or one length
             per view.
         source_detector: distance from the source to the panel along the central ray, one length or
@@ -59,11 +59,11 @@ class ConeBeam(Scan3D):
             ``detector_spacing`` between columns is then a length of arc.
         axis_shift: offset of the axis of rotation from the central ray, a length along ``u`` at the
             object.
-        source_shift: (u, v, n), displacement of the source alone, lengths along the rows and
+        source_shift: shift (u, v, n), displacement of the source alone, lengths along the rows and
             columns of the panel and along the central ray; or (views, 3).
-        detector_rotation: (about u, about v, in plane), radians by which the panel is turned about
-            its centre: ``v`` towards the central ray, ``u`` towards the central ray, ``u`` towards
-            ``v``; or (views, 3).
+        detector_rotation: rotation angles (about u, about v, in plane), radians by which the panel
+            is turned about its centre: ``v`` towards the central ray, ``u`` towards the central
+            ray, ``u`` towards ``v``; or (views, 3).
         views_per_chunk: number of views processed at a time in `normal`, `pseudo_inverse` and
             `chunks`; chosen automatically if ``None``.
 
@@ -170,10 +170,10 @@ class ConeBeam(Scan3D):
         """Create a cone beam with any pose in every view.
 
         Args:
-            volume_shape: (slices, rows, columns), or (channels, ...).
+            volume_shape: shape (slices, rows, columns), or (channels, ...).
             vectors: poses, (V, 12), as ASTRA's ``cone_vec``; they are the parameters of the scan.
                 See `VectorScan`.
-            detector_shape: (rows, columns) of the panel.
+            detector_shape: shape (rows, columns) of the panel.
             voxel_size: size of a voxel, one length or three (slice, row, column).
             curved: whether the panel is an arc around the source.
             views_per_chunk: number of views processed at a time; chosen automatically if ``None``.
@@ -210,13 +210,13 @@ class VectorScan(Scan3D):
     ``detector + (c - (columns - 1) / 2) u + (r - (rows - 1) / 2) v``.
 
     Args:
-        volume_shape: (slices, rows, columns), or (channels, ...); any number of channels is
+        volume_shape: shape (slices, rows, columns), or (channels, ...); any number of channels is
             accepted in a call.
         vectors: poses, (V, 12), as ASTRA's ``cone_vec`` and ``parallel3d_vec``: source (for
             parallel beams the direction of the rays, of any length), centre of the panel, vector
             from a cell to its neighbour in the row (u), and in the column (v); (x, y, z) each.
             `invtoolbox.operators.tomography.trajectories` computes such vectors.
-        detector_shape: (rows, columns) of the panel.
+        detector_shape: shape (rows, columns) of the panel.
         voxel_size: size of a voxel, one length or three (slice, row, column).
         parallel: whether the rays of a view are parallel.
         curved: whether the panel is an arc around the source, with ``u`` tangent to it at the

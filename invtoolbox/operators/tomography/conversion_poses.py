@@ -24,7 +24,7 @@ class Grid:
     """Grid of a volume or an image.
 
     Attributes:
-        shape: (slices, rows, columns), or (rows, columns).
+        shape: shape (slices, rows, columns), or (rows, columns).
         cell: size of a cell along the same axes.
         centre: position of the centre, (x, y[, z]).
     """
@@ -42,9 +42,9 @@ def scan_of(
     The views of the former lie on a circle or a helix around the volume.
 
     Args:
-        vectors: (V, 12), source or direction, centre of the panel, u, v.
+        vectors: vectors, (V, 12), source or direction, centre of the panel, u, v.
         grid: grid of the volume.
-        panel: (rows, columns) of the panel.
+        panel: shape (rows, columns) of the panel.
         parallel: whether the rays of a view are parallel.
         curved: whether the panel is an arc around the source.
     """
@@ -145,7 +145,7 @@ def scan_of_2d(vectors: Any, grid: Grid, detectors: int, parallel: bool) -> Scan
     """Convert vectors to a `ParallelBeam` or `FanBeam`; y points upwards.
 
     Args:
-        vectors: (V, 6), source or direction, centre of the detector, u.
+        vectors: vectors, (V, 6), source or direction, centre of the detector, u.
         grid: grid of the image.
         detectors: number of detector cells.
         parallel: whether the rays of a view are parallel.

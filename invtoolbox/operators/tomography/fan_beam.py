@@ -38,7 +38,7 @@ class FanBeam(Scan2D):
     geometry; see docs/conventions.md.
 
     Args:
-        image_shape: (rows, columns) or (channels, rows, columns); any number of channels is
+        image_shape: shape (rows, columns) or (channels, rows, columns); any number of channels is
             accepted in a call.
         angles: angles of the views in radians, shape (views,): tensor, array or list, in any order
             and spacing.

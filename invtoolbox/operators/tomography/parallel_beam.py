@@ -36,7 +36,7 @@ class ParallelBeam(Scan2D):
     These are the conventions of ASTRA's ``parallel`` geometry; see docs/conventions.md.
 
     Args:
-        image_shape: (rows, columns) or (channels, rows, columns); any number of channels is
+        image_shape: shape (rows, columns) or (channels, rows, columns); any number of channels is
             accepted in a call.
         angles: angles of the views in radians, shape (views,): tensor, array or list, in any order
             and spacing.
@@ -114,11 +114,11 @@ class ParallelBeam3D(Scan3D):
     slice of the volume is projected as by `ParallelBeam` with flipped rows.
 
     Args:
-        volume_shape: (slices, rows, columns), or (channels, ...); any number of channels is
+        volume_shape: shape (slices, rows, columns), or (channels, ...); any number of channels is
             accepted in a call.
         angles: angles of the views in radians, shape (views,): tensor, array or list, in any order
             and spacing.
-        detector_shape: (rows, columns) of the panel.
+        detector_shape: shape (rows, columns) of the panel.
         voxel_size: size of a voxel, one length or three (slice, row, column).
         detector_spacing: distance between the centres of neighbouring cells; one length, or
             (between rows, between columns).
@@ -127,8 +127,8 @@ class ParallelBeam3D(Scan3D):
             the axis of rotation projects to column ``c`` (counted from 0), the first is
             ``((columns - 1) / 2 - c) * spacing``.
         tilt: angle in radians by which the rays leave the plane of rotation: laminography.
-        detector_rotation: (about u, about v, in plane), radians by which the panel is turned about
-            its centre, as in `ConeBeam`; or (views, 3).
+        detector_rotation: rotation angles (about u, about v, in plane), radians by which the panel
+            is turned about its centre, as in `ConeBeam`; or (views, 3).
         views_per_chunk: number of views processed at a time in `normal`, `pseudo_inverse` and
             `chunks`; chosen automatically if ``None``.
 
@@ -205,9 +205,9 @@ class ParallelBeam3D(Scan3D):
         """Create a parallel beam with any pose in every view.
 
         Args:
-            volume_shape: (slices, rows, columns), or (channels, ...).
+            volume_shape: shape (slices, rows, columns), or (channels, ...).
             vectors: poses, (V, 12), as ASTRA's ``parallel3d_vec``; see `VectorScan`.
-            detector_shape: (rows, columns) of the panel.
+            detector_shape: shape (rows, columns) of the panel.
             voxel_size: size of a voxel, one length or three (slice, row, column).
             views_per_chunk: number of views processed at a time; chosen automatically if ``None``.
         """

@@ -1,4 +1,4 @@
-"""Base class of the 2D scans: parameters, channels, views, and checks of the geometry."""
+"""Base classes of scans, and of 2D scans: parameters, channels, views, and checks of the geometry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,23 @@ from invtoolbox.operators.tomography.scan_checks import (
 )
 
 
-class Scan2D(LinearOperator):
+class Scan(LinearOperator):
+    """Base of the 2D and 3D scans, which treat every channel alike."""
+
+    channelwise = True
+
+    def plot(self) -> Any:
+        """Plot the geometry: source path, detector, object and direction of rotation.
+
+        Returns:
+            the picture, a ``matplotlib.figure.Figure``.
+        """
+        from invtoolbox.plotting.scan_geometry import geometry_figure
+
+        return geometry_figure(self)
+
+
+class Scan2D(Scan):
     """2D scan along straight rays: line integrals of ``(batch, C, H, W)`` as ``(batch, C, V, D)``.
 
     A subclass implements the position of the rays (`_lines`) and the analytic inversion
@@ -37,7 +53,6 @@ class Scan2D(LinearOperator):
         detector_shift: offset of the detector, a length; (1,) or (V,), or (items, 1) or (items, V).
     """
 
-    channelwise = True
     angles: Tensor
     detector_shift: Tensor
     pixel_size: tuple[float, float]
@@ -265,16 +280,6 @@ class Scan2D(LinearOperator):
                 f"inner radius of {inner:.4g}",
                 stacklevel=4,
             )
-
-    def plot(self) -> Any:
-        """Plot the geometry: source path, detector, image and direction of rotation.
-
-        Returns:
-            the picture, a ``matplotlib.figure.Figure``.
-        """
-        from invtoolbox.plotting.scan_geometry import geometry_figure
-
-        return geometry_figure(self)
 
     def __repr__(self) -> str:
         height, width = self.image_shape

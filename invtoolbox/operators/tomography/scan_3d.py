@@ -13,7 +13,8 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.tomography.rays import Views
 from invtoolbox.kernels.tomography.volume import backproject_volume, project_volume
-from invtoolbox.operators.base import LinearOperator, check_shape
+from invtoolbox.operators.base import check_shape
+from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.operators.tomography.scan_checks import check_view, lengths, shape_of, whole
 
 #: Number of values in a chunk of projections if the volume has fewer values: 64 MB in float32.
@@ -21,7 +22,7 @@ _CHUNK = 1 << 24
 _FEWEST_VIEWS = 8
 
 
-class Scan3D(LinearOperator):
+class Scan3D(Scan):
     """3D scan along straight rays: line integrals of ``(batch, channel, D, H, W)``.
 
     The result has the shape ``(batch, channel, V, R, C)``: V views of a panel with R rows and C
@@ -32,9 +33,9 @@ class Scan3D(LinearOperator):
     one more axis in front it belongs to the items of the batch: (items, V, ...) or (items, 1, ...).
 
     Attributes:
-        volume_shape: (D, H, W) = (slice z, row y, column x).
+        volume_shape: shape (D, H, W) = (slice z, row y, column x).
         voxel_size: size of a voxel, (z, y, x), lengths.
-        detector_shape: (R, C).
+        detector_shape: shape (R, C).
         parallel: whether the rays of a view are parallel.
         curved: whether the panel is an arc around the source.
         views_per_chunk: number of views processed at a time, if work is done in chunks; ``None``
@@ -45,7 +46,6 @@ class Scan3D(LinearOperator):
     #: parameter determines the number of views.
     _components: ClassVar[dict[str, int]]
 
-    channelwise = True
     parallel: bool = False
     curved: bool = False
 
@@ -356,16 +356,6 @@ class Scan3D(LinearOperator):
         vectors = self.vectors.detach()
         for table in vectors if self.items is not None else [vectors]:
             check_view(str(self), self._views(table, table))
-
-    def plot(self) -> Any:
-        """Plot the geometry: source path, panel, volume and direction of rotation.
-
-        Returns:
-            the picture, a ``matplotlib.figure.Figure``.
-        """
-        from invtoolbox.plotting.scan_geometry import geometry_figure
-
-        return geometry_figure(self)
 
     def __repr__(self) -> str:
         volume, panel = (

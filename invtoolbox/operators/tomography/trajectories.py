@@ -42,8 +42,8 @@ def circular(
         source_origin: distance from the source to the axis of rotation.
         source_detector: distance from the source to the panel.
         detector_spacing: distance between neighbouring cells, one length or a pair (row, column).
-        detector_shift: (u, v), offset of the panel's centre from the foot of the central ray; (2,)
-            or (V, 2).
+        detector_shift: shift (u, v), offset of the panel's centre from the foot of the central ray;
+            (2,) or (V, 2).
         axis_shift: offset of the axis of rotation from the central ray, along u.
 
     >>> circular([0.0], 10.0, 15.0, detector_spacing=2.0)[0].reshape(4, 3) + 0.0
@@ -104,7 +104,7 @@ def laminography(
         tilt: angle in radians between the central ray, which comes down from above, and the plane
             of rotation; 0 is `circular`.
         detector_spacing: distance between neighbouring cells, one length or a pair (row, column).
-        detector_shift: (u, v), offset of the panel's centre from the foot of the central ray.
+        detector_shift: shift (u, v), offset of the panel's centre from the foot of the central ray.
 
     >>> from_above = laminography([0.0], 2.0, 3.0, tilt=math.pi / 2)[0, :3]
     >>> from_above.round(decimals=6) + 0.0
