@@ -279,7 +279,6 @@ class Stack(DataTerm):
         return self._add([term.value(p, m) for term, p, m in zip(self.terms, prediction, y)])
 
     def _add(self, values: Sequence[Tensor]) -> Tensor:
-        """Compute the weighted sum of the values of the terms."""
         total = self.weights[0] * values[0]
         for weight, value in zip(self.weights[1:], values[1:]):
             total = total + weight * value

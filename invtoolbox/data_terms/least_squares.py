@@ -31,10 +31,7 @@ class LeastSquares(ResidualTerm):
 
     def weighted(self, residual: Tensor) -> Tensor:
         if self.weights is not None:
-            residual = (
-                self.weights.to(residual.real.dtype if residual.is_complex() else residual.dtype)
-                * residual
-            )
+            residual = self.weights.to(residual.real.dtype) * residual
         return residual if self.noise_std is None else residual * self._precision(residual)
 
     def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
@@ -44,7 +41,7 @@ class LeastSquares(ResidualTerm):
         return prediction + (t / (1 + t)) * (y - prediction)
 
     def symbol(self, y: Tensor) -> tuple[Tensor, bool]:
-        real = y.real if y.is_complex() else y
+        real = y.real
         precision = torch.ones([1] * y.ndim, dtype=real.dtype, device=y.device) * self._precision(
             real
         )

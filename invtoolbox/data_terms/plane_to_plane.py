@@ -130,11 +130,9 @@ class PlaneToPlane(DataTerm):
         inputs = append_times(prediction.detach(), self.source_times, self.time_scale)
         counts = self.weights.expand(prediction.shape[:2]) > 0 if self.weights is not None else None
         apart, spread = [], []
-        if len(surfaces) == 1:
-            # If all items share one cloud, one search suffices.
+        groups = [(surface, slice(k, k + 1)) for k, surface in enumerate(surfaces)]
+        if len(surfaces) == 1:  # all items share one cloud, so one search suffices
             groups = [(surfaces[0], slice(None))]
-        else:
-            groups = [(surface, slice(k, k + 1)) for k, surface in enumerate(surfaces)]
         for surface, items in groups:
             queried = inputs[items].flatten(0, 1)
             wanted = None if counts is None else counts[items].flatten()

@@ -164,7 +164,7 @@ class Sobolev(ResidualTerm):
     def prepare(self, problem: Problem, solve: Any) -> Self:
         y = problem.y0
         other = copy.copy(self)
-        other._prepared = self.frequency_weights(y.shape, _real(y).dtype, y.device)
+        other._prepared = self.frequency_weights(y.shape, y.real.dtype, y.device)
         return other
 
     def subset(self, index: Any, y: Tensor) -> Self:
@@ -178,7 +178,7 @@ class Sobolev(ResidualTerm):
         w = self._prepared
         axes = self._axes(like.ndim)
         shape = [n if k in axes else 1 for k, n in enumerate(like.shape)]
-        real = _real(like).dtype
+        real = like.real.dtype
         if w is not None and list(w.shape) == shape and w.dtype == real and w.device == like.device:
             return w
         return self.frequency_weights(like.shape, real, like.device)
@@ -209,20 +209,13 @@ class Sobolev(ResidualTerm):
                 coefficients = inverse_cosine_transform(coefficients, axis)
             return coefficients
         if residual.is_complex():
-            whole: Tensor = torch.fft.ifftn(torch.fft.fftn(residual, dim=axes) * weights, dim=axes)
-            return whole
+            return torch.fft.ifftn(torch.fft.fftn(residual, dim=axes) * weights, dim=axes)
         half = torch.fft.rfftn(residual, dim=axes)
         half = half * weights.narrow(axes[-1], 0, half.shape[axes[-1]])
-        result: Tensor = torch.fft.irfftn(half, s=[residual.shape[a] for a in axes], dim=axes)
-        return result
+        return torch.fft.irfftn(half, s=[residual.shape[a] for a in axes], dim=axes)
 
     def __repr__(self) -> str:
         return self._describe(f"{self.order:g}")
-
-
-def _real(value: Tensor) -> Tensor:
-    """Return the real part."""
-    return value.real if value.is_complex() else value
 
 
 def cosine_transform(x: Tensor, axis: int) -> Tensor:

@@ -245,8 +245,7 @@ def _check_cloud(
         )
     if weights not in ("uniform", "gaussian"):
         raise unknown_name("weights", weights, ("uniform", "gaussian"))
-    cloud: np.ndarray = points.detach().double().cpu().numpy()
-    return cloud
+    return points.detach().double().cpu().numpy()
 
 
 def _separate_labels(cloud: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -56,8 +56,7 @@ def fit_rotation(S: Tensor) -> Tensor:
     is needed if R enters a function that R does not minimise. It is unbounded if
     vectors lie along one line, or are a reflection of each other; there it is cut off.
     """
-    R: Tensor = _FitRotation.apply(S)
-    return R
+    return _FitRotation.apply(S)
 
 
 def rotation_matrices(quaternions: Tensor) -> Tensor:
@@ -231,7 +230,6 @@ def _refine(R: Tensor, S: Tensor) -> Tensor:
 
 
 def _matrix_of(q: Tensor) -> Tensor:
-    """Return the rotation matrix of a unit quaternion."""
     w, x, y, z = q.unbind(-1)
     wx, wy, wz, xy, xz, yz = w * x, w * y, w * z, x * y, x * z, y * z
     xx, yy, zz = x * x, y * y, z * z

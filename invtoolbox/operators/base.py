@@ -325,9 +325,7 @@ class LinearOperator(Operator):
         x = torch.rand(1, *self.domain_shape, generator=generator, dtype=dtype).to(device)
         x = x.expand(self.items or 1, *self.domain_shape).contiguous()
         x = x / expand(item_norm(x), x)
-        estimate = torch.zeros(
-            self.items or 1, dtype=x.real.dtype if x.is_complex() else x.dtype, device=device
-        )
+        estimate = torch.zeros(self.items or 1, dtype=x.real.dtype, device=device)
         done = torch.zeros(len(estimate), dtype=torch.bool, device=device)
         for _ in range(max_iterations):
             x = self.normal(x)
@@ -404,9 +402,7 @@ def item_norm(a: Any) -> Tensor:
 
 def expand(value: float | Tensor, like: Tensor) -> Tensor:
     """Reshape a number, or one number per item, so that it multiplies ``like``."""
-    value = torch.as_tensor(
-        value, dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device
-    )
+    value = torch.as_tensor(value, dtype=like.real.dtype, device=like.device)
     return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim else value
 
 

@@ -141,14 +141,11 @@ class DeepinvLinearOperator(DeepinvOperator, LinearOperator):
 
     @property
     def has_normal_resolvent(self) -> bool:
-        return isinstance(self.physics, DecomposablePhysics) and not self._compressed
-
-    @property
-    def _compressed(self) -> bool:
-        """Whether ``V^T`` returns fewer numbers than the image has: then ``V V^T`` is no identity."""
+        # If ``V^T`` returns fewer numbers than the image has, ``V V^T`` is not the identity.
         return (
-            type(self.physics).prox_l2 is not DecomposablePhysics.prox_l2
-            or self.domain_shape != self.range_shape
+            isinstance(self.physics, DecomposablePhysics)
+            and type(self.physics).prox_l2 is DecomposablePhysics.prox_l2
+            and self.domain_shape == self.range_shape
         )
 
     def normal_resolvent(
@@ -160,7 +157,7 @@ class DeepinvLinearOperator(DeepinvOperator, LinearOperator):
         spectral = self.physics.V_adjoint(v)
         mask = torch.as_tensor(self.physics.mask)
         power = mask.abs().square()
-        real = spectral.real if spectral.is_complex() else spectral
+        real = spectral.real
         scale = expand(weight, real) * power + expand(rho, real)
         return cast(Tensor, self.physics.V(spectral / scale))
 
@@ -255,7 +252,6 @@ class OperatorLinearPhysics(_Bridge, LinearPhysics):  # type: ignore[misc]
 
 
 def _domain_shape(physics: Physics, given: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the shape of the images, from the argument or from attributes of the physics."""
     width = getattr(physics, "img_width", None)
     for shape in (
         given,

@@ -53,13 +53,11 @@ class FiniteDifference(LinearOperator):
         for k in range(self.dimensions):
             axis, n, part = k + 2, x.shape[k + 2], out.select(2, k)
             if n > 1:
-                torch.sub(
-                    x.narrow(axis, 1, n - 1),
-                    x.narrow(axis, 0, n - 1),
-                    out=part.narrow(axis, 0, n - 1),
-                ) if not _needs_graph(x) else part.narrow(axis, 0, n - 1).copy_(
-                    x.narrow(axis, 1, n - 1) - x.narrow(axis, 0, n - 1)
-                )
+                before, after = x.narrow(axis, 0, n - 1), x.narrow(axis, 1, n - 1)
+                if torch.is_grad_enabled() and x.requires_grad:
+                    part.narrow(axis, 0, n - 1).copy_(after - before)
+                else:
+                    torch.sub(after, before, out=part.narrow(axis, 0, n - 1))
             last = part.narrow(axis, n - 1, 1)
             if self.periodic:
                 last.copy_(x.narrow(axis, 0, 1) - x.narrow(axis, n - 1, 1))
@@ -199,12 +197,7 @@ class SymmetrisedGradient(LinearOperator):
         return torch.tensor([2 * math.sqrt(sum(a * a for a in self.slopes))], dtype=torch.float64)
 
 
-def _needs_graph(x: Tensor) -> bool:
-    return torch.is_grad_enabled() and x.requires_grad
-
-
 def _check_spacing(name: str, spacing: Sequence[float], dimensions: int) -> tuple[float, ...]:
-    """Return one positive length per axis; raise an `InputError` otherwise."""
     lengths = tuple(float(h) for h in spacing)
     if len(lengths) != dimensions or not all(0 < h < math.inf for h in lengths):
         raise InputError(

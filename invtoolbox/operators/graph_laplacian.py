@@ -74,8 +74,7 @@ class PixelGraphLaplacian(LinearOperator):
 
     def _forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and (x.requires_grad or self.edge_weights.requires_grad):
-            result: Tensor = _Apply.apply(self.edge_weights, x, self.offsets)
-            return result
+            return _Apply.apply(self.edge_weights, x, self.offsets)
         return _apply(self.edge_weights, x, self.offsets)
 
     def _adjoint(self, y: Tensor) -> Tensor:
@@ -128,7 +127,6 @@ def _pair(offset: Offset, shape: Sequence[int]) -> tuple[tuple[slice, ...], tupl
 
 
 def _apply(weights: Tensor, x: Tensor, offsets: Sequence[Offset]) -> Tensor:
-    """Apply Delta offset by offset."""
     out = torch.zeros_like(x)
     scratch = torch.empty_like(x).flatten()
     for index, here, there in _edges(offsets, x.shape[2:]):

@@ -172,7 +172,6 @@ def _normal(like: Tensor, generator: Generator) -> Tensor:
 
 
 def _check_level(value: float | Tensor, what: str, positive: bool = False) -> None:
-    """Raise an `InputError` unless a noise level is one number, or one number per item."""
     level = torch.as_tensor(value)
     fits = level.ndim <= 1 and not level.is_complex() and bool(level.isfinite().all())
     if not fits or bool((level < 0).any()) or (positive and bool((level == 0).any())):
@@ -181,7 +180,6 @@ def _check_level(value: float | Tensor, what: str, positive: bool = False) -> No
 
 
 def _take_item(value: float | Tensor, k: int, batch: int, name: str) -> float | Tensor:
-    """Return the value of item ``k`` of a value that may differ from item to item."""
     if not isinstance(value, Tensor) or value.ndim == 0 or len(value) == 1:
         return value
     if len(value) != batch:

@@ -237,7 +237,6 @@ class SimulatedSequence:
     def _labels(
         self, k: int, points: Tensor, world: Tensor, thing: Tensor, share: Tensor, deskewed: bool
     ) -> FlowLabels:
-        """Compute the labels of the points of sweep k."""
         street, period = self.street, 1 / self.lidar.rate
         before, between, after = (street.poses(self.time_of(k + step)) for step in range(3))
         later = world.clone()

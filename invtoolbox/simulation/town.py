@@ -27,8 +27,6 @@ Body = tuple[tuple[Part, ...], tuple[float, float, float], str]
 
 @dataclass
 class _Builder:
-    """Collection of objects, and the random generator that draws them."""
-
     random: Random
     things: list[Thing] = field(default_factory=list)
 

@@ -154,11 +154,11 @@ class Street:
             after[self.moving, :3, :3] @ before[self.moving, :3, :3].transpose(1, 2)
         )
         turn[turn.norm(dim=1) < 1e-12] = 0
-        place = before[:, :3, 3]
+        place, (kind, half_size, middle) = before[:, :3, 3], self._shapes
         return Primitives(
-            self._kind,
-            self._half_size,
-            before[self.owner] @ self._middle,
+            kind,
+            half_size,
+            before[self.owner] @ middle,
             (after[:, :3, 3] - place)[self.owner],
             turn[self.owner],
             place[self.owner],
@@ -169,17 +169,13 @@ class Street:
         return tuple(part for thing in self.things for part in thing.parts)
 
     @cached_property
-    def _kind(self) -> Tensor:
-        return _integers(KINDS.index(part.kind) for part in self._parts)
-
-    @cached_property
-    def _half_size(self) -> Tensor:
-        return torch.tensor([part.half_size for part in self._parts], dtype=torch.float64)
-
-    @cached_property
-    def _middle(self) -> Tensor:
+    def _shapes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Kind, half size and pose in its object's frame of each primitive."""
+        half_size = torch.tensor([part.half_size for part in self._parts], dtype=torch.float64)
         middle = torch.tensor([part.middle for part in self._parts], dtype=torch.float64)
-        return rigid(torch.eye(3, dtype=torch.float64).expand(len(middle), 3, 3), middle)
+        upright = torch.eye(3, dtype=torch.float64).expand(len(middle), 3, 3)
+        kind = _integers(KINDS.index(part.kind) for part in self._parts)
+        return kind, half_size, rigid(upright, middle)
 
     @cached_property
     def _start(self) -> Tensor:

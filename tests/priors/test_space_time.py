@@ -222,7 +222,7 @@ def test_priors_of_flows_hold_for_a_field() -> None:
         for w in (0.0, 100.0)
     )
     assert float(held[1].norm(dim=1).mean()) < 0.5 * float(free[1].norm(dim=1).mean())
-    with pytest.raises(InputError, match="flow field"):
+    with pytest.raises(InputError, match="field of flow"):
         along.energy(y[0])
     with pytest.raises(InputError, match="knows no sweeps"):
         AlongField(it.priors.ARAP()).energy(field)

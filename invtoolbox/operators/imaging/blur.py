@@ -89,7 +89,7 @@ class Blur(LinearOperator):
         self.boundary, self.tile = boundary, tile
         self.domain_shape = shape if len(shape) == 3 else (1, *shape)
         self.kernel = _check_kernel(torch.as_tensor(kernel), self.domain_shape)
-        kh, kw = self.kernel.shape[-2:]
+        self._kernel_size = kh, kw = (self.kernel.shape[-2], self.kernel.shape[-1])
         # Rows above, rows below, columns left and columns right that an output pixel needs.
         self.margins = (
             (0, 0, 0, 0)
@@ -98,6 +98,8 @@ class Blur(LinearOperator):
         )
         lost = (kh - 1, kw - 1) if boundary == "valid" else (0, 0)
         self.range_shape = (self.domain_shape[0], shape[-2] - lost[0], shape[-1] - lost[1])
+        top, bottom, left, right = self.margins
+        self._padded_size = (shape[-2] + top + bottom, shape[-1] + left + right)
         self.channelwise = self.kernel.shape[1] == 1
         self.items = self.kernel.shape[0] if self.kernel.shape[0] > 1 else None
         self._spectra: dict[Any, Tensor] = {}
@@ -256,15 +258,6 @@ class Blur(LinearOperator):
         return _by_groups(y, (size[0], size[1]), wiener)
 
     # -- helpers ----------------------------------------------------------------------------------
-
-    @property
-    def _kernel_size(self) -> tuple[int, int]:
-        return self.kernel.shape[-2], self.kernel.shape[-1]
-
-    @property
-    def _padded_size(self) -> tuple[int, int]:
-        top, bottom, left, right = self.margins
-        return self.domain_shape[-2] + top + bottom, self.domain_shape[-1] + left + right
 
     def _wraps(self, x: Tensor) -> bool:
         """Whether one product in the Fourier domain suffices: a periodic image without tiles."""

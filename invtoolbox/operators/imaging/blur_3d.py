@@ -60,6 +60,11 @@ class Blur3D(LinearOperator):
         self.margins = tuple(
             (0, 0) if boundary == "valid" else (k - 1 - k // 2, k // 2) for k in sizes
         )
+        # Lengths of the transforms: the volume with its margins, or a periodic volume itself.
+        self._length = tuple(
+            n if boundary == "periodic" else fft.fast_length(n + sum(m))
+            for n, m in zip(shape, self.margins)
+        )
         self.items = len(self.kernel) if len(self.kernel) > 1 else None
 
     def parameters(self) -> dict[str, Tensor]:
@@ -79,15 +84,6 @@ class Blur3D(LinearOperator):
         return other._with_items(len(kernel) if len(kernel) > 1 else None)
 
     # -- the operator ------------------------------------------------------------------------------
-
-    @property
-    def _length(self) -> tuple[int, ...]:
-        """Lengths of the transforms: the volume with its margins, or a periodic volume itself."""
-        if self.boundary == "periodic":
-            return tuple(self.domain_shape[1:])
-        return tuple(
-            fft.fast_length(n + sum(m)) for n, m in zip(self.domain_shape[1:], self.margins)
-        )
 
     def _spectrum(self, like: Tensor) -> Tensor:
         """Compute the transform of the kernel.

@@ -89,10 +89,7 @@ class HadamardSensing(LinearOperator):
         self.signs = torch.randint(0, 2, (self.pixels,), generator=generator).to(torch.int8) * 2 - 1
         self.index = torch.randperm(self.padded, generator=generator)[:count].sort().values
         self.range_shape = (1, count)
-
-    @property
-    def _scale(self) -> float:
-        return math.sqrt(self.padded / len(self.index))
+        self._scale, self._orthogonal = math.sqrt(self.padded / count), self.padded == self.pixels
 
     def _forward(self, x: Tensor) -> Tensor:
         values = torch.nn.functional.pad(
@@ -109,10 +106,6 @@ class HadamardSensing(LinearOperator):
 
     def _signs(self, like: Tensor) -> Tensor:
         return self.signs.to(like.real.dtype)
-
-    @property
-    def _orthogonal(self) -> bool:
-        return self.padded == self.pixels
 
     def _known_norm(self) -> Tensor:
         # This is exact without padding, and otherwise an upper bound that is nearly reached.
@@ -131,7 +124,7 @@ class HadamardSensing(LinearOperator):
         """
         if not self._orthogonal:
             return super().normal_resolvent(v, rho, weight)
-        real = v.real if v.is_complex() else v
+        real = v.real
         w, r = expand(weight, real), expand(rho, real)
         return v / r - (w / (r * (r + w * self._scale**2))) * self.normal(v)
 

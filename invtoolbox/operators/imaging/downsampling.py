@@ -146,8 +146,7 @@ class Downsampling(LinearOperator):
         # The factor is 1 / (power + rho) in the span of the singular vectors, and 1 / rho outside
         # of it.
         inside = (v0 @ v @ v1.T) * (-power / (rho * (power + rho)))
-        solution: Tensor = v / rho + v0.T @ inside @ v1
-        return solution
+        return v / rho + v0.T @ inside @ v1
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """Compute the least-squares image of smallest norm, ``A^+ y``."""
@@ -155,8 +154,7 @@ class Downsampling(LinearOperator):
         rows, columns = (
             torch.linalg.pinv(m.double()).to(y.dtype) for m in (self.rows, self.columns)
         )
-        result: Tensor = rows @ y @ columns.T
-        return result
+        return rows @ y @ columns.T
 
     def _singular(self, axis: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return singular values and right singular vectors of the matrix of an axis."""

@@ -108,18 +108,14 @@ def groups(x: Tensor, area: int) -> Iterator[tuple[slice, slice]]:
 
 def spectrum(kernel: Tensor, length: tuple[int, int]) -> Tensor:
     """Compute the transform of a kernel whose first entry lies at the origin."""
-    transformed: Tensor = torch.fft.rfft2(kernel, s=length)
-    return transformed
+    return torch.fft.rfft2(kernel, s=length)
 
 
 def transfer(kernel: Tensor, size: tuple[int, int]) -> Tensor:
     """Compute the transform of a kernel whose centre ``(kh // 2, kw // 2)`` lies at the origin."""
     kh, kw = kernel.shape[-2:]
     whole = F.pad(kernel, (0, size[1] - kw, 0, size[0] - kh))
-    transformed: Tensor = torch.fft.rfft2(
-        torch.roll(whole, (-(kh // 2), -(kw // 2)), dims=(-2, -1))
-    )
-    return transformed
+    return torch.fft.rfft2(torch.roll(whole, (-(kh // 2), -(kw // 2)), dims=(-2, -1)))
 
 
 def apply_multiplier(x: Tensor, multiplier: Tensor) -> Tensor:
@@ -130,13 +126,11 @@ def apply_multiplier(x: Tensor, multiplier: Tensor) -> Tensor:
 def inverse(half: Tensor, width: int) -> Tensor:
     """Invert `torch.fft.rfft2` of planes, with bitwise the same result alone and in a batch."""
     if half.device.type == "cuda":
-        planes: Tensor = torch.fft.irfft2(half, s=(half.shape[-2], width))
-        return planes
+        return torch.fft.irfft2(half, s=(half.shape[-2], width))
     # On some processors MKL's transforms of columns round differently in a batch than alone;
     # transforms of rows do not, and a copy costs little.
     columns = torch.fft.ifft(half.mT.contiguous(), dim=-1)
-    rows: Tensor = torch.fft.irfft(columns.mT.contiguous(), n=width)
-    return rows
+    return torch.fft.irfft(columns.mT.contiguous(), n=width)
 
 
 def valid_convolution(

@@ -167,7 +167,7 @@ class Sampling(LinearOperator):
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
     ) -> Tensor:
         """Compute ``v / (weight * counts + rho)``."""
-        real = v.real if v.is_complex() else v
+        real = v.real
         return v / (expand(weight, real) * self.counts().to(real) + expand(rho, real))
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:

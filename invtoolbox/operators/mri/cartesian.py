@@ -151,7 +151,7 @@ class CartesianMRI(LinearOperator):
         """Compute ``F^H (v_hat / (weight * mask^2 + rho))``, for one coil."""
         if self.coil_maps is not None:
             return super().normal_resolvent(v, rho, weight)
-        real = v.real if v.is_complex() else v
+        real = v.real
         scale = expand(weight, real) * self._weights(v).square() + expand(rho, real)
         solved = centred_ifft(centred_fft(v, self.axes) / scale, self.axes)
         return solved if v.is_complex() else solved.real

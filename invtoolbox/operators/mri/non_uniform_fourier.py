@@ -79,6 +79,9 @@ class NonUniformFourier(LinearOperator):
                 f"4, got {width} and {oversampling}"
             )
         self.domain_shape, self.width, self.oversampling = shape, int(width), float(oversampling)
+        # Shape parameter of the kernel: Beatty et al. (2005), equation 5.
+        ratio = self.width / self.oversampling * (self.oversampling - 0.5)
+        self._beta = math.pi * math.sqrt(ratio**2 - 0.8)
         self.coil_maps = (
             None
             if coil_maps is None
@@ -131,12 +134,6 @@ class NonUniformFourier(LinearOperator):
         offsets = torch.arange(self.width, device=trajectory.device).view(-1, 1, 1)
         self.cells = tuple(((f + offsets) % g).long() for f, g in zip(first, self.grid))
         self.taps = tuple(self._kernel(u - (f + offsets)) for u, f in zip(points, first))
-
-    @property
-    def _beta(self) -> float:
-        """Shape parameter of the kernel: Beatty et al. (2005), equation 5."""
-        ratio = self.width / self.oversampling * (self.oversampling - 0.5)
-        return math.pi * math.sqrt(ratio**2 - 0.8)
 
     def _kernel(self, distance: Tensor) -> Tensor:
         inside = (1 - (2 * distance / self.width).square()).clamp_min(1e-30)

@@ -259,7 +259,6 @@ def _grid(geometry: dict[str, Any], dimensions: int) -> Grid:
 
 
 def _window(shape: tuple[int, ...], cell: tuple[float, ...]) -> dict[str, Any]:
-    """Return the volume geometry of a centred grid."""
     option: dict[str, float] = {}
     for axis, count, size in zip("XYZ", shape[::-1], cell[::-1]):
         option[f"WindowMin{axis}"], option[f"WindowMax{axis}"] = -count * size / 2, count * size / 2

@@ -139,7 +139,6 @@ def to_odl(A: LinearOperator) -> tuple[Any, Any]:
 def _from_curved(
     geometry: Any, grid: Grid, radius: float, cells: list[int], widths: list[float]
 ) -> Scan2D | Scan3D:
-    """Convert a geometry with a curved detector around the source."""
     near, far = float(geometry.src_radius), float(geometry.src_radius + geometry.det_radius)
     angles = np.asarray(geometry.angles, dtype=np.float64)
     start = np.atleast_2d(geometry.src_position(float(angles[0])))[0]

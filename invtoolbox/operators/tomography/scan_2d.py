@@ -189,8 +189,7 @@ class Scan2D(Scan):
             # The kept table must also serve calls that record gradients.
             with torch.inference_mode(False):
                 kept = self.__dict__["_rays"] = (key, self._trace(self.angles, self.detector_shift))
-        rays: Rays = kept[1]
-        return rays
+        return kept[1]
 
     def _trace(self, angles: Tensor, shift: Tensor) -> Rays:
         points, directions = self._lines(angles.double()[:, None], shift.double()[:, None])
@@ -248,8 +247,7 @@ class Scan2D(Scan):
         """Apply ``function`` with the channels in the batch, or per item if geometries differ."""
         if self.items is None:
             flat = function(value.flatten(0, 1), None, None)
-            result: Tensor = flat.unflatten(0, value.shape[:2])
-            return result
+            return flat.unflatten(0, value.shape[:2])
         angles = self.angles.expand(self.items, self.angles.shape[-1])
         shift = self.detector_shift.expand(self.items, self.detector_shift.shape[-1])
         return torch.stack([function(item, angles[k], shift[k]) for k, item in enumerate(value)])

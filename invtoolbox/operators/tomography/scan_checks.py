@@ -152,8 +152,7 @@ def seen_cells(views: Views, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _solve(matrices: Tensor, points: Tensor) -> Tensor:
-    solved: Tensor = torch.linalg.solve(matrices[:, None], points[..., None])[..., 0]
-    return solved
+    return torch.linalg.solve(matrices[:, None], points[..., None])[..., 0]
 
 
 def half_size(views: Views) -> Tensor:
@@ -220,7 +219,6 @@ def _check_facing(name: str, views: Views) -> None:
 
 
 def _warn_of_cut(name: str, views: Views, half: Tensor) -> None:
-    """Warn if the object is cut off at the sides, above or below."""
     rows, columns = views.panel
     inner = half[:2].min()
     around = torch.arange(16, dtype=half.dtype, device=half.device) * (math.pi / 8)
