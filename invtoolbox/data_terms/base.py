@@ -172,7 +172,7 @@ class DataTerm(Settings, ABC):
         check_shape(y, shape, what, channelwise, items)
 
     def subset(self, index: Any, y: Any) -> Self:
-        """Return the term for some blocks of ``y``: entries of the first axis behind the channel."""
+        """Return the term for some blocks of ``y``, entries of the axis behind the channel."""
         other = copy.copy(self)
         for name in self.measurement_fields:
             value = getattr(self, name)

@@ -82,7 +82,7 @@ class Chamfer(DataTerm):
         return value + other, slope.scatter_add(1, back[..., None].expand_as(pull), -pull)
 
     def _cost(self, points: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the mean cost of ``points``, ``(batch,)``, and its gradient, ``(batch, n, 3)``."""
+        """Compute the mean cost of ``points``, ``(batch,)``, and its gradient ``(batch, n, 3)``."""
         apart = points - partners
         squares = apart.square().sum(-1)
         if self.squared:
@@ -176,7 +176,7 @@ def check_point_sets(y: Any, shape: Shapes, what: str, items: int | None) -> Non
 
 
 def _gather(points: Tensor, index: Tensor, batch: int) -> Tensor:
-    """Select the points of an index per item: ``(batch or 1, n, 3), (batch, m) -> (batch, m, 3)``."""
+    """Select points by index per item: ``(batch or 1, n, 3), (batch, m) -> (batch, m, 3)``."""
     return points.expand(batch, *points.shape[1:]).gather(
         1, index[..., None].expand(-1, -1, points.shape[-1])
     )

@@ -1,4 +1,4 @@
-"""Robust misfits: a few measurements may be grossly wrong (outliers, salt and pepper, dead views)."""
+"""Robust misfits for a few grossly wrong measurements: outliers, salt and pepper, dead views."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def _empty(
     shape: tuple[int, ...],
     share: float,
 ) -> Tensor:
-    """Return the cells that more than the share of the cameras see empty, or that no camera sees."""
+    """Return the cells that more than the share of the cameras see empty, or no camera sees."""
     height, width = cameras.size
     # A cell covers several pixels, so a silhouette is dilated by half of a cell, and by at least
     # one pixel.

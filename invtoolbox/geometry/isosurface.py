@@ -301,7 +301,7 @@ class FusedDepth:
 def _select_known(
     places: np.ndarray, faces: np.ndarray, known: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Select the faces whose vertices all lie on edges between two known nodes, and these vertices."""
+    """Select the faces whose vertices all lie on edges between known nodes, and the vertices."""
     # A vertex lies on an edge of the grid: the two ends differ in one coordinate only.
     low, high = np.floor(places).astype(int), np.ceil(places).astype(int)
     sound = known[tuple(low.T)] & known[tuple(high.T)]

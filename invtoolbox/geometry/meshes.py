@@ -49,7 +49,7 @@ class Mesh(Settings):
 
     @classmethod
     def of(cls, shape: Any) -> Mesh:
-        """Create a mesh from an object of trimesh, Open3D or PyTorch3D, or ``(vertices, faces)``."""
+        """Create a mesh from an object of trimesh, Open3D, PyTorch3D, or ``(vertices, faces)``."""
         body = Body.of(shape)
         if body.faces is None or len(body.points) != 1:
             held = "points without faces" if body.faces is None else f"{len(body.points)} meshes"

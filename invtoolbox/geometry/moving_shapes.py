@@ -151,7 +151,7 @@ def rigidity_coefficients(skinning: Tensor, edges: Tensor, floor: float = 0.05) 
 
 
 def places_of(shape: Any) -> Tensor:
-    """Return the movable points: means of Gaussians ``(batch, N, 3)``, or kept nodes ``(1, N, 3)``."""
+    """Return the movable points: means ``(batch, N, 3)``, or kept nodes ``(1, N, 3)``."""
     if isinstance(shape, Splats):
         return shape.means
     if isinstance(shape, Voxels):

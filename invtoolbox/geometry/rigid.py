@@ -12,7 +12,7 @@ from invtoolbox.errors import InputError
 
 
 def skew(v: Tensor) -> Tensor:
-    """Return the matrix of the cross product, ``skew(v) @ u = v x u``: ``(..., 3) -> (..., 3, 3)``."""
+    """Return the matrix with ``skew(v) @ u = v x u``: ``(..., 3) -> (..., 3, 3)``."""
     x, y, z = v.unbind(-1)
     zero = torch.zeros_like(x)
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))

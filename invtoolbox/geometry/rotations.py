@@ -167,7 +167,7 @@ def _largest_eigenvalue(s: list[list[Tensor]]) -> Tensor:
 
 
 def _eigenvector(s: list[list[Tensor]], value: Tensor) -> Tensor:
-    """Return the quaternion ``(..., 4)``: the longest column of the adjugate of Horn's K - value."""
+    """Return the quaternion ``(..., 4)``: the longest column of the adjugate of K - value."""
     (xx, yx, zx), (xy, yy, zy), (xz, yz, zz) = s  # Horn sums a_i b_j, which is S transposed
     a = xx + yy + zz - value, xx - yy - zz - value, yy - xx - zz - value, zz - xx - yy - value
     b01, b02, b03, b12, b13, b23 = yz - zy, zx - xz, xy - yx, xy + yx, zx + xz, yz + zy

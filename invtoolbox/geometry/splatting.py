@@ -1,4 +1,4 @@
-"""3D Gaussian splatting as one pure function, in the argument order of gsplat, with all gradients."""
+"""3D Gaussian splatting as one pure, differentiable function in the argument order of gsplat."""
 
 from __future__ import annotations
 

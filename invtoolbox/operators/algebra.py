@@ -1,4 +1,4 @@
-"""Operators built from operators: composition, sum, multiple, adjoint, stack, component, Jacobian."""
+"""Operators built from operators: composition, sum, multiple, adjoint, stack, part, Jacobian."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ class DeepinvLinearOperator(DeepinvOperator, LinearOperator):
         return cast(Tensor, self.physics.A_adjoint(_to_list(y)))
 
     def pseudo_inverse(self, y: Any) -> Tensor:
-        """Compute ``A_dagger`` if the physics has a closed form (filtered back-projection, an SVD)."""
+        """Compute ``A_dagger`` if the physics has a closed form (back-projection, an SVD)."""
         if type(self.physics).A_dagger is LinearPhysics.A_dagger:
             return super().pseudo_inverse(y)
         # This uses a copy, because A_dagger rewrites the settings of the physics.

@@ -59,9 +59,9 @@ def test_rays_are_drawn_once_each_and_from_every_picture() -> None:
     A = VoxelRenderer(ring())
     drawn = A.draw_blocks(100, torch.Generator().manual_seed(1))
     assert len(drawn.unique()) == 100 and len((drawn // 144).unique()) == 6
-    assert torch.equal(drawn, A.draw_blocks(100, torch.Generator().manual_seed(1))) and not torch.equal(
-        drawn, A.draw_blocks(100)
-    )
+    assert torch.equal(
+        drawn, A.draw_blocks(100, torch.Generator().manual_seed(1))
+    ) and not torch.equal(drawn, A.draw_blocks(100))
     assert torch.equal(A.draw_blocks(864, torch.Generator().manual_seed(2)), torch.arange(864))
 
 

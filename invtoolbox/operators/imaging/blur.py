@@ -364,7 +364,7 @@ def _by_groups(
 
 
 def _extend(y: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Extend ``y`` by repeated mirroring, so that it begins at ``start`` in an image of ``size``."""
+    """Extend ``y`` by mirroring to an image of ``size`` in which it begins at ``start``."""
     for axis in (0, 1):
         n = y.shape[axis - 2]
         index = torch.arange(size[axis], device=y.device) - start[axis]

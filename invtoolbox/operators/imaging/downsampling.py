@@ -24,7 +24,7 @@ def _bicubic(t: float) -> float:
 
 
 def _gaussian(t: float) -> float:
-    """Evaluate a Gaussian of standard deviation half a low-resolution pixel, cut at four of them."""
+    """Evaluate a Gaussian with a deviation of half a low-resolution pixel, cut at two pixels."""
     return math.exp(-2 * t * t) if abs(t) <= 2 else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Measurements of some of the pixels: as an image with gaps (`Inpainting`) or a list (`Sampling`)."""
+"""Measurements of some pixels: as an image with gaps (`Inpainting`) or as a list (`Sampling`)."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Inpainting(LinearOperator):
         return v / (expand(weight, v) * self._weights(v).square() + expand(rho, v))
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """Compute the least-squares image of smallest norm: ``y / mask`` where known, 0 elsewhere."""
+        """Compute the least-squares image of smallest norm: ``y / mask``, 0 where unknown."""
         self._check_measurements("pseudo-inverse", y)
         mask = self._weights(y)
         return torch.where(mask != 0, y / torch.where(mask != 0, mask, 1), 0)

@@ -54,7 +54,7 @@ class Fourier(Unitary):
 
 
 def centred_fft(x: Tensor, axes: int) -> Tensor:
-    """Compute the unitary DFT of the last ``axes`` axes, origin and frequency zero at ``n // 2``."""
+    """Compute the unitary DFT of the last ``axes`` axes, origin and frequency 0 at ``n // 2``."""
     last = tuple(range(-axes, 0))
     return torch.fft.fftshift(
         torch.fft.fftn(torch.fft.ifftshift(x, dim=last), dim=last, norm="ortho"), dim=last

@@ -1,4 +1,4 @@
-"""Operators built from renderers: a moving shape over time (`OverTime`), and two scenes (`OnBoth`)."""
+"""Operators built from renderers: a moving shape over time (`OverTime`), two scenes (`OnBoth`)."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class OverTime(_Combination):
         if len(rests) > 1 or len(self.times) != len(self.parts):
             raise InputError(
                 "OverTime takes renderers of the same channels and size of pictures, and a time "
-                f"for each, got {len(rests)} kinds and {len(self.times)} times for {len(self.parts)} "
-                "renderers"
+                f"for each, got {len(rests)} kinds and {len(self.times)} times for "
+                f"{len(self.parts)} renderers"
             )
         #: Order of the blocks, if a subset in another order was selected.
         self.order: Tensor | None = None
@@ -176,7 +176,7 @@ class OnBoth(_Combination):
         return x
 
     def measurements(self, y: Tensor) -> Tensor:
-        """Repeat the measurements of the one operator in the layout of this operator's prediction."""
+        """Repeat the measurements of one operator in the layout of this operator's prediction."""
         return torch.cat([y, y], dim=1)
 
     @property

@@ -392,7 +392,7 @@ class GaussianRanges(_SplatOperator):
         return field if self.index is None else field.index_select(axis, self.index)
 
     def _views(self, like: Tensor) -> Tensor:
-        """Return world to sensor after the twists, ``(C, 4, 4)``, or ``(batch, C, 4, 4)`` per item."""
+        """Return world to sensor after the twists, ``(C, 4, 4)`` or ``(batch, C, 4, 4)``."""
         twist = self._select(self.twist, -2).to(like)
         fixed = self._select(self.to_sensor, 0).to(like)
         return rigid(rotation(twist[..., :3]), twist[..., 3:]) @ fixed

@@ -217,7 +217,7 @@ def _is_plain(A: ConeBeam | ParallelBeam3D) -> bool:
 
 
 def _vectors(geometry: dict[str, Any], dimensions: int) -> Any:
-    """Return the vectors of every view: source or direction, centre of the detector, u and (3D) v."""
+    """Return the vectors of every view: source or direction, centre of the detector, u and v."""
     if "Vectors" in geometry:
         return np.asarray(geometry["Vectors"], dtype=np.float64)
     angles = np.asarray(geometry["ProjectionAngles"], dtype=np.float64)

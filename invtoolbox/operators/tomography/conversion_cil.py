@@ -138,7 +138,7 @@ def to_cil(A: LinearOperator) -> tuple[Any, Any]:
 def _from_flexible(
     system: Any, image: Any, panel: tuple[int, int], wide: float, tall: float
 ) -> Scan3D:
-    """Convert a system with a source and a detector per view, around a volume with its own centre."""
+    """Convert a system with a source and a detector per view, around an arbitrary centre."""
     vectors = np.concatenate(
         [
             np.array([_three(part.position) for part in system.source]),
@@ -237,7 +237,7 @@ def _three(vector: Any) -> Any:
 
 
 def _to_z(unit: Any) -> Any:
-    """Return the shortest rotation of a unit vector to z (half a turn about x if it points to -z)."""
+    """Return the shortest rotation of a unit vector to z (half a turn about x from -z)."""
     x, y, z = unit
     if z < -1 + 1e-12:
         return np.diag([1.0, -1.0, -1.0])

@@ -1,4 +1,4 @@
-"""Conversion of the vectors of every view, as other packages describe scans, to the simplest scan."""
+"""Conversion of the vectors of every view, as in other packages, to the simplest scan."""
 
 from __future__ import annotations
 

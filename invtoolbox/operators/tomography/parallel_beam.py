@@ -1,4 +1,4 @@
-"""X-ray projection along parallel rays, of images (`ParallelBeam`) and volumes (`ParallelBeam3D`)."""
+"""X-ray projection along parallel rays: of images (`ParallelBeam`), volumes (`ParallelBeam3D`)."""
 
 from __future__ import annotations
 

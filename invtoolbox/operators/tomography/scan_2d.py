@@ -1,4 +1,4 @@
-"""Base classes of scans, and of 2D scans: parameters, channels, views, and checks of the geometry."""
+"""Base classes of scans, and of 2D scans: parameters, channels, views, and geometry checks."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ class Scan2D(Scan):
         return torch.stack([function(item, angles[k], shift[k]) for k, item in enumerate(value)])
 
     def _check_view(self) -> None:
-        """Raise if the detector misses the object's centre, warn if it misses a part of the object."""
+        """Raise if the detector misses the object's centre, warn if it misses other parts."""
         height, width = (n * size for n, size in zip(self.image_shape, self.pixel_size))
         inner, outer = min(height, width) / 2, math.hypot(height, width) / 2
         low, high = self._view_limits()
@@ -305,7 +305,7 @@ def _check_shift(shift: Any, angles: Tensor) -> Tensor:
 
 
 def _items(angles: Tensor, shift: Tensor) -> int | None:
-    """Return the number of batch items that the parameters belong to; ``None`` if they are shared."""
+    """Return the number of batch items of the parameters; ``None`` if they are shared."""
     counts = [t.shape[0] for t in (angles, shift) if t.ndim == 2]
     if not counts:
         return None

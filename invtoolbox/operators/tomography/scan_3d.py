@@ -1,4 +1,4 @@
-"""Base class of the 3D scans: parameters, channels, views, chunks of views, and analytic inversion."""
+"""Base class of the 3D scans: parameters, channels, views, chunks of views, inversion."""
 
 from __future__ import annotations
 

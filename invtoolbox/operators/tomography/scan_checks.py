@@ -71,7 +71,7 @@ def numbers(name: str, value: Any) -> Tensor:
 
 
 def check_angles(angles: Any, helical: bool = False) -> Tensor:
-    """Return angles in radians as a tensor (V,); raise an `InputError` if they look like degrees."""
+    """Return angles in radians as a tensor (V,); refuse angles that look like degrees."""
     tensor = numbers("angles", angles)
     if tensor.ndim != 1 or tensor.numel() == 0:
         raise InputError(
@@ -162,7 +162,7 @@ def half_size(views: Views) -> Tensor:
 
 
 def check_view(name: str, views: Views) -> None:
-    """Raise if no ray meets the volume or its centre is never seen; warn if the object is cut off."""
+    """Raise if no ray meets the volume or its centre is never seen; warn if it is cut off."""
     half = half_size(views)
     corners = (
         torch.tensor(
