@@ -143,7 +143,7 @@ class Problem(Settings):
                 raise InputError(
                     f"a subset holds 1 to {blocks} of the blocks of {self.operator}, got {index}"
                 )
-            index = self.operator.drawn(index, generator).to(self.y0.device)
+            index = self.operator.draw_blocks(index, generator).to(self.y0.device)
         operator = self.operator.subset(index)  # raises if the operator has no blocks
         y = tuple(take_blocks(self.y, index)) if isinstance(self.y, tuple) else self.y[:, :, index]
         return self._with(y, operator, self.data_term.subset(index, self.y))

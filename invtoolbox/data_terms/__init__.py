@@ -1,4 +1,4 @@
-"""Data terms: how misfit between prediction and measurements is measured."""
+"""Data terms: misfits between a prediction and the measurements."""
 
 from invtoolbox.data_terms.base import DataTerm, Stack
 from invtoolbox.data_terms.chamfer import Chamfer, RolloutChamfer

@@ -1,6 +1,7 @@
-"""How misfit is measured: ``D(A(x), y)``.
+"""Base classes of data terms: the misfit ``D(A(x), y)`` between a prediction and the measurements.
 
-Several misfits of several predictions, added.
+`DataTerm` is the contract, `ResidualTerm` the base of terms with a noise level and weights, and
+`Stack` the weighted sum of the terms of several predictions.
 """
 
 from __future__ import annotations
@@ -16,25 +17,31 @@ from torch import Tensor
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import take_blocks
-from invtoolbox.operators.base import Shape, Shapes, check_shape
+from invtoolbox.operators.base import Shape, Shapes, check_shape, expand, inner
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
 
 class DataTerm(Settings, ABC):
-    """A misfit between a prediction and the measurements, one number an item.
+    """Misfit between a prediction and the measurements, one number per item.
 
-    A subclass writes ``value``. What else it can do in closed form it overrides, and solvers look at `offers`.
+    A subclass implements ``value`` and overrides the closed forms that it has. Solvers read their
+    names from `offers`.
 
     Attributes:
-        is_convex: convex in the prediction.
-        is_quadratic: ``value`` is ``1/2 <r, W r>`` with ``r = prediction - y``, and ``weighted(r)`` is ``W r``.
-        is_of_residual: ``value`` depends on ``prediction - y`` only, so that the two are of one kind.
-        is_smooth: differentiable everywhere in its domain.
-        is_majoriser: ``1/2 <r, w r>`` with ``w = residual_weights`` plus a constant lies above ``value``, and touches it.
-        is_for_nonnegative: predictions are counts or line integrals; `curvature` holds for those that are not negative.
-        measurement_fields: names of the attributes that broadcast against ``y``, such as weights; `subset` picks from them.
+        is_convex: whether ``value`` is convex in the prediction.
+        is_quadratic: whether ``value`` is ``1/2 <r, W r>`` with ``r = prediction - y``, and
+            ``weighted(r)`` is ``W r``.
+        is_of_residual: whether ``value`` depends on ``prediction - y`` only, so that both are of
+            one kind.
+        is_smooth: whether ``value`` is differentiable everywhere in its domain.
+        is_majoriser: whether ``1/2 <r, w r>`` with ``w = residual_weights`` plus a constant lies
+            above ``value`` and touches it.
+        is_for_nonnegative: whether predictions are counts or line integrals; `curvature` then holds
+            for nonnegative predictions.
+        measurement_fields: names of the attributes that broadcast against ``y``, such as weights;
+            `subset` selects from them.
     """
 
     is_convex: bool = True
@@ -47,10 +54,10 @@ class DataTerm(Settings, ABC):
 
     @abstractmethod
     def value(self, prediction: Any, y: Any) -> Tensor:
-        """``D(prediction, y)``, shape ``(batch,)``."""
+        """Compute ``D(prediction, y)``, shape ``(batch,)``."""
 
     def grad(self, prediction: Any, y: Any) -> Any:
-        """The gradient of ``value`` in the prediction, shaped like the prediction."""
+        """Compute the gradient of ``value`` in the prediction, of the shape of the prediction."""
         if self.is_quadratic:
             return self.weighted(prediction - y)
         parts = prediction if isinstance(prediction, tuple) else (prediction,)
@@ -63,42 +70,58 @@ class DataTerm(Settings, ABC):
         return gradient if isinstance(prediction, tuple) else gradient[0]
 
     def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Any]:
-        """`value` and `grad` of one prediction; a term whose two share their work (nearest neighbours) overrides it."""
+        """Compute `value` and `grad` of one prediction.
+
+        A term whose value and gradient share their work (nearest neighbours) overrides this method.
+        """
         return self.value(prediction, y), self.grad(prediction, y)
 
     def prox(self, prediction: Any, y: Any, step: float | Tensor) -> Any:
-        """``argmin_p D(p, y) + |p - prediction|^2 / (2 step)``; ``step`` is a number, or one an item."""
+        """Compute ``argmin_p D(p, y) + |p - prediction|^2 / (2 step)``.
+
+        ``step`` is a number, or one number per item.
+        """
         raise InputError(f"{type(self).__name__} has no proximal operator in closed form")
 
     def weighted(self, residual: Any) -> Any:
-        """``W r`` of a quadratic term, for the normal equations ``A^T W A``."""
+        """Compute ``W r`` of a quadratic term, for the normal equations ``A^T W A``."""
         raise InputError(f"{type(self).__name__} is not quadratic, so it has no normal equations")
 
     def gauss_newton(self, prediction: Any, y: Any) -> Callable[[Any], Any] | None:
-        """Products ``v -> H v`` with a positive semidefinite stand-in for the Hessian in the prediction; ``None`` for the Hessian itself.
+        """Return products ``v -> H v`` with a positive semidefinite approximate Hessian.
 
-        For terms whose Hessian is indefinite or has jumps: that of the quadratic which majorises the term, say.
+        The derivatives are in the prediction; ``None`` stands for the Hessian itself. Terms whose
+        Hessian is indefinite or has jumps override this method, for example with the Hessian of a
+        quadratic that majorises the term.
         """
         return None
 
     def residual_weights(self, prediction: Any, y: Any) -> Any:
-        """``w`` with ``grad = w (prediction - y)``, for iteratively reweighted least squares; see `is_majoriser`."""
+        """Compute ``w`` with ``grad = w (prediction - y)``.
+
+        Iteratively reweighted least squares uses these weights; see `is_majoriser`.
+        """
         raise InputError(f"{type(self).__name__} has no weights for reweighted least squares")
 
     def symbol(self, y: Any) -> tuple[Tensor, bool] | None:
-        """The eigenvalues of W under `torch.fft.rfftn` of the spatial axes of y, ``(1 or batch, 1 or channel, *half)``.
+        """Return the Fourier eigenvalues of W, and whether they are exact.
 
-        And whether they are exact; an approximation serves as a preconditioner. ``None`` where W is not like a convolution.
+        The transform is `torch.fft.rfftn` of the spatial axes of y, and the shape is
+        ``(1 or batch, 1 or channel, *half)``. Approximate eigenvalues serve as a preconditioner.
+        ``None`` if W does not resemble a convolution.
         """
         return None
 
     def curvature(self, y: Any) -> Tensor | None:
-        """The Lipschitz constant of `grad`, shape ``(batch,)`` or ``(1,)``; ``None`` where there is none."""
+        """Return the Lipschitz constant of `grad`, shape ``(batch,)`` or ``(1,)``.
+
+        ``None`` if it has none.
+        """
         return None
 
     @property
     def offers(self) -> frozenset[str]:
-        """The closed forms this term has, out of ``prox``, ``weighted`` and ``residual_weights``."""
+        """Closed forms of this term, out of ``prox``, ``weighted`` and ``residual_weights``."""
         return frozenset(
             n
             for n in ("prox", "weighted", "residual_weights")
@@ -106,43 +129,55 @@ class DataTerm(Settings, ABC):
         )
 
     def fitting_prediction(self, y: Any) -> Any:
-        """A prediction that fits ``y`` best, for a first guess; ``None`` where that is not known."""
+        """Return a prediction that fits ``y`` best, for an initial guess.
+
+        ``None`` if it is not known.
+        """
         return y if isinstance(y, Tensor) and (self.is_quadratic or self.is_of_residual) else None
 
-    # -- the noise: what the discrepancy principle needs ---------------------------------------------------------
+    # -- the noise, for the discrepancy principle -------------------------------------------------
 
     def discrepancy(self, prediction: Any, y: Any) -> Tensor:
-        """The size of the misfit on the scale of `expected_discrepancy`, shape ``(batch,)``."""
+        """Compute the misfit on the scale of `expected_discrepancy`, shape ``(batch,)``."""
         return (2 * self.value(prediction, y)).clamp_min(0).sqrt()
 
     def discrepancy_of(self, value: Tensor, prediction: Any, y: Any) -> Tensor:
-        """`discrepancy` where the value is known already, which is not computed again if the one follows from the other."""
+        """Compute the `discrepancy` of a prediction whose value is known.
+
+        The value is not computed again if the discrepancy follows from it.
+        """
         if type(self).discrepancy is DataTerm.discrepancy:
             return (2 * value).clamp_min(0).sqrt()
         return self.discrepancy(prediction, y)
 
     def expected_discrepancy(self, y: Any) -> Tensor | None:
-        """`discrepancy` at the true image, shape ``(batch,)``; ``None`` where the noise level is unknown."""
+        """Return the `discrepancy` at the true image, shape ``(batch,)``.
+
+        ``None`` without a noise level.
+        """
         return None
 
-    # -- life in the loop ------------------------------------------------------------------------------------------
+    # -- checks, and methods called by the loop ---------------------------------------------------
 
     def check(self, y: Any) -> None:
-        """Raise an `InputError` where ``y`` cannot be such measurements."""
+        """Raise an `InputError` if ``y`` cannot be measurements of this kind."""
 
     def check_shape(
         self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
     ) -> None:
-        """Raise an `InputError` where ``y`` has not the shape of predictions; terms that compare other things say what they take."""
+        """Raise an `InputError` unless ``y`` has the shape of the predictions.
+
+        A term that compares tensors of different shapes overrides this method.
+        """
         check_shape(y, shape, what, channelwise, items)
 
     def subset(self, index: Any, y: Any) -> Self:
-        """The term for the blocks ``index`` of ``y``: entries of its first axis behind the channel."""
+        """Return the term for some blocks of ``y``, entries of the axis behind the channel."""
         other = copy.copy(self)
         for name in self.measurement_fields:
             value = getattr(self, name)
             axis = value.ndim - (y.ndim - 2) if isinstance(value, Tensor) else -1
-            # A tensor of one axis holds one value an item, not one a measurement.
+            # A tensor of one axis holds one value per item, not one per measurement.
             if (
                 axis >= 0
                 and isinstance(value, Tensor)
@@ -153,16 +188,78 @@ class DataTerm(Settings, ABC):
         return other
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        """A copy bound to the problem; the loop calls this once, before the first iteration."""
+        """Return a copy bound to the problem.
+
+        The loop calls this once, before the first iteration.
+        """
         return self
 
     def at(self, iteration: int) -> Self:
-        """The term at an iteration, where it follows a schedule."""
+        """Return the term at an iteration, if it follows a schedule."""
         return self
 
 
+class ResidualTerm(DataTerm):
+    """Data term with a noise level and weights of the measurements.
+
+    Args:
+        noise_std: scale of the noise in the units of ``y``, a number or one number per
+            item.
+        weights: nonnegative weights that broadcast against ``y``.
+    """
+
+    item_fields: ClassVar[tuple[str, ...]] = ("noise_std", "weights")
+    measurement_fields: ClassVar[tuple[str, ...]] = ("weights",)
+
+    def __init__(
+        self, noise_std: float | Tensor | None = None, weights: Tensor | None = None
+    ) -> None:
+        self.noise_std = (
+            noise_std if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64)
+        )
+        if self.noise_std is not None and not bool(
+            ((self.noise_std > 0) & self.noise_std.isfinite()).all()
+        ):
+            raise InputError(f"noise_std must be positive and finite, got {noise_std}")
+        if weights is not None and not bool(((weights >= 0) & weights.isfinite()).all()):
+            raise InputError(f"the weights of {type(self).__name__} must be nonnegative and finite")
+        self.weights = weights
+
+    def value(self, prediction: Any, y: Any) -> Tensor:
+        """Compute ``1/2 <r, W r>``; terms that are not quadratic override this method."""
+        residual = prediction - y
+        return 0.5 * inner(residual, self.weighted(residual))
+
+    def with_noise_std(self, noise_std: Tensor) -> Self:
+        """Return a copy of the term with another noise level."""
+        other = copy.copy(self)
+        other.noise_std = torch.as_tensor(noise_std, dtype=torch.float64)
+        return other
+
+    def _precision(self, like: Tensor) -> Tensor | float:
+        """Return ``1 / noise_std^2`` as a factor of ``like``."""
+        return 1.0 if self.noise_std is None else expand(self.noise_std.pow(-2), like)
+
+    def _scale_curvature(self, curvature: float, y: Tensor) -> Tensor:
+        """Multiply the curvature in units of the noise by the precision and the largest weight."""
+        precision = (
+            torch.ones(1, dtype=torch.float64)
+            if self.noise_std is None
+            else self.noise_std.pow(-2).reshape(-1)
+        )
+        largest = 1.0 if self.weights is None else self.weights.flatten(1).amax(1).to(torch.float64)
+        return (curvature * precision.to(y.device) * largest).to(y.real.dtype)
+
+    def _describe(self, *shown: str) -> str:
+        if self.noise_std is not None:
+            std = self.noise_std.flatten()
+            level = f"{std.item():.4g}" if len(std) == 1 else f"({len(std)},)"
+            shown = (*shown, f"noise_std={level}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
 class Stack(DataTerm):
-    """``sum_k weights_k D_k(prediction[k], y[k])`` for predictions and measurements that are tuples.
+    """Weighted sum ``sum_k weights_k D_k(prediction[k], y[k])`` of terms of a tuple of predictions.
 
     >>> import torch
     >>> from invtoolbox.data_terms import LeastSquares
@@ -179,11 +276,12 @@ class Stack(DataTerm):
         self.is_convex = all(term.is_convex for term in terms)
 
     def value(self, prediction: Any, y: Any) -> Tensor:
-        total = self.weights[0] * self.terms[0].value(prediction[0], y[0])
-        for weight, term, p, measured in zip(
-            self.weights[1:], self.terms[1:], prediction[1:], y[1:]
-        ):
-            total = total + weight * term.value(p, measured)
+        return self._add([term.value(p, m) for term, p, m in zip(self.terms, prediction, y)])
+
+    def _add(self, values: Sequence[Tensor]) -> Tensor:
+        total = self.weights[0] * values[0]
+        for weight, value in zip(self.weights[1:], values[1:]):
+            total = total + weight * value
         return total
 
     def grad(self, prediction: Any, y: Any) -> Any:
@@ -193,9 +291,7 @@ class Stack(DataTerm):
 
     def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Any]:
         both = [term.value_and_grad(p, m) for term, p, m in zip(self.terms, prediction, y)]
-        total = self.weights[0] * both[0][0]
-        for weight, (value, _) in zip(self.weights[1:], both[1:]):
-            total = total + weight * value
+        total = self._add([value for value, _ in both])
         return total, tuple(weight * gradient for weight, (_, gradient) in zip(self.weights, both))
 
     def prox(self, prediction: Any, y: Any, step: float | Tensor) -> Any:
@@ -217,10 +313,7 @@ class Stack(DataTerm):
         parts = [term.expected_discrepancy(m) for term, m in zip(self.terms, y)]
         if any(part is None for part in parts):
             return None
-        total = self.weights[0] * parts[0].square()  # type: ignore[union-attr]
-        for weight, part in zip(self.weights[1:], parts[1:]):
-            total = total + weight * part.square()  # type: ignore[union-attr]
-        return total.sqrt()
+        return self._add([part.square() for part in parts if part is not None]).sqrt()
 
     def check_shape(
         self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
@@ -228,8 +321,9 @@ class Stack(DataTerm):
         if not isinstance(y, tuple) or not len(y) == len(shape) == len(self.terms):
             given = f"a tuple of {len(y)}" if isinstance(y, tuple) else type(y).__name__
             raise InputError(
-                f"{what}: {len(self.terms)} data terms are stacked, the operator predicts {len(shape)} parts, and the "
-                f"measurements are {given}; give one term and one measurement for each part"
+                f"{what}: {len(self.terms)} data terms are stacked, the operator predicts "
+                f"{len(shape)} parts, and the measurements are {given}; give one term and one "
+                "measurement for each part"
             )
         for k, (term, measured, part) in enumerate(zip(self.terms, y, shape)):
             term.check_shape(measured, cast(Shape, part), f"{what}[{k}]", channelwise, items)

@@ -1,7 +1,4 @@
-"""The chamfer distance of point sets, truncated.
-
-The misfit of points carried along a sequence: how far they are from the sweeps that they pass.
-"""
+"""Truncated chamfer distance of point sets, and its sum over the steps of a sequence."""
 
 from __future__ import annotations
 
@@ -24,20 +21,25 @@ if TYPE_CHECKING:
 
 
 class Chamfer(DataTerm):
-    r"""How far two point sets P (the prediction) and Q (the measurements) are from each other:
+    r"""Truncated chamfer distance of two point sets P (the prediction) and Q (the measurements).
 
-    .. math:: \frac{1}{|P|} \sum_{p \in P} t(\min_{q \in Q} |p - q|^2) + \frac{1}{|Q|} \sum_{q \in Q} t(\min_{p \in P} |q - p|^2)
+    .. math:: \frac{1}{|P|} \sum_{p \in P} t(\min_{q \in Q} |p - q|^2)
+              + \frac{1}{|Q|} \sum_{q \in Q} t(\min_{p \in P} |q - p|^2)
 
-    with t(d) = d where d is below the truncation and 0 beyond it. Points without a partner count in the mean and pull at nothing
-    (as in Li, Pontes and Lucey, "Neural scene flow prior", NeurIPS 2021). It is neither convex nor continuous: where a point crosses
-    the truncation, the value jumps down. Elsewhere the gradient is that of the distances to the present neighbours, which is exact.
+    with t(d) = d for d below the truncation and 0 beyond it. Points without a partner count in the
+    mean and have no pull (as in Li, Pontes and Lucey, "Neural scene flow prior", NeurIPS 2021). The
+    term is neither convex nor continuous: if a point crosses the truncation, the value jumps down.
+    Elsewhere the gradient of the distances to the present neighbours is exact.
 
-    The prediction is ``(batch, N, 3)`` and the measurements are ``(batch or 1, M, 3)``, in metres; the two need not have as many points.
+    The prediction is ``(batch, N, 3)`` and the measurements are ``(batch or 1, M, 3)``, in metres;
+    N and M may differ.
 
     Args:
-        truncation: in square metres (2 is a distance of 1.41 m), or in metres where ``squared`` is False; None for none.
-        squared: whether distances count by their square.
-        both_ways: whether every measured point looks for its nearest predicted one too; without, only the first sum is taken.
+        truncation: truncation in square metres (2 is a distance of 1.41 m), or in metres if
+            ``squared`` is False; None for no truncation.
+        squared: whether the squares of the distances count.
+        both_ways: whether the second sum, from every measured point to its nearest predicted point,
+            is added to the first.
 
     >>> P, Q = torch.zeros(1, 1, 3), torch.tensor([[[1.0, 0.0, 0.0], [0.0, 5.0, 0.0]]])
     >>> Chamfer().value(P, Q)  # 1 from P to Q; (1 + 0) / 2 back, since 25 is beyond the truncation
@@ -47,7 +49,8 @@ class Chamfer(DataTerm):
     """
 
     is_convex = False
-    # Differentiable almost everywhere: between two neighbours the minimum has a crease that points upwards, where no descent ends.
+    # The term is differentiable almost everywhere: between two neighbours the minimum has a crease
+    # that points upwards, where no descent ends.
     is_smooth = True
     item_fields: ClassVar[tuple[str, ...]] = ("_trees",)
     _trees: tuple[Tree, ...] = ()
@@ -59,69 +62,65 @@ class Chamfer(DataTerm):
             raise InputError(f"Chamfer takes a positive truncation or None, got {truncation}")
         self.truncation, self.squared, self.both_ways = truncation, squared, both_ways
 
-    # -- value and gradient ----------------------------------------------------------------------------------------
+    # -- value and gradient ------------------------------------------------------------------------
 
     def value(self, prediction: Any, y: Any) -> Tensor:
         there, back = self._neighbours(prediction, y)
-        total = self._cost(prediction, _taken(y, there, len(prediction)))[0]
-        return (
-            total
-            if back is None
-            else total + self._cost(y, _taken(prediction, back, len(prediction)))[0]
-        )
+        batch = len(prediction)
+        total = self._cost(prediction, _gather(y, there, batch))[0]
+        return total if back is None else total + self._cost(y, _gather(prediction, back, batch))[0]
 
     def grad(self, prediction: Any, y: Any) -> Tensor:
         return self.value_and_grad(prediction, y)[1]
 
     def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Tensor]:
         there, back = self._neighbours(prediction, y)
-        value, slope = self._cost(prediction, _taken(y, there, len(prediction)))
+        value, slope = self._cost(prediction, _gather(y, there, len(prediction)))
         if back is None:
             return value, slope
-        other, pull = self._cost(y, _taken(prediction, back, len(prediction)))
+        other, pull = self._cost(y, _gather(prediction, back, len(prediction)))
         return value + other, slope.scatter_add(1, back[..., None].expand_as(pull), -pull)
 
     def _cost(self, points: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean over ``points`` of what they count, and its gradient in them: ``(batch,)`` and ``(batch, n, 3)``."""
+        """Compute the mean cost of ``points``, ``(batch,)``, and its gradient ``(batch, n, 3)``."""
         apart = points - partners
         squares = apart.square().sum(-1)
         if self.squared:
             distance, slope = squares, 2 * apart
         else:
-            # The root has no derivative at 0, where the distance is least and nothing should pull.
+            # The root has no derivative at 0, where the distance is least and the pull should be 0.
             positive = squares > 0
             distance = torch.where(positive, squares, torch.ones_like(squares)).sqrt() * positive
             slope = apart / torch.where(positive, distance, torch.ones_like(distance))[..., None]
         if self.truncation is not None:
-            near = ~(distance >= self.truncation)  # also of NaN: who has run away must be seen to
-            distance, slope = (
-                torch.where(near, distance, torch.zeros_like(distance)),
-                slope * near[..., None],
-            )
+            near = ~(distance >= self.truncation)  # true for NaN, so that divergence stays visible
+            distance = torch.where(near, distance, torch.zeros_like(distance))
+            slope = slope * near[..., None]
         return distance.mean(1), slope / points.shape[1]
 
-    # -- neighbours ------------------------------------------------------------------------------------------------
+    # -- neighbours --------------------------------------------------------------------------------
 
     def _neighbours(self, prediction: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        """For every predicted point its measured partner, ``(batch, N)``, and the other way round, ``(batch, M)``."""
+        """Find the measured partners ``(batch, N)``, and the predicted partners ``(batch, M)``."""
         bound = None
         if self.truncation is not None:
-            # A little more than needed: what is beyond the truncation is decided once, by the distance that counts.
+            # The bound is slightly larger than needed, so that the truncation is decided once, by
+            # the distance that counts.
             bound = 1.001 * (self.truncation**0.5 if self.squared else self.truncation)
         there, back = [], []
         for k, points in enumerate(prediction.detach()):
             shared = min(k, len(y) - 1)
             there.append(self._tree(shared, y[shared]).query(points, bound)[1])
-            if self.both_ways and bool(points.isfinite().all()):
+            if not self.both_ways:
+                continue
+            if bool(points.isfinite().all()):
                 back.append(Tree(points).query(y[shared].to(points), bound)[1])
-            elif (
-                self.both_ways
-            ):  # an item that has diverged: its value is not finite whatever its partners are
+            else:  # the value of a diverged item is not finite, whatever the partners are
                 back.append(torch.zeros(y.shape[1], dtype=torch.long, device=points.device))
         return torch.stack(there), torch.stack(back) if self.both_ways else None
 
     def _tree(self, k: int, y: Tensor) -> Tree:
-        """The tree that `prepare` made for these measurements; a new one for others."""
+        """Return the tree that `prepare` built for these measurements, or a new tree."""
         kept = self._trees[k] if k < len(self._trees) else None
         fits = (
             kept is not None
@@ -131,13 +130,13 @@ class Chamfer(DataTerm):
         )
         return kept if kept is not None and fits else Tree(y)
 
-    # -- life in the loop ------------------------------------------------------------------------------------------
+    # -- methods called by the loop ---------------------------------------------------------------
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        return self.towards(problem.y)
+        return self.build_trees(problem.y)
 
-    def towards(self, y: Tensor) -> Self:
-        """A copy with the trees of the measurements ``(batch or 1, M, 3)``."""
+    def build_trees(self, y: Tensor) -> Self:
+        """Return a copy with the trees of the measurements ``(batch or 1, M, 3)``."""
         bound = copy.copy(self)
         bound._trees = tuple(Tree(points) for points in y)
         return bound
@@ -148,11 +147,14 @@ class Chamfer(DataTerm):
         check_point_sets(y, shape, what, items)
 
     def __repr__(self) -> str:
-        return f"Chamfer(truncation={self.truncation}, squared={self.squared}, both_ways={self.both_ways})"
+        return (
+            f"Chamfer(truncation={self.truncation}, squared={self.squared}, "
+            f"both_ways={self.both_ways})"
+        )
 
 
 def check_point_sets(y: Any, shape: Shapes, what: str, items: int | None) -> None:
-    """Raise an `InputError` where ``y`` is no ``(batch, M, 3)``, or the predictions are not point sets of that dimension."""
+    """Raise an `InputError` unless ``y`` is ``(batch, M, d)`` and the predictions fit it."""
     wanted = shape[-1]
     if (
         not isinstance(y, Tensor)
@@ -163,40 +165,45 @@ def check_point_sets(y: Any, shape: Shapes, what: str, items: int | None) -> Non
     ):
         given = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         raise InputError(
-            f"{what} are points (batch, M, {wanted}), at least one, to compare with predicted ones "
-            f"(batch, {', '.join(map(str, shape))}); got {given}"
+            f"{what} must be points (batch, M, {wanted}), at least one, to compare with predicted "
+            f"points (batch, {', '.join(map(str, shape))}); got {given}"
         )
     if items is not None and len(y) not in (1, items):
         raise InputError(
-            f"{what} hold {len(y)} items, and the operator has {items}; give one point set an item, or one for all"
+            f"{what} hold {len(y)} items, and the operator has {items}; give one point set per "
+            "item, or one for all"
         )
 
 
-def _taken(points: Tensor, index: Tensor, batch: int) -> Tensor:
-    """The points of an index for each item: ``(batch or 1, n, 3), (batch, m) -> (batch, m, 3)``."""
+def _gather(points: Tensor, index: Tensor, batch: int) -> Tensor:
+    """Select points by index per item: ``(batch or 1, n, 3), (batch, m) -> (batch, m, 3)``."""
     return points.expand(batch, *points.shape[1:]).gather(
         1, index[..., None].expand(-1, -1, points.shape[-1])
     )
 
 
 class RolloutChamfer(DataTerm):
-    r"""What `operators.EulerRollout` predicts, against the sweeps:
+    r"""Misfit between the predictions of `operators.EulerRollout` and the sweeps of a sequence.
 
-    .. math:: T \left( \text{mean over legs of } \tfrac12 C(p_k, S_k) + \text{speed} \cdot h(|p_k - p_{k-1}|) \quad + \quad
-              \text{cycle} \cdot \text{mean over first legs of } |p_{back} - p| \right)
+    .. math:: T \left( \text{mean over legs of } \tfrac12 C(p_k, S_k) + \text{speed} \cdot h(|p_k -
+    p_{k-1}|)
+              \quad + \quad \text{cycle} \cdot \text{mean over first legs of } |p_{back} - p|
+              \right)
 
-    with the truncated `Chamfer` distance C, ``h = r + r^2 / 2`` of what a step is longer than the limit, and how far points that went
-    one step and came back are from where they were, means over points all three. T is the number of sweeps, so that the misfits of
-    the windows of a sequence add up to that of the whole, but for the legs that join them.
+    with the truncated `Chamfer` distance C, ``h = r + r^2 / 2`` of the excess r of a step's length
+    over the limit, and the distance ``|p_back - p|`` between points and their position after one
+    step forth and one step back. All three are means over points. T is the number of sweeps, so
+    that the misfits of the windows of a sequence add up to the misfit of the whole, except for the
+    legs that join them.
 
     Source: Vedder et al., "Neural Eulerian scene flow fields", ICLR 2025.
 
     Args:
-        steps: as of the operator.
-        truncation: of squared distances, square metres.
-        cycle: the weight of what does not come back.
-        speed: the weight of what is too fast.
-        limit: metres from sweep to sweep.
+        steps: number of steps, as in the operator.
+        truncation: truncation of squared distances, square metres; None for no truncation.
+        cycle: weight of the distance after one step forth and back.
+        speed: weight of the excess of speed.
+        limit: largest step without a penalty, metres from sweep to sweep.
     """
 
     is_convex = False
@@ -212,20 +219,21 @@ class RolloutChamfer(DataTerm):
     ) -> None:
         if steps < 1 or not (cycle >= 0 and speed >= 0 and limit >= 0):
             raise InputError(
-                f"RolloutChamfer needs a step at least and weights and a limit that are not negative, got steps={steps}, "
-                f"cycle={cycle}, speed={speed}, limit={limit}"
+                f"RolloutChamfer needs at least one step, and weights and a limit that are not "
+                f"negative, got steps={steps}, cycle={cycle}, speed={speed}, limit={limit}"
             )
         self.steps, self.cycle, self.speed, self.limit = steps, cycle, speed, limit
         self.chamfer = Chamfer(truncation)
-        self.targets: tuple[Chamfer, ...] = ()  # one a sweep, with its tree
+        self.targets: tuple[Chamfer, ...] = ()  # one per sweep, with its tree
 
     def value(self, prediction: Any, y: Any) -> Tensor:
         ways = legs(len(y), self.steps)
         firsts = [leg for leg in ways if leg.step == 1]
         if len(prediction) != len(ways) + len(firsts):
             raise InputError(
-                f"RolloutChamfer of {self.steps} steps among {len(y)} sweeps takes {len(ways) + len(firsts)} clouds, got "
-                f"{len(prediction)}; give the operator and the data term the same steps"
+                f"RolloutChamfer of {self.steps} steps among {len(y)} sweeps takes "
+                f"{len(ways) + len(firsts)} clouds, got {len(prediction)}; give the operator and "
+                "the data term the same steps"
             )
         arrived = dict(zip(ways, prediction))
         total = torch.zeros_like(prediction[0][:, 0, 0])
@@ -234,21 +242,21 @@ class RolloutChamfer(DataTerm):
             before = y[leg.start] if leg.step == 1 else arrived[leg._replace(step=leg.step - 1)]
             total = total + (
                 0.5 * target.value(points, y[leg.end])
-                + self.speed * self._too_fast(points - before)
+                + self.speed * self._penalize_speed(points - before)
             ) / len(ways)
         for leg, back in zip(firsts, prediction[len(ways) :]):
             total = total + self.cycle / len(firsts) * length(back - y[leg.start]).mean(1)
         return len(y) * total
 
-    def _too_fast(self, step: Tensor) -> Tensor:
+    def _penalize_speed(self, step: Tensor) -> Tensor:
         beyond = (length(step) - self.limit).clamp_min(0)
         return (beyond + 0.5 * beyond.square()).mean(1)
 
-    # -- life in the loop ------------------------------------------------------------------------------------------
+    # -- methods called by the loop ---------------------------------------------------------------
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         other = copy.copy(self)
-        other.targets = tuple(self.chamfer.towards(sweep) for sweep in problem.y)
+        other.targets = tuple(self.chamfer.build_trees(sweep) for sweep in problem.y)
         return other
 
     def subset(self, index: Any, y: Any) -> Self:
@@ -268,7 +276,7 @@ class RolloutChamfer(DataTerm):
             for p in y
         ):
             raise InputError(
-                f"{what} are the sweeps of a sequence, a tuple of points (1, N, 3) each"
+                f"{what} must be the sweeps of a sequence, a tuple of points (1, N, 3) each"
             )
 
     def __repr__(self) -> str:

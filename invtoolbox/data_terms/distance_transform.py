@@ -1,4 +1,4 @@
-"""The distance of predicted points to measured ones, looked up in a grid of distances."""
+"""Mean distance of predicted points to measured points, interpolated in a grid of distances."""
 
 from __future__ import annotations
 
@@ -25,33 +25,40 @@ if TYPE_CHECKING:
 
 
 class _Grid:
-    """Measured points, float32, and the distance to them; no dataclass, or `Settings.to` would change its precision."""
+    """Measured points, float32, and their distance field.
+
+    This is not a dataclass, because `Settings.to` would change its precision.
+    """
 
     def __init__(self, points: Tensor, field: Field) -> None:
         self.points, self.field = points, field
 
 
 class DistanceTransform(DataTerm):
-    r"""The mean distance of the predicted points P to the nearest of the measured points Q, read off a grid:
+    r"""Mean distance of the predicted points P to the nearest measured points Q, read from a grid.
 
     .. math:: \frac{1}{|P|} \sum_{p \in P} t(D(p)), \qquad D(p) \approx \min_{q \in Q} |p - q|
 
-    with t(d) = d where d is below the truncation and 0 beyond it. It is the data term of Li et al., "Fast neural scene flow" (ICCV
-    2023): the grid is made once, and an iteration costs a look-up. One way only, so that points of Q may stay without a partner.
+    with t(d) = d for d below the truncation and 0 beyond it. This is the data term of Li et al.,
+    "Fast neural scene flow" (ICCV 2023): the grid is computed once, and an iteration costs an
+    interpolation. The distance is one way only, so points of Q may stay without a partner.
 
-    The nodes hold the distance to the points where they are (exact near them, see `kernels.distance_field`), and between nodes it is
-    trilinear. So near an isolated point D is too large by up to half a cell's diagonal (0.087 m for 0.1 m), and on surfaces by about a
-    quarter of a cell. Beyond the grid, which covers Q and a margin, D is the value at the nearest place of the grid plus the distance to
-    that place, which leads back. The prediction is ``(batch, N, 3)``, the measurements are ``(batch or 1, M, 3)``, in metres.
+    The nodes hold the distance to the points at their true places (exact near them, see
+    `kernels.distance_field`), and between nodes it is trilinear. So near an isolated point D is too
+    large by up to half a cell's diagonal (0.087 m for 0.1 m), and on surfaces by about a quarter of
+    a cell. The grid covers Q and a margin. Beyond it, D is the value at the nearest place of the
+    grid plus the distance to that place, so the gradient leads back. The prediction is
+    ``(batch, N, 3)``, the measurements are ``(batch or 1, M, 3)``, in metres.
 
     Args:
-        cell: between two nodes, metres.
-        margin: by how much the grid reaches beyond the measured points, metres.
-        truncation: metres; None for none.
-        budget: how many gigabytes the grids may take, all items together; half as much again is needed while they are made.
+        cell: distance between two nodes, metres.
+        margin: distance by which the grid reaches beyond the measured points, metres.
+        truncation: largest distance that counts, metres; None for no truncation.
+        budget: largest memory of the grids of all items together, gigabytes; half as much again is
+            needed while they are computed.
 
     Raises:
-        InputError: where the grid would be larger than the budget.
+        InputError: if the grid would be larger than the budget.
 
     >>> Q = torch.zeros(1, 1, 3)
     >>> DistanceTransform().value(torch.tensor([[[0.5, 0.0, 0.0], [0.0, 0.3, 0.0]]]), Q)
@@ -77,44 +84,45 @@ class DistanceTransform(DataTerm):
             or (truncation is not None and not truncation > 0)
         ):
             raise InputError(
-                "DistanceTransform takes a positive cell, budget and truncation and a margin that is not negative, got "
-                f"cell={cell}, budget={budget}, truncation={truncation} and margin={margin}"
+                "DistanceTransform takes a positive cell, budget and truncation and a margin that "
+                f"is not negative, got cell={cell}, budget={budget}, truncation={truncation} and "
+                f"margin={margin}"
             )
         self.cell, self.margin, self.truncation, self.budget = cell, margin, truncation, budget
 
-    # -- value and gradient ----------------------------------------------------------------------------------------
+    # -- value and gradient ------------------------------------------------------------------------
 
     def value(self, prediction: Any, y: Any) -> Tensor:
-        fields = self._for(y)
+        fields = self._fields(y)
         distances = torch.stack(
             [interpolate(fields[min(k, len(y) - 1)], points) for k, points in enumerate(prediction)]
         )
-        return self._truncated(distances, distances).mean(1)
+        return self._truncate(distances, distances).mean(1)
 
     def grad(self, prediction: Any, y: Any) -> Tensor:
         return self.value_and_grad(prediction, y)[1]
 
     def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Tensor]:
-        fields = self._for(y)
+        fields = self._fields(y)
         found = [
             value_and_slope(fields[min(k, len(y) - 1)], points)
             for k, points in enumerate(prediction)
         ]
         distances, slopes = torch.stack([f[0] for f in found]), torch.stack([f[1] for f in found])
-        value = self._truncated(distances, distances).mean(1)
-        return value, self._truncated(slopes, distances[..., None]) / prediction.shape[1]
+        value = self._truncate(distances, distances).mean(1)
+        return value, self._truncate(slopes, distances[..., None]) / prediction.shape[1]
 
-    def _truncated(self, values: Tensor, distances: Tensor) -> Tensor:
+    def _truncate(self, values: Tensor, distances: Tensor) -> Tensor:
         return (
             values
             if self.truncation is None
             else torch.where(distances >= self.truncation, torch.zeros_like(values), values)
         )
 
-    # -- the grids -------------------------------------------------------------------------------------------------
+    # -- the grids ---------------------------------------------------------------------------------
 
-    def _for(self, y: Tensor) -> list[Field]:
-        """The grids that `prepare` made for these measurements; new ones for others."""
+    def _fields(self, y: Tensor) -> list[Field]:
+        """Return the grids that `prepare` computed for these measurements, or new grids."""
 
         def kept(k: int) -> Field | None:
             grid = self._grids[k] if k < len(self._grids) else None
@@ -141,14 +149,17 @@ class DistanceTransform(DataTerm):
             many = f" for each of {len(shapes)} items" if len(shapes) > 1 else ""
             would = self.cell * (size / self.budget) ** (1 / 3) * 1.02
             raise InputError(
-                f"{self!r}: a grid of {largest} nodes{many} takes {size:.1f} GB, and the budget is {self.budget:g} GB; crop "
-                f"the points, or take a cell of {would:.2g} m, or raise the budget"
+                f"{self!r}: a grid of {largest} nodes{many} takes {size:.1f} GB, and the budget is "
+                f"{self.budget:g} GB; crop the points, or take a cell of {would:.2g} m, or raise "
+                "the budget"
             )
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         bound = copy.copy(self)
         y = problem.y0
-        bound._grids = tuple(_Grid(points.float(), field) for points, field in zip(y, self._for(y)))
+        bound._grids = tuple(
+            _Grid(points.float(), field) for points, field in zip(y, self._fields(y))
+        )
         return bound
 
     def check_shape(
@@ -160,4 +171,7 @@ class DistanceTransform(DataTerm):
         self._check_size(y)
 
     def __repr__(self) -> str:
-        return f"DistanceTransform(cell={self.cell:g}, margin={self.margin:g}, truncation={self.truncation})"
+        return (
+            f"DistanceTransform(cell={self.cell:g}, margin={self.margin:g}, "
+            f"truncation={self.truncation})"
+        )

@@ -1,26 +1,25 @@
-"""Least squares: Gaussian noise.
-
-Measurements that hold exactly: a constraint in place of a misfit.
-"""
+"""Least squares for Gaussian noise, and `Exact` for measurements that hold without noise."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.errors import InputError
-from invtoolbox.operators.base import expand, inner, item_norm
+from invtoolbox.data_terms.base import DataTerm, ResidualTerm
+from invtoolbox.operators.base import expand, item_norm
 
 
-class LeastSquares(DataTerm):
-    r"""``D(p, y) = 1/2 sum_i w_i |(p_i - y_i) / noise_std|^2``; without ``noise_std``, ``1/2 sum_i w_i |p_i - y_i|^2``.
+class LeastSquares(ResidualTerm):
+    r"""Weighted sum of squares ``D(p, y) = 1/2 sum_i w_i |(p_i - y_i) / noise_std|^2``.
+
+    Without ``noise_std``, ``D(p, y) = 1/2 sum_i w_i |p_i - y_i|^2``.
 
     Args:
-        noise_std: standard deviation of the noise, in the units of ``y``; a number, or one an item ``(batch,)``.
-            Where it is given, the weight of the prior is found by the discrepancy principle by default.
+        noise_std: standard deviation of the noise, in the units of ``y``; a number, or one number
+            per item ``(batch,)``. If it is given, the weight of the prior is chosen by the
+            discrepancy principle by default.
         weights: nonnegative weights that broadcast against ``y``, for example 0 for dead pixels.
 
     >>> term = LeastSquares(noise_std=0.5)
@@ -29,38 +28,11 @@ class LeastSquares(DataTerm):
     """
 
     is_quadratic = True
-    item_fields: ClassVar[tuple[str, ...]] = ("noise_std", "weights")
-    measurement_fields: ClassVar[tuple[str, ...]] = ("weights",)
-
-    def __init__(
-        self, noise_std: float | Tensor | None = None, weights: Tensor | None = None
-    ) -> None:
-        self.noise_std = (
-            noise_std if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64)
-        )
-        if self.noise_std is not None and not bool(
-            ((self.noise_std > 0) & self.noise_std.isfinite()).all()
-        ):
-            raise InputError(f"noise_std must be positive and finite, got {noise_std}")
-        if weights is not None and not bool(((weights >= 0) & weights.isfinite()).all()):
-            raise InputError("the weights of LeastSquares must be nonnegative and finite")
-        self.weights = weights
-
-    def _precision(self, like: Tensor) -> Tensor | float:
-        """``1 / noise_std^2`` as a factor of ``like``."""
-        return 1.0 if self.noise_std is None else expand(self.noise_std.pow(-2), like)
 
     def weighted(self, residual: Tensor) -> Tensor:
         if self.weights is not None:
-            residual = (
-                self.weights.to(residual.real.dtype if residual.is_complex() else residual.dtype)
-                * residual
-            )
+            residual = self.weights.to(residual.real.dtype) * residual
         return residual if self.noise_std is None else residual * self._precision(residual)
-
-    def value(self, prediction: Tensor, y: Tensor) -> Tensor:
-        residual = prediction - y
-        return 0.5 * inner(residual, self.weighted(residual))
 
     def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
         t = expand(step, prediction) * self._precision(prediction)
@@ -69,7 +41,7 @@ class LeastSquares(DataTerm):
         return prediction + (t / (1 + t)) * (y - prediction)
 
     def symbol(self, y: Tensor) -> tuple[Tensor, bool]:
-        real = y.real if y.is_complex() else y
+        real = y.real
         precision = torch.ones([1] * y.ndim, dtype=real.dtype, device=y.device) * self._precision(
             real
         )
@@ -79,45 +51,32 @@ class LeastSquares(DataTerm):
         return precision * mean.view(-1, *[1] * (y.ndim - 1)), False
 
     def curvature(self, y: Tensor) -> Tensor:
-        precision = (
-            torch.ones(1, dtype=torch.float64)
-            if self.noise_std is None
-            else self.noise_std.pow(-2).reshape(-1)
-        )
-        largest = 1.0 if self.weights is None else self.weights.flatten(1).amax(1).to(torch.float64)
-        real = y.real.dtype if y.is_complex() else y.dtype
-        return (precision.to(y.device) * largest).to(real)
+        return self._scale_curvature(1.0, y)
 
     def expected_discrepancy(self, y: Tensor) -> Tensor | None:
-        """``sqrt(m)`` with m measurements (of positive weight: the square root of the sum of the weights)."""
+        """Return ``sqrt(m)`` for m measurements; with weights, the square root of their sum."""
         if self.noise_std is None:
             return None
         if self.weights is None:
             count = torch.tensor([float(y.numel() // y.shape[0])])
         else:
             count = self.weights.expand_as(y).flatten(1).sum(1)
-        # Complex noise has the level in its real and in its imaginary part.
+        # Complex noise has this level in its real and in its imaginary part.
         return (2 * count if y.is_complex() else count).sqrt().expand(y.shape[0]).to(y.device)
 
     def with_noise_std(self, noise_std: Tensor) -> LeastSquares:
-        """The same term with a noise level."""
+        """Return the term with another noise level."""
         return LeastSquares(noise_std, self.weights)
 
     def __repr__(self) -> str:
-        if self.noise_std is None:
-            return "LeastSquares()"
-        std = self.noise_std.flatten()
-        return (
-            f"LeastSquares(noise_std={std.item():.4g})"
-            if len(std) == 1
-            else f"LeastSquares(noise_std=({len(std)},))"
-        )
+        return self._describe()
 
 
 class Exact(DataTerm):
-    r"""``D(p, y) = 0`` where ``p = y``, and infinite elsewhere: handles that a user moves, pixels that are known without noise.
+    r"""Constraint ``D(p, y) = 0`` if ``p = y``, and infinite otherwise.
 
-    A prediction counts as equal within 8 units in the last place of the largest number of its item.
+    It serves handles that a user moves, and pixels that are known without noise. A prediction
+    counts as equal within 8 units in the last place of the largest number of its item.
 
     >>> Exact().value(torch.tensor([[[1.0, 2.0]], [[1.0, 2.1]]]), torch.tensor([[[1.0, 2.0]]]))
     tensor([0., inf])
@@ -134,11 +93,11 @@ class Exact(DataTerm):
         )
 
     def grad(self, prediction: Tensor, y: Tensor) -> Tensor:
-        """0, which it is among the predictions that are equal."""
+        """Return 0, which is the gradient among the predictions that are equal."""
         return torch.zeros_like(prediction)
 
     def prox(self, prediction: Any, y: Any, step: float | Tensor) -> Any:
-        """``y``, expanded to the batch of the prediction."""
+        """Return ``y``, expanded to the batch of the prediction."""
         return y.expand_as(prediction).clone()
 
     def discrepancy(self, prediction: Tensor, y: Tensor) -> Tensor:

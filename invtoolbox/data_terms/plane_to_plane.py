@@ -1,4 +1,4 @@
-"""The distance between the surfaces that two point sets stand for."""
+"""Robust distance between the surfaces that two point sets sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.chamfer import check_point_sets
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.surface_normals import Surface, in_time
+from invtoolbox.geometry.surface_normals import Surface, append_times
 from invtoolbox.operators.base import Shapes
 
 if TYPE_CHECKING:
@@ -20,36 +20,44 @@ if TYPE_CHECKING:
 
 
 class PlaneToPlane(DataTerm):
-    r"""The mean over the predicted points p of a robust distance between their surface and that of the measured points q:
+    r"""Mean robust distance between the surfaces of predicted points p and measured points q.
 
     .. math:: \frac12 \sum_i w_i \, \frac{d_i^2}{1 + d_i^2 / \tau^2} \Big/ \sum_i w_i, \qquad
               d^2 = 2 \alpha \, (p - q)^T (C_p + C_q)^{-1} (p - q)
 
-    q is the measured point next to p, and C are the `geometry.surface_normals.covariances` of both: generalised ICP (Segal, Haehnel and Thrun
-    2009) with Geman and McClure's function. Where both surfaces have the same normal, d is the distance along it and the
-    small share alpha of that along the surface: a lidar meets a surface in other places each time, so its lines must be free to slide.
-    Where the normals differ, the two points are hardly the same matter, and count little.
+    q is the measured point nearest to p, and C are the `geometry.surface_normals.covariances` of
+    both: generalised ICP (Segal, Haehnel and Thrun 2009) with Geman and McClure's function. If both
+    surfaces have the same normal, d is the distance along the normal, plus the small share alpha of
+    the distance along the surface: a lidar samples other places of a surface in every sweep, so its
+    lines must be free to slide. If the normals differ, the two points hardly belong to the same
+    surface, and count little.
 
-    The scale tau falls from ``scale[0]`` to ``scale[1]`` by the factor ``decay`` an iteration (graduated non-convexity). For solvers
-    with a Gauss-Newton matrix its curvature is that of the quadratic that majorises it (iteratively reweighted least squares).
+    The scale tau falls from ``scale[0]`` to ``scale[1]`` by the factor ``decay`` per iteration
+    (graduated non-convexity). For solvers with a Gauss-Newton matrix, the curvature is that of the
+    majorising quadratic (iteratively reweighted least squares).
 
-    Prediction ``(batch, N, 3)``, measurements ``(batch or 1, M, 3)``, metres.
+    The prediction is ``(batch, N, 3)``, the measurements are ``(batch or 1, M, 3)``, in metres.
 
     Args:
-        scale: tau, metres, at first and at last.
-        decay: of the scale, an iteration.
-        along: alpha.
-        covariances: of the predicted points, ``(batch or 1, N, 3, 3)``; without them the measured surface decides alone.
-        weights: of the points, ``(batch or 1, N)``, at least 0: points that only fill up an item have 0.
-        times: when the points of prediction and measurements were measured within their sweeps, seconds, ``(batch or 1, N)`` and
-            ``(batch or 1, M)``. Two lidars on one roof see an object at different times, so in different places; neighbours are
-            then looked for in time too, of which a second counts as ``time_scale`` metres.
-        surface: that of the measurements, ``geometry.surface_normals.Surface.of(y[0], ...)``, where several problems share it; made by
-            `prepare` otherwise.
+        scale: tau in metres, at the first and at the last iteration.
+        decay: factor of the scale per iteration.
+        along: the share alpha.
+        covariances: covariances of the predicted points, ``(batch or 1, N, 3, 3)``; without them
+            the measured surface alone decides.
+        weights: weights of the points, ``(batch or 1, N)``, at least 0; points that only pad an
+            item have weight 0.
+        times: times at which the points of the prediction and of the measurements were measured
+            within their sweeps, seconds, ``(batch or 1, N)`` and ``(batch or 1, M)``. Two lidars on
+            one roof see an object at different times, so in different places; neighbours are then
+            also sought in time.
+        time_scale: length in metres that one second counts as in the search for neighbours.
+        surface: surface of the measurements, ``geometry.surface_normals.Surface.of(y[0], ...)``, if
+            several problems share it; computed by `prepare` otherwise.
 
-    >>> target = torch.stack(torch.meshgrid(torch.arange(9.0), torch.arange(9.0), torch.zeros(1), indexing="ij"), -1).reshape(1, -1, 3)
+    >>> axes = torch.arange(9.0), torch.arange(9.0), torch.zeros(1)
+    >>> target = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(1, -1, 3)
     >>> term = PlaneToPlane(scale=(10.0, 10.0), along=1e-3)
-    >>> term.value(torch.tensor([[[4.3, 4.0, 1.0]]]), target)  # a metre above the plane, wherever along it
+    >>> term.value(torch.tensor([[[4.3, 4.0, 1.0]]]), target)  # one metre above the plane
     tensor([0.4951])
     """
 
@@ -75,8 +83,8 @@ class PlaneToPlane(DataTerm):
     ) -> None:
         if not min(scale) > 0 or not 0 < decay <= 1 or not 0 < along <= 1:
             raise InputError(
-                f"PlaneToPlane takes positive scales, a decay up to 1 and a share along the surface in (0, 1]; "
-                f"got {scale}, {decay} and {along}"
+                "PlaneToPlane takes positive scales, a decay up to 1 and a share along the surface "
+                f"in (0, 1]; got {scale}, {decay} and {along}"
             )
         self.scale, self.decay, self.along, self.time_scale = scale, decay, along, time_scale
         self.weights, self.covariances = weights, covariances
@@ -85,7 +93,7 @@ class PlaneToPlane(DataTerm):
         self._iteration = 0
         self._surfaces: tuple[Surface, ...] = () if surface is None else (surface,)
 
-    # -- value -----------------------------------------------------------------------------------------------------
+    # -- value -------------------------------------------------------------------------------------
 
     def value(self, prediction: Any, y: Any) -> Tensor:
         apart, metric = self._partners(prediction, y)
@@ -95,13 +103,13 @@ class PlaneToPlane(DataTerm):
     def gauss_newton(self, prediction: Any, y: Any) -> Callable[[Any], Any]:
         apart, metric = self._partners(prediction, y)
         squared = torch.einsum("bni,bnij,bnj->bn", apart, metric, apart)
-        weighted = (self._shares(prediction) / (1 + squared / self.tau**2).square())[
-            ..., None, None
-        ] * metric
+        shares = self._shares(prediction) / (1 + squared / self.tau**2).square()
+        weighted = shares[..., None, None] * metric
         return lambda v: torch.einsum("bnij,bnj->bni", weighted, v)
 
     @property
     def tau(self) -> float:
+        """Scale of the robust function at the present iteration, metres."""
         return max(self.scale[1], self.scale[0] * self.decay**self._iteration)
 
     def _shares(self, prediction: Tensor) -> Tensor:
@@ -112,20 +120,23 @@ class PlaneToPlane(DataTerm):
         )
 
     def _partners(self, prediction: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """How far each point is from its partner, ``(batch, N, 3)``, and the metric there, ``(batch, N, 3, 3)``."""
+        """Compute the offsets of the points from their partners, and the metric there.
+
+        The shapes are ``(batch, N, 3)`` and ``(batch, N, 3, 3)``.
+
+        The metric has the shape ``(batch, N, 3, 3)``.
+        """
         surfaces = self._surfaces or tuple(self._surface(points, k) for k, points in enumerate(y))
-        inputs = in_time(prediction.detach(), self.source_times, self.time_scale)
+        inputs = append_times(prediction.detach(), self.source_times, self.time_scale)
         counts = self.weights.expand(prediction.shape[:2]) > 0 if self.weights is not None else None
         apart, spread = [], []
-        if len(surfaces) == 1:
-            # One cloud for all items: one search.
+        groups = [(surface, slice(k, k + 1)) for k, surface in enumerate(surfaces)]
+        if len(surfaces) == 1:  # all items share one cloud, so one search suffices
             groups = [(surfaces[0], slice(None))]
-        else:
-            groups = [(surface, slice(k, k + 1)) for k, surface in enumerate(surfaces)]
         for surface, items in groups:
             queried = inputs[items].flatten(0, 1)
             wanted = None if counts is None else counts[items].flatten()
-            # What has no weight is not looked up.
+            # Points without weight need no partner.
             found = surface.tree.query(queried if wanted is None else queried[wanted])[1]
             index = (
                 found
@@ -148,7 +159,7 @@ class PlaneToPlane(DataTerm):
         )
         return Surface.of(points, times, self.time_scale, self.along)
 
-    # -- life in the loop ------------------------------------------------------------------------------------------
+    # -- methods called by the loop ---------------------------------------------------------------
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         if self._surfaces:
@@ -172,7 +183,10 @@ class PlaneToPlane(DataTerm):
 
 
 def _inverse(matrices: Tensor) -> Tensor:
-    """The inverses of symmetric positive definite ``(..., 3, 3)``, by cofactors: many times as fast as a factorisation each."""
+    """Invert symmetric positive definite ``(..., 3, 3)`` by cofactors.
+
+    This is many times as fast as a factorisation of each matrix.
+    """
     a, b, c = matrices.unbind(-2)
     cofactors = torch.stack(
         [torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1

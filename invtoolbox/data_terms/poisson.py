@@ -12,12 +12,12 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 
-# The Wright omega function by this many third-order steps is exact to rounding in float64.
+# This number of third-order steps gives the Wright omega function exact to rounding in float64.
 _OMEGA_STEPS = 4
 
 
 class _Counts(DataTerm):
-    """What both models share: measurements are counts, D their Kullback-Leibler divergence from the mean."""
+    """Base of both models: the Kullback-Leibler divergence of the counts from their mean."""
 
     is_for_nonnegative = True
     item_fields: ClassVar[tuple[str, ...]] = ("background",)
@@ -26,7 +26,7 @@ class _Counts(DataTerm):
     def check(self, y: Any) -> None:
         if isinstance(y, tuple):
             raise InputError(
-                f"{self!r} takes one tensor of counts; use data_terms.Stack for several"
+                f"{self!r} takes one tensor of counts; use data_terms.Stack for several tensors"
             )
         if y.is_complex():
             raise InputError(f"{self!r} takes counts, got complex measurements")
@@ -34,32 +34,34 @@ class _Counts(DataTerm):
         if bool(bad.any()):
             place = ", ".join(str(int(k)) for k in bad.nonzero()[0])
             raise InputError(
-                f"{self!r} takes counts, which are not negative, got {int(bad.sum())} values "
-                f"below 0, the first at index ({place}); if a background was subtracted, add "
-                "it back and give it as background="
+                f"{self!r} takes counts, which are not negative, got {int(bad.sum())} values below "
+                f"0, the first at index ({place}); if a background was subtracted, add it back and "
+                "give it as background="
             )
 
     def expected_discrepancy(self, y: Tensor) -> Tensor | None:
-        """``sqrt(m)`` with m measurements: twice the divergence is near m at the true image (Bertero et al.
-        2010).
+        """Return ``sqrt(m)`` for m measurements.
 
-        The approximation holds to a few percent where most counts are above about 5.
+        Twice the divergence is near m at the true image (Bertero et al. 2010). The approximation
+        holds to a few percent if most counts are above about 5.
         """
         return torch.full((y.shape[0],), math.sqrt(y.numel() / y.shape[0]), device=y.device)
 
 
 class Poisson(_Counts):
-    r"""Emission: ``y ~ Poisson(p + background)``, ``D(p, y) = sum_i m_i - y_i log m_i + y_i log y_i - y_i``,
-    ``m = p + background``.
+    r"""Emission model ``y ~ Poisson(p + background)``.
 
-    The Kullback-Leibler divergence, at least 0, and 0 where the mean m equals y. It is infinite where a mean
-    is negative, or is 0 where something was counted.
+    ``D(p, y) = sum_i m_i - y_i log m_i + y_i log y_i - y_i`` with the mean ``m = p + background``
+    is the Kullback-Leibler divergence. It is at least 0, and 0 if the mean m equals y. It is
+    infinite if a mean is negative, or if a mean is 0 and the count is positive.
 
     Args:
-        background: mean of the counts that do not come from the image (scatter, dark current), in counts: a
-            number, one an item, or a tensor that broadcasts against ``y`` with its batch axis.
+        background: mean of the counts that do not come from the image (scatter, dark current), in
+            counts: a number, one number per item, or a tensor that broadcasts against ``y`` with
+            its batch axis.
 
-    `curvature` holds for ``p >= 0`` only, and there is none without a background: use the prox then.
+    `curvature` holds for ``p >= 0`` only, and there is none without a background: use the prox in
+    this case.
 
     >>> term = Poisson()
     >>> term.value(torch.tensor([[[4.0, 4.0]]]), torch.tensor([[[4.0, 0.0]]]))
@@ -76,48 +78,53 @@ class Poisson(_Counts):
 
     def grad(self, prediction: Tensor, y: Tensor) -> Tensor:
         mean = prediction + _field(self.background, prediction)
-        # Outside of the domain there is no gradient; this one points back into it.
+        # Outside of the domain there is no gradient; this value points back into the domain.
         return 1 - y / mean.clamp_min(torch.finfo(mean.dtype).eps)
 
     def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
-        """The mean m is the root of ``m^2 + (t - v) m - t y = 0`` with ``v = prediction + background``."""
+        """Compute the mean m, the root of ``m^2 + (t - v) m - t y = 0``.
+
+        Here ``v = prediction + background``.
+        """
         background, t = _field(self.background, prediction), expand(step, prediction)
         half = (prediction + background - t) / 2
         product = t * y
         root = (half.square() + product).sqrt()
-        # half + root cancels where half is negative; the product of the two roots of the equation does not.
+        # half + root cancels if half is negative; the product of the two roots of the equation does
+        # not.
         far = root + half.abs()
         mean = torch.where(half >= 0, far, product / far.clamp_min(torch.finfo(far.dtype).tiny))
         return mean - background
 
     def fitting_prediction(self, y: Tensor) -> Tensor:
-        """``y - background``, at least 0."""
+        """Return ``y - background``, at least 0."""
         return (y - _field(self.background, y)).clamp_min(0)
 
     def curvature(self, y: Tensor) -> Tensor | None:
-        """``max y / background^2``, a bound for ``p >= 0``."""
+        """Return ``max y / background^2``, a bound for ``p >= 0``."""
         if not bool((self.background > 0).all()):
             return None
         return (y / _field(self.background, y).square()).flatten(1).amax(1)
 
     def __repr__(self) -> str:
-        return f"Poisson({_shown(self.background)})" if bool(self.background.any()) else "Poisson()"
+        shown = _describe(self.background) if bool(self.background.any()) else ""
+        return f"Poisson({shown})"
 
 
 class PoissonTransmission(_Counts):
-    r"""Transmission: ``y ~ Poisson(I0 exp(-p) + background)``, with line integrals ``p = A x`` of the
-    attenuation.
+    r"""Transmission model ``y ~ Poisson(I0 exp(-p) + background)`` of line integrals ``p = A x``.
 
-    ``D(p, y) = sum_i m_i - y_i log m_i + y_i log y_i - y_i`` with the mean ``m``: at least 0, and 0 where m
-    equals y. Convex without a background, and not with one.
+    ``p`` is the line integral of the attenuation.
+    ``D(p, y) = sum_i m_i - y_i log m_i + y_i log y_i - y_i`` with the mean ``m`` is at least 0, and
+    0 if m equals y. It is convex without a background, and not convex with one.
 
     Args:
-        I0: counts with nothing in the beam: a number, one an item, or a tensor that broadcasts against ``y``
-            (a flat field).
+        I0: counts without an object in the beam: a number, one number per item, or a tensor that
+            broadcasts against ``y`` (a flat field).
         background: mean of the counts that do not come through the object, as in `Poisson`.
 
-    `curvature` bounds the second derivative for ``p >= 0`` (the maximum curvature of Erdogan & Fessler, PMB
-    44, 1999). Without a background there is a prox, by the Wright omega function.
+    `curvature` bounds the second derivative for ``p >= 0`` (the maximum curvature of Erdogan &
+    Fessler, PMB 44, 1999). Without a background there is a prox, by the Wright omega function.
 
     >>> term = PoissonTransmission(100.0)
     >>> p = torch.tensor([[[0.5]]])
@@ -137,17 +144,20 @@ class PoissonTransmission(_Counts):
         if self.is_convex:
             log_mean = _field(self.I0, prediction).log() - prediction
             return _divergence(log_mean.exp(), y, log_mean)
-        return _divergence(self._transmitted(prediction) + _field(self.background, prediction), y)
+        return _divergence(self._transmission(prediction) + _field(self.background, prediction), y)
 
     def grad(self, prediction: Tensor, y: Tensor) -> Tensor:
-        transmitted = self._transmitted(prediction)
+        transmitted = self._transmission(prediction)
         if self.is_convex:
             return y - transmitted
         mean = transmitted + _field(self.background, prediction)
         return transmitted * (y / mean.clamp_min(torch.finfo(mean.dtype).tiny) - 1)
 
     def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
-        """``s + omega(log(t I0) - s)``, the root of ``p = s + t I0 exp(-p)``, ``s = prediction - t y``."""
+        """Compute ``s + omega(log(t I0) - s)`` with ``s = prediction - t y``.
+
+        This is the root of ``p = s + t I0 exp(-p)``.
+        """
         if not self.is_convex:
             raise InputError(
                 f"{self!r} has no proximal operator, because it is not convex with a background"
@@ -161,28 +171,28 @@ class PoissonTransmission(_Counts):
         return super().offers if self.is_convex else super().offers - {"prox"}
 
     def fitting_prediction(self, y: Tensor) -> Tensor:
-        """``log(I0 / (y - background))``; a ray without a count is taken for one of half a count."""
+        """Return ``log(I0 / (y - background))``, with at least half a count per ray."""
         return _field(self.I0, y).log() - (y - _field(self.background, y)).clamp_min(0.5).log()
 
     def curvature(self, y: Tensor) -> Tensor:
-        """``max(I0)``, or ``max(I0, y / 4)`` with a background, for ``p >= 0``."""
-        # h''(p) = l - y b l / (l + b)^2 with l = I0 exp(-p) in (0, I0]; the second part is between 0 and
-        # y / 4.
+        """Return ``max(I0)``, or ``max(I0, y / 4)`` with a background, for ``p >= 0``."""
+        # h''(p) = l - y b l / (l + b)^2 with l = I0 exp(-p) in (0, I0]; the second part is between
+        # 0 and y / 4.
         largest = _field(self.I0, y).expand(y.shape).flatten(1).amax(1)
         return largest if self.is_convex else largest.maximum(y.flatten(1).amax(1) / 4)
 
-    def _transmitted(self, prediction: Tensor) -> Tensor:
+    def _transmission(self, prediction: Tensor) -> Tensor:
         return _field(self.I0, prediction) * torch.exp(-prediction)
 
     def __repr__(self) -> str:
-        background = f", background={_shown(self.background)}" if not self.is_convex else ""
-        return f"PoissonTransmission({_shown(self.I0)}{background})"
+        background = f", background={_describe(self.background)}" if not self.is_convex else ""
+        return f"PoissonTransmission({_describe(self.I0)}{background})"
 
 
 def _divergence(mean: Tensor, y: Tensor, log_mean: Tensor | None = None) -> Tensor:
-    """``sum mean - y log(mean / y) - y``, ``(batch,)``; infinite outside of the domain.
+    """Compute ``sum mean - y log(mean / y) - y``, ``(batch,)``; infinite outside of the domain.
 
-    ``log_mean`` is for a mean that is positive even where it underflows.
+    ``log_mean`` serves a mean that is positive but underflows.
     """
     inside = (mean > 0) | ((mean == 0) & (y == 0))
     if log_mean is not None:
@@ -190,8 +200,8 @@ def _divergence(mean: Tensor, y: Tensor, log_mean: Tensor | None = None) -> Tens
     usual = (y > 0) & inside
     safe = torch.where(usual, y, 1.0)
     ratio = torch.where(usual, (mean - y) / safe, 0.0)
-    # Near the count, the logarithm of 1 + d / y does not cancel against the difference d = mean - y; far
-    # below it, 1 + d / y has no digits left.
+    # Near the count, the logarithm of 1 + d / y does not cancel against the difference d = mean -
+    # y; far below it, 1 + d / y has no digits left.
     near = ratio > -0.5
     if log_mean is None:
         log_mean = torch.where(usual, mean, 1.0).log()
@@ -201,8 +211,12 @@ def _divergence(mean: Tensor, y: Tensor, log_mean: Tensor | None = None) -> Tens
 
 
 def _wright_omega(z: Tensor) -> Tensor:
-    """The real solution w of ``w + log w = z`` (Lawrence, Corless & Jeffrey 2012: third-order iteration)."""
-    # exp(z) is right for very negative z, z - log z for large z; in between either start is inside the basin.
+    """Return the real solution w of ``w + log w = z`` by a third-order iteration.
+
+    Source: Lawrence, Corless & Jeffrey 2012.
+    """
+    # exp(z) is accurate for very negative z, z - log z for large z; in between both starts
+    # converge.
     w = torch.where(z > 1, z - z.clamp_min(1).log(), z.clamp_max(1).exp())
     w = w.clamp_min(torch.finfo(z.dtype).tiny)
     for _ in range(_OMEGA_STEPS):
@@ -214,11 +228,12 @@ def _wright_omega(z: Tensor) -> Tensor:
 
 
 def _field(value: Tensor, like: Tensor) -> Tensor:
-    """A number, one an item, or values that broadcast, as a factor of ``like``."""
+    """Expand a number, one number per item, or values that broadcast to a factor of ``like``."""
     return expand(value, like) if value.ndim <= 1 else value.to(like)
 
 
 def _nonnegative(value: float | Tensor, name: str, strict: bool) -> Tensor:
+    """Return ``value`` as a float64 tensor; raise an `InputError` if an entry is negative."""
     tensor = torch.as_tensor(value, dtype=torch.float64)
     if not bool((tensor.isfinite() & ((tensor > 0) if strict else (tensor >= 0))).all()):
         raise InputError(
@@ -227,5 +242,5 @@ def _nonnegative(value: float | Tensor, name: str, strict: bool) -> Tensor:
     return tensor
 
 
-def _shown(value: Tensor) -> str:
+def _describe(value: Tensor) -> str:
     return f"{float(value):g}" if value.numel() == 1 else f"{tuple(value.shape)}"

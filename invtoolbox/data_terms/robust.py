@@ -1,104 +1,79 @@
-"""Robust misfits: a few measurements may be wildly wrong (outliers, salt and pepper, dead views)."""
+"""Robust misfits for a few grossly wrong measurements: outliers, salt and pepper, dead views."""
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.data_terms.base import ResidualTerm
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 
-#: The median of |n| over the standard deviation, for Gaussian n: real, and complex with that deviation in either part.
+#: Ratio of the median of |n| to the standard deviation for Gaussian n: real, and complex with that
+#: deviation in either part.
 _MEDIAN, _MEDIAN_COMPLEX = 0.6744897501960817, math.sqrt(2 * math.log(2))
 
-#: Residuals beyond this multiple of their scale are outliers; each round finds the scale anew without them.
+#: Residuals beyond this multiple of their scale are outliers; each round estimates the scale again
+#: without them.
 _CLIP, _CLIPPINGS = 3.5, 6
 
 
-class _Robust(DataTerm):
-    """``sum_i w_i rho(|p_i - y_i| / noise_std)``, with a ``rho`` that grows slower than a square; complex values by their modulus.
+class _Robust(ResidualTerm):
+    """Misfit ``sum_i w_i rho(|p_i - y_i| / noise_std)``; ``rho`` grows slower than a square.
 
-    The discrepancy of these terms is ``sqrt(m)`` times the median residual over the median of ``|n|``, n the noise, outliers clipped:
-    what the square root of the sum of squares would be without them.
+    Complex values enter by their modulus. The discrepancy of these terms is ``sqrt(m)`` times the
+    ratio of the median residual to the median of ``|n|``, n the noise, with outliers clipped. It
+    estimates the square root of the sum of squares without the outliers.
     """
 
     is_of_residual = True
-    item_fields: ClassVar[tuple[str, ...]] = ("noise_std", "weights")
-    measurement_fields: ClassVar[tuple[str, ...]] = ("weights",)
-
-    def __init__(self, noise_std: float | Tensor | None, weights: Tensor | None) -> None:
-        self.noise_std = (
-            noise_std if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64)
-        )
-        if self.noise_std is not None and not bool(
-            ((self.noise_std > 0) & self.noise_std.isfinite()).all()
-        ):
-            raise InputError(f"noise_std must be positive and finite, got {noise_std}")
-        if weights is not None and not bool(((weights >= 0) & weights.isfinite()).all()):
-            raise InputError(f"the weights of {type(self).__name__} must be nonnegative and finite")
-        self.weights = weights
 
     @abstractmethod
     def _loss(self, u: Tensor, dimensions: int) -> Tensor:
-        """``rho(u)``; values have this many real dimensions."""
+        """Compute ``rho(u)`` of values with ``dimensions`` real dimensions."""
 
     @abstractmethod
     def _ratio(self, u: Tensor, dimensions: int) -> Tensor:
-        """``rho'(u) / u``."""
+        """Compute ``rho'(u) / u``."""
 
     @abstractmethod
-    def _shrunk(self, u: Tensor, step: Tensor, dimensions: int) -> Tensor:
-        """``v / u``, v the minimiser of ``step rho(v) + (v - u)^2 / 2``."""
+    def _shrink(self, u: Tensor, step: Tensor, dimensions: int) -> Tensor:
+        """Compute ``v / u`` with the minimiser v of ``step rho(v) + (v - u)^2 / 2``."""
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
-        return (
-            self._weighed(self._loss(self._scaled(prediction - y), _dimensions(y)))
-            .flatten(1)
-            .sum(1)
-        )
+        losses = self._loss(self._scale(prediction - y), _dimensions(y))
+        return self._weight(losses).flatten(1).sum(1)
 
     def grad(self, prediction: Tensor, y: Tensor) -> Tensor:
         residual = prediction - y
         return residual * self.residual_weights(prediction, y)
 
     def residual_weights(self, prediction: Tensor, y: Tensor) -> Tensor:
-        u = self._scaled(prediction - y)
-        return self._weighed(self._ratio(u, _dimensions(y))) * self._precision(u)
+        u = self._scale(prediction - y)
+        return self._weight(self._ratio(u, _dimensions(y))) * self._precision(u)
 
     def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
         residual = prediction - y
-        u = self._scaled(residual)
-        t = self._weighed((expand(step, u) * self._precision(u)).expand_as(u))
-        return y + residual * self._shrunk(u, t, _dimensions(y))
+        u = self._scale(residual)
+        t = self._weight((expand(step, u) * self._precision(u)).expand_as(u))
+        return y + residual * self._shrink(u, t, _dimensions(y))
 
     def _steepest(self, dimensions: int) -> float | None:
-        """The largest ``rho''``."""
+        """Return the largest ``rho''``."""
         return None
 
     def curvature(self, y: Tensor) -> Tensor | None:
         steepest = self._steepest(_dimensions(y))
-        if steepest is None:
-            return None
-        precision = (
-            torch.ones(1, dtype=torch.float64)
-            if self.noise_std is None
-            else self.noise_std.pow(-2).reshape(-1)
-        )
-        largest = 1.0 if self.weights is None else self.weights.flatten(1).amax(1).to(torch.float64)
-        return (steepest * precision.to(y.device) * largest).to(
-            y.real.dtype if y.is_complex() else y.dtype
-        )
+        return None if steepest is None else self._scale_curvature(steepest, y)
 
-    # -- the noise -----------------------------------------------------------------------------------------------------
+    # -- the noise ---------------------------------------------------------------------------------
 
     def discrepancy(self, prediction: Tensor, y: Tensor) -> Tensor:
-        u = self._scaled(prediction - y).flatten(1)
+        u = self._scale(prediction - y).flatten(1)
         used = (
             torch.ones_like(u, dtype=torch.bool)
             if self.weights is None
@@ -120,11 +95,11 @@ class _Robust(DataTerm):
         )
 
     def _median(self, dimensions: int) -> float:
-        """Of ``|n| / noise_std``."""
+        """Return the median of ``|n| / noise_std``."""
         return _MEDIAN if dimensions == 1 else _MEDIAN_COMPLEX
 
     def expected_discrepancy(self, y: Tensor) -> Tensor | None:
-        """``sqrt(m)`` with m measurements of positive weight (twice as many where complex)."""
+        """Return ``sqrt(m)`` for m measurements of positive weight (twice as many if complex)."""
         if self.noise_std is None:
             return None
         if self.weights is None:
@@ -133,46 +108,31 @@ class _Robust(DataTerm):
             count = (self.weights > 0).to(y.device).expand_as(y).flatten(1).sum(1)
         return (count * _dimensions(y)).sqrt()
 
-    def with_noise_std(self, noise_std: Tensor) -> Self:
-        """The same term with a noise level."""
-        other = copy.copy(self)
-        other.noise_std = torch.as_tensor(noise_std, dtype=torch.float64)
-        return other
+    # -- helpers ----------------------------------------------------------------------------------
 
-    # -- small parts ---------------------------------------------------------------------------------------------------
-
-    def _scaled(self, residual: Tensor) -> Tensor:
-        """``|r| / noise_std``."""
+    def _scale(self, residual: Tensor) -> Tensor:
+        """Compute ``|r| / noise_std``."""
         size = residual.abs()
         return size if self.noise_std is None else size / expand(self.noise_std, size)
 
-    def _precision(self, like: Tensor) -> Tensor | float:
-        return 1.0 if self.noise_std is None else expand(self.noise_std.pow(-2), like)
-
-    def _weighed(self, values: Tensor) -> Tensor:
+    def _weight(self, values: Tensor) -> Tensor:
         return values if self.weights is None else values * self.weights.to(values)
-
-    def _described(self, *shown: str) -> str:
-        if self.noise_std is not None:
-            std = self.noise_std.flatten()
-            shown = (
-                *shown,
-                f"noise_std={std.item():.4g}" if len(std) == 1 else f"noise_std=({len(std)},)",
-            )
-        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class Huber(_Robust):
-    r"""``D(p, y) = sum_i w_i h(|p_i - y_i| / noise_std)``, ``h(u) = u^2 / 2`` up to ``delta`` and ``delta u - delta^2 / 2`` beyond.
+    r"""Huber's function of the residuals: ``D(p, y) = sum_i w_i h(|p_i - y_i| / noise_std)``.
 
-    Least squares for measurements that are as noisy as expected, the modulus for the others (Huber, Ann. Math. Stat. 35, 1964):
-    an outlier pulls no harder than ``delta`` standard deviations would. Convex and differentiable.
+    ``h(u) = u^2 / 2`` up to ``delta``, and ``delta u - delta^2 / 2`` beyond. This is least squares
+    for measurements that are as noisy as expected, and the modulus for the others (Huber, Ann.
+    Math. Stat. 35, 1964): the pull of an outlier is limited to that of a residual of ``delta``
+    standard deviations. The term is convex and differentiable.
 
     Args:
-        delta: positive, in units of ``noise_std``; 1.345 loses 5 % of efficiency where the noise is Gaussian after all.
-        noise_std: standard deviation of the noise without the outliers, in the units of ``y``; a number, or one an item. Without
-            it ``delta`` is in the units of ``y``.
-        weights: nonnegative, broadcast against ``y``; 0 for what is not to be looked at.
+        delta: positive threshold in units of ``noise_std``; the default of 1.345 loses 5 % of
+            efficiency if the noise is in fact Gaussian.
+        noise_std: standard deviation of the noise without the outliers, in the units of ``y``; a
+            number, or one number per item. Without it ``delta`` is in the units of ``y``.
+        weights: nonnegative weights that broadcast against ``y``; 0 for measurements to be ignored.
 
     >>> term = Huber(delta=1.0)
     >>> term.value(torch.tensor([[[0.5, 10.0]]]), torch.zeros(1, 1, 2))
@@ -201,7 +161,7 @@ class Huber(_Robust):
     def _ratio(self, u: Tensor, dimensions: int) -> Tensor:
         return self.delta / u.clamp_min(self.delta)
 
-    def _shrunk(self, u: Tensor, step: Tensor, dimensions: int) -> Tensor:
+    def _shrink(self, u: Tensor, step: Tensor, dimensions: int) -> Tensor:
         # The two branches meet at u = delta (1 + step), and each is the larger one on its side.
         return torch.maximum(1 / (1 + step), 1 - step * self.delta / u.clamp_min(self.delta))
 
@@ -209,18 +169,21 @@ class Huber(_Robust):
         return 1.0
 
     def __repr__(self) -> str:
-        return self._described(*([] if self.delta == 1.345 else [f"delta={self.delta:g}"]))
+        return self._describe(*([] if self.delta == 1.345 else [f"delta={self.delta:g}"]))
 
 
 class L1(_Robust):
-    r"""``D(p, y) = sum_i w_i |p_i - y_i| / noise_std``: impulse noise (Nikolova 2004), where most measurements are right.
+    r"""Sum of absolute residuals ``D(p, y) = sum_i w_i |p_i - y_i| / noise_std``.
 
-    The minimiser fits a part of the measurements exactly. Convex and not differentiable: PDHG uses its prox. `grad` is a
-    subgradient, 0 where the fit is exact. As an error model it is Laplace noise of scale ``noise_std``.
+    It suits impulse noise (Nikolova 2004), for which most measurements are right: the minimiser
+    fits a part of the measurements exactly. The term is convex and not differentiable: PDHG uses
+    its prox. `grad` is a subgradient, 0 where the fit is exact. As an error model it is Laplace
+    noise of scale ``noise_std``.
 
     Args:
-        noise_std: the scale of the noise without the outliers, in the units of ``y``; a number, or one an item.
-        weights: nonnegative, broadcast against ``y``; 0 for what is not to be looked at.
+        noise_std: scale of the noise without the outliers, in the units of ``y``; a number, or one
+            number per item.
+        weights: nonnegative weights that broadcast against ``y``; 0 for measurements to be ignored.
 
     >>> L1().value(torch.tensor([[[1.0, -3.0]]]), torch.zeros(1, 1, 2))
     tensor([4.])
@@ -230,42 +193,41 @@ class L1(_Robust):
 
     is_smooth = False
 
-    def __init__(
-        self, noise_std: float | Tensor | None = None, weights: Tensor | None = None
-    ) -> None:
-        super().__init__(noise_std, weights)
-
     def _loss(self, u: Tensor, dimensions: int) -> Tensor:
         return u
 
     def _ratio(self, u: Tensor, dimensions: int) -> Tensor:
         return torch.where(u > 0, 1 / u.clamp_min(torch.finfo(u.dtype).tiny), torch.zeros_like(u))
 
-    def _shrunk(self, u: Tensor, step: Tensor, dimensions: int) -> Tensor:
+    def _shrink(self, u: Tensor, step: Tensor, dimensions: int) -> Tensor:
         return (1 - step / u.clamp_min(torch.finfo(u.dtype).tiny)).clamp_min(0)
 
     @property
     def offers(self) -> frozenset[str]:
-        # |r|^2 / |s| majorises |r| but for s = 0, which is where the answer lies.
+        # |r|^2 / |s| majorises |r| except at s = 0, where the minimiser lies.
         return super().offers - {"residual_weights"}
 
     def __repr__(self) -> str:
-        return self._described()
+        return self._describe()
 
 
 class Student(_Robust):
-    r"""``D(p, y) = sum_i w_i (nu + d) / 2 log(1 + |p_i - y_i|^2 / (nu noise_std^2))``: Student's t, d = 1 (2 for complex values).
+    r"""Student's t: ``D(p, y) = sum_i w_i (nu + d) / 2 log(1 + |p_i - y_i|^2 / (nu noise_std^2))``.
 
-    An outlier loses its influence altogether as it moves away (Lange, Little & Taylor, JASA 84, 1989): where Huber's pull stays
-    constant, this one falls. The price is that the term is **not convex**, so that the answer may depend on the start: begin
-    with the answer of `Huber`, say. ``nu = 1`` is Cauchy's distribution, large nu the Gaussian.
+    The dimension d is 1, or 2 for complex values. An outlier loses its influence altogether as it
+    moves away (Lange, Little & Taylor, JASA 84, 1989): Huber's pull stays constant, this pull
+    falls. The price is that the term is **not convex**, so the result may depend on the initial
+    guess; the result of `Huber` is a good one. ``nu = 1`` is Cauchy's distribution, large nu the
+    Gaussian.
 
-    The prox is the best of the real roots of a cubic. `residual_weights` are EM's, and majorise.
+    The prox is the best of the real roots of a cubic. `residual_weights` are those of the EM
+    algorithm, and majorise.
 
     Args:
         nu: degrees of freedom, positive.
-        noise_std: the scale of the distribution, in the units of ``y``; a number, or one an item; 1 where not given.
-        weights: nonnegative, broadcast against ``y``; 0 for what is not to be looked at.
+        noise_std: scale of the distribution, in the units of ``y``; a number, or one number per
+            item; 1 if not given.
+        weights: nonnegative weights that broadcast against ``y``; 0 for measurements to be ignored.
 
     >>> term = Student(nu=1.0)
     >>> term.grad(torch.tensor([[[0.1, 1.0, 100.0]]]), torch.zeros(1, 1, 3)).round(decimals=2)
@@ -295,8 +257,11 @@ class Student(_Robust):
     def _steepest(self, dimensions: int) -> float:
         return (self.nu + dimensions) / self.nu
 
-    def _shrunk(self, u: Tensor, step: Tensor, dimensions: int) -> Tensor:
-        """The roots v of ``(v - u) (nu + v^2) + step (nu + d) v = 0``, in units of ``sqrt(nu)`` and float64."""
+    def _shrink(self, u: Tensor, step: Tensor, dimensions: int) -> Tensor:
+        """Choose the best root v of ``(v - u) (nu + v^2) + step (nu + d) v = 0``.
+
+        The computation is in units of ``sqrt(nu)`` and in float64.
+        """
         q = u.double() / math.sqrt(self.nu)
         strength = step.double() * ((self.nu + dimensions) / self.nu)
 
@@ -318,20 +283,23 @@ class Student(_Robust):
         return float(stdtrit(self.nu, 0.75))
 
     def __repr__(self) -> str:
-        return self._described(*([] if self.nu == 4 else [f"nu={self.nu:g}"]))
+        return self._describe(*([] if self.nu == 4 else [f"nu={self.nu:g}"]))
 
 
 def _outer_roots(q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest and the largest real root of ``v^3 - q v^2 + b v - q``, for ``q >= 0`` and ``b >= 1``; both lie in [0, q]."""
+    """Return the smallest and the largest real root of ``v^3 - q v^2 + b v - q``.
+
+    Both lie in [0, q], for ``q >= 0`` and ``b >= 1``.
+    """
     shift = q / 3
     linear, constant = b - q * shift, (b / 3 - 1 - 2 * shift.square() / 3) * q
     third, half = linear / 3, constant / 2
     discriminant = half.square() + third**3
-    # One real root: by Cardano, with the sign that does not cancel.
+    # One real root: Cardano's formula, with the sign that does not cancel.
     root = discriminant.clamp_min(0).sqrt()
     larger = -torch.where(half >= 0, 1.0, -1.0) * (half.abs() + root).pow(1 / 3)
     single = larger - third / torch.where(larger == 0, 1.0, larger)
-    # Three: by the cosine.
+    # Three real roots: the trigonometric formula.
     radius = (-third).clamp_min(0).sqrt()
     angle = (
         torch.acos((-half / radius.pow(3).clamp_min(torch.finfo(q.dtype).tiny)).clamp(-1, 1)) / 3
@@ -341,6 +309,7 @@ def _outer_roots(q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     high = torch.where(three, 2 * radius * torch.cos(angle), single) + shift
 
     def polish(v: Tensor) -> Tensor:
+        """Refine a root by Newton's method."""
         v = v.clamp_min(0).minimum(q)
         for _ in range(3):
             slope = (3 * v - 2 * q) * v + b
@@ -348,7 +317,7 @@ def _outer_roots(q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
             moved = torch.where(
                 slope.abs() > 1e-8 * b, v - error / torch.where(slope == 0, 1.0, slope), v
             )
-            # Newton's step is kept where it helps: beside a double root it may not.
+            # A Newton step is kept only if it helps; next to a double root it may not.
             better = (((moved - q) * moved + b) * moved - q).abs() < error.abs()
             v = torch.where(better, moved, v)
         return v

@@ -1,6 +1,6 @@
-"""Sobolev H^s: a misfit that weighs frequencies.
+"""Sobolev H^s: a misfit that weights frequencies, and the cosine transform that it uses.
 
-The cosine transform: the Fourier transform of signals that are mirrored at their edges.
+The cosine transform is the Fourier transform of signals that are mirrored at their edges.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor
 
-from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.data_terms.base import ResidualTerm
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import expand, inner
+from invtoolbox.operators.base import expand
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -24,36 +24,39 @@ Boundary = Literal["periodic", "neumann"]
 Unit = Literal["wavenumber", "sample"]
 
 
-class Sobolev(DataTerm):
-    r"""``D(p, y) = 1/2 |p - y|^2_{H^s} / noise_std^2``, with ``|r|^2_{H^s} = <r, W r>``,
-    ``W = c (1 - Laplacian)^s``.
+class Sobolev(ResidualTerm):
+    r"""Squared Sobolev norm ``D(p, y) = 1/2 |p - y|^2_{H^s} / noise_std^2`` of the residual.
 
-    W multiplies the Fourier coefficient at frequency ``xi`` by ``w(xi) = c (1 + |length_scale xi|^2)^s`` for
-    any real ``s`` (Zhu, Hu, Lou & Yang, arXiv 2109.06255, section 2). ``s < 0`` trusts low frequencies more
-    and is robust to noise of high frequency; ``s > 0`` trusts high frequencies more and is robust to noise of
-    low frequency; ``s = 0`` is least squares. In Bayesian terms the noise has the covariance
-    ``noise_std^2 W^-1``. The constant ``c`` makes the mean of ``w`` over all frequencies 1, so that the
-    weight of a prior means the same whatever ``s`` is: white noise, and noise of that covariance, then both
-    have an expected misfit of 1/2 a measurement.
+    The norm is ``|r|^2_{H^s} = <r, W r>`` with ``W = c (1 - Laplacian)^s``. W multiplies the
+    Fourier coefficient at frequency ``xi`` by ``w(xi) = c (1 + |length_scale xi|^2)^s`` for any
+    real ``s`` (Zhu, Hu, Lou & Yang, arXiv 2109.06255, section 2). ``s < 0`` trusts low frequencies
+    more and is robust to noise of high frequency; ``s > 0`` trusts high frequencies more and is
+    robust to noise of low frequency; ``s = 0`` is least squares. In Bayesian terms the noise has
+    the covariance ``noise_std^2 W^-1``.
 
-    The unit of ``xi`` matters more than the order: at the highest frequency of a 256x256 image, ``w`` is
-    ``3e4^s`` in integer wavenumbers and ``20^s`` in radians a sample, up to ``c``.
+    The constant ``c`` makes the mean of ``w`` over all frequencies 1, so that the weight of a prior
+    has the same meaning for every ``s``: white noise, and noise of that covariance, then both have
+    an expected misfit of 1/2 per measurement.
+
+    The unit of ``xi`` matters more than the order: at the highest frequency of a 256x256 image,
+    ``w`` is ``3e4^s`` in integer wavenumbers and ``20^s`` in radians per sample, up to ``c``.
 
     Args:
-        order: ``s``.
-        length_scale: the length at which the weights turn, in the unit below; ``1 / length_scale`` is the
-            frequency from which on they differ much from a constant.
-        noise_std: noise level, a number or one an item; see above.
-        axes: the axes of ``y`` that are transformed, counted with the batch as axis 0; ``None``: all behind
-            the channel. For a sinogram ``(batch, channel, angle, detector)``, ``(-1,)`` is the detector
-            alone.
-        homogeneous: weights ``|length_scale xi|^(2s)``. Frequency 0 gets weight 0, so the mean of the data
-            has no influence.
-        boundary: ``"periodic"`` (FFT), or ``"neumann"`` (cosine transform DCT-II: mirrored at the edges),
-            which does not take the jump from one edge to the other for a detail.
-        unit: of ``xi``: ``"wavenumber"``, periods over the length of each axis, whatever that length is (the
-            domain is then ``[0, 2 pi]`` in every axis), or ``"sample"``, radians a sample, so that
-            ``length_scale`` is a number of samples.
+        order: the exponent ``s``.
+        length_scale: length at which the weights turn, in the unit below; from the frequency
+            ``1 / length_scale`` on they differ much from a constant.
+        noise_std: noise level in the units of ``y``, a number or one number per item; see above.
+        axes: axes of ``y`` that are transformed, counted with the batch as axis 0; ``None`` for all
+            axes behind the channel. For a sinogram ``(batch, channel, angle, detector)``, ``(-1,)``
+            is the detector alone.
+        homogeneous: whether the weights are ``|length_scale xi|^(2s)``. Frequency 0 then has weight
+            0, so the mean of the data has no influence.
+        boundary: boundary rule, ``"periodic"`` (FFT), or ``"neumann"`` (cosine transform DCT-II:
+            mirrored at the edges), which does not treat the jump from one edge to the other as a
+            detail.
+        unit: unit of ``xi``: ``"wavenumber"``, periods over the length of each axis, whatever that
+            length is (the domain is then ``[0, 2 pi]`` in every axis), or ``"sample"``, radians per
+            sample, so that ``length_scale`` is a number of samples.
 
     >>> y = torch.zeros(1, 1, 8)
     >>> wave = torch.cos(2 * torch.pi * torch.arange(8) / 8 * 3).view(1, 1, 8)
@@ -63,7 +66,6 @@ class Sobolev(DataTerm):
     """
 
     is_quadratic = True
-    item_fields: ClassVar[tuple[str, ...]] = ("noise_std",)
 
     def __init__(
         self,
@@ -76,7 +78,7 @@ class Sobolev(DataTerm):
         unit: Unit = "wavenumber",
     ) -> None:
         if not math.isfinite(order):
-            raise InputError(f"the order of Sobolev is a finite number, got {order}")
+            raise InputError(f"the order of Sobolev must be a finite number, got {order}")
         if not (length_scale > 0 and math.isfinite(length_scale)):
             raise InputError(
                 f"length_scale of Sobolev must be positive and finite, got {length_scale}"
@@ -85,61 +87,40 @@ class Sobolev(DataTerm):
             raise InputError(f"boundary of Sobolev is 'periodic' or 'neumann', got {boundary!r}")
         if unit not in ("wavenumber", "sample"):
             raise InputError(f"unit of Sobolev is 'wavenumber' or 'sample', got {unit!r}")
+        super().__init__(noise_std)
         self.order, self.length_scale = float(order), float(length_scale)
-        self.noise_std = (
-            noise_std if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64)
-        )
-        if self.noise_std is not None and not bool(
-            ((self.noise_std > 0) & self.noise_std.isfinite()).all()
-        ):
-            raise InputError(f"noise_std must be positive and finite, got {noise_std}")
         self.axes = tuple(axes) if axes is not None else None
         self.homogeneous, self.boundary, self.unit = homogeneous, boundary, unit
         self._prepared: Tensor | None = None
 
-    # -- the misfit --------------------------------------------------------------------------------------
-
-    def value(self, prediction: Tensor, y: Tensor) -> Tensor:
-        residual = prediction - y
-        return 0.5 * inner(residual, self.weighted(residual))
+    # -- the misfit --------------------------------------------------------------------------------
 
     def weighted(self, residual: Tensor) -> Tensor:
         return self._filter(residual, self._weights(residual) * self._precision(residual))
 
     def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
-        """The coefficient at frequency ``xi`` goes ``t w / (1 + t w)`` of its way to that of ``y``."""
-        pull = (
-            self._weights(prediction)
-            * self._precision(prediction)
-            * _real(expand(step, prediction))
-        )
+        """Move the coefficient at frequency ``xi`` by ``t w / (1 + t w)`` towards that of ``y``."""
+        t = self._precision(prediction) * expand(step, prediction)
+        pull = self._weights(prediction) * t
         return prediction + self._filter(y - prediction, pull / (1 + pull))
 
     def symbol(self, y: Tensor) -> tuple[Tensor, bool] | None:
-        if self._transformed(y.ndim) != tuple(range(2, y.ndim)) or self.boundary != "periodic":
+        if self._axes(y.ndim) != tuple(range(2, y.ndim)) or self.boundary != "periodic":
             return None
         return self._weights(y).narrow(-1, 0, y.shape[-1] // 2 + 1) * self._precision(y), True
 
     def curvature(self, y: Tensor) -> Tensor:
         largest = self._weights(y).amax().reshape(1)
-        if self.noise_std is None:
-            return largest
-        return largest * self.noise_std.pow(-2).reshape(-1).to(largest)
+        return largest * self._precision(largest)
 
     def expected_discrepancy(self, y: Tensor) -> Tensor | None:
-        """``sqrt(m)`` with m measurements."""
+        """Return ``sqrt(m)`` for m measurements."""
         if self.noise_std is None:
             return None
         count = y.numel() // y.shape[0] * (2 if y.is_complex() else 1)
         return torch.full((y.shape[0],), math.sqrt(count), device=y.device)
 
-    def with_noise_std(self, noise_std: Tensor) -> Self:
-        """The same term with a noise level."""
-        other = copy.copy(self)
-        other.noise_std = torch.as_tensor(noise_std, dtype=torch.float64)
-        return other
-
-    # -- the weights -------------------------------------------------------------------------------------
+    # -- the weights -------------------------------------------------------------------------------
 
     def frequency_weights(
         self,
@@ -147,15 +128,15 @@ class Sobolev(DataTerm):
         dtype: torch.dtype = torch.float64,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """``w`` for data of a shape, batch included; of mean 1.
+        """Compute ``w`` for data of a shape, batch included; the mean of ``w`` is 1.
 
-        The axes that are transformed are frequencies, in the order of `torch.fft.fftfreq` or of the cosine
-        transform; the others have length 1.
+        The transformed axes are frequencies, in the order of `torch.fft.fftfreq` or of the cosine
+        transform; the other axes have length 1.
 
         >>> Sobolev(1.0).frequency_weights((1, 1, 4)).flatten()
         tensor([0.4000, 0.8000, 2.0000, 0.8000], dtype=torch.float64)
         """
-        axes = self._transformed(len(shape))
+        axes = self._axes(len(shape))
         squared = torch.zeros([1] * len(shape), dtype=torch.float64, device=device)
         for axis in axes:
             n = shape[axis]
@@ -167,7 +148,8 @@ class Sobolev(DataTerm):
             along = [n if k == axis else 1 for k in range(len(shape))]
             squared = squared + (self.length_scale * xi).square().view(along)
         if self.homogeneous:
-            # Frequency 0 has no norm of a negative order; weight 0 is what a residual of mean zero would see.
+            # A norm of negative order is infinite at frequency 0; weight 0 suits residuals of mean
+            # zero.
             weights = torch.where(
                 squared > 0, torch.where(squared > 0, squared, 1.0).pow(self.order), 0.0
             )
@@ -182,11 +164,11 @@ class Sobolev(DataTerm):
     def prepare(self, problem: Problem, solve: Any) -> Self:
         y = problem.y0
         other = copy.copy(self)
-        other._prepared = self.frequency_weights(y.shape, _real(y).dtype, y.device)
+        other._prepared = self.frequency_weights(y.shape, y.real.dtype, y.device)
         return other
 
     def subset(self, index: Any, y: Tensor) -> Self:
-        if 2 in self._transformed(y.ndim):
+        if 2 in self._axes(y.ndim):
             raise InputError(
                 f"{self!r} transforms the axis along which subsets are taken; give it other axes="
             )
@@ -194,27 +176,28 @@ class Sobolev(DataTerm):
 
     def _weights(self, like: Tensor) -> Tensor:
         w = self._prepared
-        axes = self._transformed(like.ndim)
+        axes = self._axes(like.ndim)
         shape = [n if k in axes else 1 for k, n in enumerate(like.shape)]
-        real = _real(like).dtype
+        real = like.real.dtype
         if w is not None and list(w.shape) == shape and w.dtype == real and w.device == like.device:
             return w
         return self.frequency_weights(like.shape, real, like.device)
 
-    def _transformed(self, ndim: int) -> tuple[int, ...]:
+    def _axes(self, ndim: int) -> tuple[int, ...]:
+        """Return the transformed axes, counted from 0, in ascending order."""
         if self.axes is None:
             return tuple(range(2, ndim))
         axes = tuple(sorted({a % ndim if -ndim <= a < ndim else 0 for a in self.axes}))
         if not axes or axes[0] == 0 or len(axes) != len(self.axes):
             raise InputError(
-                "axes of Sobolev are distinct axes of y other than the batch (0); "
+                "axes of Sobolev must be distinct axes of y other than the batch (0); "
                 f"y has {ndim} axes, got {self.axes}"
             )
         return axes
 
     def _filter(self, residual: Tensor, weights: Tensor) -> Tensor:
-        """Multiply the coefficients of every frequency."""
-        axes = self._transformed(residual.ndim)
+        """Multiply the coefficient of every frequency by its weight."""
+        axes = self._axes(residual.ndim)
         if not axes:
             return residual * weights
         if self.boundary == "neumann":
@@ -226,31 +209,17 @@ class Sobolev(DataTerm):
                 coefficients = inverse_cosine_transform(coefficients, axis)
             return coefficients
         if residual.is_complex():
-            whole: Tensor = torch.fft.ifftn(torch.fft.fftn(residual, dim=axes) * weights, dim=axes)
-            return whole
+            return torch.fft.ifftn(torch.fft.fftn(residual, dim=axes) * weights, dim=axes)
         half = torch.fft.rfftn(residual, dim=axes)
         half = half * weights.narrow(axes[-1], 0, half.shape[axes[-1]])
-        result: Tensor = torch.fft.irfftn(half, s=[residual.shape[a] for a in axes], dim=axes)
-        return result
-
-    def _precision(self, like: Tensor) -> Tensor | float:
-        """``1 / noise_std^2``, for each item."""
-        return 1.0 if self.noise_std is None else _real(expand(self.noise_std.pow(-2), like))
+        return torch.fft.irfftn(half, s=[residual.shape[a] for a in axes], dim=axes)
 
     def __repr__(self) -> str:
-        if self.noise_std is None:
-            return f"Sobolev({self.order:g})"
-        std = self.noise_std.flatten()
-        shown = f"{std.item():.4g}" if len(std) == 1 else f"({len(std)},)"
-        return f"Sobolev({self.order:g}, noise_std={shown})"
-
-
-def _real(value: Tensor) -> Tensor:
-    return value.real if value.is_complex() else value
+        return self._describe(f"{self.order:g}")
 
 
 def cosine_transform(x: Tensor, axis: int) -> Tensor:
-    """The orthonormal DCT-II along an axis, by an FFT of the same length (Makhoul 1980).
+    """Compute the orthonormal DCT-II along an axis, by an FFT of the same length (Makhoul 1980).
 
     >>> cosine_transform(torch.ones(4), 0)
     tensor([2., 0., 0., 0.])
@@ -264,7 +233,7 @@ def cosine_transform(x: Tensor, axis: int) -> Tensor:
 
 
 def inverse_cosine_transform(x: Tensor, axis: int) -> Tensor:
-    """The inverse of `cosine_transform`, which is its transpose."""
+    """Compute the inverse of `cosine_transform`, which is its transpose."""
     if x.is_complex():
         return torch.complex(
             inverse_cosine_transform(x.real, axis), inverse_cosine_transform(x.imag, axis)

@@ -1,7 +1,7 @@
 from .cameras import Cameras as Cameras
 from .cameras import Similarity as Similarity
 from .cameras import look_at as look_at
-from .carving import carved_surface as carved_surface
+from .carving import carve_surface as carve_surface
 from .gaussians import Splats as Splats
 from .isosurface import fuse_depth as fuse_depth
 from .isosurface import isosurface as isosurface

@@ -1,4 +1,4 @@
-"""Where the surface of an object may lie that pictures show before a plain background: space carved by its silhouettes."""
+"""Space carving: the visual hull of an object from its silhouettes before a plain background."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
 
-#: A pixel is background where no channel differs from it by more, a little over the rounding of 8 bits.
+#: A pixel is background if no channel differs from the background by more; a little over the
+#: rounding of 8 bits.
 TOLERANCE = 0.004
 
 
-def carved_surface(
+def carve_surface(
     cameras: Cameras,
     pictures: Tensor,
     background: float | Tensor,
@@ -23,41 +24,45 @@ def carved_surface(
     cells: int = 64,
     share: float = 0.05,
 ) -> tuple[Tensor, Tensor]:
-    """Points on the visual hull of what pictures show, with the colors of the pixels that see them.
+    """Sample points on the visual hull of an object, with the colors of the pixels that see them.
 
-    A cell of a box is empty where more than a share of the cameras that see it show background there (Laurentini, "The visual hull
-    concept", 1994; the share forgives holes in silhouettes, where an object has the color of the background). The ray of a pixel that is
-    drawn at random then ends in the first cell that is not.
+    A cell of a box is empty if more than a share of the cameras that see it show background there
+    (Laurentini, "The visual hull concept", 1994; the share tolerates holes in silhouettes, where an
+    object has the color of the background). The ray of a random pixel then ends in the first cell
+    that is not empty.
 
     Args:
-        cameras: C of them.
-        pictures: ``(C, channels, height, width)``.
-        background: the color behind the object: a number, or one a channel.
-        count: of points.
-        low, high: corners of a box that holds the object.
-        generator: draws pixels.
-        cells: along the longest side of the box.
-        share: of the cameras that see a cell, those that may be wrong about it.
+        cameras: C cameras.
+        pictures: pictures, ``(C, channels, height, width)``.
+        background: color of the background: a number, or one number per channel.
+        count: number of points.
+        low: lower corner of a box that contains the object.
+        high: upper corner of the box.
+        generator: random generator that draws the pixels.
+        cells: number of cells along the longest side of the box.
+        share: share of the cameras that see a cell and may be wrong about it.
 
     Returns:
         points ``(count, 3)`` and colors ``(count, channels)``.
 
     Raises:
-        InputError: for pictures that are not those of the cameras, and where nothing is left in the box.
+        InputError: if the pictures do not fit the cameras, or if all cells of the box are empty.
 
     >>> from invtoolbox.geometry.cameras import look_at
-    >>> cameras = look_at(torch.tensor([[0.0, 0, -4], [4, 0, 0], [0.0, 0.1, 4]]), size=(9, 9), field_of_view=40.0)
+    >>> centres = torch.tensor([[0.0, 0, -4], [4, 0, 0], [0.0, 0.1, 4]])
+    >>> cameras = look_at(centres, size=(9, 9), field_of_view=40.0)
     >>> pictures = torch.ones(3, 3, 9, 9)
     >>> pictures[:, :, 3:6, 3:6] = 0.5
-    >>> points, colors = carved_surface(cameras, pictures, 1.0, 5, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
+    >>> box = (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0)
+    >>> points, colors = carve_surface(cameras, pictures, 1.0, 5, *box)
     >>> bool((points.abs() < 0.9).all()), colors[0]
     (True, tensor([0.5000, 0.5000, 0.5000]))
     """
     height, width = cameras.size
     if pictures.ndim != 4 or (len(pictures), *pictures.shape[2:]) != (len(cameras), height, width):
         raise InputError(
-            f"pictures have the shape {tuple(pictures.shape)}, expected {(len(cameras), 'channels', height, width)}, "
-            "those of the cameras"
+            f"pictures have the shape {tuple(pictures.shape)}, expected "
+            f"{(len(cameras), 'channels', height, width)}, those of the cameras"
         )
     shade = torch.as_tensor(background).to(pictures).reshape(-1, 1, 1)
     shown = ((pictures - shade).abs() > TOLERANCE).any(1)
@@ -67,22 +72,23 @@ def carved_surface(
     full = ~_empty(cameras, shown, corner, side, shape, share)
     if not bool(full.any()) or not bool(shown.any()):
         raise InputError(
-            f"the silhouettes leave nothing in the box from {low} to {high}; is the background {background}, and the box "
-            "where the cameras look?"
+            f"the silhouettes leave nothing in the box from {low} to {high}; is the background "
+            f"{background}, and the box where the cameras look?"
         )
     points, colors, found = [], [], 0
     pixels = shown.nonzero()
     for _ in range(100):
-        drawn = pixels[torch.randint(len(pixels), (2 * count,), generator=generator)]
-        place, there = _first(cameras, drawn, full, corner, end, side)
+        rays = pixels[torch.randint(len(pixels), (2 * count,), generator=generator)]
+        place, there = _first(cameras, rays, full, corner, end, side)
         points.append(place[there])
-        colors.append(pictures[drawn[there, 0], :, drawn[there, 1], drawn[there, 2]])
+        colors.append(pictures[rays[there, 0], :, rays[there, 1], rays[there, 2]])
         found += int(there.sum())
         if found >= count:
             break
     else:
         raise InputError(
-            f"hardly a ray of the pictures meets what the silhouettes leave in the box from {low} to {high}; make it larger"
+            "hardly a ray of the pictures meets what the silhouettes leave in the box from "
+            f"{low} to {high}; make it larger"
         )
     return torch.cat(points)[:count], torch.cat(colors)[:count]
 
@@ -95,9 +101,10 @@ def _empty(
     shape: tuple[int, ...],
     share: float,
 ) -> Tensor:
-    """Cells that more than the share of the cameras see empty, or that none sees."""
+    """Return the cells that more than the share of the cameras see empty, or no camera sees."""
     height, width = cameras.size
-    # A cell is as large as some pixels, so that a silhouette is grown by half of it, and by one at least.
+    # A cell covers several pixels, so a silhouette is dilated by half of a cell, and by at least
+    # one pixel.
     focal_length = float(cameras.intrinsics[:, 0, 0].mean())
     middle = corner + 0.5 * side * corner.new_tensor(shape)
     distance = float((cameras.centres - middle).norm(dim=1).mean())
@@ -122,7 +129,10 @@ def _empty(
 def _first(
     cameras: Cameras, pixels: Tensor, full: Tensor, corner: Tensor, end: Tensor, side: float
 ) -> tuple[Tensor, Tensor]:
-    """Where the rays of pixels ``(n, 3)``, camera, row and column, first meet a full cell, and whether they do."""
+    """Find the place where the rays of pixels first meet a full cell, and whether they do.
+
+    The pixels are ``(n, 3)``: camera, row and column.
+    """
     which = pixels[:, 0]
     middles = torch.stack([pixels[:, 2], pixels[:, 1], torch.ones_like(which)], 1).to(corner)
     middles[:, :2] += 0.5
@@ -131,7 +141,7 @@ def _first(
     ).to(corner)
     way = torch.nn.functional.normalize((back[which] @ middles[..., None]).squeeze(-1), dim=1)
     start = cameras.centres.to(corner)[which]
-    # Only between the faces of the box.
+    # Only the part of a ray between the faces of the box counts.
     ends = torch.stack([(corner - start) / way, (end - start) / way])
     enter, leave = ends.amin(0).amax(1).clamp_min(0), ends.amax(0).amin(1)
     steps = int(float((end - corner).norm()) / side * 2) + 1

@@ -1,7 +1,4 @@
-"""A scene of 3D Gaussians.
-
-Real spherical harmonics: how a color depends on the direction that it is seen from.
-"""
+"""Scenes of 3D Gaussians, and real spherical harmonics for colors that depend on the direction."""
 
 from __future__ import annotations
 
@@ -16,14 +13,15 @@ from invtoolbox.geometry.rotations import rotation_matrices
 
 @dataclass(frozen=True, eq=False)
 class Splats:
-    """N Gaussians in each of B scenes; scenes that have fewer are filled up with Gaussians of opacity 0.
+    """N Gaussians in each of B scenes; smaller scenes are padded with Gaussians of opacity 0.
 
     Attributes:
         means: centres in the world, ``(B, N, 3)``.
-        quats: attitudes, w x y z, of any length but 0, ``(B, N, 4)``.
+        quats: orientations as quaternions w x y z, of any length except 0, ``(B, N, 4)``.
         scales: standard deviations along their axes, ``(B, N, 3)``.
-        opacities: 0 to 1, ``(B, N)``.
-        colors: coefficients of spherical harmonics, ``(B, N, K, 3)`` with K = 1, 4, 9 or 16; or colors ``(B, N, D)``.
+        opacities: opacities from 0 to 1, ``(B, N)``.
+        colors: coefficients of spherical harmonics, ``(B, N, K, 3)`` with K = 1, 4, 9 or 16; or
+            colors ``(B, N, D)``.
 
     >>> Splats.of_points(torch.zeros(2, 5, 3), torch.ones(2, 5, 3), 0.1, 0.5)
     Splats of 2 scenes, 5 Gaussians each, degree 0
@@ -52,20 +50,21 @@ class Splats:
                 f"{f.name} {tuple(getattr(self, f.name).shape)}" for f in fields(self)
             )
             raise InputError(
-                "Splats takes means (B, N, 3), quats (B, N, 4), scales (B, N, 3), opacities (B, N) and colors (B, N, D) or "
-                f"(B, N, 1 or 4 or 9 or 16, 3), got {shapes}"
+                "Splats takes means (B, N, 3), quats (B, N, 4), scales (B, N, 3), opacities (B, N) "
+                f"and colors (B, N, D) or (B, N, 1 or 4 or 9 or 16, 3), got {shapes}"
             )
 
     @classmethod
     def of_points(
         cls, points: Tensor, colors: Tensor, scale: float | Tensor, opacity: float
     ) -> Splats:
-        """Round Gaussians of one color from everywhere.
+        """Create round Gaussians of a color that does not depend on the direction.
 
         Args:
-            points: ``(B, N, 3)``.
-            colors: ``(B, N, 3)``, in [0, 1].
-            scale: their standard deviation: a number, or ``(B, N)``.
+            points: centres, ``(B, N, 3)``.
+            colors: colors in [0, 1], ``(B, N, 3)``.
+            scale: standard deviation: a number, or ``(B, N)``.
+            opacity: opacity of all Gaussians.
         """
         one = torch.ones_like(points[..., 0])
         turn = torch.zeros(*points.shape[:2], 4, dtype=points.dtype, device=points.device)
@@ -80,17 +79,17 @@ class Splats:
 
     @property
     def covariances(self) -> Tensor:
-        """``(B, N, 3, 3)``."""
+        """Covariances of the Gaussians, ``(B, N, 3, 3)``."""
         axes = rotation_matrices(self.quats) * self.scales[..., None, :]
         return axes @ axes.transpose(-1, -2)
 
     @property
     def degree(self) -> int | None:
-        """Of the spherical harmonics; None where colors are given."""
+        """Degree of the spherical harmonics; None if colors are given."""
         return None if self.colors.ndim == 3 else int(self.colors.shape[2] ** 0.5) - 1
 
     def __len__(self) -> int:
-        """N."""
+        """Return the number N of Gaussians."""
         return int(self.means.shape[1])
 
     def __repr__(self) -> str:
@@ -102,20 +101,12 @@ class Splats:
         return f"Splats of {self.means.shape[0]} scenes, {len(self)} Gaussians each, {kind}"
 
 
-#: The spherical harmonic of degree 0, which is constant.
-HARMONIC_0 = 0.28209479177387814
-
-
-def colors_to_harmonics(colors: Tensor) -> Tensor:
-    """Coefficients of degree 0, ``(..., 1, 3)``, for colors in [0, 1]: what is added to 1/2."""
-    return ((colors - 0.5) / HARMONIC_0)[..., None, :]
-
-
 def spherical_harmonics(directions: Tensor, degree: int) -> Tensor:
-    """The basis functions up to a degree of 0 to 3, at unit vectors: ``(..., 3) -> (..., (degree + 1)^2)``, differentiable.
+    """Evaluate the basis functions up to a degree of 0 to 3 at unit vectors, differentiably.
 
-    Orthonormal on the sphere, in the order and with the signs that Plenoxels, 3D Gaussian splatting and gsplat store
-    coefficients in: degree by degree, and within degree 1 ``-y, z, -x``.
+    The shapes are ``(..., 3) -> (..., (degree + 1)^2)``. The functions are orthonormal on the
+    sphere, in the order and with the signs of the coefficients of Plenoxels, 3D Gaussian splatting
+    and gsplat: degree by degree, and within degree 1 ``-y, z, -x``.
 
     >>> spherical_harmonics(torch.tensor([[0.0, 0.0, 1.0]]), 1)
     tensor([[0.2821, -0.0000, 0.4886, -0.0000]])
@@ -146,3 +137,12 @@ def spherical_harmonics(directions: Tensor, degree: int) -> Tensor:
             -0.5900435899266435 * x * (xx - 3 * yy),
         ]
     return torch.stack(parts, dim=-1)
+
+
+#: Value of the spherical harmonic of degree 0, which is constant.
+HARMONIC_0 = 0.28209479177387814
+
+
+def colors_to_harmonics(colors: Tensor) -> Tensor:
+    """Compute coefficients of degree 0, ``(..., 1, 3)``, of colors in [0, 1]; the offset is 1/2."""
+    return ((colors - 0.5) / HARMONIC_0)[..., None, :]

@@ -1,4 +1,4 @@
-"""The same function as `invtoolbox.geometry.splatting`, computed by gsplat where that is installed; it runs on CUDA only."""
+"""Gaussian splatting by gsplat on CUDA, in place of `invtoolbox.geometry.splatting`."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ def rasterization(
     normals: bool = False,
     median_depth: bool = False,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """See `invtoolbox.geometry.splatting.rasterization`; gsplat knows neither normals nor the median depth, and gathers nothing for
-    densification here.
+    """Render 3D Gaussians by gsplat; see `invtoolbox.geometry.splatting.rasterization`.
 
-    It cuts Gaussians at about three standard deviations, so that it differs from the toolbox's own by up to 1/255.
+    gsplat supports neither normals nor the median depth, and this function returns no information
+    for densification. gsplat cuts Gaussians at about three standard deviations, so its pictures
+    differ from the toolbox's own by up to 1/255.
 
     Raises:
-        MissingDependency: where gsplat is not installed.
-        InputError: off CUDA, and for what gsplat does not know.
+        MissingDependency: if gsplat is not installed.
+        InputError: if the tensors are not on CUDA, and for options that gsplat does not support.
     """
     if normals or median_depth:
         raise InputError(
@@ -48,7 +49,8 @@ def rasterization(
         )
     if not means.is_cuda:
         raise InputError(
-            f"gsplat renders on CUDA only, and the Gaussians are on {means.device}; use backend='own', or move them"
+            f"gsplat renders on CUDA only, and the Gaussians are on {means.device}; use "
+            "backend='own', or move them"
         )
     try:
         from gsplat import rasterization as by_gsplat
@@ -59,7 +61,7 @@ def rasterization(
     scenes = means.shape[:-2]
     results = []
     for k in range(torch.Size(scenes).numel()):
-        # One scene at a time: releases before 1.6 know no axes of scenes.
+        # One scene at a time: releases before 1.6 do not support axes of scenes.
         m, q, s, o, c, V, K = (
             t.reshape(-1, *t.shape[len(scenes) :])[k]
             for t in (means, quats, scales, opacities, colors, viewmats, Ks)

@@ -1,6 +1,7 @@
-"""Surfaces out of fields by marching cubes: of any volume, of the density of a scene of voxels.
+"""Meshes from fields by marching cubes: of volumes, of scenes of voxels, and of fused depths.
 
-Depths of many views as one surface: truncated signed distances on a grid, and the mesh where they change sign.
+`isosurface` extracts the surface of a volume, `voxel_surface` that of a scene of voxels, and
+`fuse_depth` fuses depths of many views into a truncated signed distance.
 """
 
 from __future__ import annotations
@@ -32,24 +33,28 @@ def isosurface(
     known: Tensor | None = None,
     closed: bool = False,
 ) -> Mesh:
-    """The surface at which a field that is interpolated between nodes takes a value, by marching cubes.
+    """Extract the surface at which an interpolated field takes a value, by marching cubes.
 
-    Faces turn counter-clockwise seen from where the values are below the level: out of an occupancy, a density, or minus a signed distance
-    that is positive outside.
+    Faces turn counter-clockwise seen from the side of smaller values. So pass an occupancy, a
+    density, or the negative of a signed distance that is positive outside.
 
     Args:
-        values: at the nodes, ``(X, Y, Z)``.
-        level: the value.
-        low, high: where the first and the last node lie; by default node ``(i, j, k)`` is at ``low + (i, j, k)``.
-        colors: at the nodes, ``(X, Y, Z, 3)``; the mesh has them, interpolated.
-        known: nodes that hold a value, bool ``(X, Y, Z)``; no surface passes between one that does and one that does not.
-        closed: what reaches the border of the volume is closed there, within one node outside of it.
+        values: values at the nodes, ``(X, Y, Z)``.
+        level: value of the field on the surface.
+        low: position of the first node.
+        high: position of the last node; by default node ``(i, j, k)`` is at ``low + (i, j, k)``.
+        colors: colors at the nodes, ``(X, Y, Z, 3)``; the mesh has them, interpolated.
+        known: mask of the nodes that hold a value, bool ``(X, Y, Z)``; no surface passes between a
+            known and an unknown node.
+        closed: whether a surface that reaches the border of the volume is closed there, within one
+            node outside of it.
 
     Raises:
-        InputError: shapes that do not fit, values that are not finite, a level that is nowhere taken.
+        InputError: if shapes do not fit, if values are not finite, or if the field never takes the
+            level.
 
-    Source: Lewiner, Lopes, Vieira and Tavares, "Efficient implementation of marching cubes' cases with topological guarantees",
-    Journal of Graphics Tools 8 (2003), as in scikit-image.
+    Source: Lewiner, Lopes, Vieira and Tavares, "Efficient implementation of marching cubes' cases
+        with topological guarantees", Journal of Graphics Tools 8 (2003), as in scikit-image.
 
     >>> x, y, z = torch.meshgrid(*[torch.linspace(-1, 1, 21)] * 3, indexing="ij")
     >>> ball = isosurface(-(x * x + y * y + z * z).sqrt(), -0.7, (-1, -1, -1), (1, 1, 1))
@@ -60,8 +65,8 @@ def isosurface(
 
     if values.ndim != 3 or min(values.shape) < 2 or not values.is_floating_point():
         raise InputError(
-            f"isosurface takes floating-point values (X, Y, Z), 2 nodes at least along each axis, got "
-            f"{tuple(values.shape)} of {values.dtype}"
+            "isosurface takes floating-point values (X, Y, Z), at least 2 nodes along each axis, "
+            f"got {tuple(values.shape)} of {values.dtype}"
         )
     for name, extra, shape in (
         ("colors", colors, (*values.shape, 3)),
@@ -77,7 +82,8 @@ def isosurface(
     )
     if not bool(field[mask].isfinite().all()):
         raise InputError(
-            f"{int((~field[mask].isfinite()).sum())} values of the field are NaN or infinite; leave them out with known="
+            f"{int((~field[mask].isfinite()).sum())} values of the field are NaN or infinite; "
+            "leave them out with known="
         )
     below = min(level - 1.0, float(field[mask].min()) if bool(mask.any()) else level)
     field = torch.where(mask, field, below)
@@ -87,12 +93,12 @@ def isosurface(
         mask = functional.pad(mask, (1,) * 6, value=True)
     if not float(field.min()) < level < float(field.max()):
         raise InputError(
-            f"the field lies between {float(values.min()):g} and {float(values.max()):g}, and is nowhere {level:g}; choose "
-            "another level"
+            f"the field lies between {float(values.min()):g} and {float(values.max()):g}, and is "
+            f"nowhere {level:g}; choose another level"
         )
     places, faces, _, _ = marching_cubes(field.numpy(), level, gradient_direction="ascent")
     if known is not None:
-        places, faces = _between_known(places, faces, mask.numpy())
+        places, faces = _select_known(places, faces, mask.numpy())
         if not len(faces):
             raise InputError(f"no surface at {level:g} lies between nodes that hold a value")
     index = torch.from_numpy(np.ascontiguousarray(places)).double() - pad
@@ -103,7 +109,7 @@ def isosurface(
         if high is None
         else (torch.tensor(list(high), dtype=torch.float64) - first) / (nodes - 1)
     )
-    tints = None if colors is None else _at(colors.detach().float().cpu(), index)
+    tints = None if colors is None else _interpolate(colors.detach().float().cpu(), index)
     return Mesh(
         (first + index * cell).to(values.dtype),
         torch.from_numpy(np.ascontiguousarray(faces)).long(),
@@ -112,24 +118,24 @@ def isosurface(
 
 
 def voxel_surface(scene: Voxels, alpha: float = 0.5, item: int = 0) -> Mesh:
-    """The surface of a scene of voxels, where its density would stop a share of the light within one cell, in the world of the scene.
+    """Extract the surface of a scene of voxels, in the world of the scene.
+
+    On the surface, the density would stop the share ``alpha`` of the light within one cell. Colors
+    of vertices are those of the constant harmonic, the mean over directions before the sigmoid.
 
     Args:
-        scene: as `priors.VoxelGrid` decodes it.
-        alpha: that share, between 0 and 1.
-        item: of the batch.
-
-    Colors of vertices are those of the constant harmonic, the mean over directions before the sigmoid.
+        scene: scene, as decoded by `priors.VoxelGrid`.
+        alpha: the share, between 0 and 1.
+        item: number of the batch item.
 
     Raises:
-        InputError: where the density nowhere reaches that value, or is nowhere below it.
+        InputError: if the density never reaches that value, or is never below it.
     """
     if not 0 < alpha < 1:
-        raise InputError(f"alpha is between 0 and 1, got {alpha}")
+        raise InputError(f"alpha must be between 0 and 1, got {alpha}")
     space = scene.space
-    density = -math.log1p(-alpha) / (
-        max(space.cell) * space.scale
-    )  # softplus of the raw value; the field is interpolated raw
+    density = -math.log1p(-alpha) / (max(space.cell) * space.scale)
+    # The density is the softplus of the raw value, and the raw values are interpolated.
     level = math.log(math.expm1(density)) if density < 30 else density
     raw, tints = scene.density[item : item + 1], scene.color[item : item + 1, :, 0]
     least = min(float(raw.min()), level - 1.0)
@@ -145,73 +151,6 @@ def voxel_surface(scene: Voxels, alpha: float = 0.5, item: int = 0) -> Mesh:
     )
 
 
-def _between_known(
-    places: np.ndarray, faces: np.ndarray, known: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The faces all of whose vertices lie on edges between two known nodes, and these vertices."""
-    # A vertex lies on an edge of the grid: its two ends are the same but for one coordinate.
-    low, high = np.floor(places).astype(int), np.ceil(places).astype(int)
-    sound = known[tuple(low.T)] & known[tuple(high.T)]
-    faces = faces[sound[faces].all(1)]
-    used, renumbered = np.unique(faces, return_inverse=True)
-    return places[used], renumbered.reshape(faces.shape)
-
-
-def _at(grid: Tensor, index: Tensor) -> Tensor:
-    """A grid ``(X, Y, Z, 3)`` interpolated at places in units of nodes ``(N, 3)``, those outside at the border."""
-    shape = torch.tensor(grid.shape[:3])
-    place = (2 * index / (shape - 1) - 1).float().flip(1)  # grid_sample takes (z, y, x)
-    seen = functional.grid_sample(
-        grid.movedim(3, 0)[None], place[None, None, None], align_corners=True, padding_mode="border"
-    )
-    return seen[0, :, 0, 0].T.contiguous()
-
-
-#: Nodes a side of a block; a block that no ray of a view can reach is left alone by it.
-_BLOCK = 8
-#: More nodes than this are refused: five numbers each are 10 GB.
-_MOST_NODES = 2**29
-
-
-@dataclass(frozen=True, eq=False)
-class FusedDepth:
-    """A grid of truncated signed distances, positive in front of the surface.
-
-    Node ``(i, j, k)`` lies at ``low + voxel_size (i, j, k)`` in the world of the cameras.
-
-    Attributes:
-        distance: mean over the views of the distance along their z in units of the truncation, from -1 to 1, ``(X, Y, Z)``; 1 where
-            nothing was seen.
-        weight: in how many views a node lies in front of the surface, or behind it by the truncation at most, ``(X, Y, Z)``.
-        colors: mean over the views that see the surface there, ``(X, Y, Z, 3)``, or None.
-        low: of the first node.
-        voxel_size: from node to node, in the unit of the poses.
-    """
-
-    distance: Tensor
-    weight: Tensor
-    colors: Tensor | None
-    low: tuple[float, float, float]
-    voxel_size: float
-
-    def mesh(self, least_weight: float = 1.0) -> Mesh:
-        """The surface between nodes that so many views have seen, in the frame and the unit of the cameras, with colors where there are.
-
-        Raises:
-            InputError: where there is none.
-        """
-        shape = torch.tensor(self.distance.shape) - 1
-        high = [low + self.voxel_size * int(n) for low, n in zip(self.low, shape)]
-        return isosurface(
-            -self.distance,
-            0.0,
-            self.low,
-            high,
-            colors=self.colors,
-            known=self.weight >= least_weight,
-        )
-
-
 def fuse_depth(
     cameras: Cameras,
     depth: Tensor,
@@ -223,38 +162,43 @@ def fuse_depth(
     largest_depth: float = math.inf,
     box: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> FusedDepth:
-    r"""Fuse depths into a truncated signed distance.
+    r"""Fuse depths of several views into a truncated signed distance.
 
-    A node x that a view sees at the depth z, in a pixel of depth d, gets ``min(1, (d - z) / truncation)`` from it, if that is above -1;
-    the grid holds the mean. Every view counts the same. Depths may be measured, or those of a renderer: ``fuse_depth(...).mesh()`` is then
-    the mesh of a scene of Gaussians or voxels.
+    A view that sees a node at the depth z, in a pixel of depth d, contributes
+    ``min(1, (d - z) / truncation)`` if this is above -1; the grid holds the mean. Every view counts
+    the same. Depths may be measured, or rendered: ``fuse_depth(...).mesh()`` is then the mesh of a
+    scene of Gaussians or voxels.
 
-    Source: Curless and Levoy, "A volumetric method for building complex models from range images", SIGGRAPH 1996.
+    Source: Curless and Levoy, "A volumetric method for building complex models from range images",
+    SIGGRAPH 1996.
 
     Args:
-        cameras: C of them.
-        depth: along the camera's z, in the unit of the poses, ``(C, 1, height, width)`` or ``(C, height, width)``; 0 or NaN where it is
-            not known.
-        voxel_size: from node to node, in this unit.
-        colors: the pictures, ``(C, 3, height, width)``, for colored meshes.
-        mask: 1 where a pixel counts, like `depth`.
-        truncation: four voxels by default; below the thickness of what is to have two sides, above the noise of the depths.
-        largest_depth: what is farther is taken for unknown.
-        box: corners ``(low, high)`` of the grid; by default it holds all points of the depths.
+        cameras: C cameras.
+        depth: depth along the camera's z, in the unit of the poses, ``(C, 1, height, width)`` or
+            ``(C, height, width)``; 0 or NaN if unknown.
+        voxel_size: distance between nodes, in this unit.
+        colors: pictures, ``(C, 3, height, width)``, for colored meshes.
+        mask: mask of the pixels that count, 1 or 0, of the shape of `depth`.
+        truncation: truncation of the distance, four voxels by default; it should be below the
+            thickness of objects with two sides, and above the noise of the depths.
+        largest_depth: depths beyond this one are unknown.
+        box: corners ``(low, high)`` of the grid; by default it contains all points of the depths.
 
     Raises:
-        InputError: shapes that do not fit, no depth that is known, a grid of too many nodes.
+        InputError: if shapes do not fit, if no depth is known, or if the grid would have too many
+            nodes.
 
     >>> from invtoolbox.geometry.cameras import look_at
     >>> views = look_at(torch.tensor([[0.0, 0.0, -3.0], [0.0, 0.0, 3.0]]), size=(16, 16))
-    >>> wall = fuse_depth(views, torch.full((2, 1, 16, 16), 2.5), 0.1).mesh()  # a slab half a unit to either side of 0
+    >>> depth = torch.full((2, 1, 16, 16), 2.5)  # a slab half a unit to either side of 0
+    >>> wall = fuse_depth(views, depth, 0.1).mesh()
     >>> [round(float(z), 3) for z in wall.vertices[:, 2].aminmax()]
     [-0.5, 0.5]
     """
-    depth = _checked(cameras, depth, colors, mask, voxel_size, largest_depth)
+    depth = _check_depth(cameras, depth, colors, mask, voxel_size, largest_depth)
     truncation = 4 * voxel_size if truncation is None else truncation
     if not truncation > 0:
-        raise InputError(f"the truncation is a length above 0, got {truncation}")
+        raise InputError(f"the truncation must be a length above 0, got {truncation}")
     low, shape = _grid(cameras, depth, voxel_size, truncation, box)
     blocks = [math.ceil(n / _BLOCK) for n in shape]
     nodes = _BLOCK**3
@@ -270,13 +214,13 @@ def fuse_depth(
         _BLOCK * voxel_size
     ) + torch.tensor(low)
     for k in range(len(cameras)):
-        reached = _reached(cameras, k, depth[k], corners, voxel_size, truncation)
+        reached = _find_blocks(cameras, k, depth[k], corners, voxel_size, truncation)
         for part in reached.split(2048):
-            seen = transform(
+            local = transform(
                 cameras.world_to_camera[k], (corners[part][:, None] + inner).flatten(0, 1)
             )
-            z = seen[:, 2]
-            u, v = _pixels(cameras.intrinsics[k], seen)
+            z = local[:, 2]
+            u, v = _pixels(cameras.intrinsics[k], local)
             height, width = depth.shape[1:]
             inside = (z > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
             row = torch.where(inside, v, 0).long() * width + torch.where(inside, u, 0).long()
@@ -297,15 +241,89 @@ def fuse_depth(
         None if tint is None or tint_weight is None else tint / tint_weight.clamp(min=1)[..., None]
     )
     return FusedDepth(
-        _unblocked(distance, blocks, shape),
-        _unblocked(weight, blocks, shape),
-        None if mean is None else _unblocked(mean, blocks, shape),
+        _join_blocks(distance, blocks, shape),
+        _join_blocks(weight, blocks, shape),
+        None if mean is None else _join_blocks(mean, blocks, shape),
         low,
         float(voxel_size),
     )
 
 
-def _checked(
+#: Number of nodes along a side of a block; a view skips blocks that no ray of it can reach.
+_BLOCK = 8
+
+#: Grids of more nodes than this are refused: five numbers per node are 10 GB.
+_MOST_NODES = 2**29
+
+
+@dataclass(frozen=True, eq=False)
+class FusedDepth:
+    """Grid of truncated signed distances, positive in front of the surface.
+
+    Node ``(i, j, k)`` lies at ``low + voxel_size (i, j, k)`` in the world of the cameras.
+
+    Attributes:
+        distance: mean over the views of the distance along their z in units of the truncation, from
+            -1 to 1, ``(X, Y, Z)``; 1 for nodes that no view has seen.
+        weight: number of views in which a node lies in front of the surface, or behind it by at
+            most the truncation, ``(X, Y, Z)``.
+        colors: mean color over the views that see the surface there, ``(X, Y, Z, 3)``, or None.
+        low: position of the first node.
+        voxel_size: distance between nodes, in the unit of the poses.
+    """
+
+    distance: Tensor
+    weight: Tensor
+    colors: Tensor | None
+    low: tuple[float, float, float]
+    voxel_size: float
+
+    def mesh(self, least_weight: float = 1.0) -> Mesh:
+        """Extract the surface between nodes that at least ``least_weight`` views have seen.
+
+        The mesh is in the frame and the unit of the cameras, with colors if the grid has colors.
+
+        Raises:
+            InputError: if there is no surface.
+        """
+        shape = torch.tensor(self.distance.shape) - 1
+        high = [low + self.voxel_size * int(n) for low, n in zip(self.low, shape)]
+        return isosurface(
+            -self.distance,
+            0.0,
+            self.low,
+            high,
+            colors=self.colors,
+            known=self.weight >= least_weight,
+        )
+
+
+def _select_known(
+    places: np.ndarray, faces: np.ndarray, known: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Select the faces whose vertices all lie on edges between known nodes, and the vertices."""
+    # A vertex lies on an edge of the grid: the two ends differ in one coordinate only.
+    low, high = np.floor(places).astype(int), np.ceil(places).astype(int)
+    sound = known[tuple(low.T)] & known[tuple(high.T)]
+    faces = faces[sound[faces].all(1)]
+    used, renumbered = np.unique(faces, return_inverse=True)
+    return places[used], renumbered.reshape(faces.shape)
+
+
+def _interpolate(grid: Tensor, index: Tensor) -> Tensor:
+    """Interpolate a grid ``(X, Y, Z, 3)`` at places ``(N, 3)`` in units of nodes.
+
+    Places outside of the grid take the value at its border.
+    """
+    shape = torch.tensor(grid.shape[:3])
+    place = (2 * index / (shape - 1) - 1).float().flip(1)  # grid_sample takes (z, y, x)
+    found = functional.grid_sample(
+        grid.movedim(3, 0)[None], place[None, None, None], align_corners=True, padding_mode="border"
+    )
+    return found[0, :, 0, 0].T.contiguous()
+
+
+def _check_depth(
     cameras: Cameras,
     depth: Tensor,
     colors: Tensor | None,
@@ -313,7 +331,7 @@ def _checked(
     voxel_size: float,
     largest: float,
 ) -> Tensor:
-    """Depths ``(C, height, width)``, 0 where nothing is known."""
+    """Return depths ``(C, height, width)``, 0 if unknown, after checking all arguments."""
     size = (len(cameras), *cameras.size)
     flat = [
         None if t is None else (t[:, 0] if t.ndim == 4 and t.shape[1] == 1 else t)
@@ -323,12 +341,12 @@ def _checked(
     if not fits or (colors is not None and tuple(colors.shape) != (size[0], 3, *size[1:])):
         got = ", ".join("none" if t is None else str(tuple(t.shape)) for t in (depth, mask, colors))
         raise InputError(
-            f"fuse_depth takes depths (and a mask) ({size[0]}, 1, {size[1]}, {size[2]}) and colors with 3 channels for these "
-            f"cameras, got {got}"
+            f"fuse_depth takes depths (and a mask) ({size[0]}, 1, {size[1]}, {size[2]}) and colors "
+            f"with 3 channels for these cameras, got {got}"
         )
     if not voxel_size > 0:
-        raise InputError(f"the size of a voxel is a length above 0, got {voxel_size}")
-    plain = flat[0].detach().float().cpu().nan_to_num(0.0, posinf=0.0, neginf=0.0)  # type: ignore[union-attr]
+        raise InputError(f"the size of a voxel must be a length above 0, got {voxel_size}")
+    plain = depth.reshape(size).detach().float().cpu().nan_to_num(0.0, posinf=0.0, neginf=0.0)
     counts = (plain > 0) & (plain <= largest)
     if flat[1] is not None:
         counts = counts & (flat[1].cpu() > 0)
@@ -344,7 +362,7 @@ def _grid(
     truncation: float,
     box: tuple[Sequence[float], Sequence[float]] | None,
 ) -> tuple[tuple[float, float, float], tuple[int, int, int]]:
-    """Where the first node lies, and how many there are along each axis."""
+    """Return the position of the first node, and the number of nodes along each axis."""
     if box is None:
         ends = []
         for k in range(len(cameras)):
@@ -358,33 +376,33 @@ def _grid(
     else:
         first, last = (torch.tensor(list(corner), dtype=torch.float32) for corner in box)
     if first.shape != (3,) or last.shape != (3,) or not bool((last > first).all()):
-        raise InputError(f"the box is two corners of three numbers, low below high, got {box}")
+        raise InputError(f"the box must be two corners of three numbers, low below high, got {box}")
     shape = [math.ceil(float(side) / voxel_size) + 1 for side in last - first]
     if math.prod(shape) > _MOST_NODES:
         raise InputError(
-            f"a grid of {shape[0]} x {shape[1]} x {shape[2]} nodes is too large; take larger voxels, say box=, or leave "
-            "out what is far with largest_depth="
+            f"a grid of {shape[0]} x {shape[1]} x {shape[2]} nodes is too large; take larger "
+            "voxels, give box=, or leave out distant points with largest_depth="
         )
     x, y, z = map(float, first)
     return (x, y, z), (shape[0], shape[1], shape[2])
 
 
-def _pixels(K: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    image = seen @ K.to(seen).T
+def _pixels(K: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
+    image = local @ K.to(local).T
     z = torch.where(image[:, 2] > 0, image[:, 2], 1.0)
     return image[:, 0] / z, image[:, 1] / z
 
 
-def _reached(
+def _find_blocks(
     cameras: Cameras, k: int, depth: Tensor, corners: Tensor, voxel_size: float, truncation: float
 ) -> Tensor:
-    """The blocks that may lie in the picture and are not beyond all of its depths."""
+    """Find the blocks that may lie in the picture and are not beyond all of its depths."""
     half = 0.5 * (_BLOCK - 1) * voxel_size
     radius = half * math.sqrt(3)
-    seen = transform(cameras.world_to_camera[k], corners + half)
-    z = seen[:, 2]
+    local = transform(cameras.world_to_camera[k], corners + half)
+    z = local[:, 2]
     near = (z > -radius) & (z < float(depth.max()) + truncation + radius)
-    # The ball around a block against the four planes through the sides of the picture.
+    # The ball around a block is compared with the four planes through the sides of the picture.
     height, width = depth.shape
     sides = torch.tensor([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
     rays = torch.linalg.solve(
@@ -392,11 +410,11 @@ def _reached(
     ).T
     normals = torch.linalg.cross(rays, rays.roll(-1, 0))
     normals = normals / normals.norm(dim=1, keepdim=True)
-    return (near & (seen @ normals.T > -radius).all(1)).nonzero()[:, 0]
+    return (near & (local @ normals.T > -radius).all(1)).nonzero()[:, 0]
 
 
-def _unblocked(values: Tensor, blocks: list[int], shape: tuple[int, int, int]) -> Tensor:
-    """``(blocks, nodes, ...) -> (X, Y, Z, ...)``."""
+def _join_blocks(values: Tensor, blocks: list[int], shape: tuple[int, int, int]) -> Tensor:
+    """Join blocks to a grid, ``(blocks, nodes, ...) -> (X, Y, Z, ...)``."""
     trailing = values.shape[2:]
     whole = values.view(*blocks, *[_BLOCK] * 3, *trailing).permute(
         0, 3, 1, 4, 2, 5, *range(6, 6 + len(trailing))

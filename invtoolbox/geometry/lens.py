@@ -1,4 +1,4 @@
-"""Lenses that distort: where a ray meets the picture, and pictures as a lens without distortion would have taken them."""
+"""Lenses with distortion: projection of rays, and undistortion of pictures."""
 
 from __future__ import annotations
 
@@ -14,16 +14,21 @@ from invtoolbox.errors import InputError
 
 @dataclass(frozen=True)
 class Lens:
-    r"""Distortion as OpenCV and COLMAP write it, on coordinates ``(x, y) = (X / Z, Y / Z)``, with ``r^2 = x^2 + y^2``.
+    r"""Distortion of OpenCV and COLMAP, on coordinates ``(x, y) = (X / Z, Y / Z)``.
 
-    ``kind="perspective"``: ``x' = x c + 2 p1 x y + p2 (r^2 + 2 x^2)`` and ``y' = y c + p1 (r^2 + 2 y^2) + 2 p2 x y``, with
-    ``c = (1 + k1 r^2 + k2 r^4 + k3 r^6) / (1 + k4 r^2 + k5 r^4 + k6 r^6)``.
-    ``kind="fisheye"``: ``(x', y') = (x, y) theta (1 + k1 theta^2 + k2 theta^4 + k3 theta^6 + k4 theta^8) / r``, ``theta = atan(r)``.
+    With ``r^2 = x^2 + y^2``:
+
+    - ``kind="perspective"``: ``x' = x c + 2 p1 x y + p2 (r^2 + 2 x^2)`` and
+      ``y' = y c + p1 (r^2 + 2 y^2) + 2 p2 x y``, with
+      ``c = (1 + k1 r^2 + k2 r^4 + k3 r^6) / (1 + k4 r^2 + k5 r^4 + k6 r^6)``.
+    - ``kind="fisheye"``:
+      ``(x', y') = (x, y) theta (1 + k1 theta^2 + k2 theta^4 + k3 theta^6 + k4 theta^8) / r``,
+      ``theta = atan(r)``.
 
     Attributes:
-        kind: which of the two.
-        radial: ``k1, k2, ...``; those that are left out are 0.
-        tangential: ``p1, p2``; of a perspective lens.
+        kind: model of the distortion, "perspective" or "fisheye".
+        radial: coefficients ``k1, k2, ...``; missing ones are 0.
+        tangential: coefficients ``p1, p2`` of a perspective lens.
 
     >>> Lens(radial=(0.5,)).distort(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
     tensor([[0.0000, 0.0000],
@@ -43,8 +48,9 @@ class Lens:
             or not bool(numbers.isfinite().all())
         ):
             raise InputError(
-                "a Lens is perspective, with up to 6 finite radial coefficients and 2 tangential ones, or fisheye, with up to "
-                f"4, got kind={self.kind!r}, radial={self.radial}, tangential={self.tangential}"
+                "a Lens is perspective, with up to 6 finite radial coefficients and 2 tangential "
+                f"ones, or fisheye, with up to 4, got kind={self.kind!r}, radial={self.radial}, "
+                f"tangential={self.tangential}"
             )
         if self.kind == "fisheye" and any(self.tangential):
             raise InputError(
@@ -56,7 +62,7 @@ class Lens:
         return self.kind == "fisheye" or any(self.radial) or any(self.tangential)
 
     def distort(self, rays: Tensor) -> Tensor:
-        """Where rays ``(x, y) = (X / Z, Y / Z)``, of shape ``(..., 2)``, meet the picture at focal length 1, differentiable."""
+        """Project rays ``(X / Z, Y / Z)``, ``(..., 2)``, at focal length 1, differentiably."""
         x, y = rays.unbind(-1)
         squared = x * x + y * y
         k = [*self.radial, *[0.0] * (6 - len(self.radial))]
@@ -82,21 +88,23 @@ class Lens:
         return torch.stack(bent, dim=-1)
 
     def pixels(self, rays: Tensor, intrinsics: Tensor) -> Tensor:
-        """The pixels ``(column, row)`` of rays ``(..., 2)``, for intrinsics ``(3, 3)``."""
+        """Compute the pixels ``(column, row)`` of rays ``(..., 2)``, for intrinsics ``(3, 3)``."""
         K = intrinsics.to(rays)
         return self.distort(rays) @ K[:2, :2].T + K[:2, 2]
 
 
 @dataclass(frozen=True, eq=False)
 class Straightening:
-    """From pictures that one lens took to those of a pinhole of the same size at the same place.
+    """Resampling of pictures from one lens to a pinhole of the same size at the same place.
 
-    The pinhole keeps the principal point, and the focal lengths where every pixel of its picture lies within the lens's; else they are
-    made longer by the least common factor with which it does, so that no pixel of a straight picture is invented.
+    The pinhole keeps the principal point. It keeps the focal lengths if every pixel of its picture
+    lies within the lens's picture; otherwise both are enlarged by the smallest common factor for
+    which this holds, so that no pixel of a straight picture is invented.
 
     Attributes:
-        intrinsics: of the pinhole, ``(3, 3)`` float64, pixels.
-        source: where each of its pixels lies in the picture of the lens, ``(height, width, 2)`` float64, ``(column, row)``.
+        intrinsics: intrinsics of the pinhole, ``(3, 3)`` float64, pixels.
+        source: position of each of its pixels in the picture of the lens, ``(height, width, 2)``
+            float64, ``(column, row)``.
     """
 
     intrinsics: Tensor
@@ -104,8 +112,10 @@ class Straightening:
 
     @classmethod
     def of(cls, lens: Lens, intrinsics: Tensor, size: tuple[int, int]) -> Straightening:
-        """Raises:
-        InputError: where the distortion folds the picture, as coefficients of another camera do.
+        """Compute the resampling of a lens with given intrinsics and size of picture.
+
+        Raises:
+            InputError: if the distortion folds the picture, as coefficients of another camera do.
         """
         K = intrinsics.double()
         zoom = _least_zoom(lens, K, size)
@@ -120,22 +130,22 @@ class Straightening:
             across, down = source[:-1, 1:] - source[:-1, :-1], source[1:, :-1] - source[:-1, :-1]
             if not bool((across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0] > 0).all()):
                 raise InputError(
-                    f"the distortion {lens.radial}, {lens.tangential} folds a picture of {height} by {width} pixels; its "
-                    "coefficients belong to another lens or another unit"
+                    f"the distortion {lens.radial}, {lens.tangential} folds a picture of {height} "
+                    f"by {width} pixels; its coefficients belong to another lens or another unit"
                 )
         return cls(pinhole, source)
 
     def __call__(
         self, picture: Tensor, mode: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
     ) -> Tensor:
-        """A picture ``(channel, height, width)`` as the pinhole takes it; bicubic values stay within those of the picture."""
+        """Resample a picture ``(channel, height, width)``; bicubic values stay within its range."""
         height, width = picture.shape[1:]
         span = self.source.new_tensor([width, height])
         grid = (2 * self.source / span - 1).to(picture.dtype)
-        seen = functional.grid_sample(
+        straight = functional.grid_sample(
             picture[None], grid[None], mode=mode, padding_mode="border", align_corners=False
         )[0]
-        return seen.clamp(picture.min(), picture.max()) if mode == "bicubic" else seen
+        return straight.clamp(picture.min(), picture.max()) if mode == "bicubic" else straight
 
 
 def _rays(pixels: Tensor, K: Tensor) -> Tensor:
@@ -143,12 +153,10 @@ def _rays(pixels: Tensor, K: Tensor) -> Tensor:
 
 
 def _least_zoom(lens: Lens, K: Tensor, size: tuple[int, int]) -> float:
-    """The least factor from 1 on with which the edge of the pinhole's picture lies within that of the lens."""
+    """Find the smallest zoom from 1 on that keeps the pinhole's edge within the lens's picture."""
     height, width = size
-    along, down = (
-        torch.arange(width, dtype=K.dtype) + 0.5,
-        torch.arange(height, dtype=K.dtype) + 0.5,
-    )
+    along = torch.arange(width, dtype=K.dtype) + 0.5
+    down = torch.arange(height, dtype=K.dtype) + 0.5
     edge = torch.cat(
         [torch.stack([along, torch.full_like(along, row)], 1) for row in (0.5, height - 0.5)]
         + [torch.stack([torch.full_like(down, column), down], 1) for column in (0.5, width - 0.5)]
@@ -156,11 +164,10 @@ def _least_zoom(lens: Lens, K: Tensor, size: tuple[int, int]) -> float:
     rays = _rays(edge, K)
 
     def inside(zoom: float) -> bool:
-        seen = lens.pixels(rays / zoom, K)
-        # Values end half a pixel within the edge; the last bit of rounding is no pixel.
-        return bool(
-            ((seen >= 0.5 - 1e-6) & (seen <= seen.new_tensor([width, height]) - 0.5 + 1e-6)).all()
-        )
+        place = lens.pixels(rays / zoom, K)
+        # Values end half a pixel within the edge; the tolerance covers rounding.
+        end = place.new_tensor([width, height])
+        return bool(((place >= 0.5 - 1e-6) & (place <= end - 0.5 + 1e-6)).all())
 
     if inside(1.0):
         return 1.0
@@ -169,8 +176,9 @@ def _least_zoom(lens: Lens, K: Tensor, size: tuple[int, int]) -> float:
         low, high = high, 2 * high
         if high > 64:
             raise InputError(
-                f"the distortion {lens.radial}, {lens.tangential} leads out of a picture of {height} by {width} pixels; its "
-                "coefficients belong to another lens or another unit, or the principal point lies outside"
+                f"the distortion {lens.radial}, {lens.tangential} leads out of a picture of "
+                f"{height} by {width} pixels; its coefficients belong to another lens or another "
+                "unit, or the principal point lies outside"
             )
     for _ in range(40):
         middle = (low + high) / 2

@@ -1,6 +1,7 @@
-"""Meshes and clouds of points, out of the objects that other packages hold them in, and back into these.
+"""Triangle meshes and point clouds, their edges and cotangent weights, and their conversion.
 
-Edges of triangle meshes and their cotangent weights.
+`Mesh` is the toolbox's own mesh. `Body` and `points_of` read the objects of trimesh, Open3D and
+PyTorch3D, and `Body.rebuild` converts results back to them.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from invtoolbox.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Mesh(Settings):
-    """A triangle mesh.
+    """Triangle mesh.
 
     Attributes:
-        vertices: ``(N, 3)``, finite.
-        faces: whole numbers ``(F, 3)``.
-        colors: of the vertices, in [0, 1], ``(N, 3)``, or None.
+        vertices: positions of the vertices, ``(N, 3)``, finite.
+        faces: numbers of the vertices of each face, ``(F, 3)``.
+        colors: colors of the vertices, in [0, 1], ``(N, 3)``, or None.
 
     Raises:
-        InputError: what is wrong with a vertex or a face, and which one.
+        InputError: if a vertex or a face is invalid; the message names it.
 
     >>> Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]))
     Mesh(3 vertices, 1 faces)
@@ -42,26 +43,24 @@ class Mesh(Settings):
         check_mesh(self.vertices, self.faces)
         if self.colors is not None and tuple(self.colors.shape) != tuple(self.vertices.shape):
             raise InputError(
-                f"a mesh of {len(self.vertices)} vertices has as many colors, got {tuple(self.colors.shape)}"
+                f"a mesh of {len(self.vertices)} vertices needs as many colors, got "
+                f"{tuple(self.colors.shape)}"
             )
 
     @classmethod
     def of(cls, shape: Any) -> Mesh:
-        """The mesh that an object of trimesh, Open3D or PyTorch3D holds, or a pair ``(vertices, faces)``."""
+        """Create a mesh from an object of trimesh, Open3D, PyTorch3D, or ``(vertices, faces)``."""
         body = Body.of(shape)
         if body.faces is None or len(body.points) != 1:
-            raise InputError(
-                f"a mesh is needed, and {type(shape).__name__} holds "
-                + (
-                    f"{len(body.points)} of them"
-                    if body.faces is not None
-                    else "points without faces"
-                )
-            )
+            held = "points without faces" if body.faces is None else f"{len(body.points)} meshes"
+            raise InputError(f"one mesh is needed, but {type(shape).__name__} holds {held}")
         return cls(body.points[0], body.faces)
 
     def to_trimesh(self) -> Any:
-        """A `trimesh.Trimesh` with the same vertices in the same order; from the extra ``[3d]``."""
+        """Return a `trimesh.Trimesh` with the same vertices in the same order.
+
+        Needs the extra ``[3d]``.
+        """
         from invtoolbox.datasets.models.meshes import trimesh
 
         tints = (
@@ -77,7 +76,7 @@ class Mesh(Settings):
         )
 
     def with_vertices(self, vertices: Tensor) -> Mesh:
-        """The same faces between other vertices."""
+        """Return a mesh of the same faces with other vertices."""
         return Mesh(vertices, self.faces, self.colors)
 
     def __repr__(self) -> str:
@@ -86,7 +85,13 @@ class Mesh(Settings):
 
 @dataclass(frozen=True)
 class Body:
-    """Points ``(batch, N, 3)``, the faces between them or None, and how an object like the first one is made of others."""
+    """Points, the faces between them, and a function that rebuilds the object they come from.
+
+    Attributes:
+        points: points, ``(batch, N, 3)``.
+        faces: numbers of the vertices of each face, ``(F, 3)``, or None.
+        rebuild: function that creates an object like the first one from other points.
+    """
 
     points: Tensor
     faces: Tensor | None
@@ -94,8 +99,13 @@ class Body:
 
     @classmethod
     def of(cls, shape: Any) -> Body:
-        """Out of a `Mesh`, ``(vertices, faces)``, points ``(N, 3)`` or ``(batch, N, 3)`` as a tensor or an array, or an object of trimesh
-        (`Trimesh`, `PointCloud`), Open3D (`TriangleMesh`, `PointCloud`, also those of tensors) or PyTorch3D (`Meshes`, `Pointclouds`)."""
+        """Read points and faces from an object.
+
+        The object is a `Mesh`, ``(vertices, faces)``, points ``(N, 3)`` or ``(batch, N, 3)`` as a
+        tensor or an array, or an object of trimesh (`Trimesh`, `PointCloud`), Open3D
+        (`TriangleMesh`, `PointCloud`, also those of tensors) or PyTorch3D (`Meshes`,
+        `Pointclouds`).
+        """
         if isinstance(shape, Mesh):
             return cls(
                 shape.vertices[None], shape.faces, lambda points: shape.with_vertices(points[0])
@@ -116,19 +126,20 @@ class Body:
         )
         if reader is None:
             raise InputError(
-                "a mesh or points are a Mesh, (vertices, faces), points (N, 3), or an object of trimesh, Open3D or PyTorch3D, "
-                f"got {type(shape).__name__}"
+                "a mesh or points are a Mesh, (vertices, faces), points (N, 3), or an object of "
+                f"trimesh, Open3D or PyTorch3D, got {type(shape).__name__}"
             )
         return reader(shape)
 
 
 def points_of(shape: Any) -> tuple[Tensor, Tensor | None]:
-    """The points ``(N, 3)`` and, where it has some, the colors in [0, 1] ``(N, 3)`` of a cloud or a mesh, as `Body.of` takes them.
+    """Read the points ``(N, 3)`` and, if any, the colors in [0, 1] ``(N, 3)`` of a cloud or a mesh.
 
-    Colors are those of the points of Open3D and trimesh, and the first three features of PyTorch3D's clouds.
+    `Body.of` lists the supported objects. Colors are the colors of the points of Open3D and
+    trimesh, and the first three features of PyTorch3D's clouds.
 
     Raises:
-        InputError: what is none of these, or several clouds in one.
+        InputError: if the object is not supported, or holds several clouds.
 
     >>> points_of([[0.0, 0.0, 1.0]])
     Traceback (most recent call last):
@@ -139,11 +150,84 @@ def points_of(shape: Any) -> tuple[Tensor, Tensor | None]:
     body = Body.of(shape)
     if len(body.points) != 1:
         raise InputError(
-            f"one cloud is needed, and {type(shape).__name__} holds {len(body.points)}; take them one by one"
+            f"one cloud is needed, but {type(shape).__name__} holds {len(body.points)}; take them "
+            "one by one"
         )
     points = body.points[0]
     colors = _colors_of(shape)
     return points, colors if colors is not None and colors.shape == points.shape else None
+
+
+#: Smallest area of a triangle, in units of the square of its longest edge; below it, cotangents
+#: have no correct digit in single precision.
+_LEAST_AREA = 1e-10
+
+
+def check_mesh(vertices: Tensor, faces: Tensor) -> None:
+    """Raise an `InputError` that names the error of a mesh and its place, if there is one."""
+    if vertices.ndim != 2 or vertices.shape[1] != 3 or not vertices.is_floating_point():
+        raise InputError(
+            "the vertices of a mesh must be floating-point numbers (N, 3), got "
+            f"{tuple(vertices.shape)} of {vertices.dtype}"
+        )
+    finite = vertices.isfinite().all(1)
+    if not bool(finite.all()):
+        raise InputError(
+            f"{int((~finite).sum())} vertices of the mesh are NaN or infinite, "
+            f"the first is number {int((~finite).nonzero()[0])}"
+        )
+    if faces.ndim != 2 or faces.shape[1] != 3 or faces.is_floating_point():
+        raise InputError(
+            "the faces of a mesh must be whole numbers (F, 3), triangles, got "
+            f"{tuple(faces.shape)} of {faces.dtype}"
+        )
+    wrong = ((faces < 0) | (faces >= len(vertices))).any(1)
+    if bool(wrong.any()):
+        k = int(wrong.nonzero()[0])
+        raise InputError(
+            f"face {k} of the mesh names the vertices {faces[k].tolist()}, but the vertices are "
+            f"numbered 0..{len(vertices) - 1}"
+        )
+    if not len(faces):
+        raise InputError(
+            "the mesh has no faces; points without faces are deformed as points, without faces="
+        )
+
+
+def mesh_edges(faces: Tensor, count: int) -> Tensor:
+    """Return every edge once in each direction, ``(2, E)``, in the order of the vertices."""
+    a, b, c = faces.long().unbind(1)
+    i, j = torch.cat([a, b, b, c, c, a]), torch.cat([b, a, c, b, a, c])
+    keys = (i * count + j)[i != j].unique()
+    return torch.stack([keys // count, keys % count])
+
+
+def cotangent_weights(vertices: Tensor, faces: Tensor, edges: Tensor) -> Tensor:
+    """Compute half the sum of the cotangents opposite to each edge, ``(E,)``, in float64."""
+    corners = vertices.double()[faces.long()]  # (F, 3, 3)
+    # Twice the area of each triangle.
+    area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(
+        dim=1
+    )
+    longest = (corners - corners.roll(1, dims=1)).square().sum(-1).amax(1)
+    flat = area <= _LEAST_AREA * longest
+    if bool(flat.any()):
+        k = int(flat.nonzero()[0])
+        raise InputError(
+            f"{int(flat.sum())} triangles of the mesh have no area and so no cotangents, "
+            f"the first is face {k} with the vertices {faces[k].tolist()}; remove them, or use "
+            "weights='uniform'"
+        )
+    weights = vertices.new_zeros(edges.shape[1], dtype=torch.float64)
+    count, keys = len(vertices), edges[0] * len(vertices) + edges[1]
+    for k in range(3):
+        one, two = (k + 1) % 3, (k + 2) % 3
+        u, v = corners[:, one] - corners[:, k], corners[:, two] - corners[:, k]
+        half = 0.5 * (u * v).sum(1) / area
+        i, j = faces[:, one].long(), faces[:, two].long()
+        for first, second in ((i, j), (j, i)):
+            weights.index_add_(0, torch.searchsorted(keys, first * count + second), half)
+    return weights.to(vertices.dtype)
 
 
 def _colors_of(shape: Any) -> Tensor | None:
@@ -175,7 +259,7 @@ def _of_array(shape: Tensor | np.ndarray) -> Body:
     points = shape if isinstance(shape, Tensor) else torch.from_numpy(np.ascontiguousarray(shape))
     if points.ndim not in (2, 3) or points.shape[-1] != 3:
         raise InputError(
-            f"points have the shape (N, 3) or (batch, N, 3), got {tuple(points.shape)}"
+            f"points must have the shape (N, 3) or (batch, N, 3), got {tuple(points.shape)}"
         )
     points = points if points.is_floating_point() else points.double()
     single = points.ndim == 2
@@ -237,8 +321,8 @@ def _of_pytorch3d(shape: Any) -> Body:
     )
     if not alike:
         raise InputError(
-            f"the {len(parts)} items of this {type(shape).__name__} have other vertices or faces; "
-            "take them one by one, shape[k]"
+            f"the {len(parts)} items of this {type(shape).__name__} have different vertices or "
+            "faces; take them one by one, shape[k]"
         )
 
     def rebuild(moved: Tensor) -> Any:
@@ -253,71 +337,5 @@ def _of_pytorch3d(shape: Any) -> Body:
 def _whole(faces: Any) -> Tensor:
     whole = faces if isinstance(faces, Tensor) else torch.from_numpy(np.ascontiguousarray(faces))
     if whole.is_floating_point():
-        raise InputError(f"faces are whole numbers, got {whole.dtype}")
+        raise InputError(f"faces must be whole numbers, got {whole.dtype}")
     return whole.long()
-
-
-#: The least area of a triangle, in units of the square of its longest edge: below it, cotangents hold no digit of single precision.
-_LEAST_AREA = 1e-10
-
-
-def check_mesh(vertices: Tensor, faces: Tensor) -> None:
-    """Raise an `InputError` that says what is wrong with a mesh, and where."""
-    if vertices.ndim != 2 or vertices.shape[1] != 3 or not vertices.is_floating_point():
-        raise InputError(
-            f"the vertices of a mesh are floating-point numbers (N, 3), got {tuple(vertices.shape)} of {vertices.dtype}"
-        )
-    finite = vertices.isfinite().all(1)
-    if not bool(finite.all()):
-        raise InputError(
-            f"{int((~finite).sum())} vertices of the mesh are NaN or infinite, "
-            f"the first is number {int((~finite).nonzero()[0])}"
-        )
-    if faces.ndim != 2 or faces.shape[1] != 3 or faces.is_floating_point():
-        raise InputError(
-            f"the faces of a mesh are whole numbers (F, 3), triangles, got {tuple(faces.shape)} of {faces.dtype}"
-        )
-    wrong = ((faces < 0) | (faces >= len(vertices))).any(1)
-    if bool(wrong.any()):
-        k = int(wrong.nonzero()[0])
-        raise InputError(
-            f"face {k} of the mesh names the vertices {faces[k].tolist()}, and there are 0..{len(vertices) - 1}"
-        )
-    if not len(faces):
-        raise InputError(
-            "the mesh has no faces; points without faces are deformed as points, without faces="
-        )
-
-
-def mesh_edges(faces: Tensor, count: int) -> Tensor:
-    """Every edge once in each direction, ``(2, E)``, in the order of the vertices."""
-    a, b, c = faces.long().unbind(1)
-    i, j = torch.cat([a, b, b, c, c, a]), torch.cat([b, a, c, b, a, c])
-    keys = (i * count + j)[i != j].unique()
-    return torch.stack([keys // count, keys % count])
-
-
-def cotangent_weights(vertices: Tensor, faces: Tensor, edges: Tensor) -> Tensor:
-    """Half the sum of the cotangents that face each edge, ``(E,)``; computed in float64."""
-    corners = vertices.double()[faces.long()]  # (F, 3, 3)
-    area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(
-        dim=1
-    )  # twice it
-    longest = (corners - corners.roll(1, dims=1)).square().sum(-1).amax(1)
-    flat = area <= _LEAST_AREA * longest
-    if bool(flat.any()):
-        k = int(flat.nonzero()[0])
-        raise InputError(
-            f"{int(flat.sum())} triangles of the mesh have no area and so no cotangents, "
-            f"the first is face {k} with the vertices {faces[k].tolist()}; remove them, or use weights='uniform'"
-        )
-    weights = vertices.new_zeros(edges.shape[1], dtype=torch.float64)
-    count, keys = len(vertices), edges[0] * len(vertices) + edges[1]
-    for k in range(3):
-        one, two = (k + 1) % 3, (k + 2) % 3
-        u, v = corners[:, one] - corners[:, k], corners[:, two] - corners[:, k]
-        half = 0.5 * (u * v).sum(1) / area
-        i, j = faces[:, one].long(), faces[:, two].long()
-        for first, second in ((i, j), (j, i)):
-            weights.index_add_(0, torch.searchsorted(keys, first * count + second), half)
-    return weights.to(vertices.dtype)

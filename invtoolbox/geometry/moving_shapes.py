@@ -1,6 +1,7 @@
-"""A shape that moves: Gaussians or voxels at rest, and where everything is at each of several times.
+"""Moving shapes: Gaussians or voxels at rest with displacements over time, and skinning weights.
 
-Skinning: how much each point follows each of some bones or control nodes, and how rigid that makes the edges.
+Skinning weights give the share to which each point follows each bone or control node, and the
+rigidity of the edges follows from them.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ from invtoolbox.geometry.gaussians import Splats
 from invtoolbox.geometry.rotations import product
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 
-#: The raw density where matter came from outside of the box: none.
+#: Raw density of nodes whose matter came from outside of the box: empty.
 _EMPTY = -40.0
 
 
 class Moving(NamedTuple):
-    """What `priors.Deformation` decodes to and `operators.OverTime` takes; priors of rigidity look at its displacements.
+    """A moving shape, decoded by `priors.Deformation` and rendered by `operators.OverTime`.
 
     Attributes:
-        displacements: ``(batch, T, N, 3)``, in the unit of the scene. Of Gaussians: how far each mean has moved. Of voxels: at every kept
-            node, from how far matter has come, ``from = node + displacement``, so that every node has an answer.
-        turns: how each has turned since rest, quaternions ``(batch, T, N, 4)``, w x y z; voxels need none.
-        shape: at rest, `Splats` or `Voxels`. Colors that depend on the direction of view do not turn along.
+        displacements: motion of the points, ``(batch, T, N, 3)``, in the unit of the scene. For
+            Gaussians, the motion of each mean. For voxels, the place from which matter has come to
+            every kept node, ``from = node + displacement``, so that every node has a value. Priors
+            of rigidity use the displacements.
+        turns: rotation since rest, quaternions ``(batch, T, N, 4)``, w x y z; None for voxels.
+        shape: shape at rest, `Splats` or `Voxels`. Colors that depend on the direction of view do
+            not rotate.
     """
 
     displacements: Tensor
@@ -38,10 +42,10 @@ class Moving(NamedTuple):
     shape: Any
 
     def at(self, time: int) -> Any:
-        """The shape at one of the T times, `Splats` or `Voxels`."""
+        """Return the shape at one of the T times, `Splats` or `Voxels`."""
         moved, shape = self.displacements[:, time], self.shape
         if isinstance(shape, Voxels):
-            return _warped(shape, moved)
+            return _warp(shape, moved)
         quats = shape.quats.expand(len(moved), -1, -1)
         if self.turns is not None:
             quats = product(self.turns[:, time], quats)
@@ -49,69 +53,20 @@ class Moving(NamedTuple):
 
     @property
     def times(self) -> int:
-        """T."""
+        """Number T of times."""
         return int(self.displacements.shape[1])
 
 
-def places_of(shape: Any) -> Tensor:
-    """What of a shape moves: the means of Gaussians ``(batch, N, 3)``, the kept nodes of a grid ``(1, N, 3)``."""
-    if isinstance(shape, Splats):
-        return shape.means
-    if isinstance(shape, Voxels):
-        low, cell = (
-            shape.density.new_tensor(shape.space.low),
-            shape.density.new_tensor(shape.space.cell),
-        )
-        return (low + cell * shape.space.places().to(low))[None]
-    raise InputError(f"what can be deformed are Splats and Voxels, got {type(shape).__name__}")
-
-
-def map_tensors(shape: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A shape with every tensor of its items, not those of its grid, replaced by what ``change`` makes of it."""
-    if isinstance(shape, Voxels):
-        return shape._replace(density=change(shape.density), color=change(shape.color))
-    return tree_map(change, shape)
-
-
-def _warped(voxels: Voxels, moved: Tensor) -> Voxels:
-    space = voxels.space
-    low, high = moved.new_tensor(space.low), moved.new_tensor(space.high)
-    unit = 2 * (places_of(voxels).to(moved) + moved - low) / (high - low) - 1
-    outside = (unit.abs() > 1 + 1e-6).any(-1)
-    density, color = (
-        _sampled(space, leaf, unit, fill)
-        for leaf, fill in ((voxels.density, _EMPTY), (voxels.color, 0.0))
-    )
-    return Voxels(torch.where(outside, _EMPTY, density), color, space)
-
-
-def _sampled(space: VoxelSpace, leaf: Tensor, unit: Tensor, fill: float) -> Tensor:
-    """What a grid holds at points in [-1, 1]^3, ``(batch, N, 3)``, interpolated."""
-    grid = (
-        space.spread(leaf, fill).flatten(4)
-        if leaf.ndim > 2
-        else space.spread(leaf, fill)[..., None]
-    )
-    batch = max(len(grid), len(unit))
-    # grid_sample takes the last axis of the grid as the first coordinate.
-    found = functional.grid_sample(
-        grid.movedim(-1, 1).expand(batch, -1, -1, -1, -1),
-        unit.flip(-1).expand(batch, -1, -1)[:, :, None, None],
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=True,
-    )
-    return found[..., 0, 0].transpose(1, 2).reshape(batch, unit.shape[1], *leaf.shape[2:])
-
-
 def farthest_points(points: Tensor, count: int) -> Tensor:
-    """The numbers of ``count`` of the points ``(N, 3)``, each as far as can be from those before it; the first is farthest from the mean.
+    """Choose ``count`` of the points ``(N, 3)``, each as far as possible from the points before it.
+
+    The result is the numbers of the points; the first is the farthest from the mean.
 
     >>> farthest_points(torch.tensor([[0.0, 0, 0], [1, 0, 0], [5, 0, 0]]), 2)
     tensor([2, 0])
     """
     if not 1 <= count <= len(points):
-        raise InputError(f"of {len(points)} points 1 to {len(points)} can be chosen, got {count}")
+        raise InputError(f"1 to {len(points)} of {len(points)} points can be chosen, got {count}")
     chosen = [int((points - points.mean(0)).square().sum(1).argmax())]
     distance = (points - points[chosen[0]]).square().sum(1)
     for _ in range(count - 1):
@@ -123,13 +78,16 @@ def farthest_points(points: Tensor, count: int) -> Tensor:
 def blend_weights(
     points: Tensor, nodes: Tensor, neighbours: int = 3, width: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    r"""Gaussian weights ``exp(-d^2 / (2 width^2))`` of each point's nearest nodes, made to add up to 1.
+    r"""Compute Gaussian weights ``exp(-d^2 / (2 width^2))`` of each point's nearest nodes.
+
+    The weights of a point add up to 1.
 
     Args:
-        points: ``(N, 3)``.
-        nodes: ``(K, 3)``.
-        neighbours: how many nodes a point follows.
-        width: in the unit of the points; the mean distance of a node to its nearest one where not given.
+        points: points, ``(N, 3)``.
+        nodes: nodes, ``(K, 3)``.
+        neighbours: number of nodes that a point follows.
+        width: width in the unit of the points; by default the mean distance of a node to its
+            nearest node.
 
     Returns:
         the numbers of the nodes and their weights, ``(N, neighbours)`` both.
@@ -137,7 +95,8 @@ def blend_weights(
     count = min(neighbours, len(nodes))
     if count < 1 or not bool(nodes.isfinite().all()):
         raise InputError(
-            f"blend weights need at least one neighbour and finite nodes, got {neighbours} and {len(nodes)} nodes"
+            "blend weights need at least one neighbour and finite nodes, got "
+            f"{neighbours} and {len(nodes)} nodes"
         )
     if width is None:
         between = torch.cdist(nodes, nodes) + torch.diag(nodes.new_full((len(nodes),), torch.inf))
@@ -145,23 +104,26 @@ def blend_weights(
     squared, index = (
         (points[:, None] - nodes[None]).square().sum(2).topk(count, dim=1, largest=False)
     )
-    # Relative to the nearest one, so that a point far from all of them has weights too.
+    # Relative to the nearest node, so that a point far from all nodes has weights too.
     weights = torch.exp(-(squared - squared[:, :1]) / (2 * width**2))
     return index, weights / weights.sum(1, keepdim=True)
 
 
 def rigidity_coefficients(skinning: Tensor, edges: Tensor, floor: float = 0.05) -> Tensor:
-    r"""How rigid edges are, given how much points follow B bones: 1 within a part, down to ``floor`` at joints; ``(E,)``.
+    r"""Compute the rigidity of edges from skinning weights, ``(E,)``.
+
+    It is 1 within a part and decreases to ``floor`` at joints:
 
     .. math:: H_i = -\sum_b W_{ib} \log W_{ib} / \log B, \qquad
               R_{ij} = f + (1 - f) (1 - H_i)(1 - H_j) \sum_b W_{ib} W_{jb} / \max
 
-    The floor keeps points of joints that nobody has seen from being undetermined.
+    The floor keeps points of joints that were not observed from being undetermined.
 
     Args:
-        skinning: ``(N, B)``, not negative; its rows are made to add up to 1.
-        edges: ``(2, E)``.
-        floor: f.
+        skinning: weights W of B bones, ``(N, B)``, not negative; rows are normalised to add up to
+            1.
+        edges: edges, ``(2, E)``.
+        floor: the floor f.
 
     >>> follows = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5]])
     >>> rigidity_coefficients(follows, torch.tensor([[0, 1], [1, 2]]))
@@ -173,16 +135,63 @@ def rigidity_coefficients(skinning: Tensor, edges: Tensor, floor: float = 0.05) 
         or not bool((skinning.sum(1) > 0).all())
     ):
         raise InputError(
-            f"skinning weights are not negative, with a positive one in every row of (N, B), got {tuple(skinning.shape)}"
+            "skinning weights must not be negative, with a positive weight in every row of (N, B), "
+            f"got {tuple(skinning.shape)}"
         )
     if not 0 <= floor <= 1:
         raise InputError(f"the floor of rigidity coefficients lies between 0 and 1, got {floor}")
-    W = skinning.detach() / skinning.detach().sum(
-        1, keepdim=True
-    )  # detached: a network could switch the prior off by even weights
+    # Detached, because a network could otherwise switch the prior off by uniform weights.
+    W = skinning.detach() / skinning.detach().sum(1, keepdim=True)
     entropy = -(W * W.clamp_min(torch.finfo(W.dtype).tiny).log()).sum(1) / torch.log(
         torch.tensor(max(W.shape[1], 2))
     )
     i, j = edges
     common = (1 - entropy[i]).clamp_min(0) * (1 - entropy[j]).clamp_min(0) * (W[i] * W[j]).sum(1)
     return floor + (1 - floor) * common / common.amax().clamp_min(1e-30)
+
+
+def places_of(shape: Any) -> Tensor:
+    """Return the movable points: means ``(batch, N, 3)``, or kept nodes ``(1, N, 3)``."""
+    if isinstance(shape, Splats):
+        return shape.means
+    if isinstance(shape, Voxels):
+        space, like = shape.space, shape.density
+        low, cell = like.new_tensor(space.low), like.new_tensor(space.cell)
+        return (low + cell * space.places().to(low))[None]
+    raise InputError(f"only Splats and Voxels can be deformed, got {type(shape).__name__}")
+
+
+def map_tensors(shape: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Apply ``change`` to every tensor of a shape's items, but not to those of its grid."""
+    if isinstance(shape, Voxels):
+        return shape._replace(density=change(shape.density), color=change(shape.color))
+    return tree_map(change, shape)
+
+
+def _warp(voxels: Voxels, moved: Tensor) -> Voxels:
+    """Interpolate voxels at the places from which matter has come."""
+    space = voxels.space
+    low, high = moved.new_tensor(space.low), moved.new_tensor(space.high)
+    unit = 2 * (places_of(voxels).to(moved) + moved - low) / (high - low) - 1
+    outside = (unit.abs() > 1 + 1e-6).any(-1)
+    density, color = (
+        _sample(space, leaf, unit, fill)
+        for leaf, fill in ((voxels.density, _EMPTY), (voxels.color, 0.0))
+    )
+    return Voxels(torch.where(outside, _EMPTY, density), color, space)
+
+
+def _sample(space: VoxelSpace, leaf: Tensor, unit: Tensor, fill: float) -> Tensor:
+    """Interpolate a grid at points in [-1, 1]^3, ``(batch, N, 3)``."""
+    grid = space.spread(leaf, fill)
+    grid = grid.flatten(4) if leaf.ndim > 2 else grid[..., None]
+    batch = max(len(grid), len(unit))
+    # grid_sample takes the last axis of the grid as the first coordinate.
+    found = functional.grid_sample(
+        grid.movedim(-1, 1).expand(batch, -1, -1, -1, -1),
+        unit.flip(-1).expand(batch, -1, -1)[:, :, None, None],
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=True,
+    )
+    return found[..., 0, 0].transpose(1, 2).reshape(batch, unit.shape[1], *leaf.shape[2:])

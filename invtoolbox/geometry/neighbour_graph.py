@@ -1,4 +1,4 @@
-"""Graphs of neighbouring points: what rigidity is measured along."""
+"""Graphs of neighbouring points, along which rigidity is measured."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ MeshWeights = Literal["cotangent", "clamped", "uniform"]
 
 @dataclass(frozen=True, eq=False)
 class NeighbourGraph(Settings):
-    r"""N points in space and E directed edges between them: those of a cloud, the vertices of a mesh, centres of Gaussians.
+    r"""N points in space and E directed edges: of a cloud, a mesh, or the centres of Gaussians.
 
     Attributes:
-        positions: at rest, ``(N, 3)``.
-        edges: ``(2, E)`` whole numbers: the point that an edge belongs to, and its neighbour.
-        weights: of the edges, ``(E,)``, not negative.
-        signed: weights may be negative, as cotangents are; ``sum_ij w_ij |x_i - x_j|^2`` is not negative all the same.
-        differences: the sparse matrix ``(E, N)`` with ``(differences(v))_e = v_i - v_j`` for the edge e from i to j.
+        positions: positions at rest, ``(N, 3)``.
+        edges: edges, ``(2, E)`` whole numbers: the point that an edge belongs to, and its
+            neighbour.
+        weights: weights of the edges, ``(E,)``, not negative.
+        signed: whether weights may be negative, as cotangents are; ``sum_ij w_ij |x_i - x_j|^2`` is
+            not negative nevertheless.
+        differences: the sparse matrix ``(E, N)`` with ``(differences(v))_e = v_i - v_j`` for the
+            edge e from i to j.
 
-    >>> graph = NeighbourGraph.of_points(torch.tensor([[0.0, 0, 0], [1, 0, 0], [3, 0, 0]]), neighbours=1)
+    >>> points = torch.tensor([[0.0, 0, 0], [1, 0, 0], [3, 0, 0]])
+    >>> graph = NeighbourGraph.of_points(points, neighbours=1)
     >>> graph.edges
     tensor([[0, 1, 2],
             [1, 0, 1]])
@@ -47,12 +51,13 @@ class NeighbourGraph(Settings):
         n, e = len(self.positions), self.edges.shape[-1]
         if self.positions.ndim != 2 or self.edges.shape != (2, e) or self.weights.shape != (e,):
             raise InputError(
-                f"a NeighbourGraph takes positions (N, d), edges (2, E) and weights (E,), got {tuple(self.positions.shape)}, "
-                f"{tuple(self.edges.shape)} and {tuple(self.weights.shape)}"
+                "a NeighbourGraph takes positions (N, d), edges (2, E) and weights (E,), got "
+                f"{tuple(self.positions.shape)}, {tuple(self.edges.shape)} and "
+                f"{tuple(self.weights.shape)}"
             )
         if not bool((self.weights.isfinite() if self.signed else self.weights >= 0).all()):
             raise InputError(
-                "the weights of a NeighbourGraph are finite and not negative, and some here are"
+                "the weights of a NeighbourGraph must be finite and not negative, but some are not"
             )
         ends, one = torch.arange(e, device=self.edges.device), torch.ones_like(self.weights)
         matrix = SparseProduct(ends.repeat(2), self.edges.flatten(), torch.cat([one, -one]), (e, n))
@@ -69,28 +74,31 @@ class NeighbourGraph(Settings):
         scale: float | None = None,
         symmetric: bool = False,
     ) -> Self:
-        r"""The graph of the nearest neighbours of each point.
+        r"""Create the graph of the nearest neighbours of each point.
 
         Args:
-            points: finite, ``(N, 3)``.
-            neighbours: how many of the nearest points each is joined to; None joins all within the radius.
-            radius: neighbours further away than this are left out; in the unit of the points.
-            labels: whole numbers ``(N,)``; edges join points of one label only, and points of a negative one have none.
-            weights: ``"uniform"``: 1; ``"gaussian"``: ``exp(-d^2 / (2 scale^2))`` at the distance d.
-            scale: of Gaussian weights; the median length of the edges where not given.
-            symmetric: where one point is a neighbour of another, join that one to it too.
+            points: finite points, ``(N, 3)``.
+            neighbours: number of nearest points that each point is joined to; None joins all points
+                within the radius.
+            radius: largest distance of a neighbour, in the unit of the points.
+            labels: whole numbers ``(N,)``; edges join points of one label only, and points of a
+                negative label have no edges.
+            weights: ``"uniform"``: 1; ``"gaussian"``: ``exp(-d^2 / (2 scale^2))`` at the distance
+                d.
+            scale: scale of Gaussian weights; by default the median length of the edges.
+            symmetric: whether to join both points of every pair to each other.
         """
-        cloud = _checked(points, neighbours, radius, labels, weights, scale)
+        cloud = _check_cloud(points, neighbours, radius, labels, weights, scale)
         members = (
             np.arange(len(cloud)) if labels is None else (labels >= 0).nonzero()[:, 0].cpu().numpy()
         )
         cloud = cloud[members]
         if labels is not None:
-            cloud = _apart(cloud, labels.cpu().numpy()[members])
+            cloud = _separate_labels(cloud, labels.cpu().numpy()[members])
         pairs = (
-            _within(cloud, radius)
+            _pairs_within(cloud, radius)
             if neighbours is None and radius is not None
-            else _nearest(cloud, neighbours or 1, radius)
+            else _nearest_pairs(cloud, neighbours or 1, radius)
         )
         if labels is not None and len(pairs):
             pairs = pairs[cloud[pairs[:, 0], 3] == cloud[pairs[:, 1], 3]]
@@ -105,19 +113,23 @@ class NeighbourGraph(Settings):
 
     @classmethod
     def of_mesh(cls, vertices: Tensor, faces: Tensor, weights: MeshWeights = "clamped") -> Self:
-        r"""The graph of the edges of a triangle mesh, each in both directions.
+        r"""Create the graph of the edges of a triangle mesh, each in both directions.
 
         Args:
-            vertices: finite, ``(N, 3)``.
-            faces: whole numbers, ``(F, 3)``; consistently oriented or not.
-            weights: ``"cotangent"``: half the sum of the cotangents of the angles that face the edge, negative between obtuse ones, so
-                that ``sum w |x_i - x_j|^2 / 2`` is the Dirichlet energy of the mesh, which is not negative (Pinkall and Polthier 1993);
-                ``"clamped"``: the same with negative ones at 0; ``"uniform"``: 1. Sums of squares that are not differences of one
-                field, as in `priors.ARAP`, do become negative under signed weights: a mesh with obtuse triangles then
-                leaves the shape that it has at rest for a crumpled one of less energy. So negative ones are at 0 by default.
+            vertices: finite positions, ``(N, 3)``.
+            faces: whole numbers, ``(F, 3)``; they need not be consistently oriented.
+            weights: weights of the edges. ``"cotangent"`` is half the sum of the cotangents of the
+                angles opposite to the edge, which is negative between obtuse angles;
+                ``sum w |x_i - x_j|^2 / 2`` is then the Dirichlet energy of the mesh, which is not
+                negative (Pinkall and Polthier 1993). ``"clamped"`` sets negative cotangent weights
+                to 0. ``"uniform"`` is 1. Sums of squares that are not differences of one field, as
+                in `priors.ARAP`, do become negative under signed weights: a mesh with obtuse
+                triangles then leaves its shape at rest for a crumpled shape of less energy.
+                Therefore negative weights are set to 0 by default.
 
         Raises:
-            InputError: faces that name a vertex which is not there, and a triangle without an area, which has no cotangents.
+            InputError: if a face names a vertex that does not exist, or if a triangle has no area
+                and so no cotangents.
         """
         from invtoolbox.geometry.meshes import check_mesh, cotangent_weights, mesh_edges
 
@@ -140,23 +152,27 @@ class NeighbourGraph(Settings):
     def of_grid(
         cls, shape: Sequence[int], spacing: float = 1.0, density: Tensor | None = None
     ) -> Self:
-        r"""The graph of the voxels of a grid and their neighbours along the axes (6 in a volume).
+        r"""Create the graph of the voxels of a grid and their neighbours along the axes.
 
         Args:
-            shape: of the grid, 3 numbers; the position of voxel (i, j, k) is ``spacing * (i, j, k)``.
-            spacing: between voxels.
-            density: ``shape``, not negative: an edge weighs ``sqrt(density_i density_j)``, so that empty voxels hold nothing.
+            shape: shape of the grid, 3 numbers; the position of voxel (i, j, k) is
+                ``spacing * (i, j, k)``.
+            spacing: distance between neighbouring voxels.
+            density: density of shape ``shape``, not negative: an edge has the weight
+                ``sqrt(density_i density_j)``, so that empty voxels have no edges.
         """
         sizes = tuple(int(n) for n in shape)
         if len(sizes) != 3 or min(sizes) < 1 or not spacing > 0:
             raise InputError(
-                f"the graph of a grid takes 3 positive sizes and a positive spacing, got {sizes} and {spacing}"
+                "the graph of a grid takes 3 positive sizes and a positive spacing, got "
+                f"{sizes} and {spacing}"
             )
         if density is not None and (
             tuple(density.shape) != sizes or not bool((density >= 0).all())
         ):
             raise InputError(
-                f"the density of a grid of {sizes} has its shape and is not negative, got {tuple(density.shape)}"
+                f"the density of a grid of {sizes} must have its shape and must not be negative, "
+                f"got {tuple(density.shape)}"
             )
         device = None if density is None else density.device
         dtype = torch.get_default_dtype() if density is None else density.dtype
@@ -183,7 +199,7 @@ class NeighbourGraph(Settings):
         return cls(positions, edges[:, weights > 0], weights[weights > 0])
 
     def components(self) -> Tensor:
-        """The number of the connected component of each point, ``(N,)``."""
+        """Return the number of the connected component of each point, ``(N,)``."""
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
@@ -195,14 +211,14 @@ class NeighbourGraph(Settings):
 
     @property
     def vectors(self) -> Tensor:
-        """The edges at rest, ``positions_i - positions_j``: ``(E, d)``."""
+        """Edges at rest, ``positions_i - positions_j``: ``(E, d)``."""
         return self.positions[self.edges[0]] - self.positions[self.edges[1]]
 
     def __len__(self) -> int:
         return len(self.positions)
 
 
-def _checked(
+def _check_cloud(
     points: Tensor,
     neighbours: int | None,
     radius: float | None,
@@ -210,6 +226,7 @@ def _checked(
     weights: str,
     scale: float | None,
 ) -> np.ndarray:
+    """Return the points as an array, after checking the arguments of `NeighbourGraph.of_points`."""
     if points.ndim != 2 or not bool(points.isfinite().all()):
         raise InputError(
             f"a NeighbourGraph is built from finite points (N, 3), got {tuple(points.shape)}"
@@ -218,28 +235,27 @@ def _checked(
     if neighbours is None and radius is None:
         raise InputError("a NeighbourGraph needs a number of neighbours, a radius, or both")
     if neighbours is not None and neighbours < 1:
-        raise InputError(f"every point has at least 1 neighbour, got neighbours={neighbours}")
+        raise InputError(f"every point must have at least 1 neighbour, got {neighbours=}")
     for name, value in (("radius", radius), ("scale", scale)):
         if value is not None and not value > 0:
-            raise InputError(f"the {name} of a NeighbourGraph is positive, got {value}")
+            raise InputError(f"the {name} of a NeighbourGraph must be positive, got {value}")
     if labels is not None and labels.shape != points.shape[:1]:
         raise InputError(
             f"{len(points)} points take labels of shape ({len(points)},), got {tuple(labels.shape)}"
         )
     if weights not in ("uniform", "gaussian"):
         raise unknown_name("weights", weights, ("uniform", "gaussian"))
-    cloud: np.ndarray = points.detach().double().cpu().numpy()
-    return cloud
+    return points.detach().double().cpu().numpy()
 
 
-def _apart(cloud: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Points with a further coordinate that puts those of different labels further apart than any of one label are."""
+def _separate_labels(cloud: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Append a coordinate that separates points of different labels by more than any distance."""
     size = float(np.linalg.norm(np.ptp(cloud, axis=0))) if len(cloud) else 0.0
     number = np.unique(labels, return_inverse=True)[1].reshape(-1)
     return np.concatenate([cloud, number[:, None] * (2 * size + 1.0)], axis=1)
 
 
-def _nearest(cloud: np.ndarray, neighbours: int, radius: float | None) -> np.ndarray:
+def _nearest_pairs(cloud: np.ndarray, neighbours: int, radius: float | None) -> np.ndarray:
     from scipy.spatial import cKDTree
 
     n = len(cloud)
@@ -250,13 +266,14 @@ def _nearest(cloud: np.ndarray, neighbours: int, radius: float | None) -> np.nda
         cloud, k=min(neighbours + 1, n), distance_upper_bound=bound
     )
     own = index == np.arange(n)[:, None]
-    # Of many points at one place the point itself may not be among its nearest; then the last one gives way.
+    # If many points lie at one place, a point may not be among its nearest points; the last one is
+    # then dropped.
     own[~own.any(1), -1] = True
     kept = ~own & np.isfinite(distance)
     return np.stack([np.nonzero(kept)[0], index[kept]], axis=1).astype(np.int64)
 
 
-def _within(cloud: np.ndarray, radius: float) -> np.ndarray:
+def _pairs_within(cloud: np.ndarray, radius: float) -> np.ndarray:
     from scipy.spatial import cKDTree
 
     half = (

@@ -1,4 +1,4 @@
-"""3D Gaussians seen along rays of any directions from one place, as a spinning lidar sees: the same kernels, with rays for pixels."""
+"""Rendering of 3D Gaussians along rays of any directions from one place, as of a spinning lidar."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.splatting import checked
+from invtoolbox.geometry.splatting import check_splats
 from invtoolbox.kernels.rendering.splat_binning import bin_splats
 from invtoolbox.kernels.rendering.splat_compositing import Rays, composite
 from invtoolbox.kernels.rendering.splat_projection import Projection, project
 
-#: The six faces of a cube around the sensor as cameras: rows are the right, the downward and the forward axis of each.
+#: The six faces of a cube around the sensor as cameras: the rows are the right, the downward and
+#: the forward axis.
 _FACES = torch.tensor(
     [
         [[0.0, -1, 0], [0, 0, -1], [1, 0, 0]],
@@ -42,53 +43,65 @@ def ray_rasterization(
     *,
     median_range: bool = False,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    r"""What the rays of C sensors see of 3D Gaussians: colors, ranges, and how much was stopped.
+    r"""Render 3D Gaussians along the rays of C sensors: colors, ranges and alpha.
 
-    Around each sensor stand six pinhole cameras of 90 degrees, the faces of a cube; a ray looks through the one that it meets at the very
-    point where it meets it. There Gaussians are projected and composited as `rasterization` does it, so that rays through the centres of
-    pixels give what its pixels show. A Gaussian stands at the depth of its mean, which along the ray is the range. Derivatives reach the
-    means, quaternions, scales, opacities, colors and ``viewmats``.
+    Each sensor is surrounded by six pinhole cameras of 90 degrees, the faces of a cube; a ray
+    passes the face that it meets at exactly the point where it meets it. Gaussians are projected
+    onto the faces and composited as by `rasterization`, so that rays through the centres of pixels
+    have the values of these pixels. A Gaussian has the depth of its mean; the range is that depth
+    along the ray. Derivatives reach the means, quaternions, scales, opacities, colors and
+    ``viewmats``.
 
     Args:
-        means, quats, scales, opacities, colors, sh_degree: see `rasterization`; ``...`` are axes of scenes, or none. The colors may be
-            intensities, ``(..., N, 1)``.
-        viewmats: world to sensor, ``(..., C, 4, 4)``, of whatever axes the sensor has.
-        directions: of the rays in the frame of each sensor, ``(C, R, 3)``, of any length; 0 for no ray. All rays of a sensor leave one
-            place: undo its motion first, or cut the sweep into pieces with a pose each.
-        near, far: depths before a face between which a Gaussian is seen.
-        beam: standard deviation of a beam across, radians; what pixels have in ``eps2d``.
-        median_range: also the range of the Gaussian that takes the transmittance below 1/2.
+        means: centres; see `rasterization`; ``...`` are axes of scenes, or none.
+        quats: quaternions; see `rasterization`.
+        scales: standard deviations; see `rasterization`.
+        opacities: opacities; see `rasterization`.
+        colors: colors; see `rasterization`. They may be intensities, ``(..., N, 1)``.
+        viewmats: world to sensor, ``(..., C, 4, 4)``, in any axes of the sensor.
+        directions: directions of the rays in the frame of each sensor, ``(C, R, 3)``, of any
+            length; 0 for no ray. All rays of a sensor leave one place: undo its motion first, or
+            cut the sweep into pieces with a pose each.
+        near: smallest depth before a face at which a Gaussian is seen.
+        far: largest depth before a face at which a Gaussian is seen.
+        beam: standard deviation of a beam across its direction, radians; it corresponds to
+            ``eps2d`` of pixels.
+        sh_degree: degree of the spherical harmonics; see `rasterization`.
+        median_range: whether to return the range of the Gaussian at which the transmittance falls
+            below 1/2.
 
     Returns:
-        colors ``(..., C, R, D)``, alpha ``(..., C, R, 1)``, and a dict: "range" ``(..., C, R, 1)``, the expected one, 0 where alpha is 0,
-        and "median_range", 0 where the transmittance stays above 1/2.
+        colors ``(..., C, R, D)``, alpha ``(..., C, R, 1)``, and a dict: "range" ``(..., C, R, 1)``,
+        the expected range, 0 where alpha is 0, and "median_range", 0 where the transmittance stays
+        above 1/2.
 
     Raises:
-        InputError: for shapes and types that do not fit together.
+        InputError: if shapes and types do not fit together.
 
-    >>> mean, turn, size = torch.tensor([[3.0, 4.0, 0.0]]), torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 3), 0.2)
+    >>> mean, size = torch.tensor([[3.0, 4.0, 0.0]]), torch.full((1, 3), 0.2)
+    >>> splat = mean, torch.tensor([[1.0, 0, 0, 0]]), size, torch.tensor([0.9]), torch.ones(1, 1)
     >>> ahead = torch.tensor([[[0.6, 0.8, 0.0], [-1.0, 0.0, 0.0]]])
-    >>> _, alpha, info = ray_rasterization(mean, turn, size, torch.tensor([0.9]), torch.ones(1, 1), torch.eye(4)[None], ahead)
+    >>> _, alpha, info = ray_rasterization(*splat, torch.eye(4)[None], ahead)
     >>> alpha[0, :, 0].round(decimals=3), info["range"][0, :, 0].round(decimals=3)
     (tensor([0.9000, 0.0000]), tensor([5., 0.]))
     """
     sensors = viewmats.shape[-3] if viewmats.ndim >= 3 else 0
     if directions.ndim != 3 or directions.shape[0] != sensors or directions.shape[-1] != 3:
         raise InputError(
-            f"directions have the shape {tuple(directions.shape)}, expected {(sensors, 'rays', 3)} beside viewmats "
-            f"{tuple(viewmats.shape)}"
+            f"directions have the shape {tuple(directions.shape)}, expected {(sensors, 'rays', 3)} "
+            f"for viewmats {tuple(viewmats.shape)}"
         )
     if not beam > 0:
         raise InputError(
-            f"beam is the standard deviation of a beam in radians, above 0, got {beam}"
+            f"beam must be the standard deviation of a beam in radians, above 0, got {beam}"
         )
     directions = directions.detach().to(means)
     K = torch.eye(3, dtype=means.dtype, device=means.device).expand(*viewmats.shape[:-2], 3, 3)
-    leading = checked(
+    leading = check_splats(
         means, quats, scales, opacities, colors, viewmats, K, 1, 1, near, beam, sh_degree
     )
     scenes = torch.Size(leading).numel()
-    aimed = _Aimed.of(directions)
+    aimed = _RayViews.of(directions)
     side, views = aimed.side, len(aimed.faces)
     m, q, s, o, f, V = (
         t.reshape(scenes, *t.shape[len(leading) :])
@@ -118,12 +131,12 @@ def ray_rasterization(
     planes = composite(
         splats, boxes, reaches, tiles, side, side, channels if median_range else None, rays=rays
     )
-    # One axis of planes last, and rays of no direction filled in.
-    seen = planes.unflatten(1, (scenes, len(aimed.rays))).movedim(0, -1)
-    whole = seen.new_zeros(scenes, directions.shape[0] * directions.shape[1], seen.shape[-1])
+    # Move the axis of planes to the end, and fill in the rays without a direction.
+    values = planes.unflatten(1, (scenes, len(aimed.rays))).movedim(0, -1)
+    whole = values.new_zeros(scenes, directions.shape[0] * directions.shape[1], values.shape[-1])
     whole[..., channels + 1] = 1
     whole = (
-        whole.index_copy(1, aimed.rays, seen)
+        whole.index_copy(1, aimed.rays, values)
         .unflatten(1, directions.shape[:2])
         .unflatten(0, leading or (1,))
     )
@@ -137,15 +150,17 @@ def ray_rasterization(
 
 
 @dataclass(frozen=True, eq=False)
-class _Aimed:
-    """Rays by the faces that they meet.
+class _RayViews:
+    """Rays, sorted by the faces that they meet.
 
     Attributes:
-        sensors, faces: of each view that some ray looks through, ``(V,)``.
-        rays: the numbers of the rays that have a direction, ``(n,)``.
-        view, places: of each of them, the view and where it meets it, in pixels, ``(n,)`` and ``(n, 2)``.
-        stretch: of every ray, a range for a depth of 1, ``(C * R,)``.
-        side: of a face, in pixels.
+        sensors: sensor of each view that a ray passes, ``(V,)``.
+        faces: face of each view that a ray passes, ``(V,)``.
+        rays: numbers of the rays with a direction, ``(n,)``.
+        view: number of the view of each of these rays, ``(n,)``.
+        places: place at which the ray meets the view, in pixels, ``(n, 2)``.
+        stretch: range per depth of every ray, ``(C * R,)``.
+        side: side of a face, in pixels.
     """
 
     sensors: Tensor
@@ -157,7 +172,8 @@ class _Aimed:
     side: int
 
     @classmethod
-    def of(cls, directions: Tensor) -> _Aimed:
+    def of(cls, directions: Tensor) -> _RayViews:
+        """Sort the rays of directions ``(C, R, 3)``."""
         flat = directions.reshape(-1, 3)
         size, axis = flat.abs().max(1)
         face = 2 * axis + (flat.gather(1, axis[:, None])[:, 0] < 0)
@@ -167,7 +183,7 @@ class _Aimed:
             return_inverse=True, return_counts=True
         )
         inside = (_FACES.to(flat)[face[rays]] @ flat[rays][:, :, None]).squeeze(-1)
-        # Tiles of 16 pixels a side with some hundred rays each.
+        # Tiles of 16 pixels a side hold some hundred rays each.
         busiest = int(counts.max()) if len(counts) else 1
         side = 16 * max(1, min(128, math.ceil(math.sqrt(busiest / 128))))
         places = (0.5 + 0.5 * inside[:, :2] / inside[:, 2:]) * side

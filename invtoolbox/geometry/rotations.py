@@ -1,6 +1,6 @@
-"""The rotation that fits a cloud of vectors to another one best, in closed form for many small clouds at once.
+"""Best-fitting rotations in closed form, for many small clouds at once, and unit quaternions.
 
-Unit quaternions ``(w, x, y, z)`` and rotation matrices.
+Quaternions are ``(w, x, y, z)``.
 """
 
 from __future__ import annotations
@@ -10,25 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.geometry.rigid import rotation
+from invtoolbox.geometry.rigid import rotation, skew
 
-#: How much of the identity is mixed in, relative: what vectors along one line leave open, the turn about it, is then none.
+#: Relative share of the identity that is added: vectors along one line leave the turn about it
+#: undetermined, and it is then 0.
 _TIE = 1e-7
 
 
 def best_rotation(S: Tensor) -> Tensor:
-    r"""The rotation R that minimises ``sum_k w_k |b_k - R a_k|^2``, given ``S = sum_k w_k b_k a_k^T``: ``(..., 3, 3)`` both.
+    r"""Compute the rotation R that minimises ``sum_k w_k |b_k - R a_k|^2``.
 
-    It maximises ``tr(R^T S)``, and is ``U diag(1, 1, det(U V^T)) V^T`` of the decomposition ``S = U Sigma V^T``; here it is the
-    unit quaternion of the largest eigenvalue of a symmetric 4 by 4 matrix (Horn, J. Opt. Soc. Am. A 4, 1987). Its eigenvalue,
-    the sum of the singular values with the sign of ``det S`` on the least, is written down and mended by two steps of
-    Newton's method (Theobald, Acta Cryst. A 61, 2005). All of it is plain arithmetic on arrays, several times as fast as
-    decompositions one by one. Computed in float64, returned in the precision of S; no derivative passes through:
-    a minimum over R has the derivative that it has with R held fixed.
+    The argument is ``S = sum_k w_k b_k a_k^T``, and the shape is ``(..., 3, 3)`` for both. R
+    maximises ``tr(R^T S)``, and is ``U diag(1, 1, det(U V^T)) V^T`` of the decomposition
+    ``S = U Sigma V^T``. It is computed as the unit quaternion of the largest eigenvalue of a
+    symmetric 4 by 4 matrix (Horn, J. Opt. Soc. Am. A 4, 1987). The eigenvalue is the sum of the
+    singular values, the smallest with the sign of ``det S``; it comes from a closed form, refined
+    by two steps of Newton's method (Theobald, Acta Cryst. A 61, 2005). All of this is plain
+    arithmetic on arrays, several times as fast as decompositions one by one.
+
+    The computation is in float64, and the result has the precision of S. No derivative passes
+    through: the derivative of a minimum over R is the derivative with R fixed.
 
     >>> import math
     >>> from invtoolbox.geometry.rigid import rotation
-    >>> a, R = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), rotation(torch.tensor([0.1, -2.0, 1.0]))
+    >>> a = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    >>> R = rotation(torch.tensor([0.1, -2.0, 1.0]))
     >>> bool((best_rotation((a @ R.T).T @ a) - R).abs().max() < 1e-6)
     True
     """
@@ -37,23 +43,63 @@ def best_rotation(S: Tensor) -> Tensor:
         size = matrix.square().sum((-1, -2), keepdim=True).sqrt()
         eye = torch.eye(3, dtype=torch.float64, device=S.device)
         matrix = torch.where(size > 0, matrix / torch.where(size > 0, size, 1.0), eye)
-        # Each of the nine entries as one array of its own.
+        # Each of the nine entries is a contiguous array.
         s = [[c.contiguous() for c in row.unbind(-1)] for row in (matrix + _TIE * eye).unbind(-2)]
-        R = _of_quaternion(_eigenvector(s, _largest_eigenvalue(s)))
-        return _mended(R, matrix) if S.dtype == torch.float64 else R.to(S.dtype)
+        R = _matrix_of(_eigenvector(s, _largest_eigenvalue(s)))
+        return _refine(R, matrix) if S.dtype == torch.float64 else R.to(S.dtype)
 
 
-def fitted_rotation(S: Tensor) -> Tensor:
-    r"""`best_rotation` with its derivative: ``dR = R [omega]``, ``(tr(P) - P) omega = vee(R^T dS - dS^T R)``, ``P = R^T S``.
+def fit_rotation(S: Tensor) -> Tensor:
+    r"""Compute `best_rotation` with its derivative.
 
-    Needed where R is not what the function it enters is minimised over. The derivative is unbounded where vectors lie along one line, or
-    are a reflection of each other; there it is cut off.
+    ``dR = R [omega]``, ``(tr(P) - P) omega = vee(R^T dS - dS^T R)``, ``P = R^T S``. The derivative
+    is needed if R enters a function that R does not minimise. It is unbounded if
+    vectors lie along one line, or are a reflection of each other; there it is cut off.
     """
-    R: Tensor = _Fitted.apply(S)
-    return R
+    return _FitRotation.apply(S)
 
 
-class _Fitted(torch.autograd.Function):
+def rotation_matrices(quaternions: Tensor) -> Tensor:
+    """Return the rotation matrices of quaternions of any length, ``(..., 4) -> (..., 3, 3)``.
+
+    >>> rotation_matrices(torch.tensor([2.0, 0, 0, 2.0])).round()  # a quarter about z
+    tensor([[ 0., -1.,  0.],
+            [ 1.,  0.,  0.],
+            [ 0.,  0.,  1.]])
+    """
+    return _matrix_of(quaternions / quaternions.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return the quaternion of the rotation b followed by a, ``(..., 4)``."""
+    aw, ax, ay, az = a.unbind(-1)
+    bw, bx, by, bz = b.unbind(-1)
+    return torch.stack(
+        [
+            aw * bw - ax * bx - ay * by - az * bz,
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+        ],
+        -1,
+    )
+
+
+def of_rotation_vector(vector: Tensor) -> Tensor:
+    """Return the quaternion of the rotation about a vector by its length in radians.
+
+    The shapes are ``(..., 3) -> (..., 4)``; the function is smooth at 0.
+    """
+    squared = vector.square().sum(-1, keepdim=True)
+    small = squared < 1e-8
+    angle = torch.where(small, torch.ones_like(squared), squared).sqrt()
+    factor = torch.where(small, 0.5 - squared / 48, (0.5 * angle).sin() / angle)
+    return torch.cat(
+        [torch.where(small, 1 - squared / 8, (0.5 * angle).cos()), factor * vector], -1
+    )
+
+
+class _FitRotation(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, S: Tensor) -> Tensor:
         R = best_rotation(S)
@@ -69,24 +115,21 @@ class _Fitted(torch.autograd.Function):
         trace = P.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
         eye = torch.eye(3, dtype=S.dtype, device=S.device)
         A = R.transpose(-1, -2) @ gradients[0]
-        a = torch.stack(
-            [A[..., 2, 1] - A[..., 1, 2], A[..., 0, 2] - A[..., 2, 0], A[..., 1, 0] - A[..., 0, 1]],
-            dim=-1,
-        )
+        a = _axial(A)
         stiff = trace * eye - P
         b = torch.linalg.solve(
             stiff + 1e-7 * trace.abs().clamp_min(torch.finfo(S.dtype).tiny) * eye, a[..., None]
         ).squeeze(-1)
-        zero = torch.zeros_like(b[..., 0])
-        cross = torch.stack(
-            [zero, -b[..., 2], b[..., 1], b[..., 2], zero, -b[..., 0], -b[..., 1], b[..., 0], zero],
-            dim=-1,
-        )
-        return R @ cross.unflatten(-1, (3, 3))
+        return R @ skew(b)
+
+
+def _axial(A: Tensor) -> Tensor:
+    """Return the axial vector of ``A - A^T``, ``(..., 3)``."""
+    return torch.stack([A[..., i, j] - A[..., j, i] for i, j in ((2, 1), (0, 2), (1, 0))], dim=-1)
 
 
 def _largest_eigenvalue(s: list[list[Tensor]]) -> Tensor:
-    """``sigma_1 + sigma_2 + sign(det) sigma_3``."""
+    """Compute ``sigma_1 + sigma_2 + sign(det) sigma_3``."""
     cofactors = [
         [
             s[(i + 1) % 3][(j + 1) % 3] * s[(i + 2) % 3][(j + 2) % 3]
@@ -96,13 +139,10 @@ def _largest_eigenvalue(s: list[list[Tensor]]) -> Tensor:
         for i in range(3)
     ]
     det = s[0][0] * cofactors[0][0] + s[0][1] * cofactors[0][1] + s[0][2] * cofactors[0][2]
-    trace = torch.stack([c.square() for row in s for c in row]).sum(
-        0
-    )  # of S^T S: the sum of the sigma^2
-    minors = torch.stack([c.square() for row in cofactors for c in row]).sum(
-        0
-    )  # the sum of their products by two
-    # The roots of t^3 - trace t^2 + minors t - det^2, all real: Viete's cosines.
+    # The sum of the sigma^2, and the sum of their products in pairs.
+    trace = torch.stack([c.square() for row in s for c in row]).sum(0)
+    minors = torch.stack([c.square() for row in cofactors for c in row]).sum(0)
+    # The roots of t^3 - trace t^2 + minors t - det^2 are all real: Viete's cosines.
     centre = trace / 3
     spread = (centre.square() - minors / 3).clamp_min(0)
     radius = spread.sqrt()
@@ -110,9 +150,8 @@ def _largest_eigenvalue(s: list[list[Tensor]]) -> Tensor:
     cosine = ((centre * (centre.square() - minors / 2) + det.square() / 2) / cubed).clamp(-1, 1)
     angle = cosine.acos() / 3
     third = 2.0 * torch.pi / 3
-    squares = [
-        (centre + 2 * radius * (angle + k * third).cos()).clamp_min(0) for k in (0, -1, 1)
-    ]  # from the largest to the least
+    # The squares of the sigma, in descending order.
+    squares = [(centre + 2 * radius * (angle + k * third).cos()).clamp_min(0) for k in (0, -1, 1)]
     value = (
         squares[0].sqrt() + squares[1].sqrt() + squares[2].sqrt() * torch.where(det < 0, -1.0, 1.0)
     )
@@ -128,11 +167,11 @@ def _largest_eigenvalue(s: list[list[Tensor]]) -> Tensor:
 
 
 def _eigenvector(s: list[list[Tensor]], value: Tensor) -> Tensor:
-    """The quaternion ``(..., 4)``: the longest column of the adjugate of ``K - value``, K Horn's matrix."""
+    """Return the quaternion ``(..., 4)``: the longest column of the adjugate of K - value."""
     (xx, yx, zx), (xy, yy, zy), (xz, yz, zz) = s  # Horn sums a_i b_j, which is S transposed
     a = xx + yy + zz - value, xx - yy - zz - value, yy - xx - zz - value, zz - xx - yy - value
     b01, b02, b03, b12, b13, b23 = yz - zy, zx - xz, xy - yx, xy + yx, zx + xz, yz + zy
-    # Products of two rows by two columns: rows 2 and 3, then rows 0 and 1, of a symmetric matrix.
+    # Minors of two rows and two columns of a symmetric matrix: rows 2 and 3, then rows 0 and 1.
     low = {
         (0, 1): b02 * b13 - b12 * b03,
         (0, 2): b02 * b23 - a[2] * b03,
@@ -173,13 +212,13 @@ def _eigenvector(s: list[list[Tensor]], value: Tensor) -> Tensor:
     return best / best.norm(dim=-1, keepdim=True).clamp_min(1e-300)
 
 
-def _mended(R: Tensor, S: Tensor) -> Tensor:
-    """One step of Newton's method on rotations: takes out what the tie has put in, which only float64 sees."""
+def _refine(R: Tensor, S: Tensor) -> Tensor:
+    """Apply one step of Newton's method on rotations.
+
+    It removes the effect of the added share of the identity, which is visible in float64 only.
+    """
     P = R.transpose(-1, -2) @ S
-    slope = torch.stack(
-        [P[..., 2, 1] - P[..., 1, 2], P[..., 0, 2] - P[..., 2, 0], P[..., 1, 0] - P[..., 0, 1]],
-        dim=-1,
-    )
+    slope = _axial(P)
     trace = P.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     eye = torch.eye(3, dtype=P.dtype, device=P.device)
     step = torch.linalg.solve(
@@ -190,7 +229,7 @@ def _mended(R: Tensor, S: Tensor) -> Tensor:
     )
 
 
-def _of_quaternion(q: Tensor) -> Tensor:
+def _matrix_of(q: Tensor) -> Tensor:
     w, x, y, z = q.unbind(-1)
     wx, wy, wz, xy, xz, yz = w * x, w * y, w * z, x * y, x * z, y * z
     xx, yy, zz = x * x, y * y, z * z
@@ -206,52 +245,3 @@ def _of_quaternion(q: Tensor) -> Tensor:
         1 - 2 * (xx + yy),
     )
     return torch.stack(rows, -1).unflatten(-1, (3, 3))
-
-
-def rotation_matrices(quaternions: Tensor) -> Tensor:
-    """The rotations of quaternions of any length, ``(..., 4) -> (..., 3, 3)``.
-
-    >>> rotation_matrices(torch.tensor([2.0, 0, 0, 2.0])).round()  # a quarter about z
-    tensor([[ 0., -1.,  0.],
-            [ 1.,  0.,  0.],
-            [ 0.,  0.,  1.]])
-    """
-    w, x, y, z = (quaternions / quaternions.norm(dim=-1, keepdim=True).clamp_min(1e-12)).unbind(-1)
-    rows = (
-        1 - 2 * (y * y + z * z),
-        2 * (x * y - w * z),
-        2 * (x * z + w * y),
-        2 * (x * y + w * z),
-        1 - 2 * (x * x + z * z),
-        2 * (y * z - w * x),
-        2 * (x * z - w * y),
-        2 * (y * z + w * x),
-        1 - 2 * (x * x + y * y),
-    )
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """The quaternion of b first and then a, ``(..., 4)``."""
-    aw, ax, ay, az = a.unbind(-1)
-    bw, bx, by, bz = b.unbind(-1)
-    return torch.stack(
-        [
-            aw * bw - ax * bx - ay * by - az * bz,
-            aw * bx + ax * bw + ay * bz - az * by,
-            aw * by - ax * bz + ay * bw + az * bx,
-            aw * bz + ax * by - ay * bx + az * bw,
-        ],
-        -1,
-    )
-
-
-def of_rotation_vector(vector: Tensor) -> Tensor:
-    """The quaternion that turns about a vector by its length in radians, ``(..., 3) -> (..., 4)``; smooth at 0."""
-    squared = vector.square().sum(-1, keepdim=True)
-    small = squared < 1e-8
-    angle = torch.where(small, torch.ones_like(squared), squared).sqrt()
-    factor = torch.where(small, 0.5 - squared / 48, (0.5 * angle).sin() / angle)
-    return torch.cat(
-        [torch.where(small, 1 - squared / 8, (0.5 * angle).cos()), factor * vector], -1
-    )

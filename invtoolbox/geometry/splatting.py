@@ -1,4 +1,4 @@
-"""3D Gaussian splatting as one pure function, in the argument order of gsplat: on the CPU and on CUDA, with gradients to everything."""
+"""3D Gaussian splatting as one pure, differentiable function in the argument order of gsplat."""
 
 from __future__ import annotations
 
@@ -38,48 +38,62 @@ def rasterization(
     normals: bool = False,
     median_depth: bool = False,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    r"""Render 3D Gaussians into C views each, as Kerbl et al. (ACM TOG 42, 2023) do.
+    r"""Render 3D Gaussians into C views each, as Kerbl et al. (ACM TOG 42, 2023).
 
-    A Gaussian is projected by the derivative of the projection at its mean, which makes it a 2D Gaussian with the covariance
-    ``J W Sigma W^T J^T + eps2d I`` (Zwicker et al., "EWA splatting", 2002). Pixels composite from front to back by the depth of the
-    means: ``alpha = min(0.999, o exp(-d^2 / 2))``, below 1/255 nothing, up to a transmittance of 1e-4. A Gaussian is cut where its alpha
-    falls below 1/255, and nowhere before. Pixel (i, j) has its centre at (j + 1/2, i + 1/2).
+    A Gaussian is projected by the derivative of the projection at its mean, which turns it into a
+    2D Gaussian with the covariance ``J W Sigma W^T J^T + eps2d I`` (Zwicker et al., "EWA
+    splatting", 2002). Pixels composite from front to back by the depth of the means:
+    ``alpha = min(0.999, o exp(-d^2 / 2))``, 0 below 1/255, up to a transmittance of 1e-4. A
+    Gaussian is cut exactly where its alpha falls below 1/255. Pixel (i, j) has its centre at (j +
+    1/2, i + 1/2).
 
-    Derivatives reach the means, quaternions, scales, opacities, colors and ``viewmats``. Scenes of different sizes share a batch when the
-    smaller ones are filled up with Gaussians of opacity 0, which cost nothing.
+    Derivatives reach the means, quaternions, scales, opacities, colors and ``viewmats``. Scenes of
+    different sizes share a batch if the smaller ones are padded with Gaussians of opacity 0, which
+    cost no time. The function runs on the CPU and on CUDA.
 
     Args:
-        means: centres in the world, ``(..., N, 3)``, float32 or float64; ``...`` are axes of scenes, or none.
-        quats: ``(..., N, 4)``, w x y z, of any length but 0.
+        means: centres in the world, ``(..., N, 3)``, float32 or float64; ``...`` are axes of
+            scenes, or none.
+        quats: quaternions, ``(..., N, 4)``, w x y z, of any length except 0.
         scales: standard deviations along the axes, ``(..., N, 3)``, lengths of the world.
-        opacities: ``(..., N)``, 0 to 1.
-        colors: ``(..., N, D)``, or with ``sh_degree`` coefficients of spherical harmonics ``(..., N, K, 3)``, K at least
-            ``(sh_degree + 1)^2``; the color is then ``max(sum + 1/2, 0)`` in the direction from the camera.
+        opacities: opacities from 0 to 1, ``(..., N)``.
+        colors: colors ``(..., N, D)``, or with ``sh_degree`` coefficients of spherical harmonics
+            ``(..., N, K, 3)``, K at least ``(sh_degree + 1)^2``; the color is then
+            ``max(sum + 1/2, 0)`` in the direction from the camera.
         viewmats: world to camera ``(..., C, 4, 4)``: x to the right, y down, z ahead.
         Ks: intrinsics in pixels without skew, ``(..., C, 3, 3)``.
-        width, height: of the views in pixels.
-        near_plane, far_plane: depths between which a Gaussian is seen.
-        radius_clip: those that reach no farther than so many pixels are left out.
-        eps2d: square pixels.
-        sh_degree: 0 to 3.
-        backgrounds: seen through what stays transparent, ``(..., C, D)``.
-        render_mode: colors, depth as composited ("D"), depth expected ("ED": divided by the alpha), or both.
-        rasterize_mode: ``"antialiased"`` lowers the opacity by ``sqrt(det Sigma / det (Sigma + eps2d I))``, so that what is smaller than a
-            pixel keeps its brightness at every distance (Yu et al., "Mip-splatting", 2024).
-        normals: composite the normals, in the world: a Gaussian's is its shortest axis, towards the camera.
-        median_depth: the depth of the Gaussian that takes the transmittance below 1/2, 0 where there is none.
+        width: width of the views in pixels.
+        height: height of the views in pixels.
+        near_plane: smallest depth at which a Gaussian is seen.
+        far_plane: largest depth at which a Gaussian is seen.
+        radius_clip: radius in pixels up to which Gaussians are left out.
+        eps2d: variance added to the projected covariance, square pixels.
+        sh_degree: degree of the spherical harmonics, 0 to 3, or None for colors.
+        backgrounds: color behind transparent pixels, ``(..., C, D)``.
+        render_mode: colors, depth as composited ("D"), depth expected ("ED": divided by the alpha),
+            or both.
+        rasterize_mode: ``"antialiased"`` lowers the opacity by
+            ``sqrt(det Sigma / det (Sigma + eps2d I))``, so that Gaussians smaller than a pixel keep
+            their brightness at every distance (Yu et al., "Mip-splatting", 2024).
+        normals: whether to composite the normals, in the world: the normal of a Gaussian is its
+            shortest axis, towards the camera.
+        median_depth: whether to return the depth of the Gaussian at which the transmittance falls
+            below 1/2, 0 if there is none.
 
     Returns:
-        the images ``(..., C, height, width, X)``, alpha ``(..., C, height, width, 1)``, and a dict: "splats" ``(..., C, N, 6 + features)``
-        (mean, conic, opacity, features; zeros for what is not seen), of which a derivative may be asked for; "boxes" ``(..., C, N, 4)``,
-        the pixels that one may touch; and "normals" ``(..., 3)``, "median_depth" ``(..., 1)`` as asked for.
+        the images ``(..., C, height, width, X)``, alpha ``(..., C, height, width, 1)``, and a dict:
+        "splats" ``(..., C, N, 6 + features)`` (mean, conic, opacity, features; zeros for Gaussians
+        that are not seen), through which derivatives pass; "boxes" ``(..., C, N, 4)``, the pixels
+        that a Gaussian may touch; and, if requested, "normals" ``(..., 3)`` and "median_depth"
+        ``(..., 1)``.
 
     Raises:
-        InputError: for shapes or types that do not fit together, and intrinsics with skew.
+        InputError: if shapes or types do not fit together, or if intrinsics have a skew.
 
-    >>> mean, turn, size = torch.tensor([[0.0, 0, 4]]), torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 3), 0.2)
+    >>> mean, size = torch.tensor([[0.0, 0, 4]]), torch.full((1, 3), 0.2)
+    >>> splat = mean, torch.tensor([[1.0, 0, 0, 0]]), size, torch.tensor([0.9]), torch.ones(1, 3)
     >>> K = torch.tensor([[[20.0, 0, 8], [0, 20.0, 8], [0, 0, 1]]])
-    >>> image, alpha, _ = rasterization(mean, turn, size, torch.tensor([0.9]), torch.ones(1, 3), torch.eye(4)[None], K, 16, 16)
+    >>> image, alpha, _ = rasterization(*splat, torch.eye(4)[None], K, 16, 16)
     >>> image.shape, round(float(alpha[0, 8, 8]), 3)
     (torch.Size([1, 16, 16, 3]), 0.743)
     """
@@ -87,7 +101,7 @@ def rasterization(
         raise unknown_name("render mode", render_mode, _MODES)
     if rasterize_mode not in ("classic", "antialiased"):
         raise unknown_name("rasterize mode", rasterize_mode, ("classic", "antialiased"))
-    leading = checked(
+    leading = check_splats(
         means,
         quats,
         scales,
@@ -124,7 +138,7 @@ def rasterization(
     m, q, s, o, f, V, K = (t.reshape(scenes, *t.shape[len(leading) :]) for t in given)
     splats, boxes, reaches = project(m, q, s, o, f, V, K, how)
     tiles = bin_splats(boxes, reaches, width, height)
-    # What is handed out is what the images are made of, so that they have a derivative in it.
+    # The images are computed from the returned tensor, so that they have a derivative in it.
     shown = splats.unflatten(0, (*leading, views))
     splats = shown.reshape(splats.shape)
     planes = composite(
@@ -137,7 +151,8 @@ def rasterization(
     if backgrounds is not None and shows:
         if backgrounds.shape != (*leading, views, channels):
             raise InputError(
-                f"backgrounds have the shape {tuple(backgrounds.shape)}, expected {(*leading, views, channels)}"
+                f"backgrounds have the shape {tuple(backgrounds.shape)}, expected "
+                f"{(*leading, views, channels)}"
             )
         color = color + (1 - alphas) * backgrounds[..., None, None, :]
     parts = [color] if shows else []
@@ -152,7 +167,7 @@ def rasterization(
     return torch.cat(parts, -1) if len(parts) > 1 else parts[0], alphas, info
 
 
-def checked(
+def check_splats(
     means: Tensor,
     quats: Tensor,
     scales: Tensor,
@@ -166,7 +181,7 @@ def checked(
     blur: float,
     sh_degree: int | None,
 ) -> tuple[int, ...]:
-    """The axes of scenes, once everything fits together."""
+    """Return the axes of scenes; raise an `InputError` if the arguments do not fit together."""
     if means.ndim < 2 or means.shape[-1] != 3:
         raise InputError(f"means have the shape {tuple(means.shape)}, expected (..., N, 3)")
     if means.dtype not in (torch.float32, torch.float64):
@@ -185,7 +200,8 @@ def checked(
     for name, (value, shape) in wanted.items():
         if value.shape != shape:
             raise InputError(
-                f"{name} have the shape {tuple(value.shape)}, expected {shape} beside means {tuple(means.shape)}"
+                f"{name} have the shape {tuple(value.shape)}, expected {shape} for means "
+                f"{tuple(means.shape)}"
             )
     every: dict[str, Any] = {
         "colors": colors,
@@ -194,13 +210,14 @@ def checked(
     for name, value in every.items():
         if value.dtype != means.dtype or value.device != means.device:
             raise InputError(
-                f"{name} are {value.dtype} on {value.device}, and means {means.dtype} on {means.device}; bring them together"
+                f"{name} are {value.dtype} on {value.device}, and means {means.dtype} on "
+                f"{means.device}; bring them together"
             )
     if sh_degree is None:
         if colors.shape[:-1] != (*leading, count):
             raise InputError(
-                f"colors have the shape {tuple(colors.shape)}, expected {(*leading, count, 'channels')}; "
-                "give sh_degree= for spherical harmonics"
+                f"colors have the shape {tuple(colors.shape)}, expected "
+                f"{(*leading, count, 'channels')}; give sh_degree= for spherical harmonics"
             )
     else:
         if sh_degree not in (0, 1, 2, 3):
@@ -211,15 +228,19 @@ def checked(
             or colors.shape[-2] < (sh_degree + 1) ** 2
         ):
             raise InputError(
-                f"colors have the shape {tuple(colors.shape)}, expected {(*leading, count, (sh_degree + 1) ** 2, 3)} for "
-                f"spherical harmonics of degree {sh_degree}"
+                f"colors have the shape {tuple(colors.shape)}, expected "
+                f"{(*leading, count, (sh_degree + 1) ** 2, 3)} for spherical harmonics of degree "
+                f"{sh_degree}"
             )
     if min(width, height) < 1:
-        raise InputError(f"a view has at least one pixel, got width {width} and height {height}")
+        raise InputError(
+            f"a view must have at least one pixel, got width {width} and height {height}"
+        )
     if not near > 0 or not blur > 0:
         raise InputError(f"near_plane and eps2d must be above zero, got {near} and {blur}")
     if bool((Ks[..., 0, 1] != 0).any()):
         raise InputError(
-            "Ks have a skew (entry 0, 1), which the renderer does not know; resample the images without it"
+            "Ks have a skew (entry 0, 1), which the renderer does not support; resample the images "
+            "without it"
         )
     return leading

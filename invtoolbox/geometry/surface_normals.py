@@ -1,4 +1,4 @@
-"""How the surface lies around each point of a lidar sweep: normals from neighbourhoods that are wide enough to show one."""
+"""Surface normals of lidar points, from neighbourhoods that are wide enough to show a surface."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from torch import Tensor
 
 from invtoolbox.kernels.points.nearest import Tree
 
-#: Neighbours of a point that are taken for a piece of its surface.
+#: Number of neighbours of a point that are taken as a piece of its surface.
 _NEIGHBOURS = 16
-#: Sides of the cells of which one point each is kept while the neighbourhoods grow, metres; 0 keeps all.
-_THINNED = (0.0, 0.2, 0.5)
+#: Sides of the cells that keep one point each while the neighbourhoods grow, metres; 0 keeps all
+#: points.
+_CELLS = (0.0, 0.2, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """Points that lie on a surface, ready to be looked up: with a tree, and the covariance of each.
+    """Points on a surface, with a search tree and the covariance of each point.
 
     Attributes:
-        points: ``(M, 3)``.
-        tree: of the points, with their times behind their coordinates where they have some.
-        covariances: see `covariances`, ``(M, 3, 3)``.
+        points: points, ``(M, 3)``.
+        tree: tree of the points; their times, if given, are further coordinates.
+        covariances: covariances of the points, ``(M, 3, 3)``; see `covariances`.
     """
 
     points: Tensor
@@ -37,9 +38,10 @@ class Surface:
         time_scale: float = 8.0,
         along: float = 0.02,
     ) -> Surface:
+        """Build the tree and the covariances of points; see `covariances`."""
         return cls(
             points,
-            Tree(in_time(points, times, time_scale)),
+            Tree(append_times(points, times, time_scale)),
             covariances(points, times, time_scale, along),
         )
 
@@ -47,9 +49,13 @@ class Surface:
     def of_points(
         cls, points: Tensor, times: Tensor | None = None, time_scale: float = 8.0
     ) -> Surface:
-        """Points that stand for themselves: with it, `data_terms.PlaneToPlane` with ``along=1`` is the distance between points."""
+        """Build a surface of isolated points, with the identity as covariance.
+
+        With it, `data_terms.PlaneToPlane` with ``along=1`` is the distance between points.
+        """
         eye = torch.eye(3, dtype=points.dtype, device=points.device)
-        return cls(points, Tree(in_time(points, times, time_scale)), eye.expand(len(points), 3, 3))
+        tree = Tree(append_times(points, times, time_scale))
+        return cls(points, tree, eye.expand(len(points), 3, 3))
 
 
 def covariances(
@@ -59,16 +65,20 @@ def covariances(
     along: float = 0.005,
     rows: Tensor | None = None,
 ) -> Tensor:
-    """How each point may lie off the surface it stands for, ``(M, 3, 3)``: 1 along it and ``along`` across, or more where it is thick.
+    """Compute the covariance of each point about its surface, ``(M, 3, 3)``.
 
-    The covariances of generalised ICP (Segal, Haehnel and Thrun 2009) with the variance along the surface as the unit; the thickness
-    is the least variance over the second one.
+    The variance is 1 along the surface, and ``along`` across it, or more if the surface is thick.
+    These are the covariances of generalised ICP (Segal, Haehnel and Thrun 2009) with the variance
+    along the surface as the unit; the thickness is the ratio of the smallest to the second
+    variance.
 
     Args:
-        points: ``(M, 3)``, a whole sweep: parts of one would show no surface at their borders.
-        times: when they were measured, seconds ``(M,)``; neighbours are looked for in time too, a second counting as
-            ``time_scale`` metres.
-        rows: the points that are asked for; all by default.
+        points: points, ``(M, 3)``, a whole sweep: parts of a sweep would show no surface at their
+            borders.
+        times: times of measurement, seconds ``(M,)``; neighbours are then also sought in time.
+        time_scale: length in metres that one second counts as in the search for neighbours.
+        along: smallest variance across the surface.
+        rows: numbers of the points to compute; all points by default.
     """
     normal, thickness = normals(points, times, time_scale, rows)
     across = thickness.clamp_min(along)[:, None, None]
@@ -83,41 +93,58 @@ def normals(
     rows: Tensor | None = None,
     roundness: float = 0.2,
 ) -> tuple[Tensor, Tensor]:
-    """The normal of the surface at each point, and how thick the surface is there; arguments as `covariances`.
+    """Compute the normal of the surface at each point, and the thickness of the surface.
 
-    A lidar samples a surface along a few lines. The nearest neighbours of a point lie on one of them and show no normal, and a
-    registration that takes them for a surface holds the lines together, which stand still while the object moves. So the
-    neighbourhood grows, by thinning the cloud to a point a cell of 0.2 and of 0.5 m, until the second variance of its 16 points
-    is at least ``roundness`` of the first.
+    A lidar samples a surface along a few lines. The nearest neighbours of a point lie on one line
+    and show no normal. A registration that takes them for a surface holds the lines together, which
+    stand still while the object moves. So the neighbourhood grows, by thinning the cloud to one
+    point per cell of 0.2 and of 0.5 m, until the second variance of its 16 points is at least
+    ``roundness`` of the first.
+
+    Args:
+        points: see `covariances`.
+        times: see `covariances`.
+        time_scale: see `covariances`.
+        rows: see `covariances`.
+        roundness: smallest ratio of the second variance to the first.
 
     Returns:
-        Unit vectors ``(M, 3)``, and the thickness ``(M,)``: the least variance over the second one, between 0 (a plane) and 1.
+        Unit vectors ``(M, 3)``, and the thickness ``(M,)``: the ratio of the smallest variance to
+        the second, between 0 (a plane) and 1.
     """
-    cloud = in_time(points, times, time_scale)
+    cloud = append_times(points, times, time_scale)
     asked, place = (cloud, points) if rows is None else (cloud[rows], points[rows])
     normal, thickness = torch.zeros_like(place), place.new_ones(len(place))
     left = torch.arange(len(place), device=points.device)
-    for side in _THINNED:
-        kept = _thinned(cloud, side)
+    for side in _CELLS:
+        kept = _thin(cloud, side)
         near = points[kept][Tree(cloud[kept]).neighbours(asked[left], _NEIGHBOURS)].double()
         near = near - near.mean(1, keepdim=True)
         variances, axis = _variances(near.transpose(1, 2) @ near / near.shape[1])
-        enough = (variances[:, 1] > roundness * variances[:, 2]) | (side == _THINNED[-1])
+        enough = (variances[:, 1] > roundness * variances[:, 2]) | (side == _CELLS[-1])
         done = left[enough]
         normal[done] = axis[enough].to(points)
-        thickness[done] = (
-            (variances[enough, 0].clamp_min(0) / variances[enough, 1].clamp_min(1e-12))
-            .clamp(0, 1)
-            .to(points)
-        )
+        ratio = variances[enough, 0].clamp_min(0) / variances[enough, 1].clamp_min(1e-12)
+        thickness[done] = ratio.clamp(0, 1).to(points)
         left = left[~enough]
         if not len(left):
             break
     return normal, thickness
 
 
-def _thinned(cloud: Tensor, side: float) -> Tensor:
-    """Rows of one point a cell, the first of each; all rows where the side is 0."""
+def append_times(points: Tensor, times: Tensor | None, time_scale: float) -> Tensor:
+    """Append the times as a fourth coordinate, ``(..., N, 3), (..., N) -> (..., N, 4)``.
+
+    Without times the points are returned unchanged.
+    """
+    if times is None:
+        return points
+    scaled = (time_scale * times.to(points)).expand(points.shape[:-1])
+    return torch.cat([points, scaled[..., None]], -1)
+
+
+def _thin(cloud: Tensor, side: float) -> Tensor:
+    """Return the rows of the first point in each cell; all rows if the side is 0."""
     if side == 0:
         return torch.arange(len(cloud), device=cloud.device)
     cells = cloud.div(side).floor().long()
@@ -131,20 +158,12 @@ def _thinned(cloud: Tensor, side: float) -> Tensor:
     return order[first]
 
 
-def in_time(points: Tensor, times: Tensor | None, time_scale: float) -> Tensor:
-    """Points with their time as a fourth coordinate, ``(..., N, 3), (..., N) -> (..., N, 4)``; themselves without times."""
-    if times is None:
-        return points
-    return torch.cat(
-        [points, (time_scale * times.to(points)).expand(points.shape[:-1])[..., None]], -1
-    )
-
-
 def _variances(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues of symmetric ``(n, 3, 3)``, the least first, and a unit vector of the least, in closed form.
+    """Compute eigenvalues of symmetric ``(n, 3, 3)``, ascending, and the first eigenvector.
 
-    The roots of the characteristic polynomial by the cosine (Smith 1961); the vector is orthogonal to the rows of A less its least
-    eigenvalue, of which the pair that is the least parallel is taken. Many times as fast as a factorisation each.
+    The eigenvalues are the roots of the characteristic polynomial by the cosine (Smith 1961). The
+    vector is orthogonal to the rows of A minus its smallest eigenvalue; of the three pairs of rows
+    the least parallel is used. This is many times as fast as a factorisation of each matrix.
     """
     third = matrices.diagonal(dim1=1, dim2=2).mean(1)
     free = matrices - third[:, None, None] * torch.eye(

@@ -1,8 +1,9 @@
-"""A lidar sweep: points, what is known of each, and where the sensor stood; and a sequence of them.
+"""Lidar sweeps, flow labels from labelled boxes, and flow fields.
 
-Flow labels from labelled boxes: what lies in a box moves as the box does, all else stands still in the world.
-
-A field of flow: how far matter goes from one sweep to the next, anywhere and at any time.
+`Sweep` holds the points of one turn and the pose of the sensor, and `Sweeps` is a sequence of them.
+`flow_from_boxes` derives flow labels: points in a box move with the box, all others are at rest in
+the world. `FlowField` gives the displacement of matter from one sweep to the next, at any place and
+time.
 """
 
 from __future__ import annotations
@@ -20,19 +21,21 @@ from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import inverse, relative_motion, transform
 
-#: What goes at least so far in the world from a sweep to the next moves, metres: 0.5 m/s at ten sweeps a second, as Argoverse 2 has it.
+#: A point that moves at least this far in the world from one sweep to the next is dynamic, metres:
+#: 0.5 m/s at ten sweeps per second, as in Argoverse 2.
 MOVES = 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """Labelled boxes in the frame of a sweep, n of them.
+    """n labelled boxes in the frame of a sweep.
 
     Attributes:
-        pose: the frame of each box in that of the sweep, ``(n, 4, 4)`` float64; its x is the box's length.
+        pose: frame of each box in the frame of the sweep, ``(n, 4, 4)`` float64; its x is the box's
+            length.
         size: length, width, height in metres, ``(n, 3)``.
-        track: the object that each one shows, the same word in every sweep.
-        category: what it is, in the words of the data set.
+        track: name of the object in each box, the same name in every sweep.
+        category: category of each object, in the words of the data set.
     """
 
     pose: Tensor
@@ -46,17 +49,18 @@ class Boxes:
 
 @dataclass(frozen=True, eq=False)
 class FlowLabels:
-    """What is known to be true of the motion of each point of a sweep, N of them.
+    """Known motion of each of the N points of a sweep.
 
     Attributes:
-        flow: where the point's matter is at the next sweep, in that one's frame, less where it is now: metres, ``(N, 3)``;
-            the sensor's own motion is included.
-        valid: ``(N,)`` false where the flow is not known; such points do not count.
-        dynamic: ``(N,)`` the point moves in the world.
-        category: ``(N,)`` whole numbers, indices into `categories`; -1 where it is not known.
-        categories: the words of the data set.
-        ground: ``(N,)`` the point lies on the ground, or None.
-        instance: ``(N,)`` whole numbers, the same for the points of one object and in every sweep; -1 for none; or None.
+        flow: position of the point's matter at the next sweep, in that sweep's frame, minus its
+            position now: metres, ``(N, 3)``; the sensor's own motion is included.
+        valid: whether the flow is known, ``(N,)``; other points do not count.
+        dynamic: whether the point moves in the world, ``(N,)``.
+        category: indices into `categories`, whole numbers ``(N,)``; -1 if unknown.
+        categories: names of the categories in the words of the data set.
+        ground: whether the point lies on the ground, ``(N,)``, or None.
+        instance: whole numbers ``(N,)``, the same for the points of one object and in every sweep;
+            -1 for no object; or None.
     """
 
     flow: Tensor
@@ -72,20 +76,24 @@ class FlowLabels:
 class Sweep:
     """One turn of a lidar.
 
-    Rows are those of the file, in its order, whatever they hold: a sensor writes NaN or zeros where nothing came back.
+    Rows are the rows of the file, in its order, including invalid points: a sensor writes NaN or
+    zeros for a beam without return.
 
     Attributes:
-        points: metres, float32 ``(N, 3)``, x forward, y left, z up, in the sensor's frame at `timestamp` (where the data set
-            has removed the sensor's motion within the sweep, or has not: `deskewed` says which).
+        points: metres, float32 ``(N, 3)``, x forward, y left, z up, in the sensor's frame at
+            `timestamp`. The sensor's motion within the sweep may have been removed by the data set;
+            see `deskewed`.
         timestamp: seconds, of which only differences count.
-        time: when each point was measured, seconds from `timestamp`, float32 ``(N,)``; or None.
+        time: time of measurement of each point, seconds from `timestamp`, float32 ``(N,)``; or
+            None.
         intensity: float32 ``(N,)``, in the sensor's unit; or None.
-        ring: the laser of each point, int64 ``(N,)``; or None.
+        ring: laser of each point, int64 ``(N,)``; or None.
         pose: the sensor's frame in the world at `timestamp`, float64 ``(4, 4)``; or None.
-        deskewed: whether points stand as if all were measured at `timestamp`; None where it is not known.
-        boxes, labels: what the data set says is there, and how it moves.
-        source: the file, for messages.
-        meta: plain facts.
+        deskewed: whether points are placed as if all were measured at `timestamp`; None if unknown.
+        boxes: labelled boxes of the data set; or None.
+        labels: flow labels of the data set; or None.
+        source: name of the file, for messages.
+        meta: further facts.
 
     >>> import torch
     >>> Sweep(torch.zeros(2, 3), source="nowhere")
@@ -107,18 +115,20 @@ class Sweep:
     def __post_init__(self) -> None:
         if self.points.ndim != 2 or self.points.shape[1] != 3:
             raise InputError(
-                f"{self.source}: points have the shape {tuple(self.points.shape)}; expected (N, 3), x, y and z of each"
+                f"{self.source}: points have the shape {tuple(self.points.shape)}; expected "
+                "(N, 3), x, y and z of each"
             )
         for name in ("time", "intensity", "ring"):
             value = getattr(self, name)
             if value is not None and value.shape != self.points.shape[:1]:
                 raise InputError(
-                    f"{self.source}: {name} has the shape {tuple(value.shape)} for {len(self.points)} points"
+                    f"{self.source}: {name} has the shape {tuple(value.shape)} for "
+                    f"{len(self.points)} points"
                 )
 
     @property
     def finite(self) -> Tensor:
-        """Which points are measurements at all: finite, and not at the sensor's own origin, ``(N,)``."""
+        """Mask ``(N,)`` of valid measurements: finite, and not at the sensor's own origin."""
         return self.points.isfinite().all(1) & (self.points != 0).any(1)
 
     def __len__(self) -> int:
@@ -129,9 +139,10 @@ class Sweep:
 
 
 class Sweeps(Protocol):
-    """Sweeps in the order of time: anything with a length whose items are sweeps, read when they are asked for.
+    """Sweeps in the order of time: a sequence whose items are read on demand.
 
-    `names` holds a word for each sweep, all different, which results are named by. The sweep k + 1 follows the sweep k.
+    `names` holds one name per sweep, all different, which results are named by. The sweep k + 1
+    follows the sweep k.
     """
 
     names: list[str]
@@ -141,8 +152,29 @@ class Sweeps(Protocol):
     def __getitem__(self, index: int) -> Sweep: ...
 
 
+class FlowField(Settings, ABC):
+    """Displacement from sweep to sweep as a function of place, time and the direction of time."""
+
+    @abstractmethod
+    def displacement(self, points: Tensor, time: Tensor, direction: Tensor) -> Tensor:
+        """Compute the displacement of matter at ``points``: metres, ``(batch, n, 3)``.
+
+        It is the motion until the next sweep, or back to the previous sweep.
+
+        Args:
+            points: points, ``(batch, n, 3)``, metres, in a fixed frame.
+            time: times ``(n,)``, in sweeps.
+            direction: ``(n,)``, 1 for forward and -1 for backward in time.
+        """
+
+    def flow(self, points: Tensor, time: float) -> Tensor:
+        """Compute the displacement forward in time at one time: ``(batch, n, 3)``."""
+        ones = torch.ones(points.shape[1], dtype=points.dtype, device=points.device)
+        return self.displacement(points, time * ones, ones)
+
+
 def pairs(sweeps: Sweeps) -> Iterator[tuple[int, Sweep, Sweep]]:
-    """Every sweep with its successor; each is read once."""
+    """Iterate over every sweep and its successor; each sweep is read once."""
     before = sweeps[0] if len(sweeps) else None
     for k in range(1, len(sweeps)):
         after = sweeps[k]
@@ -151,7 +183,8 @@ def pairs(sweeps: Sweeps) -> Iterator[tuple[int, Sweep, Sweep]]:
         before = after
 
 
-# The expansion by speed: a box that moves by less within the pair stays as it is, and grows by half of its way, 2 m at most.
+# Expansion by speed: a box that moves by less within the pair keeps its size, other boxes grow by
+# half of their motion, at most 2 m.
 _STANDS, _LONGEST = 0.04, 2.0
 
 
@@ -161,28 +194,33 @@ def flow_from_boxes(
     expansion: float | Literal["speed"] = 0.2,
     categories: Sequence[str] | None = None,
 ) -> FlowLabels:
-    """The flow labels of a sweep from the boxes of it and of the next one.
+    """Derive the flow labels of a sweep from the boxes of this sweep and of the next sweep.
 
-    A point p in a box that stands at B0 in this sweep and at B1 in the next moves by ``B1 B0^-1 p - p``; one in no box by
-    ``E p - p`` with the sensor's motion E. A point in a box whose object the next sweep does not show is not valid.
+    A point p in a box with the frames B0 in this sweep and B1 in the next moves by
+    ``B1 B0^-1 p - p``. A point in no box moves by ``E p - p`` with the sensor's motion E. A point
+    in a box whose object is missing in the next sweep is not valid.
 
     Args:
-        sweep, next_sweep: with poses and boxes.
-        expansion: metres by which boxes grow in length and width (half of it at either end), because labels are tight; 0.2 is
-            Argoverse's. "speed": boxes whose centre moves by d > 0.04 m in the world grow by 0.2 + min(d / 2, 2) in length and
-            0.2 in width and height, others not at all: points of fast objects are smeared along their way, because a
-            sweep takes its time (Zhang et al. 2025, "HiMo"; proposed for Argoverse's labels in argoverse/av2-api #306).
-        categories: the words that categories are numbered by; by default "NONE" and those of the boxes, sorted. What lies in no box
-            is of category "NONE", or -1 where that is not among the words.
+        sweep: sweep with pose and boxes.
+        next_sweep: next sweep, with pose and boxes.
+        expansion: length in metres by which boxes grow in length and width (half of it at either
+            end), because labels are tight; 0.2 is Argoverse's value. With "speed", boxes whose
+            centre moves by d > 0.04 m in the world grow by 0.2 + min(d / 2, 2) in length and 0.2 in
+            width and height, other boxes do not grow: points of fast objects are smeared along
+            their path, because a sweep takes time (Zhang et al. 2025, "HiMo"; proposed for
+            Argoverse's labels in argoverse/av2-api #306).
+        categories: names that categories are numbered by; by default "NONE" and those of the boxes,
+            sorted. Points in no box have the category "NONE", or -1 if that is not among the names.
 
     Raises:
-        InputError: where a sweep has no pose or no boxes.
+        InputError: if a sweep has no pose or no boxes.
 
     >>> still = torch.eye(4, dtype=torch.float64)
     >>> forward = torch.eye(4, dtype=torch.float64)
     >>> forward[0, 3] = 1
     >>> points = torch.tensor([[1.0, 0, 0], [9.0, 0, 0]])
-    >>> boxes = [Boxes(place[None], torch.tensor([[4.0, 2, 2]]), ("1",), ("CAR",)) for place in (still, forward)]
+    >>> size = torch.tensor([[4.0, 2, 2]])
+    >>> boxes = [Boxes(place[None], size, ("1",), ("CAR",)) for place in (still, forward)]
     >>> a, b = (Sweep(points, pose=still, boxes=one) for one in boxes)
     >>> flow_from_boxes(a, b).flow
     tensor([[1., 0., 0.],
@@ -191,8 +229,8 @@ def flow_from_boxes(
     for one in (sweep, next_sweep):
         if one.pose is None or one.boxes is None:
             raise InputError(
-                f"{one.source}: flow from boxes needs the {'pose' if one.pose is None else 'boxes'} of both sweeps, and this "
-                "one has none"
+                f"{one.source}: flow from boxes needs the "
+                f"{'pose' if one.pose is None else 'boxes'} of both sweeps, but this sweep has none"
             )
     assert (
         sweep.pose is not None
@@ -232,69 +270,46 @@ def flow_from_boxes(
 
 
 def box_of_points(points: Tensor, boxes: Boxes, size: Tensor | None = None) -> Tensor:
-    """The box that each point lies in, the last one where boxes overlap, -1 for none: ``(N, 3) -> (N,)`` int64.
+    """Find the box that contains each point: ``(N, 3) -> (N,)`` int64.
+
+    The result is -1 for points in no box, and the last box if boxes overlap.
 
     Args:
-        size: length, width and height of each box where they are others than the boxes' own, ``(n, 3)``.
+        points: points, ``(N, 3)``, in the frame of the boxes.
+        boxes: the boxes.
+        size: length, width and height of each box, ``(n, 3)``; by default the boxes' own.
     """
     size = boxes.size if size is None else size
     owner = torch.full((len(points),), -1, dtype=torch.int64, device=points.device)
     for k in range(len(boxes)):
-        # Only what lies within the circle around the box is moved into its frame.
-        near = (
-            (points - boxes.pose[k, :3, 3].to(points)).norm(dim=1) <= float(size[k].norm()) / 2
-        ).nonzero()[:, 0]
-        inside = (
-            transform(inverse(boxes.pose[k]), points[near]).abs() <= size[k].to(points) / 2
-        ).all(1)
+        # Only points within the sphere around the box are moved into its frame.
+        distance = (points - boxes.pose[k, :3, 3].to(points)).norm(dim=1)
+        near = (distance <= float(size[k].norm()) / 2).nonzero()[:, 0]
+        local = transform(inverse(boxes.pose[k]), points[near])
+        inside = (local.abs() <= size[k].to(points) / 2).all(1)
         owner[near[inside]] = k
     return owner
 
 
 def number_of_track(track: str) -> int:
-    """A whole number for an object's word, the same in every sweep and run: 63 bits of its hash."""
+    """Return a whole number for an object's name, the same in every run: 63 bits of its hash."""
     return int.from_bytes(hashlib.blake2b(track.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def _growth(
     boxes: Boxes, later: dict[str, Tensor], ego_motion: Tensor, expansion: float | Literal["speed"]
 ) -> Tensor:
-    """Metres by which each box grows in length, width and height, (n, 3)."""
+    """Return the lengths in metres by which each box grows in length, width and height, (n, 3)."""
     grown = torch.zeros(len(boxes), 3, dtype=torch.float64)
-    if not isinstance(expansion, str):
-        if not expansion >= 0:
-            raise InputError(f"expansion must be metres, zero or more, or 'speed', got {expansion}")
+    if not isinstance(expansion, str) and expansion >= 0:
         grown[:, :2] = expansion
-        return grown
-    if expansion != "speed":
+    elif expansion != "speed":
         raise InputError(f"expansion must be metres, zero or more, or 'speed', got {expansion!r}")
-    for k, track in enumerate(boxes.track):
-        if track in later:
-            way = float(
-                (
-                    transform(inverse(ego_motion), later[track][None, :3, 3])[0]
-                    - boxes.pose[k, :3, 3]
-                ).norm()
-            )
-            if way > _STANDS:
-                grown[k] = torch.tensor([0.2 + min(way / 2, _LONGEST), 0.2, 0.2])
+    else:
+        for k, track in enumerate(boxes.track):
+            if track in later:
+                place = transform(inverse(ego_motion), later[track][None, :3, 3])[0]
+                way = float((place - boxes.pose[k, :3, 3]).norm())
+                if way > _STANDS:
+                    grown[k] = torch.tensor([0.2 + min(way / 2, _LONGEST), 0.2, 0.2])
     return grown
-
-
-class FlowField(Settings, ABC):
-    """Displacements from sweep to sweep as a function of place, time and the direction of time."""
-
-    @abstractmethod
-    def displacement(self, points: Tensor, time: Tensor, direction: Tensor) -> Tensor:
-        """How far matter at ``points`` goes until the next sweep, or since the one before: metres, ``(batch, n, 3)``.
-
-        Args:
-            points: ``(batch, n, 3)``, metres, in a frame that stands still.
-            time: ``(n,)``, in sweeps.
-            direction: ``(n,)``, 1 forward and -1 backward in time.
-        """
-
-    def flow(self, points: Tensor, time: float) -> Tensor:
-        """The displacement forward in time from one time: ``(batch, n, 3)``."""
-        ones = torch.ones(points.shape[1], dtype=points.dtype, device=points.device)
-        return self.displacement(points, time * ones, ones)

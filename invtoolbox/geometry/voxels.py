@@ -1,4 +1,4 @@
-"""Voxels: density and color at the nodes of a grid, all of them or only those around occupied cells."""
+"""Voxels: density and color at the nodes of a grid, at all nodes or only around occupied cells."""
 
 from __future__ import annotations
 
@@ -14,31 +14,35 @@ from torch.nn import functional
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 
-#: How far an empty cell knows the way to be free, in cells; each more costs a pass over the grid when the cells change.
+#: Largest stored distance to an occupied cell, in cells; each further cell costs a pass over the
+#: grid when the cells change.
 _FARTHEST = 24
 
 
 @dataclass(frozen=True, eq=False)
 class VoxelSpace(Settings):
-    """Where the nodes of a grid lie, and which of them are kept.
+    """Positions of the nodes of a grid, and the selection of the nodes that are kept.
 
-    Node ``(i, j, k)`` lies at ``low + (i, j, k) * cell`` in the frame of the world, so the first and the last nodes lie on the faces of the
-    box. Within a cell, what its 8 nodes hold is interpolated; outside of the box, and in cells that are not occupied, nothing is.
+    Node ``(i, j, k)`` lies at ``low + (i, j, k) * cell`` in the frame of the world, so the first
+    and the last nodes lie on the faces of the box. Within an occupied cell, the values of its 8
+    nodes are interpolated; space outside of the box, and in cells that are not occupied, is empty.
 
     Attributes:
-        shape: nodes along x, y and z, at least 2 each.
-        low, high: corners of the box.
-        scale: the unit of the density, see `Voxels`; the inverse of the unit of length.
-        numbers: of the kept nodes, the row that holds them, int32 ``(X, Y, Z)``, -1 for others; None where all are kept, in C order.
-        clearance: of every cell, uint8 ``(X - 1, Y - 1, Z - 1)``: 0 where it is occupied, else how far the next occupied one is,
-            in cells along any axis; None where all are occupied.
+        shape: number of nodes along x, y and z, at least 2 each.
+        low: lower corner of the box.
+        high: upper corner of the box.
+        scale: unit of the density, see `Voxels`; the inverse of the unit of length.
+        numbers: row of each kept node, int32 ``(X, Y, Z)``, -1 for other nodes; None if all nodes
+            are kept, in C order.
+        clearance: distance of every cell to the next occupied cell, in cells along any axis, 0 if
+            it is occupied, uint8 ``(X - 1, Y - 1, Z - 1)``; None if all cells are occupied.
 
     >>> space = VoxelSpace.box((3, 3, 3), (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
     >>> space.rows, space.cell
     (27, (1.0, 1.0, 1.0))
     >>> corner = torch.zeros(2, 2, 2, dtype=torch.bool)
     >>> corner[0, 0, 0] = True
-    >>> space.keeping(corner).rows
+    >>> space.keep_cells(corner).rows
     8
     """
 
@@ -57,8 +61,9 @@ class VoxelSpace(Settings):
             or not self.scale > 0
         ):
             raise InputError(
-                "VoxelSpace needs 2 nodes at least along each of 3 axes, low below high and a positive scale, got "
-                f"shape={self.shape}, low={self.low}, high={self.high}, scale={self.scale}"
+                "VoxelSpace needs at least 2 nodes along each of 3 axes, low below high and a "
+                f"positive scale, got shape={self.shape}, low={self.low}, high={self.high}, "
+                f"scale={self.scale}"
             )
 
     @classmethod
@@ -69,11 +74,15 @@ class VoxelSpace(Settings):
         high: Sequence[float],
         scale: float | None = None,
     ) -> VoxelSpace:
-        """All nodes of a box.
+        """Create the grid of all nodes of a box.
 
         Args:
-            shape: nodes along x, y and z, or along the longest side of the box, with cells that are nearly cubes.
-            scale: one over the longest edge of a cell by default: a raw density of order 1 then shows.
+            shape: number of nodes along x, y and z, or along the longest side of the box, with
+                cells that are nearly cubes.
+            low: lower corner of the box.
+            high: upper corner of the box.
+            scale: unit of the density; by default the inverse of the longest edge of a cell, with
+                which a raw density of order 1 is visible.
         """
         sides = [float(b) - float(a) for a, b in zip(low, high)]
         if isinstance(shape, int):
@@ -81,20 +90,20 @@ class VoxelSpace(Settings):
             shape = [max(2, round(side / cell) + 1) for side in sides]
         nx, ny, nz = map(int, shape)
         cell = max(side / max(n - 1, 1) for side, n in zip(sides, (nx, ny, nz)))
-        first, last = (tuple(map(float, corner)) for corner in (low, high))
+        (x, y, z), (u, v, w) = map(float, low), map(float, high)
         if scale is None:
             scale = 1 / cell if cell > 0 else 1.0
-        return cls((nx, ny, nz), first, last, scale)  # type: ignore[arg-type]
+        return cls((nx, ny, nz), (x, y, z), (u, v, w), scale)
 
     @property
     def cell(self) -> tuple[float, float, float]:
-        """The edges of a cell."""
+        """Edges of a cell."""
         x, y, z = ((b - a) / (n - 1) for a, b, n in zip(self.low, self.high, self.shape))
         return x, y, z
 
     @cached_property
     def rows(self) -> int:
-        """How many nodes are kept."""
+        """Number of kept nodes."""
         return (
             self.shape[0] * self.shape[1] * self.shape[2]
             if self.numbers is None
@@ -102,52 +111,58 @@ class VoxelSpace(Settings):
         )
 
     def places(self) -> Tensor:
-        """The indices of the kept nodes in the order of their rows, ``(rows, 3)`` int64."""
+        """Return the indices of the kept nodes in the order of their rows, ``(rows, 3)`` int64."""
         if self.numbers is None:
             return torch.cartesian_prod(*(torch.arange(n) for n in self.shape))
         return (self.numbers >= 0).nonzero()
 
-    def keeping(self, occupied: Tensor) -> VoxelSpace:
-        """The same grid with the nodes of occupied cells alone; ``occupied`` is ``(X - 1, Y - 1, Z - 1)``, bool."""
+    def keep_cells(self, occupied: Tensor) -> VoxelSpace:
+        """Return the grid with the nodes of occupied cells alone.
+
+        ``occupied`` is a mask ``(X - 1, Y - 1, Z - 1)``, bool.
+        """
         cells = tuple(n - 1 for n in self.shape)
         if tuple(occupied.shape) != cells or occupied.dtype != torch.bool:
             raise InputError(
-                f"the occupied cells of this grid are a mask {cells} of bool, got {tuple(occupied.shape)} of {occupied.dtype}"
+                f"the occupied cells of this grid must be a mask {cells} of bool, got "
+                f"{tuple(occupied.shape)} of {occupied.dtype}"
             )
         if not bool(occupied.any()):
-            raise InputError("a grid of voxels needs one occupied cell at least")
+            raise InputError("a grid of voxels needs at least one occupied cell")
         padded = functional.pad(occupied[None, None].float(), (1,) * 6)
         kept = functional.max_pool3d(padded, 2, stride=1)[0, 0] > 0
         numbers = torch.where(kept, kept.flatten().cumsum(0).view(kept.shape) - 1, -1).int()
         return replace(self, numbers=numbers.contiguous(), clearance=_clearance(occupied))
 
     def dense(self) -> VoxelSpace:
-        """The same grid with all nodes."""
+        """Return the grid with all nodes."""
         return replace(self, numbers=None, clearance=None)
 
     def spread(self, values: Tensor, fill: float = 0.0) -> Tensor:
-        """What the kept nodes hold on the whole grid: ``(batch, rows, ...) -> (batch, X, Y, Z, ...)``, with ``fill`` elsewhere."""
+        """Place the values of kept nodes on the whole grid, with ``fill`` elsewhere.
+
+        The shapes are ``(batch, rows, ...) -> (batch, X, Y, Z, ...)``.
+        """
         if self.numbers is not None:
             rest = values.new_full((len(values), 1, *values.shape[2:]), fill)
-            values = torch.cat([values, rest], dim=1)[
-                :, self.numbers.flatten().long()
-            ]  # -1 is the last row
+            # The number -1 selects the last row, which holds the fill.
+            values = torch.cat([values, rest], dim=1)[:, self.numbers.flatten().long()]
         return values.unflatten(1, self.shape)
 
     def gather(self, grid: Tensor) -> Tensor:
-        """What the kept nodes hold: ``(batch, X, Y, Z, ...) -> (batch, rows, ...)``."""
+        """Collect the values of the kept nodes: ``(batch, X, Y, Z, ...) -> (batch, rows, ...)``."""
         flat = grid.flatten(1, 3)
         return (
             flat if self.numbers is None else flat[:, (self.numbers.flatten() >= 0).nonzero()[:, 0]]
         )
 
-    def following(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Of every kept node, for each axis: the row of the node after it, itself where none is kept; and of the node before it, ``rows``
-        where none is."""
-        return self._following
-
     @cached_property
-    def _following(self) -> tuple[tuple[Tensor, Tensor], ...]:
+    def neighbour_rows(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Rows of the next and of the previous node of every kept node, for each axis.
+
+        If the next node is not kept, its row is that of the node itself; if the previous node is
+        not kept, its row is ``rows``.
+        """
         table = (
             torch.arange(self.rows).view(self.shape)
             if self.numbers is None
@@ -170,15 +185,16 @@ class VoxelSpace(Settings):
 
 
 class Voxels(NamedTuple):
-    r"""A scene that renders: what `operators.VoxelRenderer` takes and `priors.VoxelGrid` decodes.
+    r"""A scene of voxels, rendered by `operators.VoxelRenderer` and decoded by `priors.VoxelGrid`.
 
-    With what is interpolated between the nodes, a point has the density ``scale * softplus(density)`` (per unit of length) and, seen
-    along the direction d, the color ``sigmoid(sum_b Y_b(d) color_b)``, with Y the basis of `spherical_harmonics`.
+    With values interpolated between the nodes, a point has the density
+    ``scale * softplus(density)`` (per unit of length) and, seen along the direction d, the color
+    ``sigmoid(sum_b Y_b(d) color_b)``, with Y the basis of `spherical_harmonics`.
 
     Attributes:
-        density: raw, ``(batch, rows)``.
+        density: raw density, ``(batch, rows)``.
         color: raw coefficients, ``(batch, rows, 1 or 4 or 9, channels)``.
-        space: where the nodes lie; the same for all items.
+        space: positions of the nodes; the same for all items.
     """
 
     density: Tensor
@@ -186,8 +202,16 @@ class Voxels(NamedTuple):
     space: VoxelSpace
 
 
+def resample(grid: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Interpolate a grid ``(batch, X, Y, Z, ...)`` at the nodes of another grid in the same box."""
+    trailing = grid.shape[4:]
+    flat = grid.reshape(*grid.shape[:4], -1).movedim(-1, 1)
+    finer = functional.interpolate(flat, size=shape, mode="trilinear", align_corners=True)
+    return finer.movedim(1, -1).reshape(len(grid), *shape, *trailing)
+
+
 def _clearance(occupied: Tensor) -> Tensor:
-    """How far the next occupied cell is, in the largest of the coordinates."""
+    """Return the distance to the next occupied cell, in the largest of the coordinates."""
     reached = occupied[None, None].float()
     far = torch.zeros_like(occupied, dtype=torch.uint8)
     for _ in range(_FARTHEST):
@@ -197,11 +221,3 @@ def _clearance(occupied: Tensor) -> Tensor:
         far += free
         reached = functional.max_pool3d(reached, 3, stride=1, padding=1)
     return far.contiguous()
-
-
-def resample(grid: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """A grid ``(batch, X, Y, Z, ...)`` interpolated at the nodes of another one in the same box."""
-    trailing = grid.shape[4:]
-    flat = grid.reshape(*grid.shape[:4], -1).movedim(-1, 1)
-    finer = functional.interpolate(flat, size=shape, mode="trilinear", align_corners=True)
-    return finer.movedim(1, -1).reshape(len(grid), *shape, *trailing)

@@ -1,6 +1,7 @@
-"""SciPy's operators and sparse matrices, and everything that speaks their language: PyLops, ODL's export, ASTRA's OpTomo.
+"""Conversions from and to other packages: `as_operator`, `to_deepinv`, and SciPy's operators.
 
-Operators from other packages, and back to deepinv.
+`ScipyOperator` serves SciPy's operators and sparse matrices, and all operators with their
+interface: PyLops, ODL's export, ASTRA's OpTomo.
 """
 
 from __future__ import annotations
@@ -18,18 +19,108 @@ from invtoolbox.operators.base import LinearOperator, Operator, Shapes
 from invtoolbox.operators.matrix import Function, LinearFunction, Matrix, infer_shape
 
 
-class ScipyOperator(LinearOperator):
-    """A `scipy.sparse.linalg.LinearOperator` or sparse matrix, on the CPU, item by item.
+def as_operator(
+    obj: Any,
+    domain_shape: Sequence[int] | None = None,
+    range_shape: Shapes | None = None,
+    *,
+    linear: bool | None = None,
+    adjoint: Callable[[Any], Tensor] | None = None,
+    channelwise: bool = False,
+) -> Operator:
+    """Convert an object of another package to an operator.
 
-    An image is flattened in C order (the last axis fastest, channel first), as NumPy and PyLops do. Tensors on
-    another device are copied to the CPU and back. Works in the wider of the operator's and the image's precision and
-    returns the image's. Gradients flow through it, forward and backward, by ``matvec`` and ``rmatvec``.
+    =============================================  =================================================
+    ``obj``                                        result
+    =============================================  =================================================
+    deepinv ``Physics`` or ``LinearPhysics``       its noiseless ``A`` and ``A_adjoint``, of a copy
+    SciPy ``LinearOperator``, sparse matrix        `ScipyOperator`, also for PyLops, ODL, ``OpTomo``
+    array or tensor ``(m, n)``, ``(batch, m, n)``  `Matrix`
+    function or ``torch.nn.Module``                `Function`; `LinearFunction` if ``linear=True``
+    an operator                                    the operator itself
+    =============================================  =================================================
 
     Args:
-        operator: has ``shape`` (m, n), ``dtype`` and ``matvec`` / ``rmatvec``, or is a SciPy sparse matrix.
-        domain_shape: ``(channel, *space)`` with n entries; by default ``(1, *operator.dims)`` of a PyLops operator, else
-            ``(1, n)``.
-        range_shape: the same of m, from ``operator.dimsd``.
+        obj: object to convert.
+        domain_shape: shape ``(channel, *space)`` of the images, if ``obj`` does not define it.
+            Functions need it.
+        range_shape: shape ``(channel, *space)`` of the measurements; if it is not given, ``obj`` is
+            applied once to find it.
+        linear: whether a function is linear: its adjoint is then ``adjoint``, or that of automatic
+            differentiation.
+        adjoint: adjoint of a linear function; implies ``linear``.
+        channelwise: whether ``obj`` treats every channel alike, so that images of any number of
+            channels are accepted.
+
+    Raises:
+        InputError: if the object is none of these, if shapes do not fit, or if a function that is
+            declared linear is not linear.
+
+    >>> import scipy.sparse.linalg, torch
+    >>> A = as_operator(scipy.sparse.linalg.aslinearoperator(2 * np.eye(4)), (1, 2, 2))
+    >>> A(torch.ones(1, 1, 2, 2)).sum()
+    tensor(8.)
+    """
+    if isinstance(obj, Operator):
+        return obj
+    # An object of a package can exist only if the package is already imported.
+    if "deepinv" in sys.modules and isinstance(obj, sys.modules["deepinv"].physics.Physics):
+        from invtoolbox.operators.deepinv_physics import from_physics
+
+        return from_physics(obj, domain_shape, channelwise)
+    if isinstance(obj, (np.ndarray, Tensor)):
+        return Matrix(obj, domain_shape, cast("Sequence[int] | None", range_shape))
+    if _is_scipy(obj):
+        return ScipyOperator(obj, domain_shape, cast("Sequence[int] | None", range_shape))
+    if callable(obj):
+        if domain_shape is None:
+            raise InputError(
+                "as_operator of a function needs domain_shape=(channel, *space), the shape of its "
+                "images"
+            )
+        if linear or adjoint is not None:
+            return LinearFunction(obj, domain_shape, range_shape, channelwise, adjoint)
+        return Function(obj, domain_shape, range_shape, channelwise)
+    raise InputError(
+        "as_operator takes a deepinv physics, a SciPy LinearOperator or sparse matrix, an array, a "
+        f"torch.nn.Module or a function, got {type(obj).__name__}"
+    )
+
+
+def to_deepinv(A: Operator) -> Any:
+    """Convert an operator to a noiseless deepinv ``LinearPhysics`` for deepinv's reconstructors.
+
+    The result is a ``Physics`` if ``A`` is not linear. Parameters of ``A`` may be passed by name,
+    ``physics.A(x, kernel=k)``; a tuple of measurements becomes a ``TensorList``. ``A_dagger`` and
+    ``prox_l2`` use the closed forms of ``A`` if it has them.
+
+    >>> import invtoolbox as it, torch
+    >>> physics = it.to_deepinv(it.operators.Identity((1, 4, 4)))
+    >>> physics.A_adjoint(torch.ones(1, 1, 4, 4)).shape
+    torch.Size([1, 1, 4, 4])
+    """
+    from invtoolbox.operators.deepinv_physics import OperatorLinearPhysics, OperatorPhysics
+
+    if not isinstance(A, Operator):
+        raise InputError(f"to_deepinv takes an operator, got {type(A).__name__}")
+    return OperatorLinearPhysics(A) if isinstance(A, LinearOperator) else OperatorPhysics(A)
+
+
+class ScipyOperator(LinearOperator):
+    """A `scipy.sparse.linalg.LinearOperator` or sparse matrix, applied on the CPU, item by item.
+
+    An image is flattened in C order (the last axis fastest, channel first), as NumPy and PyLops do.
+    Tensors on another device are copied to the CPU and back. The computation uses the wider of the
+    operator's and the image's precision and returns the image's. Gradients flow through the
+    operator, forward and backward, by ``matvec`` and ``rmatvec``.
+
+    Args:
+        operator: object with ``shape`` (m, n), ``dtype`` and ``matvec`` / ``rmatvec``, or a SciPy
+            sparse matrix.
+        domain_shape: shape ``(channel, *space)`` with n entries; by default ``(1, *operator.dims)``
+            of a PyLops operator, else ``(1, n)``.
+        range_shape: shape ``(channel, *space)`` with m entries; by default ``(1, *operator.dimsd)``
+            of a PyLops operator, else ``(1, m)``.
 
     >>> import scipy.sparse
     >>> A = ScipyOperator(scipy.sparse.csr_matrix([[1., 2.], [0., 1.]]))
@@ -60,7 +151,7 @@ class ScipyOperator(LinearOperator):
         return cast(Tensor, _Apply.apply(y, self, True))
 
     def compute(self, x: Tensor, transpose: bool) -> Tensor:
-        """``A x``, or ``A^H x`` where ``transpose``, outside automatic differentiation."""
+        """Compute ``A x``, or ``A^H x`` if ``transpose``, outside automatic differentiation."""
         from scipy.sparse import issparse
 
         shape = self.domain_shape if transpose else self.range_shape
@@ -73,17 +164,18 @@ class ScipyOperator(LinearOperator):
             result = np.asarray((matrix @ array.T).T)
         else:
             apply = self._product("rmatvec" if transpose else "matvec")
-            # A copy of each item, because some operators write into what they are given.
+            # Each item is copied, because some operators write into their argument.
             result = np.stack([np.asarray(apply(row.copy())).reshape(-1) for row in array])
         found = torch.from_numpy(np.ascontiguousarray(result)).to(x.device)
         dtype = torch.promote_types(x.dtype, torch.complex64) if found.is_complex() else x.dtype
         return found.to(dtype).reshape(x.shape[0], *shape)
 
     def _product(self, name: str) -> Callable[[Any], Any]:
-        """``matvec`` or ``rmatvec``.
+        """Return ``matvec`` or ``rmatvec`` of the operator.
 
-        Those of SciPy 1.18 ask for what the constructor of its class sets; an operator that never calls this one, as ASTRA's OpTomo, has
-        the method called that it defines itself.
+        In SciPy 1.18 these methods need attributes that the constructor of their class sets. An
+        operator that never calls this constructor, such as ASTRA's OpTomo, defines ``_matvec`` and
+        ``_rmatvec``, which are returned instead.
         """
         from scipy.sparse.linalg import LinearOperator as Base
 
@@ -94,11 +186,12 @@ class ScipyOperator(LinearOperator):
         return cast(Callable[[Any], Any], getattr(self.operator, f"_{name}" if bare else name))
 
     def __repr__(self) -> str:
-        return f"ScipyOperator({type(self.operator).__name__}, {self.domain_shape} -> {self.range_shape})"
+        kind = type(self.operator).__name__
+        return f"ScipyOperator({kind}, {self.domain_shape} -> {self.range_shape})"
 
 
 class _Apply(torch.autograd.Function):
-    """The derivative of a linear map is the map, and its gradient the adjoint: any order of differentiation works."""
+    """Automatic differentiation to any order: the derivative of a linear map is the map itself."""
 
     @staticmethod
     def forward(x: Tensor, operator: ScipyOperator, transpose: bool) -> Tensor:
@@ -126,89 +219,9 @@ class _Apply(torch.autograd.Function):
         return _Apply.apply(x.flatten(0, 1), operator, transpose).unflatten(0, x.shape[:2]), 0
 
 
-def as_operator(
-    obj: Any,
-    domain_shape: Sequence[int] | None = None,
-    range_shape: Shapes | None = None,
-    *,
-    linear: bool | None = None,
-    adjoint: Callable[[Any], Tensor] | None = None,
-    channelwise: bool = False,
-) -> Operator:
-    """An operator from something that another package made.
-
-    ============================================  ===============================================================
-    ``obj``                                       becomes
-    ============================================  ===============================================================
-    deepinv ``Physics`` or ``LinearPhysics``      its noiseless ``A`` and ``A_adjoint``, of a copy
-    SciPy ``LinearOperator``, sparse matrix       `ScipyOperator`: also PyLops, ODL's export, ASTRA's ``OpTomo``
-    array or tensor ``(m, n)``, ``(batch, m, n)``  `Matrix`
-    function or ``torch.nn.Module``               `Function`; `LinearFunction` where ``linear=True``
-    an operator                                   itself
-    ============================================  ===============================================================
-
-    Args:
-        domain_shape: ``(channel, *space)`` of the images, where ``obj`` does not tell it. Functions need it.
-        range_shape: the same of the measurements; found by applying ``obj`` once where it is not given.
-        linear: of a function, that it is linear: its adjoint is then ``adjoint``, or automatic differentiation's.
-        adjoint: the adjoint of a linear function; implies ``linear``.
-        channelwise: ``obj`` treats every channel alike, so that images of any number of channels are accepted.
-
-    Raises:
-        InputError: an object that is none of these, shapes that do not fit, a function that is said to be linear
-            and is not.
-
-    >>> import scipy.sparse.linalg, torch
-    >>> A = as_operator(scipy.sparse.linalg.aslinearoperator(2 * np.eye(4)), (1, 2, 2))
-    >>> A(torch.ones(1, 1, 2, 2)).sum()
-    tensor(8.)
-    """
-    if isinstance(obj, Operator):
-        return obj
-    # Such an object can exist only where its package is already imported.
-    if "deepinv" in sys.modules and isinstance(obj, sys.modules["deepinv"].physics.Physics):
-        from invtoolbox.operators.deepinv_physics import from_physics
-
-        return from_physics(obj, domain_shape, channelwise)
-    if isinstance(obj, (np.ndarray, Tensor)):
-        return Matrix(obj, domain_shape, cast("Sequence[int] | None", range_shape))
-    if _is_scipy(obj):
-        return ScipyOperator(obj, domain_shape, cast("Sequence[int] | None", range_shape))
-    if callable(obj):
-        if domain_shape is None:
-            raise InputError(
-                "as_operator of a function needs domain_shape=(channel, *space), the shape of its images"
-            )
-        if linear or adjoint is not None:
-            return LinearFunction(obj, domain_shape, range_shape, channelwise, adjoint)
-        return Function(obj, domain_shape, range_shape, channelwise)
-    raise InputError(
-        f"as_operator takes a deepinv physics, a SciPy LinearOperator or sparse matrix, an array, a "
-        f"torch.nn.Module or a function, got {type(obj).__name__}"
-    )
-
-
-def to_deepinv(A: Operator) -> Any:
-    """A deepinv ``LinearPhysics`` (or ``Physics``, where ``A`` is not linear) without noise, for deepinv's reconstructors.
-
-    Parameters of ``A`` may be passed by name, ``physics.A(x, kernel=k)``; a tuple of measurements becomes a
-    ``TensorList``. ``A_dagger`` and ``prox_l2`` use the closed forms of ``A`` where it has them.
-
-    >>> import invtoolbox as it, torch
-    >>> physics = it.to_deepinv(it.operators.Identity((1, 4, 4)))
-    >>> physics.A_adjoint(torch.ones(1, 1, 4, 4)).shape
-    torch.Size([1, 1, 4, 4])
-    """
-    from invtoolbox.operators.deepinv_physics import OperatorLinearPhysics, OperatorPhysics
-
-    if not isinstance(A, Operator):
-        raise InputError(f"to_deepinv takes an operator, got {type(A).__name__}")
-    return OperatorLinearPhysics(A) if isinstance(A, LinearOperator) else OperatorPhysics(A)
-
-
 def _is_scipy(obj: Any) -> bool:
     sparse = sys.modules.get("scipy.sparse")
     if sparse is not None and sparse.issparse(obj):
         return True
-    # PyLops' operators are no subclass of SciPy's, but have its methods.
+    # PyLops' operators are not subclasses of SciPy's, but have their methods.
     return all(hasattr(obj, name) for name in ("matvec", "rmatvec", "shape", "dtype"))

@@ -1,7 +1,8 @@
-"""Operators made of operators: composition, sum, multiple, adjoint, stack, Jacobian."""
+"""Operators built from operators: composition, sum, multiple, adjoint, stack, part, Jacobian."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -12,7 +13,26 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator, Shape, expand
 
 
+def stack(parts: Sequence[Operator]) -> Operator:
+    """Measure the same ``x`` with several operators; ``A(x)`` and ``y`` are then tuples.
+
+    >>> import invtoolbox as it
+    >>> A = stack([it.operators.Identity((1, 2)), 2 * it.operators.Identity((1, 2))])
+    >>> A.adjoint(A(torch.ones(1, 1, 2)))
+    tensor([[[5., 5.]]])
+    """
+    return (
+        LinearStack(parts)
+        if all(isinstance(part, LinearOperator) for part in parts)
+        else Stack(parts)
+    )
+
+
 def _items(parts: Sequence[Operator]) -> int | None:
+    """Return the number of batch items that all parts share.
+
+    ``None`` if no part depends on the item.
+    """
     counts = {part.items for part in parts if part.items is not None}
     if len(counts) > 1:
         raise InputError(
@@ -21,8 +41,8 @@ def _items(parts: Sequence[Operator]) -> int | None:
     return counts.pop() if counts else None
 
 
-class _Combined(Operator):
-    """What the combinations share: parameters and items are those of the parts."""
+class _Combination(Operator):
+    """Base of the combinations, which have the parameters and items of their parts."""
 
     parts: tuple[Operator, ...]
 
@@ -30,9 +50,8 @@ class _Combined(Operator):
         self.parts = tuple(parts)
         self.items = _items(self.parts)
         self.channelwise = all(part.channelwise for part in self.parts)
-        self.complex_images = self.parts[
-            -1
-        ].complex_images  # of a composition, the part that sees the image
+        # In a composition the last part takes the image.
+        self.complex_images = self.parts[-1].complex_images
 
     def parameters(self) -> dict[str, Tensor]:
         return {
@@ -62,22 +81,20 @@ class _Combined(Operator):
         return self._with_parts([part.select(index) for part in self.parts])
 
     def _with_parts(self, parts: Sequence[Operator]) -> Any:
-        import copy
-
         other = copy.copy(self)
         other.parts, other.items = tuple(parts), _items(parts)
         return other
 
 
-class Composition(_Combined):
-    """``A(B(x))``."""
+class Composition(_Combination):
+    """Composition ``A(B(x))``."""
 
     def __init__(self, outer: Operator, inner: Operator) -> None:
         if outer.domain_shape != inner.range_shape and not (
             outer.channelwise and tuple(outer.domain_shape[1:]) == tuple(inner.range_shape[1:])
         ):
             raise InputError(
-                f"{outer} @ {inner} does not fit: {inner} gives {inner.range_shape}, "
+                f"{outer} @ {inner} does not fit: {inner} returns {inner.range_shape}, "
                 f"{outer} takes {outer.domain_shape}"
             )
         super().__init__((outer, inner))
@@ -109,7 +126,7 @@ class Composition(_Combined):
 
 
 class LinearComposition(Composition, LinearOperator):
-    """``A B x`` with adjoint ``B^T A^T y``."""
+    """Composition ``A B x`` of linear operators, with adjoint ``B^T A^T y``."""
 
     parts: tuple[LinearOperator, ...]  # type: ignore[assignment]
 
@@ -117,8 +134,8 @@ class LinearComposition(Composition, LinearOperator):
         return self.parts[1]._adjoint(self.parts[0]._adjoint(y))
 
 
-class OperatorSum(_Combined):
-    """``A(x) + B(x)``."""
+class OperatorSum(_Combination):
+    """Sum ``A(x) + B(x)``."""
 
     def __init__(self, first: Operator, second: Operator) -> None:
         if (first.domain_shape, first.range_shape) != (second.domain_shape, second.range_shape):
@@ -145,7 +162,7 @@ class OperatorSum(_Combined):
 
 
 class LinearSum(OperatorSum, LinearOperator):
-    """``(A + B) x``."""
+    """Sum ``(A + B) x`` of linear operators."""
 
     parts: tuple[LinearOperator, ...]  # type: ignore[assignment]
 
@@ -153,8 +170,8 @@ class LinearSum(OperatorSum, LinearOperator):
         return self.parts[0]._adjoint(y) + self.parts[1]._adjoint(y)
 
 
-class Scaled(_Combined):
-    """``a A(x)`` for a number ``a``."""
+class Scaled(_Combination):
+    """Multiple ``a A(x)`` for a number ``a``, or one number per item."""
 
     def __init__(self, factor: float | Tensor, part: Operator) -> None:
         super().__init__((part,))
@@ -188,7 +205,7 @@ class Scaled(_Combined):
 
 
 class LinearScaled(Scaled, LinearOperator):
-    """``a A x``."""
+    """Multiple ``a A x`` of a linear operator."""
 
     parts: tuple[LinearOperator, ...]  # type: ignore[assignment]
 
@@ -211,7 +228,7 @@ class LinearScaled(Scaled, LinearOperator):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """``|a|`` times the norm of the part, which may be known in closed form."""
+        """Compute ``|a|`` times the norm of the part, which may have a closed form."""
         inner_norm = self.parts[0].norm(
             tolerance=tolerance,
             max_iterations=max_iterations,
@@ -239,8 +256,8 @@ class LinearScaled(Scaled, LinearOperator):
         return self.parts[0].normal_resolvent(v, rho, weight * size**2)
 
 
-class Adjoint(_Combined, LinearOperator):
-    """``A^T`` as an operator of its own."""
+class Adjoint(_Combination, LinearOperator):
+    """Adjoint ``A^T`` as an operator."""
 
     parts: tuple[LinearOperator, ...]  # type: ignore[assignment]
 
@@ -262,8 +279,8 @@ class Adjoint(_Combined, LinearOperator):
         return f"{self.parts[0]}.T"
 
 
-class Stack(_Combined):
-    """Several operators that look at the same ``x``; the prediction is a tuple."""
+class Stack(_Combination):
+    """Several operators on the same ``x``; the prediction is a tuple."""
 
     def __init__(self, parts: Sequence[Operator]) -> None:
         if not parts:
@@ -282,11 +299,11 @@ class Stack(_Combined):
 
     @property
     def blocks(self) -> int:
-        """The number of stacked operators."""
+        """Number of stacked operators."""
         return len(self.parts)
 
     def subset(self, index: Any) -> Operator:
-        """Some of the stacked operators."""
+        """Return the stack of some of the operators."""
         return stack(take_blocks(self.parts, index))
 
     def __repr__(self) -> str:
@@ -294,7 +311,7 @@ class Stack(_Combined):
 
 
 class LinearStack(Stack, LinearOperator):
-    """Stacked linear operators; the adjoint adds theirs."""
+    """Stack of linear operators; its adjoint is the sum of their adjoints."""
 
     parts: tuple[LinearOperator, ...]  # type: ignore[assignment]
 
@@ -305,16 +322,14 @@ class LinearStack(Stack, LinearOperator):
         return result
 
 
-class Component(_Combined):
-    """One part of what an operator predicts, where that is a tuple: ``A(x)[k]``."""
+class Component(_Combination):
+    """One part ``A(x)[k]`` of an operator whose prediction is a tuple."""
 
     def __init__(self, operator: Operator, k: int) -> None:
         super().__init__((operator,))
         self.k = k
-        self.domain_shape, self.range_shape = (
-            operator.domain_shape,
-            cast(Shape, operator.range_shape[k]),
-        )
+        self.domain_shape = operator.domain_shape
+        self.range_shape = cast(Shape, operator.range_shape[k])
 
     def __call__(self, x: Any) -> Any:
         return self.parts[0](x)[self.k]
@@ -327,12 +342,12 @@ class Component(_Combined):
 
 
 def component(operator: Operator, k: int) -> Operator:
-    """``A(x)[k]``; of stacked operators the k-th."""
+    """Return the operator ``A(x)[k]``; for stacked operators this is the k-th operator."""
     return operator.parts[k] if isinstance(operator, Stack) else Component(operator, k)
 
 
 class Jacobian(LinearOperator):
-    """The derivative of a nonlinear operator at a point."""
+    """Derivative of a nonlinear operator at a point."""
 
     def __init__(self, operator: Operator, x: Tensor) -> None:
         self.operator, self.point = operator, x.detach()
@@ -353,42 +368,26 @@ class Jacobian(LinearOperator):
 
 
 def compose(outer: Operator, inner: Operator) -> Operator:
+    """Return ``outer(inner(x))`` as an operator, linear if both are."""
     linear = isinstance(outer, LinearOperator) and isinstance(inner, LinearOperator)
     return LinearComposition(outer, inner) if linear else Composition(outer, inner)
 
 
 def add(first: Operator, second: Operator) -> Operator:
+    """Return ``first(x) + second(x)`` as an operator, linear if both are."""
     linear = isinstance(first, LinearOperator) and isinstance(second, LinearOperator)
     return LinearSum(first, second) if linear else OperatorSum(first, second)
 
 
 def scale(part: Operator, factor: float | Tensor) -> Operator:
+    """Return ``factor * part(x)`` as an operator, linear if the part is."""
     return LinearScaled(factor, part) if isinstance(part, LinearOperator) else Scaled(factor, part)
 
 
-def stack(parts: Sequence[Operator]) -> Operator:
-    """Measure the same ``x`` with several operators; ``A(x)`` and ``y`` are then tuples.
-
-    >>> import invtoolbox as it
-    >>> A = stack([it.operators.Identity((1, 2)), 2 * it.operators.Identity((1, 2))])
-    >>> A.adjoint(A(torch.ones(1, 1, 2)))
-    tensor([[[5., 5.]]])
-    """
-    return (
-        LinearStack(parts)
-        if all(isinstance(part, LinearOperator) for part in parts)
-        else Stack(parts)
-    )
-
-
 def take_blocks(parts: Sequence[Any], index: Any) -> list[Any]:
-    """The entries ``index`` of a sequence, for an index as tensors take it."""
-    return [
-        parts[k]
-        for k in torch.arange(len(parts))[index.cpu() if isinstance(index, Tensor) else index]
-        .reshape(-1)
-        .tolist()
-    ]
+    """Return the entries ``index`` of a sequence, for an index as tensors accept it."""
+    numbers = torch.arange(len(parts))[index.cpu() if isinstance(index, Tensor) else index]
+    return [parts[k] for k in numbers.reshape(-1).tolist()]
 
 
 def _plus(a: Any, b: Any) -> Any:
@@ -399,7 +398,7 @@ def _times(factor: float | complex | Tensor, value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_times(factor, part) for part in value)
     if isinstance(factor, Tensor):
-        if factor.is_complex():  # `expand` gives real factors
+        if factor.is_complex():  # `expand` returns real factors
             return value * (factor.reshape(-1, *[1] * (value.ndim - 1)) if factor.ndim else factor)
         return value * expand(factor, value)
     return factor * value

@@ -1,4 +1,7 @@
-"""The forward operator: what maps the unknown ``x`` to a prediction of the measurements ``y``."""
+"""Base classes of forward operators, and the per-item helpers shared by operators and solvers.
+
+An operator maps the unknown ``x`` to a prediction of the measurements ``y``.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +24,21 @@ _SPATIAL_NAMES = {1: ("column",), 2: ("row", "column"), 3: ("slice", "row", "col
 
 
 class Operator(Settings, ABC):
-    """A map from images to measurements, differentiable by autograd.
+    """Map from images to measurements, differentiable by autograd.
 
-    A subclass sets ``domain_shape`` and ``range_shape`` (without the batch axis) and writes ``_forward``.
+    A subclass sets ``domain_shape`` and ``range_shape`` (without the batch axis) and implements
+    ``_forward``.
 
     Attributes:
-        domain_shape: ``(channel, *space)`` of ``x``.
-        range_shape: the same of ``A(x)``; a tuple of shapes where the measurements are a tuple.
-        channelwise: the operator treats every channel alike, so any number of channels is accepted.
-        complex_images: images are complex although measurements are real; without it, images have the dtype of the measurements.
-        items: how many items its parameters belong to; ``None`` where every item shares them.
+        domain_shape: shape ``(channel, *space)`` of ``x``.
+        range_shape: shape ``(channel, *space)`` of ``A(x)``; a tuple of shapes if the measurements
+            are a tuple.
+        channelwise: if true, every channel is treated alike, and ``x`` may have any number of
+            channels.
+        complex_images: if true, images are complex although the measurements are real; otherwise
+            images have the dtype of the measurements.
+        items: number of batch items that the parameters belong to; ``None`` if all items share the
+            parameters.
     """
 
     domain_shape: Shape
@@ -38,55 +46,61 @@ class Operator(Settings, ABC):
     channelwise: bool = False
     complex_images: bool = False
     items: int | None = None
+    #: Whether every parameter has a batch axis in front, of length 1 if all items share it.
+    has_batch_axis: bool = False
 
     @abstractmethod
     def _forward(self, x: Tensor) -> Any: ...
 
     def __call__(self, x: Tensor) -> Any:
-        """The prediction ``A(x)``, shape ``(batch, *range_shape)``."""
+        """Compute the prediction ``A(x)``, shape ``(batch, *range_shape)``."""
         check_shape(x, self.domain_shape, f"{self} takes x", self.channelwise, self.items)
         return self._forward(x)
 
     def with_info(self, x: Any) -> tuple[Any, dict[str, Tensor]]:
-        """The prediction, and what else was seen on the way, by name: what an implicit prior that adapts gathers its statistics from.
+        """Compute the prediction and a dictionary of named intermediate quantities.
 
-        Tensors that take part in the prediction are given with their derivatives; see `ImplicitPrior.gather`.
+        An adaptive implicit prior gathers its statistics from these quantities; see
+        `ImplicitPrior.gather`. Tensors that take part in the prediction keep their derivatives.
         """
         return self(x), {}
 
     def linearize(self, x: Tensor) -> LinearOperator:
-        """The derivative of ``A`` at ``x``, a linear operator: forward by jvp, adjoint by vjp."""
+        """Return the derivative of ``A`` at ``x``: a linear operator by jvp, its adjoint by vjp."""
         from invtoolbox.operators.algebra import Jacobian
 
         return Jacobian(self, x)
 
     def simulate(self, x: Tensor, noise: Any = 0.0, seed: int | Sequence[int] = 0) -> Any:
-        """Measurements of ``x`` with noise, ``A(x) + e``, whose draw depends on ``seed`` alone.
+        """Simulate noisy measurements ``A(x) + e``; the noise depends on ``seed`` alone.
 
-        ``noise`` is a standard deviation, or one of `invtoolbox.operators.noise`: Gaussian, RelativeGaussian,
-        Poisson. Every item of the batch gets the same draw, unless there is one seed an item.
+        Args:
+            x: images, ``(batch, *domain_shape)``.
+            noise: standard deviation of the noise, or a noise model of
+                `invtoolbox.operators.noise`: Gaussian, RelativeGaussian, Poisson.
+            seed: one seed, which gives every batch item the same draw, or one seed per item.
         """
         from invtoolbox.operators.noise import simulate
 
         return simulate(self, x, noise, seed)
 
-    # -- parameters: geometry, kernels, masks -------------------------------------------------------------------
+    # -- parameters: geometry, kernels, masks ------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:
-        """The tensors that a user may calibrate or differentiate in, by name."""
+        """Return the tensors that a user may calibrate or differentiate in, by name."""
         return {}
 
     def item_parameters(self, batch: int) -> dict[str, Tensor]:
-        """The parameters with one set an item, ``(batch, ...)``, as `with_parameters` takes them."""
+        """Return the parameters with one set per item, ``(batch, ...)``, for `with_parameters`."""
         return {
             name: value.expand(batch, *value.shape[1:])
-            if self.items is not None and value.shape[:1] == (self.items,)
+            if self.has_batch_axis or (self.items is not None and value.shape[:1] == (self.items,))
             else value.expand(batch, *value.shape)
             for name, value in self.parameters().items()
         }
 
     def with_parameters(self, **parameters: Tensor) -> Self:
-        """The same operator with other parameters; this one is left as it is."""
+        """Return a copy of the operator with other parameters; this operator is not changed."""
         known = self.parameters()
         for name in parameters:
             if name not in known:
@@ -102,11 +116,17 @@ class Operator(Settings, ABC):
         return other
 
     def fixed_scales(self) -> dict[str, float]:
-        """The units in which solvers move some of the parameters, where the operator knows them; they are found out for the others."""
+        """Return the known units in which solvers move parameters, by name.
+
+        Solvers estimate the unit of every other parameter.
+        """
         return {}
 
     def select(self, index: Tensor) -> Self:
-        """The operator for the items ``index`` of the batch; itself where every item shares the parameters."""
+        """Return the operator for the batch items ``index``.
+
+        If all items share the parameters, this is the operator itself.
+        """
         if self.items is None:
             return self
         return self._replace(
@@ -122,18 +142,22 @@ class Operator(Settings, ABC):
         other.items = items
         return other
 
-    # -- subsets of the measurements: ordered subsets, stochastic solvers ------------------------------------------
+    # -- subsets of the measurements: ordered subsets, stochastic solvers --------------------------
 
     @property
     def blocks(self) -> int | None:
-        """How many blocks of measurements `subset` picks from (views of a scan, rows of a matrix); ``None`` where it cannot.
+        """Number of blocks of measurements that `subset` selects from; ``None`` without subsets.
 
-        Blocks lie along the first axis of ``y`` behind the channel; in a stack, the stacked operators are the blocks.
+        Blocks are, for example, the views of a scan or the rows of a matrix. They lie along the
+        first axis of ``y`` behind the channel; in a stack, the stacked operators are the blocks.
         """
         return None
 
-    def drawn(self, count: int, generator: Generator | None = None) -> Tensor:
-        """So many of the blocks, without repetition; in any order, unless they only make sense in one."""
+    def draw_blocks(self, count: int, generator: Generator | None = None) -> Tensor:
+        """Draw the indices of ``count`` blocks without repetition.
+
+        The order is random, unless the blocks are only meaningful in one order.
+        """
         assert self.blocks is not None
         return torch.randperm(
             self.blocks,
@@ -142,12 +166,13 @@ class Operator(Settings, ABC):
         )[:count]
 
     def subset(self, index: Any) -> Operator:
-        """The operator for some blocks of the measurements: ``A.subset(i)(x) = A(x)[:, :, i]``."""
+        """Return the operator for some blocks: ``A.subset(i)(x) = A(x)[:, :, i]``."""
         raise InputError(
-            f"the measurements of {self} do not fall into blocks, so it has no subsets; use a solver without subset_size="
+            f"the measurements of {self} do not fall into blocks, so it has no subsets; use a "
+            "solver without subset_size="
         )
 
-    # -- algebra --------------------------------------------------------------------------------------------------
+    # -- algebra -----------------------------------------------------------------------------------
 
     def __matmul__(self, other: Operator) -> Operator:
         from invtoolbox.operators.algebra import compose
@@ -177,9 +202,10 @@ class Operator(Settings, ABC):
 
 
 class LinearOperator(Operator):
-    """A linear map with an adjoint that is exact to rounding.
+    """Linear map with an adjoint that is exact to rounding.
 
-    A subclass writes ``_forward`` and, unless automatic differentiation of it is good enough, ``_adjoint``.
+    A subclass implements ``_forward`` and, unless automatic differentiation of it is good enough,
+    ``_adjoint``.
 
     >>> class Double(LinearOperator):
     ...     domain_shape = range_shape = (1, 4)
@@ -192,15 +218,21 @@ class LinearOperator(Operator):
     2.0
     """
 
-    #: Whether ``A^T A``, and ``A^T W A`` of weighted measurements, are products with numbers, as of an operator that picks or masks.
+    #: Whether ``A^T A``, and ``A^T W A`` of weighted measurements, multiply every pixel by a
+    #: number, as for operators that select or mask.
     normal_is_diagonal: bool = False
+    #: Whether `norm` starts from a complex image: a real one is orthogonal to imaginary images.
+    needs_complex_start: bool = False
 
     def adjoint(self, y: Any) -> Tensor:
-        """``A^T y`` (``A^H y`` where complex), shape ``(batch, *domain_shape)``."""
-        check_shape(
-            y, self.range_shape, f"the adjoint of {self} takes y", self.channelwise, self.items
-        )
+        """Compute ``A^T y`` (``A^H y`` if complex), shape ``(batch, *domain_shape)``."""
+        self._check_measurements("adjoint", y)
         return self._adjoint(y)
+
+    def _check_measurements(self, method: str, y: Any) -> None:
+        """Raise an `InputError` if ``y``, the argument of ``method``, has a wrong shape."""
+        what = f"the {method} of {self} takes y"
+        check_shape(y, self.range_shape, what, self.channelwise, self.items)
 
     def _adjoint(self, y: Any) -> Tensor:
         first = y[0] if isinstance(y, (tuple, list)) else y
@@ -228,11 +260,11 @@ class LinearOperator(Operator):
 
     @property
     def H(self) -> LinearOperator:
-        """The adjoint as an operator (the same as ``T``: complex operators conjugate)."""
+        """The adjoint as an operator (equal to ``T``: complex operators conjugate)."""
         return self.T
 
     def normal(self, x: Tensor) -> Tensor:
-        """``A^T A x``."""
+        """Compute ``A^T A x``."""
         return self.adjoint(self(x))
 
     @property
@@ -241,21 +273,29 @@ class LinearOperator(Operator):
         return type(self).normal_resolvent is not LinearOperator.normal_resolvent
 
     def normal_diagonal(self) -> Tensor | None:
-        """The diagonal of ``A^T A`` where it is cheap to know, broadcast to ``(batch, *domain_shape)``; for preconditioners."""
+        """Return the diagonal of ``A^T A``, or ``None`` if it is expensive to compute.
+
+        It serves preconditioners, and broadcasts to ``(batch, *domain_shape)``.
+        """
         return None
 
     def normal_symbol(self) -> tuple[Tensor, bool] | None:
-        """The eigenvalues of ``A^T A`` under `torch.fft.rfftn` of the spatial axes, and whether they are exact.
+        """Return the Fourier eigenvalues of ``A^T A``, and whether they are exact.
 
-        Shape ``(1 or items, 1 or channel, *half spectrum)``. Not exact, but good for preconditioning, for a convolution with
-        another boundary than a periodic one; ``None`` for what is not like a convolution.
+        The transform is `torch.fft.rfftn` of the spatial axes; the shape is
+        ``(1 or items, 1 or channel, *half spectrum)``. For a convolution with a boundary that is
+        not periodic the eigenvalues are approximate, but good for preconditioning. ``None`` if the
+        operator does not resemble a convolution.
         """
         return None
 
     def normal_resolvent(
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
     ) -> Tensor:
-        """``(weight A^T A + rho I)^{-1} v`` where that has a closed form; ``rho`` and ``weight`` may differ by item."""
+        """Compute ``(weight A^T A + rho I)^{-1} v`` if there is a closed form.
+
+        ``rho`` and ``weight`` are numbers, or one number per item.
+        """
         raise InputError(f"{self} has no closed form of (A^T A + rho I)^-1; use it.solvers.CG()")
 
     def norm(
@@ -267,20 +307,25 @@ class LinearOperator(Operator):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """The largest singular value, shape ``(1,)``, or ``(items,)`` for operators that differ from item to item.
+        """Compute the largest singular value, exactly if there is a closed form.
 
-        Power method on ``A^T A`` from a fixed random start; the estimate approaches the norm from below and
-        stops once it changes by less than ``tolerance`` relative. Nothing is kept in the operator.
+        The shape is ``(1,)``, or ``(items,)`` if parameters differ per item. Without a closed form,
+        the norm is estimated by the power method on ``A^T A`` from a fixed random image. The
+        estimate approaches the norm from below, and the method stops once the estimate changes by
+        less than ``tolerance`` relative. Nothing is stored in the operator.
         """
+        known = self._known_norm()
+        if known is not None:
+            return known.to(dtype=dtype.to_real(), device=device)
+        if self.needs_complex_start:
+            dtype = torch.promote_types(dtype, torch.complex64)
         tensors = list(self.parameters().values())
         device = device if device is not None else (tensors[0].device if tensors else "cpu")
         generator = torch.Generator().manual_seed(seed)
         x = torch.rand(1, *self.domain_shape, generator=generator, dtype=dtype).to(device)
         x = x.expand(self.items or 1, *self.domain_shape).contiguous()
         x = x / expand(item_norm(x), x)
-        estimate = torch.zeros(
-            self.items or 1, dtype=x.real.dtype if x.is_complex() else x.dtype, device=device
-        )
+        estimate = torch.zeros(self.items or 1, dtype=x.real.dtype, device=device)
         done = torch.zeros(len(estimate), dtype=torch.bool, device=device)
         for _ in range(max_iterations):
             x = self.normal(x)
@@ -290,29 +335,38 @@ class LinearOperator(Operator):
             x = x / expand(squared.clamp_min(torch.finfo(squared.dtype).tiny), x)
             new = squared.sqrt()
             settled = (new - estimate).abs() <= tolerance * new
-            # An item that has settled keeps its estimate, so that it does not depend on its company.
+            # A settled item keeps its estimate, so that it does not depend on the other items of
+            # the batch.
             estimate = torch.where(done, estimate, new)
             done = done | settled
             if bool(done.all()):
                 break
         return estimate
 
+    def _known_norm(self) -> Tensor | None:
+        """Return the norm, or a close upper bound, if there is a closed form."""
+        return None
+
     def pseudo_inverse(self, y: Any) -> Tensor:
-        """An approximate inverse in closed form (filtered back-projection for CT), where one exists."""
+        """Compute an approximate inverse in closed form, if one exists.
+
+        For CT this is filtered back-projection.
+        """
         raise InputError(
-            f"{self} has no closed-form pseudo-inverse; use it.solve(problem, solver=it.solvers.CGLS())"
+            f"{self} has no closed-form pseudo-inverse; use it.solve(problem, "
+            "solver=it.solvers.CGLS())"
         )
 
 
-# -- helpers that every operator, prior and solver shares: one definition of "per item" ---------------------------
+# -- helpers shared by operators, priors and solvers: one definition of "per item" ---------------
 
 
-#: Values that one dot product runs over.
+#: Number of values in one dot product.
 _BLOCK = 1 << 16
 
 
 def inner(a: Any, b: Any) -> Tensor:
-    """The real inner product of each item, shape ``(batch,)``; tuples are summed over."""
+    """Compute the real inner product of each item, shape ``(batch,)``; tuples are summed over."""
     if isinstance(a, (tuple, list)):
         return torch.stack([inner(p, q) for p, q in zip(a, b)]).sum(0)
     a, b = a.flatten(1), b.flatten(1)
@@ -322,9 +376,9 @@ def inner(a: Any, b: Any) -> Tensor:
         return torch.linalg.vecdot(a, b)
     if a.shape[1] < 4096:
         return (a * b).sum(1)
-    # On a CPU one dot product an item makes no temporary of the size of x, and rounds the same whatever the batch is, which
-    # a batched matrix product does not. In float32 a dot product over 16 million positive values is off by 1e-4, so it is
-    # summed in blocks.
+    # On a CPU one dot product per item makes no temporary of the size of x, and its rounding does
+    # not depend on the batch, unlike a batched matrix product's. In float32 a dot product over 16
+    # million positive values is off by 1e-4, so it is summed in blocks.
     return torch.stack(
         [
             torch.stack([_dot(u, v) for u, v in zip(p.split(_BLOCK), q.split(_BLOCK))]).sum()
@@ -334,29 +388,36 @@ def inner(a: Any, b: Any) -> Tensor:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    # A library's dot product may round by where in a line of the cache its vectors begin; an item's place in a batch must not matter.
+    # A library's dot product may round depending on where in a cache line its vectors begin; the
+    # place of an item in its batch must not matter.
     return torch.dot(*(t if t.data_ptr() % 64 == 0 else t.clone() for t in (a, b)))
 
 
 def item_norm(a: Any) -> Tensor:
-    """The Euclidean norm of each item, shape ``(batch,)``."""
+    """Compute the Euclidean norm of each item, shape ``(batch,)``."""
     if isinstance(a, (tuple, list)):
         return torch.stack([item_norm(part) for part in a]).square().sum(0).sqrt()
     return torch.linalg.vector_norm(a.flatten(1), dim=1)
 
 
 def expand(value: float | Tensor, like: Tensor) -> Tensor:
-    """A number, or one number an item, shaped so that it multiplies ``like``."""
-    value = torch.as_tensor(
-        value, dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device
-    )
+    """Reshape a number, or one number per item, so that it multiplies ``like``."""
+    value = torch.as_tensor(value, dtype=like.real.dtype, device=like.device)
     return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim else value
+
+
+def count_items(what: str, *tensors: Tensor | None) -> int | None:
+    """Return the common length of the batch axes of tensors; ``None`` if all lengths are 1."""
+    counts = {len(t) for t in tensors if t is not None and len(t) > 1}
+    if len(counts) > 1:
+        raise InputError(f"{what} are for batches of different sizes: {sorted(counts)}")
+    return counts.pop() if counts else None
 
 
 def check_shape(
     value: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
 ) -> None:
-    """Raise an `InputError` that names the axis where ``value`` does not have ``(batch, *shape)``."""
+    """Raise an `InputError` that names the wrong axis, unless the shape is ``(batch, *shape)``."""
     if shape and isinstance(shape[0], tuple):
         if not isinstance(value, (tuple, list)) or len(value) != len(shape):
             raise InputError(f"{what} as a tuple of {len(shape)} tensors, got {_describe(value)}")

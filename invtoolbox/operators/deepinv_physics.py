@@ -1,4 +1,4 @@
-"""deepinv's physics as operators, and operators as deepinv's physics. Importing this imports deepinv."""
+"""Conversions between deepinv's physics and operators; importing this module imports deepinv."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from invtoolbox.operators.matrix import probe_range
 
 
 class DeepinvOperator(Operator):
-    """The noiseless forward model ``physics.A`` of a copy of a deepinv physics.
+    """Noiseless forward model ``physics.A`` of a copy of a deepinv physics.
 
-    Parameters of the physics whose first axis is a batch (a mask or a filter of shape ``(batch, ...)``) make an operator
-    that differs from item to item.
+    If the first axis of a parameter of the physics is a batch (a mask or a filter of shape
+    ``(batch, ...)``), the operator differs from item to item.
     """
 
     def __init__(
         self, physics: Physics, domain_shape: Sequence[int] | None = None, channelwise: bool = False
     ) -> None:
-        # The caller's physics is left alone: several of them rewrite their own buffers in a call.
+        # The caller's physics is not touched: several physics rewrite their own buffers in a call.
         self.physics = physics.clone()
         self.channelwise = channelwise
         batches = {len(v) for v in self.parameters().values() if v.ndim >= 4 and len(v) > 1}
@@ -50,7 +50,8 @@ class DeepinvOperator(Operator):
         except RuntimeError:
             if not any(v.is_complex() for v in self.physics.buffers()):
                 raise
-            # Complex matrices take complex images, coil maps take pairs of real channels; nothing but trying tells.
+            # Complex matrices take complex images, coil maps take pairs of real channels; only a
+            # trial can decide.
             self.range_shape = probe_range(
                 self._forward,
                 self.domain_shape,
@@ -64,7 +65,7 @@ class DeepinvOperator(Operator):
         return _to_tuple(self.physics.A(x))
 
     def parameters(self) -> dict[str, Tensor]:
-        """The tensors of the physics, by its own names: ``mask``, ``filter``, ``angles``."""
+        """Return the tensors of the physics, by its own names: ``mask``, ``filter``, ``angles``."""
         return {
             name: value
             for name, value in self.physics._buffers.items()
@@ -75,7 +76,7 @@ class DeepinvOperator(Operator):
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         other = self._with_buffers({})
-        # `update_parameters`, because some physics derive others of their tensors from these.
+        # `update_parameters` is called because some physics derive further tensors from these.
         other.physics.update_parameters(**parameters)
         batches = {len(v) for v in other.parameters().values() if v.ndim >= 4 and len(v) > 1}
         return other._with_items(batches.pop() if batches else None)
@@ -102,20 +103,22 @@ class DeepinvOperator(Operator):
         elif target is not None:
             device = target
         other = copy.copy(self)
-        # Module.to(float64) would cast complex buffers to real ones, and drop their imaginary parts.
+        # Module.to(float64) would cast complex buffers to real ones, and drop their imaginary
+        # parts.
         other.physics = self.physics.clone()._apply(
             lambda t: t.to(device=device, dtype=cast_dtype(t.dtype, dtype))
         )
         return other
 
     def _with_buffers(self, buffers: dict[str, Tensor]) -> Self:
-        """A copy with some tensors exchanged; the others are shared, so that gradients pass through them."""
+        """Return a copy with some tensors replaced.
+
+        The other tensors are shared, so that gradients pass through them.
+        """
         other, physics = copy.copy(self), copy.copy(self.physics)
         physics._buffers = {**self.physics._buffers, **buffers}
-        physics._modules, physics._parameters = (
-            dict(self.physics._modules),
-            dict(self.physics._parameters),
-        )
+        physics._modules = dict(self.physics._modules)
+        physics._parameters = dict(self.physics._parameters)
         other.physics = physics
         return other
 
@@ -124,40 +127,37 @@ class DeepinvOperator(Operator):
 
 
 class DeepinvLinearOperator(DeepinvOperator, LinearOperator):
-    """The linear forward model of a copy of a deepinv physics: ``A`` and ``A_adjoint``."""
+    """Linear forward model of a copy of a deepinv physics: ``A`` and ``A_adjoint``."""
 
     def _adjoint(self, y: Any) -> Tensor:
         return cast(Tensor, self.physics.A_adjoint(_to_list(y)))
 
     def pseudo_inverse(self, y: Any) -> Tensor:
-        """``A_dagger`` where the physics has a closed form of it (filtered back-projection, an SVD)."""
+        """Compute ``A_dagger`` if the physics has a closed form (back-projection, an SVD)."""
         if type(self.physics).A_dagger is LinearPhysics.A_dagger:
             return super().pseudo_inverse(y)
-        # On a copy, because A_dagger rewrites the physics' own settings.
+        # This uses a copy, because A_dagger rewrites the settings of the physics.
         return cast(Tensor, self._with_buffers({}).physics.A_dagger(_to_list(y)))
 
     @property
     def has_normal_resolvent(self) -> bool:
-        return isinstance(self.physics, DecomposablePhysics) and not self._compressed
-
-    @property
-    def _compressed(self) -> bool:
-        """Whether fewer numbers than the image's leave ``V^T``: then ``V V^T`` is no identity."""
+        # If ``V^T`` returns fewer numbers than the image has, ``V V^T`` is not the identity.
         return (
-            type(self.physics).prox_l2 is not DecomposablePhysics.prox_l2
-            or self.domain_shape != self.range_shape
+            isinstance(self.physics, DecomposablePhysics)
+            and type(self.physics).prox_l2 is DecomposablePhysics.prox_l2
+            and self.domain_shape == self.range_shape
         )
 
     def normal_resolvent(
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
     ) -> Tensor:
-        """``V (weight |s|^2 + rho)^{-1} V^T v`` for a physics ``U diag(s) V^T``."""
+        """Compute ``V (weight |s|^2 + rho)^{-1} V^T v`` for a physics ``U diag(s) V^T``."""
         if not self.has_normal_resolvent:
             return super().normal_resolvent(v, rho, weight)
         spectral = self.physics.V_adjoint(v)
         mask = torch.as_tensor(self.physics.mask)
         power = mask.abs().square()
-        real = spectral.real if spectral.is_complex() else spectral
+        real = spectral.real
         scale = expand(weight, real) * power + expand(rho, real)
         return cast(Tensor, self.physics.V(spectral / scale))
 
@@ -165,7 +165,10 @@ class DeepinvLinearOperator(DeepinvOperator, LinearOperator):
 def from_physics(
     physics: Physics, domain_shape: Sequence[int] | None = None, channelwise: bool = False
 ) -> Operator:
-    """The operator of a physics; stacked and composed ones become stacks and compositions of operators."""
+    """Convert a physics to an operator.
+
+    Stacked and composed physics become stacks and compositions.
+    """
     if isinstance(physics, (OperatorPhysics, OperatorLinearPhysics)):
         return physics.operator
     if isinstance(physics, StackedPhysics):
@@ -185,7 +188,7 @@ def from_physics(
 
 
 class _Bridge:
-    """What both physics share: the operator, its parameters as keywords, and moves between devices."""
+    """Base of both physics: the operator, its parameters as keywords, and moves between devices."""
 
     operator: Operator
 
@@ -202,7 +205,7 @@ class _Bridge:
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         moved = super()._apply(fn, recurse)  # type: ignore[misc]
-        # The base class moves itself while it is made, before there is an operator.
+        # The base class moves itself during its construction, before there is an operator.
         if "operator" in self.__dict__:
             single, double = fn(torch.zeros(1)), fn(torch.zeros(1, dtype=torch.float64))
             cast_to = single.dtype if single.dtype == double.dtype else None
@@ -211,7 +214,7 @@ class _Bridge:
 
 
 class OperatorPhysics(_Bridge, Physics):  # type: ignore[misc]
-    """An operator as a deepinv physics without noise."""
+    """Operator as a deepinv physics without noise."""
 
     def __init__(self, operator: Operator) -> None:
         super().__init__(noise_model=ZeroNoise())
@@ -220,7 +223,7 @@ class OperatorPhysics(_Bridge, Physics):  # type: ignore[misc]
 
 
 class OperatorLinearPhysics(_Bridge, LinearPhysics):  # type: ignore[misc]
-    """A linear operator as a deepinv physics without noise; closed forms are used where the operator has them."""
+    """Linear operator as a deepinv physics without noise; it uses the operator's closed forms."""
 
     operator: LinearOperator
 
@@ -259,8 +262,8 @@ def _domain_shape(physics: Physics, given: Sequence[int] | None) -> tuple[int, .
         if shape is not None:
             return tuple(int(n) for n in shape)
     raise InputError(
-        f"deepinv's {type(physics).__name__} does not tell the shape of its images; "
-        "pass domain_shape=(channel, row, column)"
+        f"deepinv's {type(physics).__name__} does not define the shape of its images; pass "
+        "domain_shape=(channel, row, column)"
     )
 
 

@@ -1,10 +1,8 @@
-"""What unitary transforms have in common: the adjoint is the inverse, so every closed form is known.
+"""Elementary operators: unitary transforms, identity, no measurement, selection of channels.
 
-The identity: denoising is an inverse problem too.
-
-No measurement at all: for what priors alone decide, such as a scene that is edited by score distillation.
-
-A part of the channels of an image.
+`Unitary` is the base of transforms whose adjoint is the inverse, which gives every closed form.
+`Identity` states denoising as an inverse problem. `NoMeasurement` serves problems that a prior
+alone decides, such as editing a scene by score distillation.
 """
 
 from __future__ import annotations
@@ -19,37 +17,8 @@ from invtoolbox.core.pytrees import tree_leaves
 from invtoolbox.operators.base import LinearOperator, Operator, expand
 
 
-class Unitary(LinearOperator):
-    """``A^H A = I``: a subclass writes ``_forward`` and ``_adjoint``."""
-
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """1: exact."""
-        return torch.ones(1, dtype=dtype, device=device)
-
-    def normal_symbol(self) -> tuple[Tensor, bool]:
-        return torch.ones([1] * (len(self.domain_shape) + 1)), True
-
-    def normal_resolvent(
-        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
-    ) -> Tensor:
-        """``v / (weight + rho)``."""
-        return v / (expand(weight, v) + expand(rho, v))
-
-    def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """The inverse."""
-        return self.adjoint(y)
-
-
 class Identity(LinearOperator):
-    """``A(x) = x``, for images of shape ``(channel, *space)``.
+    """Identity ``A(x) = x`` for images of shape ``(channel, *space)``.
 
     >>> Identity((1, 2))(torch.ones(1, 1, 2))
     tensor([[[1., 1.]]])
@@ -68,16 +37,8 @@ class Identity(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return y
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        return torch.ones(1, dtype=dtype, device=device)
+    def _known_norm(self) -> Tensor:
+        return torch.ones(1)
 
     def normal_symbol(self) -> tuple[Tensor, bool]:
         return torch.ones([1] * (len(self.domain_shape) + 1)), True
@@ -87,16 +48,19 @@ class Identity(LinearOperator):
 
 
 class NoMeasurement(Operator):
-    """``A(x)``: nothing, ``(batch, 1, 0)``, of any x; its misfit is 0. The problem is ``Problem(A.measurements(batch), A)``.
+    """Operator without measurements: ``A(x)`` is empty, ``(batch, 1, 0)``, so its misfit is 0.
+
+    The problem is ``Problem(A.measurements(batch), A)``.
 
     Args:
-        domain_shape: of x, where it is an image; scenes have none.
+        domain_shape: shape of x if x is an image; scenes have no shape.
 
     >>> import invtoolbox as it
     >>> A = NoMeasurement((1, 2, 2))
     >>> problem = it.Problem(A.measurements(), A)
     >>> known = it.priors.Gaussian(torch.full((1, 2, 2), 0.3), 1.0)
-    >>> it.solve(problem, 1.0 * known, it.solvers.Adam(learning_rate=0.1), max_iterations=200, progress=False).x.mean()
+    >>> solver = it.solvers.Adam(learning_rate=0.1)
+    >>> it.solve(problem, 1.0 * known, solver, max_iterations=200, progress=False).x.mean()
     tensor(0.3000)
     """
 
@@ -104,14 +68,14 @@ class NoMeasurement(Operator):
         self.domain_shape, self.range_shape = domain_shape, (1, 0)
 
     def measurements(self, batch: int = 1) -> Tensor:
-        """Of so many items, ``(batch, 1, 0)``."""
+        """Return the empty measurements of ``batch`` items, ``(batch, 1, 0)``."""
         return torch.zeros(batch, *self.range_shape)
 
     def __call__(self, x: Any) -> Tensor:
         return self._forward(x)
 
     def _forward(self, x: Any) -> Tensor:
-        # A part of x without an entry, so that it has a derivative like any prediction.
+        # An empty part of x, so that the prediction has a derivative like any other prediction.
         leaf = next(
             leaf for _, leaf in tree_leaves(x) if leaf.is_floating_point() or leaf.is_complex()
         )
@@ -119,13 +83,17 @@ class NoMeasurement(Operator):
 
 
 class ChannelSlices(LinearOperator):
-    """Some of the channels of an image, one slice behind the other; the adjoint puts zeros in place of all others.
+    """Selection of slices of the channels of an image, one slice behind the other.
+
+    The adjoint fills all other channels with zeros.
 
     Args:
-        image_shape: ``(channel, *space)`` of the whole.
-        slices: ``(start, stop)`` of every slice, ``stop`` not included; they do not overlap.
+        image_shape: shape ``(channel, *space)`` of the whole image.
+        slices: channels ``(start, stop)`` of every slice, ``stop`` not included; the slices do not
+            overlap.
 
-    >>> ChannelSlices((3, 2), ((0, 1), (2, 3)))(torch.tensor([[[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]]]))
+    >>> x = torch.tensor([[[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]]])
+    >>> ChannelSlices((3, 2), ((0, 1), (2, 3)))(x)
     tensor([[[0., 0.],
              [3., 4.]]])
     """
@@ -144,21 +112,32 @@ class ChannelSlices(LinearOperator):
         return self.replace_blocks(y.new_zeros(y.shape[0], *self.domain_shape), y)
 
     def replace_blocks(self, x: Tensor, part: Tensor) -> Tensor:
-        """``x``, overwritten, with its slices replaced by ``part``."""
+        """Write ``part`` into the slices of ``x``, in place, and return ``x``."""
         for (start, stop), piece in zip(
             self.slices, part.split([stop - start for start, stop in self.slices], 1)
         ):
             x[:, start:stop] = piece
         return x
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
+    def _known_norm(self) -> Tensor:
+        return torch.ones(1)
+
+
+class Unitary(LinearOperator):
+    """Unitary transform, ``A^H A = I``; a subclass implements ``_forward`` and ``_adjoint``."""
+
+    def _known_norm(self) -> Tensor:
+        return torch.ones(1)
+
+    def normal_symbol(self) -> tuple[Tensor, bool]:
+        return torch.ones([1] * (len(self.domain_shape) + 1)), True
+
+    def normal_resolvent(
+        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
     ) -> Tensor:
-        """1: it leaves out and changes nothing."""
-        return torch.ones(1, dtype=torch.zeros((), dtype=dtype).real.dtype, device=device)
+        """Compute ``v / (weight + rho)``."""
+        return v / (expand(weight, v) + expand(rho, v))
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        """Compute the inverse, which is the adjoint."""
+        return self.adjoint(y)

@@ -1,6 +1,7 @@
-"""The discrete gradient and its adjoint, the negative divergence.
+"""Finite differences: the gradient of an image, and the symmetrised gradient of a vector field.
 
-The symmetrised gradient of a vector field: what total generalized variation measures curvature by.
+The adjoint of the gradient is the negative divergence. Total generalized variation measures
+curvature by the symmetrised gradient.
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ from invtoolbox.operators.base import LinearOperator
 
 
 class FiniteDifference(LinearOperator):
-    r"""Forward differences along every spatial axis, ``(channel, *space) -> (dimensions * channel, *space)``.
+    r"""Forward differences along every spatial axis.
 
-    ``(D x)_k[i] = x[i + e_k] - x[i]``, and 0 at the last index of axis k (Neumann), or wrapped around where
-    ``periodic``. The differences of one channel lie next to each other: channel ``c * dimensions + k``.
-    With ``spacing``, the distance of two neighbours along every axis, differences are divided by it and are slopes.
-    `norm` is exact; ``|D|^2 <= 4 * dimensions`` (Chambolle 2004).
+    The shapes are ``(channel, *space) -> (dimensions * channel, *space)``.
+    ``(D x)_k[i] = x[i + e_k] - x[i]``, and 0 at the last index of axis k (Neumann), or wrapped
+    around if ``periodic``. The differences of one channel lie next to each other: channel
+    ``c * dimensions + k``. `norm` is exact; ``|D|^2 <= 4 * dimensions`` (Chambolle 2004).
+
+    Args:
+        shape: shape ``(channel, *space)``.
+        periodic: whether the image wraps around at its edges.
+        spacing: distance of two neighbours along every axis; differences are divided by it and are
+            slopes.
 
     >>> D = FiniteDifference((1, 3))
     >>> D(torch.tensor([[[0., 1., 3.]]]))
@@ -35,26 +42,22 @@ class FiniteDifference(LinearOperator):
         self.dimensions = len(self.domain_shape) - 1
         self.range_shape = (self.dimensions * self.domain_shape[0], *self.domain_shape[1:])
         self.periodic = periodic
-        self.spacing = None if spacing is None else tuple(float(h) for h in spacing)
-        if self.spacing is not None and (
-            len(self.spacing) != self.dimensions or not all(0 < h < math.inf for h in self.spacing)
-        ):
-            raise InputError(
-                f"spacing of FiniteDifference is a positive length for each of {self.dimensions} axes, got {spacing}"
-            )
+        self.spacing = (
+            None
+            if spacing is None
+            else _check_spacing(type(self).__name__, spacing, self.dimensions)
+        )
 
     def _forward(self, x: Tensor) -> Tensor:
         out = x.new_empty(x.shape[0], x.shape[1], self.dimensions, *x.shape[2:])
         for k in range(self.dimensions):
             axis, n, part = k + 2, x.shape[k + 2], out.select(2, k)
             if n > 1:
-                torch.sub(
-                    x.narrow(axis, 1, n - 1),
-                    x.narrow(axis, 0, n - 1),
-                    out=part.narrow(axis, 0, n - 1),
-                ) if not _needs_graph(x) else part.narrow(axis, 0, n - 1).copy_(
-                    x.narrow(axis, 1, n - 1) - x.narrow(axis, 0, n - 1)
-                )
+                before, after = x.narrow(axis, 0, n - 1), x.narrow(axis, 1, n - 1)
+                if torch.is_grad_enabled() and x.requires_grad:
+                    part.narrow(axis, 0, n - 1).copy_(after - before)
+                else:
+                    torch.sub(after, before, out=part.narrow(axis, 0, n - 1))
             last = part.narrow(axis, n - 1, 1)
             if self.periodic:
                 last.copy_(x.narrow(axis, 0, 1) - x.narrow(axis, n - 1, 1))
@@ -82,31 +85,23 @@ class FiniteDifference(LinearOperator):
                 out.narrow(axis, 0, 1).add_(last)
         return out
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """The largest singular value, in closed form.
-
-        The eigenvalues next to the largest are so near to it that a power method stops 1.5 % below it, and a
-        primal-dual method with a step that long diverges on images of high-frequency noise.
-        """
-        # Along an axis the largest frequency is the alternating sign, where the boundary lets it be.
+    def _known_norm(self) -> Tensor:
+        # The next eigenvalues are so close to the largest that a power method stops 1.5 % below it,
+        # and a primal-dual method with such a long step diverges on images of high-frequency noise.
+        # Along an axis the highest frequency is the alternating sign, if the boundary permits it.
         squares = [
             4.0 if self.periodic and n % 2 == 0 else 4 * math.cos(math.pi / (2 * n)) ** 2
             for n in self.domain_shape[1:]
         ]
         if self.spacing is not None:
             squares = [square / (h * h) for square, h in zip(squares, self.spacing)]
-        return torch.full((1,), math.sqrt(sum(squares)), dtype=dtype, device=device)
+        return torch.tensor([math.sqrt(sum(squares))], dtype=torch.float64)
 
     def normal_symbol(self) -> tuple[Tensor, bool]:
-        """``sum_k 4 sin^2(xi_k / 2)``, the Laplacian's; with Neumann's boundary a neighbour of what is right."""
+        """Return ``sum_k 4 sin^2(xi_k / 2)``, the symbol of the Laplacian.
+
+        It is exact if ``periodic``, and approximate for the Neumann boundary.
+        """
         symbol = torch.zeros([1] * len(self.domain_shape), dtype=torch.float64)
         for axis, n in enumerate(self.domain_shape[1:]):
             frequencies = torch.arange(
@@ -121,19 +116,22 @@ class FiniteDifference(LinearOperator):
         return symbol.unsqueeze(0), self.periodic
 
 
-def _needs_graph(x: Tensor) -> bool:
-    return torch.is_grad_enabled() and x.requires_grad
-
-
 class SymmetrisedGradient(LinearOperator):
-    r"""``E w = (grad w + grad w^T) / 2`` of the slopes of an image, by forward differences.
+    r"""Symmetrised gradient ``E w = (grad w + grad w^T) / 2`` of the slopes of an image.
 
-    ``w`` has the layout of what `FiniteDifference` gives: component k of channel c is channel ``c * dimensions + k``. The
-    result has ``dimensions (dimensions + 1) / 2`` channels for each one, the diagonal first, then the pairs of axes in order; those
-    are scaled by ``sqrt(2)``, so that the Euclidean norm over these channels is the Frobenius norm of the matrix.
+    ``w`` has the layout of the result of `FiniteDifference`: component k of channel c is channel
+    ``c * dimensions + k``. The result has ``dimensions (dimensions + 1) / 2`` channels per channel
+    of the image: the diagonal first, then the pairs of axes in order. The entries of the pairs are
+    scaled by ``sqrt(2)``, so that the Euclidean norm over these channels is the Frobenius norm of
+    the matrix.
 
-    A slope along axis k lies between two pixels, so there is none at the last index of axis k, and what is there plays no
-    part; differences that would need it are 0. So ``E D x = 0`` exactly for every affine image x, up to the border.
+    The differences are forward differences. A slope along axis k lies between two pixels, so there
+    is none at the last index of axis k: the value there is ignored, and differences that would need
+    it are 0. So ``E D x = 0`` exactly for every affine image x, up to the border.
+
+    Args:
+        image_shape: shape ``(channel, *space)`` of the image.
+        spacing: distance of two neighbours along every axis; 1 by default.
 
     >>> E = SymmetrisedGradient((1, 5))
     >>> E(torch.tensor([[[0.0, 1.0, 3.0, 3.0, 9.0]]]))
@@ -146,11 +144,9 @@ class SymmetrisedGradient(LinearOperator):
         self.pairs = [(i, j) for i in range(self.dimensions) for j in range(i + 1, self.dimensions)]
         self.domain_shape = (channels * self.dimensions, *space)
         self.range_shape = (channels * (self.dimensions + len(self.pairs)), *space)
-        lengths = (1.0,) * self.dimensions if spacing is None else tuple(float(h) for h in spacing)
-        if len(lengths) != self.dimensions or not all(0 < h < math.inf for h in lengths):
-            raise InputError(
-                f"spacing of SymmetrisedGradient is a positive length for each of {self.dimensions} axes, got {spacing}"
-            )
+        lengths = _check_spacing(
+            type(self).__name__, spacing or (1.0,) * self.dimensions, self.dimensions
+        )
         self.slopes = tuple(1 / h for h in lengths)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -171,7 +167,7 @@ class SymmetrisedGradient(LinearOperator):
         return out.flatten(1, 2)
 
     def _differences(self) -> Iterator[tuple[int, int, int, float]]:
-        """Which entry of the matrix takes which component's difference along which axis, and its factor."""
+        """Iterate over the differences: entry of the matrix, component, axis and factor."""
         for k, slope in enumerate(self.slopes):
             yield k, k, k, slope
         for m, (i, j) in enumerate(self.pairs, self.dimensions):
@@ -181,9 +177,13 @@ class SymmetrisedGradient(LinearOperator):
     def _places(
         self, entry: Tensor, component: Tensor, m: int, axis: int
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Where an entry is defined, and the component there and one further along the axis; all views."""
+        """Return an entry where it is defined, and the component at both ends of the difference.
+
+        Views.
+        """
         diagonal = m < self.dimensions
-        # An entry of the diagonal needs two slopes along its own axis, which has one less than pixels.
+        # An entry of the diagonal needs two slopes along its own axis, which has one slope less
+        # than pixels.
         axes = {axis: 2} if diagonal else dict.fromkeys(self.pairs[m - self.dimensions], 1)
         here, first, second = entry, component, component
         for a, less in axes.items():
@@ -192,16 +192,16 @@ class SymmetrisedGradient(LinearOperator):
             second = second.narrow(a + 2, min(1, component.shape[a + 2] - n) if a == axis else 0, n)
         return here, (first, second)
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """A bound from above, ``|E|^2 <= 4 sum_k 1 / spacing_k^2``, which large images come near to."""
-        return torch.full(
-            (1,), 2 * math.sqrt(sum(a * a for a in self.slopes)), dtype=dtype, device=device
+    def _known_norm(self) -> Tensor:
+        # This is an upper bound, |E|^2 <= 4 sum_k 1 / spacing_k^2, which large images approach.
+        return torch.tensor([2 * math.sqrt(sum(a * a for a in self.slopes))], dtype=torch.float64)
+
+
+def _check_spacing(name: str, spacing: Sequence[float], dimensions: int) -> tuple[float, ...]:
+    lengths = tuple(float(h) for h in spacing)
+    if len(lengths) != dimensions or not all(0 < h < math.inf for h in lengths):
+        raise InputError(
+            f"spacing of {name} must be a positive length for each of {dimensions} axes, got "
+            f"{spacing}"
         )
+    return lengths

@@ -1,4 +1,4 @@
-"""The Laplacian of a graph whose nodes are the pixels of an image."""
+"""Laplacian of a graph whose nodes are the pixels of an image."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ Offset = tuple[int, ...]
 
 
 class PixelGraphLaplacian(LinearOperator):
-    r"""``(Delta x)(p) = sum_q w(p, q) (x(p) - x(q))``, q in a window around the pixel p.
+    r"""Graph Laplacian ``(Delta x)(p) = sum_q w(p, q) (x(p) - x(q))``.
 
-    ``Delta = D - W`` is symmetric and positive semidefinite, and an image that is constant on every connected
-    part of the graph is in its null space. An edge is stored once: ``edge_weights[:, k]`` at p is the weight
-    between p and ``p + offsets[k]``, 0 where that lies outside. Nothing else is kept: Delta is applied offset
-    by offset, which takes one pass over the weights and is, on a CPU, several times faster than a sparse
-    matrix.
+    The sum runs over the pixels q in a window around the pixel p.
+
+    ``Delta = D - W`` is symmetric and positive semidefinite, and an image that is constant on every
+    connected part of the graph is in its null space. An edge is stored once: ``edge_weights[:, k]``
+    at p is the weight between p and ``p + offsets[k]``, 0 if that pixel lies outside. Nothing else
+    is stored: Delta is applied offset by offset, which takes one pass over the weights and is, on a
+    CPU, several times faster than a sparse matrix.
 
     Args:
-        image_shape: ``(channel, *space)``; every channel is treated alike.
-        edge_weights: nonnegative, ``(batch or 1, offsets, *space)``.
-        radius: of the window in pixels, so that it has ``(2 radius + 1)^dimensions - 1`` neighbours.
+        image_shape: shape ``(channel, *space)``; every channel is treated alike.
+        edge_weights: nonnegative weights, ``(batch or 1, offsets, *space)``.
+        radius: radius of the window in pixels; a pixel has ``(2 radius + 1)^dimensions - 1``
+            neighbours.
 
-    >>> Delta = PixelGraphLaplacian.from_image(torch.tensor([[[0., 0., 9.]]]), radius=1, intensity_scale=1.0)
+    >>> image = torch.tensor([[[0., 0., 9.]]])
+    >>> Delta = PixelGraphLaplacian.from_image(image, radius=1, intensity_scale=1.0)
     >>> Delta(torch.tensor([[[1., 2., 5.]]])).round(decimals=4)
     tensor([[[-0.7071,  0.7071,  0.0000]]])
     """
@@ -44,11 +48,15 @@ class PixelGraphLaplacian(LinearOperator):
 
     @classmethod
     def from_image(cls, image: Tensor, radius: int, intensity_scale: float | Tensor) -> Self:
-        r"""The graph of an image ``(batch, channel, *space)``, one graph an item.
+        r"""Create the graph of an image ``(batch, channel, *space)``, one graph per item.
 
-        ``w(p, q) = exp(-|x(p) - x(q)|^2 / intensity_scale)`` with the distance over the channels; all weights
-        of a graph are then divided by the Frobenius norm of W. ``intensity_scale`` is a number, or one an
-        item.
+        ``w(p, q) = exp(-|x(p) - x(q)|^2 / intensity_scale)`` with the distance over the channels;
+        all weights of a graph are then divided by the Frobenius norm of W.
+
+        Args:
+            image: images, ``(batch, channel, *space)``.
+            radius: radius of the window in pixels.
+            intensity_scale: a number, or one number per item, in squared units of the image.
         """
         offsets = half_window(radius, image.ndim - 2)
         weights = image.new_zeros(image.shape[0], len(offsets), *image.shape[2:])
@@ -59,16 +67,14 @@ class PixelGraphLaplacian(LinearOperator):
                 image[(slice(None), slice(None), *here)] - image[(slice(None), slice(None), *there)]
             )
             weights[:, k][(slice(None), *here)] = difference.square_().sum(1).mul_(-rate).exp_()
-        norm = (
-            torch.linalg.vector_norm(weights.flatten(1), dim=1) * 2**0.5
-        )  # each edge stands in W twice
+        # Each edge occurs in W twice.
+        norm = torch.linalg.vector_norm(weights.flatten(1), dim=1) * 2**0.5
         weights /= expand(norm.clamp_min(torch.finfo(norm.dtype).tiny), weights)
         return cls(image.shape[1:], weights, radius)
 
     def _forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and (x.requires_grad or self.edge_weights.requires_grad):
-            result: Tensor = _Apply.apply(self.edge_weights, x, self.offsets)
-            return result
+            return _Apply.apply(self.edge_weights, x, self.offsets)
         return _apply(self.edge_weights, x, self.offsets)
 
     def _adjoint(self, y: Tensor) -> Tensor:
@@ -79,15 +85,15 @@ class PixelGraphLaplacian(LinearOperator):
         return self
 
     def degree(self) -> Tensor:
-        """The sum of the weights at every pixel, ``(batch or 1, 1, *space)``: the diagonal of Delta."""
-        return self._over_neighbours(self.edge_weights)
+        """Sum the weights at every pixel, ``(batch or 1, 1, *space)``: the diagonal of Delta."""
+        return self._sum_edges(self.edge_weights)
 
     def normal_diagonal(self) -> Tensor:
-        """The diagonal of ``Delta^T Delta``: ``degree^2 + sum_q w(p, q)^2``."""
-        return self.degree().square_().add_(self._over_neighbours(self.edge_weights.square()))
+        """Compute the diagonal of ``Delta^T Delta``: ``degree^2 + sum_q w(p, q)^2``."""
+        return self.degree().square_().add_(self._sum_edges(self.edge_weights.square()))
 
-    def _over_neighbours(self, values: Tensor) -> Tensor:
-        """Sum what stands on the edges of every pixel."""
+    def _sum_edges(self, values: Tensor) -> Tensor:
+        """Sum the values on the edges of every pixel."""
         total = values.new_zeros(values.shape[0], 1, *values.shape[2:])
         for k, offset in enumerate(self.offsets):
             here, there = _pair(offset, values.shape[2:])
@@ -104,14 +110,17 @@ class PixelGraphLaplacian(LinearOperator):
 
 
 def half_window(radius: int, dimensions: int) -> tuple[Offset, ...]:
-    """One of every pair of opposite offsets ``0 < max_k |offset_k| <= radius``: those that are lexicographically positive."""
+    """Return one of every pair of opposite offsets ``0 < max_k |offset_k| <= radius``.
+
+    The chosen offsets are lexicographically positive.
+    """
     return tuple(
         o for o in product(range(-radius, radius + 1), repeat=dimensions) if o > (0,) * dimensions
     )
 
 
 def _pair(offset: Offset, shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where p and where ``p + offset`` run, over all pairs inside an image."""
+    """Return the slices of p and of ``p + offset`` over all pairs inside an image."""
     here = tuple(slice(max(0, -o), max(0, n - max(0, o))) for o, n in zip(offset, shape))
     there = tuple(slice(max(0, o), max(0, n - max(0, -o))) for o, n in zip(offset, shape))
     return here, there
@@ -122,7 +131,8 @@ def _apply(weights: Tensor, x: Tensor, offsets: Sequence[Offset]) -> Tensor:
     scratch = torch.empty_like(x).flatten()
     for index, here, there in _edges(offsets, x.shape[2:]):
         a, b = x[here], x[there]
-        # One buffer for every offset: fresh temporaries of large images cost more than the arithmetic.
+        # One buffer serves every offset: new temporaries of large images cost more than the
+        # arithmetic.
         flow = torch.sub(a, b, out=scratch[: a.numel()].view(a.shape))
         flow.mul_(weights[index])
         out[here].add_(flow)
@@ -131,13 +141,14 @@ def _apply(weights: Tensor, x: Tensor, offsets: Sequence[Offset]) -> Tensor:
 
 
 def _edges(offsets: Sequence[Offset], shape: Sequence[int]) -> Iterator[tuple[Any, Any, Any]]:
+    """Iterate over the offsets: index of the weights, and slices of p and of its neighbour."""
     for k, offset in enumerate(offsets):
         here, there = _pair(offset, shape)
         yield (slice(None), slice(k, k + 1), *here), (..., *here), (..., *there)
 
 
 class _Apply(torch.autograd.Function):
-    """Delta with its derivatives: it is symmetric in x, and ``d/dw(p, q) = (x(p) - x(q)) (g(p) - g(q))``."""
+    """Delta and its derivatives: symmetric in x; ``d/dw(p, q) = (x(p) - x(q)) (g(p) - g(q))``."""
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, x: Tensor, offsets: Sequence[Offset]) -> Tensor:

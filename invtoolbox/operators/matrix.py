@@ -1,7 +1,4 @@
-"""A function or a network as an operator.
-
-A dense matrix as an operator.
-"""
+"""Matrices, functions and networks as operators."""
 
 from __future__ import annotations
 
@@ -13,141 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import LinearOperator, Operator, Shape, Shapes, check_shape
-
-
-class Function(Operator):
-    """``A(x) = function(x)`` for a function of ``(batch, *domain_shape)``, written in torch so that it has a derivative.
-
-    Of a `torch.nn.Module` the parameters are `parameters()`, and the module itself is never written to.
-
-    >>> Function(torch.sin, (1, 4)).range_shape
-    (1, 4)
-    """
-
-    def __init__(
-        self,
-        function: Callable[[Tensor], Any],
-        domain_shape: Sequence[int],
-        range_shape: Shapes | None = None,
-        channelwise: bool = False,
-    ) -> None:
-        self.function = function
-        self.domain_shape = tuple(int(n) for n in domain_shape)
-        self.channelwise = channelwise
-        self.replace_blocks: dict[str, Tensor] = {}
-        self.range_shape = (
-            probe_range(self._forward, self.domain_shape, self._like(), repr(self))
-            if range_shape is None
-            else range_shape
-        )
-
-    def _forward(self, x: Tensor) -> Any:
-        if self.replace_blocks:
-            return torch.func.functional_call(
-                cast(nn.Module, self.function), self.replace_blocks, (x,)
-            )
-        return self.function(x)
-
-    def parameters(self) -> dict[str, Tensor]:
-        own = dict(self.function.named_parameters()) if isinstance(self.function, nn.Module) else {}
-        return {**own, **self.replace_blocks}
-
-    def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        if not parameters:
-            return self
-        return super()._replace(
-            cast("dict[str, Tensor]", {"replaced": {**self.replace_blocks, **parameters}})
-        )
-
-    def _like(self) -> Tensor:
-        """A tensor of the dtype and the device that the function works with."""
-        module = self.function
-        tensors = [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else []
-        return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
-
-    def __repr__(self) -> str:
-        name = getattr(self.function, "__name__", type(self.function).__name__)
-        return f"{type(self).__name__}({name})"
-
-
-class LinearFunction(Function, LinearOperator):
-    """A linear function; the adjoint is given, or comes from automatic differentiation.
-
-    Raises:
-        InputError: a function that is not linear, found out on random images.
-
-    >>> A = LinearFunction(lambda x: x.cumsum(-1), (1, 3))
-    >>> A.adjoint(torch.tensor([[[0., 0., 1.]]]))
-    tensor([[[1., 1., 1.]]])
-    """
-
-    def __init__(
-        self,
-        function: Callable[[Tensor], Any],
-        domain_shape: Sequence[int],
-        range_shape: Shapes | None = None,
-        channelwise: bool = False,
-        adjoint: Callable[[Any], Tensor] | None = None,
-    ) -> None:
-        super().__init__(function, domain_shape, range_shape, channelwise)
-        self.adjoint_function = adjoint
-        check_linear(self._forward, self.domain_shape, self._like(), repr(self))
-
-    def _adjoint(self, y: Any) -> Tensor:
-        return super()._adjoint(y) if self.adjoint_function is None else self.adjoint_function(y)
-
-
-def probe_range(
-    function: Callable[[Tensor], Any], domain: Shape, like: Tensor, name: str, batch: int = 1
-) -> Shapes:
-    """The shape of what a function gives, found by giving it zeros."""
-    with torch.no_grad():
-        found = function(like.new_zeros(batch, *domain))
-    parts = found if isinstance(found, (tuple, list)) else (found,)
-    for part in parts:
-        if not isinstance(part, Tensor) or part.ndim < 2 or part.shape[0] != batch:
-            got = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
-            raise InputError(
-                f"{name} must map a batch ({batch}, {', '.join(map(str, domain))}) to tensors whose first "
-                f"axis is the batch and whose second is the channel, got {got}"
-            )
-    shapes = tuple(tuple(part.shape[1:]) for part in parts)
-    return shapes if isinstance(found, (tuple, list)) else shapes[0]
-
-
-def check_linear(function: Callable[[Tensor], Any], domain: Shape, like: Tensor, name: str) -> None:
-    """Raise an `InputError` where ``function(a + 2 b)`` is not ``function(a) + 2 function(b)``."""
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(1, *domain, generator=generator).to(like) for _ in range(2))
-    with torch.no_grad():
-        together, alone_a, alone_b = (_flat(function(x)) for x in (a + 2 * b, a, b))
-    error = (together - alone_a - 2 * alone_b).abs().max()
-    if not bool(error <= 1e-3 * (alone_a.abs().max() + 2 * alone_b.abs().max())):
-        raise InputError(
-            f"{name} is not linear: A(a + 2b) differs from A(a) + 2A(b) by {float(error):.3g} on random "
-            "images (a bias?); pass linear=False"
-        )
-
-
-def _flat(value: Any) -> Tensor:
-    return (
-        torch.cat([part.flatten() for part in value])
-        if isinstance(value, (tuple, list))
-        else value.flatten()
-    )
+from invtoolbox.operators.base import LinearOperator, Operator, Shape, Shapes
 
 
 class Matrix(LinearOperator):
-    """``A x = M x``, images flattened row by row, channel first.
+    """Product ``A x = M x`` with a matrix; images are flattened row by row, channel first.
 
     Args:
-        matrix: ``(m, n)``, or ``(batch, m, n)`` for one matrix an item.
-        domain_shape: ``(channel, *space)`` with ``n`` entries; ``(1, n)`` by default.
-        range_shape: ``(channel, *space)`` with ``m`` entries; ``(1, m)`` by default.
+        matrix: the matrix M, ``(m, n)``, or ``(batch, m, n)`` for one matrix per item.
+        domain_shape: shape ``(channel, *space)`` with ``n`` entries; ``(1, n)`` by default.
+        range_shape: shape ``(channel, *space)`` with ``m`` entries; ``(1, m)`` by default.
 
     Raises:
-        InputError: shapes that do not fit, or entries that are not finite.
+        InputError: if shapes do not fit, or if entries are not finite.
 
     >>> A = Matrix(torch.tensor([[1., 2.], [0., 1.], [1., 0.]]))
     >>> A(torch.tensor([[[1., 1.]]]))
@@ -163,7 +38,7 @@ class Matrix(LinearOperator):
         values = torch.as_tensor(matrix)
         if values.ndim not in (2, 3):
             raise InputError(
-                f"a Matrix is (m, n) or (batch, m, n), got shape {tuple(values.shape)}"
+                f"a Matrix must be (m, n) or (batch, m, n), got shape {tuple(values.shape)}"
             )
         if not bool(values.isfinite().all()):
             raise InputError("the Matrix has entries that are NaN or infinite")
@@ -189,13 +64,13 @@ class Matrix(LinearOperator):
 
     @property
     def blocks(self) -> int | None:
-        """The number of rows, where the measurements are one row of numbers."""
+        """Number of rows, if the measurements are one row of numbers."""
         return (
             self.range_shape[1] if len(self.range_shape) == 2 and self.range_shape[0] == 1 else None
         )
 
     def subset(self, index: Any) -> Operator:
-        """Some of the rows: ``A.subset(i)(x) = A(x)[:, :, i]``."""
+        """Return the operator of some rows: ``A.subset(i)(x) = A(x)[:, :, i]``."""
         if self.blocks is None:
             return super().subset(index)
         other = self._replace({"matrix": self.matrix[..., index, :]})
@@ -212,28 +87,12 @@ class Matrix(LinearOperator):
         dtype = torch.promote_types(x.dtype, torch.complex64) if matrix.is_complex() else x.dtype
         return (matrix.to(dtype) @ x.to(dtype).flatten(1).unsqueeze(2)).squeeze(2)
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """The largest singular value: exact."""
-        largest: Tensor = torch.linalg.matrix_norm(self.matrix, 2)
-        return largest.reshape(-1).to(dtype=dtype, device=device)
+    def _known_norm(self) -> Tensor:
+        return torch.linalg.matrix_norm(self.matrix, 2).reshape(-1)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """The least-squares image of smallest norm."""
-        check_shape(
-            y,
-            self.range_shape,
-            f"the pseudo-inverse of {self} takes y",
-            self.channelwise,
-            self.items,
-        )
+        """Compute the least-squares image of smallest norm."""
+        self._check_measurements("pseudo-inverse", y)
         inverse: Tensor = torch.linalg.pinv(self.matrix)
         return self._product(y, inverse).reshape(y.shape[0], *self.domain_shape)
 
@@ -241,8 +100,146 @@ class Matrix(LinearOperator):
         return f"Matrix({'x'.join(map(str, self.matrix.shape))})"
 
 
+class Function(Operator):
+    """Operator ``A(x) = function(x)`` of a torch function.
+
+    The function takes ``(batch, *domain_shape)`` and is differentiable by autograd. The parameters
+    of a `torch.nn.Module` are the `parameters()` of the operator; the module itself is never
+    written to.
+
+    Args:
+        function: function or module.
+        domain_shape: shape ``(channel, *space)`` of the images.
+        range_shape: shape of the prediction without the batch axis; if ``None``, the function is
+            applied once to find it.
+        channelwise: whether every channel is treated alike.
+
+    >>> Function(torch.sin, (1, 4)).range_shape
+    (1, 4)
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Any],
+        domain_shape: Sequence[int],
+        range_shape: Shapes | None = None,
+        channelwise: bool = False,
+    ) -> None:
+        self.function = function
+        self.domain_shape = tuple(int(n) for n in domain_shape)
+        self.channelwise = channelwise
+        self.replacements: dict[str, Tensor] = {}
+        self.range_shape = (
+            probe_range(self._forward, self.domain_shape, self._like(), repr(self))
+            if range_shape is None
+            else range_shape
+        )
+
+    def _forward(self, x: Tensor) -> Any:
+        if self.replacements:
+            return torch.func.functional_call(
+                cast(nn.Module, self.function), self.replacements, (x,)
+            )
+        return self.function(x)
+
+    def parameters(self) -> dict[str, Tensor]:
+        own = dict(self.function.named_parameters()) if isinstance(self.function, nn.Module) else {}
+        return {**own, **self.replacements}
+
+    def _replace(self, parameters: dict[str, Tensor]) -> Self:
+        if not parameters:
+            return self
+        replacements = {**self.replacements, **parameters}
+        return super()._replace(cast("dict[str, Tensor]", {"replacements": replacements}))
+
+    def _like(self) -> Tensor:
+        """Return a tensor of the dtype and the device of the function's parameters."""
+        module = self.function
+        tensors = [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else []
+        return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+
+    def __repr__(self) -> str:
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        return f"{type(self).__name__}({name})"
+
+
+class LinearFunction(Function, LinearOperator):
+    """Linear operator of a function; its adjoint is given, or comes from automatic differentiation.
+
+    Args:
+        function: linear function or module.
+        domain_shape: shape ``(channel, *space)`` of the images.
+        range_shape: shape of the prediction without the batch axis; if ``None``, the function is
+            applied once to find it.
+        channelwise: whether every channel is treated alike.
+        adjoint: function that computes the adjoint; automatic differentiation if ``None``.
+
+    Raises:
+        InputError: if the function is not linear on random images.
+
+    >>> A = LinearFunction(lambda x: x.cumsum(-1), (1, 3))
+    >>> A.adjoint(torch.tensor([[[0., 0., 1.]]]))
+    tensor([[[1., 1., 1.]]])
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Any],
+        domain_shape: Sequence[int],
+        range_shape: Shapes | None = None,
+        channelwise: bool = False,
+        adjoint: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        super().__init__(function, domain_shape, range_shape, channelwise)
+        self.adjoint_function = adjoint
+        check_linear(self._forward, self.domain_shape, self._like(), repr(self))
+
+    def _adjoint(self, y: Any) -> Tensor:
+        return super()._adjoint(y) if self.adjoint_function is None else self.adjoint_function(y)
+
+
+def probe_range(
+    function: Callable[[Tensor], Any], domain: Shape, like: Tensor, name: str, batch: int = 1
+) -> Shapes:
+    """Find the shape of the result of a function by applying it to zeros."""
+    with torch.no_grad():
+        found = function(like.new_zeros(batch, *domain))
+    parts = found if isinstance(found, (tuple, list)) else (found,)
+    for part in parts:
+        if not isinstance(part, Tensor) or part.ndim < 2 or part.shape[0] != batch:
+            got = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+            raise InputError(
+                f"{name} must map a batch ({batch}, {', '.join(map(str, domain))}) to tensors "
+                f"whose first axis is the batch and whose second is the channel, got {got}"
+            )
+    shapes = tuple(tuple(part.shape[1:]) for part in parts)
+    return shapes if isinstance(found, (tuple, list)) else shapes[0]
+
+
+def check_linear(function: Callable[[Tensor], Any], domain: Shape, like: Tensor, name: str) -> None:
+    """Raise an `InputError` unless ``function(a + 2 b)`` equals ``function(a) + 2 function(b)``."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(1, *domain, generator=generator).to(like) for _ in range(2))
+    with torch.no_grad():
+        together, alone_a, alone_b = (_flatten(function(x)) for x in (a + 2 * b, a, b))
+    error = (together - alone_a - 2 * alone_b).abs().max()
+    if not bool(error <= 1e-3 * (alone_a.abs().max() + 2 * alone_b.abs().max())):
+        raise InputError(
+            f"{name} is not linear: A(a + 2b) differs from A(a) + 2A(b) by {float(error):.3g} on "
+            "random images (a bias?); pass linear=False"
+        )
+
+
+def _flatten(value: Any) -> Tensor:
+    return (
+        torch.cat([part.flatten() for part in value])
+        if isinstance(value, (tuple, list))
+        else value.flatten()
+    )
+
+
 def infer_shape(shape: Sequence[int] | None, count: int, axis: str, name: str) -> tuple[int, ...]:
-    """``shape`` if it has ``count`` entries, ``(1, count)`` by default, else an `InputError`."""
+    """Return ``shape`` if it has ``count`` entries; ``(1, count)`` by default."""
     if shape is None:
         return (1, count)
     fitted = tuple(int(n) for n in shape)

@@ -1,4 +1,7 @@
-"""Simulated measurement noise. Draws depend on the seed alone: an item gets the same noise alone or in company."""
+"""Simulation of measurement noise.
+
+Draws depend on the seed alone: an item gets the same noise alone and in a batch.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +18,30 @@ from invtoolbox.operators.base import Operator, expand, item_norm
 
 
 class Noise(ABC):
-    """What the detector does to clean measurements.
+    """Noise model of a detector.
 
-    A subclass writes ``apply(clean, generator)`` for one item, shape ``(1, ...)``; it draws on the CPU and in
-    float64, so that a draw is the same on every device and in every precision.
+    A subclass implements ``apply(clean, generator)`` for one item, shape ``(1, ...)``. It draws on
+    the CPU and in float64, so that a draw is the same on every device and in every precision.
     """
 
     @abstractmethod
     def apply(self, clean: Tensor, generator: Generator) -> Tensor:
-        """Noisy measurements of one item."""
+        """Return noisy measurements of one item."""
 
     def item(self, k: int, batch: int) -> Noise:
-        """The noise of item ``k``, where a level differs from item to item."""
+        """Return the noise of item ``k``, if a level differs from item to item."""
         return self
 
 
 @dataclass(frozen=True)
 class Gaussian(Noise):
-    """``y = A x + std * n`` with n standard normal; for complex measurements real and imaginary part have ``std`` each.
+    """Gaussian noise ``y = A x + std * n`` with n standard normal.
 
-    ``std`` is a number, or one an item, shape ``(batch,)``, in the units of the measurements.
+    In complex measurements, real and imaginary part have the standard deviation ``std`` each.
+
+    Attributes:
+        std: standard deviation in the units of the measurements, a number or one number per item,
+            shape ``(batch,)``.
 
     >>> y = Gaussian(0.1).apply(torch.zeros(1, 1, 10000), torch.Generator().manual_seed(0))
     >>> round(float(y.std()), 2)
@@ -50,12 +57,15 @@ class Gaussian(Noise):
         return clean + _normal(clean, generator) * expand(self.std, clean)
 
     def item(self, k: int, batch: int) -> Noise:
-        return Gaussian(_of_item(self.std, k, batch, "std"))
+        return Gaussian(_take_item(self.std, k, batch, "std"))
 
 
 @dataclass(frozen=True)
 class RelativeGaussian(Noise):
-    """Gaussian noise scaled so that ``|y - A x| = level * |A x|`` exactly, for every item. ``level`` as ``std`` above.
+    """Gaussian noise scaled so that ``|y - A x| = level * |A x|`` exactly, for every item.
+
+    Attributes:
+        level: relative noise level, a number or one number per item, shape ``(batch,)``.
 
     >>> y = RelativeGaussian(0.02).apply(torch.ones(1, 1, 100), torch.Generator().manual_seed(0))
     >>> round(float((y - 1).norm() / 10), 6)
@@ -73,14 +83,16 @@ class RelativeGaussian(Noise):
         return clean + noise * expand(self.level * size.to(torch.float64), clean)
 
     def item(self, k: int, batch: int) -> Noise:
-        return RelativeGaussian(_of_item(self.level, k, batch, "level"))
+        return RelativeGaussian(_take_item(self.level, k, batch, "level"))
 
 
 @dataclass(frozen=True)
 class Poisson(Noise):
-    """``y = Poisson(counts * A x) / counts``: a value of 1 is ``counts`` photons on average.
+    """Poisson noise ``y = Poisson(counts * A x) / counts``.
 
-    ``counts = 1`` is for operators that already predict numbers of photons; larger counts are less noise.
+    Attributes:
+        counts: mean number of photons of a measurement of value 1. The default of 1 is for
+            operators that already predict numbers of photons; larger counts are less noise.
 
     >>> y = Poisson(100.0).apply(torch.full((1, 1, 10000), 0.5), torch.Generator().manual_seed(0))
     >>> round(float(y.mean()), 2), round(float(y.var() * 100), 1)
@@ -94,16 +106,17 @@ class Poisson(Noise):
 
     def apply(self, clean: Tensor, generator: Generator) -> Tensor:
         if clean.is_complex() or bool((clean < 0).any()):
+            got = "complex ones" if clean.is_complex() else f"a minimum of {float(clean.min()):.3g}"
             raise InputError(
-                "Poisson noise needs measurements that are real and not negative: they are mean counts; "
-                f"got {'complex ones' if clean.is_complex() else f'a minimum of {float(clean.min()):.3g}'}"
+                "Poisson noise needs measurements that are real and not negative, because they are "
+                f"mean counts; got {got}"
             )
         counts = torch.as_tensor(self.counts, dtype=torch.float64).reshape(-1)[0].cpu()
-        drawn = torch.poisson(clean.detach().cpu().double() * counts, generator=generator) / counts
-        return drawn.to(dtype=clean.dtype, device=clean.device)
+        noisy = torch.poisson(clean.detach().cpu().double() * counts, generator=generator) / counts
+        return noisy.to(dtype=clean.dtype, device=clean.device)
 
     def item(self, k: int, batch: int) -> Noise:
-        return Poisson(_of_item(self.counts, k, batch, "counts"))
+        return Poisson(_take_item(self.counts, k, batch, "counts"))
 
 
 def simulate(
@@ -112,17 +125,24 @@ def simulate(
     noise: float | Tensor | Noise = 0.0,
     seed: int | Sequence[int] = 0,
 ) -> Any:
-    """Noisy measurements ``A(x) + e``, shape ``(batch, *range_shape)``; a tuple where the measurements are one.
+    """Simulate noisy measurements ``A(x) + e``, shape ``(batch, *range_shape)``.
+
+    The result is a tuple if the measurements of the operator are a tuple.
 
     Args:
-        noise: a standard deviation (a number, or one an item), or a `Noise`.
-        seed: every item gets the same draw; a sequence of seeds, one an item, gives each its own.
+        operator: the operator A.
+        x: images, ``(batch, *domain_shape)``.
+        noise: standard deviation (a number, or one number per item), or a `Noise`.
+        seed: one seed, with which every item gets the same draw, or a sequence of seeds, one per
+            item.
 
     >>> import invtoolbox as it
     >>> A = it.operators.Identity((1, 2))
     >>> y = simulate(A, torch.zeros(2, 1, 2), noise=0.1, seed=0)
-    >>> torch.equal(y[0], y[1]), torch.equal(y[:1], simulate(A, torch.zeros(1, 1, 2), noise=0.1, seed=0))
-    (True, True)
+    >>> torch.equal(y[0], y[1])
+    True
+    >>> torch.equal(y[:1], simulate(A, torch.zeros(1, 1, 2), noise=0.1, seed=0))
+    True
     """
     with torch.no_grad():
         clean = operator(x)
@@ -132,11 +152,12 @@ def simulate(
     seeds = [int(seed)] * batch if isinstance(seed, int) else [int(s) for s in seed]
     if len(seeds) != batch:
         raise InputError(
-            f"there are {len(seeds)} seeds for a batch of {batch}; give one seed, or one an item"
+            f"there are {len(seeds)} seeds for a batch of {batch}; give one seed, or one per item"
         )
     rows = []
     for k in range(batch):
-        # Item by item, because how far a Poisson draw advances the generator depends on its rates.
+        # Noise is drawn item by item, because the rates of a Poisson draw determine how far it
+        # advances the generator.
         generator, own = torch.Generator().manual_seed(seeds[k]), model.item(k, batch)
         rows.append([own.apply(part[k : k + 1], generator) for part in parts])
     noisy = tuple(torch.cat([row[j] for row in rows]) for j in range(len(parts)))
@@ -144,23 +165,21 @@ def simulate(
 
 
 def _normal(like: Tensor, generator: Generator) -> Tensor:
+    """Draw standard normal numbers of the shape, dtype and device of ``like``."""
     shape = (*like.shape, 2) if like.is_complex() else tuple(like.shape)
-    drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return (torch.view_as_complex(drawn) if like.is_complex() else drawn).to(
-        dtype=like.dtype, device=like.device
-    )
+    normal = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return (torch.view_as_complex(normal) if like.is_complex() else normal).to(like)
 
 
 def _check_level(value: float | Tensor, what: str, positive: bool = False) -> None:
     level = torch.as_tensor(value)
     fits = level.ndim <= 1 and not level.is_complex() and bool(level.isfinite().all())
     if not fits or bool((level < 0).any()) or (positive and bool((level == 0).any())):
-        raise InputError(
-            f"{what} is a {'positive' if positive else 'nonnegative'} number, or one an item, got {value}"
-        )
+        sign = "positive" if positive else "nonnegative"
+        raise InputError(f"{what} must be a {sign} number, or one per item, got {value}")
 
 
-def _of_item(value: float | Tensor, k: int, batch: int, name: str) -> float | Tensor:
+def _take_item(value: float | Tensor, k: int, batch: int, name: str) -> float | Tensor:
     if not isinstance(value, Tensor) or value.ndim == 0 or len(value) == 1:
         return value
     if len(value) != batch:

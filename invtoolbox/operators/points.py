@@ -1,8 +1,8 @@
-"""Warped points: where a flow takes them.
+"""Operators on point sets.
 
-Points that are carried along a field of flow, sweep after sweep, forward and backward in time.
-
-Observed points: the displacements of some of the points.
+`PointWarp` and `PointWarpBothWays` move points by a flow, `EulerRollout` moves the points of a
+sequence through a flow field, sweep after sweep, and `ObservedPoints` selects the displacements of
+some points.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from invtoolbox.operators.base import LinearOperator, Operator, check_shape, exp
 
 
 class PointWarp(Operator):
-    r"""``A(x) = p + x``: points p moved by their flow x, metres, ``(batch, N, 3)`` both.
+    r"""Points p moved by their flow x, ``A(x) = p + x``, metres, ``(batch, N, 3)`` both.
 
-    Its predictions are compared with another sweep by a distance of point sets, such as `data_terms.Chamfer`; the two need not
-    have as many points.
+    The predictions are compared with another sweep by a distance of point sets, such as
+    `data_terms.Chamfer`; the two sweeps may differ in the number of points.
 
     Args:
-        points: ``(1, N, 3)``, or ``(batch, N, 3)`` where every item has its own.
+        points: the points p, ``(1, N, 3)``, or ``(batch, N, 3)`` if every item has its own points.
 
     >>> import torch
     >>> A = PointWarp(torch.zeros(1, 4, 3))
@@ -48,13 +48,14 @@ class PointWarp(Operator):
 
 
 class PointWarpBothWays(Operator):
-    r"""``A(x) = (p + f, p + f - b)`` for ``x = (f, b)``: points moved by their flow, and moved back by another one.
+    r"""Points moved by their flow and back, ``A(x) = (p + f, p + f - b)`` for ``x = (f, b)``.
 
-    The second flow is taken where the points arrive, so what comes back should be the points themselves (Li, Pontes and Lucey
-    2021, equation 6); ``y = (target, source)`` with `data_terms.Stack` says so.
+    The second flow is evaluated at the places where the points arrive, so the points that come back
+    should be the points themselves (Li, Pontes and Lucey 2021, equation 6). The measurements are
+    ``y = (target, source)`` with `data_terms.Stack`.
 
     Args:
-        points: ``(1, N, 3)``, or ``(batch, N, 3)`` where every item has its own.
+        points: the points p, ``(1, N, 3)``, or ``(batch, N, 3)`` if every item has its own points.
     """
 
     def __init__(self, points: Tensor) -> None:
@@ -77,59 +78,24 @@ class PointWarpBothWays(Operator):
         return {"points": self.points}
 
 
-def check_points(points: Tensor, what: str) -> Tensor:
-    """Points ``(batch, N, 3)``, all of them finite."""
-    if points.ndim != 3 or points.shape[-1] != 3 or not points.is_floating_point():
-        raise InputError(
-            f"{what} takes points of shape (batch, N, 3), got {tuple(points.shape)} of {points.dtype}"
-        )
-    if not bool(points.isfinite().all()):
-        raise InputError(
-            f"{what} takes finite points, and {int((~points.isfinite()).any(-1).sum())} of them are not; leave them out"
-        )
-    return points
-
-
-class Leg(NamedTuple):
-    """One step of the way of a sweep's points: the sweep they come from, the direction in time, and which step it is, from 1."""
-
-    start: int
-    direction: int
-    step: int
-
-    @property
-    def end(self) -> int:
-        """The sweep that they arrive at."""
-        return self.start + self.direction * self.step
-
-
-def legs(sweeps: int, steps: int) -> list[Leg]:
-    """Every leg among so many sweeps, first steps first."""
-    return [
-        Leg(start, direction, step)
-        for step in range(1, steps + 1)
-        for direction in (1, -1)
-        for start in range(sweeps)
-        if 0 <= start + direction * step < sweeps
-    ]
-
-
 class EulerRollout(Operator):
-    r"""``A(F)``: where the points of each sweep are after 1, 2, ... ``steps`` sweeps of time under a field of flow F.
+    r"""Positions of the points of each sweep after 1 to ``steps`` sweeps of time in a flow field F.
 
-    ``p_k = p_{k-1} + F(p_{k-1}, t + d (k-1), d)`` in both directions d of time, as far as there are sweeps; and where the points are
-    that have gone one step and come back. The prediction is a tuple of the arrivals in the order of `legs`, followed by the
-    returns of the first legs; each is ``(batch, N, 3)``. The measurements are the sweeps, compared by `data_terms.RolloutChamfer`.
+    ``p_k = p_{k-1} + F(p_{k-1}, t + d (k-1), d)`` in both directions d of time, as far as there are
+    sweeps. In addition, the positions of the points after one step forth and one step back. The
+    prediction is a tuple of the arrivals in the order of `legs`, followed by the returns of the
+    first legs; each is ``(batch, N, 3)``. The measurements are the sweeps, compared by
+    `data_terms.RolloutChamfer`.
 
-    ``x`` is a `geometry.sweeps.FlowField`, as `priors.SpaceTimeFlow` decodes it. Blocks are sweeps: a subset of a number of them is a
-    window of the sequence, drawn evenly.
+    ``x`` is a `geometry.sweeps.FlowField`, as `priors.SpaceTimeFlow` decodes it. Blocks are sweeps:
+    a subset of a number of sweeps is a window of the sequence, drawn evenly.
 
     Source: Vedder et al., "Neural Eulerian scene flow fields", ICLR 2025.
 
     Args:
-        sweeps: points in a frame that stands still, in the order of time, ``(1, N_t, 3)`` each.
-        steps: how far points are carried.
-        times: of the sweeps, in sweeps; 0, 1, 2, ... where not given.
+        sweeps: points in a fixed frame, in the order of time, ``(1, N_t, 3)`` each.
+        steps: largest number of steps, from sweep to sweep.
+        times: times of the sweeps, in sweeps; 0, 1, 2, ... by default.
     """
 
     def __init__(
@@ -137,19 +103,19 @@ class EulerRollout(Operator):
     ) -> None:
         if len(sweeps) < 2 or steps < 1:
             raise InputError(
-                f"EulerRollout needs two sweeps and a step at least, got {len(sweeps)} and {steps}"
+                "EulerRollout needs at least two sweeps and one step, got "
+                f"{len(sweeps)} and {steps}"
             )
         self.sweeps = tuple(
             check_points(points, f"EulerRollout (sweep {k})") for k, points in enumerate(sweeps)
         )
         if any(len(points) != 1 or not points.shape[1] for points in self.sweeps):
             raise InputError(
-                "EulerRollout takes sweeps (1, N, 3) with a point at least: one sequence that all items share"
+                "EulerRollout takes sweeps (1, N, 3) with at least one point: one sequence that "
+                "all items share"
             )
-        self.steps, self.times = (
-            steps,
-            tuple(map(float, range(len(sweeps)) if times is None else times)),
-        )
+        self.steps = steps
+        self.times = tuple(map(float, range(len(sweeps)) if times is None else times))
         if len(self.times) != len(self.sweeps):
             raise InputError(
                 f"EulerRollout has {len(self.sweeps)} sweeps and {len(self.times)} times"
@@ -167,7 +133,8 @@ class EulerRollout(Operator):
     def __call__(self, x: Any) -> Any:
         if not isinstance(x, FlowField):
             raise InputError(
-                f"{self} takes a field of flow, as priors.SpaceTimeFlow() makes it, got {type(x).__name__}"
+                f"{self} takes a flow field, as decoded by priors.SpaceTimeFlow(), got "
+                f"{type(x).__name__}"
             )
         return self._forward(x)
 
@@ -183,40 +150,38 @@ class EulerRollout(Operator):
                 self.sweeps[leg.start] if step == 1 else arrivals[leg._replace(step=step - 1)]
                 for leg in now
             ]
-            ends = self._carried(
+            ends = self._move(
                 x, begin, [leg.end - leg.direction for leg in now], [leg.direction for leg in now]
             )
             arrivals |= dict(zip(now, ends))
             if step == 1:
-                returns = self._carried(
+                returns = self._move(
                     x, list(ends), [leg.end for leg in now], [-leg.direction for leg in now]
                 )
         return (*(arrivals[leg] for leg in ways), *returns)
 
-    def _carried(
+    def _move(
         self, field: FlowField, points: list[Tensor], sweeps: list[int], directions: list[int]
     ) -> tuple[Tensor, ...]:
-        """Clouds after one step, all of them in one evaluation of the field."""
+        """Move point clouds by one step, all of them in one evaluation of the field."""
         sizes = [cloud.shape[1] for cloud in points]
         count, like = torch.tensor(sizes, device=points[0].device), points[0]
-        time = torch.tensor(
-            [self.times[k] for k in sweeps], dtype=like.dtype, device=like.device
-        ).repeat_interleave(count)
-        direction = torch.tensor(
-            directions, dtype=like.dtype, device=like.device
-        ).repeat_interleave(count)
+        time, direction = (
+            torch.tensor(values, dtype=like.dtype, device=like.device).repeat_interleave(count)
+            for values in ([self.times[k] for k in sweeps], directions)
+        )
         joined = torch.cat(points, dim=1)
         return (joined + field.displacement(joined, time, direction)).split(sizes, dim=1)
 
-    # -- windows of the sequence ---------------------------------------------------------------------------------------
+    # -- windows of the sequence -------------------------------------------------------------------
 
     @property
     def blocks(self) -> int:
-        """The number of sweeps."""
+        """Number of sweeps."""
         return len(self.sweeps)
 
-    def drawn(self, count: int, generator: Generator | None = None) -> Tensor:
-        """A window of consecutive sweeps, at least two."""
+    def draw_blocks(self, count: int, generator: Generator | None = None) -> Tensor:
+        """Draw a window of consecutive sweeps, at least two."""
         device = generator.device if generator is not None else "cpu"
         start = torch.randint(
             len(self.sweeps) - count + 1, (1,), generator=generator, device=device
@@ -224,15 +189,13 @@ class EulerRollout(Operator):
         return start + torch.arange(count, device=device)
 
     def subset(self, index: Any) -> EulerRollout:
-        """The operator for some of the sweeps, which follow each other."""
+        """Return the operator for some of the sweeps, which follow each other."""
         other = copy.copy(self)
-        other.sweeps, other.times = (
-            tuple(take_blocks(self.sweeps, index)),
-            tuple(take_blocks(self.times, index)),
-        )
+        other.sweeps = tuple(take_blocks(self.sweeps, index))
+        other.times = tuple(take_blocks(self.times, index))
         if len(other.sweeps) < 2:
             raise InputError(
-                f"a window of {self} holds two sweeps at least, got {len(other.sweeps)}"
+                f"a window of {self} must hold at least two sweeps, got {len(other.sweeps)}"
             )
         other._set_range()
         return other
@@ -245,18 +208,19 @@ class EulerRollout(Operator):
 
 
 class ObservedPoints(LinearOperator):
-    r"""``(A x)_k = x_{i_k}``: of the displacements x of all points, those of the points ``i_1, ..., i_m``; ``(batch, N, 3) -> (batch, m,
-    3)``.
+    r"""Displacements of observed points, ``(A x)_k = x_{i_k}``: ``(batch, N, 3) -> (batch, m, 3)``.
 
-    Where points were seen, say vertices of a mesh or handles that a user moves, ``A.displacements(positions)`` makes the
-    measurements for it.
+    x are the displacements of all points, and ``i_1, ..., i_m`` the numbers of the observed points.
+    If positions of points were measured, such as vertices of a mesh or handles that a user moves,
+    ``A.displacements(positions)`` computes the measurements.
 
     Args:
-        points: at rest, ``(1, N, 3)``, or ``(batch, N, 3)`` where every item has its own; the unit is theirs.
-        index: of the observed points, whole numbers ``(m,)``, or ``(batch, m)``; no point twice.
+        points: points at rest, ``(1, N, 3)``, or ``(batch, N, 3)`` if every item has its own
+            points; displacements have their unit.
+        index: numbers of the observed points, ``(m,)``, or ``(batch, m)``; no point twice.
 
     Raises:
-        InputError: points that are not finite, an index beyond them, or one that is there twice.
+        InputError: if points are not finite, or if an index is out of range or occurs twice.
 
     >>> A = ObservedPoints(torch.zeros(1, 4, 3), torch.tensor([2, 0]))
     >>> A(torch.arange(12.0).view(1, 4, 3))
@@ -271,7 +235,7 @@ class ObservedPoints(LinearOperator):
         index = torch.as_tensor(index, device=points.device)
         if index.ndim not in (1, 2) or index.is_floating_point() or not index.numel():
             raise InputError(
-                f"ObservedPoints takes the whole numbers of points, (m,) or (batch, m), "
+                "ObservedPoints takes the whole numbers of points, (m,) or (batch, m), "
                 f"got {tuple(index.shape)} of {index.dtype}"
             )
         self.index = index.long().reshape(-1, index.shape[-1])
@@ -280,7 +244,8 @@ class ObservedPoints(LinearOperator):
         if len(wrong):
             item, k = wrong[0].tolist()
             raise InputError(
-                f"observed point {k} is number {int(self.index[item, k])}, and there are the points 0..{count - 1}"
+                f"observed point {k} is number {int(self.index[item, k])}, but the points are "
+                f"numbered 0..{count - 1}"
             )
         for item, row in enumerate(self.index):
             numbers, counts = row.unique(return_counts=True)
@@ -293,20 +258,18 @@ class ObservedPoints(LinearOperator):
         items = {n for n in (len(self.points), len(self.index)) if n > 1}
         if len(items) > 1:
             raise InputError(
-                f"there are points of {len(self.points)} items and observed ones of {len(self.index)}"
+                f"there are points of {len(self.points)} items and observed points of "
+                f"{len(self.index)}"
             )
         self.items = items.pop() if items else None
         self.domain_shape = tuple(self.points.shape[1:])
         self.range_shape = (self.index.shape[1], 3)
 
     def displacements(self, positions: Tensor) -> Tensor:
-        """The measurements of points that were seen at ``positions``, ``(batch or 1, m, 3)``."""
-        rest = self.points.gather(
-            1,
-            self._spread(
-                self.points.expand(max(len(self.points), len(self.index)), *self.domain_shape)
-            ),
-        )
+        """Compute the measurements of points observed at ``positions``, ``(batch or 1, m, 3)``."""
+        batch = max(len(self.points), len(self.index))
+        points = self.points.expand(batch, *self.domain_shape)
+        rest = points.gather(1, self._spread(points))
         return positions - rest.to(positions)
 
     def select(self, index: Tensor) -> Self:
@@ -326,17 +289,8 @@ class ObservedPoints(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return y.new_zeros(len(y), *self.domain_shape).scatter(1, self._spread(y), y)
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """1: exact."""
-        return torch.ones(self.items or 1, dtype=dtype, device=device)
+    def _known_norm(self) -> Tensor:
+        return torch.ones(self.items or 1)
 
     def normal_diagonal(self) -> Tensor:
         one = torch.ones(
@@ -351,19 +305,58 @@ class ObservedPoints(LinearOperator):
     def normal_resolvent(
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
     ) -> Tensor:
-        """``v / (weight * observed + rho)``."""
+        """Compute ``v / (weight * observed + rho)``."""
         return v / (expand(weight, v) * self.normal_diagonal().to(v) + expand(rho, v))
 
     def pseudo_inverse(self, y: Any) -> Tensor:
-        """What was observed, and 0 elsewhere."""
-        check_shape(
-            y,
-            self.range_shape,
-            f"the pseudo-inverse of {self} takes y",
-            self.channelwise,
-            self.items,
-        )
+        """Return the observed displacements, and 0 for the other points."""
+        self._check_measurements("pseudo-inverse", y)
         return self._adjoint(y)
 
     def __repr__(self) -> str:
         return f"ObservedPoints({self.index.shape[1]} of {self.points.shape[1]})"
+
+
+def check_points(points: Tensor, what: str) -> Tensor:
+    """Return points ``(batch, N, 3)``; raise an `InputError` unless all of them are finite."""
+    if points.ndim != 3 or points.shape[-1] != 3 or not points.is_floating_point():
+        raise InputError(
+            f"{what} takes points of shape (batch, N, 3), got {tuple(points.shape)} of "
+            f"{points.dtype}"
+        )
+    if not bool(points.isfinite().all()):
+        raise InputError(
+            f"{what} takes finite points, and {int((~points.isfinite()).any(-1).sum())} of them "
+            "are not finite; leave them out"
+        )
+    return points
+
+
+class Leg(NamedTuple):
+    """One step on the path of a sweep's points.
+
+    Attributes:
+        start: number of the sweep that the points come from.
+        direction: direction in time, 1 or -1.
+        step: number of the step, from 1.
+    """
+
+    start: int
+    direction: int
+    step: int
+
+    @property
+    def end(self) -> int:
+        """Number of the sweep at which the points arrive."""
+        return self.start + self.direction * self.step
+
+
+def legs(sweeps: int, steps: int) -> list[Leg]:
+    """Return every leg among ``sweeps`` sweeps, in the order of steps."""
+    return [
+        Leg(start, direction, step)
+        for step in range(1, steps + 1)
+        for direction in (1, -1)
+        for start in range(sweeps)
+        if 0 <= start + direction * step < sweeps
+    ]

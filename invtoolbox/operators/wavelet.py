@@ -1,4 +1,4 @@
-"""The orthogonal wavelet transform, exactly orthogonal at every size."""
+"""Orthogonal wavelet transform, exactly orthogonal at every size."""
 
 from __future__ import annotations
 
@@ -11,121 +11,18 @@ from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.operators.elementary import Unitary
 
 
-class OrthogonalWavelet:
-    """The periodised, separable discrete wavelet transform along every spatial axis (Mallat 1989), of images of any size.
-
-    Two rules make it exactly orthogonal at every size: an axis that is shorter than the filter is not split any further, and
-    where the length of an axis is odd its last sample is set aside: it is neither filtered along this axis nor split at
-    coarser levels. Sizes that are multiples of ``2^levels`` set nothing aside.
-
-    Args:
-        wavelet: the name of an orthogonal wavelet in PyWavelets: ``"haar"``, ``"db4"``, ``"sym8"``, ``"coif2"``, ...
-        levels: how often the approximation is split.
-    """
-
-    # Our own, on PyWavelets' filters: orthogonality at every size is what makes adjoint and prox exact, and a further package
-    # (ptwt) would bring nothing but the filters' products.
-
-    def __init__(self, wavelet: str, levels: int) -> None:
-        if levels < 1:
-            raise InputError(f"a wavelet transform has at least one level, got {levels}")
-        self.wavelet, self.levels = wavelet, int(levels)
-        self._low, self._high = _filters(wavelet)
-
-    def transform(self, x: Tensor) -> Tensor:
-        """``W x``, shaped like ``x (batch, channel, *space)``, its approximation in the first corner."""
-        coefficients = x.clone()
-        for lengths, axes in self.plan(tuple(x.shape[2:])):
-            block = values = _corner(coefficients, lengths, 2)
-            for axis in axes:
-                values = self._analyse(values, axis + 2)
-            block.copy_(values)
-        return coefficients
-
-    def inverse(self, coefficients: Tensor) -> Tensor:
-        """``W^T c``, which is the inverse."""
-        x = coefficients.clone()
-        for lengths, axes in reversed(self.plan(tuple(x.shape[2:]))):
-            block = values = _corner(x, lengths, 2)
-            for axis in axes:
-                values = self._synthesise(values, axis + 2)
-            block.copy_(values)
-        return x
-
-    def details(self, space: tuple[int, ...], device: torch.device | None = None) -> Tensor:
-        """Which coefficients are details, ``space``; the others are the approximation and what was set aside."""
-        details = torch.zeros(space, dtype=torch.bool, device=device)
-        for lengths, axes in self.plan(space):
-            mask = _corner(details, lengths, 0)
-            for axis in axes:
-                half = lengths[axis] // 2
-                mask.narrow(axis, half, half).fill_(True)
-        return details
-
-    def plan(self, lengths: tuple[int, ...]) -> list[tuple[tuple[int, ...], list[int]]]:
-        """For every level, finest first, the size of the block that is split, and along which axes."""
-        plan = []
-        for _ in range(self.levels):
-            axes = [k for k, n in enumerate(lengths) if n >= len(self._low)]
-            if not axes:
-                break
-            plan.append((lengths, axes))
-            lengths = tuple(n // 2 if k in axes else n for k, n in enumerate(lengths))
-        return plan
-
-    def _analyse(self, x: Tensor, axis: int) -> Tensor:
-        """One level along an axis: ``(low, high)``, then the sample that is set aside, where there is one."""
-        n = x.shape[axis]
-        half, reach = n // 2, len(self._low) // 2 - 1
-        x, aside = (
-            x.narrow(axis, 0, 2 * half).roll(reach, axis),
-            x.narrow(axis, 2 * half, n - 2 * half),
-        )
-        pairs = x.unflatten(axis, (half, 2))
-        # Even and odd samples by themselves, continued periodically: every pass below then reads neighbours
-        # in memory.
-        even, odd = (torch.cat([p, p.narrow(axis, 0, reach)], axis) for p in pairs.unbind(axis + 1))
-        low, high = (
-            self._low[0] * even.narrow(axis, 0, half),
-            self._high[0] * even.narrow(axis, 0, half),
-        )
-        for k in range(1, len(self._low)):
-            part = (odd if k % 2 else even).narrow(axis, k // 2, half)
-            low.add_(part, alpha=self._low[k])
-            high.add_(part, alpha=self._high[k])
-        return torch.cat([low, high, aside], axis)
-
-    def _synthesise(self, coefficients: Tensor, axis: int) -> Tensor:
-        """The transpose of `_analyse`."""
-        n = coefficients.shape[axis]
-        half, reach = n // 2, len(self._low) // 2 - 1
-        low, high, aside = coefficients.split([half, half, n - 2 * half], axis)
-        shape = list(coefficients.shape)
-        shape[axis] = half + reach
-        even, odd = coefficients.new_zeros(shape), coefficients.new_zeros(shape)
-        for k in range(len(self._low)):
-            part = (odd if k % 2 else even).narrow(axis, k // 2, half)
-            part.add_(low, alpha=self._low[k]).add_(high, alpha=self._high[k])
-        for samples in (even, odd):
-            samples.narrow(axis, 0, reach).add_(samples.narrow(axis, half, reach))
-        pairs = torch.stack([even.narrow(axis, 0, half), odd.narrow(axis, 0, half)], axis + 1)
-        return torch.cat([pairs.flatten(axis, axis + 1).roll(-reach, axis), aside], axis)
-
-    def __repr__(self) -> str:
-        return f"OrthogonalWavelet({self.wavelet!r}, levels={self.levels})"
-
-
 class Wavelet(Unitary):
-    """``A x = W x``, the coefficients of an orthogonal wavelet, in the shape of the image ``(channel, *space)``.
+    """Coefficients ``A x = W x`` of an orthogonal wavelet, in the shape of the image.
 
-    The approximation lies in the first corner, the details around it, coarse to fine; see `OrthogonalWavelet`. Channels are
-    transformed one by one, and any number of them is accepted. The adjoint is the inverse. ``L1() @ Wavelet(...)`` penalises
-    all coefficients; `it.priors.WaveletL1` leaves the approximation free.
+    The approximation lies in the first corner, the details around it, coarse to fine; see
+    `OrthogonalWavelet`. Channels are transformed one by one, and any number of channels is
+    accepted. The adjoint is the inverse. ``L1() @ Wavelet(...)`` penalises all coefficients;
+    `it.priors.WaveletL1` leaves the approximation free.
 
     Args:
-        shape: ``(channel, *space)``.
-        wavelet: the name of an orthogonal wavelet in PyWavelets.
-        levels: how often the approximation is split.
+        shape: shape ``(channel, *space)``.
+        wavelet: name of an orthogonal wavelet in PyWavelets.
+        levels: number of times that the approximation is split.
 
     >>> A = Wavelet((1, 4), "haar", levels=1)
     >>> A(torch.tensor([[[1.0, 3.0, 5.0, 5.0]]])).round(decimals=3)
@@ -148,8 +45,117 @@ class Wavelet(Unitary):
         return f"Wavelet({self.domain_shape}, {self.basis.wavelet!r}, levels={self.basis.levels})"
 
 
+class OrthogonalWavelet:
+    """Periodised, separable discrete wavelet transform along every spatial axis (Mallat 1989).
+
+    Images may have any size. Two rules make the transform exactly orthogonal at every size: an axis
+    that is shorter than the filter is not split any further, and if the length of an axis is odd,
+    its last sample is set aside: it is neither filtered along this axis nor split at coarser
+    levels. Sizes that are multiples of ``2^levels`` set no sample aside.
+
+    Args:
+        wavelet: name of an orthogonal wavelet in PyWavelets: ``"haar"``, ``"db4"``, ``"sym8"``,
+            ``"coif2"``, ...
+        levels: number of times that the approximation is split.
+    """
+
+    # This is a separate implementation with PyWavelets' filters: orthogonality at every size makes
+    # adjoint and prox exact, and a further package (ptwt) would add only the products with the
+    # filters.
+
+    def __init__(self, wavelet: str, levels: int) -> None:
+        if levels < 1:
+            raise InputError(f"a wavelet transform has at least one level, got {levels}")
+        self.wavelet, self.levels = wavelet, int(levels)
+        self._low, self._high = _filters(wavelet)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Compute ``W x``, of the shape of ``x (batch, channel, *space)``.
+
+        The approximation lies in the first corner.
+        """
+        coefficients = x.clone()
+        for lengths, axes in self.plan(tuple(x.shape[2:])):
+            block = values = _corner(coefficients, lengths, 2)
+            for axis in axes:
+                values = self._analyse(values, axis + 2)
+            block.copy_(values)
+        return coefficients
+
+    def inverse(self, coefficients: Tensor) -> Tensor:
+        """Compute ``W^T c``, which is the inverse."""
+        x = coefficients.clone()
+        for lengths, axes in reversed(self.plan(tuple(x.shape[2:]))):
+            block = values = _corner(x, lengths, 2)
+            for axis in axes:
+                values = self._synthesise(values, axis + 2)
+            block.copy_(values)
+        return x
+
+    def details(self, space: tuple[int, ...], device: torch.device | None = None) -> Tensor:
+        """Return a mask of the coefficients that are details, of shape ``space``.
+
+        The other coefficients are the approximation and the samples set aside.
+        """
+        details = torch.zeros(space, dtype=torch.bool, device=device)
+        for lengths, axes in self.plan(space):
+            mask = _corner(details, lengths, 0)
+            for axis in axes:
+                half = lengths[axis] // 2
+                mask.narrow(axis, half, half).fill_(True)
+        return details
+
+    def plan(self, lengths: tuple[int, ...]) -> list[tuple[tuple[int, ...], list[int]]]:
+        """Return the size of the block that is split per level, finest first, and the axes."""
+        plan = []
+        for _ in range(self.levels):
+            axes = [k for k, n in enumerate(lengths) if n >= len(self._low)]
+            if not axes:
+                break
+            plan.append((lengths, axes))
+            lengths = tuple(n // 2 if k in axes else n for k, n in enumerate(lengths))
+        return plan
+
+    def _analyse(self, x: Tensor, axis: int) -> Tensor:
+        """Compute one level along an axis: low, high, and the last sample of an odd length."""
+        n = x.shape[axis]
+        half, reach = n // 2, len(self._low) // 2 - 1
+        x, aside = x.split([2 * half, n - 2 * half], axis)
+        x = x.roll(reach, axis)
+        pairs = x.unflatten(axis, (half, 2))
+        # Even and odd samples are separate and continued periodically: every pass below then reads
+        # neighbours in memory.
+        even, odd = (torch.cat([p, p.narrow(axis, 0, reach)], axis) for p in pairs.unbind(axis + 1))
+        low = self._low[0] * even.narrow(axis, 0, half)
+        high = self._high[0] * even.narrow(axis, 0, half)
+        for k in range(1, len(self._low)):
+            part = (odd if k % 2 else even).narrow(axis, k // 2, half)
+            low.add_(part, alpha=self._low[k])
+            high.add_(part, alpha=self._high[k])
+        return torch.cat([low, high, aside], axis)
+
+    def _synthesise(self, coefficients: Tensor, axis: int) -> Tensor:
+        """Apply the transpose of `_analyse`."""
+        n = coefficients.shape[axis]
+        half, reach = n // 2, len(self._low) // 2 - 1
+        low, high, aside = coefficients.split([half, half, n - 2 * half], axis)
+        shape = list(coefficients.shape)
+        shape[axis] = half + reach
+        even, odd = coefficients.new_zeros(shape), coefficients.new_zeros(shape)
+        for k in range(len(self._low)):
+            part = (odd if k % 2 else even).narrow(axis, k // 2, half)
+            part.add_(low, alpha=self._low[k]).add_(high, alpha=self._high[k])
+        for samples in (even, odd):
+            samples.narrow(axis, 0, reach).add_(samples.narrow(axis, half, reach))
+        pairs = torch.stack([even.narrow(axis, 0, half), odd.narrow(axis, 0, half)], axis + 1)
+        return torch.cat([pairs.flatten(axis, axis + 1).roll(-reach, axis), aside], axis)
+
+    def __repr__(self) -> str:
+        return f"OrthogonalWavelet({self.wavelet!r}, levels={self.levels})"
+
+
 def _filters(name: str) -> tuple[list[float], list[float]]:
-    """The filters of an orthogonal wavelet, in the order in which they meet the samples."""
+    """Return the filters of an orthogonal wavelet, in the order in which they meet the samples."""
     import pywt
 
     known = pywt.wavelist(kind="discrete")
@@ -157,7 +163,8 @@ def _filters(name: str) -> tuple[list[float], list[float]]:
         raise unknown_name("wavelet", name, known)
     wavelet = pywt.Wavelet(name)
     low, high = [float(v) for v in wavelet.dec_lo[::-1]], [float(v) for v in wavelet.dec_hi[::-1]]
-    # What a library calls orthogonal may be so to few digits only (dmey), and then the inverse would not be the adjoint.
+    # A wavelet that a library calls orthogonal may be so to few digits only (dmey); then the
+    # inverse would not be the adjoint.
     error = max(
         abs(sum(a * b for a, b in zip(low[shift:], low)) - (shift == 0))
         for shift in range(0, len(low), 2)

@@ -175,7 +175,7 @@ class ThroughOperator(PriorWrapper, ExplicitPrior):
         other = super().at(iteration)
         if self.subset_size is not None:
             draws = torch.Generator().manual_seed((self.seed * 1_000_003 + iteration) % (1 << 62))
-            other.drawn = self.operator.drawn(self.subset_size, draws)
+            other.drawn = self.operator.draw_blocks(self.subset_size, draws)
         return other
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""A spinning lidar that drives through a street: sweeps with noise, drop-out and rolling shutter, and exact labels."""
+"""Simulation of a spinning lidar on a car: noise, drop-out, rolling shutter, exact labels."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from invtoolbox.kernels.rendering.raycast import cast_rays
 from invtoolbox.simulation.town import random_town
 from invtoolbox.simulation.world import CATEGORIES, Street
 
-#: Faster than this in the world, in m/s, a point is dynamic: 0.05 m a sweep at 10 Hz, the threshold of Argoverse 2.
+#: A point faster than this in the world, in m/s, is dynamic: 0.05 m per sweep at 10 Hz, the
+#: threshold of Argoverse 2.
 DYNAMIC_SPEED = 0.5
-#: What a call may ask for: a slip of the keyboard must not take all memory.
+#: Largest numbers of sweeps and points of a call: a typing error must not take all memory.
 MOST_SWEEPS, MOST_POINTS = 1_000_000, 1_000_000
 
 
@@ -25,19 +26,23 @@ MOST_SWEEPS, MOST_POINTS = 1_000_000, 1_000_000
 class SpinningLidar:
     """A lidar that turns clockwise, seen from above, from backwards over left, forwards and right.
 
-    In a turn, the columns ``a = 0 .. azimuths - 1`` fire at the shares ``a / azimuths`` of it, all rings at once, at the azimuth
-    ``pi - 2 pi (a + 1/2) / azimuths``, anticlockwise from x: the seam lies behind the car.
+    In a turn, the columns ``a = 0 .. azimuths - 1`` fire at the shares ``a / azimuths`` of it, all
+    rings at once, at the azimuth ``pi - 2 pi (a + 1/2) / azimuths``, anticlockwise from x: the seam
+    lies behind the car.
 
     Attributes:
-        rings: lasers.
-        azimuths: columns a turn.
-        elevation: of the lowest and of the highest ring, degrees; the others lie evenly between, ring 0 lowest.
-        rate: turns a second.
-        noise_std: of the range, metres.
-        dropout: probability that a return is lost at range 0 and at `reach`; it grows with the square of the range.
-        near, reach: metres; what is nearer or farther is not measured.
-        height: above the ground, metres.
-        tilt: how the lidar is mounted: roll (left side up) and pitch (nose down), degrees.
+        rings: number of lasers.
+        azimuths: number of columns per turn.
+        elevation: elevation of the lowest and of the highest ring, degrees; the other rings are
+            evenly spaced between them, ring 0 is the lowest.
+        rate: number of turns per second.
+        noise_std: standard deviation of the range, metres.
+        dropout: probability that a return is lost at range 0 and at `reach`; it grows with the
+            square of the range.
+        near: smallest measured range, metres.
+        reach: largest measured range, metres.
+        height: height above the ground, metres.
+        tilt: mounting angles: roll (left side up) and pitch (nose down), degrees.
 
     >>> SpinningLidar(rings=16, azimuths=360).directions.shape
     torch.Size([360, 16, 3])
@@ -57,12 +62,13 @@ class SpinningLidar:
     def __post_init__(self) -> None:
         if self.rings < 1 or self.azimuths < 1 or not self.rate > 0:
             raise InputError(
-                f"a lidar needs rings, azimuths and a rate above zero, got {self.rings}, {self.azimuths} and {self.rate}"
+                "a lidar needs rings, azimuths and a rate above zero, got "
+                f"{self.rings}, {self.azimuths} and {self.rate}"
             )
         if self.noise_std < 0 or not 0 <= self.dropout[0] <= self.dropout[1] <= 1:
             raise InputError(
-                "the noise of a lidar must not be below zero, and its drop-out must grow from 0 to 1 at most: got "
-                f"{self.noise_std} and {self.dropout}"
+                "the noise of a lidar must not be below zero, and its drop-out must grow from 0 to "
+                f"1 at most: got {self.noise_std} and {self.dropout}"
             )
         if not 0 <= self.near < self.reach:
             raise InputError(
@@ -71,65 +77,65 @@ class SpinningLidar:
 
     @property
     def directions(self) -> Tensor:
-        """Where the rays point in the lidar's frame, unit vectors in float64, ``(azimuths, rings, 3)``."""
+        """Unit vectors of the rays in the lidar's frame, float64, ``(azimuths, rings, 3)``."""
         low, high = self.elevation
         up = torch.linspace(low, high, self.rings, dtype=torch.float64).deg2rad()
-        round_ = (
-            math.pi
-            - 2
-            * math.pi
-            * (torch.arange(self.azimuths, dtype=torch.float64)[:, None] + 0.5)
-            / self.azimuths
-        )
-        return torch.stack(
-            [round_.cos() * up.cos(), round_.sin() * up.cos(), up.sin().expand(self.azimuths, -1)],
-            dim=-1,
-        )
+        columns = torch.arange(self.azimuths, dtype=torch.float64)[:, None]
+        azimuth = math.pi - 2 * math.pi * (columns + 0.5) / self.azimuths
+        x, y, z = azimuth.cos() * up.cos(), azimuth.sin() * up.cos(), up.sin()
+        return torch.stack([x, y, z.expand(self.azimuths, -1)], dim=-1)
 
     @property
     def mount(self) -> Tensor:
-        """The lidar's frame in that of the car, float64 ``(4, 4)``."""
+        """Frame of the lidar in the frame of the car, float64 ``(4, 4)``."""
         turn = torch.tensor(
             [math.radians(self.tilt[0]), math.radians(self.tilt[1]), 0.0], dtype=torch.float64
         )
         return rigid(rotation(turn), torch.tensor([0.0, 0.0, self.height], dtype=torch.float64))
 
     def dropout_at(self, distance: Tensor) -> Tensor:
-        """The probability that a return from a range is lost."""
+        """Compute the probability that a return from a distance is lost."""
         return (
             self.dropout[0] + (self.dropout[1] - self.dropout[0]) * (distance / self.reach).square()
         )
 
 
 class SimulatedSequence:
-    """What a lidar on the street's car measures, sweep by sweep; a sweep is made when it is asked for.
+    """Sweeps of a lidar on the street's car; each sweep is simulated on demand.
 
-    Over a turn of the period T, the sensor and all that moves go from their place at its start to that at its end evenly: straight on,
-    and turning evenly. A ray of column ``a`` is measured at the share ``s = a / azimuths`` of the turn with a rolling shutter, and at
-    its start without; it meets the world as it is then.
+    Over a turn of the period T, the sensor and all moving objects go from their pose at its start
+    to their pose at its end at constant speed: straight, and turning evenly. With a rolling
+    shutter, a ray of column ``a`` is measured at the share ``s = a / azimuths`` of the turn,
+    otherwise at its start; it meets the world at that time.
 
-    - ``deskew=True``: points stand in the sensor's frame at the sweep's timestamp, its start, ``p = S_k^-1 w`` where w is the
-      place of the measured matter in the world *when it was measured*. So the sensor's own motion is removed, and that of others is not.
-    - ``deskew=False``: points stand in the sensor's frame when they were measured, ``p = S_k(s)^-1 w``.
+    - ``deskew=True``: points are in the sensor's frame at the sweep's timestamp, its start,
+      ``p = S_k^-1 w``, where w is the place of the measured matter in the world *at the time of its
+      measurement*. So the sensor's own motion is removed, and the motion of other objects is not.
+    - ``deskew=False``: points are in the sensor's frame at the time of their measurement,
+      ``p = S_k(s)^-1 w``.
 
-    The flow of a point is where its matter is one period after it was measured, in the frame that belongs to that time: with the motion
-    ``M`` of the point's object over that period, ``S_{k+1}^-1 M w - p`` deskewed, and ``S_{k+1}(s)^-1 M w - p`` otherwise. For matter
-    that stands still this is ``E p - p`` with ``E = S_{k+1}^-1 S_k``, exactly for deskewed points. M belongs to the measured place, with
-    its noise: the flow is the rigid motion of the object at the point.
+    The flow of a point is the place of its matter one period after its measurement, in the frame of
+    that time, minus the point: with the motion ``M`` of the point's object over that period,
+    ``S_{k+1}^-1 M w - p`` deskewed, and ``S_{k+1}(s)^-1 M w - p`` otherwise. For matter at rest
+    this is ``E p - p`` with ``E = S_{k+1}^-1 S_k``, exactly for deskewed points. M belongs to the
+    measured place, with its noise: the flow is the rigid motion of the object at the point.
 
-    A sweep is a function of (seed, number of the sweep). Missing returns are not among the rows, which are in the order of firing:
-    column by column, and ring by ring from below. The last sweep has labels too: the world goes on.
+    A sweep is a function of (seed, number of the sweep). Its rows do not contain missing returns
+    and are in the order of firing: column by column, and ring by ring from below. The last sweep
+    has labels too, because the simulation continues.
 
     Args:
-        street: what is there.
-        lidar: what measures it.
-        sweeps: how many.
-        seed: of noise and drop-out.
-        rolling_shutter, deskew: as above.
+        street: street to measure.
+        lidar: lidar on the car; a default `SpinningLidar` if None.
+        sweeps: number of sweeps.
+        seed: seed of noise and drop-out.
+        rolling_shutter: whether the rays of a turn are measured one after the other.
+        deskew: whether points are in the sensor's frame at the sweep's timestamp.
         start: the street's time at the first sweep, seconds.
-        name: what messages call it.
+        name: name of the sequence in messages.
 
-    >>> sequence = SimulatedSequence(random_town(seed=2), SpinningLidar(rings=8, azimuths=200), sweeps=3)
+    >>> lidar = SpinningLidar(rings=8, azimuths=200)
+    >>> sequence = SimulatedSequence(random_town(seed=2), lidar, sweeps=3)
     >>> sweep = sequence[1]
     >>> sweep.labels.flow.shape == sweep.points.shape, sweep.timestamp, sequence.names
     (True, 0.1, ['000000', '000001', '000002'])
@@ -147,31 +153,30 @@ class SimulatedSequence:
         name: str = "the simulated street",
     ) -> None:
         if not 1 <= sweeps <= MOST_SWEEPS:
-            raise InputError(
-                f"a sequence has 1 to {MOST_SWEEPS:,} sweeps, and cannot have {sweeps}"
-            )
-        self.street, self.lidar, self.seed, self.start, self.name = (
-            street,
-            lidar or SpinningLidar(),
-            seed,
-            start,
-            name,
-        )
+            raise InputError(f"a sequence must have 1 to {MOST_SWEEPS:,} sweeps, got {sweeps}")
+        self.street, self.lidar = street, lidar or SpinningLidar()
+        self.seed, self.start, self.name = seed, start, name
         self.rolling_shutter, self.deskew = rolling_shutter, deskew
         self.names = [f"{k:06d}" for k in range(sweeps)]
 
     def __repr__(self) -> str:
-        return f"SimulatedSequence: {len(self)} sweeps of {self.name}, {self.lidar.rings} x {self.lidar.azimuths} rays each"
+        return (
+            f"SimulatedSequence: {len(self)} sweeps of {self.name}, {self.lidar.rings} x "
+            f"{self.lidar.azimuths} rays each"
+        )
 
     def __len__(self) -> int:
         return len(self.names)
 
     def time_of(self, index: int) -> float:
-        """The street's time when a sweep starts, seconds."""
+        """Return the street's time at the start of a sweep, seconds."""
         return self.start + index / self.lidar.rate
 
     def pose(self, index: int) -> Tensor:
-        """The sensor's frame in the world at a sweep's timestamp, float64 ``(4, 4)``; also beyond the last sweep."""
+        """Return the sensor's frame in the world at a sweep's timestamp, float64 ``(4, 4)``.
+
+        ``index`` may lie beyond the last sweep.
+        """
         return self.street.ego_pose(self.time_of(index)) @ self.lidar.mount
 
     def __getitem__(self, index: int) -> Sweep:
@@ -180,12 +185,9 @@ class SimulatedSequence:
         k = index % len(self)
         lidar, street = self.lidar, self.street
         period = 1 / lidar.rate
-        columns = (
-            torch.arange(lidar.azimuths, dtype=torch.float64)
-            / lidar.azimuths
-            * float(self.rolling_shutter)
-        )
-        frames = _between(self.pose(k), self.pose(k + 1), columns)
+        columns = torch.arange(lidar.azimuths, dtype=torch.float64) / lidar.azimuths
+        columns = columns * float(self.rolling_shutter)
+        frames = _interpolate(self.pose(k), self.pose(k + 1), columns)
         directions = lidar.directions
         rays = directions @ frames[:, :3, :3].transpose(1, 2)
         origins = frames[:, None, :3, 3].expand_as(rays)
@@ -194,33 +196,30 @@ class SimulatedSequence:
         distance, primitive = cast_rays(
             origins.flatten(0, 1), rays.flatten(0, 1), share.flatten(), primitives, lidar.reach
         )
-        # All draws for all rays, so that one ray's does not depend on what others met.
+        # Noise is drawn for all rays, so that the draw of a ray does not depend on the hits of
+        # others.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + k) % (1 << 62))
         noise, glitter = torch.randn(2, len(distance), generator=generator, dtype=torch.float64)
         luck = torch.rand(len(distance), generator=generator, dtype=torch.float64)
-        kept = (
-            (distance.isfinite() & (distance >= lidar.near) & (luck >= lidar.dropout_at(distance)))
-            .nonzero()
-            .squeeze(1)
-        )
+        found = distance.isfinite() & (distance >= lidar.near)
+        kept = (found & (luck >= lidar.dropout_at(distance))).nonzero().squeeze(1)
         column, ring = kept // lidar.rings, kept % lidar.rings
-        measured = (distance[kept] + lidar.noise_std * noise[kept]).clamp(min=0.0)[
-            :, None
-        ] * directions[column, ring]
+        ranges = (distance[kept] + lidar.noise_std * noise[kept]).clamp(min=0.0)
+        measured = ranges[:, None] * directions[column, ring]
         deskewed = self.deskew or not self.rolling_shutter
         if deskewed and self.rolling_shutter:
-            measured = transform(inverse(self.pose(k)), _each(frames[column], measured))
+            measured = _transform_each(frames[column], measured)
+            measured = transform(inverse(self.pose(k)), measured)
         points = measured.float()
         world = (
             transform(self.pose(k), points.double())
             if deskewed
-            else _each(frames[column], points.double())
+            else _transform_each(frames[column], points.double())
         )
         thing = street.owner[primitive[kept]]
         labels = self._labels(k, points.double(), world, thing, columns[column], deskewed)
-        intensity = street.reflectivity[primitive[kept]] * (1 + 0.05 * glitter[kept].float()).clamp(
-            0.0, 2.0
-        )
+        glints = (1 + 0.05 * glitter[kept].float()).clamp(0.0, 2.0)
+        intensity = street.reflectivity[primitive[kept]] * glints
         return Sweep(
             points,
             timestamp=k * period,
@@ -245,21 +244,22 @@ class SimulatedSequence:
         for j in thing.unique().tolist():
             if not torch.equal(before[j], between[j]) or not torch.equal(between[j], after[j]):
                 rows = (thing == j).nonzero().squeeze(1)
-                moved = _between(between[j], after[j], share[rows]) @ inverse(
-                    _between(before[j], between[j], share[rows])
+                moved = _interpolate(between[j], after[j], share[rows]) @ inverse(
+                    _interpolate(before[j], between[j], share[rows])
                 )
-                later[rows] = _each(moved, world[rows])
+                later[rows] = _transform_each(moved, world[rows])
                 moving[rows] = True
         here, next_, last = (self.pose(k + step) for step in range(3))
         if deskewed:
-            # What stands goes by the relative motion alone, without the rounding of a detour over the world.
+            # Points at rest move by the relative motion alone, without rounding by a detour over
+            # the world.
             there = torch.where(
                 moving[:, None],
                 transform(inverse(next_), later),
                 transform(relative_motion(here, next_), points),
             )
         else:
-            there = _each(inverse(_between(next_, last, share)), later)
+            there = _transform_each(inverse(_interpolate(next_, last, share)), later)
         instance = torch.full((len(street.things),), -1)
         instance[street.labelled] = torch.arange(len(street.labelled))
         category = torch.tensor([CATEGORIES.index(each.category) for each in street.things])
@@ -276,21 +276,20 @@ class SimulatedSequence:
         )
 
     def _boxes(self, k: int, thing: Tensor) -> Boxes:
-        """The boxes of what was hit, at the sweep's timestamp."""
+        """Return the boxes of the objects that were hit, at the sweep's timestamp."""
         street = self.street
-        seen = [j for j in thing.unique().tolist() if street.things[j].size]
-        size = torch.tensor([street.things[j].size for j in seen], dtype=torch.float64).reshape(
-            -1, 3
-        )
+        hit = [j for j in thing.unique().tolist() if street.things[j].size]
+        sizes = [street.things[j].size for j in hit]
+        size = torch.tensor(sizes, dtype=torch.float64).reshape(-1, 3)
         middle = torch.zeros_like(size)
         middle[:, 2] = size[:, 2] / 2
-        upright = torch.eye(3, dtype=torch.float64).expand(len(seen), 3, 3)
-        pose = inverse(self.pose(k)) @ street.poses(self.time_of(k))[seen] @ rigid(upright, middle)
+        upright = torch.eye(3, dtype=torch.float64).expand(len(hit), 3, 3)
+        pose = inverse(self.pose(k)) @ street.poses(self.time_of(k))[hit] @ rigid(upright, middle)
         return Boxes(
             pose,
             size.float(),
-            tuple(street.things[j].name for j in seen),
-            tuple(street.things[j].category for j in seen),
+            tuple(street.things[j].name for j in hit),
+            tuple(street.things[j].category for j in hit),
         )
 
 
@@ -302,14 +301,15 @@ def street(
     deskew: bool = True,
     traffic: float = 1.0,
 ) -> SimulatedSequence:
-    """Sweeps of a town with exact labels, in one call: the data set of the first steps, of tests and of demonstrations.
+    """Create sweeps of a town with exact labels, for first steps, tests and demonstrations.
 
     Args:
-        sweeps: how many, at 10 Hz.
-        seed: of the town, and of the noise.
-        points: of a sweep, about; a million at most.
-        rolling_shutter, deskew: as in `SimulatedSequence`.
-        traffic: how much moves, 1 on a normal day.
+        sweeps: number of sweeps, at 10 Hz.
+        seed: seed of the town, and of the noise.
+        points: approximate number of points per sweep, at most a million.
+        rolling_shutter: see `SimulatedSequence`.
+        deskew: see `SimulatedSequence`.
+        traffic: amount of traffic, 1 on a normal day.
 
     >>> sequence = street(sweeps=2, points=4000)
     >>> sequence
@@ -318,8 +318,8 @@ def street(
     True
     """
     if not 1 <= points <= MOST_POINTS:
-        raise InputError(f"a sweep has 1 to {MOST_POINTS:,} points, and cannot have {points}")
-    # About nine rays in ten come back; both directions get coarser alike.
+        raise InputError(f"a sweep must have 1 to {MOST_POINTS:,} points, got {points}")
+    # About nine rays in ten return; both directions are scaled alike.
     scale = math.sqrt(points / (64 * 1024 * 0.92))
     lidar = SpinningLidar(rings=max(1, round(64 * scale)), azimuths=max(1, round(1024 * scale)))
     return SimulatedSequence(
@@ -327,11 +327,11 @@ def street(
     )
 
 
-def _between(pose: Tensor, later: Tensor, share: Tensor) -> Tensor:
-    """The pose at shares of an even motion, ``(4, 4), (4, 4), (N,) -> (N, 4, 4)``."""
+def _interpolate(pose: Tensor, later: Tensor, share: Tensor) -> Tensor:
+    """Interpolate between two poses at constant speed, ``(4, 4), (4, 4), (N,) -> (N, 4, 4)``."""
     return pose @ part_of(relative_motion(later, pose), share)
 
 
-def _each(motion: Tensor, points: Tensor) -> Tensor:
-    """Each point by its own motion, ``(N, 4, 4), (N, 3) -> (N, 3)``."""
+def _transform_each(motion: Tensor, points: Tensor) -> Tensor:
+    """Move each point by its own motion, ``(N, 4, 4), (N, 3) -> (N, 3)``."""
     return (motion[:, :3, :3] @ points[..., None]).squeeze(-1) + motion[:, :3, 3]

@@ -1,4 +1,7 @@
-"""A town made from a seed: blocks of houses between streets, with traffic that drives on the right for ever without an accident."""
+"""Random towns: blocks of houses between streets, with endless traffic without accidents.
+
+All traffic drives on the right.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,14 @@ from random import Random
 from invtoolbox.errors import InputError
 from invtoolbox.simulation.world import Part, Route, Speed, Street, Thing, Track
 
-#: Metres. A block is a square of pavement and houses; from its kerb outwards come parked cars, cyclists and a lane, and the same of the
-#: opposite block. All traffic turns right around its own block, so no two ways cross.
+#: Lengths in metres. A block is a square of pavement and houses; from its kerb outwards come parked
+#: cars, cyclists and a lane, then those of the opposite block. All traffic turns right around its
+#: own block, so no two routes cross.
 BLOCK, KERB, PARKING, CYCLES, LANE, CORNER = 60.0, 0.15, 1.1, 3.0, 5.4, 4.0
 ROAD = 14.0
 
-#: From metres along the side of a block, metres inwards from the kerb, and a height, to x, y, z and heading.
+#: Function of metres along the side of a block, metres inwards from the kerb, and a height, that
+#: returns x, y, z and heading.
 Placing = Callable[..., tuple[float, float, float, float]]
 Body = tuple[tuple[Part, ...], tuple[float, float, float], str]
 
@@ -48,20 +53,25 @@ def random_town(
     traffic: float = 1.0,
     slope: tuple[float, float] = (0.01, -0.005),
 ) -> Street:
-    """A town of ``blocks`` by ``blocks``; the car with the sensor drives around the middle one and is about to turn right at time 0.
+    """Create a town of ``blocks`` by ``blocks`` blocks.
 
-    The same seed gives the same town. It goes on for ever: everybody drives round after round, brakes, stands and starts again.
+    The car with the sensor drives around the middle block and is about to turn right at time 0. The
+    same seed gives the same town. Traffic continues for ever: all vehicles drive round after round,
+    brake, stop and start again.
 
     Args:
-        blocks: odd, so that there is a middle one. Three reach beyond 100 m of the sensor.
-        traffic: how many cars, cyclists and people there are, relative to a normal day; 0 leaves only what stands.
-        slope: the rise of the ground along x and y, metres a metre.
+        seed: seed of the town.
+        blocks: number of blocks per side, odd, so that there is a middle block. Three blocks reach
+            beyond 100 m of the sensor.
+        traffic: number of cars, cyclists and people relative to a normal day; 0 leaves only fixed
+            objects.
+        slope: rise of the ground along x and y, metres per metre.
 
     >>> sorted({thing.category for thing in random_town(seed=3).things})
     ['BACKGROUND', 'BICYCLIST', 'BOX_TRUCK', 'PEDESTRIAN', 'REGULAR_VEHICLE']
     """
     if blocks < 1 or blocks % 2 == 0:
-        raise InputError(f"a town needs an odd number of blocks a side, got {blocks}")
+        raise InputError(f"a town needs an odd number of blocks per side, got {blocks}")
     if not 0 <= traffic < math.inf:
         raise InputError(f"traffic must be a finite number and not below zero, got {traffic}")
     build = _Builder(Random(seed))
@@ -70,7 +80,7 @@ def random_town(
     track = Track((0.0, 0.0), BLOCK / 2 + LANE, CORNER + LANE)
     ego = Route(track, lane, BLOCK / 2 - CORNER - build.between(0.0, 6.0))
     span = range(-(blocks // 2), blocks // 2 + 1)
-    # The middle block first: its things do not depend on how large the town is.
+    # The middle block comes first: its objects do not depend on the size of the town.
     for i, j in sorted(
         ((i, j) for i in span for j in span), key=lambda ij: (max(abs(ij[0]), abs(ij[1])), ij)
     ):
@@ -94,7 +104,8 @@ def _block(build: _Builder, centre: tuple[float, float]) -> None:
         def place(
             along: float, inset: float, height: float = KERB, angle: float = angle
         ) -> tuple[float, float, float, float]:
-            # On the north side: along it eastwards, and how far inwards from the kerb.
+            # On the north side, x runs eastwards along it, and the inset is the distance from the
+            # kerb.
             x, y = along, half - inset
             c, s = math.cos(angle), math.sin(angle)
             return centre[0] + c * x - s * y, centre[1] + s * x + c * y, height, angle
@@ -165,7 +176,7 @@ def _traffic(
     half = BLOCK / 2
 
     def move(track: Track, low: float, high: float) -> tuple[Speed, float, float]:
-        """A speed, a start and a clock that all on a track share."""
+        """Draw a speed, a start and a clock that all objects on a track share."""
         speed = _speed(build.random, low, high)
         return speed, build.between(0.0, track.length), build.between(0.0, speed.times[-1])
 
@@ -199,7 +210,7 @@ def _traffic(
 
 
 def _speed(random: Random, low: float, high: float) -> Speed:
-    """Go, brake, stand, start: a round of 15 to 30 seconds."""
+    """Draw a round of 15 to 30 seconds: drive, brake, stop, start."""
     cruise = random.uniform(low, high)
     times = [0.0]
     for shortest, longest in ((7.0, 14.0), (2.0, 3.5), (1.0, 5.0), (2.5, 4.0), (2.0, 4.0)):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.geometry import Cameras, Splats, carved_surface, look_at
+from invtoolbox.geometry import Cameras, Splats, carve_surface, look_at
 from invtoolbox.operators import GaussianRenderer
 from invtoolbox.priors import Gaussians
 
@@ -35,7 +35,7 @@ def ball(cameras: Cameras, radius: float = 0.6) -> Tensor:
 
 def test_points_lie_on_the_surface_with_its_colors() -> None:
     cameras = around()
-    points, colors = carved_surface(
+    points, colors = carve_surface(
         cameras, ball(cameras), 1.0, 500, LOW, HIGH, torch.Generator().manual_seed(1), cells=48
     )
     apart = points.norm(dim=1)
@@ -52,9 +52,9 @@ def test_points_lie_on_the_surface_with_its_colors() -> None:
 def test_what_leaves_nothing_is_said() -> None:
     cameras = around(3)
     with pytest.raises(InputError, match="leave nothing"):
-        carved_surface(cameras, torch.ones(3, 3, 40, 48), 1.0, 10, LOW, HIGH)
+        carve_surface(cameras, torch.ones(3, 3, 40, 48), 1.0, 10, LOW, HIGH)
     with pytest.raises(InputError, match="those of the cameras"):
-        carved_surface(cameras, torch.ones(2, 3, 40, 48), 1.0, 10, LOW, HIGH)
+        carve_surface(cameras, torch.ones(2, 3, 40, 48), 1.0, 10, LOW, HIGH)
 
 
 def test_gaussians_start_where_the_pictures_say() -> None:

@@ -98,7 +98,7 @@ def test_the_surface_of_voxels_is_where_a_cell_stops_half_of_the_light() -> None
         and bool((mesh.colors[:, 0] > 0.79).all())
         and torch.allclose(mesh.colors[:, 1:], torch.tensor(0.5))
     )
-    kept = space.keeping(
+    kept = space.keep_cells(
         torch.nn.functional.max_pool3d((raw > -9).view(1, *space.shape).float(), 2, stride=1)[0] > 0
     )
     gathered = Voxels(

@@ -80,8 +80,8 @@ def test_parts_of_a_motion():
     ("motion", "words"),
     [
         (torch.eye(3), "4 by 4"),
-        (torch.diag(torch.tensor([2.0, 1, 1, 1])), "no rotation"),
-        (torch.diag(torch.tensor([-1.0, 1, 1, 1])), "no rotation"),
+        (torch.diag(torch.tensor([2.0, 1, 1, 1])), "not a rotation"),
+        (torch.diag(torch.tensor([-1.0, 1, 1, 1])), "not a rotation"),
         (torch.eye(4) + torch.tensor([[0.0] * 4] * 3 + [[1.0, 0, 0, 0]]), "last row"),
     ],
 )

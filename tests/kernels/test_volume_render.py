@@ -160,7 +160,7 @@ def test_skipping_changes_nothing() -> None:
     # Two far corners are occupied; elsewhere the density is zero to the last bit.
     occupied = torch.zeros(16, 14, 12, dtype=torch.bool)
     occupied[2:4, 3:5, 1:4] = occupied[11:14, 8:12, 7:10] = True
-    sparse = voxels.space.keeping(occupied)
+    sparse = voxels.space.keep_cells(occupied)
     kept = torch.zeros(voxels.space.shape, dtype=torch.bool)
     kept[2:5, 3:6, 1:5] = kept[11:15, 8:13, 7:11] = True
     # In a cell that is not occupied the density is 0 only where none of its nodes is kept: the dense twin stops at the faces.
@@ -198,7 +198,7 @@ def test_where_the_density_is_zero_it_need_not_be_looked_at() -> None:
         ).amax(0)
         < -9e3
     )
-    sparse = voxels.space.keeping(~empty)
+    sparse = voxels.space.keep_cells(~empty)
     whole = render_voxels(Voxels(density.flatten(1), voxels.color, voxels.space), o, d)
     part = render_voxels(
         Voxels(sparse.gather(density), sparse.gather(voxels.space.spread(voxels.color)), sparse),

@@ -180,7 +180,7 @@ def test_wrong_trajectories_get_one_sentence() -> None:
         NonUniformFourier(torch.full((3, 2), 9.0), (8, 8))
     with pytest.raises(it.InputError, match=r"\(\*samples, 2\)"):
         NonUniformFourier(torch.rand(3, 3), (8, 8))
-    with pytest.raises(it.InputError, match="make a new"):
+    with pytest.raises(it.InputError, match="create a new"):
         NonUniformFourier(torch.rand(3, 2), (8, 8)).with_parameters(trajectory=torch.rand(4, 2))
 
 

@@ -235,7 +235,7 @@ def test_odl_refusals() -> None:
     pytest.importorskip("odl")
     with pytest.raises(InputError, match="grow from view to view"):
         to_odl(ParallelBeam((14, 13), ANGLES[::-1].copy(), 27))
-    with pytest.raises(InputError, match="no place for the tilt"):
+    with pytest.raises(InputError, match="not support the tilt"):
         to_odl(ConeBeam(**CONE, tilt=0.1))
     with pytest.raises(InputError, match="one detector_shift for all views"):
         to_odl(ConeBeam(**CONE, detector_shift=np.arange(12.0).reshape(6, 2) / 10))
@@ -311,7 +311,7 @@ def test_tigre_offsets_and_tilts() -> None:
 
 
 def test_tigre_refusals(monkeypatch: Any) -> None:
-    with pytest.raises(InputError, match="no place for the pitch"):
+    with pytest.raises(InputError, match="not support the pitch"):
         to_tigre(ConeBeam(**CONE, pitch=1.0), SimpleNamespace())
     with pytest.raises(InputError, match="flat panel"):
         to_tigre(ConeBeam(**CONE, curved=True), SimpleNamespace())
@@ -526,5 +526,5 @@ def test_cil_laminography_and_refusals(monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "cil", None)
     with pytest.raises(MissingDependency, match="install CIL"):
         to_cil(ConeBeam(**CONE))
-    with pytest.raises(InputError, match="no place for the pitch"):
+    with pytest.raises(InputError, match="not support the pitch"):
         to_cil(ConeBeam(**CONE, pitch=1.0))

@@ -225,7 +225,7 @@ def test_of_a_constant_along_an_axis() -> None:
         (dict(image_shape=(5,)), "image_shape"),
         (dict(detector_shift=500.0), "no ray"),
         (dict(detector_shift=40.0), "never sees the centre"),
-        (dict(detector_shift=[0.0, 1.0]), "one entry a view"),
+        (dict(detector_shift=[0.0, 1.0]), "one entry per view"),
     ],
 )
 def test_refuses(arguments, message) -> None:  # type: ignore[no-untyped-def]

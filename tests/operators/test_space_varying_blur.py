@@ -78,8 +78,8 @@ def test_gradients_in_kernels_and_weights() -> None:
 
 def test_what_does_not_fit_gets_one_sentence() -> None:
     for weights, message in (
-        (rand(3, 9, 9), "expected real ones"),
-        (rand(2, 8, 9), "expected real ones"),
+        (rand(3, 9, 9), "expected real weights"),
+        (rand(2, 8, 9), "expected real weights"),
     ):
         with pytest.raises(it.InputError, match=message):
             SpaceVaryingBlur(rand(2, 3, 3), weights, (9, 9))

@@ -57,12 +57,12 @@ def test_a_subset_is_a_part_of_the_whole() -> None:
 
 def test_rays_are_drawn_once_each_and_from_every_picture() -> None:
     A = VoxelRenderer(ring())
-    drawn = A.drawn(100, torch.Generator().manual_seed(1))
+    drawn = A.draw_blocks(100, torch.Generator().manual_seed(1))
     assert len(drawn.unique()) == 100 and len((drawn // 144).unique()) == 6
-    assert torch.equal(drawn, A.drawn(100, torch.Generator().manual_seed(1))) and not torch.equal(
-        drawn, A.drawn(100)
-    )
-    assert torch.equal(A.drawn(864, torch.Generator().manual_seed(2)), torch.arange(864))
+    assert torch.equal(
+        drawn, A.draw_blocks(100, torch.Generator().manual_seed(1))
+    ) and not torch.equal(drawn, A.draw_blocks(100))
+    assert torch.equal(A.draw_blocks(864, torch.Generator().manual_seed(2)), torch.arange(864))
 
 
 def test_lidar_ranges_come_from_the_same_kernel() -> None:
@@ -141,7 +141,7 @@ def test_variation_of_kept_nodes_knows_no_others() -> None:
     space = VoxelSpace.box(6, LOW, HIGH)
     occupied = torch.zeros(5, 5, 5, dtype=torch.bool)
     occupied[0, 0, 0] = occupied[3, 3, 3] = True
-    some = space.keeping(occupied)
+    some = space.keep_cells(occupied)
     values = torch.zeros(1, 16, dtype=torch.float64)
     values[:, 8:] = 5.0  # the second cube, which touches the first one nowhere
     x = Voxels(values.requires_grad_(True), torch.zeros(1, 16, 1, 3, dtype=torch.float64), some)
@@ -156,7 +156,7 @@ def test_variation_of_kept_nodes_knows_no_others() -> None:
 
 def test_grids_go_to_and_fro_between_all_nodes_and_those_kept() -> None:
     space = VoxelSpace.box((4, 5, 3), LOW, HIGH)
-    some = space.keeping(torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(0)) > 0.7)
+    some = space.keep_cells(torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(0)) > 0.7)
     values = torch.randn(2, some.rows, 3)
     assert torch.equal(some.gather(some.spread(values)), values)
     assert torch.equal(some.places(), (some.spread(torch.ones(1, some.rows))[0] > 0).nonzero())
@@ -182,4 +182,4 @@ def test_what_does_not_fit_is_said() -> None:
             {"density": torch.full((1, 64), -30.0), "color": torch.zeros(1, 64, 1, 3)}
         )
     with pytest.raises(InputError, match="mask"):
-        VoxelSpace.box(4, LOW, HIGH).keeping(torch.ones(2, 2, 2, dtype=torch.bool))
+        VoxelSpace.box(4, LOW, HIGH).keep_cells(torch.ones(2, 2, 2, dtype=torch.bool))

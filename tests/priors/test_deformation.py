@@ -161,7 +161,7 @@ def test_subsets_of_pictures_are_the_pictures() -> None:
     assert A.blocks == 5 and len(A.cameras) == 5
     assert torch.equal(A.subset(index)(x), A(x)[:, :, index])
     assert torch.equal(A.subset(index).subset(torch.tensor([2, 0]))(x), A(x)[:, :, [2, 4]])
-    with pytest.raises(InputError, match="looks at time 2"):
+    with pytest.raises(InputError, match="sees time 2"):
         A(Moving(x.displacements[:, :1], None, splats))
 
 

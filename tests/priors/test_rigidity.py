@@ -16,7 +16,7 @@ from invtoolbox.geometry.moving_shapes import rigidity_coefficients
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.geometry.rigid import rotation
 from invtoolbox.geometry.rotations import (
-    fitted_rotation,
+    fit_rotation,
     of_rotation_vector,
     product,
     rotation_matrices,
@@ -314,7 +314,7 @@ def test_the_derivative_of_the_best_rotation() -> None:
     S = torch.randn(
         7, 3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64
     ) + 2 * torch.eye(3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(fitted_rotation, S.requires_grad_(True), atol=1e-5)
+    assert torch.autograd.gradcheck(fit_rotation, S.requires_grad_(True), atol=1e-5)
 
 
 def test_the_curvature_of_nodes_lies_above_and_reweighting_goes_down() -> None:

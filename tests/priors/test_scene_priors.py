@@ -52,7 +52,7 @@ def kept() -> Voxels:
     """Voxels with nodes left out."""
     occupied = torch.zeros(5, 5, 5, dtype=torch.bool)
     occupied[1:3, 2, 2:4] = True
-    space = VoxelSpace.box(6, LOW, HIGH).keeping(occupied)
+    space = VoxelSpace.box(6, LOW, HIGH).keep_cells(occupied)
     return Voxels(
         torch.randn(2, space.rows, dtype=torch.float64),
         torch.randn(2, space.rows, 1, 3, dtype=torch.float64),
@@ -118,7 +118,7 @@ def test_a_renderer_gives_pictures_and_patches() -> None:
     assert torch.allclose(seen[:, :, 9 + 5], grid[:, :, 1, 2:5, 5:8], atol=1e-12)
     assert torch.allclose(patches.pictures(seen), rays.pictures(whole), atol=1e-12)
     assert torch.equal(patches.measurements(patches.pictures(seen)), seen)
-    with pytest.raises(InputError, match="no whole pictures"):
+    with pytest.raises(InputError, match="not form whole pictures"):
         patches.subset([0, 1]).pictures(seen[:, :, :2])
     for wrong in ("tile", 1, 9):
         with pytest.raises(InputError, match="block"):

@@ -240,9 +240,9 @@ def test_rows_by_weights_have_their_derivatives() -> None:
     ("call", "message"),
     [
         (lambda: EulerRollout(walk(1)), "two sweeps"),
-        (lambda: EulerRollout(walk(3))(torch.zeros(1, 30, 3)), "field of flow"),
+        (lambda: EulerRollout(walk(3))(torch.zeros(1, 30, 3)), "flow field"),
         (lambda: EulerRollout(walk(3), times=[0, 1]), "2 times"),
-        (lambda: problem().subset(torch.tensor([1])), "two sweeps at least"),
+        (lambda: problem().subset(torch.tensor([1])), "at least two sweeps"),
         (
             lambda: it.Problem(walk(3)[0], EulerRollout(walk(3)), RolloutChamfer()),
             "sweeps of a sequence",

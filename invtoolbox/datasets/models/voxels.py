@@ -73,7 +73,7 @@ def read_voxels(path: str | os.PathLike[str]) -> Voxels:
         tuple(place["shape"]), tuple(place["low"]), tuple(place["high"]), place["scale"]
     )
     if "clearance" in tensors:
-        space = space.keeping(tensors["clearance"] == 0)
+        space = space.keep_cells(tensors["clearance"] == 0)
     if len(tensors["density"]) != space.rows or len(tensors["color"]) != space.rows:
         raise InputError(
             f"{path} holds {len(tensors['density'])} nodes, but its grid keeps {space.rows}; write "

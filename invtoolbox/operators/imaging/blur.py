@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import LinearOperator, check_shape, expand
+from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.imaging import fft_convolution as fft
 
 BOUNDARIES = ("reflect", "periodic", "valid", "zero")
-#: FFTs have no half precision on a CPU, and too little of it on a GPU.
+#: Half-precision types: FFTs do not support them on a CPU, and are too inaccurate on a GPU.
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -22,37 +22,49 @@ class Blur(LinearOperator):
 
     .. math:: (A x)[i] = \sum_k \mathrm{kernel}[k] \, x[i + c - k], \qquad c = (k_h // 2, k_w // 2)
 
-    A convolution, not a correlation: a point of light is replaced by the kernel, the right way round, with the
-    kernel's entry ``c`` at the point. This is `scipy.ndimage.convolve`, for odd and even kernels alike.
+    This is a convolution, not a correlation: a point of light is replaced by the kernel in its
+    orientation, with the kernel's entry ``c`` at the point. It agrees with `scipy.ndimage.convolve`
+    for odd and even kernels.
 
     Args:
-        kernel: ``(kh, kw)``; or ``(batch, kh, kw)`` or ``(batch, channel, kh, kw)`` for one kernel an item (or a
-            channel). It is used as given: a kernel that sums to 1 keeps the brightness.
-        image_shape: ``(row, column)``, or ``(channel, row, column)``. Where all channels share a kernel, any number
-            of channels is accepted, so a color photograph passes through an operator of one channel.
-        boundary: what lies beyond the edge of ``x``:
-            ``"reflect"`` mirrors about the edge pixel, which is not repeated (numpy's "reflect", SciPy's "mirror");
-            ``"periodic"`` wraps around; ``"zero"`` is dark; ``"valid"`` keeps only the outputs that need nothing from
-            beyond, ``(row - kh + 1, column - kw + 1)`` of them, the one boundary that supposes nothing.
-        tile: FFT length of the tiles that a large image is cut into (overlap-save; the same result to rounding).
-            ``None`` cuts above 1 megapixel on a CPU (384) and 16 megapixels on a GPU (2048), so that the memory beyond
-            ``x`` and ``A x`` stays below about four planes of one channel.
+        kernel: the kernel, ``(kh, kw)``; or ``(batch, kh, kw)`` or ``(batch, channel, kh, kw)`` for
+            one kernel per item (or per channel). It is not normalised: a kernel that sums to 1
+            keeps the brightness.
+        image_shape: shape ``(row, column)``, or ``(channel, row, column)``. If all channels share a
+            kernel, any number of channels is accepted, so a color photograph passes through an
+            operator of one channel.
+        boundary: values that are assumed beyond the edge of ``x``:
+            ``"reflect"`` mirrors about the edge pixel, which is not repeated (numpy's "reflect",
+            SciPy's "mirror");
+            ``"periodic"`` wraps around;
+            ``"zero"`` is dark;
+            ``"valid"`` assumes nothing: it keeps only the ``(row - kh + 1, column - kw + 1)``
+            outputs that need no value from beyond the edge.
+        tile: FFT length of the tiles that a large image is cut into (overlap-save; the same result
+            to rounding). ``None`` cuts above 1 megapixel on a CPU (384) and 16 megapixels on a GPU
+            (2048), so that the memory in addition to ``x`` and ``A x`` stays below about four
+            planes of one channel.
 
     Raises:
-        InputError: a kernel that is all zero, not finite, not real, larger than the image, or of the wrong shape.
+        InputError: if the kernel is all zero, not finite, not real, larger than the image, or of a
+            wrong shape.
 
-    The adjoint is exact for every boundary: with "reflect" it is the transpose of the mirroring, not a second
-    mirrored convolution. With "periodic" there are closed forms: `norm`, `normal_resolvent`.
+    The adjoint is exact for every boundary: with "reflect" it is the transpose of the mirroring,
+    not a second mirrored convolution. With "periodic" there are closed forms: `norm`,
+    `normal_resolvent`.
 
     >>> A = Blur(torch.tensor([[1., 2., 3.]]), (1, 5), boundary="zero")
     >>> A(torch.tensor([[[[0., 0., 1., 0., 0.]]]])).flatten().round().abs().tolist()
     [0.0, 1.0, 2.0, 3.0, 0.0]
     """
 
-    # deepinv's Blur and BlurFFT are right (they agree with SciPy, odd and even kernels, and pass the dot test), but on
-    # one core with a 19x19 kernel and reflection their FFT takes 8.6 and 8.5 ms for A and its adjoint at 512x512, against 3.0
-    # and 3.1 here (fast FFT lengths, a kept kernel spectrum), and 164 and 154 ms at 2048x2048, against 28 and 36 (tiles).
-    # Their memory is not bounded either. So the blur is our own.
+    # deepinv's Blur and BlurFFT are correct: they agree with SciPy for odd and even kernels, and
+    # pass the dot test. But on one core, with a 19x19 kernel and reflection, their FFT takes 8.6
+    # and 8.5 ms for A and its adjoint at 512x512, compared with 3.0 and 3.1 here (fast FFT lengths,
+    # a kept kernel spectrum), and 164 and 154 ms at 2048x2048, compared with 28 and 36 (tiles).
+    # Their memory is not bounded either. Therefore this is a separate implementation.
+
+    has_batch_axis = True
 
     def __init__(
         self,
@@ -76,9 +88,9 @@ class Blur(LinearOperator):
             )
         self.boundary, self.tile = boundary, tile
         self.domain_shape = shape if len(shape) == 3 else (1, *shape)
-        self.kernel = _checked(torch.as_tensor(kernel), self.domain_shape)
-        kh, kw = self.kernel.shape[-2:]
-        # Rows above, rows below, columns left, columns right that an output pixel needs.
+        self.kernel = _check_kernel(torch.as_tensor(kernel), self.domain_shape)
+        self._kernel_size = kh, kw = (self.kernel.shape[-2], self.kernel.shape[-1])
+        # Rows above, rows below, columns left and columns right that an output pixel needs.
         self.margins = (
             (0, 0, 0, 0)
             if boundary == "valid"
@@ -86,18 +98,17 @@ class Blur(LinearOperator):
         )
         lost = (kh - 1, kw - 1) if boundary == "valid" else (0, 0)
         self.range_shape = (self.domain_shape[0], shape[-2] - lost[0], shape[-1] - lost[1])
+        top, bottom, left, right = self.margins
+        self._padded_size = (shape[-2] + top + bottom, shape[-1] + left + right)
         self.channelwise = self.kernel.shape[1] == 1
         self.items = self.kernel.shape[0] if self.kernel.shape[0] > 1 else None
         self._spectra: dict[Any, Tensor] = {}
 
-    # -- parameters ---------------------------------------------------------------------------------------------
+    # -- parameters --------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:
         """``kernel``, of shape ``(1 or batch, 1 or channel, kh, kw)``."""
         return {"kernel": self.kernel}
-
-    def item_parameters(self, batch: int) -> dict[str, Tensor]:
-        return {"kernel": self.kernel.expand(batch, *self.kernel.shape[1:])}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         other = super()._replace({})
@@ -106,7 +117,7 @@ class Blur(LinearOperator):
             if kernel.shape[-2:] != self.kernel.shape[-2:]:
                 raise InputError(
                     f"{self} holds kernels of {tuple(self.kernel.shape[-2:])} pixels, "
-                    f"got {tuple(kernel.shape[-2:])}; make a new Blur"
+                    f"got {tuple(kernel.shape[-2:])}; create a new Blur"
                 )
             other.kernel, other._spectra = kernel, {}
             other.items = kernel.shape[0] if kernel.shape[0] > 1 else None
@@ -123,15 +134,21 @@ class Blur(LinearOperator):
         other._spectra = {}
         return other
 
-    # -- the operator -------------------------------------------------------------------------------------------
+    # -- the operator ------------------------------------------------------------------------------
 
     def _forward(self, x: Tensor) -> Tensor:
+        return self._apply(x, transpose=False)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._apply(y, transpose=True)
+
+    def _apply(self, x: Tensor, transpose: bool) -> Tensor:
         if x.dtype in _HALF:
-            return self._forward(x.float()).to(x.dtype)
+            return self._apply(x.float(), transpose).to(x.dtype)
         if x.is_complex():
-            return torch.complex(self._forward(x.real), self._forward(x.imag))
+            return torch.complex(self._apply(x.real, transpose), self._apply(x.imag, transpose))
         if self._wraps(x):
-            multiplier = self._transfer(x)
+            multiplier = self._transfer(x).conj() if transpose else self._transfer(x)
             return _by_groups(
                 x,
                 x.shape[-2:],
@@ -144,54 +161,25 @@ class Blur(LinearOperator):
             padded = fft.pad(part, self.margins, self.boundary)
             return fft.valid_convolution(padded, _take(spectrum, b, c), self._kernel_size, cut)
 
-        return _by_groups(x, cut.length, convolve)
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        if y.dtype in _HALF:
-            return self._adjoint(y.float()).to(y.dtype)
-        if y.is_complex():
-            return torch.complex(self._adjoint(y.real), self._adjoint(y.imag))
-        if self._wraps(y):
-            multiplier = self._transfer(y).conj()
-            return _by_groups(
-                y,
-                y.shape[-2:],
-                lambda part, b, c: fft.apply_multiplier(part, _take(multiplier, b, c)),
-            )
-        cut = fft.plan(self._padded_size, self._kernel_size, self.tile, y.device)
-        spectrum = self._spectrum(y, cut.length)
-
         def correlate(part: Tensor, b: slice, c: slice) -> Tensor:
             full = fft.valid_transpose(part, _take(spectrum, b, c), self._kernel_size, cut)
             return fft.pad_transpose(full, self.margins, self.boundary)
 
-        return _by_groups(y, cut.length, correlate)
+        return _by_groups(x, cut.length, correlate if transpose else convolve)
 
-    # -- closed forms -------------------------------------------------------------------------------------------
+    # -- closed forms ------------------------------------------------------------------------------
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """The largest singular value: exact with "periodic" (the peak of the transfer function), else estimated."""
+    def _known_norm(self) -> Tensor | None:
+        """Return the peak of the transfer function, which is exact for the periodic boundary."""
         if self.boundary != "periodic":
-            return super().norm(
-                tolerance=tolerance,
-                max_iterations=max_iterations,
-                seed=seed,
-                dtype=dtype,
-                device=device,
-            )
-        peak = self.transfer_function().abs().flatten(1).amax(1)
-        return peak.to(dtype=dtype, device=device)
+            return None
+        return self.transfer_function().abs().flatten(1).amax(1)
 
     def transfer_function(self) -> Tensor:
-        """The transform of the centred kernel on the image grid, ``rfft2`` layout ``(1 or batch, 1 or channel, ...)``."""
+        """Compute the transform of the centred kernel on the image grid.
+
+        The layout is that of ``rfft2``: ``(1 or batch, 1 or channel, ...)``.
+        """
         kernel = self.kernel.float() if self.kernel.dtype in _HALF else self.kernel
         return fft.transfer(kernel, (self.domain_shape[-2], self.domain_shape[-1]))
 
@@ -206,9 +194,10 @@ class Blur(LinearOperator):
     def normal_resolvent(
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
     ) -> Tensor:
-        """``(weight A^T A + rho I)^{-1} v`` by FFT, for the periodic boundary.
+        """Compute ``(weight A^T A + rho I)^{-1} v`` by FFT, for the periodic boundary.
 
-        ``rho`` and ``weight`` are numbers, or one an item. Planes are transformed whole, without tiles.
+        ``rho`` and ``weight`` are numbers, or one number per item. Planes are transformed as a
+        whole, without tiles.
         """
         if self.boundary != "periodic":
             return super().normal_resolvent(v, rho, weight)
@@ -230,20 +219,18 @@ class Blur(LinearOperator):
         return _by_groups(v, v.shape[-2:], solve)
 
     def pseudo_inverse(self, y: Tensor, regularization: float | Tensor = 1e-3) -> Tensor:
-        r"""The Wiener filter :math:`\bar K / (|K|^2 + \text{regularization} \, \max |K|^2)`, K the transfer function.
+        r"""Apply the Wiener filter :math:`\bar K / (|K|^2 + \text{regularization} \, \max |K|^2)`.
 
-        ``regularization`` (a number, or one an item) plays the noise-to-signal power ratio. Exact least squares
-        with a Tikhonov term for "periodic". For the other boundaries it is an approximation: ``y`` is extended by
-        mirroring (twice the kernel's size on every side, and the pixels that "valid" lost), filtered periodically
-        and cropped.
+        K is the transfer function. For "periodic" the result is exact least squares with a Tikhonov
+        term. For the other boundaries it is an approximation: ``y`` is extended by mirroring (by
+        twice the kernel's size on every side, and by the pixels that "valid" lost), filtered
+        periodically and cropped.
+
+        Args:
+            y: measurements, ``(batch, *range_shape)``.
+            regularization: noise-to-signal power ratio, a number or one number per item.
         """
-        check_shape(
-            y,
-            self.range_shape,
-            f"the pseudo-inverse of {self} takes y",
-            self.channelwise,
-            self.items,
-        )
+        self._check_measurements("pseudo-inverse", y)
         if y.is_complex():
             return torch.complex(
                 self.pseudo_inverse(y.real, regularization),
@@ -265,43 +252,33 @@ class Blur(LinearOperator):
             k = _take(multiplier, b, c)
             power = k.real.square() + k.imag.square()
             floor = _take(damping, b, c) * power.amax((-2, -1), keepdim=True)
-            restored = fft.apply_multiplier(
-                _mirrored(part, start, size), k.conj() / (power + floor)
-            )
+            restored = fft.apply_multiplier(_extend(part, start, size), k.conj() / (power + floor))
             return restored[..., crop[0], crop[1]]
 
         return _by_groups(y, (size[0], size[1]), wiener)
 
-    # -- pieces -------------------------------------------------------------------------------------------------
-
-    @property
-    def _kernel_size(self) -> tuple[int, int]:
-        return self.kernel.shape[-2], self.kernel.shape[-1]
-
-    @property
-    def _padded_size(self) -> tuple[int, int]:
-        top, bottom, left, right = self.margins
-        return self.domain_shape[-2] + top + bottom, self.domain_shape[-1] + left + right
+    # -- helpers ----------------------------------------------------------------------------------
 
     def _wraps(self, x: Tensor) -> bool:
-        """A periodic image that needs no tiles: one multiplication in the Fourier domain, without padding."""
+        """Whether one product in the Fourier domain suffices: a periodic image without tiles."""
         small = self.tile is None and x.shape[-2] * x.shape[-1] <= fft.whole_limit(x.device)
         return self.boundary == "periodic" and small
 
     def _transfer(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         at = size or (x.shape[-2], x.shape[-1])
-        return self._kept("transfer", at, x, lambda kernel: fft.transfer(kernel, at))
+        return self._transform("transfer", at, x, lambda kernel: fft.transfer(kernel, at))
 
     def _spectrum(self, x: Tensor, length: tuple[int, int]) -> Tensor:
-        return self._kept("spectrum", length, x, lambda kernel: fft.spectrum(kernel, length))
+        return self._transform("spectrum", length, x, lambda kernel: fft.spectrum(kernel, length))
 
-    def _kept(
+    def _transform(
         self, kind: str, size: tuple[int, int], x: Tensor, make: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """The kernel's transform, kept because it would be a third of the work of a call.
+        """Return the kernel's transform, computed once.
 
-        It follows from the kernel alone, so that keeping it changes no result. It is made anew where a graph is
-        recorded, where the kernel was written to, and for images so large that keeping it would cost memory.
+        It would be a third of the work of a call. The transform follows from the kernel alone, so
+        keeping it changes no result. It is computed again if a graph is recorded, if the kernel was
+        written to, and for images so large that keeping it would cost memory.
         """
         kernel = self.kernel.to(x.dtype)
         if (
@@ -311,10 +288,9 @@ class Blur(LinearOperator):
         ):
             return make(kernel)
         key = (kind, size, x.dtype, self.kernel._version)
-        found = self._spectra.get(key)
-        if found is None:
-            found = self._spectra[key] = make(kernel)
-        return found
+        if key not in self._spectra:
+            self._spectra[key] = make(kernel)
+        return self._spectra[key]
 
     def __repr__(self) -> str:
         kh, kw = self._kernel_size
@@ -323,6 +299,7 @@ class Blur(LinearOperator):
 
 
 def _four_axes(kernel: Tensor) -> Tensor:
+    """Return the kernel with the axes ``(1 or batch, 1 or channel, kh, kw)``."""
     if kernel.ndim not in (2, 3, 4):
         raise InputError(
             "the kernel of a Blur is (kh, kw), (batch, kh, kw) or (batch, channel, kh, kw), "
@@ -333,7 +310,8 @@ def _four_axes(kernel: Tensor) -> Tensor:
     return kernel[:, None] if kernel.ndim == 3 else kernel
 
 
-def _checked(kernel: Tensor, domain: tuple[int, ...]) -> Tensor:
+def _check_kernel(kernel: Tensor, domain: tuple[int, ...]) -> Tensor:
+    """Return the kernel with four axes; raise an `InputError` if it does not fit the image."""
     kernel = _four_axes(kernel)
     if kernel.is_complex():
         raise InputError("the kernel of a Blur is real, got a complex one")
@@ -347,8 +325,8 @@ def _checked(kernel: Tensor, domain: tuple[int, ...]) -> Tensor:
         )
     if channels not in (1, domain[0]):
         raise InputError(
-            f"the kernel of a Blur has {channels} channels and the image {domain[0]}; give one kernel for "
-            "all channels, or one for each"
+            f"the kernel of a Blur has {channels} channels and the image {domain[0]}; give one "
+            "kernel for all channels, or one per channel"
         )
     wrong = int((~kernel.isfinite()).sum())
     if wrong:
@@ -357,13 +335,14 @@ def _checked(kernel: Tensor, domain: tuple[int, ...]) -> Tensor:
     if bool(empty.any()):
         which = f" of item {int(empty.nonzero()[0])}" if len(empty) > 1 else ""
         raise InputError(
-            f"the kernel{which} of a Blur is zero everywhere, so the measurements would hold nothing"
+            f"the kernel{which} of a Blur is zero everywhere, so the measurements would hold no "
+            "information"
         )
     return kernel
 
 
 def _take(value: Tensor, b: slice, c: slice) -> Tensor:
-    """A group of something of shape ``(1 or batch, 1 or channel, ...)``, or of a number."""
+    """Take a group of a tensor of shape ``(1 or batch, 1 or channel, ...)``, or of a number."""
     if value.ndim == 0:
         return value
     return value[b if value.shape[0] > 1 else slice(None), c if value.shape[1] > 1 else slice(None)]
@@ -372,7 +351,7 @@ def _take(value: Tensor, b: slice, c: slice) -> Tensor:
 def _by_groups(
     x: Tensor, area: Sequence[int], work: Callable[[Tensor, slice, slice], Tensor]
 ) -> Tensor:
-    """Do ``work`` on planes that fit together into fast memory, and join what it gives."""
+    """Apply ``work`` to groups of planes that fit into fast memory, and join the results."""
     out: Tensor | None = None
     for b, c in fft.groups(x, area[0] * area[1]):
         piece = work(x[b, c], b, c)
@@ -384,8 +363,8 @@ def _by_groups(
     return x if out is None else out
 
 
-def _mirrored(y: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Extend ``y`` by mirroring, however far, so that it begins at ``start`` in an image of ``size``."""
+def _extend(y: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Extend ``y`` by mirroring to an image of ``size`` in which it begins at ``start``."""
     for axis in (0, 1):
         n = y.shape[axis - 2]
         index = torch.arange(size[axis], device=y.device) - start[axis]

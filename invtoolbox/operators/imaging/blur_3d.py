@@ -10,26 +10,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import LinearOperator, check_shape, expand
+from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.imaging import fft_convolution as fft
 from invtoolbox.operators.imaging.blur import BOUNDARIES
 
 
 class Blur3D(LinearOperator):
-    r"""Convolution of a volume with a kernel, ``(batch, channel, slice, row, column)``; otherwise as `Blur`.
+    r"""Convolution of a volume ``(batch, channel, slice, row, column)`` with a kernel; see `Blur`.
 
-    .. math:: (A x)[i] = \sum_k \mathrm{kernel}[k] \, x[i + c - k], \qquad c = (k_d // 2, k_h // 2, k_w // 2)
+    .. math:: (A x)[i] = \sum_k \mathrm{kernel}[k] \, x[i + c - k],
+              \qquad c = (k_d // 2, k_h // 2, k_w // 2)
+
+    Whole volumes are transformed, padded to fast lengths; the memory in addition to ``x`` and
+    ``A x`` is about three padded volumes.
 
     Args:
-        kernel: ``(kd, kh, kw)``, or ``(batch, kd, kh, kw)`` for one kernel an item; used as given, so divide a measured one by
-            its sum (`measured_psf`).
-        volume_shape: ``(slice, row, column)``; any number of channels is accepted.
-        boundary: ``"reflect"``, ``"periodic"``, ``"zero"`` or ``"valid"``, as in `Blur`.
-
-    Whole volumes are transformed, padded to fast lengths; the memory beyond ``x`` and ``A x`` is about three padded volumes.
+        kernel: the kernel, ``(kd, kh, kw)``, or ``(batch, kd, kh, kw)`` for one kernel per item. It
+            is not normalised: divide a measured kernel by its sum (`measured_psf`).
+        volume_shape: shape ``(slice, row, column)``; any number of channels is accepted.
+        boundary: boundary rule, ``"reflect"``, ``"periodic"``, ``"zero"`` or ``"valid"``, as in
+            `Blur`.
 
     Raises:
-        InputError: a kernel that is all zero, not finite, not real, larger than the volume, or of the wrong shape.
+        InputError: if the kernel is all zero, not finite, not real, larger than the volume, or of a
+            wrong shape.
 
     >>> A = Blur3D(torch.ones(3, 1, 1) / 3, (4, 2, 2), boundary="zero")
     >>> A(torch.ones(1, 1, 4, 2, 2))[0, 0, :, 0, 0].round(decimals=4)
@@ -37,6 +41,7 @@ class Blur3D(LinearOperator):
     """
 
     channelwise = True
+    has_batch_axis = True
 
     def __init__(self, kernel: Any, volume_shape: Sequence[int], boundary: str = "reflect") -> None:
         if boundary not in BOUNDARIES:
@@ -48,12 +53,17 @@ class Blur3D(LinearOperator):
             raise InputError(f"the volume_shape of a Blur3D is (slice, row, column), got {shape}")
         self.boundary = boundary
         self.domain_shape = (1, *shape)
-        self.kernel = _checked(torch.as_tensor(kernel), shape)
+        self.kernel = _check_kernel(torch.as_tensor(kernel), shape)
         sizes = self.kernel.shape[-3:]
         lost = [k - 1 if boundary == "valid" else 0 for k in sizes]
         self.range_shape = (1, *(n - m for n, m in zip(shape, lost)))
         self.margins = tuple(
             (0, 0) if boundary == "valid" else (k - 1 - k // 2, k // 2) for k in sizes
+        )
+        # Lengths of the transforms: the volume with its margins, or a periodic volume itself.
+        self._length = tuple(
+            n if boundary == "periodic" else fft.fast_length(n + sum(m))
+            for n, m in zip(shape, self.margins)
         )
         self.items = len(self.kernel) if len(self.kernel) > 1 else None
 
@@ -61,37 +71,25 @@ class Blur3D(LinearOperator):
         """``kernel``, of shape ``(1 or batch, 1, kd, kh, kw)``."""
         return {"kernel": self.kernel}
 
-    def item_parameters(self, batch: int) -> dict[str, Tensor]:
-        return {"kernel": self.kernel.expand(batch, *self.kernel.shape[1:])}
-
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         if "kernel" not in parameters:
             return super()._replace(parameters)
         kernel = _five_axes(parameters["kernel"])
         if kernel.shape[-3:] != self.kernel.shape[-3:]:
             raise InputError(
-                f"{self} holds kernels of {tuple(self.kernel.shape[-3:])} voxels, got {tuple(kernel.shape[-3:])}; "
-                "make a new Blur3D"
+                f"{self} holds kernels of {tuple(self.kernel.shape[-3:])} voxels, got "
+                f"{tuple(kernel.shape[-3:])}; create a new Blur3D"
             )
-        return (
-            super()
-            ._replace({"kernel": kernel})
-            ._with_items(len(kernel) if len(kernel) > 1 else None)
-        )
+        other = super()._replace({"kernel": kernel})
+        return other._with_items(len(kernel) if len(kernel) > 1 else None)
 
-    # -- the operator -------------------------------------------------------------------------------------------------
-
-    @property
-    def _length(self) -> tuple[int, ...]:
-        """Of the transforms: the volume with its margins, or the volume itself where it wraps around."""
-        if self.boundary == "periodic":
-            return tuple(self.domain_shape[1:])
-        return tuple(
-            fft.fast_length(n + sum(m)) for n, m in zip(self.domain_shape[1:], self.margins)
-        )
+    # -- the operator ------------------------------------------------------------------------------
 
     def _spectrum(self, like: Tensor) -> Tensor:
-        """Of the kernel; its first entry at the origin, its centre where the volume wraps around."""
+        """Compute the transform of the kernel.
+
+        Its first entry lies at the origin; for the periodic boundary its centre does.
+        """
         kernel = self.kernel.to(like.dtype)
         if self.boundary == "periodic":
             padding = [
@@ -108,14 +106,14 @@ class Blur3D(LinearOperator):
         if x.is_complex():
             return torch.complex(self._forward(x.real), self._forward(x.imag))
         if self.boundary == "periodic":
-            return self._filtered(x, self._spectrum(x))
+            return self._filter(x, self._spectrum(x))
         mode = fft.PAD_MODES.get(self.boundary, "constant")
         padded = (
             F.pad(x, [m for pair in reversed(self.margins) for m in pair], mode=mode)
             if any(map(any, self.margins))
             else x
         )
-        wrapped = self._filtered(padded, self._spectrum(x))
+        wrapped = self._filter(padded, self._spectrum(x))
         # The first kernel - 1 values of a periodic convolution have wrapped around.
         for axis, (k, n) in enumerate(zip(self.kernel.shape[-3:], padded.shape[2:]), start=2):
             wrapped = wrapped.narrow(axis, k - 1, n - k + 1)
@@ -125,45 +123,31 @@ class Blur3D(LinearOperator):
         if y.is_complex():
             return torch.complex(self._adjoint(y.real), self._adjoint(y.imag))
         if self.boundary == "periodic":
-            return self._filtered(y, self._spectrum(y).conj())
+            return self._filter(y, self._spectrum(y).conj())
         before = [k - 1 for k in self.kernel.shape[-3:]]
         padding = [
             p
             for b, n, length in zip(reversed(before), reversed(y.shape[2:]), reversed(self._length))
             for p in (b, length - n - b)
         ]
-        full = self._filtered(F.pad(y, padding), self._spectrum(y).conj())
+        full = self._filter(F.pad(y, padding), self._spectrum(y).conj())
         for axis, (n, margin) in enumerate(zip(self.domain_shape[1:], self.margins), start=2):
             full = fft.fold(full.narrow(axis, 0, n + sum(margin)), axis, *margin, self.boundary)
         return full.contiguous()
 
-    def _filtered(self, x: Tensor, multiplier: Tensor) -> Tensor:
+    def _filter(self, x: Tensor, multiplier: Tensor) -> Tensor:
         dims = (-3, -2, -1)
         return torch.fft.irfftn(
             torch.fft.rfftn(x, s=self._length, dim=dims) * multiplier, s=self._length, dim=dims
         )
 
-    # -- closed forms -------------------------------------------------------------------------------------------------
+    # -- closed forms ------------------------------------------------------------------------------
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """The largest singular value: exact with "periodic" (the peak of the transfer function), else estimated."""
+    def _known_norm(self) -> Tensor | None:
+        """Return the peak of the transfer function, which is exact for the periodic boundary."""
         if self.boundary != "periodic":
-            return super().norm(
-                tolerance=tolerance,
-                max_iterations=max_iterations,
-                seed=seed,
-                dtype=dtype,
-                device=device,
-            )
-        return self._spectrum(self.kernel).abs().flatten(1).amax(1).to(dtype=dtype, device=device)
+            return None
+        return self._spectrum(self.kernel).abs().flatten(1).amax(1)
 
     def normal_symbol(self) -> tuple[Tensor, bool] | None:
         if self.boundary == "periodic":
@@ -178,7 +162,7 @@ class Blur3D(LinearOperator):
     def normal_resolvent(
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
     ) -> Tensor:
-        """``(weight A^T A + rho I)^{-1} v`` by FFT, for the periodic boundary."""
+        """Compute ``(weight A^T A + rho I)^{-1} v`` by FFT, for the periodic boundary."""
         if self.boundary != "periodic":
             return super().normal_resolvent(v, rho, weight)
         if v.is_complex():
@@ -187,23 +171,17 @@ class Blur3D(LinearOperator):
                 self.normal_resolvent(v.imag, rho, weight),
             )
         power = self._spectrum(v).abs().square()
-        return self._filtered(v, 1 / (expand(weight, v) * power + expand(rho, v)))
+        return self._filter(v, 1 / (expand(weight, v) * power + expand(rho, v)))
 
     def pseudo_inverse(self, y: Tensor, regularization: float | Tensor = 1e-3) -> Tensor:
-        """The Wiener filter, as in `Blur`; for the periodic boundary only."""
-        check_shape(
-            y,
-            self.range_shape,
-            f"the pseudo-inverse of {self} takes y",
-            self.channelwise,
-            self.items,
-        )
+        """Apply the Wiener filter, as in `Blur`; for the periodic boundary only."""
+        self._check_measurements("pseudo-inverse", y)
         if self.boundary != "periodic":
             return super().pseudo_inverse(y)
         transfer = self._spectrum(y)
         power = transfer.abs().square()
         floor = expand(regularization, y) * power.amax((-3, -2, -1), keepdim=True)
-        return self._filtered(y, transfer.conj() / (power + floor))
+        return self._filter(y, transfer.conj() / (power + floor))
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.kernel.shape[-3:]))
@@ -214,13 +192,16 @@ class Blur3D(LinearOperator):
 def measured_psf(
     stack: Any, background: float | None = None, size: Sequence[int] | None = None
 ) -> Tensor:
-    """A kernel ``(slice, row, column)`` from an image of a bead: background taken away, brightest voxel in the middle, sum 1.
+    """Compute a kernel ``(slice, row, column)`` from the image of a bead.
+
+    The background is subtracted, the brightest voxel lies in the middle, and the sum is 1.
 
     Args:
         stack: the measured image ``(slice, row, column)``.
-        background: what is seen without a bead; the median of the border by default. What falls below it becomes 0.
-        size: of the kernel, cut out around the brightest voxel; that of the stack, where possible, by default. What the stack
-            does not hold is 0.
+        background: value without a bead; the median of the border by default. Values below it
+            become 0.
+        size: size of the kernel, which is cut out around the brightest voxel; the size of the stack
+            by default. Voxels outside of the stack are 0.
 
     >>> bead = torch.ones(5, 5, 5); bead[1, 2, 3] = 3
     >>> float(measured_psf(bead, size=(3, 3, 3))[1, 1, 1])
@@ -230,7 +211,8 @@ def measured_psf(
     values = values if values.is_floating_point() else values.to(torch.float32)
     if values.ndim != 3 or not bool(values.isfinite().all()):
         raise InputError(
-            f"a measured point spread function is a finite stack (slice, row, column), got shape {tuple(values.shape)}"
+            "a measured point spread function must be a finite stack (slice, row, column), got "
+            f"shape {tuple(values.shape)}"
         )
     if background is None:
         border = torch.ones_like(values, dtype=torch.bool)
@@ -252,27 +234,31 @@ def measured_psf(
 
 
 def _five_axes(kernel: Tensor) -> Tensor:
+    """Return the kernel with the axes ``(1 or batch, 1, kd, kh, kw)``."""
     if kernel.ndim == 5 and kernel.shape[1] == 1:
         return kernel
     if kernel.ndim not in (3, 4):
         raise InputError(
-            f"the kernel of a Blur3D is (kd, kh, kw) or (batch, kd, kh, kw), got shape {tuple(kernel.shape)}"
+            "the kernel of a Blur3D is (kd, kh, kw) or (batch, kd, kh, kw), got shape "
+            f"{tuple(kernel.shape)}"
         )
     return kernel[None, None] if kernel.ndim == 3 else kernel[:, None]
 
 
-def _checked(kernel: Tensor, space: tuple[int, ...]) -> Tensor:
+def _check_kernel(kernel: Tensor, space: tuple[int, ...]) -> Tensor:
+    """Return the kernel with five axes; raise an `InputError` if it does not fit the volume."""
     kernel = _five_axes(kernel)
     if kernel.is_complex() or not bool(kernel.isfinite().all()):
-        raise InputError("the kernel of a Blur3D is real and finite")
+        raise InputError("the kernel of a Blur3D must be real and finite")
     kernel = kernel if kernel.is_floating_point() else kernel.to(torch.float32)
     if any(k > n for k, n in zip(kernel.shape[-3:], space)):
         raise InputError(
-            f"the kernel of a Blur3D has {tuple(kernel.shape[-3:])} voxels, which is larger than the volume of "
-            f"{space}; crop the kernel"
+            f"the kernel of a Blur3D has {tuple(kernel.shape[-3:])} voxels, which is larger than "
+            f"the volume of {space}; crop the kernel"
         )
     if bool((kernel == 0).flatten(1).all(1).any()):
         raise InputError(
-            "the kernel of a Blur3D is zero everywhere, so the measurements would hold nothing"
+            "the kernel of a Blur3D is zero everywhere, so the measurements would hold no "
+            "information"
         )
     return kernel

@@ -1,4 +1,4 @@
-"""Compressed sensing: random projections, dense and fast. The draw is a function of the seed."""
+"""Compressed sensing: random projections, dense and fast; the draw is a function of the seed."""
 
 from __future__ import annotations
 
@@ -9,42 +9,43 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import LinearOperator, check_shape, expand
+from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.matrix import Matrix
 
 
 class GaussianSensing(Matrix):
-    """``A x = M x`` with ``m`` rows of independent normal entries of variance ``1 / m``, so that ``E |A x|^2 = |x|^2``.
+    """Random projection ``A x = M x`` with ``m`` rows of independent normal entries.
 
-    The matrix is stored, ``m * n`` numbers for images of n pixels; beyond some ten thousand pixels take `HadamardSensing`.
+    The entries have the variance ``1 / m``, so that ``E |A x|^2 = |x|^2``. The matrix is stored,
+    ``m * n`` numbers for images of n pixels; beyond some ten thousand pixels use `HadamardSensing`.
+    `norm` and `pseudo_inverse` are those of `Matrix`.
 
     Args:
-        image_shape: ``(channel, *space)``, or ``(row, column)``.
-        measurements: how many rows ``m``; measurements have the shape ``(batch, 1, m)``.
-        seed: of the draw, which is made in float64 on the CPU.
-        complex: real and imaginary part have the variance ``1 / (2 m)`` each.
-
-    `norm` and `pseudo_inverse` are those of `Matrix`.
+        image_shape: shape ``(channel, *space)``, or ``(row, column)``.
+        measurements: number of rows ``m``; measurements have the shape ``(batch, 1, m)``.
+        seed: seed of the draw, which is made in float64 on the CPU.
+        complex: whether the matrix is complex; real and imaginary part then have the variance
+            ``1 / (2 m)`` each.
 
     >>> A = GaussianSensing((4, 4), measurements=8)
     >>> A.domain_shape, A.range_shape
     ((1, 4, 4), (1, 8))
     """
 
-    # deepinv's CompressedSensing computes a pseudo-inverse while it is made: 3.3 s for 1,024 of 4,096, against 0.3 here. And its
-    # adjoint gives images of three axes only.
+    # deepinv's CompressedSensing computes a pseudo-inverse in its constructor: 3.3 s for 1,024 of
+    # 4,096, compared with 0.3 here. Its adjoint returns images of three axes only.
 
     def __init__(
         self, image_shape: Sequence[int], measurements: int, seed: int = 0, complex: bool = False
     ) -> None:
-        shape, count = _checked(image_shape, measurements)
+        shape, count = _check_sizes(image_shape, measurements)
         generator = torch.Generator().manual_seed(seed)
         size = (count, math.prod(shape))
-        drawn = torch.randn(*size, 2 if complex else 1, generator=generator, dtype=torch.float64)
+        normal = torch.randn(*size, 2 if complex else 1, generator=generator, dtype=torch.float64)
         matrix = (
-            torch.view_as_complex(drawn) / math.sqrt(2 * count)
+            torch.view_as_complex(normal) / math.sqrt(2 * count)
             if complex
-            else drawn.squeeze(2) / math.sqrt(count)
+            else normal.squeeze(2) / math.sqrt(count)
         )
         super().__init__(matrix.to(torch.complex64 if complex else torch.float32), shape)
 
@@ -53,19 +54,21 @@ class GaussianSensing(Matrix):
 
 
 class HadamardSensing(LinearOperator):
-    r"""``A x = sqrt(N / m) S H D x``: random signs, a Walsh-Hadamard transform, and ``m`` of its N entries.
+    r"""Subsampled randomised Hadamard transform ``A x = sqrt(N / m) S H D x``.
 
-    The subsampled randomised Hadamard transform (Ailon & Chazelle 2006; Tropp, Adv. Adapt. Data Anal. 3, 2011): as good as a
-    Gaussian matrix for compressed sensing, ``N log N`` operations, and nothing stored but signs and indices. N is the number of
-    pixels, padded with zeros to a power of two. ``E |A x|^2 = |x|^2``.
+    D multiplies by random signs, H is the Walsh-Hadamard transform, and S selects ``m`` of its N
+    entries (Ailon & Chazelle 2006; Tropp, Adv. Adapt. Data Anal. 3, 2011). It is as good as a
+    Gaussian matrix for compressed sensing, costs ``N log N`` operations, and stores only signs and
+    indices. N is the number of pixels, padded with zeros to a power of two. ``E |A x|^2 = |x|^2``.
+
+    If the number of pixels is a power of two, the rows are orthogonal, and `norm`, `pseudo_inverse`
+    and `normal_resolvent` are exact.
 
     Args:
-        image_shape: ``(channel, *space)``, or ``(row, column)``.
-        measurements: how many entries are kept, at most N; measurements have the shape ``(batch, 1, m)``.
-        seed: of signs and entries.
-
-    Where the number of pixels is a power of two, the rows are orthogonal, and `norm`, `pseudo_inverse` and `normal_resolvent` are
-    exact.
+        image_shape: shape ``(channel, *space)``, or ``(row, column)``.
+        measurements: number of entries that are kept, at most N; measurements have the shape
+            ``(batch, 1, m)``.
+        seed: seed of signs and entries.
 
     >>> A = HadamardSensing((4, 4), measurements=16)
     >>> x = torch.arange(16.0).view(1, 1, 4, 4)
@@ -74,21 +77,19 @@ class HadamardSensing(LinearOperator):
     """
 
     def __init__(self, image_shape: Sequence[int], measurements: int, seed: int = 0) -> None:
-        self.domain_shape, count = _checked(image_shape, measurements)
+        self.domain_shape, count = _check_sizes(image_shape, measurements)
         self.pixels = math.prod(self.domain_shape)
         self.padded = 1 << max(self.pixels - 1, 0).bit_length()
         if count > self.padded:
             raise InputError(
-                f"HadamardSensing has at most {self.padded} measurements of {self.domain_shape}, got {count}"
+                f"HadamardSensing has at most {self.padded} measurements of {self.domain_shape}, "
+                f"got {count}"
             )
         generator = torch.Generator().manual_seed(seed)
         self.signs = torch.randint(0, 2, (self.pixels,), generator=generator).to(torch.int8) * 2 - 1
         self.index = torch.randperm(self.padded, generator=generator)[:count].sort().values
         self.range_shape = (1, count)
-
-    @property
-    def _scale(self) -> float:
-        return math.sqrt(self.padded / len(self.index))
+        self._scale, self._orthogonal = math.sqrt(self.padded / count), self.padded == self.pixels
 
     def _forward(self, x: Tensor) -> Tensor:
         values = torch.nn.functional.pad(
@@ -104,23 +105,11 @@ class HadamardSensing(LinearOperator):
         return image.reshape(y.shape[0], *self.domain_shape)
 
     def _signs(self, like: Tensor) -> Tensor:
-        return self.signs.to(like.real.dtype if like.is_complex() else like.dtype)
+        return self.signs.to(like.real.dtype)
 
-    @property
-    def _orthogonal(self) -> bool:
-        return self.padded == self.pixels
-
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """``sqrt(N / m)``: exact where nothing is padded, else an upper bound that is nearly reached."""
-        return torch.full((1,), self._scale, dtype=dtype, device=device)
+    def _known_norm(self) -> Tensor:
+        # This is exact without padding, and otherwise an upper bound that is nearly reached.
+        return torch.tensor([self._scale], dtype=torch.float64)
 
     @property
     def has_normal_resolvent(self) -> bool:
@@ -129,26 +118,32 @@ class HadamardSensing(LinearOperator):
     def normal_resolvent(
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
     ) -> Tensor:
-        """``v / rho - w / (rho (rho + w N / m)) A^T A v``, because ``A A^T`` is N / m times the identity."""
+        """Compute ``v / rho - w / (rho (rho + w N / m)) A^T A v``.
+
+        ``A A^T`` is N / m times the identity.
+        """
         if not self._orthogonal:
             return super().normal_resolvent(v, rho, weight)
-        real = v.real if v.is_complex() else v
+        real = v.real
         w, r = expand(weight, real), expand(rho, real)
         return v / r - (w / (r * (r + w * self._scale**2))) * self.normal(v)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """``m / N A^T y``: the image of smallest norm that explains y, where nothing is padded."""
-        check_shape(y, self.range_shape, f"the pseudo-inverse of {self} takes y")
-        return (
-            super().pseudo_inverse(y) if not self._orthogonal else self._adjoint(y) / self._scale**2
-        )
+        """Compute ``m / N A^T y``: without padding, the image of smallest norm that explains y."""
+        self._check_measurements("pseudo-inverse", y)
+        if not self._orthogonal:
+            return super().pseudo_inverse(y)
+        return self._adjoint(y) / self._scale**2
 
     def __repr__(self) -> str:
         return f"HadamardSensing({self.domain_shape}, {self.range_shape[1]})"
 
 
 def _hadamard(values: Tensor) -> Tensor:
-    """The orthonormal Walsh-Hadamard transform of the last axis of ``(batch, 2^k)``, its own inverse."""
+    """Apply the orthonormal Walsh-Hadamard transform to the last axis of ``(batch, 2^k)``.
+
+    The transform is its own inverse.
+    """
     size = values.shape[1]
     half = 1
     while half < size:
@@ -160,11 +155,13 @@ def _hadamard(values: Tensor) -> Tensor:
     return values / math.sqrt(size)
 
 
-def _checked(image_shape: Sequence[int], measurements: int) -> tuple[tuple[int, ...], int]:
+def _check_sizes(image_shape: Sequence[int], measurements: int) -> tuple[tuple[int, ...], int]:
+    """Return ``(channel, *space)`` and the number of measurements, after checking both."""
     shape = tuple(int(n) for n in image_shape)
     shape = (1, *shape) if len(shape) == 2 else shape
     if not shape or min(shape) < 1 or measurements != int(measurements) or measurements < 1:
         raise InputError(
-            f"compressed sensing takes a positive image_shape and number of measurements, got {shape} and {measurements}"
+            "compressed sensing takes a positive image_shape and number of measurements, got "
+            f"{shape} and {measurements}"
         )
     return shape, int(measurements)

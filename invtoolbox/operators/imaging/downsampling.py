@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import LinearOperator, check_shape, expand
+from invtoolbox.operators.base import LinearOperator, expand
 
 BOUNDARIES = ("reflect", "periodic", "zero")
 
 
 def _bicubic(t: float) -> float:
-    """Keys' cubic with a = -1/2 (Keys 1981, IEEE TASSP 29(6)), as in MATLAB's imresize and Pillow."""
+    """Evaluate Keys' cubic with a = -1/2 (Keys 1981, IEEE TASSP 29(6)), as MATLAB and Pillow do."""
     t = abs(t)
     if t < 1:
         return 1.5 * t**3 - 2.5 * t**2 + 1
@@ -24,7 +24,7 @@ def _bicubic(t: float) -> float:
 
 
 def _gaussian(t: float) -> float:
-    """Standard deviation half a low-resolution pixel, cut at four of them."""
+    """Evaluate a Gaussian with a deviation of half a low-resolution pixel, cut at two pixels."""
     return math.exp(-2 * t * t) if abs(t) <= 2 else 0.0
 
 
@@ -41,39 +41,45 @@ FILTERS: dict[str, tuple[Callable[[float], float], float]] = {
 
 
 class Downsampling(LinearOperator):
-    r"""``y = S (h * x)``: a low-pass filter and every ``factor``-th pixel, in every channel.
+    r"""Low-pass filter and every ``factor``-th pixel, ``y = S (h * x)``, in every channel.
 
-    Pixels are areas: the low-resolution pixel ``i`` covers the ``factor`` high-resolution pixels ``factor * i`` to
-    ``factor * i + factor - 1``, and is sampled at their middle, ``factor * i + (factor - 1) / 2``:
+    Pixels are areas: the low-resolution pixel ``i`` covers the ``factor`` high-resolution pixels
+    ``factor * i`` to ``factor * i + factor - 1``, and is sampled at their middle,
+    ``factor * i + (factor - 1) / 2``:
 
     .. math:: y[i] = \sum_j h\big((j - (f - 1) / 2) / f\big) \, x[f i + j], \qquad \sum_j h_j = 1
 
-    along rows and along columns. This is the phase of Pillow, of MATLAB's imresize and of torch's `interpolate` with
-    ``align_corners=False, antialias=True``. With ``filter=None`` nothing is filtered and ``y[i] = x[factor * i]``, the
-    first pixel of the area; ``Downsampling(filter=None) @ Blur(kernel)`` takes a kernel of your own.
+    along rows and along columns. This is the phase of Pillow, of MATLAB's imresize and of torch's
+    `interpolate` with ``align_corners=False, antialias=True``. With ``filter=None`` there is no
+    filter and ``y[i] = x[factor * i]``, the first pixel of the area;
+    ``Downsampling(filter=None) @ Blur(kernel)`` takes a kernel of your own.
+
+    Rows and columns are two small matrices, so everything is exact: adjoint, `norm`,
+    `pseudo_inverse` (the least-squares image of smallest norm) and `normal_resolvent`.
 
     Args:
-        image_shape: ``(row, column)`` or ``(channel, row, column)`` of ``x``; any number of channels is accepted.
-        factor: a positive integer that divides rows and columns.
-        filter: ``"bicubic"`` (Keys, a = -1/2, widened by ``factor``), ``"gaussian"`` (standard deviation
-            ``factor / 2``, cut at ``2 * factor``), ``"box"`` (mean of the area), or ``None``.
-        boundary: ``"reflect"`` (mirrored, the edge pixel not repeated), ``"periodic"`` or ``"zero"``.
-
-    Rows and columns are two small matrices, so everything is exact: adjoint, `norm`, `pseudo_inverse` (the
-    least-squares image of smallest norm) and `normal_resolvent`.
+        image_shape: shape ``(row, column)`` or ``(channel, row, column)`` of ``x``; any number of
+            channels is accepted.
+        factor: positive integer that divides the numbers of rows and columns.
+        filter: low-pass filter, ``"bicubic"`` (Keys, a = -1/2, widened by ``factor``),
+            ``"gaussian"`` (standard deviation ``factor / 2``, cut at ``2 * factor``), ``"box"``
+            (mean of the area), or ``None``.
+        boundary: boundary rule, ``"reflect"`` (mirrored, the edge pixel not repeated),
+            ``"periodic"`` or ``"zero"``.
 
     Raises:
-        InputError: a factor that does not divide the image, an unknown filter or boundary.
+        InputError: if the factor does not divide the image, or if filter or boundary are unknown.
 
     >>> A = Downsampling((2, 4), 2, filter="box")
     >>> A(torch.tensor([[[[1., 3., 0., 0.], [5., 7., 0., 4.]]]]))
     tensor([[[[4., 1.]]]])
     """
 
-    # deepinv's Downsampling samples at `factor * i + 1/2` for every factor, so beyond factor 2 its image is shifted (0.15
-    # off torch's `interpolate` in the interior of a random image, factor 4); it rewrites its own buffers in each call;
-    # and on one core, 512x512 and factor 4, it took 11 ms and its adjoint 200 ms, against 0.8 and 0.8 ms for two matrix
-    # products. So it is not used here.
+    # deepinv's Downsampling samples at `factor * i + 1/2` for every factor, so beyond factor 2 its
+    # image is shifted (0.15 off torch's `interpolate` in the interior of a random image, factor 4).
+    # It rewrites its own buffers in each call. On one core, 512x512 and factor 4, it took 11 ms and
+    # its adjoint 200 ms, compared with 0.8 and 0.8 ms for two matrix products. So it is not used
+    # here.
 
     channelwise = True
 
@@ -87,7 +93,8 @@ class Downsampling(LinearOperator):
         shape = tuple(int(n) for n in image_shape)
         if len(shape) not in (2, 3) or min(shape) < 1:
             raise InputError(
-                f"the image_shape of Downsampling is (row, column) or (channel, row, column), got {shape}"
+                "the image_shape of Downsampling is (row, column) or (channel, row, column), got "
+                f"{shape}"
             )
         shape = shape if len(shape) == 3 else (1, *shape)
         if factor != int(factor) or factor < 1:
@@ -95,8 +102,8 @@ class Downsampling(LinearOperator):
         for axis, name in ((-2, "rows"), (-1, "columns")):
             if shape[axis] % factor:
                 raise InputError(
-                    f"the factor {factor} of Downsampling does not divide the {shape[axis]} {name} of the "
-                    f"image; crop it to {shape[axis] - shape[axis] % int(factor)}"
+                    f"the factor {factor} of Downsampling does not divide the {shape[axis]} {name} "
+                    f"of the image; crop it to {shape[axis] - shape[axis] % int(factor)}"
                 )
         if filter is not None and filter not in FILTERS:
             raise InputError(
@@ -122,53 +129,35 @@ class Downsampling(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return self.rows.to(y.dtype).T @ y @ self.columns.to(y.dtype)
 
-    # -- closed forms: the singular values of A are the products of those of the two matrices ---------------------
+    # -- closed forms: the singular values of A are the products of those of the two matrices ------
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """The largest singular value: exact."""
-        value: Tensor = torch.linalg.matrix_norm(self.rows, 2) * torch.linalg.matrix_norm(
-            self.columns, 2
-        )
-        return value.reshape(1).to(dtype=dtype, device=device)
+    def _known_norm(self) -> Tensor:
+        rows, columns = (torch.linalg.matrix_norm(m, 2) for m in (self.rows, self.columns))
+        return (rows * columns).reshape(1)
 
     def normal_resolvent(
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
     ) -> Tensor:
-        """``(weight A^T A + rho I)^{-1} v``, in the singular vectors of the two matrices."""
+        """Compute ``(weight A^T A + rho I)^{-1} v`` in the singular vectors of the two matrices."""
         s0, v0 = self._singular(-2, v)
         s1, v1 = self._singular(-1, v)
         power = expand(weight, v) * (s0[:, None] * s1).square()
         rho = expand(rho, v)
-        # In the span of the singular vectors 1 / (power + rho), outside it 1 / rho.
+        # The factor is 1 / (power + rho) in the span of the singular vectors, and 1 / rho outside
+        # of it.
         inside = (v0 @ v @ v1.T) * (-power / (rho * (power + rho)))
-        solution: Tensor = v / rho + v0.T @ inside @ v1
-        return solution
+        return v / rho + v0.T @ inside @ v1
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """The least-squares image of smallest norm, ``A^+ y``."""
-        check_shape(
-            y,
-            self.range_shape,
-            f"the pseudo-inverse of {self} takes y",
-            self.channelwise,
-            self.items,
-        )
+        """Compute the least-squares image of smallest norm, ``A^+ y``."""
+        self._check_measurements("pseudo-inverse", y)
         rows, columns = (
             torch.linalg.pinv(m.double()).to(y.dtype) for m in (self.rows, self.columns)
         )
-        result: Tensor = rows @ y @ columns.T
-        return result
+        return rows @ y @ columns.T
 
     def _singular(self, axis: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Singular values and right singular vectors of the matrix of an axis."""
+        """Return singular values and right singular vectors of the matrix of an axis."""
         s, vh = _singular_system(self.domain_shape[axis], self.factor, self.filter, self.boundary)
         return s.to(like), vh.to(like)
 
@@ -180,13 +169,14 @@ class Downsampling(LinearOperator):
 def _singular_system(
     n: int, factor: int, filter: str | None, boundary: str
 ) -> tuple[Tensor, Tensor]:
-    # Kept, because a solver asks for it in every iteration; it follows from the arguments alone.
+    # The result is cached, because a solver needs it in every iteration; it depends on the
+    # arguments alone.
     _, s, vh = torch.linalg.svd(_sampling_matrix(n, factor, filter, boundary), full_matrices=False)
     return s, vh
 
 
 def _sampling_matrix(n: int, factor: int, filter: str | None, boundary: str) -> Tensor:
-    """The ``(n / factor, n)`` matrix of one axis, boundary folded in, float64."""
+    """Return the ``(n / factor, n)`` matrix of one axis, with the boundary folded in, float64."""
     if filter is None:
         taps = {0: 1.0}
     else:

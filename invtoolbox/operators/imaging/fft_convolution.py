@@ -1,7 +1,8 @@
-"""Convolution with a kernel by FFT: whole images, or overlapping tiles where the image is large.
+"""Convolution with a kernel by FFT: whole images, or overlapping tiles of large images.
 
-Everything here is a plain function of tensors, differentiable in image and kernel. `valid_convolution` needs no
-boundary rule; `pad` and `pad_transpose` bring one in, and are each other's exact transposes.
+All functions are plain functions of tensors, differentiable in image and kernel.
+`valid_convolution` needs no boundary rule; `pad` and `pad_transpose` apply one, and are exact
+transposes of each other.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ PAD_MODES = {"reflect": "reflect", "periodic": "circular", "zero": "constant"}
 
 
 class Plan(NamedTuple):
-    """How an image is cut: FFT lengths, and how many output pixels a tile yields, both (rows, columns)."""
+    """Partition of an image into tiles.
+
+    Attributes:
+        length: FFT lengths (rows, columns).
+        tile: number of output pixels per tile (rows, columns).
+    """
 
     length: tuple[int, int]
     tile: tuple[int, int]
@@ -27,7 +33,9 @@ class Plan(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def fast_length(n: int) -> int:
-    """The smallest even 2^a 3^b 5^c that is at least ``n``: such FFTs are several times faster than prime ones.
+    """Return the smallest even ``2^a 3^b 5^c`` that is at least ``n``.
+
+    FFTs of these lengths are several times faster than FFTs of prime lengths.
 
     >>> fast_length(541)
     576
@@ -47,10 +55,10 @@ def fast_length(n: int) -> int:
 
 
 def whole_limit(device: torch.device) -> int:
-    """The pixels of a plane above which it is cut into tiles.
+    """Return the number of pixels above which a plane is cut into tiles.
 
-    On a CPU tiles that stay in the cache pay from a few megapixels on (2048x2048: 36 ms against 58 at once); on a GPU tiles
-    only bound the memory.
+    On a CPU tiles that stay in the cache are faster from a few megapixels on (2048x2048: 36 ms,
+    compared with 58 as a whole); on a GPU tiles only bound the memory.
     """
     return 1 << 24 if device.type == "cuda" else 1 << 20
 
@@ -58,17 +66,21 @@ def whole_limit(device: torch.device) -> int:
 def plan(
     size: tuple[int, int], kernel: tuple[int, int], tile: int | None, device: torch.device
 ) -> Plan:
-    """Cut an image of ``size`` (padding included); ``tile`` is the FFT length of a tile, ``None`` chooses."""
+    """Plan the tiles of an image of ``size``, padding included.
+
+    ``tile`` is the FFT length of a tile; ``None`` chooses it.
+    """
     if tile is not None:
         edge = tile
     elif size[0] * size[1] <= whole_limit(device):
         edge = max(size)
     else:
         edge = 2048 if device.type == "cuda" else 384
-    # At least half of a tile must be new pixels, or the overlap is most of the work.
+    # At least half of a tile must be new pixels, otherwise the overlap is most of the work.
     length = tuple(min(fast_length(n), fast_length(max(edge, 2 * k))) for n, k in zip(size, kernel))
-    # MKL's real transforms of rows of up to 32 pixels round differently in a batch than alone (float32), which the line
-    # search of a solver amplifies thousandfold; longer ones are bitwise the same.
+    # MKL's real transforms of rows of up to 32 pixels round differently in a batch than alone
+    # (float32), and the line search of a solver amplifies this thousandfold; longer transforms are
+    # bitwise equal.
     length = length[0], max(length[1], 36)
     return Plan(
         length, (min(length[0], size[0]) - kernel[0] + 1, min(length[1], size[1]) - kernel[1] + 1)
@@ -76,10 +88,11 @@ def plan(
 
 
 def groups(x: Tensor, area: int) -> Iterator[tuple[slice, slice]]:
-    """Cut (batch, channel) into groups whose transforms, of ``area`` pixels a plane, go together.
+    """Partition (batch, channel) into groups that are transformed together.
 
-    On a CPU a transform of several planes at once is up to three times slower per pixel than plane by plane, as
-    soon as they leave the fast cache together; small planes gain from going together.
+    ``area`` is the number of pixels per plane. On a CPU a transform of several planes at once is up
+    to three times slower per pixel than plane by plane, as soon as the planes exceed the fast
+    cache; small planes are faster together.
     """
     budget = (1 << 26) if x.device.type == "cuda" else (1 << 16)
     batch, channels = x.shape[0], x.shape[1]
@@ -94,19 +107,15 @@ def groups(x: Tensor, area: int) -> Iterator[tuple[slice, slice]]:
 
 
 def spectrum(kernel: Tensor, length: tuple[int, int]) -> Tensor:
-    """The transform of a kernel whose first entry lies at the origin."""
-    transformed: Tensor = torch.fft.rfft2(kernel, s=length)
-    return transformed
+    """Compute the transform of a kernel whose first entry lies at the origin."""
+    return torch.fft.rfft2(kernel, s=length)
 
 
 def transfer(kernel: Tensor, size: tuple[int, int]) -> Tensor:
-    """The transform of a kernel whose centre ``(kh // 2, kw // 2)`` lies at the origin: periodic convolution."""
+    """Compute the transform of a kernel whose centre ``(kh // 2, kw // 2)`` lies at the origin."""
     kh, kw = kernel.shape[-2:]
     whole = F.pad(kernel, (0, size[1] - kw, 0, size[0] - kh))
-    transformed: Tensor = torch.fft.rfft2(
-        torch.roll(whole, (-(kh // 2), -(kw // 2)), dims=(-2, -1))
-    )
-    return transformed
+    return torch.fft.rfft2(torch.roll(whole, (-(kh // 2), -(kw // 2)), dims=(-2, -1)))
 
 
 def apply_multiplier(x: Tensor, multiplier: Tensor) -> Tensor:
@@ -115,20 +124,22 @@ def apply_multiplier(x: Tensor, multiplier: Tensor) -> Tensor:
 
 
 def inverse(half: Tensor, width: int) -> Tensor:
-    """The planes whose `torch.fft.rfft2` are ``half``, bitwise the same alone and in a batch."""
+    """Invert `torch.fft.rfft2` of planes, with bitwise the same result alone and in a batch."""
     if half.device.type == "cuda":
-        planes: Tensor = torch.fft.irfft2(half, s=(half.shape[-2], width))
-        return planes
-    # On some processors MKL's transforms of columns round differently in a batch than alone; those of rows do not, and a copy costs little.
+        return torch.fft.irfft2(half, s=(half.shape[-2], width))
+    # On some processors MKL's transforms of columns round differently in a batch than alone;
+    # transforms of rows do not, and a copy costs little.
     columns = torch.fft.ifft(half.mT.contiguous(), dim=-1)
-    rows: Tensor = torch.fft.irfft(columns.mT.contiguous(), n=width)
-    return rows
+    return torch.fft.irfft(columns.mT.contiguous(), n=width)
 
 
 def valid_convolution(
     x: Tensor, kernel_spectrum: Tensor, kernel: tuple[int, int], cut: Plan
 ) -> Tensor:
-    """Convolution where the kernel fits inside ``x``: sizes shrink by ``kernel - 1`` (overlap-save)."""
+    """Convolve at the places where the kernel fits inside ``x`` (overlap-save).
+
+    Sizes shrink by ``kernel - 1``.
+    """
     (kh, kw), (n0, n1) = kernel, cut.length
     size = x.shape[-2] - kh + 1, x.shape[-1] - kw + 1
     out: Tensor | None = None
@@ -149,7 +160,10 @@ def valid_convolution(
 def valid_transpose(
     y: Tensor, kernel_spectrum: Tensor, kernel: tuple[int, int], cut: Plan
 ) -> Tensor:
-    """The transpose of `valid_convolution`: full correlation, sizes grow by ``kernel - 1`` (overlap-add)."""
+    """Apply the transpose of `valid_convolution`: full correlation (overlap-add).
+
+    Sizes grow by ``kernel - 1``.
+    """
     (kh, kw), (n0, n1) = kernel, cut.length
     size = y.shape[-2], y.shape[-1]
     conjugate = kernel_spectrum.conj()
@@ -178,18 +192,17 @@ def pad(x: Tensor, margins: tuple[int, int, int, int], boundary: str) -> Tensor:
 
 
 def pad_transpose(z: Tensor, margins: tuple[int, int, int, int], boundary: str) -> Tensor:
-    """The transpose of `pad`: what was copied outwards is added back where it came from. Works in place on ``z``."""
+    """Apply the transpose of `pad`: add copied values back to their origin, in place on ``z``."""
     z = fold(z, -2, margins[0], margins[1], boundary)
     return fold(z, -1, margins[2], margins[3], boundary)
 
 
 def fold(z: Tensor, axis: int, before: int, after: int, boundary: str) -> Tensor:
+    """Apply the transpose of padding along one axis, in place on ``z``."""
     n = z.shape[axis] - before - after
-    core, head, tail = (
-        z.narrow(axis, before, n),
-        z.narrow(axis, 0, before),
-        z.narrow(axis, before + n, after),
-    )
+    # These are not `split`, whose views must not be written to.
+    head, core = z.narrow(axis, 0, before), z.narrow(axis, before, n)
+    tail = z.narrow(axis, before + n, after)
     if boundary == "reflect":
         if before:
             core.narrow(axis, 1, before).add_(head.flip(axis))
@@ -204,6 +217,7 @@ def fold(z: Tensor, axis: int, before: int, after: int, boundary: str) -> Tensor
 
 
 def _tiles(size: tuple[int, int], tile: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """Iterate over the tiles: first row, first column, height and width."""
     for r in range(0, size[0], tile[0]):
         for c in range(0, size[1], tile[1]):
             yield r, c, min(tile[0], size[0] - r), min(tile[1], size[1] - c)

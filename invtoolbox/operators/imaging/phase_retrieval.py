@@ -1,4 +1,4 @@
-"""Phase retrieval: intensities of a linear transform, whose phase is lost."""
+"""Phase retrieval: measurements are the intensities of a linear transform, without its phase."""
 
 from __future__ import annotations
 
@@ -6,30 +6,34 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.algebra import _Combined
+from invtoolbox.operators.algebra import _Combination
 from invtoolbox.operators.base import LinearOperator, check_shape, expand, inner, item_norm
 
 
-class PhaseRetrieval(_Combined):
-    r"""``A(x) = |B x|^2`` for a linear operator B; nonlinear, differentiable, real measurements of complex images.
+class PhaseRetrieval(_Combination):
+    r"""Intensities ``A(x) = |B x|^2`` for a linear operator B.
 
-    ``x`` and ``exp(i phi) x`` give the same measurements, so compare with a reference after `align_phase`. The misfit is not
-    convex: start from `spectral_initialization` (Candes, Li & Soltanolkotabi, IEEE TIT 61, 2015)::
+    The operator is nonlinear and differentiable, with real measurements of complex images. ``x``
+    and ``exp(i phi) x`` have the same measurements, so compare with a reference after
+    `align_phase`. The misfit is not convex: start from `spectral_initialization` (Candes, Li &
+    Soltanolkotabi, IEEE TIT 61, 2015)::
 
         start = it.operators.spectral_initialization(A, y)
         it.solve(it.Problem(y, A), solver=it.solvers.GradientDescent(), initial=start)
 
     Args:
-        B: a linear operator, such as ``GaussianSensing(..., complex=True)``, or a `Fourier` of a masked and padded image.
-        complex: whether images are complex; with False they are real, and known up to their sign.
+        B: a linear operator, such as ``GaussianSensing(..., complex=True)``, or a `Fourier` of a
+            masked and padded image.
+        complex: whether images are complex; otherwise they are real, and known up to their sign.
 
     >>> from invtoolbox.operators import Fourier
     >>> PhaseRetrieval(Fourier((1, 4)))(torch.ones(1, 1, 4, dtype=torch.complex64))
     tensor([[[0., 0., 4., 0.]]])
     """
 
-    # deepinv's PhaseRetrieval is the same line, without a derivative forward, and its spectral method draws from the global
-    # generator, so that two calls differ. `it.as_operator` takes it all the same.
+    # deepinv's PhaseRetrieval has the same formula, without a forward derivative, and its spectral
+    # method draws from the global generator, so that two calls differ. `it.as_operator` converts
+    # it.
 
     parts: tuple[LinearOperator, ...]  # type: ignore[assignment]
 
@@ -41,15 +45,12 @@ class PhaseRetrieval(_Combined):
                 f"PhaseRetrieval takes a linear operator with one tensor of measurements, got {B!r}"
             )
         super().__init__((B,))
-        self.domain_shape, self.range_shape, self.complex_images = (
-            B.domain_shape,
-            B.range_shape,
-            bool(complex),
-        )
+        self.domain_shape, self.range_shape = B.domain_shape, B.range_shape
+        self.complex_images = bool(complex)
 
     def _forward(self, x: Tensor) -> Tensor:
         image: Tensor = self.parts[0]._forward(x)
-        # Not abs().square(): the modulus has no derivative at 0.
+        # This is not abs().square(), because the modulus has no derivative at 0.
         return image.real.square() + image.imag.square() if image.is_complex() else image.square()
 
     def __repr__(self) -> str:
@@ -59,15 +60,18 @@ class PhaseRetrieval(_Combined):
 def spectral_initialization(
     A: PhaseRetrieval, y: Tensor, iterations: int = 100, seed: int = 0
 ) -> Tensor:
-    r"""A first image for intensities ``y``: the leading eigenvector of ``B^H diag(y 1[y <= 9 mean(y)]) B`` (Chen & Candes 2015).
+    r"""Compute an initial guess for intensities ``y`` by the spectral method (Chen & Candes 2015).
 
-    Large intensities are cut off because they would decide alone. By the power method from a fixed random start, an
-    item at a time; the length is the one that explains the total intensity, ``sum |B x|^2 = sum y``.
+    The guess is the leading eigenvector of ``B^H diag(y 1[y <= 9 mean(y)]) B``. Large intensities
+    are cut off because they would dominate. The eigenvector comes from the power method with a
+    fixed random start, item by item. Its length is such that the total intensity is explained,
+    ``sum |B x|^2 = sum y``.
 
     Args:
-        y: intensities ``(batch, *A.range_shape)``; negative ones (noise) count as 0.
-        iterations: of the power method.
-        seed: of its start.
+        A: the operator.
+        y: intensities ``(batch, *A.range_shape)``; negative intensities (noise) count as 0.
+        iterations: number of iterations of the power method.
+        seed: seed of its start.
 
     >>> from invtoolbox.operators import GaussianSensing
     >>> A = PhaseRetrieval(GaussianSensing((1, 2), 40, complex=True))
@@ -84,10 +88,10 @@ def spectral_initialization(
     )
     channels = y.shape[1] if A.channelwise else A.domain_shape[0]
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(
+    normal = torch.randn(
         1, channels, *A.domain_shape[1:], 2, generator=generator, dtype=torch.float64
     )
-    start = torch.view_as_complex(drawn) if A.complex_images else drawn[..., 0]
+    start = torch.view_as_complex(normal) if A.complex_images else normal[..., 0]
     dtype = (
         (torch.complex128 if y.dtype == torch.float64 else torch.complex64)
         if A.complex_images
@@ -105,7 +109,7 @@ def spectral_initialization(
 
 
 def align_phase(x: Tensor, reference: Tensor) -> Tensor:
-    """``x`` times the phase (or the sign) with which every item comes nearest to the reference.
+    """Multiply every item of ``x`` by the phase (or sign) that brings it nearest to a reference.
 
     >>> align_phase(torch.tensor([[[-1.0, -2.0]]]), torch.tensor([[[1.0, 2.0]]]))
     tensor([[[1., 2.]]])

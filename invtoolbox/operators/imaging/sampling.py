@@ -1,7 +1,4 @@
-"""Inpainting: some pixels are measured, the others are not.
-
-Sampling: the values at some pixels, as a list.
-"""
+"""Measurements of some pixels: as an image with gaps (`Inpainting`) or as a list (`Sampling`)."""
 
 from __future__ import annotations
 
@@ -13,32 +10,35 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import LinearOperator, check_shape, expand
+from invtoolbox.operators.base import LinearOperator, count_items, expand
 
 
 class Inpainting(LinearOperator):
-    """``A x = mask * x``: 1 where a pixel is known, 0 where it is to be found. Measurements keep the image's shape.
+    """Masked image ``A x = mask * x``; measurements keep the image's shape.
+
+    The mask is 1 for known pixels and 0 for pixels to be found. A mask of one channel accepts
+    images of any number of channels.
 
     Args:
-        mask: broadcast against ``image_shape``: ``space`` or ``(channel, *space)``; or with a batch axis in front,
-            ``(batch, 1 or channel, *space)``, for a mask that differs from item to item. Boolean, or real numbers that
-            weigh the pixels.
-        image_shape: ``(channel, *space)``, or ``space`` where the mask has as many axes and there is one channel.
-
-    A mask of one channel takes images of any number of channels.
+        mask: mask that broadcasts against ``image_shape``: ``space`` or ``(channel, *space)``; or
+            with a batch axis in front, ``(batch, 1 or channel, *space)``, for a mask that differs
+            from item to item. Boolean, or real numbers that weight the pixels.
+        image_shape: shape ``(channel, *space)``, or ``space`` if it has two axes and there is one
+            channel.
 
     Raises:
-        InputError: a mask that does not fit, is not finite, or knows no pixel at all.
+        InputError: if the mask does not fit, is not finite, or has no known pixel.
 
     >>> A = Inpainting(torch.tensor([[True, False, True]]), (1, 1, 3))
     >>> A(torch.ones(1, 1, 1, 3))
     tensor([[[[1., 0., 1.]]]])
     """
 
-    # A product with a mask is one line; deepinv's Inpainting goes through an SVD interface for it and keeps the mask
-    # in the dtype that it was given.
+    # A product with a mask is one line; deepinv's Inpainting uses an SVD interface for it and keeps
+    # the mask in the dtype in which it was given.
 
     normal_is_diagonal = True
+    has_batch_axis = True
 
     def __init__(self, mask: Any, image_shape: Sequence[int]) -> None:
         shape = tuple(int(n) for n in image_shape)
@@ -54,31 +54,25 @@ class Inpainting(LinearOperator):
             which = f" of item {int(empty.nonzero()[0])}" if len(empty) > 1 else ""
             raise InputError(
                 f"the mask{which} of Inpainting is zero everywhere, so nothing is measured; "
-                "it is 1 where a pixel is known"
+                "it must be 1 for known pixels"
             )
         self.channelwise = self.mask.shape[1] == 1
-        self.items = self.mask.shape[0] if self.mask.shape[0] > 1 else None
+        self.items = count_items("masks", self.mask)
 
     def parameters(self) -> dict[str, Tensor]:
         """``mask``, of shape ``(1 or batch, 1 or channel, *space)``."""
         return {"mask": self.mask}
 
-    def item_parameters(self, batch: int) -> dict[str, Tensor]:
-        return {"mask": self.mask.expand(batch, *self.mask.shape[1:])}
-
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         if "mask" not in parameters:
             return super()._replace(parameters)
         mask = _with_batch(parameters["mask"], self.domain_shape)
-        return (
-            super()
-            ._replace({"mask": mask})
-            ._with_items(mask.shape[0] if mask.shape[0] > 1 else None)
-        )
+        other = super()._replace({"mask": mask})
+        return other._with_items(count_items("masks", mask))
 
     def _weights(self, like: Tensor) -> Tensor:
-        # A boolean mask is cast, so that a product has the image's dtype; a complex image keeps its own.
-        return self.mask.to(like.real.dtype if like.is_complex() else like.dtype)
+        # A boolean mask is cast to the image's real dtype; a complex image stays complex.
+        return self.mask.to(like.real.dtype)
 
     def _forward(self, x: Tensor) -> Tensor:
         return self._weights(x) * x
@@ -86,33 +80,18 @@ class Inpainting(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return self._weights(y) * y
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """The largest entry of the mask: exact."""
-        return self.mask.to(dtype=dtype, device=device).abs().flatten(1).amax(1)
+    def _known_norm(self) -> Tensor:
+        return self.mask.double().abs().flatten(1).amax(1)
 
     def normal_resolvent(
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
     ) -> Tensor:
-        """``v / (weight * mask^2 + rho)``."""
+        """Compute ``v / (weight * mask^2 + rho)``."""
         return v / (expand(weight, v) * self._weights(v).square() + expand(rho, v))
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """``y / mask`` where a pixel is known, 0 elsewhere: the least-squares image of smallest norm."""
-        check_shape(
-            y,
-            self.range_shape,
-            f"the pseudo-inverse of {self} takes y",
-            self.channelwise,
-            self.items,
-        )
+        """Compute the least-squares image of smallest norm: ``y / mask``, 0 where unknown."""
+        self._check_measurements("pseudo-inverse", y)
         mask = self._weights(y)
         return torch.where(mask != 0, y / torch.where(mask != 0, mask, 1), 0)
 
@@ -121,31 +100,22 @@ class Inpainting(LinearOperator):
         return f"Inpainting({self.domain_shape}, {known:.0%} known)"
 
 
-def _with_batch(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The mask as ``(1 or batch, 1 or channel, *space)``."""
-    full = mask.reshape(*[1] * (len(shape) + 1 - mask.ndim), *mask.shape)
-    fits = full.ndim == len(shape) + 1 and all(m in (1, n) for m, n in zip(full.shape[1:], shape))
-    if not fits:
-        raise InputError(
-            f"the mask of Inpainting has shape {tuple(mask.shape)}, which does not broadcast against "
-            f"(batch, {', '.join(map(str, shape))})"
-        )
-    return full
-
-
 class Sampling(LinearOperator):
-    r"""``(A x)[c, j] = x[c, i_j]``: the values of every channel at the pixels ``i_1, ..., i_m``, ``(channel, m)``.
+    r"""Values of every channel at a list of pixels, ``(A x)[c, j] = x[c, i_j]``, ``(channel, m)``.
 
-    Unlike `Inpainting`, which keeps the image's shape with zeros in it, measurements hold nothing but what was measured.
+    Measurements hold only the measured pixels ``i_1, ..., i_m``, while those of `Inpainting` have
+    the image's shape with zeros.
 
     Args:
-        where: a boolean mask of the shape of space (its pixels in C order), or the flat indices of the pixels, ``(m,)``, in any
-            order; a pixel may be measured several times. With a batch axis in front, ``(batch, *space)`` or ``(batch, m)``,
-            every item has its own pixels; they must be equally many.
-        shape: ``(channel, *space)``; any number of channels is accepted.
+        where: boolean mask of the shape of space (its pixels in C order), or flat indices of the
+            pixels, ``(m,)``, in any order; a pixel may be measured several times. With a batch axis
+            in front, ``(batch, *space)`` or ``(batch, m)``, every item has its own pixels, the same
+            number in each.
+        shape: shape ``(channel, *space)``; any number of channels is accepted.
 
     Raises:
-        InputError: a mask of another shape, indices beyond the image, nothing measured, items with different numbers of pixels.
+        InputError: if the mask has another shape, if indices lie outside of the image, if no pixel
+            is measured, or if items have different numbers of pixels.
 
     >>> A = Sampling(torch.tensor([2, 0]), (1, 3))
     >>> A(torch.tensor([[[5.0, 6.0, 7.0]]]))
@@ -178,23 +148,17 @@ class Sampling(LinearOperator):
         return image.scatter_add(2, self._spread(y), y).unflatten(2, self.domain_shape[1:])
 
     def counts(self) -> Tensor:
-        """How often every pixel is measured, ``(1 or batch, 1, *space)``: the diagonal of ``A^T A``, and all of it."""
+        """Count the measurements of every pixel, ``(1 or batch, 1, *space)``.
+
+        ``A^T A`` is diagonal with these counts.
+        """
         ones = torch.ones(
             len(self.index), 1, self.index.shape[1], dtype=torch.float64, device=self.index.device
         )
         return self._adjoint(ones)
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """The square root of how often a pixel is measured at most: exact."""
-        return self.counts().flatten(1).amax(1).sqrt().to(dtype=dtype, device=device)
+    def _known_norm(self) -> Tensor:
+        return self.counts().flatten(1).amax(1).sqrt()
 
     def normal_diagonal(self) -> Tensor:
         return self.counts()
@@ -202,40 +166,49 @@ class Sampling(LinearOperator):
     def normal_resolvent(
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
     ) -> Tensor:
-        """``v / (weight * counts + rho)``."""
-        real = v.real if v.is_complex() else v
+        """Compute ``v / (weight * counts + rho)``."""
+        real = v.real
         return v / (expand(weight, real) * self.counts().to(real) + expand(rho, real))
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """The mean of a pixel's measurements, 0 where there is none: the least-squares image of smallest norm."""
-        check_shape(
-            y,
-            self.range_shape,
-            f"the pseudo-inverse of {self} takes y",
-            self.channelwise,
-            self.items,
-        )
-        return self._adjoint(y) / self.counts().clamp_min(1).to(
-            y.real.dtype if y.is_complex() else y.dtype
-        )
+        """Compute the least-squares image of smallest norm: the mean of a pixel's measurements.
+
+        Pixels without a measurement are 0.
+        """
+        self._check_measurements("pseudo-inverse", y)
+        return self._adjoint(y) / self.counts().clamp_min(1).to(y.real.dtype)
 
     def __repr__(self) -> str:
         return f"Sampling({self.index.shape[1]} of {math.prod(self.domain_shape[1:])} pixels)"
 
 
+def _with_batch(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return the mask as ``(1 or batch, 1 or channel, *space)``."""
+    full = mask.reshape(*[1] * (len(shape) + 1 - mask.ndim), *mask.shape)
+    fits = full.ndim == len(shape) + 1 and all(m in (1, n) for m, n in zip(full.shape[1:], shape))
+    if not fits:
+        raise InputError(
+            f"the mask of Inpainting has shape {tuple(mask.shape)}, which does not broadcast "
+            f"against (batch, {', '.join(map(str, shape))})"
+        )
+    return full
+
+
 def _indices(where: Tensor, space: tuple[int, ...]) -> Tensor:
-    """The flat indices, ``(1 or batch, m)``."""
+    """Return the flat indices of the pixels, ``(1 or batch, m)``, after checking them."""
     if where.dtype == torch.bool:
         if tuple(where.shape[-len(space) :]) != space or where.ndim > len(space) + 1:
             raise InputError(
-                f"the mask of Sampling has shape {tuple(where.shape)}, expected {space}, or (batch, *space)"
+                f"the mask of Sampling has shape {tuple(where.shape)}, expected {space}, or "
+                "(batch, *space)"
             )
         rows = where.reshape(-1, math.prod(space))
         counts = {int(n) for n in rows.sum(1)}
         if len(counts) > 1:
             raise InputError(
-                f"the masks of Sampling know between {min(counts)} and {max(counts)} pixels an item, which makes no "
-                "tensor; use Inpainting, whose measurements keep the image's shape"
+                f"the masks of Sampling know between {min(counts)} and {max(counts)} pixels per "
+                "item, which do not fit one tensor; use Inpainting, whose measurements keep the "
+                "image's shape"
             )
         if counts == {0}:
             raise InputError("the mask of Sampling is False everywhere, so nothing is measured")
@@ -247,12 +220,12 @@ def _indices(where: Tensor, space: tuple[int, ...]) -> Tensor:
         or not where.numel()
     ):
         raise InputError(
-            "Sampling takes a boolean mask, or whole-numbered indices of shape (m,) or (batch, m), "
-            f"got {where.dtype} of shape {tuple(where.shape)}"
+            "Sampling takes a boolean mask, or whole-numbered indices of shape (m,) or (batch, "
+            f"m), got {where.dtype} of shape {tuple(where.shape)}"
         )
     if bool((where < 0).any()) or bool((where >= math.prod(space)).any()):
         raise InputError(
-            f"the indices of Sampling lie in {int(where.min())}..{int(where.max())}, but the image has the pixels "
-            f"0..{math.prod(space) - 1}"
+            f"the indices of Sampling lie in {int(where.min())}..{int(where.max())}, but the image "
+            f"has the pixels 0..{math.prod(space) - 1}"
         )
     return where.long().reshape(-1, where.shape[-1])

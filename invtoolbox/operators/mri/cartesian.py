@@ -1,6 +1,7 @@
-"""Coil sensitivities from the fully sampled middle of k-space.
+"""Magnetic resonance imaging on a Cartesian grid, with one coil or several.
 
-Magnetic resonance imaging on a Cartesian grid, with one coil or several.
+`CartesianMRI` is the operator, `estimate_coil_maps` computes coil sensitivities from the fully
+sampled middle of k-space, and `outer_noise_std` estimates the noise level.
 """
 
 from __future__ import annotations
@@ -12,114 +13,33 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import LinearOperator, check_shape, expand
-from invtoolbox.operators.mri.fourier import centred_fft, centred_ifft, check_axes, complex_of
-
-
-def estimate_coil_maps(
-    y: Tensor,
-    calibration: int | tuple[int, int] = 24,
-    kernel: int = 6,
-    threshold: float = 0.02,
-    crop: float = 0.9,
-) -> Tensor:
-    r"""Coil sensitivities ``(batch, coil, row, column)`` by ESPIRiT (Uecker et al., MRM 71, 2014), the first set of maps.
-
-    Every patch of ``kernel x kernel`` samples of all coils lies in the row space of the matrix of the patches of the
-    calibration region. In the image domain the projection onto that space is a matrix of ``coils x coils`` at every pixel, and
-    the sensitivities are its eigenvector to the eigenvalue 1. They have norm 1, their phase is relative to that of the first
-    principal component of the coils, and they are 0 where the eigenvalue is below ``crop``: outside the object.
-
-    Args:
-        y: k-space ``(batch, coil, row, column)``, frequency zero in the middle (index ``n // 2``).
-        calibration: rows and columns in the middle that are fully sampled.
-        kernel: size of the patches.
-        threshold: singular values of the patches below this fraction of the largest are noise.
-        crop: least eigenvalue of a pixel that counts as seen; 0 keeps all.
-
-    Raises:
-        InputError: a calibration region that is larger than k-space, smaller than a patch, or not fully sampled.
-
-    >>> from invtoolbox.operators import Fourier
-    >>> coils = torch.tensor([0.6, 0.8j]).view(1, 2, 1, 1) * torch.ones(32, 32)  # two coils that see all pixels alike
-    >>> maps = estimate_coil_maps(Fourier((2, 32, 32))(coils * torch.rand(32, 32)))
-    >>> maps.shape, maps[0, :, 16, 16].abs().round(decimals=2)
-    (torch.Size([1, 2, 32, 32]), tensor([0.6000, 0.8000]))
-    """
-    rows, columns = (calibration, calibration) if isinstance(calibration, int) else calibration
-    height, width = y.shape[-2:]
-    if y.ndim != 4 or not y.is_complex():
-        raise InputError(
-            f"estimate_coil_maps takes complex k-space (batch, coil, row, column), got {y.dtype} of {tuple(y.shape)}"
-        )
-    if not (kernel <= rows <= height and kernel <= columns <= width):
-        raise InputError(
-            f"the calibration region of {rows}x{columns} samples must hold a patch of {kernel}x{kernel} and lie in "
-            f"k-space of {height}x{width}"
-        )
-    middle = y[..., height // 2 - rows // 2 :, width // 2 - columns // 2 :][..., :rows, :columns]
-    if bool((middle == 0).any()):
-        raise InputError(
-            f"the middle {rows}x{columns} samples of k-space are not all there, so they do not show the coils; give "
-            "calibration= the size of the region that is fully sampled"
-        )
-    return torch.stack(
-        [_maps_of(item, (height, width), kernel, threshold, crop) for item in middle]
-    )
-
-
-def _maps_of(
-    middle: Tensor, size: tuple[int, int], kernel: int, threshold: float, crop: float
-) -> Tensor:
-    coils = len(middle)
-    patches = middle.unfold(1, kernel, 1).unfold(
-        2, kernel, 1
-    )  # (coil, places, places, kernel, kernel)
-    matrix = patches.permute(1, 2, 0, 3, 4).reshape(-1, coils * kernel * kernel)
-    _, strength, rows = torch.linalg.svd(matrix, full_matrices=False)
-    kept = rows[strength > threshold * strength[0]].reshape(-1, coils, kernel, kernel)
-    # The coefficients of all patches are a correlation with the basis, and in the image domain a product.
-    power = torch.zeros(coils, coils, *size, dtype=middle.dtype, device=middle.device)
-    for basis in kept:  # one by one: all of them at once would take hundreds of images of memory
-        image = _transformed(basis, size)
-        power.addcmul_(image.unsqueeze(1), image.conj().unsqueeze(0))
-    values, vectors = torch.linalg.eigh(power.permute(2, 3, 0, 1))  # ascending
-    maps = vectors[..., -1].permute(2, 0, 1)
-    seen = values[..., -1] >= crop
-    # The eigenvector's phase is arbitrary at every pixel; a fixed mixture of the coils, their strongest, is made real.
-    _, _, mixture = torch.linalg.svd(middle.reshape(coils, -1).T, full_matrices=False)
-    reference = (mixture[0].conj()[:, None, None] * maps).sum(0) if coils > 1 else maps[0]
-    phase = torch.where(reference.abs() > 0, reference.conj() / reference.abs().clamp_min(1e-30), 1)
-    return torch.where(seen, maps * phase, 0)
-
-
-def _transformed(basis: Tensor, size: tuple[int, int]) -> Tensor:
-    """The kernels ``(coil, kernel, kernel)`` as images ``(coil, row, column)``, scaled so that a projection has eigenvalues up to 1."""
-    kernel = basis.shape[-1]
-    padded = basis.new_zeros(len(basis), *size)
-    top, left = size[0] // 2 - kernel // 2, size[1] // 2 - kernel // 2
-    padded[:, top : top + kernel, left : left + kernel] = basis
-    return centred_ifft(padded, 2) * (size[0] * size[1]) ** 0.5 / kernel
+from invtoolbox.operators.base import LinearOperator, check_shape, count_items, expand
+from invtoolbox.operators.mri.fourier import centred_fft, centred_ifft, check_axes, complex_dtype
 
 
 class CartesianMRI(LinearOperator):
-    r"""``y_j = M F (s_j x)`` for every coil j: coil sensitivities, unitary Fourier transform, sampling mask (SENSE).
+    r"""Multi-coil MRI ``y_j = M F (s_j x)`` (SENSE) for every coil j.
 
-    Images are complex, ``(batch, 1, *space)``; k-space is ``(batch, coil, *space)`` with zeros where nothing is sampled, and
-    frequency zero in the middle (index ``n // 2``), as scanners and fastMRI write it (Pruessmann et al., MRM 42, 1999).
+    s_j are the coil sensitivities, F is the unitary Fourier transform, and M the sampling mask.
+    Images are complex, ``(batch, 1, *space)``; k-space is ``(batch, coil, *space)`` with zeros for
+    missing samples, and frequency zero in the middle (index ``n // 2``), as scanners and fastMRI
+    write it (Pruessmann et al., MRM 42, 1999).
+
+    Noise that `simulate` adds to missing samples is no measurement; give these samples weight 0,
+    for example by ``LeastSquares(noise_std, weights=A.sampled)``, so that they do not count in the
+    discrepancy either.
 
     Args:
-        mask: 1 (or True) where k-space is sampled: ``space``, ``(1 or coil, *space)``, or ``(batch, 1 or coil, *space)`` for one
-            mask an item; axes of length 1 are repeated (a mask of lines). Real numbers weigh the samples.
-        image_shape: ``(row, column)`` or ``(1, *space)``: ``(1, slice, row, column)`` for a volume, ``(1, frame, row, column)``
-            for a sequence, with ``axes=2``.
-        coil_maps: complex sensitivities, ``(coil, *space)`` or ``(batch, coil, *space)``; axes of length 1 are repeated, such as
-            that of the frames. ``None`` is a single coil that sees everything alike.
-        axes: how many of the last axes are transformed; all axes of space by default. With 2 of 3, every frame (or slice) has a
-            k-space of its own, and its own part of the mask.
-
-    Noise: what `simulate` adds to samples that are not taken is no measurement; give them weight 0, as
-    ``LeastSquares(noise_std, weights=A.sampled)`` does, so that they do not count in the discrepancy either.
+        mask: 1 (or True) for sampled frequencies: ``space``, ``(1 or coil, *space)``, or
+            ``(batch, 1 or coil, *space)`` for one mask per item; axes of length 1 are repeated (a
+            mask of lines). Real numbers weight the samples.
+        image_shape: shape ``(row, column)`` or ``(1, *space)``: ``(1, slice, row, column)`` for a
+            volume, ``(1, frame, row, column)`` for a sequence, with ``axes=2``.
+        coil_maps: complex sensitivities, ``(coil, *space)`` or ``(batch, coil, *space)``; axes of
+            length 1 are repeated, such as the axis of the frames. ``None`` is a single coil of
+            uniform sensitivity.
+        axes: number of the last axes that are transformed; all axes of space by default. With 2 of
+            3, every frame (or slice) has its own k-space, and its own part of the mask.
 
     >>> A = CartesianMRI(torch.tensor([[1, 0, 1, 1]]), (2, 4), coil_maps=torch.ones(3, 1, 1))
     >>> A(torch.ones(1, 1, 2, 4)).real[0, 0].round(decimals=2)
@@ -127,8 +47,12 @@ class CartesianMRI(LinearOperator):
             [0.0000, 0.0000, 2.8300, 0.0000]])
     """
 
-    # deepinv's MultiCoilMRI is right and as fast (8 coils, 256x256, one core: 24 and 29 ms against 21 and 23 here), but its images
-    # are two real channels, whose modulus no prior would see, and its k-space has an axis more than a coil is a channel.
+    # deepinv's MultiCoilMRI is correct and as fast (8 coils, 256x256, one core: 24 and 29 ms,
+    # compared with 21 and 23 here), but its images are two real channels, whose modulus no prior
+    # would see, and its k-space has one axis more than here, where a coil is a channel.
+
+    has_batch_axis = True
+    needs_complex_start = True
 
     def __init__(
         self, mask: Any, image_shape: Sequence[int], coil_maps: Any = None, axes: int | None = None
@@ -137,36 +61,35 @@ class CartesianMRI(LinearOperator):
         shape = (1, *shape) if len(shape) == 2 else shape
         if len(shape) < 2 or shape[0] != 1:
             raise InputError(
-                f"the image_shape of CartesianMRI is (row, column), or (1, *space) with one complex channel, got {shape}"
+                "the image_shape of CartesianMRI is (row, column), or (1, *space) with one complex "
+                f"channel, got {shape}"
             )
         self.domain_shape = shape
         self.axes = check_axes(axes, len(shape) - 1, "CartesianMRI")
         self.coil_maps = (
             None
             if coil_maps is None
-            else coil_maps_of(torch.as_tensor(coil_maps), shape[1:], "CartesianMRI")
+            else check_coil_maps(torch.as_tensor(coil_maps), shape[1:], "CartesianMRI")
         )
         self.coils = 1 if self.coil_maps is None else self.coil_maps.shape[1]
         self.mask = _mask(torch.as_tensor(mask), self.coils, shape[1:])
         self.range_shape = (self.coils, *shape[1:])
-        self.items = _items(self.mask, self.coil_maps)
+        self.items = self._count_items()
 
-    # -- parameters ---------------------------------------------------------------------------------------------------
+    # -- parameters --------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:
-        """``coil_maps (1 or batch, coil, *space)``, where there are some, and ``mask (1 or batch, 1 or coil, *space)``."""
+        """Return the coil maps, if given, and the mask.
+
+        The shapes are ``(1 or batch, coil, *space)`` and ``(1 or batch, 1 or coil, *space)``.
+        """
         own = {} if self.coil_maps is None else {"coil_maps": self.coil_maps}
         return {**own, "mask": self.mask}
-
-    def item_parameters(self, batch: int) -> dict[str, Tensor]:
-        return {
-            name: value.expand(batch, *value.shape[1:]) for name, value in self.parameters().items()
-        }
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         checked = dict(parameters)
         if "coil_maps" in parameters:
-            checked["coil_maps"] = coil_maps_of(
+            checked["coil_maps"] = check_coil_maps(
                 parameters["coil_maps"], self.domain_shape[1:], "CartesianMRI"
             )
             if checked["coil_maps"].shape[1] != self.coils:
@@ -176,60 +99,47 @@ class CartesianMRI(LinearOperator):
         if "mask" in parameters:
             checked["mask"] = _mask(parameters["mask"], self.coils, self.domain_shape[1:])
         other = super()._replace(checked)
-        return other._with_items(_items(other.mask, other.coil_maps))
+        return other._with_items(other._count_items())
+
+    def _count_items(self) -> int | None:
+        names = "the mask and the coil_maps of CartesianMRI"
+        return count_items(names, self.mask, self.coil_maps)
 
     @property
     def sampled(self) -> Tensor:
-        """1 where a sample was taken, else 0: ``(1 or batch, 1 or coil, *space)``, for ``LeastSquares(weights=...)``."""
+        """Mask that is 1 for samples taken and 0 for the others, for ``LeastSquares(weights=...)``.
+
+        Its shape is ``(1 or batch, 1 or coil, *space)``.
+        """
         return (self.mask != 0).to(torch.float32)
 
-    # -- the operator -------------------------------------------------------------------------------------------------
+    # -- the operator ------------------------------------------------------------------------------
 
     def _weights(self, like: Tensor) -> Tensor:
-        return self.mask.to(like.real.dtype if like.is_complex() else like.dtype)
+        return self.mask.to(like.real.dtype)
 
     def _forward(self, x: Tensor) -> Tensor:
-        seen = x if self.coil_maps is None else self.coil_maps.to(complex_of(x)) * x
-        return self._weights(x) * centred_fft(seen, self.axes)
+        weighted = x if self.coil_maps is None else self.coil_maps.to(complex_dtype(x)) * x
+        return self._weights(x) * centred_fft(weighted, self.axes)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return coil_combined(centred_ifft(self._weights(y) * y, self.axes), self.coil_maps)
+        return combine_coils(centred_ifft(self._weights(y) * y, self.axes), self.coil_maps)
 
     def coil_images(self, y: Tensor) -> Tensor:
-        """The zero-filled image of every coil, ``(batch, coil, *space)``."""
+        """Compute the zero-filled image of every coil, ``(batch, coil, *space)``."""
         check_shape(y, self.range_shape, f"{self} takes y", items=self.items)
         mask = self._weights(y)
         return centred_ifft(
             torch.where(mask != 0, y / torch.where(mask != 0, mask, 1), 0), self.axes
         )
 
-    # -- closed forms -------------------------------------------------------------------------------------------------
+    # -- closed forms ------------------------------------------------------------------------------
 
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """The largest singular value: exact with one coil, else by the power method."""
+    def _known_norm(self) -> Tensor | None:
+        """Return the largest weight of the mask, which is exact with one coil."""
         if self.coil_maps is not None:
-            # From a complex start: a real one is orthogonal to images that are purely imaginary.
-            return (
-                super()
-                .norm(
-                    tolerance=tolerance,
-                    max_iterations=max_iterations,
-                    seed=seed,
-                    dtype=dtype if dtype.is_complex else _complex(dtype),
-                    device=device,
-                )
-                .to(_real(dtype))
-            )
-        largest = self.mask.to(dtype=torch.float64, device=device).abs().flatten(1).amax(1)
-        return largest.to(_real(dtype)).expand(self.items or 1).clone()
+            return None
+        return self.mask.double().abs().flatten(1).amax(1).expand(self.items or 1).clone()
 
     @property
     def has_normal_resolvent(self) -> bool:
@@ -238,20 +148,21 @@ class CartesianMRI(LinearOperator):
     def normal_resolvent(
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
     ) -> Tensor:
-        """``F^H (v_hat / (weight * mask^2 + rho))``, with one coil."""
+        """Compute ``F^H (v_hat / (weight * mask^2 + rho))``, for one coil."""
         if self.coil_maps is not None:
             return super().normal_resolvent(v, rho, weight)
-        real = v.real if v.is_complex() else v
+        real = v.real
         scale = expand(weight, real) * self._weights(v).square() + expand(rho, real)
         solved = centred_ifft(centred_fft(v, self.axes) / scale, self.axes)
         return solved if v.is_complex() else solved.real
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """The zero-filled image, coils combined: ``sum_j conj(s_j) F^H y_j / sum_j |s_j|^2``; 0 where no coil sees anything.
+        """Combine the zero-filled images of the coils: ``sum_j conj(s_j) F^H y_j / sum_j |s_j|^2``.
 
-        Exact least squares of smallest norm with one coil, or where k-space is sampled completely.
+        Pixels without sensitivity are 0. The result is exact least squares of smallest norm with
+        one coil, or if k-space is sampled completely.
         """
-        combined = coil_combined(self.coil_images(y), self.coil_maps)
+        combined = combine_coils(self.coil_images(y), self.coil_maps)
         if self.coil_maps is None:
             return combined
         power = self.coil_maps.abs().square().sum(1, keepdim=True).to(combined.real.dtype)
@@ -263,18 +174,80 @@ class CartesianMRI(LinearOperator):
         return f"CartesianMRI({self.domain_shape}{coils}, {share:.0%} sampled)"
 
 
-def outer_noise_std(y: Tensor, mask: Tensor | None = None, share: float = 0.2) -> Tensor:
-    """The noise level of k-space, ``(batch,)``: that of its outermost samples, of which ``share`` of all are looked at.
+def estimate_coil_maps(
+    y: Tensor,
+    calibration: int | tuple[int, int] = 24,
+    kernel: int = 6,
+    threshold: float = 0.02,
+    crop: float = 0.9,
+) -> Tensor:
+    r"""Estimate coil sensitivities ``(batch, coil, row, column)`` by ESPIRiT, the first set.
 
-    The spectrum of an image falls off, and what is left at the border is noise; the median of the modulus of complex noise
-    with the standard deviation s in either part is ``s sqrt(2 ln 2)``. An image that is sharp to the pixel has structure there
-    too, and its noise is overestimated.
+    Every patch of ``kernel x kernel`` samples of all coils lies in the row space of the matrix of
+    the patches of the calibration region. In the image domain the projection onto that space is a
+    matrix of ``coils x coils`` at every pixel, and the sensitivities are its eigenvector of
+    eigenvalue 1. They have norm 1, their phase is relative to the phase of the first principal
+    component of the coils, and they are 0 if the eigenvalue is below ``crop``: outside of the
+    object.
+
+    Source: Uecker et al., MRM 71, 2014.
+
+    Args:
+        y: k-space ``(batch, coil, row, column)``, frequency zero in the middle (index ``n // 2``).
+        calibration: number of rows and columns in the middle that are fully sampled.
+        kernel: size of the patches.
+        threshold: singular values of the patches below this fraction of the largest are noise.
+        crop: smallest eigenvalue of a pixel of the object; 0 keeps all pixels.
+
+    Raises:
+        InputError: if the calibration region is larger than k-space, smaller than a patch, or not
+            fully sampled.
+
+    >>> from invtoolbox.operators import Fourier
+    >>> coils = torch.tensor([0.6, 0.8j]).view(1, 2, 1, 1) * torch.ones(32, 32)  # uniform
+    >>> maps = estimate_coil_maps(Fourier((2, 32, 32))(coils * torch.rand(32, 32)))
+    >>> maps.shape, maps[0, :, 16, 16].abs().round(decimals=2)
+    (torch.Size([1, 2, 32, 32]), tensor([0.6000, 0.8000]))
+    """
+    rows, columns = (calibration, calibration) if isinstance(calibration, int) else calibration
+    height, width = y.shape[-2:]
+    if y.ndim != 4 or not y.is_complex():
+        raise InputError(
+            f"estimate_coil_maps takes complex k-space (batch, coil, row, column), got {y.dtype} "
+            f"of {tuple(y.shape)}"
+        )
+    if not (kernel <= rows <= height and kernel <= columns <= width):
+        raise InputError(
+            f"the calibration region of {rows}x{columns} samples must hold a patch of "
+            f"{kernel}x{kernel} and lie in k-space of {height}x{width}"
+        )
+    middle = y[..., height // 2 - rows // 2 :, width // 2 - columns // 2 :][..., :rows, :columns]
+    if bool((middle == 0).any()):
+        raise InputError(
+            f"some of the middle {rows}x{columns} samples of k-space are missing, so they do not "
+            "show the coils; give calibration= the size of the region that is fully sampled"
+        )
+    return torch.stack(
+        [_estimate_maps(item, (height, width), kernel, threshold, crop) for item in middle]
+    )
+
+
+def outer_noise_std(y: Tensor, mask: Tensor | None = None, share: float = 0.2) -> Tensor:
+    """Estimate the noise level of k-space, ``(batch,)``, from its outermost samples.
+
+    The spectrum of an image decays, so the samples at the border are mostly noise. The median of
+    the modulus of complex noise with the standard deviation s in either part is ``s sqrt(2 ln 2)``.
+    An image that is sharp to the pixel has structure at the border too, so its noise is
+    overestimated.
 
     Args:
         y: k-space ``(batch, coil, row, column)``, frequency zero in the middle.
-        mask: where it is sampled, broadcast against ``y``; where ``y`` is not 0 by default.
+        mask: mask of the sampled frequencies, broadcast against ``y``; nonzero entries of ``y`` by
+            default.
+        share: share of all samples that are used, the outermost ones.
 
-    >>> noise = torch.randn(1, 2, 64, 64, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> noise = torch.randn(1, 2, 64, 64, dtype=torch.complex64, generator=generator)
     >>> round(float(outer_noise_std(0.1 * noise)), 2)  # 0.1 / sqrt(2) in either part
     0.07
     """
@@ -285,7 +258,7 @@ def outer_noise_std(y: Tensor, mask: Tensor | None = None, share: float = 0.2) -
     for values, kept, distance in zip(y.abs(), used, radius):
         if not bool(kept.any()):
             raise InputError(
-                "the noise level of k-space cannot be estimated where nothing is sampled"
+                "the noise level of k-space cannot be estimated, because no frequency is sampled"
             )
         beyond = distance >= torch.quantile(
             distance[kept][:: max(1, int(kept.sum()) // 100_000)].double(), 1 - share
@@ -294,55 +267,84 @@ def outer_noise_std(y: Tensor, mask: Tensor | None = None, share: float = 0.2) -
     return torch.stack(levels)
 
 
-def coil_combined(images: Tensor, maps: Tensor | None) -> Tensor:
-    """``sum_j conj(s_j) image_j``, ``(batch, 1, *space)``, of images ``(batch, coil, *space)``."""
+def _estimate_maps(
+    middle: Tensor, size: tuple[int, int], kernel: int, threshold: float, crop: float
+) -> Tensor:
+    """Estimate the maps ``(coil, row, column)`` of one item from its calibration region."""
+    coils = len(middle)
+    # (coil, places, places, kernel, kernel)
+    patches = middle.unfold(1, kernel, 1).unfold(2, kernel, 1)
+    matrix = patches.permute(1, 2, 0, 3, 4).reshape(-1, coils * kernel * kernel)
+    _, strength, rows = torch.linalg.svd(matrix, full_matrices=False)
+    kept = rows[strength > threshold * strength[0]].reshape(-1, coils, kernel, kernel)
+    # In k-space the coefficients of all patches are a correlation with the basis, and in the image
+    # domain a product.
+    power = torch.zeros(coils, coils, *size, dtype=middle.dtype, device=middle.device)
+    # All of them at once would take the memory of hundreds of images.
+    for basis in kept:
+        image = _to_images(basis, size)
+        power.addcmul_(image.unsqueeze(1), image.conj().unsqueeze(0))
+    values, vectors = torch.linalg.eigh(power.permute(2, 3, 0, 1))  # ascending
+    maps = vectors[..., -1].permute(2, 0, 1)
+    inside = values[..., -1] >= crop
+    # The eigenvector's phase is arbitrary at every pixel; the strongest fixed mixture of the coils
+    # is made real.
+    _, _, mixture = torch.linalg.svd(middle.reshape(coils, -1).T, full_matrices=False)
+    reference = (mixture[0].conj()[:, None, None] * maps).sum(0) if coils > 1 else maps[0]
+    phase = torch.where(reference.abs() > 0, reference.conj() / reference.abs().clamp_min(1e-30), 1)
+    return torch.where(inside, maps * phase, 0)
+
+
+def _to_images(basis: Tensor, size: tuple[int, int]) -> Tensor:
+    """Transform kernels ``(coil, kernel, kernel)`` to images ``(coil, row, column)``.
+
+    The scale is such that a projection has eigenvalues up to 1.
+    """
+    kernel = basis.shape[-1]
+    padded = basis.new_zeros(len(basis), *size)
+    top, left = size[0] // 2 - kernel // 2, size[1] // 2 - kernel // 2
+    padded[:, top : top + kernel, left : left + kernel] = basis
+    return centred_ifft(padded, 2) * (size[0] * size[1]) ** 0.5 / kernel
+
+
+def combine_coils(images: Tensor, maps: Tensor | None) -> Tensor:
+    """Compute ``sum_j conj(s_j) image_j``, ``(batch, 1, *space)``, of ``(batch, coil, *space)``."""
     return images if maps is None else (maps.to(images.dtype).conj() * images).sum(1, keepdim=True)
 
 
-def coil_maps_of(maps: Tensor, space: tuple[int, ...], name: str) -> Tensor:
-    """Checked complex maps, ``(1 or batch, coil, *space)``; axes of space may be of length 1."""
+def check_coil_maps(maps: Tensor, space: tuple[int, ...], name: str) -> Tensor:
+    """Return complex maps ``(1 or batch, coil, *space)`` after checking them.
+
+    Axes of space may have length 1.
+    """
     full = maps.unsqueeze(0) if maps.ndim == len(space) + 1 else maps
     if full.ndim != len(space) + 2 or any(m not in (1, n) for m, n in zip(full.shape[2:], space)):
         raise InputError(
             f"the coil_maps of {name} have shape {tuple(maps.shape)}, expected "
-            f"(coil, {', '.join(map(str, space))}), with a batch axis in front where items differ"
+            f"(coil, {', '.join(map(str, space))}), with a batch axis in front if items differ"
         )
     if not bool(full.isfinite().all()):
         raise InputError(f"the coil_maps of {name} have entries that are NaN or infinite")
-    return full if full.is_complex() else full.to(_complex(full.dtype))
+    return full if full.is_complex() else full.to(complex_dtype(full))
 
 
 def _mask(mask: Tensor, coils: int, space: tuple[int, ...]) -> Tensor:
-    """``(1 or batch, 1 or coil, *space)``."""
+    """Return the mask as ``(1 or batch, 1 or coil, *space)``, after checking it."""
     full = mask.reshape(*[1] * (len(space) + 2 - mask.ndim), *mask.shape)
     if full.ndim != len(space) + 2 or any(
         m not in (1, n) for m, n in zip(full.shape[1:], (coils, *space))
     ):
         raise InputError(
-            f"the mask of CartesianMRI has shape {tuple(mask.shape)}, which does not broadcast against "
-            f"(batch, {coils}, {', '.join(map(str, space))})"
+            f"the mask of CartesianMRI has shape {tuple(mask.shape)}, which does not broadcast "
+            f"against (batch, {coils}, {', '.join(map(str, space))})"
         )
     if full.is_complex() or not bool(full.isfinite().all()):
-        raise InputError("the mask of CartesianMRI is real and finite: 1 where k-space is sampled")
+        raise InputError(
+            "the mask of CartesianMRI must be real and finite: 1 for sampled frequencies"
+        )
     if bool((full == 0).flatten(1).all(1).any()):
         raise InputError(
-            "the mask of CartesianMRI is zero everywhere, so nothing is measured; it is 1 where k-space is sampled"
+            "the mask of CartesianMRI is zero everywhere, so nothing is measured; it must be 1 for "
+            "sampled frequencies"
         )
     return full
-
-
-def _items(mask: Tensor, maps: Tensor | None) -> int | None:
-    counts = {len(t) for t in (mask, maps) if t is not None and len(t) > 1}
-    if len(counts) > 1:
-        raise InputError(
-            f"the mask and the coil_maps of CartesianMRI are for batches of different sizes: {sorted(counts)}"
-        )
-    return counts.pop() if counts else None
-
-
-def _complex(real: torch.dtype) -> torch.dtype:
-    return torch.complex128 if real == torch.float64 else torch.complex64
-
-
-def _real(dtype: torch.dtype) -> torch.dtype:
-    return {torch.complex64: torch.float32, torch.complex128: torch.float64}.get(dtype, dtype)

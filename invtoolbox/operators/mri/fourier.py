@@ -1,4 +1,4 @@
-"""The unitary discrete Fourier transform, and its centred form."""
+"""Unitary discrete Fourier transform, and its centred form."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from invtoolbox.operators.elementary import Unitary
 
 
 class Fourier(Unitary):
-    r"""The unitary DFT along the last axes, ``(channel, *space) -> (channel, *space)``, complex.
+    r"""Unitary DFT along the last axes, ``(channel, *space) -> (channel, *space)``, complex.
 
-    .. math:: (A x)[k] = N^{-1/2} \sum_n x[n] \, e^{-2 \pi i \langle k - c, (n - c) / N \rangle}, \qquad c = N // 2
+    .. math:: (A x)[k] = N^{-1/2} \sum_n x[n] \, e^{-2 \pi i \langle k - c, (n - c) / N \rangle},
+              \qquad c = N // 2
 
-    Frequency zero lies at index ``n // 2`` of every axis, as does the origin of the image; with ``centred=False`` both lie at
-    index 0. The adjoint is the inverse.
+    Frequency zero lies at index ``n // 2`` of every axis, as does the origin of the image; with
+    ``centred=False`` both lie at index 0. The adjoint is the inverse. Images may be real or
+    complex; spectra, and the results of the adjoint, are complex.
 
     Args:
-        shape: ``(channel, *space)``; any number of channels is accepted.
-        axes: how many of the last axes are transformed; all axes of space by default.
-
-    Images may be real or complex, spectra are complex, and so is what the adjoint gives.
+        shape: shape ``(channel, *space)``; any number of channels is accepted.
+        axes: number of the last axes that are transformed; all axes of space by default.
+        centred: whether frequency zero and the origin of the image lie in the middle of every axis.
 
     >>> A = Fourier((1, 4))
     >>> A(torch.ones(1, 1, 4)).real
@@ -38,25 +39,22 @@ class Fourier(Unitary):
         self.centred = centred
 
     def _forward(self, x: Tensor) -> Tensor:
-        last = tuple(range(-self.axes, 0))
-        return (
-            centred_fft(x, self.axes) if self.centred else torch.fft.fftn(x, dim=last, norm="ortho")
-        )
+        if self.centred:
+            return centred_fft(x, self.axes)
+        return torch.fft.fftn(x, dim=tuple(range(-self.axes, 0)), norm="ortho")
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        last = tuple(range(-self.axes, 0))
-        return (
-            centred_ifft(y, self.axes)
-            if self.centred
-            else torch.fft.ifftn(y, dim=last, norm="ortho")
-        )
+        if self.centred:
+            return centred_ifft(y, self.axes)
+        return torch.fft.ifftn(y, dim=tuple(range(-self.axes, 0)), norm="ortho")
 
     def __repr__(self) -> str:
-        return f"Fourier({self.domain_shape}{'' if self.axes == len(self.domain_shape) - 1 else f', axes={self.axes}'})"
+        axes = "" if self.axes == len(self.domain_shape) - 1 else f", axes={self.axes}"
+        return f"Fourier({self.domain_shape}{axes})"
 
 
 def centred_fft(x: Tensor, axes: int) -> Tensor:
-    """The unitary DFT of the last ``axes`` axes, origin and frequency zero at index ``n // 2``."""
+    """Compute the unitary DFT of the last ``axes`` axes, origin and frequency 0 at ``n // 2``."""
     last = tuple(range(-axes, 0))
     return torch.fft.fftshift(
         torch.fft.fftn(torch.fft.ifftshift(x, dim=last), dim=last, norm="ortho"), dim=last
@@ -64,7 +62,7 @@ def centred_fft(x: Tensor, axes: int) -> Tensor:
 
 
 def centred_ifft(y: Tensor, axes: int) -> Tensor:
-    """The inverse of `centred_fft`, and its adjoint."""
+    """Compute the inverse of `centred_fft`, which is its adjoint."""
     last = tuple(range(-axes, 0))
     return torch.fft.fftshift(
         torch.fft.ifftn(torch.fft.ifftshift(y, dim=last), dim=last, norm="ortho"), dim=last
@@ -72,13 +70,13 @@ def centred_ifft(y: Tensor, axes: int) -> Tensor:
 
 
 def check_axes(axes: int | None, space: int, name: str) -> int:
-    """How many axes are transformed, ``space`` of them by default."""
+    """Return the number of axes that are transformed, ``space`` by default."""
     count = space if axes is None else int(axes)
     if not 1 <= count <= space:
         raise InputError(f"{name} transforms between 1 and {space} axes of space, got {axes}")
     return count
 
 
-def complex_of(x: Tensor) -> torch.dtype:
-    """The complex dtype of the precision of ``x``."""
+def complex_dtype(x: Tensor) -> torch.dtype:
+    """Return the complex dtype of the precision of ``x``."""
     return torch.complex128 if x.dtype in (torch.float64, torch.complex128) else torch.complex64

@@ -1,4 +1,4 @@
-"""The Fourier transform at arbitrary frequencies: radial, spiral and other trajectories of MRI."""
+"""Fourier transform at arbitrary frequencies: radial, spiral and other trajectories of MRI."""
 
 from __future__ import annotations
 
@@ -11,34 +11,40 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import LinearOperator, check_shape
-from invtoolbox.operators.mri.cartesian import coil_combined, coil_maps_of
-from invtoolbox.operators.mri.fourier import complex_of
+from invtoolbox.operators.base import LinearOperator, count_items
+from invtoolbox.operators.mri.cartesian import check_coil_maps, combine_coils
+from invtoolbox.operators.mri.fourier import complex_dtype
 
-#: The golden angle of half a turn (Winkelmann et al., IEEE TMI 26, 2007), 111.25 degrees.
+#: Golden angle of half a turn (Winkelmann et al., IEEE TMI 26, 2007), 111.25 degrees.
 _GOLDEN = math.pi * (math.sqrt(5) - 1) / 2
 
 
 class NonUniformFourier(LinearOperator):
-    r"""``y_j[m] = N^{-1/2} sum_n s_j[n] x[n] exp(-2 pi i <k_m, (n - c) / N>)``, ``c = N // 2``: non-Cartesian MRI.
+    r"""Non-Cartesian MRI ``y_j[m] = N^{-1/2} sum_n s_j[n] x[n] exp(-2 pi i <k_m, (n - c) / N>)``.
 
-    Frequencies are in cycles per field of view, so that whole numbers from ``-N // 2`` on are the samples of `Fourier` and
-    `CartesianMRI`. By gridding: the image is divided by the transform of a Kaiser-Bessel kernel, padded, transformed by
-    FFT, and the kernel interpolates (Beatty, Nishimura & Pauly, IEEE TMI 24, 2005). The result differs from the exact
-    sum by 1e-5 relative for a kernel of 6 grid cells, 1e-7 for 8; the adjoint is the exact transpose of what is computed.
+    Here ``c = N // 2``. Frequencies are in cycles per field of view, so that whole numbers from
+    ``-N // 2`` on are the samples of `Fourier` and `CartesianMRI`. The sum is computed by gridding:
+    the image is divided by the transform of a Kaiser-Bessel kernel, padded and transformed by FFT,
+    and the kernel interpolates (Beatty, Nishimura & Pauly, IEEE TMI 24, 2005). The result differs
+    from the exact sum by 1e-5 relative for a kernel of 6 grid cells, 1e-7 for 8; the adjoint is the
+    exact transpose of this computation.
+
+    Measurements have the shape ``(batch, coil, *samples)``. `with_parameters` takes another
+    trajectory or other coil maps, and the operator is differentiable in both (delays of the
+    gradients can be calibrated).
 
     Args:
-        trajectory: frequencies ``(*samples, dimensions)``, ordered as the axes of space, within ``-N / 2 .. N / 2``.
-        image_shape: ``(row, column)`` or ``(1, *space)``; images are complex.
-        coil_maps: ``(coil, *space)`` or ``(batch, coil, *space)``, complex; ``None`` is one coil that sees everything alike.
-        width: of the kernel, in cells of the grid.
-        oversampling: of the grid.
-
-    Measurements have the shape ``(batch, coil, *samples)``. `with_parameters` takes another trajectory or other coil maps, and the
-    operator is differentiable in both (delays of the gradients can be calibrated).
+        trajectory: frequencies ``(*samples, dimensions)``, ordered as the axes of space, within
+            ``-N / 2 .. N / 2``.
+        image_shape: shape ``(row, column)`` or ``(1, *space)``; images are complex.
+        coil_maps: complex sensitivities, ``(coil, *space)`` or ``(batch, coil, *space)``; ``None``
+            is one coil of uniform sensitivity.
+        width: width of the kernel, in cells of the grid.
+        oversampling: ratio of the size of the grid to the size of the image.
 
     Raises:
-        InputError: frequencies beyond what the image's pixels can hold (are they in radians?), shapes that do not fit.
+        InputError: if frequencies exceed the resolution of the image (are they in radians?), or if
+            shapes do not fit.
 
     >>> k = radial_trajectory(8, spokes=3)
     >>> A = NonUniformFourier(k, (8, 8))
@@ -46,8 +52,11 @@ class NonUniformFourier(LinearOperator):
     ((1, 3, 16), tensor([8., 8., 8.]))
     """
 
-    # deepinv's NonCartesianMRI needs mri-nufft and FINUFFT, keeps plans that are not copied, casts everything to float32, and is
-    # not differentiable in the trajectory; torchkbnufft is not maintained. Here is all that is needed of either.
+    # deepinv's NonCartesianMRI needs mri-nufft and FINUFFT, keeps plans that are not copied, casts
+    # everything to float32, and is not differentiable in the trajectory; torchkbnufft is not
+    # maintained. This implementation covers what is needed of both.
+
+    needs_complex_start = True
 
     def __init__(
         self,
@@ -61,19 +70,22 @@ class NonUniformFourier(LinearOperator):
         shape = (1, *shape) if len(shape) == 2 else shape
         if len(shape) < 2 or shape[0] != 1:
             raise InputError(
-                "the image_shape of NonUniformFourier is (row, column), or (1, *space) with one complex channel, "
-                f"got {shape}"
+                "the image_shape of NonUniformFourier is (row, column), or (1, *space) with one "
+                f"complex channel, got {shape}"
             )
         if not 2 <= width <= 16 or not 1.25 <= oversampling <= 4:
             raise InputError(
-                "NonUniformFourier takes a width of 2 to 16 cells and an oversampling of 1.25 to 4, "
-                f"got {width} and {oversampling}"
+                "NonUniformFourier takes a width of 2 to 16 cells and an oversampling of 1.25 to "
+                f"4, got {width} and {oversampling}"
             )
         self.domain_shape, self.width, self.oversampling = shape, int(width), float(oversampling)
+        # Shape parameter of the kernel: Beatty et al. (2005), equation 5.
+        ratio = self.width / self.oversampling * (self.oversampling - 0.5)
+        self._beta = math.pi * math.sqrt(ratio**2 - 0.8)
         self.coil_maps = (
             None
             if coil_maps is None
-            else coil_maps_of(torch.as_tensor(coil_maps), shape[1:], "NonUniformFourier")
+            else check_coil_maps(torch.as_tensor(coil_maps), shape[1:], "NonUniformFourier")
         )
         self.coils = 1 if self.coil_maps is None else self.coil_maps.shape[1]
         self.grid = tuple(2 * math.ceil(oversampling * n / 2) for n in shape[1:])
@@ -81,26 +93,20 @@ class NonUniformFourier(LinearOperator):
         self.sample_shape = tuple(values.shape[:-1])
         self._set_trajectory(values)
         self.range_shape = (self.coils, *self.sample_shape)
-        self.items = self._count()
+        self.items = self._count_items()
 
-    def _count(self) -> int | None:
-        counts = {
-            len(t)
-            for t in (self.coil_maps, self.trajectory if self._differs else None)
-            if t is not None and len(t) > 1
-        }
-        if len(counts) > 1:
-            raise InputError(
-                f"the trajectory and the coil_maps of {self} are for batches of different sizes: {sorted(counts)}"
-            )
-        return counts.pop() if counts else None
+    def _count_items(self) -> int | None:
+        trajectory = self.trajectory if self._differs else None
+        names = f"the trajectory and the coil_maps of {self}"
+        return count_items(names, trajectory, self.coil_maps)
 
     @property
     def _differs(self) -> bool:
-        """Whether every item has a trajectory of its own, ``(batch, *samples, dimensions)``."""
+        """Whether every item has its own trajectory, ``(batch, *samples, dimensions)``."""
         return self.trajectory.ndim == len(self.sample_shape) + 2
 
     def _set_trajectory(self, trajectory: Tensor) -> None:
+        """Set the trajectory, and the cells and weights of the interpolation."""
         space = self.domain_shape[1:]
         if (
             trajectory.ndim < 2
@@ -108,29 +114,26 @@ class NonUniformFourier(LinearOperator):
             or not trajectory.is_floating_point()
         ):
             raise InputError(
-                f"the trajectory of NonUniformFourier has shape {tuple(trajectory.shape)} and dtype {trajectory.dtype}; "
-                f"expected real frequencies (*samples, {len(space)})"
+                "the trajectory of NonUniformFourier has shape "
+                f"{tuple(trajectory.shape)} and dtype {trajectory.dtype}; expected real "
+                f"frequencies (*samples, {len(space)})"
             )
         largest = trajectory.detach().abs().reshape(-1, len(space)).amax(0).tolist()
         if any(not k <= n / 2 + 0.5 for k, n in zip(largest, space)):
             raise InputError(
-                f"the trajectory of NonUniformFourier reaches {[round(k, 3) for k in largest]} cycles per field of "
-                f"view, but an image of {space} holds half as many as it has pixels"
+                "the trajectory of NonUniformFourier reaches "
+                f"{[round(k, 3) for k in largest]} cycles per field of view, but an image of "
+                f"{space} holds half as many as it has pixels"
             )
         self.trajectory = trajectory
-        # By axis: which cells of the grid each sample looks at, and with what weights; (width, 1 or batch, samples) each.
+        # Per axis: the grid cells of each sample, and their weights; (width, 1 or batch, samples)
+        # each.
         flat = trajectory.reshape(len(trajectory) if self._differs else 1, -1, len(space))
         points = [u * (g / n) for u, g, n in zip(flat.double().unbind(2), self.grid, space)]
         first = [torch.ceil(u.detach() - self.width / 2) for u in points]
         offsets = torch.arange(self.width, device=trajectory.device).view(-1, 1, 1)
         self.cells = tuple(((f + offsets) % g).long() for f, g in zip(first, self.grid))
         self.taps = tuple(self._kernel(u - (f + offsets)) for u, f in zip(points, first))
-
-    @property
-    def _beta(self) -> float:
-        """Beatty et al. (2005), equation 5."""
-        ratio = self.width / self.oversampling * (self.oversampling - 0.5)
-        return math.pi * math.sqrt(ratio**2 - 0.8)
 
     def _kernel(self, distance: Tensor) -> Tensor:
         inside = (1 - (2 * distance / self.width).square()).clamp_min(1e-30)
@@ -147,7 +150,7 @@ class NonUniformFourier(LinearOperator):
         )
 
     def _correction(self, like: Tensor) -> Tensor:
-        """One over the kernel's transform at every pixel, and the unitary factor."""
+        """Return the inverse of the kernel's transform at every pixel, with the unitary factor."""
         total = torch.full(
             [1] * len(self.grid),
             1 / math.sqrt(math.prod(self.domain_shape[1:])),
@@ -158,15 +161,17 @@ class NonUniformFourier(LinearOperator):
                 (torch.arange(n, dtype=torch.float64) - n // 2) / g
             )
             total = total * profile.view([-1 if k == axis else 1 for k in range(len(self.grid))])
-        return total.to(
-            dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device
-        )
+        return total.to(dtype=like.real.dtype, device=like.device)
 
-    # -- parameters ---------------------------------------------------------------------------------------------------
+    # -- parameters --------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:
-        """``trajectory (*samples, dimensions)``, with a batch axis in front where items differ, and ``coil_maps (1 or batch, coil,
-        *space)`` where there are some."""
+        """Return ``trajectory``, and ``coil_maps`` if given.
+
+        The shapes are ``(*samples, dimensions)`` and ``(1 or batch, coil, *space)``.
+
+        If items differ, the trajectory has a batch axis in front.
+        """
         own = {} if self.coil_maps is None else {"coil_maps": self.coil_maps}
         return {"trajectory": self.trajectory, **own}
 
@@ -182,7 +187,8 @@ class NonUniformFourier(LinearOperator):
     def select(self, index: Tensor) -> Self:
         if self.items is None:
             return self
-        # A trajectory that all items share may have as many interleaves as there are items.
+        # The first axis of a shared trajectory may be as long as the batch, so it is not selected
+        # from.
         chosen = {"trajectory": self.trajectory.index_select(0, index)} if self._differs else {}
         if self.coil_maps is not None and len(self.coil_maps) > 1:
             chosen["coil_maps"] = self.coil_maps.index_select(0, index)
@@ -191,7 +197,7 @@ class NonUniformFourier(LinearOperator):
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         other = super()._replace({})
         if "coil_maps" in parameters:
-            other.coil_maps = coil_maps_of(
+            other.coil_maps = check_coil_maps(
                 parameters["coil_maps"], self.domain_shape[1:], "NonUniformFourier"
             )
             if other.coil_maps.shape[1] != self.coils:
@@ -205,30 +211,31 @@ class NonUniformFourier(LinearOperator):
                 or len(given) > len(self.sample_shape) + 2
             ):
                 raise InputError(
-                    f"{self} has a trajectory of shape {(*self.sample_shape, self.trajectory.shape[-1])}, or one an item, "
-                    f"got {given}; make a new NonUniformFourier"
+                    f"{self} has a trajectory of shape "
+                    f"{(*self.sample_shape, self.trajectory.shape[-1])}, or one per item, got "
+                    f"{given}; create a new NonUniformFourier"
                 )
             other._set_trajectory(parameters["trajectory"])
-        return other._with_items(other._count())
+        return other._with_items(other._count_items())
 
-    # -- the operator -------------------------------------------------------------------------------------------------
+    # -- the operator ------------------------------------------------------------------------------
 
     def _forward(self, x: Tensor) -> Tensor:
-        x = x.to(complex_of(x))
-        seen = x if self.coil_maps is None else self.coil_maps.to(x.dtype) * x
-        padded = self._padded(seen * self._correction(x))
+        x = x.to(complex_dtype(x))
+        weighted = x if self.coil_maps is None else self.coil_maps.to(x.dtype) * x
+        padded = self._pad(weighted * self._correction(x))
         axes = tuple(range(2, padded.ndim))
-        values = self._interpolated(torch.fft.fftn(padded, dim=axes).flatten(2))
+        values = self._interpolate(torch.fft.fftn(padded, dim=axes).flatten(2))
         return values.unflatten(2, self.sample_shape)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        y = y.to(complex_of(y))
-        grid = self._gridded(y.flatten(2)).unflatten(2, self.grid)
+        y = y.to(complex_dtype(y))
+        grid = self._spread(y.flatten(2)).unflatten(2, self.grid)
         image = torch.fft.ifftn(grid, dim=tuple(range(2, grid.ndim)), norm="forward")
-        return coil_combined(self._cropped(image) * self._correction(y), self.coil_maps)
+        return combine_coils(self._crop(image) * self._correction(y), self.coil_maps)
 
-    def _padded(self, x: Tensor) -> Tensor:
-        """Onto the grid, the origin of the image at index 0."""
+    def _pad(self, x: Tensor) -> Tensor:
+        """Pad an image to the grid, with its origin at index 0."""
         for axis, (n, g) in enumerate(zip(self.domain_shape[1:], self.grid), start=2):
             before, after = x.split([n // 2, n - n // 2], axis)
             gap = list(x.shape)
@@ -236,28 +243,30 @@ class NonUniformFourier(LinearOperator):
             x = torch.cat([after, x.new_zeros(gap), before], axis)
         return x
 
-    def _cropped(self, x: Tensor) -> Tensor:
-        """The transpose of `_padded`."""
+    def _crop(self, x: Tensor) -> Tensor:
+        """Apply the transpose of `_pad`."""
         for axis, (n, g) in enumerate(zip(self.domain_shape[1:], self.grid), start=2):
             x = torch.cat([x.narrow(axis, g - n // 2, n // 2), x.narrow(axis, 0, n - n // 2)], axis)
         return x
 
     def _taps(self, like: Tensor) -> Any:
-        """For every cell of the kernel: the flat index on the grid and the weight of each sample, ``(1 or batch, 1, samples)``."""
-        dtype = like.real.dtype if like.is_complex() else like.dtype
+        """Iterate over the cells of the kernel: flat index on the grid and weight of each sample.
+
+        Both have the shape ``(1 or batch, 1, samples)``.
+        """
+        dtype = like.real.dtype
         for offsets in itertools.product(range(self.width), repeat=len(self.grid)):
             index, weight = self.cells[0][offsets[0]], self.taps[0][offsets[0]]
             for axis, k in enumerate(offsets[1:], start=1):
-                index, weight = (
-                    index * self.grid[axis] + self.cells[axis][k],
-                    weight * self.taps[axis][k],
-                )
+                index = index * self.grid[axis] + self.cells[axis][k]
+                weight = weight * self.taps[axis][k]
             yield index.unsqueeze(1), weight.unsqueeze(1).to(dtype)
 
-    # Cell by cell: all of them at once would take width^dimensions times the memory of the measurements.
+    # Cells are processed one by one: all of them at once would take width^dimensions times the
+    # memory of the measurements.
 
-    def _interpolated(self, grid: Tensor) -> Tensor:
-        """The grid ``(batch, coil, cells)`` at the samples."""
+    def _interpolate(self, grid: Tensor) -> Tensor:
+        """Interpolate the grid ``(batch, coil, cells)`` at the samples."""
         total: Tensor | None = None
         for index, weight in self._taps(grid):
             part = grid.gather(2, index.expand(*grid.shape[:2], -1)) * weight
@@ -265,8 +274,8 @@ class NonUniformFourier(LinearOperator):
         assert total is not None
         return total
 
-    def _gridded(self, samples: Tensor) -> Tensor:
-        """The transpose of `_interpolated`."""
+    def _spread(self, samples: Tensor) -> Tensor:
+        """Apply the transpose of `_interpolate`."""
         grid = samples.new_zeros(*samples.shape[:2], math.prod(self.grid))
         for index, weight in self._taps(samples):
             grid = (
@@ -276,35 +285,13 @@ class NonUniformFourier(LinearOperator):
             )
         return grid
 
-    # -- closed forms -------------------------------------------------------------------------------------------------
-
-    def norm(
-        self,
-        *,
-        tolerance: float = 1e-4,
-        max_iterations: int = 100,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """The largest singular value, by the power method from a complex start."""
-        real = torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
-        return (
-            super()
-            .norm(
-                tolerance=tolerance,
-                max_iterations=max_iterations,
-                seed=seed,
-                device=device,
-                dtype=torch.complex128 if real == torch.float64 else torch.complex64,
-            )
-            .to(real)
-        )
+    # -- closed forms ------------------------------------------------------------------------------
 
     def density(self, iterations: int = 20) -> Tensor:
-        """The area of k-space that each sample stands for, ``(1 or batch, *samples)``, in units of a Cartesian sample's.
+        """Compute the area of k-space per sample, ``(1 or batch, *samples)``.
 
-        By the fixed point ``w <- w / (P P^T w)``, P the interpolation (Pipe & Menon, MRM 41, 1999).
+        The unit is the area of a Cartesian sample. The areas come from the fixed point
+        ``w <- w / (P P^T w)``, P the interpolation (Pipe & Menon, MRM 41, 1999).
         """
         weights = torch.ones(
             self.cells[0].shape[1],
@@ -315,20 +302,20 @@ class NonUniformFourier(LinearOperator):
         )
         with torch.no_grad():
             for _ in range(iterations):
-                weights = weights / self._interpolated(self._gridded(weights)).clamp_min(1e-12)
-            # Now the kernel's square integral is 1 everywhere on the grid; a Cartesian sample has the area of the oversampling.
+                weights = weights / self._interpolate(self._spread(weights)).clamp_min(1e-12)
+            # The kernel's square integral is now 1 everywhere on the grid; a Cartesian sample has
+            # the area of the oversampling.
+            peak = float(self._kernel_transform(torch.zeros((), dtype=torch.float64))) ** 2
             for n, g in zip(self.domain_shape[1:], self.grid):
-                weights = (
-                    weights
-                    * float(self._kernel_transform(torch.zeros((), dtype=torch.float64))) ** 2
-                    * n
-                    / g
-                )
+                weights = weights * peak * n / g
         return weights.view(-1, *self.sample_shape)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """The gridding reconstruction: the adjoint of the samples times their `density`, coils combined as in `CartesianMRI`."""
-        check_shape(y, self.range_shape, f"the pseudo-inverse of {self} takes y", items=self.items)
+        """Compute the gridding reconstruction: the adjoint of the samples times their `density`.
+
+        Coils are combined as in `CartesianMRI`.
+        """
+        self._check_measurements("pseudo-inverse", y)
         image = self._adjoint(y * self.density().to(y.real.dtype).unsqueeze(1))
         if self.coil_maps is None:
             return image
@@ -337,25 +324,33 @@ class NonUniformFourier(LinearOperator):
 
     def __repr__(self) -> str:
         coils = f", {self.coils} coils" if self.coil_maps is not None else ""
-        return f"NonUniformFourier({'x'.join(map(str, self.sample_shape))} samples, {self.domain_shape}{coils})"
+        samples = "x".join(map(str, self.sample_shape))
+        return f"NonUniformFourier({samples} samples, {self.domain_shape}{coils})"
 
 
 def radial_trajectory(
     size: int, spokes: int, samples: int | None = None, golden: bool = True
 ) -> Tensor:
-    """Spokes through the centre of k-space, ``(spoke, sample, 2)``, row and column frequency in cycles per field of view.
+    """Compute spokes through the centre of k-space, ``(spoke, sample, 2)``.
+
+    The last axis holds row and column frequency, in cycles per field of view.
 
     Args:
-        size: rows and columns of the image; spokes run from ``-size / 2`` to just below ``size / 2``.
-        spokes: how many; their angles are multiples of the golden angle, or evenly spaced over half a turn.
-        samples: on a spoke, ``2 * size`` by default; sample ``samples // 2`` lies at frequency zero.
+        size: number of rows and columns of the image; spokes run from ``-size / 2`` to just below
+            ``size / 2``.
+        spokes: number of spokes.
+        samples: number of samples per spoke, ``2 * size`` by default; sample ``samples // 2`` lies
+            at frequency zero.
+        golden: whether the angles of the spokes are multiples of the golden angle; otherwise they
+            are evenly spaced over half a turn.
 
     >>> radial_trajectory(4, spokes=1, samples=4)[0, :, 1]
     tensor([-2., -1.,  0.,  1.])
     """
     if min(size, spokes) < 1 or (samples is not None and samples < 1):
         raise InputError(
-            f"a radial trajectory has at least one spoke and one sample, got {spokes} spokes and size {size}"
+            "a radial trajectory needs at least one spoke and one sample, got "
+            f"{spokes} spokes and size {size}"
         )
     count = 2 * size if samples is None else samples
     angles = torch.arange(spokes, dtype=torch.float64) * (_GOLDEN if golden else math.pi / spokes)

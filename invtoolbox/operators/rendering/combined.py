@@ -1,7 +1,4 @@
-"""Pictures of a shape that moves: at each time, what the cameras of that time see of it.
-
-Two scenes under one operator: what it predicts of each, side by side.
-"""
+"""Operators built from renderers: a moving shape over time (`OverTime`), two scenes (`OnBoth`)."""
 
 from __future__ import annotations
 
@@ -15,20 +12,22 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.moving_shapes import Moving
-from invtoolbox.operators.algebra import _Combined
+from invtoolbox.operators.algebra import _Combination
 from invtoolbox.operators.base import Operator
 
 
-class OverTime(_Combined):
-    """``A(x) = (A_1(x_1), ..., A_T(x_T))``: renderers, each of what `geometry.moving_shapes.Moving` is at its time.
+class OverTime(_Combination):
+    """Renderers of a moving shape, ``A(x) = (A_1(x_1), ..., A_T(x_T))``.
 
-    The predictions stand one after the other along the axis of the blocks: the cameras of `GaussianRenderer`, so that pictures are
-    ``(batch, channels, cameras of all times, row, column)``; the rays of `VoxelRenderer`. A solver's ``subset_size`` picks from all of
-    them.
+    Each renderer sees the shape of `geometry.moving_shapes.Moving` at its time. The predictions are
+    concatenated along the axis of the blocks: the cameras of `GaussianRenderer`, so that pictures
+    are ``(batch, channels, cameras of all times, row, column)``, or the rays of `VoxelRenderer`. A
+    solver's ``subset_size`` selects from all of them.
 
     Args:
-        renderers: one a time, all `GaussianRenderer` or all `VoxelRenderer`, with the same channels and size of pictures.
-        times: which time each one looks at, where it is not the first, the second and so on.
+        renderers: one renderer per time, all `GaussianRenderer` or all `VoxelRenderer`, with the
+            same channels and size of pictures.
+        times: number of the time that each renderer sees; 0, 1, 2, ... by default.
 
     >>> from invtoolbox.operators import GaussianRenderer
     >>> from invtoolbox.geometry import Splats, look_at
@@ -42,18 +41,18 @@ class OverTime(_Combined):
 
     def __init__(self, renderers: Sequence[Operator], times: Sequence[int] | None = None) -> None:
         if not renderers or any(part.blocks is None for part in renderers):
-            raise InputError("OverTime takes renderers, one a time")
+            raise InputError("OverTime takes renderers, one per time")
         super().__init__(renderers)
         self.times = tuple(range(len(self.parts))) if times is None else tuple(times)
         rests = {(part.range_shape[0], *part.range_shape[2:]) for part in self.parts}
         if len(rests) > 1 or len(self.times) != len(self.parts):
             raise InputError(
-                f"OverTime takes renderers of the same channels and size of pictures, and a time for each, got {len(rests)} "
-                f"kinds and {len(self.times)} times for {len(self.parts)}"
+                "OverTime takes renderers of the same channels and size of pictures, and a time "
+                f"for each, got {len(rests)} kinds and {len(self.times)} times for "
+                f"{len(self.parts)} renderers"
             )
-        self.order: Tensor | None = (
-            None  # of the blocks, where a subset was asked for in another one
-        )
+        #: Order of the blocks, if a subset in another order was selected.
+        self.order: Tensor | None = None
         self.domain_shape = ()
         self._set_range()
 
@@ -64,19 +63,21 @@ class OverTime(_Combined):
     def __call__(self, x: Any) -> Tensor:
         if not isinstance(x, Moving):
             raise InputError(
-                f"{self} takes what moves, as priors.Deformation() makes it, got {type(x).__name__}"
+                f"{self} takes a moving shape, as decoded by priors.Deformation(), got "
+                f"{type(x).__name__}"
             )
         if max(self.times) >= x.times:
-            raise InputError(f"{self} looks at time {max(self.times)}, and x has {x.times}")
-        seen = torch.cat([part(x.at(time)) for part, time in zip(self.parts, self.times)], dim=2)
-        return seen if self.order is None else seen.index_select(2, self.order)
+            raise InputError(f"{self} sees time {max(self.times)}, but x has {x.times} times")
+        views = [part(x.at(time)) for part, time in zip(self.parts, self.times)]
+        prediction = torch.cat(views, dim=2)
+        return prediction if self.order is None else prediction.index_select(2, self.order)
 
     def _forward(self, x: Any) -> Tensor:
         return self(x)
 
     @property
     def cameras(self) -> Cameras:
-        """Those of all times, one after the other."""
+        """Cameras of all times, one after the other."""
         every: list[Cameras] = [part.cameras for part in self.parts]  # type: ignore[attr-defined]
         return Cameras(
             torch.cat([c.world_to_camera for c in every]),
@@ -102,26 +103,25 @@ class OverTime(_Combined):
                 order.append(here)
             first += count
         other = copy.copy(self)
-        other.parts, other.times, other.order = (
-            tuple(parts),
-            tuple(times),
-            torch.cat(order).argsort(),
-        )
+        other.parts, other.times = tuple(parts), tuple(times)
+        other.order = torch.cat(order).argsort()
         other._set_range()
         return other
 
     def __repr__(self) -> str:
-        return f"OverTime({len(self.parts)} times, {self.blocks} {'rays' if len(self.range_shape) == 2 else 'cameras'})"
+        blocks = "rays" if len(self.range_shape) == 2 else "cameras"
+        return f"OverTime({len(self.parts)} times, {self.blocks} {blocks})"
 
 
-class OnBoth(_Combined):
-    """``A((x_1, x_2))``: the prediction of the first and behind it, along the channels, that of the second.
+class OnBoth(_Combination):
+    """One operator on two scenes, ``A((x_1, x_2))``: both predictions, along the channels.
 
-    For two models of one scene, `priors.GaussianPair`: measured once, predicted twice, `measurements` repeats what was measured. A subset
-    is that of the same blocks for both.
+    This serves two models of one scene, `priors.GaussianPair`: the scene is measured once and
+    predicted twice, and `measurements` repeats the measurements. A subset has the same blocks for
+    both.
 
     Args:
-        operator: of one of them.
+        operator: operator on one scene.
 
     >>> from invtoolbox.operators import Identity
     >>> A = OnBoth(Identity((1, 3)))
@@ -139,7 +139,7 @@ class OnBoth(_Combined):
 
     @property
     def operator(self) -> Operator:
-        """That of one of them."""
+        """Operator on one scene."""
         return self.parts[0]
 
     @property
@@ -155,32 +155,36 @@ class OnBoth(_Combined):
         return self(x)
 
     def with_info(self, x: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of both: the names begin with ``first.`` and ``second.``."""
-        seen = [self.operator.with_info(part) for part in self._pair(x)]
+        """Compute the prediction and the info of both.
+
+        Names begin with ``first.`` and ``second.``.
+        """
+        both = [self.operator.with_info(part) for part in self._pair(x)]
         info = {
             f"{which}.{name}": value
-            for which, (_, found) in zip(("first", "second"), seen)
+            for which, (_, found) in zip(("first", "second"), both)
             for name, value in found.items()
         }
-        return torch.cat([prediction for prediction, _ in seen], dim=1), info
+        return torch.cat([prediction for prediction, _ in both], dim=1), info
 
     def _pair(self, x: Any) -> tuple[Any, Any]:
         if not isinstance(x, tuple) or len(x) != 2:
             raise InputError(
-                f"{self} takes two scenes, as priors.GaussianPair() makes them, got {type(x).__name__}"
+                f"{self} takes two scenes, as decoded by priors.GaussianPair(), got "
+                f"{type(x).__name__}"
             )
         return x
 
     def measurements(self, y: Tensor) -> Tensor:
-        """Measurements of the one operator as this one predicts them."""
+        """Repeat the measurements of one operator in the layout of this operator's prediction."""
         return torch.cat([y, y], dim=1)
 
     @property
     def blocks(self) -> int | None:
         return self.operator.blocks
 
-    def drawn(self, count: int, generator: Generator | None = None) -> Tensor:
-        return self.operator.drawn(count, generator)
+    def draw_blocks(self, count: int, generator: Generator | None = None) -> Tensor:
+        return self.operator.draw_blocks(count, generator)
 
     def subset(self, index: Any) -> Self:
         other = copy.copy(self)

@@ -1,6 +1,7 @@
-"""Pictures and depths of 3D Gaussians: a renderer as a forward operator.
+"""Renderers of 3D Gaussians as forward operators: camera pictures, and lidar ranges.
 
-Ranges that a lidar measures of 3D Gaussians: rays for pixels, as a forward operator.
+`GaussianRenderer` predicts what cameras measure, `GaussianRanges` what the rays of lidar sweeps
+measure.
 """
 
 from __future__ import annotations
@@ -24,28 +25,96 @@ Output = Literal["color", "alpha", "depth", "median_depth", "normal"]
 _CHANNELS = {"color": 3, "alpha": 1, "depth": 1, "median_depth": 1, "normal": 3}
 
 
-class GaussianRenderer(Operator):
-    r"""``A(x)``: what cameras see of `geometry.Splats`, ``(batch, channels, camera, row, column)``.
+class _SplatOperator(Operator):
+    """Base of the operators on `geometry.Splats`: outputs, pose parameter and blocks.
 
-    The channels are those of the outputs, one after the other. See `geometry.rasterization` for what is computed; derivatives reach every
-    tensor of the splats, and the parameter ``twist``, which moves the cameras in their own frames (`Cameras.rotate`) and is 0 where nothing
-    else is said: ``Problem(..., unknown={"twist": None})`` refines poses. Blocks are cameras, so that a solver's ``subset_size`` is the
-    number of pictures that a step looks at.
+    Attributes:
+        outputs: names of the outputs.
+        channels: number of channels of the color.
+        twist: motion of the sensors in their own frames, the parameter of the operator.
+        index: numbers of the sensors of a subset; ``None`` for all. The parameters remain those of
+            all sensors.
+        pose_step: unit in which solvers move ``twist``.
+    """
+
+    outputs: tuple[str, ...]
+    channels: int
+    twist: Tensor
+    index: Tensor | None = None
+    pose_step: float
+
+    def _forward(self, x: Any) -> Tensor:
+        return self(x)
+
+    def _check_splats(self, x: Any) -> None:
+        if not isinstance(x, Splats):
+            raise InputError(
+                f"{self} takes Splats, as decoded by priors.Gaussians(), got {type(x).__name__}"
+            )
+
+    def _check_channels(self, channels: int) -> None:
+        if channels != self.channels:
+            raise InputError(
+                f"{self} has {self.channels} channels, but the Gaussians have {channels}; pass "
+                "channels="
+            )
+
+    def _concatenate(self, known: dict[str, Tensor | None]) -> Tensor:
+        """Concatenate the outputs along the channels, which move behind the batch."""
+        parts = [part for name in self.outputs if (part := known[name]) is not None]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, -1)).movedim(-1, 1)
+
+    def _set_range(self) -> None:
+        raise NotImplementedError
+
+    def fixed_scales(self) -> dict[str, float]:
+        return {"twist": self.pose_step}
+
+    @property
+    def blocks(self) -> int:
+        """Number of sensors: cameras, or sweeps."""
+        return self.twist.shape[-2] if self.index is None else len(self.index)
+
+    def subset(self, index: Any) -> Self:
+        """Return the operator for some of the sensors.
+
+        Its parameter is still the twist of all sensors, which a solver may estimate.
+        """
+        other, every = copy.copy(self), self.index
+        if every is None:
+            every = torch.arange(self.twist.shape[-2], device=self.twist.device)
+        other.index = every[index].reshape(-1)
+        other._set_range()
+        return other
+
+
+class GaussianRenderer(_SplatOperator):
+    r"""Camera pictures of `geometry.Splats`, ``(batch, channels, camera, row, column)``.
+
+    The channels of the outputs follow one after the other. See `geometry.rasterization` for the
+    computation. Derivatives reach every tensor of the splats, and the parameter ``twist``, which
+    moves the cameras in their own frames (`Cameras.rotate`) and is 0 by default:
+    ``Problem(..., unknown={"twist": None})`` refines poses. Blocks are cameras, so a solver's
+    ``subset_size`` is the number of pictures per step.
 
     Args:
-        cameras: those of every item, or a sequence with those of each, all of one size and number.
-        outputs: out of ``"color"``, ``"alpha"``, ``"depth"`` (expected, along z), ``"median_depth"`` and ``"normal"`` (in the world,
-            weighed by alpha).
-        background: the color that stands behind everything: a number, or one a channel.
-        channels: of the color.
-        antialiased: see ``rasterize_mode`` there.
-        near, far: depths between which Gaussians are seen.
-        radius_clip: Gaussians that reach no farther than so many pixels are left out.
-        pose_step: the unit in which solvers move ``twist``, radians and lengths of the world.
-        backend: ``"own"``, or ``"gsplat"``: on CUDA that library renders, where it is installed.
+        cameras: cameras of every item, or a sequence with the cameras of each item, all of one size
+            and number.
+        outputs: names out of ``"color"``, ``"alpha"``, ``"depth"`` (expected, along z),
+            ``"median_depth"`` and ``"normal"`` (in the world, weighted by alpha).
+        background: color of the background: a number, or one number per channel.
+        channels: number of channels of the color.
+        antialiased: whether ``rasterize_mode`` of `geometry.rasterization` is "antialiased".
+        near: smallest depth of a visible Gaussian.
+        far: largest depth of a visible Gaussian.
+        radius_clip: radius in pixels up to which Gaussians are left out.
+        pose_step: unit in which solvers move ``twist``, radians and lengths of the world.
+        backend: renderer, ``"own"``, or ``"gsplat"``, which renders on CUDA with that library if it
+            is installed.
 
     >>> from invtoolbox.geometry import look_at
-    >>> A = GaussianRenderer(look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(8, 12)), background=1.0)
+    >>> camera = look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(8, 12))
+    >>> A = GaussianRenderer(camera, background=1.0)
     >>> x = Splats.of_points(torch.zeros(1, 1, 3), torch.zeros(1, 1, 3), 0.3, 0.9)
     >>> A(x).shape, round(float(A(x)[0, 0, 0, 4, 6]), 3)
     (torch.Size([1, 3, 1, 8, 12]), 0.265)
@@ -74,25 +143,18 @@ class GaussianRenderer(Operator):
         every = [cameras] if isinstance(cameras, Cameras) else list(cameras)
         if not every or len({(len(c), c.size) for c in every}) > 1:
             raise InputError(
-                "GaussianRenderer takes cameras, or the cameras of every item, as many and of one size each"
+                "GaussianRenderer takes cameras, or the cameras of every item, of the same number "
+                "and size each"
             )
         self.size = every[0].size
         self.world_to_camera = torch.stack([c.world_to_camera for c in every])
         self.intrinsics = torch.stack([c.intrinsics for c in every])
         self.twist = self.world_to_camera.new_zeros(len(every), len(every[0]), 6)
         self.items = None if isinstance(cameras, Cameras) else len(every)
-        self.index: Tensor | None = (
-            None  # of a subset, its cameras; the parameters remain those of all
-        )
         self.outputs, self.channels, self.antialiased = tuple(outputs), channels, antialiased
         self.background = torch.as_tensor(background, dtype=self.intrinsics.dtype)
-        self.near, self.far, self.radius_clip, self.pose_step, self.backend = (
-            near,
-            far,
-            radius_clip,
-            pose_step,
-            backend,
-        )
+        self.near, self.far, self.radius_clip = near, far, radius_clip
+        self.pose_step, self.backend = pose_step, backend
         self.domain_shape = ()
         self._set_range()
 
@@ -105,25 +167,21 @@ class GaussianRenderer(Operator):
     def __call__(self, x: Any) -> Tensor:
         return self.with_info(x)[0]
 
-    def _forward(self, x: Any) -> Tensor:
-        return self.with_info(x)[0]
-
     def with_info(self, x: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The prediction, and "splats" and "boxes" of every Gaussian in every view, as `geometry.rasterization` gives them, and the
-        "size" of a picture, width and height."""
-        if not isinstance(x, Splats):
-            raise InputError(
-                f"{self} takes Splats, as priors.Gaussians() makes them, got {type(x).__name__}"
-            )
+        """Compute the prediction, and information about the Gaussians.
+
+        The information is "splats" and "boxes" of every Gaussian in every view, as returned by
+        `geometry.rasterization`, and the "size" of a picture, width and height.
+        """
+        self._check_splats(x)
         batch, like = x.means.shape[0], x.means
         if self.items is not None and batch != self.items:
             raise InputError(
-                f"{self} takes a batch of {self.items}, because its cameras differ from item to item, got a batch of {batch}"
+                f"{self} takes a batch of {self.items}, because its cameras differ from item to "
+                f"item, got a batch of {batch}"
             )
-        views, Ks = (
-            self._poses(like).expand(batch, -1, -1, -1),
-            self._seen(self.intrinsics).to(like).expand(batch, -1, -1, -1),
-        )
+        views = self._poses(like).expand(batch, -1, -1, -1)
+        Ks = self._select(self.intrinsics).to(like).expand(batch, -1, -1, -1)
         behind = (
             self.background.to(like).expand(batch, views.shape[1], self.channels)
             if bool((self.background != 0).any())
@@ -150,11 +208,7 @@ class GaussianRenderer(Operator):
             normals="normal" in self.outputs,
             median_depth="median_depth" in self.outputs,
         )
-        channels = image.shape[-1] - depth
-        if channels != self.channels:
-            raise InputError(
-                f"{self} was told of {self.channels} channels, and the Gaussians have {channels}; pass channels="
-            )
+        self._check_channels(image.shape[-1] - depth)
         known = {
             "color": image[..., : self.channels],
             "alpha": alpha,
@@ -162,33 +216,24 @@ class GaussianRenderer(Operator):
             "normal": info.get("normals"),
             "median_depth": info.get("median_depth"),
         }
-        parts = [part for name in self.outputs if (part := known[name]) is not None]
-        prediction = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        seen = {name: info[name] for name in ("splats", "boxes") if name in info}
-        return prediction.movedim(-1, 1), {
-            **seen,
-            "size": like.new_tensor([self.size[1], self.size[0]]),
-        }
+        found = {name: info[name] for name in ("splats", "boxes") if name in info}
+        size = like.new_tensor([self.size[1], self.size[0]])
+        return self._concatenate(known), {**found, "size": size}
 
     def _poses(self, like: Tensor) -> Tensor:
-        """World to camera with the twists made, ``(1 or batch, C, 4, 4)``."""
-        twist = self._seen(self.twist).to(like)
-        fixed = self._seen(self.world_to_camera).to(like)
+        """Return world to camera after the twists, ``(1 or batch, C, 4, 4)``."""
+        twist = self._select(self.twist).to(like)
+        fixed = self._select(self.world_to_camera).to(like)
         if not twist.requires_grad and not bool((twist != 0).any()):
             return fixed
         count = max(len(twist), len(fixed))
         flat = fixed.expand(count, -1, -1, -1).flatten(0, 1)
-        cameras = Cameras(
-            flat,
-            self._seen(self.intrinsics).to(like).expand(count, -1, -1, -1).flatten(0, 1),
-            self.size,
-        )
-        return cameras.rotate(twist.expand(count, -1, -1).flatten(0, 1)).world_to_camera.unflatten(
-            0, (count, -1)
-        )
+        K = self._select(self.intrinsics).to(like).expand(count, -1, -1, -1).flatten(0, 1)
+        cameras = Cameras(flat, K, self.size).rotate(twist.expand(count, -1, -1).flatten(0, 1))
+        return cameras.world_to_camera.unflatten(0, (count, -1))
 
-    def _seen(self, field: Tensor) -> Tensor:
-        """Of the cameras that are looked through."""
+    def _select(self, field: Tensor) -> Tensor:
+        """Select the cameras of the subset."""
         return field if self.index is None else field[:, self.index]
 
     def _rasterization(self) -> Any:
@@ -200,29 +245,27 @@ class GaussianRenderer(Operator):
 
     @property
     def cameras(self) -> Cameras:
-        """The cameras as they are moved, of every item one after the other where items have their own."""
+        """Cameras after the twists; if items have their own cameras, those of all items in turn."""
         poses = self._poses(self.twist).detach()
-        K = self._seen(self.intrinsics).expand(len(poses), -1, -1, -1)
+        K = self._select(self.intrinsics).expand(len(poses), -1, -1, -1)
         return Cameras(poses.flatten(0, 1), K.flatten(0, 1), self.size)
 
     def nearby(self, distance: float) -> Self:
-        """The alpha alone, of what lies within so far of the cameras; for `priors.OcclusionPenalty`."""
+        """Return the operator of the alpha of Gaussians within a distance of the cameras.
+
+        `priors.OcclusionPenalty` uses it.
+        """
         other = copy.copy(self)
-        other.outputs, other.far, other.background = (
-            ("alpha",),
-            self.near + distance,
-            torch.zeros_like(self.background),
-        )
+        other.outputs, other.far = ("alpha",), self.near + distance
+        other.background = torch.zeros_like(self.background)
         other._set_range()
         return other
 
-    # -- parameters and blocks -------------------------------------------------------------------------------------------
+    # -- parameters
+    # -----------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:
         return {"twist": self.twist if self.items is not None else self.twist[0]}
-
-    def fixed_scales(self) -> dict[str, float]:
-        return {"twist": self.pose_step}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         given = parameters.get("twist")
@@ -239,23 +282,6 @@ class GaussianRenderer(Operator):
         other.items = None if self.items is None else len(index)
         return other
 
-    @property
-    def blocks(self) -> int:
-        """The number of cameras."""
-        return int(self.world_to_camera.shape[1]) if self.index is None else len(self.index)
-
-    def subset(self, index: Any) -> Self:
-        """The operator for some of the cameras; its parameter is still the twist of all, which a solver may be finding."""
-        other = copy.copy(self)
-        every = (
-            torch.arange(self.world_to_camera.shape[1], device=self.twist.device)
-            if self.index is None
-            else self.index
-        )
-        other.index = every[index].reshape(-1)
-        other._set_range()
-        return other
-
     def __repr__(self) -> str:
         shown = [f"{self.blocks} cameras", f"{self.size[0]}x{self.size[1]}"]
         shown += [] if self.outputs == ("color",) else [f"outputs={self.outputs}"]
@@ -267,21 +293,26 @@ RangeOutput = Literal["range", "median_range", "alpha", "color"]
 _OUTPUTS = ("range", "median_range", "alpha", "color")
 
 
-class GaussianRanges(Operator):
-    r"""``A(x)``: what the rays of lidar sweeps see of `geometry.Splats`, ``(batch, channels, sweep, ray)``.
+class GaussianRanges(_SplatOperator):
+    r"""Lidar ranges of `geometry.Splats`, ``(batch, channels, sweep, ray)``.
 
-    The channels are those of the outputs, one after the other; see `geometry.ray_rasterization` for what is computed. Ranges are 0 where
-    nothing is met. Derivatives reach every tensor of the splats, and the parameter ``twist``, ``(sweeps, 6)``, which moves the sensors in
-    their own frames: a rotation vector, then a shift. Blocks are sweeps.
+    The channels of the outputs follow one after the other; see `geometry.ray_rasterization` for
+    the computation. The range of a ray that meets no Gaussian is 0. Derivatives reach every tensor
+    of the splats, and the parameter ``twist``, ``(sweeps, 6)``, which moves the sensors in their
+    own frames: a rotation vector, then a shift. Blocks are sweeps.
 
     Args:
-        directions: of the rays in the sensors' frame, of any length, 0 for none: ``(R, 3)`` for all sweeps alike, or ``(C, R, 3)``.
-        poses: sensor to world, as data sets of lidar sweeps give it, ``(C, 4, 4)``; the world is the sensor's frame where not given.
-        outputs: out of ``"range"`` (expected), ``"median_range"``, ``"alpha"`` and ``"color"`` (intensities, say).
-        channels: of the color.
-        beam: standard deviation of a beam across, radians.
-        near, far: depths between which Gaussians are seen.
-        pose_step: the unit in which solvers move ``twist``, radians and lengths of the world.
+        directions: directions of the rays in the sensors' frame, of any length, 0 for no ray:
+            ``(R, 3)`` for all sweeps alike, or ``(C, R, 3)``.
+        poses: sensor to world, as in data sets of lidar sweeps, ``(C, 4, 4)``; by default the world
+            is the sensor's frame.
+        outputs: names out of ``"range"`` (expected), ``"median_range"``, ``"alpha"`` and
+            ``"color"`` (for example intensities).
+        channels: number of channels of the color.
+        beam: standard deviation of a beam across its direction, radians.
+        near: smallest depth of a visible Gaussian.
+        far: largest depth of a visible Gaussian.
+        pose_step: unit in which solvers move ``twist``, radians and lengths of the world.
 
     >>> from invtoolbox.simulation import SpinningLidar
     >>> rays = SpinningLidar(rings=4, azimuths=8).directions.float().reshape(-1, 3)
@@ -320,17 +351,8 @@ class GaussianRanges(Operator):
         self.directions = directions.expand(len(poses), *directions.shape[-2:])
         self.to_sensor = inverse(poses)
         self.twist = self.to_sensor.new_zeros(len(poses), 6)
-        self.index: Tensor | None = (
-            None  # of a subset, its sweeps; the parameters remain those of all
-        )
-        self.outputs, self.channels, self.beam, self.near, self.far, self.pose_step = (
-            tuple(outputs),
-            channels,
-            beam,
-            near,
-            far,
-            pose_step,
-        )
+        self.outputs, self.channels, self.beam = tuple(outputs), channels, beam
+        self.near, self.far, self.pose_step = near, far, pose_step
         self.domain_shape = ()
         self._set_range()
 
@@ -339,10 +361,7 @@ class GaussianRanges(Operator):
         self.range_shape = (count, self.blocks, self.directions.shape[1])
 
     def __call__(self, x: Any) -> Tensor:
-        if not isinstance(x, Splats):
-            raise InputError(
-                f"{self} takes Splats, as priors.Gaussians() makes them, got {type(x).__name__}"
-            )
+        self._check_splats(x)
         batch, like = x.means.shape[0], x.means
         color, alpha, info = ray_rasterization(
             x.means,
@@ -351,69 +370,44 @@ class GaussianRanges(Operator):
             x.opacities,
             x.colors,
             self._views(like).expand(batch, -1, -1, -1),
-            self._seen(self.directions, 0),
+            self._select(self.directions, 0),
             self.near,
             self.far,
             self.beam,
             x.degree,
             median_range="median_range" in self.outputs,
         )
-        if color.shape[-1] != self.channels and "color" in self.outputs:
-            raise InputError(
-                f"{self} was told of {self.channels} channels, and the Gaussians have {color.shape[-1]}; pass channels="
-            )
+        if "color" in self.outputs:
+            self._check_channels(color.shape[-1])
         known = {
             "range": info["range"],
             "median_range": info.get("median_range"),
             "alpha": alpha,
             "color": color,
         }
-        parts = [part for name in self.outputs if (part := known[name]) is not None]
-        return torch.cat(parts, -1).movedim(-1, 1)
+        return self._concatenate(known)
 
-    def _forward(self, x: Any) -> Tensor:
-        return self(x)
-
-    def _seen(self, field: Tensor, axis: int) -> Tensor:
-        """Of the sweeps that are looked at."""
+    def _select(self, field: Tensor, axis: int) -> Tensor:
+        """Select the sweeps of the subset."""
         return field if self.index is None else field.index_select(axis, self.index)
 
     def _views(self, like: Tensor) -> Tensor:
-        """World to sensor with the twists made, ``(C, 4, 4)``, or ``(batch, C, 4, 4)`` where every item has its own."""
-        twist = self._seen(self.twist, -2).to(like)
-        return rigid(rotation(twist[..., :3]), twist[..., 3:]) @ self._seen(self.to_sensor, 0).to(
-            like
-        )
+        """Return world to sensor after the twists, ``(C, 4, 4)`` or ``(batch, C, 4, 4)``."""
+        twist = self._select(self.twist, -2).to(like)
+        fixed = self._select(self.to_sensor, 0).to(like)
+        return rigid(rotation(twist[..., :3]), twist[..., 3:]) @ fixed
 
     @property
     def poses(self) -> Tensor:
-        """Sensor to world as the twists have moved it, ``(C, 4, 4)``, or ``(batch, C, 4, 4)`` where every item has its own."""
+        """Sensor to world after the twists, ``(C, 4, 4)``, or ``(batch, C, 4, 4)`` per item."""
         return inverse(self._views(self.to_sensor)).detach()
 
-    # -- parameters and blocks -------------------------------------------------------------------------------------------
+    # -- parameters
+    # -----------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:
         return {"twist": self.twist}
-
-    def fixed_scales(self) -> dict[str, float]:
-        return {"twist": self.pose_step}
-
-    @property
-    def blocks(self) -> int:
-        """The number of sweeps."""
-        return len(self.to_sensor) if self.index is None else len(self.index)
-
-    def subset(self, index: Any) -> Self:
-        """The operator for some of the sweeps; its parameter is still the twist of all, which a solver may be finding."""
-        other = copy.copy(self)
-        every = (
-            torch.arange(len(self.to_sensor), device=self.twist.device)
-            if self.index is None
-            else self.index
-        )
-        other.index = every[index].reshape(-1)
-        other._set_range()
-        return other
+        return {"twist": self.twist}
 
     def __repr__(self) -> str:
         shown = [f"{self.blocks} sweeps", f"{self.directions.shape[1]} rays"]

@@ -1,4 +1,4 @@
-"""Rays that a renderer is given: all those of some cameras, or any."""
+"""Rays of a renderer: all rays of some cameras, or any rays."""
 
 from __future__ import annotations
 
@@ -14,28 +14,34 @@ from invtoolbox.geometry.cameras import Cameras
 
 
 class RayBundle(Settings):
-    """Rays by number. Of cameras, they are made when they are asked for, so poses can be moved, and of some rays only these are made."""
+    """Numbered rays of cameras, or given by origins and directions.
+
+    The rays of cameras are computed on demand, so poses can be moved, and a subset computes only
+    its own rays.
+
+    Args:
+        tensors: poses, intrinsics and twist of cameras, or origins and directions.
+        size: size (row, column) of the pictures; ``None`` for given rays.
+    """
 
     def __init__(self, tensors: dict[str, Tensor], size: tuple[int, int] | None) -> None:
         self.tensors = tensors
-        self.size = size  # of pictures; None for rays that were given
+        self.size = size
         self.index: Tensor | None = None
 
     @classmethod
     def of(cls, rays: Any) -> RayBundle:
-        """Those of cameras, or of origins and directions."""
+        """Create a bundle from cameras, or from origins and directions."""
         if isinstance(rays, RayBundle):
             return rays
         if isinstance(rays, Cameras):
             twist = rays.world_to_camera.new_zeros(len(rays), 6)
-            return cls(
-                {
-                    "world_to_camera": rays.world_to_camera,
-                    "intrinsics": rays.intrinsics,
-                    "twist": twist,
-                },
-                rays.size,
-            )
+            tensors = {
+                "world_to_camera": rays.world_to_camera,
+                "intrinsics": rays.intrinsics,
+                "twist": twist,
+            }
+            return cls(tensors, rays.size)
         if not (
             isinstance(rays, (tuple, list))
             and len(rays) == 2
@@ -45,13 +51,14 @@ class RayBundle(Settings):
             and rays[0].shape[1] == 3
         ):
             raise InputError(
-                "a renderer takes Cameras, or origins and directions of rays (R, 3) as a tuple of two tensors"
+                "a renderer takes Cameras, or origins and directions of rays (R, 3) as a tuple of "
+                "two tensors"
             )
         return cls({"origins": rays[0], "directions": rays[1]}, None)
 
     @property
     def cameras(self) -> Cameras:
-        """The cameras, where they stand after the twist."""
+        """Cameras after the twist."""
         if self.size is None:
             raise InputError("these rays belong to no camera")
         moved = Cameras(self.tensors["world_to_camera"], self.tensors["intrinsics"], self.size)
@@ -60,9 +67,9 @@ class RayBundle(Settings):
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
-        """``(cameras, height, width)``."""
+        """Shape ``(cameras, height, width)`` of the pictures."""
         if self.size is None or self.index is not None:
-            raise InputError("these rays are no whole pictures")
+            raise InputError("these rays do not form whole pictures")
         return (len(self.tensors["twist"]), *self.size)
 
     def __len__(self) -> int:
@@ -73,7 +80,7 @@ class RayBundle(Settings):
         return len(self.tensors["twist"]) * self.size[0] * self.size[1]
 
     def take_blocks(self, index: Any) -> Self:
-        """Some of the rays."""
+        """Return a bundle of some of the rays."""
         other = copy.copy(self)
         if self.index is not None:
             other.index = self.index[index]
@@ -87,7 +94,10 @@ class RayBundle(Settings):
         return other
 
     def lines(self) -> tuple[Tensor, Tensor]:
-        """Origins and directions, ``(R, 3)`` each; a direction of a camera goes one unit of depth."""
+        """Compute origins and directions, ``(R, 3)`` each.
+
+        A direction of a camera has the length of one unit of depth.
+        """
         if self.size is None:
             o, d = self.tensors["origins"], self.tensors["directions"]
             return (o, d) if self.index is None else (o[self.index], d[self.index])
@@ -106,10 +116,10 @@ class RayBundle(Settings):
         return cameras.centres[which], (back[which] @ pixels[..., None]).squeeze(-1)
 
     def parameters(self) -> dict[str, Tensor]:
-        """``twist`` of cameras; origins and directions of given rays."""
+        """Return the ``twist`` of cameras, or origins and directions of given rays."""
         return {"twist": self.tensors["twist"]} if self.size is not None else dict(self.tensors)
 
-    def replace_blocks(self, parameters: dict[str, Tensor]) -> Self:
+    def replace_tensors(self, parameters: dict[str, Tensor]) -> Self:
         other = copy.copy(self)
         other.tensors = {**self.tensors, **parameters}
         return other

@@ -1,4 +1,4 @@
-"""Pictures, depths and ranges of voxels: a renderer as a forward operator."""
+"""Renderer of voxels as a forward operator: pictures, depths and ranges."""
 
 from __future__ import annotations
 
@@ -21,25 +21,33 @@ _OUTPUTS = ("color", "alpha", "depth", "median_depth", "thickness")
 
 
 class VoxelRenderer(Operator):
-    r"""``A(x)``: what the rays of cameras, or any rays, see of `geometry.voxels.Voxels`.
+    r"""Rays of cameras, or any rays, through `geometry.voxels.Voxels`.
 
-    The prediction is ``(batch, channels, rays)``: the channels of the outputs one after the other, the rays in the order of cameras,
-    rows and columns. `pictures` gives it the shape of pictures, and `measurements` takes it away. Blocks are rays: a solver's
-    ``subset_size`` is the number of rays of a step, spread evenly over all pictures. The parameter ``twist`` moves the cameras
-    (see `Cameras.rotate`).
+    The prediction is ``(batch, channels, rays)``: the channels of the outputs one after the other,
+    the rays in the order of cameras, rows and columns. `pictures` reshapes it to pictures, and
+    `measurements` reshapes pictures to it. Blocks are rays: a solver's ``subset_size`` is the
+    number of rays per step, spread evenly over all pictures. The parameter ``twist`` moves the
+    cameras (see `Cameras.rotate`).
 
-    What compares neighbouring pixels (depth smoothness, structural similarity, score distillation) takes pictures: with ``block="picture"``
-    the prediction is ``(batch, channels, cameras, height, width)``, as that of `GaussianRenderer`, and with ``block=8`` it is
-    ``(batch, channels, patches, 8, 8)`` for patches that cover every picture (the last ones of a row overlap where 8 does not divide it).
-    Blocks are these.
+    Terms that compare neighbouring pixels (depth smoothness, structural similarity, score
+    distillation) need pictures. With ``block="picture"`` the prediction is
+    ``(batch, channels, cameras, height, width)``, as that of `GaussianRenderer`. With ``block=8``
+    it is ``(batch, channels, patches, 8, 8)`` for patches that cover every picture; the last
+    patches of a row overlap if 8 does not divide it. Blocks are then pictures or patches.
 
     Args:
-        rays: cameras, or origins and directions, ``(R, 3)`` each; depths count in lengths of a direction.
-        outputs: out of ``"color"``, ``"alpha"``, ``"depth"``, ``"median_depth"`` and ``"thickness"``; see `Rendering`.
-        channels: of the color.
-        background: the color that stands behind everything: a number, or one a channel; None for black.
-        step, near, far, stop, least_alpha: see `render_voxels`.
-        block: ``"ray"``, ``"picture"``, or the side of square patches in pixels.
+        rays: cameras, or origins and directions, ``(R, 3)`` each; depths count in lengths of a
+            direction.
+        outputs: names out of ``"color"``, ``"alpha"``, ``"depth"``, ``"median_depth"`` and
+            ``"thickness"``; see `Rendering`.
+        channels: number of channels of the color.
+        background: color of the background: a number, or one number per channel; None for black.
+        step: distance between samples; see `render_voxels`.
+        near: smallest depth of a sample; see `render_voxels`.
+        far: largest depth of a sample; see `render_voxels`.
+        stop: transmittance at which a ray ends; see `render_voxels`.
+        least_alpha: smallest alpha of a sample that counts; see `render_voxels`.
+        block: unit of a block: ``"ray"``, ``"picture"``, or the side of square patches in pixels.
 
     >>> from invtoolbox.geometry.cameras import look_at
     >>> from invtoolbox.geometry.voxels import VoxelSpace
@@ -67,16 +75,11 @@ class VoxelRenderer(Operator):
             if name not in _OUTPUTS:
                 raise unknown_name("output of VoxelRenderer", name, _OUTPUTS)
         self.rays = RayBundle.of(rays)
-        #: The rays of every block, ``(blocks, height, width)``; None where blocks are rays.
+        #: The rays of every block, ``(blocks, height, width)``; None if blocks are rays.
         self.tiles = None if block == "ray" else _tiles(self.rays.picture_shape, block)
         self.outputs, self.channels, self.background = tuple(outputs), channels, background
-        self.step, self.near, self.far, self.stop, self.least_alpha = (
-            step,
-            near,
-            far,
-            stop,
-            least_alpha,
-        )
+        self.step, self.near, self.far = step, near, far
+        self.stop, self.least_alpha = stop, least_alpha
         self.domain_shape = ()
         self._set_range()
 
@@ -87,27 +90,27 @@ class VoxelRenderer(Operator):
         )
 
     def __call__(self, x: Any) -> Tensor:
-        seen = self.render(x)
+        found = self.render(x)
         parts = [
-            seen.color.transpose(1, 2) if name == "color" else getattr(seen, name)[:, None]
+            found.color.transpose(1, 2) if name == "color" else getattr(found, name)[:, None]
             for name in self.outputs
         ]
         together = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return together if self.tiles is None else together.unflatten(2, self.tiles.shape)
 
     def render(self, x: Any) -> Rendering:
-        """Everything that the rays see, block by block."""
+        """Render all quantities along the rays, block by block."""
         if not isinstance(x, Voxels):
             raise InputError(
-                f"{self} takes Voxels, as priors.VoxelGrid() makes them, got {type(x).__name__}"
+                f"{self} takes Voxels, as decoded by priors.VoxelGrid(), got {type(x).__name__}"
             )
         if x.color.shape[-1] != self.channels:
             raise InputError(
-                f"{self} was told of {self.channels} channels, and the voxels have {x.color.shape[-1]}; pass channels="
+                f"{self} has {self.channels} channels, but the voxels have {x.color.shape[-1]}; "
+                "pass channels="
             )
-        origins, directions = (
-            self.rays if self.tiles is None else self.rays.take_blocks(self.tiles.flatten())
-        ).lines()
+        rays = self.rays if self.tiles is None else self.rays.take_blocks(self.tiles.flatten())
+        origins, directions = rays.lines()
         return render_voxels(
             x,
             origins.to(x.density.dtype),
@@ -123,53 +126,58 @@ class VoxelRenderer(Operator):
     def _forward(self, x: Any) -> Tensor:
         return self(x)
 
-    # -- pictures --------------------------------------------------------------------------------------------------------
+    # -- pictures ----------------------------------------------------------------------------------
 
     def pictures(self, prediction: Tensor) -> Tensor:
-        """Predictions as pictures: ``(batch, channels, *blocks) -> (batch, cameras, channels, height, width)``."""
+        """Reshape predictions to pictures.
+
+        The shapes are ``(batch, channels, *blocks) -> (batch, cameras, channels, height, width)``.
+        """
         shape = self.rays.picture_shape
         if self.tiles is not None:
             if int(self.tiles.amax()) + 1 != len(self.rays) or self.tiles.numel() < len(self.rays):
                 raise InputError(
-                    f"{self} sees {self.tiles.numel()} pixels, and these make no whole pictures"
+                    f"{self} sees {self.tiles.numel()} pixels, which do not form whole pictures"
                 )
             whole = prediction.new_zeros(*prediction.shape[:2], len(self.rays))
             prediction = whole.index_copy(2, self.tiles.flatten(), prediction.flatten(2))
         return prediction.unflatten(2, shape).transpose(1, 2)
 
     def measurements(self, pictures: Tensor) -> Tensor:
-        """Pictures as this operator predicts them: ``(batch, cameras, channels, height, width) -> (batch, channels, *blocks)``."""
+        """Reshape pictures to the layout of the predictions.
+
+        The shapes are ``(batch, cameras, channels, height, width) -> (batch, channels, *blocks)``.
+        """
         flat = pictures.transpose(1, 2).flatten(2)
         return flat.contiguous() if self.tiles is None else flat[:, :, self.tiles]
 
     def nearby(self, distance: float) -> VoxelRenderer:
-        """The optical thickness alone, of what lies within so far of the cameras; for `priors.OcclusionPenalty`."""
+        """Return the operator of the optical thickness within a distance of the cameras.
+
+        `priors.OcclusionPenalty` uses it.
+        """
         other = copy.copy(self)
-        other.outputs, other.far, other.stop, other.background = (
-            ("thickness",),
-            self.near + distance,
-            0.0,
-            None,
-        )
+        other.outputs, other.far = ("thickness",), self.near + distance
+        other.stop, other.background = 0.0, None
         other._set_range()
         return other
 
-    # -- subsets of the rays ---------------------------------------------------------------------------------------------
+    # -- subsets of the rays -----------------------------------------------------------------------
 
     @property
     def blocks(self) -> int:
-        """The number of rays, patches or pictures."""
+        """Number of rays, patches or pictures."""
         return len(self.rays) if self.tiles is None else len(self.tiles)
 
-    def drawn(self, count: int, generator: Generator | None = None) -> Tensor:
-        """One ray of each of so many equal stretches of all of them: no ray twice, and every picture has its share."""
+    def draw_blocks(self, count: int, generator: Generator | None = None) -> Tensor:
+        """Draw one block from each of ``count`` equal stretches: every picture has its share."""
         device = generator.device if generator is not None else "cpu"
         edges = torch.arange(count + 1, device=device) * self.blocks // count
         share = torch.rand(count, generator=generator, device=device)
         return torch.minimum(edges[:-1] + (share * (edges[1:] - edges[:-1])).long(), edges[1:] - 1)
 
     def subset(self, index: Any) -> VoxelRenderer:
-        """The operator for some of the blocks."""
+        """Return the operator for some of the blocks."""
         other = copy.copy(self)
         if self.tiles is None:
             other.rays = self.rays.take_blocks(index)
@@ -183,7 +191,7 @@ class VoxelRenderer(Operator):
 
     def _replace(self, parameters: dict[str, Tensor]) -> VoxelRenderer:
         other = copy.copy(self)
-        other.rays = self.rays.replace_blocks(parameters)
+        other.rays = self.rays.replace_tensors(parameters)
         return other
 
     def __repr__(self) -> str:
@@ -192,13 +200,14 @@ class VoxelRenderer(Operator):
 
 
 def _tiles(shape: tuple[int, ...], block: str | int) -> Tensor:
-    """The numbers of the rays of every block of pictures ``(cameras, height, width)``."""
+    """Return the numbers of the rays of every block of pictures ``(cameras, height, width)``."""
     numbers = torch.arange(math.prod(shape)).view(shape)
     if block == "picture":
         return numbers
     if not isinstance(block, int) or not 2 <= block <= min(shape[1:]):
         raise InputError(
-            f"block of VoxelRenderer is 'ray', 'picture' or a side of patches from 2 to {min(shape[1:])}, got {block!r}"
+            "block of VoxelRenderer must be 'ray', 'picture' or a side of patches from 2 to "
+            f"{min(shape[1:])}, got {block!r}"
         )
     for axis, size in ((1, shape[1]), (2, shape[2])):
         count = -(-size // block)

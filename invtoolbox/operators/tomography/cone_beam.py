@@ -1,7 +1,4 @@
-"""X-ray projection of volumes along the rays of a cone, onto a flat or a curved panel.
-
-X-ray projection of volumes with any pose of source and panel in every view.
-"""
+"""X-ray projection of volumes: `ConeBeam`, and `VectorScan` with any pose in every view."""
 
 from __future__ import annotations
 
@@ -25,48 +22,61 @@ from invtoolbox.operators.tomography.trajectories import PARTS, cone_vectors
 
 
 class ConeBeam(Scan3D):
-    r"""Line integrals along rays from a point source that turns around the object together with its panel.
+    r"""Line integrals along the rays of a source and a panel that turn around the object.
 
-    Values are length times density, in the one unit of all lengths; the adjoint is exact to rounding.
+    All lengths have one unit, and values are length times density in that unit. The adjoint is
+    exact to rounding.
 
-    World coordinates are those of ASTRA's 3D geometries: ``x`` along the columns of the volume, ``y`` along its rows (a larger row
-    index lies at a larger ``y``, unlike the 2D scans, whose ``y`` points upwards), ``z`` along the slices; the origin is the centre of
-    the volume, and the axis of rotation is ``z``. At angle ``t`` the source is at ``source_origin * (sin t, -cos t, 0)``, the panel on
-    the other side, its columns grow along ``u = (cos t, sin t, 0)`` and its rows along ``v = (0, 0, 1)``. These are the conventions of
+    World coordinates are those of ASTRA's 3D geometries: ``x`` along the columns of the volume,
+    ``y`` along its rows, ``z`` along the slices. A larger row index lies at a larger ``y``, unlike
+    in the 2D scans, whose ``y`` points upwards. The origin is the centre of the volume, and the
+    axis of rotation is ``z``. At angle ``t`` the source is at
+    ``source_origin * (sin t, -cos t, 0)``, the panel on the other side; its columns grow along
+    ``u = (cos t, sin t, 0)`` and its rows along ``v = (0, 0, 1)``. These are the conventions of
     ASTRA's ``cone`` geometry. See docs/conventions.md.
 
     Args:
-        volume_shape: (slices, rows, columns), or (channels, ...); any number of channels is accepted in a call.
-        angles: radians, shape (views,): tensor, array or list, in any order and spacing.
-        detector_shape: (rows, columns) of the panel.
-        source_origin: distance from the source to the axis of rotation; or one length a view.
-        source_detector: distance from the source to the panel, along the central ray; or one length a view.
-        voxel_size: one length, or three (slice, row, column).
-        detector_spacing: distance between the centres of neighbouring cells on the panel; one length, or (between rows, between
-            columns).
-        detector_shift: **(u, v)**, how far the panel's centre lies from the foot of the central ray, along its rows and along its
-            columns, lengths; or (views, 2).
-        pitch: how far source and panel rise in one turn: a helix, level with the volume's centre at angle 0, so angles from
-            ``-n pi`` to ``n pi`` are centred. May have many turns.
-        tilt: radians by which the central ray comes down out of the plane of rotation: laminography.
-        curved: the panel is an arc around the source, straight along its columns; ``detector_spacing`` between columns is then the
-            length of arc.
-        axis_shift: how far the axis of rotation lies from the central ray, along ``u`` at the object.
-        source_shift: (u, v, n), displacement of the source alone, lengths along the rows and columns of the panel and along the
-            central ray; or (views, 3).
-        detector_rotation: (about u, about v, in plane), radians by which the panel is turned about its centre: ``v`` towards the
-            central ray, ``u`` towards the central ray, ``u`` towards ``v``; or (views, 3).
-        views_per_chunk: how many views are worked on at a time in `normal`, `pseudo_inverse` and `chunks`; chosen where not given.
+        volume_shape: shape (slices, rows, columns), or (channels, ...); any number of channels is
+            accepted in a call.
+        angles: angles of the views in radians, shape (views,): tensor, array or list, in any order
+            and spacing.
+        detector_shape: shape (rows, columns) of the panel.
+        source_origin: distance from the source to the axis of rotation, one length or one length
+            per view.
+        source_detector: distance from the source to the panel along the central ray, one length or
+            one length per view.
+        voxel_size: size of a voxel, one length or three (slice, row, column).
+        detector_spacing: distance between the centres of neighbouring cells on the panel; one
+            length, or (between rows, between columns).
+        detector_shift: **(u, v)**, offset of the panel's centre from the foot of the central ray,
+            along the rows and along the columns of the panel, lengths; or (views, 2).
+        pitch: length by which source and panel rise in one turn: a helix. They are level with the
+            volume's centre at angle 0, so angles from ``-n pi`` to ``n pi`` are centred. A helix
+            may have many turns.
+        tilt: angle in radians by which the central ray comes down out of the plane of rotation:
+            laminography.
+        curved: whether the panel is an arc around the source, straight along its columns;
+            ``detector_spacing`` between columns is then a length of arc.
+        axis_shift: offset of the axis of rotation from the central ray, a length along ``u`` at the
+            object.
+        source_shift: shift (u, v, n), displacement of the source alone, lengths along the rows and
+            columns of the panel and along the central ray; or (views, 3).
+        detector_rotation: rotation angles (about u, about v, in plane), radians by which the panel
+            is turned about its centre: ``v`` towards the central ray, ``u`` towards the central
+            ray, ``u`` towards ``v``; or (views, 3).
+        views_per_chunk: number of views processed at a time in `normal`, `pseudo_inverse` and
+            `chunks`; chosen automatically if ``None``.
 
-    All of these but the shapes, ``voxel_size``, ``detector_spacing`` and ``curved`` are the operator's parameters, differentiable, and
-    may differ from item to item (`with_parameters`). Where a pose has no such form, see `from_vectors`.
+    All arguments except the shapes, ``voxel_size``, ``detector_spacing`` and ``curved`` are the
+    operator's parameters. They are differentiable, and may differ from item to item
+    (`with_parameters`). For poses that cannot be expressed in this form, see `from_vectors`.
 
     Raises:
-        InputError: angles that look like degrees, a source inside the volume, a panel nearer to the source than the axis, rays that
-            miss the volume.
+        InputError: if angles look like degrees, if the source is inside the volume, if the panel is
+            nearer to the source than the axis, or if the rays miss the volume.
 
     >>> import torch
-    >>> A = ConeBeam((5, 5, 5), [0.0], (3, 3), source_origin=10.0, source_detector=20.0, detector_spacing=3.0)
+    >>> A = ConeBeam((5, 5, 5), [0.0], (3, 3), 10.0, source_detector=20.0, detector_spacing=3.0)
     >>> A(torch.ones(1, 1, 5, 5, 5))[0, 0, 0, 1, 1]
     tensor(5.)
     """
@@ -134,18 +144,18 @@ class ConeBeam(Scan3D):
         )
         if bool((self.source_detector < self.source_origin).any()):
             raise InputError(
-                f"source_detector ({float(self.source_detector.min()):.4g}) is the distance from the source to the panel: at "
-                f"least source_origin ({float(self.source_origin.max()):.4g})"
+                f"source_detector ({float(self.source_detector.min()):.4g}) is the distance from "
+                "the source to the panel: it must be at least source_origin "
+                f"({float(self.source_origin.max()):.4g})"
             )
         if self.curved and bool((self.detector_shift[..., 1] != 0).any()):
             raise InputError(
-                "a curved panel cannot be shifted along its columns (the second number of detector_shift); use a flat one, or "
-                "move the volume"
+                "a curved panel cannot be shifted along its columns (the second number of "
+                "detector_shift); use a flat panel, or move the volume"
             )
-        if float(self.tilt.detach().abs().max()) > 1.6:
-            raise InputError(
-                f"tilt is in radians, at most pi / 2, got {float(self.tilt.detach().abs().max()):.4g}"
-            )
+        largest = float(self.tilt.detach().abs().max())
+        if largest > 1.6:
+            raise InputError(f"tilt must be in radians and at most pi / 2, got {largest:.4g}")
         self._check_view()
 
     @staticmethod
@@ -157,7 +167,17 @@ class ConeBeam(Scan3D):
         curved: bool = False,
         views_per_chunk: int | None = None,
     ) -> VectorScan:
-        """A cone beam with any pose in every view: vectors (V, 12) of ASTRA's ``cone_vec``, which are its parameters. See `VectorScan`."""
+        """Create a cone beam with any pose in every view.
+
+        Args:
+            volume_shape: shape (slices, rows, columns), or (channels, ...).
+            vectors: poses, (V, 12), as ASTRA's ``cone_vec``; they are the parameters of the scan.
+                See `VectorScan`.
+            detector_shape: shape (rows, columns) of the panel.
+            voxel_size: size of a voxel, one length or three (slice, row, column).
+            curved: whether the panel is an arc around the source.
+            views_per_chunk: number of views processed at a time; chosen automatically if ``None``.
+        """
         return VectorScan(
             volume_shape, vectors, detector_shape, voxel_size, False, curved, views_per_chunk
         )
@@ -184,27 +204,32 @@ class ConeBeam(Scan3D):
 
 
 class VectorScan(Scan3D):
-    """Line integrals along the rays of a cone or a parallel beam whose source and panel stand anywhere in every view.
+    """Line integrals of a cone or parallel beam with any pose of source and panel in every view.
 
     World coordinates are those of `ConeBeam`. Cell (r, c) of the panel is centred at
     ``detector + (c - (columns - 1) / 2) u + (r - (rows - 1) / 2) v``.
 
     Args:
-        volume_shape: (slices, rows, columns), or (channels, ...); any number of channels is accepted in a call.
-        vectors: (V, 12) as ASTRA's ``cone_vec`` and ``parallel3d_vec``: source (for parallel beams the direction of the rays, of any
-            length), centre of the panel, vector from a cell to its neighbour in the row (u), and in the column (v); (x, y, z) each.
-            `invtoolbox.operators.tomography.trajectories` makes them.
-        detector_shape: (rows, columns) of the panel.
-        voxel_size: one length, or three (slice, row, column).
-        parallel: the rays of a view are parallel.
-        curved: the panel is an arc around the source, with ``u`` tangent to it at the panel's centre.
-        views_per_chunk: how many views are worked on at a time in `normal` and `chunks`; chosen where not given.
+        volume_shape: shape (slices, rows, columns), or (channels, ...); any number of channels is
+            accepted in a call.
+        vectors: poses, (V, 12), as ASTRA's ``cone_vec`` and ``parallel3d_vec``: source (for
+            parallel beams the direction of the rays, of any length), centre of the panel, vector
+            from a cell to its neighbour in the row (u), and in the column (v); (x, y, z) each.
+            `invtoolbox.operators.tomography.trajectories` computes such vectors.
+        detector_shape: shape (rows, columns) of the panel.
+        voxel_size: size of a voxel, one length or three (slice, row, column).
+        parallel: whether the rays of a view are parallel.
+        curved: whether the panel is an arc around the source, with ``u`` tangent to it at the
+            panel's centre.
+        views_per_chunk: number of views processed at a time in `normal` and `chunks`; chosen
+            automatically if ``None``.
 
-    ``source``, ``detector``, ``u`` and ``v``, (V, 3) each, are the operator's parameters, differentiable, so that any pose can be
-    calibrated.
+    ``source``, ``detector``, ``u`` and ``v``, (V, 3) each, are the operator's parameters. They are
+    differentiable, so any pose can be calibrated.
 
     Raises:
-        InputError: vectors of another shape, not finite or of length 0, rays that miss the volume.
+        InputError: if vectors have another shape, are not finite or have the length 0, or if the
+            rays miss the volume.
 
     >>> from invtoolbox.operators.tomography.trajectories import circular
     >>> A = VectorScan((5, 5, 5), circular([0.0, 1.0], 10.0, 20.0, detector_spacing=3.0), (3, 3))
@@ -231,24 +256,25 @@ class VectorScan(Scan3D):
         table = numbers("vectors", vectors)
         if table.ndim not in (2, 3) or table.shape[-1] != 12 or 0 in table.shape:
             raise InputError(
-                f"vectors must have the shape (views, 12): source, detector, u, v with (x, y, z) each; got "
-                f"{tuple(table.shape)}"
+                "vectors must have the shape (views, 12): source, detector, u, v with (x, y, z) "
+                f"each; got {tuple(table.shape)}"
             )
         if not bool(torch.isfinite(table).all()):
             raise InputError(
-                f"vectors must be finite, but row {int((~torch.isfinite(table)).nonzero()[0][-2])} is not"
+                "vectors must be finite, but row "
+                f"{int((~torch.isfinite(table)).nonzero()[0][-2])} is not"
             )
         if parallel and curved:
             raise InputError(
-                "a curved panel is an arc around the source, which a parallel beam does not have; leave curved=False"
+                "a curved panel is an arc around the source, but a parallel beam has no source; "
+                "leave curved=False"
             )
         self.parallel, self.curved = bool(parallel), bool(curved)
         parts = dict(zip(PARTS, table.split(3, -1)))
         for name in ("u", "v", *(("source",) if parallel else ())):
             if not bool((parts[name].detach() != 0).any(-1).all()):
-                raise InputError(
-                    f"{'the direction of the rays' if name == 'source' else name} has the length 0 in some view"
-                )
+                what = "the direction of the rays" if name == "source" else name
+                raise InputError(f"{what} has the length 0 in some view")
         super().__init__(volume_shape, detector_shape, voxel_size, parts, views_per_chunk)
         self._check_view()
 

@@ -1,4 +1,7 @@
-"""Geometries of ASTRA: from and to. Nothing of ASTRA is imported: its geometries are plain dictionaries."""
+"""Conversion of scans from and to ASTRA's geometries, which are plain dictionaries.
+
+ASTRA is not imported.
+"""
 
 from __future__ import annotations
 
@@ -29,22 +32,27 @@ _TYPES = (
 
 
 def from_astra(proj_geom: dict[str, Any], vol_geom: dict[str, Any]) -> Scan2D | Scan3D:
-    """The scan of a pair of ASTRA geometries (version 2.5 of its documentation; all types but ``sparse_matrix``).
+    """Convert a pair of ASTRA geometries to a scan.
 
-    Volumes and images have the same axes here and there. Projections: ASTRA keeps 3D ones as (rows, views, columns), here they are
-    (views, rows, columns): ``torch.from_numpy(data).movedim(0, 1)``; 2D sinograms are the same. A circle or helix becomes a `ConeBeam`,
-    an upright panel in parallel rays a `ParallelBeam3D`, any other views a `VectorScan`.
+    The types are those of version 2.5 of ASTRA's documentation, all but ``sparse_matrix``. Volumes
+    and images have the same axes in both packages, and so have 2D sinograms. ASTRA stores 3D
+    projections as (rows, views, columns), this package as (views, rows, columns):
+    ``torch.from_numpy(data).movedim(0, 1)``. A circle or helix becomes a `ConeBeam`, an upright
+    panel in parallel rays a `ParallelBeam3D`, and other views become a `VectorScan`.
 
     Args:
-        proj_geom: as ``astra.create_proj_geom`` makes it.
-        vol_geom: as ``astra.create_vol_geom`` makes it; its window gives the size of the cells, and need not be centred.
+        proj_geom: projection geometry, as returned by ``astra.create_proj_geom``.
+        vol_geom: volume geometry, as returned by ``astra.create_vol_geom``; its window gives the
+            size of the cells, and need not be centred.
 
     Raises:
-        InputError: an unknown type, a window of the wrong size, 2D views that `FanBeam` and `ParallelBeam` do not know.
+        InputError: if the type is unknown, if the window has the wrong size, or if 2D views cannot
+            be expressed by `FanBeam` and `ParallelBeam`.
 
     >>> window = {"WindowMinX": -2.0, "WindowMaxX": 2.0, "WindowMinY": -2.0, "WindowMaxY": 2.0}
-    >>> from_astra({"type": "parallel", "DetectorWidth": 1.0, "DetectorCount": 6, "ProjectionAngles": [0.0, 1.0]},
-    ...            {"GridRowCount": 4, "GridColCount": 4, "option": window})
+    >>> projections = {"type": "parallel", "DetectorWidth": 1.0, "DetectorCount": 6,
+    ...                "ProjectionAngles": [0.0, 1.0]}
+    >>> from_astra(projections, {"GridRowCount": 4, "GridColCount": 4, "option": window})
     ParallelBeam(4x4, 2 views, 6 detectors)
     """
     kind = proj_geom["type"]
@@ -73,7 +81,7 @@ def from_astra(proj_geom: dict[str, Any], vol_geom: dict[str, Any]) -> Scan2D | 
         )
     if kind in _TYPES[:4]:
         return scan_of_2d(
-            _vectors_2d(proj_geom),
+            _vectors(proj_geom, 2),
             grid,
             int(proj_geom["DetectorCount"]),
             kind.startswith("parallel"),
@@ -95,13 +103,13 @@ def from_astra(proj_geom: dict[str, Any], vol_geom: dict[str, Any]) -> Scan2D | 
             grid.cell,
             spacing,
         )
-    vectors = _vectors_3d(proj_geom)
+    vectors = _vectors(proj_geom, 3)
     if kind == "cyl_cone_vec":
         reach = np.linalg.norm(vectors[:, 3:6] - vectors[:, :3], axis=1)
         if not np.allclose(reach, vectors[:, 12], rtol=1e-5):
             raise InputError(
-                "the cylinder of this cyl_cone_vec is not around the source: its radius must be the distance from the source "
-                "to the panel's centre"
+                "the cylinder of this cyl_cone_vec is not around the source: its radius must be "
+                "the distance from the source to the panel's centre"
             )
     return scan_of(
         vectors[:, :12], grid, panel, kind.startswith("parallel"), kind == "cyl_cone_vec"
@@ -109,10 +117,13 @@ def from_astra(proj_geom: dict[str, Any], vol_geom: dict[str, Any]) -> Scan2D | 
 
 
 def to_astra(A: LinearOperator) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The pair ``(proj_geom, vol_geom)`` of ASTRA for a scan, as its ``create_proj_geom`` and ``create_vol_geom`` would make it.
+    """Convert a scan to ASTRA's pair ``(proj_geom, vol_geom)``.
+
+    The dictionaries are those that ``create_proj_geom`` and ``create_vol_geom`` would return.
 
     Raises:
-        InputError: a curved fan beam, a geometry that differs from item to item, something that is no scan.
+        InputError: if the scan is a curved fan beam, if its geometry differs from item to item, or
+            if the operator is not a scan.
 
     >>> A = FanBeam((4, 4), [0.0, 1.0], 6, source_origin=10.0, source_detector=15.0)
     >>> to_astra(A)[0]["DistanceOriginDetector"]
@@ -134,7 +145,8 @@ def _projections_2d(A: Scan2D) -> dict[str, Any]:
     if isinstance(A, FanBeam):
         if A.curved:
             raise InputError(
-                f"ASTRA has no curved detector in 2D; take a volume of one slice for {A} (it.operators.ConeBeam)"
+                f"ASTRA has no curved detector in 2D; convert a volume of one slice instead of {A} "
+                "(it.operators.ConeBeam)"
             )
         near, behind = A.source_origin, A.source_detector - A.source_origin
         if simple:
@@ -146,10 +158,8 @@ def _projections_2d(A: Scan2D) -> dict[str, Any]:
                 "DistanceOriginSource": near,
                 "DistanceOriginDetector": behind,
             }
-        first, centre = (
-            near * np.stack([sin, -cos]),
-            behind * np.stack([-sin, cos]) + shift * np.stack([cos, sin]),
-        )
+        first = near * np.stack([sin, -cos])
+        centre = behind * np.stack([-sin, cos]) + shift * np.stack([cos, sin])
     else:
         if simple:
             return {
@@ -190,14 +200,13 @@ def _projections_3d(A: Scan3D) -> dict[str, Any]:
     kind = "parallel3d_vec" if A.parallel else "cone_vec"
     if A.curved:
         kind = "cyl_cone_vec"
-        vectors = np.concatenate(
-            [vectors, np.linalg.norm(vectors[:, 3:6] - vectors[:, :3], axis=1, keepdims=True)], 1
-        )
+        radius = np.linalg.norm(vectors[:, 3:6] - vectors[:, :3], axis=1, keepdims=True)
+        vectors = np.concatenate([vectors, radius], 1)
     return {"type": kind, "DetectorRowCount": rows, "DetectorColCount": columns, "Vectors": vectors}
 
 
 def _is_plain(A: ConeBeam | ParallelBeam3D) -> bool:
-    """Only angles and distances, which every view shares."""
+    """Whether only angles and distances are set, and all views share the distances."""
     return not A.curved and all(
         value.shape[0] == 1
         if name.startswith("source_") and value.ndim == 1
@@ -207,66 +216,31 @@ def _is_plain(A: ConeBeam | ParallelBeam3D) -> bool:
     )
 
 
-def _vectors_2d(geometry: dict[str, Any]) -> Any:
+def _vectors(geometry: dict[str, Any], dimensions: int) -> Any:
+    """Return the vectors of every view: source or direction, centre of the detector, u and v."""
     if "Vectors" in geometry:
         return np.asarray(geometry["Vectors"], dtype=np.float64)
     angles = np.asarray(geometry["ProjectionAngles"], dtype=np.float64)
     cos, sin, zero = np.cos(angles), np.sin(angles), np.zeros_like(angles)
-    near, behind = (
-        geometry.get("DistanceOriginSource", 1.0),
-        geometry.get("DistanceOriginDetector", 0.0),
-    )
-    width = geometry["DetectorWidth"]
-    return np.stack(
-        [
-            near * sin,
-            -near * cos,
-            -behind * sin + zero,
-            behind * cos + zero,
-            width * cos,
-            width * sin,
-        ],
-        1,
-    )
-
-
-def _vectors_3d(geometry: dict[str, Any]) -> Any:
-    if "Vectors" in geometry:
-        return np.asarray(geometry["Vectors"], dtype=np.float64)
-    angles = np.asarray(geometry["ProjectionAngles"], dtype=np.float64)
-    cos, sin, zero = np.cos(angles), np.sin(angles), np.zeros_like(angles)
-    near, behind = (
-        geometry.get("DistanceOriginSource", 1.0),
-        geometry.get("DistanceOriginDetector", 0.0),
-    )
-    wide, tall = geometry["DetectorSpacingX"], geometry["DetectorSpacingY"]
-    return np.stack(
-        [
-            near * sin,
-            -near * cos,
-            zero,
-            -behind * sin,
-            behind * cos,
-            zero,
-            wide * cos,
-            wide * sin,
-            zero,
-            zero,
-            zero,
-            zero + tall,
-        ],
-        1,
-    )
+    near = geometry.get("DistanceOriginSource", 1.0)
+    behind = geometry.get("DistanceOriginDetector", 0.0)
+    wide = geometry["DetectorWidth" if dimensions == 2 else "DetectorSpacingX"]
+    parts = [[near * sin, -near * cos], [-behind * sin, behind * cos], [wide * cos, wide * sin]]
+    if dimensions == 3:
+        parts = [[*part, zero] for part in parts]
+        parts.append([zero, zero, zero + geometry["DetectorSpacingY"]])
+    return np.stack([part for vector in parts for part in vector], 1)
 
 
 def _grid(geometry: dict[str, Any], dimensions: int) -> Grid:
+    """Read the grid of a volume geometry: sizes, cells and centre."""
     names = ("GridColCount", "GridRowCount", "GridSliceCount")[:dimensions]
     if any(name not in geometry for name in names) or (
         dimensions == 2 and "GridSliceCount" in geometry
     ):
         raise InputError(
-            f"the volume of this projection geometry must have {dimensions} dimensions ({', '.join(names[::-1])}), got "
-            f"{', '.join(sorted(geometry))}"
+            f"the volume of this projection geometry must have {dimensions} dimensions "
+            f"({', '.join(names[::-1])}), got {', '.join(sorted(geometry))}"
         )
     counts = [int(geometry[name]) for name in names]
     ends = [

@@ -1,4 +1,4 @@
-"""Geometries of the Core Imaging Library (CIL): from and to, by their attributes."""
+"""Conversion of scans from and to geometries of the Core Imaging Library (CIL), by attributes."""
 
 from __future__ import annotations
 
@@ -24,39 +24,42 @@ from invtoolbox.operators.tomography.scan_3d import Scan3D
 
 
 def from_cil(acquisition: Any, image: Any) -> Scan2D | Scan3D:
-    """The scan of CIL's geometries (the attributes of versions 21 to 26): parallel and cone beam in 2D and 3D, and ``Cone3D_Flex``.
+    """Convert CIL's geometries to a scan.
 
-    In 3D, volumes (vertical, horizontal_y, horizontal_x) and projections (angle, vertical, horizontal) have the same axes here and
-    there. In 2D, CIL's row 0 lies at the lowest y and here it is on top: **flip the rows of images** (``x.flip(-2)``); sinograms are
-    the same. CIL turns the object, and here the source turns, so angles have the opposite sign.
+    The attributes are those of versions 21 to 26. Parallel and cone beams in 2D and 3D, and
+    ``Cone3D_Flex`` are supported. In 3D, volumes (vertical, horizontal_y, horizontal_x) and
+    projections (angle, vertical, horizontal) have the same axes in both packages. In 2D, CIL's row
+    0 lies at the lowest y, and in this package it is on top: **flip the rows of images**
+    (``x.flip(-2)``); sinograms are the same. CIL turns the object, and this package the source, so
+    angles have the opposite sign.
 
     Args:
         acquisition: an ``AcquisitionGeometry``.
         image: an ``ImageGeometry``; its centre need not be 0 in 3D.
 
     Raises:
-        InputError: a 2D fan whose source faces the axis at a slant, something that is no parallel or cone beam.
+        InputError: if the source of a 2D fan faces the axis at a slant, or if the beam is neither
+            parallel nor a cone.
     """
     system, panel = acquisition.config.system, acquisition.config.panel
     kind = str(getattr(system, "geometry", "")).lower()
     if "parallel" not in kind and "cone" not in kind:
         raise InputError(
-            f"from_cil takes an AcquisitionGeometry of a parallel or cone beam, got {type(system).__name__}"
+            "from_cil takes an AcquisitionGeometry of a parallel or cone beam, got "
+            f"{type(system).__name__}"
         )
     pixels, sizes = [int(n) for n in panel.num_pixels], [float(s) for s in panel.pixel_size]
     origin = str(panel.origin)
-    wide, tall = (
-        sizes[0] * (-1 if "right" in origin else 1),
-        sizes[1] * (-1 if "top" in origin else 1),
-    )
+    wide = sizes[0] * (-1 if "right" in origin else 1)
+    tall = sizes[1] * (-1 if "top" in origin else 1)
     if not hasattr(system.detector, "position"):
-        return _flexible(system, image, (pixels[1], pixels[0]), wide, tall)
+        return _from_flexible(system, image, (pixels[1], pixels[0]), wide, tall)
     parallel, angles = "parallel" in kind, acquisition.config.angles
     degrees = "degree" in str(getattr(angles.angle_unit, "value", angles.angle_unit)).lower()
     turned = float(angles.initial_angle) + np.asarray(angles.angle_data, dtype=np.float64)
     turned = -(np.deg2rad(turned) if degrees else turned)
     flat = len(np.ravel(system.detector.position)) == 2
-    first, detector, u, v = _aligned(system, parallel)
+    first, detector, u, v = _align(system, parallel)
     vectors = np.concatenate(
         [_about_z(turned, part) for part in (first, detector, u * wide, v * tall)], 1
     )
@@ -70,40 +73,15 @@ def from_cil(acquisition: Any, image: Any) -> Scan2D | Scan3D:
     return scan_of(vectors, _grid(image, np.zeros(3)), (pixels[1], pixels[0]), parallel)
 
 
-def _flexible(system: Any, image: Any, panel: tuple[int, int], wide: float, tall: float) -> Scan3D:
-    """A source and a detector for every view, around a volume with a centre of its own."""
-    vectors = np.concatenate(
-        [
-            np.array([_three(part.position) for part in system.source]),
-            np.array([_three(part.position) for part in system.detector]),
-            np.array([_three(part.direction_x) for part in system.detector]) * wide,
-            np.array([_three(part.direction_y) for part in system.detector]) * tall,
-        ],
-        1,
-    )
-    return scan_of(
-        vectors, _grid(image, _three(system.volume_centre.position)), panel, parallel=False
-    )
-
-
-def _grid(image: Any, centre: Any) -> Grid:
-    x, y, z = image.center_x + centre[0], image.center_y + centre[1], image.center_z + centre[2]
-    return Grid(
-        (image.voxel_num_z, image.voxel_num_y, image.voxel_num_x),
-        (image.voxel_size_z, image.voxel_size_y, image.voxel_size_x),
-        (float(x), float(y), float(z)),
-    )
-
-
 def to_cil(A: LinearOperator) -> tuple[Any, Any]:
-    """CIL's ``(AcquisitionGeometry, ImageGeometry)`` for a circular scan, parallel or cone beam, 2D or 3D, or for a `VectorScan` of a
-    cone (``Cone3D_Flex``); CIL must be installed.
+    """Convert a scan to CIL's ``(AcquisitionGeometry, ImageGeometry)``; CIL must be installed.
 
-    In 2D the rows of images are flipped, see `from_cil`.
+    The scan is circular, a parallel or cone beam, 2D or 3D, or a `VectorScan` of a cone
+    (``Cone3D_Flex``). In 2D the rows of images are flipped, see `from_cil`.
 
     Raises:
-        InputError: a pitch, tilt, curved panel or other parameter that a system of CIL has no place for, or one that differs from view
-            to view.
+        InputError: if the scan has a pitch, tilt, curved panel or other parameter that CIL's
+            systems do not have, or one that differs from view to view.
     """
     if not isinstance(
         A, ParallelBeam | FanBeam | ParallelBeam3D | ConeBeam | VectorScan
@@ -141,7 +119,8 @@ def to_cil(A: LinearOperator) -> tuple[Any, Any]:
             centre,
             rotation_axis_position=[axis, 0.0, 0.0][:dimensions],
         )
-        # CIL counts angles from where the line from the source to the panel's centre runs along y.
+        # CIL counts angles from the view in which the line from the source to the panel's centre
+        # runs along y.
         turn = math.atan2(shift[0], far)
     else:
         make = (
@@ -156,6 +135,33 @@ def to_cil(A: LinearOperator) -> tuple[Any, Any]:
     return acquisition, image
 
 
+def _from_flexible(
+    system: Any, image: Any, panel: tuple[int, int], wide: float, tall: float
+) -> Scan3D:
+    """Convert a system with a source and a detector per view, around an arbitrary centre."""
+    vectors = np.concatenate(
+        [
+            np.array([_three(part.position) for part in system.source]),
+            np.array([_three(part.position) for part in system.detector]),
+            np.array([_three(part.direction_x) for part in system.detector]) * wide,
+            np.array([_three(part.direction_y) for part in system.detector]) * tall,
+        ],
+        1,
+    )
+    return scan_of(
+        vectors, _grid(image, _three(system.volume_centre.position)), panel, parallel=False
+    )
+
+
+def _grid(image: Any, centre: Any) -> Grid:
+    x, y, z = image.center_x + centre[0], image.center_y + centre[1], image.center_z + centre[2]
+    return Grid(
+        (image.voxel_num_z, image.voxel_num_y, image.voxel_num_x),
+        (image.voxel_size_z, image.voxel_size_y, image.voxel_size_x),
+        (float(x), float(y), float(z)),
+    )
+
+
 def _to_flexible(A: VectorScan) -> tuple[Any, Any]:
     refuse_items(A)
     vectors = A.vectors.detach().cpu().numpy()
@@ -163,7 +169,8 @@ def _to_flexible(A: VectorScan) -> tuple[Any, Any]:
     wide, tall = np.linalg.norm(u, axis=1), np.linalg.norm(v, axis=1)
     if A.parallel or np.ptp(wide) > 1e-6 * wide[0] or np.ptp(tall) > 1e-6 * tall[0]:
         raise InputError(
-            f"poses of every view in CIL are those of a cone beam with the same cells in every view, which {A} is not"
+            "poses of every view in CIL must be those of a cone beam with the same cells in every "
+            f"view, which {A} is not"
         )
     AcquisitionGeometry, ImageGeometry = _geometries()
     acquisition = AcquisitionGeometry.create_Cone3D_Flex(
@@ -182,7 +189,7 @@ def _geometries() -> tuple[Any, Any]:
         from cil.framework import AcquisitionGeometry, ImageGeometry
     except ImportError as error:
         raise MissingDependency(
-            "to_cil makes CIL's geometries; install CIL (conda install -c ccpi cil)"
+            "to_cil creates CIL's geometries; install CIL (conda install -c ccpi cil)"
         ) from error
     return AcquisitionGeometry, ImageGeometry
 
@@ -199,10 +206,13 @@ def _image(A: Scan3D, ImageGeometry: Any) -> Any:
     )
 
 
-def _aligned(system: Any, parallel: bool) -> tuple[Any, Any, Any, Any]:
-    """Source or ray, centre of the panel and its two directions, with the axis of rotation along z through the origin, and the rays
-    (the line from the source to the panel's centre) along y: what CIL's ``align_reference_frame("cil")`` does, without changing the
-    system."""
+def _align(system: Any, parallel: bool) -> tuple[Any, Any, Any, Any]:
+    """Rotate a system so that the axis is z and the rays run along y.
+
+    This is CIL's ``align_reference_frame("cil")``, without changing the system. The axis of
+    rotation passes the origin, and the line from the source to the panel's centre runs along y. The
+    result is source or ray, centre of the panel, and its two directions.
+    """
     axis = _three(system.rotation_axis.position)
     detector = _three(system.detector.position) - axis
     u = _three(system.detector.direction_x)
@@ -221,12 +231,13 @@ def _aligned(system: Any, parallel: bool) -> tuple[Any, Any, Any, Any]:
 
 
 def _three(vector: Any) -> Any:
+    """Extend a vector by zeros to three components."""
     values = np.ravel(np.asarray(vector, dtype=np.float64))
     return np.concatenate([values, np.zeros(3 - len(values))])
 
 
 def _to_z(unit: Any) -> Any:
-    """The rotation that takes a unit vector to z the shortest way (half a turn about x where it points downwards)."""
+    """Return the shortest rotation of a unit vector to z (half a turn about x from -z)."""
     x, y, z = unit
     if z < -1 + 1e-12:
         return np.diag([1.0, -1.0, -1.0])
@@ -235,7 +246,7 @@ def _to_z(unit: Any) -> Any:
 
 
 def _about_z(angles: Any, vector: Any) -> Any:
-    """A vector turned anticlockwise about z by every angle, (V, 3)."""
+    """Rotate a vector anticlockwise about z by every angle, (V, 3)."""
     cos, sin = np.cos(angles), np.sin(angles)
     return np.stack(
         [cos * vector[0] - sin * vector[1], sin * vector[0] + cos * vector[1], 0 * cos + vector[2]],

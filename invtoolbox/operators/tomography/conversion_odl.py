@@ -1,4 +1,4 @@
-"""Geometries of the Operator Discretization Library (ODL): from and to, by their attributes."""
+"""Conversion of scans from and to geometries of the Operator Discretization Library (ODL)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,24 @@ from invtoolbox.operators.tomography.scan_3d import Scan3D
 
 
 def from_odl(geometry: Any, space: Any) -> Scan2D | Scan3D:
-    """The scan of an ODL geometry (versions 0.7 to 1.0) on a uniform space.
+    """Convert an ODL geometry (versions 0.7 to 1.0) on a uniform space to a scan.
 
-    World coordinates and angles are the same here and there. ODL's arrays are indexed (x, y, z), and its projections (angle, u, v):
+    World coordinates and angles are the same in both packages. ODL's arrays are indexed (x, y, z),
+    and its projections (angle, u, v):
 
     - 3D: ``volume = array.transpose(2, 1, 0)``, ``projections = array.transpose(0, 2, 1)``;
-    - 2D: ``image = numpy.rot90(array)`` (columns along x, row 0 at the largest y), sinograms are the same.
+    - 2D: ``image = numpy.rot90(array)`` (columns along x, row 0 at the largest y), sinograms are
+      the same.
 
     Args:
-        geometry: ``Parallel2dGeometry``, ``FanBeamGeometry``, ``Parallel3dAxisGeometry``, ``ConeBeamGeometry``;
-            flat detectors, and curved ones around the source.
-        space: the ``DiscretizedSpace`` of volumes, as ``odl.uniform_discr`` makes it; it need not be centred.
+        geometry: ``Parallel2dGeometry``, ``FanBeamGeometry``, ``Parallel3dAxisGeometry``,
+            ``ConeBeamGeometry``; with a flat detector, or a curved one around the source.
+        space: the ``DiscretizedSpace`` of volumes, as returned by ``odl.uniform_discr``; it need
+            not be centred.
 
     Raises:
-        InputError: a curved detector that is not around the source, 2D views that `FanBeam` and `ParallelBeam` do not know.
+        InputError: if a curved detector is not around the source, or if 2D views cannot be
+            expressed by `FanBeam` and `ParallelBeam`.
     """
     partition = space.partition
     centre = (np.asarray(partition.min_pt) + np.asarray(partition.max_pt)) / 2
@@ -44,15 +48,16 @@ def from_odl(geometry: Any, space: Any) -> Scan2D | Scan3D:
     angles, panel = geometry.angles, geometry.det_partition
     if np.ndim(angles) != 1:
         raise InputError(
-            f"from_odl takes geometries with one angle a view, got {type(geometry).__name__} with {np.shape(angles)[0]}"
+            f"from_odl takes geometries with one angle per view, got {type(geometry).__name__} "
+            f"with {np.shape(angles)[0]}"
         )
     cells, widths = [int(n) for n in panel.shape], [float(w) for w in panel.cell_sides]
     middle = geometry.det_params.mid_pt
     middle = float(np.ravel(middle)[0]) if len(cells) == 1 else middle
     radius = getattr(geometry.detector, "radius", None)
     if radius is not None:
-        return _curved(geometry, grid, float(radius), cells, widths)
-    # A fan has positions of the source, a parallel beam has directions towards it.
+        return _from_curved(geometry, grid, float(radius), cells, widths)
+    # A fan has positions of the source, a parallel beam has directions to the source.
     parallel = not hasattr(geometry, "src_position")
     first = (
         -_rows(geometry.det_to_src(angles, middle))
@@ -69,13 +74,15 @@ def from_odl(geometry: Any, space: Any) -> Scan2D | Scan3D:
 
 
 def to_odl(A: LinearOperator) -> tuple[Any, Any]:
-    """ODL's ``(geometry, space)`` for a circular or helical scan, parallel or cone beam, 2D or 3D; ODL must be installed.
+    """Convert a scan to ODL's ``(geometry, space)``; ODL must be installed.
 
-    ODL's own ASTRA backend for a CPU leaves out the shift of a parallel detector in 2D (version 1.0); its geometry holds it.
+    The scan is circular or helical, a parallel or cone beam, 2D or 3D. ODL's own ASTRA backend for
+    a CPU ignores the shift of a parallel detector in 2D (version 1.0), although its geometry holds
+    it.
 
     Raises:
-        InputError: angles that do not grow from view to view, a tilt or other parameter that has no place in ODL's geometries, or one
-            that differs from view to view.
+        InputError: if angles do not grow from view to view, or if the scan has a tilt or another
+            parameter that ODL's geometries do not have, or one that differs from view to view.
     """
     if not isinstance(A, ParallelBeam | FanBeam | ParallelBeam3D | ConeBeam):
         raise InputError(f"to_odl takes a parallel, fan or cone beam, got {A}")
@@ -83,14 +90,15 @@ def to_odl(A: LinearOperator) -> tuple[Any, Any]:
     three = isinstance(A, Scan3D)
     if len(p["angles"]) > 1 and np.diff(p["angles"]).min() <= 0:
         raise InputError(
-            "the angles of an ODL geometry grow from view to view; take A.subset(A.angles.argsort())"
+            "the angles of an ODL geometry must grow from view to view; take "
+            "A.subset(A.angles.argsort())"
         )
     try:
         odl: Any = importlib.import_module("odl")
         tomo: Any = importlib.import_module("odl.applications.tomo")
     except ImportError as error:
         raise MissingDependency(
-            "to_odl makes ODL's geometries; install ODL (pip install odl)"
+            "to_odl creates ODL's geometries; install ODL (pip install odl)"
         ) from error
     views = (
         odl.nonuniform_partition(p["angles"])
@@ -102,18 +110,12 @@ def to_odl(A: LinearOperator) -> tuple[Any, Any]:
         float(p.get(name, getattr(A, name, 0.0))) for name in ("source_origin", "source_detector")
     )
     if isinstance(A, Scan3D):
-        count, spacing, shift = (
-            A.detector_shape[::-1],
-            np.array(A.detector_spacing[::-1]),
-            np.array(p["detector_shift"]),
-        )
+        count, shift = A.detector_shape[::-1], np.array(p["detector_shift"])
+        spacing = np.array(A.detector_spacing[::-1])
         shape, cell = A.volume_shape[::-1], np.array(A.voxel_size[::-1])
     else:
-        count, spacing, shift = (
-            (A.num_detectors,),
-            np.array([A.detector_spacing]),
-            np.array([float(p["detector_shift"])]),
-        )
+        count, shift = (A.num_detectors,), np.array([float(p["detector_shift"])])
+        spacing = np.array([A.detector_spacing])
         shape, cell = A.image_shape[::-1], np.array(A.pixel_size[::-1])
     if curved:
         spacing, shift = spacing.copy(), shift.copy()
@@ -134,7 +136,7 @@ def to_odl(A: LinearOperator) -> tuple[Any, Any]:
     return (tomo.Parallel3dAxisGeometry if three else tomo.Parallel2dGeometry)(views, panel), space
 
 
-def _curved(
+def _from_curved(
     geometry: Any, grid: Grid, radius: float, cells: list[int], widths: list[float]
 ) -> Scan2D | Scan3D:
     near, far = float(geometry.src_radius), float(geometry.src_radius + geometry.det_radius)
@@ -150,8 +152,8 @@ def _curved(
     )
     if abs(radius - far) > 1e-6 * far or not plain or any(abs(c) > 1e-9 * far for c in grid.centre):
         raise InputError(
-            f"a curved ODL detector must be around the source (radius {far:.6g}, not {radius:.6g}), in the standard "
-            f"configuration, with a centred space"
+            f"a curved ODL detector must be around the source (radius {far:.6g}, not {radius:.6g}),"
+            " in the standard configuration, with a centred space"
         )
     shift = float(np.ravel(geometry.det_params.mid_pt)[0]) * far
     if len(cells) == 1:

@@ -1,4 +1,4 @@
-"""From vectors of every view, as other packages describe their scans, to the simplest scan of this one that has them."""
+"""Conversion of the vectors of every view, as in other packages, to the simplest scan."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from invtoolbox.operators.tomography.parallel_beam import ParallelBeam, Parallel
 from invtoolbox.operators.tomography.scan_2d import Scan2D
 from invtoolbox.operators.tomography.scan_3d import Scan3D
 
-#: Relative differences below this are rounding (other packages keep angles in float32).
+#: Relative differences below this are rounding errors (other packages store angles in float32).
 _CLOSE = 1e-5
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A volume (slices, rows, columns) or an image (rows, columns), its cells, and where its centre lies, (x, y[, z])."""
+    """Grid of a volume or an image.
+
+    Attributes:
+        shape: shape (slices, rows, columns), or (rows, columns).
+        cell: size of a cell along the same axes.
+        centre: position of the centre, (x, y[, z]).
+    """
 
     shape: tuple[int, ...]
     cell: tuple[float, ...]
@@ -31,10 +37,16 @@ class Grid:
 def scan_of(
     vectors: Any, grid: Grid, panel: tuple[int, int], parallel: bool, curved: bool = False
 ) -> Scan3D:
-    """A `ConeBeam` or `ParallelBeam3D` where the views lie on a circle or a helix around the volume, else a `VectorScan`.
+    """Convert vectors to a `ConeBeam` or `ParallelBeam3D` if possible, else to a `VectorScan`.
+
+    The views of the former lie on a circle or a helix around the volume.
 
     Args:
-        vectors: (V, 12), source or direction, centre of the panel, u, v.
+        vectors: vectors, (V, 12), source or direction, centre of the panel, u, v.
+        grid: grid of the volume.
+        panel: shape (rows, columns) of the panel.
+        parallel: whether the rays of a view are parallel.
+        curved: whether the panel is an arc around the source.
     """
     s, d, u, v = (
         np.array(part, dtype=np.float64)
@@ -96,7 +108,7 @@ def _circle(s: Any, d: Any, u: Any, v: Any, grid: Grid, panel: tuple[int, int]) 
 
 
 def _upright(u: Any, v: Any) -> tuple[Any, tuple[float, float], Any, Any] | None:
-    """Angles, spacing, and the directions u and n of views whose panel stands upright; None where one does not."""
+    """Return angles, spacing, and the directions u and n of upright panels; ``None`` for others."""
     wide, tall = np.linalg.norm(u, axis=1), np.linalg.norm(v, axis=1)
     across = u / wide[:, None]
     if not (
@@ -113,27 +125,33 @@ def _upright(u: Any, v: Any) -> tuple[Any, tuple[float, float], Any, Any] | None
 
 
 def _helix(angles: Any, rise: Any, scale: float) -> tuple[float | None, float, Any]:
-    """Pitch, height at angle 0, and the angles with their turns; no pitch at all where the views rise in another way."""
+    """Return pitch, height at angle 0, and unwrapped angles.
+
+    The pitch is ``None`` for other rises.
+    """
     if _same(rise, rise[0], scale):
         return 0.0, _clean(float(rise.mean()), scale), angles
     turned = np.unwrap(angles)
     slope, height = np.polyfit(turned, rise, 1)
     if not _same(slope * turned + height, rise, scale):
         return None, 0.0, angles
-    # Whole turns are free: let the helix pass the volume's middle near angle 0.
+    # Whole turns are arbitrary: the helix should pass the volume's middle near angle 0.
     turns = round(height / (2 * math.pi * slope))
-    return (
-        2 * math.pi * slope,
-        _clean(float(height - 2 * math.pi * slope * turns), scale),
-        turned + 2 * math.pi * turns,
-    )
+    pitch = 2 * math.pi * slope
+    return pitch, _clean(float(height - pitch * turns), scale), turned + 2 * math.pi * turns
 
 
 def scan_of_2d(vectors: Any, grid: Grid, detectors: int, parallel: bool) -> Scan2D:
-    """A `ParallelBeam` or `FanBeam` from vectors (V, 6): source or direction, centre of the detector, u; y points upwards.
+    """Convert vectors to a `ParallelBeam` or `FanBeam`; y points upwards.
+
+    Args:
+        vectors: vectors, (V, 6), source or direction, centre of the detector, u.
+        grid: grid of the image.
+        detectors: number of detector cells.
+        parallel: whether the rays of a view are parallel.
 
     Raises:
-        InputError: where the views have no such form.
+        InputError: if the views cannot be expressed by these scans.
     """
     s, d, u = (
         np.array(part, dtype=np.float64)
@@ -147,13 +165,15 @@ def scan_of_2d(vectors: Any, grid: Grid, detectors: int, parallel: bool) -> Scan
     where = "use a volume of one slice, whose views may stand anywhere (it.operators.VectorScan)"
     if not _same(width, width[0], width[0]):
         raise InputError(
-            f"the width of the cells differs from view to view, which a 2D scan here does not know; {where}"
+            "the width of the cells differs from view to view, which a 2D scan does not support; "
+            f"{where}"
         )
     if parallel:
         direction = s / np.linalg.norm(s, axis=1, keepdims=True)
         if not _same((direction * across).sum(1), 0.0, 1.0):
             raise InputError(
-                f"the detector is not perpendicular to the rays, which a 2D scan here does not know; {where}"
+                "the detector is not perpendicular to the rays, which a 2D scan does not support; "
+                f"{where}"
             )
         shift = _one((d * across).sum(1), _scale(grid))
         return ParallelBeam(grid.shape, angles, detectors, grid.cell, float(width.mean()), shift)
@@ -167,12 +187,13 @@ def scan_of_2d(vectors: Any, grid: Grid, detectors: int, parallel: bool) -> Scan
         and _same((s * across).sum(1), 0.0, scale)
     ):
         raise InputError(
-            f"the source does not turn on a circle around the image's centre, facing it straight; {where}"
+            "the source does not turn on a circle around the image's centre, facing it straight; "
+            f"{where}"
         )
     if near[0] <= 0 or far[0] < near[0]:
         raise InputError(
-            "the detector runs the other way round, or is nearer to the source than the centre: flip its cells, or the "
-            "image's rows"
+            "the detector is reversed, or is nearer to the source than the centre: flip its cells, "
+            "or the image's rows"
         )
     return FanBeam(
         grid.shape,
@@ -187,21 +208,24 @@ def scan_of_2d(vectors: Any, grid: Grid, detectors: int, parallel: bool) -> Scan
 
 
 def refuse_items(A: Any) -> None:
-    """Other packages know one geometry, not one an item."""
+    """Raise an `InputError` if the geometry differs per item: other packages support only one."""
     if getattr(A, "items", None) is not None:
         raise InputError(
-            f"{A} has another geometry for every item of the batch; convert A.select(torch.tensor([k])) item by item"
+            f"{A} has a different geometry for every item of the batch; convert "
+            "A.select(torch.tensor([k])) item by item"
         )
 
 
 def plain_scan(
     A: Any, package: str, allowed: tuple[str, ...] = (), per_view: bool = False
 ) -> dict[str, Any]:
-    """The angles, distances and ``allowed`` parameters of a circular or helical scan as NumPy arrays, without the axis of the views
-    where every view has the same.
+    """Return the angles, distances and ``allowed`` parameters of a scan as NumPy arrays.
+
+    The scan is circular or helical. If all views share a value, its array has no axis of views.
 
     Raises:
-        InputError: where a parameter that ``package`` has no place for is not zero, or one but the angles differs from view to view.
+        InputError: if a parameter that ``package`` does not support is not zero, or if a parameter
+            other than the angles differs from view to view.
     """
     refuse_items(A)
     found: dict[str, Any] = {}
@@ -217,13 +241,14 @@ def plain_scan(
                 )
         elif np.any(array != 0):
             raise InputError(
-                f"{package} has no place for the {name} of {A}; convert its vectors instead (to_astra)"
+                f"{package} does not support the {name} of {A}; convert its vectors instead "
+                "(to_astra)"
             )
     return found
 
 
 def _one(values: Any, scale: float) -> Any:
-    """The first row where all rows are the same, rid of rounding."""
+    """Return the first row without rounding errors if all rows are equal."""
     return np.vectorize(_clean)(values[0], scale) if _same(values, values[:1], scale) else values
 
 

@@ -1,4 +1,4 @@
-"""Geometries of TIGRE: from and to, by their attributes."""
+"""Conversion of scans from and to TIGRE's geometries, by attributes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from invtoolbox.operators.tomography.trajectories import cone_vectors
 
 
 def from_tigre(geometry: Any, angles: Any) -> Scan3D:
-    """The scan of a TIGRE geometry (Python; the attributes of its versions 2 and 3).
+    """Convert a TIGRE geometry (Python; the attributes of its versions 2 and 3) to a scan.
 
-    Volumes (z, y, x) and projections (view, v, u) have the same axes here and there. TIGRE's source is at positive x at angle 0, so its
-    angles are ours less a quarter turn.
+    Volumes (z, y, x) and projections (view, v, u) have the same axes in both packages. TIGRE's
+    source is at positive x at angle 0, so its angles are smaller by a quarter turn.
 
     Args:
-        geometry: with the attributes ``DSO``, ``DSD``, ``nVoxel``, ``dVoxel``, ``nDetector``, ``dDetector``, and where they are set
-            ``offOrigin``, ``offDetector``, ``rotDetector``, ``COR`` and ``mode``.
-        angles: (V,), or (V, 3) Euler angles z, y, z.
+        geometry: object with the attributes ``DSO``, ``DSD``, ``nVoxel``, ``dVoxel``,
+            ``nDetector``, ``dDetector``, and optionally ``offOrigin``, ``offDetector``,
+            ``rotDetector``, ``COR`` and ``mode``.
+        angles: angles in radians, (V,), or (V, 3) Euler angles z, y, z.
 
     >>> from types import SimpleNamespace
-    >>> geometry = SimpleNamespace(DSO=100.0, DSD=150.0, nVoxel=[4, 8, 8], dVoxel=[1.0, 1.0, 1.0], nDetector=[8, 16],
-    ...                            dDetector=[1.0, 1.0], mode="cone")
+    >>> geometry = SimpleNamespace(DSO=100.0, DSD=150.0, nVoxel=[4, 8, 8], dVoxel=[1.0, 1.0, 1.0],
+    ...                            nDetector=[8, 16], dDetector=[1.0, 1.0], mode="cone")
     >>> from_tigre(geometry, [0.0, 1.0])
     ConeBeam(4x8x8, 2 views, panel 8x16)
     """
@@ -42,10 +43,8 @@ def from_tigre(geometry: Any, angles: Any) -> Scan3D:
     moved = _per_view(geometry, "offOrigin", views, 3)[:, ::-1]
     axis = _per_view(geometry, "COR", views, 0)[:, 0]
     shape, cell = tuple(int(n) for n in geometry.nVoxel), tuple(float(s) for s in geometry.dVoxel)
-    panel, spacing = (
-        tuple(int(n) for n in geometry.nDetector),
-        tuple(float(s) for s in geometry.dDetector),
-    )
+    panel = tuple(int(n) for n in geometry.nDetector)
+    spacing = tuple(float(s) for s in geometry.dDetector)
     parallel = getattr(geometry, "mode", None) == "parallel"
     turned, shift = np.stack([-pitch, yaw, roll], 1), np.stack([across, height], 1)
     z = euler[:, 0] + math.pi / 2
@@ -62,9 +61,9 @@ def from_tigre(geometry: Any, angles: Any) -> Scan3D:
             far[0],
             cell,
             spacing,
-            _shared(shift),
+            _drop_repeats(shift),
             axis_shift=-axis[0],
-            detector_rotation=_shared(turned),
+            detector_rotation=_drop_repeats(turned),
         )
     import torch
 
@@ -84,7 +83,8 @@ def from_tigre(geometry: Any, angles: Any) -> Scan3D:
     sideways = axis[:, None] * np.stack([-np.sin(euler[:, 0]), np.cos(euler[:, 0]), 0 * axis], 1)
     source, detector = source - moved + sideways, detector - moved + sideways
     if parallel:
-        # The rays run along the normal of the unturned panel, through the centre of the volume.
+        # The rays run along the normal of the panel before its rotation, through the centre of the
+        # volume.
         source = np.stack([np.array([-1.0, 0.0, 0.0]) @ rotation for rotation in _euler_zyz(euler)])
     return scan_of(
         np.concatenate([source, detector, u, v], 1),
@@ -95,13 +95,16 @@ def from_tigre(geometry: Any, angles: Any) -> Scan3D:
 
 
 def to_tigre(A: LinearOperator, geometry: Any = None) -> tuple[Any, Any]:
-    """TIGRE's geometry and angles for a circular `ConeBeam` or a `ParallelBeam3D`: ``geometry, angles``.
+    """Convert a circular `ConeBeam` or a `ParallelBeam3D` to TIGRE's ``geometry, angles``.
 
     Args:
-        geometry: the object to fill; by default a new ``tigre.geometry()``, for which TIGRE must be installed.
+        A: the scan.
+        geometry: object to fill; by default a new ``tigre.geometry()``, for which TIGRE must be
+            installed.
 
     Raises:
-        InputError: a pitch, tilt, curved panel or shift of the source, for which TIGRE's geometry has no place.
+        InputError: if the scan has a pitch, tilt, curved panel or shift of the source, which
+            TIGRE's geometry does not have.
     """
     if not isinstance(A, ConeBeam | ParallelBeam3D) or A.curved:
         raise InputError(
@@ -112,7 +115,7 @@ def to_tigre(A: LinearOperator, geometry: Any = None) -> tuple[Any, Any]:
             import tigre
         except ImportError as error:
             raise MissingDependency(
-                "to_tigre makes a tigre.geometry(); install TIGRE, or pass an object to fill"
+                "to_tigre creates a tigre.geometry(); install TIGRE, or pass an object to fill"
             ) from error
         geometry = tigre.geometry(mode="parallel" if A.parallel else "cone")
     cone = isinstance(A, ConeBeam)
@@ -128,10 +131,8 @@ def to_tigre(A: LinearOperator, geometry: Any = None) -> tuple[Any, Any]:
     geometry.DSD = _number(p["source_detector"]) if cone else 2 * size
     geometry.nVoxel, geometry.dVoxel = np.array(A.volume_shape), np.array(A.voxel_size)
     geometry.sVoxel = geometry.nVoxel * geometry.dVoxel
-    geometry.nDetector, geometry.dDetector = (
-        np.array(A.detector_shape),
-        np.array(A.detector_spacing),
-    )
+    geometry.nDetector = np.array(A.detector_shape)
+    geometry.dDetector = np.array(A.detector_spacing)
     geometry.sDetector = geometry.nDetector * geometry.dDetector
     geometry.offOrigin = np.zeros(3)
     geometry.offDetector = np.flip(p["detector_shift"], -1).copy()
@@ -143,7 +144,7 @@ def to_tigre(A: LinearOperator, geometry: Any = None) -> tuple[Any, Any]:
 
 
 def _euler_zyz(euler: Any) -> Any:
-    """The transposes of the rotations: rows times them are rotated."""
+    """Return the transposes of the rotations: a product of rows with them rotates the rows."""
     a, b, c = euler.T
     first, second, third = _about_z(a), np.zeros((len(euler), 3, 3)), _about_z(c)
     second[:, 0, 0] = second[:, 2, 2] = np.cos(b)
@@ -161,7 +162,7 @@ def _about_z(angle: Any) -> Any:
 
 
 def _per_view(geometry: Any, name: str, views: int, parts: int) -> Any:
-    """An attribute as (V, parts or 1): TIGRE keeps one value, or one a view."""
+    """Return an attribute as (V, parts or 1): TIGRE stores one value, or one per view."""
     value = getattr(geometry, name, None)
     array = np.asarray(0.0 if value is None else value, dtype=np.float64)
     if parts and array.ndim <= 1:
@@ -174,10 +175,10 @@ def _per_view(geometry: Any, name: str, views: int, parts: int) -> Any:
     return np.broadcast_to(array, (views, array.shape[1])).copy()
 
 
-def _shared(values: Any) -> Any:
+def _drop_repeats(values: Any) -> Any:
     return values[0] if np.ptp(values, axis=0).max() == 0 else values
 
 
 def _number(value: Any) -> Any:
-    """TIGRE takes a Python number, or one a view."""
+    """Return a Python number, or an array with one number per view, as TIGRE expects."""
     return float(value) if np.ndim(value) == 0 else np.asarray(value)

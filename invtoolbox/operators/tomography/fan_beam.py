@@ -16,45 +16,51 @@ from invtoolbox.operators.tomography.filtered_backprojection import (
     filter_projections,
     parker_weights,
 )
-from invtoolbox.operators.tomography.scan_2d import Scan2D, positive
+from invtoolbox.operators.tomography.scan_2d import Scan2D
+from invtoolbox.operators.tomography.scan_checks import positive
 
 
 class FanBeam(Scan2D):
-    r"""Line integrals along rays from a point source that turns around the object, together with its
-    detector.
+    r"""Line integrals along the rays of a source and a detector that turn around the object.
 
-    Discretised by Joseph's method (`invtoolbox.kernels.tomography.joseph`), with an adjoint that is exact to rounding.
-    Values are length times density, in the one unit of all lengths.
+    The integrals are discretised by Joseph's method (`invtoolbox.kernels.tomography.joseph`), with
+    an adjoint that is exact to rounding. All lengths have one unit; values are length times density
+    in that unit.
 
-    The origin is the centre of the image and of rotation; ``x`` points along the columns, ``y`` against the
-    rows (upwards). At angle ``t`` the source is at ``source_origin * (sin t, -cos t)``, the detector on the
-    other side, and detector coordinates grow along ``(cos t, sin t)``; angles count anticlockwise. Cell ``k``
-    lies at ``s = (k - (num_detectors - 1) / 2) * detector_spacing + detector_shift``. On a flat detector
-    ``s`` is the distance from the foot of the central ray (the one through the origin); on a curved one, an
-    arc around the source, it is the length of arc from there, so the ray's angle is ``s / source_detector``.
-    These are the conventions of ASTRA's ``fanflat`` geometry; see docs/conventions.md.
+    The origin is the centre of the image and of rotation; ``x`` points along the columns, ``y``
+    against the rows (upwards). At angle ``t`` the source is at ``source_origin * (sin t, -cos t)``,
+    the detector on the other side, and detector coordinates grow along ``(cos t, sin t)``; angles
+    count anticlockwise. Cell ``k`` lies at
+    ``s = (k - (num_detectors - 1) / 2) * detector_spacing + detector_shift``. On a flat detector
+    ``s`` is the distance from the foot of the central ray (the ray through the origin). A curved
+    detector is an arc around the source: ``s`` is then the length of arc from the foot, so the
+    ray's angle is ``s / source_detector``. These are the conventions of ASTRA's ``fanflat``
+    geometry; see docs/conventions.md.
 
     Args:
-        image_shape: (rows, columns) or (channels, rows, columns); any number of channels is accepted in a
-        call. angles: radians, shape (views,): tensor, array or list, in any order and spacing.
+        image_shape: shape (rows, columns) or (channels, rows, columns); any number of channels is
+            accepted in a call.
+        angles: angles of the views in radians, shape (views,): tensor, array or list, in any order
+            and spacing.
         num_detectors: number of detector cells.
-        source_origin: distance from the source to the centre of rotation.
-        source_detector: distance from the source to the detector, along the central ray.
-        pixel_size: one length, or a pair (row, column).
-        detector_spacing: distance between the centres of neighbouring cells, on the detector (not at the
-        object). detector_shift: how far the detector's centre lies from the foot of the central ray, a length
-        on the detector; or one
-            length a view. If the centre of rotation is seen at cell ``c``, it is
-            ``((num_detectors - 1) / 2 - c) * detector_spacing``.
-        curved: the detector is an arc around the source.
+        source_origin: distance from the source to the centre of rotation, a length.
+        source_detector: distance from the source to the detector along the central ray, a length.
+        pixel_size: size of a pixel, one length or a pair (row, column).
+        detector_spacing: distance between the centres of neighbouring cells, a length on the
+            detector (not at the object).
+        detector_shift: offset of the detector's centre from the foot of the central ray, a length
+            on the detector, or one length per view. If the centre of rotation projects to cell
+            ``c``, the shift is ``((num_detectors - 1) / 2 - c) * detector_spacing``.
+        curved: whether the detector is an arc around the source.
 
     ``angles`` and ``detector_shift`` are the operator's parameters; both are differentiable.
 
     Raises:
-        InputError: angles that look like degrees or are not finite, a source inside the image, a detector
-            nearer to the source than the origin, a field of view that misses the image's centre.
+        InputError: if angles look like degrees or are not finite, if the source is inside the
+            image, if the detector is nearer to the source than the origin, or if the field of view
+            misses the image's centre.
 
-    >>> A = FanBeam((5, 5), [0.0], 3, source_origin=10.0, source_detector=20.0, detector_spacing=3.0)
+    >>> A = FanBeam((5, 5), [0.0], 3, 10.0, source_detector=20.0, detector_spacing=3.0)
     >>> A(torch.ones(1, 1, 5, 5))
     tensor([[[[5.0559, 5.0000, 5.0559]]]])
     """
@@ -87,12 +93,12 @@ class FanBeam(Scan2D):
         if self.source_detector < self.source_origin:
             raise InputError(
                 f"source_detector ({self.source_detector:.4g}) is the distance from the source to "
-                f"the detector: at least source_origin ({self.source_origin:.4g})"
+                f"the detector: it must be at least source_origin ({self.source_origin:.4g})"
             )
         self._check_view()
 
     def _fan_angle(self, s: Tensor) -> Tensor:
-        """The angle between a ray and the central ray, from its detector coordinate."""
+        """Compute the angle between a ray and the central ray from its detector coordinate."""
         return s / self.source_detector if self.curved else (s / self.source_detector).atan()
 
     def _lines(
@@ -103,14 +109,14 @@ class FanBeam(Scan2D):
             along, across = self._fan_angle(s).cos(), self._fan_angle(s).sin()
         else:
             along, across = torch.ones_like(s), s / self.source_detector
-        # The central ray runs along (-sin, cos), the detector along (cos, sin). Of all points of a ray take
-        # the one nearest to the origin: its coordinates are small, which keeps the ray's offset accurate.
+        # The central ray runs along (-sin, cos), the detector along (cos, sin). The point of a ray
+        # nearest to the origin has small coordinates, which keeps the ray's offset accurate.
         source = (self.source_origin * sin, -self.source_origin * cos)
         direction = (across * cos - along * sin, across * sin + along * cos)
         distance = self.source_origin * along / (along.square() + across.square())
         return (source[0] + distance * direction[0], source[1] + distance * direction[1]), direction
 
-    def _seen(self) -> tuple[float, float]:
+    def _view_limits(self) -> tuple[float, float]:
         shift, half = (
             self.detector_shift.detach().double(),
             self.num_detectors * self.detector_spacing / 2,
@@ -123,13 +129,14 @@ class FanBeam(Scan2D):
     def _invert(
         self, y: Tensor, angles: Tensor, shift: Tensor, filter: str, cutoff: float
     ) -> Tensor:
-        # Kak and Slaney, "Principles of Computerized Tomographic Imaging", 3.4.1 (curved) and 3.4.2 (flat),
-        # with the flat detector moved to the origin. All lengths are divided by `source_origin`.
+        # Kak and Slaney, "Principles of Computerized Tomographic Imaging", 3.4.1 (curved) and
+        # 3.4.2 (flat), with the flat detector moved to the origin. All lengths are divided by
+        # `source_origin`.
         angles, shift = angles.detach().double()[:, None], shift.detach().double()[:, None]
         s = self._detector(shift)
         gamma = self._fan_angle(s)
         arc = arc_weights(angles[:, 0], 2 * torch.pi)
-        # A full turn sees every ray twice; a short scan sees some of them twice; a shorter arc sees some
+        # A full turn measures every ray twice; a short scan some of them twice; a shorter arc some
         # once.
         redundancy = (
             torch.full_like(gamma, 0.5)
@@ -146,14 +153,13 @@ class FanBeam(Scan2D):
         return pixel_backproject(filtered, self._pixel_views(angles[:, 0], shift[:, 0]))
 
     def _pixel_views(self, angles: Tensor, shift: Tensor) -> PixelViews:
-        """Where a pixel is seen: lateral / depth is the tangent of its fan angle, depth 1 at the origin."""
+        """Tabulate where pixels project.
+
+        Lateral / depth is the tangent of the fan angle; the depth is 1 at the origin.
+        """
         height, width = (size / self.source_origin for size in self.pixel_size)
-        cos, sin, one, zero = (
-            angles.cos(),
-            angles.sin(),
-            torch.ones_like(angles),
-            torch.zeros_like(angles),
-        )
+        cos, sin = angles.cos(), angles.sin()
+        one, zero = torch.ones_like(angles), torch.zeros_like(angles)
         lateral = torch.stack([zero, width * cos, -height * sin])
         depth = torch.stack([one, -width * sin, -height * cos])
         cells = self.source_detector / self.detector_spacing

@@ -1,7 +1,4 @@
-"""X-ray projection of images along parallel rays.
-
-X-ray projection of volumes along parallel rays.
-"""
+"""X-ray projection along parallel rays: of images (`ParallelBeam`), volumes (`ParallelBeam3D`)."""
 
 from __future__ import annotations
 
@@ -23,34 +20,39 @@ from invtoolbox.operators.tomography.trajectories import parallel_vectors
 
 
 class ParallelBeam(Scan2D):
-    r"""Line integrals along parallel rays, the discrete Radon transform.
+    r"""Line integrals along parallel rays: the discrete Radon transform.
 
-    .. math:: (A x)(\theta, s) = \int x(s \cos\theta - t \sin\theta, \; s \sin\theta + t \cos\theta) \, dt
+    .. math:: (A x)(\theta, s) = \int x(s \cos\theta - t \sin\theta, \; s \sin\theta + t \cos\theta)
+    \, dt
 
-    discretised by Joseph's method (`invtoolbox.kernels.tomography.joseph`), with an adjoint that is exact to rounding.
-    Values are length times density, in the unit of ``pixel_size``.
+    The integrals are discretised by Joseph's method (`invtoolbox.kernels.tomography.joseph`), with
+    an adjoint that is exact to rounding. Values are length times density, in the unit of
+    ``pixel_size``.
 
-    The origin is the centre of the image and of rotation. ``x`` points along the columns (to the right),
-    ``y`` against the rows (upwards), as in a plotted picture whose row 0 is on top. At angle 0 the rays run
-    downwards and the detector points along ``x``; angles count anticlockwise. Cell ``k`` lies at
-    ``s = (k - (num_detectors - 1) / 2) * detector_spacing + detector_shift``. These are the conventions of
-    ASTRA's ``parallel`` geometry; see docs/conventions.md.
+    The origin is the centre of the image and of rotation. ``x`` points along the columns (to the
+    right), ``y`` against the rows (upwards), as in a plotted picture whose row 0 is on top. At
+    angle 0 the rays run downwards and the detector points along ``x``; angles count anticlockwise.
+    Cell ``k`` lies at ``s = (k - (num_detectors - 1) / 2) * detector_spacing + detector_shift``.
+    These are the conventions of ASTRA's ``parallel`` geometry; see docs/conventions.md.
 
     Args:
-        image_shape: (rows, columns) or (channels, rows, columns); any number of channels is accepted in a
-        call. angles: radians, shape (views,): tensor, array or list, in any order and spacing.
+        image_shape: shape (rows, columns) or (channels, rows, columns); any number of channels is
+            accepted in a call.
+        angles: angles of the views in radians, shape (views,): tensor, array or list, in any order
+            and spacing.
         num_detectors: number of detector cells.
-        pixel_size: one length, or a pair (row, column).
+        pixel_size: size of a pixel, one length or a pair (row, column).
         detector_spacing: distance between the centres of neighbouring cells, a length.
-        detector_shift: how far the detector's centre lies from the projection of the centre of rotation, a
-            length; or one length a view. If the centre of rotation is seen at cell ``c`` (counted from 0,
-            fractions allowed), it is ``((num_detectors - 1) / 2 - c) * detector_spacing``.
+        detector_shift: offset of the detector's centre from the projection of the centre of
+            rotation, a length, or one length per view. If the centre of rotation projects to cell
+            ``c`` (counted from 0, fractions allowed), the shift is
+            ``((num_detectors - 1) / 2 - c) * detector_spacing``.
 
     ``angles`` and ``detector_shift`` are the operator's parameters; both are differentiable.
 
     Raises:
-        InputError: angles that look like degrees or are not finite, a field of view that misses the image's
-            centre.
+        InputError: if angles look like degrees or are not finite, or if the field of view misses
+            the image's centre.
 
     >>> import math
     >>> A = ParallelBeam((5, 5), [0.0, math.pi / 4], num_detectors=5)
@@ -79,7 +81,7 @@ class ParallelBeam(Scan2D):
         s, cos, sin = self._detector(shift), angles.cos(), angles.sin()
         return (s * cos, s * sin), (sin, -cos)
 
-    def _seen(self) -> tuple[float, float]:
+    def _view_limits(self) -> tuple[float, float]:
         shift, half = self.detector_shift.detach(), self.num_detectors * self.detector_spacing / 2
         return float(shift.min()) - half, float(shift.max()) + half
 
@@ -90,7 +92,7 @@ class ParallelBeam(Scan2D):
         arc = arc_weights(angles, torch.pi)
         filtered = filter_projections(y, self.detector_spacing, filter, cutoff)
         filtered = filtered * arc.weights.to(y)[:, None]
-        # Cell of a pixel: ((c w cos - r h sin) - first cell) / spacing, where pixels measure h by w.
+        # Cell of a pixel: ((c w cos - r h sin) - first cell) / spacing, for pixels of h by w.
         height, width = self.pixel_size
         first = self._detector(shift)[..., 0].expand_as(angles)
         one, zero = torch.ones_like(angles), torch.zeros_like(angles)
@@ -103,31 +105,43 @@ class ParallelBeam(Scan2D):
 
 
 class ParallelBeam3D(Scan3D):
-    r"""Line integrals along parallel rays onto a panel that turns around the object: synchrotrons, electron tomography, laminography.
+    r"""Line integrals along parallel rays onto a panel that turns around the object.
 
-    World coordinates are those of `ConeBeam`: ``y`` grows with the row index, the axis of rotation is ``z``. At angle ``t`` the rays run
-    along ``(sin t, -cos t, 0)``, the columns of the panel grow along ``u = (cos t, sin t, 0)`` and its rows along ``v = (0, 0, 1)``:
-    ASTRA's ``parallel3d``. A slice of the volume is one of `ParallelBeam` with its rows flipped.
+    The geometry serves synchrotrons, electron tomography and laminography. World coordinates are
+    those of `ConeBeam`: ``y`` grows with the row index, and the axis of rotation is ``z``. At angle
+    ``t`` the rays run along ``(sin t, -cos t, 0)``, the columns of the panel grow along
+    ``u = (cos t, sin t, 0)`` and its rows along ``v = (0, 0, 1)``: ASTRA's ``parallel3d``. Each
+    slice of the volume is projected as by `ParallelBeam` with flipped rows.
 
     Args:
-        volume_shape: (slices, rows, columns), or (channels, ...); any number of channels is accepted in a call.
-        angles: radians, shape (views,): tensor, array or list, in any order and spacing.
-        detector_shape: (rows, columns) of the panel.
-        voxel_size: one length, or three (slice, row, column).
-        detector_spacing: distance between the centres of neighbouring cells; one length, or (between rows, between columns).
-        detector_shift: **(u, v)**, how far the panel's centre lies from the projection of the volume's centre, along its rows and along
-            its columns, lengths; or (views, 2). If the axis of rotation is seen at column ``c`` (counted from 0), the first is
+        volume_shape: shape (slices, rows, columns), or (channels, ...); any number of channels is
+            accepted in a call.
+        angles: angles of the views in radians, shape (views,): tensor, array or list, in any order
+            and spacing.
+        detector_shape: shape (rows, columns) of the panel.
+        voxel_size: size of a voxel, one length or three (slice, row, column).
+        detector_spacing: distance between the centres of neighbouring cells; one length, or
+            (between rows, between columns).
+        detector_shift: **(u, v)**, offset of the panel's centre from the projection of the volume's
+            centre, along the rows and along the columns of the panel, lengths; or (views, 2). If
+            the axis of rotation projects to column ``c`` (counted from 0), the first is
             ``((columns - 1) / 2 - c) * spacing``.
-        tilt: radians by which the rays leave the plane of rotation: laminography.
-        detector_rotation: (about u, about v, in plane), radians by which the panel is turned about its centre, as in `ConeBeam`; or
-            (views, 3).
-        views_per_chunk: how many views are worked on at a time in `normal`, `pseudo_inverse` and `chunks`; chosen where not given.
+        tilt: angle in radians by which the rays leave the plane of rotation: laminography.
+        detector_rotation: rotation angles (about u, about v, in plane), radians by which the panel
+            is turned about its centre, as in `ConeBeam`; or (views, 3).
+        views_per_chunk: number of views processed at a time in `normal`, `pseudo_inverse` and
+            `chunks`; chosen automatically if ``None``.
 
-    ``angles``, ``detector_shift``, ``tilt`` and ``detector_rotation`` are the operator's parameters, differentiable, and may differ from
-    item to item.
+    ``angles``, ``detector_shift``, ``tilt`` and ``detector_rotation`` are the operator's
+    parameters. They are differentiable, and may differ from item to item.
 
-    `pseudo_inverse` is filtered back-projection: exact for a tilt of 0 up to sampling, and for a full turn with a tilt up to the cone of
-    frequencies around the axis that no view sees.
+    `pseudo_inverse` is filtered back-projection. It is exact up to sampling for a tilt of 0. For a
+    full turn with a tilt it is exact up to the cone of frequencies around the axis that no view
+    measures.
+
+    Raises:
+        InputError: if angles look like degrees, if ``tilt`` is not less than pi / 2, or if the rays
+            miss the volume.
 
     >>> import torch
     >>> A = ParallelBeam3D((2, 5, 5), [0.0, 1.0], (2, 5))
@@ -175,10 +189,9 @@ class ParallelBeam3D(Scan3D):
             },
             views_per_chunk,
         )
-        if float(self.tilt.detach().abs().max()) >= 1.6:
-            raise InputError(
-                f"tilt is in radians, less than pi / 2, got {float(self.tilt.detach().abs().max()):.4g}"
-            )
+        largest = float(self.tilt.detach().abs().max())
+        if largest >= 1.6:
+            raise InputError(f"tilt must be in radians and less than pi / 2, got {largest:.4g}")
         self._check_view()
 
     @staticmethod
@@ -189,7 +202,15 @@ class ParallelBeam3D(Scan3D):
         voxel_size: float | Sequence[float] = 1.0,
         views_per_chunk: int | None = None,
     ) -> VectorScan:
-        """A parallel beam with any pose in every view: vectors (V, 12) of ASTRA's ``parallel3d_vec``. See `VectorScan`."""
+        """Create a parallel beam with any pose in every view.
+
+        Args:
+            volume_shape: shape (slices, rows, columns), or (channels, ...).
+            vectors: poses, (V, 12), as ASTRA's ``parallel3d_vec``; see `VectorScan`.
+            detector_shape: shape (rows, columns) of the panel.
+            voxel_size: size of a voxel, one length or three (slice, row, column).
+            views_per_chunk: number of views processed at a time; chosen automatically if ``None``.
+        """
         return VectorScan(
             volume_shape, vectors, detector_shape, voxel_size, True, False, views_per_chunk
         )

@@ -1,4 +1,4 @@
-"""What the 2D scans have in common: parameters, channels, views, and the checks of a geometry."""
+"""Base classes of scans, and of 2D scans: parameters, channels, views, and geometry checks."""
 
 from __future__ import annotations
 
@@ -8,28 +8,51 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.tomography.joseph import backproject, project
 from invtoolbox.kernels.tomography.rays import Rays
-from invtoolbox.operators.base import LinearOperator, check_shape
+from invtoolbox.operators.base import LinearOperator
+from invtoolbox.operators.tomography.scan_checks import (
+    check_angles,
+    finite,
+    lengths,
+    positive,
+    shape_of,
+    whole,
+)
 
 
-class Scan2D(LinearOperator):
-    """A 2D scan along straight rays: line integrals of ``(batch, C, H, W)`` as ``(batch, C, V, D)``.
-
-    A subclass says where the rays run (`_lines`) and how to invert analytically. Any number of channels is
-    accepted.
-
-    Attributes:
-        angles: (V,), or (items, V) where every item of the batch has its own.
-        detector_shift: (1,) or (V,); (items, 1) or (items, V). A length.
-    """
+class Scan(LinearOperator):
+    """Base of the 2D and 3D scans, which treat every channel alike."""
 
     channelwise = True
+
+    def plot(self) -> Any:
+        """Plot the geometry: source path, detector, object and direction of rotation.
+
+        Returns:
+            the picture, a ``matplotlib.figure.Figure``.
+        """
+        from invtoolbox.plotting.scan_geometry import geometry_figure
+
+        return geometry_figure(self)
+
+
+class Scan2D(Scan):
+    """2D scan along straight rays: line integrals of ``(batch, C, H, W)`` as ``(batch, C, V, D)``.
+
+    A subclass implements the position of the rays (`_lines`) and the analytic inversion
+    (`_invert`). Any number of channels is accepted.
+
+    Attributes:
+        angles: angles of the views in radians, (V,), or (items, V) if every batch item has its own
+            angles.
+        detector_shift: offset of the detector, a length; (1,) or (V,), or (items, 1) or (items, V).
+    """
+
     angles: Tensor
     detector_shift: Tensor
     pixel_size: tuple[float, float]
@@ -45,38 +68,38 @@ class Scan2D(LinearOperator):
         detector_spacing: float,
         detector_shift: Any,
     ) -> None:
-        channels, self.image_shape = _image_shape(image_shape)
-        self.angles = _angles(angles)
-        self.num_detectors = _whole("num_detectors", num_detectors)
-        self.pixel_size = _pixel_size(pixel_size)
+        channels, self.image_shape = shape_of("image_shape", image_shape, ("rows", "columns"))
+        self.angles = check_angles(angles)
+        self.num_detectors = whole("num_detectors", num_detectors)
+        self.pixel_size = lengths("pixel_size", pixel_size, ("row", "column"))
         self.detector_spacing = positive("detector_spacing", detector_spacing)
-        self.detector_shift = _shift(detector_shift, self.angles)
+        self.detector_shift = _check_shift(detector_shift, self.angles)
         self.domain_shape = (channels, *self.image_shape)
         self.range_shape = (channels, self.angles.shape[-1], self.num_detectors)
         self.items = _items(self.angles, self.detector_shift)
 
-    # -- what a subclass says
-    # -------------------------------------------------------------------------------------
+    # -- for subclasses to implement --------------------------------------------------------------
 
     @abstractmethod
     def _lines(
         self, angles: Tensor, shift: Tensor
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """A point and a direction ``(x, y)`` of every ray, each broadcastable to (V, D), from (V,) and (V or
-        1,)."""
+        """Return a point and a direction ``(x, y)`` of every ray.
+
+        Each broadcasts to (V, D). ``angles`` has the shape (V, 1), ``shift`` (V, 1) or (1, 1).
+        """
 
     @abstractmethod
-    def _seen(self) -> tuple[float, float]:
-        """The signed distances from the centre of rotation of the detector's two outermost edges' rays."""
+    def _view_limits(self) -> tuple[float, float]:
+        """Return the signed distances of the two outermost rays from the centre of rotation."""
 
     @abstractmethod
     def _invert(
         self, y: Tensor, angles: Tensor, shift: Tensor, filter: str, cutoff: float
     ) -> Tensor:
-        """Filtered back-projection of ``(N, V, D)``."""
+        """Compute the filtered back-projection of ``(N, V, D)``."""
 
-    # -- the operator
-    # ---------------------------------------------------------------------------------------------
+    # -- the operator -----------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:
         return {"angles": self.angles, "detector_shift": self.detector_shift}
@@ -109,14 +132,15 @@ class Scan2D(LinearOperator):
         dtype: torch.dtype | None = None,
     ) -> Self:
         other = super().to(target, device=device, dtype=dtype)
-        # Traced afresh from the moved angles, so that the copy does not depend on what was called before.
+        # The copy traces its rays again from the moved angles, so it does not depend on earlier
+        # calls.
         other.__dict__.pop("_rays", None)
         return other
 
     def select(self, index: Tensor) -> Self:
         if self.items is None:
             return self
-        # Only what has an axis of items: two views are not two items.
+        # Select only along an axis of items: two views are not two items.
         return self._replace(
             {
                 name: value.index_select(0, index)
@@ -131,7 +155,7 @@ class Scan2D(LinearOperator):
         return int(self.angles.shape[-1])
 
     def subset(self, index: Tensor | slice | Sequence[int]) -> Self:
-        """The scan of some of the views, for ordered-subset methods: ``A.subset(i)(x) = A(x)[:, :, i]``.
+        """Return the scan of some views: ``A.subset(i)(x) = A(x)[:, :, i]``.
 
         >>> from invtoolbox.operators.tomography.parallel_beam import ParallelBeam
         >>> A = ParallelBeam((4, 4), torch.linspace(0, 3, 6), 7)
@@ -150,20 +174,22 @@ class Scan2D(LinearOperator):
 
     @property
     def rays(self) -> Rays:
-        """The table of rays; kept while the geometry is not being differentiated, as it is a function of
-        it."""
+        """Table of rays.
+
+        The table is a function of the geometry, and is kept unless the geometry is being
+        differentiated.
+        """
         if self.items is not None:
-            raise InputError(f"{self} has other rays for every item of the batch")
+            raise InputError(f"{self} has different rays for every item of the batch")
         if self.angles.requires_grad or self.detector_shift.requires_grad:
             return self._trace(self.angles, self.detector_shift)
         kept = self.__dict__.get("_rays")
         key = (_version(self.angles), _version(self.detector_shift))
         if kept is None or kept[0] != key:
-            # What is kept must also serve calls that record gradients.
+            # The kept table must also serve calls that record gradients.
             with torch.inference_mode(False):
                 kept = self.__dict__["_rays"] = (key, self._trace(self.angles, self.detector_shift))
-        rays: Rays = kept[1]
-        return rays
+        return kept[1]
 
     def _trace(self, angles: Tensor, shift: Tensor) -> Rays:
         points, directions = self._lines(angles.double()[:, None], shift.double()[:, None])
@@ -174,7 +200,7 @@ class Scan2D(LinearOperator):
         return Rays.through(points, directions, self.image_shape, self.pixel_size)
 
     def _detector(self, shift: Tensor) -> Tensor:
-        """Coordinates of the detector's cells, (V or 1, D)."""
+        """Return the coordinates of the detector's cells, (V or 1, D)."""
         cells = torch.arange(self.num_detectors, dtype=shift.dtype, device=shift.device)
         return (cells - (self.num_detectors - 1) / 2) * self.detector_spacing + shift
 
@@ -195,14 +221,17 @@ class Scan2D(LinearOperator):
         )
 
     def pseudo_inverse(self, y: Tensor, filter: str = "ram-lak", cutoff: float = 1.0) -> Tensor:
-        """Filtered back-projection, ``(batch, C, V, D) -> (batch, C, H, W)``; differentiable in ``y``.
+        """Compute the filtered back-projection; differentiable in ``y``.
 
         Args:
+            y: projections, ``(batch, C, V, D)``.
             filter: "ram-lak", "shepp-logan", "cosine", "hamming" or "hann".
             cutoff: fraction of the Nyquist frequency above which nothing passes, in (0, 1].
+
+        Returns:
+            images, ``(batch, C, H, W)``.
         """
-        what = f"the pseudo-inverse of {self} takes y"
-        check_shape(y, self.range_shape, what, self.channelwise, self.items)
+        self._check_measurements("pseudo-inverse", y)
         return self._each_item(
             lambda item, angles, shift: self._invert(
                 item,
@@ -215,33 +244,33 @@ class Scan2D(LinearOperator):
         )
 
     def _each_item(self, function: Any, value: Tensor) -> Tensor:
-        """Apply to (N, ...) with the channels in the batch; item by item where the geometry differs."""
+        """Apply ``function`` with the channels in the batch, or per item if geometries differ."""
         if self.items is None:
             flat = function(value.flatten(0, 1), None, None)
-            result: Tensor = flat.unflatten(0, value.shape[:2])
-            return result
+            return flat.unflatten(0, value.shape[:2])
         angles = self.angles.expand(self.items, self.angles.shape[-1])
         shift = self.detector_shift.expand(self.items, self.detector_shift.shape[-1])
         return torch.stack([function(item, angles[k], shift[k]) for k, item in enumerate(value)])
 
     def _check_view(self) -> None:
-        """Raise where the detector does not see the object's centre, warn where it does not see all of it."""
+        """Raise if the detector misses the object's centre, warn if it misses other parts."""
         height, width = (n * size for n, size in zip(self.image_shape, self.pixel_size))
         inner, outer = min(height, width) / 2, math.hypot(height, width) / 2
-        low, high = self._seen()
+        low, high = self._view_limits()
         name = type(self).__name__
         sees = f"the detector sees distances {low:.4g} to {high:.4g} from the centre of rotation"
         if low > outer or high < -outer:
             raise InputError(
-                f"no ray of this {name} meets the image: {sees}, the image reaches {outer:.4g}; "
-                f"check detector_shift, detector_spacing and pixel_size (one unit of length)"
+                f"no ray of this {name} meets the image: {sees}, but the image reaches "
+                f"{outer:.4g}; check detector_shift, detector_spacing and pixel_size (one unit of "
+                "length)"
             )
         if low > 0 or high < 0:
             raise InputError(
                 f"this {name} never sees the centre of the image: {sees}; "
                 f"check detector_shift (a length, not cells)"
             )
-        # A cell's width of slack: an image as wide as its detector is the common case.
+        # The slack is the width of a cell: an image as wide as its detector is the common case.
         slack = self.detector_spacing
         if low > -inner + slack or high < inner - slack:
             warnings.warn(
@@ -250,100 +279,33 @@ class Scan2D(LinearOperator):
                 stacklevel=4,
             )
 
-    def plot(self) -> Any:
-        """A picture of the geometry, a ``matplotlib.figure.Figure``: source path, detector, image, direction of rotation."""
-        from invtoolbox.plotting.scan_geometry import geometry_figure
-
-        return geometry_figure(self)
-
     def __repr__(self) -> str:
         height, width = self.image_shape
-        views = self.angles.shape[-1]
-        return f"{type(self).__name__}({height}x{width}, {views} views, {self.num_detectors} detectors)"
+        name, views = type(self).__name__, self.angles.shape[-1]
+        return f"{name}({height}x{width}, {views} views, {self.num_detectors} detectors)"
 
 
 def _version(tensor: Tensor) -> int:
-    """Counts changes in place, so that a kept table never outlives its angles."""
+    """Count the in-place changes, so that a kept table never outlives its angles."""
     return 0 if tensor.is_inference() else tensor._version
 
 
-# -- checks of the arguments
-# -----------------------------------------------------------------------------------
-
-
-def positive(name: str, value: Any) -> float:
-    number = float(value)
-    if not (math.isfinite(number) and number > 0):
-        raise InputError(f"{name} must be a positive number, got {value}")
-    return number
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, got {value}")
-    return int(value)
-
-
-def _image_shape(shape: Sequence[int]) -> tuple[int, tuple[int, int]]:
-    sizes = tuple(shape)
-    if len(sizes) not in (2, 3):
-        raise InputError(
-            f"image_shape must be (rows, columns) or (channels, rows, columns), got {sizes}"
-        )
-    channels, height, width = (_whole("every entry of image_shape", n) for n in (1, *sizes)[-3:])
-    return channels, (height, width)
-
-
-def _pixel_size(size: float | Sequence[float]) -> tuple[float, float]:
-    pair = (size, size) if isinstance(size, (int, float)) else tuple(size)
-    if len(pair) != 2:
-        raise InputError(f"pixel_size must be one length or a pair (row, column), got {size}")
-    return positive("pixel_size", pair[0]), positive("pixel_size", pair[1])
-
-
-def _angles(angles: Any) -> Tensor:
-    tensor = (
-        angles
-        if isinstance(angles, Tensor)
-        else torch.from_numpy(np.array(angles, dtype=np.float64))
-    )
-    if not tensor.is_floating_point():
-        tensor = tensor.double()
-    if tensor.ndim != 1 or tensor.numel() == 0:
-        raise InputError(
-            f"angles must have shape (views,) with at least one view, got {tuple(tensor.shape)}"
-        )
-    finite = torch.isfinite(tensor)
-    if not bool(finite.all()):
-        raise InputError(
-            f"angles must be finite: {int((~finite).sum())} of {tensor.numel()} are not, the "
-            f"first at view {int((~finite).nonzero()[0])}"
-        )
-    largest = float(tensor.detach().abs().max())
-    if largest > 4 * math.pi + 1e-3:
-        raise InputError(
-            f"angles look like degrees (up to {largest:.4g}): pass torch.deg2rad(angles); "
-            f"radians of more than two turns can be given as angles % (2 * pi)"
-        )
-    return tensor
-
-
-def _shift(shift: Any, angles: Tensor) -> Tensor:
+def _check_shift(shift: Any, angles: Tensor) -> Tensor:
+    """Return the detector shift as a tensor, (1,) or (V,), after checking it."""
     tensor: Tensor = shift
     if not isinstance(shift, Tensor):
         tensor = torch.as_tensor(shift, dtype=torch.float64, device=angles.device)
     tensor = tensor.reshape(1) if tensor.ndim == 0 else tensor
     if tensor.ndim != 1 or tensor.shape[0] not in (1, angles.shape[0]):
         raise InputError(
-            f"detector_shift must be a number or have one entry a view ({angles.shape[0]}), "
+            f"detector_shift must be a number or have one entry per view ({angles.shape[0]}), "
             f"got shape {tuple(tensor.shape)}"
         )
-    if not bool(torch.isfinite(tensor).all()):
-        raise InputError("detector_shift must be finite")
-    return tensor
+    return finite("detector_shift", tensor)
 
 
 def _items(angles: Tensor, shift: Tensor) -> int | None:
+    """Return the number of batch items of the parameters; ``None`` if they are shared."""
     counts = [t.shape[0] for t in (angles, shift) if t.ndim == 2]
     if not counts:
         return None

@@ -1,4 +1,4 @@
-"""What the 3D scans have in common: parameters, channels, views, chunks of views, and analytic inversion."""
+"""Base class of the 3D scans: parameters, channels, views, chunks of views, inversion."""
 
 from __future__ import annotations
 
@@ -13,36 +13,39 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.tomography.rays import Views
 from invtoolbox.kernels.tomography.volume import backproject_volume, project_volume
-from invtoolbox.operators.base import LinearOperator, check_shape
+from invtoolbox.operators.base import check_shape
+from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.operators.tomography.scan_checks import check_view, lengths, shape_of, whole
 
-#: Values of a chunk of projections where the volume is smaller than that: 64 MB in float32.
+#: Number of values in a chunk of projections if the volume has fewer values: 64 MB in float32.
 _CHUNK = 1 << 24
 _FEWEST_VIEWS = 8
 
 
-class Scan3D(LinearOperator):
-    """A 3D scan along straight rays: line integrals of ``(batch, channel, D, H, W)`` as ``(batch, channel, V, R, C)``.
+class Scan3D(Scan):
+    """3D scan along straight rays: line integrals of ``(batch, channel, D, H, W)``.
 
-    V views of a panel with R rows and C columns. A subclass says where source and panel stand (`_vectors`), and how to invert
-    analytically where that exists. Any number of channels is accepted.
+    The result has the shape ``(batch, channel, V, R, C)``: V views of a panel with R rows and C
+    columns. A subclass implements the poses of source and panel (`_vectors`), and the analytic
+    inversion if it exists (`_invert`). Any number of channels is accepted.
 
-    Every parameter has one entry a view, or one for all views: shape (V, ...) or (1, ...). With one more axis in front it belongs to
-    the items of the batch: (items, V, ...) or (items, 1, ...).
+    Every parameter has one entry per view, or one for all views: shape (V, ...) or (1, ...). With
+    one more axis in front it belongs to the items of the batch: (items, V, ...) or (items, 1, ...).
 
     Attributes:
-        volume_shape: (D, H, W) = (slice z, row y, column x).
-        voxel_size: (z, y, x), lengths.
-        detector_shape: (R, C).
-        parallel: the rays of a view are parallel.
-        curved: the panel is an arc around the source.
-        views_per_chunk: how many views are worked on at a time, where work is done in chunks; ``None`` chooses.
+        volume_shape: shape (D, H, W) = (slice z, row y, column x).
+        voxel_size: size of a voxel, (z, y, x), lengths.
+        detector_shape: shape (R, C).
+        parallel: whether the rays of a view are parallel.
+        curved: whether the panel is an arc around the source.
+        views_per_chunk: number of views processed at a time, if work is done in chunks; ``None``
+            chooses it.
     """
 
-    #: The parameters, the one that says how many views there are first, each with the numbers that it has a view (0: one number).
+    #: The parameters, and the number of components of each per view (0: one number). The first
+    #: parameter determines the number of views.
     _components: ClassVar[dict[str, int]]
 
-    channelwise = True
     parallel: bool = False
     curved: bool = False
 
@@ -68,24 +71,32 @@ class Scan3D(LinearOperator):
         )
         self.domain_shape = (channels, *self.volume_shape)
         for name, value in parameters.items():
-            setattr(self, name, self._shaped(name, value))
+            setattr(self, name, self._check_parameter(name, value))
         self._settle()
 
-    # -- what a subclass says -------------------------------------------------------------------------------------
+    # -- for subclasses to implement
+    # -----------------------------------------------------------------
 
     @abstractmethod
     def _vectors(self, parameters: dict[str, Tensor]) -> Tensor:
-        """Source (or ray direction), centre of the panel, u and v of every view, (V, 12), from parameters in float64."""
+        """Compute the vectors of every view, (V, 12), from parameters in float64.
+
+        The vectors are source (or ray direction), centre of the panel, u and v.
+        """
 
     def _invert(
         self, y: Tensor, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float
     ) -> Tensor:
-        """What the projections ``(N, V', R, C)`` of some of the views add to the analytic inversion ``(N, D, H, W)``."""
+        """Compute the analytic inversion ``(N, D, H, W)`` of some views ``(N, V', R, C)``.
+
+        The inversion of a scan is the sum over its views.
+        """
         raise InputError(
-            f"{self} has no closed-form pseudo-inverse; use it.solve(problem, solver=it.solvers.CGLS())"
+            f"{self} has no closed-form pseudo-inverse; use it.solve(problem, "
+            "solver=it.solvers.CGLS())"
         )
 
-    # -- parameters -----------------------------------------------------------------------------------------------
+    # -- parameters --------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in self._components}
@@ -93,25 +104,21 @@ class Scan3D(LinearOperator):
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         other = super()._replace(parameters)
         for name in parameters:
-            setattr(other, name, other._shaped(name, getattr(other, name)))
+            setattr(other, name, other._check_parameter(name, getattr(other, name)))
         other._settle()
         return other
 
     def select(self, index: Tensor) -> Self:
         if self.items is None:
             return self
-        picked = {
-            name: value.index_select(0, index.to(value.device))
-            for name, value in self.parameters().items()
-            if self._per_item(name, value) and value.shape[0] > 1
-        }
         other = copy.copy(self)
-        for name, value in picked.items():
-            setattr(other, name, value)
+        for name, value in self.parameters().items():
+            if self._per_item(name, value) and value.shape[0] > 1:
+                setattr(other, name, value.index_select(0, index.to(value.device)))
         return other._with_items(len(index))
 
     def subset(self, index: Tensor | slice | Sequence[int]) -> Self:
-        """The scan of some of the views: ``A.subset(i)(x) = A(x)[:, :, i]``.
+        """Return the scan of some views: ``A.subset(i)(x) = A(x)[:, :, i]``.
 
         >>> import invtoolbox as it
         >>> A = it.operators.ParallelBeam3D((2, 4, 4), torch.linspace(0, 3, 6), (2, 7))
@@ -141,9 +148,10 @@ class Scan3D(LinearOperator):
 
     @property
     def vectors(self) -> Tensor:
-        """Where source and panel stand: (V, 12) in float64, or (items, V, 12), in ASTRA's order and world coordinates.
+        """Vectors of source and panel, (V, 12) in float64, or (items, V, 12).
 
-        Source (or ray direction), centre of the panel, u, v: `Views`. Differentiable in the parameters.
+        They are in ASTRA's order and in world coordinates: source (or ray direction), centre of the
+        panel, u, v; see `Views`. They are differentiable in the parameters.
         """
         if self.items is None:
             return self._vectors(self._item(None))
@@ -153,7 +161,7 @@ class Scan3D(LinearOperator):
         return value.ndim == 2 + bool(self._components[name])
 
     def _item(self, item: int | None) -> dict[str, Tensor]:
-        """The parameters of one item of the batch, in float64."""
+        """Return the parameters of one item of the batch, in float64."""
         return {
             name: (
                 value
@@ -163,8 +171,8 @@ class Scan3D(LinearOperator):
             for name, value in self.parameters().items()
         }
 
-    def _shaped(self, name: str, value: Any) -> Tensor:
-        """A parameter as a tensor with the axis of the views."""
+    def _check_parameter(self, name: str, value: Any) -> Tensor:
+        """Return a parameter as a tensor with the axis of the views."""
         parts = self._components[name]
         tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
         tensor = tensor if tensor.is_floating_point() else tensor.double()
@@ -175,32 +183,34 @@ class Scan3D(LinearOperator):
         ):
             tail = f", {parts}" if parts else ""
             raise InputError(
-                f"{name} of a {type(self).__name__} has the shape (views{tail}) or (1{tail}), or one more axis in front for "
-                f"the items of a batch; got {tuple(tensor.shape)}"
+                f"{name} of a {type(self).__name__} must have the shape (views{tail}) or "
+                f"(1{tail}), or one more axis in front for the items of a batch; got "
+                f"{tuple(tensor.shape)}"
             )
         return tensor
 
     def _settle(self) -> None:
-        """Set what follows from the parameters: the number of views and of items."""
+        """Set the attributes that follow from the parameters: the numbers of views and of items."""
         views, items = self.blocks, []
         for name, value in self.parameters().items():
             axis = value.ndim - 1 - bool(self._components[name])
             if value.shape[axis] not in (1, views) or views == 0:
                 raise InputError(
-                    f"{name} of a {type(self).__name__} must have one entry, or one a view ({views}), "
-                    f"got shape {tuple(value.shape)}"
+                    f"{name} of a {type(self).__name__} must have one entry, or one per view "
+                    f"({views}), got shape {tuple(value.shape)}"
                 )
             if self._per_item(name, value):
                 items.append(len(value))
         counts = {count for count in items if count != 1}
         if len(counts) > 1:
             raise InputError(
-                f"the parameters of a {type(self).__name__} belong to different numbers of items: {sorted(counts)}"
+                f"the parameters of a {type(self).__name__} belong to different numbers of items: "
+                f"{sorted(counts)}"
             )
         self.items = max(items) if items else None
         self.range_shape = (self.domain_shape[0], views, *self.detector_shape)
 
-    # -- the operator ---------------------------------------------------------------------------------------------
+    # -- the operator ------------------------------------------------------------------------------
 
     def _views(self, vectors: Tensor, like: Tensor) -> Views:
         source, detector, u, v = vectors.to(like.device).split(3, -1)
@@ -229,22 +239,23 @@ class Scan3D(LinearOperator):
     def _each_item(
         self, function: Callable[[Tensor, dict[str, Tensor]], Tensor], value: Tensor
     ) -> Tensor:
-        """Apply to (N, ...) with the channels in the batch; item by item where the geometry differs."""
+        """Apply ``function`` with the channels in the batch, or per item if geometries differ."""
         if self.items is None:
             return function(value.flatten(0, 1), self._item(None)).unflatten(0, value.shape[:2])
         return torch.stack([function(item, self._item(k)) for k, item in enumerate(value)])
 
     def normal(self, x: Tensor) -> Tensor:
-        """``A^T A x``, chunk by chunk: the projections of all views are never in memory together."""
+        """Compute A^T A x by chunks: not all projections are in memory together."""
         check_shape(x, self.domain_shape, f"{self} takes x", self.channelwise, self.items)
-        return _total(part._adjoint(part._forward(x)) for _, part in self.chunks())
+        return _sum(part._adjoint(part._forward(x)) for _, part in self.chunks())
 
-    # -- chunks of views ------------------------------------------------------------------------------------------
+    # -- chunks of views ---------------------------------------------------------------------------
 
     def chunks(self, views_per_chunk: int | None = None) -> Iterator[tuple[slice, Self]]:
-        """The scan in consecutive parts: (views, scan of these views), for projections that do not fit in memory.
+        """Iterate over consecutive parts of the scan: (views, scan of these views).
 
-        Without a number, a part holds about as many values as the volume (but at least 64 MB of float32 and 8 views).
+        Chunks serve projections that do not fit in memory. By default a part holds about as many
+        values as the volume, but at least 64 MB of float32 and 8 views.
 
         >>> import invtoolbox as it
         >>> A = it.operators.ParallelBeam3D((2, 4, 4), torch.linspace(0, 3, 6), (2, 7))
@@ -267,7 +278,9 @@ class Scan3D(LinearOperator):
     def project_chunks(
         self, x: Tensor, views_per_chunk: int | None = None
     ) -> Iterator[tuple[slice, Tensor]]:
-        """``A(x)`` part by part, to be written away: (views, projections of these views ``(batch, channel, V', R, C)``).
+        """Compute ``A(x)`` part by part, for projections that are written away as they come.
+
+        Each part is (views, projections of these views ``(batch, channel, V', R, C)``).
 
         >>> import invtoolbox as it
         >>> A = it.operators.ParallelBeam3D((2, 4, 4), torch.linspace(0, 3, 6), (2, 7))
@@ -281,11 +294,13 @@ class Scan3D(LinearOperator):
     def adjoint_chunks(
         self, load: Callable[[slice], Tensor], views_per_chunk: int | None = None
     ) -> Tensor:
-        """``A^T y`` of projections that are read part by part.
+        """Compute ``A^T y`` of projections that are read part by part.
 
         Args:
-            load: gives the projections of some views, ``(batch, channel, V', R, C)``; with a memory-mapped array
+            load: function that returns the projections of some views,
+                ``(batch, channel, V', R, C)``; with a memory-mapped array
                 ``lambda views: torch.from_numpy(array[None, None, views])``.
+            views_per_chunk: number of views per part; see `chunks`.
 
         >>> import invtoolbox as it
         >>> A = it.operators.ParallelBeam3D((2, 4, 4), torch.linspace(0, 3, 6), (2, 7))
@@ -293,24 +308,22 @@ class Scan3D(LinearOperator):
         >>> torch.allclose(A.adjoint_chunks(lambda views: y[:, :, views], 4), A.adjoint(y))
         True
         """
-        return _total(part.adjoint(load(views)) for views, part in self.chunks(views_per_chunk))
+        return _sum(part.adjoint(load(views)) for views, part in self.chunks(views_per_chunk))
 
-    # -- analytic inversion ---------------------------------------------------------------------------------------
+    # -- analytic inversion ------------------------------------------------------------------------
 
     def pseudo_inverse(self, y: Tensor, filter: str = "ram-lak", cutoff: float = 1.0) -> Tensor:
-        """Filtered back-projection, ``(batch, channel, V, R, C) -> (batch, channel, D, H, W)``; differentiable in ``y``.
+        """Compute the filtered back-projection; differentiable in ``y``.
 
         Args:
+            y: projections, ``(batch, channel, V, R, C)``.
             filter: "ram-lak", "shepp-logan", "cosine", "hamming" or "hann".
             cutoff: fraction of the Nyquist frequency above which nothing passes, in (0, 1].
+
+        Returns:
+            volumes, ``(batch, channel, D, H, W)``.
         """
-        check_shape(
-            y,
-            self.range_shape,
-            f"the pseudo-inverse of {self} takes y",
-            self.channelwise,
-            self.items,
-        )
+        self._check_measurements("pseudo-inverse", y)
         return self.pseudo_inverse_chunks(lambda views: y[:, :, views], filter, cutoff)
 
     def pseudo_inverse_chunks(
@@ -320,44 +333,40 @@ class Scan3D(LinearOperator):
         cutoff: float = 1.0,
         views_per_chunk: int | None = None,
     ) -> Tensor:
-        """`pseudo_inverse` of projections that are read part by part; ``load`` is that of `adjoint_chunks`."""
+        """Compute the `pseudo_inverse` of projections that are read part by part.
 
-        def part(views: slice, scan: Scan3D) -> Tensor:
+        Args:
+            load: function that returns the projections of some views; see `adjoint_chunks`.
+            filter: filter of `pseudo_inverse`.
+            cutoff: fraction of the Nyquist frequency above which nothing passes, in (0, 1].
+            views_per_chunk: number of views per part; see `chunks`.
+        """
+
+        def invert(views: slice, scan: Scan3D) -> Tensor:
             y = load(views)
-            check_shape(
-                y,
-                scan.range_shape,
-                f"the pseudo-inverse of {scan} takes y",
-                self.channelwise,
-                self.items,
-            )
+            scan._check_measurements("pseudo-inverse", y)
             return self._each_item(lambda item, p: self._invert(item, p, views, filter, cutoff), y)
 
-        # The filter needs several times the memory of what it filters.
+        # The filter needs several times the memory of its input.
         count = views_per_chunk or self.views_per_chunk or self._views_of(_CHUNK // 4)
-        return _total(part(views, scan) for views, scan in self.chunks(count))
+        return _sum(invert(views, scan) for views, scan in self.chunks(count))
 
     def _check_view(self) -> None:
-        """Raise where no ray meets the volume or its centre is never seen, warn where it is cut off."""
+        """Raise if no ray meets the volume or its centre is never seen; warn if it is cut off."""
         vectors = self.vectors.detach()
         for table in vectors if self.items is not None else [vectors]:
             check_view(str(self), self._views(table, table))
-
-    def plot(self) -> Any:
-        """A picture of the geometry, a ``matplotlib.figure.Figure``: source path, panel, volume, direction of rotation."""
-        from invtoolbox.plotting.scan_geometry import geometry_figure
-
-        return geometry_figure(self)
 
     def __repr__(self) -> str:
         volume, panel = (
             "x".join(map(str, shape)) for shape in (self.volume_shape, self.detector_shape)
         )
-        return f"{type(self).__name__}({volume}, {self.blocks} views, panel {panel}{', curved' if self.curved else ''})"
+        curved = ", curved" if self.curved else ""
+        return f"{type(self).__name__}({volume}, {self.blocks} views, panel {panel}{curved})"
 
 
-def _total(parts: Iterator[Tensor]) -> Tensor:
-    """The sum, into the first of them: no volume more than needed."""
+def _sum(parts: Iterator[Tensor]) -> Tensor:
+    """Add up the parts in place of the first, so that no more volumes than needed are in memory."""
     total = next(parts)
     for part in parts:
         total = total.add_(part)

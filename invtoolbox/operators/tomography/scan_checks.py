@@ -1,4 +1,4 @@
-"""What is checked of the geometry of a 3D scan before the first ray is traced."""
+"""Checks of the arguments of scans, and of the geometry of a 3D scan."""
 
 from __future__ import annotations
 
@@ -14,32 +14,41 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.tomography.rays import Views
-from invtoolbox.operators.tomography.scan_2d import positive
 
-#: Steps between views that are larger than this, in an angle of more than two turns, are taken for degrees.
+#: In angles of more than two turns, larger steps between views than this are taken for degrees.
 _LARGE_STEP = 0.2
 
 
+def positive(name: str, value: Any) -> float:
+    """Return ``value`` as a positive, finite number; raise an `InputError` otherwise."""
+    number = float(value)
+    if not (math.isfinite(number) and number > 0):
+        raise InputError(f"{name} must be a positive number, got {value}")
+    return number
+
+
 def whole(name: str, value: Any) -> int:
-    """A whole number of at least 1."""
+    """Return ``value`` as a whole number of at least 1; raise an `InputError` otherwise."""
     if isinstance(value, bool) or int(value) != value or value < 1:
         raise InputError(f"{name} must be a whole number of at least 1, got {value}")
     return int(value)
 
 
 def shape_of(name: str, shape: Sequence[int], axes: tuple[str, ...]) -> tuple[int, Any]:
-    """The number of channels (1 where not given), and the sizes along the axes."""
+    """Split a shape into the number of channels (1 if not given) and the sizes along ``axes``."""
     sizes = tuple(shape) if isinstance(shape, (tuple, list, torch.Size, np.ndarray)) else (shape,)
     if len(sizes) not in (len(axes), len(axes) + 1):
+        names = ", ".join(axes)
         raise InputError(
-            f"{name} must be ({', '.join(axes)}), got {sizes if len(sizes) > 1 else shape}"
+            f"{name} must be ({names}) or (channels, {names}), got "
+            f"{sizes if len(sizes) > 1 else shape}"
         )
     channels, *rest = (whole(f"every entry of {name}", n) for n in (1, *sizes)[-len(axes) - 1 :])
     return channels, tuple(rest)
 
 
 def lengths(name: str, value: float | Sequence[float], axes: tuple[str, ...]) -> Any:
-    """One positive length for every axis, or one for all."""
+    """Return one positive length per axis; a single length holds for all axes."""
     given = numbers(name, value).detach()
     values = given.expand(len(axes)).tolist() if given.ndim == 0 else given.tolist()
     if len(values) != len(axes):
@@ -50,7 +59,7 @@ def lengths(name: str, value: float | Sequence[float], axes: tuple[str, ...]) ->
 
 
 def numbers(name: str, value: Any) -> Tensor:
-    """Numbers as a tensor, in float64 where they were none."""
+    """Return numbers as a tensor; float64 if they were not given as a floating-point tensor."""
     if isinstance(value, Tensor):
         return value if value.is_floating_point() else value.double()
     try:
@@ -62,7 +71,7 @@ def numbers(name: str, value: Any) -> Tensor:
 
 
 def check_angles(angles: Any, helical: bool = False) -> Tensor:
-    """Angles as a tensor (V,) of radians; what looks like degrees is refused."""
+    """Return angles in radians as a tensor (V,); refuse angles that look like degrees."""
     tensor = numbers("angles", angles)
     if tensor.ndim != 1 or tensor.numel() == 0:
         raise InputError(
@@ -71,23 +80,25 @@ def check_angles(angles: Any, helical: bool = False) -> Tensor:
     finite = torch.isfinite(tensor)
     if not bool(finite.all()):
         raise InputError(
-            f"angles must be finite: {int((~finite).sum())} of {tensor.numel()} are not, the first at view "
-            f"{int((~finite).nonzero()[0])}"
+            f"angles must be finite: {int((~finite).sum())} of {tensor.numel()} are not, the first "
+            f"at view {int((~finite).nonzero()[0])}"
         )
     plain = tensor.detach()
+    largest = float(plain.abs().max())
     # A helix has many turns, with small steps.
-    if float(plain.abs().max()) > 4 * math.pi + 1e-3 and not (
+    if largest > 4 * math.pi + 1e-3 and not (
         helical and len(plain) > 1 and float(plain.diff().abs().median()) <= _LARGE_STEP
     ):
         raise InputError(
-            f"angles look like degrees (up to {float(plain.abs().max()):.4g}): pass torch.deg2rad(angles); radians of "
-            f"more than two turns can be given as angles % (2 * pi), or have steps of at most {_LARGE_STEP} in a helix"
+            f"angles look like degrees (up to {largest:.4g}): pass torch.deg2rad(angles); radians "
+            "of more than two turns can be given as angles % (2 * pi), or with steps of at most "
+            f"{_LARGE_STEP} in a helix"
         )
     return tensor
 
 
 def finite(name: str, value: Any) -> Tensor:
-    """Numbers as a tensor; those that are not finite are refused."""
+    """Return numbers as a tensor; raise an `InputError` unless all are finite."""
     tensor = numbers(name, value)
     if not bool(torch.isfinite(tensor).all()):
         raise InputError(f"{name} must be finite")
@@ -95,7 +106,7 @@ def finite(name: str, value: Any) -> Tensor:
 
 
 def positive_everywhere(name: str, value: Any) -> Tensor:
-    """Lengths as a tensor; those that are not positive are refused."""
+    """Return lengths as a tensor; raise an `InputError` unless all are positive."""
     tensor = numbers(name, value)
     if not bool((torch.isfinite(tensor) & (tensor > 0)).all()):
         raise InputError(f"{name} must be a positive number, got {tensor.min().item():.6g}")
@@ -103,9 +114,12 @@ def positive_everywhere(name: str, value: Any) -> Tensor:
 
 
 def seen_cells(views: Views, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where points (P, 3) are seen in every view: row and column (V, P), counted from 0, and how far in front of the source.
+    """Project points (P, 3) onto the panel of every view.
 
-    The depth is in units of the distance from the source to the panel's plane, and 1 for parallel beams.
+    Returns:
+        row and column, (V, P), counted from 0, and the depth in front of the source, (V, P). The
+        depth is in units of the distance from the source to the panel's plane, and 1 for parallel
+        beams.
     """
     rows, columns = views.panel
     if views.parallel:
@@ -117,7 +131,8 @@ def seen_cells(views: Views, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         across, along = solved[..., 0], solved[..., 1]
     else:
         arm = views.detector - views.source
-        # A curved panel's columns are angles between the central ray and one along u, as long as it.
+        # The columns of a curved panel are angles between the central ray and a ray along u of its
+        # length.
         wide = (
             arm.norm(dim=-1) / views.u.norm(dim=-1) if views.curved else torch.ones_like(arm[:, 0])
         )
@@ -137,18 +152,17 @@ def seen_cells(views: Views, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _solve(matrices: Tensor, points: Tensor) -> Tensor:
-    solved: Tensor = torch.linalg.solve(matrices[:, None], points[..., None])[..., 0]
-    return solved
+    return torch.linalg.solve(matrices[:, None], points[..., None])[..., 0]
 
 
 def half_size(views: Views) -> Tensor:
-    """Half the extent of the volume along (x, y, z)."""
+    """Return half the extent of the volume along (x, y, z)."""
     sizes = [n * size / 2 for n, size in zip(views.volume, views.voxel_size)]
     return views.source.new_tensor(sizes[::-1])
 
 
 def check_view(name: str, views: Views) -> None:
-    """Raise where no ray meets the volume or its centre is never seen, warn where the object is cut off."""
+    """Raise if no ray meets the volume or its centre is never seen; warn if it is cut off."""
     half = half_size(views)
     corners = (
         torch.tensor(
@@ -160,35 +174,38 @@ def check_view(name: str, views: Views) -> None:
         inside = (views.source.abs() < half).all(1)
         if bool(inside.any()):
             raise InputError(
-                f"the source of {name} lies inside the volume in view {int(inside.nonzero()[0])}: it is at "
-                f"{_point(views.source[inside][0])} where the volume reaches {_point(half)}; check voxel_size and "
-                f"source_origin (one unit of length)"
+                f"the source of {name} lies inside the volume in view "
+                f"{int(inside.nonzero()[0])}: it is at {_point(views.source[inside][0])}, but the "
+                f"volume reaches {_point(half)}; check voxel_size and source_origin (one unit of "
+                "length)"
             )
     _check_facing(name, views)
     rows, columns = views.panel
     row, column, depth = seen_cells(views, corners)
     ahead = (depth > 0).any(1)
-    # Bounding boxes of what is seen; a volume that reaches beside the source may be seen anywhere.
-    beside = (depth <= 0).any(1)
-    meets = ahead & (beside | _overlap(row, rows) & _overlap(column, columns))
+    # These are bounding boxes of the projected corners; a volume that reaches next to the source
+    # may project anywhere.
+    behind = (depth <= 0).any(1)
+    meets = ahead & (behind | _overlap(row, rows) & _overlap(column, columns))
     if not bool(meets.any()):
         raise InputError(
-            f"no ray of {name} meets the volume: in view 0 it is seen at rows {_span(row[0])} and columns "
-            f"{_span(column[0])} of a panel of {rows} by {columns} cells; check detector_shift, detector_spacing and "
-            f"voxel_size (one unit of length)"
+            f"no ray of {name} meets the volume: in view 0 the volume projects to rows "
+            f"{_span(row[0])} and columns {_span(column[0])} of a panel of {rows} by {columns} "
+            "cells; check detector_shift, detector_spacing and voxel_size (one unit of length)"
         )
     row, column, depth = seen_cells(views, torch.zeros_like(corners[:1]))
     centre = (depth > 0) & _within(row, rows) & _within(column, columns)
     if not bool(centre.any()):
         raise InputError(
-            f"{name} never sees the centre of the volume: in view 0 it would be at row {float(row[0, 0]):.1f} and column "
-            f"{float(column[0, 0]):.1f} of a panel of {rows} by {columns} cells; check detector_shift (lengths, not cells)"
+            f"{name} never sees the centre of the volume: in view 0 it would be at row "
+            f"{float(row[0, 0]):.1f} and column {float(column[0, 0]):.1f} of a panel of {rows} by "
+            f"{columns} cells; check detector_shift (lengths, not cells)"
         )
     _warn_of_cut(name, views, half)
 
 
 def _check_facing(name: str, views: Views) -> None:
-    """Rays must cross the panel: u, v and the direction to its centre span the space."""
+    """Raise unless u, v and the direction to the panel's centre are linearly independent."""
     arm = views.source if views.parallel else views.detector - views.source
     spans = torch.stack(
         [t / t.norm(dim=1, keepdim=True).clamp_min(1e-300) for t in (views.u, views.v, arm)], 2
@@ -196,7 +213,8 @@ def _check_facing(name: str, views: Views) -> None:
     edge_on = torch.linalg.det(spans).abs() < 1e-9
     if bool(edge_on.any()):
         raise InputError(
-            f"the panel of {name} is seen edge-on, or its u and v are parallel, in view {int(edge_on.nonzero()[0])}"
+            f"the panel of {name} is seen edge-on, or its u and v are parallel, in view "
+            f"{int(edge_on.nonzero()[0])}"
         )
 
 
@@ -206,11 +224,11 @@ def _warn_of_cut(name: str, views: Views, half: Tensor) -> None:
     around = torch.arange(16, dtype=half.dtype, device=half.device) * (math.pi / 8)
     rim = torch.stack([inner * around.cos(), inner * around.sin(), torch.zeros_like(around)], 1)
     _, column, _ = seen_cells(views, rim)
-    # A cell's width of slack: a volume as wide as its panel is the common case.
+    # The slack is the width of a cell: a volume as wide as its panel is the common case.
     if float(column.min()) < -1.5 or float(column.max()) > columns + 0.5:
         warnings.warn(
-            f"the field of view of {name} cuts the object off at the sides: the cylinder inside the volume is seen at columns "
-            f"{_span(column)} of {columns}",
+            f"the field of view of {name} cuts the object off at the sides: the cylinder inside "
+            f"the volume projects to columns {_span(column)} of {columns}",
             stacklevel=5,
         )
         return
@@ -221,8 +239,8 @@ def _warn_of_cut(name: str, views: Views, half: Tensor) -> None:
     row, _, _ = seen_cells(views, ends)
     if float(row.min()) < -1.5 or float(row.max()) > rows + 0.5:
         warnings.warn(
-            f"the field of view of {name} cuts the object off above or below: the axis of rotation is seen at rows {_span(row)} "
-            f"of {rows}",
+            f"the field of view of {name} cuts the object off above or below: the axis of rotation "
+            f"projects to rows {_span(row)} of {rows}",
             stacklevel=5,
         )
 

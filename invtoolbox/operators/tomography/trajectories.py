@@ -1,13 +1,15 @@
-"""Where source and panel stand in every view of a 3D scan, as vectors in ASTRA's order.
+"""Poses of source and panel in every view of a 3D scan, as vectors in ASTRA's order.
 
-World coordinates: ``x`` along the columns of the volume, ``y`` along its rows (a larger row index lies at a larger ``y``), ``z``
-along its slices, which is the axis of rotation; the origin is the centre of the volume. A view at angle ``t`` has the frame
+World coordinates: ``x`` along the columns of the volume, ``y`` along its rows (a larger row index
+lies at a larger ``y``), ``z`` along its slices, which is the axis of rotation; the origin is the
+centre of the volume. A view at angle ``t`` has the frame
 
-    u = (cos t, sin t, 0)                                 along the rows of the panel, towards growing columns
-    n = (-cos a sin t, cos a cos t, -sin a)               the central ray, from the source to the panel
-    v = (-sin a sin t, sin a cos t, cos a)                along the columns of the panel, towards growing rows
+    u = (cos t, sin t, 0)                       along the rows of the panel, towards larger columns
+    n = (-cos a sin t, cos a cos t, -sin a)     the central ray, from the source to the panel
+    v = (-sin a sin t, sin a cos t, cos a)      along the columns of the panel, towards larger rows
 
-with ``a`` the tilt, 0 for ordinary tomography. Everything is differentiable and in float64.
+with ``a`` the tilt, 0 for ordinary tomography. All functions are differentiable and work in
+float64.
 """
 
 from __future__ import annotations
@@ -31,15 +33,18 @@ def circular(
     detector_shift: Any = (0.0, 0.0),
     axis_shift: Any = 0.0,
 ) -> Tensor:
-    """A circle around the object: vectors (V, 12), as ASTRA's ``cone_vec``: source, centre of the panel, u, v.
+    """Compute the vectors of a circle around the object.
+
+    The vectors have the shape (V, 12), as ASTRA's ``cone_vec``: source, centre of the panel, u, v.
 
     Args:
-        angles: (V,), radians, anticlockwise seen from above (from positive z).
+        angles: angles in radians, (V,), anticlockwise seen from above (from positive z).
         source_origin: distance from the source to the axis of rotation.
         source_detector: distance from the source to the panel.
-        detector_spacing: one length, or a pair (row, column).
-        detector_shift: (u, v), how far the panel's centre lies from the foot of the central ray; (2,) or (V, 2).
-        axis_shift: how far the axis of rotation lies from the central ray, along u.
+        detector_spacing: distance between neighbouring cells, one length or a pair (row, column).
+        detector_shift: shift (u, v), offset of the panel's centre from the foot of the central ray;
+            (2,) or (V, 2).
+        axis_shift: offset of the axis of rotation from the central ray, along u.
 
     >>> circular([0.0], 10.0, 15.0, detector_spacing=2.0)[0].reshape(4, 3) + 0.0
     tensor([[  0., -10.,   0.],
@@ -61,7 +66,10 @@ def helical(
     detector_shift: Any = (0.0, 0.0),
     axis_shift: Any = 0.0,
 ) -> Tensor:
-    """A helix: as `circular`, and source and panel rise by ``pitch`` a turn; at angle 0 they are level with the volume's centre.
+    """Compute the vectors (V, 12) of a helix.
+
+    The arguments are those of `circular`, and ``pitch``, the length by which source and panel rise
+    per turn. At angle 0 they are level with the volume's centre.
 
     >>> float(helical([2 * math.pi], 10.0, 15.0, pitch=3.0)[0, 2])
     3.0
@@ -85,12 +93,21 @@ def laminography(
     detector_spacing: Any = 1.0,
     detector_shift: Any = (0.0, 0.0),
 ) -> Tensor:
-    """A circle above the object, for flat things: as `circular`, and the central ray comes down at the angle ``tilt``.
+    """Compute the vectors (V, 12) of a circle above the object, for flat objects.
+
+    The other arguments are those of `circular`.
 
     Args:
-        tilt: radians between the central ray and the plane of rotation; 0 is `circular`.
+        angles: angles in radians, (V,), anticlockwise seen from above.
+        source_origin: distance from the source to the centre of the volume.
+        source_detector: distance from the source to the panel.
+        tilt: angle in radians between the central ray, which comes down from above, and the plane
+            of rotation; 0 is `circular`.
+        detector_spacing: distance between neighbouring cells, one length or a pair (row, column).
+        detector_shift: shift (u, v), offset of the panel's centre from the foot of the central ray.
 
-    >>> laminography([0.0], 2.0, 3.0, tilt=math.pi / 2)[0, :3].round(decimals=6) + 0.0      # straight from above
+    >>> from_above = laminography([0.0], 2.0, 3.0, tilt=math.pi / 2)[0, :3]
+    >>> from_above.round(decimals=6) + 0.0
     tensor([0., 0., 2.], dtype=torch.float64)
     """
     return cone_vectors(
@@ -106,7 +123,10 @@ def laminography(
 def parallel(
     angles: Any, detector_spacing: Any = 1.0, detector_shift: Any = (0.0, 0.0), tilt: Any = 0.0
 ) -> Tensor:
-    """Parallel rays: vectors (V, 12), as ASTRA's ``parallel3d_vec``: ray direction, centre of the panel, u, v.
+    """Compute the vectors of parallel rays.
+
+    The vectors have the shape (V, 12), as ASTRA's ``parallel3d_vec``: ray direction, centre of the
+    panel, u, v.
 
     The rays run along ``-n``: at angle 0 and without tilt along ``(0, -1, 0)``.
 
@@ -118,11 +138,11 @@ def parallel(
     )
 
 
-# -- the formulas, on tensors in float64 ----------------------------------------------------------------------------
+# -- the formulas, on tensors in float64 -----------------------------------------------------------
 
 
 def frame(angles: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The vectors u, v and n of every view, (V, 3) each."""
+    """Compute the vectors u, v and n of every view, (V, 3) each."""
     cos, sin, lean_cos, lean_sin = torch.broadcast_tensors(
         angles.cos(), angles.sin(), tilt.cos(), tilt.sin()
     )
@@ -145,12 +165,15 @@ def cone_vectors(
     detector_rotation: Tensor | None = None,
     curved: bool = False,
 ) -> Tensor:
-    """Vectors (V, 12) of a cone beam; every argument but ``angles`` is for all views or has one entry a view."""
+    """Compute the vectors (V, 12) of a cone beam.
+
+    Every argument except ``angles`` has one entry for all views or one entry per view.
+    """
     zero = angles.new_zeros(())
     u, v, n = frame(angles, zero if tilt is None else tilt)
     rise = (zero if pitch is None else pitch) * angles / (2 * math.pi)
     up = torch.stack([torch.zeros_like(rise), torch.zeros_like(rise), rise], -1)
-    # Where the central ray passes the axis.
+    # The point of the axis that the central ray passes.
     centre = up - (zero if axis_shift is None else axis_shift)[..., None] * u
     source = centre - source_origin[..., None] * n
     across, along = detector_shift[..., :1], detector_shift[..., 1:]
@@ -166,7 +189,7 @@ def cone_vectors(
         basis = torch.stack(frame(angles, zero if tilt is None else tilt), -2)
         source = source + (source_shift[..., None] * basis).sum(-2)
     if detector_rotation is not None:
-        u, v = _turned(u, v, n, detector_rotation)
+        u, v = _rotate_panel(u, v, n, detector_rotation)
     return _table(source, detector, spacing[1] * u, spacing[0] * v)
 
 
@@ -177,16 +200,19 @@ def parallel_vectors(
     tilt: Tensor,
     detector_rotation: Tensor | None = None,
 ) -> Tensor:
-    """Vectors (V, 12) of a parallel beam."""
+    """Compute the vectors (V, 12) of a parallel beam."""
     u, v, n = frame(angles, tilt)
     detector = detector_shift[..., :1] * u + detector_shift[..., 1:] * v
     if detector_rotation is not None:
-        u, v = _turned(u, v, n, detector_rotation)
+        u, v = _rotate_panel(u, v, n, detector_rotation)
     return _table(-n, detector, spacing[1] * u, spacing[0] * v)
 
 
-def _turned(u: Tensor, v: Tensor, n: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
-    """The panel's axes turned by three angles (..., 3): about u (v towards n), about v (u towards n), in the plane (u towards v)."""
+def _rotate_panel(u: Tensor, v: Tensor, n: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate the panel's axes by three angles (..., 3).
+
+    The rotations are about u (v towards n), about v (u towards n), and in the plane (u towards v).
+    """
     (a, b, c), (a_sin, b_sin, c_sin) = (
         [t[..., None] for t in angles.cos().unbind(-1)],
         [t[..., None] for t in angles.sin().unbind(-1)],

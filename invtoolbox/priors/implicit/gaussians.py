@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.carving import carved_surface
+from invtoolbox.geometry.carving import carve_surface
 from invtoolbox.geometry.gaussians import Splats, colors_to_harmonics
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.priors.adaptive import AdaptivePrior, Intermediate, Transfer
@@ -185,7 +185,7 @@ class Gaussians(AdaptivePrior):
             rates: see `Gaussians`.
             carve: whether to start, once the pictures are known, on the visual hull of what they
                 show before the renderer's background, in the colors of their pixels
-                (`geometry.carved_surface`). This is for one object before a plain background;
+                (`geometry.carve_surface`). This is for one object before a plain background;
                 without it the first thousands of steps are spent on finding the object.
             dropout: see `Gaussians`.
         """
@@ -244,7 +244,7 @@ class Gaussians(AdaptivePrior):
         for k in range(len(y)):
             A = operator if operator.items is None else operator.select(torch.tensor([k]))
             generator = torch.Generator().manual_seed(self.seed)
-            place, color = carved_surface(
+            place, color = carve_surface(
                 A.cameras.to(device="cpu"),
                 y[k, :3].transpose(0, 1).cpu(),
                 background.cpu(),

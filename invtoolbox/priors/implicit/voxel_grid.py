@@ -138,7 +138,7 @@ class VoxelGrid(ImplicitPrior):
         if margin:
             full = functional.max_pool3d(full, 2 * margin + 1, stride=1, padding=margin)
         occupied = _cells_at(full[0, 0], tuple(n - 1 for n in to))
-        finer = VoxelSpace.box(to, space.low, space.high, space.scale).keeping(occupied)
+        finer = VoxelSpace.box(to, space.low, space.high, space.scale).keep_cells(occupied)
         start = {}
         for name, leaf in parameters.items():
             # Nodes that were not kept take the value of the emptiest kept node.

@@ -14,7 +14,7 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.moving_shapes import Moving
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph, Weights
-from invtoolbox.geometry.rotations import fitted_rotation, rotation_matrices
+from invtoolbox.geometry.rotations import fit_rotation, rotation_matrices
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.priors.motion.flow_prior import first_flow, is_over_time, smooth_norm
 from invtoolbox.priors.motion.rigidity import Edges, GraphPrior, Graphs
@@ -85,9 +85,7 @@ class _RotationPrior(GraphPrior):
 
     def _shared_energy(self, piece: _RotatedEdges, flow: Tensor) -> Tensor:
         moved = piece.move(flow)
-        return self._cost(
-            piece, moved, fitted_rotation(piece.spread(piece.weights[:, None] * moved))
-        )
+        return self._cost(piece, moved, fit_rotation(piece.spread(piece.weights[:, None] * moved)))
 
     def _cost(self, piece: _RotatedEdges, moved: Tensor, turns: Tensor) -> Tensor:
         """Return the energy ``(batch,)`` of moved edges and rotations.

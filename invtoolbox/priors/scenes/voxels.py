@@ -59,7 +59,7 @@ class VoxelVariation(ExplicitPrior):
             2 if self.of == "color" else 1
         )
         values = values if values.ndim == 3 else values[..., None]
-        return _Variation.apply(values, voxels.space.following(), self.smoothing)
+        return _Variation.apply(values, voxels.space.neighbour_rows, self.smoothing)
 
     def __repr__(self) -> str:
         return f"VoxelVariation({self.of!r})"
