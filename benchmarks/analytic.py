@@ -146,8 +146,8 @@ def axis() -> None:
                     worst, float((found - at[0] * angles.cos() - at[1] * angles.sin()).abs().max())
                 )
     print(
-        f"axis of rotation: the centre of mass of a smooth spot is at most {worst:.1e} cells from the convention's, odd and even sizes "
-        f"{verdict(worst < 0.01, '0.01')}"
+        f"axis of rotation: the centre of mass of a smooth spot is at most {worst:.1e} cells from "
+        f"the convention's, odd and even sizes {verdict(worst < 0.01, '0.01')}"
     )
 
 

@@ -83,11 +83,13 @@ def main() -> None:
         print(f"\nturned about {about}")
         print(f"  libigl after 500 iterations is {away(at_500, there):.1e} from where it goes")
         print(
-            f"  500 plain iterations of each are {away(mesh.vertices + same.x[0], at_500):.1e} apart",
+            f"  500 plain iterations of each are {away(mesh.vertices + same.x[0], at_500):.1e} "
+            "apart",
             verdict(away(mesh.vertices + same.x[0], at_500) <= 1e-4, "1e-4"),
         )
         print(
-            f"  ours after {int(fast.iterations[0])} iterations is {away(mesh.vertices + fast.x[0], there):.1e} from where libigl goes",
+            f"  ours after {int(fast.iterations[0])} iterations is "
+            f"{away(mesh.vertices + fast.x[0], there):.1e} from where libigl goes",
             verdict(away(mesh.vertices + fast.x[0], there) <= 1e-4, "1e-4"),
         )
         print(

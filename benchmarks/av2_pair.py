@@ -56,7 +56,8 @@ def load(reach: float = 35.0) -> Pair:
     ground = [_ground(folder / "map", p, w) for p, w in zip(points, world)]
     labelled = labels["is_ground_0"].to_numpy().astype(bool)
     print(
-        f"ground by the map's raster agrees with the labels of sweep 0 at {100 * (ground[0] == labelled).mean():.2f} % of the points"
+        "ground by the map's raster agrees with the labels of sweep 0 at "
+        f"{100 * (ground[0] == labelled).mean():.2f} % of the points"
     )
     moved = points[0] @ motion[:3, :3].T + motion[:3, 3]
     flow = _columns(labels, "flow_tx_m", "flow_ty_m", "flow_tz_m") - (moved - points[0])

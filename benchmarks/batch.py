@@ -100,13 +100,15 @@ def main() -> None:
             name = f"{kind:4s} {size:3d}x{size:<3d} {type(solver).__name__:5s}"
             fixed = difference(together(steps, 0.0), apart(steps, 0.0))
             print(
-                f"{name} largest relative difference: {fixed:.1e} at {steps} iterations {verdict(fixed <= 1e-5, '1e-5')}",
+                f"{name} largest relative difference: {fixed:.1e} at {steps} iterations "
+                f"{verdict(fixed <= 1e-5, '1e-5')}",
                 end="",
             )
             if size == 64 or (kind == "blur" and steps == 30):
                 stopped = difference(together(1000, 1e-3), apart(1000, 1e-3))
                 print(
-                    f", {stopped:.1e} with stopping {verdict(stopped <= 1e-2, '10 tolerances, 1e-2')}",
+                    f", {stopped:.1e} with stopping "
+                    f"{verdict(stopped <= 1e-2, '10 tolerances, 1e-2')}",
                     end="",
                 )
             print(flush=True)
@@ -116,7 +118,8 @@ def main() -> None:
             )
             ratio = seconds["batch"] / seconds["apart"]
             print(
-                f"{name} {steps} iterations: batch {seconds['batch']:.2f} s, apart {seconds['apart']:.2f} s, ratio {ratio:.2f} "
+                f"{name} {steps} iterations: batch {seconds['batch']:.2f} s, apart "
+                f"{seconds['apart']:.2f} s, ratio {ratio:.2f} "
                 f"{verdict(ratio <= bar, f'at most {bar}')}",
                 flush=True,
             )

@@ -172,7 +172,8 @@ def main() -> None:
         )
     moved = [float((bar.bent - bar.rest).norm(dim=1).mean()) for bar in bars.values()]
     print(
-        f"mean displacement {', '.join(f'{m:.3f}' for m in moved)}; error of the unseen points, mean of {arguments.draws} draws; weights"
+        f"mean displacement {', '.join(f'{m:.3f}' for m in moved)}; error of the unseen points, "
+        f"mean of {arguments.draws} draws; weights"
     )
     print(f"{'':38}" + "".join(f"{layout:>10}" for layout in LAYOUTS))
     print("\n".join(rows))
@@ -188,9 +189,9 @@ def main() -> None:
                 table["isometry, l2, 20 neighbours"][k],
             )
             print(
-                f"{layout:10} ARAP {arap:.4f} {verdict(arap <= 0.014, '0.014')}; none {none / arap:.0f} times worse "
-                f"{verdict(none >= 20 * arap, '20')}; isometry, 20 over 5 neighbours {many / few:.2f} "
-                f"{verdict(many < 0.25 * few, '0.25')}"
+                f"{layout:10} ARAP {arap:.4f} {verdict(arap <= 0.014, '0.014')}; none "
+                f"{none / arap:.0f} times worse {verdict(none >= 20 * arap, '20')}; isometry, 20 "
+                f"over 5 neighbours {many / few:.2f} {verdict(many < 0.25 * few, '0.25')}"
             )
 
 

@@ -55,8 +55,9 @@ def tooth(size: int) -> None:
         column = (columns - 1) / 2 - float(solution.parameters["detector_shift"])
         found.append(column)
         print(
-            f"tooth, image {size}x{size}: from column {(columns - 1) / 2 - shift:.2f} to {column:.3f} in {seconds:.0f} s, "
-            f"{int(solution.iterations[0])} steps, {solution.status[0]}",
+            f"tooth, image {size}x{size}: from column {(columns - 1) / 2 - shift:.2f} to "
+            f"{column:.3f} in {seconds:.0f} s, {int(solution.iterations[0])} steps, "
+            f"{solution.status[0]}",
             flush=True,
         )
     apart = abs(found[0] - found[1])
@@ -123,14 +124,16 @@ def cone(size: int) -> None:
         off = torch.rad2deg(found[-1] - angles)
         off = off - off.median()
         print(
-            f"cone {size}^3, {views} views, view {wrong} off by {math.degrees(error):.0f} degree: found within "
-            f"{float(off[wrong].abs()):.4f}, all views within {float(off.abs().max()):.4f} degrees of the truth, {seconds:.0f} s, "
+            f"cone {size}^3, {views} views, view {wrong} off by {math.degrees(error):.0f} degree: "
+            f"found within {float(off[wrong].abs()):.4f}, all views within "
+            f"{float(off.abs().max()):.4f} degrees of the truth, {seconds:.0f} s, "
             f"{int(solution.iterations[0])} steps",
             flush=True,
         )
     apart = float(torch.rad2deg(found[0] - found[1]).abs().max())
     print(
-        f"cone: the two starts end at most {apart:.4f} degrees apart {verdict(apart <= 0.05, '0.05 degree')}"
+        f"cone: the two starts end at most {apart:.4f} degrees apart "
+        f"{verdict(apart <= 0.05, '0.05 degree')}"
     )
 
 

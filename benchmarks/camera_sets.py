@@ -39,8 +39,9 @@ def main() -> None:
     model = read_opensfm(data_folder() / "opensfm_berlin" / "reconstruction_example.json")
     errors = model.reprojection_errors()
     print(
-        f"opensfm_berlin, {len(model.points)} points, {len(errors)} observations in 3 pictures of 3264 x 2448: "
-        f"median {errors.median():.2f}, mean {errors.mean():.2f} pixels {verdict(float(errors.median()) < 1, 'median below 1 pixel')}"
+        f"opensfm_berlin, {len(model.points)} points, {len(errors)} observations in 3 pictures of "
+        f"3264 x 2448: median {errors.median():.2f}, mean {errors.mean():.2f} pixels "
+        f"{verdict(float(errors.median()) < 1, 'median below 1 pixel')}"
     )
     for binary in (True, False):
         with_colmap(model, binary)
@@ -75,8 +76,9 @@ def with_colmap(model: SparseModel, binary: bool) -> None:
             for image, pixel, point in _projections(theirs, model)
         )
     print(
-        f"pycolmap {pycolmap.__version__}, {kind}: mean reprojection error of its reader against ours {off:.1e}, projections "
-        f"{project:.1e} pixels, poses of its files {moved:.1e} {verdict(max(off, project, moved) < 1e-6, '1e-6')}"
+        f"pycolmap {pycolmap.__version__}, {kind}: mean reprojection error of its reader against "
+        f"ours {off:.1e}, projections {project:.1e} pixels, poses of its files {moved:.1e} "
+        f"{verdict(max(off, project, moved) < 1e-6, '1e-6')}"
     )
 
 
@@ -106,9 +108,11 @@ def room(step: int, voxel: float) -> None:
     seconds = time.perf_counter() - began
     median, share = from_mesh(mesh, held, voxel)
     print(
-        f"livingroom_rgbd, {len(train)} frames of {train.cameras.size[0]} x {train.cameras.size[1]} fused at {100 * voxel:g} cm in "
-        f"{seconds:.1f} s: {len(mesh.faces):,} faces; points of {len(held)} other frames lie {1000 * median:.1f} mm from it (median), "
-        f"{100 * share:.1f} % within a voxel {verdict(median < voxel / 2, 'median below half a voxel')}"
+        f"livingroom_rgbd, {len(train)} frames of {train.cameras.size[0]} x "
+        f"{train.cameras.size[1]} fused at {100 * voxel:g} cm in {seconds:.1f} s: "
+        f"{len(mesh.faces):,} faces; points of {len(held)} other frames lie {1000 * median:.1f} mm "
+        f"from it (median), {100 * share:.1f} % within a voxel "
+        f"{verdict(median < voxel / 2, 'median below half a voxel')}"
     )
     other = fused_by_open3d(train, voxel)
     if other is None:
@@ -117,9 +121,11 @@ def room(step: int, voxel: float) -> None:
     median, share = from_mesh(theirs, held, voxel)
     apart = np.median(cKDTree(theirs.vertices.numpy()).query(mesh.vertices.numpy())[0])
     print(
-        f"Open3D, ScalableTSDFVolume, the same: {their_seconds:.1f} s, ratio {seconds / their_seconds:.1f}; {len(theirs.faces):,} "
-        f"faces; the points lie {1000 * median:.1f} mm from it, {100 * share:.1f} % within a voxel; our "
-        f"vertices {1000 * apart:.1f} mm from its (median) {verdict(float(apart) < voxel / 2, 'half a voxel')}"
+        f"Open3D, ScalableTSDFVolume, the same: {their_seconds:.1f} s, ratio "
+        f"{seconds / their_seconds:.1f}; {len(theirs.faces):,} faces; the points lie "
+        f"{1000 * median:.1f} mm from it, {100 * share:.1f} % within a voxel; our vertices "
+        f"{1000 * apart:.1f} mm from its (median) "
+        f"{verdict(float(apart) < voxel / 2, 'half a voxel')}"
     )
 
 

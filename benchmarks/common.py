@@ -118,4 +118,7 @@ def _astra() -> str:
     identifier, _ = astra.create_sino(image, projector)
     seconds = time.perf_counter() - began
     astra.data2d.delete(identifier)
-    return f"one ASTRA 256x256 forward projection (180 views, 384 bins, 1 thread) {1e3 * seconds:.0f} ms"
+    return (
+        f"one ASTRA 256x256 forward projection (180 views, 384 bins, 1 thread) {1e3 * seconds:.0f} "
+        "ms"
+    )

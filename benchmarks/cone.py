@@ -161,28 +161,33 @@ def main() -> None:
         *extra, larger = memory(options.threads)
         share = max(extra) / larger
         print(
-            f"256^3, 240 views of 384x384: forward {extra[0]:.1f} MB, adjoint {extra[1]:.1f} MB beyond volume and projections, "
-            f"{share:.1%} of the larger ({larger:.0f} MB) {verdict(share < 0.1, 'under 10 %')}"
+            f"256^3, 240 views of 384x384: forward {extra[0]:.1f} MB, adjoint {extra[1]:.1f} MB "
+            f"beyond volume and projections, {share:.1%} of the larger ({larger:.0f} MB) "
+            f"{verdict(share < 0.1, 'under 10 %')}"
         )
 
     A = scan(128)
     began = time.perf_counter()
     A.adjoint(A(torch.rand(1, *A.domain_shape)))
     print(
-        f"first call of both: {time.perf_counter() - began:.2f} s (compiles the kernels where this machine has not yet)"
+        f"first call of both: {time.perf_counter() - began:.2f} s (compiles the kernels where this "
+        "machine has not yet)"
     )
     forward, adjoint = timed(A, options.rounds)
     count, limit = interpolations(A), peak()
     print(
-        f"128^3, 120 views of 192x192: forward {forward:.3f} s, adjoint {adjoint:.3f} s, both {forward + adjoint:.3f} s"
+        f"128^3, 120 views of 192x192: forward {forward:.3f} s, adjoint {adjoint:.3f} s, both "
+        f"{forward + adjoint:.3f} s"
     )
     print(
-        f"  {count:.3g} interpolations of {OPERATIONS} operations; limit {limit / 1e9:.0f} Gflop/s; share of the limit: "
-        f"forward {OPERATIONS * count / limit / forward:.1%}, adjoint {OPERATIONS * count / limit / adjoint:.1%}"
+        f"  {count:.3g} interpolations of {OPERATIONS} operations; limit {limit / 1e9:.0f} "
+        f"Gflop/s; share of the limit: forward {OPERATIONS * count / limit / forward:.1%}, adjoint "
+        f"{OPERATIONS * count / limit / adjoint:.1%}"
     )
     slow = timed(scan(128, tilt=0.3), options.rounds)
     print(
-        f"  the same, tilted by 0.3 (no rows along z): forward {slow[0]:.3f} s, adjoint {slow[1]:.3f} s"
+        f"  the same, tilted by 0.3 (no rows along z): forward {slow[0]:.3f} s, adjoint "
+        f"{slow[1]:.3f} s"
     )
 
     sizes = (32, 64, 128, 192)

@@ -87,8 +87,9 @@ def report(case: Scan, first: str, bar: float | None, repeats: int) -> bool:
     before, after = scores(guess, case.truth), scores(solution.x, case.truth)
     seconds = median(times[1:]) if repeats else times[0]
     line = (
-        f"image {case.image}, {size}x{size}, {first:8}: {before[0]:5.2f} dB/{before[1]:.3f} -> {after[0]:5.2f} dB/{after[1]:.3f}, "
-        f"residual {residual:.4f}, {int(solution.iterations[0]):3d} steps, {seconds:.2f} s (first call {times[0]:.2f})"
+        f"image {case.image}, {size}x{size}, {first:8}: {before[0]:5.2f} dB/{before[1]:.3f} -> "
+        f"{after[0]:5.2f} dB/{after[1]:.3f}, residual {residual:.4f}, "
+        f"{int(solution.iterations[0]):3d} steps, {seconds:.2f} s (first call {times[0]:.2f})"
     )
     if bar is None:
         print(line)

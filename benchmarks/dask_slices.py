@@ -104,7 +104,8 @@ def kill_and_resume(volume: Path, folder: Path, workers: int, kills: int, slices
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         print(
-            f"  killed after {sum(e['event'] == 'done' for e in events(folder))} of {slices} were done",
+            f"  killed after {sum(e['event'] == 'done' for e in events(folder))} of {slices} were "
+            "done",
             flush=True,
         )
     subprocess.run(command, check=True)
@@ -144,12 +145,13 @@ def main() -> None:
         n for n in names if (place / "one" / n).read_bytes() == (place / "two" / n).read_bytes()
     ]
     print(
-        f"{len(names)} slices of {arguments.size}x{arguments.size}, {ITERATIONS} iterations; status "
-        f"{dict(Counter(str(r.facts['status'][0]) for r in one.reports))}"
+        f"{len(names)} slices of {arguments.size}x{arguments.size}, {ITERATIONS} iterations; "
+        f"status {dict(Counter(str(r.facts['status'][0]) for r in one.reports))}"
     )
     print(
-        f"1 worker: {seconds_one:.1f} s; {arguments.workers} workers: {seconds_two:.1f} s with their start, {work_two:.1f} s of work; "
-        f"speed-up {seconds_one / seconds_two:.2f} with the start, {work_one / work_two:.2f} without"
+        f"1 worker: {seconds_one:.1f} s; {arguments.workers} workers: {seconds_two:.1f} s with "
+        f"their start, {work_two:.1f} s of work; speed-up {seconds_one / seconds_two:.2f} with the "
+        f"start, {work_one / work_two:.2f} without"
     )
     print(f"identical files: {len(same)} of {len(names)} {verdict(len(same) == len(names), 'all')}")
     folder = place / "killed"
@@ -172,8 +174,9 @@ def main() -> None:
             finished.add(str(e["item"]))
     cut = sum(begun.values()) - sum(done.values())
     print(
-        f"killed {arguments.kills} times and resumed: {len(lost)} lost or different, {len(again)} begun after they were done, "
-        f"{sum(n > 1 for n in done.values())} done twice; {cut} cut short by the kills and begun anew "
+        f"killed {arguments.kills} times and resumed: {len(lost)} lost or different, {len(again)} "
+        f"begun after they were done, {sum(n > 1 for n in done.values())} done twice; {cut} cut "
+        "short by the kills and begun anew "
         f"{verdict(not lost and not again and max(done.values()) == 1, 'nothing lost, nothing done twice')}"
     )
     shutil.rmtree(place)

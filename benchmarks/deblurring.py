@@ -68,9 +68,9 @@ def main() -> None:
             score = float(it.metrics.psnr(pnp.x, x))
             gains.append(score - float(scores[best]))
             print(
-                f"kernel {number}, picture {image:2d}: blurred {float(it.metrics.psnr(y, x)):.2f} dB, "
-                f"TV {float(scores[best]):.2f} ({seconds_tv:.1f} s, weight {WEIGHTS[best]:g}), PnP {score:.2f} "
-                f"({seconds_pnp:.1f} s)",
+                f"kernel {number}, picture {image:2d}: blurred {float(it.metrics.psnr(y, x)):.2f} "
+                f"dB, TV {float(scores[best]):.2f} ({seconds_tv:.1f} s, weight {WEIGHTS[best]:g}), "
+                f"PnP {score:.2f} ({seconds_pnp:.1f} s)",
                 flush=True,
             )
             if not options.skip_peer and image == 1:
@@ -175,8 +175,8 @@ def compare_with_pyproximal(
                 break
         score = float(it.metrics.psnr(torch.from_numpy(image)[None, None].float(), x))
         print(
-            f"  {name:10s}: {iterations} iterations, {seconds:.2f} s, objective / best {objective(image) / goal * 1.001:.5f}, "
-            f"{score:.3f} dB",
+            f"  {name:10s}: {iterations} iterations, {seconds:.2f} s, objective / best "
+            f"{objective(image) / goal * 1.001:.5f}, {score:.3f} dB",
             flush=True,
         )
 

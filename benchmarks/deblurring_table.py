@@ -290,7 +290,8 @@ def main() -> None:
                     ).items():
                         done[key(picture)] = cell
                         print(
-                            f"{key(picture):40} {cell['psnr']:6.2f} dB, weight {cell['weight']:.3g}, {cell['iterations']} iterations, "
+                            f"{key(picture):40} {cell['psnr']:6.2f} dB, weight "
+                            f"{cell['weight']:.3g}, {cell['iterations']} iterations, "
                             f"{cell['seconds']:.1f} s, {cell['status']}",
                             flush=True,
                         )

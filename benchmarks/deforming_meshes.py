@@ -193,19 +193,22 @@ def main() -> None:
             )
             found[prior] = [error(kept, shape, prior, weights[prior], draw) for draw in draws]
         rows.append(
-            f"\n{name}: {len(shape.before)} vertices, {round(SEEN * len(shape.before))} seen with noise of {NOISE:.0%} of the "
-            f"diagonal; error of the others in % of it, mean of {arguments.draws} draws (least, most), weight"
+            f"\n{name}: {len(shape.before)} vertices, {round(SEEN * len(shape.before))} seen with "
+            f"noise of {NOISE:.0%} of the diagonal; error of the others in % of it, mean of "
+            f"{arguments.draws} draws (least, most), weight"
         )
         mean = {prior: sum(values) / len(values) for prior, values in found.items()}
         for prior in sorted(mean, key=lambda p: mean[p]):
             weight = "" if math.isnan(weights[prior]) else f"  10^{weights[prior]:g}"
             rows.append(
-                f"  {prior:38} {mean[prior]:6.3f}  ({min(found[prior]):.3f}, {max(found[prior]):.3f}){weight}"
+                f"  {prior:38} {mean[prior]:6.3f}  ({min(found[prior]):.3f}, "
+                f"{max(found[prior]):.3f}){weight}"
             )
         worst = max((p for p in mean if p != "none"), key=lambda p: mean[p])
         ratio = mean["none"] / mean[worst]
         rows.append(
-            f"  none over the worst prior ({worst}): {ratio:.1f} {verdict(ratio >= 3, 'none worst by a factor of 3')}"
+            f"  none over the worst prior ({worst}): {ratio:.1f} "
+            f"{verdict(ratio >= 3, 'none worst by a factor of 3')}"
         )
     print("\n".join(rows))
 

@@ -57,12 +57,13 @@ def main() -> None:
 
     worst, mean = gaps(pair.source)
     print(
-        f"  the grid: {' x '.join(map(str, field.values.shape))} nodes, {4e-9 * field.values.numel():.2f} GB, made in {seconds:.2f} s "
+        f"  the grid: {' x '.join(map(str, field.values.shape))} nodes, "
+        f"{4e-9 * field.values.numel():.2f} GB, made in {seconds:.2f} s "
         f"{verdict(seconds < 5, 'under 5 s')}"
     )
     print(
-        f"  at the {len(pair.source)} points of the first sweep: at most {worst:.4f} m, on average {mean:.4f} m "
-        f"{verdict(worst <= 0.10 and mean <= 0.025, 'within 0.10 and 0.025 m')}"
+        f"  at the {len(pair.source)} points of the first sweep: at most {worst:.4f} m, on average "
+        f"{mean:.4f} m {verdict(worst <= 0.10 and mean <= 0.025, 'within 0.10 and 0.025 m')}"
     )
     for name, points in (
         ("anywhere in the grid", anywhere),
@@ -76,7 +77,8 @@ def main() -> None:
         }
     )
     print(
-        f"  a look-up of all with slopes: {1e3 * taken['grid']:.1f} ms; nearest neighbours in the tree {1e3 * taken['tree']:.1f} ms"
+        f"  a look-up of all with slopes: {1e3 * taken['grid']:.1f} ms; nearest neighbours in the "
+        f"tree {1e3 * taken['tree']:.1f} ms"
     )
     raise SystemExit(0 if worst <= 0.10 and mean <= 0.025 and seconds < 5 else 1)
 

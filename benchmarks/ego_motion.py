@@ -67,8 +67,8 @@ def kitti(folder: Path) -> None:
         )
         errors.append(apart(found.matrix, relative_motion(poses[k], poses[k + 1])))
         print(
-            f"kitti_raw5, {k} to {k + 1}: {100 * errors[-1][0]:.2f} cm and {errors[-1][1]:.3f} degree off the poses, {seconds:.2f} s, "
-            f"{found.overlap:.0%} overlap"
+            f"kitti_raw5, {k} to {k + 1}: {100 * errors[-1][0]:.2f} cm and {errors[-1][1]:.3f} "
+            f"degree off the poses, {seconds:.2f} s, {found.overlap:.0%} overlap"
         )
     metres, degrees = (max(values) for values in zip(*errors))
     print(
@@ -87,14 +87,15 @@ def argoverse(folder: Path) -> None:
     near = static[:, :2].norm(dim=1) < 35
     metres, degrees = apart(found.matrix, true)
     print(
-        f"av2_pair: {100 * metres:.2f} cm and {degrees:.3f} degree off the poses; static points {1000 * float(off.mean()):.1f} mm, "
-        f"within 35 m {1000 * float(off[near].mean()):.1f} mm, {seconds:.2f} s {verdict(float(off[near].mean()) < 0.005, '5 mm')}"
+        f"av2_pair: {100 * metres:.2f} cm and {degrees:.3f} degree off the poses; static points "
+        f"{1000 * float(off.mean()):.1f} mm, within 35 m {1000 * float(off[near].mean()):.1f} mm, "
+        f"{seconds:.2f} s {verdict(float(off[near].mean()) < 0.005, '5 mm')}"
     )
     for name, motion in (("the poses' motion", true), ("the motion found", found.matrix)):
         ground_off, wall_off = surface_offsets(first, second, motion)
         print(
-            f"av2_pair: after {name} the ground within 20 m lies {ground_off:+.1f} mm above the second sweep's ground on average, and "
-            f"walls {wall_off:+.1f} mm to the left"
+            f"av2_pair: after {name} the ground within 20 m lies {ground_off:+.1f} mm above the "
+            f"second sweep's ground on average, and walls {wall_off:+.1f} mm to the left"
         )
     judge_ground("av2_pair", first)
 
@@ -133,13 +134,15 @@ def ouster(folder: Path) -> None:
     steps = [prepare_pair(sweeps[k], sweeps[m]).ego_motion for k, m in ((0, 1), (1, 2), (0, 2))]
     metres, degrees = apart(steps[1] @ steps[0], steps[2])
     print(
-        f"ouster_frames: {float(steps[0][:3, 3].norm()):.3f} m and {float(steps[1][:3, 3].norm()):.3f} m; the circle closes within "
-        f"{100 * metres:.2f} cm and {degrees:.3f} degree"
+        f"ouster_frames: {float(steps[0][:3, 3].norm()):.3f} m and "
+        f"{float(steps[1][:3, 3].norm()):.3f} m; the circle closes within {100 * metres:.2f} cm "
+        f"and {degrees:.3f} degree"
     )
     sweep = sweeps[0]
     found, seconds = timed(lambda: ground(sweep.points))
     print(
-        f"ouster_frames: {float(found.float().mean()):.0%} of {len(sweep)} points are called ground in {seconds:.3f} s"
+        f"ouster_frames: {float(found.float().mean()):.0%} of {len(sweep)} points are called "
+        f"ground in {seconds:.3f} s"
     )
 
 
@@ -165,8 +168,9 @@ def simulated(seeds: int) -> None:
                 )
             )
         print(
-            f"simulated streets, {'deskewed' if deskew else 'not deskewed'}: static points {1000 * sum(off) / len(off):.2f} mm, "
-            f"at most {1000 * max(off):.2f} mm, {refused} of {seeds} refused {verdict(max(off) < 0.005, '5 mm')}"
+            f"simulated streets, {'deskewed' if deskew else 'not deskewed'}: static points "
+            f"{1000 * sum(off) / len(off):.2f} mm, at most {1000 * max(off):.2f} mm, {refused} of "
+            f"{seeds} refused {verdict(max(off) < 0.005, '5 mm')}"
         )
     for seed in range(seeds):
         judge_ground(f"street {seed}", simulation.street(sweeps=21, seed=seed)[20])
@@ -182,8 +186,9 @@ def judge_ground(name: str, sweep: Sweep) -> None:
     )
     kept = float((~found)[moving].float().mean())
     print(
-        f"{name}: ground of {len(sweep)} points in {seconds:.3f} s; {removed:.3f} of the labelled ground removed, {right:.3f} of the "
-        f"removed is labelled ground; of what moves above it {kept:.4f} kept {verdict(removed > 0.9 and kept > 0.97, '0.9 and 0.97')}"
+        f"{name}: ground of {len(sweep)} points in {seconds:.3f} s; {removed:.3f} of the labelled "
+        f"ground removed, {right:.3f} of the removed is labelled ground; of what moves above it "
+        f"{kept:.4f} kept {verdict(removed > 0.9 and kept > 0.97, '0.9 and 0.97')}"
     )
 
 

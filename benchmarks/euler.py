@@ -86,7 +86,8 @@ def main() -> None:
     clouds = [points for points, _, _ in truth]
     rest = [torch.zeros_like(points) for points in clouds[:-1]]
     print(
-        f"{len(clouds)} sweeps of {[len(p) for p in clouds][:3]}... points; no flow: {errors(rest, truth)}",
+        f"{len(clouds)} sweeps of {[len(p) for p in clouds][:3]}... points; no flow: "
+        f"{errors(rest, truth)}",
         flush=True,
     )
 

@@ -115,8 +115,9 @@ def memory_and_seconds(sweeps: int, points: int, place: Path) -> float:
     seconds = sorted(spans(place / "all"))
     middle = seconds[len(seconds) // 2]
     print(
-        f"{sweeps} sweeps of {points:,} points: {middle:.2f} s a sweep (median; fastest {seconds[0]:.2f}, slowest {seconds[-1]:.2f}), "
-        "with the ray-casting of both sweeps of each pair, reading and writing, one thread"
+        f"{sweeps} sweeps of {points:,} points: {middle:.2f} s a sweep (median; fastest "
+        f"{seconds[0]:.2f}, slowest {seconds[-1]:.2f}), with the ray-casting of both sweeps of "
+        "each pair, reading and writing, one thread"
     )
     print(
         f"peak of memory {low:.0f} MiB for {few} sweeps, {high:.0f} MiB for {sweeps} "
@@ -146,19 +147,21 @@ def against_nsfp(sweeps: int, points: int, place: Path) -> None:
             theirs[count].append(evaluate(pair.flow(fitted), source, next_pose=target.pose))
     mine = pool(ours)
     print(
-        f"every tenth pair, {len(ours)} of them, {mine.dynamic_points:,} dynamic points: default {sum(spent) / len(spent):.2f} s, "
-        f"dynamic EPE {mine.dynamic:.3f} m, static EPE {mine.static:.4f} m"
+        f"every tenth pair, {len(ours)} of them, {mine.dynamic_points:,} dynamic points: default "
+        f"{sum(spent) / len(spent):.2f} s, dynamic EPE {mine.dynamic:.3f} m, static EPE "
+        f"{mine.static:.4f} m"
     )
     best = float("inf")
     for count, errors in theirs.items():
         total = pool(errors)
         best = min(best, total.dynamic)
         print(
-            f"  NSFP, {'all' if count is None else f'{count:,}'} points, the same seconds: dynamic EPE {total.dynamic:.3f} m, static EPE "
-            f"{total.static:.4f} m"
+            f"  NSFP, {'all' if count is None else f'{count:,}'} points, the same seconds: dynamic "
+            f"EPE {total.dynamic:.3f} m, static EPE {total.static:.4f} m"
         )
     print(
-        f"  dynamic EPE against the best NSFP: {mine.dynamic / best:.2f} {verdict(mine.dynamic < 0.5 * best, 'under half')}",
+        f"  dynamic EPE against the best NSFP: {mine.dynamic / best:.2f} "
+        f"{verdict(mine.dynamic < 0.5 * best, 'under half')}",
         flush=True,
     )
 
@@ -173,8 +176,9 @@ def workers_against_one(sweeps: int, points: int, workers: int, place: Path) -> 
     times = [float(str(e["time"])) for e in events(place / "two")]
     same = content(place / "one") == content(place / "two")
     print(
-        f"{sweeps} sweeps of {points:,} points: 1 worker {one:.1f} s, {workers} Dask workers {two:.1f} s with their start, "
-        f"{max(times) - min(times):.1f} s without: speed-up {one / two:.2f} and {one / (max(times) - min(times)):.2f}; files identical "
+        f"{sweeps} sweeps of {points:,} points: 1 worker {one:.1f} s, {workers} Dask workers "
+        f"{two:.1f} s with their start, {max(times) - min(times):.1f} s without: speed-up "
+        f"{one / two:.2f} and {one / (max(times) - min(times)):.2f}; files identical "
         f"{verdict(same, 'all')}",
         flush=True,
     )
@@ -197,15 +201,16 @@ def killed_and_resumed(sweeps: int, points: int, kills: int, place: Path) -> Non
         process.wait()
         now = sum(e["event"] == "done" for e in events(folder))
         print(
-            f"  killed after {now} of {sweeps - 1} were done, {now - done} of them since the last kill",
+            f"  killed after {now} of {sweeps - 1} were done, {now - done} of them since the last "
+            "kill",
             flush=True,
         )
     subprocess.run(command(sweeps, points, folder), check=True)
     done = Counter(str(e["item"]) for e in events(folder) if e["event"] == "done")
     same = content(folder) == content(place / "one")
     print(
-        f"killed {kills} times and resumed: {len(content(folder))} of {sweeps - 1} files, {sum(n > 1 for n in done.values())} "
-        f"done twice; the bytes of an undisturbed run "
+        f"killed {kills} times and resumed: {len(content(folder))} of {sweeps - 1} files, "
+        f"{sum(n > 1 for n in done.values())} done twice; the bytes of an undisturbed run "
         f"{verdict(same and max(done.values()) == 1, 'identical, nothing lost, nothing done twice')}"
     )
 

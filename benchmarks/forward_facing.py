@@ -139,7 +139,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     print(machine(), flush=True)
     print(
-        f"{'':32}{'3 views':>10}{'held out':>10}{'depth':>10}{'near':>10}   dB, dB, mean error, thickness in front of the cameras"
+        f"{'':32}{'3 views':>10}{'held out':>10}{'depth':>10}{'near':>10}   dB, dB, mean error, "
+        "thickness in front of the cameras"
     )
     quality = {}
     for name, prior in rows(3 * 3 * math.prod(SIZE)).items():

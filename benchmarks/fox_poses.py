@@ -191,8 +191,8 @@ def main() -> None:
     print(machine(), flush=True)
     views = open_views(data_folder() / "ngp_fox_270x480", shrink=arguments.shrink)
     print(
-        f"{len(views)} photographs of {views.cameras.size[0]} x {views.cameras.size[1]} pixels; {len(views.skipped)} frames of the file "
-        f"have no picture: {', '.join(views.skipped)}"
+        f"{len(views)} photographs of {views.cameras.size[0]} x {views.cameras.size[1]} pixels; "
+        f"{len(views.skipped)} frames of the file have no picture: {', '.join(views.skipped)}"
     )
     cameras, pictures = normalised(views.cameras), views.pictures
     held = torch.arange(len(views)) % 10 == 0
@@ -223,8 +223,9 @@ def main() -> None:
         }
         one = told[name]
         print(
-            f"{name:10} {one['gaussians']} Gaussians, {one['seconds']:.0f} s of processor time; poses {one['errors'][0]:.3f} degrees and "
-            f"{100 * one['errors'][1]:.2f} % off; held out {one['aligned']:.2f} dB aligned, {one['psnr']:.2f} dB refined",
+            f"{name:10} {one['gaussians']} Gaussians, {one['seconds']:.0f} s of processor time; "
+            f"poses {one['errors'][0]:.3f} degrees and {100 * one['errors'][1]:.2f} % off; held "
+            f"out {one['aligned']:.2f} dB aligned, {one['psnr']:.2f} dB refined",
             flush=True,
         )
         if arguments.results:

@@ -193,7 +193,8 @@ def main() -> None:
     )
     times = alternating(calls(scene, 256, own), arguments.repeats)
     print(
-        f"garden, {len(scene[0])} points, 256 x 256: forward {times['forward']:.4f} s, forward and backward {times['both']:.4f} s"
+        f"garden, {len(scene[0])} points, 256 x 256: forward {times['forward']:.4f} s, forward and "
+        f"backward {times['both']:.4f} s"
     )
     parts(scene, 256, arguments.repeats)
 
@@ -211,8 +212,9 @@ def main() -> None:
     )
     ratios = [both[f"brute {k}"] / both[f"own {k}"] for k in ("forward", "both")]
     print(
-        f"{count} points, {size} x {size}, brute force in PyTorch: forward {both['brute forward']:.3f} s against "
-        f"{both['own forward']:.4f} s, {ratios[0]:.0f} times; with backward {both['brute both']:.3f} s against {both['own both']:.4f} s, "
+        f"{count} points, {size} x {size}, brute force in PyTorch: forward "
+        f"{both['brute forward']:.3f} s against {both['own forward']:.4f} s, {ratios[0]:.0f} "
+        f"times; with backward {both['brute both']:.3f} s against {both['own both']:.4f} s, "
         f"{ratios[1]:.0f} times; they differ by {error:.1e}",
         verdict(min(ratios) >= 20, "20 times as fast"),
         flush=True,
@@ -273,8 +275,8 @@ def main() -> None:
     )
     seconds = alternating({"together": together, "alone": alone}, arguments.repeats)
     print(
-        f"50 scenes of 1000, 64 x 64, forward and backward: in one batch {seconds['together']:.4f} s, one by one "
-        f"{seconds['alone']:.4f} s",
+        f"50 scenes of 1000, 64 x 64, forward and backward: in one batch {seconds['together']:.4f} "
+        f"s, one by one {seconds['alone']:.4f} s",
         verdict(equal and seconds["together"] <= seconds["alone"], "equal, and not slower"),
     )
 

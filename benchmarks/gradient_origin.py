@@ -92,7 +92,8 @@ def main() -> None:
     learned, held = digits[order[:1500]], digits[order[1500:]]
     at = [k for k in AT if k <= chosen.steps]
     print(
-        f"# {machine()}\n# squared error of a test picture after {at} steps, mean of {chosen.seeds} seeds"
+        f"# {machine()}\n# squared error of a test picture after {at} steps, mean of "
+        f"{chosen.seeds} seeds"
     )
     errors: dict[str, Tensor] = {}
     for seed in range(chosen.seeds):
@@ -182,8 +183,10 @@ def _posterior(network: GradientOriginNetwork, learned: Tensor, held: Tensor) ->
         )
         spread = float((solution.posterior.std * part).sum() / (part.sum() * len(truth)))
         print(
-            f"digits with noise {noise:g} and two rows missing, pixels {name}: error of the posterior mean {error:.3f}, of the "
-            f"{'measurement' if name == 'seen' else 'mean digit'} {other:.3f}, standard deviation {spread:.3f}"
+            f"digits with noise {noise:g} and two rows missing, pixels {name}: error of the "
+            f"posterior mean {error:.3f}, of the "
+            f"{'measurement' if name == 'seen' else 'mean digit'} {other:.3f}, standard deviation "
+            f"{spread:.3f}"
         )
 
 

@@ -32,8 +32,8 @@ def main() -> None:
     fbp = scan.geometry.operator().pseudo_inverse(scan.y)
     correlation = float(it.metrics.correlation(fbp, scan.reference))
     print(
-        f"ta, full arc: correlation of FBP with the reconstruction that comes with it {correlation:.4f} "
-        f"{verdict(correlation >= 0.985, 'at least 0.985')}"
+        "ta, full arc: correlation of FBP with the reconstruction that comes with it "
+        f"{correlation:.4f} {verdict(correlation >= 0.985, 'at least 0.985')}"
     )
 
     full = it.datasets.open(folder / "htc2022_01a_full.mat")[0]
@@ -65,7 +65,8 @@ def main() -> None:
     density = float(whole.pseudo_inverse(fit.apply(solid.y))[inside.bool()].median())
     coefficients = ", ".join(f"{a:.5f}" for a in fit.coefficients)
     print(
-        f"solid disc: coefficients {coefficients} up to {fit.largest:.4f}; density {density:.5f} / mm, bound {1.03 * density:.5f}"
+        f"solid disc: coefficients {coefficients} up to {fit.largest:.4f}; density {density:.5f} / "
+        f"mm, bound {1.03 * density:.5f}"
     )
     corrected = fit.apply(limited.y)
     problem = it.Problem(corrected, A)
@@ -112,8 +113,8 @@ def report(
     seconds = time.perf_counter() - began
     score = matthews(solution.x, truth)
     print(
-        f"01a, 90 degrees: {what}, weight {weight:<5} {score:.4f} in {seconds:.1f} s, {int(solution.iterations[0])} iterations "
-        f"{verdict(score >= least and seconds < 30, bar)}",
+        f"01a, 90 degrees: {what}, weight {weight:<5} {score:.4f} in {seconds:.1f} s, "
+        f"{int(solution.iterations[0])} iterations {verdict(score >= least and seconds < 30, bar)}",
         flush=True,
     )
 

@@ -155,7 +155,8 @@ def main() -> None:
     found: dict[str, Errors] = {}
     began, cpu = time.perf_counter(), time.process_time()
     print(
-        f"{'':10} {'prox max':>9} {'f(0.9)':>7} {'R mean':>7} {'R(2)':>6} {'to mean':>8} {'seconds':>8}"
+        f"{'':10} {'prox max':>9} {'f(0.9)':>7} {'R mean':>7} {'R(2)':>6} {'to mean':>8} "
+        f"{'seconds':>8}"
     )
     for name, loss, schedule in plan:
         folder = None if arguments.folder is None else arguments.folder / name.replace(" ", "-")
@@ -171,7 +172,8 @@ def main() -> None:
         network, found[name] = trained.network, errors(trained.network)
         e = found[name]
         print(
-            f"{name:10} {e.prox:9.3f} {e.at_09:7.3f} {e.prior:7.3f} {e.at_2:6.3f} {e.to_mean:8.3f} {trained.seconds:8.1f}",
+            f"{name:10} {e.prox:9.3f} {e.at_09:7.3f} {e.prior:7.3f} {e.at_2:6.3f} {e.to_mean:8.3f} "
+            f"{trained.seconds:8.1f}",
             flush=True,
         )
     seconds = time.perf_counter() - began

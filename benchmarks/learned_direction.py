@@ -163,8 +163,9 @@ def main() -> None:
     )
     weights = sum(p.numel() for p in learned.network.parameters())
     print(
-        f"trained on {n}x{n}: {weights} weights, {sum(options.steps)} steps, {time.perf_counter() - began:.0f} s, of which "
-        f"{time.process_time() - cpu:.0f} s on the processor",
+        f"trained on {n}x{n}: {weights} weights, {sum(options.steps)} steps, "
+        f"{time.perf_counter() - began:.0f} s, of which {time.process_time() - cpu:.0f} s on the "
+        "processor",
         flush=True,
     )
     rows = {
@@ -206,7 +207,8 @@ def main() -> None:
         )
         more = sum(loose[0] > tight[0] for loose, tight in pairs)
         print(
-            f"to {tolerance:g}, without conjugation: more iterations in {more} of {len(pairs)} columns",
+            f"to {tolerance:g}, without conjugation: more iterations in {more} of {len(pairs)} "
+            "columns",
             verdict(more == len(pairs), "in every one"),
         )
     print(

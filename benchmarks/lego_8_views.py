@@ -312,8 +312,8 @@ def search(rows: list[str], rays: int, rate: float) -> None:
     path = BUILD / "lego_8_views_search.json"
     found: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.is_file() else {}
     print(
-        f"100 x 100 pixels, stages 48:150 64:250, {rays} rays a step; dB on r_5, r_15, ... with the weights times\n{'':38}"
-        + "".join(f"{label:>8}" for label in ("1/3", "1", "3"))
+        f"100 x 100 pixels, stages 48:150 64:250, {rays} rays a step; dB on r_5, r_15, ... with "
+        f"the weights times\n{'':38}" + "".join(f"{label:>8}" for label in ("1/3", "1", "3"))
     )
     for name in rows:
         every = (1.0,) if name.startswith("none") else (1 / 3, 1.0, 3.0)
@@ -353,11 +353,13 @@ def main() -> None:
         return
     side, path = 200 // arguments.shrink, BUILD / "lego_8_views.json"
     print(
-        f"{side} x {side} pixels, stages {' '.join(arguments.stages)}, {arguments.rays} rays a step, {machine()}",
+        f"{side} x {side} pixels, stages {' '.join(arguments.stages)}, {arguments.rays} rays a "
+        f"step, {machine()}",
         flush=True,
     )
     print(
-        f"the oracle, from 90 pictures: {float(held_out_psnr(kept(), views(1)['held']).mean()):.2f} dB on the held-out views",
+        "the oracle, from 90 pictures: "
+        f"{float(held_out_psnr(kept(), views(1)['held']).mean()):.2f} dB on the held-out views",
         flush=True,
     )
     found: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.is_file() else {}

@@ -95,9 +95,10 @@ def main() -> None:
         found.reports[0].iterations,
     )
     print(
-        f"{arguments.strategy}: {model.describe(found.x)}, {steps} iterations, {found.seconds:.0f} s by the clock, "
-        f"{seconds:.0f} s of processor time, {1e3 * seconds / steps:.1f} ms each; held out {float(quality.mean()):.2f} dB "
-        f"({float(quality.min()):.2f} to {float(quality.max()):.2f})",
+        f"{arguments.strategy}: {model.describe(found.x)}, {steps} iterations, {found.seconds:.0f} "
+        f"s by the clock, {seconds:.0f} s of processor time, {1e3 * seconds / steps:.1f} ms each; "
+        f"held out {float(quality.mean()):.2f} dB ({float(quality.min()):.2f} to "
+        f"{float(quality.max()):.2f})",
         verdict(
             float(quality.mean()) >= 29 and seconds <= 1200, "29 dB in ten minutes of two cores"
         ),

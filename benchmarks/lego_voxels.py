@@ -55,8 +55,8 @@ def kept() -> Voxels:
 
 def told(report: StageReport) -> None:
     print(
-        f"{report.prior}: {report.iterations} iterations, {report.seconds / max(1, report.iterations):.3f} s each, "
-        f"held out {report.psnr:.2f} dB",
+        f"{report.prior}: {report.iterations} iterations, "
+        f"{report.seconds / max(1, report.iterations):.3f} s each, held out {report.psnr:.2f} dB",
         flush=True,
     )
 
@@ -113,7 +113,8 @@ def main() -> None:
     write_voxels(MODEL, found.x, overwrite=True)
     quality = held_out_psnr(found.x, photographs.held)
     print(
-        f"{float(quality.mean()):.2f} dB ({float(quality.min()):.2f} to {float(quality.max()):.2f}) after {found.seconds:.0f} s",
+        f"{float(quality.mean()):.2f} dB ({float(quality.min()):.2f} to "
+        f"{float(quality.max()):.2f}) after {found.seconds:.0f} s",
         verdict(float(quality.mean()) >= 29, "29 dB in 10 minutes on two cores"),
     )
 

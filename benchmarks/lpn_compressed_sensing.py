@@ -115,7 +115,8 @@ def main() -> None:
             weight, x, seconds = best(make, truth, first, factor=4.0, refine=2)
             scores[name] = score(x, truth)
             print(
-                f"rate 1/{rate}: {name:11} {scores[name]:.2f} dB, weight {weight:.4g}, {seconds:.1f} s for {len(truth)} slices",
+                f"rate 1/{rate}: {name:11} {scores[name]:.2f} dB, weight {weight:.4g}, "
+                f"{seconds:.1f} s for {len(truth)} slices",
                 flush=True,
             )
         print(

@@ -175,7 +175,8 @@ def main() -> None:
         weight, rows[name], seconds = best(method, truth, first)
         scores[name] = score(rows[name], truth)
         print(
-            f"{name:12} {scores[name]:6.2f} dB, weight {weight:.4g}, {seconds:.1f} s for {len(truth)} slices",
+            f"{name:12} {scores[name]:6.2f} dB, weight {weight:.4g}, {seconds:.1f} s for "
+            f"{len(truth)} slices",
             flush=True,
         )
         if "graphLa" in only:
@@ -184,21 +185,25 @@ def main() -> None:
             weight, rows[over_it], seconds = best(refined, truth, chosen)
             scores[over_it] = score(rows[over_it], truth)
             print(
-                f"{over_it:12} {scores[over_it]:6.2f} dB, weight {weight:.4g}, {seconds:.1f} s for {len(truth)} slices",
+                f"{over_it:12} {scores[over_it]:6.2f} dB, weight {weight:.4g}, {seconds:.1f} s for "
+                f"{len(truth)} slices",
                 flush=True,
             )
     if "LPN" in scores:
         print(
-            f"LPN over FBP {scores['LPN'] - bare:.2f} dB {verdict(scores['LPN'] - bare >= 10, '10 dB')}"
+            f"LPN over FBP {scores['LPN'] - bare:.2f} dB "
+            f"{verdict(scores['LPN'] - bare >= 10, '10 dB')}"
         )
         if "TV" in scores:
             print(
-                f"LPN over TV {scores['LPN'] - scores['TV']:.2f} dB {verdict(scores['LPN'] - scores['TV'] >= 0.3, '0.3 dB')}"
+                f"LPN over TV {scores['LPN'] - scores['TV']:.2f} dB "
+                f"{verdict(scores['LPN'] - scores['TV'] >= 0.3, '0.3 dB')}"
             )
         if "graphLa+LPN" in scores:
             better = max(value for name, value in scores.items() if name in ("LPN", "graphLa+TV"))
             print(
-                f"graphLa+LPN over the better of LPN and graphLa+TV {scores['graphLa+LPN'] - better:.2f} dB "
+                "graphLa+LPN over the better of LPN and graphLa+TV "
+                f"{scores['graphLa+LPN'] - better:.2f} dB "
                 f"{verdict(scores['graphLa+LPN'] >= better, '0 dB')}"
             )
         inside = it.solve(
@@ -210,7 +215,8 @@ def main() -> None:
             progress=False,
         )
         print(
-            f"LPN at the least weight of the theorem, {float(inside.regularization[0]):.4g}: {score(inside.x, truth):.2f} dB"
+            f"LPN at the least weight of the theorem, {float(inside.regularization[0]):.4g}: "
+            f"{score(inside.x, truth):.2f} dB"
         )
     if arguments.gallery:
         gallery(arguments.gallery, truth, rows)

@@ -186,7 +186,8 @@ class Cells:
             }
             write_bytes(self.path, json.dumps(self.done, indent=1).encode(), overwrite=True)
             print(
-                f"{key:48} {self.done[key]['psnr']:6.2f} dB, {self.done[key]['iterations']} iterations, {seconds:.1f} s",
+                f"{key:48} {self.done[key]['psnr']:6.2f} dB, {self.done[key]['iterations']} "
+                f"iterations, {seconds:.1f} s",
                 flush=True,
             )
         return self.done[key]
@@ -265,14 +266,16 @@ def main() -> None:
             )
     size = "" if options.crop is None else f" ({options.crop}x{options.crop})"
     print(
-        f"\nmean PSNR of {len(names)} pictures{size}, dB (seconds of the processor a picture; method and strength)"
+        f"\nmean PSNR of {len(names)} pictures{size}, dB (seconds of the processor a picture; "
+        "method and strength)"
     )
     for setting in settings:
         print(f"blur {setting.split('/')[0]}, noise {setting.split('/')[1]}:")
         for row, columns in table.items():
             score, seconds, blurred, name, strength = columns[setting]
             print(
-                f"  {row:26} {score:6.2f}  ({seconds:5.2f} s; {name}, {strength:.3g})   blurred {blurred:.2f}"
+                f"  {row:26} {score:6.2f}  ({seconds:5.2f} s; {name}, {strength:.3g})   blurred "
+                f"{blurred:.2f}"
             )
     judge(table, settings)
 
@@ -294,7 +297,8 @@ def judge(
                 "" if least is None else f", {least:g} in every setting"
             )
             print(
-                f"LPN over {row}: {', '.join(f'{g:+.2f}' for g in gains)}, {np.mean(gains):+.2f} dB on average",
+                f"LPN over {row}: {', '.join(f'{g:+.2f}' for g in gains)}, {np.mean(gains):+.2f} "
+                "dB on average",
                 verdict(holds, bar),
             )
     if "PnP, dncnn-natural" in table:

@@ -74,8 +74,8 @@ def exactness(name: str, prior: LearnedProximal, clean: Tensor) -> None:
         v, R = prior.prox_and_energy(others, 1.0)
         worst = min(worst, float((R + 0.5 * (v - y).flatten(1).square().sum(1) - best).min()))
     print(
-        f"{name:24} |J - J^T| / |J| {skew:.1e}, eigenvalues {float(eigenvalues[0]):.1e} to {float(eigenvalues[-1]):.3f}, the best "
-        f"of 1,000 points is worse by {worst:.1e} "
+        f"{name:24} |J - J^T| / |J| {skew:.1e}, eigenvalues {float(eigenvalues[0]):.1e} to "
+        f"{float(eigenvalues[-1]):.3f}, the best of 1,000 points is worse by {worst:.1e} "
         f"{verdict(skew <= 1e-5 and float(eigenvalues[0]) >= -1e-8 and worst >= -1e-9, '1e-5, positive semidefinite, none better')}",
         flush=True,
     )
@@ -117,8 +117,9 @@ def convergence(
             x = solution.x
             missed = float((x - prior.prox(x - A.adjoint(A(x) - y) / weight)).norm() / x.norm())
             print(
-                f"{name:24} {what:10} {type(solver).__name__:16} rises by {max(rise, 0.0):.1e} at most, fixed-point residual "
-                f"{missed:.1e}, {float(it.metrics.psnr(x, clean)):.2f} dB, {seconds:.1f} s "
+                f"{name:24} {what:10} {type(solver).__name__:16} rises by {max(rise, 0.0):.1e} at "
+                f"most, fixed-point residual {missed:.1e}, {float(it.metrics.psnr(x, clean)):.2f} "
+                f"dB, {seconds:.1f} s "
                 f"{verdict(rise <= 1e-10 and missed < 1e-5, 'never rises, below 1e-5')}",
                 flush=True,
             )

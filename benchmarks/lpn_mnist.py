@@ -166,8 +166,8 @@ def main() -> None:
     before, after = (float(it.metrics.psnr(x, clean).mean()) for x in (shown, prior.prox(shown)))
     weights = sum(p.numel() for p in network.parameters())
     print(
-        f"{weights} weights, {arguments.steps} steps, {trained.seconds:.0f} s in this run; digits with "
-        f"noise {before:.2f} dB, after the prox {after:.2f} dB"
+        f"{weights} weights, {arguments.steps} steps, {trained.seconds:.0f} s in this run; digits "
+        f"with noise {before:.2f} dB, after the prox {after:.2f} dB"
     )
 
     precise = prior.to(torch.float64)

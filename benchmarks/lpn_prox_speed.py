@@ -127,7 +127,8 @@ def main() -> None:
         times = alternating({"ours": partial(ours, x), "theirs": partial(theirs, x)}, repeats=3)
     ratio = times["theirs"] / times["ours"]
     print(
-        f"one prox of 256x256: {1e3 * times['ours']:.0f} ms, the paper's layers {1e3 * times['theirs']:.0f} ms, {ratio:.1f} times",
+        f"one prox of 256x256: {1e3 * times['ours']:.0f} ms, the paper's layers "
+        f"{1e3 * times['theirs']:.0f} ms, {ratio:.1f} times",
         verdict(ratio >= 4, "4 times as fast"),
     )
     if options.skip_training:
@@ -153,14 +154,16 @@ def main() -> None:
             score = quality(result, held_out, noise)
             scores[name] = max(score, scores.get(name, 0.0))
             print(
-                f"{name}, learning rate {rate:g}: {steps} steps of {count} crops of {crop} in {time.process_time() - began:.0f} s of the "
-                f"processor, {score:.2f} dB on {len(held_out)} held-out pictures",
+                f"{name}, learning rate {rate:g}: {steps} steps of {count} crops of {crop} in "
+                f"{time.process_time() - began:.0f} s of the processor, {score:.2f} dB on "
+                f"{len(held_out)} held-out pictures",
                 flush=True,
             )
     gain = scores["ours"] - scores["theirs, 64 wide"]
     print(f"ours over theirs {gain:+.2f} dB", verdict(gain >= 0, "not below"))
     print(
-        f"(the prior of the catalogue, trained as its recipe says: {quality(ours, held_out, noise):.2f} dB)"
+        "(the prior of the catalogue, trained as its recipe says: "
+        f"{quality(ours, held_out, noise):.2f} dB)"
     )
 
 

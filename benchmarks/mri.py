@@ -73,8 +73,9 @@ def reconstructed(
         images[name] = solution.x
         misfit = float(solution.history["discrepancy"][-1, 0]) / (2 * measured.numel()) ** 0.5
         print(
-            f"  {name}: weight {float(solution.regularization[0]):.3g}, misfit {misfit:.3f} of the noise, {solution.status[0]} after "
-            f"{int(solution.iterations[0])} iterations, {seconds:.1f} s"
+            f"  {name}: weight {float(solution.regularization[0]):.3g}, misfit {misfit:.3f} of the "
+            f"noise, {solution.status[0]} after {int(solution.iterations[0])} iterations, "
+            f"{seconds:.1f} s"
         )
     return images
 
@@ -86,8 +87,8 @@ def brain(folder: Path) -> Images:
     began = time.perf_counter()
     maps = estimate_coil_maps(y, calibration=24)
     print(
-        f"brain: {y.shape[1]} coils, {float(mask.float().mean()):.1%} sampled, noise {noise_std:.4g}; coil maps in "
-        f"{time.perf_counter() - began:.1f} s"
+        f"brain: {y.shape[1]} coils, {float(mask.float().mean()):.1%} sampled, noise "
+        f"{noise_std:.4g}; coil maps in {time.perf_counter() - began:.1f} s"
     )
     full = CartesianMRI(mask, tuple(y.shape[2:]), maps)
     images = reconstructed(
@@ -105,7 +106,8 @@ def brain(folder: Path) -> Images:
         progress=False,
     )
     print(
-        f"  SENSE: {int(sense.iterations[0])} iterations of CGLS, {sense.status[0]}, {time.perf_counter() - began:.1f} s"
+        f"  SENSE: {int(sense.iterations[0])} iterations of CGLS, {sense.status[0]}, "
+        f"{time.perf_counter() - began:.1f} s"
     )
     coils = full.coil_images(y).abs().square().sum(1, keepdim=True).sqrt()
     return {
@@ -151,7 +153,8 @@ def knee(folder: Path) -> Images:
     scores = {name: psnr(image, reference) for name, image in put_back.items()}
     for name, score in scores.items():
         print(
-            f"  {name}: {psnr(images[name], reference):.2f} dB of the largest modulus, {score:.2f} with the samples put back"
+            f"  {name}: {psnr(images[name], reference):.2f} dB of the largest modulus, {score:.2f} "
+            "with the samples put back"
         )
     worst = min(scores["TV"], scores["wavelets"])
     print(
@@ -179,7 +182,8 @@ def cine(folder: Path) -> Images:
         1 / 255 / 12**0.5 / 2**0.5
     )  # standard deviation of the real and of the imaginary part
     print(
-        f"cine: {mask.shape[0]} frames, {float(mask.float().mean()):.1%} sampled, rounding {noise_std:.4g}"
+        f"cine: {mask.shape[0]} frames, {float(mask.float().mean()):.1%} sampled, rounding "
+        f"{noise_std:.4g}"
     )
     images = reconstructed(
         full, full(x), noise_std, {"TV in space and time": it.priors.TotalVariation()}, 150

@@ -93,8 +93,9 @@ def one_draw(pair: Pair, points: int, iterations: int, seed: int) -> dict[str, A
             "misfit": misfit,
         }
         print(
-            f"  {name:5} draw {seed}: {len(seen)} iterations, {seconds:.0f} s; at all points dynamic {dynamic:.3f} m, static "
-            f"{static:.3f} m; at the fitted ones {dynamic_fitted:.3f} and {static_fitted:.3f}; misfit {misfit:.5f}",
+            f"  {name:5} draw {seed}: {len(seen)} iterations, {seconds:.0f} s; at all points "
+            f"dynamic {dynamic:.3f} m, static {static:.3f} m; at the fitted ones "
+            f"{dynamic_fitted:.3f} and {static_fitted:.3f}; misfit {misfit:.5f}",
             flush=True,
         )
     return found
@@ -105,8 +106,9 @@ def quality(points: int, iterations: int, draws: int) -> bool:
     pair = load()
     nothing = pair.errors(torch.zeros_like(pair.flow))
     print(
-        f"  {len(pair.source)} and {len(pair.target)} points, {int((pair.dynamic & pair.near).sum())} of them dynamic; zero flow: "
-        f"dynamic {nothing[0]:.3f} m, static {nothing[1]:.3f} m",
+        f"  {len(pair.source)} and {len(pair.target)} points, "
+        f"{int((pair.dynamic & pair.near).sum())} of them dynamic; zero flow: dynamic "
+        f"{nothing[0]:.3f} m, static {nothing[1]:.3f} m",
         flush=True,
     )
     kept: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
@@ -117,8 +119,9 @@ def quality(points: int, iterations: int, draws: int) -> bool:
             KEPT.write_text(json.dumps(kept, indent=1) + "\n")
         n, f = kept[key]["nsfp"], kept[key]["free"]
         print(
-            f"  draw {seed}: NSFP dynamic {n['dynamic']:.3f} m, static {n['static']:.3f} m, {n['iterations']} iterations, "
-            f"{n['seconds']:.0f} s; at its points {n['dynamic_fitted']:.3f} of free vectors' {f['dynamic_fitted']:.3f} m; misfit "
+            f"  draw {seed}: NSFP dynamic {n['dynamic']:.3f} m, static {n['static']:.3f} m, "
+            f"{n['iterations']} iterations, {n['seconds']:.0f} s; at its points "
+            f"{n['dynamic_fitted']:.3f} of free vectors' {f['dynamic_fitted']:.3f} m; misfit "
             f"{n['misfit']:.5f} of {f['misfit']:.5f}"
         )
     rows = [kept[f"{points} points, {iterations} iterations, draw {seed}"] for seed in range(draws)]
@@ -129,8 +132,8 @@ def quality(points: int, iterations: int, draws: int) -> bool:
     print(f"dynamic error {dynamic:.3f} m {verdict(held[0], 'under 0.20 m')}")
     print(f"static error {static:.3f} m {verdict(held[1], 'under 0.05 m')}")
     print(
-        f"dynamic error by that of free vectors {ratio:.2f}, whose misfit is {'' if lower else 'not '}lower "
-        f"{verdict(held[2], 'at most 0.3, and lower')}"
+        f"dynamic error by that of free vectors {ratio:.2f}, whose misfit is "
+        f"{'' if lower else 'not '}lower {verdict(held[2], 'at most 0.3, and lower')}"
     )
     return all(held)
 
@@ -167,8 +170,9 @@ def cost(points: int, repeats: int) -> bool:
     seconds = alternating({"step": step, "bare": bare, "misfit": misfit}, repeats)
     ratio = seconds["step"] / seconds["bare"]
     print(
-        f"  an iteration {seconds['step']:.3f} s, the bare networks {seconds['bare']:.3f} s, the misfit's value alone "
-        f"{seconds['misfit']:.3f} s: {ratio:.2f} {verdict(ratio <= 1.15, 'at most 1.15')}"
+        f"  an iteration {seconds['step']:.3f} s, the bare networks {seconds['bare']:.3f} s, the "
+        f"misfit's value alone {seconds['misfit']:.3f} s: {ratio:.2f} "
+        f"{verdict(ratio <= 1.15, 'at most 1.15')}"
     )
     return ratio <= 1.15
 

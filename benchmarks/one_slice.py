@@ -41,8 +41,9 @@ def compare(name: str, flat: FanBeam | ParallelBeam, solid: ConeBeam | ParallelB
     )
     apart = float((x - slice_).abs().max() / x.abs().max())
     print(
-        f"{name}: 2D {psnr(x, truth):.3f} dB in {seconds['2D']:.3f} s, one slice {psnr(slice_, truth):.3f} dB in "
-        f"{seconds['one slice']:.3f} s, ratio {seconds['one slice'] / seconds['2D']:.1f}, apart {apart:.1e} "
+        f"{name}: 2D {psnr(x, truth):.3f} dB in {seconds['2D']:.3f} s, one slice "
+        f"{psnr(slice_, truth):.3f} dB in {seconds['one slice']:.3f} s, ratio "
+        f"{seconds['one slice'] / seconds['2D']:.1f}, apart {apart:.1e} "
         f"{verdict(seconds['one slice'] <= seconds['2D'], 'the one-slice case is not slower')}",
         flush=True,
     )

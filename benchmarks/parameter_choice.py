@@ -235,8 +235,8 @@ def run(rules: tuple[str, ...], chosen: list[int], seed: int, threads: int, jobs
         worst = int(np.argmax(values))
         bar = BARS.get(rule)
         print(
-            f"{rule:23}: median loss {np.median(values):5.2f} dB, worst {values[worst]:5.2f} dB (problem {chosen[worst]}), "
-            f"{seconds[rule] / len(values):.1f} s a problem "
+            f"{rule:23}: median loss {np.median(values):5.2f} dB, worst {values[worst]:5.2f} dB "
+            f"(problem {chosen[worst]}), {seconds[rule] / len(values):.1f} s a problem "
             f"{verdict(float(np.median(values)) <= bar, f'median within {bar:g} dB') if bar else ''}"
         )
 
@@ -283,7 +283,10 @@ def noise_levels() -> None:
                             - 1
                         )
                     )
-            line += f"  {level:g}: {np.mean(errors):+.1f} % ({np.std(errors):.1f}; {max(errors, key=abs):+.1f})"
+            line += (
+                f"  {level:g}: {np.mean(errors):+.1f} % ({np.std(errors):.1f}; "
+                f"{max(errors, key=abs):+.1f})"
+            )
         print(line)
 
 

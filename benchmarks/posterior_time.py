@@ -85,8 +85,9 @@ def _compare(
     mean, std = solution.posterior.mean, solution.posterior.std
     vble = time.perf_counter() - began
     print(
-        f"{size}x{size} VBLE: {vble:.1f} s ({fitted:.1f} s to fit, {vble - fitted:.1f} s for mean and standard deviation of "
-        f"{solution.posterior.number} samples), {float(it.metrics.psnr(mean, one.truth)):.2f} dB, mean standard deviation "
+        f"{size}x{size} VBLE: {vble:.1f} s ({fitted:.1f} s to fit, {vble - fitted:.1f} s for mean "
+        f"and standard deviation of {solution.posterior.number} samples), "
+        f"{float(it.metrics.psnr(mean, one.truth)):.2f} dB, mean standard deviation "
         f"{float(std.mean()):.4f}",
         flush=True,
     )
@@ -120,13 +121,16 @@ def _compare(
         or "too few to tell"
     )
     print(
-        f"{size}x{size} PnP-ULA: {1e3 * seconds:.0f} ms a step, {solution.status[0]} after {steps} steps and {burn_in} of burn-in; "
-        f"effective samples of the mean {float(posterior.effective_number):.0f}, error of the standard deviation {100 * relative:.0f} % "
-        f"({halves}), so {needed:.0f} steps or {total:.0f} s for 10 %; {float(it.metrics.psnr(posterior.mean, one.truth)):.2f} dB, "
-        f"mean standard deviation {float(posterior.std.mean()):.4f}"
+        f"{size}x{size} PnP-ULA: {1e3 * seconds:.0f} ms a step, {solution.status[0]} after {steps} "
+        f"steps and {burn_in} of burn-in; effective samples of the mean "
+        f"{float(posterior.effective_number):.0f}, error of the standard deviation "
+        f"{100 * relative:.0f} % ({halves}), so {needed:.0f} steps or {total:.0f} s for 10 %; "
+        f"{float(it.metrics.psnr(posterior.mean, one.truth)):.2f} dB, mean standard deviation "
+        f"{float(posterior.std.mean()):.4f}"
     )
     print(
-        f"{size}x{size}: VBLE is {total / vble:.0f} times as fast {verdict(total > 10 * vble, '10 times')}",
+        f"{size}x{size}: VBLE is {total / vble:.0f} times as fast "
+        f"{verdict(total > 10 * vble, '10 times')}",
         flush=True,
     )
 

@@ -117,8 +117,8 @@ def report(name: str, times: dict[str, float], peers: dict[str, int]) -> None:
         mine = pair(f"ours x{batch}", batch)
         for method, other in theirs.items():
             print(
-                f"    {method} / ours x{batch}: forward {other[0] / mine[0]:.1f}, adjoint {other[1] / mine[1]:.1f}, "
-                f"both {other[2] / mine[2]:.1f}"
+                f"    {method} / ours x{batch}: forward {other[0] / mine[0]:.1f}, adjoint "
+                f"{other[1] / mine[1]:.1f}, both {other[2] / mine[2]:.1f}"
             )
 
 
@@ -128,9 +128,9 @@ def first_call() -> str:
     The kernels are compiled in the first measurement, and cached in the second.
     """
     code = (
-        "import time, torch, invtoolbox as it\n"
-        "A = it.operators.ParallelBeam((64, 64), torch.arange(10) * 0.3, 91)\n"
-        "t = time.perf_counter(); A.adjoint(A(torch.rand(1, 1, 64, 64))); print(time.perf_counter() - t)"
+        "import time, torch, invtoolbox as it\nA = it.operators.ParallelBeam((64, 64), "
+        "torch.arange(10) * 0.3, 91)\nt = time.perf_counter(); A.adjoint(A(torch.rand(1, 1, 64, "
+        "64))); print(time.perf_counter() - t)"
     )
     import tempfile
 
@@ -148,7 +148,10 @@ def first_call() -> str:
             )
             for _ in range(2)
         ]
-    return f"{times[0]:.2f} s (compiles the kernels, once per machine), {times[1]:.2f} s in a later process"
+    return (
+        f"{times[0]:.2f} s (compiles the kernels, once per machine), {times[1]:.2f} s in a later "
+        "process"
+    )
 
 
 def peak_memory(size: int, views: int, detectors: int) -> str:
@@ -182,7 +185,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     print(
-        f"load average {os.getloadavg()[0]:.2f}; threads: torch and ours {torch.get_num_threads()}, ASTRA 1"
+        f"load average {os.getloadavg()[0]:.2f}; threads: torch and ours "
+        f"{torch.get_num_threads()}, ASTRA 1"
     )
     print(f"first call: {first_call()}")
     print(f"memory at 512x512, 360 views, 725 cells: {peak_memory(512, 360, 725)}")
@@ -230,8 +234,9 @@ def main() -> None:
             runs, peers = runs | mbirtorch_pair(512, angles, 725), peers | {"mbirtorch": 1}
         report("parallel beam 512x512, 360 views, 725 cells", alternate(runs, 3), peers)
     print(
-        f"\npeak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB; "
-        f"load average {os.getloadavg()[0]:.2f}"
+        "\npeak memory of this process "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB; load average "
+        f"{os.getloadavg()[0]:.2f}"
     )
 
 

@@ -161,7 +161,8 @@ class Seed:
         )
         if "raised" in line:
             self.faults.append(
-                f"{begun['begin']} ({begun['kind']}, reader {begun['reader']}): {line['raised']} {line['trace']}"
+                f"{begun['begin']} ({begun['kind']}, reader {begun['reader']}): {line['raised']} "
+                f"{line['trace']}"
             )
         elif "refused" in line:
             self.refused += 1
@@ -171,7 +172,8 @@ class Seed:
                 self.other[begun["kind"]] += 1
                 if begun["kind"] == "truncate" and not self.undeclared:
                     self.faults.append(
-                        f"{begun['begin']}: truncated, and read as {line['shapes']} instead of {self.expected}"
+                        f"{begun['begin']}: truncated, and read as {line['shapes']} instead of "
+                        f"{self.expected}"
                     )
                 elif "-v" in sys.argv:
                     print(f"    {begun['begin']} {begun['kind']}: {line['shapes']}")
@@ -179,8 +181,9 @@ class Seed:
     def __str__(self) -> str:
         shapes = ", ".join(f"{kind} {n}" for kind, n in self.other.items()) or "none"
         lines = [
-            f"{self.name:<14} {self.read:5d} read, {self.refused:5d} refused, {len(self.faults)} faults; other shapes: {shapes}; "
-            f"slowest {self.slowest:.2f} s, memory +{self.most / 1024:.0f} MB"
+            f"{self.name:<14} {self.read:5d} read, {self.refused:5d} refused, {len(self.faults)} "
+            f"faults; other shapes: {shapes}; slowest {self.slowest:.2f} s, memory "
+            f"+{self.most / 1024:.0f} MB"
         ]
         return "\n    FAULT ".join([*lines, *self.faults[:20]])
 

@@ -110,8 +110,10 @@ def _print(
         else ""
     )
     print(
-        f"{name:10s} {label:30s} mean off by {100 * relative:4.1f} %, {100 * float(away.norm()) / moved:4.0f} % of what the measurements "
-        f"move it ({100 * chance / moved:.0f} % by chance); variance x {variance:.2f}{spectrum}; {seconds:.1f} s {held}",
+        f"{name:10s} {label:30s} mean off by {100 * relative:4.1f} %, "
+        f"{100 * float(away.norm()) / moved:4.0f} % of what the measurements move it "
+        f"({100 * chance / moved:.0f} % by chance); variance x {variance:.2f}{spectrum}; "
+        f"{seconds:.1f} s {held}",
         flush=True,
     )
 
@@ -136,7 +138,8 @@ def _mixture(count: int) -> None:
         shares = prior.log_shares(solution.posterior.sample(min(count, 512))[:, 0]).exp().mean(0)
         off = float((solution.x - exact.mean).norm() / exact.mean.norm())
         print(
-            f"mixture    {label:30s} shares {[round(float(v), 2) for v in shares]}, mean off by {100 * off:.1f} %, variance x "
+            f"mixture    {label:30s} shares {[round(float(v), 2) for v in shares]}, mean off by "
+            f"{100 * off:.1f} %, variance x "
             f"{float(solution.posterior.std.square().sum() / exact.std.square().sum()):.2f}",
             flush=True,
         )

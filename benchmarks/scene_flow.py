@@ -35,7 +35,8 @@ def argoverse(methods: list[str], repeats: int) -> None:
         estimate(first, second, lambda pair, seed: _nothing(pair)), first, ego_motion=motion
     )
     print(
-        f"av2_pair, zero flow: dynamic {standing.dynamic:.4f}, static {standing.static:.4f} m, {standing.dynamic_points} dynamic points"
+        f"av2_pair, zero flow: dynamic {standing.dynamic:.4f}, static {standing.static:.4f} m, "
+        f"{standing.dynamic_points} dynamic points"
     )
     base = None
     for method in methods:
@@ -51,8 +52,10 @@ def argoverse(methods: list[str], repeats: int) -> None:
                 seconds.append(time.perf_counter() - began)
             errors = it.metrics.evaluate(found, first, ego_motion=motion)
             line = (
-                f"av2_pair, {method:9} {name:38}: dynamic {errors.dynamic:.4f}, static {errors.static:.4f} m, EPE {errors.epe:.4f}, "
-                f"three-way {errors.three_way.pool().mean:.4f}, {median(seconds[1:]):.2f} s (first call {seconds[0]:.2f} s)"
+                f"av2_pair, {method:9} {name:38}: dynamic {errors.dynamic:.4f}, static "
+                f"{errors.static:.4f} m, EPE {errors.epe:.4f}, three-way "
+                f"{errors.three_way.pool().mean:.4f}, {median(seconds[1:]):.2f} s (first call "
+                f"{seconds[0]:.2f} s)"
             )
             if method == "default" and base is None:
                 base = errors
@@ -69,8 +72,8 @@ def argoverse(methods: list[str], repeats: int) -> None:
     bent = estimate(first, second, Default(refinement=Refinement()), Preparation(ground="labels"))
     errors = it.metrics.evaluate(bent, first, ego_motion=motion)
     print(
-        f"av2_pair, default with bodies that bend, ego motion and ground of the data set: dynamic {errors.dynamic:.4f}, "
-        f"static {errors.static:.4f} m, {bent.seconds:.2f} s",
+        "av2_pair, default with bodies that bend, ego motion and ground of the data set: dynamic "
+        f"{errors.dynamic:.4f}, static {errors.static:.4f} m, {bent.seconds:.2f} s",
         flush=True,
     )
 
@@ -83,8 +86,9 @@ def ouster() -> None:
         speed = found.residual(sweeps[k].points)[counts].norm(dim=1)
         middle = float(speed.median())
         print(
-            f"ouster {sweeps.names[k]}: median speed {middle:.4f} m a sweep over {int(counts.sum())} points, {int(found.dynamic.sum())} "
-            f"dynamic in {int(found.instance.max()) + 1} bodies, {found.seconds:.2f} s "
+            f"ouster {sweeps.names[k]}: median speed {middle:.4f} m a sweep over "
+            f"{int(counts.sum())} points, {int(found.dynamic.sum())} dynamic in "
+            f"{int(found.instance.max()) + 1} bodies, {found.seconds:.2f} s "
             + verdict(middle < 0.02, "0.02")
         )
 

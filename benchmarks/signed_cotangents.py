@@ -57,7 +57,8 @@ def from_starts(shape: Shape, graph: NeighbourGraph) -> None:
     problem, prior = shape.problem(0), ARAP(graph=graph)
     truth = (shape.after - shape.before)[None]
     print(
-        f"  the prior of the truth {WEIGHT * float(prior.bind(shape.before[None]).energy(truth)):.1f}"
+        "  the prior of the truth "
+        f"{WEIGHT * float(prior.bind(shape.before[None]).energy(truth)):.1f}"
     )
     fast, plain = it.solvers.LocalGlobal(), it.solvers.LocalGlobal(plain_steps=150)
     linear = it.solve(
@@ -87,8 +88,9 @@ def from_starts(shape: Shape, graph: NeighbourGraph) -> None:
             progress=False,
         )
         print(
-            f"  from {name:36} {float(solution.history['objective'][-1, 0]):10.2f}  {shape.error(problem, solution.x, True):.4f}"
-            f"   {solution.status[0]} after {int(solution.iterations[0])}",
+            f"  from {name:36} {float(solution.history['objective'][-1, 0]):10.2f}  "
+            f"{shape.error(problem, solution.x, True):.4f}   {solution.status[0]} after "
+            f"{int(solution.iterations[0])}",
             flush=True,
         )
 
@@ -112,8 +114,8 @@ def main() -> None:
             graph = NeighbourGraph.of_mesh(vertices, faces, cast(MeshWeights, weights))
             energy, away = back_to_rest(vertices, graph)
             print(
-                f"{name:8}{weights:12}{float((graph.weights < 0).double().mean()):6.1%} negative; energy {energy:10.2e}, from rest "
-                f"{away:.2g} %",
+                f"{name:8}{weights:12}{float((graph.weights < 0).double().mean()):6.1%} negative; "
+                f"energy {energy:10.2e}, from rest {away:.2g} %",
                 flush=True,
             )
     for weights in ("cotangent", "clamped", "uniform"):

@@ -7,15 +7,15 @@ repository.
 
     python benchmarks/sobolev.py [--only S1 S2 S3] [--images 01 04 08] [--draws 3] [--threads 1]
 
-- S1: TV denoising, noise of standard deviation 0.1 in three colors; the mean over draws of the noise
-  of the PSNR at the best weight. Asserted: for noise of high frequency the best order is at most
-  -0.5, by 1 dB over order 0; for noise of low frequency at least 0.5, by 0.4 dB; for white noise
-  -0.5 or 0.
+- S1: TV denoising, noise of standard deviation 0.1 in three colors; the mean over draws of the
+  noise of the PSNR at the best weight. Asserted: for noise of high frequency the best order is at
+  most -0.5, by 1 dB over order 0; for noise of low frequency at least 0.5, by 0.4 dB; for white
+  noise -0.5 or 0.
 - S2: gradient descent, steps to a relative error of 1e-2, for an operator that smooths by
   ``<xi>^-a``, with the error in the two frequencies that converge slowest. Asserted: one step at
   ``s = a``, at most 417 steps half an order away.
-- S3: Landweber on a blur of sigma 2 with noise 0.02, 300 steps. Asserted: the smaller the order, the
-  later the peak of the PSNR and the smaller the collapse after it.
+- S3: Landweber on a blur of sigma 2 with noise 0.02, 300 steps. Asserted: the smaller the order,
+  the later the peak of the PSNR and the smaller the collapse after it.
 """
 
 from __future__ import annotations
@@ -177,7 +177,8 @@ def conditioning(n: int = 256, most: int = 1000) -> bool:
 
 def semi_convergence(steps: int = 300) -> bool:
     print(
-        f"\nS3: Landweber, blur of sigma 2, noise 0.02: peak of the PSNR, and the PSNR after {steps} steps"
+        "\nS3: Landweber, blur of sigma 2, noise 0.02: peak of the PSNR, and the PSNR after "
+        f"{steps} steps"
     )
     print("image     s    peak   at   last   collapse")
     good = True
@@ -210,7 +211,8 @@ def semi_convergence(steps: int = 300) -> bool:
             peaks.append(peak + 1)
             falls.append(curve[peak] - curve[-1])
             print(
-                f"{name:5} {order:5g} {curve[peak]:7.2f} {peak + 1:4d} {curve[-1]:6.2f}   {falls[-1]:8.2f}",
+                f"{name:5} {order:5g} {curve[peak]:7.2f} {peak + 1:4d} {curve[-1]:6.2f}   "
+                f"{falls[-1]:8.2f}",
                 flush=True,
             )
         held = all(a >= b for a, b in pairwise(peaks)) and all(a <= b for a, b in pairwise(falls))
@@ -244,7 +246,8 @@ def main() -> None:
         start = time.perf_counter()
         held = runs[name]()
         print(
-            f"{name}: {'all hold' if held else 'NOT ALL HOLD'}, {time.perf_counter() - start:.0f} s",
+            f"{name}: {'all hold' if held else 'NOT ALL HOLD'}, {time.perf_counter() - start:.0f} "
+            "s",
             flush=True,
         )
 

@@ -34,7 +34,8 @@ def main() -> None:
     sequence = it.simulation.street(sweeps=wanted.sweeps, points=wanted.points)
     sequence[0]
     print(
-        f"the town and the first sweep (kernels compiled or loaded): {time.perf_counter() - began:.2f} s"
+        "the town and the first sweep (kernels compiled or loaded): "
+        f"{time.perf_counter() - began:.2f} s"
     )
 
     rays = sequence.lidar.directions.flatten(0, 1) @ sequence.pose(0)[:3, :3].T
@@ -63,11 +64,13 @@ def main() -> None:
         if k == wanted.sweeps // 10:
             early = peak()
     print(
-        f"{wanted.sweeps} sweeps of {points / wanted.sweeps:.0f} points with labels: {1e3 * median(seconds):.0f} ms a sweep, "
-        f"{100 * moving / points:.1f} % of the points dynamic"
+        f"{wanted.sweeps} sweeps of {points / wanted.sweeps:.0f} points with labels: "
+        f"{1e3 * median(seconds):.0f} ms a sweep, {100 * moving / points:.1f} % of the points "
+        "dynamic"
     )
     print(
-        f"peak memory {early:.0f} MiB after a tenth of them, {peak():.0f} MiB after all {verdict(peak() < early + 20, 'does not grow')}"
+        f"peak memory {early:.0f} MiB after a tenth of them, {peak():.0f} MiB after all "
+        f"{verdict(peak() < early + 20, 'does not grow')}"
     )
 
 

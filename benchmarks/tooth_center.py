@@ -28,7 +28,8 @@ def main() -> None:
         found[f"row {row}"] = center_of_rotation(item.y[0, 0].numpy(), item.geometry.angles)
         seconds = time.perf_counter() - start
     print(
-        f"load average {os.getloadavg()[0]:.1f}; opened in {opened:.2f} s, one row takes {seconds:.2f} s"
+        f"load average {os.getloadavg()[0]:.1f}; opened in {opened:.2f} s, one row takes "
+        f"{seconds:.2f} s"
     )
     for name, column in found.items():
         verdict = "within" if abs(column - TARGET) <= TOLERANCE else "NOT within"

@@ -128,15 +128,17 @@ def compare(
             else f"objective {task.objective(image) / least - 1:.1e} above"
         )
         print(
-            f"  {method.name:<44} {iterations[method.name]:5d} iterations {1e3 * times[method.name]:9.1f} ms   {judged}, "
-            f"minimiser off by {distance:.1e} {verdict(distance < 1e-3, 'below 1e-3')}"
+            f"  {method.name:<44} {iterations[method.name]:5d} iterations "
+            f"{1e3 * times[method.name]:9.1f} ms   {judged}, minimiser off by {distance:.1e} "
+            f"{verdict(distance < 1e-3, 'below 1e-3')}"
         )
     fastest = min((m for m in ours if m in usable), key=lambda m: times[m.name])
     for method in peers:
         if method in usable:
             ratio = times[method.name] / times[fastest.name]
             print(
-                f"  {fastest.name} against {method.name}: {ratio:.1f} times as fast {verdict(ratio > 1, 'faster')}"
+                f"  {fastest.name} against {method.name}: {ratio:.1f} times as fast "
+                f"{verdict(ratio > 1, 'faster')}"
             )
 
 

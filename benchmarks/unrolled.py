@@ -156,7 +156,8 @@ def table(steps: int) -> dict[str, float]:
             )
         found[kind] = psnr(reconstructed(trained.network, y, kind), truth)
         print(
-            f"  {kind}: {found[kind]:.2f} dB, {count} steps of training in {time.perf_counter() - began:.0f} s",
+            f"  {kind}: {found[kind]:.2f} dB, {count} steps of training in "
+            f"{time.perf_counter() - began:.0f} s",
             flush=True,
         )
     return found
@@ -212,7 +213,8 @@ def main() -> None:
             hand = max(found[f"TV, {kind}"], found[f"denoiser alone, {kind}"])
             gain = found[kind] - hand
             print(
-                f"unrolled {kind}: {gain:+.2f} dB over the better of the two priors tuned by hand {verdict(gain > 0, 'not below')}"
+                f"unrolled {kind}: {gain:+.2f} dB over the better of the two priors tuned by hand "
+                f"{verdict(gain > 0, 'not below')}"
             )
     if options.only != "table":
         print("memory of one forward and one backward pass")

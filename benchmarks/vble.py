@@ -283,8 +283,9 @@ def report(done: dict[str, Any], crop: int, numbers: list[int]) -> str:
     ]
     lines = [
         machine(),
-        f"{crop}x{crop}, PSNR in dB, number of pictures by method ({', '.join(METHODS)}); correlation of the standard "
-        "deviation with |error|, divided by its value for an exactly calibrated Gaussian; coverage of nominal 95 %",
+        f"{crop}x{crop}, PSNR in dB, number of pictures by method ({', '.join(METHODS)}); "
+        "correlation of the standard deviation with |error|, divided by its value for an exactly "
+        "calibrated Gaussian; coverage of nominal 95 %",
         "",
         f"{'problem':12} {'scale, weight':14} {'pictures':>9} "
         + " ".join(f"{h:>15}" for h in heads),
@@ -348,7 +349,8 @@ def report(done: dict[str, Any], crop: int, numbers: list[int]) -> str:
     if behind:
         gap = float(np.mean(behind))
         lines.append(
-            f"behind PnP-DnCNN on average over deblurring: {gap:.2f} dB {verdict(gap <= 0.7, '0.7')}"
+            f"behind PnP-DnCNN on average over deblurring: {gap:.2f} dB "
+            f"{verdict(gap <= 0.7, '0.7')}"
         )
     tried: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for key, cell in done.items():
@@ -358,7 +360,8 @@ def report(done: dict[str, Any], crop: int, numbers: list[int]) -> str:
     if tried:
         lines += [
             "",
-            "weights and rate scales compared (rate scale/weight: mean MMSE-x, pictures from the end of BSD68):",
+            "weights and rate scales compared (rate scale/weight: mean MMSE-x, pictures from the "
+            "end of BSD68):",
         ]
         for problem in dict.fromkeys(p for p, _ in tried):
             found = {
@@ -438,8 +441,9 @@ def batch_of_eight(folder: Path, crop: int, iterations: int) -> str:
     apart = [float((a - b).abs().max()) for a, b in zip(answers["batch"], answers["alone"])]
     batch, lone = (float(np.median(seconds[name])) for name in ("batch", "alone"))
     return (
-        f"{machine()}\n8 pictures {crop}x{crop}, {iterations} iterations and 20 samples: batch {batch:.1f} s, one by one {lone:.1f} s, "
-        f"ratio {batch / lone:.2f} {verdict(batch <= 1.05 * lone, 'not slower')}; largest difference of x {apart[0]:.2g}, "
+        f"{machine()}\n8 pictures {crop}x{crop}, {iterations} iterations and 20 samples: batch "
+        f"{batch:.1f} s, one by one {lone:.1f} s, ratio {batch / lone:.2f} "
+        f"{verdict(batch <= 1.05 * lone, 'not slower')}; largest difference of x {apart[0]:.2g}, "
         f"of the standard deviation {apart[1]:.2g} {verdict(max(apart) <= 1e-6, 'equal')}"
     )
 

@@ -97,7 +97,8 @@ def main() -> None:
             )
             before = residual_scores(*tested)
             print(
-                f"{problem} {method}: coverage of nominal 95 % on pictures 1 to 10 {100 * before.below(1.959964):.1f} %, of 50 % "
+                f"{problem} {method}: coverage of nominal 95 % on pictures 1 to 10 "
+                f"{100 * before.below(1.959964):.1f} %, of 50 % "
                 f"{100 * float(coverage_curve(before, torch.tensor([0.5]))[1]):.1f} %"
             )
             for unit in ("picture", "pixel"):
@@ -110,8 +111,10 @@ def main() -> None:
                     else ""
                 )
                 print(
-                    f"{problem} {method}: conformal, unit {unit!r}, factor {calibration.factor():.2f}: {100 * float(each.mean()):.1f} % "
-                    f"(pictures {100 * float(each.min()):.1f} to {100 * float(each.max()):.1f} %), of 50 % {100 * middle:.1f} % {held}",
+                    f"{problem} {method}: conformal, unit {unit!r}, factor "
+                    f"{calibration.factor():.2f}: {100 * float(each.mean()):.1f} % (pictures "
+                    f"{100 * float(each.min()):.1f} to {100 * float(each.max()):.1f} %), of 50 % "
+                    f"{100 * middle:.1f} % {held}",
                     flush=True,
                 )
 

@@ -196,7 +196,8 @@ def main() -> None:
     print(machine(), flush=True)
     seen = figures(figure(False))
     print(
-        f"the original scene: front {seen['front']:.2f}, back {seen['back']:.2f}; the edited one correlates with it by "
+        f"the original scene: front {seen['front']:.2f}, back {seen['back']:.2f}; the edited one "
+        "correlates with it by "
         f"{1 - float(DensityCorrelation(figure(False)).energy(figure(True))):.4f}",
         flush=True,
     )
@@ -211,8 +212,7 @@ def main() -> None:
             table[name] = figures(edited(tie, oracle, arguments.iterations))
             f = table[name]
             print(
-                f"{name:32}{f['front']:9.2f}{f['back']:9.2f}{f['correlation']:9.4f}{f['hat']:9.3f}{f['holes']:9.4f}"
-                f"   {time.monotonic() - began:.1f} s",
+                f"{name:32}{f['front']:9.2f}{f['back']:9.2f}{f['correlation']:9.4f}{f['hat']:9.3f}{f['holes']:9.4f}   {time.monotonic() - began:.1f} s",
                 flush=True,
             )
         free, pinned = table["none"], [table[f"distance of pictures {w:g}"] for w in JUDGED]
@@ -226,7 +226,8 @@ def main() -> None:
                         >= 0.985
                         > free["correlation"]
                         > max(p["correlation"] for p in pinned),
-                        "correlation: under it at least 0.985, under none below that, under pictures below none",
+                        "correlation: under it at least 0.985, under none below that, under "
+                        "pictures below none",
                     )
                 )
                 print(

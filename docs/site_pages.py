@@ -53,7 +53,8 @@ SCRIPTS = (
 PACKAGES = {
     "operators": (
         "Operators",
-        "Forward models that map an image to measurements. `invtoolbox list operators` prints a table of them.",
+        "Forward models that map an image to measurements. `invtoolbox list operators` prints a "
+        "table of them.",
     ),
     "data_terms": (
         "Data terms",
@@ -84,7 +85,8 @@ PACKAGES = {
     "motion": ("Scene flow", "Motion in lidar sweeps: preparation of pairs, and methods."),
     "views": (
         "Scenes from photographs",
-        "Models of a scene, the stages of a reconstruction, and the choice of held-out photographs.",
+        "Models of a scene, the stages of a reconstruction, and the choice of held-out "
+        "photographs.",
     ),
     "runs.study": (
         "Studies",
@@ -161,12 +163,13 @@ def on_files(files: Files, config: Any) -> Files:
                 File.generated(config, f"gallery/{picture.name}", abs_src_path=str(picture))
             )
         rows.append(
-            f"### [{title}]({name}.md)\n\n[![{title}]({name}.png)]({name}.md)\n\n{prose.split(chr(10) * 2)[0]}\n"
+            "### "
+            f"[{title}]({name}.md)\n\n[![{title}]({name}.png)]({name}.md)\n\n{prose.split(chr(10) * 2)[0]}\n"
         )
     pages["gallery/index.md"] = (
-        "# Gallery\n\nEvery page is a script that runs in less than about 20 seconds on one core. Its data come with "
-        "installed packages or are simulated. The pictures are drawn when the site is built.\n\n"
-        + "\n".join(rows)
+        "# Gallery\n\nEvery page is a script that runs in less than about 20 seconds on one core. "
+        "Its data come with installed packages or are simulated. The pictures are drawn when the "
+        "site is built.\n\n" + "\n".join(rows)
     )
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
@@ -254,8 +257,8 @@ def gallery_page(
 def results_page() -> str:
     """Compose the page of benchmark results: one section per file, with the script's first line."""
     text = (
-        "# Results of the benchmarks\n\nEvery file of `benchmarks/results`, as the script printed it. "
-        "[Figures](benchmarks.md) has the most important ones in one table.\n"
+        "# Results of the benchmarks\n\nEvery file of `benchmarks/results`, as the script printed "
+        "it. [Figures](benchmarks.md) has the most important ones in one table.\n"
     )
     for result in sorted(BENCHMARKS.joinpath("results").iterdir()):
         if result.suffix not in (".txt", ".md"):

@@ -2,8 +2,8 @@
 
 Every job is the same job: find ``x`` such that ``A(x)`` explains the measurements ``y``, although
 ``y`` alone does not determine ``x``. `docs/architecture.md` shows the house on one page. The public
-names are listed in ``__init__.pyi``, which type checkers read as well; a part is imported when it is
-first used.
+names are listed in ``__init__.pyi``, which type checkers read as well; a part is imported when it
+is first used.
 """
 
 import lazy_loader

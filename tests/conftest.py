@@ -20,7 +20,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("INVTOOLBOX_DATA", str(ROOT.parent / "shared" / "data"))
     # Two threads on two loaded cores can be much slower than one.
     torch.set_num_threads(1)
-    # A job in the background of a shell ignores SIGINT, and so would the runs that the tests start and interrupt.
+    # A job in the background of a shell ignores SIGINT, and so would the runs that the tests start
+    # and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -120,7 +120,8 @@ def test_moments_go_along_and_what_is_new_stays_for_a_step() -> None:
 def test_statistics_are_gathered_from_one_adaptation_to_the_next() -> None:
     run(Shares((3, 7)), rate=0.01)
     first, second = seen
-    # At 0 the pull is y itself, and it falls: four evaluations to the first adaptation, four more to the second.
+    # At 0 the pull is y itself, and it falls: four evaluations to the first adaptation, four more
+    # to the second.
     y = problem().y[0, 0]
     assert bool((first[0] < 4 * y).all()) and bool((first[0] > 3 * y).all())
     assert bool((second[0] < first[0]).all()) and bool((second[0] > 0).all())

@@ -44,7 +44,8 @@ def test_imports_run_one_way() -> None:
     "code",
     [
         "import invtoolbox",
-        "import invtoolbox as it; it.Problem, it.solvers.CGLS, it.priors.TotalVariation, it.operators.Identity",
+        "import invtoolbox as it; it.Problem, it.solvers.CGLS, it.priors.TotalVariation, "
+        "it.operators.Identity",
         "import invtoolbox.cli; invtoolbox.cli.parser()",
     ],
 )

@@ -1,6 +1,7 @@
 """Other packages, both ways, through whole reconstructions: what they bring in works in our solvers, and what we give works in theirs.
 
-That single operators compute the same numbers is tested in `tests/operators/test_adapters.py` and `test_geometry_conversion.py`.
+That single operators compute the same numbers is tested in `tests/operators/test_adapters.py` and
+`test_geometry_conversion.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-# -- deepinv: our operators in its reconstructors and trainers ------------------------------------------------------------
+# -- deepinv: our operators in its reconstructors and trainers
+# ------------------------------------------------------------
 
 
 def test_deepinvs_reconstructor_with_our_scan_finds_our_minimiser() -> None:
@@ -42,7 +44,8 @@ def test_deepinvs_reconstructor_with_our_scan_finds_our_minimiser() -> None:
     y, weight = A(x), 5.0
     physics = it.to_deepinv(A)
     step = 1.0 / (float(A.norm()) ** 2 * 1.01)
-    # deepinv's objective is lambda_reg * prior + data fidelity, and its Tikhonov prior is 1/2 |x|^2.
+    # deepinv's objective is lambda_reg * prior + data fidelity, and its Tikhonov prior is 1/2
+    # |x|^2.
     model = deepinv.optim.PGD(
         prior=deepinv.optim.Tikhonov(),
         data_fidelity=deepinv.optim.L2(),
@@ -110,7 +113,8 @@ def test_a_gradient_flows_through_our_operator_inside_deepinv() -> None:
     torch.testing.assert_close(x.grad, 2 * scan(16, 12).normal(phantom(16)), rtol=1e-4, atol=1e-3)
 
 
-# -- deepinv: its physics and denoisers in our solvers ---------------------------------------------------------------------
+# -- deepinv: its physics and denoisers in our solvers
+# ---------------------------------------------------------------------
 
 
 def test_deepinvs_mri_and_ours_have_one_minimiser() -> None:
@@ -192,7 +196,8 @@ def test_a_network_of_deepinv_takes_the_noise_level_of_each_item() -> None:
     torch.testing.assert_close(both[1:], alone, rtol=0, atol=1e-5)
 
 
-# -- SciPy and PyLops ------------------------------------------------------------------------------------------------------
+# -- SciPy and PyLops
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_a_sparse_matrix_in_a_whole_solve_is_scipys_answer() -> None:
@@ -258,7 +263,8 @@ def test_a_pylops_operator_behind_ours_in_a_solve() -> None:
     )
 
 
-# -- ASTRA and ODL ---------------------------------------------------------------------------------------------------------
+# -- ASTRA and ODL
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_astras_optomo_reconstructs_as_the_scan_of_its_geometry() -> None:
@@ -318,7 +324,8 @@ def test_an_odl_scan_and_ours_reconstruct_the_same() -> None:
     assert relative(solution.x, phantom()) < 0.1
 
 
-# -- NumPy -----------------------------------------------------------------------------------------------------------------
+# -- NumPy
+# -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,8 @@ def test_line_search_never_lets_an_objective_increase(solver: it.solvers.Solver)
 
 
 def test_items_stop_by_themselves_and_history_ends_with_them() -> None:
-    # Conditioned differently from item to item: the weight of the ridge decides how many steps are needed.
+    # Conditioned differently from item to item: the weight of the ridge decides how many steps are
+    # needed.
     weight = torch.tensor([1e-3, 1.0, 10.0, 100.0])
     solution = it.solve(
         problem(), QuadraticRidge(), ConjugateGradient(tolerance=1e-5), regularization=weight
@@ -259,7 +260,8 @@ def test_coordinate_network_fits_a_batch_and_each_item_alone() -> None:
     assert float((lone.x[0] - whole.x[1]).norm() / lone.x.norm()) < 1e-3
 
 
-# -- what is refused, before the first iteration -----------------------------------------------------------------------
+# -- what is refused, before the first iteration
+# -----------------------------------------------------------------------
 
 
 def test_bad_input_is_named() -> None:
@@ -299,7 +301,8 @@ def test_a_denoiser_of_one_level_takes_no_weight() -> None:
     for prior, weight in ((0.5 * Half(), "auto"), (Half(), 2.0)):
         with pytest.raises(InputError, match="one noise level only"):
             it.solve(p, prior, GradientDescent(step_size=0.1), regularization=weight)
-    # RED: the gradient is x - denoise(x), so the minimiser of 1/2 |x - 1|^2 with slope x / 2 is 2/3.
+    # RED: the gradient is x - denoise(x), so the minimiser of 1/2 |x - 1|^2 with slope x / 2 is
+    # 2/3.
     red = it.solve(p, Half(), GradientDescent(step_size=0.5))
     torch.testing.assert_close(red.x, torch.full((1, 1, 4), 2 / 3), rtol=1e-3, atol=0)
     assert any("no objective" in note for note in red.notes) and bool(
@@ -307,7 +310,8 @@ def test_a_denoiser_of_one_level_takes_no_weight() -> None:
     )
 
 
-# -- checkpoints ---------------------------------------------------------------------------------------------------------
+# -- checkpoints
+# ---------------------------------------------------------------------------------------------------------
 
 RUN = """
     import sys, time, torch
@@ -378,7 +382,8 @@ def test_a_solution_survives_save_and_load(tmp_path: Path) -> None:
         it.Solution.load(tmp_path / "broken.h5")
 
 
-# -- derivatives ------------------------------------------------------------------------------------------------------------
+# -- derivatives
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_implicit_derivatives_agree_with_differences() -> None:

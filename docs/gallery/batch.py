@@ -37,8 +37,8 @@ solution = it.solve(
 psnr = it.metrics.psnr(solution.x, truth)
 for k in range(4):
     print(
-        f"item {k}: {solution.status[k]} after {int(solution.iterations[k])} steps, weight {float(solution.regularization[k]):.3g}, "
-        f"{float(psnr[k]):.1f} dB"
+        f"item {k}: {solution.status[k]} after {int(solution.iterations[k])} steps, weight "
+        f"{float(solution.regularization[k]):.3g}, {float(psnr[k]):.1f} dB"
     )
 print(
     f"steps with 4, 2 and 1 items in the batch: {left.count(4)}, {left.count(2)}, {left.count(1)}"
@@ -46,7 +46,8 @@ print(
 
 alone = it.solve(problem.select(torch.tensor([2])), it.priors.TotalVariation(), progress=False)
 print(
-    f"item 2 alone and in the batch: largest difference {float((alone.x - solution.x[2:3]).abs().max()):.1e}"
+    "item 2 alone and in the batch: largest difference "
+    f"{float((alone.x - solution.x[2:3]).abs().max()):.1e}"
 )
 
 figure, axes = plt.subplots(2, 4, figsize=(12, 6.4), layout="constrained")

@@ -57,7 +57,8 @@ def deblur(prior, weights):
         image, A = solution.x, solution.problem.operator
     found = solution.parameters["kernel"][0, 0]
     print(
-        f"{prior}: relative error of the kernel {float((found - kernel).norm() / kernel.norm()):.3f}"
+        f"{prior}: relative error of the kernel "
+        f"{float((found - kernel).norm() / kernel.norm()):.3f}"
     )
     return image, found
 

@@ -34,7 +34,8 @@ for rule in ("discrepancy", "sure", "gcv", "l-curve"):
     chosen[rule] = solution
     psnr = float(it.metrics.psnr(solution.x, truth))
     print(
-        f"{rule}: weight {float(solution.regularization):.2f}, {psnr:.2f} dB, {solution.seconds:.1f} s"
+        f"{rule}: weight {float(solution.regularization):.2f}, {psnr:.2f} dB, "
+        f"{solution.seconds:.1f} s"
     )
 
 figure, (left, *right) = plt.subplots(

@@ -28,7 +28,8 @@ for name, prior in {
 }.items():
     solution = it.solve(problem, prior, progress=False)
     print(
-        f"{name}: {solution.reason}; weight {float(solution.regularization):.3g}, {solution.seconds:.1f} s"
+        f"{name}: {solution.reason}; weight {float(solution.regularization):.3g}, "
+        f"{solution.seconds:.1f} s"
     )
     images[name] = solution.x
 

@@ -48,17 +48,20 @@ sampled = it.solve(
 for k in range(len(shown)):
     likely = posterior.shares[k].topk(2)
     print(
-        f"picture {k}: a {int(likely.indices[0])} with probability {float(likely.values[0]):.2f}, a {int(likely.indices[1])} with "
-        f"{float(likely.values[1]):.2f}; mean of DiffPIR off by "
-        f"{float((sampled.x[k] - posterior.mean[k]).norm() / posterior.mean[k].norm()):.0%}, its standard deviation "
-        f"{float(sampled.posterior.std[k].mean() / posterior.std[k].mean()):.2f} times the exact one"
+        f"picture {k}: a {int(likely.indices[0])} with probability {float(likely.values[0]):.2f}, "
+        f"a {int(likely.indices[1])} with {float(likely.values[1]):.2f}; mean of DiffPIR off by "
+        f"{float((sampled.x[k] - posterior.mean[k]).norm() / posterior.mean[k].norm()):.0%}, its "
+        "standard deviation "
+        f"{float(sampled.posterior.std[k].mean() / posterior.std[k].mean()):.2f} times the exact "
+        "one"
     )
 
 known, tested = others[100:200], others[200:300]
 calibration = it.calibrate_posteriors([it.exact_posterior(measured(known), prior)], [known], 0.95)
 scores = residual_scores([it.exact_posterior(measured(tested), prior)], [tested])
 print(
-    f"95 % intervals hold {scores.below(1.96):.1%} of the pixels as they are, {scores.below(calibration.factor()):.1%} calibrated"
+    f"95 % intervals hold {scores.below(1.96):.1%} of the pixels as they are, "
+    f"{scores.below(calibration.factor()):.1%} calibrated"
 )
 
 figure, axes = plt.subplots(

@@ -74,8 +74,8 @@ for name, mesh in (("linear", linear), ("as rigid as possible", rigid)):
     )
 energy = solution.history["objective"][:, 0]
 print(
-    f"{int(solution.iterations[0])} iterations, energy {float(energy[0]):.3f} to {float(energy[-1]):.3f}, "
-    f"never up: {bool((energy.diff() <= 1e-12).all())}"
+    f"{int(solution.iterations[0])} iterations, energy {float(energy[0]):.3f} to "
+    f"{float(energy[-1]):.3f}, never up: {bool((energy.diff() <= 1e-12).all())}"
 )
 
 colors = [(strain(mesh) / 0.5).clamp(0, 1) for mesh in (bar, linear, rigid)]

@@ -31,7 +31,8 @@ for number, name in enumerate(labels.categories):
     moving = labels.dynamic & (labels.category == number)
     if moving.any():
         print(
-            f"{name}: {int(moving.sum())} moving points at {10 * float(residual[moving].norm(dim=1).mean()):.1f} m/s"
+            f"{name}: {int(moving.sum())} moving points at "
+            f"{10 * float(residual[moving].norm(dim=1).mean()):.1f} m/s"
         )
 
 # Points moved by their flow lie on the same objects in the next sweep.

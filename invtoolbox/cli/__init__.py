@@ -78,12 +78,11 @@ def parser() -> argparse.ArgumentParser:
         description="Solve inverse problems from the command line: reconstruct a sinogram, deblur a photograph, estimate the scene flow\n"
         "of lidar sweeps, run a scene file.",
         epilog="examples:\n"
-        "  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n"
-        "  invtoolbox deblur photo.png --kernel kernel.png\n"
-        "  invtoolbox flow folder-of-sweeps --out results/flow\n"
-        "  invtoolbox run ct-small --set prior.tv.weight=0.01\n"
-        "  invtoolbox list priors\n\n"
-        "`invtoolbox COMMAND --help` describes a command. INVTOOLBOX_DEBUG=1 shows the traceback of an error.",
+        "  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n  invtoolbox "
+        "deblur photo.png --kernel kernel.png\n  invtoolbox flow folder-of-sweeps --out "
+        "results/flow\n  invtoolbox run ct-small --set prior.tv.weight=0.01\n  invtoolbox list "
+        "priors\n\n`invtoolbox COMMAND --help` describes a command. INVTOOLBOX_DEBUG=1 shows the "
+        "traceback of an error.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"invtoolbox {__version__}")

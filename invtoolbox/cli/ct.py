@@ -26,16 +26,16 @@ def add(commands: Any) -> None:
         "ct",
         help="reconstruct a sinogram, or the projections of a 3D scan",
         description="Reconstruct a 2D parallel or fan-beam sinogram, or the projections of a cone or parallel beam onto a panel.\n"
-        "HTC2022 .mat files and DXchange .h5 files contain their geometry; arrays (.npy, .npz, .h5, .tif) need a geometry\n"
-        "file.",
+        "HTC2022 .mat files and DXchange .h5 files contain their geometry; arrays (.npy, .npz, "
+        ".h5, .tif) need a geometry\nfile.",
         epilog="examples:\n"
-        "  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n"
-        "  invtoolbox ct htc2022_01a_limited.mat --report report.html\n"
-        "  invtoolbox ct tooth.h5 --item 1 --center 295.5 --prior tv --regularization 0.02\n"
-        "  invtoolbox ct tooth.h5 --items all --workers 2 --output tooth.mha\n"
-        "  invtoolbox ct projections.h5 --geometry cone.toml --fbp --output volume.nii.gz\n"
-        "  invtoolbox ct projections.h5 --geometry cone.toml --initial fbp --prior tv,nonnegative --output slices/\n\n"
-        "a geometry file (angles in rows, detector elements in columns; one length unit throughout):\n"
+        "  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n  invtoolbox "
+        "ct htc2022_01a_limited.mat --report report.html\n  invtoolbox ct tooth.h5 --item 1 "
+        "--center 295.5 --prior tv --regularization 0.02\n  invtoolbox ct tooth.h5 --items all "
+        "--workers 2 --output tooth.mha\n  invtoolbox ct projections.h5 --geometry cone.toml "
+        "--fbp --output volume.nii.gz\n  invtoolbox ct projections.h5 --geometry cone.toml "
+        "--initial fbp --prior tv,nonnegative --output slices/\n\na geometry file (angles in "
+        "rows, detector elements in columns; one length unit throughout):\n"
         '  kind = "fan"                  # or "parallel"\n'
         "  num_detectors = 560\n"
         "  detector_spacing = 0.2\n"
@@ -50,13 +50,10 @@ def add(commands: Any) -> None:
         "  count = 721\n\n"
         "a geometry file of a 3D scan (projections: view, panel row, panel column):\n"
         '  kind = "cone"                 # or "parallel3d"\n'
-        "  volume_shape = [256, 256, 256]\n"
-        "  voxel_size = 0.1\n"
-        "  detector_shape = [300, 400]   # rows, columns\n"
-        "  detector_spacing = 0.2\n"
-        "  source_origin = 100.0         # cone beam only\n"
-        "  source_detector = 250.0       # cone beam only\n"
-        "  # optional: detector_shift = [u, v], pitch (helix), tilt (laminography), curved, axis_shift, source_shift,\n"
+        "  volume_shape = [256, 256, 256]\n  voxel_size = 0.1\n  detector_shape = [300, 400]   # "
+        "rows, columns\n  detector_spacing = 0.2\n  source_origin = 100.0         # cone beam "
+        "only\n  source_detector = 250.0       # cone beam only\n  # optional: detector_shift = "
+        "[u, v], pitch (helix), tilt (laminography), curved, axis_shift, source_shift,\n"
         '  # detector_rotation; or vectors = "poses.npy", 12 numbers per view in ASTRA\'s order, instead of all these\n'
         "  [angles]                      # as above",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -182,7 +179,8 @@ def _method(
     for option in ("solver", "max_iterations", "initial"):
         if getattr(arguments, option) is not None:
             raise InputError(
-                f"--fbp is without iterations; leave --{option.replace('_', '-')} out, or start from it with --initial fbp"
+                f"--fbp is without iterations; leave --{option.replace('_', '-')} out, or start "
+                "from it with --initial fbp"
             )
     alone = {"prior": "none", "max_iterations": 0}
     return argparse.Namespace(**{**vars(arguments), **alone}), problem.operator.pseudo_inverse(
@@ -243,7 +241,8 @@ def _choose(
             continue
         if name not in fields:
             raise InputError(
-                f"--{name.replace('_', '-')} is not for a scan of the kind {geometry.kind!r}; give --{other}"
+                f"--{name.replace('_', '-')} is not for a scan of the kind {geometry.kind!r}; give "
+                f"--{other}"
             )
         changes[name] = tuple(value) if isinstance(value, list) else value
     if changes:

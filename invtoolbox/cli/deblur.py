@@ -23,10 +23,10 @@ def add(commands: Any) -> None:
         help="deblur a photograph with a known kernel",
         description="Deblur a grey or color photograph that was blurred with a known kernel.",
         epilog="examples:\n"
-        "  invtoolbox deblur photo.png --kernel kernel.png\n"
-        "  invtoolbox deblur photo.png --kernel gaussian:1.6 --noise-std 0.02 --report report.html\n"
-        "  invtoolbox deblur photo.tif --kernel Levin09.mat --kernel-item 3 --boundary valid --output sharp.tif\n"
-        "  invtoolbox deblur photos/ --kernel kernel.png --workers 2 --output sharp/",
+        "  invtoolbox deblur photo.png --kernel kernel.png\n  invtoolbox deblur photo.png "
+        "--kernel gaussian:1.6 --noise-std 0.02 --report report.html\n  invtoolbox deblur "
+        "photo.tif --kernel Levin09.mat --kernel-item 3 --boundary valid --output sharp.tif\n  "
+        "invtoolbox deblur photos/ --kernel kernel.png --workers 2 --output sharp/",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -137,18 +137,20 @@ def _kernel(arguments: argparse.Namespace) -> Tensor:
     opened = datasets.open_measurements(arguments.kernel)
     if not -len(opened) <= arguments.kernel_item < len(opened):
         raise InputError(
-            f"--kernel-item {arguments.kernel_item}: {arguments.kernel} has {len(opened)} items, counted from 0"
+            f"--kernel-item {arguments.kernel_item}: {arguments.kernel} has {len(opened)} items, "
+            "counted from 0"
         )
     kernel = opened[arguments.kernel_item].y[0]
     if kernel.ndim != 3:
         raise InputError(
-            f"{arguments.kernel} has shape {tuple(kernel.shape)}; a kernel is a picture, (rows, columns)"
+            f"{arguments.kernel} has shape {tuple(kernel.shape)}; a kernel is a picture, (rows, "
+            "columns)"
         )
     kernel = kernel.to(torch.float64).mean(0)
     total = float(kernel.sum())
     if not bool((kernel != 0).any()) or not abs(total) > 1e-12:
         raise InputError(
-            f"the kernel {arguments.kernel} sums to {total:g}, so it blurs everything to black; give one that is "
-            "positive somewhere"
+            f"the kernel {arguments.kernel} sums to {total:g}, so it blurs everything to black; "
+            "give one that is positive somewhere"
         )
     return (kernel / total).float()

@@ -84,10 +84,11 @@ def street_case(say: Callable[[str], None]) -> FlowCase:
     truth = residual_flow(source.labels.flow, source.points, pair.ego_motion)
     return FlowCase(
         "Scene flow: a simulated street",
-        f"Two sweeps of {len(source):,} and {len(target):,} points of a lidar on a moving car in a town with traffic, with "
-        "noise, drop-out and rolling shutter, 0.1 s apart; the flow of every point is known exactly. Errors are of points "
-        "within 35 m that are not ground, without the sensor's own motion. AccS and AccR are the shares of points within 5 "
-        "and 10 cm or per cent of the truth.",
+        f"Two sweeps of {len(source):,} and {len(target):,} points of a lidar on a moving car in a "
+        "town with traffic, with noise, drop-out and rolling shutter, 0.1 s apart; the flow of "
+        "every point is known exactly. Errors are of points within 35 m that are not ground, "
+        "without the sensor's own motion. AccS and AccR are the shares of points within 5 and 10 "
+        "cm or per cent of the truth.",
         source.points,
         truth,
         methods,
@@ -100,8 +101,9 @@ def add(commands: Any) -> None:
         "demo",
         help="compare methods on a CT slice, a photograph and a street, in a minute",
         description="Simulate a noisy fan-beam scan of a real CT slice (from pydicom) and a blurred, noisy photograph (from\n"
-        "scikit-image), reconstruct both with several methods, estimate the motion between two sweeps of a simulated\n"
-        "lidar, and write a page that compares the methods. Nothing is downloaded, and the seed is fixed.",
+        "scikit-image), reconstruct both with several methods, estimate the motion between two "
+        "sweeps of a simulated\nlidar, and write a page that compares the methods. Nothing is "
+        "downloaded, and the seed is fixed.",
         epilog="example:\n  invtoolbox demo --output results/demo",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -125,8 +127,9 @@ def command(arguments: argparse.Namespace) -> int:
     path = write_comparison(
         folder / "report.html",
         "invtoolbox: a demonstration",
-        "A CT slice from few noisy views, a photograph out of focus, and a street seen by a lidar, each with several methods. The "
-        "weight of every prior comes from the discrepancy principle with the known noise level; nothing was tuned to the truth.",
+        "A CT slice from few noisy views, a photograph out of focus, and a street seen by a "
+        "lidar, each with several methods. The weight of every prior comes from the discrepancy "
+        "principle with the known noise level; nothing was tuned to the truth.",
         cases,
     )
     for case in cases:
@@ -197,9 +200,10 @@ def ct_case(say: Callable[[str], None]) -> Case:
     )
     return Case(
         "CT: 90 fan-beam views, 2 % noise",
-        "A real slice of 128x128 pixels (CT_small of pydicom, Hounsfield units turned into attenuation, 1/mm), scanned by "
-        f"a simulated fan beam: {views} views over the full circle, 192 detector elements, Gaussian noise of 2 % of the "
-        "sinogram's norm. PSNR and SSIM are relative to the range of the true slice.",
+        "A real slice of 128x128 pixels (CT_small of pydicom, Hounsfield units turned into "
+        f"attenuation, 1/mm), scanned by a simulated fan beam: {views} views over the full circle, "
+        "192 detector elements, Gaussian noise of 2 % of the sinogram's norm. PSNR and SSIM are "
+        "relative to the range of the true slice.",
         item.y,
         y,
         methods,
@@ -237,8 +241,8 @@ def deblurring_case(say: Callable[[str], None]) -> Case:
     ]
     return Case(
         "Deblurring: a photograph out of focus",
-        "A real photograph (256x320 color pixels of scikit-image's coffee), blurred by a Gaussian of 1.6 pixels, with "
-        "Gaussian noise of 1 % of the range.",
+        "A real photograph (256x320 color pixels of scikit-image's coffee), blurred by a Gaussian "
+        "of 1.6 pixels, with Gaussian noise of 1 % of the range.",
         truth,
         y,
         methods,
@@ -271,7 +275,8 @@ def table(case: Case) -> str:
     for k, method in enumerate(case.methods):
         seconds = "" if method.seconds is None else f"{method.seconds:.2f}"
         lines.append(
-            f"  {method.name:<16}{figures['PSNR [dB]'][k]:>10.2f}{figures['SSIM'][k]:>8.3f}{seconds:>10}"
+            "  "
+            f"{method.name:<16}{figures['PSNR [dB]'][k]:>10.2f}{figures['SSIM'][k]:>8.3f}{seconds:>10}"
         )
     return "\n".join(lines)
 

@@ -24,9 +24,10 @@ def add(commands: Any) -> None:
         "flow",
         help="estimate the motion of every point of a lidar sequence",
         description="Estimate scene flow: the displacement of every point of every sweep to the next sweep. SEQUENCE is a folder of\n"
-        ".bin, .pcd, .ply, .npy or .npz sweeps, of KITTI, Argoverse 2, nuScenes or Ouster; or the name of a data set or\n"
-        "of a scene of the catalogue. One result file per sweep is written to the folder --out; the last sweep has no\n"
-        "successor, and so no result. A sweep that cannot be read is reported and skipped, and the exit code is then 1.",
+        ".bin, .pcd, .ply, .npy or .npz sweeps, of KITTI, Argoverse 2, nuScenes or Ouster; or the "
+        "name of a data set or\nof a scene of the catalogue. One result file per sweep is written "
+        "to the folder --out; the last sweep has no\nsuccessor, and so no result. A sweep that "
+        "cannot be read is reported and skipped, and the exit code is then 1.",
         epilog="examples:\n"
         "  invtoolbox flow street --out results/street --report results/street.html\n"
         "  invtoolbox flow ~/kitti/sequences/07 --workers 2 --out results/kitti\n"
@@ -151,8 +152,8 @@ def command(arguments: argparse.Namespace) -> int:
     code = report_flow(study, arguments.quiet)
     if arguments.cloud and study.failed:
         print(
-            "invtoolbox: no cloud was written, because moving things cannot be followed over the sweeps that failed; mend them "
-            "and give --resume",
+            "invtoolbox: no cloud was written, because moving things cannot be followed over the "
+            "sweeps that failed; mend them and give --resume",
             file=sys.stderr,
         )
     elif arguments.cloud and not arguments.quiet:

@@ -36,7 +36,8 @@ def command(arguments: argparse.Namespace) -> int:
         missing = [name for name, version in packages.items() if version is None]
         if missing:
             print(
-                f"  {extra:<14}missing {', '.join(missing)}; get them with: {environment.how_to_get(extra)}"
+                f"  {extra:<14}missing {', '.join(missing)}; get them with: "
+                f"{environment.how_to_get(extra)}"
             )
         else:
             print(f"  {extra:<14}installed")

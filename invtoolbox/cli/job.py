@@ -136,7 +136,8 @@ def choose_paths(arguments: argparse.Namespace, default: str, is_volume: bool = 
     if checkpoint.exists() and not arguments.resume:
         if not arguments.overwrite:
             raise InputError(
-                f"an interrupted run left {checkpoint}; give --resume to go on from it, or --overwrite to start anew"
+                f"an interrupted run left {checkpoint}; give --resume to go on from it, or "
+                "--overwrite to start anew"
             )
         checkpoint.unlink()
     return Paths(output, report, checkpoint)
@@ -148,13 +149,15 @@ def _check_format(output: Path, is_volume: bool) -> None:
     if not is_volume:
         if suffix not in FORMATS:
             raise InputError(
-                f"--output {output}: no format for the suffix {output.suffix!r}; use one of {', '.join(FORMATS)}"
+                f"--output {output}: no format for the suffix {output.suffix!r}; use one of "
+                f"{', '.join(FORMATS)}"
             )
         return
     choice = f"use one of {', '.join(VOLUME_FORMATS)}, or a folder for one TIFF file per slice"
     if suffix == ".png":
         raise InputError(
-            f"--output {output}: a volume is not one picture; {choice} (--report shows the middle slice)"
+            f"--output {output}: a volume is not one picture; {choice} (--report shows the middle "
+            "slice)"
         )
     if suffix and suffix not in VOLUME_FORMATS:
         raise InputError(
@@ -251,8 +254,8 @@ def run(
     reference = _reference(arguments, grid is not None)
     if reference is not None and tuple(reference.shape[1:]) != problem.image_shape:
         raise InputError(
-            f"--reference {arguments.reference} has the shape {tuple(reference.shape[1:])}, and the reconstruction "
-            f"{problem.image_shape}; give the true image of the same shape"
+            f"--reference {arguments.reference} has the shape {tuple(reference.shape[1:])}, and "
+            f"the reconstruction {problem.image_shape}; give the true image of the same shape"
         )
     try:
         solution = solve(
@@ -260,7 +263,8 @@ def run(
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"stopped; the checkpoint {where.checkpoint} stays: the same command with --resume goes on from it"
+            f"stopped; the checkpoint {where.checkpoint} stays: the same command with --resume "
+            "goes on from it"
             if where.checkpoint.exists()
             else "stopped before the first iteration; nothing was written"
         ) from None
@@ -298,7 +302,8 @@ def run_many(arguments: argparse.Namespace, path: str, work: Callable[..., Any],
     is_volume = output.name.lower().endswith(VOLUME_FORMATS)
     if not is_volume and output.suffix.lower() in (".png", ".jpg", ".jpeg"):
         raise InputError(
-            f"--output {output}: many items go to a folder, or to a volume ({', '.join(VOLUME_FORMATS)})"
+            f"--output {output}: many items go to a folder, or to a volume "
+            f"({', '.join(VOLUME_FORMATS)})"
         )
     if is_volume and output.exists() and not arguments.overwrite:
         raise InputError(f"{output} exists; give --overwrite to replace it, or another name")

@@ -77,8 +77,8 @@ def add_study(parser: argparse.ArgumentParser, what: str) -> None:
     """
     study = parser.add_argument_group(
         "several items",
-        "One result file per item is written to the folder --output; --resume keeps the result files that are\n"
-        "complete. The results are the same for any number of workers.",
+        "One result file per item is written to the folder --output; --resume keeps the result "
+        "files that are\ncomplete. The results are the same for any number of workers.",
     )
     study.add_argument(
         "--items",

@@ -56,7 +56,8 @@ def report_divergence(solution: Solution) -> int:
     if "diverged" not in solution.status:
         return 0
     print(
-        "invtoolbox: the iteration diverged, and the last finite image was written; try another solver",
+        "invtoolbox: the iteration diverged, and the last finite image was written; try another "
+        "solver",
         file=sys.stderr,
     )
     return 1
@@ -85,7 +86,8 @@ def report_views(outcome: ViewOutcome, quiet: bool) -> int:
     which = "held-out" if outcome.held_out else "training"
     for name, values in outcome.metrics.items():
         print(
-            f"  {name:<6}{outcome.mean(name):.4g} on average over {len(values)} {which} views ({min(values):.4g} to {max(values):.4g})"
+            f"  {name:<6}{outcome.mean(name):.4g} on average over {len(values)} {which} views "
+            f"({min(values):.4g} to {max(values):.4g})"
         )
     for note in outcome.notes:
         print(f"  note: {note}")
@@ -145,11 +147,13 @@ def _error_lines(study: FlowStudy) -> list[str]:
         return []
     three, mean = errors.three_way.pool(), errors.bucketed.mean()
     return [
-        f"against labels, {errors.points:,} points within 35 m, not ground, the sensor's motion removed:",
-        f"  dynamic EPE {_metres(errors.dynamic)} ({errors.dynamic_points:,} points), static EPE {_metres(errors.static)}, "
-        f"AccS {errors.strict:.3f}, AccR {errors.relax:.3f}",
-        f"  three-way EPE {_metres(three.mean)} over points, {_metres(errors.three_way.per_frame().mean)} over sweeps; "
-        f"bucket-normalised dynamic error {mean.dynamic:.3f}",
+        f"against labels, {errors.points:,} points within 35 m, not ground, the sensor's motion "
+        "removed:",
+        f"  dynamic EPE {_metres(errors.dynamic)} ({errors.dynamic_points:,} points), static EPE "
+        f"{_metres(errors.static)}, AccS {errors.strict:.3f}, AccR {errors.relax:.3f}",
+        f"  three-way EPE {_metres(three.mean)} over points, "
+        f"{_metres(errors.three_way.per_frame().mean)} over sweeps; bucket-normalised dynamic "
+        f"error {mean.dynamic:.3f}",
     ]
 
 

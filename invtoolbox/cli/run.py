@@ -20,18 +20,16 @@ def add(commands: Any) -> None:
         "run",
         help="run a scene file",
         description="Run a scene file of any kind: images or scans, which are read or simulated and then reconstructed; a sequence\n"
-        "of lidar sweeps, whose flow is estimated; photographs, from which a 3D scene is found (see `invtoolbox\n"
-        "reconstruct`); or a mesh, which is deformed.",
+        "of lidar sweeps, whose flow is estimated; photographs, from which a 3D scene is found "
+        "(see `invtoolbox\nreconstruct`); or a mesh, which is deformed.",
         epilog="examples:\n"
-        "  invtoolbox run ct-small\n"
-        "  invtoolbox run scenes/htc2022-90deg.toml --set solver.max_iterations=300 --output results/long\n"
-        "  invtoolbox run ct-small --set prior.tv.weight=0.01 --set 'output.formats=[\"tif\"]' --overwrite\n"
-        "  invtoolbox run ct-small --resume\n"
-        "  invtoolbox run tooth --items all --workers 2 --output results/tooth\n"
-        "  invtoolbox run scenes/ct-*.toml --workers 4 --output results/study\n"
-        "  invtoolbox run street-simulated --workers 2\n"
-        "  invtoolbox run lego-voxels --set preset=short\n\n"
-        "`invtoolbox list scenes` lists the scenes of the catalogue.",
+        "  invtoolbox run ct-small\n  invtoolbox run scenes/htc2022-90deg.toml --set "
+        "solver.max_iterations=300 --output results/long\n  invtoolbox run ct-small --set "
+        "prior.tv.weight=0.01 --set 'output.formats=[\"tif\"]' --overwrite\n  invtoolbox run "
+        "ct-small --resume\n  invtoolbox run tooth --items all --workers 2 --output "
+        "results/tooth\n  invtoolbox run scenes/ct-*.toml --workers 4 --output results/study\n  "
+        "invtoolbox run street-simulated --workers 2\n  invtoolbox run lego-voxels --set "
+        "preset=short\n\n`invtoolbox list scenes` lists the scenes of the catalogue.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -54,14 +52,15 @@ def add(commands: Any) -> None:
         "reconstruct",
         help="find a 3D scene from photographs",
         description="Find a 3D scene, as voxels or as Gaussians, from photographs with known cameras: a folder of photographs, or\n"
-        "a scene file with a table [views]. The model, the held-out views, and their PSNR and SSIM are written.",
+        "a scene file with a table [views]. The model, the held-out views, and their PSNR and "
+        "SSIM are written.",
         epilog="examples:\n"
-        "  invtoolbox reconstruct lego-voxels --preset short\n"
-        "  invtoolbox reconstruct ~/photographs/desk --set solver.time_limit=300\n"
-        "  invtoolbox reconstruct lego-gaussians --set solver.time_limit=120 --output results/lego\n"
-        "  invtoolbox reconstruct lego-gaussians --set solver.time_limit=1200 --output results/lego --resume\n"
-        "  invtoolbox reconstruct scenes/mine.toml --set views.scale=0.5 --overwrite --view\n\n"
-        "Ctrl-C stops the run, and --resume continues it, also with a larger solver.time_limit.",
+        "  invtoolbox reconstruct lego-voxels --preset short\n  invtoolbox reconstruct "
+        "~/photographs/desk --set solver.time_limit=300\n  invtoolbox reconstruct lego-gaussians "
+        "--set solver.time_limit=120 --output results/lego\n  invtoolbox reconstruct "
+        "lego-gaussians --set solver.time_limit=1200 --output results/lego --resume\n  invtoolbox "
+        "reconstruct scenes/mine.toml --set views.scale=0.5 --overwrite --view\n\nCtrl-C stops "
+        "the run, and --resume continues it, also with a larger solver.time_limit.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -111,14 +110,15 @@ def reconstruct(arguments: argparse.Namespace) -> int:
     scene = Path(arguments.scene).expanduser()
     if not scene.is_dir() and "views" not in content_of(arguments.scene)[1]:
         raise InputError(
-            f"{scene} is no scene of photographs: it has no table [views]; invtoolbox run takes all kinds"
+            f"{scene} is no scene of photographs: it has no table [views]; invtoolbox run takes "
+            "all kinds"
         )
     if arguments.view and find_spec("viser") is None and find_spec("rerun") is None:
         from invtoolbox.core.environment import how_to_get
 
         raise MissingDependency(
-            f"--view shows the scene in viser or Rerun, and neither is installed; {how_to_get('view')}, or open the "
-            "page viewer.html among the results"
+            "--view shows the scene in viser or Rerun, and neither is installed; "
+            f"{how_to_get('view')}, or open the page viewer.html among the results"
         )
     preset = [f"preset={arguments.preset}"] if arguments.preset else []
     request = _request(arguments, preset)

@@ -35,12 +35,9 @@ def add(commands: Any) -> None:
         "  steps = 1000\n"
         "  [[stage]]\n"
         '  loss = "proximal-matching"\n'
-        "  gamma = 0.16\n"
-        "  steps = 1000\n"
-        "  learning_rate = 1e-4\n\n"
-        "examples:\n"
-        "  invtoolbox train lpn-small.toml\n"
-        "  invtoolbox train lpn-small.toml --set stage.0.steps=100 --output priors/quick --overwrite",
+        "  gamma = 0.16\n  steps = 1000\n  learning_rate = 1e-4\n\nexamples:\n  invtoolbox train "
+        "lpn-small.toml\n  invtoolbox train lpn-small.toml --set stage.0.steps=100 --output "
+        "priors/quick --overwrite",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a TOML file")
@@ -78,10 +75,12 @@ def command(arguments: argparse.Namespace) -> int:
         return 0
     if outcome.trained is None:
         print(
-            f"{outcome.folder} holds a trained prior already; nothing was done (--overwrite trains again)"
+            f"{outcome.folder} holds a trained prior already; nothing was done (--overwrite trains "
+            "again)"
         )
     else:
         print(
-            f"written: {outcome.folder}, {len(outcome.trained.losses)} steps, {outcome.trained.seconds:.0f} s, {outcome.psnr:.2f} dB"
+            f"written: {outcome.folder}, {len(outcome.trained.losses)} steps, "
+            f"{outcome.trained.seconds:.0f} s, {outcome.psnr:.2f} dB"
         )
     return 0

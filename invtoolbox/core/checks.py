@@ -37,7 +37,8 @@ def check_input(
     """
     if value.ndim != len(shape) + 1 or tuple(value.shape[1:]) != shape:
         raise InputError(
-            f"{what} of shape (batch, {', '.join(map(str, shape))}) = (batch, {axes}), got {tuple(value.shape)}"
+            f"{what} of shape (batch, {', '.join(map(str, shape))}) = (batch, {axes}), got "
+            f"{tuple(value.shape)}"
         )
     if value.dtype not in (*_REAL, *(_COMPLEX if takes_complex else ())):
         kinds = "float32, float64 or complex" if takes_complex else "float32 or float64"
@@ -119,15 +120,15 @@ def require_bytes(
     wanted = math.prod(shape) * np.dtype(dtype).itemsize
     if wanted <= 0 or offset < 0:
         raise InputError(
-            f"{path}: the header declares an array of shape {tuple(shape)} at byte {offset:,}, which is none; "
-            "correct the header"
+            f"{path}: the header declares an array of shape {tuple(shape)} at byte {offset:,}, "
+            "which is none; correct the header"
         )
     there = max(path.stat().st_size - offset, 0)
     if there < wanted:
         complete = there * shape[0] // wanted
         raise InputError(
-            f"{path}: truncated, {there:,} of {wanted:,} bytes are there, so of {shape[0]} slices those from "
-            f"{complete} on are missing; fetch or export it again"
+            f"{path}: truncated, {there:,} of {wanted:,} bytes are there, so of {shape[0]} slices "
+            f"those from {complete} on are missing; fetch or export it again"
         )
     if whole and there > wanted:
         raise InputError(
@@ -149,8 +150,9 @@ def require_plausible(path: Path, shape: Sequence[int], dtype: Any) -> None:
     wanted = math.prod(shape) * np.dtype(dtype).itemsize
     if wanted <= 0 or wanted > max(_ALWAYS_PLAUSIBLE, _LARGEST_RATIO * path.stat().st_size):
         raise InputError(
-            f"{path}: truncated or damaged, an array of shape {tuple(shape)} and type {np.dtype(dtype)} is declared "
-            f"in a file of {path.stat().st_size:,} bytes; fetch or export it again"
+            f"{path}: truncated or damaged, an array of shape {tuple(shape)} and type "
+            f"{np.dtype(dtype)} is declared in a file of {path.stat().st_size:,} bytes; fetch or "
+            "export it again"
         )
 
 

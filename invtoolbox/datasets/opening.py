@@ -113,7 +113,8 @@ def open(
         if geometry is not None:
             what = "lidar sweeps" if reader in SWEEP_READERS else "pictures with poses"
             raise InputError(
-                f"{path}: a geometry is that of a scan, and the reader {reader!r} reads {what}; leave it out"
+                f"{path}: a geometry is that of a scan, and the reader {reader!r} reads {what}; "
+                "leave it out"
             )
         return READERS[reader](path)
     return _find_reader(reader)(path, geometry)
@@ -137,12 +138,13 @@ def open_measurements(
     opened = open(path, geometry, reader)
     if isinstance(opened, PosedPictures):
         raise InputError(
-            f"{path}: these are pictures with poses, and no measurements of one image; `it.datasets.open_views` reads them "
-            "for a scene"
+            f"{path}: these are pictures with poses, and no measurements of one image; "
+            "`it.datasets.open_views` reads them for a scene"
         )
     if _are_sweeps(opened, reader):
         raise InputError(
-            f"{path}: these are lidar sweeps, and no measurements of an image; their motion is what `it.scene_flow` finds"
+            f"{path}: these are lidar sweeps, and no measurements of an image; their motion is "
+            "what `it.scene_flow` finds"
         )
     return opened
 
@@ -186,8 +188,9 @@ def _reader_of_file(path: Path) -> str:
     if suffix in _READER_OF_SUFFIX or path.name.lower().endswith(".nii.gz"):
         return _READER_OF_SUFFIX.get(suffix, "nifti")
     raise InputError(
-        f"{path}: the first bytes show no known format; readable are HTC2022 .mat, DXchange, NXtomo and plain "
-        "HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, TIFF, .npy, .npz, and raw values with a TOML file next to them"
+        f"{path}: the first bytes show no known format; readable are HTC2022 .mat, DXchange, "
+        "NXtomo and plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, TIFF, .npy, .npz, and raw "
+        "values with a TOML file next to them"
     )
 
 

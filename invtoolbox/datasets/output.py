@@ -158,8 +158,8 @@ def writing(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[B
         # An error in NumPy's own writing has no number.
         if error.errno in _NO_ROOM or "requested and" in str(error):
             raise InputError(
-                f"{path}: no room left on the disk, nothing was written; free some or choose another "
-                "folder"
+                f"{path}: no room left on the disk, nothing was written; free some or choose "
+                "another folder"
             ) from error
         raise InputError(
             f"{path}: cannot be written ({error.strerror or error}); choose another folder"

@@ -33,7 +33,8 @@ def differentiable(x: Tensor, objective: Objective) -> Tensor:
     for _, prior in objective.terms:
         if "gradient" not in prior.offers or not prior.smooth:
             raise InputError(
-                f"differentiate='implicit' needs a smooth objective, and {prior!r} is not differentiable"
+                f"differentiate='implicit' needs a smooth objective, and {prior!r} is not "
+                "differentiable"
             )
     if objective.layout is not None:
         what = (
@@ -49,7 +50,8 @@ def differentiable(x: Tensor, objective: Objective) -> Tensor:
         gradient = _gradient(objective, free)
     if not gradient.requires_grad:
         raise InputError(
-            "differentiate='implicit' found no tensor that requires a gradient in the problem or the prior"
+            "differentiate='implicit' found no tensor that requires a gradient in the problem or "
+            "the prior"
         )
     return attach_root(
         gradient, free, lambda hessian, right: conjugate_gradients(hessian, right, 1e-6, 500)[0]

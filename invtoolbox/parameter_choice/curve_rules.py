@@ -32,8 +32,8 @@ class GridSearch(WeightSearch):
     def __post_init__(self) -> None:
         if not (self.below >= 0 and self.above >= 0 and self.per_decade >= 1) or self.points < 5:
             raise InputError(
-                f"the grid of {self.name!r} needs at least 5 weights, got {self.per_decade} per decade from {self.below:g} "
-                f"decades below a first guess to {self.above:g} above it"
+                f"the grid of {self.name!r} needs at least 5 weights, got {self.per_decade} per "
+                f"decade from {self.below:g} decades below a first guess to {self.above:g} above it"
             )
         if self.separate:
             raise InputError(f"{self.name!r} chooses one weight; use 'gcv' or 'sure' for several")
@@ -126,7 +126,8 @@ class LCurve(GridSearch):
         if not trials.objective.has_value:
             without = next(p for _, p in trials.objective.terms if "energy" not in p.offers)
             raise InputError(
-                f"the L-curve needs the energy of every prior, and {without!r} has none; use 'gcv' or 'sure'"
+                f"the L-curve needs the energy of every prior, and {without!r} has none; use 'gcv' "
+                "or 'sure'"
             )
         t = self.grid(trials)
         seen = trials(t.unsqueeze(2), _misfit_and_energy).double()
@@ -227,7 +228,10 @@ class QuasiOptimality(GridSearch):
         )
 
     def describe(self, objective: Objective) -> str:
-        return "quasi-optimality chooses the weight at which the solution changes least, which needs no noise level"
+        return (
+            "quasi-optimality chooses the weight at which the solution changes least, which needs "
+            "no noise level"
+        )
 
 
 def _image(objective: Objective, solution: Any) -> Tensor:

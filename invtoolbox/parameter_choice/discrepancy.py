@@ -164,7 +164,8 @@ def expected_discrepancy(objective: Objective, noise_std: float | Tensor | None 
         return own
     if not hasattr(D, "with_noise_std"):
         raise InputError(
-            f"the noise level of {D!r} is not known, and it takes none: give regularization= a number"
+            f"the noise level of {D!r} is not known, and it takes none: give regularization= a "
+            "number"
         )
     device = objective.problem.y0.device
     std = (

@@ -83,8 +83,8 @@ def check_white_noise(problem: Problem) -> None:
     D = problem.data_term
     if isinstance(problem.y, tuple) or not hasattr(D, "with_noise_std"):
         raise InputError(
-            f"this rule for the weight is for white noise in one tensor of measurements, not for {D!r}; use 'l-curve', "
-            "'quasi-optimality' or a number"
+            "this rule for the weight is for white noise in one tensor of measurements, not for "
+            f"{D!r}; use 'l-curve', 'quasi-optimality' or a number"
         )
 
 

@@ -68,7 +68,8 @@ def estimate_noise_std(
     """
     if isinstance(y, (tuple, list)):
         raise InputError(
-            "the noise level of stacked measurements cannot be estimated; give each data term its noise_std"
+            "the noise level of stacked measurements cannot be estimated; give each data term its "
+            "noise_std"
         )
     picture = y.ndim >= 4 and (
         operator is None or tuple(operator.domain_shape[1:]) == tuple(y.shape[2:])
@@ -92,8 +93,8 @@ def estimate_noise_std(
     used = used.expand_as(high) & ((rough > 0) | (high != 0))
     if not bool(_window(_select_used(y, operator, weights), axes[-1], width).any()):
         raise InputError(
-            "the noise level cannot be estimated if no two neighbouring measurements have a weight; "
-            "give it with LeastSquares(noise_std=...)"
+            "the noise level cannot be estimated if no two neighbouring measurements have a "
+            "weight; give it with LeastSquares(noise_std=...)"
         )
     strata, fraction = _PICTURE if picture else _OTHER
     return torch.stack(

@@ -391,7 +391,8 @@ class CompensatedDiscrepancy(WeightSearch):
         check_probes(self.probes, self.step)
         if self.rounds < 1:
             raise InputError(
-                f"rounds must be at least 1, got {self.rounds}; 'discrepancy' is the rule without any"
+                f"rounds must be at least 1, got {self.rounds}; 'discrepancy' is the rule without "
+                "any"
             )
         if self.separate:
             raise InputError(f"{self.name!r} chooses one weight; use 'gcv' or 'sure' for several")
@@ -399,8 +400,8 @@ class CompensatedDiscrepancy(WeightSearch):
     def choose(self, trials: Trials) -> WeightCurve:
         if not isinstance(trials.problem.data_term, LeastSquares):
             raise InputError(
-                f"{self.name!r} is for LeastSquares, whose noise is white, not for {trials.problem.data_term!r}; use "
-                "'discrepancy' or a number"
+                f"{self.name!r} is for LeastSquares, whose noise is white, not for "
+                f"{trials.problem.data_term!r}; use 'discrepancy' or a number"
             )
         std = noise_std_of(trials.problem, self.noise_std)
         share = torch.ones_like(std)  # share of the noise that remains in the residual
@@ -449,4 +450,7 @@ class CompensatedDiscrepancy(WeightSearch):
     def describe(self, objective: Objective) -> str:
         level = describe_noise(objective.problem, self.noise_std)
         times = "" if self.rounds == 1 else f" in {self.rounds} rounds"
-        return f"the discrepancy principle chooses the weight, less the degrees of freedom of the image{times}, with {level}"
+        return (
+            "the discrepancy principle chooses the weight, less the degrees of freedom of the "
+            f"image{times}, with {level}"
+        )

@@ -68,8 +68,8 @@ class Trials:
         for term in self.priors.terms:
             if term.prior.fixed_level:
                 raise InputError(
-                    f"{term.prior!r} knows one noise level only, so no rule can choose a weight for it; give "
-                    "regularization=1 and choose the solver's step"
+                    f"{term.prior!r} knows one noise level only, so no rule can choose a weight "
+                    "for it; give regularization=1 and choose the solver's step"
                 )
             own = self.separate and not term.prior.is_constraint
             groups.append(free if own else 0)

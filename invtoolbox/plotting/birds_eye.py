@@ -184,11 +184,13 @@ def _check_sweep(
         )
     if residual is not None and residual.shape != points.shape:
         raise InputError(
-            f"the flow has shape {tuple(residual.shape)} for {len(points)} points; expected one vector for each"
+            f"the flow has shape {tuple(residual.shape)} for {len(points)} points; expected one "
+            "vector for each"
         )
     if dynamic is not None and (dynamic.shape != points.shape[:1] or dynamic.dtype != torch.bool):
         raise InputError(
-            f"dynamic is {dynamic.dtype} of shape {tuple(dynamic.shape)}; give booleans, one for each of {len(points)} points"
+            f"dynamic is {dynamic.dtype} of shape {tuple(dynamic.shape)}; give booleans, one for "
+            f"each of {len(points)} points"
         )
     where = points.detach().cpu().to(torch.float64).numpy()
     flow = (

@@ -287,7 +287,10 @@ def _curves(posterior: Posterior, truth: Tensor, calibration: Calibration | None
     )
     held = f"Of the pixels, {100 * scores.below(1.959964):.1f} % lie within the 95 % interval"
     if calibration is not None:
-        held += f", {100 * float(calibration.coverage(posterior, truth, 0.95).mean()):.1f} % once it is calibrated"
+        held += (
+            f", {100 * float(calibration.coverage(posterior, truth, 0.95).mean()):.1f} % once it "
+            "is calibrated"
+        )
     figures = [page.chart(coverage, "Coverage", held + ".")] if coverage is not None else []
     said, happened = grouped_errors(
         posterior.std.detach().cpu(), (posterior.mean.detach().cpu() - truth)
@@ -344,7 +347,8 @@ def _reference(solution: Solution, reference: Any) -> Tensor | None:
         return None
     if not isinstance(solution.x, Tensor):
         raise InputError(
-            f"a reference is compared with images, and the solution is a {type(solution.x).__name__}"
+            "a reference is compared with images, and the solution is a "
+            f"{type(solution.x).__name__}"
         )
     truth = torch.as_tensor(reference).detach().cpu()
     wanted = tuple(solution.x.shape)
@@ -354,6 +358,7 @@ def _reference(solution: Solution, reference: Any) -> Tensor | None:
         or truth.shape[0] not in (1, wanted[0])
     ):
         raise InputError(
-            f"the reference has shape {tuple(truth.shape)}, expected {wanted} as the solution, or one item"
+            f"the reference has shape {tuple(truth.shape)}, expected {wanted} as the solution, or "
+            "one item"
         )
     return truth

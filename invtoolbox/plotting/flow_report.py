@@ -188,8 +188,8 @@ def _errors(scored: Sequence[SweepResult]) -> list[str]:
         for e in (three, frames)
     ]
     text = (
-        "The motion of the sensor is removed. Points within 35 m of the sensor count if they are not ground and their flow is "
-        "known; the table by range contains all distances."
+        "The motion of the sensor is removed. Points within 35 m of the sensor count if they are "
+        "not ground and their flow is known; the table by range contains all distances."
     )
     more = (
         [f"<p>The first {LISTED} of {len(scored)} sweeps are listed; the first row is of all.</p>"]

@@ -221,7 +221,8 @@ def picture(
     return (
         f'<figure{" class=light" if light else ""}><div class="frame" style="--shape:{shape:.3f}">'
         f'<img{coarse} alt="{html.escape(name)}" src="{data_uri(pixels)}"></div>'
-        f"<figcaption><b>{html.escape(name)}</b> {html.escape(caption)}{figures}</figcaption></figure>"
+        f"<figcaption><b>{html.escape(name)}</b> "
+        f"{html.escape(caption)}{figures}</figcaption></figure>"
     )
 
 
@@ -239,8 +240,8 @@ def slider(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
     )
     # The handler is in the attribute, so the page needs no script and finds its own elements alone.
     move = (
-        "this.closest('figure').querySelectorAll('img').forEach((image, k) => image.hidden = k != this.value);"
-        "this.nextElementSibling.textContent = +this.value + 1"
+        "this.closest('figure').querySelectorAll('img').forEach((image, k) => image.hidden = k != "
+        "this.value);this.nextElementSibling.textContent = +this.value + 1"
     )
     return (
         f'<figure><div class="frame" style="--shape:{shape:.3f}">{images}</div><figcaption><label><b>{html.escape(name)}</b> '
@@ -260,7 +261,10 @@ def player(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
         f'<img alt="{html.escape(name)} {k + 1}" src="{data_uri(p, 512)}"{" hidden" if k else ""}>'
         for k, p in enumerate(pictures)
     )
-    show = "this.closest('figure').querySelectorAll('img').forEach((image, k) => image.hidden = k != this.value)"
+    show = (
+        "this.closest('figure').querySelectorAll('img').forEach((image, k) => image.hidden = k != "
+        "this.value)"
+    )
     play = (
         "clearInterval(this.timer); const playing = this.getAttribute('aria-pressed') != 'true';"
         "this.setAttribute('aria-pressed', playing); this.textContent = playing ? 'stop' : 'play';"
@@ -303,7 +307,10 @@ def escape(words: str) -> str:
 
 def chart(svg: str, name: str, caption: str) -> str:
     """Return a figure of a chart of `line_chart`."""
-    return f"<figure>{svg}<figcaption><b>{html.escape(name)}</b> {html.escape(caption)}</figcaption></figure>"
+    return (
+        f"<figure>{svg}<figcaption><b>{html.escape(name)}</b> "
+        f"{html.escape(caption)}</figcaption></figure>"
+    )
 
 
 def row(figures: Sequence[str], tight: bool = False) -> str:

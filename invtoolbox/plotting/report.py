@@ -113,8 +113,8 @@ def _lead(solution: Solution) -> str:
     )
     date = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
     return (
-        f"{items} item{'s' if items > 1 else ''} of {shape}: {states} after {'at most ' if items > 1 else ''}{most} "
-        f"iterations, {solution.seconds:.1f} s. {date}."
+        f"{items} item{'s' if items > 1 else ''} of {shape}: {states} after "
+        f"{'at most ' if items > 1 else ''}{most} iterations, {solution.seconds:.1f} s. {date}."
     )
 
 
@@ -126,7 +126,10 @@ def _show_items(solution: Solution, truth: Tensor | None) -> list[str]:
     x = solution.x.detach().cpu()
     body = []
     for k in range(items):
-        name = f"Item {k}: {_STATES.get(solution.status[k], solution.status[k])} after {int(solution.iterations[k])} iterations"
+        name = (
+            f"Item {k}: {_STATES.get(solution.status[k], solution.status[k])} after "
+            f"{int(solution.iterations[k])} iterations"
+        )
         body.append(f"<h2>{name if len(solution.status) > 1 else 'Pictures'}</h2>")
         reference = None if truth is None else truth[min(k, len(truth) - 1)]
         body.append(page.row([*_image(x[k], reference), *_data(measured, predicted, k)]))
@@ -338,7 +341,8 @@ def _case(case: Case) -> list[str]:
     truth, measured = plane(case.reference[0]), plane(case.measurements[0])
     if truth is None or measured is None:
         raise InputError(
-            "a comparison shows pictures: reference and measurements are (1, channel, rows, columns)"
+            "a comparison shows pictures: reference and measurements are (1, channel, rows, "
+            "columns)"
         )
     window = Window(*case.window) if case.window is not None else window_of(truth)
     shown = [plane(m.x[0]) for m in case.methods]

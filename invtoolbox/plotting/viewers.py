@@ -107,7 +107,8 @@ def _send(rr: Any, sweep: SweepView, index: int, full_speed: float) -> None:
     )
     if flow.shape != points.shape:
         raise InputError(
-            f"{sweep.name}: the flow has shape {flow.shape} for {len(points)} points; expected one vector for each"
+            f"{sweep.name}: the flow has shape {flow.shape} for {len(points)} points; expected one "
+            "vector for each"
         )
     shown, known = np.isfinite(points).all(1), np.isfinite(flow).all(1)
     fast = np.linalg.norm(np.where(known[:, None], flow, 0), axis=1) >= MOVES

@@ -68,7 +68,8 @@ def shown_splats(x: Splats, item: int = 0, most: int = MOST) -> Shown:
     if x.degree is None:
         if colors.shape[-1] != 3:
             raise InputError(
-                f"the viewer shows colors of 3 channels, and these Gaussians have {colors.shape[-1]}"
+                "the viewer shows colors of 3 channels, and these Gaussians have "
+                f"{colors.shape[-1]}"
             )
         colors = colors_to_harmonics(colors)
     what = f"{len(there):,} Gaussians" + (

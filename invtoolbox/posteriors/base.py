@@ -214,8 +214,8 @@ class MeanFieldPosterior(MomentPosterior):
     def __init__(self, mean: Tensor, std: Tensor, number: int = 1000) -> None:
         if mean.shape != std.shape or bool((std < 0).any()):
             raise InputError(
-                "a posterior takes a mean and a standard deviation of one shape, the latter not negative; got shapes "
-                f"{tuple(mean.shape)} and {tuple(std.shape)}"
+                "a posterior takes a mean and a standard deviation of one shape, the latter not "
+                f"negative; got shapes {tuple(mean.shape)} and {tuple(std.shape)}"
             )
         super().__init__(mean, std)
         self.number = number

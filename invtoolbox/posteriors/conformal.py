@@ -47,7 +47,8 @@ class Scores:
         mean, std = posterior.mean, posterior.std
         if truth.shape[1:] != mean.shape[1:] or len(truth) not in (1, len(mean)):
             raise InputError(
-                f"the truth of a posterior of images {tuple(mean.shape)} has shape {tuple(truth.shape)}"
+                f"the truth of a posterior of images {tuple(mean.shape)} has shape "
+                f"{tuple(truth.shape)}"
             )
         away = (truth.to(mean) - mean).abs().flatten(1).double()
         spread = (std.flatten(1).double().square() + self.floor**2).sqrt()
@@ -107,8 +108,8 @@ class Calibration:
         if share > 1:
             least = math.ceil(level / (1 - level) - 1e-9)
             raise InputError(
-                f"intervals of level {level:g} need {least} {self.unit}s to be calibrated on, and there are {count}; "
-                "take more, a lower level, or unit='pixel'"
+                f"intervals of level {level:g} need {least} {self.unit}s to be calibrated on, and "
+                f"there are {count}; take more, a lower level, or unit='pixel'"
             )
         return self.scores.quantile(share)
 
@@ -132,7 +133,10 @@ class Calibration:
             factor = f"factor={self.factor():.4g}"
         except InputError:  # repr() must work while a user looks for the reason of the error
             factor = "too few for a factor"
-        return f"Calibration(level={self.level:g}, {factor}, {self.scores.pictures} pictures, unit={self.unit!r})"
+        return (
+            f"Calibration(level={self.level:g}, {factor}, {self.scores.pictures} pictures, "
+            f"unit={self.unit!r})"
+        )
 
 
 def residual_scores(

@@ -280,8 +280,8 @@ def exact_posterior(problem: Problem, prior: GaussianMixture) -> MixturePosterio
         or problem.image_dtype.is_complex
     ):
         raise InputError(
-            f"exact_posterior needs a linear operator on real images of at most {_LARGEST} pixels and "
-            f"LeastSquares(noise_std=...) without weights, got {problem!r}"
+            f"exact_posterior needs a linear operator on real images of at most {_LARGEST} pixels "
+            f"and LeastSquares(noise_std=...) without weights, got {problem!r}"
         )
     like = problem.y
     items = [

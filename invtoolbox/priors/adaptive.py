@@ -87,8 +87,8 @@ class AdaptivePrior(ImplicitPrior):
         The loop needs it for items that end before the parameters of others grow.
         """
         raise InputError(
-            f"{self!r} cannot be enlarged without a change, so an item may not end before others have grown; "
-            "solve them alone"
+            f"{self!r} cannot be enlarged without a change, so an item may not end before others "
+            "have grown; solve them alone"
         )
 
     def perturb(

@@ -382,7 +382,8 @@ class PriorSum(Prior):
     def _join(self, other: PriorSum) -> PriorSum:
         if self.implicit is not None and other.implicit is not None:
             raise InputError(
-                f"a sum holds at most one implicit prior, got {self.implicit!r} and {other.implicit!r}"
+                f"a sum holds at most one implicit prior, got {self.implicit!r} and "
+                f"{other.implicit!r}"
             )
         return PriorSum(self.terms + other.terms, self.implicit or other.implicit)
 
@@ -394,7 +395,8 @@ class PriorSum(Prior):
             )
         if self.implicit is not None:
             raise InputError(
-                f"{self.implicit!r} is an implicit prior, so the sum takes no weight; weigh its other terms"
+                f"{self.implicit!r} is an implicit prior, so the sum takes no weight; weigh its "
+                "other terms"
             )
         return PriorSum(tuple(Term(weight * term.weight, term.prior, True) for term in self.terms))
 

@@ -116,11 +116,13 @@ class ThroughOperator(PriorWrapper, ExplicitPrior):
             operator.blocks is None or not 1 <= subset_size <= operator.blocks
         ):
             raise InputError(
-                f"subset_size={subset_size} picks from the blocks of {operator}, and it has {operator.blocks or 'none'}"
+                f"subset_size={subset_size} picks from the blocks of {operator}, and it has "
+                f"{operator.blocks or 'none'}"
             )
         if not {"energy", "gradient"} & prior.offers:
             raise InputError(
-                f"{prior!r} has neither an energy nor a gradient, so there is nothing to carry through {operator}"
+                f"{prior!r} has neither an energy nor a gradient, so there is nothing to carry "
+                f"through {operator}"
             )
         self.prior, self.operator, self.subset_size, self.seed = prior, operator, subset_size, seed
         self.is_smooth = prior.smooth

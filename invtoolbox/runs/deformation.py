@@ -128,7 +128,8 @@ def deformation(
     points = body.points.double()
     if not bool(points.isfinite().all()):
         raise InputError(
-            f"{int((~points.isfinite()).any(-1).sum())} points of the shape are NaN or infinite; leave them out"
+            f"{int((~points.isfinite()).any(-1).sum())} points of the shape are NaN or infinite; "
+            "leave them out"
         )
     index, positions = _handles(handles, body)
     graphs = [_graph(item, body.faces, weights, neighbours) for item in points]
@@ -176,7 +177,8 @@ def _handles(handles: Handles, body: Body) -> tuple[Tensor, Tensor]:
     positions = positions[None] if positions.ndim == 2 else positions
     if index.ndim != 1 or not index.numel() or index.is_floating_point():
         raise InputError(
-            f"the numbers of handles are whole numbers (m,), at least one, got {tuple(index.shape)} of {index.dtype}"
+            "the numbers of handles are whole numbers (m,), at least one, got "
+            f"{tuple(index.shape)} of {index.dtype}"
         )
     if (
         positions.ndim != 3
@@ -184,13 +186,14 @@ def _handles(handles: Handles, body: Body) -> tuple[Tensor, Tensor]:
         or positions.shape[0] not in (1, batch)
     ):
         raise InputError(
-            f"{len(index)} handles of {batch} shape(s) take positions ({len(index)}, 3) or ({batch}, {len(index)}, 3), "
-            f"got {tuple(positions.shape)}"
+            f"{len(index)} handles of {batch} shape(s) take positions ({len(index)}, 3) or "
+            f"({batch}, {len(index)}, 3), got {tuple(positions.shape)}"
         )
     wrong = ((index < 0) | (index >= count)).nonzero()
     if len(wrong):
         raise InputError(
-            f"handle {int(wrong[0])} is point {int(index[wrong[0]])}, and the shape has the points 0..{count - 1}"
+            f"handle {int(wrong[0])} is point {int(index[wrong[0]])}, and the shape has the points "
+            f"0..{count - 1}"
         )
     if len(index.unique()) < len(index):
         numbers, times = index.unique(return_counts=True)
@@ -213,7 +216,7 @@ def _check_parts(graph: NeighbourGraph, index: Tensor) -> None:
     if bool(loose.any()):
         part = int(loose.nonzero()[0])
         raise InputError(
-            f"the shape has {int((size > 1).sum())} parts that are not connected, and {int(loose.sum())} of them have no "
-            f"handle: one of {int(size[part])} points, with point {int((label == part).nonzero()[0])}; "
-            "give it a handle, or leave it out"
+            f"the shape has {int((size > 1).sum())} parts that are not connected, and "
+            f"{int(loose.sum())} of them have no handle: one of {int(size[part])} points, with "
+            f"point {int((label == part).nonzero()[0])}; give it a handle, or leave it out"
         )

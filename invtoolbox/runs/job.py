@@ -81,15 +81,16 @@ class SceneJob(ABC, Generic[S]):
         """
         if request.is_study:
             raise InputError(
-                f"{file.path} is one scene, which is run as a whole; it takes no --items, --workers or --cluster"
+                f"{file.path} is one scene, which is run as a whole; it takes no --items, "
+                "--workers or --cluster"
             )
         job = cls(file, request.folder(file), request.resume, request.overwrite)
         check_choice(job.folder, job.resume, job.overwrite)
         found = job.existing()
         if found and not job.resume and not job.overwrite:
             raise InputError(
-                f"{job.folder} holds results already ({', '.join(path.name for path in found)}); give --resume to "
-                "go on from them, --overwrite to replace them, or another --output"
+                f"{job.folder} holds results already ({', '.join(path.name for path in found)}); "
+                "give --resume to go on from them, --overwrite to replace them, or another --output"
             )
         if job.resume and (job.folder / "scene.json").exists():
             job._check_settings()
@@ -145,8 +146,8 @@ class SceneJob(ABC, Generic[S]):
         ]
         if changed:
             raise InputError(
-                f"{self.folder} holds a run with another {', '.join(changed)}; resume it with the same settings, "
-                "or give --overwrite to start anew"
+                f"{self.folder} holds a run with another {', '.join(changed)}; resume it with the "
+                "same settings, or give --overwrite to start anew"
             )
 
 

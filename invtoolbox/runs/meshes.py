@@ -220,7 +220,8 @@ def _problem(file: MeshSceneFile, mesh: Mesh) -> tuple[Problem, Tensor | None]:
     other = read_mesh(file.locate(seen.path or scene.mesh.path), seen.frame)
     if other.vertices.shape != rest.shape:
         raise InputError(
-            f"{file.path}: [observed] is a mesh of {len(other.vertices)} vertices, and [mesh] has {len(rest)}"
+            f"{file.path}: [observed] is a mesh of {len(other.vertices)} vertices, and [mesh] has "
+            f"{len(rest)}"
         )
     generator = torch.Generator().manual_seed(seen.seed)
     index = torch.randperm(len(rest), generator=generator)[: max(1, round(seen.share * len(rest)))]
@@ -243,7 +244,8 @@ def _moved_handles(file: MeshSceneFile, handles: Handles, rest: Tensor) -> tuple
     ).flatten()
     if len(groups) != len(rest):
         raise InputError(
-            f"{file.path}: {path} has the groups of {len(groups)} vertices, and the mesh has {len(rest)}"
+            f"{file.path}: {path} has the groups of {len(groups)} vertices, and the mesh has "
+            f"{len(rest)}"
         )
     index = (groups >= 0).nonzero()[:, 0]
     goal = rest[index].clone()

@@ -90,8 +90,8 @@ class Adam(Solver):
     def __post_init__(self) -> None:
         if (self.patience is not None and self.patience < 1) or not self.min_delta >= 0:
             raise InputError(
-                f"Adam takes patience=None or at least 1 step and a nonnegative min_delta, got patience={self.patience} "
-                f"and min_delta={self.min_delta}"
+                "Adam takes patience=None or at least 1 step and a nonnegative min_delta, got "
+                f"patience={self.patience} and min_delta={self.min_delta}"
             )
         if self.clip is not None and not self.clip > 0:
             raise InputError(f"Adam takes clip=None or a positive norm, got {self.clip}")
@@ -103,7 +103,10 @@ class Adam(Solver):
             return "Adam(patience=...) needs an energy of every prior, and a prior here has none"
         if self.subset_size is not None:
             if self.iterate == "best" or self.patience is not None:
-                return "Adam(iterate='best') and patience compare objectives, which different subsets do not allow; leave subset_size out"
+                return (
+                    "Adam(iterate='best') and patience compare objectives, which different "
+                    "subsets do not allow; leave subset_size out"
+                )
             if reason := subset_reason(objective, "Adam", self.subset_size):
                 return reason
         return nonsmooth_reason(objective, "Adam")

@@ -228,7 +228,10 @@ def missing_density_reason(prior: ExplicitPrior, name: str) -> str | None:
 def implicit_reason(objective: Objective, name: str) -> str | None:
     """Return why a method that works on images alone does not fit, or ``None``."""
     if objective.unknowns is not None:
-        return f"{name} works on images, and here {', '.join(objective.unknowns.starts)} of the operator are unknown too"
+        return (
+            f"{name} works on images, and here {', '.join(objective.unknowns.starts)} of the "
+            "operator are unknown too"
+        )
     if objective.prior.implicit is not None:
         return f"{name} works on images, and {objective.prior.implicit!r} is an implicit prior"
     return None

@@ -18,16 +18,19 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
         ),
         (
             solvers.LocalGlobal(),
-            "points are observed and the priors are minima of squares over rotations, which are found in turn",
+            "points are observed and the priors are minima of squares over rotations, which are "
+            "found in turn",
         ),
         (
             solvers.KrylovMM(),
-            "the priors are norms of linear operators, and majorisation in a Krylov subspace needs few products",
+            "the priors are norms of linear operators, and majorisation in a Krylov subspace "
+            "needs few products",
         ),
         (solvers.ADMM(), "the misfit is quadratic and a prior is a denoiser"),
         (
             solvers.Reweighted(),
-            "the misfit is robust and the priors are smooth norms, which are squares once they are weighted",
+            "the misfit is robust and the priors are smooth norms, which are squares once they "
+            "are weighted",
         ),
         (solvers.PDHG(), "every prior has a proximal operator, alone or behind a linear operator"),
         (
@@ -53,12 +56,21 @@ def unsupported_reason(solver: Solver, objective: Objective) -> str | None:
     """Return why a solver cannot minimize an objective, or ``None``."""
     fixed = next((prior for _, prior in objective.terms if prior.unit_step), None)
     if fixed is not None and not solver.takes_unit_step:
-        return f"{type(solver).__name__} chooses its proximal steps, and {fixed!r} knows the prox at one alone, 1 / weight"
+        return (
+            f"{type(solver).__name__} chooses its proximal steps, and {fixed!r} knows the prox at "
+            "one alone, 1 / weight"
+        )
     implicit = objective.prior.implicit
     if implicit is not None and implicit.has_projection and not solver.takes_projection:
-        return f"{type(solver).__name__} does not keep to the constraints on the parameters of {implicit!r}"
+        return (
+            f"{type(solver).__name__} does not keep to the constraints on the parameters of "
+            f"{implicit!r}"
+        )
     if objective.adaptive_prior is not None and type(solver).adapt is Solver.adapt:
-        return f"{type(solver).__name__} does not go on when the parameters of {implicit!r} change in number"
+        return (
+            f"{type(solver).__name__} does not go on when the parameters of {implicit!r} change in "
+            "number"
+        )
     return solver.unsupported_reason(objective)
 
 

@@ -61,7 +61,10 @@ class CondatVu(PDHG):
             return reason
         for summand in data_summands(objective):
             if summand.data_term.curvature(summand.y) is None:
-                return f"CondatVu needs a data term with a Lipschitz gradient, and that of {summand.data_term!r} has no bound"
+                return (
+                    "CondatVu needs a data term with a Lipschitz gradient, and that of "
+                    f"{summand.data_term!r} has no bound"
+                )
         return None
 
     def meets_target(self, objective: Objective) -> bool:
@@ -73,5 +76,8 @@ class CondatVu(PDHG):
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         holds, why = super().is_provably_convergent(objective)
-        steps = "everything is convex, and 1 / tau - sum_j sigma_j |K_j|^2 >= L / 2 with norms from the power method"
+        steps = (
+            "everything is convex, and 1 / tau - sum_j sigma_j |K_j|^2 >= L / 2 with norms from "
+            "the power method"
+        )
         return holds, steps if holds else why

@@ -64,10 +64,16 @@ class ConjugateGradient(Solver):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if self.preconditioner not in (None, "auto", "diagonal", "fourier"):
-            return f"the preconditioner of ConjugateGradient is 'auto', 'diagonal', 'fourier' or None, got {self.preconditioner!r}"
+            return (
+                "the preconditioner of ConjugateGradient is 'auto', 'diagonal', 'fourier' or "
+                f"None, got {self.preconditioner!r}"
+            )
         if self.direction is not None:
             if not isinstance(self.direction, LearnedDirection):
-                return f"the direction of ConjugateGradient is a LearnedDirection or None, got {type(self.direction).__name__}"
+                return (
+                    "the direction of ConjugateGradient is a LearnedDirection or None, got "
+                    f"{type(self.direction).__name__}"
+                )
             if self.preconditioner is not None:
                 return "ConjugateGradient takes a preconditioner or a direction, and has both"
             if objective.problem.image_dtype.is_complex:

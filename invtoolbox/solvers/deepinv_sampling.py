@@ -204,14 +204,17 @@ def undecomposed_reason(objective: Objective) -> str | None:
         or D.weights is not None
         or (D.noise_std is not None and D.noise_std.numel() > 1)
     ):
-        return "DDRM takes one operator and one noise level for the whole batch, as deepinv's holds one set of singular values"
+        return (
+            "DDRM takes one operator and one noise level for the whole batch, as deepinv's holds "
+            "one set of singular values"
+        )
     symbol = cast(LinearOperator, problem.operator).normal_symbol()
     known = (symbol is not None and symbol[1]) or _has_mask(problem.operator)
     if n <= _LARGEST or known:
         return None
     return (
-        f"DDRM needs a singular value decomposition: of a mask, a periodic convolution or an image of at most {_LARGEST} pixels, and "
-        f"{problem.operator} has none"
+        "DDRM needs a singular value decomposition: of a mask, a periodic convolution or an image "
+        f"of at most {_LARGEST} pixels, and {problem.operator} has none"
     )
 
 

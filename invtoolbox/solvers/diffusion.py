@@ -79,7 +79,10 @@ class DiffusionSampler(Solver):
         if not isinstance(objective.problem.data_term, LeastSquares) or not isinstance(
             objective.problem.y, Tensor
         ):
-            return f"{name} needs Gaussian noise, LeastSquares(noise_std=...), and the data term is {objective.problem.data_term!r}"
+            return (
+                f"{name} needs Gaussian noise, LeastSquares(noise_std=...), and the data term is "
+                f"{objective.problem.data_term!r}"
+            )
         if self.linear_only and not isinstance(objective.problem.operator, LinearOperator):
             return f"{name} needs a linear operator, and {objective.problem.operator} is not"
         return self.prior_reason(objective)
@@ -93,11 +96,15 @@ class DiffusionSampler(Solver):
             or objective.terms[0][1].fixed_level
         ):
             return (
-                f"{name} needs one prior that denoises at every noise level, a Denoiser of a network that takes the level or a "
-                f"GaussianMixture, and the prior is {objective.prior!r}"
+                f"{name} needs one prior that denoises at every noise level, a Denoiser of a "
+                "network that takes the level or a GaussianMixture, and the prior is "
+                f"{objective.prior!r}"
             )
         if bool((objective.terms[0][0] != 1).any()):
-            return f"{name} follows the density of {objective.terms[0][1]!r} itself, so it takes no weight but 1"
+            return (
+                f"{name} follows the density of {objective.terms[0][1]!r} itself, so it takes no "
+                "weight but 1"
+            )
         return None
 
     def init(self, objective: Objective, start: Tensor) -> DiffusionState:

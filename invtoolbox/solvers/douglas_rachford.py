@@ -86,14 +86,21 @@ class DouglasRachford(Solver):
             return f"DouglasRachford needs a linear operator, and {problem.operator} is not"
         if not problem.data_term.is_quadratic and not _is_direct(objective):
             return (
-                f"DouglasRachford needs a quadratic data term, or the identity and a data term with a proximal operator, and "
-                f"{problem.data_term!r} behind {problem.operator} is neither"
+                "DouglasRachford needs a quadratic data term, or the identity and a data term "
+                f"with a proximal operator, and {problem.data_term!r} behind {problem.operator} is "
+                "neither"
             )
         if len(objective.terms) > 1:
-            return f"DouglasRachford takes one prior, and there are {len(objective.terms)}; ADMM and PDHG take several"
+            return (
+                f"DouglasRachford takes one prior, and there are {len(objective.terms)}; ADMM and "
+                "PDHG take several"
+            )
         for _, prior in objective.terms:
             if "prox" not in prior.offers:
-                return f"DouglasRachford needs the proximal operator of {prior!r}, and it has none; ADMM and PDHG split it"
+                return (
+                    f"DouglasRachford needs the proximal operator of {prior!r}, and it has none; "
+                    "ADMM and PDHG split it"
+                )
         if not 0 < self.relaxation < 2:
             return f"DouglasRachford needs a relaxation between 0 and 2, got {self.relaxation}"
         if self.step_size is not None and not self.step_size > 0:

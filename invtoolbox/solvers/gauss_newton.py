@@ -113,7 +113,8 @@ class GaussNewton(Solver):
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return (
             False,
-            "the Gauss-Newton matrix must stay positive definite along the way, which is not checked",
+            "the Gauss-Newton matrix must stay positive definite along the way, which is not "
+            "checked",
         )
 
 
@@ -206,7 +207,8 @@ class LevenbergMarquardt(GaussNewton):
         if not objective.problem.is_linear or objective.layout is not None:
             return (
                 False,
-                "the prediction is not linear in the variable, and whether the Gauss-Newton matrix stays bounded is not checked",
+                "the prediction is not linear in the variable, and whether the Gauss-Newton "
+                "matrix stays bounded is not checked",
             )
         reason = nonconvex_reason(objective)
         return (

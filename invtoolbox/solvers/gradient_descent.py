@@ -53,7 +53,10 @@ class GradientDescent(Solver):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if not objective.has_value and self.step_size is None:
-            return "GradientDescent without a fixed step_size= needs an energy for its line search, and a prior here has none"
+            return (
+                "GradientDescent without a fixed step_size= needs an energy for its line search, "
+                "and a prior here has none"
+            )
         return nonsmooth_reason(objective, "GradientDescent")
 
     per_iteration: ClassVar[tuple[str, ...] | None] = ("step_size", "regularization")

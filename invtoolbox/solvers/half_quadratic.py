@@ -220,7 +220,8 @@ class HalfQuadratic(Solver):
             return False, "the first line is solved by a fixed number of inner steps"
         return (
             True,
-            "misfit and priors are convex and mu is fixed: to a minimiser with every prior in place of its Moreau envelope",
+            "misfit and priors are convex and mu is fixed: to a minimiser with every prior in "
+            "place of its Moreau envelope",
         )
 
     def _levels(self, objective: Objective) -> bool:

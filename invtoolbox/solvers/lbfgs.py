@@ -55,7 +55,10 @@ class LBFGS(Solver):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if not objective.has_value:
-            return "LBFGS needs an energy of every prior for its line search, and a prior here has none"
+            return (
+                "LBFGS needs an energy of every prior for its line search, and a prior here has "
+                "none"
+            )
         return nonsmooth_reason(objective, "LBFGS")
 
     def suits(self, objective: Objective) -> bool:
@@ -153,5 +156,6 @@ class LBFGS(Solver):
             return False, f"to a stationary point only: {reason}"
         return (
             True,
-            "everything is convex and differentiable, and only pairs of positive curvature enter the metric",
+            "everything is convex and differentiable, and only pairs of positive curvature enter "
+            "the metric",
         )

@@ -64,8 +64,8 @@ class LearnedDirection(Settings):
             )
         if conjugations < 0 or not 0 < least_cosine < 1:
             raise InputError(
-                f"LearnedDirection needs conjugations of at least 0 and a least_cosine in (0, 1), got {conjugations} and "
-                f"{least_cosine:g}"
+                "LearnedDirection needs conjugations of at least 0 and a least_cosine in (0, 1), "
+                f"got {conjugations} and {least_cosine:g}"
             )
         self.network, self.conjugations, self.least_cosine = network, conjugations, least_cosine
 
@@ -95,8 +95,8 @@ class LearnedDirection(Settings):
         reference = next(self.network.parameters(), residual)
         if reference.device != residual.device:
             raise InputError(
-                f"the network of {self!r} is on {reference.device} and the problem on {residual.device}; move it with "
-                f"direction.to({str(residual.device)!r})"
+                f"the network of {self!r} is on {reference.device} and the problem on "
+                f"{residual.device}; move it with direction.to({str(residual.device)!r})"
             )
         size = item_norm(residual) / residual[0].numel() ** 0.5
         seen = residual / expand(torch.where(size > 0, size, torch.ones_like(size)), residual)
@@ -104,7 +104,8 @@ class LearnedDirection(Settings):
             proposed = self.network(seen.to(reference.dtype)).to(residual.dtype)
         if proposed.shape != residual.shape:
             raise InputError(
-                f"the network of {self!r} must keep the shape {tuple(residual.shape)}, it gave {tuple(proposed.shape)}"
+                f"the network of {self!r} must keep the shape {tuple(residual.shape)}, it gave "
+                f"{tuple(proposed.shape)}"
             )
         length = item_norm(proposed) * item_norm(residual)
         useful = inner(proposed, residual).abs() > self.least_cosine * length
@@ -149,7 +150,10 @@ class LearnedDirection(Settings):
 
     def __repr__(self) -> str:
         weights = sum(float(p.detach().double().abs().sum()) for p in self.network.parameters())
-        return f"LearnedDirection({type(self.network).__name__} of size {weights:.6g}, conjugations={self.conjugations})"
+        return (
+            f"LearnedDirection({type(self.network).__name__} of size {weights:.6g}, "
+            f"conjugations={self.conjugations})"
+        )
 
 
 def mask_pairs(recent: Recent, keep: Tensor) -> Recent:

@@ -93,19 +93,28 @@ class LocalGlobal(Solver):
             return reason
         problem = objective.problem
         if not problem.is_linear or not objective.linear_operator.normal_is_diagonal:
-            return f"LocalGlobal needs an operator that picks points or voxels, such as ObservedPoints, and {problem.operator} does not"
+            return (
+                "LocalGlobal needs an operator that picks points or voxels, such as "
+                f"ObservedPoints, and {problem.operator} does not"
+            )
         if not (
             (problem.data_term.is_quadratic and "weighted" in problem.data_term.offers)
             or isinstance(problem.data_term, Exact)
         ):
-            return f"LocalGlobal needs a quadratic data term or data_terms.Exact, and {problem.data_term!r} is neither"
+            return (
+                "LocalGlobal needs a quadratic data term or data_terms.Exact, and "
+                f"{problem.data_term!r} is neither"
+            )
         if not objective.terms:
             return "LocalGlobal needs a prior, and there is none"
         for _, prior in objective.terms:
             if "majoriser" not in prior.offers or not isinstance(
                 prior.majoriser(problem.zeros()), Springs
             ):
-                return f"LocalGlobal needs a majoriser of springs of every prior, and {prior!r} has none"
+                return (
+                    f"LocalGlobal needs a majoriser of springs of every prior, and {prior!r} has "
+                    "none"
+                )
         return None
 
     def init(self, objective: Objective, start: Tensor) -> LocalGlobalState:
@@ -202,7 +211,8 @@ class LocalGlobal(Solver):
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return (
             True,
-            "the quadratics lie above the priors and touch them, so the objective falls to a stationary point",
+            "the quadratics lie above the priors and touch them, so the objective falls to a "
+            "stationary point",
         )
 
     def _evaluate(self, objective: Objective, x: Tensor, free: Tensor) -> Evaluation:
@@ -251,8 +261,8 @@ def _one_for_all(values: Tensor, objective: Objective) -> Tensor:
     """Return ``(batch, N)`` of values ``(batch, N, 3)`` that are equal in all coordinates."""
     if not torch.equal(values, values[..., :1].expand_as(values)):
         raise InputError(
-            f"LocalGlobal moves points as a whole, and {objective.problem.operator} with {objective.problem.data_term!r} "
-            "tells their coordinates apart; use L-BFGS"
+            f"LocalGlobal moves points as a whole, and {objective.problem.operator} with "
+            f"{objective.problem.data_term!r} tells their coordinates apart; use L-BFGS"
         )
     return values[..., 0]
 

@@ -58,7 +58,10 @@ class CGLS(Solver):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if objective.terms:
-            return f"CGLS takes no prior, it regularises by stopping early, and {objective.terms[0][1]!r} is one"
+            return (
+                "CGLS takes no prior, it regularises by stopping early, and "
+                f"{objective.terms[0][1]!r} is one"
+            )
         return implicit_reason(objective, "CGLS") or quadratic_reason(objective, "CGLS")
 
     def init(self, objective: Objective, start: Tensor) -> CGLSState:

@@ -41,11 +41,14 @@ def subset_reason(objective: Objective, name: str, subset_size: int | None) -> s
         return None
     if blocks is None:
         return (
-            f"{name} needs measurements that fall into blocks (views of a scan, rows of a matrix), and those of "
-            f"{objective.problem.operator} do not"
+            f"{name} needs measurements that fall into blocks (views of a scan, rows of a matrix), "
+            f"and those of {objective.problem.operator} do not"
         )
     if subset_size is None or not 1 <= subset_size <= blocks:
-        return f"{name} needs a subset_size from 1 to the {blocks} blocks of {objective.problem.operator}, got {subset_size}"
+        return (
+            f"{name} needs a subset_size from 1 to the {blocks} blocks of "
+            f"{objective.problem.operator}, got {subset_size}"
+        )
     return None
 
 
@@ -172,7 +175,8 @@ class OSSART(Solver):
         if self.decay == 0:
             return (
                 False,
-                "with a constant relaxation it ends in a cycle, unless the measurements are consistent; give a decay",
+                "with a constant relaxation it ends in a cycle, unless the measurements are "
+                "consistent; give a decay",
             )
         if reason := metric_reason(objective):
             return False, reason
@@ -226,12 +230,21 @@ class OSEM(Solver):
     def unsupported_reason(self, objective: Objective) -> str | None:
         problem = objective.problem
         if not problem.is_linear or not isinstance(problem.y, Tensor):
-            return f"OSEM needs a linear operator and one tensor of counts, and the operator is {problem.operator}"
+            return (
+                "OSEM needs a linear operator and one tensor of counts, and the operator is "
+                f"{problem.operator}"
+            )
         if not isinstance(problem.data_term, Poisson):
-            return f"OSEM needs the Poisson data term of emission, and {problem.data_term!r} is another"
+            return (
+                f"OSEM needs the Poisson data term of emission, and {problem.data_term!r} is "
+                "another"
+            )
         for prior in objective.explicit_priors:
             if not isinstance(prior, NonNegative):
-                return f"OSEM takes no prior but NonNegative, which it fulfils by itself, and {prior!r} is another"
+                return (
+                    "OSEM takes no prior but NonNegative, which it fulfils by itself, and "
+                    f"{prior!r} is another"
+                )
         return implicit_reason(objective, "OSEM") or subset_reason(
             objective, "OSEM", self.subset_size
         )
@@ -271,7 +284,8 @@ class OSEM(Solver):
         if len(list(self._subsets(objective.problem))) > 1:
             return (
                 False,
-                "ordered subsets end in a cycle, unless the counts are consistent; subset_size=None converges",
+                "ordered subsets end in a cycle, unless the counts are consistent; "
+                "subset_size=None converges",
             )
         return True, "expectation maximisation of a concave likelihood"
 

@@ -60,11 +60,17 @@ class PALM(Solver):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if objective.unknowns is None or objective.prior.implicit is not None:
-            return "PALM alternates between the image and unknown parameters of the operator, Problem(unknown=...); use ProximalGradient"
+            return (
+                "PALM alternates between the image and unknown parameters of the operator, "
+                "Problem(unknown=...); use ProximalGradient"
+            )
         for name, terms in _blocks(objective).items():
             rough = [prior for _, prior in terms if not prior.smooth]
             if len(rough) > 1 or any("prox" not in prior.offers for prior in rough):
-                return f"PALM takes one prior of {name} by its proximal operator, and there is {' and '.join(map(repr, rough))}"
+                return (
+                    f"PALM takes one prior of {name} by its proximal operator, and there is "
+                    f"{' and '.join(map(repr, rough))}"
+                )
             for prior in (prior for _, prior in terms if prior.smooth):
                 reason = missing_gradient_reason(prior, "PALM")
                 if reason is not None or "energy" not in prior.offers:
@@ -119,7 +125,8 @@ class PALM(Solver):
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return (
             False,
-            "the theorem needs bounded iterates and semi-algebraic terms, which are not checked; a limit is a critical point",
+            "the theorem needs bounded iterates and semi-algebraic terms, which are not checked; "
+            "a limit is a critical point",
         )
 
 

@@ -121,7 +121,10 @@ class PDHG(Solver):
                 "prox" not in summand.data_term.offers
                 and summand.data_term.curvature(summand.y) is None
             ):
-                return f"PDHG needs a data term with a proximal operator or a Lipschitz gradient, and {summand.data_term!r} has neither"
+                return (
+                    "PDHG needs a data term with a proximal operator or a Lipschitz gradient, and "
+                    f"{summand.data_term!r} has neither"
+                )
         return None
 
     def suits(self, objective: Objective) -> bool:
@@ -288,7 +291,8 @@ class PDHG(Solver):
             return False, reason
         return (
             True,
-            "everything is convex, and tau sum_j sigma_j |K_j|^2 <= 1 with norms from the power method",
+            "everything is convex, and tau sum_j sigma_j |K_j|^2 <= 1 with norms from the power "
+            "method",
         )
 
     def _first_ratio(

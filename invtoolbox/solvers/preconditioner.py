@@ -47,8 +47,8 @@ def row_sums(problem: Problem) -> Tensor:
     largest = float(sums.abs().max())
     if float(sums.min()) < -1e-4 * largest:
         raise InputError(
-            f"{A} has negative entries (a row sum is {float(sums.min()):.3g}), so its row sums are no weights; "
-            "use it.solvers.CGLS() or LSMR()"
+            f"{A} has negative entries (a row sum is {float(sums.min()):.3g}), so its row sums are "
+            "no weights; use it.solvers.CGLS() or LSMR()"
         )
     return cast(Tensor, sums)
 
@@ -107,8 +107,8 @@ def preconditioner(objective: Objective, kind: Kind | None) -> Preconditioner | 
             return Preconditioner(spectrum=(1 / symbol).expand(len(x), *symbol.shape[1:]).clone())
         if kind == "fourier":
             raise InputError(
-                f"there is no Fourier preconditioner here, because {objective.problem.operator}, the data term or a prior is "
-                "not like a convolution; use preconditioner='diagonal'"
+                f"there is no Fourier preconditioner here, because {objective.problem.operator}, "
+                "the data term or a prior is not like a convolution; use preconditioner='diagonal'"
             )
     diagonal = _data_diagonal(objective, x)
     for weight, prior in objective.terms:

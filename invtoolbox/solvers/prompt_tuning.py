@@ -67,14 +67,17 @@ class PromptTuning(DiffusionSampler):
             or not 0 <= self.fresh <= 1
         ):
             raise InputError(
-                "PromptTuning takes at least 2 steps, projection_every of at least 1, falling positive levels and a share of "
-                f"fresh noise in [0, 1], got {self!r}"
+                "PromptTuning takes at least 2 steps, projection_every of at least 1, falling "
+                f"positive levels and a share of fresh noise in [0, 1], got {self!r}"
             )
 
     def prior_reason(self, objective: Objective) -> str | None:
         reason = super().prior_reason(objective)
         if reason is None and not isinstance(the_prior(objective), ConditionalPrior):
-            return f"PromptTuning tunes the condition of a ConditionalPrior, and {the_prior(objective)!r} takes none"
+            return (
+                "PromptTuning tunes the condition of a ConditionalPrior, and "
+                f"{the_prior(objective)!r} takes none"
+            )
         return reason
 
     def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:

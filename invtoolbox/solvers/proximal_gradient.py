@@ -71,12 +71,15 @@ class ProximalGradient(Solver):
     def unsupported_reason(self, objective: Objective) -> str | None:
         name = type(self).__name__
         if not objective.problem.data_term.is_smooth:
-            return f"{name} needs a differentiable data term, and {objective.problem.data_term!r} is not"
+            return (
+                f"{name} needs a differentiable data term, and {objective.problem.data_term!r} is "
+                "not"
+            )
         rough = [prior for _, prior in _rough(objective)]
         if len(rough) > 1:
             return (
-                f"{name} takes one prior that is not differentiable, and there are {rough[0]!r} and {rough[1]!r} "
-                "(TotalVariation has bounds of its own: lower=, upper=)"
+                f"{name} takes one prior that is not differentiable, and there are {rough[0]!r} "
+                f"and {rough[1]!r} (TotalVariation has bounds of its own: lower=, upper=)"
             )
         if rough and "prox" not in rough[0].offers:
             return f"{name} needs a proximal operator of {rough[0]!r}, and it has none"
@@ -84,7 +87,10 @@ class ProximalGradient(Solver):
             if "gradient" not in prior.offers:
                 return f"{name} needs the gradient of {prior!r}, and it has none"
             if "energy" not in prior.offers and self.step_size is None:
-                return f"{name} without a fixed step_size= needs an energy of {prior!r}, and it has none"
+                return (
+                    f"{name} without a fixed step_size= needs an energy of {prior!r}, and it has "
+                    "none"
+                )
         return implicit_reason(objective, name) or unit_step_reason(objective, name, self.step_size)
 
     def suits(self, objective: Objective) -> bool:

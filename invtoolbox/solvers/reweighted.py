@@ -73,12 +73,15 @@ class Reweighted(Solver):
             not problem.data_term.is_quadratic
             and "residual_weights" not in problem.data_term.offers
         ):
-            return f"Reweighted needs a data term that is quadratic or offers residual_weights, and {problem.data_term!r} does not"
+            return (
+                "Reweighted needs a data term that is quadratic or offers residual_weights, and "
+                f"{problem.data_term!r} does not"
+            )
         for _, prior in objective.terms:
             if _reweighable(prior) is None and "majoriser" not in prior.offers:
                 return (
-                    f"Reweighted needs priors that are quadratic, offer weights, alone or behind a split, or a majoriser, "
-                    f"and {prior!r} does not"
+                    "Reweighted needs priors that are quadratic, offer weights, alone or behind a "
+                    f"split, or a majoriser, and {prior!r} does not"
                 )
         return None
 
@@ -130,7 +133,8 @@ class Reweighted(Solver):
         convex = D.is_convex and all(prior.is_convex is True for _, prior in objective.terms)
         return (
             True,
-            f"all weights majorise, so the objective falls to {'the minimum' if convex else 'a stationary point'}",
+            "all weights majorise, so the objective falls to "
+            f"{'the minimum' if convex else 'a stationary point'}",
         )
 
 

@@ -135,11 +135,13 @@ class SIRT(Solver):
         if self.relaxation * largest >= 2:
             return (
                 False,
-                f"relaxation {self.relaxation:g} times the largest eigenvalue {largest:.3g} of C A^T R W A is not below 2",
+                f"relaxation {self.relaxation:g} times the largest eigenvalue {largest:.3g} of C "
+                "A^T R W A is not below 2",
             )
         return (
             True,
-            f"relaxation {self.relaxation:g} times the largest eigenvalue {largest:.3g} of C A^T R W A is below 2",
+            f"relaxation {self.relaxation:g} times the largest eigenvalue {largest:.3g} of C A^T R "
+            "W A is below 2",
         )
 
     def _largest_eigenvalue(self, objective: Objective) -> float:
@@ -163,12 +165,18 @@ def algebraic_reason(objective: Objective, name: str) -> str | None:
     if not problem.is_linear:
         return f"{name} needs a linear operator, and {problem.operator} is not"
     if not isinstance(problem.data_term, LeastSquares) or not isinstance(problem.y, Tensor):
-        return f"{name} needs least squares of one tensor of measurements, and the data term is {problem.data_term!r}"
+        return (
+            f"{name} needs least squares of one tensor of measurements, and the data term is "
+            f"{problem.data_term!r}"
+        )
     if problem.y.is_complex():
         return f"{name} needs real measurements"
     for prior in objective.explicit_priors:
         if not prior.is_constraint or "prox" not in prior.offers:
-            return f"{name} takes constraints only as priors, such as NonNegative or Box, and {prior!r} is none"
+            return (
+                f"{name} takes constraints only as priors, such as NonNegative or Box, and "
+                f"{prior!r} is none"
+            )
     return None
 
 

@@ -45,8 +45,9 @@ def unit_step_reason(objective: Objective, name: str, step: float | None) -> str
     if fixed is None or step is None or bool(((step * fixed[0] - 1).abs() <= 1e-5).all()):
         return None
     return (
-        f"{fixed[1]!r} knows its prox only if step times weight is 1, and {name} was given the step {step:g} for the weight "
-        f"{float(fixed[0].flatten()[0]):g}; leave the step out and choose the weight"
+        f"{fixed[1]!r} knows its prox only if step times weight is 1, and {name} was given the "
+        f"step {step:g} for the weight {float(fixed[0].flatten()[0]):g}; leave the step out and "
+        "choose the weight"
     )
 
 
@@ -285,7 +286,10 @@ def unsplittable_reason(objective: Objective, name: str) -> str | None:
         return f"{name} takes several measurements as stack([...]) with data_terms.Stack(...)"
     for _, prior in objective.terms:
         if not {"prox", "split", "quadratic"} & prior.offers:
-            return f"{name} needs a proximal operator of every prior, alone or behind a linear operator, and {prior!r} has none"
+            return (
+                f"{name} needs a proximal operator of every prior, alone or behind a linear "
+                f"operator, and {prior!r} has none"
+            )
     return None
 
 

@@ -107,7 +107,10 @@ class StochasticPDHG(Solver):
                 "StochasticPDHG takes one tensor of measurements, and there are several; use PDHG"
             )
         if "prox" not in problem.data_term.offers:
-            return f"StochasticPDHG needs the proximal operator of the data term, and {problem.data_term!r} has none"
+            return (
+                "StochasticPDHG needs the proximal operator of the data term, and "
+                f"{problem.data_term!r} has none"
+            )
         if not self.ratio > 0:
             return f"StochasticPDHG needs a positive ratio, got {self.ratio}"
         return subset_reason(objective, "StochasticPDHG", self.subset_size)
@@ -238,7 +241,8 @@ class StochasticPDHG(Solver):
             return False, reason
         return (
             True,
-            "everything is convex, and tau sigma_s (1 + J) |A_s|^2 < p with norms from the power method: almost surely",
+            "everything is convex, and tau sigma_s (1 + J) |A_s|^2 < p with norms from the power "
+            "method: almost surely",
         )
 
     def _subsets(self, objective: Objective) -> list[DataSummand]:

@@ -83,8 +83,8 @@ class UnadjustedLangevin(Solver):
     def __post_init__(self) -> None:
         if self.burn_in < 0 or self.blocks < 4 or self.blocks % 2:
             raise InputError(
-                "UnadjustedLangevin takes a burn_in of at least 0 and an even number of blocks of at least 4, got "
-                f"{self.burn_in} and {self.blocks}"
+                "UnadjustedLangevin takes a burn_in of at least 0 and an even number of blocks of "
+                f"at least 4, got {self.burn_in} and {self.blocks}"
             )
         if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise InputError(
@@ -100,7 +100,10 @@ class UnadjustedLangevin(Solver):
         if reason is not None:
             return reason
         if not objective.problem.data_term.is_smooth:
-            return f"UnadjustedLangevin needs a differentiable data term, and {objective.problem.data_term!r} is not"
+            return (
+                "UnadjustedLangevin needs a differentiable data term, and "
+                f"{objective.problem.data_term!r} is not"
+            )
         return next(
             (
                 why
@@ -160,7 +163,8 @@ class UnadjustedLangevin(Solver):
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return (
             False,
-            "the chain converges to a density near the posterior, by how much depends on the step (Durmus and Moulines 2017)",
+            "the chain converges to a density near the posterior, by how much depends on the step "
+            "(Durmus and Moulines 2017)",
         )
 
 

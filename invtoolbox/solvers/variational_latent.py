@@ -90,16 +90,18 @@ class VariationalLatent(Solver):
     def __post_init__(self) -> None:
         if self.family not in ("uniform", "gaussian", "dirac"):
             raise InputError(
-                f"the family of VariationalLatent is 'uniform', 'gaussian' or 'dirac', got {self.family!r}"
+                "the family of VariationalLatent is 'uniform', 'gaussian' or 'dirac', got "
+                f"{self.family!r}"
             )
         if self.pixels and self.family == "dirac":
             raise InputError(
-                "VariationalLatent(pixels=True) gives pixels a distribution, which a point ('dirac') has none of"
+                "VariationalLatent(pixels=True) gives pixels a distribution, which a point "
+                "('dirac') has none of"
             )
         if self.number < 2 or not self.clip > 0 or not self.learning_rate > 0:
             raise InputError(
-                f"VariationalLatent needs a number of at least 2 and a positive clip and learning_rate, got {self.number}, "
-                f"{self.clip:g} and {self.learning_rate:g}"
+                "VariationalLatent needs a number of at least 2 and a positive clip and "
+                f"learning_rate, got {self.number}, {self.clip:g} and {self.learning_rate:g}"
             )
 
     def unsupported_reason(self, objective: Objective) -> str | None:
@@ -113,8 +115,9 @@ class VariationalLatent(Solver):
             and getattr(objective.problem.data_term, "noise_std", 1.0) is None
         ):
             return (
-                f"VariationalLatent weighs the measurements against a density, and {objective.problem.data_term!r} does not know their "
-                "noise; give it noise_std, 0.004 of the range of the image if there is none"
+                "VariationalLatent weighs the measurements against a density, and "
+                f"{objective.problem.data_term!r} does not know their noise; give it noise_std, "
+                "0.004 of the range of the image if there is none"
             )
         if (
             type(prior).energy is ImplicitPrior.energy
@@ -124,7 +127,10 @@ class VariationalLatent(Solver):
                 f"VariationalLatent needs the density of the latents, and {prior!r} has no energy"
             )
         if self.pixels and prior.pixel_std(prior.initial()) is None:
-            return f"VariationalLatent(pixels=True) needs the standard deviation of pixels, and {prior!r} has none; give it a bitrate"
+            return (
+                "VariationalLatent(pixels=True) needs the standard deviation of pixels, and "
+                f"{prior!r} has none; give it a bitrate"
+            )
         return self._adam(1).unsupported_reason(objective)
 
     def suits(self, objective: Objective) -> bool:
@@ -198,7 +204,8 @@ class VariationalLatent(Solver):
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return (
             False,
-            "the decoder is not linear, and gradients of single draws are followed by Adam at a rate that does not fall",
+            "the decoder is not linear, and gradients of single draws are followed by Adam at a "
+            "rate that does not fall",
         )
 
     def _adam(self, pixels: int) -> Adam:

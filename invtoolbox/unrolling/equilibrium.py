@@ -83,8 +83,9 @@ class Equilibrium(SolverNetwork):
             or not adjoint_tolerance > 0
         ):
             raise InputError(
-                "an equilibrium needs at least one iteration each way and a positive adjoint_tolerance, got "
-                f"{max_iterations}, {adjoint_iterations} and {adjoint_tolerance}"
+                "an equilibrium needs at least one iteration each way and a positive "
+                f"adjoint_tolerance, got {max_iterations}, {adjoint_iterations} and "
+                f"{adjoint_tolerance}"
             )
         super().__init__(
             solver, problem, prior, 1, regularization, learn, False, settings_too=False
@@ -103,8 +104,9 @@ class Equilibrium(SolverNetwork):
     def _check(self, objective: Objective) -> None:
         if not type(self.solver).has_fixed_point():
             raise InputError(
-                f"the iterates of {type(self.solver).__name__} are not those of a map with a fixed point that could be "
-                f"differentiated; those of {solver_names(lambda kind: kind.has_fixed_point())} are"
+                f"the iterates of {type(self.solver).__name__} are not those of a map with a fixed "
+                "point that could be differentiated; those of "
+                f"{solver_names(lambda kind: kind.has_fixed_point())} are"
             )
         super()._check(objective)
 
@@ -151,7 +153,8 @@ class Equilibrium(SolverNetwork):
             start = self.skip(first)
             if not isinstance(start, Tensor) or start.shape != first.shape:
                 raise InputError(
-                    f"skip takes an image {tuple(first.shape)} and gives one of the same shape, got "
+                    f"skip takes an image {tuple(first.shape)} and gives one of the same shape, "
+                    "got "
                     f"{tuple(start.shape) if isinstance(start, Tensor) else type(start).__name__}"
                 )
             return start
@@ -164,10 +167,11 @@ class Equilibrium(SolverNetwork):
         if bool(short.any()):
             worst = float(certificate[short].nan_to_num(math.inf).max())
             warnings.warn(
-                f"the fixed point of {type(self.solver).__name__} was not reached for {int(short.sum())} of {len(short)} items "
-                f"in {self.limits.max_iterations} iterations: the {self.solver.certificate_name} is {worst:.2g} at the most, and "
-                f"{self.limits.tolerance:.2g} was asked for; the derivative assumes a fixed point, so give more "
-                "max_iterations=, a larger tolerance=, or unroll the solver",
+                f"the fixed point of {type(self.solver).__name__} was not reached for "
+                f"{int(short.sum())} of {len(short)} items in {self.limits.max_iterations} "
+                f"iterations: the {self.solver.certificate_name} is {worst:.2g} at the most, and "
+                f"{self.limits.tolerance:.2g} was asked for; the derivative assumes a fixed point, "
+                "so give more max_iterations=, a larger tolerance=, or unroll the solver",
                 stacklevel=3,
             )
 
@@ -202,14 +206,18 @@ class Equilibrium(SolverNetwork):
         left = residual > 10 * self.adjoint_tolerance
         if bool(left.any()):
             warnings.warn(
-                f"the adjoint equation of {int(left.sum())} of {len(left)} items was solved to {float(residual.max()):.2g} "
-                "only; give more adjoint_iterations=, or see whether the solver has converged",
+                f"the adjoint equation of {int(left.sum())} of {len(left)} items was solved to "
+                f"{float(residual.max()):.2g} only; give more adjoint_iterations=, or see whether "
+                "the solver has converged",
                 stacklevel=2,
             )
         return found
 
     def extra_repr(self) -> str:
-        return f"max_iterations={self.limits.max_iterations}, tolerance={self.limits.tolerance:g}, {super().extra_repr()}"
+        return (
+            f"max_iterations={self.limits.max_iterations}, tolerance={self.limits.tolerance:g}, "
+            f"{super().extra_repr()}"
+        )
 
 
 def _pack(parts: Sequence[Tensor]) -> Tensor:

@@ -64,8 +64,9 @@ class LearnedParameters(nn.Module):
         settings = [name for name in solver.per_iteration or () if name != WEIGHT]
         if learn is None and not chosen:
             raise InputError(
-                f"there is nothing to learn: {prior!r} holds no network and takes no weight, and {type(solver).__name__} was "
-                f"given none of {', '.join(settings) or 'its settings'} as a number; learn=() makes a layer "
+                f"there is nothing to learn: {prior!r} holds no network and takes no weight, and "
+                f"{type(solver).__name__} was given none of "
+                f"{', '.join(settings) or 'its settings'} as a number; learn=() makes a layer "
                 "without weights of its own"
             )
         if isinstance(per_iteration, bool):
@@ -207,7 +208,8 @@ def _check_names(
     for name in (names,) if isinstance(names, str) else names:
         if name not in known:
             raise InputError(
-                f"{setting}= names {name!r}, which is none of what can be learned of {what}: {', '.join(known) or 'nothing'}; "
-                "a setting can be learned if it was given as a number"
+                f"{setting}= names {name!r}, which is none of what can be learned of {what}: "
+                f"{', '.join(known) or 'nothing'}; a setting can be learned if it was given as a "
+                "number"
             )
     return (names,) if isinstance(names, str) else tuple(names)

@@ -115,8 +115,8 @@ def check_differentiable(solver: Solver, objective: Objective, state: Any) -> No
         else "a prior or the operator gives no graph"
     )
     raise InputError(
-        f"a step of {type(solver).__name__} cannot be differentiated here, because {why}; ADMM and PDHG split priors behind "
-        "linear operators, and those steps can be"
+        f"a step of {type(solver).__name__} cannot be differentiated here, because {why}; ADMM and "
+        "PDHG split priors behind linear operators, and those steps can be"
     )
 
 
@@ -147,15 +147,15 @@ class SolverNetwork(nn.Module):
             raise InputError(f"solver must be one of it.solvers, got {type(solver).__name__}")
         if not isinstance(problem, Problem):
             raise InputError(
-                "problem must be an it.Problem, whose measurements show the shape of those to come, got "
-                f"{type(problem).__name__}"
+                "problem must be an it.Problem, whose measurements show the shape of those to "
+                f"come, got {type(problem).__name__}"
             )
         prior = prior_named(prior) if isinstance(prior, str) else prior
         own = PriorSum() if prior is None else prior.as_sum()
         if isinstance(regularization, str) and regularization != "auto":
             raise InputError(
-                f"a weight that is learned starts from a number, and {regularization!r} is a rule; give a number, or 'auto' "
-                "for 1"
+                f"a weight that is learned starts from a number, and {regularization!r} is a rule; "
+                "give a number, or 'auto' for 1"
             )
         with torch.no_grad():
             self.problem, self.regularization = problem, regularization
@@ -174,7 +174,8 @@ class SolverNetwork(nn.Module):
             raise InputError(reason)
         if self.solver.per_iteration is None:
             raise InputError(
-                f"the steps of {name} cannot be differentiated; those of {solver_names(lambda kind: kind.per_iteration is not None)} can"
+                f"the steps of {name} cannot be differentiated; those of "
+                f"{solver_names(lambda kind: kind.per_iteration is not None)} can"
             )
         check_fits(self.solver, objective)
 
@@ -203,7 +204,8 @@ class SolverNetwork(nn.Module):
                 or tuple(initial.shape[1:]) != problem.image_shape
             ):
                 raise InputError(
-                    f"initial is an image {(problem.batch, *problem.image_shape)}, got {tuple(initial.shape)}"
+                    f"initial is an image {(problem.batch, *problem.image_shape)}, got "
+                    f"{tuple(initial.shape)}"
                 )
             return initial.to(problem.zeros()).expand(problem.batch, *problem.image_shape).clone()
         return problem.zeros() if self.solver.starts_at_zero else first_guess(problem)
@@ -276,8 +278,8 @@ def _check_batch(problem: Problem, prior: PriorSum) -> None:
             value = getattr(owner, name, None)
             if isinstance(value, Tensor) and value.ndim and len(value) not in (1, problem.batch):
                 raise InputError(
-                    f"the network was called with {problem.batch} measurements, and {name} of {owner!r} belongs to "
-                    f"{len(value)} items"
+                    f"the network was called with {problem.batch} measurements, and {name} of "
+                    f"{owner!r} belongs to {len(value)} items"
                 )
 
     parts: list[Settings] = [

@@ -66,8 +66,9 @@ def plugged(tmp_path: Path) -> dict[str, str]:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[invtoolbox.priors]\nmine = plug:Mine\ntv = plug:Mine\nbroken = gone:Gone\n[invtoolbox.operators]\ntwice = plug:Twice\n"
-        "[invtoolbox.solvers]\nsteepest = invtoolbox.solvers:GradientDescent\n[invtoolbox.readers]\nlines = plug:Lines\n"
+        "[invtoolbox.priors]\nmine = plug:Mine\ntv = plug:Mine\nbroken = "
+        "gone:Gone\n[invtoolbox.operators]\ntwice = plug:Twice\n[invtoolbox.solvers]\nsteepest = "
+        "invtoolbox.solvers:GradientDescent\n[invtoolbox.readers]\nlines = plug:Lines\n"
     )
     (tmp_path / "scene.toml").write_text(SCENE)
     (tmp_path / "numbers.txt").write_text("2 4\n6 8\n")
@@ -98,14 +99,14 @@ def test_a_plug_in_works_everywhere(plugged: dict[str, str], tmp_path: Path) -> 
     # The minimiser of 1/2 |2 x - y|^2 + 1/2 2 |x|^2 is y / 3.
     ran(["-m", "invtoolbox", "run", "scene.toml", "-q"], plugged, tmp_path)
     code = (
-        "import numpy, torch, invtoolbox as it\n"
-        "x = numpy.load('results/scene/reconstruction.npy')\n"
-        "assert numpy.allclose(x.ravel() * 3, [2, 4, 6, 8], atol=1e-3), x\n"
-        "A = it.operators.Identity((1, 2, 2))\n"
-        "s = it.reconstruct(torch.ones(2, 2), A, prior='mine', regularization=1.0, progress=False)\n"
-        "assert torch.allclose(s.x, torch.tensor(0.5), atol=1e-4), s.x\n"
+        "import numpy, torch, invtoolbox as it\nx = "
+        "numpy.load('results/scene/reconstruction.npy')\nassert numpy.allclose(x.ravel() * 3, [2, "
+        "4, 6, 8], atol=1e-3), x\nA = it.operators.Identity((1, 2, 2))\ns = "
+        "it.reconstruct(torch.ones(2, 2), A, prior='mine', regularization=1.0, "
+        "progress=False)\nassert torch.allclose(s.x, torch.tensor(0.5), atol=1e-4), s.x\n"
         # A plug-in may not take a name of the toolbox's own.
-        "from invtoolbox.catalogue.registry import lookup; assert lookup('priors', 'tv') is it.priors.TotalVariation\n"
+        "from invtoolbox.catalogue.registry import lookup; assert lookup('priors', 'tv') is "
+        "it.priors.TotalVariation\n"
     )
     ran(["-c", code], plugged, tmp_path)
 

@@ -95,7 +95,8 @@ def in_cells(points: Tensor, cell: float, seed: int) -> Tensor:
 
 @pytest.mark.parametrize("truncation", [None, 0.4])
 def test_it_keeps_the_contracts(truncation: float | None) -> None:
-    # Predictions in the middle of cells and off the truncation: differences across a kink or a jump say nothing.
+    # Predictions in the middle of cells and off the truncation: differences across a kink or a jump
+    # say nothing.
     y = torch.stack([walls(300, seed) for seed in (0, 1)])
     p = torch.stack([in_cells(points, 0.3, seed)[:60] for seed, points in enumerate(y)])
     term = DistanceTransform(cell=0.3, truncation=truncation)

@@ -38,7 +38,8 @@ def test_gradient_and_majoriser(wall):
     with torch.no_grad():
         change = term.value(p + step, wall) - term.value(p - step, wall)
         torch.testing.assert_close(change, 2 * (slope * step).sum((1, 2)), rtol=1e-4, atol=1e-14)
-        # The quadratic with the Gauss-Newton matrix lies above the term (Geman and McClure's function is concave in the square).
+        # The quadratic with the Gauss-Newton matrix lies above the term (Geman and McClure's
+        # function is concave in the square).
         product = term.gauss_newton(p, wall)
         for scale in (1e-3, 1e-2, 1e-1):
             d = scale * torch.randn_like(slope)

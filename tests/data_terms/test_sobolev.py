@@ -207,7 +207,8 @@ def test_the_order_of_the_operator_is_a_perfect_preconditioner(
     """S2: where A smooths by ``<xi>^-a``, one step at ``s = a``, at most 417 half an order away."""
     n = 256
     A = Filter(bracket(n) ** -a)
-    # All of the error in the two frequencies that converge slowest: the constant and the checkerboard.
+    # All of the error in the two frequencies that converge slowest: the constant and the
+    # checkerboard.
     checkerboard = (-1.0) ** torch.arange(n, dtype=torch.float64)
     truth = (1 + checkerboard[:, None] * checkerboard).view(1, 1, n, n)
     term = Sobolev(order).prepare(it.Problem(truth, A), None)

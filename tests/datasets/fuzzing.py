@@ -104,7 +104,8 @@ def write_series(path: Path) -> Path:
 
 def write_street(path: Path) -> Path:
     path.write_text(
-        "# A street.\n[simulated]\nsweeps = 3\nseed = 12\npoints = 800\ntraffic = 0.5\ndeskew = false\n"
+        "# A street.\n[simulated]\nsweeps = 3\nseed = 12\npoints = 800\ntraffic = 0.5\ndeskew = "
+        "false\n"
     )
     return path
 
@@ -137,8 +138,8 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     **view_sets.SETS,
     "street.toml": ("street", write_street),
 }
-#: Seeds that hold files whose length is declared nowhere: one cut at a whole number of points (or poses) is a shorter one; and a street,
-#: where a digit more or less is another street.
+#: Seeds that hold files whose length is declared nowhere: one cut at a whole number of points (or
+#: poses) is a shorter one; and a street, where a digit more or less is another street.
 UNDECLARED = ("odometry", "raw drive", "bins", "nuscenes", "street.toml", "views rgbd")
 KINDS = ("truncate", "flip", "flip header", "zero", "swap header", "huge", "empty", "suffix")
 _HUGE = (0x7FFFFFFF, 0xFFFFFFFF, 0x80000000, 0x00FFFFFF, 0xFFFF, 0x7FFF)

@@ -61,8 +61,9 @@ def pack_lzf(content: bytes) -> bytes:
 def pcd(points: np.ndarray, intensity: np.ndarray, encoding: str) -> bytes:
     n = len(points)
     head = (
-        "# .PCD v0.7\nVERSION 0.7\nFIELDS x y z _ intensity ring\nSIZE 4 4 4 1 4 2\nTYPE F F F U F U\nCOUNT 1 1 1 4 1 1\n"
-        f"WIDTH {n}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {n}\nDATA {encoding}\n"
+        "# .PCD v0.7\nVERSION 0.7\nFIELDS x y z _ intensity ring\nSIZE 4 4 4 1 4 2\nTYPE F F F U "
+        f"F U\nCOUNT 1 1 1 4 1 1\nWIDTH {n}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {n}\nDATA "
+        f"{encoding}\n"
     ).encode()
     ring = (np.arange(n) % 16).astype("<u2")
     if encoding == "ascii":
@@ -99,8 +100,9 @@ def write_pcds(folder: Path, encoding: str = "binary_compressed") -> Path:
 def ply(points: np.ndarray, encoding: str) -> bytes:
     n = len(points)
     head = (
-        f"ply\nformat {encoding} 1.0\ncomment by hand\nelement vertex {n}\nproperty float x\nproperty float y\nproperty float z\n"
-        "property uchar ring\nelement face 1\nproperty list uchar int vertex_indices\nend_header\n"
+        f"ply\nformat {encoding} 1.0\ncomment by hand\nelement vertex {n}\nproperty float "
+        "x\nproperty float y\nproperty float z\nproperty uchar ring\nelement face 1\nproperty "
+        "list uchar int vertex_indices\nend_header\n"
     ).encode()
     if encoding == "ascii":
         return (

@@ -97,8 +97,8 @@ def test_kitti_raw_poses_follow_the_map(tmp_path: Path) -> None:
     data = datasets.KittiRaw(sets.write_kitti_raw(tmp_path))
     a, b = data[0].pose, data[2].pose
     assert a is not None and b is not None
-    # Straight ahead in the first sweep's axes: the unit heads north-east, and turns by 0.01 a sweep to the left; the lidar, at t
-    # from the unit, moves by (I - R) t more.
+    # Straight ahead in the first sweep's axes: the unit heads north-east, and turns by 0.01 a sweep
+    # to the left; the lidar, at t from the unit, moves by (I - R) t more.
     ahead, (c, s) = [np.sqrt(2), 0, 0.2], (np.cos(0.02), np.sin(0.02))
     lever = [-0.81 * (1 - c) + 0.32 * s, 0.81 * s + 0.32 * (1 - c), 0]
     assert relative_motion(b, a)[:3, 3].numpy() == pytest.approx(np.add(ahead, lever), abs=1e-6)
@@ -165,7 +165,8 @@ def test_waymo_range_images(tmp_path: Path) -> None:
     height, width = sets.WAYMO_SHAPE
     sweep = data[1]
     assert len(sweep) == height * width - 1, "a pixel without a return is left out"
-    # Where the lidar was at each pixel, in the frame of the sweep: the car drives by 1/16 m a column.
+    # Where the lidar was at each pixel, in the frame of the sweep: the car drives by 1/16 m a
+    # column.
     column = np.tile(np.arange(width), height)[1:]
     place = np.stack([1.43 + (column - width / 2) / width, 0 * column, 0 * column + 2.18], 1)
     away = sweep.points.numpy() - place
@@ -480,8 +481,9 @@ def test_a_bad_sweep_is_named_when_it_is_read_and_the_others_are_read(
     path = write(tmp_path / "set")
     before = datasets.open_sweeps(path)
     change(path)
-    # A file that goes while the sequence is open is missed by who opened it, poses that come are seen by who opens it anew.
-    # Tables of poses and of times are read once, and so are the names of files.
+    # A file that goes while the sequence is open is missed by who opened it, poses that come are
+    # seen by who opens it anew. Tables of poses and of times are read once, and so are the names of
+    # files.
     gone = not list(path.glob("000001.*")) and write is sets.write_folder
     once = any(
         word in message

@@ -103,7 +103,8 @@ def test_a_file_that_appears_meanwhile_is_not_written_over(
     assert path.read_bytes() == b"precious" and os.listdir(tmp_path) == ["x.bin"]
 
 
-# The child may write 4 kB a file: for a writer that is a disk that fills up in the middle of a write.
+# The child may write 4 kB a file: for a writer that is a disk that fills up in the middle of a
+# write.
 CHILD = """
 import resource, sys, torch
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

@@ -92,7 +92,8 @@ def test_filtered_backprojection_lies_on_the_one_that_comes_with_the_data(data_d
     )
     assert item.y.shape == (1, 1, 721, 560) and item.geometry.sinogram_shape == (721, 560)
     x = item.geometry.operator().pseudo_inverse(item.y)
-    # Half a pixel of shift gives 0.997, a quarter of a degree 0.991, another orientation at most 0.97.
+    # Half a pixel of shift gives 0.997, a quarter of a degree 0.991, another orientation at most
+    # 0.97.
     assert metrics.correlation(x, item.reference).item() > 0.9995
     assert metrics.relative_error(x, item.reference).item() < 0.02, "the same unit, 1/mm"
     segmentation = metrics.otsu_segmentation(x)

@@ -101,10 +101,11 @@ def test_a_pair_of_header_and_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "NDims = 3\nDimSize = 10 12 6\nElementSpacing = 1.5 2 3\nElementType = MET_USHORT\nElementByteOrderMSB = True\n"
-        "ElementDataFile = LOCAL\n",
-        "ObjectType = Image\r\nNDims = 3\r\nBinaryDataByteOrderMSB = True\r\nElementSize = 1.5 2 3\r\nDimSize = 10 12 6\r\n"
-        "ElementType = MET_USHORT\r\nHeaderSize = -1\r\nElementDataFile = LOCAL\r\n",
+        "NDims = 3\nDimSize = 10 12 6\nElementSpacing = 1.5 2 3\nElementType = "
+        "MET_USHORT\nElementByteOrderMSB = True\nElementDataFile = LOCAL\n",
+        "ObjectType = Image\r\nNDims = 3\r\nBinaryDataByteOrderMSB = True\r\nElementSize = 1.5 2 "
+        "3\r\nDimSize = 10 12 6\r\nElementType = MET_USHORT\r\nHeaderSize = -1\r\nElementDataFile "
+        "= LOCAL\r\n",
     ],
 )
 def test_metaimage_headers_of_others(text: str, tmp_path: Path) -> None:

@@ -148,7 +148,8 @@ def test_a_ball_seen_from_eight_corners_has_its_radius_to_half_a_voxel() -> None
     )
     again = fuse_depth(views, depth, size, colors=colors)
     assert torch.equal(fused.distance, again.distance)
-    # Shifted, turned cameras and a box that is given: the same body in the same place; and what a mask leaves out is not there.
+    # Shifted, turned cameras and a box that is given: the same body in the same place; and what a
+    # mask leaves out is not there.
     half = fuse_depth(
         views,
         depth,

@@ -50,7 +50,8 @@ def test_a_straightened_picture_is_that_of_the_pinhole(lens: Lens) -> None:
     def pattern(rays: torch.Tensor) -> torch.Tensor:
         return 0.5 + 0.3 * torch.sin(6 * rays[..., 0]) * torch.cos(5 * rays[..., 1])
 
-    # What the lens sees at a pixel is the pattern along the ray that it bends there: inverted by Newton's fixed point.
+    # What the lens sees at a pixel is the pattern along the ray that it bends there: inverted by
+    # Newton's fixed point.
     rows, columns = torch.meshgrid(
         *(torch.arange(s, dtype=torch.float64) + 0.5 for s in size), indexing="ij"
     )

@@ -111,7 +111,8 @@ def test_ranges_are_those_of_a_wall() -> None:
     )
     assert float(alpha.min()) > 0.95
     expected = 4 / rays[..., 0:1]
-    # A Gaussian stands at the depth of its mean, and before faces at the sides that of its neighbours on the ray differs.
+    # A Gaussian stands at the depth of its mean, and before faces at the sides that of its
+    # neighbours on the ray differs.
     for name in ("range", "median_range"):
         assert (
             float((info[name] / expected - 1).abs().max()) < 0.1

@@ -31,7 +31,8 @@ def test_degenerate_neighbourhoods_have_some_normal():
 
 
 def test_a_plane_seen_along_lines_has_its_normal():
-    # Lines 0.4 m apart with a point every 2 cm: the sixteen nearest neighbours of a point all lie on its own line.
+    # Lines 0.4 m apart with a point every 2 cm: the sixteen nearest neighbours of a point all lie
+    # on its own line.
     along, lines = torch.meshgrid(torch.arange(0, 4, 0.02), torch.arange(0, 4, 0.4), indexing="ij")
     flat = torch.stack([along.flatten(), lines.flatten(), torch.zeros(along.numel())], 1)
     turn = rotation(torch.tensor([0.3, -0.5, 0.2]))

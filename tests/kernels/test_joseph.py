@@ -243,12 +243,10 @@ def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
 
 def test_warp_starts_silently_and_only_when_needed() -> None:
     code = (
-        "import sys, torch\n"
-        "from invtoolbox.kernels.tomography.joseph import project\n"
-        "from invtoolbox.kernels.tomography.rays import Rays\n"
-        "assert 'warp' not in sys.modules\n"
-        "one = torch.ones(1, 1, dtype=torch.float64)\n"
-        "project(torch.ones(1, 4, 4), Rays.through((one, one), (one, 2 * one), (4, 4), (1.0, 1.0)))\n"
+        "import sys, torch\nfrom invtoolbox.kernels.tomography.joseph import project\nfrom "
+        "invtoolbox.kernels.tomography.rays import Rays\nassert 'warp' not in sys.modules\none = "
+        "torch.ones(1, 1, dtype=torch.float64)\nproject(torch.ones(1, 4, 4), Rays.through((one, "
+        "one), (one, 2 * one), (4, 4), (1.0, 1.0)))\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "" and run.stderr == ""

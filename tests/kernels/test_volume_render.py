@@ -86,7 +86,8 @@ def test_it_renders_what_a_brute_force_renderer_does(degree: int) -> None:
         lower = Voxels(voxels.density.to(dtype), voxels.color.to(dtype), voxels.space)
         found = render_voxels(lower, o.to(dtype), d.to(dtype), step=0.07, stop=0.0)
         for name in ("color", "alpha", "depth", "thickness"):
-            # In float32 a sample on a face of the box may fall on its other side: density there is of order 1.
+            # In float32 a sample on a face of the box may fall on its other side: density there is
+            # of order 1.
             error = (getattr(found, name)[0].double() - getattr(wanted, name)).abs()
             assert float(error.quantile(0.97)) < tolerance, name
             if dtype == torch.float64:
@@ -163,7 +164,8 @@ def test_skipping_changes_nothing() -> None:
     sparse = voxels.space.keep_cells(occupied)
     kept = torch.zeros(voxels.space.shape, dtype=torch.bool)
     kept[2:5, 3:6, 1:5] = kept[11:15, 8:13, 7:11] = True
-    # In a cell that is not occupied the density is 0 only where none of its nodes is kept: the dense twin stops at the faces.
+    # In a cell that is not occupied the density is 0 only where none of its nodes is kept: the
+    # dense twin stops at the faces.
     density = torch.where(kept.flatten(), voxels.density, torch.full_like(voxels.density, -1e4))
     o, d = rays(cameras(3, size=(12, 12)))
     packed = Voxels(density[:, kept.flatten()], voxels.color[:, kept.flatten()], sparse)

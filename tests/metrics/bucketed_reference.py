@@ -1,8 +1,9 @@
 """The seeded sweeps on which our bucketed and three-way errors are compared with the package bucketed-scene-flow-eval, and its figures.
 
-``PYTHONPATH=FOLDER python -m tests.metrics.bucketed_reference`` writes ``bucketed_golden.json``, where FOLDER is what ``pip install
---no-deps --target FOLDER bucketed-scene-flow-eval==2.0.25`` made. What that package imports only to draw and to load is replaced by empty
-modules where it is missing; the computation of the errors needs none of it.
+``PYTHONPATH=FOLDER python -m tests.metrics.bucketed_reference`` writes ``bucketed_golden.json``,
+where FOLDER is what ``pip install --no-deps --target FOLDER bucketed-scene-flow-eval==2.0.25``
+made. What that package imports only to draw and to load is replaced by empty modules where it is
+missing; the computation of the errors needs none of it.
 """
 
 from __future__ import annotations

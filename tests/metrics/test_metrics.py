@@ -77,8 +77,8 @@ def test_border_is_a_crop_and_a_mask(metric) -> None:
         assert torch.equal(bordered, cropped)
         torch.testing.assert_close(metric(x, reference, mask=mask), cropped)
     else:
-        # Windows may see what lies outside: the border of SSIM is one of its map, beyond the five pixels of
-        # the window.
+        # Windows may see what lies outside: the border of SSIM is one of its map, beyond the five
+        # pixels of the window.
         wider = torch.zeros(x.shape[2:], dtype=torch.bool)
         wider[8:-8, 8:-8] = True
         torch.testing.assert_close(bordered, metric(x, reference, mask=wider))

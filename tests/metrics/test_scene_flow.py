@@ -68,7 +68,8 @@ def test_agrees_with_bucketed_scene_flow_eval_where_it_imports() -> None:
         figures = bucketed_reference.reference_figures()
     except ImportError as error:
         pytest.skip(
-            f"bucketed-scene-flow-eval does not import here ({error}); the golden figures stand in for it"
+            f"bucketed-scene-flow-eval does not import here ({error}); the golden figures stand in "
+            "for it"
         )
     assert_agrees(figures)
 

@@ -122,6 +122,7 @@ def test_argoverse_labels(data_dir: Path) -> None:
         for name in ("is_ground_0", "dynamic")
     )
     found = ground(points)
-    # The labels call ground what lies within 0.3 m of the map, feet of walls and cars with it; those are kept here.
+    # The labels call ground what lies within 0.3 m of the map, feet of walls and cars with it;
+    # those are kept here.
     assert found[truth].float().mean() > 0.9
     assert (~found)[dynamic & ~truth].float().mean() > 0.99

@@ -97,7 +97,8 @@ def test_a_pair_that_is_not_deskewed():
     prepared = prepare_pair(first, second)
     assert "first.bin: deskewed" in prepared.notes and "second.bin: deskewed" in prepared.notes
     torch.testing.assert_close(prepared.source, later[prepared.index].float(), atol=1e-4, rtol=0)
-    # The flow leads from the file to the file: each point of the first to where the second shows it.
+    # The flow leads from the file to the file: each point of the first to where the second shows
+    # it.
     flow = prepared.flow(torch.zeros_like(prepared.source))
     torch.testing.assert_close(first.points + flow, second.points, atol=1e-4, rtol=0)
 

@@ -124,7 +124,8 @@ def test_calling_twice_is_bitwise_equal_and_changes_nothing() -> None:
 
 
 def test_an_item_alone_is_bitwise_what_it_is_in_company() -> None:
-    # Rounding that depends on the batch is amplified by line searches, so it is kept out where that costs nothing.
+    # Rounding that depends on the batch is amplified by line searches, so it is kept out where that
+    # costs nothing.
     for shape in ((32, 30), (64, 64), (300, 200)):
         A, x = Blur(torch.rand(3, 3), shape), torch.rand(4, 1, *shape)
         for k in range(4):
@@ -270,7 +271,8 @@ def test_memory_stays_bounded() -> None:
     for call in (A, A.adjoint):
         with Largest() as largest:
             call(x)
-        # The answer itself is the largest; everything else is at most one padded plane of one channel.
+        # The answer itself is the largest; everything else is at most one padded plane of one
+        # channel.
         assert largest.made == x.nbytes
 
 

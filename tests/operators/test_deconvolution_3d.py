@@ -89,7 +89,8 @@ def test_the_bars_of_flowdec_become_sharper(data_dir: Path) -> None:
         torch.from_numpy(imread(folder / f"bars-25pct_{name}.tif").astype(np.float32))
         for name in ("data", "kernel", "actual")
     )
-    # The stacks have scales of their own, and were made smaller after the blur, so that 15 % stay unexplained.
+    # The stacks have scales of their own, and were made smaller after the blur, so that 15 % stay
+    # unexplained.
     A, y = (
         Blur3D(kernel / kernel.sum(), tuple(data.shape), "periodic"),
         data[None, None] / data.max(),

@@ -137,7 +137,8 @@ def test_a_real_trajectory_is_an_unknown_beside_a_complex_image() -> None:
         solution.parameters is not None and solution.parameters["trajectory"].dtype == torch.float64
     )
     assert solution.parameters["trajectory"].shape == (1, 30, 32, 2)
-    # Shifts of single samples and the image are not told apart, but together they explain what the wrong trajectory cannot.
+    # Shifts of single samples and the image are not told apart, but together they explain what the
+    # wrong trajectory cannot.
     known = it.solve(
         it.Problem(y, NonUniformFourier(wrong, (16, 16))),
         it.priors.Tikhonov(),
@@ -184,7 +185,8 @@ def test_wrong_trajectories_get_one_sentence() -> None:
         NonUniformFourier(torch.rand(3, 2), (8, 8)).with_parameters(trajectory=torch.rand(4, 2))
 
 
-# -- sampling -----------------------------------------------------------------------------------------------------------
+# -- sampling
+# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

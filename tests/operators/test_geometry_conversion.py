@@ -71,7 +71,8 @@ def blob(height: int, width: int) -> torch.Tensor:
     return torch.exp(-(i**2 / 60 + j**2 / 25))
 
 
-# -- ASTRA ----------------------------------------------------------------------------------------------------------
+# -- ASTRA
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["cone", "parallel3d"])
@@ -188,7 +189,8 @@ def test_astra_refusals() -> None:
         from_astra(shifted, window)
 
 
-# -- ODL ------------------------------------------------------------------------------------------------------------
+# -- ODL
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -241,7 +243,8 @@ def test_odl_refusals() -> None:
         to_odl(ConeBeam(**CONE, detector_shift=np.arange(12.0).reshape(6, 2) / 10))
 
 
-# -- TIGRE: the attributes of its geometry --------------------------------------------------------------------------
+# -- TIGRE: the attributes of its geometry
+# --------------------------------------------------------------------------
 
 
 def tigre(**further: Any) -> Any:
@@ -322,7 +325,8 @@ def test_tigre_refusals(monkeypatch: Any) -> None:
         to_tigre(ConeBeam(**CONE))
 
 
-# -- CIL: the attributes of its geometries, as its create_... functions set them ---------------------------------------
+# -- CIL: the attributes of its geometries, as its create_... functions set them
+# ---------------------------------------
 
 
 class Acquisition:
@@ -514,7 +518,8 @@ def test_cil_laminography_and_refusals(monkeypatch: Any) -> None:
     )
     A = from_cil(leaning.set_angles([0.0]).set_panel((19, 17)), image)
     assert isinstance(A, VectorScan)
-    # The axis leans towards the source: seen from the object, the source stands above the plane of rotation.
+    # The axis leans towards the source: seen from the object, the source stands above the plane of
+    # rotation.
     torch.testing.assert_close(A.vectors, trajectories.laminography([0.0], 40.0, 60.0, 0.2))
     with pytest.raises(InputError, match="parallel or cone beam, got"):
         from_cil(

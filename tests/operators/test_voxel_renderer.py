@@ -109,7 +109,8 @@ def test_a_refined_grid_renders_what_it_started_from() -> None:
     grid = VoxelGrid(x.space)
     finer, start = grid.refine({"density": x.density, "color": x.color}, 17, least_alpha=1e-3)
     assert finer.space.rows < 17**3
-    # Nodes of the finer grid that are those of the coarse one hold the same; between them both interpolate.
+    # Nodes of the finer grid that are those of the coarse one hold the same; between them both
+    # interpolate.
     assert torch.allclose(A(finer.decode(start)), A(x), atol=5e-3)
 
 

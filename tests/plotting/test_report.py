@@ -105,7 +105,8 @@ def test_a_posterior_is_shown_by_mean_deviation_samples_error_and_curves(
     )
     page = Page(solution.report(tmp_path / "r.html", reference=truth, calibration=calibration))
     assert_self_contained(page)
-    # Five pictures as ever, then mean, deviation, error and four samples, and sixteen samples behind the slider.
+    # Five pictures as ever, then mean, deviation, error and four samples, and sixteen samples
+    # behind the slider.
     assert len(page.sources) == batch * (5 + 7 + 16)
     assert (
         page.text.count("<b>Standard deviation</b>") == batch

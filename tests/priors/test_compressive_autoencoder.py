@@ -54,7 +54,8 @@ def test_the_densities_of_rounded_values_add_up_to_one() -> None:
         ]
     )
     at_zero = -density(torch.zeros(1, 2, 1, 1))
-    # log p(k, 0) + log p(0, l) = log p(0, 0) + log p(k) p(l): the two sums are p(0) of the other channel
+    # log p(k, 0) + log p(0, l) = log p(0, 0) + log p(k) p(l): the two sums are p(0) of the other
+    # channel
     assert float(apart.exp().sum(1).prod()) == pytest.approx(float(at_zero.exp()), rel=1e-4)
 
 

@@ -122,7 +122,8 @@ def test_a_denoiser_of_deepinv_is_a_prior() -> None:
         it.solve(problem, 0.5 * blind, "admm", progress=False)
 
 
-# -- total deep variation ---------------------------------------------------------------------------------------------------------------
+# -- total deep variation
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_the_mirror_has_its_transpose() -> None:
@@ -159,7 +160,8 @@ def test_total_deep_variation_keeps_the_contract() -> None:
         requires_grad=True,
     )
     assert torch.autograd.gradcheck(lone.energy, y) and torch.autograd.gradgradcheck(lone.energy, y)
-    # The filters have no mean, so what is added to every pixel does not count; an image in other units has the same energy.
+    # The filters have no mean, so what is added to every pixel does not count; an image in other
+    # units has the same energy.
     torch.testing.assert_close(lone.energy(y + 0.3), lone.energy(y), rtol=1e-5, atol=0)
     wide = TotalDeepVariation(lone.network, intensity_range=(-100.0, 300.0))
     torch.testing.assert_close(wide.energy(400 * y - 100), lone.energy(y))

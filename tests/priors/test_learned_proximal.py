@@ -116,7 +116,8 @@ def test_inversion_finds_where_the_prox_came_from_and_tells_how_well() -> None:
     torch.testing.assert_close(found.energy, energy, rtol=0, atol=1e-9)
     assert bool(found.converged.all()) and float(found.residual.max()) < 1e-6
     torch.testing.assert_close(prior.gradient(x), y - x, rtol=0, atol=1e-4)
-    # A softplus network alone has a bounded range: far outside of it R is infinite, and the bound says that it has not come to an end.
+    # A softplus network alone has a bounded range: far outside of it R is infinite, and the bound
+    # says that it has not come to an end.
     bounded = LearnedProximal(ConvexDense(1, 8, 2).double())
     outside = bounded.inverse(torch.full((1, 1), 1e3, dtype=torch.float64), max_iterations=20)
     assert float(outside.residual) > 1 and not bool(outside.converged)
@@ -197,7 +198,8 @@ def test_gradients_pass_where_the_image_asks_for_them_and_the_network_stays_as_i
     assert all(p.grad is None for p in network.parameters())
 
 
-# -- in solvers ------------------------------------------------------------------------------------------------------
+# -- in solvers
+# ------------------------------------------------------------------------------------------------------
 
 
 def blurred(dtype: torch.dtype = torch.float64) -> it.Problem:

@@ -267,7 +267,8 @@ def test_killed_and_resumed_is_bitwise_undisturbed(tmp_path: Path) -> None:
     assert torch.equal(one, other)
 
 
-# -- what the prior is worth -------------------------------------------------------------------------------------------------
+# -- what the prior is worth
+# -------------------------------------------------------------------------------------------------
 
 
 def boxes(seed: int, n: int = 700) -> tuple[Tensor, Tensor, Tensor]:
@@ -317,7 +318,8 @@ def test_fast_neural_scene_flow_finds_a_motion_of_the_whole() -> None:
     walls, poles = slice(0, 350), slice(350, 490)
     error = published.fast_nsf(source, target, patience=120, max_iterations=160, cell=0.2) - truth
     assert float(error[poles].mean(0).norm()) < 0.15
-    # Walls sampled anew say sharply how they moved across themselves; how far they slid along x is left to the network.
+    # Walls sampled anew say sharply how they moved across themselves; how far they slid along x is
+    # left to the network.
     assert float(error[walls].mean(0)[1:].norm()) < 0.15
 
 

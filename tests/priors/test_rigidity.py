@@ -238,7 +238,8 @@ def test_gaussians_that_move_rigidly_cost_nothing() -> None:
     aiap = AsIsometricAsPossible(6, covariances=S[0]).bind(p)
     reference = float(aiap.energy((flow(), S)))
     assert float(aiap.energy((moved, R @ S @ R.T)).abs()) < 1e-6 * reference
-    # The six numbers of the upper triangle, off-diagonal ones once, change by some per cent under the same motion.
+    # The six numbers of the upper triangle, off-diagonal ones once, change by some per cent under
+    # the same motion.
     i, j = NeighbourGraph.of_points(p[0], 6).edges
     six = torch.triu(torch.ones(3, 3, dtype=torch.bool))
     before, after = ((c[0, i] - c[0, j])[:, six].norm(dim=1) for c in (S, R @ S @ R.T))

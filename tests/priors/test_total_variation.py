@@ -66,8 +66,8 @@ def test_agrees_with_scikit_image() -> None:
     from skimage.restoration import denoise_tv_chambolle
 
     x = photograph()
-    # The fixed-point iteration of scikit-image converges slowly: at most it can come near our objective from
-    # above.
+    # The fixed-point iteration of scikit-image converges slowly: at most it can come near our
+    # objective from above.
     theirs = denoise_tv_chambolle(x[0, 0].numpy(), weight=0.1, eps=1e-9, max_num_iter=5000)
     ours = TotalVariation(tolerance=1e-6, max_iterations=5000).prox(x, 0.1)
     reference = objective(torch.from_numpy(theirs)[None, None], x, 0.1)

@@ -104,7 +104,8 @@ def test_wavelets_take_out_wide_stripes(
     wide[60:66], wide[120:124] = 0.1, -0.1
     left = remove_rings_by_wavelets(y + wide) - remove_rings_by_wavelets(y)
     assert float(left.mean(2).norm() / wide.norm()) < 0.65
-    # Stripes that nothing but the views' mean holds are what it removes; a sinogram without any mean structure stays.
+    # Stripes that nothing but the views' mean holds are what it removes; a sinogram without any
+    # mean structure stays.
     moving = torch.sin(
         2 * math.pi * (torch.arange(186) / 30 + 12 * torch.arange(150).unsqueeze(1) / 150)
     ).double()[None, None]
@@ -149,7 +150,8 @@ def test_the_tooth_loses_its_rings_and_keeps_its_edges(data_dir: Path) -> None:
     A, y = item.geometry.operator(), item.y
     repaired, _ = remove_rings(y)
     raw, clean = A.pseudo_inverse(y)[0, 0], A.pseudo_inverse(repaired)[0, 0]
-    # In the air about the tooth there are rings and noise only: the mean over each circle shows the rings.
+    # In the air about the tooth there are rings and noise only: the mean over each circle shows the
+    # rings.
     rows, columns = (torch.arange(n) - (n - 1) / 2 for n in raw.shape)
     radius = torch.hypot(rows[:, None], columns).round().long()
     air = (radius > 240) & (radius < 288)

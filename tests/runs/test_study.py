@@ -77,7 +77,8 @@ def test_a_worker_that_dies_over_an_item_takes_nothing_else_with_it(volume: Path
     study = it.map_slices(
         it.datasets.open(volume), deadly, "deadly", slices=[0, 1, 2], workers=2, progress=False
     )
-    # A neighbour may have been done by the worker that died before it could say so; then it is found to be there.
+    # A neighbour may have been done by the worker that died before it could say so; then it is
+    # found to be there.
     assert [r.outcome == "failed" for r in study.reports] == [
         False,
         True,

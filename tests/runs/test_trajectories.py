@@ -124,7 +124,8 @@ def test_tracks_follow_a_turning_car_and_a_standing_wall() -> None:
     tracks, truth = followed(Street())
     assert tracks.positions.shape == (7, 400, 3) and tracks.known.double().mean() > 0.98
     errors = trajectory_errors(tracks.positions, truth)
-    # The car turns by 17 degrees and goes 5 m; its sampled flow is interpolated between other points each time.
+    # The car turns by 17 degrees and goes 5 m; its sampled flow is interpolated between other
+    # points each time.
     assert (
         errors.final < 0.05
         and (tracks.positions[-1, :150] - truth[-1, :150]).norm(dim=1).max() < 0.4

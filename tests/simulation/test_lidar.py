@@ -373,7 +373,8 @@ def test_labels_are_those_that_the_boxes_give() -> None:
     sweep, after = quiet(rolling_shutter=False)[0], quiet(rolling_shutter=False)[1]
     exact, other = sweep.labels, flow_from_boxes(sweep, after, expansion=0.02)
     assert exact is not None and exact.instance is not None and other.instance is not None
-    # Boxes hold some ground and walls, and leave out what stands out of them; on what both say is of an object, they agree.
+    # Boxes hold some ground and walls, and leave out what stands out of them; on what both say is
+    # of an object, they agree.
     both = (exact.instance >= 0) & (other.instance >= 0) & other.valid
     assert int(both.sum()) > 200 and float(both.sum() / (exact.instance >= 0).sum()) > 0.9
     torch.testing.assert_close(other.flow[both], exact.flow[both], rtol=0, atol=1e-4)

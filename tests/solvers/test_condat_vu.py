@@ -47,7 +47,8 @@ def test_several_priors_agree_with_fista_and_with_pdhg() -> None:
 
 
 def test_two_split_priors_in_one_dimension_against_a_linear_program() -> None:
-    # min 1/2 |x - y|^2 + 2 |x|_1 + |D x|_1: soft thresholding of the TV prox (Friedman et al. 2007).
+    # min 1/2 |x - y|^2 + 2 |x|_1 + |D x|_1: soft thresholding of the TV prox (Friedman et al.
+    # 2007).
     y = torch.randn(2, 1, 15, generator=torch.Generator().manual_seed(0)) * 3
     problem = it.Problem(y, it.operators.Identity((1, 15)))
     eye = it.operators.Matrix(torch.eye(15), (1, 15), (1, 15))

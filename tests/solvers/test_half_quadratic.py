@@ -88,7 +88,8 @@ def test_a_fixed_penalty_minimises_with_the_envelope_in_place_of_the_prior(
 
 
 def test_denoising_by_the_modulus_has_a_closed_form() -> None:
-    # min 1/2 (x - y)^2 + huber(x): y shrunk by 1 outside of the corner, by the factor 1 / (1 + w / corner) inside.
+    # min 1/2 (x - y)^2 + huber(x): y shrunk by 1 outside of the corner, by the factor 1 / (1 + w /
+    # corner) inside.
     y = torch.tensor([[[4.0, 0.6, -0.2, -3.0]]])
     steps: list[Tensor] = []
     it.solve(

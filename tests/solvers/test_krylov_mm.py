@@ -118,8 +118,8 @@ def test_finds_the_minimiser(name: str, basis_size: int) -> None:
 
 
 def test_total_variation_is_smoothed_as_asked() -> None:
-    # Denoising has an exact answer, the prox; the minimum of the smoothed objective is at most lambda eps
-    # pixels above.
+    # Denoising has an exact answer, the prox; the minimum of the smoothed objective is at most
+    # lambda eps pixels above.
     y = blurred()[2] + 0.05 * torch.randn(
         1, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64
     )
@@ -265,8 +265,8 @@ def test_the_discrepancy_is_met_by_every_item(prior: ExplicitPrior) -> None:
 
 def test_a_target_out_of_reach_ends_all_the_same() -> None:
     problem, x = scan(1)
-    # The null space of this graph holds the true image and little else: no weight raises the discrepancy to
-    # 1.01 |noise|.
+    # The null space of this graph holds the true image and little else: no weight raises the
+    # discrepancy to 1.01 |noise|.
     flat = it.Problem(
         problem.operator((x > 0).float()) + problem.y - problem.operator(x),
         problem.operator,

@@ -136,7 +136,8 @@ def test_what_does_not_fit_is_said() -> None:
 
 
 def test_the_search_is_not_lost_in_rounding() -> None:
-    # A misfit of many thousand hides a bend of 1e-4 in float32; the step must not shrink because of it.
+    # A misfit of many thousand hides a bend of 1e-4 in float32; the step must not shrink because of
+    # it.
     x = torch.zeros(1, 1, 24, 20)
     x[..., 5:15, 4:12] = 1.0
     A = it.operators.Blur(torch.ones(5, 3) / 15, (24, 20))

@@ -193,7 +193,8 @@ def test_the_mean_of_langevin_under_a_mixture_is_that_of_the_mixture() -> None:
         it.data_terms.LeastSquares(noise_std=0.8),
     )
     exact = it.exact_posterior(one, prior)
-    # 300 chains side by side are items that see the same noise, so the chain has to be long; it jumps often enough.
+    # 300 chains side by side are items that see the same noise, so the chain has to be long; it
+    # jumps often enough.
     solver = it.solvers.UnadjustedLangevin(
         burn_in=100, max_iterations=2000, tolerance=0.0, step_size=0.05
     )

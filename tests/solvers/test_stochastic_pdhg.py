@@ -66,7 +66,8 @@ def test_a_consistent_system_against_its_solution() -> None:
 
 
 def test_a_pass_by_hand() -> None:
-    # One subset and no prior behind an operator: no draw matters, and it is PDHG with the extrapolation on the dual side.
+    # One subset and no prior behind an operator: no draw matters, and it is PDHG with the
+    # extrapolation on the dual side.
     M = torch.tensor([[1.0, 0.5], [0.0, 2.0], [1.0, 1.0]], dtype=torch.float64)
     y = torch.tensor([[[1.0, 2.0, 3.0]]], dtype=torch.float64)
     problem = it.Problem(y, it.operators.Matrix(M))

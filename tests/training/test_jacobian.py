@@ -95,7 +95,8 @@ def test_fitting_with_the_penalty_shrinks_singular_values() -> None:
         torch.randn(n, n, generator=drawn(1)) / 2, torch.randn(n, n, generator=drawn(2)) / 2
     )
     loss = JacobianNuclearNorm(L2(), 2 * weight, step=1e-2, probes=n)
-    # Of one axis the loss is 1/n |(W - M) e|^2 with e of squared length n, so the mean over the axes is 1/n |W - M|^2.
+    # Of one axis the loss is 1/n |(W - M) e|^2 with e of squared length n, so the mean over the
+    # axes is 1/n |W - M|^2.
     stages = [Stage(loss, 500, 3e-2, n), Stage(loss, 300, 3e-3, n)]
     network = train(start, Basis(M), stages, progress=False).network
     W = network[1].weight @ network[0].weight  # type: ignore[index]

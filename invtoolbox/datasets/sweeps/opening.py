@@ -145,8 +145,8 @@ def open_sweeps(
         reader = reader_of_folder(require_folder(path, "a lidar sequence"))
         if reader is None:
             raise InputError(
-                f"{path}: the folder is no lidar sequence that is known ({', '.join(SWEEP_READERS)}); give the folder of the "
-                "sweeps, or reader="
+                f"{path}: the folder is no lidar sequence that is known "
+                f"({', '.join(SWEEP_READERS)}); give the folder of the sweeps, or reader="
             )
     make = sweep_reader(reader)
     given = {
@@ -163,7 +163,8 @@ def open_sweeps(
     for name in given:
         if name not in taken:
             raise InputError(
-                f"the reader {reader!r} has no setting {name!r}; it has {', '.join(taken[1:]) or 'none'}"
+                f"the reader {reader!r} has no setting {name!r}; it has "
+                f"{', '.join(taken[1:]) or 'none'}"
             )
     opened = make(path, **given)
     if isinstance(opened, KittiSceneFlow):
@@ -173,7 +174,8 @@ def open_sweeps(
         )
     if not (hasattr(opened, "names") and hasattr(opened, "__len__")):
         raise InputError(
-            f"{path}: the reader {reader!r} reads no lidar sweeps; known are {', '.join(SWEEP_READERS)}"
+            f"{path}: the reader {reader!r} reads no lidar sweeps; known are "
+            f"{', '.join(SWEEP_READERS)}"
         )
     return opened
 

@@ -159,8 +159,8 @@ def parallel_backprojection(
     turn = arc_weights(angles, 2 * math.pi)
     if tilted and not turn.closed:
         raise InputError(
-            f"filtered back-projection of laminography needs a full turn, and the views of {A} cover "
-            f"{math.degrees(turn.length):.4g} degrees; {_ADVICE}"
+            f"filtered back-projection of laminography needs a full turn, and the views of {A} "
+            f"cover {math.degrees(turn.length):.4g} degrees; {_ADVICE}"
         )
     across = _cells(A.detector_shape[1], A.detector_spacing[1], angles) + p["detector_shift"][:, :1]
     size = min(n * length for n, length in zip(A.volume_shape[1:], A.voxel_size[1:])) / 2
@@ -220,14 +220,15 @@ def _redundancy(place: Tensor, arc: Arc, begin: Tensor, seen: float, name: str) 
     both, beyond = min(low, high), abs(high - low)
     if both <= cell / 2:
         raise InputError(
-            f"the panel of {name} never sees the axis of rotation, which analytic inversion needs; {_ADVICE}"
+            f"the panel of {name} never sees the axis of rotation, which analytic inversion needs; "
+            f"{_ADVICE}"
         )
     lopsided = _lopsided(place, seen)
     if not arc.closed:
         if lopsided:
             raise InputError(
-                f"the panel of {name} sees more of one side than of the other, and less than a full turn does not make up for "
-                f"that; {_ADVICE}"
+                f"the panel of {name} sees more of one side than of the other, and less than a "
+                f"full turn does not make up for that; {_ADVICE}"
             )
         # An arc that is long enough for the object, but not for the whole panel, misses nothing but
         # air.

@@ -131,7 +131,8 @@ class GaussianPair(AdaptivePrior):
             for name, rate in own.items()
         }
 
-    # -- Gaussians come and go -------------------------------------------------------------------------------------------
+    # -- Gaussians come and go
+    # -------------------------------------------------------------------------------------------
 
     @property
     def is_adaptive(self) -> bool:
@@ -141,7 +142,8 @@ class GaussianPair(AdaptivePrior):
         return self.members[0].adapts(iteration) or self._prunes(iteration)
 
     def _prunes(self, iteration: int) -> bool:
-        # With a strategy it happens while that acts, so that what it gathers is not thrown away in between.
+        # With a strategy it happens while that acts, so that what it gathers is not thrown away in
+        # between.
         strategy = self.members[0].strategy
         return (
             self.apart is not None
@@ -160,7 +162,8 @@ class GaussianPair(AdaptivePrior):
         parameters: dict[str, Tensor],
         info: dict[str, Intermediate],
     ) -> dict[str, Tensor]:
-        # The misfit is a mean over the channels of both, so each is pulled half as hard as it would be alone.
+        # The misfit is a mean over the channels of both, so each is pulled half as hard as it would
+        # be alone.
         pulled = {
             name: Intermediate(t.value, None if t.gradient is None else 2 * t.gradient)
             for name, t in info.items()

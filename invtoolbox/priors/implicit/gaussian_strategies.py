@@ -102,8 +102,8 @@ class DefaultStrategy(Strategy):
     ) -> dict[str, Tensor]:
         if "splats" not in info or info["splats"].gradient is None:
             raise InputError(
-                "DefaultStrategy needs an operator that says where Gaussians are pulled: operators.GaussianRenderer with "
-                "backend='own'; take MCMCStrategy for others"
+                "DefaultStrategy needs an operator that says where Gaussians are pulled: "
+                "operators.GaussianRenderer with backend='own'; take MCMCStrategy for others"
             )
         slope, size = info["splats"].gradient, info["size"].value
         assert slope is not None
@@ -215,7 +215,8 @@ class MCMCStrategy(Strategy):
         source = torch.where(place < count[:, None], source, -1)
         living = (source >= 0) & alive.gather(1, source.clamp_min(0))
         homeless = (place < wanted[:, None]) & ~living
-        # Every row draws, by the same numbers in all items, so that an item's draws do not depend on how many others need one.
+        # Every row draws, by the same numbers in all items, so that an item's draws do not depend
+        # on how many others need one.
         weight = torch.where(alive, opacity, 0.0).double().cumsum(1)
         draw = _uniform(rows, generator, logits)
         home = torch.searchsorted(weight, draw * weight[:, -1:], right=True).clamp_max(

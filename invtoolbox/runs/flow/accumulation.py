@@ -81,8 +81,8 @@ class Cells:
         cells = np.floor(points / self.side)
         if cells.size and not float(np.abs(cells).max()) < _HALF:
             raise InputError(
-                f"points reach {float(np.abs(points).max()):g} m, which is too far for cubes of {self.side:g} m; choose "
-                "larger ones, or leave far points out"
+                f"points reach {float(np.abs(points).max()):g} m, which is too far for cubes of "
+                f"{self.side:g} m; choose larger ones, or leave far points out"
             )
         x, y, z = (cells.astype(np.int64) + _HALF).T
         return (x << (2 * _BITS)) | (y << _BITS) | z
@@ -135,7 +135,8 @@ class Accumulation:
             )
         if not self.forget > self.max_range > 0:
             raise InputError(
-                f"max_range is {self.max_range} and forget {self.forget} m; give 0 < max_range < forget"
+                f"max_range is {self.max_range} and forget {self.forget} m; give 0 < max_range < "
+                "forget"
             )
 
 
@@ -188,7 +189,8 @@ def accumulate(steps: FlowSteps, settings: Accumulation | None = None) -> Iterat
     settings = settings or Accumulation()
     if not 0 <= settings.reference < len(steps):
         raise InputError(
-            f"the reference is sweep {settings.reference}; there are flows of {len(steps)}, so give 0 to {len(steps) - 1}"
+            f"the reference is sweep {settings.reference}; there are flows of {len(steps)}, so "
+            f"give 0 to {len(steps) - 1}"
         )
     yield from _static(steps, settings)
     yield from _moving(steps, settings)

@@ -49,15 +49,18 @@ def check_exports(
             )
     if "ply" in formats and not whole:
         raise InputError(
-            "a cloud is made of a whole sequence, whose sweeps follow each other; leave out the choice of items, or the cloud"
+            "a cloud is made of a whole sequence, whose sweeps follow each other; leave out the "
+            "choice of items, or the cloud"
         )
     if "av2-v1" in formats and masks is None:
         raise InputError(
-            "the challenge of 2023 asks for some points of each sweep; give its archive of masks (--masks), or another format"
+            "the challenge of 2023 asks for some points of each sweep; give its archive of masks "
+            "(--masks), or another format"
         )
     if any(name in CHALLENGES for name in formats) and sequence.reader == STREET:
         raise InputError(
-            "a challenge takes the flow of recorded sweeps, and this sequence is simulated; leave the format out"
+            "a challenge takes the flow of recorded sweeps, and this sequence is simulated; leave "
+            "the format out"
         )
 
 
@@ -133,7 +136,8 @@ def _write_challenge(
 def _nanoseconds(sweep: Sweep, name: str) -> int:
     if not name.isdigit():
         raise InputError(
-            f"{sweep.source}: a challenge names sweeps by their time in nanoseconds, and this one is named {name!r}"
+            f"{sweep.source}: a challenge names sweeps by their time in nanoseconds, and this one "
+            f"is named {name!r}"
         )
     return int(name)
 

@@ -86,7 +86,8 @@ class FlowJob:
         self.sequence.refuse_within(report.parent)
         if report.exists() and not (self.resume or self.overwrite):
             raise InputError(
-                f"{report} exists; give --overwrite to replace it, --resume to go on, or another name"
+                f"{report} exists; give --overwrite to replace it, --resume to go on, or another "
+                "name"
             )
         if report.parent != self.folder and not report.parent.is_dir():
             raise InputError(f"{report}: the folder {report.parent} does not exist; make it first")
@@ -155,7 +156,8 @@ def flow_sequence(
         method_named(method)  # refuses an unknown name here, not once per pair
     if len(opened) < 2:
         raise InputError(
-            f"{where}: flow goes from one sweep to the next, and there {'is one' if len(opened) else 'is none'}"
+            f"{where}: flow goes from one sweep to the next, and there "
+            f"{'is one' if len(opened) else 'is none'}"
         )
     chosen = parse_items(items, len(opened) - 1, f"{where}, whose last sweep has no successor,")
     description = {
@@ -261,6 +263,6 @@ def preparation_of(settings: Mapping[str, Any], where: str) -> Preparation:
 def _check_order(source: Sweep, target: Sweep) -> None:
     if (source.timestamp or target.timestamp) and target.timestamp <= source.timestamp:
         raise InputError(
-            f"{target.source}: measured at {target.timestamp:.9g} s, which is not after {source.timestamp:.9g} s of "
-            f"{source.source}; sort the sweeps by their time"
+            f"{target.source}: measured at {target.timestamp:.9g} s, which is not after "
+            f"{source.timestamp:.9g} s of {source.source}; sort the sweeps by their time"
         )

@@ -59,8 +59,8 @@ class SequencePath:
             entry = shelves.entries("datasets").get(str(name))
             if entry is None:
                 raise InputError(
-                    f"there is no folder or file {name}, and no data set of that name in the catalogue; `invtoolbox list "
-                    "datasets` shows those"
+                    f"there is no folder or file {name}, and no data set of that name in the "
+                    "catalogue; `invtoolbox list datasets` shows those"
                 )
             reader = reader or entry.read()["reader"]
             if reader == STREET:

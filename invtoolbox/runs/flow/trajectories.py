@@ -55,12 +55,14 @@ class FiledFlow:
         path = Path(self.folder).expanduser() / f"{self.sweeps.names[index]}.npz"
         if not path.is_file():
             raise InputError(
-                f"{path}: there is no flow of that sweep; estimate it first, or leave the sweeps after it out"
+                f"{path}: there is no flow of that sweep; estimate it first, or leave the sweeps "
+                "after it out"
             )
         found, sweep = read_flow(path), self.sweeps[index]
         if len(found) != len(sweep):
             raise InputError(
-                f"{path}: the flow of {len(found):,} points, and {sweep.source} has {len(sweep):,}; it belongs to another"
+                f"{path}: the flow of {len(found):,} points, and {sweep.source} has "
+                f"{len(sweep):,}; it belongs to another"
             )
         return FlowStep.of(sweep.points, found, sweep.pose)
 
@@ -266,7 +268,8 @@ def _measured(step: FlowStep) -> tuple[Tensor, Tensor, Tensor | None]:
         step.dynamic is not None and step.dynamic.shape != step.points.shape[:1]
     ):
         raise InputError(
-            f"{step.name}: {tuple(step.points.shape)} points and a flow of {tuple(step.flow.shape)} do not belong together"
+            f"{step.name}: {tuple(step.points.shape)} points and a flow of "
+            f"{tuple(step.flow.shape)} do not belong together"
         )
     residual = residual_flow(step.flow, step.points, step.ego_motion).to(torch.float64).cpu()
     known = residual.isfinite().all(1)

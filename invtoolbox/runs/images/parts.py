@@ -65,8 +65,8 @@ def read(file: SceneFile, source: Source, geometry: ScanGeometry | None = None) 
     opened = open_source(file, source, geometry)
     if not -len(opened) <= source.item < len(opened):
         raise InputError(
-            f"{file.path}: item {source.item} of {source.dataset or source.path} is asked for, and it has {len(opened)}, "
-            "counted from 0"
+            f"{file.path}: item {source.item} of {source.dataset or source.path} is asked for, and "
+            f"it has {len(opened)}, counted from 0"
         )
     return opened[source.item]
 
@@ -91,14 +91,16 @@ def open_source(
             )
         if reader in datasets.SWEEP_READERS:
             raise InputError(
-                f"{file.path}: the reader {reader!r} reads lidar sweeps, and no measurements of an image"
+                f"{file.path}: the reader {reader!r} reads lidar sweeps, and no measurements of an "
+                "image"
             )
         cls = datasets.READERS.get(reader) or lookup("readers", reader)
         taken = [p for p in inspect.signature(cls).parameters if p not in ("path", "geometry")]
         for key in source.options:
             if key not in taken:
                 raise InputError(
-                    f"{file.path}: the reader {reader!r} has no option {key!r}; it has {', '.join(taken) or 'none'}"
+                    f"{file.path}: the reader {reader!r} has no option {key!r}; it has "
+                    f"{', '.join(taken) or 'none'}"
                 )
         return cls(path, geometry, **source.options)
     return datasets.open_measurements(path, geometry, reader=reader)
@@ -147,8 +149,8 @@ def measure(file: SceneFile) -> Measured:
             raise InputError(f"{file.path}: views are chosen of a sinogram whose geometry is known")
         if operator is None or operator.name is None:
             raise InputError(
-                f"{file.path}: the measurements do not say how they were made; add [operator] with a name, "
-                "or the geometry of the scan"
+                f"{file.path}: the measurements do not say how they were made; add [operator] with "
+                "a name, or the geometry of the scan"
             )
         built = _operator(file, y, item.meta.get("pixel_size"))
     noise_std = wanted.noise_std if wanted.noise_std is not None else item.noise_std
@@ -214,7 +216,8 @@ def _operator(file: SceneFile, image: Tensor, pixel_size: Any, voxel_size: Any =
         if pixel_size is not None:
             if abs(pixel_size[0] - pixel_size[1]) > 1e-6 * pixel_size[0]:
                 raise InputError(
-                    f"{file.path}: pixels of {pixel_size[0]:g} by {pixel_size[1]:g} are not square; give pixel_size"
+                    f"{file.path}: pixels of {pixel_size[0]:g} by {pixel_size[1]:g} are not "
+                    "square; give pixel_size"
                 )
             fields["pixel_size"] = pixel_size[0]
         return _in_table(
@@ -224,7 +227,8 @@ def _operator(file: SceneFile, image: Tensor, pixel_size: Any, voxel_size: Any =
     if name in _SCANS_3D:
         if image.ndim != 5:
             raise InputError(
-                f"{file.path}: {name} takes a volume, and the data are {tuple(image.shape[1:])}; read all slices as one item "
+                f"{file.path}: {name} takes a volume, and the data are {tuple(image.shape[1:])}; "
+                "read all slices as one item "
                 'with options = { items = "volume" } and the reader\'s name'
             )
         fields = {"volume_shape": list(image.shape[-3:])}
@@ -271,7 +275,8 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], shape: tuple[int, i
         keep = table["keep"]
         if not isinstance(keep, (int, float)) or not 0 < keep <= 1:
             raise InputError(
-                f"{where}: keep is the share of pixels that are known, above 0 and at most 1, got {keep!r}"
+                f"{where}: keep is the share of pixels that are known, above 0 and at most 1, got "
+                f"{keep!r}"
             )
         generator = torch.Generator().manual_seed(int(table.get("seed", 0)))
         return torch.rand(shape, generator=generator) < keep
@@ -350,7 +355,8 @@ def prior_of(tables: Sequence[PriorTable], file: CheckedScene[Any]) -> Prior | N
         built = _in_table(make, f"{file.path}: [prior]")
         if not isinstance(built, Prior):
             raise InputError(
-                f"{file.path}: the plug-in {table.name!r} gave a {type(built).__name__}, not a prior"
+                f"{file.path}: the plug-in {table.name!r} gave a {type(built).__name__}, not a "
+                "prior"
             )
         part = table.weight * built if table.weight is not None else built
         total = part if total is None else total + part
@@ -392,7 +398,8 @@ def rule(file: SceneFile) -> float | str | WeightRule:
     for key in table.settings:
         if key not in taken:
             raise InputError(
-                f"{file.path}: the rule {table.rule!r} has no setting {key!r}; it has {', '.join(taken)}"
+                f"{file.path}: the rule {table.rule!r} has no setting {key!r}; it has "
+                f"{', '.join(taken)}"
             )
     return dataclasses.replace(chosen, **table.settings)
 
@@ -416,7 +423,8 @@ def _change(geometry: ScanGeometry, settings: Mapping[str, Any], where: str) -> 
     for key in settings:
         if key not in known:
             raise InputError(
-                f"{where} changes the geometry of the data, which has no field {key!r}; known: {', '.join(known)}"
+                f"{where} changes the geometry of the data, which has no field {key!r}; known: "
+                f"{', '.join(known)}"
             )
     changed: ScanGeometry = _in_table(lambda: dataclasses.replace(geometry, **settings), where)  # type: ignore[type-var]
     return changed

@@ -96,7 +96,8 @@ class Simulate(Source):
             raise ValueError("give the dataset or the path of the true image")
         if (self.noise is None) == (self.noise_std is None):
             raise ValueError(
-                "give the noise, as a share of the measurements, or noise_std, in their units; one of them"
+                "give the noise, as a share of the measurements, or noise_std, in their units; "
+                "one of them"
             )
         return self
 
@@ -115,7 +116,8 @@ class Measurements(Source):
     def _measured_or_simulated(self) -> Measurements:
         if self.is_given == (self.simulate is not None):
             raise ValueError(
-                "give measurements by dataset or path, or the table [measurements.simulate]; one of them"
+                "give measurements by dataset or path, or the table [measurements.simulate]; one "
+                "of them"
             )
         return self
 
@@ -152,8 +154,8 @@ class Solver(Named):
         if self.name is None and self.settings:
             key = next(iter(self.settings))
             raise ValueError(
-                f"{key} is a setting of some solver; give its name too (max_iterations, tolerance and time_limit "
-                "need none)"
+                f"{key} is a setting of some solver; give its name too (max_iterations, tolerance "
+                "and time_limit need none)"
             )
         return self
 

@@ -86,7 +86,8 @@ def parse_items(items: str | Sequence[int], count: int, where: str) -> list[int]
                 found = [int(p) for p in items.split(",")]
         except (ValueError, TypeError):
             raise InputError(
-                f"items are all, START:STOP, START:STOP:STEP or numbers joined by commas, got {items!r}"
+                "items are all, START:STOP, START:STOP:STEP or numbers joined by commas, got "
+                f"{items!r}"
             ) from None
     else:
         found = [int(k) for k in items]
@@ -177,7 +178,8 @@ class _Slices(Volume):
         first = np.asarray(study[0].arrays["x"])
         if first.ndim != 4 or first.shape[:2] != (1, 1):
             raise InputError(
-                f"{study.file(0)}: an image of shape {first.shape} is no slice of a volume; give a folder as --output"
+                f"{study.file(0)}: an image of shape {first.shape} is no slice of a volume; give a "
+                "folder as --output"
             )
         shape = (len(study), first.shape[2], first.shape[3])
         super().__init__(study.folder, shape, Grid(unit="voxel"), "as computed")
@@ -263,8 +265,8 @@ def run_study(
                 update(reports[k])
         except KeyboardInterrupt:
             raise Interrupted(
-                f"stopped; {len(reports)} of {len(items)} results are in {folder}, and --resume (resume=True) goes on "
-                "from them"
+                f"stopped; {len(reports)} of {len(items)} results are in {folder}, and --resume "
+                "(resume=True) goes on from them"
             ) from None
     return _finish(folder, names, reports, kept)
 
@@ -405,20 +407,21 @@ def _prepare(
     if known and existing:
         if not resume:
             raise InputError(
-                f"{folder} holds a study already ({len(existing)} of {len(known.get('items', names))} results); give "
-                "--resume to go on from it, --overwrite to replace it, or another --output"
+                f"{folder} holds a study already ({len(existing)} of "
+                f"{len(known.get('items', names))} results); give --resume to go on from it, "
+                "--overwrite to replace it, or another --output"
             )
         before = known.get("description")
         if before != content:
             first = differences(before, content, within_lists=False)[0] or "the description"
             raise InputError(
-                f"{folder} holds another study ({first} differs); resume it with the same settings and data, or give "
-                "--overwrite to start anew"
+                f"{folder} holds another study ({first} differs); resume it with the same settings "
+                "and data, or give --overwrite to start anew"
             )
     elif existing and not overwrite:
         raise InputError(
-            f"{folder / existing[0]}{suffix} exists, and no study.json describes it; give another --output, or "
-            "--overwrite to replace it"
+            f"{folder / existing[0]}{suffix} exists, and no study.json describes it; give another "
+            "--output, or --overwrite to replace it"
         )
     if overwrite:
         notes.unlink(missing_ok=True)

@@ -81,21 +81,23 @@ def _client(workers: int, cluster: str | None, threads: int) -> Iterator[Any]:
         from invtoolbox.core.environment import how_to_get
 
         raise MissingDependency(
-            f"several workers need dask[distributed], which is not installed; {how_to_get('cluster')}"
+            "several workers need dask[distributed], which is not installed; "
+            f"{how_to_get('cluster')}"
         ) from error
     if cluster is not None:
         try:
             client = distributed.Client(cluster, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise InputError(
-                f"no Dask scheduler answers at {cluster} ({' '.join(str(error).split())[:100]}); start one with "
-                "`dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`"
+                f"no Dask scheduler answers at {cluster} ({' '.join(str(error).split())[:100]}); "
+                "start one with `dask scheduler`, and workers with `dask worker ADDRESS "
+                "--nthreads 1`"
             ) from error
         with client:
             if not client.nthreads():
                 raise InputError(
-                    f"the Dask scheduler at {cluster} has no workers; start some with `dask worker {cluster} "
-                    "--nthreads 1`"
+                    f"the Dask scheduler at {cluster} has no workers; start some with `dask worker "
+                    f"{cluster} --nthreads 1`"
                 )
             yield client
         return

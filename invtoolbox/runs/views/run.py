@@ -186,8 +186,8 @@ def _notes(photographs: Photographs, look: Look) -> tuple[str, ...]:
     if skipped:
         shown = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
         notes.append(
-            f"{len(skipped)} of {len(skipped) + len(photographs.train) + len(photographs.held)} frames have no picture and were "
-            f"skipped: {shown}"
+            f"{len(skipped)} of {len(skipped) + len(photographs.train) + len(photographs.held)} "
+            f"frames have no picture and were skipped: {shown}"
         )
     if not len(photographs.held):
         notes.append(
@@ -195,7 +195,8 @@ def _notes(photographs: Photographs, look: Look) -> tuple[str, ...]:
         )
     if _is_empty(look):
         notes.append(
-            "nothing is visible in any of the views that are evaluated: the scene is empty there; check that low and high contain it"
+            "nothing is visible in any of the views that are evaluated: the scene is empty there; "
+            "check that low and high contain it"
         )
     return tuple(notes)
 
@@ -382,8 +383,8 @@ def lead(outcome: ViewOutcome, photographs: Photographs) -> str:
     which = f"{len(outcome.names)} held-out views" if outcome.held_out else "the views themselves"
     quality = f"; {outcome.mean('psnr'):.2f} dB on {which}" if "psnr" in outcome.metrics else ""
     return (
-        f"{solution.model.describe(solution.x)} from {len(photographs.train)} views of {width} x {height} pixels, {steps:,} iterations "
-        f"in {solution.seconds:.0f} s{quality}."
+        f"{solution.model.describe(solution.x)} from {len(photographs.train)} views of {width} x "
+        f"{height} pixels, {steps:,} iterations in {solution.seconds:.0f} s{quality}."
     )
 
 

@@ -130,8 +130,8 @@ class ViewScene(Table):
         found = [table.name for table in self.prior if table.name in MODELS]
         if len(found) != 1:
             raise ValueError(
-                f"a scene of views needs one prior that represents it, out of {', '.join(MODELS)}, and has "
-                f"{' and '.join(found) or 'none'}"
+                f"a scene of views needs one prior that represents it, out of {', '.join(MODELS)}, "
+                f"and has {' and '.join(found) or 'none'}"
             )
         return self
 
@@ -252,7 +252,8 @@ def read_view_scene(
         return ViewSceneFile(folder.resolve().name, folder, check(ViewScene, folder, content))
     if model is not None:
         raise InputError(
-            f"{scene} is a scene file, which contains the representation of the scene; leave --model out"
+            f"{scene} is a scene file, which contains the representation of the scene; leave "
+            "--model out"
         )
     return ViewSceneFile.read(ViewScene, scene, overrides)
 
