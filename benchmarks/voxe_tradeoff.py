@@ -212,7 +212,8 @@ def main() -> None:
             table[name] = figures(edited(tie, oracle, arguments.iterations))
             f = table[name]
             print(
-                f"{name:32}{f['front']:9.2f}{f['back']:9.2f}{f['correlation']:9.4f}{f['hat']:9.3f}{f['holes']:9.4f}   {time.monotonic() - began:.1f} s",
+                f"{name:32}{f['front']:9.2f}{f['back']:9.2f}{f['correlation']:9.4f}{f['hat']:9.3f}{f['holes']:9.4f}"
+                f"   {time.monotonic() - began:.1f} s",
                 flush=True,
             )
         free, pinned = table["none"], [table[f"distance of pictures {w:g}"] for w in JUDGED]

@@ -93,7 +93,7 @@ class Problem(Settings):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Shape ``(channel, *space)`` of ``x``; a channelwise operator takes channels from ``y``."""
+        """Shape ``(channel, *space)`` of ``x``; channelwise operators take channels from ``y``."""
         domain = self.operator.domain_shape
         return (self.y0.shape[1], *domain[1:]) if self.operator.channelwise else tuple(domain)
 

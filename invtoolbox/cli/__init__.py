@@ -75,7 +75,8 @@ def parser() -> argparse.ArgumentParser:
 
     top = Parser(
         prog="invtoolbox",
-        description="Solve inverse problems from the command line: reconstruct a sinogram, deblur a photograph, estimate the scene flow\n"
+        description="Solve inverse problems from the command line: reconstruct a sinogram, deblur "
+        "a photograph, estimate the scene flow\n"
         "of lidar sweeps, run a scene file.",
         epilog="examples:\n"
         "  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n  invtoolbox "

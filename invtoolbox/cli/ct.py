@@ -25,7 +25,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "ct",
         help="reconstruct a sinogram, or the projections of a 3D scan",
-        description="Reconstruct a 2D parallel or fan-beam sinogram, or the projections of a cone or parallel beam onto a panel.\n"
+        description="Reconstruct a 2D parallel or fan-beam sinogram, or the projections of a cone "
+        "or parallel beam onto a panel.\n"
         "HTC2022 .mat files and DXchange .h5 files contain their geometry; arrays (.npy, .npz, "
         ".h5, .tif) need a geometry\nfile.",
         epilog="examples:\n"
@@ -82,7 +83,8 @@ def add(commands: Any) -> None:
     scan.add_argument(
         "--center",
         metavar="COLUMN",
-        help="detector column onto which the axis of rotation projects, counted from 0 at the centre of the first column; "
+        help="detector column onto which the axis of rotation projects, counted from 0 at the "
+        "centre of the first column; "
         "auto estimates it (parallel beam)",
     )
     scan.add_argument(

@@ -39,7 +39,8 @@ def add(commands: Any) -> None:
         "--kernel",
         required=True,
         metavar="KERNEL",
-        help="a file (PNG, TIFF, .npy, Levin's .mat), which is scaled to the sum 1, or gaussian:WIDTH with the standard "
+        help="a file (PNG, TIFF, .npy, Levin's .mat), which is scaled to the sum 1, or "
+        "gaussian:WIDTH with the standard "
         "deviation in pixels",
     )
     blur.add_argument(
@@ -53,7 +54,8 @@ def add(commands: Any) -> None:
         "--boundary",
         default="reflect",
         choices=("reflect", "periodic", "valid", "zero"),
-        help="values beyond the edge of the picture; valid assumes nothing and gives a picture that is larger by the size "
+        help="values beyond the edge of the picture; valid assumes nothing and gives a picture "
+        "that is larger by the size "
         "of the kernel (default: reflect)",
     )
     job.add_options(parser, prior="tv", output="PICTURE_deblurred.png in this folder")

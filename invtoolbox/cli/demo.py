@@ -100,7 +100,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "demo",
         help="compare methods on a CT slice, a photograph and a street, in a minute",
-        description="Simulate a noisy fan-beam scan of a real CT slice (from pydicom) and a blurred, noisy photograph (from\n"
+        description="Simulate a noisy fan-beam scan of a real CT slice (from pydicom) and a "
+        "blurred, noisy photograph (from\n"
         "scikit-image), reconstruct both with several methods, estimate the motion between two "
         "sweeps of a simulated\nlidar, and write a page that compares the methods. Nothing is "
         "downloaded, and the seed is fixed.",

@@ -23,7 +23,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "flow",
         help="estimate the motion of every point of a lidar sequence",
-        description="Estimate scene flow: the displacement of every point of every sweep to the next sweep. SEQUENCE is a folder of\n"
+        description="Estimate scene flow: the displacement of every point of every sweep to the "
+        "next sweep. SEQUENCE is a folder of\n"
         ".bin, .pcd, .ply, .npy or .npz sweeps, of KITTI, Argoverse 2, nuScenes or Ouster; or the "
         "name of a data set or\nof a scene of the catalogue. One result file per sweep is written "
         "to the folder --out; the last sweep has no\nsuccessor, and so no result. A sweep that "
@@ -51,7 +52,8 @@ def add(commands: Any) -> None:
     data.add_argument(
         "--poses",
         metavar="FILE",
-        help="poses in the world, one per line (KITTI or TUM): poses of the sensor, or of a camera with "
+        help="poses in the world, one per line (KITTI or TUM): poses of the sensor, or of a "
+        "camera with "
         "--option calibration=FILE; none to read no poses",
     )
     data.add_argument(
@@ -59,12 +61,14 @@ def add(commands: Any) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="further option of the reader, such as rate=20, times=times.txt or, for the street, sweeps=50",
+        help="further option of the reader, such as rate=20, times=times.txt or, for the street, "
+        "sweeps=50",
     )
     data.add_argument(
         "--items",
         metavar="ITEMS",
-        help="choice of sweeps: all, START:STOP:STEP, or numbers separated by commas, counted from 0 "
+        help="choice of sweeps: all, START:STOP:STEP, or numbers separated by commas, counted "
+        "from 0 "
         "(default: all)",
     )
     method = parser.add_argument_group("method")
@@ -76,7 +80,8 @@ def add(commands: Any) -> None:
     method.add_argument(
         "--ego-motion",
         choices=("auto", "poses", "icp", "none"),
-        help="motion of the sensor: from its poses, from a registration of the points (icp), or none (default: auto, poses "
+        help="motion of the sensor: from its poses, from a registration of the points (icp), or "
+        "none (default: auto, poses "
         "if there are any)",
     )
     method.add_argument(
@@ -88,7 +93,8 @@ def add(commands: Any) -> None:
         "--max-range",
         type=float,
         metavar="M",
-        help="distance in metres beyond which points are assumed to stand still in the world (default: none)",
+        help="distance in metres beyond which points are assumed to stand still in the world "
+        "(default: none)",
     )
     method.add_argument(
         "--seed", type=int, metavar="N", help="seed of the method's random draws (default: 0)"
@@ -106,7 +112,8 @@ def add(commands: Any) -> None:
         "--format",
         choices=("npz", *_CHALLENGES),
         default="npz",
-        help="av2-v1, av2-v2 and av2-v3 also write the files of the Argoverse 2 challenges (default: npz alone)",
+        help="av2-v1, av2-v2 and av2-v3 also write the files of the Argoverse 2 challenges "
+        "(default: npz alone)",
     )
     results.add_argument(
         "--masks", metavar="FILE", help="archive of the masks of the challenge of 2023, for av2-v1"
@@ -120,7 +127,8 @@ def add(commands: Any) -> None:
     results.add_argument(
         "--cloud",
         action="store_true",
-        help="also write the sequence as one dense cloud, cloud.ply: the static map, and the moving things, carried "
+        help="also write the sequence as one dense cloud, cloud.ply: the static map, and the "
+        "moving things, carried "
         "along their flow to the first sweep",
     )
     results.add_argument(

@@ -11,7 +11,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "info",
         help="show versions, devices, threads and missing extras",
-        description="Show versions, devices, threads, the folders in use, and the optional packages that are missing.",
+        description="Show versions, devices, threads, the folders in use, and the optional "
+        "packages that are missing.",
         epilog="example:\n  invtoolbox info",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

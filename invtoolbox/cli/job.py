@@ -55,12 +55,14 @@ def add_options(parser: argparse.ArgumentParser, prior: str, output: str) -> Non
         "--prior",
         default=prior,
         metavar="NAMES",
-        help=f"names of priors, separated by commas; see `invtoolbox list priors` (default: {prior}; none for least squares)",
+        help="names of priors, separated by commas; see `invtoolbox list priors` (default: "
+        f"{prior}; none for least squares)",
     )
     method.add_argument(
         "--solver",
         metavar="NAME",
-        help="name of a solver; see `invtoolbox list solvers` (default: a solver that fits the problem)",
+        help="name of a solver; see `invtoolbox list solvers` (default: a solver that fits the "
+        "problem)",
     )
     method.add_argument(
         "--regularization",
@@ -72,7 +74,8 @@ def add_options(parser: argparse.ArgumentParser, prior: str, output: str) -> Non
         "--noise-std",
         type=float,
         metavar="STD",
-        help="standard deviation of the noise, in the units of the measurements (default: estimated from them)",
+        help="standard deviation of the noise, in the units of the measurements (default: "
+        "estimated from them)",
     )
     method.add_argument(
         "--max-iterations",

@@ -14,7 +14,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "list",
         help="list priors, solvers, data sets, scenes and other names",
-        description="List the names that the API, scene files and the command line understand: classes of the toolbox, plug-ins, and\n"
+        description="List the names that the API, scene files and the command line understand: "
+        "classes of the toolbox, plug-ins, and\n"
         "entries of the catalogue (in its folders in the current directory, and in the folders of "
         "the toolbox).",
         epilog="examples:\n  invtoolbox list\n  invtoolbox list priors",

@@ -19,7 +19,8 @@ def add_overrides(parser: argparse.ArgumentParser, what: str) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help=f"change a key of the {what}, given by its dotted name, to a TOML value or a plain word",
+        help=f"change a key of the {what}, given by its dotted name, to a TOML value or a plain "
+        "word",
     )
 
 
@@ -57,7 +58,8 @@ def add_workers(group: Any) -> None:
     group.add_argument(
         "--cluster",
         metavar="ADDRESS",
-        help="address of a Dask scheduler whose workers are used instead, for example tcp://host:8786",
+        help="address of a Dask scheduler whose workers are used instead, for example "
+        "tcp://host:8786",
     )
     group.add_argument(
         "--threads",

@@ -19,7 +19,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "run",
         help="run a scene file",
-        description="Run a scene file of any kind: images or scans, which are read or simulated and then reconstructed; a sequence\n"
+        description="Run a scene file of any kind: images or scans, which are read or simulated "
+        "and then reconstructed; a sequence\n"
         "of lidar sweeps, whose flow is estimated; photographs, from which a 3D scene is found "
         "(see `invtoolbox\nreconstruct`); or a mesh, which is deformed.",
         epilog="examples:\n"
@@ -51,7 +52,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "reconstruct",
         help="find a 3D scene from photographs",
-        description="Find a 3D scene, as voxels or as Gaussians, from photographs with known cameras: a folder of photographs, or\n"
+        description="Find a 3D scene, as voxels or as Gaussians, from photographs with known "
+        "cameras: a folder of photographs, or\n"
         "a scene file with a table [views]. The model, the held-out views, and their PSNR and "
         "SSIM are written.",
         epilog="examples:\n"

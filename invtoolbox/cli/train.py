@@ -13,7 +13,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="train a prior from a recipe",
-        description="Train the network of a recipe, and write weights, card, model card and learning curve to priors/NAME in the current\n"
+        description="Train the network of a recipe, and write weights, card, model card and "
+        "learning curve to priors/NAME in the current\n"
         'directory, where `it.priors.load("NAME")` and scene files find them. An interrupted training that is started\n'
         "again continues from its checkpoints, and ends with the same weights.",
         epilog="a recipe, lpn-small.toml:\n"

@@ -1,5 +1,8 @@
-"""Data sets: one reader a format, each anything with ``__len__`` and ``__getitem__`` that gives a
-`Measurement`, or a lidar `Sweep`."""
+"""Readers of data sets, one per format.
+
+A data set is any object with ``__len__`` and ``__getitem__`` whose items are `Measurement`s or lidar
+`Sweep`s.
+"""
 
 from __future__ import annotations
 

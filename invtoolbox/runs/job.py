@@ -171,7 +171,8 @@ def differences(before: Any, now: Any, key: str = "", within_lists: bool = True)
         within_lists: whether lists of equal length are compared item by item; their keys then end
             in numbers.
 
-    >>> differences({"solver": {"name": "fista", "steps": [1, 2]}}, {"solver": {"name": "admm", "steps": [1, 3]}, "seed": 0})
+    >>> before = {"solver": {"name": "fista", "steps": [1, 2]}}
+    >>> differences(before, {"solver": {"name": "admm", "steps": [1, 3]}, "seed": 0})
     ['seed', 'solver.name', 'solver.steps.1']
     """
     if isinstance(before, dict) and isinstance(now, dict):

@@ -5,7 +5,8 @@ by voxel with the weight ``1 / U^2``, where ``U`` is the distance from the sourc
 ray, 1 at the axis. For a flat panel (u and v from the foot of the central ray, ``S`` =
 source_origin, ``P`` = source_detector):
 
-.. math:: f(x) = \int w(t, u) \, U^{-2} \Big[ h * \frac{P \, (1 + a u / (S P))}{\sqrt{P^2 + u^2 + v^2}} \, y(t, \cdot, v) \Big]
+.. math:: f(x) = \int w(t, u) \, U^{-2}
+          \Big[ h * \frac{P \, (1 + a u / (S P))}{\sqrt{P^2 + u^2 + v^2}} \, y(t, \cdot, v) \Big]
           \big(u(x, t)\big) \, dt
 
 with ``a`` the shift of the axis. Sources: Feldkamp, Davis and Kress 1984, J. Opt. Soc. Am. A 1(6);
