@@ -33,8 +33,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-# -- deepinv: our operators in its reconstructors and trainers
-# ------------------------------------------------------------
+# -- deepinv: our operators in its reconstructors and trainers -------------------------------------
 
 
 def test_deepinvs_reconstructor_with_our_scan_finds_our_minimiser() -> None:
@@ -113,8 +112,7 @@ def test_a_gradient_flows_through_our_operator_inside_deepinv() -> None:
     torch.testing.assert_close(x.grad, 2 * scan(16, 12).normal(phantom(16)), rtol=1e-4, atol=1e-3)
 
 
-# -- deepinv: its physics and denoisers in our solvers
-# ---------------------------------------------------------------------
+# -- deepinv: its physics and denoisers in our solvers ---------------------------------------------
 
 
 def test_deepinvs_mri_and_ours_have_one_minimiser() -> None:
@@ -196,8 +194,7 @@ def test_a_network_of_deepinv_takes_the_noise_level_of_each_item() -> None:
     torch.testing.assert_close(both[1:], alone, rtol=0, atol=1e-5)
 
 
-# -- SciPy and PyLops
-# ------------------------------------------------------------------------------------------------------
+# -- SciPy and PyLops ------------------------------------------------------------------------------
 
 
 def test_a_sparse_matrix_in_a_whole_solve_is_scipys_answer() -> None:
@@ -263,8 +260,7 @@ def test_a_pylops_operator_behind_ours_in_a_solve() -> None:
     )
 
 
-# -- ASTRA and ODL
-# ---------------------------------------------------------------------------------------------------------
+# -- ASTRA and ODL ---------------------------------------------------------------------------------
 
 
 def test_astras_optomo_reconstructs_as_the_scan_of_its_geometry() -> None:
@@ -324,8 +320,7 @@ def test_an_odl_scan_and_ours_reconstruct_the_same() -> None:
     assert relative(solution.x, phantom()) < 0.1
 
 
-# -- NumPy
-# -----------------------------------------------------------------------------------------------------------------
+# -- NumPy -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

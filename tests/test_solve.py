@@ -260,8 +260,7 @@ def test_coordinate_network_fits_a_batch_and_each_item_alone() -> None:
     assert float((lone.x[0] - whole.x[1]).norm() / lone.x.norm()) < 1e-3
 
 
-# -- what is refused, before the first iteration
-# -----------------------------------------------------------------------
+# -- what is refused, before the first iteration ---------------------------------------------------
 
 
 def test_bad_input_is_named() -> None:
@@ -310,8 +309,7 @@ def test_a_denoiser_of_one_level_takes_no_weight() -> None:
     )
 
 
-# -- checkpoints
-# ---------------------------------------------------------------------------------------------------------
+# -- checkpoints -----------------------------------------------------------------------------------
 
 RUN = """
     import sys, time, torch
@@ -382,8 +380,7 @@ def test_a_solution_survives_save_and_load(tmp_path: Path) -> None:
         it.Solution.load(tmp_path / "broken.h5")
 
 
-# -- derivatives
-# ------------------------------------------------------------------------------------------------------------
+# -- derivatives -----------------------------------------------------------------------------------
 
 
 def test_implicit_derivatives_agree_with_differences() -> None:

@@ -135,7 +135,7 @@ class DataTerm(Settings, ABC):
         """
         return y if isinstance(y, Tensor) and (self.is_quadratic or self.is_of_residual) else None
 
-    # -- the noise, for the discrepancy principle -------------------------------------------------
+    # -- the noise, for the discrepancy principle --------------------------------------------------
 
     def discrepancy(self, prediction: Any, y: Any) -> Tensor:
         """Compute the misfit on the scale of `expected_discrepancy`, shape ``(batch,)``."""
@@ -157,7 +157,7 @@ class DataTerm(Settings, ABC):
         """
         return None
 
-    # -- checks, and methods called by the loop ---------------------------------------------------
+    # -- checks, and methods called by the loop ----------------------------------------------------
 
     def check(self, y: Any) -> None:
         """Raise an `InputError` if ``y`` cannot be measurements of this kind."""

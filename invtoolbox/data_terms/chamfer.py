@@ -130,7 +130,7 @@ class Chamfer(DataTerm):
         )
         return kept if kept is not None and fits else Tree(y)
 
-    # -- methods called by the loop ---------------------------------------------------------------
+    # -- methods called by the loop ----------------------------------------------------------------
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         return self.build_trees(problem.y)
@@ -252,7 +252,7 @@ class RolloutChamfer(DataTerm):
         beyond = (length(step) - self.limit).clamp_min(0)
         return (beyond + 0.5 * beyond.square()).mean(1)
 
-    # -- methods called by the loop ---------------------------------------------------------------
+    # -- methods called by the loop ----------------------------------------------------------------
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         other = copy.copy(self)

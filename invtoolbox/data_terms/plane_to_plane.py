@@ -159,7 +159,7 @@ class PlaneToPlane(DataTerm):
         )
         return Surface.of(points, times, self.time_scale, self.along)
 
-    # -- methods called by the loop ---------------------------------------------------------------
+    # -- methods called by the loop ----------------------------------------------------------------
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         if self._surfaces:

@@ -108,7 +108,7 @@ class _Robust(ResidualTerm):
             count = (self.weights > 0).to(y.device).expand_as(y).flatten(1).sum(1)
         return (count * _dimensions(y)).sqrt()
 
-    # -- helpers ----------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     def _scale(self, residual: Tensor) -> Tensor:
         """Compute ``|r| / noise_std``."""

@@ -358,7 +358,7 @@ class LinearOperator(Operator):
         )
 
 
-# -- helpers shared by operators, priors and solvers: one definition of "per item" ---------------
+# -- helpers shared by operators, priors and solvers: one definition of "per item" -----------------
 
 
 #: Number of values in one dot product.

@@ -177,8 +177,7 @@ def test_a_physics_without_a_shape_says_what_to_do() -> None:
         it.as_operator(DeepinvBlur(filter=torch.rand(1, 1, 3, 3)))
 
 
-# -- SciPy and PyLops
-# --------------------------------------------------------------------------------------------------
+# -- SciPy and PyLops ------------------------------------------------------------------------------
 
 
 def test_pylops() -> None:
@@ -227,8 +226,7 @@ def test_gradients_pass_through_scipy() -> None:
     torch.testing.assert_close(mapped[1], 2 * A(x.detach()))
 
 
-# -- matrices and functions
-# ------------------------------------------------------------------------------------------
+# -- matrices and functions ------------------------------------------------------------------------
 
 
 def test_dense_matrices() -> None:
@@ -295,8 +293,7 @@ def test_an_operator_stays_itself() -> None:
     assert it.as_operator(A) is A and it.as_operator(it.to_deepinv(A)) is A
 
 
-# -- back to deepinv
-# ---------------------------------------------------------------------------------------------------
+# -- back to deepinv -------------------------------------------------------------------------------
 
 
 def test_deepinvs_own_reconstructor_gives_the_same_with_our_blur_as_with_theirs() -> None:

@@ -185,8 +185,7 @@ def test_wrong_trajectories_get_one_sentence() -> None:
         NonUniformFourier(torch.rand(3, 2), (8, 8)).with_parameters(trajectory=torch.rand(4, 2))
 
 
-# -- sampling
-# -----------------------------------------------------------------------------------------------------------
+# -- sampling --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

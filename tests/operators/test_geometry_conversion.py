@@ -71,8 +71,7 @@ def blob(height: int, width: int) -> torch.Tensor:
     return torch.exp(-(i**2 / 60 + j**2 / 25))
 
 
-# -- ASTRA
-# ----------------------------------------------------------------------------------------------------------
+# -- ASTRA -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["cone", "parallel3d"])
@@ -189,8 +188,7 @@ def test_astra_refusals() -> None:
         from_astra(shifted, window)
 
 
-# -- ODL
-# ------------------------------------------------------------------------------------------------------------
+# -- ODL -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -243,8 +241,7 @@ def test_odl_refusals() -> None:
         to_odl(ConeBeam(**CONE, detector_shift=np.arange(12.0).reshape(6, 2) / 10))
 
 
-# -- TIGRE: the attributes of its geometry
-# --------------------------------------------------------------------------
+# -- TIGRE: the attributes of its geometry ---------------------------------------------------------
 
 
 def tigre(**further: Any) -> Any:
@@ -325,8 +322,7 @@ def test_tigre_refusals(monkeypatch: Any) -> None:
         to_tigre(ConeBeam(**CONE))
 
 
-# -- CIL: the attributes of its geometries, as its create_... functions set them
-# ---------------------------------------
+# -- CIL: the attributes of its geometries, as its create_... functions set them -------------------
 
 
 class Acquisition:

@@ -117,8 +117,7 @@ def test_noise_of_the_outer_samples() -> None:
         torch.testing.assert_close(outer_noise_std(y * mask), outer_noise_std(y * mask, mask))
 
 
-# -- coil maps
-# ----------------------------------------------------------------------------------------------------------
+# -- coil maps -------------------------------------------------------------------------------------
 
 
 def scan(size: int = 48, coils: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,8 +157,7 @@ def test_coil_maps_are_found_up_to_a_phase() -> None:
     torch.testing.assert_close(alone[0], found)
 
 
-# -- complex images in the solvers
-# --------------------------------------------------------------------------------------
+# -- complex images in the solvers -----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

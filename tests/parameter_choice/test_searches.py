@@ -81,8 +81,7 @@ class Oracle(ScoreSearch):
         return "the truth chooses"
 
 
-# -- the line search
-# --------------------------------------------------------------------------------------------------
+# -- the line search -------------------------------------------------------------------------------
 
 
 def test_grid_and_golden_sections_find_the_minimum_of_every_item() -> None:
@@ -117,8 +116,7 @@ def test_values_that_are_not_finite_are_never_chosen() -> None:
     ) == pytest.approx(0.7)
 
 
-# -- degrees of freedom
-# -----------------------------------------------------------------------------------------------
+# -- degrees of freedom ----------------------------------------------------------------------------
 
 
 def test_degrees_of_freedom_are_the_trace_of_the_influence_matrix() -> None:
@@ -177,8 +175,7 @@ def test_sure_is_unbiased() -> None:
     assert float(true.mean()) < 0.5 * 0.1**2
 
 
-# -- the rules in solve
-# -----------------------------------------------------------------------------------------------
+# -- the rules in solve ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -122,8 +122,7 @@ def test_a_denoiser_of_deepinv_is_a_prior() -> None:
         it.solve(problem, 0.5 * blind, "admm", progress=False)
 
 
-# -- total deep variation
-# ---------------------------------------------------------------------------------------------------------------
+# -- total deep variation --------------------------------------------------------------------------
 
 
 def test_the_mirror_has_its_transpose() -> None:

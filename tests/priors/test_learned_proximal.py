@@ -198,8 +198,7 @@ def test_gradients_pass_where_the_image_asks_for_them_and_the_network_stays_as_i
     assert all(p.grad is None for p in network.parameters())
 
 
-# -- in solvers
-# ------------------------------------------------------------------------------------------------------
+# -- in solvers ------------------------------------------------------------------------------------
 
 
 def blurred(dtype: torch.dtype = torch.float64) -> it.Problem:

@@ -267,8 +267,7 @@ def test_killed_and_resumed_is_bitwise_undisturbed(tmp_path: Path) -> None:
     assert torch.equal(one, other)
 
 
-# -- what the prior is worth
-# -------------------------------------------------------------------------------------------------
+# -- what the prior is worth -----------------------------------------------------------------------
 
 
 def boxes(seed: int, n: int = 700) -> tuple[Tensor, Tensor, Tensor]:

@@ -60,8 +60,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
 
 
-# -- reading
-# -----------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -169,8 +168,7 @@ def test_a_scene_that_is_not_there() -> None:
         read_scene("elsewhere/ct-small.toml")
 
 
-# -- parts
-# -------------------------------------------------------------------------------------------------------------
+# -- parts -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -296,8 +294,7 @@ def test_an_inpainting_scene(scene: Path) -> None:
     assert mask.shape[-2:] == (16, 20) and 0.3 < float(mask.float().mean()) < 0.7
 
 
-# -- running
-# -----------------------------------------------------------------------------------------------------------
+# -- running ---------------------------------------------------------------------------------------
 
 
 def test_a_run_writes_its_results_and_equals_solve(scene: Path) -> None:

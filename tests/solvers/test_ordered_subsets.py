@@ -30,8 +30,7 @@ def counts(background: float = 0.0) -> it.Problem:
     return it.Problem(y, 20 * A, it.data_terms.Poisson(background))
 
 
-# -- OS-SART
-# -----------------------------------------------------------------------------------------------------------------
+# -- OS-SART ---------------------------------------------------------------------------------------
 
 
 def test_one_subset_is_sirt() -> None:
@@ -121,8 +120,7 @@ def test_pixels_that_few_views_see_are_not_pushed_too_far() -> None:
     torch.testing.assert_close(solution.x, x, atol=1e-2, rtol=0)
 
 
-# -- OSEM
-# ---------------------------------------------------------------------------------------------------------------------
+# -- OSEM ------------------------------------------------------------------------------------------
 
 
 def test_expectation_maximisation_by_hand() -> None:
@@ -184,8 +182,7 @@ def test_osem_is_faster_and_a_start_keeps_its_zeros() -> None:
     assert bool((inside[mask == 0] == 0).all()) and bool((inside[mask > 0] > 0).all())
 
 
-# -- what both promise
-# --------------------------------------------------------------------------------------------------------
+# -- what both promise -----------------------------------------------------------------------------
 
 
 def test_what_does_not_fit_is_said() -> None:

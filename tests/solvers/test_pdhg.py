@@ -34,8 +34,7 @@ def objective(problem: it.Problem, prior: Any, x: Tensor) -> Tensor:
     return problem.data_term.value(problem.operator(x), problem.y) + prior.as_sum().energy(x)
 
 
-# -- known answers
-# ---------------------------------------------------------------------------------------------------------
+# -- known answers ---------------------------------------------------------------------------------
 
 
 def test_one_jump_in_one_dimension_has_a_closed_form() -> None:
@@ -74,8 +73,7 @@ def test_lasso_with_an_orthogonal_operator() -> None:
     torch.testing.assert_close(x, it.priors.L1().prox(A.adjoint(y), weight), atol=1e-4, rtol=0)
 
 
-# -- agreement
-# -------------------------------------------------------------------------------------------------------------
+# -- agreement -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -193,8 +191,7 @@ def test_complex_images() -> None:
     torch.testing.assert_close(solution.x, prior.prox(problem.y, 0.2), atol=2e-3, rtol=0)
 
 
-# -- the discrepancy principle
-# ----------------------------------------------------------------------------------------------
+# -- the discrepancy principle ---------------------------------------------------------------------
 
 
 def test_the_discrepancy_is_met_inside_the_step_and_the_weight_it_is_worth_gives_the_same_image() -> (
@@ -226,8 +223,7 @@ def test_weight_and_image_do_not_depend_on_the_unit_of_the_measurements() -> Non
     torch.testing.assert_close(theirs.regularization * 50, ours.regularization, rtol=1e-2, atol=0)
 
 
-# -- the certificate and the steps
-# --------------------------------------------------------------------------------------------
+# -- the certificate and the steps -----------------------------------------------------------------
 
 
 class SlowPower(LinearOperator):
@@ -293,8 +289,7 @@ def test_is_provably_convergent_says_what_fails() -> None:
     assert "Denoiser" in PDHG().is_provably_convergent(bound)[1]
 
 
-# -- a batch is its items
-# --------------------------------------------------------------------------------------------------
+# -- a batch is its items --------------------------------------------------------------------------
 
 
 def varied(batch: int = 5) -> tuple[it.Problem, Any]:
@@ -408,8 +403,7 @@ def test_check_solver() -> None:
     assert check_solver(PDHG(), problem, prior).ok
 
 
-# -- what does not fit
-# -----------------------------------------------------------------------------------------------------
+# -- what does not fit -----------------------------------------------------------------------------
 
 
 def test_misfits_are_named() -> None:

@@ -327,8 +327,7 @@ def test_a_fixed_point_that_is_not_reached_is_reported() -> None:
     assert bool(x.isfinite().all())
 
 
-# -- training
-# --------------------------------------------------------------------------------------------------------
+# -- training --------------------------------------------------------------------------------------
 
 
 def pictures() -> list[Tensor]:

@@ -257,7 +257,7 @@ class Blur(LinearOperator):
 
         return _by_groups(y, (size[0], size[1]), wiener)
 
-    # -- helpers ----------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
     def _wraps(self, x: Tensor) -> bool:
         """Whether one product in the Fourier domain suffices: a periodic image without tiles."""

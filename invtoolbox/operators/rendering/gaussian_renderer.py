@@ -261,8 +261,7 @@ class GaussianRenderer(_SplatOperator):
         other._set_range()
         return other
 
-    # -- parameters
-    # -----------------------------------------------------------------------------------
+    # -- parameters --------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:
         return {"twist": self.twist if self.items is not None else self.twist[0]}
@@ -402,8 +401,7 @@ class GaussianRanges(_SplatOperator):
         """Sensor to world after the twists, ``(C, 4, 4)``, or ``(batch, C, 4, 4)`` per item."""
         return inverse(self._views(self.to_sensor)).detach()
 
-    # -- parameters
-    # -----------------------------------------------------------------------------------
+    # -- parameters --------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:
         return {"twist": self.twist}

@@ -78,7 +78,7 @@ class Scan2D(Scan):
         self.range_shape = (channels, self.angles.shape[-1], self.num_detectors)
         self.items = _items(self.angles, self.detector_shift)
 
-    # -- for subclasses to implement --------------------------------------------------------------
+    # -- for subclasses to implement ---------------------------------------------------------------
 
     @abstractmethod
     def _lines(
@@ -99,7 +99,7 @@ class Scan2D(Scan):
     ) -> Tensor:
         """Compute the filtered back-projection of ``(N, V, D)``."""
 
-    # -- the operator -----------------------------------------------------------------------------
+    # -- the operator ------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:
         return {"angles": self.angles, "detector_shift": self.detector_shift}

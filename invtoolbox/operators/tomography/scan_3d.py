@@ -74,8 +74,7 @@ class Scan3D(Scan):
             setattr(self, name, self._check_parameter(name, value))
         self._settle()
 
-    # -- for subclasses to implement
-    # -----------------------------------------------------------------
+    # -- for subclasses to implement ---------------------------------------------------------------
 
     @abstractmethod
     def _vectors(self, parameters: dict[str, Tensor]) -> Tensor:

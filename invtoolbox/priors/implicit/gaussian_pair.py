@@ -131,8 +131,7 @@ class GaussianPair(AdaptivePrior):
             for name, rate in own.items()
         }
 
-    # -- Gaussians come and go
-    # -------------------------------------------------------------------------------------------
+    # -- Gaussians come and go ---------------------------------------------------------------------
 
     @property
     def is_adaptive(self) -> bool:

@@ -342,8 +342,7 @@ class Gaussians(AdaptivePrior):
             else min(1.0, self.iteration / self.decay_over)
         )
 
-    # -- Gaussians come and go
-    # -------------------------------------------------------------------------------------------
+    # -- Gaussians come and go ---------------------------------------------------------------------
 
     @property
     def is_adaptive(self) -> bool:
