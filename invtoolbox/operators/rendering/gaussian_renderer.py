@@ -405,7 +405,6 @@ class GaussianRanges(_SplatOperator):
 
     def parameters(self) -> dict[str, Tensor]:
         return {"twist": self.twist}
-        return {"twist": self.twist}
 
     def __repr__(self) -> str:
         shown = [f"{self.blocks} sweeps", f"{self.directions.shape[1]} rays"]
