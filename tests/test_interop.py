@@ -369,6 +369,6 @@ def test_settings_may_be_arrays() -> None:
 )
 def test_a_metric_of_arrays_says_what_to_do(metric: Any) -> None:
     with pytest.raises(
-        InputError, match=r"x is a ndarray; metrics take tensors, so give torch.as_tensor\(x\)"
+        InputError, match=r"x is a ndarray; metrics take tensors, so pass torch.as_tensor\(x\)"
     ):
         metric(phantom().numpy(), phantom().numpy())

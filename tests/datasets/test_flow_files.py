@@ -105,7 +105,7 @@ def test_what_is_no_flow_is_not_written(tmp_path: Path) -> None:
             dataclasses.replace(estimate, valid=torch.ones(50, dtype=torch.bool)),
             points,
         )
-    with pytest.raises(InputError, match="turn and move only"):
+    with pytest.raises(InputError, match="rotate and translate only"):
         write_flow(
             tmp_path / "a.npz",
             dataclasses.replace(estimate, ego_motion=2 * estimate.ego_motion),
@@ -132,7 +132,7 @@ def test_what_is_no_flow_is_not_read(tmp_path: Path) -> None:
     for change, words in (
         ({"dynamic": arrays["dynamic"][1:]}, "dynamic is bool of shape"),
         ({"names": np.array(["a"])}, "expected two"),
-        ({"ego_motion": np.zeros((4, 4))}, "turn and move"),
+        ({"ego_motion": np.zeros((4, 4))}, "rotate and translate"),
         ({"flow": np.zeros((50, 3), dtype=int)}, "flow is int64"),
     ):
         np.savez(tmp_path / "wrong.npz", **{**arrays, **change})

@@ -84,7 +84,7 @@ def test_gaussians_start_where_the_pictures_say() -> None:
         progress=False,
     )
     assert isinstance(solution.x, Splats) and float((A(solution.x) - y).abs().mean()) < apart[0]
-    with pytest.raises(InputError, match="needs pictures"):
+    with pytest.raises(InputError, match="needs the pictures"):
         Gaussians.random(9, LOW, HIGH, carve=True).prepare(
             it.Problem(y[:, :1], GaussianRenderer(cameras, outputs=("alpha",))), None
         )

@@ -127,7 +127,7 @@ def test_one_of_several_priors_is_named_or_numbered() -> None:
     by_name = read_scene("ct-small", ["prior.tv.weight=2"]).scene.prior
     by_number = read_scene("ct-small", ["prior.0.weight=2"]).scene.prior
     assert by_name == by_number and by_name[0].weight == 2
-    with pytest.raises(InputError, match="which of tv, nonnegative"):
+    with pytest.raises(InputError, match="ambiguous between tv, nonnegative"):
         read_scene("ct-small", ["prior.weight=2"])
 
 

@@ -71,7 +71,7 @@ def test_the_objective_falls_to_a_stationary_point(term: str, prior: str) -> Non
         PRIORS[prior],
         solver,
         3.0,
-        whole.zeros(),
+        initial=whole.zeros(),
         tolerance=1e-5,
         max_iterations=500,
         progress=False,
