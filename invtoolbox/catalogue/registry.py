@@ -43,7 +43,7 @@ _WITHOUT_NAME = {
         ConditionalMixture ConditionalPrior Deformation GaussianLatents GaussianPair HuberNorm
         Misfit RigidMotion SmoothedNorm ThroughOperator TotalDeepVariation""",
     "operators": """Operator LinearOperator EulerRollout Matrix NoMeasurement OnBoth OverTime
-        PixelGraphLaplacian PointWarp PointWarpBothWays VectorScan""",
+        PixelGraphLaplacian PointWarp PointWarpBothWays SparseMatrix VectorScan""",
     "data_terms": "DataTerm PlaneToPlane RolloutChamfer Stack",
     "solvers": "Solver DiffusionSampler LearnedDirection",
 }

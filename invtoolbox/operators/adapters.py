@@ -16,7 +16,14 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator, Shapes
-from invtoolbox.operators.matrix import Function, LinearFunction, Matrix, infer_shape
+from invtoolbox.operators.matrix import (
+    ApplyLinear,
+    Function,
+    LinearFunction,
+    Matrix,
+    SparseMatrix,
+    infer_shape,
+)
 
 
 def as_operator(
@@ -36,6 +43,7 @@ def as_operator(
     deepinv ``Physics`` or ``LinearPhysics``       its noiseless ``A`` and ``A_adjoint``, of a copy
     SciPy ``LinearOperator``, sparse matrix        `ScipyOperator`, also for PyLops, ODL, ``OpTomo``
     array or tensor ``(m, n)``, ``(batch, m, n)``  `Matrix`
+    sparse tensor ``(m, n)``: COO, CSR, CSC        `SparseMatrix`
     function or ``torch.nn.Module``                `Function`; `LinearFunction` if ``linear=True``
     an operator                                    the operator itself
     =============================================  =================================================
@@ -68,6 +76,8 @@ def as_operator(
         from invtoolbox.operators.deepinv_physics import from_physics
 
         return from_physics(obj, domain_shape, channelwise)
+    if isinstance(obj, Tensor) and obj.layout != torch.strided:
+        return SparseMatrix(obj, domain_shape, cast("Sequence[int] | None", range_shape))
     if isinstance(obj, (np.ndarray, Tensor)):
         return Matrix(obj, domain_shape, cast("Sequence[int] | None", range_shape))
     if _is_scipy(obj):
@@ -145,10 +155,10 @@ class ScipyOperator(LinearOperator):
         self.range_shape = infer_shape(range_shape, m, "rows", "range_shape")
 
     def _forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, _Apply.apply(x, self, False))
+        return cast(Tensor, ApplyLinear.apply(x, self, False))
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return cast(Tensor, _Apply.apply(y, self, True))
+        return cast(Tensor, ApplyLinear.apply(y, self, True))
 
     def compute(self, x: Tensor, transpose: bool) -> Tensor:
         """Compute ``A x``, or ``A^H x`` if ``transpose``, outside automatic differentiation."""
@@ -188,35 +198,6 @@ class ScipyOperator(LinearOperator):
     def __repr__(self) -> str:
         kind = type(self.operator).__name__
         return f"ScipyOperator({kind}, {self.domain_shape} -> {self.range_shape})"
-
-
-class _Apply(torch.autograd.Function):
-    """Automatic differentiation to any order: the derivative of a linear map is the map itself."""
-
-    @staticmethod
-    def forward(x: Tensor, operator: ScipyOperator, transpose: bool) -> Tensor:
-        return operator.compute(x, transpose)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.operator, ctx.transpose = inputs
-        ctx.real = not x.is_complex()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        result = _Apply.apply(gradients[0], ctx.operator, not ctx.transpose)
-        return (result.real if ctx.real and result.is_complex() else result), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        return _Apply.apply(tangents[0], ctx.operator, ctx.transpose)
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[Any, ...], x: Tensor, operator: ScipyOperator, transpose: bool
-    ) -> tuple[Tensor, int]:
-        x = x.movedim(in_dims[0], 0)
-        return _Apply.apply(x.flatten(0, 1), operator, transpose).unflatten(0, x.shape[:2]), 0
 
 
 def _is_scipy(obj: Any) -> bool:

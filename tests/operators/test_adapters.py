@@ -242,6 +242,84 @@ def test_dense_matrices() -> None:
     assert one.items is None and one(x.reshape(3, 1, 12)).shape == (3, 1, 7)
 
 
+def _sparse(dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    matrix = _random(10, 24, seed=3, dtype=dtype)
+    return torch.where(_random(10, 24, seed=4) > 0.4, matrix, torch.zeros_like(matrix))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc", "bsr"])
+def test_sparse_tensors(layout: str) -> None:
+    dense = _sparse()
+    size = {"blocksize": (2, 3)} if layout == "bsr" else {}
+    A = it.as_operator(
+        dense.to_sparse(layout=getattr(torch, f"sparse_{layout}"), **size), (2, 3, 4), (1, 2, 5)
+    )
+    B = it.as_operator(dense, (2, 3, 4), (1, 2, 5))
+    assert isinstance(A, LinearOperator) and isinstance(B, LinearOperator)
+    x = _random(3, 2, 3, 4, dtype=torch.float64)
+    torch.testing.assert_close(A(x), B(x), rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(A.adjoint(B(x)), B.normal(x), rtol=1e-13, atol=1e-13)
+    assert _dot_test(A, dtype=torch.float64) < 1e-14 and _dot_test(A) < 1e-6
+    for one, dtype in ((x, torch.float64), (x.float(), torch.float32)):
+        assert A(one).dtype == A.adjoint(A(one)).dtype == dtype
+        for k in range(3):
+            assert torch.equal(A(one)[k], A(one[k : k + 1])[0])
+    assert A.to(torch.float32).parameters()["values"].dtype == torch.float32
+    torch.testing.assert_close(
+        A.normal_diagonal(), dense.square().sum(0).reshape(1, 2, 3, 4), rtol=1e-14, atol=0
+    )
+    exact = float(torch.linalg.matrix_norm(dense, 2))
+    assert float(A.norm(tolerance=1e-9, max_iterations=2000)) == pytest.approx(exact, rel=1e-4)
+
+
+def test_a_complex_sparse_tensor() -> None:
+    A = it.as_operator(_sparse(torch.complex128).to_sparse())
+    assert isinstance(A, LinearOperator)
+    assert _dot_test(A, dtype=torch.complex128) < 1e-14
+    real = _random(2, 1, 24)
+    assert A(real).dtype == torch.complex64
+    slope = torch.autograd.gradcheck(A, (_random(2, 1, 24, dtype=torch.float64).requires_grad_(),))
+    assert slope
+
+
+def test_gradients_of_a_sparse_tensor_in_images_and_entries() -> None:
+    A = it.as_operator(_sparse().to_sparse_coo())
+    x = _random(2, 1, 24, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(A, (x,), check_forward_ad=True)
+    values = A.parameters()["values"].clone().requires_grad_()
+    for pick in ("__call__", "adjoint"):
+        z = x.detach() if pick == "__call__" else x.detach()[..., :10]
+        torch.testing.assert_close(
+            getattr(A.with_parameters(values=2 * values), pick)(z), 2 * getattr(A, pick)(z)
+        )
+        assert torch.autograd.gradcheck(
+            lambda v, name=pick, z=z: getattr(A.with_parameters(values=v), name)(z),
+            (values,),
+            check_forward_ad=True,
+        )
+    repeated = torch.sparse_coo_tensor([[0, 0], [1, 1]], [1.0, 2.0], (2, 2), check_invariants=True)
+    assert float(it.as_operator(repeated)(torch.ones(1, 1, 2))[0, 0, 0]) == 3.0
+    y = A(x.detach())
+    solution = it.solve(it.Problem(y, A), it.priors.Tikhonov(), regularization=1.0, progress=False)
+    assert solution.status == ("converged", "converged")
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (torch.ones(2, 3, 4).to_sparse(), "to_dense"),
+        (torch.ones(3, 4).to_sparse(1), "1 dense axes"),
+        (torch.tensor([[1.0, float("nan")]]).to_sparse(), "NaN or infinite"),
+    ],
+)
+def test_what_is_no_sparse_matrix_gets_one_sentence(matrix: torch.Tensor, message: str) -> None:
+    with pytest.raises(it.InputError, match=message):
+        it.as_operator(matrix)
+    with pytest.raises(it.InputError, match=r"has 24 columns"):
+        it.as_operator(_sparse().to_sparse_csr(), (1, 5, 5))
+
+
 def test_functions_and_networks() -> None:
     A = it.as_operator(lambda x: x[..., ::2] * 3, (2, 8), linear=True, channelwise=True)
     assert A.range_shape == (2, 4) and _dot_test(A) < 1e-6
