@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 
@@ -369,6 +370,87 @@ def test_what_is_no_operator_gets_one_sentence(
 def test_an_operator_stays_itself() -> None:
     A = Identity((1, 4, 4))
     assert it.as_operator(A) is A and it.as_operator(it.to_deepinv(A)) is A
+
+
+# -- to SciPy and PyLops ---------------------------------------------------------------------------
+
+
+def _mri() -> LinearOperator:
+    return it.operators.CartesianMRI((_random(6, 6) > 0).float(), (6, 6))
+
+
+EXPORTED: dict[str, Callable[[], LinearOperator]] = {
+    "blur": lambda: Blur(torch.rand(3, 3), (2, 6, 7), "valid"),
+    "scan": lambda: it.operators.ParallelBeam((8, 8), torch.arange(5) * 0.6, 11),
+    "mri": _mri,
+    "stack": lambda: it.operators.stack([Identity((1, 4, 4)), Blur(torch.rand(3, 3), (4, 4))]),
+    "sparse": lambda: it.operators.SparseMatrix(_sparse(torch.complex128).to_sparse()),
+}
+
+
+def _flat(value: torch.Tensor | tuple[torch.Tensor, ...]) -> np.ndarray:
+    parts = value if isinstance(value, tuple) else (value,)
+    return torch.cat([part.flatten() for part in parts]).numpy()
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_an_operator_in_scipy(name: str) -> None:
+    A = EXPORTED[name]()
+    linear = it.to_scipy(A)
+    assert isinstance(linear, scipy.sparse.linalg.LinearOperator) and it.as_operator(linear) is A
+    is_complex = name in ("mri", "sparse")
+    dtype = torch.complex128 if is_complex else torch.float64
+    assert linear.dtype == (np.complex128 if is_complex else np.float64)
+    x = _random(1, *A.domain_shape, dtype=dtype)
+    y = A(x)
+    assert linear.shape == A.shape == (_flat(y).size, x.numel())
+    np.testing.assert_array_equal(linear @ _flat(x), _flat(y))
+    np.testing.assert_array_equal(linear.H @ _flat(y), _flat(A.adjoint(y)))
+    columns = np.stack([_flat(x), 2 * _flat(x)], axis=1)
+    np.testing.assert_array_equal((linear @ columns)[:, 0], _flat(y))
+    np.testing.assert_allclose(linear @ (1j * _flat(x)), 1j * _flat(y), rtol=1e-12, atol=1e-12)
+    v, w = (_flat(_random(n, seed=k, dtype=dtype)) for k, n in enumerate(linear.shape[::-1]))
+    assert np.vdot(w, linear @ v) == pytest.approx(np.vdot(linear.H @ w, v), rel=1e-9)
+    found = scipy.sparse.linalg.lsqr(linear, _flat(y), atol=1e-12, btol=1e-12, iter_lim=500)[0]
+    np.testing.assert_allclose(linear @ found, _flat(y), atol=1e-6 * np.abs(_flat(y)).max())
+    assert it.to_scipy(A, torch.float32).dtype == (np.complex64 if is_complex else np.float32)
+    # SciPy's protocol without a conversion.
+    other = scipy.sparse.linalg.aslinearoperator(A)
+    assert other.shape == linear.shape and other.dtype == linear.dtype
+    np.testing.assert_array_equal(other.rmatvec(_flat(y)), linear.rmatvec(_flat(y)))
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_an_operator_in_pylops(name: str) -> None:
+    pylops = pytest.importorskip("pylops")
+    A = EXPORTED[name]()
+    op = it.to_pylops(A)
+    assert isinstance(op, pylops.LinearOperator)
+    dtype = torch.complex128 if np.issubdtype(op.dtype, np.complexfloating) else torch.float64
+    x = _random(1, *A.domain_shape, dtype=dtype)
+    np.testing.assert_array_equal(np.ravel(op @ _flat(x)), _flat(A(x)))
+    np.testing.assert_array_equal(np.ravel(op.H @ _flat(A(x))), _flat(A.normal(x)))
+    pylops.utils.dottest(op, complexflag=3 if dtype.is_complex else 0, rtol=1e-9)
+    image = x[0].numpy()
+    assert np.asarray(op @ image.reshape(op.dims)).size == op.shape[0]
+    found = pylops.optimization.basic.cgls(
+        op, _flat(A(x)), x0=np.zeros(op.shape[1], op.dtype), niter=300, tol=1e-20
+    )[0]
+    np.testing.assert_allclose(np.ravel(op @ found), _flat(A(x)), atol=1e-5 * np.abs(_flat(A(x))).max())
+
+
+def test_what_scipy_cannot_take_gets_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    several = Blur(torch.rand(3, 1, 3, 3), (6, 6))
+    with pytest.raises(it.InputError, match="belong to 3 items; select one"):
+        it.to_scipy(several)
+    one = it.to_scipy(several.select(torch.tensor([1])))
+    x = _random(3, 1, 6, 6, dtype=torch.float64)
+    np.testing.assert_allclose(one @ _flat(x[1]), _flat(several(x)[1]), rtol=1e-12)
+    with pytest.raises(it.InputError, match="to_pylops takes a linear operator"):
+        it.to_pylops(it.as_operator(torch.sin, (1, 4)))
+    monkeypatch.setitem(sys.modules, "pylops", None)
+    with pytest.raises(ImportError, match="install PyLops"):
+        it.to_pylops(Identity((1, 4)))
 
 
 # -- back to deepinv -------------------------------------------------------------------------------
