@@ -103,8 +103,10 @@ def to_deepinv(A: Operator) -> Any:
     """Convert an operator to a noiseless deepinv ``LinearPhysics`` for deepinv's reconstructors.
 
     The result is a ``Physics`` if ``A`` is not linear. Parameters of ``A`` may be passed by name,
-    ``physics.A(x, kernel=k)``; a tuple of measurements becomes a ``TensorList``. ``A_dagger`` and
-    ``prox_l2`` use the closed forms of ``A`` if it has them.
+    ``physics.A(x, kernel=k)``; a tuple of measurements becomes a ``TensorList``. ``A_dagger`` is
+    the pseudo-inverse: an exact closed form of ``A``, or conjugate gradients on the normal
+    equations. ``prox_l2`` uses the closed form of ``A`` if it has one. An approximate inverse, such
+    as filtered back-projection, is ``physics.operator.pseudo_inverse(y)``.
 
     >>> import invtoolbox as it, torch
     >>> physics = it.to_deepinv(it.operators.Identity((1, 4, 4)))
