@@ -54,6 +54,7 @@ READERS: dict[str, Callable[..., Any]] = {
 _READER_OF = {
     "png": "pictures",
     "jpeg": "pictures",
+    "bmp": "pictures",
     "tiff": "pictures",
     "npy": "arrays",
     "npz": "arrays",
@@ -191,8 +192,8 @@ def _reader_of_file(path: Path) -> str:
         return _READER_OF_SUFFIX.get(suffix, "nifti")
     raise InputError(
         f"{path}: the first bytes show no known format; readable are HTC2022 .mat, DXchange, "
-        "NXtomo and plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, TIFF, .npy, .npz, and raw "
-        "values with a TOML file next to them"
+        "NXtomo and plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, BMP, TIFF, .npy, .npz, and "
+        "raw values with a TOML file next to them"
     )
 
 
