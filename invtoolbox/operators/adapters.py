@@ -166,7 +166,8 @@ def to_pylops(A: Operator, dtype: torch.dtype = torch.float64) -> Any:
         InputError: if ``A`` is not linear, or its parameters belong to several items.
         MissingDependency: if PyLops is not installed.
     """
-    linear = to_scipy(_one_item("to_pylops", A), dtype)
+    one = _one_item("to_pylops", A)
+    linear = to_scipy(one, dtype)
     try:
         import pylops
     except ImportError as error:
@@ -175,7 +176,7 @@ def to_pylops(A: Operator, dtype: torch.dtype = torch.float64) -> Any:
         ) from error
     from invtoolbox.operators.scipy_export import has_parts
 
-    domain, measured = A.domain_shape, (linear.shape[0],) if has_parts(A) else A.range_shape
+    domain, measured = A.domain_shape, (linear.shape[0],) if has_parts(one) else A.range_shape
     dims, dimsd = (s[1:] if len(s) > 1 and s[0] == 1 else s for s in (domain, measured))
     return pylops.LinearOperator(Op=linear, dtype=linear.dtype, dims=dims, dimsd=dimsd)
 

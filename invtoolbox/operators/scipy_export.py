@@ -13,7 +13,7 @@ from torch import Tensor
 from invtoolbox.operators.base import LinearOperator, Shape
 
 
-class ExportedOperator(ScipyInterface):
+class ExportedOperator(ScipyInterface):  # type: ignore[misc]
     """One item of a linear operator, applied to flat NumPy vectors.
 
     Args:
@@ -94,5 +94,5 @@ def probe_dtype(operator: LinearOperator, dtype: torch.dtype) -> torch.dtype:
     )
     with torch.no_grad():
         found: Any = operator(zeros)
-    parts: tuple[Tensor, ...] = found if isinstance(found, (tuple, list)) else (found,)
+    parts: tuple[Tensor, ...] = tuple(found) if isinstance(found, (tuple, list)) else (found,)
     return dtype.to_complex() if any(part.is_complex() for part in parts) else dtype
