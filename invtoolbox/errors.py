@@ -26,8 +26,26 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     "there is no prior named 'tvv'; did you mean 'tv'? known: tikhonov, tv"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    by_lower = {n.lower(): n for n in reversed(names)}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
+    near = [by_lower[n] for n in close]
     hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ";"
     return InputError(
         f"there is no {kind} named {name!r}{hint} known: {', '.join(names) or 'none'}"
     )
+
+
+def match_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the registered name that is written like a name, but for upper and lower case.
+
+    Args:
+        name: the name that was given.
+        known: registered names; a name in the same case comes first.
+
+    >>> match_name("Tikhonov", ["tv", "tikhonov"]), match_name("tvv", ["tv", "tikhonov"])
+    ('tikhonov', None)
+    """
+    names = list(known)
+    if name in names:
+        return name
+    return next((n for n in names if n.lower() == name.lower()), None)

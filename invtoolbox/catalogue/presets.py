@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from invtoolbox.catalogue.registry import build
 from invtoolbox.catalogue.shelves import find, has_preset, has_prior
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, match_name, unknown_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -136,9 +136,10 @@ def build_network(table: Mapping[str, Any], weights: Path | None) -> nn.Module:
     name = table.get("name")
     if not isinstance(name, str):
         raise InputError(f"the network has no name; it is one of {', '.join(NETWORKS)}")
-    if name not in NETWORKS:
+    found = match_name(name, NETWORKS)
+    if found is None:
         raise unknown_name("network", name, NETWORKS)
-    module, attribute = NETWORKS[name].split(":")
+    module, attribute = NETWORKS[found].split(":")
     cls = getattr(importlib.import_module(module), attribute)
     taken = inspect.signature(cls).parameters
     for key in arguments:

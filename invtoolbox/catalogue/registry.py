@@ -16,7 +16,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, match_name, unknown_name
 
 #: Kinds of parts. Each is a package of the toolbox; readers have their names in
 #: `invtoolbox.datasets`.
@@ -43,7 +43,7 @@ _WITHOUT_NAME = {
         ConditionalMixture ConditionalPrior Deformation GaussianLatents GaussianPair HuberNorm
         Misfit RigidMotion SmoothedNorm ThroughOperator TotalDeepVariation""",
     "operators": """Operator LinearOperator EulerRollout Matrix NoMeasurement OnBoth OverTime
-        PixelGraphLaplacian PointWarp PointWarpBothWays VectorScan""",
+        PixelGraphLaplacian PointWarp PointWarpBothWays SparseMatrix VectorScan""",
     "data_terms": "DataTerm PlaneToPlane RolloutChamfer Stack",
     "solvers": "Solver DiffusionSampler LearnedDirection",
 }
@@ -69,21 +69,23 @@ def names(kind: str) -> dict[str, Callable[[], Any]]:
 
 
 def lookup(kind: str, name: str) -> Any:
-    """Return the class registered under a name, or under its class name.
+    """Return the class registered under a name, or under its class name, in any case.
 
     Args:
         kind: one of `KINDS`.
-        name: the name, for example ``"tv"`` or ``"TotalVariation"``.
+        name: the name, for example ``"tv"``, ``"TV"`` or ``"TotalVariation"``.
+
+    Raises:
+        InputError: if the name is unknown; the sentence lists the closest known names.
 
     >>> lookup("priors", "tv").__name__
     'TotalVariation'
     """
-    known = names(kind)
-    if name in known:
-        return known[name]()
-    own = _own(kind)
-    if name in own:
-        return own[name]
+    known, own = names(kind), _own(kind)
+    if (registered := match_name(name, known)) is not None:
+        return known[registered]()
+    if (class_name := match_name(name, own)) is not None:
+        return own[class_name]
     raise unknown_name(kind.replace("_", " ").removesuffix("s"), name, known)
 
 

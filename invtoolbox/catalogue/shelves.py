@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, match_name, unknown_name
 
 SHELVES = ("solvers", "priors", "scenes", "datasets")
 
@@ -79,7 +79,7 @@ def entries(kind: str) -> dict[str, Entry]:
 
 
 def find(kind: str, name: str) -> Entry:
-    """Return the entry of a name.
+    """Return the entry of a name, in any case.
 
     Args:
         kind: name of the shelf.
@@ -89,9 +89,10 @@ def find(kind: str, name: str) -> Entry:
         InputError: if the name is unknown; the sentence lists the closest known names.
     """
     known = entries(kind)
-    if name not in known:
+    found = match_name(name, known)
+    if found is None:
         raise unknown_name(kind.removesuffix("s"), name, known)
-    return known[name]
+    return known[found]
 
 
 def has_preset(name: str) -> bool:
@@ -100,7 +101,7 @@ def has_preset(name: str) -> bool:
     Args:
         name: name of the preset.
     """
-    return name in entries("solvers")
+    return match_name(name, entries("solvers")) is not None
 
 
 def has_prior(name: str) -> bool:
@@ -109,7 +110,7 @@ def has_prior(name: str) -> bool:
     Args:
         name: name of the prior.
     """
-    return name in entries("priors")
+    return match_name(name, entries("priors")) is not None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -148,12 +148,23 @@ def command(arguments: argparse.Namespace) -> int:
         is_volume=isinstance(geometry, _geometry_3d()),
     )
     method, start = _method(problem, arguments)
-    if arguments.fbp and not arguments.quiet:
-        print("filtered back-projection alone: no priors, no iterations")
     grid = geometry.grid() if isinstance(geometry, _geometry_3d()) else None
     return job.run(
-        problem, method, where, f"CT of {Path(arguments.sinogram).name}", None, start, grid
+        problem,
+        method,
+        where,
+        f"CT of {Path(arguments.sinogram).name}",
+        None,
+        start,
+        grid,
+        _describe_fbp if arguments.fbp else str,
     )
+
+
+def _describe_fbp(solution: Solution) -> str:
+    """Return the summary of a filtered back-projection, in which no solver took part."""
+    shape = tuple(solution.x.shape)
+    return f"filtered back-projection alone: x {shape}, no priors, no iterations"
 
 
 def reconstruct(arguments: argparse.Namespace, item: int) -> Solution:

@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "picture",
         metavar="PICTURE",
-        help="a PNG, JPEG, TIFF or .npy file, or a folder of them; the range of pictures is 0 to 1",
+        help="a PNG, JPEG, BMP, TIFF or .npy file, or a folder of them; the range of pictures is 0 to 1",
     )
     blur = parser.add_argument_group("blur")
     blur.add_argument(

@@ -235,6 +235,7 @@ def run(
     value_range: tuple[float, float] | None,
     start: Tensor | None = None,
     grid: Grid | None = None,
+    summary: Callable[[Solution], str] = str,
 ) -> int:
     """Solve one problem, write the picture or the volume and the report, and print a summary.
 
@@ -247,6 +248,7 @@ def run(
             None.
         start: initial guess.
         grid: grid of the voxels of a volume; None for pictures.
+        summary: function that returns the first lines of the summary.
 
     Returns:
         The exit code.
@@ -271,7 +273,8 @@ def run(
             if where.checkpoint.exists()
             else "stopped before the first iteration; nothing was written"
         ) from None
-    lines = _write(solution, arguments, where, title, value_range, reference, grid)
+    lines = [summary(solution)]
+    lines += _write(solution, arguments, where, title, value_range, reference, grid)
     where.checkpoint.unlink(missing_ok=True)
     if not arguments.quiet:
         print("\n".join(lines))
@@ -361,12 +364,12 @@ def _write(
     reference: Tensor | None,
     grid: Grid | None,
 ) -> list[str]:
-    """Write the result and the report, and return the lines of the summary."""
+    """Write the result and the report, and return lines about them."""
     from invtoolbox import datasets
     from invtoolbox.plotting.report import measure, write_report
 
     x = solution.x.detach().cpu()
-    lines = [str(solution)]
+    lines: list[str] = []
     written: Any
     if grid is not None:
         written = _write_volume(x, where.output, grid, arguments.overwrite)

@@ -205,11 +205,15 @@ _MAGIC = {
 }
 
 
+#: Lengths of the header of the versions of BMP.
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
+
+
 def sniff(path: Path) -> str:
     """Return the format that the first bytes of a file show, or "" for an unknown format.
 
-    The formats are "png", "jpeg", "tiff", "npy", "npz", "hdf5", "mat5", "mat7.3", "dicom", "nifti"
-    and "metaimage". Of a file that gzip packed, the format of the content is returned.
+    The formats are "png", "jpeg", "bmp", "tiff", "npy", "npz", "hdf5", "mat5", "mat7.3", "dicom",
+    "nifti" and "metaimage". Of a file that gzip packed, the format of the content is returned.
     """
     with path.open("rb") as stream:
         head = stream.read(1024)
@@ -222,6 +226,9 @@ def sniff(path: Path) -> str:
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
             return name
+    # Two letters are little; the number after them is the length of the second header.
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+        return "bmp"
     if _is_nifti(head):
         return "nifti"
     if head.lstrip().startswith((b"ObjectType", b"NDims")):

@@ -225,6 +225,18 @@ class ResidualTerm(DataTerm):
             raise InputError(f"the weights of {type(self).__name__} must be nonnegative and finite")
         self.weights = weights
 
+    def check_shape(
+        self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
+    ) -> None:
+        super().check_shape(y, shape, what, channelwise, items)
+        first = y[0] if isinstance(y, (tuple, list)) else y
+        if self.noise_std is None or self.noise_std.numel() in (1, len(first)):
+            return
+        raise InputError(
+            f"the noise_std of {type(self).__name__} has {self.noise_std.numel()} values, and the "
+            f"measurements have {len(first)} items; give one number, or one number per item"
+        )
+
     def value(self, prediction: Any, y: Any) -> Tensor:
         """Compute ``1/2 <r, W r>``; terms that are not quadratic override this method."""
         residual = prediction - y

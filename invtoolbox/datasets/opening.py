@@ -26,7 +26,7 @@ from invtoolbox.datasets.volumes.nifti import Nifti
 from invtoolbox.datasets.volumes.pictures import SUFFIXES, Pictures
 from invtoolbox.datasets.volumes.raw import Raw, sidecar_of
 from invtoolbox.datasets.volumes.tiff import TiffStack, is_stack
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, match_name, unknown_name
 from invtoolbox.geometry.sweeps import Sweep
 
 #: Readers of the toolbox by name: ``READERS[name](path, geometry)`` is a data set. For the names in
@@ -54,6 +54,7 @@ READERS: dict[str, Callable[..., Any]] = {
 _READER_OF = {
     "png": "pictures",
     "jpeg": "pictures",
+    "bmp": "pictures",
     "tiff": "pictures",
     "npy": "arrays",
     "npz": "arrays",
@@ -109,6 +110,7 @@ def open(
     if reader is None:
         path = Path(path).expanduser()
         reader = _reader_of_folder(path) if path.is_dir() else _reader_of_file(path)
+    reader = match_name(reader, READERS) or reader
     if reader in SWEEP_READERS or reader in VIEW_READERS:
         if geometry is not None:
             what = "lidar sweeps" if reader in SWEEP_READERS else "pictures with poses"
@@ -154,7 +156,7 @@ def _are_sweeps(opened: DataSet, reader: str | None) -> bool:
 
     Its type decides, or the type of the first item of a plug-in's data set.
     """
-    from_plugin = reader is not None and reader not in READERS and len(opened) > 0
+    from_plugin = reader is not None and match_name(reader, READERS) is None and len(opened) > 0
     return isinstance(opened, SWEEP_TYPES) or (from_plugin and isinstance(opened[0], Sweep))
 
 
@@ -166,9 +168,10 @@ def _find_reader(reader: str) -> Callable[..., DataSet]:
     if reader in READERS:
         return READERS[reader]
     plugins = {point.name: point for point in entry_points(group="invtoolbox.readers")}
-    if reader not in plugins:
+    found = match_name(reader, plugins)
+    if found is None:
         raise unknown_name("reader", reader, [*READERS, *plugins])
-    return plugins[reader].load()
+    return plugins[found].load()
 
 
 def _reader_of_file(path: Path) -> str:
@@ -189,8 +192,8 @@ def _reader_of_file(path: Path) -> str:
         return _READER_OF_SUFFIX.get(suffix, "nifti")
     raise InputError(
         f"{path}: the first bytes show no known format; readable are HTC2022 .mat, DXchange, "
-        "NXtomo and plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, TIFF, .npy, .npz, and raw "
-        "values with a TOML file next to them"
+        "NXtomo and plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, BMP, TIFF, .npy, .npz, and "
+        "raw values with a TOML file next to them"
     )
 
 

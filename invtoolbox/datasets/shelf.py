@@ -42,7 +42,7 @@ from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS, SWEEP_READERS, open_sweeps
 from invtoolbox.datasets.volumes.dicom import Dicom
 from invtoolbox.datasets.volumes.pictures import Pictures
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, match_name, unknown_name
 
 
 def data_folder() -> Path:
@@ -210,11 +210,12 @@ def photograph(name: str = "camera") -> Tensor:
     >>> photograph("camera").shape, photograph("cat").shape
     (torch.Size([1, 1, 512, 512]), torch.Size([1, 3, 300, 451]))
     """
-    if name not in PHOTOGRAPHS:
+    found = match_name(name, PHOTOGRAPHS)
+    if found is None:
         raise unknown_name("photograph", name, PHOTOGRAPHS)
     import skimage
 
-    path = Path(skimage.__file__).parent / "data" / PHOTOGRAPHS[name]
+    path = Path(skimage.__file__).parent / "data" / PHOTOGRAPHS[found]
     if not path.is_file():
         raise InputError(
             f"{path.name} is missing from the installed scikit-image; install it from PyPI"

@@ -104,7 +104,8 @@ class Body:
         The object is a `Mesh`, ``(vertices, faces)``, points ``(N, 3)`` or ``(batch, N, 3)`` as a
         tensor or an array, or an object of trimesh (`Trimesh`, `PointCloud`), Open3D
         (`TriangleMesh`, `PointCloud`, also those of tensors) or PyTorch3D (`Meshes`,
-        `Pointclouds`).
+        `Pointclouds`), or any object with the attributes of Open3D: ``points``, or ``vertices``
+        and ``triangles``.
         """
         if isinstance(shape, Mesh):
             return cls(
@@ -124,12 +125,26 @@ class Body:
         reader = {"trimesh": _of_trimesh, "open3d": _of_open3d, "pytorch3d": _of_pytorch3d}.get(
             package
         )
+        if reader is None and is_cloud(shape):
+            reader = _of_open3d
         if reader is None:
             raise InputError(
                 "a mesh or points are a Mesh, (vertices, faces), points (N, 3), or an object of "
                 f"trimesh, Open3D or PyTorch3D, got {type(shape).__name__}"
             )
         return reader(shape)
+
+
+def is_cloud(shape: Any) -> bool:
+    """Return whether an object is a cloud or a mesh of another package.
+
+    These are the objects of trimesh, Open3D and PyTorch3D, and objects with the attributes of
+    Open3D: ``points``, or ``vertices`` and ``triangles``.
+    """
+    package = type(shape).__module__.split(".")[0]
+    return package in ("trimesh", "open3d", "pytorch3d") or (
+        hasattr(shape, "points") or (hasattr(shape, "vertices") and hasattr(shape, "triangles"))
+    )
 
 
 def points_of(shape: Any) -> tuple[Tensor, Tensor | None]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from invtoolbox.core.pytrees import tree_map
 from invtoolbox.datasets.sweeps.flow_files import residual_flow
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.meshes import is_cloud, points_of
 from invtoolbox.geometry.rigid import check_motion, inverse, transform
 from invtoolbox.geometry.sweeps import MOVES, Sweep
 from invtoolbox.motion.methods import Method, Pair, method_named
@@ -147,8 +148,10 @@ def scene_flow(
 
     Args:
         source: first sweep: points ``(N, 3)``, a tensor or an array, in metres, x forward, y left,
-            z up, in the frame of the sensor; or a `Sweep`, which may also hold a pose and times.
-        target: second sweep, ``(M, 3)`` points in the frame of its own sensor pose.
+            z up, in the frame of the sensor; or a `Sweep`, which may also hold a pose and times; or
+            a cloud or a mesh of Open3D, trimesh or PyTorch3D.
+        target: second sweep, ``(M, 3)`` points in the frame of its own sensor pose, of any of these
+            types.
         method: ``"default"``, or a published method; see ``invtoolbox list methods``.
         ego_motion: ``"auto"`` (from the poses of the sweeps, else by registration), ``"poses"``,
             ``"icp"``, ``"none"`` (the points are in one frame already), or the motion itself: a
@@ -163,8 +166,8 @@ def scene_flow(
     Returns:
         Displacement of every point, ``(N, 3)`` in metres: its position at the second sweep, in the
         frame of that sweep, minus its position in the first. The motion of the sensor is included.
-        An array if the source is an array, else a tensor on the device of the source; NaN in rows
-        whose point is not finite.
+        An array if the source is an array or an object of Open3D or trimesh, else a tensor on the
+        device of the source; NaN in rows whose point is not finite.
 
     >>> import invtoolbox as it
     >>> street = it.simulation.street(sweeps=2, points=4000)
@@ -183,7 +186,7 @@ def scene_flow(
         ego_motion = "poses"
     preparation = Preparation(ego_motion=ego_motion, ground=ground, max_range=max_range)  # type: ignore[arg-type]
     flow = estimate(first, second, method, preparation, seed, device=device).flow
-    return flow.numpy() if isinstance(source, np.ndarray) else flow.to(first.points.device)
+    return flow.numpy() if _holds_arrays(source) else flow.to(first.points.device)
 
 
 def _pair(
@@ -207,9 +210,19 @@ def _pair(
     )
 
 
+def _holds_arrays(source: Any) -> bool:
+    """Return whether the points are an array, or an object of Open3D or trimesh."""
+    if isinstance(source, (np.ndarray, Sweep)):
+        return isinstance(source, np.ndarray)
+    # PyTorch3D's objects hold lists of tensors.
+    return is_cloud(source) and not any(hasattr(source, f"{n}_list") for n in ("points", "verts"))
+
+
 def _as_sweep(points: Any, what: str) -> Sweep:
     if isinstance(points, Sweep):
         return points
+    if is_cloud(points):
+        points = points_of(points)[0]
     if not isinstance(points, Tensor):
         points = np.asarray(points)
         if points.dtype.kind not in "iuf":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from invtoolbox.errors import unknown_name
+from invtoolbox.errors import match_name, unknown_name
 from invtoolbox.motion.bodies import Default as Default
 from invtoolbox.motion.bodies import IcpFlow
 from invtoolbox.motion.bodies import Motion as Motion
@@ -145,6 +145,7 @@ def method_named(name: str) -> Method:
     Args:
         name: name in `METHODS`.
     """
-    if name not in METHODS:
+    found = match_name(name, METHODS)
+    if found is None:
         raise unknown_name("method of scene flow", name, METHODS)
-    return METHODS[name]()
+    return METHODS[found]()

@@ -18,7 +18,7 @@ from invtoolbox.operators.imaging.phase_retrieval import (
 from invtoolbox.operators.imaging.sampling import Inpainting, Sampling
 from invtoolbox.operators.imaging.space_varying_blur import SpaceVaryingBlur, grid_weights
 from invtoolbox.operators.imaging.unmixing import Unmixing
-from invtoolbox.operators.matrix import Matrix
+from invtoolbox.operators.matrix import Matrix, SparseMatrix
 from invtoolbox.operators.mri.cartesian import CartesianMRI, estimate_coil_maps, outer_noise_std
 from invtoolbox.operators.mri.fourier import Fourier
 from invtoolbox.operators.mri.non_uniform_fourier import NonUniformFourier, radial_trajectory
@@ -68,6 +68,7 @@ __all__ = [
     "PointWarpBothWays",
     "Sampling",
     "SpaceVaryingBlur",
+    "SparseMatrix",
     "Unmixing",
     "VectorScan",
     "VoxelRenderer",

@@ -1,4 +1,4 @@
-"""Conversions from and to other packages: `as_operator`, `to_deepinv`, and SciPy's operators.
+"""Conversions from and to other packages: `as_operator`, `to_deepinv`, `to_scipy`, `to_pylops`.
 
 `ScipyOperator` serves SciPy's operators and sparse matrices, and all operators with their
 interface: PyLops, ODL's export, ASTRA's OpTomo.
@@ -14,9 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.operators.base import LinearOperator, Operator, Shapes
-from invtoolbox.operators.matrix import Function, LinearFunction, Matrix, infer_shape
+from invtoolbox.operators.matrix import (
+    ApplyLinear,
+    Function,
+    LinearFunction,
+    Matrix,
+    SparseMatrix,
+    infer_shape,
+)
 
 
 def as_operator(
@@ -36,6 +43,7 @@ def as_operator(
     deepinv ``Physics`` or ``LinearPhysics``       its noiseless ``A`` and ``A_adjoint``, of a copy
     SciPy ``LinearOperator``, sparse matrix        `ScipyOperator`, also for PyLops, ODL, ``OpTomo``
     array or tensor ``(m, n)``, ``(batch, m, n)``  `Matrix`
+    sparse tensor ``(m, n)``: COO, CSR, CSC        `SparseMatrix`
     function or ``torch.nn.Module``                `Function`; `LinearFunction` if ``linear=True``
     an operator                                    the operator itself
     =============================================  =================================================
@@ -63,11 +71,15 @@ def as_operator(
     """
     if isinstance(obj, Operator):
         return obj
+    if _is_exported(obj):
+        return cast(Operator, obj.operator)
     # An object of a package can exist only if the package is already imported.
     if "deepinv" in sys.modules and isinstance(obj, sys.modules["deepinv"].physics.Physics):
         from invtoolbox.operators.deepinv_physics import from_physics
 
         return from_physics(obj, domain_shape, channelwise)
+    if isinstance(obj, Tensor) and obj.layout != torch.strided:
+        return SparseMatrix(obj, domain_shape, cast("Sequence[int] | None", range_shape))
     if isinstance(obj, (np.ndarray, Tensor)):
         return Matrix(obj, domain_shape, cast("Sequence[int] | None", range_shape))
     if _is_scipy(obj):
@@ -91,8 +103,10 @@ def to_deepinv(A: Operator) -> Any:
     """Convert an operator to a noiseless deepinv ``LinearPhysics`` for deepinv's reconstructors.
 
     The result is a ``Physics`` if ``A`` is not linear. Parameters of ``A`` may be passed by name,
-    ``physics.A(x, kernel=k)``; a tuple of measurements becomes a ``TensorList``. ``A_dagger`` and
-    ``prox_l2`` use the closed forms of ``A`` if it has them.
+    ``physics.A(x, kernel=k)``; a tuple of measurements becomes a ``TensorList``. ``A_dagger`` is
+    the pseudo-inverse: an exact closed form of ``A``, or conjugate gradients on the normal
+    equations. ``prox_l2`` uses the closed form of ``A`` if it has one. An approximate inverse, such
+    as filtered back-projection, is ``physics.operator.pseudo_inverse(y)``.
 
     >>> import invtoolbox as it, torch
     >>> physics = it.to_deepinv(it.operators.Identity((1, 4, 4)))
@@ -104,6 +118,79 @@ def to_deepinv(A: Operator) -> Any:
     if not isinstance(A, Operator):
         raise InputError(f"to_deepinv takes an operator, got {type(A).__name__}")
     return OperatorLinearPhysics(A) if isinstance(A, LinearOperator) else OperatorPhysics(A)
+
+
+def to_scipy(A: Operator, dtype: torch.dtype = torch.float64) -> Any:
+    """Convert one item of a linear operator to a ``scipy.sparse.linalg.LinearOperator``.
+
+    SciPy's solvers take the result, for example ``scipy.sparse.linalg.lsqr``. Vectors are images
+    and measurements of one item, flattened in C order, channel first; a tuple of measurements is
+    one vector, part after part. The computation is on the device of the parameters of ``A``.
+    `as_operator` of the result is ``A`` again.
+
+    Args:
+        A: linear operator. If its parameters differ per item, select one item first,
+            ``A.select(torch.tensor([k]))``.
+        dtype: precision of the vectors. An operator that is complex takes and returns complex
+            vectors of this precision.
+
+    Raises:
+        InputError: if ``A`` is not linear, or its parameters belong to several items.
+
+    >>> import invtoolbox as it, scipy.sparse.linalg
+    >>> A = it.operators.Blur(torch.tensor([[0.1, 0.8, 0.1]]), (4, 5))
+    >>> linear = it.to_scipy(A)
+    >>> linear.shape, linear.dtype
+    ((20, 20), dtype('float64'))
+    >>> x = scipy.sparse.linalg.lsqr(linear, linear @ np.arange(20.0), atol=1e-12, btol=1e-12)[0]
+    >>> bool(abs(x - np.arange(20.0)).max() < 1e-6)
+    True
+    """
+    from invtoolbox.operators.scipy_export import ExportedOperator, probe_dtype
+
+    linear = _one_item("to_scipy", A)
+    return ExportedOperator(linear, probe_dtype(linear, dtype))
+
+
+def to_pylops(A: Operator, dtype: torch.dtype = torch.float64) -> Any:
+    """Convert one item of a linear operator to a ``pylops.LinearOperator``.
+
+    ``dims`` and ``dimsd`` are ``domain_shape`` and ``range_shape``, without a channel axis of
+    length 1; arrays of these shapes are accepted. A tuple of measurements is one vector.
+
+    Args:
+        A: linear operator, as in `to_scipy`.
+        dtype: precision, as in `to_scipy`.
+
+    Raises:
+        InputError: if ``A`` is not linear, or its parameters belong to several items.
+        MissingDependency: if PyLops is not installed.
+    """
+    one = _one_item("to_pylops", A)
+    linear = to_scipy(one, dtype)
+    try:
+        import pylops
+    except ImportError as error:
+        raise MissingDependency(
+            "to_pylops creates an operator of PyLops; install PyLops (pip install pylops)"
+        ) from error
+    from invtoolbox.operators.scipy_export import has_parts
+
+    domain, measured = A.domain_shape, (linear.shape[0],) if has_parts(one) else A.range_shape
+    dims, dimsd = (s[1:] if len(s) > 1 and s[0] == 1 else s for s in (domain, measured))
+    return pylops.LinearOperator(Op=linear, dtype=linear.dtype, dims=dims, dimsd=dimsd)
+
+
+def _one_item(name: str, A: Operator) -> LinearOperator:
+    """Return a linear operator for one item, or raise the error of the function ``name``."""
+    if not isinstance(A, LinearOperator):
+        raise InputError(f"{name} takes a linear operator, got {A!r}")
+    if A.items not in (None, 1):
+        raise InputError(
+            f"{name} takes an operator for one item, but the parameters of {A} belong to {A.items} "
+            "items; select one, A.select(torch.tensor([k]))"
+        )
+    return A
 
 
 class ScipyOperator(LinearOperator):
@@ -145,10 +232,10 @@ class ScipyOperator(LinearOperator):
         self.range_shape = infer_shape(range_shape, m, "rows", "range_shape")
 
     def _forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, _Apply.apply(x, self, False))
+        return cast(Tensor, ApplyLinear.apply(x, self, False))
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return cast(Tensor, _Apply.apply(y, self, True))
+        return cast(Tensor, ApplyLinear.apply(y, self, True))
 
     def compute(self, x: Tensor, transpose: bool) -> Tensor:
         """Compute ``A x``, or ``A^H x`` if ``transpose``, outside automatic differentiation."""
@@ -190,33 +277,9 @@ class ScipyOperator(LinearOperator):
         return f"ScipyOperator({kind}, {self.domain_shape} -> {self.range_shape})"
 
 
-class _Apply(torch.autograd.Function):
-    """Automatic differentiation to any order: the derivative of a linear map is the map itself."""
-
-    @staticmethod
-    def forward(x: Tensor, operator: ScipyOperator, transpose: bool) -> Tensor:
-        return operator.compute(x, transpose)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, ctx.operator, ctx.transpose = inputs
-        ctx.real = not x.is_complex()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        result = _Apply.apply(gradients[0], ctx.operator, not ctx.transpose)
-        return (result.real if ctx.real and result.is_complex() else result), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        return _Apply.apply(tangents[0], ctx.operator, ctx.transpose)
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[Any, ...], x: Tensor, operator: ScipyOperator, transpose: bool
-    ) -> tuple[Tensor, int]:
-        x = x.movedim(in_dims[0], 0)
-        return _Apply.apply(x.flatten(0, 1), operator, transpose).unflatten(0, x.shape[:2]), 0
+def _is_exported(obj: Any) -> bool:
+    module = sys.modules.get("invtoolbox.operators.scipy_export")
+    return module is not None and isinstance(obj, module.ExportedOperator)
 
 
 def _is_scipy(obj: Any) -> bool:

@@ -6,6 +6,7 @@ An operator maps the unknown ``x`` to a prediction of the measurements ``y``.
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
@@ -262,6 +263,31 @@ class LinearOperator(Operator):
     def H(self) -> LinearOperator:
         """The adjoint as an operator (equal to ``T``: complex operators conjugate)."""
         return self.T
+
+    # -- SciPy's protocol: `scipy.sparse.linalg.aslinearoperator(A)` and its solvers ---------------
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of measurements and number of unknowns of one item."""
+        from invtoolbox.operators.scipy_export import range_shapes
+
+        return sum(map(math.prod, range_shapes(self))), math.prod(self.domain_shape)
+
+    def matvec(self, x: Any) -> Any:
+        """Compute ``A x`` of one flat NumPy vector in double precision.
+
+        `to_scipy` returns the whole operator for SciPy. It is faster than repeated calls, because
+        it finds out only once whether ``A`` is complex.
+        """
+        from invtoolbox.operators.adapters import to_scipy
+
+        return to_scipy(self).matvec(x)
+
+    def rmatvec(self, y: Any) -> Any:
+        """Compute ``A^H y`` of one flat NumPy vector in double precision; see `matvec`."""
+        from invtoolbox.operators.adapters import to_scipy
+
+        return to_scipy(self).rmatvec(y)
 
     def normal(self, x: Tensor) -> Tensor:
         """Compute ``A^T A x``."""

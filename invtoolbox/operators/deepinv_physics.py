@@ -12,11 +12,16 @@ from deepinv.physics.forward import ComposedPhysics, StackedPhysics
 from deepinv.utils import TensorList
 from torch import Tensor
 
+from invtoolbox.core.pytrees import tree_map
 from invtoolbox.core.settings import cast_dtype
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import stack
-from invtoolbox.operators.base import LinearOperator, Operator, expand
-from invtoolbox.operators.matrix import probe_range
+from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
+from invtoolbox.operators.elementary import Identity, Unitary
+from invtoolbox.operators.imaging.downsampling import Downsampling
+from invtoolbox.operators.imaging.sampling import Inpainting, Sampling
+from invtoolbox.operators.imaging.unmixing import Unmixing
+from invtoolbox.operators.matrix import Matrix, probe_range
 
 
 class DeepinvOperator(Operator):
@@ -231,16 +236,51 @@ class OperatorLinearPhysics(_Bridge, LinearPhysics):  # type: ignore[misc]
         device = next(
             (value.device for value in operator.parameters().values()), torch.device("cpu")
         )
-        super().__init__(img_size=operator.domain_shape, noise_model=ZeroNoise(), device=device)
+        # deepinv's defaults, 50 iterations and 1e-4, are too few for a blur or a scan.
+        super().__init__(
+            img_size=operator.domain_shape,
+            noise_model=ZeroNoise(),
+            max_iter=500,
+            tol=1e-5,
+            device=device,
+        )
         self.operator = operator
 
     def A_adjoint(self, y: Any, **parameters: Any) -> Tensor:
         return cast(LinearOperator, self._with(parameters)).adjoint(_to_tuple(y))
 
-    def A_dagger(self, y: Any, **keywords: Any) -> Any:
-        if type(self.operator).pseudo_inverse is not LinearOperator.pseudo_inverse:
-            return self.operator.pseudo_inverse(_to_tuple(y))
-        return super().A_dagger(y, **keywords)
+    def A_dagger(
+        self,
+        y: Any,
+        solver: str | None = None,
+        max_iter: int | None = None,
+        tol: float | None = None,
+        **parameters: Any,
+    ) -> Tensor:
+        """Compute the least-squares image of smallest norm.
+
+        An exact closed form of the operator is used if it has one, otherwise conjugate gradients on
+        the normal equations (CGLS). ``operator.pseudo_inverse`` computes the approximate inverses,
+        such as filtered back-projection.
+
+        Args:
+            y: measurements.
+            solver: deepinv's name of a solver, accepted because deepinv passes it; all names use
+                CGLS.
+            max_iter: largest number of iterations; by default the physics' ``max_iter``.
+            tol: tolerance on the gradient relative to the first gradient; by default the physics'
+                ``tol``.
+            parameters: parameters of the operator, by name.
+        """
+        operator = cast(LinearOperator, self._with(parameters))
+        if type(operator).pseudo_inverse in _EXACT:
+            return operator.pseudo_inverse(_to_tuple(y))
+        return least_squares(
+            operator,
+            _to_tuple(y),
+            self.max_iter if max_iter is None else max_iter,
+            self.tol if tol is None else tol,
+        )
 
     def prox_l2(self, z: Any, y: Any, gamma: Any, **keywords: Any) -> Any:
         if not self.operator.has_normal_resolvent:
@@ -249,6 +289,60 @@ class OperatorLinearPhysics(_Bridge, LinearPhysics):  # type: ignore[misc]
         right = self.A_adjoint(y)
         right = expand(gamma, right) * right + (0 if z is None else z)
         return self.operator.normal_resolvent(right, 1.0, gamma)
+
+
+#: Closed forms that are the pseudo-inverse itself. The others are regularized or approximate.
+_EXACT = frozenset(
+    kind.pseudo_inverse
+    for kind in (Downsampling, Identity, Inpainting, Matrix, Sampling, Unitary, Unmixing)
+)
+
+
+def least_squares(
+    operator: LinearOperator, y: Any, max_iterations: int, tolerance: float
+) -> Tensor:
+    """Compute the least-squares image of smallest norm by conjugate gradients (CGLS).
+
+    The iteration starts at zero and stays in the range of the adjoint, where the least-squares
+    image of smallest norm lies. An item stops when the norm of ``A^H (y - A x)`` is ``tolerance``
+    times that of ``A^H y``; the other items do not matter. The result is differentiable in ``y``
+    and in the parameters of the operator.
+
+    Source: A. Bjorck, *Numerical methods for least squares problems*, SIAM, 1996, section 7.4.
+
+    Args:
+        operator: the linear operator A.
+        y: measurements, a tensor or a tuple.
+        max_iterations: largest number of iterations.
+        tolerance: relative tolerance.
+    """
+    # Unit measurements keep the squares below within the range of float32.
+    size = torch.stack([part.abs().flatten(1).amax(1) for part in _parts(y)]).amax(0).detach()
+    size = torch.where(size > 0, size, 1)
+    residual = tree_map(lambda part: part / expand(size, part), y)
+    slope = direction = operator.adjoint(residual)
+    x, power = torch.zeros_like(slope), inner(slope, slope)
+    stop = tolerance**2 * power.detach()
+    for _ in range(max_iterations):
+        is_active = power > stop
+        if not bool(is_active.any()):
+            break
+        image = operator(direction)
+        curvature = inner(image, image)
+        is_active = is_active & (curvature > 0)
+        step = torch.where(is_active, power / torch.where(is_active, curvature, 1), 0)
+        x = x + expand(step, x) * direction
+        parts = [r - expand(step, r) * p for r, p in zip(_parts(residual), _parts(image))]
+        residual = tuple(parts) if isinstance(residual, tuple) else parts[0]
+        slope = operator.adjoint(residual)
+        new = torch.where(is_active, inner(slope, slope), 0)
+        ratio = new / torch.where(is_active, power, 1)
+        direction, power = slope + expand(ratio, slope) * direction, new
+    return x * expand(size, x)
+
+
+def _parts(value: Any) -> tuple[Tensor, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _domain_shape(physics: Physics, given: Sequence[int] | None) -> tuple[int, ...]:

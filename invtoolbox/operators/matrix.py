@@ -1,8 +1,9 @@
-"""Matrices, functions and networks as operators."""
+"""Matrices, dense and sparse, functions and networks as operators."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from invtoolbox.errors import InputError
+from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.operators.base import LinearOperator, Operator, Shape, Shapes
 
 
@@ -98,6 +100,155 @@ class Matrix(LinearOperator):
 
     def __repr__(self) -> str:
         return f"Matrix({'x'.join(map(str, self.matrix.shape))})"
+
+
+class SparseMatrix(LinearOperator):
+    """Product ``A x = M x`` with a sparse matrix; images are flattened as by `Matrix`.
+
+    The matrix and its transpose are both stored by rows, so that both products are fast, and the
+    sums have the same order in every call. The product has the precision of the image. On a CPU,
+    items are multiplied one by one, so that an item does not depend on its batch.
+
+    Args:
+        matrix: sparse tensor ``(m, n)`` of any layout of torch (COO, CSR, CSC, BSR, BSC); entries
+            of one place are added.
+        domain_shape: shape ``(channel, *space)`` with ``n`` entries; ``(1, n)`` by default.
+        range_shape: shape ``(channel, *space)`` with ``m`` entries; ``(1, m)`` by default.
+
+    Raises:
+        InputError: if the tensor is not one sparse matrix, if shapes do not fit, or if entries are
+            not finite.
+
+    >>> A = SparseMatrix(torch.tensor([[1., 2.], [0., 1.], [1., 0.]]).to_sparse())
+    >>> A(torch.tensor([[[1., 1.]]])), A.adjoint(torch.tensor([[[0., 1., 1.]]]))
+    (tensor([[[3., 1., 1.]]]), tensor([[[1., 1.]]]))
+    """
+
+    def __init__(
+        self,
+        matrix: Tensor,
+        domain_shape: Sequence[int] | None = None,
+        range_shape: Sequence[int] | None = None,
+    ) -> None:
+        if not isinstance(matrix, Tensor) or matrix.layout == torch.strided:
+            raise InputError(
+                f"a SparseMatrix takes a sparse tensor (m, n), got a dense {type(matrix).__name__}; "
+                "use it.operators.Matrix"
+            )
+        if matrix.ndim != 2 or matrix.dense_dim():
+            raise InputError(
+                f"a SparseMatrix must be (m, n) with numbers as entries, got the shape "
+                f"{tuple(matrix.shape)} with {matrix.dense_dim()} dense axes; convert a batch of "
+                "matrices by to_dense()"
+            )
+        with warnings.catch_warnings():
+            # torch warns once per process that its compressed rows are a beta feature.
+            warnings.filterwarnings("ignore", message="Sparse")
+            entries = (
+                matrix if matrix.layout == torch.sparse_coo else matrix.to_sparse_coo()
+            ).coalesce()
+        values = entries.values()
+        if not values.is_floating_point() and not values.is_complex():
+            values = values.to(torch.float32)
+        if not bool(values.isfinite().all()):
+            raise InputError("the SparseMatrix has entries that are NaN or infinite")
+        m, n = matrix.shape
+        self.rows, self.columns = entries.indices()
+        self.values = values
+        self.domain_shape = infer_shape(domain_shape, n, "columns", "domain_shape")
+        self.range_shape = infer_shape(range_shape, m, "rows", "range_shape")
+        self.product: SparseProduct | None = SparseProduct(
+            self.rows, self.columns, values.detach(), (m, n)
+        )
+
+    def parameters(self) -> dict[str, Tensor]:
+        """``values``, the entries row by row, ``(entries,)``."""
+        return {"values": self.values}
+
+    def _replace(self, parameters: dict[str, Tensor]) -> Self:
+        other = super()._replace(parameters)
+        # Other entries may carry derivatives, which the stored product does not.
+        other.product = None
+        return other
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self._apply(x, False)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._apply(y, True)
+
+    def _apply(self, x: Tensor, transpose: bool) -> Tensor:
+        if self.product is not None and not self.values.requires_grad:
+            return cast(Tensor, ApplyLinear.apply(x, self, transpose))
+        shape, x = self._prepare(x, transpose)
+        sources, targets = self.columns, self.rows
+        if transpose:
+            sources, targets = targets, sources
+        entries = self.values.conj() if transpose else self.values
+        summands = x[:, sources] * entries.to(x.dtype)
+        result = x.new_zeros(x.shape[0], math.prod(shape)).index_add(1, targets, summands)
+        return result.reshape(x.shape[0], *shape)
+
+    def compute(self, x: Tensor, transpose: bool) -> Tensor:
+        """Compute ``A x``, or ``A^H x`` if ``transpose``, outside automatic differentiation."""
+        assert self.product is not None
+        shape, x = self._prepare(x, transpose)
+        # A^H x is the conjugate of A^T applied to the conjugate of x.
+        product = self.product.T if transpose else self.product
+        items = (x.conj() if transpose else x).resolve_conj()
+        groups = items.split(1) if x.device.type == "cpu" else (items,)
+        result = torch.cat([product(group.T.clone()).T for group in groups])
+        return (result.conj() if transpose else result).resolve_conj().reshape(len(x), *shape)
+
+    def _prepare(self, x: Tensor, transpose: bool) -> tuple[Shape, Tensor]:
+        """Return the shape of a result, and the flat items in the dtype of the result."""
+        dtype = x.dtype
+        if self.values.is_complex():
+            dtype = torch.promote_types(dtype, torch.complex64)
+        shape = self.domain_shape if transpose else cast(Shape, self.range_shape)
+        return shape, x.to(dtype).flatten(1)
+
+    def normal_diagonal(self) -> Tensor:
+        squares = self.values.abs().square()
+        diagonal = squares.new_zeros(math.prod(self.domain_shape))
+        return diagonal.index_add(0, self.columns, squares).reshape(1, *self.domain_shape)
+
+    def __repr__(self) -> str:
+        m, n = math.prod(cast(Shape, self.range_shape)), math.prod(self.domain_shape)
+        return f"SparseMatrix({m}x{n}, {len(self.values)} entries)"
+
+
+class ApplyLinear(torch.autograd.Function):
+    """Automatic differentiation to any order: the derivative of a linear map is the map itself.
+
+    The operator has a method ``compute(x, transpose)``, which computes ``A x`` or ``A^H x`` of a
+    batch outside automatic differentiation.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, operator: Any, transpose: bool) -> Tensor:
+        return operator.compute(x, transpose)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.operator, ctx.transpose = inputs
+        ctx.real = not x.is_complex()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        result = ApplyLinear.apply(gradients[0], ctx.operator, not ctx.transpose)
+        return (result.real if ctx.real and result.is_complex() else result), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return ApplyLinear.apply(tangents[0], ctx.operator, ctx.transpose)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], x: Tensor, operator: Any, transpose: bool
+    ) -> tuple[Tensor, int]:
+        x = x.movedim(in_dims[0], 0)
+        return ApplyLinear.apply(x.flatten(0, 1), operator, transpose).unflatten(0, x.shape[:2]), 0
 
 
 class Function(Operator):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, match_name, unknown_name
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import RuleState, WeightCurve, WeightRule, WeightSearch
 from invtoolbox.parameter_choice.curve_rules import GridSearch, LCurve, QuasiOptimality
@@ -59,6 +59,7 @@ def rule_named(name: str) -> WeightRule | WeightSearch:
     >>> rule_named("gcv").probes
     1
     """
-    if name not in _RULES:
+    found = match_name(name, _RULES)
+    if found is None:
         raise unknown_name("rule for the weight", name, _RULES)
-    return _RULES[name]()
+    return _RULES[found]()

@@ -12,7 +12,9 @@ import invtoolbox as it
 from invtoolbox.catalogue import presets
 from invtoolbox.catalogue import shelves as catalogue
 from invtoolbox.errors import InputError
+from invtoolbox.motion.methods import method_named
 from invtoolbox.priors import DnCNN
+from invtoolbox.runs.images.tables import Operator
 
 
 @pytest.fixture
@@ -60,6 +62,30 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
         catalogue.find("scenes", "ct-smal")
     with pytest.raises(InputError, match="shelf"):
         catalogue.folders("scene")
+
+
+@pytest.mark.parametrize("name", ["TV", "tv", "Tikhonov", "totalvariation", "TotalVariation"])
+def test_names_are_the_same_in_any_case(name: str) -> None:
+    expected = "Tikhonov" if name == "Tikhonov" else "TotalVariation"
+    assert type(presets.prior_named(name)).__name__ == expected
+
+
+def test_every_kind_of_name_is_found_in_any_case(shelf: Path) -> None:
+    assert repr(presets.solver_named("CGLS")) == repr(presets.solver_named("cgls"))
+    assert type(presets.solver_named("Admm")) is it.solvers.ADMM
+    assert repr(presets.load_preset("DPIR")) == repr(presets.load_preset("dpir"))
+    assert it.parameter_choice.rule_named("GCV").probes == 1
+    assert torch.equal(it.datasets.photograph("Camera"), it.datasets.photograph("camera"))
+    assert type(method_named("ICP-Flow")) is type(method_named("icp-flow"))
+    assert Operator(name="Parallel-Beam").name == "parallel-beam"
+    # A user's own entry may be written in capitals; the same case comes first.
+    (shelf / "solvers" / "Mine.toml").write_text('solver = "admm"\nrho = 2.0\n')
+    (shelf / "solvers" / "MINE.toml").write_text('solver = "admm"\nrho = 3.0\n')
+    for name in ("Mine", "MINE"):
+        assert catalogue.find("solvers", name).name == name
+    assert catalogue.find("solvers", "mine").name in ("Mine", "MINE")
+    with pytest.raises(InputError, match="did you mean 'tikhonov'"):
+        presets.prior_named("TIKHONOF")
 
 
 def test_broken_toml_is_named_with_its_line(shelf: Path) -> None:

@@ -35,6 +35,7 @@ def test_projections_become_a_volume(run: Run, cone: Path) -> None:
         run, "--fbp", "--output", "fdk.nii.gz", "--reference", "truth.npy", "--report", "fdk.html"
     )
     assert ran.code == 0 and "no iterations" in ran.out and "PSNR" in ran.out, ran.err
+    assert "solver" not in ran.out + ran.err and "written" in ran.out
     fdk = it.datasets.open("fdk.nii.gz")
     assert isinstance(fdk, it.datasets.Volume) and fdk.grid.voxel_size == pytest.approx(
         (0.5, 0.5, 0.5)

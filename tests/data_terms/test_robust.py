@@ -177,3 +177,14 @@ def test_the_discrepancy_principle_finds_a_weight_in_spite_of_outliers() -> None
         progress=False,
     )
     assert float(it.metrics.psnr(found.x, truth)) > 28
+
+
+@pytest.mark.parametrize("make", [LeastSquares, L1])
+def test_a_noise_level_of_the_wrong_length_is_one_sentence(make: Callable[..., DataTerm]) -> None:
+    A, y = it.operators.Identity((1, 4)), torch.ones(2, 1, 4)
+    with pytest.raises(InputError, match=r"has 3 values, and the measurements have 2 items;"):
+        it.Problem(y, A, make(torch.tensor([0.1, 0.2, 0.3])))
+    with pytest.raises(InputError, match=r"has 4 values"):
+        it.Problem(y, A, make(torch.full((1, 1, 4), 0.1)))
+    for fitting in (0.1, torch.tensor([0.1]), torch.tensor([0.1, 0.2])):
+        it.Problem(y, A, make(fitting))

@@ -281,3 +281,43 @@ def test_what_works_in_2d_only_says_so() -> None:
     measured = datasets.Measurement(torch.zeros(1, 1, 12, 8, 10), geometry_from_mapping(CONE))
     with pytest.raises(InputError, match="2D scans"):
         bin_detector(measured, 2)
+
+
+@pytest.mark.parametrize("name", ["cone", "vectors", "parallel", "fan"])
+def test_a_geometry_is_shown_on_a_few_short_lines(name: str) -> None:
+    angles = tuple(np.linspace(0, 2 * np.pi, 720, endpoint=False))
+    cone = Geometry3D(
+        "cone",
+        (64, 80),
+        (32, 32, 32),
+        angles,
+        voxel_size=(0.5, 0.25, 0.25),
+        detector_spacing=(0.7, 0.8),
+        source_origin=123.456789,
+        source_detector=234.56789,
+        detector_shift=(0.123456789, 0.2),
+        pitch=0.3,
+        tilt=0.01,
+        axis_shift=0.2,
+        source_shift=(0.1, 0.2, 0.3),
+        detector_rotation=(0.01, 0.02, 0.03),
+        length_unit="cm",
+    )
+    geometry: Any = {
+        "cone": cone,
+        "vectors": Geometry3D(
+            "parallel3d",
+            (8, 8),
+            (4, 4, 4),
+            vectors=((0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0),) * 300,
+        ),
+        "parallel": datasets.Geometry("parallel", angles[:360], 50, (32, 32)),
+        "fan": datasets.Geometry(
+            "fan", angles, 50, (32, 32), source_origin=100.0, source_detector=150.0, curved=True
+        ),
+    }[name]
+    lines = repr(geometry).splitlines()
+    assert len(lines) <= 6 and max(map(len, lines)) <= 100
+    assert lines[0].startswith(type(geometry).__name__ + "(kind=")
+    views = "<300 views>" if name == "vectors" else f"<{len(geometry.angles)} views, 0 to "
+    assert views in repr(geometry) and "length_unit='mm'" not in repr(geometry)

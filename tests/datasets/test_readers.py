@@ -222,6 +222,28 @@ def test_a_plug_in_reads_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         datasets.open(tmp_path / "a.raw", reader="mines")
 
 
+def test_bmp(tmp_path: Path) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    color = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    for name, array in (("color", color), ("grey", color[..., 0]), ("bits", color[..., 0] > 99)):
+        Image.fromarray(array).save(tmp_path / f"{name}.bmp")
+        item = datasets.open(tmp_path / f"{name}.bmp")[0]
+        channels = array if array.ndim == 3 else array[..., None]
+        expected = np.moveaxis(channels / (1 if name == "bits" else 255), -1, 0)[None]
+        assert np.allclose(item.y.numpy(), expected)
+    assert len(datasets.open(tmp_path)) == 3
+    data = (tmp_path / "color.bmp").read_bytes()
+    (tmp_path / "cut.bmp").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="cut.bmp"):
+        datasets.open(tmp_path / "cut.bmp")[0]
+    # A text that begins with the same two letters is no picture.
+    (tmp_path / "text.bmp").write_bytes(b"BM is an abbreviation of Benchmark, see below")
+    with pytest.raises(InputError, match="text.bmp"):
+        datasets.open(tmp_path / "text.bmp")
+
+
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple:

@@ -64,6 +64,38 @@ def test_two_identical_sweeps(street):
     assert not bool(found.dynamic.any()) and any("same points" in note for note in found.notes)
 
 
+class FakeCloud:
+    """Attributes of `open3d.geometry.PointCloud`, whose points NumPy converts."""
+
+    def __init__(self, points: torch.Tensor) -> None:
+        self.points = points.double().tolist()
+
+
+class FakeMesh:
+    """Attributes of `open3d.geometry.TriangleMesh`."""
+
+    def __init__(self, points: torch.Tensor) -> None:
+        self.vertices = points.double().tolist()
+        self.triangles = [[0, 1, 2]]
+
+
+def test_clouds_and_meshes_of_other_packages(street):
+    first, second = street[0].points[:4000], street[1].points[:4000]
+    expected = it.scene_flow(first, second, ego_motion=motion_of(street))
+    for kind in (FakeCloud, FakeMesh):
+        source, target = kind(first), kind(second)
+        flow = it.scene_flow(source, target, ego_motion=motion_of(street))
+        assert isinstance(flow, np.ndarray)
+        np.testing.assert_array_equal(flow, expected.numpy())
+    trimesh = pytest.importorskip("trimesh")
+    flow = it.scene_flow(
+        trimesh.PointCloud(first.numpy()), FakeCloud(second), ego_motion=motion_of(street)
+    )
+    np.testing.assert_array_equal(flow, expected.numpy())
+    mixed = it.scene_flow(first, FakeCloud(second), ego_motion=motion_of(street))
+    assert torch.equal(mixed, expected)
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [

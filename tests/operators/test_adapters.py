@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 
@@ -242,6 +243,84 @@ def test_dense_matrices() -> None:
     assert one.items is None and one(x.reshape(3, 1, 12)).shape == (3, 1, 7)
 
 
+def _sparse(dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    matrix = _random(10, 24, seed=3, dtype=dtype)
+    return torch.where(_random(10, 24, seed=4) > 0.4, matrix, torch.zeros_like(matrix))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc", "bsr"])
+def test_sparse_tensors(layout: str) -> None:
+    dense = _sparse()
+    size = {"blocksize": (2, 3)} if layout == "bsr" else {}
+    A = it.as_operator(
+        dense.to_sparse(layout=getattr(torch, f"sparse_{layout}"), **size), (2, 3, 4), (1, 2, 5)
+    )
+    B = it.as_operator(dense, (2, 3, 4), (1, 2, 5))
+    assert isinstance(A, LinearOperator) and isinstance(B, LinearOperator)
+    x = _random(3, 2, 3, 4, dtype=torch.float64)
+    torch.testing.assert_close(A(x), B(x), rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(A.adjoint(B(x)), B.normal(x), rtol=1e-13, atol=1e-13)
+    assert _dot_test(A, dtype=torch.float64) < 1e-14 and _dot_test(A) < 1e-6
+    for one, dtype in ((x, torch.float64), (x.float(), torch.float32)):
+        assert A(one).dtype == A.adjoint(A(one)).dtype == dtype
+        for k in range(3):
+            assert torch.equal(A(one)[k], A(one[k : k + 1])[0])
+    assert A.to(torch.float32).parameters()["values"].dtype == torch.float32
+    torch.testing.assert_close(
+        A.normal_diagonal(), dense.square().sum(0).reshape(1, 2, 3, 4), rtol=1e-14, atol=0
+    )
+    exact = float(torch.linalg.matrix_norm(dense, 2))
+    assert float(A.norm(tolerance=1e-9, max_iterations=2000)) == pytest.approx(exact, rel=1e-4)
+
+
+def test_a_complex_sparse_tensor() -> None:
+    A = it.as_operator(_sparse(torch.complex128).to_sparse())
+    assert isinstance(A, LinearOperator)
+    assert _dot_test(A, dtype=torch.complex128) < 1e-14
+    real = _random(2, 1, 24)
+    assert A(real).dtype == torch.complex64
+    slope = torch.autograd.gradcheck(A, (_random(2, 1, 24, dtype=torch.float64).requires_grad_(),))
+    assert slope
+
+
+def test_gradients_of_a_sparse_tensor_in_images_and_entries() -> None:
+    A = it.as_operator(_sparse().to_sparse_coo())
+    x = _random(2, 1, 24, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(A, (x,), check_forward_ad=True)
+    values = A.parameters()["values"].clone().requires_grad_()
+    for pick in ("__call__", "adjoint"):
+        z = x.detach() if pick == "__call__" else x.detach()[..., :10]
+        torch.testing.assert_close(
+            getattr(A.with_parameters(values=2 * values), pick)(z), 2 * getattr(A, pick)(z)
+        )
+        assert torch.autograd.gradcheck(
+            lambda v, name=pick, z=z: getattr(A.with_parameters(values=v), name)(z),
+            (values,),
+            check_forward_ad=True,
+        )
+    repeated = torch.sparse_coo_tensor([[0, 0], [1, 1]], [1.0, 2.0], (2, 2), check_invariants=True)
+    assert float(it.as_operator(repeated)(torch.ones(1, 1, 2))[0, 0, 0]) == 3.0
+    y = A(x.detach())
+    solution = it.solve(it.Problem(y, A), it.priors.Tikhonov(), regularization=1.0, progress=False)
+    assert solution.status == ("converged", "converged")
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (torch.ones(2, 3, 4).to_sparse(), "to_dense"),
+        (torch.ones(3, 4).to_sparse(1), "1 dense axes"),
+        (torch.tensor([[1.0, float("nan")]]).to_sparse(), "NaN or infinite"),
+    ],
+)
+def test_what_is_no_sparse_matrix_gets_one_sentence(matrix: torch.Tensor, message: str) -> None:
+    with pytest.raises(it.InputError, match=message):
+        it.as_operator(matrix)
+    with pytest.raises(it.InputError, match=r"has 24 columns"):
+        it.as_operator(_sparse().to_sparse_csr(), (1, 5, 5))
+
+
 def test_functions_and_networks() -> None:
     A = it.as_operator(lambda x: x[..., ::2] * 3, (2, 8), linear=True, channelwise=True)
     assert A.range_shape == (2, 4) and _dot_test(A) < 1e-6
@@ -293,6 +372,89 @@ def test_an_operator_stays_itself() -> None:
     assert it.as_operator(A) is A and it.as_operator(it.to_deepinv(A)) is A
 
 
+# -- to SciPy and PyLops ---------------------------------------------------------------------------
+
+
+def _mri() -> LinearOperator:
+    return it.operators.CartesianMRI((_random(6, 6) > 0).float(), (6, 6))
+
+
+EXPORTED: dict[str, Callable[[], LinearOperator]] = {
+    "blur": lambda: Blur(torch.rand(3, 3), (2, 6, 7), "valid"),
+    "scan": lambda: it.operators.ParallelBeam((8, 8), torch.arange(5) * 0.6, 11),
+    "mri": _mri,
+    "stack": lambda: it.operators.stack([Identity((1, 4, 4)), Blur(torch.rand(3, 3), (4, 4))]),
+    "sparse": lambda: it.operators.SparseMatrix(_sparse(torch.complex128).to_sparse()),
+}
+
+
+def _flat(value: torch.Tensor | tuple[torch.Tensor, ...]) -> np.ndarray:
+    parts = value if isinstance(value, tuple) else (value,)
+    return torch.cat([part.flatten() for part in parts]).numpy()
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_an_operator_in_scipy(name: str) -> None:
+    A = EXPORTED[name]()
+    linear = it.to_scipy(A)
+    assert isinstance(linear, scipy.sparse.linalg.LinearOperator) and it.as_operator(linear) is A
+    is_complex = name in ("mri", "sparse")
+    dtype = torch.complex128 if is_complex else torch.float64
+    assert linear.dtype == (np.complex128 if is_complex else np.float64)
+    x = _random(1, *A.domain_shape, dtype=dtype)
+    y = A(x)
+    assert linear.shape == A.shape == (_flat(y).size, x.numel())
+    np.testing.assert_array_equal(linear @ _flat(x), _flat(y))
+    np.testing.assert_array_equal(linear.H @ _flat(y), _flat(A.adjoint(y)))
+    columns = np.stack([_flat(x), 2 * _flat(x)], axis=1)
+    np.testing.assert_array_equal((linear @ columns)[:, 0], _flat(y))
+    np.testing.assert_allclose(linear @ (1j * _flat(x)), 1j * _flat(y), rtol=1e-12, atol=1e-12)
+    v, w = (_flat(_random(n, seed=k, dtype=dtype)) for k, n in enumerate(linear.shape[::-1]))
+    assert np.vdot(w, linear @ v) == pytest.approx(np.vdot(linear.H @ w, v), rel=1e-9)
+    found = scipy.sparse.linalg.lsqr(linear, _flat(y), atol=1e-12, btol=1e-12, iter_lim=500)[0]
+    np.testing.assert_allclose(linear @ found, _flat(y), atol=1e-6 * np.abs(_flat(y)).max())
+    assert it.to_scipy(A, torch.float32).dtype == (np.complex64 if is_complex else np.float32)
+    # SciPy's protocol without a conversion.
+    other = scipy.sparse.linalg.aslinearoperator(A)
+    assert other.shape == linear.shape and other.dtype == linear.dtype
+    np.testing.assert_array_equal(other.rmatvec(_flat(y)), linear.rmatvec(_flat(y)))
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_an_operator_in_pylops(name: str) -> None:
+    pylops = pytest.importorskip("pylops")
+    A = EXPORTED[name]()
+    op = it.to_pylops(A)
+    assert isinstance(op, pylops.LinearOperator)
+    dtype = torch.complex128 if np.issubdtype(op.dtype, np.complexfloating) else torch.float64
+    x = _random(1, *A.domain_shape, dtype=dtype)
+    np.testing.assert_array_equal(np.ravel(op @ _flat(x)), _flat(A(x)))
+    np.testing.assert_array_equal(np.ravel(op.H @ _flat(A(x))), _flat(A.normal(x)))
+    pylops.utils.dottest(op, complexflag=3 if dtype.is_complex else 0, rtol=1e-9)
+    image = x[0].numpy()
+    assert np.asarray(op @ image.reshape(op.dims)).size == op.shape[0]
+    found = pylops.optimization.basic.cgls(
+        op, _flat(A(x)), x0=np.zeros(op.shape[1], op.dtype), niter=300, tol=1e-20
+    )[0]
+    np.testing.assert_allclose(
+        np.ravel(op @ found), _flat(A(x)), atol=1e-5 * np.abs(_flat(A(x))).max()
+    )
+
+
+def test_what_scipy_cannot_take_gets_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    several = Blur(torch.rand(3, 1, 3, 3), (6, 6))
+    with pytest.raises(it.InputError, match="belong to 3 items; select one"):
+        it.to_scipy(several)
+    one = it.to_scipy(several.select(torch.tensor([1])))
+    x = _random(3, 1, 6, 6, dtype=torch.float64)
+    np.testing.assert_allclose(one @ _flat(x[1]), _flat(several(x)[1]), rtol=1e-12)
+    with pytest.raises(it.InputError, match="to_pylops takes a linear operator"):
+        it.to_pylops(it.as_operator(torch.sin, (1, 4)))
+    monkeypatch.setitem(sys.modules, "pylops", None)
+    with pytest.raises(ImportError, match="install PyLops"):
+        it.to_pylops(Identity((1, 4)))
+
+
 # -- back to deepinv -------------------------------------------------------------------------------
 
 
@@ -332,7 +494,7 @@ def test_a_physics_made_of_an_operator() -> None:
     # argmin gamma / 2 |A u - y|^2 + 1 / 2 |u - z|^2
     u = physics.prox_l2(z, y, 3.0)
     torch.testing.assert_close(3.0 * A.adjoint(A(u) - y) + u - z, torch.zeros_like(u))
-    torch.testing.assert_close(physics.A_dagger(y), A.pseudo_inverse(y))
+    assert float((A(physics.A_dagger(y)) - y).norm() / y.norm()) < 1e-4
     torch.testing.assert_close(physics.A(x, kernel=2 * kernel), 2 * y)
     torch.testing.assert_close(physics(x), y)
     single = it.to_deepinv(A).to(torch.float32)
@@ -345,3 +507,58 @@ def test_a_physics_made_of_an_operator() -> None:
     torch.testing.assert_close(nonlinear.A(x), x.sin())
     with pytest.raises(it.InputError, match="takes an operator"):
         it.to_deepinv(Operator)  # type: ignore[arg-type]
+
+
+PSEUDO_INVERTED: dict[str, Callable[[], LinearOperator]] = {
+    **{
+        f"blur, {boundary}": lambda b=boundary: Blur(torch.rand(5, 3), (2, 16, 17), b)
+        for boundary in ("valid", "zero", "reflect", "periodic")
+    },
+    "scan": EXPORTED["scan"],
+    "mri": EXPORTED["mri"],
+    "coils": lambda: it.operators.CartesianMRI(
+        (_random(8, 8) > 0).float(), (8, 8), _random(1, 3, 8, 8, dtype=torch.complex64)
+    ),
+    "stack": EXPORTED["stack"],
+    "downsampling": lambda: it.operators.Downsampling((1, 12, 12), 3),
+    "inpainting": lambda: it.operators.Inpainting((_random(1, 9, 9) > 0).float(), (1, 9, 9)),
+    "matrix": lambda: it.operators.Matrix(_random(5, 9) @ _random(9, 12, seed=1)),
+    "sparse": lambda: it.operators.SparseMatrix(_sparse(torch.float32).to_sparse()),
+    "hadamard": lambda: it.operators.HadamardSensing((1, 6, 6), 20),
+}
+
+
+@pytest.mark.parametrize("name", PSEUDO_INVERTED)
+def test_a_dagger_is_the_pseudo_inverse(name: str) -> None:
+    torch.manual_seed(0)
+    A = PSEUDO_INVERTED[name]()
+    physics = it.to_deepinv(A)
+    dtype = torch.complex64 if name in ("mri", "coils") else torch.float32
+    x = _random(2, *A.domain_shape, dtype=dtype)
+    y = physics.A(x)
+    found = physics.A_dagger(y)
+    size = it.operators.base.item_norm(A(x))
+    # A A^+ A = A
+    error = it.operators.base.item_norm(A(found - x)) / size
+    assert float(error.max()) < 1e-3
+    # deepinv's own test, `test_pseudo_inverse` in its tests/test_physics.py.
+    r = A.normal(x)
+    back = physics.A_dagger(physics.A(r), solver="lsqr", tol=0.0001, max_iter=50)
+    assert float((back - r).norm() / r.norm()) < 0.05
+    assert physics.max_iter == 500 and physics.tol == 1e-5
+    # Items do not depend on each other, and any unit will do.
+    for k in range(2):
+        assert torch.equal(physics.A_dagger(physics.A(x[k : k + 1]))[0], found[k])
+    tiny = physics.A_dagger(physics.A(1e-25 * x))
+    torch.testing.assert_close(1e25 * tiny, found, rtol=1e-2, atol=1e-2 * float(found.abs().max()))
+    assert float(physics.A_dagger(0 * y).abs().max()) == 0
+
+
+def test_a_dagger_has_derivatives_and_takes_parameters() -> None:
+    A = Blur(torch.rand(3, 3, dtype=torch.float64) + 3 * torch.eye(3).double(), (5, 5), "valid")
+    physics = it.to_deepinv(A)
+    y = _random(1, 1, 3, 3, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda y: physics.A_dagger(y, tol=1e-14), (y,))
+    torch.testing.assert_close(
+        physics.A_dagger(y, kernel=2 * A.kernel, tol=1e-12), physics.A_dagger(y, tol=1e-12) / 2
+    )

@@ -171,6 +171,9 @@ def test_objects_of_open3d_and_pytorch3d_by_what_they_offer() -> None:
     before = copy.deepcopy(legacy)
     assert np.allclose(it.deform(legacy, handles, max_iterations=5).vertices, expected)
     assert np.array_equal(legacy.vertices, before.vertices)
+    # The attributes are enough, whatever the module is called.
+    FakeOpen3D.__module__ = "my_shapes"
+    assert np.allclose(it.deform(legacy, handles, max_iterations=5).vertices, expected)
     meshes = FakeMeshes(torch.stack([mesh.vertices] * 2).float(), mesh.faces)
     moved = it.deform(meshes, handles, max_iterations=5)
     assert isinstance(moved, FakeMeshes) and moved.verts.dtype == torch.float32

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from invtoolbox.operators.base import LinearOperator
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Geometry(ScanGeometry):
     """Geometry of a 2D parallel or fan beam scan.
 

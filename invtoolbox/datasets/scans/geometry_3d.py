@@ -55,7 +55,7 @@ _ANGLES = ("tilt", "detector_rotation")
 _LARGE_STEP = 0.2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Geometry3D(ScanGeometry):
     """Geometry of a 3D cone or parallel beam scan.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 
@@ -80,6 +82,26 @@ class ScanGeometry(ABC):
         from invtoolbox.datasets.output import write_bytes
 
         return write_bytes(path, self.to_toml().encode(), overwrite)
+
+    def __repr__(self) -> str:
+        """Return the settings that are not the defaults; long tuples of numbers are summarized."""
+        shown = []
+        for field in dataclasses.fields(cast(Any, self)):
+            value = getattr(self, field.name)
+            if value == field.default:
+                continue
+            text = repr(value)
+            if isinstance(value, tuple) and len(value) > 3:
+                text = f"<{len(value)} views>"
+                if field.name == "angles":
+                    low, high = math.degrees(min(value)), math.degrees(max(value))
+                    text = f"<{len(value)} views, {low:.4g} to {high:.4g} degrees>"
+            shown.append(f"{field.name}={text}".replace(" ", "\0"))
+        # Lines break between settings, because the spaces inside of them are replaced.
+        lines = textwrap.wrap(
+            f"{type(self).__name__}({', '.join(shown)})", 96, break_on_hyphens=False
+        )
+        return "\n    ".join(lines).replace("\0", " ")
 
 
 def axes_of_item(path: Any, items: str, geometry: ScanGeometry | None) -> int:

@@ -22,7 +22,7 @@ from invtoolbox.datasets.sweeps.nuscenes import NuScenes
 from invtoolbox.datasets.sweeps.point_files import SUFFIXES
 from invtoolbox.datasets.sweeps.sweep_files import SweepFiles, require_folder
 from invtoolbox.datasets.sweeps.waymo import Waymo
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, match_name, unknown_name
 from invtoolbox.geometry.sweeps import Sweeps
 from invtoolbox.simulation.lidar import SimulatedSequence
 
@@ -182,12 +182,13 @@ def open_sweeps(
 
 def sweep_reader(name: str) -> Callable[..., Any]:
     """Return a reader of lidar sweeps of the toolbox or of a plug-in."""
-    if name in SWEEP_READERS:
-        return SWEEP_READERS[name]
+    if (own := match_name(name, SWEEP_READERS)) is not None:
+        return SWEEP_READERS[own]
     plugins = {point.name: point for point in entry_points(group="invtoolbox.readers")}
-    if name not in plugins:
+    found = match_name(name, plugins)
+    if found is None:
         raise unknown_name("reader of lidar sweeps", name, [*SWEEP_READERS, *plugins])
-    return plugins[name].load()
+    return plugins[found].load()
 
 
 def reader_of_folder(folder: Path) -> str | None:

@@ -13,7 +13,7 @@ from invtoolbox.datasets.views.opensfm import open_opensfm
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.rgbd import is_rgbd, open_rgbd
 from invtoolbox.datasets.views.transforms import FILES, open_blender, open_transforms, read_json
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, match_name, unknown_name
 
 #: Readers of pictures with poses by name.
 VIEW_READERS: dict[str, Callable[..., PosedPictures]] = {
@@ -63,9 +63,10 @@ def open_views(
                 "reader="
             )
         reader, place = found
-    elif reader not in VIEW_READERS:
+    known = match_name(reader, VIEW_READERS)
+    if known is None:
         raise unknown_name("reader of pictures with poses", reader, VIEW_READERS)
-    return VIEW_READERS[reader](place, shrink=shrink, straighten=straighten, names=names)
+    return VIEW_READERS[known](place, shrink=shrink, straighten=straighten, names=names)
 
 
 def reader_of_views(place: Path) -> tuple[str, Path] | None:

@@ -1,4 +1,4 @@
-"""Reader of pictures: PNG, JPEG and TIFF as tensors with values from 0 to 1."""
+"""Reader of pictures: PNG, JPEG, BMP and TIFF as tensors with values from 0 to 1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from invtoolbox.errors import InputError
 
 # Number of the orientation tag, in EXIF and in TIFF.
 _ORIENTATION = 274
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 class Pictures:
@@ -86,9 +86,9 @@ def read_pixels(path: Path, page: int) -> np.ndarray:
     kind = sniff(require_file(path))
     if kind == "tiff":
         return _read_tiff(path, page)
-    if kind not in ("png", "jpeg"):
+    if kind not in ("png", "jpeg", "bmp"):
         raise InputError(
-            f"{path}: the first bytes are not those of a PNG, JPEG or TIFF file; export it again"
+            f"{path}: the first bytes are not those of a PNG, JPEG, BMP or TIFF file; export it again"
         )
     with decoding(path, kind.upper()):
         _check_size(path)

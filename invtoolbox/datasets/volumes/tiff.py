@@ -158,7 +158,9 @@ def is_stack(path: Path) -> bool:
             len(images) > 1
             and len(stems) == 1
             and "#" in stems.pop()
-            and not any(f.suffix.lower() in (".png", ".jpg", ".jpeg", ".dcm") for f in files)
+            and not any(
+                f.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".dcm") for f in files
+            )
         )
     import tifffile
 

@@ -22,7 +22,7 @@ from invtoolbox.datasets.scans.geometry_3d import Geometry3D
 from invtoolbox.datasets.scans.geometry_file import geometry_from_mapping, read_geometry
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Grid
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, match_name
 from invtoolbox.operators.base import Operator
 from invtoolbox.parameter_choice import rule_named
 from invtoolbox.parameter_choice.base import WeightRule
@@ -75,7 +75,8 @@ def open_source(
     file: SceneFile, source: Source, geometry: ScanGeometry | None = None
 ) -> datasets.DataSet:
     """Open the data set that a table of the scene names."""
-    path, reader = None, source.reader
+    reader = source.reader and (match_name(source.reader, datasets.READERS) or source.reader)
+    path = None
     if source.dataset is not None:
         path = datasets.find_file(source.dataset, source.file)
         settings = shelves.find("datasets", source.dataset).read()

@@ -27,7 +27,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from invtoolbox.catalogue import registry
 from invtoolbox.catalogue.documents import Alone, CheckedScene, Named, Several, Table
+from invtoolbox.errors import match_name
 
 
 class Source(Table):
@@ -126,6 +128,12 @@ class Operator(Named):
     """Forward operator and its settings; without a name, changes to the geometry in the data."""
 
     name: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _registered(cls, name: str | None) -> str | None:
+        """Write a name of any case as it is registered, because scans are read by name."""
+        return name and (match_name(name, registry.names("operators")) or name)
 
 
 class DataTerm(Named):
