@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.objective.auxiliaries import with_auxiliary_variables
 from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.priors.base import Prior, PriorSum
@@ -174,7 +175,7 @@ def _resumed_gap(
                 max_iterations=steps,
                 tolerance=0.0,
                 progress=False,
-                checkpoint=Path(folder) / "run",
+                checkpoint=Checkpoint(Path(folder) / "run", key="check"),
             ).x
     return rerun_gap(x, through)
 
