@@ -185,6 +185,20 @@ def solve(
             notes.append(f"history holds no objective: {without!r} has no energy")
         for note in (reason, *notes):
             log.info(note)
+        content: dict[str, str] = {}
+        if kept is not None:  # before any costly step, for it may refuse an input
+            parts = {
+                "measurements": problem.y,
+                "operator": problem.operator,
+                "data term": problem.data_term,
+                "unknown parameters": problem.unknown,
+                "prior": priors,
+                "solver": algorithm,
+                "regularization": regularization,
+                "initial guess": initial,
+                "seed": seed,
+            }
+            content = fingerprint(parts, kept.key)
         variable = initial_variable(objective, initial, algorithm.starts_at_zero)
         limits = Limits(
             max_iterations=algorithm.max_iterations if max_iterations is None else max_iterations,
@@ -205,15 +219,7 @@ def solve(
         loop, working = Loop.start(algorithm, working, algorithm.start(working, variable), rule)
         writer = None
         if kept is not None:
-            digest = fingerprint(
-                (problem.y, variable, problem.operator.parameters()),
-                problem,
-                priors,
-                algorithm,
-                regularization,
-                seed,
-            )
-            writer = Writer(kept, digest)
+            writer = Writer(kept, content)
             loop = writer.resume(loop)
             if search is not None:
                 working = working.with_regularization(loop.weight)

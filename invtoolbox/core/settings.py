@@ -18,9 +18,12 @@ class Settings:
         item_fields: names of the attributes that hold one value per item: tensors whose first axis
             is the batch, tuples with one entry per item, and other `Settings`. A length of 1 is a
             value that all items share. `select` restricts them when finished items leave the batch.
+        cache_fields: names of the attributes that hold computed values for later calls. They do not
+            count as content when a run is resumed (`invtoolbox.core.content`).
     """
 
     item_fields: ClassVar[tuple[str, ...]] = ()
+    cache_fields: ClassVar[tuple[str, ...]] = ()
 
     def to(
         self,

@@ -7,21 +7,22 @@ there, so that a run killed at any moment leaves the last complete file.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from invtoolbox.core.content import digest
 from invtoolbox.core.pytrees import tree_leaves, tree_restore
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.loop.run import Loop
 from invtoolbox.objective.objective import Layout
 
-_FORMAT = "invtoolbox checkpoint 1"
+_FORMAT = "invtoolbox checkpoint 2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,22 +31,28 @@ class Checkpoint:
 
     ``checkpoint="run.ckpt"`` in `solve` means ``Checkpoint("run.ckpt")``.
 
-    If the file exists the run continues from it; a file of another problem is refused, never
-    overwritten.
+    If the file exists the run continues from it. A file of another run is refused, never
+    overwritten: the content of problem, prior, solver, weight, initial guess and seed must be
+    equal, down to the bytes of tensors and the code of a user's functions and classes
+    (`invtoolbox.core.content`). Budgets, ``max_iterations`` and ``tolerance`` of `solve`, may
+    differ.
 
     Args:
         path: path of the file.
         every: seconds between two writes; 0 writes after every step.
+        key: text that stands for objects whose content cannot be read, such as an open file.
+            Without it, such an object is refused. Give another key whenever the object changes.
     """
 
     path: str | Path
     every: float = 10.0
+    key: str | None = None
 
 
 class Writer:
     """Writes the loop to its file with a given period."""
 
-    def __init__(self, settings: Checkpoint, fingerprint: str) -> None:
+    def __init__(self, settings: Checkpoint, fingerprint: Mapping[str, str]) -> None:
         self.path, self.every, self.fingerprint = Path(settings.path), settings.every, fingerprint
         self.last = time.monotonic()
 
@@ -68,7 +75,7 @@ class Writer:
         tensors = {name: t.clone() for name, t in tensors.items()}
         meta = {
             "format": _FORMAT,
-            "fingerprint": self.fingerprint,
+            "fingerprint": json.dumps(self.fingerprint),
             "iteration": str(loop.iteration),
         }
         if loop.layout is not None:
@@ -92,12 +99,15 @@ class Writer:
             ) from error
         if meta.get("format") != _FORMAT:
             raise InputError(
-                f"{self.path} is not a checkpoint of this version; give another checkpoint path"
+                f"{self.path} is not a checkpoint of this version ({_FORMAT!r}), but "
+                f"{meta.get('format', 'another file')!r}; give another checkpoint path"
             )
-        if meta.get("fingerprint") != self.fingerprint:
+        found = json.loads(meta["fingerprint"])
+        changed = [name for name in self.fingerprint if found.get(name) != self.fingerprint[name]]
+        if changed:
             raise InputError(
-                f"the checkpoint {self.path} belongs to another problem, prior, solver or seed; "
-                "give another path, or delete it to start anew"
+                f"the checkpoint {self.path} belongs to another problem, prior, solver or seed "
+                f"(changed: {', '.join(changed)}); give another path, or delete it to start anew"
             )
         history = tensors.pop("history", None)
         leaves = {name.removeprefix("loop."): t for name, t in tensors.items()}
@@ -110,19 +120,18 @@ class Writer:
         return restored
 
 
-def fingerprint(tensors: Any, *settings: Any) -> str:
-    """Return a digest of everything that must be equal for a run to continue.
+def fingerprint(parts: Mapping[str, Any], key: str | None = None) -> dict[str, str]:
+    """Return the digest of every part that must be equal for a run to continue.
 
-    These are measurements, start, the operator's parameters, and the names of the settings.
+    Args:
+        parts: measurements, operator and all other parts by name.
+        key: text that stands for objects whose content cannot be read.
+
+    Raises:
+        InputError: if the content of an object cannot be read, and there is no key.
     """
-    digest = hashlib.sha256()
-    for _, part in tree_leaves(tensors):
-        digest.update(str((part.dtype, tuple(part.shape))).encode())
-        digest.update(
-            part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        )
-    digest.update(json.dumps([repr(item) for item in settings]).encode())
-    return digest.hexdigest()
+    remedy = 'give `Checkpoint(path, key="...")` with a key that changes whenever it changes'
+    return {name: digest(part, f"the {name}", key, remedy) for name, part in parts.items()}
 
 
 def _without_history(loop: Loop) -> Loop:

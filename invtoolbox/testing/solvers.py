@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.content import digest
 from invtoolbox.errors import InputError
+from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.objective.auxiliaries import with_auxiliary_variables
 from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.priors.base import Prior, PriorSum
@@ -144,7 +146,8 @@ def check_solver(
         changed is None,
         f"the solver writes into {changed}, 0 being the problem and 1 the prior",
     )
-    if changed is None and settings == solver:  # else the checkpoint belongs to another problem
+    # A solver that keeps values between calls is another one at resumption, and is refused.
+    if changed is None and digest(settings, key="check") == digest(solver, key="check"):
         check.at_most(
             "resumed",
             _resumed_gap(solver, problem, prior, regularization, iterations, first.x),
@@ -174,7 +177,7 @@ def _resumed_gap(
                 max_iterations=steps,
                 tolerance=0.0,
                 progress=False,
-                checkpoint=Path(folder) / "run",
+                checkpoint=Checkpoint(Path(folder) / "run", key="check"),
             ).x
     return rerun_gap(x, through)
 

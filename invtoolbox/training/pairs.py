@@ -18,10 +18,7 @@ from invtoolbox.operators.base import Operator
 
 
 class Pairs(Settings, ABC):
-    """Base class of sources of pairs; a subclass writes `draw`.
-
-    Its ``repr`` must identify the pairs, because a resumed training is checked by it.
-    """
+    """Base class of sources of pairs; a subclass writes `draw`."""
 
     @abstractmethod
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +115,13 @@ def test_a_failed_item_is_named_and_the_rest_goes_on(volume: Path) -> None:
             raise RuntimeError("no\nluck")
         return item.y
 
-    study = it.map_slices(volume, work, "out", progress=False)
+    study = it.map_slices(volume, work, "out", progress=False, key="mine")
     assert [(r.name, r.error) for r in study.failed] == [
         (f"slice-000{k}", "RuntimeError: no luck") for k in (1, 3)
     ]
     assert "no\nluck" in study.failed[0].trace
     broken[0] = False
-    study = it.map_slices(volume, work, "out", resume=True, progress=False)
+    study = it.map_slices(volume, work, "out", resume=True, progress=False, key="mine")
     assert [r.outcome for r in study.reports] == ["kept", "done", "kept", "done", "kept"]
 
 
@@ -162,6 +162,38 @@ def test_results_of_others_are_kept_and_not_mixed(volume: Path) -> None:
     with pytest.raises(InputError, match="slice-0002"):
         it.map_slices(volume, lambda item: item.y, "mine", progress=False)
     assert Path("mine/slice-0002.h5").read_bytes() == b"precious"
+
+
+def test_another_function_of_the_same_name_is_another_study(volume: Path) -> None:
+    def times(
+        factor: float, table: Any = None
+    ) -> Callable[[it.datasets.Measurement], torch.Tensor]:
+        def work(item: it.datasets.Measurement) -> torch.Tensor:
+            return factor * item.y if table is None else table
+
+        return work
+
+    def other() -> Callable[[it.datasets.Measurement], torch.Tensor]:
+        def work(item: it.datasets.Measurement) -> torch.Tensor:
+            return item.y + 1
+
+        work.__qualname__ = times(1.0).__qualname__
+        return work
+
+    def run(work: Any, **more: Any) -> list[str]:
+        study = it.map_slices(volume, work, "out", resume=True, progress=False, **more)
+        return [r.outcome for r in study.reports]
+
+    assert run(times(2.0)) == ["done"] * 5
+    assert run(times(2.0)) == ["kept"] * 5
+    for work in (times(3.0), other()):
+        with pytest.raises(InputError, match=r"another study \(work.content differs\)"):
+            run(work)
+    with (
+        open(volume, "rb") as file,
+        pytest.raises(InputError, match=r"variable table of the function .*map_slices\(..., key="),
+    ):
+        run(times(2.0, file))
 
 
 def test_ctrl_c_leaves_what_is_done(volume: Path) -> None:

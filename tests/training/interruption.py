@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,10 @@ class BreakingPairs(Pairs):
         if not self.left[0]:
             raise Stopped
         return self.pairs.draw(count, generator)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Count as the same content as the other pairs, so that a training may be resumed with these."""
+        return self.pairs.__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
         return repr(self.pairs)

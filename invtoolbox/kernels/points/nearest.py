@@ -50,6 +50,9 @@ class Tree:
         self.points = points.detach()
         self._tree = None if points.is_cuda else _cpu_tree(self.points.contiguous().numpy())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tree, (self.points,)  # the index follows from the points
+
     def query(self, points: Tensor, bound: float | None = None) -> tuple[Tensor, Tensor]:
         """Return the distance to the nearest point and its index, both ``(N,)``.
 

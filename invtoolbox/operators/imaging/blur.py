@@ -65,6 +65,7 @@ class Blur(LinearOperator):
     # Their memory is not bounded either. Therefore this is a separate implementation.
 
     has_batch_axis = True
+    cache_fields = ("_spectra",)
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class Scan2D(Scan):
         detector_shift: offset of the detector, a length; (1,) or (V,), or (items, 1) or (items, V).
     """
 
+    cache_fields = ("_rays",)
     angles: Tensor
     detector_shift: Tensor
     pixel_size: tuple[float, float]

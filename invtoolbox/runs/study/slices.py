@@ -8,11 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
+from invtoolbox.core.content import digest
 from invtoolbox.datasets.measurement import DataSet, Measurement
 from invtoolbox.errors import InputError
 from invtoolbox.runs.study.driver import Items, Study, run_study
 from invtoolbox.runs.study.results import Answer
 from invtoolbox.solution import Solution
+
+_REMEDY = 'give `map_slices(..., key="...")` with a key that changes whenever `work` changes'
 
 
 def map_slices(
@@ -29,6 +32,7 @@ def map_slices(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    key: str | None = None,
 ) -> Study:
     """Apply a function to every slice of a volume, or item of a data set; `it.map_slices`.
 
@@ -46,9 +50,16 @@ def map_slices(
         reader: name of a reader, as in `it.datasets.open`, for a path.
         settings: settings that the result depends on in addition to the data; a folder is resumed
             only with equal ones.
-        resume: keep the whole results in the folder.
+        resume: keep the whole results in the folder. The content of `work` must be equal: its code
+            and the values that it refers to (`invtoolbox.core.content`).
         overwrite: replace the results in the folder.
         progress: show a bar on a terminal.
+        key: text that stands for `work`, whose content is then not compared. With it, a folder is
+            resumed with a corrected function, and a function may refer to an object whose content
+            cannot be read.
+
+    Raises:
+        InputError: if the content of `work` cannot be read, and there is no key.
 
     Returns:
         A `Study`, which reports the items that failed by name; all other items are done.
@@ -63,7 +74,10 @@ def map_slices(
 
     description: dict[str, Any] = {
         "settings": dict(settings or {}),
-        "work": getattr(work, "__qualname__", type(work).__name__),
+        "work": {
+            "name": getattr(work, "__qualname__", type(work).__name__),
+            "content": digest(work, "work", remedy=_REMEDY) if key is None else f"key {key}",
+        },
     }
     if isinstance(data, (str, Path)):
         path = Path(data).expanduser().resolve()
