@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code.
 
     Args:
-        arguments: words after ``invtoolbox``; by default those of the process.
+        arguments: words after ``invtoolbox``; by default the arguments of the process.
     """
     parsed = parser().parse_args(arguments)
     debug = os.environ.get("INVTOOLBOX_DEBUG", "") not in ("", "0")
