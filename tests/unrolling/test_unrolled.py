@@ -298,7 +298,8 @@ def test_what_cannot_be_done_is_said() -> None:
     )
     assert each(measured()).shape == (2, 1, 4, 4)
     with pytest.raises(
-        InputError, match=r"noise_std of LeastSquares has 2 values, and the measurements have 3 items"
+        InputError,
+        match=r"noise_std of LeastSquares has 2 values, and the measurements have 3 items",
     ):
         each(measured(3))
     with pytest.raises(InputError, match="is a rule"):
