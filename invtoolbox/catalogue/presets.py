@@ -39,7 +39,7 @@ NETWORKS = {
 
 
 def prior_named(name: str) -> Prior:
-    """Return a prior by its registered name, or a trained one of the catalogue.
+    """Return a prior by its registered name, or a trained prior by its name in the catalogue.
 
     Args:
         name: a name of ``invtoolbox list priors``.
@@ -73,7 +73,7 @@ def load_preset(name: str, changes: Mapping[str, Any] | None = None) -> Solver:
 
     Args:
         name: a file of the shelf, without ``.toml``.
-        changes: settings that replace those of the preset.
+        changes: settings that replace settings of the preset.
     """
     entry = find("solvers", name)
     settings = entry.read()
@@ -102,7 +102,7 @@ def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
 
     Args:
         name: a folder of the shelf.
-        changes: settings that replace those of the card.
+        changes: settings that replace settings of the card.
     """
     entry = find("priors", name)
     settings = entry.read()

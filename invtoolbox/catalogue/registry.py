@@ -25,7 +25,6 @@ KINDS = ("priors", "operators", "data_terms", "solvers", "readers")
 #: Names that the field writes otherwise than the class name.
 _USUAL = {
     "TotalVariation": "tv",
-    "HuberTV": "huber-tv",
     "TotalGeneralizedVariation": "tgv",
     "WaveletL1": "wavelet",
     "NonNegative": "nonnegative",
@@ -98,7 +97,7 @@ def build(kind: str, name: str, settings: dict[str, Any]) -> Any:
         settings: arguments of the class.
 
     Raises:
-        InputError: if the class does not take a setting; the sentence lists those that it takes.
+        InputError: if the class does not take a setting; the sentence lists its settings.
 
     >>> build("priors", "tv", {"isotropic": False})
     TotalVariation(isotropic=False)
@@ -129,7 +128,7 @@ def _own(kind: str) -> dict[str, type]:
 
 
 def _name_of(cls: type) -> str:
-    """Return the name of a class: the class name in kebab case, or the usual one of the field.
+    """Return the name of a class: the class name in kebab case, or the usual name in the field.
 
     >>> class CartesianMRI: ...
     >>> _name_of(CartesianMRI)
