@@ -23,12 +23,13 @@ from .loop.checkpoint import Checkpoint as Checkpoint
 from .loop.run import Progress as Progress
 from .motion.estimation import scene_flow as scene_flow
 from .operators.adapters import as_operator as as_operator
-from .operators.adapters import to_deepinv as to_deepinv
 from .operators.adapters import to_pylops as to_pylops
 from .operators.adapters import to_scipy as to_scipy
 from .posteriors.base import MeanFieldPosterior as MeanFieldPosterior
 from .posteriors.conformal import calibrate_posteriors as calibrate_posteriors
 from .posteriors.exact import exact_posterior as exact_posterior
+from .priors.adapters import as_prior as as_prior
+from .priors.adapters import to_deepinv as to_deepinv
 from .problem import Problem as Problem
 from .reconstruction import reconstruct as reconstruct
 from .runs.deformation import deform as deform

@@ -467,7 +467,7 @@ def _as_sum(prior: Prior | str | None) -> PriorSum:
     if not isinstance(prior, Prior):
         raise InputError(
             "prior must be one of it.priors or a subclass of ExplicitPrior or ImplicitPrior, got "
-            f"{type(prior).__name__}"
+            f"{type(prior).__name__}; it.as_prior converts priors of deepinv and functions"
         )
     return prior.as_sum()
 
