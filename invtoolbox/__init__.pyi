@@ -19,6 +19,7 @@ from . import training as training
 from . import unrolling as unrolling
 from . import views as views
 from .errors import InputError as InputError
+from .geometry.open3d_export import to_open3d as to_open3d
 from .loop.checkpoint import Checkpoint as Checkpoint
 from .loop.run import Progress as Progress
 from .motion.estimation import scene_flow as scene_flow
