@@ -1,0 +1,88 @@
+"""Checks of the noise level, and of zeros that are no measurements."""
+
+from __future__ import annotations
+
+import torch
+
+from invtoolbox.data_terms.base import ResidualTerm
+from invtoolbox.measurements.findings import Finding, Subject, register
+from invtoolbox.operators.base import Operator
+
+#: Ratio of the stated to the estimated noise level, either way, that cannot be an error of the
+#: estimate.
+_FAR = 4.0
+#: Share of the measurements of a spectrum that may be exactly zero.
+_ZEROS = 0.05
+#: Largest values of pictures and scanners of 8, 12 and 16 bits.
+_FULL_SCALES = (255.0, 4095.0, 65535.0)
+
+
+@register(Operator)
+def check_noise_level(subject: Subject) -> Finding | None:
+    """Find a stated noise level that is far from the estimated one, or in other units."""
+    D, y = subject.problem.data_term, subject.problem.y0
+    if not isinstance(D, ResidualTerm) or D.noise_std is None:
+        return None
+    size = y.abs().flatten(1).amax(1).cpu().double()
+    stated = D.noise_std.detach().cpu().double().expand(len(size))
+    estimated = subject.noise_std
+    if estimated is None:
+        loud = (stated > size) & (size > 0)
+        if not bool(loud.any()):
+            return None
+        k = int(loud.nonzero()[0])
+        return Finding(
+            "noise",
+            f"noise_std = {float(stated[k]):.4g} is larger than every measurement (at most "
+            f"{float(size[k]):.4g}); give it in the units of the measurements",
+        )
+    # Rounding to float32 is a noise too; below it no level can be estimated.
+    estimated = estimated.maximum(1e-6 * size)
+    ratio = stated / estimated.clamp_min(1e-300)
+    off = ((ratio > _FAR) | (ratio < 1 / _FAR)) & (size > 0)
+    if not bool(off.any()):
+        return None
+    k = int(off.nonzero()[0])
+    given, found, factor = float(stated[k]), float(estimated[k]), float(ratio[k])
+    which = f" of item {k}" if len(size) > 1 else ""
+    scale = next((s for s in _FULL_SCALES if 0.5 < factor / s < 2 or 0.5 < factor * s < 2), None)
+    if scale is None:
+        hint = "check its units and its value, or leave it out to have it estimated"
+    elif factor > 1:
+        hint = f"it seems to be in units of 1 / {scale:g}; {given / scale:.4g} would fit"
+    else:
+        hint = f"the measurements seem to be in units of 1 / {scale:g}; {given * scale:.4g} would fit"
+    return Finding(
+        "noise",
+        f"noise_std = {given:.4g}{which} is {_times(factor)} the noise estimated from the "
+        f"measurements, {found:.4g}; {hint}",
+    )
+
+
+@register(Operator)
+def check_zeros(subject: Subject) -> Finding | None:
+    """Find samples of a spectrum that are exactly zero because they were not taken."""
+    y = subject.problem.y0
+    if not y.is_complex() or y.numel() == 0:
+        return None
+    weights = getattr(subject.problem.data_term, "weights", None)
+    counted = (
+        torch.ones_like(y, dtype=torch.bool)
+        if weights is None
+        else (weights.to(y.device) > 0).expand_as(y)
+    )
+    share = float(((y == 0) & counted).sum()) / max(1, int(counted.sum()))
+    if share <= _ZEROS or share == 1:
+        return None
+    return Finding(
+        "zeros",
+        f"{share:.0%} of the samples that count as measured are exactly zero, so they were probably "
+        "not taken; give the operator their mask (y != 0), or "
+        "LeastSquares(weights=(y != 0).float())",
+    )
+
+
+def _times(factor: float) -> str:
+    if factor >= 1:
+        return f"{factor:.3g} times"
+    return f"1 / {1 / factor:.3g} of"
