@@ -7,5 +7,6 @@ from invtoolbox.measurements.findings import (
     register,
     report_findings,
 )
+from invtoolbox.measurements.report import DataReport, data_report
 
-__all__ = ["Finding", "check_measurements", "register", "report_findings"]
+__all__ = ["DataReport", "Finding", "check_measurements", "data_report", "register", "report_findings"]

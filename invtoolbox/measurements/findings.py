@@ -46,14 +46,20 @@ class Subject:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
 
+    @property
+    def operator(self) -> Operator:
+        """The operator, without the factor of a multiple."""
+        A = self.problem.operator
+        return A.parts[0] if isinstance(A, Scaled) else A
+
     @cached_property
     def plane(self) -> Sinogram | None:
         """One plane of a scan, None for other problems."""
-        y, A = self.problem.y0, self.problem.operator
+        y = self.problem.y0
         # The predictions of this data term are line integrals, but its measurements are counts.
         if isinstance(self.problem.data_term, PoissonTransmission) or y.is_complex():
             return None
-        plane = Sinogram.of(y, A.parts[0] if isinstance(A, Scaled) else A)
+        plane = Sinogram.of(y, self.operator)
         if plane is None or min(plane.values.shape) < 2 or not bool(plane.values.any()):
             return None
         return plane
@@ -132,19 +138,27 @@ def check_measurements(problem: Problem) -> tuple[Finding, ...]:
     >>> check_measurements(it.Problem(counts, A))[0].name
     'counts'
     """
+    with torch.no_grad():
+        return find(Subject(problem))
+
+
+def find(subject: Subject) -> tuple[Finding, ...]:
+    """Run the checks that are registered for the operator of a problem.
+
+    Args:
+        subject: the problem.
+    """
+    problem = subject.problem
     if isinstance(problem.y, tuple):
         terms = getattr(problem.data_term, "terms", ())
-        parts = [problem.part(k) for k in range(len(terms))]
-        return tuple(finding for part in parts for finding in check_measurements(part))
+        parts = [Subject(problem.part(k)) for k in range(len(terms))]
+        return tuple(finding for part in parts for finding in find(part))
     found: list[Finding] = []
-    subject, A = Subject(problem), problem.operator
-    with torch.no_grad():
-        for kind, check in _CHECKS:
-            own = isinstance(A.parts[0] if isinstance(A, Scaled) else A, kind)
-            if own and (finding := check(subject)) is not None:
-                found.append(finding)
-                if finding.is_conclusive:
-                    break
+    for kind, check in _CHECKS:
+        if isinstance(subject.operator, kind) and (finding := check(subject)) is not None:
+            found.append(finding)
+            if finding.is_conclusive:
+                break
     return tuple(found)
 
 

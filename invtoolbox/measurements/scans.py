@@ -115,11 +115,10 @@ def check_end_view(subject: Subject) -> Finding | None:
     for turn in (2 * math.pi,) if S.source is not None else (math.pi, 2 * math.pi):
         off = (span - turn) / step
         if min(abs(off), abs(off + 1)) < 0.2:
-            # The view half a turn later is the mirror image.
-            flipped = mirror(S.values[-_ENDS:], subject.cell) if turn < 4 else S.values[-_ENDS:]
-            steps = _steps_between_ends(S.values, flipped)
-            if steps is None and turn > 4:
+            if turn > 4:
                 steps = _steps_of_opposite_rays(S, subject.cell)
+            else:  # the view half a turn later is the mirror image
+                steps = _steps_between_ends(S.values, mirror(S.values[-_ENDS:], subject.cell))
             return _judge_ends(steps, is_closed=abs(off) < 0.5)
     return None
 
@@ -256,7 +255,10 @@ def _steps_between_ends(values: Tensor, ends: Tensor) -> float | None:
     slope = float((before * after).sum())
     if slope > 0.5 * float(before.norm() * after.norm()) and slope > 50 * noise:
         # Views change smoothly: the change between the ends in units of the change per step.
-        return 0.5 * float(((first[0] - last[-1]) * (before + after)).sum()) / slope
+        change, step = first[0] - last[-1], 0.5 * (before + after)
+        steps = float((change * step).sum()) / slope
+        alike = float((change * step).sum() / (change.norm() * step.norm()).clamp_min(1e-300))
+        return steps if steps < 0.3 or alike > 0.8 else None
     width = max(1, values.shape[1] // 128)
     first, last = _bin(values[:_ENDS], width), _bin(ends, width)
     noise = 2 * float(estimate_noise_std(_bin(values, width)[None, None])) ** 2
