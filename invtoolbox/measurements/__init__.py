@@ -7,6 +7,7 @@ from invtoolbox.measurements.findings import (
     register,
     report_findings,
 )
+from invtoolbox.measurements.pages import report_unused_pages
 from invtoolbox.measurements.report import DataReport, data_report
 
-__all__ = ["DataReport", "Finding", "check_measurements", "data_report", "register", "report_findings"]
+__all__ = ["DataReport", "Finding", "check_measurements", "data_report", "register", "report_findings", "report_unused_pages"]
