@@ -394,7 +394,9 @@ def bind(
         else regularization
     )
     _check_fixed_levels(priors)
-    problem = problem.with_data_term(problem.data_term.prepare(problem.without_unknowns(), _inner_solve))
+    problem = problem.with_data_term(
+        problem.data_term.prepare(problem.without_unknowns(), _inner_solve)
+    )
     bound = priors.prepare(problem.without_unknowns(), _inner_solve)
     real = problem.y0.real.dtype if problem.y0.is_complex() else problem.y0.dtype
     ones = torch.ones(problem.batch, dtype=real, device=problem.y0.device)

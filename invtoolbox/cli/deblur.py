@@ -138,7 +138,6 @@ def _kernel(arguments: argparse.Namespace) -> Tensor:
                 f"--kernel gaussian:WIDTH takes a positive number of pixels, got {width!r}"
             ) from None
     from invtoolbox import datasets
-
     from invtoolbox.measurements import report_unused_pages
 
     opened, number = datasets.open_measurements(arguments.kernel), arguments.kernel_item or 0

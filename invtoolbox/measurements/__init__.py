@@ -1,6 +1,6 @@
 """Checks of measurements before they are believed: units, noise level, geometry, missing samples."""
 
-from invtoolbox.measurements import levels, scans  # register their checks
+from invtoolbox.measurements import levels, scans  # noqa: F401 (register their checks)
 from invtoolbox.measurements.findings import (
     Finding,
     check_measurements,
@@ -10,4 +10,12 @@ from invtoolbox.measurements.findings import (
 from invtoolbox.measurements.pages import report_unused_pages
 from invtoolbox.measurements.report import DataReport, data_report
 
-__all__ = ["DataReport", "Finding", "check_measurements", "data_report", "register", "report_findings", "report_unused_pages"]
+__all__ = [
+    "DataReport",
+    "Finding",
+    "check_measurements",
+    "data_report",
+    "register",
+    "report_findings",
+    "report_unused_pages",
+]

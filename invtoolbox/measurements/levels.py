@@ -68,7 +68,9 @@ def check_noise_level(subject: Subject) -> Finding | None:
     # Rounding to float32 is a noise too; below it no level can be estimated.
     estimated = estimated.maximum(1e-6 * size)
     ratio = stated / estimated.clamp_min(1e-300)
-    certain = (estimated > _STRUCTURE * size) & (not y.is_complex())
+    # Pictures of whole grey levels, and a noise level for values from 0 to 1.
+    other_units = (ratio < 1 / 50) & (size > 2) & (estimated > 0.25 * _STRUCTURE * size)
+    certain = ((estimated > _STRUCTURE * size) | other_units) & (not y.is_complex())
     off = ((ratio > _FAR) | (ratio < 1 / _FAR) & certain) & (size > 0)
     if not bool(off.any()):
         return None
@@ -81,7 +83,9 @@ def check_noise_level(subject: Subject) -> Finding | None:
     elif factor > 1:
         hint = f"it seems to be in units of 1 / {scale:g}; {given / scale:.4g} would fit"
     else:
-        hint = f"the measurements seem to be in units of 1 / {scale:g}; {given * scale:.4g} would fit"
+        hint = (
+            f"the measurements seem to be in units of 1 / {scale:g}; {given * scale:.4g} would fit"
+        )
     return Finding(
         "noise",
         f"noise_std = {given:.4g}{which} is {_times(factor)} the noise estimated from the "

