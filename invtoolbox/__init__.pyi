@@ -2,6 +2,7 @@ from . import data_terms as data_terms
 from . import datasets as datasets
 from . import geometry as geometry
 from . import kernels as kernels
+from . import measurements as measurements
 from . import metrics as metrics
 from . import motion as motion
 from . import networks as networks
@@ -19,9 +20,11 @@ from . import training as training
 from . import unrolling as unrolling
 from . import views as views
 from .errors import InputError as InputError
+from .errors import MeasurementWarning as MeasurementWarning
 from .geometry.open3d_export import to_open3d as to_open3d
 from .loop.checkpoint import Checkpoint as Checkpoint
 from .loop.run import Progress as Progress
+from .measurements.report import data_report as data_report
 from .motion.estimation import scene_flow as scene_flow
 from .operators.adapters import as_operator as as_operator
 from .operators.adapters import to_pylops as to_pylops

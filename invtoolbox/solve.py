@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from invtoolbox.core.interrupts import DeferredInterrupt
 from invtoolbox.errors import InputError
 from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.loop.run import RECORDED, STATUS, Callback, Limits, Loop, ProgressBar, run
+from invtoolbox.measurements import report_findings
 from invtoolbox.objective.initial_guess import first_guess, initial_variable, layout_of
 from invtoolbox.objective.objective import Objective
 from invtoolbox.objective.unknowns import Unknowns
@@ -54,6 +56,7 @@ def solve(
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = True,
+    check: bool = True,
 ) -> Solution: ...
 
 
@@ -73,6 +76,7 @@ def solve(
     differentiate: str | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
+    check: bool = True,
 ) -> list[Solution]: ...
 
 
@@ -93,6 +97,7 @@ def solve(
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = True,
+    check: bool = True,
 ) -> Solution | list[Solution]:
     r"""Minimize ``D(A(x), y) + regularization * sum_i w_i R_i(x) + S(z)``, ``x = g(z)``, per item.
 
@@ -125,6 +130,9 @@ def solve(
             True stops the run.
         checkpoint: file that the run is written to, and from which it is resumed if it exists.
         progress: show a progress bar on a terminal.
+        check: look for measurements that do not fit the operator or the noise level
+            (`measurements.check_measurements`). What looks wrong is a `MeasurementWarning`, and a
+            sentence in ``Solution.notes``.
 
     Returns:
         The solution, or one solution per problem.
@@ -156,12 +164,14 @@ def solve(
                 differentiate=differentiate,
                 callbacks=callbacks,
                 progress=progress,
+                check=check,
             )
             for each in problem
         ]
     began = time.monotonic()
     _check_settings(max_iterations, tolerance, time_limit, differentiate)
     kept = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
+    findings = report_findings(problem) if check else []
     problem = problem.to(device=device, dtype=dtype)
     priors = _as_sum(prior).to(device=device, dtype=dtype)
     with torch.no_grad():
@@ -179,7 +189,7 @@ def solve(
             raise InputError(
                 "a rule for the weight needs an explicit prior to weigh, and there is none"
             )
-        notes = [why_weight] if why_weight else []
+        notes = [why_weight, *findings] if why_weight else findings
         if not algorithm.reformulate(objective).has_value:
             without = next(p for p in objective.explicit_priors if "energy" not in p.offers)
             notes.append(f"history holds no objective: {without!r} has no energy")
@@ -241,7 +251,7 @@ def solve(
     working = working.with_regularization(loop.weight)
     posterior = algorithm.posterior(working, loop.x, loop.summary)
     if posterior is None:
-        posterior = gaussian_posterior(objective.with_regularization(loop.weight), x, solve)
+        posterior = gaussian_posterior(objective.with_regularization(loop.weight), x, _inner_solve)
     rows = (
         torch.stack(loop.history).cpu()
         if loop.history
@@ -265,6 +275,10 @@ def solve(
         weight_search=curve,
         posterior=posterior,
     )
+
+
+#: The first reconstructions of priors are of measurements that were checked before.
+_inner_solve = functools.partial(solve, check=False)
 
 
 def _run_with_progress(
@@ -350,6 +364,7 @@ def _attempts(
             time_limit=left,
             seed=seed,
             progress=False,
+            check=False,
         )
         return solution
 
@@ -379,8 +394,10 @@ def bind(
         else regularization
     )
     _check_fixed_levels(priors)
-    problem = problem.with_data_term(problem.data_term.prepare(problem.without_unknowns(), solve))
-    bound = priors.prepare(problem.without_unknowns(), solve)
+    problem = problem.with_data_term(
+        problem.data_term.prepare(problem.without_unknowns(), _inner_solve)
+    )
+    bound = priors.prepare(problem.without_unknowns(), _inner_solve)
     real = problem.y0.real.dtype if problem.y0.is_complex() else problem.y0.dtype
     ones = torch.ones(problem.batch, dtype=real, device=problem.y0.device)
     unknowns = Unknowns.of(problem, first_guess(problem)) if problem.unknown else None

@@ -45,6 +45,9 @@ def estimate_noise_std(
       root mean square of the four levels: behind an object there are fewer photons and more noise
       than next to it.
 
+    Kinds of measurements whose neighbours are not alike have a method of their own
+    (`Operator.estimate_noise_std`): the noise of k-space is that of its outermost samples.
+
     Windows that are exactly constant (saturated, clipped) are left out. Complex values count as two
     real ones, so the result applies to their real and to their imaginary part.
 
@@ -71,6 +74,9 @@ def estimate_noise_std(
             "the noise level of stacked measurements cannot be estimated; give each data term its "
             "noise_std"
         )
+    own = None if operator is None else operator.estimate_noise_std(y, weights)
+    if own is not None:
+        return own
     picture = y.ndim >= 4 and (
         operator is None or tuple(operator.domain_shape[1:]) == tuple(y.shape[2:])
     )

@@ -144,7 +144,7 @@ class PDHG(Solver):
 
     def meets_target(self, objective: Objective) -> bool:
         D, y = objective.problem.data_term, objective.problem.y
-        plain = isinstance(D, LeastSquares) and D.weights is None and isinstance(y, Tensor)
+        plain = isinstance(D, LeastSquares) and D.is_unweighted and isinstance(y, Tensor)
         return plain and isinstance(objective.rule, DiscrepancyPrinciple)
 
     # -- life --------------------------------------------------------------------------------------
