@@ -234,7 +234,7 @@ def fitted_back_projection(problem: Problem) -> Tensor:
     return x * expand(
         torch.where(
             squared > 0,
-            inner(prediction, wanted) / squared.clamp_min(1e-30),
+            inner(prediction, wanted) / torch.where(squared > 0, squared, torch.ones_like(squared)),
             torch.zeros_like(squared),
         ),
         x,

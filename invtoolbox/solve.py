@@ -114,7 +114,8 @@ def solve(
             implicit prior.
         max_iterations: largest number of iterations; None for the setting of the solver.
         tolerance: bound on the certificate that the solver states; None for the setting of the
-            solver.
+            solver. A convex objective must also be within 1e-3 of its minimum (or the tolerance, if
+            it is larger), by the duality gap of `Solver.gap`.
         time_limit: seconds after which items that still run are ``stopped``.
         seed: seed of random draws, which are a function of it and of the iteration.
         device: device that problem and prior are copied to first; None leaves them where they are.
@@ -183,6 +184,8 @@ def solve(
         if not algorithm.reformulate(objective).has_value:
             without = next(p for p in objective.explicit_priors if "energy" not in p.offers)
             notes.append(f"history holds no objective: {without!r} has no energy")
+        if other := algorithm.minimizes(objective):
+            notes.append(other)
         for note in (reason, *notes):
             log.info(note)
         content: dict[str, str] = {}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.pytrees import scatter_items, select_items, tree_map
+from invtoolbox.loop.stopping import Travel, converged
 from invtoolbox.objective.objective import Layout, Objective
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.solvers.base import Solver
@@ -111,6 +112,7 @@ class Loop:
     iterations: Tensor  # (batch,)
     weight: Tensor  # (batch,) the final weight of each item
     layout: Layout | None  # of the variable if it is parameters; an adaptation may change it
+    travel: Travel | None  # for the gap of the objective; None if the solver has none
     history: list[Tensor]  # one (4, batch) tensor per step, rows as RECORDED
 
     @classmethod
@@ -139,6 +141,7 @@ class Loop:
             iterations=torch.zeros(batch, dtype=torch.long, device=device),
             weight=objective.regularization.clone(),
             layout=objective.layout,
+            travel=Travel.start(state.x) if solver.has_gap(objective) else None,
             history=[],
         )
         return loop, objective
@@ -188,6 +191,8 @@ def run(
             break
         loop.state = solver.step(objective.at(loop.iteration), loop.state)
         loop.iteration += 1
+        if loop.travel is not None:
+            loop.travel = loop.travel.update(loop.state.x, loop.iteration)
         if loop.rule_state is not None and rule is not None:
             loop.rule_state = rule.update(
                 loop.rule_state, loop.state.discrepancy, loop.state.certificate, loop.iteration
@@ -200,10 +205,10 @@ def run(
                 loop.state.certificate
             )
             _finish(loop, solver, DIVERGED, loop.running & ~finite, last_finite)
-            converged = solver.converged(loop.state, limits.tolerance)
+            done = _converged(loop, objective, solver, limits, every)
             if loop.rule_state is not None and rule is not None:
-                converged = converged & rule.satisfied(loop.rule_state, loop.state.discrepancy)
-            _finish(loop, solver, CONVERGED, loop.running & converged)
+                done = done & rule.satisfied(loop.rule_state, loop.state.discrepancy)
+            _finish(loop, solver, CONVERGED, loop.running & done)
             given_up = solver.gives_up(loop.state)
             if given_up is not None:
                 _finish(loop, solver, STOPPED, loop.running & given_up)
@@ -217,6 +222,29 @@ def run(
         stop = any([callback(_progress(loop, objective)) is True for callback in callbacks])
         after_step(loop, not bool(loop.running.any()))
     return loop
+
+
+def _converged(
+    loop: Loop, objective: Objective, solver: Solver, limits: Limits, every: int
+) -> Tensor:
+    """Return which items of the state are converged, and correct the recorded certificate."""
+    nan = loop.history[-1][1].new_full((), torch.nan)
+    before = loop.history[-1 - every][1] if len(loop.history) > every else nan.expand(len(loop.x))
+    done, certificate = converged(
+        objective.at(loop.iteration - 1),
+        solver,
+        loop.state,
+        loop.travel,
+        before[loop.active],
+        loop.iteration,
+        every,
+        limits.tolerance,
+        loop.iteration >= limits.max_iterations,
+    )
+    if certificate is not loop.state.certificate:
+        shown = torch.where(loop.running, certificate, nan)
+        loop.history[-1][1] = loop.history[-1][1].index_copy(0, loop.active, shown)
+    return done
 
 
 def _weights(loop: Loop, solver: Solver, objective: Objective) -> Tensor:
@@ -263,6 +291,7 @@ def _compact(loop: Loop, objective: Objective) -> Objective:
     loop.active, loop.running = loop.active[keep], loop.running[keep]
     loop.state = select_items(loop.state, keep)
     loop.rule_state = select_items(loop.rule_state, keep)
+    loop.travel = select_items(loop.travel, keep)
     return objective.select(keep)
 
 

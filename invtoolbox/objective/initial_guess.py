@@ -19,13 +19,18 @@ def first_guess(problem: Problem) -> Tensor:
     """Return the image that solvers start from, ``(batch, channel, *space)``.
 
     It is the back-projection, scaled to fit the measurements best. It is zero if predictions and
-    measurements are of different kinds.
+    measurements are of different kinds, and for an item whose back-projection is not finite.
 
     Args:
         problem: measurements, operator and data term.
     """
     alike = problem.data_term.is_quadratic or problem.data_term.is_of_residual
-    return fitted_back_projection(problem) if alike else problem.zeros()
+    if not alike:
+        return problem.zeros()
+    guess = fitted_back_projection(problem)
+    # If squares overflow, the item starts at 0: the last finite iterate of a solve then exists.
+    finite = torch.isfinite(guess.flatten(1)).all(1)
+    return torch.where(finite.view(-1, *[1] * (guess.ndim - 1)), guess, torch.zeros_like(guess))
 
 
 def initial_variable(

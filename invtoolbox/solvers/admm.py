@@ -14,6 +14,7 @@ from invtoolbox.objective.auxiliaries import with_auxiliaries
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, inexact_prox_reason, nonconvex_reason
+from invtoolbox.solvers.duality import has_gap, objective_gap
 from invtoolbox.solvers.linear_systems import is_closed, solve_quadratic
 from invtoolbox.solvers.splitting import (
     PriorSummand,
@@ -22,6 +23,7 @@ from invtoolbox.solvers.splitting import (
     first_penalty,
     prior_summands,
     splitting_reason,
+    take_primal,
     unit_step_reason,
     unit_step_term,
 )
@@ -75,7 +77,8 @@ class ADMM(Solver):
 
     The answer is the z of a constraint, else of the first prior that is not behind an operator, so
     that constraints hold and the answer has the look of the prior; without such a prior it is x.
-    Certificate: the larger of the relative primal and dual residual (ibid., 3.3).
+    Certificate: the larger of the relative primal and dual residual (ibid., 3.3), and the duality
+    gap of a convex objective with the multipliers ``rho u_i`` (`Solver.gap`).
 
     Args:
         rho: the penalty, in the units of the objective; see above.
@@ -176,6 +179,20 @@ class ADMM(Solver):
 
     def result(self, state: ADMMState) -> Tensor:
         return state.answer
+
+    def has_gap(self, objective: Objective) -> bool:
+        return has_gap(objective)
+
+    def gap(self, objective: Objective, state: ADMMState, distance: Tensor) -> Tensor:
+        summands = prior_summands(objective)
+        primal, _ = take_primal(summands)
+        # rho u_i is a subgradient of the prior at z_i.
+        duals = [
+            (summand, expand(state.rho, u) * u, state.rho)
+            for summand, u in zip(summands, state.duals)
+            if summand is not primal
+        ]
+        return objective_gap(objective, state.answer, distance, primal, 1 / state.rho, duals)
 
     def fixed_point(self, state: ADMMState) -> tuple[Tensor, ...]:
         return (state.x, *state.splits, *state.duals)

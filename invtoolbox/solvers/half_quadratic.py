@@ -208,6 +208,15 @@ class HalfQuadratic(Solver):
             steps=torch.full_like(state.steps, torch.inf),
         )
 
+    def minimizes(self, objective: Objective) -> str | None:
+        if not any("energy" in prior.offers for _, prior in objective.terms):
+            return None
+        penalty = "the default penalty" if self.penalty is None else f"penalty={self.penalty:g}"
+        return (
+            f"HalfQuadratic minimized another objective: with {penalty}, every prior is replaced "
+            "by its Moreau envelope; ADMM and PDHG minimize the objective itself"
+        )
+
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if reason := nonconvex_reason(objective) or inexact_prox_reason(
             summand.function for summand in prior_summands(objective)

@@ -127,6 +127,16 @@ class KrylovMM(Solver):
         prior = objective.terms[0][1]
         return prior.smooth and ("quadratic" not in prior.offers or objective.rule is not None)
 
+    def minimizes(self, objective: Objective) -> str | None:
+        prior = objective.terms[0][1]
+        if prior.smooth:
+            return None
+        return (
+            f"KrylovMM minimized another objective: {prior!r} is smoothed at "
+            f"{self.smoothing:g} of the intensity range (smoothing=); PDHG minimizes the "
+            "objective itself"
+        )
+
     def meets_target(self, objective: Objective) -> bool:
         return objective.rule is not None
 

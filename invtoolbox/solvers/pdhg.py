@@ -23,6 +23,7 @@ from invtoolbox.solvers.base import (
     inexact_prox_reason,
     nonconvex_reason,
 )
+from invtoolbox.solvers.duality import has_gap, objective_gap
 from invtoolbox.solvers.splitting import (
     DataSummand,
     DiscrepancyBall,
@@ -92,7 +93,8 @@ class PDHG(Solver):
     objective need not decrease monotonically. Certificate: the larger of the primal and the dual
     residual (Goldstein et al. 2013). The primal residual is the distance to
     ``0 in dG(u) + sum_j K_j^T q_j``, relative to the largest ``K_j^T q_j``. The dual residual is
-    the distance to ``K_j u in dF_j*(q_j)``, relative to the image.
+    the distance to ``K_j u in dF_j*(q_j)``, relative to the image. The duality gap of a convex
+    objective whose misfit has a Lipschitz gradient joins them (`Solver.gap`).
 
     Args:
         relaxation: over-relaxation in (0, 2); 1 is none.
@@ -280,6 +282,20 @@ class PDHG(Solver):
         distance = torch.maximum(away, 0.02 * item_norm(u))
         balance = _balance(splitting, state, distance, [item_norm(p) for p in duals])
         return (state.ratio * balance).sqrt().detach()
+
+    def has_gap(self, objective: Objective) -> bool:
+        return has_gap(objective) and not self.meets_target(objective)
+
+    def gap(self, objective: Objective, state: PDHGState, distance: Tensor) -> Tensor:
+        splitting = self._split(objective, state.target)
+        tau, sigmas = _steps(splitting, state)
+        duals = [
+            (summand, p, sigma)
+            for summand, p, sigma in zip(splitting.dual, state.duals, sigmas)
+            if isinstance(summand, PriorSummand)
+        ]
+        primal = splitting.primal if isinstance(splitting.primal, PriorSummand) else None
+        return objective_gap(objective, state.x, distance, primal, tau, duals)
 
     def fixed_point(self, state: PDHGState) -> tuple[Tensor, ...]:
         return (state.point, *state.duals)

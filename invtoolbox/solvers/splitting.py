@@ -55,24 +55,26 @@ def first_penalty(objective: Objective, start: Tensor, fraction: float = 0.1) ->
     """Return the penalty to start with, ``(batch,)``.
 
     Without a denoiser, thresholds are a fraction of the intensity range,
-    ``weight / rho = fraction * range``. With a denoiser it is its weight, so that the denoiser
-    works at its own level. With a denoiser of a single level it is ``1 / sigma^2`` in units of the
-    noise, as the prox of a density would have.
+    ``weight / rho = fraction * range``. A quadratic prior, which has no threshold, has the same
+    share of rho at every range. With a denoiser the penalty is the weight of the denoiser, so that
+    the denoiser works at its own level. With a denoiser of a single level it is ``1 / sigma^2`` in
+    units of the noise, as the prox of a density would have.
     """
     one = torch.ones_like(objective.regularization)
     bound = objective.problem.data_term.curvature(objective.problem.y)
     curvature = one if bound is None else one * bound.to(one)
     denoising = denoising_term(objective)
     if denoising is None:
-        weights = [weight for weight, prior in objective.terms if not prior.is_constraint]
         size = start.abs().flatten(1).amax(1)
+        divisor = torch.where(size > 0, size, torch.ones_like(size))
+        weights = [
+            weight if "quadratic" in prior.offers else weight / divisor
+            for weight, prior in objective.terms
+            if not prior.is_constraint
+        ]
         total = sum(weights[1:], weights[0]) if weights else torch.zeros_like(size)
         usable = (total > 0) & (size > 0)
-        return torch.where(
-            usable,
-            total / fraction / torch.where(usable, size, torch.ones_like(size)),
-            0.1 * curvature,
-        )
+        return torch.where(usable, total / fraction, 0.1 * curvature)
     weight, prior = denoising
     if not prior.fixed_level:
         return weight
