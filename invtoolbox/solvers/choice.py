@@ -60,6 +60,10 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
             "a prior or the misfit has a kink, and the image is a nonlinear function of the "
             "variable, or the prediction of the image",
         ),
+        (
+            solvers.CondatVu(),
+            "a prior has a gradient but no energy, and another one a proximal operator",
+        ),
         (solvers.GradientDescent(), "everything is differentiable"),
         (solvers.GradientDescent(step_size=1e-3), "priors have gradients but no energy"),
         *plugins(),

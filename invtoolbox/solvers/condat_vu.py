@@ -80,6 +80,13 @@ class CondatVu(PDHG):
                 )
         return None
 
+    def suits(self, objective: Objective) -> bool:
+        """Whether a prior is not differentiable, and none is a denoiser."""
+        priors = [prior for _, prior in objective.terms]
+        return not all(prior.smooth for prior in priors) and not any(
+            "denoise" in prior.offers for prior in priors
+        )
+
     def meets_target(self, objective: Objective) -> bool:
         return False
 

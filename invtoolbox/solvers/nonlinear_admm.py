@@ -75,8 +75,8 @@ class NonlinearADMM(Solver):
     >>> problem = it.Problem(torch.tensor([[[1.0, 1.1, 7.3, 7.5]]]), A)
     >>> prior = it.priors.TotalVariation() + it.priors.Box(0.0, 1.5)
     >>> solution = it.solve(problem, prior, NonlinearADMM(), regularization=0.1, progress=False)
-    >>> solution.x.round(decimals=2)
-    tensor([[[0.0900, 0.0900, 1.5000, 1.5000]]])
+    >>> solution.x.round(decimals=1)
+    tensor([[[0.1000, 0.1000, 1.5000, 1.5000]]])
     """
 
     max_iterations: int = 500
@@ -205,7 +205,7 @@ class NonlinearADMM(Solver):
         return False, "the first line is solved by a fixed number of steps of L-BFGS"
 
 
-_DESCENT = LBFGS()
+_DESCENT = LBFGS(memory=5)
 
 
 def _enters_by_gradient(prior: ExplicitPrior) -> bool:

@@ -33,6 +33,7 @@ from invtoolbox.solvers.splitting import (
     Summand,
     curvature_along,
     data_summands,
+    enters_by_gradient,
     first_curvature,
     gradient_summands,
     operator_norm,
@@ -50,7 +51,9 @@ class PDHGState(State):
     target: Tensor  # (batch,) the discrepancy to meet; NaN if the weight is given
     ratio: Tensor  # (batch,) primal over dual step
     norms: Tensor  # (batch, summands) norms of the operators of the dual summands
-    curvatures: Tensor  # (batch, misfits and smooth priors) in the prediction; infinite if unbounded
+    curvatures: (
+        Tensor  # (batch, misfits and smooth priors) in the prediction; infinite if unbounded
+    )
     start: Tensor  # the start of x
     point: Tensor  # the relaxed x
     pull: Tensor  # sum_j K_j^T p_j
@@ -141,9 +144,14 @@ class PDHG(Solver):
     def suits(self, objective: Objective) -> bool:
         """Whether misfit and priors are convex and their prox exact.
 
-        Denoisers and smooth objectives are left to other solvers.
+        Denoisers and smooth objectives are left to other solvers, and so are energies next to one
+        prior with a closed prox, for which `ProximalGradient` searches its step.
         """
         priors = [prior for _, prior in objective.terms]
+        if any(map(enters_by_gradient, priors)) and objective.problem.data_term.is_smooth:
+            rough = [prior for prior in priors if not prior.smooth]
+            if not rough or (len(rough) == 1 and rough[0].has_exact_prox):
+                return False
         convex = objective.problem.data_term.is_convex and all(
             prior.is_convex is not False for prior in priors
         )
@@ -227,9 +235,7 @@ class PDHG(Solver):
                 slope = summand.grad(k)
                 if isinstance(summand, GradientSummand):
                     place = j - len(splitting.all)
-                    curvatures[place] = curvature_along(
-                        curvatures[place], slope - p, slope, change
-                    )
+                    curvatures[place] = curvature_along(curvatures[place], slope - p, slope, change)
                 duals.append(overwrite(p, slope))
                 continue
             p, missing = _dual_update(summand, p, new, change, sigmas[j], relaxation)
@@ -295,7 +301,12 @@ class PDHG(Solver):
             if isinstance(summand, PriorSummand)
         ]
         primal = splitting.primal if isinstance(splitting.primal, PriorSummand) else None
-        return objective_gap(objective, state.x, distance, primal, tau, duals)
+        smooth = [
+            summand.prior
+            for summand in splitting.smooth
+            if isinstance(summand, GradientSummand) and summand.prior is not None
+        ]
+        return objective_gap(objective, state.x, distance, primal, tau, duals, smooth)
 
     def fixed_point(self, state: PDHGState) -> tuple[Tensor, ...]:
         return (state.point, *state.duals)

@@ -63,7 +63,10 @@ def _changes(objective: Objective) -> Iterator[tuple[str, Objective]]:
     for k, term in enumerate(terms):
         prior, name = term.prior, shorten(term.prior)
         if "prox" not in prior.offers:
-            yield f"write prox(x, step) for {name}", _with_prior(objective, k, _Having(prior, "prox"))
+            yield (
+                f"write prox(x, step) for {name}",
+                _with_prior(objective, k, _Having(prior, "prox")),
+            )
         if "energy" not in prior.offers:
             yield f"write energy(x) for {name}", _with_prior(objective, k, _Having(prior, "energy"))
     for k, term in enumerate(terms):
@@ -73,7 +76,10 @@ def _changes(objective: Objective) -> Iterator[tuple[str, Objective]]:
                 if isinstance(term.prior, TotalVariation)
                 else (_Smooth(term.prior), "a differentiable prior (SmoothedNorm, for example)")
             )
-            yield f"take {words} in place of {shorten(term.prior)}", _with_prior(objective, k, smooth)
+            yield (
+                f"take {words} in place of {shorten(term.prior)}",
+                _with_prior(objective, k, smooth),
+            )
     problem = objective.problem
     if isinstance(problem.y, tuple):
         pass  # one data term per measurement, of which the stack is not a single change
@@ -141,7 +147,9 @@ class _Having(_StandIn):
 
     @property
     def offers(self) -> frozenset[str]:
-        return self.prior.offers | {self.method} | ({"gradient"} if self.method == "energy" else set())
+        return (
+            self.prior.offers | {self.method} | ({"gradient"} if self.method == "energy" else set())
+        )
 
 
 class _Smooth(_StandIn):

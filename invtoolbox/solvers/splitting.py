@@ -7,6 +7,7 @@ own prox with the identity. The first guess of the penalty, also for denoisers, 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
@@ -19,9 +20,11 @@ from invtoolbox.data_terms.base import DataTerm, Stack
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.algebra import LinearStack
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
-from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
 from invtoolbox.priors.images.tikhonov import Tikhonov
+from invtoolbox.priors.numerical_prox import NumericalProx
 from invtoolbox.solvers.base import implicit_reason
+from invtoolbox.solvers.linear_systems import quotient
 
 
 def denoising_term(objective: Objective) -> tuple[Tensor, ExplicitPrior] | None:
@@ -201,6 +204,19 @@ def enters_by_gradient(prior: ExplicitPrior) -> bool:
     return not other and prior.smooth and "gradient" in prior.offers
 
 
+def with_numerical_prox(objective: Objective) -> Objective:
+    """Return the objective in which every energy without a prox has a numerical one."""
+    terms = tuple(
+        Term(term.weight, NumericalProx(term.prior), term.chosen)
+        if enters_by_gradient(term.prior) and "energy" in term.prior.offers
+        else term
+        for term in objective.prior.terms
+    )
+    if terms == objective.prior.terms:
+        return objective
+    return dataclasses.replace(objective, prior=PriorSum(terms, objective.prior.implicit))
+
+
 def gradient_summands(objective: Objective) -> tuple[GradientSummand, ...]:
     """Return the priors that enter by their gradient."""
 
@@ -228,7 +244,7 @@ def first_curvature(summand: GradientSummand, x: Tensor, iterations: int = 6) ->
     length = 1e-3 * (item_norm(x) + 1e-3 * x[0].numel() ** 0.5)
     for _ in range(iterations):
         size = item_norm(direction)
-        unit = direction * expand(quotient_or_zero(length, size), direction)
+        unit = direction * expand(quotient(length, size), direction)
         direction = summand.grad(x + unit) - slope
         largest = largest.maximum(item_norm(direction) / length)
     return 1.05 * largest
@@ -243,10 +259,6 @@ def curvature_along(known: Tensor, change: Tensor, slope: Tensor, moved: Tensor)
     seen = size / length.clamp_min(torch.finfo(length.dtype).tiny)
     sure = size > torch.finfo(size.dtype).eps ** 0.5 * item_norm(slope)
     return torch.where(sure & (seen > known) & seen.isfinite(), 1.05 * seen, known).detach()
-
-
-def quotient_or_zero(a: Tensor, b: Tensor) -> Tensor:
-    return torch.where(b > 0, a / torch.where(b > 0, b, torch.ones_like(b)), torch.zeros_like(a))
 
 
 def data_summands(objective: Objective) -> tuple[DataSummand, ...]:
@@ -380,8 +392,10 @@ def unsplittable_reason(
     problem = objective.problem
     if not problem.is_linear and not nonlinear:
         return f"{name} needs a linear operator, and {problem.operator} is not"
-    if problem.is_linear and isinstance(problem.y, tuple) and not (
-        isinstance(problem.operator, LinearStack) and isinstance(problem.data_term, Stack)
+    if (
+        problem.is_linear
+        and isinstance(problem.y, tuple)
+        and not (isinstance(problem.operator, LinearStack) and isinstance(problem.data_term, Stack))
     ):
         return f"{name} takes several measurements as stack([...]) with data_terms.Stack(...)"
     for _, prior in objective.terms:

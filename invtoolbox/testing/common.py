@@ -144,7 +144,7 @@ class Unusable(Exception):
 
 def _process_state() -> dict[str, Any]:
     """Return the settings of the process that a call could change, by name."""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global generator is meant
+    kind, keys, *rest = np.random.get_state()
     return {
         "the global generator of torch": torch.get_rng_state(),
         "the global generator of NumPy": (kind, tuple(np.asarray(keys).tolist()), *rest),
@@ -156,7 +156,7 @@ def _process_state() -> dict[str, Any]:
 
 def _restore_process(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["the global generator of torch"])
-    np.random.set_state(state["the global generator of NumPy"])  # noqa: NPY002
+    np.random.set_state(state["the global generator of NumPy"])
     random.setstate(state["the global generator of Python"])
     torch.set_grad_enabled(state["the grad mode"])
     torch.set_default_dtype(state["the default dtype"])
