@@ -191,6 +191,14 @@ class Problem(Settings):
         """
         return self._with(self.y, operator, self.data_term)
 
+    def with_measurements(self, y: Any) -> Problem:
+        """Return the problem with other measurements of the same shape.
+
+        Args:
+            y: the new measurements, which are not checked.
+        """
+        return self._with(y, self.operator, self.data_term)
+
     def without_unknowns(self) -> Problem:
         """Return the problem with a known operator, for the first reconstructions of priors."""
         other = copy.copy(self)

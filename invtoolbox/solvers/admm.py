@@ -13,6 +13,7 @@ from invtoolbox.core.in_place import add, add_product, overwrite
 from invtoolbox.objective.auxiliaries import with_auxiliaries
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
+from invtoolbox.priors.numerical_prox import NumericalProx
 from invtoolbox.solvers.base import Solver, State, inexact_prox_reason, nonconvex_reason
 from invtoolbox.solvers.duality import has_gap, objective_gap
 from invtoolbox.solvers.linear_systems import is_closed, solve_quadratic
@@ -20,12 +21,14 @@ from invtoolbox.solvers.splitting import (
     PriorSummand,
     copy_of_image,
     denoising_term,
+    enters_by_gradient,
     first_penalty,
     prior_summands,
     splitting_reason,
     take_primal,
     unit_step_reason,
     unit_step_term,
+    with_numerical_prox,
 )
 
 
@@ -56,6 +59,9 @@ class ADMM(Solver):
     as total variation and the Sobolev misfit can be: then one FFT divides. Otherwise it takes a few
     warm-started conjugate gradient steps, preconditioned by the periodic convolution next to the
     system if there is such a convolution (a blur that reflects).
+
+    An energy without a prox gets one by gradient descent (`NumericalProx`), which `Solution.notes`
+    states.
 
     A prior that is a denoiser makes this plug-and-play (Venkatakrishnan et al. 2013). The penalty
     decides how strongly it acts. If ``rho`` is not given, it is the weight of the denoiser: the
@@ -115,11 +121,21 @@ class ADMM(Solver):
         return unit_step_reason(objective, "ADMM", None if self.rho is None else 1 / self.rho)
 
     def reformulate(self, objective: Objective) -> Objective:
-        """Write out auxiliary variables, which leaves no inner minimization in a prox."""
-        return with_auxiliaries(objective)
+        """Write out auxiliary variables, and give every energy without a prox a numerical one."""
+        return with_numerical_prox(with_auxiliaries(objective))
+
+    def minimizes(self, objective: Objective) -> str | None:
+        inner = [prior for prior in objective.explicit_priors if enters_by_gradient(prior)]
+        if not inner:
+            return None
+        accuracy = NumericalProx(inner[0]).tolerance
+        return f"the prox of {inner[0]!r} is found numerically, to a relative {accuracy:g}"
 
     def suits(self, objective: Objective) -> bool:
-        return any("denoise" in prior.offers for _, prior in objective.terms)
+        priors = [prior for _, prior in objective.terms]
+        return any("denoise" in p.offers for p in priors) and not any(
+            map(enters_by_gradient, priors)
+        )
 
     def init(self, objective: Objective, start: Tensor) -> ADMMState:
         problem, summands = objective.problem, prior_summands(objective)

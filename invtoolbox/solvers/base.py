@@ -145,6 +145,8 @@ class Solver(ABC):
     def minimizes(self, objective: Objective) -> str | None:
         """Return which other objective the solver minimizes, or ``None`` if it is this one.
 
+        The sentence may also name a part that is found to some accuracy only.
+
         `solve` adds the sentence to `Solution.notes`.
         """
         return None

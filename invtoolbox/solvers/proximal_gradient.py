@@ -96,7 +96,9 @@ class ProximalGradient(Solver):
         return implicit_reason(objective, name) or unit_step_reason(objective, name, self.step_size)
 
     def suits(self, objective: Objective) -> bool:
-        return bool(_rough(objective))
+        """Whether a prior has a prox that is no minimum over auxiliary variables."""
+        rough = _rough(objective)
+        return bool(rough) and not any("joint" in prior.offers for _, prior in rough)
 
     def init(self, objective: Objective, start: Tensor) -> ProximalState:
         D, y = objective.problem.data_term, objective.problem.y
