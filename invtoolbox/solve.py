@@ -6,15 +6,16 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from invtoolbox.catalogue.presets import prior_named, solver_named
 from invtoolbox.core.interrupts import DeferredInterrupt
+from invtoolbox.core.threads import choose_threads, limit_torch_threads
 from invtoolbox.errors import InputError
 from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.loop.run import RECORDED, STATUS, Callback, Limits, Loop, ProgressBar, run
@@ -37,10 +38,25 @@ from invtoolbox.solvers.base import Solver
 from invtoolbox.solvers.choice import check_fits, choose
 
 log = logging.getLogger("invtoolbox")
+P, T = ParamSpec("P"), TypeVar("T")
 
 #: Weight of the explicit priors: a number, one number per item ``(batch,)``, a rule or the name of
 #: a rule.
 Regularization = float | Tensor | str | WeightRule | WeightSearch
+
+
+def _on_chosen_threads(function: Callable[P, T]) -> Callable[P, T]:
+    """Run a function with the number of threads of its checkpoint, or with the chosen number."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        path = kwargs.get("checkpoint")
+        kept = Checkpoint(path) if isinstance(path, (str, Path)) else path
+        before = kept.threads() if isinstance(kept, Checkpoint) else None
+        with limit_torch_threads(before or choose_threads()):
+            return function(*args, **kwargs)
+
+    return call
 
 
 @overload
@@ -85,6 +101,7 @@ def solve(
 ) -> list[Solution]: ...
 
 
+@_on_chosen_threads
 def solve(
     problem: Problem | Sequence[Problem],
     prior: Prior | str | None = None,

@@ -213,6 +213,11 @@ def _problem(arguments: argparse.Namespace, number: int) -> tuple[Problem, ScanG
             f"--item {number}: {arguments.sinogram} has {len(opened)} items, counted from 0"
         )
     item: Measurement = opened[number]
+    if item.meta.get("units") == "HU":
+        raise InputError(
+            f"{arguments.sinogram} holds an image, not a sinogram, so there is nothing to "
+            "reconstruct; `invtoolbox run ct-dicom` simulates a scan of such an image"
+        )
     if item.geometry is None:
         raise InputError(
             f"{arguments.sinogram} contains no geometry; give --geometry with a geometry file "

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from invtoolbox.cli import options
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -115,6 +117,7 @@ def add(commands: Any) -> None:
         metavar="FOLDER",
         help="folder for the report; an earlier report is replaced (default: results/demo)",
     )
+    options.add_threads(parser)
     parser.set_defaults(command=command)
 
 

@@ -251,15 +251,14 @@ def _pictures(
         else max(window_of(spread).high, window_of(error).high / 2)
     )
     heated = Window(0.0, largest)
+    warm = page.color_bar(heated, "heat")
     figures = [
-        page.picture(to_bytes(middle, window), "Mean", f"black to white: {window}"),
-        page.picture(heat(spread, heated), "Standard deviation", f"black to white: {heated}"),
+        page.picture(to_bytes(middle, window), "Mean", "", bar=page.color_bar(window)),
+        page.picture(heat(spread, heated), "Standard deviation", "", bar=warm),
     ]
     if error is not None:
         figures.append(
-            page.picture(
-                heat(error, heated), "Error of the mean", "its magnitude, in the same colors"
-            )
+            page.picture(heat(error, heated), "Error of the mean", "its magnitude", bar=warm)
         )
     figures += [
         page.picture(p, f"Sample {k + 1}", "in the window of the mean")
