@@ -85,7 +85,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     print(machine())
     truth = slices(arguments.slices)
-    prior = it.priors.load(arguments.prior, {"within_theorem": False})
+    prior = it.priors.load(arguments.prior)
     box = it.priors.Box(0, 1)
     for rate in (int(r) for r in arguments.rates.split(",")):
         A = CirculantSensing((256, 256), 256 * 256 // rate)

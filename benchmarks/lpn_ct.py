@@ -161,7 +161,7 @@ def main() -> None:
     truth = slices(arguments.slices)
     A = it.operators.ParallelBeam((256, 256), torch.arange(200) * (math.pi / 200), 400)
     problem = it.Problem(A.simulate(truth, NOISE, seed=list(range(len(truth)))), A)
-    prior = it.priors.load(arguments.prior, {"within_theorem": False})
+    prior = it.priors.load(arguments.prior)
     assert isinstance(prior, it.priors.LearnedProximal)
     only = arguments.only.split(",")
 

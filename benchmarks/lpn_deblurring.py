@@ -112,10 +112,12 @@ def methods(folder: Path) -> dict[str, Method]:
     found = {"TV": Method(total_variation, lambda noise: 8 * noise**2)}
     for name, entry in LEARNED.items():
         if entry in it.catalogue.entries("priors"):
-            prior = it.priors.load(entry, {"within_theorem": False})
+            prior = it.priors.load(entry)
             found[name] = Method(partial(learned, prior), partial(ratio, sigma=prior.sigma))
             found[f"{name}, inside"] = Method(
-                partial(learned, it.priors.load(entry)), lambda noise: 1.05, least=1.05
+                partial(learned, it.priors.load(entry, {"within_theorem": True})),
+                lambda noise: 1.05,
+                least=1.05,
             )
     denoisers = {
         name: it.priors.load(entry)

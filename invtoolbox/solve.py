@@ -31,11 +31,12 @@ from invtoolbox.objective.unknowns import Unknowns
 from invtoolbox.parameter_choice import Trials, automatic, rule_named
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule, WeightSearch
 from invtoolbox.posteriors.exact import gaussian_posterior
-from invtoolbox.priors.base import Prior, PriorSum
+from invtoolbox.priors.base import ExplicitPrior, Prior, PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solvers.base import Solver
 from invtoolbox.solvers.choice import check_fits, choose
+from invtoolbox.solvers.splitting import noise_variance
 
 log = logging.getLogger("invtoolbox")
 P, T = ParamSpec("P"), TypeVar("T")
@@ -476,6 +477,17 @@ def _automatic(
                 1.05 * term.prior.least_weight,
                 f"the weight is 1.05 times the least for which {term.prior!r} is known to converge",
             )
+    for term in weighable:
+        if type(term.prior).usual_weight is not ExplicitPrior.usual_weight and (
+            objective.problem.data_term.is_quadratic
+        ):
+            curvature = objective.problem.data_term.curvature(objective.problem.y)
+            variance = noise_variance(objective)
+            found = term.prior.usual_weight(
+                variance if curvature is None else variance * curvature.to(variance)
+            )
+            if found is not None:
+                return found
     return automatic(objective)
 
 
@@ -487,14 +499,15 @@ def _check_least_weights(objective: Objective, rule: Any) -> None:
         if isinstance(rule, (WeightRule, WeightSearch)):
             raise InputError(
                 f"a rule for the weight may choose one for which {term.prior!r} is not known to "
-                f"converge; give a number above {float(least.max()):.4g}, or within_theorem=False"
+                f"converge; give a number above {float(least.max()):.4g}, or leave "
+                "within_theorem=True out"
             )
         weight = torch.as_tensor(rule).to(least) * torch.as_tensor(term.weight).to(least)
         if not bool((weight > least).all()):
             raise InputError(
                 f"{term.prior!r} is known to converge for weights above {float(least.max()):.4g} "
-                f"here, and has {float(weight.min()):.4g}; give a larger one, or "
-                "within_theorem=False"
+                f"here, and has {float(weight.min()):.4g}; give a larger one, or leave "
+                "within_theorem=True out"
             )
 
 

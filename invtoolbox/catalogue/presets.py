@@ -32,6 +32,7 @@ NETWORKS = {
     "cosine-hyperprior": "invtoolbox.networks.cosine_hyperprior:CosineHyperprior",
     "dncnn": "invtoolbox.networks.denoisers:DnCNN",
     "mean-scale-hyperprior": "invtoolbox.networks.hyperprior:MeanScaleHyperprior",
+    "residual-unet": "invtoolbox.networks.residual_unet:ResidualUNet",
     "drunet": "deepinv.models:DRUNet",
     "gsdrunet": "deepinv.models:GSDRUNet",
     "scunet": "deepinv.models:SCUNet",
@@ -111,7 +112,13 @@ def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
         raise InputError(
             f'{entry.path} does not name the kind of prior; add for example prior = "denoiser"'
         )
-    settings.update(changes or {})
+    changes = dict(changes or {})
+    if "intensity_range" in changes and "sigma" in settings:
+        # The sigma of a card is in the units of its own intensity range.
+        low, high = settings.get("intensity_range", (0.0, 1.0))
+        new_low, new_high = changes["intensity_range"]
+        changes.setdefault("sigma", settings["sigma"] * (new_high - new_low) / (high - low))
+    settings.update(changes)
     with _in_file(entry.path):
         table = settings.get("network")
         if isinstance(table, dict):

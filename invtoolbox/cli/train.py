@@ -53,7 +53,7 @@ def add(commands: Any) -> None:
         "--device", metavar="NAME", help="device of the training, for example cuda (default: cpu)"
     )
     parser.add_argument(
-        "--mixed-precision", action="store_true", help="run the network in bfloat16 on a GPU"
+        "--mixed-precision", action="store_true", help="run the network in bfloat16"
     )
     options.add_threads(parser)
     parser.set_defaults(command=command)

@@ -124,13 +124,25 @@ class ExplicitPrior(Prior):
     unit_step: bool = False
     least_weight: Tensor | None = None
 
+    def usual_weight(self, variance: Tensor) -> tuple[Tensor, str] | None:
+        """Return the weight that is usual for this prior, and the words for a note.
+
+        Overridden by priors whose weight follows from the noise level; other weights are chosen by
+        a rule.
+
+        Args:
+            variance: variance of the noise times the curvature of the data term, ``(batch,)``: 1
+                for a least-squares misfit in units of its noise.
+        """
+        return None
+
     def energy(self, x: Tensor) -> Tensor:
         raise InputError(f"{self!r} has no energy")
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         if "denoise" not in self.offers:
             raise InputError(f"{self!r} has no proximal operator")
-        step = torch.as_tensor(step, dtype=x.dtype, device=x.device)
+        step = torch.as_tensor(step, dtype=x.real.dtype, device=x.device)
         return self.denoise(x, self.sigma if self.fixed_level else step.sqrt() * self.sigma)
 
     def prox_and_energy(self, x: Tensor, step: float | Tensor) -> tuple[Tensor, Tensor]:

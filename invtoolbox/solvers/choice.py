@@ -34,6 +34,10 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
             "the priors are norms of linear operators, and majorisation in a Krylov subspace "
             "needs few products",
         ),
+        (
+            solvers.HalfQuadratic(max_iterations=8, sigma_end="noise"),
+            "the misfit is quadratic, and the prior is a denoiser for many noise levels (DPIR)",
+        ),
         (solvers.ADMM(), "the misfit is quadratic and a prior is a denoiser"),
         (
             solvers.Reweighted(),

@@ -17,9 +17,14 @@ from invtoolbox.solvers.splitting import (
     copy_of_image,
     denoising_term,
     first_penalty,
+    noise_variance,
+    operator_norm,
     prior_summands,
     splitting_reason,
 )
+
+#: Least level for ``sigma_end="noise"``, as a fraction of the intensity range; DPIR's.
+_LEAST_LEVEL = 0.01
 
 
 @dataclass
@@ -28,6 +33,7 @@ class HalfQuadraticState(State):
 
     splits: tuple[Tensor, ...]  # z_i
     penalty: Tensor  # (batch,) the fixed penalty; with a schedule, the largest noise level
+    last_level: Tensor  # (batch,) the smallest noise level
     steps: Tensor  # (batch,)
     prediction: Tensor  # A x
     answer: Tensor
@@ -73,7 +79,8 @@ class HalfQuadratic(Solver):
             intensity range.
         sigma_start: the first level of a denoiser, in the units of the image; 20 % of its intensity
             range by default.
-        sigma_end: the last level; the ``sigma`` of the prior by default.
+        sigma_end: the last level; the ``sigma`` of the prior by default. ``"noise"`` is the noise
+            level of the measurements over the norm of A, but at least 1 % of the intensity range.
         schedule: number of steps from the first to the last level.
         inner_iterations: conjugate gradient steps per iteration, if the first line is not closed.
         iterate: ``"x"`` returns the iterate of the misfit in any case.
@@ -91,7 +98,7 @@ class HalfQuadratic(Solver):
     tolerance: float = 1e-4
     penalty: float | None = None
     sigma_start: float | None = None
-    sigma_end: float | None = None
+    sigma_end: float | Literal["noise"] | None = None
     schedule: int = 8
     inner_iterations: int = 5
     iterate: Literal["auto", "x"] = "auto"
@@ -107,7 +114,7 @@ class HalfQuadratic(Solver):
             ("sigma_start", self.sigma_start),
             ("sigma_end", self.sigma_end),
         ):
-            if value is not None and not value > 0:
+            if value is not None and value != "noise" and not value > 0:
                 return f"HalfQuadratic needs a positive {name}, got {value}"
         return (
             None
@@ -138,6 +145,7 @@ class HalfQuadratic(Solver):
             torch.full_like(scale, torch.inf),
             splits,
             first.to(scale),
+            self._last_level(objective, start).to(scale),
             torch.zeros_like(scale),
             prediction,
             start,
@@ -182,6 +190,7 @@ class HalfQuadratic(Solver):
             certificate,
             tuple(splits),
             state.penalty,
+            state.last_level,
             steps,
             prediction,
             x if own is None else own,
@@ -217,6 +226,9 @@ class HalfQuadratic(Solver):
             "by its Moreau envelope; ADMM and PDHG minimize the objective itself"
         )
 
+    def suits(self, objective: Objective) -> bool:
+        return self._levels(objective)
+
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if reason := nonconvex_reason(objective) or inexact_prox_reason(
             summand.function for summand in prior_summands(objective)
@@ -246,7 +258,21 @@ class HalfQuadratic(Solver):
             return state.penalty
         weight, prior = denoising
         own = torch.as_tensor(prior.sigma, dtype=weight.dtype, device=weight.device)
-        last = own if self.sigma_end is None else torch.full_like(own, self.sigma_end)
         done = (state.steps / max(self.schedule - 1, 1)).clamp_max(1)
-        level = torch.maximum(state.penalty, last) ** (1 - done) * last**done
+        first = torch.maximum(state.penalty, state.last_level)
+        level = first ** (1 - done) * state.last_level**done
         return weight * (own / level).square()
+
+    def _last_level(self, objective: Objective, start: Tensor) -> Tensor:
+        one = torch.ones_like(objective.regularization)
+        if not self._levels(objective):
+            return torch.zeros_like(one)
+        if self.sigma_end == "noise":
+            norm = operator_norm(objective.linear_operator, start)
+            noise = noise_variance(objective).sqrt() / norm
+            return torch.maximum(noise, _LEAST_LEVEL * intensity_range(start))
+        if self.sigma_end is not None:
+            return one * self.sigma_end
+        denoising = denoising_term(objective)
+        assert denoising is not None
+        return one * torch.as_tensor(denoising[1].sigma, dtype=one.dtype, device=one.device)

@@ -81,24 +81,20 @@ def first_penalty(objective: Objective, start: Tensor, fraction: float = 0.1) ->
     weight, prior = denoising
     if not prior.fixed_level:
         return weight
-    return (
-        one
-        / torch.as_tensor(prior.sigma, dtype=one.dtype, device=one.device) ** 2
-        * _noise_variance(objective)
-        * curvature
-    )
+    sigma = torch.as_tensor(prior.sigma, dtype=one.dtype, device=one.device)
+    return noise_variance(objective) * curvature / sigma**2
 
 
-def _noise_variance(objective: Objective) -> Tensor:
-    """Return the variance in units of the data term's own scale: 1 if it knows the noise level."""
-    from invtoolbox.parameter_choice.noise import estimate_noise_std
+def noise_variance(objective: Objective) -> Tensor:
+    """Return the variance of the noise in the measurements, given or estimated, ``(batch,)``."""
+    from invtoolbox.parameter_choice.noise import noise_std_of
 
     problem = objective.problem
     if problem.data_term.expected_discrepancy(problem.y) is not None:
-        variance = torch.ones_like(objective.regularization)
         curvature = problem.data_term.curvature(problem.y)
-        return variance if curvature is None else variance / curvature.to(variance)
-    return estimate_noise_std(problem.y, problem.operator).to(objective.regularization).square()
+        one = torch.ones_like(objective.regularization)
+        return one if curvature is None else one / curvature.to(one)
+    return noise_std_of(problem).to(objective.regularization).square()
 
 
 @dataclass(frozen=True)

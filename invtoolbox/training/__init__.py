@@ -17,7 +17,14 @@ from invtoolbox.training.losses import (
     RateDistortion,
     SkipLoss,
 )
-from invtoolbox.training.pairs import Crops, MeasuredPairs, NoisyPairs, Pairs, RecorruptedPairs
+from invtoolbox.training.pairs import (
+    Crops,
+    LevelPairs,
+    MeasuredPairs,
+    NoisyPairs,
+    Pairs,
+    RecorruptedPairs,
+)
 from invtoolbox.training.recipe import run_recipe
 from invtoolbox.training.stages import Stage, Trained, proximal_matching_stages, train
 
@@ -26,6 +33,7 @@ __all__ = [
     "L2",
     "Crops",
     "JacobianNuclearNorm",
+    "LevelPairs",
     "Loss",
     "MeasuredPairs",
     "NoisyPairs",

@@ -126,6 +126,69 @@ class NoisyPairs(Crops):
         return f"noise_std={self.noise_std:g}, crop={self.crop}"
 
 
+class LevelPairs(Crops):
+    """Crops with Gaussian noise of many levels, for one denoiser that takes the level as input.
+
+    The input is the noisy crop followed by its noise map as an additional channel. Crops of colour
+    pictures become grey: four of five are a random mean of the channels, and the fifth is a random
+    difference of them. So the network also learns the chrominance of pictures, and values on both
+    sides of 0.
+
+    A level is drawn from ``noise_std``, all orders of magnitude alike, and the whole pair is
+    multiplied by ``sqrt(high / level)``. For a network that is homogeneous of degree 1 this is a
+    weight of the loss, with which all levels matter alike.
+
+    Args:
+        images: clean images ``(1, channel, rows, columns)`` with 1 or 3 channels, of any sizes.
+        noise_std: range ``(low, high)`` of the standard deviation, in the units of the images.
+        crop: side of the crops, pixels.
+
+    >>> pairs = LevelPairs([torch.rand(1, 3, 20, 30)], noise_std=(0.01, 0.1), crop=8)
+    >>> shown, wanted = pairs.draw(4, torch.Generator().manual_seed(0))
+    >>> shown.shape, wanted.shape
+    (torch.Size([4, 2, 8, 8]), torch.Size([4, 1, 8, 8]))
+    """
+
+    def __init__(self, images: Sequence[Tensor], noise_std: tuple[float, float], crop: int) -> None:
+        if not 0 < noise_std[0] <= noise_std[1]:
+            raise InputError(
+                f"LevelPairs needs a range (low, high) of positive levels, got {noise_std}"
+            )
+        if any(image.shape[1] not in (1, 3) for image in images):
+            raise InputError("LevelPairs takes images of 1 or 3 channels")
+        super().__init__([image.expand(-1, 3, -1, -1) for image in images], crop)
+        self.noise_std = noise_std
+
+    def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        crops = self._crops(count, generator)
+        clean = (crops * self._mixture(crops, generator)).sum(1, keepdim=True)
+        share = torch.rand(count, generator=generator, dtype=clean.dtype, device=clean.device)
+        low, high = self.noise_std
+        sigma = (low * (high / low) ** share).view(-1, 1, 1, 1)
+        noise = torch.randn(
+            clean.shape, generator=generator, dtype=clean.dtype, device=clean.device
+        )
+        shown = torch.cat([clean + sigma * noise, sigma.expand_as(clean)], 1)
+        scale = (high / sigma).sqrt()
+        return scale * shown, scale * clean
+
+    @staticmethod
+    def _mixture(crops: Tensor, generator: Generator) -> Tensor:
+        """Draw the weights of the channels of each crop, ``(count, 3, 1, 1)``."""
+        coloured = (crops.amax(1) - crops.amin(1)).flatten(1).amax(1, keepdim=True) > 0
+        drawn = torch.rand(
+            len(crops), 4, generator=generator, dtype=crops.dtype, device=crops.device
+        )
+        weights = drawn[:, :3] / drawn[:, :3].sum(1, keepdim=True)
+        apart = weights - 1 / 3
+        apart = apart / apart.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        weights = torch.where(coloured & (drawn[:, 3:] < 0.2), apart, weights)
+        return weights.view(-1, 3, 1, 1)
+
+    def _settings(self) -> str:
+        return f"noise_std={self.noise_std}, crop={self.crop}"
+
+
 class RecorruptedPairs(NoisyPairs):
     """Pairs from noisy images alone: the input is ``y + a z``, the wanted output ``y - z / a``.
 

@@ -3,13 +3,15 @@
 The tables of a recipe::
 
     name, seed, licence       of the trained prior; the first comment line is its summary
+    mixed_precision           whether the network runs in bfloat16
     [network]                 name and arguments, as in the card of a trained prior
     [prior]                   name (learned-proximal, denoiser or compressive-autoencoder)
                               and settings
     [data]                    photographs or paths, items, grey, shrink, crop, intensity_range;
-                              noise_std and noisy, or contrast
+                              noise_std and noisy, or contrast; noise_std = [low, high] is for a
+                              network that takes the level
     [validation]              the keys of [data], for images that are not used for training
-    [[stage]]                 loss, gamma or bitrate, steps, learning_rate, count, clip;
+    [[stage]]                 loss, gamma or bitrate, steps, learning_rate, decay, count, clip;
                               nuclear_norm, the weight of the nuclear norm of the Jacobian
 """
 
@@ -25,7 +27,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from invtoolbox.catalogue.documents import Named, Table, check, content_of, locate
 from invtoolbox.catalogue.presets import build_network
@@ -45,7 +47,7 @@ from invtoolbox.training.losses import (
     ProximalMatching,
     RateDistortion,
 )
-from invtoolbox.training.pairs import Crops, NoisyPairs, RecorruptedPairs
+from invtoolbox.training.pairs import Crops, LevelPairs, NoisyPairs, RecorruptedPairs
 from invtoolbox.training.stages import Stage, Trained, train
 
 
@@ -68,7 +70,7 @@ def run_recipe(
         output: folder of the prior, in place of ``priors/NAME`` in the current directory.
         overwrite: whether to train anew if the folder holds a prior already.
         device: device of the training.
-        mixed_precision: whether the network runs in bfloat16 on a GPU.
+        mixed_precision: whether the network runs in bfloat16, as a recipe may also state.
         progress: whether to show a progress bar.
 
     Raises:
@@ -102,7 +104,7 @@ def run_recipe(
         seed=checked.seed,
         folder=checkpoints,
         device=device,
-        mixed_precision=mixed_precision,
+        mixed_precision=mixed_precision or checked.mixed_precision,
         progress=progress,
     )
     quality = _psnr(trained, validation or pairs)
@@ -140,7 +142,7 @@ class Data(Table):
     grey: bool = True
     intensity_range: tuple[float, float] = (0.0, 1.0)
     shrink: list[int] = Field(default_factory=lambda: [1])
-    noise_std: float | None = Field(None, gt=0)
+    noise_std: PositiveFloat | tuple[PositiveFloat, PositiveFloat] | None = None
     contrast: tuple[float, float] | None = None
     crop: int = Field(48, ge=1)
     noisy: bool = False
@@ -186,6 +188,8 @@ class Data(Table):
         if self.noise_std is None:
             assert self.contrast is not None
             return Crops(ready, self.crop, self.contrast)
+        if isinstance(self.noise_std, tuple):
+            return LevelPairs(ready, self.noise_std, self.crop)
         if self.noisy:
             return RecorruptedPairs(ready, self.noise_std, self.crop, self.strength)
         return NoisyPairs(ready, self.noise_std, self.crop)
@@ -202,6 +206,7 @@ class StageTable(Table):
     learning_rate: float = Field(1e-3, gt=0)
     count: int = Field(64, ge=1)
     clip: float | None = Field(None, gt=0)
+    decay: Literal["none", "linear"] = "none"
 
     @model_validator(mode="after")
     def _check_losses(self) -> StageTable:
@@ -222,7 +227,9 @@ class StageTable(Table):
             if self.nuclear_norm is None
             else JacobianNuclearNorm(self._loss(), self.nuclear_norm)
         )
-        return Stage(loss, self.steps, self.learning_rate, self.count, clip=self.clip)
+        return Stage(
+            loss, self.steps, self.learning_rate, self.count, clip=self.clip, decay=self.decay
+        )
 
     def _loss(self) -> Loss:
         if self.gamma is not None:
@@ -238,6 +245,7 @@ class Recipe(Table):
     name: str
     seed: int = 0
     licence: str = ""
+    mixed_precision: bool = False
     network: Named
     prior: Named
     data: Data
@@ -316,14 +324,17 @@ def _model_card(
 
     rows = "\n".join(
         f"| {t.loss}{''.join(f', {name} {value:g}' for name, value in settings_of(t) if value)} "
-        f"| {t.steps} | {t.learning_rate:g} | {t.count} |"
+        f"| {t.steps} | {t.learning_rate:g}{', falling to 0' if t.decay == 'linear' else ''} "
+        f"| {t.count} |"
         for t in recipe.stage
     )
-    what = (
-        f"noise {recipe.data.noise_std:g}"
-        if recipe.data.noise_std is not None
-        else f"contrast {recipe.data.contrast}"
-    )
+    level = recipe.data.noise_std
+    if level is None:
+        what = f"contrast {recipe.data.contrast}"
+    elif isinstance(level, tuple):
+        what = f"noise {level[0]:g} to {level[1]:g}"
+    else:
+        what = f"noise {level:g}"
     images = ", ".join([*recipe.data.photographs, *recipe.data.paths])
     licence = f"\nLicence of the data: {recipe.licence}\n" if recipe.licence else ""
     return (

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Generator, Tensor, nn
@@ -94,7 +94,13 @@ def train(
                 validated.append((start + state.iteration, float(state.x.mean())))
 
         weights = NetworkWeights(
-            result, pairs, stage.loss, stage.count, validation, mixed_precision
+            result,
+            pairs,
+            stage.loss,
+            stage.count,
+            validation,
+            mixed_precision,
+            decay_over=stage.steps if stage.decay == "linear" else None,
         )
         checkpoint = (
             None
@@ -187,6 +193,7 @@ class Stage:
             last one, see `solvers.Adam`.
         clip: norm to which longer gradients are shortened, see `solvers.Adam`; it prevents jumps of
             a training whose pairs differ much.
+        decay: ``"linear"`` lets the learning rate fall to 0 at the last step.
     """
 
     loss: Loss
@@ -195,6 +202,7 @@ class Stage:
     count: int = 64
     iterate: Literal["average", "last"] = "average"
     clip: float | None = None
+    decay: Literal["none", "linear"] = "none"
 
 
 @dataclass(frozen=True)
@@ -227,8 +235,8 @@ class NetworkWeights(ImplicitPrior):
         loss: loss of a pair.
         count: number of pairs of a draw.
         validation: validation pairs; the training pairs by default.
-        mixed_precision: whether the network runs in bfloat16 on a GPU; weights and loss stay in
-            float32.
+        mixed_precision: whether the network runs in bfloat16; weights and loss stay in float32.
+        decay_over: number of steps after which the learning rate has fallen to 0 in a line.
     """
 
     def __init__(
@@ -239,6 +247,7 @@ class NetworkWeights(ImplicitPrior):
         count: int,
         validation: Pairs | None = None,
         mixed_precision: bool = False,
+        decay_over: int | None = None,
     ) -> None:
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
             raise InputError(
@@ -249,6 +258,18 @@ class NetworkWeights(ImplicitPrior):
             raise InputError(f"a draw needs at least one pair, got {count}")
         self.network, self.pairs, self.loss, self.count = network, pairs, loss, count
         self.validation, self.mixed_precision = validation, mixed_precision
+        self.decay_over, self.iteration = decay_over, 0
+
+    def at(self, iteration: int) -> Self:
+        if self.decay_over is None:
+            return self
+        other = copy.copy(self)
+        other.iteration = iteration
+        return other
+
+    def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
+        factor = 1.0 if self.decay_over is None else 1 - self.iteration / self.decay_over
+        return dict.fromkeys(parameters, max(factor, 0.0))
 
     def initial(self) -> dict[str, Tensor]:
         return {name: value.detach()[None] for name, value in self.network.named_parameters()}
@@ -259,9 +280,7 @@ class NetworkWeights(ImplicitPrior):
         drawing = torch.Generator(device).manual_seed(0) if generator is None else generator
         pairs = self.pairs if generator is not None or self.validation is None else self.validation
         shown, wanted = pairs.draw(self.count, drawing)
-        with torch.autocast(
-            device.type, torch.bfloat16, enabled=self.mixed_precision and device.type == "cuda"
-        ):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision):
             losses: Tensor = torch.func.functional_call(
                 _LossOfNetwork(self.network, self.loss), weights, (shown, wanted, drawing)
             )

@@ -197,3 +197,29 @@ def test_trained_dncnn_removes_noise(data_dir: Path) -> None:
     )
     assert psnr(rescaled, 5 / 255) > psnr(plain, 5 / 255) + 2.0
     assert psnr(rescaled, 50 / 255) > psnr(plain, 50 / 255) + 5.0
+
+
+def test_luminance_and_chrominance_are_denoised_apart_and_turned_back() -> None:
+    x = torch.rand(2, 3, 8, 10, generator=torch.Generator().manual_seed(0))
+    kept = Denoiser(lambda v: v, opponent=True)
+    torch.testing.assert_close(kept.denoise(x, 0.1), x, rtol=0, atol=1e-6)
+    network = Shrink()
+    shown = Denoiser(network, opponent=True)
+    torch.testing.assert_close(
+        shown.denoise(x, torch.tensor([0.5, 1.0])), x / torch.tensor([1.25, 2.0]).view(2, 1, 1, 1)
+    )
+    parts = network.calls[0][0].view(2, 3, 8, 10)
+    torch.testing.assert_close(parts[:, 0], x.sum(1) / 3**0.5)
+    torch.testing.assert_close(parts.square().sum(), x.square().sum())  # noise stays white
+    network.calls.clear()
+    assert shown.denoise(x[:, :1], 0.5).shape == (2, 1, 8, 10)  # grey pictures as they are
+    torch.testing.assert_close(network.calls[0][0], x[:, :1])
+
+
+def test_complex_images_take_their_levels_from_real_numbers(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    x = torch.ones(2, 1, 4, 4, dtype=torch.complex64) * (1 + 1j)
+    prior = Denoiser(Shrink(), sigma=0.5, channelwise=True)
+    torch.testing.assert_close(prior.prox(x, torch.tensor([1.0, 4.0]))[1], x[1] / 2)
+    assert not recwarn.list

@@ -297,21 +297,30 @@ def test_admm_and_douglas_rachford_reach_the_same_fixed_point() -> None:
     )
 
 
-def test_the_solver_and_the_weight_are_chosen_inside_the_theorem() -> None:
+def test_the_default_weight_is_that_of_bayes_or_a_proven_one() -> None:
     problem = blurred(torch.float32)
-    solution = it.solve(problem, image_prior(torch.float32), max_iterations=50, progress=False)
-    assert solution.solver.startswith("ADMM")
+    noisy = it.Problem(problem.y, problem.operator, it.data_terms.LeastSquares(noise_std=0.05))
+
+    def chosen(given: it.Problem, **settings: Any) -> it.Solution:
+        prior = image_prior(torch.float32, sigma=0.1, **settings)
+        solution = it.solve(given, prior, max_iterations=2, progress=False)
+        assert solution.solver.startswith("ADMM")
+        return solution
+
+    bayes = chosen(noisy)
+    torch.testing.assert_close(bayes.regularization, torch.full((2,), 1 / 0.1**2))
+    assert "Bayes' rule" in bayes.notes[0] and "within_theorem=True" in bayes.notes[0]
+    estimated = it.parameter_choice.estimate_noise_std(problem.y, problem.operator)
+    torch.testing.assert_close(chosen(problem).regularization, (estimated / 0.1).square())
+    least = problem.operator.norm().square().expand(2)
+    proven = chosen(problem, within_theorem=True)
+    torch.testing.assert_close(proven.regularization, 1.05 * least, rtol=1e-2, atol=0)
     torch.testing.assert_close(
-        solution.regularization,
-        1.05 * problem.operator.norm().square().expand(2),
-        rtol=1e-2,
+        chosen(noisy, within_theorem=True).regularization,
+        proven.regularization / 0.05**2,
+        rtol=1e-3,
         atol=0,
     )
-    noisy = it.Problem(problem.y, problem.operator, it.data_terms.LeastSquares(noise_std=0.05))
-    least = it.solve(
-        noisy, image_prior(torch.float32), max_iterations=2, progress=False
-    ).regularization
-    torch.testing.assert_close(least, solution.regularization / 0.05**2, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("solver", ["admm", "proximal-gradient"])
@@ -341,13 +350,13 @@ def test_an_item_alone_and_in_company_and_twice(solver: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "call", "fault"),
     [
-        ({}, {"regularization": 0.5}, "known to converge for weights above"),
-        ({}, {"regularization": "l-curve"}, "rule for the weight"),
+        ({"within_theorem": True}, {"regularization": 0.5}, "known to converge for weights above"),
+        ({"within_theorem": True}, {"regularization": "l-curve"}, "rule for the weight"),
         ({}, {"solver": "pdhg"}, "knows the prox at one alone"),
         ({}, {"solver": "fista"}, "ADMM"),
         ({}, {"solver": it.solvers.ProximalGradient(step_size=2.0)}, "leave the step out"),
         (
-            {"within_theorem": False},
+            {},
             {"solver": it.solvers.ADMM(rho=3.0), "regularization": 1.0},
             "leave the step out",
         ),
@@ -360,25 +369,17 @@ def test_what_is_outside_the_theorem_is_refused(
         it.solve(blurred(), image_prior(**settings), progress=False, **call)
 
 
-def test_outside_the_theorem_where_that_is_wanted() -> None:
-    prior = image_prior(within_theorem=False)
+def test_weights_outside_the_theorem_are_allowed() -> None:
     solution = it.solve(
         blurred(),
-        prior,
+        image_prior(),
         it.solvers.ADMM(rho=0.1),
         regularization=0.1,
         max_iterations=20,
         progress=False,
     )
-    assert bool(solution.x.isfinite().all()) and bool(
-        solution.history["objective"][:5].isfinite().all()
-    )
-    problem = it.Problem(
-        blurred().y, blurred().operator, it.data_terms.LeastSquares(noise_std=0.05)
-    )
-    assert it.solve(
-        problem, prior, max_iterations=5, progress=False
-    ).notes  # the discrepancy principle, as for any denoiser
+    assert bool(solution.x.isfinite().all())
+    assert bool(solution.history["objective"][:5].isfinite().all())
 
 
 def test_bad_input_is_refused() -> None:
@@ -419,8 +420,8 @@ def test_bad_input_is_refused() -> None:
     robust = it.Problem(
         torch.ones(1, 1, 2), it.operators.Identity((1, 2)), it.data_terms.L1(noise_std=0.1)
     )
-    with pytest.raises(InputError, match="within_theorem=False"):
-        it.solve(robust, prior, progress=False)
+    with pytest.raises(InputError, match="leave within_theorem=True out"):
+        it.solve(robust, LearnedProximal(ConvexDense(2, 4, 2), within_theorem=True), progress=False)
     negative = ConvexPatches(ConvexDense(4, 4, 2), 2)
     negative.network.readout.data[0, 0] = -0.1  # type: ignore[union-attr,index]
     with pytest.raises(InputError, match=r"'network\.readout'"):

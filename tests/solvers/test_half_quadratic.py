@@ -160,6 +160,33 @@ def test_the_level_falls_geometrically_and_the_penalty_follows() -> None:
     torch.testing.assert_close(ours, z, rtol=1e-3, atol=1e-4)
 
 
+class Leveled(torch.nn.Module):
+    """A network that takes one level per item, and keeps the levels in `LEVELS`."""
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        LEVELS.append(sigma.clone())
+        return x / (1 + sigma**2).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def test_a_denoiser_of_many_levels_gets_the_schedule_and_weight_of_dpir() -> None:
+    known, _ = blurred(noise_std=0.05)
+    estimated = it.Problem(known.y, known.operator)
+    std = it.parameter_choice.estimate_noise_std(known.y, known.operator)
+    for problem, noise, unit in ((known, torch.tensor([0.05, 0.05]), 0.05), (estimated, std, 1.0)):
+        LEVELS.clear()
+        solution = it.solve(problem, it.priors.Denoiser(Leveled(), sigma=0.5), progress=False)
+        assert solution.solver.startswith("HalfQuadratic") and int(solution.iterations[0]) == 8
+        assert "DPIR" in solution.notes[0]
+        torch.testing.assert_close(LEVELS[-1], noise, rtol=0.02, atol=0)
+        expected = 0.23 * (noise / unit).square() / 0.5**2
+        torch.testing.assert_close(solution.regularization, expected)
+    # A level of almost no noise is 1 % of the intensity range.
+    LEVELS.clear()
+    quiet = it.Problem(known.y, known.operator, it.data_terms.LeastSquares(noise_std=1e-6))
+    it.solve(quiet, it.priors.Denoiser(Leveled()), "dpir", progress=False)
+    assert 0.005 < float(LEVELS[-1][0]) < 0.015
+
+
 def test_plug_and_play_takes_the_blur_away() -> None:
     problem, x = blurred(noise_std=0.05)
     denoiser = it.priors.Denoiser(

@@ -26,6 +26,7 @@ from invtoolbox.training import (
     run_recipe,
     train,
 )
+from invtoolbox.training.pairs import LevelPairs
 from invtoolbox.training.stages import NetworkWeights, training_problem
 from tests.training.interruption import check_same_weights, trained_in_two_goes
 
@@ -91,6 +92,43 @@ def test_pairs_are_a_function_of_the_generator() -> None:
     assert float(a.std()) == pytest.approx(0.1, rel=0.02) and float(b.std()) == pytest.approx(
         0.4, rel=0.02
     )
+
+
+def test_pairs_of_many_levels_carry_their_noise_map() -> None:
+    color = torch.rand(1, 3, 40, 30, generator=Generator().manual_seed(1))
+    pairs = LevelPairs([color, pictures()[0]], noise_std=(0.01, 0.1), crop=12)
+    shown, wanted = pairs.draw(300, Generator().manual_seed(0))
+    assert torch.equal(shown, pairs.draw(300, Generator().manual_seed(0))[0])
+    level = shown[:, 1, 0, 0]  # times sqrt(high / level)
+    torch.testing.assert_close((shown[:, :1] - wanted).flatten(1).std(1), level, rtol=0.3, atol=0)
+    levels = level.square() / 0.1
+    assert 0.0099 < float(levels.min()) < 0.012 and 0.08 < float(levels.max()) < 0.101
+    assert float(levels.median()) == pytest.approx(0.0316, rel=0.15)  # log-uniform
+    # A fifth of the color crops are differences of channels.
+    assert 0.05 < float((wanted.flatten(1).amin(1) < 0).float().mean()) < 0.25
+    with pytest.raises(InputError, match="range"):
+        LevelPairs([color], noise_std=(0.1, 0.01), crop=8)
+    with pytest.raises(InputError, match="1 or 3 channels"):
+        LevelPairs([torch.rand(1, 2, 20, 20)], noise_std=(0.1, 0.2), crop=8)
+
+
+def test_the_learning_rate_falls_to_zero_in_a_line() -> None:
+    weights = NetworkWeights(
+        nn.Conv2d(1, 1, 1), NoisyPairs(pictures(), 0.1, 8), L1(), 4, decay_over=10
+    )
+    factors = [set(weights.at(k).learning_rates(weights.initial()).values()) for k in (0, 5, 10)]
+    assert factors == [{1.0}, {0.5}, {0.0}]
+    network = nn.Conv2d(1, 1, 1, bias=False)
+    steady, falling = (
+        train(
+            network,
+            NoisyPairs(pictures(), 0.1, 8),
+            [Stage(L1(), 20, 0.01, 4, iterate="last", decay=decay)],
+            progress=False,
+        ).losses
+        for decay in ("none", "linear")
+    )
+    assert torch.equal(steady[:1], falling[:1]) and not torch.equal(steady, falling)
 
 
 def test_the_schedule_of_the_paper() -> None:

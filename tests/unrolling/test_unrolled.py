@@ -47,7 +47,8 @@ def denoiser() -> it.priors.Denoiser:
 def proximal() -> it.priors.LearnedProximal:
     torch.manual_seed(0)
     return it.priors.LearnedProximal(
-        it.priors.ConvexConvolution(1, (3, 3), (1, 1), beta=10.0, strong_convexity=0.2).double()
+        it.priors.ConvexConvolution(1, (3, 3), (1, 1), beta=10.0, strong_convexity=0.2).double(),
+        within_theorem=True,
     )
 
 
@@ -347,7 +348,9 @@ def networks() -> dict[str, nn.Module]:
     simple, _ = blurred()
     torch.manual_seed(0)
     dncnn = it.priors.Denoiser(it.priors.DnCNN(depth=3, width=4), sigma=0.1)
-    convex = it.priors.LearnedProximal(it.priors.ConvexConvolution(1, (4, 4), (1, 2), beta=10.0))
+    convex = it.priors.LearnedProximal(
+        it.priors.ConvexConvolution(1, (4, 4), (1, 2), beta=10.0), within_theorem=True
+    )
     return {
         "unrolled proximal gradient": it.unroll(
             S.ProximalGradient(step_size=1.0), simple, 4, dncnn, recompute=True

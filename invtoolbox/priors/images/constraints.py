@@ -154,11 +154,12 @@ def intensity_range(image: Tensor, pooling: int = 4, tail: float = 0.005) -> Ten
     The quantiles are ``1 - tail`` and ``tail``, and a block has ``pooling`` pixels per axis. Block
     means contain little of the noise of a first reconstruction, and the quantiles ignore a few
     bright pixels. An image without contrast gives its largest modulus, an image of zeros gives 1.
+    Of a complex image it is the range of the modulus.
 
     >>> intensity_range(torch.tensor([0., 1.]).repeat_interleave(64).view(1, 1, 128))
     tensor([1.])
     """
-    values = image.detach()
+    values = image.detach().abs() if image.is_complex() else image.detach()
     for axis in range(2, values.ndim):
         blocks = values.shape[axis] // pooling
         if blocks >= pooling:

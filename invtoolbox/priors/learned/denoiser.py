@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -23,6 +23,13 @@ from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.settings import check_intensity_range, format_setting
 
 LevelArgument = Literal["batch", "number", "none"]
+#: Rows: luminance and two chrominances of red, green and blue, of length 1.
+_OPPONENT = tuple(
+    tuple(value / sum(v * v for v in row) ** 0.5 for value in row)
+    for row in ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
+)
+#: Product of weight and level^2, in units of the noise variance.
+_DPIR_LAMBDA = 0.23
 _LEVEL_NAMES = {"sigma", "noise_level", "noise_std", "level", "std"}
 
 
@@ -57,6 +64,10 @@ class Denoiser(ExplicitPrior):
             dB, 17.5 without rescaling.
         intensity_range: the values ``(low, high)`` of the image that the network gets as 0 and 1.
         channelwise: whether a network for one channel is applied to every channel separately.
+        opponent: whether the three channels of a colour image are first turned into luminance and
+            chrominance by a rotation, which keeps white noise white. Chrominance is smoother than
+            any colour, so a network for one channel removes more noise from it. The network has to
+            know values below 0, and to be homogeneous of degree 1 (`ResidualUNet`).
 
     Attributes:
         fixed_level: whether the noise level has no influence; such a prior accepts no weight.
@@ -81,6 +92,7 @@ class Denoiser(ExplicitPrior):
         rescale: bool = False,
         intensity_range: tuple[float, float] = (0.0, 1.0),
         channelwise: bool = False,
+        opponent: bool = False,
     ) -> None:
         if not callable(network):
             raise InputError(
@@ -100,6 +112,7 @@ class Denoiser(ExplicitPrior):
             )
         self.trained_level, self.rescale = trained_level, rescale
         self.intensity_range, self.channelwise = intensity_range, channelwise
+        self.opponent = opponent
         self.fixed_level = self.level == "none" and not rescale
 
     @classmethod
@@ -151,15 +164,20 @@ class Denoiser(ExplicitPrior):
             channelwise=channelwise,
         )
 
+    def usual_weight(self, variance: Tensor) -> tuple[Tensor, str] | None:
+        """Return the weight of DPIR for a denoiser of many levels."""
+        sigma = torch.as_tensor(self.sigma, dtype=variance.dtype, device=variance.device)
+        return (
+            _DPIR_LAMBDA * variance / sigma.square(),
+            f"the weight is {_DPIR_LAMBDA:g} noise variances over {format_setting(sigma)}^2, as in "
+            "DPIR (Zhang et al. 2022)",
+        )
+
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         if x.is_complex():
             parts = torch.view_as_real(x).movedim(-1, 2).flatten(1, 2)
             clean = self.denoise(parts, sigma).unflatten(1, (-1, 2)).movedim(2, -1)
             return torch.view_as_complex(clean.contiguous())
-        if self.channelwise and x.shape[1] > 1:
-            levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
-            levels = levels.repeat_interleave(x.shape[1]) if levels.numel() > 1 else levels
-            return self.denoise(x.reshape(-1, 1, *x.shape[2:]), levels).reshape(x.shape)
         low, high = self.intensity_range
         levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device) / (high - low)
         with (
@@ -167,9 +185,24 @@ class Denoiser(ExplicitPrior):
             _evaluation(self.network),
         ):
             scaled = x if (low, high) == (0, 1) else (x - low) / (high - low)
-            clean = self._rescale(scaled, levels) if self.rescale else self._call(scaled, levels)
-            clean = clean.to(x.dtype)
+            if self.opponent and x.shape[1] == 3:
+                turned = self._separately(_rotate(scaled, _OPPONENT), levels)
+                clean = _rotate(turned, tuple(zip(*_OPPONENT)))
+            elif self.channelwise and x.shape[1] > 1:
+                clean = self._separately(scaled, levels)
+            else:
+                clean = self._at_level(scaled, levels)
             return clean if (low, high) == (0, 1) else clean * (high - low) + low
+
+    def _separately(self, x: Tensor, levels: Tensor) -> Tensor:
+        """Apply the network to every channel as an item."""
+        if levels.numel() > 1:
+            levels = levels.flatten().repeat_interleave(x.shape[1])
+        return self._at_level(x.reshape(-1, 1, *x.shape[2:]), levels).reshape(x.shape)
+
+    def _at_level(self, x: Tensor, levels: Tensor) -> Tensor:
+        clean = self._rescale(x, levels) if self.rescale else self._call(x, levels)
+        return clean.to(x.dtype)
 
     def _rescale(self, x: Tensor, levels: Tensor) -> Tensor:
         """Call the network at its trained level, and scale its result to the given levels."""
@@ -211,6 +244,12 @@ class Denoiser(ExplicitPrior):
     def __repr__(self) -> str:
         name = getattr(self.network, "__name__", type(self.network).__name__)
         return f"Denoiser({name}, sigma={format_setting(torch.as_tensor(self.sigma))})"
+
+
+def _rotate(x: Tensor, matrix: Sequence[Sequence[float]]) -> Tensor:
+    """Turn the channels of images by a matrix."""
+    mixed = (sum(m * channel for m, channel in zip(row, x.unbind(1))) for row in matrix)
+    return torch.stack(list(mixed), 1)  # type: ignore[arg-type]
 
 
 def find_trained_level(path: str | Path, pattern: str, given: float | None, hint: str) -> float:

@@ -37,14 +37,17 @@ class LearnedProximal(ExplicitPrior):
     The objective is ``D(A x, y) + w R(x)``. The network gives the prox of R at step 1 only, so
     solvers take the step ``1 / w``: the weight is the ADMM penalty, and the reciprocal of the step
     of proximal gradient. Both converge, and proximal gradient never increases the objective, if
-    ``w > |A|^2 * curvature of D`` (``|A|^2 / noise_std^2`` with least squares). Other weights are
-    refused unless ``within_theorem=False``; the default weight is 1.05 times the least. `Denoiser`
+    ``w > |A|^2 * curvature of D`` (``|A|^2 / noise_std^2`` with least squares). With less noise
+    than that of the training, such weights smooth too much. The default weight is that of Bayes'
+    rule, ``1 / sigma^2`` in units of the noise, with which every blur and scan that was tried
+    converged too. With ``within_theorem=True`` it is 1.05 times the least proven weight. `Denoiser`
     applies the same network at any step, in any solver, without an objective.
 
     Args:
         network: a `ConvexNetwork`.
         sigma: noise level of the training, in the units of the image.
-        within_theorem: whether weights for which convergence is not known are refused.
+        within_theorem: whether weights for which convergence is not known are refused, and the
+            default weight is a proven one.
         intensity_range: the values ``(low, high)`` of the image that the network gets as 0 and 1. R
             then is in squared units of the image, as ``|u - x|^2`` is.
         channelwise: whether a network for one channel is applied to every channel separately.
@@ -67,7 +70,7 @@ class LearnedProximal(ExplicitPrior):
         network: ConvexNetwork,
         sigma: float = 0.05,
         *,
-        within_theorem: bool = True,
+        within_theorem: bool = False,
         intensity_range: tuple[float, float] = (0.0, 1.0),
         channelwise: bool = False,
     ) -> None:
@@ -103,13 +106,21 @@ class LearnedProximal(ExplicitPrior):
             )
             raise InputError(
                 f"{self!r} is known to converge for linear operators and misfits of bounded "
-                f"curvature, and {what}; give within_theorem=False"
+                f"curvature, and {what}; leave within_theorem=True out"
             )
         real = problem.y0.real if problem.y0.is_complex() else problem.y0
         norm = A.norm(dtype=problem.y0.dtype, device=problem.y0.device).real.to(real)
         # The estimate approaches the norm from below.
         return replace(
             self, least_weight=((1.002 * norm).square() * curvature.to(real)).reshape(-1)
+        )
+
+    def usual_weight(self, variance: Tensor) -> tuple[Tensor, str] | None:
+        """Return the weight of Bayes' rule, ``-log p = R / sigma^2``."""
+        return (
+            variance / self.sigma**2,
+            f"the weight is the noise variance over {self.sigma:g}^2, by Bayes' rule; convergence "
+            "is proven for larger ones, which within_theorem=True takes",
         )
 
     def prox(self, x: Tensor, step: float | Tensor = 1.0) -> Tensor:
@@ -214,7 +225,7 @@ class LearnedProximal(ExplicitPrior):
             )
 
     def __repr__(self) -> str:
-        free = "" if self.within_theorem else ", within_theorem=False"
+        free = ", within_theorem=True" if self.within_theorem else ""
         return f"LearnedProximal({type(self.network).__name__}, sigma={self.sigma:g}{free})"
 
 
