@@ -54,7 +54,7 @@ def is_grid(iteration: int, every: int) -> bool:
 def is_due(iteration: int, every: int) -> bool:
     """Whether the gap is evaluated for its own sake: at powers of two."""
     count = iteration // every
-    return count >= 8 and count & (count - 1) == 0
+    return count >= 16 and count & (count - 1) == 0
 
 
 def accept(
