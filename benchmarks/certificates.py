@@ -1,25 +1,27 @@
 """Statuses of every convex solver on 20 small problems, against objectives found by cvxpy.
 
-    python benchmarks/certificates.py [--dtype float32]
+    python benchmarks/certificates.py [--dtype float32] [--again]
 
 A 12x12 picture with 2 % of noise, behind a blur that reflects and behind parallel beams of eight
 views (144 rays): total variation, l1, bounds, and their
 sums, with weights from 1e-3 to 1e3. cvxpy (Clarabel, gap 1e-10) computes the least objective. The
 rule: ``converged`` implies an objective within 1e-3 relative, and an objective within 1e-6 is not
 called unconverged. Every solver runs at its own tolerance and number of iterations; objectives are
-evaluated in float64. Solvers whose notes name another objective are listed, and not judged.
+evaluated in float64. Solvers whose notes name another objective are listed, and not judged. Runs are kept in a JSON
+file, from which a later call continues.
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cvxpy
 import numpy as np
 import torch
-from common import machine, verdict
+from common import Kept, machine, verdict
 
 import invtoolbox as it
 
@@ -115,37 +117,47 @@ def measure(kind: str, dtype: torch.dtype) -> tuple[it.Problem, np.ndarray]:
     return it.Problem(y, A).to(dtype=dtype), matrix
 
 
+def run(problem: it.Problem, task: Task, solver: Any, least: float, value: Any) -> list[Any]:
+    """Return status, number of steps, relative excess, and whether another objective is noted.
+
+    The list is empty if the solver does not take this operator or sum of priors.
+    """
+    try:
+        found = it.solve(problem, task.prior(), solver, task.weight, progress=False)
+    except it.InputError:
+        return []
+    other = any("another objective" in note for note in found.notes)
+    return [found.status[0], int(found.iterations[0]), value(found.x) / least - 1, other]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
-    dtype = getattr(torch, parser.parse_args().dtype)
+    parser.add_argument("--again", action="store_true", help="discard the runs that are kept")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{machine()}, {dtype}")
-    rows: dict[str, list[tuple[str, str, int, float, bool]]] = {}
+    print(f"{machine()}, {arguments.dtype}")
+    folder = Path(__file__).parent / "results"
+    kept = Kept(folder / f"certificates-{arguments.dtype}.json", arguments.again)
     for operator in ("blur", "beams"):
-        problem, matrix = measure(operator, dtype)
+        problem, matrix = measure(operator, getattr(torch, arguments.dtype))
         y = problem.y0.double().flatten().numpy()
         for task in (Task(operator, *kind) for kind in KINDS):
             least, value = task.reference(matrix, y)
             for solver in SOLVERS:
-                try:
-                    found = it.solve(problem, task.prior(), solver, task.weight, progress=False)
-                except it.InputError:
-                    continue  # the solver does not take this operator or sum of priors
-                excess = value(found.x) / least - 1
-                other = any("another objective" in note for note in found.notes)
-                row = (task.name, found.status[0], int(found.iterations[0]), excess, other)
-                rows.setdefault(type(solver).__name__, []).append(row)
+                name = f"{type(solver).__name__:16} {task.name}"
+                kept.result(name, lambda: run(problem, task, solver, least, value))  # noqa: B023
     false, unsure, total = 0, 0, 0
-    for name, own in rows.items():
-        print(f"{name}: {len(own)} problems")
-        for task_name, status, iterations, excess, other in own:
-            wrong = status == "converged" and excess > 1e-3 and not other
-            missed = status != "converged" and abs(excess) < 1e-6 and not other
-            false, unsure, total = false + wrong, unsure + missed, total + (not other)
-            mark = "  <- too high" if wrong else "  <- exact" if missed else ""
-            mark = "  another objective, as its note says" if other else mark
-            print(f"  {task_name:26} {status:15} {iterations:5d} steps  excess {excess:9.1e}{mark}")
+    for name, row in sorted(kept.known.items()):
+        if not row:
+            continue
+        status, iterations, excess, other = row
+        wrong = status == "converged" and excess > 1e-3 and not other
+        missed = status != "converged" and abs(excess) < 1e-6 and not other
+        false, unsure, total = false + wrong, unsure + missed, total + (not other)
+        mark = "  <- too high" if wrong else "  <- exact" if missed else ""
+        mark = "  another objective, as its note says" if other else mark
+        print(f"{name:42} {status:15} {iterations:5d} steps  excess {excess:9.1e}{mark}")
     print(f"{total} runs of solvers that minimize this objective")
     print(f"converged and more than 1e-3 above: {false} {verdict(false == 0, 'none')}")
     print(f"within 1e-6 and not converged: {unsure} {verdict(unsure == 0, 'none')}")
