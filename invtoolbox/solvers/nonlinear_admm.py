@@ -20,6 +20,7 @@ from invtoolbox.priors.images.tikhonov import Tikhonov
 from invtoolbox.solvers.base import Solver, State, missing_gradient_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.lbfgs import LBFGS, LBFGSState
+from invtoolbox.solvers.linear_systems import quotient
 from invtoolbox.solvers.splitting import (
     DataSummand,
     PriorSummand,
@@ -125,10 +126,15 @@ class NonlinearADMM(Solver):
         summands = _summands(objective, decoded)
         copies = tuple(summand.apply(decoded.x).clone() for summand in summands)
         duals = tuple(torch.zeros_like(z) for z in copies)
-        rho = self._first_rho(objective, decoded.x)
+        rho = self._first_rho(objective, decoded)
         model = _augmented(objective, copies, duals, rho)
         descent = _DESCENT.init(model, start)
         norm = item_norm(descent.gradient)
+        if not objective.problem.data_term.is_smooth:
+            # The copy of the prediction fits the start, so the misfit of y gives the scale.
+            seen = (*copies[:-1], objective.problem.y)
+            model = _augmented(objective, seen, (*duals[:-1], torch.zeros_like(copies[-1])), rho)
+            norm = item_norm(model.evaluate(start).gradient)
         value, discrepancy = _value(objective, decoded, summands, copies)
         return NonlinearADMMState(
             start,
@@ -197,9 +203,18 @@ class NonlinearADMM(Solver):
     def result(self, state: NonlinearADMMState) -> Tensor:
         return state.answer
 
-    def _first_rho(self, objective: Objective, image: Tensor) -> Tensor:
+    def _first_rho(self, objective: Objective, decoded: Decoded) -> Tensor:
+        """Return the given penalty, or one whose thresholds are a tenth of the intensity range."""
         one = torch.ones_like(objective.regularization)
-        return one * (self.rho if self.rho is not None else first_penalty(objective, image))
+        if self.rho is not None:
+            return one * self.rho
+        rho = first_penalty(objective, decoded.x)
+        D, y = objective.problem.data_term, objective.problem.y
+        if D.is_smooth or denoising_term(objective) is not None:
+            return rho
+        slope = D.grad(decoded.operator(decoded.x), y).abs().flatten(1).amax(1)
+        own = quotient(10 * slope, y.abs().flatten(1).amax(1).expand_as(slope))
+        return torch.where(own > 0, own, rho)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return False, "the first line is solved by a fixed number of steps of L-BFGS"
