@@ -296,6 +296,7 @@ def run_many(arguments: argparse.Namespace, path: str, work: Callable[..., Any],
         The exit code.
     """
     from invtoolbox.cli.reports import report_study
+    from invtoolbox.core.content import digest
     from invtoolbox.runs.study import run_study
     from invtoolbox.runs.study.driver import Items, parse_items
     from invtoolbox.runs.study.slices import stamp
@@ -316,7 +317,7 @@ def run_many(arguments: argparse.Namespace, path: str, work: Callable[..., Any],
     folder = output.with_name(output.name + ".items") if is_volume else output
     chosen = parse_items(arguments.items or "all", count, path)
     description = {
-        "work": getattr(work, "__module__", ""),
+        "work": digest(work, "work"),
         "settings": {k: value for k, value in sorted(vars(arguments).items()) if k not in _FREE},
         "data": str(source),
         "stamp": stamp(source),
