@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -132,12 +133,12 @@ def solve(
             and ``Solution.reason`` states which and why.
         regularization: weight of the explicit priors: a number, one number per item ``(batch,)``, a
             rule or the name of a rule. ``"auto"`` keeps weights that were written (``0.1 *
-            prior``). If none was written, it uses the discrepancy principle with the noise level of
+            prior``). If none was written, it is ``"validation"`` for least squares, linear
+            operators and convex priors: it needs no noise level, and about four times the work of
+            one solve. For other problems it is the discrepancy principle with the noise level of
             the data term, or with a noise level estimated from the data; if neither is available,
-            the L-curve. ``"compensated-discrepancy"`` is the better rule if the noise level is
-            known, at five times the work. It, ``"gcv"``, ``"sure"``, ``"l-curve"`` and
-            ``"quasi-optimality"`` first solve with several weights (for at most half of
-            ``time_limit``); callbacks and history belong to the last solve.
+            the L-curve. All rules but ``"discrepancy"`` first solve with several weights (for at
+            most half of ``time_limit``); callbacks and history belong to the last solve.
         initial: initial guess: images ``(batch or 1, channel, *space)``, or parameters of the
             implicit prior.
         max_iterations: largest number of iterations; None for the setting of the solver.
@@ -253,9 +254,19 @@ def solve(
         if search is not None and (kept is None or not Path(kept.path).exists() or search.separate):
             attempt = _attempts(algorithm, initial, max_iterations, tolerance, time_limit, seed)
             trials = Trials(
-                objective, problem, priors, objective.decode(variable), attempt, search.separate
+                objective,
+                problem,
+                priors,
+                objective.decode(variable),
+                attempt,
+                search.separate,
+                limits.tolerance,
+                limits.max_iterations,
             )
             curve = search.choose(trials)
+            for note in curve.notes:
+                log.info(note)
+            notes.extend(curve.notes)
             objective = trials.chosen(curve)
         working = algorithm.reformulate(objective)
         loop, working = Loop.start(algorithm, working, algorithm.start(working, variable), rule)
@@ -371,7 +382,11 @@ def _attempts(
     deadline = None if time_limit is None else time.monotonic() + 0.5 * time_limit
 
     def attempt(
-        problem: Problem, priors: PriorSum, weight: Tensor | WeightRule, items: Tensor
+        problem: Problem,
+        priors: PriorSum,
+        weight: Tensor | WeightRule,
+        items: Tensor,
+        walk_iterations: int | None = None,
     ) -> Solution:
         def pick(value: Any) -> Tensor:
             start = torch.as_tensor(value)
@@ -391,8 +406,8 @@ def _attempts(
             solver,
             weight,
             initial=start,
-            max_iterations=max_iterations,
-            tolerance=tolerance,
+            max_iterations=max_iterations if walk_iterations is None else walk_iterations,
+            tolerance=tolerance if walk_iterations is None else math.inf,
             time_limit=left,
             seed=seed,
             progress=False,

@@ -196,7 +196,7 @@ def ct_case(say: Callable[[str], None]) -> Case:
         _solve(
             "graphLa+TV",
             problem,
-            priors.GraphLaplacian(first="tv"),
+            priors.GraphLaplacian(first="tv", first_regularization="discrepancy"),
             "graph Laplacian of a TV reconstruction, which is included in the seconds",
             say,
             "CT",
@@ -237,7 +237,7 @@ def deblurring_case(say: Callable[[str], None]) -> Case:
         _solve(
             "graphLa+TV",
             problem,
-            priors.GraphLaplacian(first="tv"),
+            priors.GraphLaplacian(first="tv", first_regularization="discrepancy"),
             "graph Laplacian of a TV reconstruction, which is included in the seconds",
             say,
             what,
@@ -262,7 +262,7 @@ def _solve(
     from invtoolbox.solve import solve
 
     say(f"{what}: {name}")
-    solution = solve(problem, prior, seed=_SEED)
+    solution = solve(problem, prior, regularization="discrepancy", seed=_SEED)
     x: Tensor = solution.x
     return Method(
         name,

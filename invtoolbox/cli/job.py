@@ -68,7 +68,8 @@ def add_options(parser: argparse.ArgumentParser, prior: str, output: str) -> Non
         "--regularization",
         default="auto",
         metavar="WEIGHT",
-        help="weight of the priors, or name of a rule for it (default: the discrepancy principle)",
+        help="weight of the priors, or name of a rule for it (default: validation, which predicts "
+        "measurements that were held out)",
     )
     method.add_argument(
         "--noise-std",

@@ -18,8 +18,7 @@ class LeastSquares(ResidualTerm):
 
     Args:
         noise_std: standard deviation of the noise, in the units of ``y``; a number, or one number
-            per item ``(batch,)``. If it is given, the weight of the prior is chosen by the
-            discrepancy principle by default.
+            per item ``(batch,)``.
         weights: nonnegative weights that broadcast against ``y``, for example 0 for dead pixels.
 
     >>> term = LeastSquares(noise_std=0.5)

@@ -179,9 +179,10 @@ def run(
     # On a GPU the host does not wait for every step: it checks the items every few iterations.
     every = 1 if loop.x.device.type == "cpu" else 10
     if loop.iteration == 0:
-        _finish(
-            loop, solver, CONVERGED, loop.running & solver.converged(loop.state, limits.tolerance)
-        )
+        converged = solver.converged(loop.state, limits.tolerance)
+        if loop.rule_state is not None and rule is not None:
+            converged = converged & rule.satisfied(loop.rule_state, loop.state.discrepancy)
+        _finish(loop, solver, CONVERGED, loop.running & converged)
     last_finite, stop = loop.state.x, False
     while bool(loop.running.any()):
         full = loop.iteration >= limits.max_iterations
@@ -194,6 +195,9 @@ def run(
         if loop.travel is not None:
             loop.travel = loop.travel.update(loop.state.x, loop.iteration)
         if loop.rule_state is not None and rule is not None:
+            loop.rule_state = rule.observe(
+                loop.rule_state, objective, loop.state.x, loop.state.certificate
+            )
             loop.rule_state = rule.update(
                 loop.rule_state, loop.state.discrepancy, loop.state.certificate, loop.iteration
             )

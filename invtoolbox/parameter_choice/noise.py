@@ -25,7 +25,7 @@ _PICTURE, _OTHER = (1, 0.25), (4, 0.1)
 _LEAST_WINDOWS = 256  # per stratum
 #: Lower bound of estimated noise, as a fraction of the measurements: no rule can work with a level
 #: of 0.
-_LEAST_NOISE = 1e-4
+LEAST_NOISE = 1e-4
 
 
 def estimate_noise_std(
@@ -144,7 +144,7 @@ def noise_std_of(problem: Problem, given: float | Tensor | None = None) -> Tenso
         problem.y, problem.operator, getattr(problem.data_term, "weights", None)
     ).double()
     size = y.abs().flatten(1).square().mean(1).sqrt().double()
-    return torch.maximum(std, _LEAST_NOISE * torch.where(size > 0, size, torch.ones_like(size)))
+    return torch.maximum(std, LEAST_NOISE * torch.where(size > 0, size, torch.ones_like(size)))
 
 
 def describe_noise(problem: Problem, given: float | Tensor | None = None) -> str:
