@@ -184,9 +184,7 @@ def right_data(folder: Path) -> Iterator[Case]:
         yield f"ct_slices, {path.name}", y, Identity(tuple(y.shape[1:])), None
     head = it.datasets.open(folder / "vtk_head_ct" / "head.mha", reader="metaimage").volume().y
     x = 2e-5 * head.float().clamp_min(0)
-    A = ConeBeam(
-        tuple(x.shape[2:]), OPEN[::2], (80, 128), 500.0, 800.0, (1.5, 3.2, 3.2), 4.0
-    )
+    A = ConeBeam(tuple(x.shape[2:]), OPEN[::2], (80, 128), 500.0, 800.0, (1.5, 3.2, 3.2), 4.0)
     yield "vtk_head_ct, cone beam", A.simulate(x, RelativeGaussian(0.02), seed=0), A, None
 
 
