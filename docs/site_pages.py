@@ -69,6 +69,10 @@ PACKAGES = {
         "Weight of the prior",
         "Rules for `regularization=`, and the noise level of measurements.",
     ),
+    "measurements": (
+        "Checks of measurements",
+        "Findings about measurements that do not fit their operator, before every solve.",
+    ),
     "posteriors": (
         "Posteriors",
         "Probability distributions over images, and conformal intervals.",

@@ -10,6 +10,10 @@ class InputError(ValueError):
     """An argument, a file or a setting does not fit; the message states where and what to do."""
 
 
+class MeasurementWarning(UserWarning):
+    """Measurements do not look like those that the operator predicts; the message states why."""
+
+
 class MissingDependency(ImportError):
     """An optional package is not installed; the message names the extra that installs it."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.settings import Settings
-from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.data_terms.base import DataTerm, ResidualTerm, Stack
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import component, take_blocks
@@ -26,7 +26,8 @@ class Problem(Settings):
             stacked operators.
         operator: the forward operator, or anything `as_operator` takes.
         data_term: misfit between prediction and measurements; least squares without a noise level
-            by default.
+            by default. Measurements that the operator does not take (`Operator.sampled`) are set
+            to 0 and have weight 0.
         unknown: parameters of the operator (``operator.parameters()``) that are found together with
             the image, each with an explicit prior of its own or None: ``{"angles": None}``,
             ``{"kernel": it.priors.Simplex()}``. They start from the values of the operator, and
@@ -75,6 +76,7 @@ class Problem(Settings):
             operator.channelwise,
             operator.items,
         )
+        self.y, self.data_term = _restrict(self.y, self.data_term, operator)
         for part in self.y if isinstance(self.y, tuple) else (self.y,):
             _check_finite(part)
         self.data_term.check(self.y)
@@ -189,6 +191,14 @@ class Problem(Settings):
         """
         return self._with(self.y, operator, self.data_term)
 
+    def with_measurements(self, y: Any) -> Problem:
+        """Return the problem with other measurements of the same shape.
+
+        Args:
+            y: the new measurements, which are not checked.
+        """
+        return self._with(y, self.operator, self.data_term)
+
     def without_unknowns(self) -> Problem:
         """Return the problem with a known operator, for the first reconstructions of priors."""
         other = copy.copy(self)
@@ -226,7 +236,7 @@ def fitted_back_projection(problem: Problem) -> Tensor:
     return x * expand(
         torch.where(
             squared > 0,
-            inner(prediction, wanted) / squared.clamp_min(1e-30),
+            inner(prediction, wanted) / torch.where(squared > 0, squared, torch.ones_like(squared)),
             torch.zeros_like(squared),
         ),
         x,
@@ -255,6 +265,30 @@ def _check_unknown(unknown: dict[str, Prior | None], operator: Operator) -> dict
     return {
         name: PriorSum() if prior is None else prior.as_sum() for name, prior in unknown.items()
     }
+
+
+def _restrict(y: Any, data_term: DataTerm, operator: Operator) -> tuple[Any, DataTerm]:
+    """Set measurements that the operator does not take to 0, with weight 0.
+
+    A user's file may hold anything there: zeros, garbage, or the pixels of a whole picture.
+    """
+    if isinstance(data_term, Stack) and isinstance(y, tuple):
+        parts = [
+            _restrict(part, term, component(operator, k))
+            for k, (part, term) in enumerate(zip(y, data_term.terms))
+        ]
+        terms = Stack(*(term for _, term in parts), weights=data_term.weights)
+        changed = any(new is not old for (_, new), old in zip(parts, data_term.terms))
+        return tuple(part for part, _ in parts), terms if changed else data_term
+    sampled = None if isinstance(y, tuple) else operator.sampled
+    if sampled is None or bool((sampled != 0).all()):
+        return y, data_term
+    hidden = (sampled == 0).to(y.device).expand(y.shape[0], *(-1 for _ in y.shape[1:]))
+    if bool((y != 0).logical_and(hidden).any()):
+        y = y.masked_fill(hidden, 0)
+    if isinstance(data_term, ResidualTerm):
+        data_term = data_term.restrict(sampled)
+    return y, data_term
 
 
 def _each(y: Any, change: Any) -> Any:

@@ -41,7 +41,7 @@ def reconstruct(
         prior: a prior, a name of ``invtoolbox list priors``, a list of them, or None for least
             squares.
         noise_std: standard deviation of the noise, a number or one number per item; estimated from
-            ``y`` if the weight of the prior needs it.
+            ``y`` if the rule for the weight needs it (the default does not).
         data_term: misfit between prediction and measurements; least squares by default.
         solver: solver or its name, as in `solve`.
         regularization: weight of the prior, as in `solve`.

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from invtoolbox.catalogue.presets import prior_named, solver_named
 from invtoolbox.core.interrupts import DeferredInterrupt
+from invtoolbox.core.threads import choose_threads, limit_torch_threads
 from invtoolbox.errors import InputError
 from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.loop.run import RECORDED, STATUS, Callback, Limits, Loop, ProgressBar, run
-from invtoolbox.objective.initial_guess import first_guess, initial_variable, layout_of
+from invtoolbox.measurements import report_findings
+from invtoolbox.objective.initial_guess import (
+    first_guess,
+    initial_variable,
+    layout_of,
+    leaves_float32,
+)
 from invtoolbox.objective.objective import Objective
 from invtoolbox.objective.unknowns import Unknowns
 from invtoolbox.parameter_choice import Trials, automatic, rule_named
@@ -31,10 +40,25 @@ from invtoolbox.solvers.choice import check_fits, choose
 from invtoolbox.solvers.splitting import noise_variance
 
 log = logging.getLogger("invtoolbox")
+P, T = ParamSpec("P"), TypeVar("T")
 
 #: Weight of the explicit priors: a number, one number per item ``(batch,)``, a rule or the name of
 #: a rule.
 Regularization = float | Tensor | str | WeightRule | WeightSearch
+
+
+def _on_chosen_threads(function: Callable[P, T]) -> Callable[P, T]:
+    """Run a function with the number of threads of its checkpoint, or with the chosen number."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        path = kwargs.get("checkpoint")
+        kept = Checkpoint(path) if isinstance(path, (str, Path)) else path
+        before = kept.threads() if isinstance(kept, Checkpoint) else None
+        with limit_torch_threads(before or choose_threads()):
+            return function(*args, **kwargs)
+
+    return call
 
 
 @overload
@@ -55,6 +79,7 @@ def solve(
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = True,
+    check: bool = True,
 ) -> Solution: ...
 
 
@@ -74,9 +99,11 @@ def solve(
     differentiate: str | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
+    check: bool = True,
 ) -> list[Solution]: ...
 
 
+@_on_chosen_threads
 def solve(
     problem: Problem | Sequence[Problem],
     prior: Prior | str | None = None,
@@ -94,6 +121,7 @@ def solve(
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = True,
+    check: bool = True,
 ) -> Solution | list[Solution]:
     r"""Minimize ``D(A(x), y) + regularization * sum_i w_i R_i(x) + S(z)``, ``x = g(z)``, per item.
 
@@ -105,17 +133,18 @@ def solve(
             and ``Solution.reason`` states which and why.
         regularization: weight of the explicit priors: a number, one number per item ``(batch,)``, a
             rule or the name of a rule. ``"auto"`` keeps weights that were written (``0.1 *
-            prior``). If none was written, it uses the discrepancy principle with the noise level of
+            prior``). If none was written, it is ``"validation"`` for least squares, linear
+            operators and convex priors: it needs no noise level, and about four times the work of
+            one solve. For other problems it is the discrepancy principle with the noise level of
             the data term, or with a noise level estimated from the data; if neither is available,
-            the L-curve. ``"compensated-discrepancy"`` is the better rule if the noise level is
-            known, at five times the work. It, ``"gcv"``, ``"sure"``, ``"l-curve"`` and
-            ``"quasi-optimality"`` first solve with several weights (for at most half of
-            ``time_limit``); callbacks and history belong to the last solve.
+            the L-curve. All rules but ``"discrepancy"`` first solve with several weights (for at
+            most half of ``time_limit``); callbacks and history belong to the last solve.
         initial: initial guess: images ``(batch or 1, channel, *space)``, or parameters of the
             implicit prior.
         max_iterations: largest number of iterations; None for the setting of the solver.
         tolerance: bound on the certificate that the solver states; None for the setting of the
-            solver.
+            solver. A convex objective must also be within 1e-3 of its minimum (or the tolerance, if
+            it is larger), by the duality gap of `Solver.gap`.
         time_limit: seconds after which items that still run are ``stopped``.
         seed: seed of random draws, which are a function of it and of the iteration.
         device: device that problem and prior are copied to first; None leaves them where they are.
@@ -126,6 +155,9 @@ def solve(
             True stops the run.
         checkpoint: file that the run is written to, and from which it is resumed if it exists.
         progress: show a progress bar on a terminal.
+        check: look for measurements that do not fit the operator or the noise level
+            (`measurements.check_measurements`). What looks wrong is a `MeasurementWarning`, and a
+            sentence in ``Solution.notes``.
 
     Returns:
         The solution, or one solution per problem.
@@ -157,13 +189,19 @@ def solve(
                 differentiate=differentiate,
                 callbacks=callbacks,
                 progress=progress,
+                check=check,
             )
             for each in problem
         ]
     began = time.monotonic()
     _check_settings(max_iterations, tolerance, time_limit, differentiate)
     kept = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
-    problem = problem.to(device=device, dtype=dtype)
+    findings = report_findings(problem) if check else []
+    problem = given = problem.to(device=device, dtype=dtype)
+    extreme = leaves_float32(problem)
+    if extreme:
+        dtype = torch.float64
+        problem = problem.to(dtype=dtype)
     priors = _as_sum(prior).to(device=device, dtype=dtype)
     with torch.no_grad():
         named = solver_named(solver) if isinstance(solver, str) else solver
@@ -180,10 +218,14 @@ def solve(
             raise InputError(
                 "a rule for the weight needs an explicit prior to weigh, and there is none"
             )
-        notes = [why_weight] if why_weight else []
+        notes = [why_weight, *findings] if why_weight else findings
+        if extreme:
+            notes.append("solved in float64: squares of these measurements leave float32")
         if not algorithm.reformulate(objective).has_value:
             without = next(p for p in objective.explicit_priors if "energy" not in p.offers)
             notes.append(f"history holds no objective: {without!r} has no energy")
+        if other := algorithm.minimizes(objective):
+            notes.append(other)
         for note in (reason, *notes):
             log.info(note)
         content: dict[str, str] = {}
@@ -212,9 +254,19 @@ def solve(
         if search is not None and (kept is None or not Path(kept.path).exists() or search.separate):
             attempt = _attempts(algorithm, initial, max_iterations, tolerance, time_limit, seed)
             trials = Trials(
-                objective, problem, priors, objective.decode(variable), attempt, search.separate
+                objective,
+                problem,
+                priors,
+                objective.decode(variable),
+                attempt,
+                search.separate,
+                limits.tolerance,
+                limits.max_iterations,
             )
             curve = search.choose(trials)
+            for note in curve.notes:
+                log.info(note)
+            notes.extend(curve.notes)
             objective = trials.chosen(curve)
         working = algorithm.reformulate(objective)
         loop, working = Loop.start(algorithm, working, algorithm.start(working, variable), rule)
@@ -238,18 +290,18 @@ def solve(
         if isinstance(regularization, Tensor) and regularization.requires_grad:
             weight = regularization.expand(problem.batch)
         x = differentiable(x, objective.with_regularization(weight))
-    parameters, found = _parameters(problem, working, loop.x)
+    parameters, found = _parameters(given, working, loop.x)
     working = working.with_regularization(loop.weight)
     posterior = algorithm.posterior(working, loop.x, loop.summary)
     if posterior is None:
-        posterior = gaussian_posterior(objective.with_regularization(loop.weight), x, solve)
+        posterior = gaussian_posterior(objective.with_regularization(loop.weight), x, _inner_solve)
     rows = (
         torch.stack(loop.history).cpu()
         if loop.history
         else torch.zeros(0, len(RECORDED), problem.batch)
     )
     return Solution(
-        x=x,
+        x=x.to(given.image_dtype) if extreme else x,
         status=tuple(STATUS[int(k)] for k in loop.status),
         iterations=loop.iterations.cpu(),
         history={name: rows[:, k] for k, name in enumerate(RECORDED)},
@@ -266,6 +318,10 @@ def solve(
         weight_search=curve,
         posterior=posterior,
     )
+
+
+#: The first reconstructions of priors are of measurements that were checked before.
+_inner_solve = functools.partial(solve, check=False)
 
 
 def _run_with_progress(
@@ -326,7 +382,11 @@ def _attempts(
     deadline = None if time_limit is None else time.monotonic() + 0.5 * time_limit
 
     def attempt(
-        problem: Problem, priors: PriorSum, weight: Tensor | WeightRule, items: Tensor
+        problem: Problem,
+        priors: PriorSum,
+        weight: Tensor | WeightRule,
+        items: Tensor,
+        walk_iterations: int | None = None,
     ) -> Solution:
         def pick(value: Any) -> Tensor:
             start = torch.as_tensor(value)
@@ -346,11 +406,12 @@ def _attempts(
             solver,
             weight,
             initial=start,
-            max_iterations=max_iterations,
-            tolerance=tolerance,
+            max_iterations=max_iterations if walk_iterations is None else walk_iterations,
+            tolerance=tolerance if walk_iterations is None else math.inf,
             time_limit=left,
             seed=seed,
             progress=False,
+            check=False,
         )
         return solution
 
@@ -380,8 +441,10 @@ def bind(
         else regularization
     )
     _check_fixed_levels(priors)
-    problem = problem.with_data_term(problem.data_term.prepare(problem.without_unknowns(), solve))
-    bound = priors.prepare(problem.without_unknowns(), solve)
+    problem = problem.with_data_term(
+        problem.data_term.prepare(problem.without_unknowns(), _inner_solve)
+    )
+    bound = priors.prepare(problem.without_unknowns(), _inner_solve)
     real = problem.y0.real.dtype if problem.y0.is_complex() else problem.y0.dtype
     ones = torch.ones(problem.batch, dtype=real, device=problem.y0.device)
     unknowns = Unknowns.of(problem, first_guess(problem)) if problem.unknown else None
@@ -480,7 +543,7 @@ def _as_sum(prior: Prior | str | None) -> PriorSum:
     if not isinstance(prior, Prior):
         raise InputError(
             "prior must be one of it.priors or a subclass of ExplicitPrior or ImplicitPrior, got "
-            f"{type(prior).__name__}"
+            f"{type(prior).__name__}; it.as_prior converts priors of deepinv and functions"
         )
     return prior.as_sum()
 

@@ -166,6 +166,44 @@ def test_what_a_function_reads_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert digest(through) != before
 
 
+def test_modules_that_a_body_imports_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the module is imported, afterwards, and if a function that it calls changes."""
+    (tmp_path / "lazy_package").mkdir()
+    (tmp_path / "lazy_package" / "__init__.py").write_text("FACTOR = 2.0")
+    (tmp_path / "lazy_package" / "parts.py").write_text("def inner(x): return 2 * x")
+    (tmp_path / "lazy_other.py").write_text(
+        "def scale(x):\n    from lazy_package.parts import inner\n    return inner(x)"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def first(x: float) -> float:
+        import lazy_other
+
+        return lazy_other.scale(x)
+
+    def second(x: float) -> float:
+        from lazy_package import FACTOR as factor
+        from lazy_package import parts
+
+        return factor * parts.inner(x)
+
+    def third(x: float) -> float:
+        import missing_module_of_nobody
+        import scipy.special
+
+        return scipy.special.gamma(x) + missing_module_of_nobody.y
+
+    before = digest(first), digest(second)
+    assert first(1.0) == 2.0 and second(1.0) == 4.0
+    assert (digest(first), digest(second)) == before and digest(third) == digest(third)
+    monkeypatch.setattr(sys.modules["lazy_package"], "FACTOR", 3.0)
+    assert digest(first) == before[0] and digest(second) != before[1]
+    monkeypatch.setattr(sys.modules["lazy_package.parts"], "inner", lambda x: 3 * x)
+    assert digest(first) != before[0]
+    for name in ("lazy_other", "lazy_package", "lazy_package.parts"):
+        monkeypatch.delitem(sys.modules, name)
+
+
 def test_caches_do_not_count() -> None:
     lazy = Lazy(1.0)
     before = digest(lazy)

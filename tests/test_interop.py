@@ -15,6 +15,7 @@ import scipy.sparse.linalg
 import torch
 
 import invtoolbox as it
+from invtoolbox.core.content import digest
 from invtoolbox.errors import InputError
 
 
@@ -110,6 +111,170 @@ def test_a_gradient_flows_through_our_operator_inside_deepinv() -> None:
     x = phantom(16).requires_grad_()
     physics.A(x).square().sum().backward()
     torch.testing.assert_close(x.grad, 2 * scan(16, 12).normal(phantom(16)), rtol=1e-4, atol=1e-3)
+
+
+# -- deepinv: priors, both ways --------------------------------------------------------------------
+
+
+def blurred() -> tuple[it.operators.Blur, torch.Tensor]:
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (16, 16))
+    x = torch.cat([phantom(16), 0.5 * phantom(16).flip(3)])
+    return A, A.simulate(x, noise=0.02, seed=0)
+
+
+class Shrink(torch.nn.Module):
+    """A denoiser for every level, in deepinv's convention."""
+
+    def forward(self, x: torch.Tensor, sigma: Any) -> torch.Tensor:
+        level = torch.as_tensor(sigma, dtype=x.dtype).reshape(-1, 1, 1, 1)
+        return (x + level**2 * x.mean((2, 3), keepdim=True)) / (1 + level**2)
+
+
+@pytest.mark.parametrize(
+    ("own", "name", "weight"),
+    [
+        (it.priors.L1(), "L1Prior", 0.02),
+        (it.priors.TotalVariation(tolerance=1e-8), "TVPrior", 0.02),
+        (it.priors.Tikhonov(), "Tikhonov", 0.02),
+        (0.5 * it.priors.L1(), "L1Prior", 0.01),
+    ],
+)
+def test_our_prior_in_deepinvs_solver_is_deepinvs_prior(own: Any, name: str, weight: float) -> None:
+    deepinv = pytest.importorskip("deepinv")
+    A, y = blurred()
+    found = [
+        deepinv.optim.PGD(
+            prior=prior,
+            data_fidelity=deepinv.optim.L2(),
+            lambda_reg=w,
+            stepsize=1.0,
+            max_iter=10,
+            early_stop=False,
+        )(y, it.to_deepinv(A))
+        for prior, w in (
+            (it.to_deepinv(own), 0.02),
+            (getattr(deepinv.optim, name)(), weight),
+        )
+    ]
+    assert relative(*found) < 1e-3
+
+
+def test_our_denoiser_in_deepinvs_solvers_is_deepinvs_plug_and_play() -> None:
+    deepinv = pytest.importorskip("deepinv")
+    A, y = blurred()
+    physics, network = it.to_deepinv(A), Shrink()
+    ours = it.to_deepinv(it.priors.Denoiser(network, sigma=0.3))
+    for kind, theirs in (
+        (deepinv.optim.PGD, deepinv.optim.PnP(network)),
+        (deepinv.optim.HQS, deepinv.optim.PnP(network)),
+        (deepinv.optim.GD, deepinv.optim.RED(network)),
+    ):
+        found = [
+            kind(
+                prior=prior,
+                data_fidelity=deepinv.optim.L2(),
+                g_param=0.2,
+                stepsize=0.7,
+                max_iter=5,
+                early_stop=False,
+            )(y, physics)
+            for prior in (theirs, ours)
+        ]
+        assert relative(found[1], found[0]) < 1e-5, kind
+    levels = torch.tensor([0.1, 0.4])
+    torch.testing.assert_close(ours.denoiser(y, levels), network(y, levels))
+    shrunk = it.to_deepinv(it.priors.L1()).denoiser(y, levels)  # the prox with the step sigma^2
+    torch.testing.assert_close(shrunk, it.priors.L1().prox(y, levels**2))
+    assert ours.double().fn is not None and not ours.explicit_prior
+
+
+def test_a_sum_for_deepinv_adds_energies_and_moves_with_the_module() -> None:
+    pytest.importorskip("deepinv")
+    prior = it.to_deepinv(0.5 * it.priors.TotalVariation() + it.priors.Tikhonov())
+    x = phantom(16)
+    wanted = 0.5 * it.priors.TotalVariation().energy(x) + it.priors.Tikhonov().energy(x)
+    torch.testing.assert_close(prior.fn(x), wanted)
+    with pytest.raises(InputError, match="implicit prior"):
+        it.to_deepinv(it.priors.CoordinateNetwork())
+    with pytest.raises(InputError, match="an operator or a prior"):
+        it.to_deepinv(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "solver"),
+    [
+        ("L1Prior", "L1", "pdhg"),
+        ("L1Prior", "L1", "admm"),
+        ("L1Prior", "L1", "fista"),
+        ("TVPrior", "TotalVariation", "fista"),
+    ],
+)
+def test_deepinvs_prior_in_our_solvers_is_our_prior(name: str, own: str, solver: str) -> None:
+    deepinv = pytest.importorskip("deepinv")
+    A, y = blurred()
+    found = [
+        it.solve(
+            it.Problem(y, A), p, solver, regularization=0.02, max_iterations=15, progress=False
+        ).x
+        for p in (it.as_prior(getattr(deepinv.optim, name)()), getattr(it.priors, own)())
+    ]
+    assert relative(*found) < 5e-3
+
+
+def test_deepinvs_priors_keep_our_contracts() -> None:
+    deepinv = pytest.importorskip("deepinv")
+    x = torch.cat([phantom(16), 0.3 * phantom(16)]) + 0.1 * torch.randn(
+        2, 1, 16, 16, generator=torch.Generator().manual_seed(0)
+    )
+    for source in (deepinv.optim.TVPrior(), deepinv.optim.Tikhonov(), deepinv.optim.L1Prior()):
+        prior = it.as_prior(source)
+        assert prior.offers == {"energy", "gradient", "prox"}
+        steps = torch.tensor([0.05, 0.2])
+        content = digest(prior)
+        both = prior.prox(x, steps)
+        assert torch.equal(both[1:], prior.prox(x[1:], 0.2))
+        assert content == digest(prior)  # a call changes nothing
+        assert torch.equal(prior.energy(x)[1:], prior.energy(x[1:]))
+        assert not prior.gradient(x).requires_grad and not x.requires_grad
+    network = Shrink()
+    plug = it.as_prior(deepinv.optim.PnP(network), sigma=0.2)
+    assert isinstance(plug, it.priors.Denoiser) and plug.sigma == 0.2
+    assert it.as_prior(network).sigma == 0.05
+    score = it.as_prior(deepinv.optim.ScorePrior(network), sigma=0.2)
+    assert score.offers == {"gradient"}
+    torch.testing.assert_close(score.gradient(x), (x - network(x, 0.2)) / 0.04)
+
+    class Smooth(deepinv.optim.Prior):
+        def __init__(self) -> None:
+            super().__init__()
+            self.explicit_prior = True
+
+        def fn(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            return (x.flatten(1) ** 4).sum(1)
+
+    smooth = it.as_prior(Smooth())
+    assert smooth.offers == {"energy", "gradient"} and smooth.smooth
+    torch.testing.assert_close(smooth.gradient(x), 4 * x**3)
+    assert it.as_prior(it.to_deepinv(it.priors.L1())).terms[0].prior.offers == it.priors.L1().offers
+
+
+def test_functions_become_priors_by_their_role() -> None:
+    A, y = blurred()
+    square = it.as_prior(lambda x: 0.5 * x.flatten(1).square().sum(1), role="energy")
+    shrink = it.as_prior(
+        lambda x, step: x / (1 + torch.as_tensor(step).reshape(-1, 1, 1, 1)), role="prox"
+    )
+    slope = it.as_prior(lambda x: x, role="gradient")
+    wanted = it.solve(it.Problem(y, A), it.priors.Tikhonov(), regularization=0.1, progress=False).x
+    for prior in (square, shrink, slope):
+        found = it.solve(
+            it.Problem(y, A), prior, regularization=0.1, tolerance=1e-5, progress=False
+        )
+        assert relative(found.x, wanted) < 1e-2, prior
+    with pytest.raises(InputError, match="the role"):
+        it.as_prior(lambda x: x, role="weights")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="as_prior takes"):
+        it.as_prior(3)
 
 
 # -- deepinv: its physics and denoisers in our solvers ---------------------------------------------

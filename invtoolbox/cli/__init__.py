@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 from invtoolbox.cli import ct, deblur, demo, flow, info, listing, run, train
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = os.environ.get("INVTOOLBOX_DEBUG", "") not in ("", "0")
     warnings.showwarning = _note
     try:
-        code = parsed.command(parsed)
+        with _threads(parsed):
+            code = parsed.command(parsed)
         sys.stdout.flush()
         return int(code or 0)
     except (InputError, MissingDependency) as error:
@@ -93,6 +95,15 @@ def parser() -> argparse.ArgumentParser:
     for module in _COMMANDS:
         module.add(commands)
     return top
+
+
+def _threads(arguments: argparse.Namespace) -> AbstractContextManager[None]:
+    """Return the context of a command that computes: its number of threads."""
+    if not hasattr(arguments, "threads"):
+        return nullcontext()
+    from invtoolbox.core.threads import choose_threads, limit_torch_threads
+
+    return limit_torch_threads(choose_threads(arguments.threads))
 
 
 def _drop_output() -> None:

@@ -76,7 +76,6 @@ def add(commands: Any) -> None:
     scan.add_argument(
         "--item",
         type=int,
-        default=0,
         metavar="N",
         help="number of the sinogram in the file, counted from 0 (default: 0)",
     )
@@ -141,7 +140,7 @@ def command(arguments: argparse.Namespace) -> int:
                 f"--output {everywhere.output}: every item of a 3D scan is a volume; give a folder"
             )
         return job.run_many(everywhere, everywhere.sinogram, reconstruct, len(opened))
-    problem, geometry = _problem(arguments, arguments.item)
+    problem, geometry = _problem(arguments, arguments.item or 0)
     where = job.choose_paths(
         arguments,
         f"{Path(arguments.sinogram).stem}_reconstruction.tif",
@@ -203,11 +202,22 @@ def _method(
 
 def _problem(arguments: argparse.Namespace, number: int) -> tuple[Problem, ScanGeometry]:
     opened = _open(arguments)
+    if arguments.item is None and not options.is_study(arguments):
+        from invtoolbox.measurements import report_unused_pages
+
+        report_unused_pages(
+            opened, arguments.sinogram, "choose one with --item, or all with --items all"
+        )
     if not -len(opened) <= number < len(opened):
         raise InputError(
             f"--item {number}: {arguments.sinogram} has {len(opened)} items, counted from 0"
         )
     item: Measurement = opened[number]
+    if item.meta.get("units") == "HU":
+        raise InputError(
+            f"{arguments.sinogram} holds an image, not a sinogram, so there is nothing to "
+            "reconstruct; `invtoolbox run ct-dicom` simulates a scan of such an image"
+        )
     if item.geometry is None:
         raise InputError(
             f"{arguments.sinogram} contains no geometry; give --geometry with a geometry file "

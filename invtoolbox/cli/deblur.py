@@ -46,7 +46,6 @@ def add(commands: Any) -> None:
     blur.add_argument(
         "--kernel-item",
         type=int,
-        default=0,
         metavar="N",
         help="number of the kernel in the file, counted from 0 (default: 0)",
     )
@@ -100,10 +99,14 @@ def _problem(arguments: argparse.Namespace, number: int) -> tuple[Problem, bool]
     """
     from invtoolbox import datasets
     from invtoolbox.data_terms.least_squares import LeastSquares
+    from invtoolbox.measurements import report_unused_pages
     from invtoolbox.operators import Blur
     from invtoolbox.problem import Problem
 
-    item = datasets.open_measurements(arguments.picture)[number]
+    pictures = datasets.open_measurements(arguments.picture)
+    if not options.is_study(arguments):
+        report_unused_pages(pictures, arguments.picture, "--items all deblurs all of them")
+    item = pictures[number]
     if item.y.ndim != 4 or item.geometry is not None:
         raise InputError(
             f"{arguments.picture} is not a picture; a sinogram is reconstructed by `invtoolbox ct`"
@@ -135,14 +138,16 @@ def _kernel(arguments: argparse.Namespace) -> Tensor:
                 f"--kernel gaussian:WIDTH takes a positive number of pixels, got {width!r}"
             ) from None
     from invtoolbox import datasets
+    from invtoolbox.measurements import report_unused_pages
 
-    opened = datasets.open_measurements(arguments.kernel)
-    if not -len(opened) <= arguments.kernel_item < len(opened):
+    opened, number = datasets.open_measurements(arguments.kernel), arguments.kernel_item or 0
+    if arguments.kernel_item is None:
+        report_unused_pages(opened, arguments.kernel, "choose another one with --kernel-item")
+    if not -len(opened) <= number < len(opened):
         raise InputError(
-            f"--kernel-item {arguments.kernel_item}: {arguments.kernel} has {len(opened)} items, "
-            "counted from 0"
+            f"--kernel-item {number}: {arguments.kernel} has {len(opened)} items, counted from 0"
         )
-    kernel = opened[arguments.kernel_item].y[0]
+    kernel = opened[number].y[0]
     if kernel.ndim != 3:
         raise InputError(
             f"{arguments.kernel} has shape {tuple(kernel.shape)}; a kernel is a picture, (rows, "

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from invtoolbox.cli import options
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -115,6 +117,7 @@ def add(commands: Any) -> None:
         metavar="FOLDER",
         help="folder for the report; an earlier report is replaced (default: results/demo)",
     )
+    options.add_threads(parser)
     parser.set_defaults(command=command)
 
 
@@ -193,7 +196,7 @@ def ct_case(say: Callable[[str], None]) -> Case:
         _solve(
             "graphLa+TV",
             problem,
-            priors.GraphLaplacian(first="tv"),
+            priors.GraphLaplacian(first="tv", first_regularization="discrepancy"),
             "graph Laplacian of a TV reconstruction, which is included in the seconds",
             say,
             "CT",
@@ -234,7 +237,7 @@ def deblurring_case(say: Callable[[str], None]) -> Case:
         _solve(
             "graphLa+TV",
             problem,
-            priors.GraphLaplacian(first="tv"),
+            priors.GraphLaplacian(first="tv", first_regularization="discrepancy"),
             "graph Laplacian of a TV reconstruction, which is included in the seconds",
             say,
             what,
@@ -259,7 +262,7 @@ def _solve(
     from invtoolbox.solve import solve
 
     say(f"{what}: {name}")
-    solution = solve(problem, prior, seed=_SEED)
+    solution = solve(problem, prior, regularization="discrepancy", seed=_SEED)
     x: Tensor = solution.x
     return Method(
         name,

@@ -231,7 +231,7 @@ def job_of(arguments: argparse.Namespace) -> FlowJob:
         masks=Path(arguments.masks) if arguments.masks else None,
         workers=1 if arguments.workers is None else arguments.workers,
         cluster=arguments.cluster,
-        threads=arguments.threads,
+        threads=arguments.threads or 1,
         resume=arguments.resume,
         overwrite=arguments.overwrite,
     )

@@ -68,7 +68,8 @@ def add_options(parser: argparse.ArgumentParser, prior: str, output: str) -> Non
         "--regularization",
         default="auto",
         metavar="WEIGHT",
-        help="weight of the priors, or name of a rule for it (default: the discrepancy principle)",
+        help="weight of the priors, or name of a rule for it (default: validation, which predicts "
+        "measurements that were held out)",
     )
     method.add_argument(
         "--noise-std",
@@ -296,6 +297,7 @@ def run_many(arguments: argparse.Namespace, path: str, work: Callable[..., Any],
         The exit code.
     """
     from invtoolbox.cli.reports import report_study
+    from invtoolbox.core.content import digest
     from invtoolbox.runs.study import run_study
     from invtoolbox.runs.study.driver import Items, parse_items
     from invtoolbox.runs.study.slices import stamp
@@ -316,7 +318,7 @@ def run_many(arguments: argparse.Namespace, path: str, work: Callable[..., Any],
     folder = output.with_name(output.name + ".items") if is_volume else output
     chosen = parse_items(arguments.items or "all", count, path)
     description = {
-        "work": getattr(work, "__module__", ""),
+        "work": digest(work, "work"),
         "settings": {k: value for k, value in sorted(vars(arguments).items()) if k not in _FREE},
         "data": str(source),
         "stamp": stamp(source),
@@ -329,7 +331,7 @@ def run_many(arguments: argparse.Namespace, path: str, work: Callable[..., Any],
         description,
         arguments.workers or 1,
         arguments.cluster,
-        arguments.threads,
+        arguments.threads or 1,
         arguments.resume,
         arguments.overwrite,
         not arguments.quiet,

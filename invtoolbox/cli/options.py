@@ -61,12 +61,18 @@ def add_workers(group: Any) -> None:
         help="address of a Dask scheduler whose workers are used instead, for example "
         "tcp://host:8786",
     )
+    add_threads(group, "the processors that are free; 1 per worker")
+
+
+def add_threads(group: Any, default: str = "the processors that are free") -> None:
+    """Add ``--threads``, which `invtoolbox.cli.main` applies.
+
+    Args:
+        group: parser or group of the option.
+        default: the default, in words.
+    """
     group.add_argument(
-        "--threads",
-        type=int,
-        default=1,
-        metavar="N",
-        help="number of threads per worker (default: 1)",
+        "--threads", type=int, metavar="N", help=f"number of threads (default: {default})"
     )
 
 

@@ -144,5 +144,5 @@ def _request(arguments: argparse.Namespace, preset: list[str] | None = None) -> 
         getattr(arguments, "items", None),
         getattr(arguments, "workers", None),
         getattr(arguments, "cluster", None),
-        getattr(arguments, "threads", 1),
+        getattr(arguments, "threads", None) or 1,
     )

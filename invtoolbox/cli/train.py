@@ -55,6 +55,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--mixed-precision", action="store_true", help="run the network in bfloat16"
     )
+    options.add_threads(parser)
     parser.set_defaults(command=command)
 
 

@@ -223,6 +223,9 @@ def sniff(path: Path) -> str:
         except zlib.error:
             return ""
         return "nifti" if _is_nifti(head) else ""
+    # Before the magic words of other formats: the preamble of a DICOM file may be a TIFF header.
+    if head[128:132] == b"DICM":
+        return "dicom"
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
             return name
@@ -233,7 +236,7 @@ def sniff(path: Path) -> str:
         return "nifti"
     if head.lstrip().startswith((b"ObjectType", b"NDims")):
         return "metaimage"
-    return "dicom" if head[128:132] == b"DICM" else ""
+    return ""
 
 
 def _is_nifti(head: bytes) -> bool:

@@ -7,11 +7,13 @@ dict or a set, no stride, no device and no process. Cached values are left out.
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import dis
 import enum
 import functools
 import hashlib
+import importlib.util
 import math
 import struct
 import sys
@@ -452,14 +454,46 @@ def _attribute(kind: type, name: str) -> Any:
 
 
 def _global_variables(function: types.FunctionType) -> dict[str, Any]:
-    """Return the global variables that a function reads; those of a user's module one by one."""
+    """Return the global variables that a function reads; those of a user's module one by one.
+
+    Modules of the user that the body imports count too.
+    """
     found: dict[str, Any] = {}
     for code in _nested(function.__code__):
-        for step in dis.get_instructions(code):
+        steps = [s for s in dis.get_instructions(code) if s.opname != "EXTENDED_ARG"]
+        for k, step in enumerate(steps):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval in function.__globals__:
                 part = function.__globals__[step.argval]
                 _add_global(found, step.argval, part, code.co_names, set())
+            elif step.opname == "IMPORT_NAME":
+                level, names = (before.argval for before in steps[k - 2 : k])
+                package = function.__globals__.get("__package__")
+                module = _imported("." * level + step.argval, package, names or ())
+                if module is not None:
+                    _add_global(found, module.__name__, module, code.co_names, set())
     return found
+
+
+def _imported(name: str, package: str | None, names: Iterable[str]) -> types.ModuleType | None:
+    """Import a module of the user, as the function will; None for another or a missing module.
+
+    Args:
+        name: name of the module, with a dot in front for each level of a relative import.
+        package: package that the relative import starts from.
+        names: names that are imported from the module; some may be modules themselves.
+    """
+    try:
+        full = importlib.util.resolve_name(name, package)
+        if _is_installed(full):
+            return None
+        module = importlib.import_module(full)
+    except Exception:
+        return None
+    for each in names:
+        if not hasattr(module, each):
+            with contextlib.suppress(Exception):
+                importlib.import_module(f"{full}.{each}")
+    return module
 
 
 def _add_global(
@@ -488,12 +522,21 @@ def _is_installed(module: str) -> bool:
     if root in _STABLE or root == "__main__":
         return root != "__main__"
     found = sys.modules.get(root)
+    if found is None and root not in sys.builtin_module_names:
+        spec = importlib.util.find_spec(root)
+        if spec is None:
+            return root in sys.stdlib_module_names
+        inside = next(iter(spec.submodule_search_locations or ()), None)
+        return _lies_in_a_library(Path(inside or spec.origin or ""))
     places = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), None)
     if places is None:
         return root in sys.stdlib_module_names
-    own = Path(places).resolve()
+    return _lies_in_a_library(Path(places))
+
+
+def _lies_in_a_library(path: Path) -> bool:
     return any(
-        own.is_relative_to(Path(sysconfig.get_path(kind)).resolve())
+        path.resolve().is_relative_to(Path(sysconfig.get_path(kind)).resolve())
         for kind in ("stdlib", "platstdlib", "purelib", "platlib")
     )
 

@@ -8,7 +8,7 @@ is the first axis of every tensor.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -90,6 +90,19 @@ def select_items(tree: T, index: Tensor) -> T:
         index: numbers of the items.
     """
     return tree_map(lambda t: t.index_select(0, index), tree)
+
+
+def join_items(parts: Sequence[T]) -> T:
+    """Join pytrees of some items each into one pytree of all items.
+
+    Args:
+        parts: pytrees of one structure.
+
+    >>> join_items([{"a": torch.zeros(1)}, {"a": torch.ones(2)}])
+    {'a': tensor([0., 1., 1.])}
+    """
+    leaves = [dict(tree_leaves(part)) for part in parts]
+    return _rebuild(parts[0], lambda path, _: torch.cat([each[path] for each in leaves]), "")
 
 
 def where_items(mask: Tensor, new: T, old: T) -> T:

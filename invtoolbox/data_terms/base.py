@@ -224,6 +224,29 @@ class ResidualTerm(DataTerm):
         if weights is not None and not bool(((weights >= 0) & weights.isfinite()).all()):
             raise InputError(f"the weights of {type(self).__name__} must be nonnegative and finite")
         self.weights = weights
+        self.weights_are_mask = False
+
+    @property
+    def is_unweighted(self) -> bool:
+        """Whether closed forms without weights hold: there are none, or the operator's mask.
+
+        Prediction and measurements are 0 if this mask is 0.
+        """
+        return self.weights is None or self.weights_are_mask
+
+    def restrict(self, sampled: Tensor) -> Self:
+        """Return the term in which measurements that an operator does not take have weight 0.
+
+        Args:
+            sampled: mask of the measurements that are taken, 1 or 0, which broadcasts against
+                ``y``.
+        """
+        other, given = copy.copy(self), self.weights
+        other.weights = sampled if given is None else given.to(sampled) * sampled
+        other.weights_are_mask = given is None or (
+            given.shape == sampled.shape and bool((given.to(sampled) == sampled).all())
+        )
+        return other
 
     def check_shape(
         self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None

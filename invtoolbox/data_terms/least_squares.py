@@ -18,8 +18,7 @@ class LeastSquares(ResidualTerm):
 
     Args:
         noise_std: standard deviation of the noise, in the units of ``y``; a number, or one number
-            per item ``(batch,)``. If it is given, the weight of the prior is chosen by the
-            discrepancy principle by default.
+            per item ``(batch,)``.
         weights: nonnegative weights that broadcast against ``y``, for example 0 for dead pixels.
 
     >>> term = LeastSquares(noise_std=0.5)
@@ -45,7 +44,7 @@ class LeastSquares(ResidualTerm):
         precision = torch.ones([1] * y.ndim, dtype=real.dtype, device=y.device) * self._precision(
             real
         )
-        if self.weights is None:
+        if self.weights is None or self.weights_are_mask:
             return precision, True
         mean = self.weights.to(real).expand_as(real).flatten(1).mean(1)
         return precision * mean.view(-1, *[1] * (y.ndim - 1)), False
@@ -63,10 +62,6 @@ class LeastSquares(ResidualTerm):
             count = self.weights.expand_as(y).flatten(1).sum(1)
         # Complex noise has this level in its real and in its imaginary part.
         return (2 * count if y.is_complex() else count).sqrt().expand(y.shape[0]).to(y.device)
-
-    def with_noise_std(self, noise_std: Tensor) -> LeastSquares:
-        """Return the term with another noise level."""
-        return LeastSquares(noise_std, self.weights)
 
     def __repr__(self) -> str:
         return self._describe()

@@ -11,5 +11,6 @@ from .meshes import Mesh as Mesh
 from .meshes import points_of as points_of
 from .moving_shapes import Moving as Moving
 from .neighbour_graph import NeighbourGraph as NeighbourGraph
+from .open3d_export import to_open3d as to_open3d
 from .ray_splatting import ray_rasterization as ray_rasterization
 from .splatting import rasterization as rasterization

@@ -63,29 +63,16 @@ class Lens:
 
     def distort(self, rays: Tensor) -> Tensor:
         """Project rays ``(X / Z, Y / Z)``, ``(..., 2)``, at focal length 1, differentiably."""
-        x, y = rays.unbind(-1)
-        squared = x * x + y * y
-        k = [*self.radial, *[0.0] * (6 - len(self.radial))]
+        from kornia.geometry.calibration import distort_points
+        from kornia.geometry.camera import distort_points_kannala_brandt
+
         if self.kind == "fisheye":
-            small = squared < 1e-12
-            r = torch.where(small, torch.ones_like(squared), squared).sqrt()
-            theta = torch.atan(r)
-            t = theta * theta
-            factor = torch.where(
-                small,
-                torch.ones_like(r),
-                theta * (1 + t * (k[0] + t * (k[1] + t * (k[2] + t * k[3])))) / r,
-            )
-            return rays * factor[..., None]
-        c = 1 + squared * (k[0] + squared * (k[1] + squared * k[2]))
-        if any(k[3:]):
-            c = c / (1 + squared * (k[3] + squared * (k[4] + squared * k[5])))
-        p1, p2 = self.tangential
-        bent = [
-            x * c + 2 * p1 * x * y + p2 * (squared + 2 * x * x),
-            y * c + p1 * (squared + 2 * y * y) + 2 * p2 * x * y,
-        ]
-        return torch.stack(bent, dim=-1)
+            k = [*self.radial, *[0.0] * (4 - len(self.radial))]
+            return distort_points_kannala_brandt(rays, rays.new_tensor([1, 1, 0, 0, *k]))
+        k = [*self.radial, *[0.0] * (6 - len(self.radial))]
+        coefficients = rays.new_tensor([*k[:2], *self.tangential, *k[2:]])
+        eye = torch.eye(3, dtype=rays.dtype, device=rays.device)
+        return distort_points(rays, eye, coefficients)
 
     def pixels(self, rays: Tensor, intrinsics: Tensor) -> Tensor:
         """Compute the pixels ``(column, row)`` of rays ``(..., 2)``, for intrinsics ``(3, 3)``."""

@@ -49,12 +49,17 @@ class Mesh(Settings):
 
     @classmethod
     def of(cls, shape: Any) -> Mesh:
-        """Create a mesh from an object of trimesh, Open3D, PyTorch3D, or ``(vertices, faces)``."""
+        """Create a mesh from an object of trimesh, Open3D, PyTorch3D, or ``(vertices, faces)``.
+
+        The colors of the vertices are kept.
+        """
+        if isinstance(shape, Mesh):
+            return shape
         body = Body.of(shape)
         if body.faces is None or len(body.points) != 1:
             held = "points without faces" if body.faces is None else f"{len(body.points)} meshes"
             raise InputError(f"one mesh is needed, but {type(shape).__name__} holds {held}")
-        return cls(body.points[0], body.faces)
+        return cls(body.points[0], body.faces, points_of(shape)[1])
 
     def to_trimesh(self) -> Any:
         """Return a `trimesh.Trimesh` with the same vertices in the same order.
@@ -74,6 +79,15 @@ class Mesh(Settings):
             vertex_colors=tints,
             process=False,
         )
+
+    def to_open3d(self) -> Any:
+        """Return an `open3d.geometry.TriangleMesh` with the same vertices in the same order.
+
+        Needs the extra ``[3d]``.
+        """
+        from invtoolbox.geometry.open3d_export import to_open3d
+
+        return to_open3d(self)
 
     def with_vertices(self, vertices: Tensor) -> Mesh:
         """Return a mesh of the same faces with other vertices."""

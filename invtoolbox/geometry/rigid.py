@@ -21,22 +21,16 @@ def skew(v: Tensor) -> Tensor:
 def rotation(rotation_vector: Tensor) -> Tensor:
     """Return the rotation about a vector by its length in radians: ``(..., 3) -> (..., 3, 3)``.
 
-    The formula is that of Rodrigues.
+    The formula is that of Rodrigues. Values and derivatives are exact at 0 too.
 
     >>> rotation(torch.tensor([0.0, 0.0, torch.pi / 2])).round(decimals=3) + 0.0
     tensor([[ 0., -1.,  0.],
             [ 1.,  0.,  0.],
             [ 0.,  0.,  1.]])
     """
-    squared = rotation_vector.square().sum(-1)[..., None, None]
-    # Near zero the quotients come from their series, so that value and derivative are correct there
-    # too.
-    small = squared < 1e-8
-    angle = torch.where(small, torch.ones_like(squared), squared).sqrt()
-    first = torch.where(small, 1 - squared / 6, angle.sin() / angle)
-    second = torch.where(small, 0.5 - squared / 24, (1 - angle.cos()) / angle.square())
-    K = skew(rotation_vector)
-    return torch.eye(3, dtype=K.dtype, device=K.device) + first * K + second * (K @ K)
+    from kornia.geometry.conversions import axis_angle_to_rotation_matrix
+
+    return axis_angle_to_rotation_matrix(rotation_vector)
 
 
 def rotation_vector(matrix: Tensor) -> Tensor:
@@ -44,32 +38,9 @@ def rotation_vector(matrix: Tensor) -> Tensor:
 
     The shapes are ``(..., 3, 3) -> (..., 3)``.
     """
-    # The quaternion with the largest component is accurate near zero and near pi (Shepperd 1978).
-    m = matrix
-    diagonal = m.diagonal(dim1=-2, dim2=-1)
-    trace = diagonal.sum(-1, keepdim=True)
-    squares = torch.cat([1 + trace, 1 + 2 * diagonal - trace], dim=-1)  # 4 w^2, 4 x^2, 4 y^2, 4 z^2
-    wx, wy, wz = (m[..., i, j] - m[..., j, i] for i, j in ((2, 1), (0, 2), (1, 0)))
-    xy, xz, yz = (m[..., i, j] + m[..., j, i] for i, j in ((1, 0), (0, 2), (2, 1)))
-    w2, x2, y2, z2 = squares.unbind(-1)
-    rows = torch.stack(
-        [
-            torch.stack(row, dim=-1)
-            for row in ((w2, wx, wy, wz), (wx, x2, xy, xz), (wy, xy, y2, yz), (wz, xz, yz, z2))
-        ],
-        -2,
-    )
-    best = squares.argmax(-1)
-    row = rows.gather(-2, best[..., None, None].expand(*best.shape, 1, 4)).squeeze(-2)
-    row = row * torch.where(row[..., :1] < 0, -1.0, 1.0)
-    real, imaginary = row[..., 0], row[..., 1:]
-    length = imaginary.norm(dim=-1)
-    angle = 2 * torch.atan2(length, real)
-    small = length < 1e-12 * row.norm(dim=-1)
-    factor = torch.where(
-        small, 2 / row.norm(dim=-1), angle / torch.where(small, torch.ones_like(length), length)
-    )
-    return factor[..., None] * imaginary
+    from kornia.geometry.conversions import rotation_matrix_to_axis_angle
+
+    return rotation_matrix_to_axis_angle(matrix)
 
 
 def rigid(rotation_matrix: Tensor, translation: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def best_rotation(S: Tensor) -> Tensor:
         matrix = torch.where(size > 0, matrix / torch.where(size > 0, size, 1.0), eye)
         # Each of the nine entries is a contiguous array.
         s = [[c.contiguous() for c in row.unbind(-1)] for row in (matrix + _TIE * eye).unbind(-2)]
-        R = _matrix_of(_eigenvector(s, _largest_eigenvalue(s)))
+        R = rotation_matrices(_eigenvector(s, _largest_eigenvalue(s)))
         return _refine(R, matrix) if S.dtype == torch.float64 else R.to(S.dtype)
 
 
@@ -67,7 +67,9 @@ def rotation_matrices(quaternions: Tensor) -> Tensor:
             [ 1.,  0.,  0.],
             [ 0.,  0.,  1.]])
     """
-    return _matrix_of(quaternions / quaternions.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+    from kornia.geometry.conversions import quaternion_to_rotation_matrix
+
+    return quaternion_to_rotation_matrix(quaternions)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -90,13 +92,9 @@ def of_rotation_vector(vector: Tensor) -> Tensor:
 
     The shapes are ``(..., 3) -> (..., 4)``; the function is smooth at 0.
     """
-    squared = vector.square().sum(-1, keepdim=True)
-    small = squared < 1e-8
-    angle = torch.where(small, torch.ones_like(squared), squared).sqrt()
-    factor = torch.where(small, 0.5 - squared / 48, (0.5 * angle).sin() / angle)
-    return torch.cat(
-        [torch.where(small, 1 - squared / 8, (0.5 * angle).cos()), factor * vector], -1
-    )
+    from kornia.geometry.conversions import axis_angle_to_quaternion
+
+    return axis_angle_to_quaternion(vector)
 
 
 class _FitRotation(torch.autograd.Function):
@@ -227,21 +225,3 @@ def _refine(R: Tensor, S: Tensor) -> Tensor:
     return R @ rotation(
         torch.where(step.norm(dim=-1, keepdim=True) < 1e-3, step, torch.zeros_like(step))
     )
-
-
-def _matrix_of(q: Tensor) -> Tensor:
-    w, x, y, z = q.unbind(-1)
-    wx, wy, wz, xy, xz, yz = w * x, w * y, w * z, x * y, x * z, y * z
-    xx, yy, zz = x * x, y * y, z * z
-    rows = (
-        1 - 2 * (yy + zz),
-        2 * (xy - wz),
-        2 * (xz + wy),
-        2 * (xy + wz),
-        1 - 2 * (xx + zz),
-        2 * (yz - wx),
-        2 * (xz - wy),
-        2 * (yz + wx),
-        1 - 2 * (xx + yy),
-    )
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))

@@ -48,6 +48,19 @@ class Checkpoint:
     every: float = 10.0
     key: str | None = None
 
+    def threads(self) -> int | None:
+        """Return the number of threads of the run in the file; None without a file.
+
+        Sums depend on it in the last bit.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                return int((file.metadata() or {})["threads"])
+        except (SafetensorError, OSError, KeyError):
+            return None  # `Writer.resume` says what is wrong
+
 
 class Writer:
     """Writes the loop to its file with a given period."""
@@ -77,6 +90,7 @@ class Writer:
             "format": _FORMAT,
             "fingerprint": json.dumps(self.fingerprint),
             "iteration": str(loop.iteration),
+            "threads": str(torch.get_num_threads()),
         }
         if loop.layout is not None:
             meta["layout"] = json.dumps(dict(zip(loop.layout.names, loop.layout.shapes)))

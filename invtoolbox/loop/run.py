@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.pytrees import scatter_items, select_items, tree_map
+from invtoolbox.loop.stopping import Travel, accept, is_due, is_grid
 from invtoolbox.objective.objective import Layout, Objective
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.solvers.base import Solver
@@ -111,6 +112,7 @@ class Loop:
     iterations: Tensor  # (batch,)
     weight: Tensor  # (batch,) the final weight of each item
     layout: Layout | None  # of the variable if it is parameters; an adaptation may change it
+    travel: Travel | None  # for the gap of the objective; None if the solver has none
     history: list[Tensor]  # one (4, batch) tensor per step, rows as RECORDED
 
     @classmethod
@@ -139,6 +141,7 @@ class Loop:
             iterations=torch.zeros(batch, dtype=torch.long, device=device),
             weight=objective.regularization.clone(),
             layout=objective.layout,
+            travel=Travel.start(state.x) if solver.has_gap(objective) else None,
             history=[],
         )
         return loop, objective
@@ -176,9 +179,10 @@ def run(
     # On a GPU the host does not wait for every step: it checks the items every few iterations.
     every = 1 if loop.x.device.type == "cpu" else 10
     if loop.iteration == 0:
-        _finish(
-            loop, solver, CONVERGED, loop.running & solver.converged(loop.state, limits.tolerance)
-        )
+        converged = solver.converged(loop.state, limits.tolerance)
+        if loop.rule_state is not None and rule is not None:
+            converged = converged & rule.satisfied(loop.rule_state, loop.state.discrepancy)
+        _finish(loop, solver, CONVERGED, loop.running & converged)
     last_finite, stop = loop.state.x, False
     while bool(loop.running.any()):
         full = loop.iteration >= limits.max_iterations
@@ -188,7 +192,12 @@ def run(
             break
         loop.state = solver.step(objective.at(loop.iteration), loop.state)
         loop.iteration += 1
+        if loop.travel is not None:
+            loop.travel = loop.travel.update(loop.state.x, loop.iteration)
         if loop.rule_state is not None and rule is not None:
+            loop.rule_state = rule.observe(
+                loop.rule_state, objective, loop.state.x, loop.state.certificate
+            )
             loop.rule_state = rule.update(
                 loop.rule_state, loop.state.discrepancy, loop.state.certificate, loop.iteration
             )
@@ -200,10 +209,12 @@ def run(
                 loop.state.certificate
             )
             _finish(loop, solver, DIVERGED, loop.running & ~finite, last_finite)
-            converged = solver.converged(loop.state, limits.tolerance)
+            done = solver.converged(loop.state, limits.tolerance)
+            if loop.travel is not None:
+                done = _check_gap(loop, objective, solver, limits, every, loop.travel, done)
             if loop.rule_state is not None and rule is not None:
-                converged = converged & rule.satisfied(loop.rule_state, loop.state.discrepancy)
-            _finish(loop, solver, CONVERGED, loop.running & converged)
+                done = done & rule.satisfied(loop.rule_state, loop.state.discrepancy)
+            _finish(loop, solver, CONVERGED, loop.running & done)
             given_up = solver.gives_up(loop.state)
             if given_up is not None:
                 _finish(loop, solver, STOPPED, loop.running & given_up)
@@ -217,6 +228,38 @@ def run(
         stop = any([callback(_progress(loop, objective)) is True for callback in callbacks])
         after_step(loop, not bool(loop.running.any()))
     return loop
+
+
+def _check_gap(
+    loop: Loop,
+    objective: Objective,
+    solver: Solver,
+    limits: Limits,
+    every: int,
+    travel: Travel,
+    within: Tensor,
+) -> Tensor:
+    """Return which items are converged, given those whose certificate is within the tolerance.
+
+    The gap is evaluated only if it decides something. The recorded certificate is corrected.
+    """
+    last = loop.iteration >= limits.max_iterations
+    alone = last or is_due(loop.iteration, every)
+    if not alone and not bool((loop.running & within).any()):
+        return within
+    recorded = loop.history[-1][1]
+    if not last and not is_grid(loop.iteration, every) and len(loop.history) > every:
+        # Between the points of the grid, only items that have just come within the tolerance.
+        before = loop.history[-1 - every][1][loop.active]
+        within = within & ~(before <= limits.tolerance)
+        if not alone and not bool((loop.running & within).any()):
+            return within
+    distance = travel.distance(loop.state.x, loop.iteration)
+    gap = solver.gap(objective.at(loop.iteration - 1), loop.state, distance)
+    done, certificate = accept(gap, within, loop.state.certificate, limits.tolerance, alone)
+    shown = torch.where(loop.running, certificate.to(recorded), recorded[loop.active])
+    loop.history[-1][1] = recorded.index_copy(0, loop.active, shown)
+    return done
 
 
 def _weights(loop: Loop, solver: Solver, objective: Objective) -> Tensor:
@@ -263,6 +306,7 @@ def _compact(loop: Loop, objective: Objective) -> Objective:
     loop.active, loop.running = loop.active[keep], loop.running[keep]
     loop.state = select_items(loop.state, keep)
     loop.rule_state = select_items(loop.rule_state, keep)
+    loop.travel = select_items(loop.travel, keep)
     return objective.select(keep)
 
 

@@ -14,12 +14,12 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.core.pytrees import tree_map
+from invtoolbox.core.pytrees import join_items, select_items, tree_map
 from invtoolbox.objective.unknowns import Unknowns
 from invtoolbox.operators.base import LinearOperator, Operator, expand
 from invtoolbox.priors.adaptive import AdaptivePrior, Intermediate
@@ -28,6 +28,10 @@ from invtoolbox.problem import Problem
 
 if TYPE_CHECKING:
     from invtoolbox.parameter_choice.base import WeightRule
+
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class Evaluation(NamedTuple):
@@ -371,6 +375,22 @@ class Objective:
             name: shape for name, shape in zip(layout.names, layout.shapes) if name not in theirs
         }
         return layout.pack({**old, **prior.resize({name: old[name] for name in shapes}, shapes)})
+
+    def each_alone(self, function: Callable[[Objective, T], S], value: T) -> S:
+        """Apply a function to the objective of every item by itself, and join the results.
+
+        Products of stacked matrices round differently in a batch of another size. Where a method
+        amplifies such differences (a Newton step in the weights of a network), this keeps the
+        answer of an item the same whatever its neighbours are.
+
+        Args:
+            function: function of an objective and of a pytree of its items.
+            value: pytree of all items.
+        """
+        if self.batch == 1:
+            return function(self, value)
+        places = torch.arange(self.batch, device=self.regularization.device).split(1)
+        return join_items([function(self.select(k), select_items(value, k)) for k in places])
 
     def with_regularization(self, regularization: Tensor) -> Objective:
         return dataclasses.replace(self, regularization=regularization)

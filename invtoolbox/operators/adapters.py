@@ -1,4 +1,4 @@
-"""Conversions from and to other packages: `as_operator`, `to_deepinv`, `to_scipy`, `to_pylops`.
+"""Conversions from and to other packages: `as_operator`, `to_scipy`, `to_pylops`.
 
 `ScipyOperator` serves SciPy's operators and sparse matrices, and all operators with their
 interface: PyLops, ODL's export, ASTRA's OpTomo.
@@ -99,24 +99,10 @@ def as_operator(
     )
 
 
-def to_deepinv(A: Operator) -> Any:
-    """Convert an operator to a noiseless deepinv ``LinearPhysics`` for deepinv's reconstructors.
-
-    The result is a ``Physics`` if ``A`` is not linear. Parameters of ``A`` may be passed by name,
-    ``physics.A(x, kernel=k)``; a tuple of measurements becomes a ``TensorList``. ``A_dagger`` is
-    the pseudo-inverse: an exact closed form of ``A``, or conjugate gradients on the normal
-    equations. ``prox_l2`` uses the closed form of ``A`` if it has one. An approximate inverse, such
-    as filtered back-projection, is ``physics.operator.pseudo_inverse(y)``.
-
-    >>> import invtoolbox as it, torch
-    >>> physics = it.to_deepinv(it.operators.Identity((1, 4, 4)))
-    >>> physics.A_adjoint(torch.ones(1, 1, 4, 4)).shape
-    torch.Size([1, 1, 4, 4])
-    """
+def to_physics(A: Operator) -> Any:
+    """Convert an operator to a deepinv physics, see `it.to_deepinv`."""
     from invtoolbox.operators.deepinv_physics import OperatorLinearPhysics, OperatorPhysics
 
-    if not isinstance(A, Operator):
-        raise InputError(f"to_deepinv takes an operator, got {type(A).__name__}")
     return OperatorLinearPhysics(A) if isinstance(A, LinearOperator) else OperatorPhysics(A)
 
 

@@ -115,6 +115,21 @@ class Composition(_Combination):
         return self.parts[0](inner), info
 
     @property
+    def sampled(self) -> Tensor | None:
+        return self.parts[0].sampled
+
+    def estimate_noise_std(self, y: Tensor, weights: Tensor | None = None) -> Tensor | None:
+        """Estimate the noise level as the inner operator does, if the outer one selects."""
+        outer, inner = self.parts
+        place = getattr(outer, "to_grid", None)
+        if place is not None:
+            return inner.estimate_noise_std(*place(y, weights))
+        if outer.sampled is None or outer.domain_shape != outer.range_shape:
+            return None
+        used = outer.sampled if weights is None else outer.sampled * weights
+        return inner.estimate_noise_std(y, used)
+
+    @property
     def blocks(self) -> int | None:
         return self.parts[0].blocks
 
@@ -192,6 +207,13 @@ class Scaled(_Combination):
         if isinstance(self.factor, Tensor) and self.factor.ndim == 1 and len(self.factor) > 1:
             other.factor, other.items = self.factor.index_select(0, index), len(index)
         return other
+
+    @property
+    def sampled(self) -> Tensor | None:
+        return self.parts[0].sampled
+
+    def estimate_noise_std(self, y: Tensor, weights: Tensor | None = None) -> Tensor | None:
+        return self.parts[0].estimate_noise_std(y, weights)
 
     @property
     def blocks(self) -> int | None:

@@ -85,6 +85,28 @@ class Operator(Settings, ABC):
 
         return simulate(self, x, noise, seed)
 
+    # -- measurements that are not taken, and the noise of the others ------------------------------
+
+    @property
+    def sampled(self) -> Tensor | None:
+        """Mask that is 1 for measurements that are taken and 0 for the others; None if all are.
+
+        It broadcasts against ``y``. A `Problem` gives the others no weight, whatever they hold.
+        """
+        return None
+
+    def estimate_noise_std(self, y: Tensor, weights: Tensor | None = None) -> Tensor | None:
+        """Estimate the noise level of this kind of measurements, ``(batch,)``.
+
+        The result is None if the kind has no method of its own, so that
+        `parameter_choice.estimate_noise_std` compares neighbours.
+
+        Args:
+            y: measurements ``(batch, channel, *space)``.
+            weights: measurements of weight 0 are left out.
+        """
+        return None
+
     # -- parameters: geometry, kernels, masks ------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from deepinv.physics import DecomposablePhysics, LinearPhysics, Physics, ZeroNoise
@@ -13,7 +13,7 @@ from deepinv.utils import TensorList
 from torch import Tensor
 
 from invtoolbox.core.pytrees import tree_map
-from invtoolbox.core.settings import cast_dtype
+from invtoolbox.core.settings import Settings, cast_dtype
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import stack
 from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
@@ -192,6 +192,16 @@ def from_physics(
     return kind(physics, domain_shape, channelwise)
 
 
+S = TypeVar("S", bound=Settings)
+
+
+def place_like(settings: S, fn: Any) -> S:
+    """Move settings as a function moves tensors, which `torch.nn.Module` passes to ``_apply``."""
+    single, double = fn(torch.zeros(1)), fn(torch.zeros(1, dtype=torch.float64))
+    cast_to = single.dtype if single.dtype == double.dtype else None
+    return settings.to(device=single.device, dtype=cast_to)
+
+
 class _Bridge:
     """Base of both physics: the operator, its parameters as keywords, and moves between devices."""
 
@@ -212,9 +222,7 @@ class _Bridge:
         moved = super()._apply(fn, recurse)  # type: ignore[misc]
         # The base class moves itself during its construction, before there is an operator.
         if "operator" in self.__dict__:
-            single, double = fn(torch.zeros(1)), fn(torch.zeros(1, dtype=torch.float64))
-            cast_to = single.dtype if single.dtype == double.dtype else None
-            self.operator = self.operator.to(device=single.device, dtype=cast_to)
+            self.operator = place_like(self.operator, fn)
         return moved
 
 

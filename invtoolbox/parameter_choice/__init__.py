@@ -10,6 +10,7 @@ from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, expect
 from invtoolbox.parameter_choice.noise import estimate_noise_std
 from invtoolbox.parameter_choice.score_rules import GCV, SURE, CompensatedDiscrepancy, ScoreSearch
 from invtoolbox.parameter_choice.trials import Trials
+from invtoolbox.parameter_choice.validation import LEAST_MEASUREMENTS, Validation, accepts
 
 __all__ = [
     "GCV",
@@ -22,6 +23,7 @@ __all__ = [
     "RuleState",
     "ScoreSearch",
     "Trials",
+    "Validation",
     "WeightCurve",
     "WeightRule",
     "WeightSearch",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _RULES: dict[str, type[WeightRule | WeightSearch]] = {
+    "validation": Validation,
     "discrepancy": DiscrepancyPrinciple,
     "compensated-discrepancy": CompensatedDiscrepancy,
     "gcv": GCV,
@@ -43,9 +46,19 @@ _RULES: dict[str, type[WeightRule | WeightSearch]] = {
 def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
     """Return the default rule, and the first words of its reason.
 
-    It is the discrepancy principle if the noise level is known or can be estimated, else the
-    L-curve.
+    It is `Validation` for least squares with a linear operator, and priors that are convex
+    functions of the image. For others it is the discrepancy principle if the noise level is known
+    or can be estimated, else the L-curve.
     """
+    priors = objective.explicit_priors
+    if (
+        accepts(objective)
+        and objective.problem.is_linear
+        and objective.layout is None
+        and objective.problem.y0[0].numel() >= LEAST_MEASUREMENTS
+        and all("energy" in prior.offers and prior.is_convex for prior in priors)
+    ):
+        return Validation(), "no weight was given: "
     try:
         expected_discrepancy(objective)
     except InputError as unknown:

@@ -40,6 +40,19 @@ class WeightRule(ABC):
     def init(self, objective: Objective, x: Tensor) -> Any:
         """Return the first weight; ``objective.regularization`` is 1 here."""
 
+    def observe(self, state: Any, objective: Objective, x: Tensor, certificate: Tensor) -> Any:
+        """Return the state after a look at the variable, before every `update`.
+
+        Few rules need more than the discrepancy; the others keep this method.
+
+        Args:
+            state: the state before.
+            objective: the objective of the step, with the present weight.
+            x: the variable after the step.
+            certificate: certificate of the solver after the step, ``(batch,)``.
+        """
+        return state
+
     @abstractmethod
     def update(self, state: Any, discrepancy: Tensor, certificate: Tensor, iteration: int) -> Any:
         """Return the weight after a step.
@@ -75,12 +88,14 @@ class WeightCurve:
             the order of the search.
         scores: score of each weight, ``(batch, tried)``; the smallest is best.
         chosen: the weight, ``(batch,)``; ``(batch, priors)`` if every prior has its own.
+        notes: remarks on the solutions, for `Solution.notes`.
     """
 
     rule: str
     weights: Tensor
     scores: Tensor
     chosen: Tensor
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

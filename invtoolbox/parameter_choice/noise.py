@@ -25,7 +25,7 @@ _PICTURE, _OTHER = (1, 0.25), (4, 0.1)
 _LEAST_WINDOWS = 256  # per stratum
 #: Lower bound of estimated noise, as a fraction of the measurements: no rule can work with a level
 #: of 0.
-_LEAST_NOISE = 1e-4
+LEAST_NOISE = 1e-4
 
 
 def estimate_noise_std(
@@ -44,6 +44,9 @@ def estimate_noise_std(
     - Other measurements (a sinogram): the flattest tenth in each quarter of intensities, and the
       root mean square of the four levels: behind an object there are fewer photons and more noise
       than next to it.
+
+    Kinds of measurements whose neighbours are not alike have a method of their own
+    (`Operator.estimate_noise_std`): the noise of k-space is that of its outermost samples.
 
     Windows that are exactly constant (saturated, clipped) are left out. Complex values count as two
     real ones, so the result applies to their real and to their imaginary part.
@@ -71,6 +74,9 @@ def estimate_noise_std(
             "the noise level of stacked measurements cannot be estimated; give each data term its "
             "noise_std"
         )
+    own = None if operator is None else operator.estimate_noise_std(y, weights)
+    if own is not None:
+        return own
     picture = y.ndim >= 4 and (
         operator is None or tuple(operator.domain_shape[1:]) == tuple(y.shape[2:])
     )
@@ -138,7 +144,7 @@ def noise_std_of(problem: Problem, given: float | Tensor | None = None) -> Tenso
         problem.y, problem.operator, getattr(problem.data_term, "weights", None)
     ).double()
     size = y.abs().flatten(1).square().mean(1).sqrt().double()
-    return torch.maximum(std, _LEAST_NOISE * torch.where(size > 0, size, torch.ones_like(size)))
+    return torch.maximum(std, LEAST_NOISE * torch.where(size > 0, size, torch.ones_like(size)))
 
 
 def describe_noise(problem: Problem, given: float | Tensor | None = None) -> str:

@@ -26,9 +26,10 @@ _AT_ONCE = 1 << 22
 #: Noise relative to the measurements, if it is not known.
 _USUAL_NOISE = 0.02
 
-#: ``(problem, priors, weight (n,) or a rule, items (n,)) -> Solution`` of ``n`` items, whose places
-#: in the batch are ``items``.
-Attempt = Callable[[Problem, PriorSum, Tensor | WeightRule, Tensor], Any]
+#: ``(problem, priors, weight (n,) or a rule, items (n,), max_iterations=None) -> Solution`` of
+#: ``n`` items, whose places in the batch are ``items``. With a number of iterations, the rule alone
+#: decides when an item is done; without one, the limits are those of `invtoolbox.solve`.
+Attempt = Callable[..., Any]
 #: Function that a rule evaluates: ``(objective of n items, Solution) -> (n, ...)``.
 Measure = Callable[[Objective, Any], Tensor]
 
@@ -43,6 +44,7 @@ class Trials:
         start: an image at which data term and priors are compared, ``(batch, channel, *space)``.
         attempt: `invtoolbox.solve` with solver, start and budgets filled in.
         separate: whether every prior has a weight of its own; else all of them share one factor.
+        tolerance, max_iterations: limits of one solve.
     """
 
     objective: Objective
@@ -51,6 +53,8 @@ class Trials:
     start: Any
     attempt: Attempt
     separate: bool = False
+    tolerance: float = 1e-4
+    max_iterations: int = 500
 
     @property
     def batch(self) -> int:
@@ -85,12 +89,16 @@ class Trials:
         """The number of weights."""
         return max(self.groups) + 1
 
-    def centre(self) -> Tensor:
+    def centre(self, noise_std: Tensor | None = None) -> Tensor:
         """Return logarithms of weights to start from, ``(batch, number)``.
 
         The weight is half the misfit of the noise over the prior's energy.
+
+        Args:
+            noise_std: noise level, ``(batch,)``; by default the data term's, or an estimate.
         """
         one, columns = self.objective, []
+        noise = noise_size(one, noise_std)
         for k in range(self.number):
             terms = tuple(
                 t
@@ -104,7 +112,7 @@ class Trials:
                 if isinstance(self.start, Tensor)
                 else self.start
             )
-            columns.append(first_weight(part, start, noise_size(one)) / self.number)
+            columns.append(first_weight(part, start, noise) / self.number)
         return torch.stack(columns, 1).clamp_min(torch.finfo(one.regularization.dtype).tiny).log()
 
     def __call__(
@@ -145,15 +153,30 @@ class Trials:
         """Return the places of all items, in parts that are solved together."""
         return self.every.split(self._together)
 
-    def follow(self, rule: WeightRule, items: Tensor) -> Any:
+    def follow(
+        self,
+        rule: WeightRule,
+        items: Tensor,
+        problem: Problem | None = None,
+        max_iterations: int | None = None,
+    ) -> Any:
         """Solve some items with one weight that a rule finds during the run.
 
-        Returns the `Solution`.
+        Args:
+            rule: changes the weight between the steps.
+            items: places of the items in the batch.
+            problem: another problem with the same unknowns.
+            max_iterations: number of iterations after which the run ends although the rule is not
+                satisfied; the tolerance is then irrelevant. None for the limits of one solve.
+
+        Returns:
+            The `Solution`.
         """
         if self.number != 1:
             raise InputError(f"{rule!r} finds one weight, and there are {self.number}")
+        problem = self.problem if problem is None else problem
         return self.attempt(
-            self.problem.select(items), self.objective.prior.select(items), rule, items
+            problem.select(items), self.objective.prior.select(items), rule, items, max_iterations
         )
 
     def _measure(
@@ -194,14 +217,18 @@ class Trials:
         return PriorSum(terms, prior.implicit)
 
 
-def noise_size(objective: Objective) -> Tensor:
+def noise_size(objective: Objective, noise_std: Tensor | None = None) -> Tensor:
     """Return the discrepancy of the noise alone, ``(batch,)``.
 
     A guess if the noise is not known.
+
+    Args:
+        objective: problem and priors.
+        noise_std: noise level, ``(batch,)``; by default the data term's, or an estimate.
     """
     D, y = objective.problem.data_term, objective.problem.y
     try:
-        noise = expected_discrepancy(objective)
+        noise = expected_discrepancy(objective, noise_std)
     except InputError:
         nothing = tuple(map(torch.zeros_like, y)) if isinstance(y, tuple) else torch.zeros_like(y)
         noise = _USUAL_NOISE * D.discrepancy(nothing, y)

@@ -20,7 +20,6 @@ from invtoolbox.posteriors.base import Posterior
 from invtoolbox.posteriors.conformal import Calibration, Scores, coverage_curve, residual_scores
 
 if TYPE_CHECKING:
-    from invtoolbox.geometry.meshes import Mesh
     from invtoolbox.solution import Solution
 
 
@@ -112,7 +111,7 @@ _LIGHT = (0.4, 0.6, 0.7)
 
 
 def mesh_figure(
-    meshes: Sequence[Mesh],
+    meshes: Sequence[Any],
     titles: Sequence[str] = (),
     up: int = 1,
     turn: float = 35.0,
@@ -121,7 +120,8 @@ def mesh_figure(
     """Draw meshes in a panel each, shaded, from one viewpoint and at one scale.
 
     Args:
-        meshes: one mesh or several.
+        meshes: one mesh or several, each a `geometry.Mesh`, ``(vertices, faces)``, or an object of
+            trimesh, Open3D or PyTorch3D.
         titles: titles of the panels.
         up: axis that points up, 0 to 2.
         turn: rotation about that axis, degrees.
@@ -138,6 +138,8 @@ def mesh_figure(
     from matplotlib.collections import PolyCollection
     from matplotlib.figure import Figure
 
+    from invtoolbox.geometry.meshes import Mesh
+
     order = [(up + 1) % 3, (up + 2) % 3, up]  # right, along the view, up: a right-handed frame
     angle = np.deg2rad(turn)
     frame = np.array(
@@ -148,6 +150,7 @@ def mesh_figure(
         np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
         @ frame
     )
+    meshes = [Mesh.of(mesh) for mesh in meshes]
     seen = [mesh.vertices.detach().cpu().double().numpy()[:, order] @ frame.T for mesh in meshes]
     low, high = np.min([v.min(0) for v in seen], 0), np.max([v.max(0) for v in seen], 0)
     wide, tall = high[0] - low[0], high[2] - low[2]
@@ -248,15 +251,14 @@ def _pictures(
         else max(window_of(spread).high, window_of(error).high / 2)
     )
     heated = Window(0.0, largest)
+    warm = page.color_bar(heated, "heat")
     figures = [
-        page.picture(to_bytes(middle, window), "Mean", f"black to white: {window}"),
-        page.picture(heat(spread, heated), "Standard deviation", f"black to white: {heated}"),
+        page.picture(to_bytes(middle, window), "Mean", "", bar=page.color_bar(window)),
+        page.picture(heat(spread, heated), "Standard deviation", "", bar=warm),
     ]
     if error is not None:
         figures.append(
-            page.picture(
-                heat(error, heated), "Error of the mean", "its magnitude, in the same colors"
-            )
+            page.picture(heat(error, heated), "Error of the mean", "its magnitude", bar=warm)
         )
     figures += [
         page.picture(p, f"Sample {k + 1}", "in the window of the mean")

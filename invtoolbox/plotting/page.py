@@ -15,6 +15,23 @@ from torch import Tensor
 LARGEST_SIDE = 1024
 
 
+#: Equally spaced colors of the scales of `to_bytes`, `diverging` and `heat`.
+_STOPS = {
+    "grey": np.array([[0.0, 0, 0], [255, 255, 255]]),
+    "diverging": np.array([[33.0, 102, 172], [247, 247, 247], [178, 24, 43]]),
+    "heat": np.array(
+        [
+            [0.0, 0, 4],
+            [66, 10, 104],
+            [147, 38, 103],
+            [221, 81, 58],
+            [252, 165, 10],
+            [252, 255, 164],
+        ]
+    ),
+}
+
+
 class Window(NamedTuple):
     """Values shown as black and as white."""
 
@@ -89,11 +106,7 @@ def diverging(picture: np.ndarray, window: Window) -> np.ndarray:
     """Convert signed values to uint8 colors: blue below 0, white at 0, red above."""
     grey = picture.mean(-1) if picture.ndim == 3 else picture
     t = np.clip(np.nan_to_num(grey / window.high, nan=0.0), -1.0, 1.0)[..., None]
-    red, blue, white = (
-        np.array([178.0, 24.0, 43.0]),
-        np.array([33.0, 102.0, 172.0]),
-        np.array([247.0, 247.0, 247.0]),
-    )
+    blue, white, red = _STOPS["diverging"]
     colors = np.where(t > 0, white + t * (red - white), white - t * (blue - white))
     return colors.round().astype(np.uint8)
 
@@ -105,11 +118,8 @@ def heat(picture: np.ndarray, window: Window) -> np.ndarray:
     """
     grey = picture.mean(-1) if picture.ndim == 3 else picture
     t = np.clip(np.nan_to_num((grey - window.low) / (window.high - window.low), nan=0.0), 0.0, 1.0)
-    places = np.linspace(0, 1, 6)
-    stops = np.array(
-        [[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]],
-        dtype=np.float64,
-    )
+    stops = _STOPS["heat"]
+    places = np.linspace(0, 1, len(stops))
     return (
         np.stack([np.interp(t, places, stops[:, c]) for c in range(3)], -1).round().astype(np.uint8)
     )
@@ -163,6 +173,12 @@ figure button { font: inherit; padding: 0 8px; border: 1px solid #cfd2cc; border
 figure input[type=range] { width: 100%; margin: 4px 0 0; accent-color: #0072b2; }
 figure img.coarse { image-rendering: pixelated; }
 figure svg { display: block; width: 100%; height: auto; padding: 6px; background: #fff; }
+figure .frame[onclick] { overflow: hidden; cursor: zoom-in; }
+figure .frame.zoomed { cursor: zoom-out; }
+figure .frame.zoomed img { transform: scale(4); image-rendering: pixelated; }
+figure .bar { display: flex; align-items: center; gap: 8px; padding: 7px 11px 0; font-size: 12px; color: #5a6067;
+  font-variant-numeric: tabular-nums; }
+figure .bar i { flex: 1; height: 9px; border-radius: 2px; border: 1px solid #d5d7d2; }
 figcaption { padding: 8px 11px 10px; font-size: 13.5px; line-height: 1.4; color: #5a6067; }
 figcaption b { color: #22262a; font-weight: 600; display: block; }
 figcaption .figures { display: block; color: #22262a; font-variant-numeric: tabular-nums; }
@@ -209,18 +225,67 @@ def section(title: str, text: str) -> str:
     return f"<h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>"
 
 
+def color_bar(window: Window, colors: str = "grey") -> str:
+    """Return a bar of colors between its least and its largest value.
+
+    Args:
+        window: the values at both ends.
+        colors: "grey", "diverging" or "heat", as in `to_bytes`, `diverging` and `heat`.
+    """
+    stops = ",".join(f"rgb({r:.0f},{g:.0f},{b:.0f})" for r, g, b in _STOPS[colors])
+    return (
+        f'<div class="bar">{window.low:.3g}<i style="background:linear-gradient(to right,{stops})">'
+        f"</i>{window.high:.3g}</div>"
+    )
+
+
+# A click enlarges the picture four times around the pointer, and with it the pictures of the same
+# size in its row; the pointer then moves the enlarged part.
+_POINT = (
+    "const box = this.getBoundingClientRect(),"
+    "place = `${100 * (event.clientX - box.left) / box.width}% ${100 * (event.clientY - box.top) / box.height}%`,"
+    "own = this.querySelector('img'),"
+    "same = [...(this.closest('.row') || this.parentNode).querySelectorAll('.frame[onclick]')].filter(f => {"
+    "const other = f.querySelector('img');"
+    "return other.naturalWidth == own.naturalWidth && other.naturalHeight == own.naturalHeight; });"
+    "same.forEach(f => f.querySelector('img').style.transformOrigin = place);"
+)
+_ZOOM = (
+    f"onclick=\"{_POINT}const on = !this.classList.contains('zoomed');"
+    "same.forEach(f => f.classList.toggle('zoomed', on))\" "
+    f"onmousemove=\"if (!this.classList.contains('zoomed')) return; {_POINT}\""
+)
+
+
 def picture(
-    pixels: np.ndarray, name: str, caption: str, figures: str = "", light: bool = False
+    pixels: np.ndarray,
+    name: str,
+    caption: str,
+    figures: str = "",
+    light: bool = False,
+    bar: str = "",
 ) -> str:
-    """Return a figure of uint8 pixels; small pictures are enlarged without smoothing."""
+    """Return a figure of uint8 pixels; small pictures are enlarged without smoothing.
+
+    A click enlarges the picture, and the pictures of the same size in its row.
+
+    Args:
+        pixels: the picture.
+        name: its name.
+        caption: text next to the name.
+        figures: line of numbers below the caption.
+        light: whether the frame is light.
+        bar: the colors and their values, from `color_bar`.
+    """
     rows, columns = pixels.shape[:2]
     # The bounds keep tall and flat sinograms from stretching the page.
     shape = min(max(columns / rows, 0.75), 1.8)
     coarse = ' class="coarse"' if max(rows, columns) <= 400 else ""
     figures = f'<span class="figures">{html.escape(figures)}</span>' if figures else ""
     return (
-        f'<figure{" class=light" if light else ""}><div class="frame" style="--shape:{shape:.3f}">'
-        f'<img{coarse} alt="{html.escape(name)}" src="{data_uri(pixels)}"></div>'
+        f"<figure{' class=light' if light else ''}>"
+        f'<div class="frame" style="--shape:{shape:.3f}" title="click to zoom" {_ZOOM}>'
+        f'<img{coarse} alt="{html.escape(name)}" src="{data_uri(pixels)}"></div>{bar}'
         f"<figcaption><b>{html.escape(name)}</b> "
         f"{html.escape(caption)}{figures}</figcaption></figure>"
     )

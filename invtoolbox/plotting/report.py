@@ -149,13 +149,21 @@ def _image(item: Tensor, reference: Tensor | None) -> list[str]:
         )
         return [page.chart(chart, "Reconstruction", "value over position")] if chart else []
     window = window_of(shown if true is None else true)
-    figures = [page.picture(to_bytes(shown, window), "Reconstruction", f"black to white: {window}")]
+    grey = page.color_bar(window)
+    figures = [page.picture(to_bytes(shown, window), "Reconstruction", "", bar=grey)]
     if true is not None:
         error = shown - true
         about = symmetric_window(error)
-        figures.append(page.picture(to_bytes(true, window), "Reference", "in the same window"))
+        figures.append(page.picture(to_bytes(true, window), "Reference", "", bar=grey))
+        signed = page.color_bar(about, "diverging")
         figures.append(
-            page.picture(diverging(error, about), "Error", f"blue to red: {about}", light=True)
+            page.picture(
+                diverging(error, about),
+                "Error",
+                "reconstruction minus reference",
+                light=True,
+                bar=signed,
+            )
         )
     return figures
 
@@ -176,15 +184,16 @@ def _data(measured: Any, predicted: Any, k: int) -> list[str]:
         about = symmetric_window(residual)
         figures.append(
             page.picture(
-                to_bytes(shown, window), f"Measurements{label}", f"black to white: {window}"
+                to_bytes(shown, window), f"Measurements{label}", "", bar=page.color_bar(window)
             )
         )
         figures.append(
             page.picture(
                 diverging(residual, about),
                 f"Residual{label}",
-                f"predicted minus measured, blue to red: {about}",
+                "predicted minus measured",
                 light=True,
+                bar=page.color_bar(about, "diverging"),
             )
         )
     return figures
@@ -348,21 +357,23 @@ def _case(case: Case) -> list[str]:
     shown = [plane(m.x[0]) for m in case.methods]
     errors = [p - truth for p in shown if p is not None]
     about = max((symmetric_window(e) for e in errors), key=lambda w: w.high)
-    pictures = [page.picture(to_bytes(truth, window), "Truth", f"black to white: {window}")]
+    grey, signed = page.color_bar(window), page.color_bar(about, "diverging")
+    pictures = [page.picture(to_bytes(truth, window), "Truth", "", bar=grey)]
     if all(method.x is not case.measurements for method in case.methods):
+        own = window_of(measured)
         pictures.append(
-            page.picture(to_bytes(measured, window_of(measured)), "Measurements", "with noise")
+            page.picture(
+                to_bytes(measured, own), "Measurements", "with noise", bar=page.color_bar(own)
+            )
         )
     for k, (method, image) in enumerate(zip(case.methods, shown)):
         if image is not None:
             numbers = ", ".join([f"{figures['PSNR [dB]'][k]:.2f} dB", *_ssim(figures, k)])
             pictures.append(
-                page.picture(to_bytes(image, window), method.name, method.note, numbers)
+                page.picture(to_bytes(image, window), method.name, method.note, numbers, bar=grey)
             )
     drawn = [
-        page.picture(
-            diverging(error, about), f"{method.name}: error", f"blue to red: {about}", light=True
-        )
+        page.picture(diverging(error, about), f"{method.name}: error", "", light=True, bar=signed)
         for method, error in zip(case.methods, errors)
     ]
     body = [page.section(case.title, case.text), page.row(pictures)]

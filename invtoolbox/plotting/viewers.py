@@ -210,6 +210,8 @@ def _show_in_viser(
     report: Callable[[str], None],
     wait: bool,
 ) -> Any:
+    from kornia.geometry.conversions import rotation_matrix_to_quaternion
+
     server = viser.ViserServer(port=port, verbose=False)
     axes = rotation_matrices(shown.quats) * shown.scales[:, None]
     covariances = (axes @ axes.transpose(1, 2)).detach().cpu().numpy()
@@ -231,7 +233,7 @@ def _show_in_viser(
                 fov=angle,
                 aspect=width / height,
                 scale=0.1,
-                wxyz=_quaternion(pose[:3, :3]),
+                wxyz=rotation_matrix_to_quaternion(pose[:3, :3]).numpy(),
                 position=pose[:3, 3].numpy(),
             )
     report(f"look at http://localhost:{server.get_port()}; Ctrl-C ends it")
@@ -287,11 +289,3 @@ def _show_in_rerun(
 
 def _name(cameras: Cameras, k: int) -> str:
     return Path(cameras.names[k]).stem if cameras.names else str(k)
-
-
-def _quaternion(R: torch.Tensor) -> np.ndarray:
-    """Convert a rotation matrix to a quaternion w, x, y, z."""
-    from scipy.spatial.transform import Rotation
-
-    x, y, z, w = Rotation.from_matrix(R.numpy()).as_quat()
-    return np.array([w, x, y, z])

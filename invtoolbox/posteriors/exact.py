@@ -269,7 +269,7 @@ def exact_posterior(problem: Problem, prior: GaussianMixture) -> MixturePosterio
     known = (
         isinstance(D, LeastSquares)
         and D.noise_std is not None
-        and D.weights is None
+        and D.is_unweighted
         and isinstance(problem.y, Tensor)
     )
     n = torch.Size(problem.image_shape).numel()

@@ -9,7 +9,7 @@ The tables::
     [[handles.move]]       motion of a group: group, turn (degrees about x, y, z),
                            about ("centre", "origin" or a point), shift
     [observed]             or some vertices of another mesh with noise:
-                           frame, path, share, noise (of the diagonal), seed
+                           frame, path, share, relative_noise (of the diagonal), seed
     [[prior]]              ARAP by default; the graph of the mesh is "clamped"
                            (cotangents, the default), "cotangent" or "uniform"
     [solver]               name, settings, budgets
@@ -79,8 +79,18 @@ class Observed(Table):
     path: str | None = None
     frame: int = 0
     share: float = Field(0.05, gt=0, le=1)
-    noise: float = Field(0.01, gt=0)
+    relative_noise: float = Field(0.01, gt=0)
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_the_old_key(cls, table: Any) -> Any:
+        if isinstance(table, Mapping) and "noise" in table:
+            raise ValueError(
+                "the key noise is now relative_noise, a share of the diagonal of the shape: write "
+                f"relative_noise = {table['noise']}"
+            )
+        return table
 
 
 class MeshOutput(Table):
@@ -225,7 +235,7 @@ def _problem(file: MeshSceneFile, mesh: Mesh) -> tuple[Problem, Tensor | None]:
         )
     generator = torch.Generator().manual_seed(seen.seed)
     index = torch.randperm(len(rest), generator=generator)[: max(1, round(seen.share * len(rest)))]
-    noise = seen.noise * _diagonal(rest)
+    noise = seen.relative_noise * _diagonal(rest)
     positions = other.vertices[index] + noise * torch.randn(
         len(index), 3, generator=generator, dtype=rest.dtype
     )

@@ -19,6 +19,7 @@ from invtoolbox.solvers.lbfgs import LBFGS
 from invtoolbox.solvers.learned_direction import LearnedDirection
 from invtoolbox.solvers.local_global import LocalGlobal
 from invtoolbox.solvers.lsmr import CGLS, LSMR
+from invtoolbox.solvers.nonlinear_admm import NonlinearADMM
 from invtoolbox.solvers.ordered_subsets import OSEM, OSSART
 from invtoolbox.solvers.palm import PALM
 from invtoolbox.solvers.pdhg import PDHG
@@ -57,6 +58,7 @@ __all__ = [
     "LearnedDirection",
     "LevenbergMarquardt",
     "LocalGlobal",
+    "NonlinearADMM",
     "PromptTuning",
     "ProximalGradient",
     "Reweighted",

@@ -13,17 +13,22 @@ from invtoolbox.core.in_place import add, add_product, overwrite
 from invtoolbox.objective.auxiliaries import with_auxiliaries
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
+from invtoolbox.priors.numerical_prox import NumericalProx
 from invtoolbox.solvers.base import Solver, State, inexact_prox_reason, nonconvex_reason
+from invtoolbox.solvers.duality import has_gap, objective_gap
 from invtoolbox.solvers.linear_systems import is_closed, solve_quadratic
 from invtoolbox.solvers.splitting import (
     PriorSummand,
     copy_of_image,
     denoising_term,
+    enters_by_gradient,
     first_penalty,
     prior_summands,
     splitting_reason,
+    take_primal,
     unit_step_reason,
     unit_step_term,
+    with_numerical_prox,
 )
 
 
@@ -55,6 +60,9 @@ class ADMM(Solver):
     warm-started conjugate gradient steps, preconditioned by the periodic convolution next to the
     system if there is such a convolution (a blur that reflects).
 
+    An energy without a prox gets one by gradient descent (`NumericalProx`), which `Solution.notes`
+    states.
+
     A prior that is a denoiser makes this plug-and-play (Venkatakrishnan et al. 2013). The penalty
     decides how strongly it acts. If ``rho`` is not given, it is the weight of the denoiser: the
     denoiser then always works at its own ``sigma``, and the weight is the strength. A denoiser of
@@ -75,7 +83,8 @@ class ADMM(Solver):
 
     The answer is the z of a constraint, else of the first prior that is not behind an operator, so
     that constraints hold and the answer has the look of the prior; without such a prior it is x.
-    Certificate: the larger of the relative primal and dual residual (ibid., 3.3).
+    Certificate: the larger of the relative primal and dual residual (ibid., 3.3), and the duality
+    gap of a convex objective with the multipliers ``rho u_i`` (`Solver.gap`).
 
     Args:
         rho: the penalty, in the units of the objective; see above.
@@ -112,11 +121,21 @@ class ADMM(Solver):
         return unit_step_reason(objective, "ADMM", None if self.rho is None else 1 / self.rho)
 
     def reformulate(self, objective: Objective) -> Objective:
-        """Write out auxiliary variables, which leaves no inner minimization in a prox."""
-        return with_auxiliaries(objective)
+        """Write out auxiliary variables, and give every energy without a prox a numerical one."""
+        return with_numerical_prox(with_auxiliaries(objective))
+
+    def minimizes(self, objective: Objective) -> str | None:
+        inner = [prior for prior in objective.explicit_priors if enters_by_gradient(prior)]
+        if not inner:
+            return None
+        accuracy = NumericalProx(inner[0]).tolerance
+        return f"the prox of {inner[0]!r} is found numerically, to a relative {accuracy:g}"
 
     def suits(self, objective: Objective) -> bool:
-        return any("denoise" in prior.offers for _, prior in objective.terms)
+        priors = [prior for _, prior in objective.terms]
+        return any("denoise" in p.offers for p in priors) and not any(
+            map(enters_by_gradient, priors)
+        )
 
     def init(self, objective: Objective, start: Tensor) -> ADMMState:
         problem, summands = objective.problem, prior_summands(objective)
@@ -176,6 +195,20 @@ class ADMM(Solver):
 
     def result(self, state: ADMMState) -> Tensor:
         return state.answer
+
+    def has_gap(self, objective: Objective) -> bool:
+        return has_gap(objective)
+
+    def gap(self, objective: Objective, state: ADMMState, distance: Tensor) -> Tensor:
+        summands = prior_summands(objective)
+        primal, _ = take_primal(summands)
+        # rho u_i is a subgradient of the prior at z_i.
+        duals = [
+            (summand, expand(state.rho, u) * u, state.rho)
+            for summand, u in zip(summands, state.duals)
+            if summand is not primal
+        ]
+        return objective_gap(objective, state.answer, distance, primal, 1 / state.rho, duals)
 
     def fixed_point(self, state: ADMMState) -> tuple[Tensor, ...]:
         return (state.x, *state.splits, *state.duals)

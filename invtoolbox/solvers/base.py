@@ -124,6 +124,33 @@ class Solver(ABC):
         certificate: Tensor = state.certificate
         return certificate <= tolerance
 
+    def has_gap(self, objective: Objective) -> bool:
+        """Whether `gap` is defined; the status ``converged`` then bounds the objective."""
+        return False
+
+    def gap(self, objective: Objective, state: Any, distance: Tensor) -> Tensor:
+        """Return a bound of ``(F(x) - min F) / F(x)`` at the answer x, ``(batch,)``.
+
+        See `duality.objective_gap`. An item is converged if its certificate is within the tolerance
+        and the gap at most 1e-3 (or the tolerance, if it is larger), or if the gap is below the
+        square of the tolerance.
+
+        Args:
+            objective: objective F of the latest step.
+            state: state after that step.
+            distance: bound of the distance of x to the minimizer, ``(batch,)``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no gap")
+
+    def minimizes(self, objective: Objective) -> str | None:
+        """Return which other objective the solver minimizes, or ``None`` if it is this one.
+
+        The sentence may also name a part that is found to some accuracy only.
+
+        `solve` adds the sentence to `Solution.notes`.
+        """
+        return None
+
     def gives_up(self, state: Any) -> Tensor | None:
         """Return which items end with the status ``stopped``, short of the tolerance.
 

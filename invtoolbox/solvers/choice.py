@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import textwrap
+from functools import cache
+from importlib.metadata import entry_points
+
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers.remedies import nearest_remedy
+
+log = logging.getLogger("invtoolbox")
 
 
 def candidates() -> tuple[tuple[Solver, str], ...]:
@@ -51,9 +59,40 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
             solvers.ProximalGradient(),
             "the misfit is differentiable and one prior has a proximal operator",
         ),
+        (
+            solvers.NonlinearADMM(),
+            "a prior or the misfit has a kink, and the image is a nonlinear function of the "
+            "variable, or the prediction of the image",
+        ),
+        (
+            solvers.CondatVu(),
+            "a prior has a gradient but no energy, and another one a proximal operator",
+        ),
         (solvers.GradientDescent(), "everything is differentiable"),
         (solvers.GradientDescent(step_size=1e-3), "priors have gradients but no energy"),
+        *plugins(),
     )
+
+
+@cache
+def plugins() -> tuple[tuple[Solver, str], ...]:
+    """Return the solvers of other packages that state which objectives they support.
+
+    They are the classes behind entry points ``invtoolbox.solvers`` that override
+    ``unsupported_reason`` and need no argument. They come last, so that installing a package does
+    not change how a problem is solved that one of our solvers suits.
+    """
+    found = []
+    for point in entry_points(group="invtoolbox.solvers"):
+        try:
+            kind = point.load()
+            if kind.__module__.startswith("invtoolbox."):
+                continue
+            if kind.unsupported_reason is not Solver.unsupported_reason:
+                found.append((kind(), f"the package {point.value.partition(':')[0]} offers it"))
+        except Exception as error:
+            log.warning("the solver %r of a plug-in is left out: %s", point.name, error)
+    return tuple(found)
 
 
 def unsupported_reason(solver: Solver, objective: Objective) -> str | None:
@@ -79,21 +118,24 @@ def unsupported_reason(solver: Solver, objective: Objective) -> str | None:
 
 
 def choose(objective: Objective) -> tuple[Solver, str]:
-    """Return the first solver that fits and suits the objective, and the reason."""
-    for solver, reason in candidates():
-        if unsupported_reason(solver, objective) is None and solver.suits(objective):
-            return solver, f"{type(solver).__name__} was chosen: {reason}"
-    for solver, reason in candidates():
-        if unsupported_reason(solver, objective) is None:
-            return solver, f"{type(solver).__name__} was chosen: {reason}"
-    reasons = "; ".join(
-        dict.fromkeys(unsupported_reason(solver, objective) or "" for solver, _ in candidates())
-    )
-    raise InputError(f"no solver fits this problem: {reasons}")
+    """Return the first solver that fits and suits the objective, and the reason.
+
+    Raises:
+        InputError: if no solver fits; the sentence names the nearest change after which one does.
+    """
+    fitting = [
+        (solver, reason)
+        for solver, reason in candidates()
+        if unsupported_reason(solver, objective) is None
+    ]
+    suiting = [(solver, reason) for solver, reason in fitting if solver.suits(objective)]
+    for solver, reason in suiting or fitting:
+        return solver, f"{type(solver).__name__} was chosen: {reason}"
+    raise InputError(f"no solver fits this problem as it is; {_advice(objective)}")
 
 
 def check_fits(solver: Solver, objective: Objective) -> None:
-    """Raise an `InputError` that names the solvers that would work, if a solver does not fit."""
+    """Raise an `InputError` that names what would work, if a solver does not fit."""
     reason = unsupported_reason(solver, objective)
     if reason is None:
         return
@@ -102,6 +144,19 @@ def check_fits(solver: Solver, objective: Objective) -> None:
         for other, _ in candidates()
         if unsupported_reason(other, objective) is None
     )
-    raise InputError(
-        f"{reason}; {'these would work: ' + ', '.join(fitting) if fitting else 'no solver fits'}"
-    )
+    others = f"these would work: {', '.join(fitting)}" if fitting else _advice(objective)
+    raise InputError(f"{textwrap.shorten(reason, 180, placeholder=' ...')}; {others}")
+
+
+def _advice(objective: Objective) -> str:
+    """Return the nearest change that makes an objective solvable, as the end of a sentence."""
+
+    def first_fitting(changed: Objective) -> str | None:
+        fits = (s for s, _ in candidates() if unsupported_reason(s, changed) is None)
+        return next((type(solver).__name__ for solver in fits), None)
+
+    found = nearest_remedy(objective, first_fitting)
+    if found is None:
+        return "no small change makes it solvable, so begin with a single prior"
+    change, solver = found
+    return f"{change}, and {solver} solves it"

@@ -12,6 +12,8 @@ from invtoolbox.solvers.pdhg import PDHG
 from invtoolbox.solvers.splitting import (
     Splitting,
     data_summands,
+    gradient_summands,
+    misfit_summand,
     prior_summands,
     take_primal,
     unsplittable_reason,
@@ -28,15 +30,21 @@ class CondatVu(PDHG):
         p_j = prox_{sigma_j F_j*}(p_j + sigma_j K_j (2 u - x))
         x   = u
 
-    f is the misfit, with a Lipschitz gradient; G is one prior with a prox. Each F_j stands behind a
+    f is the misfit and every differentiable prior without a prox; G is one prior with a prox. Each F_j stands behind a
     linear operator K_j, and there may be any number of them. It is `PDHG` with the misfit taken by
     its gradient even if it has a prox: no dual of the size of the measurements is kept, but the
     steps are shorter if the misfit is the stiff part. Without a split prior it is the proximal
     gradient method. ``relaxation`` is not used.
 
+    The operator may be nonlinear, and the misfit then is linearized at every x, as in the method of
+    Valkonen (Inverse Problems 30, 2014) with a smooth misfit.
+
     Converges to a minimizer for convex f, G and F_j, because
-    ``1 / tau - sum_j sigma_j |K_j|^2 >= L / 2`` (ibid., theorem 3.1), L the Lipschitz constant
-    ``curvature |A|^2``, with norms from the power method. Certificate: that of `PDHG`.
+    ``1 / tau - sum_j sigma_j |K_j|^2 >= L / 2`` (ibid., theorem 3.1), L the Lipschitz constant of
+    grad f. For the misfit of a linear operator it is ``curvature |A|^2``, with norms from the power
+    method. For everything else it is estimated at the start, and raised where the gradient is seen
+    to change faster. If f is not convex, the answer is a stationary point. Certificate: that of
+    `PDHG`.
 
     >>> import torch
     >>> import invtoolbox as it
@@ -55,10 +63,15 @@ class CondatVu(PDHG):
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)
         reason = implicit_reason(objective, "CondatVu") or unsplittable_reason(
-            objective, "CondatVu"
+            objective, "CondatVu", gradients=True, nonlinear=True
         )
         if reason is not None:
             return reason
+        D = objective.problem.data_term
+        if not objective.problem.is_linear:
+            if not D.is_smooth:
+                return f"CondatVu needs a data term with a gradient, and {D!r} has none everywhere"
+            return None
         for summand in data_summands(objective):
             if summand.data_term.curvature(summand.y) is None:
                 return (
@@ -67,12 +80,21 @@ class CondatVu(PDHG):
                 )
         return None
 
+    def suits(self, objective: Objective) -> bool:
+        """Whether a prior is not differentiable, and none is a denoiser."""
+        priors = [prior for _, prior in objective.terms]
+        return not all(prior.smooth for prior in priors) and not any(
+            "denoise" in prior.offers for prior in priors
+        )
+
     def meets_target(self, objective: Objective) -> bool:
         return False
 
     def _split(self, objective: Objective, target: Tensor) -> Splitting:
         primal, others = take_primal(prior_summands(objective))
-        return Splitting(primal, others, data_summands(objective))
+        linear = objective.problem.is_linear
+        data = data_summands(objective) if linear else (misfit_summand(objective),)
+        return Splitting(primal, others, (*data, *gradient_summands(objective)))
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         holds, why = super().is_provably_convergent(objective)

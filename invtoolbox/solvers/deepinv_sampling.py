@@ -201,7 +201,7 @@ def undecomposed_reason(objective: Objective) -> str | None:
     D = cast(LeastSquares, problem.data_term)
     if (
         problem.operator.items is not None
-        or D.weights is not None
+        or not D.is_unweighted
         or (D.noise_std is not None and D.noise_std.numel() > 1)
     ):
         return (

@@ -18,8 +18,14 @@ from invtoolbox.solvers.base import (
     inexact_prox_reason,
     nonconvex_reason,
 )
+from invtoolbox.solvers.duality import has_gap, objective_gap
 from invtoolbox.solvers.linear_systems import is_closed, solve_quadratic
-from invtoolbox.solvers.splitting import first_penalty, unit_step_reason, unit_step_term
+from invtoolbox.solvers.splitting import (
+    PriorSummand,
+    first_penalty,
+    unit_step_reason,
+    unit_step_term,
+)
 
 
 @dataclass
@@ -51,7 +57,8 @@ class DouglasRachford(Solver):
     lines are exact (it is the proximal point method in v, Eckstein and Bertsekas 1992). The answer
     is z: it satisfies constraints and has the look of the prior. Certificate: the fixed-point
     residual ``|x - z|``, relative to x and to ``|v - x|``, the larger. ``(x - z) / t`` is the
-    distance to ``0 in df(x) + d(w R)(z)``, and ``(v - x) / t`` is one part of that sum.
+    distance to ``0 in df(x) + d(w R)(z)``, and ``(v - x) / t`` is one part of that sum. The duality
+    gap of a convex objective joins it (`Solver.gap`).
 
     Args:
         step_size: t; by default thresholds ``t w`` are 10 % of the intensity range, and a denoiser
@@ -163,6 +170,14 @@ class DouglasRachford(Solver):
 
     def result(self, state: DouglasRachfordState) -> Tensor:
         return state.answer
+
+    def has_gap(self, objective: Objective) -> bool:
+        return has_gap(objective)
+
+    def gap(self, objective: Objective, state: DouglasRachfordState, distance: Tensor) -> Tensor:
+        priors = [PriorSummand(weight, prior, None) for weight, prior in objective.terms]
+        primal = priors[0] if priors else None
+        return objective_gap(objective, state.answer, distance, primal, state.step_size)
 
     def _step_size(self, objective: Objective, found: Tensor) -> Tensor:
         """Return the given step, or the step of the current weight, or else ``found``."""

@@ -38,6 +38,11 @@ class GaussNewton(Solver):
     ``inner_tolerance`` relative (a truncated Newton method; Nash 2000). Truncated or not, d is a
     direction of descent if H is positive semidefinite, so the objective never increases.
 
+    The weights of a network, which an implicit prior makes the variable, are stepped item by item:
+    their H is nearly singular, and would amplify the rounding of batched products until an item
+    gave another answer alone than in a batch. For them `LevenbergMarquardt`, or `Adam`, is the
+    better choice.
+
     Converges to a stationary point of a smooth objective that is bounded below, given that H stays
     bounded and positive definite along the way (Nocedal and Wright 2006, theorem 10.1); if it may
     lose rank, use `LevenbergMarquardt`. Certificate: ``|grad F|`` relative to its value at the
@@ -75,6 +80,16 @@ class GaussNewton(Solver):
         return objective.unknowns is not None
 
     def init(self, objective: Objective, start: Tensor) -> GaussNewtonState:
+        if objective.prior.implicit is not None:
+            return objective.each_alone(self._init, start)
+        return self._init(objective, start)
+
+    def step(self, objective: Objective, state: GaussNewtonState) -> GaussNewtonState:
+        if objective.prior.implicit is not None:
+            return objective.each_alone(self._step, state)
+        return self._step(objective, state)
+
+    def _init(self, objective: Objective, start: Tensor) -> GaussNewtonState:
         value, gradient, discrepancy = objective.evaluate(start)
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
@@ -83,7 +98,7 @@ class GaussNewton(Solver):
             start, value, discrepancy, norm / scale, gradient, zeros, twice, scale
         )
 
-    def step(self, objective: Objective, state: GaussNewtonState) -> GaussNewtonState:
+    def _step(self, objective: Objective, state: GaussNewtonState) -> GaussNewtonState:
         model = Linearization(objective, state.x)
         direction, _ = conjugate_gradients(
             model.product, -state.gradient, self.inner_tolerance, self.inner_iterations
@@ -146,8 +161,8 @@ class LevenbergMarquardt(GaussNewton):
 
     damping: float = 1e-3
 
-    def init(self, objective: Objective, start: Tensor) -> GaussNewtonState:
-        state = super().init(objective, start)
+    def _init(self, objective: Objective, start: Tensor) -> GaussNewtonState:
+        state = super()._init(objective, start)
         g = state.gradient
         squared, bent = inner(g, g), inner(g, Linearization(objective, start).product(g))
         curvature = torch.where(
@@ -158,7 +173,7 @@ class LevenbergMarquardt(GaussNewton):
         state.damping = self.damping * curvature
         return state
 
-    def step(self, objective: Objective, state: GaussNewtonState) -> GaussNewtonState:
+    def _step(self, objective: Objective, state: GaussNewtonState) -> GaussNewtonState:
         model, mu = Linearization(objective, state.x), state.damping
         direction, residual = conjugate_gradients(
             lambda v: torch.addcmul(model.product(v), expand(mu, v), v),

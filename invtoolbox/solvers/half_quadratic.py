@@ -217,6 +217,15 @@ class HalfQuadratic(Solver):
             steps=torch.full_like(state.steps, torch.inf),
         )
 
+    def minimizes(self, objective: Objective) -> str | None:
+        if not any("energy" in prior.offers for _, prior in objective.terms):
+            return None
+        penalty = "the default penalty" if self.penalty is None else f"penalty={self.penalty:g}"
+        return (
+            f"HalfQuadratic minimized another objective: with {penalty}, every prior is replaced "
+            "by its Moreau envelope; ADMM and PDHG minimize the objective itself"
+        )
+
     def suits(self, objective: Objective) -> bool:
         return self._levels(objective)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
+from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple
 from invtoolbox.priors.composed import ComposedPrior
 from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.priors.images.smoothed_norm import SmoothedNorm, as_smoothed_norm
@@ -125,10 +126,22 @@ class KrylovMM(Solver):
         Smoothing a prior changes the answer, so a user has to request it.
         """
         prior = objective.terms[0][1]
-        return prior.smooth and ("quadratic" not in prior.offers or objective.rule is not None)
+        return prior.smooth and (
+            "quadratic" not in prior.offers or isinstance(objective.rule, DiscrepancyPrinciple)
+        )
+
+    def minimizes(self, objective: Objective) -> str | None:
+        prior = objective.terms[0][1]
+        if prior.smooth:
+            return None
+        return (
+            f"KrylovMM minimized another objective: {prior!r} is smoothed at "
+            f"{self.smoothing:g} of the intensity range (smoothing=); PDHG minimizes the "
+            "objective itself"
+        )
 
     def meets_target(self, objective: Objective) -> bool:
-        return objective.rule is not None
+        return isinstance(objective.rule, DiscrepancyPrinciple)
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -154,7 +167,7 @@ class KrylovMM(Solver):
         u = parts.transform(start)
         target = (
             objective.nan()
-            if objective.rule is None
+            if not isinstance(objective.rule, DiscrepancyPrinciple)
             else objective.rule.target(objective).to(start).expand(batch).clone()
         )
         data_diagonal, largest = _scales(A, D, parts, data_gradient, seen)
@@ -216,14 +229,14 @@ class KrylovMM(Solver):
         It is ``eta = lambda * weight * curvature``.
         """
         unit = (parts.weight * parts.curvature).double()
-        if objective.rule is None:
+        if not isinstance(objective.rule, DiscrepancyPrinciple):
             return objective.regularization.double() * unit
         target, high = state.target.double(), state.largest.double()
         first = state.regularization.double() * unit
         return discrepancy_weight(small, target, first, _SMALLEST * high, high)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        if objective.rule is not None:
+        if isinstance(objective.rule, DiscrepancyPrinciple):
             return False, "the theorem is for a fixed weight, and this one follows the discrepancy"
         prior = objective.terms[0][1]
         return bool(

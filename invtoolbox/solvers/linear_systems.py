@@ -183,7 +183,7 @@ def is_closed(objective: Objective, penalties: Penalties) -> bool:
 def has_resolvent(objective: Objective, penalties: Penalties) -> bool:
     """Whether the operator solves the system by itself."""
     A, D = objective.linear_operator, objective.problem.data_term
-    plain = isinstance(D, LeastSquares) and D.weights is None
+    plain = isinstance(D, LeastSquares) and D.is_unweighted
     return plain and A.has_normal_resolvent and all(K is None for _, K in penalties)
 
 

@@ -16,7 +16,13 @@ from invtoolbox.priors.images.constraints import NonNegative
 from invtoolbox.problem import Problem
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.preconditioner import inverse_or_zero, row_sums, with_moduli
-from invtoolbox.solvers.sirt import SIRT, algebraic_reason, constrain, metric_reason
+from invtoolbox.solvers.sirt import (
+    SIRT,
+    algebraic_reason,
+    constrain,
+    metric_reason,
+    weighted_note,
+)
 
 
 def subset_indices(problem: Problem, subset_size: int | None) -> list[Tensor]:
@@ -168,6 +174,9 @@ class OSSART(Solver):
             state.columns,
             state.passes + 1,
         )
+
+    def minimizes(self, objective: Objective) -> str | None:
+        return weighted_note("OSSART")
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if len(subset_indices(objective.problem, self.subset_size)) == 1:

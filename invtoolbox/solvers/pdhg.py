@@ -23,13 +23,19 @@ from invtoolbox.solvers.base import (
     inexact_prox_reason,
     nonconvex_reason,
 )
+from invtoolbox.solvers.duality import has_gap, objective_gap
 from invtoolbox.solvers.splitting import (
     DataSummand,
     DiscrepancyBall,
+    GradientSummand,
     PriorSummand,
     Splitting,
     Summand,
+    curvature_along,
     data_summands,
+    enters_by_gradient,
+    first_curvature,
+    gradient_summands,
     operator_norm,
     prior_summands,
     take_primal,
@@ -45,7 +51,9 @@ class PDHGState(State):
     target: Tensor  # (batch,) the discrepancy to meet; NaN if the weight is given
     ratio: Tensor  # (batch,) primal over dual step
     norms: Tensor  # (batch, summands) norms of the operators of the dual summands
-    curvatures: Tensor  # (batch, misfits) of each misfit in its prediction; infinite if unbounded
+    curvatures: (
+        Tensor  # (batch, misfits and smooth priors) in the prediction; infinite if unbounded
+    )
     start: Tensor  # the start of x
     point: Tensor  # the relaxed x
     pull: Tensor  # sum_j K_j^T p_j
@@ -70,7 +78,9 @@ class PDHG(Solver):
     preconditioning, Pock and Chambolle 2011), so summands of very different scale (a projector and
     a gradient) do not slow each other. The ratio of primal to dual steps follows the sizes of x and
     p at iterations 10, 20, 40, ... A data term with a gradient but no prox enters by its gradient,
-    without relaxation (Condat 2013, Vu 2013). For denoising the misfit itself is ``G`` if that is
+    without relaxation (Condat 2013, Vu 2013), and so does a differentiable prior without a prox (an
+    energy that a user wrote): its curvature is estimated, and raised where its gradient is seen to
+    change faster. For denoising the misfit itself is ``G`` if that is
     free. Auxiliary variables of a prior (`TotalGeneralizedVariation`) are further channels of x
     here. The objective in the history then is the joint objective, which lies above the objective
     of the image until the auxiliary variables have settled.
@@ -86,7 +96,8 @@ class PDHG(Solver):
     objective need not decrease monotonically. Certificate: the larger of the primal and the dual
     residual (Goldstein et al. 2013). The primal residual is the distance to
     ``0 in dG(u) + sum_j K_j^T q_j``, relative to the largest ``K_j^T q_j``. The dual residual is
-    the distance to ``K_j u in dF_j*(q_j)``, relative to the image.
+    the distance to ``K_j u in dF_j*(q_j)``, relative to the image. The duality gap of a convex
+    objective whose misfit has a Lipschitz gradient joins them (`Solver.gap`).
 
     Args:
         relaxation: over-relaxation in (0, 2); 1 is none.
@@ -112,7 +123,10 @@ class PDHG(Solver):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)
-        if reason := implicit_reason(objective, "PDHG") or unsplittable_reason(objective, "PDHG"):
+        reason = implicit_reason(objective, "PDHG") or unsplittable_reason(
+            objective, "PDHG", gradients=True
+        )
+        if reason is not None:
             return reason
         if not 0 < self.relaxation < 2:
             return f"PDHG needs a relaxation between 0 and 2, got {self.relaxation}"
@@ -130,9 +144,14 @@ class PDHG(Solver):
     def suits(self, objective: Objective) -> bool:
         """Whether misfit and priors are convex and their prox exact.
 
-        Denoisers and smooth objectives are left to other solvers.
+        Denoisers and smooth objectives are left to other solvers, and so are energies next to one
+        prior with a closed prox, for which `ProximalGradient` searches its step.
         """
         priors = [prior for _, prior in objective.terms]
+        if any(map(enters_by_gradient, priors)) and objective.problem.data_term.is_smooth:
+            rough = [prior for prior in priors if not prior.smooth]
+            if not rough or (len(rough) == 1 and rough[0].has_exact_prox):
+                return False
         convex = objective.problem.data_term.is_convex and all(
             prior.is_convex is not False for prior in priors
         )
@@ -144,7 +163,7 @@ class PDHG(Solver):
 
     def meets_target(self, objective: Objective) -> bool:
         D, y = objective.problem.data_term, objective.problem.y
-        plain = isinstance(D, LeastSquares) and D.weights is None and isinstance(y, Tensor)
+        plain = isinstance(D, LeastSquares) and D.is_unweighted and isinstance(y, Tensor)
         return plain and isinstance(objective.rule, DiscrepancyPrinciple)
 
     # -- life --------------------------------------------------------------------------------------
@@ -158,7 +177,7 @@ class PDHG(Solver):
         images = tuple(summand.apply(start).clone() for summand in splitting.all)
         duals = tuple(
             summand.grad(k)
-            if j >= len(splitting.dual) and isinstance(summand, DataSummand)
+            if j >= len(splitting.dual) and isinstance(summand, (DataSummand, GradientSummand))
             else torch.zeros_like(k)
             for j, (summand, k) in enumerate(zip(splitting.all, images))
         )
@@ -172,7 +191,7 @@ class PDHG(Solver):
             target=target,
             ratio=torch.ones_like(target),
             norms=torch.stack(norms, 1) if norms else target.new_ones(len(target), 0),
-            curvatures=_curvatures(splitting, target),
+            curvatures=_curvatures(splitting, target, start),
             start=start,
             point=start.clone(),
             pull=torch.zeros_like(start),
@@ -200,6 +219,7 @@ class PDHG(Solver):
         length, size = item_norm(moved), item_norm(u)
 
         duals, images, norms, predictions = [], [], [], []
+        curvatures = list(state.curvatures.unbind(1))
         dual_residual = torch.zeros_like(tau)
         for j, (summand, p, k, change) in enumerate(
             zip(splitting.all, state.duals, state.images, state.spare[1:])
@@ -211,8 +231,12 @@ class PDHG(Solver):
             norms.append(_raise_norm(state.norms[:, j], item_norm(change), length))
             predictions.append(new)
             if j >= len(splitting.dual):
-                assert isinstance(summand, DataSummand)
-                duals.append(overwrite(p, summand.grad(k)))
+                assert isinstance(summand, (DataSummand, GradientSummand))
+                slope = summand.grad(k)
+                if isinstance(summand, GradientSummand):
+                    place = j - len(splitting.all)
+                    curvatures[place] = curvature_along(curvatures[place], slope - p, slope, change)
+                duals.append(overwrite(p, slope))
                 continue
             p, missing = _dual_update(summand, p, new, change, sigmas[j], relaxation)
             scale = torch.maximum(item_norm(new), 1e-2 * state.norms[:, j] * size)
@@ -236,7 +260,7 @@ class PDHG(Solver):
             target=state.target,
             ratio=self._next_ratio(objective, splitting, state, u, duals),
             norms=torch.stack(norms, 1) if norms else state.norms,
-            curvatures=state.curvatures,
+            curvatures=torch.stack(curvatures, 1) if curvatures else state.curvatures,
             start=state.start,
             point=point,
             pull=pull,
@@ -264,6 +288,25 @@ class PDHG(Solver):
         distance = torch.maximum(away, 0.02 * item_norm(u))
         balance = _balance(splitting, state, distance, [item_norm(p) for p in duals])
         return (state.ratio * balance).sqrt().detach()
+
+    def has_gap(self, objective: Objective) -> bool:
+        return has_gap(objective) and not self.meets_target(objective)
+
+    def gap(self, objective: Objective, state: PDHGState, distance: Tensor) -> Tensor:
+        splitting = self._split(objective, state.target)
+        tau, sigmas = _steps(splitting, state)
+        duals = [
+            (summand, p, sigma)
+            for summand, p, sigma in zip(splitting.dual, state.duals, sigmas)
+            if isinstance(summand, PriorSummand)
+        ]
+        primal = splitting.primal if isinstance(splitting.primal, PriorSummand) else None
+        smooth = [
+            summand.prior
+            for summand in splitting.smooth
+            if isinstance(summand, GradientSummand) and summand.prior is not None
+        ]
+        return objective_gap(objective, state.x, distance, primal, tau, duals, smooth)
 
     def fixed_point(self, state: PDHGState) -> tuple[Tensor, ...]:
         return (state.point, *state.duals)
@@ -333,21 +376,20 @@ class PDHG(Solver):
                 data[0].operator, data[0].y, target * _unit(D, target), _unit(D, target)
             )
             primal, others = take_primal(priors)
-            return Splitting(primal, (ball, *others), ())
+            return Splitting(primal, (ball, *others), gradient_summands(objective))
         primal, others = take_primal(priors)
+        smooth = gradient_summands(objective)
         if (
             primal is None
+            and not smooth
             and len(data) == 1
             and isinstance(data[0].operator, Identity)
             and "prox" in data[0].data_term.offers
         ):
             return Splitting(data[0], others, ())
         proximable = tuple(summand for summand in data if "prox" in summand.data_term.offers)
-        return Splitting(
-            primal,
-            (*proximable, *others),
-            tuple(summand for summand in data if summand not in proximable),
-        )
+        rest = tuple(summand for summand in data if summand not in proximable)
+        return Splitting(primal, (*proximable, *others), (*rest, *smooth))
 
 
 def _primal_update(splitting: Splitting, state: PDHGState, tau: Tensor) -> Tensor:
@@ -404,10 +446,15 @@ def _steps(splitting: Splitting, state: PDHGState) -> tuple[Tensor, tuple[Tensor
     return 1 / (1 / state.ratio + lipschitz / 2 if count else lipschitz), sigmas
 
 
-def _curvatures(splitting: Splitting, like: Tensor) -> Tensor:
-    """Return the curvature of every misfit, ``(batch, misfits)``."""
+def _curvatures(splitting: Splitting, like: Tensor, start: Tensor) -> Tensor:
+    """Return the curvature of every misfit and smooth prior, ``(batch, misfits and priors)``.
+
+    The columns of ``splitting.smooth`` are the last ones.
+    """
     columns = []
     for summand in (*splitting.all, splitting.primal):
+        if isinstance(summand, GradientSummand):
+            columns.append(first_curvature(summand, start))
         if not isinstance(summand, DataSummand):
             continue
         bound = summand.data_term.curvature(summand.y)
@@ -478,7 +525,9 @@ def _is_milestone(iteration: int) -> bool:
 
 
 def _apply_adjoints(
-    summands: tuple[Summand | DiscrepancyBall, ...], duals: tuple[Tensor, ...], like: Tensor
+    summands: tuple[Summand | GradientSummand | DiscrepancyBall, ...],
+    duals: tuple[Tensor, ...],
+    like: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Return ``sum_j K_j^T p_j``, and the largest ``|K_j^T p_j|`` of each item.
 
@@ -524,14 +573,18 @@ def _values(
 ) -> tuple[Tensor, Tensor]:
     """Return the objective and the discrepancy at ``u``, from the images of the step."""
     D, y = objective.problem.data_term, objective.problem.y
-    data = [z for summand, z in zip(splitting.all, seen) if not isinstance(summand, PriorSummand)]
+    other = (PriorSummand, GradientSummand)
+    data = [z for summand, z in zip(splitting.all, seen) if not isinstance(summand, other)]
     if isinstance(splitting.primal, DataSummand):
         data = [u]
+    if not data:  # the misfit of a nonlinear operator
+        data = [objective.problem.operator(u)]
     prediction = tuple(data) if isinstance(y, tuple) else data[0]
     priors = [
         summand.value(z)
         for summand, z in zip(splitting.all, seen)
         if isinstance(summand, PriorSummand)
+        or (isinstance(summand, GradientSummand) and summand.prior is not None)
     ]
     if isinstance(splitting.primal, PriorSummand):
         priors.append(splitting.primal.value(u))

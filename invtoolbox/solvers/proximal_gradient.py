@@ -19,8 +19,9 @@ from invtoolbox.solvers.base import (
     inexact_prox_reason,
     nonconvex_reason,
 )
+from invtoolbox.solvers.duality import has_gap, objective_gap
 from invtoolbox.solvers.gradient_descent import gradient_scale
-from invtoolbox.solvers.splitting import unit_step_reason, unit_step_term
+from invtoolbox.solvers.splitting import PriorSummand, unit_step_reason, unit_step_term
 
 
 @dataclass
@@ -47,7 +48,8 @@ class ProximalGradient(Solver):
     The objective never increases. Converges to a minimizer for convex f and R, and to a stationary
     point if R alone is convex. With a denoiser in place of the prox (plug-and-play) it converges if
     the denoiser is a prox or averaged, which cannot be checked. Certificate: the gradient mapping
-    ``|x - u| / t``, relative to ``|grad f|`` at the start or at 0.
+    ``|x - u| / t``, relative to ``|grad f|`` at the start or at 0, and the duality gap of a convex
+    objective (`Solver.gap`).
 
     Args:
         step_size: a fixed step in place of the search; converges for steps below ``1 / |A|^2``
@@ -94,7 +96,9 @@ class ProximalGradient(Solver):
         return implicit_reason(objective, name) or unit_step_reason(objective, name, self.step_size)
 
     def suits(self, objective: Objective) -> bool:
-        return bool(_rough(objective))
+        """Whether a prior has a prox that is no minimum over auxiliary variables."""
+        rough = _rough(objective)
+        return bool(rough) and not any("joint" in prior.offers for _, prior in rough)
 
     def init(self, objective: Objective, start: Tensor) -> ProximalState:
         D, y = objective.problem.data_term, objective.problem.y
@@ -203,6 +207,20 @@ class ProximalGradient(Solver):
         self, objective: Objective, state: ProximalState, x: Tensor, prediction: Any, moved: Tensor
     ) -> tuple[Tensor, Any, Tensor]:
         return x, prediction, state.momentum
+
+    def has_gap(self, objective: Objective) -> bool:
+        return has_gap(objective)
+
+    def gap(self, objective: Objective, state: ProximalState, distance: Tensor) -> Tensor:
+        rough = [PriorSummand(weight, prior, None) for weight, prior in _rough(objective)]
+        return objective_gap(
+            objective,
+            state.x,
+            distance,
+            rough[0] if rough else None,
+            state.trial,
+            smooth=_smooth(objective),
+        )
 
     def fixed_point(self, state: ProximalState) -> tuple[Tensor, ...]:
         return (state.x,)

@@ -128,6 +128,9 @@ class SIRT(Solver):
     def converged(self, state: SIRTState, tolerance: float) -> Tensor:
         return (state.certificate <= tolerance) | (state.discrepancy <= state.target)
 
+    def minimizes(self, objective: Objective) -> str | None:
+        return weighted_note("SIRT")
+
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if reason := metric_reason(objective):
             return False, reason
@@ -178,6 +181,14 @@ def algebraic_reason(objective: Objective, name: str) -> str | None:
                 f"{prior!r} is none"
             )
     return None
+
+
+def weighted_note(name: str) -> str:
+    """Return the note on the objective of an algebraic method, see `SIRT`."""
+    return (
+        f"{name} minimized another objective: every ray is weighted by the inverse of its sum of "
+        "the operator's entries; ConjugateGradient and FISTA minimize the data term itself"
+    )
 
 
 def metric_reason(objective: Objective) -> str | None:

@@ -7,9 +7,10 @@ own prox with the identity. The first guess of the penalty, also for denoisers, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -19,9 +20,11 @@ from invtoolbox.data_terms.base import DataTerm, Stack
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.algebra import LinearStack
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
-from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
 from invtoolbox.priors.images.tikhonov import Tikhonov
+from invtoolbox.priors.numerical_prox import NumericalProx
 from invtoolbox.solvers.base import implicit_reason
+from invtoolbox.solvers.linear_systems import quotient
 
 
 def denoising_term(objective: Objective) -> tuple[Tensor, ExplicitPrior] | None:
@@ -55,24 +58,26 @@ def first_penalty(objective: Objective, start: Tensor, fraction: float = 0.1) ->
     """Return the penalty to start with, ``(batch,)``.
 
     Without a denoiser, thresholds are a fraction of the intensity range,
-    ``weight / rho = fraction * range``. With a denoiser it is its weight, so that the denoiser
-    works at its own level. With a denoiser of a single level it is ``1 / sigma^2`` in units of the
-    noise, as the prox of a density would have.
+    ``weight / rho = fraction * range``. A quadratic prior, which has no threshold, has the same
+    share of rho at every range. With a denoiser the penalty is the weight of the denoiser, so that
+    the denoiser works at its own level. With a denoiser of a single level it is ``1 / sigma^2`` in
+    units of the noise, as the prox of a density would have.
     """
     one = torch.ones_like(objective.regularization)
     bound = objective.problem.data_term.curvature(objective.problem.y)
     curvature = one if bound is None else one * bound.to(one)
     denoising = denoising_term(objective)
     if denoising is None:
-        weights = [weight for weight, prior in objective.terms if not prior.is_constraint]
         size = start.abs().flatten(1).amax(1)
+        divisor = torch.where(size > 0, size, torch.ones_like(size))
+        weights = [
+            weight if "quadratic" in prior.offers else weight / divisor
+            for weight, prior in objective.terms
+            if not prior.is_constraint
+        ]
         total = sum(weights[1:], weights[0]) if weights else torch.zeros_like(size)
         usable = (total > 0) & (size > 0)
-        return torch.where(
-            usable,
-            total / fraction / torch.where(usable, size, torch.ones_like(size)),
-            0.1 * curvature,
-        )
+        return torch.where(usable, total / fraction, 0.1 * curvature)
     weight, prior = denoising
     if not prior.fixed_level:
         return weight
@@ -161,6 +166,97 @@ class DataSummand:
 Summand = PriorSummand | DataSummand
 
 
+@dataclass(frozen=True)
+class GradientSummand:
+    """A differentiable part of the objective that enters by its gradient in the image.
+
+    It is a prior with its weight, or the misfit of a nonlinear operator. Its curvature is estimated
+    along the way; see `curvature_along`.
+    """
+
+    gradient: Callable[[Tensor], Tensor]
+    prior: tuple[Tensor, ExplicitPrior] | None = None
+    operator: ClassVar[None] = None
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x
+
+    def adjoint(self, z: Tensor) -> Tensor:
+        return z
+
+    def grad(self, z: Tensor) -> Tensor:
+        return self.gradient(z)
+
+    def value(self, z: Tensor) -> Tensor:
+        """Return the energy of a prior, NaN if it has none, ``(batch,)``."""
+        if self.prior is None or "energy" not in self.prior[1].offers:
+            return torch.full_like(z.flatten(1)[:, 0].real, torch.nan)
+        return self.prior[0] * self.prior[1].energy(z)
+
+
+def enters_by_gradient(prior: ExplicitPrior) -> bool:
+    """Whether a prior is differentiable and has no other form that a splitting could use."""
+    other = {"prox", "split", "quadratic"} & prior.offers
+    return not other and prior.smooth and "gradient" in prior.offers
+
+
+def with_numerical_prox(objective: Objective) -> Objective:
+    """Return the objective in which every energy without a prox has a numerical one."""
+    terms = tuple(
+        Term(term.weight, NumericalProx(term.prior), term.chosen)
+        if enters_by_gradient(term.prior) and "energy" in term.prior.offers
+        else term
+        for term in objective.prior.terms
+    )
+    if terms == objective.prior.terms:
+        return objective
+    return dataclasses.replace(objective, prior=PriorSum(terms, objective.prior.implicit))
+
+
+def gradient_summands(objective: Objective) -> tuple[GradientSummand, ...]:
+    """Return the priors that enter by their gradient."""
+
+    def follow(weight: Tensor, prior: ExplicitPrior) -> GradientSummand:
+        def gradient(x: Tensor) -> Tensor:
+            slope = prior.gradient(x, objective.generator())
+            return expand(weight, slope) * slope
+
+        return GradientSummand(gradient, (weight, prior))
+
+    return tuple(follow(w, prior) for w, prior in objective.terms if enters_by_gradient(prior))
+
+
+def misfit_summand(objective: Objective) -> GradientSummand:
+    """Return the misfit of a nonlinear operator as a summand."""
+    return GradientSummand(lambda x: objective.data(x).gradient)
+
+
+def first_curvature(summand: GradientSummand, x: Tensor, iterations: int = 6) -> Tensor:
+    """Estimate the largest curvature at x by the power method on differences, ``(batch,)``."""
+    slope = summand.grad(x)
+    draw = torch.Generator().manual_seed(0)
+    direction = torch.randn(x.shape[1:], generator=draw, dtype=torch.float64).to(x).expand_as(x)
+    largest = torch.zeros_like(item_norm(x))
+    length = 1e-3 * (item_norm(x) + 1e-3 * x[0].numel() ** 0.5)
+    for _ in range(iterations):
+        size = item_norm(direction)
+        unit = direction * expand(quotient(length, size), direction)
+        direction = summand.grad(x + unit) - slope
+        largest = largest.maximum(item_norm(direction) / length)
+    return 1.05 * largest
+
+
+def curvature_along(known: Tensor, change: Tensor, slope: Tensor, moved: Tensor) -> Tensor:
+    """Return a curvature, raised if the gradient changed faster along the last step, ``(batch,)``.
+
+    A change of the gradient that may be rounding is left out.
+    """
+    size, length = item_norm(change), item_norm(moved)
+    seen = size / length.clamp_min(torch.finfo(length.dtype).tiny)
+    sure = size > torch.finfo(size.dtype).eps ** 0.5 * item_norm(slope)
+    return torch.where(sure & (seen > known) & seen.isfinite(), 1.05 * seen, known).detach()
+
+
 def data_summands(objective: Objective) -> tuple[DataSummand, ...]:
     """Return the misfit in summands: one per part of stacked operators and data terms."""
     problem = objective.problem
@@ -173,12 +269,19 @@ def data_summands(objective: Objective) -> tuple[DataSummand, ...]:
 
 
 def prior_summands(objective: Objective) -> tuple[PriorSummand, ...]:
-    """Return every explicit prior as a summand.
+    """Return every explicit prior that has a prox as a summand; see `gradient_summands`.
 
-    `unsplittable_reason` reports a prior that is none.
+    `unsplittable_reason` reports a prior that is neither.
     """
+    return summands_of(
+        (weight, prior) for weight, prior in objective.terms if not enters_by_gradient(prior)
+    )
+
+
+def summands_of(terms: Iterable[tuple[Tensor, ExplicitPrior]]) -> tuple[PriorSummand, ...]:
+    """Return weighted priors as summands."""
     summands = []
-    for weight, prior in objective.terms:
+    for weight, prior in terms:
         if "split" in prior.offers:
             K, F = prior.split()
             summands.append(PriorSummand(weight, F, K))
@@ -229,15 +332,15 @@ class Splitting:
     Attributes:
         primal: the summand with a prox at the image itself, if there is one.
         dual: the summands with a prox behind an operator each.
-        smooth: the misfits with a gradient only.
+        smooth: the misfits and priors that enter by their gradient.
     """
 
     primal: Summand | None
     dual: tuple[Summand | DiscrepancyBall, ...]
-    smooth: tuple[DataSummand, ...]
+    smooth: tuple[DataSummand | GradientSummand, ...]
 
     @property
-    def all(self) -> tuple[Summand | DiscrepancyBall, ...]:
+    def all(self) -> tuple[Summand | GradientSummand | DiscrepancyBall, ...]:
         return (*self.dual, *self.smooth)
 
     @property
@@ -271,16 +374,29 @@ def copy_of_image(summands: tuple[PriorSummand, ...], splits: Sequence[Tensor]) 
     )
 
 
-def unsplittable_reason(objective: Objective, name: str) -> str | None:
-    """Return why an objective does not split into summands, or ``None``."""
+def unsplittable_reason(
+    objective: Objective, name: str, gradients: bool = False, nonlinear: bool = False
+) -> str | None:
+    """Return why an objective does not split into summands, or ``None``.
+
+    Args:
+        objective: the objective.
+        name: name of the solver.
+        gradients: whether the solver takes priors by their gradient.
+        nonlinear: whether the solver takes the misfit of a nonlinear operator by its gradient.
+    """
     problem = objective.problem
-    if not problem.is_linear:
+    if not problem.is_linear and not nonlinear:
         return f"{name} needs a linear operator, and {problem.operator} is not"
-    if isinstance(problem.y, tuple) and not (
-        isinstance(problem.operator, LinearStack) and isinstance(problem.data_term, Stack)
+    if (
+        problem.is_linear
+        and isinstance(problem.y, tuple)
+        and not (isinstance(problem.operator, LinearStack) and isinstance(problem.data_term, Stack))
     ):
         return f"{name} takes several measurements as stack([...]) with data_terms.Stack(...)"
     for _, prior in objective.terms:
+        if gradients and enters_by_gradient(prior):
+            continue
         if not {"prox", "split", "quadratic"} & prior.offers:
             return (
                 f"{name} needs a proximal operator of every prior, alone or behind a linear "

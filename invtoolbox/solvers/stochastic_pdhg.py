@@ -19,6 +19,7 @@ from invtoolbox.solvers.base import (
     inexact_prox_reason,
     nonconvex_reason,
 )
+from invtoolbox.solvers.duality import has_gap, objective_gap
 from invtoolbox.solvers.ordered_subsets import subset_indices, subset_reason
 from invtoolbox.solvers.splitting import (
     DataSummand,
@@ -65,7 +66,7 @@ class StochasticPDHG(Solver):
     ``tau sigma_j (1 + J) |K_j|^2 < 1``, norms from the power method. The draws are a function of
     seed and iteration, the same for every item; the objective need not decrease monotonically.
     Certificate: the larger of the primal and the dual residual of the whole problem at the end of a
-    pass, as for `PDHG`.
+    pass, and the duality gap, as for `PDHG`.
 
     Args:
         subset_size: number of views (blocks of the operator) per subset, each subset spread evenly
@@ -232,6 +233,17 @@ class StochasticPDHG(Solver):
         )
         state.value, state.discrepancy = objective.value_at(x, prediction)
         return state
+
+    def has_gap(self, objective: Objective) -> bool:
+        return has_gap(objective)
+
+    def gap(self, objective: Objective, state: StochasticPDHGState, distance: Tensor) -> Tensor:
+        primal, others = take_primal(prior_summands(objective))
+        count = len(others)
+        duals = list(
+            zip(others, state.duals[-count:], state.sigmas.unbind(1)[-count:]) if count else ()
+        )
+        return objective_gap(objective, state.x, distance, primal, state.tau, duals)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         objective = self.reformulate(objective)

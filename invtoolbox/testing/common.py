@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,6 +105,25 @@ class Checklist:
         )
         return condition
 
+    @contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """Record an exception of the tested object as a fault, and go on after the block.
+
+        The state of the process that the block has changed is put back.
+        """
+        before = _process_state()
+        try:
+            yield
+        except Unusable:
+            pass
+        except Exception as error:
+            text = " ".join(str(error).split())[:160]
+            self.holds(
+                f"{what} runs", False, f"{what} raises {type(error).__name__}: {text or 'no text'}"
+            )
+        finally:
+            _restore_process(before)
+
     def finish(self, raise_error: bool) -> Report:
         """Return the report, or raise `AssertionError` with the first fault if ``raise_error``."""
         report = Report(self.subject, tuple(self.findings))
@@ -114,6 +136,47 @@ class Checklist:
             )
             raise AssertionError(f"{self.subject}: {report.faults[0].sentence}{also}")
         return report
+
+
+class Unusable(Exception):
+    """A fault that is recorded, and after which no further property can be tested."""
+
+
+def _process_state() -> dict[str, Any]:
+    """Return the settings of the process that a call could change, by name."""
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "the global generator of torch": torch.get_rng_state(),
+        "the global generator of NumPy": (kind, tuple(np.asarray(keys).tolist()), *rest),
+        "the global generator of Python": random.getstate(),
+        "the grad mode": torch.is_grad_enabled(),
+        "the default dtype": torch.get_default_dtype(),
+    }
+
+
+def _restore_process(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["the global generator of torch"])
+    np.random.set_state(state["the global generator of NumPy"])
+    random.setstate(state["the global generator of Python"])
+    torch.set_grad_enabled(state["the grad mode"])
+    torch.set_default_dtype(state["the default dtype"])
+
+
+def _changed_in_process(before: dict[str, Any]) -> str | None:
+    """Return the name of a setting of the process that has changed, or ``None``."""
+    after = _process_state()
+    return next(
+        (
+            name
+            for name, value in before.items()
+            if not (
+                torch.equal(value, after[name])
+                if isinstance(value, Tensor)
+                else value == after[name]
+            )
+        ),
+        None,
+    )
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -232,9 +295,24 @@ def check_purity(
     Returns:
         The result of the call.
     """
-    held = tensors_of(subject)
+    held, process = tensors_of(subject), _process_state()
     copies = [tuple(p.clone() for p in parts(a)) for a in arguments]
     first = call(*arguments)
+    disturbed = _changed_in_process(process)
+    check.holds(
+        f"{what} leaves the process alone",
+        disturbed is None,
+        f"{what} changes {disturbed}, which belongs to the caller; draw from a generator of your "
+        "own, and change a mode within a context only",
+    )
+    _restore_process(process)
+    wrong = next((p for p in parts(first) if not isinstance(p, Tensor)), None)
+    if not check.holds(
+        f"{what} gives tensors",
+        wrong is None,
+        f"{what} gives a {type(wrong).__module__}.{type(wrong).__qualname__}; write it in torch",
+    ):
+        raise Unusable
     kept = tuple(p.detach().clone() for p in parts(first))
     for k, (argument, copy) in enumerate(zip(arguments, copies)):
         untouched = all(

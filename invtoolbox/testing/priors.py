@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.content import digest
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.operators.elementary import Identity
@@ -54,11 +55,16 @@ def check_prior(
     * ``gradient`` is the gradient of ``energy``, by finite differences in random directions;
     * ``prox(x, step)`` minimises ``R(u) + |u - x|^2 / (2 step)``: no other candidate is better, and
       for a convex prior every other is worse by at least ``|u - prox|^2 / (2 step)``;
+    * if ``is_convex``, no midpoint of two images has a larger energy than the two on average (or,
+      without an energy, the gradient is monotone);
     * a prox of a convex prior is firmly nonexpansive, with or without an energy;
     * ``weights(x) x`` is the gradient, and if ``is_majoriser``, the weights make a majorant;
     * the quadratic of ``majoriser(x)`` lies above the energy;
     * ``prox_conjugate`` is Moreau's; ``split() = (K, F)`` has ``F(K x) = R(x)``;
       ``quadratic() = (L, b)`` has ``1/2 |L x - b|^2 = R(x)``.
+
+    A call, also of ``at``, must leave the prior and the process alone: the global generators, the
+    grad mode and the default dtype. An exception that the prior raises is a fault of the report.
 
     Of an implicit prior, ``decode`` of ``initial`` and its derivative are tested, and the
     independence of items. Of a sum, each of its terms is tested.
@@ -103,15 +109,25 @@ def check_prior(
         "gradient(x, generator)",
     ):
         return check.finish(raise_error)
-    prepared = prior.as_sum().prepare(
-        Problem(x, Identity(x.shape[1:])) if problem is None else problem, solve
-    )
-    for term in prepared.terms:
-        _check_explicit(
-            check, term.prior, x, steps, sigmas, precisions, seed, prox_tolerance, item_tolerance
+    with torch.enable_grad(), check.attempt("prepare"):
+        prepared = prior.as_sum().prepare(
+            Problem(x, Identity(x.shape[1:])) if problem is None else problem, solve
         )
-    if prepared.implicit is not None:
-        check_implicit(check, prepared.implicit, precisions, seed)
+        for term in prepared.terms:
+            _check_explicit(
+                check,
+                term.prior,
+                x,
+                steps,
+                sigmas,
+                precisions,
+                seed,
+                prox_tolerance,
+                item_tolerance,
+            )
+        if prepared.implicit is not None:
+            with check.attempt("the implicit prior"):
+                check_implicit(check, prepared.implicit, precisions, seed)
     return check.finish(raise_error)
 
 
@@ -185,20 +201,43 @@ def _check_explicit(
     prox_tolerance: float,
     item_tolerance: float | None,
 ) -> None:
+    _check_schedule(check, prior, x)
     for dtype in precisions:
-        _check_calls(
-            check, prior.to(dtype), in_precision(x, dtype), steps, sigmas, dtype, item_tolerance
-        )
+        with check.attempt(f"to({dtype})"):
+            _check_calls(
+                check, prior.to(dtype), in_precision(x, dtype), steps, sigmas, dtype, item_tolerance
+            )
+    unusable = (" has the shape", " runs", " gives tensors")
     if torch.float64 in precisions and not any(
-        not f.ok and "shape" in f.name for f in check.findings
+        not f.ok and any(word in f.name for word in unusable) for f in check.findings
     ):
-        _check_consistent(
-            check,
-            prior.to(torch.float64),
-            in_precision(x, torch.float64),
-            steps,
-            seed,
-            prox_tolerance,
+        with check.attempt("the comparison of the methods"):
+            _check_consistent(
+                check,
+                prior.to(torch.float64),
+                in_precision(x, torch.float64),
+                steps,
+                seed,
+                prox_tolerance,
+            )
+
+
+def _check_schedule(check: Checklist, prior: ExplicitPrior, x: Tensor) -> None:
+    """Check that ``at(iteration)`` leaves the prior as it was."""
+    with check.attempt("at(iteration)"):
+        before = digest(prior, key="check")
+        first = digest(prior.at(3), key="check")
+        prior.at(7)
+        check.holds(
+            "at leaves the prior alone",
+            digest(prior, key="check") == before,
+            f"at(iteration) writes into {prior!r}; change a copy, copy.copy(self), and return it",
+        )
+        check.holds(
+            "at twice",
+            digest(prior.at(3), key="check") == first,
+            "at(3) gives another prior after a call of at(7); the result is a function of the "
+            "iteration alone",
         )
 
 
@@ -216,6 +255,15 @@ def _check_calls(
     order = torch.arange(batch - 1, -1, -1, device=x.device)
 
     def test(
+        name: str,
+        call: Callable[[ExplicitPrior, Tensor, Tensor], Tensor],
+        levels: Sequence[float],
+        image: bool,
+    ) -> None:
+        with check.attempt(f"{name} ({short})"):
+            _test(name, call, levels, image)
+
+    def _test(
         name: str,
         call: Callable[[ExplicitPrior, Tensor, Tensor], Tensor],
         levels: Sequence[float],
@@ -304,6 +352,8 @@ def _check_consistent(
     rough = x + 0.05 * x.abs().mean() * randn_like(x, seed + 1)
     if {"energy", "gradient"} <= offers and not prior.is_constraint:
         _check_gradient(check, prior, rough, seed)
+    if prior.is_convex:
+        _check_convexity(check, prior, x, seed)
     if "prox" in offers:
         _check_prox(check, prior, x, steps, seed, prox_tolerance)
     if "split" in offers:
@@ -375,6 +425,53 @@ def _check_gradient(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int
             "gradient is not the gradient of energy: along a random direction they differ by "
             "{figure:.1e} relative",
         )
+
+
+def _check_convexity(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
+    r"""Look for two images between which a prior that is stated to be convex is not.
+
+    Convexity is :math:`R((u + v) / 2) \le (R(u) + R(v)) / 2` for all u and v, and
+    :math:`\langle \nabla R(u) - \nabla R(v), u - v \rangle \ge 0`. The pairs lie at all scales
+    around the image, because an energy may bend down far from it only, and differ in all pixels or
+    in a few, because a sum over all pixels hides the few that bend down.
+    """
+    scale = float(x.abs().mean()) or 1.0
+    # An energy that is itself iterated to a tolerance is not exact.
+    tolerance = 5e-3 if "joint" in prior.offers else 1e-9
+    for k, size in enumerate((1e-2, 1e-1, 1.0, 10.0, 100.0)):
+        a, b = randn_like(x, seed + 40 + k), randn_like(x, seed + 50 + k)
+        few = (randn_like(x, seed + 60 + k).abs() > 1.5).to(x)
+        for u, v in (
+            (x + size * scale * a, x + size * scale * b),
+            (x, x + size * scale * a),
+            (x + size * scale * few * a, x + size * scale * few * b),
+            (size * x, -x),
+        ):
+            if "energy" in prior.offers:
+                ends = (prior.energy(u) + prior.energy(v)) / 2
+                middle = prior.energy((u + v) / 2)
+                rise = torch.where(ends.isfinite(), middle - ends, torch.zeros_like(ends))
+                # A prior that is flat is compared with its size nearby.
+                check.at_most(
+                    "is_convex: midpoints lie below",
+                    rise / torch.maximum(ends.abs(), middle.abs()).clamp_min(1e-12),
+                    tolerance,
+                    "is_convex is True, but R((u + v) / 2) is above (R(u) + R(v)) / 2 for two "
+                    "images, by {figure:.1e} of it; leave is_convex out",
+                )
+            elif "gradient" in prior.offers and not prior.is_constraint:
+                draws = Generator(x.device).manual_seed(0)
+                slope = prior.gradient(u, draws)
+                draws = Generator(x.device).manual_seed(0)
+                change, moved = slope - prior.gradient(v, draws), u - v
+                largest = (item_norm(change) * item_norm(moved)).clamp_min(1e-12)
+                check.at_most(
+                    "is_convex: the gradient is monotone",
+                    -inner(change, moved) / largest,
+                    max(tolerance, 1e-6),
+                    "is_convex is True, but <gradient(u) - gradient(v), u - v> is negative for two "
+                    "images, {figure:.1e} of its largest size; leave is_convex out",
+                )
 
 
 def _check_prox(

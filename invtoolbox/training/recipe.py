@@ -28,7 +28,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, model_validator
-from torch import Tensor
 
 from invtoolbox.catalogue.documents import Named, Table, check, content_of, locate
 from invtoolbox.catalogue.presets import build_network
@@ -50,8 +49,6 @@ from invtoolbox.training.losses import (
 )
 from invtoolbox.training.pairs import Crops, LevelPairs, NoisyPairs, RecorruptedPairs
 from invtoolbox.training.stages import Stage, Trained, train
-
-_LUMA = (0.299, 0.587, 0.114)
 
 
 def run_recipe(
@@ -168,6 +165,8 @@ class Data(Table):
         Clean images get noise, noisy ones are recorrupted, and images that are coded stay
         unchanged.
         """
+        from kornia.color import rgb_to_grayscale
+
         images = [photograph(name) for name in self.photographs]
         for path in self.paths:
             data = open_data(locate(recipe, path), reader=self.reader)
@@ -178,7 +177,10 @@ class Data(Table):
                 )
             images += [data[k].y for k in range(first, end)]
         low, high = self.intensity_range
-        ready = [_grey(image) if self.grey else image for image in images]
+        ready = [
+            rgb_to_grayscale(image) if self.grey and image.shape[1] == 3 else image
+            for image in images
+        ]
         ready = (
             ready if (low, high) == (0, 1) else [(image - low) / (high - low) for image in ready]
         )
@@ -253,12 +255,6 @@ class Recipe(Table):
 
 def _settings(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in table.items() if key != "name"}
-
-
-def _grey(image: Tensor) -> Tensor:
-    if image.shape[1] == 1:
-        return image
-    return (image * image.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def _psnr(trained: Trained, pairs: Crops) -> float:

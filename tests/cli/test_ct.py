@@ -26,6 +26,16 @@ def files(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
 
 
+@pytest.mark.parametrize("options", [(), ("--geometry", "geometry.toml")])
+def test_an_image_is_no_sinogram(run: Run, here: Path, options: tuple[str, ...]) -> None:
+    """No advice leads back: the file needs no geometry. Its preamble is a TIFF header."""
+    from pydicom.data import get_testdata_file
+
+    ran = run("ct", str(get_testdata_file("CT_small.dcm")), *options)
+    assert ran.code == 2 and "an image, not a sinogram" in ran.err and "ct-dicom" in ran.err
+    assert "give --geometry" not in ran.err and "leave" not in ran.err
+
+
 def test_a_sinogram_becomes_a_picture(run: Run, here: Path) -> None:
     ran = run(
         "ct",

@@ -245,7 +245,7 @@ def test_scenes_of_3d_scans(cone: Path, how: str) -> None:
     text = {
         "geometry": '[measurements]\npath = "projections.h5"\ngeometry = "cone.toml"\n[operator]\nvoxel_size = 0.5\n',
         "operator": f'[measurements]\npath = "projections.h5"\n{operator}volume_shape = [10, 16, 16]\n',
-        "simulate": f'[measurements.simulate]\npath = "truth.npy"\nreader = "arrays"\noptions = {{ items = "volume" }}\nnoise = 0.02\n'
+        "simulate": f'[measurements.simulate]\npath = "truth.npy"\nreader = "arrays"\noptions = {{ items = "volume" }}\nrelative_noise = 0.02\n'
         f"{operator}",
     }[how]
     Path("scan.toml").write_text(text + METHOD)
@@ -282,7 +282,7 @@ def test_scenes_of_3d_scans(cone: Path, how: str) -> None:
             "'detector_shape' is missing",
         ),
         (
-            '[measurements.simulate]\npath = "truth.npy"\nnoise = 0.1\n[operator]\nname = "cone-beam"\n',
+            '[measurements.simulate]\npath = "truth.npy"\nrelative_noise = 0.1\n[operator]\nname = "cone-beam"\n',
             "read all slices as one item",
         ),
         (

@@ -58,7 +58,7 @@ def test_every_item_meets_the_target_whatever_the_solver(
     make: Any, solver: Any, prior: Any
 ) -> None:
     problem = make()
-    solution = it.solve(problem, prior, solver, max_iterations=1000, progress=False)
+    solution = it.solve(problem, prior, solver, "discrepancy", max_iterations=1000, progress=False)
     assert solution.status == ("converged", "converged")
     misfit = problem.data_term.discrepancy(problem.operator(solution.x), problem.y)
     target = 1.01 * problem.y0[0].numel() ** 0.5
@@ -90,7 +90,7 @@ def test_targets_in_the_units_of_the_data_term() -> None:
     y, A = torch.ones(2, 1, 8, 8), it.operators.Identity((1, 8, 8))
 
     def target(term: Any, rule: DiscrepancyPrinciple) -> list[float]:
-        objective = bind(it.Problem(y, A, term), it.priors.Tikhonov().as_sum())[0]
+        objective = bind(it.Problem(y, A, term), it.priors.Tikhonov().as_sum(), 1.0)[0]
         return [float(t) for t in rule.target(objective)]
 
     terms = it.data_terms
@@ -116,7 +116,7 @@ def test_targets_in_the_units_of_the_data_term() -> None:
 
 def test_an_unknown_level_is_estimated_and_named() -> None:
     problem = it.Problem(noisy().y, it.operators.Identity((1, N, N)))
-    solution = it.solve(problem, it.priors.Tikhonov(), progress=False)
+    solution = it.solve(problem, it.priors.Tikhonov(), regularization="discrepancy", progress=False)
     assert any("estimated from the data" in note for note in solution.notes)
     residual = item_norm(solution.x - problem.y)
     assert torch.allclose(
@@ -139,7 +139,9 @@ def test_the_first_weight_changes_with_the_units() -> None:
     weights = []
     for c in (1.0, 1000.0):
         problem = it.Problem(c * y, A)
-        objective, rule, _ = bind(problem, it.priors.TotalVariation().as_sum())
+        objective, rule, _ = bind(
+            problem, it.priors.TotalVariation().as_sum(), DiscrepancyPrinciple()
+        )
         assert rule is not None
         weights.append(rule.init(objective, first_guess(problem)).weight)
     assert torch.allclose(1000 * weights[0], weights[1], rtol=1e-3)

@@ -141,6 +141,36 @@ def test_the_slider_shows_the_sample_of_its_number(tmp_path: Path) -> None:
     assert ran.stdout.strip() == "1110111111111111 4", ran.stderr
 
 
+def test_pictures_have_their_values_and_zoom_together(tmp_path: Path) -> None:
+    """Run the handler of a click by Node, on two pictures of one size and one of another."""
+    import shutil
+    import subprocess
+
+    solution, truth = solved()
+    text = solution.report(tmp_path / "r.html", reference=truth).read_text()
+    low, high = (float(truth.min()), float(truth.max()))
+    bars = re.findall(r'<div class="bar">([^<]+)<i style="([^"]+)"></i>([^<]+)</div>', text)
+    assert len(bars) == 5  # reconstruction, reference, error, measurements, residual
+    assert bars[0] == bars[1] and low - 0.1 <= float(bars[0][0]) < float(bars[0][2]) <= high + 0.1
+    assert bars[2][0] == "-" + bars[2][2] and "247,247,247" in bars[2][1]
+    if shutil.which("node") is None:
+        return
+    handler = re.search(r'onclick="([^"]+)"', text)
+    assert handler is not None
+    script = (
+        "const frame = width => { const image = {naturalWidth: width, naturalHeight: 5, style: {}}; "
+        "const names = new Set(); return {image, querySelector: s => image, "
+        "getBoundingClientRect: () => ({left: 0, top: 0, width: 10, height: 10}), "
+        "closest: s => ({querySelectorAll: t => frames}), classList: {contains: n => names.has(n), "
+        "toggle: (n, on) => on ? names.add(n) : names.delete(n)}}; }; "
+        "const frames = [frame(4), frame(4), frame(9)]; const event = {clientX: 2, clientY: 5}; "
+        f"(function () {{ {handler[1]} }}).call(frames[0]); "
+        "console.log(frames.map(f => +f.classList.contains('zoomed') + ' ' + f.image.style.transformOrigin).join(', '))"
+    )
+    ran = subprocess.run(["node", "-e", script], capture_output=True, text=True, timeout=60)
+    assert ran.stdout.strip() == "1 20% 50%, 1 20% 50%, 0 undefined", ran.stderr
+
+
 def test_the_metrics_are_those_of_the_toolbox(tmp_path: Path) -> None:
     solution, truth = solved()
     text = solution.report(tmp_path / "r.html", reference=truth).read_text()

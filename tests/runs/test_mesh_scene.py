@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
         "turn = [0.0, -60.0, 0.0]\nshift = [-2.0, 0.0, 4.0]\n"
     )
     (tmp_path / "seen.toml").write_text(
-        '[mesh]\npath = "strip.npz"\n[observed]\nframe = 1\nshare = 0.3\nnoise = 0.001\n'
+        '[mesh]\npath = "strip.npz"\n[observed]\nframe = 1\nshare = 0.3\nrelative_noise = 0.001\n'
         '[prior]\nname = "arap"\nweight = 1e3\n[output]\nformats = ["obj"]\n'
     )
     return tmp_path

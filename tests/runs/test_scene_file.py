@@ -140,13 +140,14 @@ def test_one_of_several_priors_is_named_or_numbered() -> None:
         ),
         (
             ["measurements.simulate.nois=1"],
-            r"\[measurements.simulate\] has no key 'nois'; did you mean 'noise'",
+            r"\[measurements.simulate\] has no key 'nois'; did you mean 'noise_std'",
         ),
         (["solver.max_iterations=many"], "solver.max_iterations is 'many'"),
         (["solver.max_iterations=-1"], "solver.max_iterations is -1"),
         (['output.formats=["gif"]'], "output.formats.0 is 'gif'"),
         (['evaluation.metrics=["psnrr"]'], "'psnrr'"),
-        (["measurements.simulate.noise=0.1"], "one of them"),
+        (["measurements.simulate.relative_noise=0.1"], "one of them"),
+        (["measurements.simulate.noise=0.1"], "relative_noise = 0.1, or noise_std"),
         (['measurements.path="truth.npy"'], "one of them"),
         (["regularization.rule=discrepancy"], "either a weight or a rule"),
         (["prior.weight=nan-"], "prior.0.weight"),
@@ -209,7 +210,7 @@ def test_what_a_scene_names_must_exist_and_nothing_is_written(
 def test_the_noise_level_reaches_the_data_term(scene: Path) -> None:
     file = read_scene(scene)
     assert repr(data_term(file, measure(file).noise_std)) == "LeastSquares(noise_std=0.01)"
-    relative = read_scene("ct-small", ["measurements.simulate.noise=0.05"])
+    relative = read_scene("ct-small", ["measurements.simulate.relative_noise=0.05"])
     measured = measure(relative)
     assert measured.truth is not None and measured.noise_std is not None
     clean = measured.operator(measured.truth)

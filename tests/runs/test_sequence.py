@@ -102,7 +102,7 @@ def slowly(*pair):
     time.sleep(0.05)
     return found
 slowly.__qualname__ = "standing"
-flow_sequence("drive", "killed", estimate=slowly, resume=True, progress=False)
+flow_sequence("drive", "killed", estimate=slowly, key="still", resume=True, progress=False)
 """
 
 
@@ -131,7 +131,8 @@ def test_killed_and_resumed_nothing_is_lost_or_done_twice(recording: Path) -> No
         process.wait()
     assert sum(e == "done" for _, e in events(Path("killed"))) < 5, "nothing was left to resume"
     Path("killed/.000004.npz.0123abcd.tmp").write_bytes(b"what a worker that was killed leaves")
-    killed, undisturbed = flow(recording, "killed", resume=True), flow(recording, "whole")
+    killed = flow(recording, "killed", resume=True, key="still")
+    undisturbed = flow(recording, "whole", key="still")
     assert files(killed) == files(undisturbed)
     assert sorted(os.listdir("killed")) == sorted(os.listdir("whole")), "something was left behind"
     done = [name for name, event in events(Path("killed")) if event == "done"]
@@ -242,6 +243,13 @@ def test_other_sweeps_and_other_functions_are_told_apart(tmp_path: Path) -> None
         flow_sequence(first, tmp_path / "out", ahead, resume=True, **settings)
     with pytest.raises(InputError, match="another study \\(sequence"):
         flow_sequence(second, tmp_path / "out", still, resume=True, **settings)
+
+    def moved(pair: Any, seed: int) -> Motion:
+        return Motion(torch.ones_like(pair.source), torch.full((len(pair.source),), -1))
+
+    moved.__qualname__ = still.__qualname__
+    with pytest.raises(InputError, match="another study \\(method_content"):
+        flow_sequence(first, tmp_path / "out", moved, resume=True, **settings)
 
 
 def test_one_sweep_has_no_successor(tmp_path: Path) -> None:

@@ -196,6 +196,37 @@ def test_another_function_of_the_same_name_is_another_study(volume: Path) -> Non
         run(times(2.0, file))
 
 
+def test_a_data_set_counts_with_the_content_of_its_items(volume: Path) -> None:
+    class Mine:
+        def __init__(self, *values: float) -> None:
+            self.values = values
+
+        def __len__(self) -> int:
+            return len(self.values)
+
+        def __getitem__(self, k: int) -> it.datasets.Measurement:
+            return it.datasets.Measurement(torch.full((1, 1, 2, 2), self.values[k]))
+
+    def double(item: it.datasets.Measurement) -> torch.Tensor:
+        return 2 * item.y
+
+    def run(data: Any, **more: Any) -> list[str]:
+        study = it.map_slices(data, double, "out", resume=True, progress=False, **more)
+        return [r.outcome for r in study.reports]
+
+    assert run(Mine(1.0, 2.0, 3.0), slices=[0, 2]) == ["done", "done"]
+    assert run(Mine(1.0, 2.0, 3.0)) == ["kept", "done", "kept"]
+    with pytest.raises(InputError, match=r"another study \(data differs\)"):
+        run(Mine(1.0, 2.5, 3.0))
+    opened = it.datasets.open(volume)
+    study = it.map_slices(opened, double, "two", key="one", progress=False)
+    np.save(volume, np.zeros((5, 12, 10)))
+    again = it.map_slices(
+        it.datasets.open(volume), double, "two", key="one", resume=True, progress=False
+    )
+    assert [r.outcome for r in again.reports] == ["kept"] * len(study.reports)
+
+
 def test_ctrl_c_leaves_what_is_done(volume: Path) -> None:
     def work(item: it.datasets.Measurement) -> torch.Tensor:
         if item.meta["item"] == 2 and not Path("went").exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor
@@ -227,3 +228,116 @@ def test_faults_of_implicit_priors(kind: type[ImplicitPrior], finding: str) -> N
     check_prior(Pixels(), x)
     report = check_prior(kind(), x, raise_error=False)
     assert not report[finding].ok, str(report)
+
+
+class NotConvexFarAway(ExplicitPrior):
+    """log(1 + x^2 / 4) bends down for |x| > 2 only."""
+
+    is_convex = True
+
+    def energy(self, x: Tensor) -> Tensor:
+        return (0.25 * x.square()).log1p().flatten(1).sum(1)
+
+
+class NotMonotone(ExplicitPrior):
+    """No energy, and a gradient that is not that of a convex function."""
+
+    is_convex = True
+
+    def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return torch.sin(3 * x)
+
+
+class MutatingSchedule(Ridge):
+    weight = 1.0
+
+    def at(self, iteration: int) -> MutatingSchedule:
+        self.weight = 0.9**iteration
+        return self
+
+
+class RemembersTheLast(Ridge):
+    def at(self, iteration: int) -> RemembersTheLast:
+        return self  # sound
+
+
+class ReseedsTorch(Ridge):
+    def energy(self, x: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return super().energy(x + 0 * torch.rand(1).to(x))
+
+
+class ReseedsNumPy(Ridge):
+    def energy(self, x: Tensor) -> Tensor:
+        np.random.seed(0)
+        return super().energy(x)
+
+
+class SwitchesGradOff(Ridge):
+    def energy(self, x: Tensor) -> Tensor:
+        torch.set_grad_enabled(False)
+        return super().energy(x)
+
+
+class GivesNumPy(ExplicitPrior):
+    def energy(self, x: Tensor) -> Tensor:
+        return (x.detach().numpy() ** 2).sum((1, 2, 3))  # type: ignore[no-any-return]
+
+
+class LeavesTheGraph(ExplicitPrior):
+    def energy(self, x: Tensor) -> Tensor:
+        return torch.from_numpy((x.detach().numpy() ** 2).sum((1, 2, 3)))
+
+
+class Elsewhere(ExplicitPrior):
+    """Its weights stay on another device than the image."""
+
+    def energy(self, x: Tensor) -> Tensor:
+        return (x * torch.ones(1, device="meta")).square().flatten(1).sum(1)
+
+
+class Raises(ExplicitPrior):
+    def energy(self, x: Tensor) -> Tensor:
+        raise RuntimeError("size mismatch,\nm1: [3 x 4]")
+
+
+class RaisesInPrepare(Ridge):
+    def prepare(self, problem: object, solve: object) -> RaisesInPrepare:
+        raise ValueError("no graph")
+
+
+@pytest.mark.parametrize(
+    ("kind", "finding", "words"),
+    [
+        (NotConvexFarAway, "is_convex: midpoints lie below", "leave is_convex out"),
+        (NotMonotone, "is_convex: the gradient is monotone", "leave is_convex out"),
+        (MutatingSchedule, "at leaves the prior alone", "return it"),
+        (ReseedsTorch, "energy (float32) leaves the process alone", "generator of torch"),
+        (ReseedsNumPy, "energy (float32) leaves the process alone", "generator of NumPy"),
+        (SwitchesGradOff, "energy (float32) leaves the process alone", "grad mode"),
+        (GivesNumPy, "energy (float32) gives tensors", "numpy.ndarray; write it in torch"),
+        (LeavesTheGraph, "gradient (float32) runs", "does not require grad"),
+        (Elsewhere, "energy (float32) runs", "raises"),
+        (Raises, "energy (float32) runs", "RuntimeError: size mismatch, m1: [3 x 4]"),
+        (RaisesInPrepare, "prepare runs", "ValueError: no graph"),
+    ],
+)
+def test_what_a_careless_author_does_is_reported(
+    kind: type[ExplicitPrior], finding: str, words: str
+) -> None:
+    x = torch.rand(3, 1, 6, 5, generator=torch.Generator().manual_seed(0))
+    before = torch.get_rng_state()
+    report = check_prior(kind(), x, raise_error=False)
+    assert not report.ok and not report[finding].ok, str(report)
+    assert words in report[finding].sentence
+    assert torch.is_grad_enabled() and torch.equal(before, torch.get_rng_state())
+    with torch.no_grad():
+        assert check_prior(kind(), x, raise_error=False)[finding] == report[finding]
+
+
+def test_sound_priors_pass_in_any_grad_mode() -> None:
+    x = torch.rand(3, 1, 6, 5, generator=torch.Generator().manual_seed(0))
+    for mode in (torch.no_grad(), torch.enable_grad()):
+        with mode:
+            check_prior(RemembersTheLast(), x)
+            check_prior(it.priors.SmoothedNorm(), x)

@@ -88,7 +88,7 @@ def write_mesh(path: str | Path, mesh: Any) -> None:
     from invtoolbox.geometry.meshes import Mesh
 
     file = Path(path).expanduser()
-    mesh = mesh if isinstance(mesh, Mesh) else Mesh.of(mesh)
+    mesh = Mesh.of(mesh)
     vertices, faces = mesh.vertices.detach().double().cpu().numpy(), mesh.faces.cpu().numpy()
     kind = file.suffix.lower()
     if kind not in (".obj", ".off", *_THROUGH_TRIMESH):

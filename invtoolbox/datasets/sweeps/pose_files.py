@@ -186,28 +186,16 @@ def poses_of_lidar(poses: Tensor, calibration: Tensor) -> Tensor:
 
 def _from_quaternions(t: np.ndarray, q: np.ndarray, what: str) -> np.ndarray:
     """Build motions ``(n, 3, 4)`` from translations ``(n, 3)`` and quaternions w, x, y, z."""
+    from invtoolbox.geometry.rotations import rotation_matrices
+
     length = np.linalg.norm(q, axis=1)
     wrong = np.flatnonzero(length <= 1e-6)
     if len(wrong):
         raise InputError(
             f"{what}: pose {wrong[0] + 1} holds a quaternion of length zero; correct the pose"
         )
-    w, x, y, z = (q / length[:, None]).T
-    rotation = np.stack(
-        [
-            1 - 2 * (y * y + z * z),
-            2 * (x * y - w * z),
-            2 * (x * z + w * y),
-            2 * (x * y + w * z),
-            1 - 2 * (x * x + z * z),
-            2 * (y * z - w * x),
-            2 * (x * z - w * y),
-            2 * (y * z + w * x),
-            1 - 2 * (x * x + y * y),
-        ],
-        axis=1,
-    )
-    return np.concatenate([rotation.reshape(-1, 3, 3), t[:, :, None]], axis=2)
+    R = rotation_matrices(torch.from_numpy(q)).numpy()
+    return np.concatenate([R, t[:, :, None]], axis=2)
 
 
 def _motions(path: Path, top: np.ndarray) -> Tensor:

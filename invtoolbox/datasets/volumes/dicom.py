@@ -57,7 +57,8 @@ class Dicom:
     ) -> None:
         if geometry is not None:
             raise InputError(
-                f"{path}: a DICOM file holds an image, not a sinogram; leave the geometry out"
+                f"{path}: a DICOM file holds an image, not a sinogram, so no geometry belongs to it; "
+                "`invtoolbox run ct-dicom` simulates a scan of such an image"
             )
         if units not in ("HU", "1/mm"):
             raise InputError(f"units is {units!r}; choose 'HU' or '1/mm'")
@@ -151,7 +152,7 @@ class DicomSeries(Volume):
         folder = Path(path).expanduser()
         if geometry is not None:
             raise InputError(
-                f"{folder}: a DICOM series holds images, not sinograms; leave the geometry out"
+                f"{folder}: a DICOM series holds images, not sinograms, so no geometry belongs to it"
             )
         if not folder.is_dir():
             raise InputError(

@@ -70,6 +70,11 @@ class Inpainting(LinearOperator):
         other = super()._replace({"mask": mask})
         return other._with_items(count_items("masks", mask))
 
+    @property
+    def sampled(self) -> Tensor:
+        """Mask that is 1 for known pixels, ``(1 or batch, 1 or channel, *space)``."""
+        return (self.mask != 0).to(torch.float32)
+
     def _weights(self, like: Tensor) -> Tensor:
         # A boolean mask is cast to the image's real dtype; a complex image stays complex.
         return self.mask.to(like.real.dtype)
@@ -156,6 +161,19 @@ class Sampling(LinearOperator):
             len(self.index), 1, self.index.shape[1], dtype=torch.float64, device=self.index.device
         )
         return self._adjoint(ones)
+
+    def to_grid(self, y: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the measurements at their pixels, and a mask of the pixels that are measured.
+
+        Pixels that are measured several times hold the mean.
+
+        Args:
+            y: measurements ``(batch, channel, m)``.
+            weights: measurements of weight 0 are left out.
+        """
+        used = torch.ones_like(y.real) if weights is None else (weights > 0).to(y.real).expand_as(y)
+        counts = self._adjoint(used)
+        return self._adjoint(y * used) / counts.clamp_min(1), (counts > 0).to(torch.float32)
 
     def _known_norm(self) -> Tensor:
         return self.counts().flatten(1).amax(1).sqrt()

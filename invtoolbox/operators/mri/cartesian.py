@@ -25,9 +25,8 @@ class CartesianMRI(LinearOperator):
     missing samples, and frequency zero in the middle (index ``n // 2``), as scanners and fastMRI
     write it (Pruessmann et al., MRM 42, 1999).
 
-    Noise that `simulate` adds to missing samples is no measurement; give these samples weight 0,
-    for example by ``LeastSquares(noise_std, weights=A.sampled)``, so that they do not count in the
-    discrepancy either.
+    Missing samples are no measurements: a `Problem` gives them the weight 0, whatever ``y`` holds
+    there, and they do not count in the discrepancy.
 
     Args:
         mask: 1 (or True) for sampled frequencies: ``space``, ``(1 or coil, *space)``, or
@@ -107,11 +106,16 @@ class CartesianMRI(LinearOperator):
 
     @property
     def sampled(self) -> Tensor:
-        """Mask that is 1 for samples taken and 0 for the others, for ``LeastSquares(weights=...)``.
+        """Mask that is 1 for samples taken and 0 for the others.
 
         Its shape is ``(1 or batch, 1 or coil, *space)``.
         """
         return (self.mask != 0).to(torch.float32)
+
+    def estimate_noise_std(self, y: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Estimate the noise level from the outermost samples; see `outer_noise_std`."""
+        used = self.sampled if weights is None else self.sampled * weights.to(self.mask.device)
+        return outer_noise_std(y, used.to(y.device))
 
     # -- the operator ------------------------------------------------------------------------------
 
@@ -254,17 +258,31 @@ def outer_noise_std(y: Tensor, mask: Tensor | None = None, share: float = 0.2) -
     used = (y != 0) if mask is None else (mask.to(y.device) != 0).expand_as(y)
     rows, columns = (torch.arange(n, device=y.device) - n // 2 for n in y.shape[-2:])
     radius = torch.hypot(rows[:, None] / y.shape[-2], columns / y.shape[-1]).expand_as(y)
-    levels = []
-    for values, kept, distance in zip(y.abs(), used, radius):
-        if not bool(kept.any()):
-            raise InputError(
-                "the noise level of k-space cannot be estimated, because no frequency is sampled"
-            )
-        beyond = distance >= torch.quantile(
-            distance[kept][:: max(1, int(kept.sum()) // 100_000)].double(), 1 - share
+    return torch.stack(
+        [
+            outer_level(values, distance, kept, share)
+            for values, distance, kept in zip(y.abs(), radius, used)
+        ]
+    )
+
+
+def outer_level(values: Tensor, radius: Tensor, used: Tensor, share: float = 0.2) -> Tensor:
+    """Estimate the standard deviation of complex noise in the outermost samples of one item.
+
+    Args:
+        values: moduli of the samples.
+        radius: distances from frequency zero, of the same shape.
+        used: mask of the samples that were taken.
+        share: share of the samples that are used, the outermost ones.
+    """
+    if not bool(used.any()):
+        raise InputError(
+            "the noise level of k-space cannot be estimated, because no frequency is sampled"
         )
-        levels.append(values[kept & beyond].median() / 1.1774100225154747)
-    return torch.stack(levels)
+    beyond = radius >= torch.quantile(
+        radius[used][:: max(1, int(used.sum()) // 100_000)].double(), 1 - share
+    )
+    return values[used & beyond].median() / 1.1774100225154747
 
 
 def _estimate_maps(

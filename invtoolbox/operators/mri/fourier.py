@@ -48,6 +48,18 @@ class Fourier(Unitary):
             return centred_ifft(y, self.axes)
         return torch.fft.ifftn(y, dim=tuple(range(-self.axes, 0)), norm="ortho")
 
+    def estimate_noise_std(self, y: Tensor, weights: Tensor | None = None) -> Tensor | None:
+        """Estimate the noise level from the outermost samples; see `outer_noise_std`."""
+        from invtoolbox.operators.mri.cartesian import outer_noise_std
+
+        if self.axes < 2 or not y.is_complex():
+            return None
+        mask = None if weights is None else (weights != 0).expand_as(y)
+        if not self.centred:
+            y = torch.fft.fftshift(y, dim=(-2, -1))
+            mask = mask if mask is None else torch.fft.fftshift(mask, dim=(-2, -1))
+        return outer_noise_std(y, mask)
+
     def __repr__(self) -> str:
         axes = "" if self.axes == len(self.domain_shape) - 1 else f", axes={self.axes}"
         return f"Fourier({self.domain_shape}{axes})"

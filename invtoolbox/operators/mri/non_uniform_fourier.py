@@ -12,7 +12,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, count_items
-from invtoolbox.operators.mri.cartesian import check_coil_maps, combine_coils
+from invtoolbox.operators.mri.cartesian import check_coil_maps, combine_coils, outer_level
 from invtoolbox.operators.mri.fourier import complex_dtype
 
 #: Golden angle of half a turn (Winkelmann et al., IEEE TMI 26, 2007), 111.25 degrees.
@@ -94,6 +94,13 @@ class NonUniformFourier(LinearOperator):
         self._set_trajectory(values)
         self.range_shape = (self.coils, *self.sample_shape)
         self.items = self._count_items()
+
+    def estimate_noise_std(self, y: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Estimate the noise level from the fifth of the samples of highest frequency."""
+        radius = self.trajectory.norm(dim=-1).to(y.device)
+        radius = radius.unsqueeze(-1 - len(self.sample_shape)).expand_as(y)
+        used = torch.ones_like(y.real) if weights is None else weights.to(y.real).expand_as(y)
+        return torch.stack([outer_level(v.abs(), r, u > 0) for v, r, u in zip(y, radius, used)])
 
     def _count_items(self) -> int | None:
         trajectory = self.trajectory if self._differs else None

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.operators.base import item_norm
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.settings import replace, require_bound
 
@@ -83,7 +84,9 @@ class CoordinateNetwork(ImplicitPrior):
         scale = torch.ones(1, dtype=dtype, device=device)
         if problem.is_linear and problem.data_term.is_quadratic:
             guess = solve(problem, solver="cgls", max_iterations=5, progress=False).x.flatten(1)
-            offset, spread = guess.mean(1), guess.std(1)
+            offset = guess.mean(1)
+            # Not std(): it rounds an item of a batch otherwise than the item alone.
+            spread = item_norm(guess - offset[:, None]) / math.sqrt(max(guess.shape[1] - 1, 1))
             scale = torch.where(spread > 0, spread, torch.ones_like(spread))
         return replace(
             self, image_shape=problem.image_shape, inputs=inputs, offset=offset, scale=scale

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from invtoolbox.core.content import digest
 from invtoolbox.datasets.sweeps.flow_files import residual_flow
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import Sweep, Sweeps
@@ -107,6 +108,7 @@ def flow_sequence(
     seed: int = 0,
     progress: bool = True,
     estimate: FlowEstimator | None = None,
+    key: str | None = None,
 ) -> FlowStudy:
     """Estimate the flow from every sweep of a sequence to its successor.
 
@@ -129,7 +131,8 @@ def flow_sequence(
             the same for any number.
         cluster: address of a Dask scheduler, as in `invtoolbox.runs.study.driver.run_study`.
         threads: number of threads per worker.
-        resume: keep the results in the folder that are whole and belong to the same settings.
+        resume: keep the results in the folder that are whole and belong to the same settings; the
+            contents of `method` and `estimate` must be equal (`invtoolbox.core.content`).
         overwrite: replace the results in the folder.
         items: choice of sweeps: ``"all"``, a slice of Python such as ``"0:100:10"``, numbers joined
             by commas, or numbers.
@@ -137,6 +140,7 @@ def flow_sequence(
         progress: show a bar on a terminal.
         estimate: estimator in place of `invtoolbox.motion.estimate`; it takes source, target,
             method, preparation and seed, and returns an object with the fields of a `FlowEstimate`.
+        key: text that stands for `method` and `estimate`, whose contents are then not compared.
 
     Raises:
         InputError: the sequence has fewer than two sweeps, or cannot be opened; the folder lies in
@@ -159,6 +163,11 @@ def flow_sequence(
             f"{where}: flow goes from one sweep to the next, and there "
             f"{'is one' if len(opened) else 'is none'}"
         )
+
+    def content(name: str, value: Any) -> str:
+        remedy = 'give `flow_sequence(..., key="...")` with a key that changes whenever it changes'
+        return digest(value, name, remedy=remedy) if key is None else f"key {key}"
+
     chosen = parse_items(items, len(opened) - 1, f"{where}, whose last sweep has no successor,")
     description = {
         "work": "scene flow",
@@ -166,9 +175,9 @@ def flow_sequence(
         "method": plain(method),
         "preparation": plain(preparation),
         "seed": seed,
-        "estimate": ""
-        if estimate is None
-        else getattr(estimate, "__qualname__", type(estimate).__name__),
+        "estimate": getattr(estimate, "__qualname__", ""),
+        "method_content": content("method", method),
+        "estimate_content": content("estimate", estimate),
     }
     pairs = Items(
         [opened.names[k] for k in chosen],

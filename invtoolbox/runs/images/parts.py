@@ -23,6 +23,7 @@ from invtoolbox.datasets.scans.geometry_file import geometry_from_mapping, read_
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Grid
 from invtoolbox.errors import InputError, match_name
+from invtoolbox.measurements import report_unused_pages
 from invtoolbox.operators.base import Operator
 from invtoolbox.parameter_choice import rule_named
 from invtoolbox.parameter_choice.base import WeightRule
@@ -68,6 +69,9 @@ def read(file: SceneFile, source: Source, geometry: ScanGeometry | None = None) 
             f"{file.path}: item {source.item} of {source.dataset or source.path} is asked for, and "
             f"it has {len(opened)}, counted from 0"
         )
+    if "item" not in source.model_fields_set:
+        where = source.dataset or source.path
+        report_unused_pages(opened, where, f"choose one with item = ... in {file.path}")
     return opened[source.item]
 
 
@@ -186,7 +190,7 @@ def _simulate(file: SceneFile) -> Measured:
     noise = (
         Gaussian(wanted.noise_std)
         if wanted.noise_std is not None
-        else RelativeGaussian(wanted.noise or 0.0)
+        else RelativeGaussian(wanted.relative_noise or 0.0)
     )
     clean = built(truth)
     y = simulate(built, truth, noise, wanted.seed)

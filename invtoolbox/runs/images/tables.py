@@ -84,22 +84,45 @@ class Hardening(Table):
     largest: float = Field(gt=0)
 
 
+def refuse_noise(table: Any, whole: str) -> Any:
+    """Raise an error that names the new keys if a table holds the old key ``noise``.
+
+    It was a share here, and is a standard deviation in ``A.simulate(x, noise)``.
+
+    Args:
+        table: table of a scene file.
+        whole: words for what the share is of.
+    """
+    if isinstance(table, Mapping) and "noise" in table:
+        raise ValueError(
+            f"the key noise is now relative_noise, a share {whole}: write relative_noise = "
+            f"{table['noise']}, or noise_std for a standard deviation in the units of the "
+            "measurements"
+        )
+    return table
+
+
 class Simulate(Source):
     """Simulated measurements: the operator applied to a true image, and noise."""
 
-    noise: float | None = Field(None, ge=0)
+    relative_noise: float | None = Field(None, ge=0)
     noise_std: float | None = Field(None, ge=0)
     seed: int = 0
     crop: Crop | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_the_old_key(cls, table: Any) -> Any:
+        return refuse_noise(table, "of the norm of the measurements")
 
     @model_validator(mode="after")
     def _one_noise(self) -> Simulate:
         if not self.is_given:
             raise ValueError("give the dataset or the path of the true image")
-        if (self.noise is None) == (self.noise_std is None):
+        if (self.relative_noise is None) == (self.noise_std is None):
             raise ValueError(
-                "give the noise, as a share of the measurements, or noise_std, in their units; "
-                "one of them"
+                "give relative_noise, as a share of the norm of the measurements, or noise_std, in "
+                "their units; one of them"
             )
         return self
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from invtoolbox.core.environment import versions
 from invtoolbox.core.interrupts import Interrupted
+from invtoolbox.core.threads import limit_torch_threads
 from invtoolbox.datasets.volumes.volume import Grid, Volume
 from invtoolbox.errors import InputError
 from invtoolbox.runs.job import check_choice, differences, read_json, write_json
@@ -315,17 +316,13 @@ def limit_threads(threads: int) -> Iterator[None]:
 
     Sums depend on it in the last bit.
     """
-    before = torch.get_num_threads()
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ImportError):
             from threadpoolctl import threadpool_limits
 
             stack.enter_context(threadpool_limits(threads))
-        torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        stack.enter_context(limit_torch_threads(threads))
+        yield
 
 
 def _perform_here(

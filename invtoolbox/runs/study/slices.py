@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from invtoolbox.runs.study.driver import Items, Study, run_study
 from invtoolbox.runs.study.results import Answer
 from invtoolbox.solution import Solution
 
-_REMEDY = 'give `map_slices(..., key="...")` with a key that changes whenever `work` changes'
+_REMEDY = 'give `map_slices(..., key="...")` with a key that changes whenever it changes'
 
 
 def map_slices(
@@ -38,7 +39,8 @@ def map_slices(
 
     Args:
         data: a path, which every worker opens itself and must see under that name, or a data set,
-            whose items are sent to the workers.
+            whose items are sent to the workers. A data set is read once in advance, because a
+            folder is resumed only with the same content; of a path, size and date are compared.
         work: function of a `Measurement` that returns a `Solution`, an image or an `Answer`. In a
             script with several workers, the call must stand under ``if __name__ == "__main__":``.
         folder: folder for the result files, one per item.
@@ -54,9 +56,9 @@ def map_slices(
             and the values that it refers to (`invtoolbox.core.content`).
         overwrite: replace the results in the folder.
         progress: show a bar on a terminal.
-        key: text that stands for `work`, whose content is then not compared. With it, a folder is
-            resumed with a corrected function, and a function may refer to an object whose content
-            cannot be read.
+        key: text that stands for `work` and a data set, whose contents are then not compared. With
+            it, a folder is resumed with a corrected function, a function may refer to an object
+            whose content cannot be read, and a data set is not read in advance.
 
     Raises:
         InputError: if the content of `work` cannot be read, and there is no key.
@@ -90,6 +92,7 @@ def map_slices(
                 "geometry and reader are for a path; open the data set with them instead"
             )
         opened, source = data, None
+        description["data"] = _content_of(data) if key is None else f"key {key}"
     chosen = range(len(opened)) if slices is None else slices
     for k in chosen:
         if not 0 <= k < len(opened):
@@ -110,6 +113,14 @@ def map_slices(
         overwrite,
         progress,
     )
+
+
+def _content_of(data: DataSet) -> str:
+    """Return the digest of all items of a data set, which are read one by one."""
+    found = hashlib.sha256()
+    for k in range(len(data)):
+        found.update(digest(data[k], f"data[{k}]", remedy=_REMEDY).encode())
+    return found.hexdigest()
 
 
 def _do_slice(work: Callable[[Measurement], Any], source: Any, index: int) -> Any:

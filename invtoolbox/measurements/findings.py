@@ -1,0 +1,210 @@
+"""Findings about measurements, the registry of the checks, and the check before every solve."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms.poisson import PoissonTransmission
+from invtoolbox.errors import InputError, MeasurementWarning
+from invtoolbox.measurements.sinogram import Axis, Sinogram
+from invtoolbox.operators.algebra import Scaled
+from invtoolbox.operators.base import Operator
+from invtoolbox.parameter_choice.noise import estimate_noise_std
+from invtoolbox.problem import Problem
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing about measurements that looks wrong.
+
+    Attributes:
+        name: what looks wrong, in one word.
+        sentence: what is wrong, where, and what to do.
+        is_fatal: whether nothing sensible can come of a solve.
+        is_conclusive: whether other checks mean nothing after this finding.
+    """
+
+    name: str
+    sentence: str
+    is_fatal: bool = False
+    is_conclusive: bool = False
+
+
+class Subject:
+    """Problem under examination, and what several checks need to know about it."""
+
+    #: A full turn with fewer views does not show its axis; an axis is wrong if it is off by this
+    #: number of cells, with this evidence.
+    _VIEWS, _CELLS, _EVIDENCE = 16, 0.75, 4.0
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+    @property
+    def operator(self) -> Operator:
+        """The operator, without the factor of a multiple."""
+        A = self.problem.operator
+        return A.parts[0] if isinstance(A, Scaled) else A
+
+    @cached_property
+    def plane(self) -> Sinogram | None:
+        """One plane of a scan, None for other problems."""
+        y = self.problem.y0
+        # The predictions of this data term are line integrals, but its measurements are counts.
+        if isinstance(self.problem.data_term, PoissonTransmission) or y.is_complex():
+            return None
+        plane = Sinogram.of(y, self.operator)
+        if plane is None or min(plane.values.shape) < 2 or not bool(plane.values.any()):
+            return None
+        return plane
+
+    @cached_property
+    def axis(self) -> Axis | None:
+        """Cell of a scan that sees the axis of rotation, None if the views do not show it."""
+        plane = self.plane
+        if plane is None or (plane.is_full_turn and len(plane.angles) < self._VIEWS):
+            return None
+        return plane.find_axis()
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether the axis is not where the geometry places it."""
+        return (
+            self.plane is not None
+            and self.axis is not None
+            and abs(self.axis.cell - self.plane.axis) > self._CELLS
+            and self.axis.evidence > self._EVIDENCE
+        )
+
+    @property
+    def cell(self) -> float:
+        """Cell that sees the axis: the one that was found if the geometry is wrong."""
+        assert self.plane is not None
+        return self.axis.cell if self.is_shifted and self.axis is not None else self.plane.axis
+
+    @cached_property
+    def noise_std(self) -> Tensor | None:
+        """Noise level of every item, estimated from the measurements; None if it cannot be."""
+        return quick_noise_std(self.problem)
+
+
+#: A check of one property: it returns what looks wrong, or None.
+Check = Callable[[Subject], Finding | None]
+
+#: Largest number of rows, columns and views from which the noise level is estimated.
+_CROP = 512
+
+_CHECKS: list[tuple[type[Operator], Check]] = []
+
+
+def register(*kinds: type[Operator]) -> Callable[[Check], Check]:
+    """Register a check for the problems whose operator is of one of some kinds.
+
+    Args:
+        kinds: classes of operators.
+    """
+
+    def add(check: Check) -> Check:
+        _CHECKS.extend((kind, check) for kind in kinds)
+        return check
+
+    return add
+
+
+def check_measurements(problem: Problem) -> tuple[Finding, ...]:
+    """Return what looks wrong about the measurements of a problem, an empty tuple if nothing does.
+
+    The checks compare the measurements with the operator and with the noise level of the data term.
+    They are cheap compared with a solve, and change nothing. `solve` runs them first, and writes the
+    sentences into ``Solution.notes``.
+
+    Args:
+        problem: measurements, operator and data term.
+
+    >>> import invtoolbox as it
+    >>> angles = torch.arange(60) * torch.pi / 60
+    >>> A = it.operators.ParallelBeam((32, 32), angles, 48)
+    >>> x = torch.zeros(1, 1, 32, 32)
+    >>> x[..., 10:20, 8:22] = 0.1
+    >>> check_measurements(it.Problem(A(x), A))
+    ()
+    >>> counts = torch.poisson(1000 * torch.exp(-A(x)), generator=torch.Generator().manual_seed(0))
+    >>> check_measurements(it.Problem(counts, A))[0].name
+    'counts'
+    """
+    with torch.no_grad():
+        return find(Subject(problem))
+
+
+def find(subject: Subject) -> tuple[Finding, ...]:
+    """Run the checks that are registered for the operator of a problem.
+
+    Args:
+        subject: the problem.
+    """
+    problem = subject.problem
+    if isinstance(problem.y, tuple):
+        terms = getattr(problem.data_term, "terms", ())
+        parts = [Subject(problem.part(k)) for k in range(len(terms))]
+        return tuple(finding for part in parts for finding in find(part))
+    found: list[Finding] = []
+    for kind, check in _CHECKS:
+        if isinstance(subject.operator, kind) and (finding := check(subject)) is not None:
+            found.append(finding)
+            if finding.is_conclusive:
+                break
+    return tuple(found)
+
+
+def report_findings(problem: Problem, stacklevel: int = 3) -> list[str]:
+    """Warn of what looks wrong about measurements, and return the sentences.
+
+    Args:
+        problem: measurements, operator and data term.
+        stacklevel: number of calls between the caller's code and this function.
+
+    Raises:
+        InputError: if nothing sensible can come of a solve.
+    """
+    found = check_measurements(problem)
+    for finding in found:
+        if finding.is_fatal:
+            raise InputError(finding.sentence)
+    for finding in found:
+        warnings.warn(finding.sentence, MeasurementWarning, stacklevel=stacklevel)
+    return [finding.sentence for finding in found]
+
+
+def quick_noise_std(problem: Problem) -> Tensor | None:
+    """Estimate the noise level from the middle of large measurements, ``(batch,)`` in float64.
+
+    Args:
+        problem: measurements, operator and data term.
+
+    Returns:
+        the noise level, or None if it cannot be estimated.
+    """
+    y, operator = problem.y0, problem.operator
+    weights = getattr(problem.data_term, "weights", None)
+    mask = getattr(operator, "mask", None)
+    if y.is_complex() or isinstance(problem.y, tuple) or weights is not None or mask is not None:
+        picked: Operator | None = operator
+    else:
+        # Only the kind of measurements matters: a picture has the shape of the image.
+        picked = operator
+        for axis in range(2, y.ndim):
+            extra = y.shape[axis] - _CROP
+            if extra > 0 and tuple(operator.domain_shape[1:]) != tuple(y.shape[2:]):
+                y = y.narrow(axis, extra // 2, _CROP)
+            elif extra > 0:
+                y, picked = y.narrow(axis, extra // 2, _CROP), None
+    try:
+        return estimate_noise_std(y.detach(), picked, weights).cpu().double()
+    except InputError:
+        return None

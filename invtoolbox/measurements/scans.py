@@ -1,0 +1,277 @@
+"""Checks of sinograms: counts, axis of rotation, angles, detector, and objects beyond the image."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms.poisson import Poisson
+from invtoolbox.measurements.findings import Finding, Subject, register
+from invtoolbox.measurements.sinogram import Sinogram, mirror
+from invtoolbox.operators.tomography.scan_2d import Scan
+from invtoolbox.parameter_choice.noise import estimate_noise_std
+
+#: An axis is wrong if it is off by this number of cells, with this evidence.
+_CELLS_OFF, _EVIDENCE = 0.75, 4.0
+#: Least number of views that show the fan angle, least gain of coherence by another detector
+#: spacing and by a reversed detector, and the least change of spacing (the factor's logarithm).
+_VIEWS, _BETTER, _REVERSED, _CHANGE = 16, 0.015, 0.03, 0.07
+#: Least residual of a coarse reconstruction that another geometry may explain, and the ratio of the
+#: residuals of two geometries above which the better one is believed.
+_UNEXPLAINED, _RATIO = 0.025, 1.6
+#: Largest change of the views, relative to a view, over an arc of a few degrees.
+_SIMILAR = 0.25
+#: Angles of at most two turns in degrees, read as radians; and the other way round.
+_SMALL_ARC = math.radians(4 * math.pi)
+#: Number of views at either end of a turn that are compared.
+_ENDS = 4
+#: Least part of the data, relative to the data of rays through the image, that rays beside the
+#: image must not measure.
+_BESIDE = 0.15
+
+
+@register(Scan)
+def check_counts(subject: Subject) -> Finding | None:
+    """Find counts or transmissions in place of line integrals: bright beside the object."""
+    S = subject.plane
+    if S is None:
+        return None
+    values = S.values
+    mean, outer = values.mean(0), max(1, values.shape[1] // 33)
+    edges = torch.cat([values[:, :outer], values[:, -outer:]], 1).mean(1)
+    air, shadow = float(edges.median()), float(mean.min())
+    if not (
+        air > 0
+        and float(values.min()) >= -0.05 * air
+        and air >= 0.85 * float(mean.max())
+        and shadow < 0.9 * air
+        and float((edges / air - 1).abs().median()) < 0.15
+    ):
+        return None
+    name = "transmitted shares of the beam" if air <= 1.5 else "counts of photons"
+    remedy = "y" if air <= 1.5 else f"y / {air:.4g}"
+    whole = air > 100 and bool((subject.problem.y0 == subject.problem.y0.round()).all())
+    emission = isinstance(subject.problem.data_term, Poisson)
+    return Finding(
+        "counts",
+        f"the sinogram is brightest beside the object ({air:.4g}, and {shadow:.4g} in its shadow), "
+        f"so these look like {name} and not like line integrals; pass -log({remedy}), or "
+        "it.processing.line_integrals(counts, flat, dark)",
+        is_fatal=whole and not emission,
+        is_conclusive=True,
+    )
+
+
+@register(Scan)
+def check_orientation(subject: Subject) -> Finding | None:
+    """Find a sinogram with views in its columns, if it has as many views as cells."""
+    S = subject.plane
+    if S is None or S.values.shape[0] != S.values.shape[1]:
+        return None
+    given = S.residual()
+    if given < 2 * _UNEXPLAINED or given < _RATIO * S.change(values=S.values.T).residual():
+        return None
+    return Finding(
+        "transposed",
+        "the sinogram fits the geometry only if its axes are exchanged; it must be (views, cells), "
+        "so pass y.transpose(-1, -2)",
+        is_conclusive=True,
+    )
+
+
+@register(Scan)
+def check_axis(subject: Subject) -> Finding | None:
+    """Find an axis of rotation that is not where the geometry places it."""
+    S = subject.plane
+    if S is None or not subject.is_shifted or subject.axis is None:
+        return None
+    found, mirrored = subject.axis.cell, S.values.shape[1] - 1 - S.axis
+    hint = (
+        "; the detector seems to be reversed (flip its axis)"
+        if abs(found - mirrored) < _CELLS_OFF
+        else ""
+    )
+    name = (
+        "detector_shift" if subject.problem.y0.ndim == 4 else "the first number of detector_shift"
+    )
+    return Finding(
+        "axis",
+        f"the axis of rotation projects to cell {found:.2f} of {S.values.shape[1]}, but the "
+        f"geometry places it at {S.axis:.2f}; {name} = {S.shift_of(found):.5g} would fit{hint}",
+    )
+
+
+@register(Scan)
+def check_end_view(subject: Subject) -> Finding | None:
+    """Find a last angle that repeats the first if the views do not, or the other way round."""
+    S = subject.plane
+    if S is None or len(S.angles) < 2 * _ENDS or S.values.shape[1] < 12:
+        return None
+    steps = S.angles.diff()
+    step = float(steps.abs().median())
+    if not bool((steps * steps[0] > 0).all()):
+        return None
+    span = float((S.angles[-1] - S.angles[0]).abs())
+    for turn in (2 * math.pi,) if S.source is not None else (math.pi, 2 * math.pi):
+        off = (span - turn) / step
+        if min(abs(off), abs(off + 1)) < 0.2:
+            if turn > 4:
+                steps = _steps_of_opposite_rays(S, subject.cell)
+            else:  # the view half a turn later is the mirror image
+                steps = _steps_between_ends(S.values, mirror(S.values[-_ENDS:], subject.cell))
+            return _judge_ends(steps, is_closed=abs(off) < 0.5)
+    return None
+
+
+@register(Scan)
+def check_angle_unit(subject: Subject) -> Finding | None:
+    """Find angles in radians that were converted once too often, or degrees that were not."""
+    S = subject.plane
+    if S is None or len(S.angles) < 8:
+        return None
+    largest = float(S.angles.abs().max())
+    scale = 180 / math.pi if largest <= 1.01 * _SMALL_ARC else math.pi / 180
+    if scale < 1:
+        # Views within a few degrees of each other are nearly the same.
+        change = (S.values - S.values[0]).norm(dim=1).amax() / S.values[0].norm().clamp_min(1e-30)
+        if largest < 0.5 or float(change) > _SIMILAR:
+            return None
+    given = S.residual()
+    if given < _UNEXPLAINED or given < _RATIO * S.change(angles=S.angles * scale).residual():
+        return None
+    if scale > 1:
+        text = (
+            f"the angles reach only {math.degrees(largest):.3g} degrees, but the views differ as if "
+            f"they reached {math.degrees(largest * scale):.3g}; these radians were converted once too often, or "
+            "their unit is radians and not degrees"
+        )
+    else:
+        text = (
+            f"the angles reach {largest:.3g} radians, but the views differ as little as if these "
+            "were degrees; pass torch.deg2rad(angles)"
+        )
+    return Finding("angles", text)
+
+
+@register(Scan)
+def check_detector(subject: Subject) -> Finding | None:
+    """Find a reversed detector of a fan, or a spacing that does not fit its opposite rays."""
+    S = subject.plane
+    if S is None or S.source is None or len(S.angles) < _VIEWS:
+        return None
+    factors = torch.logspace(-2, 2, 17, base=2, dtype=torch.float64)
+    given = torch.ones(1, dtype=torch.float64)
+    trials = S.coherence(subject.cell, torch.cat([factors, -factors, given]))
+    if trials is None:
+        return None
+    one, forward, backward = float(trials[-1]), trials[:17], trials[17:34]
+    if float(backward.max()) > max(one + _REVERSED, float(forward.max()) + _REVERSED):
+        return Finding(
+            "reversed",
+            "opposite rays agree only if the detector or the rotation runs the other way; flip the "
+            "detector axis (y.flip(-1)) or pass -angles",
+        )
+    if float(forward.max()) < one + _BETTER:
+        return None
+    near = float(factors[int(forward.argmax())]) * torch.logspace(
+        -0.25, 0.25, 21, base=2, dtype=torch.float64
+    )
+    fine = S.coherence(subject.cell, near)
+    assert fine is not None
+    factor = float(near[int(fine.argmax())])
+    if abs(math.log(factor)) < _CHANGE:
+        return None
+    return Finding(
+        "spacing",
+        f"the fan angle measured from opposite rays is {factor:.3g} times that of the geometry; "
+        f"check detector_spacing ({factor * S.spacing:.4g} would fit) and source_detector "
+        f"({S.source[1] / factor:.4g} would fit), in one unit of length",
+    )
+
+
+@register(Scan)
+def check_beside_image(subject: Subject) -> Finding | None:
+    """Find an object that reaches beyond the image: rays that miss the image are not dark."""
+    S = subject.plane
+    if S is None:
+        return None
+    cells = S.values.shape[1]
+    places = (torch.arange(cells, dtype=torch.float64) - S.axis) * S.spacing
+    distances = (places if S.source is None else S.source[0] * S.fan_angles(places).sin()).abs()
+    misses = distances > S.radius + S.spacing
+    if not bool(misses.any()) or not bool((~misses).any()):
+        return None
+    beside = float(S.values[:, misses].mean(0).max())
+    through = float(S.values[:, ~misses].mean())
+    if not (through > 0 and beside > _BESIDE * through):
+        return None
+    return Finding(
+        "beside",
+        f"rays that miss the image measure up to {beside / through:.0%} of what the others measure "
+        "on average; the object reaches beyond the image (give a larger image_shape or "
+        "pixel_size), detector_spacing is too large, or an offset was not subtracted",
+    )
+
+
+def _judge_ends(steps: float | None, is_closed: bool) -> Finding | None:
+    """Compare the steps from the last view to the first with those of the angles, 0 or 1."""
+    if steps is None or not (steps > 0.5 if is_closed else steps < 0.3):
+        return None
+    if is_closed:
+        return Finding(
+            "end",
+            "the last angle is the direction of the first, but their views differ as much as "
+            "neighbours do; the angles probably end one step earlier (linspace without its end)",
+        )
+    return Finding(
+        "end",
+        "the last view repeats the first, although the angles end one step before the turn is "
+        "complete; the angles probably include the end (linspace with its end), or the last view is "
+        "a duplicate",
+    )
+
+
+def _steps_of_opposite_rays(S: Sinogram, cell: float) -> float | None:
+    """Decide by the opposite rays whether the turn has a step between its last and first view."""
+    if len(S.angles) < _VIEWS:
+        return None
+    one = torch.ones(1, dtype=torch.float64)
+    turn = S if float(S.angles[-1]) > float(S.angles[0]) else S.change(values=S.values.flip(0))
+    opened = float(turn.coherence_of_turn(cell, one))
+    closed = float(turn.change(values=turn.values[:-1]).coherence_of_turn(cell, one))
+    if abs(opened - closed) < _BETTER + 0.1 * (1 - max(opened, closed)):
+        return None
+    return 1.0 if opened > closed else 0.0
+
+
+def _steps_between_ends(values: Tensor, ends: Tensor) -> float | None:
+    """Measure the number of steps from the last view to the first, or None if noise hides it."""
+    width = max(1, values.shape[1] // 48)
+    first, last = _bin(values[:_ENDS], width), _bin(ends, width)
+    noise = float(estimate_noise_std(_bin(values, width)[None, None])) ** 2
+    before, after = (last[-2] - last[-4]) / 2, (first[3] - first[1]) / 2
+    slope = float((before * after).sum())
+    if slope > 0.5 * float(before.norm() * after.norm()) and slope > 50 * noise:
+        # Views change smoothly: the change between the ends in units of the change per step.
+        change, step = first[0] - last[-1], 0.5 * (before + after)
+        steps = float((change * step).sum()) / slope
+        alike = float((change * step).sum() / (change.norm() * step.norm()).clamp_min(1e-300))
+        return steps if steps < 0.3 or alike > 0.8 else None
+    width = max(1, values.shape[1] // 128)
+    first, last = _bin(values[:_ENDS], width), _bin(ends, width)
+    noise = 2 * float(estimate_noise_std(_bin(values, width)[None, None])) ** 2
+
+    def square(a: Tensor, b: Tensor) -> float:
+        return float((a - b).square().mean())
+
+    neighbours = min(square(first[0], first[1]), square(last[-1], last[-2])) - noise
+    if neighbours < noise or neighbours <= 0:
+        return None
+    return math.sqrt(max(square(first[0], last[-1]) - noise, 0.0) / neighbours)
+
+
+def _bin(values: Tensor, width: int) -> Tensor:
+    count = values.shape[1] // width
+    return values[:, : count * width].unflatten(1, (count, width)).mean(2)

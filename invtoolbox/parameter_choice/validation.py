@@ -1,0 +1,326 @@
+"""The default rule: predict measurements that were held out, and leave a white residual."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.errors import InputError
+from invtoolbox.objective.objective import Objective
+from invtoolbox.parameter_choice.base import WeightCurve, WeightSearch
+from invtoolbox.parameter_choice.noise import LEAST_NOISE, estimate_noise_std
+from invtoolbox.parameter_choice.trials import Trials
+from invtoolbox.parameter_choice.walk import Measure, Walk
+from invtoolbox.problem import Problem
+
+#: One measurement of so many is held out: whole views (blocks) if there are enough of them.
+_ONE_OF = 6
+_LEAST_BLOCKS = 12
+#: With fewer measurements, their prediction says too little.
+LEAST_MEASUREMENTS = 256
+#: Part of the iterations of a solve after which a weight is judged although the certificate is
+#: large, and number of solves that a walk may take.
+_PATIENCE, _LONGEST = 0.125, 4.0
+#: The residual is too large, too small or too far from white for noise of the stated level.
+_TOO_LARGE, _TOO_SMALL, _COLOURED = 1.15, 0.9, 1.5
+
+
+@dataclass(frozen=True)
+class Validation(WeightSearch):
+    r"""The weight between the best prediction of held-out measurements and the whitest residual.
+
+    ``log weight = (1 - share) log weight_1 + share log weight_2`` of two minima over the weight:
+
+    - weight_1 of the mean squared error of the prediction of measurements that the solution has
+      not seen: every sixth view of a scan, or a random sixth of the pixels (cross-validation;
+      Stone 1974, Ward, J. Opt. Soc. Am. 2004);
+    - weight_2 of the mean cube of the power spectrum of the residual over the cube of its mean
+      (after Almeida & Figueiredo, IEEE TIP 22, 2013, and Lanza et al., ETNA 53, 2020, who take
+      squares). The residual of too large a weight holds parts of the image, and the residual of
+      too small a weight lacks the frequencies that the image has fitted.
+
+    Neither needs the noise level. If the model is right, the first is about the best weight for
+    the image, and the second is too large. If it is not (an object that is not made of pixels, a
+    blur that is not quite known), small weights fit the error of the model, and the first is too
+    small; the second is about the best, because the error colours the residual. If the residual is
+    white for large weights too, because the order of the measurements means nothing (a random
+    matrix), the first decides alone.
+
+    The weights are tried one after the other in one run of the solver, which goes on from its
+    present state, at a loose tolerance; see `Walk`. The last solve, with all measurements, is
+    accurate. ``benchmarks/parameter_choice.py`` measures the losses and the operator applications.
+
+    Args:
+        share: share of the whiteness; 0 is cross-validation alone.
+        loosen: factor of the tolerance at which a weight is judged.
+        decades: distance of two weights, in decades.
+        seed: seed of the random choice of measurements to hold out.
+
+    Raises:
+        InputError: for other data terms than `LeastSquares`, and for priors that no rule can weigh.
+
+    >>> import torch, invtoolbox as it
+    >>> clean = torch.zeros(1, 1, 32, 32)
+    >>> clean[..., 8:24, 8:24] = 1
+    >>> A = it.operators.Identity((1, 32, 32))
+    >>> problem = it.Problem(A.simulate(clean, 0.1, seed=0), A)
+    >>> solution = it.solve(
+    ...     problem, it.priors.TotalVariation(), regularization=Validation(), progress=False
+    ... )
+    >>> bool((solution.x - clean).norm() < 0.5 * (problem.y - clean).norm())
+    True
+    """
+
+    share: float = 0.75
+    loosen: float = 10.0
+    decades: float = 0.25
+    seed: int = 0
+    name: ClassVar[str] = "validation"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1 or not self.loosen >= 1 or not self.decades > 0:
+            raise InputError(
+                "share must lie in [0, 1], loosen be at least 1 and decades be positive, got "
+                f"{self.share}, {self.loosen} and {self.decades}"
+            )
+        if self.separate:
+            raise InputError(f"{self.name!r} chooses one weight; use 'gcv' or 'sure' for several")
+
+    def choose(self, trials: Trials) -> WeightCurve:
+        if not accepts(trials.objective):
+            raise InputError(
+                f"{self.name!r} is for LeastSquares of one tensor, not for "
+                f"{trials.problem.data_term!r}; use 'l-curve', 'quasi-optimality' or a number"
+            )
+        # Rounding errors of the first weight, which depend on the batch, must not reach the walk.
+        first = trials.centre(_rough_noise(trials.problem))[:, 0].round(decimals=3)
+        white = self._walk(trials, first, trials.problem, _measure_fit)
+        t_white = torch.stack([_minimum(*curve[:2], start) for curve, start in zip(white, first)])
+        part = trials.problem.with_data_term(hold_out(trials.problem, self.seed))
+        held = self._walk(trials, t_white, part, _measure_held_out)
+        t_held = torch.stack([_minimum(*curve[:2], start) for curve, start in zip(held, t_white)])
+        # Measurements without a grid (the rows of a matrix) are in no order that could tell.
+        share = self.share if trials.problem.y0.ndim > 3 else 0.0
+        chosen = (1 - share) * t_held + share * t_white
+        notes = [
+            explain(
+                trials.problem,
+                k,
+                *(_near(*curve, float(chosen[k])) for curve in (white[k], held[k])),
+            )
+            for k in range(trials.batch)
+        ]
+        pad = torch.nn.utils.rnn.pad_sequence
+        return WeightCurve(
+            self.name,
+            pad([t.exp() for t, _, _ in held], batch_first=True, padding_value=math.nan),
+            pad([score for _, score, _ in held], batch_first=True, padding_value=math.nan).to(
+                first
+            ),
+            chosen.double().exp().to(first),
+            tuple(dict.fromkeys(note for note in notes if note)),
+        )
+
+    def _walk(
+        self, trials: Trials, first: Tensor, problem: Problem, measure: Measure
+    ) -> list[_Curve]:
+        """Return the judged weights of every item, in increasing order."""
+        seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        for items in trials.split():
+            walk = Walk(
+                first[items],
+                items,
+                measure,
+                self.loosen * trials.tolerance,
+                max(4, round(_PATIENCE * trials.max_iterations)),
+                self.decades * math.log(10.0),
+                seen=seen,
+            )
+            trials.follow(walk, items, problem, round(_LONGEST * trials.max_iterations))
+        curves = []
+        for k in range(trials.batch):
+            rows = [(t[item == k], c[item == k]) for item, t, c in seen]
+            t = torch.cat([t for t, _ in rows]) if rows else first[:0]
+            columns = torch.cat([c for _, c in rows]) if rows else first.new_zeros(0, 2)
+            order = t.argsort()
+            curves.append(_Curve(t[order], columns[order, 0], columns[order, 1]))
+        return curves
+
+    def describe(self, objective: Objective) -> str:
+        return (
+            "the prediction of held-out measurements and the whiteness of the residual choose the "
+            "weight, which needs no noise level"
+        )
+
+
+def _measure_fit(objective: Objective, x: Tensor) -> Tensor:
+    """Return the whiteness of the residual, and the logarithm of its mean square."""
+    problem = objective.problem
+    residual = problem.operator(x) - problem.y
+    weights = getattr(problem.data_term, "weights", None)
+    if weights is None:
+        weights = torch.ones_like(residual[:1].real)
+    white = whiteness(weights.sqrt() * residual)
+    return torch.stack([white, _log_mean_square(residual, weights)], 1)
+
+
+def _measure_held_out(objective: Objective, x: Tensor) -> Tensor:
+    """Return the logarithm of the mean square of the held-out residual, twice."""
+    problem = objective.problem
+    assert isinstance(problem.data_term, HeldOut)
+    error = _log_mean_square(problem.operator(x) - problem.y, problem.data_term.held)
+    return torch.stack([error, error], 1)
+
+
+def _log_mean_square(residual: Tensor, weights: Tensor) -> Tensor:
+    squares = weights * residual.abs().square()
+    tiny = torch.finfo(torch.float64).tiny
+    total, count = (
+        torch.stack([one.double().sum() for one in part])
+        for part in (squares, weights.expand_as(squares))
+    )
+    return (total / count.clamp_min(tiny)).clamp_min(tiny).log()
+
+
+class _Curve(NamedTuple):
+    """The judged weights of one item, in increasing order, and the columns that were measured."""
+
+    log_weight: Tensor  # (tried,)
+    score: Tensor
+    size: Tensor  # log mean square of the residual
+
+
+class HeldOut(LeastSquares):
+    """Least squares of a part of the measurements; ``held`` are the weights of the other part."""
+
+    item_fields = (*LeastSquares.item_fields, "held")
+    measurement_fields = (*LeastSquares.measurement_fields, "held")
+
+    def __init__(self, term: LeastSquares, weights: Tensor, held: Tensor) -> None:
+        super().__init__(term.noise_std, weights)
+        self.held = held
+
+
+def accepts(objective: Objective) -> bool:
+    """Return whether measurements can be held out: least squares of one tensor."""
+    problem = objective.problem
+    return type(problem.data_term) is LeastSquares and isinstance(problem.y, Tensor)
+
+
+def hold_out(problem: Problem, seed: int) -> HeldOut:
+    """Return the data term of most measurements: all but every sixth view, or a random sixth.
+
+    Args:
+        problem: the whole problem, with `LeastSquares`.
+        seed: seed of the random choice; without effect on views.
+    """
+    y, term = problem.y0, problem.data_term
+    assert isinstance(term, LeastSquares)
+    real = y.real.dtype if y.is_complex() else y.dtype
+    used = torch.ones((), dtype=real) if term.weights is None else term.weights.to(real)
+    blocks = problem.operator.blocks
+    if blocks is not None and y.ndim > 2 and y.shape[2] == blocks >= _LEAST_BLOCKS:
+        fitted = torch.ones(1, 1, blocks, *[1] * (y.ndim - 3), dtype=real)
+        fitted[:, :, _ONE_OF // 2 :: _ONE_OF] = 0
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        fitted = torch.rand(1, *y.shape[1:], generator=generator).ge(1 / _ONE_OF).to(real)
+    fitted = fitted.to(y.device)
+    return HeldOut(term, used * fitted, used * (1 - fitted))
+
+
+def whiteness(residual: Tensor) -> Tensor:
+    """Return ``log (mean(P^3) / (6 mean(P)^3))``, P the power spectrum, ``(batch,)`` in float64.
+
+    It is about 0 for white noise of any size, and larger for everything else.
+
+    Args:
+        residual: ``(batch, channel, *space)``.
+    """
+    found = []
+    for one in residual:  # the bits of a transform depend on the number of items
+        power = torch.fft.fftn(one, dim=tuple(range(1, one.ndim))).abs().square()
+        power = power / power.mean().clamp_min(torch.finfo(power.dtype).tiny)
+        found.append((power.double().pow(3).mean() / 6).log())
+    return torch.stack(found)
+
+
+def explain(problem: Problem, item: int, fit: Sequence[float], held: Sequence[float]) -> str:
+    """Return a sentence if noise does not explain the residual, else an empty string.
+
+    If model and noise level are right, the root mean square of the residual lies below the noise
+    level, and the error of the prediction of held-out measurements lies above it.
+
+    Args:
+        problem: the whole problem.
+        item: place in the batch.
+        fit: `whiteness` of the residual, and the logarithm of its mean square.
+        held: the logarithm of the mean square of the held-out residual, last.
+    """
+    if not fit or not held:
+        return ""
+    white, seen, unseen = fit[0], math.exp(fit[1] / 2), math.exp(held[1] / 2)
+    where = "" if problem.batch == 1 else f" of item {item}"
+    std = getattr(problem.data_term, "noise_std", None)
+    level = None if std is None else float(std.flatten()[min(item, std.numel() - 1)])
+    if problem.y0.is_complex():
+        unseen, seen = unseen / 2**0.5, seen / 2**0.5  # the noise level is that of one part
+    if white > _COLOURED:
+        return (
+            f"noise does not explain the residual{where}, which is not white: check that the "
+            "operator describes the measurements"
+        )
+    if level is not None and seen > _TOO_LARGE * level:
+        return (
+            f"noise does not explain the residual{where}, {seen:.3g} against noise_std = "
+            f"{level:.3g}: the noise is stronger, or the operator does not describe the "
+            "measurements"
+        )
+    if level is not None and unseen < _TOO_SMALL * level:
+        return (
+            f"noise_std = {level:.3g} is too large{where}: held-out measurements are predicted to "
+            f"{unseen:.3g}"
+        )
+    return ""
+
+
+def _rough_noise(problem: Problem) -> Tensor:
+    """Return an estimate of the noise level, whatever the data term states, ``(batch,)``."""
+    y = problem.y0
+    size = y.abs().flatten(1).square().mean(1).sqrt().double()
+    size = torch.where(size > 0, size, torch.ones_like(size))
+    try:
+        std = estimate_noise_std(
+            y, problem.operator, getattr(problem.data_term, "weights", None)
+        ).double()
+    except InputError:
+        std = 0.02 * size
+    return torch.maximum(std, LEAST_NOISE * size)
+
+
+def _minimum(t: Tensor, score: Tensor, otherwise: Tensor) -> Tensor:
+    """Return the minimum of the parabola through the least of equidistant points and its neighbours."""
+    if not len(t):
+        return otherwise
+    best = int(score.nan_to_num(math.inf).argmin())
+    if not 0 < best < len(t) - 1:
+        return t[best]
+    a, b, c = (float(v) for v in score[best - 1 : best + 2])
+    bend = a - 2 * b + c
+    if not (math.isfinite(bend) and bend > 0):
+        return t[best]
+    return t[best] + 0.5 * (a - c) / bend * (t[best + 1] - t[best])
+
+
+def _near(t: Tensor, score: Tensor, size: Tensor, place: float) -> tuple[float, ...]:
+    """Return the measured columns at the judged weight that is nearest to a place."""
+    if not len(t):
+        return ()
+    k = int((t - place).abs().argmin())
+    return float(score[k]), float(size[k])

@@ -1,0 +1,140 @@
+"""A walk over the weights within one run of a solver, from each weight to the next."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from invtoolbox.objective.objective import Objective
+from invtoolbox.parameter_choice.base import RuleState, WeightRule
+
+_LEAST_WAIT = 4  # iterations after a new weight: a certificate may lag behind it
+
+#: ``(objective of n items, images (n, ...)) -> columns (n, k)``; the first one is the score.
+Measure = Callable[[Objective, Tensor], Tensor]
+
+
+@dataclass
+class WalkState(RuleState):
+    """The position of each item on its walk, and the best one so far.
+
+    Positions count steps from the first weight.
+    """
+
+    item: Tensor  # (batch,) place in the batch of the search
+    first: Tensor  # (batch,) log of the first weight
+    place: Tensor  # (batch,) position of the present weight
+    low: Tensor  # (batch,) smallest position that was judged
+    high: Tensor  # (batch,) largest position that was judged
+    best: Tensor  # (batch,) smallest score
+    best_place: Tensor  # (batch,) and its position
+    score: Tensor  # (batch,) of the present weight; NaN as long as it is not judged
+    waited: Tensor  # (batch,) iterations since the weight changed
+    done: Tensor  # (batch,)
+
+
+@dataclass(frozen=True)
+class Walk(WeightRule):
+    """Rule that tries weights in turn until the best score has worse ones on both sides.
+
+    It goes down first, and up from the first weight if the score is best there. The solver goes on
+    from its present state after every change of the weight, and a weight is judged at a loose
+    tolerance. So a whole walk takes little longer than an accurate solve.
+
+    Args:
+        first: logarithm of the first weight, ``(batch,)``.
+        items: places of the items, ``(batch,)``.
+        measure: computes the score of the images, and other numbers to keep.
+        tolerance: certificate at which a weight is judged.
+        patience: iterations after which a weight is judged in any case.
+        spacing: distance of two weights in logarithm.
+        most: largest number of weights.
+        seen: the judged weights: places in the batch, logarithms and measured columns.
+    """
+
+    first: Tensor
+    items: Tensor
+    measure: Measure
+    tolerance: float
+    patience: int
+    spacing: float = 0.4 * math.log(10.0)
+    most: int = 24
+    seen: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list, compare=False)
+
+    def init(self, objective: Objective, x: Tensor) -> WalkState:
+        zero = torch.zeros_like(self.first)
+        return WalkState(
+            weight=self._weight(self.first, zero),
+            item=self.items.clone(),
+            first=self.first.clone(),
+            place=zero,
+            low=torch.full_like(zero, torch.inf),
+            high=torch.full_like(zero, -torch.inf),
+            best=torch.full_like(zero, torch.inf),
+            best_place=zero.clone(),
+            score=torch.full_like(zero, torch.nan),
+            waited=zero.clone(),
+            done=torch.zeros_like(zero, dtype=torch.bool),
+        )
+
+    def observe(
+        self, state: WalkState, objective: Objective, x: Tensor, certificate: Tensor
+    ) -> WalkState:
+        waited = state.waited + 1
+        settled = (certificate <= self.tolerance) & (waited >= _LEAST_WAIT)
+        ready = (settled | (waited >= self.patience)) & ~state.done
+        score = torch.full_like(state.score, torch.nan)
+        if bool(ready.any()):
+            index = ready.nonzero().squeeze(1)
+            columns = self.measure(
+                objective.select(index), objective.decode(x).index_select(0, index)
+            )
+            t = state.first[index] + self.spacing * state.place[index]
+            self.seen.append((state.item[index], t, columns))
+            # A score that is not finite is no minimum.
+            found = columns[:, 0].to(score)
+            score[index] = torch.where(found.isfinite(), found, torch.inf)
+        return dataclasses.replace(state, waited=waited, score=score)
+
+    def update(
+        self, state: WalkState, discrepancy: Tensor, certificate: Tensor, iteration: int
+    ) -> WalkState:
+        judged = ~state.score.isnan()
+        better = judged & (state.score < state.best)
+        best_place = torch.where(better, state.place, state.best_place)
+        low = torch.where(judged, state.low.minimum(state.place), state.low)
+        high = torch.where(judged, state.high.maximum(state.place), state.high)
+        down, up = low >= best_place, high <= best_place
+        done = state.done | (judged & (~down & ~up | (high - low >= self.most - 1)))
+        moves = judged & ~done
+        place = torch.where(moves, torch.where(down, low - 1, high + 1), state.place)
+        return dataclasses.replace(
+            state,
+            weight=torch.where(moves, self._weight(state.first, place), state.weight),
+            place=place,
+            low=low,
+            high=high,
+            best=torch.where(better, state.score, state.best),
+            best_place=best_place,
+            score=torch.full_like(state.score, torch.nan),
+            waited=torch.where(judged, torch.zeros_like(state.waited), state.waited),
+            done=done,
+        )
+
+    def _weight(self, first: Tensor, place: Tensor) -> Tensor:
+        # In float64: the last bit of an exponential depends on the number of items.
+        return (first + self.spacing * place).double().exp().to(first)
+
+    def satisfied(self, state: WalkState, discrepancy: Tensor) -> Tensor:
+        return state.done
+
+    def target(self, objective: Objective) -> Tensor:
+        return objective.nan()
+
+    def describe(self, objective: Objective) -> str:
+        return "a walk over the weights"

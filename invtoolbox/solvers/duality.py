@@ -1,0 +1,103 @@
+"""Bound the distance of an objective to its minimum by duality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from invtoolbox.core.pytrees import tree_map
+from invtoolbox.objective.objective import Objective
+from invtoolbox.operators.base import expand, inner, item_norm
+from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.solvers.base import nonconvex_reason
+from invtoolbox.solvers.splitting import PriorSummand
+
+#: The least scale of a gap, in units of the misfit at 0: noise of 0.1 % of the measurements.
+_FLOOR = 1e-6
+
+
+def has_gap(objective: Objective) -> bool:
+    """Whether `objective_gap` is defined: a convex objective, and a Lipschitz gradient of the misfit.
+
+    Auxiliary variables and priors without an energy are excluded.
+    """
+    D, y = objective.problem.data_term, objective.problem.y
+    return (
+        objective.has_value
+        and nonconvex_reason(objective) is None
+        and D.is_smooth
+        and D.curvature(y) is not None
+    )
+
+
+def objective_gap(
+    objective: Objective,
+    x: Tensor,
+    distance: Tensor,
+    primal: PriorSummand | None,
+    step: Tensor,
+    duals: Sequence[tuple[PriorSummand, Tensor, Tensor]] = (),
+    smooth: Sequence[tuple[Tensor, ExplicitPrior]] = (),
+) -> Tensor:
+    r"""Bound ``(F(x) - min F) / F(x)`` of the objective F, ``(batch,)``.
+
+    ``F = f + G + sum_j F_j(K_j .)``, f the misfit and the smooth priors. Every ``q_j`` in the
+    domain of the conjugate ``F_j^*``, and every g in ``dG(u)``, give the bound::
+
+        F(x) - F(x*) <= G(x) - G(u) - <g, x - u>
+                        + sum_j (F_j(K_j x) + F_j^*(q_j) - <q_j, K_j x>) + <s, x - x*>
+        s = grad f(x) + g + sum_j K_j^T q_j
+
+    by the subgradient inequalities of f and G at x and u, and that of Fenchel and Young. Here
+    ``q_j = prox_{sigma F_j^*}(p_j + sigma K_j x)``, and ``u = prox_{t G}(x - t (s - g))``. The last
+    product is at most ``|s| distance``. It takes one A, one adjoint, and one prox per prior.
+
+    The gap is relative to F, but at least to ``1e-6 f(0)``, so that measurements without noise,
+    where F vanishes, have one. The rounding of F is subtracted.
+
+    Args:
+        objective: objective for which `has_gap` is true.
+        x: images at which the objective is bounded, the answers of a solver.
+        distance: bound of ``|x - x*|``, ``(batch,)``.
+        primal: the summand G, if there is one.
+        step: the step t of its prox, ``(batch,)``.
+        duals: every summand ``F_j(K_j .)`` with its dual ``p_j`` and its step sigma.
+        smooth: the smooth priors with their weights.
+    """
+    D, y, A = objective.problem.data_term, objective.problem.y, objective.linear_operator
+    prediction = A(x)
+    value, pull = D.value(prediction, y), A.adjoint(D.grad(prediction, y))
+    floor = _FLOOR * D.value(tree_map(torch.zeros_like, prediction), y)
+    gap = torch.zeros_like(value)
+    for weight, prior in smooth:
+        value = value + weight * prior.energy(x)
+        pull = torch.addcmul(pull, expand(weight, x), prior.gradient(x))
+    for summand, p, sigma in duals:
+        image, factor = summand.apply(x), expand(sigma, p)
+        q = summand.prox_conjugate(torch.addcmul(p, factor, image), sigma)
+        # q is a subgradient of F_j at `image + missing`, so that F_j^* has a closed form.
+        missing = (p - q) / factor
+        here = _energy(summand, image)
+        value = value + here
+        gap = gap + (here - _energy(summand, image + missing) + inner(q, missing))
+        pull = pull + summand.adjoint(q)
+    slope = pull
+    if primal is not None:
+        u = primal.prox(torch.addcmul(x, expand(-step, x), pull), step)
+        slope = (x - u) / expand(step, x)
+        here = _energy(primal, x)
+        value = value + here
+        gap = gap + (here - _energy(primal, u) + inner(pull - slope, x - u))
+    rounding = 8 * torch.finfo(value.dtype).eps * value.abs()
+    gap = (gap - rounding).clamp_min(0) + item_norm(slope) * distance
+    scale = value.abs() + floor
+    return torch.where(gap > 0, gap / scale.clamp_min(torch.finfo(scale.dtype).tiny), gap)
+
+
+def _energy(summand: PriorSummand, z: Tensor) -> Tensor:
+    """Return the value of a summand, where constraints count as met, ``(batch,)``."""
+    if summand.function.is_constraint:
+        return torch.zeros_like(summand.weight)
+    return summand.value(z)

@@ -1,0 +1,200 @@
+"""The default rule: held-out measurements and a white residual."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import invtoolbox as it
+from invtoolbox.errors import InputError
+from invtoolbox.parameter_choice import Trials, Validation
+from invtoolbox.parameter_choice.base import WeightCurve
+from invtoolbox.parameter_choice.validation import hold_out, whiteness
+from invtoolbox.parameter_choice.walk import Walk
+
+N = 32
+
+
+def noise(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def picture() -> Tensor:
+    grid = torch.linspace(-1, 1, N)
+    x = ((grid[:, None] ** 2 + grid**2) < 0.6) * (1 + 0.4 * grid)
+    return torch.stack([x, x + (grid > 0.3) * 0.5])[:, None]
+
+
+def blurred(std: tuple[float, ...] = (0.02, 0.1)) -> it.Problem:
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (N, N), boundary="periodic")
+    level = torch.tensor(std).view(-1, 1, 1, 1)
+    return it.Problem(A(picture()) + level * noise((2, 1, N, N)), A)
+
+
+def loss(
+    problem: it.Problem, truth: Tensor, prior: it.priors.ExplicitPrior, found: Tensor
+) -> Tensor:
+    """The decibels that a solution lies below the best weight, per item."""
+    factor = 10 ** torch.linspace(-0.9, 0.9, 7)
+    psnr = torch.stack(
+        [
+            it.metrics.psnr(
+                it.solve(problem, prior, regularization=found * f, progress=False).x, truth
+            )
+            for f in factor
+        ]
+    )
+    return psnr.amax(0) - psnr[3]
+
+
+def test_it_is_the_default_and_close_to_the_best_weight() -> None:
+    problem, prior = blurred(), it.priors.Tikhonov("gradient")
+    solution = it.solve(problem, prior, progress=False)
+    assert any("no weight was given: the prediction of held-out" in n for n in solution.notes)
+    assert bool((loss(problem, picture(), prior, solution.regularization) < 0.8).all())
+
+
+def test_it_survives_a_model_that_is_not_quite_right() -> None:
+    """The line integrals of a disc, not of its pixels, and a stated noise level that is 30 % off."""
+    n = 32
+    A = it.operators.ParallelBeam((1, n, n), torch.arange(20) * math.pi / 20, 46)
+    t = torch.arange(20)[:, None] * math.pi / 20
+    s = torch.arange(46) - 22.5 - 3.3 * t.cos() - 1.7 * t.sin()
+    clean = 2 * ((0.55 * n / 2) ** 2 - s.square()).clamp_min(0).sqrt()[None, None]
+    std = 0.02 * float(clean.square().mean().sqrt())
+    fine = (torch.arange(8 * n) + 0.5) / 8 - n / 2
+    disc = ((-fine[:, None] - 1.7) ** 2 + (fine - 3.3) ** 2 < (0.55 * n / 2) ** 2).float()
+    truth = disc.reshape(n, 8, n, 8).mean((1, 3))[None, None]
+    y = clean + std * noise((1, 1, 20, 46))
+    prior = it.priors.TotalVariation()
+    problem = it.Problem(y, A, it.data_terms.LeastSquares(0.7 * std))
+    solution = it.solve(problem, prior, progress=False)
+    others = [
+        it.solve(problem, prior, regularization=f * solution.regularization, progress=False).x
+        for f in (0.3, 3.0)
+    ]
+    best = max(float(it.metrics.psnr(x, truth)) for x in (solution.x, *others))
+    assert float(it.metrics.psnr(solution.x, truth)) > best - 1
+
+
+def test_the_stated_noise_level_changes_nothing() -> None:
+    problem, prior = blurred((0.05, 0.05)), it.priors.TotalVariation(periodic=True)
+    without = it.solve(problem, prior, progress=False)
+    for level in (0.035,):
+        stated = it.Problem(problem.y, problem.operator, it.data_terms.LeastSquares(level))
+        solution = it.solve(stated, prior, progress=False)
+        assert torch.allclose(solution.regularization * level**2, without.regularization, rtol=0.02)
+        assert torch.allclose(solution.x, without.x, atol=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("level", "words"), [(0.02, "noise does not explain"), (0.2, "is too large"), (0.05, "")]
+)
+def test_a_wrong_noise_level_is_noted(level: float, words: str) -> None:
+    problem = blurred((0.05, 0.05))
+    stated = it.Problem(problem.y, problem.operator, it.data_terms.LeastSquares(level))
+    notes = it.solve(stated, it.priors.Tikhonov("gradient"), progress=False).notes
+    about = [n for n in notes if "noise does not explain" in n or "is too large" in n]
+    assert len(about) == (2 if words else 0) and all(words in n for n in about)
+
+
+def test_a_wrong_operator_is_noted() -> None:
+    problem = blurred((0.01, 0.01)).select(torch.tensor([0]))
+    wide = it.operators.Blur(torch.ones(9, 9) / 81, (N, N), boundary="periodic")
+    wrong = it.Problem(problem.y, wide, it.data_terms.LeastSquares(0.01))
+    notes = it.solve(wrong, it.priors.Tikhonov("gradient"), progress=False).notes
+    assert any("noise does not explain the residual" in n for n in notes)
+
+
+def test_an_item_chooses_alone_as_in_company() -> None:
+    y, prior = blurred().y, it.priors.Tikhonov("gradient")
+    problem = it.Problem(y, it.operators.Identity((1, N, N)))
+    both = it.solve(problem, prior, progress=False)
+    for k in range(2):
+        one = it.solve(problem.select(torch.tensor([k])), prior, progress=False)
+        assert torch.equal(one.regularization, both.regularization[k : k + 1])
+        assert torch.equal(one.x, both.x[k : k + 1])
+
+
+def test_whiteness() -> None:
+    white = noise((4, 1, 64, 64))
+    assert bool((whiteness(white).abs() < 0.5).all())
+    assert torch.allclose(whiteness(1e-6 * white), whiteness(white), atol=1e-3)
+    smooth = it.operators.Blur(torch.ones(3, 3) / 9, (64, 64), boundary="periodic")(white)
+    assert bool((whiteness(smooth) > 1).all())
+    assert bool((whiteness(torch.complex(white, white.flip(-1))).abs() < 0.5).all())
+
+
+def test_views_are_held_out_as_a_whole() -> None:
+    A = it.operators.ParallelBeam((1, 8, 8), torch.arange(30) * math.pi / 30, 12)
+    weights = torch.ones(1, 1, 30, 12)
+    weights[..., 0] = 0
+    problem = it.Problem(torch.zeros(2, 1, 30, 12), A, it.data_terms.LeastSquares(0.1, weights))
+    term = hold_out(problem, 0)
+    assert term.weights is not None and torch.equal(term.weights + term.held, weights)
+    assert (
+        bool((term.held.amax(3) == term.held[..., 1]).all()) and int(term.held[..., 1].sum()) == 5
+    )
+    picked = term.select(torch.tensor([1]))
+    assert torch.equal(picked.held, term.held)
+    pixels = hold_out(blurred(), 0)
+    assert 0.1 < float(pixels.held.mean()) < 0.24
+
+
+def test_the_rows_of_a_matrix_are_predicted() -> None:
+    """Compressed sensing: the rows are in no order, so that the residual is always white."""
+    generator = torch.Generator().manual_seed(0)
+    A = it.operators.Matrix(torch.randn(300, 64, generator=generator) / 64**0.5)
+    truth = torch.zeros(1, 1, 64)
+    truth[..., ::9] = 1.0
+    problem = it.Problem(A(truth) + 0.05 * noise((1, 1, 300)), A)
+    solution = it.solve(problem, it.priors.L1(), progress=False)
+    assert any("held-out" in note for note in solution.notes)
+    assert float((solution.x - truth).norm()) < 0.3
+
+
+def test_the_walk_goes_to_either_side() -> None:
+    """Scores that are parabolas about given weights, far below and above the first."""
+    wanted = torch.tensor([-6.0, 5.0])
+
+    class Parabola(Validation):
+        def choose(self, trials: Trials) -> WeightCurve:
+            def measure(objective: it.objective.Objective, x: Tensor) -> Tensor:
+                t = objective.regularization.log()
+                goal = wanted[(t > 0).long()] if len(t) == 1 else wanted
+                return torch.stack([(t - goal).square(), t], 1)
+
+            walk = Walk(torch.tensor([-1.0, 1.0]), trials.every, measure, 1e-2, 10, spacing=1.0)
+            trials.follow(walk, trials.every, max_iterations=500)
+            tried = torch.cat([t for items, t, _ in walk.seen for t in [t[items == 1]]])
+            assert float(tried.max()) == pytest.approx(6.0, abs=1e-3)
+            assert float(tried.min()) == pytest.approx(0.0, abs=1e-3)
+            lowest = torch.cat([t[items == 0] for items, t, _ in walk.seen]).min()
+            assert float(lowest) == pytest.approx(-7.0, abs=1e-3)
+            return WeightCurve("parabola", torch.ones(2, 1), torch.ones(2, 1), torch.ones(2))
+
+    it.solve(blurred(), it.priors.Tikhonov(), regularization=Parabola(), progress=False)
+
+
+def test_where_it_does_not_apply() -> None:
+    y = torch.full((1, 1, 16, 16), 4.0)
+    counts = it.Problem(y, it.operators.Identity((1, 16, 16)), it.data_terms.Poisson())
+    solution = it.solve(counts, it.priors.TotalVariation(), max_iterations=2, progress=False)
+    assert any("discrepancy principle" in note for note in solution.notes)
+    with pytest.raises(InputError, match="for LeastSquares"):
+        it.solve(counts, it.priors.TotalVariation(), regularization="validation", progress=False)
+    with pytest.raises(InputError, match="share"):
+        Validation(share=1.5)
+    with pytest.raises(InputError, match="one weight"):
+        Validation(separate=True)
+
+
+def test_few_measurements_keep_the_discrepancy_principle() -> None:
+    problem = it.Problem(
+        torch.ones(1, 1, 8, 8), it.operators.Identity((1, 8, 8)), it.data_terms.LeastSquares(0.1)
+    )
+    notes = it.solve(problem, it.priors.Tikhonov(), progress=False).notes
+    assert any("discrepancy principle" in note for note in notes)

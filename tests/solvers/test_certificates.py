@@ -1,0 +1,178 @@
+"""Statuses that are true: the objective of converged items, and notes on other objectives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import invtoolbox as it
+from invtoolbox.loop.stopping import Travel
+from invtoolbox.solve import bind
+from invtoolbox.solvers import (
+    ADMM,
+    FISTA,
+    PDHG,
+    SIRT,
+    DouglasRachford,
+    HalfQuadratic,
+    KrylovMM,
+    Solver,
+)
+
+A = it.operators.Blur(torch.ones(3, 3) / 9, (10, 10))
+
+
+def measurements(dtype: torch.dtype = torch.float64) -> Tensor:
+    x = torch.zeros(1, 1, 10, 10)
+    x[..., 3:8, 4:9] = 1.0
+    return A.simulate(x, 0.02, seed=0).to(dtype)
+
+
+def objective(x: Tensor, y: Tensor, prior: Any = None, weight: float = 0.0) -> float:
+    misfit = 0.5 * (A.to(x.dtype)(x) - y).square().sum()
+    return float(misfit if prior is None else misfit + weight * prior.energy(x).sum())
+
+
+@pytest.mark.parametrize("solver", [ADMM(), PDHG()], ids=repr)
+def test_a_vanishing_gradient_is_converged(solver: Solver) -> None:
+    y, variation = measurements(), it.priors.TotalVariation()
+    problem = it.Problem(y, A.to(torch.float64))
+    solution = it.solve(problem, variation, solver, 10.0, progress=False)
+    # The answer is the constant that fits best.
+    response = A.to(torch.float64)(torch.ones_like(y))
+    constant = (response * y).sum() / response.square().sum()
+    least = objective(constant * torch.ones_like(y), y)
+    assert solution.status == ("converged",)
+    assert objective(solution.x, y, variation, 10.0) <= 1.001 * least
+    assert float(solution.history["certificate"][-1]) <= solver.tolerance
+
+
+@pytest.mark.parametrize("solver", [ADMM(), PDHG(), FISTA(), DouglasRachford()], ids=repr)
+def test_the_answer_zero_is_converged(solver: Solver) -> None:
+    problem = it.Problem(measurements(torch.float32), A)
+    solution = it.solve(problem, it.priors.L1(), solver, 10.0, progress=False)
+    assert solution.status == ("converged",)
+    assert int(solution.iterations) < 100
+    assert float(solution.x.abs().max()) == 0
+
+
+@pytest.mark.parametrize("solver", [ADMM(), FISTA(), PDHG(), DouglasRachford()], ids=repr)
+def test_converged_bounds_the_objective_of_a_constraint(solver: Solver) -> None:
+    y = measurements()
+    problem = it.Problem(y, A.to(torch.float64))
+    solution = it.solve(problem, it.priors.NonNegative(), solver, 1.0, progress=False)
+    exact = it.solve(
+        problem,
+        it.priors.NonNegative(),
+        FISTA(),
+        tolerance=1e-8,
+        max_iterations=5000,
+        progress=False,
+    )
+    assert solution.status == exact.status == ("converged",)
+    assert objective(solution.x, y) <= 1.001 * objective(exact.x, y)
+
+
+def test_a_strong_weight_and_a_constraint_are_within_a_thousandth() -> None:
+    y, variation = measurements(), it.priors.TotalVariation()
+    problem = it.Problem(y, A.to(torch.float64))
+    prior = variation + it.priors.NonNegative()
+    found = it.solve(problem, prior, ADMM(), 10.0, progress=False)
+    exact = it.solve(problem, prior, ADMM(), 10.0, tolerance=1e-6, progress=False)
+    assert found.status == exact.status == ("converged",)
+    values = [objective(s.x, y, variation, 10.0) for s in (found, exact)]
+    assert values[0] <= 1.001 * values[1]
+
+
+def test_a_converged_item_does_not_depend_on_its_batch() -> None:
+    y = torch.cat([measurements(torch.float32) * factor for factor in (1.0, 0.3, 5.0)])
+    weight, prior = torch.tensor([0.1, 10.0, 1.0]), it.priors.TotalVariation()
+    together = it.solve(it.Problem(y, A), prior, PDHG(), weight, progress=False)
+    for k in range(3):
+        alone = it.solve(
+            it.Problem(y[k : k + 1], A), prior, PDHG(), weight[k : k + 1], progress=False
+        )
+        assert torch.equal(alone.x, together.x[k : k + 1])
+        assert alone.iterations[0] == together.iterations[k]
+
+
+@pytest.mark.parametrize("solver", [ADMM(), PDHG()], ids=repr)
+def test_the_gap_bounds_the_excess_at_every_iterate(solver: Solver) -> None:
+    y, prior = measurements(), it.priors.TotalVariation() + it.priors.NonNegative()
+    problem = it.Problem(y, A.to(torch.float64))
+    least = it.solve(problem, prior, ADMM(), 0.1, tolerance=1e-7, progress=False)
+    minimum = objective(least.x, y, it.priors.TotalVariation(), 0.1)
+    working, _, _ = bind(problem, prior, 0.1)
+    state = solver.init(working, torch.zeros_like(y))
+    for k in range(40):
+        state = solver.step(working.at(k), state)
+        x = solver.result(state)
+        distance = (x - least.x).flatten(1).norm(dim=1)
+        gap = float(solver.gap(working, state, distance))
+        value = objective(x, y, it.priors.TotalVariation(), 0.1)
+        assert (value - minimum) / value <= gap + 1e-6
+
+
+def test_travel_bounds_errors_that_fall_like_one_over_k() -> None:
+    error = torch.ones(1, 1, 4)
+    travel = Travel.start(2 * error)
+    for k in range(1, 50):
+        x = error / k
+        travel = travel.update(x, k)
+        assert float(travel.distance(x, k)) >= 0.99 * float((error / k).norm())
+
+
+@pytest.mark.parametrize(
+    ("solver", "words"), [(HalfQuadratic(), "Moreau envelope"), (KrylovMM(), "smoothed at 0.1")]
+)
+def test_another_objective_is_noted(solver: Solver, words: str) -> None:
+    problem = it.Problem(measurements(torch.float32), A)
+    variation = it.priors.TotalVariation()
+    solution = it.solve(problem, variation, solver, 0.01, max_iterations=2, progress=False)
+    assert any("another objective" in note and words in note for note in solution.notes)
+    exact = it.solve(problem, variation, PDHG(), 0.01, max_iterations=2, progress=False)
+    assert not any("another objective" in note for note in exact.notes)
+
+
+def test_sirt_notes_its_weights() -> None:
+    problem = it.Problem(measurements(torch.float32), A)
+    notes = it.solve(problem, solver=SIRT(), max_iterations=2, progress=False).notes
+    assert any("inverse of its sum" in note for note in notes)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e20])
+@pytest.mark.parametrize("solver", ["admm", "pdhg", "cg"])
+def test_measurements_of_any_scale_have_the_same_answer(factor: float, solver: str) -> None:
+    y = measurements(torch.float32)
+    problems = it.Problem(y, A), it.Problem(factor * y, A)
+    plain, scaled = (
+        it.solve(p, it.priors.Tikhonov(), solver, 0.1, tolerance=1e-5, progress=False)
+        for p in problems
+    )
+    assert plain.status == scaled.status == ("converged",)
+    assert scaled.x.dtype == torch.float32
+    assert scaled.problem is not None and scaled.problem.y0.dtype == torch.float32
+    torch.testing.assert_close(scaled.x / factor, plain.x, rtol=1e-3, atol=1e-4)
+    assert any("float64" in note for note in scaled.notes)
+
+
+def test_overflow_returns_the_last_finite_iterate() -> None:
+    problem = it.Problem(1e20 * measurements(torch.float32), A)
+    # Measurements of several kinds stay in float32.
+    stacked = it.Problem(
+        (problem.y0, problem.y0),
+        it.operators.stack([A, A]),
+        it.data_terms.Stack(it.data_terms.LeastSquares(), it.data_terms.LeastSquares()),
+    )
+    solution = it.solve(stacked, it.priors.Tikhonov(), "pdhg", 0.1, progress=False)
+    assert solution.status != ("converged",)
+    assert bool(solution.x.isfinite().all())
+
+
+def test_items_of_very_different_scale_are_refused_by_number() -> None:
+    y = measurements(torch.float32).repeat(2, 1, 1, 1) * torch.tensor([1.0, 1e-30]).view(2, 1, 1, 1)
+    with pytest.raises(it.InputError, match=r"items \[1\] leave the range.*float64"):
+        it.solve(it.Problem(y, A), it.priors.Tikhonov(), progress=False)

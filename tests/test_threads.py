@@ -1,0 +1,78 @@
+"""The number of threads: who chooses it, and that a resumed run keeps it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import invtoolbox as it
+from invtoolbox.core import threads
+
+
+def test_order_of_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv(threads.VARIABLE, raising=False)
+    monkeypatch.setattr(threads, "free_processors", lambda: 2)
+    monkeypatch.setattr(threads, "_AT_START", 4)
+    with threads.limit_torch_threads(4):
+        assert threads.choose_threads() == 2
+        assert threads.choose_threads(3) == 3
+    with threads.limit_torch_threads(3):  # a number that the user gave to torch
+        assert threads.choose_threads() == 3
+    with threads.limit_torch_threads(4):
+        monkeypatch.setenv("OMP_NUM_THREADS", "4")
+        assert threads.choose_threads() == 4
+        monkeypatch.setenv(threads.VARIABLE, "5")
+        assert threads.choose_threads() == 5
+        monkeypatch.setenv(threads.VARIABLE, "many")
+        with pytest.raises(it.InputError, match=r"INVTOOLBOX_THREADS.*'many'"):
+            threads.choose_threads()
+    with pytest.raises(it.InputError, match="at least 1"):
+        threads.choose_threads(0)
+
+
+def test_busy_processors_are_not_free() -> None:
+    count = threads._AT_START
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        assert threads._processor_time(count, 0.3) < 0.85 * count
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+
+
+def test_resumed_run_keeps_its_threads(tmp_path: Path) -> None:
+    problem = it.Problem(torch.rand(1, 1, 8, 8), it.operators.Identity((1, 8, 8)))
+    seen: list[int] = []
+
+    def run(steps: int) -> None:
+        it.solve(
+            problem,
+            it.priors.TotalVariation(),
+            it.solvers.PDHG(),
+            regularization=1.0,
+            tolerance=0.0,
+            max_iterations=steps,
+            checkpoint=tmp_path / "run.safetensors",
+            callbacks=[lambda _: seen.append(torch.get_num_threads())],
+            progress=False,
+        )
+
+    with threads.limit_torch_threads(2):
+        run(2)
+    run(4)
+    assert seen == [2, 2, 2, 2] and torch.get_num_threads() == 1
+
+
+def test_command_applies_its_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    from invtoolbox.cli import demo, main
+
+    seen: list[int] = []
+    monkeypatch.setattr(demo, "command", lambda _: seen.append(torch.get_num_threads()) or 0)
+    assert main(["demo", "--threads", "2"]) == 0
+    assert seen == [2] and torch.get_num_threads() == 1
