@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def main() -> None:
                 for name in names:
                     found = kept.result(
                         f"{name}, {case}",
-                        lambda: measured(rows()[name], image, kernel, noise),
+                        partial(measured, rows()[name], image, kernel, noise),
                     )
                     table.setdefault((name, noise), []).append(tuple(found))
     report(table)

@@ -354,11 +354,11 @@ def test_an_item_alone_and_in_company_and_twice(solver: str) -> None:
         ({"within_theorem": True}, {"regularization": "l-curve"}, "rule for the weight"),
         ({}, {"solver": "pdhg"}, "knows the prox at one alone"),
         ({}, {"solver": "fista"}, "ADMM"),
-        ({}, {"solver": it.solvers.ProximalGradient(step_size=2.0)}, "leave the step out"),
+        ({}, {"solver": it.solvers.ProximalGradient(step_size=2.0)}, "leave the step"),
         (
             {},
             {"solver": it.solvers.ADMM(rho=3.0), "regularization": 1.0},
-            "leave the step out",
+            "leave the step",
         ),
     ],
 )

@@ -119,7 +119,7 @@ class LearnedProximal(ExplicitPrior):
             self, least_weight=((1.002 * norm).square() * curvature.to(real)).reshape(-1)
         )
 
-    def usual_weight(self, variance: Tensor) -> tuple[Tensor, str] | None:
+    def usual_weight(self, variance: Tensor, denoiser_strength: float) -> tuple[Tensor, str] | None:
         """Return a fraction of the weight of Bayes' rule, ``-log p = R / sigma^2``."""
         return (
             _OF_BAYES * variance / self.sigma**2,
