@@ -6,9 +6,10 @@ Set12 pictures, Levin's kernels 1 and 4, periodic, noise of 2.55 and 7.65 (of 25
 ``it.reconstruct(y, A, prior=NAME)``: no noise level, no weight, no solver. The best weight of TV is
 the best of a grid by the true picture.
 
-The peer is deepinv with KAIR's DnCNN (level 25/255) and the true noise level, in two ways: its
-``DPIR`` with its own parameters, and its PnP-ADMM with ``stepsize = (25 / noise)^2``, for which the
-denoiser works at its own level, and 24 iterations. The better of the two counts, for each noise.
+The peer is deepinv's PnP-ADMM with KAIR's DnCNN (level 25/255) and the true noise level:
+``stepsize = (25 / noise)^2``, for which the denoiser works at its own level, and 24 iterations.
+deepinv's example of DPIR presumes a denoiser for many levels; with this network it has 26.8 and
+26.6 dB on picture 1 at noise 2.55.
 
 Every result is kept in ``results/deblurring_defaults.json``, and a later call continues from there;
 ``--again`` computes the named rows anew.
@@ -70,7 +71,7 @@ def main() -> None:
 def rows() -> dict[str, Callable[[Tensor, it.operators.Blur, Tensor, float], Tensor]]:
     """Return the methods ``method(y, A, truth, noise)`` by name."""
     ours = {name: default(name) for name in OURS}
-    return {**ours, "best tv": best_tv, "deepinv DPIR": deepinv_dpir, "deepinv ADMM": deepinv_admm}
+    return {**ours, "best tv": best_tv, "deepinv ADMM": deepinv_admm}
 
 
 def default(name: str) -> Callable[[Tensor, it.operators.Blur, Tensor, float], Tensor]:
@@ -88,13 +89,6 @@ def best_tv(y: Tensor, A: it.operators.Blur, truth: Tensor, noise: float) -> Ten
     )
     best = int(it.metrics.psnr(found.x, truth.expand_as(found.x)).argmax())
     return found.x[best : best + 1]
-
-
-def deepinv_dpir(y: Tensor, A: it.operators.Blur, truth: Tensor, noise: float) -> Tensor:
-    import deepinv
-
-    model = deepinv.optim.DPIR(sigma=noise / 255, denoiser=kair(), device="cpu")
-    return model(y, physics_of(A))
 
 
 def deepinv_admm(y: Tensor, A: it.operators.Blur, truth: Tensor, noise: float) -> Tensor:
@@ -164,7 +158,7 @@ def report(table: dict[tuple[str, float], list[tuple[float, float]]]) -> None:
     for noise in NOISES:
         tv, best = means["tv", noise], means["best tv", noise]
         lpn, ours = means["lpn-natural", noise], means["denoiser-natural", noise]
-        peer = max(means["deepinv DPIR", noise], means["deepinv ADMM", noise])
+        peer = means["deepinv ADMM", noise]
         print(
             f"noise {noise}: TV below its best weight {best - tv:+.2f} "
             f"{verdict(best - tv <= 0.3, '0.3 dB')}, LPN over TV {lpn - tv:+.2f} "
