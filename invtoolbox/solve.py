@@ -17,7 +17,12 @@ from invtoolbox.core.interrupts import DeferredInterrupt
 from invtoolbox.errors import InputError
 from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.loop.run import RECORDED, STATUS, Callback, Limits, Loop, ProgressBar, run
-from invtoolbox.objective.initial_guess import first_guess, initial_variable, layout_of
+from invtoolbox.objective.initial_guess import (
+    first_guess,
+    initial_variable,
+    layout_of,
+    leaves_float32,
+)
 from invtoolbox.objective.objective import Objective
 from invtoolbox.objective.unknowns import Unknowns
 from invtoolbox.parameter_choice import Trials, automatic, rule_named
@@ -163,7 +168,11 @@ def solve(
     began = time.monotonic()
     _check_settings(max_iterations, tolerance, time_limit, differentiate)
     kept = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
-    problem = problem.to(device=device, dtype=dtype)
+    problem = given = problem.to(device=device, dtype=dtype)
+    extreme = leaves_float32(problem)
+    if extreme:
+        dtype = torch.float64
+        problem = problem.to(dtype=dtype)
     priors = _as_sum(prior).to(device=device, dtype=dtype)
     with torch.no_grad():
         named = solver_named(solver) if isinstance(solver, str) else solver
@@ -181,6 +190,8 @@ def solve(
                 "a rule for the weight needs an explicit prior to weigh, and there is none"
             )
         notes = [why_weight] if why_weight else []
+        if extreme:
+            notes.append("solved in float64: squares of these measurements leave float32")
         if not algorithm.reformulate(objective).has_value:
             without = next(p for p in objective.explicit_priors if "energy" not in p.offers)
             notes.append(f"history holds no objective: {without!r} has no energy")
@@ -240,7 +251,7 @@ def solve(
         if isinstance(regularization, Tensor) and regularization.requires_grad:
             weight = regularization.expand(problem.batch)
         x = differentiable(x, objective.with_regularization(weight))
-    parameters, found = _parameters(problem, working, loop.x)
+    parameters, found = _parameters(given, working, loop.x)
     working = working.with_regularization(loop.weight)
     posterior = algorithm.posterior(working, loop.x, loop.summary)
     if posterior is None:
@@ -251,7 +262,7 @@ def solve(
         else torch.zeros(0, len(RECORDED), problem.batch)
     )
     return Solution(
-        x=x,
+        x=x.to(given.image_dtype) if extreme else x,
         status=tuple(STATUS[int(k)] for k in loop.status),
         iterations=loop.iterations.cpu(),
         history={name: rows[:, k] for k, name in enumerate(RECORDED)},

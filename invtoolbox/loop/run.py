@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.pytrees import scatter_items, select_items, tree_map
-from invtoolbox.loop.stopping import Travel, converged
+from invtoolbox.loop.stopping import Travel, accept, is_due, is_grid
 from invtoolbox.objective.objective import Layout, Objective
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.solvers.base import Solver
@@ -205,7 +205,9 @@ def run(
                 loop.state.certificate
             )
             _finish(loop, solver, DIVERGED, loop.running & ~finite, last_finite)
-            done = _converged(loop, objective, solver, limits, every)
+            done = solver.converged(loop.state, limits.tolerance)
+            if loop.travel is not None:
+                done = _check_gap(loop, objective, solver, limits, every, loop.travel, done)
             if loop.rule_state is not None and rule is not None:
                 done = done & rule.satisfied(loop.rule_state, loop.state.discrepancy)
             _finish(loop, solver, CONVERGED, loop.running & done)
@@ -224,26 +226,35 @@ def run(
     return loop
 
 
-def _converged(
-    loop: Loop, objective: Objective, solver: Solver, limits: Limits, every: int
+def _check_gap(
+    loop: Loop,
+    objective: Objective,
+    solver: Solver,
+    limits: Limits,
+    every: int,
+    travel: Travel,
+    within: Tensor,
 ) -> Tensor:
-    """Return which items of the state are converged, and correct the recorded certificate."""
-    nan = loop.history[-1][1].new_full((), torch.nan)
-    before = loop.history[-1 - every][1] if len(loop.history) > every else nan.expand(len(loop.x))
-    done, certificate = converged(
-        objective.at(loop.iteration - 1),
-        solver,
-        loop.state,
-        loop.travel,
-        before[loop.active],
-        loop.iteration,
-        every,
-        limits.tolerance,
-        loop.iteration >= limits.max_iterations,
-    )
-    if certificate is not loop.state.certificate:
-        shown = torch.where(loop.running, certificate, nan)
-        loop.history[-1][1] = loop.history[-1][1].index_copy(0, loop.active, shown)
+    """Return which items are converged, given those whose certificate is within the tolerance.
+
+    The gap is evaluated only if it decides something. The recorded certificate is corrected.
+    """
+    last = loop.iteration >= limits.max_iterations
+    alone = last or is_due(loop.iteration, every)
+    if not alone and not bool((loop.running & within).any()):
+        return within
+    recorded = loop.history[-1][1]
+    if not last and not is_grid(loop.iteration, every) and len(loop.history) > every:
+        # Between the points of the grid, only items that have just come within the tolerance.
+        before = loop.history[-1 - every][1][loop.active]
+        within = within & ~(before <= limits.tolerance)
+        if not alone and not bool((loop.running & within).any()):
+            return within
+    distance = travel.distance(loop.state.x, loop.iteration)
+    gap = solver.gap(objective.at(loop.iteration - 1), loop.state, distance)
+    done, certificate = accept(gap, within, loop.state.certificate, limits.tolerance, alone)
+    shown = torch.where(loop.running, certificate.to(recorded), recorded[loop.active])
+    loop.history[-1][1] = recorded.index_copy(0, loop.active, shown)
     return done
 
 

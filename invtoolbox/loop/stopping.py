@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import item_norm
-from invtoolbox.solvers.base import Solver
 
 #: The objective of a converged item is within this share of its minimum, unless the tolerance is
 #: larger.
@@ -47,52 +45,38 @@ class Travel:
         return torch.minimum(self.before, factor * item_norm(x - self.anchor))
 
 
-def converged(
-    objective: Objective,
-    solver: Solver,
-    state: Any,
-    travel: Travel | None,
-    previous: Tensor,
-    iteration: int,
-    every: int,
-    tolerance: float,
-    last: bool,
+def is_grid(iteration: int, every: int) -> bool:
+    """Whether items within the tolerance are decided again: 16 times while iterations double."""
+    count = iteration // every
+    return count % (1 << max(0, count.bit_length() - 5)) == 0
+
+
+def is_due(iteration: int, every: int) -> bool:
+    """Whether the gap is evaluated for its own sake: at powers of two."""
+    count = iteration // every
+    return count >= 16 and count & (count - 1) == 0
+
+
+def accept(
+    gap: Tensor, decided: Tensor, certificate: Tensor, tolerance: float, alone: bool
 ) -> tuple[Tensor, Tensor]:
     """Return which items are converged, and the certificate, ``(batch,)`` each.
 
-    If there is a gap, the certificate must be within the tolerance and the gap within `LARGEST_GAP`
-    or the tolerance, whichever is larger. A gap below the square of the tolerance is enough alone:
-    a relative residual has nothing to compare with if a quantity vanishes at the minimizer. The
+    Items whose certificate is within the tolerance also need a gap within `LARGEST_GAP` or the
+    tolerance, whichever is larger. A gap below the square of the tolerance is enough alone: a
+    relative residual has nothing to compare with if a quantity vanishes at the minimizer. The
     certificate is then the root of the gap.
 
-    The gap is evaluated when the certificate comes within the tolerance, from then on 16 times
-    while the number of iterations doubles, and for its own sake at powers of two.
-
     Args:
-        objective: objective of the latest step.
-        solver: the solver.
-        state: its state after that step.
-        travel: bound of the distance to the minimizer; None if there is no gap.
-        previous: certificate at the decision before, NaN if there is none, ``(batch,)``.
-        iteration: number of steps done.
-        every: number of steps per decision.
+        gap: bound of the relative excess of the objective; it decides nothing if it is not finite.
+        decided: items whose certificate is within the tolerance, and which are decided now.
+        certificate: certificate of the solver.
         tolerance: bound of the certificate.
-        last: whether no decision follows.
+        alone: whether the gap may be enough alone.
     """
-    within, certificate = solver.converged(state, tolerance), state.certificate
-    if travel is None:
-        return within, certificate
-    count = iteration // every
-    on_grid = count % (1 << max(0, count.bit_length() - 5)) == 0
-    alone = last or (count >= 8 and count & (count - 1) == 0)
-    due = within if on_grid or last else within & ~(previous <= tolerance)
-    if not alone and not bool(due.any()):
-        return due, certificate
-    gap = solver.gap(objective, state, travel.distance(state.x, iteration))
-    # A gap that is not finite decides nothing.
-    accepted = due & ~(gap.isfinite() & (gap > max(tolerance, LARGEST_GAP)))
-    if alone:
-        enough = gap < tolerance**2
-        certificate = torch.where(enough & ~within, gap.sqrt(), certificate)
-        accepted = accepted | enough
-    return accepted, certificate
+    accepted = decided & ~(gap.isfinite() & (gap > max(tolerance, LARGEST_GAP)))
+    enough = gap < tolerance**2
+    if not alone:
+        return accepted, certificate
+    rescued = enough & ~(certificate <= tolerance)
+    return accepted | enough, torch.where(rescued, gap.sqrt(), certificate)

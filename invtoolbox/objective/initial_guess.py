@@ -33,6 +33,34 @@ def first_guess(problem: Problem) -> Tensor:
     return torch.where(finite.view(-1, *[1] * (guess.ndim - 1)), guess, torch.zeros_like(guess))
 
 
+def leaves_float32(problem: Problem) -> bool:
+    """Whether squares of the measurements leave the range of float32.
+
+    They do if the largest one of an item is below 1e-15 or above 1e15. The problem must be linear,
+    without unknown parameters.
+
+    Raises:
+        InputError: if this is true of some items only, since an item has the same answer alone and
+            in a batch.
+    """
+    y = problem.y
+    if not isinstance(y, Tensor) or not problem.is_linear or problem.unknown:
+        return False
+    if y.dtype not in (torch.float32, torch.complex64):
+        return False
+    largest = y.detach().abs().flatten(1).amax(1)
+    extreme = ((largest > 0) & (largest < 1e-15)) | (largest > 1e15)
+    if not bool(extreme.any()):
+        return False
+    if bool((extreme | (largest == 0)).all()):
+        return True
+    raise InputError(
+        f"squares of the measurements of items {extreme.nonzero().flatten().tolist()} leave the "
+        "range of float32, and those of other items do not; solve these items apart, or give "
+        "dtype=torch.float64"
+    )
+
+
 def initial_variable(
     objective: Objective, initial: Tensor | dict[str, Tensor] | None, at_zero: bool
 ) -> Tensor:

@@ -141,3 +141,38 @@ def test_sirt_notes_its_weights() -> None:
     problem = it.Problem(measurements(torch.float32), A)
     notes = it.solve(problem, solver=SIRT(), max_iterations=2, progress=False).notes
     assert any("inverse of its sum" in note for note in notes)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e20])
+@pytest.mark.parametrize("solver", ["admm", "pdhg", "cg"])
+def test_measurements_of_any_scale_have_the_same_answer(factor: float, solver: str) -> None:
+    y = measurements(torch.float32)
+    problems = it.Problem(y, A), it.Problem(factor * y, A)
+    plain, scaled = (
+        it.solve(p, it.priors.Tikhonov(), solver, 0.1, tolerance=1e-5, progress=False)
+        for p in problems
+    )
+    assert plain.status == scaled.status == ("converged",)
+    assert scaled.x.dtype == torch.float32
+    assert scaled.problem is not None and scaled.problem.y0.dtype == torch.float32
+    torch.testing.assert_close(scaled.x / factor, plain.x, rtol=1e-3, atol=1e-4)
+    assert any("float64" in note for note in scaled.notes)
+
+
+def test_overflow_returns_the_last_finite_iterate() -> None:
+    problem = it.Problem(1e20 * measurements(torch.float32), A)
+    # Measurements of several kinds stay in float32.
+    stacked = it.Problem(
+        (problem.y0, problem.y0),
+        it.operators.stack([A, A]),
+        it.data_terms.Stack(it.data_terms.LeastSquares(), it.data_terms.LeastSquares()),
+    )
+    solution = it.solve(stacked, it.priors.Tikhonov(), "pdhg", 0.1, progress=False)
+    assert solution.status != ("converged",)
+    assert bool(solution.x.isfinite().all())
+
+
+def test_items_of_very_different_scale_are_refused_by_number() -> None:
+    y = measurements(torch.float32).repeat(2, 1, 1, 1) * torch.tensor([1.0, 1e-30]).view(2, 1, 1, 1)
+    with pytest.raises(it.InputError, match=r"items \[1\] leave the range.*float64"):
+        it.solve(it.Problem(y, A), it.priors.Tikhonov(), progress=False)
