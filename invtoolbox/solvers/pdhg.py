@@ -238,6 +238,7 @@ class PDHG(Solver):
                     curvatures[place] = curvature_along(curvatures[place], slope - p, slope, change)
                 duals.append(overwrite(p, slope))
                 continue
+            assert not isinstance(summand, GradientSummand)
             p, missing = _dual_update(summand, p, new, change, sigmas[j], relaxation)
             scale = torch.maximum(item_norm(new), 1e-2 * state.norms[:, j] * size)
             dual_residual = dual_residual.maximum(_relative(missing, scale))
