@@ -333,6 +333,9 @@ class PDHG(Solver):
             summand.function for summand in prior_summands(objective)
         ):
             return False, reason
+        estimated = next((p for p in objective.explicit_priors if enters_by_gradient(p)), None)
+        if estimated is not None:
+            return False, f"the curvature of {estimated!r} is estimated, from below"
         return (
             True,
             "everything is convex, and tau sum_j sigma_j |K_j|^2 <= 1 with norms from the power "
