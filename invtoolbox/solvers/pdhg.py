@@ -238,6 +238,7 @@ class PDHG(Solver):
                     curvatures[place] = curvature_along(curvatures[place], slope - p, slope, change)
                 duals.append(overwrite(p, slope))
                 continue
+            assert not isinstance(summand, GradientSummand)
             p, missing = _dual_update(summand, p, new, change, sigmas[j], relaxation)
             scale = torch.maximum(item_norm(new), 1e-2 * state.norms[:, j] * size)
             dual_residual = dual_residual.maximum(_relative(missing, scale))
@@ -332,6 +333,9 @@ class PDHG(Solver):
             summand.function for summand in prior_summands(objective)
         ):
             return False, reason
+        estimated = next((p for p in objective.explicit_priors if enters_by_gradient(p)), None)
+        if estimated is not None:
+            return False, f"the curvature of {estimated!r} is estimated, from below"
         return (
             True,
             "everything is convex, and tau sum_j sigma_j |K_j|^2 <= 1 with norms from the power "
