@@ -55,7 +55,7 @@ def check_noise_level(subject: Subject) -> Finding | None:
     stated = D.noise_std.detach().cpu().double().expand(len(size))
     known = isinstance(subject.operator, _KINDS) and y[0].numel() >= _LEAST
     estimated = subject.noise_std if known else None
-    if estimated is None:
+    if estimated is None or not bool(estimated.isfinite().all()):
         loud = (stated > size) & (size > 0)
         if not bool(loud.any()):
             return None
