@@ -166,22 +166,24 @@ def check_detector(subject: Subject) -> Finding | None:
     S = subject.plane
     if S is None or S.source is None or len(S.angles) < _VIEWS:
         return None
-    factors = torch.logspace(-2, 2, 17, base=2, dtype=torch.float64)
+    factors = torch.logspace(-2, 2, 33, base=2, dtype=torch.float64)
     given = torch.ones(1, dtype=torch.float64)
     trials = S.coherence(subject.cell, torch.cat([factors, -factors, given]))
     if trials is None:
         return None
-    one, forward, backward = float(trials[-1]), trials[:17], trials[17:34]
+    one, forward, backward = float(trials[-1]), trials[:33], trials[33:66]
     if float(backward.max()) > max(one + _REVERSED, float(forward.max()) + _REVERSED):
         return Finding(
             "reversed",
             "opposite rays agree only if the detector or the rotation runs the other way; flip the "
             "detector axis (y.flip(-1)) or pass -angles",
         )
-    if float(forward.max()) < one + _BETTER:
+    best = float(forward.max())
+    # Data that agree well show smaller errors.
+    if best < one + min(_BETTER, max(0.002, 0.2 * (1 - best))):
         return None
     near = float(factors[int(forward.argmax())]) * torch.logspace(
-        -0.25, 0.25, 21, base=2, dtype=torch.float64
+        -0.125, 0.125, 21, base=2, dtype=torch.float64
     )
     fine = S.coherence(subject.cell, near)
     assert fine is not None
