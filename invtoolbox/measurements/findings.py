@@ -100,10 +100,10 @@ Check = Callable[[Subject], Finding | None]
 #: Largest number of rows, columns and views from which the noise level is estimated.
 _CROP = 512
 
-_CHECKS: list[tuple[type[Operator], Check]] = []
+_CHECKS: list[tuple[type, Check]] = []
 
 
-def register(*kinds: type[Operator]) -> Callable[[Check], Check]:
+def register(*kinds: type) -> Callable[[Check], Check]:
     """Register a check for the problems whose operator is of one of some kinds.
 
     Args:
