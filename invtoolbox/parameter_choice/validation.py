@@ -77,7 +77,7 @@ class Validation(WeightSearch):
     True
     """
 
-    share: float = 0.75
+    share: float = 0.4
     loosen: float = 10.0
     decades: float = 0.25
     seed: int = 0
@@ -154,8 +154,8 @@ class Validation(WeightSearch):
 
     def describe(self, objective: Objective) -> str:
         return (
-            "the prediction of held-out measurements and the whiteness of the residual choose the "
-            "weight, which needs no noise level"
+            "validation chooses the weight between the best prediction of held-out measurements and "
+            "the whitest residual, which needs no noise level"
         )
 
 

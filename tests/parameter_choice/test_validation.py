@@ -53,7 +53,7 @@ def loss(
 def test_it_is_the_default_and_close_to_the_best_weight() -> None:
     problem, prior = blurred(), it.priors.Tikhonov("gradient")
     solution = it.solve(problem, prior, progress=False)
-    assert any("no weight was given: the prediction of held-out" in n for n in solution.notes)
+    assert any("no weight was given: validation chooses" in n for n in solution.notes)
     assert bool((loss(problem, picture(), prior, solution.regularization) < 0.8).all())
 
 
