@@ -38,6 +38,7 @@ from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solvers.base import Solver
 from invtoolbox.solvers.choice import check_fits, choose
+from invtoolbox.solvers.half_quadratic import HalfQuadratic
 from invtoolbox.solvers.splitting import noise_variance
 
 log = logging.getLogger("invtoolbox")
@@ -216,7 +217,9 @@ def solve(
             and regularization == "auto"
         ):
             regularization = 1.0
-        objective, rule, why_weight = bind(problem, priors, regularization, seed)
+        # Without a solver, half-quadratic splitting is chosen for denoisers.
+        strength = getattr(named or HalfQuadratic, "denoiser_strength", 1.0)
+        objective, rule, why_weight = bind(problem, priors, regularization, seed, strength)
         algorithm, reason = _solver(named, objective)
         if rule is not None and not objective.terms:
             raise InputError(
@@ -433,6 +436,7 @@ def bind(
     priors: PriorSum,
     regularization: Regularization = "auto",
     seed: int = 0,
+    denoiser_strength: float = 1.0,
 ) -> tuple[Objective, WeightRule | WeightSearch | None, str]:
     """Return the objective with prepared priors, the rule for the weight, and why that rule.
 
@@ -441,6 +445,7 @@ def bind(
         priors: sum of priors.
         regularization: as in `solve`.
         seed: seed of random draws.
+        denoiser_strength: that of the solver, for the default weight of a denoiser.
 
     Raises:
         InputError: if a weight is negative, or not one that a prior allows.
@@ -462,7 +467,7 @@ def bind(
     objective = Objective(problem, bound, ones, layout=layout, unknowns=unknowns, seed=seed)
     why = ""
     if isinstance(rule, str):
-        rule, why = _automatic(priors, objective)
+        rule, why = _automatic(priors, objective, denoiser_strength)
     _check_least_weights(objective, rule)
     if isinstance(rule, WeightSearch):
         return objective, rule, f"{why}{rule.describe(objective)}"
@@ -489,7 +494,7 @@ def bind(
 
 
 def _automatic(
-    priors: PriorSum, objective: Objective
+    priors: PriorSum, objective: Objective, denoiser_strength: float
 ) -> tuple[float | Tensor | WeightRule | WeightSearch, str]:
     weighable = [t for t in priors.terms if not t.prior.fixed_level and not t.prior.is_constraint]
     if not weighable:
@@ -502,17 +507,16 @@ def _automatic(
                 1.05 * term.prior.least_weight,
                 f"the weight is 1.05 times the least for which {term.prior!r} is known to converge",
             )
-    for term in weighable:
-        if type(term.prior).usual_weight is not ExplicitPrior.usual_weight and (
-            objective.problem.data_term.is_quadratic
-        ):
-            curvature = objective.problem.data_term.curvature(objective.problem.y)
-            variance = noise_variance(objective)
-            found = term.prior.usual_weight(
-                variance if curvature is None else variance * curvature.to(variance)
-            )
-            if found is not None:
-                return found
+    usual = type(weighable[0].prior).usual_weight is not ExplicitPrior.usual_weight
+    if usual and len(weighable) == 1 and objective.problem.data_term.is_quadratic:
+        curvature = objective.problem.data_term.curvature(objective.problem.y)
+        variance = noise_variance(objective)
+        found = weighable[0].prior.usual_weight(
+            variance if curvature is None else variance * curvature.to(variance),
+            denoiser_strength,
+        )
+        if found is not None:
+            return found
     return automatic(objective)
 
 

@@ -124,7 +124,7 @@ class ExplicitPrior(Prior):
     unit_step: bool = False
     least_weight: Tensor | None = None
 
-    def usual_weight(self, variance: Tensor) -> tuple[Tensor, str] | None:
+    def usual_weight(self, variance: Tensor, denoiser_strength: float) -> tuple[Tensor, str] | None:
         """Return the weight that is usual for this prior, and the words for a note.
 
         Overridden by priors whose weight follows from the noise level; other weights are chosen by
@@ -133,6 +133,7 @@ class ExplicitPrior(Prior):
         Args:
             variance: variance of the noise times the curvature of the data term, ``(batch,)``: 1
                 for a least-squares misfit in units of its noise.
+            denoiser_strength: see `Solver`.
         """
         return None
 

@@ -49,6 +49,8 @@ class Solver(ABC):
             are projected after every step.
         takes_unit_step: whether, for a prior with ``unit_step``, the solver keeps to proximal steps
             whose product with the weight is 1.
+        denoiser_strength: default product of a denoiser's weight and ``sigma^2``, in units of the
+            noise variance; 1 as for the prox of a density.
         per_iteration: positive settings that may differ from step to step of an unrolled solver, so
             that each can be learned; ``"regularization"`` is the weight of the priors. None if a
             step cannot be differentiated; see `unrolling`.
@@ -62,6 +64,7 @@ class Solver(ABC):
     samples: ClassVar[bool] = False
     takes_projection: ClassVar[bool] = False
     takes_unit_step: ClassVar[bool] = False
+    denoiser_strength: ClassVar[float] = 1.0
     per_iteration: ClassVar[tuple[str, ...] | None] = None
 
     def unsupported_reason(self, objective: Objective) -> str | None:

@@ -105,6 +105,7 @@ class HalfQuadratic(Solver):
 
     certificate_name: ClassVar[str] = "relative gradient norm of the half-quadratic objective"
     per_iteration: ClassVar[tuple[str, ...] | None] = ("penalty", "regularization")
+    denoiser_strength: ClassVar[float] = 0.23  # DPIR's lambda
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if reason := splitting_reason(objective, "HalfQuadratic"):

@@ -176,10 +176,12 @@ def test_a_denoiser_of_many_levels_gets_the_schedule_and_weight_of_dpir() -> Non
         LEVELS.clear()
         solution = it.solve(problem, it.priors.Denoiser(Leveled(), sigma=0.5), progress=False)
         assert solution.solver.startswith("HalfQuadratic") and int(solution.iterations[0]) == 8
-        assert "DPIR" in solution.notes[0]
+        assert solution.notes[0].startswith("the weight is 0.23 noise variances")
         torch.testing.assert_close(LEVELS[-1], noise, rtol=0.02, atol=0)
         expected = 0.23 * (noise / unit).square() / 0.5**2
         torch.testing.assert_close(solution.regularization, expected)
+    by_admm = it.solve(known, it.priors.Denoiser(Leveled(), sigma=0.5), "admm", max_iterations=1)
+    torch.testing.assert_close(by_admm.regularization, torch.full((2,), 1 / 0.5**2))
     # A level of almost no noise is 1 % of the intensity range.
     LEVELS.clear()
     quiet = it.Problem(known.y, known.operator, it.data_terms.LeastSquares(noise_std=1e-6))

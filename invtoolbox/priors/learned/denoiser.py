@@ -28,8 +28,6 @@ _OPPONENT = tuple(
     tuple(value / sum(v * v for v in row) ** 0.5 for value in row)
     for row in ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 )
-#: Product of weight and level^2, in units of the noise variance.
-_DPIR_LAMBDA = 0.23
 _LEVEL_NAMES = {"sigma", "noise_level", "noise_std", "level", "std"}
 
 
@@ -164,13 +162,13 @@ class Denoiser(ExplicitPrior):
             channelwise=channelwise,
         )
 
-    def usual_weight(self, variance: Tensor) -> tuple[Tensor, str] | None:
-        """Return the weight of DPIR for a denoiser of many levels."""
+    def usual_weight(self, variance: Tensor, denoiser_strength: float) -> tuple[Tensor, str] | None:
+        """Return the weight of the prox of a density, times the strength that suits the solver."""
         sigma = torch.as_tensor(self.sigma, dtype=variance.dtype, device=variance.device)
         return (
-            _DPIR_LAMBDA * variance / sigma.square(),
-            f"the weight is {_DPIR_LAMBDA:g} noise variances over {format_setting(sigma)}^2, as in "
-            "DPIR (Zhang et al. 2022)",
+            denoiser_strength * variance / sigma.square(),
+            f"the weight is {denoiser_strength:g} noise variances over "
+            f"{format_setting(sigma)}^2, as is usual for denoisers",
         )
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
