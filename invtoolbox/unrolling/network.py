@@ -27,7 +27,7 @@ from invtoolbox.problem import Problem
 from invtoolbox.solve import bind
 from invtoolbox.solvers.base import Solver, implicit_reason
 from invtoolbox.solvers.choice import check_fits
-from invtoolbox.unrolling.learned import LearnedParameters, modules_of, with_modules
+from invtoolbox.unrolling.learned import Held, LearnedParameters, modules_of, with_modules
 
 
 @dataclass(frozen=True)
@@ -213,10 +213,13 @@ class SolverNetwork(nn.Module):
                 device=first.device,
             )
         )
-        networks, known = list(modules_of(self.prior)), {id(module) for module in self.modules()}
-        for module in networks:
-            if id(module) not in known:
-                module._apply(fn, recurse)
+        networks = list(modules_of(self.prior))
+        known = {id(part) for part in (*self.modules(), *self.parameters())}
+        for part in networks:
+            if id(part) not in known:
+                # A bare parameter keeps its identity, as the parameters of modules do.
+                holder = Held(part) if isinstance(part, nn.Parameter) else part
+                holder._apply(fn, recurse)
         # Moving copies the settings, but a module must stay the registered one.
         places = {id(module): _Place(k) for k, module in enumerate(networks)}
         hollow = with_modules(self.prior, lambda module: places[id(module)]).to(
