@@ -42,7 +42,8 @@ from invtoolbox.solvers.half_quadratic import HalfQuadratic
 from invtoolbox.solvers.splitting import noise_variance
 
 log = logging.getLogger("invtoolbox")
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Weight of the explicit priors: a number, one number per item ``(batch,)``, a rule or the name of
 #: a rule.
