@@ -39,7 +39,7 @@ class Validation(WeightSearch):
 
     - weight_1 of the mean squared error of the prediction of measurements that the solution has
       not seen: every sixth view of a scan, or a random sixth of the pixels (cross-validation;
-      Stone 1974, Ward, J. Opt. Soc. Am. 2004);
+      Stone, J. R. Statist. Soc. B 36, 1974);
     - weight_2 of the mean cube of the power spectrum of the residual over the cube of its mean
       (after Almeida & Figueiredo, IEEE TIP 22, 2013, and Lanza et al., ETNA 53, 2020, who take
       squares). The residual of too large a weight holds parts of the image, and the residual of
@@ -48,9 +48,8 @@ class Validation(WeightSearch):
     Neither needs the noise level. If the model is right, the first is about the best weight for
     the image, and the second is too large. If it is not (an object that is not made of pixels, a
     blur that is not quite known), small weights fit the error of the model, and the first is too
-    small; the second is about the best, because the error colours the residual. If the residual is
-    white for large weights too, because the order of the measurements means nothing (a random
-    matrix), the first decides alone.
+    small; the second is larger, because the error colours the residual. If the measurements have no
+    grid (the rows of a matrix), their order means nothing, and the first decides alone.
 
     The weights are tried one after the other in one run of the solver, which goes on from its
     present state, at a loose tolerance; see `Walk`. The last solve, with all measurements, is
