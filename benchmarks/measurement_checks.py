@@ -3,8 +3,7 @@
     python benchmarks/measurement_checks.py
 
 * Mistakes: a slice of a real CT volume (and a photograph, and an MRI slice) is measured correctly,
-  with 1 % noise, and then handed over with one mistake. A row says whether the mistake is named, and
-  gives the sentence. deepinv, ODL, CIL and ASTRA have no such check.
+  with 1 % noise, and then handed over with one mistake. A row gives the sentence that names it. deepinv, ODL, CIL and ASTRA have no such check.
 * Real data: the measurements of the data folder, as they are and in parts. No finding is right.
 * Seconds of the check, compared with a solve by ``it.reconstruct(y, A, prior="tv")``.
 """

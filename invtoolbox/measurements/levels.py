@@ -111,8 +111,8 @@ def check_zeros(subject: Subject) -> Finding | None:
         return None
     return Finding(
         "zeros",
-        f"{share:.0%} of the samples that count as measured are exactly zero, so they were probably "
-        "not taken; give the operator their mask (y != 0), or "
+        f"{share:.0%} of the samples that count as measured are exactly zero, so they were "
+        "probably not taken; give the operator their mask (y != 0), or "
         "LeastSquares(weights=(y != 0).float())",
     )
 

@@ -148,9 +148,9 @@ def check_angle_unit(subject: Subject) -> Finding | None:
         return None
     if scale > 1:
         text = (
-            f"the angles reach only {math.degrees(largest):.3g} degrees, but the views differ as if "
-            f"they reached {math.degrees(largest * scale):.3g}; these radians were converted once too often, or "
-            "their unit is radians and not degrees"
+            f"the angles reach only {math.degrees(largest):.3g} degrees, but the views differ as "
+            f"if they reached {math.degrees(largest * scale):.3g}; these radians were converted "
+            "once too often, or their unit is radians and not degrees"
         )
     else:
         text = (
@@ -235,8 +235,8 @@ def _judge_ends(steps: float | None, is_closed: bool) -> Finding | None:
     return Finding(
         "end",
         "the last view repeats the first, although the angles end one step before the turn is "
-        "complete; the angles probably include the end (linspace with its end), or the last view is "
-        "a duplicate",
+        "complete; the angles probably include the end (linspace with its end), or the last view "
+        "is a duplicate",
     )
 
 

@@ -177,8 +177,8 @@ class Sinogram:
         """Find the cell that sees the axis.
 
         A full turn is judged by the mirror symmetry of its mean view. For half a turn of a parallel
-        beam, the centres of mass of the views lie on a sinusoid about the axis; if the detector cuts
-        the object off, `center_of_rotation` takes their place. None if the views do not suffice.
+        beam, the centres of mass of the views lie on a sinusoid about the axis; if the detector
+        cuts the object off, `center_of_rotation` takes their place. None if the views do not suffice.
         """
         if self.is_full_turn:
             return self._axis_of_symmetry()
@@ -341,7 +341,7 @@ def mirror(views: Tensor, axis: float) -> Tensor:
 
 
 def _axis_of_mirror(view: Tensor, stated: float) -> Axis | None:
-    """Find the cell about which a view is its own mirror image, in the middle half of the detector."""
+    """Find the cell, in the middle half, about which a view is its own mirror image."""
     cells = len(view)
     if cells < 16 or float(view.std()) <= 1e-9 * float(view.abs().max()):
         return None
