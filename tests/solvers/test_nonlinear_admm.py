@@ -40,7 +40,9 @@ TV = 0.05 * it.priors.TotalVariation()
 
 
 @pytest.mark.parametrize(
-    ("data_term", "tolerance"), [(None, 1e-3), (it.data_terms.L1(), 5e-3)], ids=["squares", "l1"]
+    ("data_term", "tolerance"),
+    [(None, 1e-3), pytest.param(it.data_terms.L1(), 5e-3, marks=pytest.mark.slow)],
+    ids=["squares", "l1"],
 )
 def test_a_convex_problem_has_the_minimum_of_pdhg(
     data_term: it.data_terms.DataTerm | None, tolerance: float
