@@ -251,7 +251,7 @@ def operator(blur: str) -> it.operators.base.LinearOperator:
 
 def problem(case: Case, seed: int) -> tuple[it.Problem, Tensor, float]:
     """Return the problem without a noise level, its true image, and the noise level."""
-    A, kind, name = operator(case.blur), *case.picture.split(" ", 1)
+    A, (kind, _, name) = operator(case.blur), case.picture.partition(" ")
     if kind == "ellipses":
         shapes = ellipses(int(name))
         truth, clean = pixel_means(shapes), line_integrals(shapes, A.range_shape[-1])
