@@ -32,7 +32,8 @@ from invtoolbox.solvers.base import Solver
 from invtoolbox.solvers.choice import check_fits, choose
 
 log = logging.getLogger("invtoolbox")
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Weight of the explicit priors: a number, one number per item ``(batch,)``, a rule or the name of
 #: a rule.
