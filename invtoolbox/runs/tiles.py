@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -174,27 +174,34 @@ def cut(
     """
     if tile < 1 or margin < 0:
         raise InputError(f"a tile has at least one pixel and no negative margin, got {tile}")
-    axes = []
-    for length, size in zip(shape, kernel):
-        count = math.ceil(length / tile)
-        parts = []
-        for k in range(count):
-            first, last = length * k // count, length * (k + 1) // count
-            low, high = max(0, first - margin), min(length, last + margin)
-            # With "valid", n pixels are measured by n - kernel + 1 values.
-            parts.append(
-                (
-                    slice(first, last),
-                    slice(low, high - size + 1),
-                    slice(first - low, last - low),
-                    high - low,
-                )
+    axes = [list(_cut_axis(*axis, tile, margin)) for axis in zip(shape, kernel)]
+    for row in axes[0]:
+        for column in axes[1]:
+            yield Tile(
+                (row.kept, column.kept),
+                (row.seen, column.seen),
+                (row.inner, column.inner),
+                (row.size, column.size),
             )
-        axes.append(parts)
-    for rows in axes[0]:
-        for columns in axes[1]:
-            kept, seen, inner, size = zip(rows, columns)
-            yield Tile(kept, seen, inner, size)
+
+
+class _Interval(NamedTuple):
+    """A tile along one axis, as in `Tile`."""
+
+    kept: slice
+    seen: slice
+    inner: slice
+    size: int
+
+
+def _cut_axis(length: int, kernel: int, tile: int, margin: int) -> Iterator[_Interval]:
+    count = math.ceil(length / tile)
+    for k in range(count):
+        first, last = length * k // count, length * (k + 1) // count
+        low, high = max(0, first - margin), min(length, last + margin)
+        # With "valid", n pixels are measured by n - kernel + 1 values.
+        seen = slice(low, high - kernel + 1)
+        yield _Interval(slice(first, last), seen, slice(first - low, last - low), high - low)
 
 
 def _with_bar(tiles: list[Tile], progress: bool) -> Any:
