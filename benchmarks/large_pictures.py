@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -57,9 +58,12 @@ def main() -> None:
     print(machine())
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "photograph.png"
         for megapixels, shape in SIZES.items():
-            write_photograph(path, shape)
+            path = Path(folder) / f"photograph-{megapixels}.png"
+            # In a process of its own: a child begins with the largest memory of its parent.
+            writer = get_context("spawn").Process(target=write_photograph, args=(path, shape))
+            writer.start()
+            writer.join()
             found[megapixels] = deblur(path, iterations)
             seconds, memory = found[megapixels]
             limit = "" if iterations is None else f", at most {iterations} iterations per tile"
