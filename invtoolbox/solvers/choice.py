@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import textwrap
 from functools import cache
@@ -13,6 +14,9 @@ from invtoolbox.solvers.base import Solver
 from invtoolbox.solvers.remedies import nearest_remedy
 
 log = logging.getLogger("invtoolbox")
+
+#: Number of steps for a learned proximal operator whose weight no theorem covers.
+UNPROVEN_STEPS = 20
 
 
 def candidates() -> tuple[tuple[Solver, str], ...]:
@@ -130,6 +134,11 @@ def choose(objective: Objective) -> tuple[Solver, str]:
     ]
     suiting = [(solver, reason) for solver, reason in fitting if solver.suits(objective)]
     for solver, reason in suiting or fitting:
+        fixed = next((prior for _, prior in objective.terms if prior.unit_step), None)
+        if fixed is not None and fixed.least_weight is None:
+            # Outside the theorem later iterates may diverge; Fang et al. (2024) take 20, too.
+            solver = dataclasses.replace(solver, max_iterations=UNPROVEN_STEPS)
+            reason = f"{reason}; {UNPROVEN_STEPS} steps, because convergence is not proven"
         return solver, f"{type(solver).__name__} was chosen: {reason}"
     raise InputError(f"no solver fits this problem as it is; {_advice(objective)}")
 

@@ -309,11 +309,13 @@ def test_the_default_weight_is_that_of_bayes_or_a_proven_one() -> None:
 
     bayes = chosen(noisy)
     torch.testing.assert_close(bayes.regularization, torch.full((2,), 0.6 / 0.1**2))
+    assert "max_iterations=20" in bayes.solver
     assert "Bayes' rule" in bayes.notes[0] and "within_theorem=True" in bayes.notes[0]
     estimated = it.parameter_choice.estimate_noise_std(problem.y, problem.operator)
     torch.testing.assert_close(chosen(problem).regularization, 0.6 * (estimated / 0.1).square())
     least = problem.operator.norm().square().expand(2)
     proven = chosen(problem, within_theorem=True)
+    assert "max_iterations=500" in proven.solver
     torch.testing.assert_close(proven.regularization, 1.05 * least, rtol=1e-2, atol=0)
     torch.testing.assert_close(
         chosen(noisy, within_theorem=True).regularization,
