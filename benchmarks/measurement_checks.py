@@ -3,8 +3,7 @@
     python benchmarks/measurement_checks.py
 
 * Mistakes: a slice of a real CT volume (and a photograph, and an MRI slice) is measured correctly,
-  with 1 % noise, and then handed over with one mistake. A row says whether the mistake is named, and
-  gives the sentence. deepinv, ODL, CIL and ASTRA have no such check.
+  with 1 % noise, and then handed over with one mistake. A row gives the sentence that names it. deepinv, ODL, CIL and ASTRA have no such check.
 * Real data: the measurements of the data folder, as they are and in parts. No finding is right.
 * Seconds of the check, compared with a solve by ``it.reconstruct(y, A, prior="tv")``.
 """
@@ -73,7 +72,6 @@ def mistakes(folder: Path) -> Iterator[Case]:
         counts = torch.poisson(5000 * torch.exp(-A(x)), generator=generator)
         yield f"counts, {name}", counts, A, None
         yield f"transmission, {name}", counts / 5000, A, None
-    small = 1e-5 * x
     yield "noise_std = 2.55, fan beam", measured(fan()), fan(), 2.55
     blur = it.operators.Blur(kernels(folder, [1])[0], (256, 256), boundary="periodic")
     picture = it.datasets.open(folder / "set12" / "01.png")[0].y
@@ -84,7 +82,6 @@ def mistakes(folder: Path) -> Iterator[Case]:
     mri = CartesianMRI(torch.ones(1, 1), (SIZE, SIZE))
     lines = (torch.rand(SIZE, 1, generator=generator) < 0.3).expand(SIZE, SIZE)
     yield "unsampled k-space zeros as data", measured(mri, x.to(torch.complex64)) * lines, mri, None
-    del small
     for name, make in (("parallel beam", lambda a: parallel(a)), ("fan beam", lambda a: fan(a))):
         yield f"angles with a double end, {name}", measured(make(OPEN)), make(CLOSED), None
         yield f"double end view, {name}", measured(make(CLOSED)), make(OPEN), None
@@ -105,7 +102,7 @@ def mistakes(folder: Path) -> Iterator[Case]:
         for shift in (-2.0, 4.0):
             shifted = type(B).with_parameters(B, detector_shift=torch.tensor([shift]))
             yield f"axis shifted by {shift:g}, {name}", measured(shifted), B, None
-    volume = images[28:44].movedim(0, 1)[:, None][:, 0][:, None]
+    volume = images[28:44, 0][None, None]
     yield "axis shifted by 5, cone beam", measured(cone(5.0), volume), cone(), None
     yield "flipped sinogram, fan beam", measured(fan()).flip(-1), fan(), None
     off = parallel(detector_shift=4.0)

@@ -1,7 +1,8 @@
 """The rules for the weight: their loss in dB compared with the best weight, and their work.
 
     python benchmarks/parameter_choice.py [--threads 2] [--jobs 2] [--rules "sure;gcv"]
-                                          [--problems 1,2,13] [--analytic] [--level 1.3] [--noise]
+                                          [--problems 1,2,13] [--analytic] [--level 1.3]
+                                          [--best OUTPUT] [--noise]
 
 Problems 1 to 12 are deblurring, 128x128 parts of scikit-image's pictures and of Set12, with Levin's
 kernels or a Gaussian; 13 to 20 are CT of COULE images, 128x128 (means of 2x2 pixels), 60 angles
@@ -27,10 +28,12 @@ import argparse
 import copy
 import math
 import multiprocessing
+import re
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -248,7 +251,7 @@ def operator(blur: str) -> it.operators.base.LinearOperator:
 
 def problem(case: Case, seed: int) -> tuple[it.Problem, Tensor, float]:
     """Return the problem without a noise level, its true image, and the noise level."""
-    A, kind, name = operator(case.blur), *case.picture.split(" ", 1)
+    A, (kind, _, name) = operator(case.blur), case.picture.partition(" ")
     if kind == "ellipses":
         shapes = ellipses(int(name))
         truth, clean = pixel_means(shapes), line_integrals(shapes, A.range_shape[-1])
@@ -309,6 +312,12 @@ def best(
     return near * 10 ** (0.2 * (top + offset)), peak - 0.25 * (below - above) * offset
 
 
+def known_best(path: str) -> dict[int, float]:
+    """Read the best PSNR of each problem from an earlier output of this script."""
+    lines = re.findall(r"^ *(\d+) .*? (\d+\.\d\d) dB", Path(path).read_text(), re.MULTILINE)
+    return {int(number): float(value) for number, value in reversed(lines)}
+
+
 @dataclass(frozen=True)
 class Row:
     """Losses and work of the rules on one problem."""
@@ -345,7 +354,8 @@ def compare(k: int, rules: tuple[str, ...], options: argparse.Namespace) -> Row:
         one = type(A).count - marks[0] + 2
         scale = 1.0 if blind else (options.level * std) ** 2
         work.append((type(A).count / one, float(solutions[-1].regularization) * scale))
-    weight, top = best(bare, truth, R, work[0][1])
+    earlier = known_best(options.best).get(k) if options.best else None
+    weight, top = best(bare, truth, R, work[0][1]) if earlier is None else (math.nan, earlier)
     losses = [top - float(it.metrics.psnr(solution.x, truth)) for solution in solutions]
     cells = (
         f"{loss:11.2f} ({chosen / weight:5.3g}, {count:4.1f})"
@@ -441,6 +451,7 @@ def main() -> None:
     parser.add_argument("--rules", default=";".join(RULES), help="rules, separated by semicolons")
     parser.add_argument("--problems", help="numbers, separated by commas; all by default")
     parser.add_argument("--analytic", action="store_true", help="data of closed forms")
+    parser.add_argument("--best", help="earlier output with the best PSNR of the same problems")
     parser.add_argument("--level", type=float, default=1.0, help="factor of the given noise level")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", action="store_true", help="only the estimate of the noise level")

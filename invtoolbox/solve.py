@@ -19,6 +19,7 @@ from invtoolbox.core.interrupts import DeferredInterrupt
 from invtoolbox.core.threads import choose_threads, limit_torch_threads
 from invtoolbox.errors import InputError
 from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
+from invtoolbox.loop.differentiation import differentiate_answer, differentiates_fixed_point
 from invtoolbox.loop.run import RECORDED, STATUS, Callback, Limits, Loop, ProgressBar, run
 from invtoolbox.measurements import report_findings
 from invtoolbox.objective.initial_guess import (
@@ -29,19 +30,20 @@ from invtoolbox.objective.initial_guess import (
 )
 from invtoolbox.objective.objective import Objective
 from invtoolbox.objective.unknowns import Unknowns
-from invtoolbox.parameter_choice import Trials, automatic, rule_named
+from invtoolbox.parameter_choice import Trials, rule_named
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule, WeightSearch
 from invtoolbox.posteriors.exact import gaussian_posterior
-from invtoolbox.priors.base import ExplicitPrior, Prior, PriorSum
+from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solvers.base import Solver
 from invtoolbox.solvers.choice import check_fits, choose
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
-from invtoolbox.solvers.splitting import noise_variance
+from invtoolbox.solvers.weights import check_fixed_levels, check_least_weights, default_weight
 
 log = logging.getLogger("invtoolbox")
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Weight of the explicit priors: a number, one number per item ``(batch,)``, a rule or the name of
 #: a rule.
@@ -151,7 +153,10 @@ def solve(
         device: device that problem and prior are copied to first; None leaves them where they are.
         dtype: precision that problem and prior are converted to first; None keeps it.
         differentiate: ``"implicit"`` makes ``Solution.x`` differentiable in the tensors that
-            problem and prior hold.
+            problem and prior hold, by the implicit function theorem. For total variation, l1 and
+            constraints it is the derivative of the fixed point of PDHG, Condat-Vu, ADMM,
+            Douglas-Rachford or proximal gradient, as exact as the solve (``tolerance=1e-6``). A
+            warning reports items that have not converged.
         callbacks: functions that are called with a `Progress` after every step; one that returns
             True stops the run.
         checkpoint: file that the run is written to, and from which it is resumed if it exists.
@@ -272,7 +277,15 @@ def solve(
             notes.extend(curve.notes)
             objective = trials.chosen(curve)
         working = algorithm.reformulate(objective)
-        loop, working = Loop.start(algorithm, working, algorithm.start(working, variable), rule)
+        implicit = differentiate == "implicit"
+        rough = implicit and differentiates_fixed_point(working, algorithm)
+        if rough and kept is not None:
+            raise InputError(
+                "differentiate='implicit' of an objective that is not smooth takes no checkpoint="
+            )
+        loop, working = Loop.start(
+            algorithm, working, algorithm.start(working, variable), rule, keeps_state=rough
+        )
         writer = None
         if kept is not None:
             writer = Writer(kept, content)
@@ -286,16 +299,14 @@ def solve(
             dataclasses.replace(o, layout=loop.layout) for o in (objective, working)
         )
         x = working.decode(loop.x)
-    if differentiate == "implicit":
-        from invtoolbox.loop.differentiation import differentiable
-
+    if implicit:
         weight = loop.weight
         if isinstance(regularization, Tensor) and regularization.requires_grad:
             weight = regularization.expand(problem.batch)
-        x = differentiable(x, objective.with_regularization(weight))
+        x = differentiate_answer(x, objective, working, algorithm, loop, weight)
     parameters, found = _parameters(given, working, loop.x)
     working = working.with_regularization(loop.weight)
-    posterior = algorithm.posterior(working, loop.x, loop.summary)
+    posterior = algorithm.posterior(working, loop.x, None if rough else loop.summary)
     if posterior is None:
         posterior = gaussian_posterior(objective.with_regularization(loop.weight), x, _inner_solve)
     rows = (
@@ -445,7 +456,7 @@ def bind(
         if isinstance(regularization, str) and regularization != "auto"
         else regularization
     )
-    _check_fixed_levels(priors)
+    check_fixed_levels(priors)
     problem = problem.with_data_term(
         problem.data_term.prepare(problem.without_unknowns(), _inner_solve)
     )
@@ -457,8 +468,8 @@ def bind(
     objective = Objective(problem, bound, ones, layout=layout, unknowns=unknowns, seed=seed)
     why = ""
     if isinstance(rule, str):
-        rule, why = _automatic(priors, objective, denoiser_strength)
-    _check_least_weights(objective, rule)
+        rule, why = default_weight(priors, objective, denoiser_strength)
+    check_least_weights(objective, rule)
     if isinstance(rule, WeightSearch):
         return objective, rule, f"{why}{rule.describe(objective)}"
     if isinstance(rule, WeightRule):
@@ -481,62 +492,6 @@ def bind(
             "instead"
         )
     return objective.with_regularization(weight.expand(problem.batch).clone()), None, why
-
-
-def _automatic(
-    priors: PriorSum, objective: Objective, denoiser_strength: float
-) -> tuple[float | Tensor | WeightRule | WeightSearch, str]:
-    weighable = [t for t in priors.terms if not t.prior.fixed_level and not t.prior.is_constraint]
-    if not weighable:
-        return 1.0, ""
-    if any(t.chosen for t in weighable):
-        return 1.0, "the weights of the priors are kept as they were written"
-    for term in objective.prior.terms:
-        if term.prior.least_weight is not None:
-            return (
-                1.05 * term.prior.least_weight,
-                f"the weight is 1.05 times the least for which {term.prior!r} is known to converge",
-            )
-    usual = type(weighable[0].prior).usual_weight is not ExplicitPrior.usual_weight
-    if usual and len(weighable) == 1 and objective.problem.data_term.is_quadratic:
-        curvature = objective.problem.data_term.curvature(objective.problem.y)
-        variance = noise_variance(objective)
-        found = weighable[0].prior.usual_weight(
-            variance if curvature is None else variance * curvature.to(variance),
-            denoiser_strength,
-        )
-        if found is not None:
-            return found
-    return automatic(objective)
-
-
-def _check_least_weights(objective: Objective, rule: Any) -> None:
-    for term in objective.prior.terms:
-        least = term.prior.least_weight
-        if least is None:
-            continue
-        if isinstance(rule, (WeightRule, WeightSearch)):
-            raise InputError(
-                f"a rule for the weight may choose one for which {term.prior!r} is not known to "
-                f"converge; give a number above {float(least.max()):.4g}, or leave "
-                "within_theorem=True out"
-            )
-        weight = torch.as_tensor(rule).to(least) * torch.as_tensor(term.weight).to(least)
-        if not bool((weight > least).all()):
-            raise InputError(
-                f"{term.prior!r} is known to converge for weights above {float(least.max()):.4g} "
-                f"here, and has {float(weight.min()):.4g}; give a larger one, or leave "
-                "within_theorem=True out"
-            )
-
-
-def _check_fixed_levels(priors: PriorSum) -> None:
-    for term in priors.terms:
-        if term.prior.fixed_level and bool((torch.as_tensor(term.weight) != 1).any()):
-            raise InputError(
-                f"{term.prior!r} knows one noise level only, so it takes no weight; use the "
-                "solver's step instead"
-            )
 
 
 def _as_sum(prior: Prior | str | None) -> PriorSum:

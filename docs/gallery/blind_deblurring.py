@@ -1,4 +1,7 @@
-"""Blind deblurring: the kernel is unknown too
+"""Blind deblurring of drawings: the kernel is unknown too
+
+This method is for drawings, labels and other pictures of flat regions. Methods for photographs work
+from coarse to fine and select edges; this one does neither, and no photograph is measured here.
 
 `Problem(unknown={"kernel": it.priors.Simplex()})` adds the kernel to the unknowns; the simplex
 keeps it nonnegative with sum 1. PALM alternates between image and kernel in the one loop.
@@ -7,7 +10,7 @@ The problem is not convex, and three choices decide. The *prior*: TV has the sam
 blurred edge as for a sharp one and even prefers low contrast, so it finds a kernel that is too
 short. A prior of few large differences, `log(1 + d^2 / s^2)`, prefers the sharp edge. The *weight*:
 large at first and then lower; each run starts from the last result. The *initial guess*: a flat
-kernel. Photographs are harder than this drawing of flat regions.
+kernel.
 """
 
 import matplotlib.pyplot as plt

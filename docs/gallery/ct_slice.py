@@ -5,7 +5,7 @@ inverts the scan and amplifies the noise. Total variation prefers flat regions. 
 (graphLa) connects pixels with similar values in the TV image, and penalizes differences along these
 connections only.
 
-No weight is given: the discrepancy principle finds it from the noise level, for each prior.
+No weight is given: the default rule finds it, for each prior, from views that are held out.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Deblurring a photograph: four priors without a network
 
-One blurred and noisy photograph, four priors without a network. The discrepancy principle finds the
-weight of each prior from the noise level. The toolbox chooses a solver that fits the prior, and the
+One blurred and noisy photograph, four priors without a network. The default rule finds the weight of
+each prior from pixels that are held out. The toolbox chooses a solver that fits the prior, and the
 printed lines give the choice and the reason.
 """
 

@@ -173,7 +173,7 @@ def _check_format(output: Path, is_volume: bool) -> None:
         check_available()
 
 
-def _sum_of_priors(names: str) -> Prior | None:
+def sum_of_priors(names: str) -> Prior | None:
     """Return the sum of priors, given by names with commas between them; None for ``none``."""
     from invtoolbox.catalogue.presets import prior_named
 
@@ -186,7 +186,7 @@ def _sum_of_priors(names: str) -> Prior | None:
     return total
 
 
-def _weight(text: str) -> float | str:
+def weight(text: str) -> float | str:
     """Return a number, or the name of a rule."""
     try:
         return float(text)
@@ -216,9 +216,9 @@ def solve(
 
     return invtoolbox.solve(
         problem,
-        prior=_sum_of_priors(arguments.prior),
+        prior=sum_of_priors(arguments.prior),
         solver=solver_named(arguments.solver) if arguments.solver else None,
-        regularization=_weight(arguments.regularization),
+        regularization=weight(arguments.regularization),
         initial=start,
         max_iterations=arguments.max_iterations,
         time_limit=arguments.time_limit,
@@ -237,6 +237,7 @@ def run(
     start: Tensor | None = None,
     grid: Grid | None = None,
     summary: Callable[[Solution], str] = str,
+    work: Callable[[], Solution] | None = None,
 ) -> int:
     """Solve one problem, write the picture or the volume and the report, and print a summary.
 
@@ -250,6 +251,7 @@ def run(
         start: initial guess.
         grid: grid of the voxels of a volume; None for pictures.
         summary: function that returns the first lines of the summary.
+        work: function that solves the problem in place of `solve`, without a checkpoint.
 
     Returns:
         The exit code.
@@ -264,8 +266,10 @@ def run(
             f"the reconstruction {problem.image_shape}; give the true image of the same shape"
         )
     try:
-        solution = solve(
-            problem, arguments, Checkpoint(where.checkpoint), not arguments.quiet, start
+        solution = (
+            solve(problem, arguments, Checkpoint(where.checkpoint), not arguments.quiet, start)
+            if work is None
+            else work()
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
@@ -273,6 +277,8 @@ def run(
             "goes on from it"
             if where.checkpoint.exists()
             else "stopped before the first iteration; nothing was written"
+            if work is None
+            else "stopped; nothing was written"
         ) from None
     lines = [summary(solution)]
     lines += _write(solution, arguments, where, title, value_range, reference, grid)

@@ -60,7 +60,9 @@ def find_file(name: str, file: str | None = None) -> Path:
 
     Args:
         name: name of the data set.
-        file: name of the file; by default the file that the data set opens by default.
+        file: name of the file; by default the file that the data set opens by default. The path of
+            an existing file that is not in the catalogue is returned, for a scan of your own that
+            the reader of the data set reads.
 
     Raises:
         InputError: an unknown data set or file, or a file that does not exist.
@@ -79,6 +81,11 @@ def find_file(name: str, file: str | None = None) -> Path:
         *(str(parent) for known in settings["sha256"] for parent in Path(known).parents),
     }
     if wanted not in folders and wanted not in settings["sha256"]:
+        own = Path(wanted).expanduser()
+        if own.is_file():
+            return own
+        if len(own.parts) > 1:
+            raise InputError(f"{own}: there is no such file, and none of the data set {name}")
         raise unknown_name(f"file of the data set {name}", wanted, settings["sha256"])
     path = _folder(entry.path, settings) / wanted
     if not path.exists():

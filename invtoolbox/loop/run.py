@@ -114,10 +114,16 @@ class Loop:
     layout: Layout | None  # of the variable if it is parameters; an adaptation may change it
     travel: Travel | None  # for the gap of the objective; None if the solver has none
     history: list[Tensor]  # one (4, batch) tensor per step, rows as RECORDED
+    keeps_state: bool = False  # whether the summary is the whole state
 
     @classmethod
     def start(
-        cls, solver: Solver, objective: Objective, variable: Tensor, rule: WeightRule | None
+        cls,
+        solver: Solver,
+        objective: Objective,
+        variable: Tensor,
+        rule: WeightRule | None,
+        keeps_state: bool = False,
     ) -> tuple[Loop, Objective]:
         """Return the loop before the first step, and the objective with the first weights."""
         batch, device = objective.batch, variable.device
@@ -136,13 +142,14 @@ class Loop:
             state=state,
             rule_state=rule_state,
             x=solver.result(state).clone(),
-            summary=tree_map(Tensor.clone, solver.summary(state)),
+            summary=tree_map(Tensor.clone, state if keeps_state else solver.summary(state)),
             status=torch.zeros(batch, dtype=torch.long, device=device),
             iterations=torch.zeros(batch, dtype=torch.long, device=device),
             weight=objective.regularization.clone(),
             layout=objective.layout,
             travel=Travel.start(state.x) if solver.has_gap(objective) else None,
             history=[],
+            keeps_state=keeps_state,
         )
         return loop, objective
 
@@ -289,9 +296,8 @@ def _finish(
     done = mask.nonzero().squeeze(1)
     where = loop.active[done]
     loop.x = loop.x.index_copy(0, where, answer[done].to(loop.x.dtype))
-    loop.summary = scatter_items(
-        where, select_items(solver.summary(loop.state), done), loop.summary
-    )
+    summary = loop.state if loop.keeps_state else solver.summary(loop.state)
+    loop.summary = scatter_items(where, select_items(summary, done), loop.summary)
     loop.status = loop.status.index_fill(0, where, status)
     loop.iterations = loop.iterations.index_fill(0, where, loop.iteration)
     loop.running = loop.running & ~mask

@@ -1,4 +1,4 @@
-"""Checks of measurements before they are believed: units, noise level, geometry, missing samples."""
+"""Checks of measurements before a solve: units, noise level, geometry, missing samples."""
 
 from invtoolbox.measurements import levels, scans  # noqa: F401 (register their checks)
 from invtoolbox.measurements.findings import (

@@ -100,10 +100,10 @@ Check = Callable[[Subject], Finding | None]
 #: Largest number of rows, columns and views from which the noise level is estimated.
 _CROP = 512
 
-_CHECKS: list[tuple[type[Operator], Check]] = []
+_CHECKS: list[tuple[type, Check]] = []
 
 
-def register(*kinds: type[Operator]) -> Callable[[Check], Check]:
+def register(*kinds: type) -> Callable[[Check], Check]:
     """Register a check for the problems whose operator is of one of some kinds.
 
     Args:
@@ -121,8 +121,8 @@ def check_measurements(problem: Problem) -> tuple[Finding, ...]:
     """Return what looks wrong about the measurements of a problem, an empty tuple if nothing does.
 
     The checks compare the measurements with the operator and with the noise level of the data term.
-    They are cheap compared with a solve, and change nothing. `solve` runs them first, and writes the
-    sentences into ``Solution.notes``.
+    They are cheap compared with a solve, and change nothing. `solve` runs them first, and writes
+    the sentences into ``Solution.notes``.
 
     Args:
         problem: measurements, operator and data term.

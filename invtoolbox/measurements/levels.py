@@ -55,7 +55,7 @@ def check_noise_level(subject: Subject) -> Finding | None:
     stated = D.noise_std.detach().cpu().double().expand(len(size))
     known = isinstance(subject.operator, _KINDS) and y[0].numel() >= _LEAST
     estimated = subject.noise_std if known else None
-    if estimated is None:
+    if estimated is None or not bool(estimated.isfinite().all()):
         loud = (stated > size) & (size > 0)
         if not bool(loud.any()):
             return None
@@ -77,7 +77,8 @@ def check_noise_level(subject: Subject) -> Finding | None:
     k = int(off.nonzero()[0])
     given, found, factor = float(stated[k]), float(estimated[k]), float(ratio[k])
     which = f" of item {k}" if len(size) > 1 else ""
-    scale = next((s for s in _FULL_SCALES if 0.5 < factor / s < 2 or 0.5 < factor * s < 2), None)
+    scales = () if isinstance(subject.operator, Scan) else _FULL_SCALES
+    scale = next((s for s in scales if 0.5 < factor / s < 2 or 0.5 < factor * s < 2), None)
     if scale is None:
         hint = "check its units and its value, or leave it out to have it estimated"
     elif factor > 1:
@@ -93,7 +94,7 @@ def check_noise_level(subject: Subject) -> Finding | None:
     )
 
 
-@register(Operator)
+@register(Fourier, CartesianMRI, NonUniformFourier)
 def check_zeros(subject: Subject) -> Finding | None:
     """Find samples of a spectrum that are exactly zero because they were not taken."""
     y = subject.problem.y0
@@ -110,8 +111,8 @@ def check_zeros(subject: Subject) -> Finding | None:
         return None
     return Finding(
         "zeros",
-        f"{share:.0%} of the samples that count as measured are exactly zero, so they were probably "
-        "not taken; give the operator their mask (y != 0), or "
+        f"{share:.0%} of the samples that count as measured are exactly zero, so they were "
+        "probably not taken; give the operator their mask (y != 0), or "
         "LeastSquares(weights=(y != 0).float())",
     )
 

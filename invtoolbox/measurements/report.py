@@ -1,4 +1,4 @@
-"""Report of the measurements of a problem: shapes, range, noise, zeros, axis, and what looks wrong."""
+"""Report of the measurements of a problem: shapes, range, noise, zeros, axis and findings."""
 
 from __future__ import annotations
 

@@ -13,8 +13,11 @@ from invtoolbox.measurements.sinogram import Sinogram, mirror
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.noise import estimate_noise_std
 
-#: An axis is wrong if it is off by this number of cells, with this evidence.
-_CELLS_OFF, _EVIDENCE = 0.75, 4.0
+#: Largest brightness of a shadow relative to the unweakened beam, and the median change of the beam
+#: from view to view.
+_SHADOW, _FLAT = 0.85, 0.08
+#: Largest distance of an axis from the mirror image of the stated one, in cells.
+_MIRRORED = 0.75
 #: Least number of views that show the fan angle, least gain of coherence by another detector
 #: spacing and by a reversed detector, and the least change of spacing (the factor's logarithm).
 _VIEWS, _BETTER, _REVERSED, _CHANGE = 16, 0.015, 0.03, 0.07
@@ -36,7 +39,7 @@ _BESIDE = 0.15
 def check_counts(subject: Subject) -> Finding | None:
     """Find counts or transmissions in place of line integrals: bright beside the object."""
     S = subject.plane
-    if S is None:
+    if S is None or S.values.shape[1] < 16:
         return None
     values = S.values
     mean, outer = values.mean(0), max(1, values.shape[1] // 33)
@@ -46,8 +49,8 @@ def check_counts(subject: Subject) -> Finding | None:
         air > 0
         and float(values.min()) >= -0.05 * air
         and air >= 0.85 * float(mean.max())
-        and shadow < 0.9 * air
-        and float((edges / air - 1).abs().median()) < 0.15
+        and shadow < _SHADOW * air
+        and float((edges / air - 1).abs().median()) < _FLAT
     ):
         return None
     name = "transmitted shares of the beam" if air <= 1.5 else "counts of photons"
@@ -90,7 +93,7 @@ def check_axis(subject: Subject) -> Finding | None:
     found, mirrored = subject.axis.cell, S.values.shape[1] - 1 - S.axis
     hint = (
         "; the detector seems to be reversed (flip its axis)"
-        if abs(found - mirrored) < _CELLS_OFF
+        if abs(found - mirrored) < _MIRRORED
         else ""
     )
     name = (
@@ -117,11 +120,13 @@ def check_end_view(subject: Subject) -> Finding | None:
     for turn in (2 * math.pi,) if S.source is not None else (math.pi, 2 * math.pi):
         off = (span - turn) / step
         if min(abs(off), abs(off + 1)) < 0.2:
-            if turn > 4:
-                steps = _steps_of_opposite_rays(S, subject.cell)
-            else:  # the view half a turn later is the mirror image
-                steps = _steps_between_ends(S.values, mirror(S.values[-_ENDS:], subject.cell))
-            return _judge_ends(steps, is_closed=abs(off) < 0.5)
+            # The view half a turn later is the mirror image.
+            between = (
+                _steps_of_opposite_rays(S, subject.cell)
+                if turn > 4
+                else _steps_between_ends(S.values, mirror(S.values[-_ENDS:], subject.cell))
+            )
+            return _judge_ends(between, is_closed=abs(off) < 0.5)
     return None
 
 
@@ -143,9 +148,9 @@ def check_angle_unit(subject: Subject) -> Finding | None:
         return None
     if scale > 1:
         text = (
-            f"the angles reach only {math.degrees(largest):.3g} degrees, but the views differ as if "
-            f"they reached {math.degrees(largest * scale):.3g}; these radians were converted once too often, or "
-            "their unit is radians and not degrees"
+            f"the angles reach only {math.degrees(largest):.3g} degrees, but the views differ as "
+            f"if they reached {math.degrees(largest * scale):.3g}; these radians were converted "
+            "once too often, or their unit is radians and not degrees"
         )
     else:
         text = (
@@ -161,22 +166,24 @@ def check_detector(subject: Subject) -> Finding | None:
     S = subject.plane
     if S is None or S.source is None or len(S.angles) < _VIEWS:
         return None
-    factors = torch.logspace(-2, 2, 17, base=2, dtype=torch.float64)
+    factors = torch.logspace(-2, 2, 33, base=2, dtype=torch.float64)
     given = torch.ones(1, dtype=torch.float64)
     trials = S.coherence(subject.cell, torch.cat([factors, -factors, given]))
     if trials is None:
         return None
-    one, forward, backward = float(trials[-1]), trials[:17], trials[17:34]
+    one, forward, backward = float(trials[-1]), trials[:33], trials[33:66]
     if float(backward.max()) > max(one + _REVERSED, float(forward.max()) + _REVERSED):
         return Finding(
             "reversed",
             "opposite rays agree only if the detector or the rotation runs the other way; flip the "
             "detector axis (y.flip(-1)) or pass -angles",
         )
-    if float(forward.max()) < one + _BETTER:
+    best = float(forward.max())
+    # Data that agree well show smaller errors.
+    if best < one + min(_BETTER, max(0.002, 0.2 * (1 - best))):
         return None
     near = float(factors[int(forward.argmax())]) * torch.logspace(
-        -0.25, 0.25, 21, base=2, dtype=torch.float64
+        -0.125, 0.125, 21, base=2, dtype=torch.float64
     )
     fine = S.coherence(subject.cell, near)
     assert fine is not None
@@ -228,8 +235,8 @@ def _judge_ends(steps: float | None, is_closed: bool) -> Finding | None:
     return Finding(
         "end",
         "the last view repeats the first, although the angles end one step before the turn is "
-        "complete; the angles probably include the end (linspace with its end), or the last view is "
-        "a duplicate",
+        "complete; the angles probably include the end (linspace with its end), or the last view "
+        "is a duplicate",
     )
 
 

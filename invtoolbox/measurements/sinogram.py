@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -176,8 +177,8 @@ class Sinogram:
         """Find the cell that sees the axis.
 
         A full turn is judged by the mirror symmetry of its mean view. For half a turn of a parallel
-        beam, the centres of mass of the views lie on a sinusoid about the axis; if the detector cuts
-        the object off, `center_of_rotation` takes their place. None if the views do not suffice.
+        beam, the centres of mass of the views lie on a sinusoid about the axis; if the detector
+        cuts the object off, `center_of_rotation` takes their place. None if the views do not suffice.
         """
         if self.is_full_turn:
             return self._axis_of_symmetry()
@@ -268,7 +269,7 @@ class Sinogram:
             factors: as in `coherence`.
         """
         views, cells = self.values.shape
-        reach = min(axis, cells - 1 - axis)
+        reach = max(min(axis, cells - 1 - axis), 1.0)
         places = torch.linspace(0.1 * reach, reach, 32, dtype=torch.float64)
         ahead, behind = (
             torch.fft.rfft(_at(self.values, axis + sign * places), dim=0) for sign in (1.0, -1.0)
@@ -297,21 +298,24 @@ class Sinogram:
         angles = self.angles[chosen] % (2 * math.pi)
         scan: ParallelBeam | FanBeam
         shape = (_SIDE, _SIDE)
-        if self.source is None:
-            scan = ParallelBeam(shape, angles, count, 2 * half / _SIDE, width * self.spacing, shift)
-        else:
-            wide = float(self.fan_angles(torch.tensor(half)))
-            half = self.source[0] * min(math.sin(min(wide, math.pi / 2)), _REACH)
-            scan = FanBeam(
-                shape,
-                angles,
-                count,
-                *self.source,
-                pixel_size=2 * half / _SIDE,
-                detector_spacing=width * self.spacing,
-                detector_shift=shift,
-                curved=self.curved,
-            )
+        with warnings.catch_warnings():  # the coarse image may be wider than the field of view
+            warnings.simplefilter("ignore")
+            if self.source is None:
+                size, spacing = 2 * half / _SIDE, width * self.spacing
+                scan = ParallelBeam(shape, angles, count, size, spacing, shift)
+            else:
+                wide = float(self.fan_angles(torch.tensor(half)))
+                half = self.source[0] * min(math.sin(min(wide, math.pi / 2)), _REACH)
+                scan = FanBeam(
+                    shape,
+                    angles,
+                    count,
+                    *self.source,
+                    pixel_size=2 * half / _SIDE,
+                    detector_spacing=width * self.spacing,
+                    detector_shift=shift,
+                    curved=self.curved,
+                )
         return _misfit(scan, values.float()[None, None])
 
 
@@ -337,7 +341,7 @@ def mirror(views: Tensor, axis: float) -> Tensor:
 
 
 def _axis_of_mirror(view: Tensor, stated: float) -> Axis | None:
-    """Find the cell about which a view is its own mirror image, in the middle half of the detector."""
+    """Find the cell, in the middle half, about which a view is its own mirror image."""
     cells = len(view)
     if cells < 16 or float(view.std()) <= 1e-9 * float(view.abs().max()):
         return None
@@ -375,7 +379,7 @@ def _asymmetry(view: Tensor, doubled: int) -> float:
 
 def _difference(view: Tensor, opposite: Tensor, axis: float) -> float:
     """Compute the mean square difference of a view and the mirror image of the opposite view."""
-    reach = math.floor(min(axis, len(view) - 1 - axis))
+    reach = max(math.floor(min(axis, len(view) - 1 - axis)), 1)
     places = torch.arange(-reach, reach + 1, dtype=view.dtype)
     pair = [_at(v[None], axis + sign * places)[0] for v, sign in ((view, 1.0), (opposite, -1.0))]
     return float((pair[0] - pair[1]).square().mean())

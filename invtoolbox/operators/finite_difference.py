@@ -54,7 +54,7 @@ class FiniteDifference(LinearOperator):
             axis, n, part = k + 2, x.shape[k + 2], out.select(2, k)
             if n > 1:
                 before, after = x.narrow(axis, 0, n - 1), x.narrow(axis, 1, n - 1)
-                if torch.is_grad_enabled() and x.requires_grad:
+                if torch.is_grad_enabled():  # `out=` has no derivative and no rule for vmap
                     part.narrow(axis, 0, n - 1).copy_(after - before)
                 else:
                     torch.sub(after, before, out=part.narrow(axis, 0, n - 1))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from invtoolbox.errors import InputError
+from invtoolbox.kernels.linear_map import vectorize
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.operators.base import LinearOperator, Operator, Shape, Shapes
 
@@ -244,11 +245,8 @@ class ApplyLinear(torch.autograd.Function):
         return ApplyLinear.apply(tangents[0], ctx.operator, ctx.transpose)
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[Any, ...], x: Tensor, operator: Any, transpose: bool
-    ) -> tuple[Tensor, int]:
-        x = x.movedim(in_dims[0], 0)
-        return ApplyLinear.apply(x.flatten(0, 1), operator, transpose).unflatten(0, x.shape[:2]), 0
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
+        return vectorize(ApplyLinear, info, in_dims, arguments)
 
 
 class Function(Operator):

@@ -28,7 +28,7 @@ LEAST_MEASUREMENTS = 256
 #: large, and number of solves that a walk may take.
 _PATIENCE, _LONGEST = 0.125, 4.0
 #: The residual is too large, too small or too far from white for noise of the stated level.
-_TOO_LARGE, _TOO_SMALL, _COLOURED = 1.15, 0.9, 1.5
+_TOO_LARGE, _TOO_SMALL, _COLOURED = 1.15, 0.9, 0.5
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,17 @@ class Validation(WeightSearch):
 
     - weight_1 of the mean squared error of the prediction of measurements that the solution has
       not seen: every sixth view of a scan, or a random sixth of the pixels (cross-validation;
-      Stone 1974, Ward, J. Opt. Soc. Am. 2004);
-    - weight_2 of the mean cube of the power spectrum of the residual over the cube of its mean
-      (after Almeida & Figueiredo, IEEE TIP 22, 2013, and Lanza et al., ETNA 53, 2020, who take
-      squares). The residual of too large a weight holds parts of the image, and the residual of
-      too small a weight lacks the frequencies that the image has fitted.
+      Stone, J. R. Statist. Soc. B 36, 1974);
+    - weight_2 of the mean square of the power spectrum of the residual over the square of its mean
+      (Almeida & Figueiredo, IEEE TIP 22, 2013; Lanza et al., ETNA 53, 2020). The residual of too
+      large a weight holds parts of the image, and the residual of too small a weight lacks the
+      frequencies that the image has fitted.
 
     Neither needs the noise level. If the model is right, the first is about the best weight for
     the image, and the second is too large. If it is not (an object that is not made of pixels, a
     blur that is not quite known), small weights fit the error of the model, and the first is too
-    small; the second is about the best, because the error colours the residual. If the residual is
-    white for large weights too, because the order of the measurements means nothing (a random
-    matrix), the first decides alone.
+    small; the second is larger, because the error colours the residual. If the measurements have no
+    grid (the rows of a matrix), their order means nothing, and the first decides alone.
 
     The weights are tried one after the other in one run of the solver, which goes on from its
     present state, at a loose tolerance; see `Walk`. The last solve, with all measurements, is
@@ -77,7 +76,7 @@ class Validation(WeightSearch):
     True
     """
 
-    share: float = 0.75
+    share: float = 0.5
     loosen: float = 10.0
     decades: float = 0.25
     seed: int = 0
@@ -154,8 +153,8 @@ class Validation(WeightSearch):
 
     def describe(self, objective: Objective) -> str:
         return (
-            "the prediction of held-out measurements and the whiteness of the residual choose the "
-            "weight, which needs no noise level"
+            "validation chooses the weight between the best prediction of held-out measurements and "
+            "the whitest residual, which needs no noise level"
         )
 
 
@@ -166,7 +165,7 @@ def _measure_fit(objective: Objective, x: Tensor) -> Tensor:
     weights = getattr(problem.data_term, "weights", None)
     if weights is None:
         weights = torch.ones_like(residual[:1].real)
-    white = whiteness(weights.sqrt() * residual)
+    white = whiteness(_taper(problem, residual) * weights.sqrt() * residual)
     return torch.stack([white, _log_mean_square(residual, weights)], 1)
 
 
@@ -224,9 +223,8 @@ def hold_out(problem: Problem, seed: int) -> HeldOut:
     assert isinstance(term, LeastSquares)
     real = y.real.dtype if y.is_complex() else y.dtype
     used = torch.ones((), dtype=real) if term.weights is None else term.weights.to(real)
-    blocks = problem.operator.blocks
-    if blocks is not None and y.ndim > 2 and y.shape[2] == blocks >= _LEAST_BLOCKS:
-        fitted = torch.ones(1, 1, blocks, *[1] * (y.ndim - 3), dtype=real)
+    if _has_views(problem):
+        fitted = torch.ones(1, 1, y.shape[2], *[1] * (y.ndim - 3), dtype=real)
         fitted[:, :, _ONE_OF // 2 :: _ONE_OF] = 0
     else:
         generator = torch.Generator().manual_seed(seed)
@@ -235,8 +233,26 @@ def hold_out(problem: Problem, seed: int) -> HeldOut:
     return HeldOut(term, used * fitted, used * (1 - fitted))
 
 
+def _has_views(problem: Problem) -> bool:
+    """Return whether the measurements are blocks, such as views, along their third axis."""
+    y, blocks = problem.y0, problem.operator.blocks
+    return blocks is not None and y.ndim > 2 and y.shape[2] == blocks >= _LEAST_BLOCKS
+
+
+def _taper(problem: Problem, residual: Tensor) -> Tensor:
+    """Return a Hann window over the detector of a scan, whose ends see air only, and else 1."""
+    window = torch.ones([1] * residual.ndim, dtype=residual.real.dtype, device=residual.device)
+    if _has_views(problem):
+        for axis in range(3, residual.ndim):
+            n = residual.shape[axis]
+            shape = [1] * (residual.ndim - 1 - axis)
+            part = torch.hann_window(n + 2, periodic=False).to(window)[1:-1]
+            window = window * part.view(n, *shape)
+    return window
+
+
 def whiteness(residual: Tensor) -> Tensor:
-    """Return ``log (mean(P^3) / (6 mean(P)^3))``, P the power spectrum, ``(batch,)`` in float64.
+    """Return ``log (mean(P^2) / (2 mean(P)^2))``, P the power spectrum, ``(batch,)`` in float64.
 
     It is about 0 for white noise of any size, and larger for everything else.
 
@@ -247,7 +263,7 @@ def whiteness(residual: Tensor) -> Tensor:
     for one in residual:  # the bits of a transform depend on the number of items
         power = torch.fft.fftn(one, dim=tuple(range(1, one.ndim))).abs().square()
         power = power / power.mean().clamp_min(torch.finfo(power.dtype).tiny)
-        found.append((power.double().pow(3).mean() / 6).log())
+        found.append((power.double().square().mean() / 2).log())
     return torch.stack(found)
 
 

@@ -26,6 +26,7 @@ from invtoolbox.priors.images.sparsity import L1, GroupL1, GroupSparsity, Wavele
 from invtoolbox.priors.images.tikhonov import Tikhonov
 from invtoolbox.priors.images.total_generalized_variation import TotalGeneralizedVariation
 from invtoolbox.priors.images.total_variation import HuberTV, TotalVariation
+from invtoolbox.priors.images.two_level import TwoLevel
 from invtoolbox.priors.implicit.compressive_autoencoder import CompressiveAutoencoder
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
 from invtoolbox.priors.implicit.deformation import (
@@ -162,6 +163,7 @@ __all__ = [
     "TotalDeepVariation",
     "TotalGeneralizedVariation",
     "TotalVariation",
+    "TwoLevel",
     "VariationalAutoencoder",
     "VoxelFlow",
     "VoxelGrid",

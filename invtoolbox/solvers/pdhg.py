@@ -24,6 +24,13 @@ from invtoolbox.solvers.base import (
     nonconvex_reason,
 )
 from invtoolbox.solvers.duality import has_gap, objective_gap
+from invtoolbox.solvers.pdhg_steps import (
+    balance_steps,
+    find_curvatures,
+    is_milestone,
+    raise_norm,
+    step_sizes,
+)
 from invtoolbox.solvers.splitting import (
     DataSummand,
     DiscrepancyBall,
@@ -34,7 +41,6 @@ from invtoolbox.solvers.splitting import (
     curvature_along,
     data_summands,
     enters_by_gradient,
-    first_curvature,
     gradient_summands,
     operator_norm,
     prior_summands,
@@ -191,7 +197,7 @@ class PDHG(Solver):
             target=target,
             ratio=torch.ones_like(target),
             norms=torch.stack(norms, 1) if norms else target.new_ones(len(target), 0),
-            curvatures=_curvatures(splitting, target, start),
+            curvatures=find_curvatures(splitting, target, start),
             start=start,
             point=start.clone(),
             pull=torch.zeros_like(start),
@@ -211,7 +217,7 @@ class PDHG(Solver):
         splitting = self._split(objective, state.target)
         if self.ratio is not None and not self.adaptive:
             state = replace(state, ratio=torch.ones_like(state.ratio) * self.ratio)
-        tau, sigmas = _steps(splitting, state)
+        tau, sigmas = step_sizes(splitting, state)
         relaxation = 1.0 if splitting.smooth else self.relaxation
         u = _primal_update(splitting, state, tau)
         moved = subtract(u, state.point, out=state.spare[0])
@@ -228,7 +234,7 @@ class PDHG(Solver):
             change = subtract(new, k, out=change)
             k = add(k, change, relaxation)
             images.append(k)
-            norms.append(_raise_norm(state.norms[:, j], item_norm(change), length))
+            norms.append(raise_norm(state.norms[:, j], item_norm(change), length))
             predictions.append(new)
             if j >= len(splitting.dual):
                 assert isinstance(summand, (DataSummand, GradientSummand))
@@ -238,6 +244,7 @@ class PDHG(Solver):
                     curvatures[place] = curvature_along(curvatures[place], slope - p, slope, change)
                 duals.append(overwrite(p, slope))
                 continue
+            assert not isinstance(summand, GradientSummand)
             p, missing = _dual_update(summand, p, new, change, sigmas[j], relaxation)
             scale = torch.maximum(item_norm(new), 1e-2 * state.norms[:, j] * size)
             dual_residual = dual_residual.maximum(_relative(missing, scale))
@@ -281,12 +288,12 @@ class PDHG(Solver):
 
         It changes at milestones only.
         """
-        if not (self.adaptive and splitting.dual and _is_milestone(objective.iteration + 1)):
+        if not (self.adaptive and splitting.dual and is_milestone(objective.iteration + 1)):
             return state.ratio
         # A start that is nearly the answer must not stop the image from moving.
         away = item_norm(subtract(u, state.start, out=state.spare[0]))
         distance = torch.maximum(away, 0.02 * item_norm(u))
-        balance = _balance(splitting, state, distance, [item_norm(p) for p in duals])
+        balance = balance_steps(splitting, state, distance, [item_norm(p) for p in duals])
         return (state.ratio * balance).sqrt().detach()
 
     def has_gap(self, objective: Objective) -> bool:
@@ -294,7 +301,7 @@ class PDHG(Solver):
 
     def gap(self, objective: Objective, state: PDHGState, distance: Tensor) -> Tensor:
         splitting = self._split(objective, state.target)
-        tau, sigmas = _steps(splitting, state)
+        tau, sigmas = step_sizes(splitting, state)
         duals = [
             (summand, p, sigma)
             for summand, p, sigma in zip(splitting.dual, state.duals, sigmas)
@@ -332,6 +339,9 @@ class PDHG(Solver):
             summand.function for summand in prior_summands(objective)
         ):
             return False, reason
+        estimated = next((p for p in objective.explicit_priors if enters_by_gradient(p)), None)
+        if estimated is not None:
+            return False, f"the curvature of {estimated!r} is estimated, from below"
         return (
             True,
             "everything is convex, and tau sum_j sigma_j |K_j|^2 <= 1 with norms from the power "
@@ -363,7 +373,7 @@ class PDHG(Solver):
                 sizes.append(
                     summand.radius / (first_weight(objective, start) * summand.noise_std.square())
                 )
-        return _balance(splitting, state, 0.2 * item_norm(start), sizes).detach()
+        return balance_steps(splitting, state, 0.2 * item_norm(start), sizes).detach()
 
     # -- summands ----------------------------------------------------------------------------------
 
@@ -428,100 +438,6 @@ def _primal_residual(
     """
     missing = subtract(pull, state.pull, out=state.pull).div_(relaxation)
     return item_norm(add_product(missing, moved, expand(-1 / tau, moved)))
-
-
-def _steps(splitting: Splitting, state: PDHGState) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return tau and every sigma, each ``(batch,)``."""
-    count = len(splitting.dual)
-    squares = state.norms[:, :count].square().clamp_min(torch.finfo(state.norms.dtype).tiny)
-    sigmas = (1 / (count * state.ratio.unsqueeze(1) * squares)).unbind(1) if count else ()
-    if not splitting.smooth:
-        return state.ratio, sigmas
-    bounds = zip(
-        splitting.smooth,
-        state.norms[:, count:].unbind(1),
-        state.curvatures[:, -len(splitting.smooth) :].unbind(1),
-    )
-    lipschitz = _total([L * norm.square() for _, norm, L in bounds])
-    return 1 / (1 / state.ratio + lipschitz / 2 if count else lipschitz), sigmas
-
-
-def _curvatures(splitting: Splitting, like: Tensor, start: Tensor) -> Tensor:
-    """Return the curvature of every misfit and smooth prior, ``(batch, misfits and priors)``.
-
-    The columns of ``splitting.smooth`` are the last ones.
-    """
-    columns = []
-    for summand in (*splitting.all, splitting.primal):
-        if isinstance(summand, GradientSummand):
-            columns.append(first_curvature(summand, start))
-        if not isinstance(summand, DataSummand):
-            continue
-        bound = summand.data_term.curvature(summand.y)
-        columns.append(
-            torch.full_like(like, torch.inf)
-            if bound is None
-            else (summand.weight * bound.to(like)).expand_as(like)
-        )
-    return torch.stack(columns, 1) if columns else like.new_zeros(len(like), 0)
-
-
-def _balance(
-    splitting: Splitting, state: PDHGState, distance: Tensor, sizes: list[Tensor]
-) -> Tensor:
-    r"""Return the ratio of primal to dual step for these sizes of ``x - start`` and of every dual.
-
-    It is the geometric mean of two rules. The worst case: the bound of Chambolle and Pock (2011,
-    theorem 1) is least if ``x - start`` and the duals of the priors are of equal size in the metric
-    of the method. Strong convexity: the dual of a misfit of curvature L forgets its start at the
-    rate ``sigma / L``, and its image at ``tau L``, which should not be small. Over three decades of
-    the weight this was within 3 of the best ratio on CT, deblurring and denoising.
-    """
-    count, norms = len(splitting.dual), state.norms.unbind(1)
-    squares = [count * (size * norm).square() for size, norm in zip(sizes, norms)]
-    priors = [
-        square
-        for summand, square in zip(splitting.dual, squares)
-        if isinstance(summand, PriorSummand)
-    ]
-    curvatures = state.curvatures.unbind(1)
-    if splitting.ball is not None:
-        # Its dual is equivalent to the dual of a misfit with this curvature.
-        curvatures = (sizes[0] / splitting.ball.radius,)
-    if isinstance(splitting.primal, DataSummand):
-        rates = [10 * curvatures[0]]
-    else:
-        rates = [
-            count * norm.square() * L for norm, L in zip(norms, curvatures[: count - len(priors)])
-        ]
-    rate = (
-        torch.stack([torch.where(r.isfinite(), r, torch.zeros_like(r)) for r in rates]).amax(0)
-        if rates
-        else torch.zeros_like(distance)
-    )
-    every = _total(squares).sqrt()
-    of_priors = _total(priors).sqrt() if priors else every
-    ratio = torch.where(rate > 0, (distance / (of_priors * rate)).sqrt(), distance / every)
-    return torch.where(ratio.isfinite() & (ratio > 0), ratio, state.ratio)
-
-
-def _raise_norm(norm: Tensor, image: Tensor, moved: Tensor) -> Tensor:
-    """Return the norm of an operator, raised if ``|K d| > norm |d|``.
-
-    A power method ends below the norm, by much if it is slow. Over-relaxed steps that are too long
-    let exactly those directions grow that the estimate has missed, so they show.
-    """
-    seen = image / moved.clamp_min(torch.finfo(moved.dtype).tiny)
-    return torch.where((seen > norm) & seen.isfinite(), 1.01 * seen, norm).detach()
-
-
-def _total(splitting: list[Tensor]) -> Tensor:
-    return torch.stack(splitting).sum(0)
-
-
-def _is_milestone(iteration: int) -> bool:
-    count, rest = divmod(iteration, 10)
-    return rest == 0 and count & (count - 1) == 0
 
 
 def _apply_adjoints(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,18 +13,16 @@ from torch import Tensor, nn
 
 from invtoolbox.core.pytrees import select_items
 from invtoolbox.errors import InputError
-from invtoolbox.loop.differentiation import attach_root
+from invtoolbox.loop.differentiation import differentiate_fixed_point, solve_by_gmres
 from invtoolbox.loop.run import DIVERGED, MAX_ITERATIONS, STATUS, Limits, Loop, run
 from invtoolbox.objective.objective import Objective
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solvers.base import Solver
-from invtoolbox.solvers.linear_systems import gmres
 from invtoolbox.unrolling.network import (
     LayeredSolver,
     SolverNetwork,
     Weight,
-    check_differentiable,
     solver_names,
 )
 
@@ -134,7 +132,9 @@ class Equilibrium(SolverNetwork):
                 else self.start_of(objective, initial)
             )
         with torch.no_grad():
-            loop, _ = Loop.start(layered, working, self.solver.start(working, start.detach()), None)
+            loop, _ = Loop.start(
+                layered, working, self.solver.start(working, start.detach()), None, keeps_state=True
+            )
             loop = run(loop, working, layered, None, self.limits, (), lambda loop, last: None)
             x = working.decode(loop.x)
         certificate: Tensor = loop.summary.certificate
@@ -191,51 +191,21 @@ class Equilibrium(SolverNetwork):
         if len(kept) < len(x):
             objective, state = objective.select(kept), select_items(state, kept)
         solver, objective = layered.at(objective, 0)
-        parts = [t.detach() for t in solver.fixed_point(state)]
-        free = _pack(parts).requires_grad_(True)
-        residual = free - _pack(solver.apply_map(objective, state, _unpack(free, parts)))
-        root = attach_root(residual, free, self._adjoint)
-        settled = solver.at_point(objective, state, _unpack(root, parts))
-        check_differentiable(self.solver, objective, settled)
-        answer = working.decode(solver.result(settled))
-        # The value is the solver's own; the graph adds nothing to it.
-        return x.index_add(0, kept, answer - answer.detach())
-
-    def _adjoint(self, product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
-        found, residual = gmres(product, right, self.adjoint_tolerance, self.adjoint_iterations)
-        left = residual > 10 * self.adjoint_tolerance
-        if bool(left.any()):
-            warnings.warn(
-                f"the adjoint equation of {int(left.sum())} of {len(left)} items was solved to "
-                f"{float(residual.max()):.2g} only; give more adjoint_iterations=, or see whether "
-                "the solver has converged",
-                stacklevel=2,
-            )
-        return found
+        adjoint = solve_by_gmres(
+            self.adjoint_tolerance,
+            self.adjoint_iterations,
+            "give more adjoint_iterations=, or see whether the solver has converged",
+        )
+        answer = differentiate_fixed_point(
+            x[kept], objective, solver, state, adjoint, working.decode
+        )
+        return x.index_copy(0, kept, answer)
 
     def extra_repr(self) -> str:
         return (
             f"max_iterations={self.limits.max_iterations}, tolerance={self.limits.tolerance:g}, "
             f"{super().extra_repr()}"
         )
-
-
-def _pack(parts: Sequence[Tensor]) -> Tensor:
-    """Return one real vector per item."""
-    return torch.cat(
-        [(torch.view_as_real(t) if t.is_complex() else t).flatten(1) for t in parts], 1
-    )
-
-
-def _unpack(vector: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    sizes = [t[0].numel() * (2 if t.is_complex() else 1) for t in like]
-    pieces = torch.split(vector, sizes, 1)
-    return tuple(
-        torch.view_as_complex(piece.reshape(*t.shape, 2))
-        if t.is_complex()
-        else piece.reshape(t.shape)
-        for piece, t in zip(pieces, like)
-    )
 
 
 def equilibrium(

@@ -31,8 +31,8 @@ class LearnedParameters(nn.Module):
     Attributes:
         logarithms: logarithms of the factors by the name of the setting, ``(iterations,)``, or
             ``(1,)`` if all iterations share one.
-        networks: networks of the priors, in the order of `modules_of`; one list per iteration, or
-            one list for all.
+        networks: networks and bare parameters of the priors, in the order of `modules_of`; one list
+            per iteration, or one list for all.
     """
 
     def __init__(
@@ -89,7 +89,9 @@ class LearnedParameters(nn.Module):
                 if name != NETWORK
             }
         )
-        bases = list(modules_of(prior))
+        bases = [
+            Held(part) if isinstance(part, nn.Parameter) else part for part in modules_of(prior)
+        ]
         for module in bases:
             module.requires_grad_(NETWORK in chosen)
         # If every iteration has the same networks, these are the prior's own.
@@ -99,7 +101,10 @@ class LearnedParameters(nn.Module):
     def _available(self, solver: Solver, prior: PriorSum, objective: Objective) -> tuple[str, ...]:
         names = (
             [NETWORK]
-            if any(True for module in modules_of(prior) for _ in module.parameters())
+            if any(
+                isinstance(part, nn.Parameter) or any(True for _ in part.parameters())
+                for part in modules_of(prior)
+            )
             else []
         )
         weighable = any(
@@ -149,25 +154,37 @@ class LearnedParameters(nn.Module):
             objective = objective.with_regularization(
                 torch.where(floor > 0, floor + (weight - floor) * factor, weight * factor)
             )
-        if len(self.networks) > 1:
-            own = {id(old): new for old, new in zip(modules_of(base), self._layer(iteration))}
+        parts = list(modules_of(base))
+        if len(self.networks) > 1 or any(isinstance(part, nn.Parameter) for part in parts):
+            own = {id(old): new for old, new in zip(parts, self._layer(iteration))}
             objective = dataclasses.replace(
                 objective,
                 prior=with_modules(objective.prior, lambda module: own.get(id(module), module)),
             )
         return objective
 
-    def _layer(self, iteration: int) -> Iterator[nn.Module]:
-        layer = self.networks[iteration]
+    def _layer(self, iteration: int) -> Iterator[Part]:
+        layer = self.networks[iteration if len(self.networks) > 1 else 0]
         assert isinstance(layer, nn.ModuleList)
-        return iter(layer)
+        return (each.value if isinstance(each, Held) else each for each in layer)
 
 
-def modules_of(settings: Any) -> Iterator[nn.Module]:
-    """Return every module that priors hold, once each."""
-    found: dict[int, nn.Module] = {}
+class Held(nn.Module):
+    """Module of one parameter, which a prior holds without a module."""
 
-    def note(module: nn.Module) -> nn.Module:
+    def __init__(self, value: nn.Parameter) -> None:
+        super().__init__()
+        self.value = value
+
+
+Part = nn.Module | nn.Parameter
+
+
+def modules_of(settings: Any) -> Iterator[Part]:
+    """Return every module and every bare parameter that priors hold, once each."""
+    found: dict[int, Part] = {}
+
+    def note(module: Part) -> Part:
         found.setdefault(id(module), module)
         return module
 
@@ -175,12 +192,12 @@ def modules_of(settings: Any) -> Iterator[nn.Module]:
     return iter(found.values())
 
 
-def with_modules(value: Any, change: Callable[[nn.Module], nn.Module]) -> Any:
-    """Return a copy of priors, sums and their terms with other modules.
+def with_modules(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a copy of priors, sums and their terms with other modules and bare parameters.
 
     Everything else is shared.
     """
-    if isinstance(value, nn.Module):
+    if isinstance(value, (nn.Module, nn.Parameter)):
         return change(value)
     if isinstance(value, (tuple, list)):
         return (

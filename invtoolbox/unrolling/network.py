@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from invtoolbox.catalogue.presets import prior_named, solver_named
-from invtoolbox.core.pytrees import tree_leaves
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
+from invtoolbox.loop.differentiation import check_differentiable
 from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.objective.objective import Objective
 from invtoolbox.priors.base import Prior, PriorSum
@@ -27,7 +27,7 @@ from invtoolbox.problem import Problem
 from invtoolbox.solve import bind
 from invtoolbox.solvers.base import Solver, implicit_reason
 from invtoolbox.solvers.choice import check_fits
-from invtoolbox.unrolling.learned import LearnedParameters, modules_of, with_modules
+from invtoolbox.unrolling.learned import Held, LearnedParameters, modules_of, with_modules
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class LayeredSolver(Solver):
         base: the priors before they were prepared.
         recomputed: whether a step keeps nothing but its state, and is run again in the backward
             pass.
-        settles: whether items end once they have converged, with their whole state stored then.
+        settles: whether items end once they have converged.
     """
 
     solver: Solver = dataclasses.field(kw_only=True)
@@ -93,31 +93,12 @@ class LayeredSolver(Solver):
     def gives_up(self, state: Any) -> Tensor | None:
         return self.solver.gives_up(state) if self.settles else None
 
-    def summary(self, state: Any) -> Any:
-        return state if self.settles else None
+    def has_gap(self, objective: Objective) -> bool:
+        return self.settles and self.solver.has_gap(objective)
 
-
-def check_differentiable(solver: Solver, objective: Objective, state: Any) -> None:
-    """Raise an `InputError` if the graph ends inside of a step.
-
-    A prox that is itself iterated gives numbers, not a function.
-    """
-    if all(
-        tensor.requires_grad
-        for name, tensor in tree_leaves(state)
-        if name == "x" or name.startswith("splits")
-    ):
-        return
-    iterated = next((prior for _, prior in objective.terms if not prior.has_exact_prox), None)
-    why = (
-        f"the prox of {iterated!r} is iterated to a tolerance"
-        if iterated is not None
-        else "a prior or the operator gives no graph"
-    )
-    raise InputError(
-        f"a step of {type(solver).__name__} cannot be differentiated here, because {why}; ADMM and "
-        "PDHG split priors behind linear operators, and those steps can be"
-    )
+    def gap(self, objective: Objective, state: Any, distance: Tensor) -> Tensor:
+        solver, objective = self.at(objective, 0)
+        return solver.gap(objective, state, distance)
 
 
 Weight = float | Tensor | str
@@ -232,10 +213,13 @@ class SolverNetwork(nn.Module):
                 device=first.device,
             )
         )
-        networks, known = list(modules_of(self.prior)), {id(module) for module in self.modules()}
-        for module in networks:
-            if id(module) not in known:
-                module._apply(fn, recurse)
+        networks = list(modules_of(self.prior))
+        known = {id(part) for part in (*self.modules(), *self.parameters())}
+        for part in networks:
+            if id(part) not in known:
+                # A bare parameter keeps its identity, as the parameters of modules do.
+                holder = Held(part) if isinstance(part, nn.Parameter) else part
+                holder._apply(fn, recurse)
         # Moving copies the settings, but a module must stay the registered one.
         places = {id(module): _Place(k) for k, module in enumerate(networks)}
         hollow = with_modules(self.prior, lambda module: places[id(module)]).to(

@@ -101,12 +101,13 @@ def unroll(
             splitting, PDHG, Condat-Vu, conjugate gradients, CGLS, LSMR or SIRT.
         problem: operator and data term; its measurements only define shapes, and are not used.
         n: number of iterations.
-        prior: explicit priors, as in `solve`; their networks are copied.
+        prior: explicit priors, as in `solve`; their networks and parameters are copied.
         regularization: the weight to start from, a number, or one number per item; by default 1, or
             a weight that is known to converge.
-        learn: names of the learned parts, out of ``"network"``, ``"regularization"`` and the
-            settings of the solver that were given as numbers (``"step_size"``, ``"rho"``,
-            ``"penalty"``, ``"ratio"``); all available ones by default.
+        learn: names of the learned parts, out of ``"network"`` (the networks of the prior, and each
+            `torch.nn.Parameter` that it holds), ``"regularization"`` and the settings of the solver
+            that were given as numbers (``"step_size"``, ``"rho"``, ``"penalty"``, ``"ratio"``); all
+            available ones by default.
         per_iteration: names of the learned parts that every iteration has for itself; True for all,
             False for none, by default all but the networks.
         recompute: keep only the state after each iteration and compute the iteration again in the

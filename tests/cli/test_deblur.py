@@ -40,6 +40,48 @@ def test_the_default_output_is_a_png_of_the_same_range(run: Run, here: Path) -> 
     assert y.shape == (1, 1, 16, 16) and 0.8 < float(y.max()) <= 1
 
 
+def test_a_stack_and_a_stack_as_kernel_are_a_volume(run: Run, here: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = (torch.rand(1, 6, 10, 12, generator=generator) > 0.8).float()
+    kernel = torch.rand(3, 3, 3, generator=generator)
+    A = it.operators.Blur3D(kernel / kernel.sum(), (6, 10, 12))
+    for name, volume in (("cells.tif", A(truth[None])[0]), ("psf.tif", kernel[None])):
+        it.datasets.write(name, it.datasets.VolumeInMemory(volume[None], it.datasets.Grid()))
+    quick = ("--max-iterations", "60", "--regularization", "0.001", "--quiet")
+    ran = run("deblur", "cells.tif", "--kernel", "psf.tif", *quick, "--output", "sharp.npy")
+    assert ran.code == 0, ran.err
+    sharp, blurred = torch.as_tensor(np.load("sharp.npy")), A(truth[None])[0, 0]
+    assert sharp.shape == (6, 10, 12)
+    assert (sharp - truth[0]).norm() < 0.5 * (blurred - truth[0]).norm()
+
+    flat = run("deblur", "cells.tif", "--kernel", "kernel.png", *quick, "--output", "no.tif")
+    assert flat.code == 2 and "6 slices" in one_sentence(flat) and "--items all" in flat.err
+    thick = run("deblur", "photo.png", "--kernel", "psf.tif", *quick, "--output", "no.png")
+    assert thick.code == 2 and "--kernel-item" in one_sentence(thick)
+    assert not Path("no.tif").exists() and not Path("no.png").exists()
+
+
+def test_a_picture_in_tiles(run: Run, here: Path) -> None:
+    tiled = run(
+        "deblur",
+        "photo.png",
+        "--kernel",
+        "kernel.png",
+        *QUICK,
+        "--tile",
+        "10",
+        "--output",
+        "tiled.npy",
+    )
+    assert tiled.code == 0, tiled.err
+    whole = run("deblur", "photo.png", "--kernel", "kernel.png", *QUICK, "--output", "whole.npy")
+    assert whole.code == 0
+    # The margin covers this small picture, so every tile is solved from all of it.
+    np.testing.assert_allclose(np.load("tiled.npy"), np.load("whole.npy"), atol=1e-6)
+    both = run("deblur", "photo.png", "--kernel", "kernel.png", "--tile", "8", "--time-limit", "1")
+    assert both.code == 2 and "--time-limit" in one_sentence(both)
+
+
 def test_a_color_photograph_keeps_its_colors(run: Run, here: Path) -> None:
     torch.manual_seed(0)
     it.datasets.write_png("color.png", torch.rand(1, 3, 14, 18), (0.0, 1.0))

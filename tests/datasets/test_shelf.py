@@ -63,6 +63,17 @@ def test_what_is_missing_or_misspelt_is_named(
         datasets.open_named("tooth")
 
 
+def test_your_own_file_is_opened_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.mat").touch()
+    assert datasets.find_file("htc2022", "mine.mat") == Path("mine.mat")
+    assert datasets.find_file("htc2022", str(tmp_path / "mine.mat")) == tmp_path / "mine.mat"
+    with pytest.raises(InputError, match=r"theirs.mat: there is no such file"):
+        datasets.find_file("htc2022", "folder/theirs.mat")
+
+
 def test_a_changed_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INVTOOLBOX_DATA", str(tmp_path))
     (tmp_path / "tomopy_tooth").mkdir()

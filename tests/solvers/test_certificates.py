@@ -103,7 +103,7 @@ def test_a_converged_item_does_not_depend_on_its_batch() -> None:
 def test_the_gap_bounds_the_excess_at_every_iterate(solver: Solver) -> None:
     y, prior = measurements(), it.priors.TotalVariation() + it.priors.NonNegative()
     problem = it.Problem(y, A.to(torch.float64))
-    least = it.solve(problem, prior, ADMM(), 0.1, tolerance=1e-7, progress=False)
+    least = it.solve(problem, prior, ADMM(), 0.1, tolerance=1e-5, progress=False)
     minimum = objective(least.x, y, it.priors.TotalVariation(), 0.1)
     working, _, _ = bind(problem, prior, 0.1)
     state = solver.init(working, torch.zeros_like(y))
@@ -113,7 +113,7 @@ def test_the_gap_bounds_the_excess_at_every_iterate(solver: Solver) -> None:
         distance = (x - least.x).flatten(1).norm(dim=1)
         gap = float(solver.gap(working, state, distance))
         value = objective(x, y, it.priors.TotalVariation(), 0.1)
-        assert (value - minimum) / value <= gap + 1e-6
+        assert (value - minimum) / value <= gap + 1e-5
 
 
 def test_travel_bounds_errors_that_fall_like_one_over_k() -> None:

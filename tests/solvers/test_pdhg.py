@@ -406,10 +406,14 @@ def test_check_solver() -> None:
 # -- what does not fit -----------------------------------------------------------------------------
 
 
+class Kink(Sum):
+    is_smooth = False
+
+
 def test_misfits_are_named() -> None:
     problem, _ = blurred()
     with pytest.raises(InputError, match="relaxation between 0 and 2"):
         it.solve(problem, it.priors.TotalVariation(), PDHG(relaxation=2.5), 1.0)
-    with pytest.raises(InputError, match=r"proximal operator of every prior.*Sum\(\) has none"):
-        it.solve(problem, Sum(), PDHG(), 1.0)
+    with pytest.raises(InputError, match=r"proximal operator of every prior.*Kink\(\) has none"):
+        it.solve(problem, Kink(), PDHG(), 1.0)
     assert float(inner(problem.y, problem.y).sum()) > 0

@@ -261,6 +261,72 @@ def test_the_prior_of_the_caller_is_left_alone_and_the_network_moves() -> None:
     assert single.prior.terms[0].prior.network is single.learned.networks[0][0]  # type: ignore[attr-defined, index]
 
 
+class Thresholds(it.priors.ExplicitPrior):
+    """A prior of a user, with bare parameters: a norm with one threshold per row, and a centre."""
+
+    is_convex = True
+
+    def __init__(self) -> None:
+        self.thresholds = nn.Parameter(torch.linspace(0.02, 0.2, 4, dtype=torch.float64))
+        self.centre = nn.Parameter(torch.tensor(0.4, dtype=torch.float64))
+
+    def energy(self, x: Tensor) -> Tensor:
+        return (self.thresholds[:, None] * (x - self.centre).abs()).flatten(1).sum(1)
+
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        limit = self.thresholds[:, None] * torch.as_tensor(step).reshape(-1, 1, 1, 1)
+        away = x - self.centre
+        return self.centre + away.sign() * (away.abs() - limit).clamp_min(0)
+
+
+@pytest.mark.parametrize("each", [(), ("network",)])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_bare_parameter_of_a_prior_is_learned(each: Any, recompute: bool) -> None:
+    """Its derivative against differences; the caller's parameter stays, the copy is trained."""
+    prior = Thresholds()
+    network = it.unroll(
+        S.ProximalGradient(step_size=0.8), problem(), 3, prior, per_iteration=each,
+        recompute=recompute, learn=("network",),
+    )  # fmt: skip
+    names = dict(network.named_parameters())
+    assert len(names) == (6 if each else 2), list(names)
+    y = measured()
+    assert torch.equal(
+        network(y).detach(),
+        it.solve(
+            problem(), prior, S.ProximalGradient(step_size=0.8), regularization=1.0,
+            max_iterations=3, tolerance=0, progress=False,
+        ).x,
+    )  # fmt: skip
+
+    def answer(*values: Tensor) -> Tensor:
+        return torch.func.functional_call(network, dict(zip(names, values)), (y,))
+
+    values = tuple(p.detach().clone().requires_grad_() for p in names.values())
+    assert torch.autograd.gradcheck(answer, values, eps=1e-6, atol=1e-6)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    losses = []
+    for _ in range(5):
+        loss = (network(y) - 0.5).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    assert prior.centre.grad is None and float(prior.centre) == pytest.approx(0.4)
+    again = it.unroll(
+        S.ProximalGradient(step_size=0.8),
+        problem(),
+        3,
+        prior,
+        per_iteration=each,
+        learn=("network",),
+    )
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(again(y), network(y))
+    assert network.float()(y.float()).dtype == torch.float32
+
+
 def test_what_cannot_be_done_is_said() -> None:
     pg, p = S.ProximalGradient(step_size=0.4), problem()
     with pytest.raises(InputError, match="at least one, got 0"):

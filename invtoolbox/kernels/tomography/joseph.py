@@ -32,6 +32,7 @@ from torch import Tensor
 
 from invtoolbox.core.checks import check_input
 from invtoolbox.kernels.launch import Kernel, launch
+from invtoolbox.kernels.linear_map import vectorize
 from invtoolbox.kernels.native import REAL, native_kernel
 from invtoolbox.kernels.tomography.rays import Rays
 
@@ -196,6 +197,10 @@ class _Transform(torch.autograd.Function):
             total = total + _Transform.apply(value, offset, slope, tangent, ctx.rays, ctx.transpose)
         return total
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
+        return vectorize(_Transform, info, in_dims, arguments)
+
 
 class _Moments(torch.autograd.Function):
     """Three sums of the family above times the sinogram, summed over the batch: (3, V, D)."""
@@ -227,6 +232,10 @@ class _Moments(torch.autograd.Function):
             moments = _Moments.apply(image, sinogram, offset, slope, ctx.rays)
             grad_offset, grad_slope = grad[0] * moments[1], grad[0] * moments[2]
         return grad_image, grad_sinogram, grad_offset, grad_slope, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
+        return vectorize(_Moments, info, in_dims, arguments, sums_batch=True)
 
 
 def _geometry_grads(

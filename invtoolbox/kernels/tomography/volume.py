@@ -40,6 +40,7 @@ from torch import Tensor
 from invtoolbox.core.checks import check_input
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.launch import Kernel, launch
+from invtoolbox.kernels.linear_map import vectorize
 from invtoolbox.kernels.native import REAL, native_kernel
 from invtoolbox.kernels.tomography import slabs
 from invtoolbox.kernels.tomography.rays import WIDTH, Views, table_of
@@ -221,6 +222,10 @@ class _Transform(torch.autograd.Function):
             total = total + _Transform.apply(value, table, d_tangent, ctx.views, ctx.transpose)
         return total
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
+        return vectorize(_Transform, info, in_dims, arguments)
+
 
 class _Geometry(torch.autograd.Function):
     """Gradient of ``<projections, A volume>`` in the table, summed over the batch: (V, 13)."""
@@ -249,6 +254,10 @@ class _Geometry(torch.autograd.Function):
         )
         return grad_volume, grad_projections, torch.zeros_like(table) if needs[2] else None, None
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
+        return vectorize(_Geometry, info, in_dims, arguments, sums_batch=True)
+
 
 class _FirstOrder(torch.autograd.Function):
     """Copy of the table that raises an error if it is differentiated.
@@ -271,6 +280,10 @@ class _FirstOrder(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         raise _second_derivative()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
+        return vectorize(_FirstOrder, info, in_dims, arguments)
 
 
 def _geometry_grads(

@@ -1,0 +1,79 @@
+"""Deblurring of large color photographs by tiles: peak memory and seconds against the number of pixels.
+
+    python benchmarks/large_pictures.py [--iterations 100]
+
+A photograph is enlarged to 3 and 12 megapixels, blurred by a Gaussian of 2 pixels, written as PNG,
+and deblurred by ``invtoolbox deblur`` in a process of its own, which gets nothing but the picture
+and the kernel. The number of iterations per tile may be limited; the seconds per pixel are compared
+for the same limit. Prints the largest resident memory of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from common import machine, verdict
+
+import invtoolbox as it
+from invtoolbox.runs.images.parts import gaussian_kernel
+
+SIZES = {3: (1500, 2000), 12: (3000, 4000)}
+
+
+def write_photograph(path: Path, shape: tuple[int, int]) -> None:
+    small = it.datasets.photograph("coffee")
+    truth = torch.nn.functional.interpolate(small, shape, mode="bicubic").clamp(0, 1)
+    A = it.operators.Blur(gaussian_kernel(2.0, "kernel"), shape)
+    noise = 0.01 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+    it.datasets.write_png(path, (A(truth) + noise).clamp(0, 1)[0], (0.0, 1.0))
+
+
+def deblur(path: Path, iterations: int | None) -> tuple[float, float]:
+    """Return the seconds and the largest resident memory in GB of one command."""
+    limit = [] if iterations is None else ["--max-iterations", str(iterations)]
+    command = [sys.executable, "-m", "invtoolbox", "deblur", str(path), "--kernel", "gaussian:2"]
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [*command, *limit, "--output", str(path.with_name("sharp.png")), "--overwrite"],
+        stdout=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"invtoolbox deblur ended with status {status}")
+    return time.perf_counter() - began, usage.ru_maxrss * 1024 / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--iterations", type=int, help="largest number of iterations per tile")
+    iterations = parser.parse_args().iterations
+    print(machine())
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for megapixels, shape in SIZES.items():
+            path = Path(folder) / f"photograph-{megapixels}.png"
+            # In a process of its own: a child begins with the largest memory of its parent.
+            writer = get_context("spawn").Process(target=write_photograph, args=(path, shape))
+            writer.start()
+            writer.join()
+            found[megapixels] = deblur(path, iterations)
+            seconds, memory = found[megapixels]
+            limit = "" if iterations is None else f", at most {iterations} iterations per tile"
+            print(f"{megapixels} megapixels: {seconds:.0f} s, {memory:.2f} GB{limit}", flush=True)
+    print(f"12 megapixels {verdict(found[12][1] < 2, 'under 2 GB')}")
+    ratio = found[12][0] / found[3][0]
+    print(
+        f"12 over 3 megapixels: {ratio:.2f} times the seconds {verdict(ratio <= 4.6, 'at most 4.6')}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Deblur a large picture by overlapping tiles, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from invtoolbox.catalogue.presets import prior_named
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.errors import InputError
+from invtoolbox.operators.imaging.blur import Blur
+from invtoolbox.priors.base import Prior
+from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
+from invtoolbox.solve import Regularization, solve
+from invtoolbox.solvers.base import Solver
+
+#: Pixels of a picture above which `invtoolbox deblur` uses tiles.
+LARGE = 2_000_000
+#: Tiles from which the weight is chosen, by the rank of their contrast.
+_RANKS = (0.25, 0.5, 0.75)
+_WORST = ("diverged", "stopped", "max_iterations", "converged")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile: the pixels it writes and the larger part of the measurements it is solved from.
+
+    Attributes:
+        kept: slices of the picture that this tile determines.
+        seen: slices of the measurements.
+        inner: slices of the tile's solution that become ``kept``.
+        shape: rows and columns of the tile's solution.
+    """
+
+    kept: tuple[slice, slice]
+    seen: tuple[slice, slice]
+    inner: tuple[slice, slice]
+    shape: tuple[int, int]
+
+
+def deblur_in_tiles(
+    y: Tensor,
+    A: Blur,
+    prior: Prior | str = "tv",
+    solver: Solver | str | None = None,
+    regularization: Regularization = "auto",
+    *,
+    noise_std: float | None = None,
+    tile: int = 512,
+    margin: int | None = None,
+    max_iterations: int | None = None,
+    tolerance: float | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Solution:
+    """Deblur one picture by overlapping tiles; memory and time are linear in its pixels.
+
+    Every tile is solved together with a margin of its neighbours, and only its inner part is kept.
+    The influence of a pixel decreases with the distance, so the tiles fit each other: their
+    difference to the solution of the whole picture decreases with the margin and the tolerance
+    (`tests/runs/test_tiles.py`). One weight serves all tiles. A rule chooses it on three tiles, of
+    low, medium and high contrast, and the median of the three is used.
+
+    Args:
+        y: blurred picture, ``(1, channel, row, column)``.
+        A: blur with the boundary "reflect" or "valid" and one kernel.
+        prior: prior or its name; the prior must be local, as total variation is.
+        solver: solver or its name, as in `solve`.
+        regularization: weight or rule, as in `solve`.
+        noise_std: standard deviation of the noise; estimated on each of the three tiles by default.
+        tile: rows and columns of the inner part of a tile.
+        margin: width of the margin; by default 48 pixels and the size of the kernel.
+        max_iterations: largest number of iterations per tile, as in `solve`.
+        tolerance: bound on the certificate of every tile, as in `solve`.
+        device: device on which every tile is solved; the picture stays where it is.
+        progress: show a bar with the number of tiles and the remaining time on a terminal.
+
+    Returns:
+        The picture; its status is the worst status of a tile, and its iterations are the largest.
+        The history is empty.
+
+    Raises:
+        InputError: for another boundary, several kernels or several pictures, and in the cases of
+            `solve`.
+
+    >>> A = Blur(torch.ones(3, 3) / 9, (40, 50))
+    >>> y = A(torch.rand(1, 1, 40, 50))
+    >>> x = deblur_in_tiles(y, A, regularization=0.01, tile=32, margin=8, progress=False).x
+    >>> x.shape
+    torch.Size([1, 1, 40, 50])
+    """
+    began = time.monotonic()
+    if A.boundary not in ("reflect", "valid") or A.kernel.shape[:2].numel() > 1 or len(y) != 1:
+        raise InputError(
+            "tiles take one picture and one kernel, with the boundary reflect or valid; "
+            f"got {len(y)} pictures and {A!r}"
+        )
+    whole = Problem(y, A, LeastSquares(noise_std))
+    priors = prior_named(prior) if isinstance(prior, str) else prior
+    kernel = A.kernel[0, 0]
+    width = max(kernel.shape) + 48 if margin is None else margin
+    shape = (A.domain_shape[-2], A.domain_shape[-1])
+    tiles = list(cut(shape, tile, width, tuple(kernel.shape) if A.boundary == "valid" else (1, 1)))
+
+    def attempt(one: Tile, weight: Regularization) -> Solution:
+        part = y[:, :, *one.seen]
+        own = Blur(kernel, one.shape, boundary=A.boundary)
+        return solve(
+            Problem(part.contiguous(), own, whole.data_term),
+            priors,
+            solver,
+            weight,
+            max_iterations=max_iterations,
+            tolerance=tolerance,
+            device=device,
+            progress=False,
+        )
+
+    x = y.new_empty(1, y.shape[1], *shape)
+    chosen, notes = regularization, list[str]()
+    if not isinstance(regularization, (int, float)):
+        order = sorted(tiles, key=lambda t: float(y[:, :, *t.seen].std()))
+        sample = [order[int(rank * (len(order) - 1) + 0.5)] for rank in _RANKS]
+        found = sorted(float(attempt(one, regularization).regularization) for one in sample)
+        chosen = found[len(found) // 2]
+        notes.append(f"the weight {chosen:.4g} is the median of {len(found)} tiles")
+    statuses, most, last = [], 0, None
+    for one in _with_bar(tiles, progress):
+        last = attempt(one, chosen)
+        x[:, :, *one.kept] = last.x[:, :, *one.inner].to(x)
+        statuses.append(last.status[0])
+        most = max(most, int(last.iterations.max()))
+    assert last is not None
+    return Solution(
+        x=x,
+        status=(min(statuses, key=_WORST.index),),
+        iterations=torch.tensor([most]),
+        history={name: rows[:0] for name, rows in last.history.items()},
+        regularization=last.regularization,
+        solver=last.solver,
+        prior=last.prior,
+        certificate=last.certificate,
+        reason=last.reason,
+        notes=(f"{len(tiles)} tiles of {tile} pixels with a margin of {width}", *notes),
+        seconds=time.monotonic() - began,
+        seed=last.seed,
+        problem=whole,
+    )
+
+
+def cut(
+    shape: tuple[int, int], tile: int, margin: int, kernel: tuple[int, ...] = (1, 1)
+) -> Iterator[Tile]:
+    """Yield the tiles of a picture row by row; all have nearly the same size.
+
+    Args:
+        shape: rows and columns of the picture.
+        tile: largest number of rows and columns that a tile determines.
+        margin: width of the margin on all sides within the picture.
+        kernel: rows and columns of the kernel if the measurements are smaller than the picture by
+            its size less one (the boundary "valid").
+
+    >>> [t.kept[1] for t in cut((4, 10), 5, 2)]
+    [slice(0, 5, None), slice(5, 10, None)]
+    >>> [t.seen[1] for t in cut((4, 10), 5, 2)], [t.inner[1] for t in cut((4, 10), 5, 2)]
+    ([slice(0, 7, None), slice(3, 10, None)], [slice(0, 5, None), slice(2, 7, None)])
+    """
+    if tile < 1 or margin < 0:
+        raise InputError(f"a tile has at least one pixel and no negative margin, got {tile}")
+    axes = [list(_cut_axis(*axis, tile, margin)) for axis in zip(shape, kernel)]
+    for row in axes[0]:
+        for column in axes[1]:
+            yield Tile(
+                (row.kept, column.kept),
+                (row.seen, column.seen),
+                (row.inner, column.inner),
+                (row.size, column.size),
+            )
+
+
+class _Interval(NamedTuple):
+    """A tile along one axis, as in `Tile`."""
+
+    kept: slice
+    seen: slice
+    inner: slice
+    size: int
+
+
+def _cut_axis(length: int, kernel: int, tile: int, margin: int) -> Iterator[_Interval]:
+    count = math.ceil(length / tile)
+    for k in range(count):
+        first, last = length * k // count, length * (k + 1) // count
+        low, high = max(0, first - margin), min(length, last + margin)
+        # With "valid", n pixels are measured by n - kernel + 1 values.
+        seen = slice(low, high - kernel + 1)
+        yield _Interval(slice(first, last), seen, slice(first - low, last - low), high - low)
+
+
+def _with_bar(tiles: list[Tile], progress: bool) -> Any:
+    """Return the tiles behind a bar with the remaining time on a terminal."""
+    if not progress:
+        return tiles
+    from tqdm.auto import tqdm
+
+    return tqdm(tiles, desc="tiles", unit="tile", leave=False, disable=None)

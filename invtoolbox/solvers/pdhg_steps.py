@@ -1,0 +1,114 @@
+"""Steps of the primal-dual hybrid gradient method: sizes, their balance, norms and curvatures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from invtoolbox.solvers.splitting import (
+    DataSummand,
+    GradientSummand,
+    PriorSummand,
+    Splitting,
+    first_curvature,
+)
+
+if TYPE_CHECKING:
+    from invtoolbox.solvers.pdhg import PDHGState
+
+
+def step_sizes(splitting: Splitting, state: PDHGState) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return tau and every sigma, each ``(batch,)``."""
+    count = len(splitting.dual)
+    squares = state.norms[:, :count].square().clamp_min(torch.finfo(state.norms.dtype).tiny)
+    sigmas = (1 / (count * state.ratio.unsqueeze(1) * squares)).unbind(1) if count else ()
+    if not splitting.smooth:
+        return state.ratio, sigmas
+    bounds = zip(
+        splitting.smooth,
+        state.norms[:, count:].unbind(1),
+        state.curvatures[:, -len(splitting.smooth) :].unbind(1),
+    )
+    lipschitz = _total([L * norm.square() for _, norm, L in bounds])
+    return 1 / (1 / state.ratio + lipschitz / 2 if count else lipschitz), sigmas
+
+
+def find_curvatures(splitting: Splitting, like: Tensor, start: Tensor) -> Tensor:
+    """Return the curvature of every misfit and smooth prior, ``(batch, misfits and priors)``.
+
+    The columns of ``splitting.smooth`` are the last ones.
+    """
+    columns = []
+    for summand in (*splitting.all, splitting.primal):
+        if isinstance(summand, GradientSummand):
+            columns.append(first_curvature(summand, start))
+        if not isinstance(summand, DataSummand):
+            continue
+        bound = summand.data_term.curvature(summand.y)
+        columns.append(
+            torch.full_like(like, torch.inf)
+            if bound is None
+            else (summand.weight * bound.to(like)).expand_as(like)
+        )
+    return torch.stack(columns, 1) if columns else like.new_zeros(len(like), 0)
+
+
+def balance_steps(
+    splitting: Splitting, state: PDHGState, distance: Tensor, sizes: list[Tensor]
+) -> Tensor:
+    r"""Return the ratio of primal to dual step for these sizes of ``x - start`` and of every dual.
+
+    It is the geometric mean of two rules. The worst case: the bound of Chambolle and Pock (2011,
+    theorem 1) is least if ``x - start`` and the duals of the priors are of equal size in the metric
+    of the method. Strong convexity: the dual of a misfit of curvature L forgets its start at the
+    rate ``sigma / L``, and its image at ``tau L``, which should not be small. Over three decades of
+    the weight this was within 3 of the best ratio on CT, deblurring and denoising.
+    """
+    count, norms = len(splitting.dual), state.norms.unbind(1)
+    squares = [count * (size * norm).square() for size, norm in zip(sizes, norms)]
+    priors = [
+        square
+        for summand, square in zip(splitting.dual, squares)
+        if isinstance(summand, PriorSummand)
+    ]
+    curvatures = state.curvatures.unbind(1)
+    if splitting.ball is not None:
+        # Its dual is equivalent to the dual of a misfit with this curvature.
+        curvatures = (sizes[0] / splitting.ball.radius,)
+    if isinstance(splitting.primal, DataSummand):
+        rates = [10 * curvatures[0]]
+    else:
+        rates = [
+            count * norm.square() * L for norm, L in zip(norms, curvatures[: count - len(priors)])
+        ]
+    rate = (
+        torch.stack([torch.where(r.isfinite(), r, torch.zeros_like(r)) for r in rates]).amax(0)
+        if rates
+        else torch.zeros_like(distance)
+    )
+    every = _total(squares).sqrt()
+    of_priors = _total(priors).sqrt() if priors else every
+    ratio = torch.where(rate > 0, (distance / (of_priors * rate)).sqrt(), distance / every)
+    return torch.where(ratio.isfinite() & (ratio > 0), ratio, state.ratio)
+
+
+def raise_norm(norm: Tensor, image: Tensor, moved: Tensor) -> Tensor:
+    """Return the norm of an operator, raised if ``|K d| > norm |d|``.
+
+    A power method ends below the norm, by much if it is slow. Over-relaxed steps that are too long
+    let exactly those directions grow that the estimate has missed, so they show.
+    """
+    seen = image / moved.clamp_min(torch.finfo(moved.dtype).tiny)
+    return torch.where((seen > norm) & seen.isfinite(), 1.01 * seen, norm).detach()
+
+
+def is_milestone(iteration: int) -> bool:
+    """Return whether an iteration is 10, 20, 40, 80, ... (or 0), at which steps are balanced."""
+    count, rest = divmod(iteration, 10)
+    return rest == 0 and count & (count - 1) == 0
+
+
+def _total(splitting: list[Tensor]) -> Tensor:
+    return torch.stack(splitting).sum(0)

@@ -1,0 +1,83 @@
+"""Weights of the explicit priors before the first step: defaults and bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.objective.objective import Objective
+from invtoolbox.parameter_choice import automatic
+from invtoolbox.parameter_choice.base import WeightRule, WeightSearch
+from invtoolbox.priors.base import ExplicitPrior, PriorSum
+from invtoolbox.solvers.splitting import noise_variance
+
+
+def default_weight(
+    priors: PriorSum, objective: Objective, denoiser_strength: float
+) -> tuple[float | Tensor | WeightRule | WeightSearch, str]:
+    """Return the weight or the rule of ``regularization="auto"``, and the reason.
+
+    Weights that were written are kept. Next come the least weight of a theorem, the usual weight of
+    a learned prior, and the default rule.
+
+    Args:
+        priors: priors as they were given.
+        objective: objective with prepared priors.
+        denoiser_strength: strength at which the solver uses denoisers.
+    """
+    weighable = [t for t in priors.terms if not t.prior.fixed_level and not t.prior.is_constraint]
+    if not weighable:
+        return 1.0, ""
+    if any(t.chosen for t in weighable):
+        return 1.0, "the weights of the priors are kept as they were written"
+    for term in objective.prior.terms:
+        if term.prior.least_weight is not None:
+            return (
+                1.05 * term.prior.least_weight,
+                f"the weight is 1.05 times the least for which {term.prior!r} is known to converge",
+            )
+    usual = type(weighable[0].prior).usual_weight is not ExplicitPrior.usual_weight
+    if usual and len(weighable) == 1 and objective.problem.data_term.is_quadratic:
+        curvature = objective.problem.data_term.curvature(objective.problem.y)
+        variance = noise_variance(objective)
+        found = weighable[0].prior.usual_weight(
+            variance if curvature is None else variance * curvature.to(variance),
+            denoiser_strength,
+        )
+        if found is not None:
+            return found
+    return automatic(objective)
+
+
+def check_least_weights(objective: Objective, rule: Any) -> None:
+    """Raise an `InputError` if a weight may lie below the least weight of a prior."""
+    for term in objective.prior.terms:
+        least = term.prior.least_weight
+        if least is None:
+            continue
+        if isinstance(rule, (WeightRule, WeightSearch)):
+            raise InputError(
+                f"a rule for the weight may choose one for which {term.prior!r} is not known to "
+                f"converge; give a number above {float(least.max()):.4g}, or leave "
+                "within_theorem=True out"
+            )
+        weight = torch.as_tensor(rule).to(least) * torch.as_tensor(term.weight).to(least)
+        if not bool((weight > least).all()):
+            raise InputError(
+                f"{term.prior!r} is known to converge for weights above {float(least.max()):.4g} "
+                f"here, and has {float(weight.min()):.4g}; give a larger one, or leave "
+                "within_theorem=True out"
+            )
+
+
+def check_fixed_levels(priors: PriorSum) -> None:
+    """Raise an `InputError` if a denoiser of a single level has a weight."""
+    for term in priors.terms:
+        if term.prior.fixed_level and bool((torch.as_tensor(term.weight) != 1).any()):
+            raise InputError(
+                f"{term.prior!r} knows one noise level only, so it takes no weight; use the "
+                "solver's step instead"
+            )
