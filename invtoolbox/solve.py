@@ -446,10 +446,10 @@ def bind(
         priors: sum of priors.
         regularization: as in `solve`.
         seed: seed of random draws.
-        denoiser_strength: that of the solver, for the default weight of a denoiser.
+        denoiser_strength: strength at which the solver uses denoisers, for their default weight.
 
     Raises:
-        InputError: if a weight is negative, or not one that a prior allows.
+        InputError: if a weight is negative, or a prior does not allow it.
     """
     rule = (
         rule_named(regularization)

@@ -30,14 +30,14 @@ _SIMILAR = 0.25
 _SMALL_ARC = math.radians(4 * math.pi)
 #: Number of views at either end of a turn that are compared.
 _ENDS = 4
-#: Least part of the data, relative to the data of rays through the image, that rays beside the
+#: Least part of the data, relative to the data of rays through the image, that rays next to the
 #: image must not measure.
 _BESIDE = 0.15
 
 
 @register(Scan)
 def check_counts(subject: Subject) -> Finding | None:
-    """Find counts or transmissions in place of line integrals: bright beside the object."""
+    """Find counts or transmissions in place of line integrals: bright next to the object."""
     S = subject.plane
     if S is None or S.values.shape[1] < 16:
         return None
@@ -59,7 +59,7 @@ def check_counts(subject: Subject) -> Finding | None:
     emission = isinstance(subject.problem.data_term, Poisson)
     return Finding(
         "counts",
-        f"the sinogram is brightest beside the object ({air:.4g}, and {shadow:.4g} in its shadow), "
+        f"the sinogram is brightest next to the object ({air:.4g}, and {shadow:.4g} in its shadow), "
         f"so these look like {name} and not like line integrals; pass -log({remedy}), or "
         "it.processing.line_integrals(counts, flat, dark)",
         is_fatal=whole and not emission,

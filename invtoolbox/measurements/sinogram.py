@@ -38,7 +38,7 @@ _CELLS, _VIEWS, _SIDE, _ITERATIONS = 48, 60, 40, 10
 #: Largest ratio of the gap between two views to the mean gap in a scan of evenly spread views.
 _LARGEST_GAP = 2.5
 #: Least arc of a parallel beam that shows its axis, and the largest brightness of the outermost
-#: cells beside an object that the detector sees completely, relative to the brightest cell.
+#: cells next to an object that the detector sees completely, relative to the brightest cell.
 _HALF_TURN, _DARK = math.radians(150), 0.04
 #: Number of cells of a mean view that is searched for its axis.
 _SEARCHED = 128
