@@ -149,6 +149,9 @@ def changed(run: Inputs, name: str, number: int = 0) -> Inputs:
     if isinstance(value, Tensor):
         other = value.clone()
         place = draw.randrange(other.numel())
+        if run["operator"] == "mask" and name in ("y", "weights"):  # a hidden pixel has no effect
+            seen = run["mask"].expand_as(other).reshape(-1).nonzero().flatten().tolist()
+            place = draw.choice(seen)
         entry = other.view(-1)[place]
         other.view(-1)[place] = 1 - entry if name == "mask" else 1.01 * entry + 1e-3
         return {**run, name: other}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def first_guess(problem: Problem) -> Tensor:
         return problem.zeros()
     guess = fitted_back_projection(problem)
     # If squares overflow, the item starts at 0: the last finite iterate of a solve then exists.
-    finite = torch.isfinite(guess.flatten(1)).all(1)
+    finite = torch.isfinite(guess).reshape(len(guess), math.prod(guess.shape[1:])).all(1)
     return torch.where(finite.view(-1, *[1] * (guess.ndim - 1)), guess, torch.zeros_like(guess))
 
 

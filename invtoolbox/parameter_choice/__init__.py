@@ -47,8 +47,8 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
     """Return the default rule, and the first words of its reason.
 
     It is `Validation` for least squares with a linear operator, and priors that are convex
-    functions of the image. For others it is the discrepancy principle if the noise level is known
-    or can be estimated, else the L-curve.
+    functions of the image and not made from the measurements. For others it is the discrepancy
+    principle if the noise level is known or can be estimated, else the L-curve.
     """
     priors = objective.explicit_priors
     if (
@@ -56,7 +56,10 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
         and objective.problem.is_linear
         and objective.layout is None
         and objective.problem.y0[0].numel() >= LEAST_MEASUREMENTS
-        and all("energy" in prior.offers and prior.is_convex for prior in priors)
+        and all(
+            "energy" in prior.offers and prior.is_convex and not prior.is_made_from_data
+            for prior in priors
+        )
     ):
         return Validation(), "no weight was given: "
     try:

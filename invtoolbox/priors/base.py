@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -111,6 +111,8 @@ class ExplicitPrior(Prior):
             solvers that support this keep to such steps.
         least_weight: lower bound that the weight must exceed, one number per item ``(batch,)``;
             ``None`` if every weight is allowed.
+        is_made_from_data: whether `prepare` makes the prior from the measurements, which then
+            cannot be held out to choose its weight.
     """
 
     is_convex: bool | None = None
@@ -123,6 +125,7 @@ class ExplicitPrior(Prior):
     has_exact_prox: bool = True
     unit_step: bool = False
     least_weight: Tensor | None = None
+    is_made_from_data: bool = False
 
     def usual_weight(self, variance: Tensor, denoiser_strength: float) -> tuple[Tensor, str] | None:
         """Return the weight that is usual for this prior, and the words for a note.
@@ -305,7 +308,15 @@ class ImplicitPrior(Prior, ABC):
     ``initial()`` returns a dict of tensors with the batch as first axis (an axis of 1 is repeated
     for every item); ``decode`` turns it into images. Parameters of different items do not mix.
     Parameters whose number changes during a run need an `AdaptivePrior`.
+
+    Attributes:
+        is_well_determined: whether an item has few parameters, which the measurements determine
+            well (a rigid motion). Newton methods then step all items at once. If False, as for the
+            weights of a network, they step item by item, because they amplify the rounding of
+            batched products.
     """
+
+    is_well_determined: ClassVar[bool] = False
 
     @abstractmethod
     def initial(self) -> dict[str, Tensor]: ...

@@ -80,12 +80,12 @@ class GaussNewton(Solver):
         return objective.unknowns is not None
 
     def init(self, objective: Objective, start: Tensor) -> GaussNewtonState:
-        if objective.prior.implicit is not None:
+        if _amplifies_rounding(objective):
             return objective.each_alone(self._init, start)
         return self._init(objective, start)
 
     def step(self, objective: Objective, state: GaussNewtonState) -> GaussNewtonState:
-        if objective.prior.implicit is not None:
+        if _amplifies_rounding(objective):
             return objective.each_alone(self._step, state)
         return self._step(objective, state)
 
@@ -231,3 +231,8 @@ class LevenbergMarquardt(GaussNewton):
             reason
             or "the objective is smooth and convex, and the damping grows until a step decreases it",
         )
+
+
+def _amplifies_rounding(objective: Objective) -> bool:
+    implicit = objective.prior.implicit
+    return implicit is not None and not implicit.is_well_determined

@@ -64,8 +64,7 @@ def test_a_denoiser_works_at_its_own_level_and_the_weight_is_the_strength() -> N
     problem, _ = blurred()
     prior, weight = Shrink(), torch.tensor([4.0, 40.0])
     prior.sigma = 0.5
-    solution = it.solve(problem, prior, regularization=weight, tolerance=1e-6, max_iterations=3000)
-    assert "ADMM was chosen" in solution.reason
+    solution = it.solve(problem, prior, ADMM(), weight, tolerance=1e-6, max_iterations=3000)
     # prox_{t w R} = denoise(., sqrt(t w) sigma), so w R = w sigma^2 / 2 |x|^2.
     quadratic = it.solve(
         problem, it.priors.Tikhonov(), regularization=weight * 0.25, tolerance=1e-7

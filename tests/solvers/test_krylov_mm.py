@@ -251,7 +251,7 @@ def scan(batch: int, dtype: torch.dtype = torch.float32) -> tuple[it.Problem, Te
 )
 def test_the_discrepancy_is_met_by_every_item(prior: ExplicitPrior) -> None:
     problem, _ = scan(3)
-    solution = it.solve(problem, prior, KrylovMM(), progress=False)
+    solution = it.solve(problem, prior, KrylovMM(), "discrepancy", progress=False)
     assert set(solution.status) == {"converged"}
     target = 1.01 * problem.y0[0].numel() ** 0.5
     misfit = problem.data_term.discrepancy(problem.operator(solution.x), problem.y)

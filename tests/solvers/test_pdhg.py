@@ -199,7 +199,7 @@ def test_the_discrepancy_is_met_inside_the_step_and_the_weight_it_is_worth_gives
 ):
     problem, x = blurred()
     prior = it.priors.TotalVariation() + it.priors.NonNegative()
-    solution = it.solve(problem, prior, PDHG(max_iterations=5000), tolerance=1e-4)
+    solution = it.solve(problem, prior, PDHG(max_iterations=5000), "discrepancy", tolerance=1e-4)
     target = 1.01 * (24 * 20) ** 0.5
     discrepancy = problem.data_term.discrepancy(problem.operator(solution.x), problem.y)
     assert solution.status == ("converged",) * 2

@@ -67,6 +67,7 @@ class GraphLaplacian(ExplicitPrior):
     """
 
     is_convex = True
+    is_made_from_data = True
     is_smooth = True
     item_fields: ClassVar[tuple[str, ...]] = ("first", "guess", "_laplacian", "_norm")
 

@@ -50,6 +50,7 @@ class TwoLevel(ExplicitPrior):
     """
 
     is_convex = False
+    is_made_from_data = True
     is_smooth = False
     item_fields: ClassVar[tuple[str, ...]] = ("inside",)
 

@@ -45,6 +45,7 @@ class RigidMotion(ImplicitPrior):
     """
 
     item_fields: ClassVar[tuple[str, ...]] = ("weights", "around", "centre", "radius")
+    is_well_determined: ClassVar[bool] = True
 
     def __init__(self, upright: float = 1.0, weights: Tensor | None = None) -> None:
         if not upright >= 0:
@@ -131,6 +132,7 @@ class RigidClusters(ImplicitPrior):
     """
 
     item_fields: ClassVar[tuple[str, ...]] = ("bodies",)
+    is_well_determined: ClassVar[bool] = True
 
     def __init__(
         self, labels: Tensor, initial_motions: Tensor | None = None, rotation_rate: float = 0.5
