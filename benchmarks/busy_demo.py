@@ -1,9 +1,9 @@
-"""``invtoolbox demo`` on a free machine and beside a busy program: seconds and processor time.
+"""``invtoolbox demo`` on a free machine and next to a busy program: seconds and processor time.
 
     python benchmarks/busy_demo.py
 
-The demo runs in new processes: one that compiles the kernels, then in turn alone and beside one
-``yes`` process that occupies a processor. Beside it, the demo also runs with all threads of torch,
+The demo runs in new processes: one that compiles the kernels, then in turn alone and next to one
+``yes`` process that occupies a processor. There, the demo also runs with all threads of torch,
 which was the behavior before the number of threads followed the free processors. Needs a machine
 that is idle otherwise.
 """
@@ -44,7 +44,7 @@ def demo(**environment: str) -> tuple[float, float]:
 
 
 def busy_demo(**environment: str) -> tuple[float, float]:
-    """Return the same figures beside one process that never waits."""
+    """Return the same figures next to one process that never waits."""
     other = subprocess.Popen(["yes"], stdout=subprocess.DEVNULL)
     try:
         time.sleep(1)
@@ -57,19 +57,19 @@ def busy_demo(**environment: str) -> tuple[float, float]:
 def main() -> None:
     print(machine())
     demo()
-    runs: dict[str, list[tuple[float, float]]] = {"alone": [], "beside one process": []}
+    runs: dict[str, list[tuple[float, float]]] = {"alone": [], "next to one process": []}
     for _ in range(REPEATS):
         runs["alone"].append(demo())
-        runs["beside one process"].append(busy_demo())
+        runs["next to one process"].append(busy_demo())
     for name, found in runs.items():
         print(
             f"demo {name}: {median(s for s, _ in found):.1f} s, "
             f"{median(used for _, used in found):.1f} s of processor time"
         )
-    ratio = median(s for s, _ in runs["beside one process"]) / median(s for s, _ in runs["alone"])
+    ratio = median(s for s, _ in runs["next to one process"]) / median(s for s, _ in runs["alone"])
     print(f"ratio {ratio:.2f} {verdict(ratio <= 2.5, 'at most 2.5 times the idle time')}")
     one, _ = busy_demo(INVTOOLBOX_THREADS="1")
-    print(f"for comparison, beside one process: 1 thread {one:.1f} s", end=", ")
+    print(f"for comparison, next to one process: 1 thread {one:.1f} s", end=", ")
     count = str(os.cpu_count() or 1)
     try:
         every, used = busy_demo(INVTOOLBOX_THREADS=count)
