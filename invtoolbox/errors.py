@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -16,6 +18,25 @@ class MeasurementWarning(UserWarning):
 
 class MissingDependency(ImportError):
     """An optional package is not installed; the message names the extra that installs it."""
+
+
+def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line outside of this package that led to the call.
+
+    Args:
+        message: sentence of the warning.
+        category: class of the warning.
+    """
+    level = 1
+    while True:
+        try:
+            module = sys._getframe(level).f_globals.get("__name__", "")
+        except ValueError:  # the whole stack is ours, as on the command line
+            break
+        if module.partition(".")[0] != __name__.partition(".")[0]:
+            break
+        level += 1
+    warnings.warn(message, category, stacklevel=level + 1)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:

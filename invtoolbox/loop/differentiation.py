@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.pytrees import tree_leaves
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, warn_user
 from invtoolbox.loop.run import CONVERGED, Loop
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand
@@ -195,12 +195,11 @@ def _warn_if_unconverged(loop: Loop, name: str) -> None:
         return
     rows = [loop.history[max(0, int(loop.iterations[k]) - 1)][1] for k in short if loop.history]
     found = [float(row[k].nan_to_num(math.inf)) for k, row in zip(short, rows)]
-    warnings.warn(
+    warn_user(
         f"differentiate='implicit' assumes converged answers, and {len(short)} of "
         f"{len(loop.status)} items have not converged (the {name} is up to "
         f"{max(found, default=math.inf):.2g}), so that their derivatives are wrong; give more "
-        "max_iterations=",
-        stacklevel=4,
+        "max_iterations="
     )
 
 

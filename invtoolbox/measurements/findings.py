@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.data_terms.poisson import PoissonTransmission
-from invtoolbox.errors import InputError, MeasurementWarning
+from invtoolbox.errors import InputError, MeasurementWarning, warn_user
 from invtoolbox.measurements.sinogram import Axis, Sinogram
 from invtoolbox.operators.algebra import Scaled
 from invtoolbox.operators.base import Operator
@@ -162,12 +161,11 @@ def find(subject: Subject) -> tuple[Finding, ...]:
     return tuple(found)
 
 
-def report_findings(problem: Problem, stacklevel: int = 3) -> list[str]:
+def report_findings(problem: Problem) -> list[str]:
     """Warn of what looks wrong about measurements, and return the sentences.
 
     Args:
         problem: measurements, operator and data term.
-        stacklevel: number of calls between the caller's code and this function.
 
     Raises:
         InputError: if nothing sensible can come of a solve.
@@ -177,7 +175,7 @@ def report_findings(problem: Problem, stacklevel: int = 3) -> list[str]:
         if finding.is_fatal:
             raise InputError(finding.sentence)
     for finding in found:
-        warnings.warn(finding.sentence, MeasurementWarning, stacklevel=stacklevel)
+        warn_user(finding.sentence, MeasurementWarning)
     return [finding.sentence for finding in found]
 
 
@@ -193,18 +191,18 @@ def quick_noise_std(problem: Problem) -> Tensor | None:
     y, operator = problem.y0, problem.operator
     weights = getattr(problem.data_term, "weights", None)
     mask = getattr(operator, "mask", None)
-    if y.is_complex() or isinstance(problem.y, tuple) or weights is not None or mask is not None:
-        picked: Operator | None = operator
-    else:
-        # Only the kind of measurements matters: a picture has the shape of the image.
-        picked = operator
+    kind: Operator | None = operator
+    if not (y.is_complex() or isinstance(problem.y, tuple)) and weights is None and mask is None:
+        # An estimate without an operator is that of a picture, which has the shape of the image.
+        if max(y.shape[2:], default=0) > _CROP and tuple(operator.domain_shape[1:]) == tuple(
+            y.shape[2:]
+        ):
+            kind = None
         for axis in range(2, y.ndim):
             extra = y.shape[axis] - _CROP
-            if extra > 0 and tuple(operator.domain_shape[1:]) != tuple(y.shape[2:]):
+            if extra > 0:
                 y = y.narrow(axis, extra // 2, _CROP)
-            elif extra > 0:
-                y, picked = y.narrow(axis, extra // 2, _CROP), None
     try:
-        return estimate_noise_std(y.detach(), picked, weights).cpu().double()
+        return estimate_noise_std(y.detach(), kind, weights).cpu().double()
     except InputError:
         return None

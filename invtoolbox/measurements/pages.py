@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from invtoolbox.datasets.volumes.arrays import Arrays
 from invtoolbox.datasets.volumes.pictures import Pictures
 from invtoolbox.datasets.volumes.tiff import TiffStack
-from invtoolbox.errors import MeasurementWarning
+from invtoolbox.errors import MeasurementWarning, warn_user
 
 
 def report_unused_pages(opened: Any, path: Any, remedy: str) -> None:
@@ -19,7 +18,7 @@ def report_unused_pages(opened: Any, path: Any, remedy: str) -> None:
         path: path of the file, for the sentence.
         remedy: words for what to do, for example ``"choose one with --item"``.
 
-    >>> import tempfile, numpy, invtoolbox as it
+    >>> import tempfile, warnings, numpy, invtoolbox as it
     >>> with tempfile.NamedTemporaryFile(suffix=".npy") as file, warnings.catch_warnings(
     ...     record=True
     ... ) as seen:
@@ -29,8 +28,7 @@ def report_unused_pages(opened: Any, path: Any, remedy: str) -> None:
     'stack.npy has 7 pages, and only page 0 is used; choose one with --item'
     """
     if isinstance(opened, (Arrays, Pictures, TiffStack)) and len(opened) > 1:
-        warnings.warn(
+        warn_user(
             f"{path} has {len(opened)} pages, and only page 0 is used; {remedy}",
             MeasurementWarning,
-            stacklevel=3,
         )

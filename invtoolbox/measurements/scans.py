@@ -32,7 +32,7 @@ _SMALL_ARC = math.radians(4 * math.pi)
 _ENDS = 4
 #: Least part of the data, relative to the data of rays through the image, that rays next to the
 #: image must not measure.
-_BESIDE = 0.15
+_OUTSIDE = 0.15
 
 
 @register(Scan)
@@ -199,7 +199,7 @@ def check_detector(subject: Subject) -> Finding | None:
 
 
 @register(Scan)
-def check_beside_image(subject: Subject) -> Finding | None:
+def check_rays_outside_image(subject: Subject) -> Finding | None:
     """Find an object that reaches beyond the image: rays that miss the image are not dark."""
     S = subject.plane
     if S is None:
@@ -210,13 +210,13 @@ def check_beside_image(subject: Subject) -> Finding | None:
     misses = distances > S.radius + S.spacing
     if not bool(misses.any()) or not bool((~misses).any()):
         return None
-    beside = float(S.values[:, misses].mean(0).max())
+    outside = float(S.values[:, misses].mean(0).max())
     through = float(S.values[:, ~misses].mean())
-    if not (through > 0 and beside > _BESIDE * through):
+    if not (through > 0 and outside > _OUTSIDE * through):
         return None
     return Finding(
-        "beside",
-        f"rays that miss the image measure up to {beside / through:.0%} of what the others measure "
+        "outside",
+        f"rays that miss the image measure up to {outside / through:.0%} of what the others measure "
         "on average; the object reaches beyond the image (give a larger image_shape or "
         "pixel_size), detector_spacing is too large, or an offset was not subtracted",
     )

@@ -268,3 +268,15 @@ def test_report() -> None:
     text = str(report)
     assert "cell 47.50 by the geometry; 45.5" in text and "not stated" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_warning_names_the_line_of_the_user() -> None:
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (64, 64))
+    y = A.simulate(it.datasets.photograph("camera")[..., ::8, ::8], 0.01, seed=0)
+    settings = {"regularization": 1.0, "max_iterations": 1, "progress": False}
+    with pytest.warns(MeasurementWarning) as seen:
+        it.solve(
+            it.Problem(y, A, it.data_terms.LeastSquares(2.55)), it.priors.Tikhonov(), **settings
+        )
+        it.reconstruct(y, A, prior="tikhonov", noise_std=2.55, **settings)
+    assert [warning.filename for warning in seen] == [__file__] * 2
