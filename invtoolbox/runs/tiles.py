@@ -14,6 +14,7 @@ from torch import Tensor
 from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
+from invtoolbox.measurements import report_findings
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
@@ -121,10 +122,11 @@ def deblur_in_tiles(
             tolerance=tolerance,
             device=device,
             progress=False,
+            check=False,  # the picture was checked as a whole
         )
 
     x = y.new_empty(1, y.shape[1], *shape)
-    chosen, notes = regularization, list[str]()
+    chosen, notes = regularization, report_findings(whole)
     if not isinstance(regularization, (int, float)):
         order = sorted(tiles, key=lambda t: float(y[:, :, *t.seen].std()))
         sample = [order[int(rank * (len(order) - 1) + 0.5)] for rank in _RANKS]

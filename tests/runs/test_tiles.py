@@ -48,3 +48,14 @@ def test_other_boundaries_are_refused() -> None:
     A = it.operators.Blur(torch.ones(3, 3) / 9, (64, 64), boundary="periodic")
     with pytest.raises(it.InputError, match="boundary reflect or valid"):
         deblur_in_tiles(torch.zeros(1, 1, 64, 64), A)
+
+
+def test_the_picture_is_checked_once() -> None:
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (64, 64))
+    y = A.simulate(it.datasets.photograph("camera")[..., ::8, ::8], noise=0.01, seed=0)
+    with pytest.warns(it.MeasurementWarning) as seen:
+        tiled = deblur_in_tiles(
+            y, A, regularization=0.01, noise_std=2.55, tile=32, margin=8, progress=False
+        )
+    assert len(seen) == 1
+    assert any("noise_std" in note for note in tiled.notes)
