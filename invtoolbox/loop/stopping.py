@@ -17,10 +17,10 @@ LARGEST_GAP = 1e-3
 
 @dataclass
 class Travel:
-    """How far the iterates move: a bound of the distance to the minimizer.
+    """Estimate of the distance to the minimizer, from the distance between iterates.
 
-    If the distance falls at least like 1 / k, it is at most ``|x_k - x_a| a / (k - a)``, a being an
-    earlier iteration.
+    It is a bound if the distance falls at least like 1 / k: it is then at most
+    ``|x_k - x_a| a / (k - a)``, where a is an earlier iteration.
     """
 
     anchor: Tensor  # the iterate of the latest iteration that is a power of two
@@ -37,7 +37,7 @@ class Travel:
         return type(self)(x, item_norm(x - self.anchor))
 
     def distance(self, x: Tensor, iteration: int) -> Tensor:
-        """Return the bound after the update of this iteration, ``(batch,)``."""
+        """Return the estimate after the update of this iteration, ``(batch,)``."""
         anchor = 1 << (iteration.bit_length() - 1)
         if iteration == anchor:
             return self.before
@@ -68,7 +68,7 @@ def accept(
     certificate is then the root of the gap.
 
     Args:
-        gap: bound of the relative excess of the objective; it decides nothing if it is not finite.
+        gap: relative gap of the objective; it decides nothing if it is not finite.
         decided: items whose certificate is within the tolerance, and which are decided now.
         certificate: certificate of the solver.
         tolerance: bound of the certificate.

@@ -54,13 +54,14 @@ def objective_gap(
     ``q_j = prox_{sigma F_j^*}(p_j + sigma K_j x)``, and ``u = prox_{t G}(x - t (s - g))``. The last
     product is at most ``|s| distance``. It takes one A, one adjoint, and one prox per prior.
 
-    The gap is relative to F, but at least to ``1e-6 f(0)``, so that measurements without noise,
+    This is a bound if ``distance`` is one; the loop estimates it (`Travel`). The gap is relative to F,
+    but at least to ``1e-6 f(0)``, so that measurements without noise,
     where F vanishes, have one. The rounding of F is subtracted.
 
     Args:
         objective: objective for which `has_gap` is true.
         x: images at which the objective is bounded, the answers of a solver.
-        distance: bound of ``|x - x*|``, ``(batch,)``.
+        distance: bound or estimate of ``|x - x*|``, ``(batch,)``.
         primal: the summand G, if there is one.
         step: the step t of its prox, ``(batch,)``.
         duals: every summand ``F_j(K_j .)`` with its dual ``p_j`` and its step sigma.
