@@ -146,8 +146,9 @@ def solve(
             implicit prior.
         max_iterations: largest number of iterations; None for the setting of the solver.
         tolerance: bound on the certificate that the solver states; None for the setting of the
-            solver. A convex objective must also be within 1e-3 of its minimum (or the tolerance, if
-            it is larger), by the duality gap of `Solver.gap`.
+            solver. If the solver has a duality gap (`Solver.gap`), the gap must also be within 1e-3
+            of a convex objective, or within the tolerance if it is larger. The gap contains an
+            estimate of the distance to the minimizer, so it is no proof.
         time_limit: seconds after which items that still run are ``stopped``.
         seed: seed of random draws, which are a function of it and of the iteration.
         device: device that problem and prior are copied to first; None leaves them where they are.
@@ -211,15 +212,13 @@ def solve(
     priors = _as_sum(prior).to(device=device, dtype=dtype)
     with torch.no_grad():
         named = solver_named(solver) if isinstance(solver, str) else solver
-        if (
-            isinstance(named, Solver)
-            and named.samples
-            and isinstance(regularization, str)
-            and regularization == "auto"
-        ):
+        if named is not None and not isinstance(named, Solver):
+            raise InputError(f"solver must be one of it.solvers, got {type(named).__name__}")
+        by_itself = isinstance(regularization, str) and regularization == "auto"
+        if named is not None and named.samples and by_itself:
             regularization = 1.0
         # Without a solver, half-quadratic splitting is chosen for denoisers.
-        strength = getattr(named or HalfQuadratic, "denoiser_strength", 1.0)
+        strength = (HalfQuadratic if named is None else named).denoiser_strength
         objective, rule, why_weight = bind(problem, priors, regularization, seed, strength)
         algorithm, reason = _solver(named, objective)
         if rule is not None and not objective.terms:
@@ -232,8 +231,8 @@ def solve(
         if not algorithm.reformulate(objective).has_value:
             without = next(p for p in objective.explicit_priors if "energy" not in p.offers)
             notes.append(f"history holds no objective: {without!r} has no energy")
-        if other := algorithm.minimizes(objective):
-            notes.append(other)
+        if remark := algorithm.remark(objective):
+            notes.append(remark)
         for note in (reason, *notes):
             log.info(note)
         content: dict[str, str] = {}
@@ -507,14 +506,11 @@ def _as_sum(prior: Prior | str | None) -> PriorSum:
     return prior.as_sum()
 
 
-def _solver(solver: Solver | str | None, objective: Objective) -> tuple[Solver, str]:
+def _solver(solver: Solver | None, objective: Objective) -> tuple[Solver, str]:
     if solver is None:
         return choose(objective)
-    algorithm = solver_named(solver) if isinstance(solver, str) else solver
-    if not isinstance(algorithm, Solver):
-        raise InputError(f"solver must be one of it.solvers, got {type(solver).__name__}")
-    check_fits(algorithm, objective)
-    return algorithm, f"{type(algorithm).__name__} was asked for"
+    check_fits(solver, objective)
+    return solver, f"{type(solver).__name__} was asked for"
 
 
 def _check_settings(

@@ -17,11 +17,11 @@ class ResidualUNet(nn.Module):
     """Denoiser ``x + F(x, sigma)``, F a U-Net of residual blocks with a noise map as a channel.
 
     The blocks are those of DRUNet (Zhang et al., IEEE TPAMI 44, 2022), and the finest level works
-    on 2x2 pixels at a time, as in FFDNet (Zhang, Zuo and Zhang, IEEE TIP 27, 2018), which is four
-    times as fast. There are no biases, so ``f(a x, a sigma) = a f(x, sigma)`` for a > 0: intensities
-    need no scale, and levels that training did not cover are denoised as well as the others
-    (Mohan et al., "Robust and interpretable blind image denoising via bias-free convolutional
-    neural networks", ICLR 2020).
+    on 2x2 pixels at a time, as in FFDNet (Zhang, Zuo and Zhang, IEEE TIP 27, 2018), so that its
+    convolutions are evaluated at a quarter of the places. There are no biases, so
+    ``f(a x, a sigma) = a f(x, sigma)`` for a > 0: intensities need no scale, and levels that
+    training did not cover are denoised as well as the others (Mohan et al., "Robust and
+    interpretable blind image denoising via bias-free convolutional neural networks", ICLR 2020).
 
     Args:
         channels: number of channels of the image.

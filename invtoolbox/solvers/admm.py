@@ -124,7 +124,7 @@ class ADMM(Solver):
         """Write out auxiliary variables, and give every energy without a prox a numerical one."""
         return with_numerical_prox(with_auxiliaries(objective))
 
-    def minimizes(self, objective: Objective) -> str | None:
+    def remark(self, objective: Objective) -> str | None:
         inner = [prior for prior in objective.explicit_priors if enters_by_gradient(prior)]
         if not inner:
             return None

@@ -141,16 +141,15 @@ class Solver(ABC):
         Args:
             objective: objective F of the latest step.
             state: state after that step.
-            distance: bound of the distance of x to the minimizer, ``(batch,)``.
+            distance: bound or estimate of the distance of x to the minimizer, ``(batch,)``.
         """
         raise NotImplementedError(f"{type(self).__name__} has no gap")
 
-    def minimizes(self, objective: Objective) -> str | None:
-        """Return which other objective the solver minimizes, or ``None`` if it is this one.
+    def remark(self, objective: Objective) -> str | None:
+        """Return a sentence for `Solution.notes`, or ``None``.
 
-        The sentence may also name a part that is found to some accuracy only.
-
-        `solve` adds the sentence to `Solution.notes`.
+        It states that the solver minimizes another objective, or solves a part of every step to
+        some accuracy only.
         """
         return None
 

@@ -218,7 +218,7 @@ class HalfQuadratic(Solver):
             steps=torch.full_like(state.steps, torch.inf),
         )
 
-    def minimizes(self, objective: Objective) -> str | None:
+    def remark(self, objective: Objective) -> str | None:
         if not any("energy" in prior.offers for _, prior in objective.terms):
             return None
         penalty = "the default penalty" if self.penalty is None else f"penalty={self.penalty:g}"

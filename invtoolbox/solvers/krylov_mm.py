@@ -130,7 +130,7 @@ class KrylovMM(Solver):
             "quadratic" not in prior.offers or isinstance(objective.rule, DiscrepancyPrinciple)
         )
 
-    def minimizes(self, objective: Objective) -> str | None:
+    def remark(self, objective: Objective) -> str | None:
         prior = objective.terms[0][1]
         if prior.smooth:
             return None

@@ -175,7 +175,7 @@ class OSSART(Solver):
             state.passes + 1,
         )
 
-    def minimizes(self, objective: Objective) -> str | None:
+    def remark(self, objective: Objective) -> str | None:
         return weighted_note("OSSART")
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:

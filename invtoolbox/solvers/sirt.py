@@ -128,7 +128,7 @@ class SIRT(Solver):
     def converged(self, state: SIRTState, tolerance: float) -> Tensor:
         return (state.certificate <= tolerance) | (state.discrepancy <= state.target)
 
-    def minimizes(self, objective: Objective) -> str | None:
+    def remark(self, objective: Objective) -> str | None:
         return weighted_note("SIRT")
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:

@@ -41,12 +41,11 @@ class LearnedProximal(ExplicitPrior):
     solvers take the step ``1 / w``: the weight is the ADMM penalty, and the reciprocal of the step
     of proximal gradient. Both converge, and proximal gradient never increases the objective, if
     ``w > |A|^2 * curvature of D`` (``|A|^2 / noise_std^2`` with least squares). With less noise
-    than that of the training, such weights smooth too much. The default is 0.6 of the weight of
-    Bayes' rule, ``1 / sigma^2`` in units of the noise: the best factor for blurred pictures of
-    BSD68 lies between 0.5 and 0.7. Most runs converge there, but not all, so without a named
-    solver ADMM stops after 20 steps. With ``within_theorem=True`` the default is 1.05 times the
-    least proven weight. `Denoiser` applies
-    the same network at any step, in any solver, without an objective.
+    than in the training, such weights smooth too much. The default is 0.6 of the weight of Bayes'
+    rule, ``1 / sigma^2`` in units of the noise. Most runs converge there, but not all, so without a
+    named solver ADMM stops after 20 steps. With ``within_theorem=True`` the default is 1.05 times
+    the least proven weight. `Denoiser` applies the same network at any step, in any solver, without
+    an objective.
 
     Args:
         network: a `ConvexNetwork`.
