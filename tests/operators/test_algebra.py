@@ -58,7 +58,7 @@ def _operator(kind: str, shape: tuple[int, int, int], seed: int) -> LinearOperat
 kinds = st.sampled_from(["blur", "mask", "matrix", "identity"])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(shape=shapes, first=kinds, second=kinds, a=st.floats(-3, 3), b=st.floats(-3, 3))
 def test_expressions_are_those_of_matrices(
     shape: tuple[int, int, int], first: str, second: str, a: float, b: float
