@@ -69,6 +69,10 @@ _IDLE = {
     "aten::new_empty_strided",
     "aten::set_",
 }
+_EAGER = {
+    "aten::_conj": torch.ops.aten.conj_physical.default,
+    "aten::_neg_view": torch.ops.aten.neg.default,
+}
 _HERE = Path(__file__)
 _PACKAGE = str(_HERE.parents[1])
 _ENGINE = str(Path(torch.autograd.__file__).parent / "graph.py")
@@ -206,6 +210,31 @@ class EmulatedTensor(Tensor):
         return torch.tensor(data, device=device, **{"dtype": self.dtype, **how})
 
 
+class _EmulatedRows:
+    """Sparse matrix by rows, which a wrapper of tensors cannot be."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        if not isinstance(x, EmulatedTensor):
+            raise DeviceError("a sparse matrix on cuda:0 got a tensor on the CPU")
+        _current().tally.launches["aten::_sparse_mm"] += 1
+        return EmulatedTensor(self.matrix @ x.held)
+
+
+def _sparse_rows(*parts: Any, device: Any = None, **how: Any) -> Any:
+    on_cuda = [isinstance(p, EmulatedTensor) for p in parts]
+    if not any(on_cuda) and not _is_cuda(device):
+        return _PLAIN_SPARSE_ROWS(*parts, device=device, **how)
+    if not all(on_cuda):
+        raise DeviceError("a sparse matrix got parts on cuda:0 and on the CPU")
+    return _EmulatedRows(_PLAIN_SPARSE_ROWS(*(p.held for p in parts), **how))
+
+
+_PLAIN_SPARSE_ROWS = torch.sparse_csr_tensor
+
+
 def _is_emulated(tensor: Any) -> bool:
     return isinstance(tensor, EmulatedTensor)
 
@@ -260,7 +289,8 @@ class _Emulation(TorchDispatchMode):
         inner, inner_named = tree_map_only(Tensor, _held, (arguments, named))
         if device is not None:
             inner_named["device"] = CPU
-        result = operation(*inner, **inner_named)
+        # Below this level PyTorch no longer resolves lazy conjugates and negatives.
+        result = _EAGER.get(name, operation)(*inner, **inner_named)
         if not operation.is_view and name not in _IDLE:
             self.tally.launches[name] += 1
         written = [
@@ -291,7 +321,9 @@ class _Emulation(TorchDispatchMode):
 
     def _copy(self, operation: Any, source: Tensor, named: dict[str, Any]) -> Tensor:
         device = named.get("device")
-        target = _is_emulated(source) if device is None else _is_cuda(device)
+        # C++ derivatives name the device of the C++ tensor; `_Move` is the only copy between devices.
+        unnamed = device is None or _called_by_engine()
+        target = _is_emulated(source) if unnamed else _is_cuda(device)
         how = {k: v for k, v in named.items() if k not in ("device", "non_blocking")}
         copied: Tensor = operation(_held(source), **how)
         if _is_emulated(source) == target:
@@ -393,7 +425,7 @@ class _Move(torch.autograd.Function):
     def forward(ctx: Any, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
         ctx.back = tensor.device, tensor.dtype
         _current().count("copies", "to")
-        moved = _held(tensor).detach().to(dtype, copy=True)
+        moved = _held(tensor).detach().resolve_conj().resolve_neg().to(dtype, copy=True)
         return EmulatedTensor(moved) if device.type == "cuda" else moved
 
     @staticmethod
@@ -521,6 +553,7 @@ def emulate_cuda() -> Iterator[Tally]:
         (Tensor, "cuda", lambda tensor, *_, **__: tensor.to("cuda")),
         (torch, "tensor", _tensor),
         (torch, "as_tensor", _as_tensor),
+        (torch, "sparse_csr_tensor", _sparse_rows),
         (torch, "Generator", _Generator),
         (torch.cuda, "is_available", lambda: True),
         (torch.cuda, "device_count", lambda: 1),
@@ -528,6 +561,7 @@ def emulate_cuda() -> Iterator[Tally]:
         (torch.cuda, "_lazy_init", lambda: None),
         (torch.cuda, "synchronize", _wait),
         (torch.cuda, "empty_cache", lambda: None),
+        (torch.cuda, "mem_get_info", lambda *_: (1 << 36, 1 << 36)),
         (launching.Kernel, "pack", _pack),
         (launching, "_launch_on_cuda", _launch),
     ]
