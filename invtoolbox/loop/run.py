@@ -22,7 +22,6 @@ from invtoolbox.objective.objective import Layout, Objective
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.solvers.base import Solver
 
-
 T = TypeVar("T")
 
 
@@ -51,9 +50,7 @@ class ProgressBar:
             return
         self._last = now
         row = loop.history[-1]
-        shown = {
-            name: f"{float(torch.nanmean(row[k])):.4g}" for k, name in enumerate(RECORDED[:2])
-        }
+        shown = {name: f"{float(torch.nanmean(row[k])):.4g}" for k, name in enumerate(RECORDED[:2])}
         self._bar.set_postfix(running=int(loop.running.sum()), **shown, refresh=False)
         self._bar.update(loop.iteration - self._bar.n)
 

@@ -565,14 +565,11 @@ def emulate_cuda() -> Iterator[Tally]:
         (launching.Kernel, "pack", _pack),
         (launching, "_launch_on_cuda", _launch),
     ]
-    for module in list(sys.modules.values()):
-        names = getattr(module, "__dict__", {})
-        if (
-            names.get("__name__", "").startswith("invtoolbox.")
-            and module is not sys.modules[__name__]
-        ):
-            if names.get("Generator") is _PLAIN_GENERATOR:
-                replaced.append((module, "Generator", _Generator))
+    for name, module in list(sys.modules.items()):
+        # Modules that import the class by its name.
+        ours = name.startswith("invtoolbox.") and name != __name__
+        if ours and getattr(module, "Generator", None) is _PLAIN_GENERATOR:
+            replaced.append((module, "Generator", _Generator))
     with ExitStack() as stack:
         for owner, name, value in replaced:
             stack.enter_context(patch.object(owner, name, value))
