@@ -356,7 +356,7 @@ def _run_with_progress(
     ):
 
         def after_step(current: Loop, last: bool) -> None:
-            bar.update(current)
+            bar.update(current, last)
             if writer is not None:
                 writer.after_step(current, last)
             interrupt.check()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.constants import is_equal
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import length
@@ -113,7 +114,8 @@ class Chamfer(DataTerm):
             there.append(self._tree(shared, y[shared]).query(points, bound)[1])
             if not self.both_ways:
                 continue
-            if bool(points.isfinite().all()):
+            # On a GPU the search takes any numbers, and the test would have to be waited for.
+            if points.is_cuda or bool(points.isfinite().all()):
                 back.append(Tree(points).query(y[shared].to(points), bound)[1])
             else:  # the value of a diverged item is not finite, whatever the partners are
                 back.append(torch.zeros(y.shape[1], dtype=torch.long, device=points.device))
@@ -126,7 +128,7 @@ class Chamfer(DataTerm):
             kept is not None
             and kept.points.device == y.device
             and kept.points.dtype == y.dtype
-            and torch.equal(kept.points, y)
+            and is_equal(kept.points, y)
         )
         return kept if kept is not None and fits else Tree(y)
 

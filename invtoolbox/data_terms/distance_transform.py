@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.constants import is_equal
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.chamfer import check_point_sets
 from invtoolbox.errors import InputError
@@ -129,7 +130,7 @@ class DistanceTransform(DataTerm):
             fits = (
                 grid is not None
                 and grid.points.device == y.device
-                and torch.equal(grid.points, y[k].float())
+                and is_equal(grid.points, y[k].float())
             )
             return grid.field if grid is not None and fits else None
 

@@ -8,6 +8,7 @@ networks from a single picture.
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -89,17 +90,20 @@ def _blur(planes: Tensor) -> Tensor:
 
     These products, and their derivatives, are fast for planes of this size.
     """
-    return _band(planes.shape[1], planes) @ planes @ _band(planes.shape[2], planes).T
+    rows, columns = (_band(n, planes.dtype, planes.device) for n in planes.shape[1:])
+    return rows @ planes @ columns.T
 
 
-def _band(size: int, like: Tensor) -> Tensor:
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _band(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the banded matrix of the window along an axis of ``size`` pixels."""
     offset = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
     weights = torch.exp(-0.5 * (offset / _DEVIATION) ** 2)
     weights = weights / weights.sum()
     apart = torch.arange(size)[None] - torch.arange(size)[:, None] + _WINDOW // 2
     inside = (apart >= 0) & (apart < _WINDOW)
-    return (weights[apart.clamp(0, _WINDOW - 1)] * inside).to(like)
+    return (weights[apart.clamp(0, _WINDOW - 1)] * inside).to(dtype=dtype, device=device)
 
 
 class _Depth(DataTerm):

@@ -115,9 +115,11 @@ class _FitRotation(torch.autograd.Function):
         A = R.transpose(-1, -2) @ gradients[0]
         a = _axial(A)
         stiff = trace * eye - P
-        b = torch.linalg.solve(
-            stiff + 1e-7 * trace.abs().clamp_min(torch.finfo(S.dtype).tiny) * eye, a[..., None]
-        ).squeeze(-1)
+        b = torch.linalg.solve_ex(
+            stiff + 1e-7 * trace.abs().clamp_min(torch.finfo(S.dtype).tiny) * eye,
+            a[..., None],
+            check_errors=not S.is_cuda,
+        ).result.squeeze(-1)
         return R @ skew(b)
 
 

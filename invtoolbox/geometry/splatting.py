@@ -37,6 +37,7 @@ def rasterization(
     rasterize_mode: Literal["classic", "antialiased"] = "classic",
     normals: bool = False,
     median_depth: bool = False,
+    checked: bool = False,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     r"""Render 3D Gaussians into C views each, as Kerbl et al. (ACM TOG 42, 2023).
 
@@ -79,6 +80,8 @@ def rasterization(
             shortest axis, towards the camera.
         median_depth: whether to return the depth of the Gaussian at which the transmittance falls
             below 1/2, 0 if there is none.
+        checked: whether the caller has checked that the intrinsics have no skew, which a GPU would
+            have to be waited for.
 
     Returns:
         the images ``(..., C, height, width, X)``, alpha ``(..., C, height, width, 1)``, and a dict:
@@ -115,6 +118,8 @@ def rasterization(
         eps2d,
         sh_degree,
     )
+    if not checked:
+        check_skew(Ks)
     views = viewmats.shape[-3]
     shows, deep = "RGB" in render_mode, "D" in render_mode.replace("RGB", "") or median_depth
     if not shows:
@@ -238,9 +243,13 @@ def check_splats(
         )
     if not near > 0 or not blur > 0:
         raise InputError(f"near_plane and eps2d must be above zero, got {near} and {blur}")
+    return leading
+
+
+def check_skew(Ks: Tensor) -> None:
+    """Raise an `InputError` if intrinsics ``(..., 3, 3)`` have a skew."""
     if bool((Ks[..., 0, 1] != 0).any()):
         raise InputError(
             "Ks have a skew (entry 0, 1), which the renderer does not support; resample the images "
             "without it"
         )
-    return leading

@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,10 +56,14 @@ class Kernel:
     Attributes:
         entry: the Warp kernel.
         record: the Warp struct of its arguments.
+        file: path of the C++ file below ``kernels/``.
+        definitions: preprocessor definitions of the variant.
     """
 
     entry: Any
     record: Any
+    file: str
+    definitions: Mapping[str, str | int]
 
     def pack(self, arguments: Any) -> tuple[Any, torch.device]:
         """Return the struct that holds the arguments, and the device of the first tensor.
@@ -104,10 +108,7 @@ def launch(kernel: Kernel, tasks: int, arguments: Any, work: float) -> None:
     wp = warp()
     packed, device = kernel.pack(arguments)
     if device.type == "cuda":
-        with torch.cuda.device(device):
-            # On torch's own stream, so that its allocator knows when the tensors are free again.
-            stream = wp.stream_from_torch(torch.cuda.current_stream(device))
-            wp.launch(kernel.entry, dim=tasks, inputs=[packed, 0], stream=stream)
+        _launch_on_cuda(kernel, tasks, packed, device)
         return
 
     def part(first: int, last: int) -> None:
@@ -125,6 +126,14 @@ def launch(kernel: Kernel, tasks: int, arguments: Any, work: float) -> None:
             part(edges[0], edges[1])
         edges = edges[1:]
     run_on_threads(threads, pairwise(edges), part)
+
+
+def _launch_on_cuda(kernel: Kernel, tasks: int, packed: Any, device: torch.device) -> None:
+    wp = warp()
+    with torch.cuda.device(device):
+        # On torch's own stream, so that its allocator knows when the tensors are free again.
+        stream = wp.stream_from_torch(torch.cuda.current_stream(device))
+        wp.launch(kernel.entry, dim=tasks, inputs=[packed, 0], stream=stream)
 
 
 def address(tensor: Tensor) -> int:

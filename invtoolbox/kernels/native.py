@@ -66,7 +66,7 @@ def native_kernel(
     def kernel(arguments: record, first_task: wp.int32):  # type: ignore
         run_task(arguments, wp.tid() + first_task)
 
-    return Kernel(kernel, record)
+    return Kernel(kernel, record, file, defined)
 
 
 @cache

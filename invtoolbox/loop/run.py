@@ -11,16 +11,18 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from invtoolbox.core.pytrees import scatter_items, select_items, tree_map
+from invtoolbox.core.pytrees import scatter_items, select_items, tree_map, where_items
 from invtoolbox.loop.stopping import Travel, accept, is_due, is_grid
 from invtoolbox.objective.objective import Layout, Objective
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.solvers.base import Solver
+
+T = TypeVar("T")
 
 
 class ProgressBar:
@@ -40,17 +42,15 @@ class ProgressBar:
                 total=total, initial=done, desc=name, unit="it", leave=False, disable=None
             )
 
-    def update(self, loop: Loop) -> None:
+    def update(self, loop: Loop, last: bool) -> None:
         if self._bar is None or self._bar.disable:
             return
         now = time.monotonic()
-        if now - self._last < 0.2 and bool(loop.running.any()):
+        if now - self._last < 0.2 and not last:
             return
         self._last = now
-        last = loop.history[-1]
-        shown = {
-            name: f"{float(torch.nanmean(last[k])):.4g}" for k, name in enumerate(RECORDED[:2])
-        }
+        row = loop.history[-1]
+        shown = {name: f"{float(torch.nanmean(row[k])):.4g}" for k, name in enumerate(RECORDED[:2])}
         self._bar.set_postfix(running=int(loop.running.sum()), **shown, refresh=False)
         self._bar.update(loop.iteration - self._bar.n)
 
@@ -65,6 +65,9 @@ class ProgressBar:
 #: Meaning of the numbers in `Loop.status`.
 STATUS = ("running", "converged", "max_iterations", "diverged", "stopped")
 RUNNING, CONVERGED, MAX_ITERATIONS, DIVERGED, STOPPED = range(5)
+
+#: Number of steps after which the host reads the flags of the items on an accelerator.
+ACCELERATED_CHECKS = 10
 
 #: Quantities recorded after every step, ``(batch,)`` each.
 RECORDED = ("objective", "certificate", "discrepancy", "regularization")
@@ -183,15 +186,18 @@ def run(
         objective = dataclasses.replace(objective, layout=loop.layout)
     if loop.rule_state is not None:
         objective = objective.with_regularization(loop.rule_state.weight)
-    # On a GPU the host does not wait for every step: it checks the items every few iterations.
-    every = 1 if loop.x.device.type == "cpu" else 10
+    # On an accelerator the host does not wait for every step. It reads the flags every few steps;
+    # until then an item that has converged is frozen by its mask.
+    on_cpu = loop.x.device.type == "cpu"
+    every = 1 if on_cpu else ACCELERATED_CHECKS
     if loop.iteration == 0:
         converged = solver.converged(loop.state, limits.tolerance)
         if loop.rule_state is not None and rule is not None:
             converged = converged & rule.satisfied(loop.rule_state, loop.state.discrepancy)
         _finish(loop, solver, CONVERGED, loop.running & converged)
     last_finite, stop = loop.state.x, False
-    while bool(loop.running.any()):
+    left = bool(loop.running.any())
+    while left:
         full = loop.iteration >= limits.max_iterations
         if full or stop or (limits.deadline is not None and time.monotonic() >= limits.deadline):
             after_step(loop, True)
@@ -210,30 +216,34 @@ def run(
             )
             objective = objective.with_regularization(loop.rule_state.weight)
         _record(loop, solver, objective)
-        if loop.iteration % every == 0 or loop.iteration >= limits.max_iterations:
+        checks = loop.iteration % every == 0 or loop.iteration >= limits.max_iterations
+        if checks:
             # A sum is non-finite if an entry is; it needs no temporary of the size of x.
             finite = torch.isfinite(loop.state.x.flatten(1).sum(1)) & ~torch.isnan(
                 loop.state.certificate
             )
             _finish(loop, solver, DIVERGED, loop.running & ~finite, last_finite)
+        # Without a tolerance no item is expected to converge, and none is frozen between checks.
+        if checks or (limits.tolerance > 0 and loop.travel is None):
             done = solver.converged(loop.state, limits.tolerance)
             if loop.travel is not None:
                 done = _check_gap(loop, objective, solver, limits, every, loop.travel, done)
             if loop.rule_state is not None and rule is not None:
                 done = done & rule.satisfied(loop.rule_state, loop.state.discrepancy)
             _finish(loop, solver, CONVERGED, loop.running & done)
-            given_up = solver.gives_up(loop.state)
-            if given_up is not None:
-                _finish(loop, solver, STOPPED, loop.running & given_up)
-            objective = _compact(loop, objective)
+        given_up = solver.gives_up(loop.state)
+        if given_up is not None:
+            _finish(loop, solver, STOPPED, loop.running & given_up)
+        if checks:
+            objective, left = _compact(loop, objective)
             last_finite = loop.state.x
         adaptive = objective.adaptive_prior
-        if adaptive is not None and adaptive.adapts(loop.iteration) and bool(loop.running.any()):
+        if left and adaptive is not None and adaptive.adapts(loop.iteration):
             objective = _adapt(loop, objective, solver)
             last_finite = loop.state.x
         # Every callback is called, also after one of them has stopped the run.
         stop = any([callback(_progress(loop, objective)) is True for callback in callbacks])
-        after_step(loop, not bool(loop.running.any()))
+        after_step(loop, not left)
     return loop
 
 
@@ -290,30 +300,36 @@ def _finish(
     loop: Loop, solver: Solver, status: int, mask: Tensor, answer: Tensor | None = None
 ) -> None:
     """Store the answers of the items in ``mask`` and mark these items as done."""
-    if not bool(mask.any()):
+    if mask.device.type == "cpu" and not bool(mask.any()):
         return
     answer = solver.result(loop.state) if answer is None else answer
-    done = mask.nonzero().squeeze(1)
-    where = loop.active[done]
-    loop.x = loop.x.index_copy(0, where, answer[done].to(loop.x.dtype))
+    loop.x = _store(loop, mask, answer.to(loop.x.dtype), loop.x)
     summary = loop.state if loop.keeps_state else solver.summary(loop.state)
-    loop.summary = scatter_items(where, select_items(summary, done), loop.summary)
-    loop.status = loop.status.index_fill(0, where, status)
-    loop.iterations = loop.iterations.index_fill(0, where, loop.iteration)
+    loop.summary = _store(loop, mask, summary, loop.summary)
+    numbers = torch.full_like(loop.active, status), torch.full_like(loop.active, loop.iteration)
+    loop.status, loop.iterations = _store(loop, mask, numbers, (loop.status, loop.iterations))
     loop.running = loop.running & ~mask
 
 
-def _compact(loop: Loop, objective: Objective) -> Objective:
-    """Drop the items that are done, once they are half of the batch."""
+def _store(loop: Loop, mask: Tensor, new: T, old: T) -> T:
+    """Return ``old``, of the whole batch, with the items of the mask from ``new``."""
+    if len(loop.active) == len(loop.status):
+        return where_items(~mask, old, new)
+    taken = where_items(mask, new, select_items(old, loop.active))
+    return scatter_items(loop.active, taken, old)
+
+
+def _compact(loop: Loop, objective: Objective) -> tuple[Objective, bool]:
+    """Drop the items that are done, once they are half of the batch; return if others are left."""
     left = int(loop.running.sum())
     if left == 0 or 2 * left > len(loop.running):
-        return objective
+        return objective, left > 0
     keep = loop.running.nonzero().squeeze(1)
     loop.active, loop.running = loop.active[keep], loop.running[keep]
     loop.state = select_items(loop.state, keep)
     loop.rule_state = select_items(loop.rule_state, keep)
     loop.travel = select_items(loop.travel, keep)
-    return objective.select(keep)
+    return objective.select(keep), True
 
 
 def _adapt(loop: Loop, objective: Objective, solver: Solver) -> Objective:

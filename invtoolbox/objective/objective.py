@@ -106,7 +106,10 @@ class Objective:
         """Every explicit prior with its whole weight ``regularization * w_i``, ``(batch,)``."""
         one = self.share * self.regularization
         return tuple(
-            (one * torch.as_tensor(t.weight, dtype=one.dtype, device=one.device), t.prior)
+            (
+                one * (t.weight.to(one) if isinstance(t.weight, Tensor) else t.weight),
+                t.prior,
+            )
             for t in self.prior.terms
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -55,7 +55,7 @@ class Operator(Settings, ABC):
 
     def __call__(self, x: Tensor) -> Any:
         """Compute the prediction ``A(x)``, shape ``(batch, *range_shape)``."""
-        check_shape(x, self.domain_shape, f"{self} takes x", self.channelwise, self.items)
+        check_shape(x, self.domain_shape, lambda: f"{self} takes x", self.channelwise, self.items)
         return self._forward(x)
 
     def with_info(self, x: Any) -> tuple[Any, dict[str, Tensor]]:
@@ -254,8 +254,13 @@ class LinearOperator(Operator):
 
     def _check_measurements(self, method: str, y: Any) -> None:
         """Raise an `InputError` if ``y``, the argument of ``method``, has a wrong shape."""
-        what = f"the {method} of {self} takes y"
-        check_shape(y, self.range_shape, what, self.channelwise, self.items)
+        check_shape(
+            y,
+            self.range_shape,
+            lambda: f"the {method} of {self} takes y",
+            self.channelwise,
+            self.items,
+        )
 
     def _adjoint(self, y: Any) -> Tensor:
         first = y[0] if isinstance(y, (tuple, list)) else y
@@ -450,7 +455,10 @@ def item_norm(a: Any) -> Tensor:
 
 def expand(value: float | Tensor, like: Tensor) -> Tensor:
     """Reshape a number, or one number per item, so that it multiplies ``like``."""
-    value = torch.as_tensor(value, dtype=like.real.dtype, device=like.device)
+    dtype, device = like.real.dtype, like.device
+    if not isinstance(value, Tensor):
+        return torch.full((), value, dtype=dtype, device=device)  # no copy from the host
+    value = value.to(dtype=dtype, device=device)
     return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim else value
 
 
@@ -463,10 +471,24 @@ def count_items(what: str, *tensors: Tensor | None) -> int | None:
 
 
 def check_shape(
-    value: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
+    value: Any,
+    shape: Shapes,
+    what: str | Callable[[], str],
+    channelwise: bool = False,
+    items: int | None = None,
 ) -> None:
-    """Raise an `InputError` that names the wrong axis, unless the shape is ``(batch, *shape)``."""
-    if shape and isinstance(shape[0], tuple):
+    """Raise an `InputError` that names the wrong axis, unless the shape is ``(batch, *shape)``.
+
+    ``what`` may be a function of the text, because describing an operator may take long.
+    """
+    nested = bool(shape) and isinstance(shape[0], tuple)
+    if not nested and isinstance(value, Tensor) and value.ndim == len(shape) + 1:
+        first = 2 if channelwise else 1
+        same = tuple(value.shape[first:]) == tuple(shape[first - 1 :])
+        if same and (items is None or value.shape[0] == items):
+            return
+    what = what if isinstance(what, str) else what()
+    if nested:
         if not isinstance(value, (tuple, list)) or len(value) != len(shape):
             raise InputError(f"{what} as a tuple of {len(shape)} tensors, got {_describe(value)}")
         for k, (part, part_shape) in enumerate(zip(value, shape)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -102,18 +103,23 @@ class FiniteDifference(LinearOperator):
 
         It is exact if ``periodic``, and approximate for the Neumann boundary.
         """
-        symbol = torch.zeros([1] * len(self.domain_shape), dtype=torch.float64)
-        for axis, n in enumerate(self.domain_shape[1:]):
-            frequencies = torch.arange(
-                n // 2 + 1 if axis == self.dimensions - 1 else n, dtype=torch.float64
-            )
-            part = 4 * (torch.pi * frequencies / n).sin().square()
-            if self.spacing is not None:
-                part = part / self.spacing[axis] ** 2
-            symbol = symbol + part.view(
-                [-1 if k == axis + 1 else 1 for k in range(len(self.domain_shape))]
-            )
-        return symbol.unsqueeze(0), self.periodic
+        spacing = None if self.spacing is None else tuple(self.spacing)
+        return _laplacian(tuple(self.domain_shape[1:]), spacing), self.periodic
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _laplacian(space: tuple[int, ...], spacing: tuple[float, ...] | None) -> Tensor:
+    """Return the symbol of the Laplacian, ``(1, 1, *half spectrum)``, float64."""
+    symbol = torch.zeros([1] * (1 + len(space)), dtype=torch.float64)
+    for axis, n in enumerate(space):
+        last = axis == len(space) - 1
+        frequencies = torch.arange(n // 2 + 1 if last else n, dtype=torch.float64)
+        part = 4 * (torch.pi * frequencies / n).sin().square()
+        if spacing is not None:
+            part = part / spacing[axis] ** 2
+        symbol = symbol + part.view([-1 if k == axis + 1 else 1 for k in range(1 + len(space))])
+    return symbol.unsqueeze(0)
 
 
 class SymmetrisedGradient(LinearOperator):

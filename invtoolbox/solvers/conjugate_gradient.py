@@ -114,7 +114,7 @@ class ConjugateGradient(Solver):
             state.recent,
         )
         changed = objective.regularization != state.weight
-        if bool(changed.any()):
+        if objective.regularization is not state.weight and bool(changed.any()):
             fresh = right_side(objective) - apply_hessian(objective, state.x, state.prediction)
             mask = changed.view(-1, *[1] * (fresh.ndim - 1))
             if inverse is not None:
@@ -169,7 +169,7 @@ class ConjugateGradient(Solver):
             item_norm(residual) / scale,
             residual,
             direction,
-            objective.regularization.clone(),
+            objective.regularization,
             prediction,
             scale,
             inverse,

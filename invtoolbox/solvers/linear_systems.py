@@ -16,6 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from invtoolbox.core.constants import convert
 from invtoolbox.core.in_place import add, add_product, multiply
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.objective import Objective
@@ -206,7 +207,7 @@ def system_symbol(
         own = (torch.ones_like(symbol[:1, :1]), True) if K is None else K.normal_symbol()
         if own is None:
             return None, False
-        symbol = symbol + expand(rho, symbol) * own[0].to(like)
+        symbol = symbol + expand(rho, symbol) * convert(own[0], like)
         exact = exact and own[1]
     # Frequencies that no term depends on leave the image unchanged.
     floor = 1e-6 * symbol.flatten(1).amax(1)

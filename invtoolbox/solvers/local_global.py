@@ -11,6 +11,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
+from invtoolbox.core.constants import is_equal
 from invtoolbox.data_terms.least_squares import Exact
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Evaluation, Objective
@@ -143,7 +144,7 @@ class LocalGlobal(Solver):
             scale,
             free,
             which,
-            objective.regularization.clone(),
+            objective.regularization,
             torch.zeros_like(which),
             factors,
         )
@@ -157,7 +158,7 @@ class LocalGlobal(Solver):
             state.which,
         )
         moves, changes, solved = state.moves, state.changes, state.solved
-        changed = not torch.equal(objective.regularization, state.factored)
+        changed = not is_equal(objective.regularization, state.factored)
         if changed:
             value, gradient, _ = self._evaluate(objective, state.x, state.free)
         if changed or not all(prior.majoriser_is_fixed for _, prior in objective.terms):
@@ -203,7 +204,7 @@ class LocalGlobal(Solver):
             state.scale,
             state.free,
             which,
-            objective.regularization.clone() if changed else state.factored,
+            objective.regularization,
             state.steps + 1,
             factors,
         )

@@ -1,9 +1,18 @@
-"""Checks of operators, priors, data terms and solvers against their contracts."""
+"""Checks of operators, priors, data terms and solvers against their contracts, and of devices."""
 
 from invtoolbox.testing.common import Finding, Report
 from invtoolbox.testing.data_terms import check_data_term
+from invtoolbox.testing.emulated_cuda import emulate_cuda
 from invtoolbox.testing.operators import check_operator
 from invtoolbox.testing.priors import check_prior
 from invtoolbox.testing.solvers import check_solver
 
-__all__ = ["Finding", "Report", "check_data_term", "check_operator", "check_prior", "check_solver"]
+__all__ = [
+    "Finding",
+    "Report",
+    "check_data_term",
+    "check_operator",
+    "check_prior",
+    "check_solver",
+    "emulate_cuda",
+]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.constants import constant
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import Operator
@@ -73,12 +74,15 @@ class Crops(Pairs):
     def _crops(self, count: int, generator: Generator) -> Tensor:
         free = [[n - self.crop + 1 for n in image.shape[2:]] for image in self.images]
         device = self.images[0].device
-        places = torch.tensor([float(rows * columns) for rows, columns in free], device=device)
-        which = torch.multinomial(places, count, replacement=True, generator=generator).tolist()
-        drawn = torch.rand(count, 2, generator=generator, device=device).tolist()
-        turns = torch.randint(8, (count,), generator=generator, device=device).tolist()
+        places = constant([rows * columns for rows, columns in free], torch.ones(0, device=device))
+        which = torch.multinomial(places, count, replacement=True, generator=generator)
+        drawn = torch.rand(count, 2, generator=generator, device=device)
+        turns = torch.randint(8, (count,), generator=generator, device=device)
         crops = []
-        for k, (down, right), turn in zip(which, drawn, turns):
+        # One copy to the host; the numbers are exact in double precision.
+        together = torch.cat([torch.stack([which, turns], 1).double(), drawn.double()], 1)
+        for number, turned, down, right in together.tolist():
+            k, turn = int(number), int(turned)
             top, left = (min(int(share * n), n - 1) for share, n in zip((down, right), free[k]))
             part = self.images[k][..., top : top + self.crop, left : left + self.crop]
             crops.append(torch.rot90(part.flip(-1) if turn >= 4 else part, turn % 4, (-2, -1)))

@@ -1,86 +1,70 @@
-"""The kernels of rendering and of points compile for CUDA, and importing them does not start Warp."""
+"""Every kernel compiles for CUDA, which needs no GPU: Warp contains NVIDIA's compiler."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
-from invtoolbox.kernels.launch import Kernel, warp
-from invtoolbox.kernels.points import distance_field, rotations
-from invtoolbox.kernels.rendering import (
-    raycast,
-    splat_compositing,
-    splat_projection,
-    voxel_rendering,
-)
+from invtoolbox.kernels import native
+from invtoolbox.kernels.launch import warp
+from invtoolbox.kernels.points import distance_field
+from tests.kernels.cuda_variants import CPU_ONLY, variants
 
-F32, F64 = torch.float32, torch.float64
+VARIANTS = list(variants())
+GROUPS = tuple(dict.fromkeys(group for group, _ in VARIANTS))
+#: Compute capabilities of the A100 and of the H100.
+ARCHITECTURES = (80, 90)
 
 
-def project(dtype: torch.dtype, degree: int, extras: bool, gradient: bool) -> Kernel:
-    return splat_projection.projection_kernel(
-        dtype, 3 if degree >= 0 else 5, degree, extras, extras, extras, gradient
-    )
-
-
-def composite(dtype: torch.dtype, median: int | None, rays: bool, gradient: bool) -> Kernel:
-    return splat_compositing.composite_kernel(dtype, 4, median, rays, True, gradient)
-
-
-KERNELS: dict[str, list[Callable[[], Kernel]]] = {
-    "projection": [
-        lambda: project(F32, 3, True, False),
-        lambda: project(F64, -1, False, False),
-        lambda: project(F32, 3, True, True),
-        lambda: project(F64, -1, False, True),
-    ],
-    "compositing": [
-        lambda: composite(F32, 3, False, False),
-        lambda: composite(F64, None, True, False),
-        lambda: composite(F32, None, True, True),
-        lambda: composite(F64, 3, False, True),
-        lambda: splat_compositing.sum_kernel(F32, 4),
-    ],
-    "voxels": [
-        lambda: voxel_rendering.render_kernel(F32, 4, 3),
-        lambda: voxel_rendering.render_kernel(F64, 1, 0),
-        lambda: voxel_rendering.gradient_kernel(F32, 4, 3, True, True),
-        lambda: voxel_rendering.gradient_kernel(F64, 1, 0, False, False),
-    ],
-    "rays": [lambda: raycast.raycast_kernel(F32), lambda: raycast.raycast_kernel(F64)],
-    "distances": [
-        lambda: distance_field.sweep_kernel(0, 2),
-        lambda: distance_field.sweep_kernel(2, 2),
-        lambda: distance_field.nearby_kernel(3, True),
-        lambda: distance_field.interpolation_kernel(F32),
-        lambda: distance_field.interpolation_kernel(F64),
-    ],
-    "rotations": [lambda: rotations.fit_kernel(F32), lambda: rotations.gradient_kernel(F64)],
-}
-
-
-@pytest.mark.parametrize("group", KERNELS)
-def test_kernels_compile_for_cuda(group: str, tmp_path: Path) -> None:
-    """NVIDIA's compiler, which Warp brings along, needs no GPU."""
+@pytest.fixture(scope="module")
+def compiler() -> Any:
     wp = warp()
     if not hasattr(wp, "compile_aot_module") or not wp._src.context.runtime.is_cuda_enabled:
         pytest.skip("this Warp was built without CUDA")
-    for make in KERNELS[group]:
-        wp.compile_aot_module(make().entry.module, arch=75, module_dir=tmp_path, use_ptx=True)
-    assert len(list(tmp_path.glob("*.ptx"))) == len(KERNELS[group])
+    return wp
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_largest_variant_compiles(group: str, compiler: Any, tmp_path: Path) -> None:
+    """Compile the last variant of each file, which has every switch on, for one of the two."""
+    last = {make().file: make() for name, make in VARIANTS if name == group}
+    for k, kernel in enumerate(last.values()):
+        architecture = ARCHITECTURES[(k + GROUPS.index(group)) % 2]
+        compiler.compile_aot_module(kernel.entry.module, arch=architecture, module_dir=tmp_path)
+    assert len(list(tmp_path.glob("*.cubin"))) == len(last)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_variant_compiles(
+    group: str, architecture: int, compiler: Any, tmp_path: Path
+) -> None:
+    kernels = {
+        id(kernel): kernel for name, make in VARIANTS if name == group for kernel in [make()]
+    }
+    for kernel in kernels.values():
+        compiler.compile_aot_module(kernel.entry.module, arch=architecture, module_dir=tmp_path)
+    assert len(list(tmp_path.glob("*.cubin"))) == len(kernels)
+
+
+def test_every_kernel_is_listed() -> None:
+    folder = Path(native.__file__).parent
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*.cpp")}
+    listed = {make().file for _, make in VARIANTS}
+    assert listed | CPU_ONLY == files and not listed & CPU_ONLY
 
 
 def test_importing_kernels_does_not_start_warp() -> None:
     modules = sorted(
         f"invtoolbox.kernels.{path.parent.name}.{path.stem}"
-        for folder in ("points", "rendering")
+        for folder in ("points", "rendering", "tomography")
         for path in (Path(distance_field.__file__).parents[1] / folder).glob("[a-z]*.py")
     )
     code = f"import sys, {', '.join(modules)}; print('warp' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert len(modules) > 8 and done.stdout.strip() == "False"
+    assert len(modules) > 12 and done.stdout.strip() == "False"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.launch import launch, run_on_threads, warp
+from invtoolbox.kernels.launch import launch, run_on_threads
 from invtoolbox.kernels.tomography.joseph import (
     JosephArguments,
     _lines,
@@ -218,27 +217,6 @@ def test_an_error_in_a_part_reaches_the_caller() -> None:
 
     with pytest.raises(KeyError):
         run_on_threads(2, iter([(k, k + 1) for k in range(5)]), part)
-
-
-def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
-    """Compile the same source with NVIDIA's compiler, which Warp contains: no GPU is needed."""
-    wp = warp()
-    if not hasattr(wp, "compile_aot_module") or not wp._src.context.runtime.is_cuda_enabled:
-        pytest.skip("this Warp was built without CUDA")
-    from invtoolbox.kernels.tomography.pixel_backprojection import pixel_kernel
-
-    f32, f64 = torch.float32, torch.float64
-    kernels = [
-        joseph_kernel("project", f32, 1, 0, GROUP=1),
-        joseph_kernel("project", f64, 1, 2, GROUP=1),
-        joseph_kernel("scatter", f64, 1, 0, LINES=1),
-        joseph_kernel("backproject", f32, 1, 1, LINES=1),
-        pixel_kernel("backproject", f32, 1, True, GROUP=1),
-        pixel_kernel("project", f64, 1, False, ATOMIC=True),
-    ]
-    for kernel in kernels:
-        wp.compile_aot_module(kernel.entry.module, arch=75, module_dir=tmp_path, use_ptx=True)
-    assert len(list(tmp_path.glob("*.ptx"))) == len(kernels)
 
 
 def test_warp_starts_silently_and_only_when_needed() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.launch import warp
 from invtoolbox.kernels.tomography.joseph import backproject, project
 from invtoolbox.kernels.tomography.rays import Rays, Views, table_of
 from invtoolbox.kernels.tomography.volume import (
@@ -23,9 +21,7 @@ from invtoolbox.kernels.tomography.volume import (
     project_volume,
     scatter_fixed,
     scatter_owned,
-    volume_kernel,
 )
-from invtoolbox.kernels.tomography.voxel_backprojection import voxel_kernel
 
 DOT = {torch.float32: 1e-5, torch.float64: 1e-12}
 KINDS = ("flat", "curved", "parallel")
@@ -342,29 +338,6 @@ def test_the_kernels_of_cuda_are_the_same_pair(kind: str, dtype: torch.dtype) ->
     scatter_owned(y, table, None, views, volumes[2])
     for volume in volumes:
         torch.testing.assert_close(volume, expected, rtol=0, atol=tolerance)
-
-
-def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
-    """Compile the same source with NVIDIA's compiler, which Warp contains: no GPU is needed."""
-    wp = warp()
-    if not hasattr(wp, "compile_aot_module") or not wp._src.context.runtime.is_cuda_enabled:
-        pytest.skip("this Warp was built without CUDA")
-    f32, f64 = torch.float32, torch.float64
-    kernels = [
-        volume_kernel("project", f32, False, False),
-        volume_kernel("project", f64, True, False, tangent=True),
-        volume_kernel("geometry", f32, False, True),
-        volume_kernel("scatter", f32, False, False),
-        volume_kernel("scatter", f64, True, False, tangent=True),
-        volume_kernel("scatter", f32, False, True, fixed=True),
-        volume_kernel("backproject", f64, False, False, tangent=True),
-        voxel_kernel("backproject", f32, True, BZ=1, BY=1, BX=1),
-        voxel_kernel("project", f32, False, ATOMIC=True),
-        voxel_kernel("project", f64, True, ATOMIC=False),
-    ]
-    for kernel in kernels:
-        wp.compile_aot_module(kernel.entry.module, arch=75, module_dir=tmp_path, use_ptx=True)
-    assert len(list(tmp_path.glob("*.ptx"))) == len(kernels)
 
 
 def test_steep_rays_are_counted_once() -> None:

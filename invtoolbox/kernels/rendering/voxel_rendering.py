@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from invtoolbox.core.constants import constant
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import spherical_harmonics
 from invtoolbox.geometry.voxels import Voxels
@@ -97,15 +98,14 @@ def render_voxels(
     _check(voxels, origins, directions)
     if origins.ndim == 2:
         origins, directions = origins[None], directions[None]
-    cell = density.new_tensor(space.cell)
+    cell = constant(space.cell, density)
     step = 0.5 * min(space.cell) if step is None else step
     length = directions.norm(dim=-1, keepdim=True)
     unit = directions / length
     degree = math.isqrt(color.shape[2]) - 1
     bases = spherical_harmonics(unit, degree)
-    offsets = torch.as_tensor(offset, dtype=density.dtype, device=density.device).expand(
-        origins.shape[:2]
-    )
+    given = offset.to(density) if isinstance(offset, Tensor) else constant(offset, density)
+    offsets = given.expand(origins.shape[:2])
     # softplus(s) scale step = -log(1 - least_alpha)
     thinnest = -math.log1p(-least_alpha) / (space.scale * step)
     least = math.log(math.expm1(thinnest)) if thinnest > 0 else -1e30
@@ -126,7 +126,7 @@ def render_voxels(
     seen, rest = _Render.apply(
         density,
         color,
-        (origins - density.new_tensor(space.low)) / cell,
+        (origins - constant(space.low, density)) / cell,
         unit / cell,
         bases,
         offsets,
@@ -134,9 +134,8 @@ def render_voxels(
     )
     alpha, depth, thickness, median = rest.unbind(-1)
     if background is not None:
-        seen = seen + (1 - alpha)[..., None] * torch.as_tensor(
-            background, dtype=seen.dtype, device=seen.device
-        )
+        behind = background.to(seen) if isinstance(background, Tensor) else background
+        seen = seen + (1 - alpha)[..., None] * behind
     length = length[..., 0]
     met = alpha > 0
     depth = (

@@ -21,6 +21,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from invtoolbox.core.constants import constant
 from invtoolbox.errors import InputError
 
 
@@ -197,7 +198,7 @@ def table_of(views: Views, device: torch.device) -> Tensor:
         t.to(device=device, dtype=torch.float64)
         for t in (views.source, views.detector, views.u, views.v)
     )
-    size = source.new_tensor(views.voxel_size[::-1])
+    size = constant(views.voxel_size[::-1], source)
     if views.parallel:
         e, f, turn = detector, u, torch.zeros_like(source[:, :1])
     elif views.curved:
@@ -209,7 +210,7 @@ def table_of(views: Views, device: torch.device) -> Tensor:
     v = v / size
     # Rows that are stacked along z up to the rounding of a rotation become stacked along z exactly,
     # for which the kernels have a fast path. Only the value is rounded: the derivative stays.
-    sideways = v * v.new_tensor([1.0, 1.0, 0.0])
+    sideways = v * constant((1.0, 1.0, 0.0), v)
     rounding = sideways.abs().amax(dim=1, keepdim=True) <= 1e-13 * v[:, 2:].abs()
     v = v - torch.where(rounding, sideways, 0.0).detach()
     return torch.cat([source / size, e / size, f / size, v, turn], dim=1)

@@ -131,7 +131,7 @@ class CartesianMRI(LinearOperator):
 
     def coil_images(self, y: Tensor) -> Tensor:
         """Compute the zero-filled image of every coil, ``(batch, coil, *space)``."""
-        check_shape(y, self.range_shape, f"{self} takes y", items=self.items)
+        check_shape(y, self.range_shape, lambda: f"{self} takes y", items=self.items)
         mask = self._weights(y)
         return centred_ifft(
             torch.where(mask != 0, y / torch.where(mask != 0, mask, 1), 0), self.axes

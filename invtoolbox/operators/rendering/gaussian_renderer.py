@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
+from invtoolbox.core.constants import ask, constant, is_nonzero
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.gaussians import Splats
 from invtoolbox.geometry.ray_splatting import ray_rasterization
 from invtoolbox.geometry.rigid import inverse, rigid, rotation
-from invtoolbox.geometry.splatting import rasterization
+from invtoolbox.geometry.splatting import check_skew, rasterization
 from invtoolbox.operators.base import Operator
 
 Output = Literal["color", "alpha", "depth", "median_depth", "normal"]
@@ -149,6 +151,7 @@ class GaussianRenderer(_SplatOperator):
         self.size = every[0].size
         self.world_to_camera = torch.stack([c.world_to_camera for c in every])
         self.intrinsics = torch.stack([c.intrinsics for c in every])
+        check_skew(self.intrinsics)
         self.twist = self.world_to_camera.new_zeros(len(every), len(every[0]), 6)
         self.items = None if isinstance(cameras, Cameras) else len(every)
         self.outputs, self.channels, self.antialiased = tuple(outputs), channels, antialiased
@@ -184,7 +187,7 @@ class GaussianRenderer(_SplatOperator):
         Ks = self._select(self.intrinsics).to(like).expand(batch, -1, -1, -1)
         behind = (
             self.background.to(like).expand(batch, views.shape[1], self.channels)
-            if bool((self.background != 0).any())
+            if ask(is_nonzero, self.background)
             else None
         )
         depth = "depth" in self.outputs
@@ -217,14 +220,14 @@ class GaussianRenderer(_SplatOperator):
             "median_depth": info.get("median_depth"),
         }
         found = {name: info[name] for name in ("splats", "boxes") if name in info}
-        size = like.new_tensor([self.size[1], self.size[0]])
+        size = constant((self.size[1], self.size[0]), like)
         return self._concatenate(known), {**found, "size": size}
 
     def _poses(self, like: Tensor) -> Tensor:
         """Return world to camera after the twists, ``(1 or batch, C, 4, 4)``."""
         twist = self._select(self.twist).to(like)
         fixed = self._select(self.world_to_camera).to(like)
-        if not twist.requires_grad and not bool((twist != 0).any()):
+        if not twist.requires_grad and not ask(is_nonzero, self.twist):
             return fixed
         count = max(len(twist), len(fixed))
         flat = fixed.expand(count, -1, -1, -1).flatten(0, 1)
@@ -238,7 +241,7 @@ class GaussianRenderer(_SplatOperator):
 
     def _rasterization(self) -> Any:
         if self.backend == "own":
-            return rasterization
+            return partial(rasterization, checked=True)
         from invtoolbox.geometry.gsplat_backend import rasterization as by_gsplat
 
         return by_gsplat

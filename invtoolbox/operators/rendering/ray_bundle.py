@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.constants import ask, is_nonzero
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
@@ -63,7 +64,7 @@ class RayBundle(Settings):
             raise InputError("these rays belong to no camera")
         moved = Cameras(self.tensors["world_to_camera"], self.tensors["intrinsics"], self.size)
         twist = self.tensors["twist"]
-        return moved.rotate(twist) if twist.requires_grad or bool((twist != 0).any()) else moved
+        return moved.rotate(twist) if twist.requires_grad or ask(is_nonzero, twist) else moved
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
@@ -110,9 +111,9 @@ class RayBundle(Settings):
         row, column = self.index % (height * width) // width, self.index % width
         pixels = torch.stack([column, row, torch.ones_like(row)], dim=-1).to(cameras.intrinsics)
         pixels[:, :2] += 0.5
-        back = cameras.world_to_camera[:, :3, :3].transpose(1, 2) @ torch.linalg.inv(
-            cameras.intrinsics
-        )
+        K = cameras.intrinsics
+        inverse = torch.linalg.inv_ex(K, check_errors=not K.is_cuda).inverse
+        back = cameras.world_to_camera[:, :3, :3].transpose(1, 2) @ inverse
         return cameras.centres[which], (back[which] @ pixels[..., None]).squeeze(-1)
 
     def parameters(self) -> dict[str, Tensor]:

@@ -158,7 +158,7 @@ class CompressiveAutoencoder(ImplicitPrior):
         return shape[-2], shape[-1]
 
     def _scale(self, like: Tensor) -> Tensor:
-        return expand(torch.as_tensor(self.rate_scale, dtype=like.dtype, device=like.device), like)
+        return expand(self.rate_scale, like)
 
     def _fold(self, x: Tensor) -> Tensor:
         """Return images as the network takes them: channels as items, or grey images tripled."""

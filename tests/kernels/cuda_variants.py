@@ -1,0 +1,115 @@
+"""Every variant of a kernel that may run on CUDA, and the kernels that run on a CPU alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import torch
+
+from invtoolbox.kernels.launch import Kernel
+from invtoolbox.kernels.points.distance_field import (
+    interpolation_kernel,
+    nearby_kernel,
+    sweep_kernel,
+)
+from invtoolbox.kernels.points.rotations import fit_kernel, gradient_kernel
+from invtoolbox.kernels.rendering import voxel_rendering
+from invtoolbox.kernels.rendering.raycast import raycast_kernel
+from invtoolbox.kernels.rendering.splat_compositing import composite_kernel, sum_kernel
+from invtoolbox.kernels.rendering.splat_projection import projection_kernel
+from invtoolbox.kernels.tomography.joseph import joseph_kernel
+from invtoolbox.kernels.tomography.pixel_backprojection import pixel_kernel
+from invtoolbox.kernels.tomography.volume import volume_kernel
+from invtoolbox.kernels.tomography.voxel_backprojection import voxel_kernel
+
+#: Files of kernels that only run on a CPU: CUDA takes another path.
+CPU_ONLY = {
+    "rendering/splat_binning_count.cpp",
+    "rendering/splat_binning_sort.cpp",
+    "rendering/splat_compositing_tile.cpp",
+    "rendering/splat_compositing_tile_gradient.cpp",
+    "tomography/slab_move.cpp",
+    "tomography/slab_project.cpp",
+    "tomography/slab_backproject.cpp",
+    "tomography/voxel_backproject_upright.cpp",
+}
+
+#: Definitions that are sizes. A kernel accepts any; the list below holds some of each.
+SIZES = {"BASES", "CHANNELS", "FEATURES", "MEDIAN", "REACH", "ROW"}
+
+Maker = Callable[[], Kernel]
+_BOTH = (False, True)
+
+
+def variants() -> Iterator[tuple[str, Maker]]:
+    """Yield the name of a group and a function that returns the kernel, for every variant."""
+    for real in (torch.float32, torch.float64):
+        yield from _rendering(real)
+        yield from _tomography(real)
+        for make in (fit_kernel, gradient_kernel):
+            yield "rotations", lambda make=make, real=real: make(real)
+        yield "rays", lambda real=real: raycast_kernel(real)
+        yield "distances", lambda real=real: interpolation_kernel(real)
+    for axis in range(3):
+        yield "distances", lambda axis=axis: sweep_kernel(axis, 2)
+    yield "distances", lambda: nearby_kernel(3, True)
+
+
+def _rendering(real: torch.dtype) -> Iterator[tuple[str, Maker]]:
+    for degree, *switches in product((-1, 0, 1, 2, 3), _BOTH, _BOTH, _BOTH, _BOTH):
+        yield "projection", lambda d=degree, s=switches: projection_kernel(real, 3, d, *s)
+    for gradient in _BOTH:
+        for channels in (0, 1, 16):
+            yield (
+                "projection",
+                lambda c=channels, g=gradient: projection_kernel(
+                    real, c, -1, True, False, False, g
+                ),
+            )
+        for features, median, rays in (
+            (3, None, False),
+            (3, None, True),
+            (1, 0, True),
+            (4, 3, False),
+            (7, 3, False),
+            (32, None, False),
+        ):
+            yield (
+                "compositing",
+                lambda f=features, m=median, r=rays, g=gradient: composite_kernel(
+                    real, f, m, r, True, g
+                ),
+            )
+    for features in (1, 3, 4, 7, 32):
+        yield "compositing", lambda f=features: sum_kernel(real, f)
+    for bases, channels in ((1, 0), (1, 1), (1, 3), (4, 3), (9, 3)):
+        yield (
+            "voxels",
+            lambda b=bases, c=channels: voxel_rendering.render_kernel(real, b, c),
+        )
+        for rays, atomic in product(_BOTH, _BOTH):
+            yield (
+                "voxels",
+                lambda b=bases, c=channels, r=rays, a=atomic: voxel_rendering.gradient_kernel(
+                    real, b, c, r, a
+                ),
+            )
+
+
+def _tomography(real: torch.dtype) -> Iterator[tuple[str, Maker]]:
+    for mode in range(3):
+        yield "images", lambda m=mode: joseph_kernel("project", real, 1, m, GROUP=1)
+    for mode, name in product(range(2), ("backproject", "scatter")):
+        yield "images", lambda m=mode, n=name: joseph_kernel(n, real, 1, m, LINES=1)
+    for curved in _BOTH:
+        yield "images", lambda c=curved: pixel_kernel("backproject", real, 1, c, GROUP=1)
+        yield "volumes", lambda c=curved: voxel_kernel("backproject", real, c, BZ=1, BY=1, BX=1)
+        for atomic in _BOTH:
+            yield "images", lambda c=curved, a=atomic: pixel_kernel("project", real, 1, c, ATOMIC=a)
+            yield "volumes", lambda c=curved, a=atomic: voxel_kernel("project", real, c, ATOMIC=a)
+    for scan in ((True, False), (False, False), (False, True)):
+        yield "volumes", lambda s=scan: volume_kernel("geometry", real, *s)
+        yield "volumes", lambda s=scan: volume_kernel("scatter", real, *s, fixed=True)
+        for name, tangent in product(("project", "scatter", "backproject"), _BOTH):
+            yield "volumes", lambda n=name, s=scan, t=tangent: volume_kernel(n, real, *s, t)
