@@ -7,7 +7,6 @@ and fitted to the next sweep.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -36,6 +35,11 @@ from invtoolbox.solvers.lbfgs import LBFGS
 #: Points farther than this from the other sweep have no partner in it, metres: about twice the
 #: distance of lidar lines at 30 m.
 _APART = 0.15
+#: Usual speed of a body, metres per second: much faster ones need more evidence.
+_USUAL = 10.0
+#: Width of the border around the places that bodies can reach, metres, in which surfaces are seen
+#: whole.
+_MARGIN = 2.0
 #: Height above the ground up to which points above a body may belong to it, metres: lorries, buses.
 _TALLEST = 4.5
 #: Distance in the plane within which fragments of a body are searched, metres.
@@ -56,12 +60,16 @@ class Pair:
         ground: points of the ground, which define heights, ``(g, 3)``.
         times: times of the points within their sweeps, seconds, ``(n,)`` and ``(m,)``; None if
             unknown.
+        period: seconds from the first sweep to the second.
+        ego_motion: E, by which the source was moved, float64 ``(4, 4)``; None if it was not moved.
     """
 
     source: Tensor
     target: Tensor
     ground: Tensor
     times: tuple[Tensor, Tensor] | None = None
+    period: float = 0.1
+    ego_motion: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,17 +91,17 @@ class BodySettings:
 
     A cluster is a moving body if three conditions hold: its registration lowers the misfit to the
     share `explained` of the misfit without motion; it raises the log-likelihood of the points,
-    under noise of `noise`, by at least ``gain (1 + move^2)`` with the move in metres, because a
-    small piece of wall fits many places, distant ones above all; and its points move by at least
-    `least`.
+    under noise of `noise`, by at least ``gain (1 + (speed / 10)^2)`` with the speed in metres per
+    second, because a small piece of wall fits many places, distant ones above all; and its points
+    move by at least `least` and at most at the speed `fastest`.
 
     Attributes:
-        cell: cell size of the clusters, metres.
+        gap: largest distance in the plane of connected points of a cluster, metres.
         reach: height above the ground up to which points form clusters, metres.
         fewest: smallest number of points of a body.
         largest: largest extent of a body in the plane, metres; larger clusters are walls, hedges
             or several things that touch.
-        farthest: largest motion of a body per sweep along each axis of the plane, metres.
+        fastest: largest speed of a body, metres per second.
         votes: number of initial translations that are tried, in addition to zero, for a cluster
             whose points have no partners.
         iterations: iterations of the registration, see `RegistrationSettings`.
@@ -105,11 +113,11 @@ class BodySettings:
         noise: standard deviation of a point from its surface, metres.
     """
 
-    cell: float = 0.3
+    gap: float = 0.5
     reach: float = 3.0
     fewest: int = 15
     largest: float = 20.0
-    farthest: float = 3.0
+    fastest: float = 55.0
     votes: int = 3
     iterations: int = 15
     upright: float = 1.0
@@ -120,7 +128,7 @@ class BodySettings:
     noise: float = 0.02
 
     def __post_init__(self) -> None:
-        lengths = (self.cell, self.reach, self.largest, self.farthest, self.explained, self.noise)
+        lengths = (self.gap, self.reach, self.largest, self.fastest, self.explained, self.noise)
         if min(lengths) <= 0 or min(self.fewest, self.iterations) < 1:
             raise InputError(f"the settings of bodies must be positive, got {self}")
 
@@ -156,6 +164,7 @@ def moving_bodies(
     target_height: Tensor,
     times: tuple[Tensor, Tensor] | None = None,
     settings: BodySettings | None = None,
+    period: float = 0.1,
 ) -> Bodies:
     """Find the moving bodies in a sweep whose static world coincides with the target.
 
@@ -166,8 +175,10 @@ def moving_bodies(
         target_height: heights of the target above the ground, ``(m,)``.
         times: times of the points within their sweeps, seconds, ``(n,)`` and ``(m,)``.
         settings: settings of the detection.
+        period: seconds between the sweeps.
     """
     settings = settings or BodySettings()
+    farthest = settings.fastest * period
     none = Bodies(
         torch.full((len(points),), -1, device=points.device),
         points.new_zeros(0, 4, 4),
@@ -182,10 +193,10 @@ def moving_bodies(
     labels = _find_clusters(here, apart, settings)
     if not bool((labels >= 0).any()):
         return none
-    members, starts = _hypotheses(here, there, labels, apart, settings)
+    members, starts = _hypotheses(here, there, labels, apart, farthest, settings)
     reached = (
         Tree(points[torch.cat(members), :2])
-        .query(there.points[:, :2], bound=2 * settings.farthest)[0]
+        .query(there.points[:, :2], bound=farthest + _MARGIN)[0]
         .isfinite()
     )
     if not bool(reached.any()):
@@ -200,7 +211,7 @@ def moving_bodies(
         None if there.times is None else there.times[reached],
         registration,
     )
-    return _accept(points, members, found, settings)
+    return _accept(points, members, found, period, settings)
 
 
 def _find_clusters(cloud: _Cloud, apart: Tensor, settings: BodySettings) -> Tensor:
@@ -209,13 +220,13 @@ def _find_clusters(cloud: _Cloud, apart: Tensor, settings: BodySettings) -> Tens
     Of larger clusters, the parts without partners are clustered again: they may stand in front.
     """
     labels = _keep_compact(
-        cloud.points, clusters(cloud.points, cloud.height, settings.cell, settings.reach), settings
+        cloud.points, clusters(cloud.points, cloud.height, settings.gap, settings.reach), settings
     )
     rest = ((labels < 0) & apart & (cloud.height < settings.reach)).nonzero().squeeze(1)
     if len(rest):
         parts = _keep_compact(
             cloud.points[rest],
-            clusters(cloud.points[rest], cloud.height[rest], settings.cell, settings.reach),
+            clusters(cloud.points[rest], cloud.height[rest], settings.gap, settings.reach),
             settings,
         )
         labels[rest] = torch.where(parts >= 0, parts + int(labels.max()) + 1, parts)
@@ -240,7 +251,12 @@ def _keep_compact(points: Tensor, labels: Tensor, settings: BodySettings) -> Ten
 
 
 def _hypotheses(
-    here: _Cloud, there: _Cloud, labels: Tensor, apart: Tensor, settings: BodySettings
+    here: _Cloud,
+    there: _Cloud,
+    labels: Tensor,
+    apart: Tensor,
+    farthest: float,
+    settings: BodySettings,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the rows of the points of every cluster, and its initial translations ``(k, 2)``."""
     order = labels.argsort(stable=True)
@@ -260,11 +276,11 @@ def _hypotheses(
         if alone > _APART:
             points = here.points[rows]
             near = new & (
-                (there.points[:, :2] > points[:, :2].amin(0) - settings.farthest)
-                & (there.points[:, :2] < points[:, :2].amax(0) + settings.farthest)
+                (there.points[:, :2] > points[:, :2].amin(0) - farthest)
+                & (there.points[:, :2] < points[:, :2].amax(0) + farthest)
             ).all(1)
             votes = torch.from_numpy(
-                translations(points, there.points[near], settings.farthest, settings.votes)
+                translations(points, there.points[near], farthest, settings.votes)
             ).to(points)
             begin.append(votes[votes.norm(dim=1) > _APART])
         starts.append(torch.cat(begin))
@@ -272,7 +288,11 @@ def _hypotheses(
 
 
 def _accept(
-    points: Tensor, members: list[Tensor], found: Registration, settings: BodySettings
+    points: Tensor,
+    members: list[Tensor],
+    found: Registration,
+    period: float,
+    settings: BodySettings,
 ) -> Bodies:
     """Accept the likeliest hypothesis of a cluster if it is likely enough (`BodySettings`)."""
     label, flow = torch.full((len(points),), -1, device=points.device), torch.zeros_like(points)
@@ -284,16 +304,17 @@ def _accept(
     for j, (k, misfit, move) in enumerate(
         zip(found.thing.tolist(), found.misfit.tolist(), found.move.tolist())
     ):
-        cost = misfit + gain * move**2 / number[k]
+        cost = misfit + gain * (move / period / _USUAL) ** 2 / number[k]
         if k not in best or cost < best[k][0]:
             best[k] = (cost, j)
     for k, (_, j) in sorted(best.items()):
         misfit, still, move = float(found.misfit[j]), float(found.still[j]), float(found.move[j])
+        speed = move / period
         if misfit >= settings.explained * still or number[k] * (still - misfit) < gain * (
-            1 + move**2
+            1 + (speed / _USUAL) ** 2
         ):
             continue
-        if not settings.least <= move <= math.sqrt(2) * settings.farthest:
+        if move < settings.least or speed > settings.fastest:
             continue
         label[members[k]] = len(motions)
         flow[members[k]] = transform(found.motion[j], points[members[k]]) - points[members[k]]
@@ -352,7 +373,7 @@ def refine(
     )
     # The unknown is the displacement from the rigidly moved point, so zero is the rigid motion.
     problem = Problem(target[near][None], PointWarp(moved[None]), term)
-    prior = VoxelFlow(settings.cell) + settings.rigidity * ARAP(labels=label[rows])
+    prior = VoxelFlow(settings.gap) + settings.rigidity * ARAP(labels=label[rows])
     solution = solve(problem, prior, LBFGS(), max_iterations=settings.iterations, progress=False)
     found = flow.clone()
     found[rows] += solution.x[0]
@@ -383,7 +404,13 @@ class Default:
             height_above(pair.target, pair.ground),
         )
         bodies = moving_bodies(
-            pair.source, pair.target, height, target_height, pair.times, self.bodies
+            pair.source,
+            pair.target,
+            height,
+            target_height,
+            pair.times,
+            self.bodies,
+            pair.period,
         )
         bodies = _with_fragments(pair, height, bodies)
         if self.refinement is None:

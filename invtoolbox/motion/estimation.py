@@ -207,6 +207,8 @@ def _pair(
         pair.target.to(device),
         transform(pair.ego_motion, low).float().to(device),
         times,
+        pair.period,
+        pair.ego_motion.to(device),
     )
 
 

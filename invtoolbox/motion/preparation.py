@@ -15,6 +15,8 @@ from invtoolbox.motion.ego_motion import Deskew, EgoMotion, How, When, deskewing
 from invtoolbox.motion.ground import Ground, ground
 
 _FEWEST = 10
+#: Seconds between sweeps if they are unknown, the shortest ones that are believed, and the longest.
+_USUAL_PERIOD, _SHORTEST, _LONGEST = 0.1, 1e-3, 10.0
 #: Largest plausible distance, metres: no lidar measures farther, so farther points are damage or
 #: not in the frame of the sensor.
 FARTHEST = 1000.0
@@ -82,6 +84,7 @@ class PreparedPair:
         notes: choices that were made, with reasons.
         points: all points of the first sweep, ``(N, 3)``.
         deskew: deskewing of the first sweep, or None.
+        period: seconds from the first sweep to the second, or back.
     """
 
     source: Tensor
@@ -96,6 +99,7 @@ class PreparedPair:
     notes: tuple[str, ...]
     points: Tensor
     deskew: Deskew | None
+    period: float = _USUAL_PERIOD
 
     def flow(self, residual: Tensor) -> Tensor:
         """Return the flow of every point of the first sweep, float32 ``(N, 3)`` in metres.
@@ -156,6 +160,7 @@ def prepare_pair(
         source.points.nan_to_num(), target.points.nan_to_num()
     ):
         notes.append(f"{source.source} and {target.source} hold the same points")
+    period = _period(source, target, notes)
     found, undo, undo_target = _motion(source, target, preparation, guess, notes)
     _check_overlap(source, target, found.matrix)
     points, later = (
@@ -183,6 +188,7 @@ def prepare_pair(
         notes=tuple(notes),
         points=source.points,
         deskew=undo,
+        period=period,
     )
 
 
@@ -207,6 +213,31 @@ def _check(sweep: Sweep) -> None:
             "where the sensor is; give points in metres and in the sensor's own frame, with its "
             "pose where they were in the world's"
         )
+
+
+def _period(source: Sweep, target: Sweep, notes: list[str]) -> float:
+    """Return the seconds between two sweeps; times that are not seconds are refused."""
+    for sweep in (source, target):
+        if sweep.time is None:
+            continue
+        late = sweep.time[sweep.time.isfinite()].abs()
+        if len(late) and float(late.max()) > _LONGEST:
+            raise InputError(
+                f"{sweep.source}: a point was measured {float(late.max()):.3g} s from the time of "
+                "its sweep; times of points must be seconds from it, so divide nanoseconds by 1e9 "
+                "and microseconds by 1e6"
+            )
+    period = abs(target.timestamp - source.timestamp)
+    if period > _LONGEST:
+        raise InputError(
+            f"{source.source} and {target.source} are {period:.3g} s apart; timestamps must be "
+            f"seconds, and at most {_LONGEST:g} s apart, so divide nanoseconds by 1e9 and "
+            "microseconds by 1e6"
+        )
+    if not period >= _SHORTEST:
+        notes.append(f"the time between the sweeps is unknown, so {_USUAL_PERIOD} s are assumed")
+        return _USUAL_PERIOD
+    return period
 
 
 def _within(points: Tensor, distance: float) -> Tensor:

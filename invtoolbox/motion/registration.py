@@ -13,6 +13,7 @@ import torch
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
@@ -26,8 +27,8 @@ from invtoolbox.solvers.gauss_newton import LevenbergMarquardt
 
 #: Side of the squares in which the height of the ground is averaged, metres.
 _GROUND_CELL = 2.0
-#: Those of the eight neighbours of a square that follow it; the others are found from their side.
-_LATER = ((0, 1), (1, -1), (1, 0), (1, 1))
+#: Side of the squares whose points are one in clusters, metres.
+_FINE = 0.05
 
 
 def height_above(points: Tensor, ground: Tensor) -> Tensor:
@@ -57,17 +58,17 @@ def height_above(points: Tensor, ground: Tensor) -> Tensor:
     return points[:, 2] - (total / count).to(points)[nearest]
 
 
-def clusters(points: Tensor, height: Tensor, cell: float = 0.3, reach: float = 3.0) -> Tensor:
+def clusters(points: Tensor, height: Tensor, gap: float = 0.5, reach: float = 3.0) -> Tensor:
     """Return the number of the cluster of every point, int64 ``(n,)`` from 0; -1 for high points.
 
-    Clusters are connected components (eight neighbours) of the squares that hold points, seen from
-    above. Only points less than ``reach`` above the ground count, so that the crown of a tree does
-    not connect the cars below it.
+    Points closer than `gap`, seen from above, are connected. Distances do not depend on the
+    direction of the axes, unlike squares that touch. Only points less than ``reach`` above the
+    ground count, so that the crown of a tree does not connect the cars below it.
 
     Args:
         points: points, ``(n, 3)``.
         height: height of the points above the ground, ``(n,)``.
-        cell: side of a square, metres; points more than two squares apart are not connected.
+        gap: largest distance in the plane of connected points, metres, to within 0.05 m.
         reach: height up to which points count, metres.
 
     >>> points = torch.tensor([[0.0, 0, 0], [0.4, 0, 0], [5.0, 0, 0], [5.0, 0, 9]])
@@ -78,29 +79,29 @@ def clusters(points: Tensor, height: Tensor, cell: float = 0.3, reach: float = 3
     low = (height < reach).nonzero().squeeze(1)
     if len(low) == 0:
         return labels
-    place = points[low, :2].double().div(cell).floor().long().cpu().numpy()
-    place -= place.min(0) - 1
-    width = int(place[:, 1].max()) + 2
-    # Only squares that hold points are stored, so that a distant stray point costs nothing.
-    squares, member = np.unique(place[:, 0] * width + place[:, 1], return_inverse=True)
-    here, there = [], []
-    for row, column in _LATER:
-        wanted = squares + row * width + column
-        found = np.searchsorted(squares, wanted).clip(max=len(squares) - 1)
-        both = np.flatnonzero(squares[found] == wanted)
-        here.append(both)
-        there.append(found[both])
-    ends = (np.concatenate(here), np.concatenate(there))
+    place = points[low, :2].double().cpu().numpy()
+    # Points on one wall lie above each other: the mean of a small square stands for its points.
+    squares = np.floor(place / _FINE).astype(np.int64)
+    squares -= squares.min(0)
+    _, member, count = np.unique(
+        squares[:, 0] * (int(squares[:, 1].max()) + 1) + squares[:, 1],
+        return_inverse=True,
+        return_counts=True,
+    )
+    centre = np.stack([np.bincount(member, axis) for axis in place.T], 1) / count[:, None]
+    ends = cKDTree(centre).query_pairs(gap, output_type="ndarray").T
     graph = coo_array(
-        (np.ones(len(ends[0]), dtype=np.int8), ends), shape=(len(squares), len(squares))
+        (np.ones(ends.shape[1], dtype=np.int8), (ends[0], ends[1])), shape=(len(count),) * 2
     )
     part = connected_components(graph, directed=False)[1]
     labels[low] = torch.from_numpy(part[member].astype(np.int64)).to(labels.device)
     return labels
 
 
-#: Side of the squares that vote for translations, metres.
-_CELL = 0.1
+#: Side of the squares that vote for translations, metres, and as a share of the largest one.
+_CELL, _CELL_SHARE = 0.1, 0.01
+#: Largest number of votes that are counted at once.
+_VOTES = 4_000_000
 
 
 def translations(
@@ -108,35 +109,37 @@ def translations(
 ) -> np.ndarray:
     """Return translations in the plane that many pairs of points agree on, ``(k, 2)``, best first.
 
-    Every pair of occupied squares of 0.1 m votes for its difference (Lin et al., ICP-Flow, CVPR
-    2024), so that the histogram is the correlation of the two occupancies. Peaks of the smoothed
-    histogram with at least half the votes of the highest peak are kept.
+    Every pair of occupied squares votes for its difference (Lin et al., ICP-Flow, CVPR 2024), so
+    that the histogram is the correlation of the two occupancies. The squares have sides of 0.1 m,
+    or a hundredth of `farthest` if that is larger. Peaks of the smoothed histogram with at least
+    half the votes of the highest peak are kept.
 
     Args:
         points: points, ``(n, 3)``.
         target: points of the other sweep, ``(m, 3)``.
-        farthest: largest translation along each axis, metres.
+        farthest: length of the largest translation, metres.
         most: largest number of translations.
     """
     if len(points) == 0 or len(target) == 0:
         return np.zeros((0, 2))
+    cell = max(_CELL, _CELL_SHARE * farthest)
     here, there = (
-        np.unique(np.rint(p[:, :2].cpu().numpy() / _CELL).astype(np.int64), axis=0)
+        np.unique(np.rint(p[:, :2].cpu().numpy() / cell).astype(np.int64), axis=0)
         for p in (points, target)
     )
-    reach = round(farthest / _CELL)
-    differences = (there[None] - here[:, None]).reshape(-1, 2)
-    differences = differences[(np.abs(differences) <= reach).all(1)] + reach
+    reach = round(farthest / cell)
     side = 2 * reach + 1
-    votes = np.bincount(
-        differences[:, 0] * side + differences[:, 1], minlength=side * side
-    ).reshape(side, side)
-    smooth = ndimage.gaussian_filter(votes.astype(np.float64), 1.0)
+    votes = np.zeros(side * side, dtype=np.int64)
+    for part in np.array_split(here, 1 + len(here) * len(there) // _VOTES):
+        difference = (there[None] - part[:, None]).reshape(-1, 2)
+        difference = difference[(difference**2).sum(1) <= reach**2] + reach
+        votes += np.bincount(difference[:, 0] * side + difference[:, 1], minlength=side * side)
+    smooth = ndimage.gaussian_filter(votes.reshape(side, side).astype(np.float64), 1.0)
     peaks = np.argwhere(
         (smooth == ndimage.maximum_filter(smooth, 5)) & (smooth > 0.5 * smooth.max())
     )
     order = np.argsort(-smooth[peaks[:, 0], peaks[:, 1]], kind="stable")[:most]
-    return (peaks[order] - reach) * _CELL
+    return (peaks[order] - reach) * cell
 
 
 #: Largest number of points per group of clusters, which are padded to the largest of their group.

@@ -100,7 +100,7 @@ def test_votes_find_the_translation_and_the_order_of_points_does_not_matter():
 
 def test_wrong_settings():
     with pytest.raises(InputError, match="positive"):
-        BodySettings(cell=0.0)
+        BodySettings(gap=0.0)
 
 
 def test_a_stray_point_far_away_costs_nothing():
@@ -109,3 +109,24 @@ def test_a_stray_point_far_away_costs_nothing():
     )
     labels = clusters(points, height_above(points, points[:1] * torch.tensor([1.0, 1.0, 0.0])))
     assert labels.tolist() == [1] * 300 + [0] or labels.tolist() == [0] * 300 + [1]
+
+
+def test_a_car_at_150_km_h_and_a_pair_half_a_second_apart():
+    for period, shift in ((0.1, (4.15, 0.3)), (0.5, (6.9, 0.4))):
+        here, there = street((0.0, 0.0), 0), street(shift, 10)
+        found = moving_bodies(here, there, here[:, 2], there[:, 2], period=period)
+        assert len(found.motion) == 1
+        torch.testing.assert_close(
+            found.flow[3800:].mean(0), torch.tensor([*shift, 0.0]), atol=0.03, rtol=0
+        )
+
+
+def test_clusters_do_not_depend_on_the_direction_of_the_axes():
+    points = street((0.0, 0.0), 0)
+    labels = clusters(points, points[:, 2])
+    for degrees in (1.0, 30.0, 45.0):
+        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        turn = torch.tensor([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float32)
+        turned = clusters(points @ turn, points[:, 2])
+        pairs = torch.stack([labels, turned], 1).unique(dim=0)
+        assert len(pairs) == len(labels.unique()) == len(turned.unique())

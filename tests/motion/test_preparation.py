@@ -176,3 +176,18 @@ def test_sweeps_far_apart_are_refused(pair):
 def test_bad_settings(settings, words):
     with pytest.raises(InputError, match=words):
         Preparation(**settings)
+
+
+def test_the_time_between_sweeps(pair):
+    first, second, _ = pair
+    assert prepare_pair(first, second).period == pytest.approx(0.1)
+    assert not any("time between" in note for note in prepare_pair(first, second).notes)
+    unknown = prepare_pair(first, dataclasses.replace(second, timestamp=0.0))
+    assert unknown.period == 0.1
+    assert "the time between the sweeps is unknown, so 0.1 s are assumed" in unknown.notes
+    nanoseconds = dataclasses.replace(second, timestamp=1e8)
+    with pytest.raises(InputError, match="divide nanoseconds by 1e9"):
+        prepare_pair(first, nanoseconds)
+    microseconds = dataclasses.replace(first, time=torch.full((len(first),), 5e4))
+    with pytest.raises(InputError, match=r"first\.bin: a point was measured 5e\+04 s .* seconds"):
+        prepare_pair(microseconds, second)
