@@ -17,6 +17,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import transform
 from invtoolbox.geometry.surface_normals import covariances
 from invtoolbox.kernels.points.nearest import Tree
+from invtoolbox.motion.ground import ground
 from invtoolbox.motion.registration import (
     Registration,
     RegistrationSettings,
@@ -52,12 +53,13 @@ _FRAGMENT_APART = 0.15
 class Pair:
     """Input of a method: two sweeps in one frame, in which the static worlds coincide.
 
-    The ground is removed.
+    The ground is removed, unless it is kept on request.
 
     Attributes:
         source: points of the first sweep, ``(n, 3)``.
         target: points of the second sweep, ``(m, 3)``.
-        ground: points of the ground, which define heights, ``(g, 3)``.
+        ground: points of the ground, which define heights, ``(g, 3)``; none if the ground was not
+            removed, or was removed before.
         times: times of the points within their sweeps, seconds, ``(n,)`` and ``(m,)``; None if
             unknown.
         period: seconds from the first sweep to the second.
@@ -122,7 +124,7 @@ class BodySettings:
     iterations: int = 15
     upright: float = 1.0
     plane: bool = True
-    explained: float = 0.3
+    explained: float = 0.5
     gain: float = 15.0
     least: float = 0.05
     noise: float = 0.02
@@ -399,6 +401,8 @@ class Default:
     refinement: Refinement | None = None
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
+        if len(pair.ground) == 0 and bool((low := ground(pair.source)).any()):
+            return self._without_ground(pair, low, seed)
         height, target_height = (
             height_above(pair.source, pair.ground),
             height_above(pair.target, pair.ground),
@@ -421,6 +425,25 @@ class Default:
             ),
             bodies.label,
         )
+
+    def _without_ground(self, pair: Pair, low: Tensor, seed: int) -> Motion:
+        """Compute the motion of a pair that holds its ground, which stands still.
+
+        The ground would connect all clusters.
+        """
+        high, target_high = ~low, ~ground(pair.target)
+        times = pair.times and (pair.times[0][high], pair.times[1][target_high])
+        part = replace(
+            pair,
+            source=pair.source[high],
+            target=pair.target[target_high],
+            ground=pair.source[low],
+            times=times,
+        )
+        found = self(part, seed)
+        flow, instance = torch.zeros_like(pair.source), torch.full_like(low, -1, dtype=torch.long)
+        flow[high], instance[high] = found.flow, found.instance
+        return Motion(flow, instance)
 
 
 @dataclass(frozen=True)

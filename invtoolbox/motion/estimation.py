@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -94,7 +95,7 @@ def estimate(
     dynamic[pair.index] = residual.norm(dim=1) >= MOVES
     return FlowEstimate(
         flow=pair.flow(residual),
-        ego_motion=pair.ego_motion,
+        ego_motion=pair.given_ego_motion,
         dynamic=dynamic,
         ground=pair.ground,
         instance=instance,
@@ -114,6 +115,7 @@ def scene_flow(
     ego_motion: str | Tensor | np.ndarray = "auto",
     ground: str = "auto",
     max_range: float | None = None,
+    sensor_origin: Sequence[float] | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> np.ndarray: ...
@@ -128,6 +130,7 @@ def scene_flow(
     ego_motion: str | Tensor | np.ndarray = "auto",
     ground: str = "auto",
     max_range: float | None = None,
+    sensor_origin: Sequence[float] | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> Tensor: ...
@@ -141,6 +144,7 @@ def scene_flow(
     ego_motion: str | Tensor | np.ndarray = "auto",
     ground: str = "auto",
     max_range: float | None = None,
+    sensor_origin: Sequence[float] | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> Tensor | np.ndarray:
@@ -160,6 +164,9 @@ def scene_flow(
             it as part of the scene.
         max_range: distance in metres beyond which points move with the static world; None for no
             limit.
+        sensor_origin: place of the sensor in the frame of the points, x, y and z in metres, if it
+            is not the origin; by default it is estimated if the points do not lie around the
+            origin.
         seed: seed of methods that draw random numbers.
         device: device that the method computes on.
 
@@ -184,7 +191,12 @@ def scene_flow(
             _with_pose(second, inverse(motion)),
         )
         ego_motion = "poses"
-    preparation = Preparation(ego_motion=ego_motion, ground=ground, max_range=max_range)  # type: ignore[arg-type]
+    preparation = Preparation(
+        ego_motion=ego_motion,  # type: ignore[arg-type]
+        ground=ground,  # type: ignore[arg-type]
+        max_range=max_range,
+        sensor_origin=None if sensor_origin is None else tuple(map(float, sensor_origin)),  # type: ignore[arg-type]
+    )
     flow = estimate(first, second, method, preparation, seed, device=device).flow
     return flow.numpy() if _holds_arrays(source) else flow.to(first.points.device)
 
@@ -233,14 +245,17 @@ def _as_sweep(points: Any, what: str) -> Sweep:
                 "Sweep"
             )
         # A copy, because the array may have negative strides or be read-only.
-        points = torch.from_numpy(np.array(points, dtype=np.float32))
+        dtype = np.float64 if points.dtype == np.float64 else np.float32
+        points = torch.from_numpy(np.array(points, dtype=dtype))
     cloud: Tensor = points
     if cloud.ndim != 2 or cloud.shape[1] != 3:
         raise InputError(
             f"{what} has the shape {tuple(cloud.shape)}; expected points (N, 3), x, y and z in "
             "metres, or a Sweep"
         )
-    return Sweep(cloud.detach().float(), source=f"the {what}")
+    cloud = cloud.detach()
+    # Coordinates in a map need double precision until the sensor's place is subtracted.
+    return Sweep(cloud if cloud.dtype == torch.float64 else cloud.float(), source=f"the {what}")
 
 
 def _with_pose(sweep: Sweep, pose: Tensor) -> Sweep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -20,6 +21,13 @@ _USUAL_PERIOD, _SHORTEST, _LONGEST = 0.1, 1e-3, 10.0
 #: Largest plausible distance, metres: no lidar measures farther, so farther points are damage or
 #: not in the frame of the sensor.
 FARTHEST = 1000.0
+#: Distance of the median of the points from the sensor that is possible, metres. Sweeps of four
+#: sensors have at most 3 m.
+_OFF_CENTRE = 20.0
+#: Height of the sensor above the ground in the frame of a map, metres.
+_SENSOR_HEIGHT = 1.8
+#: Largest rounding error of coordinates, metres.
+_COARSE = 0.01
 
 
 @dataclass(frozen=True)
@@ -32,8 +40,9 @@ class Preparation:
         deskew: whether the motion of the sensor within a sweep is undone: ``"auto"`` (if points
             have times and the data set states that they are not deskewed), ``"always"`` or
             ``"never"``.
-        ground: ``"auto"`` finds the ground in the points, ``"labels"`` takes the labels of the
-            sweep (or finds it in a sweep without labels), ``"none"`` keeps it.
+        ground: ``"auto"`` finds the ground in the points, if they have any, ``"labels"`` takes the
+            labels of the sweep (or finds it in a sweep without labels), ``"none"`` keeps it as part
+            of the scene. The default method takes the ground to stand still even then.
         ground_settings: settings of the ground segmentation.
         max_range: distance from the sensor in the plane, metres; farther points move with the
             static world. None keeps all points up to a kilometre.
@@ -41,6 +50,9 @@ class Preparation:
             world. None keeps all.
         max_height: height in the frame of the sensor, metres; higher points move with the static
             world. None keeps all.
+        sensor_origin: place of the sensor in the frame of the points, metres, from which ranges and
+            heights count. None is the origin of the frame, or the median of the points if that is
+            more than 20 m away from it, as in the frame of a map.
     """
 
     ego_motion: How = "auto"
@@ -50,6 +62,7 @@ class Preparation:
     max_range: float | None = None
     min_height: float | None = None
     max_height: float | None = None
+    sensor_origin: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.ground not in ("auto", "labels", "none"):
@@ -64,11 +77,18 @@ class Preparation:
             raise InputError(
                 f"min_height {self.min_height} must be below max_height {self.max_height}"
             )
+        place = self.sensor_origin
+        if place is not None and not (len(place) == 3 and all(map(math.isfinite, place))):
+            raise InputError(
+                f"sensor_origin must be three finite numbers, x, y and z in metres, got {place}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedPair:
     """Two prepared sweeps in one frame: n and m of the N and M points of the sweeps.
+
+    All places are relative to the sensor's `origin` in the frame of the points that were given.
 
     Attributes:
         source: points of the first sweep, moved by the ego motion into the frame of the target,
@@ -85,6 +105,7 @@ class PreparedPair:
         points: all points of the first sweep, ``(N, 3)``.
         deskew: deskewing of the first sweep, or None.
         period: seconds from the first sweep to the second, or back.
+        origin: place of the sensor in the frame that the points were given in, float64 ``(3,)``.
     """
 
     source: Tensor
@@ -100,6 +121,12 @@ class PreparedPair:
     points: Tensor
     deskew: Deskew | None
     period: float = _USUAL_PERIOD
+    origin: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+
+    @property
+    def given_ego_motion(self) -> Tensor:
+        """E in the frame that the points were given in."""
+        return _around(self.ego_motion, -self.origin)
 
     def flow(self, residual: Tensor) -> Tensor:
         """Return the flow of every point of the first sweep, float32 ``(N, 3)`` in metres.
@@ -153,9 +180,13 @@ def prepare_pair(
     tensor([0.1000, 0.1000, 0.1000])
     """
     preparation = preparation or Preparation()
+    notes: list[str] = []
+    origin = _sensor_origin(source, preparation, notes)
+    source, target = _from_sensor(source, origin), _from_sensor(target, origin)
+    if guess is not None:
+        guess = _around(guess, origin)
     for sweep in (source, target):
         _check(sweep)
-    notes: list[str] = []
     if source.points.shape == target.points.shape and torch.equal(
         source.points.nan_to_num(), target.points.nan_to_num()
     ):
@@ -168,7 +199,8 @@ def prepare_pair(
         for sweep, part in ((source, undo), (target, undo_target))
     )
     on_ground, target_ground = (
-        _ground(sweep, cloud, preparation) for sweep, cloud in ((source, points), (target, later))
+        _ground(sweep, cloud, preparation, notes)
+        for sweep, cloud in ((source, points), (target, later))
     )
     keep, target_keep = (
         _keep(sweep, cloud, low, preparation)
@@ -189,7 +221,58 @@ def prepare_pair(
         points=source.points,
         deskew=undo,
         period=period,
+        origin=origin,
     )
+
+
+def _sensor_origin(sweep: Sweep, preparation: Preparation, notes: list[str]) -> Tensor:
+    """Return the place of the sensor, float64 ``(3,)``; see `Preparation`."""
+    if preparation.sensor_origin is not None:
+        return torch.tensor(preparation.sensor_origin, dtype=torch.float64)
+    points = sweep.points[sweep.finite].double()
+    origin = torch.zeros(3, dtype=torch.float64)
+    if len(points) == 0:
+        return origin
+    middle = points.median(0).values
+    if not float(middle[:2].norm()) > _OFF_CENTRE:
+        return origin
+    near = (points[:, :2] - middle[:2]).norm(dim=1) < _OFF_CENTRE
+    origin[:2] = middle[:2]
+    origin[2] = (points[near] if bool(near.any()) else points)[:, 2].quantile(0.1) + _SENSOR_HEIGHT
+    notes.append(
+        f"the points do not lie around the origin, so the sensor is assumed at their median, "
+        f"({', '.join(f'{value:.1f}' for value in origin.tolist())}) m; sensor_origin= gives it"
+    )
+    return origin
+
+
+def _from_sensor(sweep: Sweep, origin: Tensor) -> Sweep:
+    """Return a sweep in the frame of the sensor, whose axes stay."""
+    if not bool(origin.any()):
+        return replace(sweep, points=sweep.points.float())
+    points = sweep.points[sweep.finite]
+    grain = float(torch.finfo(points.dtype).eps * points.abs().max()) if len(points) else 0.0
+    if grain > _COARSE:
+        raise InputError(
+            f"{sweep.source}: coordinates this large are rounded to {grain:.2g} m as {points.dtype}"
+            " numbers; give them in float64, or in the sensor's own frame with its pose"
+        )
+    away = torch.eye(4, dtype=torch.float64)
+    away[:3, 3] = origin
+    # Rows that are no measurements stay as they are.
+    moved = torch.where(
+        sweep.finite[:, None], sweep.points.double() - origin, sweep.points.double()
+    )
+    return replace(
+        sweep, points=moved.float(), pose=None if sweep.pose is None else sweep.pose.double() @ away
+    )
+
+
+def _around(motion: Tensor, origin: Tensor) -> Tensor:
+    """Return a motion in the frame with the same axes around another origin."""
+    moved = motion.double().clone()
+    moved[:3, 3] += motion[:3, :3].double() @ origin - origin
+    return moved
 
 
 def _check(sweep: Sweep) -> None:
@@ -298,7 +381,7 @@ def _motion(
     return found, parts[0][0], parts[1][0]
 
 
-def _ground(sweep: Sweep, points: Tensor, preparation: Preparation) -> Tensor:
+def _ground(sweep: Sweep, points: Tensor, preparation: Preparation, notes: list[str]) -> Tensor:
     if preparation.ground == "none":
         return torch.zeros(len(sweep), dtype=torch.bool, device=sweep.points.device)
     if (
@@ -307,7 +390,13 @@ def _ground(sweep: Sweep, points: Tensor, preparation: Preparation) -> Tensor:
         and sweep.labels.ground is not None
     ):
         return sweep.labels.ground.bool()
-    return ground(points, preparation.ground_settings)
+    found = ground(points, preparation.ground_settings)
+    if not bool(found.any()):
+        notes.append(
+            f"{sweep.source}: no ground was found, so no point is removed, and heights count from "
+            "the lowest points"
+        )
+    return found
 
 
 def _keep(sweep: Sweep, points: Tensor, on_ground: Tensor, preparation: Preparation) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
 from invtoolbox.geometry.surface_normals import Surface, covariances
 from invtoolbox.kernels.points.nearest import Tree
+from invtoolbox.motion.ground import lowest_surface
 from invtoolbox.operators.points import PointWarp
 from invtoolbox.priors.implicit.rigid_motion import RigidMotion
 from invtoolbox.problem import Problem
@@ -34,28 +35,31 @@ _FINE = 0.05
 def height_above(points: Tensor, ground: Tensor) -> Tensor:
     """Compute the height of points above the ground near them, metres, ``(n,)``.
 
-    The height of the ground is the mean over squares of 2 m; a point takes the nearest square.
-    Without ground points, heights are relative to the lowest point.
+    The height of the ground is the median over squares of 2 m; a point takes the nearest square.
+    Without ground points, the lowest surface of the points themselves takes their place.
 
     Args:
-        points: points, ``(n, 3)``.
+        points: points, ``(n, 3)``, with the sensor near the origin.
         ground: points of the ground, ``(g, 3)``.
     """
     if len(points) == 0:
         return points[:, 2]
     if len(ground) == 0:
-        return points[:, 2] - points[:, 2].min()
+        ground = points[lowest_surface(points)]
+    if len(ground) == 0:
+        return points[:, 2] - points[:, 2].quantile(0.05)
     squares, member, count = (
         ground[:, :2]
         .div(_GROUND_CELL)
         .floor()
         .unique(dim=0, return_inverse=True, return_counts=True)
     )
-    total = torch.zeros(len(squares), dtype=torch.float64, device=points.device).index_add(
-        0, member, ground[:, 2].double()
-    )
+    # Sorted by square, and by height within each square, the median stands in the middle.
+    order = ground[:, 2].argsort(stable=True)
+    order = order[member[order].argsort(stable=True)]
+    level = ground[order[count.cumsum(0) - count + (count - 1) // 2], 2]
     nearest = Tree((squares + 0.5) * _GROUND_CELL).query(points[:, :2])[1]
-    return points[:, 2] - (total / count).to(points)[nearest]
+    return points[:, 2] - level.to(points)[nearest]
 
 
 def clusters(points: Tensor, height: Tensor, gap: float = 0.5, reach: float = 3.0) -> Tensor:

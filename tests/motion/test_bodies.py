@@ -84,7 +84,9 @@ def test_height_follows_a_slope_and_reaches_over_gaps():
     )
     far = torch.tensor([[200.0, 0.0, 1.95]])
     torch.testing.assert_close(height_above(far, ground), torch.tensor([1.0]), atol=0.06, rtol=0)
-    torch.testing.assert_close(height_above(points, ground[:0]), torch.tensor([2.0, 0.0]))
+    stray = torch.cat([ground, points, torch.tensor([[3.0, 3.0, -5.0]])])
+    alone = height_above(stray, ground[:0])[len(ground) : -1]
+    torch.testing.assert_close(alone, torch.tensor([1.0, 0.0]), atol=0.06, rtol=0)
 
 
 def test_votes_find_the_translation_and_the_order_of_points_does_not_matter():

@@ -8,7 +8,8 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.rigid import relative_motion
+from invtoolbox.geometry.rigid import relative_motion, transform
+from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.motion import Preparation, estimate
 from invtoolbox.motion.euler import EulerSettings
 from invtoolbox.motion.methods import METHODS, Default, Motion, Pair
@@ -17,6 +18,11 @@ from invtoolbox.motion.methods import METHODS, Default, Motion, Pair
 @pytest.fixture(scope="module")
 def street():
     return it.simulation.street(sweeps=2, points=24_000, seed=0)
+
+
+@pytest.fixture(scope="module")
+def small_street():
+    return it.simulation.street(sweeps=2, points=12_000, seed=0)
 
 
 def motion_of(sweeps):
@@ -113,11 +119,11 @@ def test_bad_sweeps_are_named(street, source, words):
 
 
 def test_a_world_frame_and_damage_are_told_from_a_sensor_s(street):
-    far = torch.tensor([5e5, 4e6, 0.0])
-    with pytest.raises(
-        InputError, match="the source: 0 of .* lie within 1000 m of the origin.*sensor's own frame"
-    ):
-        it.scene_flow(street[0].points + far, street[1].points + far, ego_motion="none")
+    far = torch.tensor([5e5, 4e6, 100.0], dtype=torch.float64)
+    with pytest.raises(InputError, match="the source: coordinates this large.*float64"):
+        it.scene_flow(
+            (street[0].points + far).float(), (street[1].points + far).float(), ego_motion="none"
+        )
     points = street[0].points.clone()
     points[:3] = torch.tensor([[1e30, 0.0, 0.0], [3e8, -2e8, 1e5], [0.0, 9e5, 10.0]])
     flow = it.scene_flow(points, street[1].points, ego_motion=motion_of(street))
@@ -126,6 +132,45 @@ def test_a_world_frame_and_damage_are_told_from_a_sensor_s(street):
         flow[3:],
         it.scene_flow(street[0].points[3:], street[1].points, ego_motion=motion_of(street)),
     )
+
+
+def in_one_frame(street, shift):
+    """Return both clouds in the frame of the second sweep, shifted."""
+    first = transform(motion_of(street), street[0].points.double())
+    return first + shift, street[1].points.double() + shift
+
+
+def test_a_frame_of_a_map_changes_little_and_is_said(small_street):
+    far = torch.tensor([5e5, 4e6, 100.0], dtype=torch.float64)
+    here, there = in_one_frame(small_street, 0 * far)
+    flow = it.scene_flow(here, there, ego_motion="none")
+    given = it.scene_flow(here + far, there + far, ego_motion="none", sensor_origin=far.tolist())
+    torch.testing.assert_close(given, flow, atol=1e-3, rtol=0)
+    away = Sweep(here + far)
+    found = estimate(away, Sweep(there + far), preparation=Preparation(ego_motion="none"))
+    assert any("sensor_origin= gives it" in note for note in found.notes)
+    assert float((found.flow - flow).norm(dim=1).mean()) < 0.01
+    torch.testing.assert_close(found.residual(away.points), found.flow)
+    with pytest.raises(InputError, match="three finite numbers"):
+        it.scene_flow(here, there, sensor_origin=(0.0, 1.0))
+
+
+def test_what_is_assumed_about_the_ground_changes_little(small_street):
+    first, second = small_street[0], small_street[1]
+    plain = estimate(first, second)
+    assert bool(plain.dynamic.any()) and not any("ground" in note for note in plain.notes)
+    kept = estimate(first, second, preparation=Preparation(ground="none"))
+    assert float((kept.flow - plain.flow).norm(dim=1).mean()) < 1e-3
+    stray = torch.tensor([[8.0, 4.0, -7.0]])
+    high = ~first.labels.ground
+    above, below = (
+        Sweep(torch.cat([sweep.points[~sweep.labels.ground], stray]), sweep.timestamp, pose=pose)
+        for sweep, pose in ((first, first.pose), (second, second.pose))
+    )
+    found = estimate(above, below)
+    assert not bool(found.ground.any()) and any("no ground was found" in n for n in found.notes)
+    both = plain.dynamic[high] & found.dynamic[:-1]
+    assert int(both.sum()) > 0.9 * int(plain.dynamic[high].sum())
 
 
 def test_precision_and_strides_do_not_matter(street):

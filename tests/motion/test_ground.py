@@ -54,6 +54,13 @@ def test_what_stands_on_it_is_kept():
     assert found[above].float().mean() < 0.01
 
 
+def test_a_cloud_without_ground_has_none():
+    points, on_ground = street(0)
+    assert not ground(points[~on_ground].float()).any()
+    sweep = simulation.street(sweeps=1, seed=1, points=20_000)[0]
+    assert not ground(sweep.points[~sweep.labels.ground]).any()
+
+
 def test_of_a_simulated_town_little_that_moves_is_lost():
     lost, moving = 0, 0
     for seed in range(3):
