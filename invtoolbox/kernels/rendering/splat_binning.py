@@ -166,14 +166,12 @@ def _bin_by_torch(boxes: Tensor, reaches: Tensor, across: int, down: int) -> Til
         + first[..., 0].flatten()[splat]
         + column
     )
-    # First by depth, then by tile with a stable sort.
-    order = torch.sort(reaches[..., 0].flatten()[splat], stable=True).indices
-    order = order[torch.sort(tile[order], stable=True).indices]
+    order = _order(tile, reaches[..., 0].flatten()[splat])
     bases = pairs.view(views, count)[:, 0] if count else pairs.new_zeros(views)
     number = torch.arange(len(splat), device=boxes.device) - bases[view]
     entries = torch.stack([splat - view * count, number], 1)[order].int().contiguous()
     starts = torch.searchsorted(
-        tile[order].contiguous(), torch.arange(views * across * down + 1, device=boxes.device)
+        tile[order], torch.arange(views * across * down + 1, device=boxes.device)
     )
     return Tiles(
         entries,
@@ -184,3 +182,12 @@ def _bin_by_torch(boxes: Tensor, reaches: Tensor, across: int, down: int) -> Til
         across,
         down,
     )
+
+
+def _order(tile: Tensor, depth: Tensor) -> Tensor:
+    """Return the stable order by tile, then by depth."""
+    if depth.dtype == torch.float32:
+        # The bits of a positive number grow with it, so that one key holds both.
+        return torch.sort((tile << 32) | depth.view(torch.int32), stable=True).indices
+    order = torch.sort(depth, stable=True).indices
+    return order[torch.sort(tile[order], stable=True).indices]
