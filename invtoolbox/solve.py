@@ -355,11 +355,12 @@ def _run_with_progress(
         DeferredInterrupt() as interrupt,
     ):
 
-        def after_step(current: Loop, last: bool) -> None:
+        def after_step(current: Loop, last: bool, final: bool) -> None:
             bar.update(current, last)
-            if writer is not None:
-                writer.after_step(current, last)
-            interrupt.check()
+            if final:
+                if writer is not None:
+                    writer.after_step(current, last)
+                interrupt.check()
 
         try:
             return run(loop, objective, solver, rule, limits, callbacks, after_step)

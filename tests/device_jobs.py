@@ -7,7 +7,8 @@ counts per step are the difference of two runs, so that preparation and ending d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -25,6 +26,17 @@ Job = Callable[[str, int], Tensor]
 
 #: Number of pixels of an edge; larger for a real GPU.
 SIZE = 24
+
+
+@contextmanager
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Choose algorithms whose sums have a fixed order."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(enabled)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def picture(*shape: int, seed: int = 0) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.pytrees import scatter_items, select_items, tree_map, where_items
+from invtoolbox.kernels.rendering.splat_room import Room
 from invtoolbox.loop.stopping import Travel, accept, is_due, is_grid
 from invtoolbox.objective.objective import Layout, Objective
 from invtoolbox.parameter_choice.base import WeightRule
@@ -173,12 +174,14 @@ def run(
     rule: WeightRule | None,
     limits: Limits,
     callbacks: Sequence[Callback],
-    after_step: Callable[[Loop, bool], None],
+    after_step: Callable[[Loop, bool, bool], None],
 ) -> Loop:
     """Step until every item is done.
 
-    ``after_step(loop, last)`` writes checkpoints and advances the progress bar. For it, items that
-    a budget ends are still running, so that a later run with a larger budget continues them.
+    ``after_step(loop, last, final)`` writes checkpoints and advances the progress bar. For it,
+    items that a budget ends are still running, so that a later run with a larger budget continues
+    them. ``final`` is false if the step may be repeated, on an accelerator only (see `Room`); its
+    callbacks are then called again.
     """
     if len(loop.active) < objective.batch:  # resumed after a compaction
         objective = objective.select(loop.active)
@@ -197,13 +200,18 @@ def run(
         _finish(loop, solver, CONVERGED, loop.running & converged)
     last_finite, stop = loop.state.x, False
     left = bool(loop.running.any())
+    room = Room()
+    kept: Kept | None = None
     while left:
         full = loop.iteration >= limits.max_iterations
         if full or stop or (limits.deadline is not None and time.monotonic() >= limits.deadline):
-            after_step(loop, True)
+            if kept is not None and not room.read(loop.running.sum())[1]:
+                objective = kept.restore(loop)
+            after_step(loop, True, True)
             _finish(loop, solver, MAX_ITERATIONS if full else STOPPED, loop.running.clone())
             break
-        loop.state = solver.step(objective.at(loop.iteration), loop.state)
+        with room.open():
+            loop.state = solver.step(objective.at(loop.iteration), loop.state)
         loop.iteration += 1
         if loop.travel is not None:
             loop.travel = loop.travel.update(loop.state.x, loop.iteration)
@@ -235,16 +243,45 @@ def run(
         if given_up is not None:
             _finish(loop, solver, STOPPED, loop.running & given_up)
         if checks:
-            objective, left = _compact(loop, objective)
+            number, fits = room.read(loop.running.sum())
+            if kept is not None and not fits:
+                objective = kept.restore(loop)
+                last_finite = loop.state.x
+                continue
+            left = number > 0
+            objective = _compact(loop, objective, number)
             last_finite = loop.state.x
         adaptive = objective.adaptive_prior
         if left and adaptive is not None and adaptive.adapts(loop.iteration):
             objective = _adapt(loop, objective, solver)
             last_finite = loop.state.x
+        if checks and room.is_used and not on_cpu:
+            room.is_trusted, kept = True, Kept(loop, objective)
         # Every callback is called, also after one of them has stopped the run.
         stop = any([callback(_progress(loop, objective)) is True for callback in callbacks])
-        after_step(loop, not left)
+        after_step(loop, not left, checks or not room.is_trusted)
     return loop
+
+
+class Kept:
+    """The loop and the objective before some steps, from which these steps can be repeated."""
+
+    def __init__(self, loop: Loop, objective: Objective) -> None:
+        self.objective, self.length = objective, len(loop.history)
+        self.loop = dataclasses.replace(loop, **_copy_state(loop))
+
+    def restore(self, loop: Loop) -> Objective:
+        """Set the loop back, and return the objective."""
+        del loop.history[self.length :]
+        for name, value in {**vars(self.loop), **_copy_state(self.loop)}.items():
+            setattr(loop, name, value)
+        return self.objective
+
+
+def _copy_state(loop: Loop) -> dict[str, Any]:
+    """Copy what the steps write to; they replace the other tensors of the loop."""
+    state, rule_state = tree_map(Tensor.clone, (loop.state, loop.rule_state))
+    return {"state": state, "rule_state": rule_state}
 
 
 def _check_gap(
@@ -319,17 +356,16 @@ def _store(loop: Loop, mask: Tensor, new: T, old: T) -> T:
     return scatter_items(loop.active, taken, old)
 
 
-def _compact(loop: Loop, objective: Objective) -> tuple[Objective, bool]:
-    """Drop the items that are done, once they are half of the batch; return if others are left."""
-    left = int(loop.running.sum())
+def _compact(loop: Loop, objective: Objective, left: int) -> Objective:
+    """Drop the items that are done, once they are half of the batch."""
     if left == 0 or 2 * left > len(loop.running):
-        return objective, left > 0
+        return objective
     keep = loop.running.nonzero().squeeze(1)
     loop.active, loop.running = loop.active[keep], loop.running[keep]
     loop.state = select_items(loop.state, keep)
     loop.rule_state = select_items(loop.rule_state, keep)
     loop.travel = select_items(loop.travel, keep)
-    return objective.select(keep), True
+    return objective.select(keep)
 
 
 def _adapt(loop: Loop, objective: Objective, solver: Solver) -> Objective:

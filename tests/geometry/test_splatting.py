@@ -14,6 +14,8 @@ from invtoolbox.geometry.splatting import rasterization
 from invtoolbox.kernels.rendering.splat_binning import _bin_by_torch, bin_splats
 from invtoolbox.kernels.rendering.splat_compositing import composite
 from invtoolbox.kernels.rendering.splat_projection import Projection, project
+from invtoolbox.testing import emulate_cuda
+from tests.device_jobs import deterministic
 
 F64 = torch.float64
 
@@ -224,14 +226,38 @@ def test_what_a_gpu_runs_gives_the_same() -> None:
     tiles, by_torch = bin_splats(boxes, reaches, width, height), _bin_by_torch(boxes, reaches, 3, 2)
     for name in ("entries", "starts", "bases", "pairs", "shares"):
         assert torch.equal(getattr(tiles, name), getattr(by_torch, name)), name
+    single = reaches.float().contiguous()  # depth and tile in one key
+    order = bin_splats(boxes, single, width, height).entries
+    assert torch.equal(_bin_by_torch(boxes, single, 3, 2).entries, order)
     results = []
-    for pixelwise in (False, True):
+    for pixelwise, ordered in ((False, False), (True, False), (True, True)):
         free = splats.detach().requires_grad_(True)
         planes = composite(free, boxes, reaches, tiles, width, height, 3, pixelwise)
         slope = torch.randn(planes.shape, generator=torch.Generator().manual_seed(0), dtype=F64)
-        results.append((planes.detach(), *torch.autograd.grad(planes, free, slope)))
-    for one, other in zip(*results):
+        with deterministic(ordered):
+            results.append((planes.detach(), *torch.autograd.grad(planes, free, slope)))
+    for one, other, third in zip(*results):
         assert (one - other).abs().max() < 1e-10 * float(one.abs().max())
+        assert (one - third).abs().max() < 1e-10 * float(one.abs().max())
+
+
+def test_a_gpu_is_given_many_threads() -> None:
+    """A million Gaussians take at least 250,000 threads in the projection, 100,000 in the sum."""
+    *gaussians, views, K, width, height = scene(1000, 1, 0, size=(20, 18), dtype=torch.float32)
+    with emulate_cuda() as tally:
+        free = [t.to("cuda").requires_grad_(True) for t in gaussians]
+        image, *_ = rasterization(*free, views.to("cuda"), K.to("cuda"), width, height, sh_degree=0)
+        torch.autograd.grad(image.sum(), free)
+        tasks = {
+            (kernel.file.split("/")[1], kernel.definitions["PART"]): tasks
+            for kernel, tasks in tally.kernels
+            if "PART" in kernel.definitions
+        }
+    assert tasks == {
+        ("splat_projection.cpp", 4): 250,
+        ("splat_projection_gradient.cpp", 4): 250,
+        ("splat_compositing_sum.cpp", 8): 125,
+    }
 
 
 def test_scenes_of_a_batch_are_equal_to_themselves_alone() -> None:

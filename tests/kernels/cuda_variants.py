@@ -58,31 +58,29 @@ def variants() -> Iterator[tuple[str, Maker]]:
 
 def _rendering(real: torch.dtype) -> Iterator[tuple[str, Maker]]:
     for degree, *switches in product((-1, 0, 1, 2, 3), _BOTH, _BOTH, _BOTH, _BOTH):
-        yield "projection", lambda d=degree, s=switches: projection_kernel(real, 3, d, *s)
-    for gradient in _BOTH:
-        for channels in (0, 1, 16):
-            yield (
-                "projection",
-                lambda c=channels, g=gradient: projection_kernel(
-                    real, c, -1, True, False, False, g
-                ),
-            )
-        for features, median, rays in (
-            (3, None, False),
-            (3, None, True),
-            (1, 0, True),
-            (4, 3, False),
-            (7, 3, False),
-            (32, None, False),
-        ):
-            yield (
-                "compositing",
-                lambda f=features, m=median, r=rays, g=gradient: composite_kernel(
-                    real, f, m, r, True, g
-                ),
-            )
+        yield "projection", lambda d=degree, s=switches: projection_kernel(real, 3, d, *s, 4)
+    for gradient, channels in product(_BOTH, (0, 1, 16)):
+        yield (
+            "projection",
+            lambda c=channels, g=gradient: projection_kernel(real, c, -1, True, False, False, g, 4),
+        )
+    shapes = (
+        (3, None, False),
+        (3, None, True),
+        (1, 0, True),
+        (4, 3, False),
+        (7, 3, False),
+        (32, None, False),
+    )
+    for shape, (gradient, ordered) in product(
+        shapes, ((False, False), (True, False), (True, True))
+    ):
+        yield (
+            "compositing",
+            lambda s=shape, g=gradient, o=ordered: composite_kernel(real, *s, True, g, o),
+        )
     for features in (1, 3, 4, 7, 32):
-        yield "compositing", lambda f=features: sum_kernel(real, f)
+        yield "compositing", lambda f=features: sum_kernel(real, f, 8)
     for bases, channels in ((1, 0), (1, 1), (1, 3), (4, 3), (9, 3)):
         yield (
             "voxels",

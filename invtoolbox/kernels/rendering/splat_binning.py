@@ -14,6 +14,7 @@ from torch import Tensor
 
 from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.rendering.splat_room import pairs_in
 
 #: Side of a tile in pixels.
 TILE = 16
@@ -147,17 +148,28 @@ def bin_splats(boxes: Tensor, reaches: Tensor, width: int, height: int) -> Tiles
 
 
 def _bin_by_torch(boxes: Tensor, reaches: Tensor, across: int, down: int) -> Tiles:
-    """Return the result of `bin_splats`, computed by torch's sort, for a GPU."""
+    """Return the result of `bin_splats`, computed by torch's sort, for a GPU.
+
+    If there is more room than pairs, the lists end before the entries do. If there is less, the
+    last pairs are missing.
+    """
     views, count = boxes.shape[:2]
+    tiles = views * across * down
     box = boxes.long()
     first = torch.div(box, TILE, rounding_mode="floor")
     past = torch.div(box - 1, TILE, rounding_mode="floor") + 1
     visible = (box[..., 0] < box[..., 1]).flatten()
     wide = (past[..., 1] - first[..., 0]).flatten() * visible
     shares = wide * (past[..., 3] - first[..., 2]).flatten()
-    pairs = shares.cumsum(0) - shares
-    splat = torch.repeat_interleave(torch.arange(views * count, device=boxes.device), shares)
-    own = torch.arange(len(splat), device=boxes.device) - pairs[splat]
+    ends = shares.cumsum(0)
+    total = ends[-1] if len(ends) else ends.sum()
+    size = pairs_in((views, count, across, down), total)
+    ends = ends.clamp_max(size)
+    pairs = torch.cat([ends.new_zeros(1), ends])[: len(ends)]
+    place = torch.arange(size, device=boxes.device)
+    # The splat of every pair; places without a pair take the last one, and sort behind all tiles.
+    splat = torch.searchsorted(ends, place, right=True).clamp_max(max(views * count - 1, 0))
+    own = place - pairs[splat]
     row = torch.div(own, wide[splat].clamp_min(1), rounding_mode="floor")
     column = own - row * wide[splat]
     view = torch.div(splat, max(count, 1), rounding_mode="floor")
@@ -166,21 +178,28 @@ def _bin_by_torch(boxes: Tensor, reaches: Tensor, across: int, down: int) -> Til
         + first[..., 0].flatten()[splat]
         + column
     )
-    # First by depth, then by tile with a stable sort.
-    order = torch.sort(reaches[..., 0].flatten()[splat], stable=True).indices
-    order = order[torch.sort(tile[order], stable=True).indices]
+    tile = torch.where(place < total, tile, tiles)
+    order = _order(tile, reaches[..., 0].flatten()[splat])
     bases = pairs.view(views, count)[:, 0] if count else pairs.new_zeros(views)
-    number = torch.arange(len(splat), device=boxes.device) - bases[view]
-    entries = torch.stack([splat - view * count, number], 1)[order].int().contiguous()
-    starts = torch.searchsorted(
-        tile[order].contiguous(), torch.arange(views * across * down + 1, device=boxes.device)
-    )
+    entries = torch.stack([splat - view * count, place - bases[view]], 1)[order].int().contiguous()
+    starts = torch.searchsorted(tile[order], torch.arange(tiles + 1, device=boxes.device))
     return Tiles(
         entries,
         starts,
         bases.contiguous(),
         pairs.view(views, count),
-        shares.view(views, count).int(),
+        (ends - pairs).view(views, count).int(),
         across,
         down,
     )
+
+
+def _order(tile: Tensor, depth: Tensor) -> Tensor:
+    """Return the stable order by tile, then by depth."""
+    if depth.dtype == torch.float32:
+        # The bits of a positive number grow with it, so that one key holds both. The sign is
+        # cleared, because places without a pair have any depth.
+        bits = depth.view(torch.int32).long() & 0x7FFFFFFF
+        return torch.sort((tile << 32) | bits, stable=True).indices
+    order = torch.sort(depth, stable=True).indices
+    return order[torch.sort(tile[order], stable=True).indices]

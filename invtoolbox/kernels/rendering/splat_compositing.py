@@ -28,6 +28,9 @@ from invtoolbox.kernels.native import REAL, Int64, native_kernel
 from invtoolbox.kernels.rendering.splat_binning import TILE, Tiles
 from invtoolbox.kernels.rendering.splat_projection import GEOMETRY
 
+#: Splats per task of the sum over pairs, on a CPU and on CUDA.
+_PART, _PART_ON_CUDA = 1024, 8
+
 
 @dataclass(frozen=True, eq=False)
 class Rays:
@@ -113,6 +116,7 @@ def composite_kernel(
     rays: bool,
     pixelwise: bool,
     gradient: bool,
+    ordered: bool = False,
 ) -> Kernel:
     """Return the kernel that composites, or the kernel of its gradient.
 
@@ -124,6 +128,7 @@ def composite_kernel(
         rays: composite rays in place of pixels.
         pixelwise: one task per pixel or ray, for CUDA, in place of one task per tile.
         gradient: add the gradient of the images to every pair of a splat and a tile.
+        ordered: for the gradient of pixels, one task per tile, which adds in a fixed order.
     """
     definitions: dict[str, str | int] = {
         "REAL": REAL[dtype],
@@ -133,15 +138,17 @@ def composite_kernel(
         "MEDIAN": -1 if median is None else median,
         "RAYS": rays,
     }
-    task = "task" if pixelwise else "tile"
+    if pixelwise and gradient:
+        definitions["ORDERED"] = ordered
+    task = "task" if pixelwise and not ordered else "tile"
     file = f"splat_compositing_{'pixel' if pixelwise else 'tile'}{'_gradient' if gradient else ''}"
     return native_kernel(f"rendering/{file}.cpp", definitions, CompositingArguments, task)
 
 
 @cache
-def sum_kernel(dtype: torch.dtype, features: int) -> Kernel:
-    """Return the kernel that sums the gradients of the pairs of each splat."""
-    definitions = {"REAL": REAL[dtype], "ROW": str(GEOMETRY + features)}
+def sum_kernel(dtype: torch.dtype, features: int, part: int) -> Kernel:
+    """Return the kernel that sums the gradients of the pairs of ``part`` splats per task."""
+    definitions = {"REAL": REAL[dtype], "ROW": str(GEOMETRY + features), "PART": part}
     return native_kernel(
         "rendering/splat_compositing_sum.cpp", definitions, SumArguments, task="part"
     )
@@ -236,9 +243,10 @@ class _Composite(torch.autograd.Function):
         _run(arguments, ctx.median, ctx.pixelwise, gradient=True, work=work)
         dsplats = torch.empty_like(splats)
         views, count, row = splats.shape
-        kernel = sum_kernel(splats.dtype, row - GEOMETRY)
+        part = _PART_ON_CUDA if splats.is_cuda else _PART
+        kernel = sum_kernel(splats.dtype, row - GEOMETRY, part)
         sums = SumArguments(dsplats, dpairs, tiles.pairs, tiles.shares, Int64(views * count))
-        launch(kernel, (views * count + 1023) // 1024, sums, float(dpairs.numel()))
+        launch(kernel, -(-views * count // part), sums, float(dpairs.numel()))
         return dsplats, *[None] * 8
 
 
@@ -272,9 +280,11 @@ def _run(
 ) -> None:
     views, _, row = arguments.splats.shape
     of_rays = arguments.places is not None
+    # Sums by atomic additions have no fixed order.
+    ordered = pixelwise and gradient and torch.are_deterministic_algorithms_enabled()
     kernel = composite_kernel(
-        arguments.splats.dtype, row - GEOMETRY, median, of_rays, pixelwise, gradient
+        arguments.splats.dtype, row - GEOMETRY, median, of_rays, pixelwise, gradient, ordered
     )
     tiles = views * arguments.across * arguments.down
     pixels = arguments.rays if of_rays else tiles * TILE * TILE
-    launch(kernel, pixels if pixelwise else tiles, arguments, work)
+    launch(kernel, pixels if pixelwise and not ordered else tiles, arguments, work)

@@ -37,3 +37,4 @@ if (middle >= 0) {
 }
 out[(FEATURES + 1) * plane] = depth;
 #endif
+#undef SKIP

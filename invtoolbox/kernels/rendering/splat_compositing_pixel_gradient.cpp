@@ -2,7 +2,22 @@
 // equations are those of splat_compositing_tile_gradient.cpp.
 //
 // For CUDA, with atomic additions. The CPU can run this source on one thread (see
-// splat_compositing_pixel.cpp).
+// splat_compositing_pixel.cpp). If ORDERED, a task is the number `tile` of a tile: it goes through
+// the pixels or rays of the tile, so that the sums have a fixed order.
+#if ORDERED
+#if RAYS
+const long long from = ((const long long*)begins)[tile];
+const long long until = ((const long long*)begins)[tile + 1];
+#else
+const long long from = (long long)tile * TILE * TILE, until = from + TILE * TILE;
+#endif
+#define SKIP continue
+#define ADD(place, value) *(place) += value
+for (long long task = from; task < until; ++task) {
+#else
+#define ADD(place, value) wp::atomic_add(place, value)
+{
+#endif
 #include "splat_compositing_pixel.h"
 const REAL* slope = (const REAL*)dimages + place;
 const long long base = ((const long long*)bases)[view];
@@ -20,24 +35,27 @@ for (int i = ((const int*)last)[pixel] - 1; i >= 0; --i) {
     REAL s = (REAL)0;
     for (int k = 0; k < FEATURES; ++k) {
         s += slope[k * plane] * row[GEOMETRY + k];
-        wp::atomic_add(out + GEOMETRY + k, alpha * T * slope[k * plane]);
+        ADD(out + GEOMETRY + k, alpha * T * slope[k * plane]);
     }
     const REAL pull = T * s - S * inverse;
     S += alpha * T * s;
     if (raw <= (REAL)0.999) {
         const REAL g = -alpha * pull;
-        wp::atomic_add(out, -g * (row[2] * dx + row[3] * dy));
-        wp::atomic_add(out + 1, -g * (row[3] * dx + row[4] * dy));
-        wp::atomic_add(out + 2, (REAL)0.5 * g * dx * dx);
-        wp::atomic_add(out + 3, g * dx * dy);
-        wp::atomic_add(out + 4, (REAL)0.5 * g * dy * dy);
-        wp::atomic_add(out + 5, -g / row[5]);
+        ADD(out, -g * (row[2] * dx + row[3] * dy));
+        ADD(out + 1, -g * (row[3] * dx + row[4] * dy));
+        ADD(out + 2, (REAL)0.5 * g * dx * dx);
+        ADD(out + 3, g * dx * dy);
+        ADD(out + 4, (REAL)0.5 * g * dy * dy);
+        ADD(out + 5, -g / row[5]);
     }
 }
 #if MEDIAN >= 0
 const int middle = ((const int*)median)[pixel];
 if (middle >= 0) {
     REAL* out = (REAL*)dpairs + (base + entry[2 * middle + 1]) * ROW;
-    wp::atomic_add(out + GEOMETRY + MEDIAN, slope[(FEATURES + 1) * plane]);
+    ADD(out + GEOMETRY + MEDIAN, slope[(FEATURES + 1) * plane]);
 }
 #endif
+}
+#undef ADD
+#undef SKIP

@@ -1,6 +1,6 @@
-// Sum the gradients of the pairs of 1024 splats: the pairs of one splat lie next to each other.
-const long long first = (long long)part * 1024;
-const long long last = first + 1024 < splats ? first + 1024 : splats;
+// Sum the gradients of the pairs of PART splats: the pairs of one splat lie next to each other.
+const long long first = (long long)part * PART;
+const long long last = first + PART < splats ? first + PART : splats;
 for (long long n = first; n < last; ++n) {
     REAL* out = (REAL*)dsplats + n * ROW;
     const long long from = ((const long long*)pairs)[n];

@@ -17,8 +17,8 @@ from torch.autograd.function import once_differentiable
 from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.native import REAL, native_kernel
 
-#: Gaussians per task.
-PART = 256
+#: Gaussians per task on a CPU, and on CUDA, whose threads are many and light.
+PART, PART_ON_CUDA = 256, 4
 #: Numbers of a splat before its features: mean (x, y), conic (xx, xy, yy), opacity.
 GEOMETRY = 6
 
@@ -98,11 +98,15 @@ def projection_kernel(
     normals: bool,
     antialiased: bool,
     gradient: bool,
+    part: int,
 ) -> Kernel:
-    """Return the kernel that projects, or the kernel of the gradient; see `Projection`."""
+    """Return the kernel that projects ``part`` Gaussians per task, or its gradient.
+
+    The other arguments are those of `Projection`.
+    """
     definitions: dict[str, str | int] = {
         "REAL": REAL[dtype],
-        "PART": PART,
+        "PART": part,
         "GEOMETRY": GEOMETRY,
         "CHANNELS": channels,
         "DEGREE": degree,
@@ -213,7 +217,7 @@ def _arguments(
         Ks,
         count,
         viewmats.shape[1],
-        (count + PART - 1) // PART,
+        -(-count // _part(means)),
         colors.shape[2],
         how.width,
         how.height,
@@ -225,11 +229,22 @@ def _arguments(
     )
 
 
+def _part(means: Tensor) -> int:
+    return PART_ON_CUDA if means.is_cuda else PART
+
+
 def _run(
     arguments: ProjectionArguments, how: Projection, channels: int, gradient: bool, work: float
 ) -> None:
     dtype = arguments.means.dtype
     kernel = projection_kernel(
-        dtype, channels, how.degree, how.depth, how.normals, how.antialiased, gradient
+        dtype,
+        channels,
+        how.degree,
+        how.depth,
+        how.normals,
+        how.antialiased,
+        gradient,
+        _part(arguments.means),
     )
     launch(kernel, len(arguments.means) * arguments.parts, arguments, work)
