@@ -22,7 +22,7 @@ name = "blur"
 kernel = { gaussian = 1.0 }
 [prior]
 name = "tikhonov"
-weight = 0.01
+weight = 100.0
 [solver]
 name = "gradient-descent"
 max_iterations = 5

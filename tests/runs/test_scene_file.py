@@ -35,7 +35,7 @@ name = "tikhonov"
 name = "gradient-descent"
 max_iterations = 5
 [regularization]
-weight = 0.01
+weight = 100.0
 """
 
 
@@ -322,7 +322,7 @@ def test_a_run_writes_its_results_and_equals_solve(scene: Path) -> None:
         problem,
         it.priors.Tikhonov(),
         "gradient-descent",
-        regularization=0.01,
+        regularization=100.0,
         max_iterations=5,
         progress=False,
     )

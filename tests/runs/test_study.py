@@ -295,7 +295,7 @@ name = "blur"
 kernel = { gaussian = 0.6 }
 [prior]
 name = "tikhonov"
-weight = 0.01
+weight = 100.0
 [solver]
 name = "gradient-descent"
 max_iterations = 4
