@@ -150,7 +150,7 @@ def prepare_pair(
     """
     preparation = preparation or Preparation()
     for sweep in (source, target):
-        _check(sweep)
+        check_sweep(sweep)
     notes: list[str] = []
     if source.points.shape == target.points.shape and torch.equal(
         source.points.nan_to_num(), target.points.nan_to_num()
@@ -163,10 +163,11 @@ def prepare_pair(
         for sweep, part in ((source, undo), (target, undo_target))
     )
     on_ground, target_ground = (
-        _ground(sweep, cloud, preparation) for sweep, cloud in ((source, points), (target, later))
+        find_ground(sweep, cloud, preparation)
+        for sweep, cloud in ((source, points), (target, later))
     )
     keep, target_keep = (
-        _keep(sweep, cloud, low, preparation)
+        points_to_keep(sweep, cloud, low, preparation)
         for sweep, cloud, low in ((source, points, on_ground), (target, later, target_ground))
     )
     index, target_index = keep.nonzero().squeeze(1), target_keep.nonzero().squeeze(1)
@@ -186,7 +187,8 @@ def prepare_pair(
     )
 
 
-def _check(sweep: Sweep) -> None:
+def check_sweep(sweep: Sweep) -> None:
+    """Raise `InputError` if a sweep has too few usable points."""
     if len(sweep) == 0:
         raise InputError(f"{sweep.source} is empty: it holds no points")
     count = int(sweep.finite.sum())
@@ -267,7 +269,8 @@ def _motion(
     return found, parts[0][0], parts[1][0]
 
 
-def _ground(sweep: Sweep, points: Tensor, preparation: Preparation) -> Tensor:
+def find_ground(sweep: Sweep, points: Tensor, preparation: Preparation) -> Tensor:
+    """Return a mask of the points on the ground, found or labelled, ``(N,)``."""
     if preparation.ground == "none":
         return torch.zeros(len(sweep), dtype=torch.bool, device=sweep.points.device)
     if (
@@ -279,7 +282,10 @@ def _ground(sweep: Sweep, points: Tensor, preparation: Preparation) -> Tensor:
     return ground(points, preparation.ground_settings)
 
 
-def _keep(sweep: Sweep, points: Tensor, on_ground: Tensor, preparation: Preparation) -> Tensor:
+def points_to_keep(
+    sweep: Sweep, points: Tensor, on_ground: Tensor, preparation: Preparation
+) -> Tensor:
+    """Return a mask of the measurements without ground within the range and heights, ``(N,)``."""
     reach = FARTHEST if preparation.max_range is None else min(preparation.max_range, FARTHEST)
     keep = sweep.finite & ~on_ground & _within(points, reach) & (points[:, 2].abs() <= FARTHEST)
     if preparation.min_height is not None:
