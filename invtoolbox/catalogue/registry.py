@@ -40,7 +40,7 @@ _USUAL = {
 _WITHOUT_NAME = {
     "priors": """Prior ExplicitPrior ImplicitPrior AdaptivePrior PriorSum AlongField
         ConditionalMixture ConditionalPrior Deformation GaussianLatents GaussianPair HuberNorm
-        Misfit RigidMotion SmoothedNorm ThroughOperator TotalDeepVariation""",
+        Misfit RigidMotion RigidTrack SmoothedNorm ThroughOperator TotalDeepVariation""",
     "operators": """Operator LinearOperator EulerRollout Matrix NoMeasurement OnBoth OverTime
         PixelGraphLaplacian PointWarp PointWarpBothWays SparseMatrix VectorScan""",
     "data_terms": "DataTerm PlaneToPlane RolloutChamfer Stack",

@@ -78,6 +78,13 @@ def add(commands: Any) -> None:
         help="name of a method; see `invtoolbox list methods` (default: default)",
     )
     method.add_argument(
+        "--window",
+        type=int,
+        metavar="N",
+        help="number of sweeps that the default method may use per pair, 2 to 13, before and after "
+        "it (default: 5)",
+    )
+    method.add_argument(
         "--ego-motion",
         choices=("auto", "poses", "icp", "none"),
         help="motion of the sensor: from its poses, from a registration of the points (icp), or "
@@ -223,6 +230,7 @@ def job_of(arguments: argparse.Namespace) -> FlowJob:
     return replace(
         job,
         method=arguments.method or job.method,
+        window=job.window if arguments.window is None else arguments.window,
         preparation=preparation_of({**before, **changed}, "the command line"),
         items=arguments.items or job.items,
         seed=job.seed if arguments.seed is None else arguments.seed,

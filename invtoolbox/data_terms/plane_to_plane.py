@@ -95,10 +95,14 @@ class PlaneToPlane(DataTerm):
 
     # -- value -------------------------------------------------------------------------------------
 
-    def value(self, prediction: Any, y: Any) -> Tensor:
+    def misfits(self, prediction: Tensor, y: Tensor) -> Tensor:
+        """Compute the robust distance of each point, square metres, ``(batch, N)``."""
         apart, metric = self._partners(prediction, y)
         squared = torch.einsum("bni,bnij,bnj->bn", apart, metric, apart)
-        return 0.5 * (self._shares(prediction) * squared / (1 + squared / self.tau**2)).sum(1)
+        return 0.5 * squared / (1 + squared / self.tau**2)
+
+    def value(self, prediction: Any, y: Any) -> Tensor:
+        return (self._shares(prediction) * self.misfits(prediction, y)).sum(1)
 
     def gauss_newton(self, prediction: Any, y: Any) -> Callable[[Any], Any]:
         apart, metric = self._partners(prediction, y)

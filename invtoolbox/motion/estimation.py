@@ -17,8 +17,9 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import is_cloud, points_of
 from invtoolbox.geometry.rigid import check_motion, inverse, transform
 from invtoolbox.geometry.sweeps import MOVES, Sweep
-from invtoolbox.motion.methods import Method, Pair, method_named
+from invtoolbox.motion.methods import Method, Pair, method_named, uses_window
 from invtoolbox.motion.preparation import Preparation, PreparedPair, prepare_pair
+from invtoolbox.motion.window import Neighbour, prepare_neighbours
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,7 @@ def estimate(
     seed: int = 0,
     guess: Tensor | None = None,
     device: torch.device | str | None = None,
+    window: Sequence[Sweep] = (),
 ) -> FlowEstimate:
     """Estimate the flow of every point of a sweep, with intermediate results.
 
@@ -78,17 +80,23 @@ def estimate(
         guess: ego motion of the previous pair, the initial guess of a registration.
         device: device of the method. The preparation and the result are always on the CPU, which is
             also the default of the method.
+        window: further sweeps before and after the pair, with timestamps, for methods that use
+            them (`methods.uses_window`). A sweep that cannot be used is left out, with a note.
 
     Raises:
         InputError: if a sweep is empty or holds no measurement, or the two do not overlap; the
-            sentence names the sweep.
+            sentence names the sweep. If a window is given and the pair has no timestamps.
     """
     began = time.monotonic()
     found = method_named(method) if isinstance(method, str) else method
-    source, target = (tree_map(lambda values: values.cpu(), sweep) for sweep in (source, target))
+    source, target, *further = (
+        tree_map(lambda values: values.cpu(), sweep)
+        for sweep in (source, target, *(window if uses_window(found) else ()))
+    )
     pair = prepare_pair(source, target, preparation, guess)
+    neighbours, notes = prepare_neighbours(pair, source, target, further, preparation)
     with torch.no_grad():
-        motion = found(_pair(pair, source, target, device), seed)
+        motion = found(_pair(pair, source, target, neighbours, device), seed)
     residual, instance = motion.flow.cpu(), torch.full((len(source),), -1, dtype=torch.long)
     instance[pair.index] = motion.instance.cpu()
     dynamic = torch.zeros(len(source), dtype=torch.bool)
@@ -102,7 +110,7 @@ def estimate(
         valid=pair.valid,
         method=method if isinstance(method, str) else repr(method),
         seconds=time.monotonic() - began,
-        notes=pair.notes,
+        notes=pair.notes + notes,
     )
 
 
@@ -112,6 +120,7 @@ def scene_flow(
     target: Sweep | Tensor | np.ndarray,
     method: str | Method = "default",
     *,
+    window: Sequence[Sweep] = (),
     ego_motion: str | Tensor | np.ndarray = "auto",
     ground: str = "auto",
     max_range: float | None = None,
@@ -127,6 +136,7 @@ def scene_flow(
     target: Sweep | Tensor | np.ndarray,
     method: str | Method = "default",
     *,
+    window: Sequence[Sweep] = (),
     ego_motion: str | Tensor | np.ndarray = "auto",
     ground: str = "auto",
     max_range: float | None = None,
@@ -141,6 +151,7 @@ def scene_flow(
     target: Sweep | Tensor | np.ndarray,
     method: str | Method = "default",
     *,
+    window: Sequence[Sweep] = (),
     ego_motion: str | Tensor | np.ndarray = "auto",
     ground: str = "auto",
     max_range: float | None = None,
@@ -157,6 +168,9 @@ def scene_flow(
         target: second sweep, ``(M, 3)`` points in the frame of its own sensor pose, of any of these
             types.
         method: ``"default"``, or a published method; see ``invtoolbox list methods``.
+        window: further sweeps before and after the pair, in any order, with timestamps, and with
+            poses if the pair has poses. The default method follows bodies through all of them, so
+            it finds smaller and slower bodies than in a pair.
         ego_motion: ``"auto"`` (from the poses of the sweeps, else by registration), ``"poses"``,
             ``"icp"``, ``"none"`` (the points are in one frame already), or the motion itself: a
             matrix ``(4, 4)`` with ``p1 = E p0`` for static points.
@@ -197,12 +211,16 @@ def scene_flow(
         max_range=max_range,
         sensor_origin=None if sensor_origin is None else tuple(map(float, sensor_origin)),  # type: ignore[arg-type]
     )
-    flow = estimate(first, second, method, preparation, seed, device=device).flow
+    flow = estimate(first, second, method, preparation, seed, device=device, window=window).flow
     return flow.numpy() if _holds_arrays(source) else flow.to(first.points.device)
 
 
 def _pair(
-    pair: PreparedPair, source: Sweep, target: Sweep, device: torch.device | str | None
+    pair: PreparedPair,
+    source: Sweep,
+    target: Sweep,
+    neighbours: Sequence[Neighbour],
+    device: torch.device | str | None,
 ) -> Pair:
     times = None
     if (
@@ -221,6 +239,8 @@ def _pair(
         times,
         pair.period,
         pair.ego_motion.to(device),
+        tuple(tree_map(lambda values: values.to(device), neighbour) for neighbour in neighbours),
+        pair.ego_motion[:3, 3].float().to(device),
     )
 
 

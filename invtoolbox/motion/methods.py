@@ -129,6 +129,11 @@ class Euler:
         return Motion(flow, torch.full((len(flow),), -1))
 
 
+def uses_window(method: Method) -> bool:
+    """Return whether a method reads the further sweeps of a window, its attribute `window`."""
+    return bool(getattr(method, "window", False))
+
+
 METHODS: dict[str, Callable[[], Method]] = {
     "default": Default,
     "icp-flow": IcpFlow,

@@ -182,11 +182,11 @@ def prepare_pair(
     preparation = preparation or Preparation()
     notes: list[str] = []
     origin = _sensor_origin(source, preparation, notes)
-    source, target = _from_sensor(source, origin), _from_sensor(target, origin)
+    source, target = from_sensor(source, origin), from_sensor(target, origin)
     if guess is not None:
         guess = _around(guess, origin)
     for sweep in (source, target):
-        _check(sweep)
+        check_sweep(sweep)
     if source.points.shape == target.points.shape and torch.equal(
         source.points.nan_to_num(), target.points.nan_to_num()
     ):
@@ -199,11 +199,11 @@ def prepare_pair(
         for sweep, part in ((source, undo), (target, undo_target))
     )
     on_ground, target_ground = (
-        _ground(sweep, cloud, preparation, notes)
+        find_ground(sweep, cloud, preparation, notes)
         for sweep, cloud in ((source, points), (target, later))
     )
     keep, target_keep = (
-        _keep(sweep, cloud, low, preparation)
+        points_to_keep(sweep, cloud, low, preparation)
         for sweep, cloud, low in ((source, points, on_ground), (target, later, target_ground))
     )
     index, target_index = keep.nonzero().squeeze(1), target_keep.nonzero().squeeze(1)
@@ -246,7 +246,7 @@ def _sensor_origin(sweep: Sweep, preparation: Preparation, notes: list[str]) -> 
     return origin
 
 
-def _from_sensor(sweep: Sweep, origin: Tensor) -> Sweep:
+def from_sensor(sweep: Sweep, origin: Tensor) -> Sweep:
     """Return a sweep in the frame of the sensor, whose axes stay."""
     if not bool(origin.any()):
         return replace(sweep, points=sweep.points.float())
@@ -275,7 +275,8 @@ def _around(motion: Tensor, origin: Tensor) -> Tensor:
     return moved
 
 
-def _check(sweep: Sweep) -> None:
+def check_sweep(sweep: Sweep) -> None:
+    """Raise `InputError` if a sweep has too few usable points."""
     if len(sweep) == 0:
         raise InputError(f"{sweep.source} is empty: it holds no points")
     count = int(sweep.finite.sum())
@@ -381,7 +382,8 @@ def _motion(
     return found, parts[0][0], parts[1][0]
 
 
-def _ground(sweep: Sweep, points: Tensor, preparation: Preparation, notes: list[str]) -> Tensor:
+def find_ground(sweep: Sweep, points: Tensor, preparation: Preparation, notes: list[str]) -> Tensor:
+    """Return a mask of the points on the ground, found or labelled, ``(N,)``."""
     if preparation.ground == "none":
         return torch.zeros(len(sweep), dtype=torch.bool, device=sweep.points.device)
     if (
@@ -399,7 +401,10 @@ def _ground(sweep: Sweep, points: Tensor, preparation: Preparation, notes: list[
     return found
 
 
-def _keep(sweep: Sweep, points: Tensor, on_ground: Tensor, preparation: Preparation) -> Tensor:
+def points_to_keep(
+    sweep: Sweep, points: Tensor, on_ground: Tensor, preparation: Preparation
+) -> Tensor:
+    """Return a mask of the measurements without ground within the range and heights, ``(N,)``."""
     reach = FARTHEST if preparation.max_range is None else min(preparation.max_range, FARTHEST)
     keep = sweep.finite & ~on_ground & _within(points, reach) & (points[:, 2].abs() <= FARTHEST)
     if preparation.min_height is not None:

@@ -1,35 +1,23 @@
-"""Clusters of a sweep and their registration with another sweep as rigid bodies.
+"""Clusters of a sweep, and hypotheses of their motion.
 
-`clusters` finds connected points seen from above, `translations` the initial translations that many
-pairs of points agree on, and `register` refines every hypothesis as an item of a batch.
+`clusters` finds connected points seen from above, and `translations` the initial translations that
+many pairs of points agree on.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 from torch import Tensor
 
-from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
-from invtoolbox.geometry.surface_normals import Surface, covariances
 from invtoolbox.kernels.points.nearest import Tree
 from invtoolbox.motion.ground import lowest_surface
-from invtoolbox.operators.points import PointWarp
-from invtoolbox.priors.implicit.rigid_motion import RigidMotion
-from invtoolbox.problem import Problem
-from invtoolbox.solve import solve
-from invtoolbox.solvers.gauss_newton import LevenbergMarquardt
 
 #: Side of the squares in which the height of the ground is averaged, metres.
 _GROUND_CELL = 2.0
-#: Side of the squares whose points are one in clusters, metres.
-_FINE = 0.05
 
 
 def height_above(points: Tensor, ground: Tensor) -> Tensor:
@@ -62,18 +50,34 @@ def height_above(points: Tensor, ground: Tensor) -> Tensor:
     return points[:, 2] - level.to(points)[nearest]
 
 
-def clusters(points: Tensor, height: Tensor, gap: float = 0.5, reach: float = 3.0) -> Tensor:
+#: Side of the squares that clusters are made of, metres, and the number of neighbouring squares that
+#: a square may be linked with.
+_SQUARE, _LINKS = 0.15, 16
+
+
+def clusters(
+    points: Tensor,
+    height: Tensor,
+    gap: float = 0.45,
+    reach: float = 3.0,
+    gap_per_range: float = 0.012,
+    origin: Tensor | None = None,
+) -> Tensor:
     """Return the number of the cluster of every point, int64 ``(n,)`` from 0; -1 for high points.
 
-    Points closer than `gap`, seen from above, are connected. Distances do not depend on the
-    direction of the axes, unlike squares that touch. Only points less than ``reach`` above the
-    ground count, so that the crown of a tree does not connect the cars below it.
+    Clusters are connected components of the squares of 0.15 m that hold points, seen from above.
+    Two squares are linked if the means of their points are less than the gap apart; the gap grows
+    with the distance from the sensor, like the distance of its rays. Only points less than
+    ``reach`` above the ground count, so that the crown of a tree does not connect the cars below
+    it.
 
     Args:
         points: points, ``(n, 3)``.
         height: height of the points above the ground, ``(n,)``.
-        gap: largest distance in the plane of connected points, metres, to within 0.05 m.
+        gap: smallest gap, metres.
         reach: height up to which points count, metres.
+        gap_per_range: gap per distance from the sensor; about two distances of neighbouring rays.
+        origin: position of the sensor, ``(3,)``; by default the origin.
 
     >>> points = torch.tensor([[0.0, 0, 0], [0.4, 0, 0], [5.0, 0, 0], [5.0, 0, 9]])
     >>> clusters(points, torch.tensor([0.0, 0.0, 0.0, 9.0]))
@@ -83,19 +87,24 @@ def clusters(points: Tensor, height: Tensor, gap: float = 0.5, reach: float = 3.
     low = (height < reach).nonzero().squeeze(1)
     if len(low) == 0:
         return labels
-    place = points[low, :2].double().cpu().numpy()
-    # Points on one wall lie above each other: the mean of a small square stands for its points.
-    squares = np.floor(place / _FINE).astype(np.int64)
-    squares -= squares.min(0)
-    _, member, count = np.unique(
-        squares[:, 0] * (int(squares[:, 1].max()) + 1) + squares[:, 1],
+    plane = points[low, :2].double().cpu()
+    place = plane.div(_SQUARE).floor().long().numpy()
+    place -= place.min(0)
+    squares, member, count = np.unique(
+        place[:, 0] * (int(place[:, 1].max()) + 1) + place[:, 1],
         return_inverse=True,
         return_counts=True,
     )
-    centre = np.stack([np.bincount(member, axis) for axis in place.T], 1) / count[:, None]
-    ends = cKDTree(centre).query_pairs(gap, output_type="ndarray").T
+    centre = torch.stack(
+        [torch.from_numpy(np.bincount(member, plane[:, k].numpy()) / count) for k in (0, 1)], 1
+    )
+    sensor = centre.new_zeros(2) if origin is None else origin[:2].cpu().to(centre)
+    limit = ((centre - sensor).norm(dim=1) * gap_per_range).clamp_min(gap)
+    near = Tree(centre).neighbours(centre, _LINKS)
+    linked = (centre[near] - centre[:, None]).norm(dim=2) < limit[:, None]
+    here, there = linked.nonzero()[:, 0].numpy(), near[linked].numpy()
     graph = coo_array(
-        (np.ones(ends.shape[1], dtype=np.int8), (ends[0], ends[1])), shape=(len(count),) * 2
+        (np.ones(len(here), dtype=np.int8), (here, there)), shape=(len(squares), len(squares))
     )
     part = connected_components(graph, directed=False)[1]
     labels[low] = torch.from_numpy(part[member].astype(np.int64)).to(labels.device)
@@ -144,182 +153,3 @@ def translations(
     )
     order = np.argsort(-smooth[peaks[:, 0], peaks[:, 1]], kind="stable")[:most]
     return (peaks[order] - reach) * cell
-
-
-#: Largest number of points per group of clusters, which are padded to the largest of their group.
-#: Larger clusters are thinned to the last number.
-_GROUPS = (48, 256)
-
-
-@dataclass(frozen=True)
-class RegistrationSettings:
-    """Settings of the registration of clusters.
-
-    Attributes:
-        iterations: number of iterations of Levenberg-Marquardt. All are made, because the scale of
-            the robust misfit shrinks from one to the next.
-        upright: see `RigidMotion`.
-        plane: match surfaces (`PlaneToPlane`) instead of points, whose distances the scan lines of
-            a lidar bias towards zero motion.
-    """
-
-    iterations: int = 15
-    upright: float = 1.0
-    plane: bool = True
-
-
-@dataclass(frozen=True, eq=False)
-class Registration:
-    """Result of registering h hypotheses.
-
-    Attributes:
-        thing: number of the cluster of every hypothesis, ``(h,)``.
-        motion: rigid motions, ``(h, 4, 4)``.
-        misfit: mean robust misfit, square metres, ``(h,)``.
-        still: mean robust misfit without motion, square metres, ``(h,)``.
-        move: mean displacement of the points, metres, ``(h,)``.
-    """
-
-    thing: Tensor
-    motion: Tensor
-    misfit: Tensor
-    still: Tensor
-    move: Tensor
-
-
-def register(
-    members: list[Tensor],
-    starts: list[Tensor],
-    points: Tensor,
-    target: Tensor,
-    times: Tensor | None = None,
-    target_times: Tensor | None = None,
-    settings: RegistrationSettings | None = None,
-) -> Registration:
-    """Register clusters with the target, from every initial translation.
-
-    Args:
-        members: rows of the points of every cluster, at least one each.
-        starts: initial translations in the plane of every cluster, ``(k, 2)``, at least one each.
-        points: points of the sweep, ``(n, 3)``; normals are estimated from all of them.
-        target: points of the other sweep, ``(m, 3)``.
-        times: times of the points within their sweep, seconds, ``(n,)``; used if both are known.
-        target_times: times of the target within its sweep, seconds, ``(m,)``.
-        settings: settings of the registration.
-    """
-    settings = settings or RegistrationSettings()
-    if times is None or target_times is None:
-        times = target_times = None
-    rows = torch.cat(members)
-    spread = torch.eye(3).to(points).repeat(len(points), 1, 1)
-    if settings.plane:
-        spread[rows] = covariances(points, times, rows=rows)
-    surface = (
-        Surface.of(target, target_times)
-        if settings.plane
-        else Surface.of_points(target, target_times)
-    )
-    found, smaller = [], 0
-    for largest in _GROUPS:
-        group = [
-            k
-            for k, member in enumerate(members)
-            if smaller < len(member) and (len(member) <= largest or largest == _GROUPS[-1])
-        ]
-        smaller = largest
-        if group:
-            thing = torch.tensor([k for k in group for _ in starts[k]], device=points.device)
-            index, counts = _pad([_thin(members[k], largest) for k in group])
-            repeat = torch.tensor(
-                [j for j, k in enumerate(group) for _ in starts[k]], device=points.device
-            )
-            begin = torch.cat([starts[k] for k in group])
-            found.append(
-                _register(
-                    thing,
-                    index[repeat],
-                    counts[repeat],
-                    begin,
-                    points,
-                    spread,
-                    surface,
-                    times,
-                    target_times,
-                    settings,
-                )
-            )
-    return Registration(
-        *(
-            torch.cat([getattr(part, name) for part in found])
-            for name in ("thing", "motion", "misfit", "still", "move")
-        )
-    )
-
-
-def _register(
-    thing: Tensor,
-    index: Tensor,
-    counts: Tensor,
-    begin: Tensor,
-    points: Tensor,
-    spread: Tensor,
-    surface: Surface,
-    times: Tensor | None,
-    target_times: Tensor | None,
-    settings: RegistrationSettings,
-) -> Registration:
-    """Register one batch: rows ``(h, p)`` of every hypothesis, padded, and starts ``(h, 2)``."""
-    here, weights = points[index], counts.to(points)
-    # The covariance of padding must be invertible too.
-    spread = torch.where(counts[..., None, None], spread[index], torch.eye(3).to(points))
-    along = PlaneToPlane().along if settings.plane else 1.0
-    term = PlaneToPlane(
-        along=along,
-        covariances=spread,
-        weights=weights,
-        surface=surface,
-        times=None if times is None or target_times is None else (times[index], target_times[None]),
-    )
-    problem = Problem(surface.points[None], PointWarp(here), term)
-    prior = RigidMotion(settings.upright, weights)
-    initial = {
-        "turn": begin.new_zeros(len(begin), 3),
-        "translation": torch.cat([begin, begin.new_zeros(len(begin), 1)], 1),
-    }
-    solver = LevenbergMarquardt(
-        max_iterations=settings.iterations, tolerance=0.0, inner_iterations=6
-    )
-    solution = solve(problem, prior, solver, initial=initial, progress=False)
-    final, bound = term.at(settings.iterations), prior.prepare(problem, solve)
-    moves = solution.x.norm(dim=2)
-    return Registration(
-        thing,
-        bound.motions(solution.parameters),
-        final.value(here + solution.x, problem.y),
-        final.value(here, problem.y),
-        (weights * moves).sum(1) / weights.sum(1),
-    )
-
-
-def _thin(rows: Tensor, most: int) -> Tensor:
-    """Return at most ``most`` rows, evenly spaced."""
-    if len(rows) <= most:
-        return rows
-    return rows[
-        torch.linspace(0, len(rows) - 1, most, dtype=torch.float64, device=rows.device)
-        .round()
-        .long()
-    ]
-
-
-def _pad(groups: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Pad the rows of every group with its first row; return them and a mask of the real rows."""
-    longest = max(len(rows) for rows in groups)
-    index = torch.stack(
-        [torch.cat([rows, rows[:1].expand(longest - len(rows))]) for rows in groups]
-    )
-    counts = (
-        torch.arange(longest, device=index.device)
-        < index.new_tensor([len(rows) for rows in groups])[:, None]
-    )
-    return index, counts

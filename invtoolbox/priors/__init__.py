@@ -47,6 +47,7 @@ from invtoolbox.priors.implicit.latent_networks import (
 )
 from invtoolbox.priors.implicit.point_flow import FreeFlow, NeuralSceneFlow
 from invtoolbox.priors.implicit.rigid_motion import RigidClusters, RigidMotion
+from invtoolbox.priors.implicit.rigid_track import RigidTrack
 from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow, SpaceTimeVoxels
 from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
 from invtoolbox.priors.implicit.voxel_grid import VoxelGrid
@@ -148,6 +149,7 @@ __all__ = [
     "PriorSum",
     "RigidClusters",
     "RigidMotion",
+    "RigidTrack",
     "RigidityCoefficients",
     "Score",
     "ScoreDistillation",

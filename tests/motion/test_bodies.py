@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from invtoolbox.errors import InputError
-from invtoolbox.motion.bodies import BodySettings, moving_bodies
+from invtoolbox.motion.bodies import BodySettings, Pair, moving_bodies
 from invtoolbox.motion.registration import clusters, height_above, translations
+from invtoolbox.motion.window import Neighbour
 
 
 def box(size, at, count, seed):
@@ -32,9 +33,13 @@ def street(shift, seed):
     )
 
 
+def bodies(here, there, window=(), period=0.1):
+    return moving_bodies(Pair(here, there, torch.zeros(0, 3), period=period, window=window))
+
+
 def test_the_moving_car_alone_is_found():
     here, there = street((0.0, 0.0), 0), street((0.9, 0.1), 10)
-    found = moving_bodies(here, there, here[:, 2], there[:, 2])
+    found = bodies(here, there)
     moves = torch.arange(len(here)) >= 3800
     assert torch.equal(found.label >= 0, moves) and len(found.motion) == 1
     torch.testing.assert_close(
@@ -45,18 +50,18 @@ def test_the_moving_car_alone_is_found():
 
 def test_nothing_moves_where_nothing_moved():
     here, there = street((0.0, 0.0), 0), street((0.0, 0.0), 10)
-    assert len(moving_bodies(here, there, here[:, 2], there[:, 2]).motion) == 0
+    assert len(bodies(here, there).motion) == 0
 
 
 def test_a_thing_that_has_gone_is_not_moved_onto_something_else():
     here, there = street((0.0, 0.0), 0), street((0.0, 0.0), 10)[:3800]
-    assert len(moving_bodies(here, there, here[:, 2], there[:, 2]).motion) == 0
+    assert len(bodies(here, there).motion) == 0
 
 
 def test_no_points_and_no_clusters():
     none, few = torch.zeros(0, 3), torch.rand(5, 3)
     for here, there in ((none, few), (few, none), (few, few)):
-        found = moving_bodies(here, there, here[:, 2], there[:, 2])
+        found = bodies(here, there)
         assert len(found.motion) == 0 and found.flow.shape == here.shape
 
 
@@ -102,7 +107,7 @@ def test_votes_find_the_translation_and_the_order_of_points_does_not_matter():
 
 def test_wrong_settings():
     with pytest.raises(InputError, match="positive"):
-        BodySettings(gap=0.0)
+        BodySettings(reach=0.0)
 
 
 def test_a_stray_point_far_away_costs_nothing():
@@ -116,7 +121,7 @@ def test_a_stray_point_far_away_costs_nothing():
 def test_a_car_at_150_km_h_and_a_pair_half_a_second_apart():
     for period, shift in ((0.1, (4.15, 0.3)), (0.5, (6.9, 0.4))):
         here, there = street((0.0, 0.0), 0), street(shift, 10)
-        found = moving_bodies(here, there, here[:, 2], there[:, 2], period=period)
+        found = bodies(here, there, period=period)
         assert len(found.motion) == 1
         torch.testing.assert_close(
             found.flow[3800:].mean(0), torch.tensor([*shift, 0.0]), atol=0.03, rtol=0
@@ -132,3 +137,25 @@ def test_clusters_do_not_depend_on_the_direction_of_the_axes():
         turned = clusters(points @ turn, points[:, 2])
         pairs = torch.stack([labels, turned], 1).unique(dim=0)
         assert len(pairs) == len(labels.unique()) == len(turned.unique())
+
+
+def test_a_pedestrian_too_slow_for_a_pair_is_found_in_a_window():
+    def sweep(step):
+        wall = box([12.0, 0.3, 2.5], [0.0, 4.0, 0.0], 1500, 10 * step + 50)
+        return torch.cat([wall, box([0.4, 0.4, 1.7], [0.15 * step, 0.0, 0.0], 60, 10 * step + 51)])
+
+    window = tuple(Neighbour(sweep(step), float(step)) for step in (-2, -1, 2))
+    found = bodies(sweep(0), sweep(1), window)
+    walks = torch.arange(1560) >= 1500
+    assert bool((found.label >= 0)[walks].all()) and not bool((found.label >= 0)[~walks].any())
+    error = found.flow[walks].mean(0) - torch.tensor([0.15, 0.0, 0.0])
+    assert float(error.norm()) < 0.03
+
+
+def test_a_trunk_that_is_hidden_for_a_while_stays_at_rest():
+    def sweep(seed, shift):
+        wall = box([12.0, 0.3, 2.5], [0.0, 4.0, 0.0], 1500, seed)
+        return torch.cat([wall, box([0.2, 0.2, 2.9], [shift, 0.0, 0.0], 25, seed + 1)])
+
+    window = (Neighbour(sweep(20, -0.8), -1.0), Neighbour(sweep(30, 1.6), 2.0))
+    assert len(bodies(sweep(0, 0.0), sweep(10, 0.8), window).motion) == 0

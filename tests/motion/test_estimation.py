@@ -263,3 +263,23 @@ def test_argoverse_pair(data_dir):
     found = estimate(first, sweeps[1], Default(), Preparation(ground="labels"))
     errors = it.metrics.evaluate(found, first, ego_motion=motion_of(sweeps))
     assert errors.dynamic < 0.17 and errors.static < 0.005
+
+
+def test_a_window_gives_what_its_sweeps_give_in_any_order():
+    street = it.simulation.street(sweeps=5, points=6000, seed=1)
+    sweeps = [street[k] for k in range(5)]
+    first = estimate(sweeps[2], sweeps[3], window=[sweeps[0], sweeps[4], sweeps[1]])
+    again = estimate(sweeps[2], sweeps[3], window=[sweeps[4], sweeps[1], sweeps[0]])
+    assert torch.equal(first.flow, again.flow)
+    assert any("a window of 5 sweeps" in note for note in first.notes)
+
+
+def test_a_sweep_of_the_window_that_cannot_be_used_is_left_out():
+    street = it.simulation.street(sweeps=4, points=3000, seed=1)
+    empty = Sweep(torch.zeros(0, 3), timestamp=0.3, source="the empty one")
+    found = estimate(street[1], street[2], window=[street[0], empty, street[1]])
+    without = estimate(street[1], street[2], window=[street[0]])
+    assert torch.equal(found.flow, without.flow)
+    assert any("left out of the window: the empty one" in note for note in found.notes)
+    with pytest.raises(InputError, match="timestamps"):
+        it.scene_flow(street[0].points, street[1].points, window=[street[2]], ego_motion="none")

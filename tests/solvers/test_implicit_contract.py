@@ -76,6 +76,7 @@ CASES: dict[str, Callable[[], tuple[it.Problem, ImplicitPrior]]] = {
     "voxel flow": lambda: (points(), P.VoxelFlow(2.0)),
     "clusters": lambda: (points(), P.RigidClusters(torch.arange(24) % 3)),
     "rigid": lambda: (points(), P.RigidMotion()),
+    "track": lambda: (points(), P.RigidTrack((-1.0, 1.0, 2.0))),
 }
 #: Solvers that need no argument.
 SOLVERS = [

@@ -126,15 +126,14 @@ class FlowStudy(Study):
         return median(spent) if spent else None
 
     def settings(self) -> dict[str, str]:
-        """Return sequence, method, preparation and seed in words.
+        """Return sequence, method, window, preparation and seed in words.
 
         They are read from ``study.json`` in the folder.
         """
         content = json.loads((self.folder / "study.json").read_text(encoding="utf-8"))
         description = content["description"]
-        return {
-            key: _words(description[key]) for key in ("sequence", "method", "preparation", "seed")
-        }
+        keys = ("sequence", "method", "window", "preparation", "seed")
+        return {key: _words(description[key]) for key in keys if key in description}
 
     def errors(self) -> FlowErrors | None:
         """Return the errors of all sweeps with labels, with equal weight per point.

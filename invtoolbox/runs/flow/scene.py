@@ -4,7 +4,7 @@ The tables::
 
     title, seed
     [sweeps]               dataset or path, reader, options, items
-    [flow]                 method
+    [flow]                 method, window
     [flow.preparation]     ego_motion, ground, deskew, max_range, ...:
                            the fields of `invtoolbox.motion.Preparation`
     [output]               folder, formats
@@ -23,7 +23,7 @@ from pydantic import Field
 from invtoolbox.catalogue import shelves
 from invtoolbox.catalogue.documents import CheckedScene, Place, Table
 from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS
-from invtoolbox.runs.flow.sequence import FlowJob, preparation_of
+from invtoolbox.runs.flow.sequence import LONGEST_WINDOW, WINDOW, FlowJob, preparation_of
 from invtoolbox.runs.flow.source import SequencePath
 from invtoolbox.runs.job import Request
 
@@ -36,9 +36,10 @@ class SweepTable(Place):
 
 
 class FlowTable(Table):
-    """Method that estimates the flow, and preparation of the sweeps."""
+    """Method that estimates the flow, number of sweeps of its window, and preparation."""
 
     method: str = "default"
+    window: int = Field(WINDOW, ge=2, le=LONGEST_WINDOW)
     preparation: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -91,6 +92,7 @@ class FlowSceneFile(CheckedScene[FlowScene]):
             folder / "report.html" if "html" in formats else None,
             scene.title or self.name,
             None,
+            scene.flow.window,
             request.workers or 1,
             request.cluster,
             request.threads,

@@ -24,6 +24,10 @@ from invtoolbox.runs.study.driver import Items, parse_items, run_study
 FlowEstimator = Callable[[Sweep, Sweep, Any, Any, int], Any]
 
 
+#: Default number of sweeps of a window, and the largest number.
+WINDOW, LONGEST_WINDOW = 5, 13
+
+
 @dataclass(frozen=True)
 class FlowJob:
     """Flow of a sequence and the exports of its result files.
@@ -39,6 +43,7 @@ class FlowJob:
         report: path of an HTML report; None for no report.
         title: title of the report.
         masks: archive of the masks of the challenge of 2023, for ``av2-v1``.
+        window: number of sweeps that a method may use per pair, as in `flow_sequence`.
         workers, cluster, threads, resume, overwrite: as in `flow_sequence`.
     """
 
@@ -52,6 +57,7 @@ class FlowJob:
     report: Path | None = None
     title: str = "Scene flow"
     masks: Path | None = None
+    window: int = WINDOW
     workers: int = 1
     cluster: str | None = None
     threads: int = 1
@@ -79,6 +85,7 @@ class FlowJob:
             self.items,
             self.seed,
             progress,
+            window=self.window,
         )
         write_exports(study, self.sequence, self.formats, self.report, self.title, self.masks)
         return study
@@ -109,14 +116,16 @@ def flow_sequence(
     progress: bool = True,
     estimate: FlowEstimator | None = None,
     key: str | None = None,
+    window: int = WINDOW,
 ) -> FlowStudy:
     """Estimate the flow from every sweep of a sequence to its successor.
 
-    A pair of sweeps is read, estimated and written before the next pair is read, so memory holds
-    one pair per worker. The last sweep has no successor, and so no result. A pair with a damaged,
-    empty or misplaced sweep is reported in the study, in a sentence that names the file. A bad
-    sweep costs two results, its own result and the result of the sweep before it; all other pairs
-    are done.
+    A pair of sweeps with its window is read, estimated and written before the next pair is read, so
+    memory holds one window per worker, and a result depends on the sweeps of its window alone. The
+    last sweep has no successor, and so no result. A pair with a damaged, empty or misplaced sweep
+    is reported in the study, in a sentence that names the file. A bad sweep costs two results, its
+    own result and the result of the sweep before it; all other pairs are done, without the bad
+    sweep in their windows.
 
     Args:
         sweeps: a path or the name of a data set of the catalogue; a `SequencePath` with reader and
@@ -141,10 +150,14 @@ def flow_sequence(
         estimate: estimator in place of `invtoolbox.motion.estimate`; it takes source, target,
             method, preparation and seed, and returns an object with the fields of a `FlowEstimate`.
         key: text that stands for `method` and `estimate`, whose contents are then not compared.
+        window: number of sweeps that the method may use per pair, 2 to 13: the pair, and the sweeps
+            before and after it (`window_of`). A further sweep that cannot be read is left out, with
+            a note. A method without the attribute `window`, and an estimator in place of the
+            default one, use the pair alone.
 
     Raises:
-        InputError: the sequence has fewer than two sweeps, or cannot be opened; the folder lies in
-            it, or holds other results.
+        InputError: the window is out of bounds; the sequence has fewer than two sweeps, or cannot
+            be opened; the folder lies in it, or holds other results.
         Interrupted: Ctrl-C; finished results stay.
     """
     opening: SequencePath | Sweeps = (
@@ -154,10 +167,16 @@ def flow_sequence(
     where = str(opening.path) if isinstance(opening, SequencePath) else type(opened).__name__
     if isinstance(opening, SequencePath):
         opening.refuse_within(folder)
-    if isinstance(method, str) and estimate is None:
-        from invtoolbox.motion.methods import method_named
+    if not 2 <= window <= LONGEST_WINDOW:
+        raise InputError(f"a window has 2 to {LONGEST_WINDOW} sweeps, got {window}")
+    if estimate is not None:
+        window = 2
+    else:
+        from invtoolbox.motion.methods import method_named, uses_window
 
-        method_named(method)  # refuses an unknown name here, not once per pair
+        # An unknown name is refused here, not once per pair.
+        found = method_named(method) if isinstance(method, str) else method
+        window = window if uses_window(found) else 2
     if len(opened) < 2:
         raise InputError(
             f"{where}: flow goes from one sweep to the next, and there "
@@ -175,13 +194,14 @@ def flow_sequence(
         "method": plain(method),
         "preparation": plain(preparation),
         "seed": seed,
+        "window": window,
         "estimate": getattr(estimate, "__qualname__", ""),
         "method_content": content("method", method),
         "estimate_content": content("estimate", estimate),
     }
     pairs = Items(
         [opened.names[k] for k in chosen],
-        lambda n: (opening, chosen[n], estimate, method, preparation, seed),
+        lambda n: (opening, chosen[n], estimate, method, preparation, seed, window),
     )
     study = run_study(
         estimate_pair,
@@ -206,6 +226,7 @@ def estimate_pair(
     method: Any,
     preparation: Any,
     seed: int,
+    window: int = 2,
 ) -> PairFlow:
     """Estimate the flow from a sweep to the next one, and its errors against labels.
 
@@ -216,18 +237,26 @@ def estimate_pair(
         method: argument of the estimator.
         preparation: argument of the estimator.
         seed: argument of the estimator.
+        window: number of sweeps of the window, for `invtoolbox.motion.estimate`.
     """
     sweeps = open_sequence(opening)
     source, target = sweeps[index], sweeps[index + 1]
     _check_order(source, target)
-    found = (estimate or default_estimate())(source, target, method, preparation, seed)
+    notes: list[str] = []
+    if estimate is None and window > 2:
+        from invtoolbox.motion.estimation import estimate as windowed
+
+        further = _read_further(sweeps, index, window, source, target, notes)
+        found: Any = windowed(source, target, method, preparation, seed, window=further)
+    else:
+        found = (estimate or default_estimate())(source, target, method, preparation, seed)
     # The facts depend on the pair alone and hold no seconds, so a resumed run leaves the same
     # files.
     moving = residual_flow(found.flow, source.points, found.ego_motion)[
         found.dynamic & found.valid
     ].norm(dim=1)
     facts: dict[str, Any] = {
-        "notes": list(found.notes),
+        "notes": [*found.notes, *notes],
         "source": source.source,
         "target": target.source,
         "moving": len(moving),
@@ -236,6 +265,43 @@ def estimate_pair(
     if source.labels is not None and source.pose is not None and target.pose is not None:
         facts["errors"] = facts_of_errors(evaluate(found, source, next_pose=target.pose))
     return PairFlow(found, source.points, (sweeps.names[index], sweeps.names[index + 1]), facts)
+
+
+def _read_further(
+    sweeps: Sweeps, index: int, size: int, source: Sweep, target: Sweep, notes: list[str]
+) -> list[Sweep]:
+    """Read the further sweeps of a window; add a note for those that cannot be read."""
+    if source.timestamp == target.timestamp:
+        notes.append("no window, because the sweeps have no timestamps")
+        return []
+    found = []
+    for k in window_of(index, size, len(sweeps))[1]:
+        try:
+            found.append(sweeps[k])
+        except InputError as error:
+            notes.append(f"left out of the window: {error}")
+    return found
+
+
+def window_of(index: int, size: int, count: int) -> tuple[int, list[int]]:
+    """Return the source of a pair and the further sweeps of its window of `size` sweeps.
+
+    The window is centred on the source, with one sweep more after it if the size is even; at the
+    ends of the sequence it is moved inside.
+
+    Args:
+        index: number of the source, whose successor is the target.
+        size: number of sweeps of the window, at least 2.
+        count: number of sweeps of the sequence.
+
+    >>> window_of(8, 5, 42)
+    (8, [6, 7, 10])
+    >>> window_of(0, 5, 42)
+    (0, [2, 3, 4])
+    """
+    size = min(size, count)
+    first = min(max(index - (size - 1) // 2, 0), count - size)
+    return index, [k for k in range(first, first + size) if k not in (index, index + 1)]
 
 
 def default_estimate() -> FlowEstimator:
