@@ -20,7 +20,6 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from invtoolbox.kernels import launch as launching
 
@@ -235,6 +234,17 @@ def _sparse_rows(*parts: Any, device: Any = None, **how: Any) -> Any:
 _PLAIN_SPARSE_ROWS = torch.sparse_csr_tensor
 
 
+def _map(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Apply a function to every tensor among the arguments or results of an operation."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)([_map(function, one) for one in value])
+    if isinstance(value, dict):
+        return {name: _map(function, one) for name, one in value.items()}
+    return value
+
+
 def _is_emulated(tensor: Any) -> bool:
     return isinstance(tensor, EmulatedTensor)
 
@@ -265,7 +275,7 @@ class _Emulation(TorchDispatchMode):
     def run(self, operation: Any, arguments: Any, named: dict[str, Any]) -> Any:
         name = operation._schema.name
         tensors: list[Tensor] = []
-        tree_map_only(Tensor, tensors.append, (arguments, named))
+        _map(tensors.append, (arguments, named))
         emulated = any(map(_is_emulated, tensors))
         device = named.get("device")
         if not emulated and not _is_cuda(device):
@@ -286,7 +296,7 @@ class _Emulation(TorchDispatchMode):
         if not in_engine:
             self._check(operation, name, arguments, named, tensors)
         self._count_waits(name, arguments, named)
-        inner, inner_named = tree_map_only(Tensor, _held, (arguments, named))
+        inner, inner_named = _map(_held, (arguments, named))
         if device is not None:
             inner_named["device"] = CPU
         # Below this level PyTorch no longer resolves lazy conjugates and negatives.
@@ -303,7 +313,7 @@ class _Emulation(TorchDispatchMode):
             return written[0] if isinstance(result, Tensor) else result and tuple(written)
         if device is not None and not _is_cuda(device) and not in_engine:
             return result  # such as torch.zeros_like(x, device="cpu")
-        return tree_map_only(Tensor, EmulatedTensor, result)
+        return _map(EmulatedTensor, result)
 
     def _on_cpu(
         self, operation: Any, arguments: Any, named: dict[str, Any], tensors: list[Tensor]
@@ -316,7 +326,7 @@ class _Emulation(TorchDispatchMode):
         # CPU.
         made = not tensors and _called_by_engine()
         if made or (tensors and all(hasattr(t, "_from_engine") for t in tensors)):
-            tree_map_only(Tensor, lambda t: setattr(t, "_from_engine", True), result)
+            _map(lambda t: setattr(t, "_from_engine", True), result)
         return result
 
     def _copy(self, operation: Any, source: Tensor, named: dict[str, Any]) -> Tensor:
