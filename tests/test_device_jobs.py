@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 
+import invtoolbox as it
 from invtoolbox.kernels.launch import Kernel
 from invtoolbox.testing import emulate_cuda
-from tests.device_jobs import JOBS, count_per_step
+from tests.device_jobs import JOBS, count_per_step, picture
 from tests.kernels.cuda_variants import SIZES, variants
 
 #: Largest number of waits and of copies per step. The loop takes 0.1, and gaps of the objective as
@@ -58,3 +60,43 @@ def test_a_job_waits_and_copies_little(name: str) -> None:
     counts = count_per_step(JOBS[name], 10, 20)
     waits, copies = BOUNDS.get(name, (0.2, 0))
     assert counts["synchronizations"] <= waits and counts["copies"] <= copies, counts
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_on_a_gpu(name: str) -> None:
+    on_cpu, on_gpu = JOBS[name]("cpu", 10), JOBS[name]("cuda", 10).cpu()
+    # Draws of CUDA's generators are other numbers.
+    draws = {"sampling, Langevin", "sampling, DPS", "training of a denoiser", "deblurring, VBLE"}
+    subsets = {"voxels", "Gaussians", "Gaussians that split"}
+    assert on_gpu.isfinite().all() and on_gpu.shape == on_cpu.shape
+    if name not in draws | subsets:
+        assert torch.allclose(on_gpu, on_cpu, rtol=1e-2, atol=1e-2 * float(on_cpu.abs().max()))
+
+
+@pytest.mark.parametrize("solver", [it.solvers.ConjugateGradient(), it.solvers.GradientDescent()])
+def test_an_item_that_converges_between_looks_keeps_its_answer(solver: Any) -> None:
+    A = it.operators.Inpainting(picture(1, 6, 6) + 0.2, (1, 6, 6))
+    y = picture(4, 1, 6, 6) * torch.tensor([1.0, 1e-3, 0.0, 2.0]).view(4, 1, 1, 1)
+    problem = it.Problem(y, A)
+
+    def solved(device: str) -> it.Solution:
+        return it.solve(
+            problem,
+            0.1 * it.priors.Tikhonov("gradient"),
+            solver,
+            regularization=torch.tensor([0.1, 1.0, 1.0, 10.0]),
+            device=device,
+            max_iterations=60,
+            tolerance=1e-3,
+            progress=False,
+        )
+
+    on_cpu = solved("cpu")
+    with emulate_cuda():
+        on_cuda = solved("cuda")
+        x = on_cuda.x.cpu()
+    assert len(set(on_cpu.iterations.tolist())) > 1  # they stop at different steps
+    assert torch.equal(on_cuda.iterations, on_cpu.iterations)
+    assert on_cuda.status == on_cpu.status and torch.equal(x, on_cpu.x)
