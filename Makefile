@@ -13,7 +13,7 @@ comma := ,
 STAMP := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint format typecheck docs benchmarks wheel clean
+.PHONY: help venv demo test test-all gpu lint format typecheck docs benchmarks wheel clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test: $(STAMP)  ## run the tests, except the slow ones and those that need a GPU
 test-all: $(STAMP)  ## run the slow tests too
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not gpu" $(PYTEST)
 
+gpu: $(STAMP)  ## run the tests and benchmarks that need a GPU, in ten minutes; writes benchmarks/results/gpu/
+	@$(BIN)/python benchmarks/gpu.py
+
 lint: $(STAMP)  ## check the style, and that imports run one way
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
@@ -53,7 +56,7 @@ docs:  ## build the documentation in build/site, with its gallery; a warning is 
 	$(BIN)/python -m mkdocs build --strict --quiet
 
 benchmarks: $(STAMP)  ## run every script of benchmarks/; needs an idle machine, and EXTRAS=test,peers
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 wheel: $(STAMP)  ## build dist/*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -20,6 +20,7 @@ from invtoolbox.geometry import Splats, look_at
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.operators import GaussianRenderer, PointWarp, VoxelRenderer
 from invtoolbox.priors import CoordinateNetwork, DnCNN, FreeFlow, Gaussians, VoxelGrid
+from invtoolbox.testing import emulate_cuda
 from invtoolbox.training import L2, NoisyPairs, Stage, train
 
 Job = Callable[[str, int], Tensor]
@@ -201,7 +202,9 @@ def gaussians_that_split(device: str, steps: int) -> Tensor:
 def arap(device: str, steps: int) -> Tensor:
     grid = torch.stack(torch.meshgrid(*[torch.arange(4.0)] * 3, indexing="ij"), -1).view(-1, 3)
     shape = grid.to(device)
-    moved = shape[[0, 3, 60, 63]] + torch.tensor([0.0, 0.0, 0.5]).to(device)
+    moved = shape[torch.tensor([0, 3, 60, 63]).to(device)] + torch.tensor([0.0, 0.0, 0.5]).to(
+        device
+    )
     handles = (torch.tensor([0, 3, 60, 63]), moved)
     deformed: Tensor = it.deform(shape, handles, neighbours=6, max_iterations=steps, tolerance=0.0)
     return deformed
@@ -242,3 +245,20 @@ JOBS: dict[str, Job] = {
     "coordinate network": coordinates,
     "training of a denoiser": training,
 }
+
+
+def count_per_step(job: Job, first: int, last: int) -> dict[str, float]:
+    """Return the counts of an emulated GPU per step between two numbers of steps.
+
+    Args:
+        job: job to run.
+        first: number of steps of the first run, a multiple of 10.
+        last: number of steps of the second run, a multiple of 10.
+    """
+    totals = []
+    for steps in (first, last):
+        with emulate_cuda() as tally:
+            job("cuda", steps)
+        totals.append(tally.totals())
+    before, after = totals
+    return {name: (after[name] - before[name]) / (last - first) for name in after}

@@ -482,13 +482,13 @@ def check_shape(
     ``what`` may be a function of the text, because describing an operator may take long.
     """
     nested = bool(shape) and isinstance(shape[0], tuple)
-    if not nested and isinstance(value, Tensor) and value.ndim == len(shape) + 1:
+    if isinstance(value, Tensor) and not nested and value.ndim == len(shape) + 1:
         first = 2 if channelwise else 1
         same = tuple(value.shape[first:]) == tuple(shape[first - 1 :])
         if same and (items is None or value.shape[0] == items):
             return
     what = what if isinstance(what, str) else what()
-    if nested:
+    if shape and isinstance(shape[0], tuple):
         if not isinstance(value, (tuple, list)) or len(value) != len(shape):
             raise InputError(f"{what} as a tuple of {len(shape)} tensors, got {_describe(value)}")
         for k, (part, part_shape) in enumerate(zip(value, shape)):

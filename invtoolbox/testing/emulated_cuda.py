@@ -20,7 +20,6 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from invtoolbox.kernels import launch as launching
 
@@ -182,7 +181,7 @@ class EmulatedTensor(Tensor):
     def __array__(self, *_: Any, **__: Any) -> Any:
         return self.numpy()
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"{self.held!r}, emulated on {CUDA}"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -203,10 +202,14 @@ class EmulatedTensor(Tensor):
     def new_empty(self, *size: Any, device: Any = CUDA, **how: Any) -> Tensor:
         return torch.empty(*size, device=device, **{"dtype": self.dtype, **how})
 
-    def new_full(self, size: Any, value: Any, *, device: Any = CUDA, **how: Any) -> Tensor:
+    def new_full(  # type: ignore[override]
+        self, size: Any, value: Any, *, device: Any = CUDA, **how: Any
+    ) -> Tensor:
         return torch.full(size, value, device=device, **{"dtype": self.dtype, **how})
 
-    def new_tensor(self, data: Any, *, device: Any = CUDA, **how: Any) -> Tensor:
+    def new_tensor(  # type: ignore[override]
+        self, data: Any, *, device: Any = CUDA, **how: Any
+    ) -> Tensor:
         return torch.tensor(data, device=device, **{"dtype": self.dtype, **how})
 
 
@@ -233,6 +236,17 @@ def _sparse_rows(*parts: Any, device: Any = None, **how: Any) -> Any:
 
 
 _PLAIN_SPARSE_ROWS = torch.sparse_csr_tensor
+
+
+def _map(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Apply a function to every tensor among the arguments or results of an operation."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)([_map(function, one) for one in value])
+    if isinstance(value, dict):
+        return {name: _map(function, one) for name, one in value.items()}
+    return value
 
 
 def _is_emulated(tensor: Any) -> bool:
@@ -265,7 +279,7 @@ class _Emulation(TorchDispatchMode):
     def run(self, operation: Any, arguments: Any, named: dict[str, Any]) -> Any:
         name = operation._schema.name
         tensors: list[Tensor] = []
-        tree_map_only(Tensor, tensors.append, (arguments, named))
+        _map(tensors.append, (arguments, named))
         emulated = any(map(_is_emulated, tensors))
         device = named.get("device")
         if not emulated and not _is_cuda(device):
@@ -286,7 +300,7 @@ class _Emulation(TorchDispatchMode):
         if not in_engine:
             self._check(operation, name, arguments, named, tensors)
         self._count_waits(name, arguments, named)
-        inner, inner_named = tree_map_only(Tensor, _held, (arguments, named))
+        inner, inner_named = _map(_held, (arguments, named))
         if device is not None:
             inner_named["device"] = CPU
         # Below this level PyTorch no longer resolves lazy conjugates and negatives.
@@ -303,7 +317,7 @@ class _Emulation(TorchDispatchMode):
             return written[0] if isinstance(result, Tensor) else result and tuple(written)
         if device is not None and not _is_cuda(device) and not in_engine:
             return result  # such as torch.zeros_like(x, device="cpu")
-        return tree_map_only(Tensor, EmulatedTensor, result)
+        return _map(EmulatedTensor, result)
 
     def _on_cpu(
         self, operation: Any, arguments: Any, named: dict[str, Any], tensors: list[Tensor]
@@ -316,7 +330,7 @@ class _Emulation(TorchDispatchMode):
         # CPU.
         made = not tensors and _called_by_engine()
         if made or (tensors and all(hasattr(t, "_from_engine") for t in tensors)):
-            tree_map_only(Tensor, lambda t: setattr(t, "_from_engine", True), result)
+            _map(lambda t: setattr(t, "_from_engine", True), result)
         return result
 
     def _copy(self, operation: Any, source: Tensor, named: dict[str, Any]) -> Tensor:
@@ -482,7 +496,7 @@ class _Generator(torch.Generator):
     """
 
     def __new__(cls, device: Any = "cpu") -> Any:
-        return super().__new__(cls, "cpu")
+        return super().__new__(cls, "cpu")  # type: ignore[call-arg]
 
     def __init__(self, device: Any = "cpu") -> None:
         self._of = CUDA if _is_cuda(device) else CPU

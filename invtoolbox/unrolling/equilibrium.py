@@ -135,7 +135,7 @@ class Equilibrium(SolverNetwork):
             loop, _ = Loop.start(
                 layered, working, self.solver.start(working, start.detach()), None, keeps_state=True
             )
-            loop = run(loop, working, layered, None, self.limits, (), lambda loop, last: None)
+            loop = run(loop, working, layered, None, self.limits, (), lambda *_: None)
             x = working.decode(loop.x)
         certificate: Tensor = loop.summary.certificate
         self._report(loop, certificate)

@@ -68,7 +68,7 @@ class Unrolled(SolverNetwork):
             working = self.solver.reformulate(objective)
             loop, working = Loop.start(layered, working, self.solver.start(working, start), None)
             limits = Limits(self.iterations, -math.inf, None)
-            loop = run(loop, working, layered, None, limits, (), lambda loop, last: None)
+            loop = run(loop, working, layered, None, limits, (), lambda *_: None)
             x: Tensor = working.decode(loop.x)
         return x
 

@@ -59,7 +59,7 @@ def test_too_little_room_is_noticed_and_grows() -> None:
 def test_steps_that_do_not_fit_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     with emulate_cuda():
-        exact = device_jobs.gaussians("cuda", 35).cpu()
+        exact = device_jobs.gaussians("cuda", 25).cpu()
         guesses = iter(10 * [0.3])  # of the first ten steps, before guesses are used
         monkeypatch.setattr(
             splat_room, "_enlarge", lambda count: int(next(guesses, 2.0) * count) + 1
@@ -70,6 +70,6 @@ def test_steps_that_do_not_fit_are_repeated(monkeypatch: pytest.MonkeyPatch) -> 
             return solve(*problem, callbacks=[lambda p: seen.append(p.iteration)], **how)
 
         monkeypatch.setattr(it, "solve", watched)
-        repeated = device_jobs.gaussians("cuda", 35).cpu()
+        repeated = device_jobs.gaussians("cuda", 25).cpu()
     assert torch.equal(exact, repeated)
-    assert seen[-1] == 35 and seen.count(15) == 2 and seen.count(5) == 1
+    assert seen[-1] == 25 and seen.count(15) == 2 and seen.count(5) == 1

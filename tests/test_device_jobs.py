@@ -1,0 +1,102 @@
+"""Every job runs on an emulated GPU: on one device, without hidden copies, and with few waits."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+import invtoolbox as it
+from invtoolbox.kernels.launch import Kernel
+from invtoolbox.testing import emulate_cuda
+from tests.device_jobs import JOBS, count_per_step, picture
+from tests.kernels.cuda_variants import SIZES, variants
+
+#: Largest number of waits and of copies per step. The loop takes 0.1, and gaps of the objective as
+#: much again. The reasons of more:
+BOUNDS: dict[str, tuple[float, float]] = {
+    "MRI, wavelets, FISTA": (1.2, 0),  # a step that was too long is tried again
+    "deblurring, LPN, ADMM": (1.1, 0),  # its prox exists at one step only, which is checked
+    "sampling, DPS": (1.2, 0.7),  # deepinv's schedule of noise levels
+    "Gaussians that split": (1.0, 1.0),  # a split every fifth step
+    "deformation, ARAP": (3.2, 2.1),  # its sparse factors are SuperLU's, on the CPU
+    "training of a denoiser": (1.1, 0),  # crops of pictures of several sizes
+}
+SLOW = {"scene flow of a street"}
+#: Jobs whose waits `make test` counts; the slow tests count those of the others.
+FAST = {"CT, fan beam, TV, PDHG", "scene flow, NSFP", "voxels", "Gaussians"}
+NAMES = [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in JOBS]
+
+
+def switches(kernel: Kernel) -> tuple[object, ...]:
+    chosen = {name: v for name, v in kernel.definitions.items() if name not in SIZES}
+    return kernel.file, *sorted(chosen.items())
+
+
+@cache
+def compiled() -> set[tuple[object, ...]]:
+    return {switches(make()) for _, make in variants()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_job_on_an_emulated_gpu(name: str) -> None:
+    on_cpu = JOBS[name]("cpu", 10)
+    with emulate_cuda() as tally:
+        on_cuda = JOBS[name]("cuda", 10).cpu()
+    # The kernels of CUDA add in another order.
+    assert torch.allclose(on_cuda, on_cpu, rtol=1e-3, atol=1e-3 * float(on_cpu.abs().max()))
+    assert not tally.hidden_copies
+    for kernel, _ in tally.kernels:
+        assert switches(kernel) in compiled()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n not in FAST)) for n in JOBS if n not in SLOW],
+)
+def test_a_job_waits_and_copies_little(name: str) -> None:
+    counts = count_per_step(JOBS[name], 10, 20)
+    waits, copies = BOUNDS.get(name, (0.2, 0))
+    assert counts["synchronizations"] <= waits and counts["copies"] <= copies, counts
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_on_a_gpu(name: str) -> None:
+    on_cpu, on_gpu = JOBS[name]("cpu", 10), JOBS[name]("cuda", 10).cpu()
+    # Draws of CUDA's generators are other numbers.
+    draws = {"sampling, Langevin", "sampling, DPS", "training of a denoiser", "deblurring, VBLE"}
+    subsets = {"voxels", "Gaussians", "Gaussians that split"}
+    assert on_gpu.isfinite().all() and on_gpu.shape == on_cpu.shape
+    if name not in draws | subsets:
+        assert torch.allclose(on_gpu, on_cpu, rtol=1e-2, atol=1e-2 * float(on_cpu.abs().max()))
+
+
+@pytest.mark.parametrize("solver", [it.solvers.ConjugateGradient(), it.solvers.GradientDescent()])
+def test_an_item_that_converges_between_looks_keeps_its_answer(solver: Any) -> None:
+    A = it.operators.Inpainting(picture(1, 6, 6) + 0.2, (1, 6, 6))
+    y = picture(4, 1, 6, 6) * torch.tensor([1.0, 1e-3, 0.0, 2.0]).view(4, 1, 1, 1)
+    problem = it.Problem(y, A)
+
+    def solved(device: str) -> it.Solution:
+        return it.solve(
+            problem,
+            0.1 * it.priors.Tikhonov("gradient"),
+            solver,
+            regularization=torch.tensor([0.1, 1.0, 1.0, 10.0]),
+            device=device,
+            max_iterations=60,
+            tolerance=1e-3,
+            progress=False,
+        )
+
+    on_cpu = solved("cpu")
+    with emulate_cuda():
+        on_cuda = solved("cuda")
+        x = on_cuda.x.cpu()
+    assert len(set(on_cpu.iterations.tolist())) > 1  # they stop at different steps
+    assert torch.equal(on_cuda.iterations, on_cpu.iterations)
+    assert on_cuda.status == on_cpu.status and torch.equal(x, on_cpu.x)
