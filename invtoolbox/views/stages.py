@@ -237,6 +237,10 @@ def _solve_stage(
     else:
         prior, start = model.follow(*state)
     problem = model.problem(pictures, data_term)
+    if start is not None and problem.unknown:
+        found = {name: start[name] for name in problem.unknown}
+        start = {name: leaf for name, leaf in start.items() if name not in found}
+        problem = problem.with_operator(problem.operator.with_parameters(**found))
     unit, algorithm = weight_unit(problem), _limit_subset(_change(solver, stage.solver), problem)
     everything: Prior = prior if explicit is None else prior + unit * explicit
     if silhouettes > 0:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from invtoolbox.datasets.views.transforms import PosedPictures
 from invtoolbox.loop.run import Progress
-from invtoolbox.metrics import psnr
 from invtoolbox.views.models import SceneModel
+from invtoolbox.views.photographs import judge
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,6 @@ class Watch:
     ) -> None:
         self.model, self.pictures = model, pictures
         self.every, self.seconds, self.record = every, seconds, record
-        self.truth = pictures.on(model.shade())
         self.spent, self.samples = spent, list(samples)
         self.stage = self.stages = self.iteration = self.steps_before = 0
         self.name = ""
@@ -150,7 +149,11 @@ class Watch:
         Args:
             x: the scene.
         """
-        return psnr(self.model.look(x, self.pictures.cameras).color, self.truth)
+        values = [
+            judge(self.model.look(x, one.cameras).color, one, self.model.shade(), ("psnr",))
+            for one in self.pictures.each()
+        ]
+        return torch.cat([scores["psnr"] for scores in values])
 
     def _show(self) -> None:
         if self._bar is None or self._bar.disable or time.monotonic() - self._last < 0.2:
