@@ -80,8 +80,8 @@ class Photometric(DataTerm):
         else:
             w = self.weights.to(prediction).expand(-1, prediction.shape[1], *y.shape[2:])
             total = w.sum((1, 3, 4)).clamp_min(1e-6)
-            # Windows see the measurement where the prediction does not count.
-            prediction = y + w * (prediction - y)
+            # Both are black where pixels do not count, so that windows across the edge agree there.
+            prediction, y = w * prediction, w * y
             apart = ((prediction - y).abs().sum((1, 3, 4)) / total).sum(1)
             if self.similarity == 0:
                 return apart

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from invtoolbox.core.environment import device_named
 from invtoolbox.datasets.models.gaussians import read_splats
+from invtoolbox.datasets.models.meshes import write_mesh
 from invtoolbox.datasets.models.voxels import read_voxels
 from invtoolbox.datasets.output import write_png
 from invtoolbox.errors import InputError
@@ -23,8 +24,9 @@ from invtoolbox.runs.views.scene import ViewScene, ViewSceneFile, read_view_scen
 from invtoolbox.views.models import SceneModel
 from invtoolbox.views.photographs import Photographs, judge
 from invtoolbox.views.stages import StagedSolution, solve_in_stages, work_files
+from invtoolbox.views.surface import mesh_scene
 
-PICTURES = "held-out"
+PICTURES, MESH = "held-out", "mesh.obj"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +100,7 @@ class ViewJob(SceneJob[ViewScene]):
         "model.safetensors",
         "report.html",
         "viewer.html",
+        "mesh.obj",
     )
     free: ClassVar = ("title", "output", "evaluation", "solver.time_limit")
     file: ViewSceneFile
@@ -105,16 +108,29 @@ class ViewJob(SceneJob[ViewScene]):
     def existing(self) -> list[Path]:
         return [*super().existing(), *(path for path in work_files(self.folder) if path.exists())]
 
-    def run(self, progress: bool = True) -> ViewOutcome:
-        """Find the scene in stages and write the results, or read those of a finished run."""
+    def run(
+        self, progress: bool = True, show: Callable[[Any, Cameras], None] = lambda x, cameras: None
+    ) -> ViewOutcome:
+        """Find the scene in stages and write the results, or read those of a finished run.
+
+        Args:
+            progress: whether to show a bar on a terminal.
+            show: function that is called with the scene and the cameras of the photographs after
+                every measurement of the PSNR.
+        """
         file, folder = self.file, self.folder
         photographs = file.photographs(folder / "cameras")
         represented, explicit = file.model(photographs), file.explicit()
         solver, stages = file.solver(), file.stages()
         for stage in stages:
             represented.change(stage.prior)
+        cameras = photographs.train.cameras
         if self.resume and _is_finished(folder, file):
-            return _read_outcome(folder, photographs)
+            outcome = _read_outcome(folder, photographs)
+            if not file.scene.output.mesh or (folder / MESH).exists():
+                return outcome
+            write_mesh(folder / MESH, mesh_scene(represented, outcome.scene(), cameras))
+            return replace(outcome, files=(folder / MESH,))
         if self.overwrite:
             for path in (folder / PICTURES).glob("*.png"):
                 path.unlink()
@@ -138,6 +154,7 @@ class ViewJob(SceneJob[ViewScene]):
                 wanted.views,
                 progress,
                 silhouettes=file.scene.views.silhouettes,
+                show=lambda x: show(x, cameras),
             )
         except KeyboardInterrupt:
             raise self.interrupted(
@@ -263,6 +280,9 @@ def _write(
     write_json(folder / "metrics.json", content)
     written.append(folder / "metrics.json")
     title, cameras = file.scene.title or file.name, photographs.train.cameras
+    if file.scene.output.mesh and not outcome.is_empty:
+        write_mesh(folder / MESH, mesh_scene(solution.model, solution.x, cameras))
+        written.append(folder / MESH)
     if "viewer" in formats and not outcome.is_empty:
         written.append(
             write_viewer(

@@ -12,7 +12,7 @@ The tables::
     [solver]                 Adam by default: settings, time_limit
     [[stage]]                iterations, scale of the pictures, changes prior.KEY and solver.KEY
     [evaluation]             metrics; seconds between two measurements of PSNR during the run
-    [output]                 folder, formats
+    [output]                 folder, formats, mesh
     [presets.NAME]           changes by dotted keys, made by preset = "NAME"
 
 The weights of explicit priors are relative to the mean misfit of a value
@@ -45,6 +45,7 @@ from invtoolbox.catalogue.documents import (
 from invtoolbox.catalogue.registry import build
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.views.opening import reader_of_views
+from invtoolbox.datasets.views.photograph_files import is_video
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.priors.base import Prior
@@ -106,13 +107,15 @@ class ViewEvaluation(Table):
 class ViewOutput(Table):
     """Folder and formats of the results.
 
-    Results are the model, held-out views as PNG files, the report and the viewer.
+    Results are the model, held-out views as PNG files, the report and the viewer; with `mesh` also
+    the surface of the scene.
     """
 
     folder: str | None = None
     formats: list[Literal["model", "png", "html", "viewer"]] = Field(
         ["model", "png", "html", "viewer"]
     )
+    mesh: bool = False
 
 
 class ViewScene(Table):
@@ -276,16 +279,26 @@ def read_view_scene(
     >>> read_view_scene("lego-voxels", {"preset": "short"}).scene.views.scale
     0.25
     """
-    if Path(scene).expanduser().is_dir():
+    if is_folder(Path(scene).expanduser()):
         folder = Path(scene).expanduser()
         content = change_content(folder, scene_of_folder(folder, model or "gaussians"), overrides)
-        return ViewSceneFile(folder.resolve().name, folder, check(ViewScene, folder, content))
+        name = folder.stem if is_video(folder) else folder.resolve().name
+        return ViewSceneFile(name, folder, check(ViewScene, folder, content))
     if model is not None:
         raise InputError(
             f"{scene} is a scene file, which contains the representation of the scene; leave "
             "--model out"
         )
     return ViewSceneFile.read(ViewScene, scene, overrides)
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path is a folder of photographs or a video, and no scene file.
+
+    Args:
+        path: the path.
+    """
+    return path.is_dir() or (is_video(path) and path.is_file())
 
 
 def _point(value: Any, where: str) -> tuple[float, float, float]:
