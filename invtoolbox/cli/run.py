@@ -52,13 +52,14 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "reconstruct",
         help="find a 3D scene from photographs",
-        description="Find a 3D scene, as voxels or as Gaussians, from photographs with known "
-        "cameras: a folder of photographs, or\n"
-        "a scene file with a table [views]. The model, the held-out views, and their PSNR and "
-        "SSIM are written.",
+        description="Find a 3D scene, as voxels or as Gaussians, from a folder of photographs, a "
+        "video, a capture of COLMAP,\n"
+        "nerfstudio or a phone, or a scene file with a table [views]. Cameras are found if there "
+        "are none. The model, the\nheld-out views, and their PSNR and SSIM are written.",
         epilog="examples:\n"
         "  invtoolbox reconstruct lego-voxels --preset short\n  invtoolbox reconstruct "
-        "~/photographs/desk --set solver.time_limit=300\n  invtoolbox reconstruct lego-gaussians "
+        "~/photographs/desk --mesh --live\n  invtoolbox reconstruct desk.mp4 "
+        "--set solver.time_limit=300\n  invtoolbox reconstruct lego-gaussians "
         "--set solver.time_limit=120 --output results/lego\n  invtoolbox reconstruct "
         "lego-gaussians --set solver.time_limit=1200 --output results/lego --resume\n  invtoolbox "
         "reconstruct scenes/mine.toml --set views.scale=0.5 --overwrite --view\n\nCtrl-C stops "
@@ -68,7 +69,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "scene",
         metavar="SCENE",
-        help="a folder of photographs, a TOML file, or the name of a scene of the catalogue",
+        help="a folder of photographs, a video, a TOML file, or the name of a scene of the "
+        "catalogue",
     )
     parser.add_argument(
         "--model",
@@ -84,6 +86,14 @@ def add(commands: Any) -> None:
         "folder for the results (default: results/SCENE)",
         "continue an interrupted run, or a run with a smaller budget",
         "replace the results of an earlier run",
+    )
+    parser.add_argument(
+        "--mesh", action="store_true", help="write the surface of the scene, mesh.obj, too"
+    )
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="show the scene in a browser while it is computed, with viser",
     )
     parser.add_argument(
         "--view",
@@ -108,9 +118,10 @@ def reconstruct(arguments: argparse.Namespace) -> int:
     from invtoolbox.catalogue.documents import content_of
     from invtoolbox.cli.reports import report
     from invtoolbox.runs.views.run import prepare
+    from invtoolbox.runs.views.scene import is_folder
 
     scene = Path(arguments.scene).expanduser()
-    if not scene.is_dir() and "views" not in content_of(arguments.scene)[1]:
+    if not is_folder(scene) and "views" not in content_of(arguments.scene)[1]:
         raise InputError(
             f"{scene} is no scene of photographs: it has no table [views]; invtoolbox run takes "
             "all kinds"
@@ -122,9 +133,15 @@ def reconstruct(arguments: argparse.Namespace) -> int:
             "--view shows the scene in viser or Rerun, and neither is installed; "
             f"{how_to_get('view')}, or open the page viewer.html among the results"
         )
-    preset = [f"preset={arguments.preset}"] if arguments.preset else []
-    request = _request(arguments, preset)
-    outcome = prepare(arguments.scene, request, arguments.model).run(not arguments.quiet)
+    changes = [f"preset={arguments.preset}"] if arguments.preset else []
+    changes += ["output.mesh=true"] if arguments.mesh else []
+    job = prepare(arguments.scene, _request(arguments, changes), arguments.model)
+    if arguments.live:
+        from invtoolbox.plotting.live_view import LiveView
+
+        outcome = job.run(not arguments.quiet, LiveView().update)
+    else:
+        outcome = job.run(not arguments.quiet)
     code = report(outcome, arguments.quiet)
     if arguments.view:
         from invtoolbox.plotting import view_scene
@@ -133,11 +150,11 @@ def reconstruct(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _request(arguments: argparse.Namespace, preset: list[str] | None = None) -> Request:
+def _request(arguments: argparse.Namespace, changes: list[str] | None = None) -> Request:
     from invtoolbox.runs.job import Request
 
     return Request(
-        [*(preset or []), *arguments.overrides],
+        [*(changes or []), *arguments.overrides],
         arguments.output,
         arguments.resume,
         arguments.overwrite,

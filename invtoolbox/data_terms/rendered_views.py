@@ -7,9 +7,11 @@ networks from a single picture.
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -38,6 +40,8 @@ class Photometric(DataTerm):
     Args:
         similarity: the share w of structural similarity, from 0 to 1. It costs a multiple of the
             absolute difference, and leads to sharper pictures of slightly lower PSNR.
+        weights: weights of the pixels from 0 to 1 that broadcast against y; the means are weighted,
+            and a pixel of weight 0 changes neither of them. A picture without weight counts 0.
 
     >>> grey, black = torch.full((1, 3, 2, 4, 4), 0.5), torch.zeros(1, 3, 2, 4, 4)
     >>> Photometric(similarity=0.0).value(grey, black)
@@ -46,28 +50,92 @@ class Photometric(DataTerm):
 
     is_convex = False
     is_of_residual = False
+    item_fields: ClassVar[tuple[str, ...]] = ("weights",)
+    measurement_fields: ClassVar[tuple[str, ...]] = ("weights",)
 
-    def __init__(self, similarity: float = 0.2) -> None:
+    def __init__(self, similarity: float = 0.2, weights: Tensor | None = None) -> None:
         if not 0 <= similarity <= 1:
             raise InputError(
                 f"similarity of Photometric must lie between 0 and 1, got {similarity}"
             )
-        self.similarity = similarity
+        if weights is not None and not bool(((weights >= 0) & (weights <= 1)).all()):
+            raise InputError("the weights of Photometric must lie between 0 and 1")
+        self.similarity, self.weights = similarity, weights
+
+    def restrict(self, mask: Tensor) -> Self:
+        """Return the term in which the pixels outside a mask have weight 0.
+
+        Args:
+            mask: 1 for pixels that count and 0 for others; it broadcasts against y.
+        """
+        other = copy.copy(self)
+        other.weights = mask if self.weights is None else self.weights * mask
+        return other
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
-        apart = (prediction - y).abs().mean((1, 3, 4)).sum(1)
-        if self.similarity == 0:
-            return apart
-        return (1 - self.similarity) * apart + self.similarity * (
-            1 - similarity_map(prediction, y).mean((1, 3, 4))
-        ).sum(1)
+        if self.weights is None:
+            apart = (prediction - y).abs().mean((1, 3, 4)).sum(1)
+            if self.similarity == 0:
+                return apart
+            unlike = (1 - similarity_map(prediction, y).mean((1, 3, 4))).sum(1)
+        else:
+            w = self.weights.to(prediction).expand(-1, prediction.shape[1], *y.shape[2:])
+            total = w.sum((1, 3, 4)).clamp_min(1e-6)
+            # Both are black where pixels do not count, so that windows across the edge agree there.
+            prediction, y = w * prediction, w * y
+            apart = ((prediction - y).abs().sum((1, 3, 4)) / total).sum(1)
+            if self.similarity == 0:
+                return apart
+            lack = w * (1 - similarity_map(prediction, y))
+            unlike = (lack.sum((1, 3, 4)) / total).sum(1)
+        return (1 - self.similarity) * apart + self.similarity * unlike
 
     def check(self, y: Any) -> None:
         if not isinstance(y, Tensor) or y.ndim != 5:
             raise InputError("Photometric compares pictures (batch, channel, picture, row, column)")
 
     def __repr__(self) -> str:
-        return f"Photometric(similarity={self.similarity:g})"
+        weighted = "" if self.weights is None else ", weights=..."
+        return f"Photometric(similarity={self.similarity:g}{weighted})"
+
+
+class StoredPhotometric(Photometric):
+    """`Photometric` of pictures on disk, which are read in the steps that use them.
+
+    The measurements are the numbers of the pictures, ``(batch of one, 1, pictures)``.
+
+    Args:
+        read: function that returns pictures ``(channel, picture, row, column)`` and their weights,
+            or None, for a tensor of numbers.
+        similarity: see `Photometric`.
+
+    >>> grey, black = torch.full((1, 3, 1, 4, 4), 0.5), torch.zeros(3, 1, 4, 4)
+    >>> StoredPhotometric(lambda numbers: (black, None), similarity=0.0).value(
+    ...     grey, torch.tensor([[[7.0]]])
+    ... )
+    tensor([0.5000])
+    """
+
+    def __init__(
+        self, read: Callable[[Tensor], tuple[Tensor, Tensor | None]], similarity: float = 0.2
+    ) -> None:
+        super().__init__(similarity)
+        self.read = read
+
+    def value(self, prediction: Tensor, y: Tensor) -> Tensor:
+        pictures, weights = self.read(y[0, 0].long().cpu())
+        term = Photometric(self.similarity, None if weights is None else weights[None])
+        return term.value(prediction, pictures[None].to(prediction))
+
+    def check(self, y: Any) -> None:
+        if not isinstance(y, Tensor) or y.ndim != 3 or y.shape[:2] != (1, 1):
+            raise InputError("StoredPhotometric takes the numbers of pictures (1, 1, pictures)")
+
+    def check_shape(
+        self, y: Any, shape: Any, what: str, channelwise: bool = False, items: int | None = None
+    ) -> None:
+        if y.shape[-1] != shape[1]:
+            raise InputError(f"{what} are {y.shape[-1]} pictures of {shape[1]} cameras")
 
 
 def similarity_map(a: Tensor, b: Tensor) -> Tensor:

@@ -59,6 +59,7 @@ from invtoolbox.datasets.views.opensfm import open_opensfm, read_opensfm
 from invtoolbox.datasets.views.posed_pictures import PosedPictures, View, load_views
 from invtoolbox.datasets.views.rgbd import open_rgbd
 from invtoolbox.datasets.views.sparse_model import SparseCamera, SparseModel
+from invtoolbox.datasets.views.structure_from_motion import find_cameras, open_found_cameras
 from invtoolbox.datasets.views.transforms import open_blender, open_transforms, write_transforms
 from invtoolbox.datasets.volumes.arrays import Arrays
 from invtoolbox.datasets.volumes.dicom import (
@@ -122,6 +123,7 @@ __all__ = [
     "center_of_rotation",
     "ct_small",
     "data_folder",
+    "find_cameras",
     "find_file",
     "geometry_from_mapping",
     "hounsfield_to_attenuation",
@@ -129,6 +131,7 @@ __all__ = [
     "open",
     "open_blender",
     "open_colmap",
+    "open_found_cameras",
     "open_llff",
     "open_measurements",
     "open_named",

@@ -24,6 +24,7 @@ from invtoolbox.operators.mri.fourier import Fourier
 from invtoolbox.operators.mri.non_uniform_fourier import NonUniformFourier, radial_trajectory
 from invtoolbox.operators.points import EulerRollout, ObservedPoints, PointWarp, PointWarpBothWays
 from invtoolbox.operators.rendering.combined import OnBoth, OverTime
+from invtoolbox.operators.rendering.exposure import ExposedRenderer
 from invtoolbox.operators.rendering.gaussian_renderer import GaussianRanges, GaussianRenderer
 from invtoolbox.operators.rendering.voxel_renderer import VoxelRenderer
 from invtoolbox.operators.tomography import trajectories
@@ -43,6 +44,7 @@ __all__ = [
     "ConeBeam",
     "Downsampling",
     "EulerRollout",
+    "ExposedRenderer",
     "FanBeam",
     "FiniteDifference",
     "Fourier",

@@ -202,6 +202,24 @@ def _colors(shown: Shown) -> np.ndarray:
     )
 
 
+def show_splats(server: Any, shown: Shown) -> None:
+    """Add Gaussians to a server of viser, in place of earlier ones.
+
+    Args:
+        server: the server.
+        shown: the Gaussians.
+    """
+    axes = rotation_matrices(shown.quats) * shown.scales[:, None]
+    covariances = (axes @ axes.transpose(1, 2)).detach().cpu().numpy()
+    server.scene.add_gaussian_splats(
+        "/scene",
+        shown.places.detach().cpu().numpy(),
+        covariances,
+        _colors(shown),
+        shown.opacities.detach().cpu().numpy()[:, None],
+    )
+
+
 def _show_in_viser(
     viser: Any,
     shown: Shown,
@@ -213,15 +231,7 @@ def _show_in_viser(
     from kornia.geometry.conversions import rotation_matrix_to_quaternion
 
     server = viser.ViserServer(port=port, verbose=False)
-    axes = rotation_matrices(shown.quats) * shown.scales[:, None]
-    covariances = (axes @ axes.transpose(1, 2)).detach().cpu().numpy()
-    server.scene.add_gaussian_splats(
-        "/scene",
-        shown.places.detach().cpu().numpy(),
-        covariances,
-        _colors(shown),
-        shown.opacities.detach().cpu().numpy()[:, None],
-    )
+    show_splats(server, shown)
     if cameras is not None and len(cameras):
         server.scene.set_up_direction(tuple(upwards(cameras).tolist()))
         poses = inverse(cameras.world_to_camera.double()).cpu()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.data_terms.base import DataTerm, ResidualTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.rendered_views import Photometric
 from invtoolbox.datasets.views.transforms import PosedPictures
@@ -185,10 +185,15 @@ class SceneModel(ABC):
             pictures: pictures with their cameras.
             data_term: misfit of pictures; None for `default_data_term`.
         """
-        A = self.operator(pictures.cameras)
-        return Problem(
-            self.measurements(A, pictures.on(self.shade())), A, data_term or self.default_data_term
-        )
+        A, term = self.operator(pictures.cameras), data_term or self.default_data_term
+        if pictures.mask is not None:
+            if not isinstance(term, (ResidualTerm, Photometric)):
+                raise InputError(
+                    f"some pixels of the pictures do not count, and {term} has no weights; choose "
+                    "another data term, such as photometric or least-squares"
+                )
+            term = term.restrict(self.measurements(A, pictures.mask))
+        return Problem(self.measurements(A, pictures.on(self.shade())), A, term)
 
     def look(self, x: Any, cameras: Cameras) -> Look:
         """Render the views of cameras one after the other, so that memory holds one picture.
@@ -251,6 +256,23 @@ def visible_box(cameras: Cameras) -> tuple[Point, Point]:
     )
     low, high = (tuple(float(v) for v in middle + sign * reach) for sign in (-1, 1))
     return low, high  # type: ignore[return-value]
+
+
+def box_of_points(points: Tensor, share: float = 0.96) -> tuple[Point, Point]:
+    """Return the corners of the box that holds the middle share of points along every axis.
+
+    Points of structure from motion include a few that lie far away.
+
+    Args:
+        points: points of the scene, ``(N, 3)``.
+        share: share of the points between both sides of the box.
+
+    >>> box_of_points(torch.linspace(-1, 1, 101)[:, None].expand(-1, 3).round(decimals=2))
+    ((-0.96, -0.96, -0.96), (0.96, 0.96, 0.96))
+    """
+    ends = torch.tensor([(1 - share) / 2, (1 + share) / 2], dtype=torch.float64)
+    low, high = torch.quantile(points.double(), ends, dim=0).tolist()
+    return tuple(round(v, 9) for v in low), tuple(round(v, 9) for v in high)  # type: ignore[return-value]
 
 
 def check_visible(cameras: Cameras, low: Point, high: Point) -> int:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from invtoolbox.datasets.views.transforms import PosedPictures
+from invtoolbox import metrics
+from invtoolbox.datasets.views.posed_pictures import PosedPictures, resize
 from invtoolbox.errors import InputError, unknown_name
 
 
@@ -59,33 +60,19 @@ def scale(pictures: PosedPictures, factor: float) -> PosedPictures:
         )
     if factor == 1:
         return pictures
-    cameras = pictures.cameras.scale(factor)
-    if not len(pictures):
-        return replace(pictures, cameras=cameras)
-    rgba = functional.interpolate(
-        torch.cat([pictures.pictures, pictures.alpha], dim=1), size=cameras.size, mode="area"
-    )
-    # A pixel is valid if all that it covers is. Depths are not averaged across occlusions.
-    mask = (
-        None
-        if pictures.mask is None
-        else (functional.interpolate(1 - pictures.mask, size=cameras.size, mode="area") == 0).to(
-            rgba
-        )
-    )
-    depth = (
-        None
-        if pictures.depth is None
-        else functional.interpolate(pictures.depth, size=cameras.size, mode="nearest-exact")
-    )
-    return replace(
-        pictures,
-        cameras=cameras,
-        pictures=rgba[:, :3].contiguous(),
-        alpha=rgba[:, 3:].contiguous(),
-        mask=mask,
-        depth=depth,
-    )
+    cameras, source = pictures.cameras.scale(factor), pictures.source
+    change: dict[str, Any] = {"cameras": cameras}
+    if pictures.sizes is not None:
+        across = torch.tensor(cameras.size) / torch.tensor(pictures.cameras.size)
+        change["sizes"] = (pictures.sizes * across).long().clamp(min=1)
+    if source is not None:
+        change["source"] = lambda rows: scale(source(rows), factor)
+    elif len(pictures):
+        rgba = torch.cat([pictures.pictures, pictures.alpha], dim=1)
+        rgba, mask, depth = resize(cameras.size, rgba, pictures.mask, pictures.depth)
+        change |= {"mask": mask, "depth": depth}
+        change |= {"pictures": rgba[:, :3].contiguous(), "alpha": rgba[:, 3:].contiguous()}
+    return replace(pictures, **change)
 
 
 def split_views(
@@ -98,9 +85,10 @@ def split_views(
 
     Args:
         pictures: all views.
-        hold_out: k to hold out every k-th view in the order of the names, starting with the first
-            (numbers in names are compared as numbers, so that r_10 follows r_9), 0 for none; or
-            names of views, also with ``*`` and ``?``.
+        hold_out: k to hold out every k-th view in the order of the names (numbers in names are
+            compared as numbers, so that r_10 follows r_9), 0 for none; or names of views, also with
+            ``*`` and ``?``. The held-out views are spread evenly, and neither the first nor the
+            last view is held out, because the views next to them are on one side only.
         train: names of the training views; by default all that are not held out.
         count: number of training views, evenly spread over them; by default all.
 
@@ -115,7 +103,7 @@ def split_views(
     >>> pictures = PosedPictures(cameras, torch.zeros(3, 3, 2, 2), torch.ones(3, 1, 2, 2))
     >>> parts = split_views(pictures, hold_out=2)
     >>> parts.train.cameras.names, parts.held.cameras.names
-    (('r_9.png',), ('r_10.png', 'r_1.png'))
+    (('r_10.png', 'r_1.png'), ('r_9.png',))
     """
     names = pictures.cameras.names or tuple(str(k) for k in range(len(pictures)))
     order = sorted(range(len(names)), key=lambda k: _natural(names[k]))
@@ -125,7 +113,7 @@ def split_views(
     elif hold_out < 0:
         raise InputError(f"hold_out=k holds out every k-th view, 0 for none, got {hold_out}")
     elif hold_out > 0:
-        held[torch.tensor(order[::hold_out])] = True
+        held[_spread(order, hold_out)] = True
     kept = ~held if train is None else _match(names, train, "to train from")
     both = [names[k] for k in (kept & held).nonzero().flatten().tolist()]
     if both:
@@ -140,6 +128,45 @@ def split_views(
             raise InputError(f"{count} training views were requested, and there are {len(rows)}")
         rows = rows[torch.arange(count) * len(rows) // count]
     return Photographs(pictures[rows.sort().values], pictures[held])
+
+
+def judge(
+    color: Tensor, truth: PosedPictures, background: float | Tensor, names: Iterable[str]
+) -> dict[str, Tensor]:
+    """Compute metrics of renderings, one value per view.
+
+    Pixels that the mask of a picture excludes do not count. SSIM is left out if a picture is
+    smaller than its window.
+
+    Args:
+        color: renderings from 0 to 1, ``(C, 3, height, width)``.
+        truth: photographs of the same cameras.
+        background: color behind photographs with an alpha.
+        names: names of functions of `invtoolbox.metrics`.
+    """
+    pictures, mask = truth.on(background), None
+    if truth.mask is not None:
+        mask = (truth.mask > 0).expand_as(pictures)
+        color = torch.where(mask, color, pictures)  # the windows of SSIM see no excluded pixel
+    small = min(pictures.shape[2:]) < 11
+    return {
+        name: getattr(metrics, name)(color, pictures, mask=mask)
+        for name in names
+        if not (small and name == "ssim")
+    }
+
+
+def _spread(order: list[int], hold_out: int) -> list[int]:
+    """Return every ``hold_out``-th of some numbers, evenly spread, without the first and the last.
+
+    >>> _spread(list(range(11)), 10), _spread(list(range(20)), 10)
+    ([5], [5, 14])
+    """
+    if hold_out == 1:
+        return order
+    inside = order[1:-1]
+    number = min(round(len(order) / hold_out), len(inside))
+    return [inside[int((k + 0.5) * len(inside) / number)] for k in range(number)]
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

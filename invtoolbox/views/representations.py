@@ -13,22 +13,25 @@ from torch import Tensor
 
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
-from invtoolbox.data_terms.rendered_views import Photometric
+from invtoolbox.data_terms.rendered_views import Photometric, StoredPhotometric
 from invtoolbox.datasets.models.gaussians import write_splats
 from invtoolbox.datasets.models.voxels import read_voxels, write_voxels
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.sweeps.ply import read_ply
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.gaussians import Splats
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.operators.base import Operator
+from invtoolbox.operators.rendering.exposure import ExposedRenderer
 from invtoolbox.operators.rendering.gaussian_renderer import GaussianRenderer
 from invtoolbox.operators.rendering.voxel_renderer import VoxelRenderer
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.implicit.gaussian_strategies import DefaultStrategy, MCMCStrategy, Strategy
 from invtoolbox.priors.implicit.gaussians import Gaussians
 from invtoolbox.priors.implicit.voxel_grid import VoxelGrid
+from invtoolbox.problem import Problem
 from invtoolbox.views.models import SceneModel
 
 
@@ -127,7 +130,8 @@ class GaussianModel(SceneModel):
 
     Args:
         count: initial number of Gaussians, at random positions in the box.
-        points: PLY file of points, with or without colors, to start from instead.
+        points: PLY file of points, with or without colors, to start from instead; or ``"random"``
+            for random positions even if there is a `cloud`.
         carve: start on the visual hull of the object in the pictures, in its colors; for one object
             before a plain background. An ``opacity`` of 0.5 suits it.
         degree: degree of the spherical harmonics.
@@ -141,7 +145,11 @@ class GaussianModel(SceneModel):
         rates: factors on the learning rates of leaves, see `priors.Gaussians`.
         dropout: share of the Gaussians that steps leave out at the end of the schedule, see
             `priors.Gaussians`; 0.2 for few views.
+        exposure: find a gain per training picture and channel
+            (`operators.ExposedRenderer`); held-out views are rendered with their geometric mean.
         seed: seed of the initial positions.
+        cloud: positions and colors of points of the scene, ``(N, 3)`` each, to start from, such as
+            those of structure from motion; None for random positions.
     """
 
     count: int = 5000
@@ -154,7 +162,11 @@ class GaussianModel(SceneModel):
     opacity: float = 0.1
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     dropout: float = 0.0
+    exposure: bool = False
     seed: int = 0
+    cloud: tuple[Tensor, Tensor | None] | None = dataclasses.field(
+        default=None, repr=False, compare=False
+    )
 
     file_name: ClassVar[str] = "model.ply"
 
@@ -168,17 +180,19 @@ class GaussianModel(SceneModel):
             "rates": dict(self.rates),
             "dropout": self.dropout,
         }
-        if self.points is None:
-            return Gaussians.random(
-                self.count, self.low, self.high, seed=self.seed, carve=self.carve, **settings
-            )
-        if self.carve:
+        if self.carve and self.points not in (None, "random"):
             raise InputError(
                 "Gaussians start from points= or from carve=, not from both; leave one of the two "
                 "out"
             )
-        places, colors = _points_of(self.points)
-        return Gaussians(places, colors, **settings)
+        cloud = None if self.carve or self.points == "random" else self.cloud
+        if self.points not in (None, "random"):
+            cloud = _points_of(str(self.points))
+        if cloud is None:
+            return Gaussians.random(
+                self.count, self.low, self.high, seed=self.seed, carve=self.carve, **settings
+            )
+        return Gaussians(*cloud, **settings)
 
     def _strategy(self) -> Strategy | None:
         table = {"name": self.strategy} if isinstance(self.strategy, str) else dict(self.strategy)
@@ -242,6 +256,33 @@ class GaussianModel(SceneModel):
 
     def describe(self, x: Splats) -> str:
         return f"{int((x.opacities > 1e-6).sum()):,} Gaussians"
+
+    def problem(self, pictures: PosedPictures, data_term: DataTerm | None = None) -> Problem:
+        term = data_term or self.default_data_term
+        if pictures.source is not None and type(term) is not Photometric:
+            raise InputError(
+                f"the pictures are too large for the memory, and {term} cannot be computed from "
+                "pictures on disk; choose photometric, or reduce them with largest_side"
+            )
+        if pictures.source is None and not self.exposure:
+            return super().problem(pictures, data_term)
+        A: Operator = self.operator(pictures.cameras)
+        if self.exposure:
+            settings = {"background": self.shade(), **self.renderer}
+            A = ExposedRenderer(pictures.cameras, **settings)
+        unknown: dict[str, Any] = {"exposure": None} if self.exposure else {}
+        if pictures.source is None:
+            known = super().problem(pictures, data_term)
+            return Problem(known.y, A, known.data_term, unknown)
+
+        def read(numbers: Tensor) -> tuple[Tensor, Tensor | None]:
+            part = pictures.read(numbers)
+            mask = None if part.mask is None else part.mask.transpose(0, 1)
+            return part.on(self.shade()).transpose(0, 1), mask
+
+        assert isinstance(term, Photometric)
+        numbers = torch.arange(len(pictures), dtype=torch.float32)[None, None]
+        return Problem(numbers, A, StoredPhotometric(read, term.similarity), unknown)
 
     def operator(self, cameras: Cameras, outputs: tuple[Any, ...] = ("color",)) -> GaussianRenderer:
         return GaussianRenderer(cameras, outputs, background=self.shade(), **self.renderer)

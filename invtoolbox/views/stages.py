@@ -110,6 +110,7 @@ def solve_in_stages(
     progress: bool = True,
     report: Callable[[StageReport], None] = lambda finished: None,
     silhouettes: float = 0.0,
+    show: Callable[[Any], None] = lambda x: None,
 ) -> StagedSolution:
     """Find a scene from photographs.
 
@@ -131,6 +132,7 @@ def solve_in_stages(
         report: function that is called after each stage.
         silhouettes: weight of `silhouette_prior` relative to the mean misfit; useful for few
             pictures with an alpha.
+        show: function that is called with the scene after every measurement of the PSNR.
 
     Raises:
         InputError: if a stage has no end, settings do not fit, or the folder holds the work of
@@ -154,6 +156,7 @@ def solve_in_stages(
         progress,
         journal.seconds,
         journal.samples,
+        show=show,
     )
     watch.record = lambda: journal.save(watch)
     watch.steps_before = sum(r.iterations for r in journal.reports)
@@ -237,6 +240,10 @@ def _solve_stage(
     else:
         prior, start = model.follow(*state)
     problem = model.problem(pictures, data_term)
+    if start is not None and problem.unknown:
+        found = {name: start[name] for name in problem.unknown}
+        start = {name: leaf for name, leaf in start.items() if name not in found}
+        problem = problem.with_operator(problem.operator.with_parameters(**found))
     unit, algorithm = weight_unit(problem), _limit_subset(_change(solver, stage.solver), problem)
     everything: Prior = prior if explicit is None else prior + unit * explicit
     if silhouettes > 0:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from invtoolbox.datasets.views.transforms import PosedPictures
 from invtoolbox.loop.run import Progress
-from invtoolbox.metrics import psnr
 from invtoolbox.views.models import SceneModel
+from invtoolbox.views.photographs import judge
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Watch:
         spent: seconds of work of earlier runs.
         samples: measurements of earlier runs.
         record: function that is called after every measurement, to save the progress.
+        show: function that is called with the scene after every measurement, to show it.
     """
 
     def __init__(
@@ -63,10 +64,10 @@ class Watch:
         spent: float = 0.0,
         samples: Sequence[Sample] = (),
         record: Callable[[], None] = lambda: None,
+        show: Callable[[Any], None] = lambda x: None,
     ) -> None:
         self.model, self.pictures = model, pictures
-        self.every, self.seconds, self.record = every, seconds, record
-        self.truth = pictures.on(model.shade())
+        self.every, self.seconds, self.record, self.show = every, seconds, record, show
         self.spent, self.samples = spent, list(samples)
         self.stage = self.stages = self.iteration = self.steps_before = 0
         self.name = ""
@@ -140,6 +141,7 @@ class Watch:
         self.samples.append(Sample(self.stage, self.iteration, self.spent, quality))
         self._next = self.spent + self.every
         self.record()
+        self.show(x)
         if running:
             self._since = time.monotonic()
         return quality
@@ -150,7 +152,11 @@ class Watch:
         Args:
             x: the scene.
         """
-        return psnr(self.model.look(x, self.pictures.cameras).color, self.truth)
+        values = [
+            judge(self.model.look(x, one.cameras).color, one, self.model.shade(), ("psnr",))
+            for one in self.pictures.each()
+        ]
+        return torch.cat([scores["psnr"] for scores in values])
 
     def _show(self) -> None:
         if self._bar is None or self._bar.disable or time.monotonic() - self._last < 0.2:
@@ -181,6 +187,14 @@ def spread_over(pictures: PosedPictures, count: int) -> PosedPictures:
         pictures: the pictures.
         count: largest number of pictures.
     """
-    if len(pictures) <= count:
-        return pictures
-    return pictures[torch.arange(count) * len(pictures) // count]
+    return pictures[spread(len(pictures), count)]
+
+
+def spread(total: int, count: int) -> Tensor:
+    """Return at most ``count`` of the numbers below a total, evenly spread.
+
+    Args:
+        total: number of numbers.
+        count: largest number of results.
+    """
+    return torch.arange(total) if total <= count else torch.arange(count) * total // count

@@ -39,6 +39,8 @@ def open_colmap(
     shrink: int = 1,
     straighten: bool = True,
     names: Sequence[str] | None = None,
+    largest_side: int | None = None,
+    on_disk: bool = False,
 ) -> PosedPictures:
     """Open the pictures of a project of COLMAP, with poses and points.
 
@@ -51,6 +53,8 @@ def open_colmap(
         shrink: side of the blocks that become one pixel, see `load_views`.
         straighten: whether to remove the distortion of lenses, see `load_views`.
         names: names of the pictures to load, see `load_views`.
+        largest_side: number of pixels of the longer side above which a picture is reduced.
+        on_disk: whether the pictures remain in their files, see `load_views`.
 
     Raises:
         InputError: for the errors of `read_colmap`, a missing folder of pictures, or a model of
@@ -66,7 +70,13 @@ def open_colmap(
                 "pictures="
             )
     return read_colmap(folder).views(
-        folder, Path(pictures), shrink=shrink, straighten=straighten, names=names
+        folder,
+        Path(pictures),
+        shrink=shrink,
+        straighten=straighten,
+        names=names,
+        largest_side=largest_side,
+        on_disk=on_disk,
     )
 
 

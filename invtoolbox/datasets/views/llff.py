@@ -24,6 +24,8 @@ def open_llff(
     shrink: int = 1,
     straighten: bool = True,
     names: Sequence[str] | None = None,
+    largest_side: int | None = None,
+    on_disk: bool = False,
 ) -> PosedPictures:
     """Open the pictures of a forward-facing scene with poses and depth bounds.
 
@@ -40,6 +42,8 @@ def open_llff(
         shrink: side of the blocks that become one pixel, see `load_views`.
         straighten: has no effect, because these cameras have no lenses.
         names: names of the pictures to load, see `load_views`.
+        largest_side: number of pixels of the longer side above which a picture is reduced.
+        on_disk: whether the pictures remain in their files, see `load_views`.
 
     Raises:
         InputError: if the numbers of poses and of pictures differ, or if a pose is damaged.
@@ -84,7 +88,15 @@ def open_llff(
             dtype=torch.float64,
         )
         views.append(View(word, place, pose, K, (round(height), round(width))))
-    loaded = load_views(file, views, shrink=shrink, straighten=straighten, names=names)
+    loaded = load_views(
+        file,
+        views,
+        shrink=shrink,
+        straighten=straighten,
+        names=names,
+        largest_side=largest_side,
+        on_disk=on_disk,
+    )
     order = {word: k for k, word in enumerate(words)}
     bounds = rows[[order[name] for name in loaded.cameras.names], 15:]
     return replace(loaded, near_far=torch.from_numpy(bounds).float())

@@ -33,6 +33,8 @@ def open_views(
     shrink: int = 1,
     straighten: bool = True,
     names: Sequence[str] | None = None,
+    largest_side: int | None = None,
+    on_disk: bool = False,
 ) -> PosedPictures:
     """Open pictures and the cameras that took them.
 
@@ -47,6 +49,8 @@ def open_views(
         straighten: resample pictures of lenses that distort to pictures of a pinhole; if false,
             they remain distorted.
         names: names of the pictures to load; all by default.
+        largest_side: number of pixels of the longer side above which a picture is reduced.
+        on_disk: whether the pictures remain in their files, see `load_views`.
 
     Raises:
         InputError: for a path without pictures with poses, and for damaged contents.
@@ -59,14 +63,21 @@ def open_views(
         if found is None:
             raise InputError(
                 f"{place} holds no pictures with poses in a known format "
-                f"({', '.join(VIEW_READERS)}); give the folder that holds the file of cameras, or "
-                "reader="
+                f"({', '.join(VIEW_READERS)}); give the folder that holds the file of cameras, or find "
+                "the cameras with it.datasets.find_cameras"
             )
         reader, place = found
     known = match_name(reader, VIEW_READERS)
     if known is None:
         raise unknown_name("reader of pictures with poses", reader, VIEW_READERS)
-    return VIEW_READERS[known](place, shrink=shrink, straighten=straighten, names=names)
+    return VIEW_READERS[known](
+        place,
+        shrink=shrink,
+        straighten=straighten,
+        names=names,
+        largest_side=largest_side,
+        on_disk=on_disk,
+    )
 
 
 def reader_of_views(place: Path) -> tuple[str, Path] | None:

@@ -33,6 +33,8 @@ def open_opensfm(
     shrink: int = 1,
     straighten: bool = True,
     names: Sequence[str] | None = None,
+    largest_side: int | None = None,
+    on_disk: bool = False,
 ) -> PosedPictures:
     """Open the pictures of an OpenSfM data set, with poses, points and the masks of ``masks``.
 
@@ -42,6 +44,8 @@ def open_opensfm(
         shrink: side of the blocks that become one pixel, see `load_views`.
         straighten: whether to remove the distortion of lenses, see `load_views`.
         names: names of the pictures to load, see `load_views`.
+        largest_side: number of pixels of the longer side above which a picture is reduced.
+        on_disk: whether the pictures remain in their files, see `load_views`.
     """
     file = Path(path).expanduser()
     file = file / "reconstruction.json" if file.is_dir() else file
@@ -54,6 +58,8 @@ def open_opensfm(
         shrink=shrink,
         straighten=straighten,
         names=names,
+        largest_side=largest_side,
+        on_disk=on_disk,
     )
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from invtoolbox.datasets.sweeps.pose_files import nearest_motions, rotation_errors
-from invtoolbox.datasets.volumes.pictures import read_pixels, scale_to_unit
+from invtoolbox.datasets.volumes.pictures import read_pixels, read_size, scale_to_unit
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, intrinsics
 from invtoolbox.geometry.lens import Lens, Straightening
@@ -46,6 +45,11 @@ class PosedPictures:
         box: corners ``(low, high)`` of the part of the world that contains the scene, ``(2, 3)``,
             or None.
         near_far: least and largest depth of the scene per camera, ``(C, 2)``, or None.
+        sizes: height and width of each picture if they differ, ``(C, 2)``; otherwise None. Smaller
+            pictures lie in the upper left corner, and the mask is 0 beside them.
+        source: function that reads the pictures of some numbers from files; None if the tensors
+            hold the pictures. With a source, `pictures` and `alpha` have no rows, and `read`
+            returns pictures.
     """
 
     cameras: Cameras
@@ -58,6 +62,8 @@ class PosedPictures:
     colors: Tensor | None = None
     box: Tensor | None = None
     near_far: Tensor | None = None
+    sizes: Tensor | None = None
+    source: Callable[[Tensor], PosedPictures] | None = None
 
     def __len__(self) -> int:
         return len(self.cameras)
@@ -65,14 +71,45 @@ class PosedPictures:
     def __getitem__(self, index: Any) -> PosedPictures:
         """Select pictures by a slice, numbers, or a mask."""
         rows = torch.arange(len(self))[index].reshape(-1)
-        per_view = {
-            name: getattr(self, name) for name in ("pictures", "alpha", "mask", "depth", "near_far")
-        }
-        return replace(
-            self,
-            cameras=self.cameras[rows],
-            **{name: t[rows] for name, t in per_view.items() if t is not None},
-        )
+        every = self.source
+        held = ("near_far", "sizes") if every else (*_PICTURES, "near_far", "sizes")
+        chosen = {name: t[rows] for name in held if (t := getattr(self, name)) is not None}
+        source = None if every is None else lambda numbers: every(rows[numbers])
+        return replace(self, cameras=self.cameras[rows], source=source, **chosen)
+
+    def read(self, index: Any = slice(None)) -> PosedPictures:
+        """Return some of the pictures in memory, read from their files if they are on disk.
+
+        Args:
+            index: a slice, numbers, or a mask.
+        """
+        chosen = self[index]
+        if chosen.source is None:
+            return chosen
+        found = chosen.source(torch.arange(len(chosen)))
+        return replace(chosen, source=None, **{name: getattr(found, name) for name in _PICTURES})
+
+    def each(self) -> Iterator[PosedPictures]:
+        """Yield the pictures one by one, in memory and without the pixels beside them."""
+        for k in range(len(self)):
+            one = self.read([k])
+            if one.sizes is None:
+                yield one
+                continue
+            height, width = (int(side) for side in one.sizes[0])
+            cut = {
+                name: part[..., :height, :width]
+                for name in _PICTURES
+                if (part := getattr(one, name)) is not None
+            }
+            cameras = replace(one.cameras, size=(height, width))
+            yield replace(one, cameras=cameras, sizes=None, **cut)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that colors and alpha of all pictures take, bytes."""
+        height, width = self.cameras.size
+        return 16 * len(self) * height * width
 
     def on(self, background: float | Tensor) -> Tensor:
         """Blend the pictures with a color as background, ``(C, 3, height, width)``."""
@@ -88,10 +125,16 @@ class PosedPictures:
         ]
         return (
             f"PosedPictures({len(self)} of {height} x {width} pixels"
+            + (" at most" if self.sizes is not None else "")
             + (f", with {', '.join(more)}" if more else "")
             + (f", {len(self.skipped)} skipped" if self.skipped else "")
+            + (", on disk" if self.source is not None else "")
             + ")"
         )
+
+
+#: Fields with one picture per camera.
+_PICTURES = ("pictures", "alpha", "mask", "depth")
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +175,13 @@ def load_views(
     shrink: int = 1,
     straighten: bool = True,
     names: Sequence[str] | None = None,
+    largest_side: int | None = None,
+    on_disk: bool = False,
 ) -> PosedPictures:
     """Load the pictures of views; straighten and shrink them.
+
+    Pictures of several sizes lie in the upper left corners of pictures of one size, and the mask is
+    0 beside them.
 
     Args:
         path: path of the file of cameras, for error messages.
@@ -144,10 +192,12 @@ def load_views(
             (`geometry.lens.Straightening`). If false, pictures remain distorted, and their cameras
             are wrong by the distortion.
         names: names of the pictures to load, in the order of the file; all by default.
+        largest_side: number of pixels of the longer side above which a picture is reduced to it.
+        on_disk: leave the pictures in their files, from which `PosedPictures.read` reads them.
 
     Raises:
-        InputError: if no picture exists, if the shape of a picture differs from the file of
-            cameras, or if the pictures have several sizes.
+        InputError: if no picture exists, or if the shape of a picture differs from the file of
+            cameras or from its mask.
     """
     if names is not None:
         missing = sorted(set(names) - {view.name for view in views})
@@ -159,6 +209,8 @@ def load_views(
         views = [view for view in views if view.name in set(names)]
     if shrink < 1:
         raise InputError(f"{path}: shrink must be a whole number of at least 1, got {shrink}")
+    if largest_side is not None and largest_side < 1:
+        raise InputError(f"{path}: largest_side must be at least one pixel, got {largest_side}")
     found = [view for view in views if view.picture.is_file()]
     if not found:
         where = f", such as {views[0].picture}" if views else ""
@@ -166,37 +218,45 @@ def load_views(
             f"none of the {len(views)} pictures of {path} exists{where}; check the folder of the "
             "pictures"
         )
-    plans: dict[Any, Straightening] = {}
-    loaded = [_load(path, view, shrink, straighten, plans) for view in found]
-    sizes = Counter(tuple(one.rgba.shape[1:]) for one in loaded)
-    if len(sizes) > 1:
-        listed = ", ".join(f"{n} of {h} x {w}" for (h, w), n in sizes.most_common(4))
-        raise InputError(
-            f"the pictures of {path} have several sizes ({listed} pixels); choose pictures of one "
-            "size with names="
-        )
-    size = next(iter(sizes))
-    rgba = torch.stack([one.rgba for one in loaded])
-    cameras = Cameras(
-        torch.stack([view.world_to_camera for view in found]).float(),
-        torch.stack([one.K for one in loaded]).float(),
-        (int(size[0]), int(size[1])),
-        tuple(view.name for view in found),
-    )
+    frames = _Frames(path, shrink, straighten, largest_side)
+    for view in found:
+        frames.add(view)
+    cameras = frames.cameras
     if not bool(cameras.intrinsics.isfinite().all() and cameras.world_to_camera.isfinite().all()):
         raise InputError(
             f"{path}: intrinsics or poses are too large for single precision; their unit is wrong, "
             "or the file is damaged"
         )
-    skipped = tuple(view.written_name or view.name for view in views if view not in found)
-    return PosedPictures(
+    every = PosedPictures(
         cameras,
-        rgba[:, :3] * rgba[:, 3:],
-        rgba[:, 3:],
-        skipped,
-        mask=_stack([one.mask for one in loaded], 1.0),
-        depth=_stack([one.depth for one in loaded], 0.0),
+        torch.zeros(0, 3, *frames.canvas),
+        torch.zeros(0, 1, *frames.canvas),
+        tuple(view.written_name or view.name for view in views if view not in found),
+        sizes=frames.sizes,
+        source=frames.load,
     )
+    return every if on_disk else every.read()
+
+
+def resize(
+    size: tuple[int, int], rgba: Tensor, mask: Tensor | None, depth: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Reduce pictures ``(C, channel, height, width)`` to a size by averages over areas.
+
+    A pixel is valid if everything that it covers is valid. Depths are not averaged across
+    occlusions.
+
+    Args:
+        size: new height and width.
+        rgba: colors, premultiplied by the alpha, and the alpha.
+        mask: mask of valid pixels, or None.
+        depth: depths, or None.
+    """
+    if mask is not None:
+        mask = (functional.interpolate(1 - mask, size=size, mode="area") == 0).to(rgba)
+    if depth is not None:
+        depth = functional.interpolate(depth, size=size, mode="nearest-exact")
+    return functional.interpolate(rgba, size=size, mode="area"), mask, depth
 
 
 def rigid_poses(path: str | Path, names: Sequence[str], matrices: Any, to: str) -> Tensor:
@@ -296,62 +356,144 @@ def read_one_channel(file: Path, size: tuple[int, int]) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Loaded:
-    rgba: Tensor
-    K: Tensor
-    mask: Tensor | None
-    depth: Tensor | None
+class _Frame:
+    """Geometry of one picture: its straightening, and intrinsics and size of the result."""
+
+    view: View
+    stored: tuple[int, int]
+    plan: Straightening | None
+    intrinsics: Tensor
+    size: tuple[int, int]
 
 
-def _load(
-    path: Any, view: View, shrink: int, straighten: bool, plans: dict[Any, Straightening]
-) -> _Loaded:
-    rgba = read_rgba(view.picture)
-    size = (int(rgba.shape[1]), int(rgba.shape[2]))
-    K = view.intrinsics
-    if not isinstance(K, Tensor):
-        K = intrinsics(0.5 * size[1] / math.tan(0.5 * K), size)
-    K = K.double()
-    if view.size is not None and view.size != size:
-        down, across = (actual / declared for actual, declared in zip(size, view.size))
-        if abs(down / across - 1) > _UNEVEN:
-            raise InputError(
-                f"{view.picture} has {size[0]} x {size[1]} pixels, but {path} declares "
-                f"{view.size[0]} x {view.size[1]}; it is rotated, cropped, or another picture"
-            )
-        K = torch.tensor([across, down, 1.0], dtype=K.dtype)[:, None] * K
-    mask, depth = (
-        None if file is None else read_one_channel(file, size) for file in (view.mask, view.depth)
-    )
-    mask = None if mask is None else (mask > 0).float()
-    depth = None if depth is None else depth * view.depth_unit
-    if straighten and view.lens.distorts:
-        key = (view.lens, size, tuple(K.flatten().tolist()))
-        if key not in plans:
-            plans[key] = _plan(view, K, size)
-        plan = plans[key]
-        # Colors are straightened premultiplied; otherwise colors of alpha 0 bleed across edges.
-        premultiplied = plan(torch.cat([rgba[:3] * rgba[3:], rgba[3:]]))
-        rgba = torch.cat(
-            [premultiplied[:3] / premultiplied[3:].clamp(min=1e-6), premultiplied[3:]]
-        ).clamp(0, 1)
-        mask = None if mask is None else (plan(mask, "bilinear") > 0.999).float()
-        depth = None if depth is None else plan(depth, "nearest")
-        K = plan.intrinsics
-    if shrink > 1:
+class _Frames:
+    """Pictures in their files, and their conversion to pictures of one size."""
+
+    def __init__(self, path: Any, shrink: int, straighten: bool, largest_side: int | None) -> None:
+        self.path, self.shrink, self.straighten = path, shrink, straighten
+        self.largest_side = largest_side
+        self.frames: list[_Frame] = []
+        self._plans: dict[Any, Straightening] = {}
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width that hold every picture."""
+        height, width = (max(frame.size[k] for frame in self.frames) for k in range(2))
+        return height, width
+
+    @property
+    def sizes(self) -> Tensor | None:
+        """Sizes of the pictures ``(C, 2)``; None if all are the same."""
+        every = torch.tensor([frame.size for frame in self.frames])
+        return every if bool((every != every[0]).any()) else None
+
+    def add(self, view: View) -> None:
+        """Add a picture.
+
+        Args:
+            view: the picture and its camera.
+        """
+        size = read_size(view.picture)
+        K = _fit_intrinsics(self.path, view, size)
+        plan = None
+        if self.straighten and view.lens.distorts:
+            key = (view.lens, size, tuple(K.flatten().tolist()))
+            if key not in self._plans:
+                self._plans[key] = _plan(view, K, size)
+            plan = self._plans[key]
+            K = plan.intrinsics
+        shrink = self.shrink
         if min(size) < shrink:
             raise InputError(
                 f"{view.picture} has {size[0]} x {size[1]} pixels and cannot be shrunk by "
                 f"{shrink}; choose a smaller number"
             )
-        alpha = functional.avg_pool2d(rgba[3:], shrink)
-        rgba = torch.cat(
-            [functional.avg_pool2d(rgba[:3] * rgba[3:], shrink) / alpha.clamp(min=1e-6), alpha]
-        )
-        mask = None if mask is None else -functional.max_pool2d(-mask, shrink)
-        depth = None if depth is None else _middle_depth(depth, shrink)
+        height, width = (side // shrink for side in size)
         K = torch.tensor([1 / shrink, 1 / shrink, 1.0], dtype=K.dtype)[:, None] * K
-    return _Loaded(rgba, K, mask, depth)
+        factor = min(1.0, (self.largest_side or math.inf) / max(height, width))
+        target = (max(1, round(height * factor)), max(1, round(width * factor)))
+        ratio = torch.tensor([target[1] / width, target[0] / height, 1.0], dtype=K.dtype)
+        self.frames.append(_Frame(view, size, plan, ratio[:, None] * K, target))
+
+    def load(self, rows: Tensor) -> PosedPictures:
+        """Read pictures.
+
+        Args:
+            rows: numbers of the pictures.
+        """
+        chosen = [self.frames[row] for row in rows.tolist()]
+        count, (height, width) = len(chosen), self.canvas
+        rgba = torch.zeros(count, 4, height, width)
+        has_mask = self.sizes is not None or any(f.view.mask is not None for f in self.frames)
+        has_depth = any(f.view.depth is not None for f in self.frames)
+        mask = torch.zeros(count, 1, height, width) if has_mask else None
+        depth = torch.zeros(count, 1, height, width) if has_depth else None
+        for k, frame in enumerate(chosen):
+            own, own_mask, own_depth = self._read(frame)
+            place = (k, slice(None), slice(0, frame.size[0]), slice(0, frame.size[1]))
+            rgba[place] = own
+            if mask is not None:
+                mask[place] = 1.0 if own_mask is None else own_mask
+            if depth is not None and own_depth is not None:
+                depth[place] = own_depth
+        return PosedPictures(self.cameras[rows], rgba[:, :3], rgba[:, 3:], mask=mask, depth=depth)
+
+    @property
+    def cameras(self) -> Cameras:
+        """Cameras of the pictures."""
+        views = [frame.view for frame in self.frames]
+        return Cameras(
+            torch.stack([view.world_to_camera for view in views]).float(),
+            torch.stack([frame.intrinsics for frame in self.frames]).float(),
+            self.canvas,
+            tuple(view.name for view in views),
+        )
+
+    def _read(self, frame: _Frame) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Read colors, premultiplied, with alpha, mask and depth of one picture."""
+        view, shrink = frame.view, self.shrink
+        rgba = read_rgba(view.picture)
+        if rgba.shape[1:] != frame.stored:
+            raise InputError(f"{view.picture} has changed while it was in use; start again")
+        rgba[:3] *= rgba[3:]  # straightened and averaged premultiplied: no color of alpha 0 bleeds
+        mask, depth = (
+            None if file is None else read_one_channel(file, frame.stored)
+            for file in (view.mask, view.depth)
+        )
+        mask = None if mask is None else (mask > 0).float()
+        depth = None if depth is None else depth * view.depth_unit
+        if (plan := frame.plan) is not None:
+            rgba = plan(rgba).clamp(0, 1)
+            rgba[:3] = rgba[:3].minimum(rgba[3:])
+            mask = None if mask is None else (plan(mask, "bilinear") > 0.999).float()
+            depth = None if depth is None else plan(depth, "nearest")
+        if shrink > 1:
+            rgba = functional.avg_pool2d(rgba, shrink)
+            mask = None if mask is None else -functional.max_pool2d(-mask, shrink)
+            depth = None if depth is None else _middle_depth(depth, shrink)
+        if rgba.shape[1:] != frame.size:
+            few = (None if part is None else part[None] for part in (mask, depth))
+            rgba, mask, depth = (
+                None if part is None else part[0] for part in resize(frame.size, rgba[None], *few)
+            )
+        return rgba, mask, depth
+
+
+def _fit_intrinsics(path: Any, view: View, size: tuple[int, int]) -> Tensor:
+    """Return the intrinsics of a picture at its size in the file."""
+    K = view.intrinsics
+    if not isinstance(K, Tensor):
+        K = intrinsics(0.5 * size[1] / math.tan(0.5 * K), size)
+    K = K.double()
+    if view.size is None or view.size == size:
+        return K
+    down, across = (actual / declared for actual, declared in zip(size, view.size))
+    if abs(down / across - 1) > _UNEVEN:
+        raise InputError(
+            f"{view.picture} has {size[0]} x {size[1]} pixels, but {path} declares "
+            f"{view.size[0]} x {view.size[1]}; it is rotated, cropped, or another picture"
+        )
+    return torch.tensor([across, down, 1.0], dtype=K.dtype)[:, None] * K
 
 
 def _plan(view: View, K: Tensor, size: tuple[int, int]) -> Straightening:
@@ -375,12 +517,3 @@ def _middle_depth(depth: Tensor, shrink: int) -> Tensor:
     )
     known = torch.where(blocks > 0, blocks, torch.nan)
     return known.nanmedian(dim=3).values.nan_to_num(0.0)
-
-
-def _stack(parts: Sequence[Tensor | None], missing: float) -> Tensor | None:
-    """Stack tensors, with a constant for missing ones; None if all are missing."""
-    some = next((part for part in parts if part is not None), None)
-    if some is None:
-        return None
-    constant = torch.full_like(some, missing)
-    return torch.stack([constant if part is None else part for part in parts])

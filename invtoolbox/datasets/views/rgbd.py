@@ -41,6 +41,8 @@ def open_rgbd(
     shrink: int = 1,
     straighten: bool = True,
     names: Sequence[str] | None = None,
+    largest_side: int | None = None,
+    on_disk: bool = False,
 ) -> PosedPictures:
     """Open color pictures with depths and poses.
 
@@ -64,6 +66,8 @@ def open_rgbd(
         shrink: side of the blocks that become one pixel, see `load_views`.
         straighten: has no effect, because these cameras have no lenses.
         names: names of the pictures to load, see `load_views`.
+        largest_side: number of pixels of the longer side above which a picture is reduced.
+        on_disk: whether the pictures remain in their files, see `load_views`.
 
     Raises:
         InputError: if there is no trajectory, if a pose is not rigid, or if pictures have another
@@ -113,7 +117,15 @@ def open_rgbd(
             f"{folder}: none of the {len(color)} pictures has a depth and a pose with its number; "
             "check the names of the files"
         )
-    found = load_views(trajectory, views, shrink=shrink, straighten=straighten, names=names)
+    found = load_views(
+        trajectory,
+        views,
+        shrink=shrink,
+        straighten=straighten,
+        names=names,
+        largest_side=largest_side,
+        on_disk=on_disk,
+    )
     return replace(found, skipped=(*found.skipped, *skipped))
 
 

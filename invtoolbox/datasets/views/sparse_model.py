@@ -126,16 +126,22 @@ class SparseModel:
         shrink: int = 1,
         straighten: bool = True,
         names: Sequence[str] | None = None,
+        largest_side: int | None = None,
+        on_disk: bool = False,
     ) -> PosedPictures:
         """Load the pictures of a folder with the poses and the points of this model.
 
         Args:
             path: path of the model, for error messages.
             pictures: folder of the pictures.
-            masks: function that returns the path of the mask of a picture; the file is optional.
+            masks: function that returns the path of the mask of a picture; the file is optional. By
+                default ``NAME.png`` or ``STEM.png`` in a folder ``masks`` in or next to the folder
+                of the pictures.
             shrink: side of the blocks that become one pixel, see `load_views`.
             straighten: whether to remove the distortion of lenses, see `load_views`.
             names: names of the pictures to load, see `load_views`.
+            largest_side: number of pixels of the longer side above which a picture is reduced.
+            on_disk: whether the pictures remain in their files, see `load_views`.
         """
         views = []
         for name, pose, row in zip(self.names, self.world_to_camera, self.camera_of.tolist()):
@@ -146,7 +152,7 @@ class SparseModel:
                     "distortion is not known here; undistort the pictures first (COLMAP's "
                     "image_undistorter)"
                 )
-            mask = None if masks is None else masks(name)
+            mask = _find_mask(Path(pictures), name) if masks is None else masks(name)
             views.append(
                 View(
                     name,
@@ -158,7 +164,15 @@ class SparseModel:
                     mask=mask if mask is not None and mask.is_file() else None,
                 )
             )
-        found = load_views(path, views, shrink=shrink, straighten=straighten, names=names)
+        found = load_views(
+            path,
+            views,
+            shrink=shrink,
+            straighten=straighten,
+            names=names,
+            largest_side=largest_side,
+            on_disk=on_disk,
+        )
         if not len(self.points):
             return found
         return replace(found, points=self.points.float(), colors=self.colors.float() / 255)
@@ -168,3 +182,9 @@ class SparseModel:
             f"SparseModel({len(self.names)} pictures of {len(self.cameras)} cameras, "
             f"{len(self.points)} points, {len(self.pixels)} observations)"
         )
+
+
+def _find_mask(pictures: Path, name: str) -> Path | None:
+    folders = (place / "masks" for place in (pictures, pictures.parent))
+    files = (place / f"{word}.png" for place in folders for word in (name, Path(name).stem))
+    return next((file for file in files if file.is_file()), None)

@@ -57,6 +57,8 @@ def open_transforms(
     shrink: int = 1,
     straighten: bool = True,
     names: Sequence[str] | None = None,
+    largest_side: int | None = None,
+    on_disk: bool = False,
 ) -> PosedPictures:
     """Open a ``transforms.json`` of nerfstudio or instant-ngp, and the pictures that it names.
 
@@ -80,6 +82,8 @@ def open_transforms(
         shrink: side of the blocks that become one pixel, see `load_views`.
         straighten: whether to remove the distortion of lenses, see `load_views`.
         names: names of the pictures to load, see `load_views`.
+        largest_side: number of pixels of the longer side above which a picture is reduced.
+        on_disk: whether the pictures remain in their files, see `load_views`.
 
     Raises:
         InputError: for a file of another kind, an unknown lens, poses that are not rigid, or a set
@@ -131,7 +135,15 @@ def open_transforms(
                 depth_unit=unit,
             )
         )
-    found = load_views(file, views, shrink=shrink, straighten=straighten, names=names)
+    found = load_views(
+        file,
+        views,
+        shrink=shrink,
+        straighten=straighten,
+        names=names,
+        largest_side=largest_side,
+        on_disk=on_disk,
+    )
     points, colors = _points(file, table)
     return replace(found, points=points, colors=colors, box=_box(file, table))
 
@@ -183,6 +195,8 @@ def open_blender(
     shrink: int = 1,
     straighten: bool = True,
     names: Sequence[str] | None = None,
+    largest_side: int | None = None,
+    on_disk: bool = False,
 ) -> PosedPictures:
     """Open a ``transforms*.json`` with ``camera_angle_x``, and the pictures that it names.
 
@@ -195,6 +209,8 @@ def open_blender(
         straighten: has no effect, because these cameras have no lenses; every reader of views has
             this argument.
         names: names of the pictures to load, see `load_views`.
+        largest_side: number of pixels of the longer side above which a picture is reduced.
+        on_disk: whether the pictures remain in their files, see `load_views`.
 
     Raises:
         InputError: for a file of another kind, a set without pictures, or pictures of several
@@ -222,7 +238,15 @@ def open_blender(
         place = file.parent / word
         place = place if place.suffix else place.with_suffix(".png")
         views.append(View(place.name, place, pose, angle, written_name=word))
-    return load_views(file, views, shrink=shrink, straighten=straighten, names=names)
+    return load_views(
+        file,
+        views,
+        shrink=shrink,
+        straighten=straighten,
+        names=names,
+        largest_side=largest_side,
+        on_disk=on_disk,
+    )
 
 
 def read_json(file: Path) -> Any:

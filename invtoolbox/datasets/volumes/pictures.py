@@ -100,6 +100,29 @@ def read_pixels(path: Path, page: int) -> np.ndarray:
             return np.asarray(imread(file))
 
 
+def read_size(path: Path) -> tuple[int, int]:
+    """Read rows and columns of the stored array from the header of a file.
+
+    Args:
+        path: the picture.
+    """
+    kind = sniff(require_file(path))
+    if kind == "tiff":
+        import tifffile
+
+        with decoding(path, "TIFF"), tifffile.TiffFile(path) as tiff:
+            page: Any = tiff.pages[0]
+            return int(page.imagelength), int(page.imagewidth)
+    if kind not in ("png", "jpeg", "bmp"):
+        raise InputError(
+            f"{path}: the first bytes are not those of a PNG, JPEG, BMP or TIFF file; export it again"
+        )
+    from PIL import Image
+
+    with decoding(path, kind.upper()), Bounded(path) as file, Image.open(file) as picture:
+        return picture.height, picture.width
+
+
 def scale_to_unit(path: Path, array: np.ndarray) -> Any:
     """Divide whole numbers by the largest number of their type; keep floating-point values."""
     if array.dtype == bool or np.issubdtype(array.dtype, np.floating):

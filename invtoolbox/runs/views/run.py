@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch.nn import functional
 
-from invtoolbox import metrics
 from invtoolbox.core.environment import device_named
 from invtoolbox.datasets.models.gaussians import read_splats
+from invtoolbox.datasets.models.meshes import write_mesh
 from invtoolbox.datasets.models.voxels import read_voxels
 from invtoolbox.datasets.output import write_png
-from invtoolbox.datasets.views.transforms import PosedPictures
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, turntable
 from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_view_report
 from invtoolbox.plotting.web_viewer import write_viewer
 from invtoolbox.runs.job import Request, SceneJob, read_json, write_json
 from invtoolbox.runs.views.scene import ViewScene, ViewSceneFile, read_view_scene
-from invtoolbox.views.models import Look, SceneModel
-from invtoolbox.views.photographs import Photographs
+from invtoolbox.views.models import SceneModel
+from invtoolbox.views.photographs import Photographs, judge
 from invtoolbox.views.stages import StagedSolution, solve_in_stages, work_files
+from invtoolbox.views.surface import mesh_scene
 
-PICTURES = "held-out"
+PICTURES, MESH = "held-out", "mesh.obj"
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +100,7 @@ class ViewJob(SceneJob[ViewScene]):
         "model.safetensors",
         "report.html",
         "viewer.html",
+        "mesh.obj",
     )
     free: ClassVar = ("title", "output", "evaluation", "solver.time_limit")
     file: ViewSceneFile
@@ -106,16 +108,29 @@ class ViewJob(SceneJob[ViewScene]):
     def existing(self) -> list[Path]:
         return [*super().existing(), *(path for path in work_files(self.folder) if path.exists())]
 
-    def run(self, progress: bool = True) -> ViewOutcome:
-        """Find the scene in stages and write the results, or read those of a finished run."""
+    def run(
+        self, progress: bool = True, show: Callable[[Any, Cameras], None] = lambda x, cameras: None
+    ) -> ViewOutcome:
+        """Find the scene in stages and write the results, or read those of a finished run.
+
+        Args:
+            progress: whether to show a bar on a terminal.
+            show: function that is called with the scene and the cameras of the photographs after
+                every measurement of the PSNR.
+        """
         file, folder = self.file, self.folder
-        photographs = file.photographs()
+        photographs = file.photographs(folder / "cameras")
         represented, explicit = file.model(photographs), file.explicit()
         solver, stages = file.solver(), file.stages()
         for stage in stages:
             represented.change(stage.prior)
+        cameras = photographs.train.cameras
         if self.resume and _is_finished(folder, file):
-            return _read_outcome(folder, photographs)
+            outcome = _read_outcome(folder, photographs)
+            if not file.scene.output.mesh or (folder / MESH).exists():
+                return outcome
+            write_mesh(folder / MESH, mesh_scene(represented, outcome.scene(), cameras))
+            return replace(outcome, files=(folder / MESH,))
         if self.overwrite:
             for path in (folder / PICTURES).glob("*.png"):
                 path.unlink()
@@ -139,70 +154,78 @@ class ViewJob(SceneJob[ViewScene]):
                 wanted.views,
                 progress,
                 silhouettes=file.scene.views.silhouettes,
+                show=lambda x: show(x, cameras),
             )
         except KeyboardInterrupt:
             raise self.interrupted(
                 bool(work_files(folder)), f"what was done is in {folder}"
             ) from None
-        judged = photographs.judged
-        look = solution.model.look(solution.x, judged.cameras)
+        if "png" in file.scene.output.formats:
+            (folder / PICTURES).mkdir(exist_ok=True)
+        scores, views, is_empty = _compare(solution, photographs, wanted.metrics, folder)
         outcome = ViewOutcome(
             solution,
             folder,
-            measure(look, judged, solution.model, wanted.metrics),
-            judged.cameras.names,
+            scores,
+            photographs.judged.cameras.names,
             len(photographs.held) > 0,
-            _notes(photographs, look),
+            _notes(photographs, is_empty),
             (),
-            _is_empty(look),
+            is_empty,
             photographs.train.cameras,
         )
-        return _write(outcome, file, photographs, look)
+        return _write(outcome, file, photographs, views)
 
 
-def measure(
-    look: Look, truth: PosedPictures, model: SceneModel, names: Iterable[str] = ("psnr", "ssim")
-) -> dict[str, list[float]]:
-    """Compute PSNR and structural similarity of every view, for values between 0 and 1.
+def _compare(
+    solution: StagedSolution, photographs: Photographs, names: Iterable[str], folder: Path
+) -> tuple[dict[str, list[float]], list[ViewPicture], bool]:
+    """Render the views that judge a scene one by one.
 
-    Args:
-        look: renderings of the scene.
-        truth: photographs from the same cameras.
-        model: representation of the scene.
-        names: names of the metrics; SSIM is left out if a picture is smaller than its window.
+    Renderings are written to the folder `PICTURES` if it exists.
+
+    Returns the metrics, the pictures of a report, and whether nothing is visible in any view.
     """
-    pictures = truth.on(model.shade())
-    small = min(pictures.shape[2:]) < 11  # the window of structural similarity
-    return {
-        name: getattr(metrics, name)(look.color, pictures).tolist()
-        for name in names
-        if not (small and name == "ssim")
-    }
+    model, shade = solution.model, solution.model.shade()
+    views, is_empty = [], True
+    for photograph in photographs.judged.each():
+        name, look = photograph.cameras.names[0], model.look(solution.x, photograph.cameras)
+        scores = judge(look.color, photograph, shade, names)
+        is_empty = is_empty and not bool((look.alpha > 0.02).any())
+        if (folder / PICTURES).is_dir():
+            file = folder / PICTURES / f"{Path(name).stem}.png"
+            write_png(file, look.color[0], (0.0, 1.0), overwrite=True)
+        seen = torch.cat([photograph.on(shade), look.color, look.depth, look.alpha], 1)
+        if max(seen.shape[2:]) > REPORT_SIDE:
+            small = photograph.cameras.scale(REPORT_SIDE / max(seen.shape[2:]))
+            seen = functional.interpolate(seen, size=small.size, mode="area")
+        truth, color, depth, alpha = seen[0].split([3, 3, 1, 1])
+        views.append(
+            ViewPicture(name, truth, color, depth, alpha, {m: float(v) for m, v in scores.items()})
+        )
+    scores_of = {m: [view.scores[m] for view in views] for m in views[0].scores}
+    return scores_of, views, is_empty
 
 
-def _notes(photographs: Photographs, look: Look) -> tuple[str, ...]:
+def _notes(photographs: Photographs, is_empty: bool) -> tuple[str, ...]:
     notes = []
     skipped = photographs.train.skipped
     if skipped:
         shown = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
         notes.append(
             f"{len(skipped)} of {len(skipped) + len(photographs.train) + len(photographs.held)} "
-            f"frames have no picture and were skipped: {shown}"
+            f"photographs have no file or no camera and were skipped: {shown}"
         )
     if not len(photographs.held):
         notes.append(
             "no view is held out, so the figures are of the views that the scene was found from"
         )
-    if _is_empty(look):
+    if is_empty:
         notes.append(
             "nothing is visible in any of the views that are evaluated: the scene is empty there; "
             "check that low and high contain it"
         )
     return tuple(notes)
-
-
-def _is_empty(look: Look) -> bool:
-    return not bool((look.alpha > 0.02).any())
 
 
 def _settings_in_words(file: ViewSceneFile) -> dict[str, str]:
@@ -229,7 +252,10 @@ def _settings_in_words(file: ViewSceneFile) -> dict[str, str]:
 
 
 def _write(
-    outcome: ViewOutcome, file: ViewSceneFile, photographs: Photographs, look: Look
+    outcome: ViewOutcome,
+    file: ViewSceneFile,
+    photographs: Photographs,
+    views: list[ViewPicture],
 ) -> ViewOutcome:
     solution, folder = outcome.solution, outcome.folder
     assert solution is not None
@@ -238,11 +264,6 @@ def _write(
     if "model" in formats:
         written.append(solution.model.write(folder / solution.model.file_name, solution.x))
     if "png" in formats:
-        (folder / PICTURES).mkdir(exist_ok=True)
-        for name, picture in zip(outcome.names, look.color):
-            write_png(
-                folder / PICTURES / f"{Path(name).stem}.png", picture, (0.0, 1.0), overwrite=True
-            )
         written.append(folder / PICTURES)
     content = {
         "views": outcome.names,
@@ -259,6 +280,9 @@ def _write(
     write_json(folder / "metrics.json", content)
     written.append(folder / "metrics.json")
     title, cameras = file.scene.title or file.name, photographs.train.cameras
+    if file.scene.output.mesh and not outcome.is_empty:
+        write_mesh(folder / MESH, mesh_scene(solution.model, solution.x, cameras))
+        written.append(folder / MESH)
     if "viewer" in formats and not outcome.is_empty:
         written.append(
             write_viewer(
@@ -278,7 +302,7 @@ def _write(
                 title,
                 outcome,
                 photographs,
-                look,
+                views,
                 viewer,
                 _settings_in_words(file),
             )
@@ -313,6 +337,8 @@ def _read_outcome(folder: Path, photographs: Photographs) -> ViewOutcome:
 
 #: Number of renderings of the turntable, and their largest side, pixels.
 FRAMES, SIDE = 24, 256
+#: Largest side of the pictures of a report, pixels.
+REPORT_SIDE = 1000
 
 
 def write_outcome_report(
@@ -320,7 +346,7 @@ def write_outcome_report(
     title: str,
     outcome: ViewOutcome,
     photographs: Photographs,
-    look: Look,
+    views: list[ViewPicture],
     viewer: str | None,
     settings: Mapping[str, str],
 ) -> Path:
@@ -331,24 +357,13 @@ def write_outcome_report(
         title: title of the report.
         outcome: the outcome, with a solution.
         photographs: training and held-out views.
-        look: renderings of the evaluated views.
+        views: photographs and renderings of the evaluated views.
         viewer: address of the viewer; None if there is no viewer.
         settings: further facts.
     """
     solution = outcome.solution
     assert solution is not None
-    model, truth = solution.model, photographs.judged.on(solution.model.shade())
-    views = [
-        ViewPicture(
-            name,
-            truth[k],
-            look.color[k],
-            look.depth[k],
-            look.alpha[k],
-            {m: v[k] for m, v in outcome.metrics.items()},
-        )
-        for k, name in enumerate(outcome.names)
-    ]
+    model = solution.model
     around = list(model.look(solution.x, _turntable(photographs.train.cameras, model)).color)
     return write_view_report(
         path,

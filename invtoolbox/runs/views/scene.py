@@ -12,7 +12,7 @@ The tables::
     [solver]                 Adam by default: settings, time_limit
     [[stage]]                iterations, scale of the pictures, changes prior.KEY and solver.KEY
     [evaluation]             metrics; seconds between two measurements of PSNR during the run
-    [output]                 folder, formats
+    [output]                 folder, formats, mesh
     [presets.NAME]           changes by dotted keys, made by preset = "NAME"
 
 The weights of explicit priors are relative to the mean misfit of a value
@@ -44,7 +44,9 @@ from invtoolbox.catalogue.documents import (
 )
 from invtoolbox.catalogue.registry import build
 from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.datasets.views.transforms import PosedPictures
+from invtoolbox.datasets.views.opening import reader_of_views
+from invtoolbox.datasets.views.photograph_files import is_video
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.priors.base import Prior
 from invtoolbox.runs.images import parts
@@ -53,13 +55,17 @@ from invtoolbox.runs.images.tables import Prior as PriorTable
 from invtoolbox.runs.images.tables import Solver as SolverTable
 from invtoolbox.solvers.adam import Adam
 from invtoolbox.solvers.base import Solver
-from invtoolbox.views.models import SceneModel, check_visible, visible_box
+from invtoolbox.views.models import SceneModel, box_of_points, check_visible, visible_box
 from invtoolbox.views.photographs import Photographs, scale, split_views
 from invtoolbox.views.representations import GaussianModel, VoxelModel
 from invtoolbox.views.stages import Stage
 
 #: Representations of a scene, by the name of the prior.
 MODELS: dict[str, type[SceneModel]] = {"voxel-grid": VoxelModel, "gaussians": GaussianModel}
+#: Bytes of pictures above which they remain on disk.
+IN_MEMORY = 2**30
+#: Number of points of structure from motion from which on they describe the scene.
+LEAST_POINTS = 50
 
 
 class ViewTable(Place):
@@ -101,13 +107,15 @@ class ViewEvaluation(Table):
 class ViewOutput(Table):
     """Folder and formats of the results.
 
-    Results are the model, held-out views as PNG files, the report and the viewer.
+    Results are the model, held-out views as PNG files, the report and the viewer; with `mesh` also
+    the surface of the scene.
     """
 
     folder: str | None = None
     formats: list[Literal["model", "png", "html", "viewer"]] = Field(
         ["model", "png", "html", "viewer"]
     )
+    mesh: bool = False
 
 
 class ViewScene(Table):
@@ -139,31 +147,51 @@ class ViewScene(Table):
 class ViewSceneFile(CheckedScene[ViewScene]):
     """Checked scene of photographs."""
 
-    def pictures(self) -> PosedPictures:
-        """Read all photographs of the scene, scaled to the size that it gives."""
+    def pictures(self, folder: Path | None = None) -> PosedPictures:
+        """Open all photographs of the scene, reduced to the size that it gives.
+
+        Cameras are found if there are none. Pictures that take more memory than `IN_MEMORY` remain
+        on disk, if the scene can be found from pictures on disk.
+
+        Args:
+            folder: folder for the cameras that are found; by default ``results/NAME/cameras``.
+        """
         table = self.scene.views
+        side = table.largest_side if table.scale == 1 else None
         if table.dataset is not None:
             place = datasets.find_file(table.dataset)
             reader = table.reader or shelves.find("datasets", table.dataset).read()["reader"]
         else:
             place, reader = self.locate(str(table.path)), table.reader
-        pictures = datasets.open_views(place, reader)
-        return scale(
-            pictures,
-            min(table.scale, (table.largest_side or math.inf) / max(pictures.cameras.size)),
-        )
+        if reader is None and place.exists() and reader_of_views(place) is None:
+            folder = folder or Path("results") / self.name / "cameras"
+            record = datasets.find_cameras(place, folder, seed=self.scene.seed)
+            found = datasets.open_found_cameras(record, largest_side=side, on_disk=True)
+        else:
+            found = datasets.open_views(place, reader, largest_side=side, on_disk=True)
+        if table.scale < 1:
+            most = (table.largest_side or math.inf) / max(found.cameras.size)
+            found = scale(found, min(table.scale, most))
+        prior = next(t for t in self.scene.prior if t.name in MODELS)
+        needed = prior.name != "gaussians" or prior.settings.get("carve") or table.silhouettes > 0
+        return found.read() if needed or found.bytes <= IN_MEMORY else found
 
-    def photographs(self) -> Photographs:
-        """Read the photographs, split into training and held-out views."""
-        table = self.scene.views
+    def photographs(self, folder: Path | None = None) -> Photographs:
+        """Open the photographs, split into training and held-out views.
+
+        Args:
+            folder: see `pictures`.
+        """
+        table, every = self.scene.views, self.pictures(folder)
         return self._in_table(
-            "views", lambda: split_views(self.pictures(), table.hold_out, table.train, table.count)
+            "views", lambda: split_views(every, table.hold_out, table.train, table.count)
         )
 
     def model(self, photographs: Photographs) -> SceneModel:
         """Return the representation of the scene.
 
-        Its default box is the part of space that the cameras see.
+        Its default box holds the points of structure from motion, if there are any, otherwise the
+        part of space that the cameras look at. Gaussians start from these points.
         """
         table = next(t for t in self.scene.prior if t.name in MODELS)
         settings = dict(table.settings)
@@ -171,19 +199,24 @@ class ViewSceneFile(CheckedScene[ViewScene]):
             raise InputError(
                 f"{self.path}: [prior]: {table.name} is what is optimised, so it takes no weight"
             )
-        if isinstance(settings.get("points"), str):
+        if isinstance(settings.get("points"), str) and settings["points"] != "random":
             settings["points"] = str(self.locate(settings["points"]))
         for corner in ("low", "high"):
             if corner in settings:
                 settings[corner] = _point(settings[corner], f"{self.path}: [prior]: {corner}")
         if ("low" in settings) != ("high" in settings):
             raise InputError(f"{self.path}: [prior]: give both low and high, or neither")
-        cls, cameras = MODELS[table.name], photographs.train.cameras
-        low, high = (
-            (settings.pop("low"), settings.pop("high"))
-            if "low" in settings
-            else self._in_table("prior", lambda: visible_box(cameras))
-        )
+        cls, train = MODELS[table.name], photographs.train
+        cameras, points = train.cameras, train.points
+        has_points = points is not None and len(points) >= LEAST_POINTS
+        if "low" in settings:
+            low, high = settings.pop("low"), settings.pop("high")
+        elif has_points:
+            low, high = box_of_points(points)
+        else:
+            low, high = self._in_table("prior", lambda: visible_box(cameras))
+        if has_points and table.name == "gaussians":
+            settings["cloud"] = (points, train.colors)
         if not all(a < b for a, b in zip(low, high)):
             raise InputError(f"{self.path}: [prior]: low {low} lies below high {high} in no box")
         self._in_table("prior", lambda: check_visible(cameras, low, high))
@@ -246,16 +279,26 @@ def read_view_scene(
     >>> read_view_scene("lego-voxels", {"preset": "short"}).scene.views.scale
     0.25
     """
-    if Path(scene).expanduser().is_dir():
+    if is_folder(Path(scene).expanduser()):
         folder = Path(scene).expanduser()
         content = change_content(folder, scene_of_folder(folder, model or "gaussians"), overrides)
-        return ViewSceneFile(folder.resolve().name, folder, check(ViewScene, folder, content))
+        name = folder.stem if is_video(folder) else folder.resolve().name
+        return ViewSceneFile(name, folder, check(ViewScene, folder, content))
     if model is not None:
         raise InputError(
             f"{scene} is a scene file, which contains the representation of the scene; leave "
             "--model out"
         )
     return ViewSceneFile.read(ViewScene, scene, overrides)
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path is a folder of photographs or a video, and no scene file.
+
+    Args:
+        path: the path.
+    """
+    return path.is_dir() or (is_video(path) and path.is_file())
 
 
 def _point(value: Any, where: str) -> tuple[float, float, float]:

@@ -1,0 +1,146 @@
+"""Photographs without cameras: the pictures of a folder, or the sharpest frames of a video."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from invtoolbox.core.environment import how_to_get
+from invtoolbox.datasets.output import write_bytes
+from invtoolbox.datasets.volumes.pictures import SUFFIXES
+from invtoolbox.errors import InputError, MissingDependency
+
+VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".3gp")
+#: Formats that cameras write and that are not read here, with a program that converts them.
+_CONVERTERS = {
+    **dict.fromkeys(
+        (".heic", ".heif", ".avif"), "heif-convert IN OUT.jpg (libheif), or sips on macOS"
+    ),
+    **dict.fromkeys(
+        (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+        "darktable-cli IN OUT.jpg, or dcraw -c IN",
+    ),
+    **dict.fromkeys((".webp", ".jxl", ".gif"), "magick IN OUT.png (ImageMagick)"),
+}
+#: Names of the folder of the pictures within a capture.
+_FOLDERS = ("images", "input", "rgb", "photos")
+
+
+def is_video(path: Path) -> bool:
+    """Return whether the suffix of a file is of a video."""
+    return path.suffix.lower() in VIDEOS
+
+
+def find_photographs(folder: Path) -> list[Path]:
+    """Return the pictures of a folder, or of the folder ``images`` in it, in the order of names.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        InputError: if there is no picture, or a single one; the sentence names the converter if the
+            pictures have a format that is not read here.
+    """
+    places = (folder, *(folder / name for name in _FOLDERS))
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+    for place in places:
+        files = sorted(p for p in place.iterdir() if p.is_file()) if place.is_dir() else []
+        others.update(p.suffix.lower() for p in files if p.suffix.lower() in _CONVERTERS)
+        found = [p for p in files if p.suffix.lower() in SUFFIXES]
+        if found:
+            break
+    if others and len(found) < 2:
+        suffix, count = others.most_common(1)[0]
+        raise InputError(
+            f"{folder}: {count} pictures are {suffix[1:].upper()} files, which are not read here; "
+            f"convert them to JPEG or PNG first, for example with {_CONVERTERS[suffix]}"
+        )
+    if not found:
+        raise InputError(
+            f"{folder} holds no photographs ({', '.join(SUFFIXES)}), no video and no file of "
+            "cameras; check the path"
+        )
+    if len(found) == 1:
+        raise InputError(
+            f"{folder} holds one photograph, {found[0].name}, and a scene needs at least two from "
+            "different places; take about 20 to 100 around the object"
+        )
+    return found
+
+
+def extract_frames(video: Path, folder: Path, count: int = 100) -> list[Path]:
+    """Write the sharpest frame of each of ``count`` equal parts of a video as a PNG file.
+
+    Args:
+        video: the video.
+        folder: folder of the frames; frames of an earlier call with the same video are kept.
+        count: number of frames.
+
+    Raises:
+        MissingDependency: if PyAV is not installed.
+        InputError: if the file cannot be decoded.
+    """
+    from PIL import Image
+
+    best: dict[int, tuple[float, Any]] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, frame in _decode(video, count):
+        grey = frame.reformat(width=320, height=240, format="gray").to_ndarray().astype(np.float32)
+        sharpness = float(np.square(np.diff(grey, axis=0)).mean() + np.square(np.diff(grey)).mean())
+        if part not in best or sharpness > best[part][0]:
+            # Decoders reuse their frames, so the pixels are copied.
+            best[part] = (sharpness, frame.to_ndarray(format="rgb24"))
+        if part - 1 in best and not isinstance(best[part - 1][1], Path):
+            best[part - 1] = (0.0, _write_frame(folder, part - 1, best[part - 1][1], Image))
+    written = [
+        pixels if isinstance(pixels, Path) else _write_frame(folder, part, pixels, Image)
+        for part, (_, pixels) in sorted(best.items())
+    ]
+    if len(written) < 2:
+        raise InputError(
+            f"{video} holds {len(written)} frames that can be decoded, and a scene needs at least "
+            "two; convert the video, for example to MP4 with H.264"
+        )
+    return written
+
+
+def _write_frame(folder: Path, part: int, pixels: np.ndarray, image: Any) -> Path:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return write_bytes(folder / f"frame_{part:04d}.png", buffer.getvalue(), overwrite=True)
+
+
+def _decode(video: Path, count: int) -> Any:
+    """Yield the frames of a video, each with the number of its part."""
+    try:
+        import av
+    except ImportError as error:
+        raise MissingDependency(
+            f"{video} is a video, whose frames are decoded by PyAV, which is not installed; "
+            f"{how_to_get('sfm')}, or extract frames with ffmpeg -i {video.name} -r 2 frames/%04d.png"
+        ) from error
+    try:
+        with av.open(str(video)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            if stream.duration is not None and stream.time_base is not None:
+                seconds = float(stream.duration * stream.time_base)
+            else:
+                seconds = (container.duration or 0) / 1e6
+            first: float | None = None
+            for frame in container.decode(stream):
+                time = float(frame.time or 0.0)
+                first = time if first is None else first
+                share = (time - first) / seconds if seconds > 0 else 0.0
+                yield min(count - 1, int(share * count)), frame
+    except (av.error.FFmpegError, IndexError, OSError) as error:
+        raise InputError(
+            f"{video} cannot be decoded as a video ({' '.join(str(error).split())[:80]}); convert it, "
+            "for example to MP4 with H.264"
+        ) from error

@@ -1,0 +1,194 @@
+"""Cameras of photographs by structure from motion, with pycolmap."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from invtoolbox.core.environment import how_to_get
+from invtoolbox.datasets.output import write_bytes
+from invtoolbox.datasets.views.colmap import open_colmap
+from invtoolbox.datasets.views.photograph_files import extract_frames, find_photographs, is_video
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
+from invtoolbox.datasets.volumes.pictures import SUFFIXES, read_size
+from invtoolbox.errors import InputError, MissingDependency
+
+#: Longer side to which pictures are reduced for the search of features, pixels.
+FEATURE_SIDE = 1600
+#: Number of frames that are taken from a video.
+FRAMES = 100
+_RECORD = "cameras.json"
+
+
+def find_cameras(
+    path: str | Path, results: str | Path, *, seed: int = 0, model: str | None = None
+) -> Path:
+    """Find the cameras of photographs, and points of the scene; return the file that records them.
+
+    Features of all pairs of photographs (of neighbouring frames of a video) are matched, and
+    pycolmap's incremental mapper places the photographs one after the other. Photographs of one
+    size, taken by one camera with one focal length, share their intrinsics. The results are a
+    project of COLMAP in the folder `results`, which `open_found_cameras` and `open_colmap` open. If
+    the folder holds the cameras of the same photographs already, nothing is computed.
+
+    Args:
+        path: folder of photographs, or a video.
+        results: folder of the results; the folder of the photographs is not written.
+        seed: seed of the random draws.
+        model: COLMAP's model of the lens; by default ``"SIMPLE_RADIAL"`` for less than ten
+            photographs and ``"OPENCV"`` for more.
+
+    Raises:
+        MissingDependency: if pycolmap is not installed.
+        InputError: if there are less than two photographs, or if they do not match.
+    """
+    place, folder = Path(path).expanduser(), Path(results).expanduser()
+    if not place.exists():
+        raise InputError(f"{place}: there is no such file or folder; check the path")
+    record = folder / _RECORD
+    place = _lone_video(place)
+    key = _fingerprint(place, seed, model)
+    if record.is_file() and _read(record).get("key") == key:
+        return record
+    colmap = _pycolmap()
+    pictures = (
+        extract_frames(place, folder / "frames", FRAMES)
+        if place.is_file()
+        else find_photographs(place)
+    )
+    model = model or ("SIMPLE_RADIAL" if len(pictures) < 10 else "OPENCV")
+    work = folder / "structure-from-motion"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        best = _place(colmap, pictures, work, seed, model, in_sequence=place.is_file())
+        placed = set() if best is None else {i.name for i in best.images.values() if i.has_pose}
+        missing = [p.name for p in pictures if p.name not in placed]
+        if best is None or len(placed) < 2:
+            raise InputError(
+                f"{place}: the photographs do not match: {len(placed)} of {len(pictures)} could be "
+                f"placed, not {_enumerate(missing)}; take photographs of one scene, each of which "
+                "overlaps with the next by more than half"
+            )
+        (folder / "sparse" / "0").mkdir(parents=True, exist_ok=True)
+        best.write_binary(str(folder / "sparse" / "0"))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    content = {"key": key, "pictures": str(pictures[0].parent.absolute()), "missing": missing}
+    return write_bytes(record, json.dumps(content, indent=1).encode(), overwrite=True)
+
+
+def open_found_cameras(
+    record: str | Path,
+    *,
+    largest_side: int | None = None,
+    on_disk: bool = False,
+) -> PosedPictures:
+    """Open the photographs whose cameras `find_cameras` found; others are listed in ``skipped``.
+
+    Args:
+        record: the file that `find_cameras` returned.
+        largest_side: number of pixels of the longer side above which a picture is reduced.
+        on_disk: whether the pictures remain in their files, see `load_views`.
+    """
+    content = _read(Path(record))
+    found = open_colmap(
+        Path(record).parent,
+        pictures=content["pictures"],
+        largest_side=largest_side,
+        on_disk=on_disk,
+    )
+    return replace(found, skipped=(*found.skipped, *content["missing"]))
+
+
+def _lone_video(place: Path) -> Path:
+    """Return the only video of a folder without pictures, otherwise the path itself."""
+    files = [p for p in place.iterdir() if p.is_file()] if place.is_dir() else []
+    videos = [p for p in files if is_video(p)]
+    pictures = any(p.suffix.lower() in SUFFIXES for p in files)
+    return videos[0] if len(videos) == 1 and not pictures else place
+
+
+def _place(
+    colmap: Any, pictures: Sequence[Path], work: Path, seed: int, model: str, in_sequence: bool
+) -> Any:
+    """Return pycolmap's largest reconstruction of the pictures, or None."""
+    root, database, threads = pictures[0].parent, work / "features.db", torch.get_num_threads()
+    before, colmap.logging.minloglevel = colmap.logging.minloglevel, int(colmap.logging.FATAL)
+    try:
+        colmap.set_random_seed(seed)
+        reader = colmap.ImageReaderOptions(camera_model=model)
+        extraction = colmap.FeatureExtractionOptions(
+            num_threads=threads, max_image_size=FEATURE_SIDE
+        )
+        for group in _by_camera(pictures):
+            names = [p.name for p in group]
+            colmap.extract_features(
+                database, root, names, colmap.CameraMode.SINGLE, reader, extraction
+            )
+        matching = colmap.FeatureMatchingOptions(num_threads=threads)
+        match = colmap.match_sequential if in_sequence else colmap.match_exhaustive
+        match(database, matching)
+        mapping = colmap.IncrementalPipelineOptions(num_threads=threads, random_seed=seed)
+        mapping.mapper.num_threads, mapping.mapper.random_seed = threads, seed
+        found = colmap.incremental_mapping(database, root, work / "models", mapping)
+    except RuntimeError as error:
+        raise InputError(
+            f"{root}: pycolmap failed: {' '.join(str(error).split())[:200]}"
+        ) from error
+    finally:
+        colmap.logging.minloglevel = before
+    return max(found.values(), key=lambda one: one.num_reg_images(), default=None)
+
+
+def _by_camera(pictures: Sequence[Path]) -> list[list[Path]]:
+    """Group pictures by size, and by camera and focal length in their headers."""
+    from PIL import Image
+
+    groups: dict[Any, list[Path]] = defaultdict(list)
+    for path in pictures:
+        size = read_size(path)
+        with Image.open(path) as picture:
+            head = picture.getexif()
+            details = head.get_ifd(0x8769)
+        # Maker, model and focal length.
+        groups[(size, *map(str, (head.get(271), head.get(272), details.get(37386))))].append(path)
+    return list(groups.values())
+
+
+def _pycolmap() -> Any:
+    try:
+        import pycolmap
+    except ImportError as error:
+        raise MissingDependency(
+            "photographs without cameras are placed by pycolmap, which is not installed; "
+            f"{how_to_get('sfm')}, or give a folder with the cameras of COLMAP or nerfstudio"
+        ) from error
+    return pycolmap
+
+
+def _fingerprint(place: Path, seed: int, model: str | None) -> str:
+    """Return a digest of the names, sizes and times of the photographs, and of the settings."""
+    files = [place] if place.is_file() else find_photographs(place)
+    facts = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return hashlib.sha256(repr((facts, seed, model)).encode()).hexdigest()
+
+
+def _read(record: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(record.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{record} cannot be read ({error}); delete it to start anew") from error
+
+
+def _enumerate(names: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
