@@ -10,11 +10,12 @@ import contextlib
 import ctypes
 import errno
 import io
+import itertools
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -320,6 +321,36 @@ def _exists(path: Path) -> InputError:
     return InputError(
         f"{path}: there is a file of that name already; choose another, or pass overwrite=True"
     )
+
+
+def file_names(names: Sequence[str]) -> list[str]:
+    """Return one distinct file name without a suffix per name.
+
+    The folder that all names share and the suffixes are left out, and separators become underscores.
+    A name that another one has already, also in other upper and lower case, gets a number.
+
+    Args:
+        names: names of pictures or items, such as paths relative to a data set.
+
+    >>> file_names(["images/left/1.png", "images/right/1.png", "images/left_1.png"])
+    ['left_1', 'right_1', 'left_1-2']
+    """
+    parts = [[p for p in re.split(r"[/\\]", name) if p not in ("", ".", "..")] for name in names]
+    folders = zip(*(p[:-1] for p in parts))
+    shared = len(list(itertools.takewhile(lambda names: len(set(names)) == 1, folders)))
+    found: list[str] = []
+    taken: set[str] = set()
+    for own in parts:
+        stem = "_".join([*own[shared:-1], Path(own[-1]).stem]) if own else ""
+        # Control characters, and what file systems of other machines refuse; 255 bytes at most.
+        stem = re.sub(r'[\x00-\x1f<>:"|?*\x7f]', "_", stem).lstrip(".")[:60] or "item"
+        name, number = stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name.casefold())
+        found.append(name)
+    return found
 
 
 def as_array(path: Any, x: Tensor | np.ndarray) -> np.ndarray:
