@@ -160,7 +160,8 @@ def solve(
             warning reports items that have not converged.
         callbacks: functions that are called with a `Progress` after every step; one that returns
             True stops the run.
-        checkpoint: file that the run is written to, and from which it is resumed if it exists.
+        checkpoint: file that the run is written to, and from which it is resumed if it exists. A
+            write that fails is a warning, and a sentence in ``Solution.notes`` if it was the last.
         progress: show a progress bar on a terminal.
         check: look for measurements that do not fit the operator or the noise level
             (`measurements.check_measurements`). What looks wrong is a `MeasurementWarning`, and a
@@ -294,6 +295,8 @@ def solve(
         loop = _run_with_progress(
             loop, working, algorithm, rule, limits, callbacks, writer, progress
         )
+        if writer is not None and writer.failure:
+            notes.append(writer.failure)
         objective, working = (
             dataclasses.replace(o, layout=loop.layout) for o in (objective, working)
         )
@@ -347,7 +350,7 @@ def _run_with_progress(
     writer: Writer | None,
     progress: bool,
 ) -> Loop:
-    """Run the loop with progress bar and checkpoints; Ctrl-C waits for the end of a step."""
+    """Run the loop with progress bar and checkpoints; Ctrl-C and SIGTERM wait for the step's end."""
     with (
         ProgressBar(
             limits.max_iterations, loop.iteration, type(solver).__name__, enabled=progress

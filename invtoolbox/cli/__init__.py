@@ -1,7 +1,7 @@
 """The command line ``invtoolbox COMMAND``.
 
 The commands are run, reconstruct, ct, deblur, flow, train, list, info and demo.
-A user's error ends with one sentence and exit code 2, Ctrl-C with exit code 130. With
+A user's error ends with one sentence and exit code 2, Ctrl-C and SIGTERM with exit code 130. With
 ``INVTOOLBOX_DEBUG=1`` a traceback is shown instead.
 """
 
@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 from invtoolbox.cli import ct, deblur, demo, flow, info, listing, run, train
+from invtoolbox.core.interrupts import terminate_as_interrupt
 from invtoolbox.errors import InputError, MissingDependency
 
 _COMMANDS = (run, ct, deblur, flow, train, listing, info, demo)
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = os.environ.get("INVTOOLBOX_DEBUG", "") not in ("", "0")
     warnings.showwarning = _note
     try:
-        with _threads(parsed):
+        with terminate_as_interrupt(), _threads(parsed):
             code = parsed.command(parsed)
         sys.stdout.flush()
         return int(code or 0)

@@ -377,6 +377,7 @@ def _write(
     from invtoolbox.plotting.report import measure, write_report
 
     x = solution.x.detach().cpu()
+    datasets.remove_stale(where.output.parent, where.output.name)
     lines: list[str] = []
     written: Any
     if grid is not None:

@@ -13,6 +13,7 @@ from invtoolbox.datasets.models.voxels import read_voxels, write_voxels
 from invtoolbox.datasets.opening import READERS, open, open_measurements
 from invtoolbox.datasets.output import (
     Written,
+    remove_stale,
     write_bytes,
     write_hdf5,
     write_npy,
@@ -154,6 +155,7 @@ __all__ = [
     "read_splats",
     "read_voxels",
     "refuse_source",
+    "remove_stale",
     "verify",
     "write",
     "write_argoverse",

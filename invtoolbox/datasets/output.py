@@ -6,11 +6,16 @@ given.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import io
+import itertools
 import os
+import re
 import secrets
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +26,8 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 
+#: Names of the hidden files and folders of this module.
+_HIDDEN = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -145,9 +152,10 @@ def writing(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[B
         raise _exists(path)
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary: Path | None = None
     try:
-        with temporary.open("xb") as stream:
+        with _open_hidden(path) as stream:
+            temporary = Path(stream.name)
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -165,7 +173,132 @@ def writing(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[B
             f"{path}: cannot be written ({error.strerror or error}); choose another folder"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_folder(folder: Path) -> Iterator[Path]:
+    """Fill a hidden folder, which takes the place of `folder` when the block ends without an error.
+
+    An existing folder is replaced as a whole.
+
+    Args:
+        folder: path of the folder.
+    """
+    remove_stale(folder.parent, folder.name)
+    hidden = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        hidden.mkdir()
+        handle = os.open(hidden, os.O_RDONLY)
+        try:
+            lock(handle)
+            yield hidden
+        finally:
+            os.close(handle)
+        _exchange(hidden, folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror or error}); choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def lock(handle: int, wait: bool = True) -> bool:
+    """Lock an open file until it is closed or its process dies.
+
+    Args:
+        handle: descriptor of the file.
+        wait: wait for another process that has locked it.
+
+    Returns:
+        Whether the file is locked; false also on a system or a file system without locks.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def remove_stale(folder: str | os.PathLike[str], *names: str) -> list[Path]:
+    """Remove the hidden files and folders that killed processes left in a folder.
+
+    The hidden file of a process that still writes is locked, and stays.
+
+    Args:
+        folder: folder of results; it may be missing.
+        names: names of the files that were being written; all files by default.
+
+    Returns:
+        The removed paths.
+    """
+    removed = []
+    with contextlib.suppress(OSError):
+        for path in Path(folder).iterdir():
+            hidden = _HIDDEN.fullmatch(path.name)
+            if hidden is None or path.is_symlink() or (names and hidden[1] not in names):
+                continue
+            if _remove(path):
+                removed.append(path)
+    return removed
+
+
+def _remove(path: Path) -> bool:
+    """Remove a hidden file or folder, unless a process has locked it."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        if not lock(handle, wait=False):
+            return False
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def _open_hidden(path: Path) -> Any:
+    """Open and lock a new hidden file next to `path`."""
+    while True:
+        stream = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp").open("xb")
+        lock(stream.fileno())
+        # `remove_stale` of another process may have come between the two lines.
+        if os.fstat(stream.fileno()).st_nlink > 0:
+            return stream
+        stream.close()
+
+
+def _exchange(hidden: Path, folder: Path) -> None:
+    """Give a hidden folder its name, and the hidden name to the folder that had it."""
+    if not folder.exists():
+        hidden.rename(folder)
+        return
+    here, flag = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        swap = None
+    if swap is not None and swap(here, os.fsencode(hidden), here, os.fsencode(folder), flag) == 0:
+        return
+    old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
+    folder.rename(old)
+    try:
+        hidden.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _put(temporary: Path, path: Path, overwrite: bool) -> None:
@@ -188,6 +321,36 @@ def _exists(path: Path) -> InputError:
     return InputError(
         f"{path}: there is a file of that name already; choose another, or pass overwrite=True"
     )
+
+
+def file_names(names: Sequence[str]) -> list[str]:
+    """Return one distinct file name without a suffix per name.
+
+    The folder that all names share and the suffixes are left out, and separators become underscores.
+    A name that another one has already, also in other upper and lower case, gets a number.
+
+    Args:
+        names: names of pictures or items, such as paths relative to a data set.
+
+    >>> file_names(["images/left/1.png", "images/right/1.png", "images/left_1.png"])
+    ['left_1', 'right_1', 'left_1-2']
+    """
+    parts = [[p for p in re.split(r"[/\\]", name) if p not in ("", ".", "..")] for name in names]
+    folders = zip(*(p[:-1] for p in parts))
+    shared = len(list(itertools.takewhile(lambda names: len(set(names)) == 1, folders)))
+    found: list[str] = []
+    taken: set[str] = set()
+    for own in parts:
+        stem = "_".join([*own[shared:-1], Path(own[-1]).stem]) if own else ""
+        # Control characters, and what file systems of other machines refuse; 255 bytes at most.
+        stem = re.sub(r'[\x00-\x1f<>:"|?*\x7f]', "_", stem).lstrip(".")[:60] or "item"
+        name, number = stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name.casefold())
+        found.append(name)
+    return found
 
 
 def as_array(path: Any, x: Tensor | np.ndarray) -> np.ndarray:

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 from invtoolbox.core.content import digest
+from invtoolbox.core.memory import is_out_of_memory
 from invtoolbox.core.pytrees import tree_leaves, tree_restore
-from invtoolbox.datasets.output import write_bytes
-from invtoolbox.errors import InputError
+from invtoolbox.datasets.output import remove_stale, write_bytes
+from invtoolbox.errors import InputError, warn_user
 from invtoolbox.loop.run import Loop
 from invtoolbox.objective.objective import Layout
 
@@ -36,6 +37,9 @@ class Checkpoint:
     equal, down to the bytes of tensors and the code of a user's functions and classes
     (`invtoolbox.core.content`). Budgets, ``max_iterations`` and ``tolerance`` of `solve`, may
     differ.
+
+    A write that fails, on a full disk for example, is a warning: the run goes on, and the next
+    write is another attempt.
 
     Args:
         path: path of the file.
@@ -63,11 +67,24 @@ class Checkpoint:
 
 
 class Writer:
-    """Writes the loop to its file with a given period."""
+    """Writes the loop to its file with a given period.
+
+    Attributes:
+        failure: sentence about the last write, if it failed; empty otherwise.
+    """
 
     def __init__(self, settings: Checkpoint, fingerprint: Mapping[str, str]) -> None:
-        self.path, self.every, self.fingerprint = Path(settings.path), settings.every, fingerprint
-        self.last = time.monotonic()
+        self.path = Path(settings.path).expanduser()
+        self.every, self.fingerprint = settings.every, fingerprint
+        self.last, self.failure = time.monotonic(), ""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"the folder {self.path.parent} of the checkpoint cannot be made "
+                f"({error.strerror or error}); give another path"
+            ) from error
+        remove_stale(self.path.parent, self.path.name)
 
     def after_step(self, loop: Loop, last: bool) -> None:
         if last or time.monotonic() - self.last >= self.every:
@@ -75,6 +92,22 @@ class Writer:
             self.last = time.monotonic()
 
     def write(self, loop: Loop) -> None:
+        """Write the loop; a failure is a warning, and the earlier file stays."""
+        try:
+            self._write(loop)
+        except (InputError, OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split()) or type(error).__name__
+            warn_user(
+                f"iteration {loop.iteration} could not be written to the checkpoint {self.path} "
+                f"({reason}); the run goes on and tries again"
+            )
+            self.failure = f"the checkpoint {self.path} is not of the last iteration ({reason})"
+        else:
+            self.failure = ""
+
+    def _write(self, loop: Loop) -> None:
         from safetensors.torch import save
 
         tensors = {
@@ -94,7 +127,6 @@ class Writer:
         }
         if loop.layout is not None:
             meta["layout"] = json.dumps(dict(zip(loop.layout.names, loop.layout.shapes)))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(self.path, save(tensors, metadata=meta), overwrite=True)
 
     def resume(self, loop: Loop) -> Loop:

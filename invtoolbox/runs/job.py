@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from invtoolbox.catalogue.documents import CheckedScene, Table
 from invtoolbox.core.environment import versions
 from invtoolbox.core.interrupts import Interrupted
-from invtoolbox.datasets.output import write_bytes
+from invtoolbox.datasets.output import remove_stale, write_bytes
 from invtoolbox.errors import InputError
 
 S = TypeVar("S", bound=Table)
@@ -115,11 +115,13 @@ class SceneJob(ABC, Generic[S]):
     def start(self) -> None:
         """Make the folder and write ``scene.json``.
 
-        Earlier results are removed if they are to be replaced.
+        Earlier results are removed if they are to be replaced, and hidden files that a killed run
+        left.
         """
         for path in self.existing() if self.overwrite else ():
             path.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_stale(self.folder)
         settings = self.file.scene.model_dump(mode="json")
         write_json(self.folder / "scene.json", {"scene": settings, "versions": versions()})
 

@@ -20,6 +20,7 @@ The tables::
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from torch import Tensor
 from invtoolbox.catalogue.documents import Alone, CheckedScene, Several, Table
 from invtoolbox.data_terms import Exact, LeastSquares
 from invtoolbox.datasets.models.meshes import read_dmat, read_mesh, write_mesh
+from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
@@ -211,9 +213,13 @@ class MeshJob(SceneJob[MeshScene]):
             elif kind == "png":
                 from invtoolbox.plotting.figures import mesh_figure
 
-                mesh_figure([mesh, moved], ["at rest", "moved"]).savefig(path, dpi=110)
+                buffer = io.BytesIO()
+                mesh_figure([mesh, moved], ["at rest", "moved"]).savefig(
+                    buffer, format="png", dpi=110
+                )
+                write_bytes(path, buffer.getvalue(), overwrite=True)
             else:
-                write_mesh(path, moved)
+                write_mesh(path, moved, overwrite=True)
             written.append(path)
         return MeshOutcome(solution, moved, folder, metrics, tuple(written))
 

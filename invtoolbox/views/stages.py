@@ -22,7 +22,7 @@ from torch import Tensor
 
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.output import write_bytes
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, warn_user
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.priors.base import ImplicitPrior, Prior
 from invtoolbox.problem import Problem
@@ -137,7 +137,7 @@ def solve_in_stages(
     Raises:
         InputError: if a stage has no end, settings do not fit, or the folder holds the work of
             another schedule.
-        KeyboardInterrupt: after Ctrl-C; the folder then holds a complete state.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; the folder then holds a complete state.
     """
     _check(stages, seconds)
     solver = solver if solver is not None else Adam()
@@ -210,9 +210,7 @@ def solve_in_stages(
                     complete and k + 1 == len(stages),
                 )
             state = (prior, parameters)
-            if folder is not None:
-                model.save_state(journal.state_file(k + 1), prior, parameters)
-            journal.next_stage(finished, watch)
+            journal.next_stage(finished, watch, state)
             k += 1
 
 
@@ -329,6 +327,7 @@ class Journal:
         self.stage, self.seconds = 0, 0.0
         self.reports: list[StageReport] = []
         self.samples: list[Sample] = []
+        self._unsaved: Any = None  # initial state of the stage, until it is written
 
     @classmethod
     def read(cls, folder: Path | None) -> Journal:
@@ -356,7 +355,11 @@ class Journal:
         return self.folder / f"checkpoint-{stage}.safetensors"
 
     def save(self, watch: Watch) -> None:
-        """Save the progress of a stage."""
+        """Save the progress of a stage, and delete the files of the stages before.
+
+        If this fails, on a full disk for example, it is a warning; the earlier files stay, and the
+        next call is another attempt.
+        """
         self.seconds, self.samples = watch.worked, watch.samples
         if self.folder is None:
             return
@@ -366,17 +369,24 @@ class Journal:
             "reports": [dataclasses.asdict(r) for r in self.reports],
             "samples": [s.as_dict() for s in self.samples],
         }
-        write_bytes(self.folder / STATE, json.dumps(content, indent=1).encode(), overwrite=True)
+        try:
+            if self._unsaved is not None:
+                watch.model.save_state(self.state_file(self.stage), *self._unsaved)
+                self._unsaved = None
+            write_bytes(self.folder / STATE, json.dumps(content, indent=1).encode(), overwrite=True)
+        except InputError as error:
+            warn_user(f"the progress could not be saved ({error}); the run goes on and tries again")
+            return
+        for stage in range(self.stage):
+            self.checkpoint(stage).unlink(missing_ok=True)
+            self.state_file(stage).unlink(missing_ok=True)
 
-    def next_stage(self, report: StageReport, watch: Watch) -> None:
-        """Save that a stage is finished, and delete its files."""
-        before = self.stage
+    def next_stage(self, report: StageReport, watch: Watch, state: Any) -> None:
+        """Save that a stage is finished, and the state from which the next one starts."""
         self.reports.append(report)
         self.stage += 1
+        self._unsaved = state
         self.save(watch)
-        if self.folder is not None:
-            self.checkpoint(before).unlink(missing_ok=True)
-            self.state_file(before).unlink(missing_ok=True)
 
 
 def work_files(folder: Path) -> list[Path]:

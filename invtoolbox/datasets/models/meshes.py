@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from invtoolbox.core.environment import how_to_get
+from invtoolbox.datasets.output import Written, write_bytes
 from invtoolbox.errors import InputError, MissingDependency
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
     >>> import tempfile
     >>> from invtoolbox.geometry.meshes import Mesh
     >>> file = Path(tempfile.mkdtemp()) / "triangle.obj"
-    >>> write_mesh(file, Mesh(torch.eye(3), torch.tensor([[0, 1, 2]])))
+    >>> _ = write_mesh(file, Mesh(torch.eye(3), torch.tensor([[0, 1, 2]])))
     >>> read_mesh(file)
     Mesh(3 vertices, 1 faces)
     """
@@ -74,8 +75,8 @@ def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
     return Mesh(torch.from_numpy(np.array(vertices)), torch.from_numpy(np.array(faces)), colors)
 
 
-def write_mesh(path: str | Path, mesh: Any) -> None:
-    """Write a mesh; an existing file is replaced.
+def write_mesh(path: str | Path, mesh: Any, overwrite: bool = False) -> Written:
+    """Write a mesh.
 
     The ending of the name selects OBJ, OFF, or a format of trimesh. Colors of vertices are written
     except to OFF and STL; in OBJ they are three more numbers per vertex.
@@ -84,6 +85,10 @@ def write_mesh(path: str | Path, mesh: Any) -> None:
         path: path of the file.
         mesh: a `geometry.meshes.Mesh`, ``(vertices, faces)``, or an object of trimesh, Open3D or
             PyTorch3D.
+        overwrite: replace an existing file.
+
+    Raises:
+        InputError: the format is not known, or the file exists or cannot be written.
     """
     from invtoolbox.geometry.meshes import Mesh
 
@@ -96,10 +101,13 @@ def write_mesh(path: str | Path, mesh: Any) -> None:
             f"{file}: the format of meshes is not known; use .obj, .off, "
             f"{', '.join(_THROUGH_TRIMESH)}"
         )
-    file.parent.mkdir(parents=True, exist_ok=True)
     if kind in _THROUGH_TRIMESH:
-        mesh.to_trimesh().export(file)
-        return
+        options = {"embed_buffers": True} if kind == ".gltf" else {}
+        content = mesh.to_trimesh().export(file_type=kind[1:], **options)
+        if isinstance(content, dict):  # the only file of a glTF with embedded buffers
+            (content,) = content.values()
+        content = content.encode() if isinstance(content, str) else content
+        return Written(write_bytes(file, content, overwrite))
     if kind == ".obj":
         rows = vertices
         if mesh.colors is not None:
@@ -114,7 +122,7 @@ def write_mesh(path: str | Path, mesh: Any) -> None:
             *(f"{x:.17g} {y:.17g} {z:.17g}" for x, y, z in vertices),
             *(f"3 {a} {b} {c}" for a, b, c in faces),
         ]
-    file.write_text("\n".join(lines) + "\n", encoding="ascii")
+    return Written(write_bytes(file, ("\n".join(lines) + "\n").encode("ascii"), overwrite))
 
 
 def read_dmat(path: str | Path) -> torch.Tensor:

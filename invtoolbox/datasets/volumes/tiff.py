@@ -6,8 +6,6 @@ import itertools
 import math
 import os
 import re
-import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from invtoolbox.core.checks import (
     require_plausible,
     sniff,
 )
+from invtoolbox.datasets.output import writing_folder
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Grid, Volume, check_voxel_size, join_first, slices_of
 from invtoolbox.datasets.writers import write_tiff
@@ -131,16 +130,9 @@ def write_tiff_stack(
         )
     shape, _, pages = slices_of(folder, volume)
     digits = max(4, len(str(shape[0] - 1)))
-    hidden = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    hidden.mkdir()
-    try:
+    with writing_folder(folder) as hidden:
         for number, page in enumerate(pages):
             write_tiff(hidden / f"{name}_{number:0{digits}}.tif", page)
-        for file in old:
-            file.unlink()
-        hidden.replace(folder)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
     return folder
 
 

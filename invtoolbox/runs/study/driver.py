@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.environment import versions
-from invtoolbox.core.interrupts import Interrupted
+from invtoolbox.core.interrupts import Interrupted, terminate_as_interrupt
 from invtoolbox.core.threads import limit_torch_threads
+from invtoolbox.datasets.output import lock, remove_stale
 from invtoolbox.datasets.volumes.volume import Grid, Volume
 from invtoolbox.errors import InputError
 from invtoolbox.runs.job import check_choice, differences, read_json, write_json
@@ -229,7 +230,7 @@ def run_study(
     Raises:
         InputError: results exist and neither `resume` nor `overwrite` is given, or they belong to
             another study.
-        Interrupted: Ctrl-C; finished results stay.
+        Interrupted: Ctrl-C or SIGTERM; finished results stay.
     """
     folder, kept = Path(folder).expanduser().absolute(), results or Hdf5Results()
     names = [
@@ -258,7 +259,7 @@ def run_study(
         if alone
         else spread(perform, left, workers, cluster, threads)
     )
-    with _bar(len(items), len(reports), progress) as update:
+    with terminate_as_interrupt(), _bar(len(items), len(reports), progress) as update:
         try:
             for number, found in ended:
                 k = pending[number]
@@ -292,21 +293,21 @@ def perform_item(
     """
     name, path = item.name, folder / f"{item.name}{results.suffix}"
     began = time.monotonic()
-    with _lock(folder / LOCKS / name), limit_threads(threads):
-        # A worker whose driver was killed may have finished the item in the meantime.
-        with contextlib.suppress(InputError):
-            return Report(name, "kept", facts=results.facts(path, fingerprint))
-        _log(folder, name, "begun")
-        try:
+    try:
+        with _lock(folder / LOCKS / name), limit_threads(threads):
+            # A worker whose driver was killed may have finished the item in the meantime.
+            with contextlib.suppress(InputError):
+                return Report(name, "kept", facts=results.facts(path, fingerprint))
+            _log(folder, name, "begun")
             facts = results.write(path, work(*item.arguments), name, fingerprint)
-        except Exception as error:  # the work is a user's function and may raise anything
-            _log(folder, name, "failed")
-            sentence = " ".join(str(error).split()) or type(error).__name__
-            if not isinstance(error, InputError):
-                sentence = f"{type(error).__name__}: {sentence}"
-            seconds, trace = time.monotonic() - began, traceback.format_exc()
-            return Report(name, "failed", seconds, error=sentence, trace=trace)
-        _log(folder, name, "done")
+    except Exception as error:  # the work is a user's function and may raise anything
+        _log(folder, name, "failed")
+        sentence = " ".join(str(error).split()) or type(error).__name__
+        if not isinstance(error, InputError):
+            sentence = f"{type(error).__name__}: {sentence}"
+        seconds, trace = time.monotonic() - began, traceback.format_exc()
+        return Report(name, "failed", seconds, error=sentence, trace=trace)
+    _log(folder, name, "done")
     return Report(name, "done", time.monotonic() - began, facts)
 
 
@@ -347,26 +348,22 @@ def _lock(path: Path) -> Iterator[None]:
 
     The lock of a process that dies is released.
     """
-    try:
-        import fcntl
-    except ImportError:  # not a Unix system
-        yield
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file.fileno())
         yield
 
 
 def _log(folder: Path, name: str, event: str) -> None:
+    """Append a line to the log; a line that does not fit on the disk is dropped."""
     entry = {"item": name, "event": event, "time": round(time.time(), 3), "process": os.getpid()}
-    # One write at the end of the file: lines of several workers do not mix.
-    handle = os.open(folder / "study.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(handle, (json.dumps(entry) + "\n").encode())
-    finally:
-        os.close(handle)
+    with contextlib.suppress(OSError):
+        # One write at the end of the file: lines of several workers do not mix.
+        handle = os.open(folder / "study.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(handle, (json.dumps(entry) + "\n").encode())
+        finally:
+            os.close(handle)
 
 
 def _check_names(names: list[str]) -> None:
@@ -428,6 +425,7 @@ def _prepare(
                 clear(name)
         (folder / "study.log").unlink(missing_ok=True)
     (folder / LOCKS).mkdir(parents=True, exist_ok=True)
+    remove_stale(folder)
     write_json(notes, {"description": content, "items": names, "versions": versions()})
     return fingerprint
 
@@ -435,15 +433,10 @@ def _prepare(
 def _finish(
     folder: Path, names: list[str], reports: Mapping[int, Report], results: ResultFormat
 ) -> Study:
-    """Return the finished study, and remove hidden files if no item failed."""
+    """Return the finished study, and remove the locks if no item failed."""
     ordered = tuple(reports[k] for k in range(len(names)))
     if not any(r.outcome == "failed" for r in ordered):
         shutil.rmtree(folder / LOCKS, ignore_errors=True)
-        # All results exist, so the hidden files belong to workers that were killed while they
-        # wrote.
-        for left in folder.glob(f".*{results.suffix}.*.tmp"):
-            if left.name[1:].rsplit(f"{results.suffix}.", 1)[0] in names:
-                left.unlink(missing_ok=True)
     return Study(folder, ordered, results)
 
 

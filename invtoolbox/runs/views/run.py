@@ -14,7 +14,7 @@ from invtoolbox.core.environment import device_named
 from invtoolbox.datasets.models.gaussians import read_splats
 from invtoolbox.datasets.models.meshes import write_mesh
 from invtoolbox.datasets.models.voxels import read_voxels
-from invtoolbox.datasets.output import write_png
+from invtoolbox.datasets.output import file_names, write_png
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, turntable
 from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_view_report
@@ -129,7 +129,9 @@ class ViewJob(SceneJob[ViewScene]):
             outcome = _read_outcome(folder, photographs)
             if not file.scene.output.mesh or (folder / MESH).exists():
                 return outcome
-            write_mesh(folder / MESH, mesh_scene(represented, outcome.scene(), cameras))
+            write_mesh(
+                folder / MESH, mesh_scene(represented, outcome.scene(), cameras), overwrite=True
+            )
             return replace(outcome, files=(folder / MESH,))
         if self.overwrite:
             for path in (folder / PICTURES).glob("*.png"):
@@ -188,13 +190,14 @@ def _compare(
     """
     model, shade = solution.model, solution.model.shade()
     views, is_empty = [], True
-    for photograph in photographs.judged.each():
+    files = file_names(photographs.judged.cameras.names)
+    for photograph, file in zip(photographs.judged.each(), files):
         name, look = photograph.cameras.names[0], model.look(solution.x, photograph.cameras)
         scores = judge(look.color, photograph, shade, names)
         is_empty = is_empty and not bool((look.alpha > 0.02).any())
         if (folder / PICTURES).is_dir():
-            file = folder / PICTURES / f"{Path(name).stem}.png"
-            write_png(file, look.color[0], (0.0, 1.0), overwrite=True)
+            path = folder / PICTURES / f"{file}.png"
+            write_png(path, look.color[0], (0.0, 1.0), overwrite=True)
         seen = torch.cat([photograph.on(shade), look.color, look.depth, look.alpha], 1)
         if max(seen.shape[2:]) > REPORT_SIDE:
             small = photograph.cameras.scale(REPORT_SIDE / max(seen.shape[2:]))
@@ -281,7 +284,7 @@ def _write(
     written.append(folder / "metrics.json")
     title, cameras = file.scene.title or file.name, photographs.train.cameras
     if file.scene.output.mesh and not outcome.is_empty:
-        write_mesh(folder / MESH, mesh_scene(solution.model, solution.x, cameras))
+        write_mesh(folder / MESH, mesh_scene(solution.model, solution.x, cameras), overwrite=True)
         written.append(folder / MESH)
     if "viewer" in formats and not outcome.is_empty:
         written.append(

@@ -1,0 +1,145 @@
+"""A run loses nothing: failed checkpoints are warnings, SIGTERM is Ctrl-C, stale files go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import invtoolbox as it
+from invtoolbox.core.interrupts import terminate_as_interrupt
+from invtoolbox.datasets.output import remove_stale, writing, writing_folder
+from invtoolbox.errors import InputError
+from invtoolbox.loop import checkpoint as module
+
+
+def solve(path: Path, **settings: Any) -> it.Solution:
+    y = torch.linspace(0, 1, 64).view(1, 1, 8, 8)
+    problem = it.Problem(y, it.operators.Blur(torch.ones(3, 3) / 9, (8, 8)))
+    return it.solve(
+        problem,
+        it.priors.Tikhonov(),
+        it.solvers.Adam(tolerance=0.0),
+        regularization=0.1,
+        checkpoint=it.Checkpoint(path, every=0.0),
+        progress=False,
+        **{"max_iterations": 6, **settings},
+    )
+
+
+def fail_writes(monkeypatch: pytest.MonkeyPatch, numbers: set[int], error: Exception) -> None:
+    """Let the writes of checkpoints with these numbers fail."""
+    whole, count = module.write_bytes, iter(range(10**6))
+
+    def write(*arguments: Any, **settings: Any) -> Path:
+        if next(count) in numbers:
+            raise error
+        return whole(*arguments, **settings)
+
+    monkeypatch.setattr(module, "write_bytes", write)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError("no room left on the disk"),
+        OSError(5, "Input/output error"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate"),
+    ],
+)
+def test_an_answer_is_returned_although_its_last_checkpoint_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    whole = solve(tmp_path / "whole")
+    fail_writes(monkeypatch, {4, 5, 6}, error)
+    with pytest.warns(UserWarning, match="iteration 6 could not be written .* goes on and tries"):
+        solution = solve(tmp_path / "run")
+    assert torch.equal(solution.x, whole.x) and solution.status == whole.status
+    assert "is not of the last iteration" in solution.notes[-1]
+    monkeypatch.undo()
+    # The file is the one of iteration 4.
+    again = solve(tmp_path / "run", max_iterations=6)
+    assert torch.equal(again.x, whole.x) and len(again.notes) == len(whole.notes)
+
+
+def test_a_checkpoint_that_failed_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_writes(monkeypatch, {1}, InputError("no room left on the disk"))
+    with pytest.warns(UserWarning, match="iteration 2 could not be written"):
+        solution = solve(tmp_path / "run")
+    assert not any("not of the last iteration" in note for note in solution.notes)
+    assert int(solve(tmp_path / "run", max_iterations=6).iterations[0]) == 6
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="folder .* of the checkpoint cannot be made"):
+        solve(tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_and_writes_the_checkpoint(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+
+    def send(progress: Any) -> None:
+        if progress.iteration == 3:
+            os.kill(os.getpid(), number)
+
+    path = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt), terminate_as_interrupt():
+        solve(path, callbacks=[send])
+    assert signal.getsignal(number) is before
+    assert path.exists()
+    assert torch.equal(solve(path).x, solve(tmp_path / "whole").x)
+
+
+def test_sigterm_between_steps_interrupts_a_block() -> None:
+    with pytest.raises(KeyboardInterrupt), terminate_as_interrupt():
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(5)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_only_files_of_dead_processes_are_stale(tmp_path: Path) -> None:
+    (tmp_path / ".run.0123abcd.tmp").write_bytes(b"left by a killed process")
+    (tmp_path / ".other.0123abcd.tmp").touch()
+    (tmp_path / ".run.tmp").touch()
+    stack = tmp_path / ".stack.0123abcd.tmp"
+    stack.mkdir()
+    (stack / "slice_0000.tif").touch()
+    with writing(tmp_path / "run") as stream:
+        assert remove_stale(tmp_path, "run") == [tmp_path / ".run.0123abcd.tmp"]
+        stream.write(b"whole")
+    with writing_folder(tmp_path / "stack") as folder:
+        (folder / "a").touch()
+        assert remove_stale(tmp_path, "stack") == []
+    assert sorted(os.listdir(tmp_path)) == [".other.0123abcd.tmp", ".run.tmp", "run", "stack"]
+    assert remove_stale(tmp_path) == [tmp_path / ".other.0123abcd.tmp"]
+    assert remove_stale(tmp_path / "missing") == []
+
+
+def test_a_resumed_run_removes_what_a_killed_write_left(tmp_path: Path) -> None:
+    left = tmp_path / ".run.0123abcd.tmp"
+    left.touch()
+    solve(tmp_path / "run")
+    assert not left.exists()
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "stack"
+    for name in ("a", "b"):
+        with writing_folder(folder) as hidden:
+            (hidden / name).touch()
+    assert os.listdir(folder) == ["b"]
+    with pytest.raises(KeyError), writing_folder(folder):
+        raise KeyError
+    assert os.listdir(folder) == ["b"] and os.listdir(tmp_path) == ["stack"]
