@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.pytrees import blank_items
 from invtoolbox.core.settings import Settings
 from invtoolbox.data_terms.base import DataTerm, ResidualTerm, Stack
 from invtoolbox.data_terms.least_squares import LeastSquares
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, MeasurementWarning, warn_user
 from invtoolbox.operators.algebra import component, take_blocks
 from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
 from invtoolbox.priors.base import Prior, PriorSum
@@ -35,8 +36,13 @@ class Problem(Settings):
             the values that were found.
 
     Raises:
-        InputError: if a shape does not fit (the sentence names the axis) or measurements are not
-            finite (it names the first index).
+        InputError: if a shape does not fit (the sentence names the axis), the batch is empty, or the
+            measurements of every item hold NaN or infinite values (it names the first index).
+
+    Attributes:
+        skipped: items whose measurements are not finite, bool ``(batch,)``; None if all are finite.
+            Other items are solved, and the status of a skipped item is ``invalid``. Its ``y`` holds
+            the measurements of another item, so that no sum or rule meets NaN.
 
     >>> import invtoolbox as it
     >>> A = it.operators.Identity((1, 4))
@@ -48,6 +54,7 @@ class Problem(Settings):
     operator: Operator
     data_term: DataTerm
     unknown: dict[str, PriorSum]
+    skipped: Tensor | None
 
     def __init__(
         self,
@@ -77,8 +84,9 @@ class Problem(Settings):
             operator.items,
         )
         self.y, self.data_term = _restrict(self.y, self.data_term, operator)
-        for part in self.y if isinstance(self.y, tuple) else (self.y,):
-            _check_finite(part)
+        if self.batch == 0:
+            raise InputError("the batch of the measurements is empty; give at least one item")
+        self.y, self.skipped = _skip_items(self.y)
         self.data_term.check(self.y)
         self.unknown = _check_unknown(unknown or {}, operator)
 
@@ -121,7 +129,21 @@ class Problem(Settings):
         )
         other = self._with(picked_y, self.operator.select(index), self.data_term.select(index))
         other.unknown = {name: prior.select(index) for name, prior in self.unknown.items()}
+        if self.skipped is not None:
+            other.skipped = self.skipped.index_select(0, index)
         return other
+
+    def without_skipping(self) -> Problem:
+        """Return the problem in which no item is skipped, with the same ``y``."""
+        if self.skipped is None:
+            return self
+        other = copy.copy(self)
+        other.skipped = None
+        return other
+
+    def measured(self) -> Any:
+        """Return ``y`` with NaN for the skipped items."""
+        return self.y if self.skipped is None else blank_items(self.skipped, self.y)
 
     def subset(self, index: Any, generator: Generator | None = None) -> Problem:
         """Return the problem of some blocks: views of a scan, rows of a matrix, parts of a stack.
@@ -311,12 +333,27 @@ def as_measurements(y: Any) -> Tensor:
     return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.to(torch.float32)
 
 
-def _check_finite(y: Tensor) -> None:
-    bad = ~torch.isfinite(y)
-    if bool(bad.any()):
-        place = ", ".join(str(int(k)) for k in bad.nonzero()[0])
-        raise InputError(
-            f"the measurements hold {int(bad.sum())} values of {y.numel()} that are NaN or "
-            f"infinite, the first at index ({place}); replace them and give them weight 0 with "
-            "LeastSquares(weights=...)"
-        )
+def _skip_items(y: Any) -> tuple[Any, Tensor | None]:
+    """Return the measurements without the items that are not finite, and the mask of these items.
+
+    The measurements of the first finite item take their place.
+    """
+    parts = y if isinstance(y, tuple) else (y,)
+    broken = torch.stack([~torch.isfinite(part).flatten(1).all(1) for part in parts]).any(0)
+    if not bool(broken.any()):
+        return y, None
+    part = next(part for part in parts if not bool(torch.isfinite(part).all()))
+    bad = ~torch.isfinite(part)
+    place = ", ".join(str(int(k)) for k in bad.nonzero()[0])
+    found = (
+        f"the measurements hold {int(bad.sum())} values of {part.numel()} that are NaN or infinite, "
+        f"the first at index ({place})"
+    )
+    remedy = "replace them and give them weight 0 with LeastSquares(weights=...)"
+    if bool(broken.all()):
+        raise InputError(f"{found}; {remedy}")
+    items = ", ".join(str(int(k)) for k in broken.nonzero()[:8, 0])
+    warn_user(f"{found}; item {items} is skipped: {remedy}", MeasurementWarning)
+    index = torch.arange(len(broken), device=broken.device)
+    index = torch.where(broken, (~broken).nonzero()[0], index)
+    return _each(y, lambda t: t.index_select(0, index.to(t.device))), broken

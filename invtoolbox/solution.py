@@ -29,7 +29,8 @@ class Solution:
     Attributes:
         x: images ``(batch, channel, *space)``, or whatever the implicit prior decodes to.
         status: per item ``converged``, ``max_iterations``, ``diverged`` (then ``x`` is its last
-            finite iterate) or ``stopped``.
+            finite iterate), ``stopped``, or ``invalid`` (the measurements of the item hold NaN or
+            infinite values; then ``x`` is NaN).
         iterations: steps each item took, ``(batch,)``.
         history: ``objective``, ``certificate``, ``discrepancy`` and ``regularization``, each
             ``(iterations, batch)``; NaN after an item is done, and if a value does not exist
@@ -75,7 +76,7 @@ class Solution:
         if self.problem is None:
             return self.measurements, self.prediction
         with torch.no_grad():
-            return self.problem.y, self.problem.operator(self.x)
+            return self.problem.measured(), self.problem.operator(self.x)
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
         """Write everything but the operator to one HDF5 file, which `load` reads.

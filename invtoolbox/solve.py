@@ -16,11 +16,12 @@ from torch import Tensor
 
 from invtoolbox.catalogue.presets import prior_named, solver_named
 from invtoolbox.core.interrupts import DeferredInterrupt
+from invtoolbox.core.pytrees import blank_items
 from invtoolbox.core.threads import choose_threads, limit_torch_threads
 from invtoolbox.errors import InputError
 from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.loop.differentiation import differentiate_answer, differentiates_fixed_point
-from invtoolbox.loop.run import RECORDED, STATUS, Callback, Limits, Loop, ProgressBar, run
+from invtoolbox.loop.run import INVALID, RECORDED, STATUS, Callback, Limits, Loop, ProgressBar, run
 from invtoolbox.measurements import report_findings
 from invtoolbox.objective.initial_guess import (
     first_guess,
@@ -32,6 +33,7 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.objective.unknowns import Unknowns
 from invtoolbox.parameter_choice import Trials, rule_named
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule, WeightSearch
+from invtoolbox.posteriors.base import SkippingPosterior
 from invtoolbox.posteriors.exact import gaussian_posterior
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
@@ -206,6 +208,8 @@ def solve(
     kept = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
     findings = report_findings(problem) if check else []
     problem = given = problem.to(device=device, dtype=dtype)
+    # The skipped items hold other measurements, and are computed as such until the loop begins.
+    skipped, problem = problem.skipped, problem.without_skipping()
     extreme = leaves_float32(problem)
     if extreme:
         dtype = torch.float64
@@ -239,7 +243,7 @@ def solve(
         content: dict[str, str] = {}
         if kept is not None:  # before any costly step, for it may refuse an input
             parts = {
-                "measurements": problem.y,
+                "measurements": problem.y if skipped is None else (problem.y, skipped),
                 "operator": problem.operator,
                 "data term": problem.data_term,
                 "unknown parameters": problem.unknown,
@@ -286,6 +290,9 @@ def solve(
         loop, working = Loop.start(
             algorithm, working, algorithm.start(working, variable), rule, keeps_state=rough
         )
+        if skipped is not None:
+            loop.running = loop.running & ~skipped
+            loop.status = loop.status.masked_fill(skipped, INVALID)
         writer = None
         if kept is not None:
             writer = Writer(kept, content)
@@ -316,7 +323,7 @@ def solve(
         if loop.history
         else torch.zeros(0, len(RECORDED), problem.batch)
     )
-    return Solution(
+    solution = Solution(
         x=x.to(given.image_dtype) if extreme else x,
         status=tuple(STATUS[int(k)] for k in loop.status),
         iterations=loop.iterations.cpu(),
@@ -333,6 +340,19 @@ def solve(
         problem=found,
         weight_search=curve,
         posterior=posterior,
+    )
+    return solution if skipped is None else _blank(solution, skipped)
+
+
+def _blank(solution: Solution, skipped: Tensor) -> Solution:
+    """Set everything that belongs to the skipped items of a batch to NaN."""
+    posterior = solution.posterior
+    return dataclasses.replace(
+        solution,
+        x=blank_items(skipped, solution.x),
+        regularization=blank_items(skipped, solution.regularization),
+        parameters=blank_items(skipped, solution.parameters),
+        posterior=None if posterior is None else SkippingPosterior(posterior, skipped),
     )
 
 

@@ -105,6 +105,27 @@ def join_items(parts: Sequence[T]) -> T:
     return _rebuild(parts[0], lambda path, _: torch.cat([each[path] for each in leaves]), "")
 
 
+def blank_items(mask: Tensor, tree: T) -> T:
+    """Set the items of a mask to NaN in every floating-point tensor of the batch.
+
+    Args:
+        mask: bool ``(batch,)``.
+        tree: pytree; tensors without the batch axis are kept.
+
+    >>> blank_items(torch.tensor([True, False]), torch.ones(2, 2))
+    tensor([[nan, nan],
+            [1., 1.]])
+    """
+
+    def blank(leaf: Tensor) -> Tensor:
+        has_nan = leaf.is_floating_point() or leaf.is_complex()
+        if leaf.ndim == 0 or len(leaf) != len(mask) or not has_nan:
+            return leaf
+        return leaf.masked_fill(mask.to(leaf.device).view(-1, *[1] * (leaf.ndim - 1)), torch.nan)
+
+    return tree_map(blank, tree)
+
+
 def where_items(mask: Tensor, new: T, old: T) -> T:
     """Take ``new`` for the items of a mask and ``old`` for the others; shapes must agree.
 

@@ -64,8 +64,8 @@ class ProgressBar:
 
 
 #: Meaning of the numbers in `Loop.status`.
-STATUS = ("running", "converged", "max_iterations", "diverged", "stopped")
-RUNNING, CONVERGED, MAX_ITERATIONS, DIVERGED, STOPPED = range(5)
+STATUS = ("running", "converged", "max_iterations", "diverged", "stopped", "invalid")
+RUNNING, CONVERGED, MAX_ITERATIONS, DIVERGED, STOPPED, INVALID = range(6)
 
 #: Number of steps after which the host reads the flags of the items on an accelerator.
 ACCELERATED_CHECKS = 10

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -209,7 +211,8 @@ def page(title: str, body: Sequence[str]) -> bytes:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
+        + content_policy(handlers=(_ZOOM_CLICK, _ZOOM_MOVE, _SHOW, _CHOOSE, _PLAY, _WIPE))
+        + f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
         + "\n".join(body)
         + "\n</main></body></html>\n"
     ).encode()
@@ -250,11 +253,60 @@ _POINT = (
     "return other.naturalWidth == own.naturalWidth && other.naturalHeight == own.naturalHeight; });"
     "same.forEach(f => f.querySelector('img').style.transformOrigin = place);"
 )
-_ZOOM = (
-    f"onclick=\"{_POINT}const on = !this.classList.contains('zoomed');"
-    "same.forEach(f => f.classList.toggle('zoomed', on))\" "
-    f"onmousemove=\"if (!this.classList.contains('zoomed')) return; {_POINT}\""
+_ZOOM_CLICK = (
+    f"{_POINT}const on = !this.classList.contains('zoomed');"
+    "same.forEach(f => f.classList.toggle('zoomed', on))"
 )
+_ZOOM_MOVE = f"if (!this.classList.contains('zoomed')) return; {_POINT}"
+_ZOOM = f'onclick="{_ZOOM_CLICK}" onmousemove="{_ZOOM_MOVE}"'
+
+# The handlers are in attributes, so a page needs no script and each finds its own elements alone.
+_SHOW = (
+    "this.closest('figure').querySelectorAll('img').forEach((image, k) => image.hidden = k != "
+    "this.value)"
+)
+_CHOOSE = f"{_SHOW};this.nextElementSibling.textContent = +this.value + 1"
+_PLAY = (
+    "clearInterval(this.timer); const playing = this.getAttribute('aria-pressed') != 'true';"
+    "this.setAttribute('aria-pressed', playing); this.textContent = playing ? 'stop' : 'play';"
+    "const range = this.closest('figure').querySelector('input');"
+    "if (playing) this.timer = setInterval(() => { range.value = (+range.value + 1) % (+range.max + 1); range.oninput(); }, 90)"
+)
+_WIPE = (
+    "this.closest('figure').querySelectorAll('img')[1].style.clipPath = "
+    "`inset(0 0 0 ${this.value}%)`"
+)
+
+
+def content_policy(scripts: Sequence[str] = (), handlers: Sequence[str] = ()) -> str:
+    """Return the element by which a page allows its own scripts, styles and pictures alone.
+
+    A browser then runs no other script, and loads nothing from elsewhere.
+
+    Args:
+        scripts: contents of the script elements of the page.
+        handlers: contents of the event attributes of the page.
+    """
+    allowed = [f"'sha256-{_sha256(text)}'" for text in (*scripts, *handlers)]
+    if handlers:
+        allowed.insert(0, "'unsafe-hashes'")  # lets hashes allow event attributes
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src "
+        f"{' '.join(allowed) or repr('none')}; base-uri 'none'; form-action 'none'"
+    )
+    return f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def script_data(content: Any) -> str:
+    """Return plain values as JSON that no character can end or change the script element around."""
+    text = json.dumps(content, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def picture(
@@ -303,14 +355,9 @@ def slider(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
         f'<img{coarse} alt="{html.escape(name)} {k + 1}" src="{data_uri(p, 512)}"{" hidden" if k else ""}>'
         for k, p in enumerate(pictures)
     )
-    # The handler is in the attribute, so the page needs no script and finds its own elements alone.
-    move = (
-        "this.closest('figure').querySelectorAll('img').forEach((image, k) => image.hidden = k != "
-        "this.value);this.nextElementSibling.textContent = +this.value + 1"
-    )
     return (
         f'<figure><div class="frame" style="--shape:{shape:.3f}">{images}</div><figcaption><label><b>{html.escape(name)}</b> '
-        f'<input type="range" min="0" max="{len(pictures) - 1}" value="0" aria-label="{html.escape(name)}" oninput="{move}">'
+        f'<input type="range" min="0" max="{len(pictures) - 1}" value="0" aria-label="{html.escape(name)}" oninput="{_CHOOSE}">'
         f'<span class="figures">1</span></label> {html.escape(caption)}</figcaption></figure>'
     )
 
@@ -326,20 +373,10 @@ def player(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
         f'<img alt="{html.escape(name)} {k + 1}" src="{data_uri(p, 512)}"{" hidden" if k else ""}>'
         for k, p in enumerate(pictures)
     )
-    show = (
-        "this.closest('figure').querySelectorAll('img').forEach((image, k) => image.hidden = k != "
-        "this.value)"
-    )
-    play = (
-        "clearInterval(this.timer); const playing = this.getAttribute('aria-pressed') != 'true';"
-        "this.setAttribute('aria-pressed', playing); this.textContent = playing ? 'stop' : 'play';"
-        "const range = this.closest('figure').querySelector('input');"
-        "if (playing) this.timer = setInterval(() => { range.value = (+range.value + 1) % (+range.max + 1); range.oninput(); }, 90)"
-    )
     return (
         f'<figure><div class="frame" style="--shape:{shape:.3f}">{images}</div><figcaption><label><b>{html.escape(name)}</b> '
-        f'<input type="range" min="0" max="{len(pictures) - 1}" value="0" aria-label="{html.escape(name)}" oninput="{show}"></label> '
-        f'<button type="button" aria-pressed="false" onclick="{play}">play</button> {html.escape(caption)}</figcaption></figure>'
+        f'<input type="range" min="0" max="{len(pictures) - 1}" value="0" aria-label="{html.escape(name)}" oninput="{_SHOW}"></label> '
+        f'<button type="button" aria-pressed="false" onclick="{_PLAY}">play</button> {html.escape(caption)}</figcaption></figure>'
     )
 
 
@@ -351,12 +388,11 @@ def wipe(before: np.ndarray, after: np.ndarray, name: str, caption: str) -> str:
     rows, columns = before.shape[:2]
     shape = min(max(columns / rows, 0.75), 1.8)
     coarse = ' class="coarse"' if max(rows, columns) <= 400 else ""
-    move = "this.closest('figure').querySelectorAll('img')[1].style.clipPath = `inset(0 0 0 ${this.value}%)`"
     return (
         f'<figure><div class="frame over" style="--shape:{shape:.3f}"><img{coarse} alt="{html.escape(name)}" src="{data_uri(before)}">'
         f'<img{coarse} alt="" src="{data_uri(after)}" style="clip-path: inset(0 0 0 50%)"></div>'
         f'<figcaption><label><b>{html.escape(name)}</b> <input type="range" min="0" max="100" value="50" '
-        f'aria-label="{html.escape(name)}" oninput="{move}"></label> {html.escape(caption)}</figcaption></figure>'
+        f'aria-label="{html.escape(name)}" oninput="{_WIPE}"></label> {html.escape(caption)}</figcaption></figure>'
     )
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import html
-import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -22,6 +21,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, focus_point, upwards
 from invtoolbox.geometry.gaussians import Splats, colors_to_harmonics
 from invtoolbox.geometry.voxels import Voxels
+from invtoolbox.plotting import page
 
 #: Largest number of Gaussians in a page; of more, those with the largest area are shown.
 MOST = 200_000
@@ -154,9 +154,14 @@ def viewer_page(
     }
     content |= _cameras(places, shown.opacities.detach().cpu(), cameras)
     text = files("invtoolbox.plotting").joinpath("splat_viewer.html").read_text(encoding="utf-8")
-    # A "</" would end the element with the numbers.
-    content_text = json.dumps(content, separators=(",", ":")).replace("</", "<\\/")
-    return text.replace("@TITLE@", html.escape(title)).replace("@SCENE@", content_text).encode()
+    script = text.rpartition("<script>")[2].partition("</script>")[0]
+    parts = {
+        "@POLICY@": page.content_policy([script]),
+        "@TITLE@": page.escape(title),
+        "@SCENE@": page.script_data(content),
+    }
+    # In one pass, so that a title or a name cannot contain a mark of the template.
+    return re.sub("|".join(parts), lambda found: parts[found[0]], text).encode()
 
 
 def write_viewer(
@@ -190,7 +195,7 @@ def write_viewer(
     >>> x = Splats.of_points(torch.zeros(1, 1, 3), torch.ones(1, 1, 3), 0.1, 0.9)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     page = write_viewer(folder + "/scene.html", x).read_text()
-    >>> "1 Gaussians" in page, "http" in page
+    >>> "1 Gaussians" in page, "http:" in page
     (True, False)
     """
     return write_bytes(path, viewer_page(x, cameras, title, background), overwrite)

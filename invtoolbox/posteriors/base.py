@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.pytrees import blank_items
 from invtoolbox.errors import InputError
 
 #: Number of values that are drawn at once: 16 MB in float32. Memory never exceeds a few times this,
@@ -233,3 +234,32 @@ class MeanFieldPosterior(MomentPosterior):
             for _ in range(count)
         ]
         return self.mean + self.std * torch.stack(each)
+
+
+class SkippingPosterior(Posterior):
+    """Posterior of a batch some items of which were skipped: their values are NaN.
+
+    Args:
+        posterior: posterior of the whole batch.
+        skipped: items that were skipped, bool ``(batch,)``.
+    """
+
+    def __init__(self, posterior: Posterior, skipped: Tensor) -> None:
+        self.posterior, self.skipped, self.number = posterior, skipped, posterior.number
+
+    @property
+    def device(self) -> torch.device:
+        return self.posterior.device
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        return torch.stack(
+            [blank_items(self.skipped, x) for x in self.posterior.draw(count, generator)]
+        )
+
+    @property
+    def mean(self) -> Tensor:
+        return blank_items(self.skipped, self.posterior.mean)
+
+    @property
+    def std(self) -> Tensor:
+        return blank_items(self.skipped, self.posterior.std)

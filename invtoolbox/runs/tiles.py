@@ -26,7 +26,7 @@ from invtoolbox.solvers.base import Solver
 LARGE = 2_000_000
 #: Tiles from which the weight is chosen, by the rank of their contrast.
 _RANKS = (0.25, 0.5, 0.75)
-_WORST = ("diverged", "stopped", "max_iterations", "converged")
+_WORST = ("invalid", "diverged", "stopped", "max_iterations", "converged")
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def content_of(page: bytes) -> dict:
 def test_the_page_needs_nothing_from_outside_and_says_what_it_shows() -> None:
     page = viewer_page(splats(), cameras(), 'A "title" </script>')
     text = page.decode()
-    assert "http" not in text and "src=" not in text and text.count("</script>") == 2
+    assert "://" not in text and "src=" not in text and text.count("</script>") == 2
     assert "A &quot;title&quot; &lt;/script&gt;" in text and "@" not in re.sub(
         r"@media|@keyframes", "", text.split("<script")[0]
     )
