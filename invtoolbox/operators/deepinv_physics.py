@@ -35,7 +35,7 @@ class DeepinvOperator(Operator):
         self, physics: Physics, domain_shape: Sequence[int] | None = None, channelwise: bool = False
     ) -> None:
         # The caller's physics is not touched: several physics rewrite their own buffers in a call.
-        self.physics = physics.clone()
+        self.physics = _clone(physics)
         self.channelwise = channelwise
         batches = {len(v) for v in self.parameters().values() if v.ndim >= 4 and len(v) > 1}
         if len(batches) > 1:
@@ -110,7 +110,7 @@ class DeepinvOperator(Operator):
         other = copy.copy(self)
         # Module.to(float64) would cast complex buffers to real ones, and drop their imaginary
         # parts.
-        other.physics = self.physics.clone()._apply(
+        other.physics = _clone(self.physics)._apply(
             lambda t: t.to(device=device, dtype=cast_dtype(t.dtype, dtype))
         )
         return other
@@ -367,6 +367,14 @@ def _domain_shape(physics: Physics, given: Sequence[int] | None) -> tuple[int, .
         f"deepinv's {type(physics).__name__} does not define the shape of its images; pass "
         "domain_shape=(channel, row, column)"
     )
+
+
+def _clone(physics: Physics) -> Physics:
+    """Copy a physics; a distributed one shares the group of processes."""
+    context = getattr(physics, "ctx", None)
+    if context is None:
+        return physics.clone()
+    return copy.deepcopy(physics, {id(context): context})
 
 
 def _to_tuple(value: Any) -> Any:

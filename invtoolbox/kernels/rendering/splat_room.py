@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -33,11 +34,11 @@ class Room:
     @contextmanager
     def open(self) -> Iterator[None]:
         """Let `pairs_in` use this room."""
-        _OPEN.append(self)
+        token = _OPEN.set(self)
         try:
             yield
         finally:
-            _OPEN.pop()
+            _OPEN.reset(token)
 
     def size(self, key: Hashable, total: Tensor) -> int:
         """Return the number of pairs to sort, for a total that the host does not know."""
@@ -68,12 +69,13 @@ class Room:
         return int(first), fits
 
 
-_OPEN: list[Room] = []
+_OPEN: ContextVar[Room | None] = ContextVar("open room", default=None)
 
 
 def pairs_in(key: Hashable, total: Tensor) -> int:
     """Return the number of pairs to sort: that of the open room, or the total itself."""
-    return _OPEN[-1].size(key, total) if _OPEN else int(total)
+    room = _OPEN.get()
+    return int(total) if room is None else room.size(key, total)
 
 
 def _enlarge(count: int) -> int:
