@@ -23,6 +23,10 @@ from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.sparse_cholesky import Factors, Graph, group_equal
 
 
+#: Shares of a step of L-BFGS that are tried in turn.
+_SHARES = (1.0, 0.5, 0.25)
+
+
 @dataclass
 class LocalGlobalState(State):
     """Gradient, factors of M, and the pairs of the L-BFGS metric."""
@@ -53,8 +57,9 @@ class LocalGlobal(Solver):
 
     It is slow near the end. By default M is therefore, after ``plain_steps``, the first metric of
     L-BFGS (Liu, Bouaziz and Kavan, "Quasi-Newton methods for real-time simulation of hyperelastic
-    materials", 2017). A step that does not decrease the objective is replaced by the plain one, so
-    that the promise holds, and a tenth of the steps is needed. The plain steps come first because
+    materials", 2017). A step that does not decrease the objective is halved, twice at most, and
+    then replaced by the plain one, so that the promise holds, and a tenth of the steps is
+    needed. The plain steps come first because
     they decide into which of several minima a large motion falls, and long steps from a bad start
     may choose another. Measurements that are `data_terms.Exact` hold exactly: handles.
 
@@ -174,23 +179,16 @@ class LocalGlobal(Solver):
             direction = -_metric(gradient.flatten(1), target, moves, changes, solved).view_as(
                 state.x
             )
-            x = state.x + direction
-            new = self._evaluate(objective, x, state.free)
-            worse = ~(
-                new.value
-                < value + self.sufficient_decrease * inner(gradient, direction).clamp_max(0)
-            )
-            if bool(worse.any()):
-                x = torch.where(worse.view(-1, *[1] * (x.ndim - 1)), state.x + plain, x)
-                new = self._evaluate(objective, x, state.free)
+            x, new = self._search(objective, state, value, gradient, direction, plain)
         after = _solve(factors, which, new.gradient)
         if self.memory:
             s, y, z = (x - state.x).flatten(1), (new.gradient - gradient).flatten(1), after - target
-            good = (inner(s, y) > 1e-8 * item_norm(s) * item_norm(y))[:, None, None]
-            moves, changes, solved = (
-                torch.where(good, torch.cat([old[:, 1:], latest[:, None]], 1), old)
-                for old, latest in ((moves, s), (changes, y), (solved, z))
-            )
+            good = inner(s, y) > 1e-8 * item_norm(s) * item_norm(y)
+            if bool(good.any()):
+                moves, changes, solved = (
+                    _append(old, latest, good)
+                    for old, latest in ((moves, s), (changes, y), (solved, z))
+                )
         return LocalGlobalState(
             x,
             new.value,
@@ -216,6 +214,31 @@ class LocalGlobal(Solver):
             "stationary point",
         )
 
+    def _search(
+        self,
+        objective: Objective,
+        state: LocalGlobalState,
+        value: Tensor,
+        gradient: Tensor,
+        direction: Tensor,
+        plain: Tensor,
+    ) -> tuple[Tensor, Evaluation]:
+        """Step along the direction by the first of `_SHARES` that decreases the objective.
+
+        An item that none of them serves takes the plain step.
+        """
+        slope = self.sufficient_decrease * inner(gradient, direction).clamp_max(0)
+        share = torch.full_like(value, _SHARES[0])
+        for shorter in (*_SHARES[1:], 0.0, 0.0):
+            factor = expand(share, plain)
+            x = state.x + torch.where(factor > 0, factor * direction, plain)
+            new = self._evaluate(objective, x, state.free)
+            worse = (share > 0) & ~(new.value < value + share * slope)
+            if not bool(worse.any()):
+                break
+            share = torch.where(worse, torch.full_like(share, shorter), share)
+        return x, new
+
     def _evaluate(self, objective: Objective, x: Tensor, free: Tensor) -> Evaluation:
         """Return value and gradient; the gradient is 0 at the points that are held."""
         if not isinstance(objective.problem.data_term, Exact):
@@ -227,6 +250,12 @@ class LocalGlobal(Solver):
             value = value + weight * cast(Tensor, energy)
         # Exact measurements hold from the start.
         return Evaluation(value, gradient * _mask(free, x), torch.zeros_like(value))
+
+
+def _append(pairs: Tensor, latest: Tensor, good: Tensor) -> Tensor:
+    """Return pairs ``(batch, memory, n)`` with a new last one, and without the first, if good."""
+    longer = torch.cat([pairs[:, 1:], latest[:, None]], 1)
+    return longer if bool(good.all()) else torch.where(good[:, None, None], longer, pairs)
 
 
 def _metric(

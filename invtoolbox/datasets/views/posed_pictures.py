@@ -453,7 +453,7 @@ class _Frames:
         """Read colors, premultiplied, with alpha, mask and depth of one picture."""
         view, shrink = frame.view, self.shrink
         rgba = read_rgba(view.picture)
-        if rgba.shape[1:] != frame.stored:
+        if tuple(rgba.shape[1:]) != frame.stored:
             raise InputError(f"{view.picture} has changed while it was in use; start again")
         rgba[:3] *= rgba[3:]  # straightened and averaged premultiplied: no color of alpha 0 bleeds
         mask, depth = (
@@ -471,11 +471,11 @@ class _Frames:
             rgba = functional.avg_pool2d(rgba, shrink)
             mask = None if mask is None else -functional.max_pool2d(-mask, shrink)
             depth = None if depth is None else _middle_depth(depth, shrink)
-        if rgba.shape[1:] != frame.size:
-            few = (None if part is None else part[None] for part in (mask, depth))
-            rgba, mask, depth = (
-                None if part is None else part[0] for part in resize(frame.size, rgba[None], *few)
-            )
+        if tuple(rgba.shape[1:]) != frame.size:
+            more = (None if part is None else part[None] for part in (mask, depth))
+            colors, mask, depth = resize(frame.size, rgba[None], *more)
+            rgba = colors[0]
+            mask, depth = (None if part is None else part[0] for part in (mask, depth))
         return rgba, mask, depth
 
 

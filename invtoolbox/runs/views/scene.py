@@ -208,14 +208,15 @@ class ViewSceneFile(CheckedScene[ViewScene]):
             raise InputError(f"{self.path}: [prior]: give both low and high, or neither")
         cls, train = MODELS[table.name], photographs.train
         cameras, points = train.cameras, train.points
-        has_points = points is not None and len(points) >= LEAST_POINTS
+        if points is not None and len(points) < LEAST_POINTS:
+            points = None
         if "low" in settings:
             low, high = settings.pop("low"), settings.pop("high")
-        elif has_points:
+        elif points is not None:
             low, high = box_of_points(points)
         else:
             low, high = self._in_table("prior", lambda: visible_box(cameras))
-        if has_points and table.name == "gaussians":
+        if points is not None and table.name == "gaussians":
             settings["cloud"] = (points, train.colors)
         if not all(a < b for a, b in zip(low, high)):
             raise InputError(f"{self.path}: [prior]: low {low} lies below high {high} in no box")
