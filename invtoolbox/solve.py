@@ -16,6 +16,7 @@ from torch import Tensor
 
 from invtoolbox.catalogue.presets import prior_named, solver_named
 from invtoolbox.core.interrupts import DeferredInterrupt
+from invtoolbox.core.memory import is_out_of_memory, memory_error
 from invtoolbox.core.pytrees import blank_items
 from invtoolbox.core.threads import choose_threads, limit_torch_threads
 from invtoolbox.errors import InputError
@@ -53,7 +54,10 @@ Regularization = float | Tensor | str | WeightRule | WeightSearch
 
 
 def _on_chosen_threads(function: Callable[P, T]) -> Callable[P, T]:
-    """Run a function with the number of threads of its checkpoint, or with the chosen number."""
+    """Run a function with the number of threads of its checkpoint, or with the chosen number.
+
+    Errors of allocation become one sentence.
+    """
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -61,7 +65,12 @@ def _on_chosen_threads(function: Callable[P, T]) -> Callable[P, T]:
         kept = Checkpoint(path) if isinstance(path, (str, Path)) else path
         before = kept.threads() if isinstance(kept, Checkpoint) else None
         with limit_torch_threads(before or choose_threads()):
-            return function(*args, **kwargs)
+            try:
+                return function(*args, **kwargs)
+            except (MemoryError, RuntimeError) as error:
+                if is_out_of_memory(error):
+                    raise memory_error(error) from error
+                raise
 
     return call
 

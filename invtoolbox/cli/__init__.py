@@ -1,6 +1,6 @@
 """The command line ``invtoolbox COMMAND``.
 
-The commands are run, reconstruct, ct, deblur, flow, train, list, info and demo.
+The commands are run, reconstruct, ct, deblur, flow, train, list, info, doctor and demo.
 A user's error ends with one sentence and exit code 2, Ctrl-C and SIGTERM with exit code 130. With
 ``INVTOOLBOX_DEBUG=1`` a traceback is shown instead.
 """
@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
-from invtoolbox.cli import ct, deblur, demo, flow, info, listing, run, train
+from invtoolbox.cli import ct, deblur, demo, doctor, flow, info, listing, run, train
 from invtoolbox.core.interrupts import terminate_as_interrupt
 from invtoolbox.errors import InputError, MissingDependency
 
-_COMMANDS = (run, ct, deblur, flow, train, listing, info, demo)
+_COMMANDS = (run, ct, deblur, flow, train, listing, info, doctor, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,12 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError:
             _drop_output()
         return _complain(_describe(error))
-    except MemoryError:
-        if debug:
+    except (MemoryError, RuntimeError) as error:
+        from invtoolbox.core.memory import is_out_of_memory, memory_error
+
+        if debug or not is_out_of_memory(error):
             raise
-        return _complain(
-            "there is not enough memory; choose a smaller image, or fewer items at once"
-        )
+        return _complain(str(memory_error(error)))
     except KeyboardInterrupt as error:
         if debug:
             raise

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError
+from invtoolbox.core.memory import is_out_of_memory, memory_error
+from invtoolbox.errors import InputError, MissingDependency
 
 _REAL, _COMPLEX = (torch.float32, torch.float64), (torch.complex64, torch.complex128)
 
@@ -86,11 +87,15 @@ def decoding(path: Path, format_name: str) -> Iterator[None]:
     """
     try:
         yield
+    except MissingDependency:  # the file may be whole
+        raise
     except InputError as error:
         if str(path) in str(error):
             raise
         raise InputError(f"{path}: {error}") from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise InputError(f"{path}: {memory_error(error)}") from error
         # On damaged bytes libraries raise many types (zlib.error, struct.error, TypeError, their
         # own subclasses of Exception), and no list of them is complete. The cause stays attached.
         reason = " ".join(str(error).split())[:120] or type(error).__name__

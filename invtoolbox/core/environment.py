@@ -114,6 +114,37 @@ def extras() -> dict[str, dict[str, str | None]]:
     return found
 
 
+def unmet_requirements() -> list[str]:
+    """Return one sentence per required package that is missing or of a version that does not fit."""
+    from packaging.requirements import Requirement
+
+    found = []
+    for requirement in map(Requirement, _required()):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        installed = _version(requirement.name)
+        if installed is None:
+            found.append(f"{requirement.name} is not installed")
+        elif not requirement.specifier.contains(installed.partition("+")[0], prereleases=True):
+            found.append(
+                f"{requirement.name} is {installed}, and {requirement.specifier} is needed"
+            )
+    return found
+
+
+def _required() -> list[str]:
+    import tomllib
+
+    try:
+        return requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        path = Path(__file__).resolve().parents[2] / "pyproject.toml"
+        if not path.is_file():
+            return []
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return [str(line) for line in content["project"]["dependencies"]]
+
+
 def how_to_get(extra: str) -> str:
     """Return the command that installs an extra.
 

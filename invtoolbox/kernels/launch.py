@@ -24,6 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.kernel_cache import init_warp
+
 _LOCK = threading.RLock()
 _NO_DRIVER = b"Could not find or load the NVIDIA CUDA driver"
 #: Parts of a launch per thread. More than one, so that a thread with light parts helps one with
@@ -45,7 +47,7 @@ def warp() -> Any:
             else:
                 wp.config.quiet = True  # type: ignore[attr-defined]
         with _without_driver_warning():
-            wp.init()
+            init_warp(wp)
         return wp
 
 
