@@ -375,7 +375,7 @@ def refine(
     )
     # The unknown is the displacement from the rigidly moved point, so zero is the rigid motion.
     problem = Problem(target[near][None], PointWarp(moved[None]), term)
-    prior = VoxelFlow(settings.gap) + settings.rigidity * ARAP(labels=label[rows])
+    prior = VoxelFlow(settings.cell) + settings.rigidity * ARAP(labels=label[rows])
     solution = solve(problem, prior, LBFGS(), max_iterations=settings.iterations, progress=False)
     found = flow.clone()
     found[rows] += solution.x[0]
