@@ -25,7 +25,8 @@ def add(commands: Any) -> None:
         help="estimate the motion of every point of a lidar sequence",
         description="Estimate scene flow: the displacement of every point of every sweep to the "
         "next sweep. SEQUENCE is a folder of\n"
-        ".bin, .pcd, .ply, .npy or .npz sweeps, of KITTI, Argoverse 2, nuScenes or Ouster; or the "
+        ".bin, .pcd, .ply, .npy or .npz sweeps, of KITTI, Argoverse 2, nuScenes, Waymo or Ouster; an "
+        ".h5 scene of OpenSceneFlow; or the "
         "name of a data set or\nof a scene of the catalogue. One result file per sweep is written "
         "to the folder --out; the last sweep has no\nsuccessor, and so no result. A sweep that "
         "cannot be read is reported and skipped, and the exit code is then 1.",
@@ -102,6 +103,14 @@ def add(commands: Any) -> None:
         metavar="M",
         help="distance in metres beyond which points are assumed to stand still in the world "
         "(default: none)",
+    )
+    method.add_argument(
+        "--sensor-origin",
+        type=float,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help="place of the sensor in the frame of the points, metres (default: the origin; "
+        "estimated if the points do not lie around it)",
     )
     method.add_argument(
         "--seed", type=int, metavar="N", help="seed of the method's random draws (default: 0)"
@@ -216,11 +225,20 @@ def job_of(arguments: argparse.Namespace) -> FlowJob:
         "ego_motion": arguments.ego_motion,
         "ground": arguments.ground,
         "max_range": arguments.max_range,
+        "sensor_origin": arguments.sensor_origin and tuple(arguments.sensor_origin),
     }
     changed = {key: value for key, value in changes.items() if value is not None}
     before = {
         key: getattr(job.preparation, key)
-        for key in ("ego_motion", "deskew", "ground", "max_range", "min_height", "max_height")
+        for key in (
+            "ego_motion",
+            "deskew",
+            "ground",
+            "max_range",
+            "min_height",
+            "max_height",
+            "sensor_origin",
+        )
     }
     formats = (
         *((arguments.format,) if arguments.format != "npz" else ()),

@@ -146,6 +146,11 @@ def _error_lines(study: FlowStudy) -> list[str]:
     if errors is None:
         return []
     three, mean = errors.three_way.pool(), errors.bucketed.mean()
+    classes = [
+        f"{name.lower().replace('_', ' ')} {score.dynamic:.3f}"
+        for name, score in errors.bucketed.by_class().items()
+        if not math.isnan(score.dynamic)
+    ]
     return [
         f"against labels, {errors.points:,} points within 35 m, not ground, the sensor's motion "
         "removed:",
@@ -154,6 +159,7 @@ def _error_lines(study: FlowStudy) -> list[str]:
         f"  three-way EPE {_metres(three.mean)} over points, "
         f"{_metres(errors.three_way.per_frame().mean)} over sweeps; bucket-normalised dynamic "
         f"error {mean.dynamic:.3f}",
+        "  bucket-normalised dynamic error by class: " + (", ".join(classes) or "nothing moves"),
     ]
 
 

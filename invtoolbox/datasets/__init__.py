@@ -49,6 +49,7 @@ from invtoolbox.datasets.sweeps.folder import LidarFolder, OusterFrames
 from invtoolbox.datasets.sweeps.kitti import KittiOdometry, KittiRaw, KittiSceneFlow
 from invtoolbox.datasets.sweeps.nuscenes import NuScenes
 from invtoolbox.datasets.sweeps.opening import SWEEP_READERS, open_sweeps
+from invtoolbox.datasets.sweeps.opensceneflow import OpenSceneFlow
 from invtoolbox.datasets.sweeps.pcd import read_pcd
 from invtoolbox.datasets.sweeps.ply import read_ply, write_ply
 from invtoolbox.datasets.sweeps.pose_files import read_poses
@@ -105,6 +106,7 @@ __all__ = [
     "NXtomo",
     "Nifti",
     "NuScenes",
+    "OpenSceneFlow",
     "OusterFrames",
     "Pictures",
     "PosedPictures",

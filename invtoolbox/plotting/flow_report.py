@@ -26,6 +26,18 @@ from invtoolbox.plotting.charts import line_chart
 LISTED = 40
 
 
+#: Columns of the tables of sweeps and of methods, by their names in `FlowErrors.COLUMNS`: more
+#: columns do not fit into a narrow window.
+_SHOWN = (
+    "dynamic EPE [m]",
+    "static EPE [m]",
+    "AccS",
+    "AccR",
+    "three-way EPE [m]",
+    "bucketed dynamic",
+)
+
+
 @dataclass(frozen=True)
 class SweepResult:
     """Result of one sweep.
@@ -162,8 +174,8 @@ def _pictures(shown: SweepPicture) -> list[str]:
 def _errors(scored: Sequence[SweepResult]) -> list[str]:
     errors = [r.errors for r in scored if r.errors is not None]
     together = pool(errors)
-    rows = [("all, every point alike", together.row())] if len(errors) > 1 else []
-    rows += [(r.name, e.row()) for r, e in zip(scored[:LISTED], errors)]
+    rows = [("all, every point alike", _shown(together))] if len(errors) > 1 else []
+    rows += [(r.name, _shown(e)) for r, e in zip(scored[:LISTED], errors)]
     by_class = together.bucketed.by_class()
     classes = [
         (name.capitalize().replace("_", " "), (_number(e.static), _number(e.dynamic)))
@@ -198,18 +210,29 @@ def _errors(scored: Sequence[SweepResult]) -> list[str]:
     )
     return [
         page.section("Errors", text),
-        page.numbers(["Sweep", *FlowErrors.COLUMNS], rows),
+        "<h3>Bucket-normalised error by class</h3>",
+        page.numbers(["class", "static [m]", "dynamic"], classes),
+        "<h3>All sweeps, every point alike</h3>",
+        page.numbers(
+            ["figure", "value"], [(n, [v]) for n, v in zip(FlowErrors.COLUMNS, together.row())]
+        ),
+        "<h3>By sweep</h3>",
+        page.numbers(["Sweep", *_SHOWN], rows),
         *more,
         "<h3>Three-way end-point error [m]</h3>",
         page.numbers(
             ["averaged", "foreground dynamic", "foreground static", "background static", "mean"],
             ways,
         ),
-        "<h3>Bucket-normalised error by class</h3>",
-        page.numbers(["class", "static [m]", "dynamic"], classes),
         "<h3>End-point error by range</h3>",
         page.numbers(["distance", "dynamic [m]", "points", "static [m]", "points"], ranges),
     ]
+
+
+def _shown(errors: FlowErrors) -> list[str]:
+    """Return the figures of the columns `_SHOWN`."""
+    row = errors.row()
+    return [row[FlowErrors.COLUMNS.index(name)] for name in _SHOWN]
 
 
 def _curves(results: Sequence[SweepResult]) -> list[str]:
@@ -259,17 +282,6 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 
-#: Columns of the table, by their names in `FlowErrors.COLUMNS`.
-_SHOWN = (
-    "dynamic EPE [m]",
-    "static EPE [m]",
-    "AccS",
-    "AccR",
-    "three-way EPE [m]",
-    "bucketed dynamic",
-)
-
-
 @dataclass(frozen=True, eq=False)
 class FlowMethod:
     """Flow of one method.
@@ -314,12 +326,11 @@ class FlowCase:
 
     def rows(self) -> list[tuple[str, list[str]]]:
         """Return the figures of each method in words, in the order of `columns`."""
-        place = [FlowErrors.COLUMNS.index(name) for name in _SHOWN]
         return [
             (
                 m.name,
                 [
-                    *(m.errors.row()[k] for k in place),
+                    *_shown(m.errors),
                     "" if m.seconds is None else f"{m.seconds:.2f}",
                 ],
             )

@@ -197,6 +197,7 @@ td.best { font-weight: 700; }
 td.words { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 .good { color: #0b6e4f; } .bad { color: #b3261e; }
+@media (max-width: 760px) { main { padding: 16px 10px 40px; } table { font-size: 12px; } th, td { padding: 4px 6px; } }
 @media print { body { background: #fff; } figure { break-inside: avoid; } }
 """
 

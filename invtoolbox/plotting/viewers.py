@@ -6,8 +6,10 @@ Both packages are optional.
 from __future__ import annotations
 
 import os
+import sysconfig
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,15 +84,39 @@ def view_flow(
     rr = rerun_module()
     if save is not None and Path(save).suffix != ".rrd":
         raise InputError(f"{save}: a recording of Rerun ends in .rrd")
-    rr.init(f"invtoolbox: {title}", spawn=save is None)
-    if save is not None:
-        rr.save(str(Path(save).expanduser()))
+    _start(rr, title, save)
     rr.log("world", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
     count = 0
     for sweep in sweeps:
         _send(rr, sweep, count, full_speed)
         count += 1
     return count
+
+
+def _start(rr: Any, title: str, save: str | os.PathLike[str] | None) -> None:
+    """Begin a recording, in a file or in a window."""
+    with _programs_of_python():
+        rr.init(f"invtoolbox: {title}", spawn=save is None)
+    if save is not None:
+        rr.save(str(Path(save).expanduser()))
+
+
+@contextmanager
+def _programs_of_python() -> Iterator[None]:
+    """Put the folder of Python's programs on PATH: Rerun searches its window there.
+
+    The folder is not on PATH if an environment is used without being activated.
+    """
+    before = os.environ.get("PATH")
+    folders = [sysconfig.get_path("scripts"), *([before] if before else [])]
+    os.environ["PATH"] = os.pathsep.join(folders)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PATH"]
+        else:
+            os.environ["PATH"] = before
 
 
 def _send(rr: Any, sweep: SweepView, index: int, full_speed: float) -> None:
@@ -262,9 +288,7 @@ def _show_in_rerun(
 ) -> None:
     if save is not None and Path(save).suffix != ".rrd":
         raise InputError(f"{save}: a recording of Rerun ends in .rrd")
-    rr.init(f"invtoolbox: {title}", spawn=save is None)
-    if save is not None:
-        rr.save(str(Path(save).expanduser()))
+    _start(rr, title, save)
     solid = shown.opacities > 0.1
     colors = (255 * _colors(shown)).round().astype(np.uint8)[solid.cpu().numpy()]
     rr.log(

@@ -16,6 +16,7 @@ from invtoolbox.runs.flow.results import FlowStudy
 from invtoolbox.runs.flow.scene import read_flow_scene
 from invtoolbox.runs.flow.sequence import FlowJob
 from tests.cli.conftest import Run, one_sentence
+from tests.datasets.sweep_sets import write_opensceneflow
 from tests.motion.recording import record, standing
 
 SMALL = ("--option", "sweeps=3", "--option", "points=1500")
@@ -105,6 +106,7 @@ def test_the_street_is_measured_against_its_labels(run: Run, drive: Path) -> Non
         "1 sweep: 1 done" in ran.out
         and "static EPE 0.000 m" in ran.out
         and "bucket-normalised dynamic error 1.000" in ran.out
+        and "by class: car 1.000" in ran.out
     )
     assert (
         json.loads(Path("out/study.json").read_text())["description"]["sequence"]["street"][
@@ -150,6 +152,13 @@ def test_argoverse_formats(run: Run, drive: Path) -> None:
         and float(found.flow.abs().max()) == 0.0
     )
     assert "--masks" in one_sentence(run("flow", "drive", "--out", "one", "--format", "av2-v1"))
+    scene = write_opensceneflow(drive.parent / "scenes") / "log.h5"
+    ran = run("flow", scene, "--out", "h5", "--format", "av2-v3")
+    assert ran.code == 0 and "by class: car" in ran.out, ran.err
+    assert [p.name for p in sorted(Path("h5/av2-v3/log").iterdir())] == [
+        "315966265259836000.feather",
+        "315966265359836000.feather",
+    ]
     assert "recorded sweeps" in one_sentence(
         run("flow", "street", *SMALL, "--out", "one", "--format", "av2-v3")
     )

@@ -440,6 +440,35 @@ def write_drive_alone(folder: Path) -> Path:
     return drive
 
 
+def write_opensceneflow(folder: Path, count: int = 3) -> Path:
+    """One scene of OpenSceneFlow: a vehicle that drives 1 m a sweep past a car that drives 2 m."""
+    import h5py
+
+    folder.mkdir(parents=True)
+    motion = np.eye(4, dtype=np.float32)
+    motion[0, 3] = -1
+    with h5py.File(folder / "log.h5", "w") as file:
+        for k in range(count):
+            group, pose = file.create_group(f"{315966265259836000 + k * 10**8}"), np.eye(4)
+            pose[0, 3] = k
+            flow = np.tile(np.float32([-1, 0, 0]), (N, 1))
+            flow[:5, 0] = 1
+            arrays = {
+                "lidar": np.concatenate([cloud(), np.ones((N, 1), np.float32)], axis=1),
+                "pose": pose.astype(np.float32),
+                "lidar_dt": np.linspace(0, 0.1, N, dtype=np.float32),
+                "ground_mask": np.arange(N) >= 30,
+                "flow": flow,
+                "flow_is_valid": np.ones(N, bool),
+                "flow_category_indices": np.where(np.arange(N) < 5, 19, 0).astype(np.uint8),
+                "flow_instance_id": (np.arange(N) < 5).astype(np.int16),
+                "ego_motion": motion,
+            }
+            for name, array in arrays.items():
+                group.create_dataset(name, data=array)
+    return folder
+
+
 class Somebody:
     """A reader as a plug-in would bring it: no base class, one setting."""
 
@@ -466,4 +495,5 @@ SETS: dict[str, tuple[str, Any]] = {
     "npys": ("lidar-folder", write_arrays),
     "nuscenes": ("nuscenes", write_nuscenes),
     "waymo": ("waymo", write_waymo),
+    "h5 scenes": ("opensceneflow", write_opensceneflow),
 }

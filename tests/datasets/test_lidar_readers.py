@@ -224,6 +224,49 @@ def test_files_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert [float(sweep.points[0, 0]) for sweep in datasets.open_sweeps(tmp_path)] == [1, 9, 10]  # type: ignore[attr-defined]
 
 
+def test_a_scene_of_openscene_flow(tmp_path: Path) -> None:
+    import h5py
+
+    file = sets.write_opensceneflow(tmp_path / "scenes") / "log.h5"
+    data = datasets.open_sweeps(file)
+    first, second = data[0], data[1]  # type: ignore[attr-defined]
+    assert len(data) == 3 and first.deskewed and first.meta["log"] == "log"
+    assert second.timestamp - first.timestamp == pytest.approx(0.1, abs=1e-6)
+    labels = first.labels
+    assert labels is not None and labels.ground is not None and labels.instance is not None
+    assert labels.dynamic.tolist() == [True] * 5 + [False] * (sets.N - 5)
+    assert labels.instance[4:6].tolist() == [1, -1] and int(labels.ground.sum()) == 10
+    assert labels.categories[int(labels.category[0])] == "REGULAR_VEHICLE"
+    torch.testing.assert_close(
+        relative_motion(first.pose, second.pose)[:3, 3], torch.tensor([-1.0, 0, 0]).double()
+    )
+    with pytest.raises(InputError, match="the file is the scene log, and not other"):
+        datasets.open_sweeps(file, scene="other")
+    with h5py.File(file, "a") as scene:
+        del scene[data.names[1]]["pose"]
+    with pytest.raises(InputError, match=f"{data.names[1]}: there is no array pose"):
+        data[1]  # type: ignore[index]
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(InputError, match=r"log\.h5"):
+        datasets.open_sweeps(file)
+
+
+def test_a_sweep_of_nuscenes_outside_its_database_has_five_columns(tmp_path: Path) -> None:
+    rows = np.concatenate([sets.cloud(), np.ones((sets.N, 2), np.float32)], axis=1)
+    rows[:, 4] = np.arange(sets.N) % 32
+    rows.astype("<f4").tofile(tmp_path / "0.pcd.bin")
+    sweep = datasets.open_sweeps(tmp_path)[0]  # type: ignore[attr-defined]
+    assert np.array_equal(sweep.points.numpy(), rows[:, :3])
+    assert sweep.ring.tolist() == [k % 32 for k in range(sets.N)]
+    named = datasets.open_sweeps(tmp_path, columns="x y z intensity ring")[0]  # type: ignore[attr-defined]
+    assert torch.equal(named.points, sweep.points) and torch.equal(named.ring, sweep.ring)
+    # Four columns that are read as five leave fractions in the column of rings.
+    (tmp_path / "0.pcd.bin").unlink()
+    sets.cloud(5 * sets.N).astype("<f4").tofile(tmp_path / "0.bin")
+    with pytest.raises(InputError, match=r"0\.bin: the ring of a point is not a whole number"):
+        datasets.open_sweeps(tmp_path, columns=5)[0]  # type: ignore[index]
+
+
 def test_columns_may_be_named(tmp_path: Path) -> None:
     rows = np.arange(12, dtype="<f4").reshape(2, 6)
     rows.tofile(tmp_path / "0.bin")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from invtoolbox.errors import InputError
-from invtoolbox.motion.bodies import BodySettings, Pair, moving_bodies
+from invtoolbox.motion.bodies import BodySettings, Pair, Refinement, moving_bodies, refine
 from invtoolbox.motion.registration import clusters, height_above, translations
 from invtoolbox.motion.window import Neighbour
 
@@ -46,6 +46,9 @@ def test_the_moving_car_alone_is_found():
         found.flow[moves].mean(0), torch.tensor([0.9, 0.1, 0.0]), atol=0.02, rtol=0
     )
     assert not bool(found.flow[~moves].any())
+    bent = refine(here, there, found.label, found.flow, settings=Refinement(iterations=3))
+    assert float((bent - found.flow)[moves].norm(dim=1).mean()) < 0.02
+    assert torch.equal(bent[~moves], found.flow[~moves])
 
 
 def test_nothing_moves_where_nothing_moved():

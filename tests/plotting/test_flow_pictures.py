@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -217,6 +219,17 @@ def test_a_sequence_is_sent_to_rerun(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     ] == [0, 1]
     with pytest.raises(InputError, match=r"ends in \.rrd"):
         view_flow([], save=tmp_path / "x.html")
+
+
+def test_the_window_is_found_without_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = []
+    viewer = Rerun()
+    viewer.init = lambda *_, spawn: paths.append(os.environ["PATH"])  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rerun", viewer)
+    monkeypatch.setenv("PATH", "/nowhere")
+    view_flow([])
+    assert paths == [os.pathsep.join([sysconfig.get_path("scripts"), "/nowhere"])]
+    assert os.environ["PATH"] == "/nowhere"
 
 
 def test_without_rerun_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

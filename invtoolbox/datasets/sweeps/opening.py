@@ -19,6 +19,7 @@ from invtoolbox.datasets.sweeps.argoverse import Argoverse2
 from invtoolbox.datasets.sweeps.folder import LidarFolder, OusterFrames
 from invtoolbox.datasets.sweeps.kitti import FIRST, KittiOdometry, KittiRaw, KittiSceneFlow
 from invtoolbox.datasets.sweeps.nuscenes import NuScenes
+from invtoolbox.datasets.sweeps.opensceneflow import OpenSceneFlow, holds_scenes
 from invtoolbox.datasets.sweeps.point_files import SUFFIXES
 from invtoolbox.datasets.sweeps.sweep_files import SweepFiles, require_folder
 from invtoolbox.datasets.sweeps.waymo import Waymo
@@ -90,6 +91,7 @@ SWEEP_READERS: dict[str, Callable[..., Any]] = {
     "kitti-scene-flow": KittiSceneFlow,
     "nuscenes": NuScenes,
     "waymo": Waymo,
+    "opensceneflow": OpenSceneFlow,
     "ouster": OusterFrames,
     "lidar-folder": LidarFolder,
     "street": street_of_file,
@@ -116,7 +118,8 @@ def open_sweeps(
     Args:
         path: folder of an Argoverse 2 log, a KITTI odometry sequence or raw drive, a nuScenes set,
             a Waymo segment, Ouster frames, or `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` files; its
-            content decides. Or a TOML file that describes a simulated street.
+            content decides. Or an `.h5` scene of OpenSceneFlow, or a folder of them. Or a TOML file
+            that describes a simulated street.
         reader: name of a reader in `SWEEP_READERS` or of a plug-in, in place of the automatic
             choice.
         poses: file of the poses, for readers that take one; ``"none"`` reads no poses.
@@ -141,6 +144,8 @@ def open_sweeps(
     """
     if reader is None and Path(path).suffix.lower() == ".toml":
         reader = "street"
+    if reader is None and Path(path).suffix.lower() == ".h5":
+        reader = "opensceneflow"
     if reader is None:
         reader = reader_of_folder(require_folder(path, "a lidar sequence"))
         if reader is None:
@@ -210,6 +215,8 @@ def reader_of_folder(folder: Path) -> str | None:
         return "nuscenes"
     if (folder / "lidar").is_dir() and any((folder / "lidar").glob("*.parquet")):
         return "waymo"
+    if holds_scenes(folder):
+        return "opensceneflow"
     suffixes = {
         file.suffix.lower()
         for file in folder.iterdir()

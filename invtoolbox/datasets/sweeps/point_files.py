@@ -65,9 +65,10 @@ def read_points(path: Path, columns: int | Sequence[str] | None = None) -> Point
 
     Args:
         path: path of the file.
-        columns: number of columns of `.bin` and `.npy` (`COLUMNS`), or their names; by default 4
-            for `.bin`, and the width of the array for `.npy`. The names are x, y, z, intensity,
-            ring and time; columns with other names are skipped.
+        columns: number of columns of `.bin` and `.npy` (`COLUMNS`), or their names, also in one
+            string; by default 4 for `.bin`, 5 for the `.pcd.bin` of nuScenes, and the width of the
+            array for `.npy`. The names are x, y, z, intensity, ring and time; columns with other
+            names are skipped.
 
     Raises:
         InputError: if the size is not a whole number of points, if the file is damaged, or if it
@@ -85,9 +86,16 @@ def read_points(path: Path, columns: int | Sequence[str] | None = None) -> Point
 
 
 def column_names(columns: int | Sequence[str] | None, width: int) -> tuple[str, ...]:
-    """Return the names of columns, from their number or as given."""
+    """Return the names of columns, from their number or as given.
+
+    >>> column_names("x y z ring", 4)
+    ('x', 'y', 'z', 'ring')
+    """
     if columns is None:
         columns = width
+    if isinstance(columns, str):
+        words = columns.replace(",", " ").split()
+        columns = int(words[0]) if len(words) == 1 and words[0].isdigit() else words
     names = COLUMNS.get(columns) if isinstance(columns, int) else tuple(columns)
     if names is None or not {"x", "y", "z"} <= set(names):
         raise InputError(
@@ -114,9 +122,9 @@ def points_of_columns(path: Path, columns: Mapping[str, np.ndarray]) -> Points:
     require_measurements(path, points)
     intensity, ring = _first(columns, _INTENSITY), _first(columns, _RING)
     time, start = _times(path, _first(columns, _TIME))
-    if ring is not None and ring.dtype.kind == "f" and not np.isfinite(ring).all():
+    if ring is not None and ring.dtype.kind == "f" and not (ring % 1 == 0).all():
         raise InputError(
-            f"{path}: the ring of a point is not finite; the columns are probably not "
+            f"{path}: the ring of a point is not a whole number; the columns are probably not "
             f"{', '.join(columns)}, so give columns="
         )
     return Points(
@@ -216,7 +224,7 @@ def _first(columns: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarra
 
 
 def _read_bin(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
-    names = column_names(columns, 4)
+    names = column_names(columns, 5 if path.name.lower().endswith(".pcd.bin") else 4)
     size, row = path.stat().st_size, 4 * len(names)
     if size % row:
         fitting = [str(n) for n in COLUMNS if size % (4 * n) == 0]

@@ -113,12 +113,13 @@ def _numbers(opened: Sweeps) -> dict[str, int]:
 def _write_challenge(
     study: FlowStudy, opened: Sweeps, sequence: SequencePath, name: str, masks: Path | None
 ) -> None:
-    version, folder, log = CHALLENGES[name], study.folder / name, sequence.path.name
+    version, folder = CHALLENGES[name], study.folder / name
     number = _numbers(opened)
     for report, sweep, found in results(study, opened):
         index = number[report.name]
         if version == 2 and index % STRIDE:
             continue
+        log = str(sweep.meta.get("log", sequence.path.name))
         stamp = index if version == 2 else _nanoseconds(sweep, report.name)
         following = opened[index + 1].pose
         moved = (
