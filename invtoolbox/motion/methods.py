@@ -5,7 +5,6 @@ Each maps a prepared pair of sweeps to the motion that remains after the motion 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,7 +16,7 @@ from invtoolbox.motion.bodies import IcpFlow
 from invtoolbox.motion.bodies import Motion as Motion
 from invtoolbox.motion.bodies import Pair as Pair
 from invtoolbox.motion.euler import EulerSettings, euler_flow
-from invtoolbox.motion.published import VoxelSettings, fast_nsf, nsfp, voxel_flow
+from invtoolbox.motion.published import VoxelSettings, nsfp, voxel_flow
 from invtoolbox.motion.registration import height_above
 
 #: ``method(pair, seed) -> Motion``: a frozen dataclass of settings that can be called.
@@ -50,46 +49,6 @@ class Nsfp:
             seed=seed,
             time_limit=self.time_limit,
         )
-        return Motion(flow, torch.full((len(flow),), -1))
-
-
-@dataclass(frozen=True)
-class FastNsf:
-    """Fast neural scene flow (`published.fast_nsf`) with its settings for whole sweeps.
-
-    It is fast, and stays close to zero on pairs without the motion of the sensor. The memory of its
-    grid grows with the volume, so points beyond `max_range` are left out and do not move.
-
-    Attributes:
-        max_range: distance from the sensor in the plane, metres; None for all points.
-        points: number of points drawn for the fit; None for all.
-        patience: iterations without improvement after which the fit stops.
-        max_iterations: largest number of iterations.
-        time_limit: seconds after which the fit stops; None for no limit.
-    """
-
-    max_range: float | None = 35.0
-    points: int | None = None
-    patience: int = 10
-    max_iterations: int = 5000
-    time_limit: float | None = None
-
-    def __call__(self, pair: Pair, seed: int) -> Motion:
-        flow = torch.zeros_like(pair.source)
-        reach = math.inf if self.max_range is None else self.max_range
-        near, target_near = (
-            points[:, :2].norm(dim=1) <= reach for points in (pair.source, pair.target)
-        )
-        if bool(near.any()) and bool(target_near.any()):
-            flow[near] = fast_nsf(
-                pair.source[near],
-                pair.target[target_near],
-                points=self.points,
-                patience=self.patience,
-                max_iterations=self.max_iterations,
-                seed=seed,
-                time_limit=self.time_limit,
-            )
         return Motion(flow, torch.full((len(flow),), -1))
 
 
@@ -138,7 +97,6 @@ METHODS: dict[str, Callable[[], Method]] = {
     "default": Default,
     "icp-flow": IcpFlow,
     "nsfp": Nsfp,
-    "fast-nsf": FastNsf,
     "voxel": Voxel,
     "euler": Euler,
 }
