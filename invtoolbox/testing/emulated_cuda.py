@@ -124,7 +124,7 @@ class EmulatedTensor(Tensor):
     """Tensor that reports ``cuda:0`` and holds its values on the CPU."""
 
     held: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, held: Tensor) -> EmulatedTensor:
@@ -140,7 +140,7 @@ class EmulatedTensor(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, operation: Any, types: Any, arguments: Any = (), named: Any = None
     ) -> Any:
         return _current().run(operation, arguments, named or {})
