@@ -234,7 +234,7 @@ def solve(
         # Without a solver, half-quadratic splitting is chosen for denoisers.
         strength = (HalfQuadratic if named is None else named).denoiser_strength
         objective, rule, why_weight = bind(problem, priors, regularization, seed, strength)
-        algorithm, reason = _solver(named, objective)
+        algorithm, reason = _solver(named, objective, differentiate == "implicit")
         if rule is not None and not objective.terms:
             raise InputError(
                 "a rule for the weight needs an explicit prior to weigh, and there is none"
@@ -263,7 +263,9 @@ def solve(
                 "seed": seed,
             }
             content = fingerprint(parts, kept.key)
-        variable = initial_variable(objective, initial, algorithm.starts_at_zero)
+        variable = initial_variable(
+            objective, initial, algorithm.starts_at_zero, algorithm.starts_at_inverse
+        )
         limits = Limits(
             max_iterations=algorithm.max_iterations if max_iterations is None else max_iterations,
             tolerance=algorithm.tolerance if tolerance is None else tolerance,
@@ -278,11 +280,16 @@ def solve(
                 objective,
                 problem,
                 priors,
-                objective.decode(variable),
+                objective.decode(
+                    initial_variable(objective, initial, algorithm.starts_at_zero)
+                    if algorithm.starts_at_inverse
+                    else variable
+                ),
                 attempt,
                 search.separate,
                 limits.tolerance,
                 limits.max_iterations,
+                lambda tolerance: algorithm.coarse(tolerance)[1],
             )
             curve = search.choose(trials)
             for note in curve.notes:
@@ -449,7 +456,7 @@ def _attempts(
         solution = solve(
             problem,
             priors,
-            solver,
+            solver if walk_iterations is None else solver.coarse(math.inf)[0],
             weight,
             initial=start,
             max_iterations=max_iterations if walk_iterations is None else walk_iterations,
@@ -539,9 +546,11 @@ def _as_sum(prior: Prior | str | None) -> PriorSum:
     return prior.as_sum()
 
 
-def _solver(solver: Solver | None, objective: Objective) -> tuple[Solver, str]:
+def _solver(
+    solver: Solver | None, objective: Objective, differentiable: bool
+) -> tuple[Solver, str]:
     if solver is None:
-        return choose(objective)
+        return choose(objective, differentiable)
     check_fits(solver, objective)
     return solver, f"{type(solver).__name__} was asked for"
 

@@ -11,7 +11,7 @@ import torch
 import invtoolbox as it
 from invtoolbox.kernels.launch import Kernel
 from invtoolbox.testing import emulate_cuda
-from tests.device_jobs import JOBS, count_per_step, picture
+from tests.device_jobs import JOBS, count_per_step, measured, picture, solve
 from tests.kernels.cuda_variants import SIZES, variants
 
 #: Largest number of waits and of copies per step. The loop takes 0.1, and gaps of the objective as
@@ -60,6 +60,45 @@ def test_a_job_waits_and_copies_little(name: str) -> None:
     counts = count_per_step(JOBS[name], 10, 20)
     waits, copies = BOUNDS.get(name, (0.2, 0))
     assert counts["synchronizations"] <= waits and counts["copies"] <= copies, counts
+
+
+S, P = it.solvers, it.priors
+#: Further solvers and priors on a picture of 16 x 16 pixels, deblurred or scanned.
+FURTHER: dict[str, tuple[str, Any, Any]] = {
+    "automatic weight": ("scan", P.TotalVariation(), None),
+    "L-BFGS": ("scan", P.Tikhonov(), S.LBFGS()),
+    "Krylov": ("scan", P.TotalVariation(), S.KrylovMM()),
+    "TGV": ("blur", P.TotalGeneralizedVariation(), None),
+    "graph Laplacian": ("scan", P.GraphLaplacian(first="tv"), None),
+    "nuclear norm": ("blur", P.NuclearNorm(), None),
+    "half-quadratic": ("blur", P.TotalVariation(), S.HalfQuadratic()),
+    "SIRT": ("scan", None, S.SIRT()),
+    "OS-SART": ("scan", None, S.OSSART()),
+    "LSMR": ("scan", None, "lsmr"),
+    "stochastic PDHG": ("scan", P.TotalVariation(), S.StochasticPDHG()),
+    "Condat-Vu": ("blur", P.TotalVariation(), S.CondatVu()),
+    "Douglas-Rachford": ("blur", P.TotalVariation(), S.DouglasRachford()),
+    "nonlinear ADMM": ("blur", P.TotalVariation(), S.NonlinearADMM()),
+    "Levenberg-Marquardt": ("blur", P.CoordinateNetwork(width=6, depth=1), S.LevenbergMarquardt()),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FURTHER)
+def test_further_solvers_on_an_emulated_gpu(name: str) -> None:
+    kind, prior, solver = FURTHER[name]
+    scan = it.operators.ParallelBeam((16, 16), torch.linspace(0, 3.1, 16), 24)
+    A = scan if kind == "scan" else it.operators.Blur(torch.ones(3, 3) / 9, (16, 16))
+    problem = measured(A, picture(1, 1, 16, 16))
+    weight: Any = "auto" if name == "automatic weight" else 0.1
+
+    def solved(device: str) -> torch.Tensor:
+        return solve(problem, prior, solver, device, 4, regularization=weight)
+
+    on_cpu = solved("cpu")
+    with emulate_cuda():
+        on_cuda = solved("cuda").cpu()
+    assert torch.allclose(on_cuda, on_cpu, rtol=1e-3, atol=1e-3 * float(on_cpu.abs().max()))
 
 
 @pytest.mark.gpu

@@ -8,6 +8,7 @@ of the batch is done, and the batch is compacted to the running items.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -234,7 +235,7 @@ def run(
         # Without a tolerance no item is expected to converge, and none is frozen between checks.
         if checks or (limits.tolerance > 0 and loop.travel is None):
             done = solver.converged(loop.state, limits.tolerance)
-            if loop.travel is not None:
+            if loop.travel is not None and limits.tolerance < math.inf:
                 done = _check_gap(loop, objective, solver, limits, every, loop.travel, done)
             if loop.rule_state is not None and rule is not None:
                 done = done & rule.satisfied(loop.rule_state, loop.state.discrepancy)

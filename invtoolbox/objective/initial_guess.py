@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Layout, Objective
 from invtoolbox.objective.unknowns import Unknowns
-from invtoolbox.operators.base import check_shape
+from invtoolbox.operators.base import LinearOperator, check_shape
+from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.problem import Problem, fitted_back_projection
 
 
-def first_guess(problem: Problem) -> Tensor:
+def first_guess(problem: Problem, inverse: bool = False) -> Tensor:
     """Return the image that solvers start from, ``(batch, channel, *space)``.
 
     It is the back-projection, scaled to fit the measurements best. It is zero if predictions and
@@ -24,14 +26,46 @@ def first_guess(problem: Problem) -> Tensor:
 
     Args:
         problem: measurements, operator and data term.
+        inverse: take the filtered back-projection of a scan, if it has one.
     """
     alike = problem.data_term.is_quadratic or problem.data_term.is_of_residual
     if not alike:
         return problem.zeros()
-    guess = fitted_back_projection(problem)
+    guess = _filtered_back_projection(problem) if inverse and is_scan(problem) else None
+    if guess is None:
+        guess = fitted_back_projection(problem)
     # If squares overflow, the item starts at 0: the last finite iterate of a solve then exists.
     finite = torch.isfinite(guess).reshape(len(guess), math.prod(guess.shape[1:])).all(1)
     return torch.where(finite.view(-1, *[1] * (guess.ndim - 1)), guess, torch.zeros_like(guess))
+
+
+def is_scan(problem: Problem) -> bool:
+    """Whether the problem is a scan under least squares, for which there is an analytic inversion."""
+    return isinstance(problem.operator, Scan) and isinstance(problem.data_term, LeastSquares)
+
+
+def _filtered_back_projection(problem: Problem) -> Tensor | None:
+    """Return the filtered back-projection of every item from the views that count.
+
+    None if the scan has none (a helix), or if weights differ within the views.
+    """
+    guesses = []
+    for k in range(problem.batch):  # the bits of a Fourier transform depend on the number of items
+        part = problem.select(torch.tensor([k], device=problem.y0.device))
+        weights = getattr(part.data_term, "weights", None)
+        if weights is not None:
+            views = weights.expand_as(part.y0).transpose(0, 2).flatten(1)
+            if bool((views != views[:, :1]).any()):
+                return None
+            used = (views[:, 0] > 0).nonzero().squeeze(1)
+            if not len(used):
+                return None
+            part = part.subset(used)
+        try:
+            guesses.append(cast(LinearOperator, part.operator).pseudo_inverse(part.y0))
+        except InputError:
+            return None
+    return torch.cat(guesses)
 
 
 def leaves_float32(problem: Problem) -> bool:
@@ -63,7 +97,10 @@ def leaves_float32(problem: Problem) -> bool:
 
 
 def initial_variable(
-    objective: Objective, initial: Tensor | dict[str, Tensor] | None, at_zero: bool
+    objective: Objective,
+    initial: Tensor | dict[str, Tensor] | None,
+    at_zero: bool,
+    at_inverse: bool = False,
 ) -> Tensor:
     """Return the variable of an objective at the start.
 
@@ -72,13 +109,14 @@ def initial_variable(
         initial: images ``(batch or 1, channel, *space)``, parameters of the implicit prior, or None
             for `first_guess`.
         at_zero: start at zero instead of `first_guess`.
+        at_inverse: start at the filtered back-projection of a scan.
 
     Raises:
         InputError: if ``initial`` has another shape, is not finite, or lacks a parameter.
     """
     implicit = objective.prior.implicit
     parameters = (
-        {"x": _initial_image(objective, initial, at_zero)}
+        {"x": _initial_image(objective, initial, at_zero, at_inverse)}
         if implicit is None
         else _initial_parameters(objective, implicit, initial)
     )
@@ -129,10 +167,10 @@ def _initial_parameters(
     }
 
 
-def _initial_image(objective: Objective, initial: Any, at_zero: bool) -> Tensor:
+def _initial_image(objective: Objective, initial: Any, at_zero: bool, at_inverse: bool) -> Tensor:
     problem, batch = objective.problem, objective.batch
     if initial is None:
-        return problem.zeros() if at_zero else first_guess(problem)
+        return problem.zeros() if at_zero else first_guess(problem, at_inverse)
     image = torch.as_tensor(initial).detach()
     image = image.to(device=problem.y0.device, dtype=problem.image_dtype)
     check_shape(image, problem.image_shape, "initial is an image", problem.operator.channelwise)

@@ -45,6 +45,8 @@ class Trials:
         attempt: `invtoolbox.solve` with solver, start and budgets filled in.
         separate: whether every prior has a weight of its own; else all of them share one factor.
         tolerance, max_iterations: limits of one solve.
+        coarse: function that returns the certificate at which a weight is judged, given that for
+            the solver's own settings; see `Solver.coarse`.
     """
 
     objective: Objective
@@ -55,6 +57,7 @@ class Trials:
     separate: bool = False
     tolerance: float = 1e-4
     max_iterations: int = 500
+    coarse: Callable[[float], float] = float
 
     @property
     def batch(self) -> int:

@@ -136,7 +136,7 @@ class Validation(WeightSearch):
                 first[items],
                 items,
                 measure,
-                self.loosen * trials.tolerance,
+                trials.coarse(self.loosen * trials.tolerance),
                 max(4, round(_PATIENCE * trials.max_iterations)),
                 self.decades * math.log(10.0),
                 seen=seen,

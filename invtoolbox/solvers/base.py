@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -43,6 +43,7 @@ class Solver(ABC):
         certificate_name: name of the quantity that the tolerance bounds.
         starts_at_zero: whether the start regularizes, so that a run starts at 0 unless the caller
             passes an initial guess.
+        starts_at_inverse: whether a run starts at the filtered back-projection of a scan.
         samples: whether the iterates are draws from ``exp(-D - sum_i w_i R_i)``; a weight that the
             user leaves out is then 1, and no rule chooses it.
         takes_projection: whether parameters of a constrained implicit prior (``has_projection``)
@@ -61,6 +62,7 @@ class Solver(ABC):
 
     certificate_name: ClassVar[str] = "relative gradient norm"
     starts_at_zero: ClassVar[bool] = False
+    starts_at_inverse: ClassVar[bool] = False
     samples: ClassVar[bool] = False
     takes_projection: ClassVar[bool] = False
     takes_unit_step: ClassVar[bool] = False
@@ -93,6 +95,18 @@ class Solver(ABC):
     def suits(self, objective: Objective) -> bool:
         """Whether this solver, if it fits, is also a good choice; see `choice`."""
         return True
+
+    def is_differentiable(self, objective: Objective) -> bool:
+        """Whether a step can be differentiated, as far as the proximal operators are concerned."""
+        return True
+
+    def coarse(self, tolerance: float) -> tuple[Self, float]:
+        """Return settings for solves that only rank weights, and the certificate that is enough.
+
+        Args:
+            tolerance: certificate that is enough for the solver itself.
+        """
+        return self, tolerance
 
     @abstractmethod
     def init(self, objective: Objective, start: Tensor) -> Any:

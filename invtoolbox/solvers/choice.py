@@ -48,6 +48,10 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
             "the misfit is robust and the priors are smooth norms, which are squares once they "
             "are weighted",
         ),
+        (
+            solvers.FISTA(),
+            "a scan and total variation, for which it needs the fewest products with the operator",
+        ),
         (solvers.PDHG(), "every prior has a proximal operator, alone or behind a linear operator"),
         (
             solvers.LevenbergMarquardt(),
@@ -121,8 +125,12 @@ def unsupported_reason(solver: Solver, objective: Objective) -> str | None:
     return solver.unsupported_reason(objective)
 
 
-def choose(objective: Objective) -> tuple[Solver, str]:
+def choose(objective: Objective, differentiable: bool = False) -> tuple[Solver, str]:
     """Return the first solver that fits and suits the objective, and the reason.
+
+    Args:
+        objective: what is minimized.
+        differentiable: whether the steps of the solver must be differentiable.
 
     Raises:
         InputError: if no solver fits; the sentence names the nearest change after which one does.
@@ -132,7 +140,11 @@ def choose(objective: Objective) -> tuple[Solver, str]:
         for solver, reason in candidates()
         if unsupported_reason(solver, objective) is None
     ]
-    suiting = [(solver, reason) for solver, reason in fitting if solver.suits(objective)]
+    suiting = [
+        (solver, reason)
+        for solver, reason in fitting
+        if solver.suits(objective) and (not differentiable or solver.is_differentiable(objective))
+    ]
     for solver, reason in suiting or fitting:
         fixed = next((prior for _, prior in objective.terms if prior.unit_step), None)
         if fixed is not None and fixed.least_weight is None:

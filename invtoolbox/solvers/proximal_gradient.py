@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from invtoolbox.core.pytrees import scatter_items, select_items
+from invtoolbox.objective.initial_guess import is_scan
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
-from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple
+from invtoolbox.priors.base import ExplicitPrior, PriorSum
+from invtoolbox.priors.images.total_variation import TotalVariation
+from invtoolbox.priors.settings import replace
 from invtoolbox.solvers.base import (
     Solver,
     State,
@@ -22,6 +27,9 @@ from invtoolbox.solvers.base import (
 from invtoolbox.solvers.duality import has_gap, objective_gap
 from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.splitting import PriorSummand, unit_step_reason, unit_step_term
+
+#: Gradient mapping relative to the subgradient of the prior at which a weight can be judged.
+_COARSE = 0.2
 
 
 @dataclass
@@ -100,6 +108,9 @@ class ProximalGradient(Solver):
         rough = _rough(objective)
         return bool(rough) and not any("joint" in prior.offers for _, prior in rough)
 
+    def is_differentiable(self, objective: Objective) -> bool:
+        return inexact_prox_reason(prior for _, prior in _rough(objective)) is None
+
     def init(self, objective: Objective, start: Tensor) -> ProximalState:
         D, y = objective.problem.data_term, objective.problem.y
         prediction = objective.problem.operator(start)
@@ -155,7 +166,7 @@ class ProximalGradient(Solver):
         gradient = _gradient(objective, state.point, state.ahead)
         x, prediction, step, data, energy = self._search(objective, state, gradient)
         moved = x - state.point
-        certificate = item_norm(moved) / step / state.scale
+        certificate = item_norm(moved) / step / self._scale(state, gradient, moved, step)
         point, ahead, momentum = self._extrapolate(objective, state, x, prediction, moved)
         value = objective.nan()
         if objective.has_value:
@@ -172,6 +183,10 @@ class ProximalGradient(Solver):
             step,
             state.scale,
         )
+
+    def _scale(self, state: ProximalState, gradient: Tensor, moved: Tensor, step: Tensor) -> Tensor:
+        """Return the scale of the gradient mapping, ``(batch,)``."""
+        return state.scale
 
     def _search(
         self, objective: Objective, state: ProximalState, gradient: Tensor
@@ -260,6 +275,14 @@ class FISTA(ProximalGradient):
     Converges for convex f and R, the objective as ``O(1 / k^2)`` between restarts; it need not
     decrease monotonically. The certificate is the certificate of `ProximalGradient`, at z.
 
+    Args:
+        prox_tolerance: relative gap at which the iterated prox of total variation stops within a
+            step, if it is larger than the prior's own tolerance; None for the prior's own. The
+            duality gap is computed with the prior's own.
+        against_prior: whether the certificate is relative to the subgradient of the prior, instead
+            of the gradient of the misfit at the start or at 0. It then does not depend on the
+            weight; walks over the weights use it.
+
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.tensor([[[3.0, 0.5, -2.0]]]), it.operators.Identity((1, 3)))
     >>> it.solve(problem, it.priors.L1(), FISTA(), regularization=1.0, progress=False).x
@@ -267,7 +290,50 @@ class FISTA(ProximalGradient):
     """
 
     takes_unit_step: ClassVar[bool] = False
+    prox_tolerance: float | None = None
+    against_prior: bool = False
+
+    starts_at_inverse: ClassVar[bool] = True
     accelerated: ClassVar[bool] = True
+
+    def suits(self, objective: Objective) -> bool:
+        """Whether the problem is a scan, and the only prior a total variation.
+
+        Products with the operator of a scan are most of the work, and FISTA needs fewer of them
+        than splitting methods, which would need iterations of their own for the prior.
+        """
+        return (
+            is_scan(objective.problem)
+            and len(objective.terms) == 1
+            and type(objective.terms[0][1]) is TotalVariation
+            and not isinstance(objective.rule, DiscrepancyPrinciple)
+        )
+
+    def coarse(self, tolerance: float) -> tuple[Self, float]:
+        inner = max(self.prox_tolerance or 0.0, 1e-2)
+        return dataclasses.replace(self, prox_tolerance=inner, against_prior=True), _COARSE
+
+    def step(self, objective: Objective, state: ProximalState) -> ProximalState:
+        if self.prox_tolerance is not None:
+            terms = tuple(
+                dataclasses.replace(
+                    t,
+                    prior=replace(t.prior, tolerance=max(t.prior.tolerance, self.prox_tolerance)),
+                )
+                if isinstance(t.prior, TotalVariation)
+                else t
+                for t in objective.prior.terms
+            )
+            prior = PriorSum(terms, objective.prior.implicit)
+            objective = dataclasses.replace(objective, prior=prior)
+        return super().step(objective, state)
+
+    def _scale(self, state: ProximalState, gradient: Tensor, moved: Tensor, step: Tensor) -> Tensor:
+        if not self.against_prior:
+            return state.scale
+        # The step is x = z - step (gradient + subgradient), z its start.
+        pull = item_norm(gradient + moved / expand(step, moved))
+        return torch.maximum(pull, 1e-4 * state.scale)  # smooth priors have no part in it
 
     def _extrapolate(
         self, objective: Objective, state: ProximalState, x: Tensor, prediction: Any, moved: Tensor

@@ -124,7 +124,7 @@ class EmulatedTensor(Tensor):
     """Tensor that reports ``cuda:0`` and holds its values on the CPU."""
 
     held: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, held: Tensor) -> EmulatedTensor:
@@ -140,7 +140,7 @@ class EmulatedTensor(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, operation: Any, types: Any, arguments: Any = (), named: Any = None
     ) -> Any:
         return _current().run(operation, arguments, named or {})
@@ -476,7 +476,9 @@ def _tensor(data: Any, *, device: Any = None, requires_grad: bool = False, **how
     if isinstance(data, EmulatedTensor):
         made = data.detach().clone().to(device=device, dtype=how.get("dtype"))
         return made.requires_grad_(requires_grad)
-    made = _PLAIN_TENSOR(data, **how)
+    # PyTorch reads tensors within a list one by one.
+    read = _map(lambda t: t.tolist() if _is_emulated(t) else t, data)
+    made = _PLAIN_TENSOR(read, **how)
     return (made.to(device) if _is_cuda(device) else made).requires_grad_(requires_grad)
 
 
@@ -549,7 +551,8 @@ def emulate_cuda() -> Iterator[Tally]:
     Tensors move there by ``.to("cuda")``, and ``solve(..., device="cuda")`` works. The block yields
     a `Tally` of the synchronizations, copies and launches that a GPU would have seen. The kernels
     of this package run in the variants that CUDA takes. Tensors of the block cannot be used after
-    it. Streams, graphs, memory and automatic mixed precision are not emulated.
+    it. Streams, graphs, memory and automatic mixed precision are not emulated. Functions of PyTorch
+    that make tensors in C++, such as ``pad_sequence`` and ``one_hot``, are taken for the CPU's.
 
     Raises:
         DeviceError: inside of the block, if an operation would fail on a GPU: tensors on two

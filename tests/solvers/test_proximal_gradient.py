@@ -8,6 +8,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.priors import ExplicitPrior
 from invtoolbox.solvers import FISTA, LBFGS, ProximalGradient
@@ -151,3 +152,62 @@ def test_the_search_is_not_lost_in_rounding() -> None:
         progress=False,
     )
     assert solution.status == ("converged",)
+
+
+def scan(batch: int = 1) -> it.Problem:
+    A = it.operators.ParallelBeam((1, 24, 24), torch.arange(18) * torch.pi / 18, 35)
+    disc = (
+        (torch.arange(24.0) - 11.5) ** 2 + (torch.arange(24.0)[:, None] - 11.5) ** 2 < 60
+    ).float()
+    x = torch.stack([disc, disc * (torch.arange(24) > 10)])[:batch, None]
+    return it.Problem(A.simulate(x, noise=0.1, seed=0), A)
+
+
+def test_it_is_the_choice_for_a_scan_with_total_variation() -> None:
+    problem, tv = scan(), it.priors.TotalVariation()
+    arguments = {"regularization": 0.5, "max_iterations": 1, "progress": False}
+
+    def chosen(prior: it.priors.base.Prior, **changes: object) -> str:
+        return it.solve(problem, prior, **(arguments | changes)).solver.partition("(")[0]
+
+    assert chosen(tv) == "FISTA"
+    assert chosen(it.priors.TotalVariation(lower=0.0)) == "FISTA"
+    assert chosen(tv, regularization="discrepancy") == "PDHG"  # it finds the weight by itself
+    assert chosen(tv + it.priors.NonNegative()) == "PDHG"
+    problem.y.requires_grad_()
+    with pytest.warns(UserWarning):
+        assert chosen(tv, differentiate="implicit") == "PDHG"
+
+
+def test_a_scan_starts_at_its_filtered_back_projection_and_needs_fewer_steps() -> None:
+    problem, tv = scan(), it.priors.TotalVariation()
+    ours = it.solve(problem, tv, regularization=0.5, progress=False)
+    theirs = it.solve(problem, tv, it.solvers.PDHG(), 0.5, progress=False)
+    assert ours.status == theirs.status == ("converged",)
+    assert 2 * int(ours.iterations) < int(theirs.iterations)
+    assert float(ours.history["objective"][-1]) < 1.001 * float(theirs.history["objective"][-1])
+
+
+def test_the_start_leaves_out_views_without_weight() -> None:
+    problem = scan()
+    used = torch.tensor([k for k in range(18) if k % 6 != 3])
+    weights = torch.zeros(1, 1, 18, 1)
+    weights[:, :, used] = 1.0
+    term = it.data_terms.LeastSquares(weights=weights)
+    spoilt = problem.y.clone()
+    spoilt[:, :, 3::6] = 1e3
+    guess = first_guess(it.Problem(spoilt, problem.operator, term), inverse=True)
+    A = problem.operator.subset(used)
+    assert torch.equal(guess, A.pseudo_inverse(problem.y[:, :, used]))
+
+
+def test_items_of_a_scan_choose_their_weight_alone_as_in_company() -> None:
+    problem = scan(2)
+    both = it.solve(problem, it.priors.TotalVariation(), progress=False)
+    assert "FISTA" in both.solver
+    for k in range(2):
+        one = it.solve(
+            problem.select(torch.tensor([k])), it.priors.TotalVariation(), progress=False
+        )
+        assert torch.equal(one.regularization, both.regularization[k : k + 1])
+        assert torch.equal(one.x, both.x[k : k + 1])

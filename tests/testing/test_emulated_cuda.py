@@ -90,6 +90,7 @@ WAITS: dict[str, Callable[[Given], object]] = {
     "item": lambda g: g.cuda.sum().item(),
     "bool": lambda g: bool(g.mask.any()),
     "float": lambda g: float(g.cuda[0]),
+    "a tensor of a list of tensors": lambda g: torch.tensor([g.cuda[0], g.cuda[1]]),
     "tolist": lambda g: g.cuda.tolist(),
     "nonzero": lambda g: g.mask.nonzero(),
     "entries of a mask": lambda g: g.cuda[g.mask],
