@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,16 +54,14 @@ SEEDS, SOURCES = range(900, 910), (8, 20)
 SETTINGS: dict[str, Method] = {"nsfp": Nsfp(points=8192), FAST_NSF: fast_nsf_of_pair}
 
 
-def pairs(count: int) -> Iterator[tuple[str, Sweep, Sweep]]:
-    """Yield pairs of sweeps; the truth counts within a disc of 35 m."""
-    for k in range(count):
-        seed, index = SEEDS[k % len(SEEDS)], SOURCES[k // len(SEEDS)]
-        street = it.simulation.street(sweeps=index + 2, seed=seed, points=60_000)
-        source, target = street[index], street[index + 1]
-        assert source.labels is not None
-        near = source.points[:, :2].norm(dim=1) <= 35
-        labels = replace(source.labels, valid=source.labels.valid & near)
-        yield f"{seed}, sweep {index}", replace(source, labels=labels), target
+def pair_of(seed: int, index: int) -> tuple[Sweep, Sweep]:
+    """Simulate a pair of sweeps; the truth counts within a disc of 35 m."""
+    street = it.simulation.street(sweeps=index + 2, seed=seed, points=60_000)
+    source, target = street[index], street[index + 1]
+    assert source.labels is not None
+    near = source.points[:, :2].norm(dim=1) <= 35
+    labels = replace(source.labels, valid=source.labels.valid & near)
+    return replace(source, labels=labels), target
 
 
 def measure(name: str, source: Sweep, target: Sweep) -> dict[str, Any]:
@@ -106,16 +103,23 @@ def main() -> None:
     kept = Kept(path, options.again)
     methods = options.methods.split(",")
     known: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
-    for k, (pair, source, target) in enumerate(pairs(options.pairs)):
-        for name in methods:
-            if k < PAIRS.get(name, options.pairs):
-                key = f"{name}: {pair}"
-                if key not in kept.known:
-                    result = measure(name, source, target)
-                    # Another call may have measured another method meanwhile.
-                    kept.known |= Kept(path, options.again).known | {key: result}
-                    path.write_text(json.dumps(kept.known))
-                known[name].append(kept.known[key])
+    for k in range(options.pairs):
+        seed, index = SEEDS[k % len(SEEDS)], SOURCES[k // len(SEEDS)]
+        wanted = {
+            name: f"{name}: {seed}, sweep {index}"
+            for name in methods
+            if k < PAIRS.get(name, options.pairs)
+        }
+        missing = [name for name, key in wanted.items() if key not in kept.known]
+        source, target = pair_of(seed, index) if missing else (None, None)
+        for name in missing:
+            assert source is not None and target is not None
+            result = measure(name, source, target)
+            # Another call may have measured another method meanwhile.
+            kept.known |= Kept(path, options.again).known | {wanted[name]: result}
+            path.write_text(json.dumps(kept.known))
+        for name, key in wanted.items():
+            known[name].append(kept.known[key])
     print(
         f"{'method':10}{'pairs':>6}{'seconds':>9}"
         + "".join(f"{name.lower():>16}" for name in META_CLASSES[1:])
