@@ -288,7 +288,8 @@ class _Emulation(TorchDispatchMode):
             return self._copy(operation, arguments[0], named)
         if name == "aten::copy_":
             target, source = arguments[:2]
-            if _is_emulated(target) != _is_emulated(source):
+            same = _is_emulated(target) == _is_emulated(source)
+            if not same and not _called_by_engine():
                 if source.ndim:
                     self.count("hidden_copies", "copy_")
                 self.count("copies", "copy_")

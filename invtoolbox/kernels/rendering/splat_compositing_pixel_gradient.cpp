@@ -19,42 +19,42 @@ for (long long task = from; task < until; ++task) {
 {
 #endif
 #include "splat_compositing_pixel.h"
-const REAL* slope = (const REAL*)dimages + place;
-const long long base = ((const long long*)bases)[view];
-REAL T = ((const REAL*)images)[place + FEATURES * plane];
-REAL S = T * slope[FEATURES * plane];
-for (int i = ((const int*)last)[pixel] - 1; i >= 0; --i) {
-    const long long splat = (long long)view * splats_of_view + entry[2 * i];
-    const REAL* row = (const REAL*)splats + splat * ROW;
+    const REAL* slope = (const REAL*)dimages + place;
+    const long long base = ((const long long*)bases)[view];
+    REAL T = ((const REAL*)images)[place + FEATURES * plane];
+    REAL S = T * slope[FEATURES * plane];
+    for (int i = ((const int*)last)[pixel] - 1; i >= 0; --i) {
+        const long long splat = (long long)view * splats_of_view + entry[2 * i];
+        const REAL* row = (const REAL*)splats + splat * ROW;
 #include "splat_compositing_exponent.h"
-    if (!(sigma <= ((const REAL*)reaches)[2 * splat + 1])) continue;
-    const REAL raw = row[5] * exp(-sigma), alpha = raw > (REAL)0.999 ? (REAL)0.999 : raw;
-    const REAL inverse = (REAL)1 / ((REAL)1 - alpha);
-    T *= inverse;
-    REAL* out = (REAL*)dpairs + (base + entry[2 * i + 1]) * ROW;
-    REAL s = (REAL)0;
-    for (int k = 0; k < FEATURES; ++k) {
-        s += slope[k * plane] * row[GEOMETRY + k];
-        ADD(out + GEOMETRY + k, alpha * T * slope[k * plane]);
+        if (!(sigma <= ((const REAL*)reaches)[2 * splat + 1])) continue;
+        const REAL raw = row[5] * exp(-sigma), alpha = raw > (REAL)0.999 ? (REAL)0.999 : raw;
+        const REAL inverse = (REAL)1 / ((REAL)1 - alpha);
+        T *= inverse;
+        REAL* out = (REAL*)dpairs + (base + entry[2 * i + 1]) * ROW;
+        REAL s = (REAL)0;
+        for (int k = 0; k < FEATURES; ++k) {
+            s += slope[k * plane] * row[GEOMETRY + k];
+            ADD(out + GEOMETRY + k, alpha * T * slope[k * plane]);
+        }
+        const REAL pull = T * s - S * inverse;
+        S += alpha * T * s;
+        if (raw <= (REAL)0.999) {
+            const REAL g = -alpha * pull;
+            ADD(out, -g * (row[2] * dx + row[3] * dy));
+            ADD(out + 1, -g * (row[3] * dx + row[4] * dy));
+            ADD(out + 2, (REAL)0.5 * g * dx * dx);
+            ADD(out + 3, g * dx * dy);
+            ADD(out + 4, (REAL)0.5 * g * dy * dy);
+            ADD(out + 5, -g / row[5]);
+        }
     }
-    const REAL pull = T * s - S * inverse;
-    S += alpha * T * s;
-    if (raw <= (REAL)0.999) {
-        const REAL g = -alpha * pull;
-        ADD(out, -g * (row[2] * dx + row[3] * dy));
-        ADD(out + 1, -g * (row[3] * dx + row[4] * dy));
-        ADD(out + 2, (REAL)0.5 * g * dx * dx);
-        ADD(out + 3, g * dx * dy);
-        ADD(out + 4, (REAL)0.5 * g * dy * dy);
-        ADD(out + 5, -g / row[5]);
-    }
-}
 #if MEDIAN >= 0
-const int middle = ((const int*)median)[pixel];
-if (middle >= 0) {
-    REAL* out = (REAL*)dpairs + (base + entry[2 * middle + 1]) * ROW;
-    ADD(out + GEOMETRY + MEDIAN, slope[(FEATURES + 1) * plane]);
-}
+    const int middle = ((const int*)median)[pixel];
+    if (middle >= 0) {
+        REAL* out = (REAL*)dpairs + (base + entry[2 * middle + 1]) * ROW;
+        ADD(out + GEOMETRY + MEDIAN, slope[(FEATURES + 1) * plane]);
+    }
 #endif
 }
 #undef ADD
