@@ -21,7 +21,6 @@ from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.sparse_cholesky import Factors, Graph, group_equal
 
-
 #: Shares of a step of L-BFGS that are tried in turn.
 _SHARES = (1.0, 0.5, 0.25)
 
