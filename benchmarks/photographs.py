@@ -192,7 +192,6 @@ def exposure(arguments: argparse.Namespace) -> None:
     runs = {
         "without gains": (pictures, False),
         "with gains, exposure found": (changed, True),
-        "with gains, exposure ignored": (changed, False),
     }
     found = {
         name: kept.result(

@@ -59,6 +59,7 @@ from invtoolbox.views.models import SceneModel, box_of_points, check_visible, vi
 from invtoolbox.views.photographs import Photographs, scale, split_views
 from invtoolbox.views.representations import GaussianModel, VoxelModel
 from invtoolbox.views.stages import Stage
+from invtoolbox.views.starting_points import fill_points
 
 #: Representations of a scene, by the name of the prior.
 MODELS: dict[str, type[SceneModel]] = {"voxel-grid": VoxelModel, "gaussians": GaussianModel}
@@ -66,6 +67,8 @@ MODELS: dict[str, type[SceneModel]] = {"voxel-grid": VoxelModel, "gaussians": Ga
 IN_MEMORY = 2**30
 #: Number of points of structure from motion from which on they describe the scene.
 LEAST_POINTS = 50
+#: Share of the first Gaussians below which points of structure from motion are too few.
+FEW_POINTS = 0.25
 
 
 class ViewTable(Place):
@@ -217,7 +220,10 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         else:
             low, high = self._in_table("prior", lambda: visible_box(cameras))
         if points is not None and table.name == "gaussians":
-            settings["cloud"] = (points, train.colors)
+            most = int(settings.get("count", GaussianModel.count))
+            few = len(points) < FEW_POINTS * most
+            seed = self.scene.seed
+            settings["cloud"] = fill_points(train, most, seed) if few else (points, train.colors)
         if not all(a < b for a, b in zip(low, high)):
             raise InputError(f"{self.path}: [prior]: low {low} lies below high {high} in no box")
         self._in_table("prior", lambda: check_visible(cameras, low, high))
