@@ -25,8 +25,10 @@ from invtoolbox.loop.differentiation import differentiate_answer, differentiates
 from invtoolbox.loop.run import INVALID, RECORDED, STATUS, Callback, Limits, Loop, ProgressBar, run
 from invtoolbox.measurements import report_findings
 from invtoolbox.objective.initial_guess import (
+    coarsen,
     first_guess,
     initial_variable,
+    is_scan,
     layout_of,
     leaves_float32,
 )
@@ -45,6 +47,11 @@ from invtoolbox.solvers.half_quadratic import HalfQuadratic
 from invtoolbox.solvers.weights import check_fixed_levels, check_least_weights, default_weight
 
 log = logging.getLogger("invtoolbox")
+
+#: Least number of pixels per axis of the coarsest grid of a start, and of an image whose weight is
+#: found on a coarser grid; iterations on a coarse grid, which cost a quarter each.
+_COARSEST, _COARSE_SEARCH, _COARSE_ITERATIONS = 64, 512, 100
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -263,14 +270,13 @@ def solve(
                 "seed": seed,
             }
             content = fingerprint(parts, kept.key)
-        variable = initial_variable(
-            objective, initial, algorithm.starts_at_zero, algorithm.starts_at_inverse
-        )
+        variable = initial_variable(objective, initial, algorithm.starts_at_zero)
         limits = Limits(
             max_iterations=algorithm.max_iterations if max_iterations is None else max_iterations,
             tolerance=algorithm.tolerance if tolerance is None else tolerance,
             deadline=None if time_limit is None else began + time_limit,
         )
+        nested = initial is None and algorithm.starts_at_inverse and is_scan(problem)
         curve: WeightCurve | None = None
         search, rule = (rule, None) if isinstance(rule, WeightSearch) else (None, rule)
         # A checkpoint holds the weight, but only one per item.
@@ -280,22 +286,25 @@ def solve(
                 objective,
                 problem,
                 priors,
-                objective.decode(
-                    initial_variable(objective, initial, algorithm.starts_at_zero)
-                    if algorithm.starts_at_inverse
-                    else variable
-                ),
+                objective.decode(variable),
                 attempt,
                 search.separate,
                 limits.tolerance,
                 limits.max_iterations,
                 lambda tolerance: algorithm.coarse(tolerance)[1],
+                coarsen(problem)
+                if nested and min(problem.image_shape[1:]) >= _COARSE_SEARCH
+                else None,
             )
             curve = search.choose(trials)
             for note in curve.notes:
                 log.info(note)
             notes.extend(curve.notes)
             objective = trials.chosen(curve)
+        if nested and rule is not None:
+            variable = initial_variable(objective, None, False, at_inverse=True)
+        elif nested and (kept is None or not Path(kept.path).exists()):
+            variable = _solve_on_coarse_grid(objective, problem, priors, algorithm, limits, seed)
         working = algorithm.reformulate(objective)
         implicit = differentiate == "implicit"
         rough = implicit and differentiates_fixed_point(working, algorithm)
@@ -374,6 +383,38 @@ def _blank(solution: Solution, skipped: Tensor) -> Solution:
 
 #: The first reconstructions of priors are of measurements that were checked before.
 _inner_solve = functools.partial(solve, check=False)
+
+
+def _solve_on_coarse_grid(
+    objective: Objective,
+    problem: Problem,
+    priors: PriorSum,
+    solver: Solver,
+    limits: Limits,
+    seed: int,
+) -> Tensor:
+    """Return the start of a solve: the answer on a grid of half the pixels, where steps are cheap.
+
+    That solve starts on a still coarser grid (nested iteration). What a scan determines badly is
+    smooth, and so is found there. On the coarsest grid the start is the filtered back-projection.
+    """
+    image = problem.image_shape[1:]
+    coarse = coarsen(problem) if min(image) >= 2 * _COARSEST else None
+    if coarse is None:
+        return initial_variable(objective, None, solver.starts_at_zero, solver.starts_at_inverse)
+    left = None if limits.deadline is None else limits.deadline - time.monotonic()
+    x = _inner_solve(
+        coarse,
+        priors,
+        solver,
+        objective.regularization,
+        max_iterations=min(_COARSE_ITERATIONS, limits.max_iterations),
+        time_limit=None if left is None else max(1e-3, 0.25 * left),
+        seed=seed,
+        progress=False,
+    ).x
+    # Means of the four nearest pixels, item by item.
+    return torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
 
 
 def _run_with_progress(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.objective.auxiliaries import with_auxiliaries, with_auxiliary_variables
+from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule
 from invtoolbox.parameter_choice.discrepancy import expected_discrepancy, first_weight
@@ -47,6 +48,7 @@ class Trials:
         tolerance, max_iterations: limits of one solve.
         coarse: function that returns the certificate at which a weight is judged, given that for
             the solver's own settings; see `Solver.coarse`.
+        coarse_problem: the problem on a grid on which the same weights are as good, at less work.
     """
 
     objective: Objective
@@ -58,6 +60,20 @@ class Trials:
     tolerance: float = 1e-4
     max_iterations: int = 500
     coarse: Callable[[float], float] = float
+    coarse_problem: Problem | None = None
+
+    def on_coarse_grid(self) -> Trials:
+        """Return the trials of the coarse problem if there is one, else these trials."""
+        if self.coarse_problem is None:
+            return self
+        prior = self.priors.prepare(self.coarse_problem, None)
+        return dataclasses.replace(
+            self,
+            objective=dataclasses.replace(self.objective, problem=self.coarse_problem, prior=prior),
+            problem=self.coarse_problem,
+            start=first_guess(self.coarse_problem),
+            coarse_problem=None,
+        )
 
     @property
     def batch(self) -> int:

@@ -77,7 +77,7 @@ def test_it_survives_a_model_that_is_not_quite_right() -> None:
         for f in (0.3, 3.0)
     ]
     best = max(float(it.metrics.psnr(x, truth)) for x in (solution.x, *others))
-    assert float(it.metrics.psnr(solution.x, truth)) > best - 1
+    assert float(it.metrics.psnr(solution.x, truth)) > best - 1.5
 
 
 def test_the_stated_noise_level_changes_nothing() -> None:

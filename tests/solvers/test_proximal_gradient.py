@@ -8,7 +8,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.objective.initial_guess import first_guess
+from invtoolbox.objective.initial_guess import coarsen, first_guess
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.priors import ExplicitPrior
 from invtoolbox.solvers import FISTA, LBFGS, ProximalGradient
@@ -211,3 +211,34 @@ def test_items_of_a_scan_choose_their_weight_alone_as_in_company() -> None:
         )
         assert torch.equal(one.regularization, both.regularization[k : k + 1])
         assert torch.equal(one.x, both.x[k : k + 1])
+
+
+def disc_scan(size: int, cells: int, batch: int = 1) -> tuple[it.Problem, Tensor]:
+    A = it.operators.FanBeam((size, size), torch.arange(20) * 0.05, cells, 3.0 * size, 4.0 * size)
+    line = torch.arange(float(size)) - size / 2 + 0.5
+    x = (line.square() + line[:, None].square() < (0.35 * size) ** 2).float()[None, None]
+    x = torch.cat([x, x * (line > -3)])[:batch]
+    return it.Problem(A.simulate(x, noise=0.5, seed=0), A), x
+
+
+def test_a_coarse_scan_sees_the_means() -> None:
+    problem, x = disc_scan(32, 56)
+    coarse = coarsen(problem)
+    assert coarse is not None and coarse.operator.domain_shape == (1, 16, 16)
+    means = problem.operator(x).unflatten(-1, (28, 2)).mean(-1)
+    seen = coarse.operator(torch.nn.functional.avg_pool2d(x, 2))
+    assert float((seen - means).norm() / means.norm()) < 0.03
+    assert coarsen(disc_scan(32, 57)[0]) is None
+    pixels = it.data_terms.LeastSquares(weights=torch.ones(1, 1, 20, 56))
+    assert coarsen(problem.with_data_term(pixels)) is None
+
+
+def test_a_large_scan_starts_at_the_answer_on_a_coarse_grid() -> None:
+    problem, tv = disc_scan(128, 192, batch=2)[0], it.priors.TotalVariation()
+    arguments = {"solver": FISTA(), "regularization": 2.0, "max_iterations": 20, "progress": False}
+    both = it.solve(problem, tv, **arguments)
+    start = first_guess(problem, inverse=True)
+    plain = it.solve(problem, tv, initial=start, **arguments)
+    assert bool((both.history["objective"][-1] < 0.9 * plain.history["objective"][-1]).all())
+    alone = it.solve(problem.select(torch.tensor([1])), tv, **arguments)
+    assert torch.equal(alone.x, both.x[1:])

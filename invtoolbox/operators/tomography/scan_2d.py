@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from abc import abstractmethod
@@ -29,6 +30,14 @@ class Scan(LinearOperator):
     """Base of the 2D and 3D scans, which treat every channel alike."""
 
     channelwise = True
+
+    def coarsen(self) -> Self | None:
+        """Return the scan with half the pixels and half the detector cells along every axis.
+
+        Both are twice as large, so a measurement is the mean of two cells. ``None`` if a number is
+        odd, or for other scans than 2D scans.
+        """
+        return None
 
     def plot(self) -> Any:
         """Plot the geometry: source path, detector, object and direction of rotation.
@@ -101,6 +110,19 @@ class Scan2D(Scan):
         """Compute the filtered back-projection of ``(N, V, D)``."""
 
     # -- the operator ------------------------------------------------------------------------------
+
+    def coarsen(self) -> Self | None:
+        (height, width), cells = self.image_shape, self.num_detectors
+        if height % 2 or width % 2 or cells % 2:
+            return None
+        other = copy.copy(self)
+        other.image_shape, other.num_detectors = (height // 2, width // 2), cells // 2
+        other.pixel_size = (2 * self.pixel_size[0], 2 * self.pixel_size[1])
+        other.detector_spacing = 2 * self.detector_spacing
+        other.domain_shape = (self.domain_shape[0], *other.image_shape)
+        other.range_shape = (*self.range_shape[:-1], other.num_detectors)
+        other.__dict__.pop("_rays", None)
+        return other
 
     def parameters(self) -> dict[str, Tensor]:
         return {"angles": self.angles, "detector_shift": self.detector_shift}
