@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from invtoolbox.core.gateway import trusting
 from invtoolbox.datasets.views.colmap import model_folder, open_colmap
 from invtoolbox.datasets.views.llff import open_llff
 from invtoolbox.datasets.views.opensfm import open_opensfm
@@ -33,6 +34,7 @@ def open_views(
     shrink: int = 1,
     straighten: bool = True,
     names: Sequence[str] | None = None,
+    trusted: bool = False,
 ) -> PosedPictures:
     """Open pictures and the cameras that took them.
 
@@ -47,6 +49,7 @@ def open_views(
         straighten: resample pictures of lenses that distort to pictures of a pinhole; if false,
             they remain distorted.
         names: names of the pictures to load; all by default.
+        trusted: whether the file of cameras may name pictures outside of its folder.
 
     Raises:
         InputError: for a path without pictures with poses, and for damaged contents.
@@ -66,7 +69,8 @@ def open_views(
     known = match_name(reader, VIEW_READERS)
     if known is None:
         raise unknown_name("reader of pictures with poses", reader, VIEW_READERS)
-    return VIEW_READERS[known](place, shrink=shrink, straighten=straighten, names=names)
+    with trusting(trusted):
+        return VIEW_READERS[known](place, shrink=shrink, straighten=straighten, names=names)
 
 
 def reader_of_views(place: Path) -> tuple[str, Path] | None:

@@ -13,7 +13,7 @@ from invtoolbox import metrics
 from invtoolbox.core.environment import device_named
 from invtoolbox.datasets.models.gaussians import read_splats
 from invtoolbox.datasets.models.voxels import read_voxels
-from invtoolbox.datasets.output import file_names, write_png
+from invtoolbox.datasets.output import file_names, make_folder, write_png
 from invtoolbox.datasets.views.transforms import PosedPictures
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, turntable
@@ -238,7 +238,7 @@ def _write(
     if "model" in formats:
         written.append(solution.model.write(folder / solution.model.file_name, solution.x))
     if "png" in formats:
-        (folder / PICTURES).mkdir(exist_ok=True)
+        make_folder(folder / PICTURES)
         for name, picture in zip(file_names(outcome.names), look.color):
             write_png(folder / PICTURES / f"{name}.png", picture, (0.0, 1.0), overwrite=True)
         written.append(folder / PICTURES)
