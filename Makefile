@@ -7,13 +7,16 @@ EXTRAS ?= test
 PYTEST ?=
 # Number of processes of one thread each that share the tests; 0 runs them in one process, for a debugger.
 WORKERS ?= 2
+# Interpreters of `make test-oldest` and `make test-newest`.
+OLDEST ?= python3.11
+NEWEST ?= python3.13
 
 BIN := .venv/bin
 comma := ,
 STAMP := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all gpu lint format typecheck docs benchmarks wheel clean
+.PHONY: help venv demo test test-all test-oldest test-newest gpu lint format typecheck docs benchmarks wheel clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +38,17 @@ test: $(STAMP)  ## run the tests, except the slow ones and those that need a GPU
 
 test-all: $(STAMP)  ## run the slow tests too
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not gpu" $(PYTEST)
+
+test-oldest:  ## run the tests on the oldest versions of pyproject.toml (OLDEST, a Python 3.11), needs the network
+	@mkdir -p build && $(PYTHON) tests/oldest.py > build/oldest.txt
+	@test -x .venv-oldest/bin/python || $(OLDEST) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --editable ".[test]" --constraint build/oldest.txt
+	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu" $(PYTEST)
+
+test-newest:  ## run the tests on the newest versions (NEWEST, a Python 3.13 or 3.14), needs the network
+	@test -x .venv-newest/bin/python || $(NEWEST) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[test]"
+	.venv-newest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu" $(PYTEST)
 
 gpu: $(STAMP)  ## run the tests and benchmarks that need a GPU, in ten minutes; writes benchmarks/results/gpu/
 	@$(BIN)/python benchmarks/gpu.py
@@ -63,4 +77,4 @@ wheel: $(STAMP)  ## build dist/*.whl
 	@ls -1 dist/*.whl
 
 clean:  ## remove .venv, caches and built files; results stay
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf .venv .venv-oldest .venv-newest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

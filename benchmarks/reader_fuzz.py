@@ -53,7 +53,13 @@ def child(names: list[str], start: int, stop: int, seed: int) -> None:
             sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         )
         others.append(files[0].read_bytes())
-    expected = {name: fuzzing.outcome(whole) for name, whole in seeds.items()}
+    # Data sets are opened by their content, other files by their reader.
+    own = {
+        name: reader if reader in fuzzing.FILE_READERS else None
+        for name, (reader, _) in fuzzing.SEEDS.items()
+    }
+    expected = {name: fuzzing.outcome(whole, own[name]) for name, whole in seeds.items()}
+    readers = [*fuzzing.datasets.READERS, *fuzzing.FILE_READERS]
     _limit_memory()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name, number in [(n, k) for n in seeds for k in range(start if n == names[0] else 0, stop)]:
@@ -64,18 +70,14 @@ def child(names: list[str], start: int, stop: int, seed: int) -> None:
         kind = fuzzing.KINDS[number % len(fuzzing.KINDS)]
         path = fuzzing.damage(whole, place / "damaged", kind, generator, others)
         # Every tenth file goes through a named reader, of any format.
-        named = (
-            list(fuzzing.datasets.READERS)[number // 10 % len(fuzzing.datasets.READERS)]
-            if number % 10 == 9
-            else None
-        )
+        named = readers[number // 10 % len(readers)] if number % 10 == 9 else None
         print(
             json.dumps({"begin": number, "kind": kind, "reader": named, "path": str(path)}),
             flush=True,
         )
         began = time.monotonic()
         try:
-            result: Any = fuzzing.outcome(path, named)
+            result: Any = fuzzing.outcome(path, named or own[name])
             line: dict[str, Any] = (
                 {"refused": result} if isinstance(result, str) else {"shapes": result}
             )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from invtoolbox.posteriors.conformal import Calibration
 
 _FORMAT = "invtoolbox solution 1"
+#: Largest depth of the groups of a saved solution.
+_DEEPEST = 16
 
 
 @dataclass(frozen=True)
@@ -139,21 +141,21 @@ class Solution:
         Raises:
             InputError: if the file is not a saved solution.
         """
-        import h5py
+        from invtoolbox.core.checks import decoding, require_file
+        from invtoolbox.datasets.volumes.hdf5 import open_hdf5
 
-        try:
-            with h5py.File(path, "r") as file:
+        path = require_file(path)
+        with decoding(path, "saved solution"):
+            with open_hdf5(path) as file:
                 if file.attrs.get("format") != _FORMAT:
                     raise InputError(f"{path} is an HDF5 file, but not a saved solution")
                 words = json.loads(file.attrs["settings"])
-                groups = {name: _read(file[name]) for name in file}
-        except OSError as error:
-            raise InputError(f"{path} cannot be read as a saved solution: {error}") from error
-        words["status"], words["notes"] = tuple(words["status"]), tuple(words["notes"])
-        rule = words.pop("weight_search", None)
-        if rule is not None:
-            groups["weight_search"] = WeightCurve(rule, **groups["weight_search"])
-        return Solution(**words, **groups)
+                groups = {name: _read(path, file[name]) for name in file}
+            words["status"], words["notes"] = tuple(words["status"]), tuple(words["notes"])
+            rule = words.pop("weight_search", None)
+            if rule is not None:
+                groups["weight_search"] = WeightCurve(rule, **groups["weight_search"])
+            return Solution(**words, **groups)
 
     def report(
         self,
@@ -241,11 +243,17 @@ def _write(file: Any, name: str, value: Any) -> None:
         _write(group, str(key), part)
 
 
-def _read(node: Any) -> Any:
+def _read(path: Path, node: Any, depth: int = 0) -> Any:
     import h5py
 
+    from invtoolbox.core.checks import require_plausible
+
+    if depth > _DEEPEST:
+        raise InputError(f"{path}: its groups lie deeper than {_DEEPEST}; save it again")
     if isinstance(node, h5py.Dataset):
+        if node.size:
+            require_plausible(path, node.shape or (1,), node.dtype)
         return torch.from_numpy(node[()]) if node.shape else torch.tensor(node[()])
     if node.attrs["kind"] == "dict":
-        return {name: _read(part) for name, part in node.items()}
-    return tuple(_read(node[str(k)]) for k in range(len(node)))
+        return {name: _read(path, part, depth + 1) for name, part in node.items()}
+    return tuple(_read(path, node[str(k)], depth + 1) for k in range(len(node)))

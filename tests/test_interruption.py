@@ -80,7 +80,7 @@ def test_a_checkpoint_that_failed_is_tried_again(
 
 def test_a_folder_that_cannot_be_made_is_refused_before_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="folder .* of the checkpoint cannot be made"):
+    with pytest.raises(InputError, match="the folder .* cannot be made"):
         solve(tmp_path / "file" / "run")
 
 

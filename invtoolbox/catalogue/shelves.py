@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from invtoolbox.core.gateway import refuse_special
 from invtoolbox.errors import InputError, match_name, unknown_name
 
 SHELVES = ("solvers", "priors", "scenes", "datasets")
@@ -123,13 +124,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         InputError: if the file cannot be read or is not valid TOML; the sentence names file and
             line.
     """
+    refuse_special(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not valid TOML: {error}") from error
 
 

@@ -123,10 +123,11 @@ def add(commands: Any) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run the three cases, write the page, and print the tables."""
+    from invtoolbox.datasets.output import make_folder
     from invtoolbox.plotting import FlowCase, write_comparison
 
     folder = Path(arguments.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     cases: list[Case | FlowCase] = [ct_case(_say), deblurring_case(_say), street_case(_say)]
     path = write_comparison(
         folder / "report.html",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.gateway import check_archive, refuse_special, unpacked_budget
 from invtoolbox.core.memory import is_out_of_memory, memory_error
 from invtoolbox.errors import InputError, MissingDependency
 
@@ -46,24 +48,19 @@ def check_input(
         raise InputError(f"{what} in {kinds}, got {value.dtype}; convert with .float()")
 
 
-# DEFLATE packs at most 1,032 bytes into one; the other compressions pack little more unless the
-# data are constant.
-_LARGEST_RATIO = 1100
-# Smaller arrays are always read: constant slices pack better than any ratio.
-_ALWAYS_PLAUSIBLE = 2**26
-
-
 def require_file(path: str | os.PathLike[str]) -> Path:
     """Return the path of a file that exists and is not empty.
 
     Raises:
-        InputError: the path does not exist, is a folder, or the file is empty or cannot be read.
+        InputError: the path does not exist, is a folder or a special file (a pipe would block), or
+            the file is empty or cannot be read.
     """
     path = Path(path).expanduser()
     if not path.exists():
         raise InputError(f"{path}: there is no such file; check the path")
     if path.is_dir():
         raise InputError(f"{path}: this is a folder; give the path of a file in it")
+    refuse_special(path)
     try:
         with path.open("rb") as stream:
             if not stream.read(1):
@@ -153,12 +150,28 @@ def require_plausible(path: Path, shape: Sequence[int], dtype: Any) -> None:
         dtype: declared data type.
     """
     wanted = math.prod(shape) * np.dtype(dtype).itemsize
-    if wanted <= 0 or wanted > max(_ALWAYS_PLAUSIBLE, _LARGEST_RATIO * path.stat().st_size):
+    if wanted <= 0 or wanted > unpacked_budget(path):
         raise InputError(
             f"{path}: truncated or damaged, an array of shape {tuple(shape)} and type "
             f"{np.dtype(dtype)} is declared in a file of {path.stat().st_size:,} bytes; fetch or "
             "export it again"
         )
+
+
+def open_arrays(path: str | os.PathLike[str]) -> Any:
+    """Open a ``.npz`` archive or a ``.npy`` file as `numpy.load` does, without objects.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: no such file, a special file, or an archive that unpacks to too many bytes.
+    """
+    path = require_file(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            check_archive(path, archive)
+    return np.load(path, allow_pickle=False)
 
 
 def map_slices_of_file(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import importlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -45,9 +47,15 @@ def init_warp(wp: Any) -> None:
     wp.config.kernel_cache_dir = folder
     wp.init()
     if Path(wp.config.kernel_cache_dir).resolve().parts[:-1] != Path(folder).resolve().parts:
-        from warp import build
+        _change_cache(folder)
 
-        build.init_kernel_cache(folder)
+
+def _change_cache(folder: str) -> None:
+    """Change the folder of a Warp that has started."""
+    for name in ("warp._src.build", "warp.build"):  # from version 1.10, and before
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name).init_kernel_cache(folder)
+            return
 
 
 def require_writable(folder: Path) -> None:

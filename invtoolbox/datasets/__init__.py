@@ -6,11 +6,12 @@ A data set is any object with ``__len__`` and ``__getitem__`` whose items are `M
 
 from __future__ import annotations
 
+from invtoolbox.core.gateway import trusting
 from invtoolbox.datasets.measurement import DataSet, Measurement
 from invtoolbox.datasets.models.gaussians import read_splats, write_splats
 from invtoolbox.datasets.models.meshes import read_mesh, write_mesh
 from invtoolbox.datasets.models.voxels import read_voxels, write_voxels
-from invtoolbox.datasets.opening import READERS, open, open_measurements
+from invtoolbox.datasets.opening import FILE_READERS, READERS, open, open_measurements
 from invtoolbox.datasets.output import (
     Written,
     remove_stale,
@@ -80,6 +81,7 @@ from invtoolbox.datasets.volumes.volume import Grid, Volume, VolumeInMemory
 from invtoolbox.datasets.writers import write, write_tiff
 
 __all__ = [
+    "FILE_READERS",
     "HTC2022",
     "READERS",
     "SWEEP_READERS",
@@ -158,6 +160,7 @@ __all__ = [
     "read_voxels",
     "refuse_source",
     "remove_stale",
+    "trusting",
     "verify",
     "write",
     "write_argoverse",

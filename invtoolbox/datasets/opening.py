@@ -10,11 +10,16 @@ from typing import Any
 
 from invtoolbox.catalogue.shelves import read_toml
 from invtoolbox.core.checks import decoding, require_file, sniff
+from invtoolbox.core.gateway import trusting
 from invtoolbox.datasets.measurement import DataSet
+from invtoolbox.datasets.models.gaussians import read_splats
+from invtoolbox.datasets.models.meshes import read_dmat, read_mesh
+from invtoolbox.datasets.models.voxels import read_voxels
 from invtoolbox.datasets.scans.geometry_file import read_geometry
 from invtoolbox.datasets.scans.htc2022 import HTC2022
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.scans.synchrotron import DataExchange, NXtomo, entries
+from invtoolbox.datasets.sweeps.flow_files import read_flow
 from invtoolbox.datasets.sweeps.opening import SWEEP_READERS, SWEEP_TYPES, reader_of_folder
 from invtoolbox.datasets.views.opening import VIEW_READERS, reader_of_views
 from invtoolbox.datasets.views.transforms import PosedPictures
@@ -51,6 +56,17 @@ READERS: dict[str, Callable[..., Any]] = {
     **VIEW_READERS,
 }
 
+#: Readers of files that are no data sets, by name: ``FILE_READERS[name](path)``.
+FILE_READERS: dict[str, Callable[[Path], Any]] = {
+    "mesh": read_mesh,
+    "splats": read_splats,
+    "voxels": read_voxels,
+    "flow": read_flow,
+    "geometry": read_geometry,
+    "dmat": read_dmat,
+    "toml": read_toml,
+}
+
 _READER_OF = {
     "png": "pictures",
     "jpeg": "pictures",
@@ -79,6 +95,7 @@ def open(
     path: str | os.PathLike[str],
     geometry: ScanGeometry | str | os.PathLike[str] | None = None,
     reader: str | None = None,
+    trusted: bool = False,
 ) -> DataSet:
     """Open a file, or a folder of pictures or slices, as a data set.
 
@@ -90,6 +107,8 @@ def open(
             1). A folder with a file of cameras is a set of pictures with poses.
         geometry: a `Geometry`, or the path of a geometry file, for arrays without a geometry.
         reader: name of a reader in `READERS` or of a plug-in, in place of the automatic choice.
+        trusted: whether the file may name files outside of its folder, and unpack to any size; see
+            `trusting`.
 
     Returns:
         Measurements; or sweeps, if the folder is a lidar sequence or the file describes a simulated
@@ -105,6 +124,15 @@ def open(
     ...     open(file.name)[0].y.shape
     torch.Size([1, 1, 3, 4])
     """
+    with trusting(trusted):
+        return _open(path, geometry, reader)
+
+
+def _open(
+    path: str | os.PathLike[str],
+    geometry: ScanGeometry | str | os.PathLike[str] | None,
+    reader: str | None,
+) -> DataSet:
     if geometry is not None and not isinstance(geometry, ScanGeometry):
         geometry = read_geometry(geometry)
     if reader is None:
@@ -126,6 +154,7 @@ def open_measurements(
     path: str | os.PathLike[str],
     geometry: ScanGeometry | str | os.PathLike[str] | None = None,
     reader: str | None = None,
+    trusted: bool = False,
 ) -> DataSet:
     """Open measurements of an image, as `open` does.
 
@@ -133,11 +162,12 @@ def open_measurements(
         path: a file or a folder.
         geometry: geometry, or path of a geometry file.
         reader: name of a reader.
+        trusted: see `open`.
 
     Raises:
         InputError: lidar sweeps, pictures with poses, or a fault that `open` reports.
     """
-    opened = open(path, geometry, reader)
+    opened = open(path, geometry, reader, trusted)
     if isinstance(opened, PosedPictures):
         raise InputError(
             f"{path}: these are pictures with poses, and no measurements of one image; "

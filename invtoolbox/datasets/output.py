@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +178,35 @@ def writing(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[B
                 temporary.unlink(missing_ok=True)
 
 
+def write_pair(
+    description: Path,
+    values: Path,
+    describe: Callable[[int], bytes],
+    parts: Iterable[bytes],
+    overwrite: bool = False,
+) -> None:
+    """Write a file of values and the file that describes them.
+
+    Both are complete before one of them takes its place. An earlier description is removed before
+    the values change, so a description never belongs to other values.
+
+    Args:
+        description: path of the description.
+        values: path of the values.
+        describe: function of the number of bytes of the values that returns the description.
+        parts: the values in parts.
+        overwrite: replace existing files.
+    """
+    with writing(description, overwrite) as head, writing(values, overwrite) as stream:
+        stream.writelines(parts)
+        head.write(describe(stream.tell()))
+        for file in (stream, head):
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            description.unlink(missing_ok=True)
+
+
 @contextmanager
 def writing_folder(folder: Path) -> Iterator[Path]:
     """Fill a hidden folder, which takes the place of `folder` when the block ends without an error.
@@ -204,6 +233,25 @@ def writing_folder(folder: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
+
+
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """Make a folder of results, and the folders above it, if they do not exist.
+
+    Args:
+        folder: path of the folder.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the folder {folder} cannot be made ({error.strerror or error}); choose another"
+        ) from error
+    return folder
 
 
 def lock(handle: int, wait: bool = True) -> bool:

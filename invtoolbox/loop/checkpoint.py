@@ -18,7 +18,7 @@ import torch
 from invtoolbox.core.content import digest
 from invtoolbox.core.memory import is_out_of_memory
 from invtoolbox.core.pytrees import tree_leaves, tree_restore
-from invtoolbox.datasets.output import remove_stale, write_bytes
+from invtoolbox.datasets.output import make_folder, remove_stale, write_bytes
 from invtoolbox.errors import InputError, warn_user
 from invtoolbox.loop.run import Loop
 from invtoolbox.objective.objective import Layout
@@ -77,13 +77,7 @@ class Writer:
         self.path = Path(settings.path).expanduser()
         self.every, self.fingerprint = settings.every, fingerprint
         self.last, self.failure = time.monotonic(), ""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"the folder {self.path.parent} of the checkpoint cannot be made "
-                f"({error.strerror or error}); give another path"
-            ) from error
+        make_folder(self.path.parent)
         remove_stale(self.path.parent, self.path.name)
 
     def after_step(self, loop: Loop, last: bool) -> None:

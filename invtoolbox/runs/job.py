@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from invtoolbox.catalogue.documents import CheckedScene, Table
 from invtoolbox.core.environment import versions
 from invtoolbox.core.interrupts import Interrupted
-from invtoolbox.datasets.output import remove_stale, write_bytes
+from invtoolbox.datasets.output import make_folder, remove_stale, write_bytes
 from invtoolbox.errors import InputError
 
 S = TypeVar("S", bound=Table)
@@ -120,7 +120,7 @@ class SceneJob(ABC, Generic[S]):
         """
         for path in self.existing() if self.overwrite else ():
             path.unlink()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         remove_stale(self.folder)
         settings = self.file.scene.model_dump(mode="json")
         write_json(self.folder / "scene.json", {"scene": settings, "versions": versions()})

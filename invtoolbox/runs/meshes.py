@@ -26,12 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from invtoolbox.catalogue.documents import Alone, CheckedScene, Several, Table
+from invtoolbox.core.checks import open_arrays
 from invtoolbox.data_terms import Exact, LeastSquares
 from invtoolbox.datasets.models.meshes import read_dmat, read_mesh, write_mesh
 from invtoolbox.datasets.output import write_bytes
@@ -254,9 +254,7 @@ def _problem(file: MeshSceneFile, mesh: Mesh) -> tuple[Problem, Tensor | None]:
 def _moved_handles(file: MeshSceneFile, handles: Handles, rest: Tensor) -> tuple[Tensor, Tensor]:
     path = file.locate(handles.path)
     groups = (
-        torch.from_numpy(np.load(path, allow_pickle=False))
-        if path.suffix == ".npy"
-        else read_dmat(path)
+        torch.from_numpy(open_arrays(path)) if path.suffix == ".npy" else read_dmat(path)
     ).flatten()
     if len(groups) != len(rest):
         raise InputError(

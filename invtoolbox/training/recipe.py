@@ -34,7 +34,7 @@ from invtoolbox.catalogue.presets import build_network
 from invtoolbox.catalogue.registry import build
 from invtoolbox.datasets import open as open_data
 from invtoolbox.datasets import photograph
-from invtoolbox.datasets.output import remove_stale, write_bytes
+from invtoolbox.datasets.output import make_folder, remove_stale, write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.networks.cosine_hyperprior import CosineHyperprior
 from invtoolbox.networks.hyperprior import MeanScaleHyperprior
@@ -298,7 +298,7 @@ def _write(
     curve = "step,loss\n" + "".join(
         f"{k},{float(trained.losses[k]):.6g}\n" for k in range(0, len(trained.losses), step)
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     remove_stale(folder)
     card = {
         "prior": content["prior"]["name"],

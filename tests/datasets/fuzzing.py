@@ -7,11 +7,18 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import h5py
 import numpy as np
+import torch
 
-from invtoolbox import datasets
+from invtoolbox import Problem, Solution, datasets, solve
+from invtoolbox.geometry.gaussians import Splats
+from invtoolbox.geometry.meshes import Mesh
+from invtoolbox.geometry.voxels import Voxels, VoxelSpace
+from invtoolbox.operators import Identity
 from tests.datasets import sweep_sets, view_sets
 from tests.datasets import test_readers as plain
 
@@ -110,6 +117,76 @@ def write_street(path: Path) -> Path:
     return path
 
 
+def write_mesh(path: Path) -> Path:
+    faces = torch.tensor([[0, 1, 2], [0, 2, 3], [1, 2, 3]])
+    vertices = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
+    if path.suffix == ".npz":
+        np.savez_compressed(path, vertices=vertices.numpy(), faces=faces.numpy())
+        return path
+    return datasets.write_mesh(path, Mesh(vertices, faces, vertices)).path
+
+
+def write_splats(path: Path) -> Path:
+    x = Splats.of_points(torch.rand(1, 20, 3), torch.rand(1, 20, 3), 0.1, 0.9)
+    return datasets.write_splats(path, x).path
+
+
+def write_voxels(path: Path) -> Path:
+    space = VoxelSpace((3, 4, 5), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0)
+    rows = space.rows
+    return datasets.write_voxels(
+        path, Voxels(torch.rand(1, rows), torch.rand(1, rows, 1, 3), space)
+    ).path
+
+
+def write_flow(path: Path) -> Path:
+    no = torch.zeros(5, dtype=torch.bool)
+    estimate: Any = SimpleNamespace(
+        flow=torch.ones(5, 3),
+        ego_motion=torch.eye(4),
+        dynamic=~no,
+        ground=no,
+        instance=-torch.ones(5, dtype=torch.int64),
+        valid=~no,
+        method="none",
+    )
+    return datasets.write_flow(path, estimate, torch.zeros(5, 3), names=("0", "1"))
+
+
+def write_geometry(path: Path) -> Path:
+    path.write_text(
+        'kind = "fan"\nimage_shape = [16, 16]\nnum_detectors = 24\ndetector_spacing = 1.0\n'
+        "pixel_size = 1.0\nsource_origin = 40.0\nsource_detector = 60.0\n"
+        '[angles]\nunit = "degrees"\nstart = 0.0\nstop = 360.0\ncount = 30\nendpoint = false\n'
+    )
+    return path
+
+
+def write_dmat(path: Path) -> Path:
+    path.write_text("2 3\n" + "\n".join(str(k / 7) for k in range(6)))
+    return path
+
+
+def write_solution(path: Path) -> Path:
+    problem = Problem(torch.ones(2, 1, 6), Identity((1, 6)))
+    return solve(problem, "tikhonov", regularization=1.0, progress=False).save(path)
+
+
+def write_scene(path: Path) -> Path:
+    path.write_text(
+        '# A scene.\n[measurements]\npath = "a.npy"\n[solver]\nname = "adam"\n'
+        "[[prior]]\nname = 'tv'\nweight = 0.1\n[presets.short]\n'solver.time_limit' = 10\n"
+    )
+    return path
+
+
+#: Every reader by name: of data sets (by `datasets.open`), of other files, and of solutions.
+FILE_READERS: dict[str, Callable[[Path], Any]] = {
+    **datasets.FILE_READERS,
+    "solution": Solution.load,
+}
+
+
 #: A whole file, or folder, of each reader (and of its variants), with the reader's name.
 SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "scan.mat": ("htc2022", plain.write_htc),
@@ -137,10 +214,26 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     **sweep_sets.SETS,
     **view_sets.SETS,
     "street.toml": ("street", write_street),
+    "mesh.obj": ("mesh", write_mesh),
+    "mesh.off": ("mesh", write_mesh),
+    "mesh.npz": ("mesh", write_mesh),
+    "mesh.ply": ("mesh", write_mesh),
+    "mesh.glb": ("mesh", write_mesh),
+    "mesh.stl": ("mesh", write_mesh),
+    "splats.ply": ("splats", write_splats),
+    "voxels.safetensors": ("voxels", write_voxels),
+    "flow.npz": ("flow", write_flow),
+    "geometry.toml": ("geometry", write_geometry),
+    "values.dmat": ("dmat", write_dmat),
+    "solution.h5": ("solution", write_solution),
+    "scene.toml": ("toml", write_scene),
 }
 #: Seeds that hold files whose length is declared nowhere: one cut at a whole number of points (or
 #: poses) is a shorter one; and a street, where a digit more or less is another street.
-UNDECLARED = ("odometry", "raw drive", "bins", "nuscenes", "street.toml", "views rgbd")
+UNDECLARED = (
+    *("odometry", "raw drive", "bins", "nuscenes", "street.toml", "views rgbd"),
+    *("mesh.obj", "geometry.toml", "scene.toml", "values.dmat"),
+)
 KINDS = ("truncate", "flip", "flip header", "zero", "swap header", "huge", "empty", "suffix")
 _HUGE = (0x7FFFFFFF, 0xFFFFFFFF, 0x80000000, 0x00FFFFFF, 0xFFFF, 0x7FFF)
 
@@ -228,12 +321,22 @@ def damage(
     return copy
 
 
+def shapes_in(value: Any) -> list[tuple[int, ...]]:
+    """Shapes of the tensors among the attributes of an object, or the number of its entries."""
+    if isinstance(value, torch.Tensor):
+        return [tuple(value.shape)]
+    parts = vars(value).values() if hasattr(value, "__dict__") else ()
+    return [tuple(p.shape) for p in parts if isinstance(p, torch.Tensor)]
+
+
 def outcome(path: Path, reader: str | None = None) -> list[tuple[int, ...]] | str:
     """Shapes of the first and the last item and of the volume, or the sentence of the refusal; all else is raised."""
     from invtoolbox.errors import InputError
     from invtoolbox.geometry.sweeps import Sweep
 
     try:
+        if reader in FILE_READERS:
+            return shapes_in(FILE_READERS[reader](path))
         data = datasets.open(path, reader=reader)
         if isinstance(data, datasets.PosedPictures):
             return [

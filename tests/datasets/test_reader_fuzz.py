@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.datasets.fuzzing import SEEDS
+from tests.datasets.fuzzing import FILE_READERS, SEEDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "reader_fuzz.py"
@@ -31,4 +31,4 @@ def test_damaged_files_of_every_format_are_refused_or_read(tmp_path: Path) -> No
 def test_every_reader_has_a_seed() -> None:
     from invtoolbox.datasets import READERS
 
-    assert {reader for reader, _ in SEEDS.values()} == set(READERS)
+    assert {reader for reader, _ in SEEDS.values()} == {*READERS, *FILE_READERS}

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from invtoolbox.core.checks import decoding, require_file
 from invtoolbox.core.environment import how_to_get
+from invtoolbox.core.gateway import check_unpacked
 from invtoolbox.datasets.output import Written, writing
 from invtoolbox.datasets.sweeps.ply import ply_stream, read_ply
 from invtoolbox.errors import InputError, MissingDependency
@@ -148,6 +149,7 @@ def read_spz(path: str | os.PathLike[str]) -> Splats:
     file = require_file(path)
     package = _gsply()
     with decoding(file, "SPZ"):
+        check_unpacked(file)
         found = package.read_spz(str(file))
         means, scales, quats, opacities, constant = (
             torch.from_numpy(np.array(getattr(found, name), dtype=np.float32))

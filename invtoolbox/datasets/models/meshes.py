@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from invtoolbox.core.checks import decoding, open_arrays, require_file
 from invtoolbox.core.environment import how_to_get
+from invtoolbox.core.gateway import named_file
 from invtoolbox.datasets.output import Written, write_bytes
 from invtoolbox.errors import InputError, MissingDependency
 
@@ -69,10 +71,11 @@ def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
         )
     if kind not in readers:
         raise InputError(f"{file}: the format of meshes is not known; use {', '.join(readers)}")
-    vertices, faces, colors = readers[kind](file)
-    if not len(faces):
-        raise InputError(f"{file} holds no faces; give a file of a mesh")
-    return Mesh(torch.from_numpy(np.array(vertices)), torch.from_numpy(np.array(faces)), colors)
+    with decoding(file, kind[1:].upper()):
+        vertices, faces, colors = readers[kind](file)
+        if not len(faces):
+            raise InputError(f"{file} holds no faces; give a file of a mesh")
+        return Mesh(torch.from_numpy(np.array(vertices)), torch.from_numpy(np.array(faces)), colors)
 
 
 def write_mesh(path: str | Path, mesh: Any, overwrite: bool = False) -> Written:
@@ -130,13 +133,12 @@ def read_dmat(path: str | Path) -> torch.Tensor:
 
     The file has the numbers of columns and rows, then the values column by column.
     """
-    words = Path(path).read_text(encoding="ascii").split()
-    try:
+    path = require_file(path)
+    with decoding(path, "dmat"):
+        words = path.read_text(encoding="ascii").split()
         columns, rows = int(words[0]), int(words[1])
         values = np.array(words[2:], dtype=np.float64)
         return torch.from_numpy(values.reshape(columns, rows).T.copy())
-    except (IndexError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a matrix of dmat: {error}") from error
 
 
 def trimesh() -> Any:
@@ -152,7 +154,7 @@ def trimesh() -> Any:
 
 def _read_npz(file: Path, frame: int) -> _Contents:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with open_arrays(file) as arrays:
             vertices, faces = (
                 np.asarray(arrays["vertices"], dtype=np.float64),
                 np.asarray(arrays["faces"], dtype=np.int64),
@@ -189,6 +191,8 @@ def _read_off(file: Path) -> _Contents:
             )
         vertices = np.array([words[:3] for words in body[:n]], dtype=np.float64)
         polygons = [[int(k) for k in words[1 : 1 + int(words[0])]] for words in body[n : n + f]]
+        if any(len(p) != int(words[0]) for p, words in zip(polygons, body[n:])):
+            raise InputError(f"{file} has a face with too few corners; export it again")
         return vertices, _triangles(polygons), None
     except (IndexError, ValueError) as error:
         raise InputError(f"{file} cannot be read as OFF: {error}") from error
@@ -197,7 +201,7 @@ def _read_off(file: Path) -> _Contents:
 def _read_through_trimesh(file: Path) -> _Contents:
     package = trimesh()
     try:
-        found = package.load(file, process=False, force="mesh")
+        found = package.load(file, process=False, force="mesh", resolver=_confined(package, file))
         vertices, faces = (
             np.asarray(found.vertices, dtype=np.float64),
             np.asarray(found.faces, dtype=np.int64),
@@ -205,10 +209,22 @@ def _read_through_trimesh(file: Path) -> _Contents:
         colors = None
         if getattr(found.visual, "kind", None) == "vertex" and len(vertices):
             colors = torch.from_numpy(np.array(found.visual.vertex_colors[:, :3])).float() / 255
+    except InputError:
+        raise
     except Exception as error:  # the exception of a damaged file depends on its format
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{file} cannot be read as {file.suffix[1:].upper()}: {reason}") from error
     return vertices, faces, colors
+
+
+def _confined(package: Any, file: Path) -> Any:
+    """Return the resolver by which trimesh reads the buffers and textures that a file names."""
+
+    class Confined(package.resolvers.FilePathResolver):  # type: ignore[misc]
+        def get(self, name: str) -> bytes:
+            return require_file(named_file(file.parent, name.strip(), file)).read_bytes()
+
+    return Confined(str(file))
 
 
 def _read_obj(file: Path) -> _Contents:

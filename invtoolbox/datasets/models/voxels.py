@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from invtoolbox.core.checks import decoding, require_file
 from invtoolbox.datasets.output import Written, write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
@@ -56,14 +57,17 @@ def read_voxels(path: str | os.PathLike[str]) -> Voxels:
     Raises:
         InputError: for a file that was not written by `write_voxels`.
     """
-    from safetensors import SafetensorError, safe_open
+    path = require_file(path)
+    with decoding(path, "voxels"):
+        return _read(path)
 
-    try:
-        with safe_open(Path(path).expanduser(), framework="pt") as file:
-            meta = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} cannot be read as a file of voxels ({error})") from error
+
+def _read(path: Path) -> Voxels:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        meta = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     if meta.get("format") != _FORMAT or not {"density", "color"} <= set(tensors):
         raise InputError(
             f"{path} is a safetensors file, but holds no voxels; give a file of write_voxels"

@@ -59,6 +59,7 @@ from pathlib import Path
 from typing import Any
 
 from invtoolbox.core.checks import require_file
+from invtoolbox.core.gateway import named_file
 from invtoolbox.datasets.scans.geometry_2d import Geometry
 from invtoolbox.datasets.scans.geometry_3d import KINDS_3D, Geometry3D
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
@@ -73,11 +74,15 @@ def read_geometry(path: str | os.PathLike[str]) -> Geometry | Geometry3D:
     path = require_file(path)
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
             f"{path}: not a TOML file ({error}); see invtoolbox.datasets.scans.geometry_file "
             "for an example"
         ) from None
+    table = entries.get("angles")
+    for name in (table.get("file") if isinstance(table, dict) else None, entries.get("vectors")):
+        if isinstance(name, str):
+            named_file(path.parent, name, path)
     try:
         return geometry_from_mapping(entries, path.parent)
     except InputError as error:

@@ -113,6 +113,8 @@ def _load(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: a MATLAB 7.3 file; HTC2022 is published in version 5, save it with -v7"
         )
+    if sniff(path) != "mat5":  # SciPy would take any bytes for version 4
+        raise InputError(f"{path}: not a MATLAB file of version 5; save it with -v7")
     with decoding(path, "MATLAB"):
         variables = loadmat(path, squeeze_me=True, struct_as_record=False)
     return {k: v for k, v in variables.items() if not k.startswith("__")}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 
-from invtoolbox.core.checks import decoding, require_file, sniff
+from invtoolbox.core.checks import decoding, open_arrays, require_file, sniff
 from invtoolbox.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def read_numbers(name: Any, folder: Path | None, what: str) -> np.ndarray:
     path = require_file(given if given.is_absolute() or folder is None else folder / given)
     if sniff(path) == "npy":
         with decoding(path, "NumPy"):
-            array = np.load(path, allow_pickle=False)
+            array = open_arrays(path)
         if array.dtype.kind not in "iuf":
             raise InputError(
                 f"{path}: {what} are stored as {array.dtype}; they must be real numbers"

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import decoding, require_file, require_plausible
+from invtoolbox.core.gateway import is_trusting
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.center_of_rotation import center_of_rotation
 from invtoolbox.datasets.scans.geometry_2d import Geometry
@@ -240,7 +241,7 @@ class DataExchange(DetectorRows):
         center: float | None = None,
         pixel_size: float | None = None,
     ) -> None:
-        self.path = require_file(path)
+        self.path, self._trusted = require_file(path), is_trusting()
         with decoding(self.path, self.format_name), open_hdf5(self.path) as file:
             exchange = _open_exchange(self.path, file)
             views, self._rows, columns = _projections_shape(self.path, exchange["data"])
@@ -258,7 +259,7 @@ class DataExchange(DetectorRows):
         self._set_geometry(geometry, angles, columns, center, pixel_size)
 
     def _counts(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        with open_hdf5(self.path) as file:
+        with open_hdf5(self.path, self._trusted) as file:
             exchange = file["exchange"]
             return (
                 np.asarray(exchange["data"][:, row], dtype=np.float64),
@@ -294,7 +295,7 @@ class NXtomo(DetectorRows):
         pixel_size: float | None = None,
         entry: str | None = None,
     ) -> None:
-        self.path = require_file(path)
+        self.path, self._trusted = require_file(path), is_trusting()
         with decoding(self.path, self.format_name), open_hdf5(self.path) as file:
             found = entries(file)
             if entry is None and len(found) != 1:
@@ -341,7 +342,7 @@ class NXtomo(DetectorRows):
         self._set_geometry(geometry, angles, columns, center, pixel_size)
 
     def _counts(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        with open_hdf5(self.path) as file:
+        with open_hdf5(self.path, self._trusted) as file:
             frames = np.asarray(
                 file[self._entry]["instrument/detector/data"][:, row], dtype=np.float64
             )

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.checks import decoding, require_file
-from invtoolbox.datasets.output import write_bytes, writing
+from invtoolbox.core.gateway import check_archive
+from invtoolbox.datasets.output import make_folder, write_bytes, writing
 from invtoolbox.datasets.sweeps.feather import pyarrow
 from invtoolbox.datasets.sweeps.flow_files import Estimate, residual_flow, zip_entry
 from invtoolbox.errors import InputError
@@ -127,7 +128,7 @@ def write_argoverse(
     columns: dict[str, np.ndarray] = {name: halves[:, k].copy() for k, name in enumerate(_FLOW)}
     columns["is_dynamic"] = (residual.norm(dim=1) >= MOVES).cpu().numpy()
     columns["is_valid"] = known.cpu().numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     content = _write_feather({name: columns[name] for name in _COLUMNS[version]})
     return write_bytes(path, content, overwrite)
 
@@ -209,6 +210,7 @@ def argoverse_mask(masks: str | os.PathLike[str], log: str, timestamp: int) -> T
     path, member = require_file(masks), f"{log}/{timestamp}.feather"
     pyarrow("feather")
     with decoding(path, "zip"), zipfile.ZipFile(path) as archive:
+        check_archive(path, archive)
         if member not in archive.namelist():
             raise InputError(
                 f"{path}: the archive has no mask {member}; the challenge does not evaluate this "

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.checks import decoding, open_arrays, require_file
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import check_motion, transform
@@ -137,7 +137,7 @@ def read_flow(path: str | os.PathLike[str]) -> FlowFile:
     """
     path = require_file(path)
     with decoding(path, "npz"):
-        with np.load(path, allow_pickle=False) as archive:
+        with open_arrays(path) as archive:
             if "format" not in archive or str(archive["format"]) != _FORMAT:
                 raise InputError(
                     f"{path}: the archive is not a flow of a sweep written by invtoolbox; give a "

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.checks import decoding, open_arrays, require_file
 from invtoolbox.datasets.measurement import check_index
 from invtoolbox.datasets.sweeps.point_files import read_member, read_points, require_measurements
 from invtoolbox.datasets.sweeps.pose_files import read_calibration, read_numbers, read_times
@@ -243,7 +243,7 @@ class KittiSceneFlow:
     def pair(self, index: int) -> tuple[Sweep, Sweep]:
         """Read the first sweep with its flow labels, and the second sweep 0.1 s later."""
         file = require_file(self.files[check_index(index, len(self))])
-        with decoding(file, "scene flow"), np.load(file, allow_pickle=False) as archive:
+        with decoding(file, "scene flow"), open_arrays(file) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{file}: not a .npz archive; save the pair again")
             names = _choose_names(file, archive.files)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.gateway import named_file
 from invtoolbox.datasets.sweeps.point_files import read_points
 from invtoolbox.datasets.sweeps.pose_files import from_quaternion
 from invtoolbox.datasets.sweeps.sweep_files import SweepFiles, choose, require_folder
@@ -97,7 +98,8 @@ class NuScenes(SweepFiles):
                 f"{self.tables.folder}: the scene {self.scene['name']} has no sweeps of LIDAR_TOP; "
                 "fetch the tables again"
             )
-        super().__init__([root / str(row["filename"]) for row in self.sweeps])
+        table = self.tables.folder / "sample_data.json"
+        super().__init__([named_file(root, str(row["filename"]), table) for row in self.sweeps])
         self.names = [file.name.removesuffix(".bin").removesuffix(".pcd") for file in self.files]
         needed = {row["ego_pose_token"] for row in self.sweeps}
         self.vehicle = {

@@ -15,6 +15,7 @@ from typing import Any
 
 from invtoolbox import simulation
 from invtoolbox.catalogue.shelves import read_toml
+from invtoolbox.core.gateway import trusting
 from invtoolbox.datasets.sweeps.argoverse import Argoverse2
 from invtoolbox.datasets.sweeps.folder import LidarFolder, OusterFrames
 from invtoolbox.datasets.sweeps.kitti import FIRST, KittiOdometry, KittiRaw, KittiSceneFlow
@@ -112,6 +113,7 @@ def open_sweeps(
     columns: int | Sequence[str] | None = None,
     labels: str | None = None,
     scene: str | None = None,
+    trusted: bool = False,
 ) -> Sweeps:
     """Open a sequence of lidar sweeps, each of which is read when it is indexed.
 
@@ -130,6 +132,7 @@ def open_sweeps(
         labels: setting of the labels, for readers that take it.
         scene: name of the scene, for readers that take it. None leaves each of these settings to
             the reader.
+        trusted: whether the tables of the sequence may name files outside of its folder.
 
     Raises:
         InputError: the path is no sequence of sweeps, or the reader does not have a setting.
@@ -171,7 +174,8 @@ def open_sweeps(
                 f"the reader {reader!r} has no setting {name!r}; it has "
                 f"{', '.join(taken[1:]) or 'none'}"
             )
-    opened = make(path, **given)
+    with trusting(trusted):
+        opened = make(path, **given)
     if isinstance(opened, KittiSceneFlow):
         raise InputError(
             f"{path}: these are pairs, each by itself, and no sequence; read pair(k) of "

@@ -14,7 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.checks import decoding, require_bytes, require_file, require_plausible
+from invtoolbox.core.checks import (
+    decoding,
+    open_arrays,
+    require_bytes,
+    require_file,
+    require_plausible,
+)
 from invtoolbox.datasets.sweeps.pcd import read_pcd
 from invtoolbox.datasets.sweeps.ply import read_ply
 from invtoolbox.errors import InputError
@@ -267,7 +273,7 @@ def _read_npy(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.n
 
 
 def _read_npz(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
+    with open_arrays(path) as archive:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise InputError(f"{path}: not a .npz archive; save it again with NumPy")
         return columns_of_archive(path, archive)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.gateway import refuse_special
 from invtoolbox.errors import InputError
 
 # Largest size in bytes of a text of poses or times; a larger file is something else.
@@ -262,6 +263,7 @@ def _parse_numbers(path: Path, number: int, line: str, count: int | None = None)
 
 
 def _read_text(path: Path) -> str:
+    refuse_special(path)
     if path.stat().st_size > _LARGEST_TEXT:
         raise InputError(
             f"{path}: {path.stat().st_size:,} bytes are too many for a text of poses or times; "

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from invtoolbox.datasets.output import make_folder
 from invtoolbox.datasets.sweeps.pose_files import from_quaternion
 from invtoolbox.datasets.views.colmap_files import (
     ImageLine,
@@ -127,7 +128,7 @@ def write_colmap(
     SparseModel(1 pictures of 1 cameras, 2 points, 0 observations)
     """
     folder = Path(path).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     (write_binary if binary else write_text)(folder, _tables(model), overwrite)
     return folder
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from invtoolbox.core.checks import require_file
+from invtoolbox.core.gateway import refuse_special
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.views.sparse_model import SparseCamera
 from invtoolbox.errors import InputError
@@ -399,6 +400,7 @@ def _check_new(path: Path, what: str, number: int, found: dict[int, Any]) -> Non
 
 def _split_lines(path: Path, keep_empty: bool = False) -> list[tuple[int, list[str]]]:
     """Return the words of each line with its number, without comments."""
+    refuse_special(path)
     try:
         text = path.read_text("utf-8")
     except OSError as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from invtoolbox.core.gateway import trusting
 from invtoolbox.datasets.views.colmap import model_folder, open_colmap
 from invtoolbox.datasets.views.llff import open_llff
 from invtoolbox.datasets.views.opensfm import open_opensfm
@@ -35,6 +36,7 @@ def open_views(
     names: Sequence[str] | None = None,
     largest_side: int | None = None,
     on_disk: bool = False,
+    trusted: bool = False,
 ) -> PosedPictures:
     """Open pictures and the cameras that took them.
 
@@ -51,6 +53,7 @@ def open_views(
         names: names of the pictures to load; all by default.
         largest_side: number of pixels of the longer side above which a picture is reduced.
         on_disk: whether the pictures remain in their files, see `load_views`.
+        trusted: whether the file of cameras may name pictures outside of its folder.
 
     Raises:
         InputError: for a path without pictures with poses, and for damaged contents.
@@ -70,14 +73,15 @@ def open_views(
     known = match_name(reader, VIEW_READERS)
     if known is None:
         raise unknown_name("reader of pictures with poses", reader, VIEW_READERS)
-    return VIEW_READERS[known](
-        place,
-        shrink=shrink,
-        straighten=straighten,
-        names=names,
-        largest_side=largest_side,
-        on_disk=on_disk,
-    )
+    with trusting(trusted):
+        return VIEW_READERS[known](
+            place,
+            shrink=shrink,
+            straighten=straighten,
+            names=names,
+            largest_side=largest_side,
+            on_disk=on_disk,
+        )
 
 
 def reader_of_views(place: Path) -> tuple[str, Path] | None:

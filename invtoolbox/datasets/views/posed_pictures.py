@@ -340,10 +340,10 @@ def read_one_channel(file: Path, size: tuple[int, int]) -> Tensor:
     The result is ``(1, height, width)``; NaN becomes 0.
     """
     if file.suffix.lower() == ".npy":
-        from invtoolbox.core.checks import decoding, require_file
+        from invtoolbox.core.checks import decoding, open_arrays
 
-        with decoding(require_file(file), "NumPy"):
-            array = np.load(file, allow_pickle=False)
+        with decoding(file, "NumPy"):
+            array = open_arrays(file)
     else:
         array = read_pixels(file, 0)
     array = array[..., 0] if array.ndim == 3 else array

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.checks import require_file
+from invtoolbox.core.gateway import refuse_special
 from invtoolbox.datasets.sweeps.pose_files import read_poses
 from invtoolbox.datasets.views.posed_pictures import PosedPictures, View, load_views, rigid_poses
 from invtoolbox.datasets.views.transforms import read_json
@@ -152,6 +153,7 @@ def _read_log(file: Path) -> tuple[np.ndarray, Tensor]:
     A block has a line of three numbers, the first of which is the number of the frame, and the four
     lines of a matrix.
     """
+    refuse_special(file)
     try:
         lines = [line.split() for line in file.read_text("ascii").splitlines() if line.strip()]
         heads = np.array([int(words[0]) for words in lines[::5]], dtype=np.float64)

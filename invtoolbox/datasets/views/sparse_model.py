@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from invtoolbox.core.gateway import named_file
 from invtoolbox.datasets.views.posed_pictures import PosedPictures, View, load_views
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.lens import Lens
@@ -156,7 +157,7 @@ class SparseModel:
             views.append(
                 View(
                     name,
-                    Path(pictures) / name,
+                    named_file(Path(pictures), name, Path(path)),
                     pose,
                     camera.intrinsics,
                     camera.size,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.checks import require_file
+from invtoolbox.core.gateway import named_file, refuse_special
 from invtoolbox.datasets.output import Written, write_bytes
 from invtoolbox.datasets.sweeps.ply import read_ply
 from invtoolbox.datasets.views.posed_pictures import (
@@ -125,7 +126,7 @@ def open_transforms(
         views.append(
             View(
                 word,
-                _find_picture(file.parent, word),
+                _find_picture(file, word),
                 pose,
                 K,
                 size,
@@ -235,7 +236,7 @@ def open_blender(
     views = []
     poses = from_opengl(rigid_poses(file, words, matrices, "camera to world"))
     for word, pose in zip(words, poses):
-        place = file.parent / word
+        place = named_file(file.parent, word, file)
         place = place if place.suffix else place.with_suffix(".png")
         views.append(View(place.name, place, pose, angle, written_name=word))
     return load_views(
@@ -251,6 +252,7 @@ def open_blender(
 
 def read_json(file: Path) -> Any:
     """Read the contents of a JSON file, or raise an `InputError`."""
+    refuse_special(file)
     try:
         return json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -322,9 +324,9 @@ def _number(file: Path, table: Mapping[str, Any], name: str, otherwise: float) -
     return float(value)
 
 
-def _find_picture(folder: Path, word: str) -> Path:
+def _find_picture(file: Path, word: str) -> Path:
     """Return the file of a frame; instant-ngp and Blender leave out the suffix .png."""
-    place = folder / word
+    place = named_file(file.parent, word, file)
     if place.is_file() or place.suffix.lower() in SUFFIXES:
         return place
     return place.with_name(place.name + ".png")
@@ -334,7 +336,7 @@ def _find_file(file: Path, frame: Mapping[str, Any], name: str) -> Path | None:
     word = frame.get(name)
     if word is None:
         return None
-    place = file.parent / str(word)
+    place = named_file(file.parent, str(word), file)
     if not place.is_file():
         raise InputError(
             f"{file}: the {name} {str(word)!r} of the frame {frame['file_path']!r} does not exist; "
@@ -345,7 +347,7 @@ def _find_file(file: Path, frame: Mapping[str, Any], name: str) -> Path | None:
 
 def _points(file: Path, table: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:
     word = table.get("ply_file_path")
-    if not isinstance(word, str) or not (file.parent / word).is_file():
+    if not isinstance(word, str) or not named_file(file.parent, word, file).is_file():
         return None, None
     cloud = read_ply(file.parent / word)
     if not {"x", "y", "z"} <= set(cloud):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from invtoolbox.core.checks import decoding, require_bytes, require_file, sniff
+from invtoolbox.core.checks import decoding, open_arrays, require_bytes, require_file, sniff
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry, axes_of_item
 from invtoolbox.errors import InputError
@@ -108,7 +108,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             if mapped.size:
                 require_bytes(path, int(mapped.offset), mapped.shape or (1,), mapped.dtype)
             return {"y": mapped}
-        loaded = np.load(path, allow_pickle=False)
+        loaded = open_arrays(path)
         if isinstance(loaded, np.ndarray):
             raise InputError(
                 f"{path}: neither a .npy file nor a .npz archive; save it again with NumPy"

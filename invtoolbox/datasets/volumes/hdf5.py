@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import decoding, require_file, require_plausible
+from invtoolbox.core.gateway import MOST_MEMBERS, is_trusting, named_file
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry, axes_of_item
 from invtoolbox.datasets.volumes.arrays import layout
@@ -64,6 +65,7 @@ class Hdf5:
     ) -> None:
         self.path = require_file(path)
         self.geometry = geometry
+        self._trusted = is_trusting()
         with decoding(self.path, "HDF5"), open_hdf5(self.path) as file:
             self._name = _choose(self.path, file, name)
             data = file[self._name]
@@ -77,7 +79,7 @@ class Hdf5:
 
     def __getitem__(self, index: int) -> Measurement:
         index = check_index(index, len(self))
-        with decoding(self.path, "HDF5"), open_hdf5(self.path) as file:
+        with decoding(self.path, "HDF5"), open_hdf5(self.path, self._trusted) as file:
             data = file[self._name]
             array = np.asarray(data[()] if self._is_one else data[index])
             units = data.attrs.get("units", file.attrs.get("units", "as stored"))
@@ -141,8 +143,11 @@ class BlurKernels:
         )
 
 
-def open_hdf5(path: Path) -> Any:
+def open_hdf5(path: Path, trusted: bool = False) -> Any:
     """Open a file for reading, after a check for damage that would cause an endless loop.
+
+    A file whose links, virtual or external data lie in files outside of its folder is refused,
+    unless it is trusted.
 
     Strings of attributes lie in collections (of the global heap, format specification III.E), as
     entries one after another. An entry of size zero keeps the loop of the HDF5 library at the same
@@ -158,7 +163,45 @@ def open_hdf5(path: Path) -> Any:
             while place >= 0:
                 _check_collection(path, content, place)
                 place = content.find(_COLLECTION, place + 8, stop)
-    return h5py.File(path, "r")
+    file = h5py.File(path, "r")
+    try:
+        if not trusted and not is_trusting():
+            _confine(path, file)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _confine(path: Path, file: Any) -> None:
+    """Refuse names of files outside of the folder of a file, and too many objects."""
+    import h5py
+
+    links: list[tuple[str, Any]] = []
+
+    def collect(name: str, link: Any) -> bool | None:
+        links.append((name, link))
+        return True if len(links) > MOST_MEMBERS else None  # True ends the visit
+
+    file.visititems_links(collect)
+    if len(links) > MOST_MEMBERS:
+        raise InputError(
+            f"{path}: it holds more than {MOST_MEMBERS:,} objects; if you trust the file, pass "
+            "trusted=True, or set INVTOOLBOX_TRUSTED=1"
+        )
+    named: list[Any] = []
+    for name, link in links:
+        node = file.get(name) if isinstance(link, h5py.HardLink) else None
+        if isinstance(link, h5py.ExternalLink):
+            named.append(link.filename)
+        elif isinstance(node, h5py.Dataset):
+            named += [entry[0] for entry in node.external or ()]
+            if node.is_virtual:
+                named += [source.file_name for source in node.virtual_sources()]
+    for word in named:
+        word = word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word)
+        if word != ".":  # the file itself
+            named_file(path.parent, word, path)
 
 
 def _check_collection(path: Path, content: mmap.mmap, start: int) -> None:

@@ -19,7 +19,8 @@ from invtoolbox.core.checks import (
     require_file,
     require_plausible,
 )
-from invtoolbox.datasets.output import Written, write_bytes, writing
+from invtoolbox.core.gateway import named_file
+from invtoolbox.datasets.output import Written, write_bytes, write_pair, writing
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Grid, Volume, grid_to_write, slices_of, type_to_write
 from invtoolbox.errors import InputError
@@ -173,15 +174,13 @@ def write_metaimage(
         packed = b"".join(_pack(values))
         write_bytes(path, header(len(packed)) + packed, overwrite)
         return Written(path)
-    if not overwrite and path.exists():
-        raise InputError(
-            f"{path}: there is a file of that name already; choose another, or pass overwrite=True"
-        )
-    if overwrite:  # removed first and written last, the header never describes other bytes
-        path.unlink(missing_ok=True)
-    with writing(data, overwrite) as stream:
-        stream.writelines(_pack(values) if compress else values)
-    write_bytes(path, header(data.stat().st_size if compress else None), overwrite)
+    write_pair(
+        path,
+        data,
+        lambda size: header(size if compress else None),
+        _pack(values) if compress else values,
+        overwrite,
+    )
     return Written(path)
 
 
@@ -261,7 +260,7 @@ def _find_data(path: Path, name: str) -> Path:
         raise InputError(
             f"{path}: its slices lie in several files ({name}); join them into one .raw file"
         )
-    data = path.parent / name
+    data = named_file(path.parent, name, path)
     if not data.is_file():
         raise InputError(
             f"{path}: the values are in {name}, but the folder of the header has no such file"

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import map_slices_of_file, require_bytes, require_file
-from invtoolbox.datasets.output import Written, write_bytes, writing
+from invtoolbox.core.gateway import named_file
+from invtoolbox.datasets.output import Written, write_pair
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import (
     Grid,
@@ -149,17 +150,9 @@ def write_raw(
         *([f"length_unit = {json.dumps(grid.unit)}"] if known else []),
         f"units = {json.dumps(volume.units if known else units)}",
     ]
-    if not overwrite and sidecar.exists():
-        raise InputError(
-            f"{sidecar}: there is a file of that name already; choose another, or pass "
-            "overwrite=True"
-        )
-    if overwrite:
-        sidecar.unlink(missing_ok=True)
-    with writing(path, overwrite) as stream:
-        for page in pages:
-            stream.write(np.ascontiguousarray(page, dtype.newbyteorder("<")).tobytes())
-    write_bytes(sidecar, ("\n".join(lines) + "\n").encode(), overwrite)
+    text = ("\n".join(lines) + "\n").encode()
+    stored = (np.ascontiguousarray(page, dtype.newbyteorder("<")).tobytes() for page in pages)
+    write_pair(sidecar, path, lambda size: text, stored, overwrite)
     return Written(path)
 
 
@@ -213,7 +206,7 @@ def _data_file(sidecar: Path, fields: dict[str, Any]) -> Path:
         if len(found) != 1:
             raise InputError(f"{sidecar}: the field file is missing; give the name of the raw file")
         return found[0]
-    if not isinstance(name, str) or not (sidecar.parent / name).is_file():
+    if not isinstance(name, str) or not named_file(sidecar.parent, name, sidecar).is_file():
         raise InputError(
             f"{sidecar}: file is {name!r}, but its folder has no such file; correct the name"
         )

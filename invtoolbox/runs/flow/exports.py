@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from invtoolbox.datasets.output import write_bytes
+from invtoolbox.datasets.output import make_folder, write_bytes
 from invtoolbox.datasets.sweeps.argoverse_flow import (
     STRIDE,
     argoverse_mask,
@@ -128,7 +127,7 @@ def _write_challenge(
             else relative_motion(sweep.pose, following)
         )
         mask = argoverse_mask(masks, log, stamp) if version == 1 and masks is not None else None
-        os.makedirs(argoverse_path(folder, log, stamp, version).parent, exist_ok=True)
+        make_folder(argoverse_path(folder, log, stamp, version).parent)
         write_argoverse(
             folder, log, stamp, found, sweep.points, version, mask, moved, overwrite=True
         )
@@ -147,7 +146,7 @@ def _write_pictures(study: FlowStudy, opened: Sweeps) -> None:
     from invtoolbox.plotting.birds_eye import birds_eye
 
     folder = study.folder / "pictures"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     for report, sweep, found in results(study, opened):
         picture = birds_eye(sweep.points, found.residual, found.dynamic, title=report.name)
         write_bytes(folder / f"{report.name}.png", picture, overwrite=True)

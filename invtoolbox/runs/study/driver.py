@@ -24,7 +24,7 @@ from torch import Tensor
 from invtoolbox.core.environment import versions
 from invtoolbox.core.interrupts import Interrupted, terminate_as_interrupt
 from invtoolbox.core.threads import limit_torch_threads
-from invtoolbox.datasets.output import lock, remove_stale
+from invtoolbox.datasets.output import lock, make_folder, remove_stale
 from invtoolbox.datasets.volumes.volume import Grid, Volume
 from invtoolbox.errors import InputError
 from invtoolbox.runs.job import check_choice, differences, read_json, write_json
@@ -348,7 +348,7 @@ def _lock(path: Path) -> Iterator[None]:
 
     The lock of a process that dies is released.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("ab") as file:
         lock(file.fileno())
         yield
@@ -424,7 +424,7 @@ def _prepare(
             if clear is not None:
                 clear(name)
         (folder / "study.log").unlink(missing_ok=True)
-    (folder / LOCKS).mkdir(parents=True, exist_ok=True)
+    make_folder(folder / LOCKS)
     remove_stale(folder)
     write_json(notes, {"description": content, "items": names, "versions": versions()})
     return fingerprint

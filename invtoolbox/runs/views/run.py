@@ -14,7 +14,7 @@ from invtoolbox.core.environment import device_named
 from invtoolbox.datasets.models.gaussians import read_splats
 from invtoolbox.datasets.models.meshes import write_mesh
 from invtoolbox.datasets.models.voxels import read_voxels
-from invtoolbox.datasets.output import file_names, write_png
+from invtoolbox.datasets.output import file_names, make_folder, write_png
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, turntable
 from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_view_report
@@ -163,7 +163,7 @@ class ViewJob(SceneJob[ViewScene]):
                 bool(work_files(folder)), f"what was done is in {folder}"
             ) from None
         if "png" in file.scene.output.formats:
-            (folder / PICTURES).mkdir(exist_ok=True)
+            make_folder(folder / PICTURES)
         scores, views, is_empty = _compare(solution, photographs, wanted.metrics, folder)
         outcome = ViewOutcome(
             solution,
