@@ -1,6 +1,7 @@
 """Data terms: misfits between a prediction and the measurements."""
 
 from invtoolbox.data_terms.base import DataTerm, Stack
+from invtoolbox.data_terms.bilateral import Bilateral
 from invtoolbox.data_terms.chamfer import Chamfer, RolloutChamfer
 from invtoolbox.data_terms.distance_transform import DistanceTransform
 from invtoolbox.data_terms.least_squares import Exact, LeastSquares
@@ -17,6 +18,7 @@ from invtoolbox.data_terms.sobolev import Sobolev
 
 __all__ = [
     "L1",
+    "Bilateral",
     "Chamfer",
     "DataTerm",
     "DepthRanking",

@@ -74,6 +74,12 @@ from invtoolbox.datasets.volumes.dicom import (
 from invtoolbox.datasets.volumes.hdf5 import BlurKernels, Hdf5
 from invtoolbox.datasets.volumes.metaimage import MetaImage, write_metaimage
 from invtoolbox.datasets.volumes.nifti import Nifti, write_nifti
+from invtoolbox.datasets.volumes.normal_maps import (
+    read_depth,
+    read_intrinsics,
+    read_mask,
+    read_normal_map,
+)
 from invtoolbox.datasets.volumes.pictures import Pictures
 from invtoolbox.datasets.volumes.raw import Raw, write_raw
 from invtoolbox.datasets.volumes.tiff import TiffStack, write_tiff_stack
@@ -149,9 +155,13 @@ __all__ = [
     "photograph",
     "read_argoverse",
     "read_colmap",
+    "read_depth",
     "read_flow",
     "read_geometry",
+    "read_intrinsics",
+    "read_mask",
     "read_mesh",
+    "read_normal_map",
     "read_opensfm",
     "read_pcd",
     "read_ply",

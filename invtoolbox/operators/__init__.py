@@ -22,6 +22,7 @@ from invtoolbox.operators.matrix import Matrix, SparseMatrix
 from invtoolbox.operators.mri.cartesian import CartesianMRI, estimate_coil_maps, outer_noise_std
 from invtoolbox.operators.mri.fourier import Fourier
 from invtoolbox.operators.mri.non_uniform_fourier import NonUniformFourier, radial_trajectory
+from invtoolbox.operators.normal_integration import NormalIntegration, SideGap
 from invtoolbox.operators.points import EulerRollout, ObservedPoints, PointWarp, PointWarpBothWays
 from invtoolbox.operators.rendering.combined import OnBoth, OverTime
 from invtoolbox.operators.rendering.exposure import ExposedRenderer
@@ -58,6 +59,7 @@ __all__ = [
     "Matrix",
     "NoMeasurement",
     "NonUniformFourier",
+    "NormalIntegration",
     "ObservedPoints",
     "OnBoth",
     "Operator",
@@ -69,6 +71,7 @@ __all__ = [
     "PointWarp",
     "PointWarpBothWays",
     "Sampling",
+    "SideGap",
     "SpaceVaryingBlur",
     "SparseMatrix",
     "Unmixing",

@@ -9,13 +9,16 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
+
+if TYPE_CHECKING:
+    from invtoolbox.kernels.grids.grid_system import GridSystem
 
 Shape = tuple[int, ...]
 #: The shape of a tensor without its batch axis, or a tuple of such shapes.
@@ -329,6 +332,14 @@ class LinearOperator(Operator):
         """Return the diagonal of ``A^T A``, or ``None`` if it is expensive to compute.
 
         It serves preconditioners, and broadcasts to ``(batch, *domain_shape)``.
+        """
+        return None
+
+    def grid_system(self, weights: Tensor) -> GridSystem | None:
+        """Return ``A^T W A`` if it couples a pixel with its four neighbours only, else ``None``.
+
+        Args:
+            weights: diagonal of W, of the shape of the measurements.
         """
         return None
 

@@ -28,18 +28,22 @@ def conjugate_gradients(
     right: Tensor,
     tolerance: float | Tensor,
     max_iterations: int,
+    precondition: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return ``H^-1 right`` by conjugate gradients from 0, and the residual ``right - H x``.
 
-    ``H`` is symmetric and given by its product. An item stops once its residual is within
+    ``H`` is symmetric and given by its product. ``precondition`` applies a symmetric, positive
+    approximation of its inverse. An item stops once its residual is within
     ``tolerance`` relative, or if ``H`` shows no positive curvature; it then keeps its answer,
     whatever its neighbours do.
 
     >>> conjugate_gradients(lambda v: 2 * v, torch.ones(1, 3), 1e-6, 10)[0]
     tensor([[0.5000, 0.5000, 0.5000]])
     """
-    x, residual, direction = torch.zeros_like(right), right.clone(), right.clone()
-    squared = inner(right, right)
+    x, residual = torch.zeros_like(right), right.clone()
+    conditioned = residual if precondition is None else precondition(residual)
+    direction, height = conditioned.clone(), inner(residual, conditioned)
+    squared = height if precondition is None else inner(right, right)
     goal = torch.as_tensor(tolerance, dtype=squared.dtype, device=squared.device) ** 2 * squared
     running = squared > goal
     for _ in range(max_iterations):
@@ -48,13 +52,15 @@ def conjugate_gradients(
         bent = product(direction)
         curvature = inner(direction, bent)
         running = running & (curvature > 0)
-        alpha = quotient(squared, curvature, running)
+        alpha = quotient(height, curvature, running)
         x = torch.addcmul(x, expand(alpha, x), direction)
         residual = torch.addcmul(residual, expand(-alpha, x), bent)
-        new = inner(residual, residual)
-        beta = quotient(new, squared, running)
-        direction = torch.addcmul(residual, expand(beta, x), direction)
-        squared = torch.where(running, new, squared)
+        conditioned = residual if precondition is None else precondition(residual)
+        new = inner(residual, conditioned)
+        beta = quotient(new, height, running)
+        direction = torch.addcmul(conditioned, expand(beta, x), direction)
+        height = torch.where(running, new, height)
+        squared = height if precondition is None else inner(residual, residual)
         running = running & (squared > goal)
     return x, residual
 

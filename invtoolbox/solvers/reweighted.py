@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
+import torch
 from torch import Tensor
 
+from invtoolbox.kernels.grids.grid_system import GridSystem
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.majoriser import Majoriser
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
-from invtoolbox.solvers.linear_systems import conjugate_gradients
+from invtoolbox.solvers.linear_systems import conjugate_gradients, quotient
 
 
 @dataclass
@@ -45,9 +47,14 @@ class Reweighted(Solver):
     depend on ``inner_iterations``. Certificate: ``|grad F(x)|`` relative to its value at the start
     or at 0, the larger.
 
+    If every term couples a pixel with its four neighbours only (`NormalIntegration`), the steps are
+    preconditioned by the diagonal, and run in one kernel on a CPU.
+
     Args:
-        inner_iterations, inner_tolerance: largest number of conjugate gradient steps, and the
-            fraction of their first residual at which they stop.
+        inner_iterations: largest number of conjugate gradient steps.
+        inner_tolerance: fraction of ``inner_reference`` at which their residual is small enough.
+        inner_reference: ``"residual"`` is the first residual of the step. ``"scale"`` is the scale
+            of the certificate, so that steps become short as the iteration settles.
 
     >>> import torch
     >>> import invtoolbox as it
@@ -62,6 +69,7 @@ class Reweighted(Solver):
     tolerance: float = 1e-4
     inner_iterations: int = 20
     inner_tolerance: float = 0.1
+    inner_reference: Literal["residual", "scale"] = "residual"
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if reason := implicit_reason(objective, "Reweighted"):
@@ -101,13 +109,29 @@ class Reweighted(Solver):
 
     def step(self, objective: Objective, state: ReweightedState) -> ReweightedState:
         parts = _parts(objective, state.x, state.prediction)
-        change, _ = conjugate_gradients(
-            parts.product, -parts.gradient(), self.inner_tolerance, self.inner_iterations
-        )
-        x = state.x + change
+        x = state.x + self._change(parts, state.scale)
         prediction = cast(Tensor, objective.problem.operator(x))
         norm = item_norm(_parts(objective, x, prediction).gradient())
         return self._state(objective, x, prediction, norm / state.scale, state.scale)
+
+    def _change(self, parts: _Parts, scale: Tensor) -> Tensor:
+        """Minimize the quadratic majorant, as far as the inner tolerance asks for."""
+        right = -parts.gradient()
+        size = item_norm(right)
+        tolerance: float | Tensor = self.inner_tolerance
+        if self.inner_reference == "scale":
+            tolerance = quotient(tolerance * scale, size)
+        system = parts.grid_system()
+        if system is not None and right.device.type == "cpu" and not torch.is_grad_enabled():
+            return system.solve(right, tolerance * size, self.inner_iterations)
+        change, _ = conjugate_gradients(
+            parts.product if system is None else system.product,
+            right,
+            tolerance,
+            self.inner_iterations,
+            None if system is None else system.precondition,
+        )
+        return change
 
     def _state(
         self,
@@ -151,6 +175,11 @@ class _Term(NamedTuple):
     def product(self, u: Tensor) -> Tensor:
         return self._back(self.weights * (u if self.operator is None else self.operator(u)))
 
+    def grid_system(self) -> GridSystem | None:
+        if self.operator is None:
+            return None
+        return self.operator.grid_system(self.weights.expand_as(self.residual))
+
     def _back(self, v: Tensor) -> Tensor:
         return v if self.operator is None else self.operator.adjoint(v)
 
@@ -168,6 +197,9 @@ class _Above(NamedTuple):
     def product(self, u: Tensor) -> Tensor:
         curved = self.majoriser.product(u)
         return expand(self.weight, curved) * curved
+
+    def grid_system(self) -> None:
+        return None
 
 
 class _Parts(NamedTuple):
@@ -197,6 +229,16 @@ class _Parts(NamedTuple):
         total = A.adjoint(self._weigh(A(u)))
         for term in self.terms:
             total = total + term.product(u)
+        return total
+
+    def grid_system(self) -> GridSystem | None:
+        """Return the system on the grid if the misfit and every term have one."""
+        if self.weights is None:
+            return None
+        total = self.objective.linear_operator.grid_system(self.weights)
+        for term in self.terms:
+            own = term.grid_system()
+            total = None if own is None or total is None else total + own
         return total
 
 

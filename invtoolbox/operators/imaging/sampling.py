@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.kernels.grids.grid_system import GridSystem
 from invtoolbox.operators.base import LinearOperator, count_items, expand
 
 
@@ -87,6 +88,11 @@ class Inpainting(LinearOperator):
 
     def _known_norm(self) -> Tensor:
         return self.mask.double().abs().flatten(1).amax(1)
+
+    def grid_system(self, weights: Tensor) -> GridSystem:
+        diagonal = self._weights(weights).square() * weights
+        zero = torch.zeros_like(diagonal)
+        return GridSystem(diagonal, zero, zero)
 
     def normal_resolvent(
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0

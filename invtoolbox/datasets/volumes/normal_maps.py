@@ -1,0 +1,111 @@
+"""Readers of normal maps, of masks, and of the intrinsics of their camera."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.datasets.volumes.pictures import SUFFIXES, Pictures
+from invtoolbox.errors import InputError
+
+
+def read_normal_map(path: str | Path) -> Tensor:
+    """Read a normal map as ``(rows, columns, 3)``: x to the right, y up, z towards the camera.
+
+    A color picture of 8 or 16 bits stores x, y and z as red, green and blue, with -1 as 0 and 1 as
+    the largest number. An .npy file, or the only array of an .npz file, holds the components
+    themselves.
+
+    Args:
+        path: path of the file.
+
+    Raises:
+        InputError: if the file is no color picture and no array of three components.
+
+    >>> import tempfile
+    >>> file = tempfile.mkdtemp() + "/normals.npy"
+    >>> np.save(file, np.ones((4, 5, 3)))
+    >>> read_normal_map(file).shape
+    torch.Size([4, 5, 3])
+    """
+    file = Path(path).expanduser()
+    if file.suffix.lower() in SUFFIXES:
+        y = Pictures(file)[0].y[0]
+        if len(y) != 3:
+            raise InputError(f"{file}: a grey picture, and a normal map has three channels")
+        whole = not np.issubdtype(np.dtype(Pictures(file)[0].meta["stored"]), np.floating)
+        return (2 * y - 1 if whole else y).permute(1, 2, 0).contiguous()
+    values = _read_array(file)
+    if values.ndim != 3 or values.shape[2] != 3:
+        raise InputError(
+            f"{file}: an array of shape {tuple(values.shape)}, and a normal map is (rows, columns, "
+            "3)"
+        )
+    return values
+
+
+def read_mask(path: str | Path) -> Tensor:
+    """Read a mask, ``(rows, columns)``: true where a picture or an array is not 0.
+
+    Args:
+        path: path of the file; a color picture counts by its first channel.
+    """
+    file = Path(path).expanduser()
+    picture = file.suffix.lower() in SUFFIXES
+    values = Pictures(file)[0].y[0, 0] if picture else _read_array(file)
+    if values.ndim != 2:
+        raise InputError(f"{file}: a mask has rows and columns, got {tuple(values.shape)}")
+    return values != 0
+
+
+def read_depth(path: str | Path) -> Tensor:
+    """Read a depth map, ``(rows, columns)``, from an .npy file or the only array of an .npz file.
+
+    Args:
+        path: path of the file; NaN where the depth is not known.
+    """
+    values = _read_array(Path(path).expanduser())
+    if values.ndim != 2:
+        raise InputError(f"{path}: a depth map has rows and columns, got {tuple(values.shape)}")
+    return values
+
+
+def read_intrinsics(path: str | Path) -> Tensor:
+    """Read the matrix of a pinhole camera, ``(3, 3)``, from a text file of numbers or an .npy file.
+
+    Args:
+        path: path of the file.
+    """
+    file = require_file(Path(path))
+    if file.suffix.lower() in (".npy", ".npz"):
+        values = _read_array(file)
+    else:
+        with decoding(file, "text"):
+            values = torch.as_tensor(
+                np.loadtxt(file, delimiter="," if "," in file.read_text() else None)
+            )
+    if tuple(values.shape) != (3, 3):
+        raise InputError(
+            f"{file}: numbers of shape {tuple(values.shape)}, and the matrix of a camera is (3, 3)"
+        )
+    return values
+
+
+def _read_array(path: Path) -> Tensor:
+    file = require_file(path)
+    if file.suffix.lower() not in (".npy", ".npz"):
+        raise InputError(
+            f"{file}: no reader for this suffix; use one of {', '.join((*SUFFIXES, '.npy', '.npz'))}"
+        )
+    with decoding(file, "NumPy"):
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            if len(loaded.files) != 1:
+                raise InputError(f"holds {len(loaded.files)} arrays; save one alone")
+            loaded = loaded[loaded.files[0]]
+        values = np.asarray(loaded)
+        return torch.from_numpy(values.astype(np.float32 if values.dtype != bool else bool))

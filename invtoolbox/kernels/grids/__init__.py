@@ -1,0 +1,1 @@
+"""Kernels on regular grids of pixels."""

@@ -1,0 +1,53 @@
+"""``invtoolbox normals``: files in, depth and a mesh out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import invtoolbox as it
+from tests.cli.conftest import Run, one_sentence
+from tests.runs.test_normal_maps import hill
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from skimage.io import imsave
+
+    monkeypatch.chdir(tmp_path)
+    normals, truth, mask = hill()
+    imsave("map.png", (normals * 127.5 + 127.5).round().byte().numpy(), check_contrast=False)
+    imsave("mask.png", (255 * mask.byte()).numpy(), check_contrast=False)
+    np.save("truth.npy", truth.numpy())
+    Path("K.txt").write_text("100 0 19.5\n0 100 19.5\n0 0 1\n")
+
+
+def test_a_picture_becomes_depth_and_a_mesh(run: Run, files: None) -> None:
+    words = ("normals", "map.png", "--mask", "mask.png", "--output", "depth.npz", "mesh.obj")
+    ran = run(*words)
+    assert ran.code == 0, ran.err
+    assert "8-bit" in ran.out and "converged" in ran.out
+    depth, mask = np.load("depth.npz")["depth"], it.datasets.read_mask("mask.png").numpy()
+    gap = (depth - np.load("truth.npy"))[mask]
+    assert np.abs(gap - np.median(gap)).mean() < 0.1
+    assert len(it.datasets.read_mesh("mesh.obj").faces) > 1000
+    assert "depth.npz exists" in one_sentence(run(*words))
+
+
+def test_a_perspective_camera(run: Run, files: None) -> None:
+    words = ("--mask", "mask.png", "--intrinsics", "K.txt", "--median-depth", "300", "--quiet")
+    ran = run("normals", "map.png", *words)
+    assert ran.code == 0 and not ran.out
+    assert abs(np.nanmedian(np.load("map_depth.npz")["depth"]) - 300) < 0.1
+    assert "perspective" in one_sentence(
+        run("normals", "map.png", *words, "--pixel-size", "2", "-o", "x.npy")
+    )
+
+
+def test_bad_files_are_one_sentence(run: Run, files: None) -> None:
+    assert "grey" in one_sentence(run("normals", "mask.png"))
+    assert "(3, 3)" in one_sentence(run("normals", "map.png", "--intrinsics", "truth.npy"))
+    assert "file(s) of --prior" not in one_sentence(run("normals", "map.txt"))
+    assert "--prior" in one_sentence(run("normals", "map.png", "--prior", "truth.npy", "truth.npy"))
