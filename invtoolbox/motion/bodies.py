@@ -22,6 +22,7 @@ from invtoolbox.motion.pair import Pair as Pair
 from invtoolbox.motion.refinement import Refinement, refine
 from invtoolbox.motion.registration import clusters, height_above, translations
 from invtoolbox.motion.tracks import Registration, RegistrationSettings, Scans, register
+from invtoolbox.motion.window import Neighbour
 
 #: Distance of a point from the nearest points of another sweep beyond which it hardly lies on the
 #: same surface: metres at the sensor, and metres per metre of range, about half the distance of
@@ -32,9 +33,12 @@ _TALLEST = 4.5
 #: Taller clusters that are narrower than the second number are posts, trunks and slices of walls
 #: between two things that hide the rest; metres.
 _TALL, _NARROW = 2.2, 1.0
+#: A measured point hides the places within this angle behind it, radians, that are farther by the
+#: second number, metres.
+_ANGLE, _BEFORE = 0.012, 0.5
 #: Largest time of a sweep that bodies are found with, in periods from the source. Tracks are
-#: refined with all sweeps.
-_SOON = 2.5
+#: continued to all sweeps, with the second number as the scale of the robust misfit, metres.
+_SOON, _CLOSE = 2.5, 0.3
 #: Distance in the plane within which fragments of a body are searched, metres.
 _FRAGMENT_DISTANCE = 1.5
 #: Smallest distance of a fragment to the target, metres.
@@ -47,9 +51,11 @@ class BodySettings:
 
     A cluster is a moving body if four conditions hold: it is not slender, like a post; its
     registration lowers the misfit to the share `explained` of the misfit without motion; it raises
-    the log-likelihood of its points in a sweep, under noise of `noise`, by at least
-    ``gain (1 + move^2)`` with the move in metres, because a small piece of wall fits many places,
-    distant ones above all; and its points move by at least `least`.
+    the log-likelihood of its points in all sweeps, under noise of `noise`, by at least
+    ``gain (1 + move^2) sqrt(K)`` with the move in metres and the number of sweeps K, because a small
+    piece of wall fits many places, distant ones above all, and does so in sweep after sweep; and
+    its points move by at least `least`. Sweeps in which the cluster is hidden by something nearer
+    do not count.
 
     Attributes:
         reach: height above the ground up to which points form clusters, metres.
@@ -76,12 +82,12 @@ class BodySettings:
     farthest: float = 3.0
     apart: float = 0.6
     votes: int = 3
-    iterations: int = 15
+    iterations: int = 10
     upright: float = 1.0
     smooth: float = 0.3
     plane: bool = True
-    explained: float = 0.4
-    gain: float = 8.0
+    explained: float = 0.6
+    gain: float = 6.0
     least: float = 0.04
     noise: float = 0.02
 
@@ -113,11 +119,41 @@ class Bodies:
 
 @dataclass(frozen=True, eq=False)
 class _Scan:
-    """Points of another sweep of the window: low ones, with the time and the times of the points."""
+    """Low points of another sweep of the window, with its time and the position of the sensor."""
 
     points: Tensor
     step: float
     times: Tensor | None
+    origin: Tensor
+
+    def hides(self, points: Tensor, moved: Tensor) -> Tensor:
+        """Return which places the sensor could not see in this sweep, bool ``(n,)``.
+
+        Something nearer was measured in their direction, and it is not the body itself, which has
+        moved there.
+
+        Args:
+            points: places of the points of a body, ``(n, 3)``.
+            moved: places of the body in this sweep, ``(n, 3)``.
+        """
+        sight, place = self.points - self.origin, points - self.origin
+        reach = place.norm(dim=1)
+        middle = place.mean(0)
+        wide = float((place - middle).norm(dim=1).max()) + 0.1 * float(middle.norm())
+        along = sight @ (middle / middle.norm())
+        between = (
+            (along > 0)
+            & (along < float(reach.max()))
+            & ((sight - along[:, None] * (middle / middle.norm())).norm(dim=1) < wide)
+        )
+        between &= Tree(moved).query(self.points, 0.5)[0].isinf()
+        if not bool(between.any()):
+            return torch.zeros(len(points), dtype=torch.bool, device=points.device)
+        sight = sight[between]
+        distance = sight.norm(dim=1)
+        near = Tree(sight / distance[:, None]).neighbours(place / reach[:, None], 4)
+        angle = ((sight / distance[:, None])[near] - (place / reach[:, None])[:, None]).norm(dim=2)
+        return ((angle < _ANGLE) & (distance[near] < reach[:, None] - _BEFORE)).any(1)
 
 
 def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
@@ -149,10 +185,33 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     if not members:
         return none
     thing, begin = _hypotheses(points, soon, members, settings)
-    known = pair.times is not None and all(scan.times is not None for scan in soon)
+    known = pair.times is not None and all(scan.times is not None for scan in scans)
     times = pair.times[0] if known and pair.times is not None else None
-    found = _register(points, times, soon, members, thing, begin, settings)
-    bodies = _accept(points, members, found, settings)
+    found = _register(
+        points, times, soon, members, thing, begin, settings.registration, settings.farthest
+    )
+    found = found.take(_likeliest(found, members, settings))
+    accepted = _accept(points, soon, members, found, settings)
+    if len(scans) > len(soon):
+        longer = _register(
+            points,
+            times,
+            scans,
+            members,
+            found.thing,
+            found.parameters,
+            replace(settings.registration, scale=_CLOSE),
+            settings.farthest,
+        )
+        # A track that leaves the body in the near sweeps has found something else in far ones.
+        near = torch.tensor([abs(scan.step) <= _SOON for scan in scans], device=points.device)
+        misfit = longer.misfit[:, near].mean(1)
+        again = _accept(points, scans, members, longer, settings) & (
+            misfit < 1.5 * found.misfit.mean(1) + 0.2 * settings.noise**2
+        )
+        found = Registration.chosen(again, longer, found)
+        accepted = again | accepted
+    bodies = _moved(points, members, found, accepted)
     return _with_fragments(points, height, scans, bodies)
 
 
@@ -160,13 +219,12 @@ def _scans(pair: Pair, settings: BodySettings) -> list[_Scan]:
     """Return the other sweeps of the window in the order of time, without high points."""
     found = []
     times = None if pair.times is None else pair.times[1]
-    for points, step, when in (
-        (pair.target, 1.0, times),
-        *((neighbour.points, neighbour.step, neighbour.times) for neighbour in pair.window),
-    ):
-        low = height_above(points, pair.ground) < settings.reach + 0.5
+    target = Neighbour(pair.target, 1.0, times, torch.zeros_like(pair.origin))
+    for one in (target, *pair.window):
+        low = height_above(one.points, pair.ground) < settings.reach + 0.5
         if bool(low.any()):
-            found.append(_Scan(points[low], step, None if when is None else when[low]))
+            when = None if one.times is None else one.times[low]
+            found.append(_Scan(one.points[low], one.step, when, one.origin))
     return sorted(found, key=lambda scan: scan.step)
 
 
@@ -254,14 +312,13 @@ def _register(
     members: Sequence[Tensor],
     thing: Tensor,
     begin: dict[str, Tensor],
-    settings: BodySettings,
+    settings: RegistrationSettings,
+    farthest: float,
 ) -> Registration:
     """Register hypotheses with the points of other sweeps that bodies can reach."""
     near = Tree(points[torch.cat(list(members)), :2])
     reached = [
-        near.query(scan.points[:, :2], bound=2 * settings.farthest * max(1.0, abs(scan.step)))[
-            0
-        ].isfinite()
+        near.query(scan.points[:, :2], bound=2 * farthest * max(1.0, abs(scan.step)))[0].isfinite()
         for scan in scans
     ]
     cut = [scan for scan, inside in zip(scans, reached) if bool(inside.any())]
@@ -274,36 +331,68 @@ def _register(
         else [scan.times[rows] for scan, rows in zip(cut, inside) if scan.times is not None],
         settings.plane,
     )
-    return register(members, thing, begin, points, sweeps, times, settings.registration)
+    return register(members, thing, begin, points, sweeps, times, settings)
+
+
+def _likeliest(found: Registration, members: Sequence[Tensor], settings: BodySettings) -> Tensor:
+    """Return the number of the likeliest hypothesis of every cluster, in the order of clusters."""
+    sizes = torch.tensor([len(rows) for rows in members], device=found.thing.device)[found.thing]
+    # Of two motions that explain a cluster equally well, the smaller one is likelier.
+    unit = settings.gain * settings.noise**2 / found.misfit.shape[1] ** 0.5
+    cost = found.misfit.mean(1) + unit * found.move.square() / sizes
+    best: dict[int, int] = {}
+    for j, (k, value) in enumerate(zip(found.thing.tolist(), cost.tolist())):
+        if k not in best or value < float(cost[best[k]]):
+            best[k] = j
+    return torch.tensor([best[k] for k in sorted(best)], device=found.thing.device)
 
 
 def _accept(
-    points: Tensor, members: Sequence[Tensor], found: Registration, settings: BodySettings
+    points: Tensor,
+    scans: Sequence[_Scan],
+    members: Sequence[Tensor],
+    found: Registration,
+    settings: BodySettings,
+) -> Tensor:
+    """Return which tracks are likely enough to be those of moving bodies (`BodySettings`).
+
+    Points whose places are hidden in a sweep are no evidence of motion there.
+    """
+    accepted = torch.zeros(len(found.thing), dtype=torch.bool, device=points.device)
+    for j, k in enumerate(found.thing.tolist()):
+        body, move = points[members[k]], float(found.move[j])
+        least = settings.gain * (1 + move**2) * settings.noise**2 / len(body)
+        least *= len(scans) ** 0.5
+
+        def is_likely(shares: Tensor | float) -> bool:
+            misfit, still = (
+                float((shares * part[j]).sum()) for part in (found.misfit, found.still)
+            )
+            return misfit < settings.explained * still and still - misfit >= least
+
+        if not settings.least <= move <= math.sqrt(2) * settings.farthest or not is_likely(1.0):
+            continue
+        shares = torch.stack(
+            [
+                1 - scan.hides(body, transform(track, body)).to(body).mean()
+                for scan, track in zip(scans, found.tracks[j])
+            ]
+        )
+        accepted[j] = is_likely(shares)
+    return accepted
+
+
+def _moved(
+    points: Tensor, members: Sequence[Tensor], found: Registration, accepted: Tensor
 ) -> Bodies:
-    """Accept the likeliest hypothesis of a cluster if it is likely enough (`BodySettings`)."""
+    """Return the accepted bodies with the motion to the target."""
     label, flow = torch.full((len(points),), -1, device=points.device), torch.zeros_like(points)
-    motions: list[Tensor] = []
-    unit = settings.noise**2
-    # Of two motions that explain a cluster equally well, the smaller one is likelier.
-    misfits, stills = found.misfit.mean(1), found.still.mean(1)
-    best: dict[int, tuple[float, int]] = {}
-    for j, (k, misfit, move) in enumerate(
-        zip(found.thing.tolist(), misfits.tolist(), found.move.tolist())
-    ):
-        cost = misfit + settings.gain * unit * move**2 / len(members[k])
-        if k not in best or cost < best[k][0]:
-            best[k] = (cost, j)
-    for k, (_, j) in sorted(best.items()):
-        misfit, still, move = float(misfits[j]), float(stills[j]), float(found.move[j])
-        gain = len(members[k]) * (still - misfit) / unit
-        if misfit >= settings.explained * still or gain < settings.gain * (1 + move**2):
-            continue
-        if not settings.least <= move <= math.sqrt(2) * settings.farthest:
-            continue
-        label[members[k]] = len(motions)
-        flow[members[k]] = transform(found.motion[j], points[members[k]]) - points[members[k]]
-        motions.append(found.motion[j])
-    return Bodies(label, torch.stack(motions) if motions else points.new_zeros(0, 4, 4), flow)
+    rows = accepted.nonzero().squeeze(1)
+    for number, j in enumerate(rows.tolist()):
+        inside = members[int(found.thing[j])]
+        label[inside] = number
+        flow[inside] = transform(found.motion[j], points[inside]) - points[inside]
+    return Bodies(label, found.motion[rows], flow)
 
 
 def _with_fragments(

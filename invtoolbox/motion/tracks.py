@@ -7,7 +7,7 @@ term the robust distance to the surfaces of all sweeps, and the loop `solve`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -123,6 +123,12 @@ class Registration:
     def take(self, rows: Tensor) -> Registration:
         """Return the results of some hypotheses."""
         return tree_map(lambda values: values[rows], self)
+
+    @classmethod
+    def chosen(cls, mask: Tensor, first: Registration, second: Registration) -> Registration:
+        """Choose the motion to the target from two results, hypothesis by hypothesis."""
+        pick = mask.view(-1, 1, 1)
+        return replace(second, motion=torch.where(pick, first.motion, second.motion))
 
     @classmethod
     def joined(cls, parts: Sequence[Registration]) -> Registration:
