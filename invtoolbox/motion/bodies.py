@@ -136,23 +136,22 @@ class _Scan:
             points: places of the points of a body, ``(n, 3)``.
             moved: places of the body in this sweep, ``(n, 3)``.
         """
-        sight, place = self.points - self.origin, points - self.origin
-        reach = place.norm(dim=1)
-        middle = place.mean(0)
+        place = points - self.origin
+        reach, middle = place.norm(dim=1), place.mean(0)
+        ahead = middle / middle.norm()
         wide = float((place - middle).norm(dim=1).max()) + 0.1 * float(middle.norm())
-        along = sight @ (middle / middle.norm())
-        between = (
-            (along > 0)
-            & (along < float(reach.max()))
-            & ((sight - along[:, None] * (middle / middle.norm())).norm(dim=1) < wide)
-        )
-        between &= Tree(moved).query(self.points, 0.5)[0].isinf()
-        if not bool(between.any()):
+        sight = self.points - self.origin
+        along = sight @ ahead
+        between = (along > 0) & (along < float(reach.max()))
+        between &= (sight - along[:, None] * ahead).norm(dim=1) < wide
+        others = self.points[between]
+        others = others[Tree(moved).query(others, 0.5)[0].isinf()] - self.origin
+        if not len(others):
             return torch.zeros(len(points), dtype=torch.bool, device=points.device)
-        sight = sight[between]
-        distance = sight.norm(dim=1)
-        near = Tree(sight / distance[:, None]).neighbours(place / reach[:, None], 4)
-        angle = ((sight / distance[:, None])[near] - (place / reach[:, None])[:, None]).norm(dim=2)
+        distance = others.norm(dim=1)
+        sight, wanted = others / distance[:, None], place / reach[:, None]
+        near = Tree(sight).neighbours(wanted, 4)
+        angle = (sight[near] - wanted[:, None]).norm(dim=2)
         return ((angle < _ANGLE) & (distance[near] < reach[:, None] - _BEFORE)).any(1)
 
 
@@ -207,7 +206,7 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
         near = torch.tensor([abs(scan.step) <= _SOON for scan in scans], device=points.device)
         misfit = longer.misfit[:, near].mean(1)
         again = _accept(points, scans, members, longer, settings) & (
-            misfit < 1.5 * found.misfit.mean(1) + 0.2 * settings.noise**2
+            misfit < 1.1 * found.misfit.mean(1) + 0.1 * settings.noise**2
         )
         found = Registration.chosen(again, longer, found)
         accepted = again | accepted
@@ -286,14 +285,13 @@ def _hypotheses(
             tried += list(torch.from_numpy(votes).to(body))
         moves = torch.nn.functional.pad(torch.stack(tried), (0, 1))
         few = body[:: max(1, len(body) // 32)]
-        cost = sum(
-            tree.query((few + scan.step * moves[:, None]).flatten(0, 1), 0.5)[0]
-            .clamp_max(0.5)
-            .square()
-            .view(len(moves), -1)
-            .mean(1)
-            for tree, scan in zip(trees, scans)
+        away = torch.stack(
+            [
+                tree.query((few + scan.step * moves[:, None]).flatten(0, 1), 0.5)[0]
+                for tree, scan in zip(trees, scans)
+            ]
         )
+        cost = away.clamp_max(0.5).square().view(len(scans), len(moves), -1).mean((0, 2))
         best = int(cost.argmin())
         for j in (0, best) if float(moves[best].norm()) > 0.15 else (0,):
             thing.append(k)
@@ -321,14 +319,14 @@ def _register(
         near.query(scan.points[:, :2], bound=2 * farthest * max(1.0, abs(scan.step)))[0].isfinite()
         for scan in scans
     ]
-    cut = [scan for scan, inside in zip(scans, reached) if bool(inside.any())]
-    inside = [inside for inside in reached if bool(inside.any())]
+    if not any(bool(rows.any()) for rows in reached):  # the registration needs some points
+        reached = [torch.ones_like(rows) for rows in reached]
     sweeps = Scans.of(
-        [scan.points[rows] for scan, rows in zip(cut, inside)],
-        [scan.step for scan in cut],
+        [scan.points[rows] for scan, rows in zip(scans, reached)],
+        [scan.step for scan in scans],
         None
         if times is None
-        else [scan.times[rows] for scan, rows in zip(cut, inside) if scan.times is not None],
+        else [scan.times[rows] for scan, rows in zip(scans, reached) if scan.times is not None],
         settings.plane,
     )
     return register(members, thing, begin, points, sweeps, times, settings)
@@ -359,26 +357,25 @@ def _accept(
     Points whose places are hidden in a sweep are no evidence of motion there.
     """
     accepted = torch.zeros(len(found.thing), dtype=torch.bool, device=points.device)
-    for j, k in enumerate(found.thing.tolist()):
-        body, move = points[members[k]], float(found.move[j])
-        least = settings.gain * (1 + move**2) * settings.noise**2 / len(body)
-        least *= len(scans) ** 0.5
+    sizes = torch.tensor([len(rows) for rows in members], device=points.device)[found.thing]
+    unit = settings.noise**2 * len(scans) ** 0.5
+    least = settings.gain * (1 + found.move.square()) * unit / sizes
 
-        def is_likely(shares: Tensor | float) -> bool:
-            misfit, still = (
-                float((shares * part[j]).sum()) for part in (found.misfit, found.still)
-            )
-            return misfit < settings.explained * still and still - misfit >= least
+    def are_likely(misfit: Tensor, still: Tensor, least: Tensor) -> Tensor:
+        return (misfit < settings.explained * still) & (still - misfit >= least)
 
-        if not settings.least <= move <= math.sqrt(2) * settings.farthest or not is_likely(1.0):
-            continue
-        shares = torch.stack(
+    likely = are_likely(found.misfit.sum(1), found.still.sum(1), least)
+    likely &= (found.move >= settings.least) & (found.move <= math.sqrt(2) * settings.farthest)
+    for j in likely.nonzero().squeeze(1).tolist():
+        body = points[members[int(found.thing[j])]]
+        seen = torch.stack(
             [
                 1 - scan.hides(body, transform(track, body)).to(body).mean()
                 for scan, track in zip(scans, found.tracks[j])
             ]
         )
-        accepted[j] = is_likely(shares)
+        misfit, still = (seen * found.misfit[j]).sum(), (seen * found.still[j]).sum()
+        accepted[j] = are_likely(misfit, still, least[j])
     return accepted
 
 
