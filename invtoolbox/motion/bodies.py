@@ -22,6 +22,7 @@ from invtoolbox.motion.pair import Pair as Pair
 from invtoolbox.motion.refinement import Refinement, refine
 from invtoolbox.motion.registration import clusters, height_above, translations
 from invtoolbox.motion.tracks import Registration, RegistrationSettings, Scans, register
+from invtoolbox.motion.window import Neighbour
 
 #: Distance of a point from the nearest points of another sweep beyond which it hardly lies on the
 #: same surface: metres at the sensor, and metres per metre of range, about half the distance of
@@ -37,9 +38,12 @@ _TALLEST = 4.5
 #: Taller clusters that are narrower than the second number are posts, trunks and slices of walls
 #: between two things that hide the rest; metres.
 _TALL, _NARROW = 2.2, 1.0
+#: A measured point hides the places within this angle behind it, radians, that are farther by the
+#: second number, metres.
+_ANGLE, _BEFORE = 0.012, 0.5
 #: Largest time of a sweep that bodies are found with, in periods from the source. Tracks are
-#: refined with all sweeps.
-_SOON = 2.5
+#: continued to all sweeps, with the second number as the scale of the robust misfit, metres.
+_SOON, _CLOSE = 2.5, 0.3
 #: Distance in the plane within which fragments of a body are searched, metres.
 _FRAGMENT_DISTANCE = 1.5
 #: Smallest distance of a fragment to the target, metres.
@@ -52,10 +56,11 @@ class BodySettings:
 
     A cluster is a moving body if four conditions hold: it is not slender, like a post; its
     registration lowers the misfit to the share `explained` of the misfit without motion; it raises
-    the log-likelihood of its points in a sweep, under noise of `noise`, by at least
-    ``gain (1 + (speed / 10)^2)`` with the speed in metres per second, because a small piece of
-    wall fits many places, distant ones above all; and its points move by at least `least` and at
-    most at the speed `fastest`.
+    the log-likelihood of its points in all sweeps, under noise of `noise`, by at least
+    ``gain (1 + (speed / 10)^2) sqrt(K)`` with the speed in metres per second and the number of
+    sweeps K, because a small piece of wall fits many places, distant ones above all, and does so in
+    sweep after sweep; and its points move by at least `least` and at most at the speed `fastest`.
+    Sweeps in which the cluster is hidden by something nearer do not count.
 
     Attributes:
         reach: height above the ground up to which points form clusters, metres.
@@ -82,12 +87,12 @@ class BodySettings:
     fastest: float = 55.0
     apart: float = 0.6
     votes: int = 3
-    iterations: int = 15
+    iterations: int = 10
     upright: float = 1.0
     smooth: float = 0.3
     plane: bool = True
-    explained: float = 0.4
-    gain: float = 8.0
+    explained: float = 0.6
+    gain: float = 6.0
     least: float = 0.04
     noise: float = 0.02
 
@@ -119,11 +124,40 @@ class Bodies:
 
 @dataclass(frozen=True, eq=False)
 class _Scan:
-    """Points of another sweep of the window: low ones, with the time and the times of the points."""
+    """Low points of another sweep of the window, with its time and the position of the sensor."""
 
     points: Tensor
     step: float
     times: Tensor | None
+    origin: Tensor
+
+    def hides(self, points: Tensor, moved: Tensor) -> Tensor:
+        """Return which places the sensor could not see in this sweep, bool ``(n,)``.
+
+        Something nearer was measured in their direction, and it is not the body itself, which has
+        moved there.
+
+        Args:
+            points: places of the points of a body, ``(n, 3)``.
+            moved: places of the body in this sweep, ``(n, 3)``.
+        """
+        place = points - self.origin
+        reach, middle = place.norm(dim=1), place.mean(0)
+        ahead = middle / middle.norm()
+        wide = float((place - middle).norm(dim=1).max()) + 0.1 * float(middle.norm())
+        sight = self.points - self.origin
+        along = sight @ ahead
+        between = (along > 0) & (along < float(reach.max()))
+        between &= (sight - along[:, None] * ahead).norm(dim=1) < wide
+        others = self.points[between]
+        others = others[Tree(moved).query(others, 0.5)[0].isinf()] - self.origin
+        if not len(others):
+            return torch.zeros(len(points), dtype=torch.bool, device=points.device)
+        distance = others.norm(dim=1)
+        sight, wanted = others / distance[:, None], place / reach[:, None]
+        near = Tree(sight).neighbours(wanted, 4)
+        angle = (sight[near] - wanted[:, None]).norm(dim=2)
+        return ((angle < _ANGLE) & (distance[near] < reach[:, None] - _BEFORE)).any(1)
 
 
 def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
@@ -156,10 +190,31 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
         return none
     farthest = settings.fastest * pair.period
     thing, begin = _hypotheses(points, soon, members, farthest, settings)
-    known = pair.times is not None and all(scan.times is not None for scan in soon)
+    known = pair.times is not None and all(scan.times is not None for scan in scans)
     times = pair.times[0] if known and pair.times is not None else None
-    found = _register(points, times, soon, members, thing, begin, farthest, settings)
-    bodies = _accept(points, members, found, pair.period, settings)
+    found = _register(points, times, soon, members, thing, begin, settings.registration, farthest)
+    found = found.take(_likeliest(found, members, pair.period, settings))
+    accepted = _accept(points, soon, members, found, pair.period, settings)
+    if len(scans) > len(soon):
+        longer = _register(
+            points,
+            times,
+            scans,
+            members,
+            found.thing,
+            found.parameters,
+            replace(settings.registration, scale=_CLOSE),
+            farthest,
+        )
+        # A track that leaves the body in the near sweeps has found something else in far ones.
+        near = torch.tensor([abs(scan.step) <= _SOON for scan in scans], device=points.device)
+        misfit = longer.misfit[:, near].mean(1)
+        again = _accept(points, scans, members, longer, pair.period, settings) & (
+            misfit < 1.1 * found.misfit.mean(1) + 0.1 * settings.noise**2
+        )
+        found = Registration.chosen(again, longer, found)
+        accepted = again | accepted
+    bodies = _moved(points, members, found, accepted)
     return _with_fragments(points, height, scans, bodies)
 
 
@@ -167,13 +222,12 @@ def _scans(pair: Pair, settings: BodySettings) -> list[_Scan]:
     """Return the other sweeps of the window in the order of time, without high points."""
     found = []
     times = None if pair.times is None else pair.times[1]
-    for points, step, when in (
-        (pair.target, 1.0, times),
-        *((neighbour.points, neighbour.step, neighbour.times) for neighbour in pair.window),
-    ):
-        low = height_above(points, pair.ground) < settings.reach + 0.5
+    target = Neighbour(pair.target, 1.0, times, torch.zeros_like(pair.origin))
+    for one in (target, *pair.window):
+        low = height_above(one.points, pair.ground) < settings.reach + 0.5
         if bool(low.any()):
-            found.append(_Scan(points[low], step, None if when is None else when[low]))
+            when = None if one.times is None else one.times[low]
+            found.append(_Scan(one.points[low], one.step, when, one.origin))
     return sorted(found, key=lambda scan: scan.step)
 
 
@@ -239,14 +293,13 @@ def _hypotheses(
             tried += list(torch.from_numpy(votes).to(body))
         moves = torch.nn.functional.pad(torch.stack(tried), (0, 1))
         few = body[:: max(1, len(body) // 32)]
-        cost = sum(
-            tree.query((few + scan.step * moves[:, None]).flatten(0, 1), 0.5)[0]
-            .clamp_max(0.5)
-            .square()
-            .view(len(moves), -1)
-            .mean(1)
-            for tree, scan in zip(trees, scans)
+        away = torch.stack(
+            [
+                tree.query((few + scan.step * moves[:, None]).flatten(0, 1), 0.5)[0]
+                for tree, scan in zip(trees, scans)
+            ]
         )
+        cost = away.clamp_max(0.5).square().view(len(scans), len(moves), -1).mean((0, 2))
         best = int(cost.argmin())
         for j in (0, best) if float(moves[best].norm()) > 0.15 else (0,):
             thing.append(k)
@@ -265,8 +318,8 @@ def _register(
     members: Sequence[Tensor],
     thing: Tensor,
     begin: dict[str, Tensor],
+    settings: RegistrationSettings,
     farthest: float,
-    settings: BodySettings,
 ) -> Registration:
     """Register hypotheses with the points of other sweeps that bodies can reach."""
     near = Tree(points[torch.cat(list(members)), :2])
@@ -276,52 +329,81 @@ def _register(
         ].isfinite()
         for scan in scans
     ]
-    cut = [scan for scan, inside in zip(scans, reached) if bool(inside.any())]
-    inside = [inside for inside in reached if bool(inside.any())]
+    if not any(bool(rows.any()) for rows in reached):  # the registration needs some points
+        reached = [torch.ones_like(rows) for rows in reached]
     sweeps = Scans.of(
-        [scan.points[rows] for scan, rows in zip(cut, inside)],
-        [scan.step for scan in cut],
+        [scan.points[rows] for scan, rows in zip(scans, reached)],
+        [scan.step for scan in scans],
         None
         if times is None
-        else [scan.times[rows] for scan, rows in zip(cut, inside) if scan.times is not None],
+        else [scan.times[rows] for scan, rows in zip(scans, reached) if scan.times is not None],
         settings.plane,
     )
-    return register(members, thing, begin, points, sweeps, times, settings.registration)
+    return register(members, thing, begin, points, sweeps, times, settings)
+
+
+def _likeliest(
+    found: Registration, members: Sequence[Tensor], period: float, settings: BodySettings
+) -> Tensor:
+    """Return the number of the likeliest hypothesis of every cluster, in the order of clusters."""
+    sizes = torch.tensor([len(rows) for rows in members], device=found.thing.device)[found.thing]
+    # Of two motions that explain a cluster equally well, the smaller one is likelier.
+    unit = settings.gain * settings.noise**2 / found.misfit.shape[1] ** 0.5
+    cost = found.misfit.mean(1) + unit * (found.move / period / _USUAL).square() / sizes
+    best: dict[int, int] = {}
+    for j, (k, value) in enumerate(zip(found.thing.tolist(), cost.tolist())):
+        if k not in best or value < float(cost[best[k]]):
+            best[k] = j
+    return torch.tensor([best[k] for k in sorted(best)], device=found.thing.device)
 
 
 def _accept(
     points: Tensor,
+    scans: Sequence[_Scan],
     members: Sequence[Tensor],
     found: Registration,
     period: float,
     settings: BodySettings,
+) -> Tensor:
+    """Return which tracks are likely enough to be those of moving bodies (`BodySettings`).
+
+    Points whose places are hidden in a sweep are no evidence of motion there.
+    """
+    accepted = torch.zeros(len(found.thing), dtype=torch.bool, device=points.device)
+    sizes = torch.tensor([len(rows) for rows in members], device=points.device)[found.thing]
+    unit = settings.noise**2 * len(scans) ** 0.5
+    speed = found.move / period
+    least = settings.gain * (1 + (speed / _USUAL).square()) * unit / sizes
+
+    def are_likely(misfit: Tensor, still: Tensor, least: Tensor) -> Tensor:
+        return (misfit < settings.explained * still) & (still - misfit >= least)
+
+    likely = are_likely(found.misfit.sum(1), found.still.sum(1), least)
+    likely &= (found.move >= settings.least) & (speed <= settings.fastest)
+    for j in likely.nonzero().squeeze(1).tolist():
+        body = points[members[int(found.thing[j])]]
+        seen = torch.stack(
+            [
+                1 - scan.hides(body, transform(track, body)).to(body).mean()
+                for scan, track in zip(scans, found.tracks[j])
+            ]
+        )
+        misfit, still = (seen * found.misfit[j]).sum(), (seen * found.still[j]).sum()
+        accepted[j] = are_likely(misfit, still, least[j])
+    return accepted
+
+
+def _moved(
+    points: Tensor, members: Sequence[Tensor], found: Registration, accepted: Tensor
 ) -> Bodies:
-    """Accept the likeliest hypothesis of a cluster if it is likely enough (`BodySettings`)."""
+    """Return the accepted bodies with the motion to the target."""
     label, flow = torch.full((len(points),), -1, device=points.device), torch.zeros_like(points)
-    motions: list[Tensor] = []
-    unit = settings.noise**2
-    # Of two motions that explain a cluster equally well, the smaller one is likelier.
-    misfits, stills = found.misfit.mean(1), found.still.mean(1)
-    best: dict[int, tuple[float, int]] = {}
-    for j, (k, misfit, move) in enumerate(
-        zip(found.thing.tolist(), misfits.tolist(), found.move.tolist())
-    ):
-        cost = misfit + settings.gain * unit * (move / period / _USUAL) ** 2 / len(members[k])
-        if k not in best or cost < best[k][0]:
-            best[k] = (cost, j)
-    for k, (_, j) in sorted(best.items()):
-        misfit, still, move = float(misfits[j]), float(stills[j]), float(found.move[j])
-        gain, speed = len(members[k]) * (still - misfit) / unit, move / period
-        if misfit >= settings.explained * still or gain < settings.gain * (
-            1 + (speed / _USUAL) ** 2
-        ):
-            continue
-        if move < settings.least or speed > settings.fastest:
-            continue
-        label[members[k]] = len(motions)
-        flow[members[k]] = transform(found.motion[j], points[members[k]]) - points[members[k]]
-        motions.append(found.motion[j])
-    return Bodies(label, torch.stack(motions) if motions else points.new_zeros(0, 4, 4), flow)
+    rows = accepted.nonzero().squeeze(1)
+    for number, j in enumerate(rows.tolist()):
+        inside = members[int(found.thing[j])]
+        label[inside] = number
+        flow[inside] = transform(found.motion[j], points[inside]) - points[inside]
+    return Bodies(label, found.motion[rows], flow)
 
 
 def _with_fragments(
@@ -374,7 +456,7 @@ class Default:
     refinement: Refinement | None = None
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
-        if len(pair.ground) == 0 and bool((low := ground(pair.source)).any()):
+        if len(pair.ground) == 0 and bool((low := ground(pair.source - pair.origin)).any()):
             return self._without_ground(pair, low, seed)
         bodies = moving_bodies(pair, self.bodies)
         if self.refinement is None:
@@ -399,7 +481,7 @@ class Default:
             target=pair.target[target_high],
             ground=pair.source[low],
             times=times,
-            window=tuple(neighbour.take(~ground(neighbour.points)) for neighbour in pair.window),
+            window=tuple(one.take(~ground(one.points - one.origin)) for one in pair.window),
         )
         found = self(part, seed)
         flow, instance = torch.zeros_like(pair.source), torch.full_like(low, -1, dtype=torch.long)

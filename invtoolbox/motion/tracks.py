@@ -7,7 +7,7 @@ term the robust distance to the surfaces of all sweeps, and the loop `solve`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -125,11 +125,21 @@ class Registration:
         return tree_map(lambda values: values[rows], self)
 
     @classmethod
+    def chosen(cls, mask: Tensor, first: Registration, second: Registration) -> Registration:
+        """Choose the motion to the target from two results, hypothesis by hypothesis."""
+        pick = mask.view(-1, 1, 1)
+        return replace(second, motion=torch.where(pick, first.motion, second.motion))
+
+    @classmethod
     def joined(cls, parts: Sequence[Registration]) -> Registration:
         """Join the results of several batches."""
-        names = ("thing", "tracks", "motion", "misfit", "still", "move")
         return cls(
-            *(torch.cat([getattr(part, name) for part in parts]) for name in names),
+            torch.cat([part.thing for part in parts]),
+            torch.cat([part.tracks for part in parts]),
+            torch.cat([part.motion for part in parts]),
+            torch.cat([part.misfit for part in parts]),
+            torch.cat([part.still for part in parts]),
+            torch.cat([part.move for part in parts]),
             {
                 key: torch.cat([part.parameters[key] for part in parts])
                 for key in parts[0].parameters
@@ -166,8 +176,7 @@ def register(
     if settings.plane:
         spread[rows] = covariances(points, times, rows=rows)
     sizes = torch.tensor([len(member) for member in members], device=points.device)[thing]
-    found, smaller = [], 0
-    order = []
+    found, order, smaller = [], [], 0
     for largest in _GROUPS:
         inside = (sizes > smaller) & ((sizes <= largest) | (largest == _GROUPS[-1]))
         smaller, group = largest, inside.nonzero().squeeze(1)
@@ -180,9 +189,7 @@ def register(
                 )
             )
             order.append(group)
-    joined = Registration.joined(found)
-    back = torch.cat(order).argsort()
-    return joined.take(back)
+    return Registration.joined(found).take(torch.cat(order).argsort())
 
 
 def _register(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -31,11 +31,13 @@ class Neighbour:
         step: time after the source, in units of the time from the source to the target; negative
             for past sweeps.
         times: times of the points within their sweep, seconds, ``(n,)``; None if unknown.
+        origin: position of the sensor, ``(3,)``.
     """
 
     points: Tensor
     step: float
     times: Tensor | None = None
+    origin: Tensor = field(default_factory=lambda: torch.zeros(3))
 
     def take(self, rows: Tensor) -> Neighbour:
         """Return the sweep restricted to some of its points.
@@ -133,4 +135,5 @@ def _prepare(
         transform(placed, points[keep].double()).float(),
         step,
         None if sweep.time is None else sweep.time[keep],
+        placed[:3, 3].float(),
     )
