@@ -1,4 +1,4 @@
-"""Fixed numbers on a device, answers about fixed tensors, and tensors that are the same memory.
+"""Fixed numbers on a device, predicates of fixed tensors, and tensors that are the same memory.
 
 They spare an accelerator the copies and waits of every step. None of them changes a result.
 """
@@ -39,26 +39,26 @@ def _constant(values: bytes, dtype: torch.dtype, device: torch.device) -> Tensor
         return torch.tensor(numbers, dtype=dtype, device=device)
 
 
-def ask(question: Callable[[Tensor], bool], tensor: Tensor) -> bool:
-    """Return the answer to a question about a tensor, which the host waits for once.
+def compute_once(predicate: Callable[[Tensor], bool], tensor: Tensor) -> bool:
+    """Return the value of a predicate of a tensor, which the host waits for once.
 
-    The answer is stored until the tensor is written to.
+    The value is stored until the tensor is written to.
 
     Args:
-        question: module-level function of a tensor.
+        predicate: module-level function of a tensor.
         tensor: tensor, usually a setting that stays the same.
 
     >>> zeros = torch.zeros(3)
-    >>> ask(is_nonzero, zeros), zeros.add_(1)[0].item(), ask(is_nonzero, zeros)
+    >>> compute_once(is_nonzero, zeros), zeros.add_(1)[0].item(), compute_once(is_nonzero, zeros)
     (False, 1.0, True)
     """
     if tensor.is_inference():
-        return question(tensor)
+        return predicate(tensor)
     answers = _ANSWERS.setdefault(tensor, {})
-    version, answer = answers.get(question, (None, False))
+    version, answer = answers.get(predicate, (None, False))
     if version != tensor._version:
-        answer = question(tensor)
-        answers[question] = tensor._version, answer
+        answer = predicate(tensor)
+        answers[predicate] = tensor._version, answer
     return answer
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from invtoolbox.core.constants import ask, constant, is_nonzero
+from invtoolbox.core.constants import compute_once, constant, is_nonzero
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.gaussians import Splats
@@ -187,7 +187,7 @@ class GaussianRenderer(_SplatOperator):
         Ks = self._select(self.intrinsics).to(like).expand(batch, -1, -1, -1)
         behind = (
             self.background.to(like).expand(batch, views.shape[1], self.channels)
-            if ask(is_nonzero, self.background)
+            if compute_once(is_nonzero, self.background)
             else None
         )
         depth = "depth" in self.outputs
@@ -227,7 +227,7 @@ class GaussianRenderer(_SplatOperator):
         """Return world to camera after the twists, ``(1 or batch, C, 4, 4)``."""
         twist = self._select(self.twist).to(like)
         fixed = self._select(self.world_to_camera).to(like)
-        if not twist.requires_grad and not ask(is_nonzero, self.twist):
+        if not twist.requires_grad and not compute_once(is_nonzero, self.twist):
             return fixed
         count = max(len(twist), len(fixed))
         flat = fixed.expand(count, -1, -1, -1).flatten(0, 1)

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from invtoolbox.core.constants import ask, is_nonzero
+from invtoolbox.core.constants import compute_once, is_nonzero
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
@@ -64,7 +64,9 @@ class RayBundle(Settings):
             raise InputError("these rays belong to no camera")
         moved = Cameras(self.tensors["world_to_camera"], self.tensors["intrinsics"], self.size)
         twist = self.tensors["twist"]
-        return moved.rotate(twist) if twist.requires_grad or ask(is_nonzero, twist) else moved
+        return (
+            moved.rotate(twist) if twist.requires_grad or compute_once(is_nonzero, twist) else moved
+        )
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
