@@ -49,7 +49,7 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
             "are weighted",
         ),
         (
-            solvers.FISTA(max_iterations=250),
+            solvers.FISTA(max_iterations=320),
             "a scan and total variation, for which it needs the fewest products with the operator",
         ),
         (solvers.PDHG(), "every prior has a proximal operator, alone or behind a linear operator"),

@@ -275,6 +275,9 @@ class FISTA(ProximalGradient):
     Converges for convex f and R, the objective as ``O(1 / k^2)`` between restarts; it need not
     decrease monotonically. The certificate is the certificate of `ProximalGradient`, at z.
 
+    On a scan a run starts at the filtered back-projection. On a large 2D scan it starts at the answer
+    on a grid of half the pixels, which starts on a still coarser one.
+
     Args:
         prox_tolerance: relative gap at which the iterated prox of total variation stops within a
             step, if it is larger than the prior's own tolerance; None for the prior's own. The
