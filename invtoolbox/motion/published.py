@@ -141,8 +141,8 @@ def fast_nsf(
     looked up in a grid of all target points. The misfit continues to fall while static points slide
     along surfaces, so early stopping is the regularization. As in the paper, give points with the
     motion of the sensor: without it most points fit from the start, and the fit stops close to zero
-    flow. It is no named method, because on simulated streets it is not better than zero flow
-    (``benchmarks/flow_methods.py``).
+    flow. It is no named method, because on simulated streets it is little better than zero flow,
+    and worse for pedestrians (``benchmarks/flow_methods.py``).
 
     Args:
         source: as in `nsfp`.
