@@ -56,7 +56,7 @@ def mesh_scene(model: SceneModel, x: Any, cameras: Cameras, resolution: int = 25
         colors=torch.cat(colors),
         box=(model.low, model.high),
     )
-    return _remove_dust(fused.mesh(least_weight=min(3.0, len(chosen))))
+    return _remove_dust(fused.mesh(least_weight=min(3.0, len(chosen) / 2)))
 
 
 def _remove_dust(mesh: Mesh) -> Mesh:
@@ -66,7 +66,7 @@ def _remove_dust(mesh: Mesh) -> Mesh:
 
     faces = mesh.faces.numpy()
     if not len(faces):
-        raise InputError("the scene has no surface that three of the views see")
+        raise InputError("the scene has no surface that several of the views see")
     count = len(mesh.vertices)
     ends = np.concatenate([faces[:, :2], faces[:, 1:]])
     ones = np.ones(len(ends), dtype=np.int8)
