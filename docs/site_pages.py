@@ -47,6 +47,7 @@ SCRIPTS = (
     "batch",
     "simulated_street",
     "rigid_bar",
+    "normal_map",
 )
 
 #: Pages of the reference: their modules, titles and purposes.
