@@ -48,6 +48,7 @@ SCRIPTS = (
     "simulated_street",
     "rigid_bar",
     "bending_scene",
+    "normal_map",
 )
 
 #: Pages of the reference: their modules, titles and purposes.

@@ -54,9 +54,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--k",
         type=float,
-        default=2.0,
         metavar="K",
-        help="sharpness of depth discontinuities; 0 smooths them (default: 2)",
+        help="sharpness of depth discontinuities; 0 smooths them (default: 2; 4 with --back)",
     )
     sides = parser.add_argument_group("coarse depth and the back")
     sides.add_argument(

@@ -35,7 +35,7 @@ def mesh_of_depth(
     faces = _faces(mask, number)
     if stretch is not None:
         z = vertices[:, 2][faces]
-        pixel = pixel_size
+        pixel: float | Tensor = pixel_size
         if intrinsics is not None:
             pixel = z.mean(1) / float(intrinsics[[0, 1], [0, 1]].mean())
         faces = faces[z.amax(1) - z.amin(1) <= stretch * pixel]

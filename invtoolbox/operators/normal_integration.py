@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -148,7 +147,7 @@ class SideGap(LinearOperator):
 
     def __init__(self, where: Tensor) -> None:
         self.where = where
-        self.domain_shape: Sequence[int] | Any = (2, *where.shape[2:])
+        self.domain_shape = (2, *where.shape[2:])
         self.range_shape = (1, *where.shape[2:])
         self.items = count_items("silhouettes", where)
 

@@ -28,7 +28,7 @@ def integrate_normals(
     prior: Any = None,
     prior_weight: float = 1e-3,
     coupling: float = 1e-3,
-    k: float = 2.0,
+    k: float | None = None,
     median_depth: float | None = None,
     solver: Solver | None = None,
     max_iterations: int | None = None,
@@ -57,7 +57,8 @@ def integrate_normals(
         prior_weight: weight of the squared distance to the prior, per pixel; in inverse squares of
             the unit of a pixel, or of the logarithm of the depth times the focal length.
         coupling: weight of the squared gap between the sides at the silhouette, in the same unit.
-        k: sharpness of discontinuities, see `data_terms.Bilateral`; 0 smooths them.
+        k: sharpness of discontinuities, see `data_terms.Bilateral`; 0 smooths them. By default 2,
+            and 4 for two sides, the values of the two papers.
         median_depth: median of a perspective depth, whose scale normals do not determine; 1 by
             default.
         solver: as in `it.solve`.
@@ -154,7 +155,7 @@ def surface_from_normals(
     prior: Any = None,
     prior_weight: float = 1e-3,
     coupling: float = 1e-3,
-    k: float = 2.0,
+    k: float | None = None,
     median_depth: float | None = None,
     solver: Solver | None = None,
     max_iterations: int | None = None,
@@ -164,6 +165,7 @@ def surface_from_normals(
     """Return the `Surface` of `integrate_normals`, whose arguments and errors it has."""
     maps, inside, notes = _read(normals, mask)
     rows, columns = inside.shape[2:]
+    sharpness = (2.0 if maps.shape[1] == 1 else 4.0) if k is None else k
     camera, size = check_intrinsics(intrinsics, rows, columns)
     if median_depth is not None and (camera is None or not 0 < median_depth < float("inf")):
         raise InputError(
@@ -180,12 +182,12 @@ def surface_from_normals(
         guess = None if coarse is None else coarse[own]
         whole = NormalMap(maps[own], inside[own], camera, guess, prior_weight, coupling)
         cropped, (down, across) = whole.crop()
-        solution = cropped.integrate(k, solver, max_iterations, tolerance, progress)
+        solution = cropped.integrate(sharpness, solver, max_iterations, tolerance, progress)
         z[own, :, down, across] = solution.x
         solutions.append(solution)
         notes.extend(solution.notes)
     if coarse is None:
-        _center(z, inside, notes, camera is None)
+        _center(z, inside, notes, camera is None, together=coupling > 0)
     if camera is None:
         depth = z * size
     else:
@@ -245,8 +247,13 @@ def _coarse(prior: Any, maps: Tensor, inside: Tensor, perspective: bool, size: f
     return depth.log()
 
 
-def _center(z: Tensor, inside: Tensor, notes: list[str], orthographic: bool) -> None:
-    """Subtract, in place, the median of every connected piece, which normals do not determine."""
+def _center(
+    z: Tensor, inside: Tensor, notes: list[str], orthographic: bool, together: bool
+) -> None:
+    """Subtract, in place, the median of every connected piece, which normals do not determine.
+
+    Two sides that are coupled move together.
+    """
     from scipy.ndimage import label
 
     for item, (own, mask) in enumerate(zip(z, inside[:, 0])):
@@ -254,8 +261,8 @@ def _center(z: Tensor, inside: Tensor, notes: list[str], orthographic: bool) -> 
         numbers = torch.from_numpy(pieces).to(own.device)
         for piece in range(1, count + 1):
             where = numbers == piece
-            for side in own:
-                side[where] -= side[where].median()
+            for sides in [own] if together else own.split(1):
+                sides[:, where] -= sides[:, where].median()
         if count > 1:
             what = "offset, chosen so that its median is 0" if orthographic else "scale"
             of = f" of item {item}" if len(z) > 1 else ""

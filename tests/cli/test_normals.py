@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import invtoolbox as it
 from tests.cli.conftest import Run, one_sentence
-from tests.runs.test_normal_maps import hill
+from tests.runs.test_normal_maps import body, hill
 
 
 @pytest.fixture
@@ -44,6 +45,19 @@ def test_a_perspective_camera(run: Run, files: None) -> None:
     assert "perspective" in one_sentence(
         run("normals", "map.png", *words, "--pixel-size", "2", "-o", "x.npy")
     )
+
+
+def test_the_front_and_the_back(run: Run, files: None) -> None:
+    normals, truth, mask = body()
+    for name, n, z in zip(("front", "back"), normals, truth):
+        np.save(f"{name}.npy", n.numpy())
+        np.save(f"{name}_prior.npy", torch.where(mask, z, torch.nan).numpy())
+    words = ("--back", "back.npy", "--prior", "front_prior.npy", "back_prior.npy")
+    ran = run("normals", "front.npy", *words, "--output", "body.npz", "body.obj")
+    assert ran.code == 0, ran.err
+    with np.load("body.npz") as file:
+        assert (file["front"] <= file["back"])[mask].all()
+    assert len(it.datasets.read_mesh("body.obj").vertices) > int(mask.sum())
 
 
 def test_bad_files_are_one_sentence(run: Run, files: None) -> None:

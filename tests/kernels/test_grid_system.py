@@ -56,6 +56,14 @@ def test_the_kernel_solves_the_system(channels: int, dtype: torch.dtype) -> None
     assert torch.allclose(x, y, atol=1e-3)
 
 
+def test_two_channels_need_no_coupling() -> None:
+    M = system(2, torch.float64)
+    apart = GridSystem(M.diagonal, M.right, M.down)
+    b = torch.where(M.diagonal > 0, torch.ones_like(M.diagonal), 0)
+    x = apart.solve(b, torch.full((2,), 1e-10), 2000)
+    assert torch.allclose(apart.product(x), b, atol=1e-8)
+
+
 def test_an_item_is_solved_alike_alone_and_in_a_batch() -> None:
     M = system(2, torch.float32)
     b = torch.randn(M.diagonal.shape, generator=torch.Generator().manual_seed(1))

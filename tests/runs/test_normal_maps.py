@@ -91,6 +91,88 @@ def test_the_mesh_faces_the_camera_and_is_left_out_at_jumps() -> None:
     assert len(surface.meshes(stretch=0.5)[0].faces) < len(mesh.faces)
 
 
+def body(n: int = 64) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Return normals and depth of the front and the back of a torso with an arm in front of it."""
+    v, u = torch.meshgrid(torch.arange(float(n)), torch.arange(float(n)), indexing="ij")
+    mask = torch.zeros(n, n, dtype=torch.bool)
+    depth = [torch.full((n, n), torch.inf), torch.full((n, n), -torch.inf)]
+    normals = [torch.zeros(n, n, 3), torch.zeros(n, n, 3)]
+    for (x, y, z), (a, b, c) in (((32, 32, 0), (20, 27, 11)), ((29, 35, -20), (6, 16, 5))):
+        rest = 1 - ((u - x) / a) ** 2 - ((v - y) / b) ** 2
+        for side, sign in enumerate((-1, 1)):
+            height = c * rest.clamp_min(0).sqrt()
+            surface = z + sign * height
+            seen = (rest > 0) & (sign * surface > sign * depth[side])
+            out = torch.stack([(u - x) / a**2, -(v - y) / b**2, -sign * height / c**2], -1)
+            depth[side] = torch.where(seen, surface, depth[side])
+            out = torch.nn.functional.normalize(out, dim=-1)
+            normals[side] = torch.where(seen[..., None], out, normals[side])
+        mask |= rest > 0
+    return normals, depth, mask
+
+
+def coarse(depth: Tensor, mask: Tensor) -> Tensor:
+    from scipy.ndimage import gaussian_filter
+
+    share = gaussian_filter(mask.float().numpy(), 3)
+    mean = gaussian_filter(torch.where(mask, depth, 0.0).numpy(), 3) / np.maximum(share, 1e-6)
+    return torch.where(mask, torch.from_numpy(mean), torch.nan)
+
+
+def test_two_sides_with_a_coarse_prior_find_the_jump_that_one_side_misses() -> None:
+    normals, truth, mask = body()
+    prior = [coarse(z, mask) for z in truth]
+
+    def away(z: Tensor, side: int = 0) -> float:
+        return float((z - truth[side])[mask].square().mean().sqrt())
+
+    alone = it.integrate_normals(normals[0], mask)
+    alone = alone + (prior[0] - alone)[mask].mean()
+    front, back = it.integrate_normals(normals, mask, prior=prior)
+    assert away(front) < 0.5 * away(alone) and away(front) < away(prior[0])
+    assert away(back, 1) < 0.5
+    assert bool((front <= back)[mask].all())
+    batch = it.integrate_normals(
+        [torch.stack([n, n]) for n in normals], mask, prior=[torch.stack([p, p]) for p in prior]
+    )
+    assert torch.equal(batch[1][1][mask], back[mask])
+
+
+def test_the_mesh_of_two_sides_is_closed() -> None:
+    normals, truth, mask = body()
+    surface = it.surface_from_normals(normals, mask, prior=truth)
+    mesh = surface.meshes()[0]
+    a, b, c = mesh.vertices[mesh.faces].unbind(1)
+    # The volume by the divergence theorem; faces point outwards, with y down and z forward.
+    volume = float(torch.linalg.det(torch.stack([a, b, c], 1)).sum() / 6)
+    within = float((truth[1] - truth[0])[mask].sum())
+    assert volume == pytest.approx(within, rel=0.1)
+    edges = torch.cat([mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]], mesh.faces[:, [2, 0]]])
+    assert torch.equal(edges.unique(dim=0), edges.flip(1).unique(dim=0))
+
+
+def test_sides_that_cross_are_parted() -> None:
+    normals, truth, mask = body()
+    surface = it.surface_from_normals(normals, mask, prior=(truth[0] + 30, truth[1]))
+    front, back = surface.depth[0]
+    assert bool((front <= back)[mask].all())
+    assert any("moved to the middle" in note for note in surface.notes)
+    with pytest.raises(InputError, match="the back normal map point away"):
+        it.integrate_normals((normals[0], normals[0]), mask)
+    with pytest.raises(InputError, match="2 normal map"):
+        it.integrate_normals(normals, mask, prior=truth[0])
+
+
+def test_sides_without_a_prior_meet_at_the_silhouette() -> None:
+    normals, truth, mask = body()
+    front, back = it.integrate_normals(normals, mask)
+    # The outermost pixels of the body are several pixels thick, and the sides meet there.
+    gap = (back - front - truth[1] + truth[0])[mask]
+    assert float(gap.abs().median()) < 6
+    apart = it.integrate_normals(normals, mask, coupling=0.0)
+    assert float((apart[1] - apart[0])[mask].median().abs()) < 2  # both have the median 0
+
+
 def _bad(name: str) -> dict[str, Any]:
     normals, _, mask = hill()
     wrong: dict[str, Any] = {"normals": normals, "mask": mask}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -200,3 +201,27 @@ def test_weights_that_do_not_majorise_promise_nothing() -> None:
     objective, _, _ = bind(problem(Huber()), Unsure(1.0, 0.1).as_sum(), 1.0)
     proven, reason = Reweighted().is_provably_convergent(objective)
     assert not proven and "do not majorise" in reason
+
+
+_REFERENCES: tuple[Literal["residual", "scale"], ...] = ("residual", "scale")
+
+
+def test_inner_steps_may_stop_relative_to_the_certificate() -> None:
+    """Relative to its first residual a step goes on near the solution; relative to the scale not."""
+    whole, prior = problem(Huber(noise_std=0.05)), HuberTV(0.05)
+    near = it.solve(whole, prior, Reweighted(), 0.1, tolerance=1e-2, progress=False)
+    assert near.status == ("converged",) * 2
+    moved = [
+        it.solve(
+            whole,
+            prior,
+            Reweighted(inner_tolerance=1e-1, inner_reference=reference),
+            0.1,
+            initial=near.x,
+            tolerance=0.0,
+            max_iterations=1,
+            progress=False,
+        ).x
+        for reference in _REFERENCES
+    ]
+    assert not torch.equal(moved[0], near.x) and torch.equal(moved[1], near.x)

@@ -22,7 +22,7 @@ class SolveArguments:
     diagonal: Tensor
     right: Tensor
     down: Tensor
-    across: Tensor | None
+    across: Tensor
     target: Tensor
     answer: Tensor
     scratch: Tensor
@@ -108,11 +108,12 @@ class GridSystem:
         diagonal, right, down = (
             t.expand_as(target).contiguous() for t in (self.diagonal, self.right, self.down)
         )
+        across = target.new_zeros(1, 1, height, width) if self.across is None else self.across
         arguments = SolveArguments(
             diagonal,
             right,
             down,
-            None if self.across is None else self.across.expand(batch, -1, -1, -1).contiguous(),
+            across.expand(batch, -1, -1, -1).contiguous(),
             target.contiguous(),
             torch.empty_like(target, memory_format=torch.contiguous_format),
             target.new_empty(batch, 8 * channels + 1, height + 2, stride),
