@@ -124,7 +124,7 @@ def command(arguments: argparse.Namespace) -> int:
     depth = surface.depth[0].numpy()
     for file in outputs:
         if file.suffix.lower() not in _DEPTHS:
-            write_mesh(file, surface.meshes()[0])
+            write_mesh(file, surface.meshes()[0], overwrite=arguments.overwrite)
             continue
         with writing(file, arguments.overwrite) as stream:
             if file.suffix.lower() == ".npy":

@@ -147,8 +147,8 @@ class SideGap(LinearOperator):
 
     def __init__(self, where: Tensor) -> None:
         self.where = where
-        self.domain_shape = (2, *where.shape[2:])
-        self.range_shape = (1, *where.shape[2:])
+        self.domain_shape = (2, *tuple(where.shape[2:]))
+        self.range_shape = (1, *tuple(where.shape[2:]))
         self.items = count_items("silhouettes", where)
 
     def parameters(self) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.checks import decoding, open_arrays, require_file
 from invtoolbox.datasets.volumes.pictures import SUFFIXES, Pictures
 from invtoolbox.errors import InputError
 
@@ -102,7 +102,7 @@ def _read_array(path: Path) -> Tensor:
             f"{file}: no reader for this suffix; use one of {', '.join((*SUFFIXES, '.npy', '.npz'))}"
         )
     with decoding(file, "NumPy"):
-        loaded = np.load(file, allow_pickle=False)
+        loaded = open_arrays(file)
         if isinstance(loaded, np.lib.npyio.NpzFile):
             if len(loaded.files) != 1:
                 raise InputError(f"holds {len(loaded.files)} arrays; save one alone")
