@@ -30,6 +30,9 @@ from invtoolbox.motion.window import Neighbour
 _APART, _APART_PER_RANGE = 0.05, 0.004
 #: Usual speed of a body, metres per second: much faster ones need more evidence.
 _USUAL = 10.0
+#: Largest speed of a body without extent, metres per second, and its increase per metre of extent
+#: in the plane: what is fast is large, and a few points fit many distant places.
+_SLOW, _FASTER_PER_SIZE = 10.0, 20.0
 #: Width of the border around the places that bodies can reach, metres, in which surfaces are seen
 #: whole.
 _MARGIN = 2.0
@@ -67,7 +70,7 @@ class BodySettings:
         fewest: smallest number of points of a body.
         largest: largest extent of a body in the plane, metres; larger clusters are walls, hedges
             or several things that touch.
-        fastest: largest speed of a body, metres per second.
+        fastest: largest speed of a body, metres per second; that of small ones is lower.
         apart: smallest mean distance of the points of a body from the first and from the last
             sweep, in units of the distance that a thing at rest has.
         votes: number of translations that are tried per sweep, in addition to zero.
@@ -188,13 +191,14 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     members = _suspects(points, height, labels, away[[0, -1]], settings)
     if not members:
         return none
-    farthest = settings.fastest * pair.period
-    thing, begin = _hypotheses(points, soon, members, farthest, settings)
+    fastest = torch.stack([_largest_speed(points[rows], settings) for rows in members])
+    farthest = float(fastest.max()) * pair.period
+    thing, begin = _hypotheses(points, soon, members, fastest * pair.period, settings)
     known = pair.times is not None and all(scan.times is not None for scan in scans)
     times = pair.times[0] if known and pair.times is not None else None
     found = _register(points, times, soon, members, thing, begin, settings.registration, farthest)
-    found = found.take(_likeliest(found, members, pair.period, settings))
-    accepted = _accept(points, soon, members, found, pair.period, settings)
+    found = found.take(_likeliest(found, members, fastest, pair.period, settings))
+    accepted = _accept(points, soon, members, found, fastest, pair.period, settings)
     if len(scans) > len(soon):
         longer = _register(
             points,
@@ -209,7 +213,7 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
         # A track that leaves the body in the near sweeps has found something else in far ones.
         near = torch.tensor([abs(scan.step) <= _SOON for scan in scans], device=points.device)
         misfit = longer.misfit[:, near].mean(1)
-        again = _accept(points, scans, members, longer, pair.period, settings) & (
+        again = _accept(points, scans, members, longer, fastest, pair.period, settings) & (
             misfit < 1.1 * found.misfit.mean(1) + 0.1 * settings.noise**2
         )
         found = Registration.chosen(again, longer, found)
@@ -261,7 +265,7 @@ def _hypotheses(
     points: Tensor,
     scans: Sequence[_Scan],
     members: Sequence[Tensor],
-    farthest: float,
+    farthest: Tensor,
     settings: BodySettings,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the cluster of every hypothesis, and its initial track: one or two per cluster.
@@ -284,7 +288,7 @@ def _hypotheses(
         body = points[rows]
         tried = [body.new_zeros(2)]
         for scan, arrived in zip(next_, new):
-            reach = farthest * abs(scan.step)
+            reach = float(farthest[k]) * abs(scan.step)
             near = (
                 (arrived[:, :2] > body[:, :2].amin(0) - reach)
                 & (arrived[:, :2] < body[:, :2].amax(0) + reach)
@@ -342,14 +346,26 @@ def _register(
     return register(members, thing, begin, points, sweeps, times, settings)
 
 
+def _largest_speed(body: Tensor, settings: BodySettings) -> Tensor:
+    """Return the largest speed of a body with these points, metres per second."""
+    extent = (body[:, :2].amax(0) - body[:, :2].amin(0)).norm()
+    return (_SLOW + _FASTER_PER_SIZE * extent).clamp_max(settings.fastest)
+
+
 def _likeliest(
-    found: Registration, members: Sequence[Tensor], period: float, settings: BodySettings
+    found: Registration,
+    members: Sequence[Tensor],
+    fastest: Tensor,
+    period: float,
+    settings: BodySettings,
 ) -> Tensor:
     """Return the number of the likeliest hypothesis of every cluster, in the order of clusters."""
     sizes = torch.tensor([len(rows) for rows in members], device=found.thing.device)[found.thing]
     # Of two motions that explain a cluster equally well, the smaller one is likelier.
     unit = settings.gain * settings.noise**2 / found.misfit.shape[1] ** 0.5
-    cost = found.misfit.mean(1) + unit * (found.move / period / _USUAL).square() / sizes
+    speed = found.move / period
+    cost = found.misfit.mean(1) + unit * (speed / _USUAL).square() / sizes
+    cost = torch.where(speed <= fastest[found.thing], cost, torch.inf)
     best: dict[int, int] = {}
     for j, (k, value) in enumerate(zip(found.thing.tolist(), cost.tolist())):
         if k not in best or value < float(cost[best[k]]):
@@ -362,6 +378,7 @@ def _accept(
     scans: Sequence[_Scan],
     members: Sequence[Tensor],
     found: Registration,
+    fastest: Tensor,
     period: float,
     settings: BodySettings,
 ) -> Tensor:
@@ -379,7 +396,7 @@ def _accept(
         return (misfit < settings.explained * still) & (still - misfit >= least)
 
     likely = are_likely(found.misfit.sum(1), found.still.sum(1), least)
-    likely &= (found.move >= settings.least) & (speed <= settings.fastest)
+    likely &= (found.move >= settings.least) & (speed <= fastest[found.thing])
     for j in likely.nonzero().squeeze(1).tolist():
         body = points[members[int(found.thing[j])]]
         seen = torch.stack(
