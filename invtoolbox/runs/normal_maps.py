@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.threads import limit_torch_threads
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.depth_meshes import mesh_of_depth, mesh_of_sides
 from invtoolbox.geometry.meshes import Mesh
@@ -182,7 +183,10 @@ def surface_from_normals(
         guess = None if coarse is None else coarse[own]
         whole = NormalMap(maps[own], inside[own], camera, guess, prior_weight, coupling)
         cropped, (down, across) = whole.crop()
-        solution = cropped.integrate(sharpness, solver, max_iterations, tolerance, progress)
+        # Conjugate gradients run in one thread. For the short operations in between, threads that
+        # wait for each other cost more than they save: ten times as much on a busy machine.
+        with limit_torch_threads(1):
+            solution = cropped.integrate(sharpness, solver, max_iterations, tolerance, progress)
         z[own, :, down, across] = solution.x
         solutions.append(solution)
         notes.extend(solution.notes)
