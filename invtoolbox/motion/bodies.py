@@ -95,7 +95,7 @@ class BodySettings:
     smooth: float = 0.3
     plane: bool = True
     explained: float = 0.6
-    gain: float = 6.0
+    gain: float = 7.0
     least: float = 0.04
     noise: float = 0.02
 
