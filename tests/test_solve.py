@@ -376,7 +376,7 @@ def test_a_solution_survives_save_and_load(tmp_path: Path) -> None:
     assert torch.equal(loaded.x, solution.x) and loaded.status == solution.status
     assert torch.equal(loaded.measured_and_predicted()[0], solution.problem.y)
     (tmp_path / "broken.h5").write_bytes(path.read_bytes()[:300])
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="not a readable saved solution"):
         it.Solution.load(tmp_path / "broken.h5")
 
 

@@ -220,8 +220,8 @@ def test_a_file_of_voxels_holds_them_exactly(photographs: Photographs, tmp_path:
         and again.space.scale == found.x.space.scale
     )
     for content, fault in (
-        (b"no", "cannot be read"),
-        ((tmp_path / "x.safetensors").read_bytes()[:-9], "cannot be read"),
+        (b"no", "not a readable voxels"),
+        ((tmp_path / "x.safetensors").read_bytes()[:-9], "not a readable voxels"),
     ):
         (tmp_path / "bad.safetensors").write_bytes(content)
         with pytest.raises(InputError, match=fault):
