@@ -26,8 +26,9 @@ from invtoolbox.solvers.gauss_newton import LevenbergMarquardt
 #: the points: so long that no point finds a partner in the wrong sweep.
 _APART = 100.0
 #: Largest number of points per group of clusters, which are padded to the largest of their group.
-#: Larger clusters are thinned to the last number.
-_GROUPS = (48, 256)
+#: Larger clusters are thinned to the last number; with fewer points the motion of a near car depends
+#: on the choice of the points.
+_GROUPS = (48, 512)
 
 
 @dataclass(frozen=True)
