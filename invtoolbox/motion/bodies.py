@@ -181,10 +181,10 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
         return none
     height = height_above(points, pair.ground)
     scans = _scans(pair, settings)
-    if not scans:
+    soon = [scan for scan in scans if abs(scan.step) <= _SOON]
+    if not soon:
         return none
     range_ = (points - pair.origin)[:, :2].norm(dim=1)
-    soon = [scan for scan in scans if abs(scan.step) <= _SOON]
     away = torch.stack([Tree(scan.points).query(points, 1.0)[0].clamp_max(1.0) for scan in soon])
     away = away / (_APART + _APART_PER_RANGE * range_)
     labels = clusters(points, height, reach=settings.reach, origin=pair.origin)
