@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from common import data_folder, machine, verdict
 
 import invtoolbox as it
