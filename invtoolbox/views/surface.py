@@ -72,7 +72,7 @@ def _remove_dust(mesh: Mesh) -> Mesh:
     ones = np.ones(len(ends), dtype=np.int8)
     part = connected_components(coo_array((ones, ends.T), (count, count)), directed=False)[1]
     sizes = np.bincount(part[faces[:, 0]], minlength=part.max() + 1)
-    kept = torch.from_numpy(sizes[part] >= LEAST_PART * sizes.max())
+    kept = torch.from_numpy(sizes[part] >= LEAST_PART * np.max(sizes))
     number = kept.cumsum(0) - 1
 
     def rows(values: Tensor | None) -> Tensor | None:
