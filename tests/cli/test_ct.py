@@ -293,8 +293,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    sentence = one_sentence(ct(run, "--overwrite"))
-    assert "No space left on device" in sentence or "no room left" in sentence
+    ran = ct(run, "--overwrite")
+    *notes, sentence = ran.err.strip().splitlines()
+    assert ran.code == 2 and "no room left" in sentence
+    assert all("could not be written to the checkpoint" in note for note in notes)
     assert files(here) == before
 
 

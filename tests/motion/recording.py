@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +31,12 @@ def record(folder: Path, sweeps: int = 6, points: int = 1500) -> Path:
 
 
 def standing(
-    source: Sweep, target: Sweep, method: Any, preparation: Preparation | None, seed: int
+    source: Sweep,
+    target: Sweep,
+    method: Any,
+    preparation: Preparation | None,
+    seed: int,
+    window: Sequence[Sweep] = (),
 ) -> Any:
     """No flow but the sensor's own motion."""
     pair = prepare_pair(source, target, preparation)

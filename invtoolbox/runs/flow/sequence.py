@@ -243,13 +243,11 @@ def estimate_pair(
     source, target = sweeps[index], sweeps[index + 1]
     _check_order(source, target)
     notes: list[str] = []
-    if estimate is None and window > 2:
-        from invtoolbox.motion.estimation import estimate as windowed
-
-        further = _read_further(sweeps, index, window, source, target, notes)
-        found: Any = windowed(source, target, method, preparation, seed, window=further)
+    if estimate is None:
+        further = _read_further(sweeps, index, window, source, target, notes) if window > 2 else []
+        found = default_estimate()(source, target, method, preparation, seed, window=further)
     else:
-        found = (estimate or default_estimate())(source, target, method, preparation, seed)
+        found = estimate(source, target, method, preparation, seed)
     # The facts depend on the pair alone and hold no seconds, so a resumed run leaves the same
     # files.
     moving = residual_flow(found.flow, source.points, found.ego_motion)[
@@ -304,7 +302,7 @@ def window_of(index: int, size: int, count: int) -> tuple[int, list[int]]:
     return index, [k for k in range(first, first + size) if k not in (index, index + 1)]
 
 
-def default_estimate() -> FlowEstimator:
+def default_estimate() -> Callable[..., Any]:
     """Return `invtoolbox.motion.estimate`, which is imported when it is used."""
     from invtoolbox.motion.estimation import estimate
 
