@@ -267,7 +267,7 @@ def box_of_points(points: Tensor, share: float = 0.96) -> tuple[Point, Point]:
         points: points of the scene, ``(N, 3)``.
         share: share of the points between both sides of the box.
 
-    >>> box_of_points(torch.linspace(-1, 1, 101)[:, None].expand(-1, 3).round(decimals=2))
+    >>> box_of_points(torch.linspace(-1, 1, 101, dtype=torch.float64)[:, None].expand(-1, 3))
     ((-0.96, -0.96, -0.96), (0.96, 0.96, 0.96))
     """
     ends = torch.tensor([(1 - share) / 2, (1 + share) / 2], dtype=torch.float64)
