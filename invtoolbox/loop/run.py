@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.pytrees import scatter_items, select_items, tree_map, where_items
-from invtoolbox.kernels.rendering.splat_room import Room
+from invtoolbox.core.room import Room
 from invtoolbox.loop.stopping import Travel, accept, is_due, is_grid
 from invtoolbox.objective.objective import Layout, Objective
 from invtoolbox.parameter_choice.base import WeightRule

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 import invtoolbox as it
-from invtoolbox.kernels.rendering import splat_room
+from invtoolbox.core.room import Room
 from invtoolbox.kernels.rendering.splat_binning import _bin_by_torch, bin_splats
-from invtoolbox.kernels.rendering.splat_room import Room
 from invtoolbox.testing import emulate_cuda
 from tests import device_jobs
 
@@ -62,7 +61,7 @@ def test_steps_that_do_not_fit_are_repeated(monkeypatch: pytest.MonkeyPatch) -> 
         exact = device_jobs.gaussians("cuda", 25).cpu()
         guesses = iter(10 * [0.3])  # of the first ten steps, before guesses are used
         monkeypatch.setattr(
-            splat_room, "_enlarge", lambda count: int(next(guesses, 2.0) * count) + 1
+            "invtoolbox.core.room._enlarge", lambda count: int(next(guesses, 2.0) * count) + 1
         )
         solve = it.solve
 

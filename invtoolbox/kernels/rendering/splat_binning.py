@@ -12,9 +12,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from invtoolbox.core.room import pairs_in
 from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.native import REAL, native_kernel
-from invtoolbox.kernels.rendering.splat_room import pairs_in
 
 #: Side of a tile in pixels.
 TILE = 16
