@@ -1,7 +1,7 @@
 """A normal map: depth with its jumps
 
 A slab rises in front of a plane, like a ramp whose side is a cliff. The normals do not show the
-cliff, for they are those of the ramp on one side of it and those of the plane on the other. The
+cliff, because they belong to the ramp on one side and to the plane on the other. The
 ramp begins at the plane, so the height of the cliff is determined by the way around its end.
 
 Least squares smooths the cliff and bends the plane. Bilateral normal integration lets each pixel

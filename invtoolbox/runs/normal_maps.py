@@ -53,7 +53,7 @@ def integrate_normals(
         intrinsics: matrix ``(3, 3)`` of a pinhole camera, in pixels of the map, with the centre of
             the first pixel at (0, 0). A number is the size of a pixel of an orthographic camera,
             and None stands for 1.
-        prior: coarse depth, of the shape of the result; NaN where it is not known. For two sides a
+        prior: coarse depth, of the shape of the result; NaN if unknown. For two sides a
             pair.
         prior_weight: weight of the squared distance to the prior, per pixel; in inverse squares of
             the unit of a pixel, or of the logarithm of the depth times the focal length.
@@ -134,7 +134,7 @@ class Surface:
         The two sides of an object are joined at the silhouette to a closed mesh.
 
         Args:
-            stretch: triangles of one side that are longer in depth than so many pixels are left
+            stretch: triangles of one side that are longer in depth than this number of pixels are left
                 out, because a jump is no surface; None keeps them.
         """
         found = []
@@ -177,7 +177,7 @@ def surface_from_normals(
     z = maps.new_zeros(len(maps), maps.shape[1], rows, columns)
     solutions = []
     for item in range(len(maps)):
-        # Item by item on its own box: the work is that of the object, and the answer does not
+        # Item by item on its own box: the work depends on the size of the object, and the answer does not
         # depend on the batch.
         own = slice(item, item + 1)
         guess = None if coarse is None else coarse[own]

@@ -115,7 +115,7 @@ class Reweighted(Solver):
         return self._state(objective, x, prediction, norm / state.scale, state.scale)
 
     def _change(self, parts: _Parts, scale: Tensor) -> Tensor:
-        """Minimize the quadratic majorant, as far as the inner tolerance asks for."""
+        """Minimize the quadratic majorant to the inner tolerance."""
         right = -parts.gradient()
         size = item_norm(right)
         tolerance: float | Tensor = self.inner_tolerance

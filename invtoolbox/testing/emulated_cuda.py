@@ -2,7 +2,7 @@
 
 Inside of `emulate_cuda`, ``device="cuda"`` is valid: a tensor there reports ``cuda:0``, while the
 CPU computes its values. An operation on tensors of two devices raises an error, as on a GPU. The
-values are those of the CPU, so that a result can be compared. Time says nothing.
+values are computed on the CPU, so that a result can be compared. Times mean nothing.
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ class DeviceError(RuntimeError):
 
 @dataclass
 class Tally:
-    """What a GPU and its host would have done, by the line of code that caused it.
+    """Counts of the work of a GPU and its host, by the line of code that caused it.
 
     Attributes:
         synchronizations: operations that make the host wait for the GPU, apart from copies.
         copies: copies between host and GPU, each of which makes the host wait as well.
-        hidden_copies: those of the copies that no line asks for: an index or a value on the CPU.
+        hidden_copies: copies that no line requests, caused by an index or a value on the CPU.
         launches: kernels of PyTorch.
         kernels: kernels of this package, by their file, and the number of tasks of each launch.
     """

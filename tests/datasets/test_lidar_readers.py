@@ -590,7 +590,7 @@ def test_readers_of_a_plug_in_open_by_their_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Points:
-        """What entry_points gives of a package that declares a reader in the group."""
+        """Return the entry points of a package that declares a reader in the group."""
 
         name = "somebody"
 

@@ -47,7 +47,7 @@ class PosedPictures:
             or None.
         near_far: least and largest depth of the scene per camera, ``(C, 2)``, or None.
         sizes: height and width of each picture if they differ, ``(C, 2)``; otherwise None. Smaller
-            pictures lie in the upper left corner, and the mask is 0 beside them.
+            pictures lie in the upper left corner, and the mask is 0 outside of them.
         source: function that reads the pictures of some numbers from files; None if the tensors
             hold the pictures. With a source, `pictures` and `alpha` have no rows, and `read`
             returns pictures.
@@ -91,7 +91,7 @@ class PosedPictures:
         return replace(chosen, source=None, **{name: getattr(found, name) for name in _PICTURES})
 
     def each(self) -> Iterator[PosedPictures]:
-        """Yield the pictures one by one, in memory and without the pixels beside them."""
+        """Yield the pictures one by one, in memory and without the padding of smaller ones."""
         for k in range(len(self)):
             one = self.read([k])
             if one.sizes is None:
@@ -182,7 +182,7 @@ def load_views(
     """Load the pictures of views; straighten and shrink them.
 
     Pictures of several sizes lie in the upper left corners of pictures of one size, and the mask is
-    0 beside them.
+    0 outside of them.
 
     Args:
         path: path of the file of cameras, for error messages.
