@@ -134,8 +134,8 @@ class Surface:
         The two sides of an object are joined at the silhouette to a closed mesh.
 
         Args:
-            stretch: triangles of one side that are longer in depth than this number of pixels are left
-                out, because a jump is no surface; None keeps them.
+            stretch: largest length of a triangle of one side in depth, pixels; longer ones are left
+                out, because a jump is no surface. None keeps them.
         """
         found = []
         for depth, mask in zip(self.depth, self.mask[:, 0]):
@@ -177,8 +177,8 @@ def surface_from_normals(
     z = maps.new_zeros(len(maps), maps.shape[1], rows, columns)
     solutions = []
     for item in range(len(maps)):
-        # Item by item on its own box: the work depends on the size of the object, and the answer does not
-        # depend on the batch.
+        # Item by item on its own box: the work depends on the size of the object only, and the
+        # answer does not depend on the batch.
         own = slice(item, item + 1)
         guess = None if coarse is None else coarse[own]
         whole = NormalMap(maps[own], inside[own], camera, guess, prior_weight, coupling)
