@@ -47,11 +47,15 @@ def data_dir() -> Path:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
-    """With INVTOOLBOX_REQUIRE_DATA a test of real measurements may not skip for want of them."""
+    """With INVTOOLBOX_REQUIRE_DATA a test of real measurements may not skip for want of them.
+
+    A missing optional package is still a reason to skip.
+    """
     outcome = yield
     report = outcome.get_result()
     if (
         report.skipped
+        and "could not import" not in str(report.longrepr)
         and os.environ.get("INVTOOLBOX_REQUIRE_DATA")
         and item.get_closest_marker("data")
     ):

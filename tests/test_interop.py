@@ -444,6 +444,7 @@ def test_astras_optomo_reconstructs_as_the_scan_of_its_geometry() -> None:
             it.solve(
                 it.Problem(y, operator, it.data_terms.LeastSquares(0.1)),
                 it.priors.TotalVariation(),
+                it.solvers.PDHG(),
                 regularization=2.0,
                 max_iterations=40,
                 tolerance=0.0,
