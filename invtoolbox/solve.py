@@ -281,7 +281,7 @@ def solve(
         search, rule = (rule, None) if isinstance(rule, WeightSearch) else (None, rule)
         # A checkpoint holds the weight, but only one per item.
         if search is not None and (kept is None or not Path(kept.path).exists() or search.separate):
-            attempt = _attempts(algorithm, initial, max_iterations, tolerance, time_limit, seed)
+            attempt = _attempts(algorithm, initial, tolerance, time_limit, seed)
             trials = Trials(
                 objective,
                 problem,
@@ -290,7 +290,7 @@ def solve(
                 attempt,
                 search.separate,
                 limits.tolerance,
-                limits.max_iterations,
+                algorithm.max_iterations,
                 lambda tolerance: algorithm.coarse(tolerance)[1],
                 coarsen(problem)
                 if nested and min(problem.image_shape[1:]) >= _COARSE_SEARCH
@@ -467,12 +467,15 @@ def _parameters(
 def _attempts(
     solver: Solver,
     initial: Any,
-    max_iterations: int | None,
     tolerance: float | None,
     time_limit: float | None,
     seed: int,
 ) -> Any:
-    """Return the function that a search for the weight calls; see `parameter_choice.trials`."""
+    """Return the function that a search for the weight calls; see `parameter_choice.trials`.
+
+    The number of iterations of a trial is a setting of the solver: the weight does not depend on the
+    largest number of iterations of the last solve.
+    """
     deadline = None if time_limit is None else time.monotonic() + 0.5 * time_limit
 
     def attempt(
@@ -500,7 +503,7 @@ def _attempts(
             solver if walk_iterations is None else solver.coarse(math.inf)[0],
             weight,
             initial=start,
-            max_iterations=max_iterations if walk_iterations is None else walk_iterations,
+            max_iterations=walk_iterations,
             tolerance=tolerance if walk_iterations is None else math.inf,
             time_limit=left,
             seed=seed,

@@ -189,6 +189,19 @@ def test_a_denoiser_of_many_levels_gets_the_schedule_and_weight_of_dpir() -> Non
     assert 0.005 < float(LEVELS[-1][0]) < 0.015
 
 
+def test_the_preset_red_solves_the_equation_of_red() -> None:
+    """A^T W (A x - y) + mu (x - denoise(x)) = 0 at the noise level of the measurements."""
+    known, _ = blurred(noise_std=0.05)
+    prior = it.priors.Denoiser(Leveled(), sigma=0.5)
+    solution = it.solve(known, prior, "red", tolerance=1e-6, progress=False)
+    assert set(solution.status) == {"converged"}
+    level, x, A = torch.full((2,), 0.05), solution.x, known.operator
+    mu = solution.regularization * (0.5 / level).square()
+    pull = A.adjoint(known.data_term.grad(A(x), known.y))
+    push = mu.view(-1, 1, 1, 1) * (x - prior.denoise(x, level))
+    assert float((pull + push).norm()) < 3e-3 * float(push.norm())
+
+
 def test_plug_and_play_takes_the_blur_away() -> None:
     problem, x = blurred(noise_std=0.05)
     denoiser = it.priors.Denoiser(
