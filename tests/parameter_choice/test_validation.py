@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +33,8 @@ def picture() -> Tensor:
 def blurred(std: tuple[float, ...] = (0.02, 0.1)) -> it.Problem:
     A = it.operators.Blur(torch.ones(3, 3) / 9, (N, N), boundary="periodic")
     level = torch.tensor(std).view(-1, 1, 1, 1)
-    return it.Problem(A(picture()) + level * noise((2, 1, N, N)), A)
+    n = len(std)
+    return it.Problem(A(picture()[:n]) + level * noise((n, 1, N, N)), A)
 
 
 def loss(
@@ -117,6 +120,18 @@ def test_an_item_chooses_alone_as_in_company() -> None:
         one = it.solve(problem.select(torch.tensor([k])), prior, progress=False)
         assert torch.equal(one.regularization, both.regularization[k : k + 1])
         assert torch.equal(one.x, both.x[k : k + 1])
+
+
+def test_the_weight_does_not_depend_on_max_iterations(tmp_path: Path) -> None:
+    """A run that was stopped early and resumed equals the run that was not."""
+    problem, prior = blurred((0.02,)), it.priors.Tikhonov("gradient")
+    settings: dict[str, Any] = {"progress": False}
+    whole = it.solve(problem, prior, **settings)
+    path = tmp_path / "run.ckpt"
+    part = it.solve(problem, prior, max_iterations=2, checkpoint=path, **settings)
+    rest = it.solve(problem, prior, checkpoint=path, **settings)
+    assert torch.equal(part.regularization, whole.regularization)
+    assert torch.equal(rest.x, whole.x) and rest.status == ("converged",)
 
 
 def test_whiteness() -> None:
