@@ -48,9 +48,12 @@ from invtoolbox.solvers.weights import check_fixed_levels, check_least_weights, 
 
 log = logging.getLogger("invtoolbox")
 
-#: Least number of pixels per axis of the coarsest grid of a start, and of an image whose weight is
-#: found on a coarser grid; iterations on a coarse grid, which cost a quarter each.
-_COARSEST, _COARSE_SEARCH, _COARSE_ITERATIONS = 64, 512, 100
+#: Least number of pixels per axis of the coarsest grid of a start, and of the grid on which the
+#: weight of a large scan is found.
+_COARSEST, _COARSE_SEARCH = 64, 128
+#: Number of iterations on the grid of the image, if a solver that was chosen starts at the answer on
+#: a coarser one. They refine edges; the rest is done where an iteration costs a fraction.
+_FINE_ITERATIONS = 100
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -292,9 +295,7 @@ def solve(
                 limits.tolerance,
                 algorithm.max_iterations,
                 lambda tolerance: algorithm.coarse(tolerance)[1],
-                coarsen(problem)
-                if nested and min(problem.image_shape[1:]) >= _COARSE_SEARCH
-                else None,
+                _coarsen_for_search(problem) if nested else None,
             )
             curve = search.choose(trials)
             for note in curve.notes:
@@ -303,8 +304,17 @@ def solve(
             objective = trials.chosen(curve)
         if nested and rule is not None:
             variable = initial_variable(objective, None, False, at_inverse=True)
-        elif nested and (kept is None or not Path(kept.path).exists()):
-            variable = _solve_on_coarse_grid(objective, problem, priors, algorithm, limits, seed)
+        elif nested and (coarse := _coarsen_for_start(problem)) is not None:
+            budget = _FINE_ITERATIONS if named is None else algorithm.max_iterations
+            if max_iterations is None:
+                limits = dataclasses.replace(limits, max_iterations=budget)
+            if kept is None or not Path(kept.path).exists():
+                start = dataclasses.replace(algorithm, max_iterations=2 * budget)
+                variable = _start_from(
+                    coarse, priors, start, objective.regularization, limits.deadline, seed
+                )
+        elif nested:
+            variable = initial_variable(objective, None, False, at_inverse=True)
         working = algorithm.reformulate(objective)
         implicit = differentiate == "implicit"
         rough = implicit and differentiates_fixed_point(working, algorithm)
@@ -385,34 +395,39 @@ def _blank(solution: Solution, skipped: Tensor) -> Solution:
 _inner_solve = functools.partial(solve, check=False)
 
 
-def _solve_on_coarse_grid(
-    objective: Objective,
-    problem: Problem,
+def _coarsen_for_search(problem: Problem) -> Problem | None:
+    """Return the problem on a grid of half or a quarter of the pixels per axis, if it is large."""
+    found = None
+    for _ in range(2):
+        if min(problem.image_shape[1:]) < 2 * _COARSE_SEARCH:
+            break
+        if (coarse := coarsen(problem)) is None:
+            break
+        found = problem = coarse
+    return found
+
+
+def _coarsen_for_start(problem: Problem) -> Problem | None:
+    """Return the problem on a grid of half the pixels, on which a run starts, or ``None``."""
+    return coarsen(problem) if min(problem.image_shape[1:]) >= 2 * _COARSEST else None
+
+
+def _start_from(
+    coarse: Problem,
     priors: PriorSum,
     solver: Solver,
-    limits: Limits,
+    weight: Tensor,
+    deadline: float | None,
     seed: int,
 ) -> Tensor:
     """Return the start of a solve: the answer on a grid of half the pixels, where steps are cheap.
 
-    That solve starts on a still coarser grid (nested iteration). What a scan determines badly is
-    smooth, and so is found there. On the coarsest grid the start is the filtered back-projection.
+    That solve starts on a still coarser grid, with twice as many iterations (nested iteration). What
+    a scan determines badly is smooth, and so is found there. On the coarsest grid the start is the
+    filtered back-projection.
     """
-    image = problem.image_shape[1:]
-    coarse = coarsen(problem) if min(image) >= 2 * _COARSEST else None
-    if coarse is None:
-        return initial_variable(objective, None, solver.starts_at_zero, solver.starts_at_inverse)
-    left = None if limits.deadline is None else limits.deadline - time.monotonic()
-    x = _inner_solve(
-        coarse,
-        priors,
-        solver,
-        objective.regularization,
-        max_iterations=min(_COARSE_ITERATIONS, limits.max_iterations),
-        time_limit=None if left is None else max(1e-3, 0.25 * left),
-        seed=seed,
-        progress=False,
-    ).x
+    left = None if deadline is None else max(1e-3, 0.25 * (deadline - time.monotonic()))
+    x = _inner_solve(coarse, priors, solver, weight, time_limit=left, seed=seed, progress=False).x
     # Means of the four nearest pixels, item by item.
     return torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
 

@@ -35,31 +35,33 @@ _TOO_LARGE, _TOO_SMALL, _COLOURED = 1.15, 0.9, 0.5
 class Validation(WeightSearch):
     r"""The weight between the best prediction of held-out measurements and the whitest residual.
 
-    ``log weight = (1 - share) log weight_1 + share log weight_2`` of two minima over the weight:
+    ``log weight = (1 - s) log weight_1 + s log weight_2`` of two minima over the weight:
 
     - weight_1 of the mean squared error of the prediction of measurements that the solution has
       not seen: every sixth view of a scan, or a random sixth of the pixels (cross-validation;
       Stone, J. R. Statist. Soc. B 36, 1974);
-    - weight_2 of the mean square of the power spectrum of the residual over the square of its mean
-      (Almeida & Figueiredo, IEEE TIP 22, 2013; Lanza et al., ETNA 53, 2020). The residual of too
+    - weight_2 of the whiteness, the logarithm of half the mean square of the power spectrum of the
+      residual over the square of its mean, which is 0 for white noise (Almeida & Figueiredo, IEEE TIP 22, 2013; Lanza et al., ETNA 53, 2020). The residual of too
       large a weight holds parts of the image, and the residual of too small a weight lacks the
       frequencies that the image has fitted.
 
     Neither needs the noise level. If the model is right, the first is about the best weight for
     the image, and the second is too large. If it is not (an object that is not made of pixels, a
     blur that is not quite known), small weights fit the error of the model, and the first is too
-    small; the second is larger, because the error colours the residual. If the measurements have no
-    grid (the rows of a matrix), their order means nothing, and the first decides alone.
+    small; the second is larger, because the error colours the residual. The whiteness v at weight_2
+    tells the two cases apart, since a right model has a weight that leaves a white residual:
+    ``s = v / (v + coloured)``. If the measurements have no grid (the rows of a matrix), their order
+    means nothing, and the first decides alone.
 
-    For a 2D scan of 512 pixels or more per axis the weight is found on a grid of half the pixels, with
-    means of two measurements each, if the solver is `FISTA`.
+    For a large 2D scan the weight is found on a grid of half the pixels per axis, from 512 pixels on
+    of a quarter, with means of two or four measurements each, if the solver is `FISTA`.
 
     The weights are tried one after the other in one run of the solver, which goes on from its
     present state, at a loose tolerance; see `Walk`. The last solve, with all measurements, is
     accurate. ``benchmarks/parameter_choice.py`` measures the losses and the operator applications.
 
     Args:
-        share: share of the whiteness; 0 is cross-validation alone.
+        coloured: whiteness at which both minima count the same; infinity is cross-validation alone.
         loosen: factor of the tolerance at which a weight is judged.
         decades: distance of two weights, in decades.
         seed: seed of the random choice of measurements to hold out.
@@ -79,17 +81,17 @@ class Validation(WeightSearch):
     True
     """
 
-    share: float = 0.5
+    coloured: float = 0.15
     loosen: float = 10.0
     decades: float = 0.25
     seed: int = 0
     name: ClassVar[str] = "validation"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1 or not self.loosen >= 1 or not self.decades > 0:
+        if not self.coloured > 0 or not self.loosen >= 1 or not self.decades > 0:
             raise InputError(
-                "share must lie in [0, 1], loosen be at least 1 and decades be positive, got "
-                f"{self.share}, {self.loosen} and {self.decades}"
+                "coloured and decades must be positive and loosen be at least 1, got "
+                f"{self.coloured}, {self.decades} and {self.loosen}"
             )
         if self.separate:
             raise InputError(f"{self.name!r} chooses one weight; use 'gcv' or 'sure' for several")
@@ -100,9 +102,9 @@ class Validation(WeightSearch):
                 f"{self.name!r} is for LeastSquares of one tensor, not for "
                 f"{trials.problem.data_term!r}; use 'l-curve', 'quasi-optimality' or a number"
             )
-        # The mean of two measurements has half the variance of the noise.
-        double = 0.0 if trials.coarse_problem is None else math.log(2.0)
         whole, trials = trials.problem, trials.on_coarse_grid()
+        # The mean of n measurements has 1 / n of the variance of the noise.
+        merged = math.log(whole.y0.numel() / trials.problem.y0.numel())
         # Rounding errors of the first weight, which depend on the batch, must not reach the walk.
         first = trials.centre(_rough_noise(trials.problem))[:, 0].round(decimals=3)
         white = self._walk(trials, first, trials.problem, _measure_fit)
@@ -111,13 +113,14 @@ class Validation(WeightSearch):
         held = self._walk(trials, t_white, part, _measure_held_out)
         t_held = torch.stack([_minimum(*curve[:2], start) for curve, start in zip(held, t_white)])
         # Measurements without a grid (the rows of a matrix) are in no order that could tell.
-        share = self.share if trials.problem.y0.ndim > 3 else 0.0
+        grid = trials.problem.y0.ndim > 3
+        share = torch.tensor([self._share(curve) if grid else 0.0 for curve in white]).to(first)
         chosen = (1 - share) * t_held + share * t_white
         notes = [
             explain(
                 whole,
                 k,
-                *(_near(*curve, float(chosen[k]), double) for curve in (white[k], held[k])),
+                *(_near(*curve, float(chosen[k]), merged) for curve in (white[k], held[k])),
             )
             for k in range(trials.batch)
         ]
@@ -131,6 +134,12 @@ class Validation(WeightSearch):
             chosen.double().exp().to(first),
             tuple(dict.fromkeys(note for note in notes if note)),
         )
+
+    def _share(self, white: _Curve) -> float:
+        """Return the share of the whitest residual, which grows with the whiteness it has."""
+        score = white.score[white.score.isfinite()]
+        v = max(0.0, float(score.min())) if len(score) else 0.0
+        return v / (v + self.coloured)
 
     def _walk(
         self, trials: Trials, first: Tensor, problem: Problem, measure: Measure

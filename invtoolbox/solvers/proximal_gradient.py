@@ -276,7 +276,8 @@ class FISTA(ProximalGradient):
     decrease monotonically. The certificate is the certificate of `ProximalGradient`, at z.
 
     On a scan a run starts at the filtered back-projection. On a large 2D scan it starts at the answer
-    on a grid of half the pixels, which starts on a still coarser one.
+    on a grid of half the pixels, which starts on a still coarser one, with twice as many iterations
+    per grid. If the solver was chosen by `solve`, the finest grid then has 100 iterations.
 
     Args:
         prox_tolerance: relative gap at which the iterated prox of total variation stops within a
