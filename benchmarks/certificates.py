@@ -7,7 +7,7 @@ views (144 rays): total variation, l1, bounds, and their
 sums, with weights from 1e-3 to 1e3. cvxpy (Clarabel, gap 1e-10) computes the least objective. The
 rule: ``converged`` implies an objective within 1e-3 relative, and an objective within 1e-6 is not
 called unconverged. Every solver runs at its own tolerance and number of iterations, for at most
-30 seconds (``stopped``); objectives are evaluated in float64. Runs are kept in a JSON file, from
+120 seconds (``stopped``); objectives are evaluated in float64. Runs are kept in a JSON file, from
 which a later call continues.
 """
 
@@ -120,7 +120,7 @@ def run(problem: it.Problem, task: Task, solver: Any, least: float, value: Any) 
     The list is empty if the solver does not take this operator or sum of priors.
     """
     try:
-        found = it.solve(problem, task.prior(), solver, task.weight, time_limit=30, progress=False)
+        found = it.solve(problem, task.prior(), solver, task.weight, time_limit=120, progress=False)
     except it.InputError:
         return []
     return [found.status[0], int(found.iterations[0]), value(found.x) / least - 1]

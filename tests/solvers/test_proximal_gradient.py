@@ -235,7 +235,8 @@ def test_a_coarse_scan_sees_the_means() -> None:
 
 def test_a_large_scan_starts_at_the_answer_on_a_coarse_grid() -> None:
     problem, tv = disc_scan(128, 192, batch=2)[0], it.priors.TotalVariation()
-    arguments = {"solver": FISTA(), "regularization": 2.0, "max_iterations": 20, "progress": False}
+    solver = FISTA(max_iterations=20)
+    arguments = {"solver": solver, "regularization": 2.0, "progress": False}
     both = it.solve(problem, tv, **arguments)
     start = first_guess(problem, inverse=True)
     plain = it.solve(problem, tv, initial=start, **arguments)
