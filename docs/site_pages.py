@@ -86,7 +86,8 @@ PACKAGES = {
     ),
     "simulation": (
         "Simulation",
-        "A simulated street with traffic and a spinning lidar, with exact labels.",
+        "A simulated street with traffic and a spinning lidar, and a bar of Gaussians that bends, "
+        "with exact labels.",
     ),
     "motion": ("Scene flow", "Motion in lidar sweeps: preparation of pairs, and methods."),
     "views": (

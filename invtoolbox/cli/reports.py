@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from invtoolbox.runs.flow.results import FlowStudy
     from invtoolbox.runs.images.run import Outcome
     from invtoolbox.runs.meshes import MeshOutcome
+    from invtoolbox.runs.moving import MovingOutcome
     from invtoolbox.runs.study import Study
     from invtoolbox.runs.views.run import ViewOutcome
     from invtoolbox.solution import Solution
@@ -34,6 +35,7 @@ def report(outcome: Any, quiet: bool) -> int:
     by_type: dict[str, Callable[[Any, bool], int]] = {
         "FlowStudy": report_flow,
         "MeshOutcome": report_mesh,
+        "MovingOutcome": report_moving,
         "Outcome": report_images,
         "Study": report_study,
         "ViewOutcome": report_views,
@@ -71,6 +73,26 @@ def report_mesh(outcome: MeshOutcome, quiet: bool) -> int:
             print(f"  {name:<15}{value:.4g} % of the diagonal")
         _print_files(outcome.files, outcome.folder)
     return 1 if "diverged" in outcome.solution.status else 0
+
+
+def report_moving(outcome: MovingOutcome, quiet: bool) -> int:
+    """Report the outcome of a scene of a moving object."""
+    if outcome.diverged:
+        print(
+            f"invtoolbox: the iteration diverged at the times {outcome.diverged}; take a smaller "
+            "solver.learning_rate",
+            file=sys.stderr,
+        )
+    if not quiet:
+        which = "held-out" if outcome.held_out else "training"
+        units = {"psnr": f"dB of {which} views", "error": "% of the diagonal from the truth"}
+        for name, values in outcome.metrics.items():
+            print(
+                f"  {name:<6}{outcome.mean(name):.4g} {units[name]}, mean of {len(values)} times "
+                f"({min(values):.4g} to {max(values):.4g})"
+            )
+        _print_files(outcome.files, outcome.folder)
+    return 1 if outcome.diverged else 0
 
 
 def report_views(outcome: ViewOutcome, quiet: bool) -> int:

@@ -22,7 +22,8 @@ def add(commands: Any) -> None:
         description="Run a scene file of any kind: images or scans, which are read or simulated "
         "and then reconstructed; a sequence\n"
         "of lidar sweeps, whose flow is estimated; photographs, from which a 3D scene is found "
-        "(see `invtoolbox\nreconstruct`); or a mesh, which is deformed.",
+        "(see `invtoolbox\nreconstruct`); a mesh, which is deformed; or a moving object, whose motion "
+        "is estimated.",
         epilog="examples:\n"
         "  invtoolbox run ct-small\n  invtoolbox run scenes/htc2022-90deg.toml --set "
         "solver.max_iterations=300 --output results/long\n  invtoolbox run ct-small --set "

@@ -32,10 +32,11 @@ def rasterization(
     rasterize_mode: Literal["classic", "antialiased"] = "classic",
     normals: bool = False,
     median_depth: bool = False,
+    surface: bool = False,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Render 3D Gaussians by gsplat; see `invtoolbox.geometry.splatting.rasterization`.
 
-    gsplat supports neither normals nor the median depth, and this function returns no information
+    gsplat supports neither normals nor the median depth nor surfaces, and this function returns no information
     for densification. gsplat cuts Gaussians at about three standard deviations, so its pictures
     differ from the toolbox's own by up to 1/255.
 
@@ -43,9 +44,10 @@ def rasterization(
         MissingDependency: if gsplat is not installed.
         InputError: if the tensors are not on CUDA, and for options that gsplat does not support.
     """
-    if normals or median_depth:
+    if normals or median_depth or surface:
         raise InputError(
-            "gsplat renders neither normals nor the median depth; use backend='own' for these"
+            "gsplat renders neither normals nor the median depth nor surfaces; use backend='own' "
+            "for these"
         )
     if not means.is_cuda:
         raise InputError(

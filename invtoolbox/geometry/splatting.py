@@ -9,7 +9,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.kernels.rendering.splat_binning import bin_splats
-from invtoolbox.kernels.rendering.splat_compositing import composite
+from invtoolbox.kernels.rendering.splat_compositing import composite, composite_with_ids
 from invtoolbox.kernels.rendering.splat_projection import Projection, project
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
@@ -37,6 +37,7 @@ def rasterization(
     rasterize_mode: Literal["classic", "antialiased"] = "classic",
     normals: bool = False,
     median_depth: bool = False,
+    surface: bool = False,
     checked: bool = False,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     r"""Render 3D Gaussians into C views each, as Kerbl et al. (ACM TOG 42, 2023).
@@ -80,6 +81,11 @@ def rasterization(
             shortest axis, towards the camera.
         median_depth: whether to return the depth of the Gaussian at which the transmittance falls
             below 1/2, 0 if there is none.
+        surface: whether to return what flat Gaussians show of a surface: "median_ids", the number
+            of the Gaussian of the median depth, -1 if there is none; "plane_depth", the depth along
+            z at which the ray of a pixel meets the plane of that Gaussian, 0 if there is none; and
+            "distortion", ``sum_(i<j) w_i w_j (z_i - z_j)^2`` over the weights and the depths of the
+            Gaussians of a pixel. Median depth and normals are returned, too.
         checked: whether the caller has checked that the intrinsics have no skew, which a GPU would
             have to be waited for.
 
@@ -87,8 +93,8 @@ def rasterization(
         the images ``(..., C, height, width, X)``, alpha ``(..., C, height, width, 1)``, and a dict:
         "splats" ``(..., C, N, 6 + features)`` (mean, conic, opacity, features; zeros for Gaussians
         that are not seen), through which derivatives pass; "boxes" ``(..., C, N, 4)``, the pixels
-        that a Gaussian may touch; and, if requested, "normals" ``(..., 3)`` and "median_depth"
-        ``(..., 1)``.
+        that a Gaussian may touch; and, if requested, "normals" ``(..., 3)``, and "median_depth",
+        "median_ids", "plane_depth" and "distortion" ``(..., 1)``.
 
     Raises:
         InputError: if shapes or types do not fit together, or if intrinsics have a skew.
@@ -121,7 +127,8 @@ def rasterization(
     if not checked:
         check_skew(Ks)
     views = viewmats.shape[-3]
-    shows, deep = "RGB" in render_mode, "D" in render_mode.replace("RGB", "") or median_depth
+    shows = "RGB" in render_mode
+    deep = "D" in render_mode.replace("RGB", "") or median_depth or surface
     if not shows:
         colors, sh_degree = means.new_zeros(*means.shape[:-1], 0), None
     degree = -1 if sh_degree is None else sh_degree
@@ -137,8 +144,9 @@ def rasterization(
         radius_clip,
         degree,
         deep,
-        normals,
+        normals or surface,
         rasterize_mode == "antialiased",
+        surface,
     )
     m, q, s, o, f, V, K = (t.reshape(scenes, *t.shape[len(leading) :]) for t in given)
     splats, boxes, reaches = project(m, q, s, o, f, V, K, how)
@@ -146,9 +154,11 @@ def rasterization(
     # The images are computed from the returned tensor, so that they have a derivative in it.
     shown = splats.unflatten(0, (*leading, views))
     splats = shown.reshape(splats.shape)
-    planes = composite(
-        splats, boxes, reaches, tiles, width, height, channels if median_depth else None
-    )
+    binned = boxes, reaches, tiles, width, height
+    if surface:
+        planes, ids = composite_with_ids(splats, *binned, channels)
+    else:
+        planes = composite(splats, *binned, channels if median_depth else None)
     planes = planes.movedim(1, -1).unflatten(0, (*leading, views))
     features = splats.shape[-1] - 6
     alphas = 1 - planes[..., features : features + 1]
@@ -165,11 +175,52 @@ def rasterization(
         depth = planes[..., channels : channels + 1]
         parts.append(depth / alphas.clamp_min(1e-10) if "ED" in render_mode else depth)
     info: dict[str, Tensor] = {"splats": shown, "boxes": boxes.unflatten(0, (*leading, views))}
-    if normals:
-        info["normals"] = planes[..., channels + int(deep) : features]
-    if median_depth:
+    first = channels + int(deep)
+    if normals or surface:
+        info["normals"] = planes[..., first : first + 3]
+    if surface:
+        depth, square = planes[..., [channels]], planes[..., [first + 3]]
+        # The sum over pairs i < j is half of that over all pairs.
+        info["distortion"] = (alphas * square - depth * depth).clamp_min(0)
+        normal, distance = splats[..., 6 + first : 6 + first + 3], splats[..., [6 + first + 4]]
+        met = _plane_depth(ids, normal, distance, V.flatten(0, 1), K.flatten(0, 1))
+        found = met.unflatten(0, (*leading, views))[..., None]
+        info["plane_depth"] = torch.where(found > 0, found, planes[..., features + 1 :])
+        info["median_ids"] = ids.unflatten(0, (*leading, views))[..., None]
+    if median_depth or surface:
         info["median_depth"] = planes[..., features + 1 :]
     return torch.cat(parts, -1) if len(parts) > 1 else parts[0], alphas, info
+
+
+#: Least cosine of the angle between a ray and the normal of the plane that it meets.
+_LEAST_COSINE = 0.05
+
+
+def _plane_depth(
+    ids: Tensor, normals: Tensor, distances: Tensor, viewmats: Tensor, Ks: Tensor
+) -> Tensor:
+    """Compute the depth at which rays meet the plane of one Gaussian each, ``(V, height, width)``.
+
+    The result is 0 if there is no Gaussian, or if the ray is nearly parallel to its plane.
+
+    Args:
+        ids: number of the Gaussian of each pixel, or -1, ``(V, height, width)``.
+        normals: normals of the Gaussians in the world, ``(V, N, 3)``.
+        distances: ``n . x`` on the planes, x from the camera, ``(V, N, 1)``.
+        viewmats: world to camera, ``(V, 4, 4)``.
+        Ks: intrinsics, ``(V, 3, 3)``.
+    """
+    height, width = ids.shape[1:]
+    x, y = (torch.arange(n, device=ids.device).to(normals) + 0.5 for n in (width, height))
+    across = (x - Ks[:, 0, 2:]) / Ks[:, 0, :1]
+    down = (y - Ks[:, 1, 2:]) / Ks[:, 1, 1:2]
+    planes = torch.cat([normals @ viewmats[:, :3, :3].transpose(1, 2), distances], -1)
+    place = ids.clamp_min(0).flatten(1)[..., None].expand(-1, -1, 4)
+    plane = planes.gather(1, place).unflatten(1, (height, width))
+    along = plane[..., 0] * across[:, None] + plane[..., 1] * down[:, :, None] + plane[..., 2]
+    length = (1 + across.square()[:, None] + down.square()[:, :, None]).sqrt()
+    meets = (ids >= 0) & (-along > _LEAST_COSINE * length)
+    return torch.where(meets, plane[..., 3] / torch.where(meets, along, -1.0), 0.0)
 
 
 def check_splats(

@@ -1,4 +1,4 @@
-"""Run scene files of images, scans, sequences of sweeps, photographs and meshes; `it.run`.
+"""Run scene files of images, scans, sweeps, photographs, meshes and moving objects; `it.run`.
 
 `prepare` recognizes the kind of a scene file by the table that only this kind has. Each kind then
 supplies a job, whose method ``run`` computes and writes the results.
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from invtoolbox.runs.flow.results import FlowStudy
     from invtoolbox.runs.images.run import Outcome
     from invtoolbox.runs.meshes import MeshOutcome
+    from invtoolbox.runs.moving import MovingOutcome
     from invtoolbox.runs.study import Study
     from invtoolbox.runs.views.run import ViewOutcome
     from invtoolbox.solution import Solution
@@ -30,13 +31,16 @@ KINDS = {
     "sweeps": ("invtoolbox.runs.flow.scene", "sweeps"),
     "views": ("invtoolbox.runs.views.run", "photographs"),
     "mesh": ("invtoolbox.runs.meshes", "a mesh"),
+    "motion": ("invtoolbox.runs.moving", "a moving object"),
 }
 
 
 class Job(Protocol):
     """Checked run of a scene, or of several; nothing is computed yet."""
 
-    def run(self, progress: bool = True) -> Outcome | Study | FlowStudy | ViewOutcome | MeshOutcome:
+    def run(
+        self, progress: bool = True
+    ) -> Outcome | Study | FlowStudy | ViewOutcome | MeshOutcome | MovingOutcome:
         """Compute and write the results."""
 
 
@@ -51,7 +55,7 @@ def run(
     workers: int | None = None,
     cluster: str | None = None,
     threads: int = 1,
-) -> Solution | Study | FlowStudy | ViewOutcome | MeshOutcome:
+) -> Solution | Study | FlowStudy | ViewOutcome | MeshOutcome | MovingOutcome:
     """Run a scene file and write its results; `it.run`.
 
     The kind of the scene decides what is returned:
@@ -61,7 +65,8 @@ def run(
       from the files that exist;
     - a sequence of sweeps, with a table ``[sweeps]``: a `FlowStudy` of its pairs;
     - photographs, with a table ``[views]``: a `ViewOutcome`;
-    - a mesh, with a table ``[mesh]``: a `MeshOutcome`.
+    - a mesh, with a table ``[mesh]``: a `MeshOutcome`;
+    - a moving object, with a table ``[motion]``: a `MovingOutcome`.
 
     Args:
         scene: path of a TOML file, or name of a scene of the catalogue; or several of them.

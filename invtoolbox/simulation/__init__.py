@@ -1,4 +1,4 @@
-"""A simulated street with traffic and a spinning lidar, with exact ground truth."""
+"""A street with traffic and a spinning lidar, and a bar that bends, with exact ground truth."""
 
 from __future__ import annotations
 

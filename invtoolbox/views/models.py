@@ -19,7 +19,7 @@ from invtoolbox.datasets.views.transforms import PosedPictures
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, focus_point
 from invtoolbox.operators.base import Operator
-from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.base import ImplicitPrior, Prior
 from invtoolbox.priors.composed import ThroughOperator
 from invtoolbox.priors.images.prior_image import Misfit
 from invtoolbox.problem import Problem
@@ -194,6 +194,15 @@ class SceneModel(ABC):
                 )
             term = term.restrict(self.measurements(A, pictures.mask))
         return Problem(self.measurements(A, pictures.on(self.shade())), A, term)
+
+    def regularizer(self, pictures: PosedPictures, subset_size: int | None) -> Prior | None:
+        """Return the priors that the representation needs, relative to the mean misfit, or None.
+
+        Args:
+            pictures: pictures with their cameras.
+            subset_size: number of blocks of the operator per step; None for all.
+        """
+        return None
 
     def look(self, x: Any, cameras: Cameras) -> Look:
         """Render the views of cameras one after the other, so that memory holds one picture.

@@ -27,10 +27,12 @@ from invtoolbox.operators.base import Operator
 from invtoolbox.operators.rendering.exposure import ExposedRenderer
 from invtoolbox.operators.rendering.gaussian_renderer import GaussianRenderer
 from invtoolbox.operators.rendering.voxel_renderer import VoxelRenderer
-from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.base import ImplicitPrior, Prior
+from invtoolbox.priors.composed import ThroughOperator
 from invtoolbox.priors.implicit.gaussian_strategies import DefaultStrategy, MCMCStrategy, Strategy
 from invtoolbox.priors.implicit.gaussians import Gaussians
 from invtoolbox.priors.implicit.voxel_grid import VoxelGrid
+from invtoolbox.priors.scenes.views import NormalConsistency
 from invtoolbox.problem import Problem
 from invtoolbox.views.models import SceneModel
 
@@ -147,6 +149,12 @@ class GaussianModel(SceneModel):
             `priors.Gaussians`; 0.2 for few views.
         exposure: find a gain per training picture and channel
             (`operators.ExposedRenderer`); held-out views are rendered with their geometric mean.
+        flat: use flat Gaussians, for a surface: see `priors.Gaussians`. The mesh of the scene is
+            then that of the depths at which rays meet their planes.
+        consistency: weight of `priors.NormalConsistency` of flat Gaussians in the views of the
+            photographs, relative to the mean misfit.
+        distortion: weight of the distortion of flat Gaussians in it, in units of one over the
+            square of the longest side of the box.
         seed: seed of the initial positions.
         cloud: positions and colors of points of the scene, ``(N, 3)`` each, to start from, such as
             those of structure from motion; None for random positions.
@@ -163,6 +171,9 @@ class GaussianModel(SceneModel):
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     dropout: float = 0.0
     exposure: bool = False
+    flat: bool = False
+    consistency: float = 0.05
+    distortion: float = 100.0
     seed: int = 0
     cloud: tuple[Tensor, Tensor | None] | None = dataclasses.field(
         default=None, repr=False, compare=False
@@ -179,6 +190,7 @@ class GaussianModel(SceneModel):
             "degree_every": max(1, self.length // 12),
             "rates": dict(self.rates),
             "dropout": self.dropout,
+            "flat": self.flat,
         }
         if self.carve and self.points not in (None, "random"):
             raise InputError(
@@ -228,6 +240,7 @@ class GaussianModel(SceneModel):
             degree_every=0,
             rates=dict(self.rates),
             dropout=self.dropout,
+            flat=self.flat,
         )
 
     def save_state(self, path: Path, prior: ImplicitPrior, parameters: dict[str, Tensor]) -> None:
@@ -283,6 +296,16 @@ class GaussianModel(SceneModel):
         assert isinstance(term, Photometric)
         numbers = torch.arange(len(pictures), dtype=torch.float32)[None, None]
         return Problem(numbers, A, StoredPhotometric(read, term.similarity), unknown)
+
+    def regularizer(self, pictures: PosedPictures, subset_size: int | None) -> Prior | None:
+        if not self.flat or self.consistency == 0:
+            return None
+        longest = max(b - a for a, b in zip(self.low, self.high))
+        weight = self.distortion / longest**2
+        outputs = ("normal", "alpha", "plane_depth", "distortion")
+        A = self.operator(pictures.cameras, outputs if weight > 0 else outputs[:3])
+        surface = NormalConsistency(pictures.cameras, distortion=weight)
+        return self.consistency * ThroughOperator(surface, A, subset_size)
 
     def operator(self, cameras: Cameras, outputs: tuple[Any, ...] = ("color",)) -> GaussianRenderer:
         return GaussianRenderer(cameras, outputs, background=self.shade(), **self.renderer)

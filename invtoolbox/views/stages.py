@@ -244,10 +244,14 @@ def _solve_stage(
         problem = problem.with_operator(problem.operator.with_parameters(**found))
     unit, algorithm = weight_unit(problem), _limit_subset(_change(solver, stage.solver), problem)
     everything: Prior = prior if explicit is None else prior + unit * explicit
+    subset_size = getattr(algorithm, "subset_size", None)
     if silhouettes > 0:
         everything = everything + unit * silhouettes * silhouette_prior(
-            model, pictures, getattr(algorithm, "subset_size", None)
+            model, pictures, subset_size
         )
+    own = model.regularizer(pictures, subset_size)
+    if own is not None:
+        everything = everything + unit * own
     checkpoint = None if journal.folder is None else Checkpoint(journal.checkpoint(k))
     watch.name = _short(prior)
     most = stage.iterations if stage.iterations is not None else 10**9

@@ -26,8 +26,8 @@ def mesh_scene(model: SceneModel, x: Any, cameras: Cameras, resolution: int = 25
     """Compute the surface of a scene with colors, in the frame and the unit of the cameras.
 
     Voxels are cut at half of their opacity (`geometry.voxel_surface`). For Gaussians, the median
-    depths that the cameras of the photographs see are fused within the box of the model
-    (`geometry.fuse_depth`). Small parts apart from the rest are removed.
+    depths that the cameras of the photographs see, or of flat ones the depths of their planes, are
+    fused within the box of the model (`geometry.fuse_depth`). Small parts apart from the rest are removed.
 
     Args:
         model: representation of the scene.
@@ -43,8 +43,9 @@ def mesh_scene(model: SceneModel, x: Any, cameras: Cameras, resolution: int = 25
     chosen = cameras[spread(len(cameras), VIEWS)]
     colors, depths = [], []
     with torch.no_grad():
+        depth = "plane_depth" if getattr(model, "flat", False) else "median_depth"
         for k in range(len(chosen)):
-            A = model.operator(chosen[k], ("color", "alpha", "median_depth"))
+            A = model.operator(chosen[k], ("color", "alpha", depth))
             seen = model.pictures(A, A.to(device=x.means.device)(x)).cpu()
             colors.append(seen[:, :3].clamp(0, 1))
             depths.append(torch.where(seen[:, 3:4] > LEAST_ALPHA, seen[:, 4:5], 0.0))

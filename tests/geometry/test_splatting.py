@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.cameras import Cameras
+from invtoolbox.geometry.rigid import rotation
 from invtoolbox.geometry.splatting import rasterization
 from invtoolbox.kernels.rendering.splat_binning import _bin_by_torch, bin_splats
 from invtoolbox.kernels.rendering.splat_compositing import composite
@@ -198,6 +200,7 @@ def test_it_agrees_with_the_images_of_gsplat(name: str, data_dir: Path) -> None:
             },
         ),
         (1, {"render_mode": "RGB+D"}),
+        (0, {"surface": True}),
         (-1, {}),
     ],
 )
@@ -210,7 +213,8 @@ def test_derivatives_reach_every_parameter_and_the_pose(
         image, alpha, info = rasterization(
             *free, K, width, height, sh_degree=None if degree < 0 else degree, **settings
         )
-        return image, alpha, *(info[name] for name in ("normals", "median_depth") if name in info)
+        names = ("normals", "median_depth", "plane_depth", "distortion")
+        return image, alpha, *(info[name] for name in names if name in info)
 
     free = [t.clone().requires_grad_(True) for t in gaussians]
     assert torch.autograd.gradcheck(render, free, eps=1e-6, atol=1e-6, rtol=1e-5)
@@ -306,6 +310,40 @@ def test_a_flat_gaussian_shows_the_normal_of_its_plane() -> None:
     assert torch.allclose(
         shown, torch.stack([torch.zeros_like(angle), angle.sin(), -angle.cos()]), atol=1e-12
     )
+
+
+def test_flat_gaussians_on_a_plane_have_its_depth_and_no_distortion() -> None:
+    """Disks on the plane n . x = 2, whose means have depths of their own, in two views."""
+    axis = torch.tensor([0.3, -0.2, 1.0], dtype=F64)
+    normal = axis / axis.norm()
+    generator = torch.Generator().manual_seed(0)
+    spots = torch.rand(80, 2, generator=generator, dtype=F64) * 4 - 2
+    means = torch.cat([spots, (2 - spots @ normal[:2, None]) / normal[2]], 1)
+    # Turn the axis z to the normal.
+    half = torch.tensor([1 + normal[2], -normal[1], normal[0], 0.0], dtype=F64)
+    quats, scales = half.expand(80, 4), torch.tensor([0.2, 0.4, 1e-3], dtype=F64).expand(80, 3)
+    view = torch.eye(4, dtype=F64).repeat(2, 1, 1)
+    view[1, :3, :3] = rotation(torch.tensor([0.1, 0.3, 0.2], dtype=F64))
+    view[1, :3, 3] = torch.tensor([0.5, 0.1, 1.0], dtype=F64)
+    K = torch.tensor([[16.0, 0, 10], [0, 18, 8], [0, 0, 1]], dtype=F64).expand(2, 3, 3)
+    opacities, colors = torch.full((80,), 0.6, dtype=F64), torch.ones(80, 1, dtype=F64)
+    given = means, quats, scales, opacities, colors, view, K, 20, 16
+    info = rasterization(*given, surface=True, render_mode="RGB+ED")[2]
+    for k in range(2):
+        origins, rays = Cameras(view[[k]], K[[k]], (16, 20)).rays()
+        true = (2 - origins[0] @ normal) / (rays[0] @ normal)
+        seen = info["median_ids"][k, ..., 0] >= 0
+        assert int(seen.sum()) > 40
+        assert torch.allclose(info["plane_depth"][k, ..., 0][seen], true[seen], rtol=1e-10)
+    # Means at one depth are not spread; two sheets are, by w_1 w_2 (z_1 - z_2)^2.
+    one = torch.tensor([1.0, 0, 0, 0], dtype=F64).expand(2, 4)
+    sheets = torch.tensor([[0.0, 0, 2], [0, 0, 3]], dtype=F64)
+    flat = torch.tensor([9.0, 9, 1e-3], dtype=F64).expand(2, 3)
+    for middles, apart in ((sheets, 1.0), (sheets * torch.tensor([1.0, 1, 0]) + 2, 0.0)):
+        seen = rasterization(
+            middles, one, flat, opacities[:2], colors[:2], view[:1], K[:1], 20, 16, surface=True
+        )[2]["distortion"]
+        assert float((seen[0, 8, 10] - 0.6 * 0.24 * apart).abs()) < 5e-3
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,13 @@ def variants() -> Iterator[tuple[str, Maker]]:
 def _rendering(real: torch.dtype) -> Iterator[tuple[str, Maker]]:
     for degree, *switches in product((-1, 0, 1, 2, 3), _BOTH, _BOTH, _BOTH, _BOTH):
         yield "projection", lambda d=degree, s=switches: projection_kernel(real, 3, d, *s, 4)
+    for gradient, degree in product(_BOTH, (-1, 0, 3)):
+        yield (
+            "projection",
+            lambda d=degree, g=gradient: projection_kernel(
+                real, 3, d, True, True, False, g, 4, True
+            ),
+        )
     for gradient, channels in product(_BOTH, (0, 1, 16)):
         yield (
             "projection",

@@ -188,8 +188,40 @@ def composite(
     pixelwise = splats.is_cuda if pixelwise is None else pixelwise
     result: Tensor = _Composite.apply(
         splats, boxes, reaches, tiles, width, height, median, pixelwise, rays
-    )
+    )[0]
     return result if rays is None else torch.empty_like(result).index_copy(1, rays.order, result)
+
+
+def composite_with_ids(
+    splats: Tensor,
+    boxes: Tensor,
+    reaches: Tensor,
+    tiles: Tiles,
+    width: int,
+    height: int,
+    median: int,
+    pixelwise: bool | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Composite splats into images, and return the splat at the median depth of every pixel.
+
+    The arguments are those of `composite`.
+
+    Returns:
+        the images of `composite`, and the index of the splat in its view, ``(V, height, width)``
+        int64; -1 if the transmittance stays above 1/2.
+    """
+    pixelwise = splats.is_cuda if pixelwise is None else pixelwise
+    result, place = _Composite.apply(
+        splats, boxes, reaches, tiles, width, height, median, pixelwise, None
+    )
+    rows = torch.arange(height, device=splats.device) // TILE
+    columns = torch.arange(width, device=splats.device) // TILE
+    views = torch.arange(len(splats), device=splats.device)
+    tile = (views[:, None, None] * tiles.down + rows[:, None]) * tiles.across + columns
+    entry = (tiles.starts[tile] + place).clamp(0, max(len(tiles.entries) - 1, 0))
+    if not len(tiles.entries):
+        return result, place.long()
+    return result, torch.where(place >= 0, tiles.entries[entry, 0].long(), -1)
 
 
 class _Composite(torch.autograd.Function):
@@ -205,7 +237,7 @@ class _Composite(torch.autograd.Function):
         median: int | None,
         pixelwise: bool,
         rays: Rays | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         splats = splats.detach().contiguous()
         planes = splats.shape[2] - GEOMETRY + 1 + (median is not None)
         if rays is None:
@@ -223,11 +255,12 @@ class _Composite(torch.autograd.Function):
         arguments = _arguments(saved, tiles, ctx.size, rays)
         work = 100.0 * len(tiles.entries) + images.numel()
         _run(arguments, median, pixelwise, gradient=False, work=work)
-        return images
+        ctx.mark_non_differentiable(middle)
+        return images, middle
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> Any:
+    def backward(ctx: Any, slope: Tensor, *_: Any) -> Any:
         images, _, _, splats, *_ = ctx.saved_tensors
         tiles: Tiles = ctx.tiles
         arguments = _arguments(ctx.saved_tensors, tiles, ctx.size, ctx.rays)

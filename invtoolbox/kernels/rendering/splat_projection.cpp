@@ -1,8 +1,8 @@
 // Project PART Gaussians of one scene into all views of the scene.
 //
 // Out come splats (GEOMETRY numbers: mean, conic and opacity; then the features: color, depth and
-// normal), boxes of pixels, and reaches; see `project` in splat_projection.py.
-const int HARMONICS = (DEGREE + 1) * (DEGREE + 1), ROW = GEOMETRY + CHANNELS + DEPTH + 3 * NORMALS;
+// normal, and of a surface the square of the depth and the distance of the plane), boxes of pixels, and reaches; see `project` in splat_projection.py.
+const int HARMONICS = (DEGREE + 1) * (DEGREE + 1), ROW = GEOMETRY + CHANNELS + DEPTH + 3 * NORMALS + 2 * SURFACE;
 #include "spherical_harmonics.h"
 const long long first = (long long)(part % parts) * PART, scene = part / parts;
 const long long last = first + PART < count ? first + PART : count;
@@ -80,6 +80,11 @@ for (long long n = first; n < last; ++n) {
 #include "splat_projection_normal.h"
         for (int i = 0; i < 3; ++i)
             out[at++] = facing * Q[3 * i + thin];
+#endif
+#if SURFACE
+        // The plane through the centre has the equation n . x = n . (distance d), x from the camera.
+        out[at++] = p2 * p2;
+        out[at++] = facing * toward * distance;
 #endif
     }
 }

@@ -38,6 +38,8 @@ class Projection:
         depth: add the depth to the features.
         normals: add the normal to the features.
         antialiased: lower the opacity by what the blur adds to the area.
+        surface: add the square of the depth, and the distance of the camera to the plane of the two
+            longer axes (0 or less, along the normal); it needs the normals.
         anywhere: samples lie anywhere in a pixel, not only at its centre, so that the boxes hold
             every pixel that a Gaussian touches in part.
     """
@@ -52,6 +54,7 @@ class Projection:
     depth: bool = False
     normals: bool = False
     antialiased: bool = False
+    surface: bool = False
     anywhere: bool = False
 
 
@@ -99,6 +102,7 @@ def projection_kernel(
     antialiased: bool,
     gradient: bool,
     part: int,
+    surface: bool = False,
 ) -> Kernel:
     """Return the kernel that projects ``part`` Gaussians per task, or its gradient.
 
@@ -113,6 +117,7 @@ def projection_kernel(
         "DEPTH": depth,
         "NORMALS": normals,
         "ANTIALIASED": antialiased,
+        "SURFACE": surface,
     }
     file = "splat_projection_gradient.cpp" if gradient else "splat_projection.cpp"
     return native_kernel(f"rendering/{file}", definitions, ProjectionArguments, task="part")
@@ -146,7 +151,7 @@ def project(
         The splats, their boxes and their reaches.
 
         - splats ``(S * C, N, 6 + features)``: mean (x, y), conic (xx, xy, yy), opacity, and the
-          features colors, depth and normal.
+          features colors, depth, normal, square of the depth and distance of the plane.
         - boxes ``(S * C, N, 4)`` int32: the pixels that a splat may touch.
         - reaches ``(S * C, N, 2)``: depth, and half the squared Mahalanobis distance at which alpha
           is 1/255.
@@ -165,7 +170,7 @@ class _Project(torch.autograd.Function):
         means, colors, viewmats = tensors[0], tensors[4], tensors[5]
         views, count = len(means) * viewmats.shape[1], means.shape[1]
         channels = 3 if how.degree >= 0 else colors.shape[-1]
-        row = GEOMETRY + channels + int(how.depth) + 3 * int(how.normals)
+        row = GEOMETRY + channels + int(how.depth) + 3 * int(how.normals) + 2 * int(how.surface)
         splats, reaches = means.new_empty(views, count, row), means.new_empty(views, count, 2)
         boxes = torch.empty(views, count, 4, dtype=torch.int32, device=means.device)
         ctx.how, ctx.channels = how, channels
@@ -246,5 +251,6 @@ def _run(
         how.antialiased,
         gradient,
         _part(arguments.means),
+        how.surface,
     )
     launch(kernel, len(arguments.means) * arguments.parts, arguments, work)

@@ -2,7 +2,7 @@
 // gradient `dsplats` to the gradients of PART Gaussians and of the extrinsic matrices.
 //
 // `poses` holds one row per task and view: the gradient of the upper 3 x 4 entries of the matrix.
-const int HARMONICS = (DEGREE + 1) * (DEGREE + 1), ROW = GEOMETRY + CHANNELS + DEPTH + 3 * NORMALS;
+const int HARMONICS = (DEGREE + 1) * (DEGREE + 1), ROW = GEOMETRY + CHANNELS + DEPTH + 3 * NORMALS + 2 * SURFACE;
 #include "spherical_harmonics.h"
 #include "spherical_harmonics_slope.h"
 const long long first = (long long)(part % parts) * PART, scene = part / parts;
@@ -75,6 +75,19 @@ for (long long n = first; n < last; ++n) {
 #include "splat_projection_normal.h"
         for (int i = 0; i < 3; ++i)
             dQ[3 * i + thin] += facing * D[at++];
+#endif
+#if SURFACE
+        dp[2] += 2 * p2 * D[at++];
+        const REAL dplane = facing * D[at++];
+        for (int i = 0; i < 3; ++i) {
+            const REAL du = dplane * Q[3 * i + thin];
+            dQ[3 * i + thin] += dplane * distance * d[i];
+            dm[i] += du;
+            for (int j = 0; j < 3; ++j) {
+                dR[3 * j + i] += E[4 * j + 3] * du;
+                dE[4 * j + 3] += E[4 * j + i] * du;
+            }
+        }
 #endif
         // The conic is the inverse of the covariance: its gradient G becomes -C^-1 G C^-1.
         const REAL inverse = (REAL)1 / det, A = c * inverse, B = -b * inverse, C = a * inverse;

@@ -23,8 +23,16 @@ from invtoolbox.geometry.rigid import inverse, rigid, rotation
 from invtoolbox.geometry.splatting import check_skew, rasterization
 from invtoolbox.operators.base import Operator
 
-Output = Literal["color", "alpha", "depth", "median_depth", "normal"]
-_CHANNELS = {"color": 3, "alpha": 1, "depth": 1, "median_depth": 1, "normal": 3}
+Output = Literal["color", "alpha", "depth", "median_depth", "normal", "plane_depth", "distortion"]
+_CHANNELS = {
+    "color": 3,
+    "alpha": 1,
+    "depth": 1,
+    "median_depth": 1,
+    "normal": 3,
+    "plane_depth": 1,
+    "distortion": 1,
+}
 
 
 class _SplatOperator(Operator):
@@ -103,7 +111,9 @@ class GaussianRenderer(_SplatOperator):
         cameras: cameras of every item, or a sequence with the cameras of each item, all of one size
             and number.
         outputs: names out of ``"color"``, ``"alpha"``, ``"depth"`` (expected, along z),
-            ``"median_depth"`` and ``"normal"`` (in the world, weighted by alpha).
+            ``"median_depth"`` and ``"normal"`` (in the world, weighted by alpha); and for flat
+            Gaussians ``"plane_depth"`` (at which rays meet the planes of the Gaussians) and
+            ``"distortion"`` (spread of the depths in a pixel).
         background: color of the background: a number, or one number per channel.
         channels: number of channels of the color.
         antialiased: whether ``rasterize_mode`` of `geometry.rasterization` is "antialiased".
@@ -210,6 +220,7 @@ class GaussianRenderer(_SplatOperator):
             rasterize_mode="antialiased" if self.antialiased else "classic",
             normals="normal" in self.outputs,
             median_depth="median_depth" in self.outputs,
+            surface=not {"plane_depth", "distortion"}.isdisjoint(self.outputs),
         )
         self._check_channels(image.shape[-1] - depth)
         known = {
@@ -217,7 +228,7 @@ class GaussianRenderer(_SplatOperator):
             "alpha": alpha,
             "depth": image[..., self.channels :],
             "normal": info.get("normals"),
-            "median_depth": info.get("median_depth"),
+            **{name: info.get(name) for name in ("median_depth", "plane_depth", "distortion")},
         }
         found = {name: info[name] for name in ("splats", "boxes") if name in info}
         size = constant((self.size[1], self.size[0]), like)

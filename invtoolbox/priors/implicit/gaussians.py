@@ -36,6 +36,9 @@ _RATES = {
     "harmonics": 2.5e-3 / 20,
 }
 
+#: Thickness of flat Gaussians at the start, as a share of their radius.
+FLATNESS = 0.01
+
 _DEFAULT = DefaultStrategy()
 
 
@@ -70,6 +73,11 @@ class Gaussians(AdaptivePrior):
             (at once if that is None). The opacities of the others grow by ``1 / (1 - share)``, up
             to 1, which keeps their mean. Source: Park, Ryu and Kim, "DropGaussian", CVPR 2025, with
             a share of 0.2.
+        flat: whether Gaussians are flat, for surfaces: the third standard deviation is a hundredth
+            of the first ones at the start and is not changed. The disks start in the planes of
+            their neighbours. Disks have a normal and a plane (``outputs=("plane_depth", "normal")`` of
+            `operators.GaussianRenderer`). Source: Huang et al., "2D Gaussian splatting for
+            geometrically accurate radiance fields", SIGGRAPH 2024.
 
     Raises:
         InputError: The points, colors or settings do not fit.
@@ -94,6 +102,7 @@ class Gaussians(AdaptivePrior):
         degree_every: int = 1000,
         rates: dict[str, float] | None = None,
         dropout: float = 0.0,
+        flat: bool = False,
     ) -> None:
         points = points[None] if points.ndim == 2 else points
         if (
@@ -147,6 +156,7 @@ class Gaussians(AdaptivePrior):
             dict(rates or {}),
             dropout,
         )
+        self.flat = bool(flat)
         self.size: float | None = extent
         self.views = 1
         self.iteration: int | None = None  # None: everything takes part
@@ -169,6 +179,7 @@ class Gaussians(AdaptivePrior):
         rates: dict[str, float] | None = None,
         carve: bool = False,
         dropout: float = 0.0,
+        flat: bool = False,
     ) -> Self:
         """Create ``count`` Gaussians of random colors at random places of a box.
 
@@ -188,6 +199,7 @@ class Gaussians(AdaptivePrior):
                 (`geometry.carve_surface`). This is for one object before a plain background;
                 without it the first thousands of steps are spent on finding the object.
             dropout: see `Gaussians`.
+            flat: see `Gaussians`.
         """
         generator = torch.Generator().manual_seed(seed)
         corner, end = torch.tensor(low), torch.tensor(high)
@@ -207,6 +219,7 @@ class Gaussians(AdaptivePrior):
             degree_every=degree_every,
             rates=rates,
             dropout=dropout,
+            flat=flat,
         )
         prior.seed = seed
         prior.box = (low, high) if carve else None
@@ -266,11 +279,14 @@ class Gaussians(AdaptivePrior):
         points = self.points
         turn = torch.zeros(*points.shape[:2], 4, dtype=points.dtype, device=points.device)
         turn[..., 0] = 1
-        scales = self.scales.clamp_min(1e-7).log()[..., None].expand_as(points)
+        scales = self.scales.clamp_min(1e-7).log()[..., None].expand_as(points).contiguous()
+        if self.flat:
+            turn = torch.stack([_orientations(p) for p in points])
+            scales[..., 2] += math.log(FLATNESS)
         leaves = {
             "means": points,
             "quats": turn,
-            "log_scales": scales.contiguous(),
+            "log_scales": scales,
             "logit_opacities": torch.full_like(
                 points[..., 0], math.log(self.opacity / (1 - self.opacity))
             ),
@@ -295,10 +311,15 @@ class Gaussians(AdaptivePrior):
             opacities = (
                 opacities * _kept(opacities.shape[1], share, generator).to(opacities) / (1 - share)
             ).clamp_max(1)
+        scales = parameters["log_scales"].exp()
+        if self.flat:
+            # Not thicker than a tenth of the disk, so that the third axis remains the normal.
+            thickness = torch.minimum(scales[..., 2], 0.1 * scales[..., :2].amin(-1)).detach()
+            scales = torch.cat([scales[..., :2], thickness[..., None]], -1)
         return Splats(
             parameters["means"],
             parameters["quats"],
-            parameters["log_scales"].exp(),
+            scales,
             opacities,
             colors,
         )
@@ -415,6 +436,7 @@ class Gaussians(AdaptivePrior):
         ]
         shown += [f"rates={self.rates}"] if self.rates else []
         shown += [f"dropout={self.dropout:g}"] if self.dropout else []
+        shown += ["flat=True"] if self.flat else []
         shown += [f"decay_over={self.decay_over}", f"degree_every={self.degree_every}"]
         return f"Gaussians({', '.join(shown)})"
 
@@ -436,3 +458,19 @@ def _spacing(points: Tensor) -> Tensor:
     graph = NeighbourGraph.of_points(points, neighbours=min(3, len(points) - 1))
     total = torch.zeros_like(points[:, 0]).index_add(0, graph.edges[0], graph.vectors.norm(dim=1))
     return total / min(3, len(points) - 1)
+
+
+def _orientations(points: Tensor) -> Tensor:
+    """Return quaternions that turn the axis z to the normal of each point, ``(N, 4)``.
+
+    The normal is the direction in which the nearest neighbours of the point vary least.
+    """
+    spread = torch.zeros(len(points), 3, 3, dtype=points.dtype, device=points.device)
+    if len(points) > 3:
+        graph = NeighbourGraph.of_points(points, neighbours=min(10, len(points) - 1))
+        away = graph.vectors
+        spread = spread.index_add(0, graph.edges[0], away[:, :, None] * away[:, None])
+    normal = torch.linalg.eigh(spread)[1][..., 0]
+    # Half the turn from z to n is that of (1 + n_z, -n_y, n_x, 0); -n is the same normal.
+    x, y, z = (normal * torch.where(normal[:, 2:] < 0, -1.0, 1.0)).unbind(1)
+    return torch.stack([1 + z, -y, x, torch.zeros_like(z)], 1)

@@ -234,14 +234,18 @@ class NormalConsistency(_CameraPrior):
     own have a surface and differ by less than ``tolerance``; elsewhere there is an edge.
 
     Depths of Gaussians are the depths of their means, so N is informative if the Gaussians are
-    smaller than the surface that they make up.
+    smaller than the surface that they make up. For flat Gaussians (`priors.Gaussians` with
+    ``flat=True``) render "plane_depth" in place of "depth", and with ``distortion`` above 0 a sixth
+    channel "distortion", whose mean over the pixels is added: it draws the Gaussians of a pixel
+    together.
 
     Source: Huang et al., "2D Gaussian splatting for geometrically accurate radiance fields",
-    SIGGRAPH 2024, equation 14.
+    SIGGRAPH 2024, equations 13 and 14.
 
     Args:
         cameras: cameras of the pictures.
         tolerance: relative difference of neighbouring depths beyond which there is an edge.
+        distortion: weight of the mean distortion, one over the square of a length.
 
     Raises:
         InputError: The predictions have other channels, or other pictures than the pictures of the
@@ -257,20 +261,23 @@ class NormalConsistency(_CameraPrior):
     [0.0, 0.18]
     """
 
-    def __init__(self, cameras: Cameras, tolerance: float = 0.1) -> None:
+    def __init__(self, cameras: Cameras, tolerance: float = 0.1, distortion: float = 0.0) -> None:
         check_positive("the tolerance of NormalConsistency", tolerance)
-        self.cameras, self.tolerance = cameras, tolerance
+        if not distortion >= 0:
+            raise InputError(f"the distortion of NormalConsistency is 0 or more, got {distortion}")
+        self.cameras, self.tolerance, self.distortion = cameras, tolerance, distortion
 
     def energy(self, x: Tensor) -> Tensor:
         if (
             x.ndim != 5
-            or x.shape[1] != 5
+            or x.shape[1] != (6 if self.distortion > 0 else 5)
             or x.shape[2] != len(self.cameras)
             or tuple(x.shape[3:]) != self.cameras.size
         ):
             raise InputError(
-                f"{self!r} takes pictures (batch, 5, {len(self.cameras)}, {self.cameras.size[0]}, "
-                f"{self.cameras.size[1]}) of normal, alpha and depth, got {tuple(x.shape)}; "
+                f"{self!r} takes pictures (batch, {6 if self.distortion > 0 else 5}, "
+                f"{len(self.cameras)}, {self.cameras.size[0]}, {self.cameras.size[1]}) of normal, "
+                f"alpha and depth, and of the distortion if it has a weight, got {tuple(x.shape)}; "
                 "render them with outputs=('normal', 'alpha', 'depth')"
             )
         if min(x.shape[3:]) < 3:
@@ -290,7 +297,8 @@ class NormalConsistency(_CameraPrior):
         known = known * also * (length[..., 0].detach() > 0)
         surface = surface / torch.where(length > 0, length, 1.0)
         apart = known * (alpha[inside] - (normal[inside] * surface).sum(-1))
-        return apart.flatten(1).sum(1) / known.flatten(1).sum(1).clamp_min(1)
+        energy = apart.flatten(1).sum(1) / known.flatten(1).sum(1).clamp_min(1)
+        return energy + self.distortion * x[:, 5].flatten(1).mean(1) if self.distortion else energy
 
     def _across(
         self, points: Tensor, depth: Tensor, own: Tensor, axis: int
