@@ -40,6 +40,8 @@ from .runs.deformation import deform as deform
 from .runs.flow.sequence import flow_sequence as flow_sequence
 from .runs.normal_maps import integrate_normals as integrate_normals
 from .runs.normal_maps import surface_from_normals as surface_from_normals
+from .runs.registration import Registration as Registration
+from .runs.registration import register as register
 from .runs.run import run as run
 from .runs.study.slices import map_slices as map_slices
 from .solution import Solution as Solution

@@ -41,8 +41,9 @@ _WITHOUT_NAME = {
     "priors": """Prior ExplicitPrior ImplicitPrior AdaptivePrior PriorSum AlongField
         ConditionalMixture ConditionalPrior Deformation GaussianLatents GaussianPair HuberNorm
         Misfit RigidMotion RigidTrack SmoothedNorm ThroughOperator TotalDeepVariation""",
-    "operators": """Operator LinearOperator EulerRollout Matrix NoMeasurement NormalIntegration OnBoth
-        OverTime PixelGraphLaplacian PointWarp PointWarpBothWays SideGap SparseMatrix VectorScan""",
+    "operators": """Operator LinearOperator EulerRollout ImageWarp Matrix NoMeasurement
+        NormalIntegration OnBoth OverTime PixelGraphLaplacian PointWarp PointWarpBothWays SideGap
+        SparseMatrix VectorScan Warp""",
     "data_terms": "DataTerm PlaneToPlane RolloutChamfer Stack",
     "solvers": "Solver DiffusionSampler LearnedDirection",
 }

@@ -14,6 +14,7 @@ from invtoolbox.data_terms.rendered_views import (
     ScaleShiftInvariant,
 )
 from invtoolbox.data_terms.robust import L1, Huber, Student
+from invtoolbox.data_terms.similarity import MutualInformation, NormalizedCrossCorrelation
 from invtoolbox.data_terms.sobolev import Sobolev
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "Exact",
     "Huber",
     "LeastSquares",
+    "MutualInformation",
+    "NormalizedCrossCorrelation",
     "PearsonDepth",
     "Photometric",
     "PlaneToPlane",

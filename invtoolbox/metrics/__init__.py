@@ -43,6 +43,7 @@ from invtoolbox.metrics.images import (
     rmse,
     ssim,
 )
+from invtoolbox.metrics.registration import dice, folding, hausdorff, jacobian_determinant
 
 __all__ = [
     "AV2_META_CLASSES",
@@ -59,9 +60,13 @@ __all__ = [
     "angle_error",
     "bucketed_epe",
     "correlation",
+    "dice",
     "dynamic_end_point_error",
     "end_point_error",
     "evaluate",
+    "folding",
+    "hausdorff",
+    "jacobian_determinant",
     "mae",
     "matthews_correlation",
     "meta_class",

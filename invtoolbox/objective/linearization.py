@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from invtoolbox.objective.objective import Objective
+from invtoolbox.operators.algebra import Composition
+from invtoolbox.operators.base import LinearOperator, Operator, expand
+from invtoolbox.priors.base import ExplicitPrior
 
 
 class Linearization:
@@ -23,25 +26,37 @@ class Linearization:
     operator H is the Hessian. For a nonlinear operator it leaves out the terms that the residual
     multiplies, and stays positive semidefinite if C and S are convex.
 
-    Nothing is stored but the graph of one evaluation. ``J v`` is computed by reverse mode twice,
-    ``J^T w`` being linear in w, because operators need a backward pass only.
+    Nothing is stored but the derivative at the point. If the operator has it in closed form
+    (`Operator.linearize`) and the variable is the image, its products are taken. Otherwise ``J v``
+    is computed by reverse mode twice, ``J^T w`` being linear in w, because operators need a
+    backward pass only. Quadratic priors ``1/2 |L x - b|^2`` add ``L^T L v``.
     """
 
     def __init__(self, objective: Objective, variable: Tensor) -> None:
         D, y = objective.problem.data_term, objective.problem.y
         self._data_term, self._quadratic = D, D.is_quadratic
+        self._jacobian = (
+            closed_derivative(objective.problem.operator, variable)
+            if objective.layout is None
+            else None
+        )
         with torch.enable_grad():
             self._free = variable.detach().requires_grad_(True)
             decoded = objective.decode_parameters(self._free)
-            prediction = decoded.operator(decoded.x)
+            images = decoded.x if isinstance(decoded.x, tuple) else (decoded.x,)
+            if self._jacobian is not None and self._quadratic:
+                prediction = ()  # neither its value nor its graph is needed
+            else:
+                with torch.set_grad_enabled(self._jacobian is None):
+                    prediction = decoded.operator(decoded.x)
             self._predictions = prediction if isinstance(prediction, tuple) else (prediction,)
             self._is_tuple = isinstance(prediction, tuple)
-            images = decoded.x if isinstance(decoded.x, tuple) else (decoded.x,)
-            self._outputs = (*self._predictions, *images)
-            self._probe = tuple(torch.zeros_like(t, requires_grad=True) for t in self._outputs)
-            (self._pulled,) = torch.autograd.grad(
-                self._outputs, self._free, self._probe, create_graph=True
-            )
+            if self._jacobian is None:
+                self._outputs = (*self._predictions, *images)
+                self._probe = tuple(torch.zeros_like(t, requires_grad=True) for t in self._outputs)
+                (self._pulled,) = torch.autograd.grad(
+                    self._outputs, self._free, self._probe, create_graph=True
+                )
             detached = tuple(p.detach() for p in self._predictions)
             self._bend = (
                 None
@@ -54,7 +69,12 @@ class Linearization:
                 self._slopes = torch.autograd.grad(misfit.sum(), self._points, create_graph=True)
             self._images = tuple(t.detach().requires_grad_(True) for t in images)
             image: Any = self._images if isinstance(decoded.x, tuple) else self._images[0]
-            self._image_slopes = _slopes(objective.prior_value(image), self._images)
+            self._image_slopes = _slopes(_curved_energy(objective, image), self._images)
+            self._squares = [
+                (weight, prior.quadratic()[0])
+                for weight, prior in objective.terms
+                if _is_square(prior, image)
+            ]
             self._parameter_slopes = (
                 _slopes(objective.parameter_energy(decoded), (self._free,))
                 if objective.layout is not None
@@ -63,23 +83,73 @@ class Linearization:
 
     def product(self, v: Tensor) -> Tensor:
         """Return ``H v``."""
+        if self._jacobian is not None:
+            return self._closed_product(v, self._jacobian)
         with torch.enable_grad():
             every = torch.autograd.grad(self._pulled, self._probe, v, retain_graph=True)
             moved, moved_images = every[: len(self._predictions)], every[len(self._predictions) :]
-            if self._quadratic:
-                bent: tuple[Any, ...] = (self._data_term.weighted(moved[0]),)
-            elif self._bend is not None:
-                curved = self._bend(tuple(moved) if self._is_tuple else moved[0])
-                bent = curved if self._is_tuple else (curved,)
-            else:
-                bent = torch.autograd.grad(self._slopes, self._points, moved, retain_graph=True)
-            bent_images = _products(self._image_slopes, self._images, moved_images)
+            bent = self._bent(moved)
+            bent_images = self._bent_images(moved_images)
             (result,) = torch.autograd.grad(
                 self._outputs, self._free, (*bent, *bent_images), retain_graph=True
             )
             if self._parameter_slopes is not None:
                 result = result + _products(self._parameter_slopes, (self._free,), (v,))[0]
         return result.detach()
+
+    def _closed_product(self, v: Tensor, J: LinearOperator) -> Tensor:
+        moved = J(v)
+        parts = moved if isinstance(moved, tuple) else (moved,)
+        with torch.enable_grad():
+            bent = self._bent(parts)
+        result = J.adjoint(bent if isinstance(moved, tuple) else bent[0])
+        return (result + self._bent_images((v,))[0]).detach()
+
+    def _bent(self, moved: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the Hessian of the misfit times a change of the prediction."""
+        if self._quadratic:
+            return (self._data_term.weighted(moved[0]),)
+        if self._bend is not None:
+            curved = self._bend(tuple(moved) if self._is_tuple else moved[0])
+            return tuple(curved) if self._is_tuple else (curved,)
+        return torch.autograd.grad(self._slopes, self._points, moved, retain_graph=True)
+
+    def _bent_images(self, moved: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the Hessian of the explicit priors times a change of the image."""
+        if self._image_slopes is None:
+            total = tuple(torch.zeros_like(t) for t in moved)
+        else:
+            with torch.enable_grad():
+                total = _products(self._image_slopes, self._images, moved)
+        for weight, L in self._squares:
+            part = moved[0] if L is None else L.normal(moved[0])
+            total = (torch.addcmul(total[0], expand(weight, part), part),)
+        return total
+
+
+def closed_derivative(operator: Operator, x: Tensor) -> LinearOperator | None:
+    """Return the derivative at x of an operator that has it in closed form, else ``None``."""
+    if isinstance(operator, LinearOperator):
+        return operator
+    if isinstance(operator, Composition):
+        outer, inner = operator.parts
+        first = closed_derivative(inner, x)
+        second = None if first is None else closed_derivative(outer, inner(x))
+        return None if first is None or second is None else cast(LinearOperator, second @ first)
+    return operator.linearize(x) if type(operator).linearize is not Operator.linearize else None
+
+
+def _is_square(prior: ExplicitPrior, image: Any) -> bool:
+    return isinstance(image, Tensor) and "quadratic" in prior.offers
+
+
+def _curved_energy(objective: Objective, image: Any) -> Tensor:
+    """Return the energy of the explicit priors that are not quadratic."""
+    total = torch.zeros_like(objective.regularization)
+    for weight, prior in objective.terms:
+        if not _is_square(prior, image):
+            total = total + weight * prior.energy(image)
+    return total
 
 
 def _slopes(energy: Tensor, at: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:

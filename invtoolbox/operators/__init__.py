@@ -6,6 +6,7 @@ from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.operators.elementary import Identity, NoMeasurement
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.operators.graph_laplacian import PixelGraphLaplacian
+from invtoolbox.operators.image_warp import ImageWarp, Warp
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.imaging.blur_3d import Blur3D, measured_psf
 from invtoolbox.operators.imaging.compressed_sensing import GaussianSensing, HadamardSensing
@@ -28,6 +29,7 @@ from invtoolbox.operators.rendering.combined import OnBoth, OverTime
 from invtoolbox.operators.rendering.exposure import ExposedRenderer
 from invtoolbox.operators.rendering.gaussian_renderer import GaussianRanges, GaussianRenderer
 from invtoolbox.operators.rendering.voxel_renderer import VoxelRenderer
+from invtoolbox.operators.strain import ElasticStrain, SecondDifferences
 from invtoolbox.operators.tomography import trajectories
 from invtoolbox.operators.tomography.cone_beam import ConeBeam, VectorScan
 from invtoolbox.operators.tomography.conversion_astra import from_astra, to_astra
@@ -44,6 +46,7 @@ __all__ = [
     "CartesianMRI",
     "ConeBeam",
     "Downsampling",
+    "ElasticStrain",
     "EulerRollout",
     "ExposedRenderer",
     "FanBeam",
@@ -54,6 +57,7 @@ __all__ = [
     "GaussianSensing",
     "HadamardSensing",
     "Identity",
+    "ImageWarp",
     "Inpainting",
     "LinearOperator",
     "Matrix",
@@ -71,12 +75,14 @@ __all__ = [
     "PointWarp",
     "PointWarpBothWays",
     "Sampling",
+    "SecondDifferences",
     "SideGap",
     "SpaceVaryingBlur",
     "SparseMatrix",
     "Unmixing",
     "VectorScan",
     "VoxelRenderer",
+    "Warp",
     "Wavelet",
     "align_phase",
     "estimate_coil_maps",

@@ -63,6 +63,8 @@ from invtoolbox.priors.learned.score_distillation import (
 )
 from invtoolbox.priors.learned.total_deep_variation import TotalDeepVariation
 from invtoolbox.priors.motion.consistency import ClusterConsistency, SpatialConsistency
+from invtoolbox.priors.motion.displacement import Bending, Diffusion, LinearElastic
+from invtoolbox.priors.motion.grid_arap import GridARAP
 from invtoolbox.priors.motion.local_rigidity import (
     AsIsometricAsPossible,
     LocalRigidity,
@@ -88,6 +90,7 @@ __all__ = [
     "AlongField",
     "AsIsometricAsPossible",
     "AutoencoderNetwork",
+    "Bending",
     "Bottleneck",
     "Box",
     "ClusterConsistency",
@@ -111,6 +114,7 @@ __all__ = [
     "DepthConsistency",
     "DepthSmoothness",
     "DiffusersScore",
+    "Diffusion",
     "Disagreement",
     "DnCNN",
     "ExplicitPrior",
@@ -124,6 +128,7 @@ __all__ = [
     "GradientOrigin",
     "GradientOriginNetwork",
     "GraphLaplacian",
+    "GridARAP",
     "GroupL1",
     "GroupSparsity",
     "HuberNorm",
@@ -131,6 +136,7 @@ __all__ = [
     "ImplicitPrior",
     "Isometry",
     "LearnedProximal",
+    "LinearElastic",
     "LocalRigidity",
     "LocalRotation",
     "MCMCStrategy",
