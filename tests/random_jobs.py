@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import invtoolbox as it
 from invtoolbox.core.content import digest
+from invtoolbox.datasets.output import make_folder
 from invtoolbox.errors import InputError
 from tests import random_parts, random_runs
 from tests.training.interruption import BreakingPairs, Stopped
@@ -252,15 +253,10 @@ def _reconstruct_views(run: Inputs, folder: Path, to_end: bool) -> Any:
         run["weight of the variation"] * VoxelVariation("density"),
         seed=run["seed"],
         silhouettes=run["weight of silhouettes"],
-        folder=_made(folder),
+        folder=make_folder(folder),
         progress=False,
     )
     return found.x.density, found.x.color, [r.iterations for r in found.reports]
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 # -- studies, sequences and scene files ------------------------------------------------------------
@@ -323,7 +319,7 @@ def _flow(run: Inputs, folder: Path, to_end: bool) -> Any:
     from invtoolbox.motion.preparation import Preparation
     from invtoolbox.runs.flow.sequence import flow_sequence
 
-    data, gain = _made(folder / "data"), run["gain"]
+    data, gain = make_folder(folder / "data"), run["gain"]
     for k in range(4):
         rows = torch.nn.functional.pad(run[f"sweep {k}"], (0, 1))
         rows.numpy().astype("<f4").tofile(data / f"00000{k}.bin")
@@ -418,7 +414,7 @@ def _move_mesh(run: Inputs, folder: Path, to_end: bool) -> Any:
     i = (torch.arange(4)[:, None] * 3 + torch.arange(2)).flatten()[:, None]
     faces = torch.cat([i + torch.tensor([0, 3, 1]), i + torch.tensor([1, 3, 4])])
     np.savez(
-        _made(folder / "data") / "mesh.npz", vertices=run["vertices"].numpy(), faces=faces.numpy()
+        make_folder(folder / "data") / "mesh.npz", vertices=run["vertices"].numpy(), faces=faces.numpy()
     )
     groups = torch.full((15,), -1)
     groups[:3], groups[12:] = 0, 1
