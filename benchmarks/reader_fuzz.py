@@ -3,7 +3,8 @@
     python benchmarks/reader_fuzz.py [--count 1000] [--only volume.nii ...] [--seed 0]
 
 Memory and time are bounded: files are opened in child processes with limited memory. A child that
-dies, or exceeds the time limit of a file, is replaced, and the file is kept under --keep. Printed
+dies, or is silent for a minute, is replaced, and the file is kept under --keep. More than 10 seconds
+of processor time for a file, and more than 300 MB for all files of a child, are faults. Printed
 for each seed file: the numbers of files that were read and refused; results with another shape than
 the whole file, by kind of damage (legitimate only if the damage hit a declared size that still fits
 the bytes); the slowest file; the largest memory.
@@ -28,9 +29,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-#: Bytes of address space beyond a child's imports, and seconds for one file.
+#: Bytes of address space beyond a child's imports.
 MEMORY = 1_500_000_000
-PATIENCE = 20.0
+#: Most seconds of processor time for one file; and seconds after which a silent child hangs.
+MOST_SECONDS, PATIENCE = 10.0, 60.0
+#: Kilobytes that all files of a child, each a few kilobytes long, may need beyond its imports.
+MOST_GROWN = 300 * 1024
 
 
 def child(names: list[str], start: int, stop: int, seed: int) -> None:
@@ -75,7 +79,7 @@ def child(names: list[str], start: int, stop: int, seed: int) -> None:
             json.dumps({"begin": number, "kind": kind, "reader": named, "path": str(path)}),
             flush=True,
         )
-        began = time.monotonic()
+        began = time.process_time()
         try:
             result: Any = fuzzing.outcome(path, named or own[name])
             line: dict[str, Any] = (
@@ -88,7 +92,9 @@ def child(names: list[str], start: int, stop: int, seed: int) -> None:
             }
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         print(
-            json.dumps({**line, "seconds": round(time.monotonic() - began, 3), "grown_kb": grown}),
+            json.dumps(
+                {**line, "seconds": round(time.process_time() - began, 3), "grown_kb": grown}
+            ),
             flush=True,
         )
     shutil.rmtree(place, ignore_errors=True)
@@ -161,6 +167,11 @@ class Seed:
             max(self.slowest, line["seconds"]),
             max(self.most, line["grown_kb"]),
         )
+        if line["grown_kb"] > MOST_GROWN or line["seconds"] > MOST_SECONDS:
+            self.faults.append(
+                f"{begun['begin']} ({begun['kind']}): +{line['grown_kb'] // 1024} MB, "
+                f"{line['seconds']:.1f} s"
+            )
         if "raised" in line:
             self.faults.append(
                 f"{begun['begin']} ({begun['kind']}, reader {begun['reader']}): {line['raised']} "
@@ -253,7 +264,10 @@ def main() -> None:
 
     names = arguments.only or list(fuzzing.SEEDS)
     total = fuzz(names, arguments.count, arguments.seed, arguments.keep)
-    print(f"{len(names)} seeds, {len(names) * arguments.count} damaged files, {total} faults")
+    print(
+        f"{len(names)} seeds, {len(names) * arguments.count} damaged files, {total} faults; seed "
+        f"{arguments.seed}, bounds {MOST_SECONDS:.0f} s and {MOST_GROWN // 1024} MB"
+    )
     sys.exit(1 if total else 0)
 
 

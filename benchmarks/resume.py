@@ -1,11 +1,12 @@
-"""Change one input of 500 random runs and resume: refused every time; unchanged: bitwise the same.
+"""Change one input of 1,000 random jobs and resume: refused every time; unchanged: bitwise the same.
 
-    python benchmarks/resume.py [--count 500]
+    python benchmarks/resume.py [--count 1000] [--first 0]
 
-Every run draws an operator, a data term, a prior, a solver and their settings (tests/random_runs.py),
-is stopped after 3 of 5 steps, and is resumed from its checkpoint: once with one changed input,
-drawn among all of them, and once unchanged, which is compared with an uninterrupted run. At the
-end: the time of the digest of 100 MB.
+Every job is one of the kinds of tests/random_jobs.py: solves with any operator, data term, prior, solver
+and rule, trainings, schedules of photographs, studies, sequences and scene files. It is stopped in its
+middle and resumed: once with one changed input, drawn among all of them, and once unchanged, which is
+compared with an undisturbed job. A sequence does anew the pairs whose sweeps have changed, and its
+files are compared with those of a new sequence. At the end: the time of the digest of 100 MB.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import random
 import sys
 import tempfile
 import time
+import traceback
+import warnings
 from pathlib import Path
 
 import torch
@@ -23,36 +26,46 @@ from common import machine, verdict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+#: Shares of the kinds among the jobs; solves are the cheapest, and have the most inputs.
+SHARES = {"solve": 30, "any parts": 40, "training": 6, "photographs": 5}
+
 
 def main() -> None:
     from invtoolbox.core.content import digest
-    from tests.random_runs import inputs_of, random_run, try_resumption
+    from tests.random_jobs import KINDS, attempt
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=500)
-    count = parser.parse_args().count
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first job")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
     print(machine())
     inputs: collections.Counter[str] = collections.Counter()
     kinds: collections.Counter[str] = collections.Counter()
     wrong: list[str] = []
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(count):
-            run = random_run(number)
-            name = random.Random(number).choice(inputs_of(run))
-            inputs[name] += 1
-            kinds.update((run["operator"], f"prior {run['prior']}", run["solver"]))
-            found = try_resumption(run, name, number, Path(folder) / "run.ckpt")
-            if found:
-                wrong.append(f"run {number} ({run['operator']}, {run['prior']}): {found}")
-    for title, counter in (("changed inputs", inputs), ("kinds", kinds)):
-        print(f"{title}: {', '.join(f'{name} {n}' for name, n in sorted(counter.items()))}")
+    began = time.process_time()
+    weights = [SHARES.get(kind, 2) for kind in KINDS]
+    for number in range(arguments.first, arguments.first + arguments.count):
+        kind = random.Random(number).choices(list(KINDS), weights)[0]
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                name, fault = attempt(kind, number, Path(folder))
+            except Exception:
+                name, fault = "?", traceback.format_exc(limit=-3)
+        inputs[name if kind == "solve" else f"{kind}: {name}"] += 1
+        kinds[kind] += 1
+        if fault:
+            wrong.append(f"{number} ({kind}, {name}): {fault}")
+            print(wrong[-1], flush=True)
+    print(f"kinds: {', '.join(f'{name} {n}' for name, n in sorted(kinds.items()))}")
+    print(f"{len(inputs)} different inputs were changed, the most frequent of them: ", end="")
+    print(", ".join(f"{name} {n}" for name, n in inputs.most_common(20)))
     print("\n".join(wrong) if wrong else "nothing went wrong")
     print(
-        f"{count - len(wrong)} of {count} runs: refused with a changed input, accepted unchanged and "
-        f"bit-identical to the uninterrupted run {verdict(not wrong, 'all')}, "
-        f"{time.monotonic() - began:.0f} s"
+        f"{arguments.count - len(wrong)} of {arguments.count} jobs: refused with a changed input, "
+        "accepted unchanged and bit-identical to the undisturbed job "
+        f"{verdict(not wrong, 'all')}, {time.process_time() - began:.0f} s of processor time"
     )
     values = torch.rand(25_000_000)
     for title, tensor in (

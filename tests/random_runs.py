@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 import invtoolbox as it
-from invtoolbox.errors import InputError
 
 SIZE, ITEMS = 8, 2
 Inputs = dict[str, Any]
@@ -233,23 +232,3 @@ def solve(run: Inputs, steps: int, checkpoint: Path | None = None) -> it.Solutio
         checkpoint=None if checkpoint is None else it.Checkpoint(checkpoint, every=1e9),
         progress=False,
     )
-
-
-def try_resumption(run: Inputs, name: str, number: int, path: Path) -> str:
-    """Stop a run, resume it with one changed input and unchanged; return what is wrong, or ''."""
-    path.unlink(missing_ok=True)
-    solve(run, 3, path)
-    before = path.read_bytes()
-    try:
-        solve(changed(run, name, number), 5, path)
-    except InputError as error:
-        if "belongs to another" not in str(error):
-            return f"{name}: {error}"
-    else:
-        return f"{name}: accepted after its change"
-    if path.read_bytes() != before:
-        return f"{name}: the refused file was changed"
-    resumed, whole = solve(run, 5, path), solve(run, 5)
-    if not torch.equal(resumed.x, whole.x) or not torch.equal(resumed.iterations, whole.iterations):
-        return "the resumed run differs from the uninterrupted run"
-    return ""

@@ -14,11 +14,13 @@ import pytest
 import torch
 
 import invtoolbox as it
+from invtoolbox.core.content import digest
 from invtoolbox.datasets import output
 from invtoolbox.errors import InputError
 from invtoolbox.runs.study import Item, run_study
 from tests.datasets import fuzzing
 from tests.faults import Faults, failing
+from tests.random_jobs import KINDS
 
 
 def image(value: float) -> torch.Tensor:
@@ -184,6 +186,61 @@ def test_a_study_is_resumed_to_the_same_files_whatever_failed(
             k: whole[k] for k in whole if k.endswith(".h5")
         }
         assert set(found) - {"study.log"} == set(whole) - {"study.log"}
+
+
+def undisturbed(kind: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> tuple[str, int, str]:
+    """Do a job; return the digest of its result, its number of calls, and the folder it writes to."""
+    job = KINDS[kind]
+    whole = digest(job.go(job.draw(0), folder / "whole", True))
+    own = "out" if (folder / "whole" / "out").is_dir() else ""
+    counted = Faults(folder / "counted" / own, None, False)
+    with failing(counted, monkeypatch):
+        job.go(job.draw(0), folder / "counted", True)
+    assert counted.count >= 4
+    return whole, counted.count, own
+
+
+def fail_and_resume(
+    kind: str, first: int, persistent: bool, whole: str, own: str, folder: Path, patch: Any
+) -> None:
+    job = KINDS[kind]
+    run, faults = job.draw(0), Faults(folder / own, first, persistent, errno.ENOSPC)
+    try:
+        with failing(faults, patch):
+            found = job.go(run, folder, True)
+        assert digest(found) == whole, first
+    except InputError as error:
+        assert "\n" not in str(error)
+    assert digest(job.go(run, folder, True)) == whole, first
+    assert not list(folder.rglob(".*.tmp")), first
+
+
+#: Jobs that write more than a checkpoint.
+JOBS = ["training", "photographs", "flow sequence", "scene", "scene over items", "mesh scene"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", JOBS)
+def test_a_job_loses_nothing_if_one_of_some_calls_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    whole, count, own = undisturbed(kind, monkeypatch, tmp_path)
+    for first in range(0, count, max(1, count // 4)):
+        folder = tmp_path / str(first)
+        fail_and_resume(kind, first, first % 2 == 0, whole, own, folder, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("kind", JOBS)
+def test_a_job_loses_nothing_whatever_call_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, persistent: bool
+) -> None:
+    whole, count, own = undisturbed(kind, monkeypatch, tmp_path)
+    for first in range(count):
+        folder = tmp_path / str(first)
+        fail_and_resume(kind, first, persistent, whole, own, folder, monkeypatch)
 
 
 @pytest.mark.slow

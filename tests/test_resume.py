@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,25 @@ from torch import Tensor, nn
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from tests.random_runs import SIZE, OtherPower, Power, inputs_of, random_run, try_resumption
+from tests.random_jobs import KINDS, attempt
+from tests.random_runs import SIZE, OtherPower, Power, inputs_of, random_run
 
-CASES = 48  # benchmarks/resume.py takes 500
+#: Number of random jobs of each kind; benchmarks/resume.py takes 1,000.
+CASES = {"solve": 16, "any parts": 8}
 
 
-def test_any_changed_input_of_a_random_run_is_refused(tmp_path: Path) -> None:
-    for number in range(CASES):
-        run = random_run(number)
-        name = random.Random(number).choice(inputs_of(run))
-        assert try_resumption(run, name, number, tmp_path / "run.ckpt") == "", (number, name)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore")
+def test_any_changed_input_of_a_random_job_is_refused(tmp_path: Path, kind: str) -> None:
+    for number in range(CASES.get(kind, 2)):
+        name, fault = attempt(kind, number, tmp_path / str(number))
+        assert fault == "", (number, name)
 
 
 @pytest.mark.parametrize("number", [0, 4, 9])
 def test_every_input_of_a_run_is_refused_when_it_changes(tmp_path: Path, number: int) -> None:
-    run = random_run(number)
-    for name in inputs_of(run):
-        assert try_resumption(run, name, number, tmp_path / "run.ckpt") == "", name
+    for name in inputs_of(random_run(number)):
+        assert attempt("solve", number, tmp_path / name, name) == (name, "")
 
 
 # -- the changes that a repr does not show ---------------------------------------------------------

@@ -126,6 +126,20 @@ def check_archive(path: Path, archive: zipfile.ZipFile) -> None:
         )
 
 
+def check_declared(path: Path, declared: int) -> None:
+    """Refuse a file that declares more bytes than it can honestly hold.
+
+    Args:
+        path: the file.
+        declared: number of bytes of its content once it is unpacked.
+    """
+    if declared > unpacked_budget(path):
+        raise InputError(
+            f"{path}: {declared:,} bytes are declared in a file of {path.stat().st_size:,} bytes; if "
+            "you trust the file, pass trusted=True, or set INVTOOLBOX_TRUSTED=1"
+        )
+
+
 def check_unpacked(path: Path) -> None:
     """Refuse a file that gzip packed if it unpacks to more bytes than its budget.
 

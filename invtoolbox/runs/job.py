@@ -20,6 +20,7 @@ from invtoolbox.core.environment import versions
 from invtoolbox.core.interrupts import Interrupted
 from invtoolbox.datasets.output import make_folder, remove_stale, write_bytes
 from invtoolbox.errors import InputError
+from invtoolbox.loop.checkpoint import fingerprint
 
 S = TypeVar("S", bound=Table)
 Overrides = Mapping[str, Any] | Iterable[str]
@@ -112,18 +113,44 @@ class SceneJob(ABC, Generic[S]):
         """Return the files in the folder that the run would write."""
         return [self.folder / name for name in self.files if (self.folder / name).exists()]
 
-    def start(self) -> None:
+    def check_content(self, **parts: Any) -> dict[str, str]:
+        """Refuse to resume a run of other content: the scene is the same, but its files are not.
+
+        Args:
+            parts: measurements, operator and all other parts that are made from files, by name.
+
+        Returns:
+            The digest of every part, for `start`.
+        """
+        content = fingerprint({name.replace("_", " "): part for name, part in parts.items()})
+        path = self.folder / "scene.json"
+        before = read_json(path).get("content", {}) if self.resume and path.exists() else {}
+        changed = [name for name in before if content.get(name) != before[name]]
+        if changed:
+            raise InputError(
+                f"{self.folder} holds a run with another content of its {', '.join(changed)}; "
+                "restore the files that the scene names, or give --overwrite to start anew"
+            )
+        return content
+
+    def start(self, content: Mapping[str, str]) -> None:
         """Make the folder and write ``scene.json``.
 
         Earlier results are removed if they are to be replaced, and hidden files that a killed run
         left.
+
+        Args:
+            content: result of `check_content`.
         """
         for path in self.existing() if self.overwrite else ():
             path.unlink()
         make_folder(self.folder)
         remove_stale(self.folder)
         settings = self.file.scene.model_dump(mode="json")
-        write_json(self.folder / "scene.json", {"scene": settings, "versions": versions()})
+        write_json(
+            self.folder / "scene.json",
+            {"scene": settings, "content": content, "versions": versions()},
+        )
 
     def interrupted(self, remains: bool, what: str) -> Interrupted:
         """Return the exception for Ctrl-C.

@@ -186,10 +186,11 @@ class MeshJob(SceneJob[MeshScene]):
         """Move the mesh and write the results, or read those of a finished run."""
         file, folder = self.file, self.folder
         finished, measures = folder / "solution.h5", folder / "metrics.json"
-        if self.resume and finished.exists() and measures.exists():
-            return MeshOutcome(Solution.load(finished), None, folder, read_json(measures), ())
         mesh = read_mesh(file.locate(file.scene.mesh.path), file.scene.mesh.frame)
         problem, truth = _problem(file, mesh)
+        content = self.check_content(mesh=mesh, measurements=problem.y, operator=problem.operator)
+        if self.resume and finished.exists() and measures.exists():
+            return MeshOutcome(Solution.load(finished), None, folder, read_json(measures), ())
         budgets = file.scene.solver
         solution = solve(
             problem,
@@ -203,7 +204,7 @@ class MeshJob(SceneJob[MeshScene]):
         )
         metrics = _metrics(problem, mesh, solution.x[0], truth)
         moved = mesh.with_vertices(mesh.vertices + solution.x[0])
-        self.start()
+        self.start(content)
         write_json(measures, metrics)
         written = [measures]
         for kind in dict.fromkeys(file.scene.output.formats):

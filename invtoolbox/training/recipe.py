@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from invtoolbox.catalogue.documents import Named, Table, check, content_of, locate
 from invtoolbox.catalogue.presets import build_network
 from invtoolbox.catalogue.registry import build
+from invtoolbox.catalogue.shelves import read_toml
 from invtoolbox.datasets import open as open_data
 from invtoolbox.datasets import photograph
 from invtoolbox.datasets.output import make_folder, remove_stale, write_bytes
@@ -74,7 +76,8 @@ def run_recipe(
         progress: whether to show a progress bar.
 
     Raises:
-        InputError: The recipe is wrong; the message contains the file and the key.
+        InputError: The recipe is wrong; the message contains the file and the key. Or the folder
+            holds a prior of another recipe.
     """
     if not Path(recipe).expanduser().is_file():
         raise InputError(
@@ -84,6 +87,7 @@ def run_recipe(
     checked = check(Recipe, path, content)
     folder = Path(output) if output is not None else Path("priors") / checked.name
     if (folder / "card.toml").exists() and not overwrite:
+        _check_same_recipe(folder, content)
         return Outcome(folder, None, None)
     network = build_network(
         {**checked.network.settings, "name": content["network"].get("name")}, None
@@ -251,6 +255,16 @@ class Recipe(Table):
     data: Data
     validation: Data | None = None
     stage: list[StageTable] = Field(min_length=1)
+
+
+def _check_same_recipe(folder: Path, content: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds a prior of another recipe."""
+    path = folder / "recipe.toml"
+    if path.exists() and read_toml(path) != tomllib.loads(as_toml(content)):
+        raise InputError(
+            f"{folder} holds a prior of another recipe; give --overwrite to train anew, or another "
+            "--output"
+        )
 
 
 def _settings(table: Mapping[str, Any]) -> dict[str, Any]:

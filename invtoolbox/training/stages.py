@@ -7,7 +7,8 @@ the implicit prior that makes the weights of a network the unknown of a problem.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,7 +17,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.errors import InputError
+from invtoolbox.datasets.output import write_bytes
+from invtoolbox.errors import InputError, warn_user
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.loop.run import Progress
 from invtoolbox.networks.convex_network import ConvexNetwork
@@ -85,13 +87,15 @@ def train(
     validation = validation.to(device=device) if validation is not None else None
     like = next(result.parameters()).detach()
     curves: list[Tensor] = []
-    validated: list[tuple[float, float]] = []
+    validated = _read_validation(folder)
     seconds, before = 0.0, 0
     for number, stage in enumerate(stages):
 
         def validate(state: Progress, start: int = before) -> None:
             if validation is not None and state.iteration % validate_every == 0:
-                validated.append((start + state.iteration, float(state.x.mean())))
+                validated[start + state.iteration] = float(state.x.mean())
+                if folder is not None:
+                    _write_validation(folder, validated)
 
         weights = NetworkWeights(
             result,
@@ -143,9 +147,37 @@ def train(
     return Trained(
         network,
         torch.cat(curves) if curves else torch.zeros(0),
-        torch.tensor(validated).reshape(-1, 2),
+        torch.tensor([row for row in sorted(validated.items()) if row[0] <= before]).reshape(-1, 2),
         seconds,
     )
+
+
+#: Losses on the validation pairs by their step, in the folder of the checkpoints.
+VALIDATION = "validation.json"
+
+
+def _read_validation(folder: str | Path | None) -> dict[int, float]:
+    """Return the validation of the training that is resumed, or nothing if none is."""
+    if folder is None or not (Path(folder) / "stage-0.safetensors").exists():
+        return {}
+    try:
+        rows = json.loads((Path(folder) / VALIDATION).read_text(encoding="utf-8"))
+        return {int(step): float(loss) for step, loss in rows}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{Path(folder) / VALIDATION} cannot be read ({error}); delete the folder to train anew"
+        ) from error
+
+
+def _write_validation(folder: str | Path, validated: Mapping[int, float]) -> None:
+    """Write the validation; if this fails, it is a warning, and the next one is another attempt."""
+    try:
+        content = json.dumps(sorted(validated.items())).encode()
+        write_bytes(Path(folder) / VALIDATION, content, overwrite=True)
+    except InputError as error:
+        warn_user(f"the validation could not be saved ({error}); the training goes on")
 
 
 def proximal_matching_stages(

@@ -3,7 +3,7 @@
 Each stage is one `solve` that starts from the result of the previous stage. With a folder the work
 can be stopped and resumed. It then holds::
 
-    stages.json                  current stage, seconds spent, PSNR so far
+    stages.json                  current stage, seconds spent, PSNR so far, digests of all inputs
     stage-K.safetensors          initial state of stage K
     checkpoint-K.safetensors     the loop of stage K
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError, warn_user
-from invtoolbox.loop.checkpoint import Checkpoint
+from invtoolbox.loop.checkpoint import Checkpoint, fingerprint
 from invtoolbox.priors.base import ImplicitPrior, Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -142,6 +142,17 @@ def solve_in_stages(
     _check(stages, seconds)
     solver = solver if solver is not None else Adam()
     journal = Journal.read(folder)
+    if folder is not None:
+        inputs = {
+            "photographs": photographs,
+            "model": model,
+            "solver": solver,
+            "explicit priors": explicit,
+            "data term": data_term,
+            "weight of silhouettes": silhouettes,
+            "seed": seed,
+        }
+        journal.check_inputs(fingerprint(inputs), stages)
     steps = (
         None
         if any(s.iterations is None for s in stages)
@@ -331,6 +342,7 @@ class Journal:
         self.stage, self.seconds = 0, 0.0
         self.reports: list[StageReport] = []
         self.samples: list[Sample] = []
+        self.inputs: dict[str, str] = {}
         self._unsaved: Any = None  # initial state of the stage, until it is written
 
     @classmethod
@@ -343,12 +355,38 @@ class Journal:
             journal.stage, journal.seconds = int(content["stage"]), float(content["seconds"])
             journal.reports = [StageReport(**report) for report in content["reports"]]
             journal.samples = [Sample(**sample) for sample in content["samples"]]
+            journal.inputs = dict(content.get("inputs", {}))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{folder / STATE} cannot be read ({error}); start anew, with --overwrite on the "
                 "command line"
             ) from error
         return journal
+
+    def check_inputs(self, inputs: Mapping[str, str], stages: Sequence[Stage]) -> None:
+        """Refuse to go on with other inputs.
+
+        Stages that have not begun may differ, and so may the iterations of the current one.
+
+        Args:
+            inputs: digest of every input.
+            stages: stages of the schedule.
+        """
+        wanted = {**inputs, **_digests_of_stages(stages)}
+        begun = [f"stage {k + 1}" for k in range(self.stage)]
+        begun.append(f"start of stage {self.stage + 1}")
+        changed = [
+            name
+            for name in self.inputs
+            if (name in inputs or name in begun) and wanted.get(name) != self.inputs[name]
+        ]
+        if changed:
+            raise InputError(
+                f"{self.folder} holds the work of another schedule (changed: "
+                f"{', '.join(changed)}); give another folder, or start anew, with --overwrite on "
+                "the command line"
+            )
+        self.inputs = wanted
 
     def state_file(self, stage: int) -> Path:
         assert self.folder is not None
@@ -372,6 +410,7 @@ class Journal:
             "seconds": self.seconds,
             "reports": [dataclasses.asdict(r) for r in self.reports],
             "samples": [s.as_dict() for s in self.samples],
+            "inputs": self.inputs,
         }
         try:
             if self._unsaved is not None:
@@ -391,6 +430,19 @@ class Journal:
         self.stage += 1
         self._unsaved = state
         self.save(watch)
+
+
+def _digests_of_stages(stages: Sequence[Stage]) -> dict[str, str]:
+    """Return the digests of every stage with and without its number of iterations."""
+    return fingerprint(
+        {
+            **{f"stage {k + 1}": stage for k, stage in enumerate(stages)},
+            **{
+                f"start of stage {k + 1}": dataclasses.replace(stage, iterations=None)
+                for k, stage in enumerate(stages)
+            },
+        }
+    )
 
 
 def work_files(folder: Path) -> list[Path]:

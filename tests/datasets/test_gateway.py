@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import invtoolbox as it
+from invtoolbox.core import gateway
 from invtoolbox.core.gateway import is_trusting, named_file, trusting
 from invtoolbox.datasets.models.meshes import read_dmat
 from invtoolbox.errors import InputError
@@ -221,6 +222,31 @@ def test_an_archive_that_unpacks_to_more_than_it_can_hold_is_refused(
 ) -> None:
     with pytest.raises(InputError, match="members of 80,000,128 bytes .* trusted=True"):
         reader(bomb)
+
+
+def test_a_table_that_unpacks_to_more_than_it_can_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "ALWAYS_PLAUSIBLE", 2**17)
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import feather, parquet
+
+    from invtoolbox.datasets.sweeps.feather import read_feather
+    from invtoolbox.datasets.sweeps.waymo import _Rows
+
+    table = pa.table({"x": np.zeros(200_000)})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    feather.write_feather(table, str(tmp_path / "a.feather"), compression="zstd")
+    readers: dict[str, Callable[[Path], Any]] = {
+        "a.parquet": lambda path: _Rows(path, ["x"]),
+        "a.feather": lambda path: read_feather(path, ["x"]),
+    }
+    for name, read in readers.items():
+        assert (tmp_path / name).stat().st_size < 1400
+        with pytest.raises(InputError, match=r"1,\d+,\d+ bytes are declared .* trusted=True"):
+            read(tmp_path / name)
+        with trusting():
+            read(tmp_path / name)
 
 
 def test_a_saved_solution_of_deep_groups_is_refused(tmp_path: Path) -> None:

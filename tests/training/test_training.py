@@ -313,7 +313,10 @@ def test_a_recipe_makes_a_prior_of_the_catalogue(
         it.operators.Identity((1, 9, 10)),
     )
     assert bool(it.solve(problem, "tiny", max_iterations=3, progress=False).x.isfinite().all())
-    assert main(["train", "tiny.toml"]) == 0 and "nothing was done" in capsys.readouterr().out
+    again = ["train", "tiny.toml", "--set", "stage.0.steps=6"]
+    assert main(again) == 0 and "nothing was done" in capsys.readouterr().out
+    assert main(["train", "tiny.toml"]) == 2
+    assert "holds a prior of another recipe" in capsys.readouterr().err
     # What was written trains it again.
     weights = (folder / "weights.safetensors").read_bytes()
     assert main(["train", str(folder / "recipe.toml"), "--output", "again", "--quiet"]) == 0

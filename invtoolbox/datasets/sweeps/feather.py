@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.gateway import check_declared
 from invtoolbox.errors import InputError, MissingDependency
 
 
@@ -30,7 +31,6 @@ def read_feather(
         InputError: for a missing or damaged file, a missing column, missing entries, or words
             instead of numbers.
     """
-    feather = pyarrow("feather")
     ipc = pyarrow("ipc")
     require_file(path)
     with decoding(path, "feather"), within_memory(path):
@@ -48,7 +48,13 @@ def read_feather(
                 f"{', '.join(missing)}; it has {', '.join(names) or 'none'}"
             )
         wanted = [*columns, *words, *(name for name in optional if name in names)]
-        table = feather.read_table(str(path), columns=wanted, memory_map=False)
+        chosen = ipc.IpcReadOptions(included_fields=[names.index(name) for name in wanted])
+        with ipc.open_file(str(path), options=chosen) as opened:
+            batches: list[Any] = []
+            for k in range(opened.num_record_batches):
+                batches.append(opened.get_batch(k))
+                check_declared(path, sum(batch.nbytes for batch in batches))
+            table = pyarrow("lib").Table.from_batches(batches, opened.schema)
         arrays = {name: _array(path, table, name) for name in wanted}
     for name, array in arrays.items():
         if name not in words and array.dtype.kind not in "biuf":

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.checks import decoding, require_file, require_plausible
+from invtoolbox.core.gateway import check_declared
 from invtoolbox.datasets.sweeps.feather import pyarrow, within_memory
 from invtoolbox.datasets.sweeps.sweep_files import SweepFiles, choose, require_folder
 from invtoolbox.errors import InputError
@@ -190,6 +191,7 @@ class _Rows:
             missing = [key for key in keys if key not in self.names]
             if missing:
                 raise InputError(f"{path}: the table lacks the column {missing[0]}; fetch it again")
+            check_declared(path, _declared_bytes(file.metadata))
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, columns=list(keys))
                 for row, key in enumerate(zip(*(table[name].to_pylist() for name in keys))):
@@ -224,6 +226,16 @@ class _Rows:
                 "fetch the table again"
             )
         return rows[0]
+
+
+def _declared_bytes(metadata: Any) -> int:
+    """Return the number of bytes of all columns of a table, 8 bytes per value at least.
+
+    A run of equal values takes a few bytes of the file, whatever its length.
+    """
+    groups = (metadata.row_group(k) for k in range(metadata.num_row_groups))
+    columns = (group.column(k) for group in groups for k in range(group.num_columns))
+    return sum(max(part.total_uncompressed_size, 8 * part.num_values) for part in columns)
 
 
 def _value(column: Any) -> Any:

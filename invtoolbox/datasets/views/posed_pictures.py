@@ -516,7 +516,8 @@ def _fit_intrinsics(path: Any, view: View, size: tuple[int, int]) -> Tensor:
     if view.size is None or view.size == size:
         return K
     down, across = (actual / declared for actual, declared in zip(size, view.size))
-    if abs(down / across - 1) > _UNEVEN:
+    # A declared side may be infinite.
+    if not (across > 0 and abs(down - across) <= _UNEVEN * across):
         raise InputError(
             f"{view.picture} has {size[0]} x {size[1]} pixels, but {path} declares "
             f"{view.size[0]} x {view.size[1]}; it is rotated, cropped, or another picture"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from invtoolbox.runs.study.driver import Items, parse_items, run_study
 #: `invtoolbox.motion.estimate` does.
 FlowEstimator = Callable[[Sweep, Sweep, Any, Any, int], Any]
 
+
+#: In place of the digest of a sweep.
+_UNREADABLE = "cannot be read"
 
 #: Default number of sweeps of a window, and the largest number.
 WINDOW, LONGEST_WINDOW = 5, 13
@@ -141,7 +145,9 @@ def flow_sequence(
         cluster: address of a Dask scheduler, as in `invtoolbox.runs.study.driver.run_study`.
         threads: number of threads per worker.
         resume: keep the results in the folder that are whole and belong to the same settings; the
-            contents of `method` and `estimate` must be equal (`invtoolbox.core.content`).
+            contents of `method` and `estimate` must be equal (`invtoolbox.core.content`). All
+            sweeps are read and compared; a pair of which a sweep has changed, or whose window has,
+            because the sequence has grown, is estimated anew.
         overwrite: replace the results in the folder.
         items: choice of sweeps: ``"all"``, a slice of Python such as ``"0:100:10"``, numbers joined
             by commas, or numbers.
@@ -203,6 +209,15 @@ def flow_sequence(
         [opened.names[k] for k in chosen],
         lambda n: (opening, chosen[n], estimate, method, preparation, seed, window),
     )
+    look = functools.cache(lambda k: _digest_and_time(opened, k))
+
+    def is_current(number: int, facts: Mapping[str, Any]) -> bool:
+        index = chosen[number]
+        used = [index, index + 1]
+        if window > 2 and look(index)[1] != look(index + 1)[1]:
+            used += window_of(index, window, len(opened))[1]
+        return facts.get("inputs") == {opened.names[k]: look(k)[0] for k in used}
+
     study = run_study(
         estimate_pair,
         pairs,
@@ -215,6 +230,7 @@ def flow_sequence(
         overwrite,
         progress,
         results=FlowResults(),
+        is_current=is_current,
     )
     return FlowStudy(study.folder, study.reports, study.results)
 
@@ -243,8 +259,13 @@ def estimate_pair(
     source, target = sweeps[index], sweeps[index + 1]
     _check_order(source, target)
     notes: list[str] = []
+    inputs = {sweeps.names[index]: digest(source), sweeps.names[index + 1]: digest(target)}
     if estimate is None:
-        further = _read_further(sweeps, index, window, source, target, notes) if window > 2 else []
+        further = (
+            _read_further(sweeps, index, window, source, target, notes, inputs)
+            if window > 2
+            else []
+        )
         found = default_estimate()(source, target, method, preparation, seed, window=further)
     else:
         found = estimate(source, target, method, preparation, seed)
@@ -255,6 +276,7 @@ def estimate_pair(
     ].norm(dim=1)
     facts: dict[str, Any] = {
         "notes": [*found.notes, *notes],
+        "inputs": inputs,
         "source": source.source,
         "target": target.source,
         "moving": len(moving),
@@ -265,10 +287,31 @@ def estimate_pair(
     return PairFlow(found, source.points, (sweeps.names[index], sweeps.names[index + 1]), facts)
 
 
+def _digest_and_time(sweeps: Sweeps, index: int) -> tuple[str, float]:
+    """Return the digest of the content of a sweep and its time.
+
+    A sweep that cannot be read has a text of its own.
+    """
+    try:
+        sweep = sweeps[index]
+    except InputError:
+        return _UNREADABLE, -1.0
+    return digest(sweep), sweep.timestamp
+
+
 def _read_further(
-    sweeps: Sweeps, index: int, size: int, source: Sweep, target: Sweep, notes: list[str]
+    sweeps: Sweeps,
+    index: int,
+    size: int,
+    source: Sweep,
+    target: Sweep,
+    notes: list[str],
+    inputs: dict[str, str],
 ) -> list[Sweep]:
-    """Read the further sweeps of a window; add a note for those that cannot be read."""
+    """Read the further sweeps of a window, and add their digests to `inputs`.
+
+    A note is added for those that cannot be read.
+    """
     if source.timestamp == target.timestamp:
         notes.append("no window, because the sweeps have no timestamps")
         return []
@@ -276,8 +319,10 @@ def _read_further(
     for k in window_of(index, size, len(sweeps))[1]:
         try:
             found.append(sweeps[k])
+            inputs[sweeps.names[k]] = digest(found[-1])
         except InputError as error:
             notes.append(f"left out of the window: {error}")
+            inputs[sweeps.names[k]] = _UNREADABLE
     return found
 
 

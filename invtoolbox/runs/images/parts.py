@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,19 +76,23 @@ def read(file: SceneFile, source: Source, geometry: ScanGeometry | None = None) 
     return opened[source.item]
 
 
+def path_of(file: SceneFile, source: Source) -> Path:
+    """Return the path of the data set that a table of the scene names."""
+    if source.dataset is not None:
+        return datasets.find_file(source.dataset, source.file)
+    assert source.path is not None
+    return file.locate(source.path)
+
+
 def open_source(
     file: SceneFile, source: Source, geometry: ScanGeometry | None = None
 ) -> datasets.DataSet:
     """Open the data set that a table of the scene names."""
     reader = source.reader and (match_name(source.reader, datasets.READERS) or source.reader)
-    path = None
+    path = path_of(file, source)
     if source.dataset is not None:
-        path = datasets.find_file(source.dataset, source.file)
         settings = shelves.find("datasets", source.dataset).read()
         reader = reader or settings.get("readers", {}).get(source.file, settings["reader"])
-    else:
-        assert source.path is not None
-        path = file.locate(source.path)
     if source.options:
         if reader is None:
             raise InputError(

@@ -71,17 +71,23 @@ class ImageJob(SceneJob[Scene]):
         """Solve the problem of the scene and write the results, or read those of a finished run."""
         file, folder, checkpoint = self.file, self.folder, self.folder / CHECKPOINT
         finished, measures = folder / "solution.h5", folder / "metrics.json"
-        if self.resume and finished.exists() and not checkpoint.exists():
-            metrics = read_json(measures) if measures.exists() else {}
-            return Outcome(Solution.load(finished), folder, metrics, ())
         measured = parts.measure(file)
         problem = Problem(measured.y, measured.operator, parts.data_term(file, measured.noise_std))
         prior, solver, rule = parts.prior(file), parts.solver(file), parts.rule(file)
+        content = self.check_content(
+            measurements=problem.y,
+            operator=problem.operator,
+            data_term=problem.data_term,
+            prior=prior,
+        )
+        if self.resume and finished.exists() and not checkpoint.exists():
+            metrics = read_json(measures) if measures.exists() else {}
+            return Outcome(Solution.load(finished), folder, metrics, ())
         reference, device = _reference(file, measured), device_named(file.scene.device)
         _check_evaluation(file, problem, reference, measured.segmentation)
         if "nii" in file.scene.output.formats:
             check_available()
-        self.start()
+        self.start(content)
         budgets = file.scene.solver
         try:
             solution: Solution = solve(

@@ -205,6 +205,7 @@ def run_study(
     progress: bool = True,
     clear: Callable[[str], None] | None = None,
     results: ResultFormat | None = None,
+    is_current: Callable[[int, Mapping[str, Any]], bool] | None = None,
 ) -> Study:
     """Do the work of every item that has no whole result file yet.
 
@@ -226,6 +227,9 @@ def run_study(
         clear: function of an item's name that removes its other files if earlier results are
             replaced.
         results: format of the result files, HDF5 by default.
+        is_current: function of an item's number and the facts of its earlier result that returns
+            whether the item's data are still the same; a result of other data is removed, and the
+            item is done anew.
 
     Raises:
         InputError: results exist and neither `resume` nor `overwrite` is given, or they belong to
@@ -240,10 +244,13 @@ def run_study(
     fingerprint = _prepare(folder, names, description, resume, overwrite, clear, kept.suffix)
     reports: dict[int, Report] = {}
     for k, name in enumerate(names):
+        path = folder / f"{name}{kept.suffix}"
         with contextlib.suppress(InputError):
-            reports[k] = Report(
-                name, "kept", facts=kept.facts(folder / f"{name}{kept.suffix}", fingerprint)
-            )
+            facts = kept.facts(path, fingerprint)
+            if is_current is None or is_current(k, facts):
+                reports[k] = Report(name, "kept", facts=facts)
+            else:
+                path.unlink()
     pending = [k for k in range(len(items)) if k not in reports]
     if not pending:
         return _finish(folder, names, reports, kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from typing import Any
 
 from invtoolbox.catalogue.documents import parse_override
 from invtoolbox.errors import InputError
+from invtoolbox.loop.checkpoint import fingerprint
 from invtoolbox.runs.images import parts
 from invtoolbox.runs.images.run import ImageJob
-from invtoolbox.runs.images.tables import SceneFile, read_scene
+from invtoolbox.runs.images.tables import SceneFile, Source, read_scene
 from invtoolbox.runs.job import Request
 from invtoolbox.runs.study.driver import Items, Study, parse_items, run_study
 from invtoolbox.runs.study.results import Answer, answer_of
+from invtoolbox.runs.study.slices import stamp
 
 
 def prepare(
@@ -70,10 +73,13 @@ class ImageStudyJob:
             names = [file.name for file in files]
         folder = folder.expanduser().absolute()
 
+        def changes_of(number: int) -> dict[str, Any]:
+            item = {_item_key(files[0]): chosen[number]} if chosen else {}
+            return {**changes, **item}
+
         def arguments(number: int) -> tuple[Any, ...]:
-            which = files[0] if chosen else files[number]
-            item = {_item_key(which): chosen[number]} if chosen else {}
-            return which.path.absolute(), {**changes, **item}, folder / names[number], keep
+            path = files[0 if chosen else number].path.absolute()
+            return path, changes_of(number), folder / names[number], keep
 
         def clear(name: str) -> None:
             for own in ImageJob.files:  # other files in the folder of that name stay
@@ -83,7 +89,12 @@ class ImageStudyJob:
             _do_scene,
             Items(names, arguments),
             folder,
-            {"scenes": {file.name: _settings(file, bool(chosen)) for file in files}},
+            {
+                "scenes": {file.name: _settings(file, bool(chosen)) for file in files},
+                "content": {
+                    file.name: _content(read_scene(file.path, changes_of(0))) for file in files
+                },
+            },
             request.workers or 1,
             request.cluster,
             request.threads,
@@ -109,10 +120,30 @@ def _do_scene(path: Path, overrides: dict[str, Any], folder: Path, keep: bool) -
 
 
 def _open(file: SceneFile) -> Any:
-    wanted = file.scene.measurements
-    if wanted.simulate is not None:
-        return parts.open_source(file, wanted.simulate)
-    return parts.open_source(file, wanted, parts.geometry_of(file))
+    geometry = None if file.scene.measurements.simulate is not None else parts.geometry_of(file)
+    return parts.open_source(file, _source(file), geometry)
+
+
+def _source(file: SceneFile) -> Source:
+    return file.scene.measurements.simulate or file.scene.measurements
+
+
+def _content(file: SceneFile) -> dict[str, Any]:
+    """Return plain values that differ if the files that a scene names have changed.
+
+    Of the data, names, sizes and dates are compared; of the other parts, their content.
+    """
+    found: dict[str, Any] = {}
+    with contextlib.suppress(InputError):  # the study reports a damaged item
+        found["data"] = stamp(parts.path_of(file, _source(file)))
+        measured = parts.measure(file)
+        made = {
+            "operator": measured.operator,
+            "data term": parts.data_term(file, measured.noise_std),
+            "prior": parts.prior(file),
+        }
+        found |= fingerprint(made)
+    return found
 
 
 def _item_key(file: SceneFile) -> str:

@@ -40,7 +40,8 @@ def map_slices(
     Args:
         data: a path, which every worker opens itself and must see under that name, or a data set,
             whose items are sent to the workers. A data set is read once in advance, because a
-            folder is resumed only with the same content; of a path, size and date are compared.
+            folder is resumed only with the same content; of a path, names, sizes and dates of its
+            files are compared.
         work: function of a `Measurement` that returns a `Solution`, an image or an `Answer`. In a
             script with several workers, the call must stand under ``if __name__ == "__main__":``.
         folder: folder for the result files, one per item.
@@ -132,10 +133,21 @@ def _do_slice(work: Callable[[Measurement], Any], source: Any, index: int) -> An
     return work(datasets.open_measurements(path, geometry, reader=reader)[index])
 
 
-def stamp(path: Path) -> list[int] | None:
+def stamp(path: Path) -> list[int] | str:
     """Return the size and the time of the last change of a file, to detect changes.
 
-    None for a folder.
+    Of a folder, a digest of the names, sizes and times of all its files is returned.
+
+    Args:
+        path: the file or folder.
     """
-    status = path.stat()
-    return None if path.is_dir() else [status.st_size, status.st_mtime_ns]
+    if not path.is_dir():
+        status = path.stat()
+        return [status.st_size, status.st_mtime_ns]
+    return digest(
+        {
+            str(file.relative_to(path)): (file.stat().st_size, file.stat().st_mtime_ns)
+            for file in path.rglob("*")
+            if file.is_file()
+        }
+    )

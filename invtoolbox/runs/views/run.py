@@ -125,6 +125,9 @@ class ViewJob(SceneJob[ViewScene]):
         for stage in stages:
             represented.change(stage.prior)
         cameras = photographs.train.cameras
+        content = self.check_content(
+            photographs=photographs, model=represented, prior=explicit, data_term=file.data_term()
+        )
         if self.resume and _is_finished(folder, file):
             outcome = _read_outcome(folder, photographs)
             if not file.scene.output.mesh or (folder / MESH).exists():
@@ -136,7 +139,7 @@ class ViewJob(SceneJob[ViewScene]):
         if self.overwrite:
             for path in (folder / PICTURES).glob("*.png"):
                 path.unlink()
-        self.start()
+        self.start(content)
         # The measures of an unfinished run are removed until this run is over.
         (folder / "metrics.json").unlink(missing_ok=True)
         wanted = file.scene.evaluation
