@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Generator, Tensor, nn
 
 import invtoolbox as it
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, MeasurementWarning
 from invtoolbox.training import (
     L2,
     ArtifactRemoval,
@@ -24,6 +27,7 @@ from invtoolbox.training import (
     Sure,
     ThinnedPairs,
     measure_equivariance,
+    run_recipe,
     train,
 )
 
@@ -253,3 +257,22 @@ def test_sure_and_noise2noise_learn_the_shrinkage_of_clean_images() -> None:
     assert learned["sure"] == pytest.approx(0.8, abs=0.03)
     assert learned["noise2noise"] == pytest.approx(0.8, abs=0.03)
     assert learned["consistency"] == pytest.approx(1.0, abs=0.01)  # it keeps the noise
+
+
+def test_a_recipe_estimates_the_noise_of_a_folder_of_pictures(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for k in range(2):
+        noisy = 120 + 60 * np.linspace(0, 1, 48)[:, None] + 20 * draw.standard_normal((48, 48))
+        Image.fromarray(noisy.round().astype(np.uint8)).save(tmp_path / "pictures" / f"{k}.png")
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        'name = "mine"\n[network]\nname = "dncnn"\ndepth = 2\nwidth = 4\n[prior]\nname = "denoiser"\n'
+        'sigma = 0.1\n[data]\npaths = ["pictures"]\nnoisy = true\nnoise_std = "estimate"\ncrop = 8\n'
+        '[[stage]]\nloss = "l2"\nsteps = 2\ncount = 2\n'
+    )
+    with pytest.warns(MeasurementWarning, match=r"noise_std was estimated as 0\.0[78]"):
+        outcome = run_recipe(recipe, output=tmp_path / "mine", progress=False)
+    assert "whose noise was estimated" in (outcome.folder / "README.md").read_text()
+    with pytest.raises(InputError, match="set noisy = true"):
+        run_recipe(recipe, ["data.noisy=false"], output=tmp_path / "other", progress=False)
