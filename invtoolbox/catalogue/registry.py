@@ -34,6 +34,7 @@ _USUAL = {
     "OSSART": "os-sart",
     "UnadjustedLangevin": "ula",
     "DiffPIR": "diffpir",
+    "PiGDM": "pigdm",
 }
 
 #: Base classes, and classes that settings in a file cannot build because they take other objects.
@@ -44,7 +45,7 @@ _WITHOUT_NAME = {
     "operators": """Operator LinearOperator EulerRollout Matrix NoMeasurement NormalIntegration OnBoth
         OverTime PixelGraphLaplacian PointWarp PointWarpBothWays SideGap SparseMatrix VectorScan""",
     "data_terms": "DataTerm PlaneToPlane RolloutChamfer Stack",
-    "solvers": "Solver DiffusionSampler LearnedDirection",
+    "solvers": "Solver AnnealedSampler DiffusionSampler LearnedDirection",
 }
 
 

@@ -43,6 +43,7 @@ from invtoolbox.metrics.images import (
     rmse,
     ssim,
 )
+from invtoolbox.metrics.stein_discrepancy import kernel_stein_discrepancy
 
 __all__ = [
     "AV2_META_CLASSES",
@@ -62,6 +63,7 @@ __all__ = [
     "dynamic_end_point_error",
     "end_point_error",
     "evaluate",
+    "kernel_stein_discrepancy",
     "mae",
     "matthews_correlation",
     "meta_class",
