@@ -19,7 +19,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.solvers.diffusion import DiffusionSampler, the_prior
-from invtoolbox.solvers.linear_systems import conjugate_gradients, solve_quadratic
+from invtoolbox.solvers.linear_systems import gmres, solve_quadratic
 
 #: Exponent of the schedule of levels (Karras, Aittala, Aila and Laine, NeurIPS 2022, equation 5).
 _EXPONENT = 7.0
@@ -157,7 +157,7 @@ class PiGDM(AnnealedSampler):
     ``m + C A^T (A C A^T + Sigma)^{-1} (y - A m)``, and continues the diffusion from there. C is by
     default ``level^2 J``, J the denoiser's Jacobian (Tweedie's formula; Boys et al., "Tweedie
     moment projected diffusions for inverse problems", TMLR 2024), which makes the step exact for a
-    Gaussian prior. The inverse takes conjugate gradients, each with one derivative of the denoiser.
+    Gaussian prior. The inverse takes steps of GMRES, each with one derivative of the denoiser.
 
     ``covariance="isotropic"`` takes ``C = r^2 I``, as Song, Vahdat, Mardani and Kautz
     ("Pseudoinverse-guided diffusion models for inverse problems", ICLR 2023), with r from the trace
@@ -166,7 +166,7 @@ class PiGDM(AnnealedSampler):
     Args:
         covariance: how uncertain the denoised image is, see above.
         fresh: share of fresh noise, 0 to 1: 1 are ancestral steps, 0 the probability flow.
-        inner: number of conjugate gradient steps for Tweedie's covariance.
+        inner: number of GMRES steps for Tweedie's covariance.
     """
 
     covariance: Literal["tweedie", "isotropic"] = "tweedie"
@@ -209,7 +209,8 @@ class PiGDM(AnnealedSampler):
 
             mean = clean.detach()
             residual = whiten * (y - A(mean))
-            v, _ = conjugate_gradients(system, residual, 1e-4, self.inner)
+            # The Jacobian of a network is not quite symmetric, and conjugate gradients diverge.
+            v, _ = gmres(system, residual, 1e-4, self.inner)
             return mean + covariance(A.adjoint(whiten * v))
 
     def _isotropic(self, objective: Objective, x: Tensor, level: float, noise: Noise) -> Tensor:
