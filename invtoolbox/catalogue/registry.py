@@ -34,6 +34,7 @@ _USUAL = {
     "OSSART": "os-sart",
     "UnadjustedLangevin": "ula",
     "DiffPIR": "diffpir",
+    "PiGDM": "pigdm",
 }
 
 #: Base classes, and classes that settings in a file cannot build because they take other objects.
@@ -45,7 +46,7 @@ _WITHOUT_NAME = {
         NormalIntegration OnBoth OverTime PixelGraphLaplacian PointWarp PointWarpBothWays SideGap
         SparseMatrix VectorScan Warp""",
     "data_terms": "DataTerm PlaneToPlane RolloutChamfer Stack",
-    "solvers": "Solver DiffusionSampler LearnedDirection",
+    "solvers": "Solver AnnealedSampler DiffusionSampler LearnedDirection",
 }
 
 

@@ -44,6 +44,7 @@ from invtoolbox.metrics.images import (
     ssim,
 )
 from invtoolbox.metrics.registration import dice, folding, hausdorff, jacobian_determinant
+from invtoolbox.metrics.stein_discrepancy import kernel_stein_discrepancy
 
 __all__ = [
     "AV2_META_CLASSES",
@@ -67,6 +68,7 @@ __all__ = [
     "folding",
     "hausdorff",
     "jacobian_determinant",
+    "kernel_stein_discrepancy",
     "mae",
     "matthews_correlation",
     "meta_class",

@@ -59,7 +59,9 @@ class Layout:
     shapes: tuple[tuple[int, ...], ...]
 
     def pack(self, parameters: dict[str, Tensor]) -> Tensor:
-        return torch.cat([parameters[name].flatten(1) for name in self.names], dim=1)
+        return torch.cat(
+            [parameters[name].reshape(len(parameters[name]), -1) for name in self.names], dim=1
+        )
 
     def unpack(self, vector: Tensor) -> dict[str, Tensor]:
         sizes = [torch.Size(shape).numel() for shape in self.shapes]

@@ -6,6 +6,7 @@ The loop is in `invtoolbox.loop.run`.
 from invtoolbox.networks.direction_network import DirectionNetwork
 from invtoolbox.solvers.adam import Adam
 from invtoolbox.solvers.admm import ADMM
+from invtoolbox.solvers.annealed_samplers import DAPS, AnnealedSampler, PiGDM
 from invtoolbox.solvers.base import Solver, State
 from invtoolbox.solvers.condat_vu import CondatVu
 from invtoolbox.solvers.conjugate_gradient import ConjugateGradient
@@ -34,6 +35,7 @@ from invtoolbox.solvers.variational_latent import VariationalLatent
 __all__ = [
     "ADMM",
     "CGLS",
+    "DAPS",
     "DDRM",
     "DPS",
     "FISTA",
@@ -45,6 +47,7 @@ __all__ = [
     "PDHG",
     "SIRT",
     "Adam",
+    "AnnealedSampler",
     "CondatVu",
     "ConjugateGradient",
     "DiffPIR",
@@ -59,6 +62,7 @@ __all__ = [
     "LevenbergMarquardt",
     "LocalGlobal",
     "NonlinearADMM",
+    "PiGDM",
     "PromptTuning",
     "ProximalGradient",
     "Reweighted",

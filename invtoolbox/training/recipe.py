@@ -9,7 +9,8 @@ The tables of a recipe::
                               and settings
     [data]                    photographs or paths, items, grey, shrink, crop, intensity_range;
                               noise_std and noisy, or contrast; noise_std = [low, high] is for a
-                              network that takes the level
+                              network that takes the level; noisy = true learns from pictures that
+                              have noise already, whose level noise_std = "estimate" finds
     [validation]              the keys of [data], for images that are not used for training
     [[stage]]                 loss, gamma or bitrate, steps, learning_rate, decay, count, clip;
                               nuclear_norm, the weight of the nuclear norm of the Jacobian
@@ -37,9 +38,10 @@ from invtoolbox.catalogue.shelves import read_toml
 from invtoolbox.datasets import open as open_data
 from invtoolbox.datasets import photograph
 from invtoolbox.datasets.output import make_folder, remove_stale, write_bytes
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, MeasurementWarning, warn_user
 from invtoolbox.networks.cosine_hyperprior import CosineHyperprior
 from invtoolbox.networks.hyperprior import MeanScaleHyperprior
+from invtoolbox.parameter_choice.noise import estimate_noise_std
 from invtoolbox.training.losses import (
     L1,
     L2,
@@ -146,7 +148,9 @@ class Data(Table):
     grey: bool = True
     intensity_range: tuple[float, float] = (0.0, 1.0)
     shrink: list[int] = Field(default_factory=lambda: [1])
-    noise_std: PositiveFloat | tuple[PositiveFloat, PositiveFloat] | None = None
+    noise_std: PositiveFloat | tuple[PositiveFloat, PositiveFloat] | Literal["estimate"] | None = (
+        None
+    )
     contrast: tuple[float, float] | None = None
     crop: int = Field(48, ge=1)
     noisy: bool = False
@@ -161,6 +165,8 @@ class Data(Table):
                 "give noise_std, for pairs of noisy and clean crops, or contrast, for crops that "
                 "are coded"
             )
+        if self.noise_std == "estimate" and not self.noisy:
+            raise ValueError('noise_std = "estimate" is for pictures with noise: set noisy = true')
         return self
 
     def pairs(self, recipe: Path) -> Crops:
@@ -194,6 +200,14 @@ class Data(Table):
             return Crops(ready, self.crop, self.contrast)
         if isinstance(self.noise_std, tuple):
             return LevelPairs(ready, self.noise_std, self.crop)
+        if self.noise_std == "estimate":
+            level = float(torch.cat([estimate_noise_std(image) for image in ready]).median())
+            warn_user(
+                f"{recipe}: noise_std was estimated as {level:.3g}, the median of {len(ready)} "
+                "pictures; give noise_std if you know it",
+                MeasurementWarning,
+            )
+            return RecorruptedPairs(ready, level, self.crop, self.strength)
         if self.noisy:
             return RecorruptedPairs(ready, self.noise_std, self.crop, self.strength)
         return NoisyPairs(ready, self.noise_std, self.crop)
@@ -346,6 +360,8 @@ def _model_card(
     level = recipe.data.noise_std
     if level is None:
         what = f"contrast {recipe.data.contrast}"
+    elif level == "estimate":
+        what = "noisy pictures, whose noise was estimated"
     elif isinstance(level, tuple):
         what = f"noise {level[0]:g} to {level[1]:g}"
     else:

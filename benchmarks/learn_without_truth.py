@@ -1,0 +1,329 @@
+"""Training without ground truth, compared with supervised training and with deepinv's losses.
+
+    python benchmarks/learn_without_truth.py [--only sure|noise2inverse|equivariant|deepinv] [--again]
+
+sure            one DnCNN, 1,500 steps, noise 0.1, 100 pictures of BSD400: trained on clean pictures
+                with fresh noise, by SURE and recorrupted pairs on one noisy copy of each; and for
+                Poisson counts (peak 60) by thinning. PSNR on BSD68.
+noise2inverse   the two rows of the tooth, every tenth view left out; four parts. Residual on the
+                views that neither reconstruction has used, relative to that of filtered
+                back-projection.
+equivariant     chest slices at 128x128, 45 views; the network sees measurements alone. Trained on
+                five patients, PSNR on the slices of the others.
+deepinv         value on one batch, and seconds of a loss with its gradient, alternating.
+
+A setting is never chosen by the pictures it is reported on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from common import Kept, alternating, data_folder, machine, verdict
+from torch import Tensor, nn
+
+import invtoolbox as it
+from invtoolbox.networks.residual_unet import ResidualUNet
+from invtoolbox.training import (
+    L2,
+    ArtifactRemoval,
+    Crops,
+    EquivariantImaging,
+    MeasurementConsistency,
+    Measurements,
+    MeasurementSplitting,
+    Noise2InversePairs,
+    NoisyPairs,
+    Pairs,
+    RecorruptedPairs,
+    Rotations,
+    Stage,
+    Sure,
+    ThinnedPairs,
+    keep_freed_memory,
+    train,
+)
+
+RESULTS = Path(__file__).parent / "results" / "learn_without_truth.json"
+SIGMA, GAIN, CROP, STEPS = 0.1, 1 / 60, 40, 1500
+
+
+def fit(network: nn.Module, pairs: Pairs, loss: Any, steps: int, count: int) -> nn.Module:
+    stage = Stage(loss, steps, 1e-3, count, decay="linear")
+    return train(network, pairs, [stage], seed=0, progress=False).network
+
+
+def psnr(x: Tensor, truth: Tensor) -> float:
+    return float(it.metrics.psnr(x, truth, data_range=1.0).mean())
+
+
+# -- denoising -------------------------------------------------------------------------------------
+
+
+def pictures(folder: str, count: int) -> list[Tensor]:
+    data = it.datasets.open(data_folder() / folder, reader="pictures")
+    return [data[k].y for k in range(min(count, len(data)))]
+
+
+def noisy(images: list[Tensor], kind: str) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(7)
+    if kind == "poisson":
+        return [GAIN * torch.poisson(x / GAIN, generator=draw) for x in images]
+    return [x + SIGMA * torch.randn(x.shape, generator=draw) for x in images]
+
+
+def denoise(name: str) -> float:
+    clean, test = pictures("bsd400_gray180", 100), pictures("bsd68_gray", 68)
+    kind = "poisson" if "poisson" in name else "gaussian"
+    identity = it.operators.Identity((1, CROP, CROP))
+    spoilt = noisy(clean, kind)
+    pairs, loss = {
+        "supervised": lambda: (NoisyPairs(clean, SIGMA, CROP), L2()),
+        "sure": lambda: (Crops(spoilt, CROP), Sure(identity, SIGMA)),
+        "recorrupted": lambda: (RecorruptedPairs(spoilt, SIGMA, CROP), L2()),
+        "supervised poisson": lambda: (CountPairs(clean, CROP), L2()),
+        "thinned poisson": lambda: (ThinnedPairs(spoilt, GAIN, CROP), L2()),
+        "sure poisson": lambda: (Crops(spoilt, CROP), Sure(identity, gain=GAIN)),
+    }[name]()
+    network = fit(it.priors.DnCNN(depth=6, width=24), pairs, loss, STEPS, 16)
+    with torch.no_grad():
+        return float(
+            np.mean([psnr(network(y), x) for x, y in zip(test, noisy(test, kind), strict=True)])
+        )
+
+
+class CountPairs(Crops):
+    """Crops of clean pictures with fresh Poisson noise as the input."""
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        clean = self._crops(count, generator)
+        return GAIN * torch.poisson(clean / GAIN, generator=generator), clean
+
+
+# -- the tooth -------------------------------------------------------------------------------------
+
+
+def tooth() -> dict[str, float]:
+    item = it.datasets.open_named("tooth")
+    A = item[0].geometry.operator()
+    y = torch.cat([item[k].y for k in range(2)])
+    every = torch.arange(A.blocks)
+    left = every[4::10]
+    kept = every[~torch.isin(every, left)]
+    seen, unseen = A.subset(kept), A.subset(left)
+    scale = float(seen.pseudo_inverse(y[:, :, kept]).quantile(0.999))
+    y = y / scale
+    pairs = Noise2InversePairs(y[:, :, kept], seen, splits=4, crop=64)
+    network = fit(it.priors.DnCNN(depth=6, width=24), pairs, L2(), STEPS, 8)
+    with torch.no_grad():
+        images = {
+            "filtered back-projection": seen.pseudo_inverse(y[:, :, kept]),
+            "mean of the parts": pairs.mean_of_parts,
+            "noise2inverse": network(pairs.mean_of_parts),
+        }
+    _save("tooth", {name: image[:1] for name, image in images.items()})
+    return {
+        name: float((unseen(image) - y[:, :, left]).square().mean().sqrt())
+        for name, image in images.items()
+    }
+
+
+# -- chest slices ----------------------------------------------------------------------------------
+
+
+class LevelFree(nn.Module):
+    """The residual U-Net at one fixed level, as a network from images to images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = ResidualUNet(widths=(24, 48, 64), blocks=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.network(x, x.new_full((len(x),), 0.05))
+        return result
+
+
+def slices() -> tuple[Tensor, Tensor]:
+    """Return training and test slices at 128x128, attenuation of water 0.5, by patient."""
+    with np.load(data_folder() / "ct_slices" / "ct_hu_256.npz") as file:
+        hu = torch.from_numpy(file["hu"].astype(np.float32))[:, None]
+        patients = file["patient"]
+    x = F.avg_pool2d(0.5 * (hu / 1000 + 1).clamp_min(0), 2)
+    unseen = torch.from_numpy(np.isin(patients, np.unique(patients)[-3:]))
+    return x[~unseen], x[unseen]
+
+
+def equivariant(name: str, steps: int) -> float:
+    known, test = slices()
+    A = it.operators.ParallelBeam((128, 128), torch.arange(45) * torch.pi / 45, 184)
+    y, y_test = A(known), A(test)
+    network = ArtifactRemoval(A, LevelFree())
+    if name == "filtered back-projection":
+        return psnr(A.pseudo_inverse(y_test), test)
+    pairs = Labelled(y, known) if name == "supervised" else Measurements(y)
+    loss = {
+        "supervised": L2,
+        "consistency": lambda: MeasurementConsistency(A),
+        "equivariant": lambda: EquivariantImaging(A, Rotations(1.0), weight=100.0),
+        "splitting": lambda: MeasurementSplitting(A, share=0.8, consistency=0.2),
+        "equivariant splitting": lambda: MeasurementSplitting(
+            A, share=0.8, consistency=0.2, symmetry=Rotations(1.0)
+        ),
+    }[name]()
+    trained = fit(network, pairs, loss, steps, 4)
+    with torch.no_grad():
+        x = trained(y_test)
+    _save(f"chest {name}", {"truth": test[:1], name: x[:1]})
+    return psnr(x, test)
+
+
+class Labelled(Pairs):
+    """Measurements and their true images."""
+
+    def __init__(self, y: Tensor, x: Tensor) -> None:
+        self.y, self.x = y, x
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        index = torch.randint(len(self.y), (count,), generator=generator)
+        return self.y[index], self.x[index]
+
+
+# -- deepinv ---------------------------------------------------------------------------------------
+
+
+def peers() -> None:
+    import deepinv as dinv
+
+    A = it.operators.Blur(torch.ones(1, 7) / 7, (64, 64), boundary="periodic")
+    physics = it.to_deepinv(A)
+    network = it.priors.DnCNN(depth=6, width=24)
+    y = torch.rand(8, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    step = 1e-3 * float(y.square().mean().sqrt())
+    metric = dinv.metric.MSE()
+
+    def model(y: Tensor, _: Any) -> Any:
+        return network(y)
+
+    class SameTurns(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            draw = torch.Generator().manual_seed(1)
+            return Rotations().transform(x, Rotations().draw(len(x), draw))
+
+    sure = dinv.loss.SurePGLoss(0.1, 0.05, tau1=step)
+    theirs_ei = dinv.loss.EILoss(SameTurns(), metric=metric, apply_noise=False)
+    consistency = dinv.loss.MCLoss(metric)
+    ours = {
+        "sure": Sure(A, 0.1, 0.05),
+        "consistency": MeasurementConsistency(A),
+        "equivariant": EquivariantImaging(A),
+    }
+
+    def theirs(name: str) -> Any:
+        x = network(y)
+        sure.rng = torch.Generator().manual_seed(1)
+        if name == "sure":
+            return sure(y=y, x_net=x, physics=physics, model=model)
+        loss = consistency(x_net=x, y=y, physics=physics)
+        if name == "consistency":
+            return loss
+        return loss + theirs_ei(x_net=x, physics=physics, model=model)
+
+    for name, loss in ours.items():
+
+        def ours_of(loss: Any = loss) -> Any:
+            return loss.of_network(network, y, y, torch.Generator().manual_seed(1))
+
+        gap = float(
+            ((ours_of().detach() - theirs(name).detach()).abs() / theirs(name).detach().abs()).max()
+        )
+        seconds = alternating(
+            {
+                "ours": lambda: ours_of().sum().backward(),
+                "deepinv": lambda name=name: theirs(name).sum().backward(),
+            }
+        )
+        ratio = seconds["ours"] / seconds["deepinv"]
+        # one step for the batch there, one per item here: equal up to the steps' difference
+        print(
+            f"  {name:12} relative difference {gap:.1e}, seconds over deepinv's {ratio:.2f} "
+            + verdict(gap < 1e-3 and ratio < 1.05, "equal, not slower")
+        )
+
+
+def _save(name: str, images: dict[str, Tensor]) -> None:
+    """Write pictures to look at, in a temporary folder of the user."""
+    import tempfile
+
+    from PIL import Image
+
+    folder = Path(tempfile.gettempdir()) / "learn_without_truth"
+    folder.mkdir(exist_ok=True)
+    row = torch.cat([image[0, 0] for image in images.values()], 1)
+    Image.fromarray((255 * (row / row.quantile(0.999)).clamp(0, 1)).byte().numpy()).save(
+        folder / f"{name}.png"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=("sure", "noise2inverse", "equivariant", "deepinv"))
+    parser.add_argument("--steps", type=int, default=800, help="steps of the chest networks")
+    parser.add_argument("--again", action="store_true", help="forget earlier results")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    kept = Kept(RESULTS, arguments.again)
+    print(machine())
+
+    def wanted(part: str) -> bool:
+        return arguments.only in (None, part)
+
+    if wanted("deepinv"):
+        print("losses of the same name in deepinv")
+        peers()
+    if wanted("sure"):
+        print("denoising, PSNR on BSD68")
+        names = ["supervised", "sure", "recorrupted"]
+        names += ["supervised poisson", "thinned poisson", "sure poisson"]
+        found = {name: kept.result(name, lambda name=name: denoise(name)) for name in names}
+        for name in ("sure", "recorrupted", "thinned poisson", "sure poisson"):
+            best = found["supervised poisson" if "poisson" in name else "supervised"]
+            bar = 0.5 if "poisson" in name else 0.3
+            lost = best - found[name]
+            print(
+                f"  {name:16} {found[name]:.2f} dB, {lost:.2f} below "
+                + verdict(lost <= bar, f"supervised less {bar} dB")
+            )
+    if wanted("noise2inverse"):
+        print("tooth, residual on views that were left out")
+        residuals = kept.result("tooth", tooth)
+        ratio = residuals["noise2inverse"] / residuals["filtered back-projection"]
+        print(f"  {ratio:.3f} of filtered back-projection's " + verdict(ratio <= 0.8, "0.8"))
+    if wanted("equivariant"):
+        print(f"chest slices, 45 views, {arguments.steps} steps, PSNR on unseen patients")
+        names = ["filtered back-projection", "supervised", "consistency", "equivariant"]
+        names += ["splitting", "equivariant splitting"]
+        found = {
+            name: kept.result(
+                f"{name} {arguments.steps}", lambda name=name: equivariant(name, arguments.steps)
+            )
+            for name in names
+        }
+        for name, value in found.items():
+            print(f"  {name:24} {value:.2f} dB")
+        gain = found["equivariant"] - found["consistency"]
+        lost = found["supervised"] - found["equivariant"]
+        print(
+            f"  equivariant {gain:+.2f} dB "
+            + verdict(gain >= 2, "2 dB over consistency")
+            + f", {lost:.2f} below supervised "
+            + verdict(lost <= 1.5, "1.5 dB")
+        )
+
+
+if __name__ == "__main__":
+    main()
