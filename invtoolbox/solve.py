@@ -24,8 +24,8 @@ from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.loop.differentiation import differentiate_answer, differentiates_fixed_point
 from invtoolbox.loop.run import INVALID, RECORDED, STATUS, Callback, Limits, Loop, ProgressBar, run
 from invtoolbox.measurements import report_findings
+from invtoolbox.objective.coarse_grids import coarsen_for_search, coarsen_for_start
 from invtoolbox.objective.initial_guess import (
-    coarsen,
     first_guess,
     initial_variable,
     is_scan,
@@ -48,9 +48,6 @@ from invtoolbox.solvers.weights import check_fixed_levels, check_least_weights, 
 
 log = logging.getLogger("invtoolbox")
 
-#: Least number of pixels per axis of the coarsest grid of a start, and of the grid on which the
-#: weight of a large scan is found.
-_COARSEST, _COARSE_SEARCH = 64, 128
 #: Number of iterations on the grid of the image, if a solver that was chosen starts at the answer on
 #: a coarser one. They refine edges; the rest is done where an iteration costs a fraction.
 _FINE_ITERATIONS = 100
@@ -295,7 +292,7 @@ def solve(
                 limits.tolerance,
                 algorithm.max_iterations,
                 lambda tolerance: algorithm.coarse(tolerance)[1],
-                _coarsen_for_search(problem) if nested else None,
+                coarsen_for_search(problem) if nested else None,
             )
             curve = search.choose(trials)
             for note in curve.notes:
@@ -304,7 +301,7 @@ def solve(
             objective = trials.chosen(curve)
         if nested and rule is not None:
             variable = initial_variable(objective, None, False, at_inverse=True)
-        elif nested and (coarse := _coarsen_for_start(problem)) is not None:
+        elif nested and (coarse := coarsen_for_start(problem)) is not None:
             budget = _FINE_ITERATIONS if named is None else algorithm.max_iterations
             if max_iterations is None:
                 limits = dataclasses.replace(limits, max_iterations=budget)
@@ -393,23 +390,6 @@ def _blank(solution: Solution, skipped: Tensor) -> Solution:
 
 #: The first reconstructions of priors are of measurements that were checked before.
 _inner_solve = functools.partial(solve, check=False)
-
-
-def _coarsen_for_search(problem: Problem) -> Problem | None:
-    """Return the problem on a grid of half or a quarter of the pixels per axis, if it is large."""
-    found = None
-    for _ in range(2):
-        if min(problem.image_shape[1:]) < 2 * _COARSE_SEARCH:
-            break
-        if (coarse := coarsen(problem)) is None:
-            break
-        found = problem = coarse
-    return found
-
-
-def _coarsen_for_start(problem: Problem) -> Problem | None:
-    """Return the problem on a grid of half the pixels, on which a run starts, or ``None``."""
-    return coarsen(problem) if min(problem.image_shape[1:]) >= 2 * _COARSEST else None
 
 
 def _start_from(

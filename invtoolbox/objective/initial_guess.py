@@ -44,23 +44,6 @@ def is_scan(problem: Problem) -> bool:
     return isinstance(problem.operator, Scan) and isinstance(problem.data_term, LeastSquares)
 
 
-def coarsen(problem: Problem) -> Problem | None:
-    """Return the problem on a grid of half the pixels, with the means of two measurements each.
-
-    Misfit and total variation of an image are both half as large there, so that one weight suits
-    both grids. ``None`` if the operator is no 2D scan of even size, or if weights differ along the
-    detector.
-    """
-    A, term = problem.operator, problem.data_term
-    coarse = A.coarsen() if isinstance(A, Scan) and type(term) is LeastSquares else None
-    if coarse is None or problem.unknown:
-        return None
-    assert isinstance(term, LeastSquares)
-    if term.weights is not None and term.weights.shape[-1] != 1:
-        return None
-    return Problem(problem.y.unflatten(-1, (-1, 2)).mean(-1), coarse, term)
-
-
 def _filtered_back_projection(problem: Problem) -> Tensor | None:
     """Return the filtered back-projection of every item from the views that count.
 

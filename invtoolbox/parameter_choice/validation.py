@@ -41,9 +41,10 @@ class Validation(WeightSearch):
       not seen: every sixth view of a scan, or a random sixth of the pixels (cross-validation;
       Stone, J. R. Statist. Soc. B 36, 1974);
     - weight_2 of the whiteness, the logarithm of half the mean square of the power spectrum of the
-      residual over the square of its mean, which is 0 for white noise (Almeida & Figueiredo, IEEE TIP 22, 2013; Lanza et al., ETNA 53, 2020). The residual of too
-      large a weight holds parts of the image, and the residual of too small a weight lacks the
-      frequencies that the image has fitted.
+      residual over the square of its mean, which is 0 for white noise (Almeida & Figueiredo, IEEE
+      TIP 22, 2013; Lanza et al., ETNA 53, 2020). The residual of too large a weight holds parts of
+      the image, and the residual of too small a weight lacks the frequencies that the image has
+      fitted.
 
     Neither needs the noise level. If the model is right, the first is about the best weight for
     the image, and the second is too large. If it is not (an object that is not made of pixels, a

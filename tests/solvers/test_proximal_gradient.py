@@ -8,7 +8,8 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.objective.initial_guess import coarsen, first_guess
+from invtoolbox.objective.coarse_grids import coarsen
+from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.priors import ExplicitPrior
 from invtoolbox.solvers import FISTA, LBFGS, ProximalGradient
