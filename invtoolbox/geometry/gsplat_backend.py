@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.geometry.lens import Lens
 from invtoolbox.geometry.splatting import RenderMode
 
 
@@ -33,10 +34,11 @@ def rasterization(
     normals: bool = False,
     median_depth: bool = False,
     surface: bool = False,
+    lens: Lens | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Render 3D Gaussians by gsplat; see `invtoolbox.geometry.splatting.rasterization`.
 
-    gsplat supports neither normals nor the median depth nor surfaces, and this function returns no information
+    Normals, the median depth, surfaces and lenses are not passed on to gsplat, and this function returns no information
     for densification. gsplat cuts Gaussians at about three standard deviations, so its pictures
     differ from the toolbox's own by up to 1/255.
 
@@ -44,10 +46,10 @@ def rasterization(
         MissingDependency: if gsplat is not installed.
         InputError: if the tensors are not on CUDA, and for options that gsplat does not support.
     """
-    if normals or median_depth or surface:
+    if normals or median_depth or surface or lens is not None:
         raise InputError(
-            "gsplat renders neither normals nor the median depth nor surfaces; use backend='own' "
-            "for these"
+            "backend='gsplat' renders neither normals nor the median depth, surfaces or lenses; "
+            "use backend='own' for these"
         )
     if not means.is_cuda:
         raise InputError(

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.geometry.lens import Lens
+from invtoolbox.geometry.lens_splatting import project_through_lens
 from invtoolbox.kernels.rendering.splat_binning import bin_splats
 from invtoolbox.kernels.rendering.splat_compositing import composite, composite_with_ids
 from invtoolbox.kernels.rendering.splat_projection import Projection, project
@@ -38,6 +40,7 @@ def rasterization(
     normals: bool = False,
     median_depth: bool = False,
     surface: bool = False,
+    lens: Lens | None = None,
     checked: bool = False,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     r"""Render 3D Gaussians into C views each, as Kerbl et al. (ACM TOG 42, 2023).
@@ -86,6 +89,9 @@ def rasterization(
             z at which the ray of a pixel meets the plane of that Gaussian, 0 if there is none; and
             "distortion", ``sum_(i<j) w_i w_j (z_i - z_j)^2`` over the weights and the depths of the
             Gaussians of a pixel. Median depth and normals are returned, too.
+        lens: lens of all views, through which Gaussians are projected by the unscented transform
+            (`geometry.lens_splatting`); ``Ks`` are its intrinsics. Normals and surfaces are those
+            of a pinhole.
         checked: whether the caller has checked that the intrinsics have no skew, which a GPU would
             have to be waited for.
 
@@ -97,7 +103,8 @@ def rasterization(
         "median_ids", "plane_depth" and "distortion" ``(..., 1)``.
 
     Raises:
-        InputError: if shapes or types do not fit together, or if intrinsics have a skew.
+        InputError: if shapes or types do not fit together, if intrinsics have a skew, or for
+            normals or surfaces through a lens.
 
     >>> mean, size = torch.tensor([[0.0, 0, 4]]), torch.full((1, 3), 0.2)
     >>> splat = mean, torch.tensor([[1.0, 0, 0, 0]]), size, torch.tensor([0.9]), torch.ones(1, 3)
@@ -149,7 +156,15 @@ def rasterization(
         surface,
     )
     m, q, s, o, f, V, K = (t.reshape(scenes, *t.shape[len(leading) :]) for t in given)
-    splats, boxes, reaches = project(m, q, s, o, f, V, K, how)
+    if lens is None:
+        splats, boxes, reaches = project(m, q, s, o, f, V, K, how)
+    elif normals or surface:
+        raise InputError(
+            "normals and surfaces are rendered by a pinhole; straighten the pictures, or leave out "
+            "the lens"
+        )
+    else:
+        splats, boxes, reaches = project_through_lens(m, q, s, o, f, V, K, how, lens)
     tiles = bin_splats(boxes, reaches, width, height)
     # The images are computed from the returned tensor, so that they have a derivative in it.
     shown = splats.unflatten(0, (*leading, views))

@@ -27,7 +27,8 @@ def mesh_scene(model: SceneModel, x: Any, cameras: Cameras, resolution: int = 25
 
     Voxels are cut at half of their opacity (`geometry.voxel_surface`). For Gaussians, the median
     depths that the cameras of the photographs see, or of flat ones the depths of their planes, are
-    fused within the box of the model (`geometry.fuse_depth`). Small parts apart from the rest are removed.
+    fused within the box of the model (`geometry.fuse_depth`). Small parts apart from the rest are
+    removed.
 
     Args:
         model: representation of the scene.

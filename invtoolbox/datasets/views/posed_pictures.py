@@ -16,7 +16,12 @@ from torch.nn import functional
 
 from invtoolbox.core.checks import decoding, sniff
 from invtoolbox.datasets.sweeps.pose_files import nearest_motions, rotation_errors
-from invtoolbox.datasets.volumes.pictures import read_pixels, read_size, scale_to_unit
+from invtoolbox.datasets.volumes.pictures import (
+    read_orientation,
+    read_pixels,
+    read_size,
+    scale_to_unit,
+)
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, intrinsics
 from invtoolbox.geometry.lens import Lens, Straightening
@@ -358,15 +363,19 @@ def read_one_channel(file: Path, size: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """Geometry of one picture: its straightening, and intrinsics and size of the result.
+    """Geometry of one picture: its straightening, and the camera and the size of the result.
 
-    Blocks of ``block`` pixels are averaged first if the picture is much larger than needed.
+    Blocks of ``block`` pixels are averaged first if the picture is much larger than needed. At the
+    end the picture makes a number of quarter turns clockwise, so that it is upright.
     """
 
     view: View
     stored: tuple[int, int]
     block: int
     plan: Straightening | None
+    target: tuple[int, int]
+    turns: int
+    world_to_camera: Tensor
     intrinsics: Tensor
     size: tuple[int, int]
 
@@ -399,6 +408,8 @@ class _Frames:
             view: the picture and its camera.
         """
         stored = read_size(view.picture)
+        turns = _TURNS.get(read_orientation(view.picture), 0) if _has_tag(view.picture) else 0
+        view = _as_stored(view, stored, turns)
         K = _fit_intrinsics(self.path, view, stored)
         block = max(1, int(max(stored) / (2 * self.shrink * (self.largest_side or math.inf))))
         size = (stored[0] // block, stored[1] // block)
@@ -421,7 +432,8 @@ class _Frames:
         factor = min(1.0, (self.largest_side or math.inf) / max(height, width))
         target = (max(1, round(height * factor)), max(1, round(width * factor)))
         ratio = torch.tensor([target[1] / width, target[0] / height, 1.0], dtype=K.dtype)
-        self.frames.append(_Frame(view, stored, block, plan, ratio[:, None] * K, target))
+        pose, K, upright = _turn(view.world_to_camera, ratio[:, None] * K, target, turns)
+        self.frames.append(_Frame(view, stored, block, plan, target, turns, pose, K, upright))
 
     def load(self, rows: Tensor) -> PosedPictures:
         """Read pictures.
@@ -451,7 +463,7 @@ class _Frames:
         """Cameras of the pictures."""
         views = [frame.view for frame in self.frames]
         return Cameras(
-            torch.stack([view.world_to_camera for view in views]).float(),
+            torch.stack([frame.world_to_camera for frame in self.frames]).float(),
             torch.stack([frame.intrinsics for frame in self.frames]).float(),
             self.canvas,
             tuple(view.name for view in views),
@@ -481,12 +493,62 @@ class _Frames:
             rgba = functional.avg_pool2d(rgba, shrink)
             mask = None if mask is None else -functional.max_pool2d(-mask, shrink)
             depth = None if depth is None else _middle_depth(depth, shrink)
-        if tuple(rgba.shape[1:]) != frame.size:
+        if tuple(rgba.shape[1:]) != frame.target:
             more = (None if part is None else part[None] for part in (mask, depth))
-            colors, mask, depth = resize(frame.size, rgba[None], *more)
+            colors, mask, depth = resize(frame.target, rgba[None], *more)
             rgba = colors[0]
             mask, depth = (None if part is None else part[0] for part in (mask, depth))
+        if frame.turns:
+            rgba = rgba.rot90(-frame.turns, (1, 2))
+            mask, depth = (
+                None if part is None else part.rot90(-frame.turns, (1, 2)) for part in (mask, depth)
+            )
         return rgba, mask, depth
+
+
+#: Quarter turns clockwise that make a picture upright, by its orientation tag. Mirrored pictures
+#: stay as they are, because no camera mirrors.
+_TURNS = {3: 2, 6: 1, 8: 3}
+
+
+def _has_tag(file: Path) -> bool:
+    return sniff(file) in ("jpeg", "png", "tiff")
+
+
+def _turn(
+    pose: Tensor, K: Tensor, size: tuple[int, int], turns: int
+) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """Return pose, intrinsics and size of a camera whose picture makes quarter turns clockwise.
+
+    >>> K = torch.tensor([[5.0, 0, 1], [0, 6, 2], [0, 0, 1]])
+    >>> _turn(torch.eye(4), K, (8, 4), 1)[1:]
+    (tensor([[6., 0., 6.],
+            [0., 5., 1.],
+            [0., 0., 1.]]), (4, 8))
+    """
+    for _ in range(turns):
+        height = float(size[0])
+        pixel = K.new_tensor([[0.0, -1.0, height], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+        quarter = torch.eye(4, dtype=pose.dtype)
+        quarter[:2, :2] = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+        pose, K = quarter @ pose, pixel @ K @ quarter[:3, :3].to(K).T
+        size = size[1], size[0]
+    return pose, K, size
+
+
+def _as_stored(view: View, stored: tuple[int, int], turns: int) -> View:
+    """Return a view whose camera belongs to the pixels as stored.
+
+    A file of cameras may belong to the upright picture, as OpenCV reads it. Its size then shows
+    that, unless the picture is square.
+    """
+    size, K = view.size, view.intrinsics
+    if turns % 2 == 0 or size is None or not isinstance(K, Tensor) or any(view.lens.tangential):
+        return view
+    if (size[0] > size[1]) == (stored[0] > stored[1]):
+        return view
+    pose, K, size = _turn(view.world_to_camera, K.double(), size, 4 - turns)
+    return replace(view, world_to_camera=pose, intrinsics=K, size=size)
 
 
 def _read_blocks(file: Path, block: int) -> Tensor:

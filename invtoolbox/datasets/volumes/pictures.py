@@ -71,7 +71,7 @@ class Pictures:
             )
         array = array[..., : 1 if array.shape[-1] <= 2 else 3]
         if not self.as_stored:
-            array = _apply_orientation(array, _orientation(path, page))
+            array = _apply_orientation(array, read_orientation(path, page))
         y = as_tensor(np.moveaxis(scale_to_unit(path, array), -1, 0))[None]
         units = "as stored" if np.issubdtype(stored, np.floating) else "1 (0 black to 1 white)"
         return Measurement(
@@ -170,8 +170,13 @@ def _check_size(path: Path) -> None:
         require_plausible(path, (picture.height, picture.width, len(picture.getbands())), np.uint8)
 
 
-def _orientation(path: Path, page: int) -> int:
-    """Return the orientation tag, 1 to 8; 1 (as stored) if it is missing or has no meaning."""
+def read_orientation(path: Path, page: int = 0) -> int:
+    """Return the orientation tag, 1 to 8; 1 (as stored) if it is missing or has no meaning.
+
+    Args:
+        path: path of the picture.
+        page: number of the page of a TIFF file.
+    """
     if sniff(path) == "tiff":
         import tifffile
 

@@ -18,6 +18,7 @@ from invtoolbox.core.constants import compute_once, constant, is_nonzero
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.gaussians import Splats
+from invtoolbox.geometry.lens import Lens
 from invtoolbox.geometry.ray_splatting import ray_rasterization
 from invtoolbox.geometry.rigid import inverse, rigid, rotation
 from invtoolbox.geometry.splatting import check_skew, rasterization
@@ -121,6 +122,7 @@ class GaussianRenderer(_SplatOperator):
         far: largest depth of a visible Gaussian.
         radius_clip: radius in pixels up to which Gaussians are left out.
         pose_step: unit in which solvers move ``twist``, radians and lengths of the world.
+        lens: lens of all cameras, for pictures that are not straightened; None for pinholes.
         backend: renderer, ``"own"``, or ``"gsplat"``, which renders on CUDA with that library if it
             is installed.
 
@@ -146,6 +148,7 @@ class GaussianRenderer(_SplatOperator):
         radius_clip: float = 0.0,
         pose_step: float = 1e-3,
         backend: Literal["own", "gsplat"] = "own",
+        lens: Lens | None = None,
     ) -> None:
         for name in outputs:
             if name not in _CHANNELS:
@@ -168,6 +171,7 @@ class GaussianRenderer(_SplatOperator):
         self.background = torch.as_tensor(background, dtype=self.intrinsics.dtype)
         self.near, self.far, self.radius_clip = near, far, radius_clip
         self.pose_step, self.backend = pose_step, backend
+        self.lens = lens if lens is not None and lens.distorts else None
         self.domain_shape = ()
         self._set_range()
 
@@ -221,6 +225,7 @@ class GaussianRenderer(_SplatOperator):
             normals="normal" in self.outputs,
             median_depth="median_depth" in self.outputs,
             surface=not {"plane_depth", "distortion"}.isdisjoint(self.outputs),
+            lens=self.lens,
         )
         self._check_channels(image.shape[-1] - depth)
         known = {
@@ -299,6 +304,7 @@ class GaussianRenderer(_SplatOperator):
         shown = [f"{self.blocks} cameras", f"{self.size[0]}x{self.size[1]}"]
         shown += [] if self.outputs == ("color",) else [f"outputs={self.outputs}"]
         shown += ["antialiased"] if self.antialiased else []
+        shown += [f"lens={self.lens}"] if self.lens is not None else []
         return f"GaussianRenderer({', '.join(shown)})"
 
 

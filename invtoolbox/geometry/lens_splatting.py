@@ -1,0 +1,148 @@
+r"""Project Gaussians through a lens with distortion, by the unscented transform.
+
+The projection of a lens has no simple derivative. So seven points of every Gaussian, its mean and
+two on each axis, go through the lens one by one, and the mean and the covariance of their pixels
+are those of the splat:
+
+.. math:: x_0 = m, \quad x_{k\pm} = m \pm \sqrt{3 + \lambda}\, s_k q_k, \qquad
+          \mu = \sum_i w_i \pi(x_i), \quad C = \sum_i w'_i (\pi(x_i) - \mu)(\pi(x_i) - \mu)^T
+
+with the weights of Julier and Uhlmann. For small Gaussians and a lens without distortion, this is
+the linearization of `geometry.rasterization`.
+
+Source: Wu et al., "3DGUT: enabling distorted cameras and secondary rays in Gaussian splatting",
+CVPR 2025; Julier and Uhlmann, "New extension of the Kalman filter to nonlinear systems", 1997.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from invtoolbox.geometry.gaussians import spherical_harmonics
+from invtoolbox.geometry.lens import Lens
+from invtoolbox.geometry.rotations import rotation_matrices
+from invtoolbox.kernels.rendering.splat_projection import Projection
+
+#: Spread of the seven points and the parameter of their weights, as in 3DGUT: for alpha = 1 the
+#: points lie at sqrt(3) standard deviations, and the weight of the mean in C is beta.
+ALPHA, BETA, KAPPA = 1.0, 2.0, 0.0
+
+
+def project_through_lens(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    how: Projection,
+    lens: Lens,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Project Gaussians into views of a lens.
+
+    The arguments and the results are those of `kernels.rendering.splat_projection.project`, for
+    ``how`` without normals and surfaces; derivatives pass through the operations of torch.
+
+    Args:
+        means: centres, ``(S, N, 3)``.
+        quats: quaternions, ``(S, N, 4)``.
+        scales: standard deviations, ``(S, N, 3)``.
+        opacities: opacities, ``(S, N)``.
+        colors: colors ``(S, N, D)``, or harmonics ``(S, N, K, 3)``.
+        viewmats: world to camera, ``(S, C, 4, 4)``.
+        Ks: intrinsics, ``(S, C, 3, 3)``.
+        how: settings of the projection.
+        lens: lens of all cameras.
+    """
+    scenes, views, count = len(means), viewmats.shape[1], means.shape[1]
+    scale = ALPHA**2 * (3 + KAPPA)  # 3 + lambda
+    first = 1 - 3 / scale
+    axes = math.sqrt(scale) * rotation_matrices(quats) * scales[..., None, :]
+    away = torch.cat([torch.zeros_like(means[..., None]), axes, -axes], -1).transpose(-1, -2)
+    points = means[:, :, None] + away  # (S, N, 7, 3)
+    R, t = viewmats[:, :, :3, :3], viewmats[:, :, :3, 3]
+    local = points.flatten(1, 2)[:, None] @ R.transpose(-1, -2) + t[:, :, None]
+    local = local.unflatten(2, (count, 7))  # (S, C, N, 7, 3)
+    depth = local[..., 0, 2]
+    # Points behind the camera have no pixel; those of a visible Gaussian move to its front.
+    z = torch.maximum(local[..., 2], 0.1 * depth[..., None].clamp_min(how.near))
+    rays = local[..., :2] / z[..., None]
+    limit = reach_of(lens)
+    radius = rays.norm(dim=-1, keepdim=True)
+    # Beyond its reach a lens folds; such points lie at the reach.
+    shown = lens.distort(rays * (limit / radius.clamp_min(limit)))
+    focal, centre = Ks[:, :, None, None, [0, 1], [0, 1]], Ks[:, :, None, None, :2, 2]
+    pixels = shown * focal + centre
+    weights = torch.full_like(pixels[0, 0, 0, :, :1], 0.5 / scale)
+    weights[0] = first
+    mean = (weights * pixels).sum(-2)
+    off = pixels - mean[..., None, :]
+    spread = weights.clone()
+    spread[0] = first + 1 - ALPHA**2 + BETA
+    a, c = ((spread * off.square()).sum(-2) + how.blur).unbind(-1)
+    b = (spread[:, 0] * off[..., 0] * off[..., 1]).sum(-1)
+    det = a * c - b * b
+    share = torch.ones_like(det)
+    if how.antialiased:
+        sharp = (a - how.blur) * (c - how.blur) - b * b
+        share = (sharp / det).clamp_min(1e-12).sqrt()
+    opacity = opacities[:, None] * share
+    boxes, seen = _boxes(mean, a, c, opacity.detach(), how)
+    seen = seen & (depth > how.near) & (depth < how.far) & (det > 0)
+    seen = seen & (radius[..., 0, 0] < limit)
+    features = [_features(means, colors, R, t, how.degree)]
+    features += [depth[..., None]] if how.depth else []
+    safe = torch.where(seen, det, 1.0)
+    rows = [mean, torch.stack([c / safe, -b / safe, a / safe, opacity], -1), *features]
+    splats = torch.where(seen[..., None], torch.cat(rows, -1), 0.0)
+    reach = torch.stack([depth, (255 * opacity).clamp_min(1.0).log()], -1).detach()
+    reaches = torch.where(seen[..., None], reach, 0.0)
+    boxes = torch.where(seen[..., None], boxes, 0).int()
+    flat = (scenes * views, count, -1)
+    return tuple(part.reshape(flat).contiguous() for part in (splats, boxes, reaches))  # type: ignore[return-value]
+
+
+def reach_of(lens: Lens) -> float:
+    """Return the largest ``tan`` of the angle to the axis up to which a lens does not fold.
+
+    Args:
+        lens: the lens.
+
+    >>> round(reach_of(Lens(radial=(-0.3,))), 2), reach_of(Lens()) > 50
+    (1.05, True)
+    """
+    angles = torch.linspace(0, 0.495 * math.pi, 4000, dtype=torch.float64)
+    rays = torch.stack([angles.tan(), torch.zeros_like(angles)], 1)
+    grows = lens.distort(rays)[:, 0].diff() > 0
+    wrong = (~grows).nonzero()
+    return float(rays[int(wrong[0]) if len(wrong) else -1, 0])
+
+
+def _boxes(
+    mean: Tensor, a: Tensor, c: Tensor, opacity: Tensor, how: Projection
+) -> tuple[Tensor, Tensor]:
+    """Return the boxes of pixels, and whether there is any pixel in them."""
+    with torch.no_grad():
+        limit = (255 * opacity).clamp_min(1.0).log()
+        half = (2 * limit[..., None] * torch.stack([a, c], -1)).sqrt() * 1.0001 + 1e-3
+        size = mean.new_tensor([how.width, how.height])
+        start = (mean - half - 0.5).ceil().clamp_min(0)
+        end = torch.minimum((mean + half - 0.5).ceil(), size)
+        seen = (start < end).all(-1) & (opacity >= 1 / 255) & (half.amax(-1) > how.clip)
+        boxes = torch.stack([start[..., 0], end[..., 0], start[..., 1], end[..., 1]], -1)
+        return torch.where(seen[..., None], boxes, 0.0), seen
+
+
+def _features(means: Tensor, colors: Tensor, R: Tensor, t: Tensor, degree: int) -> Tensor:
+    """Return the colors of the Gaussians in every view, ``(S, C, N, channels)``."""
+    if degree < 0:
+        return colors[:, None].expand(-1, R.shape[1], -1, -1)
+    eye = (R.transpose(-1, -2) @ t[..., None])[..., 0]
+    away = means[:, None] + eye[:, :, None]
+    basis = spherical_harmonics(away / away.norm(dim=-1, keepdim=True).clamp_min(1e-30), degree)
+    harmonics = colors[:, None, :, : basis.shape[-1]]
+    return ((basis[..., None] * harmonics).sum(-2) + 0.5).clamp_min(0)
