@@ -1,6 +1,7 @@
 """The command line ``invtoolbox COMMAND``.
 
-The commands are run, reconstruct, ct, deblur, flow, normals, train, list, info, doctor and demo.
+The commands are run, reconstruct, ct, deblur, flow, normals, register, train, list,
+info, doctor and demo.
 A user's error ends with one sentence and exit code 2, Ctrl-C and SIGTERM with exit code 130. With
 ``INVTOOLBOX_DEBUG=1`` a traceback is shown instead.
 """
@@ -16,11 +17,23 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
-from invtoolbox.cli import ct, deblur, demo, doctor, flow, info, listing, normals, run, train
+from invtoolbox.cli import (
+    ct,
+    deblur,
+    demo,
+    doctor,
+    flow,
+    info,
+    listing,
+    normals,
+    register,
+    run,
+    train,
+)
 from invtoolbox.core.interrupts import terminate_as_interrupt
 from invtoolbox.errors import InputError, MissingDependency
 
-_COMMANDS = (run, ct, deblur, flow, normals, train, listing, info, doctor, demo)
+_COMMANDS = (run, ct, deblur, flow, normals, register, train, listing, info, doctor, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -44,12 +44,15 @@ class Linearization:
             self._free = variable.detach().requires_grad_(True)
             decoded = objective.decode_parameters(self._free)
             images = decoded.x if isinstance(decoded.x, tuple) else (decoded.x,)
+            prediction: Any
             if self._jacobian is not None and self._quadratic:
                 prediction = ()  # neither its value nor its graph is needed
             else:
                 with torch.set_grad_enabled(self._jacobian is None):
                     prediction = decoded.operator(decoded.x)
-            self._predictions = prediction if isinstance(prediction, tuple) else (prediction,)
+            self._predictions: tuple[Tensor, ...] = (
+                prediction if isinstance(prediction, tuple) else (prediction,)
+            )
             self._is_tuple = isinstance(prediction, tuple)
             if self._jacobian is None:
                 self._outputs = (*self._predictions, *images)

@@ -193,17 +193,15 @@ def _taps(displacement: Tensor, spacing: Sequence[float], interpolation: str) ->
         t = (place - below).unsqueeze(1)
         first = below.long()
         if interpolation == "linear":
-            steps, weights, slopes = (0, 1), [1 - t, t], [-inside, inside]
+            steps, weights, slopes = [0, 1], [1 - t, t], [-inside, inside]
         else:
-            steps, weights = (
-                (-1, 0, 1, 2),
-                [  # type: ignore[assignment]
-                    ((1 - 0.5 * t) * t - 0.5) * t,
-                    (1.5 * t - 2.5) * t * t + 1,
-                    ((2 - 1.5 * t) * t + 0.5) * t,
-                    (0.5 * t - 0.5) * t * t,
-                ],
-            )
+            steps = [-1, 0, 1, 2]
+            weights = [
+                ((1 - 0.5 * t) * t - 0.5) * t,
+                (1.5 * t - 2.5) * t * t + 1,
+                ((2 - 1.5 * t) * t + 0.5) * t,
+                (0.5 * t - 0.5) * t * t,
+            ]
             with torch.no_grad():
                 slopes = [
                     ((2 - 1.5 * t) * t - 0.5) * inside,
@@ -255,7 +253,7 @@ def _sample(image: Tensor, taps: list[_Taps]) -> Tensor:
 
 def _sample_slopes(image: Tensor, taps: list[_Taps]) -> Tensor:
     """Interpolate the slopes of images, ``(batch, channel, dimensions, *space)``."""
-    values, slopes = _values(image, taps), []
+    values, slopes = _values(image, taps), list[list[Tensor]]()
     for own in reversed(taps):
         slopes = [_combine(part, own.weights) for part in slopes]
         slopes.insert(0, _combine(values, own.slopes))

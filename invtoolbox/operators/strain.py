@@ -96,14 +96,18 @@ class ElasticStrain(LinearOperator):
         for i, j in self.pairs:
             shear = _middle(self._slope(x[:, i], j), i) + _middle(self._slope(x[:, j], i), j)
             rows.append(self._edges(shear, {i, j}) * math.sqrt(self.mu))
-        volume = sum(
+        changes = [
             _middle(self._slope(x[:, k], k), *(a for a in range(x.shape[1]) if a != k))
             for k in range(x.shape[1])
-        )
+        ]
+        volume = torch.stack(changes).sum(0)
         rows.append(volume * math.sqrt(self.lame))
         out = x.new_zeros(len(x), *self.range_shape)
         for m, row in enumerate(rows):
-            out[(slice(None), m, *(slice(n) for n in row.shape[1:]))] = row
+            place = out[:, m]
+            for k, n in enumerate(row.shape[1:]):
+                place = place.narrow(k + 1, 0, n)
+            place.copy_(row)
         return out
 
     def _slope(self, component: Tensor, axis: int) -> Tensor:

@@ -113,7 +113,7 @@ def register(
     *,
     spacing: Sequence[float] | float | None = None,
     loss: Loss | DataTerm = "least-squares",
-    regularization: float | Tensor | str = "auto",
+    smoothness: float = 1.0,
     levels: int | None = None,
     landmarks: Any = None,
     landmark_weight: float = 10.0,
@@ -141,8 +141,8 @@ def register(
             cross-correlation) if brightness and contrast differ, ``"mi"`` (mutual information) for
             two modalities; or any data term. Least squares compares the images in units of the
             standard deviation of the fixed one.
-        regularization: weight of the prior; ``"auto"`` keeps weights that were written, and takes
-            one that suits moderate noise for others.
+        smoothness: factor on the weight of the prior. A prior without a written weight has one that
+            suits moderate noise, for any unit of brightness and length.
         levels: number of resolutions, each half of the next; by default as many as leave 16 pixels
             along an axis. Axes of fewer than 32 pixels are not halved.
         landmarks: pair of points in the moving image and the same points in the fixed one,
@@ -173,7 +173,7 @@ def register(
     if where is not None and loss != "least-squares":
         raise InputError('mask= is for loss="least-squares"; crop the images for other losses')
     points = None if landmarks is None else to_landmarks(landmarks, lengths, target.shape[2:])
-    priors = _weigh(Bending() if prior is None else prior, regularization, loss, lengths)
+    priors = _weigh(Bending() if prior is None else prior, loss, lengths, smoothness)
     usual: Interpolation = "cubic" if target.ndim == 4 else "linear"
     between = usual if interpolation is None else interpolation
     algorithm = solver or GaussNewton(
@@ -272,7 +272,9 @@ class _Level:
         factors = tuple(2.0 if half else 1.0 for half in self.halved)
         mode = "bilinear" if field.ndim == 4 else "trilinear"
         fine = interpolate(field, scale_factor=factors, mode=mode)
-        return fine[(..., *(slice(n) for n in self.fixed.shape[2:]))]
+        for k, n in enumerate(self.fixed.shape[2:]):
+            fine = fine.narrow(k + 2, 0, n)
+        return fine
 
     def zeros(self) -> Tensor:
         return self.fixed.new_zeros(1, self.fixed.ndim - 2, *self.fixed.shape[2:])
@@ -303,7 +305,10 @@ class _Level:
                 values.append(value)
         shape = (count * dimensions, dimensions * math.prod(sizes))
         matrix = torch.sparse_coo_tensor(
-            torch.stack([torch.cat(rows), torch.cat(columns)]), torch.cat(values), shape
+            torch.stack([torch.cat(rows), torch.cat(columns)]),
+            torch.cat(values),
+            shape,
+            check_invariants=False,
         )
         like = self.fixed
         A = SparseMatrix(matrix.to(like), (dimensions, *sizes), (1, shape[0]))
@@ -325,30 +330,26 @@ def _data_term(loss: Loss | DataTerm) -> DataTerm:
 
 
 def _weigh(
-    prior: Prior, regularization: Any, loss: Loss | DataTerm, spacing: Sequence[float]
+    prior: Prior, loss: Loss | DataTerm, spacing: Sequence[float], smoothness: float
 ) -> PriorSum:
-    """Return the priors with the usual weights if none was written, or with the given one."""
+    """Return the priors with the usual weights if none was written, times the smoothness."""
+    if not 0 < smoothness < math.inf:
+        raise InputError(f"smoothness is a positive factor, got {smoothness}")
     priors = prior.as_sum()
-    if isinstance(regularization, str):
-        if regularization != "auto":
-            raise InputError(f'regularization is "auto" or a number here, got {regularization!r}')
-        if any(term.chosen for term in priors.terms):
-            return priors
-        usual = _WEIGHTS.get(loss, 1.0) if isinstance(loss, str) else 1.0
-        weighted = PriorSum((), priors.implicit)
-        for term in priors.terms:
-            if not isinstance(term.prior, DisplacementPrior):
-                raise InputError(
-                    f"{term.prior!r} has no usual weight for a registration; write it, as in "
-                    f"0.1 * {type(term.prior).__name__}(...)"
-                )
-            weight = (
-                usual * term.prior.usual_strength * mean_length(spacing) ** term.prior.length_power
+    if any(term.chosen for term in priors.terms):
+        return (smoothness * priors).as_sum()
+    factor = smoothness * (_WEIGHTS.get(loss, 1.0) if isinstance(loss, str) else 1.0)
+    terms: list[Any] = []
+    for term in priors.terms:
+        own = term.prior
+        if not isinstance(own, DisplacementPrior):
+            raise InputError(
+                f"{own!r} has no usual weight for a registration; write it, as in 0.1 * "
+                f"{type(own).__name__}(...)"
             )
-            weighted = weighted + weight * term.prior
-        return weighted
-    scaled = regularization * priors
-    return scaled.as_sum()
+        unit = mean_length(spacing) ** own.length_power
+        terms.extend((factor * own.usual_strength * unit * own).terms)
+    return PriorSum(tuple(terms), priors.implicit)
 
 
 def _scale(image: Tensor, mask: Tensor | None) -> Tensor:

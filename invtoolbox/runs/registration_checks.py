@@ -26,10 +26,10 @@ def read_pair(
         InputError: for images of different shape, spacing or orientation, that are NaN or
             constant.
     """
-    grids = [getattr(image, "grid", None) for image in (moving, fixed)]
-    if isinstance(grids[0], Grid) and isinstance(grids[1], Grid):
-        check_grids(*grids)
-    own = next((grid.voxel_size for grid in grids if isinstance(grid, Grid)), None)
+    grids = [image.grid for image in (moving, fixed) if isinstance(image, Volume)]
+    if len(grids) == 2:
+        check_grids(grids[0], grids[1])
+    own = grids[-1].voxel_size if grids else None
     a, b = (to_image(image, name) for image, name in zip((moving, fixed), _NAMES))
     if a.shape[1:] != b.shape[1:]:
         raise InputError(

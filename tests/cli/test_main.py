@@ -16,7 +16,8 @@ from tests.cli.conftest import Run, one_sentence
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "ct", "deblur", "flow", "normals", "train", "list", "info", "demo"]
+    "command",
+    ["run", "ct", "deblur", "flow", "normals", "register", "train", "list", "info", "demo"],
 )
 def test_every_command_has_a_help_with_an_example(run: Run, command: str) -> None:
     ran = run(command, "--help")

@@ -76,7 +76,9 @@ def test_landmarks_hold_where_images_say_nothing() -> None:
     flat = 1e-3 * textured()
     flat[..., :24] += 1  # nothing but an edge
     points = np.array([[10.0, 12.0], [30.0, 35.0]])
-    motion = it.register(flat, flat, landmarks=(points + np.array([0.0, 2.0]), points), landmark_weight=1e4)
+    motion = it.register(
+        flat, flat, landmarks=(points + np.array([0.0, 2.0]), points), landmark_weight=1e4
+    )
     for row, column in points.astype(int):
         assert abs(float(motion.displacement[0, 1, row, column]) - 2) < 0.1
 
