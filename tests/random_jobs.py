@@ -414,7 +414,9 @@ def _move_mesh(run: Inputs, folder: Path, to_end: bool) -> Any:
     i = (torch.arange(4)[:, None] * 3 + torch.arange(2)).flatten()[:, None]
     faces = torch.cat([i + torch.tensor([0, 3, 1]), i + torch.tensor([1, 3, 4])])
     np.savez(
-        make_folder(folder / "data") / "mesh.npz", vertices=run["vertices"].numpy(), faces=faces.numpy()
+        make_folder(folder / "data") / "mesh.npz",
+        vertices=run["vertices"].numpy(),
+        faces=faces.numpy(),
     )
     groups = torch.full((15,), -1)
     groups[:3], groups[12:] = 0, 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invtoolbox.cli import options
+from invtoolbox.core.kernel_cache import require_writable
 from invtoolbox.errors import InputError
 
 if TYPE_CHECKING:
@@ -137,6 +138,13 @@ def choose_paths(arguments: argparse.Namespace, default: str, is_volume: bool = 
             raise InputError(f"{path} exists; give --overwrite to replace it, or another name")
         if not path.parent.is_dir():
             raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+        try:
+            require_writable(path.parent)
+        except OSError as error:
+            raise InputError(
+                f"{path}: the folder {path.parent} cannot be written "
+                f"({error.strerror or error}); choose another"
+            ) from error
     if checkpoint.exists() and not arguments.resume:
         if not arguments.overwrite:
             raise InputError(

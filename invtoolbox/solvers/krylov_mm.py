@@ -211,7 +211,7 @@ class KrylovMM(Solver):
         x = _combine(small.coefficients, state.basis).view_as(state.x)
         prediction = _combine(small.coefficients, state.measured).view_as(objective.problem.y)
         u = _combine(small.coefficients, state.transformed).view(-1, *parts.range_shape)
-        weight = (eta / (parts.weight * parts.curvature).double()).to(x)
+        weight = (eta / (parts.weight * parts.curvature).double()).to(x.dtype.to_real())
         new = dataclasses.replace(state, x=x, regularization=weight)
         residual, slope = _evaluate(objective, parts, new, prediction, u)
         gradient = _gradient(objective.linear_operator, parts, new, residual, slope)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -87,15 +87,15 @@ def train(
     validation = validation.to(device=device) if validation is not None else None
     like = next(result.parameters()).detach()
     curves: list[Tensor] = []
-    validated = _read_validation(folder)
+    validated = _Validation(None if folder is None else Path(folder))
     seconds, before = 0.0, 0
     for number, stage in enumerate(stages):
 
         def validate(state: Progress, start: int = before) -> None:
             if validation is not None and state.iteration % validate_every == 0:
-                validated[start + state.iteration] = float(state.x.mean())
-                if folder is not None:
-                    _write_validation(folder, validated)
+                validated.losses[start + state.iteration] = float(state.x.mean())
+                validated.is_saved = False
+            validated.save()
 
         weights = NetworkWeights(
             result,
@@ -141,43 +141,16 @@ def train(
         result.load_state_dict(
             {name: value[0] for name, value in solution.parameters.items()}, strict=False
         )
+        validated.save()
         curves.append(solution.history["objective"][:, 0])
         seconds, before = seconds + solution.seconds, before + stage.steps
     network = result.cpu().eval().requires_grad_(False)
     return Trained(
         network,
         torch.cat(curves) if curves else torch.zeros(0),
-        torch.tensor([row for row in sorted(validated.items()) if row[0] <= before]).reshape(-1, 2),
+        validated.rows(before),
         seconds,
     )
-
-
-#: Losses on the validation pairs by their step, in the folder of the checkpoints.
-VALIDATION = "validation.json"
-
-
-def _read_validation(folder: str | Path | None) -> dict[int, float]:
-    """Return the validation of the training that is resumed, or nothing if none is."""
-    if folder is None or not (Path(folder) / "stage-0.safetensors").exists():
-        return {}
-    try:
-        rows = json.loads((Path(folder) / VALIDATION).read_text(encoding="utf-8"))
-        return {int(step): float(loss) for step, loss in rows}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{Path(folder) / VALIDATION} cannot be read ({error}); delete the folder to train anew"
-        ) from error
-
-
-def _write_validation(folder: str | Path, validated: Mapping[int, float]) -> None:
-    """Write the validation; if this fails, it is a warning, and the next one is another attempt."""
-    try:
-        content = json.dumps(sorted(validated.items())).encode()
-        write_bytes(Path(folder) / VALIDATION, content, overwrite=True)
-    except InputError as error:
-        warn_user(f"the validation could not be saved ({error}); the training goes on")
 
 
 def proximal_matching_stages(
@@ -252,6 +225,43 @@ class Trained:
     losses: Tensor
     validation: Tensor
     seconds: float
+
+
+class _Validation:
+    """Losses on the validation pairs by their step, kept in the folder of the checkpoints."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.path = None if folder is None else folder / "validation.json"
+        self.losses: dict[int, float] = {}
+        self.is_saved = True
+        # Without a checkpoint, the file belongs to an earlier training.
+        if self.path is None or not self.path.with_name("stage-0.safetensors").exists():
+            return
+        try:
+            rows = json.loads(self.path.read_text(encoding="utf-8"))
+            self.losses = {int(step): float(loss) for step, loss in rows}
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{self.path} cannot be read ({error}); delete {folder} to train anew"
+            ) from error
+
+    def save(self) -> None:
+        """Write the losses; a failure is a warning, and the next call is another attempt."""
+        if self.is_saved or self.path is None:
+            return
+        try:
+            content = json.dumps(sorted(self.losses.items())).encode()
+            write_bytes(self.path, content, overwrite=True)
+            self.is_saved = True
+        except InputError as error:
+            warn_user(f"the validation could not be saved ({error}); the training goes on")
+
+    def rows(self, steps: int) -> Tensor:
+        """Return rows ``(step, loss)`` up to a step."""
+        found = [row for row in sorted(self.losses.items()) if row[0] <= steps]
+        return torch.tensor(found).reshape(-1, 2)
 
 
 class NetworkWeights(ImplicitPrior):

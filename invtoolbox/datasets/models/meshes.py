@@ -200,6 +200,8 @@ def _read_off(file: Path) -> _Contents:
 
 def _read_through_trimesh(file: Path) -> _Contents:
     package = trimesh()
+    if file.suffix.lower() == ".glb":
+        _check_chunks(file)
     try:
         found = package.load(file, process=False, force="mesh", resolver=_confined(package, file))
         vertices, faces = (
@@ -215,6 +217,18 @@ def _read_through_trimesh(file: Path) -> _Contents:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{file} cannot be read as {file.suffix[1:].upper()}: {reason}") from error
     return vertices, faces, colors
+
+
+def _check_chunks(file: Path) -> None:
+    """Refuse a GLB file that declares a chunk longer than itself, before memory is allocated."""
+    size, place = file.stat().st_size, 12
+    with file.open("rb") as stream:
+        while place + 8 <= size:
+            stream.seek(place)
+            length = int.from_bytes(stream.read(4), "little")
+            place += 8 + length
+    if place > size:
+        raise InputError(f"{file} cannot be read as GLB: it is truncated; fetch or export it again")
 
 
 def _confined(package: Any, file: Path) -> Any:

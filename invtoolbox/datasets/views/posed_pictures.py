@@ -577,8 +577,8 @@ def _fit_intrinsics(path: Any, view: View, size: tuple[int, int]) -> Tensor:
     K = K.double()
     if view.size is None or view.size == size:
         return K
-    down, across = (actual / declared for actual, declared in zip(size, view.size))
-    # A declared side may be infinite.
+    # A side may be declared as 0 or as nearly infinite.
+    down, across = (actual / side if side > 0 else 0.0 for actual, side in zip(size, view.size))
     if not (across > 0 and abs(down - across) <= _UNEVEN * across):
         raise InputError(
             f"{view.picture} has {size[0]} x {size[1]} pixels, but {path} declares "
