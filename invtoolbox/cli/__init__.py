@@ -1,8 +1,8 @@
 """The command line ``invtoolbox COMMAND``.
 
-The commands are run, reconstruct, ct, deblur, flow, normals, train, list, info, doctor and demo.
-A user's error ends with one sentence and exit code 2, Ctrl-C and SIGTERM with exit code 130. With
-``INVTOOLBOX_DEBUG=1`` a traceback is shown instead.
+The commands are run, reconstruct, ct, deblur, flow, normals, events, train, list, info, doctor and
+demo. A user's error ends with one sentence and exit code 2, Ctrl-C and SIGTERM with exit code 130.
+With ``INVTOOLBOX_DEBUG=1`` a traceback is shown instead.
 """
 
 from __future__ import annotations
@@ -16,11 +16,23 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
-from invtoolbox.cli import ct, deblur, demo, doctor, flow, info, listing, normals, run, train
+from invtoolbox.cli import (
+    ct,
+    deblur,
+    demo,
+    doctor,
+    events,
+    flow,
+    info,
+    listing,
+    normals,
+    run,
+    train,
+)
 from invtoolbox.core.interrupts import terminate_as_interrupt
 from invtoolbox.errors import InputError, MissingDependency
 
-_COMMANDS = (run, ct, deblur, flow, normals, train, listing, info, doctor, demo)
+_COMMANDS = (run, ct, deblur, flow, normals, events, train, listing, info, doctor, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
         prog="invtoolbox",
         description="Solve inverse problems from the command line: reconstruct a sinogram, deblur "
         "a photograph, estimate the scene flow\n"
-        "of lidar sweeps, integrate a normal map, run a scene file.",
+        "of lidar sweeps, integrate a normal map, estimate the flow of events, run a scene file.",
         epilog="examples:\n"
         "  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n  invtoolbox "
         "deblur photo.png --kernel kernel.png\n  invtoolbox flow folder-of-sweeps --out "

@@ -4,6 +4,7 @@ from invtoolbox.operators import noise
 from invtoolbox.operators.algebra import stack
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.operators.elementary import Identity, NoMeasurement
+from invtoolbox.operators.event_warp import EventWarp
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.operators.graph_laplacian import PixelGraphLaplacian
 from invtoolbox.operators.imaging.blur import Blur
@@ -45,6 +46,7 @@ __all__ = [
     "ConeBeam",
     "Downsampling",
     "EulerRollout",
+    "EventWarp",
     "ExposedRenderer",
     "FanBeam",
     "FiniteDifference",

@@ -1,4 +1,4 @@
-"""Run scene files of images, scans, sequences of sweeps, photographs and meshes; `it.run`.
+"""Run scene files of images, scans, sweeps, photographs, meshes and events; `it.run`.
 
 `prepare` recognizes the kind of a scene file by the table that only this kind has. Each kind then
 supplies a job, whose method ``run`` computes and writes the results.
@@ -16,6 +16,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.runs.job import Request
 
 if TYPE_CHECKING:
+    from invtoolbox.runs.event_scene import EventOutcome
     from invtoolbox.runs.flow.results import FlowStudy
     from invtoolbox.runs.images.run import Outcome
     from invtoolbox.runs.meshes import MeshOutcome
@@ -30,13 +31,16 @@ KINDS = {
     "sweeps": ("invtoolbox.runs.flow.scene", "sweeps"),
     "views": ("invtoolbox.runs.views.run", "photographs"),
     "mesh": ("invtoolbox.runs.meshes", "a mesh"),
+    "events": ("invtoolbox.runs.event_scene", "events"),
 }
 
 
 class Job(Protocol):
     """Checked run of a scene, or of several; nothing is computed yet."""
 
-    def run(self, progress: bool = True) -> Outcome | Study | FlowStudy | ViewOutcome | MeshOutcome:
+    def run(
+        self, progress: bool = True
+    ) -> Outcome | Study | FlowStudy | ViewOutcome | MeshOutcome | EventOutcome:
         """Compute and write the results."""
 
 
@@ -51,7 +55,7 @@ def run(
     workers: int | None = None,
     cluster: str | None = None,
     threads: int = 1,
-) -> Solution | Study | FlowStudy | ViewOutcome | MeshOutcome:
+) -> Solution | Study | FlowStudy | ViewOutcome | MeshOutcome | EventOutcome:
     """Run a scene file and write its results; `it.run`.
 
     The kind of the scene decides what is returned:
@@ -61,7 +65,8 @@ def run(
       from the files that exist;
     - a sequence of sweeps, with a table ``[sweeps]``: a `FlowStudy` of its pairs;
     - photographs, with a table ``[views]``: a `ViewOutcome`;
-    - a mesh, with a table ``[mesh]``: a `MeshOutcome`.
+    - a mesh, with a table ``[mesh]``: a `MeshOutcome`;
+    - events, with a table ``[events]``: an `EventOutcome`.
 
     Args:
         scene: path of a TOML file, or name of a scene of the catalogue; or several of them.
