@@ -20,7 +20,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.runs.images.parts import data_term, measure, prior, rule, solver
 from invtoolbox.runs.images.tables import read_scene
 from invtoolbox.runs.job import Request
-from invtoolbox.runs.run import prepare
+from invtoolbox.runs.run import KINDS, prepare
 
 SCENE = """# A small blurred picture.
 [measurements.simulate]
@@ -68,7 +68,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     [
         name
         for name in sorted(catalogue.entries("scenes"))
-        if not {"sweeps", "views", "mesh"} & set(content_of(name)[1])
+        if not set(KINDS) & set(content_of(name)[1])
     ],
 )
 def test_every_scene_of_the_catalogue_reads(name: str) -> None:
