@@ -3,10 +3,7 @@
 250 points on a smooth surface in front of a camera under a constant twist, 12,000 events on 64 x 64
 pixels (`it.simulation.simulate_events`), four seeds. The settings were chosen on seeds 100 to 104.
 The flow error is the mean length of the error at the events over the mean length of the true flow,
-which is the error of no flow. No package in reach of pip estimates flow from events without
-training, so the peer is the published recipe in numbers: contrast with random reference times and a
-network for the flow leaves 9 to 11 % (a prototype on like data), and the direction of v 27 to 82
-degrees off.
+which is the error of no flow. There is no peer in this run.
 
     python benchmarks/event_flow.py
 
