@@ -37,6 +37,7 @@ from .priors.adapters import to_deepinv as to_deepinv
 from .problem import Problem as Problem
 from .reconstruction import reconstruct as reconstruct
 from .runs.deformation import deform as deform
+from .runs.event_flow import event_flow as event_flow
 from .runs.flow.sequence import flow_sequence as flow_sequence
 from .runs.normal_maps import integrate_normals as integrate_normals
 from .runs.normal_maps import surface_from_normals as surface_from_normals

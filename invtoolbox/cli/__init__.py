@@ -1,6 +1,6 @@
 """The command line ``invtoolbox COMMAND``.
 
-The commands are run, reconstruct, ct, deblur, flow, normals, register, train, list,
+The commands are run, reconstruct, ct, deblur, flow, normals, register, events, train, list,
 info, doctor and demo.
 A user's error ends with one sentence and exit code 2, Ctrl-C and SIGTERM with exit code 130. With
 ``INVTOOLBOX_DEBUG=1`` a traceback is shown instead.
@@ -22,6 +22,7 @@ from invtoolbox.cli import (
     deblur,
     demo,
     doctor,
+    events,
     flow,
     info,
     listing,
@@ -33,7 +34,7 @@ from invtoolbox.cli import (
 from invtoolbox.core.interrupts import terminate_as_interrupt
 from invtoolbox.errors import InputError, MissingDependency
 
-_COMMANDS = (run, ct, deblur, flow, normals, register, train, listing, info, doctor, demo)
+_COMMANDS = (run, ct, deblur, flow, normals, register, events, train, listing, info, doctor, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
         prog="invtoolbox",
         description="Solve inverse problems from the command line: reconstruct a sinogram, deblur "
         "a photograph, estimate the scene flow\n"
-        "of lidar sweeps, integrate a normal map, run a scene file.",
+        "of lidar sweeps, integrate a normal map, estimate the flow of events, run a scene file.",
         epilog="examples:\n"
         "  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n  invtoolbox "
         "deblur photo.png --kernel kernel.png\n  invtoolbox flow folder-of-sweeps --out "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from invtoolbox.runs.event_scene import EventOutcome
     from invtoolbox.runs.flow.results import FlowStudy
     from invtoolbox.runs.images.run import Outcome
     from invtoolbox.runs.meshes import MeshOutcome
@@ -33,6 +34,7 @@ def report(outcome: Any, quiet: bool) -> int:
         The exit code: 1 if an item failed or an iteration diverged, else 0.
     """
     by_type: dict[str, Callable[[Any, bool], int]] = {
+        "EventOutcome": report_events,
         "FlowStudy": report_flow,
         "MeshOutcome": report_mesh,
         "MovingOutcome": report_moving,
@@ -93,6 +95,19 @@ def report_moving(outcome: MovingOutcome, quiet: bool) -> int:
             )
         _print_files(outcome.files, outcome.folder)
     return 1 if outcome.diverged else 0
+
+
+def report_events(outcome: EventOutcome, quiet: bool) -> int:
+    """Report the outcome of a scene of events."""
+    if not quiet:
+        if outcome.flow is not None:
+            print(outcome.flow.solution)
+            for note in outcome.flow.notes:
+                print(f"  note: {note}")
+        for name, value in outcome.metrics.items():
+            print(f"  {name:<15}{value:.4g}")
+        _print_files(outcome.files, outcome.folder)
+    return 0 if outcome.solution is None else report_divergence(outcome.solution)
 
 
 def report_views(outcome: ViewOutcome, quiet: bool) -> int:

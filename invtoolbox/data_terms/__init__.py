@@ -3,6 +3,7 @@
 from invtoolbox.data_terms.base import DataTerm, Stack
 from invtoolbox.data_terms.bilateral import Bilateral
 from invtoolbox.data_terms.chamfer import Chamfer, RolloutChamfer
+from invtoolbox.data_terms.contrast import Contrast
 from invtoolbox.data_terms.distance_transform import DistanceTransform
 from invtoolbox.data_terms.least_squares import Exact, LeastSquares
 from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
@@ -21,6 +22,7 @@ __all__ = [
     "L1",
     "Bilateral",
     "Chamfer",
+    "Contrast",
     "DataTerm",
     "DepthRanking",
     "DistanceTransform",

@@ -7,6 +7,8 @@ A data set is any object with ``__len__`` and ``__getitem__`` whose items are `M
 from __future__ import annotations
 
 from invtoolbox.core.gateway import trusting
+from invtoolbox.datasets.events.arrays import write_events
+from invtoolbox.datasets.events.opening import EVENT_READERS, read_events
 from invtoolbox.datasets.measurement import DataSet, Measurement
 from invtoolbox.datasets.models.gaussians import read_splats, write_splats
 from invtoolbox.datasets.models.meshes import read_mesh, write_mesh
@@ -87,6 +89,7 @@ from invtoolbox.datasets.volumes.volume import Grid, Volume, VolumeInMemory
 from invtoolbox.datasets.writers import write, write_tiff
 
 __all__ = [
+    "EVENT_READERS",
     "FILE_READERS",
     "HTC2022",
     "READERS",
@@ -156,6 +159,7 @@ __all__ = [
     "read_argoverse",
     "read_colmap",
     "read_depth",
+    "read_events",
     "read_flow",
     "read_geometry",
     "read_intrinsics",
@@ -176,6 +180,7 @@ __all__ = [
     "write_argoverse",
     "write_bytes",
     "write_colmap",
+    "write_events",
     "write_flow",
     "write_hdf5",
     "write_mesh",

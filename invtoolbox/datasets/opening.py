@@ -11,6 +11,7 @@ from typing import Any
 from invtoolbox.catalogue.shelves import read_toml
 from invtoolbox.core.checks import decoding, require_file, sniff
 from invtoolbox.core.gateway import trusting
+from invtoolbox.datasets.events.opening import EVENT_READERS
 from invtoolbox.datasets.measurement import DataSet
 from invtoolbox.datasets.models.gaussians import read_splats
 from invtoolbox.datasets.models.meshes import read_dmat, read_mesh
@@ -65,6 +66,7 @@ FILE_READERS: dict[str, Callable[[Path], Any]] = {
     "geometry": read_geometry,
     "dmat": read_dmat,
     "toml": read_toml,
+    **EVENT_READERS,
 }
 
 _READER_OF = {

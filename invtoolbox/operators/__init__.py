@@ -4,6 +4,7 @@ from invtoolbox.operators import noise
 from invtoolbox.operators.algebra import stack
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.operators.elementary import Identity, NoMeasurement
+from invtoolbox.operators.event_warp import EventWarp
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.operators.graph_laplacian import PixelGraphLaplacian
 from invtoolbox.operators.image_warp import ImageWarp, Warp
@@ -48,6 +49,7 @@ __all__ = [
     "Downsampling",
     "ElasticStrain",
     "EulerRollout",
+    "EventWarp",
     "ExposedRenderer",
     "FanBeam",
     "FiniteDifference",

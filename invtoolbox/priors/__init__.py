@@ -35,6 +35,7 @@ from invtoolbox.priors.implicit.deformation import (
     NetworkMotion,
     PointMotion,
 )
+from invtoolbox.priors.implicit.flow_spline import CameraFlow, FlowSpline
 from invtoolbox.priors.implicit.gaussian_pair import GaussianPair
 from invtoolbox.priors.implicit.gaussian_strategies import DefaultStrategy, MCMCStrategy
 from invtoolbox.priors.implicit.gaussians import Gaussians
@@ -93,6 +94,7 @@ __all__ = [
     "Bending",
     "Bottleneck",
     "Box",
+    "CameraFlow",
     "ClusterConsistency",
     "CompressiveAutoencoder",
     "ConditionalMixture",
@@ -118,6 +120,7 @@ __all__ = [
     "Disagreement",
     "DnCNN",
     "ExplicitPrior",
+    "FlowSpline",
     "FreeFlow",
     "Gaussian",
     "GaussianLatents",

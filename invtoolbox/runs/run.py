@@ -1,4 +1,4 @@
-"""Run scene files of images, scans, sweeps, photographs, meshes and moving objects; `it.run`.
+"""Run scene files of images, scans, sweeps, photographs, meshes, moving objects and events; `it.run`.
 
 `prepare` recognizes the kind of a scene file by the table that only this kind has. Each kind then
 supplies a job, whose method ``run`` computes and writes the results.
@@ -16,6 +16,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.runs.job import Request
 
 if TYPE_CHECKING:
+    from invtoolbox.runs.event_scene import EventOutcome
     from invtoolbox.runs.flow.results import FlowStudy
     from invtoolbox.runs.images.run import Outcome
     from invtoolbox.runs.meshes import MeshOutcome
@@ -32,6 +33,7 @@ KINDS = {
     "views": ("invtoolbox.runs.views.run", "photographs"),
     "mesh": ("invtoolbox.runs.meshes", "a mesh"),
     "motion": ("invtoolbox.runs.moving", "a moving object"),
+    "events": ("invtoolbox.runs.event_scene", "events"),
 }
 
 
@@ -40,7 +42,7 @@ class Job(Protocol):
 
     def run(
         self, progress: bool = True
-    ) -> Outcome | Study | FlowStudy | ViewOutcome | MeshOutcome | MovingOutcome:
+    ) -> Outcome | Study | FlowStudy | ViewOutcome | MeshOutcome | MovingOutcome | EventOutcome:
         """Compute and write the results."""
 
 
@@ -55,7 +57,7 @@ def run(
     workers: int | None = None,
     cluster: str | None = None,
     threads: int = 1,
-) -> Solution | Study | FlowStudy | ViewOutcome | MeshOutcome | MovingOutcome:
+) -> Solution | Study | FlowStudy | ViewOutcome | MeshOutcome | MovingOutcome | EventOutcome:
     """Run a scene file and write its results; `it.run`.
 
     The kind of the scene decides what is returned:
@@ -66,7 +68,8 @@ def run(
     - a sequence of sweeps, with a table ``[sweeps]``: a `FlowStudy` of its pairs;
     - photographs, with a table ``[views]``: a `ViewOutcome`;
     - a mesh, with a table ``[mesh]``: a `MeshOutcome`;
-    - a moving object, with a table ``[motion]``: a `MovingOutcome`.
+    - a moving object, with a table ``[motion]``: a `MovingOutcome`;
+    - events, with a table ``[events]``: an `EventOutcome`.
 
     Args:
         scene: path of a TOML file, or name of a scene of the catalogue; or several of them.

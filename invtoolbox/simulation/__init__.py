@@ -1,9 +1,18 @@
-"""A street with traffic and a spinning lidar, and a bar that bends, with exact ground truth."""
+"""Simulations with exact ground truth: a street with a lidar, a bar that bends, an event camera."""
 
 from __future__ import annotations
 
+from invtoolbox.simulation.events import SimulatedEvents, simulate_events
 from invtoolbox.simulation.lidar import SimulatedSequence, SpinningLidar, street
 from invtoolbox.simulation.town import random_town
 from invtoolbox.simulation.world import Street
 
-__all__ = ["SimulatedSequence", "SpinningLidar", "Street", "random_town", "street"]
+__all__ = [
+    "SimulatedEvents",
+    "SimulatedSequence",
+    "SpinningLidar",
+    "Street",
+    "random_town",
+    "simulate_events",
+    "street",
+]

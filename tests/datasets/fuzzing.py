@@ -19,7 +19,7 @@ from invtoolbox.geometry.gaussians import Splats
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.operators import Identity
-from tests.datasets import sweep_sets, view_sets
+from tests.datasets import event_files, sweep_sets, view_sets
 from tests.datasets import test_readers as plain
 
 RNG = np.random.default_rng(5)
@@ -213,6 +213,7 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "raw": ("raw", write_raw),
     **sweep_sets.SETS,
     **view_sets.SETS,
+    **event_files.SETS,
     "street.toml": ("street", write_street),
     "mesh.obj": ("mesh", write_mesh),
     "mesh.off": ("mesh", write_mesh),
@@ -233,6 +234,7 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
 UNDECLARED = (
     *("odometry", "raw drive", "bins", "nuscenes", "street.toml", "views rgbd"),
     *("mesh.obj", "geometry.toml", "scene.toml", "values.dmat"),
+    *("events.aedat4", "events.dat", "events.raw", "events evt2.raw", "events.txt"),
 )
 KINDS = ("truncate", "flip", "flip header", "zero", "swap header", "huge", "empty", "suffix")
 _HUGE = (0x7FFFFFFF, 0xFFFFFFFF, 0x80000000, 0x00FFFFFF, 0xFFFF, 0x7FFF)

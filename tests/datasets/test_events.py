@@ -1,0 +1,98 @@
+"""Readers of event cameras: every format gives the same events, real files, and bad ones."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from invtoolbox import datasets
+from invtoolbox.errors import InputError
+from invtoolbox.geometry import Events, Lens
+from tests.datasets.event_files import SETS, SIZE, N, P, T, X, Y
+
+DATA = Path(os.environ.get("INVTOOLBOX_DATA", "/nowhere")) / "events"
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_format_gives_the_events_that_were_written(name: str, tmp_path: Path) -> None:
+    reader, write = SETS[name]
+    path = write(tmp_path / name)
+    found, named = datasets.read_events(path), datasets.read_events(path, reader=reader)
+    assert torch.equal(found.places, named.places)
+    more = 3 if name == "events.raw" else 0
+    assert len(found) == N + more
+    sized = name not in ("dsec.h5", "mvsec.h5", "events.txt")
+    assert found.size == (SIZE if sized else (Y.max() + 1, X.max() + 1))
+    late = 5.0 if name == "dsec.h5" else 0.0
+    assert np.abs(found.times[:N].numpy() - late - T * 1e-6).max() < 1e-9
+    assert np.array_equal(found.places[:N].numpy(), np.stack([X, Y], 1).astype(np.float32))
+    assert np.array_equal(found.polarity[:N].numpy(), 2 * P - 1)
+    if more:  # the pixels of the two vectors
+        assert found.places[N:].tolist() == [[4, Y[-1]], [6, Y[-1]], [17, Y[-1]]]
+
+
+def test_a_part_of_a_recording(tmp_path: Path) -> None:
+    path = SETS["events.npz"][1](tmp_path / "events.npz")
+    whole = datasets.read_events(path)
+    part = datasets.read_events(path, start=0.01, duration=0.01, count=5)
+    first = whole.times[0]
+    assert len(part) == 5 and bool((part.times >= first + 0.01).all())
+    with pytest.raises(InputError, match="no events from 9 s on"):
+        datasets.read_events(path, start=9.0)
+    assert int(whole.counts().sum()) == N
+
+
+def test_a_clock_of_32_bits_that_overflows(tmp_path: Path) -> None:
+    times = np.array([2**32 - 10, 2**32 - 5, 3], "u8").astype("<u4")
+    body = np.stack([times, np.zeros(3, "<u4")], 1).astype("<u4").tobytes()
+    (tmp_path / "late.dat").write_bytes(b"% Width 4\n% Height 4\n" + bytes((0, 8)) + body)
+    found = datasets.read_events(tmp_path / "late.dat")
+    assert torch.allclose(found.times.diff(), torch.tensor([5e-6, 8e-6]).double())
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="no real recordings")
+def test_real_recordings() -> None:
+    pytest.importorskip("pyarrow")
+    davis = datasets.read_events(DATA / "sample.aedat4")
+    assert len(davis) == 111_954 and davis.size == (240, 320)
+    assert 0.5 < davis.duration < 0.7
+    cars = datasets.read_events(DATA / "sample_ncars.dat")
+    assert len(cars) == 2009 and abs(cars.duration - 0.1) < 1e-3
+
+
+def test_truncated_and_unknown_files_are_one_sentence(tmp_path: Path) -> None:
+    for name, cut in (("events.dat", 3), ("events.raw", 1), ("events.aedat4", 30)):
+        path = SETS[name][1](tmp_path / name)
+        path.write_bytes(path.read_bytes()[:-cut])
+        with pytest.raises(InputError, match="truncated") as caught:
+            datasets.read_events(path)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "other.bin").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="no known recording"):
+        datasets.read_events(tmp_path / "other.bin")
+    with pytest.raises(InputError, match="there is no reader of events"):
+        datasets.read_events(tmp_path / "other.bin", reader="aedat5")
+
+
+def test_bad_events_are_named() -> None:
+    with pytest.raises(InputError, match="time runs backwards at event 2, from 0.200000 to 0.1000"):
+        Events.of([0, 1, 1], [0, 0, 0], [0.0, 0.2, 0.1])
+    with pytest.raises(InputError, match="outside of 2 rows and 2 columns"):
+        Events.of([0, 5], [0, 0], [0.0, 0.2], size=(2, 2))
+    with pytest.raises(InputError, match="differ in shape"):
+        Events.of([0, 5], [0], [0.0, 0.2])
+    with pytest.raises(InputError, match="not finite"):
+        Events.of([0, 1], [0, 0], [0.0, float("nan")])
+
+
+def test_undistorted_events_lie_where_a_pinhole_sees_them() -> None:
+    K = torch.tensor([[50.0, 0, 31.5], [0, 50, 31.5], [0, 0, 1]], dtype=torch.float64)
+    lens = Lens(radial=(-0.2, 0.05), tangential=(1e-3, -2e-3))
+    pinhole = 15 + 30 * torch.rand(50, 2, generator=torch.Generator().manual_seed(0)).double()
+    seen = lens.pixels((pinhole - 31.5) / 50, K)
+    events = Events.of(*seen.unbind(1), torch.arange(50) / 50, size=(64, 64))
+    assert torch.allclose(events.undistort(K, lens).places.double(), pinhole, atol=1e-4)
