@@ -27,6 +27,8 @@ LEAST_MEASUREMENTS = 256
 #: Number of iterations after which a weight is judged although the certificate is large, and number
 #: that a walk may take. They do not depend on the limits of the last solve.
 _PATIENCE, _LONGEST = 125, 1280
+#: Share of the whitest residual if it is white.
+_LEAST_SHARE = 0.4
 #: The residual is too large, too small or too far from white for noise of the stated level.
 _TOO_LARGE, _TOO_SMALL, _COLOURED = 1.15, 0.9, 0.5
 
@@ -51,9 +53,8 @@ class Validation(WeightSearch):
     blur that is not quite known), small weights fit the error of the model, and the first is too
     small; the second is larger, because the error colours the residual. The whiteness v at weight_2
     tells the two cases apart, since a right model has a weight that leaves a white residual:
-    ``s = (v + coloured / 4) / (v + coloured)``, at least a quarter, because no model is quite right.
-    If the measurements have no grid (the rows of a matrix), their order means nothing, and the first
-    decides alone.
+    ``s = (v^2 + 0.4 coloured^2) / (v^2 + coloured^2)``, between 0.4 and 1. If the measurements have
+    no grid (the rows of a matrix), their order means nothing, and the first decides alone.
 
     For a large 2D scan the weight is found on a grid of half the pixels per axis, from 512 pixels on
     of a quarter, with means of two or four measurements each, if the solver is `FISTA`.
@@ -141,7 +142,7 @@ class Validation(WeightSearch):
         """Return the share of the whitest residual, which grows with the whiteness it has."""
         score = white.score[white.score.isfinite()]
         v = max(0.0, float(score.min())) if len(score) else 0.0
-        return (v + self.coloured / 4) / (v + self.coloured)
+        return (v**2 + _LEAST_SHARE * self.coloured**2) / (v**2 + self.coloured**2)
 
     def _walk(
         self, trials: Trials, first: Tensor, problem: Problem, measure: Measure
