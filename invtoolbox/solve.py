@@ -50,7 +50,7 @@ log = logging.getLogger("invtoolbox")
 
 #: Number of iterations on the grid of the image, if a solver that was chosen starts at the answer on
 #: a coarser one. They refine edges; the rest is done where an iteration costs a fraction.
-_FINE_ITERATIONS = 100
+_FINE_ITERATIONS = 64
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -306,7 +306,7 @@ def solve(
             if max_iterations is None:
                 limits = dataclasses.replace(limits, max_iterations=budget)
             if kept is None or not Path(kept.path).exists():
-                start = dataclasses.replace(algorithm, max_iterations=2 * budget)
+                start = algorithm.on_coarse_grid(2 * budget)
                 variable = _start_from(
                     coarse, priors, start, objective.regularization, limits.deadline, seed
                 )

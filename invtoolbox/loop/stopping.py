@@ -46,9 +46,9 @@ class Travel:
 
 
 def is_grid(iteration: int, every: int) -> bool:
-    """Whether items within the tolerance are decided again: 16 times while iterations double."""
+    """Whether items within the tolerance are decided again: 8 times while iterations double."""
     count = iteration // every
-    return count % (1 << max(0, count.bit_length() - 5)) == 0
+    return count % (1 << max(0, count.bit_length() - 4)) == 0
 
 
 def is_due(iteration: int, every: int) -> bool:

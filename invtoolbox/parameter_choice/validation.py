@@ -24,9 +24,11 @@ _ONE_OF = 6
 _LEAST_BLOCKS = 12
 #: With fewer measurements, their prediction says too little.
 LEAST_MEASUREMENTS = 256
-#: Part of the iterations of a solve (but at least 125) after which a weight is judged although the
-#: certificate is large, and number of solves that a walk may take.
-_PATIENCE, _LONGEST = 0.125, 4.0
+#: Number of iterations after which a weight is judged although the certificate is large, and number
+#: that a walk may take. They do not depend on the limits of the last solve.
+_PATIENCE, _LONGEST = 125, 1280
+#: Share of the whitest residual if it is white.
+_LEAST_SHARE = 0.4
 #: The residual is too large, too small or too far from white for noise of the stated level.
 _TOO_LARGE, _TOO_SMALL, _COLOURED = 1.15, 0.9, 0.5
 
@@ -51,8 +53,8 @@ class Validation(WeightSearch):
     blur that is not quite known), small weights fit the error of the model, and the first is too
     small; the second is larger, because the error colours the residual. The whiteness v at weight_2
     tells the two cases apart, since a right model has a weight that leaves a white residual:
-    ``s = v / (v + coloured)``. If the measurements have no grid (the rows of a matrix), their order
-    means nothing, and the first decides alone.
+    ``s = (v^2 + 0.4 coloured^2) / (v^2 + coloured^2)``, between 0.4 and 1. If the measurements have
+    no grid (the rows of a matrix), their order means nothing, and the first decides alone.
 
     For a large 2D scan the weight is found on a grid of half the pixels per axis, from 512 pixels on
     of a quarter, with means of two or four measurements each, if the solver is `FISTA`.
@@ -62,7 +64,7 @@ class Validation(WeightSearch):
     accurate. ``benchmarks/parameter_choice.py`` measures the losses and the operator applications.
 
     Args:
-        coloured: whiteness at which both minima count the same; infinity is cross-validation alone.
+        coloured: the larger, the less the whitest residual counts; positive.
         loosen: factor of the tolerance at which a weight is judged.
         decades: distance of two weights, in decades.
         seed: seed of the random choice of measurements to hold out.
@@ -82,16 +84,16 @@ class Validation(WeightSearch):
     True
     """
 
-    coloured: float = 0.15
+    coloured: float = 0.2
     loosen: float = 10.0
     decades: float = 0.25
     seed: int = 0
     name: ClassVar[str] = "validation"
 
     def __post_init__(self) -> None:
-        if not self.coloured > 0 or not self.loosen >= 1 or not self.decades > 0:
+        if not 0 < self.coloured < math.inf or not self.loosen >= 1 or not self.decades > 0:
             raise InputError(
-                "coloured and decades must be positive and loosen be at least 1, got "
+                "coloured and decades must be positive and finite and loosen be at least 1, got "
                 f"{self.coloured}, {self.decades} and {self.loosen}"
             )
         if self.separate:
@@ -140,7 +142,7 @@ class Validation(WeightSearch):
         """Return the share of the whitest residual, which grows with the whiteness it has."""
         score = white.score[white.score.isfinite()]
         v = max(0.0, float(score.min())) if len(score) else 0.0
-        return v / (v + self.coloured)
+        return (v**2 + _LEAST_SHARE * self.coloured**2) / (v**2 + self.coloured**2)
 
     def _walk(
         self, trials: Trials, first: Tensor, problem: Problem, measure: Measure
@@ -153,11 +155,11 @@ class Validation(WeightSearch):
                 items,
                 measure,
                 trials.coarse(self.loosen * trials.tolerance),
-                min(trials.max_iterations, max(125, round(_PATIENCE * trials.max_iterations))),
+                min(trials.max_iterations, _PATIENCE),
                 self.decades * math.log(10.0),
                 seen=seen,
             )
-            trials.follow(walk, items, problem, round(_LONGEST * trials.max_iterations))
+            trials.follow(walk, items, problem, _LONGEST)
         curves = []
         for k in range(trials.batch):
             rows = [(t[item == k], c[item == k]) for item, t, c in seen]

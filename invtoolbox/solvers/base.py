@@ -108,6 +108,10 @@ class Solver(ABC):
         """
         return self, tolerance
 
+    def on_coarse_grid(self, max_iterations: int) -> Self:
+        """Return settings for a solve on a coarser grid, at whose answer a run starts."""
+        return replace(self, max_iterations=max_iterations)
+
     @abstractmethod
     def init(self, objective: Objective, start: Tensor) -> Any:
         """Return the state before the first step."""

@@ -277,7 +277,7 @@ class FISTA(ProximalGradient):
 
     On a scan a run starts at the filtered back-projection. On a large 2D scan it starts at the answer
     on a grid of half the pixels, which starts on a still coarser one, with twice as many iterations
-    per grid. If the solver was chosen by `solve`, the finest grid then has 100 iterations.
+    per grid. If the solver was chosen by `solve`, the finest grid then has 64 iterations.
 
     Args:
         prox_tolerance: relative gap at which the iterated prox of total variation stops within a
@@ -316,6 +316,10 @@ class FISTA(ProximalGradient):
     def coarse(self, tolerance: float) -> tuple[Self, float]:
         inner = max(self.prox_tolerance or 0.0, 1e-2)
         return dataclasses.replace(self, prox_tolerance=inner, against_prior=True), _COARSE
+
+    def on_coarse_grid(self, max_iterations: int) -> Self:
+        inner = max(self.prox_tolerance or 0.0, 1e-3)
+        return dataclasses.replace(self, max_iterations=max_iterations, prox_tolerance=inner)
 
     def step(self, objective: Objective, state: ProximalState) -> ProximalState:
         if self.prox_tolerance is not None:

@@ -35,7 +35,9 @@ def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def smooth(item: it.datasets.Measurement) -> it.Solution:
     A = it.operators.Blur(torch.ones(3, 3) / 9, (12, 10))
-    return it.reconstruct(item.y, A, "tv", noise_std=0.05, max_iterations=15, progress=False)
+    return it.reconstruct(
+        item.y, A, "tv", noise_std=0.05, regularization=1.0, max_iterations=15, progress=False
+    )
 
 
 def events(folder: Path) -> list[tuple[str, str]]:

@@ -298,7 +298,7 @@ def test_an_item_gives_the_same_alone_permuted_and_twice() -> None:
 
     def run(p: it.Problem) -> Tensor:
         x: Tensor = it.solve(
-            p, prior, KrylovMM(), max_iterations=15, tolerance=0.0, progress=False
+            p, prior, KrylovMM(), 0.05, max_iterations=15, tolerance=0.0, progress=False
         ).x
         return x
 
@@ -360,7 +360,6 @@ def test_the_state_is_what_the_loop_relies_on() -> None:
 def test_stopped_and_resumed_is_the_same(tmp_path: Path) -> None:
     problem, _ = scan(2)
     prior, path = it.priors.TotalVariation(), tmp_path / "run.ckpt"
-    # A given weight, because the search for a weight spends no more than the budget of the run.
     settings: dict[str, Any] = {"regularization": 0.05, "tolerance": 0.0, "progress": False}
     whole = it.solve(problem, prior, KrylovMM(), max_iterations=18, **settings)
     it.solve(problem, prior, KrylovMM(), max_iterations=7, checkpoint=path, **settings)
