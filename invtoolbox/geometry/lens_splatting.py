@@ -17,6 +17,7 @@ CVPR 2025; Julier and Uhlmann, "New extension of the Kalman filter to nonlinear 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -106,6 +107,7 @@ def project_through_lens(
     return tuple(part.reshape(flat).contiguous() for part in (splats, boxes, reaches))  # type: ignore[return-value]
 
 
+@cache
 def reach_of(lens: Lens) -> float:
     """Return the largest ``tan`` of the angle to the axis up to which a lens does not fold.
 

@@ -60,6 +60,11 @@ def variants() -> Iterator[tuple[str, Maker]]:
 def _rendering(real: torch.dtype) -> Iterator[tuple[str, Maker]]:
     for degree, *switches in product((-1, 0, 1, 2, 3), _BOTH, _BOTH, _BOTH, _BOTH):
         yield "projection", lambda d=degree, s=switches: projection_kernel(real, 3, d, *s, 4)
+    for gradient, channels in product(_BOTH, (0, 1, 16)):
+        yield (
+            "projection",
+            lambda c=channels, g=gradient: projection_kernel(real, c, -1, True, False, False, g, 4),
+        )
     for gradient, degree in product(_BOTH, (-1, 0, 3)):
         yield (
             "projection",
@@ -67,17 +72,13 @@ def _rendering(real: torch.dtype) -> Iterator[tuple[str, Maker]]:
                 real, 3, d, True, True, False, g, 4, True
             ),
         )
-    for gradient, channels in product(_BOTH, (0, 1, 16)):
-        yield (
-            "projection",
-            lambda c=channels, g=gradient: projection_kernel(real, c, -1, True, False, False, g, 4),
-        )
     shapes = (
         (3, None, False),
         (3, None, True),
         (1, 0, True),
         (4, 3, False),
         (7, 3, False),
+        (9, 3, False),
         (32, None, False),
     )
     for shape, (gradient, ordered) in product(
@@ -87,7 +88,7 @@ def _rendering(real: torch.dtype) -> Iterator[tuple[str, Maker]]:
             "compositing",
             lambda s=shape, g=gradient, o=ordered: composite_kernel(real, *s, True, g, o),
         )
-    for features in (1, 3, 4, 7, 32):
+    for features in (1, 3, 4, 7, 9, 32):
         yield "compositing", lambda f=features: sum_kernel(real, f, 8)
     for bases, channels in ((1, 0), (1, 1), (1, 3), (4, 3), (9, 3)):
         yield (
