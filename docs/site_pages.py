@@ -49,6 +49,7 @@ SCRIPTS = (
     "rigid_bar",
     "bending_scene",
     "normal_map",
+    "registration",
 )
 
 #: Pages of the reference: their modules, titles and purposes.
