@@ -16,6 +16,12 @@ error is compared, and its processor time at that number, in turns.
 The other pairs: a ball in a volume of 48 x 48 x 48 voxels that is squeezed and twisted; the heart with
 inverted contrast of one image, by mutual information; the heart with 40 landmarks.
 
+The cine is every second frame of INVTOOLBOX_DATA/cine_acdc_demo, the middle 128 x 128 pixels, with 16
+random lines of 128 per frame (four of them the middle ones) and noise of 0.005. A first pass, total
+variation in space and time, gives the motion of every frame to the middle one. Then all lines
+reconstruct one image, whose warped copies are the frames. Total variation of frames by themselves
+takes the best of its weights on these frames, the other two have weights fixed beforehand.
+
     python benchmarks/registration.py [--tune] [--threads 1]
 """
 
@@ -51,7 +57,7 @@ def main() -> None:
         tune()
         return
     print(f"Registration; {machine()}")
-    holds = [hearts(), closed_forms(), peers(), other_pairs()]
+    holds = [hearts(), closed_forms(), peers(), other_pairs(), cine()]
     if not all(holds):
         raise SystemExit(1)
 
@@ -176,9 +182,10 @@ def hearts() -> bool:
         <= 0.65 * found["diffusion, best"][0],
     }
     for name in bodies:
-        shares = found[name][1:3] / diffusion[1:3]
-        checks[f"{name}: |J - 1| 0.92 of diffusion's, {shares[0]:.2f} here"] = shares[0] <= 0.92
-        checks[f"{name}: |J - J_true| 0.92, {shares[1]:.2f} here"] = shares[1] <= 0.92
+        shares = found[name][:3] / diffusion[:3]
+        bar = f"{name}: |J - 1| 0.92 of diffusion's, {shares[1]:.2f} here; |J - J_true| "
+        bar += f"{shares[2]:.2f}; error at most 1.05, {shares[0]:.2f} here"
+        checks[bar] = shares[1] <= 0.92 and shares[0] <= 1.05
     for bar, holds in checks.items():
         print("    " + verdict(holds, bar))
     return all(checks.values())
@@ -306,6 +313,62 @@ def other_pairs() -> bool:
     for bar, holds in checks.items():
         print("    " + verdict(bool(holds), bar))
     return all(checks.values())
+
+
+def cine() -> bool:
+    from scipy.io import loadmat
+
+    data = loadmat(data_folder() / "cine_acdc_demo" / "demo_data.mat")["demo_data"]
+    frames = torch.from_numpy(data).movedim(-1, 0)[::2, 28:156, 64:192].float() / 255
+    count, rows, columns = frames.shape
+    draws = np.random.default_rng(0)
+    density = np.exp(-0.5 * ((np.arange(rows) - rows // 2) / (rows / 5)) ** 2) + 0.05
+    density[rows // 2 - 2 : rows // 2 + 2] = 0
+    lines = torch.zeros(count, rows, dtype=torch.bool)
+    lines[:, rows // 2 - 2 : rows // 2 + 2] = True
+    for frame in lines:
+        chosen = draws.choice(rows, rows // 8 - 4, replace=False, p=density / density.sum())
+        frame[torch.from_numpy(chosen)] = True
+    mask = lines[:, :, None].expand(-1, -1, columns)
+    A = it.operators.CartesianMRI(mask[None], (1, count, rows, columns), axes=2)
+    y = A.simulate(frames[None, None].to(torch.complex64), noise=0.005, seed=0)
+
+    def solve(y: torch.Tensor, A: Any, weight: float) -> torch.Tensor:
+        return it.solve(
+            it.Problem(y, A),
+            weight * it.priors.TotalVariation(),
+            it.solvers.FISTA(),
+            max_iterations=50,
+            progress=False,
+            check=False,
+        ).x
+
+    def decibels(found: torch.Tensor) -> float:
+        return float(-10 * torch.log10((found.abs() - frames).square().mean()))
+
+    alone = it.operators.CartesianMRI(mask[:, None], (rows, columns))
+    alone_db = max(decibels(solve(y[0, 0][:, None], alone, w)[:, 0]) for w in (0.002, 0.005, 0.01))
+    first = solve(y, A, 0.01)[0, 0]
+    images = first.abs()[:, None].contiguous()
+    middle = images[count // 2].expand_as(images[:, 0])[:, None].contiguous()
+    motion = it.register(middle, images, smoothness=3.0, tolerance=0.1)
+    sequence = it.operators.WarpSequence(motion.displacement)
+    joint = sequence(solve(y, A @ sequence, 0.005))[0, 0]
+    still = it.operators.WarpSequence(0 * motion.displacement)
+    fixed = still(solve(y, A @ still, 0.005))[0, 0]
+    found = {
+        "zero-filled": decibels(A.adjoint(y)[0, 0]),
+        "frame by frame, total variation": alone_db,
+        "one image at rest": decibels(fixed),
+        "first pass, space and time": decibels(first),
+        "one image that moves": decibels(joint),
+    }
+    print(f"  cine, {count} frames, {float(lines.float().mean()):.1%} of the lines: PSNR in dB")
+    for name, value in found.items():
+        print(f"    {name:34s}{value:7.2f}")
+    gain = found["one image that moves"] - alone_db
+    print("    " + verdict(gain >= 1.5, f"1.5 dB over frame by frame, {gain:.2f} here"))
+    return gain >= 1.5
 
 
 def tune() -> None:

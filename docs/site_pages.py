@@ -50,6 +50,7 @@ SCRIPTS = (
     "bending_scene",
     "normal_map",
     "events",
+    "registration",
 )
 
 #: Pages of the reference: their modules, titles and purposes.

@@ -44,7 +44,7 @@ _WITHOUT_NAME = {
         Misfit RigidMotion RigidTrack SmoothedNorm ThroughOperator TotalDeepVariation""",
     "operators": """Operator LinearOperator EulerRollout ImageWarp Matrix NoMeasurement
         NormalIntegration OnBoth OverTime PixelGraphLaplacian PointWarp PointWarpBothWays SideGap
-        SparseMatrix VectorScan Warp""",
+        SparseMatrix VectorScan Warp WarpSequence""",
     "data_terms": "DataTerm PlaneToPlane RolloutChamfer Stack",
     "solvers": "Solver AnnealedSampler DiffusionSampler LearnedDirection",
 }

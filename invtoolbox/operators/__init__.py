@@ -7,7 +7,7 @@ from invtoolbox.operators.elementary import Identity, NoMeasurement
 from invtoolbox.operators.event_warp import EventWarp
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.operators.graph_laplacian import PixelGraphLaplacian
-from invtoolbox.operators.image_warp import ImageWarp, Warp
+from invtoolbox.operators.image_warp import ImageWarp, Warp, WarpSequence
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.imaging.blur_3d import Blur3D, measured_psf
 from invtoolbox.operators.imaging.compressed_sensing import GaussianSensing, HadamardSensing
@@ -85,6 +85,7 @@ __all__ = [
     "VectorScan",
     "VoxelRenderer",
     "Warp",
+    "WarpSequence",
     "Wavelet",
     "align_phase",
     "estimate_coil_maps",

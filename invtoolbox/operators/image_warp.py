@@ -169,6 +169,54 @@ class Warp(LinearOperator):
         return other._with_items(count_items("displacements", other.displacement))
 
 
+class WarpSequence(LinearOperator):
+    r"""The frames of a moving object, ``(A x)_t(p) = x(p + u_t(p))``, from one image and its motion.
+
+    With an operator that measures every frame by itself, such as
+    ``CartesianMRI(masks, (1, frames, rows, columns), axes=2) @ WarpSequence(u)``, all measurements
+    explain one image. The conventions are those of `ImageWarp`.
+
+    Args:
+        displacement: the fields u_t, ``(frames, 2 or 3, *space)``.
+        spacing: distance of neighbours along every axis of space; 1 by default.
+        interpolation: as in `ImageWarp`.
+
+    >>> u = torch.zeros(2, 2, 1, 4)
+    >>> u[1, 1] = 1.0
+    >>> WarpSequence(u)(torch.tensor([[[[0.0, 2.0, 4.0, 8.0]]]]))
+    tensor([[[[[0., 2., 4., 8.]],
+    <BLANKLINE>
+              [[2., 4., 8., 8.]]]]])
+    """
+
+    def __init__(
+        self,
+        displacement: Tensor,
+        spacing: Sequence[float] | None = None,
+        interpolation: Interpolation = "linear",
+    ) -> None:
+        self.warp = Warp(displacement, spacing, interpolation)._with_items(None)
+        self.domain_shape = self.warp.domain_shape
+        self.range_shape = (1, len(displacement), *displacement.shape[2:])
+
+    def _forward(self, x: Tensor) -> Tensor:
+        taps = self.warp._taps(x)
+        return torch.stack([_sample(image[None], taps).transpose(0, 1) for image in x])
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        taps = self.warp._taps(y)
+        return torch.stack([_spread(frames.transpose(0, 1), taps).sum(0) for frames in y])
+
+    def parameters(self) -> dict[str, Tensor]:
+        """``displacement``, of shape ``(frames, 2 or 3, *space)``."""
+        return {"displacement": self.warp.displacement}
+
+    def _replace(self, parameters: dict[str, Tensor]) -> Self:
+        other = super()._replace({})
+        other.warp = self.warp._replace(parameters)._with_items(None)
+        return other
+
+
 class _Taps(NamedTuple):
     """Pixels along one axis from which a displaced pixel is interpolated.
 

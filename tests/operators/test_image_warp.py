@@ -9,7 +9,7 @@ from torch.nn.functional import grid_sample
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.operators import ElasticStrain, ImageWarp, SecondDifferences, Warp
+from invtoolbox.operators import ElasticStrain, ImageWarp, SecondDifferences, Warp, WarpSequence
 from invtoolbox.testing import check_operator
 
 
@@ -29,6 +29,7 @@ def test_warps_keep_the_contracts(space: tuple[int, ...], interpolation: str) ->
     check_operator(A, u)
     check_operator(A.linearize(u))
     check_operator(Warp(u, spacing, interpolation))
+    check_operator(WarpSequence(u, spacing, interpolation))
 
 
 def test_the_closed_derivative_is_that_of_autograd() -> None:

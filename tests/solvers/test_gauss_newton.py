@@ -107,3 +107,35 @@ def test_what_levenberg_marquardt_promises() -> None:
     )
     holds, why = it.solvers.LevenbergMarquardt().is_provably_convergent(objective)
     assert not holds and "not linear" in why
+
+
+def test_a_fourier_preconditioner_changes_the_way_and_not_the_goal() -> None:
+    row, column = torch.meshgrid(torch.arange(10.0), torch.arange(10.0), indexing="ij")
+    image = torch.sin(row / 3) * torch.cos(column / 4)
+    A = it.operators.ImageWarp(image[None, None].double(), interpolation="cubic")
+    shift = torch.ones(2, 2, 10, 10, dtype=torch.float64)
+    problem = it.Problem(A(torch.tensor([0.5, -1.0]).view(2, 1, 1, 1) * shift), A)
+    runs = [
+        it.solve(
+            problem,
+            0.5 * it.priors.Bending(),
+            it.solvers.GaussNewton(preconditioner=kind, inner_iterations=40, inner_tolerance=1e-2),
+            initial=0 * shift,
+            tolerance=1e-3,
+            progress=False,
+            check=False,
+        )
+        for kind in (None, "fourier")
+    ]
+    assert all(run.status == ("converged", "converged") for run in runs)
+    assert torch.allclose(runs[0].x, runs[1].x, atol=0.02)
+    alone = it.solve(
+        it.Problem(problem.y[1:], A),
+        0.5 * it.priors.Bending(),
+        it.solvers.GaussNewton(preconditioner="fourier", inner_iterations=40, inner_tolerance=1e-2),
+        initial=0 * shift[:1],
+        tolerance=1e-3,
+        progress=False,
+        check=False,
+    )
+    assert torch.equal(alone.x, runs[1].x[1:])
