@@ -308,7 +308,7 @@ def _draw_sequence(number: int) -> Inputs:
     draw, street = random.Random(number), it.simulation.street(sweeps=4, points=120, seed=number)
     return {
         **{f"sweep {k}": street[k].points.clone() for k in range(4)},
-        **{f"pose {k}": street[k].pose.clone() for k in range(4)},
+        **{f"position {k}": street[k].pose[:3, 3].clone() for k in range(4)},
         "seed": draw.randrange(99),
         "range": draw.uniform(40.0, 80.0),
         "gain": draw.uniform(0.5, 1.0),
@@ -323,7 +323,8 @@ def _flow(run: Inputs, folder: Path, to_end: bool) -> Any:
     for k in range(4):
         rows = torch.nn.functional.pad(run[f"sweep {k}"], (0, 1))
         rows.numpy().astype("<f4").tofile(data / f"00000{k}.bin")
-    poses = np.stack([run[f"pose {k}"][:3].flatten().numpy() for k in range(4)])
+    poses = np.stack([np.eye(3, 4).flatten() for _ in range(4)])
+    poses[:, 3::4] = torch.stack([run[f"position {k}"] for k in range(4)])
     np.savetxt(data / "poses.txt", poses, fmt="%.17g")
 
     def estimate(source: Any, target: Any, method: Any, preparation: Any, seed: int) -> Any:
