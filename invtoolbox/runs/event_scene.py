@@ -159,14 +159,15 @@ class EventJob(SceneJob[EventScene]):
         """Find the flow and write the results, or read those of a finished run."""
         folder, scene = self.folder, self.file.scene
         finished, measures = folder / "solution.h5", folder / "metrics.json"
+        events, K, truth = _events(self.file)
+        content = self.check_content(events=events, intrinsics=K)
         if self.resume and measures.exists():
             solution = Solution.load(finished) if finished.exists() else None
             return EventOutcome(solution, None, folder, read_json(measures), ())
-        events, K, truth = _events(self.file)
         settings = scene.flow.model_dump()
         found = event_flow(events, K, progress=progress, **settings)
         metrics = _metrics(found, truth)
-        self.start()
+        self.start(content)
         write_json(measures, metrics)
         written = [measures]
         for kind in dict.fromkeys(scene.output.formats):

@@ -282,16 +282,17 @@ class MovingJob(SceneJob[MovingScene]):
         file, folder = self.file, self.folder
         sequence = file.sequence()
         rest, times, measures = sequence.rest, len(sequence.frames), folder / "metrics.json"
+        content = self.check_content(rest=rest, pictures=sequence.frames)
         explicit, budgets = file.explicit(rest), file.scene.solver
         solver = solver_of(budgets, file) or Adam(learning_rate=3e-3, epsilon=1e-15)
         term = build("data_terms", file.scene.data_term.name, file.scene.data_term.settings)
         state = _read_state(folder / STATE) if self.resume and (folder / STATE).exists() else None
         done = 0 if state is None else next(iter(state.values())).shape[1]
         if state is not None and done == times and measures.exists():
-            content = read_json(measures)
+            known = read_json(measures)
             moving = file.deformation(rest, times).prepare(None, None).decode(state)
-            return MovingOutcome(moving, folder, content["metrics"], content["held_out"])
-        self.start()
+            return MovingOutcome(moving, folder, known["metrics"], known["held_out"])
+        self.start(content)
         measures.unlink(missing_ok=True)
         represented = file.deformation(rest, 1)
         prior: Prior = represented if explicit is None else represented + explicit
