@@ -95,8 +95,8 @@ OPERATORS: dict[str, Part] = {
     ),
     "hadamard-sensing": (
         O.HadamardSensing,
-        {"image_shape": IMAGE},
-        {"measurements": whole(30, 50), "seed": whole(0, 99)},
+        {"image_shape": IMAGE, "measurements": 40},
+        {"seed": whole(0, 99)},
     ),
     "parallel-beam": (
         O.ParallelBeam,
