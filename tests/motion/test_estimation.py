@@ -13,6 +13,7 @@ from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.motion import Preparation, estimate
 from invtoolbox.motion.euler import EulerSettings
 from invtoolbox.motion.methods import METHODS, Default, Motion, Pair
+from invtoolbox.motion.window import Neighbour
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +244,17 @@ def test_every_method_by_name_takes_a_whole_sweep(name):
         street[0], street[1], dataclasses.replace(METHODS[name](), **QUICK.get(name, {}))
     )
     assert bool(found.flow.isfinite().all()) and len(found.flow) == len(street[0])
+
+
+@pytest.mark.parametrize("name", ["euler", "floxels"])
+def test_published_methods_use_the_sweeps_of_a_window(name):
+    """A thing that is hidden in the target moves as the other sweeps show."""
+    cloud = torch.rand(60, 3, generator=torch.Generator().manual_seed(0)) * 2
+    walk = [cloud + torch.tensor([0.3 * step, 0.0, 0.0]) for step in (-2, -1, 0, 1, 2)]
+    window = tuple(Neighbour(walk[k], k - 2.0) for k in (0, 1, 4))
+    pair = Pair(walk[2], walk[3][:20], torch.zeros(0, 3), window=window)
+    found = METHODS[name]()(pair, 0).flow.mean(0)
+    assert float((found - torch.tensor([0.3, 0.0, 0.0])).norm()) < 0.1
 
 
 def test_no_points_at_all_for_a_method():
