@@ -287,9 +287,12 @@ def test_a_window_gives_what_its_sweeps_give_in_any_order():
 def test_a_sweep_of_the_window_that_cannot_be_used_is_left_out():
     street = it.simulation.street(sweeps=4, points=3000, seed=1)
     empty = Sweep(torch.zeros(0, 3), timestamp=0.3, source="the empty one")
-    found = estimate(street[1], street[2], window=[street[0], empty, street[1]])
+    late = dataclasses.replace(street[3], timestamp=3e8, source="the late one")
+    slow = dataclasses.replace(street[3], time=1e9 * street[3].time, source="the slow one")
+    found = estimate(street[1], street[2], window=[street[0], empty, street[1], late, slow])
     without = estimate(street[1], street[2], window=[street[0]])
     assert torch.equal(found.flow, without.flow)
-    assert any("left out of the window: the empty one" in note for note in found.notes)
+    for name in ("empty", "late", "slow"):
+        assert any(f"left out of the window: the {name} one" in note for note in found.notes)
     with pytest.raises(InputError, match="timestamps"):
         it.scene_flow(street[0].points, street[1].points, window=[street[2]], ego_motion="none")
