@@ -21,8 +21,8 @@ from common import data_folder, machine, verdict
 import invtoolbox as it
 from invtoolbox.geometry.rigid import relative_motion
 from invtoolbox.motion import Preparation, estimate
-from invtoolbox.motion.bodies import Refinement
 from invtoolbox.motion.methods import METHODS, Default, Motion, Pair
+from invtoolbox.motion.refinement import Refinement
 
 
 def argoverse(methods: list[str], repeats: int) -> None:

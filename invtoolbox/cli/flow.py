@@ -82,8 +82,8 @@ def add(commands: Any) -> None:
         "--window",
         type=int,
         metavar="N",
-        help="number of sweeps that the default method may use per pair, 2 to 13, before and after "
-        "it (default: 5)",
+        help="number of sweeps that default, euler and floxels may use per pair, 2 to 13, before "
+        "and after it (default: 5)",
     )
     method.add_argument(
         "--ego-motion",

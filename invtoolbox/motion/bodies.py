@@ -7,32 +7,20 @@ still.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import transform
 from invtoolbox.kernels.points.nearest import Tree
-from invtoolbox.motion.ground import ground
-from invtoolbox.motion.pair import Motion as Motion
-from invtoolbox.motion.pair import Pair as Pair
-from invtoolbox.motion.refinement import Refinement, refine
+from invtoolbox.motion.evidence import BodySettings as BodySettings
+from invtoolbox.motion.evidence import Evidence, Scan, apart_at_rest
+from invtoolbox.motion.pair import Pair
 from invtoolbox.motion.registration import clusters, height_above, translations
 from invtoolbox.motion.tracks import Registration, RegistrationSettings, Scans, register
 from invtoolbox.motion.window import Neighbour
 
-#: Distance of a point from the nearest points of another sweep beyond which it hardly lies on the
-#: same surface: metres at the sensor, and metres per metre of range, about half the distance of
-#: neighbouring rays of common lidars.
-_APART, _APART_PER_RANGE = 0.05, 0.004
-#: Usual speed of a body, metres per second: much faster ones need more evidence.
-_USUAL = 10.0
-#: Largest speed of a body without extent, metres per second, and its increase per metre of extent
-#: in the plane: what is fast is large, and a few points fit many distant places.
-_SLOW, _FASTER_PER_SIZE = 10.0, 20.0
 #: Width of the border around the places that bodies can reach, metres, in which surfaces are seen
 #: whole.
 _MARGIN = 2.0
@@ -41,9 +29,14 @@ _TALLEST = 4.5
 #: Taller clusters that are narrower than the second number are posts, trunks and slices of walls
 #: between two things that hide the rest; metres.
 _TALL, _NARROW = 2.2, 1.0
-#: A measured point hides the places within this angle behind it, radians, that are farther by the
-#: second number, metres.
-_ANGLE, _BEFORE = 0.012, 0.5
+#: Share of the points of a cluster whose height counts.
+_MOST = 0.95
+#: Smallest vertical extent of a body, metres, less two distances of neighbouring lines of the lidar,
+#: metres per metre of range: a single line near the sensor is an edge that other sweeps miss.
+_RISE, _LINES_PER_RANGE = 0.4, 0.02
+#: Gaps of clusters, metres and metres per metre of range, see `clusters`. Clusters that hardly move,
+#: or are too large, are divided by the second gap: a body may touch what stands still.
+_GAPS = ((0.45, 0.012), (0.25, 0.008))
 #: Largest time of a sweep that bodies are found with, in periods from the source. Tracks are
 #: continued to all sweeps, with the second number as the scale of the robust misfit, metres.
 _SOON, _CLOSE = 2.5, 0.3
@@ -51,63 +44,6 @@ _SOON, _CLOSE = 2.5, 0.3
 _FRAGMENT_DISTANCE = 1.5
 #: Smallest distance of a fragment to the target, metres.
 _FRAGMENT_APART = 0.15
-
-
-@dataclass(frozen=True)
-class BodySettings:
-    """Settings of the detection of moving bodies.
-
-    A cluster is a moving body if four conditions hold: it is not slender, like a post; its
-    registration lowers the misfit to the share `explained` of the misfit without motion; it raises
-    the log-likelihood of its points in all sweeps, under noise of `noise`, by at least
-    ``gain (1 + (speed / 10)^2) sqrt(K)`` with the speed in metres per second and the number of
-    sweeps K, because a small piece of wall fits many places, distant ones above all, and does so in
-    sweep after sweep; and its points move by at least `least` and at most at the speed `fastest`.
-    Sweeps in which the cluster is hidden by something nearer do not count.
-
-    Attributes:
-        reach: height above the ground up to which points form clusters, metres.
-        fewest: smallest number of points of a body.
-        largest: largest extent of a body in the plane, metres; larger clusters are walls, hedges
-            or several things that touch.
-        fastest: largest speed of a body, metres per second; that of small ones is lower.
-        apart: smallest mean distance of the points of a body from the first and from the last
-            sweep, in units of the distance that a thing at rest has.
-        votes: number of translations that are tried per sweep, in addition to zero.
-        iterations: iterations of the registration, see `RegistrationSettings`.
-        upright: see `RegistrationSettings`.
-        smooth: see `RegistrationSettings`.
-        plane: see `RegistrationSettings`.
-        explained: largest ratio of the misfits with and without motion.
-        gain: smallest gain of log-likelihood, see above.
-        least: smallest motion, metres.
-        noise: standard deviation of a point from its surface, metres.
-    """
-
-    reach: float = 3.0
-    fewest: int = 5
-    largest: float = 20.0
-    fastest: float = 55.0
-    apart: float = 0.6
-    votes: int = 3
-    iterations: int = 10
-    upright: float = 1.0
-    smooth: float = 0.3
-    plane: bool = True
-    explained: float = 0.6
-    gain: float = 7.0
-    least: float = 0.04
-    noise: float = 0.02
-
-    def __post_init__(self) -> None:
-        lengths = (self.reach, self.largest, self.fastest, self.explained, self.noise)
-        if min(lengths) <= 0 or min(self.fewest, self.iterations) < 1:
-            raise InputError(f"the settings of bodies must be positive, got {self}")
-
-    @property
-    def registration(self) -> RegistrationSettings:
-        """Settings of the registration."""
-        return RegistrationSettings(self.iterations, self.upright, self.smooth, plane=self.plane)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,44 +59,6 @@ class Bodies:
     label: Tensor
     motion: Tensor
     flow: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class _Scan:
-    """Low points of another sweep of the window, with its time and the position of the sensor."""
-
-    points: Tensor
-    step: float
-    times: Tensor | None
-    origin: Tensor
-
-    def hides(self, points: Tensor, moved: Tensor) -> Tensor:
-        """Return which places the sensor could not see in this sweep, bool ``(n,)``.
-
-        Something nearer was measured in their direction, and it is not the body itself, which has
-        moved there.
-
-        Args:
-            points: places of the points of a body, ``(n, 3)``.
-            moved: places of the body in this sweep, ``(n, 3)``.
-        """
-        place = points - self.origin
-        reach, middle = place.norm(dim=1), place.mean(0)
-        ahead = middle / middle.norm()
-        wide = float((place - middle).norm(dim=1).max()) + 0.1 * float(middle.norm())
-        sight = self.points - self.origin
-        along = sight @ ahead
-        between = (along > 0) & (along < float(reach.max()))
-        between &= (sight - along[:, None] * ahead).norm(dim=1) < wide
-        others = self.points[between]
-        others = others[Tree(moved).query(others, 0.5)[0].isinf()] - self.origin
-        if not len(others):
-            return torch.zeros(len(points), dtype=torch.bool, device=points.device)
-        distance = others.norm(dim=1)
-        sight, wanted = others / distance[:, None], place / reach[:, None]
-        near = Tree(sight).neighbours(wanted, 4)
-        angle = (sight[near] - wanted[:, None]).norm(dim=2)
-        return ((angle < _ANGLE) & (distance[near] < reach[:, None] - _BEFORE)).any(1)
 
 
 def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
@@ -179,27 +77,76 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     )
     if len(points) == 0:
         return none
+    turn = _facing(points - pair.origin)
+    bodies = _moving_bodies(_turned(pair, turn), settings)
+    if bodies is None:
+        return none
+    motion = bodies.motion.clone()
+    motion[:, :3, :3] = turn.T @ bodies.motion[:, :3, :3] @ turn
+    motion[:, :3, 3] = bodies.motion[:, :3, 3] @ turn
+    return Bodies(bodies.label, motion, bodies.flow @ turn)
+
+
+def _facing(points: Tensor) -> Tensor:
+    """Return the rotation that turns the mean direction of points to x, ``(3, 3)``.
+
+    In this frame the squares that hold points are the same whatever the frame that they are given
+    in, so that turning it neither gains nor loses a body.
+    """
+    away = points[:, :2].double()
+    ahead = (away / away.norm(dim=1, keepdim=True).clamp_min(1e-9)).mean(0)
+    cosine, sine = (ahead / ahead.norm()).tolist() if bool(ahead.any()) else (1.0, 0.0)
+    return points.new_tensor([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+
+
+def _turned(pair: Pair, turn: Tensor) -> Pair:
+    """Return a pair in a frame that is turned about the upright axis."""
+    return replace(
+        pair,
+        source=pair.source @ turn.T,
+        target=pair.target @ turn.T,
+        ground=pair.ground @ turn.T,
+        origin=turn @ pair.origin,
+        ego_motion=None,
+        window=tuple(
+            replace(one, points=one.points @ turn.T, origin=turn @ one.origin)
+            for one in pair.window
+        ),
+    )
+
+
+def _moving_bodies(pair: Pair, settings: BodySettings) -> Bodies | None:
+    """Find the moving bodies of a pair in its own frame; None if nothing can be one."""
+    points = pair.source
     height = height_above(points, pair.ground)
     scans = _scans(pair, settings)
     soon = [scan for scan in scans if abs(scan.step) <= _SOON]
     if not soon:
-        return none
-    range_ = (points - pair.origin)[:, :2].norm(dim=1)
+        return None
     away = torch.stack([Tree(scan.points).query(points, 1.0)[0].clamp_max(1.0) for scan in soon])
-    away = away / (_APART + _APART_PER_RANGE * range_)
-    labels = clusters(points, height, reach=settings.reach, origin=pair.origin)
-    members = _suspects(points, height, labels, away[[0, -1]], settings)
+    range_ = (points - pair.origin)[:, :2].norm(dim=1)
+    away = (away / apart_at_rest(range_))[[0, -1]]
+    members: list[Tensor] = []
+    for gap, gap_per_range in _GAPS:
+        labels = clusters(points, height, gap, settings.reach, gap_per_range, pair.origin)
+        # What is part of a suspect is not divided further.
+        if members:
+            labels[torch.cat(members)] = -1
+        members += _suspects(points, height, labels, away, range_, settings)
     if not members:
-        return none
-    fastest = torch.stack([_largest_speed(points[rows], settings) for rows in members])
-    farthest = float(fastest.max()) * pair.period
-    thing, begin = _hypotheses(points, soon, members, fastest * pair.period, settings)
+        return None
+    evidence = Evidence.of(points, members, pair.period, pair.origin, settings)
+    farthest = float(evidence.fastest.max()) * pair.period
+    thing, begin = _hypotheses(points, soon, members, evidence.fastest * pair.period, settings)
     known = pair.times is not None and all(scan.times is not None for scan in scans)
     times = pair.times[0] if known and pair.times is not None else None
-    found = _register(points, times, soon, members, thing, begin, settings.registration, farthest)
-    found = found.take(_likeliest(found, members, fastest, pair.period, settings))
-    accepted = _accept(points, soon, members, found, fastest, pair.period, settings)
+    found = _register(
+        points, times, soon, members, thing, begin, settings.registration, farthest, pair.period
+    )
+    found = found.take(evidence.likeliest(found))
+    accepted = evidence.accept(soon, found)
     if len(scans) > len(soon):
+        closer = replace(settings.registration, scale=_CLOSE)
         longer = _register(
             points,
             times,
@@ -207,13 +154,14 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
             members,
             found.thing,
             found.parameters,
-            replace(settings.registration, scale=_CLOSE),
+            closer,
             farthest,
+            pair.period,
         )
         # A track that leaves the body in the near sweeps has found something else in far ones.
         near = torch.tensor([abs(scan.step) <= _SOON for scan in scans], device=points.device)
         misfit = longer.misfit[:, near].mean(1)
-        again = _accept(points, scans, members, longer, fastest, pair.period, settings) & (
+        again = evidence.accept(scans, longer) & (
             misfit < 1.1 * found.misfit.mean(1) + 0.1 * settings.noise**2
         )
         found = Registration.chosen(again, longer, found)
@@ -222,7 +170,7 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     return _with_fragments(points, height, scans, bodies)
 
 
-def _scans(pair: Pair, settings: BodySettings) -> list[_Scan]:
+def _scans(pair: Pair, settings: BodySettings) -> list[Scan]:
     """Return the other sweeps of the window in the order of time, without high points."""
     found = []
     times = None if pair.times is None else pair.times[1]
@@ -231,12 +179,17 @@ def _scans(pair: Pair, settings: BodySettings) -> list[_Scan]:
         low = height_above(one.points, pair.ground) < settings.reach + 0.5
         if bool(low.any()):
             when = None if one.times is None else one.times[low]
-            found.append(_Scan(one.points[low], one.step, when, one.origin))
+            found.append(Scan(one.points[low], one.step, when, one.origin))
     return sorted(found, key=lambda scan: scan.step)
 
 
 def _suspects(
-    points: Tensor, height: Tensor, labels: Tensor, away: Tensor, settings: BodySettings
+    points: Tensor,
+    height: Tensor,
+    labels: Tensor,
+    away: Tensor,
+    range_: Tensor,
+    settings: BodySettings,
 ) -> list[Tensor]:
     """Return the rows of the points of every cluster that can be a body and may move.
 
@@ -245,25 +198,28 @@ def _suspects(
         height: their heights.
         labels: their clusters.
         away: their distances from some of the sweeps, in units of the distance of a thing at rest.
+        range_: their distances from the sensor in the plane.
         settings: settings of the detection.
     """
     order = labels.argsort(stable=True)
     sizes = torch.bincount(labels[labels >= 0])
-    members = order[int((labels < 0).sum()) :].split(sizes.tolist())
     found = []
-    for rows in members:
+    for rows in order[int((labels < 0).sum()) :].split(sizes.tolist()):
         if len(rows) < settings.fewest or float(away[:, rows].mean(1).min()) < settings.apart:
             continue
         extent = float((points[rows, :2].amax(0) - points[rows, :2].amin(0)).max())
-        slender = float(height[rows].max()) > _TALL and extent < _NARROW
-        if extent <= settings.largest and not slender:
+        # A point of a wire or a branch above a person does not make it a post.
+        slender = float(height[rows].quantile(_MOST)) > _TALL and extent < _NARROW
+        rise = float(height[rows].max() - height[rows].min())
+        flat = rise < _RISE - _LINES_PER_RANGE * float(range_[rows].mean())
+        if extent <= settings.largest and not slender and not flat:
             found.append(rows)
     return found
 
 
 def _hypotheses(
     points: Tensor,
-    scans: Sequence[_Scan],
+    scans: Sequence[Scan],
     members: Sequence[Tensor],
     farthest: Tensor,
     settings: BodySettings,
@@ -318,12 +274,13 @@ def _hypotheses(
 def _register(
     points: Tensor,
     times: Tensor | None,
-    scans: Sequence[_Scan],
+    scans: Sequence[Scan],
     members: Sequence[Tensor],
     thing: Tensor,
     begin: dict[str, Tensor],
     settings: RegistrationSettings,
     farthest: float,
+    period: float,
 ) -> Registration:
     """Register hypotheses with the points of other sweeps that bodies can reach."""
     near = Tree(points[torch.cat(list(members)), :2])
@@ -342,72 +299,9 @@ def _register(
         if times is None
         else [scan.times[rows] for scan, rows in zip(scans, reached) if scan.times is not None],
         settings.plane,
+        period,
     )
     return register(members, thing, begin, points, sweeps, times, settings)
-
-
-def _largest_speed(body: Tensor, settings: BodySettings) -> Tensor:
-    """Return the largest speed of a body with these points, metres per second."""
-    extent = (body[:, :2].amax(0) - body[:, :2].amin(0)).norm()
-    return (_SLOW + _FASTER_PER_SIZE * extent).clamp_max(settings.fastest)
-
-
-def _likeliest(
-    found: Registration,
-    members: Sequence[Tensor],
-    fastest: Tensor,
-    period: float,
-    settings: BodySettings,
-) -> Tensor:
-    """Return the number of the likeliest hypothesis of every cluster, in the order of clusters."""
-    sizes = torch.tensor([len(rows) for rows in members], device=found.thing.device)[found.thing]
-    # Of two motions that explain a cluster equally well, the smaller one is likelier.
-    unit = settings.gain * settings.noise**2 / found.misfit.shape[1] ** 0.5
-    speed = found.move / period
-    cost = found.misfit.mean(1) + unit * (speed / _USUAL).square() / sizes
-    cost = torch.where(speed <= fastest[found.thing], cost, torch.inf)
-    best: dict[int, int] = {}
-    for j, (k, value) in enumerate(zip(found.thing.tolist(), cost.tolist())):
-        if k not in best or value < float(cost[best[k]]):
-            best[k] = j
-    return torch.tensor([best[k] for k in sorted(best)], device=found.thing.device)
-
-
-def _accept(
-    points: Tensor,
-    scans: Sequence[_Scan],
-    members: Sequence[Tensor],
-    found: Registration,
-    fastest: Tensor,
-    period: float,
-    settings: BodySettings,
-) -> Tensor:
-    """Return which tracks are likely enough to be those of moving bodies (`BodySettings`).
-
-    Points whose places are hidden in a sweep are no evidence of motion there.
-    """
-    accepted = torch.zeros(len(found.thing), dtype=torch.bool, device=points.device)
-    sizes = torch.tensor([len(rows) for rows in members], device=points.device)[found.thing]
-    unit = settings.noise**2 * len(scans) ** 0.5
-    speed = found.move / period
-    least = settings.gain * (1 + (speed / _USUAL).square()) * unit / sizes
-
-    def are_likely(misfit: Tensor, still: Tensor, least: Tensor) -> Tensor:
-        return (misfit < settings.explained * still) & (still - misfit >= least)
-
-    likely = are_likely(found.misfit.sum(1), found.still.sum(1), least)
-    likely &= (found.move >= settings.least) & (speed <= fastest[found.thing])
-    for j in likely.nonzero().squeeze(1).tolist():
-        body = points[members[int(found.thing[j])]]
-        seen = torch.stack(
-            [
-                1 - scan.hides(body, transform(track, body)).to(body).mean()
-                for scan, track in zip(scans, found.tracks[j])
-            ]
-        )
-        misfit, still = (seen * found.misfit[j]).sum(), (seen * found.still[j]).sum()
-        accepted[j] = are_likely(misfit, still, least[j])
-    return accepted
 
 
 def _moved(
@@ -424,7 +318,7 @@ def _moved(
 
 
 def _with_fragments(
-    points: Tensor, height: Tensor, scans: Sequence[_Scan], bodies: Bodies
+    points: Tensor, height: Tensor, scans: Sequence[Scan], bodies: Bodies
 ) -> Bodies:
     """Assign loose points next to or above a body to it if its motion brings them onto the target.
 
@@ -450,75 +344,3 @@ def _with_fragments(
     label, whole = bodies.label.clone(), bodies.flow.clone()
     label[loose[better]], whole[loose[better]] = owner[better], flow[better]
     return Bodies(label, bodies.motion, whole)
-
-
-@dataclass(frozen=True)
-class Default:
-    """Default method: bodies that move rigidly; the flow of all other points is exactly 0.
-
-    It extends ICP-Flow (Lin et al., CVPR 2024): bodies follow tracks through all sweeps of a
-    window, plane-to-plane distances replace point-to-point distances, which the scan lines of a
-    lidar bias towards zero motion, and the time of each point is used if it is known. All bodies
-    are registered at once, as items of a batch.
-
-    Attributes:
-        bodies: settings of the detection of bodies.
-        refinement: settings of a nonrigid refinement, or None. On the real pair of
-            ``benchmarks/scene_flow.py``, in which only cars are found, it increases the dynamic
-            error by 0.02 m, so there is none by default.
-    """
-
-    window: ClassVar[bool] = True
-    bodies: BodySettings = field(default_factory=BodySettings)
-    refinement: Refinement | None = None
-
-    def __call__(self, pair: Pair, seed: int) -> Motion:
-        if len(pair.ground) == 0 and bool((low := ground(pair.source - pair.origin)).any()):
-            return self._without_ground(pair, low, seed)
-        bodies = moving_bodies(pair, self.bodies)
-        if self.refinement is None:
-            return Motion(bodies.flow, bodies.label)
-        return Motion(
-            refine(
-                pair.source, pair.target, bodies.label, bodies.flow, pair.times, self.refinement
-            ),
-            bodies.label,
-        )
-
-    def _without_ground(self, pair: Pair, low: Tensor, seed: int) -> Motion:
-        """Compute the motion of a pair that holds its ground, which stands still.
-
-        The ground would connect all clusters.
-        """
-        high, target_high = ~low, ~ground(pair.target)
-        times = pair.times and (pair.times[0][high], pair.times[1][target_high])
-        part = replace(
-            pair,
-            source=pair.source[high],
-            target=pair.target[target_high],
-            ground=pair.source[low],
-            times=times,
-            window=tuple(one.take(~ground(one.points - one.origin)) for one in pair.window),
-        )
-        found = self(part, seed)
-        flow, instance = torch.zeros_like(pair.source), torch.full_like(low, -1, dtype=torch.long)
-        flow[high], instance[high] = found.flow, found.instance
-        return Motion(flow, instance)
-
-
-@dataclass(frozen=True)
-class IcpFlow:
-    """ICP-Flow (Lin et al., CVPR 2024): bodies of a pair, registered with point-to-point distances.
-
-    Attributes:
-        bodies: settings of the detection of bodies.
-    """
-
-    bodies: BodySettings = field(
-        default_factory=lambda: BodySettings(
-            fewest=15, plane=False, explained=0.7, gain=15.0, noise=0.05
-        )
-    )
-
-    def __call__(self, pair: Pair, seed: int) -> Motion:
-        return Default(self.bodies)(replace(pair, times=None, window=()), seed)

@@ -6,16 +6,17 @@ Each maps a prepared pair of sweeps to the motion that remains after the motion 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 
 from invtoolbox.errors import match_name, unknown_name
-from invtoolbox.motion.bodies import Default as Default
-from invtoolbox.motion.bodies import IcpFlow
-from invtoolbox.motion.bodies import Motion as Motion
-from invtoolbox.motion.bodies import Pair as Pair
+from invtoolbox.motion.default import Default as Default
+from invtoolbox.motion.default import IcpFlow
 from invtoolbox.motion.euler import EulerSettings, euler_flow
+from invtoolbox.motion.pair import Motion as Motion
+from invtoolbox.motion.pair import Pair as Pair
 from invtoolbox.motion.published import VoxelSettings, nsfp, voxel_flow
 from invtoolbox.motion.registration import height_above
 
@@ -60,32 +61,55 @@ class Voxel:
         settings: settings of `published.voxel_flow`.
     """
 
+    window: ClassVar[bool] = True
     settings: VoxelSettings = field(default_factory=VoxelSettings)
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
         flow = voxel_flow(
-            pair.source, pair.target, height_above(pair.source, pair.ground), self.settings
+            pair.source,
+            pair.target,
+            height_above(pair.source, pair.ground),
+            self.settings,
+            [(one.step, one.points) for one in pair.window],
         )
         return Motion(flow, torch.full((len(flow),), -1))
 
 
 @dataclass(frozen=True)
 class Euler:
-    """EulerFlow (`euler.euler_flow`) of the two sweeps of a pair.
+    """EulerFlow (`euler.euler_flow`) of the sweeps of a pair and its window.
 
     Its strength is a whole sequence: call `euler_flow` with all sweeps in one frame.
 
     Attributes:
-        settings: settings of `euler.euler_flow`.
+        settings: settings of `euler.euler_flow`. Points are advected over at most as many sweeps as
+            there are.
     """
 
-    settings: EulerSettings = field(
-        default_factory=lambda: EulerSettings(steps=1, window=2, max_iterations=150)
-    )
+    window: ClassVar[bool] = True
+    settings: EulerSettings = field(default_factory=lambda: EulerSettings(max_iterations=150))
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
-        flow = euler_flow([pair.source, pair.target], self.settings, seed=seed)[0]
+        sweeps = {0: pair.source, 1: pair.target}
+        # The field has the times of evenly spaced sweeps, so a gap ends the window.
+        even = {round(one.step): one.points for one in pair.window if _is_even(one.step)}
+        for ahead in (-1, 1):
+            k = ahead if ahead < 0 else 2
+            while k in even:
+                sweeps[k] = even[k]
+                k += ahead
+        steps = min(self.settings.steps, len(sweeps) - 1)
+        order = sorted(sweeps)
+        flows = euler_flow(
+            [sweeps[k] for k in order], replace(self.settings, steps=steps), seed=seed
+        )
+        flow = flows[order.index(0)]
         return Motion(flow, torch.full((len(flow),), -1))
+
+
+def _is_even(step: float) -> bool:
+    """Return whether a time is that of a sweep in an even sequence, up to a tenth of a period."""
+    return abs(step - round(step)) < 0.1
 
 
 def uses_window(method: Method) -> bool:
@@ -98,6 +122,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "icp-flow": IcpFlow,
     "nsfp": Nsfp,
     "voxel": Voxel,
+    "floxels": Voxel,
     "euler": Euler,
 }
 

@@ -17,7 +17,7 @@ from invtoolbox.motion.ground import Ground, ground
 
 _FEWEST = 10
 #: Seconds between sweeps if they are unknown, the shortest ones that are believed, and the longest.
-_USUAL_PERIOD, _SHORTEST, _LONGEST = 0.1, 1e-3, 10.0
+_USUAL_PERIOD, _SHORTEST, LONGEST = 0.1, 1e-3, 10.0
 #: Largest plausible distance, metres: no lidar measures farther, so farther points are damage or
 #: not in the frame of the sensor.
 FARTHEST = 1000.0
@@ -276,7 +276,7 @@ def _around(motion: Tensor, origin: Tensor) -> Tensor:
 
 
 def check_sweep(sweep: Sweep) -> None:
-    """Raise `InputError` if a sweep has too few usable points."""
+    """Raise `InputError` if a sweep has too few usable points, or times that are not seconds."""
     if len(sweep) == 0:
         raise InputError(f"{sweep.source} is empty: it holds no points")
     count = int(sweep.finite.sum())
@@ -297,25 +297,22 @@ def check_sweep(sweep: Sweep) -> None:
             "where the sensor is; give points in metres and in the sensor's own frame, with its "
             "pose where they were in the world's"
         )
+    late = torch.zeros(0) if sweep.time is None else sweep.time[sweep.time.isfinite()].abs()
+    if len(late) and float(late.max()) > LONGEST:
+        raise InputError(
+            f"{sweep.source}: a point was measured {float(late.max()):.3g} s from the time of "
+            "its sweep; times of points must be seconds from it, so divide nanoseconds by 1e9 "
+            "and microseconds by 1e6"
+        )
 
 
 def _period(source: Sweep, target: Sweep, notes: list[str]) -> float:
-    """Return the seconds between two sweeps; times that are not seconds are refused."""
-    for sweep in (source, target):
-        if sweep.time is None:
-            continue
-        late = sweep.time[sweep.time.isfinite()].abs()
-        if len(late) and float(late.max()) > _LONGEST:
-            raise InputError(
-                f"{sweep.source}: a point was measured {float(late.max()):.3g} s from the time of "
-                "its sweep; times of points must be seconds from it, so divide nanoseconds by 1e9 "
-                "and microseconds by 1e6"
-            )
+    """Return the seconds between two sweeps; timestamps that are not seconds are refused."""
     period = abs(target.timestamp - source.timestamp)
-    if period > _LONGEST:
+    if period > LONGEST:
         raise InputError(
             f"{source.source} and {target.source} are {period:.3g} s apart; timestamps must be "
-            f"seconds, and at most {_LONGEST:g} s apart, so divide nanoseconds by 1e9 and "
+            f"seconds, and at most {LONGEST:g} s apart, so divide nanoseconds by 1e9 and "
             "microseconds by 1e6"
         )
     if not period >= _SHORTEST:

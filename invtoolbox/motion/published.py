@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -266,7 +266,7 @@ def _draw(count: int, points: int | None, seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class VoxelSettings:
-    """Settings of `voxel_flow`: Floxels (Hoffmann et al., CVPR 2025) for two sweeps.
+    """Settings of `voxel_flow`: Floxels (Hoffmann et al., CVPR 2025).
 
     It differs from the paper in the misfit, which is the truncated chamfer distance in both
     directions.
@@ -290,18 +290,36 @@ class VoxelSettings:
     max_iterations: int = 60
 
 
+class _SteadyWarp(PointWarp):
+    """Points p of steady flow x at K times s, ``A(x) = (p + s_1 x, ..., p + s_K x)``."""
+
+    def __init__(self, points: Tensor, steps: Sequence[float]) -> None:
+        super().__init__(points)
+        self.steps = tuple(steps)
+        self.range_shape: Any = (self.domain_shape,) * len(self.steps)
+
+    def _forward(self, x: Tensor) -> Any:
+        return tuple(self.points + step * x for step in self.steps)
+
+
 def voxel_flow(
-    source: Tensor, target: Tensor, height: Tensor, settings: VoxelSettings | None = None
+    source: Tensor,
+    target: Tensor,
+    height: Tensor,
+    settings: VoxelSettings | None = None,
+    window: Sequence[tuple[float, Tensor]] = (),
 ) -> Tensor:
     """Fit a grid of flow vectors to a pair whose static points coincide.
 
-    The result is the flow of the source, ``(n, 3)``.
+    The result is the flow of the source, ``(n, 3)``. Points move steadily through a window, whose
+    sweeps count equally.
 
     Args:
         source: source points, ``(n, 3)``.
         target: target points, ``(m, 3)``.
         height: height of the source points above the ground, ``(n,)``, for the clusters.
         settings: settings of the fit.
+        window: time of each further sweep after the source, in periods, and its points.
     """
     settings = settings or VoxelSettings()
     prior = (
@@ -309,7 +327,13 @@ def voxel_flow(
         + settings.together * ClusterConsistency(clusters(source, height))
         + settings.still * StaticWorld()
     )
-    problem = Problem(target[None], PointWarp(source[None]), Chamfer(settings.truncation))
+    term: DataTerm = Chamfer(settings.truncation)
+    problem = Problem(target[None], PointWarp(source[None]), term)
+    if window:
+        steps, sweeps = zip((1.0, target), *window)
+        term = Stack(*(term for _ in steps), weights=[1 / len(steps)] * len(steps))
+        clouds = tuple(points[None] for points in sweeps)
+        problem = Problem(clouds, _SteadyWarp(source[None], steps), term)
     solver = Adam(
         learning_rate=settings.learning_rate,
         iterate="best",

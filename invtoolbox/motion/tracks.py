@@ -15,7 +15,7 @@ from torch import Tensor
 from invtoolbox.core.pytrees import tree_map
 from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
 from invtoolbox.geometry.rigid import transform
-from invtoolbox.geometry.surface_normals import Surface, covariances
+from invtoolbox.geometry.surface_normals import Surface, append_times, covariances
 from invtoolbox.operators.points import PointWarp
 from invtoolbox.priors.implicit.rigid_track import RigidTrack
 from invtoolbox.problem import Problem
@@ -29,6 +29,8 @@ _APART = 100.0
 #: Larger clusters are thinned to the last number; with fewer points the motion of a near car depends
 #: on the choice of the points.
 _GROUPS = (48, 512)
+#: Largest distance of partners whose times are compared, metres.
+_PARTNERS = 0.3
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,14 @@ class Scans:
         times: times that the search for partners distinguishes the sweeps by, ``(m,)``; None for
             one sweep without times.
         timed: whether the points have times of their own.
+        period: seconds of a period.
     """
 
     surface: Surface
     steps: tuple[float, ...]
     times: Tensor | None
     timed: bool
+    period: float = 0.1
 
     @classmethod
     def of(
@@ -78,6 +82,7 @@ class Scans:
         steps: Sequence[float],
         times: Sequence[Tensor] | None = None,
         plane: bool = True,
+        period: float = 0.1,
     ) -> Scans:
         """Build the search tree and the surfaces of sweeps.
 
@@ -86,6 +91,7 @@ class Scans:
             steps: time of each sweep after the source, in periods.
             times: times of the points within their sweeps, seconds, ``(m_k,)``; None if unknown.
             plane: see `RegistrationSettings`.
+            period: seconds of a period.
         """
         points, apart = torch.cat(list(sweeps)), None
         if times is not None or len(sweeps) > 1:
@@ -96,7 +102,7 @@ class Scans:
                 ]
             ).to(points)
         surface = Surface.of(points, apart) if plane else Surface.of_points(points, apart)
-        return cls(surface, tuple(steps), apart, times is not None)
+        return cls(surface, tuple(steps), apart, times is not None, period)
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,17 +241,49 @@ def _register(
         each = final.misfits(moved, problem.y) * weights
         return each.unflatten(1, (count, -1)).sum(2) / counts.sum(1, keepdim=True)
 
-    motion = bound.motions(solution.parameters)
+    moved = here + solution.x
+    late = points.new_ones(1, 1)
+    if sought is not None and times is not None:
+        late = 1 + _lateness(moved, sought[0], weights, scans)
+    # A body that crosses the view is measured somewhat earlier or later in every sweep.
+    motion = bound.motions({key: value / late for key, value in solution.parameters.items()})
     moves = (transform(motion, points[index]) - points[index]).norm(dim=2)
     return Registration(
         thing,
         bound.tracks(solution.parameters),
         motion,
-        misfits(here + solution.x),
+        misfits(moved),
         misfits(here),
         (counts * moves).sum(1) / counts.sum(1),
         solution.parameters,
     )
+
+
+def _lateness(moved: Tensor, times: Tensor, weights: Tensor, scans: Scans) -> Tensor:
+    """Return by which share of a period the sweeps see each body later per period, ``(h, 1)``.
+
+    A lidar that turns meets a body that crosses the view at another angle, so at another time
+    within each sweep.
+
+    Args:
+        moved: points at their places in all K sweeps, ``(h, K p, 3)``.
+        times: times that their partners are sought by, ``(h, K p)``.
+        weights: weights of the points, ``(h, K p)``.
+        scans: the sweeps.
+    """
+    assert scans.times is not None
+    wanted = weights > 0
+    asked = append_times(moved[wanted], times[wanted], PlaneToPlane().time_scale)
+    distance, partner = scans.surface.tree.query(asked, _PARTNERS)
+    counts = moved.new_zeros(wanted.shape).masked_scatter(wanted, distance.isfinite().to(moved))
+    # Times in float64, because the sweeps are far apart in them.
+    later = moved.new_zeros(wanted.shape).masked_scatter(
+        wanted, (scans.times[partner].double() - times[wanted].double()).to(moved) / scans.period
+    )
+    steps = moved.new_tensor(scans.steps)[:, None]
+    counts, later = (values.unflatten(1, (len(scans.steps), -1)) for values in (counts, later))
+    total = (counts * steps.square()).sum((1, 2)).clamp_min(1e-12)
+    return ((counts * steps * later).sum((1, 2)) / total)[:, None]
 
 
 def _thin(rows: Tensor, most: int) -> Tensor:

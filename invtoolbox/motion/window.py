@@ -13,6 +13,7 @@ from invtoolbox.geometry.rigid import inverse, part_of, transform
 from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.motion.ego_motion import deskewing, ego_motion
 from invtoolbox.motion.preparation import (
+    LONGEST,
     Preparation,
     PreparedPair,
     check_sweep,
@@ -88,6 +89,11 @@ def prepare_neighbours(
     for sweep in window:
         step = (sweep.timestamp - source.timestamp) / period
         try:
+            if not abs(step) * period <= LONGEST:
+                raise InputError(
+                    f"{sweep.source} is {step * period:.3g} s from the pair; timestamps must be "
+                    f"seconds, and at most {LONGEST:g} s apart"
+                )
             if any(abs(step - other) < 0.1 for other in taken):
                 raise InputError(
                     f"{sweep.source} has the time of another sweep, {sweep.timestamp:.9g} s"

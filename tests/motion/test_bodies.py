@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from invtoolbox.errors import InputError
-from invtoolbox.motion.bodies import BodySettings, Pair, Refinement, moving_bodies, refine
+from invtoolbox.motion.bodies import BodySettings, moving_bodies
+from invtoolbox.motion.pair import Pair
+from invtoolbox.motion.refinement import Refinement, refine
 from invtoolbox.motion.registration import clusters, height_above, translations
 from invtoolbox.motion.window import Neighbour
 
@@ -162,3 +164,26 @@ def test_a_trunk_that_is_hidden_for_a_while_stays_at_rest():
 
     window = (Neighbour(sweep(20, -0.8), -1.0), Neighbour(sweep(30, 1.6), 2.0))
     assert len(bodies(sweep(0, 0.0), sweep(10, 0.8), window).motion) == 0
+
+
+def test_motion_counts_over_the_time_between_the_measurements():
+    """A lidar that turns meets a car that crosses its view earlier in the second sweep."""
+    here, there = (box([4.2, 1.8, 1.4], [s, -3.0, 0.0], 200, k) for k, s in ((0, 0.0), (1, 0.9)))
+    times = (torch.full((200,), 0.05), torch.full((200,), 0.045))
+    found = moving_bodies(Pair(here, there, torch.zeros(0, 3), times))
+    plain = moving_bodies(Pair(here, there, torch.zeros(0, 3)))
+    ratio = found.flow[:, 0].mean() / plain.flow[:, 0].mean()
+    assert float(ratio) == pytest.approx(1 / 0.95, abs=0.01)
+
+
+def test_a_person_below_a_branch_is_no_post_and_a_single_line_no_body():
+    branch = torch.tensor([[0.0, 0.0, 2.9]])
+
+    def sweep(step, seed):
+        person = box([0.5, 0.4, 1.7], [0.3 * step, 3.0, 0.0], 90, seed)
+        line = torch.rand(30, 3, generator=torch.Generator().manual_seed(seed))
+        line = line * torch.tensor([1.0, 0.3, 0.01]) + torch.tensor([8.0 + step, 0.0, 0.3])
+        return torch.cat([person, branch + torch.tensor([0.3 * step, 3.0, 0.0]), line])
+
+    label = bodies(sweep(0, 0), sweep(1, 10)).label
+    assert bool((label[:90] >= 0).all()) and not bool((label[91:] >= 0).any())

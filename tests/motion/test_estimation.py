@@ -13,6 +13,7 @@ from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.motion import Preparation, estimate
 from invtoolbox.motion.euler import EulerSettings
 from invtoolbox.motion.methods import METHODS, Default, Motion, Pair
+from invtoolbox.motion.window import Neighbour
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +246,19 @@ def test_every_method_by_name_takes_a_whole_sweep(name):
     assert bool(found.flow.isfinite().all()) and len(found.flow) == len(street[0])
 
 
+@pytest.mark.parametrize("name", ["euler", "floxels"])
+def test_published_methods_use_the_sweeps_of_a_window(name):
+    """A thing that is hidden in the target moves as the other sweeps show."""
+    cloud = torch.rand(60, 3, generator=torch.Generator().manual_seed(0)) * 2
+    walk = [cloud + torch.tensor([0.3 * step, 0.0, 0.0]) for step in (-2, -1, 0, 1, 2)]
+    window = tuple(Neighbour(walk[k], k - 2.0) for k in (0, 1, 4))
+    pair = Pair(walk[2], walk[3][:20], torch.zeros(0, 3), window=window)
+    settings = {"euler": {"settings": EulerSettings(max_iterations=50)}}
+    method = dataclasses.replace(METHODS[name](), **settings.get(name, {}))
+    found = method(pair, 0).flow.mean(0)
+    assert float((found - torch.tensor([0.3, 0.0, 0.0])).norm()) < 0.15
+
+
 def test_no_points_at_all_for_a_method():
     none = torch.zeros(0, 3)
     for name in ("default", "icp-flow"):
@@ -273,9 +287,12 @@ def test_a_window_gives_what_its_sweeps_give_in_any_order():
 def test_a_sweep_of_the_window_that_cannot_be_used_is_left_out():
     street = it.simulation.street(sweeps=4, points=3000, seed=1)
     empty = Sweep(torch.zeros(0, 3), timestamp=0.3, source="the empty one")
-    found = estimate(street[1], street[2], window=[street[0], empty, street[1]])
+    late = dataclasses.replace(street[3], timestamp=3e8, source="the late one")
+    slow = dataclasses.replace(street[3], time=1e9 * street[3].time, source="the slow one")
+    found = estimate(street[1], street[2], window=[street[0], empty, street[1], late, slow])
     without = estimate(street[1], street[2], window=[street[0]])
     assert torch.equal(found.flow, without.flow)
-    assert any("left out of the window: the empty one" in note for note in found.notes)
+    for name in ("empty", "late", "slow"):
+        assert any(f"left out of the window: the {name} one" in note for note in found.notes)
     with pytest.raises(InputError, match="timestamps"):
         it.scene_flow(street[0].points, street[1].points, window=[street[2]], ego_motion="none")
