@@ -27,6 +27,9 @@ _MOST = 1500
 _DIRECTIONS, _FEW = 200, 150
 #: Residual of the best motion relative to a pure rotation, above which the camera only turns.
 _TURNS_ONLY = 0.8
+#: The same if the rotation explains the flow to within its accuracy: errors of a smooth flow look
+#: like a velocity, but leave a residual.
+_DOUBTFUL = 0.3
 
 
 def motion_field(rays: Tensor, twist: Tensor, inverse_depth: Tensor | float) -> Tensor:
@@ -157,8 +160,8 @@ def camera_motion(rays: Tensor, flow: Tensor, accuracy: float = 0.0) -> CameraMo
     Args:
         rays: places ``(X / Z, Y / Z)``, ``(N, 2)``, at least 8.
         flow: their motion, ``(N, 2)``, per unit of time.
-        accuracy: error of the flow relative to its root mean square; a rotation that explains the
-            flow this well leaves v undetermined, because errors of a smooth flow look like it.
+        accuracy: error of the flow relative to its root mean square. If a rotation explains the
+            flow this well, v counts only if it leaves less than a third of the rotation's residual.
 
     Raises:
         InputError: shapes differ, or there are fewer than 8 points.
@@ -187,9 +190,8 @@ def camera_motion(rays: Tensor, flow: Tensor, accuracy: float = 0.0) -> CameraMo
         candidates = candidates / candidates.norm(dim=1, keepdim=True)
     alone, left = _rotation(p, u)
     # A pure rotation has two numbers per point to explain, the epipolar distance one.
-    turns_only = bool(residual > _TURNS_ONLY * left / 2**0.5) or bool(
-        left <= accuracy * u.square().sum(1).mean().sqrt()
-    )
+    within = bool(left <= accuracy * u.square().sum(1).mean().sqrt())
+    turns_only = bool(residual > (_DOUBTFUL if within else _TURNS_ONLY) * left / 2**0.5)
     if turns_only:
         return CameraMotion(torch.cat([torch.zeros_like(alone), alone]), float(left), True)
     return CameraMotion(_signed(p, u, best, rate), float(residual), False)

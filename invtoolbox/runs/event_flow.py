@@ -32,8 +32,8 @@ _STAGES = ((2.0, 5, 0.3, 0.25), (1.0, 9, 0.3, 0.4), (0.7, 9, 0.15, 0.35))
 _REACH, _TRIED = 0.35, 11
 #: Contrast of the warped events relative to still ones, below which nothing was found to move.
 _LEAST_GAIN = 1.1
-#: Error of the flow relative to its root mean square, within which a rotation explains it.
-_ACCURACY = 0.1
+#: Error of the flow relative to its root mean square, within which a rotation may explain it.
+_ACCURACY = 0.25
 
 
 @dataclass(frozen=True, eq=False)
