@@ -275,8 +275,8 @@ def changed(run: Inputs, name: str, number: int) -> Inputs:
         return {**run, name: next(w for w in words if w != value)}
     if isinstance(value, bool):
         return {**run, name: not value}
-    if isinstance(value, int):
-        return {**run, name: value + 1}
+    if isinstance(value, int):  # by two, because some numbers have to be even
+        return {**run, name: value + 2}
     if isinstance(value, float):
         return {**run, name: value * 1.01 + 1e-12}
     if isinstance(value, tuple):

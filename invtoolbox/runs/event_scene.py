@@ -166,20 +166,20 @@ class EventJob(SceneJob[EventScene]):
             return EventOutcome(solution, None, folder, read_json(measures), ())
         settings = scene.flow.model_dump()
         found = event_flow(events, K, progress=progress, **settings)
-        metrics = _metrics(found, truth)
+        solution, metrics = found.solution, _metrics(found, truth)
         self.start(content)
         write_json(measures, metrics)
         written = [measures]
         for kind in dict.fromkeys(scene.output.formats):
             path = finished if kind == "h5" else folder / f"flow.{kind}"
             if kind == "h5":
-                found.solution.save(path, overwrite=True)
+                solution.save(path, overwrite=True)
             elif kind == "npz":
                 write_event_flow(path, found, overwrite=True)
             else:
                 write_event_picture(path, found, overwrite=True)
             written.append(path)
-        return EventOutcome(found.solution, found, folder, metrics, tuple(written))
+        return EventOutcome(solution, found, folder, metrics, tuple(written))
 
 
 def write_event_flow(path: Path, found: EventFlow, overwrite: bool = False) -> None:

@@ -128,7 +128,7 @@ def test_rules_for_the_weight() -> None:
     torch.testing.assert_close(residual, torch.full((2,), 1.01 * 0.03 * N), rtol=0.02, atol=0)
     assert "PDHG" in morozov.reason
     sure = it.solve(
-        problem, TGV, regularization=it.parameter_choice.SURE(points=3, sections=0), **settings
+        problem, TGV, regularization=it.parameter_choice.SURE(points=6, sections=0), **settings
     )
     assert bool(
         (it.metrics.psnr(sure.x, picture()) > it.metrics.psnr(problem.y, picture()) + 2).all()
