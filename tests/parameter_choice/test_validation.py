@@ -213,3 +213,20 @@ def test_few_measurements_keep_the_discrepancy_principle() -> None:
     )
     notes = it.solve(problem, it.priors.Tikhonov(), progress=False).notes
     assert any("discrepancy principle" in note for note in notes)
+
+
+def test_the_weight_of_k_space_follows_its_noise() -> None:
+    """Samples of k-space do not predict each other: held out, they choose a weight of almost 0."""
+    mask = (torch.rand(1, N, generator=torch.Generator().manual_seed(0)) < 0.35).float()
+    mask[:, N // 2 - 3 : N // 2 + 3] = 1.0
+    A = it.operators.CartesianMRI(mask, (N, N))
+    truth = picture()[:1].to(torch.complex64)
+    y = A(truth) + 0.05 * mask * torch.complex(noise((1, 1, N, N)), noise((1, 1, N, N), 1))
+    found = it.reconstruct(y, A, prior="tv", max_iterations=100, progress=False)
+    assert "the discrepancy principle" in found.notes[0]
+    zero_filled = A.pseudo_inverse(y)
+    assert quality(found.x, truth) > quality(zero_filled, truth) + 1
+
+
+def quality(x: Tensor, truth: Tensor) -> float:
+    return -20 * math.log10(float((x - truth).norm()))
