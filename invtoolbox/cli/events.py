@@ -112,12 +112,13 @@ def command(arguments: argparse.Namespace) -> int:
         for note in found.notes:
             print(f"note: {note}")
         v, w = found.twist[0, found.twist.shape[1] // 2].tolist()[:3], found.twist[0].mean(0)[3:]
+        direction = f"({', '.join(f'{c:.2f}' for c in v)})" if any(v) else "unknown"
         print(
             f"{events!r}: contrast {float(found.gain[0]):.1f}-fold; median speed "
             f"{float(found.flow[0].norm(dim=-1).median()):.3g} pixels per second"
         )
         print(
-            f"camera: direction ({', '.join(f'{c:.2f}' for c in v)}), rotation "
+            f"camera: direction {direction}, rotation "
             f"({', '.join(f'{c:.2f}' for c in w.tolist())}) radians per second"
         )
         print(

@@ -144,7 +144,7 @@ def command(arguments: argparse.Namespace) -> int:
         length = motion.displacement[0].norm(dim=0)
         print(
             f"{motion.status[0]}; displacement {float(length.mean()):.3g} on average, at most "
-            f"{float(length.max()):.3g}; wrote {', '.join(map(str, written))}"
+            f"{float(length.max()):.3g}, in the unit of the spacing; wrote {', '.join(map(str, written))}"
         )
     return 0
 

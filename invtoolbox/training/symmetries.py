@@ -150,8 +150,9 @@ def measure_equivariance(operator: Operator, symmetry: Symmetry, seed: int = 0) 
     """
     if not isinstance(operator, LinearOperator):
         raise InputError(f"{operator} is not linear, so its null space cannot be compared")
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(8, *operator.domain_shape, generator=generator)
+    device = next((value.device for value in operator.parameters().values()), None)
+    generator = torch.Generator(device or "cpu").manual_seed(seed)
+    x = torch.randn(8, *operator.domain_shape, generator=generator, device=device)
     elements = symmetry.draw(len(x), generator)
     with torch.no_grad():
         moved = operator.normal(symmetry.transform(x, elements))
