@@ -5,7 +5,7 @@
 A job is a process that runs until it is killed, and is started again until it ends. The moments are drawn
 between the start of the work and its usual end, so that a job dies several times on its way. The study
 runs on two Dask workers, and the whole process group is killed. After all kills the job runs to its
-end, and its result is compared, bit by bit, with that of a job that nobody disturbed.
+end, and its result is compared, bit by bit, with the result of an undisturbed job.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def wait_for_work(process: subprocess.Popen, folder: Path) -> None:
 
 
 def kill_often(name: str, kills: int, place: Path, draw: random.Random) -> tuple[int, int, bool]:
-    """Kill jobs until there were so many kills; return the kills, the ended jobs and the verdict."""
+    """Kill jobs a number of times; return the kills, the ended jobs and the verdict."""
     whole = place / f"{name}-whole"
     began = start(name, whole)
     wait_for_work(began, whole)

@@ -23,7 +23,7 @@ from invtoolbox.errors import InputError
 
 #: Largest number of points that a fit uses; more are thinned evenly.
 _MOST = 1500
-#: Number of directions of v that are tried, on so many points.
+#: Number of directions of v that are tried, and of the points on which they are.
 _DIRECTIONS, _FEW = 200, 150
 #: Residual of the best motion relative to a pure rotation, above which the camera only turns.
 _TURNS_ONLY = 0.8

@@ -129,7 +129,7 @@ def _moving_bodies(pair: Pair, settings: BodySettings) -> Bodies | None:
     members: list[Tensor] = []
     for gap, gap_per_range in _GAPS:
         labels = clusters(points, height, gap, settings.reach, gap_per_range, pair.origin)
-        # What is part of a suspect is not divided further.
+        # A suspect is not divided further.
         if members:
             labels[torch.cat(members)] = -1
         members += _suspects(points, height, labels, away, range_, settings)

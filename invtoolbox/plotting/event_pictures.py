@@ -18,7 +18,7 @@ def event_figure(still: Tensor, warped: Tensor, flow: Tensor, every: int | None 
 
     Args:
         still: number of events at every pixel, ``(rows, columns)``.
-        warped: the same of warped events, ``(rows, columns)``.
+        warped: picture of the warped events, ``(rows, columns)``.
         flow: flow in pixels per second, ``(rows, columns, 2)``, columns first.
         every: pixels between two arrows; by default 16 arrows along the shorter side.
     """

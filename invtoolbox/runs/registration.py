@@ -132,7 +132,7 @@ def register(
     Args:
         moving: image or volume, ``(*space)`` or ``(batch, channel, *space)`` with 2 or 3 axes of
             space; a tensor, an array, or a volume of `datasets.open`.
-        fixed: the same for the image that the moving one is taken to, on the same grid.
+        fixed: image or volume that the moving one is taken to, on the same grid.
         prior: prior of the displacement: `priors.Bending` (the default), `priors.Diffusion`,
             `priors.LinearElastic`, `priors.GridARAP`, or any other or a sum.
         spacing: distance of neighbours along every axis, a number or one per axis; by default that

@@ -167,7 +167,7 @@ def _last(value: Any, where: Any) -> Any:
 
 
 def _unwrap(counter: Any, bits: int) -> Any:
-    """Add the overflows of a counter of so many bits; a small step back is no overflow."""
+    """Add the overflows of a counter with `bits` bits; a small step back is no overflow."""
     step = np.diff(counter, prepend=counter[:1])
     return counter + (np.cumsum(step < -(1 << (bits - 1))) << bits)
 
