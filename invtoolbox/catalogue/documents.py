@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Self, TypeVar, get_args
@@ -16,6 +16,7 @@ from typing import Annotated, Any, Generic, Self, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from invtoolbox.catalogue.shelves import entries, find, read_toml
+from invtoolbox.core.gateway import is_inside, is_trusting
 from invtoolbox.errors import InputError, unknown_name
 
 M = TypeVar("M", bound=BaseModel)
@@ -76,11 +77,14 @@ class CheckedScene(Generic[S]):
         name: name of the scene.
         path: path of its file.
         scene: the tables.
+        given: values that the user gave in place of values of the file; paths among them are
+            trusted.
     """
 
     name: str
     path: Path
     scene: S
+    given: frozenset[str] = frozenset()
 
     @classmethod
     def read(
@@ -98,8 +102,9 @@ class CheckedScene(Generic[S]):
             InputError: if the file does not exist or does not fit the model; the sentence names
                 file and key.
         """
-        path, content = content_of(scene, overrides)
-        return cls(path.stem, path, check(tables, path, content))
+        changes = as_changes(overrides)
+        path, content = content_of(scene, changes)
+        return cls(path.stem, path, check(tables, path, content), frozenset(texts(changes)))
 
     def locate(self, path: str) -> Path:
         """Return the file of a path in the scene; see `locate`.
@@ -107,7 +112,7 @@ class CheckedScene(Generic[S]):
         Args:
             path: path as the scene file gives it.
         """
-        return locate(self.path, path)
+        return locate(self.path, path, self.given)
 
 
 def content_of(
@@ -139,11 +144,7 @@ def change_content(
         content: content of the file.
         overrides: changed keys, as a mapping or as lines ``"key=value"``.
     """
-    changes = dict(
-        overrides
-        if isinstance(overrides, Mapping)
-        else (parse_override(line) for line in overrides)
-    )
+    changes = as_changes(overrides)
     presets, chosen = content.pop("presets", {}), content.pop("preset", None)
     chosen = changes.pop("preset", chosen)
     if chosen is not None and chosen not in presets:
@@ -151,6 +152,33 @@ def change_content(
     for key, value in {**(presets[chosen] if chosen is not None else {}), **changes}.items():
         set_key(content, key, value)
     return content
+
+
+def as_changes(overrides: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
+    """Return changed keys as a mapping.
+
+    Args:
+        overrides: changed keys, as a mapping or as lines ``"key=value"``.
+    """
+    if isinstance(overrides, Mapping):
+        return dict(overrides)
+    return dict(parse_override(line) for line in overrides)
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Yield every text in a value of TOML.
+
+    Args:
+        value: a text, a table, a list or anything else.
+
+    >>> list(texts({"data.paths": ["a.png", "b.png"], "seed": 1}))
+    ['a.png', 'b.png']
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from texts(one)
 
 
 def check(model: type[M], path: Path, content: Mapping[str, Any]) -> M:
@@ -170,30 +198,56 @@ def check(model: type[M], path: Path, content: Mapping[str, Any]) -> M:
         raise InputError(f"{path}: {_sentence(model, error)}") from None
 
 
-def locate(scene: Path, path: str) -> Path:
+def locate(scene: Path, path: str, given: Container[str] = ()) -> Path:
     """Find a file that a scene names.
 
-    It lies next to the scene file, in the current directory, or in the data folder.
+    It lies in the folder of the scene file, in the current directory, or in the data folder. A
+    scene file may come from elsewhere, so that other files are opened only if the user gave their
+    path, or trusts the scene (`core.gateway.trusting`).
 
     Args:
         scene: path of the scene file.
         path: path as the scene file gives it.
+        given: paths that the user gave, which may lie anywhere.
 
     Raises:
-        InputError: if it is in none of these places.
+        InputError: if it is in none of these places, or outside of these folders.
     """
     from invtoolbox.datasets import data_folder
 
-    given = Path(path).expanduser()
-    places = (
-        [given] if given.is_absolute() else [scene.parent / given, given, data_folder() / given]
-    )
+    named = Path(path).expanduser()
+    folders = (scene.parent, Path(), data_folder())
+    places = [named] if named.is_absolute() else [folder / named for folder in folders]
     for place in places:
         if place.exists():
+            if path not in given:
+                refuse_outside(scene, path, place)
             return place
     raise InputError(
         f"{scene}: there is no file {path} (looked for {', '.join(str(p) for p in places)})"
     )
+
+
+def refuse_outside(scene: Path, path: str, place: Path) -> None:
+    """Refuse a file outside of the folders that a scene may name, unless scenes are trusted.
+
+    Args:
+        scene: path of the scene file.
+        path: path as the scene file gives it, for the error message.
+        place: the file.
+
+    Raises:
+        InputError: if the file lies in none of the folders.
+    """
+    from invtoolbox.datasets import data_folder
+
+    folders = (scene.parent, Path(), data_folder())
+    if not is_trusting() and not any(is_inside(place, folder) for folder in folders):
+        raise InputError(
+            f"{scene}: it names {path[:120]!r}, which lies outside of its folder, of the current "
+            "folder and of the data folder; if you trust the scene, give --trusted (trusted=True "
+            "in Python), or give this path with --set"
+        )
 
 
 def parse_override(line: str) -> tuple[str, Any]:

@@ -31,6 +31,7 @@ from invtoolbox.cli import (
     run,
     train,
 )
+from invtoolbox.core.gateway import trusting
 from invtoolbox.core.interrupts import terminate_as_interrupt
 from invtoolbox.errors import InputError, MissingDependency
 
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = os.environ.get("INVTOOLBOX_DEBUG", "") not in ("", "0")
     warnings.showwarning = _note
     try:
-        with terminate_as_interrupt(), _threads(parsed):
+        trusted = getattr(parsed, "trusted", False)
+        with terminate_as_interrupt(), _threads(parsed), trusting(trusted):
             code = parsed.command(parsed)
         sys.stdout.flush()
         return int(code or 0)

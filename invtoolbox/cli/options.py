@@ -7,7 +7,7 @@ from typing import Any
 
 
 def add_overrides(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add ``--set KEY=VALUE``.
+    """Add ``--set KEY=VALUE`` and ``--trusted``.
 
     Args:
         parser: parser of the command.
@@ -21,6 +21,12 @@ def add_overrides(parser: argparse.ArgumentParser, what: str) -> None:
         default=[],
         help=f"change a key of the {what}, given by its dotted name, to a TOML value or a plain "
         "word",
+    )
+    parser.add_argument(
+        "--trusted",
+        action="store_true",
+        help=f"let the {what} name files outside of its folder, of the current folder and of the "
+        "data folder",
     )
 
 

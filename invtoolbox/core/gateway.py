@@ -74,18 +74,26 @@ def named_file(folder: Path, name: str, named_in: Path) -> Path:
     if not name or "\0" in name or len(name) > 4096:
         raise InputError(f"{named_in}: {name[:40]!r} is no name of a file; correct it")
     path = folder / name
-    if not is_trusting():
-        inside = os.path.normpath(path)
-        root = os.path.normpath(folder)
-        within = root == os.curdir and not inside.startswith((os.pardir, os.sep))
-        if not within and os.path.commonpath([os.path.abspath(root), os.path.abspath(inside)]) != (
-            os.path.abspath(root)
-        ):
-            raise InputError(
-                f"{named_in}: it names {name[:120]!r}, which lies outside of the folder {folder}; "
-                "if you trust the file, pass trusted=True, or set INVTOOLBOX_TRUSTED=1"
-            )
+    if not is_trusting() and not is_inside(path, folder):
+        raise InputError(
+            f"{named_in}: it names {name[:120]!r}, which lies outside of the folder {folder}; "
+            "if you trust the file, pass trusted=True, or set INVTOOLBOX_TRUSTED=1"
+        )
     return path
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return whether a path lies in a folder, by name alone: links are not followed.
+
+    Args:
+        path: the path.
+        folder: the folder.
+
+    >>> is_inside(Path("scan/images/1.png"), Path("scan")), is_inside(Path("scan/../1"), Path("scan"))
+    (True, False)
+    """
+    inside, root = os.path.abspath(path), os.path.abspath(folder)
+    return os.path.commonpath([root, inside]) == root
 
 
 def refuse_special(path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from invtoolbox.catalogue.documents import content_of
+from invtoolbox.core.gateway import trusting
 from invtoolbox.errors import InputError
 from invtoolbox.runs.job import Request
 
@@ -57,6 +58,7 @@ def run(
     workers: int | None = None,
     cluster: str | None = None,
     threads: int = 1,
+    trusted: bool = False,
 ) -> Solution | Study | FlowStudy | ViewOutcome | MeshOutcome | MovingOutcome | EventOutcome:
     """Run a scene file and write its results; `it.run`.
 
@@ -85,6 +87,8 @@ def run(
         workers: number of processes, as in `invtoolbox.runs.study.workers.spread`.
         cluster: address of a Dask scheduler, as in `invtoolbox.runs.study.workers.spread`.
         threads: number of threads per worker.
+        trusted: whether the scene may name files outside of its folder, of the current folder and
+            of the data folder; paths among the overrides may lie anywhere.
 
     Raises:
         InputError: a fault in the scene or its data; earlier results exist and neither ``resume``
@@ -93,7 +97,8 @@ def run(
     from invtoolbox.runs.images.run import Outcome
 
     request = Request(overrides, output, resume, overwrite, items, workers, cluster, threads)
-    outcome = prepare(scene, request).run(progress)
+    with trusting(trusted):
+        outcome = prepare(scene, request).run(progress)
     return outcome.solution if isinstance(outcome, Outcome) else outcome
 
 

@@ -22,7 +22,7 @@ import json
 import math
 import shutil
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,15 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, model_validator
 
-from invtoolbox.catalogue.documents import Named, Table, check, content_of, locate
+from invtoolbox.catalogue.documents import (
+    Named,
+    Table,
+    as_changes,
+    check,
+    content_of,
+    locate,
+    texts,
+)
 from invtoolbox.catalogue.presets import build_network
 from invtoolbox.catalogue.registry import build
 from invtoolbox.catalogue.shelves import read_toml
@@ -85,7 +93,8 @@ def run_recipe(
         raise InputError(
             f"there is no recipe {recipe}; it is a TOML file, see `invtoolbox train --help`"
         )
-    path, content = content_of(recipe, overrides)
+    changes = as_changes(overrides)
+    path, content = content_of(recipe, changes)
     checked = check(Recipe, path, content)
     folder = Path(output) if output is not None else Path("priors") / checked.name
     if (folder / "card.toml").exists() and not overwrite:
@@ -99,8 +108,9 @@ def run_recipe(
         str(content["prior"].get("name")),
         {**_settings(content["prior"]), "network": network},
     )  # wrong settings raise an error before the training
-    pairs = checked.data.pairs(path)
-    validation = checked.validation.pairs(path) if checked.validation is not None else None
+    given = frozenset(texts(changes))
+    pairs = checked.data.pairs(path, given)
+    validation = None if checked.validation is None else checked.validation.pairs(path, given)
     checkpoints = folder / "checkpoints"
     trained = train(
         network,
@@ -169,17 +179,21 @@ class Data(Table):
             raise ValueError('noise_std = "estimate" is for pictures with noise: set noisy = true')
         return self
 
-    def pairs(self, recipe: Path) -> Crops:
+    def pairs(self, recipe: Path, given: Container[str] = ()) -> Crops:
         """Read the images, and return their pairs.
 
         Clean images get noise, noisy ones are recorrupted, and images that are coded stay
         unchanged.
+
+        Args:
+            recipe: path of the recipe.
+            given: paths that the user gave, see `locate`.
         """
         from kornia.color import rgb_to_grayscale
 
         images = [photograph(name) for name in self.photographs]
         for path in self.paths:
-            data = open_data(locate(recipe, path), reader=self.reader)
+            data = open_data(locate(recipe, path, given), reader=self.reader)
             first, end = (0, len(data)) if self.items is None else self.items
             if not 0 <= first < end <= len(data):
                 raise InputError(

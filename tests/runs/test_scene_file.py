@@ -16,6 +16,7 @@ import torch
 import invtoolbox as it
 from invtoolbox.catalogue import shelves as catalogue
 from invtoolbox.catalogue.documents import content_of, parse_override
+from invtoolbox.cli import main
 from invtoolbox.errors import InputError
 from invtoolbox.runs.images.parts import data_term, measure, prior, rule, solver
 from invtoolbox.runs.images.tables import read_scene
@@ -58,6 +59,39 @@ def run(scene: Path, overrides: Any = (), **how: Any) -> it.Solution:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def test_a_scene_names_files_of_its_folders_alone_unless_it_is_trusted(
+    scene: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "truth.npy"
+    (tmp_path / "truth.npy").rename(elsewhere)
+    key = "measurements.simulate.path"
+    for path in (str(elsewhere), os.path.relpath(elsewhere, tmp_path)):
+        scene.write_text(SCENE.replace("truth.npy", path))
+        with pytest.raises(
+            InputError, match=r"small\.toml: it names '.*truth\.npy', which lies out"
+        ):
+            run(scene)
+        by_option = run(scene, trusted=True, output=tmp_path / "a", overwrite=True)
+        by_hand = run(scene, {key: path}, output=tmp_path / "b", overwrite=True)
+        assert torch.equal(by_option.x, by_hand.x)
+    preset = SCENE.replace("truth.npy", "none.npy").replace("[measure", 'preset = "p"\n[measure', 1)
+    scene.write_text(f'{preset}[presets.p]\n"{key}" = "{elsewhere}"\n')
+    with pytest.raises(InputError, match="lies outside of its folder"):
+        run(scene)
+
+
+def test_a_trusted_scene_is_trusted_by_its_workers(
+    scene: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "truth.npy"
+    (scene.parent / "truth.npy").rename(elsewhere)
+    scene.write_text(SCENE.replace("truth.npy", str(elsewhere)))
+    words = ["run", str(scene), "--workers", "1", "--quiet", "--overwrite"]
+    assert main(words) == 2
+    assert "give --trusted" in capsys.readouterr().err
+    assert main([*words, "--trusted"]) == 0
 
 
 # -- reading ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from invtoolbox import datasets
 from invtoolbox.catalogue import shelves
-from invtoolbox.catalogue.documents import CheckedScene
+from invtoolbox.catalogue.documents import CheckedScene, refuse_outside
 from invtoolbox.catalogue.presets import build_network, load_preset, load_prior
 from invtoolbox.catalogue.registry import build, lookup
 from invtoolbox.data_terms.base import DataTerm
@@ -79,7 +79,10 @@ def read(file: SceneFile, source: Source, geometry: ScanGeometry | None = None) 
 def path_of(file: SceneFile, source: Source) -> Path:
     """Return the path of the data set that a table of the scene names."""
     if source.dataset is not None:
-        return datasets.find_file(source.dataset, source.file)
+        path = datasets.find_file(source.dataset, source.file)
+        if source.file is not None and source.file not in file.given:
+            refuse_outside(file.path, source.file, path)
+        return path
     assert source.path is not None
     return file.locate(source.path)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
+from invtoolbox.core.gateway import is_trusting, trusting
 from invtoolbox.errors import InputError, MissingDependency
 
 T = TypeVar("T")
@@ -42,7 +44,13 @@ def spread(
         MissingDependency: Dask is not installed.
     """
     with _client(min(workers, max(len(tasks), 1)), cluster, threads) as client:
-        yield from _submit_all(client, function, tasks)
+        yield from _submit_all(client, partial(_call, function, is_trusting()), tasks)
+
+
+def _call(function: Callable[[T], Any], trusted: bool, task: T) -> Any:
+    """Do a task in a worker, which does not know by itself which files are trusted."""
+    with trusting(trusted):
+        return function(task)
 
 
 def _submit_all(

@@ -41,6 +41,7 @@ from invtoolbox.catalogue.documents import (
     Table,
     change_content,
     check,
+    texts,
 )
 from invtoolbox.catalogue.registry import build
 from invtoolbox.data_terms.base import DataTerm
@@ -290,7 +291,8 @@ def read_view_scene(
         folder = Path(scene).expanduser()
         content = change_content(folder, scene_of_folder(folder, model or "gaussians"), overrides)
         name = folder.stem if is_video(folder) else folder.resolve().name
-        return ViewSceneFile(name, folder, check(ViewScene, folder, content))
+        given = frozenset(texts(content))  # nothing of it comes from a file
+        return ViewSceneFile(name, folder, check(ViewScene, folder, content), given)
     if model is not None:
         raise InputError(
             f"{scene} is a scene file, which contains the representation of the scene; leave "
