@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import ParamSpec, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -25,26 +25,20 @@ from invtoolbox.loop.differentiation import differentiate_answer, differentiates
 from invtoolbox.loop.run import INVALID, RECORDED, STATUS, Callback, Limits, Loop, ProgressBar, run
 from invtoolbox.measurements import report_findings
 from invtoolbox.objective.coarse_grids import coarsen_for_search, coarsen_for_start
-from invtoolbox.objective.initial_guess import (
-    first_guess,
-    initial_variable,
-    is_scan,
-    layout_of,
-    leaves_float32,
-)
+from invtoolbox.objective.initial_guess import initial_variable, is_scan, leaves_float32
 from invtoolbox.objective.objective import Objective
-from invtoolbox.objective.unknowns import Unknowns
-from invtoolbox.parameter_choice import Trials, rule_named
+from invtoolbox.parameter_choice import Trials
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule, WeightSearch
+from invtoolbox.parameter_choice.trials import Attempt, attempts
 from invtoolbox.posteriors.base import SkippingPosterior
 from invtoolbox.posteriors.exact import gaussian_posterior
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers.binding import Regularization, bind
 from invtoolbox.solvers.choice import check_fits, choose
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
-from invtoolbox.solvers.weights import check_fixed_levels, check_least_weights, default_weight
 
 log = logging.getLogger("invtoolbox")
 
@@ -54,10 +48,6 @@ _FINE_ITERATIONS = 64
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-#: Weight of the explicit priors: a number, one number per item ``(batch,)``, a rule or the name of
-#: a rule.
-Regularization = float | Tensor | str | WeightRule | WeightSearch
 
 
 def _on_chosen_threads(function: Callable[P, T]) -> Callable[P, T]:
@@ -221,41 +211,22 @@ def solve(
         ]
     began = time.monotonic()
     _check_settings(max_iterations, tolerance, time_limit, differentiate)
-    kept = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
-    findings = report_findings(problem) if check else []
-    problem = given = problem.to(device=device, dtype=dtype)
+    implicit = differentiate == "implicit"
+    notes = report_findings(problem) if check else []
+    given = problem.to(device=device, dtype=dtype)
     # The skipped items hold other measurements, and are computed as such until the loop begins.
-    skipped, problem = problem.skipped, problem.without_skipping()
-    extreme = leaves_float32(problem)
-    if extreme:
+    skipped, problem = given.skipped, given.without_skipping()
+    if extreme := leaves_float32(problem):
         dtype = torch.float64
         problem = problem.to(dtype=dtype)
+        notes.append("solved in float64: squares of these measurements leave float32")
     priors = _as_sum(prior).to(device=device, dtype=dtype)
+    kept = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
+    resumed = kept is not None and Path(kept.path).exists()
+    curve: WeightCurve | None = None
     with torch.no_grad():
-        named = solver_named(solver) if isinstance(solver, str) else solver
-        if named is not None and not isinstance(named, Solver):
-            raise InputError(f"solver must be one of it.solvers, got {type(named).__name__}")
-        by_itself = isinstance(regularization, str) and regularization == "auto"
-        if named is not None and named.samples and by_itself:
-            regularization = 1.0
-        # Without a solver, half-quadratic splitting is chosen for denoisers.
-        strength = (HalfQuadratic if named is None else named).denoiser_strength
-        objective, rule, why_weight = bind(problem, priors, regularization, seed, strength)
-        algorithm, reason = _solver(named, objective, differentiate == "implicit")
-        if rule is not None and not objective.terms:
-            raise InputError(
-                "a rule for the weight needs an explicit prior to weigh, and there is none"
-            )
-        notes = [why_weight, *findings] if why_weight else findings
-        if extreme:
-            notes.append("solved in float64: squares of these measurements leave float32")
-        if not algorithm.reformulate(objective).has_value:
-            without = next(p for p in objective.explicit_priors if "energy" not in p.offers)
-            notes.append(f"history holds no objective: {without!r} has no energy")
-        if remark := algorithm.remark(objective):
-            notes.append(remark)
-        for note in (reason, *notes):
-            log.info(note)
+        plan = _plan(problem, priors, solver, regularization, seed, implicit, notes)
+        objective, algorithm, rule = plan.objective, plan.solver, plan.rule
         content: dict[str, str] = {}
         if kept is not None:  # before any costly step, for it may refuse an input
             parts = {
@@ -265,11 +236,12 @@ def solve(
                 "unknown parameters": problem.unknown,
                 "prior": priors,
                 "solver": algorithm,
-                "regularization": regularization,
+                "regularization": plan.regularization,
                 "initial guess": initial,
                 "seed": seed,
             }
             content = fingerprint(parts, kept.key)
+
         variable = initial_variable(objective, initial, algorithm.starts_at_zero)
         limits = Limits(
             max_iterations=algorithm.max_iterations if max_iterations is None else max_iterations,
@@ -277,50 +249,36 @@ def solve(
             deadline=None if time_limit is None else began + time_limit,
         )
         nested = initial is None and algorithm.starts_at_inverse and is_scan(problem)
-        curve: WeightCurve | None = None
-        search, rule = (rule, None) if isinstance(rule, WeightSearch) else (None, rule)
         # A checkpoint holds the weight, but only one per item.
-        if search is not None and (kept is None or not Path(kept.path).exists() or search.separate):
-            attempt = _attempts(algorithm, initial, tolerance, time_limit, seed)
-            trials = Trials(
-                objective,
-                problem,
-                priors,
-                objective.decode(variable),
-                attempt,
-                search.separate,
-                limits.tolerance,
-                algorithm.max_iterations,
-                lambda tolerance: algorithm.coarse(tolerance)[1],
-                coarsen_for_search(problem) if nested else None,
+        if isinstance(rule, WeightSearch) and (not resumed or rule.separate):
+            attempt = attempts(solve, algorithm, initial, tolerance, time_limit, seed)
+            objective, curve = _search_weight(
+                plan, rule, problem, priors, variable, attempt, limits.tolerance, nested
             )
-            curve = search.choose(trials)
-            for note in curve.notes:
-                log.info(note)
             notes.extend(curve.notes)
-            objective = trials.chosen(curve)
-        if nested and rule is not None:
-            variable = initial_variable(objective, None, False, at_inverse=True)
-        elif nested and (coarse := coarsen_for_start(problem)) is not None:
-            budget = _FINE_ITERATIONS if named is None else algorithm.max_iterations
+        step_rule = rule if isinstance(rule, WeightRule) else None
+
+        coarse = coarsen_for_start(problem) if nested and step_rule is None else None
+        if coarse is not None:
+            budget = _FINE_ITERATIONS if solver is None else algorithm.max_iterations
             if max_iterations is None:
                 limits = dataclasses.replace(limits, max_iterations=budget)
-            if kept is None or not Path(kept.path).exists():
+            if not resumed:
                 start = algorithm.on_coarse_grid(2 * budget)
                 variable = _start_from(
                     coarse, priors, start, objective.regularization, limits.deadline, seed
                 )
         elif nested:
             variable = initial_variable(objective, None, False, at_inverse=True)
+
         working = algorithm.reformulate(objective)
-        implicit = differentiate == "implicit"
         rough = implicit and differentiates_fixed_point(working, algorithm)
         if rough and kept is not None:
             raise InputError(
                 "differentiate='implicit' of an objective that is not smooth takes no checkpoint="
             )
         loop, working = Loop.start(
-            algorithm, working, algorithm.start(working, variable), rule, keeps_state=rough
+            algorithm, working, algorithm.start(working, variable), step_rule, keeps_state=rough
         )
         if skipped is not None:
             loop.running = loop.running & ~skipped
@@ -329,10 +287,10 @@ def solve(
         if kept is not None:
             writer = Writer(kept, content)
             loop = writer.resume(loop)
-            if search is not None:
+            if isinstance(rule, WeightSearch):
                 working = working.with_regularization(loop.weight)
         loop = _run_with_progress(
-            loop, working, algorithm, rule, limits, callbacks, writer, progress
+            loop, working, algorithm, step_rule, limits, callbacks, writer, progress
         )
         if writer is not None and writer.failure:
             notes.append(writer.failure)
@@ -340,6 +298,7 @@ def solve(
             dataclasses.replace(o, layout=loop.layout) for o in (objective, working)
         )
         x = working.decode(loop.x)
+
     if implicit:
         weight = loop.weight
         if isinstance(regularization, Tensor) and regularization.requires_grad:
@@ -349,7 +308,7 @@ def solve(
     working = working.with_regularization(loop.weight)
     posterior = algorithm.posterior(working, loop.x, None if rough else loop.summary)
     if posterior is None:
-        posterior = gaussian_posterior(objective.with_regularization(loop.weight), x, _inner_solve)
+        posterior = gaussian_posterior(objective.with_regularization(loop.weight), x, inner_solve)
     rows = (
         torch.stack(loop.history).cpu()
         if loop.history
@@ -365,7 +324,7 @@ def solve(
         solver=repr(algorithm),
         certificate=algorithm.certificate_name,
         prior=repr(priors),
-        reason=reason,
+        reason=plan.reason,
         notes=tuple(notes),
         seconds=time.monotonic() - began,
         seed=seed,
@@ -374,6 +333,86 @@ def solve(
         posterior=posterior,
     )
     return solution if skipped is None else _blank(solution, skipped)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Objective, rule for the weight and solver of one call, and why this solver."""
+
+    objective: Objective
+    regularization: Regularization
+    rule: WeightRule | WeightSearch | None
+    solver: Solver
+    reason: str
+
+
+def _plan(
+    problem: Problem,
+    priors: PriorSum,
+    solver: Solver | str | None,
+    regularization: Regularization,
+    seed: int,
+    implicit: bool,
+    notes: list[str],
+) -> _Plan:
+    """Bind the objective and choose what is not given; append what a user should know to the notes."""
+    named = solver_named(solver) if isinstance(solver, str) else solver
+    if named is not None and not isinstance(named, Solver):
+        raise InputError(f"solver must be one of it.solvers, got {type(named).__name__}")
+    by_itself = isinstance(regularization, str) and regularization == "auto"
+    if named is not None and named.samples and by_itself:
+        regularization = 1.0
+    # Without a solver, half-quadratic splitting is chosen for denoisers.
+    strength = (HalfQuadratic if named is None else named).denoiser_strength
+    objective, rule, why = bind(problem, priors, regularization, inner_solve, seed, strength)
+    if named is None:
+        algorithm, reason = choose(objective, implicit)
+    else:
+        check_fits(named, objective)
+        algorithm, reason = named, f"{type(named).__name__} was asked for"
+    if rule is not None and not objective.terms:
+        raise InputError(
+            "a rule for the weight needs an explicit prior to weigh, and there is none"
+        )
+    if why:
+        notes.insert(0, why)
+    if not algorithm.reformulate(objective).has_value:
+        without = next(p for p in objective.explicit_priors if "energy" not in p.offers)
+        notes.append(f"history holds no objective: {without!r} has no energy")
+    if remark := algorithm.remark(objective):
+        notes.append(remark)
+    for note in (reason, *notes):
+        log.info(note)
+    return _Plan(objective, regularization, rule, algorithm, reason)
+
+
+def _search_weight(
+    plan: _Plan,
+    rule: WeightSearch,
+    problem: Problem,
+    priors: PriorSum,
+    variable: Tensor,
+    attempt: Attempt,
+    tolerance: float,
+    nested: bool,
+) -> tuple[Objective, WeightCurve]:
+    """Return the objective with the weight that a search finds, and the weights that it tried."""
+    trials = Trials(
+        plan.objective,
+        problem,
+        priors,
+        plan.objective.decode(variable),
+        attempt,
+        rule.separate,
+        tolerance,
+        plan.solver.max_iterations,
+        lambda certificate: plan.solver.coarse(certificate)[1],
+        coarsen_for_search(problem) if nested else None,
+    )
+    curve = rule.choose(trials)
+    for note in curve.notes:
+        log.info(note)
+    return trials.chosen(curve), curve
 
 
 def _blank(solution: Solution, skipped: Tensor) -> Solution:
@@ -389,7 +428,7 @@ def _blank(solution: Solution, skipped: Tensor) -> Solution:
 
 
 #: The first reconstructions of priors are of measurements that were checked before.
-_inner_solve = functools.partial(solve, check=False)
+inner_solve = functools.partial(solve, check=False)
 
 
 def _start_from(
@@ -407,7 +446,7 @@ def _start_from(
     filtered back-projection.
     """
     left = None if deadline is None else max(1e-3, 0.25 * (deadline - time.monotonic()))
-    x = _inner_solve(coarse, priors, solver, weight, time_limit=left, seed=seed, progress=False).x
+    x = inner_solve(coarse, priors, solver, weight, time_limit=left, seed=seed, progress=False).x
     # Means of the four nearest pixels, item by item.
     return torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
 
@@ -459,119 +498,6 @@ def _parameters(
     return parameters, problem.with_operator(operator)
 
 
-def _attempts(
-    solver: Solver,
-    initial: Any,
-    tolerance: float | None,
-    time_limit: float | None,
-    seed: int,
-) -> Any:
-    """Return the function that a search for the weight calls; see `parameter_choice.trials`.
-
-    The number of iterations of a trial is a setting of the solver: the weight does not depend on the
-    largest number of iterations of the last solve.
-    """
-    deadline = None if time_limit is None else time.monotonic() + 0.5 * time_limit
-
-    def attempt(
-        problem: Problem,
-        priors: PriorSum,
-        weight: Tensor | WeightRule,
-        items: Tensor,
-        walk_iterations: int | None = None,
-    ) -> Solution:
-        def pick(value: Any) -> Tensor:
-            start = torch.as_tensor(value)
-            return start if start.shape[0] == 1 else start.index_select(0, items.to(start.device))
-
-        start = (
-            {k: pick(t) for k, t in initial.items()}
-            if isinstance(initial, dict)
-            else None
-            if initial is None
-            else pick(initial)
-        )
-        left = None if deadline is None else max(1e-3, deadline - time.monotonic())
-        solution = solve(
-            problem,
-            priors,
-            solver if walk_iterations is None else solver.coarse(math.inf)[0],
-            weight,
-            initial=start,
-            max_iterations=walk_iterations,
-            tolerance=tolerance if walk_iterations is None else math.inf,
-            time_limit=left,
-            seed=seed,
-            progress=False,
-            check=False,
-        )
-        return solution
-
-    return attempt
-
-
-def bind(
-    problem: Problem,
-    priors: PriorSum,
-    regularization: Regularization = "auto",
-    seed: int = 0,
-    denoiser_strength: float = 1.0,
-) -> tuple[Objective, WeightRule | WeightSearch | None, str]:
-    """Return the objective with prepared priors, the rule for the weight, and why that rule.
-
-    Args:
-        problem: measurements, operator and data term.
-        priors: sum of priors.
-        regularization: as in `solve`.
-        seed: seed of random draws.
-        denoiser_strength: strength at which the solver uses denoisers, for their default weight.
-
-    Raises:
-        InputError: if a weight is negative, or a prior does not allow it.
-    """
-    rule = (
-        rule_named(regularization)
-        if isinstance(regularization, str) and regularization != "auto"
-        else regularization
-    )
-    check_fixed_levels(priors)
-    problem = problem.with_data_term(
-        problem.data_term.prepare(problem.without_unknowns(), _inner_solve)
-    )
-    bound = priors.prepare(problem.without_unknowns(), _inner_solve)
-    real = problem.y0.real.dtype if problem.y0.is_complex() else problem.y0.dtype
-    ones = torch.ones(problem.batch, dtype=real, device=problem.y0.device)
-    unknowns = Unknowns.of(problem, first_guess(problem)) if problem.unknown else None
-    layout = layout_of(problem, bound.implicit, unknowns)
-    objective = Objective(problem, bound, ones, layout=layout, unknowns=unknowns, seed=seed)
-    why = ""
-    if isinstance(rule, str):
-        rule, why = default_weight(priors, objective, denoiser_strength)
-    check_least_weights(objective, rule)
-    if isinstance(rule, WeightSearch):
-        return objective, rule, f"{why}{rule.describe(objective)}"
-    if isinstance(rule, WeightRule):
-        objective = Objective(problem, bound, ones, rule, layout, unknowns, seed)
-        return objective, rule, f"{why}{rule.describe(objective)}"
-    weight = torch.as_tensor(rule, dtype=real, device=ones.device)
-    if (
-        weight.ndim > 1
-        or weight.numel() not in (1, problem.batch)
-        or not bool(((weight >= 0) & weight.isfinite()).all())
-    ):
-        raise InputError(
-            f"regularization must be a nonnegative number or one for each of the {problem.batch} "
-            f"items, got {rule}"
-        )
-    if bool((weight != 1).any()) and any(term.prior.fixed_level for term in priors.terms):
-        name = next(term.prior for term in priors.terms if term.prior.fixed_level)
-        raise InputError(
-            f"{name!r} knows one noise level only, so it takes no weight; use the solver's step "
-            "instead"
-        )
-    return objective.with_regularization(weight.expand(problem.batch).clone()), None, why
-
-
 def _as_sum(prior: Prior | str | None) -> PriorSum:
     if prior is None:
         return PriorSum()
@@ -583,15 +509,6 @@ def _as_sum(prior: Prior | str | None) -> PriorSum:
             f"{type(prior).__name__}; it.as_prior converts priors of deepinv and functions"
         )
     return prior.as_sum()
-
-
-def _solver(
-    solver: Solver | None, objective: Objective, differentiable: bool
-) -> tuple[Solver, str]:
-    if solver is None:
-        return choose(objective, differentiable)
-    check_fits(solver, objective)
-    return solver, f"{type(solver).__name__} was asked for"
 
 
 def _check_settings(

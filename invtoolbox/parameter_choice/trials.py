@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -234,6 +236,64 @@ class Trials:
             for t, g in zip(prior.terms, self.groups)
         )
         return PriorSum(terms, prior.implicit)
+
+
+def attempts(
+    solve: Callable[..., Any],
+    solver: Any,
+    initial: Tensor | dict[str, Tensor] | None,
+    tolerance: float | None,
+    time_limit: float | None,
+    seed: int,
+) -> Attempt:
+    """Return the function that solves some items with one weight; its arguments are `Attempt`'s.
+
+    The number of iterations of a trial is a setting of the solver: the weight does not depend on the
+    largest number of iterations of the last solve. All trials together take at most half of the
+    time.
+
+    Args:
+        solve: `invtoolbox.solve`.
+        solver: the solver.
+        initial: initial guess of the last solve.
+        tolerance: tolerance of the last solve.
+        time_limit: seconds of the last solve and its trials.
+        seed: seed of random draws.
+    """
+    deadline = None if time_limit is None else time.monotonic() + 0.5 * time_limit
+
+    def attempt(
+        problem: Problem,
+        priors: PriorSum,
+        weight: Tensor | WeightRule,
+        items: Tensor,
+        max_iterations: int | None = None,
+    ) -> Any:
+        def pick(value: Any) -> Tensor:
+            start = torch.as_tensor(value)
+            return start if start.shape[0] == 1 else start.index_select(0, items.to(start.device))
+
+        start: Any = initial
+        if isinstance(initial, dict):
+            start = {k: pick(t) for k, t in initial.items()}
+        elif initial is not None:
+            start = pick(initial)
+        walks = max_iterations is not None
+        return solve(
+            problem,
+            priors,
+            solver.coarse(math.inf)[0] if walks else solver,
+            weight,
+            initial=start,
+            max_iterations=max_iterations,
+            tolerance=math.inf if walks else tolerance,
+            time_limit=None if deadline is None else max(1e-3, deadline - time.monotonic()),
+            seed=seed,
+            progress=False,
+            check=False,
+        )
+
+    return attempt
 
 
 def noise_size(objective: Objective, noise_std: Tensor | None = None) -> Tensor:

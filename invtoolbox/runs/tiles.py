@@ -19,8 +19,9 @@ from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
-from invtoolbox.solve import Regularization, solve
+from invtoolbox.solve import solve
 from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers.binding import Regularization
 
 #: Pixels of a picture above which `invtoolbox deblur` uses tiles.
 LARGE = 2_000_000

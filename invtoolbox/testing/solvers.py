@@ -18,8 +18,9 @@ from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
-from invtoolbox.solve import bind, solve
+from invtoolbox.solve import inner_solve, solve
 from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers.binding import bind
 from invtoolbox.testing.common import (
     Checklist,
     Report,
@@ -210,7 +211,7 @@ def _check_converged(
         f"above the tolerance {bound:.1e}",
     )
     _check_tolerance(check, solver, problem, prior, regularization)
-    objective, _, _ = bind(problem, PriorSum() if prior is None else prior.as_sum(), regularization)
+    objective, _, _ = bind(problem, _as_sum(prior), regularization, inner_solve)
     if not objective.has_value or objective.layout is not None:
         return
     with torch.no_grad():
@@ -264,7 +265,7 @@ def _check_tolerance(
     check: Checklist, solver: Solver, problem: Problem, prior: Prior | None, regularization: float
 ) -> None:
     """Check that no item is called converged while its certificate is above the tolerance."""
-    objective, _, _ = bind(problem, PriorSum() if prior is None else prior.as_sum(), regularization)
+    objective, _, _ = bind(problem, _as_sum(prior), regularization, inner_solve)
     if objective.layout is not None:
         return
     with torch.no_grad():
@@ -286,3 +287,7 @@ def _check_tolerance(
 
 def _select(x: Any, index: Tensor) -> Any:
     return map_parts(lambda p: p.index_select(0, index), x)
+
+
+def _as_sum(prior: Prior | None) -> PriorSum:
+    return PriorSum() if prior is None else prior.as_sum()

@@ -20,7 +20,8 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
-from invtoolbox.solve import bind
+from invtoolbox.solve import inner_solve
+from invtoolbox.solvers.binding import bind
 from invtoolbox.solvers.conjugate_gradient import apply_hessian, quadratic_reason
 from invtoolbox.solvers.learned_direction import LearnedDirection
 from invtoolbox.training.losses import Loss
@@ -54,9 +55,8 @@ class NormalEquations(Settings):
                 "a direction is learned for the system of one item, "
                 f"and this problem has {problem.batch}"
             )
-        objective, _, _ = bind(
-            problem, PriorSum() if prior is None else prior.as_sum(), float(regularization)
-        )
+        priors = PriorSum() if prior is None else prior.as_sum()
+        objective, _, _ = bind(problem, priors, float(regularization), inner_solve)
         self.problem, self.prior, self.regularization = (
             objective.problem,
             objective.prior,

@@ -24,8 +24,9 @@ from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.objective.objective import Objective
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
-from invtoolbox.solve import bind
+from invtoolbox.solve import inner_solve
 from invtoolbox.solvers.base import Solver, implicit_reason
+from invtoolbox.solvers.binding import bind
 from invtoolbox.solvers.choice import check_fits
 from invtoolbox.unrolling.learned import Held, LearnedParameters, modules_of, with_modules
 
@@ -171,10 +172,11 @@ class SolverNetwork(nn.Module):
         unrestricted = isinstance(self.regularization, str) and not any(
             term.prior.unit_step for term in self.prior.terms
         )
-        objective, rule, _ = bind(problem, self.prior, 1.0 if unrestricted else self.regularization)  # type: ignore[arg-type]
+        weight: Any = 1.0 if unrestricted else self.regularization
+        objective, rule, _ = bind(problem, self.prior, weight, inner_solve)
         # Binding finds the least weight of a prox that is known at one step; other automatic
         # weights are no numbers.
-        return objective if rule is None else bind(problem, self.prior, 1.0)[0]
+        return objective if rule is None else bind(problem, self.prior, 1.0, inner_solve)[0]
 
     def start_of(self, objective: Objective, initial: Tensor | None = None) -> Tensor:
         """Return the image at which the solver starts."""
