@@ -7,33 +7,26 @@ dict or a set, no stride, no device and no process. Cached values are left out.
 
 from __future__ import annotations
 
-import contextlib
 import copyreg
-import dis
 import enum
 import functools
 import hashlib
-import importlib.util
 import math
 import struct
 import sys
-import sysconfig
 import types
 import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from invtoolbox.core.reached_code import global_variables, is_installed, version_of
 from invtoolbox.errors import InputError
 
-#: Classes and functions of these packages, and of the standard library, are known by their name
-#: alone.
-_STABLE = frozenset({__name__.partition(".")[0], "torch", "numpy"})
 _DESCRIPTORS = (
     types.MethodDescriptorType,
     types.WrapperDescriptorType,
@@ -207,7 +200,7 @@ class _Reader:
         if isinstance(value, types.CodeType):
             return self._code(value)
         if isinstance(value, types.ModuleType):
-            return _join("module", value.__name__, _version(value.__name__))
+            return _join("module", value.__name__, version_of(value.__name__))
         if isinstance(value, types.MethodType):
             return _join("method", self.read(value.__func__), self._child("", value.__self__))
         if isinstance(value, (types.BuiltinFunctionType, types.MethodWrapperType)):
@@ -326,7 +319,7 @@ class _Reader:
         own = getattr(value, "__module__", None), type(value).__module__, "numpy", "scipy.special"
         for where in own:
             if where and getattr(sys.modules.get(where), name, None) is value:
-                return _join("global", where, name, _version(where))
+                return _join("global", where, name, version_of(where))
         return self._unreadable(value)
 
     def _unreadable(self, value: Any) -> bytes:
@@ -344,8 +337,8 @@ class _Reader:
 
     def _class(self, value: type) -> bytes:
         about = "class", value.__module__, value.__qualname__
-        if _is_installed(value.__module__):
-            return _join(*about, _version(value.__module__))
+        if is_installed(value.__module__):
+            return _join(*about, version_of(value.__module__))
         counted = {
             name: part
             for name, part in vars(value).items()
@@ -372,8 +365,8 @@ class _Reader:
                 closure[name] = None
         label = f", variable {{}} of the function {value.__qualname__}"
         held = self._mapping(closure, label)
-        if _is_installed(where):
-            about = _join("function", where, code.co_qualname, _version(where), held)
+        if is_installed(where):
+            about = _join("function", where, code.co_qualname, version_of(where), held)
             if "<" not in code.co_qualname:
                 return about
             return _join(about, self._code(code), self.read(value.__defaults__))
@@ -386,7 +379,7 @@ class _Reader:
             "function",
             self.read(code),
             held,
-            self._mapping(_global_variables(value), label),
+            self._mapping(global_variables(value), label),
             self._child("", value.__defaults__),
             self._child("", value.__kwdefaults__),
             self._attributes(attributes),
@@ -451,98 +444,3 @@ def _without_caches(kind: type, state: Mapping[str, Any]) -> dict[str, Any]:
 
 def _attribute(kind: type, name: str) -> Any:
     return next((vars(base)[name] for base in kind.__mro__ if name in vars(base)), None)
-
-
-def _global_variables(function: types.FunctionType) -> dict[str, Any]:
-    """Return the global variables that a function reads; those of a user's module one by one.
-
-    Modules of the user that the body imports count too.
-    """
-    found: dict[str, Any] = {}
-    for code in _nested(function.__code__):
-        steps = [s for s in dis.get_instructions(code) if s.opname != "EXTENDED_ARG"]
-        for k, step in enumerate(steps):
-            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval in function.__globals__:
-                part = function.__globals__[step.argval]
-                _add_global(found, step.argval, part, code.co_names, set())
-            elif step.opname == "IMPORT_NAME":
-                level, names = (before.argval for before in steps[k - 2 : k])
-                package = function.__globals__.get("__package__")
-                module = _imported("." * level + step.argval, package, names or ())
-                if module is not None:
-                    _add_global(found, module.__name__, module, code.co_names, set())
-    return found
-
-
-def _imported(name: str, package: str | None, names: Iterable[str]) -> types.ModuleType | None:
-    """Import a module of the user, as the function will; None for another or a missing module.
-
-    Args:
-        name: name of the module, with a dot in front for each level of a relative import.
-        package: package that the relative import starts from.
-        names: names that are imported from the module; some may be modules themselves.
-    """
-    try:
-        full = importlib.util.resolve_name(name, package)
-        if _is_installed(full):
-            return None
-        module = importlib.import_module(full)
-    except Exception:
-        return None
-    for each in names:
-        if not hasattr(module, each):
-            with contextlib.suppress(Exception):
-                importlib.import_module(f"{full}.{each}")
-    return module
-
-
-def _add_global(
-    found: dict[str, Any], name: str, part: Any, names: tuple[str, ...], visited: set[int]
-) -> None:
-    found[name] = part
-    if isinstance(part, types.ModuleType) and not _is_installed(part.__name__):
-        visited.add(id(part))
-        for other in names:
-            inner = vars(part).get(other)
-            if inner is not None and id(inner) not in visited:
-                _add_global(found, f"{name}.{other}", inner, names, visited)
-
-
-def _nested(code: types.CodeType) -> Iterable[types.CodeType]:
-    yield code
-    for part in code.co_consts:
-        if isinstance(part, types.CodeType):
-            yield from _nested(part)
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_installed(module: str) -> bool:
-    """Whether a module belongs to the standard library or to an installed package."""
-    root = module.partition(".")[0]
-    if root in _STABLE or root == "__main__":
-        return root != "__main__"
-    found = sys.modules.get(root)
-    if found is None and root not in sys.builtin_module_names:
-        spec = importlib.util.find_spec(root)
-        if spec is None:
-            return root in sys.stdlib_module_names
-        inside = next(iter(spec.submodule_search_locations or ()), None)
-        return _lies_in_a_library(Path(inside or spec.origin or ""))
-    places = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), None)
-    if places is None:
-        return root in sys.stdlib_module_names
-    return _lies_in_a_library(Path(places))
-
-
-def _lies_in_a_library(path: Path) -> bool:
-    return any(
-        path.resolve().is_relative_to(Path(sysconfig.get_path(kind)).resolve())
-        for kind in ("stdlib", "platstdlib", "purelib", "platlib")
-    )
-
-
-def _version(module: str) -> str:
-    root = module.partition(".")[0]
-    if root in _STABLE or root in sys.stdlib_module_names or not _is_installed(module):
-        return ""
-    return str(getattr(sys.modules.get(root), "__version__", ""))

@@ -26,7 +26,7 @@ from invtoolbox.testing.common import (
     randn_like,
 )
 from invtoolbox.testing.operators import PRECISIONS
-from invtoolbox.testing.priors import check_minimises
+from invtoolbox.testing.prior_methods import check_minimises
 
 
 def check_data_term(

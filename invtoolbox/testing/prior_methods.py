@@ -1,0 +1,308 @@
+"""Checks that the methods of an explicit prior agree: energy, gradient, prox, convexity, majorizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.operators.base import expand, inner, item_norm
+from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.testing.common import (
+    Checklist,
+    derivative,
+    gap,
+    precision,
+    randn_like,
+)
+
+
+def check_agreement(
+    check: Checklist,
+    prior: ExplicitPrior,
+    x: Tensor,
+    steps: Sequence[float],
+    seed: int,
+    prox_tolerance: float,
+) -> None:
+    """Compare the methods of a prior with each other, in float64."""
+    offers = prior.offers
+    # A little noise moves the image off the kinks of a nonsmooth energy, which have no gradient.
+    rough = x + 0.05 * x.abs().mean() * randn_like(x, seed + 1)
+    if {"energy", "gradient"} <= offers and not prior.is_constraint:
+        _check_gradient(check, prior, rough, seed)
+    if prior.is_convex:
+        _check_convexity(check, prior, x, seed)
+    if "prox" in offers:
+        _check_prox(check, prior, x, steps, seed, prox_tolerance)
+    if "split" in offers:
+        K, F = prior.split()
+        if {"energy"} <= offers & F.offers:
+            check.at_most(
+                "split has the same energy",
+                gap(F.energy(K(rough)), prior.energy(rough)),
+                1e-9,
+                "split() = (K, F), but F.energy(K x) is not energy(x): "
+                "they differ by {figure:.1e} relative",
+            )
+        check.holds(
+            "split has a prox", "prox" in F.offers, f"split() = (K, F), but F = {F!r} has no prox"
+        )
+    if "joint" in offers:
+        channels, pieces = prior.joint(tuple(x.shape[1:]))
+        whole = torch.cat([rough, rough.new_zeros(len(rough), channels, *rough.shape[2:])], 1)
+        check.holds(
+            "joint has a prox in every piece",
+            all({"split", "prox"} & piece.prior.offers for piece in pieces.terms),
+            "joint() gives a sum, and one of its priors neither splits nor has a prox",
+        )
+        if "energy" in offers:
+            above = (prior.energy(rough) / pieces.energy(whole).clamp_min(1e-300) - 1).amax()
+            check.at_most(
+                "joint lies above the energy",
+                float(above),
+                5e-3,
+                "joint() gives a sum that is below energy(x) by {figure:.1e} relative at w = 0, "
+                "and energy(x) is its least value",
+            )
+    if "quadratic" in offers and "energy" in offers:
+        L, b = prior.quadratic()
+        residual = rough if L is None else L(rough)
+        residual = residual if b is None else residual - b
+        check.at_most(
+            "quadratic has the same energy",
+            gap(0.5 * inner(residual, residual), prior.energy(rough)),
+            1e-9,
+            "quadratic() = (L, b), but 1/2 |L x - b|^2 is not energy(x): "
+            "they differ by {figure:.1e} relative",
+        )
+    if {"weights", "energy"} <= offers:
+        _check_weights(check, prior, rough, seed)
+    if {"majoriser", "energy", "gradient"} <= offers:
+        _check_majoriser(check, prior, rough, seed)
+
+
+def _check_gradient(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
+    if not bool(torch.isfinite(prior.energy(x)).all()):
+        return
+    gradient = prior.gradient(x, Generator(x.device).manual_seed(0))
+    for k in range(3):
+        direction = randn_like(x, seed + 2 + k)
+        direction = direction / expand(item_norm(direction), x)
+        # Short enough to stay clear of the next kink, long enough for the digits of float64.
+        step = 1e-5 * float(x.abs().mean().clamp_min(1e-3))
+        slope = derivative(prior.energy, x, direction, step)
+        expected = inner(gradient, direction)
+        size = torch.maximum(item_norm(gradient) * x[0].numel() ** -0.5, expected.abs()).clamp_min(
+            1e-12
+        )
+        digits = 1e-14 * prior.energy(x).abs() / (step * size)
+        check.at_most(
+            "gradient belongs to energy",
+            ((slope - expected).abs() / size - 10 * digits).clamp_min(0),
+            1e-3,
+            "gradient is not the gradient of energy: along a random direction they differ by "
+            "{figure:.1e} relative",
+        )
+
+
+def _check_convexity(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
+    r"""Look for two images between which a prior that is stated to be convex is not.
+
+    Convexity is :math:`R((u + v) / 2) \le (R(u) + R(v)) / 2` for all u and v, and
+    :math:`\langle \nabla R(u) - \nabla R(v), u - v \rangle \ge 0`. The pairs lie at all scales
+    around the image, because an energy may bend down far from it only, and differ in all pixels or
+    in a few, because a sum over all pixels hides the few that bend down.
+    """
+    scale = float(x.abs().mean()) or 1.0
+    # An energy that is itself iterated to a tolerance is not exact, and takes long.
+    iterated = "joint" in prior.offers
+    tolerance = 5e-3 if iterated else 1e-9
+    for k, size in enumerate((0.1, 10.0) if iterated else (1e-2, 1e-1, 1.0, 10.0, 100.0)):
+        a, b = randn_like(x, seed + 40 + k), randn_like(x, seed + 50 + k)
+        few = (randn_like(x, seed + 60 + k).abs() > 1.5).to(x)
+        for u, v in (
+            (x + size * scale * a, x + size * scale * b),
+            (x, x + size * scale * a),
+            (x + size * scale * few * a, x + size * scale * few * b),
+            (size * x, -x),
+        ):
+            if "energy" in prior.offers:
+                ends = (prior.energy(u) + prior.energy(v)) / 2
+                middle = prior.energy((u + v) / 2)
+                rise = torch.where(ends.isfinite(), middle - ends, torch.zeros_like(ends))
+                # A prior that is flat is compared with its size nearby.
+                check.at_most(
+                    "is_convex: midpoints lie below",
+                    rise / torch.maximum(ends.abs(), middle.abs()).clamp_min(1e-12),
+                    tolerance,
+                    "is_convex is True, but R((u + v) / 2) is above (R(u) + R(v)) / 2 for two "
+                    "images, by {figure:.1e} of it; leave is_convex out",
+                )
+            elif "gradient" in prior.offers and not prior.is_constraint:
+                draws = Generator(x.device).manual_seed(0)
+                slope = prior.gradient(u, draws)
+                draws = Generator(x.device).manual_seed(0)
+                change, moved = slope - prior.gradient(v, draws), u - v
+                largest = (item_norm(change) * item_norm(moved)).clamp_min(1e-12)
+                check.at_most(
+                    "is_convex: the gradient is monotone",
+                    -inner(change, moved) / largest,
+                    max(tolerance, 1e-6),
+                    "is_convex is True, but <gradient(u) - gradient(v), u - v> is negative for two "
+                    "images, {figure:.1e} of its largest size; leave is_convex out",
+                )
+
+
+def _check_prox(
+    check: Checklist,
+    prior: ExplicitPrior,
+    x: Tensor,
+    steps: Sequence[float],
+    seed: int,
+    tolerance: float,
+) -> None:
+    other = x.flip(-1) * 0.8 + 0.1 * x.abs().mean() * randn_like(x, seed + 3)
+    for number in (1.0,) if prior.unit_step else steps:
+        step = torch.full((len(x),), number, dtype=precision(x), device=x.device)
+        p = prior.prox(x, step)
+        if "energy" in prior.offers:
+            gradient = (
+                (lambda u: prior.gradient(u, None))
+                if "gradient" in prior.offers and not prior.is_constraint
+                else None
+            )
+            check_minimises(
+                check,
+                f"prox at step {number:g}",
+                prior.energy,
+                p,
+                x,
+                step,
+                prior.is_convex,
+                tolerance,
+                seed,
+                gradient,
+            )
+        if prior.is_convex:
+            q = prior.prox(other, step)
+            gained = inner(p - q, p - q) - inner(p - q, x - other)
+            size = item_norm(x - other).square().clamp_min(torch.finfo(x.dtype).tiny)
+            check.at_most(
+                f"prox at step {number:g} is firm",
+                gained / size,
+                tolerance,
+                "prox is not firmly nonexpansive, as the prox of a convex prior is: "
+                "|p - q|^2 <= <p - q, x - z> is violated by {figure:.1e} of |x - z|^2",
+            )
+            weight = torch.full_like(step, 0.7)
+            if not prior.is_constraint:
+                dual = prior.prox_conjugate(x.clone(), step, weight)
+                moreau = x - expand(step, x) * prior.prox(x / expand(step, x), weight / step)
+                check.at_most(
+                    f"prox_conjugate at step {number:g}",
+                    gap(dual, moreau),
+                    max(1e-8, tolerance),
+                    "prox_conjugate is not v - step * prox(v / step, weight / step): "
+                    "they differ by {figure:.1e} relative",
+                )
+
+
+def _check_weights(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
+    weights = prior.weights(x)
+    check.at_most(
+        "weights make the gradient",
+        gap(weights * x, prior.gradient(x, Generator(x.device).manual_seed(0))),
+        1e-9,
+        "weights(x) * x is not gradient(x): they differ by {figure:.1e} relative",
+    )
+    if not prior.is_majoriser:
+        return
+    for k, size in enumerate((1e-2, 1.0, 30.0)):
+        other = x + size * x.abs().mean() * randn_like(x, seed + 20 + k)
+        bound = prior.energy(x) + 0.5 * (inner(other, weights * other) - inner(x, weights * x))
+        check.at_most(
+            "weights majorise",
+            (prior.energy(other) - bound) / bound.abs().clamp_min(1e-300),
+            1e-9,
+            "1/2 <u, w u> with w = weights(x) is below the energy somewhere, by {figure:.1e} of "
+            "it; so is_majoriser is wrong",
+        )
+
+
+def _check_majoriser(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
+    energy, slope, majoriser = (
+        prior.energy(x),
+        prior.gradient(x, Generator(x.device).manual_seed(0)),
+        prior.majoriser(x),
+    )
+    for k, size in enumerate((1e-3, 1.0, 30.0)):
+        change = size * x.abs().mean() * randn_like(x, seed + 30 + k)
+        bound = energy + inner(slope, change) + 0.5 * inner(change, majoriser.product(change))
+        check.at_most(
+            "the majoriser lies above",
+            (prior.energy(x + change) - bound) / bound.abs().clamp_min(1e-300),
+            1e-9,
+            "energy(x) + <gradient, v> + 1/2 <v, H v> with H = majoriser(x) is below energy(x + v) "
+            "somewhere, by {figure:.1e} of it",
+        )
+
+
+def check_minimises(
+    check: Checklist,
+    what: str,
+    energy: Callable[[Tensor], Tensor],
+    p: Tensor,
+    x: Tensor,
+    step: Tensor,
+    convex: bool | None,
+    tolerance: float,
+    seed: int,
+    gradient: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    r"""Compare ``p`` with other candidates for ``argmin_u phi(u)``.
+
+    ``phi(u) = R(u) + |u - x|^2 / (2 step)``. For a convex R, phi is strongly convex and every u
+    satisfies :math:`\phi(u) \ge \phi(p) + |u - p|^2 / (2\,step)`. This is sharper than
+    :math:`\phi(u) \ge \phi(p)`, the condition for any other R. Candidates lie on the line to ``x``,
+    in random directions of several lengths, at a scaled ``p``, and along the negative gradient of
+    phi if there is one. The figure is the violation of the condition, relative to the size of phi.
+    """
+
+    def phi(u: Tensor) -> Tensor:
+        misfit = u - x
+        return energy(u) + inner(misfit, misfit) / (2 * step)
+
+    at_p, length = phi(p), item_norm(p - x)
+    # If p is x, the image itself sets the scale.
+    reach = torch.maximum(length, 1e-3 * item_norm(x))
+    candidates = [p + t * (x - p) for t in (1.0, 0.1, 0.01, -0.1, -0.01)] + [
+        p * (1 + t) for t in (0.01, -0.01)
+    ]
+    for k, size in enumerate((1e-3, 1e-1, 1.0)):
+        direction = randn_like(x, seed + 10 + k)
+        candidates.append(p + expand(size * reach / item_norm(direction), direction) * direction)
+    if gradient is not None:
+        slope = gradient(p) + (p - x) / expand(step, x)
+        candidates += [p - expand(t * step, slope) * slope for t in (1.0, 0.1, 0.01)]
+    violation = torch.full_like(at_p, -torch.inf)
+    for u in candidates:
+        excess = at_p - phi(u)
+        if convex:
+            moved = u - p
+            excess = excess + inner(moved, moved) / (2 * step)
+        # The energy of a constraint is infinite outside: such a candidate is no better.
+        violation = torch.maximum(
+            violation, torch.where(torch.isfinite(phi(u)), excess, -torch.inf)
+        )
+    scale = torch.maximum(at_p.abs(), reach.square() / (2 * step)).clamp_min(
+        torch.finfo(x.dtype).tiny
+    )
+    check.at_most(
+        f"{what} minimises",
+        violation / scale,
+        tolerance,
+        f"{what} does not minimise R(u) + |u - x|^2 / (2 step): "
+        "another image is better by {figure:.1e} of it",
+    )
