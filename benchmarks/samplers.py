@@ -4,7 +4,7 @@ Images of 8 x 8 with mean 0.5, standard deviation 0.1, exponential correlation; 
 0.1), half of the pixels (0.05), a periodic blur (0.05). Printed for each sampler: the error of the
 posterior mean relative to the mean itself (the bar: 5 %), and, stricter, relative to its distance
 from the prior's mean; the Monte-Carlo part of this error; the total variance divided by the exact
-one (the bar for DAPS and PiGDM: 0.9 to 1.1); and the least and largest eigenvalue of the samples'
+one (the bar for DAPS, PiGDM and EDM: 0.9 to 1.1); and the least and largest eigenvalue of the samples'
 covariance in units of the exact one, next to those of the same number of exact samples; and the
 2-Wasserstein distance of the two Gaussians, relative to the deviation of the exact one.
 The mixture has two components that the measurements leave undetermined: printed is the share of the
@@ -63,6 +63,7 @@ def samplers(count: int) -> dict[str, it.solvers.Solver]:
         "DDRM": it.solvers.DDRM(**whole),
         "DAPS": it.solvers.DAPS(**whole),
         "PiGDM": it.solvers.PiGDM(**whole),
+        "EDM": it.solvers.EDM(**whole),
         "PiGDM, isotropic": it.solvers.PiGDM(covariance="isotropic", **whole),
     }
 
@@ -115,11 +116,11 @@ def _print(
         score = torch.stack([_score(problem, prior, x) for x in samples])
         stein = float(it.metrics.kernel_stein_discrepancy(samples, score))
         spectrum += f", W2 {distance:.2f} of the deviation, Stein discrepancy {stein:.2f}"
-    if label in ("DAPS", "PiGDM"):
+    if label in ("DAPS", "PiGDM", "EDM"):
         spectrum += " " + verdict(0.9 < variance < 1.1, "variance 0.9 to 1.1")
     held = (
         verdict(relative < 0.05, "mean within 5 %")
-        if label in ("ULA", "DPS", "DiffPIR", "DDRM", "DAPS", "PiGDM")
+        if label in ("ULA", "DPS", "DiffPIR", "DDRM", "DAPS", "PiGDM", "EDM")
         else ""
     )
     print(

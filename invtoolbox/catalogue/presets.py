@@ -30,6 +30,7 @@ NETWORKS = {
     "convex-energy": "invtoolbox.networks.convex_energy:ConvexEnergy",
     "convex-dense": "invtoolbox.networks.convex_network:ConvexDense",
     "cosine-hyperprior": "invtoolbox.networks.cosine_hyperprior:CosineHyperprior",
+    "diffusion-unet": "invtoolbox.networks.diffusion_unet:DiffusionUNet",
     "dncnn": "invtoolbox.networks.denoisers:DnCNN",
     "mean-scale-hyperprior": "invtoolbox.networks.hyperprior:MeanScaleHyperprior",
     "residual-unet": "invtoolbox.networks.residual_unet:ResidualUNet",

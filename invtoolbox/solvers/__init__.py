@@ -6,7 +6,7 @@ The loop is in `invtoolbox.loop.run`.
 from invtoolbox.networks.direction_network import DirectionNetwork
 from invtoolbox.solvers.adam import Adam
 from invtoolbox.solvers.admm import ADMM
-from invtoolbox.solvers.annealed_samplers import DAPS, AnnealedSampler, PiGDM
+from invtoolbox.solvers.annealed_samplers import DAPS, EDM, AnnealedSampler, PiGDM
 from invtoolbox.solvers.base import Solver, State
 from invtoolbox.solvers.condat_vu import CondatVu
 from invtoolbox.solvers.conjugate_gradient import ConjugateGradient
@@ -38,6 +38,7 @@ __all__ = [
     "DAPS",
     "DDRM",
     "DPS",
+    "EDM",
     "FISTA",
     "LBFGS",
     "LSMR",

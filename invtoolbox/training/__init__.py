@@ -29,6 +29,7 @@ from invtoolbox.training.pairs import (
     ThinnedPairs,
 )
 from invtoolbox.training.recipe import run_recipe
+from invtoolbox.training.score_matching import DiffusionPairs, ScoreMatching
 from invtoolbox.training.stages import Stage, Trained, proximal_matching_stages, train
 from invtoolbox.training.symmetries import Rotations, Shifts, Symmetry, measure_equivariance
 from invtoolbox.training.without_truth import (
@@ -45,6 +46,7 @@ __all__ = [
     "L2",
     "ArtifactRemoval",
     "Crops",
+    "DiffusionPairs",
     "EquivariantImaging",
     "JacobianNuclearNorm",
     "LevelPairs",
@@ -65,6 +67,7 @@ __all__ = [
     "ResidualLeft",
     "RitzVectors",
     "Rotations",
+    "ScoreMatching",
     "Shifts",
     "SkipLoss",
     "Stage",

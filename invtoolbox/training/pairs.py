@@ -167,8 +167,7 @@ class LevelPairs(Crops):
         self.noise_std = noise_std
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        crops = self._crops(count, generator)
-        clean = (crops * self._mixture(crops, generator)).sum(1, keepdim=True)
+        clean = self._grey(count, generator)
         share = torch.rand(count, generator=generator, dtype=clean.dtype, device=clean.device)
         low, high = self.noise_std
         sigma = (low * (high / low) ** share).view(-1, 1, 1, 1)
@@ -178,6 +177,11 @@ class LevelPairs(Crops):
         shown = torch.cat([clean + sigma * noise, sigma.expand_as(clean)], 1)
         scale = (high / sigma).sqrt()
         return scale * shown, scale * clean
+
+    def _grey(self, count: int, generator: Generator) -> Tensor:
+        """Draw clean crops of one channel."""
+        crops = self._crops(count, generator)
+        return (crops * self._mixture(crops, generator)).sum(1, keepdim=True)
 
     @staticmethod
     def _mixture(crops: Tensor, generator: Generator) -> Tensor:

@@ -9,11 +9,13 @@ The tables of a recipe::
                               and settings
     [data]                    photographs or paths, items, grey, shrink, crop, intensity_range;
                               noise_std and noisy, or contrast; noise_std = [low, high] is for a
-                              network that takes the level; noisy = true learns from pictures that
-                              have noise already, whose level noise_std = "estimate" finds
+                              network that takes the level, and diffusion = true for a diffusion
+                              prior; noisy = true learns from pictures that have noise already,
+                              whose level noise_std = "estimate" finds
     [validation]              the keys of [data], for images that are not used for training
-    [[stage]]                 loss, gamma or bitrate, steps, learning_rate, decay, count, clip;
-                              nuclear_norm, the weight of the nuclear norm of the Jacobian
+    [[stage]]                 loss, gamma, bitrate or sigma_data, steps, learning_rate, decay,
+                              count, clip; nuclear_norm, the weight of the nuclear norm of the
+                              Jacobian
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ from invtoolbox.training.losses import (
     RateDistortion,
 )
 from invtoolbox.training.pairs import Crops, LevelPairs, NoisyPairs, RecorruptedPairs
+from invtoolbox.training.score_matching import DiffusionPairs, ScoreMatching
 from invtoolbox.training.stages import Stage, Trained, train
 
 
@@ -164,6 +167,7 @@ class Data(Table):
     contrast: tuple[float, float] | None = None
     crop: int = Field(48, ge=1)
     noisy: bool = False
+    diffusion: bool = False
     strength: float = Field(0.5, gt=0)
 
     @model_validator(mode="after")
@@ -175,6 +179,8 @@ class Data(Table):
                 "give noise_std, for pairs of noisy and clean crops, or contrast, for crops that "
                 "are coded"
             )
+        if self.diffusion and not isinstance(self.noise_std, tuple):
+            raise ValueError("diffusion = true needs a range of levels, noise_std = [low, high]")
         if self.noise_std == "estimate" and not self.noisy:
             raise ValueError('noise_std = "estimate" is for pictures with noise: set noisy = true')
         return self
@@ -213,7 +219,9 @@ class Data(Table):
             assert self.contrast is not None
             return Crops(ready, self.crop, self.contrast)
         if isinstance(self.noise_std, tuple):
-            return LevelPairs(ready, self.noise_std, self.crop)
+            return (DiffusionPairs if self.diffusion else LevelPairs)(
+                ready, self.noise_std, self.crop
+            )
         if self.noise_std == "estimate":
             level = float(torch.cat([estimate_noise_std(image) for image in ready]).median())
             warn_user(
@@ -230,9 +238,12 @@ class Data(Table):
 class StageTable(Table):
     """Stage of a training, with the settings of its loss."""
 
-    loss: Literal["l1", "l2", "proximal-matching", "rate-distortion", "pixel-likelihood"]
+    loss: Literal[
+        "l1", "l2", "proximal-matching", "rate-distortion", "pixel-likelihood", "score-matching"
+    ]
     gamma: float | None = Field(None, gt=0)
     bitrate: float | None = Field(None, gt=0)
+    sigma_data: float | None = Field(None, gt=0)
     nuclear_norm: float | None = Field(None, gt=0)
     steps: int = Field(ge=1)
     learning_rate: float = Field(1e-3, gt=0)
@@ -246,7 +257,13 @@ class StageTable(Table):
             raise ValueError("gamma belongs to the loss proximal-matching, which needs one")
         if (self.loss == "rate-distortion") != (self.bitrate is not None):
             raise ValueError("bitrate belongs to the loss rate-distortion, which needs one")
-        if self.nuclear_norm is not None and self.loss in ("rate-distortion", "pixel-likelihood"):
+        if self.sigma_data is not None and self.loss != "score-matching":
+            raise ValueError("sigma_data belongs to the loss score-matching")
+        if self.nuclear_norm is not None and self.loss in (
+            "rate-distortion",
+            "pixel-likelihood",
+            "score-matching",
+        ):
             raise ValueError(
                 "nuclear_norm is a penalty on denoisers, for the losses l1, l2 and "
                 "proximal-matching"
@@ -268,7 +285,14 @@ class StageTable(Table):
             return ProximalMatching(self.gamma)
         if self.bitrate is not None:
             return RateDistortion(self.bitrate)
-        return {"l1": L1(), "l2": L2(), "pixel-likelihood": PixelLikelihood()}[self.loss]
+        if self.sigma_data is not None:
+            return ScoreMatching(self.sigma_data)
+        return {
+            "l1": L1(),
+            "l2": L2(),
+            "pixel-likelihood": PixelLikelihood(),
+            "score-matching": ScoreMatching(),
+        }[self.loss]
 
 
 class Recipe(Table):
@@ -283,6 +307,12 @@ class Recipe(Table):
     data: Data
     validation: Data | None = None
     stage: list[StageTable] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Recipe:
+        if any(s.loss == "score-matching" for s in self.stage) and not self.data.diffusion:
+            raise ValueError("the loss score-matching needs diffusion = true in [data]")
+        return self
 
 
 def _check_same_recipe(folder: Path, content: Mapping[str, Any]) -> None:
@@ -363,7 +393,12 @@ def _model_card(
     count = sum(p.numel() for p in trained.network.parameters())
 
     def settings_of(t: StageTable) -> tuple[tuple[str, float | None], ...]:
-        return ("gamma", t.gamma), ("bitrate", t.bitrate), ("nuclear norm", t.nuclear_norm)
+        return (
+            ("gamma", t.gamma),
+            ("bitrate", t.bitrate),
+            ("sigma_data", t.sigma_data),
+            ("nuclear norm", t.nuclear_norm),
+        )
 
     rows = "\n".join(
         f"| {t.loss}{''.join(f', {name} {value:g}' for name, value in settings_of(t) if value)} "

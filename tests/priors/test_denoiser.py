@@ -205,12 +205,17 @@ def test_luminance_and_chrominance_are_denoised_apart_and_turned_back() -> None:
     torch.testing.assert_close(kept.denoise(x, 0.1), x, rtol=0, atol=1e-6)
     network = Shrink()
     shown = Denoiser(network, opponent=True)
-    torch.testing.assert_close(
-        shown.denoise(x, torch.tensor([0.5, 1.0])), x / torch.tensor([1.25, 2.0]).view(2, 1, 1, 1)
-    )
-    parts = network.calls[0][0].view(2, 3, 8, 10)
-    torch.testing.assert_close(parts[:, 0], x.sum(1) / 3**0.5)
-    torch.testing.assert_close(parts.square().sum(), x.square().sum())  # noise stays white
+    sigma = torch.tensor([0.5, 1.0])
+    clean = shown.denoise(x, sigma)
+    # The luminance has the scale of a grey picture, and the level of the mean of three channels.
+    weights = 1 / (1 + sigma[:, None].square() * torch.tensor([1 / 3, 1.0, 1.0]))
+    mean = x.mean(1, keepdim=True)
+    expected = weights[:, 0].view(2, 1, 1, 1) * mean + weights[:, 1].view(2, 1, 1, 1) * (x - mean)
+    torch.testing.assert_close(clean, expected)
+    parts, levels = (value.view(2, 3, *value.shape[1:]) for value in network.calls[0][:2])
+    torch.testing.assert_close(parts[:, 0, 0], x.mean(1))
+    noise = (parts[:, :, 0] / levels.view(2, 3, 1, 1)).square().flatten(1).sum(1)
+    torch.testing.assert_close(noise, (x / sigma.view(2, 1, 1, 1)).square().flatten(1).sum(1))
     network.calls.clear()
     assert shown.denoise(x[:, :1], 0.5).shape == (2, 1, 8, 10)  # grey pictures as they are
     torch.testing.assert_close(network.calls[0][0], x[:, :1])

@@ -47,6 +47,7 @@ SAMPLERS = {
     "ddrm": it.solvers.DDRM(at_once=96, max_iterations=1),
     "daps": it.solvers.DAPS(steps=40, at_once=96, max_iterations=1),
     "pigdm": it.solvers.PiGDM(steps=40, at_once=96, max_iterations=1),
+    "edm": it.solvers.EDM(steps=12, at_once=96, max_iterations=1),
     "isotropic": it.solvers.PiGDM(steps=40, covariance="isotropic", at_once=96, max_iterations=1),
 }
 
@@ -62,11 +63,13 @@ def test_diffusion_with_the_exact_score_of_a_gaussian_finds_the_posterior_mean(
     assert float((solution.x - exact.mean).norm() / exact.mean.norm()) < 0.05
     ratio = float(solution.posterior.std.square().sum() / exact.std.square().sum())
     # The covariance of deepinv's samplers is not right; benchmarks/samplers.py prints it.
-    low, high = {"daps": (0.85, 1.2), "pigdm": (0.75, 1.1)}.get(sampler, (0.1, 3.0))
+    low, high = {"daps": (0.85, 1.2), "pigdm": (0.75, 1.1), "edm": (0.9, 1.15)}.get(
+        sampler, (0.1, 3.0)
+    )
     assert low < ratio < high
 
 
-def test_daps_and_pigdm_follow_weights_and_refuse_bad_settings() -> None:
+def test_annealed_samplers_follow_weights_and_refuse_bad_settings() -> None:
     one = problem("matrix")
     weights = torch.ones(1, 1, N, N)
     weights[:, :, : N // 2] = 0  # half of the measurements are not believed
@@ -81,13 +84,17 @@ def test_daps_and_pigdm_follow_weights_and_refuse_bad_settings() -> None:
         it.data_terms.LeastSquares(noise_std=0.05),
     )
     exact = it.exact_posterior(believed, gaussian())
-    for name in ("daps", "pigdm", "isotropic"):
+    for name in ("daps", "pigdm", "isotropic", "edm"):
         solution = it.solve(weighted, gaussian(), SAMPLERS[name], progress=False)
         assert float((solution.x - exact.mean).norm() / exact.mean.norm()) < 0.05
     with pytest.raises(InputError, match="at least 2 steps"):
         it.solvers.DAPS(steps=1)
     with pytest.raises(InputError, match="share of fresh noise"):
         it.solvers.PiGDM(fresh=1.5)
+    with pytest.raises(InputError, match="churn of at least 0"):
+        it.solvers.EDM(churn=-1.0)
+    with pytest.raises(InputError, match="at least one inner step"):
+        it.solvers.EDM(inner=0)
 
 
 def test_the_stein_discrepancy_orders_samplers_as_the_exact_error_does() -> None:
@@ -173,7 +180,8 @@ def test_items_of_a_chain_may_stop_at_different_times_and_are_as_if_alone() -> N
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_draw_depends_on_its_number_alone(sampler: str) -> None:
     torch.manual_seed(0)
-    few = dataclasses.replace(SAMPLERS[sampler], at_once=2, steps=20)
+    steps = 8 if sampler == "edm" else 20
+    few = dataclasses.replace(SAMPLERS[sampler], at_once=2, steps=steps)
     both = problem("blur", batch=2)
     before = both.y.clone()
     solution = it.solve(both, gaussian(), few, progress=False)

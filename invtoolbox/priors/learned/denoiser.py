@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from invtoolbox.core.constants import constant
 from invtoolbox.errors import InputError
 from invtoolbox.networks.denoisers import load_dncnn
 from invtoolbox.operators.base import expand
@@ -64,8 +65,9 @@ class Denoiser(ExplicitPrior):
         channelwise: whether a network for one channel is applied to every channel separately.
         opponent: whether the three channels of a colour image are first turned into luminance and
             chrominance by a rotation, which keeps white noise white. Chrominance is smoother than
-            any colour, so a network for one channel removes more noise from it. The network has to
-            know values below 0, and to be homogeneous of degree 1 (`ResidualUNet`).
+            any colour, so a network for one channel removes more noise from it. The network gets
+            the mean of the channels, with its level, as the luminance, and has to know values below
+            0 (`ResidualUNet`, `DiffusionUNet`).
 
     Attributes:
         fixed_level: whether the noise level has no influence; such a prior accepts no weight.
@@ -184,18 +186,23 @@ class Denoiser(ExplicitPrior):
         ):
             scaled = x if (low, high) == (0, 1) else (x - low) / (high - low)
             if self.opponent and x.shape[1] == 3:
-                turned = self._separately(_rotate(scaled, _OPPONENT), levels)
-                clean = _rotate(turned, tuple(zip(*_OPPONENT)))
+                # The luminance of length 1 is the mean of the channels times the root of 3.
+                size = constant((3**-0.5, 1.0, 1.0), scaled)
+                turned = _rotate(scaled, _OPPONENT) * size.view(3, 1, 1)
+                turned = self._separately(turned, levels.reshape(-1, 1) * size)
+                clean = _rotate(turned / size.view(3, 1, 1), tuple(zip(*_OPPONENT)))
             elif self.channelwise and x.shape[1] > 1:
-                clean = self._separately(scaled, levels)
+                clean = self._separately(scaled, levels.reshape(-1, 1))
             else:
                 clean = self._at_level(scaled, levels)
             return clean if (low, high) == (0, 1) else clean * (high - low) + low
 
     def _separately(self, x: Tensor, levels: Tensor) -> Tensor:
-        """Apply the network to every channel as an item."""
-        if levels.numel() > 1:
-            levels = levels.flatten().repeat_interleave(x.shape[1])
+        """Apply the network to every channel as an item.
+
+        The levels are ``(1 or batch, 1 or channel)``.
+        """
+        levels = levels.expand(len(x), x.shape[1]).flatten() if levels.numel() > 1 else levels
         return self._at_level(x.reshape(-1, 1, *x.shape[2:]), levels).reshape(x.shape)
 
     def _at_level(self, x: Tensor, levels: Tensor) -> Tensor:
