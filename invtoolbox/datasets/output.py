@@ -88,9 +88,13 @@ def write_png(
             f"{path}: PNG is written with 8 bits, or with 16 in grey; write .tif for more"
         )
     white = 2**bit_depth - 1
-    share = (array - low) / (high - low) if high > low else np.zeros_like(array)
     clipped = int(((array < low) | (array > high)).sum())
-    codes = np.rint(np.clip(share, 0, 1) * white).astype(np.uint8 if bit_depth == 8 else np.uint16)
+    # In place, because a large photograph in double precision takes hundreds of megabytes.
+    share = array - low if high > low else np.zeros_like(array)
+    share /= (high - low) or 1.0
+    np.clip(share, 0, 1, out=share)
+    share *= white
+    codes = np.rint(share, out=share).astype(np.uint8 if bit_depth == 8 else np.uint16)
     notes = PngImagePlugin.PngInfo()
     notes.add_text("Description", f"value = {low!r} + code * {(high - low) / white!r}")
     stream = io.BytesIO()

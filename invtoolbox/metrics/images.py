@@ -13,6 +13,8 @@ axis of space. Gradients flow through.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,6 +24,8 @@ from invtoolbox.errors import InputError
 _RADIUS = 5
 _SIGMA = 1.5
 _K1, _K2 = 0.01, 0.03
+#: Number of values of an item that are compared at a time, so that large images need little memory.
+_STRIP = 2**20
 
 
 def psnr(
@@ -154,21 +158,29 @@ def ssim(
             "each way"
         )
     span = _check_data_range(data_range, x).reshape(-1, *(1 for _ in x.shape[1:]))
-    a, b = to_double(x), to_double(reference).expand(x.shape)
+    mask = None if mask is None else region(x, mask, _RADIUS)[1]
+    inner, mask = region(crop(x, _RADIUS), mask, border)
+    a, b = crop(x, border), crop(reference.expand(x.shape), border)
+
+    def index(start: int, end: int) -> Tensor:
+        rows = slice(start, end + 2 * _RADIUS)
+        return _similarity(to_double(a[:, :, rows]), to_double(b[:, :, rows]), span)
+
+    return like(_mean_of_strips(index, inner, mask), x)
+
+
+def _similarity(a: Tensor, b: Tensor, span: Tensor) -> Tensor:
+    """Return the structural similarity index of the pixels whose windows lie inside the images."""
     mean_a, mean_b = _local_mean(a), _local_mean(b)
     variance_a = _local_mean(a * a) - mean_a**2
     variance_b = _local_mean(b * b) - mean_b**2
     covariance = _local_mean(a * b) - mean_a * mean_b
     c1, c2 = (_K1 * span) ** 2, (_K2 * span) ** 2
-    index = (
+    return (
         (2 * mean_a * mean_b + c1)
         * (2 * covariance + c2)
         / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))
     )
-    if mask is not None:
-        _, mask = region(x, mask, _RADIUS)
-    index, mask = region(index, mask, border)
-    return like(mean(index, mask), x)
 
 
 def otsu_threshold(x: Tensor) -> Tensor:
@@ -347,8 +359,36 @@ def _check_data_range(data_range: float | Tensor, x: Tensor) -> Tensor:
 
 def _mean_square(x: Tensor, reference: Tensor, mask: Tensor | None, border: int) -> Tensor:
     check_pair(x, reference)
-    error, mask = region((to_double(x) - to_double(reference)).abs().square(), mask, border)
-    return mean(error, mask)
+    a, mask = region(x, mask, border)
+    b = crop(reference, border)
+
+    def square(start: int, end: int) -> Tensor:
+        rows = slice(start, end)
+        return (to_double(a[:, :, rows]) - to_double(b[:, :, rows])).abs().square()
+
+    return _mean_of_strips(square, a, mask)
+
+
+def _mean_of_strips(values: Callable[[int, int], Tensor], x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean per item, ``(batch,)``, of values that are computed strip by strip.
+
+    Intermediate results in double precision then take the memory of one strip.
+
+    Args:
+        values: function that returns the values between two rows, the first axis of space.
+        x: tensor of the shape of all values.
+        mask: mask of the pixels that count, of the shape of all values.
+    """
+    rows = x.shape[2]
+    step = max(1, _STRIP * rows // max(x[0].numel(), 1)) if len(x) else max(rows, 1)
+    total = x.new_zeros(len(x), dtype=torch.float64)
+    for start in range(0, rows, step):
+        part = values(start, min(start + step, rows))
+        if mask is not None:
+            # part * mask would spread NaN values that lie outside the mask.
+            part = torch.where(mask[:, :, start : start + step], part, 0.0)
+        total = total + part.flatten(1).sum(1)
+    return total / (x[0].numel() if mask is None else mask.flatten(1).sum(1))
 
 
 def _local_mean(x: Tensor) -> Tensor:

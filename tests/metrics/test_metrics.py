@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -115,6 +116,19 @@ def test_psnr_and_ssim_are_those_of_scikit_image(name: str, noise: float) -> Non
         abs(metrics.psnr(x, reference).item() - peak_signal_noise_ratio(b, a, data_range=1.0))
         < 1e-4
     )
+
+
+@pytest.mark.parametrize("metric", [metrics.ssim, metrics.psnr])
+def test_strips_of_large_images_change_nothing(
+    metric: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, reference = (image.double() for image in images((2, 3, 40, 24)))
+    mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) > 0.3
+    for settings in ({}, {"border": 2}, {"mask": mask}, {"mask": mask, "border": 1}):
+        whole = metric(x, reference, **settings)
+        monkeypatch.setattr(metrics.images, "_STRIP", 7 * 3 * 24)
+        torch.testing.assert_close(metric(x, reference, **settings), whole)
+        monkeypatch.undo()
 
 
 def test_ssim_of_a_volume() -> None:

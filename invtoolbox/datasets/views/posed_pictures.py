@@ -319,7 +319,8 @@ def read_rgba(file: Path) -> Tensor:
     Alpha is 1 if the file has no alpha.
     """
     array = read_pixels(file, 0)
-    values = torch.from_numpy(np.ascontiguousarray(scale_to_unit(file, array), dtype=np.float32))
+    scaled = scale_to_unit(file, array, np.float32)
+    values = torch.from_numpy(np.ascontiguousarray(scaled, dtype=np.float32))
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or values.shape[-1] not in (1, 2, 3, 4):
@@ -327,16 +328,17 @@ def read_rgba(file: Path) -> Tensor:
             f"{file}: an array of shape {tuple(array.shape)} is neither a grey nor a color "
             "picture; export it again"
         )
-    if not bool(values.isfinite().all()):
+    if array.dtype.kind == "f" and not bool(values.isfinite().all()):
         raise InputError(
             f"{file}: the picture holds NaN or infinite values; repair it, or remove it from the "
             "set"
         )
-    alpha = values[..., -1:] if values.shape[-1] in (2, 4) else torch.ones_like(values[..., :1])
-    color = (
-        values[..., :1].expand(*values.shape[:2], 3) if values.shape[-1] <= 2 else values[..., :3]
-    )
-    return torch.cat([color, alpha], dim=-1).permute(2, 0, 1).contiguous()
+    rgba = torch.ones(4, *values.shape[:2])
+    channels = values.shape[-1]
+    rgba[:3] = values[..., : 3 if channels > 2 else 1].permute(2, 0, 1)
+    if channels in (2, 4):
+        rgba[3] = values[..., -1]
+    return rgba
 
 
 def read_one_channel(file: Path, size: tuple[int, int]) -> Tensor:

@@ -123,12 +123,20 @@ def read_size(path: Path) -> tuple[int, int]:
         return picture.height, picture.width
 
 
-def scale_to_unit(path: Path, array: np.ndarray) -> Any:
-    """Divide whole numbers by the largest number of their type; keep floating-point values."""
+def scale_to_unit(path: Path, array: np.ndarray, dtype: Any = np.float64) -> Any:
+    """Divide whole numbers by the largest number of their type; keep floating-point values.
+
+    Args:
+        path: path of the picture, for error messages.
+        array: the stored numbers.
+        dtype: precision of the result for whole numbers.
+    """
     if array.dtype == bool or np.issubdtype(array.dtype, np.floating):
         return array
     if array.dtype.kind == "u":
-        return array.astype(np.float64) / np.iinfo(array.dtype).max
+        values = array.astype(dtype)
+        values /= np.iinfo(array.dtype).max
+        return values
     raise InputError(
         f"{path}: stored as {array.dtype}, for which 0 to 1 is not defined; save it as unsigned "
         "whole numbers or floating point"
