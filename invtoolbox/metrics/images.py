@@ -51,8 +51,8 @@ def psnr(
     >>> psnr(torch.full((1, 1, 4, 4), 0.1), torch.zeros(1, 1, 4, 4))
     tensor([20.])
     """
-    span = _check_data_range(data_range, x)
-    return like(10 * torch.log10(span**2 / _mean_square(x, reference, mask, border)), x)
+    error = _mean_square(x, reference, mask, border)
+    return like(10 * torch.log10(_check_data_range(data_range, x) ** 2 / error), x)
 
 
 def rmse(x: Tensor, reference: Tensor, mask: Tensor | None = None, border: int = 0) -> Tensor:
