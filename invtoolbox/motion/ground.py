@@ -115,8 +115,8 @@ def _lowest(points: Tensor, settings: Ground) -> tuple[Tensor, bool]:
         x, y, z = cloud[rows].T
         ring = _ring(distance[rows])
         # The sectors count from the mean direction of the points, so that the axes have no effect.
-        ahead = np.arctan2(*(np.mean(side / distance[rows], dtype=float) for side in (y, x)))
-        turn = np.arctan2(y, x).astype(float) - ahead
+        ahead, left = (float(np.mean(side / distance[rows], dtype=float)) for side in (x, y))
+        turn = np.arctan2(y, x).astype(float) - np.arctan2(left, ahead)
         sector = (turn * settings.sectors / (2 * np.pi) % settings.sectors).astype(np.float32)
         candidates, standing = _candidates(sector, ring, z, settings)
         above = z - _height(_surface(candidates, standing, settings), sector, ring)
