@@ -17,11 +17,13 @@ CVPR 2025; Julier and Uhlmann, "New extension of the Kalman filter to nonlinear 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 from torch import Tensor
 
+from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import spherical_harmonics
 from invtoolbox.geometry.lens import Lens
 from invtoolbox.geometry.rotations import rotation_matrices
@@ -41,9 +43,9 @@ def project_through_lens(
     viewmats: Tensor,
     Ks: Tensor,
     how: Projection,
-    lens: Lens,
+    lens: Lens | Sequence[Lens],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Project Gaussians into views of a lens.
+    """Project Gaussians into views of a lens, or into views of one lens each.
 
     The arguments and the results are those of `kernels.rendering.splat_projection.project`, for
     ``how`` without normals and surfaces; derivatives pass through the operations of torch.
@@ -57,9 +59,22 @@ def project_through_lens(
         viewmats: world to camera, ``(S, C, 4, 4)``.
         Ks: intrinsics, ``(S, C, 3, 3)``.
         how: settings of the projection.
-        lens: lens of all cameras.
+        lens: lens of all cameras, or one lens per camera.
     """
     scenes, views, count = len(means), viewmats.shape[1], means.shape[1]
+    if not isinstance(lens, Lens):
+        if len(lens) != views:
+            raise InputError(f"there are {len(lens)} lenses for {views} views; give one per view")
+        given = means, quats, scales, opacities, colors
+        parts, order = [], []
+        for one in dict.fromkeys(lens):
+            index = [k for k, other in enumerate(lens) if other == one]
+            own = viewmats[:, index], Ks[:, index]
+            found = project_through_lens(*given, *own, how, one)
+            parts.append([part.unflatten(0, (scenes, len(index))) for part in found])
+            order += index
+        place = torch.tensor(order, device=means.device).argsort()
+        return tuple(torch.cat(every, 1)[:, place].flatten(0, 1) for every in zip(*parts))  # type: ignore[return-value]
     scale = ALPHA**2 * (3 + KAPPA)  # 3 + lambda
     first = 1 - 3 / scale
     axes = math.sqrt(scale) * rotation_matrices(quats) * scales[..., None, :]

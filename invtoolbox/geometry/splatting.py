@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -40,7 +41,7 @@ def rasterization(
     normals: bool = False,
     median_depth: bool = False,
     surface: bool = False,
-    lens: Lens | None = None,
+    lens: Lens | Sequence[Lens] | None = None,
     checked: bool = False,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     r"""Render 3D Gaussians into C views each, as Kerbl et al. (ACM TOG 42, 2023).
@@ -89,9 +90,9 @@ def rasterization(
             z at which the ray of a pixel meets the plane of that Gaussian, 0 if there is none; and
             "distortion", ``sum_(i<j) w_i w_j (z_i - z_j)^2`` over the weights and the depths of the
             Gaussians of a pixel. Median depth and normals are returned, too.
-        lens: lens of all views, through which Gaussians are projected by the unscented transform
-            (`geometry.lens_splatting`); ``Ks`` are its intrinsics. Normals and surfaces are those
-            of a pinhole.
+        lens: lens of all views, or one lens per view, through which Gaussians are projected by the
+            unscented transform (`geometry.lens_splatting`); ``Ks`` are its intrinsics. Normals and
+            surfaces are those of a pinhole.
         checked: whether the caller has checked that the intrinsics have no skew, which a GPU would
             have to be waited for.
 

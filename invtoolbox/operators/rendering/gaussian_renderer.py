@@ -122,7 +122,8 @@ class GaussianRenderer(_SplatOperator):
         far: largest depth of a visible Gaussian.
         radius_clip: radius in pixels up to which Gaussians are left out.
         pose_step: unit in which solvers move ``twist``, radians and lengths of the world.
-        lens: lens of all cameras, for pictures that are not straightened; None for pinholes.
+        lens: lens of all cameras, for pictures that are not straightened; None for the lenses that
+            the cameras have (`Cameras.lenses`).
         backend: renderer, ``"own"``, or ``"gsplat"``, which renders on CUDA with that library if it
             is installed.
 
@@ -171,7 +172,14 @@ class GaussianRenderer(_SplatOperator):
         self.background = torch.as_tensor(background, dtype=self.intrinsics.dtype)
         self.near, self.far, self.radius_clip = near, far, radius_clip
         self.pose_step, self.backend = pose_step, backend
-        self.lens = lens if lens is not None and lens.distorts else None
+        if len({c.lenses for c in every}) > 1:
+            raise InputError(
+                "GaussianRenderer takes the same lenses in every item; render the items apart"
+            )
+        own = every[0].lenses if lens is None else (lens,)
+        # One lens for all, or one per camera.
+        own = own[:1] if len(set(own)) == 1 else own
+        self.lenses = own if any(one.distorts for one in own) else ()
         self.domain_shape = ()
         self._set_range()
 
@@ -225,7 +233,7 @@ class GaussianRenderer(_SplatOperator):
             normals="normal" in self.outputs,
             median_depth="median_depth" in self.outputs,
             surface=not {"plane_depth", "distortion"}.isdisjoint(self.outputs),
-            lens=self.lens,
+            lens=self._own_lenses(),
         )
         self._check_channels(image.shape[-1] - depth)
         known = {
@@ -238,6 +246,13 @@ class GaussianRenderer(_SplatOperator):
         found = {name: info[name] for name in ("splats", "boxes") if name in info}
         size = constant((self.size[1], self.size[0]), like)
         return self._concatenate(known), {**found, "size": size}
+
+    def _own_lenses(self) -> Lens | tuple[Lens, ...] | None:
+        """Return the lens of all views, or the lenses of the subset."""
+        if len(self.lenses) < 2:
+            return self.lenses[0] if self.lenses else None
+        every = self.lenses if self.index is None else [self.lenses[k] for k in self.index.tolist()]
+        return tuple(every)
 
     def _poses(self, like: Tensor) -> Tensor:
         """Return world to camera after the twists, ``(1 or batch, C, 4, 4)``."""
@@ -267,7 +282,9 @@ class GaussianRenderer(_SplatOperator):
         """Cameras after the twists; if items have their own cameras, those of all items in turn."""
         poses = self._poses(self.twist).detach()
         K = self._select(self.intrinsics).expand(len(poses), -1, -1, -1)
-        return Cameras(poses.flatten(0, 1), K.flatten(0, 1), self.size)
+        own = self._own_lenses()
+        lenses = (own,) * K.shape[1] if isinstance(own, Lens) else own or ()
+        return Cameras(poses.flatten(0, 1), K.flatten(0, 1), self.size, lenses=lenses * len(poses))
 
     def nearby(self, distance: float) -> Self:
         """Return the operator of the alpha of Gaussians within a distance of the cameras.
@@ -304,7 +321,7 @@ class GaussianRenderer(_SplatOperator):
         shown = [f"{self.blocks} cameras", f"{self.size[0]}x{self.size[1]}"]
         shown += [] if self.outputs == ("color",) else [f"outputs={self.outputs}"]
         shown += ["antialiased"] if self.antialiased else []
-        shown += [f"lens={self.lens}"] if self.lens is not None else []
+        shown += [f"lenses={self.lenses}"] if self.lenses else []
         return f"GaussianRenderer({', '.join(shown)})"
 
 
