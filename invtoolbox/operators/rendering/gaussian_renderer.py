@@ -124,6 +124,8 @@ class GaussianRenderer(_SplatOperator):
         pose_step: unit in which solvers move ``twist``, radians and lengths of the world.
         lens: lens of all cameras, for pictures that are not straightened; None for the lenses that
             the cameras have (`Cameras.lenses`).
+        absgrad: whether the information of `with_info` has "absgrad", see `geometry.rasterization`;
+            ``DefaultStrategy(absolute=True)`` needs it.
         backend: renderer, ``"own"``, or ``"gsplat"``, which renders on CUDA with that library if it
             is installed.
 
@@ -150,12 +152,15 @@ class GaussianRenderer(_SplatOperator):
         pose_step: float = 1e-3,
         backend: Literal["own", "gsplat"] = "own",
         lens: Lens | None = None,
+        absgrad: bool = False,
     ) -> None:
         for name in outputs:
             if name not in _CHANNELS:
                 raise unknown_name("output of GaussianRenderer", name, _CHANNELS)
         if backend not in ("own", "gsplat"):
             raise unknown_name("backend of GaussianRenderer", backend, ("own", "gsplat"))
+        if absgrad and backend != "own":
+            raise InputError("backend='gsplat' returns no absgrad; take backend='own'")
         every = [cameras] if isinstance(cameras, Cameras) else list(cameras)
         if not every or len({(len(c), c.size) for c in every}) > 1:
             raise InputError(
@@ -171,7 +176,7 @@ class GaussianRenderer(_SplatOperator):
         self.outputs, self.channels, self.antialiased = tuple(outputs), channels, antialiased
         self.background = torch.as_tensor(background, dtype=self.intrinsics.dtype)
         self.near, self.far, self.radius_clip = near, far, radius_clip
-        self.pose_step, self.backend = pose_step, backend
+        self.pose_step, self.backend, self.absgrad = pose_step, backend, absgrad
         if len({c.lenses for c in every}) > 1:
             raise InputError(
                 "GaussianRenderer takes the same lenses in every item; render the items apart"
@@ -196,8 +201,46 @@ class GaussianRenderer(_SplatOperator):
         """Compute the prediction, and information about the Gaussians.
 
         The information is "splats" and "boxes" of every Gaussian in every view, as returned by
-        `geometry.rasterization`, and the "size" of a picture, width and height.
+        `geometry.rasterization`, and the "size" of a picture, width and height; and "absgrad" if
+        the operator was created with it.
         """
+        color, info = self._render(x)
+        size = constant((self.size[1], self.size[0]), x.means)
+        names = ("splats", "boxes", "absgrad")
+        return color, {**{name: info[name] for name in names if name in info}, "size": size}
+
+    def contributors(self, x: Any, number: int) -> tuple[Tensor, Tensor]:
+        """Find the Gaussians of every pixel with the largest weights ``alpha T``.
+
+        Args:
+            x: the Gaussians.
+            number: number k of Gaussians per pixel.
+
+        Returns:
+            numbers of the Gaussians, the largest weight first, -1 if there are fewer, and their
+            weights, 0 then, ``(batch, cameras, height, width, k)`` each.
+
+        >>> from invtoolbox.geometry import look_at
+        >>> camera = look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(8, 8))
+        >>> places = torch.tensor([[[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]])
+        >>> x = Splats.of_points(places, torch.zeros(1, 2, 3), 0.5, 0.9)
+        >>> ids, weights = GaussianRenderer(camera).contributors(x, 3)
+        >>> ids[0, 0, 4, 4]  # the nearer one hides the other
+        tensor([ 1,  0, -1])
+        """
+        if number < 1:
+            raise InputError(f"a pixel has at least one contributor, got number={number}")
+        if self.backend != "own":
+            raise InputError("backend='gsplat' finds no contributors; take backend='own'")
+        with torch.no_grad():
+            info = self._render(x, number)[1]
+        return info["ids"], info["weights"]
+
+    def _render(self, x: Any, contributors: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the prediction, and the information of `geometry.rasterization`."""
+        more = {"contributors": contributors} if contributors else {}
+        if self.absgrad:
+            more["absgrad"] = True
         self._check_splats(x)
         batch, like = x.means.shape[0], x.means
         if self.items is not None and batch != self.items:
@@ -234,6 +277,7 @@ class GaussianRenderer(_SplatOperator):
             median_depth="median_depth" in self.outputs,
             surface=not {"plane_depth", "distortion"}.isdisjoint(self.outputs),
             lens=self._own_lenses(),
+            **more,
         )
         self._check_channels(image.shape[-1] - depth)
         known = {
@@ -243,9 +287,7 @@ class GaussianRenderer(_SplatOperator):
             "normal": info.get("normals"),
             **{name: info.get(name) for name in ("median_depth", "plane_depth", "distortion")},
         }
-        found = {name: info[name] for name in ("splats", "boxes") if name in info}
-        size = constant((self.size[1], self.size[0]), like)
-        return self._concatenate(known), {**found, "size": size}
+        return self._concatenate(known), info
 
     def _own_lenses(self) -> Lens | tuple[Lens, ...] | None:
         """Return the lens of all views, or the lenses of the subset."""
