@@ -95,7 +95,7 @@ def _rendering(real: torch.dtype) -> Iterator[tuple[str, Maker]]:
     for ordered in _BOTH:
         yield (
             "compositing",
-            lambda o=ordered: composite_kernel(real, 3, None, False, True, True, o, True),
+            lambda o=ordered: composite_kernel(real, 32, None, False, True, True, o, True),
         )
     for number in (1, 4):
         yield "compositing", lambda n=number: contributor_kernel(real, 3, n)
