@@ -48,6 +48,7 @@ def rasterization(
     absgrad: bool = False,
     contributors: int = 0,
     lens: Lens | Sequence[Lens] | None = None,
+    viewmats_rs: Tensor | None = None,
     checked: bool = False,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     r"""Render 3D Gaussians into C views each, as Kerbl et al. (ACM TOG 42, 2023).
@@ -105,6 +106,10 @@ def rasterization(
         lens: lens of all views, or one lens per view, through which Gaussians are projected by the
             unscented transform (`geometry.lens_splatting`); ``Ks`` are its intrinsics. Normals and
             surfaces are those of a pinhole.
+        viewmats_rs: world to camera when the last row of a view is read, ``(..., C, 4, 4)``, for a
+            rolling shutter; ``viewmats`` are then those of the first row. In between, the centre of
+            the camera goes straight and its rotation is even. The projection is by the unscented
+            transform. None if all rows are read at once.
         checked: whether the caller has checked that the intrinsics have no skew, which a GPU would
             have to be waited for.
 
@@ -170,15 +175,23 @@ def rasterization(
         surface,
     )
     m, q, s, o, f, V, K = (t.reshape(scenes, *t.shape[len(leading) :]) for t in given)
-    if lens is None:
+    if lens is None and viewmats_rs is None:
         splats, boxes, reaches = project(m, q, s, o, f, V, K, how)
     elif normals or surface:
         raise InputError(
             "normals and surfaces are rendered by a pinhole; straighten the pictures, or leave out "
-            "the lens"
+            "the lens and the rolling shutter"
         )
     else:
-        splats, boxes, reaches = project_through_lens(m, q, s, o, f, V, K, how, lens)
+        if viewmats_rs is not None and viewmats_rs.shape != viewmats.shape:
+            raise InputError(
+                f"viewmats_rs have the shape {tuple(viewmats_rs.shape)}, expected "
+                f"{tuple(viewmats.shape)}, that of viewmats"
+            )
+        ends = None if viewmats_rs is None else viewmats_rs.reshape(V.shape)
+        splats, boxes, reaches = project_through_lens(
+            m, q, s, o, f, V, K, how, lens or Lens(), ends
+        )
     tiles = bin_splats(boxes, reaches, width, height)
     # The images are computed from the returned tensor, so that they have a derivative in it.
     shown = splats.unflatten(0, (*leading, views))

@@ -12,7 +12,8 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry import Splats, look_at, rasterization
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.lens import Lens, Straightening
-from invtoolbox.geometry.lens_splatting import project_through_lens
+from invtoolbox.geometry.lens_splatting import Path, project_through_lens
+from invtoolbox.geometry.rigid import rigid
 from invtoolbox.kernels.rendering.splat_projection import Projection, project
 from invtoolbox.operators import GaussianRenderer, VoxelRenderer
 
@@ -125,3 +126,36 @@ def test_the_lenses_of_cameras_are_used() -> None:
         VoxelRenderer(mixed)
     with pytest.raises(InputError, match="one per camera"):
         replace(views, lenses=(BARREL,))
+
+
+@pytest.mark.parametrize("lens", [None, BARREL])
+def test_a_rolling_shutter_sees_each_row_from_its_own_pose(lens: Lens | None) -> None:
+    height = 24
+    view, x = cameras(height, torch.float32)[0], cloud(80, 0.06, torch.float32)
+    motion = torch.tensor([[0.05, -0.12, 0.06, 0.3, -0.2, 0.1]])
+    rolling = GaussianRenderer(view, lens=lens, rolling=motion)
+    found = rolling(x)[0, :, 0]
+    last = view.rotate(motion)
+    path = Path.between(view.world_to_camera[None], last.world_to_camera[None])
+    rows = []
+    for row in range(height):
+        time = torch.full((1, 1, 1, 1, 1), (row + 0.5) / height)
+        # The pose maps 0 and the unit vectors of the world as a rigid motion does.
+        frame = torch.cat([torch.zeros(1, 3), torch.eye(3)])
+        local = frame @ view.world_to_camera[0, :3, :3].T + view.world_to_camera[0, :3, 3]
+        moved = path.at(local[None, None, :, None], time)[0, 0, :, 0]
+        pose = rigid((moved[1:] - moved[:1]).T, moved[0])
+        one = replace(view, world_to_camera=pose[None])
+        rows.append(GaussianRenderer(one, lens=lens or Lens(radial=(1e-9,)))(x)[0, :, 0, row])
+    wanted = torch.stack(rows, 1)
+
+    def decibel(picture: Tensor) -> float:
+        return float(-10 * (picture - wanted).square().mean().log10())
+
+    still = GaussianRenderer(view, lens=lens)(x)[0, :, 0]
+    assert decibel(found) > 35 and decibel(found) > decibel(still) + 15
+    ends = path.at(local[None, None, :, None], torch.ones(1, 1, 1, 1, 1))[0, 0, :, 0]
+    goal = frame @ last.world_to_camera[0, :3, :3].T + last.world_to_camera[0, :3, 3]
+    assert torch.allclose(ends, goal, atol=1e-5)
+    with pytest.raises(InputError, match="one motion per camera"):
+        GaussianRenderer(view, rolling=motion[0])

@@ -124,6 +124,9 @@ class GaussianRenderer(_SplatOperator):
         pose_step: unit in which solvers move ``twist``, radians and lengths of the world.
         lens: lens of all cameras, for pictures that are not straightened; None for the lenses that
             the cameras have (`Cameras.lenses`).
+        rolling: motion of each camera in its own frame while a picture is read from the first to
+            the last row, ``(cameras, 6)``: a rotation vector in radians, then a shift, as
+            `Cameras.rotate` takes them. None if all rows are read at once.
         absgrad: whether the information of `with_info` has "absgrad", see `geometry.rasterization`;
             ``DefaultStrategy(absolute=True)`` needs it.
         backend: renderer, ``"own"``, or ``"gsplat"``, which renders on CUDA with that library if it
@@ -153,20 +156,29 @@ class GaussianRenderer(_SplatOperator):
         backend: Literal["own", "gsplat"] = "own",
         lens: Lens | None = None,
         absgrad: bool = False,
+        rolling: Tensor | None = None,
     ) -> None:
         for name in outputs:
             if name not in _CHANNELS:
                 raise unknown_name("output of GaussianRenderer", name, _CHANNELS)
         if backend not in ("own", "gsplat"):
             raise unknown_name("backend of GaussianRenderer", backend, ("own", "gsplat"))
-        if absgrad and backend != "own":
-            raise InputError("backend='gsplat' returns no absgrad; take backend='own'")
+        if backend != "own" and (absgrad or rolling is not None):
+            raise InputError(
+                "backend='gsplat' has neither absgrad nor a rolling shutter here; take backend='own'"
+            )
         every = [cameras] if isinstance(cameras, Cameras) else list(cameras)
         if not every or len({(len(c), c.size) for c in every}) > 1:
             raise InputError(
                 "GaussianRenderer takes cameras, or the cameras of every item, of the same number "
                 "and size each"
             )
+        if rolling is not None and tuple(rolling.shape) != (len(every[0]), 6):
+            raise InputError(
+                f"rolling has the shape {tuple(rolling.shape)}, expected {(len(every[0]), 6)}, one "
+                "motion per camera"
+            )
+        self.rolling = rolling
         self.size = every[0].size
         self.world_to_camera = torch.stack([c.world_to_camera for c in every])
         self.intrinsics = torch.stack([c.intrinsics for c in every])
@@ -238,9 +250,6 @@ class GaussianRenderer(_SplatOperator):
 
     def _render(self, x: Any, contributors: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the prediction, and the information of `geometry.rasterization`."""
-        more = {"contributors": contributors} if contributors else {}
-        if self.absgrad:
-            more["absgrad"] = True
         self._check_splats(x)
         batch, like = x.means.shape[0], x.means
         if self.items is not None and batch != self.items:
@@ -250,6 +259,11 @@ class GaussianRenderer(_SplatOperator):
             )
         views = self._poses(like).expand(batch, -1, -1, -1)
         Ks = self._select(self.intrinsics).to(like).expand(batch, -1, -1, -1)
+        more: dict[str, Any] = {"contributors": contributors} if contributors else {}
+        if self.absgrad:
+            more["absgrad"] = True
+        if self.rolling is not None:
+            more["viewmats_rs"] = self._ends(views)
         behind = (
             self.background.to(like).expand(batch, views.shape[1], self.channels)
             if compute_once(is_nonzero, self.background)
@@ -288,6 +302,13 @@ class GaussianRenderer(_SplatOperator):
             **{name: info.get(name) for name in ("median_depth", "plane_depth", "distortion")},
         }
         return self._concatenate(known), info
+
+    def _ends(self, views: Tensor) -> Tensor:
+        """Return world to camera when the last row is read, ``(batch, C, 4, 4)``."""
+        assert self.rolling is not None
+        rolling = self.rolling if self.index is None else self.rolling[self.index]
+        step = rolling.to(views)
+        return rigid(rotation(step[:, :3]), step[:, 3:]) @ views
 
     def _own_lenses(self) -> Lens | tuple[Lens, ...] | None:
         """Return the lens of all views, or the lenses of the subset."""
