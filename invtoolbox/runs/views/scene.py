@@ -4,7 +4,7 @@ The tables::
 
     title, seed, device
     [views]                  dataset or path, reader; hold_out, train, count, scale, largest_side,
-                             background, silhouettes (the weight of the misfit of alpha)
+                             straighten, background, silhouettes (the weight of the misfit of alpha)
     [[prior]]                one that represents the scene (voxel-grid or gaussians) and its
                              settings; others with weights
     [operator]               settings of the renderer
