@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -73,6 +73,41 @@ class Lens:
         coefficients = rays.new_tensor([*k[:2], *self.tangential, *k[2:]])
         eye = torch.eye(3, dtype=rays.dtype, device=rays.device)
         return distort_points(rays, eye, coefficients)
+
+    def undistort(self, points: Tensor) -> Tensor:
+        """Compute the rays ``(X / Z, Y / Z)`` of points ``(..., 2)`` at focal length 1.
+
+        A fisheye is inverted by Newton's method on the angle, a perspective lens by a fixed-point
+        iteration, as in OpenCV.
+
+        Args:
+            points: points in the picture, as `distort` returns them.
+
+        >>> lens = Lens("fisheye", (0.05, -0.01))
+        >>> rays = torch.tensor([[0.3, -1.2]], dtype=torch.float64)
+        >>> bool((lens.undistort(lens.distort(rays)) - rays).abs().max() < 1e-9)
+        True
+        """
+        if self.kind == "perspective":
+            rays = points
+            for _ in range(40 if self.distorts else 0):
+                rays = rays + points - self.distort(rays)
+            return rays
+        goal = points.norm(dim=-1, keepdim=True)
+        angle = goal
+        for _ in range(12):
+            value, slope, power = angle, torch.ones_like(angle), angle
+            for order, k in enumerate(self.radial, start=1):
+                slope = slope + (2 * order + 1) * k * power * angle
+                power = power * angle.square()
+                value = value + k * power
+            angle = (angle - (value - goal) / slope).clamp(0, 0.4999 * torch.pi)
+        return points * torch.where(goal > 0, angle.tan() / goal.clamp_min(1e-30), 1.0)
+
+    def quarter_turn(self) -> Lens:
+        """Return the lens of the picture after a quarter turn clockwise."""
+        p1, p2 = self.tangential
+        return replace(self, tangential=(p2, 0.0 - p1))
 
     def pixels(self, rays: Tensor, intrinsics: Tensor) -> Tensor:
         """Compute the pixels ``(column, row)`` of rays ``(..., 2)``, for intrinsics ``(3, 3)``."""

@@ -281,8 +281,7 @@ class GaussianModel(SceneModel):
             return super().problem(pictures, data_term)
         A: Operator = self.operator(pictures.cameras)
         if self.exposure:
-            settings = {"background": self.shade(), **self.renderer}
-            A = ExposedRenderer(pictures.cameras, **settings)
+            A = ExposedRenderer(pictures.cameras, **self._settings())
         unknown: dict[str, Any] = {"exposure": None} if self.exposure else {}
         if pictures.source is None:
             known = super().problem(pictures, data_term)
@@ -308,7 +307,14 @@ class GaussianModel(SceneModel):
         return self.consistency * ThroughOperator(surface, A, subset_size)
 
     def operator(self, cameras: Cameras, outputs: tuple[Any, ...] = ("color",)) -> GaussianRenderer:
-        return GaussianRenderer(cameras, outputs, background=self.shade(), **self.renderer)
+        return GaussianRenderer(cameras, outputs, **self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings of the renderer."""
+        strategy = self._strategy()
+        absolute = isinstance(strategy, DefaultStrategy) and strategy.absolute
+        own = {"absgrad": True} if absolute else {}
+        return {"background": self.shade(), **own, **self.renderer}
 
     def measurements(self, operator: Operator, pictures: Tensor) -> Tensor:
         return pictures.transpose(0, 1)[None].contiguous()

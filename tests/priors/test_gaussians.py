@@ -93,6 +93,25 @@ def test_a_scene_is_learned_while_gaussians_come_and_go(strategy: Any) -> None:
     assert len(set(counts)) > 2 and max(counts) > 40
 
 
+def test_absolute_gradients_let_more_gaussians_grow() -> None:
+    A, y = target()
+    counts = {}
+    for absolute in (False, True):
+        strategy = DefaultStrategy(
+            start=1, every=8, stop=10, least_pull=1e-2, reset_every=10**9, absolute=absolute
+        )
+        box = (-0.8, -0.8, -0.8), (0.8, 0.8, 0.8)
+        prior = Gaussians.random(40, *box, degree=0, strategy=strategy)
+        A.absgrad = absolute
+        problem = it.Problem(y, A, it.data_terms.Photometric(0.0))
+        settings = {"max_iterations": 9, "tolerance": 0.0, "progress": False}
+        counts[absolute] = len(it.solve(problem, prior, it.solvers.Adam(), **settings).x)
+    assert counts[True] > counts[False]
+    A.absgrad = False
+    with pytest.raises(InputError, match="absgrad=True"):
+        it.solve(problem, prior, it.solvers.Adam(), **settings)
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_a_resumed_run_and_items_alone_are_the_same(tmp_path: Path, dropout: float) -> None:
     A, y = target(2)
