@@ -179,7 +179,8 @@ class GuidedSampler(AnnealedSampler):
     problems", TMLR 2024), which makes the result exact for a Gaussian prior. The inverse takes
     steps of GMRES, each with one derivative of the denoiser.
 
-    ``covariance="isotropic"`` takes ``C = r^2 I``, with r from the trace of J and one derivative.
+    ``covariance="isotropic"`` takes ``C = r^2 I``, with r from the eigenvalues of J in the
+    direction of the measurements, and two derivatives.
 
     Args:
         covariance: how uncertain the denoised image is, see above.
@@ -196,12 +197,12 @@ class GuidedSampler(AnnealedSampler):
                 f"{type(self).__name__} takes at least one inner step, got {self.inner}"
             )
 
-    def guided(self, objective: Objective, x: Tensor, level: float, noise: Noise) -> Tensor:
+    def guided(self, objective: Objective, x: Tensor, level: float) -> Tensor:
         """Return the posterior mean of the clean image, given a noisy one and the measurements."""
         move = self._tweedie if self.covariance == "tweedie" else self._isotropic
-        return move(objective, x, level, noise)
+        return move(objective, x, level)
 
-    def _tweedie(self, objective: Objective, x: Tensor, level: float, noise: Noise) -> Tensor:
+    def _tweedie(self, objective: Objective, x: Tensor, level: float) -> Tensor:
         problem, D = objective.problem, cast(LeastSquares, objective.problem.data_term)
         A, y = cast(LinearOperator, problem.operator), problem.y
         whiten = _root_precision(D, y)
@@ -223,13 +224,15 @@ class GuidedSampler(AnnealedSampler):
             v, _ = gmres(system, residual, 1e-4, self.inner)
             return mean + covariance(A.adjoint(whiten * v))
 
-    def _isotropic(self, objective: Objective, x: Tensor, level: float, noise: Noise) -> Tensor:
+    def _isotropic(self, objective: Objective, x: Tensor, level: float) -> Tensor:
+        A, D = objective.linear_operator, cast(LeastSquares, objective.problem.data_term)
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
             clean = _denoise(objective, x, level)
-            variance = level**2 * _share(clean, x, noise)
             mean = clean.detach()
-            change = _data_step(objective, mean, objective.problem.y, variance)
+            towards = A.adjoint(D.weighted(objective.problem.y - A(mean)))
+            variance = level**2 * _share_along(clean, x, towards)
+            change, _ = solve_quadratic(objective, [(1 / variance, None)], towards, _INNER)
             (product,) = torch.autograd.grad(clean, x, change)
         return mean + expand(level**2 / variance, x) * product
 
@@ -240,8 +243,8 @@ class PiGDM(GuidedSampler):
 
     A step computes the posterior mean of `GuidedSampler` and continues the diffusion from there
     (Song, Vahdat, Mardani and Kautz, "Pseudoinverse-guided diffusion models for inverse problems",
-    ICLR 2023, whose covariance is ``"isotropic"``). With that one the variance of the draws is 0.83
-    to 0.87 of the exact one (benchmarks/samplers.py).
+    ICLR 2023, whose covariance is ``"isotropic"``). With that one the variance of the draws is 0.87
+    to 0.97 of the exact one (benchmarks/samplers.py), and a step is several times cheaper.
 
     Args:
         fresh: share of fresh noise, 0 to 1: 1 are ancestral steps, 0 the probability flow.
@@ -257,7 +260,7 @@ class PiGDM(GuidedSampler):
     def refine(
         self, objective: Objective, x: Tensor, level: float, following: float, noise: Noise
     ) -> Tensor:
-        mean = self.guided(objective, x, level, noise)
+        mean = self.guided(objective, x, level)
         # Ancestral step: a share of the noise of the next level is drawn anew.
         fresh = self.fresh * following * (1 - (following / level) ** 2) ** 0.5
         kept = (following**2 - fresh**2) ** 0.5
@@ -305,11 +308,11 @@ class EDM(GuidedSampler):
         raised = level * (1 + min(self.churn / self.steps, 2**0.5 - 1))
         if raised > level:
             x = x + (raised**2 - level**2) ** 0.5 * noise(x)
-        slope = (x - self.guided(objective, x, raised, noise)) / raised
+        slope = (x - self.guided(objective, x, raised)) / raised
         end = x + (following - raised) * slope
         if following == 0:
             return end
-        other = (end - self.guided(objective, end, following, noise)) / following
+        other = (end - self.guided(objective, end, following)) / following
         return x + (following - raised) / 2 * (slope + other)
 
 
@@ -340,6 +343,18 @@ def _share(clean: Tensor, x: Tensor, noise: Noise) -> Tensor:
     probe = torch.sign(noise(x))
     (product,) = torch.autograd.grad(clean, x, probe, retain_graph=True)
     return (probe * product).flatten(1).mean(1).clamp(_LEAST_SHARE, 1.0)
+
+
+def _share_along(clean: Tensor, x: Tensor, v: Tensor) -> Tensor:
+    """Return ``|J v|^2 / (v . J v)`` per row: the eigenvalues of J, weighted by what v has of them.
+
+    The few directions in which a picture is uncertain have eigenvalues far above ``tr(J) / n``, and
+    a step along v for this mean would overshoot.
+    """
+    (product,) = torch.autograd.grad(clean, x, v, retain_graph=True)
+    along = (v * product).flatten(1).sum(1)
+    share = product.flatten(1).square().sum(1) / along.clamp_min(torch.finfo(v.dtype).tiny)
+    return share.clamp(_LEAST_SHARE, 1.0)
 
 
 def _root_precision(D: LeastSquares, y: Tensor) -> Tensor:

@@ -392,3 +392,14 @@ def test_an_interval_allows_for_the_number_of_draws() -> None:
     single = dataclasses.replace(sampler, at_once=1)
     with pytest.raises(InputError, match="at least two draws"):
         it.solve(one, gaussian(), single, progress=False).posterior.interval()
+
+
+def test_an_isotropic_step_does_not_overshoot_where_few_directions_are_uncertain() -> None:
+    """A flat image of unknown brightness: one direction in 36 has nearly all of the variance."""
+    flat = torch.ones(N * N, N * N) + 1e-4 * torch.eye(N * N)
+    prior = it.priors.Gaussian(torch.full((1, N, N), 0.5), flat)
+    A = it.operators.Identity((1, N, N))
+    problem = it.Problem(torch.full((1, 1, N, N), 1.0), A, it.data_terms.LeastSquares(0.1))
+    solution = it.solve(problem, prior, SAMPLERS["isotropic"], progress=False)
+    exact = it.exact_posterior(problem, prior)
+    assert float((solution.x - exact.mean).abs().max()) < 0.02
