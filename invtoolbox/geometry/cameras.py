@@ -147,7 +147,7 @@ class Cameras:
         depth = local[..., 2]
         if self.lenses:
             rays = local[..., :2] / local[..., 2:]
-            seen = torch.stack([lens.distort(own) for lens, own in zip(self.lenses, rays)])
+            seen = torch.stack([lens.distort_within(own) for lens, own in zip(self.lenses, rays)])
             local = torch.cat([seen, torch.ones_like(seen[..., :1])], -1)
         image = local @ self.intrinsics.transpose(1, 2)
         return image[..., :2] / image[..., 2:], depth

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 import torch
@@ -74,6 +76,15 @@ class Lens:
         eye = torch.eye(3, dtype=rays.dtype, device=rays.device)
         return distort_points(rays, eye, coefficients)
 
+    def distort_within(self, rays: Tensor) -> Tensor:
+        """Project rays as `distort`, but rays beyond the reach of the lens as if at its reach.
+
+        Beyond its reach a lens folds: points far off the axis would fall into the picture.
+        """
+        limit = reach_of(self)
+        radius = rays.norm(dim=-1, keepdim=True)
+        return self.distort(rays * (limit / radius.clamp_min(limit)))
+
     def undistort(self, points: Tensor) -> Tensor:
         """Compute the rays ``(X / Z, Y / Z)`` of points ``(..., 2)`` at focal length 1.
 
@@ -113,6 +124,23 @@ class Lens:
         """Compute the pixels ``(column, row)`` of rays ``(..., 2)``, for intrinsics ``(3, 3)``."""
         K = intrinsics.to(rays)
         return self.distort(rays) @ K[:2, :2].T + K[:2, 2]
+
+
+@cache
+def reach_of(lens: Lens) -> float:
+    """Return the largest ``tan`` of the angle to the axis up to which a lens does not fold.
+
+    Args:
+        lens: the lens.
+
+    >>> round(reach_of(Lens(radial=(-0.3,))), 2), reach_of(Lens()) > 50
+    (1.05, True)
+    """
+    angles = torch.linspace(0, 0.495 * math.pi, 4000, dtype=torch.float64)
+    rays = torch.stack([angles.tan(), torch.zeros_like(angles)], 1)
+    grows = lens.distort(rays)[:, 0].diff() > 0
+    wrong = (~grows).nonzero()
+    return float(rays[int(wrong[0]) if len(wrong) else -1, 0])
 
 
 @dataclass(frozen=True, eq=False)

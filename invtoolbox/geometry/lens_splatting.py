@@ -22,14 +22,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import spherical_harmonics
-from invtoolbox.geometry.lens import Lens
+from invtoolbox.geometry.lens import Lens, reach_of
 from invtoolbox.geometry.rigid import inverse, rotation_vector
 from invtoolbox.geometry.rotations import rotation_matrices
 from invtoolbox.kernels.rendering.splat_projection import Projection
@@ -141,10 +140,8 @@ def _see(local: Tensor, Ks: Tensor, how: Projection, lens: Lens) -> tuple[Tensor
     # Points behind the camera have no pixel; those of a visible Gaussian move to its front.
     z = torch.maximum(local[..., 2], 0.1 * depth[..., None].clamp_min(how.near))
     rays = local[..., :2] / z[..., None]
-    limit = reach_of(lens)
     radius = rays.norm(dim=-1, keepdim=True)
-    # Beyond its reach a lens folds; such points lie at the reach.
-    shown = lens.distort(rays * (limit / radius.clamp_min(limit)))
+    shown = lens.distort_within(rays)
     focal, centre = Ks[:, :, None, None, [0, 1], [0, 1]], Ks[:, :, None, None, :2, 2]
     return depth, radius, shown * focal + centre
 
@@ -185,23 +182,6 @@ class Path:
         along = (axis * points).sum(-1, keepdim=True)
         across = torch.linalg.cross(axis, points)
         return points * turned.cos() + across * turned.sin() + axis * along * (1 - turned.cos())
-
-
-@cache
-def reach_of(lens: Lens) -> float:
-    """Return the largest ``tan`` of the angle to the axis up to which a lens does not fold.
-
-    Args:
-        lens: the lens.
-
-    >>> round(reach_of(Lens(radial=(-0.3,))), 2), reach_of(Lens()) > 50
-    (1.05, True)
-    """
-    angles = torch.linspace(0, 0.495 * math.pi, 4000, dtype=torch.float64)
-    rays = torch.stack([angles.tan(), torch.zeros_like(angles)], 1)
-    grows = lens.distort(rays)[:, 0].diff() > 0
-    wrong = (~grows).nonzero()
-    return float(rays[int(wrong[0]) if len(wrong) else -1, 0])
 
 
 def _boxes(

@@ -99,6 +99,7 @@ def test_what_a_lens_does_not_see_is_not_folded_into_the_picture() -> None:
     off = torch.tensor([[[3.2, 0.0, 0.0]]])  # x / z = 1.6, and 1.6 (1 - 0.35 * 1.6^2) = 0.17
     x = Splats.of_points(off, torch.ones(1, 1, 3), 0.05, 0.9)
     assert float(GaussianRenderer(view, ("alpha",), lens=lens)(x).max()) == 0
+    assert float(replace(view, lenses=(lens,)).project(off[0])[0][0, 0, 0]) > 40
     near = Splats.of_points(off / 8, torch.ones(1, 1, 3), 0.05, 0.9)
     assert float(GaussianRenderer(view, ("alpha",), lens=lens)(near).max()) > 0.5
 
