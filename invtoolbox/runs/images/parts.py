@@ -80,7 +80,8 @@ def path_of(file: SceneFile, source: Source) -> Path:
     """Return the path of the data set that a table of the scene names."""
     if source.dataset is not None:
         path = datasets.find_file(source.dataset, source.file)
-        if source.file is not None and source.file not in file.given:
+        # Either a file of the data set, or the path that the scene gives.
+        if source.file not in (None, *file.given) and path == Path(source.file).expanduser():
             refuse_outside(file.path, source.file, path)
         return path
     assert source.path is not None
