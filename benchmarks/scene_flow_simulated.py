@@ -8,7 +8,7 @@ is the pair. Errors are bucket-normalised (the mean over buckets of speed of err
 flow has 1.0) for points that are not labelled ground, within 35 m of the sensor, pooled over all
 sweeps; the deviation is the one over seeds. A moving car with at least five points is found if half
 of its points have less than 50 % error. A false mover is an estimated body within 75 m over half of
-whose points truly move less than 0.05 m. Settings were chosen on the seeds 0 to 3.
+whose points truly move less than 0.05 m. Settings were chosen on the seeds 0 to 9.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ from .priors.adapters import as_prior as as_prior
 from .priors.adapters import to_deepinv as to_deepinv
 from .problem import Problem as Problem
 from .reconstruction import reconstruct as reconstruct
+from .runs.articulation import find_bones as find_bones
 from .runs.deformation import deform as deform
 from .runs.event_flow import event_flow as event_flow
 from .runs.flow.sequence import flow_sequence as flow_sequence

@@ -21,7 +21,7 @@ class MissingDependency(ImportError):
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line outside of this package that led to the call.
+    """Warn at the line outside of this package, and of torch, that led to the call.
 
     Args:
         message: sentence of the warning.
@@ -33,7 +33,8 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
             module = sys._getframe(level).f_globals.get("__name__", "")
         except ValueError:  # the whole stack is ours, as on the command line
             break
-        if module.partition(".")[0] != __name__.partition(".")[0]:
+        # A network warns from within torch's call of a module.
+        if module.partition(".")[0] not in (__name__.partition(".")[0], "torch"):
             break
         level += 1
     warnings.warn(message, category, stacklevel=level + 1)

@@ -1,4 +1,4 @@
-"""Pinhole cameras: poses, projections and rays, cameras on a circle, and similarities of space.
+"""Cameras: poses, projections and rays, cameras on a circle, and similarities of space.
 
 `Cameras` holds the cameras. `look_at` and `turntable` create cameras, `focus_point` and `upwards`
 describe what a group of cameras sees, and `Similarity` aligns the worlds of two groups.
@@ -15,17 +15,20 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.lens import Lens
 from invtoolbox.geometry.rigid import inverse, rigid, rotation, transform
 from invtoolbox.geometry.rotations import best_rotation
 
 
 @dataclass(frozen=True, eq=False)
 class Cameras:
-    """C pinhole cameras with pictures of one size.
+    """C cameras with pictures of one size, pinholes unless they have lenses.
 
     A camera looks along its z, with x to the right and y down (OpenCV, COLMAP, gsplat). Pixel
-    coordinates are ``(column, row)``, and the centre of the first pixel is ``(0.5, 0.5)``. Lenses
-    do not distort: readers undistort pictures, or report that they did not.
+    coordinates are ``(column, row)``, and the centre of the first pixel is ``(0.5, 0.5)``. Readers
+    straighten the pictures of lenses that distort, unless they are told not to; then the cameras
+    have `lenses`, which `project`, `rays` and `operators.GaussianRenderer` use. Other functions
+    take pinholes.
 
     Attributes:
         world_to_camera: rigid motions, ``(C, 4, 4)``: ``p_camera = R p_world + t``; gsplat calls
@@ -34,6 +37,7 @@ class Cameras:
             ``[[fx, s, cx], [0, fy, cy], [0, 0, 1]]``.
         size: size ``(height, width)`` of the pictures, pixels.
         names: one name per camera, such as the name of its picture's file; or empty.
+        lenses: one lens per camera; or empty for pinholes, which lenses without distortion become.
 
     >>> camera = look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(2, 4), field_of_view=90.0)
     >>> camera.project(torch.zeros(1, 3))
@@ -44,6 +48,7 @@ class Cameras:
     intrinsics: Tensor
     size: tuple[int, int]
     names: tuple[str, ...] = ()
+    lenses: tuple[Lens, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.world_to_camera)
@@ -57,6 +62,13 @@ class Cameras:
                 "Cameras needs a size (height, width) of at least one pixel, and no names or one "
                 f"per camera, got {self.size} and {len(self.names)} names for {count} cameras"
             )
+        if self.lenses and len(self.lenses) != count:
+            raise InputError(
+                f"Cameras takes no lenses or one per camera, got {len(self.lenses)} for {count} "
+                "cameras"
+            )
+        if not any(lens.distorts for lens in self.lenses):
+            object.__setattr__(self, "lenses", ())
 
     def __len__(self) -> int:
         return len(self.world_to_camera)
@@ -68,13 +80,31 @@ class Cameras:
         """
         rows = torch.arange(len(self))[index].reshape(-1)
         names = tuple(self.names[int(k)] for k in rows) if self.names else ()
+        lenses = tuple(self.lenses[int(k)] for k in rows) if self.lenses else ()
         rows = rows.to(self.world_to_camera.device)
         return replace(
             self,
             world_to_camera=self.world_to_camera[rows],
             intrinsics=self.intrinsics[rows],
             names=names,
+            lenses=lenses,
         )
+
+    def pinholes(self) -> Cameras:
+        """Return the same cameras without lenses."""
+        return replace(self, lenses=())
+
+    def require_pinholes(self, user: str) -> None:
+        """Raise an `InputError` if the cameras have lenses.
+
+        Args:
+            user: the function that takes pinholes, for the message.
+        """
+        if self.lenses:
+            raise InputError(
+                f"{user} takes pinholes, and these cameras have lenses; read the pictures with "
+                "straighten=True"
+            )
 
     def to(
         self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -114,8 +144,13 @@ class Cameras:
         Pixels of points behind a camera, of depth 0 or less, have no meaning.
         """
         local = transform(self.world_to_camera, points)
+        depth = local[..., 2]
+        if self.lenses:
+            rays = local[..., :2] / local[..., 2:]
+            seen = torch.stack([lens.distort_within(own) for lens, own in zip(self.lenses, rays)])
+            local = torch.cat([seen, torch.ones_like(seen[..., :1])], -1)
         image = local @ self.intrinsics.transpose(1, 2)
-        return image[..., :2] / image[..., 2:], local[..., 2]
+        return image[..., :2] / image[..., 2:], depth
 
     def rays(self, pixels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Compute the rays through the centres of the pixels, ``(C, height, width, 3)`` each.
@@ -138,6 +173,10 @@ class Cameras:
         flat = pixels.reshape(len(self), -1, 2)
         homogeneous = torch.cat([flat, torch.ones_like(flat[..., :1])], dim=-1)
         inside = torch.linalg.solve(self.intrinsics, homogeneous.transpose(1, 2))
+        if self.lenses:
+            seen = zip(self.lenses, inside[:, :2].transpose(1, 2))
+            straight = torch.stack([lens.undistort(own) for lens, own in seen])
+            inside = torch.cat([straight.transpose(1, 2), inside[:, 2:]], 1)
         directions = (self.world_to_camera[:, :3, :3].transpose(1, 2) @ inside).transpose(1, 2)
         shape = (*pixels.shape[:-1], 3)
         return self.centres[:, None].expand_as(directions).reshape(shape), directions.reshape(shape)
@@ -223,9 +262,7 @@ def turntable(
     x = x / x.norm(dim=1, keepdim=True)
     R = torch.stack([x, torch.linalg.cross(z, x), z], dim=1)
     pose = rigid(R, -(R @ (middle + places)[..., None]).squeeze(-1))
-    return replace(
-        smaller, world_to_camera=pose, intrinsics=smaller.intrinsics.expand(frames, 3, 3), names=()
-    )
+    return Cameras(pose, smaller.intrinsics.expand(frames, 3, 3), smaller.size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,6 +58,7 @@ def carve_surface(
     >>> bool((points.abs() < 0.9).all()), colors[0]
     (True, tensor([0.5000, 0.5000, 0.5000]))
     """
+    cameras.require_pinholes("carve_surface")
     height, width = cameras.size
     if pictures.ndim != 4 or (len(pictures), *pictures.shape[2:]) != (len(cameras), height, width):
         raise InputError(

@@ -158,10 +158,7 @@ class Events:
         """
         K = intrinsics.double()
         goal = torch.linalg.solve(K[:2, :2], (self.places.double() - K[:2, 2]).T).T
-        rays = goal
-        for _ in range(40):  # fixed-point iteration, as OpenCV
-            rays = rays + goal - lens.distort(rays)
-        places = (rays @ K[:2, :2].T + K[:2, 2]).float()
+        places = (lens.undistort(goal) @ K[:2, :2].T + K[:2, 2]).float()
         rows, columns = self.size
         high = places.new_tensor([columns, rows]) - 0.5
         inside = ((places >= -0.5) & (places <= high)).all(1)

@@ -101,6 +101,22 @@ class Splats:
         return f"Splats of {self.means.shape[0]} scenes, {len(self)} Gaussians each, {kind}"
 
 
+def effective_rank(log_scales: Tensor) -> Tensor:
+    """Compute the effective rank of Gaussians, from 1 for a needle to 2 for a disk, 3 for a ball.
+
+    It is the exponential of the entropy of the shares of the variances (Roy and Vetterli, "The
+    effective rank", 2007).
+
+    Args:
+        log_scales: logarithms of the standard deviations, ``(..., 3)``.
+
+    >>> effective_rank(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, -20.0], [0.0, -20.0, -20.0]]))
+    tensor([3., 2., 1.])
+    """
+    shares = (2 * log_scales).log_softmax(-1)
+    return (-(shares.exp() * shares).sum(-1)).exp()
+
+
 def spherical_harmonics(directions: Tensor, degree: int) -> Tensor:
     """Evaluate the basis functions up to a degree of 0 to 3 at unit vectors, differentiably.
 

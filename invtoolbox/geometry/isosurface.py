@@ -195,6 +195,7 @@ def fuse_depth(
     >>> [round(float(z), 3) for z in wall.vertices[:, 2].aminmax()]
     [-0.5, 0.5]
     """
+    cameras.require_pinholes("fuse_depth")
     depth = _check_depth(cameras, depth, colors, mask, voxel_size, largest_depth)
     truncation = 4 * voxel_size if truncation is None else truncation
     if not truncation > 0:

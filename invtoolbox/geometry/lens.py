@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 import torch
@@ -74,10 +76,71 @@ class Lens:
         eye = torch.eye(3, dtype=rays.dtype, device=rays.device)
         return distort_points(rays, eye, coefficients)
 
+    def distort_within(self, rays: Tensor) -> Tensor:
+        """Project rays as `distort`, but rays beyond the reach of the lens as if at its reach.
+
+        Beyond its reach a lens folds: points far off the axis would fall into the picture.
+        """
+        limit = reach_of(self)
+        radius = rays.norm(dim=-1, keepdim=True)
+        return self.distort(rays * (limit / radius.clamp_min(limit)))
+
+    def undistort(self, points: Tensor) -> Tensor:
+        """Compute the rays ``(X / Z, Y / Z)`` of points ``(..., 2)`` at focal length 1.
+
+        A fisheye is inverted by Newton's method on the angle, a perspective lens by a fixed-point
+        iteration, as in OpenCV.
+
+        Args:
+            points: points in the picture, as `distort` returns them.
+
+        >>> lens = Lens("fisheye", (0.05, -0.01))
+        >>> rays = torch.tensor([[0.3, -1.2]], dtype=torch.float64)
+        >>> bool((lens.undistort(lens.distort(rays)) - rays).abs().max() < 1e-9)
+        True
+        """
+        if self.kind == "perspective":
+            rays = points
+            for _ in range(40 if self.distorts else 0):
+                rays = rays + points - self.distort(rays)
+            return rays
+        goal = points.norm(dim=-1, keepdim=True)
+        angle = goal
+        for _ in range(12):
+            value, slope, power = angle, torch.ones_like(angle), angle
+            for order, k in enumerate(self.radial, start=1):
+                slope = slope + (2 * order + 1) * k * power * angle
+                power = power * angle.square()
+                value = value + k * power
+            angle = (angle - (value - goal) / slope).clamp(0, 0.4999 * torch.pi)
+        return points * torch.where(goal > 0, angle.tan() / goal.clamp_min(1e-30), 1.0)
+
+    def quarter_turn(self) -> Lens:
+        """Return the lens of the picture after a quarter turn clockwise."""
+        p1, p2 = self.tangential
+        return replace(self, tangential=(p2, 0.0 - p1))
+
     def pixels(self, rays: Tensor, intrinsics: Tensor) -> Tensor:
         """Compute the pixels ``(column, row)`` of rays ``(..., 2)``, for intrinsics ``(3, 3)``."""
         K = intrinsics.to(rays)
         return self.distort(rays) @ K[:2, :2].T + K[:2, 2]
+
+
+@cache
+def reach_of(lens: Lens) -> float:
+    """Return the largest ``tan`` of the angle to the axis up to which a lens does not fold.
+
+    Args:
+        lens: the lens.
+
+    >>> round(reach_of(Lens(radial=(-0.3,))), 2), reach_of(Lens()) > 50
+    (1.05, True)
+    """
+    angles = torch.linspace(0, 0.495 * math.pi, 4000, dtype=torch.float64)
+    rays = torch.stack([angles.tan(), torch.zeros_like(angles)], 1)
+    grows = lens.distort(rays)[:, 0].diff() > 0
+    wrong = (~grows).nonzero()
+    return float(rays[int(wrong[0]) if len(wrong) else -1, 0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,9 @@ are those of the splat:
 with the weights of Julier and Uhlmann. For small Gaussians and a lens without distortion, this is
 the linearization of `geometry.rasterization`.
 
+With a rolling shutter, the camera moves while the rows of a picture are read. A point is seen by
+the camera at the time of the row that it falls on, which is the solution of a fixed-point equation.
+
 Source: Wu et al., "3DGUT: enabling distorted cameras and secondary rays in Gaussian splatting",
 CVPR 2025; Julier and Uhlmann, "New extension of the Kalman filter to nonlinear systems", 1997.
 """
@@ -17,16 +20,22 @@ CVPR 2025; Julier and Uhlmann, "New extension of the Kalman filter to nonlinear 
 from __future__ import annotations
 
 import math
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import spherical_harmonics
-from invtoolbox.geometry.lens import Lens
+from invtoolbox.geometry.lens import Lens, reach_of
+from invtoolbox.geometry.rigid import inverse, rotation_vector
 from invtoolbox.geometry.rotations import rotation_matrices
 from invtoolbox.kernels.rendering.splat_projection import Projection
 
+#: Steps of the fixed-point iteration of a rolling shutter. The error falls by the ratio of the
+#: motion of a point in the picture to the height, per step.
+ROLLING_STEPS = 4
 #: Spread of the seven points and the parameter of their weights, as in 3DGUT: for alpha = 1 the
 #: points lie at sqrt(3) standard deviations, and the weight of the mean in C is beta.
 ALPHA, BETA, KAPPA = 1.0, 2.0, 0.0
@@ -41,9 +50,10 @@ def project_through_lens(
     viewmats: Tensor,
     Ks: Tensor,
     how: Projection,
-    lens: Lens,
+    lens: Lens | Sequence[Lens],
+    ends: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Project Gaussians into views of a lens.
+    """Project Gaussians into views of a lens, or into views of one lens each.
 
     The arguments and the results are those of `kernels.rendering.splat_projection.project`, for
     ``how`` without normals and surfaces; derivatives pass through the operations of torch.
@@ -57,9 +67,25 @@ def project_through_lens(
         viewmats: world to camera, ``(S, C, 4, 4)``.
         Ks: intrinsics, ``(S, C, 3, 3)``.
         how: settings of the projection.
-        lens: lens of all cameras.
+        lens: lens of all cameras, or one lens per camera.
+        ends: world to camera when the last row is read, ``(S, C, 4, 4)``; ``viewmats`` are then
+            those of the first row. None if all rows are read at once.
     """
     scenes, views, count = len(means), viewmats.shape[1], means.shape[1]
+    if not isinstance(lens, Lens):
+        if len(lens) != views:
+            raise InputError(f"there are {len(lens)} lenses for {views} views; give one per view")
+        given = means, quats, scales, opacities, colors
+        parts, order = [], []
+        for one in dict.fromkeys(lens):
+            index = [k for k, other in enumerate(lens) if other == one]
+            own = viewmats[:, index], Ks[:, index]
+            last = None if ends is None else ends[:, index]
+            found = project_through_lens(*given, *own, how, one, last)
+            parts.append([part.unflatten(0, (scenes, len(index))) for part in found])
+            order += index
+        place = torch.tensor(order, device=means.device).argsort()
+        return tuple(torch.cat(every, 1)[:, place].flatten(0, 1) for every in zip(*parts))  # type: ignore[return-value]
     scale = ALPHA**2 * (3 + KAPPA)  # 3 + lambda
     first = 1 - 3 / scale
     axes = math.sqrt(scale) * rotation_matrices(quats) * scales[..., None, :]
@@ -68,16 +94,17 @@ def project_through_lens(
     R, t = viewmats[:, :, :3, :3], viewmats[:, :, :3, 3]
     local = points.flatten(1, 2)[:, None] @ R.transpose(-1, -2) + t[:, :, None]
     local = local.unflatten(2, (count, 7))  # (S, C, N, 7, 3)
-    depth = local[..., 0, 2]
-    # Points behind the camera have no pixel; those of a visible Gaussian move to its front.
-    z = torch.maximum(local[..., 2], 0.1 * depth[..., None].clamp_min(how.near))
-    rays = local[..., :2] / z[..., None]
+    depth, radius, pixels = _see(local, Ks, how, lens)
+    eye = -(R.transpose(-1, -2) @ t[..., None])[..., None, :, 0]  # (S, C, 1, 3)
+    if ends is not None:
+        path = Path.between(viewmats, ends)
+        start = local
+        for _ in range(ROLLING_STEPS):
+            time = (pixels[..., 1:] / how.height).clamp(0, 1)
+            local = path.at(start, time)
+            depth, radius, pixels = _see(local, Ks, how, lens)
+        eye = eye + time[..., 0, :] * path.shift[:, :, None]
     limit = reach_of(lens)
-    radius = rays.norm(dim=-1, keepdim=True)
-    # Beyond its reach a lens folds; such points lie at the reach.
-    shown = lens.distort(rays * (limit / radius.clamp_min(limit)))
-    focal, centre = Ks[:, :, None, None, [0, 1], [0, 1]], Ks[:, :, None, None, :2, 2]
-    pixels = shown * focal + centre
     weights = torch.full_like(pixels[0, 0, 0, :, :1], 0.5 / scale)
     weights[0] = first
     mean = (weights * pixels).sum(-2)
@@ -95,7 +122,7 @@ def project_through_lens(
     boxes, seen = _boxes(mean, a, c, opacity.detach(), how)
     seen = seen & (depth > how.near) & (depth < how.far) & (det > 0)
     seen = seen & (radius[..., 0, 0] < limit)
-    features = [_features(means, colors, R, t, how.degree)]
+    features = [_features(means, colors, eye, views, how.degree)]
     features += [depth[..., None]] if how.depth else []
     safe = torch.where(seen, det, 1.0)
     rows = [mean, torch.stack([c / safe, -b / safe, a / safe, opacity], -1), *features]
@@ -107,21 +134,54 @@ def project_through_lens(
     return tuple(part.reshape(flat).contiguous() for part in (splats, boxes, reaches))  # type: ignore[return-value]
 
 
-@cache
-def reach_of(lens: Lens) -> float:
-    """Return the largest ``tan`` of the angle to the axis up to which a lens does not fold.
+def _see(local: Tensor, Ks: Tensor, how: Projection, lens: Lens) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the depth of the means, the radius of rays, and the pixels of points in the camera."""
+    depth = local[..., 0, 2]
+    # Points behind the camera have no pixel; those of a visible Gaussian move to its front.
+    z = torch.maximum(local[..., 2], 0.1 * depth[..., None].clamp_min(how.near))
+    rays = local[..., :2] / z[..., None]
+    radius = rays.norm(dim=-1, keepdim=True)
+    shown = lens.distort_within(rays)
+    focal, centre = Ks[:, :, None, None, [0, 1], [0, 1]], Ks[:, :, None, None, :2, 2]
+    return depth, radius, shown * focal + centre
 
-    Args:
-        lens: the lens.
 
-    >>> round(reach_of(Lens(radial=(-0.3,))), 2), reach_of(Lens()) > 50
-    (1.05, True)
+@dataclass(frozen=True)
+class Path:
+    """Motion of cameras between two poses: the centre goes straight, the rotation is even.
+
+    Attributes:
+        turn: rotation vector of the second pose, in the frame of the first one, ``(S, C, 3)``.
+        shift: way of the centre in the world, ``(S, C, 3)``.
+        local: the same way in the frame of the first pose, ``(S, C, 3)``.
     """
-    angles = torch.linspace(0, 0.495 * math.pi, 4000, dtype=torch.float64)
-    rays = torch.stack([angles.tan(), torch.zeros_like(angles)], 1)
-    grows = lens.distort(rays)[:, 0].diff() > 0
-    wrong = (~grows).nonzero()
-    return float(rays[int(wrong[0]) if len(wrong) else -1, 0])
+
+    turn: Tensor
+    shift: Tensor
+    local: Tensor
+
+    @classmethod
+    def between(cls, first: Tensor, last: Tensor) -> Path:
+        """Return the path between poses world to camera, ``(S, C, 4, 4)`` each."""
+        shift = inverse(last)[..., :3, 3] - inverse(first)[..., :3, 3]
+        R = first[..., :3, :3]
+        turn = rotation_vector(last[..., :3, :3] @ R.transpose(-1, -2))
+        return cls(turn, shift, (R @ shift[..., None])[..., 0])
+
+    def at(self, points: Tensor, time: Tensor) -> Tensor:
+        """Return points of the first camera's frame, ``(S, C, N, 7, 3)``, in the frame at a time.
+
+        Args:
+            points: the points.
+            time: time of each point from 0 to 1, ``(S, C, N, 7, 1)``.
+        """
+        points = points - time * self.local[:, :, None, None]
+        angle = self.turn.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        axis = (self.turn / angle)[:, :, None, None].expand_as(points)
+        turned = time * angle[:, :, None, None]
+        along = (axis * points).sum(-1, keepdim=True)
+        across = torch.linalg.cross(axis, points)
+        return points * turned.cos() + across * turned.sin() + axis * along * (1 - turned.cos())
 
 
 def _boxes(
@@ -139,12 +199,14 @@ def _boxes(
         return torch.where(seen[..., None], boxes, 0.0), seen
 
 
-def _features(means: Tensor, colors: Tensor, R: Tensor, t: Tensor, degree: int) -> Tensor:
-    """Return the colors of the Gaussians in every view, ``(S, C, N, channels)``."""
+def _features(means: Tensor, colors: Tensor, eye: Tensor, views: int, degree: int) -> Tensor:
+    """Return the colors of the Gaussians in every view, ``(S, C, N, channels)``.
+
+    The camera is at ``eye`` when it sees a Gaussian, ``(S, C, 1 or N, 3)``.
+    """
     if degree < 0:
-        return colors[:, None].expand(-1, R.shape[1], -1, -1)
-    eye = (R.transpose(-1, -2) @ t[..., None])[..., 0]
-    away = means[:, None] + eye[:, :, None]
+        return colors[:, None].expand(-1, views, -1, -1)
+    away = means[:, None] - eye
     basis = spherical_harmonics(away / away.norm(dim=-1, keepdim=True).clamp_min(1e-30), degree)
     harmonics = colors[:, None, :, : basis.shape[-1]]
     return ((basis[..., None] * harmonics).sum(-2) + 0.5).clamp_min(0)

@@ -1,4 +1,4 @@
-"""Moving shapes: Gaussians or voxels at rest with displacements over time, and skinning weights.
+"""Moving shapes: Gaussians, voxels or points at rest with displacements over time, and skinning.
 
 Skinning weights give the share to which each point follows each bone or control node, and the
 rigidity of the edges follows from them.
@@ -17,7 +17,8 @@ from torch.nn import functional
 from invtoolbox.core.pytrees import tree_map
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import Splats
-from invtoolbox.geometry.rotations import product
+from invtoolbox.geometry.rotations import product, quaternions
+from invtoolbox.geometry.skinning import Skeleton, Skinning, blend, interpolate_poses
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 
 #: Raw density of nodes whose matter came from outside of the box: empty.
@@ -32,29 +33,88 @@ class Moving(NamedTuple):
             Gaussians, the motion of each mean. For voxels, the place from which matter has come to
             every kept node, ``from = node + displacement``, so that every node has a value. Priors
             of rigidity use the displacements.
-        turns: rotation since rest, quaternions ``(batch, T, N, 4)``, w x y z; None for voxels.
-        shape: shape at rest, `Splats` or `Voxels`. Colors that depend on the direction of view do
-            not rotate.
+        turns: rotation since rest, quaternions ``(batch, T, N, 4)``, w x y z; None for voxels and
+            points.
+        shape: shape at rest, `Splats`, `Voxels` or points ``(batch, N, 3)``. Colors that depend on
+            the direction of view do not rotate.
+        skinning: weights and poses of the bones, if the shape is moved by `priors.Bones`.
     """
 
     displacements: Tensor
     turns: Tensor | None
     shape: Any
+    skinning: Skinning | None = None
 
-    def at(self, time: int) -> Any:
-        """Return the shape at one of the T times, `Splats` or `Voxels`."""
-        moved, shape = self.displacements[:, time], self.shape
-        if isinstance(shape, Voxels):
-            return _warp(shape, moved)
-        quats = shape.quats.expand(len(moved), -1, -1)
-        if self.turns is not None:
-            quats = product(self.turns[:, time], quats)
-        return dataclasses.replace(shape, means=shape.means + moved, quats=quats)
+    def at(self, time: float) -> Any:
+        """Return the shape at a time from 0 to T - 1: `Splats`, `Voxels` or points.
+
+        A whole number is one of the T times. Between them, the poses of bones are interpolated;
+        other motions have no shape there.
+        """
+        if time != int(time):
+            bones = self._bones("the shape between two times")
+            places = places_of(self.shape)
+            centres = torch.stack(
+                [w.T @ p / w.sum(0)[:, None] for w, p in zip(bones.weights, places)]
+            )
+            return self.at_pose(interpolate_poses(bones.poses, centres, time))
+        index = int(time)
+        turns = None if self.turns is None else self.turns[:, index]
+        return _moved(self.shape, self.displacements[:, index], turns)
+
+    def at_pose(self, pose: Tensor) -> Any:
+        """Return the shape in a pose of its bones, which need not occur at any of the times.
+
+        Args:
+            pose: motion of each bone from rest, ``(B, 4, 4)`` or ``(batch, B, 4, 4)``, such as
+                ``x.skeleton().pose({3: (0.0, 0.0, 0.5)})``.
+
+        Raises:
+            InputError: if the shape has no bones, or another number of them.
+        """
+        bones = self._bones("a shape in another pose")
+        if pose.ndim not in (3, 4) or tuple(pose.shape[-3:]) != tuple(bones.poses.shape[2:]):
+            raise InputError(
+                f"a pose of {bones.poses.shape[2]} bones is ({bones.poses.shape[2]}, 4, 4), got "
+                f"{tuple(pose.shape)}"
+            )
+        poses = pose.to(bones.poses).expand(len(bones.poses), *bones.poses.shape[2:])[:, None]
+        points = places_of(self.shape)
+        moved = blend(bones.weights, poses, points)[:, 0] - points
+        turned = isinstance(self.shape, Splats)
+        return _moved(
+            self.shape, moved, blend_turns(bones.weights, poses)[:, 0] if turned else None
+        )
+
+    def skeleton(self, item: int = 0) -> Skeleton:
+        """Return the tree of the bones of an item."""
+        bones = self._bones("a skeleton")
+        return Skeleton.of(bones.weights[item], places_of(self.shape)[item])
+
+    def _bones(self, what: str) -> Skinning:
+        if self.skinning is None:
+            raise InputError(f"{what} needs bones; move the shape by priors.Bones")
+        return self.skinning
 
     @property
     def times(self) -> int:
         """Number T of times."""
         return int(self.displacements.shape[1])
+
+
+def blend_turns(weights: Tensor, poses: Tensor) -> Tensor:
+    """Return the mean rotation of the bones of each point, unit quaternions ``(batch, T, N, 4)``.
+
+    Args:
+        weights: shares, ``(batch, N, B)``.
+        poses: motions of the bones, ``(batch, T, B, 4, 4)``.
+    """
+    turns = quaternions(poses[..., :3, :3])
+    # q and -q are the same rotation: all have the sign of the first bone.
+    sign = (turns * turns[:, :, :1]).sum(-1, keepdim=True)
+    turns = torch.where(sign < 0, -turns, turns)
+    mixed = torch.stack([w @ q for w, q in zip(weights.expand(len(turns), -1, -1), turns)])
+    return mixed / mixed.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
 
 def farthest_points(points: Tensor, count: int) -> Tensor:
@@ -151,14 +211,16 @@ def rigidity_coefficients(skinning: Tensor, edges: Tensor, floor: float = 0.05) 
 
 
 def places_of(shape: Any) -> Tensor:
-    """Return the movable points: means ``(batch, N, 3)``, or kept nodes ``(1, N, 3)``."""
+    """Return the movable points: means or points ``(batch, N, 3)``, or kept nodes ``(1, N, 3)``."""
+    if isinstance(shape, Tensor):
+        return shape
     if isinstance(shape, Splats):
         return shape.means
     if isinstance(shape, Voxels):
         space, like = shape.space, shape.density
         low, cell = like.new_tensor(space.low), like.new_tensor(space.cell)
         return (low + cell * space.places().to(low))[None]
-    raise InputError(f"only Splats and Voxels can be deformed, got {type(shape).__name__}")
+    raise InputError(f"only Splats, Voxels and points can be deformed, got {type(shape).__name__}")
 
 
 def map_tensors(shape: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -166,6 +228,18 @@ def map_tensors(shape: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(shape, Voxels):
         return shape._replace(density=change(shape.density), color=change(shape.color))
     return tree_map(change, shape)
+
+
+def _moved(shape: Any, moved: Tensor, turns: Tensor | None) -> Any:
+    """Return a shape after displacements ``(batch, N, 3)`` and rotations ``(batch, N, 4)``."""
+    if isinstance(shape, Tensor):
+        return shape + moved
+    if isinstance(shape, Voxels):
+        return _warp(shape, moved)
+    quats = shape.quats.expand(len(moved), -1, -1)
+    if turns is not None:
+        quats = product(turns, quats)
+    return dataclasses.replace(shape, means=shape.means + moved, quats=quats)
 
 
 def _warp(voxels: Voxels, moved: Tensor) -> Voxels:

@@ -87,6 +87,17 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     )
 
 
+def quaternions(matrices: Tensor) -> Tensor:
+    """Return the unit quaternions of rotation matrices, ``(..., 3, 3) -> (..., 4)``.
+
+    >>> quaternions(torch.eye(3))
+    tensor([1., 0., 0., 0.])
+    """
+    from kornia.geometry.conversions import rotation_matrix_to_quaternion
+
+    return rotation_matrix_to_quaternion(matrices)
+
+
 def of_rotation_vector(vector: Tensor) -> Tensor:
     """Return the quaternion of the rotation about a vector by its length in radians.
 

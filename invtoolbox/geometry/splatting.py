@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,11 @@ from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.geometry.lens import Lens
 from invtoolbox.geometry.lens_splatting import project_through_lens
 from invtoolbox.kernels.rendering.splat_binning import bin_splats
-from invtoolbox.kernels.rendering.splat_compositing import composite, composite_with_ids
+from invtoolbox.kernels.rendering.splat_compositing import (
+    composite,
+    composite_with_ids,
+    find_contributors,
+)
 from invtoolbox.kernels.rendering.splat_projection import Projection, project
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
@@ -40,7 +45,10 @@ def rasterization(
     normals: bool = False,
     median_depth: bool = False,
     surface: bool = False,
-    lens: Lens | None = None,
+    absgrad: bool = False,
+    contributors: int = 0,
+    lens: Lens | Sequence[Lens] | None = None,
+    viewmats_rs: Tensor | None = None,
     checked: bool = False,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     r"""Render 3D Gaussians into C views each, as Kerbl et al. (ACM TOG 42, 2023).
@@ -89,9 +97,19 @@ def rasterization(
             z at which the ray of a pixel meets the plane of that Gaussian, 0 if there is none; and
             "distortion", ``sum_(i<j) w_i w_j (z_i - z_j)^2`` over the weights and the depths of the
             Gaussians of a pixel. Median depth and normals are returned, too.
-        lens: lens of all views, through which Gaussians are projected by the unscented transform
-            (`geometry.lens_splatting`); ``Ks`` are its intrinsics. Normals and surfaces are those
-            of a pinhole.
+        absgrad: whether to return "absgrad", zeros whose derivative is the sum over the pixels of the
+            absolute values of each pixel's derivative in the mean of the splat in the picture (Ye
+            et al., "AbsGS", 2024). Derivatives of opposite signs do not cancel there.
+        contributors: number k of Gaussians per pixel to return with the largest weights
+            ``alpha T``, the largest first: their numbers "ids", -1 if there are fewer, and their
+            "weights".
+        lens: lens of all views, or one lens per view, through which Gaussians are projected by the
+            unscented transform (`geometry.lens_splatting`); ``Ks`` are its intrinsics. Normals and
+            surfaces are those of a pinhole.
+        viewmats_rs: world to camera when the last row of a view is read, ``(..., C, 4, 4)``, for a
+            rolling shutter; ``viewmats`` are then those of the first row. In between, the centre of
+            the camera goes straight and its rotation is even. The projection is by the unscented
+            transform. None if all rows are read at once.
         checked: whether the caller has checked that the intrinsics have no skew, which a GPU would
             have to be waited for.
 
@@ -100,7 +118,8 @@ def rasterization(
         "splats" ``(..., C, N, 6 + features)`` (mean, conic, opacity, features; zeros for Gaussians
         that are not seen), through which derivatives pass; "boxes" ``(..., C, N, 4)``, the pixels
         that a Gaussian may touch; and, if requested, "normals" ``(..., 3)``, and "median_depth",
-        "median_ids", "plane_depth" and "distortion" ``(..., 1)``.
+        "median_ids", "plane_depth" and "distortion" ``(..., 1)``, "absgrad" ``(..., C, N, 2)``, and
+        "ids" and "weights" ``(..., C, height, width, k)``.
 
     Raises:
         InputError: if shapes or types do not fit together, if intrinsics have a skew, or for
@@ -156,24 +175,37 @@ def rasterization(
         surface,
     )
     m, q, s, o, f, V, K = (t.reshape(scenes, *t.shape[len(leading) :]) for t in given)
-    if lens is None:
+    if lens is None and viewmats_rs is None:
         splats, boxes, reaches = project(m, q, s, o, f, V, K, how)
     elif normals or surface:
         raise InputError(
             "normals and surfaces are rendered by a pinhole; straighten the pictures, or leave out "
-            "the lens"
+            "the lens and the rolling shutter"
         )
     else:
-        splats, boxes, reaches = project_through_lens(m, q, s, o, f, V, K, how, lens)
+        if viewmats_rs is not None and viewmats_rs.shape != viewmats.shape:
+            raise InputError(
+                f"viewmats_rs have the shape {tuple(viewmats_rs.shape)}, expected "
+                f"{tuple(viewmats.shape)}, that of viewmats"
+            )
+        ends = None if viewmats_rs is None else viewmats_rs.reshape(V.shape)
+        splats, boxes, reaches = project_through_lens(
+            m, q, s, o, f, V, K, how, lens or Lens(), ends
+        )
     tiles = bin_splats(boxes, reaches, width, height)
     # The images are computed from the returned tensor, so that they have a derivative in it.
     shown = splats.unflatten(0, (*leading, views))
     splats = shown.reshape(splats.shape)
     binned = boxes, reaches, tiles, width, height
+    zeros = flat = None
+    if absgrad:
+        zeros = splats.new_zeros(*shown.shape[:-1], 2, requires_grad=torch.is_grad_enabled())
+        flat = zeros.view(*splats.shape[:2], 2)
     if surface:
-        planes, ids = composite_with_ids(splats, *binned, channels)
+        planes, ids = composite_with_ids(splats, *binned, channels, absolute=flat)
     else:
-        planes = composite(splats, *binned, channels if median_depth else None)
+        median = channels if median_depth else None
+        planes = composite(splats, *binned, median, absolute=flat)
     planes = planes.movedim(1, -1).unflatten(0, (*leading, views))
     features = splats.shape[-1] - 6
     alphas = 1 - planes[..., features : features + 1]
@@ -190,6 +222,11 @@ def rasterization(
         depth = planes[..., channels : channels + 1]
         parts.append(depth / alphas.clamp_min(1e-10) if "ED" in render_mode else depth)
     info: dict[str, Tensor] = {"splats": shown, "boxes": boxes.unflatten(0, (*leading, views))}
+    if contributors > 0:
+        largest = find_contributors(splats, reaches, tiles, width, height, contributors)
+        info["ids"], info["weights"] = (part.unflatten(0, (*leading, views)) for part in largest)
+    if zeros is not None:
+        info["absgrad"] = zeros
     first = channels + int(deep)
     if normals or surface:
         info["normals"] = planes[..., first : first + 3]

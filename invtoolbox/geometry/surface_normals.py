@@ -11,9 +11,9 @@ from invtoolbox.kernels.points.nearest import Tree
 
 #: Number of neighbours of a point that are taken as a piece of its surface.
 _NEIGHBOURS = 16
-#: Sides of the cells that keep one point each while the neighbourhoods grow, metres; 0 keeps all
-#: points.
-_CELLS = (0.0, 0.2, 0.5)
+#: Growth of the neighbourhoods: of the nearest neighbours in order, the first 16, then every fourth
+#: of 64, then every sixteenth of 256. No grid, so that the frame of the points has no effect.
+_STRIDES = (1, 4, 16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +97,8 @@ def normals(
 
     A lidar samples a surface along a few lines. The nearest neighbours of a point lie on one line
     and show no normal. A registration that takes them for a surface holds the lines together, which
-    stand still while the object moves. So the neighbourhood grows, by thinning the cloud to one
-    point per cell of 0.2 and of 0.5 m, until the second variance of its 16 points is at least
-    ``roundness`` of the first.
+    stand still while the object moves. So the neighbourhood grows to 64 and to 256 points, of which
+    16 count, until their second variance is at least ``roundness`` of the first.
 
     Args:
         points: see `covariances`.
@@ -115,13 +114,12 @@ def normals(
     cloud = append_times(points, times, time_scale)
     asked, place = (cloud, points) if rows is None else (cloud[rows], points[rows])
     normal, thickness = torch.zeros_like(place), place.new_ones(len(place))
-    left = torch.arange(len(place), device=points.device)
-    for side in _CELLS:
-        kept = _thin(cloud, side)
-        near = points[kept][Tree(cloud[kept]).neighbours(asked[left], _NEIGHBOURS)].double()
+    left, tree = torch.arange(len(place), device=points.device), Tree(cloud)
+    for stride in _STRIDES:
+        near = points[tree.neighbours(asked[left], _NEIGHBOURS * stride)[:, ::stride]].double()
         near = near - near.mean(1, keepdim=True)
         variances, axis = _variances(near.transpose(1, 2) @ near / near.shape[1])
-        enough = (variances[:, 1] > roundness * variances[:, 2]) | (side == _CELLS[-1])
+        enough = (variances[:, 1] > roundness * variances[:, 2]) | (stride == _STRIDES[-1])
         done = left[enough]
         normal[done] = axis[enough].to(points)
         ratio = variances[enough, 0].clamp_min(0) / variances[enough, 1].clamp_min(1e-12)
@@ -141,21 +139,6 @@ def append_times(points: Tensor, times: Tensor | None, time_scale: float) -> Ten
         return points
     scaled = (time_scale * times.to(points)).expand(points.shape[:-1])
     return torch.cat([points, scaled[..., None]], -1)
-
-
-def _thin(cloud: Tensor, side: float) -> Tensor:
-    """Return the rows of the first point in each cell; all rows if the side is 0."""
-    if side == 0:
-        return torch.arange(len(cloud), device=cloud.device)
-    cells = cloud.div(side).floor().long()
-    cells = cells - cells.min(0).values
-    key = torch.zeros_like(cells[:, 0])
-    for axis, size in enumerate((cells.max(0).values + 1).tolist()):
-        key = key * size + cells[:, axis]
-    order = key.argsort(stable=True)
-    first = torch.ones_like(order, dtype=torch.bool)
-    first[1:] = key[order][1:] != key[order][:-1]
-    return order[first]
 
 
 def _variances(matrices: Tensor) -> tuple[Tensor, Tensor]:

@@ -77,46 +77,11 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     )
     if len(points) == 0:
         return none
-    turn = _facing(points - pair.origin)
-    bodies = _moving_bodies(_turned(pair, turn), settings)
-    if bodies is None:
-        return none
-    motion = bodies.motion.clone()
-    motion[:, :3, :3] = turn.T @ bodies.motion[:, :3, :3] @ turn
-    motion[:, :3, 3] = bodies.motion[:, :3, 3] @ turn
-    return Bodies(bodies.label, motion, bodies.flow @ turn)
-
-
-def _facing(points: Tensor) -> Tensor:
-    """Return the rotation that turns the mean direction of points to x, ``(3, 3)``.
-
-    In this frame the squares that hold points are the same whatever the frame that they are given
-    in, so that turning it neither gains nor loses a body.
-    """
-    away = points[:, :2].double()
-    ahead = (away / away.norm(dim=1, keepdim=True).clamp_min(1e-9)).mean(0)
-    cosine, sine = (ahead / ahead.norm()).tolist() if bool(ahead.any()) else (1.0, 0.0)
-    return points.new_tensor([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
-
-
-def _turned(pair: Pair, turn: Tensor) -> Pair:
-    """Return a pair in a frame that is turned about the upright axis."""
-    return replace(
-        pair,
-        source=pair.source @ turn.T,
-        target=pair.target @ turn.T,
-        ground=pair.ground @ turn.T,
-        origin=turn @ pair.origin,
-        ego_motion=None,
-        window=tuple(
-            replace(one, points=one.points @ turn.T, origin=turn @ one.origin)
-            for one in pair.window
-        ),
-    )
+    return _moving_bodies(pair, settings) or none
 
 
 def _moving_bodies(pair: Pair, settings: BodySettings) -> Bodies | None:
-    """Find the moving bodies of a pair in its own frame; None if nothing can be one."""
+    """Find the moving bodies of a pair; None if nothing can be one."""
     points = pair.source
     height = height_above(points, pair.ground)
     scans = _scans(pair, settings)
@@ -137,7 +102,9 @@ def _moving_bodies(pair: Pair, settings: BodySettings) -> Bodies | None:
         return None
     evidence = Evidence.of(points, members, pair.period, pair.origin, settings)
     farthest = float(evidence.fastest.max()) * pair.period
-    thing, begin = _hypotheses(points, soon, members, evidence.fastest * pair.period, settings)
+    thing, begin = _hypotheses(
+        points, soon, members, evidence.fastest * pair.period, pair.origin, settings
+    )
     known = pair.times is not None and all(scan.times is not None for scan in scans)
     times = pair.times[0] if known and pair.times is not None else None
     found = _register(
@@ -222,6 +189,7 @@ def _hypotheses(
     scans: Sequence[Scan],
     members: Sequence[Tensor],
     farthest: Tensor,
+    origin: Tensor,
     settings: BodySettings,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the cluster of every hypothesis, and its initial track: one or two per cluster.
@@ -249,7 +217,7 @@ def _hypotheses(
                 (arrived[:, :2] > body[:, :2].amin(0) - reach)
                 & (arrived[:, :2] < body[:, :2].amax(0) + reach)
             ).all(1)
-            votes = translations(body, arrived[near], reach, settings.votes) / scan.step
+            votes = translations(body, arrived[near], reach, settings.votes, origin) / scan.step
             tried += list(torch.from_numpy(votes).to(body))
         moves = torch.nn.functional.pad(torch.stack(tried), (0, 1))
         few = body[:: max(1, len(body) // 32)]

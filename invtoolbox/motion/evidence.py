@@ -43,8 +43,8 @@ class BodySettings:
     like a single line of points near the sensor; its registration lowers the misfit to the share
     `explained` of the misfit without motion, or 5/6 of that share in one other sweep; it raises the
     log-likelihood of its points in all sweeps, under noise of `noise`, by at least
-    ``gain (1 + (speed / 10)^2) sqrt(K)`` with the speed in metres per second and the number
-    of sweeps, because a small piece of wall fits many places, distant ones above all, and does so in
+    ``gain (1 + (speed / 10)^2) K^(3/4)`` with the speed in metres per second and the number K of
+    sweeps, because a small piece of wall fits many places, distant ones above all, and does so in
     sweep after sweep; and its points move by at least `least` and at most at the speed `fastest`.
     Sweeps in which the cluster is hidden by something nearer do not count.
 
@@ -78,7 +78,7 @@ class BodySettings:
     smooth: float = 0.3
     plane: bool = True
     explained: float = 0.6
-    gain: float = 7.0
+    gain: float = 8.0
     least: float = 0.04
     noise: float = 0.02
 
@@ -217,7 +217,7 @@ class Evidence:
         settings, count = self.settings, len(scans)
         accepted = torch.zeros(len(found.thing), dtype=torch.bool, device=self.points.device)
         speed = found.move / self.period
-        unit = settings.noise**2 * count**0.5 / self._sizes(found)
+        unit = settings.noise**2 * count**0.75 / self._sizes(found)
         least = settings.gain * (1 + (speed / _USUAL).square()) * unit
         explained = settings.explained if count > 1 else _BY_ONE * settings.explained
 

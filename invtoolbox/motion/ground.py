@@ -114,7 +114,10 @@ def _lowest(points: Tensor, settings: Ground) -> tuple[Tensor, bool]:
     if len(rows):
         x, y, z = cloud[rows].T
         ring = _ring(distance[rows])
-        sector = np.arctan2(y, x) * np.float32(settings.sectors / (2 * np.pi)) % settings.sectors
+        # The sectors count from the mean direction of the points, so that the axes have no effect.
+        ahead, left = (float(np.mean(side / distance[rows], dtype=float)) for side in (x, y))
+        turn = np.arctan2(y, x).astype(float) - np.arctan2(left, ahead)
+        sector = (turn * settings.sectors / (2 * np.pi) % settings.sectors).astype(np.float32)
         candidates, standing = _candidates(sector, ring, z, settings)
         above = z - _height(_surface(candidates, standing, settings), sector, ring)
         # Points just above the ground below an object are the foot of the object.

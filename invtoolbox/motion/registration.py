@@ -11,20 +11,21 @@ import torch
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import Delaunay
 from torch import Tensor
 
 from invtoolbox.kernels.points.nearest import Tree
 from invtoolbox.motion.ground import lowest_surface
 
-#: Side of the squares in which the height of the ground is averaged, metres.
-_GROUND_CELL = 2.0
+#: Number of points of the ground whose median is the height of the ground.
+_GROUND_POINTS = 9
 
 
 def height_above(points: Tensor, ground: Tensor) -> Tensor:
     """Compute the height of points above the ground near them, metres, ``(n,)``.
 
-    The height of the ground is the median over squares of 2 m; a point takes the nearest square.
-    Without ground points, the lowest surface of the points themselves takes their place.
+    The height of the ground is the median of the nine points of the ground that are nearest in the
+    plane. Without ground points, the lowest surface of the points themselves takes their place.
 
     Args:
         points: points, ``(n, 3)``, with the sensor near the origin.
@@ -36,23 +37,34 @@ def height_above(points: Tensor, ground: Tensor) -> Tensor:
         ground = points[lowest_surface(points)]
     if len(ground) == 0:
         return points[:, 2] - points[:, 2].quantile(0.05)
-    squares, member, count = (
-        ground[:, :2]
-        .div(_GROUND_CELL)
-        .floor()
-        .unique(dim=0, return_inverse=True, return_counts=True)
-    )
-    # Sorted by square, and by height within each square, the median stands in the middle.
-    order = ground[:, 2].argsort(stable=True)
-    order = order[member[order].argsort(stable=True)]
-    level = ground[order[count.cumsum(0) - count + (count - 1) // 2], 2]
-    nearest = Tree((squares + 0.5) * _GROUND_CELL).query(points[:, :2])[1]
-    return points[:, 2] - level.to(points)[nearest]
+    nearest = Tree(ground[:, :2]).neighbours(points[:, :2], _GROUND_POINTS)
+    return points[:, 2] - ground[:, 2].to(points)[nearest].median(1).values
 
 
-#: Side of the squares that clusters are made of, metres, and the number of neighbouring squares that
-#: a square may be linked with.
-_SQUARE, _LINKS = 0.15, 16
+def links(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the edges of the Delaunay triangulation of points in the plane, and their lengths.
+
+    Between any two points there is a path of edges that are no longer than their distance, because
+    the triangulation holds the minimum spanning tree. Edges shorter than a gap therefore connect
+    exactly the clusters of single linkage.
+
+    Args:
+        points: points, float64 ``(n, 2)``, less than some kilometres apart.
+
+    Returns:
+        Rows of the two ends ``(e, 2)``, and lengths ``(e,)``.
+    """
+    plane = points.cpu().numpy()
+    # A wide triangle around the points, because points on one line have no triangulation.
+    middle, wide = plane.mean(0), 10.0 * (1.0 + np.ptp(plane, axis=0).max())
+    corners = middle + wide * np.array([[0.0, 1.0], [-0.9, -0.5], [0.9, -0.5]])
+    mesh = Delaunay(np.concatenate([plane, corners]))
+    sides = np.concatenate([mesh.simplices[:, [k, (k + 1) % 3]] for k in range(3)])
+    # A point that coincides with another one is no corner, but is listed with that one.
+    edges = np.concatenate([sides, mesh.coplanar[:, [0, 2]]]).astype(np.int64)
+    edges = edges[(edges < len(plane)).all(1)]
+    lengths = np.linalg.norm(plane[edges[:, 0]] - plane[edges[:, 1]], axis=1)
+    return torch.from_numpy(edges), torch.from_numpy(lengths)
 
 
 def clusters(
@@ -65,11 +77,10 @@ def clusters(
 ) -> Tensor:
     """Return the number of the cluster of every point, int64 ``(n,)`` from 0; -1 for high points.
 
-    Clusters are connected components of the squares of 0.15 m that hold points, seen from above.
-    Two squares are linked if the means of their points are less than the gap apart; the gap grows
-    with the distance from the sensor, like the distance of its rays. Only points less than
-    ``reach`` above the ground count, so that the crown of a tree does not connect the cars below
-    it.
+    Clusters are those of single linkage, seen from above: two points belong together if a chain of
+    points with steps shorter than the gap connects them. The gap grows with the distance from the
+    sensor, like the distance of its rays. Only points less than ``reach`` above the ground count, so
+    that the crown of a tree does not connect the cars below it.
 
     Args:
         points: points, ``(n, 3)``.
@@ -88,26 +99,13 @@ def clusters(
     if len(low) == 0:
         return labels
     plane = points[low, :2].double().cpu()
-    place = plane.div(_SQUARE).floor().long().numpy()
-    place -= place.min(0)
-    squares, member, count = np.unique(
-        place[:, 0] * (int(place[:, 1].max()) + 1) + place[:, 1],
-        return_inverse=True,
-        return_counts=True,
-    )
-    centre = torch.stack(
-        [torch.from_numpy(np.bincount(member, plane[:, k].numpy()) / count) for k in (0, 1)], 1
-    )
-    sensor = centre.new_zeros(2) if origin is None else origin[:2].cpu().to(centre)
-    limit = ((centre - sensor).norm(dim=1) * gap_per_range).clamp_min(gap)
-    near = Tree(centre).neighbours(centre, _LINKS)
-    linked = (centre[near] - centre[:, None]).norm(dim=2) < limit[:, None]
-    here, there = linked.nonzero()[:, 0].numpy(), near[linked].numpy()
-    graph = coo_array(
-        (np.ones(len(here), dtype=np.int8), (here, there)), shape=(len(squares), len(squares))
-    )
+    edges, lengths = links(plane)
+    sensor = plane.new_zeros(2) if origin is None else origin[:2].cpu().to(plane)
+    limit = (gap_per_range * (plane - sensor).norm(dim=1)).clamp_min(gap)
+    here, there = edges[lengths < limit[edges].mean(1)].T.numpy()
+    graph = coo_array((np.ones(len(here), dtype=bool), (here, there)), shape=(len(low), len(low)))
     part = connected_components(graph, directed=False)[1]
-    labels[low] = torch.from_numpy(part[member].astype(np.int64)).to(labels.device)
+    labels[low] = torch.from_numpy(part.astype(np.int64)).to(labels.device)
     return labels
 
 
@@ -118,26 +116,39 @@ _VOTES = 4_000_000
 
 
 def translations(
-    points: Tensor, target: Tensor, farthest: float = 3.0, most: int = 4
+    points: Tensor,
+    target: Tensor,
+    farthest: float = 3.0,
+    most: int = 4,
+    origin: Tensor | None = None,
 ) -> np.ndarray:
     """Return translations in the plane that many pairs of points agree on, ``(k, 2)``, best first.
 
     Every pair of occupied squares votes for its difference (Lin et al., ICP-Flow, CVPR 2024), so
     that the histogram is the correlation of the two occupancies. The squares have sides of 0.1 m,
-    or a hundredth of `farthest` if that is larger. Peaks of the smoothed histogram with at least
-    half the votes of the highest peak are kept.
+    or a hundredth of `farthest` if that is larger, and face the sensor, so that the frame of the
+    points has no effect. Peaks of the smoothed histogram with at least half the votes of the
+    highest peak are kept.
 
     Args:
         points: points, ``(n, 3)``.
         target: points of the other sweep, ``(m, 3)``.
         farthest: length of the largest translation, metres.
         most: largest number of translations.
+        origin: position of the sensor, ``(3,)``; by default the origin.
     """
     if len(points) == 0 or len(target) == 0:
         return np.zeros((0, 2))
     cell = max(_CELL, _CELL_SHARE * farthest)
+    middle = points[:, :2].double().mean(0).cpu().numpy()
+    ahead = middle if origin is None else middle - origin[:2].double().cpu().numpy()
+    ahead = ahead / max(float(np.hypot(*ahead)), 1e-9) if ahead.any() else np.array([1.0, 0.0])
+    turn = np.array([[ahead[0], -ahead[1]], [ahead[1], ahead[0]]])
     here, there = (
-        np.unique(np.rint(p[:, :2].cpu().numpy() / cell).astype(np.int64), axis=0)
+        np.unique(
+            np.rint((p[:, :2].double().cpu().numpy() - middle) @ turn / cell).astype(np.int64),
+            axis=0,
+        )
         for p in (points, target)
     )
     reach = round(farthest / cell)
@@ -152,4 +163,4 @@ def translations(
         (smooth == ndimage.maximum_filter(smooth, 5)) & (smooth > 0.5 * smooth.max())
     )
     order = np.argsort(-smooth[peaks[:, 0], peaks[:, 1]], kind="stable")[:most]
-    return (peaks[order] - reach) * cell
+    return (peaks[order] - reach) * cell @ turn.T

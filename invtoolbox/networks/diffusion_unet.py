@@ -100,7 +100,7 @@ class DiffusionUNet(nn.Module):
         Args:
             x: images ``(batch, channels, rows, columns)``; without ``sigma`` their last channel,
                 an additional one, holds the noise level, the same number in all pixels.
-            sigma: noise levels ``(batch,)``, in the units of the image.
+            sigma: noise levels ``(batch,)`` or ``(1,)``, in the units of the image.
         """
         if sigma is None:
             x, sigma = x[:, :-1], x[:, -1].flatten(1)[:, 0]
@@ -109,6 +109,7 @@ class DiffusionUNet(nn.Module):
                 f"this DiffusionUNet takes images (batch, {self.channels}, rows, columns) and a "
                 f"level, or images with their noise map, got {tuple(x.shape)}"
             )
+        sigma = sigma.expand(len(x))
         if not self.training:
             self._check_scale(x, sigma)
         if not self.training and x.device.type == "cpu":

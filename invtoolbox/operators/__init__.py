@@ -39,6 +39,7 @@ from invtoolbox.operators.tomography.conversion_odl import from_odl, to_odl
 from invtoolbox.operators.tomography.conversion_tigre import from_tigre, to_tigre
 from invtoolbox.operators.tomography.fan_beam import FanBeam
 from invtoolbox.operators.tomography.parallel_beam import ParallelBeam, ParallelBeam3D
+from invtoolbox.operators.tracked_points import TrackedPoints
 from invtoolbox.operators.wavelet import Wavelet
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "SideGap",
     "SpaceVaryingBlur",
     "SparseMatrix",
+    "TrackedPoints",
     "Unmixing",
     "VectorScan",
     "VoxelRenderer",

@@ -27,6 +27,7 @@ from invtoolbox.priors.images.tikhonov import Tikhonov
 from invtoolbox.priors.images.total_generalized_variation import TotalGeneralizedVariation
 from invtoolbox.priors.images.total_variation import HuberTV, TotalVariation
 from invtoolbox.priors.images.two_level import TwoLevel
+from invtoolbox.priors.implicit.bones import Bones
 from invtoolbox.priors.implicit.compressive_autoencoder import CompressiveAutoencoder
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
 from invtoolbox.priors.implicit.deformation import (
@@ -93,6 +94,7 @@ __all__ = [
     "AsIsometricAsPossible",
     "AutoencoderNetwork",
     "Bending",
+    "Bones",
     "Bottleneck",
     "Box",
     "CameraFlow",

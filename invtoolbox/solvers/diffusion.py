@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -150,12 +151,30 @@ class DiffusionSampler(Solver):
 
 
 class DiffusionPosterior(MomentPosterior):
-    """Mean and standard deviation of the draws of `solve`, and new draws."""
+    """Mean and standard deviation of the draws of `solve`, and new draws.
+
+    An interval allows for their number n: another draw of a normal distribution is within ``mean -+
+    t sqrt(1 + 1 / n) std``, t the quantile of Student's distribution with n - 1 degrees of freedom.
+    """
 
     def __init__(self, solver: DiffusionSampler, objective: Objective, chain: Chain) -> None:
         super().__init__(chain.mean(), chain.std())
         self.solver, self.objective = solver, objective
         self.number = int(chain.number.min())
+
+    def interval(
+        self, level: float = 0.95, shape: Literal["normal", "quantile"] = "normal"
+    ) -> tuple[Tensor, Tensor]:
+        low, high = super().interval(level, shape)
+        if shape == "quantile":
+            return low, high
+        if self.number < 2:
+            raise InputError("an interval needs at least two draws; make more of them")
+        from scipy.special import stdtrit
+
+        ratio = stdtrit(self.number - 1, 0.5 + level / 2) / NormalDist().inv_cdf(0.5 + level / 2)
+        factor = float(ratio) * (1 + 1 / self.number) ** 0.5
+        return self.mean + factor * (low - self.mean), self.mean + factor * (high - self.mean)
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         with torch.no_grad():

@@ -76,6 +76,6 @@ class ScoreMatching(Loss):
     def of_network(
         self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
     ) -> Tensor:
-        level, s = shown[:, -1].flatten(1)[:, 0], self.sigma_data
+        level, s = shown[:, -1].reshape(len(shown), -1)[:, 0], self.sigma_data
         weight = 1 / level.square() + 1 / s**2
         return weight * self(network(shown).to(wanted.dtype), wanted)

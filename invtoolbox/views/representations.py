@@ -151,6 +151,8 @@ class GaussianModel(SceneModel):
             (`operators.ExposedRenderer`); held-out views are rendered with their geometric mean.
         flat: use flat Gaussians, for a surface: see `priors.Gaussians`. The mesh of the scene is
             then that of the depths at which rays meet their planes.
+        needles: weight of needle-like Gaussians, see `priors.Gaussians`; 0.01 is the order of the
+            mean misfit of a picture.
         consistency: weight of `priors.NormalConsistency` of flat Gaussians in the views of the
             photographs, relative to the mean misfit.
         distortion: weight of the distortion of flat Gaussians in it, in units of one over the
@@ -172,6 +174,7 @@ class GaussianModel(SceneModel):
     dropout: float = 0.0
     exposure: bool = False
     flat: bool = False
+    needles: float = 0.0
     consistency: float = 0.05
     distortion: float = 100.0
     seed: int = 0
@@ -191,6 +194,7 @@ class GaussianModel(SceneModel):
             "rates": dict(self.rates),
             "dropout": self.dropout,
             "flat": self.flat,
+            "needles": self.needles,
         }
         if self.carve and self.points not in (None, "random"):
             raise InputError(
@@ -241,6 +245,7 @@ class GaussianModel(SceneModel):
             rates=dict(self.rates),
             dropout=self.dropout,
             flat=self.flat,
+            needles=self.needles,
         )
 
     def save_state(self, path: Path, prior: ImplicitPrior, parameters: dict[str, Tensor]) -> None:
@@ -281,8 +286,7 @@ class GaussianModel(SceneModel):
             return super().problem(pictures, data_term)
         A: Operator = self.operator(pictures.cameras)
         if self.exposure:
-            settings = {"background": self.shade(), **self.renderer}
-            A = ExposedRenderer(pictures.cameras, **settings)
+            A = ExposedRenderer(pictures.cameras, **self._settings())
         unknown: dict[str, Any] = {"exposure": None} if self.exposure else {}
         if pictures.source is None:
             known = super().problem(pictures, data_term)
@@ -308,7 +312,14 @@ class GaussianModel(SceneModel):
         return self.consistency * ThroughOperator(surface, A, subset_size)
 
     def operator(self, cameras: Cameras, outputs: tuple[Any, ...] = ("color",)) -> GaussianRenderer:
-        return GaussianRenderer(cameras, outputs, background=self.shade(), **self.renderer)
+        return GaussianRenderer(cameras, outputs, **self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings of the renderer."""
+        strategy = self._strategy()
+        absolute = isinstance(strategy, DefaultStrategy) and strategy.absolute
+        own = {"absgrad": True} if absolute else {}
+        return {"background": self.shade(), **own, **self.renderer}
 
     def measurements(self, operator: Operator, pictures: Tensor) -> Tensor:
         return pictures.transpose(0, 1)[None].contiguous()

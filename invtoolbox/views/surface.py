@@ -41,7 +41,7 @@ def mesh_scene(model: SceneModel, x: Any, cameras: Cameras, resolution: int = 25
     """
     if isinstance(x, Voxels):
         return voxel_surface(x)
-    chosen = cameras[spread(len(cameras), VIEWS)]
+    chosen = cameras[spread(len(cameras), VIEWS)].pinholes()
     colors, depths = [], []
     with torch.no_grad():
         depth = "plane_depth" if getattr(model, "flat", False) else "median_depth"

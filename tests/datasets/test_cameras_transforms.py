@@ -14,6 +14,7 @@ import torch
 from invtoolbox.datasets import open_views, write_ply, write_png, write_transforms
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import look_at
+from invtoolbox.geometry.lens import Lens
 
 POSE = [
     [1.0, 0.0, 0.0, 0.5],
@@ -92,6 +93,8 @@ def test_a_lens_is_straightened_or_left_as_told(tmp_path: Path) -> None:
         not torch.allclose(bent.pictures, straight.pictures)
         and bent.pictures.shape == straight.pictures.shape
     )
+    lens = Lens(radial=(0.2, -0.01), tangential=(0.001, 0.0005))
+    assert bent.cameras.lenses == (lens,) * len(bent) and straight.cameras.lenses == ()
     fisheye = open_views(
         written(
             tmp_path,

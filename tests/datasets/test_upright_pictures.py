@@ -13,6 +13,7 @@ from invtoolbox.datasets import open_views
 from invtoolbox.datasets.views.posed_pictures import _turn
 from invtoolbox.datasets.views.transforms import write_transforms
 from invtoolbox.geometry import Cameras, Splats, look_at
+from invtoolbox.geometry.lens import Lens
 from invtoolbox.operators import GaussianRenderer
 
 F64 = torch.float64
@@ -42,6 +43,17 @@ def test_a_picture_is_upright_and_its_camera_sees_it(
     assert found.cameras.size == (30, 20)
     assert torch.allclose(found.cameras.world_to_camera.double(), views.world_to_camera, atol=1e-6)
     assert torch.allclose(found.cameras.intrinsics.double(), views.intrinsics, atol=1e-5)
+
+
+def test_the_lens_of_a_picture_turns_with_it() -> None:
+    lens = Lens(radial=(-0.2, 0.03), tangential=(0.02, -0.01))
+    view = look_at(torch.tensor([[0.6, -0.4, -3.0]]), size=(30, 20), field_of_view=40.0).to(F64)
+    pose, K, size = _turn(view.world_to_camera[0], view.intrinsics[0], view.size, 1)
+    turned = Cameras(pose[None], K[None], size, lenses=(lens.quarter_turn(),))
+    points = torch.rand(9, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
+    before = Cameras(*_fields(view), lenses=(lens,)).project(points)[0][0]
+    after = turned.project(points)[0][0]
+    assert torch.allclose(after, torch.stack([30 - before[:, 1], before[:, 0]], 1))
 
 
 def _fields(cameras: Cameras) -> tuple[torch.Tensor, torch.Tensor, tuple[int, int]]:

@@ -245,6 +245,44 @@ def test_what_a_gpu_runs_gives_the_same() -> None:
         assert (one - third).abs().max() < 1e-10 * float(one.abs().max())
 
 
+@pytest.mark.parametrize("pixelwise", [False, True])
+def test_absolute_gradients_are_sums_over_pixels_of_absolute_values(pixelwise: bool) -> None:
+    *gaussians, views, K, width, height = scene(60, 1, 0, seed=2, size=(20, 18))
+    how = Projection(width, height, degree=0)
+    splats, boxes, reaches = project(*(t[None] for t in (*gaussians, views, K)), how)
+    tiles = bin_splats(boxes, reaches, width, height)
+    free = splats.detach().requires_grad_(True)
+    zeros = free.detach().new_zeros(1, 60, 2).requires_grad_(True)
+    planes = composite(free, boxes, reaches, tiles, width, height, None, pixelwise, None, zeros)
+    slope = torch.randn(planes.shape, generator=torch.Generator().manual_seed(0), dtype=F64)
+    plain, absolute = torch.autograd.grad(planes, (free, zeros), slope, retain_graph=True)
+    wanted, total = torch.zeros_like(absolute), torch.zeros_like(plain)
+    for place in torch.cartesian_prod(torch.arange(height), torch.arange(width)).tolist():
+        one = torch.zeros_like(slope)
+        one[:, :, place[0], place[1]] = slope[:, :, place[0], place[1]]
+        own = torch.autograd.grad(planes, free, one, retain_graph=True)[0]
+        wanted, total = wanted + own[..., :2].abs(), total + own
+    assert torch.allclose(plain, total) and torch.allclose(absolute, wanted)
+    assert float((absolute - plain[..., :2].abs()).min()) > -1e-12
+    again = torch.autograd.grad(
+        composite(free, boxes, reaches, tiles, width, height, None, pixelwise), free, slope
+    )
+    assert torch.equal(again[0], plain)
+
+
+def test_the_largest_contributors_of_a_pixel() -> None:
+    *gaussians, views, K, width, height = scene(40, 2, 0, seed=3, size=(20, 18))
+    count = len(gaussians[0])
+    own = [*gaussians[:4], torch.eye(count, dtype=F64)]  # the color of a Gaussian is its number
+    shares, alpha, info = rasterization(*own, views, K, width, height, contributors=5)
+    most, ids = shares.sort(-1, descending=True)
+    assert info["ids"].shape == (2, height, width, 5) and float(alpha.max()) > 0.5
+    assert torch.allclose(info["weights"], most[..., :5])
+    there = info["weights"] > 0
+    assert torch.equal(info["ids"][there], ids[..., :5][there])
+    assert bool((info["ids"][~there] == -1).all())
+
+
 def test_a_gpu_is_given_many_threads() -> None:
     """A million Gaussians take at least 250,000 threads in the projection, 100,000 in the sum."""
     *gaussians, views, K, width, height = scene(1000, 1, 0, size=(20, 18), dtype=torch.float32)

@@ -41,6 +41,16 @@ def test_a_plane_seen_along_lines_has_its_normal():
     assert float(thickness.max()) < 1e-3
 
 
+def test_turning_the_frame_turns_the_normals():
+    points = torch.rand(600, 3, generator=torch.Generator().manual_seed(0))
+    points = points * torch.tensor([4.0, 0.5, 0.1])
+    turn = rotation(torch.tensor([0.3, -0.5, 0.2]))
+    normal, thickness = normals(points)
+    turned, as_thick = normals(points @ turn.T)
+    assert float((turned * (normal @ turn.T)).sum(1).abs().quantile(0.01)) > 0.999
+    torch.testing.assert_close(as_thick, thickness, atol=1e-2, rtol=0)
+
+
 def test_covariances_are_thin_across_and_one_along():
     torch.manual_seed(0)
     points = torch.rand(400, 3) * torch.tensor([4.0, 4.0, 0.0])

@@ -16,7 +16,11 @@ from invtoolbox.kernels.points.distance_field import (
 from invtoolbox.kernels.points.rotations import fit_kernel, gradient_kernel
 from invtoolbox.kernels.rendering import voxel_rendering
 from invtoolbox.kernels.rendering.raycast import raycast_kernel
-from invtoolbox.kernels.rendering.splat_compositing import composite_kernel, sum_kernel
+from invtoolbox.kernels.rendering.splat_compositing import (
+    composite_kernel,
+    contributor_kernel,
+    sum_kernel,
+)
 from invtoolbox.kernels.rendering.splat_projection import projection_kernel
 from invtoolbox.kernels.tomography.joseph import joseph_kernel
 from invtoolbox.kernels.tomography.pixel_backprojection import pixel_kernel
@@ -88,7 +92,14 @@ def _rendering(real: torch.dtype) -> Iterator[tuple[str, Maker]]:
             "compositing",
             lambda s=shape, g=gradient, o=ordered: composite_kernel(real, *s, True, g, o),
         )
-    for features in (1, 3, 4, 7, 9, 32):
+    for ordered in _BOTH:
+        yield (
+            "compositing",
+            lambda o=ordered: composite_kernel(real, 32, None, False, True, True, o, True),
+        )
+    for number in (1, 4):
+        yield "compositing", lambda n=number: contributor_kernel(real, 3, n)
+    for features in (1, 3, 4, 5, 7, 9, 32):
         yield "compositing", lambda f=features: sum_kernel(real, f, 8)
     for bases, channels in ((1, 0), (1, 1), (1, 3), (4, 3), (9, 3)):
         yield (

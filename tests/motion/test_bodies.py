@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.cluster.hierarchy import fcluster, linkage
 
 from invtoolbox.errors import InputError
 from invtoolbox.motion.bodies import BodySettings, moving_bodies
@@ -117,7 +118,7 @@ def test_wrong_settings():
 
 def test_a_stray_point_far_away_costs_nothing():
     points = torch.cat(
-        [box([4.0, 1.8, 1.5], [0.0, 0.0, 0.0], 300, 0), torch.tensor([[9e5, -9e5, 1.0]])]
+        [box([4.0, 1.8, 1.5], [0.0, 0.0, 0.0], 300, 0), torch.tensor([[900.0, -900.0, 1.0]])]
     )
     labels = clusters(points, height_above(points, points[:1] * torch.tensor([1.0, 1.0, 0.0])))
     assert labels.tolist() == [1] * 300 + [0] or labels.tolist() == [0] * 300 + [1]
@@ -133,15 +134,30 @@ def test_a_car_at_150_km_h_and_a_pair_half_a_second_apart():
         )
 
 
-def test_clusters_do_not_depend_on_the_direction_of_the_axes():
-    points = street((0.0, 0.0), 0)
-    labels = clusters(points, points[:, 2])
-    for degrees in (1.0, 30.0, 45.0):
-        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-        turn = torch.tensor([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float32)
-        turned = clusters(points @ turn, points[:, 2])
-        pairs = torch.stack([labels, turned], 1).unique(dim=0)
-        assert len(pairs) == len(labels.unique()) == len(turned.unique())
+def test_clusters_are_those_of_single_linkage():
+    plane = 6 * torch.rand(300, 2, generator=torch.Generator().manual_seed(0))
+    plane = torch.cat([plane, plane[:5], torch.tensor([[20.0, 0.0], [20.4, 0.0], [20.9, 0.0]])])
+    points = torch.nn.functional.pad(plane, (0, 1))
+    labels = clusters(points, points[:, 2], gap_per_range=0.0)
+    expected = fcluster(linkage(plane.numpy()), 0.45, "distance")
+    pairs = torch.stack([labels, torch.from_numpy(expected)], 1).unique(dim=0)
+    assert len(pairs) == len(labels.unique()) == expected.max() > 3
+    for line in (points[-3:], points[-1:]):  # points on one line
+        assert clusters(line, line[:, 2]).tolist() == [0, 0, 1][: len(line)]
+
+
+def test_bodies_do_not_depend_on_the_frame_or_on_other_points():
+    here, there = street((0.9, 0.1), 0), street((1.8, 0.2), 10)
+    found = bodies(here, there)
+    c, s = np.cos(0.02), np.sin(0.02)
+    turn = torch.tensor([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float32)
+    turned = bodies(here @ turn, there @ turn)
+    assert torch.equal(turned.label, found.label)
+    torch.testing.assert_close(turned.flow @ turn.T, found.flow, atol=2e-3, rtol=0)
+    wall = box([10.0, 0.3, 2.0], [20.0, -20.0, 0.0], 1000, 5)
+    more = bodies(torch.cat([here, wall]), torch.cat([there, wall]))
+    assert torch.equal(more.label[: len(here)], found.label)
+    torch.testing.assert_close(more.flow[: len(here)], found.flow, atol=2e-3, rtol=0)
 
 
 def test_a_pedestrian_too_slow_for_a_pair_is_found_in_a_window():

@@ -7,6 +7,7 @@ import torch
 
 from invtoolbox import simulation
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.rigid import rotation
 from invtoolbox.motion.ground import Ground, ground
 from tests.motion.street import street
 
@@ -52,6 +53,12 @@ def test_what_stands_on_it_is_kept():
     assert found[on_ground].float().mean() > 0.99
     above = ~on_ground & (points[:, 2] > -1.7 + 0.3)
     assert found[above].float().mean() < 0.01
+
+
+def test_the_direction_of_the_axes_does_not_matter():
+    points = street(0)[0].float()
+    turn = rotation(torch.tensor([0.0, 0.0, 0.017])).float()
+    assert float((ground(points @ turn.T) == ground(points)).float().mean()) > 0.9999
 
 
 def test_a_cloud_without_ground_has_none():

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.geometry import Splats, look_at
+from invtoolbox.geometry.gaussians import effective_rank
 from invtoolbox.geometry.rotations import rotation_matrices
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.operators import GaussianRenderer
@@ -91,6 +92,48 @@ def test_a_scene_is_learned_while_gaussians_come_and_go(strategy: Any) -> None:
     end = it.metrics.psnr(A(solution.x).flatten(2, 3), y.flatten(2, 3))
     assert float(end) > 22 > float(start) + 5
     assert len(set(counts)) > 2 and max(counts) > 40
+
+
+def test_needles_become_wider() -> None:
+    A, y = target()
+    sides = torch.tensor([0.2, 0.01, 0.005]).log()
+    prior = Gaussians.random(40, (-0.8, -0.8, -0.8), (0.8, 0.8, 0.8), 0, None, needles=1.0)
+    start = {**prior.initial(), "log_scales": sides.expand(1, 40, 3).contiguous()}
+    wide = {**start, "log_scales": torch.zeros(1, 40, 3)}
+    assert float(prior.energy(wide, prior.decode(wide))) == 0
+    dead = torch.full((1, 40), -20.0)
+    dead[:, :1] = 0
+    alone = {**start, "logit_opacities": dead}
+    assert torch.allclose(prior.energy(alone, None), prior.energy(start, None))
+    ranks = []
+    for weight in (0.0, 1.0):
+        prior.needles = weight
+        problem = it.Problem(y, A, it.data_terms.Photometric(0.0))
+        settings = {"max_iterations": 40, "tolerance": 0.0, "progress": False, "initial": start}
+        x = it.solve(problem, prior, it.solvers.Adam(epsilon=1e-15), **settings).x
+        ranks.append(float(effective_rank(x.scales.log()).mean()))
+    assert ranks[1] > ranks[0] + 0.02
+    with pytest.raises(InputError, match="must not be negative"):
+        Gaussians(torch.zeros(1, 3), needles=-1.0)
+
+
+def test_absolute_gradients_let_more_gaussians_grow() -> None:
+    A, y = target()
+    counts = {}
+    for absolute in (False, True):
+        strategy = DefaultStrategy(
+            start=1, every=8, stop=10, least_pull=1e-2, reset_every=10**9, absolute=absolute
+        )
+        box = (-0.8, -0.8, -0.8), (0.8, 0.8, 0.8)
+        prior = Gaussians.random(40, *box, degree=0, strategy=strategy)
+        A.absgrad = absolute
+        problem = it.Problem(y, A, it.data_terms.Photometric(0.0))
+        settings = {"max_iterations": 9, "tolerance": 0.0, "progress": False}
+        counts[absolute] = len(it.solve(problem, prior, it.solvers.Adam(), **settings).x)
+    assert counts[True] > counts[False]
+    A.absgrad = False
+    with pytest.raises(InputError, match="absgrad=True"):
+        it.solve(problem, prior, it.solvers.Adam(), **settings)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

@@ -362,3 +362,44 @@ def test_what_samplers_cannot_do_they_refuse_with_the_reason() -> None:
             draws_of(prior, solver, given)
     with pytest.raises(InputError, match="even number of blocks"):
         it.solvers.UnadjustedLangevin(blocks=5)
+
+
+def test_few_steps_from_a_restored_image_find_mean_and_spread() -> None:
+    one = problem("blur", batch=2)
+    exact = it.exact_posterior(one, gaussian())
+    sampler = it.solvers.EDM(
+        steps=5, levels=(0.3, 0.005), begin="restored", at_once=96, max_iterations=1
+    )
+    solution = it.solve(one, gaussian(), sampler, progress=False)
+    assert float((solution.x - exact.mean).norm() / exact.mean.norm()) < 0.03
+    assert 0.8 < float(solution.posterior.std.square().sum() / exact.std.square().sum()) < 1.2
+    with pytest.raises(InputError, match="'grey' or 'restored'"):
+        it.solvers.EDM(begin="noise")  # type: ignore[arg-type]
+
+
+def test_an_interval_allows_for_the_number_of_draws() -> None:
+    """Few draws know their mean and their spread badly; their intervals are wider and still right."""
+    one = problem("mask", batch=1)
+    exact = it.exact_posterior(one, gaussian())
+    sampler = it.solvers.EDM(steps=8, at_once=5, max_iterations=1)
+    posterior = it.solve(one, gaussian(), sampler, progress=False).posterior
+    truths = exact.sample(200, seed=3)[:, 0][:, None]
+    covered = torch.cat([posterior.coverage(x) for x in truths]).mean()
+    low, high = posterior.interval()
+    plain = ((truths - posterior.mean).abs() < 1.96 * posterior.std).float().mean()
+    assert float(plain) < 0.88 and 0.9 < float(covered) < 0.985
+    torch.testing.assert_close((low + high) / 2, posterior.mean)
+    single = dataclasses.replace(sampler, at_once=1)
+    with pytest.raises(InputError, match="at least two draws"):
+        it.solve(one, gaussian(), single, progress=False).posterior.interval()
+
+
+def test_an_isotropic_step_does_not_overshoot_where_few_directions_are_uncertain() -> None:
+    """A flat image of unknown brightness: one direction in 36 has nearly all of the variance."""
+    flat = torch.ones(N * N, N * N) + 1e-4 * torch.eye(N * N)
+    prior = it.priors.Gaussian(torch.full((1, N, N), 0.5), flat)
+    A = it.operators.Identity((1, N, N))
+    problem = it.Problem(torch.full((1, 1, N, N), 1.0), A, it.data_terms.LeastSquares(0.1))
+    solution = it.solve(problem, prior, SAMPLERS["isotropic"], progress=False)
+    exact = it.exact_posterior(problem, prior)
+    assert float((solution.x - exact.mean).abs().max()) < 0.02

@@ -71,8 +71,9 @@ def _modulation(network: DiffusionUNet, level: torch.Tensor) -> Any:
 def test_pictures_of_another_scale_cause_a_warning() -> None:
     network = DiffusionUNet(widths=(4,), blocks=1).eval().requires_grad_(False)
     x = 255 * torch.rand(1, 1, 8, 8)
-    with pytest.warns(UserWarning, match="intensity_range"):
+    with pytest.warns(UserWarning, match="intensity_range") as caught:
         it.priors.Denoiser(network, level="batch").denoise(x, 1.0)
+    assert caught[0].filename == __file__
     # In the right units the same picture, and pure noise of a large level, are no surprise.
     it.priors.Denoiser(network, level="batch", intensity_range=(0, 255)).denoise(x, 1.0)
     it.priors.Denoiser(network, level="batch").denoise(100 * torch.randn(1, 1, 8, 8), 100.0)

@@ -24,7 +24,7 @@ from invtoolbox.datasets import (
 )
 from invtoolbox.datasets.views.photograph_files import extract_frames, find_photographs
 from invtoolbox.errors import InputError, MissingDependency
-from invtoolbox.geometry import Cameras
+from invtoolbox.geometry import Cameras, Lens
 from invtoolbox.operators import ExposedRenderer, GaussianRenderer
 from invtoolbox.views import GaussianModel, Stage, solve_in_stages, split_views
 from tests.views.conftest import GAUSSIANS, balls, cameras, write_photographs, write_rgba
@@ -58,6 +58,23 @@ def test_pictures_of_two_sizes_and_orientations_make_one_scene(tmp_path: Path) -
     assert outcome.mean("psnr") > 20
     sizes = {Image.open(p).size for p in (tmp_path / "out" / "held-out").iterdir()}
     assert sizes <= {(20, 30), (26, 18)}
+
+
+def test_a_scene_is_found_from_pictures_that_are_not_straightened(tmp_path: Path) -> None:
+    views = cameras()
+    for k in range(len(views)):
+        seen = GaussianRenderer(views[k], ("color", "alpha"), lens=Lens(radial=(-0.3,)))(balls())
+        write_rgba(tmp_path / f"r_{k}.png", seen[0, :, 0])
+    named = replace(views, names=tuple(f"r_{k}.png" for k in range(len(views))))
+    written = it.datasets.write_transforms(tmp_path / "transforms.json", named)
+    table = json.loads(written.path.read_text())
+    written.path.write_text(json.dumps({**table, "camera_model": "OPENCV", "k1": -0.3}))
+    scene = f'[views]\npath = "."\nbackground = 1.0\nstraighten = false\n{GAUSSIANS}'
+    (tmp_path / "scene.toml").write_text(scene)
+    outcome = it.run(tmp_path / "scene.toml", output=tmp_path / "out", progress=False)
+    assert outcome.cameras.lenses[0] == Lens(radial=(-0.3,)) and outcome.mean("psnr") > 20
+    with pytest.raises(InputError, match="transforms.json; write them with"):
+        it.datasets.write_transforms(tmp_path / "again.json", outcome.cameras)
 
 
 def test_largest_side_reduces_pictures_while_they_are_read(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def open_views(
         reader: name of a reader in `VIEW_READERS`, which replaces this choice.
         shrink: side of the blocks of pixels that become one pixel.
         straighten: resample pictures of lenses that distort to pictures of a pinhole; if false,
-            they remain distorted.
+            they remain distorted, and their cameras have lenses (`Cameras.lenses`).
         names: names of the pictures to load; all by default.
         largest_side: number of pixels of the longer side above which a picture is reduced.
         on_disk: whether the pictures remain in their files, see `load_views`.

@@ -196,7 +196,7 @@ def load_views(
             the right and at the bottom are cut off.
         straighten: resample the pictures of lenses that distort to pictures of a pinhole
             (`geometry.lens.Straightening`). If false, pictures remain distorted, and their cameras
-            are wrong by the distortion.
+            have lenses (`Cameras.lenses`).
         names: names of the pictures to load, in the order of the file; all by default.
         largest_side: number of pixels of the longer side above which a picture is reduced to it.
         on_disk: leave the pictures in their files, from which `PosedPictures.read` reads them.
@@ -380,6 +380,7 @@ class _Frame:
     world_to_camera: Tensor
     intrinsics: Tensor
     size: tuple[int, int]
+    lens: Lens
 
 
 class _Frames:
@@ -435,7 +436,10 @@ class _Frames:
         target = (max(1, round(height * factor)), max(1, round(width * factor)))
         ratio = torch.tensor([target[1] / width, target[0] / height, 1.0], dtype=K.dtype)
         pose, K, upright = _turn(view.world_to_camera, ratio[:, None] * K, target, turns)
-        self.frames.append(_Frame(view, stored, block, plan, target, turns, pose, K, upright))
+        lens = Lens() if self.straighten else view.lens
+        for _ in range(turns):
+            lens = lens.quarter_turn()
+        self.frames.append(_Frame(view, stored, block, plan, target, turns, pose, K, upright, lens))
 
     def load(self, rows: Tensor) -> PosedPictures:
         """Read pictures.
@@ -469,6 +473,7 @@ class _Frames:
             torch.stack([frame.intrinsics for frame in self.frames]).float(),
             self.canvas,
             tuple(view.name for view in views),
+            tuple(frame.lens for frame in self.frames),
         )
 
     def _read(self, frame: _Frame) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -89,6 +89,7 @@ def find_cameras(
 def open_found_cameras(
     record: str | Path,
     *,
+    straighten: bool = True,
     largest_side: int | None = None,
     on_disk: bool = False,
 ) -> PosedPictures:
@@ -96,6 +97,7 @@ def open_found_cameras(
 
     Args:
         record: the file that `find_cameras` returned.
+        straighten: whether to remove the distortion of lenses, see `load_views`.
         largest_side: number of pixels of the longer side above which a picture is reduced.
         on_disk: whether the pictures remain in their files, see `load_views`.
     """
@@ -103,6 +105,7 @@ def open_found_cameras(
     found = open_colmap(
         Path(record).parent,
         pictures=content["pictures"],
+        straighten=straighten,
         largest_side=largest_side,
         on_disk=on_disk,
     )

@@ -170,6 +170,11 @@ def write_transforms(
     ...     read_json(written.path)["frames"][0]["file_path"]
     '0.png'
     """
+    if cameras.lenses:
+        raise InputError(
+            f"{path}: cameras with lenses are not written as transforms.json; write them with "
+            "write_colmap, or straighten their pictures"
+        )
     height, width = cameras.size
     to_world = inverse(cameras.world_to_camera.detach().double().cpu()) @ torch.diag(
         torch.tensor([1.0, -1.0, -1.0, 1.0]).double()

@@ -117,6 +117,7 @@ def composite_kernel(
     pixelwise: bool,
     gradient: bool,
     ordered: bool = False,
+    absolute: bool = False,
 ) -> Kernel:
     """Return the kernel that composites, or the kernel of its gradient.
 
@@ -129,6 +130,7 @@ def composite_kernel(
         pixelwise: one task per pixel or ray, for CUDA, in place of one task per tile.
         gradient: add the gradient of the images to every pair of a splat and a tile.
         ordered: for the gradient of pixels, one task per tile, which adds in a fixed order.
+        absolute: for the gradient, add the sums of the absolute derivatives in the mean.
     """
     definitions: dict[str, str | int] = {
         "REAL": REAL[dtype],
@@ -138,16 +140,53 @@ def composite_kernel(
         "MEDIAN": -1 if median is None else median,
         "RAYS": rays,
     }
-    if pixelwise and gradient:
-        definitions["ORDERED"] = ordered
+    if gradient:
+        definitions["ABSOLUTE"] = absolute
+        if pixelwise:
+            definitions["ORDERED"] = ordered
     task = "task" if pixelwise and not ordered else "tile"
     file = f"splat_compositing_{'pixel' if pixelwise else 'tile'}{'_gradient' if gradient else ''}"
     return native_kernel(f"rendering/{file}.cpp", definitions, CompositingArguments, task)
 
 
+@dataclass
+class ContributorArguments:
+    """Arguments of ``splat_contributors.cpp``."""
+
+    ids: Tensor
+    weights: Tensor
+    splats: Tensor
+    reaches: Tensor
+    entries: Tensor
+    starts: Tensor
+    splats_of_view: int
+    across: int
+    down: int
+    width: int
+    height: int
+
+
+@cache
+def contributor_kernel(dtype: torch.dtype, features: int, number: int) -> Kernel:
+    """Return the kernel that finds the ``number`` largest weights of every pixel."""
+    definitions: dict[str, str | int] = {
+        "REAL": REAL[dtype],
+        "TILE": TILE,
+        "GEOMETRY": GEOMETRY,
+        "FEATURES": features,
+        "MEDIAN": -1,
+        "RAYS": False,
+        "NUMBER": number,
+    }
+    return native_kernel("rendering/splat_contributors.cpp", definitions, ContributorArguments)
+
+
 @cache
 def sum_kernel(dtype: torch.dtype, features: int, part: int) -> Kernel:
-    """Return the kernel that sums the gradients of the pairs of ``part`` splats per task."""
+    """Return the kernel that sums the gradients of the pairs of ``part`` splats per task.
+
+    Absolute derivatives count as two more features.
+    """
     definitions = {"REAL": REAL[dtype], "ROW": str(GEOMETRY + features), "PART": part}
     return native_kernel(
         "rendering/splat_compositing_sum.cpp", definitions, SumArguments, task="part"
@@ -164,6 +203,7 @@ def composite(
     median: int | None = None,
     pixelwise: bool | None = None,
     rays: Rays | None = None,
+    absolute: Tensor | None = None,
 ) -> Tensor:
     """Composite splats into images, differentiable in the splats.
 
@@ -179,6 +219,9 @@ def composite(
             splat that takes the transmittance below 1/2.
         pixelwise: use the kernels for a GPU; by default on CUDA only.
         rays: places to render in place of the centres of the pixels.
+        absolute: zeros ``(V, N, 2)``. Their derivative is the sum over the pixels of the absolute
+            values of each pixel's derivative in the mean, where a derivative in the splats is their
+            sum.
 
     Returns:
         ``(V, features + 1, height, width)``, or ``(features + 1, R)`` for rays, in their given
@@ -187,7 +230,7 @@ def composite(
     """
     pixelwise = splats.is_cuda if pixelwise is None else pixelwise
     result: Tensor = _Composite.apply(
-        splats, boxes, reaches, tiles, width, height, median, pixelwise, rays
+        splats, boxes, reaches, tiles, width, height, median, pixelwise, rays, absolute
     )[0]
     return result if rays is None else torch.empty_like(result).index_copy(1, rays.order, result)
 
@@ -201,6 +244,7 @@ def composite_with_ids(
     height: int,
     median: int,
     pixelwise: bool | None = None,
+    absolute: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Composite splats into images, and return the splat at the median depth of every pixel.
 
@@ -212,7 +256,7 @@ def composite_with_ids(
     """
     pixelwise = splats.is_cuda if pixelwise is None else pixelwise
     result, place = _Composite.apply(
-        splats, boxes, reaches, tiles, width, height, median, pixelwise, None
+        splats, boxes, reaches, tiles, width, height, median, pixelwise, None, absolute
     )
     rows = torch.arange(height, device=splats.device) // TILE
     columns = torch.arange(width, device=splats.device) // TILE
@@ -222,6 +266,46 @@ def composite_with_ids(
     if not len(tiles.entries):
         return result, place.long()
     return result, torch.where(place >= 0, tiles.entries[entry, 0].long(), -1)
+
+
+def find_contributors(
+    splats: Tensor, reaches: Tensor, tiles: Tiles, width: int, height: int, number: int
+) -> tuple[Tensor, Tensor]:
+    """Find the splats of every pixel with the largest weights ``alpha T``, the largest first.
+
+    Args:
+        splats: splats of V views, see `composite`.
+        reaches: reaches of the splats, see `composite`.
+        tiles: lists of the tiles, see `composite`.
+        width: width of the views in pixels.
+        height: height of the views in pixels.
+        number: number of splats per pixel.
+
+    Returns:
+        indices of the splats in their view, int64, -1 if there are fewer, and weights, 0 then,
+        ``(V, height, width, number)`` each.
+    """
+    splats = splats.detach().contiguous()
+    shape = (len(splats), height, width, number)
+    ids = torch.empty(shape, dtype=torch.int32, device=splats.device)
+    weights = splats.new_empty(shape)
+    arguments = ContributorArguments(
+        ids,
+        weights,
+        splats,
+        reaches,
+        tiles.entries,
+        tiles.starts,
+        splats.shape[1],
+        tiles.across,
+        tiles.down,
+        width,
+        height,
+    )
+    kernel = contributor_kernel(splats.dtype, splats.shape[2] - GEOMETRY, number)
+    tasks = len(splats) * tiles.across * tiles.down * TILE * TILE
+    launch(kernel, tasks, arguments, work=100.0 * len(tiles.entries) + ids.numel())
+    return ids.long(), weights
 
 
 class _Composite(torch.autograd.Function):
@@ -237,7 +321,9 @@ class _Composite(torch.autograd.Function):
         median: int | None,
         pixelwise: bool,
         rays: Rays | None,
+        absolute: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
+        ctx.absolute = absolute is not None and absolute.requires_grad
         splats = splats.detach().contiguous()
         planes = splats.shape[2] - GEOMETRY + 1 + (median is not None)
         if rays is None:
@@ -264,7 +350,9 @@ class _Composite(torch.autograd.Function):
         images, _, _, splats, *_ = ctx.saved_tensors
         tiles: Tiles = ctx.tiles
         arguments = _arguments(ctx.saved_tensors, tiles, ctx.size, ctx.rays)
-        dpairs = splats.new_zeros(len(tiles.entries), splats.shape[2])
+        views, count, row = splats.shape
+        numbers = row + 2 * ctx.absolute
+        dpairs = splats.new_zeros(len(tiles.entries), numbers)
         arguments.bases, arguments.dpairs, arguments.dimages = (
             tiles.bases,
             dpairs,
@@ -273,14 +361,15 @@ class _Composite(torch.autograd.Function):
         # Pixels of a tile write to the same places: with atomic additions on CUDA, and on a single
         # thread of the CPU.
         work = 0.0 if ctx.pixelwise else 300.0 * len(tiles.entries) + images.numel()
-        _run(arguments, ctx.median, ctx.pixelwise, gradient=True, work=work)
-        dsplats = torch.empty_like(splats)
-        views, count, row = splats.shape
+        _run(arguments, ctx.median, ctx.pixelwise, gradient=True, work=work, absolute=ctx.absolute)
+        dsplats = splats.new_empty(views, count, numbers)
         part = _PART_ON_CUDA if splats.is_cuda else _PART
-        kernel = sum_kernel(splats.dtype, row - GEOMETRY, part)
+        kernel = sum_kernel(splats.dtype, numbers - GEOMETRY, part)
         sums = SumArguments(dsplats, dpairs, tiles.pairs, tiles.shares, Int64(views * count))
         launch(kernel, -(-views * count // part), sums, float(dpairs.numel()))
-        return dsplats, *[None] * 8
+        if not ctx.absolute:
+            return dsplats, *[None] * 9
+        return dsplats[..., :row], *[None] * 8, dsplats[..., row:]
 
 
 def _arguments(
@@ -310,13 +399,21 @@ def _run(
     pixelwise: bool,
     gradient: bool,
     work: float,
+    absolute: bool = False,
 ) -> None:
     views, _, row = arguments.splats.shape
     of_rays = arguments.places is not None
     # Sums by atomic additions have no fixed order.
     ordered = pixelwise and gradient and torch.are_deterministic_algorithms_enabled()
     kernel = composite_kernel(
-        arguments.splats.dtype, row - GEOMETRY, median, of_rays, pixelwise, gradient, ordered
+        arguments.splats.dtype,
+        row - GEOMETRY,
+        median,
+        of_rays,
+        pixelwise,
+        gradient,
+        ordered,
+        absolute,
     )
     tiles = views * arguments.across * arguments.down
     pixels = arguments.rays if of_rays else tiles * TILE * TILE

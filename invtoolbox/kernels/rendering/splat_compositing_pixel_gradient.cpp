@@ -19,6 +19,7 @@ for (long long task = from; task < until; ++task) {
 {
 #endif
 #include "splat_compositing_pixel.h"
+    const int OUT = ROW + 2 * ABSOLUTE;
     const REAL* slope = (const REAL*)dimages + place;
     const long long base = ((const long long*)bases)[view];
     REAL T = ((const REAL*)images)[place + FEATURES * plane];
@@ -31,7 +32,7 @@ for (long long task = from; task < until; ++task) {
         const REAL raw = row[5] * exp(-sigma), alpha = raw > (REAL)0.999 ? (REAL)0.999 : raw;
         const REAL inverse = (REAL)1 / ((REAL)1 - alpha);
         T *= inverse;
-        REAL* out = (REAL*)dpairs + (base + entry[2 * i + 1]) * ROW;
+        REAL* out = (REAL*)dpairs + (base + entry[2 * i + 1]) * OUT;
         REAL s = (REAL)0;
         for (int k = 0; k < FEATURES; ++k) {
             s += slope[k * plane] * row[GEOMETRY + k];
@@ -41,8 +42,14 @@ for (long long task = from; task < until; ++task) {
         S += alpha * T * s;
         if (raw <= (REAL)0.999) {
             const REAL g = -alpha * pull;
-            ADD(out, -g * (row[2] * dx + row[3] * dy));
-            ADD(out + 1, -g * (row[3] * dx + row[4] * dy));
+            const REAL pull_x = -g * (row[2] * dx + row[3] * dy);
+            const REAL pull_y = -g * (row[3] * dx + row[4] * dy);
+            ADD(out, pull_x);
+            ADD(out + 1, pull_y);
+#if ABSOLUTE
+            ADD(out + ROW, pull_x < (REAL)0 ? -pull_x : pull_x);
+            ADD(out + ROW + 1, pull_y < (REAL)0 ? -pull_y : pull_y);
+#endif
             ADD(out + 2, (REAL)0.5 * g * dx * dx);
             ADD(out + 3, g * dx * dy);
             ADD(out + 4, (REAL)0.5 * g * dy * dy);
@@ -52,7 +59,7 @@ for (long long task = from; task < until; ++task) {
 #if MEDIAN >= 0
     const int middle = ((const int*)median)[pixel];
     if (middle >= 0) {
-        REAL* out = (REAL*)dpairs + (base + entry[2 * middle + 1]) * ROW;
+        REAL* out = (REAL*)dpairs + (base + entry[2 * middle + 1]) * OUT;
         ADD(out + GEOMETRY + MEDIAN, slope[(FEATURES + 1) * plane]);
     }
 #endif

@@ -4,6 +4,8 @@
 // s, the product of the image's gradient and the splat's features, and S, the sum of alpha T s over
 // the splats behind it (and the gradient of the transmittance that is left),
 //     dL/dalpha = T s - S / (1 - alpha).
+// If ABSOLUTE, two more numbers per pair are the sums over the pixels of the absolute derivatives in
+// the mean (Ye et al., "AbsGS", 2024, equation 4).
 // For the CPU only, because it uses Clang's vectors; CUDA runs
 // splat_compositing_pixel_gradient.cpp. See splat_compositing_tile.h for the order of the work.
 {
@@ -23,7 +25,7 @@
 #define FOLD1(p, q)                                                           \
     (LANES(p, q, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) + \
      LANES(p, q, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31))
-    constexpr int SUMS = (ROW + 15) / 16 * 16;
+    constexpr int OUT = ROW + 2 * ABSOLUTE, SUMS = (OUT + 15) / 16 * 16;
     // Several groups of rays add to a pair, and the only group of pixels writes it.
     auto put = [](REAL& at, REAL value) {
 #if RAYS
@@ -101,7 +103,13 @@
                     t[5] = g;
                     for (int k = 0; k < FEATURES; ++k)
                         t[GEOMETRY + k] = weight * slope[k];
-                    for (int k = ROW; k < SUMS; ++k)
+#if ABSOLUTE
+                    const vec pull_x = row[2] * t[0] + row[3] * t[1];
+                    const vec pull_y = row[3] * t[0] + row[4] * t[1];
+                    t[ROW] = pull_x < (REAL)0 ? -pull_x : pull_x;
+                    t[ROW + 1] = pull_y < (REAL)0 ? -pull_y : pull_y;
+#endif
+                    for (int k = OUT; k < SUMS; ++k)
                         t[k] = (vec)(REAL)0;
                     for (int k = 0; k < SUMS; k += 16) {
                         const vec* u = t + k;
@@ -124,7 +132,7 @@
                 const REAL* row = rows + i * (ROW + 1);
                 const REAL* gain = gains + i * SUMS;
                 const long long pair = entry[2 * (from + i) + 1];
-                REAL* out = (REAL*)dpairs + (((const long long*)bases)[view] + pair) * ROW;
+                REAL* out = (REAL*)dpairs + (((const long long*)bases)[view] + pair) * OUT;
                 put(out[0], -(row[2] * gain[0] + row[3] * gain[1]));
                 put(out[1], -(row[3] * gain[0] + row[4] * gain[1]));
                 put(out[2], (REAL)0.5 * gain[2]);
@@ -133,6 +141,8 @@
                 put(out[5], -gain[5] / row[5]);
                 for (int k = 0; k < FEATURES; ++k)
                     put(out[GEOMETRY + k], gain[GEOMETRY + k]);
+                for (int k = ROW; k < OUT; ++k)
+                    put(out[k], gain[k]);
             }
         }
 #if MEDIAN >= 0
@@ -143,7 +153,7 @@
                 const int at = ((const int*)median)[pixel];
                 if (at < 0) continue;
                 const long long pair = ((const long long*)bases)[view] + entry[2 * at + 1];
-                ((REAL*)dpairs)[pair * ROW + GEOMETRY + MEDIAN] +=
+                ((REAL*)dpairs)[pair * OUT + GEOMETRY + MEDIAN] +=
                     ((const REAL*)dimages)[lift + pixel + (FEATURES + 1) * plane];
             }
 #endif

@@ -122,7 +122,13 @@ class GaussianRenderer(_SplatOperator):
         far: largest depth of a visible Gaussian.
         radius_clip: radius in pixels up to which Gaussians are left out.
         pose_step: unit in which solvers move ``twist``, radians and lengths of the world.
-        lens: lens of all cameras, for pictures that are not straightened; None for pinholes.
+        lens: lens of all cameras, for pictures that are not straightened; None for the lenses that
+            the cameras have (`Cameras.lenses`).
+        rolling: motion of each camera in its own frame while a picture is read from the first to
+            the last row, ``(cameras, 6)``: a rotation vector in radians, then a shift, as
+            `Cameras.rotate` takes them. None if all rows are read at once.
+        absgrad: whether the information of `with_info` has "absgrad", see `geometry.rasterization`;
+            ``DefaultStrategy(absolute=True)`` needs it.
         backend: renderer, ``"own"``, or ``"gsplat"``, which renders on CUDA with that library if it
             is installed.
 
@@ -149,18 +155,30 @@ class GaussianRenderer(_SplatOperator):
         pose_step: float = 1e-3,
         backend: Literal["own", "gsplat"] = "own",
         lens: Lens | None = None,
+        absgrad: bool = False,
+        rolling: Tensor | None = None,
     ) -> None:
         for name in outputs:
             if name not in _CHANNELS:
                 raise unknown_name("output of GaussianRenderer", name, _CHANNELS)
         if backend not in ("own", "gsplat"):
             raise unknown_name("backend of GaussianRenderer", backend, ("own", "gsplat"))
+        if backend != "own" and (absgrad or rolling is not None):
+            raise InputError(
+                "backend='gsplat' has neither absgrad nor a rolling shutter here; take backend='own'"
+            )
         every = [cameras] if isinstance(cameras, Cameras) else list(cameras)
         if not every or len({(len(c), c.size) for c in every}) > 1:
             raise InputError(
                 "GaussianRenderer takes cameras, or the cameras of every item, of the same number "
                 "and size each"
             )
+        if rolling is not None and tuple(rolling.shape) != (len(every[0]), 6):
+            raise InputError(
+                f"rolling has the shape {tuple(rolling.shape)}, expected {(len(every[0]), 6)}, one "
+                "motion per camera"
+            )
+        self.rolling = rolling
         self.size = every[0].size
         self.world_to_camera = torch.stack([c.world_to_camera for c in every])
         self.intrinsics = torch.stack([c.intrinsics for c in every])
@@ -170,8 +188,15 @@ class GaussianRenderer(_SplatOperator):
         self.outputs, self.channels, self.antialiased = tuple(outputs), channels, antialiased
         self.background = torch.as_tensor(background, dtype=self.intrinsics.dtype)
         self.near, self.far, self.radius_clip = near, far, radius_clip
-        self.pose_step, self.backend = pose_step, backend
-        self.lens = lens if lens is not None and lens.distorts else None
+        self.pose_step, self.backend, self.absgrad = pose_step, backend, absgrad
+        if len({c.lenses for c in every}) > 1:
+            raise InputError(
+                "GaussianRenderer takes the same lenses in every item; render the items apart"
+            )
+        own = every[0].lenses if lens is None else (lens,)
+        # One lens for all, or one per camera.
+        own = own[:1] if len(set(own)) == 1 else own
+        self.lenses = own if any(one.distorts for one in own) else ()
         self.domain_shape = ()
         self._set_range()
 
@@ -188,8 +213,43 @@ class GaussianRenderer(_SplatOperator):
         """Compute the prediction, and information about the Gaussians.
 
         The information is "splats" and "boxes" of every Gaussian in every view, as returned by
-        `geometry.rasterization`, and the "size" of a picture, width and height.
+        `geometry.rasterization`, and the "size" of a picture, width and height; and "absgrad" if
+        the operator was created with it.
         """
+        color, info = self._render(x)
+        size = constant((self.size[1], self.size[0]), x.means)
+        names = ("splats", "boxes", "absgrad")
+        return color, {**{name: info[name] for name in names if name in info}, "size": size}
+
+    def contributors(self, x: Any, number: int) -> tuple[Tensor, Tensor]:
+        """Find the Gaussians of every pixel with the largest weights ``alpha T``.
+
+        Args:
+            x: the Gaussians.
+            number: number k of Gaussians per pixel.
+
+        Returns:
+            numbers of the Gaussians, the largest weight first, -1 if there are fewer, and their
+            weights, 0 then, ``(batch, cameras, height, width, k)`` each.
+
+        >>> from invtoolbox.geometry import look_at
+        >>> camera = look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(8, 8))
+        >>> places = torch.tensor([[[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]])
+        >>> x = Splats.of_points(places, torch.zeros(1, 2, 3), 0.5, 0.9)
+        >>> ids, weights = GaussianRenderer(camera).contributors(x, 3)
+        >>> ids[0, 0, 4, 4]  # the nearer one hides the other
+        tensor([ 1,  0, -1])
+        """
+        if number < 1:
+            raise InputError(f"a pixel has at least one contributor, got number={number}")
+        if self.backend != "own":
+            raise InputError("backend='gsplat' finds no contributors; take backend='own'")
+        with torch.no_grad():
+            info = self._render(x, number)[1]
+        return info["ids"], info["weights"]
+
+    def _render(self, x: Any, contributors: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the prediction, and the information of `geometry.rasterization`."""
         self._check_splats(x)
         batch, like = x.means.shape[0], x.means
         if self.items is not None and batch != self.items:
@@ -199,6 +259,11 @@ class GaussianRenderer(_SplatOperator):
             )
         views = self._poses(like).expand(batch, -1, -1, -1)
         Ks = self._select(self.intrinsics).to(like).expand(batch, -1, -1, -1)
+        more: dict[str, Any] = {"contributors": contributors} if contributors else {}
+        if self.absgrad:
+            more["absgrad"] = True
+        if self.rolling is not None:
+            more["viewmats_rs"] = self._ends(views)
         behind = (
             self.background.to(like).expand(batch, views.shape[1], self.channels)
             if compute_once(is_nonzero, self.background)
@@ -225,7 +290,8 @@ class GaussianRenderer(_SplatOperator):
             normals="normal" in self.outputs,
             median_depth="median_depth" in self.outputs,
             surface=not {"plane_depth", "distortion"}.isdisjoint(self.outputs),
-            lens=self.lens,
+            lens=self._own_lenses(),
+            **more,
         )
         self._check_channels(image.shape[-1] - depth)
         known = {
@@ -235,9 +301,21 @@ class GaussianRenderer(_SplatOperator):
             "normal": info.get("normals"),
             **{name: info.get(name) for name in ("median_depth", "plane_depth", "distortion")},
         }
-        found = {name: info[name] for name in ("splats", "boxes") if name in info}
-        size = constant((self.size[1], self.size[0]), like)
-        return self._concatenate(known), {**found, "size": size}
+        return self._concatenate(known), info
+
+    def _ends(self, views: Tensor) -> Tensor:
+        """Return world to camera when the last row is read, ``(batch, C, 4, 4)``."""
+        assert self.rolling is not None
+        rolling = self.rolling if self.index is None else self.rolling[self.index]
+        step = rolling.to(views)
+        return rigid(rotation(step[:, :3]), step[:, 3:]) @ views
+
+    def _own_lenses(self) -> Lens | tuple[Lens, ...] | None:
+        """Return the lens of all views, or the lenses of the subset."""
+        if len(self.lenses) < 2:
+            return self.lenses[0] if self.lenses else None
+        every = self.lenses if self.index is None else [self.lenses[k] for k in self.index.tolist()]
+        return tuple(every)
 
     def _poses(self, like: Tensor) -> Tensor:
         """Return world to camera after the twists, ``(1 or batch, C, 4, 4)``."""
@@ -267,7 +345,9 @@ class GaussianRenderer(_SplatOperator):
         """Cameras after the twists; if items have their own cameras, those of all items in turn."""
         poses = self._poses(self.twist).detach()
         K = self._select(self.intrinsics).expand(len(poses), -1, -1, -1)
-        return Cameras(poses.flatten(0, 1), K.flatten(0, 1), self.size)
+        own = self._own_lenses()
+        lenses = (own,) * K.shape[1] if isinstance(own, Lens) else own or ()
+        return Cameras(poses.flatten(0, 1), K.flatten(0, 1), self.size, lenses=lenses * len(poses))
 
     def nearby(self, distance: float) -> Self:
         """Return the operator of the alpha of Gaussians within a distance of the cameras.
@@ -304,7 +384,7 @@ class GaussianRenderer(_SplatOperator):
         shown = [f"{self.blocks} cameras", f"{self.size[0]}x{self.size[1]}"]
         shown += [] if self.outputs == ("color",) else [f"outputs={self.outputs}"]
         shown += ["antialiased"] if self.antialiased else []
-        shown += [f"lens={self.lens}"] if self.lens is not None else []
+        shown += [f"lenses={self.lenses}"] if self.lenses else []
         return f"GaussianRenderer({', '.join(shown)})"
 
 

@@ -36,6 +36,7 @@ class RayBundle(Settings):
         if isinstance(rays, RayBundle):
             return rays
         if isinstance(rays, Cameras):
+            rays.require_pinholes("a renderer of rays")
             twist = rays.world_to_camera.new_zeros(len(rays), 6)
             tensors = {
                 "world_to_camera": rays.world_to_camera,

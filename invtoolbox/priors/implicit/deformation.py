@@ -1,7 +1,7 @@
 """Shapes that move over time: `Deformation`, and the motions of the points of a shape.
 
 `PointMotion` moves every point independently, `ControlNodes` with nearby nodes, and `NetworkMotion`
-by a network of place and time.
+by a network of place and time. `priors.Bones` moves the points of a part together.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import Splats
+from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.moving_shapes import (
     Moving,
     blend_weights,
@@ -25,8 +26,9 @@ from invtoolbox.geometry.moving_shapes import (
 )
 from invtoolbox.geometry.rotations import of_rotation_vector, rotation_matrices
 from invtoolbox.geometry.voxels import Voxels
+from invtoolbox.operators.points import check_points
 from invtoolbox.priors.adaptive import AdaptivePrior
-from invtoolbox.priors.base import ImplicitPrior, Prior
+from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum
 from invtoolbox.priors.implicit.coordinate_network import apply_layers, draw_layers
 from invtoolbox.priors.settings import check_positive, replace, require_bound
 
@@ -45,9 +47,10 @@ class Deformation(ImplicitPrior):
     the times. The shape is known, or is found together with its motion.
 
     Args:
-        shape: known `Splats` or `Voxels`, or an implicit prior of such: `VoxelGrid`, `Gaussians`
-            with ``strategy=None``.
-        motion: `ControlNodes`, `PointMotion` or `NetworkMotion`.
+        shape: known `Splats`, `Voxels`, `geometry.Mesh` or points ``(N, 3)`` or
+            ``(batch, N, 3)``, or an implicit prior: `VoxelGrid`, `Gaussians` with
+            ``strategy=None``. Of a mesh, x holds the vertices.
+        motion: `ControlNodes`, `PointMotion`, `NetworkMotion` or `Bones`.
         rate: factor on the step of the motion's parameters.
 
     Raises:
@@ -62,13 +65,21 @@ class Deformation(ImplicitPrior):
     """
 
     def __init__(
-        self, shape: Splats | Voxels | ImplicitPrior, motion: Motion, rate: float = 1.0
+        self,
+        shape: Splats | Voxels | Mesh | Tensor | ImplicitPrior,
+        motion: Motion,
+        rate: float = 1.0,
     ) -> None:
-        if not isinstance(shape, (Splats, Voxels, ImplicitPrior)):
+        if not isinstance(shape, (Splats, Voxels, Mesh, Tensor, ImplicitPrior)):
             raise InputError(
-                "Deformation moves Splats, Voxels or an implicit prior of such, "
+                "Deformation moves Splats, Voxels, a Mesh, points or an implicit prior of such, "
                 f"got {type(shape).__name__}"
             )
+        faces = shape.faces if isinstance(shape, Mesh) else None
+        if isinstance(shape, Mesh):
+            shape = shape.vertices
+        if isinstance(shape, Tensor):
+            shape = check_points(shape[None] if shape.ndim == 2 else shape, "Deformation")
         if isinstance(shape, AdaptivePrior) and shape.is_adaptive:
             raise InputError(
                 f"Deformation needs a fixed number of points, and {shape!r} changes it; "
@@ -80,6 +91,7 @@ class Deformation(ImplicitPrior):
             )
         check_positive("the rate of Deformation", rate)
         self.shape, self.motion, self.rate = shape, motion, float(rate)
+        self.faces: Tensor | None = faces
 
     def prepare(self, problem: Problem | None, solve: Any) -> Self:
         shape = rest = self.shape
@@ -89,7 +101,10 @@ class Deformation(ImplicitPrior):
             rest = shape.decode(shape.initial())
         elif problem is not None:
             shape = rest = map_tensors(shape, lambda t: t.to(problem.y0))
-        return replace(self, shape=shape, motion=self.motion.bind(places_of(rest).detach()))
+        motion = self.motion.bind(places_of(rest).detach(), self.faces)
+        return replace(
+            self, shape=shape, motion=motion if problem is None else motion.guess(problem)
+        )
 
     def at(self, iteration: int) -> Self:
         if not isinstance(self.shape, ImplicitPrior):
@@ -109,13 +124,7 @@ class Deformation(ImplicitPrior):
         shape = self.shape
         if isinstance(shape, ImplicitPrior):
             shape = shape.decode(_part(parameters, "shape"), generator)
-        displacements, turns = self.motion.move(_part(parameters, "motion"), places_of(shape))
-        turns_or_none = turns if isinstance(shape, Splats) else None
-        return Moving(
-            displacements,
-            turns_or_none,
-            map_tensors(shape, lambda t: t.expand(len(displacements), *t.shape[1:])),
-        )
+        return self.motion.moving(_part(parameters, "motion"), shape)
 
     def energy(self, parameters: dict[str, Tensor], x: Moving) -> Tensor:
         energy = self.motion.energy(_part(parameters, "motion"))
@@ -131,9 +140,11 @@ class Deformation(ImplicitPrior):
             if isinstance(self.shape, ImplicitPrior)
             else {}
         )
-        rates = {name: self.rate for name in parameters if name.startswith("motion.")}
         return {
-            **rates,
+            **{
+                f"motion.{name}": self.rate * rate
+                for name, rate in self.motion.learning_rates(_part(parameters, "motion")).items()
+            },
             **{
                 f"shape.{name}": rate for name, rate in own.items() if f"shape.{name}" in parameters
             },
@@ -162,9 +173,13 @@ class Motion(Settings, ABC):
     times: int
     size: float = 0.0
 
-    def bind(self, points: Tensor) -> Self:
-        """Return a copy for the points at rest ``(1 or batch, N, 3)``."""
+    def bind(self, points: Tensor, faces: Tensor | None = None) -> Self:
+        """Return a copy for the points at rest ``(1 or batch, N, 3)``, or vertices of a mesh."""
         return replace(self, size=float((points[0].amax(0) - points[0].amin(0)).norm()))
+
+    def guess(self, problem: Problem) -> Self:
+        """Return a copy whose initial guess comes from the measurements, if it can."""
+        return self
 
     @abstractmethod
     def initial(self) -> dict[str, Tensor]: ...
@@ -180,6 +195,19 @@ class Motion(Settings, ABC):
         """Return the energy of the motion itself, ``(batch,)``; 0 unless overridden."""
         first = next(iter(parameters.values()))
         return first.new_zeros(len(first))
+
+    def moving(self, parameters: dict[str, Tensor], shape: Any) -> Moving:
+        """Return the moving shape."""
+        displacements, turns = self.move(parameters, places_of(shape))
+        return Moving(
+            displacements,
+            turns if isinstance(shape, Splats) else None,
+            repeat_shape(shape, len(displacements)),
+        )
+
+    def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
+        """Return a factor on the solver's step for each leaf; 1 unless overridden."""
+        return dict.fromkeys(parameters, 1.0)
 
 
 class ControlNodes(Motion):
@@ -224,8 +252,8 @@ class ControlNodes(Motion):
         self.nodes = self.weights = torch.zeros(1, 0, 3)
         self.index = torch.zeros(1, 0, 1, dtype=torch.long)
 
-    def bind(self, points: Tensor) -> Self:
-        other = super().bind(points)
+    def bind(self, points: Tensor, faces: Tensor | None = None) -> Self:
+        other = super().bind(points, faces)
         nodes = [
             item[farthest_points(item, min(self.count, len(item)))] for item in points.detach()
         ]
@@ -238,13 +266,7 @@ class ControlNodes(Motion):
             torch.stack([i for i, _ in blends]),
             torch.stack([w for _, w in blends]),
         )
-        if self.rigidity is not None:
-            if self.rigidity.implicit is not None:
-                raise InputError(
-                    "the rigidity of ControlNodes is made of explicit priors, "
-                    f"got {self.rigidity!r}"
-                )
-            other.rigidity = self.rigidity._each(lambda prior: prior.bind(other.nodes))
+        other.rigidity = bind_rigidity(self.rigidity, other.nodes, repr(self))
         return other
 
     def initial(self) -> dict[str, Tensor]:
@@ -303,8 +325,8 @@ class PointMotion(Motion):
         self.times = check_times(times, "PointMotion")
         self.zeros = torch.zeros(1, 0, 3)
 
-    def bind(self, points: Tensor) -> Self:
-        other = super().bind(points)
+    def bind(self, points: Tensor, faces: Tensor | None = None) -> Self:
+        other = super().bind(points, faces)
         other.zeros = torch.zeros_like(points)
         return other
 
@@ -357,8 +379,8 @@ class NetworkMotion(Motion):
         )
         self.centre = torch.zeros(3)
 
-    def bind(self, points: Tensor) -> Self:
-        other = super().bind(points)
+    def bind(self, points: Tensor, faces: Tensor | None = None) -> Self:
+        other = super().bind(points, faces)
         other.centre = points[0].mean(0)
         return other
 
@@ -396,6 +418,21 @@ class NetworkMotion(Motion):
             f"NetworkMotion(times={self.times}, bandwidth={self.bandwidth:g}, "
             f"width={self.width}, depth={self.depth})"
         )
+
+
+def bind_rigidity(rigidity: PriorSum | None, nodes: Tensor, what: str) -> PriorSum | None:
+    """Return priors of the displacements of nodes ``(1 or batch, K, 3)``, bound to the nodes."""
+    if rigidity is None:
+        return None
+    if rigidity.implicit is not None:
+        raise InputError(f"the rigidity of {what} is made of explicit priors, got {rigidity!r}")
+    bound: PriorSum = rigidity._each(lambda prior: prior.bind(nodes))
+    return bound
+
+
+def repeat_shape(shape: Any, batch: int) -> Any:
+    """Return a shape with one entry per item of a batch."""
+    return map_tensors(shape, lambda t: t.expand(batch, *t.shape[1:]))
 
 
 def check_times(times: int, what: str) -> int:

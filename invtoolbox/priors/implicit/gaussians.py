@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.carving import carve_surface
-from invtoolbox.geometry.gaussians import Splats, colors_to_harmonics
+from invtoolbox.geometry.gaussians import Splats, colors_to_harmonics, effective_rank
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.priors.adaptive import AdaptivePrior, Intermediate, Transfer
 from invtoolbox.priors.implicit.gaussian_strategies import (
@@ -78,6 +78,11 @@ class Gaussians(AdaptivePrior):
             their neighbours. Disks have a normal and a plane (``outputs=("plane_depth", "normal")`` of
             `operators.GaussianRenderer`). Source: Huang et al., "2D Gaussian splatting for
             geometrically accurate radiance fields", SIGGRAPH 2024.
+        needles: weight, per view, of the mean over the Gaussians of ``max(-log(r - 1), 0)`` with
+            the effective rank r of the variances (`geometry.gaussians.effective_rank`). Disks and
+            balls, of rank 2 and above, cost nothing; needles, whose area vanishes, cost most.
+            Source: Hyung et al., "Effective rank analysis and regularization for enhanced 3D
+            Gaussian splatting", NeurIPS 2024, equation 9.
 
     Raises:
         InputError: The points, colors or settings do not fit.
@@ -103,6 +108,7 @@ class Gaussians(AdaptivePrior):
         rates: dict[str, float] | None = None,
         dropout: float = 0.0,
         flat: bool = False,
+        needles: float = 0.0,
     ) -> None:
         points = points[None] if points.ndim == 2 else points
         if (
@@ -137,6 +143,8 @@ class Gaussians(AdaptivePrior):
             raise InputError(
                 f"the dropout of Gaussians is a share from 0 to below 1, got {dropout}"
             )
+        if not needles >= 0:
+            raise InputError(f"the weight of needles must not be negative, got {needles}")
         unknown = set(rates or {}) - set(_RATES)
         if unknown:
             raise InputError(
@@ -156,7 +164,7 @@ class Gaussians(AdaptivePrior):
             dict(rates or {}),
             dropout,
         )
-        self.flat = bool(flat)
+        self.flat, self.needles = bool(flat), needles
         self.size: float | None = extent
         self.views = 1
         self.iteration: int | None = None  # None: everything takes part
@@ -180,6 +188,7 @@ class Gaussians(AdaptivePrior):
         carve: bool = False,
         dropout: float = 0.0,
         flat: bool = False,
+        needles: float = 0.0,
     ) -> Self:
         """Create ``count`` Gaussians of random colors at random places of a box.
 
@@ -200,6 +209,7 @@ class Gaussians(AdaptivePrior):
                 without it the first thousands of steps are spent on finding the object.
             dropout: see `Gaussians`.
             flat: see `Gaussians`.
+            needles: see `Gaussians`.
         """
         generator = torch.Generator().manual_seed(seed)
         corner, end = torch.tensor(low), torch.tensor(high)
@@ -220,6 +230,7 @@ class Gaussians(AdaptivePrior):
             rates=rates,
             dropout=dropout,
             flat=flat,
+            needles=needles,
         )
         prior.seed = seed
         prior.box = (low, high) if carve else None
@@ -326,15 +337,19 @@ class Gaussians(AdaptivePrior):
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
         first = parameters["logit_opacities"]
-        if not isinstance(self.strategy, MCMCStrategy):
-            return first.new_zeros(len(first))
         there = first > DEAD + 1
         count = there.sum(1).clamp_min(1)
+        thin = first.new_zeros(len(first))
+        if self.needles > 0:
+            lack = -(effective_rank(parameters["log_scales"]) - 1 + 1e-5).log().clamp_max(0)
+            thin = self.views * self.needles * (lack * there).sum(1) / count
+        if not isinstance(self.strategy, MCMCStrategy):
+            return thin
         opacity = (first.sigmoid() * there).sum(
             1
         ) / count  # of all, also in a step that leaves some out
         scale = (x.scales * there[..., None]).sum((1, 2)) / (3 * count)
-        return self.views * (
+        return thin + self.views * (
             self.strategy.opacity_weight * opacity + self.strategy.scale_weight * scale
         )
 
@@ -437,6 +452,7 @@ class Gaussians(AdaptivePrior):
         shown += [f"rates={self.rates}"] if self.rates else []
         shown += [f"dropout={self.dropout:g}"] if self.dropout else []
         shown += ["flat=True"] if self.flat else []
+        shown += [f"needles={self.needles:g}"] if self.needles else []
         shown += [f"decay_over={self.decay_over}", f"degree_every={self.degree_every}"]
         return f"Gaussians({', '.join(shown)})"
 

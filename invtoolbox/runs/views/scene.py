@@ -4,7 +4,7 @@ The tables::
 
     title, seed, device
     [views]                  dataset or path, reader; hold_out, train, count, scale, largest_side,
-                             background, silhouettes (the weight of the misfit of alpha)
+                             straighten, background, silhouettes (the weight of the misfit of alpha)
     [[prior]]                one that represents the scene (voxel-grid or gaussians) and its
                              settings; others with weights
     [operator]               settings of the renderer
@@ -80,6 +80,7 @@ class ViewTable(Place):
     count: int | None = Field(None, ge=1)
     scale: float = Field(1.0, gt=0, le=1)
     largest_side: int | None = Field(None, ge=1)
+    straighten: bool = True
     background: float | tuple[float, float, float] = 0.0
     silhouettes: float = Field(0.0, ge=0)
 
@@ -170,9 +171,13 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         if reader is None and place.exists() and reader_of_views(place) is None:
             folder = folder or Path("results") / self.name / "cameras"
             record = datasets.find_cameras(place, folder, seed=self.scene.seed)
-            found = datasets.open_found_cameras(record, largest_side=side, on_disk=True)
+            found = datasets.open_found_cameras(
+                record, straighten=table.straighten, largest_side=side, on_disk=True
+            )
         else:
-            found = datasets.open_views(place, reader, largest_side=side, on_disk=True)
+            found = datasets.open_views(
+                place, reader, straighten=table.straighten, largest_side=side, on_disk=True
+            )
         if table.scale < 1:
             most = (table.largest_side or math.inf) / max(found.cameras.size)
             found = scale(found, min(table.scale, most))

@@ -1,0 +1,124 @@
+"""Find the bones of a shape from its positions at several times; `it.find_bones`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms import LeastSquares
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.meshes import Body, Mesh
+from invtoolbox.operators import TrackedPoints
+from invtoolbox.problem import Problem
+from invtoolbox.solve import solve
+
+if TYPE_CHECKING:
+    from invtoolbox.solution import Solution
+    from invtoolbox.solvers.base import Solver
+
+#: Standard deviation of what bones cannot follow, relative to the diagonal.
+_MODEL = 0.002
+
+
+def find_bones(
+    shape: Any,
+    frames: Any,
+    count: int = 20,
+    *,
+    index: Tensor | None = None,
+    noise_std: float | None = None,
+    ordered: bool = True,
+    solver: Solver | None = None,
+    max_iterations: int = 300,
+    tolerance: float = 1e-4,
+    progress: bool = False,
+) -> Solution:
+    """Find bones, weights and poses that move a shape through given positions.
+
+    It solves ``priors.Deformation(shape, priors.Bones(count, T))`` for `operators.TrackedPoints`.
+
+    Args:
+        shape: shape at rest: a `geometry.Mesh`, ``(vertices, faces)``, points ``(N, 3)``, or an
+            object of trimesh, Open3D or PyTorch3D.
+        frames: positions at T times: a tensor ``(T, m, 3)``, or a list of shapes like the first
+            one, with the vertices in the same order.
+        count: number of bones.
+        index: numbers of the m points that the positions are those of; all points by default.
+        noise_std: standard deviation of the positions, in their unit; 0.2 % of the diagonal of the
+            shape by default, about what bones cannot follow.
+        ordered: whether the frames follow each other in time, so that the motion changes little
+            from one to the next; False for single poses.
+        solver: as in `it.solve`; L-BFGS by default.
+        max_iterations: as in `it.solve`.
+        tolerance: as in `it.solve`.
+        progress: as in `it.solve`.
+
+    Returns:
+        the `Solution`. Its ``x`` is a `geometry.Moving` with ``x.at(time)``, also between times,
+        ``x.skeleton()`` and ``x.at_pose(pose)``: positions ``(1, N, 3)``.
+
+    Raises:
+        InputError: if frames have another number of points than the shape or the index, or if the
+            shape cannot carry the bones (see `priors.Bones`).
+
+    >>> import invtoolbox as it
+    >>> bar = torch.cartesian_prod(torch.arange(12.0), torch.arange(3.0), torch.arange(3.0))
+    >>> up = torch.tensor([0.0, 0.0, 1.0])
+    >>> frames = [bar + a * (bar[:, :1] - 6).clamp_min(0) * up for a in (0.1, 0.2)]
+    >>> x = it.find_bones(bar, frames, count=2, max_iterations=30).x
+    >>> bool((x.at(1)[0] - frames[1]).norm(dim=-1).mean() < 0.1)
+    True
+    >>> x.skeleton()
+    Skeleton(2 bones)
+    """
+    from invtoolbox.priors import Bones, Deformation
+    from invtoolbox.solvers import LBFGS
+
+    body = Body.of(shape)
+    if len(body.points) != 1:
+        raise InputError(f"find_bones takes one shape at rest, got {len(body.points)}")
+    rest = body.points if body.points.dtype == torch.float64 else body.points.float()
+    positions = _positions(frames).to(rest)
+    lost = ~positions.isfinite().all(-1)
+    if bool(lost.any()):
+        time, point = lost.nonzero()[0].tolist()
+        raise InputError(
+            f"{int(lost.sum())} positions of the frames are NaN or infinite, the first is point "
+            f"{point} of frame {time}; leave the point out by index="
+        )
+    expected = rest.shape[1] if index is None else len(index)
+    if positions.shape[1] != expected:
+        raise InputError(
+            f"the frames have {positions.shape[1]} points, and "
+            f"{'the shape' if index is None else 'the index'} has {expected}"
+        )
+    times = len(positions)
+    if noise_std is None:
+        noise_std = _MODEL * float((rest[0].amax(0) - rest[0].amin(0)).norm())
+    A = TrackedPoints(rest, times, index)
+    bones = Bones(count, times, acceleration=0.1 if ordered else torch.inf)
+    start = rest[0] if body.faces is None else Mesh(rest[0], body.faces)
+    return solve(
+        Problem(A.displacements(positions[None]), A, LeastSquares(noise_std)),
+        Deformation(start, bones),
+        LBFGS(memory=20) if solver is None else solver,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        progress=progress,
+    )
+
+
+def _positions(frames: Any) -> Tensor:
+    """Return positions ``(T, m, 3)`` of a tensor, an array, or a list of shapes."""
+    if isinstance(frames, (list, tuple)):
+        points = [Body.of(frame).points[0] for frame in frames]
+        counts = {len(p) for p in points}
+        if len(counts) != 1:
+            raise InputError(
+                "find_bones takes at least one frame, and frames of the same number of points, got "
+                f"{len(points)} frames of {sorted(counts)} points"
+            )
+        return torch.stack(points)
+    return Body.of(frames).points
