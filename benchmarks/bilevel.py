@@ -114,7 +114,7 @@ class Counted(PriorParameters):
 
 
 def accuracy() -> None:
-    truth = patches(32, 16)
+    truth = patches(32, 16, torch.float64)
     problem = denoising(truth, 0)
     prior = FieldsOfExperts.total_variation(weight=math.exp(-5) / SIGMA**2, smoothing=math.exp(-5))
     y = truth.reshape(1, -1)

@@ -19,7 +19,7 @@ from invtoolbox.priors.inexact import Decoding, InexactPrior
 from invtoolbox.solvers.base import Solver, State
 
 #: Largest accuracy, and the smallest in units of the rounding error, below which inner solves stall.
-_MOST, _LEAST_ROUNDING = 1.0, 16
+_MOST, _LEAST_ROUNDING = 1.0, 100
 #: Number of times that a step raises the accuracy of a direction, and halves its length.
 _RAISES, _HALVINGS = 12, 6
 
@@ -141,18 +141,21 @@ class AdaptiveAccuracy(InexactDescent):
         trust: share of |z| by which the error of the direction must be smaller.
         decrease: constant of the sufficient decrease.
         relax: factor on the accuracy after an accepted step, at least 1.
+        reach: largest change of the parameters in a step.
 
     >>> AdaptiveAccuracy(first=1e-3)
-    AdaptiveAccuracy(max_iterations=200, tolerance=0.01, first=0.001, trust=0.5, decrease=0.0001, relax=1.25)
+    AdaptiveAccuracy(max_iterations=200, tolerance=0.01, first=0.001, trust=0.5, decrease=0.0001, relax=1.25, reach=2.0)
     """
 
     trust: float = 0.5
     decrease: float = 1e-4
     relax: float = 1.25
+    reach: float = 2.0
 
     def step(self, objective: Objective, state: InexactState) -> InexactState:
         state = self._trustworthy(objective, state)
-        size, accuracy, length = float(state.gradient.norm()), float(state.accuracy), state.length
+        size, accuracy = float(state.gradient.norm()), float(state.accuracy)
+        length = state.length.clamp_max(self.reach / max(size, 1e-30))
         low = float(state.value) - self._slack(objective, state.image, state.image_error)
         cost = 0
         for _ in range(_HALVINGS):
@@ -171,9 +174,9 @@ class AdaptiveAccuracy(InexactDescent):
                     count=state.count + 1,
                 )
             length = 0.5 * length
-        decoded = self.decode(objective, state.x, _raise(accuracy, state.x), state.image)
+        decoded = self.decode(objective, state.x, _raise(accuracy, state.image), state.image)
         new = self.differentiate(
-            objective, state, state.x, decoded, _raise(accuracy, state.x), state.adjoint
+            objective, state, state.x, decoded, _raise(accuracy, state.image), state.adjoint
         )
         return replace(new, cost=new.cost + cost, count=state.count + 1)
 
@@ -182,11 +185,11 @@ class AdaptiveAccuracy(InexactDescent):
         for _ in range(_RAISES):
             accuracy = float(state.accuracy)
             enough = (1 - self.trust) * float(state.gradient.norm())
-            if float(state.error) <= enough or accuracy <= _least(state.x):
+            if float(state.error) <= enough or accuracy <= _least(state.image):
                 break
-            decoded = self.decode(objective, state.x, _raise(accuracy, state.x), state.image)
+            decoded = self.decode(objective, state.x, _raise(accuracy, state.image), state.image)
             state = self.differentiate(
-                objective, state, state.x, decoded, _raise(accuracy, state.x), state.adjoint
+                objective, state, state.x, decoded, _raise(accuracy, state.image), state.adjoint
             )
         return state
 
@@ -198,7 +201,7 @@ class AdaptiveAccuracy(InexactDescent):
         return float(slope.norm() * error + 0.5 * curvature * error**2)
 
     def gives_up(self, state: InexactState) -> Tensor | None:
-        return state.accuracy <= _least(state.x)
+        return state.accuracy <= _least(state.image)
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,7 @@ class ScheduledAccuracy(InexactDescent):
     def step(self, objective: Objective, state: InexactState) -> InexactState:
         k = int(state.count) + 2
         factor = {"exponential": 0.9**k, "quadratic": k**-2.0, "cubic": k**-3.0}[self.schedule]
-        accuracy = max(_least(state.x), self.first * factor)
+        accuracy = max(_least(state.image), self.first * factor)
         x = state.x - state.length * state.gradient
         decoded = self.decode(objective, x, accuracy, state.image)
         value = objective.problem.data_term.value(decoded.x, objective.problem.y)
