@@ -88,7 +88,7 @@ def differentiable(x: Tensor, objective: Objective) -> Tensor:
     with torch.enable_grad():
         # `free` stands for x inside the gradient; the graph to theta goes through everything else.
         free = point.clone().requires_grad_(True)
-        gradient = _gradient(objective, free)
+        gradient = gradient_with_graph(objective, free)
     if not gradient.requires_grad:
         raise InputError(
             "differentiate='implicit' found no tensor that requires a gradient in the problem or "
@@ -226,7 +226,7 @@ def solve_by_gmres(tolerance: float, max_iterations: int, remedy: str) -> Adjoin
     return solve
 
 
-def _gradient(objective: Objective, x: Tensor) -> Tensor:
+def gradient_with_graph(objective: Objective, x: Tensor) -> Tensor:
     """Return ``grad F`` with a graph to x and to every tensor that requires a gradient."""
     problem = objective.problem
     value = problem.data_term.value(problem.operator(x), problem.y)

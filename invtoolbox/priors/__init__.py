@@ -54,6 +54,7 @@ from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow, SpaceTimeV
 from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
 from invtoolbox.priors.implicit.voxel_grid import VoxelGrid
 from invtoolbox.priors.learned.denoiser import Denoiser
+from invtoolbox.priors.learned.fields_of_experts import FieldsOfExperts
 from invtoolbox.priors.learned.learned_proximal import LearnedProximal
 from invtoolbox.priors.learned.score_distillation import (
     DenoiserScore,
@@ -122,6 +123,7 @@ __all__ = [
     "Disagreement",
     "DnCNN",
     "ExplicitPrior",
+    "FieldsOfExperts",
     "FlowSpline",
     "FreeFlow",
     "Gaussian",

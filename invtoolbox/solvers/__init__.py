@@ -15,6 +15,7 @@ from invtoolbox.solvers.douglas_rachford import DouglasRachford
 from invtoolbox.solvers.gauss_newton import GaussNewton, LevenbergMarquardt
 from invtoolbox.solvers.gradient_descent import GradientDescent
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
+from invtoolbox.solvers.inexact_descent import AdaptiveAccuracy, InexactDescent, ScheduledAccuracy
 from invtoolbox.solvers.krylov_mm import KrylovMM
 from invtoolbox.solvers.lbfgs import LBFGS
 from invtoolbox.solvers.learned_direction import LearnedDirection
@@ -48,6 +49,7 @@ __all__ = [
     "PDHG",
     "SIRT",
     "Adam",
+    "AdaptiveAccuracy",
     "AnnealedSampler",
     "CondatVu",
     "ConjugateGradient",
@@ -58,6 +60,7 @@ __all__ = [
     "GaussNewton",
     "GradientDescent",
     "HalfQuadratic",
+    "InexactDescent",
     "KrylovMM",
     "LearnedDirection",
     "LevenbergMarquardt",
@@ -67,6 +70,7 @@ __all__ = [
     "PromptTuning",
     "ProximalGradient",
     "Reweighted",
+    "ScheduledAccuracy",
     "Solver",
     "State",
     "StochasticPDHG",

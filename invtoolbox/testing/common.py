@@ -89,7 +89,7 @@ class Checklist:
 
     def at_most(self, name: str, figure: float | Tensor, limit: float, sentence: str) -> bool:
         """Record a figure that may be at most ``limit``; NaN always fails."""
-        value = float(figure.max()) if isinstance(figure, Tensor) else float(figure)
+        value = float(figure.detach().max()) if isinstance(figure, Tensor) else float(figure)
         ok = value <= limit
         self.findings.append(
             Finding(name, ok, value, limit, "" if ok else sentence.format(figure=value))

@@ -1,6 +1,7 @@
 """Training of networks: the weights are the unknown of a problem that `invtoolbox.solve` solves."""
 
 from invtoolbox.core.environment import keep_freed_memory
+from invtoolbox.training.bilevel import LearnedPrior, learn_prior
 from invtoolbox.training.directions import (
     NormalEquations,
     ResidualLeft,
@@ -28,6 +29,7 @@ from invtoolbox.training.pairs import (
     RecorruptedPairs,
     ThinnedPairs,
 )
+from invtoolbox.training.prior_parameters import PriorParameters
 from invtoolbox.training.recipe import run_recipe
 from invtoolbox.training.score_matching import DiffusionPairs, ScoreMatching
 from invtoolbox.training.stages import Stage, Trained, proximal_matching_stages, train
@@ -49,6 +51,7 @@ __all__ = [
     "DiffusionPairs",
     "EquivariantImaging",
     "JacobianNuclearNorm",
+    "LearnedPrior",
     "LevelPairs",
     "Loss",
     "MeasuredPairs",
@@ -61,6 +64,7 @@ __all__ = [
     "NormalEquations",
     "Pairs",
     "PixelLikelihood",
+    "PriorParameters",
     "ProximalMatching",
     "RateDistortion",
     "RecorruptedPairs",
@@ -76,6 +80,7 @@ __all__ = [
     "ThinnedPairs",
     "Trained",
     "keep_freed_memory",
+    "learn_prior",
     "measure_equivariance",
     "proximal_matching_stages",
     "run_recipe",

@@ -1,0 +1,273 @@
+"""Gradient descent whose objective and gradient are solved to an accuracy that follows the run.
+
+`AdaptiveAccuracy` raises the accuracy only where a step needs it; `ScheduledAccuracy` raises it by
+a fixed schedule. Both are for an `InexactPrior`, such as the parameters of a prior in
+`training.learn_prior`, and for one item.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.objective.objective import Objective
+from invtoolbox.priors.inexact import Decoding, InexactPrior
+from invtoolbox.solvers.base import Solver, State
+
+#: Largest accuracy, and the smallest in units of the rounding error, below which inner solves stall.
+_MOST, _LEAST_ROUNDING = 1.0, 100
+#: Number of times that a step raises the accuracy of a direction, and halves its length.
+_RAISES, _HALVINGS = 12, 6
+
+
+@dataclass
+class InexactState(State):
+    """Point, decoded image, gradient and accuracy of an inexact descent."""
+
+    image: Tensor  # (1, n)
+    image_error: Tensor  # (1,) bound of the distance to the exact image
+    gradient: Tensor  # (1, m) in the packed parameters
+    error: Tensor  # (1,) bound of the distance to the exact gradient
+    adjoint: Tensor  # (1, n)
+    accuracy: Tensor  # (1,)
+    length: Tensor  # (1,) step length that is tried first
+    cost: Tensor  # (1,) number of inner iterations and products so far
+    count: Tensor  # (1,) number of steps
+
+
+@dataclass(frozen=True)
+class InexactDescent(Solver):
+    """Base class of the methods here; certificate: ``(|gradient| + its error) / value``.
+
+    If the parameters are logarithms, it bounds the relative change of the value per unit of a
+    parameter, to first order.
+
+    Args:
+        first: first accuracy of the inner solves, a relative gradient norm, and of the adjoint
+            equations, a relative residual.
+    """
+
+    max_iterations: int = 200
+    tolerance: float = 1e-2
+    first: float = 0.1
+    certificate_name: ClassVar[str] = "relative hypergradient"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.first <= _MOST:
+            raise InputError(f"the first accuracy lies in (0, 1], got {self.first}")
+
+    def unsupported_reason(self, objective: Objective) -> str | None:
+        if not isinstance(objective.prior.implicit, InexactPrior):
+            return f"{type(self).__name__} is for an InexactPrior; see training.learn_prior"
+        if objective.batch != 1 or objective.explicit_priors:
+            return f"{type(self).__name__} takes one item and no explicit prior"
+        return None
+
+    def suits(self, objective: Objective) -> bool:
+        return False
+
+    def init(self, objective: Objective, start: Tensor) -> InexactState:
+        blank = start.new_zeros(1)
+        state = InexactState(
+            start, blank, blank, blank, blank, blank, start, blank, blank,
+            blank + self.first, blank, blank, blank,
+        )  # fmt: skip
+        decoded = self.decode(objective, start, self.first, None)
+        state = self.differentiate(objective, state, start, decoded, self.first, None)
+        # The first step changes the parameters by 1 in all.
+        size = state.gradient.norm().clamp_min(torch.finfo(start.dtype).tiny)
+        return replace(state, length=(1 / size)[None])
+
+    def decode(
+        self, objective: Objective, x: Tensor, accuracy: float, start: Tensor | None
+    ) -> Decoding:
+        """Return the image of packed parameters."""
+        assert objective.layout is not None
+        return _implicit(objective).decode_to(objective.layout.unpack(x), accuracy, start)
+
+    def differentiate(
+        self,
+        objective: Objective,
+        state: InexactState,
+        x: Tensor,
+        decoded: Decoding,
+        accuracy: float,
+        adjoint: Tensor | None,
+    ) -> InexactState:
+        """Return the state at packed parameters whose image is known."""
+        assert objective.layout is not None
+        problem = objective.problem
+        value, slope = problem.data_term.value_and_grad(decoded.x, problem.y)
+        pull = _implicit(objective).pull_back(
+            objective.layout.unpack(x), decoded, slope, accuracy, adjoint
+        )
+        gradient = objective.layout.pack(pull.gradient)
+        # The slope at x differs from the slope at x* by at most the share of the error in x.
+        curved = _share(slope, decoded.x, problem.y) * decoded.error
+        error = pull.error + gradient.norm() * curved / slope.norm().clamp_min(1e-30)
+        return replace(
+            state,
+            x=x,
+            value=value,
+            discrepancy=problem.data_term.discrepancy_of(value, decoded.x, problem.y),
+            certificate=(gradient.norm() + error) / value,
+            image=decoded.x,
+            image_error=decoded.error,
+            gradient=gradient,
+            error=error,
+            adjoint=pull.adjoint,
+            accuracy=torch.full_like(state.accuracy, accuracy),
+            cost=state.cost + decoded.steps + pull.steps,
+        )
+
+
+@dataclass(frozen=True)
+class AdaptiveAccuracy(InexactDescent):
+    r"""Descent that raises the accuracy of the inner solves only if a step needs it (MAID).
+
+    A direction z is used once the bound of its error is at most ``(1 - trust) |z|``. A step t is
+    accepted if an upper bound of the new value lies below a lower bound of the old one by
+    ``decrease t |z|^2``; both bounds follow from the errors of the images. After a step the accuracy
+    falls by ``relax``; if no step is accepted, it rises (Salehi, Mukherjee, Roberts and Ehrhardt,
+    arXiv 2308.10098, algorithm 3.1). The step that is tried first is the one of Barzilai and
+    Borwein, where the paper lets the last step grow. The constants of the bounds are estimates
+    (`training.PriorParameters`).
+
+    Args:
+        trust: share of |z| by which the error of the direction must be smaller.
+        decrease: constant of the sufficient decrease.
+        relax: factor on the accuracy after an accepted step, at least 1.
+        reach: largest change of the parameters in a step.
+
+    >>> AdaptiveAccuracy(first=1e-3)
+    AdaptiveAccuracy(max_iterations=200, tolerance=0.01, first=0.001, trust=0.5, decrease=0.0001, relax=1.25, reach=2.0)
+    """
+
+    trust: float = 0.5
+    decrease: float = 1e-4
+    relax: float = 1.25
+    reach: float = 2.0
+
+    def step(self, objective: Objective, state: InexactState) -> InexactState:
+        state = self._trustworthy(objective, state)
+        size, accuracy = float(state.gradient.norm()), float(state.accuracy)
+        length = state.length.clamp_max(self.reach / max(size, 1e-30))
+        low = float(state.value) - self._slack(objective, state.image, state.image_error)
+        cost = 0
+        for _ in range(_HALVINGS):
+            x = state.x - length * state.gradient
+            decoded = self.decode(objective, x, accuracy, state.image)
+            cost += decoded.steps
+            value = objective.problem.data_term.value(decoded.x, objective.problem.y)
+            high = float(value) + self._slack(objective, decoded.x, decoded.error)
+            if high <= low - self.decrease * float(length) * size**2:
+                relaxed = min(_MOST, self.relax * accuracy)
+                new = self.differentiate(objective, state, x, decoded, relaxed, state.adjoint)
+                return replace(
+                    new,
+                    length=_barzilai_borwein(new, state, length),
+                    cost=new.cost + cost - decoded.steps,
+                    count=state.count + 1,
+                )
+            length = 0.5 * length
+        decoded = self.decode(objective, state.x, _raise(accuracy, state.image), state.image)
+        new = self.differentiate(
+            objective, state, state.x, decoded, _raise(accuracy, state.image), state.adjoint
+        )
+        return replace(new, cost=new.cost + cost, count=state.count + 1)
+
+    def _trustworthy(self, objective: Objective, state: InexactState) -> InexactState:
+        """Raise the accuracy until the direction is one of descent in spite of its error."""
+        for _ in range(_RAISES):
+            accuracy = float(state.accuracy)
+            enough = (1 - self.trust) * float(state.gradient.norm())
+            if float(state.error) <= enough or accuracy <= _least(state.image):
+                break
+            decoded = self.decode(objective, state.x, _raise(accuracy, state.image), state.image)
+            state = self.differentiate(
+                objective, state, state.x, decoded, _raise(accuracy, state.image), state.adjoint
+            )
+        return state
+
+    @staticmethod
+    def _slack(objective: Objective, image: Tensor, error: Tensor) -> float:
+        """Return how much the value at the exact image may differ from the value at the image."""
+        _, slope = objective.problem.data_term.value_and_grad(image, objective.problem.y)
+        curvature = _share(slope, image, objective.problem.y)
+        return float(slope.norm() * error + 0.5 * curvature * error**2)
+
+    def gives_up(self, state: InexactState) -> Tensor | None:
+        return state.accuracy <= _least(state.image)
+
+
+@dataclass(frozen=True)
+class ScheduledAccuracy(InexactDescent):
+    """Descent with a summable schedule of accuracies (HOAG).
+
+    The accuracy of step k = 1, 2, ... is ``first * 0.9^k``, ``first / k^2`` or ``first / k^3``. The
+    step is the reciprocal of an estimated Lipschitz constant, which falls by 5 % if the value falls
+    and doubles, with the step undone, if the value grows by a fifth (Pedregosa, ICML 2016).
+
+    Args:
+        schedule: the schedule.
+
+    >>> ScheduledAccuracy().schedule
+    'cubic'
+    """
+
+    schedule: Literal["exponential", "quadratic", "cubic"] = "cubic"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.schedule not in ("exponential", "quadratic", "cubic"):
+            raise InputError(f"schedule is exponential, quadratic or cubic, got {self.schedule!r}")
+
+    def step(self, objective: Objective, state: InexactState) -> InexactState:
+        k = int(state.count) + 2
+        factor = {"exponential": 0.9**k, "quadratic": k**-2.0, "cubic": k**-3.0}[self.schedule]
+        accuracy = max(_least(state.image), self.first * factor)
+        x = state.x - state.length * state.gradient
+        decoded = self.decode(objective, x, accuracy, state.image)
+        value = objective.problem.data_term.value(decoded.x, objective.problem.y)
+        if float(value) > 1.2 * float(state.value) or not bool(value.isfinite()):
+            return replace(
+                state,
+                length=0.5 * state.length,
+                cost=state.cost + decoded.steps,
+                count=state.count + 1,
+            )
+        grown = 1 / 0.95 if float(value) < float(state.value) else 1.0
+        new = self.differentiate(objective, state, x, decoded, accuracy, state.adjoint)
+        return replace(new, length=grown * state.length, count=state.count + 1)
+
+
+def _implicit(objective: Objective) -> InexactPrior:
+    implicit = objective.prior.implicit
+    assert isinstance(implicit, InexactPrior)
+    return implicit
+
+
+def _barzilai_borwein(new: InexactState, old: InexactState, length: Tensor) -> Tensor:
+    """Return the length of the next step, within a factor of 10 of the last one."""
+    moved, turned = new.x - old.x, new.gradient - old.gradient
+    bend = (moved * turned).sum()[None]
+    found = moved.square().sum() / bend.clamp_min(1e-30)
+    return torch.where(bend > 0, found.clamp(0.1 * length, 10 * length), 2 * length)
+
+
+def _raise(accuracy: float, like: Tensor) -> float:
+    return max(_least(like), 0.5 * accuracy)
+
+
+def _least(like: Tensor) -> float:
+    """Return the smallest accuracy that inner solves reach in the precision of a tensor."""
+    return _LEAST_ROUNDING * torch.finfo(like.dtype).eps
+
+
+def _share(slope: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Return the curvature of a squared distance, ``|slope| / |x - y|``."""
+    return slope.norm() / (x - y).norm().clamp_min(1e-30)

@@ -1,0 +1,319 @@
+r"""Parameters of a prior as the unknown: the answers of problems as a function of them.
+
+For the parameters theta, ``x(theta) = argmin_x h(x; theta)``, the answer of a problem with the
+prior. By the implicit function theorem, the gradient of a function g of the answer is
+
+.. math:: \nabla_\theta g = -(\partial_\theta \nabla_x h)^T q, \qquad
+          \nabla_x^2 h \; q = \nabla_x g(x).
+
+Both the answer and q are computed to an accuracy only, and `PriorParameters` bounds the error that
+this causes (Ehrhardt and Roberts, IMA J. Appl. Math. 89, 2024; Salehi, Mukherjee, Roberts and
+Ehrhardt, "An adaptively inexact first-order method for bilevel optimization", 2023).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from invtoolbox.errors import InputError
+from invtoolbox.loop.differentiation import gradient_with_graph
+from invtoolbox.objective.objective import Objective
+from invtoolbox.operators.base import expand, inner, item_norm
+from invtoolbox.priors.base import Prior, PriorSum
+from invtoolbox.priors.inexact import Decoding, InexactPrior, Pull
+from invtoolbox.problem import Problem
+from invtoolbox.solve import inner_solve
+from invtoolbox.solvers.base import Solver, missing_gradient_reason
+from invtoolbox.solvers.binding import bind
+from invtoolbox.solvers.lbfgs import LBFGS
+from invtoolbox.solvers.linear_systems import conjugate_gradients
+from invtoolbox.unrolling.learned import modules_of
+
+#: Number of Hessian products for the estimate of its smallest eigenvalue, of power iterations for
+#: norms, and the share of the estimate that is used.
+_LANCZOS, _POWER, _SAFE = 30, 3, 0.9
+#: Smallest eigenvalue of a Hessian, relative to the largest, for which bounds of errors make sense.
+_LEAST_SHARE = 1e-6
+#: Largest number of products of one adjoint equation.
+_MOST_PRODUCTS = 1000
+
+
+class PriorParameters(InexactPrior):
+    """Learned parameters of a prior, decoded to the answers of problems, ``(1, values)``.
+
+    Args:
+        prior: smooth prior that holds `torch.nn.Parameter`, such as `priors.FieldsOfExperts`, or a
+            sum of priors. It is never written to.
+        problems: problems that are solved with weight 1, each with a batch of its own.
+        solver: solver of the problems.
+        accuracy: relative gradient norm at which `decode` ends.
+        neumann: number of terms of the Neumann series for the inverse of the Hessian, in place of
+            conjugate gradients (Lorraine, Vicol and Duvenaud, AISTATS 2020).
+        curvature: lower bound of the smallest eigenvalue of the Hessians, for the bounds of errors.
+            By default 0.9 of an estimate at the first answers (Lanczos), so that the bounds are
+            estimates too.
+
+    Raises:
+        InputError: if the prior holds no parameter, or is not smooth.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.rand(2, 1, 8, 8), it.operators.Identity((1, 8, 8)))
+    >>> prior = PriorParameters(it.priors.FieldsOfExperts(2, 3), [problem])
+    >>> prior.decode(prior.initial()).shape
+    torch.Size([1, 128])
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        problems: Sequence[Problem],
+        solver: Solver | None = None,
+        accuracy: float = 1e-5,
+        neumann: int | None = None,
+        curvature: float | None = None,
+    ) -> None:
+        self.prior, self.problems = prior.as_sum(), tuple(problems)
+        self.solver = LBFGS(max_iterations=1000) if solver is None else solver
+        self.accuracy, self.neumann, self.curvature = accuracy, neumann, curvature
+        if not any(True for _ in _leaves(self.prior)):
+            raise InputError(
+                f"there is nothing to learn: {prior!r} holds no torch.nn.Parameter that requires a "
+                "gradient; priors.FieldsOfExperts does"
+            )
+        for term in self.prior.terms:
+            if reason := missing_gradient_reason(term.prior, "learn_prior"):
+                raise InputError(f"{reason}; FieldsOfExperts.total_variation() is smooth")
+        if self.prior.implicit is not None:
+            raise InputError(f"learn_prior works on images, and {prior!r} is an implicit prior")
+
+    def initial(self) -> dict[str, Tensor]:
+        return {name: leaf.detach()[None].clone() for name, leaf in _leaves(self.prior)}
+
+    def prior_at(self, parameters: dict[str, Tensor]) -> PriorSum:
+        """Return a copy of the prior with other parameters."""
+        other = copy.deepcopy(self.prior)
+        for name, leaf in _leaves(other):
+            leaf.data = parameters[name][0].detach().clone()
+        return other
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        if self.curvature is not None:
+            return self
+        other, parameters = copy.copy(self), self.initial()
+        other.curvature = 1.0
+        decoded, low = other.decode_to(parameters, 0.1), math.inf
+        for local in other._locals(parameters, decoded.x):
+            ends = _ritz_values(local.hessian, local.x)
+            if not bool((ends[:, 0] > _LEAST_SHARE * ends[:, 1]).all()):
+                raise InputError(
+                    "the problems are not strongly convex: the eigenvalues of a Hessian lie between "
+                    f"about {float(ends[:, 0].min()):.1g} and {float(ends[:, 1].max()):.1g}; add "
+                    "1e-3 * it.priors.Tikhonov() to the prior, or give curvature="
+                )
+            low = min(low, float(ends[:, 0].min()))
+        other.curvature = _SAFE * low
+        return other
+
+    def decode_to(
+        self, parameters: dict[str, Tensor], accuracy: float, start: Tensor | None = None
+    ) -> Decoding:
+        prior, found, gradients, steps = self.prior_at(parameters), [], [], 0
+        starts = [None] * len(self.problems) if start is None else self._split(start)
+        with torch.no_grad():
+            for problem, first in zip(self.problems, starts):
+                solution = inner_solve(
+                    problem,
+                    prior,
+                    self.solver,
+                    1.0,
+                    initial=first,
+                    tolerance=accuracy,
+                    progress=False,
+                )
+                found.append(solution.x.flatten())
+                steps += int(solution.iterations.max()) + 1
+                objective = bind(problem, prior, 1.0, inner_solve)[0]
+                gradients.append(objective.evaluate(solution.x).gradient.flatten())
+        # h is strongly convex: |x - x*| <= |grad h(x)| / curvature.
+        error = torch.cat(gradients).norm()[None] / (self.curvature or 1.0)
+        return Decoding(torch.cat(found)[None], error, steps)
+
+    def pull_back(
+        self,
+        parameters: dict[str, Tensor],
+        decoded: Decoding,
+        slope: Tensor,
+        accuracy: float,
+        start: Tensor | None = None,
+    ) -> Pull:
+        total = {name: torch.zeros_like(value) for name, value in parameters.items()}
+        starts = [None] * len(self.problems) if start is None else self._split(start)
+        bound, adjoints, steps, mu = slope.new_zeros(1), [], 0, self.curvature or 1.0
+        for local, right, first in zip(
+            self._locals(parameters, decoded.x), self._split(slope), starts
+        ):
+            q, products = self._solve_adjoint(local, right, accuracy, first)
+            residual = right - local.hessian(q)
+            pulled = local.pull(q)
+            for name, part in zip(total, pulled):
+                total[name] = total[name] - part[None]
+            # Errors by the inexact x: the same expressions at a point as far away as x* may be.
+            moved = local.moved(mu)
+            bent = moved.hessian(q) - local.hessian(q)
+            turned = _length([a - b for a, b in zip(moved.pull(q), pulled)])
+            size = local.norm_of_pull(right)
+            bound = bound + size / mu * (residual.norm() + bent.norm()) + turned
+            adjoints.append(q.flatten())
+            steps += products + 3 + 2 * _POWER
+        return Pull(total, bound, torch.cat(adjoints)[None], steps)
+
+    def _solve_adjoint(
+        self, local: _Local, right: Tensor, accuracy: float, start: Tensor | None
+    ) -> tuple[Tensor, int]:
+        """Return q and the number of products."""
+        if self.neumann is not None:
+            step = 1 / _largest_eigenvalue(local.hessian, local.x)
+            term = q = expand(step, right) * right
+            for _ in range(self.neumann):
+                term = term - expand(step, term) * local.hessian(term)
+                q = q + term
+            return q, self.neumann + 10
+        count = 0
+
+        def product(v: Tensor) -> Tensor:
+            nonlocal count
+            count += 1
+            return local.hessian(v)
+
+        first = torch.zeros_like(right) if start is None else start
+        left = right if start is None else right - product(first)
+        # The tolerance is relative to the right-hand side of a start at 0.
+        tiny = torch.finfo(right.dtype).tiny
+        goal = accuracy * item_norm(right) / item_norm(left).clamp_min(tiny)
+        found, _ = conjugate_gradients(product, left, goal, _MOST_PRODUCTS)
+        return first + found, count
+
+    def _locals(self, parameters: dict[str, Tensor], x: Tensor) -> Iterator[_Local]:
+        for problem, point in zip(self.problems, self._split(x)):
+            prior = self.prior_at(parameters)
+            objective = bind(problem, prior, 1.0, inner_solve)[0]
+            yield _Local.of(objective, point, [leaf for _, leaf in _leaves(prior)])
+
+    def _split(self, x: Tensor) -> list[Tensor]:
+        shapes = [(problem.batch, *problem.image_shape) for problem in self.problems]
+        sizes = [math.prod(shape) for shape in shapes]
+        return [part.reshape(shape) for part, shape in zip(x[0].split(sizes), shapes)]
+
+    def __repr__(self) -> str:
+        return f"PriorParameters({self.prior!r}, {len(self.problems)} problems)"
+
+
+class _Local(NamedTuple):
+    """Derivatives of ``grad_x h`` at a point.
+
+    Attributes:
+        objective: h.
+        x: the point, a leaf.
+        gradient: ``grad_x h(x)`` with a graph to x and to the parameters.
+        leaves: the parameters.
+    """
+
+    objective: Objective
+    x: Tensor
+    gradient: Tensor
+    leaves: list[Tensor]
+
+    @classmethod
+    def of(cls, objective: Objective, x: Tensor, leaves: list[Tensor]) -> _Local:
+        with torch.enable_grad():
+            free = x.detach().clone().requires_grad_(True)
+            return cls(objective, free, gradient_with_graph(objective, free), leaves)
+
+    def hessian(self, v: Tensor) -> Tensor:
+        """Return the product of the Hessian in x."""
+        return torch.autograd.grad(self.gradient, self.x, v, retain_graph=True)[0]
+
+    def pull(self, v: Tensor) -> list[Tensor]:
+        """Return ``(d_theta grad_x h)^T v``."""
+        found = torch.autograd.grad(
+            self.gradient, self.leaves, v, retain_graph=True, allow_unused=True
+        )
+        return [torch.zeros_like(t) if g is None else g for g, t in zip(found, self.leaves)]
+
+    def moved(self, curvature: float) -> _Local:
+        """Return the derivatives a step of ``-grad h / curvature`` away, as far as x* may be."""
+        return self.of(
+            self.objective, self.x.detach() - self.gradient.detach() / curvature, self.leaves
+        )
+
+    def norm_of_pull(self, v: Tensor) -> Tensor:
+        """Return an estimate of the norm of ``d_theta grad_x h`` by power iterations from v."""
+        size = v.new_zeros(())
+        for _ in range(_POWER):
+            with torch.enable_grad():
+                free = (v / v.norm().clamp_min(torch.finfo(v.dtype).tiny)).requires_grad_(True)
+                pulled = torch.autograd.grad(
+                    self.gradient, self.leaves, free, create_graph=True, allow_unused=True
+                )
+                known = [p for p in pulled if p is not None]
+            fixed = [p.detach() for p in known]
+            size = _length(fixed)
+            (v,) = torch.autograd.grad(known, free, fixed)
+        return size
+
+
+def _leaves(prior: PriorSum) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield the names and the parameters that are learned, always in the same order."""
+    for number, part in enumerate(modules_of(prior)):
+        if isinstance(part, nn.Parameter):
+            if part.requires_grad:
+                yield f"{number}", part
+        else:
+            for name, leaf in part.named_parameters():
+                if leaf.requires_grad:
+                    yield f"{number}.{name}", leaf
+
+
+def _length(parts: Sequence[Tensor]) -> Tensor:
+    return torch.stack([part.square().sum() for part in parts]).sum().sqrt()
+
+
+def _start_vector(like: Tensor) -> Tensor:
+    drawn = torch.randn(like[0].shape, generator=torch.Generator().manual_seed(0))
+    v = drawn.to(like).expand_as(like)
+    return v / expand(item_norm(v), v)
+
+
+def _largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    """Return an estimate of the largest eigenvalue from above, ``(batch,)``: 10 power steps."""
+    v = _start_vector(like)
+    for _ in range(10):
+        v = product(v)
+        size = item_norm(v)
+        v = v / expand(size, v)
+    return 1.2 * size
+
+
+def _ritz_values(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    """Return the smallest and the largest Ritz value of a Krylov space, ``(batch, 2)`` (Lanczos)."""
+    v, before = _start_vector(like), torch.zeros_like(like)
+    beta = item_norm(before)
+    diagonal, beside = [], []
+    for _ in range(min(_LANCZOS, like[0].numel())):
+        w = product(v) - expand(beta, v) * before
+        alpha = inner(v, w)
+        w = w - expand(alpha, v) * v
+        diagonal.append(alpha)
+        beta = item_norm(w)
+        beside.append(beta)
+        before, v = v, w / expand(beta.clamp_min(torch.finfo(w.dtype).tiny), w)
+    matrix = torch.diag_embed(torch.stack(diagonal, 1).double())
+    off = torch.diag_embed(torch.stack(beside[:-1], 1).double(), 1) if len(beside) > 1 else 0.0
+    matrix = matrix + off + (off.mT if isinstance(off, Tensor) else 0.0)
+    return torch.linalg.eigvalsh(matrix)[:, [0, -1]]

@@ -1,0 +1,152 @@
+"""Bilevel learning: hypergradients against differences, methods of adaptive accuracy, bad input."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import invtoolbox as it
+from invtoolbox.errors import InputError
+from invtoolbox.priors import FieldsOfExperts
+from invtoolbox.solvers import AdaptiveAccuracy, ScheduledAccuracy
+from invtoolbox.training import PriorParameters, learn_prior
+
+SIZE = 12
+
+
+def problem_of(seed: int, dtype: torch.dtype = torch.float64) -> tuple[it.Problem, Tensor]:
+    """Return the denoising of two squares, and the squares."""
+    truth = torch.zeros(2, 1, SIZE, SIZE, dtype=dtype)
+    truth[0, :, 3:9, 4:8], truth[1, :, 2:7, 5:11] = 1.0, 0.6
+    A = it.operators.Identity((1, SIZE, SIZE))
+    y = A.simulate(truth, noise=0.1, seed=seed)
+    return it.Problem(y, A, it.data_terms.LeastSquares(noise_std=0.1)), truth
+
+
+def hypergradient(unknown: PriorParameters, truth: Tensor) -> dict[str, Tensor]:
+    parameters = {k: v.requires_grad_(True) for k, v in unknown.initial().items()}
+    loss = 0.5 * (unknown.decode(parameters) - truth.reshape(1, -1)).square().mean()
+    return dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values()))))
+
+
+def test_hypergradients_agree_with_differences() -> None:
+    problem, truth = problem_of(0)
+    prior = FieldsOfExperts(2, 3, weight=2.0, smoothing=0.1)
+    unknown = PriorParameters(prior, [problem], accuracy=1e-9, curvature=100.0)
+    found = hypergradient(unknown, truth)
+
+    def loss(name: str, place: tuple[int, ...], shift: float) -> float:
+        parameters = unknown.initial()
+        parameters[name][place] += shift
+        x = unknown.decode_to(parameters, 1e-9).x
+        return float(0.5 * (x - truth.reshape(1, -1)).square().mean())
+
+    for name, place in (("0", (0, 1, 0, 2)), ("1", (0, 0)), ("2", (0, 1))):
+        step = 1e-3
+        slope = (loss(name, place, step) - loss(name, place, -step)) / (2 * step)
+        assert float(found[name][place]) == pytest.approx(slope, rel=2e-3)
+
+
+def test_the_error_of_a_neumann_series_falls_geometrically() -> None:
+    problem, truth = problem_of(0)
+    prior = FieldsOfExperts.total_variation(weight=2.0, smoothing=0.05)
+    exact = hypergradient(PriorParameters(prior, [problem], accuracy=1e-8, curvature=100.0), truth)
+    errors = []
+    for terms in (2, 8, 20):
+        series = PriorParameters(prior, [problem], accuracy=1e-8, neumann=terms, curvature=100.0)
+        found = hypergradient(series, truth)
+        errors.append(float((found["1"] - exact["1"]).norm() / exact["1"].norm()))
+    assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
+
+
+def test_the_bound_of_the_error_holds() -> None:
+    problem, truth = problem_of(1)
+    prior = FieldsOfExperts.total_variation(weight=2.0, smoothing=0.1)
+    unknown = PriorParameters(prior, [problem], curvature=100.0)
+    parameters, n = unknown.initial(), truth.numel()
+    best = unknown.decode_to(parameters, 1e-9)
+    slope = (best.x - truth.reshape(1, -1)) / n
+    exact = unknown.pull_back(parameters, best, slope, 1e-9).gradient
+    for accuracy in (0.1, 1e-2, 1e-3):
+        rough = unknown.decode_to(parameters, accuracy)
+        assert float((rough.x - best.x).norm()) <= float(rough.error)
+        pull = unknown.pull_back(parameters, rough, slope, accuracy)
+        away = sum((pull.gradient[k] - exact[k]).square().sum() for k in exact)
+        assert math.sqrt(float(away)) <= float(pull.error)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [AdaptiveAccuracy(), ScheduledAccuracy(schedule="quadratic")],
+    ids=["adaptive", "quadratic"],
+)
+def test_weight_and_smoothing_come_near_their_best(solver: it.solvers.Solver) -> None:
+    problem, truth = problem_of(0, torch.float32)
+    prior = FieldsOfExperts.total_variation(weight=0.5, smoothing=0.05)
+    before = prior.log_weights.clone()
+    learned = learn_prior(prior, problem, truth, solver, max_iterations=10, progress=False)
+    assert torch.equal(prior.log_weights, before)
+    grid = [
+        it.solve(
+            problem,
+            FieldsOfExperts.total_variation(weight, 0.01),
+            it.solvers.LBFGS(),
+            1.0,
+            tolerance=1e-3,
+            progress=False,
+        ).x
+        for weight in (2.0, 4.0, 8.0)
+    ]
+    best = min(float(0.5 * (x - truth).square().mean()) for x in grid)
+    assert float(learned.losses[-1]) < 1.2 * best
+
+
+def test_learned_priors_are_used_with_weight_one_and_saved_by_a_checkpoint(tmp_path) -> None:
+    problem, truth = problem_of(0, torch.float32)
+    prior = FieldsOfExperts(1, 3)
+    kept = tmp_path / "learn.ckpt"
+    first = learn_prior(prior, problem, truth, max_iterations=2, checkpoint=kept, progress=False)
+    again = learn_prior(prior, problem, truth, max_iterations=4, checkpoint=kept, progress=False)
+    once = learn_prior(prior, problem, truth, max_iterations=4, progress=False)
+    assert len(first.losses) == 2 and torch.equal(again.losses, once.losses)
+    x = it.solve(problem, once.prior, regularization=1.0, progress=False).x
+    assert float(0.5 * (x - truth).square().mean()) == pytest.approx(
+        float(once.losses[-1]), rel=0.05
+    )
+
+
+def test_what_cannot_be_learned_is_refused() -> None:
+    problem, truth = problem_of(0)
+    with pytest.raises(InputError, match="nothing to learn: Tikhonov"):
+        learn_prior(it.priors.Tikhonov(), problem, truth)
+    rough = it.priors.TotalVariation() + FieldsOfExperts(1, 3)
+    with pytest.raises(InputError, match="TotalVariation.*total_variation\\(\\) is smooth"):
+        learn_prior(rough, problem, truth)
+    with pytest.raises(InputError, match="the truth of problem 0 has the shape"):
+        learn_prior(FieldsOfExperts(1, 3), problem, truth[:1])
+    with pytest.raises(InputError, match="1 problems and 2 truths"):
+        learn_prior(FieldsOfExperts(1, 3), problem, [truth, truth])
+    mask = torch.arange(SIZE).ge(8).expand(SIZE, SIZE).double()
+    half = it.operators.Inpainting(mask, (1, SIZE, SIZE))
+    flat = it.Problem(half(truth), half, it.data_terms.LeastSquares(noise_std=0.1))
+    with pytest.raises(InputError, match="not strongly convex"):
+        learn_prior(FieldsOfExperts(1, 3, weight=1e-9), flat, truth)
+    with pytest.raises(InputError, match="first accuracy"):
+        AdaptiveAccuracy(first=2.0)
+    with pytest.raises(InputError, match="InexactPrior"):
+        it.solve(problem, it.priors.Tikhonov(), AdaptiveAccuracy(), 1.0)
+
+
+def test_fields_of_experts_are_a_prior() -> None:
+    x = torch.rand(2, 1, 10, 9, generator=torch.Generator().manual_seed(0))
+    it.testing.check_prior(FieldsOfExperts(2, 3), x, raise_error=True)
+    tv = FieldsOfExperts.total_variation(weight=1.0, smoothing=1e-4)
+    inner = it.priors.TotalVariation().energy(x[..., :-1, :-1])
+    assert bool((tv.energy(x) > inner).all())
+    with pytest.raises(InputError, match="at least 5x5 pixels"):
+        FieldsOfExperts(2, 5).energy(x[..., :4])
+    with pytest.raises(InputError, match="8 at most"):
+        FieldsOfExperts(9, 3)
