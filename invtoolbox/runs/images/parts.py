@@ -79,10 +79,10 @@ def read(file: SceneFile, source: Source, geometry: ScanGeometry | None = None) 
 def path_of(file: SceneFile, source: Source) -> Path:
     """Return the path of the data set that a table of the scene names."""
     if source.dataset is not None:
-        path = datasets.find_file(source.dataset, source.file)
+        path, given = datasets.find_file(source.dataset, source.file), source.file
         # Either a file of the data set, or the path that the scene gives.
-        if source.file not in (None, *file.given) and path == Path(source.file).expanduser():
-            refuse_outside(file.path, source.file, path)
+        if given is not None and given not in file.given and path == Path(given).expanduser():
+            refuse_outside(file.path, given, path)
         return path
     assert source.path is not None
     return file.locate(source.path)
