@@ -82,7 +82,7 @@ class Gaussians(AdaptivePrior):
             the effective rank r of the variances (`geometry.gaussians.effective_rank`). Disks and
             balls, of rank 2 and above, cost nothing; needles, whose area vanishes, cost most.
             Source: Hyung et al., "Effective rank analysis and regularization for enhanced 3D
-            Gaussian splatting", NeurIPS 2024, equation 9.
+            Gaussian splatting", NeurIPS 2024.
 
     Raises:
         InputError: The points, colors or settings do not fit.
