@@ -103,9 +103,13 @@ def run_recipe(
     if (folder / "card.toml").exists() and not overwrite:
         _check_same_recipe(folder, content)
         return Outcome(folder, None, None)
-    network = build_network(
-        {**checked.network.settings, "name": content["network"].get("name")}, None
-    ).requires_grad_(True)
+    # A network without a seed of its own draws its first weights from torch's state; a continued
+    # training has to begin with the same ones.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(checked.seed)
+        network = build_network(
+            {**checked.network.settings, "name": content["network"].get("name")}, None
+        ).requires_grad_(True)
     build(
         "priors",
         str(content["prior"].get("name")),

@@ -323,6 +323,22 @@ def test_a_recipe_makes_a_prior_of_the_catalogue(
     assert (tmp_path / "again" / "weights.safetensors").read_bytes() == weights
 
 
+def test_a_network_without_a_seed_of_its_own_starts_from_that_of_the_recipe(tmp_path: Path) -> None:
+    """Otherwise an interrupted training of it could not be continued."""
+    recipe = RECIPE.replace(
+        'name = "convex-convolution"\nwidths = [4, 4]\nstrides = [1, 2]\nbeta = 10.0\n',
+        'name = "dncnn"\ndepth = 3\nwidth = 4\n',
+    ).replace('"learned-proximal"', '"denoiser"')
+    (tmp_path / "tiny.toml").write_text(recipe)
+    state = torch.random.get_rng_state()
+    weights = []
+    for name in ("one", "two"):
+        run_recipe(tmp_path / "tiny.toml", [], tmp_path / name, progress=False)
+        weights.append((tmp_path / name / "weights.safetensors").read_bytes())
+        assert torch.equal(torch.random.get_rng_state(), state)
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
