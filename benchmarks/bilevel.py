@@ -204,7 +204,7 @@ def filters(minutes: float) -> None:
         problem,
         train,
         it.solvers.Adam(learning_rate=0.05),
-        accuracy=1e-3,
+        accuracy=1e-2,
         time_limit=60 * minutes,
         max_iterations=100_000,
         progress=False,
