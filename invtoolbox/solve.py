@@ -36,7 +36,7 @@ from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solvers.base import Solver
-from invtoolbox.solvers.binding import Regularization, bind
+from invtoolbox.solvers.binding import Regularization, bind_objective
 from invtoolbox.solvers.choice import check_fits, choose
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
 
@@ -364,7 +364,7 @@ def _plan(
         regularization = 1.0
     # Without a solver, half-quadratic splitting is chosen for denoisers.
     strength = (HalfQuadratic if named is None else named).denoiser_strength
-    objective, rule, why = bind(problem, priors, regularization, inner_solve, seed, strength)
+    objective, rule, why = bind(problem, priors, regularization, seed, strength)
     if named is None:
         algorithm, reason = choose(objective, implicit)
     else:
@@ -496,6 +496,20 @@ def _parameters(
     parameters = {k: t for k, t in parameters.items() if k != "x"} | unknowns.values(parameters)
     operator = problem.operator.with_parameters(**{k: parameters[k] for k in unknowns.starts})
     return parameters, problem.with_operator(operator)
+
+
+def bind(
+    problem: Problem,
+    priors: PriorSum,
+    regularization: Regularization = "auto",
+    seed: int = 0,
+    denoiser_strength: float = 1.0,
+) -> tuple[Objective, WeightRule | WeightSearch | None, str]:
+    """Return the objective with prepared priors, the rule for the weight, and why that rule.
+
+    The arguments are those of `solvers.binding.bind_objective`.
+    """
+    return bind_objective(problem, priors, regularization, inner_solve, seed, denoiser_strength)
 
 
 def _as_sum(prior: Prior | str | None) -> PriorSum:

@@ -15,7 +15,7 @@ from invtoolbox.solvers.douglas_rachford import DouglasRachford
 from invtoolbox.solvers.gauss_newton import GaussNewton, LevenbergMarquardt
 from invtoolbox.solvers.gradient_descent import GradientDescent
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
-from invtoolbox.solvers.inexact_descent import AdaptiveAccuracy, InexactDescent, ScheduledAccuracy
+from invtoolbox.solvers.inexact_descent import AdaptiveAccuracy, ScheduledAccuracy
 from invtoolbox.solvers.krylov_mm import KrylovMM
 from invtoolbox.solvers.lbfgs import LBFGS
 from invtoolbox.solvers.learned_direction import LearnedDirection
@@ -60,7 +60,6 @@ __all__ = [
     "GaussNewton",
     "GradientDescent",
     "HalfQuadratic",
-    "InexactDescent",
     "KrylovMM",
     "LearnedDirection",
     "LevenbergMarquardt",

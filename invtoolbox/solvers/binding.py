@@ -23,7 +23,7 @@ from invtoolbox.solvers.weights import check_fixed_levels, check_least_weights, 
 Regularization = float | Tensor | str | WeightRule | WeightSearch
 
 
-def bind(
+def bind_objective(
     problem: Problem,
     priors: PriorSum,
     regularization: Regularization,

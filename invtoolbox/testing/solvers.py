@@ -18,9 +18,8 @@ from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
-from invtoolbox.solve import inner_solve, solve
+from invtoolbox.solve import bind, solve
 from invtoolbox.solvers.base import Solver
-from invtoolbox.solvers.binding import bind
 from invtoolbox.testing.common import (
     Checklist,
     Report,
@@ -211,7 +210,7 @@ def _check_converged(
         f"above the tolerance {bound:.1e}",
     )
     _check_tolerance(check, solver, problem, prior, regularization)
-    objective, _, _ = bind(problem, _as_sum(prior), regularization, inner_solve)
+    objective, _, _ = bind(problem, _as_sum(prior), regularization)
     if not objective.has_value or objective.layout is not None:
         return
     with torch.no_grad():
@@ -265,7 +264,7 @@ def _check_tolerance(
     check: Checklist, solver: Solver, problem: Problem, prior: Prior | None, regularization: float
 ) -> None:
     """Check that no item is called converged while its certificate is above the tolerance."""
-    objective, _, _ = bind(problem, _as_sum(prior), regularization, inner_solve)
+    objective, _, _ = bind(problem, _as_sum(prior), regularization)
     if objective.layout is not None:
         return
     with torch.no_grad():

@@ -20,8 +20,7 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
-from invtoolbox.solve import inner_solve
-from invtoolbox.solvers.binding import bind
+from invtoolbox.solve import bind
 from invtoolbox.solvers.conjugate_gradient import apply_hessian, quadratic_reason
 from invtoolbox.solvers.learned_direction import LearnedDirection
 from invtoolbox.training.losses import Loss
@@ -56,7 +55,7 @@ class NormalEquations(Settings):
                 f"and this problem has {problem.batch}"
             )
         priors = PriorSum() if prior is None else prior.as_sum()
-        objective, _, _ = bind(problem, priors, float(regularization), inner_solve)
+        objective, _, _ = bind(problem, priors, float(regularization))
         self.problem, self.prior, self.regularization = (
             objective.problem,
             objective.prior,

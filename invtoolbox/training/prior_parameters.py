@@ -28,9 +28,8 @@ from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.priors.inexact import Decoding, InexactPrior, Pull
 from invtoolbox.problem import Problem
-from invtoolbox.solve import inner_solve
+from invtoolbox.solve import bind, inner_solve
 from invtoolbox.solvers.base import Solver, missing_gradient_reason
-from invtoolbox.solvers.binding import bind
 from invtoolbox.solvers.lbfgs import LBFGS
 from invtoolbox.solvers.linear_systems import conjugate_gradients
 from invtoolbox.unrolling.learned import modules_of
@@ -138,7 +137,7 @@ class PriorParameters(InexactPrior):
                 )
                 found.append(solution.x.flatten())
                 steps += int(solution.iterations.max()) + 1
-                objective = bind(problem, prior, 1.0, inner_solve)[0]
+                objective = bind(problem, prior, 1.0)[0]
                 gradients.append(objective.evaluate(solution.x).gradient.flatten())
         # h is strongly convex: |x - x*| <= |grad h(x)| / curvature.
         error = torch.cat(gradients).norm()[None] / (self.curvature or 1.0)
@@ -202,7 +201,7 @@ class PriorParameters(InexactPrior):
     def _locals(self, parameters: dict[str, Tensor], x: Tensor) -> Iterator[_Local]:
         for problem, point in zip(self.problems, self._split(x)):
             prior = self.prior_at(parameters)
-            objective = bind(problem, prior, 1.0, inner_solve)[0]
+            objective = bind(problem, prior, 1.0)[0]
             yield _Local.of(objective, point, [leaf for _, leaf in _leaves(prior)])
 
     def _split(self, x: Tensor) -> list[Tensor]:

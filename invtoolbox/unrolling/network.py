@@ -24,9 +24,8 @@ from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.objective.objective import Objective
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
-from invtoolbox.solve import inner_solve
+from invtoolbox.solve import bind
 from invtoolbox.solvers.base import Solver, implicit_reason
-from invtoolbox.solvers.binding import bind
 from invtoolbox.solvers.choice import check_fits
 from invtoolbox.unrolling.learned import Held, LearnedParameters, modules_of, with_modules
 
@@ -173,10 +172,10 @@ class SolverNetwork(nn.Module):
             term.prior.unit_step for term in self.prior.terms
         )
         weight: Any = 1.0 if unrestricted else self.regularization
-        objective, rule, _ = bind(problem, self.prior, weight, inner_solve)
+        objective, rule, _ = bind(problem, self.prior, weight)
         # Binding finds the least weight of a prox that is known at one step; other automatic
         # weights are no numbers.
-        return objective if rule is None else bind(problem, self.prior, 1.0, inner_solve)[0]
+        return objective if rule is None else bind(problem, self.prior, 1.0)[0]
 
     def start_of(self, objective: Objective, initial: Tensor | None = None) -> Tensor:
         """Return the image at which the solver starts."""

@@ -48,7 +48,7 @@ def test_the_network_passes_weak_noise_and_knows_the_size_of_its_answer() -> Non
     assert torch.equal(clean[0], x[0])
     inside = (clean[1] - 0.5 * noisy[1]) / (0.5 * 0.5**0.5)
     torch.testing.assert_close(
-        inside, network._network(noisy[1:2] / 0.5**0.5, _modulation(network, level[1:2]))[0]
+        inside, network.transform(noisy[1:2] / 0.5**0.5, _modulation(network, level[1:2]))[0]
     )
     assert float(clean[2].abs().max()) < 20
     torch.testing.assert_close(
