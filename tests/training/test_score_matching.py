@@ -65,7 +65,7 @@ def test_the_network_passes_weak_noise_and_knows_the_size_of_its_answer() -> Non
 
 
 def _modulation(network: DiffusionUNet, level: torch.Tensor) -> Any:
-    return network.embed(network._features(level)).split([2 * w for w in network.modulated], 1)
+    return network.embed(network._features(level)).split([2 * w for w in network.block_widths], 1)
 
 
 def test_pictures_of_another_scale_cause_a_warning() -> None:
