@@ -77,7 +77,8 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     )
     if len(points) == 0:
         return none
-    return _moving_bodies(pair, settings) or none
+    found = _moving_bodies(pair, settings)
+    return none if found is None else found
 
 
 def _moving_bodies(pair: Pair, settings: BodySettings) -> Bodies | None:

@@ -30,7 +30,8 @@ class Pull(NamedTuple):
 
     Attributes:
         gradient: one tensor per parameter, with the names of the parameters.
-        error: bound of the distance between the gradient and the exact one, ``(1,)``.
+        error: bound of the distance between the gradient and the exact one, ``(1,)``; infinite if
+            it was not asked for.
         adjoint: solution of the adjoint equation, ``(1, n)``.
         steps: number of products with the Hessian that it took.
     """
@@ -73,6 +74,7 @@ class InexactPrior(ImplicitPrior):
         slope: Tensor,
         accuracy: float,
         start: Tensor | None = None,
+        bounded: bool = True,
     ) -> Pull:
         """Return the gradient in the parameters of a function of the image.
 
@@ -82,6 +84,7 @@ class InexactPrior(ImplicitPrior):
             slope: gradient of the function in the image, ``(1, n)``.
             accuracy: relative residual of the adjoint equation.
             start: solution ``(1, n)`` of the adjoint equation to start from.
+            bounded: whether to bound the error, which takes further products with the Hessian.
         """
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
@@ -104,5 +107,7 @@ class _Decoded(Function):
     @staticmethod
     def backward(ctx, *slopes: Tensor):  # type: ignore[no-untyped-def]
         prior = ctx.prior
-        pull = prior.pull_back(ctx.parameters, ctx.decoded, slopes[0], prior.accuracy)
+        pull = prior.pull_back(
+            ctx.parameters, ctx.decoded, slopes[0], prior.accuracy, bounded=False
+        )
         return None, None, *(pull.gradient[name] for name in ctx.parameters)

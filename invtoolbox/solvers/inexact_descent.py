@@ -35,7 +35,6 @@ class InexactState(State):
     adjoint: Tensor  # (1, n)
     accuracy: Tensor  # (1,)
     length: Tensor  # (1,) step length that is tried first
-    cost: Tensor  # (1,) number of inner iterations and products so far
     count: Tensor  # (1,) number of steps
 
 
@@ -79,7 +78,7 @@ class InexactDescent(Solver):
         blank = start.new_zeros(1)
         state = InexactState(
             start, blank, blank, blank, blank, blank, start, blank, blank,
-            blank + self.first, blank, blank, blank,
+            blank + self.first, blank, blank,
         )  # fmt: skip
         decoded = self.decode(objective, start, self.first, None)
         state = self.differentiate(objective, state, start, decoded, self.first, None)
@@ -111,7 +110,7 @@ class InexactDescent(Solver):
             objective.layout.unpack(x), decoded, slope, accuracy, adjoint
         )
         gradient = objective.layout.pack(pull.gradient)
-        # The slope at x differs from the slope at x* by at most the share of the error in x.
+        # The error of x changes the slope, and with it the gradient, by the same share.
         curved = _share(slope, decoded.x, problem.y) * decoded.error
         error = pull.error + gradient.norm() * curved / slope.norm().clamp_min(1e-30)
         return replace(
@@ -126,7 +125,6 @@ class InexactDescent(Solver):
             error=error,
             adjoint=pull.adjoint,
             accuracy=torch.full_like(state.accuracy, accuracy),
-            cost=state.cost + decoded.steps + pull.steps,
         )
 
 
@@ -162,28 +160,18 @@ class AdaptiveAccuracy(InexactDescent):
         size, accuracy = float(state.gradient.norm()), float(state.accuracy)
         length = state.length.clamp_max(self.reach / max(size, 1e-30))
         low = float(state.value) - self._slack(objective, state.image, state.image_error)
-        cost = 0
         for _ in range(_HALVINGS):
             x = state.x - length * state.gradient
             decoded = self.decode(objective, x, accuracy, state.image)
-            cost += decoded.steps
             value = objective.problem.data_term.value(decoded.x, objective.problem.y)
             high = float(value) + self._slack(objective, decoded.x, decoded.error)
             if high <= low - self.decrease * float(length) * size**2:
                 relaxed = min(_MOST, self.relax * accuracy)
                 new = self.differentiate(objective, state, x, decoded, relaxed, state.adjoint)
-                return replace(
-                    new,
-                    length=_barzilai_borwein(new, state, length),
-                    cost=new.cost + cost - decoded.steps,
-                    count=state.count + 1,
-                )
+                length = _barzilai_borwein(new, state, length)
+                return replace(new, length=length, count=state.count + 1)
             length = 0.5 * length
-        decoded = self.decode(objective, state.x, _raise(accuracy, state.image), state.image)
-        new = self.differentiate(
-            objective, state, state.x, decoded, _raise(accuracy, state.image), state.adjoint
-        )
-        return replace(new, cost=new.cost + cost, count=state.count + 1)
+        return replace(self._raise(objective, state), count=state.count + 1)
 
     def _trustworthy(self, objective: Objective, state: InexactState) -> InexactState:
         """Raise the accuracy until the direction is one of descent in spite of its error."""
@@ -192,11 +180,14 @@ class AdaptiveAccuracy(InexactDescent):
             enough = (1 - self.trust) * float(state.gradient.norm())
             if float(state.error) <= enough or accuracy <= _least(state.image):
                 break
-            decoded = self.decode(objective, state.x, _raise(accuracy, state.image), state.image)
-            state = self.differentiate(
-                objective, state, state.x, decoded, _raise(accuracy, state.image), state.adjoint
-            )
+            state = self._raise(objective, state)
         return state
+
+    def _raise(self, objective: Objective, state: InexactState) -> InexactState:
+        """Return the state at the same point with twice the accuracy."""
+        accuracy = max(_least(state.image), 0.5 * float(state.accuracy))
+        decoded = self.decode(objective, state.x, accuracy, state.image)
+        return self.differentiate(objective, state, state.x, decoded, accuracy, state.adjoint)
 
     @staticmethod
     def _slack(objective: Objective, image: Tensor, error: Tensor) -> float:
@@ -239,12 +230,7 @@ class ScheduledAccuracy(InexactDescent):
         decoded = self.decode(objective, x, accuracy, state.image)
         value = objective.problem.data_term.value(decoded.x, objective.problem.y)
         if float(value) > 1.2 * float(state.value) or not bool(value.isfinite()):
-            return replace(
-                state,
-                length=0.5 * state.length,
-                cost=state.cost + decoded.steps,
-                count=state.count + 1,
-            )
+            return replace(state, length=0.5 * state.length, count=state.count + 1)
         grown = 1 / 0.95 if float(value) < float(state.value) else 1.0
         new = self.differentiate(objective, state, x, decoded, accuracy, state.adjoint)
         return replace(new, length=grown * state.length, count=state.count + 1)
@@ -262,10 +248,6 @@ def _barzilai_borwein(new: InexactState, old: InexactState, length: Tensor) -> T
     bend = (moved * turned).sum()[None]
     found = moved.square().sum() / bend.clamp_min(1e-30)
     return torch.where(bend > 0, found.clamp(0.1 * length, 10 * length), 2 * length)
-
-
-def _raise(accuracy: float, like: Tensor) -> float:
-    return max(_least(like), 0.5 * accuracy)
 
 
 def _least(like: Tensor) -> float:

@@ -27,6 +27,7 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.priors.inexact import Decoding, InexactPrior, Pull
+from invtoolbox.priors.settings import require_bound
 from invtoolbox.problem import Problem
 from invtoolbox.solve import bind, inner_solve
 from invtoolbox.solvers.base import Solver, missing_gradient_reason
@@ -105,9 +106,8 @@ class PriorParameters(InexactPrior):
         if self.curvature is not None:
             return self
         other, parameters = copy.copy(self), self.initial()
-        other.curvature = 1.0
-        decoded, low = other.decode_to(parameters, 0.1), math.inf
-        for local in other._locals(parameters, decoded.x):
+        decoded, low = self.decode_to(parameters, 0.1), math.inf
+        for local in self._locals(parameters, decoded.x):
             ends = _ritz_values(local.hessian, local.x)
             if not bool((ends[:, 0] > _LEAST_SHARE * ends[:, 1]).all()):
                 raise InputError(
@@ -140,7 +140,10 @@ class PriorParameters(InexactPrior):
                 objective = bind(problem, prior, 1.0)[0]
                 gradients.append(objective.evaluate(solution.x).gradient.flatten())
         # h is strongly convex: |x - x*| <= |grad h(x)| / curvature.
-        error = torch.cat(gradients).norm()[None] / (self.curvature or 1.0)
+        length = torch.cat(gradients).norm()[None]
+        error = (
+            torch.full_like(length, math.inf) if self.curvature is None else length / self.curvature
+        )
         return Decoding(torch.cat(found)[None], error, steps)
 
     def pull_back(
@@ -150,27 +153,43 @@ class PriorParameters(InexactPrior):
         slope: Tensor,
         accuracy: float,
         start: Tensor | None = None,
+        bounded: bool = True,
     ) -> Pull:
         total = {name: torch.zeros_like(value) for name, value in parameters.items()}
         starts = [None] * len(self.problems) if start is None else self._split(start)
-        bound, adjoints, steps, mu = slope.new_zeros(1), [], 0, self.curvature or 1.0
+        bound, adjoints, steps = slope.new_zeros(1), [], 0
         for local, right, first in zip(
             self._locals(parameters, decoded.x), self._split(slope), starts
         ):
             q, products = self._solve_adjoint(local, right, accuracy, first)
-            residual = right - local.hessian(q)
             pulled = local.pull(q)
             for name, part in zip(total, pulled):
                 total[name] = total[name] - part[None]
-            # Errors by the inexact x: the same expressions at a point as far away as x* may be.
-            moved = local.moved(mu)
-            bent = moved.hessian(q) - local.hessian(q)
-            turned = _length([a - b for a, b in zip(moved.pull(q), pulled)])
-            size = local.norm_of_pull(right)
-            bound = bound + size / mu * (residual.norm() + bent.norm()) + turned
             adjoints.append(q.flatten())
-            steps += products + 3 + 2 * _POWER
-        return Pull(total, bound, torch.cat(adjoints)[None], steps)
+            steps += products
+            if bounded:
+                bound = bound + self._bound(local, right, q, pulled)
+                steps += 2 + 2 * _POWER
+        return Pull(
+            total,
+            bound if bounded else torch.full_like(bound, math.inf),
+            torch.cat(adjoints)[None],
+            steps,
+        )
+
+    def _bound(self, local: _Local, right: Tensor, q: Tensor, pulled: list[Tensor]) -> Tensor:
+        """Return an estimate of the error of ``pulled`` that the errors of q and x cause."""
+        mu, product = self._least_curvature, local.hessian(q)
+        # How much both products change over a step that is as long as the bound of |x - x*|.
+        moved = local.moved(mu)
+        bent = moved.hessian(q) - product
+        turned = _length([a - b for a, b in zip(moved.pull(q), pulled)])
+        size = local.norm_of_pull(right)
+        return size / mu * ((right - product).norm() + bent.norm()) + turned
+
+    @property
+    def _least_curvature(self) -> float:
+        return require_bound(self, self.curvature)
 
     def _solve_adjoint(
         self, local: _Local, right: Tensor, accuracy: float, start: Tensor | None
@@ -303,16 +322,17 @@ def _ritz_values(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
     """Return the smallest and the largest Ritz value of a Krylov space, ``(batch, 2)`` (Lanczos)."""
     v, before = _start_vector(like), torch.zeros_like(like)
     beta = item_norm(before)
-    diagonal, beside = [], []
+    diagonal, next_to_it = [], []
     for _ in range(min(_LANCZOS, like[0].numel())):
         w = product(v) - expand(beta, v) * before
         alpha = inner(v, w)
         w = w - expand(alpha, v) * v
         diagonal.append(alpha)
         beta = item_norm(w)
-        beside.append(beta)
+        next_to_it.append(beta)
         before, v = v, w / expand(beta.clamp_min(torch.finfo(w.dtype).tiny), w)
     matrix = torch.diag_embed(torch.stack(diagonal, 1).double())
-    off = torch.diag_embed(torch.stack(beside[:-1], 1).double(), 1) if len(beside) > 1 else 0.0
-    matrix = matrix + off + (off.mT if isinstance(off, Tensor) else 0.0)
+    if len(next_to_it) > 1:
+        off = torch.diag_embed(torch.stack(next_to_it[:-1], 1).double(), 1)
+        matrix = matrix + off + off.mT
     return torch.linalg.eigvalsh(matrix)[:, [0, -1]]
