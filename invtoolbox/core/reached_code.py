@@ -1,6 +1,6 @@
 """Find the code that a function reaches: global variables that it reads, modules that it imports.
 
-Code of users counts as content; that of an installed package is known by its name and version.
+Code of users counts as content; an installed package is known by its name and version.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STABLE = frozenset({__name__.partition(".")[0], "torch", "numpy"})
 
 
 def global_variables(function: types.FunctionType) -> dict[str, Any]:
-    """Return the global variables that a function reads; those of a user's module one by one.
+    """Return the global variables that a function reads, and the variables it reads of a user's modules.
 
     Modules of the user that the body imports count too.
     """

@@ -68,8 +68,8 @@ def project_through_lens(
         Ks: intrinsics, ``(S, C, 3, 3)``.
         how: settings of the projection.
         lens: lens of all cameras, or one lens per camera.
-        ends: world to camera when the last row is read, ``(S, C, 4, 4)``; ``viewmats`` are then
-            those of the first row. None if all rows are read at once.
+        ends: world to camera when the last row is read, ``(S, C, 4, 4)``; ``viewmats`` then belong
+            to the first row. None if all rows are read at once.
     """
     scenes, views, count = len(means), viewmats.shape[1], means.shape[1]
     if not isinstance(lens, Lens):
@@ -137,7 +137,7 @@ def project_through_lens(
 def _see(local: Tensor, Ks: Tensor, how: Projection, lens: Lens) -> tuple[Tensor, Tensor, Tensor]:
     """Return the depth of the means, the radius of rays, and the pixels of points in the camera."""
     depth = local[..., 0, 2]
-    # Points behind the camera have no pixel; those of a visible Gaussian move to its front.
+    # Points behind the camera have no pixel. If their Gaussian is visible, they move to the front.
     z = torch.maximum(local[..., 2], 0.1 * depth[..., None].clamp_min(how.near))
     rays = local[..., :2] / z[..., None]
     radius = rays.norm(dim=-1, keepdim=True)

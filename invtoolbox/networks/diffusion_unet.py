@@ -39,7 +39,7 @@ class DiffusionUNet(UNet):
         blocks: number of residual blocks per level and direction.
         sigma_data: root mean square s of the pictures.
         levels: range ``(low, high)`` of noise levels that F tells apart; for a level outside of it,
-            F gets the nearest end, while the factors above stay those of the level itself.
+            F gets the nearest end, while the factors above use the level itself.
         embedding: number of features of the level.
         seed: seed of the first weights.
 

@@ -68,7 +68,7 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.tail(x + first), 2)[..., :rows, :columns]
 
     def draw(self, seed: int) -> None:
-        """Draw normal weights; the last ones of a residual branch and of the net are a tenth as large.
+        """Draw normal weights, a tenth as large in the last layer of a residual branch and of the net.
 
         Biases begin at 0.
 

@@ -31,7 +31,7 @@ _NEAREST = 4
 _NEIGHBOURS = 6
 #: Largest number of tracks that are divided into parts.
 _MOST_TRACKS = 1500
-#: Least logit at the start, relative to that of the part of a node.
+#: Least logit at the start, relative to the logit of the part that a node belongs to.
 _LEAST_LOGIT = -15.0
 
 
