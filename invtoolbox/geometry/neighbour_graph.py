@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.settings import Settings
+from invtoolbox.core.sparse_graph import connected_components
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 
@@ -200,14 +201,7 @@ class NeighbourGraph(Settings):
 
     def components(self) -> Tensor:
         """Return the number of the connected component of each point, ``(N,)``."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
-        i, j = self.edges.cpu().numpy()
-        _, label = connected_components(
-            coo_array((np.ones(len(i)), (i, j)), shape=(len(self), len(self))), directed=False
-        )
-        return torch.from_numpy(label.astype(np.int64)).to(self.positions.device)
+        return connected_components(self.edges, len(self))
 
     @property
     def vectors(self) -> Tensor:

@@ -157,7 +157,6 @@ class Skeleton(Settings):
             weights: share with which each point follows each bone, ``(N, B)``.
             points: points at rest, ``(N, 3)``.
         """
-        from scipy.sparse import csr_array
         from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
         weights, points = weights.detach(), points.detach()
@@ -169,7 +168,7 @@ class Skeleton(Settings):
         own = contact.diagonal()
         touch = contact / (own[:, None] * own[None]).sqrt().clamp_min(1e-30)
         cost = torch.where(touch > 1e-6, 1 - touch.clamp_max(1 - 1e-6), far)
-        tree = minimum_spanning_tree(csr_array(torch.triu(cost, 1).double().cpu().numpy()))
+        tree = minimum_spanning_tree(torch.triu(cost, 1).double().cpu().numpy())
         root = int(weights.sum(0).argmax())
         _, before = breadth_first_order(tree, root, directed=False)
         parents = torch.from_numpy(np.where(before < 0, -1, before).astype(np.int64))

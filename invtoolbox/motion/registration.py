@@ -9,11 +9,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy import ndimage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import Delaunay
 from torch import Tensor
 
+from invtoolbox.core.sparse_graph import connected_components
 from invtoolbox.kernels.points.nearest import Tree
 from invtoolbox.motion.ground import lowest_surface
 
@@ -102,10 +101,8 @@ def clusters(
     edges, lengths = links(plane)
     sensor = plane.new_zeros(2) if origin is None else origin[:2].cpu().to(plane)
     limit = (gap_per_range * (plane - sensor).norm(dim=1)).clamp_min(gap)
-    here, there = edges[lengths < limit[edges].mean(1)].T.numpy()
-    graph = coo_array((np.ones(len(here), dtype=bool), (here, there)), shape=(len(low), len(low)))
-    part = connected_components(graph, directed=False)[1]
-    labels[low] = torch.from_numpy(part.astype(np.int64)).to(labels.device)
+    short = edges[lengths < limit[edges].mean(1)]
+    labels[low] = connected_components(short.T, len(low)).to(labels.device)
     return labels
 
 

@@ -121,7 +121,7 @@ class Objective:
         own = self.unknowns.priors.values() if self.unknowns is not None else ()
         return tuple(term.prior for sum_ in (self.prior, *own) for term in sum_.terms)
 
-    @property
+    @cached_property
     def adaptive_prior(self) -> AdaptivePrior | None:
         """The implicit prior if its parameters change in number, else None."""
         implicit = self.prior.implicit
@@ -321,7 +321,9 @@ class Objective:
     # -- the loop's changes ------------------------------------------------------------------------
 
     def at(self, iteration: int) -> Objective:
-        problem = self.problem.with_data_term(self.problem.data_term.at(iteration))
+        """Return the objective of an iteration, with the schedules of data term and priors."""
+        before, term = self.problem, self.problem.data_term.at(iteration)
+        problem = before if term is before.data_term else before.with_data_term(term)
         return dataclasses.replace(
             self, problem=problem, prior=self.prior.at(iteration), iteration=iteration
         )

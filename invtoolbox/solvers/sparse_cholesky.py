@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.sparse_graph import connected_components
+
 
 @dataclass(frozen=True, eq=False)
 class Graph:
@@ -90,7 +92,6 @@ def group_equal(systems: list[Graph]) -> tuple[list[Graph], list[int]]:
 
 def _factorize(system: Graph) -> tuple[Any, Tensor]:
     from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
     from scipy.sparse.linalg import splu
 
     n = len(system.diagonal)
@@ -109,8 +110,8 @@ def _factorize(system: Graph) -> tuple[Any, Tensor]:
     ).tocsr()
     # Parts without a connection to an observation are not determined. A little stiffness, which
     # only slows them, makes the system definite.
-    count, label = connected_components(matrix, directed=False)
-    held = np.bincount(label[(diagonal > 0) | ~free], minlength=count) > 0
+    label = connected_components(torch.cat(system.edges, 1), n).numpy()
+    held = np.bincount(label[(diagonal > 0) | ~free], minlength=n) > 0
     loose = ~held[label]
     if loose.any():
         size = float(np.abs(matrix.diagonal()).mean()) or 1.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.sparse_graph import connected_components
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.isosurface import fuse_depth, voxel_surface
@@ -63,18 +63,12 @@ def mesh_scene(model: SceneModel, x: Any, cameras: Cameras, resolution: int = 25
 
 def _remove_dust(mesh: Mesh) -> Mesh:
     """Return the mesh without its small parts."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    faces = mesh.faces.numpy()
-    if not len(faces):
+    if not len(mesh.faces):
         raise InputError("the scene has no surface that several of the views see")
-    count = len(mesh.vertices)
-    ends = np.concatenate([faces[:, :2], faces[:, 1:]])
-    ones = np.ones(len(ends), dtype=np.int8)
-    part = connected_components(coo_array((ones, ends.T), (count, count)), directed=False)[1]
-    sizes = np.bincount(part[faces[:, 0]], minlength=part.max() + 1)
-    kept = torch.from_numpy(sizes[part] >= LEAST_PART * np.max(sizes))
+    sides = torch.cat([mesh.faces[:, :2], mesh.faces[:, 1:]])
+    part = connected_components(sides.T, len(mesh.vertices))
+    sizes = part[mesh.faces[:, 0]].bincount(minlength=int(part.max()) + 1)
+    kept = sizes[part] >= LEAST_PART * sizes.max()
     number = kept.cumsum(0) - 1
 
     def rows(values: Tensor | None) -> Tensor | None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.sparse_graph import sparse_graph
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import Splats
 from invtoolbox.geometry.meshes import mesh_edges
@@ -303,14 +304,10 @@ class _Surface:
     """Points of an item with their distances along the surface, and the nodes among them."""
 
     def __init__(self, points: Tensor, faces: Tensor | None, nodes: int) -> None:
-        from scipy.sparse import coo_array
-
         self.points = points
         edges = _connected_edges(points, faces)
         lengths = (points[edges[0]] - points[edges[1]]).norm(dim=1).double().clamp_min(1e-12)
-        i, j = edges.cpu().numpy()
-        n = len(points)
-        self._graph = coo_array((lengths.cpu().numpy(), (i, j)), shape=(n, n)).tocsr()
+        self._graph = sparse_graph(edges, lengths, len(points))
         self.nodes = farthest_points(points, nodes)
         self._from_nodes = self.distances(self.nodes)
         between = self._from_nodes[:, self.nodes]
