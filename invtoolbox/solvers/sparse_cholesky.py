@@ -95,30 +95,19 @@ def _factorize(system: Graph) -> tuple[Any, Tensor]:
     from scipy.sparse.linalg import splu
 
     n = len(system.diagonal)
-    diagonal = system.diagonal.double().cpu().numpy()
-    i = np.concatenate([e[0].cpu().numpy() for e in system.edges])
-    j = np.concatenate([e[1].cpu().numpy() for e in system.edges])
+    ends = torch.cat(system.edges, 1)
+    i, j = ends.cpu().numpy().astype(np.int32)  # SciPy 1.11 factorizes no others
     c = np.concatenate([s.double().cpu().numpy() for s in system.strengths])
-    free = system.free.cpu().numpy()
-    place = np.arange(n)
-    matrix = coo_array(
-        (
-            np.concatenate([diagonal, c, c, -c, -c]),
-            (np.concatenate([place, i, j, i, j]), np.concatenate([place, i, j, j, i])),
-        ),
-        shape=(n, n),
-    ).tocsr()
+    free, diagonal = system.free.cpu().numpy(), system.diagonal.double().cpu().numpy()
+    own = diagonal + np.bincount(i, c, n) + np.bincount(j, c, n)
     # Parts without a connection to an observation are not determined. A little stiffness, which
     # only slows them, makes the system definite.
-    label = connected_components(torch.cat(system.edges, 1), n).numpy()
+    label = connected_components(ends.cpu(), n).numpy()
     held = np.bincount(label[(diagonal > 0) | ~free], minlength=n) > 0
-    loose = ~held[label]
-    if loose.any():
-        size = float(np.abs(matrix.diagonal()).mean()) or 1.0
-        matrix = (
-            matrix
-            + coo_array((np.where(loose, 1e-8 * size, 0.0), (place, place)), shape=(n, n)).tocsr()
-        )
+    own += np.where(held[label], 0.0, 1e-8 * (np.abs(own).mean() or 1.0))
+    place = np.arange(n, dtype=np.int32)
+    rows, columns = np.concatenate([place, i, j]), np.concatenate([place, j, i])
+    matrix = coo_array((np.concatenate([own, -c, -c]), (rows, columns)), shape=(n, n)).tocsr()
     inside = matrix[free][:, free].tocsc()
     factor = splu(
         inside, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
