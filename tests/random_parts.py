@@ -29,6 +29,7 @@ O, P, D, R = it.operators, it.priors, it.data_terms, it.parameter_choice
 
 #: Values of settings that are words.
 WORDS = {
+    "levels": ("binary", "one-sided", "ternary"),
     "boundary": ("reflect", "periodic"),
     "filter": ("bicubic", "gaussian", "box"),
     "wavelet": ("db2", "haar"),
@@ -174,8 +175,10 @@ PRIORS: dict[str, Part] = {
     "l1": (P.L1, {}, {"lower": between(-1.0, 0.0)}),
     "box": (P.Box, {}, {"lower": between(-1.0, 0.0), "upper": between(0.7, 1.0)}),
     "nonnegative": (P.NonNegative, {}, {}),
+    "few levels": (P.CauchySchwarz, {}, {"levels": word("levels")}),
     "simplex": (P.Simplex, {}, {"total": between(0.5, 2.0)}),
     "nuclear-norm": (P.NuclearNorm, {"patch": 2}, {"offset": whole(0, 1)}),
+    "tubal-nuclear-norm": (P.TubalNuclearNorm, {}, {"rows": whole(2, 3)}),
     "group-l1": (P.GroupL1, {"size": 2}, {"nonnegative": yes_or_no}),
     "gaussian": (P.Gaussian, {}, {"mean": "image", "covariance": between(0.5, 2.0)}),
     "graph-laplacian": (

@@ -11,6 +11,7 @@ from invtoolbox.networks.hyperprior import MeanScaleHyperprior
 from invtoolbox.priors.adaptive import AdaptivePrior
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Prior, PriorSum
 from invtoolbox.priors.composed import ThroughOperator
+from invtoolbox.priors.images.cauchy_schwarz import CauchySchwarz
 from invtoolbox.priors.images.constraints import Box, NonNegative, Simplex
 from invtoolbox.priors.images.gaussian_mixture import (
     ConditionalMixture,
@@ -26,6 +27,7 @@ from invtoolbox.priors.images.sparsity import L1, GroupL1, GroupSparsity, Wavele
 from invtoolbox.priors.images.tikhonov import Tikhonov
 from invtoolbox.priors.images.total_generalized_variation import TotalGeneralizedVariation
 from invtoolbox.priors.images.total_variation import HuberTV, TotalVariation
+from invtoolbox.priors.images.tubal_nuclear_norm import TubalNuclearNorm
 from invtoolbox.priors.images.two_level import TwoLevel
 from invtoolbox.priors.implicit.bones import Bones
 from invtoolbox.priors.implicit.compressive_autoencoder import CompressiveAutoencoder
@@ -98,6 +100,7 @@ __all__ = [
     "Bottleneck",
     "Box",
     "CameraFlow",
+    "CauchySchwarz",
     "ClusterConsistency",
     "CompressiveAutoencoder",
     "ConditionalMixture",
@@ -178,6 +181,7 @@ __all__ = [
     "TotalDeepVariation",
     "TotalGeneralizedVariation",
     "TotalVariation",
+    "TubalNuclearNorm",
     "TwoLevel",
     "VariationalAutoencoder",
     "VoxelFlow",
