@@ -78,6 +78,7 @@ from invtoolbox.priors.motion.local_rigidity import (
 from invtoolbox.priors.motion.node_arap import NodeARAP
 from invtoolbox.priors.motion.rigidity import ARAP, Isometry, RigidityCoefficients
 from invtoolbox.priors.motion.speed import AccelerationLimit, AlongField, SpeedLimit, StaticWorld
+from invtoolbox.priors.motion.sum_of_norms import SumOfNorms
 from invtoolbox.priors.scenes.views import (
     DepthConsistency,
     DepthSmoothness,
@@ -176,6 +177,7 @@ __all__ = [
     "SpatialConsistency",
     "SpeedLimit",
     "StaticWorld",
+    "SumOfNorms",
     "ThroughOperator",
     "Tikhonov",
     "TotalDeepVariation",
