@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +17,31 @@ from invtoolbox.operators.base import Shapes
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
+
+
+class _Partners(NamedTuple):
+    """Partners of the points of a prediction: solvers evaluate a term at one point repeatedly.
+
+    Attributes:
+        settings: objects that the partners depend on, in addition to the places.
+        place: the prediction, ``(batch, N, 3)``.
+        partner: measured points, ``(batch, N, 3)``.
+        metric: matrices of the squared distance, ``(batch, N, 3, 3)``.
+    """
+
+    settings: tuple[object, ...]
+    place: Tensor
+    partner: Tensor
+    metric: Tensor
+
+    def belongs_to(self, settings: tuple[object, ...], place: Tensor) -> bool:
+        """Return whether another prediction has the same settings, shape and type."""
+        return (
+            len(settings) == len(self.settings)
+            and all(one is other for one, other in zip(settings, self.settings))
+            and (place.shape, place.dtype, place.device)
+            == (self.place.shape, self.place.dtype, self.place.device)
+        )
 
 
 class PlaneToPlane(DataTerm):
@@ -62,6 +87,7 @@ class PlaneToPlane(DataTerm):
     """
 
     is_convex = False
+    cache_fields: ClassVar[tuple[str, ...]] = ("_known",)
     item_fields: ClassVar[tuple[str, ...]] = (
         "weights",
         "covariances",
@@ -92,6 +118,9 @@ class PlaneToPlane(DataTerm):
         self.target_times: Tensor | None = None if times is None else times[1]
         self._iteration = 0
         self._surfaces: tuple[Surface, ...] = () if surface is None else (surface,)
+        # A bound term keeps the partners of its last prediction, in a list of one that its copies
+        # for other iterations share.
+        self._known: list[_Partners | None] = []
 
     # -- value -------------------------------------------------------------------------------------
 
@@ -126,34 +155,38 @@ class PlaneToPlane(DataTerm):
     def _partners(self, prediction: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the offsets of the points from their partners, and the metric there.
 
-        The shapes are ``(batch, N, 3)`` and ``(batch, N, 3, 3)``.
-
-        The metric has the shape ``(batch, N, 3, 3)``.
+        The shapes are ``(batch, N, 3)`` and ``(batch, N, 3, 3)``. Both are zero for points without
+        weight.
         """
         surfaces = self._surfaces or tuple(self._surface(points, k) for k, points in enumerate(y))
-        inputs = append_times(prediction.detach(), self.source_times, self.time_scale)
-        counts = self.weights.expand(prediction.shape[:2]) > 0 if self.weights is not None else None
-        apart, spread = [], []
+        place = prediction.detach()
+        wanted = torch.ones(place.shape[:2], dtype=torch.bool, device=place.device)
+        if self.weights is not None:
+            wanted &= self.weights > 0
+        settings = (self.weights, self.covariances, self.source_times, *surfaces)
+        known = self._known[0] if self._known else None
+        if known is not None and known.belongs_to(settings, place):
+            wanted &= (place != known.place).any(2)
+            if not bool(wanted.any()):
+                return prediction - known.partner, known.metric
+            partner, metric = known.partner.clone(), known.metric.clone()
+        else:
+            partner, metric = place.clone(), place.new_zeros(*place.shape, 3)
+        inputs = append_times(place, self.source_times, self.time_scale)
+        own = None if self.covariances is None else self.covariances.expand_as(metric)
         groups = [(surface, slice(k, k + 1)) for k, surface in enumerate(surfaces)]
         if len(surfaces) == 1:  # all items share one cloud, so one search suffices
             groups = [(surfaces[0], slice(None))]
         for surface, items in groups:
-            queried = inputs[items].flatten(0, 1)
-            wanted = None if counts is None else counts[items].flatten()
-            # Points without weight need no partner.
-            found = surface.tree.query(queried if wanted is None else queried[wanted])[1]
-            index = (
-                found
-                if wanted is None
-                else found.new_zeros(len(queried)).masked_scatter(wanted, found)
-            )
-            here = prediction[items]
-            index = index.view(here.shape[:2])
-            apart.append(here - surface.points[index])
-            spread.append(surface.covariances[index])
-        together = torch.cat(spread)
-        together = together + (together if self.covariances is None else self.covariances)
-        return torch.cat(apart), 2 * self.along * _inverse(together)
+            rows = wanted[items]
+            index = surface.tree.query(inputs[items][rows])[1]
+            spread = surface.covariances[index]
+            together = spread + (spread if own is None else own[items][rows])
+            partner[items][rows] = surface.points[index]
+            metric[items][rows] = 2 * self.along * _inverse(together)
+        if self._known:
+            self._known[0] = _Partners(settings, place, partner, metric)
+        return prediction - partner, metric
 
     def _surface(self, points: Tensor, k: int) -> Surface:
         times = (
@@ -166,10 +199,10 @@ class PlaneToPlane(DataTerm):
     # -- methods called by the loop ----------------------------------------------------------------
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        if self._surfaces:
-            return self
         bound = copy.copy(self)
-        bound._surfaces = tuple(self._surface(points, k) for k, points in enumerate(problem.y))
+        bound._known = [None]
+        if not self._surfaces:
+            bound._surfaces = tuple(self._surface(points, k) for k, points in enumerate(problem.y))
         return bound
 
     def at(self, iteration: int) -> Self:

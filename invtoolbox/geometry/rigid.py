@@ -43,6 +43,25 @@ def rotation_vector(matrix: Tensor) -> Tensor:
     return rotation_matrix_to_axis_angle(matrix)
 
 
+def own_axes(points: Tensor) -> Tensor:
+    """Return the rotation of points about the upright axis into axes of their own, ``(3, 3)``.
+
+    The first axis is the mean direction of the points, seen from the origin. A grid along these
+    axes turns with the points, so the axes of their frame have no effect.
+
+    Args:
+        points: finite points, ``(N, d)`` with d at least 2, of which the first two count.
+
+    >>> turn = own_axes(torch.tensor([[0.0, 2.0, 1.0]]))
+    >>> (turn @ torch.tensor([0.0, 2.0, 1.0]).double()).round(decimals=3)
+    tensor([2., 0., 1.], dtype=torch.float64)
+    """
+    plane = points[:, :2].double()
+    ahead, left = torch.nn.functional.normalize(plane, dim=1).sum(0)
+    angle = torch.atan2(left, ahead)
+    return rotation(torch.stack([angle * 0, angle * 0, -angle]))
+
+
 def rigid(rotation_matrix: Tensor, translation: Tensor) -> Tensor:
     """Return the motion ``p -> R p + t``: ``(..., 3, 3), (..., 3) -> (..., 4, 4)``."""
     top = torch.cat([rotation_matrix, translation[..., None]], dim=-1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from invtoolbox.geometry.rigid import own_axes
 from invtoolbox.kernels.points.nearest import Tree
 
 #: Number of neighbours of a point that are taken as a piece of its surface.
@@ -144,10 +145,15 @@ def append_times(points: Tensor, times: Tensor | None, time_scale: float) -> Ten
 
 
 def _thin(cloud: Tensor, side: float) -> Tensor:
-    """Return the rows of the first point in each cell; all rows if the side is 0."""
+    """Return the rows of the first point in each cell; all rows if the side is 0.
+
+    The cells lie along the points' own axes.
+    """
     if side == 0:
         return torch.arange(len(cloud), device=cloud.device)
-    cells = cloud.div(side).floor().long()
+    places = cloud.double()
+    places[:, :3] = places[:, :3] @ own_axes(cloud).T
+    cells = places.div(side).floor().long()
     cells = cells - cells.min(0).values
     key = torch.zeros_like(cells[:, 0])
     for axis, size in enumerate((cells.max(0).values + 1).tolist()):

@@ -17,7 +17,7 @@ from invtoolbox.kernels.points.nearest import Tree
 from invtoolbox.motion.evidence import BodySettings as BodySettings
 from invtoolbox.motion.evidence import Evidence, Scan, apart_at_rest
 from invtoolbox.motion.pair import Pair
-from invtoolbox.motion.registration import clusters, height_above, translations
+from invtoolbox.motion.registration import clusters, height_above, links, translations
 from invtoolbox.motion.tracks import Registration, RegistrationSettings, Scans, register
 from invtoolbox.motion.window import Neighbour
 
@@ -89,12 +89,14 @@ def _moving_bodies(pair: Pair, settings: BodySettings) -> Bodies | None:
     soon = [scan for scan in scans if abs(scan.step) <= _SOON]
     if not soon:
         return None
-    away = torch.stack([Tree(scan.points).query(points, 1.0)[0].clamp_max(1.0) for scan in soon])
     range_ = (points - pair.origin)[:, :2].norm(dim=1)
-    away = (away / apart_at_rest(range_))[[0, -1]]
+    away = torch.stack(
+        [scan.tree.query(points, 1.0)[0].clamp_max(1.0) for scan in (soon[0], soon[-1])]
+    ) / apart_at_rest(range_)
     members: list[Tensor] = []
+    edges = links(points[height < settings.reach, :2].double())
     for gap, gap_per_range in _GAPS:
-        labels = clusters(points, height, gap, settings.reach, gap_per_range, pair.origin)
+        labels = clusters(points, height, gap, settings.reach, gap_per_range, pair.origin, edges)
         # A suspect is not divided further.
         if members:
             labels[torch.cat(members)] = -1
@@ -207,25 +209,26 @@ def _hypotheses(
         scan.points if still is None else scan.points[still.query(scan.points, 0.1)[0].isinf()]
         for scan in next_
     ]
-    trees = [Tree(scan.points) for scan in scans]
+    new = [arrived[:, :2].T.contiguous() for arrived in new]
     thing, start = [], []
     for k, rows in enumerate(members):
         body = points[rows]
         tried = [body.new_zeros(2)]
         for scan, arrived in zip(next_, new):
             reach = float(farthest[k]) * abs(scan.step)
-            near = (
-                (arrived[:, :2] > body[:, :2].amin(0) - reach)
-                & (arrived[:, :2] < body[:, :2].amax(0) + reach)
-            ).all(1)
-            votes = translations(body, arrived[near], reach, settings.votes, origin) / scan.step
+            low, high = body[:, :2].amin(0) - reach, body[:, :2].amax(0) + reach
+            near = (arrived[0] > low[0]) & (arrived[0] < high[0])
+            near &= (arrived[1] > low[1]) & (arrived[1] < high[1])
+            votes = (
+                translations(body, arrived[:, near].T, reach, settings.votes, origin) / scan.step
+            )
             tried += list(torch.from_numpy(votes).to(body))
         moves = torch.nn.functional.pad(torch.stack(tried), (0, 1))
         few = body[:: max(1, len(body) // 32)]
         away = torch.stack(
             [
-                tree.query((few + scan.step * moves[:, None]).flatten(0, 1), 0.5)[0]
-                for tree, scan in zip(trees, scans)
+                scan.tree.query((few + scan.step * moves[:, None]).flatten(0, 1), 0.5)[0]
+                for scan in scans
             ]
         )
         cost = away.clamp_max(0.5).square().view(len(scans), len(moves), -1).mean((0, 2))
@@ -298,18 +301,17 @@ def _with_fragments(
     scan = next((scan for scan in scans if scan.step == 1.0), None)
     if scan is None or not bool(inside.any()):
         return bodies
-    tree = Tree(scan.points)
-    before = tree.query(points)[0]
-    loose = (~inside & (height < _TALLEST) & (before > _FRAGMENT_APART)).nonzero().squeeze(1)
-    if len(loose) == 0:
-        return bodies
+    loose = (~inside & (height < _TALLEST)).nonzero().squeeze(1)
     flat = torch.tensor([1.0, 1.0, 0.0], device=points.device) * points
     distance, index = Tree(flat[inside]).query(flat[loose], bound=_FRAGMENT_DISTANCE)
     near = distance.isfinite()
     loose, owner = loose[near], bodies.label[inside][index[near]]
+    before = scan.tree.query(points[loose])[0]
+    apart = before > _FRAGMENT_APART
+    loose, owner, before = loose[apart], owner[apart], before[apart]
     some, motion = points[loose], bodies.motion[owner]
     flow = torch.einsum("nij,nj->ni", motion[:, :3, :3], some) + motion[:, :3, 3] - some
-    better = tree.query(some + flow)[0] < 0.5 * before[loose]
+    better = scan.tree.query(some + flow)[0] < 0.5 * before
     label, whole = bodies.label.clone(), bodies.flow.clone()
     label[loose[better]], whole[loose[better]] = owner[better], flow[better]
     return Bodies(label, bodies.motion, whole)

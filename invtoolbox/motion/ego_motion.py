@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError, MissingDependency
-from invtoolbox.geometry.rigid import check_motion, inverse, relative_motion, rotation_vector
+from invtoolbox.geometry.rigid import (
+    check_motion,
+    inverse,
+    own_axes,
+    relative_motion,
+    rotation_vector,
+)
 from invtoolbox.geometry.sweeps import Sweep
 
 When = Literal["auto", "always", "never"]
@@ -224,21 +230,28 @@ def ego_motion(
 
 def _register(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion:
     small_gicp = _small_gicp()
-    pyramid = [[_cells(small_gicp, sweep, cell) for sweep in (source, target)] for cell in _CELLS]
+    # The cells of the registration lie along the points' own axes.
+    near = _near(source)
+    own = own_axes(torch.from_numpy(near)).numpy() if len(near) else np.eye(3)
+    turn = np.eye(4)
+    turn[:3, :3] = own
+    pyramid = [
+        [_cells(small_gicp, sweep, own, cell) for sweep in (source, target)] for cell in _CELLS
+    ]
     start = (
         np.eye(4)
         if guess is None
         else check_motion(guess, "the guess of the ego motion").cpu().numpy()
     )
-    matrix, overlap, converged = _align(small_gicp, pyramid, start, _PASSES)
+    matrix, overlap, converged = _align(small_gicp, pyramid, turn @ start @ turn.T, _PASSES)
     if overlap < _GOOD:
-        coarse = [
-            _align(small_gicp, pyramid, _moved_sensor(*start), _PASSES[:1]) for start in _STARTS
-        ]
+        starts = [turn @ _moved_sensor(*moved) @ turn.T for moved in _STARTS]
+        coarse = [_align(small_gicp, pyramid, moved, _PASSES[:1]) for moved in starts]
         best = max(coarse, key=lambda tried: tried[1])
         again = _align(small_gicp, pyramid, best[0], _PASSES)
         if again[1] > overlap:
             matrix, overlap, converged = again
+    matrix = turn.T @ matrix @ turn
     if overlap < _LEAST:
         bent = (
             ""
@@ -259,11 +272,16 @@ def _register(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion:
     return EgoMotion(torch.from_numpy(matrix), "icp", overlap, tuple(notes))
 
 
-def _cells(small_gicp: Any, sweep: Sweep, cell: float) -> tuple[Any, Any]:
-    """Return the mean of the points of every cell, with covariance and normal, and a tree."""
+def _near(sweep: Sweep) -> np.ndarray:
+    """Return the points that are registered, float64 ``(n, 3)``."""
     points = sweep.points.detach().cpu().numpy()
     distance = np.linalg.norm(points, axis=1)  # NaN compares false
-    points = points[(distance > NEAREST) & (distance < FARTHEST)].astype(np.float64)
+    return points[(distance > NEAREST) & (distance < FARTHEST)].astype(np.float64)
+
+
+def _cells(small_gicp: Any, sweep: Sweep, axes: np.ndarray, cell: float) -> tuple[Any, Any]:
+    """Return the mean of the points of every cell, with covariance and normal, and a tree."""
+    points = _near(sweep) @ axes.T
     cloud, tree = (
         small_gicp.preprocess_points(points, cell, _NEIGHBOURS, 1) if len(points) else (None, None)
     )

@@ -89,6 +89,7 @@ def estimate(
     """
     began = time.monotonic()
     found = method_named(method) if isinstance(method, str) else method
+    _check_window(window)
     source, target, *further = (
         tree_map(lambda values: values.cpu(), sweep)
         for sweep in (source, target, *(window if uses_window(found) else ()))
@@ -276,6 +277,16 @@ def _as_sweep(points: Any, what: str) -> Sweep:
     cloud = cloud.detach()
     # Coordinates in a map need double precision until the sensor's place is subtracted.
     return Sweep(cloud if cloud.dtype == torch.float64 else cloud.float(), source=f"the {what}")
+
+
+def _check_window(window: Any) -> None:
+    if isinstance(window, (list, tuple)) and all(isinstance(sweep, Sweep) for sweep in window):
+        return
+    wrong = [type(one).__name__ for one in window] if isinstance(window, (list, tuple)) else window
+    raise InputError(
+        f"a window is a list of Sweeps, whose timestamps tell when they were measured; got "
+        f"{wrong if isinstance(wrong, list) else type(wrong).__name__}"
+    )
 
 
 def _with_pose(sweep: Sweep, pose: Tensor) -> Sweep:

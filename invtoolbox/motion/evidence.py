@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -102,6 +103,11 @@ class Scan:
     times: Tensor | None
     origin: Tensor
 
+    @cached_property
+    def tree(self) -> Tree:
+        """Search tree of the points."""
+        return Tree(self.points)
+
     def hides(self, points: Tensor, moved: Tensor) -> Tensor:
         """Return which places the sensor could not see in this sweep, bool ``(n,)``.
 
@@ -118,9 +124,9 @@ class Scan:
         wide = float((place - middle).norm(dim=1).max()) + 0.1 * float(middle.norm())
         sight = self.points - self.origin
         along = sight @ ahead
-        between = (along > 0) & (along < float(reach.max()))
-        between &= (sight - along[:, None] * ahead).norm(dim=1) < wide
-        others = self.points[between]
+        rows = ((along > 0) & (along < float(reach.max()))).nonzero().squeeze(1)
+        aside = (sight[rows] - along[rows, None] * ahead).norm(dim=1)
+        others = self.points[rows[aside < wide]]
         others = others[Tree(moved).query(others, 0.5)[0].isinf()] - self.origin
         if not len(others):
             return torch.zeros(len(points), dtype=torch.bool, device=points.device)

@@ -197,8 +197,10 @@ def _surface(candidates: np.ndarray, standing: np.ndarray, settings: Ground) -> 
         # Height that a sector and its neighbours expect; those that saw ground nearby count most.
         way = distance[k] - last
         weight = 1 / (1 + (way / 2) ** 2)
-        expected = _neighbours(weight * (height + slope * way)) / _neighbours(weight)
-        tilt = _neighbours(weight * slope) / _neighbours(weight)
+        heights, slopes, weights = _neighbours(
+            np.stack([weight * (height + slope * way), weight * slope, weight])
+        )
+        expected, tilt = heights / weights, slopes / weights
         rise = candidates[:, k] - expected
         allowed = settings.step + np.clip(settings.bend * way, 0, 2 * settings.step)
         # The lowest visible part of a wall or a car is ground only if ground is expected there.
@@ -243,11 +245,12 @@ def _plane(candidates: np.ndarray, distance: np.ndarray) -> np.ndarray:
     return plane
 
 
-def _neighbours(value: np.ndarray) -> np.ndarray:
-    """Return the weighted sum of a sector and three sectors on either side."""
-    total = 3 * value
+def _neighbours(values: np.ndarray) -> np.ndarray:
+    """Return the weighted sums of sectors and three sectors on either side, ``(..., sectors)``."""
+    count, total = values.shape[-1], 3 * values
+    around = np.concatenate([values[..., -3:], values, values[..., :3]], axis=-1)
     for k, weight in ((1, 1.0), (2, 0.5), (3, 0.25)):
-        total += weight * (np.roll(value, k) + np.roll(value, -k))
+        total += weight * (around[..., 3 - k : 3 - k + count] + around[..., 3 + k : 3 + k + count])
     return total
 
 

@@ -193,7 +193,7 @@ def prepare_pair(
         notes.append(f"{source.source} and {target.source} hold the same points")
     period = _period(source, target, notes)
     found, undo, undo_target = _motion(source, target, preparation, guess, notes)
-    _check_overlap(source, target, found.matrix)
+    check_overlap(source, target, found.matrix)
     points, later = (
         sweep.points if part is None else part(sweep.points)
         for sweep, part in ((source, undo), (target, undo_target))
@@ -326,7 +326,7 @@ def _within(points: Tensor, distance: float) -> Tensor:
     return points[:, :2].double().norm(dim=1) <= distance
 
 
-def _check_overlap(source: Sweep, target: Sweep, matrix: Tensor) -> None:
+def check_overlap(source: Sweep, target: Sweep, matrix: Tensor) -> None:
     """Refuse sweeps of different places, which share almost no columns of 5 m that hold points."""
     columns = []
     first, second = (

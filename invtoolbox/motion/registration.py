@@ -53,6 +53,8 @@ def links(points: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Rows of the two ends ``(e, 2)``, and lengths ``(e,)``.
     """
+    if not len(points):
+        return torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, dtype=torch.float64)
     plane = points.cpu().numpy()
     # A wide triangle around the points, because points on one line have no triangulation.
     middle, wide = plane.mean(0), 10.0 * (1.0 + np.ptp(plane, axis=0).max())
@@ -73,6 +75,7 @@ def clusters(
     reach: float = 3.0,
     gap_per_range: float = 0.012,
     origin: Tensor | None = None,
+    edges: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Return the number of the cluster of every point, int64 ``(n,)`` from 0; -1 for high points.
 
@@ -88,6 +91,7 @@ def clusters(
         reach: height up to which points count, metres.
         gap_per_range: gap per distance from the sensor; about two distances of neighbouring rays.
         origin: position of the sensor, ``(3,)``; by default the origin.
+        edges: the `links` of the points that are lower than ``reach``, if they are known.
 
     >>> points = torch.tensor([[0.0, 0, 0], [0.4, 0, 0], [5.0, 0, 0], [5.0, 0, 9]])
     >>> clusters(points, torch.tensor([0.0, 0.0, 0.0, 9.0]))
@@ -98,10 +102,10 @@ def clusters(
     if len(low) == 0:
         return labels
     plane = points[low, :2].double().cpu()
-    edges, lengths = links(plane)
+    ends, lengths = links(plane) if edges is None else edges
     sensor = plane.new_zeros(2) if origin is None else origin[:2].cpu().to(plane)
     limit = (gap_per_range * (plane - sensor).norm(dim=1)).clamp_min(gap)
-    short = edges[lengths < limit[edges].mean(1)]
+    short = ends[lengths < limit[ends].mean(1)]
     labels[low] = connected_components(short.T, len(low)).to(labels.device)
     return labels
 
@@ -142,10 +146,7 @@ def translations(
     ahead = ahead / max(float(np.hypot(*ahead)), 1e-9) if ahead.any() else np.array([1.0, 0.0])
     turn = np.array([[ahead[0], -ahead[1]], [ahead[1], ahead[0]]])
     here, there = (
-        np.unique(
-            np.rint((p[:, :2].double().cpu().numpy() - middle) @ turn / cell).astype(np.int64),
-            axis=0,
-        )
+        _occupied((p[:, :2].double().cpu().numpy() - middle) @ turn / cell)
         for p in (points, target)
     )
     reach = round(farthest / cell)
@@ -161,3 +162,12 @@ def translations(
     )
     order = np.argsort(-smooth[peaks[:, 0], peaks[:, 1]], kind="stable")[:most]
     return (peaks[order] - reach) * cell @ turn.T
+
+
+def _occupied(places: np.ndarray) -> np.ndarray:
+    """Return the squares of unit side that hold places, each once, int64 ``(k, 2)``."""
+    squares = np.rint(places).astype(np.int64)
+    low = squares.min(0)
+    row, column = (squares - low).T
+    width = int(column.max()) + 1
+    return np.stack(np.divmod(np.unique(row * width + column), width), axis=1) + low

@@ -16,6 +16,7 @@ from invtoolbox.motion.preparation import (
     LONGEST,
     Preparation,
     PreparedPair,
+    check_overlap,
     check_sweep,
     find_ground,
     from_sensor,
@@ -131,6 +132,7 @@ def _prepare(
         preparation.ego_motion,
         part_of(pair.ego_motion, ahead)[0],
     ).matrix
+    check_overlap(sweep, target, placed)
     if deskew is not None:
         # The motion over the way to the target, whatever its length, as a motion of one period.
         even = inverse(part_of(inverse(placed), 1 / ahead)[0])

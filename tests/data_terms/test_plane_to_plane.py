@@ -91,3 +91,21 @@ def test_measurements_that_are_no_points():
             it.operators.PointWarp(torch.zeros(1, 4, 3)),
             it.data_terms.PlaneToPlane(),
         )
+
+
+def test_a_bound_term_that_knows_some_partners_has_the_same_bits(wall):
+    torch.manual_seed(3)
+    points = wall[:, :40].repeat(2, 1, 1)
+    weights = torch.ones(2, 40, dtype=torch.float64)
+    weights[1, 25:] = 0
+    term = it.data_terms.PlaneToPlane(weights=weights)
+    bound = term.prepare(it.Problem(wall, it.operators.PointWarp(points), term), it.solve)
+    place = points.clone()
+    for k in range(4):
+        place = place.clone()
+        place[k % 2, : 10 * k] += 0.1 * torch.randn(10 * k, 3, dtype=torch.float64)
+        for again in (bound.at(k), bound.at(k)):
+            assert torch.equal(again.value(place, wall), term.at(k).value(place, wall))
+            assert torch.equal(again.grad(place, wall), term.at(k).grad(place, wall))
+    one = bound.select(torch.tensor([0]))
+    assert torch.equal(one.value(place[:1], wall), bound.at(0).value(place, wall)[:1])

@@ -62,3 +62,18 @@ def test_points_of_another_time_are_no_neighbours():
     surface = Surface.of(torch.cat([first, second]), times)
     thin = surface.covariances.diagonal(dim1=1, dim2=2).argmin(1)
     assert (thin[:300] == 2).all() and (thin[300:] == 1).all()
+
+
+def test_turning_the_frame_turns_the_normals():
+    torch.manual_seed(0)
+    # Walls seen along lines, so that cells thin them: the axes of the frame must not matter.
+    along, lines = torch.meshgrid(torch.arange(0, 6, 0.02), torch.arange(0, 3, 0.3), indexing="ij")
+    wall = torch.stack([along.flatten() + 4, along.flatten() * 0.3 + 2, lines.flatten()], 1)
+    wall = wall + 0.01 * torch.randn_like(wall)
+    normal, thickness = normals(wall)
+    for degrees in (30.0, 77.0):
+        turn = rotation(torch.tensor([0.0, 0.0, degrees * torch.pi / 180]))
+        turned, same = normals(wall @ turn.T)
+        agree = ((turned @ turn) * normal).sum(1).abs()
+        assert float((agree > 1 - 1e-4).float().mean()) > 0.99
+        assert float(((same - thickness).abs() < 1e-3).float().mean()) > 0.99

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from invtoolbox import simulation
 from invtoolbox.geometry.sweeps import Sweep
+from invtoolbox.motion.pair import Motion, Pair
 from invtoolbox.motion.preparation import Preparation, prepare_pair
 
 
@@ -52,3 +54,15 @@ def standing(
         seconds=0.0,
         notes=pair.notes,
     )
+
+
+@dataclass(frozen=True)
+class MeanOfWindow:
+    """A method whose flow depends on every sweep of the window, and costs nothing."""
+
+    window: ClassVar[bool] = True
+
+    def __call__(self, pair: Pair, seed: int) -> Motion:
+        middle = sum(one.points.mean(0) * one.step for one in pair.window)
+        flow = torch.zeros_like(pair.source) + middle
+        return Motion(flow, torch.full((len(flow),), -1))

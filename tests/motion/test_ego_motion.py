@@ -76,6 +76,16 @@ def test_the_same_bits_twice():
 
 
 @needs_registration
+@needs_registration
+def test_the_axes_of_the_frame_do_not_matter():
+    first, second = Sweep(street(0)[0].float()), moved_street(motion(), car=1.0)
+    found = ego_motion(first, second).matrix
+    turn = motion(0.0, 0.0, 37.0)
+    turned = [replace(one, points=transform(turn, one.points.double())) for one in (first, second)]
+    metres, degrees = apart(inverse(turn) @ ego_motion(*turned).matrix @ turn, found)
+    assert metres < 1e-4 and degrees < 1e-3
+
+
 def test_a_missing_pose_is_said():
     first, second = (
         Sweep(street(0)[0].float(), pose=motion(), source="first.bin"),

@@ -290,10 +290,17 @@ def test_a_sweep_of_the_window_that_cannot_be_used_is_left_out():
     empty = Sweep(torch.zeros(0, 3), timestamp=0.3, source="the empty one")
     late = dataclasses.replace(street[3], timestamp=3e8, source="the late one")
     slow = dataclasses.replace(street[3], time=1e9 * street[3].time, source="the slow one")
-    found = estimate(street[1], street[2], window=[street[0], empty, street[1], late, slow])
+    away = torch.eye(4, dtype=torch.float64)
+    away[0, 3] = 500.0
+    lost = dataclasses.replace(street[3], pose=street[3].pose @ away, source="the lost one")
+    window = [street[0], empty, street[1], late, slow, lost]
+    found = estimate(street[1], street[2], window=window)
     without = estimate(street[1], street[2], window=[street[0]])
     assert torch.equal(found.flow, without.flow)
-    for name in ("empty", "late", "slow"):
+    for name in ("empty", "late", "slow", "lost"):
         assert any(f"left out of the window: the {name} one" in note for note in found.notes)
     with pytest.raises(InputError, match="timestamps"):
         it.scene_flow(street[0].points, street[1].points, window=[street[2]], ego_motion="none")
+    for wrong in (street[2], [street[2].points]):
+        with pytest.raises(InputError, match="a window is a list of Sweeps"):
+            it.scene_flow(street[0], street[1], window=wrong)

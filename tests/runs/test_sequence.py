@@ -8,22 +8,26 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from invtoolbox import simulation
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import relative_motion, transform
+from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.motion.methods import Motion
 from invtoolbox.motion.preparation import Preparation
 from invtoolbox.runs.flow.results import FlowStudy
 from invtoolbox.runs.flow.sequence import flow_sequence
 from invtoolbox.runs.flow.source import SequencePath
-from tests.motion.recording import record, standing
+from tests.motion.recording import MeanOfWindow, record, standing
 
 ROOT = Path(__file__).resolve().parents[2]
 STREET = SequencePath.of("street", options={"sweeps": 4, "points": 1500})
@@ -65,13 +69,56 @@ def test_every_sweep_but_the_last_has_a_file(recording: Path) -> None:
     assert content(recording) == before, "the recording was written to"
 
 
-def test_two_workers_write_what_one_writes(
-    recording: Path, monkeypatch: pytest.MonkeyPatch
+def test_two_workers_and_resumed_runs_write_what_one_run_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A result is a function of the sweeps of its window alone."""
     pytest.importorskip("distributed")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the workers unpickle the estimator by its name
-    one, two = flow(recording, "one"), flow(recording, "two", workers=2)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the workers unpickle the method by its name
+    street = SequencePath.of("street", options={"sweeps": 7, "points": 800})
+
+    def run(name: str, **how: Any) -> FlowStudy:
+        how = {"window": 5, "progress": False, **how}
+        return flow_sequence(street, tmp_path / name, MeanOfWindow(), **how)
+
+    one, two = run("one"), run("two", workers=2)
     assert not two.failed and files(one) == files(two)
+    run("resumed", items="2:4")
+    assert files(run("resumed", resume=True)) == files(one)
+    flows = [one[k].flow for k in range(6)]
+    assert not flows[2].equal(run("pair", window=2, items="2")[0].flow)
+
+
+@pytest.mark.parametrize("window", [2, 5])
+def test_memory_holds_one_window_however_long_the_sequence(tmp_path: Path, window: int) -> None:
+    still = simulation.street(sweeps=1, points=800)[0]
+
+    class Counting:
+        """Copies of one sweep; knows how many of them are held at once."""
+
+        def __init__(self, count: int) -> None:
+            self.names = [f"{k:03d}" for k in range(count)]
+            self.read: list[weakref.ref[Tensor]] = []
+            self.most = 0
+
+        def __len__(self) -> int:
+            return len(self.names)
+
+        def __getitem__(self, index: int) -> Sweep:
+            points = still.points.clone()
+            self.read.append(weakref.ref(points))
+            self.most = max(self.most, sum(one() is not None for one in self.read))
+            return replace(still, points=points, timestamp=0.1 * index, labels=None)
+
+    for count in (8, 24):
+        sweeps, how = Counting(count), {"window": window, "progress": False}
+        study = flow_sequence(sweeps, tmp_path / str(count), MeanOfWindow(), **how)  # type: ignore[arg-type]
+        assert not study.failed and len(study) == count - 1
+        # The last sweep of a pair lives until the next one is read.
+        assert window <= sweeps.most <= window + 1, f"{sweeps.most} sweeps of {count} at once"
+        sweeps.most, sweeps.read = 0, []
+        flow_sequence(sweeps, tmp_path / str(count), MeanOfWindow(), resume=True, **how)  # type: ignore[arg-type]
+        assert sweeps.most <= 2
 
 
 def test_sweeps_that_are_open_and_simulated_ones(tmp_path: Path) -> None:
