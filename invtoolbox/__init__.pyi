@@ -38,6 +38,8 @@ from .problem import Problem as Problem
 from .reconstruction import reconstruct as reconstruct
 from .runs.articulation import find_bones as find_bones
 from .runs.deformation import deform as deform
+from .runs.depth_alignment import AlignedDepths as AlignedDepths
+from .runs.depth_alignment import align_depths as align_depths
 from .runs.event_flow import event_flow as event_flow
 from .runs.flow.sequence import flow_sequence as flow_sequence
 from .runs.normal_maps import integrate_normals as integrate_normals

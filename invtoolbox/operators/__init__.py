@@ -3,6 +3,7 @@
 from invtoolbox.operators import noise
 from invtoolbox.operators.algebra import stack
 from invtoolbox.operators.base import LinearOperator, Operator
+from invtoolbox.operators.depth_gaps import DepthGaps
 from invtoolbox.operators.elementary import Identity, NoMeasurement
 from invtoolbox.operators.event_warp import EventWarp
 from invtoolbox.operators.finite_difference import FiniteDifference
@@ -47,6 +48,7 @@ __all__ = [
     "Blur3D",
     "CartesianMRI",
     "ConeBeam",
+    "DepthGaps",
     "Downsampling",
     "ElasticStrain",
     "EulerRollout",
