@@ -230,14 +230,14 @@ def gradient_with_graph(objective: Objective, x: Tensor) -> Tensor:
     """Return ``grad F`` with a graph to x and to every tensor that requires a gradient."""
     problem = objective.problem
     value = problem.data_term.value(problem.operator(x), problem.y)
-    without_energy = torch.zeros_like(x)
+    closed = torch.zeros_like(x)
     for weight, prior in objective.terms:
-        if "energy" in prior.offers:
+        if "energy" in prior.offers and not prior.gradient_has_graph:
             value = value + weight * prior.energy(x)
         else:
-            without_energy = without_energy + expand(weight, x) * prior.gradient(x)
+            closed = closed + expand(weight, x) * prior.gradient(x)
     (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=True)
-    return gradient + without_energy
+    return gradient + closed
 
 
 def _pack(parts: Sequence[Tensor]) -> Tensor:

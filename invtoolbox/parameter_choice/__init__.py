@@ -7,6 +7,7 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import RuleState, WeightCurve, WeightRule, WeightSearch
 from invtoolbox.parameter_choice.curve_rules import GridSearch, LCurve, QuasiOptimality
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, expected_discrepancy
+from invtoolbox.parameter_choice.evidence import EvidenceBound
 from invtoolbox.parameter_choice.noise import estimate_noise_std
 from invtoolbox.parameter_choice.score_rules import GCV, SURE, CompensatedDiscrepancy, ScoreSearch
 from invtoolbox.parameter_choice.trials import Trials
@@ -18,6 +19,7 @@ __all__ = [
     "SURE",
     "CompensatedDiscrepancy",
     "DiscrepancyPrinciple",
+    "EvidenceBound",
     "GridSearch",
     "LCurve",
     "QuasiOptimality",
@@ -39,6 +41,7 @@ _RULES: dict[str, type[WeightRule | WeightSearch]] = {
     "compensated-discrepancy": CompensatedDiscrepancy,
     "gcv": GCV,
     "sure": SURE,
+    "evidence": EvidenceBound,
     "l-curve": LCurve,
     "quasi-optimality": QuasiOptimality,
 }

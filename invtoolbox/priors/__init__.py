@@ -8,6 +8,7 @@ from invtoolbox.networks.cosine_hyperprior import CosineHyperprior
 from invtoolbox.networks.deep_variation import DeepVariationNetwork
 from invtoolbox.networks.denoisers import Bottleneck, DnCNN, load_dncnn
 from invtoolbox.networks.hyperprior import MeanScaleHyperprior
+from invtoolbox.networks.pixel_network import PixelNetwork
 from invtoolbox.priors.adaptive import AdaptivePrior
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Prior, PriorSum
 from invtoolbox.priors.composed import ThroughOperator
@@ -58,6 +59,7 @@ from invtoolbox.priors.implicit.voxel_grid import VoxelGrid
 from invtoolbox.priors.learned.denoiser import Denoiser
 from invtoolbox.priors.learned.fields_of_experts import FieldsOfExperts
 from invtoolbox.priors.learned.learned_proximal import LearnedProximal
+from invtoolbox.priors.learned.pixel_density import PixelDensity
 from invtoolbox.priors.learned.score_distillation import (
     DenoiserScore,
     DiffusersScore,
@@ -160,6 +162,8 @@ __all__ = [
     "NormalConsistency",
     "NuclearNorm",
     "OcclusionPenalty",
+    "PixelDensity",
+    "PixelNetwork",
     "PointMotion",
     "Prior",
     "PriorImage",

@@ -98,6 +98,8 @@ class ExplicitPrior(Prior):
         is_convex: whether R is convex; ``None`` if it is not known.
         is_smooth: whether R is differentiable everywhere; ``None`` means: unless it has a ``prox``
             or a ``split``.
+        gradient_has_graph: whether `gradient` carries a graph to x and to the parameters, so that
+            second derivatives need not differentiate the energy twice.
         sigma: the scale of a denoiser, see above.
         fixed_level: whether the denoiser supports one noise level only, so that the prior takes no
             weight.
@@ -117,6 +119,7 @@ class ExplicitPrior(Prior):
 
     is_convex: bool | None = None
     is_smooth: bool | None = None
+    gradient_has_graph: bool = False
     sigma: float = 1.0
     fixed_level: bool = False
     is_constraint: bool = False

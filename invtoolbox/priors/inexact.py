@@ -17,11 +17,13 @@ class Decoding(NamedTuple):
     Attributes:
         x: the image, ``(1, n)``.
         error: bound of the distance between x and the exact image, ``(1,)``.
+        residual: gradient of the inner objective at x, ``(1, n)``.
         steps: number of iterations that it took.
     """
 
     x: Tensor
     error: Tensor
+    residual: Tensor
     steps: int
 
 
@@ -33,12 +35,15 @@ class Pull(NamedTuple):
         error: bound of the distance between the gradient and the exact one, ``(1,)``; infinite if
             it was not asked for.
         adjoint: solution of the adjoint equation, ``(1, n)``.
+        residual: norm of the residual of the adjoint equation, ``(1,)``; infinite if the error was
+            not asked for.
         steps: number of products with the Hessian that it took.
     """
 
     gradient: dict[str, Tensor]
     error: Tensor
     adjoint: Tensor
+    residual: Tensor
     steps: int
 
 
@@ -86,6 +91,12 @@ class InexactPrior(ImplicitPrior):
             start: solution ``(1, n)`` of the adjoint equation to start from.
             bounded: whether to bound the error, which takes further products with the Hessian.
         """
+
+    @abstractmethod
+    def multiply_hessian(
+        self, parameters: dict[str, Tensor], decoded: Decoding, vector: Tensor
+    ) -> Tensor:
+        """Return the Hessian of the inner objective at an image times a vector, ``(1, n)``."""
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
         decoded: Tensor = _Decoded.apply(self, tuple(parameters), *parameters.values())

@@ -17,11 +17,14 @@ from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.priors.inexact import Decoding, InexactPrior
 from invtoolbox.solvers.base import Solver, State
+from invtoolbox.solvers.lbfgs import Pairs
 
 #: Largest accuracy, and the smallest in units of the rounding error, below which inner solves stall.
 _MOST, _LEAST_ROUNDING = 1.0, 100
 #: Number of times that a step raises the accuracy of a direction, and halves its length.
 _RAISES, _HALVINGS = 12, 6
+#: Number of pairs from which the inverse Hessian is estimated.
+_MEMORY = 10
 
 
 @dataclass
@@ -29,13 +32,14 @@ class InexactState(State):
     """Point, decoded image, gradient and accuracy of an inexact descent."""
 
     image: Tensor  # (1, n)
-    image_error: Tensor  # (1,) bound of the distance to the exact image
+    slack: Tensor  # (1,) bound of the distance between the value and the exact value
     gradient: Tensor  # (1, m) in the packed parameters
     error: Tensor  # (1,) bound of the distance to the exact gradient
     adjoint: Tensor  # (1, n)
     accuracy: Tensor  # (1,)
     length: Tensor  # (1,) step length that is tried first
     count: Tensor  # (1,) number of steps
+    pairs: Pairs  # memory of L-BFGS
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class InexactDescent(Solver):
         blank = start.new_zeros(1)
         state = InexactState(
             start, blank, blank, blank, blank, blank, start, blank, blank,
-            blank + self.first, blank, blank,
+            blank + self.first, blank, blank, Pairs.blank(start, _MEMORY),
         )  # fmt: skip
         decoded = self.decode(objective, start, self.first, None)
         state = self.differentiate(objective, state, start, decoded, self.first, None)
@@ -92,6 +96,19 @@ class InexactDescent(Solver):
         """Return the image of packed parameters."""
         assert objective.layout is not None
         return _implicit(objective).decode_to(objective.layout.unpack(x), accuracy, start)
+
+    @staticmethod
+    def estimate(
+        objective: Objective, x: Tensor, decoded: Decoding, adjoint: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the corrected value at packed parameters, and the bound of its error."""
+        assert objective.layout is not None
+        problem = objective.problem
+        _, slope = problem.data_term.value_and_grad(decoded.x, problem.y)
+        product = _implicit(objective).multiply_hessian(
+            objective.layout.unpack(x), decoded, adjoint
+        )
+        return _corrected(objective, decoded, adjoint, (slope - product).norm()[None])
 
     def differentiate(
         self,
@@ -109,6 +126,7 @@ class InexactDescent(Solver):
         pull = _implicit(objective).pull_back(
             objective.layout.unpack(x), decoded, slope, accuracy, adjoint
         )
+        value, slack = _corrected(objective, decoded, pull.adjoint, pull.residual)
         gradient = objective.layout.pack(pull.gradient)
         # The error of x changes the slope, and with it the gradient, by the same share.
         curved = _share(slope, decoded.x, problem.y) * decoded.error
@@ -120,7 +138,7 @@ class InexactDescent(Solver):
             discrepancy=problem.data_term.discrepancy_of(value, decoded.x, problem.y),
             certificate=(gradient.norm() + error) / value,
             image=decoded.x,
-            image_error=decoded.error,
+            slack=slack,
             gradient=gradient,
             error=error,
             adjoint=pull.adjoint,
@@ -132,12 +150,14 @@ class InexactDescent(Solver):
 class AdaptiveAccuracy(InexactDescent):
     r"""Descent that raises the accuracy of the inner solves only if a step needs it (MAID).
 
-    A direction z is used once the bound of its error is at most ``(1 - trust) |z|``. A step t is
-    accepted if an upper bound of the new value lies below a lower bound of the old one by
-    ``decrease t |z|^2``; both bounds follow from the errors of the images. After a step the accuracy
-    falls by ``relax``; if no step is accepted, it rises (Salehi, Mukherjee, Roberts and Ehrhardt,
-    arXiv 2308.10098, algorithm 3.1). The step that is tried first is the one of Barzilai and
-    Borwein, where the paper lets the last step grow. The constants of the bounds are estimates
+    The direction d is the gradient z, multiplied by an estimate of the inverse Hessian from the
+    last ten steps (L-BFGS). It is used once the bound of the error of z is at most
+    ``(1 - trust) <z, d> / |d|``. A step t is accepted if an upper bound of the new value lies below
+    a lower bound of the old one by ``decrease t <z, d>``; both bounds follow from the errors of the
+    images. After a step the accuracy falls by ``relax``; if no step is accepted, it rises (Salehi,
+    Mukherjee, Roberts and Ehrhardt, arXiv 2308.10098, algorithm 3.1, where d is z). Values are
+    those of the exact images to first order, which the adjoint solution gives without work, so that
+    their bounds are of second order. The constants of the bounds are estimates
     (`training.PriorParameters`).
 
     Args:
@@ -156,45 +176,42 @@ class AdaptiveAccuracy(InexactDescent):
     reach: float = 2.0
 
     def step(self, objective: Objective, state: InexactState) -> InexactState:
-        state = self._trustworthy(objective, state)
-        size, accuracy = float(state.gradient.norm()), float(state.accuracy)
-        length = state.length.clamp_max(self.reach / max(size, 1e-30))
-        low = float(state.value) - self._slack(objective, state.image, state.image_error)
+        state, direction = self._trustworthy(objective, state)
+        accuracy, slope = float(state.accuracy), float((state.gradient * direction).sum())
+        length = state.length if bool(state.pairs.empty) else torch.ones_like(state.length)
+        length = length.clamp_max(self.reach / max(float(direction.norm()), 1e-30))
+        low = float(state.value - state.slack)
         for _ in range(_HALVINGS):
-            x = state.x - length * state.gradient
+            x = state.x - length * direction
             decoded = self.decode(objective, x, accuracy, state.image)
-            value = objective.problem.data_term.value(decoded.x, objective.problem.y)
-            high = float(value) + self._slack(objective, decoded.x, decoded.error)
-            if high <= low - self.decrease * float(length) * size**2:
+            found, slack = self.estimate(objective, x, decoded, state.adjoint)
+            high = float(found + slack)
+            if high <= low - self.decrease * float(length) * slope:
                 relaxed = min(_MOST, self.relax * accuracy)
                 new = self.differentiate(objective, state, x, decoded, relaxed, state.adjoint)
-                length = _barzilai_borwein(new, state, length)
-                return replace(new, length=length, count=state.count + 1)
+                state.pairs.remember(new.x - state.x, new.gradient - state.gradient)
+                return replace(new, pairs=state.pairs, length=length, count=state.count + 1)
             length = 0.5 * length
         return replace(self._raise(objective, state), count=state.count + 1)
 
-    def _trustworthy(self, objective: Objective, state: InexactState) -> InexactState:
+    def _trustworthy(
+        self, objective: Objective, state: InexactState
+    ) -> tuple[InexactState, Tensor]:
         """Raise the accuracy until the direction is one of descent in spite of its error."""
         for _ in range(_RAISES):
-            accuracy = float(state.accuracy)
-            enough = (1 - self.trust) * float(state.gradient.norm())
+            direction = state.pairs.multiply(state.gradient)
+            accuracy, slope = float(state.accuracy), float((state.gradient * direction).sum())
+            enough = (1 - self.trust) * slope / max(float(direction.norm()), 1e-30)
             if float(state.error) <= enough or accuracy <= _least(state.image):
                 break
             state = self._raise(objective, state)
-        return state
+        return state, direction
 
     def _raise(self, objective: Objective, state: InexactState) -> InexactState:
         """Return the state at the same point with twice the accuracy."""
         accuracy = max(_least(state.image), 0.5 * float(state.accuracy))
         decoded = self.decode(objective, state.x, accuracy, state.image)
         return self.differentiate(objective, state, state.x, decoded, accuracy, state.adjoint)
-
-    @staticmethod
-    def _slack(objective: Objective, image: Tensor, error: Tensor) -> float:
-        """Return how much the value at the exact image may differ from the value at the image."""
-        _, slope = objective.problem.data_term.value_and_grad(image, objective.problem.y)
-        curvature = _share(slope, image, objective.problem.y)
-        return float(slope.norm() * error + 0.5 * curvature * error**2)
 
     def gives_up(self, state: InexactState) -> Tensor | None:
         return state.accuracy <= _least(state.image)
@@ -228,7 +245,7 @@ class ScheduledAccuracy(InexactDescent):
         accuracy = max(_least(state.image), self.first * factor)
         x = state.x - state.length * state.gradient
         decoded = self.decode(objective, x, accuracy, state.image)
-        value = objective.problem.data_term.value(decoded.x, objective.problem.y)
+        value, _ = self.estimate(objective, x, decoded, state.adjoint)
         if float(value) > 1.2 * float(state.value) or not bool(value.isfinite()):
             return replace(state, length=0.5 * state.length, count=state.count + 1)
         grown = 1 / 0.95 if float(value) < float(state.value) else 1.0
@@ -242,12 +259,20 @@ def _implicit(objective: Objective) -> InexactPrior:
     return implicit
 
 
-def _barzilai_borwein(new: InexactState, old: InexactState, length: Tensor) -> Tensor:
-    """Return the length of the next step, within a factor of 10 of the last one."""
-    moved, turned = new.x - old.x, new.gradient - old.gradient
-    bend = (moved * turned).sum()[None]
-    found = moved.square().sum() / bend.clamp_min(1e-30)
-    return torch.where(bend > 0, found.clamp(0.1 * length, 10 * length), 2 * length)
+def _corrected(
+    objective: Objective, decoded: Decoding, adjoint: Tensor, residual: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""Return the value at the exact image to second order, and the bound of its error.
+
+    With q near ``H^{-1} grad g``, the exact image ``x - H^{-1} grad h`` has the value
+    ``g(x) - <q, grad h>`` to first order, and the residual of q bounds the error of that term
+    (Becker and Rannacher, Acta Numerica 10, 2001).
+    """
+    problem = objective.problem
+    value, slope = problem.data_term.value_and_grad(decoded.x, problem.y)
+    curvature = _share(slope, decoded.x, problem.y)
+    slack = residual * decoded.error + 0.5 * curvature * decoded.error.square()
+    return value - (adjoint * decoded.residual).sum()[None], slack
 
 
 def _least(like: Tensor) -> float:

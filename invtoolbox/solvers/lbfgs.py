@@ -15,14 +15,67 @@ from invtoolbox.solvers.linear_systems import quotient
 
 
 @dataclass
-class LBFGSState(State):
-    """Gradient and memory of L-BFGS: the last steps and changes of the gradient."""
+class Pairs:
+    """Memory of L-BFGS: the last steps and the changes of the gradient along them."""
 
-    gradient: Tensor
     moves: Tensor  # (batch, memory, n) the last steps s
     changes: Tensor  # (batch, memory, n) the changes d of the gradient along them
     curvatures: Tensor  # (batch, memory) <s, d>, 0 in an empty slot
     place: Tensor  # (batch,) the slot to write next
+
+    @classmethod
+    def blank(cls, like: Tensor, memory: int) -> Pairs:
+        """Return a memory without pairs for a variable, ``(batch, ...)``."""
+        batch, n = like.shape[0], like[0].numel()
+        rows = torch.zeros(batch, memory, n, dtype=like.dtype, device=like.device)
+        none = torch.zeros(batch, memory, dtype=item_norm(like).dtype, device=like.device)
+        place = torch.zeros(batch, dtype=torch.long, device=like.device)
+        return cls(rows, torch.zeros_like(rows), none, place)
+
+    @property
+    def empty(self) -> Tensor:
+        """Items without a pair, ``(batch,)``."""
+        return (self.curvatures == 0).all(1)
+
+    def multiply(self, gradient: Tensor) -> Tensor:
+        """Return the estimated inverse Hessian times a vector (two-loop recursion, 7.4)."""
+        memory = self.moves.shape[1]
+        rows = torch.arange(len(self.place), device=gradient.device)
+        q = gradient.flatten(1).clone()
+        order = [(self.place - 1 - k) % memory for k in range(memory)]
+        alphas = []
+        for slot in order:
+            alpha = quotient(inner(self.moves[rows, slot], q), self.curvatures[rows, slot])
+            q.sub_(self.changes[rows, slot] * alpha[:, None])
+            alphas.append(alpha)
+        latest = self.changes[rows, order[0]]
+        curvature = self.curvatures[rows, order[0]]
+        squared = inner(latest, latest)
+        gamma = torch.where(curvature > 0, quotient(curvature, squared), torch.ones_like(curvature))
+        q.mul_(gamma[:, None])
+        for slot, alpha in zip(reversed(order), reversed(alphas)):
+            beta = quotient(inner(self.changes[rows, slot], q), self.curvatures[rows, slot])
+            q.add_(self.moves[rows, slot] * (alpha - beta)[:, None])
+        return q.view_as(gradient)
+
+    def remember(self, move: Tensor, change: Tensor) -> None:
+        """Write a pair into each item's next slot, if its curvature is positive enough."""
+        move, change = move.flatten(1), change.flatten(1)
+        curvature = inner(move, change)
+        good = (curvature > 1e-8 * item_norm(move) * item_norm(change)).nonzero().squeeze(1)
+        slots = self.place[good]
+        self.moves[good, slots] = move[good]
+        self.changes[good, slots] = change[good]
+        self.curvatures[good, slots] = curvature[good]
+        self.place = self.place.index_copy(0, good, (slots + 1) % self.moves.shape[1])
+
+
+@dataclass
+class LBFGSState(State):
+    """Gradient and memory of L-BFGS."""
+
+    gradient: Tensor
+    pairs: Pairs
     scale: Tensor  # (batch,)
 
 
@@ -68,25 +121,19 @@ class LBFGS(Solver):
         value, gradient, discrepancy = objective.evaluate(start)
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
-        batch, n = start.shape[0], start[0].numel()
-        pairs = torch.zeros(batch, self.memory, n, dtype=start.dtype, device=start.device)
-        place = torch.zeros(batch, dtype=torch.long, device=start.device)
         return LBFGSState(
             start,
             value,
             discrepancy,
             norm / scale,
             gradient,
-            pairs,
-            torch.zeros_like(pairs),
-            torch.zeros(batch, self.memory, dtype=norm.dtype, device=start.device),
-            place,
+            Pairs.blank(start, self.memory),
             scale,
         )
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
         value = objective.value(state.x)  # the weight may have changed since the last step
-        direction = -self._metric(state).view_as(state.x)
+        direction = -state.pairs.multiply(state.gradient)
         slope = inner(state.gradient, direction)
         # If rounding has spoiled the metric, follow the negative gradient instead.
         uphill = ~(slope < 0)
@@ -94,7 +141,6 @@ class LBFGS(Solver):
             mask = uphill.view(-1, *[1] * (direction.ndim - 1))
             direction = torch.where(mask, -state.gradient, direction)
             slope = inner(state.gradient, direction)
-        empty = (state.curvatures == 0).all(1)
         # Without a pair the length of the gradient is unrelated to x, so the first step is short.
         size = item_norm(state.x)
         first = (
@@ -102,11 +148,11 @@ class LBFGS(Solver):
             * torch.where(size > 0, size, torch.ones_like(size))
             / item_norm(direction).clamp_min(1e-30)
         )
-        trial = torch.where(empty, first, torch.ones_like(slope))
+        trial = torch.where(state.pairs.empty, first, torch.ones_like(slope))
         x, new, _ = backtrack(
             objective, state.x, value, direction, slope, trial, self.sufficient_decrease
         )
-        self._remember(state, (x - state.x).flatten(1), (new.gradient - state.gradient).flatten(1))
+        state.pairs.remember(x - state.x, new.gradient - state.gradient)
         certificate = item_norm(new.gradient) / state.scale
         return LBFGSState(
             x,
@@ -114,42 +160,9 @@ class LBFGS(Solver):
             new.discrepancy,
             certificate,
             new.gradient,
-            state.moves,
-            state.changes,
-            state.curvatures,
-            state.place,
+            state.pairs,
             state.scale,
         )
-
-    def _metric(self, state: LBFGSState) -> Tensor:
-        """Return the estimated inverse Hessian times the gradient (two-loop recursion, 7.4)."""
-        rows = torch.arange(len(state.place), device=state.x.device)
-        q = state.gradient.flatten(1).clone()
-        order = [(state.place - 1 - k) % self.memory for k in range(self.memory)]
-        alphas = []
-        for slot in order:
-            alpha = quotient(inner(state.moves[rows, slot], q), state.curvatures[rows, slot])
-            q.sub_(state.changes[rows, slot] * alpha[:, None])
-            alphas.append(alpha)
-        latest = state.changes[rows, order[0]]
-        curvature = state.curvatures[rows, order[0]]
-        squared = inner(latest, latest)
-        gamma = torch.where(curvature > 0, quotient(curvature, squared), torch.ones_like(curvature))
-        q.mul_(gamma[:, None])
-        for slot, alpha in zip(reversed(order), reversed(alphas)):
-            beta = quotient(inner(state.changes[rows, slot], q), state.curvatures[rows, slot])
-            q.add_(state.moves[rows, slot] * (alpha - beta)[:, None])
-        return q
-
-    def _remember(self, state: LBFGSState, move: Tensor, change: Tensor) -> None:
-        """Write the pair into each item's next slot, if its curvature is positive enough."""
-        curvature = inner(move, change)
-        good = (curvature > 1e-8 * item_norm(move) * item_norm(change)).nonzero().squeeze(1)
-        slots = state.place[good]
-        state.moves[good, slots] = move[good]
-        state.changes[good, slots] = change[good]
-        state.curvatures[good, slots] = curvature[good]
-        state.place = state.place.index_copy(0, good, (slots + 1) % self.memory)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if reason := nonconvex_reason(objective):

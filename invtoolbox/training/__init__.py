@@ -11,6 +11,7 @@ from invtoolbox.training.directions import (
 from invtoolbox.training.losses import (
     L1,
     L2,
+    BitsPerPixel,
     JacobianNuclearNorm,
     Loss,
     PixelLikelihood,
@@ -47,6 +48,7 @@ __all__ = [
     "L1",
     "L2",
     "ArtifactRemoval",
+    "BitsPerPixel",
     "Crops",
     "DiffusionPairs",
     "EquivariantImaging",

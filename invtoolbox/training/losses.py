@@ -2,7 +2,8 @@
 
 `L2`, `L1` and `ProximalMatching` compare an output with the wanted one. `SkipLoss` also trains the
 predicted start of an equilibrium, `RateDistortion` and `PixelLikelihood` train compressive
-autoencoders, and `JacobianNuclearNorm` adds a penalty that needs no Jacobian.
+autoencoders, `BitsPerPixel` trains a density, and `JacobianNuclearNorm` adds a penalty that needs
+no Jacobian.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Generator, Tensor, nn
 
 from invtoolbox.errors import InputError
 from invtoolbox.networks.convex_network import ConvexNetwork
+from invtoolbox.networks.pixel_network import mixture_log_probability
 from invtoolbox.operators.base import inner
 
 
@@ -178,6 +180,31 @@ class PixelLikelihood(Loss):
         log_std = coded.log_std.to(wanted.dtype)
         away = (coded.x.detach().to(wanted.dtype) - wanted) * torch.exp(-log_std)
         return (0.5 * away.square() + log_std).flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class BitsPerPixel(Loss):
+    """Bits per pixel that a `PixelNetwork` needs for a picture, for `priors.PixelDensity`.
+
+    Pairs are pictures twice, such as `Crops`, with values that are levels in [0, 1]. Black and white
+    count as intervals like all other levels: if these reached to infinity, as in PixelCNN++, the
+    density would rise beyond black, and noise would lower the energy.
+
+    Args:
+        levels: number of levels of a pixel.
+    """
+
+    levels: int = 256
+
+    def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
+        raise InputError("BitsPerPixel judges the network itself; train calls of_network")
+
+    def of_network(
+        self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
+    ) -> Tensor:
+        width = 1 / (self.levels - 1)
+        found = mixture_log_probability(network(shown), wanted, width)
+        return -found.flatten(1).mean(1) / math.log(2)
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,9 @@ from invtoolbox.solvers.lbfgs import LBFGS
 from invtoolbox.solvers.linear_systems import conjugate_gradients
 from invtoolbox.unrolling.learned import modules_of
 
-#: Number of Hessian products for the estimate of its smallest eigenvalue, of power iterations for
-#: norms, and the share of the estimate that is used.
-_LANCZOS, _POWER, _SAFE = 30, 3, 0.9
+#: Number of Hessian products for the estimate of its smallest eigenvalue, the share of the estimate
+#: that is used, and the number of products that the bound of the error of a gradient takes.
+_LANCZOS, _SAFE, _BOUND = 30, 0.9, 5
 #: Smallest eigenvalue of a Hessian, relative to the largest, for which bounds of errors make sense.
 _LEAST_SHARE = 1e-6
 #: Largest number of products of one adjoint equation.
@@ -140,11 +140,12 @@ class PriorParameters(InexactPrior):
                 objective = bind(problem, prior, 1.0)[0]
                 gradients.append(objective.evaluate(solution.x).gradient.flatten())
         # h is strongly convex: |x - x*| <= |grad h(x)| / curvature.
-        length = torch.cat(gradients).norm()[None]
+        residual = torch.cat(gradients)[None]
+        length = residual.norm()[None]
         error = (
             torch.full_like(length, math.inf) if self.curvature is None else length / self.curvature
         )
-        return Decoding(torch.cat(found)[None], error, steps)
+        return Decoding(torch.cat(found)[None], error, residual, steps)
 
     def pull_back(
         self,
@@ -157,7 +158,7 @@ class PriorParameters(InexactPrior):
     ) -> Pull:
         total = {name: torch.zeros_like(value) for name, value in parameters.items()}
         starts = [None] * len(self.problems) if start is None else self._split(start)
-        bound, adjoints, steps = slope.new_zeros(1), [], 0
+        bound, left, adjoints, steps = slope.new_zeros(1), slope.new_zeros(1), [], 0
         for local, right, first in zip(
             self._locals(parameters, decoded.x), self._split(slope), starts
         ):
@@ -168,24 +169,36 @@ class PriorParameters(InexactPrior):
             adjoints.append(q.flatten())
             steps += products
             if bounded:
-                bound = bound + self._bound(local, right, q, pulled)
-                steps += 2 + 2 * _POWER
+                product = local.hessian(q)
+                bound = bound + self._bound(local, right, q, product, pulled)
+                left = (left.square() + (right - product).square().sum()).sqrt()
+                steps += _BOUND
+        unknown = torch.full_like(bound, math.inf)
         return Pull(
             total,
-            bound if bounded else torch.full_like(bound, math.inf),
+            bound if bounded else unknown,
             torch.cat(adjoints)[None],
+            left if bounded else unknown,
             steps,
         )
 
-    def _bound(self, local: _Local, right: Tensor, q: Tensor, pulled: list[Tensor]) -> Tensor:
+    def multiply_hessian(
+        self, parameters: dict[str, Tensor], decoded: Decoding, vector: Tensor
+    ) -> Tensor:
+        parts = zip(self._locals(parameters, decoded.x), self._split(vector))
+        return torch.cat([local.hessian(v).flatten() for local, v in parts])[None]
+
+    def _bound(
+        self, local: _Local, right: Tensor, q: Tensor, product: Tensor, pulled: list[Tensor]
+    ) -> Tensor:
         """Return an estimate of the error of ``pulled`` that the errors of q and x cause."""
-        mu, product = self._least_curvature, local.hessian(q)
-        # How much both products change over a step that is as long as the bound of |x - x*|.
+        # How much both products change over a step that is as long as the bound of |x - x*|. The
+        # error of q is that of its residual under the inverse Hessian, which is at most 1 / mu.
+        mu = self._least_curvature
         moved = local.moved(mu)
-        bent = moved.hessian(q) - product
+        wrong = (_length(local.pull(v)) for v in (right - product, moved.hessian(q) - product))
         turned = _length([a - b for a, b in zip(moved.pull(q), pulled)])
-        size = local.norm_of_pull(right)
-        return size / mu * ((right - product).norm() + bent.norm()) + turned
+        return sum(wrong) / mu + turned
 
     @property
     def _least_curvature(self) -> float:
@@ -269,21 +282,6 @@ class _Local(NamedTuple):
         return self.of(
             self.objective, self.x.detach() - self.gradient.detach() / curvature, self.leaves
         )
-
-    def norm_of_pull(self, v: Tensor) -> Tensor:
-        """Return an estimate of the norm of ``d_theta grad_x h`` by power iterations from v."""
-        size = v.new_zeros(())
-        for _ in range(_POWER):
-            with torch.enable_grad():
-                free = (v / v.norm().clamp_min(torch.finfo(v.dtype).tiny)).requires_grad_(True)
-                pulled = torch.autograd.grad(
-                    self.gradient, self.leaves, free, create_graph=True, allow_unused=True
-                )
-                known = [p for p in pulled if p is not None]
-            fixed = [p.detach() for p in known]
-            size = _length(fixed)
-            (v,) = torch.autograd.grad(known, free, fixed)
-        return size
 
 
 def _leaves(prior: PriorSum) -> Iterator[tuple[str, nn.Parameter]]:

@@ -17,6 +17,7 @@ from invtoolbox.parameter_choice import (
     GCV,
     SURE,
     CompensatedDiscrepancy,
+    EvidenceBound,
     LCurve,
     QuasiOptimality,
     ScoreSearch,
@@ -423,3 +424,47 @@ def test_what_does_not_fit_is_refused() -> None:
         SURE(probes=0)
     with pytest.raises(InputError, match="corner"):
         LCurve(corner="sharp")  # type: ignore[arg-type]
+
+
+def wide_ridge(copies: int = 1) -> tuple[it.Problem, Tensor, Tensor]:
+    """Return 50 measurements of 500 values, and features and values of 500 others."""
+    draw = torch.Generator().manual_seed(0)
+    scale = 1 / torch.arange(1, 501, dtype=torch.float64)
+    A, other = (scale * torch.randn(n, 500, generator=draw, dtype=torch.float64) for n in (50, 500))
+    x = torch.randn(1, 1, 500, generator=draw, dtype=torch.float64)
+    operator = it.as_operator(A)
+    y = torch.cat([operator.simulate(x, 0.1, seed=seed) for seed in range(copies)])
+    problem = it.Problem(y, operator, it.data_terms.LeastSquares(0.1))
+    return problem, other, x[0, 0]
+
+
+def test_the_emphasised_bound_predicts_where_the_plain_bound_smooths_too_much() -> None:
+    problem, other, x = wide_ridge()
+    grid_ = torch.logspace(-2, 4, 13)
+
+    def error(weight: Any) -> float:
+        found = it.solve(problem, it.priors.Tikhonov(), regularization=weight, progress=False)
+        return float((other @ (found.x[0, 0] - x)).square().mean()) + 0.1**2
+
+    best = min(error(float(weight)) for weight in grid_)
+    assert error(EvidenceBound()) < 1.05 * best
+    assert error(EvidenceBound(emphasis=False)) > 1.1 * best
+
+
+def test_the_bound_of_the_evidence_depends_on_the_noise_and_not_on_where_it_is_given() -> None:
+    problem, *_ = wide_ridge(2)
+    plain = it.Problem(problem.y, problem.operator, it.data_terms.LeastSquares())
+    rule = EvidenceBound(points=3, sections=3)
+    given = EvidenceBound(noise_std=0.1, points=3, sections=3)
+
+    def weight(problem: it.Problem, rule: EvidenceBound, factor: float = 1.0) -> Tensor:
+        prior = factor * it.priors.Tikhonov()
+        return it.solve(problem, prior, regularization=rule, progress=False).regularization
+
+    found = weight(problem, rule)
+    torch.testing.assert_close(weight(plain, given), found * 0.1**2, rtol=0.5, atol=0.0)
+    torch.testing.assert_close(weight(problem, rule, 4.0), found / 4, rtol=0.5, atol=0.0)
+    alone = it.Problem(problem.y[1:], problem.operator, problem.data_term)
+    assert torch.equal(weight(alone, rule), found[1:])
+    with pytest.raises(InputError, match="Tikhonov\\(\\) alone"):
+        it.solve(problem, it.priors.L1(), regularization=rule, progress=False)

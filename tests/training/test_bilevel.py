@@ -11,6 +11,7 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.priors import FieldsOfExperts
+from invtoolbox.solve import bind
 from invtoolbox.solvers import AdaptiveAccuracy, ScheduledAccuracy
 from invtoolbox.training import PriorParameters, learn_prior
 
@@ -76,6 +77,26 @@ def test_the_bound_of_the_error_holds() -> None:
         pull = unknown.pull_back(parameters, rough, slope, accuracy)
         away = sum((pull.gradient[k] - exact[k]).square().sum() for k in exact)
         assert math.sqrt(float(away)) <= float(pull.error)
+
+
+def test_values_are_those_of_the_exact_images_to_second_order() -> None:
+    problem, truth = problem_of(1)
+    unknown = PriorParameters(
+        FieldsOfExperts.total_variation(weight=2.0, smoothing=0.1), [problem], curvature=100.0
+    )
+    y, n = truth.reshape(1, -1), truth.numel()
+    outer = it.Problem(y, it.operators.Identity((n,)), it.data_terms.LeastSquares(n**0.5))
+    objective = bind(outer, unknown.as_sum(), 1.0)[0]
+    start = objective.layout.pack(unknown.initial())
+    plain = {}
+    for accuracy in (1e-7, 1e-2):
+        solver = AdaptiveAccuracy(first=accuracy)
+        state = solver.init(objective, start)
+        plain[accuracy] = float(0.5 * (state.image - y).square().mean())
+        if accuracy == 1e-7:
+            exact = float(state.value)
+    assert abs(float(state.value) - exact) < 0.2 * abs(plain[1e-2] - exact)
+    assert abs(float(state.value) - exact) <= float(state.slack)
 
 
 @pytest.mark.parametrize(
@@ -144,9 +165,22 @@ def test_fields_of_experts_are_a_prior() -> None:
     x = torch.rand(2, 1, 10, 9, generator=torch.Generator().manual_seed(0))
     it.testing.check_prior(FieldsOfExperts(2, 3), x, raise_error=True)
     tv = FieldsOfExperts.total_variation(weight=1.0, smoothing=1e-4)
-    inner = it.priors.TotalVariation().energy(x[..., :-1, :-1])
-    assert bool((tv.energy(x) > inner).all())
-    with pytest.raises(InputError, match="at least 5x5 pixels"):
-        FieldsOfExperts(2, 5).energy(x[..., :4])
+    torch.testing.assert_close(
+        tv.energy(x), it.priors.TotalVariation().energy(x), rtol=1e-3, atol=0
+    )
+    small = x[..., :2, :3]
+    it.testing.check_prior(FieldsOfExperts(2, 5), small, raise_error=True)
+    with pytest.raises(InputError, match="batch, channel, rows, columns"):
+        FieldsOfExperts(2, 5).energy(x[0])
     with pytest.raises(InputError, match="8 at most"):
         FieldsOfExperts(9, 3)
+
+
+def test_more_experts_start_from_what_was_learned() -> None:
+    x = torch.rand(2, 1, 10, 9, generator=torch.Generator().manual_seed(0))
+    for prior in (FieldsOfExperts.total_variation(3.0, 0.01), FieldsOfExperts(3, 3, 3.0, 0.01)):
+        more = prior.extend(2, 5, length=1e-6)
+        assert more.filters.shape == (2 * prior.group + len(prior.filters), 5, 5)
+        torch.testing.assert_close(more.energy(x), prior.energy(x), rtol=1e-4, atol=0)
+    with pytest.raises(InputError, match="does not fit"):
+        prior.extend(2, 2)

@@ -16,8 +16,8 @@ from invtoolbox.priors.base import ExplicitPrior
 class FieldsOfExperts(ExplicitPrior):
     r"""Smoothed lengths of filtered images, ``R(x) = sum_k w_k sum_i phi(|f_k * x|_i; s_k)``.
 
-    ``phi(t; s) = sqrt(t^2 + s^2) - s``, ``*`` is the correlation with a filter f_k at every position
-    i where the filter lies inside of the image, and w_k, s_k > 0. R is convex and smooth, and does
+    ``phi(t; s) = sqrt(t^2 + s^2) - s``, ``*`` is the correlation with a filter f_k at every pixel i
+    of an image that its border pixels continue, and w_k, s_k > 0. R is convex and smooth, and does
     not see constants, because the mean is subtracted from every filter. With the two differences
     of neighbours as one expert (`total_variation`) it is smoothed total variation.
 
@@ -44,6 +44,7 @@ class FieldsOfExperts(ExplicitPrior):
 
     is_convex = True
     is_smooth = True
+    gradient_has_graph = True
 
     def __init__(
         self,
@@ -85,6 +86,35 @@ class FieldsOfExperts(ExplicitPrior):
             weight=weight, smoothing=smoothing, filters=differences, group=2, learn_filters=False
         )
 
+    def extend(self, count: int, size: int, length: float = 0.05) -> Self:
+        """Return this prior with more experts, a start from which learning goes on.
+
+        The filters of the new experts are short cosines, for two filters per expert of a direction
+        and the other one, so that the energy is nearly the same. Filters are learned from here on.
+
+        Args:
+            count: number of new experts.
+            size: rows and columns of all filters, at least those of the present ones.
+            length: norm of the new filters.
+
+        >>> FieldsOfExperts.total_variation().extend(3, 5)
+        FieldsOfExperts(4 experts, 5x5)
+        """
+        rows, columns = self.filters.shape[1:]
+        if size < max(rows, columns):
+            raise InputError(f"{self!r} does not fit into filters of {size}x{size} pixels")
+        before = ((size - 1) // 2 - (columns - 1) // 2, (size - 1) // 2 - (rows - 1) // 2)
+        margins = (before[0], size - columns - before[0], before[1], size - rows - before[1])
+        old = F.pad(self._centred().detach(), margins)
+        new = (
+            _turned_cosines(count, size) if self.group == 2 else _cosines(count * self.group, size)
+        )
+        other = type(self)(filters=torch.cat([old, length * new.to(old)]), group=self.group)
+        for name in ("log_weights", "log_smoothing"):
+            known = getattr(self, name).detach()
+            getattr(other, name).data = torch.cat([known, known.mean().expand(count)])
+        return other
+
     def energy(self, x: Tensor) -> Tensor:
         squares, weights, smoothing = self._parts(self._filter(x))
         return self._sum(squares, (squares + smoothing.square()).sqrt(), weights, smoothing, x)
@@ -99,8 +129,13 @@ class FieldsOfExperts(ExplicitPrior):
         squares, weights, smoothing = self._parts(outputs)
         root = (squares + smoothing.square()).sqrt()
         slope = (weights / root).repeat_interleave(self.group, 1) * outputs
-        filters = self._centred().to(x)[:, None]
-        gradient = _item_by_item(lambda item: F.conv_transpose2d(item, filters), slope)
+        # The transposed correlation as a correlation with mirrored filters, which is faster here.
+        mirrored = self._centred().to(x).flip(1, 2)[None]
+        rows, columns = mirrored.shape[2:]
+        spread = _item_by_item(
+            lambda item: F.conv2d(item, mirrored, padding=(rows - 1, columns - 1)), slope
+        )
+        gradient = _gather_border(_gather_border(spread, 2, rows), 3, columns)
         return self._sum(squares, root, weights, smoothing, x), gradient.view(x.shape)
 
     def curvature(self) -> Tensor:
@@ -114,13 +149,14 @@ class FieldsOfExperts(ExplicitPrior):
     def _filter(self, x: Tensor) -> Tensor:
         """Return the outputs of all filters, ``(batch * channel, filters, rows, columns)``."""
         rows, columns = self.filters.shape[1:]
-        if x.ndim != 4 or x.shape[2] < rows or x.shape[3] < columns:
+        if x.ndim != 4:
             raise InputError(
-                f"{self!r} takes images (batch, channel, rows, columns) of at least {rows}x"
-                f"{columns} pixels, got {tuple(x.shape)}"
+                f"{self!r} takes images (batch, channel, rows, columns), got {tuple(x.shape)}"
             )
         filters = self._centred().to(x)[:, None]
-        return _item_by_item(lambda item: F.conv2d(item, filters), x.flatten(0, 1)[:, None])
+        margins = ((columns - 1) // 2, columns // 2, (rows - 1) // 2, rows // 2)
+        continued = F.pad(x.flatten(0, 1)[:, None], margins, mode="replicate")
+        return _item_by_item(lambda item: F.conv2d(item, filters), continued)
 
     def _parts(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return squared lengths ``(batch * channel, experts, ...)``, weights and smoothing."""
@@ -148,6 +184,16 @@ def _item_by_item(function: Any, x: Tensor) -> Tensor:
     return torch.cat([function(item) for item in x.split(1)])
 
 
+def _gather_border(spread: Tensor, axis: int, size: int) -> Tensor:
+    """Add the values outside of the image to its border pixels, the adjoint of continuing it."""
+    before, after = (size - 1) // 2, size // 2
+    inside = spread.shape[axis] - before - after
+    if inside == 1:
+        return spread.sum(axis, True)
+    first, middle, last = spread.split([before + 1, inside - 2, after + 1], axis)
+    return torch.cat([first.sum(axis, True), middle, last.sum(axis, True)], axis)
+
+
 def _cosines(count: int, size: int) -> Tensor:
     """Return the lowest functions of the discrete cosine transform without the constant."""
     if size < 2 or not 0 < count < size * size:
@@ -155,8 +201,25 @@ def _cosines(count: int, size: int) -> Tensor:
             f"filters of {size}x{size} pixels without the constant are {size * size - 1} at most, "
             f"got a count of {count}"
         )
+    order = sorted(((a, b) for a in range(size) for b in range(size)), key=lambda ab: (sum(ab), ab))
+    waves = _waves(size)
+    return torch.stack([waves[a, :, None] * waves[b] for a, b in order[1 : count + 1]]).float()
+
+
+def _turned_cosines(count: int, size: int) -> Tensor:
+    """Return pairs of cosines, each followed by itself with rows and columns exchanged."""
+    order = sorted(((a, b) for b in range(size) for a in range(b)), key=lambda ab: (sum(ab), ab))
+    if not 0 < count <= len(order):
+        raise InputError(
+            f"pairs of filters of {size}x{size} pixels are {len(order)} at most, got {count}"
+        )
+    waves = _waves(size)
+    products = [waves[a, :, None] * waves[b] for a, b in order[:count]]
+    return torch.stack([turned for f in products for turned in (f, f.T)]).float()
+
+
+def _waves(size: int) -> Tensor:
+    """Return the functions of the discrete cosine transform in one dimension, as rows."""
     n = torch.arange(size, dtype=torch.float64)
     waves = torch.cos(math.pi / size * (n[None] + 0.5) * n[:, None])
-    waves = waves / waves.norm(dim=1, keepdim=True)
-    order = sorted(((a, b) for a in range(size) for b in range(size)), key=lambda ab: (sum(ab), ab))
-    return torch.stack([waves[a, :, None] * waves[b] for a, b in order[1 : count + 1]]).float()
+    return waves / waves.norm(dim=1, keepdim=True)
