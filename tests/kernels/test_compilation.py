@@ -23,7 +23,8 @@ ARCHITECTURES = (80, 90)
 @pytest.fixture(scope="module")
 def compiler() -> Any:
     wp = warp()
-    if not hasattr(wp, "compile_aot_module") or not wp._src.context.runtime.is_cuda_enabled:
+    context = getattr(wp, "_src", wp).context  # ``_src`` from version 1.10 on
+    if not hasattr(wp, "compile_aot_module") or not context.runtime.is_cuda_enabled:
         pytest.skip("this Warp was built without CUDA")
     return wp
 
