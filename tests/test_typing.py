@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 )
 def test_nothing_to_complain_about(command: list[str]) -> None:
     """mypy is strict, for the whole package; see pyproject.toml."""
+    if command[0] == "mypy" and np.lib.NumpyVersion(np.__version__) < "2.0.0":
+        pytest.skip("the arrays of NumPy 1 have no default type")
     ran = subprocess.run(
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
