@@ -29,6 +29,11 @@ def compiler() -> Any:
     return wp
 
 
+def number_compiled(folder: Path) -> int:
+    """Return the number of modules; early versions of Warp write PTX in place of machine code."""
+    return len([path for path in folder.iterdir() if path.suffix in (".cubin", ".ptx")])
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_the_largest_variant_compiles(group: str, compiler: Any, tmp_path: Path) -> None:
     """Compile the last variant of each file, which has every switch on, for one of the two."""
@@ -36,7 +41,7 @@ def test_the_largest_variant_compiles(group: str, compiler: Any, tmp_path: Path)
     for k, kernel in enumerate(last.values()):
         architecture = ARCHITECTURES[(k + GROUPS.index(group)) % 2]
         compiler.compile_aot_module(kernel.entry.module, arch=architecture, module_dir=tmp_path)
-    assert len(list(tmp_path.glob("*.cubin"))) == len(last)
+    assert number_compiled(tmp_path) == len(last)
 
 
 @pytest.mark.slow
@@ -50,7 +55,7 @@ def test_every_variant_compiles(
     }
     for kernel in kernels.values():
         compiler.compile_aot_module(kernel.entry.module, arch=architecture, module_dir=tmp_path)
-    assert len(list(tmp_path.glob("*.cubin"))) == len(kernels)
+    assert number_compiled(tmp_path) == len(kernels)
 
 
 def test_every_kernel_is_listed() -> None:
