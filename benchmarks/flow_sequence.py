@@ -80,14 +80,14 @@ def command(sweeps: int, points: int, folder: Path, workers: int = 1) -> list[st
     ]
 
 
-def peak_of(sweeps: int, points: int, folder: Path) -> float:
-    """Run a sequence in a process of its own and return its peak memory in MiB."""
+def peak_of(sweeps: int, points: int, folder: Path) -> tuple[float, float]:
+    """Run a sequence in a process of its own; return its peak memory in MiB and processor time."""
     process = subprocess.Popen(command(sweeps, points, folder))
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"the run of {sweeps} sweeps ended with {process.returncode}")
-    return usage.ru_maxrss / 1024
+    return usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
 
 
 def events(folder: Path) -> list[dict[str, object]]:
@@ -111,13 +111,15 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def memory_and_seconds(sweeps: int, points: int, place: Path) -> float:
     few = max(3, sweeps // 5)
-    low, high = peak_of(few, points, place / "few"), peak_of(sweeps, points, place / "all")
+    low, least = peak_of(few, points, place / "few")
+    high, most = peak_of(sweeps, points, place / "all")
     seconds = sorted(spans(place / "all"))
     middle = seconds[len(seconds) // 2]
     print(
         f"{sweeps} sweeps of {points:,} points: {middle:.2f} s a sweep (median; fastest "
-        f"{seconds[0]:.2f}, slowest {seconds[-1]:.2f}), with the ray-casting of both sweeps of "
-        "each pair, reading and writing, one thread"
+        f"{seconds[0]:.2f}, slowest {seconds[-1]:.2f}) and {(most - least) / (sweeps - few):.2f} s "
+        "of processor time, with the ray-casting of all sweeps of the window, and writing, one "
+        "thread"
     )
     print(
         f"peak of memory {low:.0f} MiB for {few} sweeps, {high:.0f} MiB for {sweeps} "
