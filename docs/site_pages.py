@@ -51,6 +51,7 @@ SCRIPTS = (
     "normal_map",
     "events",
     "registration",
+    "bones",
 )
 
 #: Pages of the reference: their modules, titles and purposes.

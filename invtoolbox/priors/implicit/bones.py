@@ -21,7 +21,7 @@ from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.operators.tracked_points import TrackedPoints
 from invtoolbox.priors.base import Prior
 from invtoolbox.priors.implicit.deformation import Motion, bind_rigidity, check_times, repeat_shape
-from invtoolbox.priors.settings import replace, require_bound
+from invtoolbox.priors.settings import require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -136,11 +136,12 @@ class Bones(Motion):
         self.interpolation: tuple[SparseProduct, ...] = ()
         self.pairs: tuple[Tensor, ...] = ()
         self.start: tuple[dict[str, Tensor], ...] = ()
-        self._surfaces: tuple[_Surface, ...] = ()
 
     # -- the shape and the first guess -------------------------------------------------------------
 
-    def bind(self, points: Tensor, faces: Tensor | None = None) -> Self:
+    def bind(
+        self, points: Tensor, faces: Tensor | None = None, problem: Problem | None = None
+    ) -> Self:
         n = points.shape[1]
         if n < self.count:
             raise InputError(
@@ -152,7 +153,7 @@ class Bones(Motion):
                 f"the weights of {self!r} are those of {self.weights.shape[1]} points, and the "
                 f"shape has {n}"
             )
-        other = super().bind(points, faces)
+        other = super().bind(points, faces, problem)
         items = [_Surface(item, faces, min(self.nodes, n)) for item in points.detach()]
         other.points = points.detach()
         other.nodes_of = torch.stack([item.nodes for item in items])
@@ -161,18 +162,18 @@ class Bones(Motion):
         )
         other.interpolation = tuple(item.interpolation() for item in items)
         other.pairs = tuple(item.pairs() for item in items)
-        other.start = tuple(
-            self._first(item, k, None, torch.arange(n)) for k, item in enumerate(items)
-        )
-        # The surfaces are kept for `guess` alone, which follows at once.
-        other._surfaces = tuple(items)
+        A = None if problem is None else problem.operator
+        if problem is not None and isinstance(A, TrackedPoints) and A.is_shared:
+            other.start = self._divide_tracks(items, A, problem.y0)
+        else:
+            every = torch.arange(n)
+            other.start = tuple(self._first(x, k, None, every) for k, x in enumerate(items))
         return other
 
-    def guess(self, problem: Problem) -> Self:
-        """Return a copy that starts from the rigid parts of a known motion."""
-        surfaces, A = self._surfaces, problem.operator
-        if not isinstance(A, TrackedPoints) or not A.is_shared:
-            return replace(self, _surfaces=())
+    def _divide_tracks(
+        self, surfaces: list[_Surface], A: TrackedPoints, y: Tensor
+    ) -> tuple[dict[str, Tensor], ...]:
+        """Return the first bones of every item, the rigid parts of the tracked points."""
         if A.times != self.times:
             raise InputError(f"{self!r} has {self.times} times, and {A} has {A.times}")
         index = A.index[0]
@@ -182,11 +183,10 @@ class Bones(Motion):
                 f"{len(index)}; take fewer bones"
             )
         start = []
-        for k, y in enumerate(problem.y0):
+        for k, moved in enumerate(y):
             surface = surfaces[k if len(surfaces) > 1 else 0]
-            tracks = surface.points[index].to(y) + y
-            start.append(self._first(surface, k, tracks, index))
-        return replace(self, start=tuple(start), _surfaces=())
+            start.append(self._first(surface, k, surface.points[index].to(moved) + moved, index))
+        return tuple(start)
 
     def _first(
         self, surface: _Surface, item: int, tracks: Tensor | None, index: Tensor

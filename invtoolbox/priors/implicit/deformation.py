@@ -101,10 +101,8 @@ class Deformation(ImplicitPrior):
             rest = shape.decode(shape.initial())
         elif problem is not None:
             shape = rest = map_tensors(shape, lambda t: t.to(problem.y0))
-        motion = self.motion.bind(places_of(rest).detach(), self.faces)
-        return replace(
-            self, shape=shape, motion=motion if problem is None else motion.guess(problem)
-        )
+        motion = self.motion.bind(places_of(rest).detach(), self.faces, problem)
+        return replace(self, shape=shape, motion=motion)
 
     def at(self, iteration: int) -> Self:
         if not isinstance(self.shape, ImplicitPrior):
@@ -173,13 +171,14 @@ class Motion(Settings, ABC):
     times: int
     size: float = 0.0
 
-    def bind(self, points: Tensor, faces: Tensor | None = None) -> Self:
-        """Return a copy for the points at rest ``(1 or batch, N, 3)``, or vertices of a mesh."""
-        return replace(self, size=float((points[0].amax(0) - points[0].amin(0)).norm()))
+    def bind(
+        self, points: Tensor, faces: Tensor | None = None, problem: Problem | None = None
+    ) -> Self:
+        """Return a copy for the points at rest ``(1 or batch, N, 3)``, or vertices of a mesh.
 
-    def guess(self, problem: Problem) -> Self:
-        """Return a copy whose initial guess comes from the measurements, if it can."""
-        return self
+        If measurements of a known kind show the motion, the copy starts from it.
+        """
+        return replace(self, size=float((points[0].amax(0) - points[0].amin(0)).norm()))
 
     @abstractmethod
     def initial(self) -> dict[str, Tensor]: ...
@@ -252,8 +251,10 @@ class ControlNodes(Motion):
         self.nodes = self.weights = torch.zeros(1, 0, 3)
         self.index = torch.zeros(1, 0, 1, dtype=torch.long)
 
-    def bind(self, points: Tensor, faces: Tensor | None = None) -> Self:
-        other = super().bind(points, faces)
+    def bind(
+        self, points: Tensor, faces: Tensor | None = None, problem: Problem | None = None
+    ) -> Self:
+        other = super().bind(points, faces, problem)
         nodes = [
             item[farthest_points(item, min(self.count, len(item)))] for item in points.detach()
         ]
@@ -325,8 +326,10 @@ class PointMotion(Motion):
         self.times = check_times(times, "PointMotion")
         self.zeros = torch.zeros(1, 0, 3)
 
-    def bind(self, points: Tensor, faces: Tensor | None = None) -> Self:
-        other = super().bind(points, faces)
+    def bind(
+        self, points: Tensor, faces: Tensor | None = None, problem: Problem | None = None
+    ) -> Self:
+        other = super().bind(points, faces, problem)
         other.zeros = torch.zeros_like(points)
         return other
 
@@ -379,8 +382,10 @@ class NetworkMotion(Motion):
         )
         self.centre = torch.zeros(3)
 
-    def bind(self, points: Tensor, faces: Tensor | None = None) -> Self:
-        other = super().bind(points, faces)
+    def bind(
+        self, points: Tensor, faces: Tensor | None = None, problem: Problem | None = None
+    ) -> Self:
+        other = super().bind(points, faces, problem)
         other.centre = points[0].mean(0)
         return other
 
