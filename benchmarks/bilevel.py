@@ -1,6 +1,6 @@
 """Bilevel learning: exactness of hypergradients, cost of adaptive accuracy, learned filters.
 
-    python benchmarks/bilevel.py [--only gradients|accuracy|filters] [--steps 120]
+    python benchmarks/bilevel.py [--only gradients|accuracy|filters] [--steps 120] [--patches 40]
 
 gradients   smoothed total variation of 4 patches of 16x16 pixels, noise 0.1: the derivative of the
             loss in the logarithm of the weight, by conjugate gradients, by a Neumann series of K
@@ -10,7 +10,7 @@ accuracy    the same prior on 16 patches of 32x32 pixels, from (-5, -5) in the l
             the inner solver and products with the Hessian) until the loss is within 1 % of the
             least of all runs, for adaptive accuracy from several first accuracies and for
             schedules.
-filters     smoothed total variation whose weight and smoothing are learned from 40 patches of
+filters     smoothed total variation whose weight and smoothing are learned from patches of
             BSD400, and fields of experts (8 filters of 5x5 in 4 pairs) that start from it and learn
             by Adam, at most five minutes of one core in all: PSNR on unseen patches and on whole
             pictures of BSD68.
@@ -193,9 +193,9 @@ def cut(images: list[Tensor], side: int, each: int, seed: int) -> Tensor:
     return torch.cat(found)
 
 
-def filters(steps: int) -> None:
+def filters(steps: int, count: int) -> None:
     every = sorted(p.name for p in (data_folder() / "bsd400_gray180").glob("*.png"))
-    train = cut(pictures("bsd400_gray180", every[:40]), 32, 1, 0)
+    train = cut(pictures("bsd400_gray180", every[:count]), 32, 1, 0)
     unseen = cut(pictures("bsd400_gray180", every[200:240]), 32, 1, 1)
     whole = pictures(
         "bsd68_gray", sorted(p.name for p in (data_folder() / "bsd68_gray").glob("*.png"))[:5]
@@ -242,6 +242,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", choices=("gradients", "accuracy", "filters"))
     parser.add_argument("--steps", type=int, default=120, help="steps of Adam for the filters")
+    parser.add_argument("--patches", type=int, default=40, help="number of patches to learn from")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(machine())
@@ -250,7 +251,7 @@ def main() -> None:
     if options.only in (None, "accuracy"):
         accuracy()
     if options.only in (None, "filters"):
-        filters(options.steps)
+        filters(options.steps, options.patches)
 
 
 if __name__ == "__main__":
