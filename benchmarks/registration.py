@@ -40,7 +40,7 @@ from scipy import ndimage
 import invtoolbox as it
 
 #: Powers of ten of the weights of a sweep.
-SWEEP = (-1.5, -1.25, -1.0, -0.75, -0.5, -0.25, 0.0)
+SWEEP = tuple(np.arange(-1.5, 0.75, 0.25))
 
 Case = tuple[torch.Tensor, torch.Tensor, np.ndarray, np.ndarray]
 
@@ -166,9 +166,11 @@ def hearts() -> bool:
         "elastic at diffusion's error": it.priors.LinearElastic(),
         "the same, 0.45 in plane strain": it.priors.LinearElastic(poisson=0.45, plane="strain"),
     }
-    for name, body in bodies.items():
+    for name, body in {**bodies, "diffusion, the smoothest such": it.priors.Diffusion()}.items():
         sweep = [scores(cases, 10.0**e * body) for e in SWEEP]
-        found[name] = min(sweep, key=lambda row: abs(row[0] - goal))
+        # Errors rise to both sides of the best weight; the smoothest field of equal error counts.
+        near = [row for row in sweep if row[0] <= 1.05 * goal]
+        found[name] = near[-1] if near else min(sweep, key=lambda row: row[0])
     for name, row in found.items():
         print(f"    {name:30s}" + "".join(f"{value:8.3f}" for value in row))
     bending, diffusion = found["bending"], found["diffusion"]
@@ -181,11 +183,15 @@ def hearts() -> bool:
         f"0.65 of diffusion's best, {bending[0] / found['diffusion, best'][0]:.2f} here": bending[0]
         <= 0.65 * found["diffusion, best"][0],
     }
-    for name in bodies:
-        shares = found[name][:3] / diffusion[:3]
-        bar = f"{name}: |J - 1| 0.92 of diffusion's, {shares[1]:.2f} here; |J - J_true| "
-        bar += f"{shares[2]:.2f}; error at most 1.05, {shares[0]:.2f} here"
-        checks[bar] = shares[1] <= 0.92 and shares[0] <= 1.05
+    elastic, smooth = (
+        found[name] for name in ("elastic at diffusion's error", "diffusion, the smoothest such")
+    )
+    shares, fair = elastic[:3] / diffusion[:3], elastic[2] / smooth[2]
+    checks[f"elastic at 1.05 of diffusion's error or less, {shares[0]:.2f} here"] = (
+        shares[0] <= 1.05
+    )
+    checks[f"its |J - 1| 0.92 of diffusion's, {shares[1]:.2f} here"] = shares[1] <= 0.92
+    checks[f"its |J - J_true| 0.92 of the smoothest diffusion's, {fair:.2f} here"] = fair <= 0.92
     for bar, holds in checks.items():
         print("    " + verdict(holds, bar))
     return all(checks.values())

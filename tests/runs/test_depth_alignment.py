@@ -82,6 +82,8 @@ def test_derivative_of_the_gaps() -> None:
     apart = ((ahead - back) / 2e-6 - J(v)).abs()
     # A pixel at the border of a picture or of an interpolation cell has no derivative.
     assert float((apart > 1e-5).double().mean()) < 0.01
+    it.testing.check_operator(A)
+    it.testing.check_operator(J)
 
 
 def test_bad_input_is_named() -> None:
