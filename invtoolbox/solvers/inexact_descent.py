@@ -58,6 +58,7 @@ class InexactDescent(Solver):
     tolerance: float = 1e-2
     first: float = 0.1
     certificate_name: ClassVar[str] = "relative hypergradient"
+    corrects_values: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.first <= _MOST:
@@ -126,7 +127,8 @@ class InexactDescent(Solver):
         pull = _implicit(objective).pull_back(
             objective.layout.unpack(x), decoded, slope, accuracy, adjoint
         )
-        value, slack = _corrected(objective, decoded, pull.adjoint, pull.residual)
+        corrected, slack = _corrected(objective, decoded, pull.adjoint, pull.residual)
+        value = corrected if self.corrects_values else value
         gradient = objective.layout.pack(pull.gradient)
         # The error of x changes the slope, and with it the gradient, by the same share.
         curved = _share(slope, decoded.x, problem.y) * decoded.error
@@ -174,6 +176,7 @@ class AdaptiveAccuracy(InexactDescent):
     decrease: float = 1e-4
     relax: float = 1.25
     reach: float = 2.0
+    corrects_values: ClassVar[bool] = True
 
     def step(self, objective: Objective, state: InexactState) -> InexactState:
         state, direction = self._trustworthy(objective, state)
@@ -245,7 +248,7 @@ class ScheduledAccuracy(InexactDescent):
         accuracy = max(_least(state.image), self.first * factor)
         x = state.x - state.length * state.gradient
         decoded = self.decode(objective, x, accuracy, state.image)
-        value, _ = self.estimate(objective, x, decoded, state.adjoint)
+        value = objective.problem.data_term.value(decoded.x, objective.problem.y)
         if float(value) > 1.2 * float(state.value) or not bool(value.isfinite()):
             return replace(state, length=0.5 * state.length, count=state.count + 1)
         grown = 1 / 0.95 if float(value) < float(state.value) else 1.0
