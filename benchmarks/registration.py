@@ -186,12 +186,11 @@ def hearts() -> bool:
     elastic, smooth = (
         found[name] for name in ("elastic at diffusion's error", "diffusion, the smoothest such")
     )
-    shares, fair = elastic[:3] / diffusion[:3], elastic[2] / smooth[2]
-    checks[f"elastic at 1.05 of diffusion's error or less, {shares[0]:.2f} here"] = (
-        shares[0] <= 1.05
-    )
-    checks[f"its |J - 1| 0.92 of diffusion's, {shares[1]:.2f} here"] = shares[1] <= 0.92
-    checks[f"its |J - J_true| 0.92 of the smoothest diffusion's, {fair:.2f} here"] = fair <= 0.92
+    error, fair = elastic[0] / diffusion[0], elastic / smooth
+    checks[f"elastic at 1.05 of diffusion's error or less, {error:.2f} here"] = error <= 1.05
+    for column, name in ((1, "|J - 1|"), (2, "|J - J_true|")):
+        bar = f"its {name} 0.92 of the smoothest diffusion's, {fair[column]:.2f} here"
+        checks[bar] = fair[column] <= 0.92
     for bar, holds in checks.items():
         print("    " + verdict(holds, bar))
     return all(checks.values())
