@@ -101,6 +101,8 @@ def check_zeros(subject: Subject) -> Finding | None:
     if not y.is_complex() or y.numel() == 0:
         return None
     weights = getattr(subject.problem.data_term, "weights", None)
+    if weights is None:  # such as `Exact`, which leaves the mask to the operator
+        weights = subject.problem.operator.sampled
     counted = (
         torch.ones_like(y, dtype=torch.bool)
         if weights is None
