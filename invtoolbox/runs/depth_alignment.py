@@ -157,11 +157,10 @@ def _align_item(
     if consistency > 0:
         # A pair of views is compared where both are known; the prior is their mean misfit. Its
         # weight makes gaps of a sixth of the noise as costly as the noise itself.
-        width = level
         pairs = (len(cameras) - 1) * known.sum()
-        weight = consistency * float(pairs) * width / (level / 6) ** 2
+        weight = consistency * float(pairs) * level / (level / 6) ** 2
         weights = torch.where(known, (level * start.clamp_min(1e-6)).square().reciprocal(), 0.0)
-        prior = DepthConsistency(cameras, max(0.05, 5 * level), width)
+        prior = DepthConsistency(cameras, max(0.05, 5 * level), level)
         solution = solve(
             Problem(start, Identity(tuple(start.shape[1:])), LeastSquares(weights=weights)),
             weight * prior,
