@@ -151,8 +151,8 @@ def _thin(cloud: Tensor, side: float) -> Tensor:
     """
     if side == 0:
         return torch.arange(len(cloud), device=cloud.device)
-    places = cloud.double()
-    places[:, :3] = places[:, :3] @ own_axes(cloud).T
+    turned = cloud[:, :3].double() @ own_axes(cloud).T
+    places = torch.cat([turned, cloud[:, 3:].double()], 1)
     cells = places.div(side).floor().long()
     cells = cells - cells.min(0).values
     key = torch.zeros_like(cells[:, 0])

@@ -77,3 +77,11 @@ def test_turning_the_frame_turns_the_normals():
         agree = ((turned @ turn) * normal).sum(1).abs()
         assert float((agree > 1 - 1e-4).float().mean()) > 0.99
         assert float(((same - thickness).abs() < 1e-3).float().mean()) > 0.99
+
+
+def test_points_in_double_precision_are_not_changed():
+    points = torch.rand(300, 3, dtype=torch.float64) * torch.tensor([4.0, 4.0, 0.0]).double()
+    before = points.clone()
+    normal, _ = normals(points)
+    assert torch.equal(points, before)
+    assert float(normal[:, 2].abs().min()) > 0.999
