@@ -6,8 +6,8 @@ Points of simulated sweeps within 35 m that do not belong to the ground, with th
 ego motion plus noise of 5 cm per coordinate. `SumOfNorms` over 8 neighbours, Gaussian weights, and
 the weight 0.1, chosen on seed 0, smooths the flows; its groups are those of neighbours
 whose flows differ by at most 2 cm. A point that moves is right if most points of its group belong to
-its body, and this group is the largest of the body. The same groups of the noisy flows themselves
-are printed beside it. Reported on the seeds from 900 on.
+its body, and this group is the largest of the body. The same share is printed for groups of
+the noisy flows themselves. Reported on the seeds from 900 on.
 """
 
 from __future__ import annotations

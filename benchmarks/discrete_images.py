@@ -5,7 +5,7 @@
 Recovery, as in section 4 of Taner, Wang & Studer (ICLR 2025): 100 unknowns, a Gaussian matrix, no
 noise. Printed is the share of the trials whose relative error is below 1 %, `CauchySchwarz` with
 L-BFGS from random starts (the best of ten energies for binary vectors, one start for the others),
-beside the least maximum norm (binary) and the least l1 norm (the others), as linear programs.
+compared with the least maximum norm (binary) and the least l1 norm (the others), as linear programs.
 
 CT: unions of ellipses with holes, 128 x 128, gray level 0.7, five parallel views, noise of 1 % of
 the maximum. Total variation has the best of four weights by the truth on each picture, and is cut

@@ -57,7 +57,7 @@ def entries(iterations: int) -> None:
             found = psnr(exactly(y, A, prior, iterations), x)
             print(
                 f"  {prior}: {found:.2f} dB, {time.process_time() - began:.0f} s",
-                verdict(found >= bar, f"{bar} dB") if prior.__class__ is TubalNuclearNorm else "",
+                verdict(found >= bar, f"{bar} dB") if isinstance(prior, TubalNuclearNorm) else "",
                 flush=True,
             )
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 )
 def test_nothing_to_complain_about(command: list[str]) -> None:
     """mypy is strict, for the whole package; see pyproject.toml."""
-    if command[0] == "mypy" and np.lib.NumpyVersion(np.__version__) < "2.0.0":
+    if "tests/user_script.py" in command and np.lib.NumpyVersion(np.__version__) < "2.0.0":
         pytest.skip("the arrays of NumPy 1 have no default type")
     ran = subprocess.run(
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300

@@ -22,7 +22,7 @@ _STABLE = frozenset({__name__.partition(".")[0], "torch", "numpy"})
 
 
 def global_variables(function: types.FunctionType) -> dict[str, Any]:
-    """Return the global variables that a function reads, and the variables it reads of a user's modules.
+    """Return the global variables that a function reads, also from modules of the user.
 
     Modules of the user that the body imports count too.
     """

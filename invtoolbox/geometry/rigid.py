@@ -58,8 +58,8 @@ def own_axes(points: Tensor) -> Tensor:
     """
     plane = points[:, :2].double()
     ahead, left = torch.nn.functional.normalize(plane, dim=1).sum(0)
-    angle = torch.atan2(left, ahead)
-    return rotation(torch.stack([angle * 0, angle * 0, -angle]))
+    zero = torch.zeros_like(ahead)
+    return rotation(torch.stack([zero, zero, -torch.atan2(left, ahead)]))
 
 
 def rigid(rotation_matrix: Tensor, translation: Tensor) -> Tensor:

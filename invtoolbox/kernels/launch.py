@@ -12,11 +12,10 @@ import os
 import sys
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -61,14 +60,12 @@ class Kernel:
         record: the Warp struct of its arguments.
         file: path of the C++ file below ``kernels/``.
         definitions: preprocessor definitions of the variant.
-        recorded: recorded launches on the CPU that no thread uses at present.
     """
 
     entry: Any
     record: Any
     file: str
     definitions: Mapping[str, str | int]
-    recorded: deque[Any] = field(default_factory=deque)
 
     def pack(self, arguments: Any) -> tuple[Any, torch.device]:
         """Return the struct that holds the arguments, and the device of the first tensor.
@@ -117,18 +114,7 @@ def launch(kernel: Kernel, tasks: int, arguments: Any, work: float) -> None:
         return
 
     def part(first: int, last: int) -> None:
-        # A recorded launch costs half of a new one, and only one thread may use it at a time.
-        try:
-            command = kernel.recorded.pop()
-        except IndexError:
-            command = wp.launch(
-                kernel.entry, dim=1, inputs=[packed, first], device="cpu", record_cmd=True
-            )
-        command.set_dim(last - first)
-        command.set_param_at_index(0, packed)
-        command.set_param_at_index(1, first)
-        command.launch()
-        kernel.recorded.append(command)
+        wp.launch(kernel.entry, dim=last - first, inputs=[packed, first], device="cpu")
 
     threads = min(torch.get_num_threads(), tasks)
     if threads == 1 or work < 2e5:

@@ -284,7 +284,7 @@ def _check_window(window: Any) -> None:
         return
     wrong = [type(one).__name__ for one in window] if isinstance(window, (list, tuple)) else window
     raise InputError(
-        f"a window is a list of Sweeps, whose timestamps tell when they were measured; got "
+        f"a window is a list of Sweeps, whose timestamps are the times of measurement; got "
         f"{wrong if isinstance(wrong, list) else type(wrong).__name__}"
     )
 

@@ -387,7 +387,7 @@ def test_an_interval_allows_for_the_number_of_draws() -> None:
     covered = torch.cat([posterior.coverage(x) for x in truths]).mean()
     low, high = posterior.interval()
     plain = ((truths - posterior.mean).abs() < 1.96 * posterior.std).float().mean()
-    assert float(plain) < 0.9 and 0.9 < float(covered) < 0.985
+    assert float(plain) < 0.88 and 0.9 < float(covered) < 0.985
     torch.testing.assert_close((low + high) / 2, posterior.mean)
     single = dataclasses.replace(sampler, at_once=1)
     with pytest.raises(InputError, match="at least two draws"):

@@ -35,7 +35,7 @@ class CauchySchwarz(ExplicitPrior):
     initial guess: that of another prior, such as total variation, or several random ones as a batch.
 
     Source: Taner, Wang and Studer, "Cauchy-Schwarz regularizers", ICLR 2025, arXiv:2503.01639. They
-    take the gap without the division, a quartic to octic of the number of pixels.
+    take the gap without the division.
 
     Args:
         levels: ``"binary"``, ``"one-sided"`` or ``"ternary"``.

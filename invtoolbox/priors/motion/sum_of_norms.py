@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -79,7 +77,6 @@ class SumOfNorms(ExplicitPrior):
 
     is_convex = True
     is_smooth = False
-    item_fields: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, graph: NeighbourGraph) -> None:
         self.graph = graph
