@@ -34,8 +34,9 @@ class EvidenceBound(ScoreSearch):
     values that no measurement constrains, and the weight comes out far too large. The emphasised
     bound weighs the likelihood by ``n / m``, which gives c = m (Harvey, Petrov and Hughes, arXiv
     2502.01861). It is then no bound any more. The trace is estimated with random signs, which
-    takes ``probes`` products with A per step of the search, and a weight costs one solve. On ridge regression with n = 10 m, `benchmarks/evidence.py`
-    compares both with the weight that predicts other measurements best.
+    takes ``probes`` products with A per step of the search, and a weight costs one solve. On ridge
+    regression with n = 10 m, `benchmarks/evidence.py` compares both with the weight that predicts
+    other measurements best.
 
     Args:
         emphasis: whether the likelihood is weighed by ``n / m``.
