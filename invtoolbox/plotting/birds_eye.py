@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from invtoolbox.errors import InputError
@@ -222,14 +223,15 @@ def _raster(
     grey = np.where(counts > 0, 0.34 + 0.08 * np.minimum(np.log2(np.maximum(counts, 1)), 4.0), 0.0)[
         ..., None
     ]
+    # Static points are three pixels wide and moving ones five, because single pixels vanish on a shrunk page.
+    grey = np.maximum(grey, 0.8 * ndimage.maximum_filter(grey, (3, 3, 1)))
     image = np.maximum(np.asarray(_BACKGROUND), grey * np.array([0.92, 0.97, 1.0]))
     speed = np.hypot(flow[:, 0], flow[:, 1])
     moving = np.flatnonzero(inside & moves)
     moving = moving[np.argsort(speed[moving], kind="stable")]
     colors = flow_colors(flow[moving], full_speed)
-    # Points are three pixels wide, because single pixels vanish on a shrunk page.
-    for down in (-1, 0, 1):
-        for right in (-1, 0, 1):
+    for down in range(-2, 3):
+        for right in range(-2, 3):
             image[
                 np.clip(row[moving] + down, 0, _PIXELS - 1),
                 np.clip(column[moving] + right, 0, _PIXELS - 1),
@@ -258,7 +260,7 @@ def _scale_bar(axes: Any, radius: float) -> None:
         color="white",
         ha="center",
         va="bottom",
-        fontsize=10,
+        fontsize=14,
     )
 
 
@@ -272,8 +274,8 @@ def _wheel(figure: Any, full_speed: float) -> None:
     wheel = np.concatenate(
         [colors, np.clip((1 - distance) * side / 2 + 0.5, 0, 1)[..., None]], axis=-1
     )
-    width, total = 0.13, figure.get_size_inches()
-    axes = figure.add_axes((0.975 - width, 0.03 + 0.025, width, width * total[0] / total[1]))
+    width, total = 0.15, figure.get_size_inches()
+    axes = figure.add_axes((0.95 - width, 0.03 + 0.035, width, width * total[0] / total[1]))
     axes.imshow(wheel, extent=(-1, 1, -1, 1), interpolation="bilinear")
     axes.set_xlim(-1.02, 1.02)
     axes.set_ylim(-1.02, 1.02)
@@ -281,7 +283,7 @@ def _wheel(figure: Any, full_speed: float) -> None:
     axes.annotate(
         "", (0, 0.95), (0, 0.25), arrowprops={"arrowstyle": "-|>", "color": "0.1", "linewidth": 1.2}
     )
-    axes.text(0, 1.08, "ahead", color="white", ha="center", va="bottom", fontsize=9)
+    axes.text(0, 1.08, "ahead", color="white", ha="center", va="bottom", fontsize=13)
     axes.text(
         0,
         -1.1,
@@ -289,5 +291,5 @@ def _wheel(figure: Any, full_speed: float) -> None:
         color="white",
         ha="center",
         va="top",
-        fontsize=9,
+        fontsize=13,
     )

@@ -226,7 +226,7 @@ def uncertainty(
             body.append(f"<h3>Item {k}</h3>")
         reference = None if truth is None else truth[min(k, len(truth) - 1)]
         pictures, slider = _pictures(mean[k], std[k], samples[:, k], reference)
-        body += [page.row(pictures, tight=True), page.row([slider, *([] if several else curves)])]
+        body += [page.row(pictures, size="tight"), page.row([slider, *([] if several else curves)])]
     if several and curves:
         body += [f"<h3>All {len(mean)} items</h3>", page.row(curves)]
     return body

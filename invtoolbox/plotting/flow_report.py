@@ -168,7 +168,10 @@ def _pictures(shown: SweepPicture) -> list[str]:
                 "flow minus truth if it is at least 0.05 m, in the same colors",
             ),
         ]
-    return [page.section(f"Sweep {shown.name}", "From above, ahead is up."), page.row(drawn)]
+    return [
+        page.section(f"Sweep {shown.name}", "From above, ahead is up."),
+        page.row(drawn, "large"),
+    ]
 
 
 def _errors(scored: Sequence[SweepResult]) -> list[str]:
@@ -318,7 +321,7 @@ class FlowCase:
     points: Tensor
     truth: Tensor
     methods: Sequence[FlowMethod]
-    radius: float = 40.0
+    radius: float = 35.0
 
     def columns(self) -> list[str]:
         """Return the heads of the table's columns after the name of the method."""
@@ -365,4 +368,9 @@ def flow_section(case: FlowCase) -> list[str]:
         figures = f"dynamic EPE {method.errors.dynamic:.3f} m, static {method.errors.static:.3f} m"
         pictures.append(seen(method.residual, method.name, method.note, figures))
     table = page.numbers(["Method", *case.columns()], case.rows())
-    return [page.section(case.title, case.text), page.row(pictures), "<h3>Table</h3>", table]
+    return [
+        page.section(case.title, case.text),
+        page.row(pictures, "large"),
+        "<h3>Table</h3>",
+        table,
+    ]

@@ -8,7 +8,7 @@ import html
 import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -162,6 +162,7 @@ p { margin: 4px 0 10px; max-width: 78ch; }
 .lead { color: #5a6067; }
 .link { margin-top: 12px; }
 .row { display: grid; gap: 14px; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); align-items: start; }
+.row.large { grid-template-columns: repeat(auto-fit, minmax(min(380px, 100%), 1fr)); }
 .row.tight { grid-template-columns: repeat(auto-fit, minmax(146px, 1fr)); gap: 10px; }
 .row + .row { margin-top: 14px; }
 figure { margin: 0; background: #fff; border: 1px solid #e2e3df; border-radius: 8px; overflow: hidden; }
@@ -415,9 +416,9 @@ def chart(svg: str, name: str, caption: str) -> str:
     )
 
 
-def row(figures: Sequence[str], tight: bool = False) -> str:
-    """Return a row of figures; in a tight row they are smaller."""
-    return f'<div class="row{" tight" if tight else ""}">{"".join(figures)}</div>'
+def row(figures: Sequence[str], size: Literal["", "tight", "large"] = "") -> str:
+    """Return a row of figures; in a tight row they are smaller, in a large one two fit side by side."""
+    return f'<div class="{f"row {size}".strip()}">{"".join(figures)}</div>'
 
 
 def facts(entries: Mapping[str, str]) -> str:

@@ -407,7 +407,7 @@ def _table(case: Case, figures: dict[str, list[float]]) -> str:
         (
             m.name,
             [
-                *(f"{values[k]:.4g}" for values in figures.values()),
+                *(f"{values[k]:#.4g}" for values in figures.values()),
                 "" if m.seconds is None else f"{m.seconds:.2f}",
             ],
         )
