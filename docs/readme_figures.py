@@ -36,9 +36,9 @@ def write(figure: Any, name: str) -> None:
 
 def side_by_side(pictures: dict[str, Any], name: str, **options: Any) -> None:
     """Draw titled pictures in one row."""
-    figure, axes = plt.subplots(
-        1, len(pictures), figsize=(9, 9 / len(pictures)), layout="constrained"
-    )
+    rows, columns = next(iter(pictures.values())).shape[:2]
+    height = 9 / len(pictures) * rows / columns + 0.25  # inches, with the titles
+    figure, axes = plt.subplots(1, len(pictures), figsize=(9, height), layout="constrained")
     for ax, (title, picture) in zip(axes, pictures.items()):
         ax.imshow(picture, **options)
         ax.set_title(title, fontsize=10)
@@ -77,7 +77,7 @@ def main() -> None:
 
     photograph = deblurring_case(print)
     part = (0, slice(None), slice(110, 240), slice(20, 180))
-    shown = ("Blurred", "TV")
+    shown = ("Blurred", "graphLa+TV")
     pictures = {
         f"{method.name}, {value:.1f} dB": method.x[part].permute(1, 2, 0).clamp(0, 1)
         for method, value in zip(photograph.methods, photograph.figures()["PSNR [dB]"])
