@@ -1,6 +1,7 @@
 """Forward operators and their algebra."""
 
 from invtoolbox.operators import noise
+from invtoolbox.operators.acoustic_waves import AcousticWaves
 from invtoolbox.operators.algebra import stack
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.operators.depth_gaps import DepthGaps
@@ -44,6 +45,7 @@ from invtoolbox.operators.tracked_points import TrackedPoints
 from invtoolbox.operators.wavelet import Wavelet
 
 __all__ = [
+    "AcousticWaves",
     "Blur",
     "Blur3D",
     "CartesianMRI",

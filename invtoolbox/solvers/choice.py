@@ -61,7 +61,7 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
             solvers.PALM(),
             "parameters of the operator are unknown, and a prior enters by its proximal operator",
         ),
-        (solvers.LBFGS(), "everything is differentiable"),
+        (solvers.LBFGS(), "everything is differentiable, bounds apart"),
         (solvers.Adam(), "the variable is the implicit prior's parameters"),
         (
             solvers.ProximalGradient(),

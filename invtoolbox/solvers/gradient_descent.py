@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from invtoolbox.objective.objective import Evaluation, Objective
 from invtoolbox.operators.base import expand, inner, item_norm
+from invtoolbox.priors.images.constraints import Box
 from invtoolbox.solvers.base import Solver, State, nonconvex_reason, nonsmooth_reason
 
 
@@ -102,14 +104,16 @@ class GradientDescent(Solver):
         return True, "everything is convex and differentiable, and the step is searched for"
 
 
-def gradient_scale(objective: Objective, start_norm: Tensor) -> Tensor:
+def gradient_scale(objective: Objective, start_norm: Tensor, bounds: Box | None = None) -> Tensor:
     """Return the scale of a gradient norm: the norm at the start or at 0, the larger.
 
-    With it a warm start does not require more accuracy.
+    With it a warm start does not require more accuracy. Bounds replace 0 by the point next to it.
     """
     scale = start_norm
     if objective.layout is None:
-        at_zero = objective.data(objective.problem.zeros()).gradient
+        zeros = objective.problem.zeros()
+        origin = zeros if bounds is None else bounds.prox(zeros, 1.0)
+        at_zero = objective.data(origin).gradient
         scale = torch.maximum(start_norm, item_norm(at_zero))
     return scale.clamp_min(torch.finfo(scale.dtype).tiny)
 
@@ -122,25 +126,32 @@ def backtrack(
     slope: Tensor,
     trial: Tensor,
     sufficient_decrease: float,
+    path: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
     halvings: int = 40,
 ) -> tuple[Tensor, Evaluation, Tensor]:
     """Return the first point of the steps ``trial, trial / 2, ...`` that meets Armijo's condition.
 
     Each item has its own step. Returns the point, the evaluation there, and the step, which is 0
     for an item that no step improves. Rounding is allowed for: near the minimizer a decrease of the
-    objective cannot be measured.
+    objective cannot be measured. A ``path`` replaces the straight line: it maps the steps to a
+    point and to the change of the objective that the slope predicts there.
     """
+
+    def straight(step: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.addcmul(x, expand(step, direction), direction), step * slope
+
+    path = straight if path is None else path
     rounding = 4 * torch.finfo(value.dtype).eps * value.abs()
     step, accepted = trial.clone(), torch.zeros_like(trial, dtype=torch.bool)
     for _ in range(halvings):
-        point = torch.addcmul(x, expand(step, direction), direction)
+        point, change = path(step)
         new = objective.evaluate(point)
-        accepted = new.value <= value + sufficient_decrease * step * slope + rounding
+        accepted = new.value <= value + sufficient_decrease * change + rounding
         if bool(accepted.all()):
             return point, new, step
         step = torch.where(accepted, step, step / 2)
     step = torch.where(accepted, step, torch.zeros_like(step))
-    point = torch.addcmul(x, expand(step, direction), direction)
+    point, _ = path(step)
     return point, objective.evaluate(point), step
 
 

@@ -1,14 +1,17 @@
-"""Limited-memory BFGS."""
+"""Limited-memory BFGS, with bounds."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import inner, item_norm
+from invtoolbox.operators.base import expand, inner, item_norm
+from invtoolbox.priors.base import PriorSum
+from invtoolbox.priors.images.constraints import Box
 from invtoolbox.solvers.base import Solver, State, nonconvex_reason, nonsmooth_reason
 from invtoolbox.solvers.gradient_descent import backtrack, gradient_scale
 from invtoolbox.solvers.linear_systems import quotient
@@ -87,6 +90,11 @@ class LBFGS(Solver):
     pair is kept only if ``<s, d> > 1e-8 |s| |d|``, so the metric stays positive definite without
     Wolfe's second condition.
 
+    A prior `Box` or `NonNegative` bounds x. A value at a bound whose derivative pushes it outwards
+    rests; the metric acts on the others, and the line search follows the path of projected steps
+    (two-metric projection; Bertsekas 1982, Schmidt, Kim and Sra 2011). The certificate then leaves
+    out the values that rest.
+
     Converges to a stationary point of a continuously differentiable objective that is bounded
     below; linearly if it is strongly convex. Certificate: ``|grad F(x)|`` relative to its value at
     the start or at 0, the larger.
@@ -112,15 +120,17 @@ class LBFGS(Solver):
                 "LBFGS needs an energy of every prior for its line search, and a prior here has "
                 "none"
             )
-        return nonsmooth_reason(objective, "LBFGS")
+        return nonsmooth_reason(_split(objective)[0], "LBFGS")
 
     def suits(self, objective: Objective) -> bool:
         return objective.layout is None
 
     def init(self, objective: Objective, start: Tensor) -> LBFGSState:
+        objective, bounds = _split(objective)
+        start = start if bounds is None else bounds.prox(start, 1.0)
         value, gradient, discrepancy = objective.evaluate(start)
-        norm = item_norm(gradient)
-        scale = gradient_scale(objective, norm)
+        norm = item_norm(_free_gradient(start, gradient, bounds))
+        scale = gradient_scale(objective, norm, bounds)
         return LBFGSState(
             start,
             value,
@@ -132,15 +142,19 @@ class LBFGS(Solver):
         )
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
+        objective, bounds = _split(objective)
         value = objective.value(state.x)  # the weight may have changed since the last step
-        direction = -state.pairs.multiply(state.gradient)
-        slope = inner(state.gradient, direction)
+        gradient = _free_gradient(state.x, state.gradient, bounds)
+        direction = -state.pairs.multiply(gradient)
+        if bounds is not None:
+            direction = torch.where(bounds.rests(state.x, state.gradient), 0.0, direction)
+        slope = inner(gradient, direction)
         # If rounding has spoiled the metric, follow the negative gradient instead.
         uphill = ~(slope < 0)
         if bool(uphill.any()):
             mask = uphill.view(-1, *[1] * (direction.ndim - 1))
-            direction = torch.where(mask, -state.gradient, direction)
-            slope = inner(state.gradient, direction)
+            direction = torch.where(mask, -gradient, direction)
+            slope = inner(gradient, direction)
         # Without a pair the length of the gradient is unrelated to x, so the first step is short.
         size = item_norm(state.x)
         first = (
@@ -149,11 +163,25 @@ class LBFGS(Solver):
             / item_norm(direction).clamp_min(1e-30)
         )
         trial = torch.where(state.pairs.empty, first, torch.ones_like(slope))
+
+        def projected(step: Tensor) -> tuple[Tensor, Tensor]:
+            assert bounds is not None
+            straight = torch.addcmul(state.x, expand(step, direction), direction)
+            point = bounds.prox(straight, 1.0)
+            return point, inner(gradient, point - state.x).clamp_max(0)
+
         x, new, _ = backtrack(
-            objective, state.x, value, direction, slope, trial, self.sufficient_decrease
+            objective,
+            state.x,
+            value,
+            direction,
+            slope,
+            trial,
+            self.sufficient_decrease,
+            None if bounds is None else projected,
         )
         state.pairs.remember(x - state.x, new.gradient - state.gradient)
-        certificate = item_norm(new.gradient) / state.scale
+        certificate = item_norm(_free_gradient(x, new.gradient, bounds)) / state.scale
         return LBFGSState(
             x,
             new.value,
@@ -167,8 +195,29 @@ class LBFGS(Solver):
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if reason := nonconvex_reason(objective):
             return False, f"to a stationary point only: {reason}"
+        if _split(objective)[1] is not None:
+            return False, "the values that rest at a bound may change at every step"
         return (
             True,
             "everything is convex and differentiable, and only pairs of positive curvature enter "
             "the metric",
         )
+
+
+def _split(objective: Objective) -> tuple[Objective, Box | None]:
+    """Return the objective without its bounds on x, and the bounds, `None` if there are none."""
+    boxes = [term for term in objective.prior.terms if isinstance(term.prior, Box)]
+    if objective.layout is not None or len(boxes) != 1:
+        return objective, None
+    others = tuple(term for term in objective.prior.terms if term is not boxes[0])
+    prior = PriorSum(others, objective.prior.implicit)
+    bounds = boxes[0].prior
+    assert isinstance(bounds, Box)
+    return dataclasses.replace(objective, prior=prior), bounds
+
+
+def _free_gradient(x: Tensor, gradient: Tensor, bounds: Box | None) -> Tensor:
+    """Return the gradient without the values that a bound keeps from following it."""
+    if bounds is None:
+        return gradient
+    return torch.where(bounds.rests(x, gradient), torch.zeros_like(gradient), gradient)

@@ -74,6 +74,18 @@ class Box(ExplicitPrior):
             x = x.maximum(lower)
         return x if upper is None else x.minimum(upper)
 
+    def rests(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """Return which values are at a bound that keeps them from following ``-gradient``.
+
+        >>> Box(0, 1).rests(torch.tensor([0.0, 0.0, 1.0]), torch.tensor([1.0, -1.0, -1.0]))
+        tensor([ True, False,  True])
+        """
+        lower, upper = self._bounds(x)
+        resting = torch.zeros_like(gradient, dtype=torch.bool)
+        if lower is not None:
+            resting = (x <= lower) & (gradient > 0)
+        return resting if upper is None else resting | ((x >= upper) & (gradient < 0))
+
     def _bounds(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         def fit(bound: Tensor | None) -> Tensor | None:
             return None if bound is None else expand(bound, x) if bound.ndim <= 1 else bound.to(x)

@@ -1,0 +1,311 @@
+"""Acoustic waves in an unknown medium, as seismic surveys and ultrasound record them."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.signal import butter, sosfilt
+from torch import Tensor
+
+from invtoolbox.core.environment import how_to_get
+from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.operators.algebra import Jacobian
+from invtoolbox.operators.base import LinearOperator, Operator
+
+#: Fewest cells per wavelength; with fewer the grid slows short waves down by more than 1 %.
+CELLS_PER_WAVELENGTH = 6
+#: Largest Courant number of the scheme; deepwave divides longer steps.
+_COURANT = 0.6
+#: Room above the largest velocity for rounding.
+_ROOM = 1 + 1e-5
+
+
+class AcousticWaves(Operator):
+    r"""Records of a survey with sound waves, as a function of the velocity, ``(batch, 1, *grid)``.
+
+    Every shot excites the medium at one place. The pressure u solves
+
+    .. math:: \frac{1}{x^2} \partial_t^2 u - \Delta u = f
+
+    with absorbing boundaries (perfectly matched layers), where f is the wavelet at the place of the
+    shot, and x the velocity in m/s. The receivers record u at every time step, so A(x) has the shape
+    ``(batch, 1, shots, receivers, samples)``. The operator is nonlinear, and its derivative and
+    adjoint are those of the time steps, exact to rounding. The equation is solved by deepwave
+    (extra ``[waves]``), fourth order in space and second order in time.
+
+    The first axis of the grid is the depth by convention. Positions are in metres from the middle of
+    the first cell, in the order of the axes of the grid; between cells they are interpolated by a
+    windowed sinc. The shots are the blocks of solvers with ``subset_size``. The parameter ``wavelet``
+    can be unknown too: ``Problem(y, A, unknown={"wavelet": None})``.
+
+    Velocities outside of ``velocities`` count as the nearest one, because the time steps would be
+    unstable. Bound x by the prior ``it.priors.Box(*A.velocities)``.
+
+    Args:
+        grid: number of cells along each axis, two or three axes.
+        spacing: side of a cell, metres; a number, or one per axis.
+        shots: places of the shots, ``(shots, axes)``.
+        receivers: places of the receivers, ``(receivers, axes)``, the same for all shots, or
+            ``(shots, receivers, axes)``.
+        wavelet: source over time, ``(samples,)``, or ``(batch, samples)`` for one per item.
+        time_step: seconds between two samples.
+        velocities: least and largest velocity that x may have, m/s.
+        samples: number of samples that are recorded; by default as many as the wavelet has.
+        absorbing: thickness of the absorbing layer at every side, in cells.
+        free_surface: whether the first cells along the first axis are a free surface, which reflects
+            waves, instead of absorbing.
+
+    Raises:
+        InputError: a time step that is unstable at the largest velocity; fewer than six cells per
+            wavelength at the least velocity and the wavelet's main frequency; a place outside of the
+            grid; a wavelet longer than the record.
+
+    Source: Tarantola, Geophysics 49, 1984, for the adjoint.
+
+    >>> from invtoolbox.simulation import ricker
+    >>> wavelet = ricker(15.0, time_step=1e-3, samples=150)
+    >>> shots, receivers = torch.tensor([[10.0, 100.0]]), torch.tensor([[10.0, 50.0], [10.0, 150.0]])
+    >>> A = AcousticWaves((20, 21), 10.0, shots, receivers, wavelet, 1e-3, velocities=(1400, 2000))
+    >>> y = A(torch.full((1, 1, 20, 21), 1500.0))
+    >>> y.shape, torch.allclose(y[0, 0, 0, 0], y[0, 0, 0, 1], rtol=1e-3, atol=1e-3)
+    (torch.Size([1, 1, 1, 2, 150]), True)
+    """
+
+    def __init__(
+        self,
+        grid: Sequence[int],
+        spacing: float | Sequence[float],
+        shots: Tensor,
+        receivers: Tensor,
+        wavelet: Tensor,
+        time_step: float,
+        velocities: tuple[float, float],
+        samples: int | None = None,
+        absorbing: int = 20,
+        free_surface: bool = False,
+    ) -> None:
+        if find_spec("deepwave") is None:
+            raise MissingDependency(
+                f"AcousticWaves needs the package deepwave: {how_to_get('waves')}"
+            )
+        axes = len(grid)
+        sides = tuple(spacing) if isinstance(spacing, Sequence) else (spacing,) * axes
+        if axes not in (2, 3) or len(sides) != axes or min(grid) < 1 or not min(sides) > 0:
+            raise InputError(
+                "AcousticWaves takes a grid of two or three axes and positive sides of a cell, got "
+                f"the grid {tuple(grid)} and the spacing {spacing}"
+            )
+        low, high = velocities
+        if not 0 < low <= high < math.inf:
+            raise InputError(
+                f"velocities are the least and the largest one in m/s, got {tuple(velocities)}"
+            )
+        self.grid, self.spacing = tuple(int(n) for n in grid), tuple(float(s) for s in sides)
+        self.velocities, self.time_step = (float(low), float(high)), float(time_step)
+        self.absorbing, self.free_surface = int(absorbing), free_surface
+        self.shots = self._inside(shots, "shots", 2)
+        self.receivers = self._inside(receivers, "receivers", 3 if receivers.ndim == 3 else 2)
+        if self.receivers.ndim == 3 and len(self.receivers) != len(self.shots):
+            raise InputError(
+                f"receivers are for {len(self.receivers)} shots, and there are {len(self.shots)}"
+            )
+        if wavelet.ndim not in (1, 2) or not wavelet.is_floating_point():
+            raise InputError(
+                f"the wavelet has the shape (samples,) or (batch, samples), got {wavelet.dtype} of "
+                f"shape {tuple(wavelet.shape)}"
+            )
+        self.samples = wavelet.shape[-1] if samples is None else int(samples)
+        if wavelet.shape[-1] > self.samples:
+            raise InputError(
+                f"the wavelet has {wavelet.shape[-1]} samples, and the record {self.samples}; shorten "
+                "the wavelet or lengthen the record"
+            )
+        self.wavelet = wavelet
+        self.frequency = main_frequency(wavelet, self.time_step)
+        self._check_steps()
+        self.items = len(wavelet) if wavelet.ndim == 2 and len(wavelet) > 1 else None
+        self.domain_shape = (1, *self.grid)
+        self._set_range()
+
+    def _inside(self, places: Tensor, name: str, ndim: int) -> Tensor:
+        """Return places in cells; all must lie on the grid."""
+        axes = len(self.grid)
+        if places.ndim != ndim or places.shape[-1] != axes or not len(places):
+            raise InputError(
+                f"{name} are places of {axes} coordinates in metres, got the shape "
+                f"{tuple(places.shape)}"
+            )
+        extent = torch.tensor([(n - 1) * s for n, s in zip(self.grid, self.spacing)])
+        outside = ((places < -1e-3) | (places > extent.to(places) + 1e-3)).any(-1)
+        if bool(outside.any()):
+            first = places[outside][0].tolist()
+            raise InputError(
+                f"{int(outside.sum())} of the {name} lie outside of the grid, which ends at "
+                f"{tuple(extent.tolist())} m; the first is at {tuple(round(c, 3) for c in first)} m"
+            )
+        return places / places.new_tensor(self.spacing)
+
+    def _check_steps(self) -> None:
+        low, high = self.velocities
+        largest = _COURANT / (_ROOM * high * math.sqrt(sum(s**-2 for s in self.spacing)))
+        if not 0 < self.time_step <= largest:
+            raise InputError(
+                f"time steps of {self.time_step:g} s are unstable at {high:g} m/s in cells of "
+                f"{min(self.spacing):g} m; take at most {math.floor(largest * 1e6) / 1e6:g} s"
+            )
+        cells = low / (self.frequency * max(self.spacing))
+        if cells < CELLS_PER_WAVELENGTH:
+            raise InputError(
+                f"waves of {self.frequency:.3g} Hz have {cells:.2g} cells per wavelength at {low:g} "
+                f"m/s, and the grid needs {CELLS_PER_WAVELENGTH}; take cells of at most "
+                f"{low / (self.frequency * CELLS_PER_WAVELENGTH):.3g} m, or lower frequencies"
+            )
+
+    def _set_range(self) -> None:
+        self.range_shape = (1, len(self.shots), self.receivers.shape[-2], self.samples)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        import deepwave
+
+        x = x.clamp(*self.velocities)
+        batch, shots = len(x), len(self.shots)
+        wavelet = self.wavelet.to(x).reshape(-1, 1, 1, self.wavelet.shape[-1])
+        wavelet = torch.nn.functional.pad(wavelet, (0, self.samples - wavelet.shape[-1]))
+        source = wavelet.expand(batch, shots, 1, -1).flatten(0, 1).contiguous()
+        places = self.shots.to(x)[:, None].repeat(batch, 1, 1)
+        receivers = self.receivers.to(x).expand(shots, -1, -1).repeat(batch, 1, 1)
+        velocity = x.expand(-1, shots, *self.grid).flatten(0, 1).contiguous()
+        layers = [self.absorbing] * (2 * len(self.grid))
+        boundary = ["pml"] * (2 * len(self.grid))
+        if self.free_surface:
+            layers[0], boundary[0] = 0, "free"
+        with warnings.catch_warnings():
+            # Cells per wavelength are checked by the constructor.
+            warnings.filterwarnings("ignore", message=".*number of grid cells per wavelength")
+            found = deepwave.scalar(
+                velocity,
+                list(self.spacing),
+                self.time_step,
+                source_amplitudes=source,
+                source_locations=places,
+                receiver_locations=receivers,
+                pml_width=layers,
+                boundary=boundary,
+                # By default both depend on the velocities, and with them the items of a batch on each other.
+                pml_freq=self.frequency,
+                max_vel=self.velocities[1] * _ROOM,
+                # Values that are not finite reject the step of a line search; an exception would end it.
+                check_output_finite=False,
+            )
+        records = found.receiver_amplitudes
+        return records.view(batch, 1, shots, receivers.shape[1], self.samples)
+
+    def simulate(self, x: Tensor, noise: Any = 0.0, seed: int | Sequence[int] = 0) -> Any:
+        """Simulate noisy records, as `Operator.simulate`.
+
+        Raises:
+            InputError: a velocity lies outside of ``velocities``.
+        """
+        low, high = self.velocities
+        if not bool(((x >= low) & (x <= high)).all()):
+            raise InputError(
+                f"{self} takes velocities from {low:g} to {high:g} m/s, got {float(x.amin()):g} to "
+                f"{float(x.amax()):g}; widen velocities="
+            )
+        return super().simulate(x, noise, seed)
+
+    def linearize(self, x: Tensor) -> LinearOperator:
+        """Return the derivative at x: waves that a change of the velocity scatters."""
+        return _WaveJacobian(self, x)
+
+    def lowpass(self, y: Tensor, frequency: float) -> tuple[Tensor, AcousticWaves]:
+        """Return records and the operator without the frequencies above ``frequency``, in Hz.
+
+        Records are linear in the wavelet, so both are filtered alike: by a Butterworth filter of
+        fourth order that looks only backwards in time. Inversions begin with low frequencies, whose
+        waves are long enough for a poor start.
+
+        Raises:
+            InputError: the frequency is not below half of the sampling rate.
+        """
+        if not 0 < frequency < 0.5 / self.time_step:
+            raise InputError(
+                f"the frequency {frequency:g} Hz of a low-pass filter must lie between 0 and half of "
+                f"the sampling rate, {0.5 / self.time_step:g} Hz"
+            )
+        other = copy.copy(self)
+        padded = torch.nn.functional.pad(self.wavelet, (0, self.samples - self.wavelet.shape[-1]))
+        other.wavelet = lowpass(padded, self.time_step, frequency)
+        other.frequency = main_frequency(other.wavelet, self.time_step)
+        return lowpass(y, self.time_step, frequency), other
+
+    @property
+    def blocks(self) -> int:
+        """The number of shots."""
+        return len(self.shots)
+
+    def subset(self, index: Any) -> AcousticWaves:
+        """Return the survey of some shots: ``A.subset(i)(x) = A(x)[:, :, i]``."""
+        other = copy.copy(self)
+        index = index if isinstance(index, slice) else torch.as_tensor(index)
+        other.shots = self.shots[index]
+        other.receivers = self.receivers[index] if self.receivers.ndim == 3 else self.receivers
+        other._set_range()
+        return other
+
+    def parameters(self) -> dict[str, Tensor]:
+        """``wavelet``."""
+        return {"wavelet": self.wavelet}
+
+    def __repr__(self) -> str:
+        cells = "x".join(str(n) for n in self.grid)
+        return (
+            f"AcousticWaves({cells}, {len(self.shots)} shots, {self.receivers.shape[-2]} receivers)"
+        )
+
+
+class _WaveJacobian(Jacobian):
+    """Derivative of `AcousticWaves`, whose adjoint is the backward pass of autograd.
+
+    The transform of `torch.func` does not reach the time steps of deepwave.
+    """
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = self.point.clone().requires_grad_(True)
+            (slope,) = torch.autograd.grad(self.operator._forward(x), x, y)
+        return slope
+
+    def select(self, index: Tensor) -> _WaveJacobian:
+        return _WaveJacobian(self.operator.select(index), self.point.index_select(0, index))
+
+
+def main_frequency(signal: Tensor, time_step: float) -> float:
+    """Return the frequency of the largest amplitude, Hz; of several signals, the highest one."""
+    length = max(4096, 8 * signal.shape[-1])
+    spectrum = torch.fft.rfft(signal.detach().double(), n=length).abs()
+    if not bool((spectrum.amax(-1) > 0).all()):
+        raise InputError("the wavelet is 0 at all times")
+    return float(spectrum.argmax(-1).max()) / (length * time_step)
+
+
+def lowpass(signal: Tensor, time_step: float, frequency: float) -> Tensor:
+    """Remove frequencies above ``frequency`` along the last axis (Butterworth, fourth order).
+
+    The filter looks only backwards in time, so that a record of a filtered wavelet is the filtered
+    record, up to its ends.
+    """
+    count = signal.shape[-1]
+    impulse = np.zeros(count)
+    impulse[0] = 1.0
+    sections = butter(4, frequency, fs=1 / time_step, output="sos")
+    response = torch.from_numpy(sosfilt(sections, impulse)).to(signal)
+    spectrum = torch.fft.rfft(signal, n=2 * count) * torch.fft.rfft(response, n=2 * count)
+    return torch.fft.irfft(spectrum, n=2 * count)[..., :count]

@@ -1,0 +1,33 @@
+"""Wavelets of sources of sound."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+
+
+def ricker(frequency: float, time_step: float, samples: int, delay: float | None = None) -> Tensor:
+    """Return the wavelet of Ricker, the second derivative of a Gaussian, ``(samples,)``.
+
+    Args:
+        frequency: frequency of its largest amplitude, Hz.
+        time_step: seconds between two samples.
+        samples: number of samples.
+        delay: time of its peak, seconds; 1.2 periods by default, at which it begins near 0.
+
+    >>> ricker(10.0, 0.02, 12).round(decimals=2)[3:10]
+    tensor([-0.1700, -0.4400,  0.1400,  1.0000,  0.1400, -0.4400, -0.1700])
+    """
+    if not (frequency > 0 and time_step > 0 and samples > 0):
+        raise InputError(
+            "a wavelet takes a positive frequency, time step and number of samples, got "
+            f"{frequency}, {time_step} and {samples}"
+        )
+    delay = 1.2 / frequency if delay is None else delay
+    time = torch.arange(samples, dtype=torch.float64) * time_step - delay
+    phase = (math.pi * frequency * time).square()
+    return ((1 - 2 * phase) * torch.exp(-phase)).float()

@@ -1,0 +1,151 @@
+"""Acoustic waves: arrival times, derivatives, batches, subsets, and surveys that cannot be."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import invtoolbox as it
+from invtoolbox.operators import AcousticWaves
+from invtoolbox.simulation import ricker
+
+pytest.importorskip("deepwave")
+
+STEP = 2e-3
+SHOTS = torch.tensor([[20.0, 60.0], [20.0, 145.0]])
+RECEIVERS = torch.stack([torch.full((4,), 20.0), torch.tensor([20.0, 80.0, 140.0, 190.0])], 1)
+
+
+def survey(**changes: object) -> AcousticWaves:
+    given: dict[str, object] = {
+        "grid": (14, 21),
+        "spacing": 10.0,
+        "shots": SHOTS,
+        "receivers": RECEIVERS,
+        "wavelet": ricker(12.0, STEP, 90),
+        "time_step": STEP,
+        "velocities": (1200.0, 2100.0),
+        "absorbing": 8,
+    }
+    return AcousticWaves(**{**given, **changes})  # type: ignore[arg-type]
+
+
+def media(count: int = 2, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return 1500 + 40 * torch.randn(count, 1, 14, 21, generator=generator, dtype=dtype)
+
+
+def test_contract() -> None:
+    it.testing.check_operator(survey(), media(), precisions=[torch.float64])
+
+
+def test_waves_arrive_when_they_should() -> None:
+    A = survey(
+        grid=(30, 61),
+        shots=torch.tensor([[150.0, 100.0]]),
+        receivers=torch.tensor([[150.0, 250.0], [150.0, 400.0]]),
+        samples=200,
+        absorbing=20,
+    )
+    y = A(torch.full((1, 1, 30, 61), 1500.0))[0, 0, 0]
+    # In two dimensions a wave has a tail, so that only differences of the distance are exact.
+    lag = torch.nn.functional.conv1d(
+        y[1].view(1, 1, -1), y[0].view(1, 1, -1), padding=len(y[0])
+    ).argmax() - len(y[0])
+    assert abs(float(lag) * STEP - 150 / 1500) <= STEP
+
+
+def test_shots_are_blocks_and_items_are_independent() -> None:
+    A, x = survey(), media()
+    y = A(x)
+    assert torch.equal(A.subset([1])(x), y[:, :, [1]])
+    assert torch.equal(A.subset(slice(0, 1))(x[1:]), y[1:, :, :1])
+    alone = survey(receivers=RECEIVERS.expand(2, -1, -1).clone())
+    assert torch.equal(alone(x), y)
+
+
+def test_the_wavelet_is_a_parameter() -> None:
+    A, x = survey(), media(1, torch.float32)
+    doubled = A.with_parameters(wavelet=2 * A.wavelet)
+    assert torch.allclose(doubled(x), 2 * A(x), rtol=1e-4, atol=1e-5 * float(A(x).abs().max()))
+    pair = survey(wavelet=torch.stack([A.wavelet, 3 * A.wavelet]))
+    y = pair(x.expand(2, -1, -1, -1).contiguous())
+    assert torch.equal(y[:1], A(x)) and pair.items == 2
+    assert torch.equal(pair.select(torch.tensor([1]))(x), y[1:])
+    problem = it.Problem(
+        A(x), A.with_parameters(wavelet=0 * A.wavelet + 1e-3), unknown={"wavelet": None}
+    )
+    found = it.solve(
+        problem,
+        it.priors.Gaussian(x[0], 1e-6),
+        it.solvers.LBFGS(),
+        regularization=1e3,
+        initial=x,
+        max_iterations=60,
+        progress=False,
+    )
+    error = (found.parameters["wavelet"].flatten() - A.wavelet).norm() / A.wavelet.norm()
+    assert float(error) < 0.3
+
+
+def test_low_frequencies_are_those_of_a_low_wavelet() -> None:
+    A, x = survey(samples=120), media(1, torch.float64)
+    y, low = A.lowpass(A(x), 8.0)
+    assert float((low(x) - y).norm() / y.norm()) < 1e-3  # other absorbing layers
+    assert low.frequency < A.frequency
+
+
+def test_a_medium_is_found() -> None:
+    A, x = survey(), torch.full((1, 1, 14, 21), 1500.0)
+    x[..., 5:9, 8:13] = 1600.0
+    start = torch.full_like(x, 1500.0)
+    problem = it.Problem(A(x), A)
+    bounds = it.priors.Box(*A.velocities)
+    found = it.solve(problem, bounds, initial=start, max_iterations=15, progress=False)
+    assert "LBFGS" in found.reason
+    assert float((found.x - x).norm()) < 0.9 * float((start - x).norm())
+    assert float((A(found.x) - problem.y).norm()) < 0.1 * float((A(start) - problem.y).norm())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"time_step": 1e-2},
+            r"time steps of 0.01 s are unstable at 2100 m/s.*take at most 0.0020",
+        ),
+        ({"wavelet": ricker(40.0, STEP, 90)}, r"40 Hz have 3 cells per wavelength.*needs 6"),
+        ({"shots": torch.tensor([[10.0, 300.0]])}, r"1 of the shots lie outside.*200.0\) m"),
+        ({"receivers": torch.tensor([[-5.0, 30.0]])}, "1 of the receivers lie outside"),
+        ({"samples": 50}, "wavelet has 90 samples, and the record 50"),
+        ({"receivers": torch.zeros(3, 4, 2)}, "receivers are for 3 shots, and there are 2"),
+        ({"wavelet": torch.zeros(90)}, "the wavelet is 0 at all times"),
+        ({"velocities": (2000.0, 1000.0)}, "the least and the largest"),
+        ({"grid": (14,)}, "two or three axes"),
+        ({"shots": torch.zeros(2)}, "places of 2 coordinates"),
+    ],
+)
+def test_surveys_that_cannot_be(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(it.InputError, match=message):
+        survey(**changes)
+
+
+def test_velocities_outside_of_the_range() -> None:
+    A, x = survey(), media(1)
+    assert torch.equal(A(0 * x), A(0 * x + 1200))
+    with pytest.raises(it.InputError, match="velocities from 1200 to 2100 m/s, got 4.*widen"):
+        A.simulate(3 * x)
+
+
+def test_frequencies_that_the_samples_do_not_hold() -> None:
+    with pytest.raises(it.InputError, match="half of the sampling rate, 250 Hz"):
+        survey().lowpass(torch.zeros(1, 1, 2, 4, 90), 300.0)
+
+
+def test_ricker_begins_at_zero() -> None:
+    wavelet = ricker(10.0, 1e-3, 400)
+    assert abs(float(wavelet[0])) < 1e-4 and math.isclose(float(wavelet.max()), 1.0)
+    with pytest.raises(it.InputError, match="positive frequency"):
+        ricker(0.0, 1e-3, 10)

@@ -1,0 +1,59 @@
+"""L-BFGS with bounds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import invtoolbox as it
+from invtoolbox.priors import Box, NonNegative
+from invtoolbox.solvers import FISTA, LBFGS
+
+
+def problem(batch: int = 2, dtype: torch.dtype = torch.float64) -> it.Problem:
+    generator = torch.Generator().manual_seed(1)
+    matrix = torch.randn(40, 30, dtype=dtype, generator=generator)
+    return it.Problem(
+        torch.randn(batch, 1, 40, dtype=dtype, generator=generator), it.as_operator(matrix)
+    )
+
+
+@pytest.mark.parametrize("prior", [NonNegative(), Box(-0.1, 0.1), Box(upper=0.05)], ids=repr)
+def test_the_bounded_minimum_is_that_of_fista(prior: it.Prior) -> None:
+    found = it.solve(problem(), prior, LBFGS(tolerance=1e-9), progress=False)
+    reference = it.solve(
+        problem(), prior, FISTA(tolerance=1e-10, max_iterations=5000), progress=False
+    )
+    assert found.status == ("converged", "converged")
+    assert torch.allclose(found.x, reference.x, atol=1e-7)
+    assert bool((prior.energy(found.x) == 0).all())
+
+
+def test_no_objective_increases_and_items_are_independent() -> None:
+    A = it.operators.Blur(torch.tensor([[0.2, 0.5, 0.3]]), (6, 9))
+    generator = torch.Generator().manual_seed(2)
+    p = it.Problem(A(torch.randn(3, 1, 6, 9, generator=generator)), A)
+    found = it.solve(p, NonNegative(), LBFGS(), progress=False)
+    for k in range(3):
+        values = found.history["objective"][:, k]
+        values = values[values.isfinite()]
+        assert bool((values.diff() <= 1e-6 * values[0].abs()).all())
+        alone = it.solve(p.select(torch.tensor([k])), NonNegative(), LBFGS(), progress=False)
+        assert torch.equal(alone.x[0], found.x[k])
+
+
+def test_bounds_join_a_smooth_prior_of_a_nonlinear_problem() -> None:
+    A = it.as_operator(lambda x: x**3, domain_shape=(1, 5))
+    y = torch.tensor([[[8.0, -8.0, 1.0, 0.0, 27.0]]])
+    found = it.solve(
+        it.Problem(y, A), 0.0 * it.priors.Tikhonov() + Box(-1, 2.5), initial=torch.ones(1, 1, 5)
+    )
+    assert "LBFGS" in found.reason
+    assert torch.allclose(
+        found.x[0, 0, [0, 1, 2, 4]], torch.tensor([2.0, -1.0, 1.0, 2.5]), atol=1e-2
+    )
+
+
+def test_only_one_prior_may_bound() -> None:
+    with pytest.raises(it.InputError, match="LBFGS needs every prior to be differentiable"):
+        it.solve(problem(), NonNegative() + Box(0, 1), LBFGS(), progress=False)
