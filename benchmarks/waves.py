@@ -127,7 +127,7 @@ def invert(
         solution = it.solve(
             it.Problem(records, filtered, term),
             it.priors.Box(*A.velocities),
-            it.solvers.LBFGS(),
+            it.solvers.LBFGS(scale=A.distances()),
             initial=x,
             max_iterations=iterations,
             progress=False,

@@ -48,6 +48,7 @@ from .runs.registration import Registration as Registration
 from .runs.registration import register as register
 from .runs.run import run as run
 from .runs.study.slices import map_slices as map_slices
+from .runs.waveforms import invert_waveforms as invert_waveforms
 from .solution import Solution as Solution
 from .solve import solve as solve
 from .unrolling.equilibrium import equilibrium as equilibrium

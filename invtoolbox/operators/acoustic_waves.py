@@ -246,6 +246,18 @@ class AcousticWaves(Operator):
         other.frequency = main_frequency(other.wavelet, self.time_step)
         return lowpass(y, self.time_step, frequency), other
 
+    def distances(self) -> Tensor:
+        """Return the distance of every cell from the nearest shot or receiver, ``(1, 1, *grid)``.
+
+        It is in metres, and at least one cell.
+        """
+        sides = self.shots.new_tensor(self.spacing)
+        axes = [torch.arange(n, dtype=sides.dtype, device=sides.device) for n in self.grid]
+        cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) * sides
+        places = torch.cat([self.shots, self.receivers.flatten(0, -2)]) * sides
+        nearest = torch.cdist(cells.flatten(0, -2), places.unique(dim=0)).amin(1)
+        return nearest.clamp_min(min(self.spacing)).view(1, 1, *self.grid)
+
     @property
     def blocks(self) -> int:
         """The number of shots."""

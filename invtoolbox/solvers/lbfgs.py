@@ -40,8 +40,13 @@ class Pairs:
         """Items without a pair, ``(batch,)``."""
         return (self.curvatures == 0).all(1)
 
-    def multiply(self, gradient: Tensor) -> Tensor:
-        """Return the estimated inverse Hessian times a vector (two-loop recursion, 7.4)."""
+    def multiply(self, gradient: Tensor, metric: Tensor | None = None) -> Tensor:
+        """Return the estimated inverse Hessian times a vector (two-loop recursion, 7.4).
+
+        Args:
+            gradient: the vector, ``(batch, ...)``.
+            metric: diagonal of the first estimate, up to a factor, ``(batch, n)``; `None` for 1.
+        """
         memory = self.moves.shape[1]
         rows = torch.arange(len(self.place), device=gradient.device)
         q = gradient.flatten(1).clone()
@@ -53,9 +58,11 @@ class Pairs:
             alphas.append(alpha)
         latest = self.changes[rows, order[0]]
         curvature = self.curvatures[rows, order[0]]
-        squared = inner(latest, latest)
+        squared = inner(latest, latest if metric is None else metric * latest)
         gamma = torch.where(curvature > 0, quotient(curvature, squared), torch.ones_like(curvature))
         q.mul_(gamma[:, None])
+        if metric is not None:
+            q.mul_(metric)
         for slot, alpha in zip(reversed(order), reversed(alphas)):
             beta = quotient(inner(self.changes[rows, slot], q), self.curvatures[rows, slot])
             q.add_(self.moves[rows, slot] * (alpha - beta)[:, None])
@@ -102,6 +109,9 @@ class LBFGS(Solver):
     Args:
         memory: number of pairs kept per item; they take ``2 * memory`` times the space of x.
         sufficient_decrease: the constant of Armijo's condition.
+        scale: size of the changes that values of x make, relative to each other, positive; it
+            broadcasts against x. Values that the measurements see badly get a large one. The first
+            estimate of the inverse Hessian is then a multiple of ``scale^2`` instead of 1.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
@@ -113,6 +123,7 @@ class LBFGS(Solver):
     tolerance: float = 1e-5
     memory: int = 10
     sufficient_decrease: float = 1e-4
+    scale: Tensor | None = None
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if not objective.has_value:
@@ -145,7 +156,10 @@ class LBFGS(Solver):
         objective, bounds = _split(objective)
         value = objective.value(state.x)  # the weight may have changed since the last step
         gradient = _free_gradient(state.x, state.gradient, bounds)
-        direction = -state.pairs.multiply(gradient)
+        metric = None
+        if self.scale is not None:
+            metric = self.scale.to(gradient).square().expand(gradient.shape).flatten(1)
+        direction = -state.pairs.multiply(gradient, metric)
         if bounds is not None:
             direction = torch.where(bounds.rests(state.x, state.gradient), 0.0, direction)
         slope = inner(gradient, direction)

@@ -57,3 +57,15 @@ def test_bounds_join_a_smooth_prior_of_a_nonlinear_problem() -> None:
 def test_only_one_prior_may_bound() -> None:
     with pytest.raises(it.InputError, match="LBFGS needs every prior to be differentiable"):
         it.solve(problem(), NonNegative() + Box(0, 1), LBFGS(), progress=False)
+
+
+def test_a_scale_helps_where_the_measurements_see_badly() -> None:
+    p = problem()
+    size = torch.logspace(-1, 1, 30, dtype=torch.float64).view(1, 1, 30)
+    A = it.as_operator(lambda x: p.operator(x / size), domain_shape=(1, 30), linear=True)
+    uneven = it.Problem(p.y, A)
+    scaled = it.solve(uneven, NonNegative(), LBFGS(scale=size, tolerance=1e-6), progress=False)
+    plain = it.solve(uneven, NonNegative(), LBFGS(tolerance=1e-6), progress=False)
+    assert scaled.status == plain.status == ("converged", "converged")
+    assert torch.allclose(scaled.x, plain.x, rtol=1e-3, atol=1e-3)
+    assert bool((2 * scaled.iterations < plain.iterations).all())

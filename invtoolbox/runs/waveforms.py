@@ -1,0 +1,109 @@
+"""Waveform inversion: the velocity of a medium from the waves that it scatters, band by band."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms import LeastSquares
+from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.errors import InputError
+from invtoolbox.loop.run import Callback
+from invtoolbox.operators import AcousticWaves
+from invtoolbox.priors import Box
+from invtoolbox.priors.base import Prior
+from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
+from invtoolbox.solve import solve
+from invtoolbox.solvers import LBFGS
+from invtoolbox.solvers.base import Solver
+
+
+def invert_waveforms(
+    y: Tensor,
+    survey: AcousticWaves,
+    initial: Tensor,
+    bands: Sequence[float],
+    data_term: DataTerm | None = None,
+    prior: Prior | None = None,
+    solver: Solver | None = None,
+    max_iterations: int = 20,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> Solution:
+    r"""Find the velocity of a medium from records of waves, first from their low frequencies.
+
+    Every band adds higher frequencies, and starts at the answer of the band before:
+
+    .. math:: x_b = \arg\min_{x} D(P_b A(x), P_b y) + R(x)
+              \quad\text{within the velocities of the survey},
+
+    with the low-pass filter P_b of `AcousticWaves.lowpass` (Bunks et al., Geophysics 60, 1995). A
+    start must predict the lowest frequency to about half a period, otherwise waves are matched with
+    waves of the next period.
+
+    Args:
+        y: records ``(batch, 1, shots, receivers, samples)``.
+        survey: the survey.
+        initial: velocity to start from, m/s, ``(batch, 1, *grid)``.
+        bands: highest frequency of every band in Hz, in rising order.
+        data_term: misfit; by default least squares. `Sobolev` of negative order along time bears a
+            poorer start: ``Sobolev(-1.0, axes=(-1,), length_scale=..., unit="sample")``.
+        prior: explicit prior with a gradient, with its weight.
+        solver: solver of a band; by default `LBFGS`, in which the change of a cell is proportional to
+            its distance from the nearest shot or receiver, because waves are strongest there.
+        max_iterations: number of iterations per band.
+        callbacks: as in `solve`, called in every band.
+        progress: as in `solve`.
+
+    Returns:
+        The solution of the last band; its notes name the objective of every band.
+
+    Raises:
+        InputError: bands that do not rise, or a start outside of the survey's velocities.
+
+    >>> import invtoolbox as it
+    >>> wavelet = it.simulation.ricker(15.0, time_step=1e-3, samples=120)
+    >>> ends = torch.tensor([[10.0, 20.0], [10.0, 180.0]])
+    >>> A = it.operators.AcousticWaves((9, 21), 10.0, ends, ends, wavelet, 1e-3, (1400, 1700))
+    >>> y = A.simulate(torch.full((1, 1, 9, 21), 1550.0))
+    >>> start = torch.full((1, 1, 9, 21), 1500.0)
+    >>> x = invert_waveforms(y, A, start, bands=(8, 15), max_iterations=3, progress=False).x
+    >>> bool(x.mean() > 1505)
+    True
+    """
+    if not bands or any(b <= a for a, b in zip([0.0, *bands], bands)):
+        raise InputError(f"bands are frequencies in Hz in rising order, got {tuple(bands)}")
+    low, high = survey.velocities
+    if not bool(((initial >= low) & (initial <= high)).all()):
+        raise InputError(
+            f"the start has velocities from {float(initial.amin()):g} to {float(initial.amax()):g} "
+            f"m/s, and the survey takes {low:g} to {high:g}"
+        )
+    term = LeastSquares() if data_term is None else data_term
+    terms = Box(low, high) if prior is None else prior + Box(low, high)
+    solver = LBFGS(scale=survey.distances()) if solver is None else solver
+    x, notes = initial, []
+    for band in bands:
+        records, filtered = survey.lowpass(y, band)
+        solution = solve(
+            Problem(records, filtered, term),
+            terms,
+            solver,
+            initial=x,
+            regularization=1.0,
+            max_iterations=max_iterations,
+            callbacks=callbacks,
+            progress=progress,
+        )
+        x = solution.x
+        values = solution.history["objective"]
+        last = torch.stack([v[v.isfinite()][-1] for v in values.unbind(1)])
+        notes.append(
+            f"up to {band:g} Hz the objective fell to "
+            f"{float((last / values[0]).mean()):.2g} of its start"
+        )
+    return dataclasses.replace(solution, notes=(*solution.notes, *notes))
