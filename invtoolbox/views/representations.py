@@ -125,6 +125,9 @@ STRATEGIES: dict[str, tuple[type[Strategy], float]] = {
     "default": (DefaultStrategy, 0.5),
 }
 
+#: Blur of flat Gaussians, square pixels (Yu et al., "Mip-splatting", CVPR 2024).
+SURFACE_BLUR = 0.1
+
 
 @dataclass(frozen=True)
 class GaussianModel(SceneModel):
@@ -150,7 +153,9 @@ class GaussianModel(SceneModel):
         exposure: find a gain per training picture and channel
             (`operators.ExposedRenderer`); held-out views are rendered with their geometric mean.
         flat: use flat Gaussians, for a surface: see `priors.Gaussians`. The mesh of the scene is
-            then that of the depths at which rays meet their planes.
+            then that of the depths at which rays meet their planes. By default their renderer is
+            antialiased with a blur of 0.1 square pixels, the order of a pixel: a larger blur swells
+            silhouettes, and the surface would lie inside of the object by as much.
         needles: weight of needle-like Gaussians, see `priors.Gaussians`; 0.01 is the order of the
             mean misfit of a picture.
         consistency: weight of `priors.NormalConsistency` of flat Gaussians in the views of the
@@ -175,7 +180,7 @@ class GaussianModel(SceneModel):
     exposure: bool = False
     flat: bool = False
     needles: float = 0.0
-    consistency: float = 0.05
+    consistency: float = 0.015
     distortion: float = 100.0
     seed: int = 0
     cloud: tuple[Tensor, Tensor | None] | None = dataclasses.field(
@@ -318,7 +323,9 @@ class GaussianModel(SceneModel):
         """Return the settings of the renderer."""
         strategy = self._strategy()
         absolute = isinstance(strategy, DefaultStrategy) and strategy.absolute
-        own = {"absgrad": True} if absolute else {}
+        own: dict[str, Any] = {"antialiased": True, "blur": SURFACE_BLUR} if self.flat else {}
+        if absolute:
+            own["absgrad"] = True
         return {"background": self.shade(), **own, **self.renderer}
 
     def measurements(self, operator: Operator, pictures: Tensor) -> Tensor:

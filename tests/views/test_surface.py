@@ -76,3 +76,17 @@ def test_a_stage_of_flat_gaussians_makes_their_normals_consistent() -> None:
         energies[weight] = float(judge.energy(found.x))
     assert energies[1.0] < 0.8 * energies[0.0]
     assert MODEL.change({"flat": False}).regularizer(pictures, None) is None
+
+
+def test_silhouettes_of_flat_gaussians_do_not_swell_by_the_blur() -> None:
+    prior = ball(flat=True)
+    prior.opacity = 0.999
+    x = prior.decode(prior.initial())
+    camera = look_at(torch.tensor([[0.0, 0.0, -3.0]]), size=(32, 32), field_of_view=45.0)
+    focal, tangent = float(camera.intrinsics[0, 0, 0]), 1 / 8**0.5
+    radii = {}
+    for name, renderer in (("own", {}), ("usual", {"antialiased": False, "blur": 0.3})):
+        A = MODEL.change({"renderer": renderer}).operator(camera, ("alpha",))
+        radii[name] = (float(A(x).sum()) / torch.pi) ** 0.5 - focal * tangent
+    assert 0 < radii["own"] < 0.5 < 1 < radii["usual"]  # pixels
+    assert "blur=0.1" in repr(MODEL.operator(camera))

@@ -131,6 +131,9 @@ class GaussianRenderer(_SplatOperator):
             ``DefaultStrategy(absolute=True)`` needs it.
         backend: renderer, ``"own"``, or ``"gsplat"``, which renders on CUDA with that library if it
             is installed.
+        blur: variance added to the Gaussians in the picture, ``eps2d`` of `geometry.rasterization`,
+            square pixels. Silhouettes swell by about one standard deviation of it. The default is
+            that of Kerbl et al.; a pixel has a variance of 1/12.
 
     >>> from invtoolbox.geometry import look_at
     >>> camera = look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(8, 12))
@@ -157,6 +160,7 @@ class GaussianRenderer(_SplatOperator):
         lens: Lens | None = None,
         absgrad: bool = False,
         rolling: Tensor | None = None,
+        blur: float = 0.3,
     ) -> None:
         for name in outputs:
             if name not in _CHANNELS:
@@ -187,7 +191,7 @@ class GaussianRenderer(_SplatOperator):
         self.items = None if isinstance(cameras, Cameras) else len(every)
         self.outputs, self.channels, self.antialiased = tuple(outputs), channels, antialiased
         self.background = torch.as_tensor(background, dtype=self.intrinsics.dtype)
-        self.near, self.far, self.radius_clip = near, far, radius_clip
+        self.near, self.far, self.radius_clip, self.blur = near, far, radius_clip, blur
         self.pose_step, self.backend, self.absgrad = pose_step, backend, absgrad
         if len({c.lenses for c in every}) > 1:
             raise InputError(
@@ -283,6 +287,7 @@ class GaussianRenderer(_SplatOperator):
             self.near,
             self.far,
             self.radius_clip,
+            self.blur,
             sh_degree=x.degree,
             backgrounds=behind,
             render_mode="RGB+ED" if depth else "RGB",
@@ -384,6 +389,7 @@ class GaussianRenderer(_SplatOperator):
         shown = [f"{self.blocks} cameras", f"{self.size[0]}x{self.size[1]}"]
         shown += [] if self.outputs == ("color",) else [f"outputs={self.outputs}"]
         shown += ["antialiased"] if self.antialiased else []
+        shown += [f"blur={self.blur:g}"] if self.blur != 0.3 else []
         shown += [f"lenses={self.lenses}"] if self.lenses else []
         return f"GaussianRenderer({', '.join(shown)})"
 
