@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -34,6 +36,7 @@ class Linearization:
 
     def __init__(self, objective: Objective, variable: Tensor) -> None:
         D, y = objective.problem.data_term, objective.problem.y
+        self._problem = objective.problem
         self._data_term, self._quadratic = D, D.is_quadratic
         self._jacobian = (
             closed_derivative(objective.problem.operator, variable)
@@ -56,10 +59,6 @@ class Linearization:
             self._is_tuple = isinstance(prediction, tuple)
             if self._jacobian is None:
                 self._outputs = (*self._predictions, *images)
-                self._probe = tuple(torch.zeros_like(t, requires_grad=True) for t in self._outputs)
-                (self._pulled,) = torch.autograd.grad(
-                    self._outputs, self._free, self._probe, create_graph=True
-                )
             detached = tuple(p.detach() for p in self._predictions)
             self._bend = (
                 None
@@ -89,7 +88,8 @@ class Linearization:
         if self._jacobian is not None:
             return self._closed_product(v, self._jacobian)
         with torch.enable_grad():
-            every = torch.autograd.grad(self._pulled, self._probe, v, retain_graph=True)
+            pulled, probe = self._transpose
+            every = torch.autograd.grad(pulled, probe, v, retain_graph=True)
             moved, moved_images = every[: len(self._predictions)], every[len(self._predictions) :]
             bent = self._bent(moved)
             bent_images = self._bent_images(moved_images)
@@ -99,6 +99,46 @@ class Linearization:
             if self._parameter_slopes is not None:
                 result = result + _products(self._parameter_slopes, (self._free,), (v,))[0]
         return result.detach()
+
+    def rows(self) -> Tensor:
+        """Return the derivative of the prediction in the variable, row by row, ``(batch, m, n)``.
+
+        The m measurements of an item need one backward pass each.
+        """
+        return torch.stack([self._pull(w).flatten(1) for w in self._unit_vectors()], 1)
+
+    def curvature(self) -> Tensor:
+        """Return the Hessian of the misfit in the prediction, ``(batch, m, m)``."""
+        columns = []
+        for w in self._unit_vectors():
+            with torch.enable_grad():
+                bent = self._bent(w)
+            columns.append(torch.cat([part.detach().flatten(1) for part in bent], 1))
+        return torch.stack(columns, 2)
+
+    def _unit_vectors(self) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the change of one measurement after the other, as parts of the prediction."""
+        like = self._predictions or (self._problem.y,)  # a quadratic misfit has one prediction
+        for k, prediction in enumerate(like):
+            for i in range(prediction[0].numel()):
+                parts = [part.detach().new_zeros(part.shape) for part in like]
+                parts[k].view(len(prediction), -1)[:, i] = 1.0
+                yield tuple(parts)
+
+    def _pull(self, w: tuple[Tensor, ...]) -> Tensor:
+        """Return ``J^T w``."""
+        if self._jacobian is not None:
+            return self._jacobian.adjoint(w if len(w) > 1 else w[0])
+        (result,) = torch.autograd.grad(self._predictions, self._free, w, retain_graph=True)
+        return result
+
+    @cached_property
+    def _transpose(self) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """``J^T w`` and the w of which it is a function."""
+        with torch.enable_grad():
+            probe = tuple(torch.zeros_like(t, requires_grad=True) for t in self._outputs)
+            (pulled,) = torch.autograd.grad(self._outputs, self._free, probe, create_graph=True)
+        return pulled, probe
 
     def _closed_product(self, v: Tensor, J: LinearOperator) -> Tensor:
         moved = J(v)

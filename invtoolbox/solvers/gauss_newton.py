@@ -18,6 +18,7 @@ from invtoolbox.objective.linearization import Linearization
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, nonconvex_reason, nonsmooth_reason
+from invtoolbox.solvers.dual_step import dual_reason, solve_dual
 from invtoolbox.solvers.gradient_descent import backtrack, gradient_scale
 from invtoolbox.solvers.linear_systems import apply_multiplier, conjugate_gradients
 
@@ -58,6 +59,11 @@ class GaussNewton(Solver):
         preconditioner: ``"fourier"`` divides by the eigenvalues of the quadratic priors under the
             Fourier transform plus the mean curvature of the misfit, item by item. It pays if the
             operator acts pixel by pixel and a prior couples distant pixels, as in registration.
+        inner: ``"cg"``, or ``"dual"`` for few measurements and many unknowns, such as the weights
+            of a network. It solves exactly for one number per measurement (`solve_dual`), at one
+            backward pass per measurement, and stores the derivative, measurements times unknowns.
+            It pays if the measurements are correlated, because conjugate gradients then need more
+            steps than there are measurements. `Tikhonov` on an image is the only prior it takes.
 
     >>> import invtoolbox as it
     >>> square = it.as_operator(lambda x: x**2, domain_shape=(1, 4), range_shape=(1, 4))
@@ -75,12 +81,15 @@ class GaussNewton(Solver):
     inner_tolerance: float = 1e-2
     sufficient_decrease: float = 1e-4
     preconditioner: Literal["fourier"] | None = None
+    inner: Literal["cg", "dual"] = "cg"
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if not objective.has_value:
             return (
                 f"{type(self).__name__} needs an energy of every prior, and a prior here has none"
             )
+        if self.inner == "dual" and (reason := dual_reason(objective, type(self).__name__)):
+            return reason
         return nonsmooth_reason(objective, type(self).__name__)
 
     def suits(self, objective: Objective) -> bool:
@@ -107,13 +116,7 @@ class GaussNewton(Solver):
 
     def _step(self, objective: Objective, state: GaussNewtonState) -> GaussNewtonState:
         model = Linearization(objective, state.x)
-        direction, _ = conjugate_gradients(
-            model.product,
-            -state.gradient,
-            self.inner_tolerance,
-            self.inner_iterations,
-            self._precondition(objective, model, state.gradient, state.damping),
-        )
+        direction, _ = self._solve(objective, model, state)
         value = objective.value(state.x)  # the weight may have changed since the last step
         slope = inner(state.gradient, direction)
         x, new, _ = backtrack(
@@ -136,9 +139,28 @@ class GaussNewton(Solver):
             state.scale,
         )
 
+    def _solve(
+        self, objective: Objective, model: Linearization, state: GaussNewtonState
+    ) -> tuple[Tensor, Tensor]:
+        """Return ``(H + mu I)^-1 (-grad F)`` and the residual of this system."""
+        g, mu = state.gradient, state.damping
+        if self.inner == "dual":
+            return solve_dual(objective, model, state.x, mu), torch.zeros_like(g)
+        return conjugate_gradients(
+            lambda v: torch.addcmul(model.product(v), expand(mu, v), v),
+            -g,
+            self.inner_tolerance,
+            self.inner_iterations,
+            self._precondition(objective, model, g, mu),
+        )
+
     def _steps_alone(self, objective: Objective) -> bool:
-        # The bits of a Fourier transform depend on the number of items.
-        return self.preconditioner is not None or _amplifies_rounding(objective)
+        # The bits of Fourier transforms and of dense systems depend on the number of items.
+        return (
+            self.preconditioner is not None
+            or self.inner == "dual"
+            or _amplifies_rounding(objective)
+        )
 
     def _precondition(
         self, objective: Objective, model: Linearization, like: Tensor, damping: Tensor
@@ -216,13 +238,7 @@ class LevenbergMarquardt(GaussNewton):
 
     def _step(self, objective: Objective, state: GaussNewtonState) -> GaussNewtonState:
         model, mu = Linearization(objective, state.x), state.damping
-        direction, residual = conjugate_gradients(
-            lambda v: torch.addcmul(model.product(v), expand(mu, v), v),
-            -state.gradient,
-            self.inner_tolerance,
-            self.inner_iterations,
-            self._precondition(objective, model, state.gradient, mu),
-        )
+        direction, residual = self._solve(objective, model, state)
         # <g, d> + 1/2 <d, H d> with H d = -g - residual - mu d, and no further product.
         predicted = 0.5 * (
             inner(direction, residual)

@@ -10,7 +10,11 @@ from invtoolbox.objective.linearization import Linearization
 from invtoolbox.solve import bind
 from invtoolbox.testing import check_solver
 
-SOLVERS = [it.solvers.GaussNewton(), it.solvers.LevenbergMarquardt()]
+SOLVERS = [
+    it.solvers.GaussNewton(),
+    it.solvers.LevenbergMarquardt(),
+    it.solvers.LevenbergMarquardt(inner="dual"),
+]
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=repr)
@@ -139,3 +143,46 @@ def test_a_fourier_preconditioner_changes_the_way_and_not_the_goal() -> None:
         check=False,
     )
     assert torch.equal(alone.x, runs[1].x[1:])
+
+
+@pytest.mark.parametrize(
+    "term", [it.data_terms.LeastSquares(0.5), it.data_terms.Student()], ids=repr
+)
+def test_the_dual_step_is_that_of_conjugate_gradients(term: it.data_terms.DataTerm) -> None:
+    # Seven measurements of a picture that a network of 193 weights draws.
+    generator = torch.Generator().manual_seed(0)
+    A = it.operators.Matrix(
+        torch.randn(7, 16, generator=generator, dtype=torch.float64), domain_shape=(1, 4, 4)
+    )
+    y = torch.randn(2, 1, 7, generator=generator, dtype=torch.float64)
+    network = it.priors.CoordinateNetwork(features=4, width=8, depth=2)
+
+    def step(**settings: object) -> torch.Tensor:
+        solver = it.solvers.LevenbergMarquardt(damping=0.1, **settings)  # type: ignore[arg-type]
+        return it.solve(it.Problem(y, A, term), network, solver, max_iterations=1, progress=False).x
+
+    exact = step(inner_tolerance=1e-12, inner_iterations=400)
+    dual = step(inner="dual")
+    assert float((dual - exact).norm() / exact.norm()) < 1e-9
+    assert float((step(inner_iterations=2) - exact).norm() / exact.norm()) > 1e-4
+
+
+def test_without_damping_the_dual_step_is_the_shortest() -> None:
+    generator = torch.Generator().manual_seed(1)
+    M = torch.randn(4, 9, generator=generator, dtype=torch.float64)
+    problem = it.Problem(torch.ones(1, 1, 4, dtype=torch.float64), it.operators.Matrix(M))
+    solution = it.solve(
+        problem,
+        solver=it.solvers.GaussNewton(inner="dual"),
+        initial=torch.zeros(1, 1, 9, dtype=torch.float64),
+        progress=False,
+    )
+    expected = torch.linalg.pinv(M) @ problem.y[0, 0]
+    torch.testing.assert_close(solution.x[0, 0], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_dual_system_takes_no_other_prior() -> None:
+    problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
+    for prior in (it.priors.Tikhonov("gradient"), it.priors.SmoothedNorm()):
+        with pytest.raises(it.InputError, match="inner='dual'"):
+            it.solve(problem, prior, it.solvers.GaussNewton(inner="dual"), progress=False)
