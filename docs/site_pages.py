@@ -52,6 +52,7 @@ SCRIPTS = (
     "events",
     "registration",
     "bones",
+    "waves",
 )
 
 #: Pages of the reference: their modules, titles and purposes.

@@ -25,6 +25,8 @@ CELLS_PER_WAVELENGTH = 6
 _COURANT = 0.6
 #: Room above the largest velocity for rounding.
 _ROOM = 1 + 1e-5
+#: Half-width in cells of the sinc that interpolates places between cells.
+_SINC = 4
 
 
 class AcousticWaves(Operator):
@@ -127,6 +129,11 @@ class AcousticWaves(Operator):
                 f"the wavelet has {wavelet.shape[-1]} samples, and the record {self.samples}; shorten "
                 "the wavelet or lengthen the record"
             )
+        # Between cells, places need further cells around the grid, with the values of its border.
+        between = [((p - p.round()).abs() > 1e-3).any() for p in (self.shots, self.receivers)]
+        self._margin = _SINC if any(between) else 0
+        if self._margin and free_surface:
+            self._check_surface()
         self.wavelet = wavelet
         self.frequency = main_frequency(wavelet, self.time_step)
         self._check_steps()
@@ -151,6 +158,16 @@ class AcousticWaves(Operator):
                 f"{tuple(extent.tolist())} m; the first is at {tuple(round(c, 3) for c in first)} m"
             )
         return places / places.new_tensor(self.spacing)
+
+    def _check_surface(self) -> None:
+        for name, places in (("shots", self.shots), ("receivers", self.receivers)):
+            depth = places[..., 0]
+            between = (depth - depth.round()).abs() > 1e-3
+            if bool((between & (depth < _SINC - 1)).any()):
+                raise InputError(
+                    f"{name} near the free surface lie between cells; move them to depths that are "
+                    f"multiples of {self.spacing[0]:g} m"
+                )
 
     def _check_steps(self) -> None:
         low, high = self.velocities
@@ -179,9 +196,14 @@ class AcousticWaves(Operator):
         wavelet = self.wavelet.to(x).reshape(-1, 1, 1, self.wavelet.shape[-1])
         wavelet = torch.nn.functional.pad(wavelet, (0, self.samples - wavelet.shape[-1]))
         source = wavelet.expand(batch, shots, 1, -1).flatten(0, 1).contiguous()
-        places = self.shots.to(x)[:, None].repeat(batch, 1, 1)
-        receivers = self.receivers.to(x).expand(shots, -1, -1).repeat(batch, 1, 1)
-        velocity = x.expand(-1, shots, *self.grid).flatten(0, 1).contiguous()
+        first = [self._margin] * len(self.grid)
+        if self.free_surface:
+            first[0] = 0
+        shift = x.new_tensor(first)
+        places = (self.shots.to(x) + shift)[:, None].repeat(batch, 1, 1)
+        receivers = (self.receivers.to(x) + shift).expand(shots, -1, -1).repeat(batch, 1, 1)
+        velocity = self._widen(x, first).expand(-1, shots, *[-1] * len(self.grid))
+        velocity = velocity.flatten(0, 1).contiguous()
         layers = [self.absorbing] * (2 * len(self.grid))
         boundary = ["pml"] * (2 * len(self.grid))
         if self.free_surface:
@@ -206,6 +228,15 @@ class AcousticWaves(Operator):
             )
         records = found.receiver_amplitudes
         return records.view(batch, 1, shots, receivers.shape[1], self.samples)
+
+    def _widen(self, x: Tensor, first: Sequence[int]) -> Tensor:
+        """Return x with the margin around it, ``first`` cells in front of each axis."""
+        if not self._margin:
+            return x
+        sides = [(k, self._margin) for k in first]
+        return torch.nn.functional.pad(
+            x, [n for pair in reversed(sides) for n in pair], mode="replicate"
+        )
 
     def simulate(self, x: Tensor, noise: Any = 0.0, seed: int | Sequence[int] = 0) -> Any:
         """Simulate noisy records, as `Operator.simulate`.

@@ -57,6 +57,21 @@ def test_waves_arrive_when_they_should() -> None:
     assert abs(float(lag) * STEP - 150 / 1500) <= STEP
 
 
+def test_places_between_cells_give_records_between_those_of_the_cells() -> None:
+    x = torch.full((1, 1, 14, 21), 1500.0, dtype=torch.float64)
+    ends = survey(receivers=torch.tensor([[20.0, 100.0], [20.0, 110.0]]))(x)[0, 0, 0]
+    middle = survey(receivers=torch.tensor([[20.0, 105.0]]))(x)[0, 0, 0, 0]
+    assert float((middle - ends.mean(0)).norm() / middle.norm()) < 0.05
+    it.testing.check_operator(
+        survey(receivers=torch.tensor([[20.0, 3.0]])), media(), precisions=[torch.float64]
+    )
+    surface = {"free_surface": True, "receivers": torch.tensor([[25.0, 100.0]])}
+    with pytest.raises(it.InputError, match="receivers near the free surface lie between cells"):
+        survey(**surface)
+    surface["receivers"] = torch.tensor([[20.0, 105.0]])
+    it.testing.check_operator(survey(**surface), media(), precisions=[torch.float64])
+
+
 def test_shots_are_blocks_and_items_are_independent() -> None:
     A, x = survey(), media()
     y = A(x)
