@@ -1,8 +1,8 @@
 """Scenes from photographs without cameras: placement, quality, exposure, memory.
 
     python benchmarks/photographs.py cameras [--threads 1]
-    python benchmarks/photographs.py fox | start | exposure [--side 200] [--steps 2000]
-    python benchmarks/photographs.py memory [--pictures 200] [--steps 50]
+    python benchmarks/photographs.py fox | start | exposure | lens [--side 200] [--steps 2000]
+    python benchmarks/photographs.py memory [--pictures 200] [--steps 50] [--limit 3600]
 
 - ``cameras``: ``invtoolbox reconstruct`` of three photographs of a street and of the fox without
   its file of cameras, with a mesh. Two calls with one seed are compared bit by bit.
@@ -11,6 +11,8 @@
 - ``start``: the same run from the points and from random positions.
 - ``exposure``: training pictures with gains from 0.7 to 1.4 per picture, held-out ones at gain 1.
   All pictures are divided by 1.4 first, so that nothing is clipped.
+- ``lens``: the fox with its own cameras, straightened or rendered through its lens. Each scene is
+  judged on the held-out pictures as they are, and on the straightened ones, which are resampled.
 - ``memory``: pictures of 12 megapixels with given cameras, at full size; peak memory of the process.
 
 Trainings have `--steps` steps of one picture on one thread, with the settings of
@@ -105,9 +107,13 @@ def found_fox(arguments: argparse.Namespace) -> PosedPictures:
     return open_found_cameras(record, largest_side=arguments.side)
 
 
-def given_fox(arguments: argparse.Namespace, found: PosedPictures) -> PosedPictures:
+def given_fox(
+    arguments: argparse.Namespace, found: PosedPictures, straighten: bool = True
+) -> PosedPictures:
     """Return the fox with its own cameras, and the found points in their frame."""
-    given = it.datasets.open_views(data_folder() / "ngp_fox_270x480", largest_side=arguments.side)
+    given = it.datasets.open_views(
+        data_folder() / "ngp_fox_270x480", straighten=straighten, largest_side=arguments.side
+    )
     names = [Path(name).name for name in given.cameras.names]
     given = given[[names.index(name) for name in found.cameras.names]]
     move = Similarity.of_cameras(found.cameras, given.cameras)
@@ -120,8 +126,13 @@ def given_fox(arguments: argparse.Namespace, found: PosedPictures) -> PosedPictu
     )
 
 
-def trained(pictures: PosedPictures, steps: int, **settings: Any) -> dict[str, float]:
-    """Train with every eighth picture held out; return the mean PSNR and SSIM of these."""
+def trained(
+    pictures: PosedPictures, steps: int, other: PosedPictures | None = None, **settings: Any
+) -> dict[str, float]:
+    """Train with every eighth picture held out; return the mean PSNR and SSIM of these.
+
+    With other pictures of the same views, also return the scores of those that are held out.
+    """
     assert pictures.points is not None
     photographs = split_views(pictures, 8)
     low, high = box_of_points(pictures.points)
@@ -136,9 +147,12 @@ def trained(pictures: PosedPictures, steps: int, **settings: Any) -> dict[str, f
         progress=False,
         every=1e9,
     )
-    held = photographs.held
-    scores = judge(model.look(found.x, held.cameras).color, held, 1.0, ("psnr", "ssim"))
-    result = {name: float(values.mean()) for name, values in scores.items()}
+    result = {}
+    for kind, views in (("", photographs), ("other ", other and split_views(other, 8))):
+        if views:
+            color = model.look(found.x, views.held.cameras).color
+            scores = judge(color, views.held, 1.0, ("psnr", "ssim"))
+            result |= {kind + name: float(values.mean()) for name, values in scores.items()}
     return {**result, "gaussians": int((found.x.opacities > 1e-6).sum())}
 
 
@@ -208,6 +222,26 @@ def exposure(arguments: argparse.Namespace) -> None:
     )
 
 
+def lens(arguments: argparse.Namespace) -> None:
+    found, kept = found_fox(arguments), arguments.kept
+    straight, bent = (given_fox(arguments, found, own) for own in (True, False))
+    key = f"{arguments.side} pixels, {arguments.steps} steps"
+    for name, pictures, other in (
+        ("straightened", straight, bent),
+        ("through the lens", bent, straight),
+    ):
+        one = kept.result(
+            f"fox, {name}, {key}", lambda p=pictures, o=other: trained(p, arguments.steps, o)
+        )
+        own, others = (one[kind + "psnr"] for kind in ("", "other "))
+        held = (own, others) if other is bent else (others, own)
+        print(
+            f"fox, {key}, trained {name}: {held[0]:.2f} dB on straightened held-out pictures, "
+            f"{held[1]:.2f} dB on the pictures as they are",
+            flush=True,
+        )
+
+
 def memory(arguments: argparse.Namespace) -> None:
     folder = arguments.work / "large"
     folder.mkdir(exist_ok=True)
@@ -232,13 +266,19 @@ def memory(arguments: argparse.Namespace) -> None:
                 *("-o", str(arguments.work / f"large-{side}"), "--overwrite"),
                 *("--set", f"views.largest_side={side}", "--set", "views.hold_out=100"),
                 *("--set", f"stage=[{{iterations={steps}}}]", "--set", "evaluation.every=1e6"),
-                *("--set", f"prior.gaussians.length={steps}", "--set", "solver.time_limit=3600"),
+                *(
+                    "--set",
+                    f"prior.gaussians.length={steps}",
+                    "--set",
+                    f"solver.time_limit={arguments.limit}",
+                ),
             ),
         )
+        scene = next((line for line in done["said"].splitlines() if "iterations" in line), "")
         print(
             f"{arguments.pictures} pictures of 12 megapixels, largest side {side}, {steps} steps: "
             f"{done['gigabytes']:.2f} GB, {done['seconds']:.0f} s of processor time, exit code "
-            f"{done['code']}",
+            f"{done['code']}, {scene}",
             verdict(done["code"] == 0 and done["gigabytes"] < 3, "3 GB"),
         )
 
@@ -247,11 +287,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = {f.__name__: f for f in (cameras, fox, start, exposure, memory)}
+    parts = {f.__name__: f for f in (cameras, fox, start, exposure, lens, memory)}
     parser.add_argument("part", choices=parts)
     parser.add_argument("--side", type=int, default=200, help="largest side, pixels")
     parser.add_argument("--steps", type=int, help="2000; 50 for memory")
     parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--limit", type=int, default=3600, help="largest seconds of a memory run")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("photographs-work"))
     arguments = parser.parse_args()

@@ -327,6 +327,10 @@ def _record(loop: Loop, solver: Solver, objective: Objective) -> None:
         [state.value, state.certificate, state.discrepancy, _weights(loop, solver, objective)]
     ).detach()
     rows = torch.where(loop.running, rows, torch.full_like(rows, float("nan")))
+    if len(loop.active) == len(loop.status):
+        loop.history.append(rows)
+        loop.weight = torch.where(loop.running, rows[3], loop.weight)
+        return
     whole = rows.new_full((len(RECORDED), len(loop.status)), float("nan"))
     loop.history.append(whole.index_copy(1, loop.active, rows))
     loop.weight = loop.weight.index_copy(
