@@ -90,7 +90,7 @@ def report_moving(outcome: MovingOutcome, quiet: bool) -> int:
         units = {"psnr": f"dB of {which} views", "error": "% of the diagonal from the truth"}
         for name, values in outcome.metrics.items():
             print(
-                f"  {name:<6}{outcome.mean(name):.4g} {units[name]}, mean of {len(values)} times "
+                f"  {name:<14}{outcome.mean(name):.4g} {units[name.split()[-1]]}, mean of {len(values)} times "
                 f"({min(values):.4g} to {max(values):.4g})"
             )
         _print_files(outcome.files, outcome.folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ def find_bones(
     *,
     index: Tensor | None = None,
     noise_std: float | None = None,
+    weights: Tensor | None = None,
     ordered: bool = True,
     solver: Solver | None = None,
     max_iterations: int = 300,
@@ -48,6 +49,9 @@ def find_bones(
         index: numbers of the m points that the positions are those of; all points by default.
         noise_std: standard deviation of the positions, in their unit; 0.2 % of the diagonal of the
             shape by default, about what bones cannot follow.
+        weights: known shares ``(N, bones)`` with which each point follows each bone, such as
+            ``x.skinning.weights[0]`` of an earlier result. Only poses are found then, a few points
+            are enough, and the count is not used.
         ordered: whether the frames follow each other in time, so that the motion changes little
             from one to the next; False for single poses.
         solver: as in `it.solve`; L-BFGS by default.
@@ -98,7 +102,10 @@ def find_bones(
     if noise_std is None:
         noise_std = _MODEL * float((rest[0].amax(0) - rest[0].amin(0)).norm())
     A = TrackedPoints(rest, times, index)
-    bones = Bones(count, times, acceleration=0.1 if ordered else torch.inf)
+    known: Literal["learned"] | Tensor = "learned" if weights is None else weights
+    if weights is not None:
+        count = weights.shape[-1]
+    bones = Bones(count, times, known, acceleration=0.1 if ordered else torch.inf)
     start = rest[0] if body.faces is None else Mesh(rest[0], body.faces)
     return solve(
         Problem(A.displacements(positions[None]), A, LeastSquares(noise_std)),

@@ -6,9 +6,10 @@ The tables::
     [motion]               rest: PLY file of the Gaussians at rest, and pictures: one folder of
                            photographs with cameras per time, in their order, or one pattern;
                            hold_out: names or patterns of the held-out views; background;
-                           largest_side; nodes: number of control nodes, by default every Gaussian
-                           moves by itself
+                           largest_side; nodes: number of control nodes, or bones: number of bones,
+                           by default every Gaussian moves by itself
     [motion.simulate]      or a simulated bar: motion, cameras, times, held_out, size, noise_std
+    [motion.film]          or a filmed mesh: path, points, frames, unseen, markers, cameras, ...
     [[prior]]              priors of rigidity with weights; neighbours is the number of neighbours
                            of each Gaussian in the graph, 10 by default
     [data_term]            photometric by default
@@ -16,7 +17,8 @@ The tables::
     [output]               folder, formats
     [presets.NAME]         changes by dotted keys, made by preset = "NAME"
 
-The times are solved one after the other, each from the result before.
+The times are solved one after the other, each from the result before. Bones have the same weights
+at all times, which are solved together.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from __future__ import annotations
 import glob
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -37,22 +39,32 @@ from invtoolbox import datasets
 from invtoolbox.catalogue.documents import Alone, CheckedScene, Several, Table
 from invtoolbox.catalogue.registry import build, lookup
 from invtoolbox.core.checks import decoding
+from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.models.gaussians import read_splats, write_splats
 from invtoolbox.datasets.output import make_folder, write_bytes, write_png
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import Splats
-from invtoolbox.geometry.moving_shapes import Moving
+from invtoolbox.geometry.moving_shapes import Moving, blend_turns
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.operators import OverTime
 from invtoolbox.priors.base import Prior
-from invtoolbox.priors.implicit.deformation import ControlNodes, Deformation, PointMotion
+from invtoolbox.priors.implicit.bones import Bones
+from invtoolbox.priors.implicit.deformation import ControlNodes, Deformation, Motion, PointMotion
+from invtoolbox.problem import Problem
+from invtoolbox.runs.articulation import find_bones
 from invtoolbox.runs.images.parts import prior_of, solver_of
 from invtoolbox.runs.images.tables import DataTerm as DataTermTable
 from invtoolbox.runs.images.tables import Prior as PriorTable
 from invtoolbox.runs.images.tables import Solver as SolverTable
 from invtoolbox.runs.job import Request, SceneJob, read_json, write_json
-from invtoolbox.simulation import bending
+from invtoolbox.runs.moving_sequences import (
+    FilmedMesh,
+    Sequence,
+    Simulated,
+    film_mesh,
+    simulate_bar,
+)
 from invtoolbox.solve import solve
 from invtoolbox.solvers.adam import Adam
 from invtoolbox.views.photographs import Photographs, judge, split_views
@@ -61,37 +73,43 @@ from invtoolbox.views.representations import GaussianModel
 #: Files of the results: the parameters of the motion, one PLY file per time, and a picture with a
 #: column per time, measured above rendered.
 STATE, MODELS, STRIP = "motion.safetensors", "models", "motion.png"
-#: Number of iterations per time if the scene gives none.
-STEPS = 60
-
-
-class Simulated(Table):
-    """Simulated pictures of a bar that bends; the held-out cameras see it without noise."""
-
-    motion: bending.Bend = "bend"
-    cameras: int = Field(3, ge=1)
-    times: int = Field(8, ge=1)
-    held_out: int = Field(6, ge=0)
-    size: tuple[int, int] = (40, 48)
-    noise_std: float = Field(0.02, ge=0)
+#: Number of iterations per time, or of bones in all, if the scene gives none.
+STEPS, BONES_STEPS = 60, 300
+#: Weight of the energy of bones, whose misfit is a mean over pictures.
+_BONES_WEIGHT = 1e-4
+#: Number of iterations for the poses that were not seen.
+_POSE_STEPS = 100
 
 
 class MotionTable(Table):
     """Gaussians at rest and pictures at several times, or a simulation of both."""
 
     simulate: Simulated | None = None
+    film: FilmedMesh | None = None
     rest: str | None = None
     pictures: list[str] | str | None = None
     hold_out: list[str] = Field(default_factory=list)
     background: float | tuple[float, float, float] = 0.0
     largest_side: int | None = Field(None, ge=1)
     nodes: int | None = Field(None, ge=1)
+    bones: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _measured_or_simulated(self) -> MotionTable:
+        simulated = [table for table in (self.simulate, self.film) if table is not None]
         given = (self.rest is not None, self.pictures is not None)
-        if given != (self.simulate is None,) * 2:
-            raise ValueError("give either both rest and pictures, or the table [motion.simulate]")
+        if len(simulated) > 1 or given != (not simulated,) * 2:
+            raise ValueError(
+                "give either both rest and pictures, or the table [motion.simulate], or the table "
+                "[motion.film]"
+            )
+        if self.nodes is not None and self.bones is not None:
+            raise ValueError("the motion has either nodes or bones, not both")
+        if self.film is not None and self.film.unseen and self.bones is None:
+            raise ValueError(
+                "only bones have poses that were not seen: give bones = 20, or leave "
+                "film.unseen out"
+            )
         return self
 
 
@@ -118,21 +136,6 @@ class MovingScene(Table):
     seed: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Sequence:
-    """Gaussians at rest, the pictures of every time, and the true displacements if known.
-
-    Attributes:
-        rest: the Gaussians at rest, a batch of one.
-        frames: training and held-out views per time.
-        truth: true displacements ``(T, N, 3)``, or None.
-    """
-
-    rest: Splats
-    frames: tuple[Photographs, ...]
-    truth: Tensor | None = None
-
-
 class MovingSceneFile(CheckedScene[MovingScene]):
     """Checked scene of a moving object."""
 
@@ -152,15 +155,21 @@ class MovingSceneFile(CheckedScene[MovingScene]):
             rest: the Gaussians at rest.
             times: number of times.
         """
-        nodes = self.scene.motion.nodes
-        motion = PointMotion(times) if nodes is None else ControlNodes(nodes, times)
+        table = self.scene.motion
+        motion: Motion = PointMotion(times)
+        if table.nodes is not None:
+            motion = ControlNodes(table.nodes, times)
+        elif table.bones is not None:
+            motion = Bones(table.bones, times, weight=_BONES_WEIGHT)
         return Deformation(rest, motion)
 
     def sequence(self) -> Sequence:
         """Read the Gaussians and the pictures of the scene, or simulate them."""
-        table = self.scene.motion
+        table, seed = self.scene.motion, self.scene.seed
         if table.simulate is not None:
-            return self._simulate(table.simulate)
+            return simulate_bar(table.simulate, table.background, seed)
+        if table.film is not None:
+            return film_mesh(table.film, self.locate(table.film.path), table.background, seed)
         rest = read_splats(self.locate(str(table.rest)))
         frames = []
         for folder in self._folders():
@@ -184,29 +193,6 @@ class MovingSceneFile(CheckedScene[MovingScene]):
             f"{self.path}: [motion]: no folder matches {given}; give one folder of photographs "
             "with cameras per time"
         )
-
-    def _simulate(self, table: Simulated) -> Sequence:
-        rest = bending.bar()
-        model = self.model(rest)
-        around = [
-            bending.cameras_around(count, table.size, height, first)
-            for count, height, first in ((table.cameras, -2.0, 0.4), (table.held_out, -1.0, 0.0))
-        ]
-        frames, truth = [], []
-        for k in range(1, table.times + 1):
-            truth.append(bending.bend(rest.means[0], table.motion, k / table.times))
-            now = replace(rest, means=rest.means + truth[-1])
-            sets = []
-            for cameras in around:
-                A = model.operator(cameras) if len(cameras) else None
-                seen = torch.zeros(1, 3, 0, *table.size) if A is None else A(now)
-                if cameras is around[0]:
-                    generator = torch.Generator().manual_seed(self.scene.seed + k)
-                    seen = seen + table.noise_std * torch.randn(seen.shape, generator=generator)
-                pictures = seen[0].transpose(0, 1)
-                sets.append(PosedPictures(cameras, pictures, torch.ones_like(pictures[:, :1])))
-            frames.append(Photographs(*sets))
-        return Sequence(rest, tuple(frames), torch.stack(truth))
 
     def explicit(self, rest: Splats) -> Prior | None:
         """Return the sum of the priors of rigidity, on graphs of the Gaussians at rest.
@@ -233,7 +219,8 @@ class MovingOutcome:
         folder: folder of the results.
         metrics: one value per time by the name of the metric: "psnr", the mean of the held-out
             views, or of the training views if none is held out; and, of a simulation, "error", the
-            mean distance of the Gaussians from the truth in per cent of the diagonal at rest.
+            mean distance of the Gaussians from the truth in per cent of the diagonal at rest. "unseen
+            psnr" and "unseen error" are those of poses that took no part, found from markers.
         held_out: whether "psnr" is that of held-out views.
         files: files that were written; empty if an earlier run was finished.
         diverged: numbers of the times whose iteration diverged.
@@ -287,33 +274,37 @@ class MovingJob(SceneJob[MovingScene]):
         solver = solver_of(budgets, file) or Adam(learning_rate=3e-3, epsilon=1e-15)
         term = build("data_terms", file.scene.data_term.name, file.scene.data_term.settings)
         state = _read_state(folder / STATE) if self.resume and (folder / STATE).exists() else None
-        done = 0 if state is None else next(iter(state.values())).shape[1]
+        done = 0 if state is None else state["motion.turns"].shape[1]
         if state is not None and done == times and measures.exists():
             known = read_json(measures)
             moving = file.deformation(rest, times).prepare(None, None).decode(state)
             return MovingOutcome(moving, folder, known["metrics"], known["held_out"])
         self.start(content)
         measures.unlink(missing_ok=True)
-        represented = file.deformation(rest, 1)
+        bones = file.scene.motion.bones is not None
+        if bones:
+            parts = [] if done else [range(times)]
+        else:
+            parts = [range(k, k + 1) for k in range(done, times)]
+        represented = file.deformation(rest, times if bones else 1)
         prior: Prior = represented if explicit is None else represented + explicit
-        diverged = []
+        diverged: list[int] = []
         try:
-            for k in range(done, times):
-                train = sequence.frames[k].train
-                problem = file.model(rest).problem(train, term)
+            for part in parts:
+                problem = _problem(file.model(rest), [sequence.frames[k] for k in part], term)
                 solution = solve(
-                    problem.with_operator(OverTime([problem.operator])),
+                    problem,
                     prior,
                     solver,
                     regularization=file.scene.regularization,
                     initial=None if state is None else {n: t[:, -1:] for n, t in state.items()},
-                    max_iterations=budgets.max_iterations or STEPS,
+                    max_iterations=budgets.max_iterations or (BONES_STEPS if bones else STEPS),
                     tolerance=budgets.tolerance or 0.0,
                     time_limit=budgets.time_limit,
                     seed=file.scene.seed,
                     progress=progress,
                 )
-                diverged += [k] if "diverged" in solution.status else []
+                diverged += part if "diverged" in solution.status else []
                 found: dict[str, Tensor] = {n: t.cpu() for n, t in solution.parameters.items()}
                 state = (
                     found
@@ -333,19 +324,13 @@ class MovingJob(SceneJob[MovingScene]):
         self, sequence: Sequence, moving: Moving, diverged: tuple[int, ...]
     ) -> MovingOutcome:
         folder, formats = self.folder, self.file.scene.output.formats
-        model, held = self.file.model(sequence.rest), len(sequence.frames[0].held) > 0
-        quality, strip = [], []
-        for k, frame in enumerate(sequence.frames):
-            seen = model.look(moving.at(k), frame.judged.cameras).color
-            scores = judge(seen, frame.judged, model.shade(), ("psnr",))["psnr"]
-            quality.append(float(scores.mean()))
-            strip.append(torch.cat([frame.judged.on(model.shade())[0], seen[0]], 1))
-        metrics = {"psnr": quality}
-        if sequence.truth is not None:
-            points = sequence.rest.means[0]
-            diagonal = float((points.amax(0) - points.amin(0)).norm())
-            off = (moving.displacements[0] - sequence.truth).norm(dim=-1).mean(1)
-            metrics["error"] = (100 * off / diagonal).tolist()
+        held = len(sequence.frames[0].held) > 0
+        metrics, strip = self._judge(moving, sequence.frames, sequence.truth)
+        if sequence.poses:
+            posed = _pose(moving, sequence)
+            unseen, more = self._judge(posed, sequence.poses, sequence.true_poses)
+            metrics |= {f"unseen {name}": values for name, values in unseen.items()}
+            strip += more
         written = [folder / STATE]
         if "model" in formats:
             make_folder(folder / MODELS)
@@ -359,6 +344,65 @@ class MovingJob(SceneJob[MovingScene]):
         write_json(folder / "metrics.json", {"metrics": metrics, "held_out": held})
         written.append(folder / "metrics.json")
         return MovingOutcome(moving, folder, metrics, held, tuple(written), diverged)
+
+    def _judge(
+        self,
+        moving: Moving,
+        frames: list[Photographs] | tuple[Photographs, ...],
+        truth: Tensor | None,
+    ) -> tuple[dict[str, list[float]], list[Tensor]]:
+        """Return the metrics of every time, and pictures of it, measured above rendered."""
+        model = self.file.model(moving.shape)
+        quality, strip = [], []
+        for k, frame in enumerate(frames):
+            seen = model.look(moving.at(k), frame.judged.cameras).color
+            scores = judge(seen, frame.judged, model.shade(), ("psnr",))["psnr"]
+            quality.append(float(scores.mean()))
+            strip.append(torch.cat([frame.judged.on(model.shade())[0], seen[0]], 1))
+        metrics = {"psnr": quality}
+        if truth is not None:
+            points = moving.shape.means[0]
+            diagonal = float((points.amax(0) - points.amin(0)).norm())
+            off = (moving.displacements[0] - truth).norm(dim=-1).mean(1)
+            metrics["error"] = (100 * off / diagonal).tolist()
+        return metrics, strip
+
+
+def _problem(
+    model: GaussianModel, frames: list[Photographs] | tuple[Photographs, ...], term: DataTerm
+) -> Problem:
+    """Return the problem of the training views of some times."""
+    views = [frame.train for frame in frames]
+    each = [model.problem(one, term) for one in views]
+    A = OverTime([problem.operator for problem in each])
+    if len(each) == 1:
+        return each[0].with_operator(A)
+    views = [one.read() for one in views]
+    masks = [torch.ones_like(one.alpha) if one.mask is None else one.mask for one in views]
+    every = PosedPictures(
+        A.cameras,
+        torch.cat([one.pictures for one in views]),
+        torch.cat([one.alpha for one in views]),
+        mask=None if all(one.mask is None for one in views) else torch.cat(masks),
+    )
+    return model.problem(every, term).with_operator(A)
+
+
+def _pose(moving: Moving, sequence: Sequence) -> Moving:
+    """Return the Gaussians in the unseen poses, found from the places of the markers alone."""
+    assert sequence.markers is not None and sequence.true_poses is not None
+    rest, weights = sequence.rest.means[0], moving._bones("an unseen pose").weights[0]
+    there = (rest + sequence.true_poses)[:, sequence.markers]
+    found = find_bones(
+        rest,
+        there,
+        index=sequence.markers,
+        weights=weights,
+        ordered=False,
+        max_iterations=_POSE_STEPS,
+    ).x
+    bones = found.skinning
+    return Moving(found.displacements, blend_turns(bones.weights, bones.poses), moving.shape, bones)
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A bar of Gaussians that bends, and the cameras around it, with exact ground truth."""
+"""Gaussians that bend, and the cameras around them, with exact ground truth."""
 
 from __future__ import annotations
 
@@ -31,6 +31,29 @@ def bar(counts: tuple[int, int, int] = (16, 4, 4), seed: int = 0) -> Splats:
     points = torch.cartesian_prod(*steps) * torch.tensor(SIZE)
     colors = torch.rand(len(points), 3, generator=torch.Generator().manual_seed(seed))
     return Splats.of_points(points[None], colors[None], 0.11, 0.9)
+
+
+def paint(points: Tensor, seed: int = 0) -> Splats:
+    """Create round Gaussians at points of a surface, of colors that vary smoothly.
+
+    Args:
+        points: the points, ``(N, 3)``, at most a few neighbours apart.
+        seed: seed of the colors.
+
+    >>> paint(torch.rand(40, 3))
+    Splats of 1 scenes, 40 Gaussians each, degree 0
+    """
+    generator = torch.Generator().manual_seed(seed)
+    waves = torch.randn(3, 24, generator=generator)
+    phases = 2 * math.pi * torch.rand(24, generator=generator)
+    mixture = torch.randn(24, 3, generator=generator) / 24**0.5
+    size = (points.amax(0) - points.amin(0)).norm()
+    # About three periods over the shape, so that a wrong place is a wrong color.
+    phase = 3 * math.pi * (points / size) @ waves + phases
+    between = torch.cdist(points, points).fill_diagonal_(torch.inf)
+    radius = 0.8 * float(between.amin(1).mean())
+    colors = (1.2 * phase.cos() @ mixture).sigmoid()
+    return Splats.of_points(points[None], colors[None], radius, 0.95)
 
 
 def bend(points: Tensor, motion: Bend, share: float) -> Tensor:

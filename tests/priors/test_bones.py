@@ -95,6 +95,19 @@ def test_points_that_were_not_seen_follow_noisy_tracks() -> None:
     assert float(off) < 0.06 < 0.1 * float(moved)
 
 
+def test_known_bones_are_posed_by_few_points() -> None:
+    mesh = tube()
+    weights = (mesh.vertices[:, :1] - 3).sigmoid()
+    known = torch.cat([weights, 1 - weights], 1)
+    poses = torch.eye(4).repeat(2, 1, 1)
+    poses[0, 2, 3] = 0.5
+    moved = blend(known[None], poses[None, None], mesh.vertices[None])[0]
+    index = torch.tensor([0, 2, 197, 199])
+    x = it.find_bones(mesh, moved[:, index], index=index, weights=known, noise_std=1e-3).x
+    assert torch.equal(x.skinning.weights[0], known)
+    assert float((x.at(0)[0] - moved[0]).norm(dim=-1).mean()) < 0.1
+
+
 def problem_of(points: Tensor, frames: Tensor) -> it.Problem:
     A = TrackedPoints(points, frames.shape[1])
     return it.Problem(A.displacements(frames), A, it.data_terms.LeastSquares(0.02))

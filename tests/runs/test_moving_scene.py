@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,6 +18,7 @@ from invtoolbox.datasets.models.gaussians import read_splats, write_splats
 from invtoolbox.datasets.output import write_png
 from invtoolbox.datasets.views.transforms import write_transforms
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.rigid import rotation
 from invtoolbox.operators import GaussianRenderer
 from invtoolbox.runs.moving import MovingOutcome
 from invtoolbox.simulation.bending import SIZE, bar, bend, cameras_around
@@ -110,3 +112,58 @@ def test_pictures_in_one_folder_per_time_are_followed(
     with pytest.raises(InputError, match="time-1: .*camera_7"):
         it.run(scene, {"motion.hold_out": ["camera_7"]}, tmp_path / "no", progress=False)
     assert not (tmp_path / "no").exists()
+
+
+@pytest.fixture
+def hinge(tmp_path: Path) -> Path:
+    """Scene of a tube whose right half turns about its middle by up to 0.8 radians."""
+    ring = 0.35 * torch.tensor([[0.0, 1, 0], [0, 0, 1], [0, -1, 0], [0, 0, -1]])
+    along = torch.linspace(-2, 2, 25)[:, None, None] * torch.tensor([1.0, 0, 0])
+    tube = (along + ring).flatten(0, 1)
+    frames = []
+    for angle in torch.linspace(0, 0.8, 5):
+        R = rotation(torch.tensor([0.0, 0.0, 1.0]) * angle)
+        frames.append(torch.where(tube[:, :1] > 0, tube @ R.T, tube))
+    i = torch.arange(96)
+    faces = torch.stack([i, i // 4 * 4 + (i + 1) % 4, i + 4], 1)
+    np.savez(tmp_path / "hinge.npz", vertices=torch.stack(frames).numpy(), faces=faces.numpy())
+    scene = tmp_path / "hinge.toml"
+    scene.write_text(
+        "[motion]\nbones = 2\n"
+        '[motion.film]\npath = "hinge.npz"\npoints = 100\nframes = 5\nunseen = [2, 4]\n'
+        "markers = 4\ncameras = 2\nheld_out = 2\nsize = [24, 30]\n"
+        '[[prior]]\nname = "as-isometric-as-possible"\nneighbours = 5\nweight = 1.0\n'
+        '[solver]\nname = "adam"\nlearning_rate = 2e-2\nmax_iterations = 40\n'
+    )
+    return scene
+
+
+def test_bones_from_pictures_take_poses_that_no_camera_saw(hinge: Path, tmp_path: Path) -> None:
+    outcome = it.run(hinge, {}, tmp_path / "out", progress=False)
+    assert isinstance(outcome, MovingOutcome)
+    assert outcome.moving.times == 3 and len(outcome.metrics["unseen psnr"]) == 2
+    # At rest the error is 7 %.
+    assert outcome.mean("unseen error") < 2
+    lifted = outcome.moving.at_pose(outcome.moving.skeleton().pose({1: (0.0, 0.0, 0.3)}))
+    assert lifted.means.shape == (1, 100, 3)
+    again = it.run(hinge, {}, tmp_path / "out", resume=True, progress=False)
+    assert isinstance(again, MovingOutcome) and again.files == ()
+    assert torch.equal(again.moving.displacements, outcome.moving.displacements)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"motion.film.unseen": [5]}, "frame 5 cannot be unseen"),
+        ({"motion.film.points": 101}, "101 points of 100 vertices"),
+        ({"motion.film.frames": 6}, "has no frame 5"),
+        ({"motion.bones": None}, "only bones have poses that were not seen"),
+        ({"motion.nodes": 4}, "either nodes or bones"),
+        ({"motion.simulate.times": 2}, "or the table"),
+    ],
+)
+def test_faults_of_a_filmed_mesh(
+    hinge: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        it.run(hinge, changes, tmp_path / "no", progress=False)

@@ -163,7 +163,8 @@ class Bones(Motion):
         other.interpolation = tuple(item.interpolation() for item in items)
         other.pairs = tuple(item.pairs() for item in items)
         A = None if problem is None else problem.operator
-        if problem is not None and isinstance(A, TrackedPoints) and A.is_shared:
+        learned = self.weights is None
+        if problem is not None and learned and isinstance(A, TrackedPoints) and A.is_shared:
             other.start = self._divide_tracks(items, A, problem.y0)
         else:
             every = torch.arange(n)
