@@ -16,7 +16,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 GALLERY = ROOT / "docs" / "gallery"
 #: More than about ten seconds on one core.
-SLOW: set[str] = set()
+SLOW = {"waves"}
 
 
 def pages(folder: str) -> list[str]:
