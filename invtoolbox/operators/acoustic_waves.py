@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.signal import butter, sosfilt
 from torch import Tensor
 
 from invtoolbox.core.environment import how_to_get
@@ -345,6 +344,8 @@ def lowpass(signal: Tensor, time_step: float, frequency: float) -> Tensor:
     The filter looks only backwards in time, so that a record of a filtered wavelet is the filtered
     record, up to its ends.
     """
+    from scipy.signal import butter, sosfilt
+
     count = signal.shape[-1]
     impulse = np.zeros(count)
     impulse[0] = 1.0
