@@ -41,16 +41,20 @@ def verdict(holds: bool, bar: str) -> str:
     return f"[{'holds' if holds else 'FALLS SHORT'}: {bar}]"
 
 
-def alternating(calls: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, float]:
+def alternating(
+    calls: dict[str, Callable[[], Any]],
+    repeats: int = 7,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Measure the median seconds of each call; the calls take turns, after one warm-up of each."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
     for _ in range(repeats):
         for name, call in calls.items():
-            began = time.perf_counter()
+            began = clock()
             call()
-            times[name].append(time.perf_counter() - began)
+            times[name].append(clock() - began)
     return {name: median(values) for name, values in times.items()}
 
 

@@ -13,9 +13,8 @@ signed distance of the points on the found mesh is negative if it lies inside of
 is 1.45 % wide.
 
 The weight of the consistency was chosen on camelhead, another mesh of libigl, and the renderer of
-flat Gaussians on the knight. There the centres of opaque disks lay inside by 0.17 % and one
-standard deviation of the renderer's blur: silhouettes swell by that much, so the pictures ask for a
-smaller object.
+flat Gaussians on the knight. The usual blur of 0.3 square pixels swells silhouettes, and training
+fits these, so that the surface moves inside of the object.
 
 Finished runs are kept in ``results/surfaces.json``; with ``--again`` they are not.
 """

@@ -155,7 +155,7 @@ class GaussianModel(SceneModel):
         flat: use flat Gaussians, for a surface: see `priors.Gaussians`. The mesh of the scene is
             then that of the depths at which rays meet their planes. By default their renderer is
             antialiased with a blur of 0.1 square pixels, the order of a pixel: a larger blur swells
-            silhouettes, and the surface would lie inside of the object by as much.
+            silhouettes, and the surface would lie inside of the object.
         needles: weight of needle-like Gaussians, see `priors.Gaussians`; 0.01 is the order of the
             mean misfit of a picture.
         consistency: weight of `priors.NormalConsistency` of flat Gaussians in the views of the

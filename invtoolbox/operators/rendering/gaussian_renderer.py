@@ -132,7 +132,7 @@ class GaussianRenderer(_SplatOperator):
         backend: renderer, ``"own"``, or ``"gsplat"``, which renders on CUDA with that library if it
             is installed.
         blur: variance added to the Gaussians in the picture, ``eps2d`` of `geometry.rasterization`,
-            square pixels. Silhouettes swell by about one standard deviation of it. The default is
+            square pixels. Silhouettes swell by the order of its standard deviation. The default is
             that of Kerbl et al.; a pixel has a variance of 1/12.
 
     >>> from invtoolbox.geometry import look_at
