@@ -2,6 +2,7 @@
 
 from invtoolbox.operators import noise
 from invtoolbox.operators.algebra import stack
+from invtoolbox.operators.augmented import Augmented
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.operators.depth_gaps import DepthGaps
 from invtoolbox.operators.elementary import Identity, NoMeasurement
@@ -44,6 +45,7 @@ from invtoolbox.operators.tracked_points import TrackedPoints
 from invtoolbox.operators.wavelet import Wavelet
 
 __all__ = [
+    "Augmented",
     "Blur",
     "Blur3D",
     "CartesianMRI",
