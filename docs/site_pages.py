@@ -50,6 +50,7 @@ SCRIPTS = (
     "bending_scene",
     "normal_map",
     "events",
+    "inverted_network",
     "registration",
     "bones",
     "waves",

@@ -4,6 +4,7 @@ from invtoolbox.data_terms.base import DataTerm, Stack
 from invtoolbox.data_terms.bilateral import Bilateral
 from invtoolbox.data_terms.chamfer import Chamfer, RolloutChamfer
 from invtoolbox.data_terms.contrast import Contrast
+from invtoolbox.data_terms.cross_entropy import CrossEntropy
 from invtoolbox.data_terms.distance_transform import DistanceTransform
 from invtoolbox.data_terms.least_squares import Exact, LeastSquares
 from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
@@ -23,6 +24,7 @@ __all__ = [
     "Bilateral",
     "Chamfer",
     "Contrast",
+    "CrossEntropy",
     "DataTerm",
     "DepthRanking",
     "DistanceTransform",

@@ -3,6 +3,7 @@
 from invtoolbox.operators import noise
 from invtoolbox.operators.acoustic_waves import AcousticWaves
 from invtoolbox.operators.algebra import stack
+from invtoolbox.operators.augmented import Augmented
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.operators.depth_gaps import DepthGaps
 from invtoolbox.operators.elementary import Identity, NoMeasurement
@@ -46,6 +47,7 @@ from invtoolbox.operators.wavelet import Wavelet
 
 __all__ = [
     "AcousticWaves",
+    "Augmented",
     "Blur",
     "Blur3D",
     "CartesianMRI",
