@@ -29,6 +29,7 @@ from invtoolbox.datasets.scans.geometry_3d import Geometry3D
 from invtoolbox.datasets.scans.geometry_file import geometry_from_mapping, read_geometry
 from invtoolbox.datasets.scans.htc2022 import HTC2022
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
+from invtoolbox.datasets.scans.segy import SeismicRecords, read_segy
 from invtoolbox.datasets.scans.synchrotron import DataExchange, NXtomo
 from invtoolbox.datasets.shelf import (
     ct_small,
@@ -123,6 +124,7 @@ __all__ = [
     "PosedPictures",
     "Raw",
     "ScanGeometry",
+    "SeismicRecords",
     "SparseCamera",
     "SparseModel",
     "TiffStack",
@@ -170,6 +172,7 @@ __all__ = [
     "read_pcd",
     "read_ply",
     "read_poses",
+    "read_segy",
     "read_splats",
     "read_voxels",
     "refuse_source",

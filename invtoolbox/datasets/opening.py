@@ -19,6 +19,7 @@ from invtoolbox.datasets.models.voxels import read_voxels
 from invtoolbox.datasets.scans.geometry_file import read_geometry
 from invtoolbox.datasets.scans.htc2022 import HTC2022
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
+from invtoolbox.datasets.scans.segy import read_segy
 from invtoolbox.datasets.scans.synchrotron import DataExchange, NXtomo, entries
 from invtoolbox.datasets.sweeps.flow_files import read_flow
 from invtoolbox.datasets.sweeps.opening import SWEEP_READERS, SWEEP_TYPES, reader_of_folder
@@ -65,6 +66,7 @@ FILE_READERS: dict[str, Callable[[Path], Any]] = {
     "flow": read_flow,
     "geometry": read_geometry,
     "dmat": read_dmat,
+    "segy": read_segy,
     "toml": read_toml,
     **EVENT_READERS,
 }

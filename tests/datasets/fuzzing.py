@@ -19,7 +19,7 @@ from invtoolbox.geometry.gaussians import Splats
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.operators import Identity
-from tests.datasets import event_files, sweep_sets, view_sets
+from tests.datasets import event_files, sweep_sets, test_segy, view_sets
 from tests.datasets import test_readers as plain
 
 RNG = np.random.default_rng(5)
@@ -226,6 +226,7 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "flow.npz": ("flow", write_flow),
     "geometry.toml": ("geometry", write_geometry),
     "values.dmat": ("dmat", write_dmat),
+    "line.sgy": ("segy", test_segy.write),
     "solution.h5": ("solution", write_solution),
     "scene.toml": ("toml", write_scene),
 }
@@ -233,7 +234,7 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
 #: poses) is a shorter one; and a street, where a digit more or less is another street.
 UNDECLARED = (
     *("odometry", "raw drive", "bins", "nuscenes", "street.toml", "views rgbd"),
-    *("mesh.obj", "geometry.toml", "scene.toml", "values.dmat"),
+    *("mesh.obj", "geometry.toml", "scene.toml", "values.dmat", "line.sgy"),
     *("events.aedat4", "events.dat", "events.raw", "events evt2.raw", "events.txt"),
 )
 KINDS = ("truncate", "flip", "flip header", "zero", "swap header", "huge", "empty", "suffix")

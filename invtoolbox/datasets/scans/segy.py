@@ -1,0 +1,166 @@
+"""Seismic records in SEG-Y files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.errors import InputError
+
+#: Bytes of the text and binary headers of a file, and of the header of a trace.
+_FILE_HEADER, _TRACE_HEADER = 3600, 240
+#: Types of samples by the format code, without the byte order; 1 is IBM's floating point.
+_TYPES = {1: "u4", 2: "i4", 3: "i2", 5: "f4", 6: "f8", 8: "i1"}
+
+
+@dataclass(frozen=True, eq=False)
+class SeismicRecords:
+    """Records of the shots of a survey.
+
+    Attributes:
+        records: ``(shots, receivers, samples)``, in the unit of the file.
+        shots: places of the shots, depth, x and y in metres, ``(shots, 3)``. The depth counts from the
+            highest place.
+        receivers: places of the receivers of every shot, ``(shots, receivers, 3)``.
+        time_step: seconds between two samples.
+        source: path of the file.
+    """
+
+    records: Tensor
+    shots: Tensor
+    receivers: Tensor
+    time_step: float
+    source: str
+
+    def line(self) -> tuple[Tensor, Tensor]:
+        """Return the places along a line: ``(shots, 2)`` and ``(shots, receivers, 2)``.
+
+        The coordinates are the depth and the distance along the line that fits all places best,
+        from the first place on. They are those of `operators.AcousticWaves` in two dimensions.
+        """
+        flat = torch.cat([self.shots[:, 1:], self.receivers[..., 1:].flatten(0, 1)]).double()
+        middle = flat.mean(0)
+        direction = torch.linalg.svd(flat - middle, full_matrices=False).Vh[0]
+        # Along the axis that the line follows most, and not against it.
+        direction = direction * direction[direction.abs().argmax()].sign()
+        first = ((flat - middle) @ direction).amin()
+
+        def project(places: Tensor) -> Tensor:
+            along = (places[..., 1:].double() - middle) @ direction - first
+            return torch.stack([places[..., 0], along.to(places)], -1)
+
+        return project(self.shots), project(self.receivers)
+
+
+def read_segy(path: str | Path) -> SeismicRecords:
+    """Read the records of a SEG-Y file (revision 0 to 2, either byte order).
+
+    Traces are grouped by their field record number, or by the place of the shot if there is none.
+
+    Args:
+        path: path of the file.
+
+    Raises:
+        InputError: the file is truncated or no SEG-Y, its samples are of an unknown format, or its
+            shots have different numbers of traces.
+    """
+    file = require_file(path)
+    with decoding(file, "SEG-Y"):
+        content = file.read_bytes()
+        if len(content) < _FILE_HEADER + _TRACE_HEADER:
+            raise InputError("truncated, it ends within its headers")
+        order = "<" if content[3296:3300] == b"\x04\x03\x02\x01" else ">"
+        step, samples, code = (_short(content, place, order) for place in (3216, 3220, 3224))
+        if code not in _TYPES:
+            raise InputError(
+                f"its samples have the format code {code}, and the codes "
+                f"{', '.join(map(str, _TYPES))} are read; convert it to IEEE floats (5)"
+            )
+        start = _FILE_HEADER + 3200 * max(_signed(content, 3504, order), 0)
+        width = np.dtype(_TYPES[code]).itemsize
+        length = _TRACE_HEADER + samples * width
+        count, rest = divmod(len(content) - start, length)
+        if not samples or not step or count < 1 or rest:
+            raise InputError(
+                f"truncated or damaged, traces of {samples} samples every {step} microseconds do not "
+                f"fill {max(len(content) - start, 0):,} bytes"
+            )
+        bytes_ = np.frombuffer(content, np.uint8, offset=start).reshape(count, length)
+        heads, body = bytes_[:, :_TRACE_HEADER], bytes_[:, _TRACE_HEADER:]
+        own = _column(heads, 114, "u2", order)
+        if ((own != 0) & (own != samples)).any():
+            raise InputError("its traces have different lengths; cut them to one length")
+        values = _samples(np.ascontiguousarray(body), code, order)
+        sources, receivers = _places(heads, order)
+        names = _column(heads, 8, "i4", order)
+    groups = _groups(names, sources, file)
+    return SeismicRecords(
+        torch.from_numpy(values[groups]),
+        torch.from_numpy(sources[groups[:, 0]]).float(),
+        torch.from_numpy(receivers[groups]).float(),
+        step * 1e-6,
+        str(file),
+    )
+
+
+def _short(content: bytes, place: int, order: str) -> int:
+    return int(np.frombuffer(content, f"{order}u2", 1, place)[0])
+
+
+def _signed(content: bytes, place: int, order: str) -> int:
+    return int(np.frombuffer(content, f"{order}i2", 1, place)[0])
+
+
+def _column(heads: np.ndarray, place: int, kind: str, order: str) -> np.ndarray:
+    """Return a field of every trace header."""
+    width = np.dtype(kind).itemsize
+    part = np.ascontiguousarray(heads[:, place : place + width])
+    return part.view(order + kind)[:, 0].astype(np.int64)
+
+
+def _samples(body: np.ndarray, code: int, order: str) -> np.ndarray:
+    raw = body.view(order + _TYPES[code])
+    if code != 1:
+        return raw.astype(np.float32)
+    # A sign, seven bits of an exponent of 16, and a fraction of 24 bits.
+    fraction = (raw & 0x00FFFFFF).astype(np.float64) / 2**24
+    exponent = ((raw >> 24) & 0x7F).astype(np.float64) - 64
+    values = np.where(raw >> 31, -fraction, fraction) * 16.0**exponent
+    return values.astype(np.float32)
+
+
+def _places(heads: np.ndarray, order: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return depth, x and y of the shot and of the receiver of every trace, in metres."""
+
+    def scaled(place: int, scalar: int) -> np.ndarray:
+        factor = _column(heads, scalar, "i2", order).astype(np.float64)
+        factor = np.where(factor < 0, 1 / np.maximum(-factor, 1), np.maximum(factor, 1))
+        return _column(heads, place, "i4", order) * factor
+
+    surface, below = scaled(44, 68), scaled(48, 68)
+    shots = np.stack([below - surface, scaled(72, 70), scaled(76, 70)], 1)
+    receivers = np.stack([-scaled(40, 68), scaled(80, 70), scaled(84, 70)], 1)
+    highest = min(shots[:, 0].min(), receivers[:, 0].min(), (-surface).min())
+    shots[:, 0] -= highest
+    receivers[:, 0] -= highest
+    return shots, receivers
+
+
+def _groups(names: np.ndarray, sources: np.ndarray, file: Path) -> np.ndarray:
+    """Return the numbers of the traces of every shot, ``(shots, receivers)``."""
+    keys = names[:, None] if (names != names[0]).any() else sources
+    _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    which = which.reshape(-1)
+    counts = np.bincount(which)
+    if (counts != counts[0]).any():
+        raise InputError(
+            f"{file}: its shots have {counts.min()} to {counts.max()} traces; give files of shots with "
+            "the same number of traces"
+        )
+    traces = np.argsort(which, kind="stable").reshape(len(counts), counts[0])
+    return traces[np.argsort(first)]

@@ -1,0 +1,78 @@
+"""SEG-Y files: values, places, byte orders, and files that are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from invtoolbox import InputError, datasets
+
+
+def write(path: Path, code: int = 5, order: str = ">", shots: int = 2, receivers: int = 3) -> Path:
+    """A line of shots and receivers at a slope, 4 samples every 2 ms."""
+    head = bytearray(3600)
+    for place, value in ((3216, 2000), (3220, 4), (3224, code)):
+        head[place : place + 2] = np.array([value], f"{order}u2").tobytes()
+    if order == "<":
+        head[3296:3300] = b"\x04\x03\x02\x01"
+    content = bytes(head)
+    for shot in range(shots):
+        for receiver in range(receivers):
+            trace = bytearray(240)
+            fields = {8: shot + 1, 40: 1000, 44: 1200, 48: 300}
+            fields |= {72: 3000 * shot, 76: 4000 * shot, 80: 600 * receiver, 84: 800 * receiver}
+            for place, value in fields.items():
+                trace[place : place + 4] = np.array([value], f"{order}i4").tobytes()
+            for place in (68, 70):
+                trace[place : place + 2] = np.array([-100], f"{order}i2").tobytes()
+            values = np.array([shot, receiver, -1.5, 118.625], np.float32)
+            if code == 1:
+                samples = np.array([ibm(float(v)) for v in values], f"{order}u4")
+            else:
+                samples = values.astype({5: f"{order}f4", 3: f"{order}i2"}[code])
+            content += bytes(trace) + samples.tobytes()
+    path.write_bytes(content)
+    return path
+
+
+def ibm(value: float) -> int:
+    """A number as IBM's hexadecimal floating point."""
+    if value == 0:
+        return 0
+    exponent, size = 64, abs(value)
+    while size >= 1:
+        size, exponent = size / 16, exponent + 1
+    while size < 1 / 16:
+        size, exponent = size * 16, exponent - 1
+    return (int(value < 0) << 31) | (exponent << 24) | round(size * 2**24)
+
+
+@pytest.mark.parametrize(("code", "order"), [(5, ">"), (5, "<"), (1, ">"), (3, ">")])
+def test_values_and_places(tmp_path: Path, code: int, order: str) -> None:
+    found = datasets.read_segy(write(tmp_path / "line.sgy", code, order))
+    assert found.records.shape == (2, 3, 4) and found.time_step == pytest.approx(2e-3)
+    last = [-1.0, 118.0] if code == 3 else [-1.5, 118.625]
+    assert torch.equal(found.records[1, 2], torch.tensor([1.0, 2.0, *last]))
+    # Surface at 12 m, receivers at 10 m, shots 3 m below the surface; lengths in centimetres.
+    assert torch.allclose(found.shots, torch.tensor([[3.0, 0.0, 0.0], [3.0, 30.0, 40.0]]))
+    assert torch.allclose(found.receivers[0, 2], torch.tensor([2.0, 12.0, 16.0]))
+    shots, receivers = found.line()
+    assert torch.allclose(shots, torch.tensor([[3.0, 0.0], [3.0, 50.0]]), atol=1e-4)
+    assert torch.allclose(receivers[1, :, 1], torch.tensor([0.0, 10.0, 20.0]), atol=1e-4)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    whole = write(tmp_path / "line.sgy").read_bytes()
+    broken = tmp_path / "broken.sgy"
+    for content, message in (
+        (whole[:3700], "ends within its headers"),
+        (whole[:-5], "truncated or damaged, traces of 4 samples every 2000"),
+        (whole[:3224] + b"\x00\x04" + whole[3226:], "format code 4"),
+        (whole[: -(240 + 16)], "have 2 to 3 traces"),
+    ):
+        broken.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            datasets.read_segy(broken)
