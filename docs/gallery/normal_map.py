@@ -5,7 +5,8 @@ cliff, because they belong to the ramp on one side and to the plane on the other
 ramp begins at the plane, so the height of the cliff is determined by the way around its end.
 
 Least squares smooths the cliff and bends the plane. Bilateral normal integration lets each pixel
-choose the neighbour to which it is connected.
+choose the neighbour to which it is connected. `invtoolbox run normals-simulated` does the same from a scene
+file, which takes files of your own.
 """
 
 import matplotlib.pyplot as plt

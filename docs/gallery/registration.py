@@ -5,26 +5,18 @@ the error of a registration can be seen. Pixels of the myocardium look alike, an
 its texture show how it moves. The prior fills in the rest.
 
 Without a prior the two pictures match best, and the motion is wrong and folds. Bending energy, which
-leaves affine motion free, finds it.
+leaves affine motion free, finds it. `invtoolbox run registration-simulated` does the same from a scene
+file, which takes files of your own.
 """
 
 import matplotlib.pyplot as plt
 import torch
-from torch.nn.functional import avg_pool2d
 
 import invtoolbox as it
+from invtoolbox.simulation.beating_ring import simulate_ring
 
-generator = torch.Generator().manual_seed(0)
+moving, fixed, u, inside = simulate_ring(seed=0, noise_std=0.03)
 row, column = torch.meshgrid(torch.arange(96.0) - 48, torch.arange(96.0) - 48, indexing="ij")
-radius = torch.hypot(row, column)
-texture = avg_pool2d(torch.randn(1, 1, 100, 100, generator=generator), 5, 1)
-ring = torch.sigmoid(radius - 10) * torch.sigmoid(22 - radius)
-moving = 0.45 + 0.55 * torch.sigmoid(10 - radius) - 0.25 * ring + 0.3 * texture
-
-fade = torch.exp(-((radius / 34) ** 4))
-u = torch.stack([0.2 * row - 0.1 * column, 0.2 * column + 0.1 * row])[None] * fade
-fixed = it.operators.Warp(u, interpolation="cubic")(moving)
-moving, fixed = (x + 0.03 * torch.randn(x.shape, generator=generator) for x in (moving, fixed))
 
 priors = {
     "almost no prior": 1e-4 * it.priors.Bending(),
@@ -36,7 +28,6 @@ axes[0].imshow(moving[0, 0], cmap="gray")
 axes[0].set_title("moving")
 axes[1].imshow(fixed[0, 0], cmap="gray")
 axes[1].set_title("fixed")
-inside = radius < 24
 for ax, (name, prior) in zip(axes[2:], priors.items()):
     motion = it.register(moving, fixed, prior)
     found = motion.displacement[0]

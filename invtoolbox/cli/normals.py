@@ -9,8 +9,6 @@ from typing import Any
 from invtoolbox.cli import options
 from invtoolbox.errors import InputError
 
-_DEPTHS = (".npz", ".npy")
-
 
 def add(commands: Any) -> None:
     """Add the command."""
@@ -91,12 +89,9 @@ def add(commands: Any) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Read the map, integrate it, and write the results."""
-    import numpy as np
-
     from invtoolbox import datasets
-    from invtoolbox.datasets.models.meshes import write_mesh
-    from invtoolbox.datasets.output import writing
     from invtoolbox.runs.normal_maps import surface_from_normals
+    from invtoolbox.runs.normal_scene import write_surface
 
     outputs = [Path(name) for name in arguments.output or [f"{Path(arguments.map).stem}_depth.npz"]]
     for file in outputs:
@@ -121,18 +116,8 @@ def command(arguments: argparse.Namespace) -> int:
         median_depth=arguments.median_depth,
         progress=not arguments.quiet,
     )
-    depth = surface.depth[0].numpy()
     for file in outputs:
-        if file.suffix.lower() not in _DEPTHS:
-            write_mesh(file, surface.meshes()[0], overwrite=arguments.overwrite)
-            continue
-        with writing(file, arguments.overwrite) as stream:
-            if file.suffix.lower() == ".npy":
-                np.save(stream, depth if arguments.back else depth[0])
-            elif arguments.back:
-                np.savez_compressed(stream, front=depth[0], back=depth[1])
-            else:
-                np.savez_compressed(stream, depth=depth[0])
+        write_surface(file, surface, overwrite=arguments.overwrite)
     if not arguments.quiet:
         for note in surface.notes:
             print(f"note: {note}")

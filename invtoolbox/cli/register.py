@@ -93,8 +93,8 @@ def command(arguments: argparse.Namespace) -> int:
 
     from invtoolbox import datasets
     from invtoolbox.catalogue.registry import build
-    from invtoolbox.datasets.output import writing
     from invtoolbox.runs.registration import register
+    from invtoolbox.runs.registration_scene import read_image, write_motion
 
     outputs = [Path(name) for name in arguments.output or [_default_output(arguments.moving)]]
     written = [*outputs, *([Path(arguments.labels[1])] if arguments.labels else [])]
@@ -104,7 +104,7 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.poisson is not None and arguments.prior != "linear-elastic":
         raise InputError("--poisson belongs to --prior linear-elastic")
     settings = {} if arguments.poisson is None else {"poisson": arguments.poisson}
-    moving, fixed = _read(arguments.moving), _read(arguments.fixed)
+    moving, fixed = read_image(arguments.moving), read_image(arguments.fixed)
     spacing = arguments.spacing
     if spacing is not None and len(spacing) == 1:
         spacing = spacing[0]
@@ -120,17 +120,11 @@ def command(arguments: argparse.Namespace) -> int:
     )
     for file in outputs:
         if file.suffix.lower() == ".npz":
-            with writing(file, arguments.overwrite) as stream:
-                np.savez_compressed(
-                    stream,
-                    displacement=motion.displacement[0].numpy(),
-                    jacobian=motion.jacobian[0].numpy(),
-                    spacing=np.array(motion.spacing),
-                )
+            write_motion(file, motion, overwrite=arguments.overwrite)
         else:
             datasets.write(file, _like(fixed, motion.warped), overwrite=arguments.overwrite)
     if arguments.labels:
-        given = _read(arguments.labels[0])
+        given = read_image(arguments.labels[0])
         values = given.slices() if isinstance(given, datasets.Volume) else given.numpy()
         labels = torch.from_numpy(np.rint(values).astype(np.int16))
         labels = labels[None, None] if isinstance(given, datasets.Volume) else labels
@@ -147,19 +141,6 @@ def command(arguments: argparse.Namespace) -> int:
             f"{float(length.max()):.3g}, in the unit of the spacing; wrote {', '.join(map(str, written))}"
         )
     return 0
-
-
-def _read(path: str) -> Any:
-    """Return a volume, or the image of a file, ``(1, channel, rows, columns)``."""
-    from invtoolbox import datasets
-    from invtoolbox.core.checks import open_arrays
-
-    if Path(path).suffix.lower() == ".npy":
-        import torch
-
-        return torch.from_numpy(open_arrays(path))
-    opened = datasets.open_measurements(path)
-    return opened if isinstance(opened, datasets.Volume) else opened[0].y
 
 
 def _like(fixed: Any, image: Any) -> Any:

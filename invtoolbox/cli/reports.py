@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from invtoolbox.runs.images.run import Outcome
     from invtoolbox.runs.meshes import MeshOutcome
     from invtoolbox.runs.moving import MovingOutcome
+    from invtoolbox.runs.normal_scene import NormalOutcome
+    from invtoolbox.runs.registration_scene import RegistrationOutcome
     from invtoolbox.runs.study import Study
     from invtoolbox.runs.views.run import ViewOutcome
     from invtoolbox.solution import Solution
@@ -38,7 +40,9 @@ def report(outcome: Any, quiet: bool) -> int:
         "FlowStudy": report_flow,
         "MeshOutcome": report_mesh,
         "MovingOutcome": report_moving,
+        "NormalOutcome": report_surface,
         "Outcome": report_images,
+        "RegistrationOutcome": report_registration,
         "Study": report_study,
         "ViewOutcome": report_views,
     }
@@ -97,15 +101,32 @@ def report_moving(outcome: MovingOutcome, quiet: bool) -> int:
     return 1 if outcome.diverged else 0
 
 
+def report_surface(outcome: NormalOutcome, quiet: bool) -> int:
+    """Report the outcome of a scene of a normal map."""
+    if not quiet:
+        if outcome.surface is not None:
+            print(outcome.surface.solutions[0])
+        _print_measures(outcome.metrics, outcome.surface)
+        _print_files(outcome.files, outcome.folder)
+    return 0 if outcome.surface is None else report_divergence(outcome.surface.solutions[0])
+
+
+def report_registration(outcome: RegistrationOutcome, quiet: bool) -> int:
+    """Report the outcome of a scene of a registration."""
+    if not quiet:
+        if outcome.motion is not None:
+            print(outcome.motion.solutions[0])
+        _print_measures(outcome.metrics, outcome.motion)
+        _print_files(outcome.files, outcome.folder)
+    return 0 if outcome.motion is None else report_divergence(outcome.motion.solutions[0])
+
+
 def report_events(outcome: EventOutcome, quiet: bool) -> int:
     """Report the outcome of a scene of events."""
     if not quiet:
         if outcome.flow is not None:
             print(outcome.flow.solution)
-            for note in outcome.flow.notes:
-                print(f"  note: {note}")
-        for name, value in outcome.metrics.items():
-            print(f"  {name:<15}{value:.4g}")
+        _print_measures(outcome.metrics, outcome.flow)
         _print_files(outcome.files, outcome.folder)
     return 0 if outcome.solution is None else report_divergence(outcome.solution)
 
@@ -157,6 +178,14 @@ def report_flow(study: FlowStudy, quiet: bool) -> int:
         for line in [*(f"note: {note}" for note in _notes(study)), *_error_lines(study)]:
             print(f"  {line}")
     return _report_failures(study)
+
+
+def _print_measures(measures: dict[str, float], result: Any) -> None:
+    """Print the notes of a result, if there is one, and its metrics."""
+    for note in () if result is None else result.notes:
+        print(f"  note: {note}")
+    for name, value in measures.items():
+        print(f"  {name:<15}{value:.4g}")
 
 
 def _print_files(files: Sequence[Path], folder: Path) -> None:

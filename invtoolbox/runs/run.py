@@ -1,4 +1,4 @@
-"""Run scene files of images, scans, sweeps, photographs, meshes, moving objects and events; `it.run`.
+"""Run scene files of every kind, from images and scans to sweeps, meshes and events; `it.run`.
 
 `prepare` recognizes the kind of a scene file by the table that only this kind has. Each kind then
 supplies a job, whose method ``run`` computes and writes the results.
@@ -22,9 +22,22 @@ if TYPE_CHECKING:
     from invtoolbox.runs.images.run import Outcome
     from invtoolbox.runs.meshes import MeshOutcome
     from invtoolbox.runs.moving import MovingOutcome
+    from invtoolbox.runs.normal_scene import NormalOutcome
+    from invtoolbox.runs.registration_scene import RegistrationOutcome
     from invtoolbox.runs.study import Study
     from invtoolbox.runs.views.run import ViewOutcome
     from invtoolbox.solution import Solution
+
+    #: Result of a kind of scene that is run one at a time.
+    Alone = (
+        FlowStudy
+        | ViewOutcome
+        | MeshOutcome
+        | MovingOutcome
+        | EventOutcome
+        | NormalOutcome
+        | RegistrationOutcome
+    )
 
 #: Kinds of scenes that are run one at a time, by the table that only they have: the module, which
 #: has a function ``prepare(scene, request)``, and the noun for messages. All other scenes are of
@@ -35,15 +48,15 @@ KINDS = {
     "mesh": ("invtoolbox.runs.meshes", "a mesh"),
     "motion": ("invtoolbox.runs.moving", "a moving object"),
     "events": ("invtoolbox.runs.event_scene", "events"),
+    "normals": ("invtoolbox.runs.normal_scene", "a normal map"),
+    "registration": ("invtoolbox.runs.registration_scene", "two images"),
 }
 
 
 class Job(Protocol):
     """Checked run of a scene, or of several; nothing is computed yet."""
 
-    def run(
-        self, progress: bool = True
-    ) -> Outcome | Study | FlowStudy | ViewOutcome | MeshOutcome | MovingOutcome | EventOutcome:
+    def run(self, progress: bool = True) -> Outcome | Study | Alone:
         """Compute and write the results."""
 
 
@@ -59,7 +72,7 @@ def run(
     cluster: str | None = None,
     threads: int = 1,
     trusted: bool = False,
-) -> Solution | Study | FlowStudy | ViewOutcome | MeshOutcome | MovingOutcome | EventOutcome:
+) -> Solution | Study | Alone:
     """Run a scene file and write its results; `it.run`.
 
     The kind of the scene decides what is returned:
@@ -71,7 +84,9 @@ def run(
     - photographs, with a table ``[views]``: a `ViewOutcome`;
     - a mesh, with a table ``[mesh]``: a `MeshOutcome`;
     - a moving object, with a table ``[motion]``: a `MovingOutcome`;
-    - events, with a table ``[events]``: an `EventOutcome`.
+    - events, with a table ``[events]``: an `EventOutcome`;
+    - a normal map, with a table ``[normals]``: a `NormalOutcome`;
+    - two images to register, with a table ``[registration]``: a `RegistrationOutcome`.
 
     Args:
         scene: path of a TOML file, or name of a scene of the catalogue; or several of them.
