@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from invtoolbox.runs.registration_scene import RegistrationOutcome
     from invtoolbox.runs.study import Study
     from invtoolbox.runs.views.run import ViewOutcome
+    from invtoolbox.runs.wave_scene import WaveOutcome
     from invtoolbox.solution import Solution
 
 # Notes that are printed of the sweeps of a sequence.
@@ -45,6 +46,7 @@ def report(outcome: Any, quiet: bool) -> int:
         "RegistrationOutcome": report_registration,
         "Study": report_study,
         "ViewOutcome": report_views,
+        "WaveOutcome": report_waves,
     }
     return by_type[type(outcome).__name__](outcome, quiet)
 
@@ -127,6 +129,17 @@ def report_events(outcome: EventOutcome, quiet: bool) -> int:
         if outcome.flow is not None:
             print(outcome.flow.solution)
         _print_measures(outcome.metrics, outcome.flow)
+        _print_files(outcome.files, outcome.folder)
+    return 0 if outcome.solution is None else report_divergence(outcome.solution)
+
+
+def report_waves(outcome: WaveOutcome, quiet: bool) -> int:
+    """Report the outcome of a scene of a survey."""
+    if not quiet:
+        if outcome.files:
+            print(outcome.solution)
+        for name, value in outcome.metrics.items():
+            print(f"  {name:<15}{value:.4g}{' m/s' if name != 'misfit' else ''}")
         _print_files(outcome.files, outcome.folder)
     return 0 if outcome.solution is None else report_divergence(outcome.solution)
 

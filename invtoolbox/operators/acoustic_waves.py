@@ -174,7 +174,13 @@ class AcousticWaves(Operator):
         if not 0 < self.time_step <= largest:
             raise InputError(
                 f"time steps of {self.time_step:g} s are unstable at {high:g} m/s in cells of "
-                f"{min(self.spacing):g} m; take at most {math.floor(largest * 1e6) / 1e6:g} s"
+                f"{min(self.spacing):g} m; take at most {math.floor(largest * 1e6) / 1e6:g} s, and "
+                "interpolate records in between"
+            )
+        if not self.frequency > 0:
+            raise InputError(
+                "the wavelet is largest at the frequency 0, which does not travel; give a wavelet of at "
+                "least one period"
             )
         cells = low / (self.frequency * max(self.spacing))
         if cells < CELLS_PER_WAVELENGTH:

@@ -61,8 +61,8 @@ class RegistrationTable(Table):
 class RegistrationOutput(Table):
     """Folder and formats of the results.
 
-    npz holds the displacement and its Jacobian determinant, png moving, fixed and warped image,
-    image the warped image in the format of the moving one.
+    npz holds the displacement and its Jacobian determinant, npy the warped image, and png moving,
+    fixed and warped image.
     """
 
     folder: str | None = None

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from invtoolbox.runs.registration_scene import RegistrationOutcome
     from invtoolbox.runs.study import Study
     from invtoolbox.runs.views.run import ViewOutcome
+    from invtoolbox.runs.wave_scene import WaveOutcome
     from invtoolbox.solution import Solution
 
     #: Result of a kind of scene that is run one at a time.
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         | EventOutcome
         | NormalOutcome
         | RegistrationOutcome
+        | WaveOutcome
     )
 
 #: Kinds of scenes that are run one at a time, by the table that only they have: the module, which
@@ -50,6 +52,7 @@ KINDS = {
     "events": ("invtoolbox.runs.event_scene", "events"),
     "normals": ("invtoolbox.runs.normal_scene", "a normal map"),
     "registration": ("invtoolbox.runs.registration_scene", "two images"),
+    "survey": ("invtoolbox.runs.wave_scene", "a survey"),
 }
 
 
@@ -84,6 +87,7 @@ def run(
     - photographs, with a table ``[views]``: a `ViewOutcome`;
     - a mesh, with a table ``[mesh]``: a `MeshOutcome`;
     - a moving object, with a table ``[motion]``: a `MovingOutcome`;
+    - a seismic survey, with a table ``[survey]``: a `WaveOutcome`;
     - events, with a table ``[events]``: an `EventOutcome`;
     - a normal map, with a table ``[normals]``: a `NormalOutcome`;
     - two images to register, with a table ``[registration]``: a `RegistrationOutcome`.

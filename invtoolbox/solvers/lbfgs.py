@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -123,7 +123,7 @@ class LBFGS(Solver):
     tolerance: float = 1e-5
     memory: int = 10
     sufficient_decrease: float = 1e-4
-    scale: Tensor | None = None
+    scale: Tensor | None = field(default=None, repr=False)
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if not objective.has_value:

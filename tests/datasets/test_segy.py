@@ -11,16 +11,16 @@ import torch
 from invtoolbox import InputError, datasets
 
 
-def write(path: Path, code: int = 5, order: str = ">", shots: int = 2, receivers: int = 3) -> Path:
-    """A line of shots and receivers at a slope, 4 samples every 2 ms."""
+def write(path: Path, code: int = 5, order: str = ">", samples: int = 4) -> Path:
+    """A line of 2 shots and 3 receivers at a slope, every 2 ms a sample."""
     head = bytearray(3600)
-    for place, value in ((3216, 2000), (3220, 4), (3224, code)):
+    for place, value in ((3216, 2000), (3220, samples), (3224, code)):
         head[place : place + 2] = np.array([value], f"{order}u2").tobytes()
     if order == "<":
         head[3296:3300] = b"\x04\x03\x02\x01"
     content = bytes(head)
-    for shot in range(shots):
-        for receiver in range(receivers):
+    for shot in range(2):
+        for receiver in range(3):
             trace = bytearray(240)
             fields = {8: shot + 1, 40: 1000, 44: 1200, 48: 300}
             fields |= {72: 3000 * shot, 76: 4000 * shot, 80: 600 * receiver, 84: 800 * receiver}
@@ -28,12 +28,12 @@ def write(path: Path, code: int = 5, order: str = ">", shots: int = 2, receivers
                 trace[place : place + 4] = np.array([value], f"{order}i4").tobytes()
             for place in (68, 70):
                 trace[place : place + 2] = np.array([-100], f"{order}i2").tobytes()
-            values = np.array([shot, receiver, -1.5, 118.625], np.float32)
+            values = np.resize(np.float32([shot, receiver, -1.5, 118.625]), samples)
             if code == 1:
-                samples = np.array([ibm(float(v)) for v in values], f"{order}u4")
+                words = np.array([ibm(float(v)) for v in values], f"{order}u4")
             else:
-                samples = values.astype({5: f"{order}f4", 3: f"{order}i2"}[code])
-            content += bytes(trace) + samples.tobytes()
+                words = values.astype({5: f"{order}f4", 3: f"{order}i2"}[code])
+            content += bytes(trace) + words.tobytes()
     path.write_bytes(content)
     return path
 

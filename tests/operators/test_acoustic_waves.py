@@ -137,6 +137,7 @@ def test_a_medium_is_found() -> None:
         ({"samples": 50}, "wavelet has 90 samples, and the record 50"),
         ({"receivers": torch.zeros(3, 4, 2)}, "receivers are for 3 shots, and there are 2"),
         ({"wavelet": torch.zeros(90)}, "the wavelet is 0 at all times"),
+        ({"wavelet": torch.ones(90)}, "largest at the frequency 0"),
         ({"velocities": (2000.0, 1000.0)}, "the least and the largest"),
         ({"grid": (14,)}, "two or three axes"),
         ({"shots": torch.zeros(2)}, "places of 2 coordinates"),

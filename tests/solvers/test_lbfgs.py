@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -52,6 +54,15 @@ def test_bounds_join_a_smooth_prior_of_a_nonlinear_problem() -> None:
     assert torch.allclose(
         found.x[0, 0, [0, 1, 2, 4]], torch.tensor([2.0, -1.0, 1.0, 2.5]), atol=1e-2
     )
+
+
+def test_a_checkpoint_knows_the_scale(tmp_path: Path) -> None:
+    size = torch.ones(1, 1, 30, dtype=torch.float64)
+    path, p = tmp_path / "run.pt", problem()
+    it.solve(p, solver=LBFGS(scale=size), checkpoint=path, max_iterations=3, progress=False)
+    with pytest.raises(it.InputError, match="another problem, prior, solver"):
+        it.solve(p, solver=LBFGS(scale=2 * size), checkpoint=path, progress=False)
+    assert "scale" not in repr(LBFGS(scale=size))
 
 
 def test_only_one_prior_may_bound() -> None:
