@@ -54,6 +54,7 @@ from invtoolbox.priors.implicit.point_flow import FreeFlow, NeuralSceneFlow
 from invtoolbox.priors.implicit.rigid_motion import RigidClusters, RigidMotion
 from invtoolbox.priors.implicit.rigid_track import RigidTrack
 from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow, SpaceTimeVoxels
+from invtoolbox.priors.implicit.tuned_generator import TunedGenerator
 from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
 from invtoolbox.priors.implicit.voxel_grid import VoxelGrid
 from invtoolbox.priors.learned.denoiser import Denoiser
@@ -188,6 +189,7 @@ __all__ = [
     "TotalGeneralizedVariation",
     "TotalVariation",
     "TubalNuclearNorm",
+    "TunedGenerator",
     "TwoLevel",
     "VariationalAutoencoder",
     "VoxelFlow",

@@ -201,13 +201,13 @@ def _read(file: NormalSceneFile) -> dict[str, Any]:
     if table.simulated:
         normals, depth = simulate_ramp()
         size = table.pixel_size
-        truth = depth * (1.0 if size is None else size)
+        true = depth * (1.0 if size is None else size)
         return {
             "normals": normals,
             "mask": None,
             "intrinsics": size,
             "prior": None,
-            "truth": truth,
+            "truth": true,
         }
     sides = [read_normal_map(file.locate(str(table.path)))]
     if table.back is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from invtoolbox.catalogue.documents import content_of
 from invtoolbox.core.gateway import trusting
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from invtoolbox.solution import Solution
 
     #: Result of a kind of scene that is run one at a time.
-    Alone = (
+    Alone: TypeAlias = (
         FlowStudy
         | ViewOutcome
         | MeshOutcome
