@@ -33,6 +33,7 @@ from torch import Tensor
 from invtoolbox.catalogue.documents import CheckedScene, Several, Table
 from invtoolbox.core.checks import decoding, open_arrays, require_file
 from invtoolbox.data_terms import LeastSquares, Sobolev
+from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.output import write_bytes, write_npy
 from invtoolbox.datasets.scans.segy import read_segy
 from invtoolbox.errors import InputError
@@ -268,7 +269,7 @@ class WaveJob(SceneJob[WaveScene]):
         if self.resume and measures.exists():
             solution = Solution.load(finished) if finished.exists() else None
             return WaveOutcome(solution, folder, read_json(measures), ())
-        term = LeastSquares()
+        term: DataTerm = LeastSquares()
         if table.order != 0:
             length = float(table.length or 0) / A.time_step
             term = Sobolev(table.order, length_scale=length, axes=(-1,), unit="sample")
