@@ -53,6 +53,7 @@ from invtoolbox.priors.implicit.latent_networks import (
 from invtoolbox.priors.implicit.point_flow import FreeFlow, NeuralSceneFlow
 from invtoolbox.priors.implicit.rigid_motion import RigidClusters, RigidMotion
 from invtoolbox.priors.implicit.rigid_track import RigidTrack
+from invtoolbox.priors.implicit.sine_network import SineNetwork
 from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow, SpaceTimeVoxels
 from invtoolbox.priors.implicit.tuned_generator import TunedGenerator
 from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
@@ -176,6 +177,7 @@ __all__ = [
     "Score",
     "ScoreDistillation",
     "Simplex",
+    "SineNetwork",
     "SmoothedNorm",
     "SpaceTimeFlow",
     "SpaceTimeVoxels",

@@ -74,12 +74,7 @@ class CoordinateNetwork(ImplicitPrior):
             for n in problem.image_shape[1:]
         ]
         positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
-        generator = torch.Generator().manual_seed(self.seed)
-        frequencies = self.bandwidth * torch.randn(
-            positions.shape[1], self.features, generator=generator, dtype=torch.float64
-        )
-        phase = 2 * math.pi * positions @ frequencies
-        inputs = torch.cat([phase.cos(), phase.sin()], dim=1).to(dtype=dtype, device=device)
+        inputs = self._features(positions).to(dtype=dtype, device=device)
         offset = torch.zeros(1, dtype=dtype, device=device)
         scale = torch.ones(1, dtype=dtype, device=device)
         if problem.is_linear and problem.data_term.is_quadratic:
@@ -91,6 +86,15 @@ class CoordinateNetwork(ImplicitPrior):
         return replace(
             self, image_shape=problem.image_shape, inputs=inputs, offset=offset, scale=scale
         )
+
+    def _features(self, positions: Tensor) -> Tensor:
+        """Compute the inputs of the network at positions ``(n, axes)``."""
+        generator = torch.Generator().manual_seed(self.seed)
+        frequencies = self.bandwidth * torch.randn(
+            positions.shape[1], self.features, generator=generator, dtype=torch.float64
+        )
+        phase = 2 * math.pi * positions @ frequencies
+        return torch.cat([phase.cos(), phase.sin()], dim=1)
 
     def initial(self) -> dict[str, Tensor]:
         """Draw the weights by He initialisation.
@@ -104,10 +108,13 @@ class CoordinateNetwork(ImplicitPrior):
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
         assert self.inputs is not None
         batch = parameters["weight0"].shape[0]
-        values = apply_layers(parameters, self.inputs.expand(batch, *self.inputs.shape), torch.relu)
+        values = self._network(parameters, self.inputs.expand(batch, *self.inputs.shape))
         image = values.transpose(1, 2).reshape(batch, *self.image_shape)
         shape = (-1, *[1] * (image.ndim - 1))
         return self.offset.view(shape) + self.scale.view(shape) * image
+
+    def _network(self, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        return apply_layers(parameters, inputs, torch.relu)
 
     def __repr__(self) -> str:
         return (
