@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from invtoolbox.data_terms import LeastSquares
@@ -60,10 +59,11 @@ def invert_waveforms(
         progress: as in `solve`.
 
     Returns:
-        The solution of the last band; its notes name the objective of every band.
+        The solution of the last band; its notes state how far the objective fell in every band.
 
     Raises:
-        InputError: bands that do not rise, or a start outside of the survey's velocities.
+        InputError: bands that do not rise or that reach half of the sampling rate, or a start
+            outside of the survey's velocities.
 
     >>> import invtoolbox as it
     >>> wavelet = it.simulation.ricker(15.0, time_step=1e-3, samples=120)
@@ -77,11 +77,16 @@ def invert_waveforms(
     """
     if not bands or any(b <= a for a, b in zip([0.0, *bands], bands)):
         raise InputError(f"bands are frequencies in Hz in rising order, got {tuple(bands)}")
+    if bands[-1] >= 0.5 / survey.time_step:
+        raise InputError(
+            f"the band up to {bands[-1]:g} Hz reaches half of the sampling rate of the records, "
+            f"{0.5 / survey.time_step:g} Hz; leave it out or lower it"
+        )
     low, high = survey.velocities
     if not bool(((initial >= low) & (initial <= high)).all()):
         raise InputError(
             f"the start has velocities from {float(initial.amin()):g} to {float(initial.amax()):g} "
-            f"m/s, and the survey takes {low:g} to {high:g}"
+            f"m/s, and the survey takes {low:g} to {high:g}; clamp the start or widen velocities="
         )
     term = LeastSquares() if data_term is None else data_term
     terms = Box(low, high) if prior is None else prior + Box(low, high)
@@ -100,10 +105,20 @@ def invert_waveforms(
             progress=progress,
         )
         x = solution.x
-        values = solution.history["objective"]
-        last = torch.stack([v[v.isfinite()][-1] for v in values.unbind(1)])
-        notes.append(
-            f"up to {band:g} Hz the objective fell to "
-            f"{float((last / values[0]).mean()):.2g} of its start"
-        )
+        notes.append(_note(band, solution.history["objective"]))
     return dataclasses.replace(solution, notes=(*solution.notes, *notes))
+
+
+def _note(band: float, objectives: Tensor) -> str:
+    """Return how much the objective fell in a band, from ``(iterations, batch)`` values."""
+    falls = []
+    for values in objectives.unbind(1):
+        known = values[values.isfinite()]
+        if len(known) and known[0] != 0:
+            falls.append(f"{float(known[-1] / known[0]):.2g}")
+    if not falls:
+        return f"up to {band:g} Hz no iteration was needed"
+    return (
+        f"up to {band:g} Hz the objective fell to {', '.join(falls)} of its value after the first "
+        "iteration"
+    )

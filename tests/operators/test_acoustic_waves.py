@@ -81,6 +81,23 @@ def test_shots_are_blocks_and_items_are_independent() -> None:
     assert torch.equal(alone(x), y)
 
 
+def test_the_gradient_of_an_item_does_not_depend_on_the_others() -> None:
+    A, x = survey(), media(3, torch.float32)  # a shot lies between two cells
+    y = A(x + 20)
+
+    def gradient(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        free = x.clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad((A(free) - y).square().sum(), free)
+        return slope
+
+    assert torch.equal(gradient(x, y)[1:2], gradient(x[1:2], y[1:2]))
+
+
+def test_positions_may_be_whole_numbers() -> None:
+    A = survey(shots=torch.tensor([[25, 50]]), spacing=12.5, wavelet=ricker(8.0, STEP, 90))
+    assert A.shots.tolist() == [[2.0, 4.0]]
+
+
 def test_the_wavelet_is_a_parameter() -> None:
     A, x = survey(), media(1, torch.float32)
     doubled = A.with_parameters(wavelet=2 * A.wavelet)
@@ -134,6 +151,7 @@ def test_a_medium_is_found() -> None:
         ({"wavelet": ricker(40.0, STEP, 90)}, r"40 Hz have 3 cells per wavelength.*needs 6"),
         ({"shots": torch.tensor([[10.0, 300.0]])}, r"1 of the shots lie outside.*200.0\) m"),
         ({"receivers": torch.tensor([[-5.0, 30.0]])}, "1 of the receivers lie outside"),
+        ({"receivers": torch.tensor([[torch.nan, 30.0]])}, "1 of the receivers lie outside"),
         ({"samples": 50}, "wavelet has 90 samples, and the record 50"),
         ({"receivers": torch.zeros(3, 4, 2)}, "receivers are for 3 shots, and there are 2"),
         ({"wavelet": torch.zeros(90)}, "the wavelet is 0 at all times"),
@@ -158,6 +176,20 @@ def test_velocities_outside_of_the_range() -> None:
 def test_frequencies_that_the_samples_do_not_hold() -> None:
     with pytest.raises(it.InputError, match="half of the sampling rate, 250 Hz"):
         survey().lowpass(torch.zeros(1, 1, 2, 4, 90), 300.0)
+
+
+def test_bands_state_how_far_the_objective_fell() -> None:
+    A, x = survey(), torch.full((2, 1, 14, 21), 1500.0)
+    x[1] += 30
+    y, start = A(x), x.clone()
+    start[1] -= 20
+    found = it.invert_waveforms(y, A, start, (6, 8), max_iterations=3, progress=False)
+    # The first item starts at its answer, so no iteration of it counts.
+    assert found.notes[-1].startswith("up to 8 Hz the objective fell to 0.")
+    exact = it.invert_waveforms(y[:1], A, start[:1], (8,), max_iterations=3, progress=False)
+    assert exact.notes[-1] == "up to 8 Hz no iteration was needed"
+    with pytest.raises(it.InputError, match="300 Hz reaches half of the sampling rate"):
+        it.invert_waveforms(y, A, start, (8, 300), progress=False)
 
 
 def test_ricker_begins_at_zero() -> None:
