@@ -23,14 +23,16 @@ class Augmented(Operator):
 
     Args:
         operator: operator with one tensor of measurements, such as ``it.as_operator(network, ...)``.
-        change: function of pictures ``(batch, channel, *space)`` and a `torch.Generator` that
-            returns changed pictures. Its draws must not depend on the number of items.
+        change: function of pictures ``(batch, channel, *space)`` and a `torch.Generator` on their
+            device that returns changed pictures. It must not write to its argument, and its draws
+            must not depend on the number of items.
         draws: number of draws.
         seed: seed of the draws; the k-th draw is a function of ``(seed, k)``.
 
     >>> import invtoolbox as it
     >>> def shift(x, generator):
-    ...     return x.roll(int(torch.randint(4, (1,), generator=generator)), -1)
+    ...     steps = torch.randint(4, (1,), generator=generator, device=x.device)
+    ...     return x.roll(int(steps), -1)
     >>> A = Augmented(it.operators.Identity((1, 4)), shift, draws=3)
     >>> A.range_shape, A(torch.tensor([[[1.0, 0.0, 0.0, 0.0]]])).sum(-1)
     ((1, 3, 4), tensor([[[1., 1., 1.]]]))
@@ -46,7 +48,8 @@ class Augmented(Operator):
         shape = operator.range_shape
         if shape and isinstance(shape[0], tuple):
             raise InputError(
-                "Augmented takes an operator with one tensor of measurements, not a tuple"
+                f"Augmented takes an operator with one tensor of measurements, and {operator} has "
+                "a tuple; put the changes in front of its parts"
             )
         if draws < 1:
             raise InputError(f"Augmented needs at least one draw, got {draws}")
@@ -63,6 +66,7 @@ class Augmented(Operator):
     def subset(self, index: Any) -> Operator:
         """Return the operator of some draws: ``A.subset(i)(x) = A(x)[:, :, i]``."""
         other = copy.copy(self)
+        index = index.cpu() if isinstance(index, Tensor) else index
         other.drawn = tuple(torch.tensor(self.drawn)[index].reshape(-1).tolist())
         other._set_range()
         return other
@@ -70,14 +74,15 @@ class Augmented(Operator):
     def parameters(self) -> dict[str, Tensor]:
         return self.operator.parameters()
 
-    def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        other = copy.copy(self)
-        other.operator = self.operator._replace(parameters)
-        return other
+    def select(self, index: Tensor) -> Self:
+        return self._with_operator(self.operator.select(index))
 
-    def _with_items(self, items: int | None) -> Self:
-        other = super()._with_items(items)
-        other.operator = self.operator._with_items(items)
+    def _replace(self, parameters: dict[str, Tensor]) -> Self:
+        return self._with_operator(self.operator._replace(parameters))
+
+    def _with_operator(self, operator: Operator) -> Self:
+        other = copy.copy(self)
+        other.operator, other.items = operator, operator.items
         return other
 
     def _set_range(self) -> None:

@@ -31,6 +31,15 @@ def test_draws_are_blocks_and_functions_of_the_seed() -> None:
     assert not torch.equal(other(x), whole)
 
 
+def test_operators_of_items_are_selected() -> None:
+    M = it.operators.Identity((1, 4)) * torch.tensor([1.0, 3.0])
+    A, x = it.operators.Augmented(M, add_noise, draws=2), torch.ones(2, 1, 4)
+    assert torch.equal(A.select(torch.tensor([1]))(x[1:]), A(x)[1:])
+    pair = it.operators.Augmented(it.operators.Matrix(torch.eye(4)), add_noise, draws=2)
+    pair = pair.with_parameters(matrix=torch.stack([torch.eye(4), 2 * torch.eye(4)]))
+    assert torch.equal(pair.select(torch.tensor([1]))(x[1:]), pair(x)[1:])
+
+
 def test_the_operator_and_its_draws_are_checked() -> None:
     both = it.operators.stack([it.operators.Identity((1, 4))] * 2)
     with pytest.raises(it.InputError, match="one tensor of measurements"):
