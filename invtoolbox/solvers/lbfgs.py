@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.base import PriorSum
@@ -109,9 +110,13 @@ class LBFGS(Solver):
     Args:
         memory: number of pairs kept per item; they take ``2 * memory`` times the space of x.
         sufficient_decrease: the constant of Armijo's condition.
-        scale: size of the changes that values of x make, relative to each other, positive; it
-            broadcasts against x. Values that the measurements see badly get a large one. The first
-            estimate of the inverse Hessian is then a multiple of ``scale^2`` instead of 1.
+        scale: size of the changes that values of x make, relative to each other, positive and the
+            same for all items; it broadcasts against ``(1, *x.shape[1:])``. Values that the
+            measurements determine badly get a large one. The first estimate of the inverse Hessian
+            is then a multiple of ``scale^2`` instead of 1.
+
+    Raises:
+        InputError: a scale of another shape, or one that is not positive.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
@@ -137,6 +142,7 @@ class LBFGS(Solver):
         return objective.layout is None
 
     def init(self, objective: Objective, start: Tensor) -> LBFGSState:
+        self._check_scale(start)
         objective, bounds = _split(objective)
         start = start if bounds is None else bounds.prox(start, 1.0)
         value, gradient, discrepancy = objective.evaluate(start)
@@ -151,6 +157,22 @@ class LBFGS(Solver):
             Pairs.blank(start, self.memory),
             scale,
         )
+
+    def _check_scale(self, x: Tensor) -> None:
+        if self.scale is None:
+            return
+        given, wanted = self.scale.shape, x.shape[1:]
+        # Items that have converged leave the batch, so a scale cannot have a batch axis.
+        own = given[1:] if len(given) == x.ndim and given[0] == 1 else given
+        fits = len(own) <= len(wanted) and all(
+            a in (1, b) for a, b in zip(reversed(own), reversed(wanted))
+        )
+        if not fits or not bool((self.scale > 0).all()):
+            raise InputError(
+                "the scale of LBFGS is positive and has the shape of one item of x, "
+                f"{(1, *wanted)}, got the shape {tuple(given)} and the least value "
+                f"{float(self.scale.amin()):g}"
+            )
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
         objective, bounds = _split(objective)

@@ -65,6 +65,12 @@ def test_a_checkpoint_knows_the_scale(tmp_path: Path) -> None:
     assert "scale" not in repr(LBFGS(scale=size))
 
 
+@pytest.mark.parametrize("scale", [torch.ones(2, 1, 30), torch.ones(7), torch.zeros(30)])
+def test_a_scale_is_positive_and_the_same_for_all_items(scale: torch.Tensor) -> None:
+    with pytest.raises(it.InputError, match="the scale of LBFGS is positive"):
+        it.solve(problem(), solver=LBFGS(scale=scale), progress=False)
+
+
 def test_only_one_prior_may_bound() -> None:
     with pytest.raises(it.InputError, match="LBFGS needs every prior to be differentiable"):
         it.solve(problem(), NonNegative() + Box(0, 1), LBFGS(), progress=False)
