@@ -1,4 +1,4 @@
-"""Exact Gauss-Newton steps from the dual system, which is as large as the measurements are many."""
+"""Exact Gauss-Newton steps from the dual system, which has one row per measurement."""
 
 from __future__ import annotations
 
@@ -65,6 +65,8 @@ def solve_dual(
     right = right + (W @ (J @ pull[:, :, None]))[:, :, 0]
     # In double precision, because the matrix is ill conditioned if the measurements are similar.
     system = W.double() @ (J @ J.mT).double()
+    if not bool(system.isfinite().all()):
+        return torch.full_like(variable, torch.nan)  # the item diverges, and the others go on
     if bool((mu > 0).all()):
         system = system + mu.double()[:, None, None] * torch.eye(J.shape[1], device=J.device)
         w = torch.linalg.solve(system, right.double()[:, :, None])

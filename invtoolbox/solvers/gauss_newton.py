@@ -14,6 +14,7 @@ from torch import Tensor
 
 from invtoolbox.core.constants import convert
 from invtoolbox.core.pytrees import where_items
+from invtoolbox.errors import InputError
 from invtoolbox.objective.linearization import Linearization
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
@@ -60,10 +61,11 @@ class GaussNewton(Solver):
             Fourier transform plus the mean curvature of the misfit, item by item. It pays if the
             operator acts pixel by pixel and a prior couples distant pixels, as in registration.
         inner: ``"cg"``, or ``"dual"`` for few measurements and many unknowns, such as the weights
-            of a network. It solves exactly for one number per measurement (`solve_dual`), at one
-            backward pass per measurement, and stores the derivative, measurements times unknowns.
-            It pays if the measurements are correlated, because conjugate gradients then need more
-            steps than there are measurements. `Tikhonov` on an image is the only prior it takes.
+            of a network. The dual system has one row per measurement and is solved exactly
+            (`solve_dual`), at the cost of one backward pass per measurement and of the memory of
+            the derivative, measurements times unknowns. It pays if the measurements are
+            correlated, because conjugate gradients then need more steps than there are
+            measurements. `Tikhonov` on an image is the only prior it takes.
 
     >>> import invtoolbox as it
     >>> square = it.as_operator(lambda x: x**2, domain_shape=(1, 4), range_shape=(1, 4))
@@ -82,6 +84,13 @@ class GaussNewton(Solver):
     sufficient_decrease: float = 1e-4
     preconditioner: Literal["fourier"] | None = None
     inner: Literal["cg", "dual"] = "cg"
+
+    def __post_init__(self) -> None:
+        if self.inner not in ("cg", "dual") or self.preconditioner not in (None, "fourier"):
+            raise InputError(
+                f"{type(self).__name__} takes inner='cg' or 'dual' and preconditioner=None or "
+                f"'fourier', got {self.inner!r} and {self.preconditioner!r}"
+            )
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if not objective.has_value:

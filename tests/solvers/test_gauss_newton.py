@@ -181,6 +181,22 @@ def test_without_damping_the_dual_step_is_the_shortest() -> None:
     torch.testing.assert_close(solution.x[0, 0], expected, rtol=1e-9, atol=1e-9)
 
 
+def test_an_item_without_a_finite_dual_system_diverges_alone() -> None:
+    A = it.as_operator(lambda x: x[..., :2].exp(), (1, 3), (1, 2))
+    start = torch.tensor([1.0, 95.0]).view(2, 1, 1).expand(2, 1, 3).clone()
+    solver = it.solvers.GaussNewton(inner="dual")
+    found = it.solve(
+        it.Problem(torch.ones(2, 1, 2), A), solver=solver, initial=start, progress=False
+    )
+    assert found.status == ("converged", "diverged")
+
+
+def test_settings_with_a_typing_error_are_refused() -> None:
+    for settings in ({"inner": "duall"}, {"preconditioner": "furier"}):
+        with pytest.raises(it.InputError, match="takes inner='cg' or 'dual'"):
+            it.solvers.LevenbergMarquardt(**settings)  # type: ignore[arg-type]
+
+
 def test_the_dual_system_takes_no_other_prior() -> None:
     problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
     for prior in (it.priors.Tikhonov("gradient"), it.priors.SmoothedNorm()):
