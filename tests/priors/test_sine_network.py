@@ -46,6 +46,25 @@ def test_a_network_starts_as_sitzmann_et_al_do() -> None:
     assert float(inside) == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.parametrize("shape", [(1, 64), (1, 1, 64), (1, 12, 12), (3, 8, 8)])
+@pytest.mark.parametrize("kind", [it.priors.SineNetwork, it.priors.CoordinateNetwork])
+def test_items_are_independent(shape: tuple[int, ...], kind: type) -> None:
+    y = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+
+    def fit(y: torch.Tensor) -> torch.Tensor:
+        problem = it.Problem(y, it.operators.Identity(shape))
+        solver = it.solvers.Adam(max_iterations=4)
+        return it.solve(problem, kind(width=16, depth=2), solver, progress=False).x
+
+    assert torch.equal(fit(y)[1:2], fit(y[1:2]))
+
+
+def test_an_axis_of_one_pixel_does_not_hide_the_spectrum() -> None:
+    place = torch.linspace(-1, 1, 96)
+    slow, fast = (torch.sin(torch.pi * k * place).view(1, 1, 1, 96) for k in (3, 20))
+    assert chosen(slow) < chosen(fast)
+
+
 def test_settings_are_checked() -> None:
     for frequency in (0.0, "fourier"):
         with pytest.raises(it.InputError, match="frequency"):

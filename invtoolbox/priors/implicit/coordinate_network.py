@@ -150,6 +150,15 @@ def apply_layers(
     """Apply dense layers ``weight0``, ``bias0``, ... to ``(batch, n, values)``."""
     layers = len(parameters) // 2
     for k in range(layers):
-        x = torch.baddbmm(parameters[f"bias{k}"], x, parameters[f"weight{k}"])
+        x = apply_layer(parameters, k, x)
         x = activation(x) if k < layers - 1 else x
     return x
+
+
+def apply_layer(parameters: dict[str, Tensor], k: int, x: Tensor) -> Tensor:
+    """Apply the dense layer ``weightk``, ``biask`` to ``(batch, n, values)``."""
+    weight, bias = parameters[f"weight{k}"], parameters[f"bias{k}"]
+    if min(weight.shape[1:]) > 1 or x.device.type != "cpu":
+        return torch.baddbmm(bias, x, weight)
+    # A batch of products with a vector rounds otherwise than the products of its items.
+    return torch.stack([torch.addmm(b, v, w) for b, v, w in zip(bias, x, weight)])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
+from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork, apply_layer
 from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ class SineNetwork(CoordinateNetwork):
     spectrum nearest to that of its image (FreSh; Kania et al., ICLR 2025). The image is that of a
     few CGLS steps; the distance is Wasserstein's between the amplitudes of 64 bands without the
     mean. If there are fewer measurements m than the n pixels, the frequency is at most
-    ``pi m^(1/d) / 8`` for d axes, because a faster network fits the measurements and not the rest.
+    ``pi m^(1/d) / 8`` for d axes, because a faster network can fit the measurements with any values
+    between them.
 
     Args:
         width: width of the hidden layers.
@@ -108,20 +109,23 @@ class SineNetwork(CoordinateNetwork):
     def _network(self, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
         x, factor = inputs, self.omega.view(-1, 1, 1)
         for k in range(self.depth):
-            x = torch.baddbmm(parameters[f"bias{k}"], x, parameters[f"weight{k}"])
-            x, factor = (factor * x).sin(), torch.full_like(factor, _HIDDEN)
-        return torch.baddbmm(parameters[f"bias{self.depth}"], x, parameters[f"weight{self.depth}"])
+            x = (factor * apply_layer(parameters, k, x)).sin()
+            factor = torch.full_like(factor, _HIDDEN)
+        return apply_layer(parameters, self.depth, x)
 
     def _nearest_frequency(self, image: Tensor, measured: int) -> float:
         """Return the frequency of the untrained networks with the spectrum nearest to an image."""
         shape = self.image_shape[1:]
         highest = float(max(_CANDIDATES))
         if measured < image.numel():
-            highest = math.pi * measured ** (1 / len(shape)) / 8
+            highest = math.pi * measured ** (1 / max(sum(n > 1 for n in shape), 1)) / 8
         wanted = _spectrum(image)
         # The bands are slow compared with the pixels, so networks are drawn on a coarser grid.
         grid = tuple(min(n, _GRID) for n in shape)
-        axes = [torch.linspace(-1, 1, n).to(image) * m / max(shape) for n, m in zip(grid, shape)]
+        axes = [
+            torch.linspace(-1, 1, n).to(image) * m / max(shape) if n > 1 else image.new_zeros(1)
+            for n, m in zip(grid, shape)
+        ]
         inputs = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)[None]
         best, least = highest, math.inf
         for omega in sorted({*(c for c in _CANDIDATES if c < highest), highest}):
@@ -157,8 +161,10 @@ def _count_measurements(problem: Problem) -> list[int]:
 def _spectrum(image: Tensor) -> Tensor:
     """Return the amplitudes of an image ``(1, channel, *space)``, summed over bands.
 
-    The k-th band holds the waves of which the numbers of cycles along the axes add up to k + 1.
+    The k-th band holds the waves of which the numbers of cycles along the axes add up to k + 1. An
+    axis of one pixel has no waves.
     """
+    image = image.reshape(*image.shape[:2], *([n for n in image.shape[2:] if n > 1] or [1]))
     axes = tuple(range(2, image.ndim))
     amplitude = torch.fft.fftn(image, dim=axes).abs().sum((0, 1))
     total = torch.zeros(amplitude.shape, device=image.device)
