@@ -64,5 +64,9 @@ def test_bad_input() -> None:
     for w in (torch.zeros(3), torch.zeros(1, 4), torch.full((1, 3), torch.nan)):
         with pytest.raises(InputError, match="finite and .batch, 3"):
             TunedGenerator(prior, w)
+    with pytest.raises(InputError, match="latents of 2 images, and the problem has 3"):
+        tune(prior, torch.zeros(2, 3), torch.rand(3, 1, 4, 5), 1.0)
+    double = TunedGenerator(prior, torch.zeros(1, 3, dtype=torch.float64))
+    assert double.decode(double.initial()).dtype == torch.float32
     with pytest.raises(InputError, match="a locality of at least 0"):
         TunedGenerator(prior, torch.zeros(1, 3), radius=0.0)

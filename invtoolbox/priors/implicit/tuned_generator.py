@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -13,6 +13,9 @@ from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.implicit.latent_networks import GaussianLatents
 from invtoolbox.priors.settings import replace
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
 
 
 class TunedGenerator(ImplicitPrior):
@@ -87,9 +90,17 @@ class TunedGenerator(ImplicitPrior):
                 "TunedGenerator takes a locality of at least 0, a positive radius and at least one "
                 f"neighbour, got {locality}, {radius} and {neighbours}"
             )
-        self.prior, self.w = prior, w.detach()
+        self.prior, self.w = prior, w.detach().to(prior.mean)
         self.locality, self.radius = float(locality), radius
         self.neighbours, self.seed, self.iteration = int(neighbours), int(seed), 0
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        if len(self.w) not in (1, problem.batch):
+            raise InputError(
+                f"TunedGenerator has the latents of {len(self.w)} images, and the problem has "
+                f"{problem.batch}; give the latents of each, or of one image"
+            )
+        return self
 
     def at(self, iteration: int) -> Self:
         return replace(self, iteration=iteration)
