@@ -11,12 +11,14 @@ import torch
 from invtoolbox import InputError, datasets
 
 
-def write(path: Path, code: int = 5, order: str = ">", samples: int = 4) -> Path:
+def write(
+    path: Path, code: int = 5, order: str = ">", samples: int = 4, stated: bool = True
+) -> Path:
     """A line of 2 shots and 3 receivers at a slope, every 2 ms a sample."""
     head = bytearray(3600)
     for place, value in ((3216, 2000), (3220, samples), (3224, code)):
         head[place : place + 2] = np.array([value], f"{order}u2").tobytes()
-    if order == "<":
+    if order == "<" and stated:
         head[3296:3300] = b"\x04\x03\x02\x01"
     content = bytes(head)
     for shot in range(2):
@@ -50,9 +52,12 @@ def ibm(value: float) -> int:
     return (int(value < 0) << 31) | (exponent << 24) | round(size * 2**24)
 
 
-@pytest.mark.parametrize(("code", "order"), [(5, ">"), (5, "<"), (1, ">"), (3, ">")])
-def test_values_and_places(tmp_path: Path, code: int, order: str) -> None:
-    found = datasets.read_segy(write(tmp_path / "line.sgy", code, order))
+@pytest.mark.parametrize(
+    ("code", "order", "stated"),
+    [(5, ">", True), (5, "<", True), (5, "<", False), (1, ">", True), (3, ">", True)],
+)
+def test_values_and_places(tmp_path: Path, code: int, order: str, stated: bool) -> None:
+    found = datasets.read_segy(write(tmp_path / "line.sgy", code, order, stated=stated))
     assert found.records.shape == (2, 3, 4) and found.time_step == pytest.approx(2e-3)
     last = [-1.0, 118.0] if code == 3 else [-1.5, 118.625]
     assert torch.equal(found.records[1, 2], torch.tensor([1.0, 2.0, *last]))
@@ -64,6 +69,15 @@ def test_values_and_places(tmp_path: Path, code: int, order: str) -> None:
     assert torch.allclose(receivers[1, :, 1], torch.tensor([0.0, 10.0, 20.0]), atol=1e-4)
 
 
+def test_feet_become_metres(tmp_path: Path) -> None:
+    path = write(tmp_path / "line.sgy")
+    metres, content = datasets.read_segy(path), path.read_bytes()
+    path.write_bytes(content[:3254] + b"\x00\x02" + content[3256:])
+    feet = datasets.read_segy(path)
+    torch.testing.assert_close(feet.shots, 0.3048 * metres.shots)
+    torch.testing.assert_close(feet.receivers, 0.3048 * metres.receivers)
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     whole = write(tmp_path / "line.sgy").read_bytes()
     broken = tmp_path / "broken.sgy"
@@ -72,6 +86,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         (whole[:-5], "truncated or damaged, traces of 4 samples every 2000"),
         (whole[:3224] + b"\x00\x04" + whole[3226:], "format code 4"),
         (whole[: -(240 + 16)], "have 2 to 3 traces"),
+        (whole[:3688] + b"\x00\x02" + whole[3690:], "coordinates are angles"),
     ):
         broken.write_bytes(content)
         with pytest.raises(InputError, match=message):

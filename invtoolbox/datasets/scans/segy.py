@@ -16,6 +16,8 @@ from invtoolbox.errors import InputError
 _FILE_HEADER, _TRACE_HEADER = 3600, 240
 #: Types of samples by the format code, without the byte order; 1 is IBM's floating point.
 _TYPES = {1: "u4", 2: "i4", 3: "i2", 5: "f4", 6: "f8", 8: "i1"}
+#: Metres per unit of length by the measurement system of the file; 2 is feet.
+_METRES = {2: 0.3048}
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,20 +63,23 @@ def read_segy(path: str | Path) -> SeismicRecords:
     """Read the records of a SEG-Y file (revision 0 to 2, either byte order).
 
     Traces are grouped by their field record number, or by the place of the shot if there is none.
+    Feet become metres.
 
     Args:
         path: path of the file.
 
     Raises:
-        InputError: the file is truncated or no SEG-Y, its samples are of an unknown format, or its
-            shots have different numbers of traces.
+        InputError: the file is truncated or no SEG-Y, its samples are of an unknown format, its
+            coordinates are angles, or its shots have different numbers of traces.
     """
     file = require_file(path)
     with decoding(file, "SEG-Y"):
         content = file.read_bytes()
         if len(content) < _FILE_HEADER + _TRACE_HEADER:
             raise InputError("truncated, it ends within its headers")
-        order = "<" if content[3296:3300] == b"\x04\x03\x02\x01" else ">"
+        # Revision 2 states its byte order; before, the format code shows it.
+        little = content[3296:3300] == b"\x04\x03\x02\x01" or _short(content, 3224, ">") > 255
+        order = "<" if little else ">"
         step, samples, code = (_short(content, place, order) for place in (3216, 3220, 3224))
         if code not in _TYPES:
             raise InputError(
@@ -96,7 +101,12 @@ def read_segy(path: str | Path) -> SeismicRecords:
         if ((own != 0) & (own != samples)).any():
             raise InputError("its traces have different lengths; cut them to one length")
         values = _samples(np.ascontiguousarray(body), code, order)
-        sources, receivers = _places(heads, order)
+        if (_column(heads, 88, "i2", order) > 1).any():
+            raise InputError(
+                "its coordinates are angles (longitude and latitude); project them to metres"
+            )
+        metres = _METRES.get(_signed(content, 3254, order), 1.0)
+        sources, receivers = (metres * places for places in _places(heads, order))
         names = _column(heads, 8, "i4", order)
     groups = _groups(names, sources, file)
     return SeismicRecords(
@@ -135,7 +145,7 @@ def _samples(body: np.ndarray, code: int, order: str) -> np.ndarray:
 
 
 def _places(heads: np.ndarray, order: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return depth, x and y of the shot and of the receiver of every trace, in metres."""
+    """Return depth, x and y of the shot and of the receiver of every trace, in the file's unit."""
 
     def scaled(place: int, scalar: int) -> np.ndarray:
         factor = _column(heads, scalar, "i2", order).astype(np.float64)
