@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from invtoolbox.runs.images.run import Outcome
     from invtoolbox.runs.meshes import MeshOutcome
     from invtoolbox.runs.moving import MovingOutcome
+    from invtoolbox.runs.normal_maps import Surface
     from invtoolbox.runs.normal_scene import NormalOutcome
+    from invtoolbox.runs.registration import Registration
     from invtoolbox.runs.registration_scene import RegistrationOutcome
     from invtoolbox.runs.study import Study
     from invtoolbox.runs.views.run import ViewOutcome
@@ -105,22 +107,24 @@ def report_moving(outcome: MovingOutcome, quiet: bool) -> int:
 
 def report_surface(outcome: NormalOutcome, quiet: bool) -> int:
     """Report the outcome of a scene of a normal map."""
-    if not quiet:
-        if outcome.surface is not None:
-            print(outcome.surface.solutions[0])
-        _print_measures(outcome.metrics, outcome.surface)
-        _print_files(outcome.files, outcome.folder)
-    return 0 if outcome.surface is None else report_divergence(outcome.surface.solutions[0])
+    return _report_result(outcome, outcome.surface, quiet)
 
 
 def report_registration(outcome: RegistrationOutcome, quiet: bool) -> int:
     """Report the outcome of a scene of a registration."""
+    return _report_result(outcome, outcome.motion, quiet)
+
+
+def _report_result(
+    outcome: NormalOutcome | RegistrationOutcome, result: Surface | Registration | None, quiet: bool
+) -> int:
+    """Report the result of a scene of one item; it is None if an earlier run was finished."""
     if not quiet:
-        if outcome.motion is not None:
-            print(outcome.motion.solutions[0])
-        _print_measures(outcome.metrics, outcome.motion)
+        if result is not None:
+            print(result.solutions[0])
+        _print_measures(outcome.metrics, result)
         _print_files(outcome.files, outcome.folder)
-    return 0 if outcome.motion is None else report_divergence(outcome.motion.solutions[0])
+    return 0 if result is None else report_divergence(result.solutions[0])
 
 
 def report_events(outcome: EventOutcome, quiet: bool) -> int:

@@ -65,7 +65,7 @@ def invert_waveforms(
         InputError: bands that do not rise or that reach half of the sampling rate, or a start
             outside of the survey's velocities.
 
-    >>> import invtoolbox as it
+    >>> import torch, invtoolbox as it
     >>> wavelet = it.simulation.ricker(15.0, time_step=1e-3, samples=120)
     >>> ends = torch.tensor([[10.0, 20.0], [10.0, 180.0]])
     >>> A = it.operators.AcousticWaves((9, 21), 10.0, ends, ends, wavelet, 1e-3, (1400, 1700))
