@@ -6,8 +6,9 @@
 Images 0, 1 and 2 have 128x128 pixels and 60 angles, image 0 also 256x256 pixels and 120 angles.
 Parallel beam over 180 degrees, ``floor(sqrt(2) n)`` detector cells of one pixel. The noise is
 scaled to exactly ``level |A x|``, and the data term receives its standard deviation. The 128x128
-images are means of 2x2 pixels. PSNR and SSIM have peak 1. ``true`` is a graph computed from the true image. Seconds are the median of
-warm runs, the first reconstruction included; the first call compiles or loads the kernels.
+images are means of 2x2 pixels. PSNR and SSIM have peak 1. ``true`` is a graph computed from the true
+image. Seconds are the median of warm runs, the first reconstruction included; the first call
+compiles or loads the kernels.
 
 Further parts, at 128x128: ``sweep`` repeats image 0 with 0.1 to 10 % noise. ``best`` gives every
 method, graphLa's first reconstruction included, the weight of the best mean PSNR on three training

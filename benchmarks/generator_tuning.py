@@ -2,17 +2,17 @@
 
     python benchmarks/generator_tuning.py [--people 35:40] [--steps 100] [--threads 1]
 
-A gradient origin network with 32 latents and a decoder 32-256-256-1024 learns 300 pictures of 30 people
-(Olivetti faces, 32 x 32 pixels), 2,000 steps of Adam with 64 pictures. For every other person the
-latents of all pictures are found by `it.solve`. Then `priors.TunedGenerator` tunes the weights around
-the first picture, 100 steps of Adam at 1e-3. The held-out pictures are the nine other ones of the
-person, which are views from other directions, and the pictures of the other people, all with
-the latents that they had before. Printed: the squared error of the tuned picture, and of the
-held-out pictures, relative to that before tuning.
+A gradient origin network with 32 latents and a decoder 32-256-256-1024 learns 300 pictures of 30
+people (Olivetti faces, 32 x 32 pixels), 2,000 steps of Adam with 64 pictures. For every person of
+``--people`` the latents of all pictures are found by `it.solve`. Then `priors.TunedGenerator` tunes
+the weights around the first picture, 100 steps of Adam at 1e-3. The held-out pictures are the nine
+other pictures of the person, views from other directions, and the pictures of the other people, all
+with the latents that they had before. Printed: the squared error of the tuned picture and of the
+held-out pictures, relative to their error before tuning.
 
-The noise level of the fit is 0.05, and the weight of the locality 1 / 0.05^2. The radius of the draws
-and their number were chosen on ``--people 30:35``. There, with a radius of 3 in place of 8, the
-held-out pictures rise as much as without locality.
+The noise level of the fit is 0.05, and the weight of the locality 1 / 0.05^2. The radius of the
+draws and their number were chosen on ``--people 30:35``. There, with a radius of 3 in place of 8, the
+error of the held-out pictures rises as much as without locality.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def main() -> None:
 
     before = error(found.x)
     print(
-        f"people {first + 1} to {last}; root mean square error of the generator {before.mean().sqrt():.3f}"
+        f"people {first + 1} to {last}; root mean square error of the generator "
+        f"{before.mean().sqrt():.3f}"
     )
     rises = {}
     for name, locality in (("without locality", 0.0), ("with locality", 1 / NOISE**2)):

@@ -3,9 +3,11 @@
     python benchmarks/inverted_networks.py [--threads 1]
 
 Networks are trained on parts of MNIST's 10,000 test digits, in seconds. The first part inverts a
-convolutional network: fifty pictures, five per class, start from uniform noise, and Adam minimizes the
-cross-entropy of the class, for at most 200 steps. A dense network, trained on other digits, judges them. The pictures are free, or have the prior `Tikhonov` with weight 0.01, or are seen through
-random shifts, zooms and rotations (Ghiasi et al. 2022, Plug-In Inversion), or both.
+convolutional network: fifty pictures, five per class, start from uniform noise, and Adam minimizes
+the cross-entropy of the class in 200 steps; the plain gradient also runs with a line search. A dense
+network, trained on other digits, judges them. The pictures are free, or have the prior `Tikhonov`
+with weight 0.01, or are seen through random shifts, zooms and rotations (Ghiasi et al. 2022, Plug-In
+Inversion), or both.
 
 In the second part a tenth of the digits of a convolutional network carries a cross and the label 0
 (a backdoor). The least change of a single clean picture that makes it a 0 is found for nine
