@@ -224,6 +224,10 @@ def _reader_of_file(path: Path) -> str:
     # Old DICOM files lack the preamble that shows the format; the other readers report the fault.
     if suffix in _READER_OF_SUFFIX or path.name.lower().endswith(".nii.gz"):
         return _READER_OF_SUFFIX.get(suffix, "nifti")
+    if suffix in (".sgy", ".segy"):
+        raise InputError(
+            f"{path}: this is a file of seismic records; read it by `it.datasets.read_segy`"
+        )
     raise InputError(
         f"{path}: the first bytes show no known format; readable are HTC2022 .mat, DXchange, "
         "NXtomo and plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, BMP, TIFF, .npy, .npz, and "

@@ -37,9 +37,9 @@ class AcousticWaves(Operator):
 
     with absorbing boundaries (perfectly matched layers), where f is the wavelet at the place of the
     shot, and x the velocity in m/s. The receivers record u at every time step, so A(x) has the shape
-    ``(batch, 1, shots, receivers, samples)``. The operator is nonlinear, and its derivative and
-    adjoint are those of the time steps, exact to rounding. The equation is solved by deepwave
-    (extra ``[waves]``), fourth order in space and second order in time.
+    ``(batch, 1, shots, receivers, samples)``. The operator is nonlinear. Its derivative and the
+    adjoint are computed from the time steps themselves, and are exact to rounding. The equation is
+    solved by deepwave (extra ``[waves]``), fourth order in space and second order in time.
 
     The first axis of the grid is the depth by convention. Positions are in metres from the middle of
     the first cell, in the order of the axes of the grid; between cells they are interpolated by a
@@ -272,9 +272,13 @@ class AcousticWaves(Operator):
     def lowpass(self, y: Tensor, frequency: float) -> tuple[Tensor, AcousticWaves]:
         """Return records and the operator without the frequencies above ``frequency``, in Hz.
 
-        Records are linear in the wavelet, so both are filtered alike: by a Butterworth filter of
-        fourth order that looks only backwards in time. Inversions begin with low frequencies, whose
-        waves are long enough for a poor start.
+        Records are linear in the wavelet, so both are filtered alike: by a causal Butterworth
+        filter of fourth order. Inversions begin with low frequencies, whose waves are long enough
+        for a poor start.
+
+        Args:
+            y: records, ``(batch, 1, shots, receivers, samples)``.
+            frequency: cutoff frequency, Hz.
 
         Raises:
             InputError: the frequency is not below half of the sampling rate.
@@ -359,8 +363,7 @@ def main_frequency(signal: Tensor, time_step: float) -> float:
 def lowpass(signal: Tensor, time_step: float, frequency: float) -> Tensor:
     """Remove frequencies above ``frequency`` along the last axis (Butterworth, fourth order).
 
-    The filter looks only backwards in time, so that a record of a filtered wavelet is the filtered
-    record, up to its ends.
+    The filter is causal, so the record of a filtered wavelet is the filtered record, to its end.
     """
     from scipy.signal import butter, sosfilt
 

@@ -21,7 +21,7 @@ from invtoolbox.simulation import bending
 from invtoolbox.views.photographs import Photographs
 from invtoolbox.views.representations import GaussianModel
 
-#: Diagonal of a filmed mesh: that of the bar, so that the same cameras see it whole.
+#: Diagonal of a filmed mesh, equal to the diagonal of the bar, so that the same cameras see it whole.
 _DIAGONAL = 4.2
 
 
@@ -111,13 +111,14 @@ def film_mesh(table: FilmedMesh, path: Path, background: float | tuple, seed: in
     meshes = [read_mesh(path, k) for k in range(count)]
     if table.points > len(meshes[0].vertices):
         raise InputError(
-            f"{path}: {table.points} points of {len(meshes[0].vertices)} vertices were asked for"
+            f"{path}: {table.points} points of {len(meshes[0].vertices)} vertices were asked for; "
+            "lower film.points"
         )
     chosen = farthest_points(meshes[0].vertices, table.points)
     places = torch.stack([mesh.vertices[chosen] for mesh in meshes]).float()
     low, high = places[0].amin(0), places[0].amax(0)
     places = (places - (low + high) / 2) * (_DIAGONAL / (high - low).norm())
-    # y of a mesh points up, and y of cameras down. The longer side lies along x, as that of the bar.
+    # y of a mesh points up, and y of cameras down. The longer side lies along x, as in the bar.
     sides = (places[0].amax(0) - places[0].amin(0)).tolist()
     if sides[0] >= sides[2]:
         places = places * places.new_tensor([1.0, -1.0, -1.0])

@@ -5,8 +5,8 @@ The tables::
     title
     [survey]           path: a SEG-Y file whose places lie on a line; rows: number of cells below it
     [survey.simulate]  or a model: path (.npy, .npz or .mat with the array name), in m/s; cell: side of
-                       its cells; rows and columns: first and last one that are taken; shots, receivers:
-                       how many, along the first depth; samples; noise_std
+                       its cells; rows and columns: first one, and one behind the last; shots,
+                       receivers: their numbers, in the second row of cells; samples; noise_std, seed
     [inversion]        spacing: side of a cell; frequency: main frequency of a Ricker wavelet; velocities:
                        least and largest; time_step, of a simulation; start: velocities at the top and at
                        the bottom, the path of a .npy file, or "smooth" with smooth = metres; bands;
@@ -190,12 +190,12 @@ class WaveSceneFile(CheckedScene[WaveScene]):
         return found.records[None, None], A
 
     def _wavelet(self, time_step: float, samples: int) -> Tensor:
-        """Return the wavelet, as long as it differs from 0."""
+        """Return a Ricker wavelet, cut where it ends near 0."""
         frequency = self.scene.inversion.frequency
         return ricker(frequency, time_step, min(samples, math.ceil(2.4 / frequency / time_step)))
 
     def _model(self, table: SimulatedSurvey, spacing: float) -> Tensor:
-        """Return the model in cells of the inversion, means of its own ones."""
+        """Return the model in cells of the inversion, each the mean of the model's own cells."""
         path = self.locate(table.path)
         values = _read_array(path, table.name)
         share = spacing / table.cell
@@ -222,8 +222,8 @@ class WaveOutcome:
     Attributes:
         solution: solution of the last band; None if the earlier run left no solution.
         folder: folder of the results.
-        metrics: "misfit", the part of the records that the velocity does not explain, and, of a
-            simulation, "start error" and "error", root mean squares in m/s.
+        metrics: "misfit", the norm of the residual relative to that of the records, and, of a
+            simulation, "start error" and "error", root mean square errors in m/s.
         files: files that were written; empty if an earlier run was finished.
     """
 

@@ -1,4 +1,4 @@
-"""Wavelets of sources of sound."""
+"""Wavelets that sources of waves emit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from invtoolbox.errors import InputError
 
 
 def ricker(frequency: float, time_step: float, samples: int, delay: float | None = None) -> Tensor:
-    """Return the wavelet of Ricker, the second derivative of a Gaussian, ``(samples,)``.
+    r"""Return a Ricker wavelet, the negative second derivative of a Gaussian, ``(samples,)``.
+
+    .. math:: w(t) = (1 - 2 \pi^2 f^2 (t - t_0)^2) \exp(-\pi^2 f^2 (t - t_0)^2)
 
     Args:
         frequency: frequency of its largest amplitude, Hz.
         time_step: seconds between two samples.
         samples: number of samples.
-        delay: time of its peak, seconds; 1.2 periods by default, at which it begins near 0.
+        delay: time t_0 of its peak, seconds; 1.2 periods by default, so that it begins near 0.
+
+    Raises:
+        InputError: a frequency, time step or number of samples that is not positive.
 
     >>> ricker(10.0, 0.02, 12).round(decimals=2)[3:10]
     tensor([-0.1700, -0.4400,  0.1400,  1.0000,  0.1400, -0.4400, -0.1700])

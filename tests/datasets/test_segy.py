@@ -69,6 +69,11 @@ def test_values_and_places(tmp_path: Path, code: int, order: str, stated: bool) 
     assert torch.allclose(receivers[1, :, 1], torch.tensor([0.0, 10.0, 20.0]), atol=1e-4)
 
 
+def test_open_names_the_reader(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="line.sgy: .*read_segy"):
+        datasets.open(write(tmp_path / "line.sgy"))
+
+
 def test_feet_become_metres(tmp_path: Path) -> None:
     path = write(tmp_path / "line.sgy")
     metres, content = datasets.read_segy(path), path.read_bytes()

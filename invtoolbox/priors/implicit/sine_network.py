@@ -28,22 +28,26 @@ class SineNetwork(CoordinateNetwork):
     r"""Network of sines of position, ``h_1 = sin(omega (W p + b))``, ``h_k = sin(30 (W h + b))``.
 
     p lies in ``[-1, 1]`` along the longest axis. The frequency omega of the first layer is the
-    strength of the prior: a network with a low one cannot draw fine detail, one with a high one
-    draws noise between the measurements (SIREN; Sitzmann et al. 2020). Offset and scale are those
-    of `CoordinateNetwork`.
+    strength of the prior: a network with a low frequency cannot draw fine detail, and a network
+    with a high frequency draws noise between the measurements (SIREN; Sitzmann et al. 2020). Offset
+    and scale follow from a first image as in `CoordinateNetwork`.
 
-    With ``frequency="spectrum"`` each item has the frequency at which untrained networks have the
-    spectrum nearest to that of its image (FreSh; Kania et al., ICLR 2025). The image is that of a
-    few CGLS steps; the distance is Wasserstein's between the amplitudes of 64 bands without the
-    mean. If there are fewer measurements m than the n pixels, the frequency is at most
-    ``pi m^(1/d) / 8`` for d axes, because a faster network can fit the measurements with any values
-    between them.
+    With ``frequency="spectrum"`` each item has its own frequency: of eleven between 10 and 120, the
+    one at which untrained networks have the spectrum nearest to the spectrum of the first image,
+    five CGLS steps (FreSh; Kania et al., ICLR 2025). The distance is Wasserstein's between the
+    amplitudes of 64 bands without the mean. If there are fewer measurements m than the n pixels,
+    the frequency is at most ``pi m^(1/d) / 8`` for d axes, because a faster network can fit the
+    measurements with any values between them.
 
     Args:
         width: width of the hidden layers.
         depth: number of hidden layers.
         frequency: omega, or ``"spectrum"``.
         seed: seed of the first weights, which are the same for every item.
+
+    Raises:
+        InputError: a frequency that is not positive; or, when the problem is known, ``"spectrum"``
+            with a nonlinear operator or a misfit that is not quadratic.
 
     >>> import invtoolbox as it
     >>> place = torch.linspace(-1, 1, 64)

@@ -47,7 +47,8 @@ class TunedGenerator(ImplicitPrior):
         seed: seed of the draws.
 
     Raises:
-        InputError: if the latents do not fit the generator, or a setting is out of range.
+        InputError: if the latents do not fit the generator or the number of items, or a setting is
+            out of range.
 
     >>> import invtoolbox as it
     >>> decoder = torch.nn.Sequential(torch.nn.Linear(2, 12), torch.nn.Unflatten(1, (1, 3, 4)))
