@@ -237,6 +237,8 @@ def _measure(surface: Surface, truth: Any) -> dict[str, float]:
             f"the true depth has {tuple(true.shape)} pixels, and the map {tuple(depth.shape)}"
         )
     known = depth.isfinite() & true.isfinite()
+    if not bool(known.any()):
+        raise InputError("no pixel has a true depth and a normal; check the files truth and mask")
     found, true = depth[known], true[known]
     if surface.intrinsics is None:
         found = found + (true - found).median()

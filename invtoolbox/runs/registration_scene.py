@@ -5,8 +5,8 @@ The tables::
     title
     [registration]  moving, fixed: paths; spacing; mask; loss; smoothness; levels; max_iterations,
                     tolerance per level; or simulated = true, with seed and noise_std
-    [[prior]]       priors of the displacement; bending by default. A prior without a weight has one
-                    that suits moderate noise
+    [[prior]]       priors of the displacement; bending by default, and prior = [] is none. A prior
+                    without a weight has one that suits moderate noise
     [output]        folder, formats
 
 ``--set registration.loss=ncc`` changes a key by its dotted name, as in every scene.
@@ -28,6 +28,7 @@ from invtoolbox import datasets, metrics
 from invtoolbox.catalogue.documents import CheckedScene, Several, Table
 from invtoolbox.core.checks import open_arrays
 from invtoolbox.datasets.output import write_png, writing
+from invtoolbox.priors import PriorSum
 from invtoolbox.runs.images.parts import prior_of
 from invtoolbox.runs.images.tables import Prior as PriorTable
 from invtoolbox.runs.job import Request, SceneJob, read_json, write_json
@@ -148,11 +149,11 @@ class RegistrationJob(SceneJob[RegistrationScene]):
         content = self.check_content(moving=moving, fixed=fixed, mask=mask)
         if self.resume and measures.exists():
             return RegistrationOutcome(None, folder, read_json(measures), ())
-        prior: Any = prior_of(self.file.scene.prior, self.file)
+        prior = prior_of(self.file.scene.prior, self.file)
         motion = register(
             moving,
             fixed,
-            prior,
+            PriorSum(()) if prior is None else prior,  # None would be the usual prior
             spacing=table.spacing,
             loss=table.loss,
             smoothness=table.smoothness,

@@ -12,7 +12,7 @@ The tables::
                        the bottom, the path of a .npy file, or "smooth" with smooth = metres; bands;
                        order, length: Sobolev misfit along time, length in seconds; max_iterations per
                        band
-    [[prior]]          priors with gradients, none by default
+    [[prior]]          priors with gradients, of weight 1 unless given; none by default
     [output]           folder, formats
 """
 
@@ -163,9 +163,15 @@ class WaveSceneFile(CheckedScene[WaveScene]):
                 None, None
             ]
         path = self.locate(table.start)
-        start = torch.from_numpy(np.asarray(open_arrays(path), np.float32))
+        opened = open_arrays(path)
+        if not isinstance(opened, np.ndarray):
+            raise InputError(f"{path}: the start is one array; save it as a .npy file")
+        start = torch.from_numpy(np.asarray(opened, np.float32))
         if tuple(start.shape) != grid:
-            raise InputError(f"{path}: the start has the shape {tuple(start.shape)}, not {grid}")
+            raise InputError(
+                f"{path}: the start has the shape {tuple(start.shape)}, and the grid {grid}; give one "
+                "velocity per cell"
+            )
         return start[None, None]
 
     def _recorded(

@@ -54,6 +54,9 @@ def test_a_scene_of_normals_keeps_the_cliffs(
     ):
         with pytest.raises(InputError, match=message):
             it.run("own.toml", changes, "no", progress=False)
+    np.save("depth.npy", np.full((70, 96), np.nan))
+    with pytest.raises(InputError, match="no pixel has a true depth"):
+        it.run("own.toml", {"integration.k": 0}, "no", progress=False)
 
 
 def test_a_scene_of_two_images_finds_the_motion(
@@ -70,6 +73,10 @@ def test_a_scene_of_two_images_finds_the_motion(
         "warped.npy",
         "registration.png",
     }
+    short = {"registration.max_iterations": 3, "output.formats": []}
+    usual: Any = it.run("registration-simulated", short, "usual", progress=False)
+    free: Any = it.run("registration-simulated", {**short, "prior": []}, "free", progress=False)
+    assert not torch.equal(free.motion.displacement, usual.motion.displacement)
     again: Any = it.run("registration-simulated", {}, "out", resume=True, progress=False)
     assert again.motion is None and again.metrics == found.metrics
     ring = simulate_ring()

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import invtoolbox as it
 from invtoolbox.cli import main
@@ -92,9 +91,11 @@ def test_records_of_a_file(scene: Path) -> None:
         ({"survey.simulate.rows": [30, 40]}, "no cell is left"),
         ({"inversion.time_step": 0.1}, "time steps of 0.1 s are unstable"),
         ({"inversion.start": "start.npy"}, r"start.npy: the start has the shape \(3,\)"),
+        ({"inversion.start": "pair.npz"}, "pair.npz: the start is one array"),
     ],
 )
 def test_faults(scene: Path, changes: dict[str, Any], message: str) -> None:
-    np.save("start.npy", torch.zeros(3).numpy())
+    np.save("start.npy", np.zeros(3))
+    np.savez("pair.npz", a=np.zeros(3), b=np.zeros(3))
     with pytest.raises(it.InputError, match=message):
         it.run(scene, changes, "no", progress=False)
