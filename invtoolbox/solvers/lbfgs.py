@@ -136,6 +136,9 @@ class LBFGS(Solver):
                 "LBFGS needs an energy of every prior for its line search, and a prior here has "
                 "none"
             )
+        boxes = [term.prior for term in objective.prior.terms if isinstance(term.prior, Box)]
+        if objective.layout is None and len(boxes) > 1:
+            return f"LBFGS takes one prior of bounds, got {boxes[0]} and {boxes[1]}; join them"
         return nonsmooth_reason(_split(objective)[0], "LBFGS")
 
     def suits(self, objective: Objective) -> bool:

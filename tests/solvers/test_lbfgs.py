@@ -72,7 +72,7 @@ def test_a_scale_is_positive_and_the_same_for_all_items(scale: torch.Tensor) -> 
 
 
 def test_only_one_prior_may_bound() -> None:
-    with pytest.raises(it.InputError, match="LBFGS needs every prior to be differentiable"):
+    with pytest.raises(it.InputError, match="LBFGS takes one prior of bounds"):
         it.solve(problem(), NonNegative() + Box(0, 1), LBFGS(), progress=False)
 
 
