@@ -91,8 +91,8 @@ PACKAGES = {
     ),
     "simulation": (
         "Simulation",
-        "A simulated street with traffic and a spinning lidar, and a bar of Gaussians that bends, "
-        "with exact labels.",
+        "A street with traffic and a spinning lidar, an event camera, and a bar of Gaussians that "
+        "bends, with exact labels; and wavelets of waves.",
     ),
     "motion": ("Scene flow", "Motion in lidar sweeps: preparation of pairs, and methods."),
     "views": (

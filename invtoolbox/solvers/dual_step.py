@@ -13,8 +13,12 @@ from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior
 
 def dual_reason(objective: Objective, name: str) -> str | None:
     """Return why the dual system does not describe the step of an objective, or ``None``."""
-    if objective.problem.y0.is_complex():
-        return f"{name}(inner='dual') takes real measurements, and these are complex"
+    problem = objective.problem
+    if problem.y0.is_complex() or problem.operator.complex_images:
+        what = "measurements" if problem.y0.is_complex() else "images"
+        return (
+            f"{name}(inner='dual') takes real numbers, and the {what} of this problem are complex"
+        )
     others = [
         prior
         for _, prior in objective.terms

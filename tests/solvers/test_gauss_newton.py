@@ -191,6 +191,14 @@ def test_an_item_without_a_finite_dual_system_diverges_alone() -> None:
     assert found.status == ("converged", "diverged")
 
 
+def test_the_dual_system_takes_real_numbers() -> None:
+    A = it.operators.Fourier((1, 4))
+    for operator in (A, it.operators.PhaseRetrieval(A)):
+        y = operator(torch.ones(1, 1, 4, dtype=torch.complex64))
+        with pytest.raises(it.InputError, match="takes real numbers"):
+            it.solve(it.Problem(y, operator), solver=it.solvers.GaussNewton(inner="dual"))
+
+
 def test_settings_with_a_typing_error_are_refused() -> None:
     for settings in ({"inner": "duall"}, {"preconditioner": "furier"}):
         with pytest.raises(it.InputError, match="takes inner='cg' or 'dual'"):
