@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -131,19 +131,19 @@ class AcousticWaves(Operator):
                 "the wavelet or lengthen the record"
             )
         # Between cells, places need further cells around the grid, with the values of its border.
-        between = [((p - p.round()).abs() > 1e-3).any() for p in (self.shots, self.receivers)]
+        between = [(p != p.round()).any() for p in (self.shots, self.receivers)]
         self._margin = _SINC if any(between) else 0
         if self._margin and free_surface:
             self._check_surface()
         self.wavelet = wavelet
         self.frequency = main_frequency(wavelet, self.time_step)
         self._check_steps()
-        self.items = len(wavelet) if wavelet.ndim == 2 and len(wavelet) > 1 else None
+        self.items = self._count_items()
         self.domain_shape = (1, *self.grid)
         self._set_range()
 
     def _inside(self, places: Tensor, name: str, ndims: tuple[int, ...]) -> Tensor:
-        """Return places in cells; all must lie on the grid."""
+        """Return places in cells, exact if they are on the grid; all must lie inside of it."""
         axes, places = len(self.grid), torch.as_tensor(places)
         places = places if places.is_floating_point() else places.float()
         if places.ndim not in ndims or places.shape[-1] != axes or not places.numel():
@@ -160,13 +160,14 @@ class AcousticWaves(Operator):
                 f"{int(outside.sum())} of the {name} lie outside of the grid, which ends at "
                 f"{tuple(extent.tolist())} m; the first is at {tuple(round(c, 3) for c in first)} m"
             )
-        return places / places.new_tensor(self.spacing)
+        cells = places / places.new_tensor(self.spacing)
+        # Rounding would make deepwave interpolate, beyond the border of the grid.
+        return torch.where((cells - cells.round()).abs() <= 1e-3, cells.round(), cells)
 
     def _check_surface(self) -> None:
         for name, places in (("shots", self.shots), ("receivers", self.receivers)):
             depth = places[..., 0]
-            between = (depth - depth.round()).abs() > 1e-3
-            if bool((between & (depth < _SINC - 1)).any()):
+            if bool(((depth != depth.round()) & (depth < _SINC - 1)).any()):
                 raise InputError(
                     f"{name} near the free surface lie between cells; move them to depths that are "
                     f"multiples of {self.spacing[0]:g} m"
@@ -325,6 +326,13 @@ class AcousticWaves(Operator):
     def parameters(self) -> dict[str, Tensor]:
         """``wavelet``."""
         return {"wavelet": self.wavelet}
+
+    def _replace(self, parameters: dict[str, Tensor]) -> Self:
+        other = super()._replace(parameters)
+        return other._with_items(other._count_items())
+
+    def _count_items(self) -> int | None:
+        return len(self.wavelet) if self.wavelet.ndim == 2 and len(self.wavelet) > 1 else None
 
     def __repr__(self) -> str:
         cells = "x".join(str(n) for n in self.grid)

@@ -98,14 +98,21 @@ def test_positions_may_be_whole_numbers() -> None:
     assert A.shots.tolist() == [[2.0, 4.0]]
 
 
+def test_rounded_positions_at_the_border_are_on_the_grid() -> None:
+    A = survey(shots=torch.tensor([[0.0005, -0.0005], [20.0, 199.9995]]))
+    exact = survey(shots=torch.tensor([[0.0, 0.0], [20.0, 200.0]]))
+    assert torch.equal(A(media(1)), exact(media(1)))
+
+
 def test_the_wavelet_is_a_parameter() -> None:
     A, x = survey(), media(1, torch.float32)
     doubled = A.with_parameters(wavelet=2 * A.wavelet)
     assert torch.allclose(doubled(x), 2 * A(x), rtol=1e-4, atol=1e-5 * float(A(x).abs().max()))
-    pair = survey(wavelet=torch.stack([A.wavelet, 3 * A.wavelet]))
-    y = pair(x.expand(2, -1, -1, -1).contiguous())
-    assert torch.equal(y[:1], A(x)) and pair.items == 2
-    assert torch.equal(pair.select(torch.tensor([1]))(x), y[1:])
+    wavelets = torch.stack([A.wavelet, 3 * A.wavelet])
+    for pair in (survey(wavelet=wavelets), A.with_parameters(wavelet=wavelets)):
+        y = pair(x.expand(2, -1, -1, -1).contiguous())
+        assert torch.equal(y[:1], A(x)) and pair.items == 2
+        assert torch.equal(pair.select(torch.tensor([1]))(x), y[1:])
     problem = it.Problem(
         A(x), A.with_parameters(wavelet=0 * A.wavelet + 1e-3), unknown={"wavelet": None}
     )
