@@ -77,7 +77,7 @@ class KrylovMM(Solver):
     is for ``q >= 1`` and null spaces of A and L with nothing but 0 in common (Huang, Lanza, Morigi,
     Reichel & Sgallari, BIT Numer. Math. 57, 2017). Certificate: the gradient of the objective at
     the current weight, relative to the gradient of the data term at 0, both in the norm of the
-    inverse preconditioner. If the weight follows a noise level n below 2 % of the measurements, the
+    inverse preconditioner. If the noise level n is known and below 2 % of the measurements, the
     certificate is multiplied by 0.02 / n, so that it is measured against the noise.
 
     Source: Lanza, Morigi, Reichel & Sgallari, SIAM J. Sci. Comput. 37 (2015).
@@ -335,9 +335,12 @@ def _scales(
 def _strictness(target: Tensor, D: DataTerm, y: Tensor) -> Tensor:
     """Return noise over signal in units of `_USUAL_NOISE`, at most 1, ``(batch,)``.
 
-    1 for a fixed weight.
+    1 if neither the target of the discrepancy nor the noise level is known.
     """
     signal = D.discrepancy(torch.zeros_like(y), y)
+    expected = D.expected_discrepancy(y)
+    if expected is not None:
+        target = torch.where(target.isnan(), expected.to(target), target)
     noise = quotient(target, _USUAL_NOISE * signal)
     return torch.where(noise > 0, noise, torch.ones_like(noise)).clamp(1e-3, 1.0)
 

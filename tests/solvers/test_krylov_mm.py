@@ -401,3 +401,22 @@ def test_settings_are_not_changed_by_a_run() -> None:
 )
 def test_keeps_the_contracts(prior: ExplicitPrior, weight: float) -> None:
     it.testing.check_solver(KrylovMM(), scan(2)[0], prior, regularization=weight)
+
+
+def test_little_noise_makes_a_fixed_weight_as_strict_as_the_discrepancy_principle() -> None:
+    """The gradient of the data term is small long before little noise is reached."""
+    row, column = torch.meshgrid(
+        torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 48), indexing="ij"
+    )
+    x = ((row**2 + column**2 < 0.5).float() + (row.abs() + column.abs() < 0.3).float())[None, None]
+    A = it.operators.ParallelBeam((48, 48), torch.linspace(0, 3.1, 30), 70)
+    noise_std = 1e-3 * float(A(x).square().mean().sqrt())
+    problem = it.Problem(A.simulate(x, noise_std), A, it.data_terms.LeastSquares(noise_std))
+    prior = it.priors.TotalVariation(isotropic=False)
+    found, long = (
+        it.solve(problem, prior, KrylovMM(tolerance=tolerance), 300.0, max_iterations=400)
+        for tolerance in (KrylovMM().tolerance, 0.0)
+    )
+    assert found.status == ("converged",)
+    objective = found.history["objective"][-1], long.history["objective"][-1]
+    assert float(objective[0]) <= 1.01 * float(objective[1])
