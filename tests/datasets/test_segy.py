@@ -62,11 +62,24 @@ def test_values_and_places(tmp_path: Path, code: int, order: str, stated: bool) 
     last = [-1.0, 118.0] if code == 3 else [-1.5, 118.625]
     assert torch.equal(found.records[1, 2], torch.tensor([1.0, 2.0, *last]))
     # Surface at 12 m, receivers at 10 m, shots 3 m below the surface; lengths in centimetres.
-    assert torch.allclose(found.shots, torch.tensor([[3.0, 0.0, 0.0], [3.0, 30.0, 40.0]]))
-    assert torch.allclose(found.receivers[0, 2], torch.tensor([2.0, 12.0, 16.0]))
+    assert torch.allclose(found.shots.float(), torch.tensor([[3.0, 0.0, 0.0], [3.0, 30.0, 40.0]]))
+    assert torch.allclose(found.receivers[0, 2].float(), torch.tensor([2.0, 12.0, 16.0]))
     shots, receivers = found.line()
     assert torch.allclose(shots, torch.tensor([[3.0, 0.0], [3.0, 50.0]]), atol=1e-4)
     assert torch.allclose(receivers[1, :, 1], torch.tensor([0.0, 10.0, 20.0]), atol=1e-4)
+
+
+def test_map_coordinates_keep_their_centimetres(tmp_path: Path) -> None:
+    path = write(tmp_path / "line.sgy")
+    near, content = datasets.read_segy(path), bytearray(path.read_bytes())
+    for trace in range(6):
+        for place in (72, 76, 80, 84):  # centimetres
+            at = slice(3600 + 256 * trace + place, 3604 + 256 * trace + place)
+            value = int.from_bytes(content[at], "big") + 560_000_037
+            content[at] = value.to_bytes(4, "big")
+    path.write_bytes(content)
+    for found, expected in zip(datasets.read_segy(path).line(), near.line()):
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
 
 def test_open_names_the_reader(tmp_path: Path) -> None:

@@ -26,9 +26,10 @@ class SeismicRecords:
 
     Attributes:
         records: ``(shots, receivers, samples)``, in the unit of the file.
-        shots: places of the shots, depth, x and y in metres, ``(shots, 3)``. The depth counts from the
-            highest place.
-        receivers: places of the receivers of every shot, ``(shots, receivers, 3)``.
+        shots: positions of the shots, depth, x and y in metres, ``(shots, 3)``, in double precision,
+            because map coordinates have seven digits before the point. The depth counts from the
+            highest position.
+        receivers: positions of the receivers of every shot, ``(shots, receivers, 3)``.
         time_step: seconds between two samples.
         source: path of the file.
     """
@@ -40,12 +41,13 @@ class SeismicRecords:
     source: str
 
     def line(self) -> tuple[Tensor, Tensor]:
-        """Return the places along a line: ``(shots, 2)`` and ``(shots, receivers, 2)``.
+        """Return the positions along a line: ``(shots, 2)`` and ``(shots, receivers, 2)``.
 
-        The coordinates are the depth and the distance along the line that fits all places best,
-        from the first place on. They are those of `operators.AcousticWaves` in two dimensions.
+        The coordinates are the depth and the distance along the line that fits all positions best,
+        from the first position on, in metres, as `operators.AcousticWaves` takes them in two
+        dimensions.
         """
-        flat = torch.cat([self.shots[:, 1:], self.receivers[..., 1:].flatten(0, 1)]).double()
+        flat = torch.cat([self.shots[:, 1:], self.receivers[..., 1:].flatten(0, 1)])
         middle = flat.mean(0)
         direction = torch.linalg.svd(flat - middle, full_matrices=False).Vh[0]
         # Along the axis that the line follows most, and not against it.
@@ -53,8 +55,8 @@ class SeismicRecords:
         first = ((flat - middle) @ direction).amin()
 
         def project(places: Tensor) -> Tensor:
-            along = (places[..., 1:].double() - middle) @ direction - first
-            return torch.stack([places[..., 0], along.to(places)], -1)
+            along = (places[..., 1:] - middle) @ direction - first
+            return torch.stack([places[..., 0], along], -1).float()
 
         return project(self.shots), project(self.receivers)
 
@@ -111,8 +113,8 @@ def read_segy(path: str | Path) -> SeismicRecords:
     groups = _groups(names, sources, file)
     return SeismicRecords(
         torch.from_numpy(values[groups]),
-        torch.from_numpy(sources[groups[:, 0]]).float(),
-        torch.from_numpy(receivers[groups]).float(),
+        torch.from_numpy(sources[groups[:, 0]]),
+        torch.from_numpy(receivers[groups]),
         step * 1e-6,
         str(file),
     )
