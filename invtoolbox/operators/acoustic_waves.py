@@ -148,8 +148,8 @@ class AcousticWaves(Operator):
         places = places if places.is_floating_point() else places.float()
         if places.ndim not in ndims or places.shape[-1] != axes or not places.numel():
             raise InputError(
-                f"{name} are places of {axes} coordinates in metres, got the shape "
-                f"{tuple(places.shape)}"
+                f"{name} are positions of {axes} coordinates in metres, the depth first, got the "
+                f"shape {tuple(places.shape)}"
             )
         extent = torch.tensor([(n - 1) * s for n, s in zip(self.grid, self.spacing)])
         # NaN compares false with everything, so such a place is outside.
@@ -158,7 +158,8 @@ class AcousticWaves(Operator):
             first = places[outside][0].tolist()
             raise InputError(
                 f"{int(outside.sum())} of the {name} lie outside of the grid, which ends at "
-                f"{tuple(extent.tolist())} m; the first is at {tuple(round(c, 3) for c in first)} m"
+                f"{tuple(extent.tolist())} m; move them (the first is at "
+                f"{tuple(round(c, 3) for c in first)} m) or enlarge the grid"
             )
         cells = places / places.new_tensor(self.spacing)
         # Rounding would make deepwave interpolate, beyond the border of the grid.

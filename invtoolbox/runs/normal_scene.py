@@ -234,7 +234,8 @@ def _measure(surface: Surface, truth: Any) -> dict[str, float]:
     true = torch.as_tensor(truth).to(depth)
     if true.shape != depth.shape:
         raise InputError(
-            f"the true depth has {tuple(true.shape)} pixels, and the map {tuple(depth.shape)}"
+            f"the true depth has {tuple(true.shape)} pixels, and the map {tuple(depth.shape)}; give "
+            "both on the same pixels"
         )
     known = depth.isfinite() & true.isfinite()
     if not bool(known.any()):

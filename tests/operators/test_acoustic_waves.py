@@ -165,7 +165,7 @@ def test_a_medium_is_found() -> None:
         ({"wavelet": torch.ones(90)}, "largest at the frequency 0"),
         ({"velocities": (2000.0, 1000.0)}, "the least and the largest"),
         ({"grid": (14,)}, "two or three axes"),
-        ({"shots": torch.zeros(2)}, "places of 2 coordinates"),
+        ({"shots": torch.zeros(2)}, "positions of 2 coordinates"),
     ],
 )
 def test_surveys_that_cannot_be(changes: dict[str, object], message: str) -> None:

@@ -78,7 +78,7 @@ def read_segy(path: str | Path) -> SeismicRecords:
     with decoding(file, "SEG-Y"):
         content = file.read_bytes()
         if len(content) < _FILE_HEADER + _TRACE_HEADER:
-            raise InputError("truncated, it ends within its headers")
+            raise InputError("truncated, it ends within its headers; fetch or export it again")
         # Revision 2 states its byte order; before, the format code shows it.
         little = content[3296:3300] == b"\x04\x03\x02\x01" or _short(content, 3224, ">") > 255
         order = "<" if little else ">"
@@ -95,7 +95,7 @@ def read_segy(path: str | Path) -> SeismicRecords:
         if not samples or not step or count < 1 or rest:
             raise InputError(
                 f"truncated or damaged, traces of {samples} samples every {step} microseconds do not "
-                f"fill {max(len(content) - start, 0):,} bytes"
+                f"fill {max(len(content) - start, 0):,} bytes; fetch or export it again"
             )
         bytes_ = np.frombuffer(content, np.uint8, offset=start).reshape(count, length)
         heads, body = bytes_[:, :_TRACE_HEADER], bytes_[:, _TRACE_HEADER:]

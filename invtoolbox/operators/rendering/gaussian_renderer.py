@@ -162,6 +162,8 @@ class GaussianRenderer(_SplatOperator):
         rolling: Tensor | None = None,
         blur: float = 0.3,
     ) -> None:
+        if not blur > 0:
+            raise InputError(f"the blur of GaussianRenderer must be above zero, got {blur}")
         for name in outputs:
             if name not in _CHANNELS:
                 raise unknown_name("output of GaussianRenderer", name, _CHANNELS)
