@@ -62,6 +62,8 @@ def test_cross_entropy_is_that_of_torch() -> None:
     free = p.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(term.value(free, y).sum(), free)
     torch.testing.assert_close(term.grad(p, y), gradient)
+    p[:, 3], y[:, 3], y[:, 0] = -torch.inf, 0, 1 - y[:, 1:3].sum(1)  # a class that cannot be
+    assert bool(term.value(p, y).isfinite().all()) and bool(term.grad(p, y).isfinite().all())
 
 
 def test_cross_entropy_refuses_labels() -> None:

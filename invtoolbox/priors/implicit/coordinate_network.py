@@ -161,4 +161,4 @@ def apply_layer(parameters: dict[str, Tensor], k: int, x: Tensor) -> Tensor:
     if min(weight.shape[1:]) > 1 or x.device.type != "cpu":
         return torch.baddbmm(bias, x, weight)
     # A batch of products with a vector rounds otherwise than the products of its items.
-    return torch.stack([torch.addmm(b, v, w) for b, v, w in zip(bias, x, weight)])
+    return torch.stack([torch.addmm(b, v, w) for b, v, w in zip(bias, x, weight, strict=True)])
