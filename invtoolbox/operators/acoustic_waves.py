@@ -97,12 +97,15 @@ class AcousticWaves(Operator):
                 f"AcousticWaves needs the package deepwave: {how_to_get('waves')}"
             )
         axes = len(grid)
-        sides = tuple(spacing) if isinstance(spacing, Sequence) else (spacing,) * axes
+        sides = tuple(torch.as_tensor(spacing, dtype=torch.float64).flatten().tolist())
+        sides = sides * axes if len(sides) == 1 else sides
         if axes not in (2, 3) or len(sides) != axes or min(grid) < 1 or not min(sides) > 0:
             raise InputError(
                 "AcousticWaves takes a grid of two or three axes and positive sides of a cell, got "
                 f"the grid {tuple(grid)} and the spacing {spacing}"
             )
+        if absorbing < 0:
+            raise InputError(f"the absorbing layers have at least 0 cells, got {absorbing}")
         low, high = velocities
         if not 0 < low <= high < math.inf:
             raise InputError(
@@ -364,7 +367,7 @@ def main_frequency(signal: Tensor, time_step: float) -> float:
     spectrum = torch.fft.rfft(signal.detach().double(), n=length).abs()
     if not bool((spectrum.amax(-1) > 0).all()):
         raise InputError(
-            "the wavelet is 0 at all times, and excites nothing; give one such as simulation.ricker"
+            "the wavelet is 0 at all times or not finite; give one such as simulation.ricker"
         )
     return float(spectrum.argmax(-1).max()) / (length * time_step)
 

@@ -96,6 +96,8 @@ def test_the_gradient_of_an_item_does_not_depend_on_the_others() -> None:
 def test_positions_may_be_whole_numbers() -> None:
     A = survey(shots=torch.tensor([[25, 50]]), spacing=12.5, wavelet=ricker(8.0, STEP, 90))
     assert A.shots.tolist() == [[2.0, 4.0]]
+    uneven = survey(spacing=torch.tensor([10.0, 12.0]))
+    assert uneven.spacing == (10.0, 12.0) and uneven.shots[0].tolist() == [2.0, 5.0]
 
 
 def test_rounded_positions_at_the_border_are_on_the_grid() -> None:
@@ -162,6 +164,8 @@ def test_a_medium_is_found() -> None:
         ({"samples": 50}, "wavelet has 90 samples, and the record 50"),
         ({"receivers": torch.zeros(3, 4, 2)}, "receivers are for 3 shots, and there are 2"),
         ({"wavelet": torch.zeros(90)}, "the wavelet is 0 at all times"),
+        ({"wavelet": torch.full((90,), torch.nan)}, "or not finite"),
+        ({"absorbing": -1}, "absorbing layers have at least 0 cells"),
         ({"wavelet": torch.ones(90)}, "largest at the frequency 0"),
         ({"velocities": (2000.0, 1000.0)}, "the least and the largest"),
         ({"grid": (14,)}, "two or three axes"),
