@@ -33,10 +33,10 @@ class AcousticWaves(Operator):
 
     Every shot excites the medium at one place. The pressure u solves
 
-    .. math:: \frac{1}{x^2} \partial_t^2 u - \Delta u = f
+    .. math:: \Delta u - \frac{1}{x^2} \partial_t^2 u = f
 
-    with absorbing boundaries (perfectly matched layers), where f is the wavelet at the place of the
-    shot, and x the velocity in m/s. The receivers record u at every time step, so A(x) has the shape
+    with absorbing boundaries (perfectly matched layers), where f is the wavelet in the cell of the
+    shot and 0 elsewhere, and x the velocity in m/s. The receivers record u at every time step, so A(x) has the shape
     ``(batch, 1, shots, receivers, samples)``. The operator is nonlinear. Its derivative and the
     adjoint are computed from the time steps themselves, and are exact to rounding. The equation is
     solved by deepwave (extra ``[waves]``), fourth order in space and second order in time.

@@ -57,6 +57,22 @@ def test_waves_arrive_when_they_should() -> None:
     assert abs(float(lag) * STEP - 150 / 1500) <= STEP
 
 
+def test_sign_and_size_of_the_pressure() -> None:
+    """Compare with the wavelet convolved with Green's function of the plane."""
+    step, cell, distance, samples, fine = 1e-3, 10.0, 200.0, 500, 20
+    ends = torch.tensor([[200.0, 200.0]]), torch.tensor([[200.0, 200.0 + distance]])
+    wavelet = ricker(10.0, step, 300)
+    A = AcousticWaves((41, 61), cell, *ends, wavelet, step, (1400.0, 1600.0), samples=samples)
+    y = A(torch.full((1, 1, 41, 61), 1500.0)).flatten().double()
+    time = (torch.arange(samples * fine, dtype=torch.float64) + 0.5) * step / fine
+    square = time**2 - (distance / 1500) ** 2
+    green = torch.where(square > 0, -0.5 / math.pi / square.clamp_min(1e-12).sqrt(), 0.0)
+    kernel = green.view(samples, fine).mean(1) * step * cell**2
+    padded = torch.nn.functional.pad(wavelet.double(), (samples - 1, samples - len(wavelet)))
+    u = torch.nn.functional.conv1d(padded.view(1, 1, -1), kernel.flip(0).view(1, 1, -1)).flatten()
+    assert float((y - u).norm() / u.norm()) < 0.05
+
+
 def test_places_between_cells_give_records_between_those_of_the_cells() -> None:
     x = torch.full((1, 1, 14, 21), 1500.0, dtype=torch.float64)
     ends = survey(receivers=torch.tensor([[20.0, 100.0], [20.0, 110.0]]))(x)[0, 0, 0]
