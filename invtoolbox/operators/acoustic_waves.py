@@ -55,7 +55,8 @@ class AcousticWaves(Operator):
         shots: places of the shots, ``(shots, axes)``.
         receivers: places of the receivers, ``(receivers, axes)``, the same for all shots, or
             ``(shots, receivers, axes)``.
-        wavelet: source over time, ``(samples,)``, or ``(batch, samples)`` for one per item.
+        wavelet: source over time, ``(samples,)``, or ``(batch, samples)`` for one per item. The
+            absorbing layers suit its main frequency, of several wavelets the highest one.
         time_step: seconds between two samples.
         velocities: least and largest velocity that x may have, m/s.
         samples: number of samples that are recorded; by default as many as the wavelet has.

@@ -16,9 +16,9 @@ from invtoolbox.operators.base import Operator, Shape
 class Augmented(Operator):
     """Predictions of randomly changed pictures: ``A(x)[:, :, k] = operator(change(x, draw_k))``.
 
-    The misfit of all draws is the expectation over the changes, times the number of draws. The
-    draws are the blocks of the measurements, so ``Adam(subset_size=8)`` draws 8 of them in every
-    step. Random shifts and zooms keep the inversion of a classifier from adversarial noise (Ghiasi
+    The misfit of all draws estimates its expectation over the changes, times the number of draws.
+    The draws are the blocks of the measurements, so ``Adam(subset_size=8)`` takes 8 of them in
+    every step. Random shifts and zooms keep the inversion of a classifier from adversarial noise (Ghiasi
     et al. 2022, Plug-In Inversion), and random noise smooths the classifier (Cohen et al. 2019).
 
     Args:
