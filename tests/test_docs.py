@@ -16,7 +16,15 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 GALLERY = ROOT / "docs" / "gallery"
 #: More than about ten seconds on one core; the build of the site runs them too.
-SLOW = {"calibration", "choosing_the_weight", "cone_beam", "limited_angle", "waves"}
+SLOW = {
+    "blind_deblurring",
+    "calibration",
+    "choosing_the_weight",
+    "cone_beam",
+    "deblurring",
+    "limited_angle",
+    "waves",
+}
 
 
 def pages(folder: str) -> list[str]:
