@@ -207,7 +207,8 @@ class AcousticWaves(Operator):
         import deepwave
 
         if self._margin and len(x) > 1 and x.device.type == "cpu":
-            # Of several items, deepwave rounds the gradient through interpolated places otherwise.
+            # The last bits of deepwave's gradient through interpolated positions depend on the number
+            # of items, so each item is computed alone.
             items = torch.arange(len(x)).split(1)
             return torch.cat([self.select(k)._forward(x[k]) for k in items])
         x = x.clamp(*self.velocities)
@@ -239,10 +240,12 @@ class AcousticWaves(Operator):
                 receiver_locations=receivers,
                 pml_width=layers,
                 boundary=boundary,
-                # By default both depend on the velocities, and with them the items of a batch on each other.
+                # The defaults follow from all wavelets and velocities of the batch, so that an item
+                # would depend on the others.
                 pml_freq=self.frequency,
                 max_vel=self.velocities[1] * _ROOM,
-                # Values that are not finite reject the step of a line search; an exception would end it.
+                # A value that is not finite makes a line search shorten its step; an exception would
+                # end the solve.
                 check_output_finite=False,
             )
         records = found.receiver_amplitudes
