@@ -247,10 +247,11 @@ def iterate(seed: int) -> None:
     print("\ngraph computed again from the result, from FBP: PSNR after each pass")
     gains = []
     for k in TEST:
-        case, first, row = scan(k, 128, 0.02, seed), "fbp", []
+        case, row = scan(k, 128, 0.02, seed), []
+        first: str | Tensor = "fbp"
         for _ in range(4):
             x = it.solve(case.problem, it.priors.GraphLaplacian(first=first), progress=False).x
-            first = x  # type: ignore[assignment]
+            first = x
             row.append(scores(x, case.truth)[0])
         gains.append(row[1] - row[0])
         print(f"image {k:2d}  " + ", ".join(f"{v:.2f}" for v in row), flush=True)
