@@ -89,6 +89,7 @@ from invtoolbox.priors.scenes.views import (
     Disagreement,
     NormalConsistency,
     OcclusionPenalty,
+    RaySpread,
 )
 from invtoolbox.priors.scenes.voxels import DensityCorrelation, VoxelSparsity, VoxelVariation
 
@@ -170,6 +171,7 @@ __all__ = [
     "Prior",
     "PriorImage",
     "PriorSum",
+    "RaySpread",
     "RigidClusters",
     "RigidMotion",
     "RigidTrack",
