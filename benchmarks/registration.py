@@ -19,8 +19,10 @@ inverted contrast of one image, by mutual information; the heart with 40 landmar
 The cine is every second frame of INVTOOLBOX_DATA/cine_acdc_demo, the middle 128 x 128 pixels, with 16
 random lines of 128 per frame (four of them the middle ones) and noise of 0.005. A first pass, total
 variation in space and time, gives the motion of every frame to the middle one. Then all lines
-reconstruct one image, whose warped copies are the frames. Total variation of frames by themselves
-takes the best of its weights on these frames, the other two have weights fixed beforehand.
+reconstruct one image, whose warped copies are the frames. `priors.MovingImage` finds image and motion
+together in one call of `it.solve`, without a first pass. Total variation of frames by themselves takes
+the best of its weights on these frames, the others have weights fixed beforehand. Those of
+`MovingImage` were chosen on the frames between these, with other lines.
 
     python benchmarks/registration.py [--tune] [--threads 1]
 """
@@ -361,17 +363,28 @@ def cine() -> bool:
     joint = sequence(solve(y, A @ sequence, 0.005))[0, 0]
     still = it.operators.WarpSequence(0 * motion.displacement)
     fixed = still(solve(y, A @ still, 0.005))[0, 0]
+    began = time.process_time()
+    together = it.solve(
+        it.Problem(y, A),
+        it.priors.MovingImage(image=0.005 * it.priors.HuberTV()),
+        max_iterations=60,
+        progress=False,
+        check=False,
+    )
+    seconds = time.process_time() - began
     found = {
         "zero-filled": decibels(A.adjoint(y)[0, 0]),
         "frame by frame, total variation": alone_db,
         "one image at rest": decibels(fixed),
         "first pass, space and time": decibels(first),
-        "one image that moves": decibels(joint),
+        "one image that moves, motion from first pass": decibels(joint),
+        "image and motion in one solve": decibels(together.x[0, 0]),
     }
     print(f"  cine, {count} frames, {float(lines.float().mean()):.1%} of the lines: PSNR in dB")
     for name, value in found.items():
-        print(f"    {name:34s}{value:7.2f}")
-    gain = found["one image that moves"] - alone_db
+        print(f"    {name:46s}{value:7.2f}")
+    print(f"    the one solve took {seconds:.0f} s of processor time")
+    gain = found["image and motion in one solve"] - alone_db
     print("    " + verdict(gain >= 1.5, f"1.5 dB over frame by frame, {gain:.2f} here"))
     return gain >= 1.5
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from invtoolbox.runs.registration import Registration
     from invtoolbox.runs.registration_scene import RegistrationOutcome
     from invtoolbox.runs.study import Study
+    from invtoolbox.runs.video_scene import VideoOutcome
     from invtoolbox.runs.views.run import ViewOutcome
     from invtoolbox.runs.wave_scene import WaveOutcome
     from invtoolbox.solution import Solution
@@ -47,6 +48,7 @@ def report(outcome: Any, quiet: bool) -> int:
         "Outcome": report_images,
         "RegistrationOutcome": report_registration,
         "Study": report_study,
+        "VideoOutcome": report_video,
         "ViewOutcome": report_views,
         "WaveOutcome": report_waves,
     }
@@ -146,6 +148,17 @@ def report_waves(outcome: WaveOutcome, quiet: bool) -> int:
             print(f"  {name:<15}{value:.4g}{' m/s' if name != 'misfit' else ''}")
         _print_files(outcome.files, outcome.folder)
     return 0 if outcome.solution is None else report_divergence(outcome.solution)
+
+
+def report_video(outcome: VideoOutcome, quiet: bool) -> int:
+    """Report the outcome of a scene of the depths of a video."""
+    found = outcome.depths
+    if not quiet:
+        if found is not None:
+            print(found.alignments[0])
+        _print_measures(outcome.metrics, None)
+        _print_files(outcome.files, outcome.folder)
+    return 0 if found is None else report_divergence(found.alignments[0])
 
 
 def report_views(outcome: ViewOutcome, quiet: bool) -> int:

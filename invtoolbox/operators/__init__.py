@@ -41,6 +41,7 @@ from invtoolbox.operators.tomography.conversion_cil import from_cil, to_cil
 from invtoolbox.operators.tomography.conversion_odl import from_odl, to_odl
 from invtoolbox.operators.tomography.conversion_tigre import from_tigre, to_tigre
 from invtoolbox.operators.tomography.fan_beam import FanBeam
+from invtoolbox.operators.tomography.gated import Gated
 from invtoolbox.operators.tomography.parallel_beam import ParallelBeam, ParallelBeam3D
 from invtoolbox.operators.tracked_points import TrackedPoints
 from invtoolbox.operators.wavelet import Wavelet
@@ -61,6 +62,7 @@ __all__ = [
     "FanBeam",
     "FiniteDifference",
     "Fourier",
+    "Gated",
     "GaussianRanges",
     "GaussianRenderer",
     "GaussianSensing",

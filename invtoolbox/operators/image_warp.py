@@ -217,6 +217,23 @@ class WarpSequence(LinearOperator):
         return other
 
 
+def warp_images(
+    images: Tensor,
+    displacement: Tensor,
+    spacing: Sequence[float],
+    interpolation: Interpolation = "linear",
+) -> Tensor:
+    """Return ``images(p + u(p))``, differentiable in both.
+
+    Args:
+        images: images ``(batch, channel, *space)``.
+        displacement: the fields u, ``(batch, 2 or 3, *space)``, in the unit of ``spacing``.
+        spacing: distance of neighbours along every axis.
+        interpolation: as in `ImageWarp`.
+    """
+    return _sample(images, _taps(displacement, spacing, interpolation))
+
+
 class _Taps(NamedTuple):
     """Pixels along one axis from which a displaced pixel is interpolated.
 

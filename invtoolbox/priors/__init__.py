@@ -50,6 +50,7 @@ from invtoolbox.priors.implicit.latent_networks import (
     GradientOriginNetwork,
     VariationalAutoencoder,
 )
+from invtoolbox.priors.implicit.moving_image import MovingImage
 from invtoolbox.priors.implicit.point_flow import FreeFlow, NeuralSceneFlow
 from invtoolbox.priors.implicit.rigid_motion import RigidClusters, RigidMotion
 from invtoolbox.priors.implicit.rigid_track import RigidTrack
@@ -158,6 +159,7 @@ __all__ = [
     "MCMCStrategy",
     "MeanScaleHyperprior",
     "Misfit",
+    "MovingImage",
     "NetworkMotion",
     "NeuralSceneFlow",
     "NodeARAP",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from invtoolbox.runs.normal_scene import NormalOutcome
     from invtoolbox.runs.registration_scene import RegistrationOutcome
     from invtoolbox.runs.study import Study
+    from invtoolbox.runs.video_scene import VideoOutcome
     from invtoolbox.runs.views.run import ViewOutcome
     from invtoolbox.runs.wave_scene import WaveOutcome
     from invtoolbox.solution import Solution
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         | EventOutcome
         | NormalOutcome
         | RegistrationOutcome
+        | VideoOutcome
         | WaveOutcome
     )
 
@@ -52,6 +54,7 @@ KINDS = {
     "events": ("invtoolbox.runs.event_scene", "events"),
     "normals": ("invtoolbox.runs.normal_scene", "a normal map"),
     "registration": ("invtoolbox.runs.registration_scene", "two images"),
+    "video": ("invtoolbox.runs.video_scene", "the depths of a video"),
     "survey": ("invtoolbox.runs.wave_scene", "a survey"),
 }
 
@@ -90,7 +93,8 @@ def run(
     - a seismic survey, with a table ``[survey]``: a `WaveOutcome`;
     - events, with a table ``[events]``: an `EventOutcome`;
     - a normal map, with a table ``[normals]``: a `NormalOutcome`;
-    - two images to register, with a table ``[registration]``: a `RegistrationOutcome`.
+    - two images to register, with a table ``[registration]``: a `RegistrationOutcome`;
+    - the depths of a video, with a table ``[video]``: a `VideoOutcome`.
 
     Args:
         scene: path of a TOML file, or name of a scene of the catalogue; or several of them.

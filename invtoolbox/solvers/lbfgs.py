@@ -142,7 +142,8 @@ class LBFGS(Solver):
         return nonsmooth_reason(_split(objective)[0], "LBFGS")
 
     def suits(self, objective: Objective) -> bool:
-        return objective.layout is None
+        implicit = objective.prior.implicit
+        return objective.layout is None or (implicit is not None and implicit.is_smooth)
 
     def init(self, objective: Objective, start: Tensor) -> LBFGSState:
         self._check_scale(start)
