@@ -89,7 +89,8 @@ def _newton_step(
         clean = flow.denoise(x, level)
         residual = goal - (share * x + (1 - share) * clean).detach()
         size = item_norm(residual)
-        if bool((size <= _ACCURACY * item_norm(goal)).all()):
+        accurate = size <= _ACCURACY * item_norm(goal)
+        if bool(accurate.all()):
             return x.detach(), True
 
         def matrix(v: Tensor) -> Tensor:
@@ -106,6 +107,7 @@ def _newton_step(
             moved = share * tried + (1 - share) * flow.denoise(tried, level)
         worse = item_norm(goal - moved) >= size
         if not bool(worse.any()):
-            return tried, False
+            break
         length = torch.where(worse, 0.5 * length, length)
-    return torch.where(expand(worse, x) > 0, x, tried), False
+    # Accurate items stay, so that an item has the same noise alone and in a batch.
+    return torch.where(expand(worse | accurate, x) > 0, x, tried), False
