@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from invtoolbox.runs.animation_scene import AnimationOutcome
     from invtoolbox.runs.event_scene import EventOutcome
     from invtoolbox.runs.flow.results import FlowStudy
     from invtoolbox.runs.images.run import Outcome
     from invtoolbox.runs.meshes import MeshOutcome
     from invtoolbox.runs.moving import MovingOutcome
-    from invtoolbox.runs.normal_maps import Surface
     from invtoolbox.runs.normal_scene import NormalOutcome
-    from invtoolbox.runs.registration import Registration
     from invtoolbox.runs.registration_scene import RegistrationOutcome
     from invtoolbox.runs.study import Study
     from invtoolbox.runs.video_scene import VideoOutcome
@@ -40,6 +39,7 @@ def report(outcome: Any, quiet: bool) -> int:
         The exit code: 1 if an item failed or an iteration diverged, else 0.
     """
     by_type: dict[str, Callable[[Any, bool], int]] = {
+        "AnimationOutcome": report_animation,
         "EventOutcome": report_events,
         "FlowStudy": report_flow,
         "MeshOutcome": report_mesh,
@@ -109,34 +109,52 @@ def report_moving(outcome: MovingOutcome, quiet: bool) -> int:
 
 def report_surface(outcome: NormalOutcome, quiet: bool) -> int:
     """Report the outcome of a scene of a normal map."""
-    return _report_result(outcome, outcome.surface, quiet)
+    found = outcome.surface
+    return _report_result(outcome, found, found and found.solutions[0], quiet)
 
 
 def report_registration(outcome: RegistrationOutcome, quiet: bool) -> int:
     """Report the outcome of a scene of a registration."""
-    return _report_result(outcome, outcome.motion, quiet)
-
-
-def _report_result(
-    outcome: NormalOutcome | RegistrationOutcome, result: Surface | Registration | None, quiet: bool
-) -> int:
-    """Report the result of a scene of one item; it is None if an earlier run was finished."""
-    if not quiet:
-        if result is not None:
-            print(result.solutions[0])
-        _print_measures(outcome.metrics, result)
-        _print_files(outcome.files, outcome.folder)
-    return 0 if result is None else report_divergence(result.solutions[0])
+    found = outcome.motion
+    return _report_result(outcome, found, found and found.solutions[0], quiet)
 
 
 def report_events(outcome: EventOutcome, quiet: bool) -> int:
     """Report the outcome of a scene of events."""
+    return _report_result(outcome, outcome.flow, outcome.solution, quiet)
+
+
+def report_video(outcome: VideoOutcome, quiet: bool) -> int:
+    """Report the outcome of a scene of the depths of a video."""
+    found = outcome.depths
+    return _report_result(outcome, None, found and found.alignments[0], quiet)
+
+
+def report_animation(outcome: AnimationOutcome, quiet: bool) -> int:
+    """Report the outcome of a scene of a picture that two scores move."""
+    return _report_result(outcome, None, outcome.solution, quiet)
+
+
+def _report_result(
+    outcome: AnimationOutcome | EventOutcome | NormalOutcome | RegistrationOutcome | VideoOutcome,
+    result: Any,
+    solution: Solution | None,
+    quiet: bool,
+) -> int:
+    """Report the result of a scene of one item; there is no solution of a run finished earlier.
+
+    Args:
+        outcome: metrics and files.
+        result: object with notes, or None.
+        solution: solution that is printed, or None.
+        quiet: whether errors alone are printed.
+    """
     if not quiet:
-        if outcome.flow is not None:
-            print(outcome.flow.solution)
-        _print_measures(outcome.metrics, outcome.flow)
+        if solution is not None:
+            print(solution)
+        _print_measures(outcome.metrics, result)
         _print_files(outcome.files, outcome.folder)
-    return 0 if outcome.solution is None else report_divergence(outcome.solution)
+    return 0 if solution is None else report_divergence(solution)
 
 
 def report_waves(outcome: WaveOutcome, quiet: bool) -> int:
@@ -148,17 +166,6 @@ def report_waves(outcome: WaveOutcome, quiet: bool) -> int:
             print(f"  {name:<15}{value:.4g}{' m/s' if name != 'misfit' else ''}")
         _print_files(outcome.files, outcome.folder)
     return 0 if outcome.solution is None else report_divergence(outcome.solution)
-
-
-def report_video(outcome: VideoOutcome, quiet: bool) -> int:
-    """Report the outcome of a scene of the depths of a video."""
-    found = outcome.depths
-    if not quiet:
-        if found is not None:
-            print(found.alignments[0])
-        _print_measures(outcome.metrics, None)
-        _print_files(outcome.files, outcome.folder)
-    return 0 if found is None else report_divergence(found.alignments[0])
 
 
 def report_views(outcome: ViewOutcome, quiet: bool) -> int:

@@ -17,6 +17,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.runs.job import Request
 
 if TYPE_CHECKING:
+    from invtoolbox.runs.animation_scene import AnimationOutcome
     from invtoolbox.runs.event_scene import EventOutcome
     from invtoolbox.runs.flow.results import FlowStudy
     from invtoolbox.runs.images.run import Outcome
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         | RegistrationOutcome
         | VideoOutcome
         | WaveOutcome
+        | AnimationOutcome
     )
 
 #: Kinds of scenes that are run one at a time, by the table that only they have: the module, which
@@ -55,6 +57,7 @@ KINDS = {
     "normals": ("invtoolbox.runs.normal_scene", "a normal map"),
     "registration": ("invtoolbox.runs.registration_scene", "two images"),
     "video": ("invtoolbox.runs.video_scene", "the depths of a video"),
+    "animation": ("invtoolbox.runs.animation_scene", "a picture that moves"),
     "survey": ("invtoolbox.runs.wave_scene", "a survey"),
 }
 
@@ -94,7 +97,8 @@ def run(
     - events, with a table ``[events]``: an `EventOutcome`;
     - a normal map, with a table ``[normals]``: a `NormalOutcome`;
     - two images to register, with a table ``[registration]``: a `RegistrationOutcome`;
-    - the depths of a video, with a table ``[video]``: a `VideoOutcome`.
+    - the depths of a video, with a table ``[video]``: a `VideoOutcome`;
+    - a picture that two scores move, with a table ``[animation]``: an `AnimationOutcome`.
 
     Args:
         scene: path of a TOML file, or name of a scene of the catalogue; or several of them.

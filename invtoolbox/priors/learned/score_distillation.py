@@ -69,15 +69,19 @@ class ScoreDistillation(ExplicitPrior):
     With a ``reference`` the gradient is the difference of two scores,
     ``w(t) (score.noise(z, t) - reference.noise(z, t))``. It is free of the drawn noise and vanishes
     where the models agree. Only the part remains that one of them has learned and the other has not
-    (a motion, an edit).
+    (a motion, an edit). With an ``origin`` the reference sees that picture, with the same noise,
+    in place of the picture that moves. The gradient then vanishes once the change from the origin
+    is the one that the models differ by, although the picture looks unlike those of both models.
 
     Sources: Poole et al., "DreamFusion", ICLR 2023, equation 3; Sella et al., "Vox-E", ICCV 2023
-    (steps and their schedule); Animus3D, 2025, and Hertz et al., "Delta denoising score", ICCV 2023
-    (differences).
+    (steps and their schedule); Animus3D, 2025 (differences that move a scene), and Hertz et al., "Delta
+    denoising score", ICCV 2023 (the origin).
 
     Args:
         score: a `Score`: `GaussianScore`, `DenoiserScore`, `DiffusersScore`, or your own.
         reference: another score, in place of the drawn noise.
+        origin: pictures at the start, at which the reference is evaluated, of the shape of x with a
+            batch of 1; by default it is evaluated at x.
         steps: range of t, as shares of all steps.
         weight: w as a function of alpha_bar; ``1 - alpha_bar`` by default.
         noise: source of e: a function of a tensor shaped as the noise and of the generator, or the
@@ -101,6 +105,7 @@ class ScoreDistillation(ExplicitPrior):
         weight: Callable[[Tensor], Tensor] | None = None,
         noise: Tensor | Callable[[Tensor, Generator], Tensor] | None = None,
         shrink: tuple[int, int, float, float] | None = None,
+        origin: Tensor | None = None,
     ) -> None:
         if not 0 <= steps[0] <= steps[1] <= 1:
             raise InputError(
@@ -111,6 +116,10 @@ class ScoreDistillation(ExplicitPrior):
             raise InputError(
                 "the two scores of ScoreDistillation have different schedules of noise; "
                 "give both the same alphas"
+            )
+        if origin is not None and reference is None:
+            raise InputError(
+                "an origin of ScoreDistillation is where the reference is evaluated; give reference="
             )
         if shrink is not None and not (
             shrink[1] >= 1 and 0 < shrink[2] <= 1 and 0 <= shrink[3] <= 1
@@ -127,6 +136,7 @@ class ScoreDistillation(ExplicitPrior):
             noise,
             shrink,
         )
+        self.origin = origin
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         if x.ndim not in (4, 5):
@@ -159,10 +169,20 @@ class ScoreDistillation(ExplicitPrior):
             )
             a, b = self.score.at_steps(t, latent)
             z = a * latent + b * drawn
-            less = drawn if self.reference is None else self.reference.noise(z, t)
+            less = drawn
+            if self.reference is not None:
+                seen = z if self.origin is None else a * self._start(latent, batch) + b * drawn
+                less = self.reference.noise(seen, t)
             alphas = self.score.alphas.to(latent.device)[t]
             w = 1 - alphas if self.weight is None else self.weight(alphas)
             return expand(w.to(latent), latent) * (self.score.noise(z, t) - less)
+
+    def _start(self, latent: Tensor, batch: int) -> Tensor:
+        """Return the encoded origin for every item, ``(batch * picture, ...)``."""
+        assert self.origin is not None
+        first = self.origin.to(latent)
+        flat = first if first.ndim == 4 else first.transpose(1, 2).flatten(0, 1)
+        return self.score.encode(flat).repeat(batch, *[1] * (latent.ndim - 1))
 
     def _noise(self, like: Tensor, generator: Generator) -> Tensor:
         if isinstance(self.noise, Tensor):
@@ -185,7 +205,10 @@ class ScoreDistillation(ExplicitPrior):
         noise = self.noise
         if isinstance(noise, Tensor) and noise.ndim == 4 and len(noise) > 1:
             noise = noise[index]
-        return replace(self, score=score, reference=reference, noise=noise)
+        origin = self.origin
+        if origin is not None and origin.ndim == 5:
+            origin = origin[:, :, index]
+        return replace(self, score=score, reference=reference, noise=noise, origin=origin)
 
     def __repr__(self) -> str:
         less = "" if self.reference is None else f", reference={type(self.reference).__name__}"
