@@ -38,6 +38,7 @@ from invtoolbox.training.symmetries import Rotations, Shifts, Symmetry, measure_
 from invtoolbox.training.without_truth import (
     ArtifactRemoval,
     EquivariantImaging,
+    EveryWeight,
     MeasurementConsistency,
     MeasurementLoss,
     MeasurementSplitting,
@@ -52,6 +53,7 @@ __all__ = [
     "Crops",
     "DiffusionPairs",
     "EquivariantImaging",
+    "EveryWeight",
     "JacobianNuclearNorm",
     "LearnedPrior",
     "LevelPairs",
