@@ -117,11 +117,11 @@ def room(step: int, voxel: float) -> None:
     other = fused_by_open3d(train, voxel)
     if other is None:
         return
-    theirs, their_seconds = other
+    theirs, their_seconds, version = other
     median, share = from_mesh(theirs, held, voxel)
     apart = np.median(cKDTree(theirs.vertices.numpy()).query(mesh.vertices.numpy())[0])
     print(
-        f"Open3D, ScalableTSDFVolume, the same: {their_seconds:.1f} s, ratio "
+        f"Open3D {version}, VoxelBlockGrid, the same: {their_seconds:.1f} s, ratio "
         f"{seconds / their_seconds:.1f}; {len(theirs.faces):,} faces; the points lie "
         f"{1000 * median:.1f} mm from it, {100 * share:.1f} % within a voxel; our vertices "
         f"{1000 * apart:.1f} mm from its (median) "
@@ -144,40 +144,33 @@ def from_mesh(mesh: Mesh, pictures: PosedPictures, voxel: float) -> tuple[float,
     return float(np.median(distance)), float((distance < voxel).mean())
 
 
-def fused_by_open3d(pictures: PosedPictures, voxel: float) -> tuple[Mesh, float] | None:
+def fused_by_open3d(pictures: PosedPictures, voxel: float) -> tuple[Mesh, float, str] | None:
+    """Fuse the depths by Open3D; return its mesh, the seconds and its version."""
     try:
         import open3d
     except (ImportError, OSError) as error:
         print(f"Open3D is not installed, or lacks a library of the system: {str(error)[:80]}")
         return None
     assert pictures.depth is not None
-    height, width = pictures.cameras.size
-    volume = open3d.pipelines.integration.ScalableTSDFVolume(
-        voxel_length=voxel,
-        sdf_trunc=4 * voxel,
-        color_type=open3d.pipelines.integration.TSDFVolumeColorType.RGB8,
+    core, image = open3d.core, open3d.t.geometry.Image
+    colors = pictures.pictures.permute(0, 2, 3, 1).contiguous().numpy()
+    depths = pictures.depth.permute(0, 2, 3, 1).contiguous().numpy()
+    grid = open3d.t.geometry.VoxelBlockGrid(
+        ("tsdf", "weight", "color"), (core.float32,) * 3, ((1), (1), (3)), voxel, 16, 10_000
     )
     began = time.perf_counter()
     for k in range(len(pictures)):
-        K = pictures.cameras.intrinsics[k].double().numpy()
-        camera = open3d.camera.PinholeCameraIntrinsic(
-            width, height, K[0, 0], K[1, 1], K[0, 2] - 0.5, K[1, 2] - 0.5
+        K = pictures.cameras.intrinsics[k].double().numpy().copy()
+        K[:2, 2] -= 0.5  # Open3D's pixels have their centers at whole numbers
+        intrinsics = core.Tensor(K)
+        pose = core.Tensor(pictures.cameras.world_to_camera[k].double().numpy())
+        depth, color = (image(core.Tensor(part[k])) for part in (depths, colors))
+        blocks = grid.compute_unique_block_coordinates(
+            depth, intrinsics, pose, 1.0, LARGEST_DEPTH, 4.0
         )
-        color = open3d.geometry.Image(
-            np.ascontiguousarray(
-                (255 * pictures.pictures[k]).round().byte().permute(1, 2, 0).numpy()
-            )
-        )
-        depth = open3d.geometry.Image(pictures.depth[k, 0].contiguous().numpy())
-        frame = open3d.geometry.RGBDImage.create_from_color_and_depth(
-            color,
-            depth,
-            depth_scale=1.0,
-            depth_trunc=LARGEST_DEPTH,
-            convert_rgb_to_intensity=False,
-        )
-        volume.integrate(frame, camera, pictures.cameras.world_to_camera[k].double().numpy())
-    return Mesh.of(volume.extract_triangle_mesh()), time.perf_counter() - began
+        grid.integrate(blocks, depth, color, intrinsics, intrinsics, pose, 1.0, LARGEST_DEPTH, 4.0)
+    found = grid.extract_triangle_mesh(1.0).to_legacy()
+    return Mesh.of(found), time.perf_counter() - began, str(open3d.__version__)
 
 
 if __name__ == "__main__":

@@ -352,6 +352,7 @@ def report(done: dict[str, Any], crop: int, numbers: list[int]) -> str:
             f"behind PnP-DnCNN on average over deblurring: {gap:.2f} dB "
             f"{verdict(gap <= 0.7, '0.7')}"
         )
+    lines += compare_pixels(done, crop, numbers)
     tried: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for key, cell in done.items():
         where, number, problem, method, *setting = key.split("/")
@@ -376,6 +377,36 @@ def report(done: dict[str, Any], crop: int, numbers: list[int]) -> str:
                 )
             )
     return "\n".join(lines)
+
+
+def compare_pixels(done: dict[str, Any], crop: int, numbers: list[int]) -> list[str]:
+    """Compare VBLE-xz with VBLE on the pictures that both have: mean, and coverage of 95 %."""
+    lines, every = [], []
+    for problem, setting in SETTINGS.items():
+        pairs = {}
+        for n in numbers:
+            z, xz = (
+                done.get(f"{crop}/{n}/{problem}/{method}{_setting(method, *setting)}")
+                for method in ("VBLE", "VBLE-xz")
+            )
+            if z is not None and xz is not None:
+                pairs[n] = (xz["mean"] - z["mean"], z["coverage"], xz["coverage"])
+        if not pairs:
+            continue
+        every.append(np.mean(list(pairs.values()), axis=0))
+        gap, before, after = every[-1]
+        lines.append(
+            f"VBLE-xz, {problem}, pictures {', '.join(map(str, pairs))}: MMSE-x less VBLE's "
+            f"{gap:+.2f} {verdict(abs(gap) <= 0.1, '0.1')}, coverage {before:.3f} to {after:.3f}"
+        )
+    if every:
+        gap, before, after = np.mean(every, axis=0)
+        lines.append(
+            f"VBLE-xz, mean over {len(every)} problems: MMSE-x less VBLE's {gap:+.2f} "
+            f"{verdict(abs(gap) <= 0.1, '0.1')}, coverage {before:.3f} to {after:.3f} "
+            f"{verdict(after - before >= 0.05, '5 points')}"
+        )
+    return lines
 
 
 def steps(folder: Path, numbers: list[int], crop: int) -> str:

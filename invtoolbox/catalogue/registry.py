@@ -41,8 +41,8 @@ _USUAL = {
 _WITHOUT_NAME = {
     "priors": """Prior ExplicitPrior ImplicitPrior AdaptivePrior PriorSum AlongField
         ConditionalMixture ConditionalPrior Deformation GaussianLatents GaussianPair HuberNorm
-        Misfit RigidMotion RigidTrack SmoothedNorm ThroughOperator TotalDeepVariation
-        TunedGenerator""",
+        Misfit ProbabilityFlow RigidMotion RigidTrack SmoothedNorm ThroughOperator
+        TotalDeepVariation TunedGenerator""",
     "operators": """Operator LinearOperator EulerRollout Gated ImageWarp Matrix NoMeasurement
         NormalIntegration OnBoth OverTime PixelGraphLaplacian PointWarp PointWarpBothWays SideGap
         SparseMatrix VectorScan Warp WarpSequence""",

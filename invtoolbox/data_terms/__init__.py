@@ -18,6 +18,7 @@ from invtoolbox.data_terms.rendered_views import (
 from invtoolbox.data_terms.robust import L1, Huber, Student
 from invtoolbox.data_terms.similarity import MutualInformation, NormalizedCrossCorrelation
 from invtoolbox.data_terms.sobolev import Sobolev
+from invtoolbox.data_terms.wasserstein import Wasserstein
 
 __all__ = [
     "L1",
@@ -43,4 +44,5 @@ __all__ = [
     "Sobolev",
     "Stack",
     "Student",
+    "Wasserstein",
 ]

@@ -52,6 +52,7 @@ from invtoolbox.priors.implicit.latent_networks import (
 )
 from invtoolbox.priors.implicit.moving_image import MovingImage
 from invtoolbox.priors.implicit.point_flow import FreeFlow, NeuralSceneFlow
+from invtoolbox.priors.implicit.probability_flow import ProbabilityFlow
 from invtoolbox.priors.implicit.rigid_motion import RigidClusters, RigidMotion
 from invtoolbox.priors.implicit.rigid_track import RigidTrack
 from invtoolbox.priors.implicit.sine_network import SineNetwork
@@ -90,6 +91,7 @@ from invtoolbox.priors.scenes.views import (
     Disagreement,
     NormalConsistency,
     OcclusionPenalty,
+    RaySpread,
 )
 from invtoolbox.priors.scenes.voxels import DensityCorrelation, VoxelSparsity, VoxelVariation
 
@@ -172,6 +174,8 @@ __all__ = [
     "Prior",
     "PriorImage",
     "PriorSum",
+    "ProbabilityFlow",
+    "RaySpread",
     "RigidClusters",
     "RigidMotion",
     "RigidTrack",

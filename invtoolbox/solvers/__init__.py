@@ -21,6 +21,7 @@ from invtoolbox.solvers.lbfgs import LBFGS
 from invtoolbox.solvers.learned_direction import LearnedDirection
 from invtoolbox.solvers.local_global import LocalGlobal
 from invtoolbox.solvers.lsmr import CGLS, LSMR
+from invtoolbox.solvers.newton_inversion import invert_flow
 from invtoolbox.solvers.nonlinear_admm import NonlinearADMM
 from invtoolbox.solvers.ordered_subsets import OSEM, OSSART
 from invtoolbox.solvers.palm import PALM
@@ -75,4 +76,5 @@ __all__ = [
     "StochasticPDHG",
     "UnadjustedLangevin",
     "VariationalLatent",
+    "invert_flow",
 ]

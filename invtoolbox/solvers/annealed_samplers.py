@@ -18,11 +18,10 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand
+from invtoolbox.priors.implicit.probability_flow import falling_levels
 from invtoolbox.solvers.diffusion import DiffusionSampler, the_prior
 from invtoolbox.solvers.linear_systems import gmres, solve_quadratic
 
-#: Exponent of the schedule of levels (Karras, Aittala, Aila and Laine, NeurIPS 2022, equation 5).
-_EXPONENT = 7.0
 #: Least variance of an uncertain image, as a fraction of the squared noise level.
 _LEAST_SHARE = 1e-3
 #: Conjugate gradient steps of a data step without a closed form.
@@ -66,16 +65,10 @@ class AnnealedSampler(DiffusionSampler):
             )
 
     def schedule(self) -> list[float]:
-        """Return the noise levels in the units of the image, followed by 0.
-
-        ``(a + k / (steps - 1) (b - a))^7``, a and b the seventh roots of the two ends.
-        """
+        """Return the noise levels in the units of the image, followed by 0."""
         low, high = self.intensity_range
-        a, b = (((high - low) * level) ** (1 / _EXPONENT) for level in self.levels)
-        return [
-            *((a + k / (self.steps - 1) * (b - a)) ** _EXPONENT for k in range(self.steps)),
-            0.0,
-        ]
+        first, last = ((high - low) * level for level in self.levels)
+        return falling_levels(first, last, self.steps)
 
     @abstractmethod
     def refine(

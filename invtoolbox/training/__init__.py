@@ -1,6 +1,7 @@
 """Training of networks: the weights are the unknown of a problem that `invtoolbox.solve` solves."""
 
 from invtoolbox.core.environment import keep_freed_memory
+from invtoolbox.networks.galerkin import GalerkinTransformer
 from invtoolbox.training.bilevel import LearnedPrior, learn_prior
 from invtoolbox.training.directions import (
     NormalEquations,
@@ -8,6 +9,7 @@ from invtoolbox.training.directions import (
     RitzVectors,
     train_direction,
 )
+from invtoolbox.training.local_field import AtPixels, InpaintingPairs, LocalField
 from invtoolbox.training.losses import (
     L1,
     L2,
@@ -21,6 +23,7 @@ from invtoolbox.training.losses import (
 )
 from invtoolbox.training.pairs import (
     Crops,
+    Examples,
     LevelPairs,
     MeasuredPairs,
     Measurements,
@@ -38,6 +41,7 @@ from invtoolbox.training.symmetries import Rotations, Shifts, Symmetry, measure_
 from invtoolbox.training.without_truth import (
     ArtifactRemoval,
     EquivariantImaging,
+    EveryWeight,
     MeasurementConsistency,
     MeasurementLoss,
     MeasurementSplitting,
@@ -48,13 +52,19 @@ __all__ = [
     "L1",
     "L2",
     "ArtifactRemoval",
+    "AtPixels",
     "BitsPerPixel",
     "Crops",
     "DiffusionPairs",
     "EquivariantImaging",
+    "EveryWeight",
+    "Examples",
+    "GalerkinTransformer",
+    "InpaintingPairs",
     "JacobianNuclearNorm",
     "LearnedPrior",
     "LevelPairs",
+    "LocalField",
     "Loss",
     "MeasuredPairs",
     "MeasurementConsistency",

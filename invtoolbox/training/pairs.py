@@ -1,9 +1,9 @@
 """Training pairs of a network: its input and the wanted output, drawn on demand.
 
-`Crops`, `NoisyPairs` and `LevelPairs` are for coders and denoisers, `MeasuredPairs` for networks
-that reconstruct an image from measurements. Without ground truth, `RecorruptedPairs`,
-`ThinnedPairs` and `Noise2InversePairs` make pairs of noisy images, and `Measurements` draws
-measurements for the losses that need nothing else.
+`Examples` are pairs that exist already. `Crops`, `NoisyPairs` and `LevelPairs` are for coders and
+denoisers, `MeasuredPairs` for networks that reconstruct an image from measurements. Without ground
+truth, `RecorruptedPairs`, `ThinnedPairs` and `Noise2InversePairs` make pairs of noisy images, and
+`Measurements` draws measurements for the losses that need nothing else.
 """
 
 from __future__ import annotations
@@ -27,6 +27,41 @@ class Pairs(Settings, ABC):
     @abstractmethod
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Draw ``(shown, wanted)``, ``(count, channel, *space)`` each, from the generator alone."""
+
+
+class Examples(Pairs):
+    """Inputs of a network and their true images, drawn at random from a fixed set.
+
+    Args:
+        shown: inputs ``(items, channel, *space)``, such as first reconstructions of measured data.
+        truths: wanted outputs ``(items, channel, *space)``.
+
+    >>> pairs = Examples(torch.zeros(3, 1, 4, 4), torch.ones(3, 1, 8, 8))
+    >>> shown, wanted = pairs.draw(2, torch.Generator().manual_seed(0))
+    >>> shown.shape, wanted.shape
+    (torch.Size([2, 1, 4, 4]), torch.Size([2, 1, 8, 8]))
+    """
+
+    def __init__(self, shown: Tensor, truths: Tensor) -> None:
+        if not len(shown) or len(shown) != len(truths):
+            raise InputError(
+                "Examples needs at least one pair and a true image for each input, got "
+                f"{len(shown)} inputs and {len(truths)} true images"
+            )
+        self.shown, self.truths = shown, truths
+
+    def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        index = torch.randint(
+            len(self.shown), (count,), generator=generator, device=self.shown.device
+        )
+        return self.shown[index], self.truths[index]
+
+    def __repr__(self) -> str:
+        sums = [float(part.abs().double().sum()) for part in (self.shown, self.truths)]
+        return (
+            f"Examples({tuple(self.shown.shape)}, {tuple(self.truths.shape)}, "
+            f"sums {sums[0]:.9g} and {sums[1]:.9g})"
+        )
 
 
 class Crops(Pairs):
@@ -391,6 +426,8 @@ class MeasuredPairs(Crops):
         operator: A, of square images, whose size is the size of the crops.
         noise_std: standard deviation of Gaussian noise, in the units of the measurements; complex
             measurements have it in both of their parts.
+        inverted: whether the input is the first reconstruction ``A^+ (A x + noise)``
+            (`pseudo_inverse`), for networks from images to images.
 
     >>> import invtoolbox as it
     >>> A = it.operators.Blur(torch.ones(3, 3) / 9, (8, 8))
@@ -400,7 +437,17 @@ class MeasuredPairs(Crops):
     (torch.Size([4, 1, 8, 8]), 0.01)
     """
 
-    def __init__(self, images: Sequence[Tensor], operator: Operator, noise_std: float) -> None:
+    def __init__(
+        self,
+        images: Sequence[Tensor],
+        operator: Operator,
+        noise_std: float,
+        inverted: bool = False,
+    ) -> None:
+        if inverted and not isinstance(operator, LinearOperator):
+            raise InputError(
+                f"inverted=True needs the pseudo_inverse of a linear operator, and {operator} is none"
+            )
         space = operator.domain_shape[1:]
         if len(space) != 2 or space[0] != space[1]:
             raise InputError(
@@ -412,7 +459,7 @@ class MeasuredPairs(Crops):
                 f"MeasuredPairs needs a noise_std that is not negative, got {noise_std}"
             )
         super().__init__(images, int(space[0]))
-        self.operator, self.noise_std = operator, noise_std
+        self.operator, self.noise_std, self.inverted = operator, noise_std, inverted
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         x = self._crops(count, generator)
@@ -424,11 +471,17 @@ class MeasuredPairs(Crops):
             dtype=x.dtype,
             device=x.device,
         )
-        return y + self.noise_std * (torch.view_as_complex(noise) if y.is_complex() else noise), x
+        y = y + self.noise_std * (torch.view_as_complex(noise) if y.is_complex() else noise)
+        if self.inverted:
+            assert isinstance(self.operator, LinearOperator)
+            with torch.no_grad():
+                y = self.operator.pseudo_inverse(y)
+        return y, x
 
     def _settings(self) -> str:
         parts = ", ".join(
             f"{name} {float(value.detach().abs().double().sum()):.9g}"
             for name, value in self.operator.parameters().items()
         )
-        return f"operator={self.operator} ({parts}), noise_std={self.noise_std:g}"
+        inverted = ", inverted=True" * self.inverted
+        return f"operator={self.operator} ({parts}), noise_std={self.noise_std:g}{inverted}"

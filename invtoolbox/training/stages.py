@@ -49,7 +49,8 @@ def train(
 
     The weights are the unknown of a problem, the loss its misfit and `Adam` its solver. The draws
     of a step are a function of the seed and the step. A convex network is projected to the convex
-    ones after every step.
+    ones after every step. A network with a method ``remember(shown)``, such as `LocalField`, is
+    given the inputs of one draw before the first step.
 
     On a CPU, calling `keep_freed_memory` before it makes many trainings faster by a fifth. It
     affects the whole process, so the caller decides.
@@ -86,6 +87,9 @@ def train(
     pairs = pairs.to(device=device)
     validation = validation.to(device=device) if validation is not None else None
     like = next(result.parameters()).detach()
+    remember = getattr(result, "remember", None)
+    if callable(remember) and stages:
+        remember(pairs.draw(stages[0].count, torch.Generator(like.device).manual_seed(seed))[0])
     curves: list[Tensor] = []
     validated = _Validation(None if folder is None else Path(folder))
     seconds, before = 0.0, 0

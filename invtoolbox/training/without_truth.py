@@ -3,7 +3,8 @@
 Each loss has the form of a residual in the measurements, so the pairs of a training are
 `Measurements`, the same measurements as input and as target. `Sure` removes the noise,
 `MeasurementSplitting` predicts measurements that the network has not seen, and
-`EquivariantImaging` also learns the null space of the operator.
+`EquivariantImaging` also learns the null space of the operator. `EveryWeight` learns the minimiser
+of an objective for all weights of its prior.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator
+from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.training.losses import Loss
 from invtoolbox.training.symmetries import Rotations, Symmetry, measure_equivariance
 
@@ -287,6 +291,55 @@ class EquivariantImaging(MeasurementLoss):
         return first.of_image(network, x, y, generator) + self.weight * mean_square(
             network(again) - moved
         )
+
+
+@dataclass(frozen=True)
+class EveryWeight(Loss):
+    r"""Objective ``D(A f(y, w), y) + w R(f(y, w))`` at random weights, per value of the image.
+
+    A `unrolling.Conditioned` network f learns the minimiser for every weight of its range. One
+    weight is drawn per item, all orders of magnitude alike.
+
+    Args:
+        operator: A.
+        prior: R, which needs an energy with a gradient.
+        data_term: D; least squares by default.
+
+    >>> import invtoolbox as it
+    >>> A = it.as_operator(torch.tensor([[1.0, 1.0]]))
+    >>> network = it.unrolling.Conditioned(nn.Linear(1, 2), weights=(0.1, 10.0))
+    >>> loss = EveryWeight(A, it.priors.Tikhonov())
+    >>> y = torch.ones(3, 1, 1)
+    >>> loss.of_network(network, y, y, torch.Generator().manual_seed(0)).shape
+    torch.Size([3])
+    """
+
+    operator: Operator
+    prior: ExplicitPrior
+    data_term: DataTerm = field(default_factory=LeastSquares)
+
+    def __post_init__(self) -> None:
+        if "energy" not in self.prior.offers:
+            raise InputError(
+                f"EveryWeight needs the energy of a prior, and {self.prior!r} has none"
+            )
+
+    def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
+        """Return the misfit alone."""
+        return self.data_term.value(self.operator(result), wanted) / result[0].numel()
+
+    def of_network(
+        self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
+    ) -> Tensor:
+        draw: Any = getattr(network, "draw", None)
+        if draw is None:
+            raise InputError(
+                "EveryWeight trains a network that knows the weight, "
+                f"it.unrolling.Conditioned(network, weights), and got {type(network).__name__}"
+            )
+        weight = draw(len(shown), generator)
+        x = network(shown, weight)
+        return self(x, wanted) + weight.to(x.dtype) * self.prior.energy(x) / x[0].numel()
 
 
 def mean_square(x: Tensor) -> Tensor:

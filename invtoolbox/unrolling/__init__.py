@@ -1,6 +1,7 @@
-"""Solvers as networks: a number of their steps, or their fixed point, with learned parameters."""
+"""Solvers as networks: some of their steps, their fixed point, or their answers for every weight."""
 
+from invtoolbox.unrolling.conditioned import Conditioned
 from invtoolbox.unrolling.equilibrium import Equilibrium, FixedPoint, equilibrium
 from invtoolbox.unrolling.unrolled import Unrolled, unroll
 
-__all__ = ["Equilibrium", "FixedPoint", "Unrolled", "equilibrium", "unroll"]
+__all__ = ["Conditioned", "Equilibrium", "FixedPoint", "Unrolled", "equilibrium", "unroll"]

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.loop.run import Limits, Loop, run
+from invtoolbox.objective.initial_guess import first_guess
+from invtoolbox.objective.objective import Objective
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solvers.base import Solver
@@ -26,6 +28,7 @@ class Unrolled(SolverNetwork):
         learned: the parameters.
         iterations: n.
         recompute: whether iterations are computed again in the backward pass.
+        inverse: whether iterations start at the filtered back-projection of a scan.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Unrolled(SolverNetwork):
         learn: Sequence[str] | None,
         per_iteration: Sequence[str] | bool | None,
         recompute: bool,
+        inverse: bool,
     ) -> None:
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise InputError(
@@ -46,7 +50,7 @@ class Unrolled(SolverNetwork):
         super().__init__(
             solver, problem, prior, n, regularization, learn, per_iteration, settings_too=True
         )
-        self.iterations, self.recompute = n, recompute
+        self.iterations, self.recompute, self.inverse = n, recompute, inverse
 
     def forward(self, y: Any, initial: Tensor | None = None) -> Tensor:
         """Return the iterate after n steps.
@@ -54,7 +58,7 @@ class Unrolled(SolverNetwork):
         Args:
             y: measurements ``(batch, *range_shape)``; any batch.
             initial: start of the iterations, ``(batch or 1, channel, *space)``; by default the
-                start of `solve`.
+                start of `solve`, or the filtered back-projection if `inverse` is set.
         """
         objective = self.objective_of(y)
         layered = LayeredSolver(
@@ -72,6 +76,11 @@ class Unrolled(SolverNetwork):
             x: Tensor = working.decode(loop.x)
         return x
 
+    def start_of(self, objective: Objective, initial: Tensor | None = None) -> Tensor:
+        if initial is None and self.inverse:
+            return first_guess(objective.problem, inverse=True)
+        return super().start_of(objective, initial)
+
     def extra_repr(self) -> str:
         return f"n={self.iterations}, {super().extra_repr()}"
 
@@ -86,6 +95,7 @@ def unroll(
     learn: Sequence[str] | None = None,
     per_iteration: Sequence[str] | bool | None = None,
     recompute: bool = False,
+    inverse: bool = False,
 ) -> Unrolled:
     r"""Return the first n iterations of a solver as a network ``y -> x`` with parameters to learn.
 
@@ -113,6 +123,8 @@ def unroll(
         recompute: keep only the state after each iteration and compute the iteration again in the
             backward pass: the memory of a state instead of every layer of the networks, for one
             more pass of each.
+        inverse: start at the filtered back-projection of a scan. Few iterations then are enough
+            for the low frequencies too.
 
     Raises:
         InputError: if the solver has no steps to differentiate (the error names solvers that have),
@@ -127,4 +139,6 @@ def unroll(
     >>> {name: tuple(p.shape) for name, p in network.named_parameters()}
     {'learned.logarithms.regularization': (3,), 'learned.logarithms.step_size': (3,)}
     """
-    return Unrolled(solver, problem, n, prior, regularization, learn, per_iteration, recompute)
+    return Unrolled(
+        solver, problem, n, prior, regularization, learn, per_iteration, recompute, inverse
+    )

@@ -113,6 +113,12 @@ def _rendering(real: torch.dtype) -> Iterator[tuple[str, Maker]]:
                     real, b, c, r, a
                 ),
             )
+    yield "voxels", lambda: voxel_rendering.render_kernel(real, 1, 3, True)
+    for rays, atomic in product(_BOTH, _BOTH):
+        yield (
+            "voxels",
+            lambda r=rays, a=atomic: voxel_rendering.gradient_kernel(real, 1, 3, r, a, True),
+        )
 
 
 def _tomography(real: torch.dtype) -> Iterator[tuple[str, Maker]]:

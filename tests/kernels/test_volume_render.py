@@ -74,7 +74,20 @@ def brute_force(
     weight = (tau - thickness).exp() * -torch.expm1(-tau)
     alpha = weight.sum(1)
     depth = (weight * t).sum(1) / alpha.clamp_min(1e-12) / length[:, 0]
-    return Rendering((weight[..., None] * color).sum(1), alpha, depth, depth, thickness[:, -1])
+    apart = (t[:, None] - t).abs()
+    distortion = torch.einsum("rj,rk,jk->r", weight, weight, apart) + step / 3 * (
+        weight.square().sum(1)
+    )
+    entropy = torch.special.entr(weight / alpha.clamp_min(1e-12)[:, None]).sum(1)
+    return Rendering(
+        (weight[..., None] * color).sum(1),
+        alpha,
+        depth,
+        depth,
+        thickness[:, -1],
+        distortion / length[:, 0],
+        entropy,
+    )
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2])
@@ -84,8 +97,8 @@ def test_it_renders_what_a_brute_force_renderer_does(degree: int) -> None:
     wanted = brute_force(voxels, o, d, 0.07)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
         lower = Voxels(voxels.density.to(dtype), voxels.color.to(dtype), voxels.space)
-        found = render_voxels(lower, o.to(dtype), d.to(dtype), step=0.07, stop=0.0)
-        for name in ("color", "alpha", "depth", "thickness"):
+        found = render_voxels(lower, o.to(dtype), d.to(dtype), step=0.07, stop=0.0, spread=True)
+        for name in ("color", "alpha", "depth", "thickness", "distortion", "entropy"):
             # In float32 a sample on a face of the box may fall on its other side: density there is
             # of order 1.
             error = (getattr(found, name)[0].double() - getattr(wanted, name)).abs()
@@ -124,8 +137,10 @@ def test_gradients_in_every_parameter_the_rays_and_the_background(degree: int) -
             directions,
             step=0.11,
             background=background,
+            spread=True,
         )
-        return seen.color, seen.alpha, seen.depth, seen.thickness
+        assert seen.distortion is not None and seen.entropy is not None
+        return seen.color, seen.alpha, seen.depth, seen.thickness, seen.distortion, seen.entropy
 
     inputs = [t.clone().requires_grad_(True) for t in (voxels.density, voxels.color, o, d, shade)]
     assert torch.autograd.gradcheck(all_outputs, inputs, eps=1e-6, atol=1e-7, rtol=1e-5)
@@ -176,7 +191,7 @@ def test_skipping_changes_nothing() -> None:
             sparse.shape, LOW, HIGH, sparse.scale, None, (~occupied).to(torch.uint8).contiguous()
         ),
     )
-    fast, slow = (render_voxels(v, o, d, step=0.013) for v in (packed, with_mask))
+    fast, slow = (render_voxels(v, o, d, step=0.013, spread=True) for v in (packed, with_mask))
     assert float(fast.alpha.max()) > 0.5 and int((sparse.clearance == 0).sum()) == int(
         occupied.sum()
     )  # type: ignore[union-attr]

@@ -90,3 +90,27 @@ def test_the_scene_draws_from_the_posterior(tmp_path: Path) -> None:
     solution: it.Solution = it.run("deblur-diffusion", changes, output=tmp_path, progress=False)
     assert "DiffusionUNet" in solution.prior and bool((solution.posterior.std > 0).all())
     assert "Uncertainty" in (tmp_path / "report.html").read_text()
+
+
+def test_a_scan_of_few_views_gains_from_the_prior_of_slices() -> None:
+    """The slice is of a head, in 1/mm; the prior saw thoraxes."""
+    scale = {"intensity_range": (-0.00046, 0.03928)}
+    x = it.datasets.ct_small("1/mm").y[..., 40:88, 40:88]
+    A = it.operators.ParallelBeam((48, 48), torch.arange(20) * (torch.pi / 20), 70)
+    level = 0.01 * float(A(x).max())
+    problem = it.Problem(A.simulate(x, level, seed=0), A, it.data_terms.LeastSquares(level))
+    sampler = it.solvers.EDM(
+        steps=3,
+        inner=3,
+        levels=(0.2, 0.01),
+        begin="restored",
+        at_once=3,
+        max_iterations=1,
+        intensity_range=scale["intensity_range"],
+    )
+    posterior = it.solve(
+        problem, it.priors.load("diffusion-ct", scale), sampler, progress=False
+    ).posterior
+    flat = it.solve(problem, "tv", progress=False).x
+    assert float(it.metrics.psnr(posterior.mean, x)) > float(it.metrics.psnr(flat, x))
+    assert float(posterior.coverage(x)) > 0.8

@@ -21,6 +21,7 @@ from invtoolbox.priors import (
     Misfit,
     NormalConsistency,
     OcclusionPenalty,
+    RaySpread,
     ThroughOperator,
     VoxelGrid,
     VoxelSparsity,
@@ -185,6 +186,38 @@ def test_the_occlusion_penalty_is_the_mean_thickness_nearby() -> None:
         OcclusionPenalty(A, 0.0)
     with pytest.raises(InputError, match="takes a VoxelRenderer"):
         OcclusionPenalty(it.operators.Identity((1, 2)), 1.0)
+
+
+@pytest.mark.parametrize("spread", ["entropy", "distortion"])
+def test_fog_along_rays_has_more_spread_than_a_wall(spread: str) -> None:
+    A = VoxelRenderer(cameras(2, size=(4, 4)), outputs=("alpha", spread), stop=0.0)  # type: ignore[arg-type]
+    space = VoxelSpace.box(9, LOW, HIGH)
+    inside = (space.places() - 4).abs().amax(1) < 1.5
+    thin = torch.cat([torch.full((1, space.rows), s) for s in (-1.0, -40.0)])
+    thin = torch.cat([thin, torch.where(inside, 8.0, -40.0)[None]])
+    x = Voxels(thin.double(), torch.zeros(3, space.rows, 1, 3, dtype=torch.float64), space)
+    prior = RaySpread() @ A
+    fog, nothing, wall = prior.energy(x).tolist()
+    assert fog > 3 * wall > 0 and nothing == 0
+    assert torch.equal(prior.energy(Voxels(x.density[:1], x.color[:1], space)), prior.energy(x)[:1])
+    seen = A(x)[:1]
+    met = seen[:, 0] > 0.1
+    assert float(prior.energy(x)[0]) == pytest.approx(float(seen[:, 1][met].mean()))
+    # Fog of a constant density sigma over a length L has the entropy of an exponential distribution
+    # that ends at L, less the logarithm of the step.
+    if spread == "entropy":
+        length, sigma, step = 2.0, space.scale * math.log1p(math.exp(-1.0)), 0.01
+        camera = look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(1, 1), field_of_view=1.0)
+        seen = VoxelRenderer(camera, outputs=("alpha", "entropy"), step=step, stop=0.0)(x)[0]
+        alpha = -math.expm1(-sigma * length)
+        mean = 1 / sigma - length * (1 - alpha) / alpha
+        assert float(seen[1]) == pytest.approx(
+            math.log(alpha / sigma / step) + sigma * mean, abs=1e-2
+        )
+    with pytest.raises(InputError, match="two channels"):
+        RaySpread().energy(seen[None, :1])
+    with pytest.raises(InputError, match="least_alpha"):
+        RaySpread(1.0)
 
 
 def test_a_prior_through_a_renderer_draws_views_by_the_iteration_alone() -> None:

@@ -17,7 +17,7 @@ from invtoolbox.priors import Denoiser, LearnedProximal
 from invtoolbox.training.recipe import Recipe
 
 CONVEX = ("lpn-natural", "lpn-natural-0.1", "lpn-ct")
-DENOISERS = ("dncnn-natural", "denoiser-natural", "diffusion-natural")
+DENOISERS = ("dncnn-natural", "denoiser-natural", "diffusion-natural", "diffusion-ct")
 TESTED_PATIENTS = range(
     51, 59
 )  # items of ct_hu_256.npz that belong to A046441, A048383, A056642 and A058062

@@ -479,3 +479,16 @@ def test_a_predicted_start_spares_iterations() -> None:
             [Stage(SkipLoss(), 1, 1e-2, 4)],
             progress=False,
         )
+
+
+def test_an_unrolled_scan_starts_at_its_filtered_back_projection() -> None:
+    A = it.operators.ParallelBeam((8, 8), torch.arange(9) * torch.pi / 9, 12)
+    y = A(torch.rand(2, 1, 8, 8, generator=Generator().manual_seed(0)))
+    solver = S.GradientDescent(step_size=1e-3)
+    network = it.unroll(solver, it.Problem(y[:1], A), 2, learn=(), inverse=True)
+    expected = it.unroll(solver, it.Problem(y[:1], A), 2, learn=())(y, A.pseudo_inverse(y))
+    torch.testing.assert_close(network(y), expected)
+    y.requires_grad_(True)
+    (slope,) = torch.autograd.grad(network(y).sum(), y)
+    (other,) = torch.autograd.grad(A.pseudo_inverse(y).sum(), y)
+    assert float((slope - other).norm()) < float(slope.norm())  # the start is differentiated too

@@ -3,6 +3,9 @@
 for (int ray = part; ray < rays; ray += parts) {
 #include "voxel_rendering_ray.h"
     REAL depth = (REAL)0, opacity = (REAL)0, thickness = (REAL)0, median = (REAL)1e30;
+#if SPREAD
+    REAL distortion = (REAL)0, entropy = (REAL)0;
+#endif
     REAL sums[CHANNELS + 1];
     for (int c = 0; c <= CHANNELS; ++c)
         sums[c] = (REAL)0;
@@ -11,6 +14,11 @@ for (int ray = part; ray < rays; ray += parts) {
 #if CHANNELS > 0
         for (int c = 0; c < CHANNELS; ++c)
             sums[c] += weight * raw[c];
+#endif
+#if SPREAD
+        // The sum over pairs of samples, by the sums over the samples in front.
+        distortion += weight * ((REAL)2 * (t * opacity - depth) + step / (REAL)3 * weight);
+        entropy -= weight > (REAL)0 ? weight * LOG(weight) : (REAL)0;
 #endif
         opacity += weight;
         depth += weight * t;
@@ -24,9 +32,13 @@ for (int ray = part; ray < rays; ray += parts) {
     const size_t to = (size_t)item * rays + ray;
     for (int c = 0; c < CHANNELS; ++c)
         ((REAL*)colors_out)[to * CHANNELS + c] = sums[c];
-    REAL* rest = (REAL*)rest_out + 4 * to;
+    REAL* rest = (REAL*)rest_out + (SPREAD ? 6 : 4) * to;
     rest[0] = opacity;
     rest[1] = depth;
     rest[2] = thickness;
     rest[3] = median;
+#if SPREAD
+    rest[4] = distortion;
+    rest[5] = entropy;
+#endif
 }

@@ -43,6 +43,10 @@ class Rendering(NamedTuple):
         median_depth: depth at which half of the light was stopped, ``(batch, R)``; infinite if less
             was stopped. Without gradient.
         thickness: optical thickness ``-log(1 - alpha)``, ``(batch, R)``.
+        distortion: spread of the samples along the ray, ``sum_jk w_j w_k |t_j - t_k| + step / 3
+            sum_k w_k^2``, ``(batch, R)``, in the unit of the depths; None if not asked for.
+        entropy: entropy ``-sum_k p_k log p_k`` of the shares ``p_k = w_k / alpha``, ``(batch, R)``;
+            0 if no light was stopped. None if not asked for.
     """
 
     color: Tensor
@@ -50,6 +54,8 @@ class Rendering(NamedTuple):
     depth: Tensor
     median_depth: Tensor
     thickness: Tensor
+    distortion: Tensor | None = None
+    entropy: Tensor | None = None
 
 
 def render_voxels(
@@ -64,6 +70,7 @@ def render_voxels(
     background: Tensor | float | None = None,
     stop: float = 1e-4,
     least_alpha: float = 0.0,
+    spread: bool = False,
 ) -> Rendering:
     """Render voxels along rays; differentiable in density, color, rays and background.
 
@@ -80,6 +87,7 @@ def render_voxels(
         background: color behind all voxels, ``()`` or ``(channels,)``; None for black.
         stop: share of the light below which a ray ends; 0 to sample up to the end of the box.
         least_alpha: share of the light; samples that stop less than this share are left out.
+        spread: compute the distortion and the entropy of the rays too.
 
     Raises:
         InputError: if the shapes or the precisions do not fit together.
@@ -131,8 +139,9 @@ def render_voxels(
         bases,
         offsets,
         march,
+        spread,
     )
-    alpha, depth, thickness, median = rest.unbind(-1)
+    alpha, depth, thickness, median = rest[..., :4].unbind(-1)
     if background is not None:
         behind = background.to(seen) if isinstance(background, Tensor) else background
         seen = seen + (1 - alpha)[..., None] * behind
@@ -148,7 +157,13 @@ def render_voxels(
         torch.where(median < 1e29, median, torch.full_like(median, torch.inf)).detach()
         / length.detach()
     )
-    return Rendering(seen, alpha, depth, median, thickness)
+    if not spread:
+        return Rendering(seen, alpha, depth, median, thickness)
+    distortion, unscaled = rest[..., 4] / length, rest[..., 5]
+    whole = torch.where(met, alpha, torch.ones_like(alpha))
+    # -sum p log p = log(sum w) - (sum w log w) / sum w
+    entropy = torch.where(met, whole.log() + unscaled / whole, torch.zeros_like(alpha))
+    return Rendering(seen, alpha, depth, median, thickness, distortion, entropy)
 
 
 def _check(voxels: Voxels, origins: Tensor, directions: Tensor) -> None:
@@ -221,22 +236,33 @@ class RenderingArguments:
     bases_grad: Tensor | None = None
 
 
-def _definitions(dtype: torch.dtype, bases: int, channels: int) -> dict[str, str | int]:
+def _definitions(
+    dtype: torch.dtype, bases: int, channels: int, spread: bool
+) -> dict[str, str | int]:
     double = dtype == torch.float64
     functions = {"EXP": "exp", "LOG": "log"} if double else {"EXP": "expf", "LOG": "logf"}
-    return {"REAL": REAL[dtype], **functions, "BASES": bases, "CHANNELS": channels}
+    sizes = {"BASES": bases, "CHANNELS": channels, "SPREAD": spread}
+    return {"REAL": REAL[dtype], **functions, **sizes}
 
 
 @cache
-def render_kernel(dtype: torch.dtype, bases: int, channels: int) -> Kernel:
-    """Return the kernel that renders colors with a number of basis functions and of channels."""
-    definitions = _definitions(dtype, bases, channels)
+def render_kernel(dtype: torch.dtype, bases: int, channels: int, spread: bool = False) -> Kernel:
+    """Return the kernel that renders colors with a number of basis functions and of channels.
+
+    With ``spread`` it computes the distortion and the entropy of the rays too.
+    """
+    definitions = _definitions(dtype, bases, channels, spread)
     return native_kernel("rendering/voxel_rendering.cpp", definitions, RenderingArguments)
 
 
 @cache
 def gradient_kernel(
-    dtype: torch.dtype, bases: int, channels: int, of_rays: bool, atomic: bool
+    dtype: torch.dtype,
+    bases: int,
+    channels: int,
+    of_rays: bool,
+    atomic: bool,
+    spread: bool = False,
 ) -> Kernel:
     """Return the kernel of the gradient.
 
@@ -246,8 +272,10 @@ def gradient_kernel(
         channels: number of channels of the color.
         of_rays: compute the gradient of the rays as well.
         atomic: parts share their gradients, by atomic additions.
+        spread: include the gradient of the distortion and the entropy.
     """
-    definitions = _definitions(dtype, bases, channels) | {"OF_RAYS": of_rays, "ATOMIC": atomic}
+    definitions = _definitions(dtype, bases, channels, spread)
+    definitions |= {"OF_RAYS": of_rays, "ATOMIC": atomic}
     return native_kernel("rendering/voxel_rendering_gradient.cpp", definitions, RenderingArguments)
 
 
@@ -262,17 +290,21 @@ class _Render(torch.autograd.Function):
         bases: Tensor,
         offsets: Tensor,
         march: dict[str, Any],
+        spread: bool,
     ) -> tuple[Tensor, Tensor]:
         fixed = [
             t.detach().contiguous() for t in (density, color, origins, directions, bases, offsets)
         ]
         batch, rays, channels = len(density), origins.shape[1], color.shape[3]
-        seen, rest = density.new_empty(batch, rays, channels), density.new_empty(batch, rays, 4)
-        ctx.march = march
+        seen, rest = (
+            density.new_empty(batch, rays, channels),
+            density.new_empty(batch, rays, 6 if spread else 4),
+        )
+        ctx.march, ctx.spread = march, spread
         ctx.save_for_backward(seen, rest, *fixed)
         parts = min(rays, rays if density.is_cuda else 16 * torch.get_num_threads())
         arguments = _arguments(march, parts, seen, rest, *fixed)
-        kernel = render_kernel(density.dtype, color.shape[2], channels)
+        kernel = render_kernel(density.dtype, color.shape[2], channels, spread)
         launch(kernel, batch * parts, arguments, _work(arguments, batch))
         return seen, rest
 
@@ -290,7 +322,9 @@ class _Render(torch.autograd.Function):
         arguments.colors_grad, arguments.rest_grad = seen_grad.contiguous(), rest_grad.contiguous()
         arguments.density_grad, arguments.color_grad = grads
         arguments.origins_grad, arguments.directions_grad, arguments.bases_grad = ray_grads
-        kernel = gradient_kernel(density.dtype, color.shape[2], color.shape[3], of_rays, atomic)
+        kernel = gradient_kernel(
+            density.dtype, color.shape[2], color.shape[3], of_rays, atomic, ctx.spread
+        )
         launch(kernel, batch * parts, arguments, 4 * _work(arguments, batch))
         of_density, of_color = (g[:, 0] if buffers == 1 else g.sum(1) for g in grads)
         pulled: list[Tensor | None] = [None] * 3
@@ -298,7 +332,7 @@ class _Render(torch.autograd.Function):
             pulled = [
                 g if len(t) == batch else g.sum(0, keepdim=True) for g, t in zip(ray_grads, of_ray)
             ]
-        return (of_density, of_color, *pulled, None, None)
+        return (of_density, of_color, *pulled, None, None, None)
 
 
 def _parts(density: Tensor, color: Tensor, rays: int) -> int:

@@ -9,8 +9,8 @@ for (int ray = part; ray < rays; ray += parts) {
 #include "voxel_rendering_ray.h"
     const size_t to = (size_t)item * rays + ray;
     const REAL* given = (const REAL*)colors_grad + to * CHANNELS;
-    const REAL* of_rest = (const REAL*)rest_grad + 4 * to;
-    const REAL* rest = (const REAL*)rest_out + 4 * to;
+    const REAL* of_rest = (const REAL*)rest_grad + (SPREAD ? 6 : 4) * to;
+    const REAL* rest = (const REAL*)rest_out + (SPREAD ? 6 : 4) * to;
     const size_t buffer = ATOMIC ? (size_t)item : (size_t)item * parts + part;
     REAL* rho_grad = (REAL*)density_grad + buffer * rows;
     REAL* field_grad = (REAL*)color_grad + buffer * rows * COLORS;
@@ -18,6 +18,11 @@ for (int ray = part; ray < rays; ray += parts) {
     REAL left = of_rest[0] * rest[0] + of_rest[1] * rest[1];
     for (int c = 0; c < CHANNELS; ++c)
         left += given[c] * ((const REAL*)colors_out)[to * CHANNELS + c];
+#if SPREAD
+    // sum_k w_k dD/dw_k = 2 D for the distortion D, and E - sum_k w_k for E = -sum_k w_k log w_k.
+    left += of_rest[4] * (REAL)2 * rest[4] + of_rest[5] * (rest[5] - rest[0]);
+    REAL opacity = (REAL)0, depth = (REAL)0;  // of the samples in front
+#endif
     REAL o_grad[3] = {(REAL)0, (REAL)0, (REAL)0}, d_grad[3] = {(REAL)0, (REAL)0, (REAL)0};
     REAL b_grad[BASES];
     for (int b = 0; b < BASES; ++b)
@@ -25,6 +30,15 @@ for (int ray = part; ray < rays; ray += parts) {
     while (k <= last) {
 #include "voxel_rendering_sample.h"
         REAL q_k = of_rest[0] + of_rest[1] * t;
+#if SPREAD
+        // dD/dw_k = 2 sum_j w_j |t_k - t_j| + 2/3 step w_k, by the sums in front and behind.
+        const REAL behind = rest[0] - opacity - weight, depth_behind = rest[1] - depth - weight * t;
+        q_k += of_rest[4] * (REAL)2 *
+               (t * opacity - depth + depth_behind - t * behind + step / (REAL)3 * weight);
+        q_k += weight > (REAL)0 ? of_rest[5] * (-LOG(weight) - (REAL)1) : (REAL)0;
+        opacity += weight;
+        depth += weight * t;
+#endif
 #if CHANNELS > 0
         REAL v_grad[COLORS];
         for (int c = 0; c < CHANNELS; ++c) {

@@ -16,8 +16,9 @@ from invtoolbox.kernels.rendering.voxel_rendering import Rendering, render_voxel
 from invtoolbox.operators.base import Operator
 from invtoolbox.operators.rendering.ray_bundle import RayBundle
 
-Output = Literal["color", "alpha", "depth", "median_depth", "thickness"]
-_OUTPUTS = ("color", "alpha", "depth", "median_depth", "thickness")
+Output = Literal["color", "alpha", "depth", "median_depth", "thickness", "distortion", "entropy"]
+_SPREAD = ("distortion", "entropy")
+_OUTPUTS = ("color", "alpha", "depth", "median_depth", "thickness", *_SPREAD)
 
 
 class VoxelRenderer(Operator):
@@ -38,8 +39,8 @@ class VoxelRenderer(Operator):
     Args:
         rays: cameras, or origins and directions, ``(R, 3)`` each; depths count in lengths of a
             direction.
-        outputs: names out of ``"color"``, ``"alpha"``, ``"depth"``, ``"median_depth"`` and
-            ``"thickness"``; see `Rendering`.
+        outputs: names out of ``"color"``, ``"alpha"``, ``"depth"``, ``"median_depth"``,
+            ``"thickness"``, ``"distortion"`` and ``"entropy"``; see `Rendering`.
         channels: number of channels of the color.
         background: color of the background: a number, or one number per channel; None for black.
         step: distance between samples; see `render_voxels`.
@@ -121,6 +122,7 @@ class VoxelRenderer(Operator):
             background=self.background,
             stop=self.stop,
             least_alpha=self.least_alpha,
+            spread=any(name in _SPREAD for name in self.outputs),
         )
 
     def _forward(self, x: Any) -> Tensor:

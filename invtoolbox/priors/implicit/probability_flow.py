@@ -1,0 +1,115 @@
+"""Images made from noise by the probability flow of a diffusion prior (`ProbabilityFlow`)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior
+
+#: Exponent of the schedule of levels (Karras, Aittala, Aila and Laine, NeurIPS 2022, equation 5).
+_EXPONENT = 7.0
+
+
+class ProbabilityFlow(ImplicitPrior):
+    r"""Image ``x = g(w)`` of noise ``w ~ N(0, 1)``, g the probability flow of a diffusion prior.
+
+    The flow starts at ``x_0 = centre + s_0 w`` and goes through falling noise levels ``s_k`` (DDIM
+    without fresh noise; Song, Meng and Ermon, ICLR 2021). D is the denoiser of the prior:
+
+    .. math:: x_{k+1} = \rho x_k + (1 - \rho) D(x_k, s_k), \qquad \rho = s_{k+1} / s_k.
+
+    The last level is 0. The energy is ``S(w) = 1/2 |w|^2``, so solvers of implicit priors find the
+    noise of an image that explains measurements. `solvers.invert_flow` finds the noise of a known
+    image.
+
+    Args:
+        prior: prior that denoises at every noise level, such as ``diffusion-natural``.
+        shape: shape of an image, ``(channel, *space)``.
+        steps: number of steps, each with one call of the denoiser.
+        levels: first and last positive noise level, as fractions of the intensity range.
+        intensity_range: usual values ``(low, high)`` of the image; the centre is their mean.
+
+    >>> import invtoolbox as it
+    >>> gaussian = it.priors.Gaussian(torch.full((1, 400), 0.4), 0.01)
+    >>> drawn = ProbabilityFlow(gaussian, (1, 400)).sample(1, Generator().manual_seed(0))
+    >>> round(float(drawn.mean()), 1), round(float(drawn.std()), 1)
+    (0.4, 0.1)
+    """
+
+    def __init__(
+        self,
+        prior: ExplicitPrior,
+        shape: Sequence[int],
+        steps: int = 20,
+        levels: tuple[float, float] = (2.0, 0.003),
+        intensity_range: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        if "denoise" not in prior.offers or prior.fixed_level:
+            raise InputError(
+                "ProbabilityFlow needs a prior that denoises at every noise level, such as "
+                f"priors.load('diffusion-natural'), got {prior!r}"
+            )
+        if steps < 2 or not 0 < levels[1] < levels[0]:
+            raise InputError(
+                "ProbabilityFlow needs at least 2 steps and levels (first, last) that fall, "
+                f"got {steps} and {levels}"
+            )
+        low, high = intensity_range
+        if not low < high:
+            raise InputError(f"intensity_range is (low, high), got {intensity_range}")
+        self.prior, self.shape, self.steps = prior, tuple(shape), steps
+        self.levels, self.intensity_range = levels, intensity_range
+
+    @property
+    def centre(self) -> float:
+        """Middle of the intensity range, the mean of images before the first step."""
+        return sum(self.intensity_range) / 2
+
+    def schedule(self) -> list[float]:
+        """Return the noise levels in the units of the image, followed by 0."""
+        low, high = self.intensity_range
+        first, last = ((high - low) * level for level in self.levels)
+        return falling_levels(first, last, self.steps)
+
+    def initial(self) -> dict[str, Tensor]:
+        return {"w": torch.zeros(1, *self.shape)}
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
+        schedule = self.schedule()
+        x = self.centre + schedule[0] * parameters["w"]
+        for level, following in itertools.pairwise(schedule):
+            share = following / level
+            x = share * x + (1 - share) * self.denoise(x, level)
+        return x
+
+    def energy(self, parameters: dict[str, Tensor], x: Tensor | None) -> Tensor:
+        return 0.5 * parameters["w"].flatten(1).square().sum(1)
+
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
+        """Draw from the prior, ``(n, channel, *space)``."""
+        with torch.no_grad():
+            return self.decode({"w": torch.randn(n, *self.shape, generator=generator)})
+
+    def denoise(self, x: Tensor, level: float) -> Tensor:
+        """Return the mean clean images, given images with a noise level."""
+        return self.prior.denoise(x, x.new_full((len(x),), level))
+
+    def __repr__(self) -> str:
+        return f"ProbabilityFlow({self.prior!r}, {self.shape}, steps={self.steps})"
+
+
+def falling_levels(first: float, last: float, steps: int) -> list[float]:
+    """Return noise levels ``(a + k / (steps - 1) (b - a))^7``, followed by 0.
+
+    a and b are the seventh roots of the first and the last positive level.
+
+    >>> [round(level, 3) for level in falling_levels(2.0, 0.1, 3)]
+    [2.0, 0.524, 0.1, 0.0]
+    """
+    a, b = first ** (1 / _EXPONENT), last ** (1 / _EXPONENT)
+    return [*((a + k / (steps - 1) * (b - a)) ** _EXPONENT for k in range(steps)), 0.0]

@@ -1,0 +1,64 @@
+"""Inversion of pictures to noise: exact where the flow can be inverted, item by item."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import invtoolbox as it
+from invtoolbox.errors import InputError
+from invtoolbox.priors import ProbabilityFlow
+from invtoolbox.solvers import invert_flow
+
+
+def mixture(size: int = 6) -> it.priors.GaussianMixture:
+    means = torch.stack([torch.full((1, size), 0.2), torch.full((1, size), 0.8)])
+    return it.priors.GaussianMixture(means, 0.02)
+
+
+def pictures(count: int, size: int = 6) -> Tensor:
+    return torch.rand(count, 1, size, generator=torch.Generator().manual_seed(0))
+
+
+def test_newton_finds_the_noise_of_a_mixture_and_ddim_does_not() -> None:
+    flow, x = ProbabilityFlow(mixture(), (1, 6), steps=8), pictures(5)
+    error = {n: float((flow.decode(invert_flow(flow, x, n)) - x).norm()) for n in (0, 12)}
+    assert error[12] < 1e-3 < 0.05 < error[0]
+
+
+def test_noise_of_a_draw_is_found_again() -> None:
+    flow = ProbabilityFlow(mixture(), (1, 6), steps=8)
+    w = torch.randn(3, 1, 6, generator=torch.Generator().manual_seed(1))
+    found = invert_flow(flow, flow.decode({"w": w}), newton=8)
+    torch.testing.assert_close(flow.decode(found), flow.decode({"w": w}), rtol=0, atol=1e-4)
+
+
+def test_an_item_gets_the_same_noise_alone() -> None:
+    flow, x = ProbabilityFlow(mixture(), (1, 6), steps=5), pictures(3)
+    together = invert_flow(flow, x)["w"]
+    alone = torch.cat([invert_flow(flow, item)["w"] for item in x.split(1)])
+    assert torch.equal(together, alone)
+
+
+def test_a_solver_finds_the_noise_of_an_image_from_measurements() -> None:
+    flow = ProbabilityFlow(mixture(), (1, 6), steps=8)
+    truth = torch.full((1, 1, 6), 0.75)
+    A = it.as_operator(torch.eye(6)[:3])
+    problem = it.Problem(truth[:, 0, :3][:, None], A, it.data_terms.LeastSquares(noise_std=0.02))
+    x = it.solve(problem, flow, it.solvers.LBFGS(), regularization=1.0, progress=False).x
+    assert float((x - truth).abs().max()) < 0.15  # the other half by the prior
+
+
+def test_bad_input_is_refused() -> None:
+    flow = ProbabilityFlow(mixture(), (1, 6), steps=5)
+    with pytest.raises(InputError, match="makes images"):
+        invert_flow(flow, torch.zeros(1, 1, 5))
+    with pytest.raises(InputError, match="damping"):
+        invert_flow(flow, torch.zeros(1, 1, 6), damping=0.0)
+    with pytest.raises(InputError, match="every noise level"):
+        ProbabilityFlow(it.priors.TotalVariation(), (1, 6))
+    with pytest.raises(InputError, match="levels"):
+        ProbabilityFlow(mixture(), (1, 6), steps=1)
+    with pytest.raises(InputError, match="intensity_range"):
+        ProbabilityFlow(mixture(), (1, 6), intensity_range=(1.0, 0.0))
