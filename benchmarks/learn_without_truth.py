@@ -37,6 +37,7 @@ from invtoolbox.training import (
     ArtifactRemoval,
     Crops,
     EquivariantImaging,
+    Examples,
     MeasurementConsistency,
     Measurements,
     MeasurementSplitting,
@@ -168,7 +169,7 @@ def equivariant(name: str, steps: int) -> float:
     network = ArtifactRemoval(A, LevelFree())
     if name == "filtered back-projection":
         return psnr(A.pseudo_inverse(y_test), test)
-    pairs = Labelled(y, known) if name == "supervised" else Measurements(y)
+    pairs = Examples(y, known) if name == "supervised" else Measurements(y)
     loss = {
         "supervised": L2,
         "consistency": lambda: MeasurementConsistency(A),
@@ -183,17 +184,6 @@ def equivariant(name: str, steps: int) -> float:
         x = trained(y_test)
     _save(f"chest {name}", {"truth": test[:1], name: x[:1]})
     return psnr(x, test)
-
-
-class Labelled(Pairs):
-    """Measurements and their true images."""
-
-    def __init__(self, y: Tensor, x: Tensor) -> None:
-        self.y, self.x = y, x
-
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        index = torch.randint(len(self.y), (count,), generator=generator)
-        return self.y[index], self.x[index]
 
 
 # -- causes ----------------------------------------------------------------------------------------
