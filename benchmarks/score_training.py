@@ -1,6 +1,6 @@
 """Options for training a diffusion prior, each against plain score matching with the same draws.
 
-    python benchmarks/score_training.py [--only mollify,perturbation,physics]
+    python benchmarks/score_training.py [--only mollify,perturbation,dispersive,physics]
 
 mollify       smooth noise (`DiffusionPairs(mollify=)`, in the toolbox). A spectral network, which
               has no grid of its own, is trained on five photographs of scikit-image at a quarter of
@@ -10,12 +10,15 @@ perturbation  Ning et al., "Input perturbation reduces exposure bias in diffusio
               of 16 dimensions, so that all that leaves the plane is noise: its root mean square
               along 40 steps of sampling, relative to the noise level of the step. Next to it the
               variant whose wanted output stays clean.
+dispersive    Wang and He, "Diffuse and disperse" (2025): middle features of different items repel
+              each other. The same points in 16 dimensions; loss on 20,000 unseen draws, and root
+              mean square distance of 2,000 draws of the flow from the circle.
 physics       Bastek, Sun and Kochmann, "Physics-informed diffusion models" (ICLR 2025): the residual
               of an equation of the denoised point, here ``|x|^2 = 1``, joins the loss of levels
               below 0.05. Data on the circle in the plane; mean ``| |x| - 1 |`` of 2,000 draws, and
               the entropy of their angles in 36 bins, 1 if all are equally full.
 
-The last two are not in the toolbox: their gains are below the bars, or absent.
+The last three are not in the toolbox: their gains are below the bars, or absent.
 """
 
 from __future__ import annotations
@@ -41,7 +44,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    rows = {"mollify": mollify, "perturbation": perturbation, "physics": physics}
+    rows = {
+        "mollify": mollify,
+        "perturbation": perturbation,
+        "dispersive": dispersive,
+        "physics": physics,
+    }
     parser.add_argument("--only", default=",".join(rows))
     chosen = parser.parse_args().only.split(",")
     torch.set_num_threads(1)
@@ -153,10 +161,14 @@ class Points(nn.Module):
         layers = [[nn.Linear(a, b), nn.SiLU()] for a, b in pairwise((size + 1, 64, 64, 64))]
         self.inner = nn.Sequential(*(m for layer in layers for m in layer), nn.Linear(64, size))
 
+    def input(self, shown: Tensor) -> Tensor:
+        y, level = shown[:, :-1, 0, 0], shown[:, -1:, 0, 0]
+        return torch.cat([y / (level**2 + self.s**2).sqrt(), level.log() / 4], 1)
+
     def forward(self, shown: Tensor) -> Tensor:
         y, level = shown[:, :-1, 0, 0], shown[:, -1:, 0, 0]
         total = (level**2 + self.s**2).sqrt()
-        out = self.inner(torch.cat([y / total, level.log() / 4], 1))
+        out = self.inner(self.input(shown))
         if not self.bare:
             out = (self.s / total) ** 2 * y + level * self.s / total * out
         return out[..., None, None]
@@ -202,6 +214,53 @@ def perturbation() -> None:
             + verdict(min(paper, clean) <= 0.7 * plain, "30 % lower"),
             flush=True,
         )
+
+
+@dataclass(frozen=True)
+class Dispersed(Loss):
+    """Score matching and ``weight log mean exp(-|z_i - z_j|^2 / n)``, z the middle features."""
+
+    loss: Loss
+    weight: float
+
+    def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
+        return self.loss(result, wanted)
+
+    def of_network(
+        self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
+    ) -> Tensor:
+        z = network.inner[:4](network.input(shown))
+        away = (z[:, None] - z[None]).square().mean(2)
+        judged = self.loss.of_network(network, shown, wanted, generator)
+        return judged + self.weight * away.neg().exp().mean().log()
+
+
+def dispersive() -> None:
+    levels, plain = (0.01, 5.0), ScoreMatching(0.25)
+    source = Circle(16, levels)
+    shown, wanted = source.draw(20_000, Generator().manual_seed(9))
+    found = {}
+    for weight in (0.0, 0.05, 0.5):
+        torch.manual_seed(0)
+        loss = Dispersed(plain, weight) if weight else plain
+        stage = Stage(loss, 2000, 3e-3, 128, decay="linear")
+        network = train(Points(16, bare=False), source, [stage], seed=1, progress=False).network
+        with torch.no_grad():
+            unseen = float(plain.of_network(network, shown, wanted, Generator()).mean())
+        path = sampling(network, 16, levels, 0.0)
+        x = path[-1][1]
+        away = float(((x[:, :2].norm(dim=1) - 1).square() + x[:, 2:].square().sum(1)).mean().sqrt())
+        found[weight] = (unseen, away)
+    without = found.pop(0.0)
+    print(
+        f"dispersive loss: loss on unseen draws {without[0]:.4f} without, "
+        + ", ".join(f"{v[0]:.4f} with weight {w:g}" for w, v in found.items())
+        + f"; draws are off by {without[1]:.4f} without, "
+        + ", ".join(f"{v[1]:.4f}" for v in found.values())
+        + " with it "
+        + verdict(min(v[1] for v in found.values()) <= 0.9 * without[1], "10 % nearer"),
+        flush=True,
+    )
 
 
 @dataclass(frozen=True)

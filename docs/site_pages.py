@@ -52,6 +52,7 @@ SCRIPTS = (
     "events",
     "inverted_network",
     "registration",
+    "gated_ct",
     "bones",
     "waves",
 )

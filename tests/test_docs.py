@@ -22,6 +22,7 @@ SLOW = {
     "choosing_the_weight",
     "cone_beam",
     "deblurring",
+    "gated_ct",
     "limited_angle",
     "waves",
 }

@@ -110,13 +110,13 @@ def report_moving(outcome: MovingOutcome, quiet: bool) -> int:
 def report_surface(outcome: NormalOutcome, quiet: bool) -> int:
     """Report the outcome of a scene of a normal map."""
     found = outcome.surface
-    return _report_result(outcome, found, found and found.solutions[0], quiet)
+    return _report_result(outcome, found, found.solutions[0] if found else None, quiet)
 
 
 def report_registration(outcome: RegistrationOutcome, quiet: bool) -> int:
     """Report the outcome of a scene of a registration."""
     found = outcome.motion
-    return _report_result(outcome, found, found and found.solutions[0], quiet)
+    return _report_result(outcome, found, found.solutions[0] if found else None, quiet)
 
 
 def report_events(outcome: EventOutcome, quiet: bool) -> int:
@@ -127,7 +127,7 @@ def report_events(outcome: EventOutcome, quiet: bool) -> int:
 def report_video(outcome: VideoOutcome, quiet: bool) -> int:
     """Report the outcome of a scene of the depths of a video."""
     found = outcome.depths
-    return _report_result(outcome, None, found and found.alignments[0], quiet)
+    return _report_result(outcome, None, found.alignments[0] if found else None, quiet)
 
 
 def report_animation(outcome: AnimationOutcome, quiet: bool) -> int:

@@ -1,6 +1,7 @@
 """EulerFlow: the flow of a whole sequence at once, as one velocity field in space and time.
 
-Vedder et al., Neural Eulerian scene flow fields, ICLR 2025.
+Vedder et al., Neural Eulerian scene flow fields, ICLR 2025. Two priors are added to its objective:
+rigidity and a world at rest. Without them static points follow the random sampling of the sweeps.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from invtoolbox.loop.run import Callback
 from invtoolbox.operators.points import EulerRollout
 from invtoolbox.priors.base import ImplicitPrior, Prior
 from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow, SpaceTimeVoxels
+from invtoolbox.priors.motion.rigidity import ARAP
+from invtoolbox.priors.motion.speed import AlongField, StaticWorld
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
@@ -35,7 +38,12 @@ class EulerSettings:
             prior.
         steps: number of sweeps over which points are advected.
         window: number of sweeps per iteration, drawn anew in each.
-        cycle: weight of the cycle misfit, see `data_terms.RolloutChamfer`.
+        cycle: weight of the cycle misfit, see `data_terms.RolloutChamfer`; by default 5 for voxels
+            and 0.01 otherwise, as in the paper. A network begins with equal motions in both
+            directions of time, which a larger weight would hold at rest.
+        rigid: weight of `priors.ARAP` over the 8 nearest points within 1.5 m; 0 in the paper.
+        still: weight of `priors.StaticWorld`, which does not slow points that move by more than
+            0.2 m from sweep to sweep; 0 in the paper.
         speed_limit: largest motion from sweep to sweep, metres.
         truncation: truncation of squared distances, square metres.
         learning_rate: learning rate of Adam; by default 2e-3 for the network and 0.02 for voxels.
@@ -47,7 +55,9 @@ class EulerSettings:
     field: Literal["network", "voxels"] | ImplicitPrior = "voxels"
     steps: int = 3
     window: int = 5
-    cycle: float = 0.01
+    cycle: float | None = None
+    rigid: float = 10.0
+    still: float = 0.15
     speed_limit: float = 6.0
     truncation: float | None = 2.0
     learning_rate: float | None = None
@@ -72,8 +82,8 @@ def euler_flow(
         sweeps: points of every sweep, ``(N_t, 3)``, metres, finite, in one static frame, in the
             order of time.
         settings: settings of the method.
-        priors: explicit priors of the field, for example
-            ``5 * it.priors.AlongField(it.priors.ARAP())``; EulerFlow itself has none.
+        priors: further explicit priors of the field, for example
+            ``5 * it.priors.AlongField(it.priors.SpeedLimit(4.0))``.
         seed: seed of the initial weights and of the windows.
         time_limit: as in `invtoolbox.solve`.
         callbacks: as in `invtoolbox.solve`.
@@ -127,11 +137,10 @@ def euler_solution(
     if len(sweeps) < 2:
         raise InputError(f"a flow needs two sweeps at least, got {len(sweeps)}")
     clouds = tuple(points[None] for points in sweeps)
-    term = RolloutChamfer(
-        settings.steps, settings.truncation, settings.cycle, limit=settings.speed_limit
-    )
+    voxels = settings.field == "voxels" or isinstance(settings.field, SpaceTimeVoxels)
+    cycle = settings.cycle if settings.cycle is not None else 5.0 if voxels else 0.01
+    term = RolloutChamfer(settings.steps, settings.truncation, cycle, limit=settings.speed_limit)
     problem = Problem(clouds, EulerRollout(clouds, settings.steps), term)
-    voxels = settings.field == "voxels"
     if isinstance(settings.field, ImplicitPrior):
         prior: ImplicitPrior = settings.field
     else:
@@ -144,7 +153,7 @@ def euler_solution(
     )
     return solve(
         problem,
-        prior if priors is None else prior + priors,
+        _add_priors(prior, settings, priors),
         solver,
         tolerance=0.0,
         max_iterations=settings.max_iterations,
@@ -154,3 +163,13 @@ def euler_solution(
         checkpoint=checkpoint,
         progress=progress,
     )
+
+
+def _add_priors(field: ImplicitPrior, settings: EulerSettings, priors: Prior | None) -> Prior:
+    """Add the explicit priors of the settings, and further ones, to the field."""
+    total: Prior = field
+    if settings.rigid:
+        total = total + settings.rigid * AlongField(ARAP(8, radius=1.5))
+    if settings.still:
+        total = total + settings.still * AlongField(StaticWorld(limit=0.2))
+    return total if priors is None else total + priors

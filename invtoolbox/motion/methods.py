@@ -82,12 +82,14 @@ class Euler:
     Its strength is a whole sequence: call `euler_flow` with all sweeps in one frame.
 
     Attributes:
-        settings: settings of `euler.euler_flow`. Points are advected over at most as many sweeps as
-            there are.
+        settings: settings of `euler.euler_flow`; by default the objective of the paper. Points are
+            advected over at most as many sweeps as there are.
     """
 
     window: ClassVar[bool] = True
-    settings: EulerSettings = field(default_factory=lambda: EulerSettings(max_iterations=150))
+    settings: EulerSettings = field(
+        default_factory=lambda: EulerSettings(cycle=0.01, rigid=0.0, still=0.0, max_iterations=150)
+    )
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
         sweeps = {0: pair.source, 1: pair.target}

@@ -33,6 +33,7 @@ from invtoolbox.operators.rendering.combined import OnBoth, OverTime
 from invtoolbox.operators.rendering.exposure import ExposedRenderer
 from invtoolbox.operators.rendering.gaussian_renderer import GaussianRanges, GaussianRenderer
 from invtoolbox.operators.rendering.voxel_renderer import VoxelRenderer
+from invtoolbox.operators.ridge_splines import RidgeSplines
 from invtoolbox.operators.strain import ElasticStrain, SecondDifferences
 from invtoolbox.operators.tomography import trajectories
 from invtoolbox.operators.tomography.cone_beam import ConeBeam, VectorScan
@@ -85,6 +86,7 @@ __all__ = [
     "PixelGraphLaplacian",
     "PointWarp",
     "PointWarpBothWays",
+    "RidgeSplines",
     "Sampling",
     "SecondDifferences",
     "SideGap",

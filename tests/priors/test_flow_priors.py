@@ -59,6 +59,7 @@ PRIORS: dict[str, Callable[[], ExplicitPrior]] = {
         LABELS, tau=1.0, largest=7, iterations=60
     ),
     "static": lambda: StaticWorld(threshold=0.1),
+    "static, limit": lambda: StaticWorld(limit=0.2),
     "static, weights": lambda: StaticWorld(torch.arange(3 * N).view(3, N) % 7),
     "speed": lambda: SpeedLimit(0.2),
 }
@@ -174,6 +175,11 @@ def test_a_static_world_lets_go() -> None:
     assert not bool(StaticWorld().gradient(still).any()) and not bool(
         SpeedLimit(0.0).gradient(still).any()
     )
+    limited, fast = StaticWorld(limit=0.2), flow().norm(dim=-1) > 0.2
+    assert not bool(limited.gradient(flow())[fast].any()) and not limited.is_convex
+    assert torch.equal(
+        limited.gradient(flow())[~fast], StaticWorld().gradient(flow())[~fast]
+    ) and bool(fast.any())
     chosen = torch.arange(N) < 3
     assert torch.equal(
         StaticWorld(chosen).energy(flow()), StaticWorld().energy(flow()[:, :3]) * 3 / N
@@ -210,6 +216,7 @@ def test_has_a_name(name: str) -> None:
         (lambda: SpatialConsistency(LABELS).bind(points(n=7)), "labels of 40 points"),
         (lambda: StaticWorld(torch.tensor([-1.0])), "not negative"),
         (lambda: StaticWorld(torch.ones(3)).energy(flow()), "takes a flow"),
+        (lambda: StaticWorld(threshold=0.1, limit=0.05), "limit"),
         (lambda: SpeedLimit(-1), "not be negative"),
         (lambda: AccelerationLimit().energy(flow()), "takes flows"),
         (lambda: AccelerationLimit().energy((flow(),)), "one time only"),

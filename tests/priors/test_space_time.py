@@ -173,6 +173,20 @@ def test_finds_how_a_cloud_walks(field: str | ImplicitPrior) -> None:
     )  # the windows are a function of the seed
 
 
+def test_independent_draws_of_a_wall_are_at_rest() -> None:
+    generator = torch.Generator().manual_seed(0)
+    side = torch.tensor([6.0, 0.0, 3.0])
+    sweeps = [side * torch.rand(150, 3, generator=generator) for _ in range(3)]
+    speeds = [
+        float(torch.cat(euler_flow(sweeps, settings)).norm(dim=1).mean())
+        for settings in (
+            EulerSettings(window=3, max_iterations=20),
+            EulerSettings(window=3, max_iterations=20, cycle=0.01, rigid=0.0, still=0.0),
+        )
+    ]
+    assert speeds[0] < 0.3 * speeds[1]
+
+
 def test_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     sweeps = [points[0].float() for points in walk(5)]
     path = tmp_path / "field.checkpoint"

@@ -60,6 +60,7 @@ def test_maps_of_a_folder_are_aligned(
         it.run("simulated.toml", {}, "no", progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_scene_of_a_living_room_runs(tmp_path: Path, data_dir: Path) -> None:
     changes = {

@@ -260,7 +260,7 @@ def _weigh(motion: PriorSum, contrast: Tensor | None, lengths: tuple[float, ...]
             images in units of their standard deviation has as 1; None if it is not known.
         lengths: distance of neighbours along every axis.
     """
-    terms = []
+    terms: list[Any] = []
     for term in motion.terms:
         prior, weight = term.prior, term.weight
         if isinstance(prior, DisplacementPrior):

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -30,7 +31,8 @@ class StaticWorld(ExplicitPrior):
     mean over points, in metres, for flows without the sensor's own motion. Static points are held
     at zero; moving points cost in proportion to their speed, not to its square. The flow norm of
     Floxels is this prior with ``fade_to=0.1`` and ``fade_over=100``: it holds points at rest at
-    first and then releases them.
+    first and then releases them. With a ``limit``, faster points are not slowed at all:
+    ``h(min(|x_i|, limit))``, which is not convex.
 
     Args:
         weights: weight of each point, not negative, ``(N,)`` or ``(batch, N)``, or truth values
@@ -39,10 +41,14 @@ class StaticWorld(ExplicitPrior):
         fade_to: factor of the energy after ``fade_over`` iterations of the solver; it falls
             linearly.
         fade_over: number of iterations over which the energy falls; 0 keeps it.
+        limit: speed beyond which h is constant, metres, at least the threshold; infinite by
+            default.
 
-    >>> prior = StaticWorld(threshold=0.1)
-    >>> prior.energy(torch.tensor([[[0.0, 0.0, 0.0], [0.0, 3.0, 4.0]]]))  # (0 + 5 - 0.05) / 2
+    >>> flow = torch.tensor([[[0.0, 0.0, 0.0], [0.0, 3.0, 4.0]]])
+    >>> StaticWorld(threshold=0.1).energy(flow)  # (0 + 5 - 0.05) / 2
     tensor([2.4750])
+    >>> StaticWorld(threshold=0.1, limit=0.3).energy(flow)  # (0 + 0.3 - 0.05) / 2
+    tensor([0.1250])
     """
 
     is_convex = True
@@ -55,11 +61,13 @@ class StaticWorld(ExplicitPrior):
         threshold: float = 0.05,
         fade_to: float = 1.0,
         fade_over: int = 0,
+        limit: float = math.inf,
     ) -> None:
-        if not threshold > 0 or not fade_to >= 0 or fade_over < 0:
+        if not threshold > 0 or not fade_to >= 0 or fade_over < 0 or not limit >= threshold:
             raise InputError(
-                "StaticWorld needs a positive threshold, and a fade_to and fade_over that are not "
-                f"negative; got {threshold}, {fade_to} and {fade_over}"
+                "StaticWorld needs a positive threshold, a fade_to and fade_over that are not "
+                "negative, and a limit that is not below the threshold; "
+                f"got {threshold}, {fade_to}, {fade_over} and {limit}"
             )
         if weights is not None and (weights.ndim not in (1, 2) or not bool((weights >= 0).all())):
             raise InputError(
@@ -75,12 +83,14 @@ class StaticWorld(ExplicitPrior):
             fade_over,
             1.0,
         )
+        self.limit, self.is_convex = limit, math.isinf(limit)
 
     def energy(self, x: Any) -> Tensor:
         weights = self.weights_of_points
         flow = first_flow(x, None if weights is None else weights.shape[1], repr(self))
         cost = huber(
-            length(flow), torch.as_tensor(self.threshold, dtype=flow.dtype, device=flow.device)
+            length(flow).clamp_max(self.limit),
+            torch.as_tensor(self.threshold, dtype=flow.dtype, device=flow.device),
         )
         return self.share * (cost if weights is None else weights.to(cost) * cost).mean(1)
 
@@ -92,7 +102,8 @@ class StaticWorld(ExplicitPrior):
         )
 
     def __repr__(self) -> str:
-        return f"StaticWorld(threshold={self.threshold:g})"
+        limit = "" if math.isinf(self.limit) else f", limit={self.limit:g}"
+        return f"StaticWorld(threshold={self.threshold:g}{limit})"
 
 
 class _Limit(ExplicitPrior):
