@@ -12,6 +12,9 @@ from torch import Tensor
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 
+#: Least density of a sample before the normalization. A density of 0 has no quantile function.
+_LEAST = 1e-30
+
 
 class Wasserstein(DataTerm):
     r"""Squared Wasserstein distance of traces made positive, :math:`\frac12 \sum_k W_2^2(P(p_k), P(y_k))`.
@@ -91,10 +94,11 @@ def _quantile(p: Tensor, below: Tensor, u: Tensor) -> Tensor:
     index = torch.searchsorted(below.detach().contiguous(), u.detach().contiguous())
     index = index.clamp_max(p.shape[-1] - 1)
     before = F.pad(below, (1, 0)).gather(-1, index)
-    return index + (u - before) / p.gather(-1, index)
+    # The share is at most 1, but in a sample of hardly any mass the rounding of u makes it large.
+    return index + ((u - before) / p.gather(-1, index)).clamp_max(2.0)
 
 
 def _density(x: Tensor) -> Tensor:
     """Return positive traces of sum 1; float64, because differences of sums are divided by samples."""
-    positive = F.softplus(x.double())
+    positive = F.softplus(x.double()) + _LEAST
     return positive / positive.sum(-1, keepdim=True)

@@ -317,12 +317,12 @@ class ImplicitPrior(Prior, ABC):
             well (a rigid motion). Newton methods then step all items at once. If False, as for the
             weights of a network, they step item by item, because they amplify the rounding of
             batched products.
-        is_smooth: whether x is a smooth function of the parameters whose directions are of similar
-            length, so that methods with a line search, such as L-BFGS, suit better than `Adam`.
+        is_well_scaled: whether x is a smooth function of the parameters and reacts to all of them
+            alike, so that methods with a line search, such as L-BFGS, suit better than `Adam`.
     """
 
     is_well_determined: ClassVar[bool] = False
-    is_smooth: ClassVar[bool] = False
+    is_well_scaled: ClassVar[bool] = False
 
     @abstractmethod
     def initial(self) -> dict[str, Tensor]: ...

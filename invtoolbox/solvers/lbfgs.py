@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -143,7 +144,7 @@ class LBFGS(Solver):
 
     def suits(self, objective: Objective) -> bool:
         implicit = objective.prior.implicit
-        return objective.layout is None or (implicit is not None and implicit.is_smooth)
+        return objective.layout is None or (implicit is not None and implicit.is_well_scaled)
 
     def init(self, objective: Objective, start: Tensor) -> LBFGSState:
         self._check_scale(start)
@@ -156,7 +157,7 @@ class LBFGS(Solver):
             start,
             value,
             discrepancy,
-            norm / scale,
+            _certify(norm / scale, value),
             gradient,
             Pairs.blank(start, self.memory),
             scale,
@@ -226,7 +227,7 @@ class LBFGS(Solver):
             x,
             new.value,
             new.discrepancy,
-            certificate,
+            _certify(certificate, new.value),
             new.gradient,
             state.pairs,
             state.scale,
@@ -242,6 +243,11 @@ class LBFGS(Solver):
             "everything is convex and differentiable, and only pairs of positive curvature enter "
             "the metric",
         )
+
+
+def _certify(certificate: Tensor, value: Tensor) -> Tensor:
+    """Return the certificate; infinite where the objective is, whose gradient means nothing."""
+    return torch.where(value == math.inf, math.inf, certificate)
 
 
 def _split(objective: Objective) -> tuple[Objective, Box | None]:

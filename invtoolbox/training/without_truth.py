@@ -3,7 +3,7 @@
 Each loss has the form of a residual in the measurements, so the pairs of a training are
 `Measurements`, the same measurements as input and as target. `Sure` removes the noise,
 `MeasurementSplitting` predicts measurements that the network has not seen, and
-`EquivariantImaging` also learns the null space of the operator. `EveryWeight` learns the minimiser
+`EquivariantImaging` also learns the null space of the operator. `EveryWeight` learns the minimizer
 of an objective for all weights of its prior.
 """
 
@@ -297,12 +297,12 @@ class EquivariantImaging(MeasurementLoss):
 class EveryWeight(Loss):
     r"""Objective ``D(A f(y, w), y) + w R(f(y, w))`` at random weights, per value of the image.
 
-    A `unrolling.Conditioned` network f learns the minimiser for every weight of its range. One
-    weight is drawn per item, all orders of magnitude alike.
+    A `unrolling.Conditioned` network f learns the minimizer for every weight of its range. One
+    weight per item is drawn by `Conditioned.draw`.
 
     Args:
         operator: A.
-        prior: R, which needs an energy with a gradient.
+        prior: R, one explicit prior whose energy has a gradient.
         data_term: D; least squares by default.
 
     >>> import invtoolbox as it
@@ -319,9 +319,10 @@ class EveryWeight(Loss):
     data_term: DataTerm = field(default_factory=LeastSquares)
 
     def __post_init__(self) -> None:
-        if "energy" not in self.prior.offers:
+        if not isinstance(self.prior, ExplicitPrior) or "energy" not in self.prior.offers:
             raise InputError(
-                f"EveryWeight needs the energy of a prior, and {self.prior!r} has none"
+                "EveryWeight takes one explicit prior with an energy and without a weight, such as "
+                f"HuberTV(), got {self.prior!r}"
             )
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
@@ -339,7 +340,8 @@ class EveryWeight(Loss):
             )
         weight = draw(len(shown), generator)
         x = network(shown, weight)
-        return self(x, wanted) + weight.to(x.dtype) * self.prior.energy(x) / x[0].numel()
+        penalty = self.prior.energy(x)
+        return self(x, wanted) + weight.to(penalty.dtype) * penalty / x[0].numel()
 
 
 def mean_square(x: Tensor) -> Tensor:

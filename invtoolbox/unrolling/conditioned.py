@@ -63,18 +63,21 @@ class Conditioned(nn.Module):
             weight: a number, or ``(batch,)``; with ``requires_grad`` it gets a derivative.
         """
         like = next(self.network.parameters())
-        values = torch.as_tensor(weight, dtype=like.dtype, device=like.device)
+        values = torch.as_tensor(weight, dtype=like.real.dtype, device=like.device)
         low, high = self.weights
         # The ends of the range may be missed by the rounding of a float32.
-        outside = (values.detach() < low * (1 - 1e-6)) | (values.detach() > high * (1 + 1e-6))
-        if bool(outside.any()) or values.ndim > 1 or values.shape not in ((), (len(y),)):
+        inside = (values.detach() >= low * (1 - 1e-6)) & (values.detach() <= high * (1 + 1e-6))
+        if not bool(inside.all()) or values.ndim > 1 or values.shape not in ((), (len(y),)):
             raise InputError(
                 f"this network knows weights from {low:g} to {high:g}, one or one per item of "
                 f"{len(y)}, got {weight}; train it for another range"
             )
-        if not values.ndim:
+        if values.ndim:
+            return torch.cat([self._answer(y[k : k + 1], values[k]) for k in range(len(y))])
+        if self.training or y.device.type != "cpu":
             return self._answer(y, values)
-        return torch.cat([self._answer(y[k : k + 1], values[k]) for k in range(len(y))])
+        # Products of matrices round differently in a batch.
+        return torch.cat([self._answer(item, values) for item in y.split(1)])
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Draw weights from the range, ``(count,)``.

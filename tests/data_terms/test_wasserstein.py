@@ -53,6 +53,18 @@ def test_it_grows_with_the_delay_when_least_squares_no_longer_does() -> None:
     assert values["plain"] != sorted(values["plain"])
 
 
+def test_predictions_far_below_the_measurements_stay_finite() -> None:
+    y = traces(1, 1, 1, 9)
+    for place in (0, 4, 8):
+        p = traces(1, 1, 1, 9, seed=1)
+        p[..., place:] -= 40.0
+        p[..., place] = -1e4
+        p.requires_grad_(True)
+        value = Wasserstein().value(p, y)
+        assert 0 < float(value.detach()) < 41
+        assert bool(torch.autograd.grad(value.sum(), p)[0].isfinite().all())
+
+
 def test_silent_traces_and_bad_input() -> None:
     p, y = traces(1, 1, 2, 9), traces(1, 1, 2, 9, seed=1)
     y[:, :, 1] = 0

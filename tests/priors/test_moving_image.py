@@ -72,6 +72,14 @@ def test_the_motion_has_the_unit_of_the_spacing_and_any_scale_of_the_image() -> 
     assert torch.allclose(fields[0], 2 * fields[1], atol=0.05)
 
 
+def test_counts_begin_inside_the_domain_of_their_misfit() -> None:
+    counts = 100 * moving_blobs((0, 1, 2), 16) + 1
+    problem = it.Problem(counts, it.operators.Identity((1, 3, 16, 16)), it.data_terms.Poisson())
+    prior = it.priors.MovingImage(0.1 * it.priors.Bending())
+    found = it.solve(problem, prior, max_iterations=10, progress=False, check=False)
+    assert float((found.x - counts).norm() / counts.norm()) < 0.1
+
+
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(InputError, match="without a kink"):
         it.priors.MovingImage(image=0.1 * it.priors.TotalVariation())
@@ -94,6 +102,8 @@ def test_gated_scans_keep_the_contracts() -> None:
     picked = torch.tensor([5, 0, 2])
     assert torch.allclose(A.subset(picked)(series), A(series)[:, :, picked], atol=1e-5)
     assert torch.allclose(A(series)[:, :, 3], scan(series[:, :, 3])[:, :, 3], atol=1e-5)
+    turned = A.with_parameters(**{"1.angles": A.parts[1].parameters()["angles"] + 0.5})
+    assert torch.allclose(turned.subset(picked)(series), turned(series)[:, :, picked], atol=1e-5)
     with pytest.raises(InputError, match="one of 2 frames"):
         it.operators.Gated(scan, [0, 1, 2, 0, 1, 2, 0], frames=2)
     with pytest.raises(InputError, match="for each of the 7 views"):

@@ -216,6 +216,8 @@ def test_fog_along_rays_has_more_spread_than_a_wall(spread: str) -> None:
         )
     with pytest.raises(InputError, match="two channels"):
         RaySpread().energy(seen[None, :1])
+    with pytest.raises(InputError, match="two channels"):
+        RaySpread().energy(torch.ones(3, 2))
     with pytest.raises(InputError, match="least_alpha"):
         RaySpread(1.0)
 

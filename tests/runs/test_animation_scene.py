@@ -71,5 +71,7 @@ def test_the_pull_ends_at_the_difference_of_the_models() -> None:
     many = it.priors.ScoreDistillation(score, reference, origin=torch.stack([start, x], 2))
     assert torch.equal(many.gradient(views)[0], many.gradient(views)[1])
     assert many.subset(torch.tensor([1])).gradient(views[:, :, 1:]).shape == views[:, :, 1:].shape
+    with pytest.raises(InputError, match="one item of the same shape"):
+        many.gradient(x)
     with pytest.raises(InputError, match="give reference="):
         it.priors.ScoreDistillation(score, origin=start)

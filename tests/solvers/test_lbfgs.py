@@ -86,3 +86,17 @@ def test_a_scale_helps_where_the_measurements_see_badly() -> None:
     assert scaled.status == plain.status == ("converged", "converged")
     assert torch.allclose(scaled.x, plain.x, rtol=1e-3, atol=1e-3)
     assert bool((2 * scaled.iterations < plain.iterations).all())
+
+
+def test_a_start_of_infinite_misfit_is_not_called_converged() -> None:
+    """The prediction is 0 and the counts are not; the rectifier has the derivative 0 there."""
+    A = it.as_operator(torch.relu, (1, 4), (1, 4))
+    counts = it.Problem(torch.ones(1, 1, 4), A, it.data_terms.Poisson())
+    found = it.solve(
+        counts,
+        solver=LBFGS(max_iterations=3),
+        initial=-torch.ones(1, 1, 4),
+        progress=False,
+        check=False,
+    )
+    assert found.status == ("max_iterations",)

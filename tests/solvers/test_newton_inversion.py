@@ -58,7 +58,11 @@ def test_bad_input_is_refused() -> None:
         invert_flow(flow, torch.zeros(1, 1, 6), damping=0.0)
     with pytest.raises(InputError, match="every noise level"):
         ProbabilityFlow(it.priors.TotalVariation(), (1, 6))
+    with pytest.raises(InputError, match="every noise level"):
+        ProbabilityFlow(1.0 * mixture(), (1, 6))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="levels"):
         ProbabilityFlow(mixture(), (1, 6), steps=1)
+    with pytest.raises(InputError, match="levels"):
+        ProbabilityFlow(mixture(), (1, 6), levels=(float("inf"), 0.1))
     with pytest.raises(InputError, match="intensity_range"):
         ProbabilityFlow(mixture(), (1, 6), intensity_range=(1.0, 0.0))

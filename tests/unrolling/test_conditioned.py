@@ -36,6 +36,17 @@ def test_items_get_their_own_weights_and_a_call_changes_nothing() -> None:
     assert float((together[0] - network(y, 10.0)[0]).abs().max().detach()) > 0.1
 
 
+def test_items_alone_have_the_bits_of_a_batch_and_images_may_be_complex() -> None:
+    torch.manual_seed(0)
+    network, y = Conditioned(nn.Linear(50, 60), (0.1, 10.0)).eval(), measured(5, 50).float()
+    together = network(y, 0.5)
+    assert all(torch.equal(network(y[k : k + 1], 0.5)[0], together[k]) for k in range(5))
+    network, y = Conditioned(nn.Linear(3, 3, dtype=torch.complex64), (0.1, 10.0)), measured(2)
+    loss = EveryWeight(it.operators.Identity((1, 3)), it.priors.Tikhonov())
+    found = loss.of_network(network, y.to(torch.complex64), y, torch.Generator())
+    assert found.shape == (2,) and not found.is_complex()
+
+
 def test_parameters_are_chebyshev_polynomials_of_the_logarithm() -> None:
     network = conditioned(degree=3)
     t = torch.tensor(0.3, dtype=torch.float64)
@@ -83,7 +94,7 @@ def test_a_linear_network_learns_the_ridge_solution_for_every_weight() -> None:
 
 def test_bad_input_is_refused() -> None:
     network, y = conditioned(), measured(3)
-    for weight in (0.01, 11.0, [0.1, 1.0]):
+    for weight in (0.01, 11.0, float("nan"), [0.1, 1.0]):
         with pytest.raises(InputError, match="knows weights from"):
             network(y, weight)
     with pytest.raises(InputError, match="range"):
@@ -94,5 +105,7 @@ def test_bad_input_is_refused() -> None:
     loss = EveryWeight(A, it.priors.Tikhonov())
     with pytest.raises(InputError, match="knows the weight"):
         loss.of_network(nn.Identity(), y, y, torch.Generator())
-    with pytest.raises(InputError, match="needs the energy"):
+    with pytest.raises(InputError, match="with an energy"):
         EveryWeight(A, it.priors.Denoiser(lambda x, sigma: x))
+    with pytest.raises(InputError, match="without a weight"):
+        EveryWeight(A, 0.1 * it.priors.Tikhonov())  # type: ignore[arg-type]

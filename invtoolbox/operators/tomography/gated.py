@@ -44,7 +44,11 @@ class Gated(_Combination, LinearOperator):
         numbers = torch.as_tensor(gates)
         if not isinstance(scan, LinearOperator) or scan.blocks is None:
             raise InputError(f"Gated takes a scan with views, and {scan} has none")
-        if numbers.is_floating_point() or tuple(numbers.shape) != (scan.blocks,):
+        if (
+            numbers.is_floating_point()
+            or numbers.is_complex()
+            or tuple(numbers.shape) != (scan.blocks,)
+        ):
             raise InputError(
                 f"Gated takes the number of a frame for each of the {scan.blocks} views of {scan}, "
                 f"got {numbers.dtype} of shape {tuple(numbers.shape)}"
@@ -89,8 +93,17 @@ class Gated(_Combination, LinearOperator):
 
     def subset(self, index: Any) -> Gated:
         """Return the scan of some of the views."""
+        index = index.cpu() if isinstance(index, Tensor) else index
         picked = torch.arange(self.blocks)[index].reshape(-1)
-        return Gated(self.scan.subset(picked), self.gates[picked], self.frames)  # type: ignore[arg-type]
+        other = Gated(self.scan.subset(picked), self.gates[picked], self.frames)  # type: ignore[arg-type]
+        # The parameters of the frames may be others than those of the scan, and those of an item.
+        own = dict(zip(self.seen, zip(self.views, self.parts)))
+        parts = []
+        for gate, places in zip(other.seen, other.views):
+            views, part = own[gate]
+            parts.append(part.subset(torch.searchsorted(views, picked[places])))
+        combined: Gated = other._with_parts(parts)
+        return combined
 
     def __repr__(self) -> str:
         return f"Gated({self.scan}, {self.frames} frames)"

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import expand, item_norm
+from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.operators.image_warp import check_lengths, warp_images
 from invtoolbox.operators.matrix import LinearFunction
 from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum
@@ -52,8 +52,8 @@ class MovingImage(ImplicitPrior):
     (1999).
 
     Args:
-        motion: prior of the displacement fields, or a sum; `Bending` by default. Without a written
-
+        motion: prior of the displacement fields, or a sum; `Bending` by default. A prior of
+            displacement fields without a written weight gets its usual one.
         image: smooth prior of the image with its weight, such as ``0.01 * HuberTV()``, or None.
         spacing: distance of neighbours along every axis, the unit of the displacement; 1 by
             default.
@@ -77,7 +77,7 @@ class MovingImage(ImplicitPrior):
     """
 
     item_fields: ClassVar[tuple[str, ...]] = ("start", "scale")
-    is_smooth: ClassVar[bool] = True
+    is_well_scaled: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -116,18 +116,23 @@ class MovingImage(ImplicitPrior):
         start = problem.zeros()[:, :, 0]
         scale = torch.ones_like(start.real[:, :1].flatten(1)[:, 0])
         contrast = None
-        if problem.is_linear and problem.data_term.is_quadratic:
+        if problem.is_linear:
             repeat = _repeat((channels, *space), frames)
             still = problem.with_operator(problem.operator @ repeat)
-            start = solve(still, solver="cgls", max_iterations=_FIRST_STEPS, progress=False).x
+            quadratic = problem.data_term.is_quadratic
+            if quadratic:
+                start = solve(still, solver="cgls", max_iterations=_FIRST_STEPS, progress=False).x
+            else:
+                start = _back_project(still)
             flat = start.flatten(1)
             # Not mean() and std(): they round an item of a batch otherwise than the item alone.
             flat = flat - flat.sum(1, keepdim=True) / flat.shape[1]
             spread = item_norm(flat) / math.sqrt(flat.shape[1])
             scale = torch.where(spread > 0, spread, scale)
-            seen = problem.operator(repeat(flat.view_as(start)))
-            blank = problem.operator(problem.zeros())
-            contrast = 2 * problem.data_term.value(seen, blank) / (frames * math.prod(space))
+            if quadratic:
+                seen = problem.operator(repeat(flat.view_as(start)))
+                blank = problem.operator(problem.zeros())
+                contrast = 2 * problem.data_term.value(seen, blank) / (frames * math.prod(space))
         return replace(
             self,
             motion=_weigh(self.motion, contrast, lengths),
@@ -228,6 +233,22 @@ def _repeat(shape: tuple[int, ...], frames: int) -> LinearFunction:
         return y.sum(2)
 
     return LinearFunction(repeat, shape, (shape[0], frames, *shape[1:]), adjoint=add)
+
+
+def _back_project(problem: Problem) -> Tensor:
+    """Return the multiple of the back-projection that fits best; 0 if no prediction is known to fit.
+
+    An image of 0 has no finite misfit to counts.
+    """
+    A: Any = problem.operator
+    wanted = problem.data_term.fitting_prediction(problem.y)
+    if wanted is None:
+        return problem.zeros()
+    x = A.adjoint(wanted)
+    seen = A(x)
+    squared = inner(seen, seen)
+    factor = inner(seen, wanted) / torch.where(squared > 0, squared, torch.ones_like(squared))
+    return x * expand(factor, x)
 
 
 def _weigh(motion: PriorSum, contrast: Tensor | None, lengths: tuple[float, ...]) -> PriorSum:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -49,12 +50,13 @@ class ProbabilityFlow(ImplicitPrior):
         levels: tuple[float, float] = (2.0, 0.003),
         intensity_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
-        if "denoise" not in prior.offers or prior.fixed_level:
+        levelled = isinstance(prior, ExplicitPrior) and not prior.fixed_level
+        if not levelled or "denoise" not in prior.offers:
             raise InputError(
                 "ProbabilityFlow needs a prior that denoises at every noise level, such as "
                 f"priors.load('diffusion-natural'), got {prior!r}"
             )
-        if steps < 2 or not 0 < levels[1] < levels[0]:
+        if steps < 2 or not 0 < levels[1] < levels[0] < math.inf:
             raise InputError(
                 "ProbabilityFlow needs at least 2 steps and levels (first, last) that fall, "
                 f"got {steps} and {levels}"

@@ -74,14 +74,14 @@ class ScoreDistillation(ExplicitPrior):
     is the one that the models differ by, although the picture looks unlike those of both models.
 
     Sources: Poole et al., "DreamFusion", ICLR 2023, equation 3; Sella et al., "Vox-E", ICCV 2023
-    (steps and their schedule); Animus3D, 2025 (differences that move a scene), and Hertz et al., "Delta
-    denoising score", ICCV 2023 (the origin).
+    (steps and their schedule); Animus3D, 2025 (differences that move a scene), and Hertz et al.,
+    "Delta denoising score", ICCV 2023 (the origin).
 
     Args:
         score: a `Score`: `GaussianScore`, `DenoiserScore`, `DiffusersScore`, or your own.
         reference: another score, in place of the drawn noise.
         origin: pictures at the start, at which the reference is evaluated, of the shape of x with a
-            batch of 1; by default it is evaluated at x.
+            batch of 1; by default the reference is evaluated at x.
         steps: range of t, as shares of all steps.
         weight: w as a function of alpha_bar; ``1 - alpha_bar`` by default.
         noise: source of e: a function of a tensor shaped as the noise and of the generator, or the
@@ -144,6 +144,11 @@ class ScoreDistillation(ExplicitPrior):
                 f"{self!r} takes pictures (batch, channel, row, column) or (batch, channel, "
                 f"picture, row, column), got {tuple(x.shape)}; renderers of voxels give pictures "
                 "with block='picture'"
+            )
+        if self.origin is not None and tuple(self.origin.shape) != (1, *x.shape[1:]):
+            raise InputError(
+                f"the origin of {self!r} has the shape {tuple(self.origin.shape)} and the pictures "
+                f"{tuple(x.shape)}; give one item of the same shape, {(1, *x.shape[1:])}"
             )
         generator = torch.Generator(x.device) if generator is None else generator
         pictures = 1 if x.ndim == 4 else x.shape[2]

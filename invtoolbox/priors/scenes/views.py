@@ -419,7 +419,7 @@ class RaySpread(ExplicitPrior):
         self.least_alpha = least_alpha
 
     def energy(self, x: Tensor) -> Tensor:
-        if x.ndim < 2 or x.shape[1] != 2:
+        if x.ndim < 3 or x.shape[1] != 2:
             raise InputError(
                 f"{self!r} takes two channels, alpha and a spread, got shape {tuple(x.shape)}; "
                 "render them with outputs=('alpha', 'entropy') or ('alpha', 'distortion')"
