@@ -3,8 +3,8 @@
     python benchmarks/learn_without_truth.py [--only sure|noise2inverse|equivariant|deepinv|causes] [--again]
 
 sure            one DnCNN, 1,500 steps, noise 0.1, 100 pictures of BSD400: trained on clean pictures
-                with fresh noise, by SURE and recorrupted pairs on one noisy copy of each; and for
-                Poisson counts (peak 60) by thinning. PSNR on BSD68.
+                with fresh noise, by SURE with 1 and 8 probes and by recorrupted pairs on one noisy
+                copy of each; and for Poisson counts (peak 60) by thinning. PSNR on BSD68.
 noise2inverse   the two rows of the tooth, every tenth view left out; four parts. Residual on the
                 views that neither reconstruction has used, relative to that of filtered
                 back-projection.
@@ -95,6 +95,7 @@ def denoise(name: str) -> float:
     pairs, loss = {
         "supervised": lambda: (NoisyPairs(clean, SIGMA, CROP), L2()),
         "sure": lambda: (Crops(spoilt, CROP), Sure(identity, SIGMA)),
+        "sure 8 probes": lambda: (Crops(spoilt, CROP), Sure(identity, SIGMA, probes=8)),
         "recorrupted": lambda: (RecorruptedPairs(spoilt, SIGMA, CROP), L2()),
         "supervised poisson": lambda: (CountPairs(clean, CROP), L2()),
         "thinned poisson": lambda: (ThinnedPairs(spoilt, GAIN, CROP), L2()),
@@ -368,10 +369,10 @@ def main() -> None:
         explain()
     if wanted("sure"):
         print("denoising, PSNR on BSD68")
-        names = ["supervised", "sure", "recorrupted"]
+        names = ["supervised", "sure", "sure 8 probes", "recorrupted"]
         names += ["supervised poisson", "thinned poisson", "sure poisson"]
         found = {name: kept.result(name, lambda name=name: denoise(name)) for name in names}
-        for name in ("sure", "recorrupted", "thinned poisson", "sure poisson"):
+        for name in ("sure", "sure 8 probes", "recorrupted", "thinned poisson", "sure poisson"):
             best = found["supervised poisson" if "poisson" in name else "supervised"]
             bar = 0.5 if "poisson" in name else 0.3
             lost = best - found[name]

@@ -67,6 +67,23 @@ def test_sure_is_the_error_against_noiseless_measurements(noise_std: float, gain
     assert spread < 0.02 * float(error.mean())
 
 
+def test_more_probes_of_sure_estimate_the_same_with_less_spread() -> None:
+    y, A = torch.rand(400, 1, 8, 8, generator=generator()), it.operators.Identity((1, 8, 8))
+
+    class Mixing(torch.nn.Module):
+        """Network whose Jacobian has entries off its diagonal."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.roll(1, 3) + 0.5 * x
+
+    one, many = (Sure(A, 0.3, probes=n).of_network(Mixing(), y, y, generator(1)) for n in (1, 16))
+    fixed = (y.roll(1, 3) - 0.5 * y).square().flatten(1).mean(1) - 0.09 + 2 * 0.09 * 0.5
+    assert float((many - fixed).std()) == pytest.approx(float((one - fixed).std()) / 4, rel=0.2)
+    assert abs(float((many - fixed).mean())) < 1e-3
+    with pytest.raises(InputError, match="at least one probe"):
+        Sure(A, 0.3, probes=0)
+
+
 def test_sure_of_complex_measurements_counts_both_parts() -> None:
     y = 0.3 * torch.randn(200, 1, 8, 8, dtype=torch.complex64, generator=generator()) * 2**0.5
     A = it.operators.Identity((1, 8, 8))
