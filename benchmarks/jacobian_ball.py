@@ -1,6 +1,6 @@
 """The nuclear norm of a Jacobian on a problem with a known answer: the indicator of a disc.
 
-    python benchmarks/jacobian_ball.py [--weight 0.25] [--steps 300] [--last 600] [--seed 0]
+    python benchmarks/jacobian_ball.py [--weight 0.25] [--steps 300] [--last 1000] [--seed 0]
 
 The least of ``1/2 |f - 1_B|^2 + weight * integral of |grad f|`` for the unit disc B of the plane is
 ``1 - 2 weight`` in the disc and 0 outside (Rudin, Osher and Fatemi). The integrand of the penalty
@@ -94,7 +94,7 @@ def main() -> None:
     )
     parser.add_argument("--weight", type=float, default=0.25)
     parser.add_argument("--steps", type=int, default=300, help="steps per weight of the warm-up")
-    parser.add_argument("--last", type=int, default=600, help="steps per rate at the last weight")
+    parser.add_argument("--last", type=int, default=1000, help="steps per rate at the last weight")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)

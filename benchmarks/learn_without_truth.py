@@ -41,6 +41,7 @@ from invtoolbox.training import (
     ArtifactRemoval,
     Crops,
     EquivariantImaging,
+    Examples,
     MeasurementConsistency,
     Measurements,
     MeasurementSplitting,
@@ -185,7 +186,7 @@ def equivariant(name: str, steps: int) -> float:
     is_unrolled = name.startswith("unrolled ")
     kind = name.removeprefix("unrolled ")
     network = unrolled(A) if is_unrolled else ArtifactRemoval(A, LevelFree())
-    pairs = Labelled(y, known) if kind == "supervised" else Measurements(y)
+    pairs = Examples(y, known) if kind == "supervised" else Measurements(y)
     loss = {
         "supervised": L2,
         "consistency": lambda: MeasurementConsistency(A),
@@ -212,17 +213,6 @@ def unrolled(A: Any) -> nn.Module:
     problem = it.Problem(torch.zeros(1, *A.range_shape), A)
     solver = it.solvers.HalfQuadratic(penalty=100.0, inner_iterations=4, iterate="x")
     return it.unroll(solver, problem, 4, prior, per_iteration=True, inverse=True)
-
-
-class Labelled(Pairs):
-    """Measurements and their true images."""
-
-    def __init__(self, y: Tensor, x: Tensor) -> None:
-        self.y, self.x = y, x
-
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        index = torch.randint(len(self.y), (count,), generator=generator)
-        return self.y[index], self.x[index]
 
 
 # -- causes ----------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from invtoolbox.training.pairs import (
 )
 from invtoolbox.training.prior_parameters import PriorParameters
 from invtoolbox.training.recipe import run_recipe
+from invtoolbox.training.regularizers import WorstDirection
 from invtoolbox.training.score_matching import DiffusionPairs, ScoreMatching
 from invtoolbox.training.stages import Stage, Trained, proximal_matching_stages, train
 from invtoolbox.training.symmetries import Rotations, Shifts, Symmetry, measure_equivariance
@@ -91,6 +92,7 @@ __all__ = [
     "Symmetry",
     "ThinnedPairs",
     "Trained",
+    "WorstDirection",
     "keep_freed_memory",
     "learn_prior",
     "measure_equivariance",
