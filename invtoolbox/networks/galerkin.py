@@ -17,7 +17,7 @@ _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}
 class GalerkinAttention(nn.Module):
     r"""Attention :math:`Q \, (\tilde K^T \tilde V) / n` of n positions, without a softmax.
 
-    K and V are normalised over the features of a head, before the product (:math:`\tilde K`,
+    K and V are normalized over the features of a head, before the product (:math:`\tilde K`,
     :math:`\tilde V`). The product of K and V is an integral over the positions and comes first, so
     cost and memory are linear in n, and a finer sampling of the same functions gives the same
     result. The coordinates of the positions are appended to Q, K and V of every head.
@@ -62,7 +62,7 @@ class GalerkinAttention(nn.Module):
         return self.join(q @ ((k.mT @ v) / x.shape[1]))
 
     def project(self, x: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return Q and normalised K and V, ``(batch, heads, n, width / heads + coordinates)``."""
+        """Return Q and normalized K and V, ``(batch, heads, n, width / heads + coordinates)``."""
         q, k, v = (p(x).unflatten(2, (self.heads, -1)).movedim(2, 1) for p in self.projections)
         k, v = (
             F.layer_norm(part, part.shape[-1:]) * scale + shift

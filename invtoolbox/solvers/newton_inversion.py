@@ -27,7 +27,7 @@ def invert_flow(
 
     The matrix is ``rho + (1 - rho) J``, J the Jacobian of the denoiser D. In the last step rho is
     0, and J is nearly singular for what D removes, so rho is at least ``damping`` in the matrix
-    (Lavrentiev's regularisation). This changes the path, not the solution. A Newton step that does not
+    (Lavrentiev's regularization). This changes the path, not the solution. A Newton step that does not
     lower the residual of an item is halved. Without Newton steps the result is that of DDIM
     inversion, which takes D at ``x_{k+1}`` in place of ``x_k``. Samuel et al. ("Lightning-fast image
     inversion and editing for text-to-image diffusion models", ICLR 2025) propose Newton steps for

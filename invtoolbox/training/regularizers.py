@@ -1,4 +1,4 @@
-"""Regularisers of a training that have shown a gain for networks that reconstruct.
+"""Regularizers of a training that have shown a gain for networks that reconstruct.
 
 `benchmarks/training_regularizers.py` prints the gain of each of them, and of those that have none.
 """
@@ -77,5 +77,7 @@ class WorstDirection(Loss):
 
     def _scale(self, d: Tensor) -> Tensor:
         """Return a direction with the root mean square s per item."""
-        length = d.flatten(1).square().mean(1).sqrt().clamp_min(torch.finfo(d.dtype).tiny)
-        return d * (self.size / length).view(-1, *[1] * (d.ndim - 1))
+        length = d.flatten(1).square().mean(1).sqrt()
+        # A network that is constant near y has no direction.
+        factor = self.size / torch.where(length > 0, length, torch.inf)
+        return d * factor.view(-1, *[1] * (d.ndim - 1))
