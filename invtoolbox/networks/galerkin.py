@@ -121,10 +121,12 @@ class GalerkinTransformer(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if dimensions not in _CONVOLUTIONS or min(channels, outputs, depth) < 1 or kernel % 2 != 1:
+        least = min(channels, outputs, depth, kernel)
+        if dimensions not in _CONVOLUTIONS or least < 1 or kernel % 2 != 1:
             raise InputError(
-                "GalerkinTransformer needs 1 or 2 dimensions, positive channels, outputs and depth, "
-                f"and an odd kernel, got {dimensions}, {channels}, {outputs}, {depth} and {kernel}"
+                "GalerkinTransformer needs 1 or 2 dimensions, positive channels, outputs and "
+                f"depth, and an odd kernel, got {dimensions}, {channels}, {outputs}, {depth} and "
+                f"{kernel}"
             )
         self.channels, self.dimensions = channels, dimensions
         self.lift = _CONVOLUTIONS[dimensions](channels, width, kernel, padding=kernel // 2)
@@ -137,7 +139,7 @@ class GalerkinTransformer(nn.Module):
         self._draw(seed)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return functions ``(batch, outputs, *space)`` of functions ``(batch, channels, *space)``."""
+        """Map functions ``(batch, channels, *space)`` to functions ``(batch, outputs, *space)``."""
         if x.ndim != self.dimensions + 2 or x.shape[1] != self.channels:
             raise InputError(
                 f"this GalerkinTransformer takes functions of {self.channels} channels and "

@@ -3,10 +3,10 @@
 The tables::
 
     title
-    [animation]  picture: the picture to move; rest, moved: files of pictures of other objects before
-                 and after the motion, of the same size; or simulated = true with a seed; std: width
-                 of the models around their pictures; reference: "origin", "moving" or "none";
-                 strength, steps, learning_rate, max_iterations
+    [animation]  picture: the picture to move; rest, moved: files of pictures of other objects
+                 before and after the motion, of the same size; or simulated = true with a seed;
+                 std: width of the models around their pictures; reference: "origin", "moving" or
+                 "none"; strength, steps, learning_rate, max_iterations
     [[prior]]    priors of the displacement; bending of weight 1 by default
     [output]     folder, formats
 

@@ -18,11 +18,12 @@ from invtoolbox.training.losses import L2, Loss
 class WorstDirection(Loss):
     r"""Loss with a penalty on the largest answer of a network to a change of its input.
 
-    ``loss + weight |f(y + d) - f(y)|^2 / (n s^2)`` with n values of the answer, and d the direction of
-    the largest change near y, with the root mean square s. One step of gradient ascent from a random
-    direction finds d, which stays constant in the derivative (as in virtual adversarial training,
-    Miyato, Maeda, Koyama and Ishii, IEEE TPAMI 41, 2019). The network then amplifies errors of the
-    measurements less. A step costs about four times as much as one without the penalty.
+    ``loss + weight |f(y + d) - f(y)|^2 / (n s^2)`` with n values of the answer. d is the direction
+    of the largest change near y, with the root mean square s. One step of gradient ascent from a
+    random direction finds d, which stays constant in the derivative (as in virtual adversarial
+    training, Miyato, Maeda, Koyama and Ishii, IEEE TPAMI 41, 2019). The network then amplifies
+    errors of the measurements less. A step costs about four times as much as one without the
+    penalty.
 
     Args:
         weight: weight of the penalty.
