@@ -88,10 +88,10 @@ class GalerkinAttention(nn.Module):
 class GalerkinTransformer(nn.Module):
     """Transformer between functions on a grid, as a learned inverse or a learned operator.
 
-    A convolution lifts the samples to features, layers of `GalerkinAttention` and of dense
-    networks at every position follow, each added to its input, and a dense network returns the
-    samples of the result. Positions have coordinates between 0 and 1, so the network takes grids of
-    any size; the convolution sees ``kernel`` samples, so keep the spacing of the training.
+    A convolution lifts the samples to features. Layers of `GalerkinAttention` and of dense networks
+    at every position follow, each added to its input. A last dense network returns the samples of
+    the result. Positions have coordinates between 0 and 1, so the network takes grids of any size;
+    the convolution sees ``kernel`` samples, so keep the spacing of the training.
 
     Args:
         channels: number of channels of the input.

@@ -49,8 +49,8 @@ class LocalField(nn.Module):
     Zhang et al., "SuperInpaint", 2023); see `InpaintingPairs`.
 
     `train` keeps the noise levels of the training inputs in the buffer `levels`, and inputs
-    with another noise level cause a `MeasurementWarning`; not with ``mask=True``, where the level
-    is not known.
+    with another noise level cause a `MeasurementWarning`. With ``mask=True`` the level is not
+    known, and there is no warning.
 
     Args:
         channels: number of channels of the image, without the mask.
