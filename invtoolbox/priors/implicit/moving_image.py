@@ -202,8 +202,7 @@ class MovingImage(ImplicitPrior):
         image = self._image(parameters)
         frames = u.shape[1]
         copies = image.unsqueeze(1).expand(-1, frames, *image.shape[1:]).flatten(0, 1)
-        assert self.spacing is not None
-        moved = warp_images(copies, u.flatten(0, 1), self.spacing)
+        moved = warp_images(copies, u.flatten(0, 1), require_bound(self, self.spacing))
         return moved.unflatten(0, (-1, frames)).transpose(1, 2)
 
     def _image(self, parameters: dict[str, Tensor]) -> Tensor:
