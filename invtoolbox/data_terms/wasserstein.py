@@ -17,12 +17,13 @@ _LEAST = 1e-30
 
 
 class Wasserstein(DataTerm):
-    r"""Squared Wasserstein distance of traces made positive, :math:`\frac12 \sum_k W_2^2(P(p_k), P(y_k))`.
+    r"""Squared Wasserstein distance of traces made positive.
 
-    The sum is over all traces of an item, which run along the last axis. P makes a trace x a
-    density, constant within each sample, :math:`P(x) \propto \mathrm{softplus}(a\,x / \max |y_k|)`
-    with the sharpness a. The distance compares positions in time: the misfit of a delayed copy grows
-    with the delay, also beyond half a period, and its unit is the square of a sample.
+    It is :math:`\frac12 \sum_k W_2^2(P(p_k), P(y_k))`, with the sum over all traces of an item,
+    which run along the last axis. P makes a trace x a density, constant within each sample,
+    :math:`P(x) \propto \mathrm{softplus}(a\,x / \max |y_k|)` with the sharpness a. The distance
+    compares positions in time: the misfit of a delayed copy grows with the delay, also beyond half
+    a period, and its unit is the square of a sample.
     In one dimension the optimal plan matches the distribution functions, and
 
     .. math:: W_2^2 = \int_0^1 \big(F^{-1}(u) - G^{-1}(u)\big)^2 du
@@ -99,6 +100,9 @@ def _quantile(p: Tensor, below: Tensor, u: Tensor) -> Tensor:
 
 
 def _density(x: Tensor) -> Tensor:
-    """Return positive traces of sum 1; float64, because differences of sums are divided by samples."""
+    """Return positive traces of sum 1.
+
+    They are float64, because differences of sums are divided by samples.
+    """
     positive = F.softplus(x.double()) + _LEAST
     return positive / positive.sum(-1, keepdim=True)

@@ -17,7 +17,7 @@ _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}
 class GalerkinAttention(nn.Module):
     r"""Attention :math:`Q \, (\tilde K^T \tilde V) / n` of n positions, without a softmax.
 
-    K and V are normalised over the features of a head, before the product (:math:`\tilde K`,
+    K and V are normalized over the features of a head, before the product (:math:`\tilde K`,
     :math:`\tilde V`). The product of K and V is an integral over the positions and comes first, so
     cost and memory are linear in n, and a finer sampling of the same functions gives the same
     result. The coordinates of the positions are appended to Q, K and V of every head.
@@ -62,7 +62,7 @@ class GalerkinAttention(nn.Module):
         return self.join(q @ ((k.mT @ v) / x.shape[1]))
 
     def project(self, x: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return Q and normalised K and V, ``(batch, heads, n, width / heads + coordinates)``."""
+        """Return Q and normalized K and V, ``(batch, heads, n, width / heads + coordinates)``."""
         q, k, v = (p(x).unflatten(2, (self.heads, -1)).movedim(2, 1) for p in self.projections)
         k, v = (
             F.layer_norm(part, part.shape[-1:]) * scale + shift
@@ -88,10 +88,10 @@ class GalerkinAttention(nn.Module):
 class GalerkinTransformer(nn.Module):
     """Transformer between functions on a grid, as a learned inverse or a learned operator.
 
-    A convolution lifts the samples to features, layers of `GalerkinAttention` and of dense
-    networks at every position follow, each added to its input, and a dense network returns the
-    samples of the result. Positions have coordinates between 0 and 1, so the network takes grids of
-    any size; the convolution sees ``kernel`` samples, so keep the spacing of the training.
+    A convolution lifts the samples to features. Layers of `GalerkinAttention` and of dense networks
+    at every position follow, each added to its input. A last dense network returns the samples of
+    the result. Positions have coordinates between 0 and 1, so the network takes grids of any size;
+    the convolution sees ``kernel`` samples, so keep the spacing of the training.
 
     Args:
         channels: number of channels of the input.
@@ -121,10 +121,12 @@ class GalerkinTransformer(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if dimensions not in _CONVOLUTIONS or min(channels, outputs, depth) < 1 or kernel % 2 != 1:
+        least = min(channels, outputs, depth, kernel)
+        if dimensions not in _CONVOLUTIONS or least < 1 or kernel % 2 != 1:
             raise InputError(
-                "GalerkinTransformer needs 1 or 2 dimensions, positive channels, outputs and depth, "
-                f"and an odd kernel, got {dimensions}, {channels}, {outputs}, {depth} and {kernel}"
+                "GalerkinTransformer needs 1 or 2 dimensions, positive channels, outputs and "
+                f"depth, and an odd kernel, got {dimensions}, {channels}, {outputs}, {depth} and "
+                f"{kernel}"
             )
         self.channels, self.dimensions = channels, dimensions
         self.lift = _CONVOLUTIONS[dimensions](channels, width, kernel, padding=kernel // 2)
@@ -137,7 +139,7 @@ class GalerkinTransformer(nn.Module):
         self._draw(seed)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return functions ``(batch, outputs, *space)`` of functions ``(batch, channels, *space)``."""
+        """Map functions ``(batch, channels, *space)`` to functions ``(batch, outputs, *space)``."""
         if x.ndim != self.dimensions + 2 or x.shape[1] != self.channels:
             raise InputError(
                 f"this GalerkinTransformer takes functions of {self.channels} channels and "

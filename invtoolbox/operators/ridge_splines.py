@@ -41,7 +41,7 @@ class RidgeSplines(SparseMatrix):
 
     def __init__(self, image_shape: Sequence[int], angles: Tensor) -> None:
         shape = tuple(int(n) for n in image_shape)
-        angles = torch.as_tensor(angles, dtype=torch.float64)
+        angles = torch.as_tensor(angles, dtype=torch.float64, device="cpu")
         if len(shape) != 2 or min(shape) < 1 or angles.ndim != 1 or not len(angles):
             raise InputError(
                 "RidgeSplines needs an image_shape (rows, columns) and at least one angle, got "
@@ -79,7 +79,7 @@ class RidgeSplines(SparseMatrix):
         values = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64).repeat_interleave(row.numel())
         size = (count * (knots - 2), count * knots)
         matrix = torch.sparse_coo_tensor(index, values, size, check_invariants=True)
-        return SparseMatrix(matrix, self.domain_shape, (1, count, knots - 2))
+        return SparseMatrix(matrix.to(self.values.device), self.domain_shape, (1, count, knots - 2))
 
     def __repr__(self) -> str:
         _, count, knots = self.domain_shape

@@ -3,10 +3,10 @@
 The tables::
 
     title
-    [animation]  picture: the picture to move; rest, moved: files of pictures of other objects before
-                 and after the motion, of the same size; or simulated = true with a seed; std: width
-                 of the models around their pictures; reference: "origin", "moving" or "none";
-                 strength, steps, learning_rate, max_iterations
+    [animation]  picture: the picture to move; rest, moved: files of pictures of other objects
+                 before and after the motion, of the same size; or simulated = true with a seed;
+                 std: width of the models around their pictures; reference: "origin", "moving" or
+                 "none"; strength, steps, learning_rate, max_iterations
     [[prior]]    priors of the displacement; bending of weight 1 by default
     [output]     folder, formats
 
@@ -68,6 +68,8 @@ class AnimationTable(Table):
             raise ValueError("give either a picture or simulated = true")
         if not self.simulated and not (self.rest and self.moved):
             raise ValueError("give pictures of other objects at rest and moved")
+        if self.simulated and (self.rest or self.moved):
+            raise ValueError("a simulation makes its own pictures; give no rest and no moved")
         return self
 
 
@@ -187,7 +189,8 @@ class AnimationJob(SceneJob[AnimationScene]):
             elif kind == "npy":
                 datasets.write(path, after[0], overwrite=True)
             else:
-                write_png(path, torch.cat([picture, after], 3)[0, 0], overwrite=True)
+                pair = torch.cat([picture, after], 3)[0]
+                write_png(path, pair if len(pair) == 3 else pair[0], overwrite=True)
             written.append(path)
         return AnimationOutcome(solution, folder, found, tuple(written))
 
@@ -203,9 +206,13 @@ def _read(file: AnimationSceneFile) -> tuple[Tensor, Tensor, Tensor, Tensor | No
 
     def read(name: str) -> Tensor:
         image = read_image(file.locate(name))
-        if not isinstance(image, Tensor) or image.ndim not in (2, 4):
+        if isinstance(image, Tensor) and image.ndim == 2:
+            image = image[None, None]
+        if not isinstance(image, Tensor) or image.ndim != 4 or len(image) > 1:
             raise InputError(f"{name} is no picture; give PNG, TIFF or .npy files with two axes")
-        return (image[None, None] if image.ndim == 2 else image).float()
+        if image.is_complex() or not bool(image.isfinite().all()):
+            raise InputError(f"{name} holds NaN, infinite or complex values; give a real picture")
+        return image.float()
 
     picture = read(str(table.picture))
     groups = []

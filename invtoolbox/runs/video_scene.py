@@ -3,9 +3,10 @@
 The tables::
 
     title
-    [video]           path: pictures with cameras, in any format of `it.datasets.open_views`; names of
-                      the pictures, all by default; shrink; maps: folder with one .npy or .npz map per
-                      picture, of the same name, of the size of the pictures before or after shrink
+    [video]           path: pictures with cameras, in any format of `it.datasets.open_views`; names
+                      of the pictures, all by default; shrink; maps: folder with one .npy or .npz
+                      map per picture, of the same name, of the size of the pictures before or after
+                      shrink
     [video.simulate]  or spoil the measured depths of RGB-D frames: noise, relative; seed
     [alignment]       noise, consistency, max_iterations: see `it.align_depths`
     [output]          folder, formats
@@ -203,8 +204,8 @@ def _shrink(depth: Tensor, size: tuple[int, int], path: Path) -> Tensor:
     cut = depth[: side * size[0], : side * size[1]]
     if tuple(n // side for n in depth.shape) != size:
         raise InputError(
-            f"{path}: a map of {tuple(depth.shape)} pixels for pictures of {size}; give it the size "
-            "of the pictures, before or after shrink"
+            f"{path}: a map of {tuple(depth.shape)} pixels for pictures of {size}; give it the "
+            "size of the pictures, before or after shrink"
         )
     blocks = cut.unflatten(1, (size[1], side)).unflatten(0, (size[0], side))
     blocks = blocks.transpose(1, 2).flatten(2)

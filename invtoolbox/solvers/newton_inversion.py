@@ -21,17 +21,17 @@ def invert_flow(
 ) -> dict[str, Tensor]:
     r"""Return the noise from which a probability flow makes given images, ``{"w": noise}``.
 
-    From the last step to the first, the equation of a step is solved for ``x_k`` by Newton's method:
+    From the last step to the first, Newton's method solves the equation of a step for ``x_k``:
 
     .. math:: \rho x_k + (1 - \rho) D(x_k, s_k) = x_{k+1}.
 
     The matrix is ``rho + (1 - rho) J``, J the Jacobian of the denoiser D. In the last step rho is
     0, and J is nearly singular for what D removes, so rho is at least ``damping`` in the matrix
-    (Lavrentiev's regularisation). This changes the path, not the solution. A Newton step that does not
-    lower the residual of an item is halved. Without Newton steps the result is that of DDIM
-    inversion, which takes D at ``x_{k+1}`` in place of ``x_k``. Samuel et al. ("Lightning-fast image
-    inversion and editing for text-to-image diffusion models", ICLR 2025) propose Newton steps for
-    this purpose, for the norm of the residual.
+    (Lavrentiev's regularization). This changes the path, not the solution. A Newton step that does
+    not lower the residual of an item is halved. Without Newton steps the result is that of DDIM
+    inversion, which takes D at ``x_{k+1}`` in place of ``x_k``. Samuel et al. ("Lightning-fast
+    image inversion and editing for text-to-image diffusion models", ICLR 2025) propose Newton steps
+    for this purpose, for the norm of the residual.
 
     Args:
         flow: probability flow of a diffusion prior.

@@ -49,8 +49,8 @@ class LocalField(nn.Module):
     Zhang et al., "SuperInpaint", 2023); see `InpaintingPairs`.
 
     `train` keeps the noise levels of the training inputs in the buffer `levels`, and inputs
-    with another noise level cause a `MeasurementWarning`; not with ``mask=True``, where the level
-    is not known.
+    with another noise level cause a `MeasurementWarning`. With ``mask=True`` the level is not
+    known, and there is no warning.
 
     Args:
         channels: number of channels of the image, without the mask.
@@ -287,8 +287,8 @@ class InpaintingPairs(Crops):
         super().__init__(images, crop)
         if not 0 < known <= 1 or shrink < 1 or crop % shrink or not noise_std >= 0:
             raise InputError(
-                "InpaintingPairs needs a share of known pixels in (0, 1], a crop that is a multiple "
-                "of shrink, and a noise_std that is not negative, got "
+                "InpaintingPairs needs a share of known pixels in (0, 1], a crop that is a "
+                "multiple of shrink, and a noise_std that is not negative, got "
                 f"{known}, {crop}, {shrink} and {noise_std}"
             )
         self.known, self.shrink, self.noise_std = known, shrink, noise_std

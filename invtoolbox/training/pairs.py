@@ -446,7 +446,8 @@ class MeasuredPairs(Crops):
     ) -> None:
         if inverted and not isinstance(operator, LinearOperator):
             raise InputError(
-                f"inverted=True needs the pseudo_inverse of a linear operator, and {operator} is none"
+                "inverted=True needs the pseudo_inverse of a linear operator, and "
+                f"{operator} is none"
             )
         space = operator.domain_shape[1:]
         if len(space) != 2 or space[0] != space[1]:

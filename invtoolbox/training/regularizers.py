@@ -1,4 +1,4 @@
-"""Regularisers of a training that have shown a gain for networks that reconstruct.
+"""Regularizers of a training that have shown a gain for networks that reconstruct.
 
 `benchmarks/training_regularizers.py` prints the gain of each of them, and of those that have none.
 """
@@ -18,11 +18,12 @@ from invtoolbox.training.losses import L2, Loss
 class WorstDirection(Loss):
     r"""Loss with a penalty on the largest answer of a network to a change of its input.
 
-    ``loss + weight |f(y + d) - f(y)|^2 / (n s^2)`` with n values of the answer, and d the direction of
-    the largest change near y, with the root mean square s. One step of gradient ascent from a random
-    direction finds d, which stays constant in the derivative (as in virtual adversarial training,
-    Miyato, Maeda, Koyama and Ishii, IEEE TPAMI 41, 2019). The network then amplifies errors of the
-    measurements less. A step costs about four times as much as one without the penalty.
+    ``loss + weight |f(y + d) - f(y)|^2 / (n s^2)`` with n values of the answer. d is the direction
+    of the largest change near y, with the root mean square s. One step of gradient ascent from a
+    random direction finds d, which stays constant in the derivative (as in virtual adversarial
+    training, Miyato, Maeda, Koyama and Ishii, IEEE TPAMI 41, 2019). The network then amplifies
+    errors of the measurements less. A step costs about four times as much as one without the
+    penalty.
 
     Args:
         weight: weight of the penalty.
@@ -77,5 +78,7 @@ class WorstDirection(Loss):
 
     def _scale(self, d: Tensor) -> Tensor:
         """Return a direction with the root mean square s per item."""
-        length = d.flatten(1).square().mean(1).sqrt().clamp_min(torch.finfo(d.dtype).tiny)
-        return d * (self.size / length).view(-1, *[1] * (d.ndim - 1))
+        length = d.flatten(1).square().mean(1).sqrt()
+        # A network that is constant near y has no direction.
+        factor = self.size / torch.where(length > 0, length, torch.inf)
+        return d * factor.view(-1, *[1] * (d.ndim - 1))

@@ -302,7 +302,8 @@ class EveryWeight(Loss):
     r"""Objective ``D(A f(y, w), y) + w R(f(y, w))`` at random weights, per value of the image.
 
     A `unrolling.Conditioned` network f learns the minimizer for every weight of its range. One
-    weight per item is drawn by `Conditioned.draw`.
+    weight per item is drawn by `Conditioned.draw`. The inputs of the pairs are the measurements y;
+    their wanted outputs are not used.
 
     Args:
         operator: A.
@@ -345,7 +346,7 @@ class EveryWeight(Loss):
         weight = draw(len(shown), generator)
         x = network(shown, weight)
         penalty = self.prior.energy(x)
-        return self(x, wanted) + weight.to(penalty.dtype) * penalty / x[0].numel()
+        return self(x, shown) + weight.to(penalty.dtype) * penalty / x[0].numel()
 
 
 def mean_square(x: Tensor) -> Tensor:

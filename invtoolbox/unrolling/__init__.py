@@ -1,4 +1,4 @@
-"""Solvers as networks: some of their steps, their fixed point, or their answers for every weight."""
+"""Solvers as networks: some of their steps, their fixed point, or answers for every weight."""
 
 from invtoolbox.unrolling.conditioned import Conditioned
 from invtoolbox.unrolling.equilibrium import Equilibrium, FixedPoint, equilibrium

@@ -171,6 +171,19 @@ def test_gradient_of_rays_that_every_item_shares_and_of_its_own() -> None:
     assert torch.allclose(shared.grad, own.grad.sum(0), atol=1e-14) and own.grad[0].abs().sum() > 0
 
 
+def test_light_that_hardly_anything_stops_has_finite_derivatives() -> None:
+    space = VoxelSpace.box(5, LOW, HIGH)
+    o, d = torch.tensor([[[0.0, 0.0, -4.0]]]), torch.tensor([[[0.0, 0.0, 1.0]]])
+    for raw in (-60.0, -88.0, -100.0, -200.0):
+        density = torch.full((1, space.rows), raw, requires_grad=True)
+        seen = render_voxels(
+            Voxels(density, torch.zeros(1, space.rows, 1, 1), space), o, d, stop=0.0, spread=True
+        )
+        assert seen.entropy is not None
+        (slope,) = torch.autograd.grad((seen.depth + seen.entropy).sum(), density)
+        assert bool(slope.isfinite().all())
+
+
 def test_skipping_changes_nothing() -> None:
     voxels = scene((17, 15, 13), degree=0)
     # Two far corners are occupied; elsewhere the density is zero to the last bit.

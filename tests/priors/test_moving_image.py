@@ -83,6 +83,10 @@ def test_counts_begin_inside_the_domain_of_their_misfit() -> None:
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(InputError, match="without a kink"):
         it.priors.MovingImage(image=0.1 * it.priors.TotalVariation())
+    with pytest.raises(InputError, match="must be prepared"):
+        it.priors.MovingImage().decode(
+            {"image": torch.ones(1, 1, 8, 8), "motion0": torch.zeros(1, 2, 2, 5, 5)}
+        )
     with pytest.raises(InputError, match="power of 2"):
         it.priors.MovingImage(cell=3)
     problem = it.Problem(torch.rand(1, 1, 8, 8), it.operators.Identity((1, 8, 8)))

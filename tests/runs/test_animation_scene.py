@@ -11,6 +11,7 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.cli import main
+from invtoolbox.datasets.output import write_png
 from invtoolbox.errors import InputError
 from invtoolbox.simulation.beating_ring import simulate_ring
 
@@ -43,9 +44,19 @@ def test_the_difference_of_two_scores_moves_a_picture(
     assert "moved" in capsys.readouterr().out
     with np.load("own/motion.npz") as file:
         assert file["displacement"].shape == (2, 32, 32)
+    color = torch.stack([ring.moving[0, 0], ring.fixed[0, 0], ring.moving[0, 0]])
+    write_png("color.png", color)
+    shades = {"animation.picture": "color.png", "animation.rest": ["color.png"]}
+    it.run("own.toml", {**shades, "animation.moved": ["color.png"]}, "color", progress=False)
+    assert it.datasets.open_measurements("color/animation.png")[0].y.shape == (1, 3, 32, 64)
     np.save("small.npy", np.zeros((31, 32)))
+    np.save("hole.npy", np.full((32, 32), np.nan))
+    np.save("two.npy", np.zeros((2, 1, 32, 32)))
     for changes, message in (
         ({"animation.simulated": True}, "either a picture"),
+        ({"animation.simulated": True, "animation.picture": None}, "makes its own pictures"),
+        ({"animation.picture": "hole.npy"}, "hole.npy holds NaN"),
+        ({"animation.picture": "two.npy"}, "is no picture"),
         ({"animation.moved": []}, "at rest and moved"),
         ({"animation.moved": ["small.npy"]}, "pictures of one size"),
         ({"animation.reference": "both"}, "reference"),

@@ -50,6 +50,14 @@ def test_a_solver_finds_the_noise_of_an_image_from_measurements() -> None:
     assert float((x - truth).abs().max()) < 0.15  # the other half by the prior
 
 
+def test_the_noise_has_the_precision_of_the_measurements() -> None:
+    it.testing.check_prior(ProbabilityFlow(mixture(), (1, 6), steps=4), pictures(2))
+    flow = ProbabilityFlow(mixture().to(torch.float64), (1, 6), steps=4)
+    problem = it.Problem(pictures(2).double(), it.operators.Identity((1, 6)))
+    found = it.solve(problem, flow, regularization=1.0, max_iterations=2, progress=False)
+    assert found.x.dtype == torch.float64
+
+
 def test_bad_input_is_refused() -> None:
     flow = ProbabilityFlow(mixture(), (1, 6), steps=5)
     with pytest.raises(InputError, match="makes images"):

@@ -1,4 +1,4 @@
-"""Regularisers of a training: the largest gain of a linear network, item by item."""
+"""Regularizers of a training: the largest gain of a linear network, item by item."""
 
 from __future__ import annotations
 
@@ -38,6 +38,12 @@ def test_an_item_gets_the_same_penalty_alone() -> None:
     together = loss.penalty(f, y, Generator().manual_seed(0))
     first = loss.penalty(f, y[:1], Generator().manual_seed(0))
     torch.testing.assert_close(together[:1], first)
+
+
+def test_a_constant_network_has_no_penalty() -> None:
+    f, y = network((0.0, 0.0)), torch.ones(2, 2)
+    found = WorstDirection(1.0, 10.0).penalty(f, y, Generator().manual_seed(0))
+    assert found.tolist() == [0, 0]
 
 
 def test_bad_input_is_refused() -> None:

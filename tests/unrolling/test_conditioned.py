@@ -92,6 +92,16 @@ def test_a_linear_network_learns_the_ridge_solution_for_every_weight() -> None:
             assert float((network(y, weight) - exact).norm() / exact.norm()) < 0.03
 
 
+def test_every_weight_learns_from_the_measurements_and_not_from_the_truth() -> None:
+    network, y = conditioned(), measured(2)
+    loss = EveryWeight(it.as_operator(torch.eye(3, 2).double()), it.priors.Tikhonov())
+    found = [
+        loss.of_network(network, y, wanted, torch.Generator().manual_seed(0))
+        for wanted in (y, torch.zeros_like(y))
+    ]
+    assert torch.equal(*found)
+
+
 def test_bad_input_is_refused() -> None:
     network, y = conditioned(), measured(3)
     for weight in (0.01, 11.0, float("nan"), [0.1, 1.0]):

@@ -46,7 +46,7 @@ class Rendering(NamedTuple):
         distortion: spread of the samples along the ray, ``sum_jk w_j w_k |t_j - t_k| + step / 3
             sum_k w_k^2``, ``(batch, R)``, in the unit of the depths; None if not asked for.
         entropy: entropy ``-sum_k p_k log p_k`` of the shares ``p_k = w_k / alpha``, ``(batch, R)``;
-            0 if no light was stopped. None if not asked for.
+            0 if less than 1e-30 of the light was stopped. None if not asked for.
     """
 
     color: Tensor
@@ -146,7 +146,8 @@ def render_voxels(
         behind = background.to(seen) if isinstance(background, Tensor) else background
         seen = seen + (1 - alpha)[..., None] * behind
     length = length[..., 0]
-    met = alpha > 0
+    # The derivatives divide by the share of the light, and its inverse must not overflow.
+    met = alpha > 1e-30
     depth = (
         torch.where(
             met, depth / torch.where(met, alpha, torch.ones_like(alpha)), torch.zeros_like(depth)

@@ -95,7 +95,8 @@ class Gated(_Combination, LinearOperator):
         """Return the scan of some of the views."""
         index = index.cpu() if isinstance(index, Tensor) else index
         picked = torch.arange(self.blocks)[index].reshape(-1)
-        other = Gated(self.scan.subset(picked), self.gates[picked], self.frames)  # type: ignore[arg-type]
+        scan: Any = self.scan.subset(picked)
+        other = Gated(scan, self.gates[picked], self.frames)
         # The parameters of the frames may be others than those of the scan, and those of an item.
         own = dict(zip(self.seen, zip(self.views, self.parts)))
         parts = []

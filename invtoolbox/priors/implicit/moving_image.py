@@ -165,7 +165,9 @@ class MovingImage(ImplicitPrior):
         }
 
     def displacement(self, parameters: dict[str, Tensor]) -> Tensor:
-        """Return the fields u_t, ``(batch, frames, dimensions, *space)``, in the unit of the spacing.
+        """Return the fields u_t in the unit of the spacing.
+
+        The shape is ``(batch, frames, dimensions, *space)``.
 
         Args:
             parameters: ``Solution.parameters``, or other parameters of this prior.
@@ -200,8 +202,7 @@ class MovingImage(ImplicitPrior):
         image = self._image(parameters)
         frames = u.shape[1]
         copies = image.unsqueeze(1).expand(-1, frames, *image.shape[1:]).flatten(0, 1)
-        assert self.spacing is not None
-        moved = warp_images(copies, u.flatten(0, 1), self.spacing)
+        moved = warp_images(copies, u.flatten(0, 1), require_bound(self, self.spacing))
         return moved.unflatten(0, (-1, frames)).transpose(1, 2)
 
     def _image(self, parameters: dict[str, Tensor]) -> Tensor:
@@ -224,7 +225,12 @@ class MovingImage(ImplicitPrior):
 
 
 def _repeat(shape: tuple[int, ...], frames: int) -> LinearFunction:
-    """Return the operator that repeats an image, ``(channel, *space)``, as the frames of a series."""
+    """Return the operator that repeats an image as the frames of a series.
+
+    Args:
+        shape: shape of the image, ``(channel, *space)``.
+        frames: number of frames.
+    """
 
     def repeat(x: Tensor) -> Tensor:
         return x.unsqueeze(2).expand(-1, -1, frames, *x.shape[2:]).contiguous()
@@ -236,9 +242,9 @@ def _repeat(shape: tuple[int, ...], frames: int) -> LinearFunction:
 
 
 def _back_project(problem: Problem) -> Tensor:
-    """Return the multiple of the back-projection that fits best; 0 if no prediction is known to fit.
+    """Return the multiple of the back-projection that fits the measurements best.
 
-    An image of 0 has no finite misfit to counts.
+    It is 0 if the data term knows no prediction that fits. For counts, the misfit of 0 is infinite.
     """
     A: Any = problem.operator
     wanted = problem.data_term.fitting_prediction(problem.y)

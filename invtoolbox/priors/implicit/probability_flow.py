@@ -5,18 +5,24 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior
+from invtoolbox.priors.composed import PriorWrapper
+from invtoolbox.priors.settings import replace
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
 
 #: Exponent of the schedule of levels (Karras, Aittala, Aila and Laine, NeurIPS 2022, equation 5).
 _EXPONENT = 7.0
 
 
-class ProbabilityFlow(ImplicitPrior):
+class ProbabilityFlow(PriorWrapper, ImplicitPrior):
     r"""Image ``x = g(w)`` of noise ``w ~ N(0, 1)``, g the probability flow of a diffusion prior.
 
     The flow starts at ``x_0 = centre + s_0 w`` and goes through falling noise levels ``s_k`` (DDIM
@@ -66,6 +72,11 @@ class ProbabilityFlow(ImplicitPrior):
             raise InputError(f"intensity_range is (low, high), got {intensity_range}")
         self.prior, self.shape, self.steps = prior, tuple(shape), steps
         self.levels, self.intensity_range = levels, intensity_range
+        self.like = torch.zeros(())
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        like = problem.zeros().real.new_zeros(())
+        return replace(super().prepare(problem, solve), like=like)
 
     @property
     def centre(self) -> float:
@@ -79,7 +90,7 @@ class ProbabilityFlow(ImplicitPrior):
         return falling_levels(first, last, self.steps)
 
     def initial(self) -> dict[str, Tensor]:
-        return {"w": torch.zeros(1, *self.shape)}
+        return {"w": self.like.new_zeros(1, *self.shape)}
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
         schedule = self.schedule()
@@ -94,8 +105,10 @@ class ProbabilityFlow(ImplicitPrior):
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw from the prior, ``(n, channel, *space)``."""
+        device = self.like.device if generator is None else generator.device
+        noise = torch.randn(n, *self.shape, generator=generator, device=device)
         with torch.no_grad():
-            return self.decode({"w": torch.randn(n, *self.shape, generator=generator)})
+            return self.decode({"w": noise.to(self.like)})
 
     def denoise(self, x: Tensor, level: float) -> Tensor:
         """Return the mean clean images, given images with a noise level."""

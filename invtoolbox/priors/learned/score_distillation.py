@@ -119,7 +119,7 @@ class ScoreDistillation(ExplicitPrior):
             )
         if origin is not None and reference is None:
             raise InputError(
-                "an origin of ScoreDistillation is where the reference is evaluated; give reference="
+                "ScoreDistillation evaluates the reference at the origin; give reference= too"
             )
         if shrink is not None and not (
             shrink[1] >= 1 and 0 < shrink[2] <= 1 and 0 <= shrink[3] <= 1
