@@ -225,6 +225,29 @@ def test_a_pipeline_of_diffusers_is_guided_and_differentiated_through_its_encode
     assert sized.encode(x[:, :, 0]).shape == (1, 3, 4, 4)
 
 
+def test_red_diff_of_a_gaussian_ends_at_the_closed_form() -> None:
+    y, mean, variance, noise, alpha, weight = pictures(1), 0.3, 0.04, 0.2, 0.6, 5.0
+    alphas = torch.tensor([alpha], dtype=torch.float64)
+    prior = Gaussian(torch.full(SHAPE, mean, dtype=torch.float64), variance)
+    pull = ScoreDistillation(
+        DenoiserScore(prior, alphas), weight=lambda a: ((1 - a) / a).sqrt(), steps=(0.0, 0.0)
+    )
+    problem = it.Problem(y, it.operators.Identity(SHAPE), it.data_terms.LeastSquares(noise))
+    x = it.solve(
+        problem,
+        weight * pull,
+        it.solvers.Adam(learning_rate=0.02, iterate="average"),
+        max_iterations=2000,
+        tolerance=0.0,
+        progress=False,
+        check=False,
+    ).x
+    # The mean pull is c (x - mean), by Tweedie's identity of the Gaussian.
+    c = weight * (1 - alpha) / (alpha * variance + 1 - alpha)
+    exact = (y / noise**2 + c * mean) / (1 / noise**2 + c)
+    assert float((x - exact).abs().max()) < 0.1 * float((y - exact).abs().max())
+
+
 def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(InputError, match="no unet"):
         DiffusersScore(object(), "a dog")

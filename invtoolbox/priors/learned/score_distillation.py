@@ -73,6 +73,11 @@ class ScoreDistillation(ExplicitPrior):
     in place of the picture that moves. The gradient then vanishes once the change from the origin
     is the one that the models differ by, although the picture looks unlike those of both models.
 
+    With measurements and ``weight=lambda a: ((1 - a) / a).sqrt()`` it is RED-diff, which finds one
+    image that explains them and that the model finds likely, from large to small noise if ``shrink``
+    is given (Mardani et al., "A variational perspective on solving inverse problems with diffusion
+    models", ICLR 2024).
+
     Sources: Poole et al., "DreamFusion", ICLR 2023, equation 3; Sella et al., "Vox-E", ICCV 2023
     (steps and their schedule); Animus3D, 2025 (differences that move a scene), and Hertz et al.,
     "Delta denoising score", ICCV 2023 (the origin).
