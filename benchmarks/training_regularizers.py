@@ -8,8 +8,8 @@ network      photographs behind a blur of 5x5 pixels, noise 0.03; proximal gradi
              the largest ``|f(y + d) - f(y)| / |d|`` for d as long as the noise, by 20 steps of
              gradient ascent.
 autoencoder  digits of MNIST at 14x14 pixels, a dense autoencoder with 64 latents, 1,500 steps.
-             Printed: the mean squared error on unseen digits with all latents, and how many latents
-             are live: the others are fixed at their mean, those of the least deviation first, until
+             Printed: the mean squared error on unseen digits with all latents, and the number of
+             live latents: the others are fixed at their mean, those of the least deviation first, until
              the error is 5 % above that of the plain autoencoder with all latents.
 surrogate    a network learns a nonlinear operator on digits, ``sin(2 P x)`` with 80 random rows P,
              from 500 pairs, and digits are found from their measurements through it. Printed: error
@@ -40,28 +40,17 @@ from invtoolbox.training import (
     keep_freed_memory,
     train,
 )
+from invtoolbox.training.losses import Penalized
 
 LATENTS = 64
 
 
 @dataclass(frozen=True)
-class Regularized(Loss):
+class Regularized(Penalized):
     """L2 with a penalty times a weight."""
 
     weight: float
     loss: Loss = field(default_factory=L2)
-
-    def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
-        return self.loss(result, wanted)
-
-    def of_network(
-        self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
-    ) -> Tensor:
-        plain = self.loss.of_network(network, shown, wanted, generator)
-        return plain + self.weight * self.penalty(network, shown, generator)
-
-    def penalty(self, network: nn.Module, shown: Tensor, generator: Generator) -> Tensor:
-        raise NotImplementedError
 
 
 class LocalLinearity(Regularized):
@@ -69,12 +58,11 @@ class LocalLinearity(Regularized):
 
     radius = 0.1
 
-    def penalty(self, network: nn.Module, shown: Tensor, generator: Generator) -> Tensor:
+    def penalty(self, network: nn.Module, x: Tensor, generator: Generator) -> Tensor:
         p, q = (
-            shown + self.radius * (2 * torch.rand(shown.shape, generator=generator) - 1)
-            for _ in range(2)
+            x + self.radius * (2 * torch.rand(x.shape, generator=generator) - 1) for _ in range(2)
         )
-        a = torch.rand(len(shown), 1, 1, 1, generator=generator)
+        a = torch.rand(len(x), 1, 1, 1, generator=generator)
         bent = network(a * p + (1 - a) * q) - a * network(p) - (1 - a) * network(q)
         return bent.flatten(1).square().mean(1)
 
@@ -82,13 +70,20 @@ class LocalLinearity(Regularized):
 class NormLoss(Regularized):
     """``(1 - |w|)^2`` over the filters of every convolution (norm loss)."""
 
-    def penalty(self, network: nn.Module, shown: Tensor, generator: Generator) -> Tensor:
+    def penalty(self, network: nn.Module, x: Tensor, generator: Generator) -> Tensor:
         filters = [p.flatten(1).norm(dim=1) for p in network.parameters() if p.ndim == 4]
         return (1 - torch.cat(filters)).square().mean()
 
 
-class ModelPerturbation(Regularized):
+@dataclass(frozen=True)
+class ModelPerturbation(Loss):
     """Adversarial model perturbation: the loss at weights that are moved uphill by ``weight``."""
+
+    weight: float
+    loss: Loss = field(default_factory=L2)
+
+    def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
+        return self.loss(result, wanted)
 
     def of_network(
         self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
@@ -188,9 +183,9 @@ class Autoencoder(nn.Module):
 class LeastVolume(Regularized):
     """Least volume: geometric mean of the latents' deviations; the decoder may not stretch."""
 
-    def penalty(self, network: nn.Module, shown: Tensor, generator: Generator) -> Tensor:
+    def penalty(self, network: nn.Module, x: Tensor, generator: Generator) -> Tensor:
         part: Any = network
-        z = part.encode(shown)
+        z = part.encode(x)
         volume = torch.log(z.std(0) + 0.01).mean().exp()
         first, last = (part.decoder[k].weight for k in (0, 2))
         return volume * torch.linalg.matrix_norm(first, 2) * torch.linalg.matrix_norm(last, 2)
@@ -213,20 +208,20 @@ class Quantized(Autoencoder):
 class Committed(Regularized):
     """Commitment to the values, and decay of the weights, as latent quantization has them."""
 
-    def penalty(self, network: nn.Module, shown: Tensor, generator: Generator) -> Tensor:
+    def penalty(self, network: nn.Module, x: Tensor, generator: Generator) -> Tensor:
         part: Any = network
-        z = part.encoder(shown.flatten(1))
-        apart = (z - part.encode(shown).detach()).square().mean(1)
+        z = part.encoder(x.flatten(1))
+        apart = (z - part.encode(x).detach()).square().mean(1)
         return apart + 1e-2 * sum(p.square().sum() for p in network.parameters())
 
 
 class GradientNorm(Regularized):
     """Norm of the gradient of the loss in the weights (surrogate gradient norm)."""
 
-    def penalty(self, network: nn.Module, shown: Tensor, generator: Generator) -> Tensor:
+    def penalty(self, network: nn.Module, x: Tensor, generator: Generator) -> Tensor:
         if not torch.is_grad_enabled():
-            return shown.new_zeros(len(shown))
-        value = self.loss(network(shown), sine(shown)).mean()
+            return x.new_zeros(len(x))
+        value = self.loss(network(x), sine(x)).mean()
         slopes = torch.autograd.grad(value, list(network.parameters()), create_graph=True)
         return torch.cat([g.flatten() for g in slopes]).square().sum().add(1e-12).sqrt()
 

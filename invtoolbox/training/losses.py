@@ -207,8 +207,33 @@ class BitsPerPixel(Loss):
         return -found.flatten(1).mean(1) / math.log(2)
 
 
+class Penalized(Loss):
+    """Base class of ``loss + weight * penalty``, whose penalty judges the network itself."""
+
+    loss: Loss
+    weight: float
+
+    def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
+        """Return the loss alone."""
+        return self.loss(result, wanted)
+
+    def of_network(
+        self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
+    ) -> Tensor:
+        judged = self.loss.of_network(network, shown, wanted, generator)
+        penalty = self._weight_of(shown) * self.penalty(network, shown, generator)
+        return judged + penalty.to(judged.dtype)
+
+    @abstractmethod
+    def penalty(self, network: nn.Module, x: Tensor, generator: Generator) -> Tensor:
+        """Return the penalty per input, ``(count,)``."""
+
+    def _weight_of(self, shown: Tensor) -> float:
+        return self.weight
+
+
 @dataclass(frozen=True)
-class JacobianNuclearNorm(Loss):
+class JacobianNuclearNorm(Penalized):
     """Loss with a penalty on the nuclear norm of the Jacobian: ``loss + weight * |J_f(x)|_* / n``.
 
     n is the number of values of an input x of the network f. The penalty makes f respond to few
@@ -255,17 +280,8 @@ class JacobianNuclearNorm(Loss):
                 f"got {self.weight}, {self.step} and {self.probes}"
             )
 
-    def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
-        """Return the loss alone."""
-        return self.loss(result, wanted)
-
-    def of_network(
-        self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
-    ) -> Tensor:
-        judged = self.loss.of_network(network, shown, wanted, generator)
-        return judged + self.weight / shown[0].numel() * self.penalty(network, shown, generator).to(
-            judged.dtype
-        )
+    def _weight_of(self, shown: Tensor) -> float:
+        return self.weight / shown[0].numel()
 
     def penalty(self, network: nn.Module, x: Tensor, generator: Generator) -> Tensor:
         """Return the estimate of ``|J_f(x)|_*``, or of its upper bound, ``(count,)``.

@@ -11,11 +11,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from invtoolbox.errors import InputError
-from invtoolbox.training.losses import L2, Loss
+from invtoolbox.training.losses import L2, Loss, Penalized
 
 
 @dataclass(frozen=True)
-class WorstDirection(Loss):
+class WorstDirection(Penalized):
     r"""Loss with a penalty on the largest answer of a network to a change of its input.
 
     ``loss + weight |f(y + d) - f(y)|^2 / (n s^2)`` with n values of the answer. d is the direction
@@ -53,27 +53,17 @@ class WorstDirection(Loss):
                 f"measurements, got {self.weight} and {self.size}"
             )
 
-    def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
-        """Return the loss alone."""
-        return self.loss(result, wanted)
-
-    def of_network(
-        self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
-    ) -> Tensor:
-        judged = self.loss.of_network(network, shown, wanted, generator)
-        return judged + self.weight * self.penalty(network, shown, generator).to(judged.dtype)
-
-    def penalty(self, network: nn.Module, y: Tensor, generator: Generator) -> Tensor:
-        """Return ``|f(y + d) - f(y)|^2 / (n s^2)`` per item, ``(count,)``."""
-        if y.is_complex():
+    def penalty(self, network: nn.Module, x: Tensor, generator: Generator) -> Tensor:
+        """Return ``|f(x + d) - f(x)|^2 / (n s^2)`` per item, ``(count,)``."""
+        if x.is_complex():
             raise InputError("WorstDirection takes real measurements, and these are complex")
-        drawn = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
-        before = network(y)
+        drawn = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        before = network(x)
         with torch.enable_grad():
-            moved = (y.detach() + self._scale(drawn)).requires_grad_(True)
+            moved = (x.detach() + self._scale(drawn)).requires_grad_(True)
             change = (network(moved) - before.detach()).square().sum()
             (uphill,) = torch.autograd.grad(change, moved)
-        change = network(y + self._scale(uphill)) - before
+        change = network(x + self._scale(uphill)) - before
         return change.flatten(1).square().mean(1) / self.size**2
 
     def _scale(self, d: Tensor) -> Tensor:

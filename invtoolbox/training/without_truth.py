@@ -103,7 +103,8 @@ class Sure(MeasurementLoss):
     one difference per probe. The formula is exact for Gaussian noise (Stein, Annals of Statistics
     9, 1981; Ramani, Blu and Unser, IEEE TIP 17, 2008) and of first order in the gain for counts (Le
     Montagner, Angelini and Olivo-Marin, IEEE TIP 23, 2014). With one probe the gradient is noisy. A
-    step with 8 probes takes 4.5 times as long, and training loses less to clean pictures.
+    step with 8 probes evaluates the network 9 times in place of twice, and training loses less to
+    clean pictures (0.54 in place of 0.73 dB, ``benchmarks/learn_without_truth.py``).
 
     Args:
         operator: A; the identity for a denoiser.
