@@ -83,13 +83,13 @@ def unrolled(kind: str, size: int, prior: it.priors.Denoiser) -> nn.Module:
     return it.unroll(solver(kind), template(size), ITERATIONS, prior, per_iteration=True)
 
 
-def equilibrium(size: int) -> Equilibrium:
+def equilibrium(size: int, predicts: bool = True) -> Equilibrium:
     torch.manual_seed(0)
     return it.equilibrium(
         S.ProximalGradient(),
         template(size),
         it.priors.load("lpn-natural-0.1", {"within_theorem": True}),
-        skip=it.priors.DnCNN(depth=4, width=16),
+        skip=it.priors.DnCNN(depth=4, width=16) if predicts else None,
         max_iterations=300,
         tolerance=1e-3,
         adjoint_tolerance=1e-2,
@@ -213,8 +213,8 @@ def _peak(kind: str, recompute: bool, answer: multiprocessing.Queue) -> None:
     prior = it.priors.load("lpn-natural-0.1")  # the same network in every run
     n = 1 if kind == "one iteration" else ITERATIONS
     network = (
-        equilibrium(128)
-        if kind == "equilibrium"
+        equilibrium(128, predicts=kind.endswith("start"))
+        if kind.startswith("equilibrium")
         else it.unroll(S.ProximalGradient(), template(128), n, prior, recompute=recompute)
     )
     y = torch.rand(8, 1, 128, 128, generator=torch.Generator().manual_seed(0))
@@ -232,6 +232,7 @@ def memory() -> dict[str, float]:
         ("unrolled, recompute", "pg", True),
         ("one iteration", "one iteration", False),
         ("equilibrium", "equilibrium", False),
+        ("equilibrium with a predicted start", "equilibrium with a predicted start", False),
     ):
         answer = context.Queue()
         process = context.Process(target=_peak, args=(kind, recompute, answer))
