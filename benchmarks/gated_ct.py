@@ -7,7 +7,7 @@ largest value. All methods reconstruct 128 x 128 pixels. PSNR is over all gates.
 
 Total variation gate by gate, of the series in space and time, and of one image at rest take the better
 of two weights on this scan, around their best ones. The weights of `priors.MovingImage` are fixed: the
-default for the motion, and 10 for the image, which is the best of 1, 3, 10, 30 and 100 on a scan of
+default for the motion, for which this chest was one of the trial cases, and 10 for the image, which is the best of 1, 3, 10, 30 and 100 on a scan of
 the same chest with 16 views per gate and other noise.
 
     python benchmarks/gated_ct.py
