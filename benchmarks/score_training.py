@@ -19,6 +19,7 @@ physics       Bastek, Sun and Kochmann, "Physics-informed diffusion models" (ICL
               the entropy of their angles in 36 bins, 1 if all are equally full.
 
 The last three are not in the toolbox: their gains are below the bars, or absent.
+`score_regularizers.py` has two more options.
 """
 
 from __future__ import annotations
