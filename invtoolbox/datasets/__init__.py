@@ -62,11 +62,12 @@ from invtoolbox.datasets.views.colmap import open_colmap, read_colmap, write_col
 from invtoolbox.datasets.views.llff import open_llff
 from invtoolbox.datasets.views.opening import VIEW_READERS, open_views
 from invtoolbox.datasets.views.opensfm import open_opensfm, read_opensfm
-from invtoolbox.datasets.views.posed_pictures import PosedPictures, View, load_views
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.rgbd import open_rgbd
 from invtoolbox.datasets.views.sparse_model import SparseCamera, SparseModel
 from invtoolbox.datasets.views.structure_from_motion import find_cameras, open_found_cameras
 from invtoolbox.datasets.views.transforms import open_blender, open_transforms, write_transforms
+from invtoolbox.datasets.views.view_loading import View, load_views
 from invtoolbox.datasets.volumes.arrays import Arrays
 from invtoolbox.datasets.volumes.dicom import (
     Dicom,

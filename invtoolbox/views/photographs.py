@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox import metrics
-from invtoolbox.datasets.views.posed_pictures import PosedPictures, resize
+from invtoolbox.datasets.views.picture_files import resize
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError, unknown_name
 
 

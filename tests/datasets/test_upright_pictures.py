@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from invtoolbox.datasets import open_views
-from invtoolbox.datasets.views.posed_pictures import _turn
 from invtoolbox.datasets.views.transforms import write_transforms
+from invtoolbox.datasets.views.view_loading import _turn
 from invtoolbox.geometry import Cameras, Splats, look_at
 from invtoolbox.geometry.lens import Lens
 from invtoolbox.operators import GaussianRenderer

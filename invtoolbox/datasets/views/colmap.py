@@ -26,8 +26,9 @@ from invtoolbox.datasets.views.colmap_files import (
     write_binary,
     write_text,
 )
-from invtoolbox.datasets.views.posed_pictures import PosedPictures, rigid_poses
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.sparse_model import SparseModel
+from invtoolbox.datasets.views.view_loading import rigid_poses
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import rotation_vector
 from invtoolbox.geometry.rotations import of_rotation_vector

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from invtoolbox.core.checks import decoding, require_file
-from invtoolbox.datasets.views.posed_pictures import PosedPictures, View, load_views, rigid_poses
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
+from invtoolbox.datasets.views.view_loading import View, load_views, rigid_poses
 from invtoolbox.datasets.volumes.pictures import SUFFIXES
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import inverse

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.gateway import named_file
-from invtoolbox.datasets.views.posed_pictures import PosedPictures, View, load_views
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
+from invtoolbox.datasets.views.view_loading import View, load_views
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.lens import Lens
 

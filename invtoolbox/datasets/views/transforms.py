@@ -22,13 +22,8 @@ from invtoolbox.core.checks import require_file
 from invtoolbox.core.gateway import named_file, refuse_special
 from invtoolbox.datasets.output import Written, write_bytes
 from invtoolbox.datasets.sweeps.ply import read_ply
-from invtoolbox.datasets.views.posed_pictures import (
-    PosedPictures,
-    View,
-    from_opengl,
-    load_views,
-    rigid_poses,
-)
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
+from invtoolbox.datasets.views.view_loading import View, from_opengl, load_views, rigid_poses
 from invtoolbox.datasets.volumes.pictures import SUFFIXES
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
