@@ -1,15 +1,16 @@
 """The NeRF scene 'lego' from 8 pictures as voxels: gain or loss of each prior on held-out views.
 
     python benchmarks/lego_8_views.py [--rows NAME ...] [--minutes 9] [--shrink 1]
-                                      [--stages 48:300 80:500] [--threads 2]
+                                      [--stages 48:300 80:500] [--threads 2] [--seeds 0 1 2]
     python benchmarks/lego_8_views.py --search [--rows NAME ...]
 
 Trained on r_1, r_13, ..., r_85 at 200 x 200 pixels on white; held out are r_0, r_10, ..., r_90.
-Rows with depths use the depths of the scene that lego_voxels.py reconstructs from 90 pictures: an
-oracle, which no camera could provide. Silhouettes are the alpha of the 8 pictures themselves. Every
+Rows with depths use the depths of the scene that lego_voxels.py reconstructs from 90 pictures, the
+held-out ones among them: an oracle, which no camera could provide. Silhouettes are the alpha of the 8 pictures themselves. Every
 row is one training of the same length. Results are kept in build/lego_8_views.json, so that a later
 call continues with the missing rows. Weights are relative to the mean squared error of the
-pictures.
+pictures. A seed draws the rays of every step; with several seeds the gain of each row over the row
+without a prior is given for each of them, both with the same seed.
 
 ``--search`` shows the choice of the weights: each row also with a third and with three times of its
 weights, in a shorter training on pictures of 100 x 100 pixels. They are judged on r_5, r_15, r_35,
@@ -236,7 +237,13 @@ ROWS: dict[str, tuple[Callable[[Parts], PriorSum | None], int, bool]] = {
 
 
 def trained(
-    name: str, stages: list[str], rays: int, rate: float, shrink: int, factor: float = 1.0
+    name: str,
+    stages: list[str],
+    rays: int,
+    rate: float,
+    shrink: int,
+    factor: float = 1.0,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Train a row, with its weights times a factor; return its mean and least PSNR."""
     pictures = views(shrink)
@@ -269,7 +276,7 @@ def trained(
             solver,
             initial=start,
             max_iterations=count,
-            seed=k,
+            seed=len(steps) * seed + k,
             progress=False,
         )
         start = solution.parameters
@@ -299,12 +306,33 @@ def shown(found: dict[str, dict[str, float]]) -> None:
     # Compare rows of equal degree: colors that depend on the direction have a gain of their own.
     for base in (name for name in (NONE, DIRECTED) if name in found):
         pairs = [
-            name for name in found if name.startswith("pair") and ROWS[name][1] == ROWS[base][1]
+            name
+            for name in ROWS
+            if name in found and name.startswith("pair") and ROWS[name][1] == ROWS[base][1]
         ]
         if pairs:
             best = max(pairs, key=lambda name: found[name]["held"])
             gain = found[best]["held"] - found[base]["held"]
             print(f"the best {best}: {gain:+.2f} dB over {base}", verdict(gain >= 2, "2 dB"))
+
+
+def shown_by_seed(found: dict[str, dict[str, float]], rows: list[str], seeds: list[int]) -> None:
+    print(f"\ngain over the same row without a prior, by seed {', '.join(map(str, seeds))}, dB")
+    for name in (name for name in rows if name not in (NONE, DIRECTED)):
+        base = DIRECTED if ROWS[name][1] else NONE
+        both = [(key(name, seed), key(base, seed)) for seed in seeds]
+        gains = [found[a]["held"] - found[b]["held"] for a, b in both if a in found and b in found]
+        if len(gains) == len(seeds):
+            mean = sum(gains) / len(gains)
+            print(
+                f"{name:46}" + "".join(f"{gain:+8.2f}" for gain in gains) + f"   mean {mean:+.2f}",
+                verdict(min(gains) >= 2, "2 dB with every seed") if name.startswith("pair") else "",
+            )
+
+
+def key(name: str, seed: int) -> str:
+    """Return the name of a row in the kept results."""
+    return f"{name}, seed {seed}" if seed else name
 
 
 def search(rows: list[str], rays: int, rate: float) -> None:
@@ -345,6 +373,7 @@ def main() -> None:
         "--shrink", type=int, default=1, help="1 for pictures of 200 x 200 pixels, 2 for 100 x 100"
     )
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     BUILD.mkdir(exist_ok=True)
@@ -364,19 +393,28 @@ def main() -> None:
     )
     found: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.is_file() else {}
     began, longest = time.monotonic(), 0.0
-    for name in arguments.rows:
-        if name in found:
+    for name, seed in ((name, seed) for seed in arguments.seeds for name in arguments.rows):
+        if key(name, seed) in found:
             continue
         if time.monotonic() - began + longest > 60 * arguments.minutes:
             print("the time is over; run again for the other rows")
             break
-        found[name] = trained(
-            name, arguments.stages, arguments.rays, arguments.rate, arguments.shrink
+        row = trained(
+            name,
+            arguments.stages,
+            arguments.rays,
+            arguments.rate,
+            arguments.shrink,
+            seed=seed,
         )
-        longest = max(longest, found[name]["seconds"])
-        print(name, {key: round(value, 2) for key, value in found[name].items()}, flush=True)
+        found[key(name, seed)] = row
+        longest = max(longest, row["seconds"])
+        rounded = {field: round(value, 2) for field, value in row.items()}
+        print(key(name, seed), rounded, flush=True)
         path.write_text(json.dumps(found, indent=1))
     shown(found)
+    if len(arguments.seeds) > 1:
+        shown_by_seed(found, arguments.rows, arguments.seeds)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/lego_gaussians.py [--threads 2] [--strategy mcmc] [--start 8000]
                                         [--most 16000] [--iterations 8000] [--folder WORK]
 
-90 pictures; every tenth view is held out (r_0, r_10, ...). White background. One stage, as in the
+90 pictures; every tenth view is held out (r_5, r_15, ...). White background. One stage, as in the
 scene lego-gaussians, from Gaussians on the visual hull (``--random``: at random places of a box),
 by Adam on one picture per step; the misfit is the mean modulus. Printed during the run: seconds by
 the clock without evaluations, and the mean PSNR of the held-out views. Printed at the end:

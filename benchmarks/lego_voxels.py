@@ -3,7 +3,7 @@
     python benchmarks/lego_voxels.py [--minutes 10] [--threads 2] [--degree 1]
                                      [--stages 48:500 96:600 128:inf]
 
-90 pictures; every tenth view is held out (r_0, r_10, ...). White background. The stages are those
+90 pictures; every tenth view is held out (r_5, r_15, ...). White background. The stages are those
 of the scene lego-voxels: each is one solve from the last result, on a finer grid without the empty
 cells; ``inf`` iterations end with the time. Printed for every stage: nodes, seconds per iteration,
 and the mean PSNR of the held-out views, whose evaluation does not count as time. The scene is kept
