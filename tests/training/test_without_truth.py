@@ -104,13 +104,13 @@ def test_losses_equal_those_of_deepinv() -> None:
     def model(y: Tensor, _: Any) -> Any:
         return network(y)
 
-    root = y.square().mean((1, 2, 3)).sqrt()
     for noise_std, gain in ((0.1, 0.0), (0.1, 0.05)):
         ours = Sure(A, noise_std, gain).of_network(network, y, y, generator(2))
+        steps = 0.15 * (noise_std**2 + gain * y.mean((1, 2, 3))).sqrt()
         for k in range(3):  # one step for a whole batch there, one per item here
-            theirs = dinv.loss.SurePGLoss(
-                noise_std, gain, tau1=1e-3 * float(root[k]), rng=generator(2)
-            )(y=y, x_net=network(y), physics=physics, model=model)[k]
+            theirs = dinv.loss.SurePGLoss(noise_std, gain, tau1=float(steps[k]), rng=generator(2))(
+                y=y, x_net=network(y), physics=physics, model=model
+            )[k]
             torch.testing.assert_close(ours[k], theirs, rtol=1e-4, atol=1e-4)
 
     class SameTurns(nn.Module):
@@ -244,6 +244,10 @@ def test_pairs_of_other_views_and_of_thinned_counts_have_independent_noise() -> 
     together = (shown * wanted).mean() / (shown.square().mean() * wanted.square().mean()).sqrt()
     assert abs(float(together)) < 0.15
     torch.testing.assert_close(pairs.mean_of_parts, A.pseudo_inverse(noise), rtol=0.1, atol=0.05)
+    own = Noise2InversePairs(noise, A, 4, crop=12, reconstruct=lambda part, y: part.adjoint(y))
+    torch.testing.assert_close(4 * own.mean_of_parts, A.adjoint(noise))
+    with pytest.raises(InputError, match=r"images \(1, 1, 16, 16\).*returned \(1, 1, 12, 24\)"):
+        Noise2InversePairs(noise, A, 4, crop=12, reconstruct=lambda part, y: y)
 
     counts = torch.poisson(torch.full((1, 1, 64, 64), 20.0), generator=generator(2))
     shown, wanted = ThinnedPairs([2.0 * counts], 2.0, crop=32).draw(200, generator(3))
