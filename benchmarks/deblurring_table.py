@@ -118,16 +118,23 @@ def methods(folder: Path, device: str) -> dict[str, Method]:
     graph = it.priors.GraphLaplacian(first="tv")
     total_variation = by_sure(it.priors.TotalVariation(), it.solvers.PDHG(), 2e-3)
 
+    solved: list[tuple[Tensor, Tensor]] = []  # measurements and picture of the last TV row
+
+    def tv_row(problem: it.Problem, noise: float) -> it.Solution:
+        solution = total_variation(problem, noise)
+        solved[:] = [(problem.y, solution.x)]
+        return solution
+
     def graph_of_the_tv_row(problem: it.Problem, noise: float) -> it.Solution:
-        return by_sure(it.priors.GraphLaplacian(first=total_variation(problem, noise).x))(
-            problem, noise
-        )
+        is_known = bool(solved) and torch.equal(solved[0][0], problem.y)
+        first = solved[0][1] if is_known else tv_row(problem, noise).x
+        return by_sure(it.priors.GraphLaplacian(first=first))(problem, noise)
 
     return {
         "Tikhonov": by_sure(it.priors.Tikhonov("gradient")),
         "wavelet l1": by_sure(it.priors.WaveletL1(), it.solvers.ADMM(), 2e-3),
         "Huber-TV": by_sure(it.priors.HuberTV(0.02)),
-        "TV": total_variation,
+        "TV": tv_row,
         "TGV": by_sure(it.priors.TotalGeneralizedVariation(), it.solvers.PDHG(), 1e-2, 200),
         "graphLa+TV, discrepancy": lambda problem, noise: it.solve(problem, graph, progress=False),
         "graphLa+TV, SURE": by_sure(graph),
