@@ -141,10 +141,11 @@ class GalerkinTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map functions ``(batch, channels, *space)`` to functions ``(batch, outputs, *space)``."""
-        if x.ndim != self.dimensions + 2 or x.shape[1] != self.channels:
+        dtype = next(self.parameters()).dtype
+        if x.ndim != self.dimensions + 2 or x.shape[1] != self.channels or x.dtype != dtype:
             raise InputError(
-                f"this GalerkinTransformer takes functions of {self.channels} channels and "
-                f"{self.dimensions} spatial axes, got the shape {tuple(x.shape)}"
+                f"this GalerkinTransformer takes {dtype} functions of {self.channels} channels and "
+                f"{self.dimensions} spatial axes, got {x.dtype} of shape {tuple(x.shape)}"
             )
         return self._transform(x) if self.training else map_items(self._transform, x)
 
