@@ -105,6 +105,26 @@ def join_items(parts: Sequence[T]) -> T:
     return _rebuild(parts[0], lambda path, _: torch.cat([each[path] for each in leaves]), "")
 
 
+def map_items(function: Callable[..., T], *tensors: Tensor) -> T:
+    """Apply a function to the items of a batch, on a CPU to each item alone.
+
+    On a CPU the last bits of convolutions, Fourier transforms and products of matrices depend on
+    the number of items.
+
+    Args:
+        function: function of tensors, which returns a pytree.
+        tensors: tensors of the batch; a tensor of one item belongs to all items.
+
+    >>> map_items(torch.add, torch.zeros(3), torch.ones(1))
+    tensor([1., 1., 1.])
+    """
+    batch = max(map(len, tensors))
+    if batch <= 1 or tensors[0].device.type != "cpu":
+        return function(*tensors)
+    items = zip(*(t.expand(batch, *t.shape[1:]).split(1) for t in tensors))
+    return join_items([function(*item) for item in items])
+
+
 def blank_items(mask: Tensor, tree: T) -> T:
     """Set the items of a mask to NaN in every floating-point tensor of the batch.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.data_terms.base import ResidualTerm
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
@@ -208,11 +209,15 @@ class Sobolev(ResidualTerm):
             for axis in axes:
                 coefficients = inverse_cosine_transform(coefficients, axis)
             return coefficients
-        if residual.is_complex():
-            return torch.fft.ifftn(torch.fft.fftn(residual, dim=axes) * weights, dim=axes)
-        half = torch.fft.rfftn(residual, dim=axes)
-        half = half * weights.narrow(axes[-1], 0, half.shape[axes[-1]])
-        return torch.fft.irfftn(half, s=[residual.shape[a] for a in axes], dim=axes)
+
+        def apply(x: Tensor, weights: Tensor) -> Tensor:
+            if x.is_complex():
+                return torch.fft.ifftn(torch.fft.fftn(x, dim=axes) * weights, dim=axes)
+            half = torch.fft.rfftn(x, dim=axes)
+            half = half * weights.narrow(axes[-1], 0, half.shape[axes[-1]])
+            return torch.fft.irfftn(half, s=[x.shape[a] for a in axes], dim=axes)
+
+        return map_items(apply, residual, weights)
 
     def __repr__(self) -> str:
         return self._describe(f"{self.order:g}")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError, warn_user
 from invtoolbox.networks.unet import UNet
 
@@ -98,13 +99,10 @@ class DiffusionUNet(UNet):
                 f"level, or images with their noise map, got {tuple(x.shape)}"
             )
         sigma = sigma.expand(len(x))
-        if not self.training:
-            self._check_scale(x, sigma)
-        if not self.training and x.device.type == "cpu":
-            # The convolutions of small images round differently in a batch.
-            items = zip(x.split(1), sigma.split(1))
-            return torch.cat([self._clean(item, level) for item, level in items])
-        return self._clean(x, sigma)
+        if self.training:
+            return self._clean(x, sigma)
+        self._check_scale(x, sigma)
+        return map_items(self._clean, x, sigma)
 
     def _check_scale(self, x: Tensor, sigma: Tensor) -> None:
         """Warn of pictures that are far outside of the scale of the training."""

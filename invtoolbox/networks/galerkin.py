@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}
@@ -140,15 +141,13 @@ class GalerkinTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map functions ``(batch, channels, *space)`` to functions ``(batch, outputs, *space)``."""
-        if x.ndim != self.dimensions + 2 or x.shape[1] != self.channels:
+        dtype = next(self.parameters()).dtype
+        if x.ndim != self.dimensions + 2 or x.shape[1] != self.channels or x.dtype != dtype:
             raise InputError(
-                f"this GalerkinTransformer takes functions of {self.channels} channels and "
-                f"{self.dimensions} spatial axes, got the shape {tuple(x.shape)}"
+                f"this GalerkinTransformer takes {dtype} functions of {self.channels} channels and "
+                f"{self.dimensions} spatial axes, got {x.dtype} of shape {tuple(x.shape)}"
             )
-        if not self.training and x.device.type == "cpu":
-            # Products of matrices round differently in a batch.
-            return torch.cat([self._transform(item) for item in x.split(1)])
-        return self._transform(x)
+        return self._transform(x) if self.training else map_items(self._transform, x)
 
     def _transform(self, x: Tensor) -> Tensor:
         space = x.shape[2:]

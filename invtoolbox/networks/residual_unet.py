@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.networks.unet import UNet
 
@@ -64,10 +65,7 @@ class ResidualUNet(UNet):
                 f"this ResidualUNet takes images (batch, {self.channels}, rows, columns) and a "
                 f"level, or images with their noise map, got {tuple(x.shape)}"
             )
-        if not self.training and x.device.type == "cpu":
-            # The convolutions of small images round differently in a batch.
-            return torch.cat([self._clean(item) for item in x.split(1)])
-        return self._clean(x)
+        return self._clean(x) if self.training else map_items(self._clean, x)
 
     def _clean(self, x: Tensor) -> Tensor:
         return x[:, :-1] + self.transform(x)

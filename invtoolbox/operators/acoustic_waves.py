@@ -206,9 +206,9 @@ class AcousticWaves(Operator):
     def _forward(self, x: Tensor) -> Tensor:
         import deepwave
 
-        if self._margin and len(x) > 1 and x.device.type == "cpu":
-            # The last bits of deepwave's gradient through interpolated positions depend on the number
-            # of items, so each item is computed alone.
+        if len(x) > 1 and x.device.type == "cpu":
+            # The last bits of deepwave's gradient depend on the number of items, so each item is
+            # computed alone.
             items = torch.arange(len(x)).split(1)
             return torch.cat([self.select(k)._forward(x[k]) for k in items])
         x = x.clamp(*self.velocities)

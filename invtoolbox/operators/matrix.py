@@ -10,6 +10,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.linear_map import vectorize
 from invtoolbox.kernels.points.sparse_product import SparseProduct
@@ -254,7 +255,8 @@ class Function(Operator):
 
     The function takes ``(batch, *domain_shape)`` and is differentiable by autograd. The parameters
     of a `torch.nn.Module` are the `parameters()` of the operator; the module itself is never
-    written to.
+    written to. On a CPU a module is applied to each item alone, so that an item has the same bits
+    in a batch.
 
     Args:
         function: function or module.
@@ -285,11 +287,12 @@ class Function(Operator):
         )
 
     def _forward(self, x: Tensor) -> Any:
-        if self.replacements:
-            return torch.func.functional_call(
-                cast(nn.Module, self.function), self.replacements, (x,)
-            )
-        return self.function(x)
+        module = self.function
+        if not isinstance(module, nn.Module):
+            return module(x)
+        if not self.replacements:
+            return map_items(module, x)
+        return map_items(lambda v: torch.func.functional_call(module, self.replacements, (v,)), x)
 
     def parameters(self) -> dict[str, Tensor]:
         own = dict(self.function.named_parameters()) if isinstance(self.function, nn.Module) else {}

@@ -211,9 +211,15 @@ class WaveSceneFile(CheckedScene[WaveScene]):
                 f"{path}: a model of shape {values.shape} in cells of {table.cell:g} m cannot have "
                 f"cells of {spacing:g} m; give two axes, and a multiple of the cells"
             )
-        ends = (table.rows, table.columns)
-        parts = tuple(slice(*(end or (0, n))) for end, n in zip(ends, values.shape))
-        values = values[parts]
+        ends = [end or (0, n) for end, n in zip((table.rows, table.columns), values.shape)]
+        if any(not 0 <= first < last <= n for (first, last), n in zip(ends, values.shape)):
+            raise InputError(
+                f"{path}: rows {list(ends[0])} and columns {list(ends[1])} are no part of a model of "
+                f"shape {values.shape}; give the first one and one behind the last"
+            )
+        values = values[slice(*ends[0]), slice(*ends[1])]
+        if not np.isfinite(values).all():
+            raise InputError(f"{path}: the model holds NaN or infinite values; fill them")
         rows, columns = (n // factor for n in values.shape)
         if not rows or not columns:
             raise InputError(f"{path}: no cell is left of the model; check rows and columns")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from invtoolbox.core.constants import convert
 from invtoolbox.core.in_place import add, add_product, multiply
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
@@ -143,9 +144,6 @@ def _least_squares(matrix: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
 #: Pairs ``(rho_i, K_i)``, the weights ``(batch,)``; no operator is the identity.
 Penalties = Sequence[tuple[Tensor, LinearOperator | None]]
 
-#: Number of values from which on a CPU transforms an image by itself.
-_LARGE = 1 << 15
-
 
 def solve_quadratic(
     objective: Objective, penalties: Penalties, right: Tensor, iterations: int
@@ -221,20 +219,13 @@ def system_symbol(
 
 
 def apply_multiplier(x: Tensor, multiplier: Tensor) -> Tensor:
-    """Multiply in the Fourier domain.
-
-    Large items are transformed one by one, because then they stay in the cache of a CPU.
-    """
+    """Multiply in the Fourier domain."""
     axes = tuple(range(2, x.ndim))
-    if x.is_cuda or x[0].numel() < _LARGE or len(x) == 1:
+
+    def apply(x: Tensor, multiplier: Tensor) -> Tensor:
         return torch.fft.irfftn(torch.fft.rfftn(x, dim=axes) * multiplier, s=x.shape[2:], dim=axes)
-    out = torch.empty_like(x)
-    for k in range(len(x)):
-        own = multiplier[k : k + 1] if len(multiplier) > 1 else multiplier
-        out[k : k + 1] = torch.fft.irfftn(
-            torch.fft.rfftn(x[k : k + 1], dim=axes).mul_(own), s=x.shape[2:], dim=axes
-        )
-    return out
+
+    return map_items(apply, x, multiplier)
 
 
 def _conjugate_gradients(

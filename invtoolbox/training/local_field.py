@@ -1,7 +1,7 @@
 """Local fields: a learned inverse that computes every pixel from a patch of a first reconstruction.
 
 `LocalField` is the network and `AtPixels` the loss that trains it at a few random pixels, so that
-the memory of a step does not grow with the image. `InpaintingPairs` are pairs for inpainting with
+the memory of a step hardly grows with the image. `InpaintingPairs` are pairs for inpainting with
 super-resolution.
 """
 
@@ -38,7 +38,7 @@ class LocalField(nn.Module):
     mean with learned weights is subtracted before a network of dense layers and added to the
     result, so brightness needs no training. The network contains no size: it computes images of any
     size, a few thousand pixels at a time, and also values between pixels. It sees nothing but the
-    patch, so a few images teach it, and its memory does not grow with them (Khorashadizadeh,
+    patch, so a few images teach it, and its memory hardly grows with them (Khorashadizadeh,
     Liaudat, Liu, McEwen and Dokmanic, "LoFi: Neural local fields", 2024; their filter over the
     whole image is left out). Train it with the loss `AtPixels`.
 
@@ -119,13 +119,16 @@ class LocalField(nn.Module):
                 those of ``x``.
 
         Raises:
-            InputError: The channels are wrong, or the patch is larger than the image.
+            InputError: The channels or the precision are wrong, or the patch is larger than the image.
         """
         self._check(x)
         self._compare_noise(x)
-        rows, columns = x.shape[-2:] if size is None else size
-        if min(rows, columns) < 1:
-            raise InputError(f"LocalField computes images of at least 1 x 1 pixels, got {size}")
+        size = x.shape[-2:] if size is None else size
+        if isinstance(size, int) or len(size) != 2 or min(size) < 1:
+            raise InputError(
+                f"LocalField computes images of (rows, columns), at least 1 x 1, got {size}"
+            )
+        rows, columns = size
         images = []
         # Item by item, because a product of matrices rounds differently in a batch.
         for item in self._extend(x).split(1):
@@ -145,6 +148,11 @@ class LocalField(nn.Module):
                 ``(batch, n, 2)``; the centre of the first of m rows is ``0.5 / m``.
         """
         self._check(x)
+        if places.ndim != 3 or len(places) != len(x) or places.shape[2] != 2:
+            raise InputError(
+                f"LocalField takes places ({len(x)}, n, 2) for {len(x)} images, got "
+                f"{tuple(places.shape)}"
+            )
         return self._compute(self._extend(x), places)
 
     def remember(self, x: Tensor) -> None:
@@ -181,11 +189,12 @@ class LocalField(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         wanted = self.channels + (1 if self.mask else 0)
-        if x.ndim != 4 or x.shape[1] != wanted:
+        dtype = self.offsets.dtype
+        if x.ndim != 4 or x.shape[1] != wanted or x.dtype != dtype:
             with_mask = ", the mask included" if self.mask else ""
             raise InputError(
-                f"this LocalField takes images (batch, {wanted}, rows, columns){with_mask}, got "
-                f"{tuple(x.shape)}"
+                f"this LocalField takes {dtype} images (batch, {wanted}, rows, columns){with_mask}, "
+                f"got {x.dtype} of shape {tuple(x.shape)}"
             )
         if min(x.shape[2:]) < 2 * self.radius + 1:
             raise InputError(

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 
 
@@ -74,10 +75,9 @@ class Conditioned(nn.Module):
             )
         if values.ndim:
             return torch.cat([self._answer(y[k : k + 1], values[k]) for k in range(len(y))])
-        if self.training or y.device.type != "cpu":
+        if self.training:
             return self._answer(y, values)
-        # Products of matrices round differently in a batch.
-        return torch.cat([self._answer(item, values) for item in y.split(1)])
+        return map_items(lambda item: self._answer(item, values), y)
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Draw weights from the range, ``(count,)``.

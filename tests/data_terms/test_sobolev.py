@@ -100,6 +100,12 @@ def test_gradient_prox_and_curvature(name: str) -> None:
     )
 
 
+def test_an_item_has_the_same_bits_alone() -> None:
+    p, y = (noise(3, 1, 15, 15, seed=s) for s in (0, 1))
+    found = Sobolev(-1.0).grad(p, y)
+    assert torch.equal(Sobolev(-1.0).grad(p[1:2], y[1:2]), found[1:2])
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64, torch.complex128])
 def test_items_precision_and_purity(name: str, dtype: torch.dtype) -> None:

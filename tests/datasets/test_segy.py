@@ -82,6 +82,45 @@ def test_map_coordinates_keep_their_centimetres(tmp_path: Path) -> None:
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
 
+def patched(path: Path, place: int, value: int) -> bytes:
+    """Return the content of a file of six traces with another field of two bytes in each."""
+    content = bytearray(path.read_bytes())
+    for trace in range(6):
+        at = 3600 + 256 * trace + place
+        content[at : at + 2] = value.to_bytes(2, "big", signed=True)
+    return bytes(content)
+
+
+def test_fields_of_the_traces_count(tmp_path: Path) -> None:
+    path = write(tmp_path / "line.sgy")
+    plain = datasets.read_segy(path).records
+    path.write_bytes(patched(path, 108, 6))  # milliseconds, at 2 ms per sample
+    late = datasets.read_segy(path).records
+    assert late.shape == (2, 3, 7) and torch.equal(late[..., 3:], plain) and not late[..., :3].any()
+    path.write_bytes(patched(path, 108, -2))
+    assert torch.equal(datasets.read_segy(path).records, plain[..., 1:])
+    path.write_bytes(patched(path, 108, 3))
+    with pytest.raises(InputError, match="between samples"):
+        datasets.read_segy(path)
+    path.write_bytes(patched(path, 108, 0))
+    for place, value in ((114, 4), (116, 2000)):
+        path.write_bytes(patched(path, place, value))
+    content = path.read_bytes()
+    path.write_bytes(content[:3216] + bytes(6) + content[3222:])
+    found = datasets.read_segy(path)
+    assert found.time_step == pytest.approx(2e-3) and torch.equal(found.records, plain)
+
+
+def test_a_file_without_places(tmp_path: Path) -> None:
+    path = write(tmp_path / "line.sgy")
+    content = bytearray(path.read_bytes())
+    for trace in range(6):
+        content[3600 + 256 * trace + 72 : 3600 + 256 * trace + 88] = bytes(16)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="at one place; write their coordinates"):
+        datasets.read_segy(path).line()
+
+
 def test_open_names_the_reader(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="line.sgy: .*read_segy"):
         datasets.open(write(tmp_path / "line.sgy"))

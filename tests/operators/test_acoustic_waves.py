@@ -97,8 +97,10 @@ def test_shots_are_blocks_and_items_are_independent() -> None:
     assert torch.equal(alone(x), y)
 
 
-def test_the_gradient_of_an_item_does_not_depend_on_the_others() -> None:
-    A, x = survey(), media(3, torch.float32)  # a shot lies between two cells
+@pytest.mark.parametrize("along", [145.0, 140.0])  # between two cells, and in one
+def test_the_gradient_of_an_item_does_not_depend_on_the_others(along: float) -> None:
+    A = survey(shots=torch.tensor([[20.0, 60.0], [20.0, along]]))
+    x = media(3, torch.float32)
     y = A(x + 20)
 
     def gradient(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -321,6 +321,16 @@ def test_what_is_no_sparse_matrix_gets_one_sentence(matrix: torch.Tensor, messag
         it.as_operator(_sparse().to_sparse_csr(), (1, 5, 5))
 
 
+def test_an_item_has_the_same_bits_alone_through_a_network() -> None:
+    torch.manual_seed(0)
+    layers = torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(512, 10)
+    network = torch.nn.Sequential(*layers)
+    A, x = it.as_operator(network, (1, 8, 8)), torch.rand(3, 1, 8, 8)
+    assert torch.equal(A(x)[1:2], A(x[1:2]))
+    slope = A.linearize(x).adjoint(torch.ones(3, 10))
+    assert torch.equal(slope[1:2], A.linearize(x[1:2]).adjoint(torch.ones(1, 10)))
+
+
 def test_functions_and_networks() -> None:
     A = it.as_operator(lambda x: x[..., ::2] * 3, (2, 8), linear=True, channelwise=True)
     assert A.range_shape == (2, 4) and _dot_test(A) < 1e-6

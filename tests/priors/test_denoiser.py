@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.priors import Denoiser, DnCNN, load_dncnn
 
@@ -126,10 +128,22 @@ def test_rescaling_gives_a_fixed_network_other_levels() -> None:
 
     prior = Denoiser(network, sigma=0.1, trained_level=0.1, rescale=True)
     out = prior.denoise(torch.full((4, 1, 2, 2), 0.5), torch.tensor([0.1, 0.2, 0.05, 0.0]))
-    assert not prior.fixed_level and seen[0][:, 0, 0, 0].tolist() == pytest.approx(
+    assert not prior.fixed_level and torch.cat(seen)[:, 0, 0, 0].tolist() == pytest.approx(
         [0.5, 0.25, 0.5, 0.5]
     )
     assert out[:, 0, 0, 0].tolist() == pytest.approx([0.49, 0.48, 0.495, 0.5])
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_convolutions_give_an_item_the_same_bits_alone(learned: bool) -> None:
+    torch.manual_seed(0)
+    if learned:
+        prior: Any = it.priors.LearnedProximal(it.priors.ConvexEnergy(1, (4,), (4,), (1,)))
+    else:
+        prior = Denoiser(DnCNN(depth=3, width=8))
+    x = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    together = prior.prox(x, 1.0)
+    assert all(torch.equal(prior.prox(x[k : k + 1], 1.0)[0], together[k]) for k in range(4))
 
 
 def test_channels_and_complex_images() -> None:
@@ -138,7 +152,7 @@ def test_channels_and_complex_images() -> None:
     sigmas = torch.tensor([1.0, 2.0])
     expected = x / (1 + sigmas.view(-1, 1, 1, 1) ** 2)
     torch.testing.assert_close(Denoiser(network, channelwise=True).denoise(x, sigmas), expected)
-    assert network.calls[-1][0].shape == (6, 1, 4, 4)
+    assert torch.cat([seen for seen, *_ in network.calls]).shape == (6, 1, 4, 4)
     z = torch.complex(x, x.flip(1))
     torch.testing.assert_close(
         Denoiser(network, channelwise=True).denoise(z, sigmas),
@@ -212,13 +226,16 @@ def test_luminance_and_chrominance_are_denoised_apart_and_turned_back() -> None:
     mean = x.mean(1, keepdim=True)
     expected = weights[:, 0].view(2, 1, 1, 1) * mean + weights[:, 1].view(2, 1, 1, 1) * (x - mean)
     torch.testing.assert_close(clean, expected)
-    parts, levels = (value.view(2, 3, *value.shape[1:]) for value in network.calls[0][:2])
+    parts, levels = (
+        torch.cat(values).view(2, 3, *values[0].shape[1:])
+        for values in itertools.islice(zip(*network.calls), 2)
+    )
     torch.testing.assert_close(parts[:, 0, 0], x.mean(1))
     noise = (parts[:, :, 0] / levels.view(2, 3, 1, 1)).square().flatten(1).sum(1)
     torch.testing.assert_close(noise, (x / sigma.view(2, 1, 1, 1)).square().flatten(1).sum(1))
     network.calls.clear()
     assert shown.denoise(x[:, :1], 0.5).shape == (2, 1, 8, 10)  # grey pictures as they are
-    torch.testing.assert_close(network.calls[0][0], x[:, :1])
+    torch.testing.assert_close(torch.cat([seen for seen, *_ in network.calls]), x[:, :1])
 
 
 def test_complex_images_take_their_levels_from_real_numbers(

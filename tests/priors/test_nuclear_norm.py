@@ -83,6 +83,17 @@ def test_batch_equals_items_bitwise(name: str) -> None:
         assert torch.equal(prior.prox(x[k : k + 1], steps[k : k + 1])[0], prior.prox(x, steps)[k])
 
 
+def test_items_of_odd_sizes_have_the_same_bits_alone_and_nan_stays_in_its_item() -> None:
+    prior, x = NuclearNorm(), images(4, 5, 7, 9)
+    found, energy = prior.prox(x, 0.5), prior.energy(x)
+    for k in range(4):
+        assert torch.equal(prior.prox(x[k : k + 1], 0.5)[0], found[k])
+        assert torch.equal(prior.energy(x[k : k + 1])[0], energy[k])
+    x[1, 2, 3, 4] = torch.nan
+    assert bool(prior.prox(x, 0.5)[1].isnan().all()) and bool(prior.energy(x)[1].isnan())
+    assert torch.equal(prior.prox(x, 0.5)[2:], found[2:])
+
+
 def test_the_prox_lowers_the_rank() -> None:
     x = images(1, 6, 8, 9)
     values = torch.linalg.svdvals(x.flatten(2))[0]

@@ -66,7 +66,7 @@ def test_an_axis_of_one_pixel_does_not_hide_the_spectrum() -> None:
 
 
 def test_settings_are_checked() -> None:
-    for frequency in (0.0, "fourier"):
+    for frequency in (0.0, float("inf"), "fourier"):
         with pytest.raises(it.InputError, match="frequency"):
             it.priors.SineNetwork(frequency=frequency)  # type: ignore[arg-type]
     square = it.as_operator(lambda x: x**2, (1, 4, 4))
@@ -74,3 +74,6 @@ def test_settings_are_checked() -> None:
         it.priors.SineNetwork(frequency="spectrum").prepare(
             it.Problem(torch.ones(1, 1, 4, 4), square), it.solve
         )
+    complex_ = it.Problem(torch.ones(1, 1, 4, dtype=torch.complex64), it.operators.Fourier((1, 4)))
+    with pytest.raises(it.InputError, match="SineNetwork makes real images"):
+        it.solve(complex_, it.priors.SineNetwork(), progress=False)

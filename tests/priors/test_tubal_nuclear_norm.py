@@ -27,6 +27,14 @@ def test_keeps_the_contracts_and_is_the_definition(frames: int, complex_: bool) 
     torch.testing.assert_close(TubalNuclearNorm().energy(x), expected)
 
 
+def test_an_item_has_the_same_bits_alone() -> None:
+    prior, x = TubalNuclearNorm(), drawn(3, 8, 16, 12).float()
+    found, energy = prior.prox(x, 0.3), prior.energy(x)
+    for k in range(3):
+        assert torch.equal(prior.prox(x[k : k + 1], 0.3)[0], found[k])
+        assert torch.equal(prior.energy(x[k : k + 1])[0], energy[k])
+
+
 def test_axes() -> None:
     x = drawn(2, 1, 5, 3, 4)
     moved = TubalNuclearNorm(tubes=2, rows=3).prox(x, torch.tensor([0.1, 0.5]).double())

@@ -88,7 +88,10 @@ def test_records_of_a_file(scene: Path) -> None:
         ({"inversion.spacing": 7.0}, "cannot have cells of 7 m"),
         ({"survey.path": "line.sgy"}, "either a path or the table"),
         ({"inversion.order": -1.0}, "needs its length in seconds"),
-        ({"survey.simulate.rows": [30, 40]}, "no cell is left"),
+        ({"survey.simulate.rows": [23, 24]}, "no cell is left"),
+        ({"survey.simulate.rows": [0, 40]}, r"rows \[0, 40\] .* no part of a model"),
+        ({"survey.simulate.columns": [-5, 10]}, r"columns \[-5, 10\] are no part"),
+        ({"survey.simulate.path": "holes.npy"}, "holes.npy: the model holds NaN"),
         ({"inversion.time_step": 0.1}, "time steps of 0.1 s are unstable"),
         ({"inversion.start": "start.npy"}, r"start.npy: the start has the shape \(3,\)"),
         ({"inversion.start": "pair.npz"}, "pair.npz: the start is one array"),
@@ -96,6 +99,7 @@ def test_records_of_a_file(scene: Path) -> None:
 )
 def test_faults(scene: Path, changes: dict[str, Any], message: str) -> None:
     np.save("start.npy", np.zeros(3))
+    np.save("holes.npy", np.full((24, 42), np.nan))
     np.savez("pair.npz", a=np.zeros(3), b=np.zeros(3))
     with pytest.raises(it.InputError, match=message):
         it.run(scene, changes, "no", progress=False)

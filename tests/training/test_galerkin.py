@@ -56,3 +56,5 @@ def test_bad_input() -> None:
         GalerkinTransformer(kernel=4)
     with pytest.raises(InputError, match="1 channels and 1 spatial axes"):
         GalerkinTransformer(width=8, heads=2, depth=1)(torch.zeros(1, 2, 9))
+    with pytest.raises(InputError, match="takes torch.float32 functions .* got torch.complex64"):
+        GalerkinTransformer(width=8, heads=2, depth=1)(torch.zeros(1, 1, 9, dtype=torch.complex64))

@@ -116,12 +116,18 @@ def test_bad_input() -> None:
     network = LocalField(width=8)
     with pytest.raises(InputError, match="9 pixels wide, and the image has 8 x 20"):
         network(torch.zeros(1, 1, 8, 20))
-    with pytest.raises(InputError, match="takes images"):
+    with pytest.raises(InputError, match=r"takes torch.float32 images \(batch, 1, rows"):
         network(torch.zeros(1, 2, 20, 20))
+    with pytest.raises(InputError, match="got torch.complex64"):
+        network(torch.zeros(1, 1, 20, 20, dtype=torch.complex64))
+    with pytest.raises(InputError, match=r"places \(1, n, 2\) for 1 images"):
+        network.at(torch.zeros(1, 1, 20, 20), torch.zeros(5, 2))
     with pytest.raises(InputError, match="the mask included"):
         LocalField(width=8, mask=True)(torch.zeros(1, 1, 20, 20))
     with pytest.raises(InputError, match="at least 1 x 1"):
         network(torch.zeros(1, 1, 20, 20), size=(0, 10))
+    with pytest.raises(InputError, match=r"images of \(rows, columns\), .* got 40"):
+        network(torch.zeros(1, 1, 20, 20), size=40)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at least two rings"):
         LocalField(rings=1)
     with pytest.raises(InputError, match="at least one pixel"):

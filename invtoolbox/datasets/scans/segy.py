@@ -25,7 +25,8 @@ class SeismicRecords:
     """Records of the shots of a survey.
 
     Attributes:
-        records: ``(shots, receivers, samples)``, in the unit of the file.
+        records: ``(shots, receivers, samples)`` from the time of the shot on, in the unit of the
+            file. If the file begins later, the first samples are 0.
         shots: positions of the shots, depth, x and y in metres, ``(shots, 3)``, in double precision,
             because map coordinates have seven digits before the point. The depth counts from the
             highest position.
@@ -46,8 +47,16 @@ class SeismicRecords:
         The coordinates are the depth and the distance along the line that fits all positions best,
         from the first position on, in metres, as `operators.AcousticWaves` takes them in two
         dimensions.
+
+        Raises:
+            InputError: all positions are the same, because the file holds none.
         """
         flat = torch.cat([self.shots[:, 1:], self.receivers[..., 1:].flatten(0, 1)])
+        if bool((flat == flat[0]).all()):
+            raise InputError(
+                f"{self.source}: all shots and receivers are at one place; write their coordinates "
+                "into the headers of the traces, or take records alone"
+            )
         middle = flat.mean(0)
         direction = torch.linalg.svd(flat - middle, full_matrices=False).Vh[0]
         # Along the axis that the line follows most, and not against it.
@@ -72,7 +81,8 @@ def read_segy(path: str | Path) -> SeismicRecords:
 
     Raises:
         InputError: the file is truncated or no SEG-Y, its samples are of an unknown format, its
-            coordinates are angles, or its shots have different numbers of traces.
+            coordinates are angles, its shots have different numbers of traces, or its traces begin
+            at different times.
     """
     file = require_file(path)
     with decoding(file, "SEG-Y"):
@@ -89,6 +99,9 @@ def read_segy(path: str | Path) -> SeismicRecords:
                 f"{', '.join(map(str, _TYPES))} are read; convert it to IEEE floats (5)"
             )
         start = _FILE_HEADER + 3200 * max(_signed(content, 3504, order), 0)
+        if len(content) >= start + _TRACE_HEADER:  # some files state both per trace only
+            samples = samples or _short(content, start + 114, order)
+            step = step or _short(content, start + 116, order)
         width = np.dtype(_TYPES[code]).itemsize
         length = _TRACE_HEADER + samples * width
         count, rest = divmod(len(content) - start, length)
@@ -107,6 +120,16 @@ def read_segy(path: str | Path) -> SeismicRecords:
             raise InputError(
                 "its coordinates are angles (longitude and latitude); project them to metres"
             )
+        delays = _scaled(heads, 108, 214, order, "i2") * 1e3 / step  # in samples
+        if (delays != delays[0]).any() or delays[0] % 1 or delays[0] > 10 * samples:
+            raise InputError(
+                "its traces begin at different times after the shot, between samples, or after ten "
+                "times their length; shift them to one whole sample"
+            )
+        lead = int(delays[0])
+        values = np.pad(values[:, max(-lead, 0) :], ((0, 0), (max(lead, 0), 0)))
+        if not values.shape[1]:
+            raise InputError("its traces end before the shot")
         metres = _METRES.get(_signed(content, 3254, order), 1.0)
         sources, receivers = (metres * places for places in _places(heads, order))
         names = _column(heads, 8, "i4", order)
@@ -135,6 +158,13 @@ def _column(heads: np.ndarray, place: int, kind: str, order: str) -> np.ndarray:
     return part.view(order + kind)[:, 0].astype(np.int64)
 
 
+def _scaled(heads: np.ndarray, place: int, scalar: int, order: str, kind: str = "i4") -> np.ndarray:
+    """Return a field of every trace header, times its scalar or, if that is negative, over it."""
+    factor = _column(heads, scalar, "i2", order).astype(np.float64)
+    factor = np.where(factor < 0, 1 / np.maximum(-factor, 1), np.maximum(factor, 1))
+    return _column(heads, place, kind, order) * factor
+
+
 def _samples(body: np.ndarray, code: int, order: str) -> np.ndarray:
     raw = body.view(order + _TYPES[code])
     if code != 1:
@@ -150,9 +180,7 @@ def _places(heads: np.ndarray, order: str) -> tuple[np.ndarray, np.ndarray]:
     """Return depth, x and y of the shot and of the receiver of every trace, in the file's unit."""
 
     def scaled(place: int, scalar: int) -> np.ndarray:
-        factor = _column(heads, scalar, "i2", order).astype(np.float64)
-        factor = np.where(factor < 0, 1 / np.maximum(-factor, 1), np.maximum(factor, 1))
-        return _column(heads, place, "i4", order) * factor
+        return _scaled(heads, place, scalar, order)
 
     surface, below = scaled(44, 68), scaled(48, 68)
     shots = np.stack([below - surface, scaled(72, 70), scaled(76, 70)], 1)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.imaging import fft_convolution as fft
@@ -100,7 +101,9 @@ class Blur3D(LinearOperator):
             kernel = F.pad(kernel, padding).roll(
                 [-(k // 2) for k in self.kernel.shape[-3:]], (-3, -2, -1)
             )
-        return torch.fft.rfftn(kernel, s=self._length, dim=(-3, -2, -1))
+        return map_items(
+            lambda item: torch.fft.rfftn(item, s=self._length, dim=(-3, -2, -1)), kernel
+        )
 
     def _forward(self, x: Tensor) -> Tensor:
         if x.is_complex():
@@ -137,9 +140,12 @@ class Blur3D(LinearOperator):
 
     def _filter(self, x: Tensor, multiplier: Tensor) -> Tensor:
         dims = (-3, -2, -1)
-        return torch.fft.irfftn(
-            torch.fft.rfftn(x, s=self._length, dim=dims) * multiplier, s=self._length, dim=dims
-        )
+
+        def apply(x: Tensor, multiplier: Tensor) -> Tensor:
+            half = torch.fft.rfftn(x, s=self._length, dim=dims) * multiplier
+            return torch.fft.irfftn(half, s=self._length, dim=dims)
+
+        return map_items(apply, x, multiplier)
 
     # -- closed forms ------------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invtoolbox.core.pytrees import map_items
+
 #: numpy's names: "reflect" mirrors without repeating the edge pixel (d c b | a b c d | c b a).
 PAD_MODES = {"reflect": "reflect", "periodic": "circular", "zero": "constant"}
 
@@ -78,12 +80,9 @@ def plan(
         edge = 2048 if device.type == "cuda" else 384
     # At least half of a tile must be new pixels, otherwise the overlap is most of the work.
     length = tuple(min(fast_length(n), fast_length(max(edge, 2 * k))) for n, k in zip(size, kernel))
-    # MKL's real transforms of rows of up to 32 pixels round differently in a batch than alone
-    # (float32), and the line search of a solver amplifies this thousandfold; longer transforms are
-    # bitwise equal.
-    length = length[0], max(length[1], 36)
     return Plan(
-        length, (min(length[0], size[0]) - kernel[0] + 1, min(length[1], size[1]) - kernel[1] + 1)
+        (length[0], length[1]),
+        (min(length[0], size[0]) - kernel[0] + 1, min(length[1], size[1]) - kernel[1] + 1),
     )
 
 
@@ -108,29 +107,28 @@ def groups(x: Tensor, area: int) -> Iterator[tuple[slice, slice]]:
 
 def spectrum(kernel: Tensor, length: tuple[int, int]) -> Tensor:
     """Compute the transform of a kernel whose first entry lies at the origin."""
-    return torch.fft.rfft2(kernel, s=length)
+    return map_items(lambda item: torch.fft.rfft2(item, s=length), kernel)
 
 
 def transfer(kernel: Tensor, size: tuple[int, int]) -> Tensor:
     """Compute the transform of a kernel whose centre ``(kh // 2, kw // 2)`` lies at the origin."""
     kh, kw = kernel.shape[-2:]
     whole = F.pad(kernel, (0, size[1] - kw, 0, size[0] - kh))
-    return torch.fft.rfft2(torch.roll(whole, (-(kh // 2), -(kw // 2)), dims=(-2, -1)))
+    return map_items(torch.fft.rfft2, torch.roll(whole, (-(kh // 2), -(kw // 2)), dims=(-2, -1)))
 
 
 def apply_multiplier(x: Tensor, multiplier: Tensor) -> Tensor:
     """Multiply in the Fourier domain: periodic convolution with a transfer function."""
-    return inverse(torch.fft.rfft2(x) * multiplier, x.shape[-1])
+    return _filter(x, multiplier, (x.shape[-2], x.shape[-1]))
 
 
-def inverse(half: Tensor, width: int) -> Tensor:
-    """Invert `torch.fft.rfft2` of planes, with bitwise the same result alone and in a batch."""
-    if half.device.type == "cuda":
-        return torch.fft.irfft2(half, s=(half.shape[-2], width))
-    # On some processors MKL's transforms of columns round differently in a batch than alone;
-    # transforms of rows do not, and a copy costs little.
-    columns = torch.fft.ifft(half.mT.contiguous(), dim=-1)
-    return torch.fft.irfft(columns.mT.contiguous(), n=width)
+def _filter(x: Tensor, multiplier: Tensor, size: tuple[int, int]) -> Tensor:
+    """Multiply in the Fourier domain of planes that zeros extend to ``size``."""
+
+    def apply(x: Tensor, multiplier: Tensor) -> Tensor:
+        return torch.fft.irfft2(torch.fft.rfft2(x, s=size) * multiplier, s=size)
+
+    return map_items(apply, x, multiplier)
 
 
 def valid_convolution(
@@ -145,7 +143,7 @@ def valid_convolution(
     out: Tensor | None = None
     for r, c, h, w in _tiles(size, cut.tile):
         part = x[..., r : r + h + kh - 1, c : c + w + kw - 1]
-        piece = inverse(torch.fft.rfft2(part, s=(n0, n1)) * kernel_spectrum, n1)
+        piece = _filter(part, kernel_spectrum, (n0, n1))
         # The first kernel - 1 outputs of a periodic convolution have wrapped around.
         piece = piece[..., kh - 1 : kh - 1 + h, kw - 1 : kw - 1 + w]
         if (h, w) == size:
@@ -172,7 +170,7 @@ def valid_transpose(
         part = F.pad(
             y[..., r : r + h, c : c + w], (kw - 1, n1 - w - kw + 1, kh - 1, n0 - h - kh + 1)
         )
-        piece = inverse(torch.fft.rfft2(part) * conjugate, n1)
+        piece = _filter(part, conjugate, (n0, n1))
         piece = piece[..., : h + kh - 1, : w + kw - 1]
         if (h, w) == size:
             return piece

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.pytrees import blank_items, map_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand, inner
 from invtoolbox.priors.base import ExplicitPrior
@@ -73,12 +74,16 @@ class NuclearNorm(ExplicitPrior):
 
     def energy(self, x: Tensor) -> Tensor:
         fixed = x.detach()
-        total = torch.linalg.svdvals(self._reduce(self._matrices(fixed)[0])).flatten(1).sum(1)
+        finite, wrong = _replace_infinite(fixed)
+        total = blank_items(wrong, map_items(self._sum_values, finite))
         if not (x.requires_grad and torch.is_grad_enabled()):
             return total
         # Automatic differentiation of a QR decomposition fails at matrices of lower rank, and the
         # solutions are such matrices.
         return total + inner(x - fixed, self.gradient(fixed))
+
+    def _sum_values(self, x: Tensor) -> Tensor:
+        return torch.linalg.svdvals(self._reduce(self._matrices(x)[0])).flatten(1).sum(1)
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """Return the subgradient of least norm, ``U V^H`` of every matrix.
@@ -86,7 +91,7 @@ class NuclearNorm(ExplicitPrior):
         Singular values that are 0 to rounding are left out.
         """
 
-        def inverse(values: Tensor) -> Tensor:
+        def inverse(values: Tensor, _: Tensor) -> Tensor:
             least = 32 * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
             return torch.where(
                 values > least,
@@ -94,22 +99,31 @@ class NuclearNorm(ExplicitPrior):
                 torch.zeros_like(values),
             )
 
-        return self._filter(x, inverse)
+        return self._filter(x, inverse, torch.zeros(1))
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
-        return self._filter(x, lambda values: shrinkage(values, expand(step, values)))
+        steps = torch.as_tensor(step, dtype=x.real.dtype, device=x.device).reshape(-1)
+        return self._filter(x, lambda values, t: shrinkage(values, expand(t, values)), steps)
 
-    def _filter(self, x: Tensor, factor: Callable[[Tensor], Tensor]) -> Tensor:
+    def _filter(
+        self, x: Tensor, factor: Callable[[Tensor, Tensor], Tensor], setting: Tensor
+    ) -> Tensor:
         """Return ``U f(S) S V^H`` of every matrix ``M = U S V^H``.
 
-        It is computed from the side of the small matrix: ``U f U^H M`` or ``M V f V^H``.
+        It is computed from the side of the small matrix: ``U f U^H M`` or ``M V f V^H``. f is a
+        function of S and of the setting, ``(1 or batch,)``.
         """
-        matrices, shape = self._matrices(x)
-        left, values, right = torch.linalg.svd(self._reduce(matrices), full_matrices=False)
-        f = factor(values).unsqueeze(-2)
-        if matrices.shape[-2] > matrices.shape[-1]:
-            return self._image(matrices @ ((right.mH * f) @ right), shape)
-        return self._image((left * f) @ (left.mH @ matrices), shape)
+
+        def apply(x: Tensor, setting: Tensor) -> Tensor:
+            matrices, shape = self._matrices(x)
+            left, values, right = torch.linalg.svd(self._reduce(matrices), full_matrices=False)
+            f = factor(values, setting).unsqueeze(-2)
+            if matrices.shape[-2] > matrices.shape[-1]:
+                return self._image(matrices @ ((right.mH * f) @ right), shape)
+            return self._image((left * f) @ (left.mH @ matrices), shape)
+
+        finite, wrong = _replace_infinite(x)
+        return blank_items(wrong, map_items(apply, finite, setting))
 
     @staticmethod
     def _reduce(matrices: Tensor) -> Tensor:
@@ -183,6 +197,15 @@ class NuclearNorm(ExplicitPrior):
 
     def __repr__(self) -> str:
         return f"NuclearNorm({format_changes(self, axis=1, patch=None, offset=0)})"
+
+
+def _replace_infinite(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x with 0 in place of items that are not finite, and a mask of them, ``(batch,)``.
+
+    LAPACK refuses them, and the other items of a batch with them.
+    """
+    wrong = ~x.isfinite().flatten(1).all(1)
+    return x.masked_fill(wrong.view(-1, *[1] * (x.ndim - 1)), 0), wrong
 
 
 def _pad(x: Tensor, axis: int, before: int, after: int) -> Tensor:

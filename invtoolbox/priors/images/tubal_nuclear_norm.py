@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.images.nuclear_norm import NuclearNorm
@@ -49,6 +50,9 @@ class TubalNuclearNorm(ExplicitPrior):
         self.tubes, self.rows = tubes, rows
 
     def energy(self, x: Tensor) -> Tensor:
+        return map_items(self._energy, x)
+
+    def _energy(self, x: Tensor) -> Tensor:
         slices, n, kept = self._slices(x)
         values = NuclearNorm().energy(slices).view(len(x), kept)
         if kept < n:  # the slices of negative frequency are conjugate, and have the same norm
@@ -60,10 +64,12 @@ class TubalNuclearNorm(ExplicitPrior):
         return values.sum(1) / math.sqrt(n)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        steps = torch.as_tensor(step, dtype=x.real.dtype, device=x.device)
+        return map_items(self._prox, x, steps.reshape(-1))
+
+    def _prox(self, x: Tensor, steps: Tensor) -> Tensor:
         slices, n, kept = self._slices(x)
-        steps = torch.as_tensor(step, dtype=x.real.dtype, device=x.device) / math.sqrt(n)
-        if steps.ndim:
-            steps = steps.reshape(-1, 1).expand(len(x), kept).flatten()
+        steps = (steps / math.sqrt(n)).view(-1, 1).expand(len(x), kept).flatten()
         spectrum = NuclearNorm().prox(slices, steps).unflatten(0, (len(x), kept))
         if x.is_complex():
             moved = torch.fft.ifft(spectrum, dim=1, norm="ortho")

@@ -35,6 +35,9 @@ class CoordinateNetwork(ImplicitPrior):
         bandwidth: standard deviation of the frequencies, in cycles across the image.
         seed: seed of the frequencies and of the first weights, which are the same for every item.
 
+    Raises:
+        InputError: a setting that is not positive; or, when the problem is known, complex images.
+
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.rand(2, 1, 8, 8), it.operators.Identity((1, 8, 8)))
     >>> prior = CoordinateNetwork(features=8, width=16).prepare(problem, it.solve)
@@ -52,9 +55,10 @@ class CoordinateNetwork(ImplicitPrior):
         bandwidth: float = 8.0,
         seed: int = 0,
     ) -> None:
-        if min(features, width, depth) < 1 or not bandwidth > 0:
+        if min(features, width, depth) < 1 or not 0 < bandwidth < math.inf:
             raise InputError(
-                "CoordinateNetwork needs positive features, width, depth and bandwidth"
+                f"{type(self).__name__} needs positive features, width, depth and bandwidth, got "
+                f"{features}, {width}, {depth} and {bandwidth}"
             )
         self.features, self.width, self.depth, self.bandwidth, self.seed = (
             features,
@@ -68,6 +72,8 @@ class CoordinateNetwork(ImplicitPrior):
         self.scale = self.offset = torch.ones(1)
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
+        if problem.zeros().is_complex():
+            raise InputError(f"{type(self).__name__} makes real images, and the problem is complex")
         dtype, device = problem.y0.dtype, problem.y0.device
         axes = [
             (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) / max(problem.image_shape[1:])

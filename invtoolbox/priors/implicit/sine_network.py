@@ -46,8 +46,9 @@ class SineNetwork(CoordinateNetwork):
         seed: seed of the first weights, which are the same for every item.
 
     Raises:
-        InputError: a frequency that is not positive; or, when the problem is known, ``"spectrum"``
-            with a nonlinear operator or a misfit that is not quadratic.
+        InputError: a frequency that is not positive and finite; or, when the problem is known,
+            complex images, or ``"spectrum"`` with a nonlinear operator or a misfit that is not
+            quadratic.
 
     >>> import invtoolbox as it
     >>> place = torch.linspace(-1, 1, 64)
@@ -72,8 +73,10 @@ class SineNetwork(CoordinateNetwork):
                 raise InputError(
                     f"the frequency of SineNetwork is a number or 'spectrum', got {frequency!r}"
                 )
-        elif not frequency > 0:
-            raise InputError(f"the frequency of SineNetwork must be positive, got {frequency}")
+        elif not 0 < frequency < math.inf:
+            raise InputError(
+                f"the frequency of SineNetwork must be positive and finite, got {frequency}"
+            )
         super().__init__(width=width, depth=depth, seed=seed)
         self.frequency = frequency
         self.omega = torch.ones(1)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from invtoolbox.core.constants import constant
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.networks.denoisers import load_dncnn
 from invtoolbox.operators.base import expand
@@ -230,11 +231,11 @@ class Denoiser(ExplicitPrior):
                 )
             x = x.to(reference.dtype)
         if self.level == "none":
-            clean = self.network(x)
+            clean = map_items(self.network, x)
         elif self.level == "batch":
-            clean = self.network(x, levels.reshape(-1).expand(x.shape[0]).to(x.dtype))
+            clean = map_items(self.network, x, levels.reshape(-1).expand(x.shape[0]).to(x.dtype))
         elif levels.numel() == 1:
-            clean = self.network(x, float(levels))
+            clean = map_items(lambda item: self.network(item, float(levels)), x)
         else:
             clean = torch.cat(
                 [self.network(x[k : k + 1], float(levels[k])) for k in range(x.shape[0])]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ExplicitPrior
 
@@ -132,7 +133,7 @@ class FieldsOfExperts(ExplicitPrior):
         # The transposed correlation as a correlation with mirrored filters, which is faster here.
         mirrored = self._centred().to(x).flip(1, 2)[None]
         rows, columns = mirrored.shape[2:]
-        spread = _item_by_item(
+        spread = map_items(
             lambda item: F.conv2d(item, mirrored, padding=(rows - 1, columns - 1)), slope
         )
         gradient = _gather_border(_gather_border(spread, 2, rows), 3, columns)
@@ -156,7 +157,7 @@ class FieldsOfExperts(ExplicitPrior):
         filters = self._centred().to(x)[:, None]
         margins = ((columns - 1) // 2, columns // 2, (rows - 1) // 2, rows // 2)
         continued = F.pad(x.flatten(0, 1)[:, None], margins, mode="replicate")
-        return _item_by_item(lambda item: F.conv2d(item, filters), continued)
+        return map_items(lambda item: F.conv2d(item, filters), continued)
 
     def _parts(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return squared lengths ``(batch * channel, experts, ...)``, weights and smoothing."""
@@ -175,13 +176,6 @@ class FieldsOfExperts(ExplicitPrior):
     def __repr__(self) -> str:
         count, (rows, columns) = len(self.log_weights), self.filters.shape[1:]
         return f"FieldsOfExperts({count} experts, {rows}x{columns})"
-
-
-def _item_by_item(function: Any, x: Tensor) -> Tensor:
-    """Apply a convolution; on a CPU item by item, because it rounds differently in a batch."""
-    if x.device.type != "cpu" or len(x) == 1:
-        return function(x)
-    return torch.cat([function(item) for item in x.split(1)])
 
 
 def _gather_border(spread: Tensor, axis: int, size: int) -> Tensor:

@@ -32,7 +32,8 @@ class StaticWorld(ExplicitPrior):
     at zero; moving points cost in proportion to their speed, not to its square. The flow norm of
     Floxels is this prior with ``fade_to=0.1`` and ``fade_over=100``: it holds points at rest at
     first and then releases them. With a ``limit``, faster points are not slowed at all:
-    ``h(min(|x_i|, limit))``, which is not convex.
+    ``h(min(|x_i|, limit))``. This is not convex and has a kink at the limit, where the slope falls
+    to 0.
 
     Args:
         weights: weight of each point, not negative, ``(N,)`` or ``(batch, N)``, or truth values
@@ -52,6 +53,7 @@ class StaticWorld(ExplicitPrior):
     """
 
     is_convex = True
+    # Except at the limit. The kink points upwards, so descent does not stop at it.
     is_smooth = True
     item_fields: ClassVar[tuple[str, ...]] = ("weights_of_points",)
 
