@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -198,8 +198,34 @@ def the_prior(objective: Objective) -> ExplicitPrior:
     return objective.terms[0][1]
 
 
+class DeepinvSampler(DiffusionSampler):
+    """Base class of samplers of deepinv, which know one operator and one noise level at a time.
+
+    A subclass writes `draws_together`. Items with an operator or a noise level of their own are
+    drawn one by one.
+    """
+
+    @abstractmethod
+    def draws_together(self, objective: Objective, generators: list[Generator]) -> Tensor:
+        """Return the draws of items that share their operator and their noise level."""
+
+    def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
+        problem, D = objective.problem, cast(LeastSquares, objective.problem.data_term)
+        assert D.noise_std is not None
+        if problem.operator.items is None and D.noise_std.numel() == 1:
+            return self.draws_together(objective, generators)
+        items = torch.arange(objective.batch, device=problem.y0.device).split(1)
+        begin = [generator.get_state() for generator in generators]
+        drawn = []
+        for item in items:
+            for generator, state in zip(generators, begin):
+                generator.set_state(state)
+            drawn.append(self.draws_together(objective.select(item), generators))
+        return torch.cat(drawn, 1)
+
+
 @dataclass(frozen=True)
-class DPS(DiffusionSampler):
+class DPS(DeepinvSampler):
     r"""The reverse diffusion with a gradient towards the measurements through the denoiser.
 
     The gradient is ``grad_{x_t} |A(denoise(x_t)) - y|^2``. Chung, Kim, Mccann, Klasky and Ye,
@@ -236,7 +262,7 @@ class DPS(DiffusionSampler):
     guidance: Literal["annealed", "norm"] = "annealed"
     intensity_range: tuple[float, float] = (0.0, 1.0)
 
-    def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
+    def draws_together(self, objective: Objective, generators: list[Generator]) -> Tensor:
         from deepinv.sampling import DPS as Sampler
 
         low, high = self.intensity_range
@@ -255,7 +281,7 @@ class DPS(DiffusionSampler):
 
 
 @dataclass(frozen=True)
-class DiffPIR(DiffusionSampler):
+class DiffPIR(DeepinvSampler):
     r"""At every noise level: denoise, a proximal step on the misfit, noise again.
 
     Zhu, Zhang, Liang, Cao, Wen, Timofte and Van Gool, "Denoising diffusion models for plug-and-play
@@ -281,7 +307,7 @@ class DiffPIR(DiffusionSampler):
 
     linear_only: ClassVar[bool] = True
 
-    def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
+    def draws_together(self, objective: Objective, generators: list[Generator]) -> Tensor:
         from deepinv.sampling import DiffPIR as Sampler
 
         low, high = self.intensity_range
@@ -304,7 +330,7 @@ class DiffPIR(DiffusionSampler):
 
 
 @dataclass(frozen=True)
-class DDRM(DiffusionSampler):
+class DDRM(DeepinvSampler):
     r"""Diffusion in the coordinates of the singular value decomposition.
 
     Each coordinate moves towards its measurement as far as its own noise allows. Kawar, Elad, Ermon
@@ -330,7 +356,7 @@ class DDRM(DiffusionSampler):
     def unsupported_reason(self, objective: Objective) -> str | None:
         return super().unsupported_reason(objective) or undecomposed_reason(objective)
 
-    def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
+    def draws_together(self, objective: Objective, generators: list[Generator]) -> Tensor:
         from deepinv.sampling import DDRM as Sampler
 
         low, high = self.intensity_range

@@ -198,6 +198,24 @@ def test_a_draw_depends_on_its_number_alone(sampler: str) -> None:
     assert float((samples[0] - samples[1]).abs().max()) > 0.01
 
 
+@pytest.mark.parametrize("sampler", ["dps", "diffpir", "ddrm"])
+def test_items_with_their_own_noise_and_operator_are_drawn_as_if_alone(sampler: str) -> None:
+    kernels = torch.rand(2, 1, 3, 3, generator=torch.Generator().manual_seed(4)) + 0.1
+    kernels = kernels / kernels.sum((2, 3), keepdim=True)
+    levels, y = torch.tensor([0.05, 0.2]), gaussian().sample(2, torch.Generator().manual_seed(5))
+    method = dataclasses.replace(SAMPLERS[sampler], steps=10, at_once=2)
+
+    def draw(items: slice, kernels: Tensor, levels: Tensor) -> Tensor:
+        A = it.operators.Blur(kernels, (N, N), boundary="periodic")
+        one = it.Problem(y[items], A, it.data_terms.LeastSquares(noise_std=levels))
+        return it.solve(one, gaussian(), method, progress=False).x
+
+    alone = [draw(slice(k, k + 1), kernels[k : k + 1], levels[k : k + 1]) for k in range(2)]
+    assert torch.equal(draw(slice(0, 2), kernels, levels), torch.cat(alone))
+    alone = [draw(slice(k, k + 1), kernels[:1], levels[k : k + 1]) for k in range(2)]
+    assert torch.equal(draw(slice(0, 2), kernels[:1], levels), torch.cat(alone))
+
+
 def test_an_intensity_range_is_only_a_change_of_units() -> None:
     one = problem("matrix")
     scaled = it.Problem(
