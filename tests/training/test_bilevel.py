@@ -176,6 +176,13 @@ def test_fields_of_experts_are_a_prior() -> None:
         FieldsOfExperts(9, 3)
 
 
+def test_parameters_stay_parameters_in_another_precision() -> None:
+    prior = it.priors.FieldsOfExperts.total_variation(weight=0.5).to(torch.float64)
+    assert [p.dtype for p in (prior.log_weights, prior.filters)] == [torch.float64] * 2
+    assert isinstance(prior.log_weights, torch.nn.Parameter) and prior.log_weights.requires_grad
+    assert isinstance(prior.filters, torch.nn.Parameter) and not prior.filters.requires_grad
+
+
 def test_more_experts_start_from_what_was_learned() -> None:
     x = torch.rand(2, 1, 10, 9, generator=torch.Generator().manual_seed(0))
     for prior in (FieldsOfExperts.total_variation(3.0, 0.01), FieldsOfExperts(3, 3, 3.0, 0.01)):
