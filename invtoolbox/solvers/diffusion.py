@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.constants import outside_inference_mode
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
@@ -176,6 +177,7 @@ class DiffusionPosterior(MomentPosterior):
         factor = float(ratio) * (1 + 1 / self.number) ** 0.5
         return self.mean + factor * (low - self.mean), self.mean + factor * (high - self.mean)
 
+    @outside_inference_mode
     def draw(self, count: int, generator: Generator) -> Tensor:
         with torch.no_grad():
             return self.solver.draws(self.objective, split(generator, count))

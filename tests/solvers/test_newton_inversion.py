@@ -74,3 +74,22 @@ def test_bad_input_is_refused() -> None:
         ProbabilityFlow(mixture(), (1, 6), levels=(float("inf"), 0.1))
     with pytest.raises(InputError, match="intensity_range"):
         ProbabilityFlow(mixture(), (1, 6), intensity_range=(1.0, 0.0))
+
+
+def test_solve_draws_and_inversion_work_in_inference_mode() -> None:
+    gaussian = it.priors.Gaussian(torch.full((1, 4), 0.4), 0.01)
+    flow = it.priors.ProbabilityFlow(gaussian, (1, 4), steps=8)
+    x, A = torch.tensor([[[0.3, 0.5, 0.4, 0.6]]]), it.operators.Identity((1, 4))
+    sampler = it.solvers.EDM(steps=3, max_iterations=1)
+
+    def run() -> list[torch.Tensor]:
+        problem = it.Problem(1 * x, A, it.data_terms.LeastSquares(noise_std=0.1))
+        drawn = it.solve(problem, gaussian, sampler, progress=False)
+        found = it.solve(problem, flow, regularization=1.0, max_iterations=3, progress=False)
+        noise = it.solvers.invert_flow(flow, 1 * x)["w"]
+        return [drawn.x, drawn.posterior.sample(1, seed=0), found.x, noise]
+
+    expected = run()
+    with torch.inference_mode():
+        results = run()
+    assert all(torch.equal(a, b) for a, b in zip(results, expected))
