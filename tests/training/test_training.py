@@ -240,7 +240,49 @@ def test_any_network_is_trained_by_the_same_call() -> None:
     assert not any(p.requires_grad for p in trained.network.parameters())
 
 
+def test_frozen_weights_stay_unless_all_are_frozen() -> None:
+    network = nn.Sequential(nn.Linear(1, 2).requires_grad_(False), nn.Linear(2, 1))
+    trained = train(network, Shrunk(), [Stage(L2(), 2)], progress=False).network
+    assert torch.equal(trained[0].weight, network[0].weight)
+    assert not torch.equal(trained[1].weight, network[1].weight)
+    again = train(trained, Shrunk(), [Stage(L2(), 2)], progress=False).network
+    assert not torch.equal(again[0].weight, trained[0].weight)
+
+    problem = it.Problem(torch.zeros(1, 1, 8, 8), it.operators.Identity((1, 8, 8)))
+    prior, solver = (
+        it.priors.Denoiser(DnCNN(depth=3, width=4)),
+        it.solvers.ProximalGradient(step_size=0.5),
+    )
+    layers = it.unroll(solver, problem, 2, prior, learn=("step_size",))
+    pairs = NoisyPairs(pictures(), 0.1, crop=8)
+    trained = train(layers, pairs, [Stage(L2(), 2, count=2)], progress=False).network
+    changed = {
+        name.split(".")[1]
+        for (name, new), old in zip(trained.named_parameters(), layers.parameters())
+        if not torch.equal(new, old)
+    }
+    assert changed == {"logarithms"}
+
+
+def test_dropout_draws_from_the_seed() -> None:
+    network = nn.Sequential(nn.Linear(1, 8), nn.Dropout(), nn.Linear(8, 1))
+    state = torch.random.get_rng_state()
+    a, b = (train(network, Shrunk(), [Stage(L2(), 2)], progress=False).losses for _ in range(2))
+    assert torch.equal(a, b) and torch.equal(state, torch.random.get_rng_state())
+
+
 def test_what_cannot_be_trained_is_refused() -> None:
+    missing = torch.full((2, 1, 8, 8), torch.nan)
+    pairs, network = it.training.Examples(missing, missing), DnCNN(depth=3, width=4)
+    with pytest.raises(InputError, match="look for NaN"):
+        train(network, pairs, [Stage(L2(), 2, count=2)], progress=False)
+    with pytest.raises(InputError, match="no weights"):
+        train(nn.Identity(), Shrunk(), [Stage(L2(), 2)], progress=False)
+    with pytest.raises(InputError, match="validate_every"):
+        train(nn.Linear(1, 1), Shrunk(), [Stage(L2(), 2)], validate_every=0, progress=False)
+    for wrong in ({"learning_rate": -1.0}, {"decay": "cosine"}, {"iterate": "mean"}, {"count": 0}):
+        with pytest.raises(InputError, match="a Stage"):
+            Stage(L2(), 2, **wrong)
     with pytest.raises(InputError, match="vanished"):
         train(ConvexDense(1, 4, 1), Shrunk(), [Stage(ProximalMatching(1e-6), 10)], progress=False)
     with pytest.raises(InputError, match="batch normalisation"):
