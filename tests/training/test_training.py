@@ -61,6 +61,23 @@ def test_only_the_command_line_tells_the_c_library_to_keep_memory(
     assert main(["train", str(tmp_path / "none.toml")]) != 0 and told == ["by the command"]
 
 
+def test_pictures_of_whole_numbers_become_real() -> None:
+    picture = torch.randint(0, 256, (1, 1, 9, 9), dtype=torch.uint8)
+    shown, wanted = NoisyPairs([picture], 1.0, crop=8).draw(2, Generator().manual_seed(0))
+    assert shown.dtype == wanted.dtype == torch.float32 and torch.equal(wanted, wanted.round())
+
+
+def test_complex_results_count_with_both_parts() -> None:
+    result, wanted = torch.full((1, 1, 2), 1 + 2j), torch.ones(1, 1, 2)
+    assert float(L2()(result, wanted)) == 2.0
+    torch.testing.assert_close(
+        ProximalMatching(1.0)(result, wanted), 1 - torch.exp(-L2()(result, wanted))
+    )
+    # The imaginary part of the result is an error, although the wanted image is real.
+    network = lambda x: torch.complex(x, 2 * torch.ones_like(x))  # noqa: E731
+    assert float(L2().of_network(network, wanted, wanted, Generator())) == 2.0
+
+
 def test_losses_are_of_whole_items() -> None:
     wanted = torch.zeros(2, 1, 2, 2)
     result = torch.stack([torch.full((1, 2, 2), 0.1), torch.full((1, 2, 2), -3.0)])
@@ -272,10 +289,19 @@ def test_dropout_draws_from_the_seed() -> None:
 
 
 def test_what_cannot_be_trained_is_refused() -> None:
-    missing = torch.full((2, 1, 8, 8), torch.nan)
-    pairs, network = it.training.Examples(missing, missing), DnCNN(depth=3, width=4)
+    missing, network = torch.full((1, 1, 8, 8), torch.nan), nn.Linear(1, 1)
+    for make in (
+        lambda: it.training.Examples(missing, missing),
+        lambda: it.training.Measurements(missing),
+        lambda: NoisyPairs([missing], 0.1, 8),
+    ):
+        with pytest.raises(InputError, match="NaN or infinite"):
+            make()
+    with pytest.raises(InputError, match="range"):
+        LevelPairs(pictures(), (0.1, math.inf), 8)
+    nn.init.constant_(network.weight, torch.nan)
     with pytest.raises(InputError, match="look for NaN"):
-        train(network, pairs, [Stage(L2(), 2, count=2)], progress=False)
+        train(network, Shrunk(), [Stage(L2(), 2, count=2)], progress=False)
     with pytest.raises(InputError, match="no weights"):
         train(nn.Identity(), Shrunk(), [Stage(L2(), 2)], progress=False)
     with pytest.raises(InputError, match="validate_every"):
