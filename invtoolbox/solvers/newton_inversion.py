@@ -44,7 +44,7 @@ def invert_flow(
 
     Raises:
         InputError: The images have another shape than those of the flow, or a number is out of
-            range.
+            range. An image with NaN has noise of NaN.
 
     >>> import invtoolbox as it
     >>> gaussian = it.priors.Gaussian(torch.full((1, 4), 0.4), 0.01)

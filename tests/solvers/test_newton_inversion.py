@@ -76,6 +76,23 @@ def test_bad_input_is_refused() -> None:
         ProbabilityFlow(mixture(), (1, 6), intensity_range=(1.0, 0.0))
 
 
+def test_complex_images_have_complex_noise_and_a_bad_item_stays_alone() -> None:
+    gaussian = it.priors.Gaussian(torch.full((1, 6), 0.4), 0.02)
+    flow, x = ProbabilityFlow(gaussian, (1, 6), steps=8), pictures(3)
+    z = torch.complex(x, x.flip(0))
+    noise = invert_flow(flow, z, newton=8)
+    torch.testing.assert_close(flow.decode(noise), z, rtol=0, atol=1e-4)
+    assert noise["w"].is_complex() and not flow.energy(noise, None).is_complex()
+    A = it.operators.Identity((1, 6))
+    problem = it.Problem(z, A, it.data_terms.LeastSquares(noise_std=0.01))
+    found = it.solve(problem, flow, it.solvers.LBFGS(), regularization=1.0, progress=False).x
+    torch.testing.assert_close(found, z, rtol=0, atol=0.02)
+
+    broken = torch.where(torch.arange(3).view(3, 1, 1) == 1, torch.nan, x)
+    kept = invert_flow(flow, broken)["w"]
+    assert bool(kept[1].isnan().all()) and torch.equal(kept[::2], invert_flow(flow, x)["w"][::2])
+
+
 def test_solve_draws_and_inversion_work_in_inference_mode() -> None:
     gaussian = it.priors.Gaussian(torch.full((1, 4), 0.4), 0.01)
     flow = it.priors.ProbabilityFlow(gaussian, (1, 4), steps=8)

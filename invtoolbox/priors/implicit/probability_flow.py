@@ -32,7 +32,7 @@ class ProbabilityFlow(PriorWrapper, ImplicitPrior):
 
     The last level is 0. The energy is ``S(w) = 1/2 |w|^2``, so solvers of implicit priors find the
     noise of an image that explains measurements. `solvers.invert_flow` finds the noise of a known
-    image.
+    image. If the operator takes complex images, w has noise in both parts.
 
     Args:
         prior: prior that denoises at every noise level, such as ``diffusion-natural``.
@@ -75,7 +75,7 @@ class ProbabilityFlow(PriorWrapper, ImplicitPrior):
         self.like = torch.zeros(())
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        like = problem.zeros().real.new_zeros(())
+        like = problem.zeros().new_zeros(())
         return replace(super().prepare(problem, solve), like=like)
 
     @property
@@ -101,18 +101,20 @@ class ProbabilityFlow(PriorWrapper, ImplicitPrior):
         return x
 
     def energy(self, parameters: dict[str, Tensor], x: Tensor | None) -> Tensor:
-        return 0.5 * parameters["w"].flatten(1).square().sum(1)
+        return 0.5 * parameters["w"].abs().flatten(1).square().sum(1)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw from the prior, ``(n, channel, *space)``."""
         device = self.like.device if generator is None else generator.device
-        noise = torch.randn(n, *self.shape, generator=generator, device=device)
+        parts = (2,) if self.like.is_complex() else ()
+        noise = torch.randn(n, *self.shape, *parts, generator=generator, device=device)
+        noise = torch.view_as_complex(noise) if parts else noise
         with torch.no_grad():
             return self.decode({"w": noise.to(self.like)})
 
     def denoise(self, x: Tensor, level: float) -> Tensor:
         """Return the mean clean images, given images with a noise level."""
-        return self.prior.denoise(x, x.new_full((len(x),), level))
+        return self.prior.denoise(x, x.real.new_full((len(x),), level))
 
     def __repr__(self) -> str:
         return f"ProbabilityFlow({self.prior!r}, {self.shape}, steps={self.steps})"
