@@ -148,6 +148,12 @@ def test_what_cannot_be_learned_is_refused() -> None:
         learn_prior(rough, problem, truth)
     with pytest.raises(InputError, match="the truth of problem 0 has the shape"):
         learn_prior(FieldsOfExperts(1, 3), problem, truth[:1])
+    with pytest.raises(InputError, match="problem 0 hold NaN"):
+        learn_prior(FieldsOfExperts(1, 3), problem, truth / 0)
+    A = it.operators.Identity((1, 4, 4))
+    with pytest.raises(InputError, match="are complex"):
+        z = torch.ones(1, 1, 4, 4, dtype=torch.complex64)
+        learn_prior(FieldsOfExperts(1, 3), it.Problem(z, A), z)
     with pytest.raises(InputError, match="1 problems and 2 truths"):
         learn_prior(FieldsOfExperts(1, 3), problem, [truth, truth])
     mask = torch.arange(SIZE).ge(8).expand(SIZE, SIZE).double()
@@ -170,6 +176,9 @@ def test_fields_of_experts_are_a_prior() -> None:
     )
     small = x[..., :2, :3]
     it.testing.check_prior(FieldsOfExperts(2, 5), small, raise_error=True)
+    x, turned = x.double(), (0.6 + 0.8j) * x.double()  # complex images count by their modulus
+    torch.testing.assert_close(tv.energy(turned), tv.energy(x))
+    torch.testing.assert_close(tv.gradient(turned), (0.6 + 0.8j) * tv.gradient(x))
     with pytest.raises(InputError, match="batch, channel, rows, columns"):
         FieldsOfExperts(2, 5).energy(x[0])
     with pytest.raises(InputError, match="8 at most"):
