@@ -113,8 +113,18 @@ def test_the_stein_discrepancy_orders_samplers_as_the_exact_error_does() -> None
         stein = float(it.metrics.kernel_stein_discrepancy(drawn, score))
         found.append(stein)
     assert found[0] > found[1] > found[2]
-    with pytest.raises(InputError, match="one shape"):
-        it.metrics.kernel_stein_discrepancy(drawn, score[:5])
+    for samples, scores, kernel, words in (
+        (drawn, score[:5], "linear", "one shape"),
+        (drawn, score, "rbf", "'linear' or 'imq'"),
+        (drawn + 0j, score + 0j, "linear", "are real"),
+        (drawn, score / 0, "linear", "NaN or infinite"),
+    ):
+        with pytest.raises(InputError, match=words):
+            it.metrics.kernel_stein_discrepancy(samples, scores, kernel)
+    alike = it.metrics.kernel_stein_discrepancy(
+        torch.ones(3, 1, 1, 4), torch.ones(3, 1, 1, 4), "imq"
+    )
+    assert bool(alike.isfinite())
 
 
 def test_langevin_finds_mean_and_spread_and_knows_how_well() -> None:
