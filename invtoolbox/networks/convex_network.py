@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -217,6 +218,23 @@ class _SmoothRamp(torch.autograd.Function):
         (slope,) = ctx.saved_tensors
         of_value, of_slope = gradients
         return torch.addcmul(of_value, of_slope, 1 - slope, value=ctx.beta).mul_(slope), None
+
+
+def item_by_item(function: Callable[[Tensor], Any], x: Tensor) -> Any:
+    """Apply a network to images, on a CPU one by one unless a graph is recorded.
+
+    Convolutions round differently in a batch, so that an image would have another result alone.
+
+    Args:
+        function: function of images that returns a tensor or a tuple of tensors.
+        x: images ``(batch, channel, *space)``.
+    """
+    if x.device.type != "cpu" or len(x) == 1 or torch.is_grad_enabled():
+        return function(x)
+    parts = [function(item) for item in x.split(1)]
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    return tuple(torch.cat(part) for part in zip(*parts))
 
 
 def item_sum(x: Tensor) -> Tensor:

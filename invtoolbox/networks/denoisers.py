@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invtoolbox.errors import InputError
+from invtoolbox.networks.convex_network import item_by_item
 from invtoolbox.networks.foreign_weights import read_weights
 
 
@@ -111,7 +112,7 @@ class DnCNN(nn.Module):
         self.model = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        noise: Tensor = self.model(x)
+        noise: Tensor = item_by_item(self.model, x)
         return x - noise
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.networks.convex_network import ConvexNetwork, item_sum
+from invtoolbox.networks.convex_network import ConvexNetwork, item_by_item, item_sum
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.priors.base import ExplicitPrior
@@ -130,14 +130,14 @@ class LearnedProximal(ExplicitPrior):
     def prox(self, x: Tensor, step: float | Tensor = 1.0) -> Tensor:
         self._check_step(step)
         with self._mode(x):
-            return self._outside(self.network(self._inside(x)), x)
+            return self._outside(item_by_item(self.network, self._inside(x)), x)
 
     def prox_and_energy(self, x: Tensor, step: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
         """Return ``f(x)`` and ``R(f(x))``; the identity above needs no inversion."""
         self._check_step(step)
         with self._mode(x):
             inside = self._inside(x)
-            psi, p = self.network.potential_and_gradient(inside)
+            psi, p = item_by_item(self.network.potential_and_gradient, inside)
             # <p, x> - |p|^2 / 2, without cancellation
             energy = 0.5 * (item_sum(inside.square()) - item_sum((p - inside).square())) - psi
             return self._outside(p, x), self._energy_outside(energy, x)
@@ -155,7 +155,9 @@ class LearnedProximal(ExplicitPrior):
         """Return the convex potential whose gradient is the prox, ``(batch,)``."""
         with self._mode(x):
             inside, (low, high) = self._inside(x), self.intensity_range
-            psi = (high - low) ** 2 * self._per_item(self.network.potential(inside), x)
+            psi = (high - low) ** 2 * self._per_item(
+                item_by_item(self.network.potential, inside), x
+            )
             return psi if low == 0 else psi + low * item_sum(x).to(x.dtype)
 
     def inverse(self, x: Tensor, tolerance: float = 1e-7, max_iterations: int = 2000) -> Inversion:
