@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from invtoolbox.operators.base import LinearOperator
 from invtoolbox.posteriors.base import MomentPosterior, Posterior
 from invtoolbox.posteriors.running_moments import Chain
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.settings import check_intensity_range
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.deepinv_sampling import (
     Network,
@@ -207,6 +208,13 @@ class DeepinvSampler(DiffusionSampler):
     drawn one by one.
     """
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settings: Any = self
+        check_intensity_range(settings.intensity_range)
+        if settings.steps < 1:
+            raise InputError(f"{type(self).__name__} needs at least 1 step, got {settings.steps}")
+
     @abstractmethod
     def draws_together(self, objective: Objective, generators: list[Generator]) -> Tensor:
         """Return the draws of items that share their operator and their noise level."""
@@ -263,6 +271,11 @@ class DPS(DeepinvSampler):
     weight: float = 1.5
     guidance: Literal["annealed", "norm"] = "annealed"
     intensity_range: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.guidance not in ("annealed", "norm"):
+            raise InputError(f"guidance of DPS is 'annealed' or 'norm', got {self.guidance!r}")
 
     def draws_together(self, objective: Objective, generators: list[Generator]) -> Tensor:
         from deepinv.sampling import DPS as Sampler

@@ -69,6 +69,18 @@ def test_diffusion_with_the_exact_score_of_a_gaussian_finds_the_posterior_mean(
     assert low < ratio < high
 
 
+def test_wrong_settings_of_a_sampler_are_refused_at_once() -> None:
+    for sampler, settings in (
+        (it.solvers.EDM, {"covariance": "diagonal"}),
+        (it.solvers.DAPS, {"intensity_range": (1.0, 0.0)}),
+        (it.solvers.DDRM, {"intensity_range": (0.0, 0.0)}),
+        (it.solvers.DiffPIR, {"steps": 0}),
+        (it.solvers.DPS, {"guidance": "none"}),
+    ):
+        with pytest.raises(InputError, match=next(iter(settings)).rstrip("s")):
+            sampler(**settings)
+
+
 def test_annealed_samplers_follow_weights_and_refuse_bad_settings() -> None:
     one = problem("matrix")
     weights = torch.ones(1, 1, N, N)

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior
 from invtoolbox.priors.composed import PriorWrapper
-from invtoolbox.priors.settings import replace
+from invtoolbox.priors.settings import check_intensity_range, replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -67,9 +67,7 @@ class ProbabilityFlow(PriorWrapper, ImplicitPrior):
                 "ProbabilityFlow needs at least 2 steps and levels (first, last) that fall, "
                 f"got {steps} and {levels}"
             )
-        low, high = intensity_range
-        if not low < high:
-            raise InputError(f"intensity_range is (low, high), got {intensity_range}")
+        check_intensity_range(intensity_range)
         self.prior, self.shape, self.steps = prior, tuple(shape), steps
         self.levels, self.intensity_range = levels, intensity_range
         self.like = torch.zeros(())
