@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor, nn
@@ -425,3 +426,12 @@ def test_a_faulty_recipe_is_named(tmp_path: Path, change: str, fault: str) -> No
     with pytest.raises(InputError, match=fault):
         run_recipe(tmp_path / "tiny.toml", [change], tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_takes_pictures_alone(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).normal(size=(40, 3)).astype("float32")
+    (tmp_path / "points").mkdir()
+    np.save(tmp_path / "points" / "sweep.npy", points)
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    with pytest.raises(InputError, match="holds a Sweep, and a training takes pictures"):
+        run_recipe(tmp_path / "tiny.toml", ["data.paths=['points']"], tmp_path / "out")
