@@ -19,7 +19,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.priors.implicit.probability_flow import falling_levels
-from invtoolbox.priors.settings import check_intensity_range
+from invtoolbox.priors.settings import check_graph, check_intensity_range
 from invtoolbox.solvers.diffusion import DiffusionSampler, the_prior
 from invtoolbox.solvers.linear_systems import gmres, solve_quadratic
 
@@ -313,7 +313,8 @@ class EDM(GuidedSampler):
 
 
 def _denoise(objective: Objective, x: Tensor, level: float) -> Tensor:
-    return the_prior(objective).denoise(x, x.new_full((len(x),), level))
+    prior = the_prior(objective)
+    return check_graph(prior.denoise(x, x.new_full((len(x),), level)), x, prior)
 
 
 def _data_step(objective: Objective, x: Tensor, y: Tensor, variance: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.settings import check_graph
 from invtoolbox.solvers.linear_systems import solve_quadratic
 
 #: Conjugate gradient steps of a data step without a closed form.
@@ -67,7 +68,8 @@ class Network(nn.Module):
     def forward(self, u: Tensor, sigma: Any, **unused: Any) -> Tensor:
         level = torch.as_tensor(sigma, dtype=self.dtype, device=u.device).reshape(-1)
         level = level if level.numel() == 1 else level.expand(len(u))
-        x = self.prior.denoise(self.low + self.span * u.to(self.dtype), self.span * level)
+        noisy = self.low + self.span * u.to(self.dtype)
+        x = check_graph(self.prior.denoise(noisy, self.span * level), noisy, self.prior)
         return ((x - self.low) / self.span).to(u.dtype)
 
 

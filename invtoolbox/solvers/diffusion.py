@@ -17,9 +17,9 @@ from torch import Generator, Tensor
 
 from invtoolbox.core.constants import outside_inference_mode
 from invtoolbox.data_terms.least_squares import LeastSquares
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, MeasurementWarning, warn_user
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator
+from invtoolbox.operators.base import LinearOperator, item_norm
 from invtoolbox.posteriors.base import MomentPosterior, Posterior
 from invtoolbox.posteriors.running_moments import Chain
 from invtoolbox.priors.base import ExplicitPrior
@@ -111,6 +111,7 @@ class DiffusionSampler(Solver):
         return None
 
     def init(self, objective: Objective, start: Tensor) -> DiffusionState:
+        self._compare_units(objective)
         infinite = torch.full_like(objective.regularization, torch.inf)
         return DiffusionState(
             start,
@@ -119,6 +120,30 @@ class DiffusionSampler(Solver):
             infinite,
             Chain.start(start, 32),
         )
+
+    def _compare_units(self, objective: Objective) -> None:
+        """Warn if no image of the intensity range explains the measurements."""
+        problem, D = objective.problem, cast(LeastSquares, objective.problem.data_term)
+        intensity_range = getattr(self, "intensity_range", None)
+        if intensity_range is None or not isinstance(problem.operator, LinearOperator):
+            return
+        weights = 1.0 if D.weights is None else D.weights
+        root = torch.as_tensor(weights, device=problem.y0.device).sqrt().clamp_max(1.0)
+        y = problem.y * root
+        assert D.noise_std is not None
+        noise = 2 * D.noise_std * y[0].numel() ** 0.5
+        norm = problem.operator.norm(dtype=problem.zeros().dtype, device=y.device)
+        # |y| is at most |A| |x| and the noise.
+        least = (item_norm(y) - noise) / (norm * problem.zeros()[0].numel() ** 0.5)
+        largest = max(abs(value) for value in intensity_range)
+        if bool((least > 2 * largest).any()):
+            warn_user(
+                f"the measurements belong to images with a root mean square of at least "
+                f"{float(least.max()):.3g}, and the intensity_range of {type(self).__name__} is "
+                f"{intensity_range}; give the values of black and white as intensity_range to "
+                "the sampler, and to the prior too",
+                MeasurementWarning,
+            )
 
     def step(self, objective: Objective, state: DiffusionState) -> DiffusionState:
         drawn = self.draws(objective, split(objective.generator(), self.at_once))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import pytest
 import torch
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, MeasurementWarning
 from invtoolbox.posteriors.running_moments import Chain, block_length
 
 N = 6
@@ -67,6 +68,34 @@ def test_diffusion_with_the_exact_score_of_a_gaussian_finds_the_posterior_mean(
         sampler, (0.1, 3.0)
     )
     assert low < ratio < high
+
+
+def test_measurements_of_other_units_are_reported() -> None:
+    one, sampler = problem("blur"), dataclasses.replace(SAMPLERS["edm"], steps=2, at_once=1)
+    large = it.Problem(255 * one.y, one.operator, it.data_terms.LeastSquares(noise_std=255 * 0.05))
+    with pytest.warns(MeasurementWarning, match="intensity_range of EDM"):
+        it.solve(large, gaussian(), sampler, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        it.solve(one, gaussian(), sampler, progress=False)
+        wide = dataclasses.replace(sampler, intensity_range=(0.0, 255.0))
+        it.solve(large, gaussian(), wide, progress=False)
+
+
+def test_a_denoiser_without_a_graph_is_refused() -> None:
+    class Shrink(it.priors.ExplicitPrior):
+        def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+            return x.detach() / 2
+
+    one, flow = problem("blur"), it.priors.ProbabilityFlow(Shrink(), (1, N, N), steps=3)
+    for prior, solver in (
+        (Shrink(), it.solvers.DAPS(steps=3, max_iterations=1)),
+        (Shrink(), it.solvers.DPS(steps=3, max_iterations=1)),
+        (flow, it.solvers.Adam(max_iterations=1)),
+    ):
+        with pytest.raises(InputError, match="derivative of the denoiser"):
+            it.solve(one, prior, solver, regularization=1.0, progress=False)
+    it.solve(one, Shrink(), it.solvers.DiffPIR(steps=3, max_iterations=1), progress=False)
 
 
 def test_wrong_settings_of_a_sampler_are_refused_at_once() -> None:

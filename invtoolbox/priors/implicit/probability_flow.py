@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior
 from invtoolbox.priors.composed import PriorWrapper
-from invtoolbox.priors.settings import check_intensity_range, replace
+from invtoolbox.priors.settings import check_graph, check_intensity_range, replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -112,7 +112,8 @@ class ProbabilityFlow(PriorWrapper, ImplicitPrior):
 
     def denoise(self, x: Tensor, level: float) -> Tensor:
         """Return the mean clean images, given images with a noise level."""
-        return self.prior.denoise(x, x.real.new_full((len(x),), level))
+        clean = self.prior.denoise(x, x.real.new_full((len(x),), level))
+        return check_graph(clean, x, self.prior)
 
     def __repr__(self) -> str:
         return f"ProbabilityFlow({self.prior!r}, {self.shape}, steps={self.steps})"
