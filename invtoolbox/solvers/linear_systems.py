@@ -127,7 +127,7 @@ def gmres(
             if not bool(running.any()):
                 break
         for i in range(coefficients.shape[1]):
-            x = torch.addcmul(x, expand(coefficients[:, i].to(x.dtype), x), basis[i])
+            x = torch.addcmul(x, expand(coefficients[:, i], x), basis[i])
         residual = right - product(x)
     return x, item_norm(residual) / size.clamp_min(tiny)
 
