@@ -125,6 +125,17 @@ def test_weight_and_smoothing_come_near_their_best(solver: it.solvers.Solver) ->
     assert float(learned.losses[-1]) < 1.2 * best
 
 
+def test_a_rough_first_solution_is_not_taken_for_the_end() -> None:
+    # The corrected loss is negative here, because the bound of its error is far larger.
+    truth = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    A = it.operators.Blur(torch.ones(5, 5) / 25, (6, 6))
+    noise = it.data_terms.LeastSquares(noise_std=0.1)
+    problem = it.Problem(A.simulate(truth, noise=0.1, seed=0), A, noise)
+    prior = FieldsOfExperts.total_variation(weight=1.0) + 1e-3 * it.priors.Tikhonov()
+    learned = learn_prior(prior, problem, truth, max_iterations=0, progress=False)
+    assert learned.solution.status == ("max_iterations",)
+
+
 def test_learned_priors_are_used_with_weight_one_and_saved_by_a_checkpoint(tmp_path) -> None:
     problem, truth = problem_of(0, torch.float32)
     prior = FieldsOfExperts(1, 3)
@@ -148,6 +159,9 @@ def test_what_cannot_be_learned_is_refused() -> None:
         learn_prior(rough, problem, truth)
     with pytest.raises(InputError, match="the truth of problem 0 has the shape"):
         learn_prior(FieldsOfExperts(1, 3), problem, truth[:1])
+    for wrong in ({"accuracy": 0.0}, {"neumann": 0}, {"curvature": -1.0}):
+        with pytest.raises(InputError, match="positive accuracy"):
+            learn_prior(FieldsOfExperts(1, 3), problem, truth, **wrong)
     with pytest.raises(InputError, match="problem 0 hold NaN"):
         learn_prior(FieldsOfExperts(1, 3), problem, truth / 0)
     A = it.operators.Identity((1, 4, 4))
