@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 T = TypeVar("T")
+
+_TOGETHER = ContextVar("together", default=False)
 
 
 def tree_map(function: Callable[[Tensor], Any], tree: T) -> T:
@@ -109,7 +113,7 @@ def map_items(function: Callable[..., T], *tensors: Tensor) -> T:
     """Apply a function to the items of a batch, on a CPU to each item alone.
 
     On a CPU the last bits of convolutions, Fourier transforms and products of matrices depend on
-    the number of items.
+    the number of items. Under `items_together` the function gets the whole batch.
 
     Args:
         function: function of tensors, which returns a pytree.
@@ -119,10 +123,25 @@ def map_items(function: Callable[..., T], *tensors: Tensor) -> T:
     tensor([1., 1., 1.])
     """
     batch = max(map(len, tensors))
-    if batch <= 1 or tensors[0].device.type != "cpu":
+    if batch <= 1 or tensors[0].device.type != "cpu" or _TOGETHER.get():
         return function(*tensors)
     items = zip(*(t.expand(batch, *t.shape[1:]).split(1) for t in tensors))
     return join_items([function(*item) for item in items])
+
+
+@contextmanager
+def items_together() -> Iterator[None]:
+    """Let `map_items` compute a batch at once, for a training, whose items need no equal bits.
+
+    >>> with items_together():
+    ...     map_items(lambda x: torch.tensor([float(len(x))]), torch.zeros(3))
+    tensor([3.])
+    """
+    token = _TOGETHER.set(True)
+    try:
+        yield
+    finally:
+        _TOGETHER.reset(token)
 
 
 def blank_items(mask: Tensor, tree: T) -> T:

@@ -34,7 +34,8 @@ class Settings:
     ) -> Self:
         """Return a copy on another device or in another precision.
 
-        Examples are ``p.to("cuda")`` and ``p.to(torch.float64)``.
+        Examples are ``p.to("cuda")`` and ``p.to(torch.float64)``. Parameters and modules become
+        parameters and modules of the copy.
 
         Args:
             target: a device or a dtype.
@@ -116,4 +117,11 @@ def _move(value: Any, device: torch.device | str | None, dtype: torch.dtype | No
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if isinstance(value, dict) and any(isinstance(v, Settings) for v in value.values()):
         return {k: _move(v, device, dtype) for k, v in value.items()}
-    return tree_map(lambda t: t.to(device=device, dtype=cast_dtype(t.dtype, dtype)), value)
+    return tree_map(lambda t: _move_tensor(t, device, dtype), value)
+
+
+def _move_tensor(t: Tensor, device: torch.device | str | None, dtype: torch.dtype | None) -> Tensor:
+    moved = t.to(device=device, dtype=cast_dtype(t.dtype, dtype))
+    if isinstance(t, nn.Parameter) and moved is not t:
+        return nn.Parameter(moved.detach(), t.requires_grad)
+    return moved

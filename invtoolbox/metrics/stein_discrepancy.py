@@ -44,7 +44,8 @@ def kernel_stein_discrepancy(
         Discrepancies ``(batch,)``.
 
     Raises:
-        InputError: The shapes differ, or there are fewer than two samples.
+        InputError: The shapes differ, there are fewer than two samples, the values are complex or
+            not finite, or the kernel is unknown.
 
     >>> z = torch.randn(2000, 1, 1, 4, generator=torch.Generator().manual_seed(0))
     >>> exact = kernel_stein_discrepancy(z, -z)
@@ -57,6 +58,14 @@ def kernel_stein_discrepancy(
             "samples and scores have one shape (number, batch, channel, *space) with at least two "
             f"samples, got {tuple(samples.shape)} and {tuple(scores.shape)}"
         )
+    if samples.is_complex() or scores.is_complex():
+        raise InputError(
+            "samples and scores are real; give complex ones as torch.view_as_real(...)"
+        )
+    if not bool((samples.isfinite() & scores.isfinite()).all()):
+        raise InputError("samples or scores hold NaN or infinite values")
+    if kernel not in ("linear", "imq"):
+        raise InputError(f"the kernel is 'linear' or 'imq', got {kernel!r}")
     return torch.stack(
         [
             _of_item(samples[:, k].flatten(1), scores[:, k].flatten(1), kernel)
@@ -74,6 +83,7 @@ def _of_item(x: Tensor, score: Tensor, kernel: str) -> Tensor:
     else:
         apart = torch.cdist(z, z).square()
         c2 = apart[~torch.eye(number, dtype=torch.bool, device=z.device)].median()
+        c2 = torch.where(c2 > 0, c2, 1.0)
         q = 1 + apart / c2
         cross = s @ z.T
         along = own[:, None] - cross - cross.T + own  # (s - s')^T (z - z')

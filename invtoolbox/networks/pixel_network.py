@@ -61,6 +61,10 @@ class PixelNetwork(nn.Module):
 
         The last two logits are those of the densities at 0 and 1.
         """
+        if x.ndim != 4 or x.shape[1] != 1:
+            raise InputError(
+                f"PixelNetwork takes grey images (batch, 1, rows, columns), got {tuple(x.shape)}"
+            )
         scaled = 2 * x - 1
         # A channel of ones distinguishes the margin from black pixels.
         seen = torch.cat([scaled, torch.ones_like(scaled)], 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from invtoolbox.core.settings import Settings
@@ -64,6 +65,22 @@ def check_positive(what: str, value: float) -> None:
     """Raise `InputError` for a setting that is not positive."""
     if not value > 0:
         raise InputError(f"{what} must be positive, got {value}")
+
+
+def check_graph(clean: Tensor, x: Tensor, prior: object) -> Tensor:
+    """Return a denoised image, and raise `InputError` if a derivative is wanted and it has none.
+
+    Args:
+        clean: denoised image.
+        x: noisy image.
+        prior: the prior that denoised it.
+    """
+    if torch.is_grad_enabled() and x.requires_grad and not clean.requires_grad:
+        raise InputError(
+            f"this method takes the derivative of the denoiser, and that of {prior!r} records no "
+            "graph; leave out torch.no_grad and detach, or take DiffPIR or DDRM"
+        )
+    return clean
 
 
 def check_intensity_range(intensity_range: tuple[float, float]) -> None:

@@ -19,6 +19,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.priors.implicit.probability_flow import falling_levels
+from invtoolbox.priors.settings import check_graph, check_intensity_range
 from invtoolbox.solvers.diffusion import DiffusionSampler, the_prior
 from invtoolbox.solvers.linear_systems import gmres, solve_quadratic
 
@@ -54,6 +55,7 @@ class AnnealedSampler(DiffusionSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_intensity_range(self.intensity_range)
         if self.steps < 2 or not 0 < self.levels[1] < self.levels[0]:
             raise InputError(
                 f"{type(self).__name__} needs at least 2 steps and levels (largest, smallest), "
@@ -185,9 +187,10 @@ class GuidedSampler(AnnealedSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.inner < 1:
+        if self.inner < 1 or self.covariance not in ("tweedie", "isotropic"):
             raise InputError(
-                f"{type(self).__name__} takes at least one inner step, got {self.inner}"
+                f"{type(self).__name__} takes covariance='tweedie' or 'isotropic' and at least one "
+                f"inner step, got {self.covariance!r} and {self.inner}"
             )
 
     def guided(self, objective: Objective, x: Tensor, level: float) -> Tensor:
@@ -310,7 +313,8 @@ class EDM(GuidedSampler):
 
 
 def _denoise(objective: Objective, x: Tensor, level: float) -> Tensor:
-    return the_prior(objective).denoise(x, x.new_full((len(x),), level))
+    prior = the_prior(objective)
+    return check_graph(prior.denoise(x, x.new_full((len(x),), level)), x, prior)
 
 
 def _data_step(objective: Objective, x: Tensor, y: Tensor, variance: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from torch.overrides import TorchFunctionMode
 
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator, expand
+from invtoolbox.operators.base import LinearOperator
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.settings import check_graph
 from invtoolbox.solvers.linear_systems import solve_quadratic
 
 #: Conjugate gradient steps of a data step without a closed form.
@@ -67,17 +68,18 @@ class Network(nn.Module):
     def forward(self, u: Tensor, sigma: Any, **unused: Any) -> Tensor:
         level = torch.as_tensor(sigma, dtype=self.dtype, device=u.device).reshape(-1)
         level = level if level.numel() == 1 else level.expand(len(u))
-        x = self.prior.denoise(self.low + self.span * u.to(self.dtype), self.span * level)
+        noisy = self.low + self.span * u.to(self.dtype)
+        x = check_graph(self.prior.denoise(noisy, self.span * level), noisy, self.prior)
         return ((x - self.low) / self.span).to(u.dtype)
 
 
 class UnitRangeProblem:
     """A problem of images in [0, 1] whose noise has one standard deviation.
 
-    ``A'(u) = c W (A(low + span u) - A(low)) / span``. W divides by the noise level of the item and
-    of the measurement, so that all measurements have the same level, `sigma`. With ``normalised``,
-    c makes the norm of a linear A' about 1, for samplers that compare levels of images with levels
-    of measurements.
+    ``A'(u) = c W (A(low + span u) - A(low)) / span``. W is the root of the weights, so that all
+    measurements have the same noise level, `sigma`. With ``normalised``, c makes the norm of a
+    linear A' about 1, for samplers that compare levels of images with levels of measurements. The
+    items share their operator and their noise level.
     """
 
     def __init__(
@@ -96,9 +98,9 @@ class UnitRangeProblem:
                 dtype=problem.zeros().dtype, device=problem.y0.device
             )
             self.scale = 1 / float(norm.max())
-        self.sigma = self.scale * float(D.noise_std.max()) / self.span
-        weights = 1.0 if D.weights is None else D.weights.to(problem.y0).sqrt()
-        self.whiten = self.scale * expand(D.noise_std.max() / D.noise_std, problem.y0) * weights
+        self.sigma = self.scale * float(D.noise_std) / self.span
+        weights = torch.ones_like(problem.y0[:1]) if D.weights is None else D.weights
+        self.whiten = self.scale * weights.to(problem.y0).sqrt()
         self.dark = problem.operator(torch.full_like(problem.zeros(), low))
         self.y = (self.whiten * (problem.y - self.dark) / self.span).expand(
             len(items), *problem.y.shape[1:]
@@ -173,12 +175,12 @@ class SingularDecomposition:
         """Return the image of coefficients."""
         if self.kind == "hartley":
             return _hartley(c)
-        return c if self.matrix is None else (c.flatten(1) @ self.matrix.to(c)).view(c.shape)
+        return c if self.matrix is None else _product(c, self.matrix.to(c))
 
     def V_adjoint(self, u: Tensor) -> Tensor:
         if self.kind == "hartley":
             return _hartley(u)
-        return u if self.matrix is None else (u.flatten(1) @ self.matrix.to(u).T).view(u.shape)
+        return u if self.matrix is None else _product(u, self.matrix.to(u).T)
 
     def U_adjoint(self, y: Tensor) -> Tensor:
         """Return ``diag(1 / s) V^T A^T y``, which needs no left singular vectors.
@@ -199,15 +201,8 @@ def undecomposed_reason(objective: Objective) -> str | None:
     problem = objective.problem
     n = torch.Size(problem.image_shape).numel()
     D = cast(LeastSquares, problem.data_term)
-    if (
-        problem.operator.items is not None
-        or not D.is_unweighted
-        or (D.noise_std is not None and D.noise_std.numel() > 1)
-    ):
-        return (
-            "DDRM takes one operator and one noise level for the whole batch, as deepinv's holds "
-            "one set of singular values"
-        )
+    if not D.is_unweighted:
+        return "DDRM takes measurements of one noise level, without weights"
     symbol = cast(LinearOperator, problem.operator).normal_symbol()
     known = (symbol is not None and symbol[1]) or _has_mask(problem.operator)
     if n <= _LARGEST or known:
@@ -253,6 +248,12 @@ def _one_item(measured: UnitRangeProblem, x: Tensor) -> Tensor:
     """Apply the operator to images, with the weights of the measurements; one image per row."""
     operator = measured.objective.problem.operator
     return (measured.whiten.flatten()[0] * operator(x)).flatten(1)
+
+
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply each image, as a row, by a matrix."""
+    # Row by row, because a product of matrices rounds differently in a batch.
+    return torch.cat([row @ matrix for row in x.flatten(1).split(1)]).view(x.shape)
 
 
 def _hartley(u: Tensor) -> Tensor:

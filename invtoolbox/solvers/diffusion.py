@@ -9,19 +9,21 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.constants import outside_inference_mode
 from invtoolbox.data_terms.least_squares import LeastSquares
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, MeasurementWarning, warn_user
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator
+from invtoolbox.operators.base import LinearOperator, item_norm
 from invtoolbox.posteriors.base import MomentPosterior, Posterior
 from invtoolbox.posteriors.running_moments import Chain
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.settings import check_intensity_range
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.deepinv_sampling import (
     Network,
@@ -109,6 +111,7 @@ class DiffusionSampler(Solver):
         return None
 
     def init(self, objective: Objective, start: Tensor) -> DiffusionState:
+        self._compare_units(objective)
         infinite = torch.full_like(objective.regularization, torch.inf)
         return DiffusionState(
             start,
@@ -117,6 +120,30 @@ class DiffusionSampler(Solver):
             infinite,
             Chain.start(start, 32),
         )
+
+    def _compare_units(self, objective: Objective) -> None:
+        """Warn if no image of the intensity range explains the measurements."""
+        problem, D = objective.problem, cast(LeastSquares, objective.problem.data_term)
+        intensity_range = getattr(self, "intensity_range", None)
+        if intensity_range is None or not isinstance(problem.operator, LinearOperator):
+            return
+        weights = 1.0 if D.weights is None else D.weights
+        root = torch.as_tensor(weights, device=problem.y0.device).sqrt().clamp_max(1.0)
+        y = problem.y * root
+        assert D.noise_std is not None
+        noise = 2 * D.noise_std * y[0].numel() ** 0.5
+        norm = problem.operator.norm(dtype=problem.zeros().dtype, device=y.device)
+        # |y| is at most |A| |x| and the noise.
+        least = (item_norm(y) - noise) / (norm * problem.zeros()[0].numel() ** 0.5)
+        largest = max(abs(value) for value in intensity_range)
+        if bool((least > 2 * largest).any()):
+            warn_user(
+                f"the measurements belong to images with a root mean square of at least "
+                f"{float(least.max()):.3g}, and the intensity_range of {type(self).__name__} is "
+                f"{intensity_range}; give the values of black and white as intensity_range to "
+                "the sampler, and to the prior too",
+                MeasurementWarning,
+            )
 
     def step(self, objective: Objective, state: DiffusionState) -> DiffusionState:
         drawn = self.draws(objective, split(objective.generator(), self.at_once))
@@ -176,6 +203,7 @@ class DiffusionPosterior(MomentPosterior):
         factor = float(ratio) * (1 + 1 / self.number) ** 0.5
         return self.mean + factor * (low - self.mean), self.mean + factor * (high - self.mean)
 
+    @outside_inference_mode
     def draw(self, count: int, generator: Generator) -> Tensor:
         with torch.no_grad():
             return self.solver.draws(self.objective, split(generator, count))
@@ -198,8 +226,41 @@ def the_prior(objective: Objective) -> ExplicitPrior:
     return objective.terms[0][1]
 
 
+class DeepinvSampler(DiffusionSampler):
+    """Base class of samplers of deepinv, which know one operator and one noise level at a time.
+
+    A subclass writes `draws_together`. Items with an operator or a noise level of their own are
+    drawn one by one.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settings: Any = self
+        check_intensity_range(settings.intensity_range)
+        if settings.steps < 1:
+            raise InputError(f"{type(self).__name__} needs at least 1 step, got {settings.steps}")
+
+    @abstractmethod
+    def draws_together(self, objective: Objective, generators: list[Generator]) -> Tensor:
+        """Return the draws of items that share their operator and their noise level."""
+
+    def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
+        problem, D = objective.problem, cast(LeastSquares, objective.problem.data_term)
+        assert D.noise_std is not None
+        if problem.operator.items is None and D.noise_std.numel() == 1:
+            return self.draws_together(objective, generators)
+        items = torch.arange(objective.batch, device=problem.y0.device).split(1)
+        begin = [generator.get_state() for generator in generators]
+        drawn = []
+        for item in items:
+            for generator, state in zip(generators, begin):
+                generator.set_state(state)
+            drawn.append(self.draws_together(objective.select(item), generators))
+        return torch.cat(drawn, 1)
+
+
 @dataclass(frozen=True)
-class DPS(DiffusionSampler):
+class DPS(DeepinvSampler):
     r"""The reverse diffusion with a gradient towards the measurements through the denoiser.
 
     The gradient is ``grad_{x_t} |A(denoise(x_t)) - y|^2``. Chung, Kim, Mccann, Klasky and Ye,
@@ -236,7 +297,12 @@ class DPS(DiffusionSampler):
     guidance: Literal["annealed", "norm"] = "annealed"
     intensity_range: tuple[float, float] = (0.0, 1.0)
 
-    def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.guidance not in ("annealed", "norm"):
+            raise InputError(f"guidance of DPS is 'annealed' or 'norm', got {self.guidance!r}")
+
+    def draws_together(self, objective: Objective, generators: list[Generator]) -> Tensor:
         from deepinv.sampling import DPS as Sampler
 
         low, high = self.intensity_range
@@ -255,7 +321,7 @@ class DPS(DiffusionSampler):
 
 
 @dataclass(frozen=True)
-class DiffPIR(DiffusionSampler):
+class DiffPIR(DeepinvSampler):
     r"""At every noise level: denoise, a proximal step on the misfit, noise again.
 
     Zhu, Zhang, Liang, Cao, Wen, Timofte and Van Gool, "Denoising diffusion models for plug-and-play
@@ -281,7 +347,7 @@ class DiffPIR(DiffusionSampler):
 
     linear_only: ClassVar[bool] = True
 
-    def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
+    def draws_together(self, objective: Objective, generators: list[Generator]) -> Tensor:
         from deepinv.sampling import DiffPIR as Sampler
 
         low, high = self.intensity_range
@@ -304,7 +370,7 @@ class DiffPIR(DiffusionSampler):
 
 
 @dataclass(frozen=True)
-class DDRM(DiffusionSampler):
+class DDRM(DeepinvSampler):
     r"""Diffusion in the coordinates of the singular value decomposition.
 
     Each coordinate moves towards its measurement as far as its own noise allows. Kawar, Elad, Ermon
@@ -330,7 +396,7 @@ class DDRM(DiffusionSampler):
     def unsupported_reason(self, objective: Objective) -> str | None:
         return super().unsupported_reason(objective) or undecomposed_reason(objective)
 
-    def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
+    def draws_together(self, objective: Objective, generators: list[Generator]) -> Tensor:
         from deepinv.sampling import DDRM as Sampler
 
         low, high = self.intensity_range

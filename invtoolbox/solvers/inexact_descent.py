@@ -133,12 +133,15 @@ class InexactDescent(Solver):
         # The error of x changes the slope, and with it the gradient, by the same share.
         curved = _share(slope, decoded.x, problem.y) * decoded.error
         error = pull.error + gradient.norm() * curved / slope.norm().clamp_min(1e-30)
+        # While the value may be 0 or less, for all that is known, no change of it is small.
+        least = corrected - slack
+        certificate = torch.where(least > 0, (gradient.norm() + error) / least, torch.inf)
         return replace(
             state,
             x=x,
             value=value,
             discrepancy=problem.data_term.discrepancy_of(value, decoded.x, problem.y),
-            certificate=(gradient.norm() + error) / value,
+            certificate=certificate,
             image=decoded.x,
             slack=slack,
             gradient=gradient,

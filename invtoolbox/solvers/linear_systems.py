@@ -128,13 +128,15 @@ def gmres(
             if not bool(running.any()):
                 break
         for i in range(coefficients.shape[1]):
-            x = torch.addcmul(x, expand(coefficients[:, i].to(x.dtype), x), basis[i])
+            x = torch.addcmul(x, expand(coefficients[:, i], x), basis[i])
         residual = right - product(x)
     return x, item_norm(residual) / size.clamp_min(tiny)
 
 
 def _least_squares(matrix: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``argmin_c |length e_1 - matrix c|`` and the minimum."""
+    # An item that has diverged must not stop the others, and the decomposition takes no NaN.
+    matrix = torch.where(matrix.isfinite().flatten(1).all(1).view(-1, 1, 1), matrix, 0.0)
     goal = matrix.new_zeros(*matrix.shape[:2], 1)
     goal[:, 0, 0] = length.double()
     found = torch.linalg.pinv(matrix) @ goal

@@ -7,6 +7,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from invtoolbox.core.constants import outside_inference_mode
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand, item_norm
 from invtoolbox.priors.implicit.probability_flow import ProbabilityFlow
@@ -16,6 +17,7 @@ from invtoolbox.solvers.linear_systems import gmres
 _ACCURACY = 1e-6
 
 
+@outside_inference_mode
 def invert_flow(
     flow: ProbabilityFlow, x: Tensor, newton: int = 4, damping: float = 0.1, inner: int = 5
 ) -> dict[str, Tensor]:
@@ -42,7 +44,7 @@ def invert_flow(
 
     Raises:
         InputError: The images have another shape than those of the flow, or a number is out of
-            range.
+            range. An image with NaN has noise of NaN.
 
     >>> import invtoolbox as it
     >>> gaussian = it.priors.Gaussian(torch.full((1, 4), 0.4), 0.01)

@@ -81,7 +81,7 @@ def learn_prior(
 
     Raises:
         InputError: the prior has no parameters or is not smooth; a truth has another shape than the
-            image of its problem.
+            image of its problem; images are complex, or values are not finite.
 
     >>> import invtoolbox as it
     >>> truth = torch.zeros(2, 1, 12, 12)
@@ -104,6 +104,14 @@ def learn_prior(
             raise InputError(
                 f"the truth of problem {number} has the shape {tuple(truth.shape)}, and its images "
                 f"{wanted}"
+            )
+        if problem.image_dtype.is_complex:
+            raise InputError(
+                f"learn_prior works on real images, and those of problem {number} are complex"
+            )
+        if problem.skipped is not None or not bool(truth.isfinite().all()):
+            raise InputError(
+                f"the measurements or the truth of problem {number} hold NaN or infinite values"
             )
     unknown = PriorParameters(prior, problems, lower, accuracy, neumann, curvature)
     y = torch.cat([truth.flatten() for truth in truths])[None]

@@ -40,7 +40,9 @@ class Loss(ABC):
         Training calls this method. A loss that needs more than the output (such as a part of the
         network) overrides it. Draws come from the generator.
         """
-        return self(network(shown).to(wanted.dtype), wanted)
+        result: Tensor = network(shown)
+        # A complex result keeps its imaginary part, which is an error if the wanted one is real.
+        return self(result if result.is_complex() else result.to(wanted.dtype), wanted)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class L2(Loss):
     """Mean of squares; its minimiser is the posterior mean of the clean image."""
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
-        return (result - wanted).flatten(1).square().mean(1)
+        return mean_square(result - wanted)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class ProximalMatching(Loss):
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
         # The loss is a product over the pixels of an item, not a sum.
-        return -torch.expm1(-(result - wanted).flatten(1).square().mean(1) / self.gamma**2)
+        return -torch.expm1(-mean_square(result - wanted) / self.gamma**2)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class SkipLoss(Loss):
                 f"and {type(network).__name__} predicts none"
             )
         settled = cast(Any, network).settle(shown)
-        apart = (settled.start - settled.x.detach()).flatten(1).square().mean(1)
+        apart = mean_square(settled.start - settled.x.detach())
         return self.loss(settled.x, wanted) + self.weight * apart
 
 
@@ -195,6 +197,10 @@ class BitsPerPixel(Loss):
     """
 
     levels: int = 256
+
+    def __post_init__(self) -> None:
+        if self.levels < 2:
+            raise InputError(f"BitsPerPixel needs at least 2 levels, got {self.levels}")
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
         raise InputError("BitsPerPixel judges the network itself; train calls of_network")
@@ -314,6 +320,16 @@ class JacobianNuclearNorm(Penalized):
         return torch.stack(
             [measure((f(x + self.step * e) - value) / self.step, e) for e in directions]
         ).mean(0)
+
+
+def mean_square(x: Tensor) -> Tensor:
+    """Compute the mean of squares per item, ``(count,)``; of a complex value, of both parts."""
+    return as_real(x).flatten(1).square().mean(1)
+
+
+def as_real(x: Tensor) -> Tensor:
+    """Return the real values of a tensor; the two parts of complex values lie on a last axis."""
+    return torch.view_as_real(x) if x.is_complex() else x
 
 
 def halves(network: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:

@@ -8,8 +8,9 @@ truth, `RecorruptedPairs`, `ThinnedPairs` and `Noise2InversePairs` make pairs of
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ class Examples(Pairs):
                 "Examples needs at least one pair and a true image for each input, got "
                 f"{len(shown)} inputs and {len(truths)} true images"
             )
+        _check_finite("Examples", (shown, truths))
         self.shown, self.truths = shown, truths
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -100,7 +102,12 @@ class Crops(Pairs):
                 f"{type(self).__name__} needs at least one image, and the same number of channels "
                 "in all of them"
             )
-        self.images, self.crop, self.contrast = tuple(images), crop, contrast
+        _check_finite(type(self).__name__, images)
+        # Whole numbers take no noise.
+        self.images = tuple(
+            x if x.is_floating_point() or x.is_complex() else x.float() for x in images
+        )
+        self.crop, self.contrast = crop, contrast
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         x = self._crops(count, generator)
@@ -192,9 +199,9 @@ class LevelPairs(Crops):
     """
 
     def __init__(self, images: Sequence[Tensor], noise_std: tuple[float, float], crop: int) -> None:
-        if not 0 < noise_std[0] <= noise_std[1]:
+        if not (len(noise_std) == 2 and 0 < noise_std[0] <= noise_std[1] < math.inf):
             raise InputError(
-                f"LevelPairs needs a range (low, high) of positive levels, got {noise_std}"
+                f"{type(self).__name__} needs a range (low, high) of positive levels, got {noise_std}"
             )
         if any(image.shape[1] not in (1, 3) for image in images):
             raise InputError("LevelPairs takes images of 1 or 3 channels")
@@ -366,6 +373,11 @@ class Noise2InversePairs(Crops):
                 f"Noise2InversePairs divides the views of a scan into at least 2 parts with one "
                 f"view each; {operator} has {views or 'no'} views, and splits is {splits}"
             )
+        if y.ndim < 3 or y.shape[2] != views:
+            raise InputError(
+                f"{operator} has {views} views, and the measurements have the shape "
+                f"{tuple(y.shape)}; the views are axis 2, (batch, channel, views, *detector)"
+            )
         parts = []
         for k in range(splits):
             index = torch.arange(k, views, splits, device=y.device)
@@ -427,6 +439,7 @@ class Measurements(Pairs):
                 f"the second measurement has the shape {tuple(second.shape)}, and the first "
                 f"{tuple(y.shape)}; they have to show the same items"
             )
+        _check_finite("Measurements", (y,) if second is None else (y, second))
         self.y, self.second = y, second
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -509,3 +522,8 @@ class MeasuredPairs(Crops):
         )
         inverted = ", inverted=True" * self.inverted
         return f"operator={self.operator} ({parts}), noise_std={self.noise_std:g}{inverted}"
+
+
+def _check_finite(name: str, parts: Iterable[Tensor]) -> None:
+    if not all(bool(part.isfinite().all()) for part in parts):
+        raise InputError(f"{name} takes finite values, and got NaN or infinite ones")

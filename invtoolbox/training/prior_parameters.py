@@ -81,6 +81,15 @@ class PriorParameters(InexactPrior):
         self.prior, self.problems = prior.as_sum(), tuple(problems)
         self.solver = LBFGS(max_iterations=1000) if solver is None else solver
         self.accuracy, self.neumann, self.curvature = accuracy, neumann, curvature
+        if (
+            not accuracy > 0
+            or (neumann is not None and neumann < 1)
+            or (curvature is not None and not curvature > 0)
+        ):
+            raise InputError(
+                "learn_prior takes a positive accuracy and curvature and at least one term of the "
+                f"Neumann series, got {accuracy}, {curvature} and {neumann}"
+            )
         if not any(True for _ in _leaves(self.prior)):
             raise InputError(
                 f"there is nothing to learn: {prior!r} holds no torch.nn.Parameter that requires a "

@@ -33,6 +33,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, model_validator
+from torch import Tensor
 
 from invtoolbox.catalogue.documents import (
     Named,
@@ -213,7 +214,13 @@ class Data(Table):
                 raise InputError(
                     f"{recipe}: items is [{first}, {end}], and {path} holds {len(data)} items"
                 )
-            images += [data[k].y for k in range(first, end)]
+            for item in (data[k] for k in range(first, end)):
+                if not isinstance(getattr(item, "y", None), Tensor):
+                    raise InputError(
+                        f"{recipe}: {path} holds a {type(item).__name__}, and a training takes "
+                        "pictures; reader= names another reader"
+                    )
+                images.append(item.y)
         low, high = self.intensity_range
         ready = [
             rgb_to_grayscale(image) if self.grey and image.shape[1] == 3 else image

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -28,7 +29,7 @@ class WorstDirection(Penalized):
     Args:
         weight: weight of the penalty.
         size: s, in the units of the measurements; the standard deviation of their noise is usual.
-        loss: loss to which the penalty is added; any loss of one network.
+        loss: loss to which the penalty is added; any loss of a network that returns an image.
 
     Raises:
         InputError: The weight or the size is not positive.
@@ -57,13 +58,21 @@ class WorstDirection(Penalized):
         """Return ``|f(x + d) - f(x)|^2 / (n s^2)`` per item, ``(count,)``."""
         if x.is_complex():
             raise InputError("WorstDirection takes real measurements, and these are complex")
+        # A network that knows the weight of a prior gets one per item, as from `EveryWeight`.
+        draw: Any = getattr(network, "draw", None)
+        weight = () if draw is None else (draw(len(x), generator),)
         drawn = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        before = network(x)
+        before = network(x, *weight)
+        if not isinstance(before, Tensor):
+            raise InputError(
+                "WorstDirection takes networks that return a tensor, and "
+                f"{type(network).__name__} returns a {type(before).__name__}"
+            )
         with torch.enable_grad():
             moved = (x.detach() + self._scale(drawn)).requires_grad_(True)
-            change = (network(moved) - before.detach()).square().sum()
+            change = (network(moved, *weight) - before.detach()).square().sum()
             (uphill,) = torch.autograd.grad(change, moved)
-        change = network(x + self._scale(uphill)) - before
+        change = network(x + self._scale(uphill), *weight) - before
         return change.flatten(1).square().mean(1) / self.size**2
 
     def _scale(self, d: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,6 +17,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Generator, Tensor, nn
 
+from invtoolbox.core.pytrees import items_together
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError, warn_user
@@ -48,9 +50,10 @@ def train(
     """Train a network, and return a trained copy of it.
 
     The weights are the unknown of a problem, the loss its misfit and `Adam` its solver. The draws
-    of a step are a function of the seed and the step. A convex network is projected to the convex
-    ones after every step. A network with a method ``remember(shown)``, such as `LocalField`, is
-    given the inputs of one draw before the first step.
+    of a step are a function of the seed and the step. Parameters without ``requires_grad`` keep
+    their values, unless all are without it, as in a network that `train` returned. A convex network
+    is projected to the convex ones after every step. A network with a method ``remember(shown)``,
+    such as `LocalField`, is given the inputs of one draw before the first step.
 
     On a CPU, calling `keep_freed_memory` before it makes many trainings faster by a fifth. It
     affects the whole process, so the caller decides.
@@ -71,7 +74,8 @@ def train(
         progress: whether to show a progress bar.
 
     Raises:
-        InputError: The weights become infinite, or the gradient is 0 so that no step is possible.
+        InputError: The network has no weights, a loss is not finite, or the gradient is 0 so that no
+            step is possible.
 
     >>> from invtoolbox.priors import ConvexDense
     >>> class Shrunk(Pairs):
@@ -83,6 +87,10 @@ def train(
     >>> bool(trained.losses[-1] < 0.2 * trained.losses[0])
     True
     """
+    if not any(True for _ in network.parameters()):
+        raise InputError(f"{type(network).__name__} has no weights to train")
+    if validate_every < 1:
+        raise InputError(f"validate_every is at least 1 step, got {validate_every}")
     result = copy.deepcopy(network).to(device).train()
     pairs = pairs.to(device=device)
     validation = validation.to(device=device) if validation is not None else None
@@ -121,17 +129,24 @@ def train(
             iterate=stage.iterate,
             clip=stage.clip,
         )
-        solution = solve(
-            training_problem(stage.count, like),
-            weights,
-            solver,
-            regularization=1.0,
-            tolerance=0.0,
-            seed=1009 * seed + number,
-            callbacks=(validate,),
-            checkpoint=checkpoint,
-            progress=progress,
-        )
+        with items_together():
+            solution = solve(
+                training_problem(stage.count, like),
+                weights,
+                solver,
+                regularization=1.0,
+                tolerance=0.0,
+                seed=1009 * seed + number,
+                callbacks=(validate,),
+                checkpoint=checkpoint,
+                progress=progress,
+            )
+        losses = solution.history["objective"][:, 0]
+        if solution.status[0] == "diverged" and not bool(losses[0].isfinite()):
+            raise InputError(
+                f"the first loss of stage {number} ({stage.loss!r}) is not finite; look for NaN in "
+                "the pairs and in the weights of the network"
+            )
         if solution.status[0] == "diverged":
             raise InputError(
                 f"training diverged in stage {number} ({stage.loss!r}); "
@@ -146,7 +161,7 @@ def train(
             {name: value[0] for name, value in solution.parameters.items()}, strict=False
         )
         validated.save()
-        curves.append(solution.history["objective"][:, 0])
+        curves.append(losses)
         seconds, before = seconds + solution.seconds, before + stage.steps
     network = result.cpu().eval().requires_grad_(False)
     return Trained(
@@ -212,6 +227,18 @@ class Stage:
     iterate: Literal["average", "last"] = "average"
     clip: float | None = None
     decay: Literal["none", "linear"] = "none"
+
+    def __post_init__(self) -> None:
+        if not (self.steps >= 0 and self.learning_rate > 0 and self.count >= 1):
+            raise InputError(
+                "a Stage has at least 0 steps, a positive learning_rate and a count of at least 1, "
+                f"got {self.steps}, {self.learning_rate} and {self.count}"
+            )
+        if self.iterate not in ("average", "last") or self.decay not in ("none", "linear"):
+            raise InputError(
+                "a Stage takes iterate='average' or 'last' and decay='none' or 'linear', got "
+                f"{self.iterate!r} and {self.decay!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -318,7 +345,9 @@ class NetworkWeights(ImplicitPrior):
         return dict.fromkeys(parameters, max(factor, 0.0))
 
     def initial(self) -> dict[str, Tensor]:
-        return {name: value.detach()[None] for name, value in self.network.named_parameters()}
+        named = list(self.network.named_parameters())
+        learned = [(name, value) for name, value in named if value.requires_grad]
+        return {name: value.detach()[None] for name, value in learned or named}
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
         weights = {f"network.{name}": value[0] for name, value in parameters.items()}
@@ -326,7 +355,10 @@ class NetworkWeights(ImplicitPrior):
         drawing = torch.Generator(device).manual_seed(0) if generator is None else generator
         pairs = self.pairs if generator is not None or self.validation is None else self.validation
         shown, wanted = pairs.draw(self.count, drawing)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision):
+        with (
+            torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision),
+            _seed_layers(drawing),
+        ):
             losses: Tensor = torch.func.functional_call(
                 _LossOfNetwork(self.network, self.loss), weights, (shown, wanted, drawing)
             )
@@ -371,6 +403,15 @@ class MeanLoss(DataTerm):
 def training_problem(count: int, like: Tensor) -> Problem:
     """Return the problem whose unknown is the weights: ``count`` losses that should be 0."""
     return Problem(like.new_zeros(1, count), Identity((count,)), MeanLoss())
+
+
+@contextmanager
+def _seed_layers(generator: Generator) -> Iterator[None]:
+    """Let layers that draw from torch's global state, such as dropout, draw from a seed."""
+    device = generator.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(generator.initial_seed())
+        yield
 
 
 class _LossOfNetwork(nn.Module):

@@ -28,7 +28,8 @@ class Symmetry(ABC):
         """Transform each image by its element of the group.
 
         Args:
-            x: images ``(count, channel, rows, columns)``.
+            x: images ``(count, channel, rows, columns)``, or volumes with further axes before the
+                rows.
             elements: result of `draw`, ``(count, ...)``.
             inverse: whether to apply the inverse elements.
         """
@@ -38,8 +39,8 @@ class Symmetry(ABC):
 class Rotations(Symmetry):
     """Rotations of an image about its centre by multiples of an angle, with or without mirroring.
 
-    Multiples of 90 degrees move pixels and lose nothing; they need square images. Other angles are
-    interpolated bilinearly, with zeros outside.
+    With a step of 90 or 180 degrees pixels move and nothing is lost; 90 degrees need square images.
+    Other steps are interpolated bilinearly, with zeros outside. The slices of a volume turn alike.
 
     Args:
         step: smallest angle in degrees, a divisor of 360.
@@ -77,21 +78,23 @@ class Rotations(Symmetry):
         return _mirror(x, mirrored) if inverse else x
 
     def _turn(self, x: Tensor, turns: Tensor) -> Tensor:
-        quarter = 90 / self.step
-        if quarter != round(quarter) or self.step < 90:
+        if self.step not in (90, 180):
             from kornia.geometry.transform import rotate
 
-            return rotate(x, self.step * turns.to(x.dtype))
+            if x.is_complex():
+                return torch.complex(self._turn(x.real, turns), self._turn(x.imag, turns))
+            return rotate(x.flatten(1, -3), self.step * turns.to(x.dtype)).view(x.shape)
         rows, columns = x.shape[-2:]
-        if rows != columns:
+        turns = turns * round(self.step / 90)
+        if rows != columns and self.step == 90:
             raise InputError(
                 f"Rotations by 90 degrees needs square images, got {rows} x {columns}; use "
                 "Rotations(step=180) or Shifts"
             )
         place = torch.arange(rows * columns, device=x.device).view(rows, columns)
         sources = torch.stack([place.rot90(k).flatten() for k in range(4)])
-        source = sources[turns % 4][:, None].expand(-1, x.shape[1], -1)
-        return x.flatten(2).gather(2, source).view_as(x)
+        source = _along(sources[turns % 4], x.flatten(-2), -1)
+        return x.flatten(-2).gather(-1, source.expand_as(x.flatten(-2))).view_as(x)
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,7 @@ class Shifts(Symmetry):
             shift = -shift if inverse else shift
             place = torch.arange(x.shape[axis], device=x.device)
             source = (place - shift[:, None]) % x.shape[axis]
-            shape = [len(x), 1, 1, 1]
-            shape[axis] = x.shape[axis]
-            x = x.gather(axis, source.view(shape).expand_as(x))
+            x = x.gather(axis, _along(source, x, axis).expand_as(x))
         return x
 
 
@@ -161,4 +162,11 @@ def measure_equivariance(operator: Operator, symmetry: Symmetry, seed: int = 0) 
 
 
 def _mirror(x: Tensor, mirrored: Tensor) -> Tensor:
-    return torch.where(mirrored.view(-1, 1, 1, 1) > 0, x.flip(-1), x)
+    return torch.where(_along(mirrored[:, None], x, -1) > 0, x.flip(-1), x)
+
+
+def _along(values: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Return values ``(count, n)`` with n along an axis of x, and axes of length 1 elsewhere."""
+    shape = [len(values)] + [1] * (x.ndim - 1)
+    shape[axis] = values.shape[1]
+    return values.view(shape)

@@ -21,7 +21,7 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.training.losses import Loss
+from invtoolbox.training.losses import Loss, as_real, mean_square
 from invtoolbox.training.symmetries import Rotations, Symmetry, measure_equivariance
 
 
@@ -350,16 +350,6 @@ class EveryWeight(Loss):
         x = network(shown, weight)
         penalty = self.prior.energy(x)
         return self(x, shown) + weight.to(penalty.dtype) * penalty / x[0].numel()
-
-
-def mean_square(x: Tensor) -> Tensor:
-    """Compute the mean of squares per item, ``(count,)``; of a complex value, of both parts."""
-    return as_real(x).flatten(1).square().mean(1)
-
-
-def as_real(x: Tensor) -> Tensor:
-    """Return the real values of a tensor; the two parts of complex values lie on a last axis."""
-    return torch.view_as_real(x) if x.is_complex() else x
 
 
 def _mean_over(values: Tensor, mask: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class Conditioned(nn.Module):
                 "Conditioned needs a range (low, high) of positive weights and a degree of at "
                 f"least 1, got {tuple(weights)} and {degree}"
             )
-        self.network = copy.deepcopy(network)
+        self.network = copy.deepcopy(network).requires_grad_(True)
         self.weights, self.degree = (float(low), float(high)), degree
         self.changes = nn.ParameterList(
             nn.Parameter(torch.zeros(degree, *p.shape, dtype=p.dtype, device=p.device))

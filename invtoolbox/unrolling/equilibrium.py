@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from invtoolbox.core.pytrees import select_items
 from invtoolbox.errors import InputError
 from invtoolbox.loop.differentiation import differentiate_fixed_point, solve_by_gmres
-from invtoolbox.loop.run import DIVERGED, MAX_ITERATIONS, STATUS, Limits, Loop, run
+from invtoolbox.loop.run import DIVERGED, INVALID, MAX_ITERATIONS, STATUS, Limits, Loop, run
 from invtoolbox.objective.objective import Objective
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
@@ -141,8 +141,15 @@ class Equilibrium(SolverNetwork):
         self._report(loop, certificate)
         if recorded:
             x = self._attach(x, working, layered, loop)
+        status = loop.status
+        if objective.problem.skipped is not None:
+            status = status.masked_fill(objective.problem.skipped, INVALID)
         return FixedPoint(
-            x, start, loop.iterations, certificate, tuple(STATUS[int(k)] for k in loop.status)
+            self.blank_skipped(objective, x),
+            start,
+            loop.iterations,
+            certificate,
+            tuple(STATUS[int(k)] for k in status),
         )
 
     def _predict(self, objective: Objective, working: Objective, layered: LayeredSolver) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from invtoolbox.catalogue.presets import prior_named, solver_named
+from invtoolbox.core.pytrees import blank_items
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.loop.differentiation import check_differentiable
@@ -161,7 +162,11 @@ class SolverNetwork(nn.Module):
         check_fits(self.solver, objective)
 
     def objective_of(self, y: Any) -> Objective:
-        """Return the objective of measurements, before anything that is learned."""
+        """Return the objective of measurements, before anything that is learned.
+
+        Items with NaN hold the measurements of another one, see `Problem.skipped`, until
+        `blank_skipped`.
+        """
         problem = Problem(y, self.problem.operator, self.problem.data_term)
         _check_batch(problem, self.prior)
         with torch.no_grad():
@@ -176,6 +181,12 @@ class SolverNetwork(nn.Module):
         # Binding finds the least weight of a prox that is known at one step; other automatic
         # weights are no numbers.
         return objective if rule is None else bind(problem, self.prior, 1.0)[0]
+
+    @staticmethod
+    def blank_skipped(objective: Objective, x: Tensor) -> Tensor:
+        """Return the images with NaN for the items whose measurements are not finite."""
+        skipped = objective.problem.skipped
+        return x if skipped is None else blank_items(skipped, x)
 
     def start_of(self, objective: Objective, initial: Tensor | None = None) -> Tensor:
         """Return the image at which the solver starts."""

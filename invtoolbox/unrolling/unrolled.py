@@ -73,8 +73,7 @@ class Unrolled(SolverNetwork):
             loop, working = Loop.start(layered, working, self.solver.start(working, start), None)
             limits = Limits(self.iterations, -math.inf, None)
             loop = run(loop, working, layered, None, limits, (), lambda *_: None)
-            x: Tensor = working.decode(loop.x)
-        return x
+            return self.blank_skipped(objective, working.decode(loop.x))
 
     def start_of(self, objective: Objective, initial: Tensor | None = None) -> Tensor:
         if initial is None and self.inverse:

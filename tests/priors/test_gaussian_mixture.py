@@ -105,3 +105,23 @@ def test_what_is_no_mixture_is_refused() -> None:
             it.priors.GaussianMixture(means, covariances, weights)
     with pytest.raises(InputError, match=r"takes images \(1, 3\), got \(1, 4\)"):
         it.priors.GaussianMixture(means, 1.0).energy(torch.zeros(1, 1, 4))
+
+
+@pytest.mark.parametrize("kind", ["number", "pixels", "matrices"])
+def test_a_mixture_takes_other_precisions_complex_images_and_any_batch(kind: str) -> None:
+    prior = mixture(kind)
+    x = torch.randn(5, 1, 2, 3, generator=torch.Generator().manual_seed(2))
+    clean = prior.denoise(x, 0.2)
+    assert clean.dtype == prior.score(x).dtype == prior.energy(x).dtype == torch.float32
+    wide = prior.to(torch.float32).denoise(x.double(), 0.2)
+    assert wide.dtype == torch.float64
+    torch.testing.assert_close(wide, clean.double(), rtol=1e-4, atol=1e-5)
+    one = x[3:4]  # alone, bit by bit
+    assert torch.equal(prior.denoise(one, 0.2), clean[3:4])
+    assert torch.equal(prior.energy(one), prior.energy(x)[3:4])
+    assert torch.equal(prior.score(one), prior.score(x)[3:4])
+    # With one component, the real and the imaginary part are denoised alike.
+    single = it.priors.GaussianMixture(torch.zeros(1, 1, 2, 3), 0.3)
+    z = single.denoise(torch.complex(x, x.flip(0)), 0.2)
+    torch.testing.assert_close(z.real, single.denoise(x, 0.2))
+    torch.testing.assert_close(z.imag, z.real.flip(0))

@@ -325,6 +325,19 @@ def test_the_default_weight_is_that_of_bayes_or_a_proven_one() -> None:
     )
 
 
+def test_a_picture_has_the_same_output_alone_bit_by_bit() -> None:
+    x = torch.rand(4, 1, 24, 17, generator=torch.Generator().manual_seed(0))
+    prior, denoiser = (
+        image_prior(torch.float32),
+        it.priors.Denoiser(it.priors.DnCNN(depth=5, width=16)),
+    )
+    together = [*prior.prox_and_energy(x), prior.prox(x), prior.psi(x), denoiser.denoise(x, 0.1)]
+    for k, item in enumerate(x.split(1)):
+        alone = [*prior.prox_and_energy(item), prior.prox(item), prior.psi(item)]
+        alone.append(denoiser.denoise(item, 0.1))
+        assert all(torch.equal(a, b[k : k + 1]) for a, b in zip(alone, together))
+
+
 @pytest.mark.parametrize("solver", ["admm", "proximal-gradient"])
 def test_an_item_alone_and_in_company_and_twice(solver: str) -> None:
     problem, prior = blurred(torch.float32), image_prior(torch.float32)

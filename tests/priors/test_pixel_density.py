@@ -26,6 +26,13 @@ def test_it_is_a_prior_whose_energy_has_the_right_gradient() -> None:
     x = torch.rand(2, 1, 7, 6, generator=Generator().manual_seed(0))
     it.testing.check_prior(prior, x, raise_error=True)
     assert torch.equal(prior.energy(x)[1:], prior.energy(x[1:]))
+    torch.testing.assert_close(prior.energy(x.double()), prior.energy(x).double())
+    with pytest.raises(InputError, match="real images"):
+        prior.energy(x + 0j)
+    with pytest.raises(InputError, match="grey images"):
+        PixelNetwork(4, 1)(x.expand(-1, 3, -1, -1))
+    with pytest.raises(InputError, match="at least 2 levels"):
+        BitsPerPixel(levels=1)
     with pytest.raises(InputError, match="at least 2 levels"):
         PixelDensity(PixelNetwork(4, 1), levels=1)
     with pytest.raises(InputError, match="rows, columns"):

@@ -74,3 +74,39 @@ def test_bad_input_is_refused() -> None:
         ProbabilityFlow(mixture(), (1, 6), levels=(float("inf"), 0.1))
     with pytest.raises(InputError, match="intensity_range"):
         ProbabilityFlow(mixture(), (1, 6), intensity_range=(1.0, 0.0))
+
+
+def test_complex_images_have_complex_noise_and_a_bad_item_stays_alone() -> None:
+    gaussian = it.priors.Gaussian(torch.full((1, 6), 0.4), 0.02)
+    flow, x = ProbabilityFlow(gaussian, (1, 6), steps=8), pictures(3)
+    z = torch.complex(x, x.flip(0))
+    noise = invert_flow(flow, z, newton=8)
+    torch.testing.assert_close(flow.decode(noise), z, rtol=0, atol=1e-4)
+    assert noise["w"].is_complex() and not flow.energy(noise, None).is_complex()
+    A = it.operators.Identity((1, 6))
+    problem = it.Problem(z, A, it.data_terms.LeastSquares(noise_std=0.01))
+    found = it.solve(problem, flow, it.solvers.LBFGS(), regularization=1.0, progress=False).x
+    torch.testing.assert_close(found, z, rtol=0, atol=0.02)
+
+    broken = torch.where(torch.arange(3).view(3, 1, 1) == 1, torch.nan, x)
+    kept = invert_flow(flow, broken)["w"]
+    assert bool(kept[1].isnan().all()) and torch.equal(kept[::2], invert_flow(flow, x)["w"][::2])
+
+
+def test_solve_draws_and_inversion_work_in_inference_mode() -> None:
+    gaussian = it.priors.Gaussian(torch.full((1, 4), 0.4), 0.01)
+    flow = it.priors.ProbabilityFlow(gaussian, (1, 4), steps=8)
+    x, A = torch.tensor([[[0.3, 0.5, 0.4, 0.6]]]), it.operators.Identity((1, 4))
+    sampler = it.solvers.EDM(steps=3, max_iterations=1)
+
+    def run() -> list[torch.Tensor]:
+        problem = it.Problem(1 * x, A, it.data_terms.LeastSquares(noise_std=0.1))
+        drawn = it.solve(problem, gaussian, sampler, progress=False)
+        found = it.solve(problem, flow, regularization=1.0, max_iterations=3, progress=False)
+        noise = it.solvers.invert_flow(flow, 1 * x)["w"]
+        return [drawn.x, drawn.posterior.sample(1, seed=0), found.x, noise]
+
+    expected = run()
+    with torch.inference_mode():
+        results = run()
+    assert all(torch.equal(a, b) for a, b in zip(results, expected))

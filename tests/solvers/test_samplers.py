@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import pytest
 import torch
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, MeasurementWarning
 from invtoolbox.posteriors.running_moments import Chain, block_length
 
 N = 6
@@ -69,6 +70,46 @@ def test_diffusion_with_the_exact_score_of_a_gaussian_finds_the_posterior_mean(
     assert low < ratio < high
 
 
+def test_measurements_of_other_units_are_reported() -> None:
+    one, sampler = problem("blur"), dataclasses.replace(SAMPLERS["edm"], steps=2, at_once=1)
+    large = it.Problem(255 * one.y, one.operator, it.data_terms.LeastSquares(noise_std=255 * 0.05))
+    with pytest.warns(MeasurementWarning, match="intensity_range of EDM"):
+        it.solve(large, gaussian(), sampler, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        it.solve(one, gaussian(), sampler, progress=False)
+        wide = dataclasses.replace(sampler, intensity_range=(0.0, 255.0))
+        it.solve(large, gaussian(), wide, progress=False)
+
+
+def test_a_denoiser_without_a_graph_is_refused() -> None:
+    class Shrink(it.priors.ExplicitPrior):
+        def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+            return x.detach() / 2
+
+    one, flow = problem("blur"), it.priors.ProbabilityFlow(Shrink(), (1, N, N), steps=3)
+    for prior, solver in (
+        (Shrink(), it.solvers.DAPS(steps=3, max_iterations=1)),
+        (Shrink(), it.solvers.DPS(steps=3, max_iterations=1)),
+        (flow, it.solvers.Adam(max_iterations=1)),
+    ):
+        with pytest.raises(InputError, match="derivative of the denoiser"):
+            it.solve(one, prior, solver, regularization=1.0, progress=False)
+    it.solve(one, Shrink(), it.solvers.DiffPIR(steps=3, max_iterations=1), progress=False)
+
+
+def test_wrong_settings_of_a_sampler_are_refused_at_once() -> None:
+    for sampler, settings in (
+        (it.solvers.EDM, {"covariance": "diagonal"}),
+        (it.solvers.DAPS, {"intensity_range": (1.0, 0.0)}),
+        (it.solvers.DDRM, {"intensity_range": (0.0, 0.0)}),
+        (it.solvers.DiffPIR, {"steps": 0}),
+        (it.solvers.DPS, {"guidance": "none"}),
+    ):
+        with pytest.raises(InputError, match=next(iter(settings)).rstrip("s")):
+            sampler(**settings)
+
+
 def test_annealed_samplers_follow_weights_and_refuse_bad_settings() -> None:
     one = problem("matrix")
     weights = torch.ones(1, 1, N, N)
@@ -113,8 +154,18 @@ def test_the_stein_discrepancy_orders_samplers_as_the_exact_error_does() -> None
         stein = float(it.metrics.kernel_stein_discrepancy(drawn, score))
         found.append(stein)
     assert found[0] > found[1] > found[2]
-    with pytest.raises(InputError, match="one shape"):
-        it.metrics.kernel_stein_discrepancy(drawn, score[:5])
+    for samples, scores, kernel, words in (
+        (drawn, score[:5], "linear", "one shape"),
+        (drawn, score, "rbf", "'linear' or 'imq'"),
+        (drawn + 0j, score + 0j, "linear", "are real"),
+        (drawn, score / 0, "linear", "NaN or infinite"),
+    ):
+        with pytest.raises(InputError, match=words):
+            it.metrics.kernel_stein_discrepancy(samples, scores, kernel)
+    alike = it.metrics.kernel_stein_discrepancy(
+        torch.ones(3, 1, 1, 4), torch.ones(3, 1, 1, 4), "imq"
+    )
+    assert bool(alike.isfinite())
 
 
 def test_langevin_finds_mean_and_spread_and_knows_how_well() -> None:
@@ -196,6 +247,24 @@ def test_a_draw_depends_on_its_number_alone(sampler: str) -> None:
         alone.posterior.sample(3, seed=1)[:, 0], samples[:, 1], rtol=1e-4, atol=1e-5
     )
     assert float((samples[0] - samples[1]).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("sampler", ["dps", "diffpir", "ddrm"])
+def test_items_with_their_own_noise_and_operator_are_drawn_as_if_alone(sampler: str) -> None:
+    kernels = torch.rand(2, 1, 3, 3, generator=torch.Generator().manual_seed(4)) + 0.1
+    kernels = kernels / kernels.sum((2, 3), keepdim=True)
+    levels, y = torch.tensor([0.05, 0.2]), gaussian().sample(2, torch.Generator().manual_seed(5))
+    method = dataclasses.replace(SAMPLERS[sampler], steps=10, at_once=2)
+
+    def draw(items: slice, kernels: Tensor, levels: Tensor) -> Tensor:
+        A = it.operators.Blur(kernels, (N, N), boundary="periodic")
+        one = it.Problem(y[items], A, it.data_terms.LeastSquares(noise_std=levels))
+        return it.solve(one, gaussian(), method, progress=False).x
+
+    alone = [draw(slice(k, k + 1), kernels[k : k + 1], levels[k : k + 1]) for k in range(2)]
+    assert torch.equal(draw(slice(0, 2), kernels, levels), torch.cat(alone))
+    alone = [draw(slice(k, k + 1), kernels[:1], levels[k : k + 1]) for k in range(2)]
+    assert torch.equal(draw(slice(0, 2), kernels[:1], levels), torch.cat(alone))
 
 
 def test_an_intensity_range_is_only_a_change_of_units() -> None:

@@ -125,6 +125,17 @@ def test_weight_and_smoothing_come_near_their_best(solver: it.solvers.Solver) ->
     assert float(learned.losses[-1]) < 1.2 * best
 
 
+def test_a_rough_first_solution_is_not_taken_for_the_end() -> None:
+    # The corrected loss is negative here, because the bound of its error is far larger.
+    truth = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    A = it.operators.Blur(torch.ones(5, 5) / 25, (6, 6))
+    noise = it.data_terms.LeastSquares(noise_std=0.1)
+    problem = it.Problem(A.simulate(truth, noise=0.1, seed=0), A, noise)
+    prior = FieldsOfExperts.total_variation(weight=1.0) + 1e-3 * it.priors.Tikhonov()
+    learned = learn_prior(prior, problem, truth, max_iterations=0, progress=False)
+    assert learned.solution.status == ("max_iterations",)
+
+
 def test_learned_priors_are_used_with_weight_one_and_saved_by_a_checkpoint(tmp_path) -> None:
     problem, truth = problem_of(0, torch.float32)
     prior = FieldsOfExperts(1, 3)
@@ -148,6 +159,15 @@ def test_what_cannot_be_learned_is_refused() -> None:
         learn_prior(rough, problem, truth)
     with pytest.raises(InputError, match="the truth of problem 0 has the shape"):
         learn_prior(FieldsOfExperts(1, 3), problem, truth[:1])
+    for wrong in ({"accuracy": 0.0}, {"neumann": 0}, {"curvature": -1.0}):
+        with pytest.raises(InputError, match="positive accuracy"):
+            learn_prior(FieldsOfExperts(1, 3), problem, truth, **wrong)
+    with pytest.raises(InputError, match="problem 0 hold NaN"):
+        learn_prior(FieldsOfExperts(1, 3), problem, truth / 0)
+    A = it.operators.Identity((1, 4, 4))
+    with pytest.raises(InputError, match="are complex"):
+        z = torch.ones(1, 1, 4, 4, dtype=torch.complex64)
+        learn_prior(FieldsOfExperts(1, 3), it.Problem(z, A), z)
     with pytest.raises(InputError, match="1 problems and 2 truths"):
         learn_prior(FieldsOfExperts(1, 3), problem, [truth, truth])
     mask = torch.arange(SIZE).ge(8).expand(SIZE, SIZE).double()
@@ -170,10 +190,20 @@ def test_fields_of_experts_are_a_prior() -> None:
     )
     small = x[..., :2, :3]
     it.testing.check_prior(FieldsOfExperts(2, 5), small, raise_error=True)
+    x, turned = x.double(), (0.6 + 0.8j) * x.double()  # complex images count by their modulus
+    torch.testing.assert_close(tv.energy(turned), tv.energy(x))
+    torch.testing.assert_close(tv.gradient(turned), (0.6 + 0.8j) * tv.gradient(x))
     with pytest.raises(InputError, match="batch, channel, rows, columns"):
         FieldsOfExperts(2, 5).energy(x[0])
     with pytest.raises(InputError, match="8 at most"):
         FieldsOfExperts(9, 3)
+
+
+def test_parameters_stay_parameters_in_another_precision() -> None:
+    prior = it.priors.FieldsOfExperts.total_variation(weight=0.5).to(torch.float64)
+    assert [p.dtype for p in (prior.log_weights, prior.filters)] == [torch.float64] * 2
+    assert isinstance(prior.log_weights, torch.nn.Parameter) and prior.log_weights.requires_grad
+    assert isinstance(prior.filters, torch.nn.Parameter) and not prior.filters.requires_grad
 
 
 def test_more_experts_start_from_what_was_learned() -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Generator, nn
 
+import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.training import L1, L2, WorstDirection
+from invtoolbox.training import L1, L2, EveryWeight, WorstDirection
 
 
 def network(values: tuple[float, ...]) -> nn.Linear:
@@ -53,3 +54,21 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(InputError, match="complex"):
         y = torch.zeros(1, 3, dtype=torch.complex64)
         WorstDirection(1.0, 0.1).penalty(network((1.0, 1.0, 1.0)), y, Generator())
+
+
+def test_a_network_that_knows_the_weight_is_penalized_at_the_weights_of_its_range() -> None:
+    A, y = it.operators.Identity((3,)), torch.ones(4, 3)
+    conditioned = it.unrolling.Conditioned(network((2.0, 2.0, 2.0)), weights=(0.1, 10.0))
+    loss = WorstDirection(0.5, 0.1, EveryWeight(A, it.priors.Tikhonov()))
+    plain = loss.loss.of_network(conditioned, y, y, Generator().manual_seed(0))
+    found = loss.of_network(conditioned, y, y, Generator().manual_seed(0))
+    torch.testing.assert_close(found - plain, torch.full((4,), 2.0))
+
+
+def test_a_network_that_returns_no_image_is_refused() -> None:
+    class Pair(nn.Module):
+        def forward(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return y, y
+
+    with pytest.raises(InputError, match="return a tensor"):
+        WorstDirection(0.5, 0.1).penalty(Pair(), torch.ones(1, 3), Generator())

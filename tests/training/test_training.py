@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor, nn
@@ -59,6 +60,23 @@ def test_only_the_command_line_tells_the_c_library_to_keep_memory(
     train(ConvexDense(1, width=4, depth=1), Shrunk(), [Stage(L1(), 2)], progress=False)
     assert not told
     assert main(["train", str(tmp_path / "none.toml")]) != 0 and told == ["by the command"]
+
+
+def test_pictures_of_whole_numbers_become_real() -> None:
+    picture = torch.randint(0, 256, (1, 1, 9, 9), dtype=torch.uint8)
+    shown, wanted = NoisyPairs([picture], 1.0, crop=8).draw(2, Generator().manual_seed(0))
+    assert shown.dtype == wanted.dtype == torch.float32 and torch.equal(wanted, wanted.round())
+
+
+def test_complex_results_count_with_both_parts() -> None:
+    result, wanted = torch.full((1, 1, 2), 1 + 2j), torch.ones(1, 1, 2)
+    assert float(L2()(result, wanted)) == 2.0
+    torch.testing.assert_close(
+        ProximalMatching(1.0)(result, wanted), 1 - torch.exp(-L2()(result, wanted))
+    )
+    # The imaginary part of the result is an error, although the wanted image is real.
+    network = lambda x: torch.complex(x, 2 * torch.ones_like(x))  # noqa: E731
+    assert float(L2().of_network(network, wanted, wanted, Generator())) == 2.0
 
 
 def test_losses_are_of_whole_items() -> None:
@@ -240,7 +258,58 @@ def test_any_network_is_trained_by_the_same_call() -> None:
     assert not any(p.requires_grad for p in trained.network.parameters())
 
 
+def test_frozen_weights_stay_unless_all_are_frozen() -> None:
+    network = nn.Sequential(nn.Linear(1, 2).requires_grad_(False), nn.Linear(2, 1))
+    trained = train(network, Shrunk(), [Stage(L2(), 2)], progress=False).network
+    assert torch.equal(trained[0].weight, network[0].weight)
+    assert not torch.equal(trained[1].weight, network[1].weight)
+    again = train(trained, Shrunk(), [Stage(L2(), 2)], progress=False).network
+    assert not torch.equal(again[0].weight, trained[0].weight)
+
+    problem = it.Problem(torch.zeros(1, 1, 8, 8), it.operators.Identity((1, 8, 8)))
+    prior, solver = (
+        it.priors.Denoiser(DnCNN(depth=3, width=4)),
+        it.solvers.ProximalGradient(step_size=0.5),
+    )
+    layers = it.unroll(solver, problem, 2, prior, learn=("step_size",))
+    pairs = NoisyPairs(pictures(), 0.1, crop=8)
+    trained = train(layers, pairs, [Stage(L2(), 2, count=2)], progress=False).network
+    changed = {
+        name.split(".")[1]
+        for (name, new), old in zip(trained.named_parameters(), layers.parameters())
+        if not torch.equal(new, old)
+    }
+    assert changed == {"logarithms"}
+
+
+def test_dropout_draws_from_the_seed() -> None:
+    network = nn.Sequential(nn.Linear(1, 8), nn.Dropout(), nn.Linear(8, 1))
+    state = torch.random.get_rng_state()
+    a, b = (train(network, Shrunk(), [Stage(L2(), 2)], progress=False).losses for _ in range(2))
+    assert torch.equal(a, b) and torch.equal(state, torch.random.get_rng_state())
+
+
 def test_what_cannot_be_trained_is_refused() -> None:
+    missing, network = torch.full((1, 1, 8, 8), torch.nan), nn.Linear(1, 1)
+    for make in (
+        lambda: it.training.Examples(missing, missing),
+        lambda: it.training.Measurements(missing),
+        lambda: NoisyPairs([missing], 0.1, 8),
+    ):
+        with pytest.raises(InputError, match="NaN or infinite"):
+            make()
+    with pytest.raises(InputError, match="range"):
+        LevelPairs(pictures(), (0.1, math.inf), 8)
+    nn.init.constant_(network.weight, torch.nan)
+    with pytest.raises(InputError, match="look for NaN"):
+        train(network, Shrunk(), [Stage(L2(), 2, count=2)], progress=False)
+    with pytest.raises(InputError, match="no weights"):
+        train(nn.Identity(), Shrunk(), [Stage(L2(), 2)], progress=False)
+    with pytest.raises(InputError, match="validate_every"):
+        train(nn.Linear(1, 1), Shrunk(), [Stage(L2(), 2)], validate_every=0, progress=False)
+    for wrong in ({"learning_rate": -1.0}, {"decay": "cosine"}, {"iterate": "mean"}, {"count": 0}):
+        with pytest.raises(InputError, match="a Stage"):
+            Stage(L2(), 2, **wrong)
     with pytest.raises(InputError, match="vanished"):
         train(ConvexDense(1, 4, 1), Shrunk(), [Stage(ProximalMatching(1e-6), 10)], progress=False)
     with pytest.raises(InputError, match="batch normalisation"):
@@ -357,3 +426,12 @@ def test_a_faulty_recipe_is_named(tmp_path: Path, change: str, fault: str) -> No
     with pytest.raises(InputError, match=fault):
         run_recipe(tmp_path / "tiny.toml", [change], tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_takes_pictures_alone(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).normal(size=(40, 3)).astype("float32")
+    (tmp_path / "points").mkdir()
+    np.save(tmp_path / "points" / "sweep.npy", points)
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    with pytest.raises(InputError, match="holds a Sweep, and a training takes pictures"):
+        run_recipe(tmp_path / "tiny.toml", ["data.paths=['points']"], tmp_path / "out")

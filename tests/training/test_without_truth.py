@@ -208,6 +208,8 @@ def test_bad_settings_are_one_sentence() -> None:
         Noise2InversePairs(torch.zeros(1, 1, 24, 24), scan(), splits=25)
     with pytest.raises(InputError, match="no views"):
         Noise2InversePairs(y, A)
+    with pytest.raises(InputError, match="has 24 views, and the measurements"):
+        Noise2InversePairs(torch.zeros(1, 1, 20, 24), scan(), splits=3)
     with pytest.raises(InputError, match="not whole numbers"):
         ThinnedPairs([y + 0.3], 1.0, 4)
     with pytest.raises(InputError, match="show the same items"):
@@ -226,6 +228,21 @@ def test_transformations_are_inverted_and_drawn_per_item(group: Any) -> None:
     torch.testing.assert_close(group.transform(moved, elements, inverse=True), x)
     torch.testing.assert_close(moved[2:3], group.transform(x[2:3], elements[2:3]))
     assert not torch.equal(moved, x)
+
+
+def test_volumes_and_complex_images_are_transformed_like_their_parts() -> None:
+    x = torch.rand(2, 1, 3, 6, 6, generator=generator())
+    for group in (Rotations(mirror=True), Rotations(45.0), Shifts(2)):
+        elements = group.draw(2, generator(3))
+        turned = group.transform(x, elements)
+        slices = [group.transform(part, elements) for part in x.unbind(2)]
+        torch.testing.assert_close(turned, torch.stack(slices, 2))
+        z = group.transform(torch.complex(x, 2 * x), elements)
+        torch.testing.assert_close(torch.view_as_real(z), torch.stack([turned, 2 * turned], -1))
+    wide = torch.rand(
+        1, 1, 4, 7, generator=generator()
+    )  # half a turn moves pixels, and needs no square
+    assert torch.equal(Rotations(180).transform(wide, torch.tensor([[1, 0]])), wide.flip(-1, -2))
 
 
 def test_rotations_by_other_angles_agree_with_quarter_turns() -> None:

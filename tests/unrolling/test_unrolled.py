@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 import invtoolbox as it
 from invtoolbox import solvers as S
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, MeasurementWarning
 from invtoolbox.training import L2, MeasuredPairs, SkipLoss, Stage, train
 from tests.training.interruption import check_same_weights, trained_in_two_goes
 
@@ -177,6 +177,19 @@ def test_a_fixed_point_has_the_derivative_of_differentiate_implicit() -> None:
     )
     (theirs,) = torch.autograd.grad((cotangent * solution.x).sum(), kernel)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
+
+
+def test_items_with_nan_give_nan_and_leave_the_others_alone() -> None:
+    both = problem()
+    broken = torch.where(torch.arange(2).view(2, 1, 1, 1) == 1, torch.nan, both.y)
+    layers = it.unroll(it.solvers.ProximalGradient(step_size=1.0), both, 2, denoiser())
+    limit = it.equilibrium(it.solvers.ProximalGradient(), both, proximal(), max_iterations=200)
+    for network in (layers, limit):
+        with pytest.warns(MeasurementWarning, match="item 1 is skipped"):
+            x = network(broken)
+        assert bool(x[1].isnan().all()) and torch.equal(x[:1], network(both.y[:1]))
+    with pytest.warns(MeasurementWarning):
+        assert limit.settle(broken).status[1] == "invalid"
 
 
 @pytest.mark.parametrize("name", FEW)

@@ -74,8 +74,9 @@ class GaussianMixture(ExplicitPrior):
 
     def energy(self, x: Tensor) -> Tensor:
         """Return ``-log p(x)`` above the minimum of the narrowest component alone, ``(batch,)``."""
-        joint, _, _ = self._components(x, 0.0)
-        least = 0.5 * self.spectrum.log().sum(1).min()
+        own = self.to(x.real.dtype)
+        joint, _, _ = own._components(x, 0.0)
+        least = 0.5 * own.spectrum.log().sum(1).min()
         return -torch.logsumexp(joint, 1) - least
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
@@ -86,9 +87,9 @@ class GaussianMixture(ExplicitPrior):
 
         ``sigma`` is a number, or one value per item.
         """
-        joint, centred, level = self._components(x, sigma)
-        shares = joint.softmax(1)
-        return -self._mix(shares, centred / (self.spectrum + level)).view(x.shape)
+        own = self.to(x.real.dtype)
+        joint, centred, level = own._components(x, sigma)
+        return -own._mix(joint.softmax(1), centred / (own.spectrum + level)).view(x.shape)
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return the posterior mean of x with noise of standard deviation ``sigma``.
@@ -99,19 +100,19 @@ class GaussianMixture(ExplicitPrior):
 
     def _denoise(self, x: Tensor, sigma: float | Tensor, log_weights: Tensor) -> Tensor:
         """Denoise with weights of the components per item, ``(batch or 1, components)``."""
-        joint, centred, level = self._components(x, sigma, log_weights)
+        own = self.to(x.real.dtype)
+        joint, centred, level = own._components(x, sigma, log_weights)
         shares = joint.softmax(1)
-        means = (shares @ self.means.flatten(1)).view(x.shape)
-        return means + self._mix(shares, centred * (self.spectrum / (self.spectrum + level))).view(
-            x.shape
-        )
+        kept = centred * (own.spectrum / (own.spectrum + level))
+        mean = (shares.unsqueeze(2) * own.means.flatten(1)).sum(1)
+        return (mean + own._mix(shares, kept)).view(x.shape)
 
     def log_shares(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """Return the log probability that x, with noise, came from each component.
 
         The shape is ``(batch, components)``.
         """
-        return self._components(x, sigma)[0].log_softmax(1)
+        return self.to(x.real.dtype)._components(x, sigma)[0].log_softmax(1)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw from the prior, ``(n, channel, *space)``."""
@@ -177,23 +178,28 @@ class GaussianMixture(ExplicitPrior):
             raise InputError(
                 f"{self!r} takes images {tuple(self.means.shape[1:])}, got {tuple(x.shape[1:])}"
             )
-        level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).square().reshape(-1, 1, 1)
+        level = torch.as_tensor(sigma, dtype=x.real.dtype, device=x.device)
+        level = level.square().reshape(-1, 1, 1)
         centred = x.flatten(1).unsqueeze(1) - self.means.flatten(1)
         if self.basis is not None:
-            centred = torch.einsum(
-                "bki,kij->bkj", centred, self.basis.expand(len(self.means), -1, -1)
-            )
+            centred = self._rotate(centred, self.basis.mT)
         variances = self.spectrum + level
-        prior = self.log_weights if log_weights is None else log_weights
-        return prior - 0.5 * (centred.square() / variances + variances.log()).sum(2), centred, level
+        prior = (self.log_weights if log_weights is None else log_weights).to(level)
+        squares = (centred * centred.conj()).real
+        return prior - 0.5 * (squares / variances + variances.log()).sum(2), centred, level
 
     def _mix(self, shares: Tensor, vectors: Tensor) -> Tensor:
         """Add the components' vectors by their shares, out of their bases: ``(batch, n)``."""
         if self.basis is not None:
-            vectors = torch.einsum(
-                "bkj,kij->bki", vectors, self.basis.expand(len(self.means), -1, -1)
-            )
-        return torch.einsum("bk,bki->bi", shares, vectors)
+            vectors = self._rotate(vectors, self.basis)
+        return (shares.unsqueeze(2) * vectors).sum(1)
+
+    def _rotate(self, vectors: Tensor, basis: Tensor) -> Tensor:
+        """Multiply the vectors ``(batch, components, n)`` by the basis of their component."""
+        basis = basis.to(vectors.dtype)
+        # Item by item on a CPU, because products of matrices round differently in a batch.
+        parts = vectors.split(1 if vectors.device.type == "cpu" else len(vectors))
+        return torch.cat([(basis @ part.unsqueeze(3)).squeeze(3) for part in parts])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.means)} x {tuple(self.means.shape[1:])})"

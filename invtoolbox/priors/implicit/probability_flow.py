@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior
 from invtoolbox.priors.composed import PriorWrapper
-from invtoolbox.priors.settings import replace
+from invtoolbox.priors.settings import check_graph, check_intensity_range, replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -32,7 +32,7 @@ class ProbabilityFlow(PriorWrapper, ImplicitPrior):
 
     The last level is 0. The energy is ``S(w) = 1/2 |w|^2``, so solvers of implicit priors find the
     noise of an image that explains measurements. `solvers.invert_flow` finds the noise of a known
-    image.
+    image. If the operator takes complex images, w has noise in both parts.
 
     Args:
         prior: prior that denoises at every noise level, such as ``diffusion-natural``.
@@ -67,15 +67,13 @@ class ProbabilityFlow(PriorWrapper, ImplicitPrior):
                 "ProbabilityFlow needs at least 2 steps and levels (first, last) that fall, "
                 f"got {steps} and {levels}"
             )
-        low, high = intensity_range
-        if not low < high:
-            raise InputError(f"intensity_range is (low, high), got {intensity_range}")
+        check_intensity_range(intensity_range)
         self.prior, self.shape, self.steps = prior, tuple(shape), steps
         self.levels, self.intensity_range = levels, intensity_range
         self.like = torch.zeros(())
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        like = problem.zeros().real.new_zeros(())
+        like = problem.zeros().new_zeros(())
         return replace(super().prepare(problem, solve), like=like)
 
     @property
@@ -101,18 +99,21 @@ class ProbabilityFlow(PriorWrapper, ImplicitPrior):
         return x
 
     def energy(self, parameters: dict[str, Tensor], x: Tensor | None) -> Tensor:
-        return 0.5 * parameters["w"].flatten(1).square().sum(1)
+        return 0.5 * parameters["w"].abs().flatten(1).square().sum(1)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw from the prior, ``(n, channel, *space)``."""
         device = self.like.device if generator is None else generator.device
-        noise = torch.randn(n, *self.shape, generator=generator, device=device)
+        parts = (2,) if self.like.is_complex() else ()
+        noise = torch.randn(n, *self.shape, *parts, generator=generator, device=device)
+        noise = torch.view_as_complex(noise) if parts else noise
         with torch.no_grad():
             return self.decode({"w": noise.to(self.like)})
 
     def denoise(self, x: Tensor, level: float) -> Tensor:
         """Return the mean clean images, given images with a noise level."""
-        return self.prior.denoise(x, x.new_full((len(x),), level))
+        clean = self.prior.denoise(x, x.real.new_full((len(x),), level))
+        return check_graph(clean, x, self.prior)
 
     def __repr__(self) -> str:
         return f"ProbabilityFlow({self.prior!r}, {self.shape}, steps={self.steps})"

@@ -20,7 +20,8 @@ class FieldsOfExperts(ExplicitPrior):
     ``phi(t; s) = sqrt(t^2 + s^2) - s``, ``*`` is the correlation with a filter f_k at every pixel i
     of an image that its border pixels continue, and w_k, s_k > 0. R is convex and smooth, and does
     not see constants, because the mean is subtracted from every filter. With the two differences
-    of neighbours as one expert (`total_variation`) it is smoothed total variation.
+    of neighbours as one expert (`total_variation`) it is smoothed total variation. Complex outputs
+    count by their modulus.
 
     Filters and the logarithms of w and s are parameters (`torch.nn.Parameter`), which
     `training.learn_prior` and `unroll` learn. The first filters are the lowest functions of the
@@ -91,7 +92,7 @@ class FieldsOfExperts(ExplicitPrior):
         """Return this prior with more experts, a start from which learning goes on.
 
         The filters of the new experts are short cosines, for two filters per expert of a direction
-        and the other one, so that the energy is nearly the same. Filters are learned from here on.
+        and the other one. So they add little to the energy. Filters are learned from here on.
 
         Args:
             count: number of new experts.
@@ -161,9 +162,9 @@ class FieldsOfExperts(ExplicitPrior):
 
     def _parts(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return squared lengths ``(batch * channel, experts, ...)``, weights and smoothing."""
-        squares = outputs.square().unflatten(1, (-1, self.group)).sum(2)
-        weights = self.log_weights.exp().to(outputs)[:, None, None]
-        return squares, weights, self.log_smoothing.exp().to(outputs)[:, None, None]
+        squares = (outputs * outputs.conj()).real.unflatten(1, (-1, self.group)).sum(2)
+        weights = self.log_weights.exp().to(squares)[:, None, None]
+        return squares, weights, self.log_smoothing.exp().to(squares)[:, None, None]
 
     @staticmethod
     def _sum(

@@ -18,7 +18,8 @@ class PixelDensity(ExplicitPrior):
     Every factor is a mixture of logistic densities, whose parameters a `PixelNetwork` computes from
     the pixels before, so that R is known exactly and without a normalization. R is smooth, and not
     convex. It counts the probability of an interval of ``1 / (levels - 1)`` around each value, as
-    for the pixels of a picture, in natural units. Train the network with `training.BitsPerPixel`.
+    for the pixels of a picture, in natural units. Channels count as separate pictures. Train the
+    network with `training.BitsPerPixel`; it runs in its own precision.
 
     Args:
         network: the network.
@@ -49,10 +50,12 @@ class PixelDensity(ExplicitPrior):
         return -self._log_probability(x, edges=True) / (math.log(2) * x[0].numel())
 
     def _log_probability(self, x: Tensor, edges: bool) -> Tensor:
-        if x.ndim != 4:
+        if x.ndim != 4 or x.is_complex():
             raise InputError(
-                f"{self!r} takes images (batch, channel, rows, columns), got {tuple(x.shape)}"
+                f"{self!r} takes real images (batch, channel, rows, columns), got {tuple(x.shape)} of "
+                f"{x.dtype}"
             )
+        own = next(self.network.parameters()).dtype
 
         # Item by item, because convolutions round differently in a batch.
         def of_item(item: Tensor) -> Tensor:
@@ -60,7 +63,7 @@ class PixelDensity(ExplicitPrior):
             found = mixture_log_probability(self.network(item), item, width, edges)
             return found.double().sum()
 
-        items = [of_item(item[:, None]) for item in x]
+        items = [of_item(item[:, None]) for item in x.to(own)]
         return torch.stack(items).to(x.dtype)
 
     def __repr__(self) -> str:
