@@ -452,9 +452,16 @@ def inner(a: Any, b: Any) -> Tensor:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    # A library's dot product may round depending on where in a cache line its vectors begin; the
-    # place of an item in its batch must not matter.
-    return torch.dot(*(t if t.data_ptr() % 64 == 0 else t.clone() for t in (a, b)))
+    return torch.dot(align(a), align(b))
+
+
+def align(x: Tensor) -> Tensor:
+    """Return x, or a copy of it if x does not begin with a cache line.
+
+    A library's product may round depending on where in a cache line its arguments begin; the place
+    of an item in its batch must not matter.
+    """
+    return x if x.data_ptr() % 64 == 0 else x.clone()
 
 
 def item_norm(a: Any) -> Tensor:

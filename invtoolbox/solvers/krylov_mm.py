@@ -11,7 +11,7 @@ from torch import Tensor
 
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
+from invtoolbox.operators.base import LinearOperator, align, expand, inner, item_norm
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple
 from invtoolbox.priors.composed import ComposedPrior
 from invtoolbox.priors.images.constraints import intensity_range
@@ -466,10 +466,10 @@ def _combine(coefficients: Tensor, rows: Tensor) -> Tensor:
     # depends on the batch.
     k = coefficients.shape[1]
     return torch.stack(
-        [torch.mv(row[:k].T, c) for row, c in zip(rows, coefficients.to(rows.dtype))]
+        [torch.mv(align(row[:k]).T, align(c)) for row, c in zip(rows, coefficients.to(rows.dtype))]
     )
 
 
 def _against(rows: Tensor, vector: Tensor, k: int) -> Tensor:
     """Return ``<rows_j, vector>`` for the first k rows, ``(batch, k)``."""
-    return torch.stack([torch.mv(row[:k], v) for row, v in zip(rows, vector)])
+    return torch.stack([torch.mv(align(row[:k]), align(v)) for row, v in zip(rows, vector)])

@@ -205,3 +205,10 @@ def test_total_deep_variation_denoises_as_published(data_dir: Path) -> None:
         slope = prior.gradient(u) * LEVEL**2 / prior.balance
         u = (u - learned / 10 * slope + trust / 10 * y) / (1 + trust / 10)
     assert float(it.metrics.psnr(u, x)) > float(it.metrics.psnr(dncnn.denoise(y, LEVEL), x)) - 0.3
+
+
+def test_items_of_total_deep_variation_have_the_same_bits_alone() -> None:
+    torch.manual_seed(0)
+    prior = TotalDeepVariation(DeepVariationNetwork(1, features=4, scales=2, blocks=1))
+    x = torch.rand(3, 1, 31, 33, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(prior.gradient(x[1:2]), prior.gradient(x)[1:2])

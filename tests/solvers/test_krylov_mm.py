@@ -92,6 +92,21 @@ PRIORS = {
 }
 
 
+def test_an_item_of_odd_size_has_the_same_bits_alone() -> None:
+    x = torch.rand(3, 1, 31, 33, generator=torch.Generator().manual_seed(0))
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (31, 33))
+
+    def run(y: torch.Tensor) -> torch.Tensor:
+        prior = it.priors.TotalVariation()
+        return it.solve(
+            it.Problem(y, A), prior, "krylov-mm", 0.01, max_iterations=3, progress=False
+        ).x
+
+    y = A.simulate(x)
+    together = run(y)
+    assert all(torch.equal(run(y[k : k + 1].clone())[0], together[k]) for k in range(3))
+
+
 @pytest.mark.parametrize("name", list(PRIORS))
 @pytest.mark.parametrize("basis_size", [6, 30])
 def test_finds_the_minimiser(name: str, basis_size: int) -> None:

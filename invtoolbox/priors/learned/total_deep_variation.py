@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.networks.convex_network import item_sum
 from invtoolbox.networks.deep_variation import DeepVariationNetwork
@@ -129,7 +130,7 @@ class TotalDeepVariation(ExplicitPrior):
         if self.channelwise and x.shape[1] > 1:
             scaled = scaled.reshape(-1, 1, *x.shape[2:])
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
-            energies = item_sum(self.network(scaled)).view(len(x), -1).sum(1)
+            energies = item_sum(map_items(self.network, scaled)).view(len(x), -1).sum(1)
         return (self.balance / self.trained_level**2 * energies).to(x.dtype)
 
     def __repr__(self) -> str:
