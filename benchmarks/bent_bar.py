@@ -110,7 +110,7 @@ class Bar:
             progress=False,
         ).x
         solver = (
-            it.solvers.LocalGlobal() if "majoriser" in prior.offers else it.solvers.LBFGS(memory=20)
+            it.solvers.LocalGlobal() if "majorizer" in prior.offers else it.solvers.LBFGS(memory=20)
         )
         return self.error(
             problem,

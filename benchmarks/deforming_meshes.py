@@ -130,7 +130,7 @@ def solved(
         progress=False,
     ).x
     solver = (
-        it.solvers.LocalGlobal() if "majoriser" in prior.offers else it.solvers.LBFGS(memory=20)
+        it.solvers.LocalGlobal() if "majorizer" in prior.offers else it.solvers.LBFGS(memory=20)
     )
     # Large shapes with a stiff prior need the tolerance; the budget keeps a run within a few
     # minutes.

@@ -3,7 +3,7 @@
     python benchmarks/flow_methods.py [--pairs 20] [--methods default,icp-flow,...] [--again]
 
 Pairs are sweeps 8 and 20 of streets with the seeds 900 to 909, 60,000 points each, with true poses.
-Errors are bucket-normalised dynamic errors over a disc of 35 m, without ground: 0 is perfect, and
+Errors are bucket-normalized dynamic errors over a disc of 35 m, without ground: 0 is perfect, and
 zero flow has 1 in every class, so a method above 1 is worse than nothing. Published figures are
 those of Argoverse 2 (test), for methods that also use two sweeps; they are the figures of other
 data. Fast NSF is no named method; it runs as published, before the motion of the sensor is removed,
@@ -45,7 +45,7 @@ def fast_nsf_of_pair(pair: Pair, seed: int) -> Motion:
     return Motion(flow, torch.full((len(flow),), -1))
 
 
-#: Published bucket-normalised dynamic errors, Argoverse 2 test, two sweeps.
+#: Published bucket-normalized dynamic errors, Argoverse 2 test, two sweeps.
 PUBLISHED = {"icp-flow": 0.331, "nsfp": 0.422, "fast-nsf": 0.383}
 #: Number of pairs of slow methods, if `--pairs` does not ask for fewer.
 PAIRS = {"nsfp": 5}

@@ -36,7 +36,7 @@ from invtoolbox.priors import Gaussians, MCMCStrategy
 LEAVES = ("means", "quats", "log_scales", "logit_opacities", "colors", "harmonics")
 
 
-def normalised(cameras: Cameras) -> Cameras:
+def normalized(cameras: Cameras) -> Cameras:
     """Move the point that the cameras look at to the origin, and scale their mean distance to 1."""
     centres, axes = cameras.centres.double(), cameras.world_to_camera[:, 2, :3].double()
     across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
@@ -194,7 +194,7 @@ def main() -> None:
         f"{len(views)} photographs of {views.cameras.size[0]} x {views.cameras.size[1]} pixels; "
         f"{len(views.skipped)} frames of the file have no picture: {', '.join(views.skipped)}"
     )
-    cameras, pictures = normalised(views.cameras), views.pictures
+    cameras, pictures = normalized(views.cameras), views.pictures
     held = torch.arange(len(views)) % 10 == 0
     known, test = cameras[~held], cameras[held]
     wrong = perturbed(known, 1.0, 0.02)

@@ -4,7 +4,7 @@
         [--method default] [--sources 8,14,20,26,32] [--points 60000] [--cache FOLDER]
 
 Streets of 42 sweeps with true poses. The window of a source sweep is centred on it; a window of two
-is the pair. Errors are bucket-normalised (the mean over buckets of speed of error / speed; zero
+is the pair. Errors are bucket-normalized (the mean over buckets of speed of error / speed; zero
 flow has 1.0) for points that are not labelled ground, within 35 m of the sensor, pooled over all
 sweeps; the deviation is the one over seeds. A moving car with at least five points is found if half
 of its points have less than 50 % error. A false mover is an estimated body within 75 m over half of

@@ -129,7 +129,7 @@ def compare(
         )
         print(
             f"  {method.name:<44} {iterations[method.name]:5d} iterations "
-            f"{1e3 * times[method.name]:9.1f} ms   {judged}, minimiser off by {distance:.1e} "
+            f"{1e3 * times[method.name]:9.1f} ms   {judged}, minimizer off by {distance:.1e} "
             f"{verdict(distance < 1e-3, 'below 1e-3')}"
         )
     fastest = min((m for m in ours if m in usable), key=lambda m: times[m.name])

@@ -37,7 +37,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 # -- deepinv: our operators in its reconstructors and trainers -------------------------------------
 
 
-def test_deepinvs_reconstructor_with_our_scan_finds_our_minimiser() -> None:
+def test_deepinvs_reconstructor_with_our_scan_finds_our_minimizer() -> None:
     """The same objective, 1/2 |A x - y|^2 + 1/2 |x|^2 w, by its proximal gradient and by our conjugate gradients."""
     deepinv = pytest.importorskip("deepinv")
     A, x = scan(), torch.cat([phantom(), 0.5 * phantom().flip(3)])
@@ -281,7 +281,7 @@ def test_functions_become_priors_by_their_role() -> None:
 # -- deepinv: its physics and denoisers in our solvers ---------------------------------------------
 
 
-def test_deepinvs_mri_and_ours_have_one_minimiser() -> None:
+def test_deepinvs_mri_and_ours_have_one_minimizer() -> None:
     """Its images are two real channels, ours are complex; TV sees each channel there, so the prior is a square."""
     deepinv = pytest.importorskip("deepinv")
     mask = (torch.rand(1, 16, generator=torch.Generator().manual_seed(0)) > 0.4).float()
@@ -311,7 +311,7 @@ def test_deepinvs_mri_and_ours_have_one_minimiser() -> None:
 
 
 def test_a_denoiser_of_deepinv_stands_for_the_prox_it_computes() -> None:
-    """Its TV denoiser is a prox of TV, so plug-and-play with it minimises what PDHG minimises with our TV."""
+    """Its TV denoiser is a prox of TV, so plug-and-play with it minimizes what PDHG minimizes with our TV."""
     deepinv = pytest.importorskip("deepinv")
     A = it.operators.Blur(torch.ones(3, 3) / 9, (24, 24), "periodic")
     y = A.simulate(phantom(24), noise=0.05, seed=0)

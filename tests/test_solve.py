@@ -95,7 +95,7 @@ class TestEverySolver:
             assert solution.history["certificate"][int(solution.iterations[k]) - 1, k] <= 1e-3
 
 
-def test_solvers_find_the_same_minimiser() -> None:
+def test_solvers_find_the_same_minimizer() -> None:
     p = problem(dtype=torch.float64)
     truth = it.solve(p, QuadraticRidge(), ConjugateGradient(tolerance=1e-12), regularization=0.3).x
     for solver in (GradientDescent(tolerance=1e-8), LBFGS(tolerance=1e-8)):
@@ -300,7 +300,7 @@ def test_a_denoiser_of_one_level_takes_no_weight() -> None:
     for prior, weight in ((0.5 * Half(), "auto"), (Half(), 2.0)):
         with pytest.raises(InputError, match="one noise level only"):
             it.solve(p, prior, GradientDescent(step_size=0.1), regularization=weight)
-    # RED: the gradient is x - denoise(x), so the minimiser of 1/2 |x - 1|^2 with slope x / 2 is
+    # RED: the gradient is x - denoise(x), so the minimizer of 1/2 |x - 1|^2 with slope x / 2 is
     # 2/3.
     red = it.solve(p, Half(), GradientDescent(step_size=0.5))
     torch.testing.assert_close(red.x, torch.full((1, 1, 4), 2 / 3), rtol=1e-3, atol=0)

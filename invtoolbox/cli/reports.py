@@ -260,9 +260,9 @@ def _error_lines(study: FlowStudy) -> list[str]:
         f"  dynamic EPE {_metres(errors.dynamic)} ({errors.dynamic_points:,} points), static EPE "
         f"{_metres(errors.static)}, AccS {errors.strict:.3f}, AccR {errors.relax:.3f}",
         f"  three-way EPE {_metres(three.mean)} over points, "
-        f"{_metres(errors.three_way.per_frame().mean)} over sweeps; bucket-normalised dynamic "
+        f"{_metres(errors.three_way.per_frame().mean)} over sweeps; bucket-normalized dynamic "
         f"error {mean.dynamic:.3f}",
-        "  bucket-normalised dynamic error by class: " + (", ".join(classes) or "nothing moves"),
+        "  bucket-normalized dynamic error by class: " + (", ".join(classes) or "nothing moves"),
     ]
 
 

@@ -36,7 +36,7 @@ class DataTerm(Settings, ABC):
         is_of_residual: whether ``value`` depends on ``prediction - y`` only, so that both are of
             one kind.
         is_smooth: whether ``value`` is differentiable everywhere in its domain.
-        is_majoriser: whether ``1/2 <r, w r>`` with ``w = residual_weights`` plus a constant lies
+        is_majorizer: whether ``1/2 <r, w r>`` with ``w = residual_weights`` plus a constant lies
             above ``value`` and touches it.
         is_for_nonnegative: whether predictions are counts or line integrals; `curvature` then holds
             for nonnegative predictions.
@@ -48,7 +48,7 @@ class DataTerm(Settings, ABC):
     is_quadratic: bool = False
     is_of_residual: bool = False
     is_smooth: bool = True
-    is_majoriser: bool = False
+    is_majorizer: bool = False
     is_for_nonnegative: bool = False
     measurement_fields: ClassVar[tuple[str, ...]] = ()
 
@@ -92,14 +92,14 @@ class DataTerm(Settings, ABC):
 
         The derivatives are in the prediction; ``None`` stands for the Hessian itself. Terms whose
         Hessian is indefinite or has jumps override this method, for example with the Hessian of a
-        quadratic that majorises the term.
+        quadratic that majorizes the term.
         """
         return None
 
     def residual_weights(self, prediction: Any, y: Any) -> Any:
         """Compute ``w`` with ``grad = w (prediction - y)``.
 
-        Iteratively reweighted least squares uses these weights; see `is_majoriser`.
+        Iteratively reweighted least squares uses these weights; see `is_majorizer`.
         """
         raise InputError(f"{type(self).__name__} has no weights for reweighted least squares")
 

@@ -51,7 +51,7 @@ class PlaneToPlane(DataTerm):
               d^2 = 2 \alpha \, (p - q)^T (C_p + C_q)^{-1} (p - q)
 
     q is the measured point nearest to p, and C are the `geometry.surface_normals.covariances` of
-    both: generalised ICP (Segal, Haehnel and Thrun 2009) with Geman and McClure's function. If both
+    both: generalized ICP (Segal, Haehnel and Thrun 2009) with Geman and McClure's function. If both
     surfaces have the same normal, d is the distance along the normal, plus the small share alpha of
     the distance along the surface: a lidar samples other places of a surface in every sweep, so its
     lines must be free to slide. If the normals differ, the two points hardly belong to the same
@@ -59,7 +59,7 @@ class PlaneToPlane(DataTerm):
 
     The scale tau falls from ``scale[0]`` to ``scale[1]`` by the factor ``decay`` per iteration
     (graduated non-convexity). For solvers with a Gauss-Newton matrix, the curvature is that of the
-    majorising quadratic (iteratively reweighted least squares).
+    majorizing quadratic (iteratively reweighted least squares).
 
     The prediction is ``(batch, N, 3)``, the measurements are ``(batch or 1, M, 3)``, in metres.
 

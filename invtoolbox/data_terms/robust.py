@@ -42,7 +42,7 @@ class _Robust(ResidualTerm):
 
     @abstractmethod
     def _shrink(self, u: Tensor, step: Tensor, dimensions: int) -> Tensor:
-        """Compute ``v / u`` with the minimiser v of ``step rho(v) + (v - u)^2 / 2``."""
+        """Compute ``v / u`` with the minimizer v of ``step rho(v) + (v - u)^2 / 2``."""
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
         losses = self._loss(self._scale(prediction - y), _dimensions(y))
@@ -141,7 +141,7 @@ class Huber(_Robust):
     tensor([[[0.2500, 9.0000]]])
     """
 
-    is_majoriser = True
+    is_majorizer = True
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class Huber(_Robust):
 class L1(_Robust):
     r"""Sum of absolute residuals ``D(p, y) = sum_i w_i |p_i - y_i| / noise_std``.
 
-    It suits impulse noise (Nikolova 2004), for which most measurements are right: the minimiser
+    It suits impulse noise (Nikolova 2004), for which most measurements are right: the minimizer
     fits a part of the measurements exactly. The term is convex and not differentiable: PDHG uses
     its prox. `grad` is a subgradient, 0 where the fit is exact. As an error model it is Laplace
     noise of scale ``noise_std``.
@@ -204,7 +204,7 @@ class L1(_Robust):
 
     @property
     def offers(self) -> frozenset[str]:
-        # |r|^2 / |s| majorises |r| except at s = 0, where the minimiser lies.
+        # |r|^2 / |s| majorizes |r| except at s = 0, where the minimizer lies.
         return super().offers - {"residual_weights"}
 
     def __repr__(self) -> str:
@@ -221,7 +221,7 @@ class Student(_Robust):
     Gaussian.
 
     The prox is the best of the real roots of a cubic. `residual_weights` are those of the EM
-    algorithm, and majorise.
+    algorithm, and majorize.
 
     Args:
         nu: degrees of freedom, positive.
@@ -235,7 +235,7 @@ class Student(_Robust):
     """
 
     is_convex = False
-    is_majoriser = True
+    is_majorizer = True
 
     def __init__(
         self,

@@ -180,7 +180,7 @@ def rigidity_coefficients(skinning: Tensor, edges: Tensor, floor: float = 0.05) 
     The floor keeps points of joints that were not observed from being undetermined.
 
     Args:
-        skinning: weights W of B bones, ``(N, B)``, not negative; rows are normalised to add up to
+        skinning: weights W of B bones, ``(N, B)``, not negative; rows are normalized to add up to
             1.
         edges: edges, ``(2, E)``.
         floor: the floor f.

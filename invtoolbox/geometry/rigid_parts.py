@@ -35,14 +35,14 @@ class Parts(NamedTuple):
 def rigid_parts(points: Tensor, tracks: Tensor, count: int, neighbours: Tensor) -> Parts:
     """Divide points into parts that move rigidly.
 
-    It minimises the sum of ``|R_bt p_i + t_bt - y_it|^2`` over points i and times t, b the part of
+    It minimizes the sum of ``|R_bt p_i + t_bt - y_it|^2`` over points i and times t, b the part of
     i. Points and motions are assigned in turns, as in k-means, and half of the error of a point is
     the mean over its neighbours. The part with the largest error is split until there are enough. In the
     end, the pair of parts whose union costs least is merged and the worst part split in its place,
     as long as the sum falls.
 
     Source: Le and Deng, "Smooth skinning decomposition with rigid bones", SIGGRAPH Asia 2012
-    (initialisation by splits); merging is ours.
+    (initialization by splits); merging is ours.
 
     Args:
         points: points at rest, ``(N, 3)``.

@@ -18,10 +18,10 @@ _TIE = 1e-7
 
 
 def best_rotation(S: Tensor) -> Tensor:
-    r"""Compute the rotation R that minimises ``sum_k w_k |b_k - R a_k|^2``.
+    r"""Compute the rotation R that minimizes ``sum_k w_k |b_k - R a_k|^2``.
 
     The argument is ``S = sum_k w_k b_k a_k^T``, and the shape is ``(..., 3, 3)`` for both. R
-    maximises ``tr(R^T S)``, and is ``U diag(1, 1, det(U V^T)) V^T`` of the decomposition
+    maximizes ``tr(R^T S)``, and is ``U diag(1, 1, det(U V^T)) V^T`` of the decomposition
     ``S = U Sigma V^T``. It is computed as the unit quaternion of the largest eigenvalue of a
     symmetric 4 by 4 matrix (Horn, J. Opt. Soc. Am. A 4, 1987). The eigenvalue is the sum of the
     singular values, the smallest with the sign of ``det S``; it comes from a closed form, refined
@@ -53,7 +53,7 @@ def fit_rotation(S: Tensor) -> Tensor:
     r"""Compute `best_rotation` with its derivative.
 
     ``dR = R [omega]``, ``(tr(P) - P) omega = vee(R^T dS - dS^T R)``, ``P = R^T S``. The derivative
-    is needed if R enters a function that R does not minimise. It is unbounded if
+    is needed if R enters a function that R does not minimize. It is unbounded if
     vectors lie along one line, or are a reflection of each other; there it is cut off.
     """
     return _FitRotation.apply(S)

@@ -69,7 +69,7 @@ def covariances(
     """Compute the covariance of each point about its surface, ``(M, 3, 3)``.
 
     The variance is 1 along the surface, and ``along`` across it, or more if the surface is thick.
-    These are the covariances of generalised ICP (Segal, Haehnel and Thrun 2009) with the variance
+    These are the covariances of generalized ICP (Segal, Haehnel and Thrun 2009) with the variance
     along the surface as the unit; the thickness is the ratio of the smallest to the second
     variance.
 

@@ -44,7 +44,7 @@ class FlowErrors:
     Errors are in metres and radians, accuracies and outliers are shares, and a figure is NaN if no
     point contributes to it. Points count if their truth is known, if they are not labelled ground,
     and if they lie within 35 m of the sensor along the ground. The three-way and the
-    bucket-normalised error count points with ``|x| < 35 and |y| < 35`` instead, and `ranges` counts
+    bucket-normalized error count points with ``|x| < 35 and |y| < 35`` instead, and `ranges` counts
     points at any distance.
 
     **The sensor's own motion is removed**: the true motion is subtracted from the truth and from

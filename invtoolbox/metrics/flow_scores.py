@@ -2,7 +2,7 @@
 
 The module holds the five meta-classes of the scores and the words of the data sets that belong to
 them, the three-way end-point error (moving foreground, standing foreground, standing background),
-and the bucket-normalised end-point error, which is relative to speed and weighs every class and
+and the bucket-normalized end-point error, which is relative to speed and weighs every class and
 speed equally.
 """
 
@@ -248,7 +248,7 @@ def three_way_epe(
 
 @dataclass(frozen=True)
 class BucketedErrors:
-    """Bucket-normalised errors of a class or of the mean of classes; NaN without points.
+    """Bucket-normalized errors of a class or of the mean of classes; NaN without points.
 
     Attributes:
         static: end-point error of the slowest bucket, in metres.
@@ -302,7 +302,7 @@ class BucketedEPE:
 def bucketed_epe(
     flow: Tensor, truth: Tensor, meta_class: Tensor, mask: Tensor | None = None
 ) -> BucketedEPE:
-    """Compute the bucket-normalised end-point error of one sweep; `BucketedEPE` adds many sweeps.
+    """Compute the bucket-normalized end-point error of one sweep; `BucketedEPE` adds many sweeps.
 
     The true speed of a point determines its bucket, ``lower <= |truth| < upper`` with the edges
     `EDGES`.

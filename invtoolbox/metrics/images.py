@@ -186,7 +186,7 @@ def _similarity(a: Tensor, b: Tensor, span: Tensor) -> Tensor:
 def otsu_threshold(x: Tensor) -> Tensor:
     """Compute the threshold per item that best separates two classes of pixels: ``(batch,)``.
 
-    It maximises the variance between the classes over a histogram of 256 bins from the item's least
+    It maximizes the variance between the classes over a histogram of 256 bins from the item's least
     to its greatest value (`skimage.filters.threshold_otsu`). The threshold of a constant item is
     the item's value.
 

@@ -88,7 +88,7 @@ class Bottleneck(nn.Module):
 class DnCNN(nn.Module):
     """Denoiser ``x - F(x)``, F a chain of 3x3 convolutions and ReLUs that predicts the noise.
 
-    Source: Zhang et al., IEEE TIP 26, 2017. Batch normalisation is merged into the convolutions, so
+    Source: Zhang et al., IEEE TIP 26, 2017. Batch normalization is merged into the convolutions, so
     training and evaluation are the same. The weights have the layout of the KAIR model zoo
     (``model.0.weight``, ``model.2.weight``, ...), whose files `load_dncnn` reads.
 

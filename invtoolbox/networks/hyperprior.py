@@ -65,7 +65,7 @@ class MeanScaleHyperprior(HyperpriorNetwork):
     compression" (NeurIPS 2018), without the autoregressive part: ``z`` is normal given ``h`` with a
     mean and a scale per entry, ``h`` has the learned factorised density, both convolved with the
     unit box. ``z`` has one place per 8 by 8 pixels, ``h`` one per 32 by 32. The encoder has
-    divisive normalisation without the root (Johnston et al., "Computationally efficient neural
+    divisive normalization without the root (Johnston et al., "Computationally efficient neural
     image compression", 2019); its inverse in the decoder grows like a square, which made training
     diverge, so the decoder has leaky ramps. There is a residual block at the two coarser scales.
 

@@ -16,7 +16,7 @@ class Wavelet(Unitary):
 
     The approximation lies in the first corner, the details around it, coarse to fine; see
     `OrthogonalWavelet`. Channels are transformed one by one, and any number of channels is
-    accepted. The adjoint is the inverse. ``L1() @ Wavelet(...)`` penalises all coefficients;
+    accepted. The adjoint is the inverse. ``L1() @ Wavelet(...)`` penalizes all coefficients;
     `it.priors.WaveletL1` leaves the approximation free.
 
     Args:
@@ -78,7 +78,7 @@ class OrthogonalWavelet:
         for lengths, axes in self.plan(tuple(x.shape[2:])):
             block = values = _corner(coefficients, lengths, 2)
             for axis in axes:
-                values = self._analyse(values, axis + 2)
+                values = self._analyze(values, axis + 2)
             block.copy_(values)
         return coefficients
 
@@ -88,7 +88,7 @@ class OrthogonalWavelet:
         for lengths, axes in reversed(self.plan(tuple(x.shape[2:]))):
             block = values = _corner(x, lengths, 2)
             for axis in axes:
-                values = self._synthesise(values, axis + 2)
+                values = self._synthesize(values, axis + 2)
             block.copy_(values)
         return x
 
@@ -116,7 +116,7 @@ class OrthogonalWavelet:
             lengths = tuple(n // 2 if k in axes else n for k, n in enumerate(lengths))
         return plan
 
-    def _analyse(self, x: Tensor, axis: int) -> Tensor:
+    def _analyze(self, x: Tensor, axis: int) -> Tensor:
         """Compute one level along an axis: low, high, and the last sample of an odd length."""
         n = x.shape[axis]
         half, reach = n // 2, len(self._low) // 2 - 1
@@ -134,8 +134,8 @@ class OrthogonalWavelet:
             high.add_(part, alpha=self._high[k])
         return torch.cat([low, high, aside], axis)
 
-    def _synthesise(self, coefficients: Tensor, axis: int) -> Tensor:
-        """Apply the transpose of `_analyse`."""
+    def _synthesize(self, coefficients: Tensor, axis: int) -> Tensor:
+        """Apply the transpose of `_analyze`."""
         n = coefficients.shape[axis]
         half, reach = n // 2, len(self._low) // 2 - 1
         low, high, aside = coefficients.split([half, half, n - 2 * half], axis)

@@ -258,7 +258,7 @@ class GCV(ScoreSearch):
         return fit.residual / fit.measured / left.square()
 
     def describe(self, objective: Objective) -> str:
-        return "generalised cross-validation chooses the weight, which needs no noise level"
+        return "generalized cross-validation chooses the weight, which needs no noise level"
 
 
 def check_probes(probes: int, step: float) -> None:

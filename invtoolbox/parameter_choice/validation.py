@@ -51,7 +51,7 @@ class Validation(WeightSearch):
     Neither needs the noise level. If the model is right, the first is about the best weight for
     the image, and the second is too large. If it is not (an object that is not made of pixels, a
     blur that is not quite known), small weights fit the error of the model, and the first is too
-    small; the second is larger, because the error colours the residual. The whiteness v at weight_2
+    small; the second is larger, because the error colors the residual. The whiteness v at weight_2
     tells the two cases apart, since a right model has a weight that leaves a white residual:
     ``s = (v^2 + 0.4 coloured^2) / (v^2 + coloured^2)``, between 0.4 and 1. If the measurements have
     no grid (the rows of a matrix), their order means nothing, and the first decides alone.

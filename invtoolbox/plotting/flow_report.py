@@ -213,7 +213,7 @@ def _errors(scored: Sequence[SweepResult]) -> list[str]:
     )
     return [
         page.section("Errors", text),
-        "<h3>Bucket-normalised error by class</h3>",
+        "<h3>Bucket-normalized error by class</h3>",
         page.numbers(["class", "static [m]", "dynamic"], classes),
         "<h3>All sweeps, every point alike</h3>",
         page.numbers(

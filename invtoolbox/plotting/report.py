@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SHOWN = 4
 
 _CURVES = {
-    "objective": "minimised by the solver",
+    "objective": "minimized by the solver",
     "certificate": "bounded by the tolerance",
     "discrepancy": "the size of the misfit",
     "regularization": "the weight of the priors",

@@ -153,7 +153,7 @@ def write_view_report(
     if stages:
         body += [
             "<h2>Stages</h2>",
-            page.numbers(["what was optimised", "iterations", "seconds", "PSNR [dB]"], stages),
+            page.numbers(["what was optimized", "iterations", "seconds", "PSNR [dB]"], stages),
         ]
     if settings:
         body += ["<h2>Settings</h2>", page.facts(settings)]

@@ -17,7 +17,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
 
 if TYPE_CHECKING:
-    from invtoolbox.priors.majoriser import Majoriser
+    from invtoolbox.priors.majorizer import Majorizer
     from invtoolbox.problem import Problem
 
 _METHODS = (
@@ -29,7 +29,7 @@ _METHODS = (
     "joint",
     "quadratic",
     "weights",
-    "majoriser",
+    "majorizer",
 )
 
 
@@ -83,7 +83,7 @@ class ExplicitPrior(Prior):
     * ``joint(image_shape)``, if R is a minimum over auxiliary variables,
     * ``quadratic() -> (L, b)`` with ``R(x) = 1/2 |L x - b|^2``,
     * ``weights(x)`` for iteratively reweighted least squares, ``gradient(x) = weights(x) x``,
-    * ``majoriser(x)``, if a quadratic with the same slope lies above R (a minimum of squares over
+    * ``majorizer(x)``, if a quadratic with the same slope lies above R (a minimum of squares over
       rotations).
 
     >>> class Ridge(ExplicitPrior):
@@ -104,9 +104,9 @@ class ExplicitPrior(Prior):
         fixed_level: whether the denoiser supports one noise level only, so that the prior takes no
             weight.
         is_constraint: whether the energy is 0 or infinite, so that a weight does not matter.
-        is_majoriser: whether ``1/2 <u, w u>`` with ``w = weights(x)``, plus a constant, lies above
+        is_majorizer: whether ``1/2 <u, w u>`` with ``w = weights(x)``, plus a constant, lies above
             R and touches it at x.
-        majoriser_is_fixed: whether the curvature of ``majoriser(x)`` is the same at every x.
+        majorizer_is_fixed: whether the curvature of ``majorizer(x)`` is the same at every x.
         has_exact_prox: whether the prox has a closed form; False if it is itself iterated to a
             tolerance.
         unit_step: whether the prox is known only at steps whose product with the weight is 1;
@@ -123,8 +123,8 @@ class ExplicitPrior(Prior):
     sigma: float = 1.0
     fixed_level: bool = False
     is_constraint: bool = False
-    is_majoriser: bool = False
-    majoriser_is_fixed: bool = False
+    is_majorizer: bool = False
+    majorizer_is_fixed: bool = False
     has_exact_prox: bool = True
     unit_step: bool = False
     least_weight: Tensor | None = None
@@ -241,10 +241,10 @@ class ExplicitPrior(Prior):
     def weights(self, x: Tensor) -> Tensor:
         raise InputError(f"{self!r} has no reweighting")
 
-    def majoriser(self, x: Tensor) -> Majoriser:
+    def majorizer(self, x: Tensor) -> Majorizer:
         """Return the curvature of a quadratic above R that touches it at x.
 
-        See `priors.majoriser`.
+        See `priors.majorizer`.
         """
         raise InputError(f"{self!r} has no quadratic above it")
 
@@ -369,7 +369,7 @@ class ImplicitPrior(Prior, ABC):
 
     def __rmul__(self, weight: float | Tensor) -> PriorSum:
         raise InputError(
-            f"{self!r} is an implicit prior: it is what is optimised, so it takes no weight"
+            f"{self!r} is an implicit prior: it is what is optimized, so it takes no weight"
         )
 
     __mul__ = __rmul__

@@ -45,7 +45,7 @@ def deform(
 ) -> Shape:
     r"""Move the handles of a shape, and everything else as rigidly as possible.
 
-    `solvers.LocalGlobal` inside of `it.solve` minimises `priors.ARAP` over the points that are not
+    `solvers.LocalGlobal` inside of `it.solve` minimizes `priors.ARAP` over the points that are not
     handles. Handles are at the given positions to the last digit. `deformation` returns the
     `Solution` itself, with its history.
 

@@ -318,7 +318,7 @@ def _denoise(objective: Objective, x: Tensor, level: float) -> Tensor:
 
 
 def _data_step(objective: Objective, x: Tensor, y: Tensor, variance: Tensor) -> Tensor:
-    """Return the change of x that minimises ``D(A x, y) + |change|^2 / (2 variance)``."""
+    """Return the change of x that minimizes ``D(A x, y) + |change|^2 / (2 variance)``."""
     A, D = cast(LinearOperator, objective.problem.operator), objective.problem.data_term
     right = A.adjoint(cast(LeastSquares, D).weighted(y - A(x)))
     change, _ = solve_quadratic(objective, [(1 / variance, None)], right, _INNER)

@@ -35,7 +35,7 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
         ),
         (
             solvers.KrylovMM(),
-            "the priors are norms of linear operators, and majorisation in a Krylov subspace "
+            "the priors are norms of linear operators, and majorization in a Krylov subspace "
             "needs few products",
         ),
         (

@@ -77,13 +77,13 @@ class UnitRangeProblem:
     """A problem of images in [0, 1] whose noise has one standard deviation.
 
     ``A'(u) = c W (A(low + span u) - A(low)) / span``. W is the root of the weights, so that all
-    measurements have the same noise level, `sigma`. With ``normalised``, c makes the norm of a
+    measurements have the same noise level, `sigma`. With ``normalized``, c makes the norm of a
     linear A' about 1, for samplers that compare levels of images with levels of measurements. The
     items share their operator and their noise level.
     """
 
     def __init__(
-        self, objective: Objective, count: int, low: float, high: float, normalised: bool = False
+        self, objective: Objective, count: int, low: float, high: float, normalized: bool = False
     ) -> None:
         from deepinv.physics import GaussianNoise
 
@@ -93,7 +93,7 @@ class UnitRangeProblem:
         problem, D = self.objective.problem, cast(LeastSquares, self.objective.problem.data_term)
         assert D.noise_std is not None
         self.scale = 1.0
-        if normalised and isinstance(objective.problem.operator, LinearOperator):
+        if normalized and isinstance(objective.problem.operator, LinearOperator):
             norm = objective.problem.operator.norm(
                 dtype=problem.zeros().dtype, device=problem.y0.device
             )

@@ -306,7 +306,7 @@ class DPS(DeepinvSampler):
         from deepinv.sampling import DPS as Sampler
 
         low, high = self.intensity_range
-        measured = UnitRangeProblem(objective, len(generators), low, high, normalised=True)
+        measured = UnitRangeProblem(objective, len(generators), low, high, normalized=True)
         device = measured.y.device
         sampler = Sampler(
             Network(the_prior(objective), measured.y, low, high),

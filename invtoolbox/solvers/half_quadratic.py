@@ -242,7 +242,7 @@ class HalfQuadratic(Solver):
             return False, "the first line is solved by a fixed number of inner steps"
         return (
             True,
-            "misfit and priors are convex and mu is fixed: to a minimiser with every prior in "
+            "misfit and priors are convex and mu is fixed: to a minimizer with every prior in "
             "place of its Moreau envelope",
         )
 

@@ -18,7 +18,7 @@ from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.priors.images.smoothed_norm import SmoothedNorm, as_smoothed_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.linear_systems import quotient
-from invtoolbox.solvers.subspace import SubspaceProblem, discrepancy_weight, minimise
+from invtoolbox.solvers.subspace import SubspaceProblem, discrepancy_weight, minimize
 
 #: Largest weight, as a multiple of the largest eigenvalue of ``A^T W A`` over the mean one of
 #: ``L^T L``. At 10 % noise and a graph made from noise the weight was 1e4; if more is needed, the
@@ -205,7 +205,7 @@ class KrylovMM(Solver):
         k = int(state.size[0])  # the bases of all items grow together
         small = state.subspace.first(k)
         eta = self._majorant_weight(objective, parts, state, small)
-        step = minimise(small, eta)
+        step = minimize(small, eta)
         state.previous[:, :k] = small.coefficients
         small.coefficients += step
         x = _combine(small.coefficients, state.basis).view_as(state.x)

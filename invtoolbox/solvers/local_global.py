@@ -16,7 +16,7 @@ from invtoolbox.data_terms.least_squares import Exact
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Evaluation, Objective
 from invtoolbox.operators.base import expand, inner, item_norm
-from invtoolbox.priors.majoriser import Springs
+from invtoolbox.priors.majorizer import Springs
 from invtoolbox.priors.motion.flow_prior import as_points, like_points
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
@@ -48,7 +48,7 @@ class LocalGlobal(Solver):
     r"""Local-global optimization of displacements of points: ``x <- x - M^-1 grad F(x)``, M sparse.
 
     Every prior is a minimum over rotations (or directions) of a quadratic,
-    `ExplicitPrior.majoriser`. Finding the rotations at x is the local step. The global step goes to
+    `ExplicitPrior.majorizer`. Finding the rotations at x is the local step. The global step goes to
     the minimum of misfit and quadratics, a sparse system M in the points that is the same at every
     step and is factorized once. Since the quadratics lie above the priors and touch them, **the
     objective never increases** (majorization-minimization); with ``memory=0`` this is the algorithm
@@ -63,8 +63,8 @@ class LocalGlobal(Solver):
     may choose another. Measurements that are `data_terms.Exact` hold exactly: handles.
 
     Takes a quadratic misfit, or `data_terms.Exact`, of an operator that picks points or voxels
-    (`ObservedPoints`, `Sampling`, `Inpainting`, `Identity`), and priors with a ``majoriser`` of
-    springs (`ARAP`, `Isometry`, ...). If a majoriser is not fixed, M is factorized at every step.
+    (`ObservedPoints`, `Sampling`, `Inpainting`, `Identity`), and priors with a ``majorizer`` of
+    springs (`ARAP`, `Isometry`, ...). If a majorizer is not fixed, M is factorized at every step.
     Converges to a stationary point if the quadratics are bounded along the way. Certificate:
     ``|grad F|`` over the points that are free, relative to its value at the start or at 0, the
     larger. The factors live on the CPU.
@@ -113,11 +113,11 @@ class LocalGlobal(Solver):
         if not objective.terms:
             return "LocalGlobal needs a prior, and there is none"
         for _, prior in objective.terms:
-            if "majoriser" not in prior.offers or not isinstance(
-                prior.majoriser(problem.zeros()), Springs
+            if "majorizer" not in prior.offers or not isinstance(
+                prior.majorizer(problem.zeros()), Springs
             ):
                 return (
-                    f"LocalGlobal needs a majoriser of springs of every prior, and {prior!r} has "
+                    f"LocalGlobal needs a majorizer of springs of every prior, and {prior!r} has "
                     "none"
                 )
         return None
@@ -165,7 +165,7 @@ class LocalGlobal(Solver):
         changed = not is_equal(objective.regularization, state.factored)
         if changed:
             value, gradient, _ = self._evaluate(objective, state.x, state.free)
-        if changed or not all(prior.majoriser_is_fixed for _, prior in objective.terms):
+        if changed or not all(prior.majorizer_is_fixed for _, prior in objective.terms):
             factors, which = _factors(objective, state.x, state.free)
             target = _solve(factors, which, gradient)
             # The pairs belong to another quadratic.
@@ -305,7 +305,7 @@ def _factors(objective: Objective, x: Tensor, free: Tensor) -> tuple[Factors, Te
         diagonal = _one_for_all(
             as_points(A.adjoint(problem.data_term.weighted(A(torch.ones_like(x))))), objective
         )
-    springs = [(weight, cast(Springs, prior.majoriser(x))) for weight, prior in objective.terms]
+    springs = [(weight, cast(Springs, prior.majorizer(x))) for weight, prior in objective.terms]
     same = all(part.is_shared and bool((weight == weight[0]).all()) for weight, part in springs)
     same = same and bool((diagonal == diagonal[:1]).all()) and bool((free == free[:1]).all())
 

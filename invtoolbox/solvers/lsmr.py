@@ -59,7 +59,7 @@ class CGLS(Solver):
     def unsupported_reason(self, objective: Objective) -> str | None:
         if objective.terms:
             return (
-                "CGLS takes no prior, it regularises by stopping early, and "
+                "CGLS takes no prior, it regularizes by stopping early, and "
                 f"{objective.terms[0][1]!r} is one"
             )
         return implicit_reason(objective, "CGLS") or quadratic_reason(objective, "CGLS")
@@ -201,7 +201,7 @@ class LSMR(Solver):
         # Algorithm LSMR (Fong and Saunders, 2.8), step 3: continue the bidiagonalization.
         forward = _forward(objective, s.right)
         image = _plus(forward, -s.mix, s.image)
-        left, beta = _normalise(objective, _plus(forward, -s.alpha, s.left))
+        left, beta = _normalize(objective, _plus(forward, -s.alpha, s.left))
         right = torch.addcmul(_adjoint(objective, left), expand(-beta, s.right), s.right)
         alpha = item_norm(right)
         right = right * expand(_inverse(alpha), right)
@@ -252,7 +252,7 @@ class LSMR(Solver):
         return True, "the problem is a linear least-squares problem"
 
     def _begin(self, objective: Objective, x: Tensor, residual: Rows, scale: Tensor) -> LSMRState:
-        left, beta = _normalise(objective, residual)
+        left, beta = _normalize(objective, residual)
         right = _adjoint(objective, left)
         alpha = item_norm(right)
         right = right * expand(_inverse(alpha), right)
@@ -338,7 +338,7 @@ def _norm(objective: Objective, rows: Rows) -> Tensor:
     return total.clamp_min(0).sqrt()
 
 
-def _normalise(objective: Objective, rows: Rows) -> tuple[Rows, Tensor]:
+def _normalize(objective: Objective, rows: Rows) -> tuple[Rows, Tensor]:
     size = _norm(objective, rows)
     return tuple(row * expand(_inverse(size), row) for row in rows), size
 

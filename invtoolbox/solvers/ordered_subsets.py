@@ -296,7 +296,7 @@ class OSEM(Solver):
                 "ordered subsets end in a cycle, unless the counts are consistent; "
                 "subset_size=None converges",
             )
-        return True, "expectation maximisation of a concave likelihood"
+        return True, "expectation maximization of a concave likelihood"
 
     def _subsets(self, problem: Problem) -> Iterator[tuple[int, Problem]]:
         if self.subset_size is None:

@@ -12,7 +12,7 @@ from invtoolbox.kernels.grids.grid_system import GridSystem
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.priors.majoriser import Majoriser
+from invtoolbox.priors.majorizer import Majorizer
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.linear_systems import conjugate_gradients, quotient
@@ -38,9 +38,9 @@ class Reweighted(Solver):
     by conjugate gradients from ``x``. It takes every data term that is quadratic or offers
     ``residual_weights`` (`Huber`, `Student`). It takes every prior that is quadratic or offers
     ``weights``, alone or behind its `split` (`SmoothedNorm`, `HuberNorm`, `HuberTV`), or has a
-    ``majoriser``, a quadratic above it (`ARAP`, `Isometry`).
+    ``majorizer``, a quadratic above it (`ARAP`, `Isometry`).
 
-    If all weights majorize (``is_majoriser``) the objective never increases, however early the
+    If all weights majorize (``is_majorizer``) the objective never increases, however early the
     conjugate gradients stop. The iterates then converge to a stationary point, which is the
     minimizer if the objective is convex (Hunter & Lange, Am. Stat. 58, 2004; Huber 1981 for the
     weights). If some weights do not majorize (BiNI's), nothing is promised, and the answer may
@@ -86,10 +86,10 @@ class Reweighted(Solver):
                 f"{problem.data_term!r} does not"
             )
         for _, prior in objective.terms:
-            if _reweighable(prior) is None and "majoriser" not in prior.offers:
+            if _reweighable(prior) is None and "majorizer" not in prior.offers:
                 return (
                     "Reweighted needs priors that are quadratic, offer weights, alone or behind a "
-                    f"split, or a majoriser, and {prior!r} does not"
+                    f"split, or a majorizer, and {prior!r} does not"
                 )
         return None
 
@@ -146,18 +146,18 @@ class Reweighted(Solver):
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         D = objective.problem.data_term
-        if not D.is_quadratic and not D.is_majoriser:
-            return False, f"the weights of {D!r} do not majorise"
+        if not D.is_quadratic and not D.is_majorizer:
+            return False, f"the weights of {D!r} do not majorize"
         for _, prior in objective.terms:
-            if "majoriser" in prior.offers:
+            if "majorizer" in prior.offers:
                 continue
             _, function = cast(tuple[LinearOperator | None, ExplicitPrior], _reweighable(prior))
-            if "quadratic" not in prior.offers and not function.is_majoriser:
-                return False, f"the weights of {prior!r} do not majorise"
+            if "quadratic" not in prior.offers and not function.is_majorizer:
+                return False, f"the weights of {prior!r} do not majorize"
         convex = D.is_convex and all(prior.is_convex is True for _, prior in objective.terms)
         return (
             True,
-            "all weights majorise, so the objective falls to "
+            "all weights majorize, so the objective falls to "
             f"{'the minimum' if convex else 'a stationary point'}",
         )
 
@@ -189,13 +189,13 @@ class _Above(NamedTuple):
 
     slope: Tensor
     weight: Tensor  # (batch,)
-    majoriser: Majoriser
+    majorizer: Majorizer
 
     def gradient(self) -> Tensor:
         return expand(self.weight, self.slope) * self.slope
 
     def product(self, u: Tensor) -> Tensor:
-        curved = self.majoriser.product(u)
+        curved = self.majorizer.product(u)
         return expand(self.weight, curved) * curved
 
     def grid_system(self) -> None:
@@ -246,8 +246,8 @@ def _parts(objective: Objective, x: Tensor, prediction: Tensor) -> _Parts:
     D, y = objective.problem.data_term, objective.problem.y
     terms: list[_Term | _Above] = []
     for weight, prior in objective.terms:
-        if "majoriser" in prior.offers:
-            terms.append(_Above(prior.gradient(x), weight, prior.majoriser(x)))
+        if "majorizer" in prior.offers:
+            terms.append(_Above(prior.gradient(x), weight, prior.majorizer(x)))
             continue
         operator, function = cast(tuple[LinearOperator | None, ExplicitPrior], _reweighable(prior))
         image = x if operator is None else cast(Tensor, operator(x))

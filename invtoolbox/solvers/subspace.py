@@ -64,7 +64,7 @@ class SubspaceProblem:
         self.coefficients[:, :m] = coefficients
 
 
-def minimise(small: SubspaceProblem, eta: Tensor) -> Tensor:
+def minimize(small: SubspaceProblem, eta: Tensor) -> Tensor:
     """Return the step d that minimizes data term plus ``eta`` times majorant, ``(batch, k)``."""
     return -_Factor(small, eta).solve(small.data_gradient + eta.view(-1, 1) * small.prior_gradient)
 

@@ -26,7 +26,7 @@ from invtoolbox.testing.common import (
     randn_like,
 )
 from invtoolbox.testing.operators import PRECISIONS
-from invtoolbox.testing.prior_methods import check_minimises
+from invtoolbox.testing.prior_methods import check_minimizes
 
 
 def check_data_term(
@@ -42,9 +42,9 @@ def check_data_term(
     """Test a data term on predictions and measurements with at least two different items.
 
     ``value`` has shape ``(batch,)``, items are independent, and a call changes nothing. In float64:
-    ``grad`` is the gradient of ``value`` (finite differences), ``prox`` minimises its objective,
+    ``grad`` is the gradient of ``value`` (finite differences), ``prox`` minimizes its objective,
     ``weighted`` gives ``value``, ``curvature`` bounds the slope of ``grad``, and
-    ``residual_weights`` make the gradient and, if ``is_majoriser``, a majorant. A term for
+    ``residual_weights`` make the gradient and, if ``is_majorizer``, a majorant. A term for
     nonnegative predictions (counts) is not tested at negative ones.
 
     Args:
@@ -207,7 +207,7 @@ def _check_forms(
         for factor in (0.1, 1.0, 10.0):
             t = (factor / bounds).expand(len(p))
             found = term.prox(p, y, t)
-            check_minimises(
+            check_minimizes(
                 check,
                 f"prox at step {factor:g}",
                 lambda u: term.value(u, y),
@@ -244,18 +244,18 @@ def _check_weights(
         "residual_weights(p, y) * (p - y) is not the gradient: "
         "they differ by {figure:.1e} relative",
     )
-    if not term.is_majoriser:
+    if not term.is_majorizer:
         return
     here = term.value(p, y)
     for t in (1.0, -1.0, 0.1, 30.0):
         moved = p + t * direction - y
         bound = here + 0.5 * (inner(moved, weights * moved) - inner(residual, weights * residual))
         check.at_most(
-            "residual_weights majorise",
+            "residual_weights majorize",
             (term.value(y + moved, y) - bound) / bound.abs().clamp_min(1e-300),
             1e-9,
             "1/2 <r, w r> with w = residual_weights is below value somewhere, by {figure:.1e} of "
-            "it; so is_majoriser is wrong",
+            "it; so is_majorizer is wrong",
         )
 
 

@@ -79,8 +79,8 @@ def check_agreement(
         )
     if {"weights", "energy"} <= offers:
         _check_weights(check, prior, rough, seed)
-    if {"majoriser", "energy", "gradient"} <= offers:
-        _check_majoriser(check, prior, rough, seed)
+    if {"majorizer", "energy", "gradient"} <= offers:
+        _check_majorizer(check, prior, rough, seed)
 
 
 def _check_gradient(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
@@ -173,7 +173,7 @@ def _check_prox(
                 if "gradient" in prior.offers and not prior.is_constraint
                 else None
             )
-            check_minimises(
+            check_minimizes(
                 check,
                 f"prox at step {number:g}",
                 prior.energy,
@@ -217,39 +217,39 @@ def _check_weights(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int)
         1e-9,
         "weights(x) * x is not gradient(x): they differ by {figure:.1e} relative",
     )
-    if not prior.is_majoriser:
+    if not prior.is_majorizer:
         return
     for k, size in enumerate((1e-2, 1.0, 30.0)):
         other = x + size * x.abs().mean() * randn_like(x, seed + 20 + k)
         bound = prior.energy(x) + 0.5 * (inner(other, weights * other) - inner(x, weights * x))
         check.at_most(
-            "weights majorise",
+            "weights majorize",
             (prior.energy(other) - bound) / bound.abs().clamp_min(1e-300),
             1e-9,
             "1/2 <u, w u> with w = weights(x) is below the energy somewhere, by {figure:.1e} of "
-            "it; so is_majoriser is wrong",
+            "it; so is_majorizer is wrong",
         )
 
 
-def _check_majoriser(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
-    energy, slope, majoriser = (
+def _check_majorizer(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
+    energy, slope, majorizer = (
         prior.energy(x),
         prior.gradient(x, Generator(x.device).manual_seed(0)),
-        prior.majoriser(x),
+        prior.majorizer(x),
     )
     for k, size in enumerate((1e-3, 1.0, 30.0)):
         change = size * x.abs().mean() * randn_like(x, seed + 30 + k)
-        bound = energy + inner(slope, change) + 0.5 * inner(change, majoriser.product(change))
+        bound = energy + inner(slope, change) + 0.5 * inner(change, majorizer.product(change))
         check.at_most(
-            "the majoriser lies above",
+            "the majorizer lies above",
             (prior.energy(x + change) - bound) / bound.abs().clamp_min(1e-300),
             1e-9,
-            "energy(x) + <gradient, v> + 1/2 <v, H v> with H = majoriser(x) is below energy(x + v) "
+            "energy(x) + <gradient, v> + 1/2 <v, H v> with H = majorizer(x) is below energy(x + v) "
             "somewhere, by {figure:.1e} of it",
         )
 
 
-def check_minimises(
+def check_minimizes(
     check: Checklist,
     what: str,
     energy: Callable[[Tensor], Tensor],
@@ -300,9 +300,9 @@ def check_minimises(
         torch.finfo(x.dtype).tiny
     )
     check.at_most(
-        f"{what} minimises",
+        f"{what} minimizes",
         violation / scale,
         tolerance,
-        f"{what} does not minimise R(u) + |u - x|^2 / (2 step): "
+        f"{what} does not minimize R(u) + |u - x|^2 / (2 step): "
         "another image is better by {figure:.1e} of it",
     )

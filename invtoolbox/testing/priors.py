@@ -51,13 +51,13 @@ def check_prior(
     permuted result. The methods are compared in float64:
 
     * ``gradient`` is the gradient of ``energy``, by finite differences in random directions;
-    * ``prox(x, step)`` minimises ``R(u) + |u - x|^2 / (2 step)``: no other candidate is better, and
+    * ``prox(x, step)`` minimizes ``R(u) + |u - x|^2 / (2 step)``: no other candidate is better, and
       for a convex prior every other is worse by at least ``|u - prox|^2 / (2 step)``;
     * if ``is_convex``, no midpoint of two images has a larger energy than the two on average (or,
       without an energy, the gradient is monotone);
     * a prox of a convex prior is firmly nonexpansive, with or without an energy;
-    * ``weights(x) x`` is the gradient, and if ``is_majoriser``, the weights make a majorant;
-    * the quadratic of ``majoriser(x)`` lies above the energy;
+    * ``weights(x) x`` is the gradient, and if ``is_majorizer``, the weights make a majorant;
+    * the quadratic of ``majorizer(x)`` lies above the energy;
     * ``prox_conjugate`` is Moreau's; ``split() = (K, F)`` has ``F(K x) = R(x)``;
       ``quadratic() = (L, b)`` has ``1/2 |L x - b|^2 = R(x)``.
 

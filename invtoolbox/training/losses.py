@@ -47,7 +47,7 @@ class Loss(ABC):
 
 @dataclass(frozen=True)
 class L2(Loss):
-    """Mean of squares; its minimiser is the posterior mean of the clean image."""
+    """Mean of squares; its minimizer is the posterior mean of the clean image."""
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
         return mean_square(result - wanted)
@@ -55,7 +55,7 @@ class L2(Loss):
 
 @dataclass(frozen=True)
 class L1(Loss):
-    """Mean of absolute values; its minimiser is the posterior median of every pixel."""
+    """Mean of absolute values; its minimizer is the posterior median of every pixel."""
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
         return (result - wanted).flatten(1).abs().mean(1)
@@ -65,7 +65,7 @@ class L1(Loss):
 class ProximalMatching(Loss):
     """Loss ``1 - exp(-|e|^2 / (gamma^2 n))`` of the error e of a whole item of n values.
 
-    As gamma falls to 0 the minimiser becomes the mode of the clean image x, given
+    As gamma falls to 0 the minimizer becomes the mode of the clean image x, given
     ``y = x + sigma v``: the proximal operator of ``-sigma^2 log p`` (Fang, Buchanan and Sulam, ICLR
     2024, theorem 3.2; their constant factor is left out). Far from the mode the gradient is 0, so a
     network is brought near it first, by `L1` and by larger gamma.
@@ -343,7 +343,7 @@ def halves(network: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Te
     if callable(encode) and callable(decode):
         return encode, decode
     raise InputError(
-        "the nuclear norm of a Jacobian is penalised by the two halves of a network, and "
+        "the nuclear norm of a Jacobian is penalized by the two halves of a network, and "
         f"{type(network).__name__} has none; a connection around its middle, as in a network that "
         "predicts the noise, prevents it. Give one with methods encode and decode (Bottleneck), an "
         "nn.Sequential of two modules, or a ConvexNetwork"

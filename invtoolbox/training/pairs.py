@@ -178,7 +178,7 @@ class NoisyPairs(Crops):
 class LevelPairs(Crops):
     """Crops with Gaussian noise of many levels, for one denoiser that takes the level as input.
 
-    The input is the noisy crop followed by its noise map as an additional channel. Crops of colour
+    The input is the noisy crop followed by its noise map as an additional channel. Crops of color
     pictures become grey: four of five are a random mean of the channels, and the fifth is a random
     difference of them. So the network also learns the chrominance of pictures, and values on both
     sides of 0.
@@ -246,7 +246,7 @@ class RecorruptedPairs(NoisyPairs):
     """Pairs from noisy images alone: the input is ``y + a z``, the wanted output ``y - z / a``.
 
     z is as strong as the noise of y. The two have independent noise about the same clean image. So
-    `L2`, and no other loss, is minimised by the denoiser that clean images would have taught, for
+    `L2`, and no other loss, is minimized by the denoiser that clean images would have taught, for
     the noise ``sqrt(1 + a^2) noise_std`` (Pang, Zheng, Quan and Ji, "Recorrupted-to-recorrupted",
     CVPR 2021).
 
@@ -280,7 +280,7 @@ class ThinnedPairs(Crops):
     """Pairs from images of counts alone: photons are divided at random into input and target.
 
     Each photon goes to the target with probability ``share``. The two parts of a Poisson variable
-    are independent, so `L2` is minimised by the denoiser that clean images would have taught, for
+    are independent, so `L2` is minimized by the denoiser that clean images would have taught, for
     counts with ``1 - share`` of the exposure (Monroy, Bacca and Tachella, "Generalized recorrupted-
     to-recorrupted", CVPR 2025, for Poisson noise). Both are divided by their share, so they have
     the mean of the image.

@@ -24,7 +24,7 @@ class DiffusionPairs(LevelPairs):
     """Crops with Gaussian noise of every level, for the denoiser of a diffusion prior.
 
     The input is the noisy crop followed by its noise map as an additional channel, as in
-    `LevelPairs`, and colours become grey as there. The logarithm of a level is the mean of two
+    `LevelPairs`, and colors become grey as there. The logarithm of a level is the mean of two
     uniform draws over the range, so levels in the middle, at which the content of a picture is
     decided, come most often.
 
@@ -89,7 +89,7 @@ class ScoreMatching(Loss):
     """Squared error of a denoiser, weighted by ``(sigma^2 + s^2) / (sigma s)^2``.
 
     The weight makes the loss of an untrained network about 1 at every level (Karras et al., NeurIPS
-    2022, equation 8). The minimiser is the posterior mean ``E[x | y]`` at every level, which gives
+    2022, equation 8). The minimizer is the posterior mean ``E[x | y]`` at every level, which gives
     the score of the noisy images as ``(E[x | y] - y) / sigma^2`` (Vincent, Neural Computation 23,
     2011). The input's last channel is the noise map, as `DiffusionPairs` draws it.
 

@@ -302,7 +302,7 @@ class NetworkWeights(ImplicitPrior):
     ``validation``.
 
     Args:
-        network: a module without running statistics (batch normalisation), which would be state in
+        network: a module without running statistics (batch normalization), which would be state in
             addition to the weights.
         pairs: training pairs.
         loss: loss of a pair.
@@ -324,7 +324,7 @@ class NetworkWeights(ImplicitPrior):
     ) -> None:
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
             raise InputError(
-                f"{type(network).__name__} has batch normalisation, whose running statistics are "
+                f"{type(network).__name__} has batch normalization, whose running statistics are "
                 "no weights; train it without"
             )
         if count < 1:

@@ -105,7 +105,7 @@ def test_the_street_is_measured_against_its_labels(run: Run, drive: Path) -> Non
     assert (
         "1 sweep: 1 done" in ran.out
         and "static EPE 0.000 m" in ran.out
-        and "bucket-normalised dynamic error 1.000" in ran.out
+        and "bucket-normalized dynamic error 1.000" in ran.out
         and "by class: car 1.000" in ran.out
     )
     assert (

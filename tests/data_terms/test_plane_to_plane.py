@@ -29,7 +29,7 @@ def test_points_slide_along_the_surface(wall):
     )
 
 
-def test_gradient_and_majoriser(wall):
+def test_gradient_and_majorizer(wall):
     term = it.data_terms.PlaneToPlane(scale=(0.5, 0.5), along=0.05)
     torch.manual_seed(1)
     p = (wall[:, :20] + 0.1 * torch.randn(1, 20, 3, dtype=torch.float64)).requires_grad_()

@@ -197,7 +197,7 @@ def test_bad_input_is_refused() -> None:
     ],
     ids=repr,
 )
-def test_the_fitting_prediction_is_the_minimiser(term: it.data_terms.DataTerm) -> None:
+def test_the_fitting_prediction_is_the_minimizer(term: it.data_terms.DataTerm) -> None:
     y = torch.tensor([[[5.0, 40.0, 90.0]]], dtype=torch.float64)
     torch.testing.assert_close(
         term.grad(term.fitting_prediction(y), y), torch.zeros_like(y), rtol=0, atol=1e-10

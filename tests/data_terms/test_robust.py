@@ -49,7 +49,7 @@ def test_batch_equals_items_bitwise(name: str) -> None:
 
 
 @pytest.mark.parametrize("nu", [0.3, 1.0, 4.0, 300.0])
-def test_the_prox_of_student_is_the_global_minimiser(nu: float) -> None:
+def test_the_prox_of_student_is_the_global_minimizer(nu: float) -> None:
     """Against a fine grid, through the range of steps in which the objective has two minima."""
     term, y = Student(nu), torch.zeros(1, 1, 1, dtype=torch.float64)
     grid = torch.linspace(0, 1, 20001, dtype=torch.float64)

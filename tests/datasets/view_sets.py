@@ -116,7 +116,7 @@ def write_blender(path: Path) -> Path:
 
 
 def write_opensfm(path: Path) -> Path:
-    """As OpenSfM writes it: normalised coordinates, angle-axis rotations."""
+    """As OpenSfM writes it: normalized coordinates, angle-axis rotations."""
     one = model((Lens(radial=(0.05, -0.01)), Lens()))
     write_pictures(path / "images", one.names)
     write_png(path / "masks.png", torch.ones(1, *SIZE), value_range=(0, 1), overwrite=True)

@@ -63,7 +63,7 @@ def test_every_item_meets_the_target_whatever_the_solver(
     misfit = problem.data_term.discrepancy(problem.operator(solution.x), problem.y)
     target = 1.01 * problem.y0[0].numel() ** 0.5
     assert torch.allclose(misfit, torch.full((2,), target), rtol=0.01)
-    # The weight belongs to the minimiser: a solve with it returns the same image.
+    # The weight belongs to the minimizer: a solve with it returns the same image.
     again = it.solve(
         problem, prior, solver, solution.regularization, max_iterations=2000, progress=False
     )

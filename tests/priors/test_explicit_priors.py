@@ -59,7 +59,7 @@ def proximal_objective(prior: ExplicitPrior, u: torch.Tensor, x: torch.Tensor) -
 
 
 @pytest.mark.parametrize("name", PRIORS)
-def test_prox_is_a_minimiser(name: str) -> None:
+def test_prox_is_a_minimizer(name: str) -> None:
     """No perturbation, of any direction or size, lowers the objective by more than the stated accuracy."""
     prior, x = PRIORS[name](), images()
     u = prior.prox(x, STEPS)

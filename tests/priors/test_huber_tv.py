@@ -62,7 +62,7 @@ def test_batch_equals_items_bitwise(name: str) -> None:
         )
 
 
-def test_weights_majorise_and_make_the_gradient() -> None:
+def test_weights_majorize_and_make_the_gradient() -> None:
     x, other = images(2, 4, 6), 3 * images(2, 4, 6).flip(1)
     for norm in (
         HuberNorm(0.5),
@@ -73,7 +73,7 @@ def test_weights_majorise_and_make_the_gradient() -> None:
         weights = norm.weights(x)
         torch.testing.assert_close(weights * x, norm.gradient(x))
         bound = norm.energy(x) + 0.5 * (weights * (other.square() - x.square())).flatten(1).sum(1)
-        assert norm.is_majoriser and bool((norm.energy(other) <= bound + 1e-12).all())
+        assert norm.is_majorizer and bool((norm.energy(other) <= bound + 1e-12).all())
 
 
 def test_it_tends_to_total_variation_and_to_a_square() -> None:
@@ -88,7 +88,7 @@ def test_it_tends_to_total_variation_and_to_a_square() -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.02, 0.3])
-def test_every_solver_finds_the_same_minimiser(threshold: float) -> None:
+def test_every_solver_finds_the_same_minimizer(threshold: float) -> None:
     """By the gradient, by the prox, by the split, and by the majorant."""
     truth = torch.zeros(2, 1, 12, 14, dtype=torch.float64)
     truth[..., 4:9, 3:10] = 1

@@ -113,7 +113,7 @@ def test_the_density_is_that_of_the_latents_it_was_fitted_to() -> None:
 
 
 def test_what_mixes_items_or_does_not_fit_is_refused() -> None:
-    with pytest.raises(InputError, match="batch normalisation"):
+    with pytest.raises(InputError, match="batch normalization"):
         it.priors.GaussianLatents(nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4)), torch.zeros(2))
     with pytest.raises(InputError, match="positive definite"):
         it.priors.GaussianLatents(nn.Linear(2, 4), torch.zeros(2), -torch.eye(2))

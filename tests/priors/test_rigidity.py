@@ -1,4 +1,4 @@
-"""Priors of rigidity: contracts, what rigid motion and scale cost, and that majorisation goes down."""
+"""Priors of rigidity: contracts, what rigid motion and scale cost, and that majorization goes down."""
 
 from __future__ import annotations
 
@@ -357,7 +357,7 @@ def test_the_curvature_of_nodes_lies_above_and_reweighting_goes_down() -> None:
     ],
     ids=["plain", "with memory", "reweighted"],
 )
-def test_majorisation_never_goes_up(prior: ExplicitPrior, solver: it.solvers.Solver) -> None:
+def test_majorization_never_goes_up(prior: ExplicitPrior, solver: it.solvers.Solver) -> None:
     p = points(2)
     seen = torch.arange(0, N, 4)
     A = it.operators.ObservedPoints(p, seen)

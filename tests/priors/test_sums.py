@@ -1,4 +1,4 @@
-"""Sums with constraints: every solver that takes several priors at once finds the same minimiser, and the constraint holds."""
+"""Sums with constraints: every solver that takes several priors at once finds the same minimizer, and the constraint holds."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def reference(prior: Prior) -> Tensor:
 
 
 @pytest.mark.parametrize("name", SUMS)
-def test_every_solver_finds_the_same_minimiser(name: str) -> None:
+def test_every_solver_finds_the_same_minimizer(name: str) -> None:
     prior = SUMS[name]
     expected = reference(prior)
     objective, _, _ = bind(problem(), prior.as_sum(), 1.0)

@@ -153,7 +153,7 @@ def test_broken_items_do_not_spoil_their_neighbours() -> None:
 def test_the_prox_is_what_a_long_run_of_the_joint_problem_finds(
     shape: tuple[int, ...], settings: dict[str, object]
 ) -> None:
-    """PDHG sees closed forms behind operators, and none of the minimisation inside."""
+    """PDHG sees closed forms behind operators, and none of the minimization inside."""
     x = drawn(*shape)
     tgv = TotalGeneralizedVariation(tolerance=1e-4, **settings)  # type: ignore[arg-type]
     problem = it.Problem(x, it.operators.Identity(shape[1:]))

@@ -1,4 +1,4 @@
-"""ADMM: the same minimisers as other methods, and what plug-and-play promises."""
+"""ADMM: the same minimizers as other methods, and what plug-and-play promises."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def blurred(boundary: str = "periodic", noise_std: float = 0.02) -> tuple[it.Pro
 def test_agrees_with_fista(boundary: str, prior: ExplicitPrior) -> None:
     problem, _ = blurred(boundary)
     weight = torch.tensor([30.0, 100.0])
-    # A blur hides differences between minimisers, so what is compared is the objective.
+    # A blur hides differences between minimizers, so what is compared is the objective.
     values = []
     for solver in (
         FISTA(max_iterations=600, tolerance=1e-5),

@@ -45,7 +45,7 @@ def test_one_step_solves_a_quadratic_problem(solver: it.solvers.Solver) -> None:
 
 
 def test_rosenbrock() -> None:
-    # The classic valley: r = (1 - a, 10 (b - a^2)), its minimiser (1, 1).
+    # The classic valley: r = (1 - a, 10 (b - a^2)), its minimizer (1, 1).
     def valley(x: torch.Tensor) -> torch.Tensor:
         a, b = x[:, 0, 0], x[:, 0, 1]
         return torch.stack([a, 10 * (b - a**2)], 1)[:, None]

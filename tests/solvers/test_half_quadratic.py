@@ -48,7 +48,7 @@ class Envelope(ExplicitPrior):
 
 @pytest.mark.parametrize("boundary", ["periodic", "reflect"])
 @pytest.mark.parametrize("name", ["l1", "tv"])
-def test_a_fixed_penalty_minimises_with_the_envelope_in_place_of_the_prior(
+def test_a_fixed_penalty_minimizes_with_the_envelope_in_place_of_the_prior(
     name: str, boundary: str
 ) -> None:
     problem, _ = blurred(boundary)
@@ -81,7 +81,7 @@ def test_a_fixed_penalty_minimises_with_the_envelope_in_place_of_the_prior(
     def value(x: Tensor) -> Tensor:
         return problem.data_term.value(problem.operator(x), problem.y) + weight * smooth.energy(x)
 
-    # The answer may be z, which is the prox of x; what minimises is x.
+    # The answer may be z, which is the prox of x; what minimizes is x.
     torch.testing.assert_close(value(iterates[-1]), value(theirs), rtol=1e-4, atol=0)
     if name == "l1":
         torch.testing.assert_close(solution.x, it.priors.L1().prox(iterates[-1], corner))
@@ -211,7 +211,7 @@ def test_plug_and_play_takes_the_blur_away() -> None:
     assert bool((item_norm(solution.x - x) < 0.7 * item_norm(problem.y - x)).all())
 
 
-def test_a_fixed_penalty_solves_the_equation_of_regularisation_by_denoising() -> None:
+def test_a_fixed_penalty_solves_the_equation_of_regularization_by_denoising() -> None:
     """``A^T (A x - y) + mu (x - denoise(x)) = 0``; gradient steps lead to the same image, but not in as many calls."""
     problem, _ = blurred()
     calls = []

@@ -1,4 +1,4 @@
-"""MM in a generalised Krylov subspace, against minimisers that were found without it."""
+"""MM in a generalized Krylov subspace, against minimizers that were found without it."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def blurred(
     return Matrix(matrix.to(dtype)), y.to(dtype), x.to(dtype)
 
 
-def newton_minimiser(problem: it.Problem, prior: ExplicitPrior, weight: float) -> Tensor:
-    """The minimiser of a smooth objective by Newton's method with a line search on dense Hessians, one item."""
+def newton_minimizer(problem: it.Problem, prior: ExplicitPrior, weight: float) -> Tensor:
+    """The minimizer of a smooth objective by Newton's method with a line search on dense Hessians, one item."""
     objective, _, _ = bind(problem, prior.as_sum(), weight)
 
     def value(x: Tensor) -> Tensor:
@@ -109,11 +109,11 @@ def test_an_item_of_odd_size_has_the_same_bits_alone() -> None:
 
 @pytest.mark.parametrize("name", list(PRIORS))
 @pytest.mark.parametrize("basis_size", [6, 30])
-def test_finds_the_minimiser(name: str, basis_size: int) -> None:
+def test_finds_the_minimizer(name: str, basis_size: int) -> None:
     A, y, _ = blurred()
     problem = it.Problem(y, A, it.data_terms.LeastSquares(0.02))
     weight = 2e3 if name == "graph" else 20.0
-    expected = newton_minimiser(problem, PRIORS[name], weight)
+    expected = newton_minimizer(problem, PRIORS[name], weight)
     solution = it.solve(
         problem,
         PRIORS[name],
@@ -193,7 +193,7 @@ def test_sobolev_and_weighted_misfit() -> None:
     spoiled = y.clone()
     spoiled[:, ::7] = 1e3
     problem = it.Problem(spoiled, A, it.data_terms.LeastSquares(0.02, weights=weights))
-    expected = newton_minimiser(problem, PRIORS["anisotropic tv"], 20.0)
+    expected = newton_minimizer(problem, PRIORS["anisotropic tv"], 20.0)
     x = it.solve(
         problem,
         PRIORS["anisotropic tv"],
@@ -271,7 +271,7 @@ def test_the_discrepancy_is_met_by_every_item(prior: ExplicitPrior) -> None:
     target = 1.01 * problem.y0[0].numel() ** 0.5
     misfit = problem.data_term.discrepancy(problem.operator(solution.x), problem.y)
     assert torch.allclose(misfit, torch.full((3,), target), rtol=2e-3)
-    # The weight that it reports is the one at which the minimiser has that discrepancy.
+    # The weight that it reports is the one at which the minimizer has that discrepancy.
     again = it.solve(
         problem, prior, KrylovMM(), solution.regularization, tolerance=1e-5, progress=False
     )

@@ -123,7 +123,7 @@ def test_pixels_that_few_views_see_are_not_pushed_too_far() -> None:
 # -- OSEM ------------------------------------------------------------------------------------------
 
 
-def test_expectation_maximisation_by_hand() -> None:
+def test_expectation_maximization_by_hand() -> None:
     generator = torch.Generator().manual_seed(3)
     M = torch.rand(9, 5, generator=generator, dtype=torch.float64)
     M[:, 2] = 0  # a pixel that nothing sees

@@ -1,4 +1,4 @@
-"""Proximal gradient and FISTA: closed forms, monotonicity, and the same minimiser as other methods."""
+"""Proximal gradient and FISTA: closed forms, monotonicity, and the same minimizer as other methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reweighted least squares: known robust estimates, the minimiser of other solvers, and an objective that never increases."""
+"""Reweighted least squares: known robust estimates, the minimizer of other solvers, and an objective that never increases."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_it_is_chosen_for_robust_misfits_and_smooth_norms() -> None:
 
 
 class Unsure(SmoothedNorm):
-    is_majoriser = False
+    is_majorizer = False
 
 
 @pytest.mark.parametrize(
@@ -197,10 +197,10 @@ def test_what_has_no_weights_is_refused(make: Callable[[], object]) -> None:
         make()
 
 
-def test_weights_that_do_not_majorise_promise_nothing() -> None:
+def test_weights_that_do_not_majorize_promise_nothing() -> None:
     objective, _, _ = bind(problem(Huber()), Unsure(1.0, 0.1).as_sum(), 1.0)
     proven, reason = Reweighted().is_provably_convergent(objective)
-    assert not proven and "do not majorise" in reason
+    assert not proven and "do not majorize" in reason
 
 
 _REFERENCES: tuple[Literal["residual", "scale"], ...] = ("residual", "scale")

@@ -69,7 +69,7 @@ class NotSymmetric(LeastSquares):
         (ScalarValue(), "value has shape (batch,)", "one number for each of 2 items"),
         (MixedItems(), "value item by item", "another result alone"),
         (WrongGrad(), "grad belongs to value", "not the gradient"),
-        (WrongProx(), "prox at step 1 minimises", "does not minimise"),
+        (WrongProx(), "prox at step 1 minimizes", "does not minimize"),
         (SmallCurvature(), "curvature bounds grad", "too small"),
         (WrongWeighted(), "weighted makes the value", "is not value"),
         (NotSymmetric(), "weighted is symmetric", "not symmetric"),
@@ -99,7 +99,7 @@ def test_sound_terms_pass() -> None:
 
 
 class BelowTheTerm(it.data_terms.Huber):
-    """Weights that make the gradient of least squares, and say that they majorise."""
+    """Weights that make the gradient of least squares, and say that they majorize."""
 
     def residual_weights(self, prediction: Tensor, y: Tensor) -> Tensor:
         return 0.5 * super().residual_weights(prediction, y)
@@ -135,5 +135,5 @@ def test_wrong_weights_of_reweighting_are_found() -> None:
     report = check_data_term(BelowTheTerm(), p, y, raise_error=False)
     assert (
         not report["residual_weights make the gradient"].ok
-        and not report["residual_weights majorise"].ok
+        and not report["residual_weights majorize"].ok
     )

@@ -129,7 +129,7 @@ class Nothing(ExplicitPrior):
         (MeanOverBatch, "energy has the shape", "one number for each of 3 items"),
         (ImageShapedEnergy, "energy has the shape", "x.flatten(1).sum(1)"),
         (MixedItems, "energy item by item", "another result alone than in a batch"),
-        (WrongProx, "prox at step 0.1 minimises", "does not minimise"),
+        (WrongProx, "prox at step 0.1 minimizes", "does not minimize"),
         (SharedStep, "prox takes a level per item", "one level per item"),
         (WrongGradient, "gradient belongs to energy", "not the gradient of energy"),
         (MovesPrecision, "prox (float32) keeps the precision", "float32 gives torch.float64"),

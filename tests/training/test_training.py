@@ -312,7 +312,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
             Stage(L2(), 2, **wrong)
     with pytest.raises(InputError, match="vanished"):
         train(ConvexDense(1, 4, 1), Shrunk(), [Stage(ProximalMatching(1e-6), 10)], progress=False)
-    with pytest.raises(InputError, match="batch normalisation"):
+    with pytest.raises(InputError, match="batch normalization"):
         train(
             nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2), nn.Linear(2, 1)),
             Shrunk(),

@@ -57,7 +57,7 @@ class Tree:
         """Return the distance to the nearest point and its index, both ``(N,)``.
 
         The distance is infinite and the index 0 if no point lies within the bound, and for a point
-        that is not finite, which a diverging optimisation may produce.
+        that is not finite, which a diverging optimization may produce.
 
         Args:
             points: query points, ``(N, dimension)``; converted to the precision and the device of

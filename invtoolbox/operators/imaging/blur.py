@@ -28,7 +28,7 @@ class Blur(LinearOperator):
 
     Args:
         kernel: the kernel, ``(kh, kw)``; or ``(batch, kh, kw)`` or ``(batch, channel, kh, kw)`` for
-            one kernel per item (or per channel). It is not normalised: a kernel that sums to 1
+            one kernel per item (or per channel). It is not normalized: a kernel that sums to 1
             keeps the brightness.
         image_shape: shape ``(row, column)``, or ``(channel, row, column)``. If all channels share a
             kernel, any number of channels is accepted, so a color photograph passes through an

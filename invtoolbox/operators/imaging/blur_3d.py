@@ -27,7 +27,7 @@ class Blur3D(LinearOperator):
 
     Args:
         kernel: the kernel, ``(kd, kh, kw)``, or ``(batch, kd, kh, kw)`` for one kernel per item. It
-            is not normalised: divide a measured kernel by its sum (`measured_psf`).
+            is not normalized: divide a measured kernel by its sum (`measured_psf`).
         volume_shape: shape ``(slice, row, column)``; any number of channels is accepted.
         boundary: boundary rule, ``"reflect"``, ``"periodic"``, ``"zero"`` or ``"valid"``, as in
             `Blur`.

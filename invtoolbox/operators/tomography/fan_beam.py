@@ -23,7 +23,7 @@ from invtoolbox.operators.tomography.scan_checks import positive
 class FanBeam(Scan2D):
     r"""Line integrals along the rays of a source and a detector that turn around the object.
 
-    The integrals are discretised by Joseph's method (`invtoolbox.kernels.tomography.joseph`), with
+    The integrals are discretized by Joseph's method (`invtoolbox.kernels.tomography.joseph`), with
     an adjoint that is exact to rounding. All lengths have one unit; values are length times density
     in that unit.
 

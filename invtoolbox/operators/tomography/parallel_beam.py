@@ -25,7 +25,7 @@ class ParallelBeam(Scan2D):
     .. math:: (A x)(\theta, s) = \int x(s \cos\theta - t \sin\theta, \; s \sin\theta + t \cos\theta)
     \, dt
 
-    The integrals are discretised by Joseph's method (`invtoolbox.kernels.tomography.joseph`), with
+    The integrals are discretized by Joseph's method (`invtoolbox.kernels.tomography.joseph`), with
     an adjoint that is exact to rounding. Values are length times density, in the unit of
     ``pixel_size``.
 

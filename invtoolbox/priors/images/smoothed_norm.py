@@ -39,7 +39,7 @@ class SmoothedNorm(ExplicitPrior):
 
     item_fields: ClassVar[tuple[str, ...]] = ("smoothing",)
     is_smooth = True
-    is_majoriser = True
+    is_majorizer = True
 
     def __init__(
         self, power: float = 1.0, smoothing: float | Tensor = 0.1, groups: GroupL1 | None = None

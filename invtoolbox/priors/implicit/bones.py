@@ -63,7 +63,7 @@ class Bones(Motion):
         count: number of bones.
         times: number of times T.
         weights: ``"learned"``, or known shares ``(N, B)`` or ``(batch, N, B)``, not negative; rows
-            are normalised to add up to 1.
+            are normalized to add up to 1.
         nodes: number of nodes of the learned weights, 300 by default: as fine as parts can be told
             apart.
         slack: s, usual distance between the places of the bones of a point, relative to the

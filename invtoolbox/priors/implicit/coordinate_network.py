@@ -103,7 +103,7 @@ class CoordinateNetwork(ImplicitPrior):
         return torch.cat([phase.cos(), phase.sin()], dim=1)
 
     def initial(self) -> dict[str, Tensor]:
-        """Draw the weights by He initialisation.
+        """Draw the weights by He initialization.
 
         The last layer starts near 0, so that the image starts at its offset.
         """
@@ -132,7 +132,7 @@ class CoordinateNetwork(ImplicitPrior):
 def draw_layers(
     sizes: Sequence[int], last_gain: float, seed: int, like: Tensor
 ) -> dict[str, Tensor]:
-    """Draw the weights and biases of dense layers by He initialisation.
+    """Draw the weights and biases of dense layers by He initialization.
 
     Args:
         sizes: number of values before the first layer and after every layer.

@@ -390,7 +390,7 @@ class NetworkMotion(Motion):
         return other
 
     def initial(self) -> dict[str, Tensor]:
-        """Draw the weights by He initialisation; the last layer is 0."""
+        """Draw the weights by He initialization; the last layer is 0."""
         sizes = [2 * self.features, *[self.width] * self.depth, 6]
         return draw_layers(sizes, 0.0, self.seed + 1, self.centre)
 

@@ -36,7 +36,7 @@ class GaussianLatents(ImplicitPrior):
     def __init__(self, decoder: nn.Module, mean: Tensor, covariance: Tensor | None = None) -> None:
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in decoder.modules()):
             raise InputError(
-                f"the decoder of {type(self).__name__} has batch normalisation, which mixes "
+                f"the decoder of {type(self).__name__} has batch normalization, which mixes "
                 "items; take one without"
             )
         size = mean.numel()
@@ -173,7 +173,7 @@ class GradientOriginNetwork(nn.Module):
 
     Args:
         decoder: network ``(batch, latents) -> (batch, channel, *space)``, without batch
-            normalisation.
+            normalization.
         latents: number of latents.
 
     >>> layers = nn.Linear(2, 6), nn.ELU(), nn.Linear(6, 12), nn.Unflatten(1, (1, 3, 4))

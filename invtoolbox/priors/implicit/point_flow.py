@@ -52,7 +52,7 @@ class NeuralSceneFlow(PointFlow):
 
     The positions are raw coordinates in metres. Li, Pontes and Lucey, "Neural scene flow prior"
     (NeurIPS 2021): such a network learns smooth functions first, and this is the prior; it is
-    optimised from random weights for each pair of sweeps. Under `operators.PointWarp` x is the flow
+    optimized from random weights for each pair of sweeps. Under `operators.PointWarp` x is the flow
     ``(batch, N, 3)``. Under `operators.PointWarpBothWays` it is ``(forward, backward)``: a second
     network, at the start a copy of the first, gives the flow back at the points that have arrived,
     and both learn from the error of their return.
@@ -163,7 +163,7 @@ class FreeFlow(PointFlow):
     ``x = z``, or ``x = (z_forward, z_backward)`` under `operators.PointWarpBothWays`. It reaches a
     lower misfit than any prior, because points move onto their nearest neighbours, which is not
     where they went. Together with explicit priors of motion (rigidity of neighbourhoods) it is as
-    good a parametrisation as others.
+    good a parametrization as others.
 
     >>> import invtoolbox as it
     >>> points = torch.rand(1, 5, 3)

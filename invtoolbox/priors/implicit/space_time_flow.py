@@ -35,7 +35,7 @@ class SpaceTimeFlow(ImplicitPrior):
     along which `operators.EulerRollout` carries points.
 
     Source: Vedder et al., "Neural Eulerian scene flow fields", ICLR 2025: 8 or 18 hidden layers of
-    128, Xavier's initialisation, positions in metres without scaling.
+    128, Xavier's initialization, positions in metres without scaling.
 
     Args:
         width: width of the hidden layers.

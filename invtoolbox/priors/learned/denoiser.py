@@ -62,9 +62,9 @@ class Denoiser(ExplicitPrior):
             ``x + (s / s0) (network(x) - x)``.
         intensity_range: the values ``(low, high)`` of the image that the network gets as 0 and 1.
         channelwise: whether a network for one channel is applied to every channel separately.
-        opponent: whether the three channels of a colour image are first turned into luminance and
+        opponent: whether the three channels of a color image are first turned into luminance and
             chrominance by a rotation, which keeps white noise white. Chrominance is smoother than
-            any colour, so a network for one channel removes more noise from it. The network gets
+            any color, so a network for one channel removes more noise from it. The network gets
             the mean of the channels, with its level, as the luminance, and has to know values below
             0 (`ResidualUNet`, `DiffusionUNet`).
 

@@ -55,7 +55,7 @@ def _rotations(edges: list[Tensor], like: Tensor) -> Tensor:
         total.narrow(k + 2, 1, edge.shape[k + 2]).add_(edge)
         sums.append(total)
     S = torch.stack(sums, 2)
-    if len(edges) == 2:  # the angle that maximises tr(R^T S)
+    if len(edges) == 2:  # the angle that maximizes tr(R^T S)
         c, s = S[:, 0, 0] + S[:, 1, 1], S[:, 1, 0] - S[:, 0, 1]
         length = torch.hypot(c, s)
         turned = length > 0

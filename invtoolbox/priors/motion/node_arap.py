@@ -11,7 +11,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.geometry.rotations import best_rotation
 from invtoolbox.kernels.points.rotations import Neighbourhoods
-from invtoolbox.priors.majoriser import Majoriser
+from invtoolbox.priors.majorizer import Majorizer
 from invtoolbox.priors.motion.rigidity import GraphPrior
 from invtoolbox.priors.settings import require_bound
 
@@ -67,7 +67,7 @@ class NodeARAP(GraphPrior):
         energy: Tensor = (self._residuals(x).square().sum(-1) * self._weights(x)).sum((1, 2))
         return energy / (x.shape[1] - 1)
 
-    def majoriser(self, x: Any) -> Majoriser:
+    def majorizer(self, x: Any) -> Majorizer:
         return _FixedRotations(self, self._fit_rotations(x))
 
     def _item_energy(self, piece: Any, flow: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class _Nodes(Neighbourhoods):
         return self.count
 
 
-class _FixedRotations(Majoriser):
+class _FixedRotations(Majorizer):
     """Curvature with the rotations held fixed."""
 
     def __init__(self, prior: NodeARAP, turns: Tensor) -> None:

@@ -19,7 +19,7 @@ from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.geometry.moving_shapes import blend_weights, farthest_points, rigidity_coefficients
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph, Weights
 from invtoolbox.kernels.points.rotations import Neighbourhoods
-from invtoolbox.priors.majoriser import Springs
+from invtoolbox.priors.majorizer import Springs
 from invtoolbox.priors.motion.flow_prior import (
     FlowPrior,
     first_flow,
@@ -160,7 +160,7 @@ class ARAP(GraphPrior):
     (True, True)
     """
 
-    majoriser_is_fixed = True
+    majorizer_is_fixed = True
 
     def _rest(self, graph: NeighbourGraph) -> _Rest:
         return _Rest(graph)
@@ -177,7 +177,7 @@ class ARAP(GraphPrior):
         turns, energies = self.pieces[0].fit(flow)
         return energies.sum(1).to(flow.dtype), like_points(2 * self.pieces[0].pull(flow, turns), x)
 
-    def majoriser(self, x: Any) -> Springs:
+    def majorizer(self, x: Any) -> Springs:
         edges = tuple(torch.stack([piece.owners, piece.neighbours]).long() for piece in self.pieces)
         return Springs(edges, tuple(2 * piece.weights for piece in self.pieces))
 
@@ -225,7 +225,7 @@ class Isometry(GraphPrior):
             raise unknown_name("norm", norm, ("l1", "l2"))
         check_positive(f"the smoothing of {type(self).__name__}", smoothing)
         self.norm, self.smoothing = norm, float(smoothing)
-        self.majoriser_is_fixed = norm == "l2"
+        self.majorizer_is_fixed = norm == "l2"
 
     def _rest(self, graph: NeighbourGraph) -> Edges:
         return Edges(graph)
@@ -239,7 +239,7 @@ class Isometry(GraphPrior):
         )
         return (piece.weights * cost).sum(1)
 
-    def majoriser(self, x: Any) -> Springs:
+    def majorizer(self, x: Any) -> Springs:
         """Return the springs of a quadratic above the energy, in which edges keep their direction.
 
         ``(|e'| - |e|)^2 <= |e' - |e| u|^2`` holds for every unit vector u.

@@ -206,7 +206,7 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         settings = dict(table.settings)
         if table.weight is not None:
             raise InputError(
-                f"{self.path}: [prior]: {table.name} is what is optimised, so it takes no weight"
+                f"{self.path}: [prior]: {table.name} is what is optimized, so it takes no weight"
             )
         if isinstance(settings.get("points"), str) and settings["points"] != "random":
             settings["points"] = str(self.locate(settings["points"]))

@@ -11,7 +11,7 @@ from invtoolbox.core.settings import Settings
 from invtoolbox.priors.motion.flow_prior import as_points, like_points
 
 
-class Majoriser(Settings, ABC):
+class Majorizer(Settings, ABC):
     r"""The curvature H of a quadratic that touches a prior R at x and lies above it.
 
     .. math::
@@ -27,7 +27,7 @@ class Majoriser(Settings, ABC):
         """Return ``H v`` for every item of the batch."""
 
 
-class Springs(Majoriser):
+class Springs(Majorizer):
     r"""Springs along edges: ``<v, H v> = sum_e c_e |v_i - v_j|^2`` over edges e from i to j.
 
     The nodes are points, or voxels in the order of their grid.
