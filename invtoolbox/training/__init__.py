@@ -26,10 +26,12 @@ from invtoolbox.training.pairs import (
     Examples,
     LevelPairs,
     MeasuredPairs,
-    Measurements,
-    Noise2InversePairs,
     NoisyPairs,
     Pairs,
+)
+from invtoolbox.training.pairs_without_truth import (
+    Measurements,
+    Noise2InversePairs,
     RecorruptedPairs,
     ThinnedPairs,
 )

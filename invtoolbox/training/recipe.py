@@ -63,7 +63,8 @@ from invtoolbox.training.losses import (
     ProximalMatching,
     RateDistortion,
 )
-from invtoolbox.training.pairs import Crops, LevelPairs, NoisyPairs, RecorruptedPairs
+from invtoolbox.training.pairs import Crops, LevelPairs, NoisyPairs
+from invtoolbox.training.pairs_without_truth import RecorruptedPairs
 from invtoolbox.training.score_matching import DiffusionPairs, ScoreMatching
 from invtoolbox.training.stages import Stage, Trained, train
 
