@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.loop.checkpoint import Checkpoint
@@ -39,7 +40,7 @@ class LearnedPrior:
 
 
 def learn_prior(
-    prior: Prior,
+    prior: Prior | str,
     problems: Problem | Sequence[Problem],
     truths: Tensor | Sequence[Tensor],
     solver: Solver | None = None,
@@ -62,7 +63,7 @@ def learn_prior(
     `priors.FieldsOfExperts`; logarithms keep them positive.
 
     Args:
-        prior: smooth prior with parameters, or a sum; it is not written to.
+        prior: smooth prior with parameters, a sum, or a name; it is not written to.
         problems: problem or problems, in units of their noise
             (``LeastSquares(noise_std=...)``); the draws of noise are fixed.
         truths: true images, one batch per problem.
@@ -94,6 +95,7 @@ def learn_prior(
     >>> bool(learned.losses[-1] < learned.losses[0])
     True
     """
+    prior = prior_named(prior) if isinstance(prior, str) else prior
     problems = [problems] if isinstance(problems, Problem) else list(problems)
     truths = [truths] if isinstance(truths, Tensor) else list(truths)
     if len(problems) != len(truths) or not problems:

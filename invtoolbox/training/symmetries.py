@@ -158,7 +158,7 @@ def measure_equivariance(operator: Operator, symmetry: Symmetry, seed: int = 0) 
     with torch.no_grad():
         moved = operator.normal(symmetry.transform(x, elements))
         difference = moved - symmetry.transform(operator.normal(x), elements)
-    return float((item_norm(difference) / item_norm(moved)).max())
+    return float((item_norm(difference) / item_norm(moved)).nan_to_num(0.0).max())  # A = 0: 0 / 0
 
 
 def _mirror(x: Tensor, mirrored: Tensor) -> Tensor:

@@ -152,6 +152,8 @@ def test_learned_priors_are_used_with_weight_one_and_saved_by_a_checkpoint(tmp_p
 
 def test_what_cannot_be_learned_is_refused() -> None:
     problem, truth = problem_of(0)
+    with pytest.raises(InputError, match="nothing to learn: TotalVariation"):
+        learn_prior("tv", problem, truth, progress=False)
     with pytest.raises(InputError, match="nothing to learn: Tikhonov"):
         learn_prior(it.priors.Tikhonov(), problem, truth)
     rough = it.priors.TotalVariation() + FieldsOfExperts(1, 3)

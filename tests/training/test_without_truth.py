@@ -189,6 +189,7 @@ def test_a_group_that_the_operator_does_not_see_is_refused() -> None:
     with pytest.raises(InputError, match=r"commutes with Shifts\(largest=3\)"):
         EquivariantImaging(periodic, Shifts(3))
     assert measure_equivariance(scan(24), Rotations()) < 1e-3  # 24 views turn into each other
+    assert measure_equivariance(0 * scan(9), Rotations()) == 0
     assert measure_equivariance(scan(9), Rotations()) > 0.05
     EquivariantImaging(scan(9))
 
