@@ -202,6 +202,11 @@ PRIORS: dict[str, Part] = {
         {"width": 8, "depth": 1},
         {"features": whole(4, 8), "bandwidth": between(4.0, 8.0), "seed": whole(0, 99)},
     ),
+    "tubal-factors": (
+        P.TubalFactors,
+        {},
+        {"rank": whole(2, 4), "scale": between(0.1, 0.3), "seed": whole(0, 99)},
+    ),
     "two-level": (P.TwoLevel, {}, {"high": between(0.8, 1.2), "low": between(0.0, 0.1)}),
     "user": (Power, {}, {"power": between(1.2, 2.0), "offset": noise(1)}),
     "sum": (

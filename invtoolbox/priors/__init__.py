@@ -57,6 +57,7 @@ from invtoolbox.priors.implicit.rigid_motion import RigidClusters, RigidMotion
 from invtoolbox.priors.implicit.rigid_track import RigidTrack
 from invtoolbox.priors.implicit.sine_network import SineNetwork
 from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow, SpaceTimeVoxels
+from invtoolbox.priors.implicit.tubal_factors import TubalFactors
 from invtoolbox.priors.implicit.tuned_generator import TunedGenerator
 from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
 from invtoolbox.priors.implicit.voxel_grid import VoxelGrid
@@ -196,6 +197,7 @@ __all__ = [
     "TotalDeepVariation",
     "TotalGeneralizedVariation",
     "TotalVariation",
+    "TubalFactors",
     "TubalNuclearNorm",
     "TunedGenerator",
     "TwoLevel",

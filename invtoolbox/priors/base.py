@@ -333,7 +333,7 @@ class ImplicitPrior(Prior, ABC):
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
         """Return ``S(z)``, shape ``(batch,)``; 0 unless overridden."""
         first = next(iter(parameters.values()))
-        return torch.zeros(first.shape[0], dtype=first.dtype, device=first.device)
+        return torch.zeros(first.shape[0], dtype=first.real.dtype, device=first.device)
 
     def decode_and_energy(
         self, parameters: dict[str, Tensor], generator: Generator | None = None

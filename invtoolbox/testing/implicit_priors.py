@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.pytrees import tree_leaves
+from invtoolbox.core.settings import cast_dtype
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.testing.common import (
     Checklist,
@@ -48,8 +49,7 @@ def _check_in(
         same,
         "initial() twice gives different parameters; seed its draws",
     )
-    floating = [n for n in names if start[n].is_floating_point()]
-    wrong = [n for n in floating if start[n].dtype != dtype]
+    wrong = [n for n in names if start[n].dtype != cast_dtype(start[n].dtype, dtype)]
     check.holds(
         f"initial keeps the precision ({short})",
         not wrong,
@@ -67,7 +67,7 @@ def _check_in(
     # The items differ, so that mixing them is detected.
     scale = tuple(0.05 * (leaf.abs().mean() + 1e-2) for leaf in leaves)
     leaves = tuple(
-        leaf + s * d if leaf.is_floating_point() else leaf
+        leaf + s * d if _is_continuous(leaf) else leaf
         for leaf, s, d in zip(
             leaves, scale, map(lambda k: _noise(leaves[k], seed + k), range(len(leaves)))
         )
@@ -108,7 +108,7 @@ def _check_derivative(
     check: Checklist, names: tuple[str, ...], leaves: tuple[Tensor, ...], decode: Any, seed: int
 ) -> None:
     with torch.enable_grad():
-        free = tuple(t.detach().clone().requires_grad_(t.is_floating_point()) for t in leaves)
+        free = tuple(t.detach().clone().requires_grad_(_is_continuous(t)) for t in leaves)
         x = decode(*free)
         weights = randn_like(tuple(p.detach() for p in parts(x)), seed + 20)
         total = torch.stack([(p * w).sum().real for p, w in zip(parts(x), weights)]).sum()
@@ -135,7 +135,7 @@ def _check_derivative(
         1e-2 * leaf.abs().mean() * _noise(leaf, seed + 30 + k) for k, leaf in enumerate(leaves)
     )
     expected = torch.stack(
-        [(g * d).sum() for g, d in zip(gradients, directions) if g is not None]
+        [(g.conj() * d).sum().real for g, d in zip(gradients, directions) if g is not None]
     ).sum()
     step = 1e-5
     check.at_most(
@@ -150,4 +150,8 @@ def _check_derivative(
 
 
 def _noise(leaf: Tensor, seed: int) -> Tensor:
-    return randn_like(leaf, seed) if leaf.is_floating_point() else torch.zeros_like(leaf)
+    return randn_like(leaf, seed) if _is_continuous(leaf) else torch.zeros_like(leaf)
+
+
+def _is_continuous(leaf: Tensor) -> bool:
+    return leaf.is_floating_point() or leaf.is_complex()

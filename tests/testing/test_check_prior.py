@@ -230,6 +230,37 @@ def test_faults_of_implicit_priors(kind: type[ImplicitPrior], finding: str) -> N
     assert not report[finding].ok, str(report)
 
 
+class ComplexPixels(ImplicitPrior):
+    """Sound: complex parameters, without an energy."""
+
+    def __init__(self) -> None:
+        self.start = torch.zeros(1, 1, 6, 5, dtype=torch.complex64)
+
+    def initial(self) -> dict[str, Tensor]:
+        return {"z": self.start}
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
+        return parameters["z"].exp()
+
+
+class ComplexForgets(ComplexPixels):
+    """The derivative of the conjugate part does not get through."""
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
+        z = parameters["z"]
+        return z.exp() + z.conj().detach().exp()
+
+
+def test_implicit_priors_with_complex_parameters() -> None:
+    x = torch.complex(torch.rand(2, 1, 6, 5), torch.rand(2, 1, 6, 5))
+    check_prior(ComplexPixels(), x)
+    report = check_prior(ComplexForgets(), x, raise_error=False)
+    assert not report["decode has the right derivative"].ok, str(report)
+    problem = it.Problem(x, it.operators.Identity((1, 6, 5)))
+    found = it.solve(problem, ComplexPixels(), "gradient-descent", progress=False, check=False).x
+    assert float((found - x).abs().max()) < 1e-2
+
+
 class NotConvexFarAway(ExplicitPrior):
     """log(1 + x^2 / 4) bends down for |x| > 2 only."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,11 +43,7 @@ class TubalNuclearNorm(ExplicitPrior):
     is_convex = True
 
     def __init__(self, tubes: int = 1, rows: int = 2) -> None:
-        if tubes < 1 or rows < 1 or tubes == rows:
-            raise InputError(
-                "tubes and rows of TubalNuclearNorm are two axes of the image, counted from 1, the "
-                f"channel, got {tubes} and {rows}"
-            )
+        check_axes(self, tubes, rows)
         self.tubes, self.rows = tubes, rows
 
     def energy(self, x: Tensor) -> Tensor:
@@ -79,11 +76,7 @@ class TubalNuclearNorm(ExplicitPrior):
 
     def _slices(self, x: Tensor) -> tuple[Tensor, int, int]:
         """Return slices ``(batch * kept, rows, *columns)``, the length of the tubes, and kept."""
-        if x.ndim < 4 or x.ndim <= max(self.tubes, self.rows):
-            raise InputError(
-                f"TubalNuclearNorm needs axes {self.tubes} and {self.rows} and at least one more, "
-                f"and the image has the shape {tuple(x.shape)}"
-            )
+        check_shape(self, tuple(x.shape))
         moved = x.movedim((self.tubes, self.rows), (1, 2))
         transform = torch.fft.fft if x.is_complex() else torch.fft.rfft
         spectrum = transform(moved, dim=1, norm="ortho")
@@ -91,3 +84,21 @@ class TubalNuclearNorm(ExplicitPrior):
 
     def __repr__(self) -> str:
         return f"TubalNuclearNorm({format_changes(self, tubes=1, rows=2)})"
+
+
+def check_axes(prior: object, tubes: int, rows: int) -> None:
+    """Raise `InputError` unless tubes and rows are two axes of an image."""
+    if tubes < 1 or rows < 1 or tubes == rows:
+        raise InputError(
+            f"tubes and rows of {type(prior).__name__} are two axes of the image, counted from 1, "
+            f"the channel, got {tubes} and {rows}"
+        )
+
+
+def check_shape(prior: Any, shape: tuple[int, ...]) -> None:
+    """Raise `InputError` unless images of a shape with the batch have tubes, rows and columns."""
+    if len(shape) < 4 or len(shape) <= max(prior.tubes, prior.rows):
+        raise InputError(
+            f"{type(prior).__name__} needs axes {prior.tubes} and {prior.rows} and at least one "
+            f"more, and the image has the shape {shape}"
+        )
