@@ -11,7 +11,7 @@ from invtoolbox.networks.hyperprior import MeanScaleHyperprior
 from invtoolbox.networks.pixel_network import PixelNetwork
 from invtoolbox.priors.adaptive import AdaptivePrior
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Prior, PriorSum
-from invtoolbox.priors.composed import ThroughOperator
+from invtoolbox.priors.composed import LearnedWeight, ThroughOperator
 from invtoolbox.priors.images.cauchy_schwarz import CauchySchwarz
 from invtoolbox.priors.images.constraints import Box, NonNegative, Simplex
 from invtoolbox.priors.images.gaussian_mixture import (
@@ -155,6 +155,7 @@ __all__ = [
     "ImplicitPrior",
     "Isometry",
     "LearnedProximal",
+    "LearnedWeight",
     "LinearElastic",
     "LocalRigidity",
     "LocalRotation",

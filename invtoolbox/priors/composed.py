@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from invtoolbox.core.pytrees import tree_leaves, tree_replace
 from invtoolbox.errors import InputError
@@ -71,6 +72,54 @@ class ComposedPrior(PriorWrapper, ExplicitPrior):
 
     def __repr__(self) -> str:
         return f"{self.prior!r} @ {self.operator!r}"
+
+
+class LearnedWeight(PriorWrapper, ExplicitPrior):
+    """``w R(x)``, a prior whose weight w is a parameter that `training.learn_prior` learns.
+
+    The parameter is ``log w``, so w stays positive. A sum of such priors learns one weight per term.
+
+    Args:
+        prior: R; smooth if the weight is to be learned, such as `HuberTV` or `Tikhonov`.
+        weight: first value of w.
+
+    Raises:
+        InputError: The weight is not positive, or the prior has neither an energy nor a gradient.
+
+    >>> import invtoolbox as it
+    >>> prior = LearnedWeight(it.priors.Tikhonov(), weight=3.0)
+    >>> prior.energy(torch.ones(1, 1, 2)), it.priors.Tikhonov().energy(torch.ones(1, 1, 2))
+    (tensor([3.], grad_fn=<MulBackward0>), tensor([1.]))
+    """
+
+    def __init__(self, prior: ExplicitPrior, weight: float = 1.0) -> None:
+        if not 0 < weight < math.inf:
+            raise InputError(f"LearnedWeight needs a weight that is positive, got {weight}")
+        if not {"energy", "gradient"} & prior.offers:
+            raise InputError(
+                f"{prior!r} has neither an energy nor a gradient, so no weight of it can be learned"
+            )
+        self.prior, self.log_weight = prior, nn.Parameter(torch.tensor(math.log(weight)))
+        self.is_convex, self.is_smooth = prior.is_convex, prior.smooth
+        self.gradient_has_graph = prior.gradient_has_graph
+
+    @property
+    def weight(self) -> Tensor:
+        """Weight w, a tensor without axes."""
+        return self.log_weight.exp()
+
+    def energy(self, x: Tensor) -> Tensor:
+        return self.weight * self.prior.energy(x)
+
+    def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return self.weight * self.prior.gradient(x, generator)
+
+    @property
+    def offers(self) -> frozenset[str]:
+        return self.prior.offers & {"energy", "gradient"}
+
+    def __repr__(self) -> str:
+        return f"LearnedWeight({self.prior!r}, weight={float(self.weight.detach()):.4g})"
 
 
 class ThroughOperator(PriorWrapper, ExplicitPrior):

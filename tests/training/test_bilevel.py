@@ -12,7 +12,7 @@ import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.priors import FieldsOfExperts
 from invtoolbox.solve import bind
-from invtoolbox.solvers import AdaptiveAccuracy, ScheduledAccuracy
+from invtoolbox.solvers import LBFGS, AdaptiveAccuracy, ScheduledAccuracy
 from invtoolbox.training import PriorParameters, learn_prior
 
 SIZE = 12
@@ -148,6 +148,22 @@ def test_learned_priors_are_used_with_weight_one_and_saved_by_a_checkpoint(tmp_p
     assert float(0.5 * (x - truth).square().mean()) == pytest.approx(
         float(once.losses[-1]), rel=0.05
     )
+
+
+def test_the_weight_of_any_smooth_prior_is_learned() -> None:
+    problem, truth = problem_of(0)
+    prior = it.priors.HuberTV(0.05)
+    learned = learn_prior(it.priors.LearnedWeight(prior), problem, truth, progress=False)
+    assert learned.solution.status == ("converged",)
+    weight = float(learned.prior.terms[0].prior.weight.detach())  # type: ignore[attr-defined]
+
+    def loss(weight: float) -> float:
+        x = it.solve(problem, weight * prior, LBFGS(), 1.0, tolerance=1e-6, progress=False).x
+        return float((x - truth).square().mean())
+
+    assert loss(weight) < min(loss(0.9 * weight), loss(1.1 * weight))
+    with pytest.raises(InputError, match="positive"):
+        it.priors.LearnedWeight(prior, weight=0.0)
 
 
 def test_what_cannot_be_learned_is_refused() -> None:
