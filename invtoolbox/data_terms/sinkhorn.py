@@ -101,7 +101,9 @@ class Sinkhorn(DataTerm):
             f, g = (torch.cat([f, g], 1) - own).chunk(2, 1)
         amount = 0.5 * self.mass * (total / known).log().square()
         each = (a * f + b * g).sum(axes, keepdim=True) + amount
-        return torch.where(empty, math.inf, each).flatten(1).sum(1).to(p.dtype)
+        # Without mass there is no gradient; this one adds mass.
+        outside = math.inf - p.double().sum(axes, keepdim=True) / known
+        return torch.where(empty, outside, each).flatten(1).sum(1).to(p.dtype)
 
     def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Any]:
         if prediction.requires_grad or y.requires_grad:
@@ -169,10 +171,10 @@ class _Transport:
             f, g = new, (g + self.softmin(log_a, f, epsilon)) / 2
         a, omega, error = log_a.exp(), 1.5, math.inf
         for k in range(iterations):
-            change = self.softmin(log_b, g) - f
+            new = self.softmin(log_b, g)
             if k % 5 == 4:
                 # To first order, the share of the mass by which the marginal of the plan is wrong.
-                share = (a * change.abs()).flatten(2).sum(2) / self.epsilon
+                share = (a * (new - f).abs()).flatten(2).sum(2) / self.epsilon
                 before, error = error, float(share.max())
                 if not error > _TOLERANCE:
                     break
@@ -181,8 +183,8 @@ class _Transport:
                     rate = (error / before) ** 0.2
                     r = min((rate + omega - 1) ** 2 / (rate * omega**2), 1.0)
                     omega = max(omega, min(2 / (1 + math.sqrt(1 - r)), _RELAXATION))
-            f = f + omega * change
-            g = g + omega * (self.softmin(log_a, f) - g)
+            f = self.relax(f, new, omega)
+            g = self.relax(g, self.softmin(log_a, f), omega)
         f = self.softmin(log_b, g)
         return f, self.softmin(log_a, f)
 
@@ -194,6 +196,15 @@ class _Transport:
             f = (f + self.softmin(log_a, f, epsilon)) / 2
         f = self.softmin(log_a, f)
         return (f + self.softmin(log_a, f)) / 2
+
+    def relax(self, f: Tensor, new: Tensor, omega: float) -> Tensor:
+        """Return ``f + omega (new - f)``, bounded so that the dual value never falls.
+
+        A step by (x + s) epsilon instead of x epsilon raises it if ``exp(s) - s <= exp(-x) + x``,
+        which holds for ``s = log(1 + x)`` and for every s between x and 0 if x is negative.
+        """
+        x = (new - f) / self.epsilon
+        return new + self.epsilon * torch.minimum((omega - 1) * x, x.clamp_min(0).log1p())
 
     def softmin(self, log_b: Tensor, g: Tensor, epsilon: float | None = None) -> Tensor:
         """Compute ``-epsilon log sum_j b_j exp((g_j - c_ij) / epsilon)``, one axis at a time."""

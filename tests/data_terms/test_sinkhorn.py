@@ -8,6 +8,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.data_terms import Sinkhorn
+from invtoolbox.data_terms.sinkhorn import _Transport
 from invtoolbox.errors import InputError
 
 
@@ -111,6 +112,7 @@ def test_lines_without_mass_and_predictions_without_any() -> None:
     value, gradient = Sinkhorn().value_and_grad(p, y)
     assert value.tolist() == pytest.approx([6.5, 6.5, float("inf")])
     assert bool(gradient.isfinite().all())
+    assert bool((gradient[2] < 0).all())  # so that a solver can start without mass
 
 
 def test_far_apart_blobs_are_found_where_least_squares_is_flat() -> None:
@@ -127,6 +129,16 @@ def test_far_apart_blobs_are_found_where_least_squares_is_flat() -> None:
         found[name] = it.solve(problem, solver=solver, initial=start, progress=False).x.flatten()
     assert found["sinkhorn"].tolist() == pytest.approx([6.0, 25.0], abs=0.01)
     assert found["plain"].tolist() == pytest.approx([24.0, 7.0], abs=0.01)
+
+
+def test_over_relaxed_steps_never_lower_the_dual_value() -> None:
+    x = torch.linspace(-6, 6, 601, dtype=torch.float64)
+    for omega in (1.5, 1.9):
+        step = _Transport(0.49, (1.0,), x.view(1, 1, -1)).relax(0 * x, 0.49 * x, omega) / 0.49
+        # The change of ``f - exp(f - x)`` from 0, where the best step is x.
+        gain = step + torch.exp(-x) - torch.exp(step - x)
+        assert float(gain.min()) >= -1e-12
+        assert bool((step.abs() >= x.abs()).all())
 
 
 def test_bad_input_is_refused_in_one_sentence() -> None:
