@@ -71,14 +71,14 @@ class Sinkhorn(DataTerm):
         iterations: int = 100,
         mass: float = 1.0,
     ) -> None:
-        steps = (spacing,) if isinstance(spacing, (int, float)) else tuple(spacing)
+        steps = torch.as_tensor(spacing, dtype=torch.float64).flatten().tolist()
         positive = bool(steps) and all(0 < h < math.inf for h in (blur, *steps, iterations))
         if not (positive and 0 <= mass < math.inf):
             raise InputError(
                 "Sinkhorn needs a blur, a spacing and iterations that are positive, and a mass that "
                 f"is not negative, got {blur}, {spacing}, {iterations} and {mass}"
             )
-        self.blur, self.spacing = float(blur), tuple(float(h) for h in steps)
+        self.blur, self.spacing = float(blur), tuple(steps)
         self.iterations, self.mass = int(iterations), float(mass)
 
     def value(self, prediction: Any, y: Any) -> Tensor:
@@ -175,8 +175,9 @@ class _Transport:
             if k % 5 == 4:
                 # To first order, the share of the mass by which the marginal of the plan is wrong.
                 share = (a * (new - f).abs()).flatten(2).sum(2) / self.epsilon
-                before, error = error, float(share.max())
-                if not error > _TOLERANCE:
+                # A diverged item must not stop the others.
+                before, error = error, float(share.nan_to_num().max())
+                if error <= _TOLERANCE:
                     break
                 if k % 10 == 9 and error < before:
                     # The rate r of plain updates, and the best omega for it.

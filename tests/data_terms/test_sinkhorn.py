@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.core.pytrees import items_together
 from invtoolbox.data_terms import Sinkhorn
 from invtoolbox.data_terms.sinkhorn import _Transport
 from invtoolbox.errors import InputError
@@ -100,6 +101,11 @@ def test_an_item_has_the_same_bits_alone_and_in_a_batch() -> None:
     for k in range(3):
         alone = Sinkhorn().value_and_grad(p[k : k + 1], y[k : k + 1])
         assert all(torch.equal(a, b[k : k + 1]) for a, b in zip(alone, together))
+    p[2] = float("nan")
+    with items_together():
+        mixed = Sinkhorn().value(p, y)
+    torch.testing.assert_close(mixed[:2], together[0][:2])
+    assert bool(mixed[2].isnan())
 
 
 def test_lines_without_mass_and_predictions_without_any() -> None:
