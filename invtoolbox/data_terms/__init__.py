@@ -17,6 +17,7 @@ from invtoolbox.data_terms.rendered_views import (
 )
 from invtoolbox.data_terms.robust import L1, Huber, Student
 from invtoolbox.data_terms.similarity import MutualInformation, NormalizedCrossCorrelation
+from invtoolbox.data_terms.sinkhorn import Sinkhorn
 from invtoolbox.data_terms.sobolev import Sobolev
 from invtoolbox.data_terms.wasserstein import Wasserstein
 
@@ -41,6 +42,7 @@ __all__ = [
     "PoissonTransmission",
     "RolloutChamfer",
     "ScaleShiftInvariant",
+    "Sinkhorn",
     "Sobolev",
     "Stack",
     "Student",
