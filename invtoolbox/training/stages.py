@@ -357,7 +357,7 @@ class NetworkWeights(ImplicitPrior):
         shown, wanted = pairs.draw(self.count, drawing)
         with (
             torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision),
-            _seed_layers(drawing),
+            _seed_layers(self.network, drawing),
         ):
             losses: Tensor = torch.func.functional_call(
                 _LossOfNetwork(self.network, self.loss), weights, (shown, wanted, drawing)
@@ -406,8 +406,11 @@ def training_problem(count: int, like: Tensor) -> Problem:
 
 
 @contextmanager
-def _seed_layers(generator: Generator) -> Iterator[None]:
-    """Let layers that draw from torch's global state, such as dropout, draw from a seed."""
+def _seed_layers(network: nn.Module, generator: Generator) -> Iterator[None]:
+    """Let dropout, which draws from torch's global state, draw from a seed."""
+    if not any(isinstance(m, nn.modules.dropout._DropoutNd) for m in network.modules()):
+        yield
+        return
     device = generator.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(generator.initial_seed())
