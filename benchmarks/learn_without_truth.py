@@ -68,6 +68,11 @@ SIGMA, GAIN, CROP, STEPS = 0.1, 1 / 60, 40, 1500
 UNROLLED_STEPS, WEIGHT = 300, 100.0
 
 
+def denoiser() -> nn.Module:
+    torch.manual_seed(0)
+    return it.priors.DnCNN(depth=6, width=24)
+
+
 def fit(network: nn.Module, pairs: Pairs, loss: Any, steps: int, count: int) -> nn.Module:
     stage = Stage(loss, steps, 1e-3, count, decay="linear")
     return train(network, pairs, [stage], seed=0, progress=False).network
@@ -114,7 +119,7 @@ def denoise_others(name: str, clean: list[Tensor], test: list[Tensor], step: flo
         "thinned poisson": lambda: (ThinnedPairs(spoilt, GAIN, CROP), L2()),
         "sure poisson": lambda: (Crops(spoilt, CROP), Sure(identity, gain=GAIN)),
     }[name]()
-    network = fit(it.priors.DnCNN(depth=6, width=24), pairs, loss, STEPS, 16)
+    network = fit(denoiser(), pairs, loss, STEPS, 16)
     with torch.no_grad():
         return float(
             np.mean([psnr(network(y), x) for x, y in zip(test, noisy(test, kind), strict=True)])
@@ -172,7 +177,7 @@ def tooth() -> dict[str, float]:
     best = min((n for n in found if n), key=lambda n: disagreement(found[n]))
     for name, steps in (("filtered back-projection", 0), (f"{best} steps of least squares", best)):
         pairs = found[steps]
-        network = fit(it.priors.DnCNN(depth=6, width=24), pairs, L2(), STEPS, 8)
+        network = fit(denoiser(), pairs, L2(), STEPS, 8)
         images[f"mean of the parts by {name}"] = pairs.mean_of_parts
         with torch.no_grad():
             found_by_network = network(pairs.mean_of_parts)
@@ -269,7 +274,7 @@ def explain() -> None:
     clean = pictures("bsd400_gray180", 100)
     spoilt = noisy(clean, "gaussian")
     fresh = NoisyPairs(clean, SIGMA, CROP)
-    network = fit(it.priors.DnCNN(depth=6, width=24), fresh, L2(), 150, 16)
+    network = fit(denoiser(), fresh, L2(), 150, 16)
     leaves = list(network.requires_grad_(True).parameters())
     means = {}
     identity, crops = it.operators.Identity((1, CROP, CROP)), Crops(spoilt, CROP)
@@ -330,7 +335,7 @@ def peers() -> None:
 
     A = it.operators.Blur(torch.ones(1, 7) / 7, (64, 64), boundary="periodic")
     physics = it.to_deepinv(A)
-    network = it.priors.DnCNN(depth=6, width=24)
+    network = denoiser()
     y = torch.rand(8, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     step = 0.15 * float((0.1**2 + 0.05 * y).mean().sqrt())
     metric = dinv.metric.MSE()

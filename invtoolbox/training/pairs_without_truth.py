@@ -111,7 +111,7 @@ class Noise2InversePairs(Crops):
     A part has few views, and filtered back-projection of few views has streaks, which hide the
     noise. If the scan has fewer views than detector pixels, reconstruct the parts by a few steps of
     least squares, and let a few more steps begin at the image of the network, which is blurred. On
-    a tooth of 163 views, the residual on other views is then 39 % below filtered back-projection
+    a tooth of 163 views, the residual on other views is then 38 % below filtered back-projection
     (``benchmarks/learn_without_truth.py``).
 
     Args:

@@ -105,8 +105,8 @@ class Sure(MeasurementLoss):
     counts (Le Montagner, Angelini and Olivo-Marin, IEEE TIP 23, 2014).
 
     The derivative of a network with kinks jumps, so the gradient of the training is noisy if h is
-    tiny, and a large h is biased. Compared with training on clean pictures, the default loses 0.21
-    dB, a 30th of it 0.73 dB (noise 0.1, ``benchmarks/learn_without_truth.py``).
+    tiny, and a large h is biased. Compared with training on clean pictures, the default loses 0.15
+    dB, a 30th of it 0.7 dB (noise 0.1, ``benchmarks/learn_without_truth.py``).
 
     Args:
         operator: A; the identity for a denoiser.
