@@ -3,7 +3,8 @@
     python benchmarks/score_regularizers.py [--only separable,smooth] [--steps 1500]
 
 A `DiffusionUNet` is trained on 8,000 digits of MNIST with the same draws for every row; the 2,000
-others are the test. Weights are those of the list that each row prints; none is selected.
+others are the test. Every weight that was tried has a row. The verdicts take the best row on the
+test digits, which favors the regularizer.
 
 separable     Yun, Alçalar and Akçakaya, "No alignment needed for generation: learning linearly
               separable representations in diffusion models" (2025): a linear classifier of the

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.catalogue.presets import prior_named, solver_named
-from invtoolbox.core.constants import outside_inference_mode
+from invtoolbox.core.inference_mode import outside_inference_mode
 from invtoolbox.core.interrupts import DeferredInterrupt
 from invtoolbox.core.memory import is_out_of_memory, memory_error
 from invtoolbox.core.pytrees import blank_items

@@ -1,25 +1,17 @@
 """Fixed numbers on a device, predicates of fixed tensors, and tensors that are the same memory.
 
 They spare an accelerator the copies and waits of every step. None of them changes a result.
-`outside_inference_mode` is a decorator of functions that compute derivatives.
 """
 
 from __future__ import annotations
 
-import functools
 import struct
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
-
-from invtoolbox.core.pytrees import tree_map
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 def constant(values: float | Sequence[float], like: Tensor) -> Tensor:
@@ -108,30 +100,3 @@ def is_equal(a: Tensor, b: Tensor) -> bool:
         )
         or torch.equal(a, b)
     )
-
-
-def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a function that computes derivatives work under `torch.inference_mode` too.
-
-    Autograd records nothing in that mode, so the function runs outside of it. Arguments that are
-    tensors of that mode are copied.
-
-    >>> @outside_inference_mode
-    ... def slope(x):
-    ...     with torch.enable_grad():
-    ...         x = x.detach().requires_grad_(True)
-    ...         return torch.autograd.grad(x.square().sum(), x)[0]
-    >>> with torch.inference_mode():
-    ...     slope(torch.ones(2))
-    tensor([2., 2.])
-    """
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        if not torch.is_inference_mode_enabled():
-            return function(*args, **kwargs)
-        with torch.inference_mode(False), torch.no_grad():
-            copied: Any = tree_map(lambda t: t.clone() if t.is_inference() else t, (args, kwargs))
-            return function(*copied[0], **copied[1])
-
-    return call

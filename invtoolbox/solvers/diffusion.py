@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.core.constants import outside_inference_mode
+from invtoolbox.core.inference_mode import outside_inference_mode
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError, MeasurementWarning, warn_user
 from invtoolbox.objective.objective import Objective

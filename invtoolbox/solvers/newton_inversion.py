@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from invtoolbox.core.constants import outside_inference_mode
+from invtoolbox.core.inference_mode import outside_inference_mode
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand, item_norm
 from invtoolbox.priors.implicit.probability_flow import ProbabilityFlow

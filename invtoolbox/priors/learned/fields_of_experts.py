@@ -92,7 +92,8 @@ class FieldsOfExperts(ExplicitPrior):
         """Return this prior with more experts, a start from which learning goes on.
 
         The filters of the new experts are short cosines, for two filters per expert of a direction
-        and the other one. So they add little to the energy. Filters are learned from here on.
+        and the other one. The shorter they are, the less the energy changes. Filters are learned from
+        here on.
 
         Args:
             count: number of new experts.
