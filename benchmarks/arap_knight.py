@@ -25,7 +25,7 @@ import invtoolbox as it
 from invtoolbox.datasets.models.meshes import read_dmat, read_mesh
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.rigid import rotation
-from invtoolbox.runs.deformation import deformation
+from invtoolbox.jobs.shapes.deformation import deformation
 
 
 def of_libigl(mesh: Mesh, index: Tensor, goal: Tensor, iterations: int) -> Tensor:

@@ -36,7 +36,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.geometry import Mesh
-from invtoolbox.runs.deformation import deformation
+from invtoolbox.jobs.shapes.deformation import deformation
 
 RESULTS = Path(__file__).parent / "results"
 BONES, SEEN, NOISE = 20, 0.05, 0.01

@@ -25,7 +25,7 @@ from invtoolbox.datasets import read_mesh
 from invtoolbox.geometry import NeighbourGraph
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.rigid import rotation
-from invtoolbox.runs.deformation import deformation
+from invtoolbox.jobs.shapes.deformation import deformation
 
 MESHES = ("decimated-knight", "cow", "bumpy", "cheburashka")
 

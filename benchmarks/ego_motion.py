@@ -28,9 +28,9 @@ import invtoolbox as it
 from invtoolbox import simulation
 from invtoolbox.geometry.rigid import inverse, relative_motion, rotation_vector, transform
 from invtoolbox.geometry.sweeps import Sweep
-from invtoolbox.motion.ego_motion import ego_motion
-from invtoolbox.motion.ground import ground
-from invtoolbox.motion.preparation import prepare_pair
+from invtoolbox.jobs.flow.ego_motion import ego_motion
+from invtoolbox.jobs.flow.ground import ground
+from invtoolbox.jobs.flow.preparation import prepare_pair
 
 
 def apart(found: Tensor, true: Tensor) -> tuple[float, float]:

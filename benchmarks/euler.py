@@ -27,10 +27,10 @@ from common import Kept, machine, verdict
 from torch import Tensor
 
 from invtoolbox.geometry.rigid import transform
+from invtoolbox.jobs.flow.euler import EulerSettings, euler_flow
+from invtoolbox.jobs.flow.published import nsfp
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.loop.run import Progress
-from invtoolbox.motion.euler import EulerSettings, euler_flow
-from invtoolbox.motion.published import nsfp
 from invtoolbox.simulation.lidar import SimulatedSequence, SpinningLidar
 from invtoolbox.simulation.town import random_town
 

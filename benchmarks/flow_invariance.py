@@ -22,9 +22,9 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.geometry.rigid import relative_motion, rigid, rotation, transform
 from invtoolbox.geometry.sweeps import Sweep, box_of_points, flow_from_boxes, number_of_track
+from invtoolbox.jobs.flow import FlowEstimate, Preparation, estimate
+from invtoolbox.jobs.flow.ground import ground
 from invtoolbox.metrics import FlowErrors, evaluate
-from invtoolbox.motion import FlowEstimate, Preparation, estimate
-from invtoolbox.motion.ground import ground
 
 FAST = 150 / 3.6
 

@@ -27,11 +27,11 @@ from common import Kept, machine, verdict
 import invtoolbox as it
 from invtoolbox.geometry.rigid import inverse, transform
 from invtoolbox.geometry.sweeps import Sweep
+from invtoolbox.jobs.flow import estimate
+from invtoolbox.jobs.flow.methods import METHODS, Method, Motion, Nsfp, Pair
+from invtoolbox.jobs.flow.published import fast_nsf
 from invtoolbox.metrics import evaluate
 from invtoolbox.metrics.flow_scores import META_CLASSES, BucketedEPE
-from invtoolbox.motion import estimate
-from invtoolbox.motion.methods import METHODS, Method, Motion, Nsfp, Pair
-from invtoolbox.motion.published import fast_nsf
 
 
 def fast_nsf_of_pair(pair: Pair, seed: int) -> Motion:

@@ -28,13 +28,13 @@ from pathlib import Path
 import torch
 from common import machine, verdict
 
+from invtoolbox.jobs.flow.estimation import estimate
+from invtoolbox.jobs.flow.preparation import Preparation, prepare_pair
+from invtoolbox.jobs.flow.published import nsfp
+from invtoolbox.jobs.flow.results import FlowStudy
+from invtoolbox.jobs.flow.sequence import flow_sequence
+from invtoolbox.jobs.flow.source import SequencePath
 from invtoolbox.metrics import FlowErrors, evaluate, pool
-from invtoolbox.motion.estimation import estimate
-from invtoolbox.motion.preparation import Preparation, prepare_pair
-from invtoolbox.motion.published import nsfp
-from invtoolbox.runs.flow.results import FlowStudy
-from invtoolbox.runs.flow.sequence import flow_sequence
-from invtoolbox.runs.flow.source import SequencePath
 
 PREPARATION = Preparation(ego_motion="poses")
 #: Numbers of points for NSFP; None for all.

@@ -82,7 +82,7 @@ def training(folder: Path) -> Any:
 
 
 def photographs(folder: Path) -> Any:
-    from invtoolbox.views import GaussianModel, Stage, solve_in_stages, split_views
+    from invtoolbox.jobs.photographs import GaussianModel, Stage, solve_in_stages, split_views
     from tests.random_jobs import _photographs
 
     model = GaussianModel((-1.0,) * 3, (1.0,) * 3, 1.0, count=60, most=90, degree=0, length=60)
@@ -113,9 +113,9 @@ def study(folder: Path) -> Any:
 
 
 def flow(folder: Path) -> Any:
-    from invtoolbox.runs.flow.sequence import flow_sequence
-    from invtoolbox.runs.flow.source import SequencePath
-    from tests.motion.recording import standing
+    from invtoolbox.jobs.flow.sequence import flow_sequence
+    from invtoolbox.jobs.flow.source import SequencePath
+    from tests.jobs.flow.recording import standing
 
     def estimate(*pair: Any) -> Any:
         time.sleep(0.1)

@@ -17,9 +17,9 @@ from common import data_folder, machine, verdict
 
 import invtoolbox as it
 from invtoolbox.geometry.rigid import inverse, transform
+from invtoolbox.jobs.flow import estimate
+from invtoolbox.jobs.flow.ego_motion import ego_motion
 from invtoolbox.kernels.points.nearest import Tree
-from invtoolbox.motion import estimate
-from invtoolbox.motion.ego_motion import ego_motion
 
 
 def main() -> None:

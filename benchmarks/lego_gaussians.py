@@ -25,8 +25,8 @@ from common import data_folder, machine, verdict
 
 import invtoolbox as it
 from invtoolbox.datasets import open_views
+from invtoolbox.jobs.photographs import GaussianModel, Stage, solve_in_stages, split_views
 from invtoolbox.metrics import psnr
-from invtoolbox.views import GaussianModel, Stage, solve_in_stages, split_views
 
 LOW, HIGH = (-1.3, -1.3, -1.0), (1.3, 1.3, 1.3)
 

@@ -23,10 +23,10 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.datasets import PosedPictures, open_views, read_voxels, write_voxels
 from invtoolbox.geometry.voxels import Voxels
+from invtoolbox.jobs.photographs import Stage, VoxelModel, solve_in_stages, split_views
+from invtoolbox.jobs.photographs.stages import StageReport
 from invtoolbox.metrics import psnr
 from invtoolbox.priors import VoxelVariation
-from invtoolbox.views import Stage, VoxelModel, solve_in_stages, split_views
-from invtoolbox.views.stages import StageReport
 
 #: The file of the last stage.
 MODEL = Path(__file__).resolve().parents[1] / "build" / "lego_voxels.safetensors"

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 import invtoolbox as it
 from invtoolbox.data_terms import Chamfer, Stack
+from invtoolbox.jobs.flow import published
 from invtoolbox.loop.run import Progress
-from invtoolbox.motion import published
 from invtoolbox.operators import PointWarpBothWays
 from invtoolbox.priors import NeuralSceneFlow
 from invtoolbox.solve import bind

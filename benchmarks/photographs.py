@@ -39,9 +39,9 @@ from PIL import Image
 import invtoolbox as it
 from invtoolbox.datasets import PosedPictures, find_cameras, open_found_cameras, read_colmap
 from invtoolbox.geometry import Similarity, look_at
-from invtoolbox.views import GaussianModel, Stage, solve_in_stages, split_views
-from invtoolbox.views.models import box_of_points
-from invtoolbox.views.photographs import judge
+from invtoolbox.jobs.photographs import GaussianModel, Stage, solve_in_stages, split_views
+from invtoolbox.jobs.photographs.models import box_of_points
+from invtoolbox.jobs.photographs.photographs import judge
 
 
 def copied(name: str, work: Path) -> Path:

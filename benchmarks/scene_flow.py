@@ -20,9 +20,9 @@ from common import data_folder, machine, verdict
 
 import invtoolbox as it
 from invtoolbox.geometry.rigid import relative_motion
-from invtoolbox.motion import Preparation, estimate
-from invtoolbox.motion.methods import METHODS, Default, Motion, Pair
-from invtoolbox.motion.refinement import Refinement
+from invtoolbox.jobs.flow import Preparation, estimate
+from invtoolbox.jobs.flow.methods import METHODS, Default, Motion, Pair
+from invtoolbox.jobs.flow.refinement import Refinement
 
 
 def argoverse(methods: list[str], repeats: int) -> None:

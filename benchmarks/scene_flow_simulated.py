@@ -26,9 +26,9 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.geometry.rigid import relative_motion, transform
 from invtoolbox.geometry.sweeps import MOVES, Sweep, Sweeps
+from invtoolbox.jobs.flow import estimate
+from invtoolbox.jobs.flow.sequence import window_of
 from invtoolbox.metrics.flow_scores import META_CLASSES, BucketedEPE, bucketed_epe, meta_class
-from invtoolbox.motion import estimate
-from invtoolbox.runs.flow.sequence import window_of
 
 CLASSES = ("CAR", "OTHER_VEHICLES", "PEDESTRIAN", "WHEELED_VRU")
 #: Rings of distance in which moving cars are counted, metres.

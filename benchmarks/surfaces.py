@@ -35,9 +35,9 @@ from torch.nn import functional
 
 from invtoolbox.datasets import PosedPictures, read_mesh
 from invtoolbox.geometry import Cameras, Mesh, look_at
+from invtoolbox.jobs.photographs import GaussianModel, Photographs, Stage, solve_in_stages
+from invtoolbox.jobs.photographs.surface import mesh_scene
 from invtoolbox.solvers import Adam
-from invtoolbox.views import GaussianModel, Photographs, Stage, solve_in_stages
-from invtoolbox.views.surface import mesh_scene
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = ("cow", "bumpy", "decimated-knight")

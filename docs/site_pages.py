@@ -95,17 +95,20 @@ PACKAGES = {
         "A street with traffic and a spinning lidar, an event camera, and a bar of Gaussians that "
         "bends, with exact labels; and wavelets of waves.",
     ),
-    "motion": ("Scene flow", "Motion in lidar sweeps: preparation of pairs, and methods."),
-    "views": (
+    "jobs.flow": (
+        "Scene flow",
+        "Motion in lidar sweeps: preparation of pairs, methods, and whole sequences as a resumable "
+        "study.",
+    ),
+    "jobs.photographs": (
         "Scenes from photographs",
         "Models of a scene, the stages of a reconstruction, and the choice of held-out "
         "photographs.",
     ),
-    "runs.study": (
+    "jobs.study": (
         "Studies",
         "Slices of a volume and scenes of a study, on one machine or on Dask workers, resumable.",
     ),
-    "runs.flow": ("Flow of sequences", "Scene flow of whole sequences as a resumable study."),
     "datasets": ("Data sets", "One reader per format, geometry files, and writers of results."),
     "processing": ("Processing", "Conversion of counts to line integrals that fit an operator."),
     "metrics": ("Metrics", "Measures of quality, each per item: shape `(batch,)`."),
@@ -144,8 +147,10 @@ MORE = {
         "world.Track",
         "world.Speed",
     ),
-    "motion": ("methods.Motion", "preparation.PreparedPair", "preparation.prepare_pair"),
-    "runs.flow": (
+    "jobs.flow": (
+        "methods.Motion",
+        "preparation.PreparedPair",
+        "preparation.prepare_pair",
         "trajectories.FiledFlow",
         "trajectories.FlowStep",
         "trajectories.track",

@@ -202,7 +202,7 @@ def _train(run: Inputs, folder: Path, to_end: bool) -> Any:
 def _photographs() -> Any:
     from invtoolbox.datasets import PosedPictures
     from invtoolbox.operators import GaussianRenderer
-    from tests.views.conftest import balls, cameras
+    from tests.jobs.photographs.conftest import balls, cameras
 
     views = cameras(5, 10)
     seen = GaussianRenderer(views, ("color", "alpha"))(balls())[0].transpose(0, 1)
@@ -231,8 +231,8 @@ def _draw_views(number: int) -> Inputs:
 def _reconstruct_views(run: Inputs, folder: Path, to_end: bool) -> Any:
     from dataclasses import replace
 
+    from invtoolbox.jobs.photographs import Stage, VoxelModel, solve_in_stages, split_views
     from invtoolbox.priors import VoxelVariation
-    from invtoolbox.views import Stage, VoxelModel, solve_in_stages, split_views
 
     given, box = _photographs(), run["box"]
     views = replace(
@@ -316,8 +316,8 @@ def _draw_sequence(number: int) -> Inputs:
 
 
 def _flow(run: Inputs, folder: Path, to_end: bool) -> Any:
-    from invtoolbox.motion.preparation import Preparation
-    from invtoolbox.runs.flow.sequence import flow_sequence
+    from invtoolbox.jobs.flow.preparation import Preparation
+    from invtoolbox.jobs.flow.sequence import flow_sequence
 
     data, gain = make_folder(folder / "data"), run["gain"]
     for k in range(4):

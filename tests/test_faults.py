@@ -17,7 +17,7 @@ import invtoolbox as it
 from invtoolbox.core.content import digest
 from invtoolbox.datasets import output
 from invtoolbox.errors import InputError
-from invtoolbox.runs.study import Item, run_study
+from invtoolbox.jobs.study import Item, run_study
 from tests.datasets import fuzzing
 from tests.faults import Faults, failing
 from tests.random_jobs import KINDS

@@ -60,12 +60,12 @@ def test_heavy_packages_wait_until_they_are_used(code: str) -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        "invtoolbox.reconstruction",
+        "invtoolbox.jobs.images.reconstruct",
         "invtoolbox.solve",
         "invtoolbox.priors",
         "invtoolbox.catalogue.registry",
         "invtoolbox.catalogue.shelves",
-        "invtoolbox.runs.images.run",
+        "invtoolbox.jobs.images.run",
         "invtoolbox.plotting",
     ],
 )

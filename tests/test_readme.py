@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from invtoolbox.cli import parser
-from invtoolbox.runs.images.parts import measure
-from invtoolbox.runs.images.tables import read_scene
+from invtoolbox.jobs.images.parts import measure
+from invtoolbox.jobs.images.tables import read_scene
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 

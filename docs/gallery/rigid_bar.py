@@ -13,8 +13,8 @@ import torch
 import invtoolbox as it
 from invtoolbox.geometry import Mesh
 from invtoolbox.geometry.rigid import rotation
+from invtoolbox.jobs.shapes.deformation import deformation
 from invtoolbox.plotting.figures import mesh_figure
-from invtoolbox.runs.deformation import deformation
 
 # A tube with a square cross-section: rings of 16 vertices along z.
 around, along = 16, 40

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Generic, Self, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from invtoolbox.catalogue.shelves import entries, find, read_toml
-from invtoolbox.core.gateway import is_inside, is_trusting
+from invtoolbox.core.trust import is_inside, is_trusting
 from invtoolbox.errors import InputError, unknown_name
 
 M = TypeVar("M", bound=BaseModel)
@@ -203,7 +203,7 @@ def locate(scene: Path, path: str, given: Container[str] = ()) -> Path:
 
     It lies in the folder of the scene file, in the current directory, or in the data folder. A
     scene file may come from elsewhere, so that other files are opened only if the user gave their
-    path, or trusts the scene (`core.gateway.trusting`).
+    path, or trusts the scene (`core.trust.trusting`).
 
     Args:
         scene: path of the scene file.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from invtoolbox.core.gateway import refuse_special
+from invtoolbox.core.trust import refuse_special
 from invtoolbox.errors import InputError, match_name, unknown_name
 
 SHELVES = ("solvers", "priors", "scenes", "datasets")

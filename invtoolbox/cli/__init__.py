@@ -17,23 +17,16 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
-from invtoolbox.cli import (
-    ct,
-    deblur,
-    demo,
-    doctor,
-    events,
-    flow,
-    info,
-    listing,
-    normals,
-    register,
-    run,
-    train,
-)
-from invtoolbox.core.gateway import trusting
+from invtoolbox.cli import demo, doctor, info, listing, run, train
 from invtoolbox.core.interrupts import terminate_as_interrupt
+from invtoolbox.core.trust import trusting
 from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.jobs.events import command as events
+from invtoolbox.jobs.flow import command as flow
+from invtoolbox.jobs.images import ct_command as ct
+from invtoolbox.jobs.images import deblur_command as deblur
+from invtoolbox.jobs.normals import command as normals
+from invtoolbox.jobs.registration import command as register
 
 _COMMANDS = (run, ct, deblur, flow, normals, register, events, train, listing, info, doctor, demo)
 

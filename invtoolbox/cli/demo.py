@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invtoolbox.cli import options
+from invtoolbox.jobs import options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,10 +30,10 @@ def street_case(say: Callable[[str], None]) -> FlowCase:
 
     from invtoolbox import simulation
     from invtoolbox.datasets.sweeps.flow_files import residual_flow
+    from invtoolbox.jobs.flow.estimation import estimate
+    from invtoolbox.jobs.flow.preparation import Preparation, prepare_pair
+    from invtoolbox.jobs.flow.published import nsfp
     from invtoolbox.metrics import evaluate
-    from invtoolbox.motion.estimation import estimate
-    from invtoolbox.motion.preparation import Preparation, prepare_pair
-    from invtoolbox.motion.published import nsfp
     from invtoolbox.plotting import FlowCase, FlowMethod
 
     say("Scene flow: casting the rays of two sweeps")
@@ -222,10 +222,10 @@ def deblurring_case(say: Callable[[str], None]) -> Case:
     The picture is out of focus and noisy.
     """
     from invtoolbox import data_terms, datasets, operators, priors
+    from invtoolbox.jobs.images.parts import gaussian_kernel
     from invtoolbox.operators.noise import simulate
     from invtoolbox.plotting import Case, Method
     from invtoolbox.problem import Problem
-    from invtoolbox.runs.images.parts import gaussian_kernel
 
     truth, std = datasets.photograph("coffee")[..., 40:296, 130:450].contiguous(), 0.01
     A = operators.Blur(gaussian_kernel(1.6, "kernel"), tuple(truth.shape[-2:]))

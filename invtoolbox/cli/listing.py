@@ -49,7 +49,7 @@ def _entries(kind: str) -> dict[str, str]:
 
         found |= {name: _first_sentence(cls) for name, cls in {**READERS, **VIEW_READERS}.items()}
     if kind == "methods":
-        from invtoolbox.motion.methods import METHODS
+        from invtoolbox.jobs.flow.methods import METHODS
 
         found |= {name: _first_sentence(method) for name, method in METHODS.items()}
     if kind in registry.KINDS:

@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invtoolbox.cli import options
 from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.jobs import options
 
 if TYPE_CHECKING:
-    from invtoolbox.runs.job import Request
+    from invtoolbox.jobs.job import Request
 
 
 def add(commands: Any) -> None:
@@ -106,8 +106,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run scene files of any kind."""
-    from invtoolbox.cli.reports import report
-    from invtoolbox.runs.run import prepare
+    from invtoolbox.jobs.reports import report
+    from invtoolbox.jobs.run import prepare
 
     scenes = arguments.scene
     job = prepare(scenes[0] if len(scenes) == 1 else scenes, _request(arguments))
@@ -117,9 +117,9 @@ def run(arguments: argparse.Namespace) -> int:
 def reconstruct(arguments: argparse.Namespace) -> int:
     """Run a scene of photographs, and show it."""
     from invtoolbox.catalogue.documents import content_of
-    from invtoolbox.cli.reports import report
-    from invtoolbox.runs.views.run import prepare
-    from invtoolbox.runs.views.scene import is_folder
+    from invtoolbox.jobs.photographs.run import prepare
+    from invtoolbox.jobs.photographs.scene import is_folder
+    from invtoolbox.jobs.reports import report
 
     scene = Path(arguments.scene).expanduser()
     if not is_folder(scene) and "views" not in content_of(arguments.scene)[1]:
@@ -152,7 +152,7 @@ def reconstruct(arguments: argparse.Namespace) -> int:
 
 
 def _request(arguments: argparse.Namespace, changes: list[str] | None = None) -> Request:
-    from invtoolbox.runs.job import Request
+    from invtoolbox.jobs.job import Request
 
     return Request(
         [*(changes or []), *arguments.overrides],

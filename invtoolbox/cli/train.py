@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from invtoolbox.cli import options
+from invtoolbox.jobs import options
 
 
 def add(commands: Any) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.gateway import check_archive, refuse_special, unpacked_budget
 from invtoolbox.core.memory import is_out_of_memory, memory_error
+from invtoolbox.core.trust import check_archive, refuse_special, unpacked_budget
 from invtoolbox.errors import InputError, MissingDependency
 
 _REAL, _COMPLEX = (torch.float32, torch.float64), (torch.complex64, torch.complex128)

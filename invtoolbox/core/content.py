@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from invtoolbox.core.reached_code import global_variables, is_installed, version_of
+from invtoolbox.core.user_code import global_variables, is_installed, version_of
 from invtoolbox.errors import InputError
 
 _DESCRIPTORS = (

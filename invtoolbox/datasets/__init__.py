@@ -6,7 +6,7 @@ A data set is any object with ``__len__`` and ``__getitem__`` whose items are `M
 
 from __future__ import annotations
 
-from invtoolbox.core.gateway import trusting
+from invtoolbox.core.trust import trusting
 from invtoolbox.datasets.events.arrays import write_events
 from invtoolbox.datasets.events.opening import EVENT_READERS, read_events
 from invtoolbox.datasets.measurement import DataSet, Measurement
@@ -23,6 +23,8 @@ from invtoolbox.datasets.output import (
     write_png,
     writing,
 )
+from invtoolbox.datasets.ply import read_ply, write_ply
+from invtoolbox.datasets.pose_files import read_poses
 from invtoolbox.datasets.scans.center_of_rotation import center_of_rotation
 from invtoolbox.datasets.scans.geometry_2d import Geometry
 from invtoolbox.datasets.scans.geometry_3d import Geometry3D
@@ -55,8 +57,6 @@ from invtoolbox.datasets.sweeps.nuscenes import NuScenes
 from invtoolbox.datasets.sweeps.opening import SWEEP_READERS, open_sweeps
 from invtoolbox.datasets.sweeps.opensceneflow import OpenSceneFlow
 from invtoolbox.datasets.sweeps.pcd import read_pcd
-from invtoolbox.datasets.sweeps.ply import read_ply, write_ply
-from invtoolbox.datasets.sweeps.pose_files import read_poses
 from invtoolbox.datasets.sweeps.waymo import Waymo
 from invtoolbox.datasets.views.colmap import open_colmap, read_colmap, write_colmap
 from invtoolbox.datasets.views.llff import open_llff

@@ -10,7 +10,7 @@ from typing import Any
 
 from invtoolbox.catalogue.shelves import read_toml
 from invtoolbox.core.checks import decoding, require_file, sniff
-from invtoolbox.core.gateway import trusting
+from invtoolbox.core.trust import trusting
 from invtoolbox.datasets.events.opening import EVENT_READERS
 from invtoolbox.datasets.measurement import DataSet
 from invtoolbox.datasets.models.gaussians import read_splats

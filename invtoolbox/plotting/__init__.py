@@ -1,7 +1,7 @@
 """Figures and reports of solutions; matplotlib is imported where a figure is made."""
 
+from invtoolbox.jobs.events.event_pictures import event_figure
 from invtoolbox.plotting.birds_eye import birds_eye, birds_eye_figure
-from invtoolbox.plotting.event_pictures import event_figure
 from invtoolbox.plotting.figures import solution_figure
 from invtoolbox.plotting.flow_report import (
     FlowCase,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.core.in_place import add
+from invtoolbox.core.arithmetic import add
 from invtoolbox.core.pytrees import tree_map
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from invtoolbox.core.in_place import add, add_product, overwrite
+from invtoolbox.core.arithmetic import add, add_product, overwrite
 from invtoolbox.objective.auxiliaries import with_auxiliaries
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm

@@ -16,8 +16,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arithmetic import add, add_product, multiply
 from invtoolbox.core.constants import convert
-from invtoolbox.core.in_place import add, add_product, multiply
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.objective import Objective

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invtoolbox.core.in_place import add, add_product, overwrite, subtract
+from invtoolbox.core.arithmetic import add, add_product, overwrite, subtract
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.auxiliaries import with_auxiliaries
 from invtoolbox.objective.objective import Objective

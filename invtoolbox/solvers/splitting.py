@@ -15,7 +15,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from invtoolbox.core.in_place import add
+from invtoolbox.core.arithmetic import add
 from invtoolbox.data_terms.base import DataTerm, Stack
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.algebra import LinearStack

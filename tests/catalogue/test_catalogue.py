@@ -12,9 +12,9 @@ import invtoolbox as it
 from invtoolbox.catalogue import presets
 from invtoolbox.catalogue import shelves as catalogue
 from invtoolbox.errors import InputError
-from invtoolbox.motion.methods import method_named
+from invtoolbox.jobs.flow.methods import method_named
+from invtoolbox.jobs.images.tables import Operator
 from invtoolbox.priors import DnCNN
-from invtoolbox.runs.images.tables import Operator
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from invtoolbox.datasets.sweeps.flow_files import residual_flow
 from invtoolbox.geometry.rigid import relative_motion, transform
 from invtoolbox.metrics import evaluate
 from invtoolbox.plotting import Case, FlowCase, FlowMethod, Method
-from tests.cli.conftest import Run
+from tests.command_line import Run
 
 
 def test_the_demo_ends_with_a_table_and_the_path_of_the_page(

@@ -12,7 +12,7 @@ from invtoolbox import __version__
 from invtoolbox.catalogue import registry
 from invtoolbox.catalogue import shelves as catalogue
 from invtoolbox.cli import listing
-from tests.cli.conftest import Run, one_sentence
+from tests.command_line import Run, one_sentence
 
 
 @pytest.mark.parametrize(

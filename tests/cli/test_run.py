@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Run, one_sentence
+from tests.command_line import Run, one_sentence
 
 SCENE = """# A small blurred picture.
 [measurements.simulate]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from invtoolbox import datasets
-from invtoolbox.datasets.sweeps.pose_files import read_times
+from invtoolbox.datasets.pose_files import read_times
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import relative_motion
 from invtoolbox.geometry.sweeps import Sweep

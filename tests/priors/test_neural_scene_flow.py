@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import invtoolbox as it
 from invtoolbox.data_terms import Chamfer, Stack
 from invtoolbox.errors import InputError
-from invtoolbox.motion import published
+from invtoolbox.jobs.flow import published
 from invtoolbox.operators import PointWarp, PointWarpBothWays
 from invtoolbox.priors import FreeFlow, NeuralSceneFlow
 from invtoolbox.solvers import Adam
@@ -229,7 +229,7 @@ def test_a_checkpoint_belongs_to_its_source_points(tmp_path: Path) -> None:
 RUN = """
     import sys, time, torch
     import invtoolbox as it
-    from invtoolbox.motion import published
+    from invtoolbox.jobs.flow import published
     torch.set_num_threads(1)
     points = 4 * torch.rand(120, 3, generator=torch.Generator().manual_seed(0))
     pause = float(sys.argv[2])

@@ -13,8 +13,8 @@ import invtoolbox as it
 from invtoolbox.data_terms import Chamfer, RolloutChamfer
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import FlowField
+from invtoolbox.jobs.flow.euler import EulerSettings, euler_flow, euler_solution
 from invtoolbox.kernels.points.sparse_product import weighted_rows
-from invtoolbox.motion.euler import EulerSettings, euler_flow, euler_solution
 from invtoolbox.operators import EulerRollout
 from invtoolbox.operators.points import Leg, legs
 from invtoolbox.priors import AlongField, ImplicitPrior, SpaceTimeFlow, SpaceTimeVoxels

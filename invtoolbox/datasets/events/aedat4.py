@@ -17,7 +17,7 @@ import numpy as np
 
 from invtoolbox.core.checks import decoding, require_file
 from invtoolbox.core.environment import how_to_get
-from invtoolbox.core.gateway import unpacked_budget
+from invtoolbox.core.trust import unpacked_budget
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.geometry.events import Events
 

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from invtoolbox.core.checks import require_file, sniff
-from invtoolbox.core.gateway import trusting
+from invtoolbox.core.trust import trusting
 from invtoolbox.datasets.events.aedat4 import MAGIC, read_aedat4
 from invtoolbox.datasets.events.arrays import read_hdf5_events, read_npz_events, read_text_events
 from invtoolbox.datasets.events.prophesee import read_dat, read_evt

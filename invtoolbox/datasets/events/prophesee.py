@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import decoding, require_file
-from invtoolbox.core.gateway import unpacked_budget
+from invtoolbox.core.trust import unpacked_budget
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.events import Events
 

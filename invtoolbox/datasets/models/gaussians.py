@@ -27,9 +27,9 @@ from torch import Tensor
 
 from invtoolbox.core.checks import decoding, require_file
 from invtoolbox.core.environment import how_to_get
-from invtoolbox.core.gateway import check_unpacked
+from invtoolbox.core.trust import check_unpacked
 from invtoolbox.datasets.output import Written, writing
-from invtoolbox.datasets.sweeps.ply import ply_stream, read_ply
+from invtoolbox.datasets.ply import ply_stream, read_ply
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.geometry.gaussians import Splats
 

@@ -15,7 +15,7 @@ import torch
 
 from invtoolbox.core.checks import decoding, open_arrays, require_file
 from invtoolbox.core.environment import how_to_get
-from invtoolbox.core.gateway import named_file
+from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_bytes
 from invtoolbox.errors import InputError, MissingDependency
 

@@ -59,7 +59,7 @@ from pathlib import Path
 from typing import Any
 
 from invtoolbox.core.checks import require_file
-from invtoolbox.core.gateway import named_file
+from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.scans.geometry_2d import Geometry
 from invtoolbox.datasets.scans.geometry_3d import KINDS_3D, Geometry3D
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import decoding, require_file, require_plausible
-from invtoolbox.core.gateway import is_trusting
+from invtoolbox.core.trust import is_trusting
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.center_of_rotation import center_of_rotation
 from invtoolbox.datasets.scans.geometry_2d import Geometry

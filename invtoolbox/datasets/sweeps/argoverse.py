@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.datasets.pose_files import from_quaternion
 from invtoolbox.datasets.sweeps.feather import read_feather
-from invtoolbox.datasets.sweeps.pose_files import from_quaternion
 from invtoolbox.datasets.sweeps.sweep_files import (
     SweepFiles,
     files_in_order,

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.checks import decoding, require_file
-from invtoolbox.core.gateway import check_archive
+from invtoolbox.core.trust import check_archive
 from invtoolbox.datasets.output import make_folder, write_bytes, writing
 from invtoolbox.datasets.sweeps.feather import pyarrow
 from invtoolbox.datasets.sweeps.flow_files import Estimate, residual_flow, zip_entry

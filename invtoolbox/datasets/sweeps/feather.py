@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import decoding, require_file
-from invtoolbox.core.gateway import check_declared
+from invtoolbox.core.trust import check_declared
 from invtoolbox.errors import InputError, MissingDependency
 
 

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.datasets.pose_files import read_poses, read_times
 from invtoolbox.datasets.sweeps.point_files import (
     SUFFIXES,
     column_names,
     read_npy_header,
     read_points,
 )
-from invtoolbox.datasets.sweeps.pose_files import read_poses, read_times
 from invtoolbox.datasets.sweeps.sweep_files import (
     WITHOUT_POSES,
     SweepFiles,

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from invtoolbox.core.checks import decoding, open_arrays, require_file
 from invtoolbox.datasets.measurement import check_index
+from invtoolbox.datasets.pose_files import read_calibration, read_numbers, read_times
 from invtoolbox.datasets.sweeps.point_files import read_member, read_points, require_measurements
-from invtoolbox.datasets.sweeps.pose_files import read_calibration, read_numbers, read_times
 from invtoolbox.datasets.sweeps.sweep_files import (
     WITHOUT_POSES,
     SweepFiles,

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.checks import decoding, require_file
-from invtoolbox.core.gateway import named_file
+from invtoolbox.core.trust import named_file
+from invtoolbox.datasets.pose_files import from_quaternion
 from invtoolbox.datasets.sweeps.point_files import read_points
-from invtoolbox.datasets.sweeps.pose_files import from_quaternion
 from invtoolbox.datasets.sweeps.sweep_files import SweepFiles, choose, require_folder
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import inverse

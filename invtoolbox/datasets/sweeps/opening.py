@@ -15,7 +15,7 @@ from typing import Any
 
 from invtoolbox import simulation
 from invtoolbox.catalogue.shelves import read_toml
-from invtoolbox.core.gateway import trusting
+from invtoolbox.core.trust import trusting
 from invtoolbox.datasets.sweeps.argoverse import Argoverse2
 from invtoolbox.datasets.sweeps.folder import LidarFolder, OusterFrames
 from invtoolbox.datasets.sweeps.kitti import FIRST, KittiOdometry, KittiRaw, KittiSceneFlow

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from invtoolbox.core.checks import decoding, require_file
-from invtoolbox.datasets.sweeps.ply import read_ascii_table
+from invtoolbox.datasets.ply import read_ascii_table
 from invtoolbox.errors import InputError
 
 _LONGEST_HEADER = 2**14

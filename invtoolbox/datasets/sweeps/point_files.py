@@ -21,8 +21,8 @@ from invtoolbox.core.checks import (
     require_file,
     require_plausible,
 )
+from invtoolbox.datasets.ply import read_ply
 from invtoolbox.datasets.sweeps.pcd import read_pcd
-from invtoolbox.datasets.sweeps.ply import read_ply
 from invtoolbox.errors import InputError
 
 #: Names of the columns if only their number is known: KITTI has 4, nuScenes 5.

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.datasets.measurement import check_index
+from invtoolbox.datasets.pose_files import poses_of_lidar, read_calibration, read_poses
 from invtoolbox.datasets.sweeps.point_files import require_measurements
-from invtoolbox.datasets.sweeps.pose_files import poses_of_lidar, read_calibration, read_poses
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.geometry.sweeps import Sweep
 

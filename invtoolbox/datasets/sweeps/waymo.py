@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.checks import decoding, require_file, require_plausible
-from invtoolbox.core.gateway import check_declared
+from invtoolbox.core.trust import check_declared
 from invtoolbox.datasets.sweeps.feather import pyarrow, within_memory
 from invtoolbox.datasets.sweeps.sweep_files import SweepFiles, choose, require_folder
 from invtoolbox.errors import InputError

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from invtoolbox.datasets.output import make_folder
-from invtoolbox.datasets.sweeps.pose_files import from_quaternion
+from invtoolbox.datasets.pose_files import from_quaternion
 from invtoolbox.datasets.views.colmap_files import (
     ImageLine,
     PointTable,

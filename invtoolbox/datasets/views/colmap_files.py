@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from invtoolbox.core.checks import require_file
-from invtoolbox.core.gateway import refuse_special
+from invtoolbox.core.trust import refuse_special
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.views.sparse_model import SparseCamera
 from invtoolbox.errors import InputError

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from invtoolbox.core.gateway import trusting
+from invtoolbox.core.trust import trusting
 from invtoolbox.datasets.views.colmap import model_folder, open_colmap
 from invtoolbox.datasets.views.llff import open_llff
 from invtoolbox.datasets.views.opensfm import open_opensfm

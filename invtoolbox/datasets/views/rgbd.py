@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.checks import require_file
-from invtoolbox.core.gateway import refuse_special
-from invtoolbox.datasets.sweeps.pose_files import read_poses
+from invtoolbox.core.trust import refuse_special
+from invtoolbox.datasets.pose_files import read_poses
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.transforms import read_json
 from invtoolbox.datasets.views.view_loading import View, load_views, rigid_poses

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from invtoolbox.core.gateway import named_file
+from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.view_loading import View, load_views
 from invtoolbox.errors import InputError

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.checks import require_file
-from invtoolbox.core.gateway import named_file, refuse_special
+from invtoolbox.core.trust import named_file, refuse_special
 from invtoolbox.datasets.output import Written, write_bytes
-from invtoolbox.datasets.sweeps.ply import read_ply
+from invtoolbox.datasets.ply import read_ply
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.view_loading import View, from_opengl, load_views, rigid_poses
 from invtoolbox.datasets.volumes.pictures import SUFFIXES

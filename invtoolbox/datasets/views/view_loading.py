@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from invtoolbox.core.checks import sniff
-from invtoolbox.datasets.sweeps.pose_files import nearest_motions, rotation_errors
+from invtoolbox.datasets.pose_files import nearest_motions, rotation_errors
 from invtoolbox.datasets.views.picture_files import (
     middle_depth,
     read_blocks,

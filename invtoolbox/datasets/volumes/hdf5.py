@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import decoding, require_file, require_plausible
-from invtoolbox.core.gateway import MOST_MEMBERS, is_trusting, named_file
+from invtoolbox.core.trust import MOST_MEMBERS, is_trusting, named_file
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry, axes_of_item
 from invtoolbox.datasets.volumes.arrays import layout

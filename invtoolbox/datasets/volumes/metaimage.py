@@ -19,7 +19,7 @@ from invtoolbox.core.checks import (
     require_file,
     require_plausible,
 )
-from invtoolbox.core.gateway import named_file
+from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_bytes, write_pair, writing
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Grid, Volume, grid_to_write, slices_of, type_to_write

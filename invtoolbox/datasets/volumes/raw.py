@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import map_slices_of_file, require_bytes, require_file
-from invtoolbox.core.gateway import named_file
+from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_pair
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import (

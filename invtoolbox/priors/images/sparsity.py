@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from invtoolbox.core.in_place import multiply
+from invtoolbox.core.arithmetic import multiply
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.operators.wavelet import OrthogonalWavelet

@@ -1,0 +1,1 @@
+"""A picture that the difference of two scores moves."""

@@ -1,0 +1,1 @@
+"""Flow and camera motion from the events of an event camera."""

@@ -1,0 +1,288 @@
+"""Flow and camera motion from events; `it.event_flow`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms import Contrast
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.epipolar import CameraMotion, camera_motion
+from invtoolbox.geometry.events import Events
+from invtoolbox.jobs.normals.checks import check_intrinsics
+from invtoolbox.operators import EventWarp
+from invtoolbox.priors import CameraFlow, FlowSpline
+from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
+from invtoolbox.solve import solve
+from invtoolbox.solvers import Adam
+
+#: Fewer events determine no flow: the best contrast is then reached by moving them all to a point.
+FEWEST = 200
+#: Grid of the flow between which it is linear, (times, rows, columns).
+_GRID = (5, 17, 17)
+#: Blur in pixels, number of reference times, learning rate, and share of the iterations of each
+#: stage. More times keep the flow from bending at the ends of the slice.
+_STAGES = ((2.0, 5, 0.3, 0.25), (1.0, 9, 0.3, 0.4), (0.7, 9, 0.15, 0.35))
+#: Flows tried at the start lie on a grid up to this share of the shorter side per duration.
+_REACH, _TRIED = 0.35, 11
+#: Contrast of the warped events relative to still ones, below which nothing was found to move.
+_LEAST_GAIN = 1.1
+#: Error of the flow relative to its root mean square, within which a rotation may explain it.
+_ACCURACY = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class EventFlow:
+    """Flow and motion of a camera, found from its events; one entry per item of a batch.
+
+    Attributes:
+        flow: flow in the middle of the time, ``(batch, rows, columns, 2)``, pixels per second,
+            columns first.
+        twist: velocity v of the camera, of unit length, and its rate of rotation w in radians per
+            second, both in its own frame, at K times from the first event to the last one,
+            ``(batch, K, 6)``; v is 0 if the camera only turns. The length of v is not determined.
+        status: status of each item, of the last stage.
+        notes: remarks, one sentence each.
+        solution: solution of the last stage; its x is the flow on the grid of `operators.EventWarp`
+            in pixels per duration.
+        operator: the operator of the last stage.
+        durations: duration of the events of each item, seconds.
+        gain: contrast of the warped events relative to still ones, ``(batch,)``.
+    """
+
+    flow: Tensor
+    twist: Tensor
+    status: tuple[str, ...]
+    notes: tuple[str, ...]
+    solution: Solution
+    operator: EventWarp
+    durations: tuple[float, ...]
+    gain: Tensor
+
+    def at_events(self, item: int = 0) -> Tensor:
+        """Return the flow at every event of an item, ``(N, 2)``, pixels per second.
+
+        Args:
+            item: number of the item.
+        """
+        A = self.operator.select(torch.tensor([item])) if self.operator.items else self.operator
+        x = self.solution.x[item : item + 1]
+        count = int(A.weights[0].sum())
+        return A.flow_at(x, A.places, A.times)[0, :count] / self.durations[item]
+
+    def pictures(self) -> tuple[Tensor, Tensor]:
+        """Return the pictures of still and of warped events, ``(batch, rows, columns)`` each.
+
+        The warped events meet in the middle of the time. The margin is cut off.
+        """
+        A = self.operator
+        middle = A.subset(torch.tensor([len(A.references) // 2]))
+        with torch.no_grad():
+            pair = middle.measurements(), middle(self.solution.x)
+        rows, columns = A.size
+        inner = (slice(A.margin, A.margin + rows), slice(A.margin, A.margin + columns))
+        still, warped = (picture[:, 0, 0][(slice(None), *inner)] for picture in pair)
+        return still, warped
+
+
+def event_flow(
+    events: Events | Sequence[Events],
+    camera: Any,
+    *,
+    controls: tuple[int, int, int] = (4, 5, 5),
+    smooth: tuple[float, float] = (0.1, 1e-4),
+    epipolar: float = 0.05,
+    iterations: int = 240,
+    progress: bool = False,
+) -> EventFlow:
+    r"""Estimate the flow of the picture and the motion of the camera from a slice of events.
+
+    The flow, a spline in time and place, maximizes the contrast of pictures of the events that it
+    carries to several times (`operators.EventWarp`, `data_terms.Contrast`). The best of 121
+    constant flows is the start, and the blur of the pictures falls from 2 to 0.7 pixels. The motion
+    of the camera is fitted to the flow (`geometry.camera_motion`), and both are then refined
+    together under the epipolar constraint (`priors.CameraFlow`).
+
+    Args:
+        events: events of a short time in which the picture moves by a few pixels up to a third of
+            its side, 5,000 to 50,000 of them; or a list of such slices of one sensor, a batch.
+        camera: matrix of the intrinsics ``(3, 3)``, pixels, with the centre of the first pixel at
+            (0, 0). Events of a lens with distortion are undistorted first
+            (``events.undistort(K, lens)``).
+        controls: number of control points of the flow in time, rows and columns.
+        smooth: weights of second differences of the control points in time and in place.
+        epipolar: weight of the squared distances from the epipolar lines; 0 leaves the flow alone,
+            and the motion of the camera is fitted to it.
+        iterations: number of iterations of all stages together.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: no camera, fewer than 200 events, events at one time, or intrinsics of another
+            sensor.
+
+    >>> from invtoolbox.simulation import simulate_events
+    >>> simulated = simulate_events(seed=3, count=500)
+    >>> found = event_flow(simulated.events, simulated.intrinsics, iterations=6)
+    >>> found.flow.shape, found.twist.shape
+    (torch.Size([1, 64, 64, 2]), torch.Size([1, 5, 6]))
+    """
+    items = [events] if isinstance(events, Events) else list(events)
+    K = _check(items, camera)
+    prior: FlowSpline = FlowSpline(controls, smooth)
+    start = {"controls": _first_flow(items, controls)}
+    solution: Solution | None = None
+    for stage, (blur, references, rate, share) in enumerate(_STAGES):
+        A = EventWarp(items, references, _GRID)
+        problem = Problem(A.measurements(), A, Contrast(blur=blur))
+        if solution is not None and stage == len(_STAGES) - 1 and epipolar > 0:
+            motions = [_fit(A, solution.x, K, k) for k in range(len(items))]
+            prior = CameraFlow(
+                controls,
+                smooth,
+                K.float(),
+                torch.stack([_ahead_if_unknown(one) for one in motions]).float(),
+                epipolar * torch.tensor([float(not one.turns_only) for one in motions]),
+            )
+            start["twist"] = prior.twist[:, None].repeat(1, controls[0], 1)
+        solution = solve(
+            problem,
+            prior,
+            Adam(learning_rate=rate, iterate="average"),
+            initial=start,
+            max_iterations=max(1, round(share * iterations)),
+            progress=progress,
+            check=False,
+        )
+        start = {"controls": solution.parameters["controls"]}
+    assert solution is not None
+    motions = [_fit(A, solution.x, K, k) for k in range(len(items))]
+    return _result(items, A, problem, solution, prior, motions)
+
+
+def _check(items: list[Events], camera: Any) -> Tensor:
+    """Return the intrinsics, after checks of the events and of the camera."""
+    if camera is None:
+        raise InputError(
+            "no camera: event_flow needs the intrinsics (3, 3) in pixels, because events alone do "
+            "not tell how far the camera turns; give camera=K, or --camera K.txt"
+        )
+    if not items:
+        raise InputError("event_flow takes at least one slice of events, got none")
+    for item in items:
+        if not isinstance(item, Events):
+            raise InputError(
+                f"event_flow takes it.geometry.Events, got {type(item).__name__}; "
+                "it.datasets.read_events reads a file"
+            )
+        if len(item) < FEWEST:
+            raise InputError(
+                f"{item.source}: {len(item)} events, and a flow takes at least {FEWEST}, because "
+                "fewer have the best contrast when all of them move to one point"
+            )
+        if item.size != items[0].size:
+            raise InputError(
+                f"{item.source}: a sensor of {item.size[0]} rows and {item.size[1]} columns in a "
+                f"batch of {items[0].size[0]} and {items[0].size[1]}; use one sensor"
+            )
+    K, _ = check_intrinsics(camera, *items[0].size)
+    if K is None:
+        raise InputError("the camera is a matrix of intrinsics (3, 3), got one number")
+    return K
+
+
+def _first_flow(items: list[Events], controls: tuple[int, int, int]) -> Tensor:
+    """Return control points of the best constant flow of each item."""
+    A = EventWarp(items, 1, (2, 2, 2))
+    y, term = A.measurements(), Contrast(blur=3.0)
+    best = torch.full((len(items),), torch.inf)
+    flow = torch.zeros(len(items), 2)
+    speeds = torch.linspace(-_REACH, _REACH, _TRIED) * min(A.size)
+    for pair in torch.cartesian_prod(speeds, speeds):
+        x = pair.view(1, 2, 1, 1, 1).expand(len(items), *A.domain_shape)
+        value = term.value(A(x), y)
+        better = value < best
+        best = torch.where(better, value, best)
+        flow = torch.where(better[:, None], pair, flow)
+    return flow[:, :, None, None, None].repeat(1, 1, *controls)
+
+
+def _fit(A: EventWarp, x: Tensor, K: Tensor, item: int) -> CameraMotion:
+    """Fit the motion of the camera, per duration, to the flow in the middle of the time."""
+    rows, columns = A.size
+    every = max(1, min(A.size) // 24)
+    row, column = torch.meshgrid(
+        torch.arange(every // 2, rows, every),
+        torch.arange(every // 2, columns, every),
+        indexing="ij",
+    )
+    places = torch.stack([column, row], -1).flatten(0, 1).to(x)
+    times = torch.full((1, len(places)), 0.5).to(x)
+    flow = A.flow_at(x[item : item + 1], places[None], times)[0].double()
+    inverse = torch.linalg.inv(K)
+    flat = torch.cat([places.double(), torch.ones(len(places), 1, dtype=torch.float64)], 1)
+    return camera_motion((flat @ inverse.T)[:, :2], flow @ inverse[:2, :2].T, _ACCURACY)
+
+
+def _ahead_if_unknown(motion: CameraMotion) -> Tensor:
+    """Return the twist, with a velocity along the axis if the camera only turns."""
+    if not motion.turns_only:
+        return motion.twist
+    return torch.cat([motion.twist.new_tensor([0.0, 0.0, 1.0]), motion.twist[3:]])
+
+
+def _result(
+    items: list[Events],
+    A: EventWarp,
+    problem: Problem,
+    solution: Solution,
+    prior: FlowSpline,
+    motions: list[CameraMotion],
+) -> EventFlow:
+    rows, columns = A.size
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    places = torch.stack([column, row], -1).flatten(0, 1).to(solution.x)
+    times = torch.full((1, len(places)), 0.5).to(solution.x)
+    durations = tuple(item.duration for item in items)
+    twists, flows, notes = [], [], []
+    moving: Tensor | None = None
+    if isinstance(prior, CameraFlow):
+        moving = prior.prepare(problem, solve).twists(solution.parameters, _GRID[0])
+    for k, (motion, duration) in enumerate(zip(motions, durations)):
+        flow = A.flow_at(solution.x[k : k + 1], places[None], times)[0]
+        flows.append(flow.view(rows, columns, 2) / duration)
+        twist = motion.twist.to(flow).expand(_GRID[0], 6)
+        if moving is not None and not motion.turns_only:
+            twist = moving[k]
+        twists.append(torch.cat([twist[:, :3], twist[:, 3:] / duration], 1))
+        name = f"item {k}: " if len(items) > 1 else ""
+        if motion.turns_only:
+            notes.append(
+                f"{name}a rotation explains the flow to within its errors, so the velocity of the camera is not "
+                "determined and is 0"
+            )
+    term = Contrast(blur=1.0)
+    with torch.no_grad():
+        ratio = term.contrast(A(solution.x)) / term.contrast(problem.y)
+    gain = ratio.mean(1)
+    for k, value in enumerate(gain.tolist()):
+        if value < _LEAST_GAIN:
+            notes.append(
+                f"{f'item {k}: ' if len(items) > 1 else ''}warping raises the contrast of the "
+                f"events {value:.2f}-fold only, so nothing moves, or too little or too much for "
+                "one slice; take a longer or a shorter one"
+            )
+    return EventFlow(
+        torch.stack(flows),
+        torch.stack(twists),
+        solution.status,
+        (*notes, *solution.notes),
+        solution,
+        A,
+        durations,
+        gain,
+    )

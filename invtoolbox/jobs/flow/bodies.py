@@ -1,0 +1,317 @@
+"""Moving bodies: clusters registered with the other sweeps of a window as rigid bodies.
+
+A body is accepted if its motion explains the points in all sweeps clearly better than standing
+still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from invtoolbox.geometry.rigid import transform
+from invtoolbox.jobs.flow.clusters import clusters, height_above, links, translations
+from invtoolbox.jobs.flow.evidence import BodySettings as BodySettings
+from invtoolbox.jobs.flow.evidence import Evidence, Scan, apart_at_rest
+from invtoolbox.jobs.flow.pair import Pair
+from invtoolbox.jobs.flow.tracks import Registration, RegistrationSettings, Scans, register
+from invtoolbox.jobs.flow.window import Neighbour
+from invtoolbox.kernels.points.nearest import Tree
+
+#: Width of the border around the places that bodies can reach, metres, in which surfaces are seen
+#: whole.
+_MARGIN = 2.0
+#: Height above the ground up to which points above a body may belong to it, metres: lorries, buses.
+_TALLEST = 4.5
+#: Taller clusters that are narrower than the second number are posts, trunks and slices of walls
+#: between two things that hide the rest; metres.
+_TALL, _NARROW = 2.2, 1.0
+#: Share of the points of a cluster whose height counts.
+_MOST = 0.95
+#: Smallest vertical extent of a body, metres, less two distances of neighbouring lines of the lidar,
+#: metres per metre of range: a single line near the sensor is an edge that other sweeps miss.
+_RISE, _LINES_PER_RANGE = 0.4, 0.02
+#: Gaps of clusters, metres and metres per metre of range, see `clusters`. Clusters that hardly move,
+#: or are too large, are divided by the second gap: a body may touch what stands still.
+_GAPS = ((0.45, 0.012), (0.25, 0.008))
+#: Largest time of a sweep that bodies are found with, in periods from the source. Tracks are
+#: continued to all sweeps, with the second number as the scale of the robust misfit, metres.
+_SOON, _CLOSE = 2.5, 0.3
+#: Distance in the plane within which fragments of a body are searched, metres.
+_FRAGMENT_DISTANCE = 1.5
+#: Smallest distance of a fragment to the target, metres.
+_FRAGMENT_APART = 0.15
+
+
+@dataclass(frozen=True, eq=False)
+class Bodies:
+    """Moving bodies and their motion.
+
+    Attributes:
+        label: number of the body of every point, int64 ``(n,)``; -1 for static points.
+        motion: motion of every body from one sweep to the next, ``(bodies, 4, 4)``.
+        flow: flow of every point by the motion of its body, ``(n, 3)``; 0 for static points.
+    """
+
+    label: Tensor
+    motion: Tensor
+    flow: Tensor
+
+
+def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
+    """Find the moving bodies of the source of a pair, by the other sweeps of its window.
+
+    Args:
+        pair: prepared pair with its window.
+        settings: settings of the detection.
+    """
+    settings = settings or BodySettings()
+    points = pair.source
+    none = Bodies(
+        torch.full((len(points),), -1, device=points.device),
+        points.new_zeros(0, 4, 4),
+        torch.zeros_like(points),
+    )
+    if len(points) == 0:
+        return none
+    found = _moving_bodies(pair, settings)
+    return none if found is None else found
+
+
+def _moving_bodies(pair: Pair, settings: BodySettings) -> Bodies | None:
+    """Find the moving bodies of a pair; None if nothing can be one."""
+    points = pair.source
+    height = height_above(points, pair.ground)
+    scans = _scans(pair, settings)
+    soon = [scan for scan in scans if abs(scan.step) <= _SOON]
+    if not soon:
+        return None
+    range_ = (points - pair.origin)[:, :2].norm(dim=1)
+    away = torch.stack(
+        [scan.tree.query(points, 1.0)[0].clamp_max(1.0) for scan in (soon[0], soon[-1])]
+    ) / apart_at_rest(range_)
+    members: list[Tensor] = []
+    edges = links(points[height < settings.reach, :2].double())
+    for gap, gap_per_range in _GAPS:
+        labels = clusters(points, height, gap, settings.reach, gap_per_range, pair.origin, edges)
+        # A suspect is not divided further.
+        if members:
+            labels[torch.cat(members)] = -1
+        members += _suspects(points, height, labels, away, range_, settings)
+    if not members:
+        return None
+    evidence = Evidence.of(points, members, pair.period, pair.origin, settings)
+    farthest = float(evidence.fastest.max()) * pair.period
+    thing, begin = _hypotheses(
+        points, soon, members, evidence.fastest * pair.period, pair.origin, settings
+    )
+    known = pair.times is not None and all(scan.times is not None for scan in scans)
+    times = pair.times[0] if known and pair.times is not None else None
+    found = _register(
+        points, times, soon, members, thing, begin, settings.registration, farthest, pair.period
+    )
+    found = found.take(evidence.likeliest(found))
+    accepted = evidence.accept(soon, found)
+    if len(scans) > len(soon):
+        closer = replace(settings.registration, scale=_CLOSE)
+        longer = _register(
+            points,
+            times,
+            scans,
+            members,
+            found.thing,
+            found.parameters,
+            closer,
+            farthest,
+            pair.period,
+        )
+        # A track that leaves the body in the near sweeps has found something else in far ones.
+        near = torch.tensor([abs(scan.step) <= _SOON for scan in scans], device=points.device)
+        misfit = longer.misfit[:, near].mean(1)
+        again = evidence.accept(scans, longer) & (
+            misfit < 1.1 * found.misfit.mean(1) + 0.1 * settings.noise**2
+        )
+        found = Registration.chosen(again, longer, found)
+        accepted = again | accepted
+    bodies = _moved(points, members, found, accepted)
+    return _with_fragments(points, height, scans, bodies)
+
+
+def _scans(pair: Pair, settings: BodySettings) -> list[Scan]:
+    """Return the other sweeps of the window in the order of time, without high points."""
+    found = []
+    times = None if pair.times is None else pair.times[1]
+    target = Neighbour(pair.target, 1.0, times, torch.zeros_like(pair.origin))
+    for one in (target, *pair.window):
+        low = height_above(one.points, pair.ground) < settings.reach + 0.5
+        if bool(low.any()):
+            when = None if one.times is None else one.times[low]
+            found.append(Scan(one.points[low], one.step, when, one.origin))
+    return sorted(found, key=lambda scan: scan.step)
+
+
+def _suspects(
+    points: Tensor,
+    height: Tensor,
+    labels: Tensor,
+    away: Tensor,
+    range_: Tensor,
+    settings: BodySettings,
+) -> list[Tensor]:
+    """Return the rows of the points of every cluster that can be a body and may move.
+
+    Args:
+        points: points, ``(n, 3)``.
+        height: their heights.
+        labels: their clusters.
+        away: their distances from some of the sweeps, in units of the distance of a thing at rest.
+        range_: their distances from the sensor in the plane.
+        settings: settings of the detection.
+    """
+    order = labels.argsort(stable=True)
+    sizes = torch.bincount(labels[labels >= 0])
+    found = []
+    for rows in order[int((labels < 0).sum()) :].split(sizes.tolist()):
+        if len(rows) < settings.fewest or float(away[:, rows].mean(1).min()) < settings.apart:
+            continue
+        extent = float((points[rows, :2].amax(0) - points[rows, :2].amin(0)).max())
+        # A point of a wire or a branch above a person does not make it a post.
+        slender = float(height[rows].quantile(_MOST)) > _TALL and extent < _NARROW
+        rise = float(height[rows].max() - height[rows].min())
+        flat = rise < _RISE - _LINES_PER_RANGE * float(range_[rows].mean())
+        if extent <= settings.largest and not slender and not flat:
+            found.append(rows)
+    return found
+
+
+def _hypotheses(
+    points: Tensor,
+    scans: Sequence[Scan],
+    members: Sequence[Tensor],
+    farthest: Tensor,
+    origin: Tensor,
+    settings: BodySettings,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the cluster of every hypothesis, and its initial track: one or two per cluster.
+
+    The translations that many pairs of points agree on, in the sweeps next to the source, are
+    compared in all sweeps; the best one is tried in addition to zero if it explains more.
+    """
+    suspect = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    suspect[torch.cat(list(members))] = True
+    still = Tree(points[~suspect]) if not bool(suspect.all()) else None
+    next_ = [scan for scan in scans if abs(scan.step) < 1.5]
+    # Points of another sweep on static clusters were seen before, so no body has arrived there.
+    new = [
+        scan.points if still is None else scan.points[still.query(scan.points, 0.1)[0].isinf()]
+        for scan in next_
+    ]
+    new = [arrived[:, :2].T.contiguous() for arrived in new]
+    thing, start = [], []
+    for k, rows in enumerate(members):
+        body = points[rows]
+        tried = [body.new_zeros(2)]
+        for scan, arrived in zip(next_, new):
+            reach = float(farthest[k]) * abs(scan.step)
+            low, high = body[:, :2].amin(0) - reach, body[:, :2].amax(0) + reach
+            near = (arrived[0] > low[0]) & (arrived[0] < high[0])
+            near &= (arrived[1] > low[1]) & (arrived[1] < high[1])
+            votes = (
+                translations(body, arrived[:, near].T, reach, settings.votes, origin) / scan.step
+            )
+            tried += list(torch.from_numpy(votes).to(body))
+        moves = torch.nn.functional.pad(torch.stack(tried), (0, 1))
+        few = body[:: max(1, len(body) // 32)]
+        away = torch.stack(
+            [
+                scan.tree.query((few + scan.step * moves[:, None]).flatten(0, 1), 0.5)[0]
+                for scan in scans
+            ]
+        )
+        cost = away.clamp_max(0.5).square().view(len(scans), len(moves), -1).mean((0, 2))
+        best = int(cost.argmin())
+        for j in (0, best) if float(moves[best].norm()) > 0.15 else (0,):
+            thing.append(k)
+            start.append(moves[j])
+    begin = torch.stack(start)
+    return torch.tensor(thing, device=points.device), {
+        "turn": torch.zeros_like(begin),
+        "translation": begin,
+    }
+
+
+def _register(
+    points: Tensor,
+    times: Tensor | None,
+    scans: Sequence[Scan],
+    members: Sequence[Tensor],
+    thing: Tensor,
+    begin: dict[str, Tensor],
+    settings: RegistrationSettings,
+    farthest: float,
+    period: float,
+) -> Registration:
+    """Register hypotheses with the points of other sweeps that bodies can reach."""
+    near = Tree(points[torch.cat(list(members)), :2])
+    reached = [
+        near.query(scan.points[:, :2], bound=farthest * max(1.0, abs(scan.step)) + _MARGIN)[
+            0
+        ].isfinite()
+        for scan in scans
+    ]
+    if not any(bool(rows.any()) for rows in reached):  # the registration needs some points
+        reached = [torch.ones_like(rows) for rows in reached]
+    sweeps = Scans.of(
+        [scan.points[rows] for scan, rows in zip(scans, reached)],
+        [scan.step for scan in scans],
+        None
+        if times is None
+        else [scan.times[rows] for scan, rows in zip(scans, reached) if scan.times is not None],
+        settings.plane,
+        period,
+    )
+    return register(members, thing, begin, points, sweeps, times, settings)
+
+
+def _moved(
+    points: Tensor, members: Sequence[Tensor], found: Registration, accepted: Tensor
+) -> Bodies:
+    """Return the accepted bodies with the motion to the target."""
+    label, flow = torch.full((len(points),), -1, device=points.device), torch.zeros_like(points)
+    rows = accepted.nonzero().squeeze(1)
+    for number, j in enumerate(rows.tolist()):
+        inside = members[int(found.thing[j])]
+        label[inside] = number
+        flow[inside] = transform(found.motion[j], points[inside]) - points[inside]
+    return Bodies(label, found.motion[rows], flow)
+
+
+def _with_fragments(
+    points: Tensor, height: Tensor, scans: Sequence[Scan], bodies: Bodies
+) -> Bodies:
+    """Assign loose points next to or above a body to it if its motion brings them onto the target.
+
+    Such points were too high for clusters, or are connected to nothing, like a long side of a car
+    that is seen at a grazing angle.
+    """
+    inside = bodies.label >= 0
+    scan = next((scan for scan in scans if scan.step == 1.0), None)
+    if scan is None or not bool(inside.any()):
+        return bodies
+    loose = (~inside & (height < _TALLEST)).nonzero().squeeze(1)
+    flat = torch.tensor([1.0, 1.0, 0.0], device=points.device) * points
+    distance, index = Tree(flat[inside]).query(flat[loose], bound=_FRAGMENT_DISTANCE)
+    near = distance.isfinite()
+    loose, owner = loose[near], bodies.label[inside][index[near]]
+    before = scan.tree.query(points[loose])[0]
+    apart = before > _FRAGMENT_APART
+    loose, owner, before = loose[apart], owner[apart], before[apart]
+    some, motion = points[loose], bodies.motion[owner]
+    flow = torch.einsum("nij,nj->ni", motion[:, :3, :3], some) + motion[:, :3, 3] - some
+    better = scan.tree.query(some + flow)[0] < 0.5 * before
+    label, whole = bodies.label.clone(), bodies.flow.clone()
+    label[loose[better]], whole[loose[better]] = owner[better], flow[better]
+    return Bodies(label, bodies.motion, whole)

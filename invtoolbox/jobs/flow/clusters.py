@@ -1,0 +1,173 @@
+"""Clusters of a sweep, and hypotheses of their motion.
+
+`clusters` finds connected points seen from above, and `translations` the initial translations that
+many pairs of points agree on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from scipy.spatial import Delaunay
+from torch import Tensor
+
+from invtoolbox.core.sparse_graph import connected_components
+from invtoolbox.jobs.flow.ground import lowest_surface
+from invtoolbox.kernels.points.nearest import Tree
+
+#: Number of points of the ground whose median is the height of the ground.
+_GROUND_POINTS = 9
+
+
+def height_above(points: Tensor, ground: Tensor) -> Tensor:
+    """Compute the height of points above the ground near them, metres, ``(n,)``.
+
+    The height of the ground is the median of the nine points of the ground that are nearest in the
+    plane. Without ground points, the lowest surface of the points themselves takes their place.
+
+    Args:
+        points: points, ``(n, 3)``, with the sensor near the origin.
+        ground: points of the ground, ``(g, 3)``.
+    """
+    if len(points) == 0:
+        return points[:, 2]
+    if len(ground) == 0:
+        ground = points[lowest_surface(points)]
+    if len(ground) == 0:
+        return points[:, 2] - points[:, 2].quantile(0.05)
+    nearest = Tree(ground[:, :2]).neighbours(points[:, :2], _GROUND_POINTS)
+    return points[:, 2] - ground[:, 2].to(points)[nearest].median(1).values
+
+
+def links(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the edges of the Delaunay triangulation of points in the plane, and their lengths.
+
+    Between any two points there is a path of edges that are no longer than their distance, because
+    the triangulation holds the minimum spanning tree. Edges shorter than a gap therefore connect
+    exactly the clusters of single linkage.
+
+    Args:
+        points: points, float64 ``(n, 2)``, less than some kilometres apart.
+
+    Returns:
+        Rows of the two ends ``(e, 2)``, and lengths ``(e,)``.
+    """
+    if not len(points):
+        return torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, dtype=torch.float64)
+    plane = points.cpu().numpy()
+    # A wide triangle around the points, because points on one line have no triangulation.
+    middle, wide = plane.mean(0), 10.0 * (1.0 + np.ptp(plane, axis=0).max())
+    corners = middle + wide * np.array([[0.0, 1.0], [-0.9, -0.5], [0.9, -0.5]])
+    mesh = Delaunay(np.concatenate([plane, corners]))
+    sides = np.concatenate([mesh.simplices[:, [k, (k + 1) % 3]] for k in range(3)])
+    # A point that coincides with another one is no corner, but is listed with that one.
+    edges = np.concatenate([sides, mesh.coplanar[:, [0, 2]]]).astype(np.int64)
+    edges = edges[(edges < len(plane)).all(1)]
+    lengths = np.linalg.norm(plane[edges[:, 0]] - plane[edges[:, 1]], axis=1)
+    return torch.from_numpy(edges), torch.from_numpy(lengths)
+
+
+def clusters(
+    points: Tensor,
+    height: Tensor,
+    gap: float = 0.45,
+    reach: float = 3.0,
+    gap_per_range: float = 0.012,
+    origin: Tensor | None = None,
+    edges: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Return the number of the cluster of every point, int64 ``(n,)`` from 0; -1 for high points.
+
+    Clusters are those of single linkage, seen from above: two points belong together if a chain of
+    points with steps shorter than the gap connects them. The gap grows with the distance from the
+    sensor, like the distance of its rays. Only points less than ``reach`` above the ground count, so
+    that the crown of a tree does not connect the cars below it.
+
+    Args:
+        points: points, ``(n, 3)``.
+        height: height of the points above the ground, ``(n,)``.
+        gap: smallest gap, metres.
+        reach: height up to which points count, metres.
+        gap_per_range: gap per distance from the sensor; about two distances of neighbouring rays.
+        origin: position of the sensor, ``(3,)``; by default the origin.
+        edges: the `links` of the points that are lower than ``reach``, if they are known.
+
+    >>> points = torch.tensor([[0.0, 0, 0], [0.4, 0, 0], [5.0, 0, 0], [5.0, 0, 9]])
+    >>> clusters(points, torch.tensor([0.0, 0.0, 0.0, 9.0]))
+    tensor([ 0,  0,  1, -1])
+    """
+    labels = torch.full((len(points),), -1, dtype=torch.long, device=points.device)
+    low = (height < reach).nonzero().squeeze(1)
+    if len(low) == 0:
+        return labels
+    plane = points[low, :2].double().cpu()
+    ends, lengths = links(plane) if edges is None else edges
+    sensor = plane.new_zeros(2) if origin is None else origin[:2].cpu().to(plane)
+    limit = (gap_per_range * (plane - sensor).norm(dim=1)).clamp_min(gap)
+    short = ends[lengths < limit[ends].mean(1)]
+    labels[low] = connected_components(short.T, len(low)).to(labels.device)
+    return labels
+
+
+#: Side of the squares that vote for translations, metres, and as a share of the largest one.
+_CELL, _CELL_SHARE = 0.1, 0.01
+#: Largest number of votes that are counted at once.
+_VOTES = 4_000_000
+
+
+def translations(
+    points: Tensor,
+    target: Tensor,
+    farthest: float = 3.0,
+    most: int = 4,
+    origin: Tensor | None = None,
+) -> np.ndarray:
+    """Return translations in the plane that many pairs of points agree on, ``(k, 2)``, best first.
+
+    Every pair of occupied squares votes for its difference (Lin et al., ICP-Flow, CVPR 2024), so
+    that the histogram is the correlation of the two occupancies. The squares have sides of 0.1 m,
+    or a hundredth of `farthest` if that is larger, and face the sensor, so that the frame of the
+    points has no effect. Peaks of the smoothed histogram with at least half the votes of the
+    highest peak are kept.
+
+    Args:
+        points: points, ``(n, 3)``.
+        target: points of the other sweep, ``(m, 3)``.
+        farthest: length of the largest translation, metres.
+        most: largest number of translations.
+        origin: position of the sensor, ``(3,)``; by default the origin.
+    """
+    if len(points) == 0 or len(target) == 0:
+        return np.zeros((0, 2))
+    cell = max(_CELL, _CELL_SHARE * farthest)
+    middle = points[:, :2].double().mean(0).cpu().numpy()
+    ahead = middle if origin is None else middle - origin[:2].double().cpu().numpy()
+    ahead = ahead / max(float(np.hypot(*ahead)), 1e-9) if ahead.any() else np.array([1.0, 0.0])
+    turn = np.array([[ahead[0], -ahead[1]], [ahead[1], ahead[0]]])
+    here, there = (
+        _occupied((p[:, :2].double().cpu().numpy() - middle) @ turn / cell)
+        for p in (points, target)
+    )
+    reach = round(farthest / cell)
+    side = 2 * reach + 1
+    votes = np.zeros(side * side, dtype=np.int64)
+    for part in np.array_split(here, 1 + len(here) * len(there) // _VOTES):
+        difference = (there[None] - part[:, None]).reshape(-1, 2)
+        difference = difference[(difference**2).sum(1) <= reach**2] + reach
+        votes += np.bincount(difference[:, 0] * side + difference[:, 1], minlength=side * side)
+    smooth = ndimage.gaussian_filter(votes.reshape(side, side).astype(np.float64), 1.0)
+    peaks = np.argwhere(
+        (smooth == ndimage.maximum_filter(smooth, 5)) & (smooth > 0.5 * smooth.max())
+    )
+    order = np.argsort(-smooth[peaks[:, 0], peaks[:, 1]], kind="stable")[:most]
+    return (peaks[order] - reach) * cell @ turn.T
+
+
+def _occupied(places: np.ndarray) -> np.ndarray:
+    """Return the squares of unit side that hold places, each once, int64 ``(k, 2)``."""
+    squares = np.rint(places).astype(np.int64)
+    low = squares.min(0)
+    row, column = (squares - low).T
+    width = int(column.max()) + 1
+    return np.stack(np.divmod(np.unique(row * width + column), width), axis=1) + low

@@ -1,0 +1,295 @@
+"""Scene flow of a pair of sweeps, for every point of the first sweep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.core.pytrees import tree_map
+from invtoolbox.datasets.sweeps.flow_files import residual_flow
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.meshes import is_cloud, points_of
+from invtoolbox.geometry.rigid import check_motion, inverse, transform
+from invtoolbox.geometry.sweeps import MOVES, Sweep
+from invtoolbox.jobs.flow.methods import Method, Pair, method_named, uses_window
+from invtoolbox.jobs.flow.preparation import Preparation, PreparedPair, prepare_pair
+from invtoolbox.jobs.flow.window import Neighbour, prepare_neighbours
+
+
+@dataclass(frozen=True, eq=False)
+class FlowEstimate:
+    """Flow of the N points of a sweep, with intermediate results.
+
+    Attributes:
+        flow: displacement of every point, float32 ``(N, 3)`` in metres: its position at the next
+            sweep, in the frame of that sweep, minus its position now. The motion of the sensor is
+            included; NaN in rows that are not measurements.
+        ego_motion: E, float64 ``(4, 4)``: static points move by ``E p - p``.
+        dynamic: points that move in the world by at least `geometry.sweeps.MOVES`, bool ``(N,)``.
+        ground: points on the ground, bool ``(N,)``.
+        instance: number of the rigid body of every point, int64 ``(N,)``; -1 for none.
+        valid: rows that are measurements, bool ``(N,)``.
+        method: name of the method.
+        seconds: seconds of the whole computation, including the preparation.
+        notes: choices that were made, with reasons.
+    """
+
+    flow: Tensor
+    ego_motion: Tensor
+    dynamic: Tensor
+    ground: Tensor
+    instance: Tensor
+    valid: Tensor
+    method: str
+    seconds: float
+    notes: tuple[str, ...]
+
+    def residual(self, points: Tensor) -> Tensor:
+        """Return the flow without the motion of the sensor, ``flow - (E p - p)``.
+
+        Args:
+            points: points of the sweep, ``(N, 3)``.
+        """
+        return residual_flow(self.flow, points, self.ego_motion)
+
+
+def estimate(
+    source: Sweep,
+    target: Sweep,
+    method: str | Method = "default",
+    preparation: Preparation | None = None,
+    seed: int = 0,
+    guess: Tensor | None = None,
+    device: torch.device | str | None = None,
+    window: Sequence[Sweep] = (),
+) -> FlowEstimate:
+    """Estimate the flow of every point of a sweep, with intermediate results.
+
+    Args:
+        source: first sweep.
+        target: second sweep.
+        method: name of `motion.methods.METHODS`, or a callable ``method(pair, seed) -> Motion``.
+        preparation: settings of ego motion, deskewing, ground and crops.
+        seed: seed of methods that draw random numbers.
+        guess: ego motion of the previous pair, the initial guess of a registration.
+        device: device of the method. The preparation and the result are always on the CPU, which is
+            also the default of the method.
+        window: further sweeps before and after the pair, with timestamps, for methods that use
+            them (`methods.uses_window`). A sweep that cannot be used is left out, with a note.
+
+    Raises:
+        InputError: if a sweep is empty or holds no measurement, or the two do not overlap; the
+            sentence names the sweep. If a window is given and the pair has no timestamps.
+    """
+    began = time.monotonic()
+    found = method_named(method) if isinstance(method, str) else method
+    _check_window(window)
+    source, target, *further = (
+        tree_map(lambda values: values.cpu(), sweep)
+        for sweep in (source, target, *(window if uses_window(found) else ()))
+    )
+    pair = prepare_pair(source, target, preparation, guess)
+    neighbours, notes = prepare_neighbours(pair, source, target, further, preparation)
+    with torch.no_grad():
+        motion = found(_pair(pair, source, target, neighbours, device), seed)
+    residual, instance = motion.flow.cpu(), torch.full((len(source),), -1, dtype=torch.long)
+    instance[pair.index] = motion.instance.cpu()
+    dynamic = torch.zeros(len(source), dtype=torch.bool)
+    dynamic[pair.index] = residual.norm(dim=1) >= MOVES
+    return FlowEstimate(
+        flow=pair.flow(residual),
+        ego_motion=pair.given_ego_motion,
+        dynamic=dynamic,
+        ground=pair.ground,
+        instance=instance,
+        valid=pair.valid,
+        method=method if isinstance(method, str) else repr(method),
+        seconds=time.monotonic() - began,
+        notes=pair.notes + notes,
+    )
+
+
+@overload
+def scene_flow(
+    source: np.ndarray,
+    target: Sweep | Tensor | np.ndarray,
+    method: str | Method = "default",
+    *,
+    window: Sequence[Sweep] = (),
+    ego_motion: str | Tensor | np.ndarray = "auto",
+    ground: str = "auto",
+    max_range: float | None = None,
+    sensor_origin: Sequence[float] | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> np.ndarray: ...
+
+
+@overload
+def scene_flow(
+    source: Sweep | Tensor,
+    target: Sweep | Tensor | np.ndarray,
+    method: str | Method = "default",
+    *,
+    window: Sequence[Sweep] = (),
+    ego_motion: str | Tensor | np.ndarray = "auto",
+    ground: str = "auto",
+    max_range: float | None = None,
+    sensor_origin: Sequence[float] | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Tensor: ...
+
+
+def scene_flow(
+    source: Sweep | Tensor | np.ndarray,
+    target: Sweep | Tensor | np.ndarray,
+    method: str | Method = "default",
+    *,
+    window: Sequence[Sweep] = (),
+    ego_motion: str | Tensor | np.ndarray = "auto",
+    ground: str = "auto",
+    max_range: float | None = None,
+    sensor_origin: Sequence[float] | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Tensor | np.ndarray:
+    """Estimate the flow of every point of a lidar sweep to the next sweep.
+
+    Args:
+        source: first sweep: points ``(N, 3)``, a tensor or an array, in metres, x forward, y left,
+            z up, in the frame of the sensor; or a `Sweep`, which may also hold a pose and times; or
+            a cloud or a mesh of Open3D, trimesh or PyTorch3D.
+        target: second sweep, ``(M, 3)`` points in the frame of its own sensor pose, of any of these
+            types.
+        method: ``"default"``, or a published method; see ``invtoolbox list methods``.
+        window: further sweeps before and after the pair, in any order, with timestamps, and with
+            poses if the pair has poses. The default method follows bodies through all of them, so
+            it finds smaller and slower bodies than in a pair.
+        ego_motion: ``"auto"`` (from the poses of the sweeps, else by registration), ``"poses"``,
+            ``"icp"``, ``"none"`` (the points are in one frame already), or the motion itself: a
+            matrix ``(4, 4)`` with ``p1 = E p0`` for static points.
+        ground: ``"auto"`` detects it, ``"labels"`` takes the labels of the sweeps, ``"none"`` keeps
+            it as part of the scene.
+        max_range: distance in metres beyond which points move with the static world; None for no
+            limit.
+        sensor_origin: place of the sensor in the frame of the points, x, y and z in metres, if it
+            is not the origin; by default it is estimated if the points do not lie around the
+            origin.
+        seed: seed of methods that draw random numbers.
+        device: device that the method computes on.
+
+    Returns:
+        Displacement of every point, ``(N, 3)`` in metres: its position at the second sweep, in the
+        frame of that sweep, minus its position in the first. The motion of the sensor is included.
+        An array if the source is an array or an object of Open3D or trimesh, else a tensor on the
+        device of the source; NaN in rows whose point is not finite.
+
+    >>> import invtoolbox as it
+    >>> street = it.simulation.street(sweeps=2, points=4000)
+    >>> flow = it.scene_flow(street[0], street[1])
+    >>> bool(it.metrics.end_point_error(flow, street[0].labels.flow) < 0.1)
+    True
+    """
+    first, second = _as_sweep(source, "source"), _as_sweep(target, "target")
+    if not isinstance(ego_motion, str):
+        # A known motion is passed on as two poses.
+        motion = check_motion(torch.as_tensor(ego_motion).cpu(), "ego_motion")
+        first, second = (
+            _with_pose(first, torch.eye(4, dtype=torch.float64)),
+            _with_pose(second, inverse(motion)),
+        )
+        ego_motion = "poses"
+    preparation = Preparation(
+        ego_motion=ego_motion,  # type: ignore[arg-type]
+        ground=ground,  # type: ignore[arg-type]
+        max_range=max_range,
+        sensor_origin=None if sensor_origin is None else tuple(map(float, sensor_origin)),  # type: ignore[arg-type]
+    )
+    flow = estimate(first, second, method, preparation, seed, device=device, window=window).flow
+    return flow.numpy() if _holds_arrays(source) else flow.to(first.points.device)
+
+
+def _pair(
+    pair: PreparedPair,
+    source: Sweep,
+    target: Sweep,
+    neighbours: Sequence[Neighbour],
+    device: torch.device | str | None,
+) -> Pair:
+    times = None
+    if (
+        source.time is not None
+        and target.time is not None
+        and bool(torch.cat([source.time, target.time]).isfinite().all())
+    ):
+        times = (source.time[pair.index].to(device), target.time[pair.target_index].to(device))
+    low = pair.points[pair.ground].double()
+    if pair.deskew is not None:
+        low = pair.deskew(pair.points.double())[pair.ground]
+    return Pair(
+        pair.source.to(device),
+        pair.target.to(device),
+        transform(pair.ego_motion, low).float().to(device),
+        times,
+        pair.period,
+        pair.ego_motion.to(device),
+        tuple(tree_map(lambda values: values.to(device), neighbour) for neighbour in neighbours),
+        pair.ego_motion[:3, 3].float().to(device),
+    )
+
+
+def _holds_arrays(source: Any) -> bool:
+    """Return whether the points are an array, or an object of Open3D or trimesh."""
+    if isinstance(source, (np.ndarray, Sweep)):
+        return isinstance(source, np.ndarray)
+    # PyTorch3D's objects hold lists of tensors.
+    return is_cloud(source) and not any(hasattr(source, f"{n}_list") for n in ("points", "verts"))
+
+
+def _as_sweep(points: Any, what: str) -> Sweep:
+    if isinstance(points, Sweep):
+        return points
+    if is_cloud(points):
+        points = points_of(points)[0]
+    if not isinstance(points, Tensor):
+        points = np.asarray(points)
+        if points.dtype.kind not in "iuf":
+            raise InputError(
+                f"{what} holds {points.dtype}; expected points (N, 3), x, y and z in metres, or a "
+                "Sweep"
+            )
+        # A copy, because the array may have negative strides or be read-only.
+        dtype = np.float64 if points.dtype == np.float64 else np.float32
+        points = torch.from_numpy(np.array(points, dtype=dtype))
+    cloud: Tensor = points
+    if cloud.ndim != 2 or cloud.shape[1] != 3:
+        raise InputError(
+            f"{what} has the shape {tuple(cloud.shape)}; expected points (N, 3), x, y and z in "
+            "metres, or a Sweep"
+        )
+    cloud = cloud.detach()
+    # Coordinates in a map need double precision until the sensor's place is subtracted.
+    return Sweep(cloud if cloud.dtype == torch.float64 else cloud.float(), source=f"the {what}")
+
+
+def _check_window(window: Any) -> None:
+    if isinstance(window, (list, tuple)) and all(isinstance(sweep, Sweep) for sweep in window):
+        return
+    wrong = [type(one).__name__ for one in window] if isinstance(window, (list, tuple)) else window
+    raise InputError(
+        f"a window is a list of Sweeps, whose timestamps are the times of measurement; got "
+        f"{wrong if isinstance(wrong, list) else type(wrong).__name__}"
+    )
+
+
+def _with_pose(sweep: Sweep, pose: Tensor) -> Sweep:
+    import dataclasses
+
+    return dataclasses.replace(sweep, pose=pose)

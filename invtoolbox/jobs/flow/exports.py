@@ -1,0 +1,221 @@
+"""Exports of result files: pictures, one dense cloud, a report, the files of a challenge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from invtoolbox.datasets.output import make_folder, write_bytes
+from invtoolbox.datasets.sweeps.argoverse_flow import (
+    STRIDE,
+    argoverse_mask,
+    argoverse_path,
+    write_argoverse,
+)
+from invtoolbox.datasets.sweeps.flow_files import FlowFile, residual_flow
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.rigid import relative_motion
+from invtoolbox.geometry.sweeps import Sweep, Sweeps
+from invtoolbox.jobs.flow.results import FlowStudy, errors_from_facts
+from invtoolbox.jobs.flow.source import STREET, SequencePath
+from invtoolbox.jobs.study.driver import Report
+
+#: Challenge formats by name, and their versions.
+CHALLENGES: dict[str, Any] = {"av2-v1": 1, "av2-v2": 2, "av2-v3": 3}
+FORMATS = (*CHALLENGES, "png", "ply")
+#: Number of sweeps that a report shows from above.
+SHOWN = 4
+
+
+def check_exports(
+    sequence: SequencePath, formats: Sequence[str], masks: Path | None = None, whole: bool = True
+) -> None:
+    """Refuse formats that could not be written, before anything is computed.
+
+    Args:
+        sequence: source of the sweeps.
+        formats: names out of `FORMATS`.
+        masks: archive of the masks of the challenge of 2023.
+        whole: whether all sweeps of the sequence are done.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise InputError(
+                f"there is no format {name!r}; results can be made into {', '.join(FORMATS)}"
+            )
+    if "ply" in formats and not whole:
+        raise InputError(
+            "a cloud is made of a whole sequence, whose sweeps follow each other; leave out the "
+            "choice of items, or the cloud"
+        )
+    if "av2-v1" in formats and masks is None:
+        raise InputError(
+            "the challenge of 2023 asks for some points of each sweep; give its archive of masks "
+            "(--masks), or another format"
+        )
+    if any(name in CHALLENGES for name in formats) and sequence.reader == STREET:
+        raise InputError(
+            "a challenge takes the flow of recorded sweeps, and this sequence is simulated; leave "
+            "the format out"
+        )
+
+
+def write_exports(
+    study: FlowStudy,
+    sequence: SequencePath,
+    formats: Sequence[str],
+    report: Path | None = None,
+    title: str = "Scene flow",
+    masks: Path | None = None,
+) -> None:
+    """Write exports into folders next to the result files; earlier exports are replaced.
+
+    One sweep at a time is in memory.
+
+    Args:
+        study: flow of the sequence.
+        sequence: source of the sweeps.
+        formats: names out of `FORMATS`.
+        report: path of an HTML report; None for no report.
+        title: title of the report.
+        masks: archive of the masks of the challenge of 2023.
+    """
+    if not formats and report is None:
+        return
+    opened = sequence.open()
+    if report is not None:
+        _write_report(study, opened, report, title)
+    for name in formats:
+        if name in CHALLENGES:
+            _write_challenge(study, opened, sequence, name, masks)
+        elif name == "ply":
+            _write_cloud(study, opened)
+        else:
+            _write_pictures(study, opened)
+
+
+def results(study: FlowStudy, opened: Sweeps) -> Iterator[tuple[Report, Sweep, FlowFile]]:
+    """Yield the report, the sweep and the flow of every result, read one by one."""
+    number = _numbers(opened)
+    for k, report in enumerate(study.reports):
+        if report.outcome != "failed":
+            yield report, opened[number[report.name]], study[k]
+
+
+def _numbers(opened: Sweeps) -> dict[str, int]:
+    return {name: k for k, name in enumerate(opened.names)}
+
+
+def _write_challenge(
+    study: FlowStudy, opened: Sweeps, sequence: SequencePath, name: str, masks: Path | None
+) -> None:
+    version, folder = CHALLENGES[name], study.folder / name
+    number = _numbers(opened)
+    for report, sweep, found in results(study, opened):
+        index = number[report.name]
+        if version == 2 and index % STRIDE:
+            continue
+        log = str(sweep.meta.get("log", sequence.path.name))
+        stamp = index if version == 2 else _nanoseconds(sweep, report.name)
+        following = opened[index + 1].pose
+        moved = (
+            None
+            if sweep.pose is None or following is None
+            else relative_motion(sweep.pose, following)
+        )
+        mask = argoverse_mask(masks, log, stamp) if version == 1 and masks is not None else None
+        make_folder(argoverse_path(folder, log, stamp, version).parent)
+        write_argoverse(
+            folder, log, stamp, found, sweep.points, version, mask, moved, overwrite=True
+        )
+
+
+def _nanoseconds(sweep: Sweep, name: str) -> int:
+    if not name.isdigit():
+        raise InputError(
+            f"{sweep.source}: a challenge names sweeps by their time in nanoseconds, and this one "
+            f"is named {name!r}"
+        )
+    return int(name)
+
+
+def _write_pictures(study: FlowStudy, opened: Sweeps) -> None:
+    from invtoolbox.plotting.birds_eye import birds_eye
+
+    folder = study.folder / "pictures"
+    make_folder(folder)
+    for report, sweep, found in results(study, opened):
+        picture = birds_eye(sweep.points, found.residual, found.dynamic, title=report.name)
+        write_bytes(folder / f"{report.name}.png", picture, overwrite=True)
+
+
+def _write_cloud(study: FlowStudy, opened: Sweeps) -> None:
+    from invtoolbox.jobs.flow.accumulation import write_accumulated
+    from invtoolbox.jobs.flow.trajectories import FiledFlow
+
+    if (
+        not study.failed
+    ):  # moving things cannot be followed over a gap, which the command line reports
+        write_accumulated(
+            study.folder / "cloud.ply", FiledFlow(opened, study.folder), overwrite=True
+        )
+
+
+def _write_report(study: FlowStudy, opened: Sweeps, path: Path, title: str) -> None:
+    from invtoolbox.plotting.flow_report import SweepResult, write_flow_report
+
+    rows = []
+    for report in study.reports:
+        facts = report.facts
+        errors = errors_from_facts(facts["errors"]) if facts.get("errors") else None
+        seconds = report.seconds if report.outcome == "done" else None
+        moving, speed = facts.get("moving"), facts.get("speed")
+        rows.append(SweepResult(report.name, seconds, errors, moving, speed, report.error))
+    write_flow_report(path, title, rows, _choose_pictures(study, opened), settings=study.settings())
+
+
+def _choose_pictures(study: FlowStudy, opened: Sweeps) -> Iterator[Any]:
+    """Yield the pictures of `SHOWN` sweeps, spread evenly over the sequence."""
+    from invtoolbox.plotting.flow_report import SweepPicture
+
+    finished = [k for k, report in enumerate(study.reports) if report.outcome != "failed"]
+    number = _numbers(opened)
+    steps = [round(n * (len(finished) - 1) / (SHOWN - 1)) for n in range(SHOWN)]
+    for k in sorted({finished[step] for step in steps}) if finished else ():
+        index = number[study.reports[k].name]
+        sweep, found = opened[index], study[k]
+        truth = None
+        if sweep.labels is not None and sweep.pose is not None:
+            following = opened[index + 1].pose
+            if following is not None:
+                truth = residual_flow(
+                    sweep.labels.flow, sweep.points, relative_motion(sweep.pose, following)
+                )
+                truth[~sweep.labels.valid] = torch.nan
+        yield SweepPicture(
+            study.reports[k].name, sweep.points, found.residual, found.dynamic, truth
+        )
+
+
+def view(study: FlowStudy, sequence: SequencePath) -> None:
+    """Show every sweep with its flow in Rerun."""
+    from invtoolbox.plotting.viewers import SweepView, view_flow
+
+    opened = sequence.open()
+    view_flow(
+        (
+            SweepView(
+                report.name,
+                sweep.points,
+                found.residual,
+                found.dynamic,
+                sweep.pose,
+                sweep.timestamp,
+            )
+            for report, sweep, found in results(study, opened)
+        ),
+        title=study.folder.name,
+    )

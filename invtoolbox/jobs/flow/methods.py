@@ -1,0 +1,141 @@
+"""Methods of scene flow by name.
+
+Each maps a prepared pair of sweeps to the motion that remains after the motion of the sensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+
+from invtoolbox.errors import match_name, unknown_name
+from invtoolbox.jobs.flow.clusters import height_above
+from invtoolbox.jobs.flow.default import Default as Default
+from invtoolbox.jobs.flow.default import IcpFlow
+from invtoolbox.jobs.flow.euler import EulerSettings, euler_flow
+from invtoolbox.jobs.flow.pair import Motion as Motion
+from invtoolbox.jobs.flow.pair import Pair as Pair
+from invtoolbox.jobs.flow.published import VoxelSettings, nsfp, voxel_flow
+
+#: ``method(pair, seed) -> Motion``: a frozen dataclass of settings that can be called.
+Method = Callable[[Pair, int], Motion]
+
+
+@dataclass(frozen=True)
+class Nsfp:
+    """Neural scene flow prior (`published.nsfp`) for whole sweeps; it finds no bodies.
+
+    Attributes:
+        points: number of points drawn for the fit; None for all.
+        patience: iterations without improvement after which the fit stops.
+        max_iterations: largest number of iterations.
+        time_limit: seconds after which the fit stops; None for no limit.
+    """
+
+    points: int | None = 24_000
+    patience: int = 100
+    max_iterations: int = 450
+    time_limit: float | None = None
+
+    def __call__(self, pair: Pair, seed: int) -> Motion:
+        flow = nsfp(
+            pair.source,
+            pair.target,
+            points=self.points,
+            patience=self.patience,
+            max_iterations=self.max_iterations,
+            seed=seed,
+            time_limit=self.time_limit,
+        )
+        return Motion(flow, torch.full((len(flow),), -1))
+
+
+@dataclass(frozen=True)
+class Voxel:
+    """Grid of flow vectors with clusters that move together (Hoffmann et al., Floxels, CVPR 2025).
+
+    Attributes:
+        settings: settings of `published.voxel_flow`.
+    """
+
+    window: ClassVar[bool] = True
+    settings: VoxelSettings = field(default_factory=VoxelSettings)
+
+    def __call__(self, pair: Pair, seed: int) -> Motion:
+        flow = voxel_flow(
+            pair.source,
+            pair.target,
+            height_above(pair.source, pair.ground),
+            self.settings,
+            [(one.step, one.points) for one in pair.window],
+        )
+        return Motion(flow, torch.full((len(flow),), -1))
+
+
+@dataclass(frozen=True)
+class Euler:
+    """EulerFlow (`euler.euler_flow`) of the sweeps of a pair and its window.
+
+    Its strength is a whole sequence: call `euler_flow` with all sweeps in one frame.
+
+    Attributes:
+        settings: settings of `euler.euler_flow`; by default the objective of the paper. Points are
+            advected over at most as many sweeps as there are.
+    """
+
+    window: ClassVar[bool] = True
+    settings: EulerSettings = field(
+        default_factory=lambda: EulerSettings(cycle=0.01, rigid=0.0, still=0.0, max_iterations=150)
+    )
+
+    def __call__(self, pair: Pair, seed: int) -> Motion:
+        sweeps = {0: pair.source, 1: pair.target}
+        # The field has the times of evenly spaced sweeps, so a gap ends the window.
+        even = {round(one.step): one.points for one in pair.window if _is_even(one.step)}
+        for ahead in (-1, 1):
+            k = ahead if ahead < 0 else 2
+            while k in even:
+                sweeps[k] = even[k]
+                k += ahead
+        steps = min(self.settings.steps, len(sweeps) - 1)
+        order = sorted(sweeps)
+        flows = euler_flow(
+            [sweeps[k] for k in order], replace(self.settings, steps=steps), seed=seed
+        )
+        flow = flows[order.index(0)]
+        return Motion(flow, torch.full((len(flow),), -1))
+
+
+def _is_even(step: float) -> bool:
+    """Return whether a time is that of a sweep in an even sequence, up to a tenth of a period."""
+    return abs(step - round(step)) < 0.1
+
+
+def uses_window(method: Method) -> bool:
+    """Return whether a method reads the further sweeps of a window, its attribute `window`."""
+    return bool(getattr(method, "window", False))
+
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "default": Default,
+    "icp-flow": IcpFlow,
+    "nsfp": Nsfp,
+    "voxel": Voxel,
+    "floxels": Voxel,
+    "euler": Euler,
+}
+
+
+def method_named(name: str) -> Method:
+    """Return a method by its name, with its default settings.
+
+    Args:
+        name: name in `METHODS`.
+    """
+    found = match_name(name, METHODS)
+    if found is None:
+        raise unknown_name("method of scene flow", name, METHODS)
+    return METHODS[found]()

@@ -1,0 +1,416 @@
+"""Preparation of a pair of sweeps for scene flow: ego motion, deskewing, ground, crops."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.rigid import transform
+from invtoolbox.geometry.sweeps import Sweep
+from invtoolbox.jobs.flow.ego_motion import Deskew, EgoMotion, How, When, deskewing, ego_motion
+from invtoolbox.jobs.flow.ground import Ground, ground
+
+_FEWEST = 10
+#: Seconds between sweeps if they are unknown, the shortest ones that are believed, and the longest.
+_USUAL_PERIOD, _SHORTEST, LONGEST = 0.1, 1e-3, 10.0
+#: Largest plausible distance, metres: no lidar measures farther, so farther points are damage or
+#: not in the frame of the sensor.
+FARTHEST = 1000.0
+#: Distance of the median of the points from the sensor that is possible, metres. Sweeps of four
+#: sensors have at most 3 m.
+_OFF_CENTRE = 20.0
+#: Height of the sensor above the ground in the frame of a map, metres.
+_SENSOR_HEIGHT = 1.8
+#: Largest rounding error of coordinates, metres.
+_COARSE = 0.01
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Settings of the preparation of a pair of sweeps. No step removes a point from the output.
+
+    Attributes:
+        ego_motion: source of the motion of the sensor: ``"auto"`` (poses, or the points if a sweep
+            has no pose), ``"poses"``, ``"icp"`` or ``"none"`` (the sensor stands still).
+        deskew: whether the motion of the sensor within a sweep is undone: ``"auto"`` (if points
+            have times and the data set states that they are not deskewed), ``"always"`` or
+            ``"never"``.
+        ground: ``"auto"`` finds the ground in the points, if they have any, ``"labels"`` takes the
+            labels of the sweep (or finds it in a sweep without labels), ``"none"`` keeps it as part
+            of the scene. The default method takes the ground to stand still even then.
+        ground_settings: settings of the ground segmentation.
+        max_range: distance from the sensor in the plane, metres; farther points move with the
+            static world. None keeps all points up to a kilometre.
+        min_height: height in the frame of the sensor, metres; lower points move with the static
+            world. None keeps all.
+        max_height: height in the frame of the sensor, metres; higher points move with the static
+            world. None keeps all.
+        sensor_origin: place of the sensor in the frame of the points, metres, from which ranges and
+            heights count. None is the origin of the frame, or the median of the points if that is
+            more than 20 m away from it, as in the frame of a map.
+    """
+
+    ego_motion: How = "auto"
+    deskew: When = "auto"
+    ground: Literal["auto", "labels", "none"] = "auto"
+    ground_settings: Ground = field(default_factory=Ground)
+    max_range: float | None = None
+    min_height: float | None = None
+    max_height: float | None = None
+    sensor_origin: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.ground not in ("auto", "labels", "none"):
+            raise InputError(f"ground is {self.ground!r}; expected 'auto', 'labels' or 'none'")
+        if self.max_range is not None and not self.max_range > 0:
+            raise InputError(f"max_range must be positive metres or None, got {self.max_range}")
+        if (
+            self.min_height is not None
+            and self.max_height is not None
+            and not self.min_height < self.max_height
+        ):
+            raise InputError(
+                f"min_height {self.min_height} must be below max_height {self.max_height}"
+            )
+        place = self.sensor_origin
+        if place is not None and not (len(place) == 3 and all(map(math.isfinite, place))):
+            raise InputError(
+                f"sensor_origin must be three finite numbers, x, y and z in metres, got {place}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPair:
+    """Two prepared sweeps in one frame: n and m of the N and M points of the sweeps.
+
+    All places are relative to the sensor's `origin` in the frame of the points that were given.
+
+    Attributes:
+        source: points of the first sweep, moved by the ego motion into the frame of the target,
+            float32 ``(n, 3)``; static points coincide with the target.
+        target: points of the second sweep, float32 ``(m, 3)``.
+        index: rows of `source` in the first sweep, int64 ``(n,)``.
+        target_index: rows of `target` in the second sweep, int64 ``(m,)``.
+        ego_motion: E, float64 ``(4, 4)``.
+        ground: points of the first sweep on the ground, bool ``(N,)``.
+        target_ground: points of the second sweep on the ground, bool ``(M,)``.
+        valid: rows of the first sweep that are measurements, bool ``(N,)``.
+        target_valid: rows of the second sweep that are measurements, bool ``(M,)``.
+        notes: choices that were made, with reasons.
+        points: all points of the first sweep, ``(N, 3)``.
+        deskew: deskewing of the first sweep, or None.
+        period: seconds from the first sweep to the second, or back.
+        origin: place of the sensor in the frame that the points were given in, float64 ``(3,)``.
+    """
+
+    source: Tensor
+    target: Tensor
+    index: Tensor
+    target_index: Tensor
+    ego_motion: Tensor
+    ground: Tensor
+    target_ground: Tensor
+    valid: Tensor
+    target_valid: Tensor
+    notes: tuple[str, ...]
+    points: Tensor
+    deskew: Deskew | None
+    period: float = _USUAL_PERIOD
+    origin: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+
+    @property
+    def given_ego_motion(self) -> Tensor:
+        """E in the frame that the points were given in."""
+        return _around(self.ego_motion, -self.origin)
+
+    def flow(self, residual: Tensor) -> Tensor:
+        """Return the flow of every point of the first sweep, float32 ``(N, 3)`` in metres.
+
+        The motion of the sensor is added, points that were left out move with the static world (``E
+        p - p``), and deskewing is undone: a point of the sweep plus its flow lies where the next
+        sweep shows it. The flow is NaN in rows that are not measurements.
+
+        Args:
+            residual: displacements of the points of `source` relative to the static world,
+                ``(n, 3)``.
+        """
+        if residual.shape != self.source.shape:
+            raise InputError(
+                f"the flow has the shape {tuple(residual.shape)} for {len(self.source)} prepared "
+                f"points; expected {tuple(self.source.shape)}"
+            )
+        points = self.points.double()
+        moved = transform(self.ego_motion, points if self.deskew is None else self.deskew(points))
+        moved[self.index] += residual.to(moved)
+        if self.deskew is not None:
+            moved = self.deskew.undo(moved)
+        moved -= points
+        moved[~self.valid] = torch.nan
+        return moved.float()
+
+
+def prepare_pair(
+    source: Sweep,
+    target: Sweep,
+    preparation: Preparation | None = None,
+    guess: Tensor | None = None,
+) -> PreparedPair:
+    """Prepare a pair of sweeps: ego motion, deskewing, ground and crops.
+
+    Args:
+        source: first sweep.
+        target: second sweep.
+        preparation: settings.
+        guess: ego motion of the previous pair, the initial guess of a registration.
+
+    Raises:
+        InputError: if a sweep holds no usable points, or the two do not overlap; the sentence names
+            the sweep.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> first = Sweep(10 * torch.rand(100, 3, generator=generator))
+    >>> plain = Preparation(ego_motion="none", ground="none")
+    >>> pair = prepare_pair(first, Sweep(first.points + 0.1), plain)
+    >>> pair.flow(torch.full((100, 3), 0.1)).mean(0)
+    tensor([0.1000, 0.1000, 0.1000])
+    """
+    preparation = preparation or Preparation()
+    notes: list[str] = []
+    origin = _sensor_origin(source, preparation, notes)
+    source, target = from_sensor(source, origin), from_sensor(target, origin)
+    if guess is not None:
+        guess = _around(guess, origin)
+    for sweep in (source, target):
+        check_sweep(sweep)
+    if source.points.shape == target.points.shape and torch.equal(
+        source.points.nan_to_num(), target.points.nan_to_num()
+    ):
+        notes.append(f"{source.source} and {target.source} hold the same points")
+    period = _period(source, target, notes)
+    found, undo, undo_target = _motion(source, target, preparation, guess, notes)
+    check_overlap(source, target, found.matrix)
+    points, later = (
+        sweep.points if part is None else part(sweep.points)
+        for sweep, part in ((source, undo), (target, undo_target))
+    )
+    on_ground, target_ground = (
+        find_ground(sweep, cloud, preparation, notes)
+        for sweep, cloud in ((source, points), (target, later))
+    )
+    keep, target_keep = (
+        points_to_keep(sweep, cloud, low, preparation)
+        for sweep, cloud, low in ((source, points, on_ground), (target, later, target_ground))
+    )
+    index, target_index = keep.nonzero().squeeze(1), target_keep.nonzero().squeeze(1)
+    return PreparedPair(
+        source=transform(found.matrix, points[index].double()).float(),
+        target=later[target_index].float(),
+        index=index,
+        target_index=target_index,
+        ego_motion=found.matrix,
+        ground=on_ground,
+        target_ground=target_ground,
+        valid=source.finite,
+        target_valid=target.finite,
+        notes=tuple(notes),
+        points=source.points,
+        deskew=undo,
+        period=period,
+        origin=origin,
+    )
+
+
+def _sensor_origin(sweep: Sweep, preparation: Preparation, notes: list[str]) -> Tensor:
+    """Return the place of the sensor, float64 ``(3,)``; see `Preparation`."""
+    if preparation.sensor_origin is not None:
+        return torch.tensor(preparation.sensor_origin, dtype=torch.float64)
+    points = sweep.points[sweep.finite].double()
+    origin = torch.zeros(3, dtype=torch.float64)
+    if len(points) == 0:
+        return origin
+    middle = points.median(0).values
+    if not float(middle[:2].norm()) > _OFF_CENTRE:
+        return origin
+    near = (points[:, :2] - middle[:2]).norm(dim=1) < _OFF_CENTRE
+    origin[:2] = middle[:2]
+    origin[2] = (points[near] if bool(near.any()) else points)[:, 2].quantile(0.1) + _SENSOR_HEIGHT
+    notes.append(
+        f"the points do not lie around the origin, so the sensor is assumed at their median, "
+        f"({', '.join(f'{value:.1f}' for value in origin.tolist())}) m; sensor_origin= gives it"
+    )
+    return origin
+
+
+def from_sensor(sweep: Sweep, origin: Tensor) -> Sweep:
+    """Return a sweep in the frame of the sensor, whose axes stay."""
+    if not bool(origin.any()):
+        return replace(sweep, points=sweep.points.float())
+    points = sweep.points[sweep.finite]
+    grain = float(torch.finfo(points.dtype).eps * points.abs().max()) if len(points) else 0.0
+    if grain > _COARSE:
+        raise InputError(
+            f"{sweep.source}: coordinates this large are rounded to {grain:.2g} m as {points.dtype}"
+            " numbers; give them in float64, or in the sensor's own frame with its pose"
+        )
+    away = torch.eye(4, dtype=torch.float64)
+    away[:3, 3] = origin
+    # Rows that are no measurements stay as they are.
+    moved = torch.where(
+        sweep.finite[:, None], sweep.points.double() - origin, sweep.points.double()
+    )
+    return replace(
+        sweep, points=moved.float(), pose=None if sweep.pose is None else sweep.pose.double() @ away
+    )
+
+
+def _around(motion: Tensor, origin: Tensor) -> Tensor:
+    """Return a motion in the frame with the same axes around another origin."""
+    moved = motion.double().clone()
+    moved[:3, 3] += motion[:3, :3].double() @ origin - origin
+    return moved
+
+
+def check_sweep(sweep: Sweep) -> None:
+    """Raise `InputError` if a sweep has too few usable points, or times that are not seconds."""
+    if len(sweep) == 0:
+        raise InputError(f"{sweep.source} is empty: it holds no points")
+    count = int(sweep.finite.sum())
+    if count == 0:
+        raise InputError(
+            f"{sweep.source}: none of its {len(sweep)} points is a measurement; all are NaN, "
+            "infinite or zero"
+        )
+    if count < _FEWEST:
+        raise InputError(
+            f"{sweep.source}: {count} of {len(sweep)} points are measurements; scene flow needs "
+            f"{_FEWEST} at least"
+        )
+    near = int((sweep.finite & _within(sweep.points, FARTHEST)).sum())
+    if near < _FEWEST:
+        raise InputError(
+            f"{sweep.source}: {near} of {count} points lie within {FARTHEST:g} m of the origin, "
+            "where the sensor is; give points in metres and in the sensor's own frame, with its "
+            "pose where they were in the world's"
+        )
+    late = torch.zeros(0) if sweep.time is None else sweep.time[sweep.time.isfinite()].abs()
+    if len(late) and float(late.max()) > LONGEST:
+        raise InputError(
+            f"{sweep.source}: a point was measured {float(late.max()):.3g} s from the time of "
+            "its sweep; times of points must be seconds from it, so divide nanoseconds by 1e9 "
+            "and microseconds by 1e6"
+        )
+
+
+def _period(source: Sweep, target: Sweep, notes: list[str]) -> float:
+    """Return the seconds between two sweeps; timestamps that are not seconds are refused."""
+    period = abs(target.timestamp - source.timestamp)
+    if period > LONGEST:
+        raise InputError(
+            f"{source.source} and {target.source} are {period:.3g} s apart; timestamps must be "
+            f"seconds, and at most {LONGEST:g} s apart, so divide nanoseconds by 1e9 and "
+            "microseconds by 1e6"
+        )
+    if not period >= _SHORTEST:
+        notes.append(f"the time between the sweeps is unknown, so {_USUAL_PERIOD} s are assumed")
+        return _USUAL_PERIOD
+    return period
+
+
+def _within(points: Tensor, distance: float) -> Tensor:
+    """Return a mask of the points within a distance of the sensor in the plane, ``(N,)``."""
+    return points[:, :2].double().norm(dim=1) <= distance
+
+
+def check_overlap(source: Sweep, target: Sweep, matrix: Tensor) -> None:
+    """Refuse sweeps of different places, which share almost no columns of 5 m that hold points."""
+    columns = []
+    first, second = (
+        sweep.points[sweep.finite & _within(sweep.points, FARTHEST)].double()
+        for sweep in (source, target)
+    )
+    for points in (transform(matrix, first), second):
+        column = (points[:, :2] / 5).round().long()
+        columns.append((column[:, 0] << 32) + column[:, 1])
+    share = float(torch.isin(columns[0], columns[1].unique()).double().mean())
+    if share < 0.02:
+        raise InputError(
+            f"{source.source} and {target.source} do not overlap: after the ego motion {share:.1%} "
+            "of the points of the first lie within 5 m of points of the second; check that they "
+            "follow each other and that their poses are right"
+        )
+
+
+def _motion(
+    source: Sweep, target: Sweep, preparation: Preparation, guess: Tensor | None, notes: list[str]
+) -> tuple[EgoMotion, Deskew | None, Deskew | None]:
+    """Return E and the deskewing of each sweep; a registration is repeated on deskewed points."""
+    found = ego_motion(source, target, preparation.ego_motion, guess)
+    period = target.timestamp - source.timestamp
+    parts = [
+        deskewing(sweep, found.matrix, period, preparation.deskew) for sweep in (source, target)
+    ]
+    if found.how == "icp" and any(part is not None for part, _ in parts):
+        first, second = (
+            sweep if part is None else replace(sweep, points=part(sweep.points))
+            for sweep, (part, _) in zip((source, target), parts)
+        )
+        found = ego_motion(first, second, "icp", found.matrix)
+        parts = [
+            deskewing(sweep, found.matrix, period, preparation.deskew) for sweep in (source, target)
+        ]
+    notes.append(
+        {
+            "poses": "ego motion from the poses",
+            "none": "the sensor is taken to stand still",
+            "icp": "ego motion by registration",
+        }[found.how]
+    )
+    notes += found.notes
+    for sweep, (part, why) in zip((source, target), parts):
+        if part is not None or sweep.deskewed is False:
+            notes.append(
+                f"{sweep.source}: " + ("deskewed" if part is not None else f"not deskewed, {why}")
+            )
+    return found, parts[0][0], parts[1][0]
+
+
+def find_ground(sweep: Sweep, points: Tensor, preparation: Preparation, notes: list[str]) -> Tensor:
+    """Return a mask of the points on the ground, found or labelled, ``(N,)``."""
+    if preparation.ground == "none":
+        return torch.zeros(len(sweep), dtype=torch.bool, device=sweep.points.device)
+    if (
+        preparation.ground == "labels"
+        and sweep.labels is not None
+        and sweep.labels.ground is not None
+    ):
+        return sweep.labels.ground.bool()
+    found = ground(points, preparation.ground_settings)
+    if not bool(found.any()):
+        notes.append(
+            f"{sweep.source}: no ground was found, so no point is removed, and heights count from "
+            "the lowest points"
+        )
+    return found
+
+
+def points_to_keep(
+    sweep: Sweep, points: Tensor, on_ground: Tensor, preparation: Preparation
+) -> Tensor:
+    """Return a mask of the measurements without ground within the range and heights, ``(N,)``."""
+    reach = FARTHEST if preparation.max_range is None else min(preparation.max_range, FARTHEST)
+    keep = sweep.finite & ~on_ground & _within(points, reach) & (points[:, 2].abs() <= FARTHEST)
+    if preparation.min_height is not None:
+        keep &= points[:, 2] >= preparation.min_height
+    if preparation.max_height is not None:
+        keep &= points[:, 2] <= preparation.max_height
+    if not bool(keep.any()):
+        raise InputError(
+            f"{sweep.source}: no point is left without the ground and within the range and heights "
+            "asked for; widen them, or set ground='none'"
+        )
+    return keep

@@ -1,0 +1,350 @@
+"""Published methods of scene flow: NSFP, Fast NSF, free vectors, and a voxel grid (Floxels).
+
+Neural scene flow prior (NSFP): Li, Pontes and Lucey, NeurIPS 2021. Fast neural scene flow (Fast
+NSF): Li, Zheng, Ferroni, Pontes and Lucey, ICCV 2023. Both fit a network of position to one pair of
+point sets, with the settings of the papers:
+
+| data | learning rate | patience | points |
+|---|---|---|---|
+| NSFP, 2048 points (FlyingThings3D, nuScenes, Argoverse) | 0.008 | 30 | 2048 |
+| NSFP, KITTI scene flow | 0.008 | 70 | 2048 |
+| NSFP, whole sweeps of Argoverse | 0.003 | 100 | all |
+| Fast NSF, 8192 points | 0.01 | 5 | 8192 |
+| Fast NSF, whole sweeps | 0.008 | 10 | all |
+
+If the motion of the sensor is already removed, most points fit from the start, and a short patience
+stops before the few moving points are found: use 100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms.base import DataTerm, Stack
+from invtoolbox.data_terms.chamfer import Chamfer
+from invtoolbox.data_terms.distance_transform import DistanceTransform
+from invtoolbox.errors import InputError
+from invtoolbox.jobs.flow.clusters import clusters
+from invtoolbox.kernels.points.nearest import Tree
+from invtoolbox.loop.checkpoint import Checkpoint
+from invtoolbox.loop.run import Callback
+from invtoolbox.operators.base import Operator
+from invtoolbox.operators.points import PointWarp, PointWarpBothWays
+from invtoolbox.priors.implicit.point_flow import FreeFlow, NeuralSceneFlow
+from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
+from invtoolbox.priors.motion.consistency import ClusterConsistency
+from invtoolbox.priors.motion.speed import StaticWorld
+from invtoolbox.problem import Problem
+from invtoolbox.solve import solve
+from invtoolbox.solvers.adam import Adam
+
+
+def nsfp(
+    source: Tensor,
+    target: Tensor,
+    *,
+    points: int | None = None,
+    learning_rate: float = 0.008,
+    patience: int | None = 30,
+    min_delta: float = 1e-4,
+    max_iterations: int = 5000,
+    truncation: float | None = 2.0,
+    backward: bool = True,
+    initialization: Literal["default", "xavier"] = "default",
+    seed: int = 0,
+    time_limit: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | Checkpoint | None = None,
+    progress: bool = False,
+) -> Tensor:
+    r"""Compute the flow of every source point by the neural scene flow prior, ``(N, 3)``.
+
+    It minimizes ``C(S1 + f, S2) + C(S1 + f - b, S1)`` over the weights of two networks, f at S1 and
+    b at ``S1 + f``, with the truncated chamfer distance C. The result is the iterate of smallest
+    objective. The flow contains the motion of the sensor unless the points are given without it.
+
+    Args:
+        source: source points, ``(N, 3)``, metres, finite.
+        target: target points, ``(M, 3)``, metres, finite.
+        points: number of points of either cloud that are drawn for the fit, without repetition;
+            None for all. The flow is computed at all points.
+        learning_rate: learning rate of Adam; see the table above.
+        patience: number of iterations without improvement after which the fit stops.
+        min_delta: smallest relative decrease that counts as an improvement.
+        max_iterations: largest number of iterations.
+        truncation: truncation of squared distances, square metres.
+        backward: minimize both terms; if False, only ``C(S1 + f, S2)``.
+        initialization: initialization of the network.
+        seed: seed of the network and of the drawn points.
+        time_limit: as in `invtoolbox.solve`.
+        callbacks: as in `invtoolbox.solve`.
+        checkpoint: as in `invtoolbox.solve`.
+        progress: as in `invtoolbox.solve`.
+
+    >>> points = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
+    >>> flow = nsfp(points, points + torch.tensor([0.1, 0.0, 0.0]), max_iterations=100)
+    >>> bool((flow.mean(0) - torch.tensor([0.1, 0.0, 0.0])).norm() < 0.02)
+    True
+    """
+    source, target = _check_points(source, "source"), _check_points(target, "target")
+    fitted, aim = (
+        source[_draw(len(source), points, seed)][None],
+        target[_draw(len(target), points, seed + 1)][None],
+    )
+    operator: Operator = PointWarpBothWays(fitted) if backward else PointWarp(fitted)
+    term: DataTerm = (
+        Stack(Chamfer(truncation), Chamfer(truncation)) if backward else Chamfer(truncation)
+    )
+    prior = NeuralSceneFlow(initialization=initialization, seed=seed)
+    solution = solve(
+        Problem((aim, fitted) if backward else aim, operator, term),
+        prior,
+        Adam(learning_rate=learning_rate, iterate="best", patience=patience, min_delta=min_delta),
+        tolerance=0.0,
+        max_iterations=max_iterations,
+        time_limit=time_limit,
+        seed=seed,
+        callbacks=callbacks,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    return prior.flow_at(solution.parameters, source[None])[0]
+
+
+def fast_nsf(
+    source: Tensor,
+    target: Tensor,
+    *,
+    points: int | None = None,
+    learning_rate: float = 0.008,
+    patience: int | None = 10,
+    min_delta: float = 1e-3,
+    max_iterations: int = 5000,
+    cell: float = 0.1,
+    truncation: float | None = None,
+    initialization: Literal["default", "xavier"] = "xavier",
+    seed: int = 0,
+    time_limit: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | Checkpoint | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Compute the flow of every source point by fast neural scene flow, ``(N, 3)``.
+
+    One network is fitted in one direction: to the mean distance of ``S1 + f`` to S2, which is
+    looked up in a grid of all target points. The misfit continues to fall while static points slide
+    along surfaces, so early stopping is the regularization. As in the paper, give points with the
+    motion of the sensor: without it most points fit from the start, and the fit stops close to zero
+    flow. It is no named method, because on simulated streets it is little better than zero flow,
+    and worse for pedestrians (``benchmarks/flow_methods.py``).
+
+    Args:
+        source: as in `nsfp`.
+        target: as in `nsfp`.
+        points: as in `nsfp`.
+        learning_rate: as in `nsfp`.
+        patience: as in `nsfp`.
+        min_delta: as in `nsfp`.
+        max_iterations: as in `nsfp`.
+        cell: cell size of the grid, metres.
+        truncation: truncation of distances, metres.
+        initialization: as in `nsfp`.
+        seed: as in `nsfp`.
+        time_limit: as in `invtoolbox.solve`.
+        callbacks: as in `invtoolbox.solve`.
+        checkpoint: as in `invtoolbox.solve`.
+        progress: as in `invtoolbox.solve`.
+    """
+    source, target = _check_points(source, "source"), _check_points(target, "target")
+    fitted = source[_draw(len(source), points, seed)][None]
+    prior = NeuralSceneFlow(initialization=initialization, seed=seed)
+    solution = solve(
+        Problem(target[None], PointWarp(fitted), DistanceTransform(cell, truncation=truncation)),
+        prior,
+        Adam(learning_rate=learning_rate, iterate="best", patience=patience, min_delta=min_delta),
+        tolerance=0.0,
+        max_iterations=max_iterations,
+        time_limit=time_limit,
+        seed=seed,
+        callbacks=callbacks,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    return prior.flow_at(solution.parameters, source[None])[0]
+
+
+def free_vectors(
+    source: Tensor,
+    target: Tensor,
+    *,
+    points: int | None = None,
+    learning_rate: float = 0.01,
+    patience: int | None = None,
+    min_delta: float = 0.0,
+    max_iterations: int = 500,
+    truncation: float | None = 2.0,
+    seed: int = 0,
+    time_limit: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | Checkpoint | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Compute the control: a free vector at every point under the misfit ``C(S1 + f, S2)``.
+
+    A point that was not drawn takes the flow of the nearest drawn point.
+
+    Args:
+        source: as in `nsfp`.
+        target: as in `nsfp`.
+        points: as in `nsfp`.
+        learning_rate: as in `nsfp`.
+        patience: as in `nsfp`.
+        min_delta: as in `nsfp`.
+        max_iterations: as in `nsfp`.
+        truncation: as in `nsfp`.
+        seed: as in `nsfp`.
+        time_limit: as in `invtoolbox.solve`.
+        callbacks: as in `invtoolbox.solve`.
+        checkpoint: as in `invtoolbox.solve`.
+        progress: as in `invtoolbox.solve`.
+    """
+    source, target = _check_points(source, "source"), _check_points(target, "target")
+    fitted, aim = (
+        source[_draw(len(source), points, seed)][None],
+        target[_draw(len(target), points, seed + 1)][None],
+    )
+    solution = solve(
+        Problem(aim, PointWarp(fitted), Chamfer(truncation)),
+        FreeFlow(),
+        Adam(learning_rate=learning_rate, iterate="best", patience=patience, min_delta=min_delta),
+        tolerance=0.0,
+        max_iterations=max_iterations,
+        time_limit=time_limit,
+        seed=seed,
+        callbacks=callbacks,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    nearest = Tree(fitted[0]).query(source)[1]
+    return solution.x[0, nearest]
+
+
+def _check_points(points: Tensor, name: str) -> Tensor:
+    if (
+        points.ndim != 2
+        or points.shape[1] != 3
+        or not len(points)
+        or not points.is_floating_point()
+    ):
+        raise InputError(
+            f"the {name} has the shape {tuple(points.shape)} of {points.dtype}; expected points "
+            "(N, 3), at least one"
+        )
+    if not bool(points.isfinite().all()):
+        raise InputError(f"the {name} has points that are not finite; leave them out")
+    return points
+
+
+def _draw(count: int, points: int | None, seed: int) -> Tensor:
+    """Draw the points of the fit, as a function of the seed alone, in increasing order."""
+    if points is not None and points < 1:
+        raise InputError(
+            f"points is the number of points drawn for the fit, at least 1, got {points}"
+        )
+    if points is None or points >= count:
+        return torch.arange(count)
+    return (
+        torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:points].sort().values
+    )
+
+
+@dataclass(frozen=True)
+class VoxelSettings:
+    """Settings of `voxel_flow`: Floxels (Hoffmann et al., CVPR 2025).
+
+    It differs from the paper in the misfit, which is the truncated chamfer distance in both
+    directions.
+
+    Attributes:
+        cell: edge length of the voxels, metres.
+        together: weight of `ClusterConsistency`.
+        still: weight of `StaticWorld`.
+        truncation: truncation of squared distances, square metres.
+        learning_rate: learning rate of Adam.
+        patience: number of iterations without improvement after which the fit stops.
+        max_iterations: largest number of iterations.
+    """
+
+    cell: float = 0.5
+    together: float = 1.0
+    still: float = 0.01
+    truncation: float = 2.0
+    learning_rate: float = 0.05
+    patience: int = 100
+    max_iterations: int = 60
+
+
+class _SteadyWarp(PointWarp):
+    """Points p of steady flow x at K times s, ``A(x) = (p + s_1 x, ..., p + s_K x)``."""
+
+    def __init__(self, points: Tensor, steps: Sequence[float]) -> None:
+        super().__init__(points)
+        self.steps = tuple(steps)
+        self.range_shape: Any = (self.domain_shape,) * len(self.steps)
+
+    def _forward(self, x: Tensor) -> Any:
+        return tuple(self.points + step * x for step in self.steps)
+
+
+def voxel_flow(
+    source: Tensor,
+    target: Tensor,
+    height: Tensor,
+    settings: VoxelSettings | None = None,
+    window: Sequence[tuple[float, Tensor]] = (),
+) -> Tensor:
+    """Fit a grid of flow vectors to a pair whose static points coincide.
+
+    The result is the flow of the source, ``(n, 3)``. Points move steadily through a window, whose
+    sweeps count equally.
+
+    Args:
+        source: source points, ``(n, 3)``.
+        target: target points, ``(m, 3)``.
+        height: height of the source points above the ground, ``(n,)``, for the clusters.
+        settings: settings of the fit.
+        window: time of each further sweep after the source, in periods, and its points.
+    """
+    settings = settings or VoxelSettings()
+    prior = (
+        VoxelFlow(settings.cell)
+        + settings.together * ClusterConsistency(clusters(source, height))
+        + settings.still * StaticWorld()
+    )
+    term: DataTerm = Chamfer(settings.truncation)
+    problem = Problem(target[None], PointWarp(source[None]), term)
+    if window:
+        steps, sweeps = zip((1.0, target), *window)
+        term = Stack(*(term for _ in steps), weights=[1 / len(steps)] * len(steps))
+        clouds = tuple(points[None] for points in sweeps)
+        problem = Problem(clouds, _SteadyWarp(source[None], steps), term)
+    solver = Adam(
+        learning_rate=settings.learning_rate,
+        iterate="best",
+        patience=settings.patience,
+        min_delta=1e-5,
+    )
+    return solve(
+        problem,
+        prior,
+        solver,
+        max_iterations=settings.max_iterations,
+        tolerance=0.0,
+        progress=False,
+    ).x[0]

@@ -1,0 +1,386 @@
+"""Flow from every sweep of a sequence to the next one, over workers, with one file per sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invtoolbox.core.content import digest
+from invtoolbox.datasets.sweeps.flow_files import residual_flow
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.sweeps import Sweep, Sweeps
+from invtoolbox.jobs.flow.exports import check_exports, write_exports
+from invtoolbox.jobs.flow.preparation import Preparation
+from invtoolbox.jobs.flow.results import FlowResults, FlowStudy, PairFlow, facts_of_errors
+from invtoolbox.jobs.flow.source import SequencePath, describe, open_sequence, plain
+from invtoolbox.jobs.study.driver import Items, parse_items, run_study
+from invtoolbox.metrics.flow_evaluation import evaluate
+
+#: Estimator of the flow of a pair; it takes source, target, method, preparation and seed, as
+#: `invtoolbox.jobs.flow.estimate` does.
+FlowEstimator = Callable[[Sweep, Sweep, Any, Any, int], Any]
+
+
+#: In place of the digest of a sweep.
+_UNREADABLE = "cannot be read"
+
+#: Default number of sweeps of a window, and the largest number.
+WINDOW, LONGEST_WINDOW = 5, 13
+
+
+@dataclass(frozen=True)
+class FlowJob:
+    """Flow of a sequence and the exports of its result files.
+
+    Attributes:
+        sequence: source of the sweeps.
+        folder: folder for the result files.
+        method: name of the method.
+        preparation: preparation of each pair.
+        items: choice of sweeps, as `flow_sequence` takes it.
+        seed: seed of the method's draws.
+        formats: exports, out of `invtoolbox.jobs.flow.exports.FORMATS`.
+        report: path of an HTML report; None for no report.
+        title: title of the report.
+        masks: archive of the masks of the challenge of 2023, for ``av2-v1``.
+        window: number of sweeps that a method may use per pair, as in `flow_sequence`.
+        workers, cluster, threads, resume, overwrite: as in `flow_sequence`.
+    """
+
+    sequence: SequencePath
+    folder: Path
+    method: str = "default"
+    preparation: Preparation = dataclasses.field(default_factory=Preparation)
+    items: str | Sequence[int] = "all"
+    seed: int = 0
+    formats: tuple[str, ...] = ()
+    report: Path | None = None
+    title: str = "Scene flow"
+    masks: Path | None = None
+    window: int = WINDOW
+    workers: int = 1
+    cluster: str | None = None
+    threads: int = 1
+    resume: bool = False
+    overwrite: bool = False
+
+    def run(self, progress: bool = True) -> FlowStudy:
+        """Estimate the flow of the pairs that have no whole result file yet, and write the exports.
+
+        All faults of the settings are reported before the first pair is read.
+        """
+        check_exports(self.sequence, self.formats, self.masks, whole=self.items == "all")
+        if self.report is not None:
+            self._check_report(self.report)
+        study = flow_sequence(
+            self.sequence,
+            self.folder,
+            self.method,
+            self.preparation,
+            self.workers,
+            self.cluster,
+            self.threads,
+            self.resume,
+            self.overwrite,
+            self.items,
+            self.seed,
+            progress,
+            window=self.window,
+        )
+        write_exports(study, self.sequence, self.formats, self.report, self.title, self.masks)
+        return study
+
+    def _check_report(self, report: Path) -> None:
+        self.sequence.refuse_within(report.parent)
+        if report.exists() and not (self.resume or self.overwrite):
+            raise InputError(
+                f"{report} exists; give --overwrite to replace it, --resume to go on, or another "
+                "name"
+            )
+        if report.parent != self.folder and not report.parent.is_dir():
+            raise InputError(f"{report}: the folder {report.parent} does not exist; make it first")
+
+
+def flow_sequence(
+    sweeps: str | Path | SequencePath | Sweeps,
+    folder: str | Path,
+    method: Any = "default",
+    preparation: Any = None,
+    workers: int = 1,
+    cluster: str | None = None,
+    threads: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    items: str | Sequence[int] = "all",
+    seed: int = 0,
+    progress: bool = True,
+    estimate: FlowEstimator | None = None,
+    key: str | None = None,
+    window: int = WINDOW,
+) -> FlowStudy:
+    """Estimate the flow from every sweep of a sequence to its successor.
+
+    A pair of sweeps with its window is read, estimated and written before the next pair is read, so
+    memory holds one window per worker, and a result depends on the sweeps of its window alone. The
+    last sweep has no successor, and so no result. A pair with a damaged, empty or misplaced sweep
+    is reported in the study, in a sentence that names the file. A bad sweep costs two results, its
+    own result and the result of the sweep before it; all other pairs are done, without the bad
+    sweep in their windows.
+
+    Args:
+        sweeps: a path or the name of a data set of the catalogue; a `SequencePath` with reader and
+            options; or open sweeps. Every worker opens a path itself and must see it under that
+            name; an open sequence is sent to the workers with its paths and settings, without the
+            sweeps.
+        folder: folder for the result files, ``NAME.npz`` with the name of the first sweep of each
+            pair; it may not lie in the source.
+        method: a name, or a method with settings.
+        preparation: preparation of the sweeps; None for the default preparation.
+        workers: number of processes, as in `invtoolbox.jobs.study.driver.run_study`. The files are
+            the same for any number.
+        cluster: address of a Dask scheduler, as in `invtoolbox.jobs.study.driver.run_study`.
+        threads: number of threads per worker.
+        resume: keep the results in the folder that are whole and belong to the same settings; the
+            contents of `method` and `estimate` must be equal (`invtoolbox.core.content`). All
+            sweeps are read and compared; a pair of which a sweep has changed, or whose window has,
+            because the sequence has grown, is estimated anew.
+        overwrite: replace the results in the folder.
+        items: choice of sweeps: ``"all"``, a slice of Python such as ``"0:100:10"``, numbers joined
+            by commas, or numbers.
+        seed: seed of the method's draws, the same for every pair.
+        progress: show a bar on a terminal.
+        estimate: estimator in place of `invtoolbox.jobs.flow.estimate`; it takes source, target,
+            method, preparation and seed, and returns an object with the fields of a `FlowEstimate`.
+        key: text that stands for `method` and `estimate`, whose contents are then not compared.
+        window: number of sweeps that the method may use per pair, 2 to 13: the pair, and the sweeps
+            before and after it (`window_of`). A further sweep that cannot be read is left out, with
+            a note. A method without the attribute `window`, and an estimator in place of the
+            default one, use the pair alone.
+
+    Raises:
+        InputError: the window is out of bounds; the sequence has fewer than two sweeps, or cannot
+            be opened; the folder lies in it, or holds other results.
+        Interrupted: Ctrl-C; finished results stay.
+    """
+    opening: SequencePath | Sweeps = (
+        SequencePath.of(sweeps) if isinstance(sweeps, (str, Path)) else sweeps
+    )
+    opened = open_sequence(opening)
+    where = str(opening.path) if isinstance(opening, SequencePath) else type(opened).__name__
+    if isinstance(opening, SequencePath):
+        opening.refuse_within(folder)
+    if not 2 <= window <= LONGEST_WINDOW:
+        raise InputError(f"a window has 2 to {LONGEST_WINDOW} sweeps, got {window}")
+    if estimate is not None:
+        window = 2
+    else:
+        from invtoolbox.jobs.flow.methods import method_named, uses_window
+
+        # An unknown name is refused here, not once per pair.
+        found = method_named(method) if isinstance(method, str) else method
+        window = window if uses_window(found) else 2
+    if len(opened) < 2:
+        raise InputError(
+            f"{where}: flow goes from one sweep to the next, and there "
+            f"{'is one' if len(opened) else 'is none'}"
+        )
+
+    def content(name: str, value: Any) -> str:
+        remedy = 'give `flow_sequence(..., key="...")` with a key that changes whenever it changes'
+        return digest(value, name, remedy=remedy) if key is None else f"key {key}"
+
+    chosen = parse_items(items, len(opened) - 1, f"{where}, whose last sweep has no successor,")
+    description = {
+        "work": "scene flow",
+        "sequence": describe(opening),
+        "method": plain(method),
+        "preparation": plain(preparation),
+        "seed": seed,
+        "window": window,
+        "estimate": getattr(estimate, "__qualname__", ""),
+        "method_content": content("method", method),
+        "estimate_content": content("estimate", estimate),
+    }
+    pairs = Items(
+        [opened.names[k] for k in chosen],
+        lambda n: (opening, chosen[n], estimate, method, preparation, seed, window),
+    )
+    look = functools.cache(lambda k: _digest_and_time(opened, k))
+
+    def is_current(number: int, facts: Mapping[str, Any]) -> bool:
+        index = chosen[number]
+        used = [index, index + 1]
+        if window > 2 and look(index)[1] != look(index + 1)[1]:
+            used += window_of(index, window, len(opened))[1]
+        return facts.get("inputs") == {opened.names[k]: look(k)[0] for k in used}
+
+    study = run_study(
+        estimate_pair,
+        pairs,
+        folder,
+        description,
+        workers,
+        cluster,
+        threads,
+        resume,
+        overwrite,
+        progress,
+        results=FlowResults(),
+        is_current=is_current,
+    )
+    return FlowStudy(study.folder, study.reports, study.results)
+
+
+def estimate_pair(
+    opening: SequencePath | Sweeps,
+    index: int,
+    estimate: FlowEstimator | None,
+    method: Any,
+    preparation: Any,
+    seed: int,
+    window: int = 2,
+) -> PairFlow:
+    """Estimate the flow from a sweep to the next one, and its errors against labels.
+
+    Args:
+        opening: the sequence.
+        index: number of the first sweep.
+        estimate: estimator; None for `invtoolbox.jobs.flow.estimate`.
+        method: argument of the estimator.
+        preparation: argument of the estimator.
+        seed: argument of the estimator.
+        window: number of sweeps of the window, for `invtoolbox.jobs.flow.estimate`.
+    """
+    sweeps = open_sequence(opening)
+    source, target = sweeps[index], sweeps[index + 1]
+    _check_order(source, target)
+    notes: list[str] = []
+    inputs = {sweeps.names[index]: digest(source), sweeps.names[index + 1]: digest(target)}
+    if estimate is None:
+        further = (
+            _read_further(sweeps, index, window, source, target, notes, inputs)
+            if window > 2
+            else []
+        )
+        found = default_estimate()(source, target, method, preparation, seed, window=further)
+    else:
+        found = estimate(source, target, method, preparation, seed)
+    # The facts depend on the pair alone and hold no seconds, so a resumed run leaves the same
+    # files.
+    moving = residual_flow(found.flow, source.points, found.ego_motion)[
+        found.dynamic & found.valid
+    ].norm(dim=1)
+    facts: dict[str, Any] = {
+        "notes": [*found.notes, *notes],
+        "inputs": inputs,
+        "source": source.source,
+        "target": target.source,
+        "moving": len(moving),
+        "speed": float(moving.quantile(0.95)) if len(moving) else 0.0,
+    }
+    if source.labels is not None and source.pose is not None and target.pose is not None:
+        facts["errors"] = facts_of_errors(evaluate(found, source, next_pose=target.pose))
+    return PairFlow(found, source.points, (sweeps.names[index], sweeps.names[index + 1]), facts)
+
+
+def _digest_and_time(sweeps: Sweeps, index: int) -> tuple[str, float]:
+    """Return the digest of the content of a sweep and its time.
+
+    A sweep that cannot be read has a text of its own.
+    """
+    try:
+        sweep = sweeps[index]
+    except InputError:
+        return _UNREADABLE, -1.0
+    return digest(sweep), sweep.timestamp
+
+
+def _read_further(
+    sweeps: Sweeps,
+    index: int,
+    size: int,
+    source: Sweep,
+    target: Sweep,
+    notes: list[str],
+    inputs: dict[str, str],
+) -> list[Sweep]:
+    """Read the further sweeps of a window, and add their digests to `inputs`.
+
+    A note is added for those that cannot be read.
+    """
+    if source.timestamp == target.timestamp:
+        notes.append("no window, because the sweeps have no timestamps")
+        return []
+    found = []
+    for k in window_of(index, size, len(sweeps))[1]:
+        try:
+            found.append(sweeps[k])
+            inputs[sweeps.names[k]] = digest(found[-1])
+        except InputError as error:
+            notes.append(f"left out of the window: {error}")
+            inputs[sweeps.names[k]] = _UNREADABLE
+    return found
+
+
+def window_of(index: int, size: int, count: int) -> tuple[int, list[int]]:
+    """Return the source of a pair and the further sweeps of its window of `size` sweeps.
+
+    The window is centred on the source, with one sweep more after it if the size is even; at the
+    ends of the sequence it is moved inside.
+
+    Args:
+        index: number of the source, whose successor is the target.
+        size: number of sweeps of the window, at least 2.
+        count: number of sweeps of the sequence.
+
+    >>> window_of(8, 5, 42)
+    (8, [6, 7, 10])
+    >>> window_of(0, 5, 42)
+    (0, [2, 3, 4])
+    """
+    size = min(size, count)
+    first = min(max(index - (size - 1) // 2, 0), count - size)
+    return index, [k for k in range(first, first + size) if k not in (index, index + 1)]
+
+
+def default_estimate() -> Callable[..., Any]:
+    """Return `invtoolbox.jobs.flow.estimate`, which is imported when it is used."""
+    from invtoolbox.jobs.flow.estimation import estimate
+
+    return estimate
+
+
+def preparation_of(settings: Mapping[str, Any], where: str) -> Preparation:
+    """Return a preparation made from plain settings.
+
+    Args:
+        settings: fields of `invtoolbox.jobs.flow.Preparation`.
+        where: place that the settings were written in, the beginning of error messages.
+
+    Raises:
+        InputError: an unknown setting, or a value that does not fit.
+    """
+    known = [
+        field.name for field in dataclasses.fields(Preparation) if field.name != "ground_settings"
+    ]
+    for key in settings:
+        if key not in known:
+            raise InputError(
+                f"{where}: a preparation has no setting {key!r}; it has {', '.join(known)}"
+            )
+    try:
+        return Preparation(**settings)
+    except (InputError, TypeError) as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _check_order(source: Sweep, target: Sweep) -> None:
+    if (source.timestamp or target.timestamp) and target.timestamp <= source.timestamp:
+        raise InputError(
+            f"{target.source}: measured at {target.timestamp:.9g} s, which is not after "
+            f"{source.timestamp:.9g} s of {source.source}; sort the sweeps by their time"
+        )

@@ -1,0 +1,147 @@
+"""Window of a pair: further sweeps before and after it, moved into the frame of the pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.rigid import inverse, part_of, transform
+from invtoolbox.geometry.sweeps import Sweep
+from invtoolbox.jobs.flow.ego_motion import deskewing, ego_motion
+from invtoolbox.jobs.flow.preparation import (
+    LONGEST,
+    Preparation,
+    PreparedPair,
+    check_overlap,
+    check_sweep,
+    find_ground,
+    from_sensor,
+    points_to_keep,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbour:
+    """Further sweep of a window, in the frame of its pair, without ground.
+
+    Attributes:
+        points: points, ``(n, 3)``; static points coincide with those of the pair.
+        step: time after the source, in units of the time from the source to the target; negative
+            for past sweeps.
+        times: times of the points within their sweep, seconds, ``(n,)``; None if unknown.
+        origin: position of the sensor, ``(3,)``.
+    """
+
+    points: Tensor
+    step: float
+    times: Tensor | None = None
+    origin: Tensor = field(default_factory=lambda: torch.zeros(3))
+
+    def take(self, rows: Tensor) -> Neighbour:
+        """Return the sweep restricted to some of its points.
+
+        Args:
+            rows: rows, or a mask.
+        """
+        return replace(
+            self,
+            points=self.points[rows],
+            times=None if self.times is None else self.times[rows],
+        )
+
+
+def prepare_neighbours(
+    pair: PreparedPair,
+    source: Sweep,
+    target: Sweep,
+    window: Sequence[Sweep],
+    preparation: Preparation | None = None,
+) -> tuple[tuple[Neighbour, ...], tuple[str, ...]]:
+    """Prepare the further sweeps of a window, and return them with notes.
+
+    A sweep that cannot be used is left out, and a note gives the reason.
+
+    Args:
+        pair: the prepared pair.
+        source: first sweep of the pair.
+        target: second sweep of the pair.
+        window: further sweeps, in any order, with timestamps in the unit of the pair's.
+        preparation: settings, as for the pair.
+
+    Raises:
+        InputError: the pair has no timestamps.
+    """
+    if not window:
+        return (), ()
+    period = target.timestamp - source.timestamp
+    if not period > 0:
+        raise InputError(
+            f"a window needs the timestamps of its sweeps: {source.source} is at "
+            f"{source.timestamp:.9g} s and {target.source} at {target.timestamp:.9g} s; give "
+            "sweeps with timestamps, or no window"
+        )
+    preparation = preparation or Preparation()
+    target = from_sensor(target, pair.origin)
+    found, notes, taken = [], [], {0.0, 1.0}
+    for sweep in window:
+        step = (sweep.timestamp - source.timestamp) / period
+        try:
+            if not abs(step) * period <= LONGEST:
+                raise InputError(
+                    f"{sweep.source} is {step * period:.3g} s from the pair; timestamps must be "
+                    f"seconds, and at most {LONGEST:g} s apart"
+                )
+            if any(abs(step - other) < 0.1 for other in taken):
+                raise InputError(
+                    f"{sweep.source} has the time of another sweep, {sweep.timestamp:.9g} s"
+                )
+            found.append(_prepare(pair, target, sweep, step, period, preparation))
+            taken.add(step)
+        except InputError as error:
+            notes.append(f"left out of the window: {error}")
+    found.sort(key=lambda neighbour: neighbour.step)
+    if found:
+        notes.append(
+            f"a window of {len(found) + 2} sweeps, from {min(found[0].step, 0):+.3g} to "
+            f"{max(found[-1].step, 1):+.3g} periods"
+        )
+    return tuple(found), tuple(notes)
+
+
+def _prepare(
+    pair: PreparedPair,
+    target: Sweep,
+    sweep: Sweep,
+    step: float,
+    period: float,
+    preparation: Preparation,
+) -> Neighbour:
+    """Move a sweep into the frame of the target; the sensor moves evenly over the period."""
+    sweep = from_sensor(sweep, pair.origin)
+    check_sweep(sweep)
+    ahead = torch.tensor([1 - step], dtype=torch.float64)
+    deskew, _ = deskewing(sweep, pair.ego_motion, period, preparation.deskew)
+    points = sweep.points if deskew is None else deskew(sweep.points)
+    placed = ego_motion(
+        replace(sweep, points=points),
+        target,
+        preparation.ego_motion,
+        part_of(pair.ego_motion, ahead)[0],
+    ).matrix
+    check_overlap(sweep, target, placed)
+    if deskew is not None:
+        # The motion over the way to the target, whatever its length, as a motion of one period.
+        even = inverse(part_of(inverse(placed), 1 / ahead)[0])
+        deskew, _ = deskewing(sweep, even, period, preparation.deskew)
+        points = sweep.points if deskew is None else deskew(sweep.points)
+    keep = points_to_keep(sweep, points, find_ground(sweep, points, preparation, []), preparation)
+    return Neighbour(
+        transform(placed, points[keep].double()).float(),
+        step,
+        None if sweep.time is None else sweep.time[keep],
+        placed[:3, 3].float(),
+    )

@@ -1,0 +1,283 @@
+"""Scene files of images and scans: a whole problem in TOML, checked before anything is read.
+
+The tables, in the order of the work::
+
+    title, seed, device, dtype
+    [measurements]            measured: dataset or path, file, item, geometry, views, crop,
+                              beam_hardening, noise_std
+    [measurements.simulate]   or simulated: dataset or path of the truth, and the noise
+    [operator]                needed unless the measurements contain it
+    [data_term]               least squares by default
+    [[prior]]                 one or several: name, weight, settings
+    [solver]                  name, settings, budgets; chosen by default
+    [regularization]          weight, or rule and its settings
+    [output]                  folder, formats, window
+    [evaluation]              metrics, reference, border, mask
+
+`invtoolbox.jobs.images.run.ImageJob` runs a scene. ``--set key=value`` changes a key by its dotted
+name: ``prior.weight=0.1``, ``solver.name="fista"``, ``measurements.views.step=2``. Of several
+priors, ``prior.tv.weight`` or ``prior.0.weight`` names one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from invtoolbox.catalogue import registry
+from invtoolbox.catalogue.documents import Alone, CheckedScene, Named, Several, Table
+from invtoolbox.errors import match_name
+
+
+class Source(Table):
+    """Source of an array: a data set of the catalogue, or a path."""
+
+    dataset: str | None = None
+    path: str | None = None
+    file: str | None = None
+    item: int = 0
+    reader: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Source:
+        if self.dataset is not None and self.path is not None:
+            raise ValueError("give either a dataset or a path, not both")
+        if self.file is not None and self.dataset is None:
+            raise ValueError(
+                "file names a file of a dataset; without one, write the whole path into path"
+            )
+        return self
+
+    @property
+    def is_given(self) -> bool:
+        return self.dataset is not None or self.path is not None
+
+
+class Crop(Table):
+    """Rectangle of a picture, in pixels."""
+
+    top: int = Field(0, ge=0)
+    left: int = Field(0, ge=0)
+    rows: int = Field(ge=1)
+    columns: int = Field(ge=1)
+
+
+class Views(Table):
+    """Choice of the views of a scan, counted from 0; ``stop`` is not included."""
+
+    start: int = Field(0, ge=0)
+    stop: int | None = Field(None, ge=1)
+    step: int = Field(1, ge=1)
+
+
+class Hardening(Table):
+    """Polynomial against beam hardening.
+
+    `invtoolbox.processing.fit_beam_hardening` fits it to a homogeneous object.
+    """
+
+    coefficients: list[float] = Field(min_length=1)
+    largest: float = Field(gt=0)
+
+
+def refuse_noise(table: Any, whole: str) -> Any:
+    """Raise an error that names the new keys if a table holds the old key ``noise``.
+
+    It was a share here, and is a standard deviation in ``A.simulate(x, noise)``.
+
+    Args:
+        table: table of a scene file.
+        whole: words for what the share is of.
+    """
+    if isinstance(table, Mapping) and "noise" in table:
+        raise ValueError(
+            f"the key noise is now relative_noise, a share {whole}: write relative_noise = "
+            f"{table['noise']}, or noise_std for a standard deviation in the units of the "
+            "measurements"
+        )
+    return table
+
+
+class Simulate(Source):
+    """Simulated measurements: the operator applied to a true image, and noise."""
+
+    relative_noise: float | None = Field(None, ge=0)
+    noise_std: float | None = Field(None, ge=0)
+    seed: int = 0
+    crop: Crop | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_the_old_key(cls, table: Any) -> Any:
+        return refuse_noise(table, "of the norm of the measurements")
+
+    @model_validator(mode="after")
+    def _one_noise(self) -> Simulate:
+        if not self.is_given:
+            raise ValueError("give the dataset or the path of the true image")
+        if (self.relative_noise is None) == (self.noise_std is None):
+            raise ValueError(
+                "give relative_noise, as a share of the norm of the measurements, or noise_std, in "
+                "their units; one of them"
+            )
+        return self
+
+
+class Measurements(Source):
+    """Measurements that are read, or simulated."""
+
+    geometry: str | dict[str, Any] | None = None
+    noise_std: float | None = Field(None, gt=0)
+    views: Views | None = None
+    crop: Crop | None = None
+    beam_hardening: Hardening | None = None
+    simulate: Simulate | None = None
+
+    @model_validator(mode="after")
+    def _measured_or_simulated(self) -> Measurements:
+        if self.is_given == (self.simulate is not None):
+            raise ValueError(
+                "give measurements by dataset or path, or the table [measurements.simulate]; one "
+                "of them"
+            )
+        return self
+
+
+class Operator(Named):
+    """Forward operator and its settings; without a name, changes to the geometry in the data."""
+
+    name: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _registered(cls, name: str | None) -> str | None:
+        """Write a name of any case as it is registered, because scans are read by name."""
+        return name and (match_name(name, registry.names("operators")) or name)
+
+
+class DataTerm(Named):
+    """Data term by its name in ``invtoolbox list data_terms``, and its settings."""
+
+    name: str = "least-squares"
+
+
+class Prior(Named):
+    """Prior by its name in ``invtoolbox list priors``, its weight and its settings."""
+
+    name: str
+    weight: float | None = Field(None, ge=0)
+
+
+class Solver(Named):
+    """Solver or preset by its name, its settings, and the budgets of the run."""
+
+    name: str | None = None
+    max_iterations: int | None = Field(None, ge=0)
+    tolerance: float | None = Field(None, ge=0)
+    time_limit: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _settings_of_whom(self) -> Solver:
+        if self.name is None and self.settings:
+            key = next(iter(self.settings))
+            raise ValueError(
+                f"{key} is a setting of some solver; give its name too (max_iterations, tolerance "
+                "and time_limit need none)"
+            )
+        return self
+
+
+class Regularization(Named):
+    """Weight of the priors: a number, or a rule and its settings."""
+
+    weight: float | None = Field(None, ge=0)
+    rule: str | None = None
+
+    @model_validator(mode="after")
+    def _weight_or_rule(self) -> Regularization:
+        if self.weight is not None and (self.rule is not None or self.settings):
+            raise ValueError("give either a weight or a rule, not both")
+        if self.settings and self.rule is None:
+            raise ValueError(
+                f"{next(iter(self.settings))} is a setting of some rule; give its name as rule"
+            )
+        return self
+
+
+class Output(Table):
+    """Folder and formats of the results.
+
+    h5 is the whole solution, html the report, png of a volume its middle slice.
+    """
+
+    folder: str | None = None
+    formats: list[Literal["h5", "png", "tif", "nii", "npy", "html"]] = Field(["h5", "png", "html"])
+    window: tuple[float, float] | None = None
+
+
+class Evaluation(Table):
+    """Metrics against a reference.
+
+    The default is the truth of a simulation, or the reference in the data.
+    """
+
+    metrics: list[
+        Literal["psnr", "ssim", "rmse", "mae", "relative_error", "correlation", "matthews"]
+    ] = Field(min_length=1)
+    reference: Source | None = None
+    data_range: float | None = Field(None, gt=0)
+    border: int = Field(0, ge=0)
+
+
+class Scene(Table):
+    """Scene file of an image or a scan."""
+
+    title: str | None = None
+    measurements: Measurements
+    operator: Alone[Operator | None] = None
+    data_term: Alone[DataTerm] = DataTerm()
+    prior: Several[Prior] = Field([])
+    solver: Alone[Solver] = Solver()
+    regularization: Regularization = Regularization()
+    output: Output = Output()
+    evaluation: Evaluation | None = None
+    seed: int = 0
+    device: str | None = None
+    dtype: Literal["float32", "float64"] | None = None
+
+    @field_validator("regularization", mode="before")
+    @classmethod
+    def _weight_or_rule_alone(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"rule": value}
+        return (
+            {"weight": value}
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+            else value
+        )
+
+
+class SceneFile(CheckedScene[Scene]):
+    """Checked scene of an image or a scan."""
+
+
+def read_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> SceneFile:
+    """Read and check a scene file.
+
+    Args:
+        scene: path of a TOML file, or name of a scene of the catalogue.
+        overrides: keys to change, ``{"prior.weight": 0.1}``, or lines ``"prior.weight=0.1"`` as in
+            ``--set``.
+
+    Raises:
+        InputError: the file is missing or no TOML, a key is unknown, or a value does not fit. The
+            sentence names file and key, and the nearest known keys.
+
+    >>> read_scene("deblur-camera", {"prior.weight": 0.1}).scene.prior[0].weight
+    0.1
+    """
+    return SceneFile.read(Scene, scene, overrides)

@@ -1,0 +1,240 @@
+"""Checked run of one scene file in a folder of results: the part common to all kinds.
+
+A kind of scene file is a subclass of `SceneJob`. It names the tables that it reads and the files
+that it writes, and implements `SceneJob.run`. `SceneJob.prepare` does the rest: it reads and checks
+the scene, chooses the folder, and refuses to lose results or to resume a run that had other
+settings.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+from invtoolbox.catalogue.documents import CheckedScene, Table
+from invtoolbox.core.environment import versions
+from invtoolbox.core.interrupts import Interrupted
+from invtoolbox.datasets.output import make_folder, remove_stale, write_bytes
+from invtoolbox.errors import InputError
+from invtoolbox.loop.checkpoint import fingerprint
+
+S = TypeVar("S", bound=Table)
+Overrides = Mapping[str, Any] | Iterable[str]
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a scene is to be run; the fields are the arguments of `invtoolbox.jobs.run.run`."""
+
+    overrides: Overrides = ()
+    output: str | Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+    items: str | Sequence[int] | None = None
+    workers: int | None = None
+    cluster: str | None = None
+    threads: int = 1
+
+    @property
+    def is_study(self) -> bool:
+        """Whether items, workers or a cluster are given, each of which makes a study."""
+        return self.items is not None or self.workers is not None or self.cluster is not None
+
+    def folder(self, file: CheckedScene[Any]) -> Path:
+        """Return the given folder, else the folder that the scene names, else ``results/NAME``."""
+        return Path(self.output or file.scene.output.folder or Path("results") / file.name)
+
+
+@dataclass(frozen=True)
+class SceneJob(ABC, Generic[S]):
+    """Run of one scene file, before anything is computed.
+
+    The scene is checked, and the folder may be written.
+
+    Attributes:
+        file: the checked scene.
+        folder: folder of the results.
+        resume: whether the run continues from earlier results in the folder.
+        overwrite: whether the run replaces earlier results in the folder.
+        files: names of the files that the run writes, and so may replace.
+        free: keys and tables that may differ between a run and its resumption, because they do not
+            change what is computed.
+    """
+
+    file: CheckedScene[S]
+    folder: Path
+    resume: bool
+    overwrite: bool
+    files: ClassVar[Sequence[str]]
+    free: ClassVar[Sequence[str]]
+
+    @classmethod
+    def prepare(cls, file: CheckedScene[S], request: Request) -> Self:
+        """Choose the folder of a scene, and check that the run harms nothing in it.
+
+        Raises:
+            InputError: items, workers or a cluster are given; the folder holds results and neither
+                ``resume`` nor ``overwrite`` is given; or it holds a run with other settings.
+        """
+        if request.is_study:
+            raise InputError(
+                f"{file.path} is one scene, which is run as a whole; it takes no --items, "
+                "--workers or --cluster"
+            )
+        job = cls(file, request.folder(file), request.resume, request.overwrite)
+        check_choice(job.folder, job.resume, job.overwrite)
+        found = job.existing()
+        if found and not job.resume and not job.overwrite:
+            raise InputError(
+                f"{job.folder} holds results already ({', '.join(path.name for path in found)}); "
+                "give --resume to go on from them, --overwrite to replace them, or another --output"
+            )
+        if job.resume and (job.folder / "scene.json").exists():
+            job._check_settings()
+        return job
+
+    @abstractmethod
+    def run(self, progress: bool = True) -> Any:
+        """Compute, measure and write the results.
+
+        Args:
+            progress: whether to show a bar on a terminal.
+
+        Raises:
+            InputError: a fault in the data of the scene; no room on the disk.
+            Interrupted: Ctrl-C; the message names what remains and how to resume.
+        """
+
+    def existing(self) -> list[Path]:
+        """Return the files in the folder that the run would write."""
+        return [self.folder / name for name in self.files if (self.folder / name).exists()]
+
+    def check_content(self, **parts: Any) -> dict[str, str]:
+        """Refuse to resume a run of other content: the scene is the same, but its files are not.
+
+        Args:
+            parts: measurements, operator and all other parts that are made from files, by name.
+
+        Returns:
+            The digest of every part, for `start`.
+        """
+        content = fingerprint({name.replace("_", " "): part for name, part in parts.items()})
+        path = self.folder / "scene.json"
+        before = read_json(path).get("content", {}) if self.resume and path.exists() else {}
+        changed = [name for name in before if content.get(name) != before[name]]
+        if changed:
+            raise InputError(
+                f"{self.folder} holds a run with another content of its {', '.join(changed)}; "
+                "restore the files that the scene names, or give --overwrite to start anew"
+            )
+        return content
+
+    def start(self, content: Mapping[str, str]) -> None:
+        """Make the folder and write ``scene.json``.
+
+        Earlier results are removed if they are to be replaced, and hidden files that a killed run
+        left.
+
+        Args:
+            content: result of `check_content`.
+        """
+        for path in self.existing() if self.overwrite else ():
+            path.unlink()
+        make_folder(self.folder)
+        remove_stale(self.folder)
+        settings = self.file.scene.model_dump(mode="json")
+        write_json(
+            self.folder / "scene.json",
+            {"scene": settings, "content": content, "versions": versions()},
+        )
+
+    def interrupted(self, remains: bool, what: str) -> Interrupted:
+        """Return the exception for Ctrl-C.
+
+        Args:
+            remains: whether files remain from which a run can resume.
+            what: the beginning of the sentence, which names these files.
+        """
+        return Interrupted(
+            f"stopped; {what}, and --resume goes on from it"
+            if remains
+            else "stopped before the first iteration; nothing was computed yet"
+        )
+
+    def _check_settings(self) -> None:
+        """Refuse a resumption with other settings."""
+        before = read_json(self.folder / "scene.json").get("scene", {})
+        changed = [
+            key
+            for key in differences(before, self.file.scene.model_dump(mode="json"))
+            if key.split(".")[0] not in self.free and key not in self.free
+        ]
+        if changed:
+            raise InputError(
+                f"{self.folder} holds a run with another {', '.join(changed)}; resume it with the "
+                "same settings, or give --overwrite to start anew"
+            )
+
+
+def check_choice(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that is a file, and ``resume`` together with ``overwrite``."""
+    if resume and overwrite:
+        raise InputError(
+            "resume goes on from earlier results and overwrite replaces them; give one of them"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"the output {folder} is a file; give a folder")
+
+
+def differences(before: Any, now: Any, key: str = "", within_lists: bool = True) -> list[str]:
+    """Return the dotted keys whose values differ.
+
+    Args:
+        before: the earlier settings, plain values.
+        now: the current settings.
+        key: the dotted key of both.
+        within_lists: whether lists of equal length are compared item by item; their keys then end
+            in numbers.
+
+    >>> before = {"solver": {"name": "fista", "steps": [1, 2]}}
+    >>> differences(before, {"solver": {"name": "admm", "steps": [1, 3]}, "seed": 0})
+    ['seed', 'solver.name', 'solver.steps.1']
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        pairs = [
+            (f"{key}.{name}" if key else name, before.get(name), now.get(name))
+            for name in sorted({*before, *now})
+        ]
+    elif (
+        within_lists
+        and isinstance(before, list)
+        and isinstance(now, list)
+        and len(before) == len(now)
+    ):
+        pairs = [(f"{key}.{k}", a, b) for k, (a, b) in enumerate(zip(before, now))]
+    else:
+        return [] if before == now else [key]
+    return [found for name, a, b in pairs for found in differences(a, b, name, within_lists)]
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file of an earlier run.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}); give --overwrite to start anew"
+        ) from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, atomically and over an earlier one."""
+    write_bytes(path, json.dumps(content, indent=1).encode(), overwrite=True)

@@ -1,0 +1,428 @@
+"""Run a scene of photographs: read, solve in stages with checkpoints, evaluate, write results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch.nn import functional
+
+from invtoolbox.core.environment import device_named
+from invtoolbox.datasets.models.gaussians import read_splats
+from invtoolbox.datasets.models.meshes import write_mesh
+from invtoolbox.datasets.models.voxels import read_voxels
+from invtoolbox.datasets.output import file_names, make_folder, write_png
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.cameras import Cameras, turntable
+from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.jobs.photographs.models import SceneModel
+from invtoolbox.jobs.photographs.photographs import Photographs, judge
+from invtoolbox.jobs.photographs.scene import ViewScene, ViewSceneFile, read_view_scene
+from invtoolbox.jobs.photographs.stages import StagedSolution, solve_in_stages, work_files
+from invtoolbox.jobs.photographs.surface import mesh_scene
+from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_view_report
+from invtoolbox.plotting.web_viewer import write_viewer
+
+PICTURES, MESH = "held-out", "mesh.obj"
+
+
+@dataclass(frozen=True, eq=False)
+class ViewOutcome:
+    """Scene found from photographs, its quality, and its files.
+
+    Attributes:
+        solution: the scene, its stages and the PSNR during the run; None if an earlier run was
+            finished.
+        folder: folder of the results.
+        metrics: values by the name of the metric, one per view.
+        names: names of the evaluated views.
+        held_out: whether these views were held out; otherwise the scene was found from them.
+        notes: notes for a reader of the results.
+        files: files that were written.
+        is_empty: whether nothing is visible in any of the views.
+        cameras: cameras of the training views.
+    """
+
+    solution: StagedSolution | None
+    folder: Path
+    metrics: dict[str, list[float]]
+    names: tuple[str, ...]
+    held_out: bool
+    notes: tuple[str, ...]
+    files: tuple[Path, ...]
+    is_empty: bool = False
+    cameras: Cameras | None = None
+
+    def mean(self, name: str) -> float:
+        """Return the mean of a metric over the views."""
+        values = self.metrics[name]
+        return sum(values) / len(values)
+
+    def scene(self) -> Any:
+        """Return the scene, a batch of one.
+
+        It is read from the folder if an earlier run was finished.
+        """
+        if self.solution is not None:
+            return self.solution.x
+        for name, read in (("model.ply", read_splats), ("model.safetensors", read_voxels)):
+            if (self.folder / name).exists():
+                return read(self.folder / name)
+        raise InputError(
+            f'{self.folder} holds no model; add "model" to output.formats and run again with --overwrite'
+        )
+
+
+def prepare(scene: str | Path, request: Request, model: str | None = None) -> ViewJob:
+    """Read and check a scene of photographs, and return its job.
+
+    Args:
+        scene: path of a TOML file, or name of a scene of the catalogue; or a folder of photographs.
+        request: how the scene is to be run.
+        model: representation of the scene if a folder is given: ``"gaussians"`` or
+            ``"voxel-grid"``.
+    """
+    return ViewJob.prepare(read_view_scene(scene, request.overrides, model), request)
+
+
+@dataclass(frozen=True)
+class ViewJob(SceneJob[ViewScene]):
+    """Run of one scene of photographs."""
+
+    #: The files of `solve_in_stages` are written, too.
+    files: ClassVar = (
+        "scene.json",
+        "metrics.json",
+        "model.ply",
+        "model.safetensors",
+        "report.html",
+        "viewer.html",
+        "mesh.obj",
+    )
+    free: ClassVar = ("title", "output", "evaluation", "solver.time_limit")
+    file: ViewSceneFile
+
+    def existing(self) -> list[Path]:
+        return [*super().existing(), *(path for path in work_files(self.folder) if path.exists())]
+
+    def run(
+        self, progress: bool = True, show: Callable[[Any, Cameras], None] = lambda x, cameras: None
+    ) -> ViewOutcome:
+        """Find the scene in stages and write the results, or read those of a finished run.
+
+        Args:
+            progress: whether to show a bar on a terminal.
+            show: function that is called with the scene and the cameras of the photographs after
+                every measurement of the PSNR.
+        """
+        file, folder = self.file, self.folder
+        photographs = file.photographs(folder / "cameras")
+        represented, explicit = file.model(photographs), file.explicit()
+        solver, stages = file.solver(), file.stages()
+        for stage in stages:
+            represented.change(stage.prior)
+        cameras = photographs.train.cameras
+        content = self.check_content(
+            photographs=photographs, model=represented, prior=explicit, data_term=file.data_term()
+        )
+        if self.resume and _is_finished(folder, file):
+            outcome = _read_outcome(folder, photographs)
+            if not file.scene.output.mesh or (folder / MESH).exists():
+                return outcome
+            write_mesh(
+                folder / MESH, mesh_scene(represented, outcome.scene(), cameras), overwrite=True
+            )
+            return replace(outcome, files=(folder / MESH,))
+        if self.overwrite:
+            for path in (folder / PICTURES).glob("*.png"):
+                path.unlink()
+        self.start(content)
+        # The measures of an unfinished run are removed until this run is over.
+        (folder / "metrics.json").unlink(missing_ok=True)
+        wanted = file.scene.evaluation
+        try:
+            solution = solve_in_stages(
+                represented,
+                photographs,
+                stages,
+                solver,
+                explicit,
+                file.data_term(),
+                file.scene.solver.time_limit,
+                file.scene.seed,
+                device_named(file.scene.device),
+                folder,
+                wanted.every,
+                wanted.views,
+                progress,
+                silhouettes=file.scene.views.silhouettes,
+                show=lambda x: show(x, cameras),
+            )
+        except KeyboardInterrupt:
+            raise self.interrupted(
+                bool(work_files(folder)), f"what was done is in {folder}"
+            ) from None
+        if "png" in file.scene.output.formats:
+            make_folder(folder / PICTURES)
+        scores, views, is_empty = _compare(solution, photographs, wanted.metrics, folder)
+        outcome = ViewOutcome(
+            solution,
+            folder,
+            scores,
+            photographs.judged.cameras.names,
+            len(photographs.held) > 0,
+            _notes(photographs, is_empty),
+            (),
+            is_empty,
+            photographs.train.cameras,
+        )
+        return _write(outcome, file, photographs, views)
+
+
+def _compare(
+    solution: StagedSolution, photographs: Photographs, names: Iterable[str], folder: Path
+) -> tuple[dict[str, list[float]], list[ViewPicture], bool]:
+    """Render the views that judge a scene one by one.
+
+    Renderings are written to the folder `PICTURES` if it exists.
+
+    Returns the metrics, the pictures of a report, and whether nothing is visible in any view.
+    """
+    model, shade = solution.model, solution.model.shade()
+    views, is_empty = [], True
+    files = file_names(photographs.judged.cameras.names)
+    for photograph, file in zip(photographs.judged.each(), files):
+        name, look = photograph.cameras.names[0], model.look(solution.x, photograph.cameras)
+        scores = judge(look.color, photograph, shade, names)
+        is_empty = is_empty and not bool((look.alpha > 0.02).any())
+        if (folder / PICTURES).is_dir():
+            path = folder / PICTURES / f"{file}.png"
+            write_png(path, look.color[0], (0.0, 1.0), overwrite=True)
+        seen = torch.cat([photograph.on(shade), look.color, look.depth, look.alpha], 1)
+        if max(seen.shape[2:]) > REPORT_SIDE:
+            small = photograph.cameras.scale(REPORT_SIDE / max(seen.shape[2:]))
+            seen = functional.interpolate(seen, size=small.size, mode="area")
+        truth, color, depth, alpha = seen[0].split([3, 3, 1, 1])
+        views.append(
+            ViewPicture(name, truth, color, depth, alpha, {m: float(v) for m, v in scores.items()})
+        )
+    scores_of = {m: [view.scores[m] for view in views] for m in views[0].scores}
+    return scores_of, views, is_empty
+
+
+def _notes(photographs: Photographs, is_empty: bool) -> tuple[str, ...]:
+    notes = []
+    skipped = photographs.train.skipped
+    if skipped:
+        shown = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
+        notes.append(
+            f"{len(skipped)} of {len(skipped) + len(photographs.train) + len(photographs.held)} "
+            f"photographs have no file or no camera and were skipped: {shown}"
+        )
+    if not len(photographs.held):
+        notes.append(
+            "no view is held out, so the figures are of the views that the scene was found from"
+        )
+    if is_empty:
+        notes.append(
+            "nothing is visible in any of the views that are evaluated: the scene is empty there; "
+            "check that low and high contain it"
+        )
+    return tuple(notes)
+
+
+def _settings_in_words(file: ViewSceneFile) -> dict[str, str]:
+    scene = file.scene
+    words = {
+        "scene file": file.path.name,
+        "views": str(scene.views.dataset or scene.views.path),
+        "priors": "; ".join(
+            ", ".join(
+                [
+                    table.name,
+                    *(f"{k} {v}" for k, v in table.settings.items()),
+                    *([f"weight {table.weight:g}"] if table.weight is not None else []),
+                ]
+            )
+            for table in scene.prior
+        ),
+        "solver": repr(file.solver()),
+        "seed": str(scene.seed),
+    }
+    if scene.solver.time_limit is not None:
+        words["time limit"] = f"{scene.solver.time_limit:g} s"
+    return words
+
+
+def _write(
+    outcome: ViewOutcome,
+    file: ViewSceneFile,
+    photographs: Photographs,
+    views: list[ViewPicture],
+) -> ViewOutcome:
+    solution, folder = outcome.solution, outcome.folder
+    assert solution is not None
+    formats = file.scene.output.formats
+    written: list[Path] = []
+    if "model" in formats:
+        written.append(solution.model.write(folder / solution.model.file_name, solution.x))
+    if "png" in formats:
+        written.append(folder / PICTURES)
+    content = {
+        "views": outcome.names,
+        "held_out": outcome.held_out,
+        "metrics": outcome.metrics,
+        "mean": {name: outcome.mean(name) for name in outcome.metrics},
+        "scene": solution.model.describe(solution.x),
+        "seconds": solution.seconds,
+        "iterations": [r.iterations for r in solution.reports],
+        "notes": outcome.notes,
+        "time_limit": file.scene.solver.time_limit,
+        "is_complete": solution.is_complete,
+    }
+    write_json(folder / "metrics.json", content)
+    written.append(folder / "metrics.json")
+    title, cameras = file.scene.title or file.name, photographs.train.cameras
+    if file.scene.output.mesh and not outcome.is_empty:
+        write_mesh(folder / MESH, mesh_scene(solution.model, solution.x, cameras), overwrite=True)
+        written.append(folder / MESH)
+    if "viewer" in formats and not outcome.is_empty:
+        written.append(
+            write_viewer(
+                folder / "viewer.html",
+                solution.x,
+                cameras,
+                title,
+                file.scene.views.background,
+                overwrite=True,
+            )
+        )
+    if "html" in formats:
+        viewer = "viewer.html" if folder / "viewer.html" in written else None
+        written.append(
+            write_outcome_report(
+                folder / "report.html",
+                title,
+                outcome,
+                photographs,
+                views,
+                viewer,
+                _settings_in_words(file),
+            )
+        )
+    return replace(outcome, files=tuple(written))
+
+
+def _is_finished(folder: Path, file: ViewSceneFile) -> bool:
+    """Return whether results exist and neither iterations nor seconds are left."""
+    if not (folder / "metrics.json").exists():
+        return False
+    content = read_json(folder / "metrics.json")
+    limit = file.scene.solver.time_limit
+    spent = limit is not None and float(content["seconds"]) >= limit
+    ends = file.stages()[-1].iterations is not None
+    return spent or (ends and bool(content["is_complete"]))
+
+
+def _read_outcome(folder: Path, photographs: Photographs) -> ViewOutcome:
+    content = read_json(folder / "metrics.json")
+    return ViewOutcome(
+        None,
+        folder,
+        content["metrics"],
+        tuple(content["views"]),
+        content["held_out"],
+        tuple(content["notes"]),
+        (),
+        cameras=photographs.train.cameras,
+    )
+
+
+#: Number of renderings of the turntable, and their largest side, pixels.
+FRAMES, SIDE = 24, 256
+#: Largest side of the pictures of a report, pixels.
+REPORT_SIDE = 1000
+
+
+def write_outcome_report(
+    path: Path,
+    title: str,
+    outcome: ViewOutcome,
+    photographs: Photographs,
+    views: list[ViewPicture],
+    viewer: str | None,
+    settings: Mapping[str, str],
+) -> Path:
+    """Write the HTML report of an outcome.
+
+    Args:
+        path: the file.
+        title: title of the report.
+        outcome: the outcome, with a solution.
+        photographs: training and held-out views.
+        views: photographs and renderings of the evaluated views.
+        viewer: address of the viewer; None if there is no viewer.
+        settings: further facts.
+    """
+    solution = outcome.solution
+    assert solution is not None
+    model = solution.model
+    around = list(model.look(solution.x, _turntable(photographs.train.cameras, model)).color)
+    return write_view_report(
+        path,
+        title,
+        views,
+        lead(outcome, photographs),
+        outcome.held_out,
+        around,
+        curve(solution),
+        stages(solution),
+        settings,
+        outcome.notes,
+        viewer,
+    )
+
+
+def _turntable(cameras: Cameras, model: SceneModel) -> Cameras:
+    try:
+        return turntable(cameras, FRAMES, SIDE)
+    except InputError:  # the axes of the cameras do not meet: around the box
+        return turntable(
+            cameras, FRAMES, SIDE, (torch.tensor(model.low) + torch.tensor(model.high)) / 2
+        )
+
+
+def lead(outcome: ViewOutcome, photographs: Photographs) -> str:
+    """Return the outcome in one sentence."""
+    solution = outcome.solution
+    assert solution is not None
+    height, width = photographs.train.cameras.size
+    steps = sum(report.iterations for report in solution.reports)
+    which = f"{len(outcome.names)} held-out views" if outcome.held_out else "the views themselves"
+    quality = f"; {outcome.mean('psnr'):.2f} dB on {which}" if "psnr" in outcome.metrics else ""
+    return (
+        f"{solution.model.describe(solution.x)} from {len(photographs.train)} views of {width} x "
+        f"{height} pixels, {steps:,} iterations in {solution.seconds:.0f} s{quality}."
+    )
+
+
+def curve(solution: StagedSolution) -> QualityCurve:
+    """Return the PSNR during the run, with marks at the starts of later stages."""
+    begins, spent = [], 0.0
+    for report in solution.reports[:-1]:
+        spent += report.seconds
+        begins.append(spent)
+    return QualityCurve(
+        [s.seconds for s in solution.samples], [s.psnr for s in solution.samples], begins
+    )
+
+
+def stages(solution: StagedSolution) -> list[tuple[str, list[str]]]:
+    """Return one row per stage: iterations, seconds and PSNR."""
+    return [
+        (report.prior, [f"{report.iterations:,}", f"{report.seconds:.1f}", f"{report.psnr:.2f}"])
+        for report in solution.reports
+    ]

@@ -1,0 +1,78 @@
+"""Mesh of a scene that was found from photographs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.core.sparse_graph import connected_components
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.cameras import Cameras
+from invtoolbox.geometry.isosurface import fuse_depth, voxel_surface
+from invtoolbox.geometry.meshes import Mesh
+from invtoolbox.geometry.voxels import Voxels
+from invtoolbox.jobs.photographs.models import SceneModel
+from invtoolbox.jobs.photographs.watch import spread
+
+#: Number of views whose depths are fused, and opacity below which a pixel has no depth.
+VIEWS, LEAST_ALPHA = 120, 0.5
+#: Parts of the mesh with fewer faces than this share of the largest part are dust.
+LEAST_PART = 0.02
+
+
+def mesh_scene(model: SceneModel, x: Any, cameras: Cameras, resolution: int = 256) -> Mesh:
+    """Compute the surface of a scene with colors, in the frame and the unit of the cameras.
+
+    Voxels are cut at half of their opacity (`geometry.voxel_surface`). For Gaussians, the median
+    depths that the cameras of the photographs see, or of flat ones the depths of their planes, are
+    fused within the box of the model (`geometry.fuse_depth`). Small parts apart from the rest are
+    removed.
+
+    Args:
+        model: representation of the scene.
+        x: the scene; of a batch, the first one.
+        cameras: cameras of the photographs.
+        resolution: number of nodes along the longest side of the box.
+
+    Raises:
+        InputError: if there is no surface.
+    """
+    if isinstance(x, Voxels):
+        return voxel_surface(x)
+    chosen = cameras[spread(len(cameras), VIEWS)].pinholes()
+    colors, depths = [], []
+    with torch.no_grad():
+        depth = "plane_depth" if getattr(model, "flat", False) else "median_depth"
+        for k in range(len(chosen)):
+            A = model.operator(chosen[k], ("color", "alpha", depth))
+            seen = model.pictures(A, A.to(device=x.means.device)(x)).cpu()
+            colors.append(seen[:, :3].clamp(0, 1))
+            depths.append(torch.where(seen[:, 3:4] > LEAST_ALPHA, seen[:, 4:5], 0.0))
+    size = max(b - a for a, b in zip(model.low, model.high)) / resolution
+    fused = fuse_depth(
+        chosen.to(device="cpu"),
+        torch.cat(depths),
+        size,
+        colors=torch.cat(colors),
+        box=(model.low, model.high),
+    )
+    return _remove_dust(fused.mesh(least_weight=min(3.0, len(chosen) / 2)))
+
+
+def _remove_dust(mesh: Mesh) -> Mesh:
+    """Return the mesh without its small parts."""
+    if not len(mesh.faces):
+        raise InputError("the scene has no surface that several of the views see")
+    sides = torch.cat([mesh.faces[:, :2], mesh.faces[:, 1:]])
+    part = connected_components(sides.T, len(mesh.vertices))
+    sizes = part[mesh.faces[:, 0]].bincount(minlength=int(part.max()) + 1)
+    kept = sizes[part] >= LEAST_PART * sizes.max()
+    number = kept.cumsum(0) - 1
+
+    def rows(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[kept]
+
+    inside = mesh.faces[kept[mesh.faces[:, 0]]]
+    return Mesh(mesh.vertices[kept], number[inside], rows(mesh.colors))

@@ -1,0 +1,406 @@
+"""Register images and volumes by a displacement field; `it.register`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, avg_pool3d, interpolate, pad
+
+from invtoolbox import metrics
+from invtoolbox.core.threads import limit_torch_threads
+from invtoolbox.data_terms import (
+    DataTerm,
+    LeastSquares,
+    MutualInformation,
+    NormalizedCrossCorrelation,
+)
+from invtoolbox.errors import InputError
+from invtoolbox.jobs.registration.checks import read_pair, to_image, to_landmarks, to_mask
+from invtoolbox.operators import ImageWarp, SparseMatrix, Warp
+from invtoolbox.operators.image_warp import Interpolation
+from invtoolbox.priors import Bending, Misfit, Prior, PriorSum
+from invtoolbox.priors.motion.displacement import DisplacementPrior, mean_length
+from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
+from invtoolbox.solve import solve
+from invtoolbox.solvers import GaussNewton, Solver
+
+Loss = Literal["least-squares", "ncc", "mi"]
+
+#: An axis is halved for a coarser level if it has at least this number of pixels.
+_HALVED = 32
+
+#: Number of pixels below which threads cost more than they save.
+_SMALL = 1 << 17
+
+#: Weights of a prior that was given without one, relative to its `usual_strength`, which was chosen
+#: for least squares on simulated motion (``benchmarks/registration.py --tune``).
+_WEIGHTS = {"least-squares": 1.0, "ncc": 1.0, "mi": 12.0}
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """Result of registering images.
+
+    Attributes:
+        displacement: the field u, ``(batch, 2 or 3, *space)``, in the unit of the spacing:
+            ``warped(p) = moving(p + u(p))``. Component k is along axis k.
+        warped: the moving image in the place of the fixed one, ``(batch, channel, *space)``.
+        spacing: distance of neighbours along every axis.
+        solutions: `Solution` of every item on the finest level.
+        notes: findings, one sentence each.
+    """
+
+    displacement: Tensor
+    warped: Tensor
+    spacing: tuple[float, ...]
+    solutions: tuple[Solution, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def status(self) -> tuple[str, ...]:
+        """Status of every item on the finest level."""
+        return tuple(solution.status[0] for solution in self.solutions)
+
+    @property
+    def jacobian(self) -> Tensor:
+        """Jacobian determinant, the local change of volume, ``(batch, *space)``."""
+        return metrics.jacobian_determinant(self.displacement, self.spacing)
+
+    def apply(self, image: Any) -> Any:
+        """Warp another image of the moving side: another channel, or labels.
+
+        Labels (integers or booleans) are taken from the nearest pixel, other images are
+        interpolated.
+
+        Args:
+            image: image or labels, ``(*space)`` or ``(batch, channel, *space)``, a tensor or an
+                array.
+
+        Returns:
+            The warped image, of the type and number of axes of the argument.
+        """
+        given = image if isinstance(image, Tensor) else torch.as_tensor(np.asarray(image))
+        values = to_image(given, "the image").to(self.displacement)
+        if values.shape[2:] != self.displacement.shape[2:]:
+            raise InputError(
+                f"the image has {tuple(values.shape[2:])} pixels, and the registration "
+                f"{tuple(self.displacement.shape[2:])}"
+            )
+        field = self.displacement
+        values = values.expand(max(len(values), len(field)), *values.shape[1:])
+        if given.is_floating_point():
+            warped = Warp(field, self.spacing)(values)
+        else:
+            warped = Warp(_to_nearest(field, self.spacing), self.spacing)(values).round()
+        warped = warped.to(given.dtype)
+        if given.ndim == values.ndim - 2 and len(warped) == 1:
+            warped = warped[0, 0]
+        return warped if isinstance(image, Tensor) else warped.cpu().numpy()
+
+
+def register(
+    moving: Any,
+    fixed: Any,
+    prior: Prior | None = None,
+    *,
+    spacing: Sequence[float] | float | None = None,
+    loss: Loss | DataTerm = "least-squares",
+    smoothness: float = 1.0,
+    levels: int | None = None,
+    landmarks: Any = None,
+    landmark_weight: float = 10.0,
+    mask: Any = None,
+    interpolation: Interpolation | None = None,
+    solver: Solver | None = None,
+    max_iterations: int = 30,
+    tolerance: float = 0.03,
+    progress: bool = False,
+) -> Registration:
+    r"""Find the displacement field that takes a moving image to a fixed one.
+
+    Minimizes ``D(moving(p + u(p)), fixed(p)) + R(u)`` over displacement fields u, one pixel one
+    vector, from coarse to fine images. A batch is registered pair by pair.
+
+    Args:
+        moving: image or volume, ``(*space)`` or ``(batch, channel, *space)`` with 2 or 3 axes of
+            space; a tensor, an array, or a volume of `datasets.open`.
+        fixed: image or volume that the moving one is taken to, on the same grid.
+        prior: prior of the displacement: `priors.Bending` (the default), `priors.Diffusion`,
+            `priors.LinearElastic`, `priors.GridARAP`, or any other or a sum.
+        spacing: distance of neighbours along every axis, a number or one per axis; by default that
+            of the volumes, or 1.
+        loss: ``"least-squares"`` for images of the same brightness, ``"ncc"`` (normalized
+            cross-correlation) if brightness and contrast differ, ``"mi"`` (mutual information) for
+            two modalities; or any data term. Least squares compares the images in units of the
+            standard deviation of the fixed one.
+        smoothness: factor on the weight of the prior. A prior without a written weight has one that
+            suits moderate noise, for any unit of brightness and length.
+        levels: number of resolutions, each half of the next; by default as many as leave 16 pixels
+            along an axis. Axes of fewer than 32 pixels are not halved.
+        landmarks: pair of points in the moving image and the same points in the fixed one,
+            ``(N, 2 or 3)`` each, in the unit of the spacing, from the centre of the first pixel.
+        landmark_weight: weight of half the squared distance between landmarks, in pixels.
+        mask: true at pixels of the fixed image whose misfit counts, for least squares.
+        interpolation: see `operators.ImageWarp`; by default cubic for images, linear for volumes.
+        solver: solver of every level; Gauss-Newton with a Fourier preconditioner by default.
+        max_iterations: largest number of iterations per level.
+        tolerance: bound on the gradient relative to its start, per level, see the solver.
+        progress: show progress bars.
+
+    Returns:
+        Displacement, warped image, Jacobian determinant, status and notes.
+
+    Raises:
+        InputError: for images of different shape, spacing or orientation, that are constant or NaN,
+            an empty mask, or landmarks outside of the image.
+
+    >>> row, column = torch.meshgrid(torch.arange(40.0), torch.arange(40.0), indexing="ij")
+    >>> blob = lambda r, c: torch.exp(-((row - r) ** 2 + (column - c) ** 2) / 50)
+    >>> motion = register(blob(22, 18), blob(20, 20), spacing=0.5)  # millimetres
+    >>> [round(float(u)) for u in motion.displacement[0, :, 20, 20]], motion.status
+    ([1, -1], ('converged',))
+    """
+    source, target, lengths = read_pair(moving, fixed, spacing)
+    where = None if mask is None else to_mask(mask, target)
+    if where is not None and loss != "least-squares":
+        raise InputError('mask= is for loss="least-squares"; crop the images for other losses')
+    points = None if landmarks is None else to_landmarks(landmarks, lengths, target.shape[2:])
+    priors = _weigh(Bending() if prior is None else prior, loss, lengths, smoothness)
+    usual: Interpolation = "cubic" if target.ndim == 4 else "linear"
+    between = usual if interpolation is None else interpolation
+    algorithm = solver or GaussNewton(
+        preconditioner="fourier", inner_iterations=10, inner_tolerance=0.1
+    )
+    # Least squares in units of the standard deviation of the fixed image, for weights that do not
+    # depend on the unit of the images.
+    unit = (
+        _scale(target, where)
+        if loss == "least-squares"
+        else torch.ones_like(target[:, 0].flatten(1)[:, 0])
+    )
+    fields, solutions, notes = [], [], []
+    small = math.prod(target.shape[2:]) < _SMALL
+    for item in range(len(target)):
+        # Pair by pair: the answer does not depend on the batch, and neither does the work.
+        own, here = slice(item, item + 1), torch.tensor([item])
+        pair = _Level.finest(
+            source[own] / unit[item],
+            target[own] / unit[item],
+            None if where is None else where[own],
+            lengths,
+        )
+        terms = priors.select(here)
+        field: Tensor | None = None
+        for level in pair.pyramid(levels):
+            with limit_torch_threads(1) if small else nullcontext():
+                solution = solve(
+                    level.problem(loss, between),
+                    terms + level.landmarks(points, landmark_weight) if points else terms,
+                    algorithm,
+                    1.0,
+                    initial=level.zeros() if field is None else level.prolong(field),
+                    max_iterations=max_iterations,
+                    tolerance=tolerance,
+                    progress=progress,
+                    check=False,
+                )
+            field = solution.x
+        assert field is not None
+        fields.append(field)
+        solutions.append(solution)
+        notes.extend(_findings(field, lengths, solution, item if len(target) > 1 else None))
+    u = torch.cat(fields)
+    warped = Warp(u, lengths, between)(source)
+    return Registration(u, warped, lengths, tuple(solutions), tuple(notes))
+
+
+@dataclass(frozen=True, eq=False)
+class _Level:
+    """One resolution of a pair of images.
+
+    Attributes:
+        moving, fixed: images ``(1, channel, *space)``.
+        mask: share of a pixel that counts, ``(1, 1, *space)``, or None.
+        spacing: distance of neighbours along every axis.
+        factors: number of finest pixels along a pixel, per axis.
+        halved: axes that the next coarser level halves.
+    """
+
+    moving: Tensor
+    fixed: Tensor
+    mask: Tensor | None
+    spacing: tuple[float, ...]
+    factors: tuple[int, ...]
+    halved: tuple[bool, ...]
+
+    @classmethod
+    def finest(
+        cls, moving: Tensor, fixed: Tensor, mask: Tensor | None, spacing: tuple[float, ...]
+    ) -> _Level:
+        sizes = fixed.shape[2:]
+        weights = None if mask is None else mask.to(fixed)
+        return cls(moving, fixed, weights, spacing, (1,) * len(sizes), _axes_to_halve(sizes))
+
+    def pyramid(self, levels: int | None) -> list[_Level]:
+        """Return this level and coarser ones, the coarsest first."""
+        found = [self]
+        while any(found[0].halved) and (levels is None or len(found) < levels):
+            found.insert(0, found[0].halve())
+        return found
+
+    def halve(self) -> _Level:
+        fixed = _pool(self.fixed, self.halved)
+        return _Level(
+            _pool(self.moving, self.halved),
+            fixed,
+            None if self.mask is None else _pool(self.mask, self.halved),
+            tuple(h * (2 if half else 1) for h, half in zip(self.spacing, self.halved)),
+            tuple(n * (2 if half else 1) for n, half in zip(self.factors, self.halved)),
+            _axes_to_halve(fixed.shape[2:]),
+        )
+
+    def prolong(self, field: Tensor) -> Tensor:
+        """Interpolate a displacement of the next coarser level."""
+        factors = tuple(2.0 if half else 1.0 for half in self.halved)
+        mode = "bilinear" if field.ndim == 4 else "trilinear"
+        fine = interpolate(field, scale_factor=factors, mode=mode)
+        for k, n in enumerate(self.fixed.shape[2:]):
+            fine = fine.narrow(k + 2, 0, n)
+        return fine
+
+    def zeros(self) -> Tensor:
+        return self.fixed.new_zeros(1, self.fixed.ndim - 2, *self.fixed.shape[2:])
+
+    def problem(self, loss: Loss | DataTerm, interpolation: Interpolation) -> Problem:
+        A = ImageWarp(self.moving, self.spacing, interpolation)
+        if loss == "least-squares":
+            return Problem(self.fixed, A, LeastSquares(weights=self.mask))
+        return Problem(self.fixed, A, _data_term(loss))
+
+    def landmarks(self, points: tuple[Tensor, Tensor], weight: float) -> PriorSum:
+        """Return the misfit of landmarks, given as pixels of the finest level and displacements."""
+        sizes, places = self.fixed.shape[2:], points[0]
+        factors = torch.tensor(self.factors, dtype=places.dtype)
+        last = torch.tensor(sizes, dtype=places.dtype) - 1
+        places = ((places + 0.5) / factors - 0.5).clamp_min(0).minimum(last)
+        below = places.floor().minimum((last - 1).clamp_min(0))
+        share, count, dimensions = places - below, len(places), len(sizes)
+        rows, columns, values = [], [], []
+        for corner in torch.cartesian_prod(*[torch.arange(2)] * dimensions):
+            flat = torch.zeros(count, dtype=torch.long)
+            for k, n in enumerate(sizes):
+                flat = flat * n + (below[:, k].long() + corner[k]).clamp_max(n - 1)
+            value = torch.where(corner.bool(), share, 1 - share).prod(1)
+            for k in range(dimensions):
+                rows.append(torch.arange(count) * dimensions + k)
+                columns.append(flat + k * math.prod(sizes))
+                values.append(value)
+        shape = (count * dimensions, dimensions * math.prod(sizes))
+        matrix = torch.sparse_coo_tensor(
+            torch.stack([torch.cat(rows), torch.cat(columns)]),
+            torch.cat(values),
+            shape,
+            check_invariants=False,
+        )
+        like = self.fixed
+        A = SparseMatrix(matrix.to(like), (dimensions, *sizes), (1, shape[0]))
+        y = points[1].flatten().view(1, 1, -1).to(like)
+        # A coarse pixel stands for several fine ones, as in the misfit of the images.
+        finest = [h / n for h, n in zip(self.spacing, self.factors)]
+        share_of_pixels = 1 / math.prod(self.factors)
+        return weight * share_of_pixels / mean_length(finest) ** 2 * (Misfit(y, LeastSquares()) @ A)
+
+
+def _data_term(loss: Loss | DataTerm) -> DataTerm:
+    if isinstance(loss, DataTerm):
+        return loss
+    if loss == "ncc":
+        return NormalizedCrossCorrelation()
+    if loss == "mi":
+        return MutualInformation()
+    raise InputError(f'loss is "least-squares", "ncc", "mi" or a data term, got {loss!r}')
+
+
+def _weigh(
+    prior: Prior, loss: Loss | DataTerm, spacing: Sequence[float], smoothness: float
+) -> PriorSum:
+    """Return the priors with the usual weights if none was written, times the smoothness."""
+    if not 0 < smoothness < math.inf:
+        raise InputError(f"smoothness is a positive factor, got {smoothness}")
+    priors = prior.as_sum()
+    if any(term.chosen for term in priors.terms):
+        return (smoothness * priors).as_sum()
+    factor = smoothness * (_WEIGHTS.get(loss, 1.0) if isinstance(loss, str) else 1.0)
+    terms: list[Any] = []
+    for term in priors.terms:
+        own = term.prior
+        if not isinstance(own, DisplacementPrior):
+            raise InputError(
+                f"{own!r} has no usual weight for a registration; write it, as in 0.1 * "
+                f"{type(own).__name__}(...)"
+            )
+        unit = mean_length(spacing) ** own.length_power
+        terms.extend((factor * own.usual_strength * unit * own).terms)
+    return PriorSum(tuple(terms), priors.implicit)
+
+
+def _scale(image: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the standard deviation of the pixels that count, ``(batch,)``."""
+    found = []
+    for k in range(len(image)):
+        inside = image[k] if mask is None else image[k][:, mask[k, 0]]
+        found.append(inside.std(correction=0))
+    scale = torch.stack(found)
+    return torch.where(scale > 0, scale, 1.0)
+
+
+def _findings(
+    field: Tensor, spacing: tuple[float, ...], solution: Solution, item: int | None
+) -> list[str]:
+    where = "" if item is None else f"pair {item}: "
+    notes = []
+    folded = float(metrics.folding(field, spacing)[0])
+    if folded > 0:
+        notes.append(
+            f"{where}the field folds at {folded:.2%} of the pixels; a larger weight of the prior "
+            "prevents it"
+        )
+    lengths = torch.tensor([n * h for n, h in zip(field.shape[2:], spacing)], dtype=field.dtype)
+    largest = field[0].abs().flatten(1).amax(1).cpu()
+    if bool((largest > 0.5 * lengths).any()):
+        notes.append(
+            f"{where}a displacement is longer than half of the image; check the images' positions"
+        )
+    if solution.status[0] != "converged":
+        notes.append(
+            f"{where}{solution.status[0]} on the finest level after "
+            f"{int(solution.iterations[0])} iterations"
+        )
+    return notes
+
+
+def _axes_to_halve(sizes: Sequence[int]) -> tuple[bool, ...]:
+    return tuple(n >= _HALVED for n in sizes)
+
+
+def _pool(image: Tensor, halved: Sequence[bool]) -> Tensor:
+    """Return the means of two pixels along some axes; the last pixel is repeated if one is missing."""
+    kernel = [2 if half else 1 for half in halved]
+    missing = [n % k for n, k in zip(image.shape[2:], kernel)]
+    padded = pad(image, [m for n in reversed(missing) for m in (0, n)], mode="replicate")
+    return (avg_pool2d if image.ndim == 4 else avg_pool3d)(padded, kernel)
+
+
+def _to_nearest(field: Tensor, spacing: Sequence[float]) -> Tensor:
+    """Return the displacement to the centres of the nearest pixels."""
+    lengths = torch.tensor(spacing, dtype=field.dtype, device=field.device)
+    lengths = lengths.view(-1, *[1] * (field.ndim - 2))
+    return (field / lengths).round() * lengths

@@ -1,0 +1,1 @@
+"""Shapes that bend: handles, bones, and meshes that move."""

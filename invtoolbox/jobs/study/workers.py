@@ -1,0 +1,131 @@
+"""Dask workers: spread independent tasks over processes on this machine or over a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+from invtoolbox.core.trust import is_trusting, trusting
+from invtoolbox.errors import InputError, MissingDependency
+
+T = TypeVar("T")
+# Environment variables that set the number of threads of numerical libraries; a process reads them
+# when it starts.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# After a second worker dies over the same task, the task is the cause.
+_DEATHS = 1
+_PATIENCE = "15s"
+
+
+def spread(
+    function: Callable[[T], Any],
+    tasks: Sequence[T],
+    workers: int = 1,
+    cluster: str | None = None,
+    threads: int = 1,
+) -> Iterator[tuple[int, Any]]:
+    """Yield ``(k, function(tasks[k]))`` as tasks end.
+
+    If a worker was lost, an exception is yielded in place of the result.
+
+    Args:
+        function: a plain function of a module is known to every worker; other callables travel by
+            value.
+        tasks: tasks, started in this order; at most one per thread of the workers runs at a time.
+        workers: number of processes on this machine.
+        cluster: address of a Dask scheduler, such as ``tcp://host:8786``; `workers` is then
+            ignored.
+        threads: number of threads per worker, for the arithmetic of one task.
+
+    Raises:
+        InputError: no scheduler answers, or it has no workers.
+        MissingDependency: Dask is not installed.
+    """
+    with _client(min(workers, max(len(tasks), 1)), cluster, threads) as client:
+        yield from _submit_all(client, partial(_call, function, is_trusting()), tasks)
+
+
+def _call(function: Callable[[T], Any], trusted: bool, task: T) -> Any:
+    """Do a task in a worker, which does not know by itself which files are trusted."""
+    with trusting(trusted):
+        return function(task)
+
+
+def _submit_all(
+    client: Any, function: Callable[[T], Any], tasks: Iterable[T]
+) -> Iterator[tuple[int, Any]]:
+    from distributed import as_completed
+
+    capacity = sum(client.nthreads().values())
+    waiting = iter(enumerate(tasks))
+    numbers: dict[Any, int] = {}
+    futures = as_completed(loop=client.loop)
+
+    def submit() -> None:
+        for number, task in waiting:
+            future = client.submit(function, task, pure=False)
+            numbers[future] = number
+            futures.add(future)
+            return
+
+    # Only as many as can run at once: Dask would take a task that waits at a dying worker for the
+    # cause of its death.
+    for _ in range(capacity):
+        submit()
+    for future in futures:
+        number = numbers.pop(future)
+        submit()
+        yield number, future.result() if future.status == "finished" else future.exception()
+
+
+@contextmanager
+def _client(workers: int, cluster: str | None, threads: int) -> Iterator[Any]:
+    try:
+        import dask
+        import distributed
+    except ImportError as error:
+        from invtoolbox.core.environment import how_to_get
+
+        raise MissingDependency(
+            "several workers need dask[distributed], which is not installed; "
+            f"{how_to_get('cluster')}"
+        ) from error
+    if cluster is not None:
+        try:
+            client = distributed.Client(cluster, timeout=_PATIENCE, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise InputError(
+                f"no Dask scheduler answers at {cluster} ({' '.join(str(error).split())[:100]}); "
+                "start one with `dask scheduler`, and workers with `dask worker ADDRESS "
+                "--nthreads 1`"
+            ) from error
+        with client:
+            if not client.nthreads():
+                raise InputError(
+                    f"the Dask scheduler at {cluster} has no workers; start some with `dask worker "
+                    f"{cluster} --nthreads 1`"
+                )
+            yield client
+        return
+    # A step in compiled code may block a worker for long, which is no reason to give the worker up.
+    settings = {
+        "distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREADS, threads),
+        "distributed.scheduler.worker-ttl": None,
+        "distributed.scheduler.allowed-failures": _DEATHS,
+        "distributed.admin.tick.limit": "1h",
+    }
+    with (
+        dask.config.set(settings),
+        distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            memory_limit=None,
+            silence_logs="CRITICAL",
+        ) as local,
+        distributed.Client(local, set_as_default=False) as client,
+    ):
+        yield client

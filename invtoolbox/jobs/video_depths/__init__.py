@@ -1,0 +1,1 @@
+"""Alignment of the depths of a video."""

@@ -1,0 +1,1 @@
+"""Seismic surveys: full-waveform inversion."""

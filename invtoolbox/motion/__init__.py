@@ -1,5 +1,0 @@
-"""Scene flow of lidar sweeps: preparation, methods, estimation."""
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

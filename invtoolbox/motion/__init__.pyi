@@ -1,5 +1,0 @@
-from .estimation import FlowEstimate as FlowEstimate
-from .estimation import estimate as estimate
-from .estimation import scene_flow as scene_flow
-from .methods import METHODS as METHODS
-from .preparation import Preparation as Preparation

@@ -1,0 +1,61 @@
+"""Tiles fit each other: the answer is that of the whole picture, in less memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import invtoolbox as it
+from invtoolbox.jobs.images.tiles import cut, deblur_in_tiles
+
+STRICT = {"solver": "admm", "regularization": 0.01, "tolerance": 1e-4, "progress": False}
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "valid"])
+def test_the_answer_is_that_of_the_whole_picture(boundary: str) -> None:
+    truth = it.datasets.photograph("coffee")[:, :1, 100:164:2, 100:196:2].contiguous()
+    A = it.operators.Blur(torch.ones(3, 5) / 15, (32, 48), boundary=boundary)
+    y = A.simulate(truth, noise=0.02, seed=0)
+    whole = it.solve(it.Problem(y, A), it.priors.TotalVariation(), **STRICT).x
+    tiled = deblur_in_tiles(y, A, tile=32, margin=16, **STRICT)
+    assert tiled.x.shape == whole.shape
+    assert float((tiled.x - whole).abs().max()) <= 1e-3
+
+
+def test_every_pixel_belongs_to_one_tile() -> None:
+    count = torch.zeros(37, 53)
+    for tile in cut((37, 53), 16, 5):
+        count[tile.kept] += 1
+        size = [part.stop - part.start for part in tile.seen]
+        assert tuple(size) == tile.shape
+        kept, inner = (torch.zeros(37, 53), torch.zeros(37, 53))
+        kept[tile.kept] = 1
+        inner[tile.seen][tile.inner] = 1
+        assert torch.equal(kept, inner)
+    assert bool((count == 1).all())
+
+
+def test_one_weight_is_chosen_for_all_tiles() -> None:
+    truth = it.datasets.photograph("camera")[..., ::16, ::16].contiguous()
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (32, 32))
+    y = A.simulate(truth, noise=0.03, seed=0)
+    solution = deblur_in_tiles(y, A, noise_std=0.03, tile=16, margin=8, progress=False)
+    assert "median of 3 tiles" in solution.notes[1]
+    assert float(it.metrics.psnr(solution.x, truth)) > float(it.metrics.psnr(y, truth)) + 1
+
+
+def test_other_boundaries_are_refused() -> None:
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (64, 64), boundary="periodic")
+    with pytest.raises(it.InputError, match="boundary reflect or valid"):
+        deblur_in_tiles(torch.zeros(1, 1, 64, 64), A)
+
+
+def test_the_picture_is_checked_once() -> None:
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (64, 64))
+    y = A.simulate(it.datasets.photograph("camera")[..., ::8, ::8], noise=0.01, seed=0)
+    with pytest.warns(it.MeasurementWarning) as seen:
+        tiled = deblur_in_tiles(
+            y, A, regularization=0.01, noise_std=2.55, tile=32, margin=8, progress=False
+        )
+    assert len(seen) == 1
+    assert any("noise_std" in note for note in tiled.notes)

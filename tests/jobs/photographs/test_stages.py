@@ -1,0 +1,274 @@
+"""Scenes in stages: they come out, and a stopped schedule goes on bitwise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import invtoolbox as it
+from invtoolbox.datasets import open_views
+from invtoolbox.datasets.models.voxels import read_voxels, write_voxels
+from invtoolbox.errors import InputError
+from invtoolbox.jobs.photographs import (
+    GaussianModel,
+    Photographs,
+    Stage,
+    StagedSolution,
+    VoxelModel,
+    silhouette_prior,
+    solve_in_stages,
+    split_views,
+)
+from invtoolbox.jobs.photographs.models import weight_unit
+from invtoolbox.jobs.photographs.watch import Watch
+from invtoolbox.priors import VoxelVariation
+from tests.jobs.photographs.conftest import write_photographs
+
+BOX = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
+STAGES = (
+    Stage(30, scale=0.5, prior={"resolution": 8}),
+    Stage(20, prior={"margin": 0}, solver={"decay": 0.01}),
+)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Photographs:
+    return split_views(open_views(write_photographs(tmp_path_factory.mktemp("views"))), 4)
+
+
+def voxels(photographs: Photographs, **settings: object) -> StagedSolution:
+    solver = it.solvers.Adam(learning_rate=0.2, beta_square=0.99, subset_size=512)
+    return solve_in_stages(
+        VoxelModel(*BOX, 1.0, resolution=16, degree=1),
+        photographs,
+        STAGES,
+        solver,
+        1e-5 * VoxelVariation("density"),
+        progress=False,
+        **settings,
+    )  # type: ignore[arg-type]
+
+
+def test_voxels_come_out_coarse_to_fine(photographs: Photographs) -> None:
+    reports = []
+    found = voxels(photographs, report=reports.append, every=0.1)
+    assert (
+        [r.iterations for r in reports] == [30, 20]
+        and found.is_complete
+        and found.reports == tuple(reports)
+    )
+    assert (
+        found.x.space.shape == (16, 16, 16)
+        and found.x.space.rows < 16**3
+        and "of 16 x 16 x 16 nodes" in found.model.describe(found.x)
+    )
+    assert reports[1].psnr > reports[0].psnr and reports[1].psnr > 19
+    assert [s.stage for s in found.samples] == sorted(s.stage for s in found.samples)
+    assert all(a.seconds <= b.seconds for a, b in zip(found.samples, found.samples[1:]))
+
+
+class Stop:
+    """Ctrl-C after so many steps of a stage."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, stage: int, step: int) -> None:
+        plain = Watch.__call__
+
+        def call(watch: Watch, progress: object) -> bool:
+            stop = plain(watch, progress)  # type: ignore[arg-type]
+            if watch.stage == stage and watch.iteration == step:
+                raise KeyboardInterrupt
+            return stop
+
+        monkeypatch.setattr(Watch, "__call__", call)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_stopped_schedule_goes_on_bitwise(
+    photographs: Photographs, stage: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = voxels(photographs)
+    with monkeypatch.context() as patched:
+        Stop(patched, stage, 7)
+        with pytest.raises(KeyboardInterrupt):
+            voxels(photographs, folder=tmp_path)
+    resumed = voxels(photographs, folder=tmp_path)
+    assert torch.equal(resumed.x.density, whole.x.density) and torch.equal(
+        resumed.x.color, whole.x.color
+    )
+    assert [r.iterations for r in resumed.reports] == [30, 20]
+
+
+def test_gaussians_come_out_and_go_on_in_a_second_stage(
+    photographs: Photographs, tmp_path: Path
+) -> None:
+    model = GaussianModel(*BOX, 1.0, count=100, most=200, degree=1, length=60)
+    solver = it.solvers.Adam(subset_size=1, epsilon=1e-15)
+    stages = [Stage(60, scale=0.5), Stage(30, prior={"strategy": "none"})]
+    found = solve_in_stages(
+        model,
+        photographs,
+        stages,
+        solver,
+        data_term=it.data_terms.Photometric(0.0),
+        progress=False,
+        folder=tmp_path,
+    )
+    assert found.reports[1].psnr > 17 and "Gaussians" in model.describe(found.x)
+    assert (tmp_path / "stages.json").exists() and (tmp_path / "checkpoint-1.safetensors").exists()
+    again = solve_in_stages(
+        model,
+        photographs,
+        stages,
+        solver,
+        data_term=it.data_terms.Photometric(0.0),
+        progress=False,
+        folder=tmp_path,
+    )
+    assert torch.equal(again.x.means, found.x.means)
+
+
+def test_the_bar_says_stage_time_and_quality(
+    photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Terminal()
+    monkeypatch.setattr("sys.stderr", shown)
+    monkeypatch.setenv("COLUMNS", "120")
+    model = GaussianModel(*BOX, 1.0, count=50, degree=0, strategy="none")
+    solve_in_stages(
+        model,
+        photographs,
+        [Stage(30), Stage()],
+        it.solvers.Adam(subset_size=1),
+        seconds=2.0,
+        every=0.1,
+    )
+    said = shown.getvalue()
+    assert (
+        "stage 1 of 2, Gaussians" in said
+        and "%" in said
+        and "PSNR" in said
+        and " dB, iteration" in said
+        and ", ," not in said
+    )
+
+
+def test_a_budget_in_seconds_ends_the_last_stage(photographs: Photographs) -> None:
+    model = GaussianModel(*BOX, 1.0, count=50, degree=0, strategy="none")
+    found = solve_in_stages(
+        model, photographs, [Stage()], it.solvers.Adam(subset_size=1), seconds=0.5, progress=False
+    )
+    assert 0.5 <= found.seconds < 5 and found.reports[0].iterations > 1
+
+
+@pytest.mark.parametrize(
+    ("stages", "fault"),
+    [
+        ([], "there is no stage"),
+        ([Stage()], "stage 1 has no end"),
+        ([Stage(), Stage(3)], "only the last one"),
+        ([Stage(3, scale=0.0)], "scale above 0"),
+        ([Stage(3, solver={"rate": 1.0})], "changes 'rate' of the solver, and Adam has"),
+        ([Stage(3, prior={"resolutio": 4})], "no setting 'resolutio'"),
+    ],
+)
+def test_faults_of_stages_are_named(
+    photographs: Photographs, stages: list[Stage], fault: str
+) -> None:
+    with pytest.raises(InputError, match=fault):
+        solve_in_stages(VoxelModel(*BOX, resolution=8), photographs, stages, progress=False)
+
+
+def test_strategies_by_name() -> None:
+    with pytest.raises(InputError, match="did you mean 'mcmc'"):
+        GaussianModel(*BOX, strategy="mcm").start()
+    with pytest.raises(InputError, match="no setting 'grow'"):
+        GaussianModel(*BOX, strategy={"name": "mcmc", "grow": 1.0}).start()
+    assert "DefaultStrategy" in repr(
+        GaussianModel(*BOX, strategy={"name": "default", "small": 0.02}).start()
+    )
+
+
+def test_weights_stand_beside_the_mean_misfit(photographs: Photographs) -> None:
+    model = VoxelModel(*BOX, 1.0, resolution=8)
+    problem = model.problem(photographs.train)
+    x = model.start().decode(model.start().initial())
+    prediction = problem.operator(x)
+    mean_square = (prediction - problem.y).square().mean()
+    assert torch.allclose(
+        problem.data_term.value(prediction, problem.y) / weight_unit(problem),
+        mean_square,
+        rtol=1e-4,
+    )
+
+
+def test_a_file_of_voxels_holds_them_exactly(photographs: Photographs, tmp_path: Path) -> None:
+    found = voxels(photographs)
+    write_voxels(tmp_path / "x.safetensors", found.x)
+    again = read_voxels(tmp_path / "x.safetensors")
+    assert torch.equal(again.density, found.x.density) and torch.equal(again.color, found.x.color)
+    assert (
+        torch.equal(again.space.numbers, found.x.space.numbers)
+        and again.space.scale == found.x.space.scale
+    )
+    for content, fault in (
+        (b"no", "not a readable voxels"),
+        ((tmp_path / "x.safetensors").read_bytes()[:-9], "not a readable voxels"),
+    ):
+        (tmp_path / "bad.safetensors").write_bytes(content)
+        with pytest.raises(InputError, match=fault):
+            read_voxels(tmp_path / "bad.safetensors")
+
+
+def test_silhouettes_clear_what_colors_do_not_show(photographs: Photographs) -> None:
+    few = Photographs(photographs.train[::3], photographs.held)
+    model = VoxelModel(
+        *BOX, 1.0, resolution=16, degree=0, alpha=0.1
+    )  # it starts as fog, which may turn white
+    solver = it.solvers.Adam(learning_rate=0.2, beta_square=0.99, subset_size=512)
+    missed = []
+    for weight in (0.0, 1.0):
+        found = solve_in_stages(model, few, [Stage(60)], solver, progress=False, silhouettes=weight)
+        seen = model.look(found.x, few.train.cameras).alpha
+        assert float(silhouette_prior(model, few.train).energy(found.x)) == pytest.approx(
+            float((seen - few.train.alpha).square().mean())
+        )
+        missed.append(
+            float((model.look(found.x, few.held.cameras).alpha - few.held.alpha).abs().mean())
+        )
+    assert missed[1] < 0.7 * missed[0]
+    # Pixels that do not count do not count.
+    half = torch.ones_like(few.train.alpha)
+    half[..., 12:] = 0
+    masked = silhouette_prior(model, replace(few.train, mask=half)).energy(found.x)
+    assert float(masked) == pytest.approx(float((seen - few.train.alpha)[..., :12].square().mean()))
+    plain = replace(few.train, alpha=torch.ones_like(few.train.alpha))
+    with pytest.raises(InputError, match="leave silhouettes out"):
+        solve_in_stages(
+            model, Photographs(plain, few.held), [Stage(2)], solver, progress=False, silhouettes=1.0
+        )
+
+
+def test_silhouettes_of_gaussians_are_those_of_their_pictures(photographs: Photographs) -> None:
+    model = GaussianModel(*BOX, 1.0, count=60, most=60, degree=0, length=30)
+    found = solve_in_stages(
+        model,
+        photographs,
+        [Stage(30)],
+        it.solvers.Adam(subset_size=1, epsilon=1e-15),
+        progress=False,
+        silhouettes=0.5,
+    )
+    seen = model.look(found.x, photographs.train.cameras).alpha
+    wanted = float((seen - photographs.train.alpha).square().mean())
+    assert float(silhouette_prior(model, photographs.train).energy(found.x)) == pytest.approx(
+        wanted, rel=1e-4
+    )
