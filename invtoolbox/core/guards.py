@@ -1,0 +1,107 @@
+"""Guards of settings: refuse a number outside of an interval, or a word that is no choice.
+
+The sentence names the setting, its owner, what is allowed and what was given. A guard whose error
+holds a remedy, or whose condition joins several settings, is written by hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+
+
+def check_range(owner: object, interval: str, *names: str, **values: Any) -> None:
+    """Refuse numbers outside of an interval.
+
+    Args:
+        owner: object with the settings ``names``; or the name of a function, for its ``values``.
+        interval: interval in the notation of mathematics, for example ``"(0, 1]"``; a square
+            bracket includes the end.
+        *names: attributes of the owner. None passes: a setting that may be None means "not given".
+        **values: further values by name. Every entry of a tensor must lie in the interval.
+
+    Raises:
+        InputError: a value outside of the interval, NaN, or no number.
+
+    >>> check_range("invert_flow", "(0, 1]", damping=0.5)
+    >>> check_range("invert_flow", "[1, inf)", inner=0)
+    Traceback (most recent call last):
+        ...
+    invtoolbox.errors.InputError: inner of invert_flow must be at least 1, got 0
+    """
+    low, high, holds_low, holds_high, demand = _parse(interval)
+    for name, value in _settings(owner, names, values):
+        if value is None:
+            continue
+        try:
+            above = value >= low if holds_low else value > low
+            below = value <= high if holds_high else value < high
+            inside = bool((above & below).all()) if isinstance(value, Tensor) else above and below
+        except (TypeError, RuntimeError):
+            inside = False
+        if not inside:
+            raise InputError(f"{name} of {_label(owner)} must {demand}, got {_shown(value)}")
+
+
+def check_choice(owner: object, choices: Iterable[Any], *names: str, **values: Any) -> None:
+    """Refuse values that are none of the choices.
+
+    Args:
+        owner: object with the settings ``names``; or the name of a function, for its ``values``.
+        choices: allowed values; None is allowed only if it is among them.
+        *names: attributes of the owner.
+        **values: further values by name.
+
+    Raises:
+        InputError: another value.
+
+    >>> check_choice("solve", (None, "implicit"), differentiate="explicit")
+    Traceback (most recent call last):
+        ...
+    invtoolbox.errors.InputError: differentiate of solve must be None or 'implicit', got 'explicit'
+    """
+    allowed = tuple(choices)
+    for name, value in _settings(owner, names, values):
+        if not any(value is choice or value == choice for choice in allowed):
+            *others, last = map(repr, allowed)
+            demand = f"{', '.join(others)} or {last}" if others else last
+            raise InputError(f"{name} of {_label(owner)} must be {demand}, got {value!r}")
+
+
+def _settings(
+    owner: object, names: tuple[str, ...], values: dict[str, Any]
+) -> Iterable[tuple[str, Any]]:
+    return [*((name, getattr(owner, name)) for name in names), *values.items()]
+
+
+def _label(owner: object) -> str:
+    return owner if isinstance(owner, str) else type(owner).__name__
+
+
+def _shown(value: Any) -> str:
+    """Return a value as an error message shows it; of a large tensor, its range."""
+    if isinstance(value, Tensor):
+        if value.numel() == 1:
+            return f"{value.item():g}"
+        return f"values from {value.min().item():g} to {value.max().item():g}"
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+@lru_cache(maxsize=256)
+def _parse(interval: str) -> tuple[float, float, bool, bool, str]:
+    """Return the ends of an interval, whether it includes them, and the demand in words."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    holds_low, holds_high = interval[0] == "[", interval[-1] == "]"
+    if math.isfinite(high):
+        demand = f"lie in {interval}"
+    elif low == 0:
+        demand = "not be negative" if holds_low else "be positive"
+    else:
+        demand = f"be {'at least' if holds_low else 'above'} {low:g}"
+    return low, high, holds_low, holds_high, demand
