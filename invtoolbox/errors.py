@@ -75,3 +75,24 @@ def match_name(name: str, known: Iterable[str]) -> str | None:
     if name in names:
         return name
     return next((n for n in names if n.lower() == name.lower()), None)
+
+
+def require_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the registered name that is written like a name, but for upper and lower case.
+
+    Args:
+        kind: kind of the name, for the error message.
+        name: the name that was given.
+        known: registered names.
+
+    Raises:
+        InputError: if there is no such name; the sentence lists the closest known names.
+
+    >>> require_name("prior", "Tikhonov", ["tv", "tikhonov"])
+    'tikhonov'
+    """
+    names = list(known)
+    match = match_name(name, names)
+    if match is None:
+        raise unknown_name(kind, name, names)
+    return match

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invtoolbox.catalogue.registry import build
+from invtoolbox.catalogue.registry import build, require_settings
 from invtoolbox.catalogue.shelves import find, has_preset, has_prior
-from invtoolbox.errors import InputError, match_name, unknown_name
+from invtoolbox.errors import InputError, require_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,8 +85,7 @@ def load_preset(name: str, changes: Mapping[str, Any] | None = None) -> Solver:
             f'{entry.path} does not name the solver of the preset; add for example solver = "admm"'
         )
     with _in_file(entry.path):
-        result: Solver = build("solvers", solver, {**settings, **(changes or {})})
-    return result
+        return build("solvers", solver, {**settings, **(changes or {})})
 
 
 def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
@@ -128,8 +127,7 @@ def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
                     "the weights of a trained prior are a safetensors file next to its card"
                 )
             settings["network"] = build_network(table, entry.path.parent / str(table["weights"]))
-        result: Prior = build("priors", kind, settings)
-    return result
+        return build("priors", kind, settings)
 
 
 def build_network(table: Mapping[str, Any], weights: Path | None) -> nn.Module:
@@ -144,17 +142,10 @@ def build_network(table: Mapping[str, Any], weights: Path | None) -> nn.Module:
     name = table.get("name")
     if not isinstance(name, str):
         raise InputError(f"the network has no name; it is one of {', '.join(NETWORKS)}")
-    found = match_name(name, NETWORKS)
-    if found is None:
-        raise unknown_name("network", name, NETWORKS)
-    module, attribute = NETWORKS[found].split(":")
+    module, attribute = NETWORKS[require_name("network", name, NETWORKS)].split(":")
     cls = getattr(importlib.import_module(module), attribute)
     taken = inspect.signature(cls).parameters
-    for key in arguments:
-        if key not in taken:
-            raise InputError(
-                f"the network {name!r} has no setting {key!r}; it has {', '.join(taken)}"
-            )
+    require_settings(f"the network {name!r}", arguments, taken)
     if "pretrained" in taken:
         arguments["pretrained"] = None  # its own default would download
     network: nn.Module = cls(**arguments)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.checks import reading
 from invtoolbox.core.trust import unpacked_budget
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.events import Events
@@ -29,8 +29,7 @@ def read_dat(path: str | Path) -> Events:
     Raises:
         InputError: the file is damaged, or holds no events of two dimensions.
     """
-    file = require_file(path)
-    with decoding(file, "DAT"):
+    with reading(path, "DAT") as file:
         content = file.read_bytes()
         header, start = _header(content)
         if len(content) < start + 2:
@@ -64,15 +63,15 @@ def read_evt(path: str | Path) -> Events:
     Raises:
         InputError: the file is damaged, or its header names another encoding.
     """
-    file = require_file(path)
-    with decoding(file, "RAW"):
+    with reading(path, "RAW") as file:
         content = file.read_bytes()
         header, start = _header(content)
-        found = re.search(rb"(?i)%\s*(?:evt|format)\s*:?\s*(?:evt)?\s*(\d)", header)
-        number = int(found.group(1)) if found else 0
+        encoding = re.search(rb"(?i)%\s*(?:evt|format)\s*:?\s*(?:evt)?\s*(\d)", header)
+        number = int(encoding.group(1)) if encoding else 0
         if number not in (2, 3):
             raise InputError(
-                f"its header names {'no encoding' if found is None else f'the encoding {number}'}, "
+                "its header names "
+                f"{'no encoding' if encoding is None else f'the encoding {number}'}, "
                 "and the encodings EVT2 and EVT3 are read; convert it with metavision_file_to_hdf5"
             )
         width = 2 if number == 3 else 4

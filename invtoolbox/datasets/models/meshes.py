@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from invtoolbox.core.checks import decoding, open_arrays, require_file
-from invtoolbox.core.environment import how_to_get
+from invtoolbox.core.checks import decoding, open_arrays, reading, require_file
+from invtoolbox.core.environment import optional_package
 from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_bytes
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.errors import InputError
 
 if TYPE_CHECKING:
     from invtoolbox.geometry.meshes import Mesh
@@ -133,9 +133,8 @@ def read_dmat(path: str | Path) -> torch.Tensor:
 
     The file has the numbers of columns and rows, then the values column by column.
     """
-    path = require_file(path)
-    with decoding(path, "dmat"):
-        words = path.read_text(encoding="ascii").split()
+    with reading(path, "dmat") as file:
+        words = file.read_text(encoding="ascii").split()
         columns, rows = int(words[0]), int(words[1])
         values = np.array(words[2:], dtype=np.float64)
         return torch.from_numpy(values.reshape(columns, rows).T.copy())
@@ -143,13 +142,7 @@ def read_dmat(path: str | Path) -> torch.Tensor:
 
 def trimesh() -> Any:
     """Import the package trimesh, or raise a `MissingDependency`."""
-    try:
-        import trimesh as package
-    except ImportError as error:
-        raise MissingDependency(
-            f"this needs trimesh; install it with {how_to_get('3d')}"
-        ) from error
-    return package
+    return optional_package("trimesh", "this needs trimesh; install it with", "3d")
 
 
 def _read_npz(file: Path, frame: int) -> _Contents:
@@ -203,14 +196,14 @@ def _read_through_trimesh(file: Path) -> _Contents:
     if file.suffix.lower() == ".glb":
         _check_chunks(file)
     try:
-        found = package.load(file, process=False, force="mesh", resolver=_confined(package, file))
+        mesh = package.load(file, process=False, force="mesh", resolver=_confined(package, file))
         vertices, faces = (
-            np.asarray(found.vertices, dtype=np.float64),
-            np.asarray(found.faces, dtype=np.int64),
+            np.asarray(mesh.vertices, dtype=np.float64),
+            np.asarray(mesh.faces, dtype=np.int64),
         )
         colors = None
-        if getattr(found.visual, "kind", None) == "vertex" and len(vertices):
-            colors = torch.from_numpy(np.array(found.visual.vertex_colors[:, :3])).float() / 255
+        if getattr(mesh.visual, "kind", None) == "vertex" and len(vertices):
+            colors = torch.from_numpy(np.array(mesh.visual.vertex_colors[:, :3])).float() / 255
     except InputError:
         raise
     except Exception as error:  # the exception of a damaged file depends on its format
@@ -221,13 +214,13 @@ def _read_through_trimesh(file: Path) -> _Contents:
 
 def _check_chunks(file: Path) -> None:
     """Refuse a GLB file that declares a chunk longer than itself, before memory is allocated."""
-    size, place = file.stat().st_size, 12
+    size, position = file.stat().st_size, 12
     with file.open("rb") as stream:
-        while place + 8 <= size:
-            stream.seek(place)
+        while position + 8 <= size:
+            stream.seek(position)
             length = int.from_bytes(stream.read(4), "little")
-            place += 8 + length
-    if place > size:
+            position += 8 + length
+    if position > size:
         raise InputError(f"{file} cannot be read as GLB: it is truncated; fetch or export it again")
 
 

@@ -116,11 +116,10 @@ def geometry_from_mapping(
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in entries:
         if key not in fields:
-            other = Geometry if cls is Geometry3D else Geometry3D
-            if key in {f.name for f in dataclasses.fields(other)}:
-                axes = "2D" if other is Geometry else "3D"
+            opposite = Geometry if cls is Geometry3D else Geometry3D
+            if key in {f.name for f in dataclasses.fields(opposite)}:
                 raise InputError(
-                    f"geometry: the field {key!r} belongs to a {axes} scan, but kind is {kind!r}, "
+                    f"geometry: the field {key!r} belongs to a {opposite.axes}D scan, but kind is {kind!r}, "
                     f"which has {', '.join(fields)}"
                 )
             raise unknown_name("geometry field", key, fields)

@@ -83,13 +83,9 @@ class Pictures:
 
 def read_pixels(path: Path, page: int) -> np.ndarray:
     """Read the stored array of one page, ``(rows, columns)`` or ``(rows, columns, channels)``."""
-    kind = sniff(require_file(path))
+    kind = _format_of(path)
     if kind == "tiff":
         return _read_tiff(path, page)
-    if kind not in ("png", "jpeg", "bmp"):
-        raise InputError(
-            f"{path}: the first bytes are not those of a PNG, JPEG, BMP or TIFF file; export it again"
-        )
     with decoding(path, kind.upper()):
         _check_size(path)
         if kind == "png" and _is_deep_color(path):
@@ -100,23 +96,28 @@ def read_pixels(path: Path, page: int) -> np.ndarray:
             return np.asarray(imread(file))
 
 
+def _format_of(path: Path) -> str:
+    kind = sniff(require_file(path))
+    if kind not in ("png", "jpeg", "bmp", "tiff"):
+        raise InputError(
+            f"{path}: the first bytes are not those of a PNG, JPEG, BMP or TIFF file; export it again"
+        )
+    return kind
+
+
 def read_size(path: Path) -> tuple[int, int]:
     """Read rows and columns of the stored array from the header of a file.
 
     Args:
         path: the picture.
     """
-    kind = sniff(require_file(path))
+    kind = _format_of(path)
     if kind == "tiff":
         import tifffile
 
         with decoding(path, "TIFF"), tifffile.TiffFile(path) as tiff:
             page: Any = tiff.pages[0]
             return int(page.imagelength), int(page.imagewidth)
-    if kind not in ("png", "jpeg", "bmp"):
-        raise InputError(
-            f"{path}: the first bytes are not those of a PNG, JPEG, BMP or TIFF file; export it again"
-        )
     from PIL import Image
 
     with decoding(path, kind.upper()), Bounded(path) as file, Image.open(file) as picture:
@@ -156,14 +157,14 @@ def _read_tiff(path: Path, page: int) -> np.ndarray:
     import tifffile
 
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
-        one = file.pages[page]
-        require_plausible(path, one.shape, one.dtype)
-        check_length(path, page, one)
-        array = np.asarray(one.asarray())
-        if one.axes.startswith("S"):
+        stored = file.pages[page]
+        require_plausible(path, stored.shape, stored.dtype)
+        check_length(path, page, stored)
+        array = np.asarray(stored.asarray())
+        if stored.axes.startswith("S"):
             array = np.moveaxis(array, 0, -1)
         if (
-            getattr(one, "photometric", None) == tifffile.PHOTOMETRIC.MINISWHITE
+            getattr(stored, "photometric", None) == tifffile.PHOTOMETRIC.MINISWHITE
             and array.dtype.kind == "u"
         ):
             array = np.iinfo(array.dtype).max - array
