@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invtoolbox.catalogue.registry import build, require_settings
 from invtoolbox.catalogue.shelves import find, has_preset, has_prior
-from invtoolbox.errors import InputError, require_name
+from invtoolbox.errors import InputError, naming, require_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,7 +83,7 @@ def load_preset(name: str, changes: Mapping[str, Any] | None = None) -> Solver:
         raise InputError(
             f'{entry.path} does not name the solver of the preset; add for example solver = "admm"'
         )
-    with _in_file(entry.path):
+    with naming(entry.path):
         return build("solvers", solver, {**settings, **(changes or {})})
 
 
@@ -119,7 +118,7 @@ def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
         new_low, new_high = changes["intensity_range"]
         changes.setdefault("sigma", settings["sigma"] * (new_high - new_low) / (high - low))
     settings.update(changes)
-    with _in_file(entry.path):
+    with naming(entry.path):
         table = settings.get("network")
         if isinstance(table, dict):
             if not str(table.get("weights", "")).endswith(".safetensors"):
@@ -174,12 +173,3 @@ def load_weights(network: nn.Module, path: Path) -> None:
             f"the weights of {path} do not fit the network {type(network).__name__}: "
             f"{' '.join(str(error).split())[:200]}"
         ) from error
-
-
-@contextmanager
-def _in_file(path: Path) -> Iterator[None]:
-    """Let errors that are raised inside begin with the name of the file."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error

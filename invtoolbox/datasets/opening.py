@@ -24,7 +24,7 @@ from invtoolbox.datasets.scans.synchrotron import DataExchange, NXtomo, entries
 from invtoolbox.datasets.sweeps.flow_files import read_flow
 from invtoolbox.datasets.sweeps.opening import SWEEP_READERS, SWEEP_TYPES, reader_of_folder
 from invtoolbox.datasets.views.opening import VIEW_READERS, reader_of_views
-from invtoolbox.datasets.views.transforms import PosedPictures
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.volumes.arrays import Arrays
 from invtoolbox.datasets.volumes.dicom import Dicom, DicomSeries, is_slice
 from invtoolbox.datasets.volumes.hdf5 import BlurKernels, Hdf5, open_hdf5

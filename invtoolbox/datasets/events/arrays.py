@@ -124,10 +124,8 @@ def write_events(path: str | Path, events: Events, overwrite: bool = False) -> P
     from invtoolbox.datasets.output import writing
 
     file = Path(path)
-    if file.exists() and not overwrite:
-        raise InputError(f"{file} exists; give another name, or overwrite=True")
-    whole = bool((events.places == events.places.round()).all())
-    places = events.places.numpy().astype(np.uint16 if whole else np.float32)
+    are_whole = bool((events.places == events.places.round()).all())
+    places = events.places.numpy().astype(np.uint16 if are_whole else np.float32)
     with writing(file, overwrite) as stream:
         np.savez_compressed(
             stream,

@@ -89,15 +89,15 @@ def read_evt(path: str | Path) -> Events:
 
 def _header(content: bytes) -> tuple[bytes, int]:
     """Return the lines in front of the events, which begin with %, and the byte behind them."""
-    place = 0
-    while content[place : place + 1] == b"%" and place < _LONGEST_HEADER:
-        end = content.find(b"\n", place)
+    position = 0
+    while content[position : position + 1] == b"%" and position < _LONGEST_HEADER:
+        end = content.find(b"\n", position)
         if end < 0:
             raise InputError("truncated, it ends within its header")
-        line, place = content[place:end].strip().lower(), end + 1
+        line, position = content[position:end].strip().lower(), end + 1
         if line == b"% end":
             break
-    return content[:place], place
+    return content[:position], position
 
 
 def _size(header: bytes) -> tuple[int, int] | None:
@@ -136,8 +136,8 @@ def _decode_evt3(words: Any, budget: int) -> tuple[Any, Any, Any, Any]:
     low = _last(value, kind == 6)
     upper = _unwrap(_last(value, kind == 8), 12)
     # Times that TIME_LOW set in front of a new TIME_HIGH belong to the old one.
-    place = np.arange(len(words))
-    stale = _last(place, kind == 6) < _last(place, kind == 8)
+    number = np.arange(len(words))
+    stale = _last(number, kind == 6) < _last(number, kind == 8)
     time = (upper << 12) + np.where(stale, 0, np.maximum(low, 0))
     # A vector covers 12 or 8 pixels, and the next one continues behind it.
     step = np.select([kind == 4, kind == 5], [12, 8], 0)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from invtoolbox.core.checks import decoding, open_arrays, reading, require_file
+from invtoolbox.core.checks import decoding, open_arrays, reading, require_file, require_keys
 from invtoolbox.core.environment import optional_package
 from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_bytes
@@ -146,16 +146,13 @@ def trimesh() -> Any:
 
 
 def _read_npz(file: Path, frame: int) -> _Contents:
-    try:
-        with open_arrays(file) as arrays:
-            vertices, faces = (
-                np.asarray(arrays["vertices"], dtype=np.float64),
-                np.asarray(arrays["faces"], dtype=np.int64),
-            )
-    except (KeyError, ValueError, OSError) as error:
-        raise InputError(
-            f"{file} is not an .npz with arrays vertices and faces: {error}"
-        ) from error
+    with open_arrays(file) as arrays:
+        names = ("vertices", "faces")
+        require_keys(f"{file}: the archive of a mesh lacks", names, arrays, "save both arrays")
+        vertices, faces = (
+            np.asarray(arrays["vertices"], dtype=np.float64),
+            np.asarray(arrays["faces"], dtype=np.int64),
+        )
     frames = vertices[None] if vertices.ndim == 2 else vertices
     if frames.ndim != 3 or frames.shape[-1] != 3 or not -len(frames) <= frame < len(frames):
         raise InputError(
@@ -171,44 +168,35 @@ def _read_off(file: Path) -> _Contents:
         for line in file.read_text(encoding="ascii", errors="replace").splitlines()
     ]
     lines = [words for words in lines if words]
-    try:
-        if lines[0][0] not in ("OFF", "COFF", "NOFF"):
-            raise InputError(f"{file} does not begin with OFF; give a file in this format")
-        start = lines[0][1:] or lines[1]
-        body = lines[1:] if lines[0][1:] else lines[2:]
-        n, f = int(start[0]), int(start[1])
-        if len(body) < n + f:
-            raise InputError(
-                f"{file} declares {n} vertices and {f} faces, but has only {len(body)} lines of "
-                "them; export it again"
-            )
-        vertices = np.array([words[:3] for words in body[:n]], dtype=np.float64)
-        polygons = [[int(k) for k in words[1 : 1 + int(words[0])]] for words in body[n : n + f]]
-        if any(len(p) != int(words[0]) for p, words in zip(polygons, body[n:])):
-            raise InputError(f"{file} has a face with too few corners; export it again")
-        return vertices, _triangles(polygons), None
-    except (IndexError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as OFF: {error}") from error
+    if lines[0][0] not in ("OFF", "COFF", "NOFF"):
+        raise InputError(f"{file} does not begin with OFF; give a file in this format")
+    start = lines[0][1:] or lines[1]
+    body = lines[1:] if lines[0][1:] else lines[2:]
+    n, f = int(start[0]), int(start[1])
+    if len(body) < n + f:
+        raise InputError(
+            f"{file} declares {n} vertices and {f} faces, but has only {len(body)} lines of them; "
+            "export it again"
+        )
+    vertices = np.array([words[:3] for words in body[:n]], dtype=np.float64)
+    polygons = [[int(k) for k in words[1 : 1 + int(words[0])]] for words in body[n : n + f]]
+    if any(len(p) != int(words[0]) for p, words in zip(polygons, body[n:])):
+        raise InputError(f"{file} has a face with too few corners; export it again")
+    return vertices, _triangles(polygons), None
 
 
 def _read_through_trimesh(file: Path) -> _Contents:
     package = trimesh()
     if file.suffix.lower() == ".glb":
         _check_chunks(file)
-    try:
-        mesh = package.load(file, process=False, force="mesh", resolver=_confined(package, file))
-        vertices, faces = (
-            np.asarray(mesh.vertices, dtype=np.float64),
-            np.asarray(mesh.faces, dtype=np.int64),
-        )
-        colors = None
-        if getattr(mesh.visual, "kind", None) == "vertex" and len(vertices):
-            colors = torch.from_numpy(np.array(mesh.visual.vertex_colors[:, :3])).float() / 255
-    except InputError:
-        raise
-    except Exception as error:  # the exception of a damaged file depends on its format
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{file} cannot be read as {file.suffix[1:].upper()}: {reason}") from error
+    mesh = package.load(file, process=False, force="mesh", resolver=_confined(package, file))
+    vertices, faces = (
+        np.asarray(mesh.vertices, dtype=np.float64),
+        np.asarray(mesh.faces, dtype=np.int64),
+    )
+    colors = None
+    if getattr(mesh.visual, "kind", None) == "vertex" and len(vertices):
+        colors = torch.from_numpy(np.array(mesh.visual.vertex_colors[:, :3])).float() / 255
     return vertices, faces, colors
 
 

@@ -28,7 +28,7 @@ from invtoolbox.datasets.scans.scan_geometry import (
     read_numbers,
 )
 from invtoolbox.datasets.volumes.volume import Grid
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming
 
 if TYPE_CHECKING:
     from invtoolbox.operators.base import LinearOperator
@@ -148,13 +148,10 @@ class Geometry3D(ScanGeometry):
         self._set("vectors", tuple(rows))
         self._check_fields()
         self._check_angles()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), naming("geometry"):
             # The operator that is used warns once about parts that the panel does not see.
             warnings.simplefilter("ignore")
-            try:
-                self.operator()
-            except InputError as error:
-                raise InputError(f"geometry: {error}") from None
+            self.operator()
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

@@ -27,8 +27,6 @@ from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.hdf5 import open_hdf5
 from invtoolbox.errors import InputError
 
-__all__ = ["DataExchange", "NXtomo", "line_integrals"]
-
 # Number of rows from which the axis is found: more rows cost time and add little.
 _ROWS_FOR_AXIS = 8
 # If a larger share of the values is unusable, the flat or dark field does not belong to the data.
@@ -169,12 +167,11 @@ class DetectorRows(ABC):
         pixel_size: float | None,
     ) -> None:
         """Set the given geometry, or find the geometry from the angles of the file."""
-        if geometry is not None:
-            self.geometry = geometry
-            return
-        assert angles is not None
         with decoding(self.path, self.format_name):
-            self.geometry = self._find_geometry(angles, columns, center, pixel_size)
+            if geometry is None:
+                assert angles is not None
+                geometry = self._find_geometry(angles, columns, center, pixel_size)
+            self.geometry = geometry
 
     def _find_geometry(
         self, angles: np.ndarray, columns: int, center: float | None, pixel_size: float | None

@@ -153,12 +153,6 @@ def _model(folder: Path, tables: Tables) -> SparseModel:
                 "exist; fetch or export the model again"
             )
     poses = np.array([image.pose for image in images], dtype=np.float64)
-    wrong = ~np.isfinite(poses).all(1)
-    if wrong.any():
-        raise InputError(
-            f"{folder}: the pose of {names[int(np.argmax(wrong))]!r} holds NaN or infinite "
-            "numbers; remove the image"
-        )
     matrices = from_quaternion(poses[:, 4:], poses[:, :4], str(folder)).numpy()
     motions = rigid_poses(folder, names, matrices, "world to camera")
     points = tables.points

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.checks import require_file
+from invtoolbox.core.checks import decoding, require_file
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.sparse_model import SparseCamera, SparseModel
 from invtoolbox.datasets.views.transforms import read_json
@@ -199,29 +199,22 @@ def _read_observations(
     """Read the column, row, picture and point of each observation of a reconstructed point."""
     row_of, point_of = ({word: k for k, word in enumerate(words)} for words in (names, points))
     observations: list[tuple[float, float, int, int]] = []
-    try:
-        with file.open(encoding="utf-8", newline="") as stream:
-            for number, line in enumerate(
-                csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE), 1
-            ):
-                if number == 1 and len(line) == 1:  # the version
-                    continue
-                if len(line) < _LEAST_COLUMNS:
-                    raise InputError(
-                        f"{file}: line {number} holds {len(line)} columns; picture, track, "
-                        "feature, x, y are needed"
-                    )
-                picture, point = row_of.get(line[0]), point_of.get(line[1])
-                if picture is None or point is None:
-                    continue
-                height, width = sizes[picture]
-                side = max(height, width)
-                x, y = float(line[3]) * side + width / 2, float(line[4]) * side + height / 2
-                observations.append((x, y, picture, point))
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{file} cannot be read as tracks of OpenSfM: {' '.join(str(error).split())[:100]}"
-        ) from error
+    with decoding(file, "OpenSfM track"), file.open(encoding="utf-8", newline="") as stream:
+        for number, line in enumerate(
+            csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE), 1
+        ):
+            if number == 1 and len(line) == 1:  # the version
+                continue
+            if len(line) < _LEAST_COLUMNS:
+                raise InputError(
+                    f"{file}: line {number} holds {len(line)} columns; picture, track, feature, x, "
+                    "y are needed"
+                )
+            picture, point = row_of.get(line[0]), point_of.get(line[1])
+            if picture is None or point is None:
+                continue
+            height, width = sizes[picture]
+            side = max(height, width)
+            x, y = float(line[3]) * side + width / 2, float(line[4]) * side + height / 2
+            observations.append((x, y, picture, point))
     return observations

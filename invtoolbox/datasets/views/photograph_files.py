@@ -44,11 +44,12 @@ def find_photographs(folder: Path) -> list[Path]:
         InputError: if there is no picture, or a single one; the sentence names the converter if the
             pictures have a format that is not read here.
     """
-    places = (folder, *(folder / name for name in _FOLDERS))
+    folders = (folder, *(folder / name for name in _FOLDERS))
     photographs: list[Path] = []
     unread: Counter[str] = Counter()
-    for place in places:
-        files = sorted(p for p in place.iterdir() if p.is_file()) if place.is_dir() else []
+    for candidate in folders:
+        entries = candidate.iterdir() if candidate.is_dir() else ()
+        files = sorted(p for p in entries if p.is_file())
         unread.update(p.suffix.lower() for p in files if p.suffix.lower() in _CONVERTERS)
         photographs = [p for p in files if p.suffix.lower() in SUFFIXES]
         if photographs:

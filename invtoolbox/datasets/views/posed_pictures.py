@@ -107,7 +107,7 @@ class PosedPictures:
 
     def __repr__(self) -> str:
         height, width = self.cameras.size
-        more = [
+        extra = [
             name
             for name in ("mask", "depth", "points", "box", "near_far")
             if getattr(self, name) is not None
@@ -115,7 +115,7 @@ class PosedPictures:
         return (
             f"PosedPictures({len(self)} of {height} x {width} pixels"
             + (" at most" if self.sizes is not None else "")
-            + (f", with {', '.join(more)}" if more else "")
+            + (f", with {', '.join(extra)}" if extra else "")
             + (f", {len(self.skipped)} skipped" if self.skipped else "")
             + (", on disk" if self.source is not None else "")
             + ")"

@@ -171,6 +171,6 @@ class SparseModel:
 
 
 def _find_mask(pictures: Path, name: str) -> Path | None:
-    folders = (place / "masks" for place in (pictures, pictures.parent))
-    files = (place / f"{word}.png" for place in folders for word in (name, Path(name).stem))
+    folders = (folder / "masks" for folder in (pictures, pictures.parent))
+    files = (folder / f"{word}.png" for folder in folders for word in (name, Path(name).stem))
     return next((file for file in files if file.is_file()), None)

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.core.checks import require_file
-from invtoolbox.core.trust import named_file, refuse_special
+from invtoolbox.core.checks import reading, require_file
+from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_bytes
 from invtoolbox.datasets.ply import read_ply
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
@@ -50,7 +50,6 @@ _FISHEYE = ("OPENCV_FISHEYE", "FISHEYE")
 _NGP_SCALE, _NGP_OFFSET = 0.33, 0.5
 #: Names of the file in a folder, in the order of preference.
 FILES = ("transforms_train.json", "transforms.json")
-__all__ = ["FILES", "PosedPictures", "open_blender", "open_transforms", "write_transforms"]
 
 
 def open_transforms(path: str | os.PathLike[str], loading: Loading = Loading()) -> PosedPictures:
@@ -217,13 +216,8 @@ def open_blender(path: str | os.PathLike[str], loading: Loading = Loading()) -> 
 
 def read_json(file: Path) -> Any:
     """Read the contents of a JSON file, or raise an `InputError`."""
-    refuse_special(file)
-    try:
+    with reading(file, "JSON"):
         return json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{file} cannot be read as JSON: {' '.join(str(error).split())[:100]}"
-        ) from error
 
 
 def _intrinsics(

@@ -28,7 +28,7 @@ from invtoolbox.datasets.views.picture_files import (
 )
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.volumes.pictures import read_orientation, read_size
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming
 from invtoolbox.geometry.cameras import Cameras, intrinsics
 from invtoolbox.geometry.lens import Lens, Straightening
 from invtoolbox.geometry.rigid import inverse
@@ -256,7 +256,8 @@ class _Frames:
         if self.loading.straighten and view.lens.distorts:
             key = (view.lens, size, tuple(K.flatten().tolist()))
             if key not in self._plans:
-                self._plans[key] = _plan(view, K, size)
+                with naming(view.picture):
+                    self._plans[key] = Straightening.of(view.lens, K, size)
             plan = self._plans[key]
             K = plan.intrinsics
         if min(size) < shrink:
@@ -418,10 +419,3 @@ def _fit_intrinsics(path: Any, view: View, size: tuple[int, int]) -> Tensor:
             f"{view.size[0]} x {view.size[1]}; it is rotated, cropped, or another picture"
         )
     return torch.tensor([across, down, 1.0], dtype=K.dtype)[:, None] * K
-
-
-def _plan(view: View, K: Tensor, size: tuple[int, int]) -> Straightening:
-    try:
-        return Straightening.of(view.lens, K, size)
-    except InputError as error:
-        raise InputError(f"{view.picture}: {error}") from error

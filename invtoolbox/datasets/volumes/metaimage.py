@@ -24,7 +24,7 @@ from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_bytes, write_pair, writing
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Grid, Volume, grid_to_write, slices_of, type_to_write
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming
 
 _TYPES = {
     "MET_CHAR": "i1",
@@ -288,10 +288,8 @@ def _grid(path: Path, header: dict[str, str], axes: int) -> Grid:
     affine = np.eye(4)
     affine[:3, :3] = (full[:3, :3] * np.array(sizes)[:, None])[::-1].T
     affine[:3, 3] = position
-    try:
+    with naming(path):
         return Grid.from_affine(affine)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def _numbers(path: Path, header: dict[str, str], key: str, kind: Any) -> list[Any]:

@@ -86,8 +86,13 @@ def read_pixels(path: Path, page: int) -> np.ndarray:
     kind = _format_of(path)
     if kind == "tiff":
         return _read_tiff(path, page)
+    from PIL import Image
+
     with decoding(path, kind.upper()):
-        _check_size(path)
+        # A file that is too small for its picture is refused before memory is allocated.
+        with Bounded(path) as file, Image.open(file) as picture:
+            bands = len(picture.getbands())
+            require_plausible(path, (picture.height, picture.width, bands), np.uint8)
         if kind == "png" and _is_deep_color(path):
             return _read_deep_color(path)
         from skimage.io import imread
@@ -169,14 +174,6 @@ def _read_tiff(path: Path, page: int) -> np.ndarray:
         ):
             array = np.iinfo(array.dtype).max - array
         return array
-
-
-def _check_size(path: Path) -> None:
-    """Raise an error, before memory is allocated, if a file is too small for its picture."""
-    from PIL import Image
-
-    with Bounded(path) as file, Image.open(file) as picture:
-        require_plausible(path, (picture.height, picture.width, len(picture.getbands())), np.uint8)
 
 
 def read_orientation(path: Path, page: int = 0) -> int:
