@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from invtoolbox.core.constants import is_equal
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.chamfer import check_point_sets
 from invtoolbox.errors import InputError
@@ -78,17 +78,8 @@ class DistanceTransform(DataTerm):
         truncation: float | None = None,
         budget: float = 1.0,
     ) -> None:
-        if (
-            not cell > 0
-            or not margin >= 0
-            or not budget > 0
-            or (truncation is not None and not truncation > 0)
-        ):
-            raise InputError(
-                "DistanceTransform takes a positive cell, budget and truncation and a margin that "
-                f"is not negative, got cell={cell}, budget={budget}, truncation={truncation} and "
-                f"margin={margin}"
-            )
+        check_range(self, "(0, inf]", cell=cell, budget=budget, truncation=truncation)
+        check_range(self, "[0, inf]", margin=margin)
         self.cell, self.margin, self.truncation, self.budget = cell, margin, truncation, budget
 
     # -- value and gradient ------------------------------------------------------------------------
@@ -105,11 +96,11 @@ class DistanceTransform(DataTerm):
 
     def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Tensor]:
         fields = self._fields(y)
-        found = [
+        items = [
             value_and_slope(fields[min(k, len(y) - 1)], points)
             for k, points in enumerate(prediction)
         ]
-        distances, slopes = torch.stack([f[0] for f in found]), torch.stack([f[1] for f in found])
+        distances, slopes = (torch.stack(column) for column in zip(*items))
         value = self._truncate(distances, distances).mean(1)
         return value, self._truncate(slopes, distances[..., None]) / prediction.shape[1]
 
@@ -125,7 +116,7 @@ class DistanceTransform(DataTerm):
     def _fields(self, y: Tensor) -> list[Field]:
         """Return the grids that `prepare` computed for these measurements, or new grids."""
 
-        def kept(k: int) -> Field | None:
+        def stored(k: int) -> Field | None:
             grid = self._grids[k] if k < len(self._grids) else None
             fits = (
                 grid is not None
@@ -134,7 +125,7 @@ class DistanceTransform(DataTerm):
             )
             return grid.field if grid is not None and fits else None
 
-        fields = [kept(k) for k in range(len(y))]
+        fields = [stored(k) for k in range(len(y))]
         if any(field is None for field in fields):
             self._check_size(y)
         return [
@@ -156,12 +147,9 @@ class DistanceTransform(DataTerm):
             )
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        bound = copy.copy(self)
         y = problem.y0
-        bound._grids = tuple(
-            _Grid(points.float(), field) for points, field in zip(y, self._fields(y))
-        )
-        return bound
+        grids = (_Grid(points.float(), field) for points, field in zip(y, self._fields(y)))
+        return self._replace(_grids=tuple(grids))
 
     def check_shape(
         self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Generator, Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.operators.base import LinearOperator, check_shape
 from invtoolbox.operators.finite_difference import FiniteDifference
@@ -83,15 +84,14 @@ class GraphLaplacian(ExplicitPrior):
     ) -> None:
         if isinstance(first, str) and first not in _FIRST:
             raise unknown_name("first reconstruction", first, _FIRST)
-        if radius < 1:
-            raise InputError(f"the radius of a graph's window is at least 1 pixel, got {radius}")
-        for name, value in (
-            ("intensity_scale", intensity_scale),
-            ("intensity_range", intensity_range),
-            ("smoothing", smoothing),
-        ):
-            if value is not None and not value > 0:
-                raise InputError(f"{name} must be positive, got {value}")
+        check_range(self, "[1, inf)", radius=radius)
+        check_range(
+            self,
+            "(0, inf]",
+            intensity_scale=intensity_scale,
+            intensity_range=intensity_range,
+            smoothing=smoothing,
+        )
         self.first, self.first_regularization = first, first_regularization
         self.radius, self.intensity_scale, self.intensity_range = (
             int(radius),
@@ -115,6 +115,8 @@ class GraphLaplacian(ExplicitPrior):
             if self.intensity_range is None
             else image.new_full(image.shape[:1], self.intensity_range)
         )
+        # Both scales are settings for an image of range 1: the exponent is quadratic in r, and the
+        # smoothing of the norm linear.
         return replace(
             self,
             guess=image,
@@ -186,6 +188,7 @@ class GraphLaplacian(ExplicitPrior):
         return self._norm.energy(self.laplacian(x))
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        # Delta^T phi'(Delta x), phi the smoothed norm; Delta depends on the first image, not on x.
         return self.laplacian.adjoint(self._norm.gradient(self.laplacian(x)))
 
     def split(self) -> tuple[LinearOperator, ExplicitPrior]:
