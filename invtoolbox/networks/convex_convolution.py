@@ -127,8 +127,8 @@ class ConvexConvolution(ConvexNetwork):
         pull = self.readout * slopes[-1]
         coarse: Tensor | None = None
         for k in range(len(slopes) - 1, 0, -1):
-            own = transpose_convolution(pull, self.skips[k], 1, sizes[k])
-            coarse = own if coarse is None else own + coarse
+            skipped = transpose_convolution(pull, self.skips[k], 1, sizes[k])
+            coarse = skipped if coarse is None else skipped + coarse
             coarse = spread(coarse, self.strides[k], sizes[k - 1])
             pull = (
                 transpose_convolution(pull, self.weights[k - 1], self.strides[k], sizes[k - 1])

@@ -58,9 +58,8 @@ class ConvexNetwork(nn.Module, ABC):
             x.requires_grad or any(p.requires_grad for p in self.parameters())
         )
         with torch.enable_grad():
-            free = (
-                x if x.requires_grad else x.detach().requires_grad_(True)
-            )  # never the caller's own tensor
+            # Never the caller's own tensor.
+            free = x if x.requires_grad else x.detach().requires_grad_(True)
             psi = self.potential(free)
             (gradient,) = torch.autograd.grad(psi.sum(), free, create_graph=learn)
         return (psi, gradient) if learn else (psi.detach(), gradient)
@@ -165,10 +164,8 @@ class ConvexDense(ConvexNetwork):
         """Return the last layer, and the slopes of all layers."""
         slopes: list[Tensor] = []
         z = v
-        seen = F.linear(v, self.skips.flatten(0, 1), self.biases.flatten()).split(
-            self.biases.shape[1], 1
-        )
-        for k, before in enumerate(seen):
+        skipped = F.linear(v, self.skips.flatten(0, 1), self.biases.flatten())
+        for k, before in enumerate(skipped.split(self.biases.shape[1], 1)):
             z, slope = smooth_ramp(
                 before if k == 0 else torch.addmm(before, z, self.weights[k - 1].T), self.beta
             )

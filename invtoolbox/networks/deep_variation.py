@@ -137,17 +137,16 @@ class _UNet(nn.Module):
         self.conv_up = nn.ModuleList([_Between(features) for _ in range(scales - 1)])
 
     def forward(self, scales: list[Tensor]) -> list[Tensor]:
-        found = list(scales)
+        x = list(scales)
         for k, between in enumerate(self.conv_down):
-            found[k] = self._step(k, 0, found[k])
-            coarser = cast(_Between, between).down(found[k])
-            found[k + 1 : k + 2] = [found[k + 1] + coarser if k + 1 < len(found) else coarser]
-        found[-1] = self._step(len(found) - 1, 0, found[-1])
-        for k in range(len(found) - 2, -1, -1):
-            found[k] = self._step(
-                k, 1, found[k] + cast(_Between, self.conv_up[k]).up(found[k + 1], found[k].shape)
-            )
-        return found
+            x[k] = self._step(k, 0, x[k])
+            coarser = cast(_Between, between).down(x[k])
+            x[k + 1 : k + 2] = [x[k + 1] + coarser if k + 1 < len(x) else coarser]
+        x[-1] = self._step(len(x) - 1, 0, x[-1])
+        for k in range(len(x) - 2, -1, -1):
+            finer = cast(_Between, self.conv_up[k]).up(x[k + 1], x[k].shape)
+            x[k] = self._step(k, 1, x[k] + finer)
+        return x
 
     def _step(self, scale: int, number: int, x: Tensor) -> Tensor:
         return cast(nn.ModuleList, self.mb[scale])[number](x)

@@ -63,10 +63,8 @@ class DirectionNetwork(nn.Module):
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> Self:
         """Create the network of some weights, which define its width and depth."""
-        first, steps = (
-            weights.get("first.weight"),
-            sum(name.startswith("inner.") for name in weights),
-        )
+        first = weights.get("first.weight")
+        steps = sum(name.startswith("inner.") for name in weights)
         if first is None or steps % 2 == 0:
             raise InputError(
                 "these are not the weights of a DirectionNetwork: "
@@ -89,14 +87,14 @@ class DirectionNetwork(nn.Module):
                 f"{self.dimensions} spatial axes, got the shape {tuple(residual.shape)}"
             )
         x: Tensor = self.first(residual)
-        kept: list[Tensor] = []
+        passed: list[Tensor] = []
         for k in range(self.levels - 1):
             x = self._step(x, k)
-            kept.append(x)
+            passed.append(x)
             x = _AVERAGES[self.dimensions](x, 2, ceil_mode=True, count_include_pad=False)
         x = self._step(x, self.levels - 1)
         for k in range(self.levels - 2, -1, -1):
-            finer = kept[k]
+            finer = passed[k]
             x = self._step(finer + _repeat(x, finer.shape), 2 * self.levels - 2 - k)
         return self.last(x)
 

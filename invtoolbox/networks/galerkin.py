@@ -66,11 +66,11 @@ class GalerkinAttention(nn.Module):
         """Return Q and normalized K and V, ``(batch, heads, n, width / heads + coordinates)``."""
         q, k, v = (p(x).unflatten(2, (self.heads, -1)).movedim(2, 1) for p in self.projections)
         k, v = (
-            F.layer_norm(part, part.shape[-1:]) * scale + shift
-            for part, scale, shift in zip((k, v), self.scales, self.shifts)
+            F.layer_norm(features, features.shape[-1:]) * scale + shift
+            for features, scale, shift in zip((k, v), self.scales, self.shifts)
         )
         where = places[:, None].expand(len(x), self.heads, -1, -1)
-        q, k, v = (torch.cat([where, part], 3) for part in (q, k, v))
+        q, k, v = (torch.cat([where, features], 3) for features in (q, k, v))
         return q, k, v
 
     def shrink(self) -> None:
@@ -170,9 +170,9 @@ class GalerkinTransformer(nn.Module):
                     layer.weight.normal_(0, 1 / math.sqrt(count), generator=generator)
                     assert layer.bias is not None
                     layer.bias.zero_()
-            for part in self.modules():
-                if isinstance(part, GalerkinAttention):
-                    part.shrink()
+            for attention in self.modules():
+                if isinstance(attention, GalerkinAttention):
+                    attention.shrink()
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, dimensions={self.dimensions}"

@@ -67,9 +67,9 @@ class PixelNetwork(nn.Module):
             )
         scaled = 2 * x - 1
         # A channel of ones distinguishes the margin from black pixels.
-        seen = torch.cat([scaled, torch.ones_like(scaled)], 1)
-        above = self.above(F.pad(seen, (1, 1, 2, 0)))[:, :, :-1]
-        left = above + self.left(F.pad(seen, (2, 0, 0, 0)))[..., :-1]
+        marked = torch.cat([scaled, torch.ones_like(scaled)], 1)
+        above = self.above(F.pad(marked, (1, 1, 2, 0)))[:, :, :-1]
+        left = above + self.left(F.pad(marked, (2, 0, 0, 0)))[..., :-1]
         for down, right, link in zip(self.down, self.right, self.link):
             above = above + _gate(down(F.pad(F.elu(above), (1, 1, 1, 0))))
             left = left + _gate(right(F.pad(F.elu(left), (2, 0, 0, 0))) + link(F.elu(above)))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.errors import InputError
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.motion.flow_prior import flow_points
 from invtoolbox.priors.settings import replace, require_bound
@@ -85,12 +85,8 @@ class NeuralSceneFlow(PointFlow):
         initialization: Literal["default", "xavier"] = "default",
         seed: int = 0,
     ) -> None:
-        if min(width, depth) < 1:
-            raise InputError(
-                f"NeuralSceneFlow needs a positive width and depth, got {width} and {depth}"
-            )
-        if initialization not in ("default", "xavier"):
-            raise InputError(f"initialization is 'default' or 'xavier', got {initialization!r}")
+        check_range(self, "[1, inf)", width=width, depth=depth)
+        check_choice(self, ("default", "xavier"), initialization=initialization)
         self.width, self.depth, self.initialization, self.seed = width, depth, initialization, seed
 
     def initial(self) -> dict[str, Tensor]:

@@ -172,12 +172,13 @@ class LearnedProximal(ExplicitPrior):
             tolerance: relative tolerance of the gradient, see `solvers.LBFGS`.
             max_iterations: number of iterations after which the solver stops.
         """
-        found = invert(self.network, self._inside(x), tolerance, max_iterations)
+        inside = invert(self.network, self._inside(x), tolerance, max_iterations)
         low, high = self.intensity_range
-        per_item = self._per_item(found.residual.square(), x).sqrt() * (high - low)
-        converged = found.converged.view(len(x), -1).all(1)
         return Inversion(
-            self._outside(found.y, x), self._energy_outside(found.energy, x), per_item, converged
+            y=self._outside(inside.y, x),
+            energy=self._energy_outside(inside.energy, x),
+            residual=self._per_item(inside.residual.square(), x).sqrt() * (high - low),
+            converged=inside.converged.view(len(x), -1).all(1),
         )
 
     def energy(self, x: Tensor) -> Tensor:
