@@ -21,7 +21,36 @@ if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
 
-class Chamfer(DataTerm):
+class PointSetTerm(DataTerm):
+    """Base class of misfits of point sets ``(batch, N, d)`` and ``(batch or 1, M, d)``."""
+
+    is_convex = False
+
+    def check_shape(
+        self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
+    ) -> None:
+        """Raise an `InputError` unless ``y`` is ``(batch, M, d)`` and the predictions fit it."""
+        dimensions = shape[-1]
+        if (
+            not isinstance(y, Tensor)
+            or y.ndim != 3
+            or not y.numel()
+            or y.shape[-1] != dimensions
+            or len(shape) != 2
+        ):
+            got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise InputError(
+                f"{what} must be points (batch, M, {dimensions}), at least one, to compare with "
+                f"predicted points (batch, {', '.join(map(str, shape))}); got {got}"
+            )
+        if items is not None and len(y) not in (1, items):
+            raise InputError(
+                f"{what} hold {len(y)} items, and the operator has {items}; give one point set per "
+                "item, or one for all"
+            )
+
+
+class Chamfer(PointSetTerm):
     r"""Truncated chamfer distance of two point sets P (the prediction) and Q (the measurements).
 
     .. math:: \frac{1}{|P|} \sum_{p \in P} t(\min_{q \in Q} |p - q|^2)
@@ -49,7 +78,6 @@ class Chamfer(DataTerm):
     tensor([[[-3., 0., 0.]]])
     """
 
-    is_convex = False
     # The term is differentiable almost everywhere: between two neighbours the minimum has a crease
     # that points upwards, where no descent ends.
     is_smooth = True
@@ -79,7 +107,7 @@ class Chamfer(DataTerm):
         if back is None:
             return value, slope
         value_back, pull = self._cost(y, _gather(prediction, back, len(prediction)))
-        # A measured point pulls its partner as strongly as the partner would pull it.
+        # The distance changes by the opposite if the partner moves in place of the measured point.
         return value + value_back, slope.scatter_add(1, back[..., None].expand_as(pull), -pull)
 
     def _cost(self, points: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,37 +169,10 @@ class Chamfer(DataTerm):
         """Return a copy with the trees of the measurements ``(batch or 1, M, 3)``."""
         return self._replace(_trees=tuple(Tree(points) for points in y))
 
-    def check_shape(
-        self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
-    ) -> None:
-        check_point_sets(y, shape, what, items)
-
     def __repr__(self) -> str:
         return (
             f"Chamfer(truncation={self.truncation}, squared={self.squared}, "
             f"both_ways={self.both_ways})"
-        )
-
-
-def check_point_sets(y: Any, shape: Shapes, what: str, items: int | None) -> None:
-    """Raise an `InputError` unless ``y`` is ``(batch, M, d)`` and the predictions fit it."""
-    dimensions = shape[-1]
-    if (
-        not isinstance(y, Tensor)
-        or y.ndim != 3
-        or not y.numel()
-        or y.shape[-1] != dimensions
-        or len(shape) != 2
-    ):
-        got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise InputError(
-            f"{what} must be points (batch, M, {dimensions}), at least one, to compare with "
-            f"predicted points (batch, {', '.join(map(str, shape))}); got {got}"
-        )
-    if items is not None and len(y) not in (1, items):
-        raise InputError(
-            f"{what} hold {len(y)} items, and the operator has {items}; give one point set per "
-            "item, or one for all"
         )
 
 

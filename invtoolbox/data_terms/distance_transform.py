@@ -9,8 +9,7 @@ from torch import Tensor
 
 from invtoolbox.core.constants import is_equal
 from invtoolbox.core.guards import check_range
-from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.data_terms.chamfer import check_point_sets
+from invtoolbox.data_terms.chamfer import PointSetTerm
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.points.distance_field import (
     Field,
@@ -19,7 +18,6 @@ from invtoolbox.kernels.points.distance_field import (
     interpolate,
     value_and_slope,
 )
-from invtoolbox.operators.base import Shapes
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -35,7 +33,7 @@ class _Grid:
         self.points, self.field = points, field
 
 
-class DistanceTransform(DataTerm):
+class DistanceTransform(PointSetTerm):
     r"""Mean distance of the predicted points P to the nearest measured points Q, read from a grid.
 
     .. math:: \frac{1}{|P|} \sum_{p \in P} t(D(p)), \qquad D(p) \approx \min_{q \in Q} |p - q|
@@ -66,7 +64,6 @@ class DistanceTransform(DataTerm):
     tensor([0.4000])
     """
 
-    is_convex = False
     is_smooth = True  # almost everywhere, like `Chamfer`
     item_fields: ClassVar[tuple[str, ...]] = ("_grids",)
     _grids: tuple[_Grid, ...] = ()
@@ -150,11 +147,6 @@ class DistanceTransform(DataTerm):
         y = problem.y0
         grids = (_Grid(points.float(), field) for points, field in zip(y, self._fields(y)))
         return self._replace(_grids=tuple(grids))
-
-    def check_shape(
-        self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
-    ) -> None:
-        check_point_sets(y, shape, what, items)
 
     def check(self, y: Any) -> None:
         self._check_size(y)

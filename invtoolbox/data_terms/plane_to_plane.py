@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.data_terms.chamfer import check_point_sets
+from invtoolbox.data_terms.chamfer import PointSetTerm
 from invtoolbox.geometry.surface_normals import Surface, append_times
-from invtoolbox.operators.base import Shapes
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -43,7 +41,7 @@ class _Partners(NamedTuple):
         )
 
 
-class PlaneToPlane(DataTerm):
+class PlaneToPlane(PointSetTerm):
     r"""Mean robust distance between the surfaces of predicted points p and measured points q.
 
     .. math:: \frac12 \sum_i w_i \, \frac{d_i^2}{1 + d_i^2 / \tau^2} \Big/ \sum_i w_i, \qquad
@@ -85,7 +83,6 @@ class PlaneToPlane(DataTerm):
     tensor([0.4951])
     """
 
-    is_convex = False
     cache_fields: ClassVar[tuple[str, ...]] = ("_known",)
     item_fields: ClassVar[tuple[str, ...]] = (
         "weights",
@@ -203,11 +200,6 @@ class PlaneToPlane(DataTerm):
 
     def at(self, iteration: int) -> Self:
         return self._replace(_iteration=iteration)
-
-    def check_shape(
-        self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
-    ) -> None:
-        check_point_sets(y, shape, what, items)
 
     def __repr__(self) -> str:
         return f"PlaneToPlane(scale={self.scale}, decay={self.decay:g}, along={self.along:g})"

@@ -188,9 +188,8 @@ class ConvexEnergy(ConvexNetwork):
         for k in range(len(levels) - 1, -1, -1):
             level, stride = levels[k], self.strides[k]
             weight = level.slope * (self._readout(k) if pull is None else self._readout(k) + pull)
-            skipped = _synthesis(weight, self.skips[k])
-            skipped = mirror_transpose(skipped, self.skips[k].shape[-1] // 2)
-            coarse = spread(skipped if coarse is None else skipped + coarse, stride, level.fine)
+            skip = mirror_transpose(_synthesis(weight, self.skips[k]), self.skips[k].shape[-1] // 2)
+            coarse = spread(skip if coarse is None else skip + coarse, stride, level.fine)
             gain = self._share(self.floors[k]) + transpose_convolution(
                 weight, self._mean(self.pooling[k]), stride, level.fine
             )

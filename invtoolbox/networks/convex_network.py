@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 
 
@@ -114,12 +115,9 @@ class ConvexDense(ConvexNetwork):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(size, width, depth) < 1 or not beta > 0 or not strong_convexity >= 0:
-            raise InputError(
-                "ConvexDense needs a positive size, width, depth and beta and a strong_convexity "
-                f"that is not negative, got size={size}, width={width}, depth={depth}, "
-                f"beta={beta:g}, strong_convexity={strong_convexity:g}"
-            )
+        check_range(self, "[1, inf)", size=size, width=width, depth=depth)
+        check_range(self, "(0, inf]", beta=beta)
+        check_range(self, "[0, inf]", strong_convexity=strong_convexity)
         self.size, self.beta, self.strong_convexity = size, beta, strong_convexity
         generator = torch.Generator().manual_seed(seed)
 

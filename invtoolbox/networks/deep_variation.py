@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.networks.convex_energy import mirror, mirror_transpose
 from invtoolbox.networks.denoisers import draw_weights
@@ -42,11 +43,9 @@ class DeepVariationNetwork(nn.Module):
         self, channels: int = 1, features: int = 32, scales: int = 3, blocks: int = 3, seed: int = 0
     ) -> None:
         super().__init__()
-        if min(channels, features, scales, blocks) < 1:
-            raise InputError(
-                "DeepVariationNetwork needs positive channels, features, scales and blocks, "
-                f"got {channels}, {features}, {scales} and {blocks}"
-            )
+        check_range(
+            self, "[1, inf)", channels=channels, features=features, scales=scales, blocks=blocks
+        )
         self.channels, self.features, self.scales = channels, features, scales
         self.K1 = _Filters(channels, features, 3)
         self.mb = nn.ModuleList([_UNet(features, scales) for _ in range(blocks)])

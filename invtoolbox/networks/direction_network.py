@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
 from invtoolbox.networks.denoisers import draw_weights
 
@@ -45,11 +46,8 @@ class DirectionNetwork(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(channels, width, levels) < 1 or dimensions not in _CONVOLUTIONS:
-            raise InputError(
-                "DirectionNetwork needs positive channels, width and levels and 1, 2 or 3 "
-                f"dimensions, got {channels}, {width}, {levels} and {dimensions}"
-            )
+        check_range(self, "[1, inf)", channels=channels, width=width, levels=levels)
+        check_choice(self, _CONVOLUTIONS, dimensions=dimensions)
         self.channels, self.levels, self.dimensions = channels, levels, dimensions
 
         def filters(before: int, after: int) -> nn.Module:

@@ -167,8 +167,8 @@ class MeanScaleHyperprior(HyperpriorNetwork):
         """Return ``-log p(z | h) - log p(h)`` in nats, ``(batch,)``."""
         mean, raw = self.hyper_synthesis(h).chunk(2, 1)
         nats_of_h: Tensor = self.density(h)
-        log_p = log_box_normal_or_odd(z, mean, LEAST_STD + F.softplus(raw))
-        return nats_of_h - log_p.flatten(1).sum(1)
+        std = LEAST_STD + F.softplus(raw)
+        return nats_of_h - log_box_normal_or_odd(z, mean, std).flatten(1).sum(1)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.networks.denoisers import draw_weights
 
@@ -42,11 +43,7 @@ class PixelNetwork(nn.Module):
 
     def __init__(self, width: int = 24, depth: int = 6, mixture: int = 5, seed: int = 0) -> None:
         super().__init__()
-        if min(width, depth, mixture) < 1:
-            raise InputError(
-                "PixelNetwork needs positive width, depth and mixture, got "
-                f"{width}, {depth} and {mixture}"
-            )
+        check_range(self, "[1, inf)", width=width, depth=depth, mixture=mixture)
         self.mixture = mixture
         self.above = nn.Conv2d(2, width, (2, 3))
         self.left = nn.Conv2d(2, width, (1, 2))

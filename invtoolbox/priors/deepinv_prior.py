@@ -91,9 +91,7 @@ class PriorForDeepinv(optim.Prior):  # type: ignore[misc]
 
     def grad(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         level = self._level(args)
-        if level is None:
-            return self.prior.gradient(x)
-        return x - self._only_term().denoise(x, level)
+        return self.prior.gradient(x) if level is None else x - self._only_term().denoise(x, level)
 
     def prox(self, x: Tensor, *args: Any, gamma: float | Tensor = 1.0, **kwargs: Any) -> Tensor:
         level = self._level(args)

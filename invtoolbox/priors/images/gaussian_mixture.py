@@ -69,6 +69,7 @@ class GaussianMixture(ExplicitPrior):
                 f"the weights of {type(self).__name__} are {count} positive numbers, "
                 f"one per component, got {weights}"
             )
+        # Weights add up to 1.
         self.log_weights = (chosen / chosen.sum()).log().to(means.device)
         self.is_convex = True if count == 1 else None
 
@@ -188,6 +189,7 @@ class GaussianMixture(ExplicitPrior):
         level = torch.as_tensor(sigma, dtype=x.real.dtype, device=x.device)
         level = level.square().reshape(-1, 1, 1)
         centred = x.flatten(1).unsqueeze(1) - self.means.flatten(1)
+        # U^T (x - m_k), in which the covariance is diagonal.
         if self.basis is not None:
             centred = self._rotate(centred, self.basis.mT)
         # log w_k - 1/2 sum_i (|x_i - m_ki|^2 / v_ki + log v_ki) with v = S + sigma^2; complex

@@ -110,6 +110,7 @@ class GraphLaplacian(ExplicitPrior):
 
     def bind(self, image: Tensor) -> Self:
         """Return a copy with the graph of the image ``(batch, channel, *space)``."""
+        # r, per item.
         spread = (
             intensity_range(image)
             if self.intensity_range is None
@@ -165,6 +166,7 @@ class GraphLaplacian(ExplicitPrior):
     def _solve(self, problem: Problem, solve: Any, first: str | Prior) -> Tensor:
         solver = None
         if isinstance(first, str):
+            # R(x) = |D x|_1 for "tv" and |D x|_2^2 for "tikhonov".
             differences = FiniteDifference(problem.image_shape)
             # The paper's TV is anisotropic and smoothed; the Krylov method does this if the misfit
             # is quadratic.
@@ -195,17 +197,10 @@ class GraphLaplacian(ExplicitPrior):
         return self.laplacian, self._norm
 
     def __repr__(self) -> str:
-        if isinstance(self.first, Tensor):
-            name = "an image"
-        elif isinstance(self.first, Prior):
-            name = repr(self.first)
-        else:
-            name = (
-                repr(self.first)
-                if isinstance(self.first, str)
-                else getattr(self.first, "__name__", type(self.first).__name__)
-            )
-        return f"GraphLaplacian(first={name})"
+        if isinstance(self.first, (str, Prior)):
+            return f"GraphLaplacian(first={self.first!r})"
+        name = getattr(self.first, "__name__", type(self.first).__name__)
+        return f"GraphLaplacian(first={'an image' if isinstance(self.first, Tensor) else name})"
 
 
 def _pseudo_inverse(problem: Problem) -> Tensor:

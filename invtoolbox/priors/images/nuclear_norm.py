@@ -59,11 +59,8 @@ class NuclearNorm(ExplicitPrior):
         check_range(self, "[1, inf)", axis=axis)
         sizes = () if patch is None else (patch,) if isinstance(patch, int) else tuple(patch)
         starts = (offset,) if isinstance(offset, int) else tuple(offset)
-        if any(n < 1 for n in sizes) or any(n < 0 for n in starts):
-            raise InputError(
-                "NuclearNorm needs patches of at least one pixel and offsets from 0 on, "
-                f"got {patch} and {offset}"
-            )
+        check_range(self, "[1, inf)", patch=min(sizes, default=None))
+        check_range(self, "[0, inf)", offset=min(starts, default=None))
         self.axis, self.patch, self.offset = (
             axis,
             patch if patch is None or isinstance(patch, int) else sizes,
@@ -150,6 +147,7 @@ class NuclearNorm(ExplicitPrior):
             raise InputError(
                 f"axis {self.axis} of NuclearNorm is no axis of an image of shape {tuple(x.shape)}"
             )
+        # Rows first. If the rows are the channels, an axis of one channel takes their place.
         image = x.unsqueeze(2) if self.axis == 1 else x.movedim(self.axis, 1)
         shape = tuple(image.shape)
         if self.patch is None:

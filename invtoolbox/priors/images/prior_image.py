@@ -123,6 +123,7 @@ class PriorImage(PriorWrapper, ExplicitPrior):
     def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
         # 1/2 |L (x - reference) - b|^2 = 1/2 |L x - (b + L reference)|^2.
         L, b = self.prior.quadratic()
+        # None is the identity for L, and 0 for b.
         shift = self.reference if L is None else L(self.reference)
         return L, shift if b is None else b + shift
 

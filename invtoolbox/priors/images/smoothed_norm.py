@@ -53,6 +53,7 @@ class SmoothedNorm(ExplicitPrior):
     def energy(self, x: Tensor) -> Tensor:
         squared = self._modulus(x, squared=True)
         eps = expand(self.smoothing, squared)
+        # (s^2 + eps^2)^(q/2) - eps^q, s the modulus, for q = 2, q = 1 and any other q.
         if self.power == 2:
             terms = squared
         elif self.power == 1:  # the difference of the two roots, without cancellation
@@ -133,6 +134,7 @@ class SmoothedNorm(ExplicitPrior):
             if squared:
                 return x.real.square() + x.imag.square() if x.is_complex() else x * x
             return x.abs()
+        # |x_g| of every group, with an axis of length 1 for its members.
         norm = group_norm(*self.groups._group(x))
         return norm * norm if squared else norm
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.arithmetic import multiply
-from invtoolbox.core.guards import check_choice, check_range
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.operators.wavelet import OrthogonalWavelet
@@ -70,6 +70,7 @@ class L1(ExplicitPrior):
         radius = expand(weight, v)
         if v.is_complex():
             return multiply(v, _within(v.abs(), radius.real))
+        # max(min(v, weight), -weight), in the memory of v if no graph is recorded.
         if torch.is_grad_enabled():
             return v.minimum(radius).maximum(-radius)
         return torch.minimum(v, radius, out=v).maximum(-radius)
@@ -112,6 +113,7 @@ class GroupL1(ExplicitPrior):
             raise InputError(
                 f"groups of {size} channels do not fit an image of {x.shape[1]} channels"
             )
+        # (batch, member, group, *space) or (batch, group, member, *space).
         groups = x.shape[1] // size
         if self.interleaved:
             return x.unflatten(1, (size, groups)), 1
@@ -185,10 +187,15 @@ class GroupSparsity(ExplicitPrior):
                 "the labels of GroupSparsity are a tensor of whole numbers, "
                 f"got {getattr(labels, 'dtype', type(labels))}"
             )
+        # Groups are numbered from 0; if every label is negative there is none.
         self.labels = labels.long()
         self.groups = max(0, int(self.labels.max()) + 1)
         if isinstance(group_weights, str):
-            check_choice(self, ("size", None), group_weights=group_weights)
+            if group_weights != "size":
+                raise InputError(
+                    "group_weights of GroupSparsity is a tensor, 'size' or None, "
+                    f"got {group_weights!r}"
+                )
             # sqrt(|g|), the weights of Yuan and Lin 2006.
             sizes = torch.bincount(self.labels[self.labels >= 0].flatten(), minlength=self.groups)
             self.group_weights: Tensor | None = sizes.double().sqrt()
@@ -241,6 +248,7 @@ class GroupSparsity(ExplicitPrior):
                 f"the labels of GroupSparsity have the shape {tuple(labels.shape)}, expected the "
                 f"shape of the image, {tuple(x.shape[1:])} or {tuple(x.shape[2:])}"
             )
+        # Labels of shape (*space) are repeated for every channel.
         return torch.where(labels < 0, self.groups, labels).expand(x.shape[1:]).flatten()
 
     def __repr__(self) -> str:
@@ -278,6 +286,7 @@ class WaveletL1(ExplicitPrior):
         self.basis, self.coupled = OrthogonalWavelet(wavelet, levels), coupled
 
     def energy(self, x: Tensor) -> Tensor:
+        # The sum over the details of |W x|, or of its norm over the channels.
         coefficients, details = self.transform(x)
         size = group_norm(coefficients, 1) if self.coupled else coefficients.abs()
         return (size * details).flatten(1).sum(1)
@@ -333,6 +342,7 @@ def shrinkage(norm: Tensor, step: Tensor) -> Tensor:
 
 def _within(norm: Tensor, radius: Tensor) -> Tensor:
     """Return ``min(1, radius / norm)``; overwrites ``norm``."""
+    # A norm of 0 gives a huge ratio, which is cut at 1.
     if torch.is_grad_enabled():
         return (radius / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1)
     return torch.div(radius, norm.clamp_min_(torch.finfo(norm.dtype).tiny), out=norm).clamp_max_(1)

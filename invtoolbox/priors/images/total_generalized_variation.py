@@ -195,8 +195,11 @@ class TGVPrimalDual(ItemwiseIteration):
         self.sigma_q = 1 / max(
             [2 * a for a in slopes] + [2 * half * (slopes[i] + slopes[j]) for i, j in self.E.pairs]
         )
+        # u starts at x, and w, p and q at 0: w and p are shaped as D x, q as E w.
         self.u, self.w = x.clone(), self.D(torch.zeros_like(x))
         self.p, self.q = torch.zeros_like(self.w), x.new_zeros(x.shape[0], *self.E.range_shape)
+        # One balance per item: primal steps times it, dual steps over it, so that their product and
+        # with it the convergence stay.
         real = x.real.dtype if x.is_complex() else x.dtype
         self.floor = _FLOOR * self._total(self.D(x), self.jumps)
         self.balance = torch.full(
@@ -266,6 +269,7 @@ class TGVPrimalDual(ItemwiseIteration):
         else:
             # s = 1 / max(1, max |E^T q|), so that |s E^T q| <= 1 at every place.
             s = expand(1 / self._norm(back, self.jumps).flatten(1).amax(1).clamp_min(1), back)
+            # The dual point is (s E^T q, s q), and 1/2 |u - x + s D^T E^T q|^2 is the rest of the gap.
             gap = value - inner(r, back * s) - inner(e, q * s)
             left = self.u - self.x + self.D.adjoint(back * s)
             value = value + 0.5 * item_norm(self.u - self.x).square()
@@ -330,6 +334,7 @@ class _SlopesLeft(LinearOperator):
         device: torch.device | str | None = None,
     ) -> Tensor:
         """Return ``sqrt(|D|^2 + 1)``."""
+        # (D, -1) (D, -1)^T = D D^T + 1.
         return (self.differences.norm(dtype=dtype, device=device).square() + 1).sqrt()
 
 
@@ -346,6 +351,7 @@ class _Bends(LinearOperator):
         return self.bends._forward(x[:, self.channels :])
 
     def _adjoint(self, y: Tensor) -> Tensor:
+        # E does not see x.
         w = self.bends._adjoint(y)
         return torch.cat([w.new_zeros(w.shape[0], self.channels, *w.shape[2:]), w], 1)
 

@@ -106,6 +106,7 @@ class TotalVariation(ExplicitPrior):
         variation = self._variation(x)
         if not self._has_bounds:
             return variation
+        # Exact comparison: the prox clamps, so its result is inside to the last bit.
         inside = (x.clamp(self.lower, self.upper) == x).flatten(1).all(1)
         return torch.where(inside, variation, torch.full_like(variation, float("inf")))
 
@@ -285,6 +286,7 @@ class HuberTV(TotalVariation):
         """Return ``D^T (D x / max(|D x|, threshold))``, in closed form."""
         if x.requires_grad:
             return super().gradient(x, generator)
+        # K = D, and F is the Huber norm of the differences.
         K, F = self._split(tuple(x.shape[1:]))
         return K.adjoint(F.gradient(K(x)))
 
@@ -404,6 +406,7 @@ class TotalVariationDual(ItemwiseIteration):
                 _at(g, axis, inside).addcmul_(difference, slope / total)
         self._project(self.g)
         for p, q, g in zip(self.p, self.q, self.g):
+            # As in the other step, with one beta per item.
             torch.sub(g, p, out=p)
             torch.addcmul(g, p, beta, out=q)
         self.p, self.g = self.g, self.p
@@ -433,6 +436,7 @@ class TotalVariationDual(ItemwiseIteration):
         Every piece comes with its place along the axis, ``(start, length)``.
         """
         u, n = self.u, self.u.shape[axis]
+        # u_{i+1} - u_i in the first n - 1 places, and u_0 - u_{n-1} in the last if periodic.
         inside = self.difference.narrow(axis, 0, n - 1)
         torch.sub(u.narrow(axis, 1, n - 1), u.narrow(axis, 0, n - 1), out=inside)
         yield (0, n - 1), inside
@@ -467,6 +471,7 @@ class TotalVariationDual(ItemwiseIteration):
     @staticmethod
     def _sum_members(squares: Tensor, members: int) -> Tensor:
         """Add the members of every group, in place of the first member."""
+        # Axis 2 holds the members; the sum is a view of the buffer.
         first = squares.narrow(2, 0, 1)
         for k in range(1, members):
             first.add_(squares.narrow(2, k, 1))

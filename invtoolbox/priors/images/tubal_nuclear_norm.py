@@ -85,6 +85,7 @@ class TubalNuclearNorm(ExplicitPrior):
         """
         check_shape(self, tuple(x.shape))
         tensor = x.movedim((self.tubes, self.rows), (1, 2))
+        # Unitary along the tubes, so that norms and distances stay.
         transform = torch.fft.fft if x.is_complex() else torch.fft.rfft
         spectrum = transform(tensor, dim=1, norm="ortho")
         return spectrum.flatten(0, 1), tensor.shape[1], spectrum.shape[1]

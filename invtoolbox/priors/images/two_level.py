@@ -88,6 +88,7 @@ class TwoLevel(ExplicitPrior):
     def at(self, iteration: int) -> Self:
         if not self.warm_up:
             return self
+        # The weight of the penalty grows from 0 like a parabola.
         return replace(self, factor=min(1.0, iteration / self.warm_up) ** 2)
 
     def energy(self, x: Tensor) -> Tensor:
@@ -113,6 +114,7 @@ class TwoLevel(ExplicitPrior):
         return self._bounds(x).prox(u.clamp(self.low, self.high), 1.0)
 
     def _bounds(self, like: Tensor) -> Box:
+        # Outside of the support both bounds are low.
         if self.inside is None:
             return Box(self.low, self.high)
         return Box(self.low, self.low + (self.high - self.low) * self.inside.to(like))

@@ -21,7 +21,7 @@ from invtoolbox.geometry.skinning import Skinning, blend, spread
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.operators.tracked_points import TrackedPoints
 from invtoolbox.priors.base import Prior
-from invtoolbox.priors.implicit.deformation import Motion, bind_rigidity, check_times, repeat_shape
+from invtoolbox.priors.implicit.deformation import Motion, bind_rigidity, repeat_shape
 from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
@@ -114,14 +114,14 @@ class Bones(Motion):
         weight: float = 1.0,
         rigidity: Prior | None = None,
     ) -> None:
-        check_range(self, "[1, inf)", count=count, nodes=nodes)
+        check_range(self, "[1, inf)", count=count, nodes=nodes, times=times)
         check_range(self, "(0, inf]", slack=slack, acceleration=acceleration)
         check_range(self, "[0, inf]", roughness=roughness, weight=weight)
         if not isinstance(weights, Tensor) and weights != "learned":
             raise InputError(
                 f"the weights of Bones are 'learned' or a tensor (N, B), got {weights!r}"
             )
-        self.count, self.times, self.nodes = int(count), check_times(times, "Bones"), int(nodes)
+        self.count, self.times, self.nodes = int(count), int(times), int(nodes)
         self.rigidity = None if rigidity is None else rigidity.as_sum()
         self.slack, self.acceleration = float(slack), float(acceleration)
         self.roughness, self.weight = float(roughness), float(weight)

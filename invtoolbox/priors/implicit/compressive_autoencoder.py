@@ -103,7 +103,7 @@ class CompressiveAutoencoder(ImplicitPrior):
         They are ``{"z": ..., "h": ...}``, ``(batch, channel, row, column)`` each.
         """
         low, high = self.intensity_range
-        pictures = self._fold((x - low) / (high - low) * self._scale(x))
+        pictures = self._fold((x - low) / (high - low) * expand(self.rate_scale, x))
         with torch.no_grad():
             latents = _itemwise(self.network.encode, pictures)  # type: ignore[arg-type]
         return dict(zip(("z", "h"), (t.reshape(x.shape[0], -1, *t.shape[2:]) for t in latents)))
@@ -113,7 +113,7 @@ class CompressiveAutoencoder(ImplicitPrior):
         low, high = self.intensity_range
         (x,) = _itemwise(lambda z: (self.network.decode(z, size),), self._split(parameters["z"]))  # type: ignore[operator]
         x = self._unfold(x)
-        return low + (high - low) * x / self._scale(x)
+        return low + (high - low) * x / expand(self.rate_scale, x)
 
     def pixel_std(self, parameters: dict[str, Tensor]) -> Tensor | None:
         size = self._size()
@@ -132,7 +132,7 @@ class CompressiveAutoencoder(ImplicitPrior):
             log_std: Any = self.network.log_std
             (std,) = _itemwise(lambda z: (log_std(z, size).exp(),), self._split(parameters["z"]))
             std = self._unfold(std)
-        return (high - low) * std / self._scale(std)
+        return (high - low) * std / expand(self.rate_scale, std)
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
         latents = [self._split(t) for t in parameters.values()]
@@ -156,9 +156,6 @@ class CompressiveAutoencoder(ImplicitPrior):
     def _size(self) -> tuple[int, int]:
         shape = require_bound(self, self.image_shape)
         return shape[-2], shape[-1]
-
-    def _scale(self, like: Tensor) -> Tensor:
-        return expand(self.rate_scale, like)
 
     def _fold(self, x: Tensor) -> Tensor:
         """Return images as the network takes them: channels as items, or grey images tripled."""

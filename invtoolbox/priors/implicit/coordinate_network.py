@@ -58,8 +58,8 @@ class CoordinateNetwork(ImplicitPrior):
     ) -> None:
         check_range(self, "[1, inf)", features=features, width=width, depth=depth)
         check_range(self, "(0, inf)", bandwidth=bandwidth)
-        self.features, self.bandwidth, self.seed = features, bandwidth, seed
-        self.width, self.depth = width, depth
+        self.features, self.width, self.depth = features, width, depth
+        self.bandwidth, self.seed = bandwidth, seed
         self.inputs: Tensor | None = None
         self.image_shape: tuple[int, ...] = ()
         self.scale = self.offset = torch.ones(1)

@@ -245,11 +245,11 @@ class ControlNodes(Motion):
         width: float | None = None,
         rigidity: Prior | None = None,
     ) -> None:
-        check_range(self, "[1, inf)", count=count, neighbours=neighbours)
+        check_range(self, "[1, inf)", count=count, neighbours=neighbours, times=times)
         check_range(self, "(0, inf]", width=width)
         self.count, self.neighbours, self.width = int(count), int(neighbours), width
         self.rigidity = None if rigidity is None else rigidity.as_sum()
-        self.times = check_times(times, "ControlNodes")
+        self.times = int(times)
         self.nodes = self.weights = torch.zeros(1, 0, 3)
         self.index = torch.zeros(1, 0, 1, dtype=torch.long)
 
@@ -321,7 +321,8 @@ class PointMotion(Motion):
     item_fields: ClassVar[tuple[str, ...]] = ("zeros",)
 
     def __init__(self, times: int = 1) -> None:
-        self.times = check_times(times, "PointMotion")
+        check_range(self, "[1, inf)", times=times)
+        self.times = int(times)
         self.zeros = torch.zeros(1, 0, 3)
 
     def bind(
@@ -366,11 +367,10 @@ class NetworkMotion(Motion):
         depth: int = 2,
         seed: int = 0,
     ) -> None:
-        check_range(self, "[1, inf)", features=features, width=width, depth=depth)
+        check_range(self, "[1, inf)", times=times, features=features, width=width, depth=depth)
         check_range(self, "(0, inf]", bandwidth=bandwidth)
-        self.times = check_times(times, "NetworkMotion")
-        self.bandwidth, self.features, self.seed = bandwidth, features, seed
-        self.width, self.depth = width, depth
+        self.times, self.bandwidth, self.seed = int(times), bandwidth, seed
+        self.features, self.width, self.depth = features, width, depth
         self.centre = torch.zeros(3)
 
     def bind(
@@ -427,10 +427,3 @@ def bind_rigidity(rigidity: PriorSum | None, nodes: Tensor, what: str) -> PriorS
 def repeat_shape(shape: Any, batch: int) -> Any:
     """Return a shape with one entry per item of a batch."""
     return map_tensors(shape, lambda t: t.expand(batch, *t.shape[1:]))
-
-
-def check_times(times: int, what: str) -> int:
-    """Return the number of times, or raise `InputError` if it is below 1."""
-    if times < 1:
-        raise InputError(f"{what} needs at least one time, got times={times}")
-    return int(times)

@@ -43,9 +43,6 @@ class PointFlow(ImplicitPrior):
     def _ways(self) -> tuple[str, ...]:
         return ("forward", "backward") if self.both_ways else ("forward",)
 
-    def _points(self) -> Tensor:
-        return require_bound(self, self.points)
-
 
 class NeuralSceneFlow(PointFlow):
     """Neural scene flow prior ``f(p) = MLP(p)``: a ReLU network of position, one per item.
@@ -90,7 +87,7 @@ class NeuralSceneFlow(PointFlow):
         self.width, self.depth, self.initialization, self.seed = width, depth, initialization, seed
 
     def initial(self) -> dict[str, Tensor]:
-        points = self._points()
+        points = require_bound(self, self.points)
         generator = torch.Generator().manual_seed(self.seed)
         sizes = [points.shape[-1], *[self.width] * self.depth, points.shape[-1]]
         drawn: dict[str, Tensor] = {}
@@ -110,7 +107,7 @@ class NeuralSceneFlow(PointFlow):
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Any:
         batch = parameters["forward_weight0"].shape[0]
-        points = self._points()
+        points = require_bound(self, self.points)
         points = points.expand(batch, *points.shape[1:])
         forward = self._network(parameters, "forward", points)
         # Not detached: the forward network learns from the way back too.
@@ -172,7 +169,7 @@ class FreeFlow(PointFlow):
     """
 
     def initial(self) -> dict[str, Tensor]:
-        return {name: torch.zeros_like(self._points()) for name in self._ways()}
+        return {name: torch.zeros_like(require_bound(self, self.points)) for name in self._ways()}
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Any:
         return (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from invtoolbox.core.guards import check_choice, check_range
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork, apply_layer
 from invtoolbox.priors.settings import replace, require_bound
@@ -69,10 +69,12 @@ class SineNetwork(CoordinateNetwork):
         frequency: float | Literal["spectrum"] = 30.0,
         seed: int = 0,
     ) -> None:
-        if isinstance(frequency, str):
-            check_choice(self, ("spectrum",), frequency=frequency)
-        else:
+        if not isinstance(frequency, str):
             check_range(self, "(0, inf)", frequency=frequency)
+        elif frequency != "spectrum":
+            raise InputError(
+                f"the frequency of SineNetwork is a number or 'spectrum', got {frequency!r}"
+            )
         super().__init__(width=width, depth=depth, seed=seed)
         self.frequency = frequency
         self.omega = torch.ones(1)
