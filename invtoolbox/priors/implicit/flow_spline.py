@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -211,10 +212,9 @@ def sample_spline(controls: Tensor, axis: int, places: Tensor) -> Tensor:
     shape = [1] * controls.ndim
     shape[axis] = -1
     # Sums of four instead of a product of matrices, whose rounding depends on the batch.
-    total: Tensor | None = None
-    for k, weight in enumerate(weights):
-        index = (piece.long() + k).to(controls.device)
-        term = weight.to(controls).view(shape) * controls.index_select(axis, index)
-        total = term if total is None else total + term
-    assert total is not None
-    return total
+    index = piece.long().to(controls.device)
+    terms = [
+        weight.to(controls).view(shape) * controls.index_select(axis, index + k)
+        for k, weight in enumerate(weights)
+    ]
+    return functools.reduce(torch.add, terms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -88,18 +89,16 @@ class VoxelFlow(ImplicitPrior):
         return {f"level{level}": self.rate**level for level in range(self.levels)}
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
-        total: Tensor | None = None
+        flows = []
         for level, items in enumerate(self._by_level()):
             vectors = parameters[f"level{level}"]
             if len(items) == 1:
-                flow = items[0].interpolation(vectors[:, : len(items[0].keys)])
+                flows.append(items[0].interpolation(vectors[:, : len(items[0].keys)]))
             else:
-                flow = torch.stack(
-                    [item.interpolation(v[: len(item.keys)]) for item, v in zip(items, vectors)]
-                )
-            total = flow if total is None else total + flow
-        assert total is not None
-        return total
+                pairs = zip(items, vectors)
+                by_item = [item.interpolation(v[: len(item.keys)]) for item, v in pairs]
+                flows.append(torch.stack(by_item))
+        return functools.reduce(torch.add, flows)
 
     def flow_at(self, parameters: dict[str, Tensor], points: Tensor, item: int = 0) -> Tensor:
         """Return the flow of other points ``(n, 3)`` under the parameters of an item: ``(n, 3)``.

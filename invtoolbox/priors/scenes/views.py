@@ -294,14 +294,16 @@ class NormalConsistency(_CameraPrior):
         across, size = 5 - axis, points.shape[axis]
 
         def shift(picture: Tensor, first: int) -> Tensor:
-            inside = picture.narrow(across, 1, picture.shape[across] - 2)
-            return inside.narrow(axis, first, size - 2)
+            ends = picture.narrow(axis, first, size - 2)
+            return ends.narrow(across, 1, picture.shape[across] - 2)
 
         on = middle > 0
         for first in (0, 2):
             end = shift(depth.detach(), first)
             on = on & (end > 0) & ((end - middle).abs() < self.tolerance * middle)
-        return shift(points, 2) - shift(points, 0), on.to(points)
+        # The derivative of depths adds in the order in which these two are made.
+        before, after = shift(points, 0), shift(points, 2)
+        return after - before, on.to(points)
 
 
 class OcclusionPenalty(ThroughOperator):
