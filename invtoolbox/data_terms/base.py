@@ -321,9 +321,9 @@ class Stack(DataTerm):
         )
 
     def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Any]:
-        both = [term.value_and_grad(p, m) for term, p, m in zip(self.terms, prediction, y)]
-        total = self._add([value for value, _ in both])
-        return total, tuple(weight * gradient for weight, (_, gradient) in zip(self.weights, both))
+        pairs = [term.value_and_grad(p, m) for term, p, m in zip(self.terms, prediction, y)]
+        total = self._add([value for value, _ in pairs])
+        return total, tuple(weight * gradient for weight, (_, gradient) in zip(self.weights, pairs))
 
     def prox(self, prediction: Any, y: Any, step: float | Tensor) -> Any:
         return tuple(

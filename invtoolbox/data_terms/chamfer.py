@@ -225,15 +225,15 @@ class RolloutChamfer(DataTerm):
         self.targets: tuple[Chamfer, ...] = ()  # one per sweep, with its tree
 
     def value(self, prediction: Any, y: Any) -> Tensor:
-        ways = legs(len(y), self.steps)
-        firsts = [leg for leg in ways if leg.step == 1]
-        if len(prediction) != len(ways) + len(firsts):
+        all_legs = legs(len(y), self.steps)
+        firsts = [leg for leg in all_legs if leg.step == 1]
+        if len(prediction) != len(all_legs) + len(firsts):
             raise InputError(
                 f"RolloutChamfer of {self.steps} steps among {len(y)} sweeps takes "
-                f"{len(ways) + len(firsts)} clouds, got {len(prediction)}; give the operator and "
+                f"{len(all_legs) + len(firsts)} clouds, got {len(prediction)}; give the operator and "
                 "the data term the same steps"
             )
-        arrived = dict(zip(ways, prediction))
+        arrived = dict(zip(all_legs, prediction))
         total = torch.zeros_like(prediction[0][:, 0, 0])
         for leg, points in arrived.items():
             target = self.targets[leg.end] if self.targets else self.chamfer
@@ -241,8 +241,8 @@ class RolloutChamfer(DataTerm):
             total = total + (
                 0.5 * target.value(points, y[leg.end])
                 + self.speed * self._penalize_speed(points - before)
-            ) / len(ways)
-        for leg, back in zip(firsts, prediction[len(ways) :]):
+            ) / len(all_legs)
+        for leg, back in zip(firsts, prediction[len(all_legs) :]):
             total = total + self.cycle / len(firsts) * length(back - y[leg.start]).mean(1)
         return len(y) * total
 

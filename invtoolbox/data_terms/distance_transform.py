@@ -135,11 +135,11 @@ class DistanceTransform(PointSetTerm):
         size = 4e-9 * sum(x * y * z for x, y, z in shapes)
         if size > self.budget:
             largest = " x ".join(map(str, max(shapes)))
-            many = f" for each of {len(shapes)} items" if len(shapes) > 1 else ""
-            would = self.cell * (size / self.budget) ** (1 / 3) * 1.02
+            per_item = f" for each of {len(shapes)} items" if len(shapes) > 1 else ""
+            affordable = self.cell * (size / self.budget) ** (1 / 3) * 1.02
             raise InputError(
-                f"{self!r}: a grid of {largest} nodes{many} takes {size:.1f} GB, and the budget is "
-                f"{self.budget:g} GB; crop the points, or take a cell of {would:.2g} m, or raise "
+                f"{self!r}: a grid of {largest} nodes{per_item} takes {size:.1f} GB, and the budget is "
+                f"{self.budget:g} GB; crop the points, or take a cell of {affordable:.2g} m, or raise "
                 "the budget"
             )
 

@@ -51,8 +51,8 @@ class NormalizedCrossCorrelation(DataTerm):
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
         a, first = self._centre(prediction)
         b, second = self._centre(y)
-        both = self._mean(prediction * y) - a * b
-        rho = both / (first * second).sqrt()
+        covariance = self._mean(prediction * y) - a * b
+        rho = covariance / (first * second).sqrt()
         return (1 - rho).expand_as(y).flatten(1).sum(1)
 
     def gauss_newton(self, prediction: Tensor, y: Tensor) -> Callable[[Any], Any]:

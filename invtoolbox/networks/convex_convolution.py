@@ -287,6 +287,6 @@ def spread(image: Tensor, stride: int, size: Sequence[int]) -> Tensor:
 
 def transpose_convolution(v: Tensor, kernel: Tensor, stride: int, size: Sequence[int]) -> Tensor:
     """Apply the transpose of a convolution of images whose size of space is ``size``."""
-    more = [n - (m - 1) * stride - 1 for n, m in zip(size, v.shape[2:])]
+    padding = [n - (m - 1) * stride - 1 for n, m in zip(size, v.shape[2:])]
     apply = _TRANSPOSED[v.ndim - 2]
-    return apply(v, kernel, None, stride, kernel.shape[-1] // 2, more)
+    return apply(v, kernel, None, stride, kernel.shape[-1] // 2, padding)

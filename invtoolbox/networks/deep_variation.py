@@ -103,9 +103,9 @@ class _Between(nn.Module):
         return F.conv2d(mirror(x, 3), self.kernel(), stride=2)
 
     def up(self, x: Tensor, size: torch.Size) -> Tensor:
-        more = [n - 2 * m + 1 for n, m in zip(size[2:], x.shape[2:])]
+        padding = [n - 2 * m + 1 for n, m in zip(size[2:], x.shape[2:])]
         return mirror_transpose(
-            F.conv_transpose2d(x, self.kernel(), stride=2, output_padding=more), 3
+            F.conv_transpose2d(x, self.kernel(), stride=2, output_padding=padding), 3
         )
 
 

@@ -46,11 +46,15 @@ class GalerkinAttention(nn.Module):
                 "GalerkinAttention needs a width that is a multiple of heads, and at least one "
                 f"coordinate, got {width}, {heads} and {coordinates}"
             )
-        self.heads, each = heads, width // heads
+        self.heads, features = heads, width // heads
         self.projections = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
-        self.scales = nn.ParameterList(nn.Parameter(torch.ones(heads, 1, each)) for _ in range(2))
-        self.shifts = nn.ParameterList(nn.Parameter(torch.zeros(heads, 1, each)) for _ in range(2))
-        self.last = nn.Linear(heads * (each + coordinates), width)
+        self.scales = nn.ParameterList(
+            nn.Parameter(torch.ones(heads, 1, features)) for _ in range(2)
+        )
+        self.shifts = nn.ParameterList(
+            nn.Parameter(torch.zeros(heads, 1, features)) for _ in range(2)
+        )
+        self.last = nn.Linear(heads * (features + coordinates), width)
 
     def forward(self, x: Tensor, places: Tensor) -> Tensor:
         """Mix the features of all positions, ``(batch, n, width)``.

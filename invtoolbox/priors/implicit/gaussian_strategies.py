@@ -286,12 +286,12 @@ def shared_opacity(opacity: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     total = torch.zeros_like(o)
     for k in range(largest):
         # sum over i from k + 1 to n of C(i - 1, k) = C(n, k + 1).
-        ways = torch.tensor(
+        choices = torch.tensor(
             [float(comb(n, k + 1)) for n in range(largest + 1)],
             dtype=torch.float64,
             device=o.device,
         )[count]
-        total += (-1) ** k * ways * shared ** (k + 1) / (k + 1) ** 0.5
+        total += (-1) ** k * choices * shared ** (k + 1) / (k + 1) ** 0.5
     factor = torch.where(total > 0, o / total.clamp_min(1e-30), torch.ones_like(o))
     return shared.to(opacity), factor.clamp(0.05, 1.0).to(opacity)
 
@@ -316,10 +316,10 @@ def _list_rows(*masks: Tensor) -> _Rows:
     joined = torch.cat(masks, 1)
     rows = int(joined.sum(1).max()) if joined.numel() else 0
     order = (~joined).long().sort(dim=1, stable=True).indices[:, : max(rows, 1)]
-    there = joined.gather(1, order)
+    in_mask = joined.gather(1, order)
     count = masks[0].shape[1]
-    source = torch.where(there, order % count, -1)
-    mask_index = torch.where(there, torch.div(order, count, rounding_mode="floor"), 0)
+    source = torch.where(in_mask, order % count, -1)
+    mask_index = torch.where(in_mask, torch.div(order, count, rounding_mode="floor"), 0)
     return _Rows(source, mask_index, mask_index > 0)
 
 
@@ -358,8 +358,8 @@ def _best(mask: Tensor, score: Tensor, room: Tensor) -> Tensor:
 # Draws for more rows begin with the draws for fewer, so that an item's draws do not depend on the
 # batch. torch draws normal numbers in blocks of sixteen.
 def _normal(rows: int, generator: Generator, like: Tensor) -> Tensor:
-    whole = (rows + 255) // 256 * 256
-    return torch.randn(whole, 3, generator=generator, device=generator.device)[:rows].to(like)
+    padded = (rows + 255) // 256 * 256
+    return torch.randn(padded, 3, generator=generator, device=generator.device)[:rows].to(like)
 
 
 def _uniform(rows: int, generator: Generator, like: Tensor) -> Tensor:

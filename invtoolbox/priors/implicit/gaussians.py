@@ -311,18 +311,18 @@ class Gaussians(AdaptivePrior):
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
         first = parameters["logit_opacities"]
-        there = first > DEAD + 1
-        count = there.sum(1).clamp_min(1)
+        living = first > DEAD + 1
+        count = living.sum(1).clamp_min(1)
         thin = first.new_zeros(len(first))
         if self.needles > 0:
             lack = -(effective_rank(parameters["log_scales"]) - 1 + 1e-5).log().clamp_max(0)
-            thin = self.views * self.needles * (lack * there).sum(1) / count
+            thin = self.views * self.needles * (lack * living).sum(1) / count
         if not isinstance(self.strategy, MCMCStrategy):
             return thin
-        opacity = (first.sigmoid() * there).sum(
+        opacity = (first.sigmoid() * living).sum(
             1
         ) / count  # of all, also in a step that leaves some out
-        scale = (x.scales * there[..., None]).sum((1, 2)) / (3 * count)
+        scale = (x.scales * living[..., None]).sum((1, 2)) / (3 * count)
         return thin + self.views * (
             self.strategy.opacity_weight * opacity + self.strategy.scale_weight * scale
         )

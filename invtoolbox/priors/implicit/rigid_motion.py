@@ -181,10 +181,10 @@ class RigidClusters(ImplicitPrior):
         motions = self.initial_motions.to(device=centres.device, dtype=torch.float64)
         motions = motions if motions.ndim == 4 else motions[None]
         R, t = motions[..., :3, :3], motions[..., :3, 3]
-        there = (R @ centres.double()[..., None]).squeeze(-1) + t
+        arrived = (R @ centres.double()[..., None]).squeeze(-1) + t
         return {
-            "rotation": rotation_vector(R).to(centres).expand(len(there), -1, -1).clone(),
-            "translation": (there - centres).to(centres),
+            "rotation": rotation_vector(R).to(centres).expand(len(arrived), -1, -1).clone(),
+            "translation": (arrived - centres).to(centres),
         }
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:

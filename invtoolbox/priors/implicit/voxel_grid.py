@@ -152,9 +152,9 @@ def _cells_at(full: Tensor, cells: tuple[int, ...]) -> Tensor:
         low = torch.arange(count) * old // count
         high = ((torch.arange(count) + 1) * old + count - 1) // count - 1
         picked = full.index_select(axis, low.to(full.device))
-        for more in range(1, int((high - low).max()) + 1):
+        for step in range(1, int((high - low).max()) + 1):
             picked = torch.maximum(
-                picked, full.index_select(axis, torch.minimum(low + more, high).to(full.device))
+                picked, full.index_select(axis, torch.minimum(low + step, high).to(full.device))
             )
         full = picked
     return full > 0

@@ -172,13 +172,13 @@ class ScoreDistillation(ExplicitPrior):
             drawn = drawn.repeat(batch, *[1] * (latent.ndim - 1))
             a, b = self.score.at_steps(t, latent)
             z = a * latent + b * drawn
-            less = drawn
+            subtracted = drawn
             if self.reference is not None:
                 start = z if self.origin is None else a * self._start(latent, batch) + b * drawn
-                less = self.reference.noise(start, t)
+                subtracted = self.reference.noise(start, t)
             alphas = self.score.alphas.to(latent.device)[t]
             w = 1 - alphas if self.weight is None else self.weight(alphas)
-            return expand(w.to(latent), latent) * (self.score.noise(z, t) - less)
+            return expand(w.to(latent), latent) * (self.score.noise(z, t) - subtracted)
 
     def _start(self, latent: Tensor, batch: int) -> Tensor:
         """Return the encoded origin for every item, ``(batch * picture, ...)``."""

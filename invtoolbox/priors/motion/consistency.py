@@ -171,12 +171,12 @@ class _Clusters(Settings):
         self.count, self.inside = len(labels), (labels >= 0).nonzero()[:, 0]
         number, size = labels[self.inside].unique(return_inverse=True, return_counts=True)[1:]
         n, k = len(self.inside), len(size)
-        here = torch.arange(n, device=labels.device)
+        row = torch.arange(n, device=labels.device)
         self.means = SparseProduct(
             number, self.inside, (1.0 / size)[number].to(dtype), (k, self.count)
         )
         self.members = SparseProduct(
-            here, number, torch.ones(n, dtype=dtype, device=labels.device), (n, k)
+            row, number, torch.ones(n, dtype=dtype, device=labels.device), (n, k)
         )
 
     def __len__(self) -> int:
