@@ -105,6 +105,7 @@ def project(volume: Tensor, table: Tensor, views: Views) -> Tensor:
     projections = volume.new_zeros(volume.shape[0], table.shape[0], *views.panel)
     for axis, arguments in _each_slab(volume, projections, table, views):
         _move(arguments, axis, adds=False)
+        # A task is a tile of columns of a view.
         tasks = arguments.listed * -(-arguments.columns // _COLS)
         _follow("project", tasks, arguments, axis, views)
     return projections
@@ -114,6 +115,7 @@ def backproject(projections: Tensor, table: Tensor, views: Views) -> Tensor:
     """Apply the transpose of `project`, ``(N, V, R, C) -> (N, D, H, W)``; both are contiguous."""
     volume = projections.new_zeros(projections.shape[0], *views.volume)
     for axis, arguments in _each_slab(volume, projections, table, views):
+        # A task owns some planes of the slab.
         tasks = -(-arguments.slab_planes // arguments.block)
         _follow("backproject", tasks, arguments, axis, views)
         _move(arguments, axis, adds=True)
@@ -127,24 +129,23 @@ def _each_slab(
     for axis, chosen in enumerate(views_by_axis(table, views)):
         if not chosen.numel() or not volume.shape[0]:
             continue
+        # `length` planes lie across the axis; they are taken slab by slab.
         slab, length = _slab(volume, projections, axis), int(volume.shape[3 - axis])
         for item, values in zip(volume, projections):
             for first in range(0, length, slab.shape[0]):
                 planes = min(slab.shape[0], length - first)
                 arguments = SlabArguments(
-                    slab,
-                    item,
-                    values,
-                    table,
-                    chosen,
-                    chosen.numel(),
-                    *views.panel,
-                    *views.volume,
-                    *views.voxel_size[::-1],
-                    slab.shape[2],
-                    first,
-                    planes,
-                    min(_BLOCK, -(-planes // torch.get_num_threads())),
+                    slab=slab,
+                    volume=item,
+                    projections=values,
+                    table=table,
+                    chosen=chosen,
+                    listed=chosen.numel(),
+                    stride=slab.shape[2],
+                    slab_first=first,
+                    slab_planes=planes,
+                    block=min(_BLOCK, -(-planes // torch.get_num_threads())),
+                    **views.sizes,
                 )
                 yield axis, arguments
 
@@ -156,7 +157,9 @@ def _slab(volume: Tensor, projections: Tensor, axis: int) -> Tensor:
     sums.
     """
     depth, height, width = volume.shape[1:]
+    # Number of lines and of voxels in a line, for the main axes x, y and z.
     lines, line = ((height, depth), (width, depth), (height, width))[axis]
+    # Whole cache lines of 16 numbers.
     stride = -(-(line + 4 + _TAIL) // 16) * 16
     plane_bytes = (lines + 4) * stride * volume.element_size()
     larger = max(volume[0].numel(), projections[0].numel()) * volume.element_size()
@@ -169,6 +172,7 @@ def _move(arguments: SlabArguments, axis: int, adds: bool) -> None:
     """Copy the planes of a slab from the volume, or add them to it."""
     slab = arguments.slab
     kernel = slab_kernel("move", slab.dtype, axis, ADDS=adds)
+    # A task moves 16 lines of every plane.
     work = float(arguments.slab_planes * slab.shape[1] * slab.shape[2])
     launch(kernel, -(-(slab.shape[1] - 4) // 16), arguments, work)
 
