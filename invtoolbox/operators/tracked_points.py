@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.moving_shapes import Moving
 from invtoolbox.operators.base import Operator, check_shape
@@ -41,8 +42,7 @@ class TrackedPoints(Operator):
     def __init__(self, points: Tensor, times: int, index: Tensor | None = None) -> None:
         self.points = check_points(points, type(self).__name__)
         count = points.shape[1]
-        if times < 1:
-            raise InputError(f"TrackedPoints needs at least one time, got {times}")
+        check_range(self, "[1, inf)", times=times)
         index = torch.arange(count) if index is None else torch.as_tensor(index)
         if index.ndim not in (1, 2) or index.is_floating_point() or not index.numel():
             raise InputError(

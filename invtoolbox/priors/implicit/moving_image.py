@@ -11,7 +11,8 @@ from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand, inner, item_norm
-from invtoolbox.operators.image_warp import check_lengths, warp_images
+from invtoolbox.operators.finite_difference import check_lengths
+from invtoolbox.operators.image_warp import warp_images
 from invtoolbox.operators.matrix import LinearFunction
 from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum
 from invtoolbox.priors.motion.displacement import Bending, DisplacementPrior, mean_length
