@@ -233,20 +233,8 @@ class ObservedPoints(LinearOperator):
     def __init__(self, points: Tensor, index: Tensor) -> None:
         self.points = check_points(points, type(self).__name__)
         index = torch.as_tensor(index, device=points.device)
-        if index.ndim not in (1, 2) or index.is_floating_point() or not index.numel():
-            raise InputError(
-                "ObservedPoints takes the whole numbers of points, (m,) or (batch, m), "
-                f"got {tuple(index.shape)} of {index.dtype}"
-            )
-        self.index = index.long().reshape(-1, index.shape[-1])
-        count = points.shape[1]
-        wrong = ((self.index < 0) | (self.index >= count)).nonzero()
-        if len(wrong):
-            item, k = wrong[0].tolist()
-            raise InputError(
-                f"observed point {k} is number {int(self.index[item, k])}, but the points are "
-                f"numbered 0..{count - 1}"
-            )
+        index = check_index(index, points.shape[1], type(self).__name__)
+        self.index = index.reshape(-1, index.shape[-1])
         for item, row in enumerate(self.index):
             numbers, counts = row.unique(return_counts=True)
             if bool((counts > 1).any()):
@@ -324,6 +312,21 @@ def check_points(points: Tensor, what: str) -> Tensor:
             "are not finite; leave them out"
         )
     return points
+
+
+def check_index(index: Tensor, count: int, what: str) -> Tensor:
+    """Return numbers of points; raise an `InputError` unless they are numbers of ``count`` points."""
+    if index.ndim not in (1, 2) or index.is_floating_point() or not index.numel():
+        raise InputError(
+            f"{what} takes the whole numbers of points, (m,), or one row per item or time, got "
+            f"{tuple(index.shape)} of {index.dtype}"
+        )
+    wrong = index[(index < 0) | (index >= count)]
+    if len(wrong):
+        raise InputError(
+            f"{what} takes the point {int(wrong[0])}, but the points are numbered 0..{count - 1}"
+        )
+    return index.long()
 
 
 class Leg(NamedTuple):

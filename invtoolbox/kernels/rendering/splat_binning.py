@@ -58,22 +58,16 @@ class CountArguments:
 
 
 @dataclass
-class SortArguments:
-    """Arguments of ``splat_binning_sort.cpp``."""
+class SortArguments(CountArguments):
+    """Arguments of ``splat_binning_sort.cpp``, which overwrites the sizes."""
 
     entries: Tensor  # this and the next two as in `Tiles`
     starts: Tensor
     pairs: Tensor
-    sizes: Tensor  # as counted; overwritten by the number of splats written so far
-    shares: Tensor
-    boxes: Tensor
     reaches: Tensor  # (V, N, 2)
     bases: Tensor  # (V + 1,) int64
     scratch_keys: Tensor  # bits of the depths, before and after a pass of the sort, (V, 2, N)
     scratch_ids: Tensor  # numbers of the splats, (V, 2, N) int32
-    count: int  # number of splats N
-    across: int
-    down: int
 
 
 @cache
@@ -141,16 +135,11 @@ def bin_splats(boxes: Tensor, reaches: Tensor, width: int, height: int) -> Tiles
         entries=entries,
         starts=starts,
         pairs=pairs,
-        sizes=sizes,
-        shares=shares,
-        boxes=boxes,
         reaches=reaches,
         bases=bases,
         scratch_keys=torch.empty(views, 2, count, dtype=bits),
         scratch_ids=torch.empty(views, 2, count, dtype=torch.int32),
-        count=count,
-        across=across,
-        down=down,
+        **vars(counting),
     )
     launch(sort_kernel(reaches.dtype), views, sorting, 10.0 * boxes.numel())
     return Tiles(

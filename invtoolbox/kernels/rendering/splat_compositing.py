@@ -73,26 +73,32 @@ class Rays:
 
 
 @dataclass
-class CompositingArguments:
-    """Arguments of the kernels; the last three are for the gradient alone."""
+class TileArguments:
+    """Arguments that the kernels share: the splats, and the lists of the tiles."""
 
-    images: Tensor  # (V, planes, height, width), or (planes, R) for rays
-    last: Tensor  # place in the tile's list behind the last splat that counts, int32
-    median: Tensor  # place in the tile's list of the splat at the median depth, -1 for none, int32
     splats: Tensor  # (V, N, GEOMETRY + features)
-    boxes: Tensor  # (V, N, 4) int32
     reaches: Tensor  # (V, N, 2)
     entries: Tensor  # this and the next one as in `Tiles`
     starts: Tensor
-    places: Tensor | None  # this and the next two as in `Rays`; None for pixels
-    begins: Tensor | None
-    owners: Tensor | None
-    rays: int  # number of rays R, 0 for pixels
     splats_of_view: int  # N
     across: int
     down: int
     width: int
     height: int
+
+
+@dataclass
+class CompositingArguments(TileArguments):
+    """Arguments of the compositing; the last three are for the gradient alone."""
+
+    images: Tensor  # (V, planes, height, width), or (planes, R) for rays
+    last: Tensor  # place in the tile's list behind the last splat that counts, int32
+    median: Tensor  # place in the tile's list of the splat at the median depth, -1 for none, int32
+    boxes: Tensor  # (V, N, 4) int32
+    places: Tensor | None  # this and the next two as in `Rays`; None for pixels
+    begins: Tensor | None
+    owners: Tensor | None
+    rays: int  # number of rays R, 0 for pixels
     bases: Tensor | None = None  # as in `Tiles`
     dpairs: Tensor | None = None  # (P, GEOMETRY + features), and two more for absolute sums
     dimages: Tensor | None = None  # of the shape of the images
@@ -151,20 +157,11 @@ def composite_kernel(
 
 
 @dataclass
-class ContributorArguments:
+class ContributorArguments(TileArguments):
     """Arguments of ``splat_contributors.cpp``."""
 
     ids: Tensor  # (V, height, width, number) int32
     weights: Tensor  # (V, height, width, number)
-    splats: Tensor  # this and the rest as in `CompositingArguments`
-    reaches: Tensor
-    entries: Tensor
-    starts: Tensor
-    splats_of_view: int
-    across: int
-    down: int
-    width: int
-    height: int
 
 
 @cache

@@ -201,6 +201,33 @@ class Views:
 WIDTH = 13
 
 
+@dataclass
+class ScanArguments:
+    """Arguments that the kernels of 3D scans share.
+
+    Attributes:
+        volume: (items, D, H, W), or one item, (D, H, W).
+        projections: (items, V, R, C), or one item, (V, R, C).
+        table: numbers of every view, the result of `table_of`, (V, 13), float64.
+        rows, columns, depth, height, width: the sizes above.
+        size_x, size_y, size_z: edges of a voxel, in the user's unit.
+        block: number of planes per task of a back-projection.
+    """
+
+    volume: Tensor
+    projections: Tensor
+    table: Tensor
+    rows: int
+    columns: int
+    depth: int
+    height: int
+    width: int
+    size_x: float
+    size_y: float
+    size_z: float
+    block: int
+
+
 def table_of(views: Views, device: torch.device) -> Tensor:
     """Return the table (V, 13), float64, differentiable in the views' tensors."""
     source, detector, u, v = (

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.native import REAL, native_kernel
-from invtoolbox.kernels.tomography.rays import Views, views_by_axis
+from invtoolbox.kernels.tomography.rays import ScanArguments, Views, views_by_axis
 
 #: Columns of cells that a task of the projection treats together.
 _COLS = 16
@@ -46,40 +46,23 @@ _BLOCK = 32
 
 
 @dataclass
-class SlabArguments:
-    """Arguments of the kernels.
+class SlabArguments(ScanArguments):
+    """Arguments of the kernels, for one item.
 
     Attributes:
         slab: (planes, lines + 4, stride).
-        volume: one item, (D, H, W).
-        projections: one item, (V, R, C).
-        table: the result of `invtoolbox.kernels.tomography.rays.table_of`, (V, 13), float64.
         chosen: numbers of the views that may have rays along the axis, int32.
         listed: number of ``chosen`` views.
-        rows, columns, depth, height, width, stride: the sizes above.
-        size_x, size_y, size_z: edges of a voxel, in the user's unit.
+        stride: length of a line of the slab.
         slab_first, slab_planes: first plane and number of planes of the slab.
-        block: number of planes that a task of the back-projection owns.
     """
 
     slab: Tensor
-    volume: Tensor
-    projections: Tensor
-    table: Tensor
     chosen: Tensor
     listed: int
-    rows: int
-    columns: int
-    depth: int
-    height: int
-    width: int
-    size_x: float
-    size_y: float
-    size_z: float
     stride: int
     slab_first: int
     slab_planes: int
-    block: int
 
 
 @cache

@@ -43,43 +43,27 @@ from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.linear_map import vectorize
 from invtoolbox.kernels.native import REAL, native_kernel
 from invtoolbox.kernels.tomography import slabs
-from invtoolbox.kernels.tomography.rays import WIDTH, Views, table_of
+from invtoolbox.kernels.tomography.rays import WIDTH, ScanArguments, Views, table_of
 
 
 @dataclass
-class VolumeArguments:
+class VolumeArguments(ScanArguments):
     """Arguments of the kernels.
 
     Attributes:
-        volume: (items, D, H, W).
-        projections: (items, V, R, C).
-        table: the result of `table_of`, (V, 13), float64.
         tangent: a change of the table, or None.
         units: whole numbers per unit of the volume for ``fixed`` sums, (items,), float64, or None.
         gradient: result of "geometry", to be summed over the rows, (V, R, 13), float64, or None.
-        items, views, rows, columns, depth, height, width: the sizes above.
-        size_x, size_y, size_z: edges of a voxel, in the user's unit.
-        axis, block: main axis and number of planes per task of "backproject".
+        items, views: the sizes above.
+        axis: main axis of the planes of "backproject".
     """
 
-    volume: Tensor
-    projections: Tensor
-    table: Tensor
     tangent: Tensor | None
     units: Tensor | None
     gradient: Tensor | None
     items: int
     views: int
-    rows: int
-    columns: int
-    depth: int
-    height: int
-    width: int
-    size_x: float
-    size_y: float
-    size_z: float
     axis: int
-    block: int
 
 
 @cache

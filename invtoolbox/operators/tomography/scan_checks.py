@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.tomography.rays import Views
 
@@ -22,8 +23,7 @@ _LARGE_STEP = 0.2
 def positive(name: str, value: Any) -> float:
     """Return ``value`` as a positive, finite number; raise an `InputError` otherwise."""
     number = float(value)
-    if not (math.isfinite(number) and number > 0):
-        raise InputError(f"{name} must be a positive number, got {value}")
+    check_range("a scan", "(0, inf)", **{name: number})
     return number
 
 
@@ -108,8 +108,7 @@ def finite(name: str, value: Any) -> Tensor:
 def positive_everywhere(name: str, value: Any) -> Tensor:
     """Return lengths as a tensor; raise an `InputError` unless all are positive."""
     tensor = numbers(name, value)
-    if not bool((torch.isfinite(tensor) & (tensor > 0)).all()):
-        raise InputError(f"{name} must be a positive number, got {tensor.min().item():.6g}")
+    check_range("a scan", "(0, inf)", **{name: tensor})
     return tensor
 
 
