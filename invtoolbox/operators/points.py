@@ -315,7 +315,7 @@ def check_points(points: Tensor, what: str) -> Tensor:
 
 
 def check_index(index: Tensor, count: int, what: str) -> Tensor:
-    """Return numbers of points; raise an `InputError` unless they are numbers of ``count`` points."""
+    """Return numbers of points; raise an `InputError` unless all are below ``count``."""
     if index.ndim not in (1, 2) or index.is_floating_point() or not index.numel():
         raise InputError(
             f"{what} takes the whole numbers of points, (m,), or one row per item or time, got "

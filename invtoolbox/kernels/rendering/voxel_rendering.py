@@ -282,7 +282,7 @@ def gradient_kernel(
 
 
 class _March(NamedTuple):
-    """Samples of the rays, which have no derivative: offsets and fields of the kernels' arguments."""
+    """Samples of the rays, which have no derivative: offsets, and fields of the arguments."""
 
     offsets: Tensor
     settings: dict[str, Any]

@@ -167,6 +167,7 @@ def valid_transpose(
     conjugate = kernel_spectrum.conj()
     out: Tensor | None = None
     for r, c, h, w in _tiles(size, cut.tile):
+        # The correlation of a window reaches kernel - 1 beyond it, where windows add up.
         window = F.pad(
             y[..., r : r + h, c : c + w], (kw - 1, n1 - w - kw + 1, kh - 1, n0 - h - kh + 1)
         )

@@ -128,6 +128,7 @@ class CartesianMRI(LinearOperator):
         return self._weights(x) * centred_fft(weighted, self.axes)
 
     def _adjoint(self, y: Tensor) -> Tensor:
+        # A^H = sum_j conj(s_j) F^H M: the mask is real, and F is unitary.
         return combine_coils(centred_ifft(self._weights(y) * y, self.axes), self.coil_maps)
 
     def coil_images(self, y: Tensor) -> Tensor:

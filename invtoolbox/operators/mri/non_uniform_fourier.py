@@ -237,6 +237,8 @@ class NonUniformFourier(LinearOperator):
 
     def _adjoint(self, y: Tensor) -> Tensor:
         y = y.to(complex_dtype(y))
+        # The transposes of the steps of `_forward`, backwards. The conjugate transpose of the FFT is
+        # the inverse one without its factor 1 / N.
         grid = self._spread(y.flatten(2)).unflatten(2, self.grid)
         image = torch.fft.ifftn(grid, dim=tuple(range(2, grid.ndim)), norm="forward")
         return combine_coils(self._crop(image) * self._correction(y), self.coil_maps)

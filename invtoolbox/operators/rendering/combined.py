@@ -78,7 +78,8 @@ class OverTime(_Combination):
     @property
     def cameras(self) -> Cameras:
         """Cameras of all times, one after the other."""
-        every: list[Cameras] = [renderer.cameras for renderer in self.parts]  # type: ignore[attr-defined]
+        renderers: Any = self.parts
+        every: list[Cameras] = [renderer.cameras for renderer in renderers]
         return Cameras(
             torch.cat([c.world_to_camera for c in every]),
             torch.cat([c.intrinsics for c in every]),

@@ -313,6 +313,7 @@ class GaussianRenderer(_SplatOperator):
         """Return world to camera when the last row is read, ``(batch, C, 4, 4)``."""
         assert self.rolling is not None
         rolling = self.rolling if self.index is None else self.rolling[self.index]
+        # The motion is in the frame of the camera, so it is applied after world to camera.
         step = rolling.to(views)
         return rigid(rotation(step[:, :3]), step[:, 3:]) @ views
 

@@ -221,8 +221,8 @@ class ConeBeam(Scan3D):
         for name in ("pitch", "tilt"):
             if bool((p[name] != 0).any()):
                 raise InputError(
-                    f"Feldkamp's method is for a circle around the object, and {self} has a {name}; "
-                    f"{ADVICE}"
+                    f"Feldkamp's method is for a circle around the object, and {self} has a "
+                    f"{name}; {ADVICE}"
                 )
         vectors, angles = self._vectors(p), p["angles"]
         if not self.curved:

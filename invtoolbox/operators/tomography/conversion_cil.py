@@ -50,11 +50,13 @@ def from_cil(acquisition: Any, image: Any) -> Scan2D | Scan3D:
         )
     pixels, sizes = [int(n) for n in panel.num_pixels], [float(s) for s in panel.pixel_size]
     origin = str(panel.origin)
+    # The origin is the corner of the first pixel: from there, columns and rows may run backwards.
     wide = sizes[0] * (-1 if "right" in origin else 1)
     tall = sizes[1] * (-1 if "top" in origin else 1)
     if not hasattr(system.detector, "position"):
         return _from_flexible(system, image, (pixels[1], pixels[0]), wide, tall)
     parallel, angles = "parallel" in kind, acquisition.config.angles
+    # CIL turns the object: the source turns the other way.
     degrees = "degree" in str(getattr(angles.angle_unit, "value", angles.angle_unit)).lower()
     turned = float(angles.initial_angle) + np.asarray(angles.angle_data, dtype=np.float64)
     turned = -(np.deg2rad(turned) if degrees else turned)
@@ -241,6 +243,7 @@ def _to_z(unit: Any) -> Any:
     x, y, z = unit
     if z < -1 + 1e-12:
         return np.diag([1.0, -1.0, -1.0])
+    # Rodrigues' formula for the axis unit x z, by 1 / (1 + cos) = (1 - cos) / sin^2.
     skew = np.array([[0.0, 0.0, -x], [0.0, 0.0, -y], [x, y, 0.0]])
     return np.eye(3) + skew + skew @ skew / (1 + z)
 

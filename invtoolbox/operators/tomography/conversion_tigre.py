@@ -47,6 +47,7 @@ def from_tigre(geometry: Any, angles: Any) -> Scan3D:
     spacing = tuple(float(s) for s in geometry.dDetector)
     parallel = getattr(geometry, "mode", None) == "parallel"
     turned, shift = np.stack([-pitch, yaw, roll], 1), np.stack([across, height], 1)
+    # TIGRE's source is at +x at angle 0, ours at -y: a quarter turn.
     z = euler[:, 0] + math.pi / 2
     if (
         not parallel

@@ -160,7 +160,7 @@ class FanBeam(Scan2D):
         height, width = (size / self.source_origin for size in self.pixel_size)
         cos, sin = angles.cos(), angles.sin()
         ones, zeros = torch.ones_like(angles), torch.zeros_like(angles)
-        # Lengths in units of `source_origin`, from the source along the detector and the central ray.
+        # Units of `source_origin`; from the source, along the detector and along the central ray.
         lateral = torch.stack([zeros, width * cos, -height * sin])
         depth = torch.stack([ones, -width * sin, -height * cos])
         cells = self.source_detector / self.detector_spacing

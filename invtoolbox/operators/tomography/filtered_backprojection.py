@@ -61,7 +61,7 @@ def filter_projections(
         raise unknown_name("filter", filter, FILTERS)
     check_range("filtered back-projection", "(0, 1]", cutoff=cutoff)
     cells = y.shape[-1]
-    # Zeros for at least the length of the kernel, so that the convolution does not wrap around.
+    # 2 D - 1 samples keep the D outputs from wrapping around.
     size = 1 << max(2 * cells - 1, 2).bit_length()
     k = torch.arange(size, dtype=torch.float64, device=y.device)
     k = torch.minimum(k, size - k)
@@ -135,7 +135,7 @@ def arc_weights(angles: Tensor, period: float) -> Arc:
     length = period - float(gaps[largest])
     closed = float(gaps[largest]) <= _GAP * (length / (views - 1))
     if not closed:
-        # An arc ends at its gap, across which no view stands for an angle.
+        # No view represents the angles of the gap.
         gaps = gaps.clone()
         gaps[largest] = 0
     weights = torch.empty_like(angles)
@@ -172,9 +172,9 @@ def parker_weights(beta: Tensor, gamma: Tensor, length: float) -> Tensor:
     if excess < float(gamma.abs().max()) * (1 - 1e-6):
         return torch.ones_like(gamma)
 
-    # Parker (1982): sin^2(pi / 4 beta / (delta + gamma)) up to beta = 2 (delta + gamma), then 1, and
-    # sin^2(pi / 4 (length - beta) / (delta - gamma)) from beta = pi + 2 gamma on, with the excess
-    # delta of the arc.
+    # With delta, half the excess of the arc over pi: sin^2(pi / 4 beta / (delta + gamma)) up to
+    # beta = 2 (delta + gamma), then 1, and sin^2(pi / 4 (length - beta) / (delta - gamma)) from
+    # beta = pi + 2 gamma on.
     def ramp(angle: Tensor, width: Tensor) -> Tensor:
         return (math.pi / 4 * angle / width.clamp_min(1e-12)).clamp(0, math.pi / 2).sin().square()
 

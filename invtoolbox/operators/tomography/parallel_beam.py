@@ -89,6 +89,7 @@ class ParallelBeam(Scan2D):
     def _lines(
         self, angles: Tensor, shift: Tensor
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        # The foot s (cos, sin) is the point of a ray nearest to the origin.
         s, cos, sin = self._detector(shift), angles.cos(), angles.sin()
         return (s * cos, s * sin), (sin, -cos)
 
@@ -251,8 +252,8 @@ class ParallelBeam3D(Scan3D):
         turn = arc_weights(angles, 2 * math.pi)
         if tilted and not turn.closed:
             raise InputError(
-                f"filtered back-projection of laminography needs a full turn, and the views of {self} "
-                f"cover {math.degrees(turn.length):.4g} degrees; {ADVICE}"
+                "filtered back-projection of laminography needs a full turn, and the views of "
+                f"{self} cover {math.degrees(turn.length):.4g} degrees; {ADVICE}"
             )
         columns = cell_centres(self.detector_shape[1], self.detector_spacing[1], angles)
         columns = columns + p["detector_shift"][:, :1]
