@@ -43,12 +43,14 @@ def default_weight(
     if usual and len(weighable) == 1 and objective.problem.data_term.is_quadratic:
         curvature = objective.problem.data_term.curvature(objective.problem.y)
         variance = noise_variance(objective)
-        found = weighable[0].prior.usual_weight(
+        # The weight of a density is the noise variance times the curvature of the misfit, which is
+        # 1 if the misfit knows its noise.
+        weight_and_reason = weighable[0].prior.usual_weight(
             variance if curvature is None else variance * curvature.to(variance),
             denoiser_strength,
         )
-        if found is not None:
-            return found
+        if weight_and_reason is not None:
+            return weight_and_reason
     return automatic(objective)
 
 
