@@ -279,6 +279,7 @@ def missing_density_reason(prior: ExplicitPrior, name: str) -> str | None:
 
 def implicit_reason(objective: Objective, name: str) -> str | None:
     """Return why a method that works on images alone does not fit, or ``None``."""
+    # Both make the variable something else than the image.
     if objective.unknowns is not None:
         return (
             f"{name} works on images, and here {', '.join(objective.unknowns.starts)} of the "

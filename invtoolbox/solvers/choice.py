@@ -142,6 +142,7 @@ def choose(objective: Objective, differentiable: bool = False) -> tuple[Solver, 
         for solver, reason in candidates()
         if unsupported_reason(solver, objective) is None
     ]
+    # A step that is to be differentiated needs a prox whose derivative is exact.
     suiting = [
         (solver, reason)
         for solver, reason in fitting
@@ -160,8 +161,7 @@ def choose(objective: Objective, differentiable: bool = False) -> tuple[Solver, 
 
 def check_fits(solver: Solver, objective: Objective) -> None:
     """Raise an `InputError` that names what would work, if a solver does not fit."""
-    reason = unsupported_reason(solver, objective)
-    if reason is None:
+    if (reason := unsupported_reason(solver, objective)) is None:
         return
     fitting = dict.fromkeys(
         type(candidate).__name__
@@ -176,6 +176,7 @@ def _advice(objective: Objective) -> str:
     """Return the nearest change that makes an objective solvable, as the end of a sentence."""
 
     def first_fitting(changed: Objective) -> str | None:
+        # The first in the order of preference, as in `choose`.
         fits = (s for s, _ in candidates() if unsupported_reason(s, changed) is None)
         return next((type(solver).__name__ for solver in fits), None)
 

@@ -62,10 +62,9 @@ class CondatVu(PDHG):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)
-        reason = implicit_reason(objective, "CondatVu") or unsplittable_reason(
+        if reason := implicit_reason(objective, "CondatVu") or unsplittable_reason(
             objective, "CondatVu", gradients=True, nonlinear=True
-        )
-        if reason is not None:
+        ):
             return reason
         # A misfit that is linearized at every x needs no Lipschitz constant in advance: it is
         # estimated.

@@ -123,6 +123,7 @@ class DiffusionSampler(Solver):
         """Warn if no image of the intensity range explains the measurements."""
         problem, D = objective.problem, cast(LeastSquares, objective.problem.data_term)
         intensity_range = getattr(self, "intensity_range", None)
+        # Only a linear operator has a norm that bounds its measurements.
         if intensity_range is None or not isinstance(problem.operator, LinearOperator):
             return
         # Measurements without weight do not count; a weight above 1 is taken as 1.
@@ -165,6 +166,7 @@ class DiffusionSampler(Solver):
         )
 
     def result(self, state: DiffusionState) -> Tensor:
+        # Before the first draw there is no mean, and the answer is the start.
         return torch.where(
             (state.chain.number > 0).view(-1, *[1] * (state.x.ndim - 1)),
             state.chain.mean(),
@@ -275,6 +277,7 @@ class DeepinvSampler(DiffusionSampler):
     def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
         problem, D = objective.problem, cast(LeastSquares, objective.problem.data_term)
         assert D.noise_std is not None
+        # deepinv takes one operator and one noise level for all items.
         if problem.operator.items is None and D.noise_std.numel() == 1:
             return self.draws_together(objective, generators)
         items = torch.arange(objective.batch, device=problem.y0.device).split(1)

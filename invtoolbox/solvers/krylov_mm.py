@@ -302,6 +302,7 @@ def _prior_diagonal(parts: _Parts, x: Tensor) -> Tensor:
 
     ``(batch, 1)`` of zeros if it is unknown or constant.
     """
+    # Without a diagonal the prior takes no part in the preconditioner.
     diagonal = parts.operator.normal_diagonal() if parts.operator is not None else None
     return (
         x.new_zeros(x.shape[0], 1) if diagonal is None else diagonal.to(x).expand_as(x).flatten(1)

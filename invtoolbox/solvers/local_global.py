@@ -254,6 +254,7 @@ class LocalGlobal(Solver):
 
 def _append(pairs: Tensor, latest: Tensor, good: Tensor) -> Tensor:
     """Return pairs ``(batch, memory, n)`` with a new last one, and without the first, if good."""
+    # An item whose pair is not good keeps its pairs.
     longer = torch.cat([pairs[:, 1:], latest[:, None]], 1)
     return longer if bool(good.all()) else torch.where(good[:, None, None], longer, pairs)
 

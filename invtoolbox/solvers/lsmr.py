@@ -190,6 +190,7 @@ class LSMR(Solver):
         return self._begin(objective, start, residual, scale)
 
     def step(self, objective: Objective, state: LSMRState) -> LSMRState:
+        # Another weight is another inner product: its items begin again from their x.
         changed = objective.regularization != state.weight
         if bool(changed.any()):
             state = where_items(
@@ -213,8 +214,9 @@ class LSMR(Solver):
         theta_bar = s.sine * rho
         cosine, sine, rho_bar = _rotation(s.cosine * rho, theta)
         zeta, zeta_bar = cosine * s.zeta_bar, -sine * s.zeta_bar
-        # Step 6: h_bar <- h - theta_bar rho / (rho rho_bar)_before h_bar, x <- x + zeta / (rho
-        # rho_bar) h_bar, h <- v - theta / rho h. The residual follows from K h_bar.
+        # Step 6: h_bar <- h - theta_bar rho / (rho rho_bar)_before h_bar,
+        #         x <- x + zeta / (rho rho_bar) h_bar,   h <- v - theta / rho h.
+        # The residual follows from K h_bar.
         back = theta_bar * rho * _inverse(s.rho * s.rho_bar)
         h_bar = torch.addcmul(s.h, expand(-back, s.h), s.h_bar)
         image_bar = _plus(image, -back, s.image_bar)
@@ -250,13 +252,13 @@ class LSMR(Solver):
         return True, "the problem is a linear least-squares problem"
 
     def _begin(self, objective: Objective, x: Tensor, residual: Rows, scale: Tensor) -> LSMRState:
-        # Step 1: beta u = b - K x, alpha v = K^T u. Steps 3 to 6 start from rho = rho_bar = cos =
-        # 1, sin = 0, zeta_bar = alpha beta and h = v.
+        # Step 1: beta u = b - K x, alpha v = K^T u. Steps 3 to 6 start from rho = rho_bar = 1,
+        # cos = 1, sin = 0, zeta_bar = alpha beta and h = v.
         left, beta = _normalize(objective, residual)
         right = _adjoint(objective, left)
         alpha = item_norm(right)
         right = right * expand(_inverse(alpha), right)
-        zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
+        zeros, ones = torch.zeros_like(alpha), torch.ones_like(alpha)
         empty = tuple(torch.zeros_like(r) for r in residual)
         return self._evaluate(
             objective,
@@ -264,7 +266,7 @@ class LSMR(Solver):
                 x=x,
                 value=objective.nan(),
                 discrepancy=objective.nan(),
-                certificate=zero,
+                certificate=zeros,
                 residual=residual,
                 left=left,
                 right=right,
@@ -272,15 +274,15 @@ class LSMR(Solver):
                 image_bar=empty,
                 h=right,
                 h_bar=torch.zeros_like(right),
-                mix=zero,
+                mix=zeros,
                 alpha=alpha,
                 alpha_bar=alpha,
                 zeta_bar=alpha * beta,
-                rho=one,
-                rho_bar=one,
-                cosine=one,
-                sine=zero,
-                squared_norm=zero,
+                rho=ones,
+                rho_bar=ones,
+                cosine=ones,
+                sine=zeros,
+                squared_norm=zeros,
                 weight=objective.regularization.clone(),
                 scale=scale,
             ),

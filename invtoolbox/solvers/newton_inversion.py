@@ -76,6 +76,7 @@ def invert_flow(
             )
             if is_done:
                 break
+    # The flow starts at x_0 = centre + s_0 w.
     return {"w": (x - flow.centre) / schedule[0]}
 
 
@@ -102,6 +103,7 @@ def _newton_step(
 
         def matrix(v: Tensor) -> Tensor:
             """Return the product with the matrix; J is symmetric for the exact denoiser."""
+            # (max(rho, damping) I + (1 - rho) J^T) v
             (product,) = torch.autograd.grad(clean, x, v, retain_graph=True)
             return max(share, damping) * v + (1 - share) * product
 

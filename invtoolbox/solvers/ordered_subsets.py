@@ -62,6 +62,7 @@ def subset_reason(objective: Objective, name: str, subset_size: int | None) -> s
 
 def shuffle(objective: Objective, count: int) -> list[int]:
     """Return an order of the subsets, a function of seed and iteration, the same for every item."""
+    # A new order in every pass, because the last subset of a pass has the largest influence.
     generator = objective.generator()
     return torch.randperm(count, generator=generator, device=generator.device).tolist()
 

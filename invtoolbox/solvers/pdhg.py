@@ -111,10 +111,9 @@ class PDHG(Solver):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)
-        reason = implicit_reason(objective, "PDHG") or unsplittable_reason(
+        if reason := implicit_reason(objective, "PDHG") or unsplittable_reason(
             objective, "PDHG", gradients=True
-        )
-        if reason is not None:
+        ):
             return reason
         if not 0 < self.relaxation < 2:
             return f"PDHG needs a relaxation between 0 and 2, got {self.relaxation}"

@@ -60,6 +60,7 @@ def find_curvatures(splitting: Splitting, like: Tensor, start: Tensor) -> Tensor
 
     The columns of ``splitting.smooth`` are the last ones.
     """
+    # A misfit states a bound of its curvature in the prediction; everything else is estimated.
     columns = []
     for summand in (*splitting.all, splitting.primal):
         if isinstance(summand, GradientSummand):
@@ -86,7 +87,7 @@ def balance_steps(
     rate ``sigma / L``, and its image at ``tau L``, which should not be small. Over three decades of
     the weight this was within 3 of the best ratio on CT, deblurring and denoising.
     """
-    # |p_j|^2 / sigma_j = tau J |K_j|^2 |p_j|^2, and |x - start|^2 / tau: their squares are equal at
+    # The sum over j of |p_j|^2 / sigma_j = tau J |K_j|^2 |p_j|^2 equals |x - start|^2 / tau at
     # tau = distance / (sum_j J |K_j|^2 |p_j|^2)^(1/2).
     count, norms = len(splitting.dual), state.norms.unbind(1)
     squares = [count * (size * norm).square() for size, norm in zip(sizes, norms)]
@@ -106,6 +107,7 @@ def balance_steps(
         rates = [
             count * norm.square() * L for norm, L in zip(norms, curvatures[: count - len(priors)])
         ]
+    # The stiffest misfit decides; one whose curvature is not bounded has no rate.
     rate = (
         torch.stack([torch.where(r.isfinite(), r, torch.zeros_like(r)) for r in rates]).amax(0)
         if rates

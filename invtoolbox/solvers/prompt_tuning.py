@@ -84,6 +84,7 @@ class PromptTuning(DiffusionSampler):
         self, objective: Objective, generators: list[Generator]
     ) -> tuple[Tensor, Tensor]:
         """Return the draws, and the final condition of each, ``(count, batch, *shape)``."""
+        # Every draw of every item is an item of its own, with a condition of its own.
         count, device = len(generators), objective.problem.y0.device
         repeated = objective.select(torch.arange(objective.batch, device=device).repeat(count))
         prior = cast(ConditionalPrior, the_prior(objective))

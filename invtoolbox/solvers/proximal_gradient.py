@@ -172,6 +172,7 @@ class ProximalGradient(Solver):
         move = x - state.point
         certificate = item_norm(move) / step / self._scale(state, gradient, move, step)
         point, ahead, momentum = self._extrapolate(objective, state, x, prediction, move)
+        # F(x), the energy of the prox comes from the prox.
         value = objective.nan()
         if objective.has_value:
             value = data + energy + _smooth_value(objective, x)
@@ -313,6 +314,7 @@ class FISTA(ProximalGradient):
         Products with the operator of a scan are most of the work, and FISTA needs fewer of them
         than splitting methods, which would need iterations of their own for the prior.
         """
+        # The discrepancy principle is left to solvers that meet its target within one run.
         return (
             is_scan(objective.problem)
             and len(objective.terms) == 1

@@ -158,6 +158,7 @@ class Reweighted(Solver):
         D = objective.problem.data_term
         if not D.is_quadratic and not D.is_majorizer:
             return False, f"the weights of {D!r} do not majorize"
+        # A majorizer lies above its prior by definition; weights do only if they say so.
         for _, prior in objective.terms:
             if "majorizer" in prior.offers:
                 continue
@@ -249,6 +250,7 @@ class _Parts(NamedTuple):
 
     def grid_system(self) -> GridSystem | None:
         """Return the system on the grid if the misfit and every term have one."""
+        # A grid system is made of weights, which a quadratic misfit does not write out.
         if self.weights is None:
             return None
         total = self.objective.linear_operator.grid_system(self.weights)

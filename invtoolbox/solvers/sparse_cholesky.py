@@ -111,6 +111,7 @@ def _factorize(system: Graph) -> tuple[Any, Tensor]:
     matrix = coo_array((np.concatenate([entries, -c, -c]), (rows, columns)), shape=(n, n)).tocsr()
     # Held points are 0, so their rows and columns are left out.
     inside = matrix[free][:, free].tocsc()
+    # Minimum degree on A^T + A and no pivoting: SuperLU as a sparse Cholesky factorization.
     factor = splu(
         inside, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
     )

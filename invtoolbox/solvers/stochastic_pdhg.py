@@ -98,10 +98,9 @@ class StochasticPDHG(Solver):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)
-        reason = implicit_reason(objective, "StochasticPDHG") or unsplittable_reason(
+        if reason := implicit_reason(objective, "StochasticPDHG") or unsplittable_reason(
             objective, "StochasticPDHG"
-        )
-        if reason is not None:
+        ):
             return reason
         problem = objective.problem
         if not isinstance(problem.y, Tensor):

@@ -92,10 +92,9 @@ class UnadjustedLangevin(Solver):
             raise InputError(f"bounds are (low, high) with low < high, got {self.bounds}")
 
     def unsupported_reason(self, objective: Objective) -> str | None:
-        reason = implicit_reason(objective, "UnadjustedLangevin") or sampling_reason(
+        if reason := implicit_reason(objective, "UnadjustedLangevin") or sampling_reason(
             objective, "UnadjustedLangevin"
-        )
-        if reason is not None:
+        ):
             return reason
         if not objective.problem.data_term.is_smooth:
             return (

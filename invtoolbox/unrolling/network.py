@@ -158,8 +158,7 @@ class SolverNetwork(nn.Module):
     def _check(self, objective: Objective) -> None:
         """Raise an `InputError` if solver or objective cannot be differentiated."""
         name = type(self.solver).__name__
-        reason = implicit_reason(objective, f"a solver as a network ({name})")
-        if reason is not None:
+        if reason := implicit_reason(objective, f"a solver as a network ({name})"):
             raise InputError(reason)
         if self.solver.per_iteration is None:
             raise InputError(
