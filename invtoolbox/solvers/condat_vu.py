@@ -100,7 +100,7 @@ class CondatVu(PDHG):
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         holds, why = super().is_provably_convergent(objective)
-        # The theorem is that of PDHG with another bound of the steps.
+        # The conditions are those of PDHG, with another bound of the steps.
         steps = (
             "everything is convex, and 1 / tau - sum_j sigma_j |K_j|^2 >= L / 2 with norms from "
             "the power method"

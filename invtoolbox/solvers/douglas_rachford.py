@@ -185,7 +185,7 @@ class DouglasRachford(Solver):
         if self.step_size is not None:
             return torch.ones_like(usual) * self.step_size
         fixed = unit_step_term(objective)
-        # A prox that is known at t w = 1 alone.
+        # Such a prox is known at t w = 1 alone.
         return usual if fixed is None else 1 / fixed[0]
 
     def fixed_point(self, state: DouglasRachfordState) -> tuple[Tensor, ...]:

@@ -240,8 +240,7 @@ class LevenbergMarquardt(GaussNewton):
 
     def _init(self, objective: Objective, start: Tensor) -> GaussNewtonState:
         state = super()._init(objective, start)
-        # mu_0 = damping <g, H g> / |g|^2, and the damping itself if g is 0 or H does not bend along
-        # it.
+        # mu_0 = damping <g, H g> / |g|^2; the damping alone if |g| or <g, H g> is 0.
         g = state.gradient
         squared, gHg = inner(g, g), inner(g, Linearization(objective, start).product(g))
         curvature = torch.where(

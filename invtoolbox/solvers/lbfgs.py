@@ -59,8 +59,7 @@ class Pairs:
             alpha = quotient(inner(self.moves[rows, slot], q), self.curvatures[rows, slot])
             q.sub_(self.changes[rows, slot] * alpha[:, None])
             alphas.append(alpha)
-        # H_0 = gamma times the metric, gamma = <s, d> / <d, metric d> of the latest pair (ibid.,
-        # 7.20).
+        # H_0 = gamma metric with gamma = <s, d> / <d, metric d> of the latest pair (ibid., 7.20).
         latest = self.changes[rows, order[0]]
         curvature = self.curvatures[rows, order[0]]
         squared = inner(latest, latest if metric is None else metric * latest)
@@ -68,8 +67,8 @@ class Pairs:
         q.mul_(gamma[:, None])
         if metric is not None:
             q.mul_(metric)
-        # From the oldest pair to the latest: beta = <d_i, q> / <s_i, d_i>, q <- q + s_i (alpha_i -
-        # beta).
+        # From the oldest pair to the latest: beta = <d_i, q> / <s_i, d_i>,
+        # q <- q + s_i (alpha_i - beta).
         for slot, alpha in zip(reversed(order), reversed(alphas)):
             beta = quotient(inner(self.changes[rows, slot], q), self.curvatures[rows, slot])
             q.add_(self.moves[rows, slot] * (alpha - beta)[:, None])

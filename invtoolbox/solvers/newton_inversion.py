@@ -93,8 +93,8 @@ def _newton_step(
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         clean = flow.denoise(x, level)
-        # r = x_{k+1} - (rho x + (1 - rho) D(x)), and the Newton step solves (rho + (1 - rho) J) d =
-        # r.
+        # r = x_{k+1} - (rho x + (1 - rho) D(x)), and the Newton step d solves
+        # (rho + (1 - rho) J) d = r.
         residual = goal - (share * x + (1 - share) * clean).detach()
         size = item_norm(residual)
         accurate = size <= _ACCURACY * item_norm(goal)

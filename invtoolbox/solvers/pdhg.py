@@ -217,8 +217,7 @@ class PDHG(Solver):
         for j, (summand, p, k, change) in enumerate(
             zip(splitting.all, state.duals, state.images, state.spare[1:])
         ):
-            # K_j u, and K_j (2 u - x) = K_j u + K_j (u - x) by linearity; k is K_j x, relaxed like
-            # x.
+            # K_j (2 u - x) = K_j u + K_j (u - x) by linearity; k is K_j x, relaxed like x.
             image = summand.apply(u)
             change = subtract(image, k, out=change)
             k = add(k, change, relaxation)

@@ -98,7 +98,7 @@ class PromptTuning(DiffusionSampler):
         null = prior.null_condition().to(like)
         condition = null.expand(len(like), *null.shape[1:]).clone()
         moments = torch.zeros(()), torch.zeros(())
-        # Pure noise of the first level, next to which an image does not count.
+        # x_t at the first level is noise alone, because an image is small next to it.
         x = self.levels[0] * noise()
         clean = x
         for k in range(self.steps):

@@ -160,7 +160,7 @@ class ProximalGradient(Solver):
         """Return the step if it is not searched for, ``(batch,)``, else ``None``."""
         if self.step_size is not None:
             return torch.ones_like(like) * self.step_size
-        # A prox that is known at t w = 1 alone.
+        # Such a prox is known at t w = 1 alone.
         term = unit_step_term(objective)
         return None if term is None else 1 / term[0]
 
@@ -172,7 +172,7 @@ class ProximalGradient(Solver):
         move = x - state.point
         certificate = item_norm(move) / step / self._scale(state, gradient, move, step)
         point, ahead, momentum = self._extrapolate(objective, state, x, prediction, move)
-        # F(x), the energy of the prox comes from the prox.
+        # F(x); the energy of the rough prior comes from its prox.
         value = objective.nan()
         if objective.has_value:
             value = data + energy + _smooth_value(objective, x)
@@ -331,8 +331,8 @@ class FISTA(ProximalGradient):
         return dataclasses.replace(self, max_iterations=max_iterations, prox_tolerance=inner)
 
     def step(self, objective: Objective, state: ProximalState) -> ProximalState:
-        # The prox of total variation is iterated; within a run that ranks weights it need not be
-        # exact.
+        # The prox of total variation is iterated; it need not be exact on a coarse grid, nor in a
+        # run that only ranks weights.
         if self.prox_tolerance is not None:
             terms = tuple(
                 dataclasses.replace(

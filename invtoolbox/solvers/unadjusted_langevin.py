@@ -114,7 +114,6 @@ class UnadjustedLangevin(Solver):
         x = start if self.bounds is None else start.clamp(*self.bounds)
         value, slope, discrepancy = _potential(objective, x)
         if self.step_size is None:
-            # t = 1 / (3 L)
             step_size = 1 / (3 * largest_curvature(objective, x, slope))
         else:
             step_size = torch.full_like(discrepancy, self.step_size)

@@ -204,7 +204,7 @@ class VariationalLatent(Solver):
         )
 
     def _adam(self, pixels: int) -> Adam:
-        # The gradient of an image grows with its number of pixels, so the clip does too.
+        # The misfit is a sum over the pixels, so the clip grows with their number.
         return Adam(
             learning_rate=self.learning_rate,
             decay=self.decay,
