@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ def bind_objective(
     ones = torch.ones(problem.batch, dtype=real, device=problem.y0.device)
     unknowns = Unknowns.of(problem, first_guess(problem)) if problem.unknown else None
     layout = layout_of(problem, bound.implicit, unknowns)
+    # Rules, and default weights, read the misfit and the prepared priors at weight 1.
     objective = Objective(problem, bound, ones, layout=layout, unknowns=unknowns, seed=seed)
     why = ""
     if isinstance(rule, str):
@@ -64,8 +66,9 @@ def bind_objective(
     if isinstance(rule, WeightSearch):
         return objective, rule, f"{why}{rule.describe(objective)}"
     if isinstance(rule, WeightRule):
-        objective = Objective(problem, bound, ones, rule, layout, unknowns, seed)
+        objective = replace(objective, rule=rule)
         return objective, rule, f"{why}{rule.describe(objective)}"
+    # Neither a rule nor a search: a number, or one per item.
     weight = torch.as_tensor(rule, dtype=real, device=ones.device)
     if (
         weight.ndim > 1
