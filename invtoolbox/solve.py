@@ -32,7 +32,8 @@ from invtoolbox.objective.coarse_grids import coarsen_for_search, coarsen_for_st
 from invtoolbox.objective.initial_guess import initial_variable, is_scan, leaves_float32
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice import Trials
-from invtoolbox.parameter_choice.base import WeightCurve, WeightRule, WeightSearch
+from invtoolbox.parameter_choice.base import WeightCurve, WeightRule
+from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import attempts
 from invtoolbox.posteriors.base import SkippingPosterior
 from invtoolbox.posteriors.exact import gaussian_posterior

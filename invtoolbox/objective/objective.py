@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Generator, Tensor
@@ -25,10 +25,6 @@ from invtoolbox.operators.base import LinearOperator, Operator, expand
 from invtoolbox.priors.adaptive import AdaptivePrior, Intermediate
 from invtoolbox.priors.base import ExplicitPrior, PriorSum
 from invtoolbox.problem import Problem
-
-if TYPE_CHECKING:
-    from invtoolbox.parameter_choice.base import WeightRule
-
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -80,7 +76,9 @@ class Objective:
         problem: measurements, operator and data term.
         prior: the prepared priors.
         regularization: the weight of the explicit priors, ``(batch,)``.
-        rule: rule that chooses the weight, if there is one.
+        has_rule: whether a rule changes the weight between steps.
+        discrepancy_target: function that returns the discrepancy to meet, ``(batch,)``, if that
+            rule is the discrepancy principle; a solver may then find the weight itself.
         layout: layout of the parameters, if there is an implicit prior or an unknown.
         image_channels: number of the variable's channels that are the image, if others are
             auxiliary (see `with_auxiliaries`).
@@ -93,7 +91,8 @@ class Objective:
     problem: Problem
     prior: PriorSum
     regularization: Tensor
-    rule: WeightRule | None = None
+    has_rule: bool = False
+    discrepancy_target: Callable[[Objective], Tensor] | None = None
     layout: Layout | None = None
     unknowns: Unknowns | None = None
     seed: int = 0

@@ -12,7 +12,8 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import item_norm
-from invtoolbox.parameter_choice.base import WeightCurve, WeightSearch
+from invtoolbox.parameter_choice.base import WeightCurve
+from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
 
 

@@ -185,13 +185,13 @@ def first_weight(objective: Objective, x: Tensor, noise: Tensor | None = None) -
     It changes with the units as the right weight does. If every prior has an energy, data term and
     priors are balanced at ``x`` (a back-projection, or the user's start): half the misfit of the
     noise over the energy. Otherwise their gradients are balanced. ``noise`` is the discrepancy of
-    the noise, by default the target of the rule.
+    the noise, by default the target of the discrepancy principle.
     """
     one = torch.ones_like(objective.regularization)
     if objective.has_value:
-        rule = objective.rule
+        target = objective.discrepancy_target
         if noise is None:
-            noise = rule.target(objective) if rule is not None else objective.data(x).discrepancy
+            noise = objective.data(x).discrepancy if target is None else target(objective)
         energy = objective.prior_value(x)
         if bool((energy == 0).any()):  # a start of zeros, for example, has no total variation
             energy = torch.where(

@@ -19,10 +19,11 @@ from torch import Tensor
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
-from invtoolbox.parameter_choice.base import WeightCurve, WeightSearch
+from invtoolbox.parameter_choice.base import WeightCurve
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple
 from invtoolbox.parameter_choice.divergence import fits
 from invtoolbox.parameter_choice.noise import describe_noise, noise_std_of
+from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
 
 #: The fraction of an interval at which golden sections look: ``(3 - sqrt 5) / 2``.

@@ -13,8 +13,9 @@ from torch import Tensor
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
-from invtoolbox.parameter_choice.base import WeightCurve, WeightSearch
+from invtoolbox.parameter_choice.base import WeightCurve
 from invtoolbox.parameter_choice.noise import LEAST_NOISE, estimate_noise_std
+from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
 from invtoolbox.parameter_choice.walk import Measure, Walk
 from invtoolbox.problem import Problem
