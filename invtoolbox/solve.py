@@ -263,7 +263,7 @@ class Run:
 
     Attributes:
         call: arguments of `solve`.
-        began: time at which the run began, of ``time.monotonic``.
+        start_time: time at which the run began, of ``time.monotonic``.
         original: the problem on the device and in the precision of the call.
         problem: the same without skipped items, and in float64 if its squares need it.
         priors: the priors before they are prepared.
@@ -281,7 +281,7 @@ class Run:
     """
 
     call: Call
-    began: float
+    start_time: float
     original: Problem
     problem: Problem
     priors: PriorSum
@@ -301,7 +301,7 @@ class Run:
     @classmethod
     def plan(cls, problem: Problem, call: Call) -> Self:
         """Bind the objective, and choose solver and rule unless the caller did."""
-        began, dtype = time.monotonic(), call.dtype
+        start_time, dtype = time.monotonic(), call.dtype
         notes = report_findings(problem) if call.check else []
         original = problem.to(device=call.device, dtype=dtype)
         # The skipped items hold other measurements, and are computed as such until the loop begins.
@@ -317,11 +317,11 @@ class Run:
         limits = Limits(
             solver.max_iterations if call.max_iterations is None else call.max_iterations,
             solver.tolerance if call.tolerance is None else call.tolerance,
-            None if call.time_limit is None else began + call.time_limit,
+            None if call.time_limit is None else start_time + call.time_limit,
         )
         return cls(
             call=call,
-            began=began,
+            start_time=start_time,
             original=original,
             problem=problem,
             priors=priors,
@@ -478,9 +478,9 @@ class Run:
                     self.working,
                     self.solver,
                     self._step_rule,
-                    self.limits,
-                    self.call.callbacks,
-                    after_step,
+                    limits=self.limits,
+                    callbacks=self.call.callbacks,
+                    after_step=after_step,
                 )
             except KeyboardInterrupt:
                 if writer is not None and not interrupt.forced:
@@ -525,7 +525,7 @@ class Run:
             prior=repr(self.priors),
             reason=self.reason,
             notes=tuple(self.notes),
-            seconds=time.monotonic() - self.began,
+            seconds=time.monotonic() - self.start_time,
             seed=call.seed,
             problem=problem,
             weight_search=self.curve,

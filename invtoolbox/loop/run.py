@@ -51,8 +51,8 @@ class ProgressBar:
             return
         self._last = now
         row = loop.history[-1]
-        shown = {name: f"{float(torch.nanmean(row[k])):.4g}" for k, name in enumerate(RECORDED[:2])}
-        self._bar.set_postfix(running=int(loop.running.sum()), **shown, refresh=False)
+        means = {name: f"{float(torch.nanmean(row[k])):.4g}" for k, name in enumerate(RECORDED[:2])}
+        self._bar.set_postfix(running=int(loop.running.sum()), **means, refresh=False)
         self._bar.update(loop.iteration - self._bar.n)
 
     def __enter__(self) -> Self:
@@ -311,8 +311,8 @@ def _record(loop: Loop, solver: Solver, objective: Objective) -> None:
         loop.history.append(rows)
         loop.weight = torch.where(loop.running, rows[3], loop.weight)
         return
-    whole = rows.new_full((len(RECORDED), len(loop.status)), float("nan"))
-    loop.history.append(whole.index_copy(1, loop.active, rows))
+    all_rows = rows.new_full((len(RECORDED), len(loop.status)), float("nan"))
+    loop.history.append(all_rows.index_copy(1, loop.active, rows))
     loop.weight = loop.weight.index_copy(
         0, loop.active, torch.where(loop.running, rows[3], loop.weight[loop.active])
     )
@@ -371,5 +371,11 @@ def _adapt(loop: Loop, objective: Objective, solver: Solver) -> Objective:
 def _progress(loop: Loop, objective: Objective) -> Progress:
     x, last = loop.state.x, loop.history[-1][:, loop.active]
     return Progress(
-        loop.iteration, loop.active, last[0], last[1], last[2], last[3], lambda: objective.decode(x)
+        iteration=loop.iteration,
+        running=loop.active,
+        objective=last[0],
+        certificate=last[1],
+        discrepancy=last[2],
+        regularization=last[3],
+        decode=lambda: objective.decode(x),
     )

@@ -89,7 +89,7 @@ def rule_named(name: str) -> WeightRule | WeightSearch:
     >>> rule_named("gcv").probes
     1
     """
-    found = match_name(name, _RULES)
-    if found is None:
+    match = match_name(name, _RULES)
+    if match is None:
         raise unknown_name("rule for the weight", name, _RULES)
-    return _RULES[found]()
+    return _RULES[match]()

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import WeightCurve
 from invtoolbox.parameter_choice.trials import Trials
@@ -29,3 +30,7 @@ class WeightSearch(ABC):
     @abstractmethod
     def describe(self, objective: Objective) -> str:
         """Return one sentence that names this rule and the reason for it."""
+
+    def _refuse_separate(self) -> None:
+        if self.separate:
+            raise InputError(f"{self.name!r} chooses one weight; use 'gcv' or 'sure' for several")
