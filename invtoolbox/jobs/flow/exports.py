@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.datasets.output import make_folder, write_bytes
 from invtoolbox.datasets.sweeps.argoverse_flow import (
     STRIDE,
@@ -42,10 +44,7 @@ def check_exports(
         whole: whether all sweeps of the sequence are done.
     """
     for name in formats:
-        if name not in FORMATS:
-            raise InputError(
-                f"there is no format {name!r}; results can be made into {', '.join(FORMATS)}"
-            )
+        check_choice("the results", FORMATS, format=name)
     if "ply" in formats and not whole:
         raise InputError(
             "a cloud is made of a whole sequence, whose sweeps follow each other; leave out the "
@@ -114,23 +113,31 @@ def _write_challenge(
 ) -> None:
     version, folder = CHALLENGES[name], study.folder / name
     number = _numbers(opened)
-    for report, sweep, found in results(study, opened):
+    for report, sweep, flow in results(study, opened):
         index = number[report.name]
         if version == 2 and index % STRIDE:
             continue
         log = str(sweep.meta.get("log", sequence.path.name))
         stamp = index if version == 2 else _nanoseconds(sweep, report.name)
-        following = opened[index + 1].pose
-        moved = (
-            None
-            if sweep.pose is None or following is None
-            else relative_motion(sweep.pose, following)
-        )
         mask = argoverse_mask(masks, log, stamp) if version == 1 and masks is not None else None
         make_folder(argoverse_path(folder, log, stamp, version).parent)
         write_argoverse(
-            folder, log, stamp, found, sweep.points, version, mask, moved, overwrite=True
+            folder,
+            log,
+            stamp,
+            flow,
+            sweep.points,
+            version=version,
+            mask=mask,
+            ego_motion=_motion_to_next(opened, index, sweep),
+            overwrite=True,
         )
+
+
+def _motion_to_next(opened: Sweeps, index: int, sweep: Sweep) -> Tensor | None:
+    """Return the ego motion from a sweep to the next one by their poses; None without poses."""
+    later = opened[index + 1].pose
+    return None if sweep.pose is None or later is None else relative_motion(sweep.pose, later)
 
 
 def _nanoseconds(sweep: Sweep, name: str) -> int:
@@ -147,8 +154,8 @@ def _write_pictures(study: FlowStudy, opened: Sweeps) -> None:
 
     folder = study.folder / "pictures"
     make_folder(folder)
-    for report, sweep, found in results(study, opened):
-        picture = birds_eye(sweep.points, found.residual, found.dynamic, title=report.name)
+    for report, sweep, flow in results(study, opened):
+        picture = birds_eye(sweep.points, flow.residual, flow.dynamic, title=report.name)
         write_bytes(folder / f"{report.name}.png", picture, overwrite=True)
 
 
@@ -156,9 +163,8 @@ def _write_cloud(study: FlowStudy, opened: Sweeps) -> None:
     from invtoolbox.jobs.flow.accumulation import write_accumulated
     from invtoolbox.jobs.flow.trajectories import FiledFlow
 
-    if (
-        not study.failed
-    ):  # moving things cannot be followed over a gap, which the command line reports
+    # Moving things cannot be followed over a gap, which the command line reports.
+    if not study.failed:
         write_accumulated(
             study.folder / "cloud.ply", FiledFlow(opened, study.folder), overwrite=True
         )
@@ -186,18 +192,13 @@ def _choose_pictures(study: FlowStudy, opened: Sweeps) -> Iterator[Any]:
     steps = [round(n * (len(finished) - 1) / (SHOWN - 1)) for n in range(SHOWN)]
     for k in sorted({finished[step] for step in steps}) if finished else ():
         index = number[study.reports[k].name]
-        sweep, found = opened[index], study[k]
-        truth = None
-        if sweep.labels is not None and sweep.pose is not None:
-            following = opened[index + 1].pose
-            if following is not None:
-                truth = residual_flow(
-                    sweep.labels.flow, sweep.points, relative_motion(sweep.pose, following)
-                )
+        sweep, flow, truth = opened[index], study[k], None
+        if sweep.labels is not None:
+            motion = _motion_to_next(opened, index, sweep)
+            if motion is not None:
+                truth = residual_flow(sweep.labels.flow, sweep.points, motion)
                 truth[~sweep.labels.valid] = torch.nan
-        yield SweepPicture(
-            study.reports[k].name, sweep.points, found.residual, found.dynamic, truth
-        )
+        yield SweepPicture(study.reports[k].name, sweep.points, flow.residual, flow.dynamic, truth)
 
 
 def view(study: FlowStudy, sequence: SequencePath) -> None:
@@ -210,12 +211,12 @@ def view(study: FlowStudy, sequence: SequencePath) -> None:
             SweepView(
                 report.name,
                 sweep.points,
-                found.residual,
-                found.dynamic,
+                flow.residual,
+                flow.dynamic,
                 sweep.pose,
                 sweep.timestamp,
             )
-            for report, sweep, found in results(study, opened)
+            for report, sweep, flow in results(study, opened)
         ),
         title=study.folder.name,
     )

@@ -45,7 +45,7 @@ def facts_of_errors(errors: FlowErrors) -> dict[str, Any]:
         "bucketed": {
             name: getattr(errors.bucketed, name).tolist() for name in ("errors", "speeds", "counts")
         },
-        "ranges": [dataclasses.asdict(part) for part in errors.ranges],
+        "ranges": [dataclasses.asdict(error) for error in errors.ranges],
     }
 
 
@@ -62,7 +62,7 @@ def errors_from_facts(facts: Mapping[str, Any]) -> FlowErrors:
             torch.tensor(bucketed["speeds"], dtype=torch.float64),
             torch.tensor(bucketed["counts"], dtype=torch.int64),
         ),
-        ranges=tuple(RangeError(**part) for part in facts["ranges"]),
+        ranges=tuple(RangeError(**fields) for fields in facts["ranges"]),
     )
 
 
@@ -140,10 +140,10 @@ class FlowStudy(Study):
 
         None if no sweep has labels.
         """
-        found = [
+        errors = [
             errors_from_facts(r.facts["errors"]) for r in self.reports if r.facts.get("errors")
         ]
-        return pool(found) if found else None
+        return pool(errors) if errors else None
 
 
 def _words(value: Any) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from invtoolbox.core.content import digest
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.datasets.sweeps.flow_files import residual_flow
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import Sweep, Sweeps
@@ -81,14 +82,14 @@ class FlowJob:
             self.folder,
             self.method,
             self.preparation,
-            self.workers,
-            self.cluster,
-            self.threads,
-            self.resume,
-            self.overwrite,
-            self.items,
-            self.seed,
-            progress,
+            workers=self.workers,
+            cluster=self.cluster,
+            threads=self.threads,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            items=self.items,
+            seed=self.seed,
+            progress=progress,
             window=self.window,
         )
         write_exports(study, self.sequence, self.formats, self.report, self.title, self.masks)
@@ -173,16 +174,15 @@ def flow_sequence(
     where = str(opening.path) if isinstance(opening, SequencePath) else type(opened).__name__
     if isinstance(opening, SequencePath):
         opening.refuse_within(folder)
-    if not 2 <= window <= LONGEST_WINDOW:
-        raise InputError(f"a window has 2 to {LONGEST_WINDOW} sweeps, got {window}")
+    check_range("flow_sequence", f"[2, {LONGEST_WINDOW}]", window=window)
     if estimate is not None:
         window = 2
     else:
         from invtoolbox.jobs.flow.methods import method_named, uses_window
 
         # An unknown name is refused here, not once per pair.
-        found = method_named(method) if isinstance(method, str) else method
-        window = window if uses_window(found) else 2
+        estimator = method_named(method) if isinstance(method, str) else method
+        window = window if uses_window(estimator) else 2
     if len(opened) < 2:
         raise InputError(
             f"{where}: flow goes from one sweep to the next, and there "
@@ -223,12 +223,12 @@ def flow_sequence(
         pairs,
         folder,
         description,
-        workers,
-        cluster,
-        threads,
-        resume,
-        overwrite,
-        progress,
+        workers=workers,
+        cluster=cluster,
+        threads=threads,
+        resume=resume,
+        overwrite=overwrite,
+        progress=progress,
         results=FlowResults(),
         is_current=is_current,
     )
@@ -258,24 +258,23 @@ def estimate_pair(
     sweeps = open_sequence(opening)
     source, target = sweeps[index], sweeps[index + 1]
     _check_order(source, target)
-    notes: list[str] = []
-    inputs = {sweeps.names[index]: digest(source), sweeps.names[index + 1]: digest(target)}
+    names, notes = (sweeps.names[index], sweeps.names[index + 1]), list[str]()
+    inputs = dict(zip(names, (digest(source), digest(target))))
     if estimate is None:
-        further = (
-            _read_further(sweeps, index, window, source, target, notes, inputs)
-            if window > 2
-            else []
-        )
-        found = default_estimate()(source, target, method, preparation, seed, window=further)
+        further = []
+        if window > 2 and source.timestamp == target.timestamp:
+            notes.append("no window, because the sweeps have no timestamps")
+        elif window > 2:
+            further = _read_further(sweeps, window_of(index, window, len(sweeps))[1], notes, inputs)
+        flow = default_estimate()(source, target, method, preparation, seed, window=further)
     else:
-        found = estimate(source, target, method, preparation, seed)
+        flow = estimate(source, target, method, preparation, seed)
     # The facts depend on the pair alone and hold no seconds, so a resumed run leaves the same
     # files.
-    moving = residual_flow(found.flow, source.points, found.ego_motion)[
-        found.dynamic & found.valid
-    ].norm(dim=1)
+    residual = residual_flow(flow.flow, source.points, flow.ego_motion)
+    moving = residual[flow.dynamic & flow.valid].norm(dim=1)
     facts: dict[str, Any] = {
-        "notes": [*found.notes, *notes],
+        "notes": [*flow.notes, *notes],
         "inputs": inputs,
         "source": source.source,
         "target": target.source,
@@ -283,8 +282,8 @@ def estimate_pair(
         "speed": float(moving.quantile(0.95)) if len(moving) else 0.0,
     }
     if source.labels is not None and source.pose is not None and target.pose is not None:
-        facts["errors"] = facts_of_errors(evaluate(found, source, next_pose=target.pose))
-    return PairFlow(found, source.points, (sweeps.names[index], sweeps.names[index + 1]), facts)
+        facts["errors"] = facts_of_errors(evaluate(flow, source, next_pose=target.pose))
+    return PairFlow(flow, source.points, names, facts)
 
 
 def _digest_and_time(sweeps: Sweeps, index: int) -> tuple[str, float]:
@@ -300,30 +299,21 @@ def _digest_and_time(sweeps: Sweeps, index: int) -> tuple[str, float]:
 
 
 def _read_further(
-    sweeps: Sweeps,
-    index: int,
-    size: int,
-    source: Sweep,
-    target: Sweep,
-    notes: list[str],
-    inputs: dict[str, str],
+    sweeps: Sweeps, numbers: Sequence[int], notes: list[str], inputs: dict[str, str]
 ) -> list[Sweep]:
     """Read the further sweeps of a window, and add their digests to `inputs`.
 
     A note is added for those that cannot be read.
     """
-    if source.timestamp == target.timestamp:
-        notes.append("no window, because the sweeps have no timestamps")
-        return []
-    found = []
-    for k in window_of(index, size, len(sweeps))[1]:
+    further = []
+    for k in numbers:
         try:
-            found.append(sweeps[k])
-            inputs[sweeps.names[k]] = digest(found[-1])
+            further.append(sweeps[k])
+            inputs[sweeps.names[k]] = digest(further[-1])
         except InputError as error:
             notes.append(f"left out of the window: {error}")
             inputs[sweeps.names[k]] = _UNREADABLE
-    return found
+    return further
 
 
 def window_of(index: int, size: int, count: int) -> tuple[int, list[int]]:
@@ -364,15 +354,12 @@ def preparation_of(settings: Mapping[str, Any], where: str) -> Preparation:
     Raises:
         InputError: an unknown setting, or a value that does not fit.
     """
-    known = [
+    names = [
         field.name for field in dataclasses.fields(Preparation) if field.name != "ground_settings"
     ]
-    for key in settings:
-        if key not in known:
-            raise InputError(
-                f"{where}: a preparation has no setting {key!r}; it has {', '.join(known)}"
-            )
     try:
+        for key in settings:
+            check_choice("a preparation", names, setting=key)
         return Preparation(**settings)
     except (InputError, TypeError) as error:
         raise InputError(f"{where}: {error}") from error
