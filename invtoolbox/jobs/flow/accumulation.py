@@ -230,6 +230,7 @@ def write_accumulated(
     written = {False: 0, True: 0}
     with ply_stream(path, fields, overwrite) as append:
         for piece in accumulate(steps, settings):
+            # PLY holds colors as whole numbers from 0 to 255.
             xyz, rgb = piece.points.numpy(), (255 * piece.colors).round().to(torch.uint8).numpy()
             places = {axis: xyz[:, k] for k, axis in enumerate("xyz")}
             colors = {name: rgb[:, k] for k, name in enumerate(("red", "green", "blue"))}
@@ -338,20 +339,15 @@ def _carry_on(
     step: FlowStep,
     settings: Accumulation,
 ) -> _Carried:
-    """Carry points over one step, and drop those without a measured point in reach."""
-    places, measured = move(
-        carried.points, _moving_alone(step), settings.neighbours, settings.reach
-    )
-    return select_items(replace(carried, points=places), measured.nonzero().squeeze(1))
+    """Carry points over one step, and drop those without a measured point in reach.
 
-
-def _moving_alone(step: FlowStep) -> FlowStep:
-    """Return the step with its moving points alone.
-
-    If an object is hidden, its points are then lost and do not stay on the road.
+    The step has its moving points alone. If an object is hidden, its points are then lost and do
+    not stay on the road.
     """
     dynamic = _dynamic(step)
-    return replace(step, points=step.points[dynamic], flow=step.flow[dynamic], dynamic=None)
+    alone = replace(step, points=step.points[dynamic], flow=step.flow[dynamic], dynamic=None)
+    places, measured = move(carried.points, alone, settings.neighbours, settings.reach)
+    return select_items(replace(carried, points=places), measured.nonzero().squeeze(1))
 
 
 def _dynamic(step: FlowStep) -> Tensor:
@@ -363,6 +359,7 @@ def _dynamic(step: FlowStep) -> Tensor:
 
 
 def _moving_of(step: FlowStep, index: int, settings: Accumulation) -> _Carried:
+    # Colors show the residual flow, because the motion of the sensor would color a parked car.
     moves = (
         _dynamic(step)
         & step.flow.isfinite().all(1)

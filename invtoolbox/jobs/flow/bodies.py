@@ -112,12 +112,12 @@ def _moving_bodies(pair: Pair, settings: BodySettings) -> Bodies | None:
         times = pair.times[0]
     # Every hypothesis is refined in the sweeps that are near in time, and the likeliest one of each
     # cluster is continued to all sweeps.
-    thing, initial = _hypotheses(evidence, soon)
-    tracked = register(evidence, soon, times, thing, initial)
+    cluster, initial = _hypotheses(evidence, soon)
+    tracked = register(evidence, soon, times, cluster, initial)
     tracked = tracked.take(evidence.likeliest(tracked))
     accepted = evidence.accept(soon, tracked)
     if len(scans) > len(soon):
-        longer = register(evidence, scans, times, tracked.thing, tracked.parameters, _CLOSE)
+        longer = register(evidence, scans, times, tracked.cluster, tracked.parameters, _CLOSE)
         # A track that leaves the body in the near sweeps fits something else in far ones.
         near = torch.tensor([abs(scan.step) <= _SOON for scan in scans], device=points.device)
         misfit = longer.misfit[:, near].mean(1)
@@ -196,7 +196,7 @@ def _hypotheses(evidence: Evidence, scans: Sequence[Neighbour]) -> tuple[Tensor,
     ]
     # Coordinates as contiguous rows, because every cluster compares all of them with its box.
     new = [arrived[:, :2].T.contiguous() for arrived in new]
-    thing, start = [], []
+    cluster, start = [], []
     for k, rows in enumerate(evidence.members):
         body = evidence.points[rows]
         tried = [body.new_zeros(2)]
@@ -224,10 +224,10 @@ def _hypotheses(evidence: Evidence, scans: Sequence[Neighbour]) -> tuple[Tensor,
         best = int(cost.argmin())
         # A start less than 0.15 m from rest is left to the registration from rest.
         for j in (0, best) if float(moves[best].norm()) > 0.15 else (0,):
-            thing.append(k)
+            cluster.append(k)
             start.append(moves[j])
     translation = torch.stack(start)
-    return torch.tensor(thing, device=translation.device), {
+    return torch.tensor(cluster, device=translation.device), {
         "turn": torch.zeros_like(translation),
         "translation": translation,
     }
@@ -239,7 +239,7 @@ def _move_accepted(evidence: Evidence, tracked: Registration, accepted: Tensor) 
     label, flow = torch.full((len(points),), -1, device=points.device), torch.zeros_like(points)
     rows = accepted.nonzero().squeeze(1)
     for number, j in enumerate(rows.tolist()):
-        inside = evidence.members[int(tracked.thing[j])]
+        inside = evidence.members[int(tracked.cluster[j])]
         label[inside] = number
         flow[inside] = transform(tracked.motion[j], points[inside]) - points[inside]
     return Bodies(label, tracked.motion[rows], flow)

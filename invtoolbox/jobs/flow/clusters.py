@@ -60,6 +60,7 @@ def links(points: Tensor) -> tuple[Tensor, Tensor]:
     # A wide triangle around the points, because points on one line have no triangulation.
     middle, wide = plane.mean(0), 10.0 * (1.0 + np.ptp(plane, axis=0).max())
     corners = middle + wide * np.array([[0.0, 1.0], [-0.9, -0.5], [0.9, -0.5]])
+    # Edges to the corners have indices beyond the last point, and are removed below.
     mesh = Delaunay(np.concatenate([plane, corners]))
     sides = np.concatenate([mesh.simplices[:, [k, (k + 1) % 3]] for k in range(3)])
     # A point that coincides with another one is no corner, but is listed with that one.
@@ -151,7 +152,7 @@ def translations(
     ahead = ahead / max(float(np.hypot(*ahead)), 1e-9) if ahead.any() else np.array([1.0, 0.0])
     turn = np.array([[ahead[0], -ahead[1]], [ahead[1], ahead[0]]])
     # Rows are places, so `@ turn` expresses them in these axes, and `@ turn.T` goes back.
-    here, there = (
+    squares, target_squares = (
         _occupied((p[:, :2].double().cpu().numpy() - middle) @ turn / cell)
         for p in (points, target)
     )
@@ -160,8 +161,8 @@ def translations(
     reach = round(farthest / cell)
     side = 2 * reach + 1
     votes = np.zeros(side * side, dtype=np.int64)
-    for block in np.array_split(here, 1 + len(here) * len(there) // _VOTES):
-        difference = (there[None] - block[:, None]).reshape(-1, 2)
+    for block in np.array_split(squares, 1 + len(squares) * len(target_squares) // _VOTES):
+        difference = (target_squares[None] - block[:, None]).reshape(-1, 2)
         difference = difference[(difference**2).sum(1) <= reach**2] + reach
         votes += np.bincount(difference[:, 0] * side + difference[:, 1], minlength=side * side)
     smooth = ndimage.gaussian_filter(votes.reshape(side, side).astype(np.float64), 1.0)

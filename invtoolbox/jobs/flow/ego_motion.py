@@ -102,6 +102,7 @@ def deskewing(
     check_choice("Preparation", get_args(When), deskew=when)
     if when == "never":
         return None, "not requested"
+    # Both reasons are errors only if deskewing was required.
     why = ""
     if sweep.time is None:
         why = "its points have no times"
@@ -213,6 +214,7 @@ def ego_motion(
         raise InputError(
             f"{missing[0]} has no pose; ego_motion='icp' finds the sensor's motion from the points"
         )
+    # E = pose1^-1 pose0
     if not missing and how != "icp":
         pose, later = (
             check_motion(sweep.pose, f"{sweep.source}: the pose")
@@ -254,6 +256,7 @@ def _register(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion:
         again = _align(small_gicp, pyramid, best[0], _PASSES)
         if again[1] > overlap:
             matrix, overlap, converged = again
+    # Back to the frame of the points: E = U^T T U.
     matrix = turn.T @ matrix @ turn
     if overlap < _LEAST:
         bent = (
@@ -332,6 +335,7 @@ def _align(
             translation_epsilon=1e-4,
         )
         matrix, converged = registered.T_target_source, bool(registered.converged)
+    # Results of different passes are compared at one level, the finest one.
     (source, _), (target, tree) = pyramid[-1]
     return matrix, _overlap(source, target, tree, matrix), converged
 

@@ -96,6 +96,7 @@ def estimate(
     )
     pair = prepare_pair(source, target, preparation, guess)
     neighbours, notes = prepare_neighbours(pair, source, target, further, preparation)
+    # The caller's graph is not extended: fits inside a method enable derivatives themselves.
     with torch.no_grad():
         motion = estimator(_pair(pair, source, target, neighbours, device), seed)
     # The n prepared points are rows of the N points of the sweep: ground and far points are static
@@ -224,6 +225,7 @@ def _pair(
     neighbours: Sequence[Neighbour],
     device: torch.device | str | None,
 ) -> Pair:
+    # Times are used if all points have one: they are coordinates of search trees, which take no NaN.
     times = None
     if (
         source.time is not None
@@ -232,6 +234,7 @@ def _pair(
     ):
         times = (source.time[pair.index].to(device), target.time[pair.target_index].to(device))
     points = pair.points.double()
+    # The ground in the frame of the target, like the source: E D(p), with the deskewing D.
     low = (points if pair.deskew is None else pair.deskew(points))[pair.ground]
     return Pair(
         source=pair.source.to(device),

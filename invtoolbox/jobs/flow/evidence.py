@@ -130,12 +130,6 @@ def apart_at_rest(range_: Tensor) -> Tensor:
     return _APART + _APART_PER_RANGE * range_
 
 
-def largest_speed(body: Tensor, settings: BodySettings) -> Tensor:
-    """Return the largest speed of a body with these points, metres per second."""
-    extent = (body[:, :2].amax(0) - body[:, :2].amin(0)).norm()
-    return (_SLOW + _FASTER_PER_SIZE * extent).clamp_max(settings.fastest)
-
-
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """Clusters that may move, and the world that they move in.
@@ -176,18 +170,19 @@ class Evidence:
             origin: position of the sensor, ``(3,)``.
             settings: settings of the detection.
         """
+        # What is no cluster under suspicion is the still world.
         still = torch.ones(len(points), dtype=torch.bool, device=points.device)
         still[torch.cat(list(members))] = False
-        fastest = torch.stack([largest_speed(points[rows], settings) for rows in members])
-        tree = Tree(points[still]) if bool(still.any()) else None
+        bodies = [points[rows, :2] for rows in members]
+        extents = torch.stack([(body.amax(0) - body.amin(0)).norm() for body in bodies])
         return cls(
             points=points,
             members=members,
-            fastest=fastest,
+            fastest=(_SLOW + _FASTER_PER_SIZE * extents).clamp_max(settings.fastest),
             period=period,
             origin=origin,
             settings=settings,
-            still=tree,
+            still=Tree(points[still]) if bool(still.any()) else None,
         )
 
     def likeliest(self, tried: Registration) -> Tensor:
@@ -201,12 +196,12 @@ class Evidence:
         unit = self.settings.gain * self.settings.noise**2 / tried.misfit.shape[1] ** 0.5
         speed = tried.move / self.period
         cost = tried.misfit.mean(1) + unit * (speed / _USUAL).square() / self._sizes(tried)
-        cost = torch.where(speed <= self.fastest[tried.thing], cost, torch.inf)
+        cost = torch.where(speed <= self.fastest[tried.cluster], cost, torch.inf)
         best: dict[int, int] = {}
-        for j, k in enumerate(tried.thing.tolist()):
+        for j, k in enumerate(tried.cluster.tolist()):
             if k not in best or bool(cost[j] < cost[best[k]]):
                 best[k] = j
-        return torch.tensor([best[k] for k in sorted(best)], device=tried.thing.device)
+        return torch.tensor([best[k] for k in sorted(best)], device=tried.cluster.device)
 
     def accept(self, scans: Sequence[Neighbour], tracked: Registration) -> Tensor:
         """Return which tracks are likely enough to be those of moving bodies (`BodySettings`).
@@ -218,7 +213,7 @@ class Evidence:
             tracked: result of one hypothesis per cluster.
         """
         settings, count = self.settings, len(scans)
-        accepted = torch.zeros(len(tracked.thing), dtype=torch.bool, device=self.points.device)
+        accepted = torch.zeros(len(tracked.cluster), dtype=torch.bool, device=self.points.device)
         speed = tracked.move / self.period
         # With n points and the mean misfits m_k and s_k (at rest) of K sweeps, the log-likelihood
         # gains n sum_k (s_k - m_k) / noise^2, which must be at least gain (1 + (speed / 10)^2)
@@ -231,10 +226,10 @@ class Evidence:
             return (misfit < explained * still) & (still - misfit >= least)
 
         likely = are_likely(tracked.misfit.sum(1), tracked.still.sum(1), least)
-        likely &= (tracked.move >= settings.least) & (speed <= self.fastest[tracked.thing])
+        likely &= (tracked.move >= settings.least) & (speed <= self.fastest[tracked.cluster])
         # The visible share needs a search per body, so it is computed for likely ones alone.
         for j in likely.nonzero().squeeze(1).tolist():
-            body = self.points[self.members[int(tracked.thing[j])]]
+            body = self.points[self.members[int(tracked.cluster[j])]]
             visible = torch.stack(
                 [
                     1 - hides(scan, body, transform(track, body)).to(body).mean()
@@ -263,4 +258,4 @@ class Evidence:
     def _sizes(self, registered: Registration) -> Tensor:
         """Return the number of points of the cluster of every hypothesis, ``(h,)``."""
         sizes = [len(rows) for rows in self.members]
-        return torch.tensor(sizes, device=registered.thing.device)[registered.thing]
+        return torch.tensor(sizes, device=registered.cluster.device)[registered.cluster]

@@ -23,7 +23,6 @@ from invtoolbox.geometry.rigid import relative_motion
 from invtoolbox.geometry.sweeps import Sweep, Sweeps
 from invtoolbox.jobs.flow.results import FlowStudy, errors_from_facts
 from invtoolbox.jobs.flow.source import STREET, SequencePath
-from invtoolbox.jobs.study.driver import Report
 
 #: Challenge formats by name, and their versions.
 CHALLENGES: dict[str, Any] = {"av2-v1": 1, "av2-v2": 2, "av2-v3": 3}
@@ -96,29 +95,35 @@ def write_exports(
             _write_pictures(study, opened)
 
 
-def results(study: FlowStudy, opened: Sweeps) -> Iterator[tuple[Report, Sweep, FlowFile]]:
-    """Yield the report, the sweep and the flow of every result, read one by one."""
-    number = _numbers(opened)
-    for k, report in enumerate(study.reports):
-        if report.outcome != "failed":
-            yield report, opened[number[report.name]], study[k]
+def results(
+    study: FlowStudy, opened: Sweeps, chosen: Sequence[int] | None = None
+) -> Iterator[tuple[int, str, Sweep, FlowFile]]:
+    """Yield the number, the name, the sweep and the flow of every result, read one by one.
 
-
-def _numbers(opened: Sweeps) -> dict[str, int]:
-    return {name: k for k, name in enumerate(opened.names)}
+    Args:
+        study: flow of the sequence.
+        opened: the sequence.
+        chosen: positions in the list of the results; all by default.
+    """
+    # A study of chosen items lists only some sweeps, so numbers are looked up by name.
+    numbers = {name: k for k, name in enumerate(opened.names)}
+    finished = [k for k, report in enumerate(study.reports) if report.outcome != "failed"]
+    for position in range(len(finished)) if chosen is None else chosen:
+        name = study.reports[finished[position]].name
+        yield numbers[name], name, opened[numbers[name]], study[finished[position]]
 
 
 def _write_challenge(
     study: FlowStudy, opened: Sweeps, sequence: SequencePath, name: str, masks: Path | None
 ) -> None:
     version, folder = CHALLENGES[name], study.folder / name
-    number = _numbers(opened)
-    for report, sweep, flow in results(study, opened):
-        index = number[report.name]
+    for index, sweep_name, sweep, flow in results(study, opened):
+        # The challenge of 2024 asks for every fifth sweep, and names it by its number.
         if version == 2 and index % STRIDE:
             continue
         log = str(sweep.meta.get("log", sequence.path.name))
-        stamp = index if version == 2 else _nanoseconds(sweep, report.name)
+        stamp = index if version == 2 else _nanoseconds(sweep, sweep_name)
+        # Version 1 asks for the points of a mask, versions 2 and 3 for all points.
         mask = argoverse_mask(masks, log, stamp) if version == 1 and masks is not None else None
         make_folder(argoverse_path(folder, log, stamp, version).parent)
         write_argoverse(
@@ -154,9 +159,9 @@ def _write_pictures(study: FlowStudy, opened: Sweeps) -> None:
 
     folder = study.folder / "pictures"
     make_folder(folder)
-    for report, sweep, flow in results(study, opened):
-        picture = birds_eye(sweep.points, flow.residual, flow.dynamic, title=report.name)
-        write_bytes(folder / f"{report.name}.png", picture, overwrite=True)
+    for _, name, sweep, flow in results(study, opened):
+        picture = birds_eye(sweep.points, flow.residual, flow.dynamic, title=name)
+        write_bytes(folder / f"{name}.png", picture, overwrite=True)
 
 
 def _write_cloud(study: FlowStudy, opened: Sweeps) -> None:
@@ -187,18 +192,18 @@ def _choose_pictures(study: FlowStudy, opened: Sweeps) -> Iterator[Any]:
     """Yield the pictures of `SHOWN` sweeps, spread evenly over the sequence."""
     from invtoolbox.plotting.flow_report import SweepPicture
 
-    finished = [k for k, report in enumerate(study.reports) if report.outcome != "failed"]
-    number = _numbers(opened)
-    steps = [round(n * (len(finished) - 1) / (SHOWN - 1)) for n in range(SHOWN)]
-    for k in sorted({finished[step] for step in steps}) if finished else ():
-        index = number[study.reports[k].name]
-        sweep, flow, truth = opened[index], study[k], None
+    last = len(study.reports) - len(study.failed) - 1
+    # A set, because fewer sweeps than pictures give some positions twice.
+    spread = sorted({round(n * last / (SHOWN - 1)) for n in range(SHOWN)}) if last >= 0 else []
+    for index, name, sweep, flow in results(study, opened, spread):
+        truth = None
         if sweep.labels is not None:
             motion = _motion_to_next(opened, index, sweep)
+            # Pictures show the motion in the world, so the ego motion is removed from the truth too.
             if motion is not None:
                 truth = residual_flow(sweep.labels.flow, sweep.points, motion)
                 truth[~sweep.labels.valid] = torch.nan
-        yield SweepPicture(study.reports[k].name, sweep.points, flow.residual, flow.dynamic, truth)
+        yield SweepPicture(name, sweep.points, flow.residual, flow.dynamic, truth)
 
 
 def view(study: FlowStudy, sequence: SequencePath) -> None:
@@ -209,14 +214,14 @@ def view(study: FlowStudy, sequence: SequencePath) -> None:
     view_flow(
         (
             SweepView(
-                report.name,
+                name,
                 sweep.points,
                 flow.residual,
                 flow.dynamic,
                 sweep.pose,
                 sweep.timestamp,
             )
-            for report, sweep, flow in results(study, opened)
+            for _, name, sweep, flow in results(study, opened)
         ),
         title=study.folder.name,
     )

@@ -41,6 +41,7 @@ class Nsfp:
     time_limit: float | None = None
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
+        # The seed draws the points of the source, seed + 1 those of the target (`Fit.draw`).
         fit = Fit(
             points=self.points,
             patience=self.patience,
@@ -64,6 +65,7 @@ class Voxel:
     settings: VoxelSettings = field(default_factory=VoxelSettings)
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
+        # Clusters are made of low points; heights count from the ground, which the pair keeps apart.
         flow = voxel_flow(
             pair.source,
             pair.target,

@@ -188,6 +188,7 @@ def prepare_pair(
         guess = _around(guess, origin)
     for sweep in (source, target):
         check_sweep(sweep)
+    # Equal clouds are allowed, but often one file was given twice. NaN differs from NaN, hence zeros.
     if source.points.shape == target.points.shape and torch.equal(
         source.points.nan_to_num(), target.points.nan_to_num()
     ):
@@ -228,6 +229,7 @@ def _sensor_origin(sweep: Sweep, preparation: Preparation, notes: list[str]) -> 
     middle = points.median(0).values
     if not float(middle[:2].norm()) > _OFF_CENTRE:
         return origin
+    # There may be no point near it, because each coordinate has a median of its own.
     near = (points[:, :2] - middle[:2]).norm(dim=1) < _OFF_CENTRE
     origin[:2] = middle[:2]
     origin[2] = (points[near] if bool(near.any()) else points)[:, 2].quantile(0.1) + _SENSOR_HEIGHT
@@ -286,6 +288,7 @@ def check_sweep(sweep: Sweep) -> None:
             f"{sweep.source}: {count} of {len(sweep)} points are measurements; scene flow needs "
             f"{_FEWEST} at least"
         )
+    # No lidar measures farther than a kilometre: such points are damage or in a map's frame.
     near = int((sweep.finite & _within(sweep.points, FARTHEST)).sum())
     if near < _FEWEST:
         raise InputError(
@@ -304,6 +307,7 @@ def check_sweep(sweep: Sweep) -> None:
 
 def _period(source: Sweep, target: Sweep, notes: list[str]) -> float:
     """Return the seconds between two sweeps; timestamps that are not seconds are refused."""
+    # The absolute value: a pair may go back in time.
     period = abs(target.timestamp - source.timestamp)
     if period > LONGEST:
         raise InputError(
@@ -406,6 +410,7 @@ def _rows_in_use(
     sweep: Sweep, points: Tensor, on_ground: Tensor, preparation: Preparation
 ) -> Tensor:
     """Return the rows of the measurements without ground within the range and heights, ``(n,)``."""
+    # Points left out move with the static world (`PreparedPair.flow`), so none is lost.
     reach = FARTHEST if preparation.max_range is None else min(preparation.max_range, FARTHEST)
     keep = sweep.finite & ~on_ground & _within(points, reach) & (points[:, 2].abs() <= FARTHEST)
     if preparation.min_height is not None:

@@ -225,6 +225,7 @@ def free_vectors(
     source, target = _check_points(source, "source"), _check_points(target, "target")
     source_points, target_points = fit.draw(source), fit.draw(target, offset=1)
     problem = Problem(target_points, PointWarp(source_points), Chamfer(truncation))
+    # Free vectors have no value elsewhere, so other points take that of the nearest drawn point.
     nearest = Tree(source_points[0]).query(source)[1]
     return fit.solve(problem, FreeFlow()).x[0, nearest]
 
@@ -280,6 +281,7 @@ class _SteadyWarp(PointWarp):
         self.range_shape: Any = (self.domain_shape,) * len(self.steps)
 
     def _forward(self, x: Tensor) -> Any:
+        # Points that move steadily: p(s) = p + s x, with s in periods and negative in the past.
         return tuple(self.points + step * x for step in self.steps)
 
 

@@ -51,6 +51,7 @@ def facts_of_errors(errors: FlowErrors) -> dict[str, Any]:
 
 def errors_from_facts(facts: Mapping[str, Any]) -> FlowErrors:
     """Restore the errors of a sweep from plain values; the errors of many sweeps are pooled."""
+    # JSON knows neither tuples nor tensors; sums are float64 and counts int64, as they were.
     three_way, bucketed = facts["three_way"], facts["bucketed"]
     return FlowErrors(
         **{name: facts[name] for name in _PLAIN},
@@ -122,6 +123,7 @@ class FlowStudy(Study):
 
         None if all results existed.
         """
+        # The median, because the first pair of a process is slower.
         spent = [r.seconds for r in self.reports if r.outcome == "done"]
         return median(spent) if spent else None
 

@@ -68,6 +68,7 @@ class SequencePath:
             if reader == STREET:
                 return cls(entry.path, reader, settings)
             path = datasets.find_file(str(name))
+            # Options of the caller take precedence over those of the catalogue.
             settings = {**sweep_options(str(name)), **settings}
         elif path.suffix == ".toml" and reader is None:
             reader = STREET
@@ -132,6 +133,7 @@ def describe(opening: SequencePath | Sweeps) -> Any:
 
 def plain(settings: Any) -> Any:
     """Return settings as values that JSON can hold, distinct for distinct settings."""
+    # The class is named, because two classes may have the same fields.
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         fields = {f.name: plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
         return {"kind": type(settings).__name__, **fields}
@@ -145,6 +147,7 @@ def plain(settings: Any) -> Any:
 
 
 def _without_address(setting: Any) -> str:
+    # The default repr holds an address, which differs from run to run.
     words = repr(setting)
     if " at 0x" not in words:
         return words

@@ -89,7 +89,7 @@ class Registration:
     """Result of registering h hypotheses with K sweeps.
 
     Attributes:
-        thing: number of the cluster of every hypothesis, ``(h,)``.
+        cluster: number of the cluster of every hypothesis, ``(h,)``.
         tracks: rigid motions to the K sweeps, ``(h, K, 4, 4)``.
         motion: rigid motions to the target, ``(h, 4, 4)``.
         misfit: mean robust misfit of each sweep, square metres, ``(h, K)``.
@@ -98,7 +98,7 @@ class Registration:
         parameters: parameters of the `RigidTrack` of every hypothesis.
     """
 
-    thing: Tensor
+    cluster: Tensor
     tracks: Tensor
     motion: Tensor
     misfit: Tensor
@@ -115,7 +115,7 @@ def register(
     evidence: Evidence,
     sweeps: Sequence[Neighbour],
     times: Tensor | None,
-    thing: Tensor,
+    cluster: Tensor,
     initial: dict[str, Tensor],
     scale: float = 1.0,
 ) -> Registration:
@@ -127,7 +127,7 @@ def register(
         sweeps: the other sweeps.
         times: times of the points within their sweep, seconds, ``(n,)``; None if they are unknown
             in one of the sweeps.
-        thing: number of the cluster of every hypothesis, ``(h,)``, at least one.
+        cluster: number of the cluster of every hypothesis, ``(h,)``, at least one.
         initial: parameters of the `RigidTrack` that every hypothesis starts from, ``(h, 3)`` each.
         scale: scale of the robust misfit in the first iteration, metres.
     """
@@ -150,20 +150,20 @@ def register(
     if settings.plane:
         rows = rows.unique()
         spread[rows] = covariances(points, times, rows=rows)
-    sizes = torch.tensor([len(member) for member in members], device=points.device)[thing]
+    sizes = torch.tensor([len(member) for member in members], device=points.device)[cluster]
     # Hypotheses of similar sizes share a batch, because a batch is padded to its largest item.
     results, order, smaller = [], [], 0
     for largest in _GROUPS:
         inside = (sizes > smaller) & ((sizes <= largest) | (largest == _GROUPS[-1]))
         smaller, group = largest, inside.nonzero().squeeze(1)
         if len(group):
-            index, counts = _pad([_thin(members[k], largest) for k in thing[group].tolist()])
+            index, counts = _pad([_thin(members[k], largest) for k in cluster[group].tolist()])
             results.append(
                 _register_batch(
                     evidence,
                     scans,
                     times,
-                    thing=thing[group],
+                    cluster=cluster[group],
                     index=index,
                     counts=counts,
                     spread=spread,
@@ -179,7 +179,7 @@ def _register_batch(
     evidence: Evidence,
     scans: Scans,
     times: Tensor | None,
-    thing: Tensor,
+    cluster: Tensor,
     index: Tensor,
     counts: Tensor,
     spread: Tensor,
@@ -189,7 +189,7 @@ def _register_batch(
     """Register one batch: rows ``(h, p)`` of every hypothesis, padded."""
     points, settings, count = evidence.points, evidence.settings, len(scans.steps)
     # A batch item holds its p points K times, one copy per sweep: places (h, K p, 3).
-    here, weights = points[index].repeat(1, count, 1), counts.to(points).repeat(1, count)
+    at_rest, weights = points[index].repeat(1, count, 1), counts.to(points).repeat(1, count)
     # The covariance of padding must be invertible too.
     spread = torch.where(counts[..., None, None], spread[index], torch.eye(3).to(points))
     sought = None
@@ -207,7 +207,7 @@ def _register_batch(
         surface=scans.surface,
         times=sought,
     )
-    problem = Problem(scans.surface.points[None], PointWarp(here), term)
+    problem = Problem(scans.surface.points[None], PointWarp(at_rest), term)
     prior = RigidTrack(scans.steps, settings.upright, settings.smooth, weights=weights)
     if count > 1:
         initial = {"bend": torch.zeros_like(initial["turn"]), **initial}
@@ -222,26 +222,28 @@ def _register_batch(
         energies = final.misfits(places, problem.y) * weights
         return energies.unflatten(1, (count, -1)).sum(2) / counts.sum(1, keepdim=True)
 
-    arrived = here + solution.x
+    arrived = at_rest + solution.x
     late = points.new_ones(1, 1)
     if sought is not None and times is not None:
-        late = 1 + _lateness(arrived, sought[0], weights, scans)
+        late = 1 + _lateness(arrived, sought, weights, scans)
     # A body that crosses the view is measured somewhat earlier or later in every sweep: its track
     # takes 1 + lateness periods per sweep, so its motion in one period is smaller by that factor.
     motion = bound.motions({key: value / late for key, value in solution.parameters.items()})
     moves = (transform(motion, points[index]) - points[index]).norm(dim=2)
     return Registration(
-        thing=thing,
+        cluster=cluster,
         tracks=bound.tracks(solution.parameters),
         motion=motion,
         misfit=misfits(arrived),
-        still=misfits(here),
+        still=misfits(at_rest),
         move=(counts * moves).sum(1) / counts.sum(1),
         parameters=solution.parameters,
     )
 
 
-def _lateness(places: Tensor, times: Tensor, weights: Tensor, scans: Scans) -> Tensor:
+def _lateness(
+    places: Tensor, sought: tuple[Tensor, Tensor], weights: Tensor, scans: Scans
+) -> Tensor:
     """Return by which share of a period the sweeps see each body later per period, ``(h, 1)``.
 
     A lidar that turns meets a body that crosses the view at another angle, so at another time
@@ -249,18 +251,19 @@ def _lateness(places: Tensor, times: Tensor, weights: Tensor, scans: Scans) -> T
 
     Args:
         places: points at their places in all K sweeps, ``(h, K p, 3)``.
-        times: times that their partners are sought by, ``(h, K p)``.
+        sought: times that their partners are sought by, ``(h, K p)``, and the times of the
+            measured points, ``(1, m)``.
         weights: weights of the points, ``(h, K p)``.
         scans: the sweeps.
     """
-    assert scans.times is not None
     real = weights > 0
-    queries = append_times(places[real], times[real], PlaneToPlane().time_scale)
+    times, measured = sought[0][real], sought[1][0]
+    queries = append_times(places[real], times, PlaneToPlane().time_scale)
     distance, partner = scans.surface.tree.query(queries, _PARTNERS)
     counts = places.new_zeros(real.shape).masked_scatter(real, distance.isfinite().to(places))
     # Times in float64, because the sweeps are far apart in them.
     later = places.new_zeros(real.shape).masked_scatter(
-        real, (scans.times[partner].double() - times[real].double()).to(places) / scans.period
+        real, (measured[partner].double() - times.double()).to(places) / scans.period
     )
     # Least squares through the origin: the slope b of `later = b s` over the pairs that have a
     # partner is sum(s later) / sum(s^2), with s the time of the sweep in periods.

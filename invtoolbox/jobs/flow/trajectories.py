@@ -209,6 +209,7 @@ def _carry(
     if step.field is not None:
         return points + step.field(points), points.isfinite().all(1), moving
     at, residual, moves = _measured(step)
+    # A point that has moved follows moving neighbours in reach even if static ones are nearer.
     flow, in_reach, moves_now = _interpolate(points, at, residual, moves, neighbours, reach)
     if moves is not None and bool(moving.any()):
         followed, near, _ = _interpolate(
@@ -267,6 +268,8 @@ def _measured(step: FlowStep) -> tuple[Tensor, Tensor, Tensor | None]:
             f"{step.name}: {tuple(step.points.shape)} points and a flow of "
             f"{tuple(step.flow.shape)} do not belong together"
         )
+    # r = f - (E p - p) is interpolated instead of f, in which a turn of the sensor grows with the
+    # distance.
     residual = residual_flow(step.flow, step.points, step.ego_motion).to(torch.float64).cpu()
     usable = residual.isfinite().all(1)
     return (

@@ -94,6 +94,7 @@ def prepare_neighbours(
     target = from_sensor(target, pair.origin)
     neighbours, notes, taken = [], [], {0.0, 1.0}
     for sweep in window:
+        # Times in periods from the source: the source is at 0, and the target at 1.
         step = (sweep.timestamp - source.timestamp) / period
         try:
             if not abs(step) * period <= LONGEST:
@@ -134,6 +135,7 @@ def _prepare(
     ahead = torch.tensor([1 - step], dtype=torch.float64)
     deskew, _ = deskewing(sweep, pair.ego_motion, period, preparation.deskew)
     points = sweep.points if deskew is None else deskew(sweep.points)
+    # The motion from the sweep's frame to that of the target, over 1 - step periods.
     placed = ego_motion(
         replace(sweep, points=points),
         target,
