@@ -254,6 +254,7 @@ def _static(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
     start = steps[settings.reference]
     cells = Cells(settings.cell)
     for order in (range(settings.reference, len(steps)), range(settings.reference - 1, -1, -1)):
+        # Both directions start at the reference; its static points fill their cubes first.
         to_reference = torch.eye(4, dtype=torch.float64)
         before = start
         for m in order:
@@ -272,6 +273,7 @@ def _static(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
             # In float64, because the path of the sensor may be kilometres long.
             places = transform(to_reference, step.points[static].to(torch.float64))
             places = places[cells.fresh(places)]
+            # The translation of `to_reference` is the place of the sensor.
             cells.forget(to_reference[:3, 3], settings.forget)
             yield Piece(
                 places.to(torch.float32),
@@ -324,6 +326,8 @@ def _moving(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
     for m in range(min(last, reference + settings.window), reference, -1):
         carried = join_items([later, _moving_of(steps[m], m, settings)])
         later = _carry_on(carry_back, carried, steps[m - 1], settings)
+    # Points measured at the reference itself are exact, so they take their cubes first. Moving and
+    # static points have cubes of their own.
     cells = Cells(settings.cell)
     for carried in (at_reference, later, earlier):
         fresh = cells.fresh(carried.points)

@@ -36,6 +36,7 @@ class Default:
     refinement: Refinement | None = None
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
+        # A pair without separate ground either holds it among its points, or has lost it before.
         if len(pair.ground) == 0 and bool((low := ground(pair.source - pair.origin)).any()):
             return self._without_ground(pair, low, seed)
         bodies = moving_bodies(pair, self.bodies)

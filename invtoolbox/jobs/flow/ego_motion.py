@@ -129,6 +129,7 @@ NEAREST, FARTHEST = 2.5, 80.0
 #: streets this lowers the error from 7 mm to 1 mm.
 _CELLS = (1.0, 0.5)
 _PASSES = ((0, 3.0), (1, 1.0), (1, 0.35))
+#: Number of neighbours that a covariance and a normal are computed from.
 _NEIGHBOURS = 10
 #: Initial guesses of a second registration, if the first one ends with less than `_GOOD` overlap:
 #: metres ahead and degrees to the left.
@@ -144,7 +145,9 @@ _STARTS = (
     (7.0, 0.0),
     (-2.0, 0.0),
 )
+#: Overlap below which other initial guesses are tried, and below which the sweeps are refused.
 _GOOD, _LEAST = 0.7, 0.5
+#: Smallest number of cells of a sweep that can be registered.
 _FEWEST = 100
 
 

@@ -106,6 +106,7 @@ def euler_flow(
         checkpoint=checkpoint,
         progress=progress,
     )
+    # x(p, t) is the displacement from the sweep t to the next one; the last sweep has no successor.
     with torch.no_grad():
         return [solution.x.flow(points[None], float(t))[0] for t, points in enumerate(sweeps[:-1])]
 
@@ -138,6 +139,7 @@ def euler_solution(
         raise InputError(f"a flow needs two sweeps at least, got {len(sweeps)}")
     clouds = tuple(points[None] for points in sweeps)
     voxels = settings.field == "voxels" or isinstance(settings.field, SpaceTimeVoxels)
+    # Defaults depend on the field: voxels have no network whose start must not be held at rest.
     cycle = settings.cycle if settings.cycle is not None else 5.0 if voxels else 0.01
     # Vedder et al. 2025: p_k = p_{k-1} + F(p_{k-1}, t) for k up to `steps`, in both directions of
     # time. Every p_k is compared with the sweep of its time, and one step forth and one step back

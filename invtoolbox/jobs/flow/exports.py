@@ -26,6 +26,7 @@ from invtoolbox.jobs.flow.source import STREET, SequencePath
 
 #: Challenge formats by name, and their versions.
 CHALLENGES: dict[str, Any] = {"av2-v1": 1, "av2-v2": 2, "av2-v3": 3}
+#: Names of all exports: challenges, pictures, one dense cloud.
 FORMATS = (*CHALLENGES, "png", "ply")
 #: Number of sweeps that a report shows from above.
 SHOWN = 4
@@ -81,6 +82,7 @@ def write_exports(
         title: title of the report.
         masks: archive of the masks of the challenge of 2023.
     """
+    # The sweeps are opened only if something is written.
     if not formats and report is None:
         return
     opened = sequence.open()
@@ -122,7 +124,12 @@ def _write_challenge(
         if version == 2 and index % STRIDE:
             continue
         log = str(sweep.meta.get("log", sequence.path.name))
-        stamp = index if version == 2 else _nanoseconds(sweep, sweep_name)
+        if version != 2 and not sweep_name.isdigit():
+            raise InputError(
+                f"{sweep.source}: a challenge names sweeps by their time in nanoseconds, and this "
+                f"one is named {sweep_name!r}"
+            )
+        stamp = index if version == 2 else int(sweep_name)
         # Version 1 asks for the points of a mask, versions 2 and 3 for all points.
         mask = argoverse_mask(masks, log, stamp) if version == 1 and masks is not None else None
         make_folder(argoverse_path(folder, log, stamp, version).parent)
@@ -143,15 +150,6 @@ def _motion_to_next(opened: Sweeps, index: int, sweep: Sweep) -> Tensor | None:
     """Return the ego motion from a sweep to the next one by their poses; None without poses."""
     later = opened[index + 1].pose
     return None if sweep.pose is None or later is None else relative_motion(sweep.pose, later)
-
-
-def _nanoseconds(sweep: Sweep, name: str) -> int:
-    if not name.isdigit():
-        raise InputError(
-            f"{sweep.source}: a challenge names sweeps by their time in nanoseconds, and this one "
-            f"is named {name!r}"
-        )
-    return int(name)
 
 
 def _write_pictures(study: FlowStudy, opened: Sweeps) -> None:
@@ -178,13 +176,18 @@ def _write_cloud(study: FlowStudy, opened: Sweeps) -> None:
 def _write_report(study: FlowStudy, opened: Sweeps, path: Path, title: str) -> None:
     from invtoolbox.plotting.flow_report import SweepResult, write_flow_report
 
-    rows = []
-    for report in study.reports:
-        facts = report.facts
-        errors = errors_from_facts(facts["errors"]) if facts.get("errors") else None
-        seconds = report.seconds if report.outcome == "done" else None
-        moving, speed = facts.get("moving"), facts.get("speed")
-        rows.append(SweepResult(report.name, seconds, errors, moving, speed, report.error))
+    rows = [
+        SweepResult(
+            report.name,
+            # Results that existed already took no seconds in this run.
+            report.seconds if report.outcome == "done" else None,
+            errors_from_facts(report.facts["errors"]) if report.facts.get("errors") else None,
+            report.facts.get("moving"),
+            report.facts.get("speed"),
+            report.error,
+        )
+        for report in study.reports
+    ]
     write_flow_report(path, title, rows, _choose_pictures(study, opened), settings=study.settings())
 
 

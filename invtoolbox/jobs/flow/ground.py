@@ -78,12 +78,12 @@ def ground(points: Tensor, settings: Ground | None = None) -> Tensor:
     >>> angle = torch.linspace(0, 6.28, 500)
     >>> road = torch.stack([6 * angle.cos(), 6 * angle.sin(), torch.full_like(angle, -1.7)], dim=1)
     >>> pole = torch.tensor([[6.0, 0.0, 0.3], [6.0, 0.0, 1.0]])
-    >>> found = ground(torch.cat([road, pole]))
+    >>> on_ground = ground(torch.cat([road, pole]))
     >>> bool(found[:500].all()), found[500:].tolist()
     (True, [False, False])
     """
-    found, open_ground = _lowest(points, settings or Ground())
-    return found & open_ground
+    on_ground, open_ground = _lowest(points, settings or Ground())
+    return on_ground & open_ground
 
 
 def lowest_surface(points: Tensor, settings: Ground | None = None) -> Tensor:

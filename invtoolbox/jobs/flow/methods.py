@@ -93,9 +93,14 @@ class Euler:
     )
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
+        # Sweeps by their times in periods: the pair is at 0 and 1, past sweeps are negative.
         sweeps = {0: pair.source, 1: pair.target}
         # The field has the times of evenly spaced sweeps, so a gap ends the window.
-        even = {round(scan.step): scan.points for scan in pair.window if _is_even(scan.step)}
+        even = {
+            round(scan.step): scan.points
+            for scan in pair.window
+            if abs(scan.step - round(scan.step)) < 0.1  # an even sequence, up to 0.1 periods
+        }
         for k, ahead in ((-1, -1), (2, 1)):
             while k in even:
                 sweeps[k] = even[k]
@@ -108,11 +113,6 @@ class Euler:
         )
         flow = flows[order.index(0)]
         return Motion(flow, torch.full((len(flow),), -1))
-
-
-def _is_even(step: float) -> bool:
-    """Return whether a time is that of a sweep in an even sequence, up to a tenth of a period."""
-    return abs(step - round(step)) < 0.1
 
 
 def uses_window(method: Method) -> bool:

@@ -16,6 +16,7 @@ from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.jobs.flow.ego_motion import Deskew, How, When, deskewing, ego_motion
 from invtoolbox.jobs.flow.ground import Ground, ground
 
+#: Smallest number of measurements of a sweep.
 _FEWEST = 10
 #: Seconds between sweeps if they are unknown, the shortest ones that are believed, and the longest.
 _USUAL_PERIOD, _SHORTEST, LONGEST = 0.1, 1e-3, 10.0
@@ -99,7 +100,6 @@ class PreparedPair:
         ground: points of the first sweep on the ground, bool ``(N,)``.
         target_ground: points of the second sweep on the ground, bool ``(M,)``.
         valid: rows of the first sweep that are measurements, bool ``(N,)``.
-        target_valid: rows of the second sweep that are measurements, bool ``(M,)``.
         notes: choices that were made, with reasons.
         points: all points of the first sweep, ``(N, 3)``.
         deskew: deskewing of the first sweep, or None.
@@ -115,7 +115,6 @@ class PreparedPair:
     ground: Tensor
     target_ground: Tensor
     valid: Tensor
-    target_valid: Tensor
     notes: tuple[str, ...]
     points: Tensor
     deskew: Deskew | None
@@ -207,7 +206,6 @@ def prepare_pair(
         ground=on_ground,
         target_ground=target_ground,
         valid=source.finite,
-        target_valid=target.finite,
         notes=tuple(notes),
         points=source.points,
         deskew=undo,
@@ -335,6 +333,7 @@ def check_overlap(source: Sweep, target: Sweep, matrix: Tensor) -> None:
     cells = [(points[:, :2] / 5).round().long() for points in (transform(matrix, first), second)]
     # The whole numbers (i, j) of a column are packed into the one number 2^32 i + j.
     columns = [(cell[:, 0] << 32) + cell[:, 1] for cell in cells]
+    # Sweeps of one place share most columns; 2 % are left for two places that look alike by chance.
     share = float(torch.isin(columns[0], columns[1].unique()).double().mean())
     if share < 0.02:
         raise InputError(

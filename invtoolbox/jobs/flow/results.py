@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,13 @@ from torch import Tensor
 
 from invtoolbox.datasets.sweeps.flow_files import Estimate, FlowFile, read_flow, write_flow
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.job import read_json
 from invtoolbox.jobs.study.driver import Study
 from invtoolbox.metrics.flow import RangeError
 from invtoolbox.metrics.flow_evaluation import FlowErrors, pool
 from invtoolbox.metrics.flow_scores import BucketedEPE, ThreeWayEPE
 
+#: Fields of `FlowErrors` that are numbers.
 _PLAIN = (
     "points",
     "dynamic_points",
@@ -95,6 +96,7 @@ class FlowResults:
     suffix: str = ".npz"
 
     def write(self, path: Path, result: PairFlow, name: str, fingerprint: str) -> Mapping[str, Any]:
+        # The name of the item and the fingerprint of the study tie the file to its place.
         about = {"item": name, "study": fingerprint, "facts": dict(result.facts)}
         write_flow(path, result.estimate, result.points, result.names, overwrite=True, about=about)
         return result.facts
@@ -132,8 +134,7 @@ class FlowStudy(Study):
 
         They are read from ``study.json`` in the folder.
         """
-        content = json.loads((self.folder / "study.json").read_text(encoding="utf-8"))
-        description = content["description"]
+        description = read_json(self.folder / "study.json")["description"]
         keys = ("sequence", "method", "window", "preparation", "seed")
         return {key: _words(description[key]) for key in keys if key in description}
 

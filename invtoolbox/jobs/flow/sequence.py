@@ -313,6 +313,7 @@ def _read_further(
     """
     further = []
     for k in numbers:
+        # An unreadable sweep counts as such, so that the pair is done anew when it can be read.
         try:
             further.append(sweeps[k])
             inputs[sweeps.names[k]] = digest(further[-1])
@@ -373,6 +374,7 @@ def preparation_of(settings: Mapping[str, Any], where: str) -> Preparation:
 
 
 def _check_order(source: Sweep, target: Sweep) -> None:
+    # Two zeros mean that there are no timestamps.
     if (source.timestamp or target.timestamp) and target.timestamp <= source.timestamp:
         raise InputError(
             f"{target.source}: measured at {target.timestamp:.9g} s, which is not after "

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.environment import versions
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.interrupts import Interrupted, terminate_as_interrupt
 from invtoolbox.core.threads import limit_torch_threads
 from invtoolbox.datasets.output import lock, make_folder, remove_stale
@@ -263,24 +264,23 @@ def run_study(
     pending = [k for k in range(len(items)) if k not in reports]
     if not pending:
         return _finish(folder, names, reports, results)
-    if workers < 1 or threads < 1:
-        raise InputError(
-            f"{workers} workers of {threads} threads are asked for; give at least one of each"
-        )
+    check_range("run_study", "[1, inf)", workers=workers, threads=threads)
     remaining = Items([names[k] for k in pending], lambda number: items[pending[number]].arguments)
     perform = partial(perform_item, work, folder, fingerprint, threads, results)
-    if cluster is None and workers == 1:
-        outcomes: Iterator[tuple[int, Any]] = _perform_here(perform, remaining, threads)
-    else:
-        outcomes = spread(perform, remaining, workers, cluster, threads)
+    outcomes = (
+        _perform_here(perform, remaining, threads)
+        if cluster is None and workers == 1
+        else spread(perform, remaining, workers, cluster, threads)
+    )
     with terminate_as_interrupt(), _bar(len(items), len(reports), progress) as update:
         try:
             for number, outcome in outcomes:
                 k = pending[number]
-                if not isinstance(outcome, Report):  # the exception that ended a worker
-                    outcome = _report_loss(names[k], outcome)
-                reports[k] = outcome
-                update(outcome)
+                # In place of the report of a worker that was lost comes an exception.
+                reports[k] = (
+                    outcome if isinstance(outcome, Report) else _report_loss(names[k], outcome)
+                )
+                update(reports[k])
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped; {len(reports)} of {len(items)} results are in {folder}, and --resume "
