@@ -263,7 +263,8 @@ def estimate_pair(
     sweeps = open_sequence(opening)
     source, target = sweeps[index], sweeps[index + 1]
     _check_order(source, target)
-    names, notes = (sweeps.names[index], sweeps.names[index + 1]), list[str]()
+    notes: list[str] = []
+    names = (sweeps.names[index], sweeps.names[index + 1])
     inputs = dict(zip(names, (digest(source), digest(target))))
     if estimate is None:
         further = []
