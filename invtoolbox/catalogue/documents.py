@@ -58,6 +58,10 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+#: Text that is the path of a file or folder; see `CheckedScene.locate`.
+FILE = "path of a file"
+FilePath = Annotated[str, FILE]
+
 #: A table that may be given by its name alone, ``solver = "fista"``; and a list of such tables that
 #: may be one of them.
 Alone = Annotated[T, BeforeValidator(_named)]

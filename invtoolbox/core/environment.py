@@ -8,9 +8,9 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, MissingDependency
 
 if TYPE_CHECKING:
     import torch
@@ -158,6 +158,17 @@ def how_to_get(extra: str) -> str:
         else f'"{DISTRIBUTION}[{extra}]"'
     )
     return f"{sys.executable} -m pip install {target}"
+
+
+def trimesh() -> Any:
+    """Import the package trimesh, or raise a `MissingDependency`."""
+    try:
+        import trimesh as package
+    except ImportError as error:
+        raise MissingDependency(
+            f"this needs trimesh; install it with {how_to_get('3d')}"
+        ) from error
+    return package
 
 
 def _declared() -> dict[str, list[str]]:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from invtoolbox.core.checks import decoding, open_arrays, require_file
-from invtoolbox.core.environment import how_to_get
+from invtoolbox.core.environment import trimesh
 from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_bytes
-from invtoolbox.errors import InputError, MissingDependency
-
-if TYPE_CHECKING:
-    from invtoolbox.geometry.meshes import Mesh
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.meshes import Mesh
 
 # Vertices, faces and the colors of the vertices.
 _Contents = tuple[np.ndarray, np.ndarray, torch.Tensor | None]
@@ -47,14 +45,11 @@ def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
         MissingDependency: if the format needs trimesh, which is not installed.
 
     >>> import tempfile
-    >>> from invtoolbox.geometry.meshes import Mesh
     >>> file = Path(tempfile.mkdtemp()) / "triangle.obj"
     >>> _ = write_mesh(file, Mesh(torch.eye(3), torch.tensor([[0, 1, 2]])))
     >>> read_mesh(file)
     Mesh(3 vertices, 1 faces)
     """
-    from invtoolbox.geometry.meshes import Mesh
-
     file = Path(path).expanduser()
     if not file.is_file():
         raise InputError(f"there is no mesh {file}; check the path")
@@ -93,8 +88,6 @@ def write_mesh(path: str | Path, mesh: Any, overwrite: bool = False) -> Written:
     Raises:
         InputError: the format is not known, or the file exists or cannot be written.
     """
-    from invtoolbox.geometry.meshes import Mesh
-
     file = Path(path).expanduser()
     mesh = Mesh.of(mesh)
     vertices, faces = mesh.vertices.detach().double().cpu().numpy(), mesh.faces.cpu().numpy()
@@ -139,17 +132,6 @@ def read_dmat(path: str | Path) -> torch.Tensor:
         columns, rows = int(words[0]), int(words[1])
         values = np.array(words[2:], dtype=np.float64)
         return torch.from_numpy(values.reshape(columns, rows).T.copy())
-
-
-def trimesh() -> Any:
-    """Import the package trimesh, or raise a `MissingDependency`."""
-    try:
-        import trimesh as package
-    except ImportError as error:
-        raise MissingDependency(
-            f"this needs trimesh; install it with {how_to_get('3d')}"
-        ) from error
-    return package
 
 
 def _read_npz(file: Path, frame: int) -> _Contents:

@@ -95,6 +95,12 @@ class FlowJob:
         write_exports(study, self.sequence, self.formats, self.report, self.title, self.masks)
         return study
 
+    def print_outcome(self, outcome: FlowStudy, quiet: bool) -> int:
+        """Print an outcome; the exit code is 1 if a sweep failed."""
+        from invtoolbox.jobs.flow.report import report_flow
+
+        return report_flow(outcome, quiet)
+
     def _check_report(self, report: Path) -> None:
         self.sequence.refuse_within(report.parent)
         if report.exists() and not (self.resume or self.overwrite):

@@ -15,6 +15,7 @@ from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.run import ImageJob
 from invtoolbox.jobs.images.tables import SceneFile, Source, read_scene
 from invtoolbox.jobs.job import Request
+from invtoolbox.jobs.reports import report_study
 from invtoolbox.jobs.study.driver import Items, Study, parse_items, run_study
 from invtoolbox.jobs.study.results import Answer, answer_of
 from invtoolbox.jobs.study.slices import stamp
@@ -105,6 +106,10 @@ class ImageStudyJob:
             progress=progress,
             clear=clear,
         )
+
+    def print_outcome(self, outcome: Study, quiet: bool) -> int:
+        """Print the outcome; the exit code is 1 if an item failed or diverged."""
+        return report_study(outcome, quiet)
 
 
 def _do_scene(path: Path, overrides: dict[str, Any], folder: Path, keep: bool) -> Answer:
