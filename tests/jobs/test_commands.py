@@ -112,7 +112,10 @@ def test_files_are_written_by_their_suffixes(run: Run, files: Path) -> None:
     outputs = ("d.npz", "m.ply", "r.html", "m.json")
     ran = run(*words, *outputs)
     assert ran.code == 0, ran.err
-    assert "relief" in json.loads(Path("m.json").read_text()) and "relief" in Path("r.html").read_text()
+    assert (
+        "relief" in json.loads(Path("m.json").read_text())
+        and "relief" in Path("r.html").read_text()
+    )
     assert "d.npz exists" in one_sentence(run(*words, *outputs))
     assert "nothing was done" in run(*words, *outputs, "--resume").out
     before = Path("d.npz").read_bytes()

@@ -79,7 +79,7 @@ def ground(points: Tensor, settings: Ground | None = None) -> Tensor:
     >>> road = torch.stack([6 * angle.cos(), 6 * angle.sin(), torch.full_like(angle, -1.7)], dim=1)
     >>> pole = torch.tensor([[6.0, 0.0, 0.3], [6.0, 0.0, 1.0]])
     >>> on_ground = ground(torch.cat([road, pole]))
-    >>> bool(on_ground[:500].all()), found[500:].tolist()
+    >>> bool(on_ground[:500].all()), on_ground[500:].tolist()
     (True, [False, False])
     """
     on_ground, open_ground = _lowest(points, settings or Ground())
