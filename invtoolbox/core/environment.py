@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import platform
 import sys
@@ -160,15 +161,30 @@ def how_to_get(extra: str) -> str:
     return f"{sys.executable} -m pip install {target}"
 
 
+def optional_package(name: str, need: str, extra: str, otherwise: str = "") -> Any:
+    """Import an optional package, or a module of it.
+
+    Args:
+        name: name of the module.
+        need: beginning of the error message: what needs the package.
+        extra: name of the extra that installs the package.
+        otherwise: end of the error message: another way.
+
+    Raises:
+        MissingDependency: if it is not installed.
+
+    >>> optional_package("json", "this needs json;", "all").__name__
+    'json'
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingDependency(f"{need} {how_to_get(extra)}{otherwise}") from error
+
+
 def trimesh() -> Any:
     """Import the package trimesh, or raise a `MissingDependency`."""
-    try:
-        import trimesh as package
-    except ImportError as error:
-        raise MissingDependency(
-            f"this needs trimesh; install it with {how_to_get('3d')}"
-        ) from error
-    return package
+    return optional_package("trimesh", "this needs trimesh; install it with", "3d")
 
 
 def _declared() -> dict[str, list[str]]:

@@ -14,10 +14,10 @@ from torch import Tensor
 from invtoolbox.core.constants import is_equal
 from invtoolbox.data_terms.least_squares import Exact
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.displacements import as_points, like_points
 from invtoolbox.objective.objective import Evaluation, Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.majorizer import Springs
-from invtoolbox.priors.motion.flow_prior import as_points, like_points
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.sparse_cholesky import Factors, Graph, group_equal
