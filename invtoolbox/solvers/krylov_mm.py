@@ -11,7 +11,6 @@ from torch import Tensor
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, align, expand, inner, item_norm
-from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple
 from invtoolbox.priors.composed import ComposedPrior
 from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.priors.images.smoothed_norm import SmoothedNorm, as_smoothed_norm
@@ -126,7 +125,7 @@ class KrylovMM(Solver):
         """
         prior = objective.terms[0][1]
         return prior.smooth and (
-            "quadratic" not in prior.offers or isinstance(objective.rule, DiscrepancyPrinciple)
+            "quadratic" not in prior.offers or objective.discrepancy_target is not None
         )
 
     def remark(self, objective: Objective) -> str | None:
@@ -140,7 +139,7 @@ class KrylovMM(Solver):
         )
 
     def meets_target(self, objective: Objective) -> bool:
-        return isinstance(objective.rule, DiscrepancyPrinciple)
+        return objective.discrepancy_target is not None
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -164,8 +163,8 @@ class KrylovMM(Solver):
         u = parts.transform(start)
         target = (
             objective.nan()
-            if not isinstance(objective.rule, DiscrepancyPrinciple)
-            else objective.rule.target(objective).to(start).expand(batch).clone()
+            if objective.discrepancy_target is None
+            else objective.discrepancy_target(objective).to(start).expand(batch).clone()
         )
         data_diagonal, largest = _scales(A, D, parts, data_gradient, image)
         state = KrylovState(
@@ -232,14 +231,14 @@ class KrylovMM(Solver):
         """
         # lambda w sum_i phi(u_i) has the majorant lambda w c/2 |u - (u_k - phi'(u_k) / c)|^2.
         unit = (parts.weight * parts.curvature).double()
-        if not isinstance(objective.rule, DiscrepancyPrinciple):
+        if objective.discrepancy_target is None:
             return objective.regularization.double() * unit
         target, high = state.target.double(), state.largest.double()
         first = state.regularization.double() * unit
         return discrepancy_weight(small, target, first, _SMALLEST * high, high)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        if isinstance(objective.rule, DiscrepancyPrinciple):
+        if objective.discrepancy_target is not None:
             return False, "the theorem is for a fixed weight, and this one follows the discrepancy"
         prior = objective.terms[0][1]
         return bool(

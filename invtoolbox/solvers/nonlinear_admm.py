@@ -272,7 +272,8 @@ def _augmented(
         problem=problem,
         prior=PriorSum(tuple(terms), objective.prior.implicit),
         regularization=torch.ones_like(objective.regularization),
-        rule=None,
+        has_rule=False,
+        discrepancy_target=None,
     )
 
 

@@ -15,7 +15,7 @@ from invtoolbox.objective.auxiliaries import with_auxiliaries
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, item_norm
 from invtoolbox.operators.elementary import Identity
-from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, first_weight
+from invtoolbox.parameter_choice.discrepancy import first_weight
 from invtoolbox.solvers.base import (
     Solver,
     implicit_reason,
@@ -151,7 +151,7 @@ class PDHG(Solver):
     def meets_target(self, objective: Objective) -> bool:
         D, y = objective.problem.data_term, objective.problem.y
         plain = isinstance(D, LeastSquares) and D.is_unweighted and isinstance(y, Tensor)
-        return plain and isinstance(objective.rule, DiscrepancyPrinciple)
+        return plain and objective.discrepancy_target is not None
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -159,8 +159,8 @@ class PDHG(Solver):
         # NaN stands for a weight that is given.
         target = objective.nan()
         if self.meets_target(objective):
-            assert objective.rule is not None
-            target = objective.rule.target(objective).to(target).expand_as(target).clone()
+            assert objective.discrepancy_target is not None
+            target = objective.discrepancy_target(objective).to(target).expand_as(target).clone()
         splitting = self._split(objective, target)
         # The duals of smooth summands are their gradients at K_j x; all other duals start at 0.
         images = tuple(summand.apply(start).clone() for summand in splitting.all)

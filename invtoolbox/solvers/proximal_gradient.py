@@ -13,7 +13,6 @@ from invtoolbox.core.pytrees import scatter_items, select_items
 from invtoolbox.objective.initial_guess import is_scan
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
-from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple
 from invtoolbox.priors.base import ExplicitPrior, PriorSum
 from invtoolbox.priors.images.total_variation import TotalVariation
 from invtoolbox.priors.settings import replace
@@ -319,7 +318,7 @@ class FISTA(ProximalGradient):
             is_scan(objective.problem)
             and len(objective.terms) == 1
             and type(objective.terms[0][1]) is TotalVariation
-            and not isinstance(objective.rule, DiscrepancyPrinciple)
+            and objective.discrepancy_target is None
         )
 
     def coarse(self, tolerance: float) -> tuple[Self, float]:

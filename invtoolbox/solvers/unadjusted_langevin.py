@@ -184,7 +184,7 @@ class UnadjustedLangevin(Solver):
 
 def sampling_reason(objective: Objective, name: str) -> str | None:
     """Return why an objective has no density to draw from, or ``None``."""
-    if objective.rule is not None:
+    if objective.has_rule:
         return f"{name} draws from a density, whose weight no rule can choose; give a number"
     if objective.problem.image_dtype.is_complex:
         return f"{name} draws real images, and {objective.problem.operator} takes complex ones"

@@ -10,7 +10,8 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice import automatic
-from invtoolbox.parameter_choice.base import WeightRule, WeightSearch
+from invtoolbox.parameter_choice.base import WeightRule
+from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.priors.base import ExplicitPrior, PriorSum
 from invtoolbox.solvers.splitting import noise_variance
 

@@ -12,9 +12,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from invtoolbox.core.room import pairs_in
 from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.rendering.pair_buffer import buffer_size
 
 #: Side of a tile in pixels.
 TILE = 16
@@ -156,8 +156,8 @@ def bin_splats(boxes: Tensor, reaches: Tensor, width: int, height: int) -> Tiles
 def _bin_by_torch(boxes: Tensor, reaches: Tensor, across: int, down: int) -> Tiles:
     """Return the result of `bin_splats`, computed by torch's sort, for a GPU.
 
-    If there is more room than pairs, the lists end before the entries do. If there is less, the
-    last pairs are missing.
+    If the buffer is larger than the number of pairs, the lists end before the entries do. If it is
+    smaller, the last pairs are missing.
     """
     views, count = boxes.shape[:2]
     tiles = views * across * down
@@ -171,7 +171,7 @@ def _bin_by_torch(boxes: Tensor, reaches: Tensor, across: int, down: int) -> Til
     # The pairs of splat n are pairs[n] to ends[n] - 1.
     ends = shares.cumsum(0)
     total = ends[-1] if len(ends) else ends.sum()
-    size = pairs_in((views, count, across, down), total)
+    size = buffer_size((views, count, across, down), total)
     ends = ends.clamp_max(size)
     pairs = torch.cat([ends.new_zeros(1), ends])[: len(ends)]
     place = torch.arange(size, device=boxes.device)
