@@ -1,0 +1,1 @@
+from . import event_pictures as event_pictures
