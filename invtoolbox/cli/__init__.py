@@ -1,6 +1,6 @@
 """The command line ``invtoolbox COMMAND``.
 
-The commands are run, reconstruct, ct, deblur, flow, normals, register, events, train, list,
+The commands are run, reconstruct, ct, deblur, flow, register, events, train, list,
 info, doctor and demo.
 A user's error ends with one sentence and exit code 2, Ctrl-C and SIGTERM with exit code 130. With
 ``INVTOOLBOX_DEBUG=1`` a traceback is shown instead.
@@ -21,14 +21,12 @@ from invtoolbox.cli import demo, doctor, info, listing, run, train
 from invtoolbox.core.interrupts import terminate_as_interrupt
 from invtoolbox.core.trust import trusting
 from invtoolbox.errors import InputError, MissingDependency
-from invtoolbox.jobs.events import command as events
 from invtoolbox.jobs.flow import command as flow
 from invtoolbox.jobs.images import ct_command as ct
 from invtoolbox.jobs.images import deblur_command as deblur
-from invtoolbox.jobs.normals import command as normals
-from invtoolbox.jobs.registration import command as register
+from invtoolbox.jobs.kinds import Entry, kinds
 
-_COMMANDS = (run, ct, deblur, flow, normals, register, events, train, listing, info, doctor, demo)
+_COMMANDS = (run, ct, deblur, flow, train, listing, info, doctor, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +79,29 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"invtoolbox: {message}; see {self.prog} --help\n")
 
 
+class LazyParser(Parser):
+    """Parser of a command whose options come from the tables of its scene, and so from pydantic.
+
+    The options are added when the parser is used for the first time.
+    """
+
+    entry: Entry | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.fill()
+        return super().parse_known_args(args, namespace)
+
+    def format_help(self) -> str:
+        self.fill()
+        return super().format_help()
+
+    def fill(self) -> None:
+        """Add the options."""
+        entry, self.entry = self.entry, None
+        if entry is not None:
+            entry.fill(self)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     from invtoolbox import __version__
@@ -100,10 +121,19 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"invtoolbox {__version__}")
     commands = top.add_subparsers(
-        title="commands", metavar="COMMAND", required=True, parser_class=Parser
+        title="commands", metavar="COMMAND", required=True, parser_class=LazyParser
     )
     for module in _COMMANDS:
         module.add(commands)
+    for entry in kinds().values():
+        if entry.command is not None:
+            command = commands.add_parser(
+                entry.command,
+                help=entry.summary,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            command.entry = entry
+            command.set_defaults(command=entry.run)
     return top
 
 

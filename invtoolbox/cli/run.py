@@ -106,12 +106,11 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run scene files of any kind."""
-    from invtoolbox.jobs.reports import report
     from invtoolbox.jobs.run import prepare
 
     scenes = arguments.scene
     job = prepare(scenes[0] if len(scenes) == 1 else scenes, _request(arguments))
-    return report(job.run(progress=not arguments.quiet), arguments.quiet)
+    return job.print_outcome(job.run(progress=not arguments.quiet), arguments.quiet)
 
 
 def reconstruct(arguments: argparse.Namespace) -> int:
@@ -119,7 +118,6 @@ def reconstruct(arguments: argparse.Namespace) -> int:
     from invtoolbox.catalogue.documents import content_of
     from invtoolbox.jobs.photographs.run import prepare
     from invtoolbox.jobs.photographs.scene import is_folder
-    from invtoolbox.jobs.reports import report
 
     scene = Path(arguments.scene).expanduser()
     if not is_folder(scene) and "views" not in content_of(arguments.scene)[1]:
@@ -143,7 +141,7 @@ def reconstruct(arguments: argparse.Namespace) -> int:
         outcome = job.run(not arguments.quiet, LiveView().update)
     else:
         outcome = job.run(not arguments.quiet)
-    code = report(outcome, arguments.quiet)
+    code = job.print_outcome(outcome, arguments.quiet)
     if arguments.view:
         from invtoolbox.plotting import view_scene
 

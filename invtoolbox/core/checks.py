@@ -7,7 +7,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,36 @@ def decoding(path: Path, format_name: str) -> Iterator[None]:
             f"{path}: truncated or not a readable {format_name} file ({reason}); fetch or "
             "export it again"
         ) from error
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], format_name: str) -> Iterator[Path]:
+    """Check that a file exists (`require_file`), and name it in errors of a decoder (`decoding`).
+
+    Args:
+        path: the file.
+        format_name: name of the format, for the message.
+
+    Yields:
+        the path of the file.
+    """
+    file = require_file(path)
+    with decoding(file, format_name):
+        yield file
+
+
+def require_keys(what: str, keys: Iterable[str], present: Container[str], remedy: str) -> None:
+    """Refuse a table, a header or an archive that lacks keys.
+
+    Args:
+        what: beginning of the error message, for example "scan.pcd: the header lacks".
+        keys: names of the keys.
+        present: names that are present.
+        remedy: end of the error message.
+    """
+    missing = [key for key in keys if key not in present]
+    if missing:
+        raise InputError(f"{what} {', '.join(missing)}; {remedy}")
 
 
 def require_bytes(

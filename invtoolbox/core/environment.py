@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, MissingDependency
 
 if TYPE_CHECKING:
     import torch
@@ -157,6 +158,32 @@ def how_to_get(extra: str) -> str:
         else f'"{DISTRIBUTION}[{extra}]"'
     )
     return f"{sys.executable} -m pip install {target}"
+
+
+def optional_package(name: str, need: str, extra: str, otherwise: str = "") -> Any:
+    """Import an optional package, or a module of it.
+
+    Args:
+        name: name of the module.
+        need: beginning of the error message: what needs the package.
+        extra: name of the extra that installs the package.
+        otherwise: end of the error message: another way.
+
+    Raises:
+        MissingDependency: if it is not installed.
+
+    >>> optional_package("json", "this needs json;", "all").__name__
+    'json'
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingDependency(f"{need} {how_to_get(extra)}{otherwise}") from error
+
+
+def trimesh() -> Any:
+    """Import the package trimesh, or raise a `MissingDependency`."""
+    return optional_package("trimesh", "this needs trimesh; install it with", "3d")
 
 
 def _declared() -> dict[str, list[str]]:

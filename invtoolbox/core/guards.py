@@ -16,7 +16,7 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 
 
-def check_range(owner: object, interval: str, *names: str, **values: Any) -> None:
+def check_range(owner: object, interval: str, /, *names: str, **values: Any) -> None:
     """Refuse numbers outside of an interval.
 
     Args:
@@ -49,7 +49,7 @@ def check_range(owner: object, interval: str, *names: str, **values: Any) -> Non
             raise InputError(f"{name} of {_label(owner)} must {demand}, got {_shown(value)}")
 
 
-def check_choice(owner: object, choices: Iterable[Any], *names: str, **values: Any) -> None:
+def check_choice(owner: object, choices: Iterable[Any], /, *names: str, **values: Any) -> None:
     """Refuse values that are none of the choices.
 
     Args:

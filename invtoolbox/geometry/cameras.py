@@ -123,8 +123,9 @@ class Cameras:
     def scale(self, factor: float) -> Cameras:
         """Return the cameras of pictures ``factor`` times as large, rounded to whole pixels."""
         height, width = (max(1, round(side * factor)) for side in self.size)
-        across = self.intrinsics.new_tensor([width / self.size[1], height / self.size[0], 1.0])
-        return replace(self, intrinsics=across[:, None] * self.intrinsics, size=(height, width))
+        # diag(width'/width, height'/height, 1) K: the centre of the first pixel stays (0.5, 0.5).
+        zoom = self.intrinsics.new_tensor([width / self.size[1], height / self.size[0], 1.0])
+        return replace(self, intrinsics=zoom[:, None] * self.intrinsics, size=(height, width))
 
     def rotate(self, twist: Tensor) -> Cameras:
         """Move the cameras in their own frames, differentiably.
@@ -143,12 +144,13 @@ class Cameras:
 
         Pixels of points behind a camera, of depth 0 or less, have no meaning.
         """
+        # Homogeneous pixels are K (R p + t). A lens acts between the two, on (X / Z, Y / Z).
         local = transform(self.world_to_camera, points)
         depth = local[..., 2]
         if self.lenses:
             rays = local[..., :2] / local[..., 2:]
-            seen = torch.stack([lens.distort_within(own) for lens, own in zip(self.lenses, rays)])
-            local = torch.cat([seen, torch.ones_like(seen[..., :1])], -1)
+            bent = torch.stack([lens.distort_within(xy) for lens, xy in zip(self.lenses, rays)])
+            local = torch.cat([bent, torch.ones_like(bent[..., :1])], -1)
         image = local @ self.intrinsics.transpose(1, 2)
         return image[..., :2] / image[..., 2:], depth
 
@@ -172,11 +174,13 @@ class Cameras:
             pixels = torch.stack([columns, rows], dim=-1).expand(len(self), height, width, 2)
         flat = pixels.reshape(len(self), -1, 2)
         homogeneous = torch.cat([flat, torch.ones_like(flat[..., :1])], dim=-1)
+        # K^-1 (column, row, 1) has z = 1, so a direction reaches depth 1 at its end, (C, 3, pixels).
         inside = torch.linalg.solve(self.intrinsics, homogeneous.transpose(1, 2))
         if self.lenses:
-            seen = zip(self.lenses, inside[:, :2].transpose(1, 2))
-            straight = torch.stack([lens.undistort(own) for lens, own in seen])
+            bent = zip(self.lenses, inside[:, :2].transpose(1, 2))
+            straight = torch.stack([lens.undistort(xy) for lens, xy in bent])
             inside = torch.cat([straight.transpose(1, 2), inside[:, 2:]], 1)
+        # R maps the world to the camera, so its transpose maps directions back.
         directions = (self.world_to_camera[:, :3, :3].transpose(1, 2) @ inside).transpose(1, 2)
         shape = (*pixels.shape[:-1], 3)
         return self.centres[:, None].expand_as(directions).reshape(shape), directions.reshape(shape)
@@ -204,6 +208,8 @@ def look_at(
     """
     forward = centres.new_tensor(target) - centres
     distance = forward.norm(dim=-1, keepdim=True)
+    # The rows of R are the axes of the camera in the world: z ahead, x = z x up to the right, and
+    # y = z x x down, a right-handed frame (the convention of OpenCV).
     z = forward / distance
     right = torch.linalg.cross(z, centres.new_tensor(up).expand_as(z))
     length = right.norm(dim=-1, keepdim=True)
@@ -213,6 +219,7 @@ def look_at(
         )
     x = right / length
     R = torch.stack([x, torch.linalg.cross(z, x), z], dim=1)
+    # width / 2 = f tan(angle / 2), and a camera at c has t = -R c.
     half_angle = torch.deg2rad(torch.tensor(field_of_view, dtype=torch.float64)) / 2
     focal_length = 0.5 * size[1] / float(torch.tan(half_angle))
     K = intrinsics(focal_length, size).to(centres).expand(len(centres), 3, 3)
@@ -238,16 +245,23 @@ def turntable(
     up = upwards(cameras)
     arms = cameras.centres - middle
     distance = arms.norm(dim=1, keepdim=True)
+    # The mean of unit vectors has length 1 if all cameras look from one side, and 0 if they
+    # surround the middle.
     one_sided = float((arms / distance).mean(0).norm()) > 0.8
     smaller = cameras[:1].scale(min(1.0, largest_side / max(cameras.size)))
     turn = torch.arange(frames) * 2 * math.pi / frames
     if one_sided:
         mean = arms.mean(0)
         side = torch.linalg.cross(up, mean)
+        # A circle across the mean direction; its radius is the root mean square distance of the
+        # positions from their mean.
         side, spread = side / side.norm(), (arms - mean).norm(dim=1).square().mean().sqrt()
         lift = torch.linalg.cross(mean / mean.norm(), side)
         places = mean + spread * (turn.cos()[:, None] * side + turn.sin()[:, None] * lift)
     else:
+        # A circle around the upward axis, at the median sine of the elevation; it starts at the
+        # first camera. Above the middle that camera has no direction around the axis, and its x axis
+        # gives the start.
         height = float(((arms / distance) @ up).clamp(-0.94, 0.94).median())
         first = arms[0] - (arms[0] @ up) * up
         if float(first.norm()) > 1e-6:
@@ -290,8 +304,8 @@ class Similarity:
             target: their images, ``(N, 3)``.
 
         >>> source = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
-        >>> found = Similarity.between(source, 2 * source + 1)
-        >>> round(float(found.scale), 5), found.shift
+        >>> similarity = Similarity.between(source, 2 * source + 1)
+        >>> round(float(similarity.scale), 5), similarity.shift
         (2.0, tensor([1., 1., 1.]))
         """
         if (
@@ -304,6 +318,8 @@ class Similarity:
                 "a similarity is computed from three or more pairs of points (N, 3), got "
                 f"{tuple(source.shape)} and {tuple(target.shape)}"
             )
+        # Umeyama (1991), equations 40 to 42 for centred points p and q: R from the correlation of
+        # q and p, scale = sum q . R p / sum |p|^2, and t = mean(q) - scale R mean(p).
         p, q = source.to(torch.float64), target.to(torch.float64)
         middle_p, middle_q = p.mean(0), q.mean(0)
         p, q = p - middle_p, q - middle_q
@@ -330,13 +346,15 @@ class Similarity:
 
         Depths grow by the scale.
         """
+        # Centres are points, but the axes of a camera only turn: the scale changes no direction.
         to_world = inverse(cameras.world_to_camera)
-        moved = rigid(self.rotation @ to_world[:, :3, :3], self.points(to_world[:, :3, 3]))
-        return replace(cameras, world_to_camera=inverse(moved))
+        poses = rigid(self.rotation @ to_world[:, :3, :3], self.points(to_world[:, :3, 3]))
+        return replace(cameras, world_to_camera=inverse(poses))
 
     def inverse(self) -> Similarity:
-        back = self.rotation.T
-        return Similarity(1 / self.scale, back, -(back @ self.shift) / self.scale)
+        # q = s R p + t gives p = R^T q / s - R^T t / s.
+        R = self.rotation.T
+        return Similarity(1 / self.scale, R, -(R @ self.shift) / self.scale)
 
 
 def intrinsics(focal_length: float | Sequence[float], size: tuple[int, int]) -> Tensor:
@@ -364,12 +382,14 @@ def focus_point(cameras: Cameras) -> Tensor:
     >>> bool((middle - torch.tensor([0.5, 0.0, 1.0])).abs().max() < 1e-5)
     True
     """
+    # The squared distance of x from the axis a through c is |(I - a a^T)(x - c)|^2. Its sum over the
+    # cameras is least where sum(I - a a^T) x = sum (I - a a^T) c.
     centres, axes = cameras.centres.double(), cameras.world_to_camera[:, 2, :3].double()
     across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
-    # Along parallel axes all points are equally near.
-    spread = torch.linalg.eigvalsh(across.mean(0))
+    # Along parallel axes all points are equally near: the matrix has an eigenvalue 0.
+    eigenvalues = torch.linalg.eigvalsh(across.mean(0))
     middle = torch.linalg.lstsq(across.sum(0), (across @ centres[..., None]).sum(0)).solution[:, 0]
-    if float(spread[0]) < 1e-6 or not bool((((middle - centres) * axes).sum(1) > 0).any()):
+    if float(eigenvalues[0]) < 1e-6 or not bool((((middle - centres) * axes).sum(1) > 0).any()):
         raise InputError(
             "the cameras look all in one direction or away from one another, so nothing is in the "
             "middle of their pictures"
@@ -379,6 +399,8 @@ def focus_point(cameras: Cameras) -> Tensor:
 
 def upwards(cameras: Cameras) -> Tensor:
     """Return the unit vector ``(3,)`` that points upwards in the pictures on average."""
+    # The second row of R is the camera's y in the world, which points down. If the mean vanishes,
+    # the first camera decides.
     up = -cameras.world_to_camera[:, 1, :3].mean(0)
     if float(up.norm()) < 1e-3:
         up = -cameras.world_to_camera[0, 1, :3]

@@ -66,25 +66,27 @@ def carve_surface(
             f"{(len(cameras), 'channels', height, width)}, those of the cameras"
         )
     shade = torch.as_tensor(background).to(pictures).reshape(-1, 1, 1)
-    shown = ((pictures - shade).abs() > TOLERANCE).any(1)
+    silhouettes = ((pictures - shade).abs() > TOLERANCE).any(1)
     corner, end = pictures.new_tensor(low), pictures.new_tensor(high)
     side = float((end - corner).max()) / cells
     shape = tuple(int(n) for n in ((end - corner) / side).ceil().long().clamp_min(1))
-    full = ~_empty(cameras, shown, corner, side, shape, share)
-    if not bool(full.any()) or not bool(shown.any()):
+    full = ~_empty(cameras, silhouettes, corner, side, shape, share)
+    if not bool(full.any()) or not bool(silhouettes.any()):
         raise InputError(
             f"the silhouettes leave nothing in the box from {low} to {high}; is the background "
             f"{background}, and the box where the cameras look?"
         )
-    points, colors, found = [], [], 0
-    pixels = shown.nonzero()
+    points, colors, hits = [], [], 0
+    pixels = silhouettes.nonzero()
+    # Rays of pixels at the rim of a silhouette may miss all full cells: twice as many rays as points
+    # are drawn, and again until there are enough.
     for _ in range(100):
         rays = pixels[torch.randint(len(pixels), (2 * count,), generator=generator)]
-        place, there = _first(cameras, rays, full, corner, end, side)
-        points.append(place[there])
-        colors.append(pictures[rays[there, 0], :, rays[there, 1], rays[there, 2]])
-        found += int(there.sum())
-        if found >= count:
+        place, hit = _first(cameras, rays, full, corner, end, side)
+        points.append(place[hit])
+        colors.append(pictures[rays[hit, 0], :, rays[hit, 1], rays[hit, 2]])
+        hits += int(hit.sum())
+        if hits >= count:
             break
     else:
         raise InputError(
@@ -96,7 +98,7 @@ def carve_surface(
 
 def _empty(
     cameras: Cameras,
-    shown: Tensor,
+    silhouettes: Tensor,
     corner: Tensor,
     side: float,
     shape: tuple[int, ...],
@@ -105,26 +107,31 @@ def _empty(
     """Return the cells that more than the share of the cameras see empty, or no camera sees."""
     height, width = cameras.size
     # A cell covers several pixels, so a silhouette is dilated by half of a cell, and by at least
-    # one pixel.
+    # one pixel. A length l at the distance d is f l / d pixels wide.
     focal_length = float(cameras.intrinsics[:, 0, 0].mean())
     middle = corner + 0.5 * side * corner.new_tensor(shape)
     distance = float((cameras.centres - middle).norm(dim=1).mean())
     grow = max(1, round(0.5 * side * focal_length / max(distance, 1e-9)))
-    wide = torch.nn.functional.max_pool2d(shown[:, None].float(), 2 * grow + 1, 1, grow)[:, 0] > 0
+    dilated = (
+        torch.nn.functional.max_pool2d(silhouettes[:, None].float(), 2 * grow + 1, 1, grow)[:, 0]
+        > 0
+    )
     places = torch.cartesian_prod(
         *(
             corner[k] + side * (torch.arange(n, dtype=corner.dtype) + 0.5)
             for k, n in enumerate(shape)
         )
     )
-    seen, against = torch.zeros(len(places)), torch.zeros(len(places))
+    # Votes of the cameras per cell: those whose picture contains its centre, and those that show
+    # background there.
+    views, against = torch.zeros(len(places)), torch.zeros(len(places))
     for k in range(len(cameras)):
         pixel, depth = cameras[k].project(places)
         column, row = pixel[0].floor().long().unbind(1)
         inside = (depth[0] > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        seen += inside
-        against += inside & ~wide[k, row.clamp(0, height - 1), column.clamp(0, width - 1)]
-    return ((against > share * seen) | (seen == 0)).view(shape)
+        views += inside
+        against += inside & ~dilated[k, row.clamp(0, height - 1), column.clamp(0, width - 1)]
+    return ((against > share * views) | (views == 0)).view(shape)
 
 
 def _first(
@@ -134,24 +141,30 @@ def _first(
 
     The pixels are ``(n, 3)``: camera, row and column.
     """
-    which = pixels[:, 0]
-    middles = torch.stack([pixels[:, 2], pixels[:, 1], torch.ones_like(which)], 1).to(corner)
+    camera = pixels[:, 0]
+    middles = torch.stack([pixels[:, 2], pixels[:, 1], torch.ones_like(camera)], 1).to(corner)
     middles[:, :2] += 0.5
-    back = (
+    # The direction of the pixel (u, v) in the world is R^T K^-1 (u, v, 1), scaled to length 1.
+    to_world = (
         cameras.world_to_camera[:, :3, :3].transpose(1, 2) @ torch.linalg.inv(cameras.intrinsics)
     ).to(corner)
-    way = torch.nn.functional.normalize((back[which] @ middles[..., None]).squeeze(-1), dim=1)
-    start = cameras.centres.to(corner)[which]
-    # Only the part of a ray between the faces of the box counts.
-    ends = torch.stack([(corner - start) / way, (end - start) / way])
+    direction = torch.nn.functional.normalize(
+        (to_world[camera] @ middles[..., None]).squeeze(-1), dim=1
+    )
+    start = cameras.centres.to(corner)[camera]
+    # Only the part of a ray between the faces of the box counts: the ray is inside of all three
+    # slabs from the last entry to the first exit (Kay and Kajiya, 1986).
+    ends = torch.stack([(corner - start) / direction, (end - start) / direction])
     enter, leave = ends.amin(0).amax(1).clamp_min(0), ends.amax(0).amin(1)
+    # Samples half a cell apart up to the diagonal of the box, (n, steps).
     steps = int(float((end - corner).norm()) / side * 2) + 1
     along = enter[:, None] + 0.5 * side * (torch.arange(steps, dtype=corner.dtype) + 0.5)
-    cell = ((start[:, None] + along[..., None] * way[:, None] - corner) / side).floor().long()
+    cell = ((start[:, None] + along[..., None] * direction[:, None] - corner) / side).floor().long()
     inside = (
         (cell >= 0).all(-1) & (cell < torch.tensor(full.shape)).all(-1) & (along < leave[:, None])
     )
     cell = torch.where(inside[..., None], cell, 0)
     hit = inside & full[cell[..., 0], cell[..., 1], cell[..., 2]]
-    place = start + along.gather(1, hit.to(torch.uint8).argmax(1, keepdim=True)) * way
+    # argmax returns the first of equal values, so the sample nearest to the camera.
+    place = start + along.gather(1, hit.to(torch.uint8).argmax(1, keepdim=True)) * direction
     return place, hit.any(1)

@@ -25,8 +25,8 @@ def mesh_of_depth(
         intrinsics: matrix of a pinhole camera, with the centre of the first pixel at (0, 0);
             orthographic without it.
         pixel_size: size of a pixel of an orthographic camera.
-        stretch: triangles that are longer in depth than so many pixels are left out; None keeps
-            them.
+        stretch: largest extent of a triangle in depth, in pixels; longer ones are left out. None
+            keeps all.
 
     >>> mesh_of_depth(torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool))
     Mesh(6 vertices, 4 faces)
@@ -37,6 +37,7 @@ def mesh_of_depth(
         z = vertices[:, 2][faces]
         pixel: float | Tensor = pixel_size
         if intrinsics is not None:
+            # One pixel of a pinhole covers the length z / f at the depth z.
             pixel = z.mean(1) / float(intrinsics[[0, 1], [0, 1]].mean())
         faces = faces[z.amax(1) - z.amin(1) <= stretch * pixel]
     return _without_loose(vertices, faces)
@@ -58,16 +59,18 @@ def mesh_of_sides(
     Mesh(8 vertices, 12 faces)
     """
     (front, number), (back, _) = (_vertices(d, mask, intrinsics, pixel_size) for d in depth)
-    count, near = len(front), _faces(mask, number)
-    far = near.flip(1) + count
-    # The outline is the edges of one triangle; a wall of two triangles joins both sides there.
-    edges = torch.cat([near[:, [0, 1]], near[:, [1, 2]], near[:, [2, 0]]])
+    # The back has the same triangles in the opposite order of corners, so that they face away.
+    count, front_faces = len(front), _faces(mask, number)
+    back_faces = front_faces.flip(1) + count
+    # The outline is the edges of one triangle; a wall of two triangles joins both sides there. An
+    # edge of two triangles occurs once in each direction.
+    edges = torch.cat([front_faces[:, [0, 1]], front_faces[:, [1, 2]], front_faces[:, [2, 0]]])
     key, reverse = edges[:, 0] * count + edges[:, 1], edges[:, 1] * count + edges[:, 0]
     a, b = edges[~torch.isin(key, reverse)].unbind(1)
     walls = torch.cat(
         [torch.stack([b, a, a + count], 1), torch.stack([b, a + count, b + count], 1)]
     )
-    return _without_loose(torch.cat([front, back]), torch.cat([near, far, walls]))
+    return _without_loose(torch.cat([front, back]), torch.cat([front_faces, back_faces, walls]))
 
 
 def _vertices(
@@ -79,6 +82,7 @@ def _vertices(
     if intrinsics is None:
         x, y = column.double() * pixel_size, row.double() * pixel_size
     else:
+        # X = (u - cx) Z / fx and Y = (v - cy) Z / fy, with whole numbers u and v at pixel centres.
         K = intrinsics.double().to(z.device)
         x, y = (column - K[0, 2]) / K[0, 0] * z, (row - K[1, 2]) / K[1, 1] * z
     number = torch.full(mask.shape, -1, dtype=torch.long, device=mask.device)
@@ -88,9 +92,10 @@ def _vertices(
 
 def _faces(mask: Tensor, number: Tensor) -> Tensor:
     """Return two triangles per square of four pixels inside of a mask."""
-    whole = mask[:-1, :-1] & mask[:-1, 1:] & mask[1:, :-1] & mask[1:, 1:]
-    a, b = number[:-1, :-1][whole], number[:-1, 1:][whole]
-    c, d = number[1:, :-1][whole], number[1:, 1:][whole]
+    # Corners a, b above c, d. The order a, c, b is counter-clockwise seen from the camera (y down).
+    square = mask[:-1, :-1] & mask[:-1, 1:] & mask[1:, :-1] & mask[1:, 1:]
+    a, b = number[:-1, :-1][square], number[:-1, 1:][square]
+    c, d = number[1:, :-1][square], number[1:, 1:][square]
     return torch.cat([torch.stack([a, c, b], 1), torch.stack([b, c, d], 1)])
 
 

@@ -43,13 +43,13 @@ def motion_field(rays: Tensor, twist: Tensor, inverse_depth: Tensor | float) -> 
     >>> motion_field(torch.tensor([0.5, 0.0]), torch.tensor([0.0, 0, 1, 0, 0, 0]), 2.0)
     tensor([1., 0.])
     """
+    # u = A(x) v / Z + B(x) w with A = [[-1, 0, x], [0, -1, y]] (Longuet-Higgins and Prazdny, 1980).
     x, y = rays.unbind(-1)
     v, w = twist[..., :3], twist[..., 3:]
-    depth = torch.as_tensor(inverse_depth, dtype=rays.dtype, device=rays.device)
-    across = (x * v[..., 2] - v[..., 0]) * depth
-    down = (y * v[..., 2] - v[..., 1]) * depth
-    turned = rotational_field(rays, w)
-    return torch.stack([across, down], -1) + turned
+    nearness = torch.as_tensor(inverse_depth, dtype=rays.dtype, device=rays.device)
+    across = (x * v[..., 2] - v[..., 0]) * nearness
+    down = (y * v[..., 2] - v[..., 1]) * nearness
+    return torch.stack([across, down], -1) + rotational_field(rays, w)
 
 
 def rotational_field(rays: Tensor, rate: Tensor) -> Tensor:
@@ -59,6 +59,7 @@ def rotational_field(rays: Tensor, rate: Tensor) -> Tensor:
         rays: places ``(X / Z, Y / Z)``, ``(..., 2)``.
         rate: rate of rotation w, ``(..., 3)`` or ``(3,)``.
     """
+    # B = [[x y, -(1 + x^2), y], [1 + y^2, -x y, -x]], independent of the depth.
     x, y = rays.unbind(-1)
     a, b, c = rate.unbind(-1)
     return torch.stack(
@@ -82,9 +83,10 @@ def epipolar_residual(rays: Tensor, flow: Tensor, twist: Tensor) -> Tensor:
     v, w = twist[..., :3], twist[..., 3:]
     x = torch.cat([rays, torch.ones_like(rays[..., :1])], -1)
     u = torch.cat([flow, torch.zeros_like(rays[..., :1])], -1)
-    moved = (u * torch.linalg.cross(v.expand_as(x), x)).sum(-1)
-    turned = (x * w).sum(-1) * (x * v).sum(-1) - (v * w).sum(-1) * (x * x).sum(-1)
-    return moved - turned
+    # u . (v x x) - ((x . w)(x . v) - (v . w)(x . x)), see the head of the module.
+    flow_term = (u * torch.linalg.cross(v.expand_as(x), x)).sum(-1)
+    rotation_term = (x * w).sum(-1) * (x * v).sum(-1) - (v * w).sum(-1) * (x * x).sum(-1)
+    return flow_term - rotation_term
 
 
 def epipolar_distance(rays: Tensor, flow: Tensor, twist: Tensor) -> Tensor:
@@ -98,10 +100,11 @@ def epipolar_distance(rays: Tensor, flow: Tensor, twist: Tensor) -> Tensor:
         flow: their motion, ``(..., 2)``.
         twist: velocity and rate of rotation, ``(..., 6)`` or ``(6,)``.
     """
+    # The residual is the cross product of A v and u - B w: |A v| times the distance of u from the line.
     v = twist[..., :3]
-    away = rays * v[..., 2:] - v[..., :2]
+    Av = rays * v[..., 2:] - v[..., :2]
     # A twentieth of v keeps the focus of expansion, where every direction fits, from dominating.
-    length = (away.square().sum(-1) + 0.0025 * v.square().sum(-1)).clamp_min(1e-30).sqrt()
+    length = (Av.square().sum(-1) + 0.0025 * v.square().sum(-1)).clamp_min(1e-30).sqrt()
     return epipolar_residual(rays, flow, twist) / length
 
 
@@ -137,6 +140,8 @@ def linear_camera_motion(rays: Tensor, flow: Tensor) -> Tensor:
     True
     """
     p, u = _checked(rays, flow)
+    # Unknowns are v and the six entries of s = (v w^T + w v^T) / 2 - (v . w) I; the constraint is
+    # (x x u) . v - x^T s x = 0, one row per point.
     x = torch.cat([p, torch.ones_like(p[:, :1])], 1)
     u3 = torch.cat([u, torch.zeros_like(p[:, :1])], 1)
     squares = torch.stack(
@@ -145,6 +150,7 @@ def linear_camera_motion(rays: Tensor, flow: Tensor) -> Tensor:
     rows = torch.cat([torch.linalg.cross(x, u3), -squares], 1)
     # Columns of equal length: the flow may be far smaller than the places.
     scale = rows.norm(dim=0).clamp_min(1e-30)
+    # The right singular vector of the least singular value solves the homogeneous equations.
     v = torch.linalg.svd(rows / scale, full_matrices=False).Vh[-1, :3] / scale[:3]
     v = v / v.norm().clamp_min(1e-30)
     return _signed(p, u, v, _rate(p, u, v[None])[0][0])
@@ -171,6 +177,7 @@ def camera_motion(rays: Tensor, flow: Tensor, accuracy: float = 0.0) -> CameraMo
     z, turn = 1 - k / _DIRECTIONS, k * (torch.pi * (3 - 5**0.5))
     flat = (1 - z * z).sqrt()
     spiral = torch.stack([flat * turn.cos(), flat * turn.sin(), z], 1)
+    # The sign of v does not change the distances, so half of the sphere is enough.
     every = -(-len(p) // _FEW)
     coarse = spiral[_rate(p[::every], u[::every], spiral)[1].argmin()]
     candidates = torch.stack([coarse, linear_camera_motion(p, u)[:3]])
@@ -188,12 +195,11 @@ def camera_motion(rays: Tensor, flow: Tensor, accuracy: float = 0.0) -> CameraMo
         ring = torch.stack([angle.cos(), angle.sin()], 1) @ around
         candidates = torch.cat([best[None], best + radius * ring])
         candidates = candidates / candidates.norm(dim=1, keepdim=True)
-    alone, left = _rotation(p, u)
+    turn, turn_error = _rotation(p, u)
     # A pure rotation has two numbers per point to explain, the epipolar distance one.
-    within = bool(left <= accuracy * u.square().sum(1).mean().sqrt())
-    turns_only = bool(residual > (_DOUBTFUL if within else _TURNS_ONLY) * left / 2**0.5)
-    if turns_only:
-        return CameraMotion(torch.cat([torch.zeros_like(alone), alone]), float(left), True)
+    within = bool(turn_error <= accuracy * u.square().sum(1).mean().sqrt())
+    if bool(residual > (_DOUBTFUL if within else _TURNS_ONLY) * turn_error / 2**0.5):
+        return CameraMotion(torch.cat([torch.zeros_like(turn), turn]), float(turn_error), True)
     return CameraMotion(_signed(p, u, best, rate), float(residual), False)
 
 
@@ -209,6 +215,8 @@ def _checked(rays: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
 
 def _rate(p: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Return the best w of each v ``(C, 3)``, and the root mean square distance, ``(C,)``."""
+    # The distance is affine in w: d(w) = d(0) + M w, and column k of M is the distance of no flow
+    # under the unit rate k. Least squares by the normal equations, all directions v at once.
     still = torch.cat([v, torch.zeros_like(v)], 1)[:, None]
     p, u = p.expand(len(v), -1, -1), u.expand(len(v), -1, -1)
     right = epipolar_distance(p, u, still)
@@ -219,6 +227,7 @@ def _rate(p: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         columns.append(epipolar_distance(p, torch.zeros_like(u), unit))
     matrix = torch.stack(columns, -1)
     normal = matrix.mT @ matrix
+    # A ridge relative to the trace: w along some axis may have no effect on the distances.
     size = normal.diagonal(dim1=1, dim2=2).sum(1).clamp_min(1e-30)
     normal = normal + 1e-12 * size[:, None, None] * torch.eye(3, dtype=p.dtype)
     w = -torch.linalg.solve(normal, (matrix.mT @ right[..., None]))
@@ -237,6 +246,7 @@ def _rotation(p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 def _signed(p: Tensor, u: Tensor, v: Tensor, w: Tensor) -> Tensor:
     """Return the twist with the sign of v that puts most points in front of the camera."""
-    away = p * v[2] - v[:2]
-    in_front = ((u - rotational_field(p, w)) * away).sum(1).sign().sum()
+    # u - B w = A v / Z with A v = away, so their product has the sign of the depth.
+    Av = p * v[2] - v[:2]
+    in_front = ((u - rotational_field(p, w)) * Av).sum(1).sign().sum()
     return torch.cat([-v if in_front < 0 else v, w])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -62,14 +62,15 @@ class Events:
             )
         if not (self.places.isfinite().all() and self.times.isfinite().all()):
             raise InputError(f"{self.source}: places or times of events are not finite; cut them")
-        back = (self.times[1:] < self.times[:-1]).nonzero()
-        if len(back):
-            first = int(back[0]) + 1
+        backwards = (self.times[1:] < self.times[:-1]).nonzero()
+        if len(backwards):
+            first = int(backwards[0]) + 1
             raise InputError(
                 f"{self.source}: time runs backwards at event {first:,}, from "
                 f"{float(self.times[first - 1]):.6f} to {float(self.times[first]):.6f} s; sort the "
                 "events, or cut the recording where the clock was set back"
             )
+        # Pixel (row, column) covers half a pixel to either side of its centre (column, row).
         low, high = self.places.new_tensor(-0.5), self.places.new_tensor([columns, rows]) - 0.5
         outside = ((self.places < low) | (self.places > high)).any(1).nonzero()
         if len(outside):
@@ -100,7 +101,7 @@ class Events:
             size: rows and columns of the sensor; None for the smallest that holds the events.
             source: origin of the events, for messages.
         """
-        column, row = (torch.as_tensor(value).to(torch.float32) for value in (x, y))
+        column, row = (torch.as_tensor(numbers).to(torch.float32) for numbers in (x, y))
         times = torch.as_tensor(t).to(torch.float64)
         if column.ndim != 1 or column.shape != row.shape or column.shape != times.shape:
             raise InputError(
@@ -110,8 +111,10 @@ class Events:
         if polarity is None:
             sign = torch.ones(len(times), dtype=torch.int8)
         else:
+            # Files write the darker sign as 0, False or -1.
             sign = torch.where(torch.as_tensor(polarity) > 0, 1, -1).to(torch.int8)
         if size is None:
+            # The last pixel is the one whose centre is nearest: floor(place + 1/2), counted from 0.
             ends = [v.nan_to_num().clamp(0, 1e6).amax() if len(v) else 0.0 for v in (row, column)]
             size = (int(ends[0] + 1.5), int(ends[1] + 1.5))
         return cls(torch.stack([column, row], 1), times, sign, size, source)
@@ -121,8 +124,12 @@ class Events:
 
     def __getitem__(self, index: slice | Tensor) -> Self:
         """Return some events, chosen by a slice or a mask."""
-        parts = (self.places[index], self.times[index], self.polarity[index])
-        return type(self)(*parts, self.size, self.source)
+        return replace(
+            self,
+            places=self.places[index],
+            times=self.times[index],
+            polarity=self.polarity[index],
+        )
 
     def between(self, start: float, stop: float) -> Self:
         """Return the events with ``start <= t < stop``.
@@ -131,6 +138,7 @@ class Events:
             start: first time, seconds.
             stop: end, seconds.
         """
+        # Times are sorted, so the events of a window lie between two binary searches.
         ends = torch.tensor([start, stop], dtype=torch.float64, device=self.times.device)
         first, last = torch.searchsorted(self.times, ends).tolist()
         return self[first:last]
@@ -143,6 +151,7 @@ class Events:
     def counts(self) -> Tensor:
         """Return the number of events at every pixel, ``(rows, columns)`` float32."""
         rows, columns = self.size
+        # An event on the edge of the sensor rounds to a pixel beyond it, and counts in the last one.
         column, row = self.places.round().long().unbind(1)
         place = row.clamp(0, rows - 1) * columns + column.clamp(0, columns - 1)
         return torch.bincount(place, minlength=rows * columns).view(rows, columns).float()
@@ -156,14 +165,14 @@ class Events:
             intrinsics: matrix of the camera, ``(3, 3)``, pixels.
             lens: distortion, a `geometry.Lens`.
         """
+        # Pixels to focal length 1 by K^-1, through the inverse lens, and back by the same K.
         K = intrinsics.double()
         goal = torch.linalg.solve(K[:2, :2], (self.places.double() - K[:2, 2]).T).T
         places = (lens.undistort(goal) @ K[:2, :2].T + K[:2, 2]).float()
         rows, columns = self.size
         high = places.new_tensor([columns, rows]) - 0.5
         inside = ((places >= -0.5) & (places <= high)).all(1)
-        parts = (places[inside], self.times[inside], self.polarity[inside])
-        return type(self)(*parts, self.size, self.source)
+        return replace(self[inside], places=places[inside])
 
     def __repr__(self) -> str:
         rows, columns = self.size

@@ -66,20 +66,22 @@ class Splats:
             scale: standard deviation: a number, or ``(B, N)``.
             opacity: opacity of all Gaussians.
         """
-        one = torch.ones_like(points[..., 0])
-        turn = torch.zeros(*points.shape[:2], 4, dtype=points.dtype, device=points.device)
-        turn[..., 0] = 1
+        ones = torch.ones_like(points[..., 0])
+        # The quaternion (1, 0, 0, 0) is no rotation.
+        quats = torch.zeros(*points.shape[:2], 4, dtype=points.dtype, device=points.device)
+        quats[..., 0] = 1
         return cls(
             points,
-            turn,
-            (scale * one)[..., None].expand_as(points).contiguous(),
-            opacity * one,
+            quats,
+            (scale * ones)[..., None].expand_as(points).contiguous(),
+            opacity * ones,
             colors_to_harmonics(colors),
         )
 
     @property
     def covariances(self) -> Tensor:
         """Covariances of the Gaussians, ``(B, N, 3, 3)``."""
+        # Sigma = R S S^T R^T (Kerbl et al. 2023, equation 6); the columns of R S are the axes.
         axes = rotation_matrices(self.quats) * self.scales[..., None, :]
         return axes @ axes.transpose(-1, -2)
 
@@ -113,6 +115,8 @@ def effective_rank(log_scales: Tensor) -> Tensor:
     >>> effective_rank(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, -20.0], [0.0, -20.0, -20.0]]))
     tensor([3., 2., 1.])
     """
+    # The variances are exp(2 log_scales), so the softmax of 2 log_scales is their shares p, and the
+    # rank is exp(-sum p log p).
     shares = (2 * log_scales).log_softmax(-1)
     return (-(shares.exp() * shares).sum(-1)).exp()
 
@@ -130,12 +134,15 @@ def spherical_harmonics(directions: Tensor, degree: int) -> Tensor:
     if degree not in (0, 1, 2, 3):
         raise InputError(f"spherical harmonics go up to a degree of 0 to 3, got {degree}")
     x, y, z = directions.unbind(-1)
-    parts = [torch.full_like(x, 0.28209479177387814)]
+    # Y_00 = sqrt(1 / (4 pi)).
+    basis = [torch.full_like(x, HARMONIC_0)]
     if degree >= 1:
-        parts += [-0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
+        # sqrt(3 / (4 pi)), with the sign (-1)^m of Condon and Shortley.
+        basis += [-0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
     if degree >= 2:
         xx, yy, zz = x * x, y * y, z * z
-        parts += [
+        # sqrt(15 / (4 pi)), sqrt(5 / (16 pi)) and sqrt(15 / (16 pi)), m = -2 to 2.
+        basis += [
             1.0925484305920792 * x * y,
             -1.0925484305920792 * y * z,
             0.31539156525252005 * (2 * zz - xx - yy),
@@ -143,7 +150,9 @@ def spherical_harmonics(directions: Tensor, degree: int) -> Tensor:
             0.5462742152960396 * (xx - yy),
         ]
     if degree >= 3:
-        parts += [
+        # sqrt(35 / (32 pi)), sqrt(105 / (4 pi)), sqrt(21 / (32 pi)), sqrt(7 / (16 pi)) and
+        # sqrt(105 / (16 pi)), m = -3 to 3.
+        basis += [
             -0.5900435899266435 * y * (3 * xx - yy),
             2.890611442640554 * x * y * z,
             -0.4570457994644658 * y * (4 * zz - xx - yy),
@@ -152,7 +161,7 @@ def spherical_harmonics(directions: Tensor, degree: int) -> Tensor:
             1.445305721320277 * z * (xx - yy),
             -0.5900435899266435 * x * (xx - 3 * yy),
         ]
-    return torch.stack(parts, dim=-1)
+    return torch.stack(basis, dim=-1)
 
 
 #: Value of the spherical harmonic of degree 0, which is constant.

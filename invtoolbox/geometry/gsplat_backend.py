@@ -63,39 +63,38 @@ def rasterization(
             "backend='gsplat' needs gsplat, which is not installed: pip install gsplat"
         ) from error
     scenes = means.shape[:-2]
-    results = []
+    tensors = {
+        "means": means,
+        "quats": quats,
+        "scales": scales,
+        "opacities": opacities,
+        "colors": colors,
+        "viewmats": viewmats,
+        "Ks": Ks,
+        "backgrounds": backgrounds,
+    }
+    pairs = []
     for k in range(torch.Size(scenes).numel()):
         # One scene at a time: releases before 1.6 do not support axes of scenes.
-        m, q, s, o, c, V, K = (
-            t.reshape(-1, *t.shape[len(scenes) :])[k]
-            for t in (means, quats, scales, opacities, colors, viewmats, Ks)
-        )
-        behind = (
-            None
-            if backgrounds is None
-            else backgrounds.reshape(-1, *backgrounds.shape[len(scenes) :])[k]
-        )
+        scene = {
+            name: None if t is None else t.reshape(-1, *t.shape[len(scenes) :])[k]
+            for name, t in tensors.items()
+        }
         image, alpha, _ = by_gsplat(
-            m,
-            q,
-            s,
-            o,
-            c,
-            V,
-            K,
-            width,
-            height,
+            **scene,
+            width=width,
+            height=height,
             near_plane=near_plane,
             far_plane=far_plane,
             radius_clip=radius_clip,
             eps2d=eps2d,
             sh_degree=sh_degree,
-            backgrounds=behind,
             render_mode=render_mode,
             rasterize_mode=rasterize_mode,
         )
-        results.append((image, alpha))
+        pairs.append((image, alpha))
+    # No axis of scenes is one scene here, whose axis is removed at the end.
     images, alphas = (
-        torch.stack([pair[k] for pair in results]).unflatten(0, scenes or (1,)) for k in range(2)
+        torch.stack([pair[k] for pair in pairs]).unflatten(0, scenes or (1,)) for k in range(2)
     )
     return (images, alphas, {}) if scenes else (images[0], alphas[0], {})

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.gaussians import HARMONIC_0
@@ -85,6 +86,7 @@ def isosurface(
             f"{int((~field[mask].isfinite()).sum())} values of the field are NaN or infinite; "
             "leave them out with known="
         )
+    # Nodes without a value take one below the level, as does the margin that closes the surface.
     below = min(level - 1.0, float(field[mask].min()) if bool(mask.any()) else level)
     field = torch.where(mask, field, below)
     pad = int(closed)
@@ -96,11 +98,13 @@ def isosurface(
             f"the field lies between {float(values.min()):g} and {float(values.max()):g}, and is "
             f"nowhere {level:g}; choose another level"
         )
+    # "ascent": the outer side of a face is that of smaller values.
     places, faces, _, _ = marching_cubes(field.numpy(), level, gradient_direction="ascent")
     if known is not None:
         places, faces = _select_known(places, faces, mask.numpy())
         if not len(faces):
             raise InputError(f"no surface at {level:g} lies between nodes that hold a value")
+    # Vertices come in units of nodes of the padded grid: p = low + cell (index - pad).
     index = torch.from_numpy(np.ascontiguousarray(places)).double() - pad
     first = torch.tensor(list(low), dtype=torch.float64)
     nodes = torch.tensor(values.shape, dtype=torch.float64)
@@ -131,12 +135,14 @@ def voxel_surface(scene: Voxels, alpha: float = 0.5, item: int = 0) -> Mesh:
     Raises:
         InputError: if the density never reaches that value, or is never below it.
     """
-    if not 0 < alpha < 1:
-        raise InputError(f"alpha must be between 0 and 1, got {alpha}")
+    check_range("voxel_surface", "(0, 1)", alpha=alpha)
     space = scene.space
+    # alpha = 1 - exp(-scale density length) over the longest edge of a cell, before the scale.
     density = -math.log1p(-alpha) / (max(space.cell) * space.scale)
-    # The density is the softplus of the raw value, and the raw values are interpolated.
+    # The density is the softplus of the raw value, and the raw values are interpolated: the level is
+    # the inverse log(exp(density) - 1), which is the density itself once exp(-density) rounds away.
     level = math.log(math.expm1(density)) if density < 30 else density
+    # The grid outside of occupied cells is empty, below any level.
     raw, tints = scene.density[item : item + 1], scene.color[item : item + 1, :, 0]
     least = min(float(raw.min()), level - 1.0)
     grid = space.spread(raw, least)[0]
@@ -198,53 +204,51 @@ def fuse_depth(
     cameras.require_pinholes("fuse_depth")
     depth = _check_depth(cameras, depth, colors, mask, voxel_size, largest_depth)
     truncation = 4 * voxel_size if truncation is None else truncation
-    if not truncation > 0:
-        raise InputError(f"the truncation must be a length above 0, got {truncation}")
+    check_range("fuse_depth", "(0, inf]", truncation=truncation)
     low, shape = _grid(cameras, depth, voxel_size, truncation, box)
+    # Sums are stored block by block, (blocks, nodes of a block), so that a view touches only the
+    # blocks that it may see.
     blocks = [math.ceil(n / _BLOCK) for n in shape]
     nodes = _BLOCK**3
     count = math.prod(blocks)
-    total, weight = (torch.zeros(count, nodes) for _ in range(2))
-    tint, tint_weight = (
-        (torch.zeros(count, nodes, 3), torch.zeros(count, nodes))
-        if colors is not None
-        else (None, None)
-    )
+    total, weight, tint_weight = (torch.zeros(count, nodes) for _ in range(3))
+    tint = torch.zeros(count, nodes, 0 if colors is None else 3)
     inner = torch.cartesian_prod(*[torch.arange(_BLOCK)] * 3).float() * voxel_size
     corners = torch.cartesian_prod(*(torch.arange(n) for n in blocks)).float() * (
         _BLOCK * voxel_size
     ) + torch.tensor(low)
     for k in range(len(cameras)):
         reached = _find_blocks(cameras, k, depth[k], corners, voxel_size, truncation)
-        for part in reached.split(2048):
+        for chunk in reached.split(2048):
             local = transform(
-                cameras.world_to_camera[k], (corners[part][:, None] + inner).flatten(0, 1)
+                cameras.world_to_camera[k], (corners[chunk][:, None] + inner).flatten(0, 1)
             )
             z = local[:, 2]
             u, v = _pixels(cameras.intrinsics[k], local)
             height, width = depth.shape[1:]
             inside = (z > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
             row = torch.where(inside, v, 0).long() * width + torch.where(inside, u, 0).long()
+            # The distance is measured along z of the camera, not across the surface. Farther than the
+            # truncation behind the surface, a view gives no value.
             d = depth[k].flatten()[row]
             share = (d - z) / truncation
             counts = (inside & (d > 0) & (share > -1)).view(-1, nodes)
             share = share.clamp(max=1).view(-1, nodes)
-            total[part] += torch.where(counts, share, 0)
-            weight[part] += counts
-            if colors is not None and tint is not None and tint_weight is not None:
+            total[chunk] += torch.where(counts, share, 0)
+            weight[chunk] += counts
+            if colors is not None:
+                # Only nodes within the truncation of the surface show its color.
                 near = counts & (share < 1)
-                tint[part] += torch.where(
+                tint[chunk] += torch.where(
                     near[..., None], colors[k].flatten(1).T[row].view(-1, nodes, 3), 0
                 )
-                tint_weight[part] += near
+                tint_weight[chunk] += near
     distance = torch.where(weight > 0, total / weight.clamp(min=1), 1.0)
-    mean = (
-        None if tint is None or tint_weight is None else tint / tint_weight.clamp(min=1)[..., None]
-    )
+    mean = tint / tint_weight.clamp(min=1)[..., None]
     return FusedDepth(
         _join_blocks(distance, blocks, shape),
         _join_blocks(weight, blocks, shape),
-        None if mean is None else _join_blocks(mean, blocks, shape),
+        None if colors is None else _join_blocks(mean, blocks, shape),
         low,
         float(voxel_size),
     )
@@ -300,12 +304,12 @@ class FusedDepth:
 
 
 def _select_known(
-    places: np.ndarray, faces: np.ndarray, known: np.ndarray
+    places: np.ndarray, faces: np.ndarray, mask: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Select the faces whose vertices all lie on edges between known nodes, and the vertices."""
     # A vertex lies on an edge of the grid: the two ends differ in one coordinate only.
     low, high = np.floor(places).astype(int), np.ceil(places).astype(int)
-    sound = known[tuple(low.T)] & known[tuple(high.T)]
+    sound = mask[tuple(low.T)] & mask[tuple(high.T)]
     faces = faces[sound[faces].all(1)]
     used, renumbered = np.unique(faces, return_inverse=True)
     return places[used], renumbered.reshape(faces.shape)
@@ -316,12 +320,13 @@ def _interpolate(grid: Tensor, index: Tensor) -> Tensor:
 
     Places outside of the grid take the value at its border.
     """
+    # grid_sample takes -1 at the first node and 1 at the last one (align_corners).
     shape = torch.tensor(grid.shape[:3])
     place = (2 * index / (shape - 1) - 1).float().flip(1)  # grid_sample takes (z, y, x)
-    found = functional.grid_sample(
+    tints = functional.grid_sample(
         grid.movedim(3, 0)[None], place[None, None, None], align_corners=True, padding_mode="border"
     )
-    return found[0, :, 0, 0].T.contiguous()
+    return tints[0, :, 0, 0].T.contiguous()
 
 
 def _check_depth(
@@ -345,8 +350,7 @@ def _check_depth(
             f"fuse_depth takes depths (and a mask) ({size[0]}, 1, {size[1]}, {size[2]}) and colors "
             f"with 3 channels for these cameras, got {got}"
         )
-    if not voxel_size > 0:
-        raise InputError(f"the size of a voxel must be a length above 0, got {voxel_size}")
+    check_range("fuse_depth", "(0, inf]", voxel_size=voxel_size)
     plain = depth.reshape(size).detach().float().cpu().nan_to_num(0.0, posinf=0.0, neginf=0.0)
     counts = (plain > 0) & (plain <= largest)
     if flat[1] is not None:
@@ -368,9 +372,10 @@ def _grid(
         ends = []
         for k in range(len(cameras)):
             origins, directions = cameras[k].rays()
-            known = depth[k] > 0
-            if bool(known.any()):
-                points = (origins[0] + depth[k][..., None] * directions[0])[known]
+            # Rays have z = 1 in the camera: origin + depth * direction is the measured point.
+            measured = depth[k] > 0
+            if bool(measured.any()):
+                points = (origins[0] + depth[k][..., None] * directions[0])[measured]
                 ends += [points.amin(0), points.amax(0)]
         first = torch.stack(ends).amin(0) - truncation
         last = torch.stack(ends).amax(0) + truncation
@@ -378,6 +383,7 @@ def _grid(
         first, last = (torch.tensor(list(corner), dtype=torch.float32) for corner in box)
     if first.shape != (3,) or last.shape != (3,) or not bool((last > first).all()):
         raise InputError(f"the box must be two corners of three numbers, low below high, got {box}")
+    # The last nodes lie on the upper corner or beyond it.
     shape = [math.ceil(float(side) / voxel_size) + 1 for side in last - first]
     if math.prod(shape) > _MOST_NODES:
         raise InputError(
@@ -389,6 +395,7 @@ def _grid(
 
 
 def _pixels(K: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
+    # (u, v) = K (X, Y, Z) / Z; points behind the camera are sorted out by the caller.
     image = local @ K.to(local).T
     z = torch.where(image[:, 2] > 0, image[:, 2], 1.0)
     return image[:, 0] / z, image[:, 1] / z
@@ -398,12 +405,14 @@ def _find_blocks(
     cameras: Cameras, k: int, depth: Tensor, corners: Tensor, voxel_size: float, truncation: float
 ) -> Tensor:
     """Find the blocks that may lie in the picture and are not beyond all of its depths."""
+    # The ball around the nodes of a block.
     half = 0.5 * (_BLOCK - 1) * voxel_size
     radius = half * math.sqrt(3)
     local = transform(cameras.world_to_camera[k], corners + half)
     z = local[:, 2]
-    near = (z > -radius) & (z < float(depth.max()) + truncation + radius)
-    # The ball around a block is compared with the four planes through the sides of the picture.
+    within = (z > -radius) & (z < float(depth.max()) + truncation + radius)
+    # The ball is compared with the four planes through the camera and the sides of the picture. The
+    # corners turn clockwise in the picture, so the normals ray_k x ray_(k+1) point inwards.
     height, width = depth.shape
     sides = torch.tensor([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
     rays = torch.linalg.solve(
@@ -411,15 +420,16 @@ def _find_blocks(
     ).T
     normals = torch.linalg.cross(rays, rays.roll(-1, 0))
     normals = normals / normals.norm(dim=1, keepdim=True)
-    return (near & (local @ normals.T > -radius).all(1)).nonzero()[:, 0]
+    return (within & (local @ normals.T > -radius).all(1)).nonzero()[:, 0]
 
 
 def _join_blocks(values: Tensor, blocks: list[int], shape: tuple[int, int, int]) -> Tensor:
     """Join blocks to a grid, ``(blocks, nodes, ...) -> (X, Y, Z, ...)``."""
+    # (bx, by, bz, x, y, z) to (bx, x, by, y, bz, z), then the margin of the last blocks is cut off.
     trailing = values.shape[2:]
-    whole = values.view(*blocks, *[_BLOCK] * 3, *trailing).permute(
+    grid = values.view(*blocks, *[_BLOCK] * 3, *trailing).permute(
         0, 3, 1, 4, 2, 5, *range(6, 6 + len(trailing))
     )
-    return whole.reshape(*(n * _BLOCK for n in blocks), *trailing)[
+    return grid.reshape(*(n * _BLOCK for n in blocks), *trailing)[
         : shape[0], : shape[1], : shape[2]
     ].contiguous()

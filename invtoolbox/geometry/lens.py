@@ -68,10 +68,12 @@ class Lens:
         from kornia.geometry.calibration import distort_points
         from kornia.geometry.camera import distort_points_kannala_brandt
 
+        # kornia's functions take a camera matrix too: here focal length 1 and principal point 0.
         if self.kind == "fisheye":
             k = [*self.radial, *[0.0] * (4 - len(self.radial))]
             return distort_points_kannala_brandt(rays, rays.new_tensor([1, 1, 0, 0, *k]))
         k = [*self.radial, *[0.0] * (6 - len(self.radial))]
+        # OpenCV's order: k1, k2, p1, p2, k3, k4, k5, k6.
         coefficients = rays.new_tensor([*k[:2], *self.tangential, *k[2:]])
         eye = torch.eye(3, dtype=rays.dtype, device=rays.device)
         return distort_points(rays, eye, coefficients)
@@ -100,23 +102,30 @@ class Lens:
         True
         """
         if self.kind == "perspective":
+            # x <- x + (x' - distort(x)), a contraction if the distortion changes slowly.
             rays = points
             for _ in range(40 if self.distorts else 0):
                 rays = rays + points - self.distort(rays)
             return rays
+        # Solve r' = theta + k1 theta^3 + k2 theta^5 + ... for theta, from theta = r'. The clamp keeps
+        # rays in front of the camera, where tan(theta) is finite.
         goal = points.norm(dim=-1, keepdim=True)
         angle = goal
         for _ in range(12):
-            value, slope, power = angle, torch.ones_like(angle), angle
+            radius, slope, power = angle, torch.ones_like(angle), angle
             for order, k in enumerate(self.radial, start=1):
+                # d/dtheta of k theta^(2 order + 1), with power = theta^(2 order - 1).
                 slope = slope + (2 * order + 1) * k * power * angle
                 power = power * angle.square()
-                value = value + k * power
-            angle = (angle - (value - goal) / slope).clamp(0, 0.4999 * torch.pi)
+                radius = radius + k * power
+            angle = (angle - (radius - goal) / slope).clamp(0, 0.4999 * torch.pi)
+        # The ray has the direction of the point, and the length tan(theta).
         return points * torch.where(goal > 0, angle.tan() / goal.clamp_min(1e-30), 1.0)
 
     def quarter_turn(self) -> Lens:
         """Return the lens of the picture after a quarter turn clockwise."""
+        # A quarter turn maps (x, y) to (-y, x); in the formulas p1 and p2 then change places, and the
+        # sign of one of them. 0.0 - p1 in place of -p1, so that 0 does not become -0.
         p1, p2 = self.tangential
         return replace(self, tangential=(p2, 0.0 - p1))
 
@@ -136,11 +145,13 @@ def reach_of(lens: Lens) -> float:
     >>> round(reach_of(Lens(radial=(-0.3,))), 2), reach_of(Lens()) > 50
     (1.05, True)
     """
+    # The distorted radius along the x axis must grow with the angle; the first sample at which it
+    # falls ends the reach. 0.495 pi is just below a ray across the axis.
     angles = torch.linspace(0, 0.495 * math.pi, 4000, dtype=torch.float64)
     rays = torch.stack([angles.tan(), torch.zeros_like(angles)], 1)
     grows = lens.distort(rays)[:, 0].diff() > 0
-    wrong = (~grows).nonzero()
-    return float(rays[int(wrong[0]) if len(wrong) else -1, 0])
+    folds = (~grows).nonzero()
+    return float(rays[int(folds[0]) if len(folds) else -1, 0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,8 +186,10 @@ class Straightening:
         rows, columns = torch.meshgrid(
             *(torch.arange(side, dtype=torch.float64) + 0.5 for side in size), indexing="ij"
         )
+        # Backward: pixel of the pinhole, its ray, and where the lens shows this ray.
         source = lens.pixels(_rays(torch.stack([columns, rows], dim=-1), pinhole), K)
         if height > 1 and width > 1:
+            # The determinant of the Jacobian by forward differences: 0 or less if the map folds.
             across, down = source[:-1, 1:] - source[:-1, :-1], source[1:, :-1] - source[:-1, :-1]
             if not bool((across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0] > 0).all()):
                 raise InputError(
@@ -189,6 +202,7 @@ class Straightening:
         self, picture: Tensor, mode: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
     ) -> Tensor:
         """Resample a picture ``(channel, height, width)``; bicubic values stay within its range."""
+        # grid_sample takes -1 at the outer edge of the first pixel and 1 at that of the last one.
         height, width = picture.shape[1:]
         span = self.source.new_tensor([width, height])
         grid = (2 * self.source / span - 1).to(picture.dtype)
@@ -199,6 +213,7 @@ class Straightening:
 
 
 def _rays(pixels: Tensor, K: Tensor) -> Tensor:
+    # K^-1 (column, row, 1) without its last entry, 1; K may have a skew.
     return torch.linalg.solve(K[:2, :2], (pixels - K[:2, 2])[..., None])[..., 0]
 
 
@@ -211,6 +226,7 @@ def _least_zoom(lens: Lens, K: Tensor, size: tuple[int, int]) -> float:
         [torch.stack([along, torch.full_like(along, row)], 1) for row in (0.5, height - 0.5)]
         + [torch.stack([torch.full_like(down, column), down], 1) for column in (0.5, width - 0.5)]
     )
+    # A focal length that is larger by zoom divides the rays by zoom.
     rays = _rays(edge, K)
 
     def inside(zoom: float) -> bool:
@@ -221,6 +237,7 @@ def _least_zoom(lens: Lens, K: Tensor, size: tuple[int, int]) -> float:
 
     if inside(1.0):
         return 1.0
+    # Doubling brackets the zoom, and 40 bisections find it to 1e-12 of the bracket.
     low, high = 1.0, 2.0
     while not inside(high):
         low, high = high, 2 * high

@@ -75,28 +75,31 @@ def project_through_lens(
     if not isinstance(lens, Lens):
         if len(lens) != views:
             raise InputError(f"there are {len(lens)} lenses for {views} views; give one per view")
-        given = means, quats, scales, opacities, colors
-        parts, order = [], []
-        for one in dict.fromkeys(lens):
-            index = [k for k, other in enumerate(lens) if other == one]
-            own = viewmats[:, index], Ks[:, index]
+        # The views of equal lenses together, then back in the order of the views.
+        gaussians = means, quats, scales, opacities, colors
+        groups, order = [], []
+        for model in dict.fromkeys(lens):
+            index = [k for k, candidate in enumerate(lens) if candidate == model]
+            cameras = viewmats[:, index], Ks[:, index]
             last = None if ends is None else ends[:, index]
-            found = project_through_lens(*given, *own, how, one, last)
-            parts.append([part.unflatten(0, (scenes, len(index))) for part in found])
+            projected = project_through_lens(*gaussians, *cameras, how=how, lens=model, ends=last)
+            groups.append([t.unflatten(0, (scenes, len(index))) for t in projected])
             order += index
         place = torch.tensor(order, device=means.device).argsort()
-        return tuple(torch.cat(every, 1)[:, place].flatten(0, 1) for every in zip(*parts))  # type: ignore[return-value]
+        return tuple(torch.cat(tensors, 1)[:, place].flatten(0, 1) for tensors in zip(*groups))  # type: ignore[return-value]
+    # Sigma points of the mean and of m +- sqrt(3 + lambda) s_k q_k, with the columns q_k of R.
     scale = ALPHA**2 * (3 + KAPPA)  # 3 + lambda
     first = 1 - 3 / scale
     axes = math.sqrt(scale) * rotation_matrices(quats) * scales[..., None, :]
-    away = torch.cat([torch.zeros_like(means[..., None]), axes, -axes], -1).transpose(-1, -2)
-    points = means[:, :, None] + away  # (S, N, 7, 3)
+    offsets = torch.cat([torch.zeros_like(means[..., None]), axes, -axes], -1).transpose(-1, -2)
+    points = means[:, :, None] + offsets  # (S, N, 7, 3)
     R, t = viewmats[:, :, :3, :3], viewmats[:, :, :3, 3]
     local = points.flatten(1, 2)[:, None] @ R.transpose(-1, -2) + t[:, :, None]
     local = local.unflatten(2, (count, 7))  # (S, C, N, 7, 3)
     depth, radius, pixels = _see(local, Ks, how, lens)
     eye = -(R.transpose(-1, -2) @ t[..., None])[..., None, :, 0]  # (S, C, 1, 3)
     if ends is not None:
+        # The row on which a point falls gives its time, and the time its row: a fixed point.
         path = Path.between(viewmats, ends)
         start = local
         for _ in range(ROLLING_STEPS):
@@ -105,10 +108,12 @@ def project_through_lens(
             depth, radius, pixels = _see(local, Ks, how, lens)
         eye = eye + time[..., 0, :] * path.shift[:, :, None]
     limit = reach_of(lens)
+    # Weights of the mean: w_0 = lambda / (3 + lambda) = 1 - 3 / scale, and 1 / (2 scale) for the others.
     weights = torch.full_like(pixels[0, 0, 0, :, :1], 0.5 / scale)
     weights[0] = first
     mean = (weights * pixels).sum(-2)
     off = pixels - mean[..., None, :]
+    # Weights of the covariance: w'_0 = w_0 + 1 - alpha^2 + beta. C = [[a, b], [b, c]] with the blur.
     spread = weights.clone()
     spread[0] = first + 1 - ALPHA**2 + BETA
     a, c = ((spread * off.square()).sum(-2) + how.blur).unbind(-1)
@@ -116,22 +121,25 @@ def project_through_lens(
     det = a * c - b * b
     share = torch.ones_like(det)
     if how.antialiased:
+        # sqrt(det C / det(C + blur I)), as in Mip-Splatting (Yu et al. 2024).
         sharp = (a - how.blur) * (c - how.blur) - b * b
         share = (sharp / det).clamp_min(1e-12).sqrt()
     opacity = opacities[:, None] * share
-    boxes, seen = _boxes(mean, a, c, opacity.detach(), how)
-    seen = seen & (depth > how.near) & (depth < how.far) & (det > 0)
-    seen = seen & (radius[..., 0, 0] < limit)
+    boxes, visible = _boxes(mean, a, c, opacity.detach(), how)
+    visible = visible & (depth > how.near) & (depth < how.far) & (det > 0)
+    visible = visible & (radius[..., 0, 0] < limit)
     features = [_features(means, colors, eye, views, how.degree)]
     features += [depth[..., None]] if how.depth else []
-    safe = torch.where(seen, det, 1.0)
+    # The conic C^-1 = [[c, -b], [-b, a]] / det, in the layout of `kernels.rendering.splat_projection`.
+    safe = torch.where(visible, det, 1.0)
     rows = [mean, torch.stack([c / safe, -b / safe, a / safe, opacity], -1), *features]
-    splats = torch.where(seen[..., None], torch.cat(rows, -1), 0.0)
+    splats = torch.where(visible[..., None], torch.cat(rows, -1), 0.0)
+    # o exp(-d^2 / 2) = 1/255 at d^2 / 2 = log(255 o).
     reach = torch.stack([depth, (255 * opacity).clamp_min(1.0).log()], -1).detach()
-    reaches = torch.where(seen[..., None], reach, 0.0)
-    boxes = torch.where(seen[..., None], boxes, 0).int()
+    reaches = torch.where(visible[..., None], reach, 0.0)
+    boxes = torch.where(visible[..., None], boxes, 0).int()
     flat = (scenes * views, count, -1)
-    return tuple(part.reshape(flat).contiguous() for part in (splats, boxes, reaches))  # type: ignore[return-value]
+    return tuple(t.reshape(flat).contiguous() for t in (splats, boxes, reaches))  # type: ignore[return-value]
 
 
 def _see(local: Tensor, Ks: Tensor, how: Projection, lens: Lens) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,9 +149,9 @@ def _see(local: Tensor, Ks: Tensor, how: Projection, lens: Lens) -> tuple[Tensor
     z = torch.maximum(local[..., 2], 0.1 * depth[..., None].clamp_min(how.near))
     rays = local[..., :2] / z[..., None]
     radius = rays.norm(dim=-1, keepdim=True)
-    shown = lens.distort_within(rays)
+    bent = lens.distort_within(rays)
     focal, centre = Ks[:, :, None, None, [0, 1], [0, 1]], Ks[:, :, None, None, :2, 2]
-    return depth, radius, shown * focal + centre
+    return depth, radius, bent * focal + centre
 
 
 @dataclass(frozen=True)
@@ -163,6 +171,7 @@ class Path:
     @classmethod
     def between(cls, first: Tensor, last: Tensor) -> Path:
         """Return the path between poses world to camera, ``(S, C, 4, 4)`` each."""
+        # Centres are c = -R^T t. R_last R_first^T maps the axes of the first camera to the last one's.
         shift = inverse(last)[..., :3, 3] - inverse(first)[..., :3, 3]
         R = first[..., :3, :3]
         turn = rotation_vector(last[..., :3, :3] @ R.transpose(-1, -2))
@@ -175,6 +184,7 @@ class Path:
             points: the points.
             time: time of each point from 0 to 1, ``(S, C, N, 7, 1)``.
         """
+        # Rodrigues: p cos + (k x p) sin + k (k . p)(1 - cos), after the centre has moved.
         points = points - time * self.local[:, :, None, None]
         angle = self.turn.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         axis = (self.turn / angle)[:, :, None, None].expand_as(points)
@@ -189,14 +199,16 @@ def _boxes(
 ) -> tuple[Tensor, Tensor]:
     """Return the boxes of pixels, and whether there is any pixel in them."""
     with torch.no_grad():
+        # The ellipse d^2 = 2 log(255 o) extends sqrt(2 log(255 o) C_kk) along axis k, here with a
+        # margin for rounding; pixel i belongs to it if its centre i + 1/2 does.
         limit = (255 * opacity).clamp_min(1.0).log()
         half = (2 * limit[..., None] * torch.stack([a, c], -1)).sqrt() * 1.0001 + 1e-3
         size = mean.new_tensor([how.width, how.height])
         start = (mean - half - 0.5).ceil().clamp_min(0)
         end = torch.minimum((mean + half - 0.5).ceil(), size)
-        seen = (start < end).all(-1) & (opacity >= 1 / 255) & (half.amax(-1) > how.clip)
+        visible = (start < end).all(-1) & (opacity >= 1 / 255) & (half.amax(-1) > how.clip)
         boxes = torch.stack([start[..., 0], end[..., 0], start[..., 1], end[..., 1]], -1)
-        return torch.where(seen[..., None], boxes, 0.0), seen
+        return torch.where(visible[..., None], boxes, 0.0), visible
 
 
 def _features(means: Tensor, colors: Tensor, eye: Tensor, views: int, degree: int) -> Tensor:
@@ -206,7 +218,10 @@ def _features(means: Tensor, colors: Tensor, eye: Tensor, views: int, degree: in
     """
     if degree < 0:
         return colors[:, None].expand(-1, views, -1, -1)
-    away = means[:, None] - eye
-    basis = spherical_harmonics(away / away.norm(dim=-1, keepdim=True).clamp_min(1e-30), degree)
+    # color = max(sum_k Y_k(d) c_k + 1/2, 0) in the direction d from the camera (Kerbl et al. 2023).
+    directions = means[:, None] - eye
+    basis = spherical_harmonics(
+        directions / directions.norm(dim=-1, keepdim=True).clamp_min(1e-30), degree
+    )
     harmonics = colors[:, None, :, : basis.shape[-1]]
     return ((basis[..., None] * harmonics).sum(-2) + 0.5).clamp_min(0)

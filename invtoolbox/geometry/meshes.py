@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.environment import trimesh
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 
@@ -57,8 +58,8 @@ class Mesh(Settings):
             return shape
         body = Body.of(shape)
         if body.faces is None or len(body.points) != 1:
-            held = "points without faces" if body.faces is None else f"{len(body.points)} meshes"
-            raise InputError(f"one mesh is needed, but {type(shape).__name__} holds {held}")
+            content = "points without faces" if body.faces is None else f"{len(body.points)} meshes"
+            raise InputError(f"one mesh is needed, but {type(shape).__name__} holds {content}")
         return cls(body.points[0], body.faces, points_of(shape)[1])
 
     def to_trimesh(self) -> Any:
@@ -66,8 +67,7 @@ class Mesh(Settings):
 
         Needs the extra ``[3d]``.
         """
-        from invtoolbox.datasets.models.meshes import trimesh
-
+        # Colors of trimesh are bytes.
         tints = (
             None
             if self.colors is None
@@ -79,15 +79,6 @@ class Mesh(Settings):
             vertex_colors=tints,
             process=False,
         )
-
-    def to_open3d(self) -> Any:
-        """Return an `open3d.geometry.TriangleMesh` with the same vertices in the same order.
-
-        Needs the extra ``[3d]``.
-        """
-        from invtoolbox.geometry.open3d_export import to_open3d
-
-        return to_open3d(self)
 
     def with_vertices(self, vertices: Tensor) -> Mesh:
         """Return a mesh of the same faces with other vertices."""
@@ -225,6 +216,7 @@ def check_mesh(vertices: Tensor, faces: Tensor) -> None:
 
 def mesh_edges(faces: Tensor, count: int) -> Tensor:
     """Return every edge once in each direction, ``(2, E)``, in the order of the vertices."""
+    # The key i count + j orders edges by the first vertex, then by the second one.
     a, b, c = faces.long().unbind(1)
     i, j = torch.cat([a, b, b, c, c, a]), torch.cat([b, a, c, b, a, c])
     keys = (i * count + j)[i != j].unique()
@@ -234,10 +226,11 @@ def mesh_edges(faces: Tensor, count: int) -> Tensor:
 def cotangent_weights(vertices: Tensor, faces: Tensor, edges: Tensor) -> Tensor:
     """Compute half the sum of the cotangents opposite to each edge, ``(E,)``, in float64."""
     corners = vertices.double()[faces.long()]  # (F, 3, 3)
-    # Twice the area of each triangle.
+    # Twice the area of each triangle: |(b - a) x (c - a)|.
     area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(
         dim=1
     )
+    # The square of the longest edge has the unit of an area, so the test does not depend on the unit.
     longest = (corners - corners.roll(1, dims=1)).square().sum(-1).amax(1)
     flat = area <= _LEAST_AREA * longest
     if bool(flat.any()):
@@ -249,11 +242,13 @@ def cotangent_weights(vertices: Tensor, faces: Tensor, edges: Tensor) -> Tensor:
         )
     weights = vertices.new_zeros(edges.shape[1], dtype=torch.float64)
     count, keys = len(vertices), edges[0] * len(vertices) + edges[1]
+    # w_ij = (cot alpha + cot beta) / 2 over the angles opposite to the edge (Pinkall and Polthier
+    # 1993). Between edges u and v, cot = u . v / |u x v|, and |u x v| is twice the area.
     for k in range(3):
-        one, two = (k + 1) % 3, (k + 2) % 3
-        u, v = corners[:, one] - corners[:, k], corners[:, two] - corners[:, k]
+        after, before = (k + 1) % 3, (k + 2) % 3
+        u, v = corners[:, after] - corners[:, k], corners[:, before] - corners[:, k]
         half = 0.5 * (u * v).sum(1) / area
-        i, j = faces[:, one].long(), faces[:, two].long()
+        i, j = faces[:, after].long(), faces[:, before].long()
         for first, second in ((i, j), (j, i)):
             weights.index_add_(0, torch.searchsorted(keys, first * count + second), half)
     return weights.to(vertices.dtype)
@@ -278,9 +273,10 @@ def _colors_of(shape: Any) -> Tensor | None:
         return None
     if stored is None or np.ndim(stored) != 2 or np.shape(stored)[1] < 3:
         return None
-    values = np.asarray(stored)[:, :3]
+    # trimesh stores bytes with an alpha, Open3D numbers from 0 to 1.
+    tints = np.asarray(stored)[:, :3]
     return torch.from_numpy(
-        values / 255.0 if values.dtype == np.uint8 else values.astype(np.float64)
+        tints / 255.0 if tints.dtype == np.uint8 else tints.astype(np.float64)
     ).float()
 
 
@@ -290,23 +286,25 @@ def _of_array(shape: Tensor | np.ndarray) -> Body:
         raise InputError(
             f"points must have the shape (N, 3) or (batch, N, 3), got {tuple(points.shape)}"
         )
+    # Whole numbers as coordinates become float64; `rebuild` returns the kind that came in.
     points = points if points.is_floating_point() else points.double()
     single = points.ndim == 2
 
-    def rebuild(moved: Tensor) -> Any:
-        back = (moved[0] if single else moved).to(points)
-        return back if isinstance(shape, Tensor) else back.cpu().numpy()
+    def rebuild(positions: Tensor) -> Any:
+        tensor = (positions[0] if single else positions).to(points)
+        return tensor if isinstance(shape, Tensor) else tensor.cpu().numpy()
 
     return Body(points[None] if single else points, None, rebuild)
 
 
 def _of_trimesh(shape: Any) -> Body:
+    # A copy: the arrays of trimesh are tracked, and must not share memory with a tensor.
     points = torch.from_numpy(np.array(shape.vertices, dtype=np.float64))
 
-    def rebuild(moved: Tensor) -> Any:
-        other = shape.copy()
-        other.vertices = moved[0].cpu().numpy()
-        return other
+    def rebuild(positions: Tensor) -> Any:
+        copied = shape.copy()
+        copied.vertices = positions[0].cpu().numpy()
+        return copied
 
     return Body(
         points[None], _whole(np.asarray(shape.faces)) if hasattr(shape, "faces") else None, rebuild
@@ -314,25 +312,26 @@ def _of_trimesh(shape: Any) -> Body:
 
 
 def _of_open3d(shape: Any) -> Body:
+    # Open3D has two families: tables of tensors (vertex, point), and plain arrays below.
     if hasattr(shape, "vertex") or hasattr(shape, "point"):  # the geometries of tensors
         table = shape.vertex if hasattr(shape, "vertex") else shape.point
         points = torch.from_numpy(table.positions.cpu().numpy().copy())
         faces = _whole(shape.triangle.indices.cpu().numpy()) if hasattr(shape, "vertex") else None
 
-        def rebuild(moved: Tensor) -> Any:
-            other = shape.clone()
-            target = other.vertex if hasattr(shape, "vertex") else other.point
-            target.positions = type(table.positions)(moved[0].to(points).cpu().numpy())
-            return other
+        def rebuild(positions: Tensor) -> Any:
+            copied = shape.clone()
+            target = copied.vertex if hasattr(shape, "vertex") else copied.point
+            target.positions = type(table.positions)(positions[0].to(points).cpu().numpy())
+            return copied
 
         return Body(points[None], faces, rebuild)
     name = "vertices" if hasattr(shape, "triangles") else "points"
     points = torch.from_numpy(np.array(getattr(shape, name), dtype=np.float64))
 
-    def rebuild_legacy(moved: Tensor) -> Any:
-        other = copy.deepcopy(shape)
-        setattr(other, name, type(getattr(shape, name))(moved[0].double().cpu().numpy()))
-        return other
+    def rebuild_legacy(positions: Tensor) -> Any:
+        copied = copy.deepcopy(shape)
+        setattr(copied, name, type(getattr(shape, name))(positions[0].double().cpu().numpy()))
+        return copied
 
     return Body(
         points[None],
@@ -343,28 +342,26 @@ def _of_open3d(shape: Any) -> Body:
 
 def _of_pytorch3d(shape: Any) -> Body:
     is_mesh = hasattr(shape, "verts_list")
-    parts = shape.verts_list() if is_mesh else shape.points_list()
+    clouds = shape.verts_list() if is_mesh else shape.points_list()
     faces = shape.faces_list() if is_mesh else None
-    alike = all(len(part) == len(parts[0]) for part in parts) and (
+    alike = all(len(cloud) == len(clouds[0]) for cloud in clouds) and (
         faces is None or all(torch.equal(f, faces[0]) for f in faces)
     )
     if not alike:
         raise InputError(
-            f"the {len(parts)} items of this {type(shape).__name__} have different vertices or "
+            f"the {len(clouds)} items of this {type(shape).__name__} have different vertices or "
             "faces; take them one by one, shape[k]"
         )
 
-    def rebuild(moved: Tensor) -> Any:
-        if is_mesh:
-            return shape.update_padded(moved.to(parts[0]))
-        other = shape.clone()
-        return other.update_padded(moved.to(parts[0]))
+    def rebuild(positions: Tensor) -> Any:
+        padded = positions.to(clouds[0])
+        return (shape if is_mesh else shape.clone()).update_padded(padded)
 
-    return Body(torch.stack(list(parts)), None if faces is None else faces[0], rebuild)
+    return Body(torch.stack(list(clouds)), None if faces is None else faces[0], rebuild)
 
 
 def _whole(faces: Any) -> Tensor:
-    whole = faces if isinstance(faces, Tensor) else torch.from_numpy(np.ascontiguousarray(faces))
-    if whole.is_floating_point():
-        raise InputError(f"faces must be whole numbers, got {whole.dtype}")
-    return whole.long()
+    numbers = faces if isinstance(faces, Tensor) else torch.from_numpy(np.ascontiguousarray(faces))
+    if numbers.is_floating_point():
+        raise InputError(f"faces must be whole numbers, got {numbers.dtype}")
+    return numbers.long()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import tree_map
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import Splats
@@ -54,13 +55,14 @@ class Moving(NamedTuple):
         if time != int(time):
             bones = self._bones("the shape between two times")
             places = places_of(self.shape)
+            # The centre of a bone is the mean of the points, weighted by their shares in it.
             centres = torch.stack(
                 [w.T @ p / w.sum(0)[:, None] for w, p in zip(bones.weights, places)]
             )
             return self.at_pose(interpolate_poses(bones.poses, centres, time))
         index = int(time)
         turns = None if self.turns is None else self.turns[:, index]
-        return _moved(self.shape, self.displacements[:, index], turns)
+        return _displace(self.shape, self.displacements[:, index], turns)
 
     def at_pose(self, pose: Tensor) -> Any:
         """Return the shape in a pose of its bones, which need not occur at any of the times.
@@ -80,11 +82,10 @@ class Moving(NamedTuple):
             )
         poses = pose.to(bones.poses).expand(len(bones.poses), *bones.poses.shape[2:])[:, None]
         points = places_of(self.shape)
-        moved = blend(bones.weights, poses, points)[:, 0] - points
-        turned = isinstance(self.shape, Splats)
-        return _moved(
-            self.shape, moved, blend_turns(bones.weights, poses)[:, 0] if turned else None
-        )
+        displacements = blend(bones.weights, poses, points)[:, 0] - points
+        is_splats = isinstance(self.shape, Splats)
+        turns = blend_turns(bones.weights, poses)[:, 0] if is_splats else None
+        return _displace(self.shape, displacements, turns)
 
     def skeleton(self, item: int = 0) -> Skeleton:
         """Return the tree of the bones of an item."""
@@ -113,6 +114,7 @@ def blend_turns(weights: Tensor, poses: Tensor) -> Tensor:
     # q and -q are the same rotation: all have the sign of the first bone.
     sign = (turns * turns[:, :, :1]).sum(-1, keepdim=True)
     turns = torch.where(sign < 0, -turns, turns)
+    # The normalized mean, near the mean rotation if the bones of a point turn alike.
     mixed = torch.stack([w @ q for w, q in zip(weights.expand(len(turns), -1, -1), turns)])
     return mixed / mixed.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
@@ -125,8 +127,8 @@ def farthest_points(points: Tensor, count: int) -> Tensor:
     >>> farthest_points(torch.tensor([[0.0, 0, 0], [1, 0, 0], [5, 0, 0]]), 2)
     tensor([2, 0])
     """
-    if not 1 <= count <= len(points):
-        raise InputError(f"1 to {len(points)} of {len(points)} points can be chosen, got {count}")
+    check_range("farthest_points", f"[1, {len(points)}]", count=count)
+    # Greedy: the distance to the nearest chosen point is updated by each new one (Gonzalez 1985).
     chosen = [int((points - points.mean(0)).square().sum(1).argmax())]
     distance = (points - points[chosen[0]]).square().sum(1)
     for _ in range(count - 1):
@@ -159,6 +161,7 @@ def blend_weights(
             f"{neighbours} and {len(nodes)} nodes"
         )
     if width is None:
+        # The mean over the nodes of the distance to the nearest other node; 1 for a single node.
         between = torch.cdist(nodes, nodes) + torch.diag(nodes.new_full((len(nodes),), torch.inf))
         width = float(between.amin(1).mean()) if len(nodes) > 1 else 1.0
     squared, index = (
@@ -198,13 +201,14 @@ def rigidity_coefficients(skinning: Tensor, edges: Tensor, floor: float = 0.05) 
             "skinning weights must not be negative, with a positive weight in every row of (N, B), "
             f"got {tuple(skinning.shape)}"
         )
-    if not 0 <= floor <= 1:
-        raise InputError(f"the floor of rigidity coefficients lies between 0 and 1, got {floor}")
+    check_range("rigidity_coefficients", "[0, 1]", floor=floor)
     # Detached, because a network could otherwise switch the prior off by uniform weights.
     W = skinning.detach() / skinning.detach().sum(1, keepdim=True)
+    # H_i, from 0 for one bone to 1 for equal shares of all bones.
     entropy = -(W * W.clamp_min(torch.finfo(W.dtype).tiny).log()).sum(1) / torch.log(
         torch.tensor(max(W.shape[1], 2))
     )
+    # (1 - H_i)(1 - H_j) sum_b W_ib W_jb, divided by its largest value over the edges.
     i, j = edges
     common = (1 - entropy[i]).clamp_min(0) * (1 - entropy[j]).clamp_min(0) * (W[i] * W[j]).sum(1)
     return floor + (1 - floor) * common / common.amax().clamp_min(1e-30)
@@ -230,23 +234,27 @@ def map_tensors(shape: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return tree_map(change, shape)
 
 
-def _moved(shape: Any, moved: Tensor, turns: Tensor | None) -> Any:
+def _displace(shape: Any, displacements: Tensor, turns: Tensor | None) -> Any:
     """Return a shape after displacements ``(batch, N, 3)`` and rotations ``(batch, N, 4)``."""
     if isinstance(shape, Tensor):
-        return shape + moved
+        return shape + displacements
     if isinstance(shape, Voxels):
-        return _warp(shape, moved)
-    quats = shape.quats.expand(len(moved), -1, -1)
+        return _warp(shape, displacements)
+    quats = shape.quats.expand(len(displacements), -1, -1)
     if turns is not None:
+        # The rotation since rest follows the orientation at rest.
         quats = product(turns, quats)
-    return dataclasses.replace(shape, means=shape.means + moved, quats=quats)
+    return dataclasses.replace(shape, means=shape.means + displacements, quats=quats)
 
 
-def _warp(voxels: Voxels, moved: Tensor) -> Voxels:
+def _warp(voxels: Voxels, displacements: Tensor) -> Voxels:
     """Interpolate voxels at the places from which matter has come."""
     space = voxels.space
-    low, high = moved.new_tensor(space.low), moved.new_tensor(space.high)
-    unit = 2 * (places_of(voxels).to(moved) + moved - low) / (high - low) - 1
+    low, high = displacements.new_tensor(space.low), displacements.new_tensor(space.high)
+    # The box in [-1, 1]^3, as grid_sample takes it.
+    sources = places_of(voxels).to(displacements) + displacements
+    unit = 2 * (sources - low) / (high - low) - 1
+    # A tolerance for rounding: nodes on the faces of the box are inside.
     outside = (unit.abs() > 1 + 1e-6).any(-1)
     density, color = (
         _sample(space, leaf, unit, fill)
@@ -261,11 +269,11 @@ def _sample(space: VoxelSpace, leaf: Tensor, unit: Tensor, fill: float) -> Tenso
     grid = grid.flatten(4) if leaf.ndim > 2 else grid[..., None]
     batch = max(len(grid), len(unit))
     # grid_sample takes the last axis of the grid as the first coordinate.
-    found = functional.grid_sample(
+    samples = functional.grid_sample(
         grid.movedim(-1, 1).expand(batch, -1, -1, -1, -1),
         unit.flip(-1).expand(batch, -1, -1)[:, :, None, None],
         mode="bilinear",
         padding_mode="border",
         align_corners=True,
     )
-    return found[..., 0, 0].transpose(1, 2).reshape(batch, unit.shape[1], *leaf.shape[2:])
+    return samples[..., 0, 0].transpose(1, 2).reshape(batch, unit.shape[1], *leaf.shape[2:])

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.settings import Settings
 from invtoolbox.core.sparse_graph import connected_components
 from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.geometry.meshes import check_mesh, cotangent_weights, mesh_edges
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 
 Weights = Literal["uniform", "gaussian"]
@@ -60,8 +62,10 @@ class NeighbourGraph(Settings):
             raise InputError(
                 "the weights of a NeighbourGraph must be finite and not negative, but some are not"
             )
-        ends, one = torch.arange(e, device=self.edges.device), torch.ones_like(self.weights)
-        matrix = SparseProduct(ends.repeat(2), self.edges.flatten(), torch.cat([one, -one]), (e, n))
+        # Row e has 1 in the column of the edge's point and -1 in that of its neighbour.
+        rows, ones = torch.arange(e, device=self.edges.device), torch.ones_like(self.weights)
+        signs = torch.cat([ones, -ones])
+        matrix = SparseProduct(rows.repeat(2), self.edges.flatten(), signs, (e, n))
         object.__setattr__(self, "differences", matrix)
 
     @classmethod
@@ -102,12 +106,16 @@ class NeighbourGraph(Settings):
             else _nearest_pairs(cloud, neighbours or 1, radius)
         )
         if labels is not None and len(pairs):
+            # The fourth coordinate is the label; a point with too few neighbours of its label has
+            # also found others.
             pairs = pairs[cloud[pairs[:, 0], 3] == cloud[pairs[:, 1], 3]]
         if symmetric:
             pairs = np.unique(np.concatenate([pairs, pairs[:, ::-1]]), axis=0)
+        # Numbers among the labelled points become numbers among all points.
         edges = torch.from_numpy(np.ascontiguousarray(members[pairs].T)).to(points.device)
         length = (points[edges[0]] - points[edges[1]]).norm(dim=1)
         if weights == "gaussian" and len(length):
+            # w = exp(-d^2 / (2 scale^2)).
             width = float(length.median()) if scale is None else scale
             return cls(points, edges, torch.exp(-0.5 * (length / max(width, 1e-12)).square()))
         return cls(points, edges, torch.ones_like(length))
@@ -132,22 +140,14 @@ class NeighbourGraph(Settings):
             InputError: if a face names a vertex that does not exist, or if a triangle has no area
                 and so no cotangents.
         """
-        from invtoolbox.geometry.meshes import check_mesh, cotangent_weights, mesh_edges
-
         check_mesh(vertices, faces)
         if weights not in ("cotangent", "clamped", "uniform"):
             raise unknown_name("weights", weights, ("cotangent", "clamped", "uniform"))
         edges = mesh_edges(faces, len(vertices))
         if weights == "uniform":
-            return cls(
-                vertices, edges, torch.ones_like(vertices[:1, 0]).expand(edges.shape[1]).clone()
-            )
-        values = cotangent_weights(vertices, faces, edges)
-        return (
-            cls(vertices, edges, values.clamp_min(0), False)
-            if weights == "clamped"
-            else cls(vertices, edges, values, True)
-        )
+            return cls(vertices, edges, vertices.new_ones(edges.shape[1]))
+        signed, cotangents = weights == "cotangent", cotangent_weights(vertices, faces, edges)
+        return cls(vertices, edges, cotangents if signed else cotangents.clamp_min(0), signed)
 
     @classmethod
     def of_grid(
@@ -177,6 +177,8 @@ class NeighbourGraph(Settings):
             )
         device = None if density is None else density.device
         dtype = torch.get_default_dtype() if density is None else density.dtype
+        # Every voxel but the last of an axis is joined to its successor along this axis; the stable
+        # sort orders the edges by their first voxel.
         place = torch.arange(sizes[0] * sizes[1] * sizes[2], device=device).view(sizes)
         half = torch.cat(
             [
@@ -195,8 +197,9 @@ class NeighbourGraph(Settings):
         positions = steps.view(-1, 3).to(dtype) * spacing
         if density is None:
             return cls(positions, edges, torch.ones(edges.shape[1], dtype=dtype, device=device))
-        values = density.flatten()
-        weights = (values[edges[0]] * values[edges[1]]).sqrt()
+        # The geometric mean of the densities of both ends.
+        masses = density.flatten()
+        weights = (masses[edges[0]] * masses[edges[1]]).sqrt()
         return cls(positions, edges[:, weights > 0], weights[weights > 0])
 
     def components(self) -> Tensor:
@@ -228,11 +231,8 @@ def _check_cloud(
         )
     if neighbours is None and radius is None:
         raise InputError("a NeighbourGraph needs a number of neighbours, a radius, or both")
-    if neighbours is not None and neighbours < 1:
-        raise InputError(f"every point must have at least 1 neighbour, got {neighbours=}")
-    for name, value in (("radius", radius), ("scale", scale)):
-        if value is not None and not value > 0:
-            raise InputError(f"the {name} of a NeighbourGraph must be positive, got {value}")
+    check_range("a NeighbourGraph", "[1, inf)", neighbours=neighbours)
+    check_range("a NeighbourGraph", "(0, inf]", radius=radius, scale=scale)
     if labels is not None and labels.shape != points.shape[:1]:
         raise InputError(
             f"{len(points)} points take labels of shape ({len(points)},), got {tuple(labels.shape)}"
@@ -244,6 +244,7 @@ def _check_cloud(
 
 def _separate_labels(cloud: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Append a coordinate that separates points of different labels by more than any distance."""
+    # The diagonal of the bounding box is the largest possible distance.
     size = float(np.linalg.norm(np.ptp(cloud, axis=0))) if len(cloud) else 0.0
     number = np.unique(labels, return_inverse=True)[1].reshape(-1)
     return np.concatenate([cloud, number[:, None] * (2 * size + 1.0)], axis=1)
@@ -255,16 +256,18 @@ def _nearest_pairs(cloud: np.ndarray, neighbours: int, radius: float | None) -> 
     n = len(cloud)
     if n < 2:
         return np.zeros((0, 2), dtype=np.int64)
+    # cKDTree excludes the bound itself: the next number above the radius includes it. Every point is
+    # its own nearest point, so one more is asked for.
     bound = np.inf if radius is None else np.nextafter(radius, np.inf)
     distance, index = cKDTree(cloud).query(
         cloud, k=min(neighbours + 1, n), distance_upper_bound=bound
     )
-    own = index == np.arange(n)[:, None]
+    itself = index == np.arange(n)[:, None]
     # If many points lie at one place, a point may not be among its nearest points; the last one is
     # then dropped.
-    own[~own.any(1), -1] = True
-    kept = ~own & np.isfinite(distance)
-    return np.stack([np.nonzero(kept)[0], index[kept]], axis=1).astype(np.int64)
+    itself[~itself.any(1), -1] = True
+    joined = ~itself & np.isfinite(distance)
+    return np.stack([np.nonzero(joined)[0], index[joined]], axis=1).astype(np.int64)
 
 
 def _pairs_within(cloud: np.ndarray, radius: float) -> np.ndarray:
@@ -275,5 +278,6 @@ def _pairs_within(cloud: np.ndarray, radius: float) -> np.ndarray:
         if len(cloud)
         else np.zeros((0, 2), np.int64)
     )
-    both = np.concatenate([half, half[:, ::-1]])
-    return both[np.lexsort((both[:, 1], both[:, 0]))]
+    # The tree returns each pair once and in no order.
+    pairs = np.concatenate([half, half[:, ::-1]])
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]

@@ -52,18 +52,18 @@ def to_open3d(obj: Any, colors: Any = None) -> Any:
         return _cloud(obj.means[0], _colors(obj) if colors is None else colors)
     body = Body.of(obj)
     if body.faces is None:
-        points, own = points_of(obj)
-        return _cloud(points, own if colors is None else colors)
+        points, stored = points_of(obj)
+        return _cloud(points, stored if colors is None else colors)
     mesh = Mesh.of(obj)
     o3d = open3d()
-    result = o3d.geometry.TriangleMesh(
+    triangles = o3d.geometry.TriangleMesh(
         o3d.utility.Vector3dVector(_rows(mesh.vertices)),
         o3d.utility.Vector3iVector(mesh.faces.cpu().numpy().astype(np.int32)),
     )
     tints = mesh.colors if colors is None else colors
     if tints is not None:
-        result.vertex_colors = o3d.utility.Vector3dVector(_tints(tints, len(mesh.vertices)))
-    return result
+        triangles.vertex_colors = o3d.utility.Vector3dVector(_tints(tints, len(mesh.vertices)))
+    return triangles
 
 
 def open3d() -> Any:
@@ -88,22 +88,24 @@ def _cloud(points: Tensor, colors: Any) -> Any:
 def _trajectory(cameras: Cameras) -> Any:
     o3d = open3d()
     height, width = cameras.size
-    result = o3d.camera.PinholeCameraTrajectory()
+    trajectory = o3d.camera.PinholeCameraTrajectory()
     entries = []
     for K, pose in zip(_rows(cameras.intrinsics), _rows(cameras.world_to_camera)):
         entry = o3d.camera.PinholeCameraParameters()
+        # The centre of the first pixel is (0.5, 0.5) here, and (0, 0) in Open3D.
         K = K - 0.5 * np.array([[0, 0, 1], [0, 0, 1], [0, 0, 0]])
         entry.intrinsic = o3d.camera.PinholeCameraIntrinsic(width, height, K)
         entry.extrinsic = pose
         entries.append(entry)
-    result.parameters = entries
-    return result
+    trajectory.parameters = entries
+    return trajectory
 
 
 def _colors(splats: Splats) -> Tensor | None:
     """Return the colors that do not depend on the direction, if there are three channels."""
     colors = splats.colors[0]
     if colors.ndim == 3:
+        # Y_00 c + 1/2, without the harmonics of higher degree.
         return (HARMONIC_0 * colors[:, 0] + 0.5).clamp(0, 1)
     return colors if colors.shape[-1] == 3 else None
 
@@ -113,6 +115,7 @@ def _rows(values: Tensor) -> np.ndarray:
 
 
 def _tints(colors: Any, count: int) -> np.ndarray:
+    # One color serves all points.
     tints = _rows(torch.as_tensor(colors))
     if tints.shape not in ((3,), (count, 3)):
         raise InputError(

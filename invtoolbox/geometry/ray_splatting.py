@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.splatting import check_splats
 from invtoolbox.kernels.rendering.splat_binning import bin_splats
@@ -91,26 +92,22 @@ def ray_rasterization(
             f"directions have the shape {tuple(directions.shape)}, expected {(sensors, 'rays', 3)} "
             f"for viewmats {tuple(viewmats.shape)}"
         )
-    if not beam > 0:
-        raise InputError(
-            f"beam must be the standard deviation of a beam in radians, above 0, got {beam}"
-        )
+    check_range("ray_rasterization", "(0, inf]", near=near, beam=beam)
     directions = directions.detach().to(means)
     K = torch.eye(3, dtype=means.dtype, device=means.device).expand(*viewmats.shape[:-2], 3, 3)
-    leading = check_splats(
-        means, quats, scales, opacities, colors, viewmats, K, 1, 1, near, beam, sh_degree
-    )
+    inputs = means, quats, scales, opacities, colors
+    leading = check_splats(*inputs, viewmats, K, sh_degree)
     scenes = torch.Size(leading).numel()
     aimed = _RayViews.of(directions)
     side, views = aimed.side, len(aimed.faces)
-    m, q, s, o, f, V = (
-        t.reshape(scenes, *t.shape[len(leading) :])
-        for t in (means, quats, scales, opacities, colors, viewmats)
-    )
+    m, q, s, o, f, V = (t.reshape(scenes, *t.shape[len(leading) :]) for t in (*inputs, viewmats))
+    # World to face: the rotation to the axes of the face follows the pose of the sensor.
     turns = torch.zeros(views, 4, 4, dtype=means.dtype, device=means.device)
     turns[:, :3, :3] = _FACES.to(means)[aimed.faces]
     turns[:, 3, 3] = 1
     looks = turns @ V[:, aimed.sensors]
+    # A pinhole of 90 degrees has the focal length side / 2, so the angle beam at its centre is
+    # beam side / 2 pixels wide.
     half = side / 2
     K = means.new_tensor([[half, 0, half], [0, half, half], [0, 0, 1]]).expand(scenes, views, 3, 3)
     how = Projection(
@@ -118,35 +115,38 @@ def ray_rasterization(
         side,
         near,
         far,
-        (beam * half) ** 2,
+        blur=(beam * half) ** 2,
         degree=-1 if sh_degree is None else sh_degree,
         depth=True,
         anywhere=True,
     )
-    splats, boxes, reaches = project(m, q, s, o, f, looks, K, how)
+    flat = m, q, s, o, f, looks, K
+    splats, boxes, reaches = project(*flat, how)
     tiles = bin_splats(boxes, reaches, side, side)
-    every = (torch.arange(scenes, device=means.device)[:, None] * views + aimed.view).flatten()
-    rays = Rays.sort(every, aimed.places.repeat(scenes, 1), scenes * views, side, side)
+    view = (torch.arange(scenes, device=means.device)[:, None] * views + aimed.view).flatten()
+    rays = Rays.sort(view, aimed.places.repeat(scenes, 1), scenes * views, side, side)
+    # A splat holds six numbers of its shape, its channels, and its depth.
     channels = splats.shape[-1] - 7
-    planes = composite(
-        splats, boxes, reaches, tiles, side, side, channels if median_range else None, rays=rays
-    )
-    # Move the axis of planes to the end, and fill in the rays without a direction.
-    values = planes.unflatten(1, (scenes, len(aimed.rays))).movedim(0, -1)
-    whole = values.new_zeros(scenes, directions.shape[0] * directions.shape[1], values.shape[-1])
-    whole[..., channels + 1] = 1
-    whole = (
-        whole.index_copy(1, aimed.rays, values)
+    median = channels if median_range else None
+    planes = composite(splats, boxes, reaches, tiles, side, side, median=median, rays=rays)
+    # Move the axis of planes to the end, and fill in the rays without a direction: transmittance 1.
+    hits = planes.unflatten(1, (scenes, len(aimed.rays))).movedim(0, -1)
+    pixels = hits.new_zeros(scenes, directions.shape[0] * directions.shape[1], hits.shape[-1])
+    pixels[..., channels + 1] = 1
+    pixels = (
+        pixels.index_copy(1, aimed.rays, hits)
         .unflatten(1, directions.shape[:2])
         .unflatten(0, leading or (1,))
     )
-    whole = whole if leading else whole[0]
-    alpha = 1 - whole[..., channels + 1 : channels + 2]
+    pixels = pixels if leading else pixels[0]
+    # Planes: the channels, the depth sum(w z), the transmittance, the median depth. The expected
+    # range is sum(w z) / sum(w), stretched from the depth before the face to the length of the ray.
+    alpha = 1 - pixels[..., channels + 1 : channels + 2]
     stretch = aimed.stretch.view(*directions.shape[:2], 1)
-    info = {"range": whole[..., channels : channels + 1] / alpha.clamp_min(1e-10) * stretch}
+    info = {"range": pixels[..., channels : channels + 1] / alpha.clamp_min(1e-10) * stretch}
     if median_range:
-        info["median_range"] = whole[..., channels + 2 :] * stretch
-    return whole[..., :channels], alpha, info
+        info["median_range"] = pixels[..., channels + 2 :] * stretch
+    return pixels[..., :channels], alpha, info
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +174,8 @@ class _RayViews:
     @classmethod
     def of(cls, directions: Tensor) -> _RayViews:
         """Sort the rays of directions ``(C, R, 3)``."""
+        # The face of a ray is that of its largest coordinate, with its sign; the depth before the
+        # face is the absolute value of this coordinate.
         flat = directions.reshape(-1, 3)
         size, axis = flat.abs().max(1)
         face = 2 * axis + (flat.gather(1, axis[:, None])[:, 0] < 0)
@@ -186,9 +188,16 @@ class _RayViews:
         # Tiles of 16 pixels a side hold some hundred rays each.
         busiest = int(counts.max()) if len(counts) else 1
         side = 16 * max(1, min(128, math.ceil(math.sqrt(busiest / 128))))
+        # x / z and y / z lie in [-1, 1] on a face of 90 degrees.
         places = (0.5 + 0.5 * inside[:, :2] / inside[:, 2:]) * side
         stretch = torch.zeros_like(size)
         stretch[rays] = flat[rays].norm(dim=1) / size[rays]
         return cls(
-            torch.div(used, 6, rounding_mode="floor"), used % 6, rays, view, places, stretch, side
+            sensors=torch.div(used, 6, rounding_mode="floor"),
+            faces=used % 6,
+            rays=rays,
+            view=view,
+            places=places,
+            stretch=stretch,
+            side=side,
         )

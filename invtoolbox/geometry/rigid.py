@@ -13,6 +13,7 @@ from invtoolbox.errors import InputError
 
 def skew(v: Tensor) -> Tensor:
     """Return the matrix with ``skew(v) @ u = v x u``: ``(..., 3) -> (..., 3, 3)``."""
+    # [v]_x = [[0, -z, y], [z, 0, -x], [-y, x, 0]].
     x, y, z = v.unbind(-1)
     zero = torch.zeros_like(x)
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
@@ -28,6 +29,7 @@ def rotation(rotation_vector: Tensor) -> Tensor:
             [ 1.,  0.,  0.],
             [ 0.,  0.,  1.]])
     """
+    # R = I + sin(a) [k]_x + (1 - cos(a)) [k]_x^2 for the unit axis k and the angle a.
     from kornia.geometry.conversions import axis_angle_to_rotation_matrix
 
     return axis_angle_to_rotation_matrix(rotation_vector)
@@ -56,6 +58,8 @@ def own_axes(points: Tensor) -> Tensor:
     >>> (turn @ torch.tensor([0.0, 2.0, 1.0]).double()).round(decimals=3)
     tensor([2., 0., 1.], dtype=torch.float64)
     """
+    # The sum of unit directions is (cos, sin) of their mean, and a turn by minus this angle maps it to
+    # the first axis.
     plane = points[:, :2].double()
     ahead, left = torch.nn.functional.normalize(plane, dim=1).sum(0)
     zero = torch.zeros_like(ahead)
@@ -72,6 +76,7 @@ def rigid(rotation_matrix: Tensor, translation: Tensor) -> Tensor:
 
 def inverse(motion: Tensor) -> Tensor:
     """Return the inverse motion, ``(..., 4, 4)``."""
+    # (R, t)^-1 = (R^T, -R^T t).
     R = motion[..., :3, :3].transpose(-1, -2)
     return rigid(R, -(R @ motion[..., :3, 3:]).squeeze(-1))
 
@@ -83,6 +88,7 @@ def transform(motion: Tensor, points: Tensor) -> Tensor:
     tensor([[1., 0., 0.],
             [1., 0., 0.]])
     """
+    # Points are rows: (R p)^T = p^T R^T.
     motion = motion.to(points)
     return points @ motion[..., :3, :3].transpose(-1, -2) + motion[..., None, :3, 3]
 
@@ -100,6 +106,8 @@ def part_of(motion: Tensor, share: Tensor) -> Tensor:
 
     The shapes are ``(4, 4), (N,) -> (N, 4, 4)``.
     """
+    # The rotation vector and the translation grow evenly: a turn about the origin of the frame while
+    # it goes straight, not the screw exp(share log(motion)).
     turn = rotation_vector(motion[:3, :3])
     return rigid(rotation(share[:, None] * turn), share[:, None] * motion[:3, 3])
 
@@ -111,6 +119,7 @@ def check_motion(motion: Tensor, what: str) -> Tensor:
         raise InputError(
             f"{what} must be a 4 by 4 matrix of finite numbers, got shape {tuple(motion.shape)}"
         )
+    # R R^T = I holds for reflections too; their determinant is -1.
     R = motion[:3, :3]
     if (
         float((R @ R.T - torch.eye(3, dtype=R.dtype)).abs().max()) > 1e-3

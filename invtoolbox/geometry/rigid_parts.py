@@ -65,23 +65,22 @@ def rigid_parts(points: Tensor, tracks: Tensor, count: int, neighbours: Tensor) 
             f"rigid_parts divides N points with tracks (T, N, 3) into 1 to N parts, got "
             f"{len(points)} points, tracks {tuple(tracks.shape)} and {count} parts"
         )
-    tracks_of = _Tracks(points.double(), tracks.double(), neighbours)
+    tracked = _Tracks(points.double(), tracks.double(), neighbours)
     labels = torch.zeros(len(points), dtype=torch.long, device=points.device)
     barren: set[int] = set()  # parts whose split changed nothing
     while (number := int(labels.max()) + 1) < count:
-        costs = tracks_of.part_costs(labels)
+        costs = tracked.part_costs(labels)
         costs[list(barren)] = 0
         worst = int(costs.argmax())
         if not costs[worst] > 0:
             break
-        split = tracks_of.assign(tracks_of.split(labels, worst), _ROUNDS)
+        split = tracked.assign(tracked.split(labels, worst), _ROUNDS)
         if int(split.max()) + 1 > number:
             labels, barren = split, set()
         else:
             barren.add(worst)
-    labels = tracks_of.assign(labels, _LAST_ROUNDS)
-    labels = _exchange(tracks_of, labels)
-    rotations, translations = tracks_of.motions(labels)
+    labels = _exchange(tracked, tracked.assign(labels, _LAST_ROUNDS))
+    rotations, translations = tracked.motions(labels)
     return Parts(labels, rotations.to(points), translations.to(points))
 
 
@@ -93,6 +92,8 @@ class _Tracks:
 
     def motions(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Fit the motions ``(T, B, 3, 3)`` and ``(T, B, 3)`` of the parts."""
+        # Weights (B, N): 1 in the part, and a little on the neighbours of its points if it is small.
+        # 1e-9 keeps the sum of an empty part from being 0.
         inside = torch.nn.functional.one_hot(labels).T.to(self.points)
         border = _BORDER * (inside.sum(1) < _LEAST_POINTS).to(inside)[:, None]
         weights = inside + border * inside[:, self.neighbours].mean(2) + 1e-9
@@ -101,42 +102,45 @@ class _Tracks:
     def costs(self, labels: Tensor) -> Tensor:
         """Return the error of each point under the motion of each part, ``(B, N)``."""
         R, t = self.motions(labels)
-        moved = torch.einsum("tbij,nj->tbni", R, self.points) + t[:, :, None]
-        errors = (moved - self.tracks[:, None]).square().sum(-1).mean(0)
+        # e_bn = mean over t of |R_bt p_n + t_bt - y_nt|^2, averaged with its mean over the neighbours
+        # of n, which makes parts compact.
+        positions = torch.einsum("tbij,nj->tbni", R, self.points) + t[:, :, None]
+        errors = (positions - self.tracks[:, None]).square().sum(-1).mean(0)
         return 0.5 * (errors + errors[:, self.neighbours].mean(2))
 
-    def own_costs(self, labels: Tensor) -> Tensor:
+    def point_costs(self, labels: Tensor) -> Tensor:
         """Return the error of each point under the motion of its part, ``(N,)``."""
         return self.costs(labels).gather(0, labels[None])[0]
 
     def part_costs(self, labels: Tensor) -> Tensor:
         """Return the sum of the errors of each part, ``(B,)``; 0 for parts too small to split."""
         size = torch.bincount(labels)
-        sums = self.points.new_zeros(len(size)).index_add_(0, labels, self.own_costs(labels))
+        sums = self.points.new_zeros(len(size)).index_add_(0, labels, self.point_costs(labels))
         return torch.where(size < _LEAST_POINTS, 0.0, sums)
 
     def assign(self, labels: Tensor, rounds: int) -> Tensor:
         """Assign every point to the part that carries it best, and fit the motions again."""
         for _ in range(rounds):
-            new = self.costs(labels).argmin(0)
-            new = new.unique(return_inverse=True)[1]
-            if torch.equal(new, labels):
+            # Parts that lost all points disappear: the labels are numbered anew.
+            nearest = self.costs(labels).argmin(0).unique(return_inverse=True)[1]
+            if torch.equal(nearest, labels):
                 break
-            labels = new
+            labels = nearest
         return labels
 
-    def split(self, labels: Tensor, part: int) -> Tensor:
+    def split(self, labels: Tensor, label: int) -> Tensor:
         """Divide a part between its worst point and the point that is farthest from it."""
-        inside = (labels == part).nonzero()[:, 0]
+        inside = (labels == label).nonzero()[:, 0]
         places = self.points[inside]
-        one = places[self.own_costs(labels)[inside].argmax()]
-        other = places[(places - one).square().sum(1).argmax()]
-        nearer = (places - one).square().sum(1) < (places - other).square().sum(1)
+        worst = places[self.point_costs(labels)[inside].argmax()]
+        farthest = places[(places - worst).square().sum(1).argmax()]
+        nearer = (places - worst).square().sum(1) < (places - farthest).square().sum(1)
         return labels.index_fill(0, inside[nearer], int(labels.max()) + 1)
 
     def cheapest_merger(self, labels: Tensor) -> Tensor | None:
         """Return the labels after the union of the two touching parts that costs least."""
-        own = self.own_costs(labels)
+        costs = self.point_costs(labels)
+        # Pairs of labels of neighbouring points, each once, the smaller label first.
         pairs = torch.stack(
             [labels[:, None].expand_as(self.neighbours), labels[self.neighbours]], -1
         ).flatten(0, 1)
@@ -146,8 +150,8 @@ class _Tracks:
             inside = ((labels == a) | (labels == b)).nonzero()[:, 0]
             points, tracks = self.points[inside], self.tracks[:, inside]
             R, t = fit_motions(torch.ones_like(points[None, :, 0]), points, tracks)
-            moved = points @ R[:, 0].transpose(-1, -2) + t
-            rise = float((moved - tracks).square().sum(-1).mean(0).sum() - own[inside].sum())
+            positions = points @ R[:, 0].transpose(-1, -2) + t
+            rise = float((positions - tracks).square().sum(-1).mean(0).sum() - costs[inside].sum())
             if rise < best:
                 best, union = rise, (a, b)
         if union is None:
@@ -167,23 +171,24 @@ def fit_motions(weights: Tensor, points: Tensor, tracks: Tensor) -> tuple[Tensor
     Returns:
         rotations ``(T, B, 3, 3)`` and translations ``(T, B, 3)`` of ``p -> R p + t``.
     """
+    # Kabsch: R from the weighted covariance E[y p^T] - E[y] E[p]^T, and t = E[y] - R E[p].
     shares = weights / weights.sum(1, keepdim=True)
-    centre, arrived = shares @ points, shares @ tracks
+    centre, mean_track = shares @ points, shares @ tracks
     products = torch.einsum("bn,tni,nj->tbij", shares, tracks, points)
-    R = best_rotation(products - arrived[..., :, None] * centre[:, None, :])
-    return R, arrived - (R @ centre[..., None]).squeeze(-1)
+    R = best_rotation(products - mean_track[..., :, None] * centre[:, None, :])
+    return R, mean_track - (R @ centre[..., None]).squeeze(-1)
 
 
-def _exchange(tracks: _Tracks, labels: Tensor) -> Tensor:
+def _exchange(tracked: _Tracks, labels: Tensor) -> Tensor:
     """Merge the cheapest pair and split the worst part, as long as the error falls."""
-    number, total = int(labels.max()) + 1, float(tracks.own_costs(labels).sum())
+    number, total = int(labels.max()) + 1, float(tracked.point_costs(labels).sum())
     for _ in range(number):
-        merged = tracks.cheapest_merger(labels)
+        merged = tracked.cheapest_merger(labels)
         if merged is None:
             break
-        worst = int(tracks.part_costs(merged).argmax())
-        trial = tracks.assign(tracks.split(merged, worst), _LAST_ROUNDS)
-        cost = float(tracks.own_costs(trial).sum())
+        worst = int(tracked.part_costs(merged).argmax())
+        trial = tracked.assign(tracked.split(merged, worst), _LAST_ROUNDS)
+        cost = float(tracked.point_costs(trial).sum())
         if int(trial.max()) + 1 < number or not cost < total:
             break
         labels, total = trial, cost

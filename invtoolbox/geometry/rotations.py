@@ -39,6 +39,8 @@ def best_rotation(S: Tensor) -> Tensor:
     True
     """
     with torch.no_grad():
+        # R does not depend on the scale of S, so S is divided by its Frobenius norm; S = 0 gives the
+        # identity.
         matrix = S.detach().double()
         size = matrix.square().sum((-1, -2), keepdim=True).sqrt()
         eye = torch.eye(3, dtype=torch.float64, device=S.device)
@@ -74,6 +76,7 @@ def rotation_matrices(quaternions: Tensor) -> Tensor:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Return the quaternion of the rotation b followed by a, ``(..., 4)``."""
+    # Hamilton's product: (w, v)(w', v') = (w w' - v . v', w v' + w' v + v x v').
     aw, ax, ay, az = a.unbind(-1)
     bw, bx, by, bz = b.unbind(-1)
     return torch.stack(
@@ -118,16 +121,18 @@ class _FitRotation(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(context: Any, *gradients: Tensor) -> Tensor:
+        # For the gradient G of R: with a = vee(R^T G - G^T R) and b = (tr(P) - P)^-1 a, the gradient
+        # of S is R [b]_x. P is symmetric at the optimum; its asymmetry is rounding.
         S, R = context.saved_tensors
         P = R.transpose(-1, -2) @ S
         P = 0.5 * (P + P.transpose(-1, -2))
         trace = P.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
         eye = torch.eye(3, dtype=S.dtype, device=S.device)
-        A = R.transpose(-1, -2) @ gradients[0]
-        a = _axial(A)
-        stiff = trace * eye - P
+        a = _axial(R.transpose(-1, -2) @ gradients[0])
+        # The relative ridge cuts the derivative off where tr(P) - P is singular: at vectors along one
+        # line, or at a reflection.
         b = torch.linalg.solve_ex(
-            stiff + 1e-7 * trace.abs().clamp_min(torch.finfo(S.dtype).tiny) * eye,
+            trace * eye - P + 1e-7 * trace.abs().clamp_min(torch.finfo(S.dtype).tiny) * eye,
             a[..., None],
             check_errors=not S.is_cuda,
         ).result.squeeze(-1)
@@ -163,24 +168,32 @@ def _largest_eigenvalue(s: list[list[Tensor]]) -> Tensor:
     third = 2.0 * torch.pi / 3
     # The squares of the sigma, in descending order.
     squares = [(centre + 2 * radius * (angle + k * third).cos()).clamp_min(0) for k in (0, -1, 1)]
-    value = (
+    eigenvalue = (
         squares[0].sqrt() + squares[1].sqrt() + squares[2].sqrt() * torch.where(det < 0, -1.0, 1.0)
     )
+    # Newton on the characteristic polynomial t^4 - 2 trace t^2 - 8 det t + last (Theobald 2005). The
+    # slope vanishes at a double root, where the closed form stands.
     last = trace.square() - 4 * minors  # the determinant of the 4 by 4 matrix
     for _ in range(2):
-        square = value.square()
-        slope = 4 * value * (square - trace) - 8 * det
-        step = ((square - 2 * trace) * square - 8 * det * value + last) / torch.where(
+        square = eigenvalue.square()
+        slope = 4 * eigenvalue * (square - trace) - 8 * det
+        step = ((square - 2 * trace) * square - 8 * det * eigenvalue + last) / torch.where(
             slope > 1e-9, slope, 1.0
         )
-        value = torch.where(slope > 1e-9, value - step, value)
-    return value
+        eigenvalue = torch.where(slope > 1e-9, eigenvalue - step, eigenvalue)
+    return eigenvalue
 
 
-def _eigenvector(s: list[list[Tensor]], value: Tensor) -> Tensor:
-    """Return the quaternion ``(..., 4)``: the longest column of the adjugate of K - value."""
+def _eigenvector(s: list[list[Tensor]], eigenvalue: Tensor) -> Tensor:
+    """Return the quaternion ``(..., 4)``: the longest column of the adjugate of K - eigenvalue."""
     (xx, yx, zx), (xy, yy, zy), (xz, yz, zz) = s  # Horn sums a_i b_j, which is S transposed
-    a = xx + yy + zz - value, xx - yy - zz - value, yy - xx - zz - value, zz - xx - yy - value
+    # The symmetric matrix K - eigenvalue of Horn (1987), with the diagonal a and the upper entries b.
+    a = (
+        xx + yy + zz - eigenvalue,
+        xx - yy - zz - eigenvalue,
+        yy - xx - zz - eigenvalue,
+        zz - xx - yy - eigenvalue,
+    )
     b01, b02, b03, b12, b13, b23 = yz - zy, zx - xz, xy - yx, xy + yx, zx + xz, yz + zy
     # Minors of two rows and two columns of a symmetric matrix: rows 2 and 3, then rows 0 and 1.
     low = {
@@ -199,6 +212,8 @@ def _eigenvector(s: list[list[Tensor]], value: Tensor) -> Tensor:
         (1, 3): b01 * b13 - b03 * a[1],
         (2, 3): b02 * b13 - b03 * b12,
     }
+    # The adjugate of a matrix of rank 3 is a multiple of q q^T, q its null vector: any column that is
+    # not 0 is q. Its diagonal is c q_k^2, so the largest diagonal entry marks the longest column.
     c00 = a[1] * low[2, 3] - b12 * low[1, 3] + b13 * low[1, 2]
     c01 = -(b01 * low[2, 3] - b12 * low[0, 3] + b13 * low[0, 2])
     c02 = b01 * low[1, 3] - a[1] * low[0, 3] + b13 * low[0, 1]
@@ -228,6 +243,8 @@ def _refine(R: Tensor, S: Tensor) -> Tensor:
 
     It removes the effect of the added share of the identity, which is visible in float64 only.
     """
+    # tr(R^T S) is stationary where P = R^T S is symmetric: (tr(P) - P) step = vee(P - P^T). Long steps
+    # come from degenerate S, whose rotation is undetermined, and are not taken.
     P = R.transpose(-1, -2) @ S
     slope = _axial(P)
     trace = P.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]

@@ -51,8 +51,8 @@ def blend(weights: Tensor, poses: Tensor, points: Tensor) -> Tensor:
     # the batch.
     arms = (weights[..., None] * torch.cat([points, ones], -1)[..., None, :]).flatten(2)
     columns = poses[..., :3, :].permute(0, 2, 4, 1, 3).reshape(batch, count * 4, times * 3)
-    moved = torch.stack([arm @ column for arm, column in zip(arms.expand(batch, -1, -1), columns)])
-    return moved.unflatten(2, (times, 3)).transpose(1, 2)
+    positions = torch.stack([a @ c for a, c in zip(arms.expand(batch, -1, -1), columns)])
+    return positions.unflatten(2, (times, 3)).transpose(1, 2)
 
 
 def spread(weights: Tensor, poses: Tensor, points: Tensor, moved: Tensor) -> Tensor:
@@ -69,8 +69,8 @@ def spread(weights: Tensor, poses: Tensor, points: Tensor, moved: Tensor) -> Ten
     Returns:
         ``(batch, T, N)``, in squared units of the points.
     """
-    there = transform(poses, points[:, None, None])  # (batch, T, B, N, 3)
-    off = (there - moved[:, :, None]).square().sum(-1)
+    places = transform(poses, points[:, None, None])  # of each bone, (batch, T, B, N, 3)
+    off = (places - moved[:, :, None]).square().sum(-1)
     return (weights.transpose(1, 2)[:, None] * off).sum(2)
 
 
@@ -94,6 +94,7 @@ def interpolate_poses(poses: Tensor, centres: Tensor, time: float) -> Tensor:
     last = poses.shape[1] - 1
     if not 0 <= time <= last:
         raise InputError(f"poses are known from time 0 to {last}, and time {time:g} was asked for")
+    # Catmull and Rom (1974), with tension 1/2, at the share s between the times k and k + 1.
     k = min(int(time), max(last - 1, 0))
     s = time - k
     index = torch.tensor([k - 1, k, k + 1, k + 2], device=poses.device)
@@ -106,14 +107,16 @@ def interpolate_poses(poses: Tensor, centres: Tensor, time: float) -> Tensor:
         ]
     ).view(1, 4, 1, 1)
     # Beyond the ends, the path goes on in a straight line.
-    near = poses[:, index.clamp(0, last)]
-    R = near[..., :3, :3]
-    places = (R @ centres[:, None, :, :, None]).squeeze(-1) + near[..., :3, 3]
+    knots = poses[:, index.clamp(0, last)]  # (batch, 4, B, 4, 4)
+    R = knots[..., :3, :3]
+    places = (R @ centres[:, None, :, :, None]).squeeze(-1) + knots[..., :3, 3]
     turns = quaternions(R)
+    # q and -q are the same rotation: all take the sign of the knot at k.
     turns = torch.where((turns * turns[:, 1:2]).sum(-1, keepdim=True) < 0, -turns, turns)
     places, turns = (_extend(path, k, last) for path in (places, turns))
     turn = rotation_matrices((shares * turns).sum(1))
     place = (shares * places).sum(1)
+    # The motion that turns and carries the centre c to its place: t = place - R c.
     return rigid(turn, place - (turn @ centres[..., None]).squeeze(-1))
 
 
@@ -160,19 +163,23 @@ class Skeleton(Settings):
         from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
         weights, points = weights.detach(), points.detach()
+        # contact_ab = sum_n w_an w_bn, and touch is its cosine, from 0 (no common point) to 1.
         contact = weights.T @ weights
         centres = _means(weights.T, points)
         # Bones that share no point are joined by their distance, after all others.
         gap = torch.cdist(centres, centres)
-        far = 1 + gap / gap.amax().clamp_min(1e-30)
-        own = contact.diagonal()
-        touch = contact / (own[:, None] * own[None]).sqrt().clamp_min(1e-30)
-        cost = torch.where(touch > 1e-6, 1 - touch.clamp_max(1 - 1e-6), far)
+        gap_cost = 1 + gap / gap.amax().clamp_min(1e-30)
+        squares = contact.diagonal()
+        touch = contact / (squares[:, None] * squares[None]).sqrt().clamp_min(1e-30)
+        # The tree of least cost has the most contact. An entry 0 would be no edge for SciPy.
+        cost = torch.where(touch > 1e-6, 1 - touch.clamp_max(1 - 1e-6), gap_cost)
         tree = minimum_spanning_tree(torch.triu(cost, 1).double().cpu().numpy())
         root = int(weights.sum(0).argmax())
         _, before = breadth_first_order(tree, root, directed=False)
         parents = torch.from_numpy(np.where(before < 0, -1, before).astype(np.int64))
         parents = parents.to(points.device)
+        # A joint is the mean of the points, weighted by the product of the shares of both bones; bones
+        # without a common point fall back to the mean over all their points.
         shared = weights.T * weights.T[parents.clamp_min(0)]
         places = _means(shared + 1e-12 * (weights.T + weights.T[parents.clamp_min(0)]), points)
         joints = torch.where((parents < 0)[:, None], centres, places)
@@ -192,18 +199,20 @@ class Skeleton(Settings):
         if wrong:
             raise InputError(f"the skeleton has the bones 0..{count - 1}, and no bone {wrong[0]}")
         joints = self.joints
-        own = torch.eye(4).to(joints).repeat(count, 1, 1)
+        # A turn about the joint j is p -> R (p - j) + j.
+        local = torch.eye(4).to(joints).repeat(count, 1, 1)
         for bone, vector in turns.items():
             R = rotation(torch.as_tensor(vector).to(joints))
-            own[bone] = rigid(R, joints[bone] - R @ joints[bone])
-        moved = torch.eye(4).to(joints)
-        moved[:3, 3] = torch.as_tensor(shift).to(joints)
+            local[bone] = rigid(R, joints[bone] - R @ joints[bone])
+        base = torch.eye(4).to(joints)
+        base[:3, 3] = torch.as_tensor(shift).to(joints)
+        # Forward kinematics: the turns of all ancestors follow that of the bone.
         poses: dict[int, Tensor] = {}
 
         def of(bone: int) -> Tensor:
             if bone not in poses:
                 parent = int(self.parents[bone])
-                poses[bone] = (moved if parent < 0 else of(parent)) @ own[bone]
+                poses[bone] = (base if parent < 0 else of(parent)) @ local[bone]
             return poses[bone]
 
         return torch.stack([of(bone) for bone in range(count)])

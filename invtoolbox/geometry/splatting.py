@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.core.guards import check_choice, check_range
+from invtoolbox.errors import InputError
 from invtoolbox.geometry.lens import Lens
 from invtoolbox.geometry.lens_splatting import project_through_lens
 from invtoolbox.kernels.rendering.splat_binning import bin_splats
@@ -132,51 +133,43 @@ def rasterization(
     >>> image.shape, round(float(alpha[0, 8, 8]), 3)
     (torch.Size([1, 16, 16, 3]), 0.743)
     """
-    if render_mode not in _MODES:
-        raise unknown_name("render mode", render_mode, _MODES)
-    if rasterize_mode not in ("classic", "antialiased"):
-        raise unknown_name("rasterize mode", rasterize_mode, ("classic", "antialiased"))
-    leading = check_splats(
-        means,
-        quats,
-        scales,
-        opacities,
-        colors,
-        viewmats,
-        Ks,
-        width,
-        height,
-        near_plane,
-        eps2d,
-        sh_degree,
-    )
+    check_choice("rasterization", _MODES, render_mode=render_mode)
+    check_choice("rasterization", ("classic", "antialiased"), rasterize_mode=rasterize_mode)
+    check_range("rasterization", "[1, inf)", width=width, height=height)
+    check_range("rasterization", "(0, inf]", near_plane=near_plane, eps2d=eps2d)
+    inputs = means, quats, scales, opacities, colors, viewmats, Ks
+    leading = check_splats(*inputs, sh_degree)
     if not checked:
         check_skew(Ks)
+    # Depth is a feature after the colors, composited with the same weights.
     views = viewmats.shape[-3]
     shows = "RGB" in render_mode
     deep = "D" in render_mode.replace("RGB", "") or median_depth or surface
     if not shows:
         colors, sh_degree = means.new_zeros(*means.shape[:-1], 0), None
-    degree = -1 if sh_degree is None else sh_degree
     channels = colors.shape[-1]
     scenes = torch.Size(leading).numel()
-    given = (means, quats, scales, opacities, colors, viewmats, Ks)
     how = Projection(
-        width,
-        height,
-        near_plane,
-        far_plane,
-        eps2d,
-        radius_clip,
-        degree,
-        deep,
-        normals or surface,
-        rasterize_mode == "antialiased",
-        surface,
+        width=width,
+        height=height,
+        near=near_plane,
+        far=far_plane,
+        blur=eps2d,
+        clip=radius_clip,
+        degree=-1 if sh_degree is None else sh_degree,
+        depth=deep,
+        normals=normals or surface,
+        antialiased=rasterize_mode == "antialiased",
+        surface=surface,
     )
-    m, q, s, o, f, V, K = (t.reshape(scenes, *t.shape[len(leading) :]) for t in given)
+    # The axes of scenes become one.
+    m, q, s, o, f, V, K = (
+        t.reshape(scenes, *t.shape[len(leading) :])
+        for t in (means, quats, scales, opacities, colors, viewmats, Ks)
+    )
+    inputs = m, q, s, o, f, V, K
     if lens is None and viewmats_rs is None:
-        splats, boxes, reaches = project(m, q, s, o, f, V, K, how)
+        splats, boxes, reaches = project(*inputs, how)
     elif normals or surface:
         raise InputError(
             "normals and surfaces are rendered by a pinhole; straighten the pictures, or leave out "
@@ -189,24 +182,27 @@ def rasterization(
                 f"{tuple(viewmats.shape)}, that of viewmats"
             )
         ends = None if viewmats_rs is None else viewmats_rs.reshape(V.shape)
-        splats, boxes, reaches = project_through_lens(
-            m, q, s, o, f, V, K, how, lens or Lens(), ends
-        )
+        splats, boxes, reaches = project_through_lens(*inputs, how, lens or Lens(), ends)
+    # Each tile of the picture gets the list of its splats, nearest first.
     tiles = bin_splats(boxes, reaches, width, height)
     # The images are computed from the returned tensor, so that they have a derivative in it.
-    shown = splats.unflatten(0, (*leading, views))
-    splats = shown.reshape(splats.shape)
+    returned = splats.unflatten(0, (*leading, views))
+    splats = returned.reshape(splats.shape)
     binned = boxes, reaches, tiles, width, height
     zeros = flat = None
     if absgrad:
-        zeros = splats.new_zeros(*shown.shape[:-1], 2, requires_grad=torch.is_grad_enabled())
+        # They do not enter the images; see `kernels.rendering.splat_compositing.composite`.
+        zeros = splats.new_zeros(*returned.shape[:-1], 2, requires_grad=torch.is_grad_enabled())
         flat = zeros.view(*splats.shape[:2], 2)
     if surface:
         planes, ids = composite_with_ids(splats, *binned, channels, absolute=flat)
     else:
         median = channels if median_depth else None
         planes = composite(splats, *binned, median, absolute=flat)
+    # The last axis: the features (colors, depth, normal, square of the depth, distance of the plane),
+    # the transmittance, and the median depth.
     planes = planes.movedim(1, -1).unflatten(0, (*leading, views))
+    # Six numbers of a splat are its mean, conic and opacity. alpha = 1 - T, T the transmittance.
     features = splats.shape[-1] - 6
     alphas = 1 - planes[..., features : features + 1]
     color = planes[..., :channels]
@@ -216,32 +212,38 @@ def rasterization(
                 f"backgrounds have the shape {tuple(backgrounds.shape)}, expected "
                 f"{(*leading, views, channels)}"
             )
+        # C = sum(w c) + T c_background.
         color = color + (1 - alphas) * backgrounds[..., None, None, :]
-    parts = [color] if shows else []
+    images = [color] if shows else []
     if "D" in render_mode.replace("RGB", ""):
         depth = planes[..., channels : channels + 1]
-        parts.append(depth / alphas.clamp_min(1e-10) if "ED" in render_mode else depth)
-    info: dict[str, Tensor] = {"splats": shown, "boxes": boxes.unflatten(0, (*leading, views))}
+        # "D" is sum(w z), and "ED" the mean sum(w z) / sum(w).
+        images.append(depth / alphas.clamp_min(1e-10) if "ED" in render_mode else depth)
+    info: dict[str, Tensor] = {"splats": returned, "boxes": boxes.unflatten(0, (*leading, views))}
     if contributors > 0:
         largest = find_contributors(splats, reaches, tiles, width, height, contributors)
-        info["ids"], info["weights"] = (part.unflatten(0, (*leading, views)) for part in largest)
+        info["ids"], info["weights"] = (t.unflatten(0, (*leading, views)) for t in largest)
     if zeros is not None:
         info["absgrad"] = zeros
+    # Index of the normal among the features: after the colors and, if rendered, the depth.
     first = channels + int(deep)
     if normals or surface:
         info["normals"] = planes[..., first : first + 3]
     if surface:
         depth, square = planes[..., [channels]], planes[..., [first + 3]]
-        # The sum over pairs i < j is half of that over all pairs.
+        # sum_(i<j) w_i w_j (z_i - z_j)^2 = sum(w) sum(w z^2) - sum(w z)^2: half of the sum over all
+        # pairs. Rounding may leave a small negative number.
         info["distortion"] = (alphas * square - depth * depth).clamp_min(0)
         normal, distance = splats[..., 6 + first : 6 + first + 3], splats[..., [6 + first + 4]]
-        met = _plane_depth(ids, normal, distance, V.flatten(0, 1), K.flatten(0, 1))
-        found = met.unflatten(0, (*leading, views))[..., None]
-        info["plane_depth"] = torch.where(found > 0, found, planes[..., features + 1 :])
+        plane_depth = _plane_depth(ids, normal, distance, V.flatten(0, 1), K.flatten(0, 1))
+        plane_depth = plane_depth.unflatten(0, (*leading, views))[..., None]
+        # A ray along the plane takes the median depth.
+        median_planes = planes[..., features + 1 :]
+        info["plane_depth"] = torch.where(plane_depth > 0, plane_depth, median_planes)
         info["median_ids"] = ids.unflatten(0, (*leading, views))[..., None]
     if median_depth or surface:
         info["median_depth"] = planes[..., features + 1 :]
-    return torch.cat(parts, -1) if len(parts) > 1 else parts[0], alphas, info
+    return torch.cat(images, -1) if len(images) > 1 else images[0], alphas, info
 
 
 #: Least cosine of the angle between a ray and the normal of the plane that it meets.
@@ -262,15 +264,19 @@ def _plane_depth(
         viewmats: world to camera, ``(V, 4, 4)``.
         Ks: intrinsics, ``(V, 3, 3)``.
     """
+    # A point z r of the ray r = (x, y, 1) is on the plane n . p = d at the depth z = d / (n . r).
     height, width = ids.shape[1:]
+    # Entries of K: row 0 is (fx, 0, cx), row 1 is (0, fy, cy).
     x, y = (torch.arange(n, device=ids.device).to(normals) + 0.5 for n in (width, height))
     across = (x - Ks[:, 0, 2:]) / Ks[:, 0, :1]
     down = (y - Ks[:, 1, 2:]) / Ks[:, 1, 1:2]
+    # Normals turn into the frame of the camera; the distance from the camera is the same in both.
     planes = torch.cat([normals @ viewmats[:, :3, :3].transpose(1, 2), distances], -1)
     place = ids.clamp_min(0).flatten(1)[..., None].expand(-1, -1, 4)
     plane = planes.gather(1, place).unflatten(1, (height, width))
     along = plane[..., 0] * across[:, None] + plane[..., 1] * down[:, :, None] + plane[..., 2]
     length = (1 + across.square()[:, None] + down.square()[:, :, None]).sqrt()
+    # Normals point towards the camera, so n . r is negative; |r| times the cosine is its size.
     meets = (ids >= 0) & (-along > _LEAST_COSINE * length)
     return torch.where(meets, plane[..., 3] / torch.where(meets, along, -1.0), 0.0)
 
@@ -283,10 +289,6 @@ def check_splats(
     colors: Tensor,
     viewmats: Tensor,
     Ks: Tensor,
-    width: int,
-    height: int,
-    near: float,
-    blur: float,
     sh_degree: int | None,
 ) -> tuple[int, ...]:
     """Return the axes of scenes; raise an `InputError` if the arguments do not fit together."""
@@ -298,54 +300,42 @@ def check_splats(
         )
     leading, count = tuple(means.shape[:-2]), means.shape[-2]
     views = viewmats.shape[-3] if viewmats.ndim >= 3 else 0
-    wanted: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+    expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+        "colors": (colors, tuple(colors.shape)),  # the shape follows from sh_degree, see below
         "quats": (quats, (*leading, count, 4)),
         "scales": (scales, (*leading, count, 3)),
         "opacities": (opacities, (*leading, count)),
         "viewmats": (viewmats, (*leading, views, 4, 4)),
         "Ks": (Ks, (*leading, views, 3, 3)),
     }
-    for name, (value, shape) in wanted.items():
-        if value.shape != shape:
+    for name, (tensor, shape) in expected.items():
+        if tensor.shape != shape:
             raise InputError(
-                f"{name} have the shape {tuple(value.shape)}, expected {shape} for means "
+                f"{name} have the shape {tuple(tensor.shape)}, expected {shape} for means "
                 f"{tuple(means.shape)}"
             )
-    every: dict[str, Any] = {
-        "colors": colors,
-        **{name: value for name, (value, _) in wanted.items()},
-    }
-    for name, value in every.items():
-        if value.dtype != means.dtype or value.device != means.device:
+        if tensor.dtype != means.dtype or tensor.device != means.device:
             raise InputError(
-                f"{name} are {value.dtype} on {value.device}, and means {means.dtype} on "
+                f"{name} are {tensor.dtype} on {tensor.device}, and means {means.dtype} on "
                 f"{means.device}; bring them together"
             )
+    check_choice("rasterization", (None, 0, 1, 2, 3), sh_degree=sh_degree)
     if sh_degree is None:
         if colors.shape[:-1] != (*leading, count):
             raise InputError(
                 f"colors have the shape {tuple(colors.shape)}, expected "
                 f"{(*leading, count, 'channels')}; give sh_degree= for spherical harmonics"
             )
-    else:
-        if sh_degree not in (0, 1, 2, 3):
-            raise InputError(f"sh_degree is 0, 1, 2 or 3, got {sh_degree}")
-        if (
-            colors.shape[:-2] != (*leading, count)
-            or colors.shape[-1] != 3
-            or colors.shape[-2] < (sh_degree + 1) ** 2
-        ):
-            raise InputError(
-                f"colors have the shape {tuple(colors.shape)}, expected "
-                f"{(*leading, count, (sh_degree + 1) ** 2, 3)} for spherical harmonics of degree "
-                f"{sh_degree}"
-            )
-    if min(width, height) < 1:
+    elif (
+        colors.shape[:-2] != (*leading, count)
+        or colors.shape[-1] != 3
+        or colors.shape[-2] < (sh_degree + 1) ** 2
+    ):
         raise InputError(
-            f"a view must have at least one pixel, got width {width} and height {height}"
+            f"colors have the shape {tuple(colors.shape)}, expected "
+            f"{(*leading, count, (sh_degree + 1) ** 2, 3)} for spherical harmonics of degree "
+            f"{sh_degree}"
         )
-    if not near > 0 or not blur > 0:
-        raise InputError(f"near_plane and eps2d must be above zero, got {near} and {blur}")
     return leading
 
 

@@ -81,6 +81,7 @@ def covariances(
         along: smallest variance across the surface.
         rows: numbers of the points to compute; all points by default.
     """
+    # C = I + (s - 1) n n^T: variance s along the normal and 1 across it.
     normal, thickness = normals(points, times, time_scale, rows)
     across = thickness.clamp_min(along)[:, None, None]
     outer = normal[:, :, None] * normal[:, None, :]
@@ -116,19 +117,22 @@ def normals(
     cloud = append_times(points, times, time_scale)
     asked, place = (cloud, points) if rows is None else (cloud[rows], points[rows])
     normal, thickness = torch.zeros_like(place), place.new_ones(len(place))
-    left = torch.arange(len(place), device=points.device)
+    pending = torch.arange(len(place), device=points.device)
     for side in _CELLS:
-        kept = _thin(cloud, side)
-        near = points[kept][Tree(cloud[kept]).neighbours(asked[left], _NEIGHBOURS)].double()
-        near = near - near.mean(1, keepdim=True)
-        variances, axis = _variances(near.transpose(1, 2) @ near / near.shape[1])
+        thinned = _thin(cloud, side)
+        nearest = Tree(cloud[thinned]).neighbours(asked[pending], _NEIGHBOURS)
+        offsets = points[thinned][nearest].double()
+        # Covariance of the neighbours; the normal is its eigenvector of the smallest variance.
+        offsets = offsets - offsets.mean(1, keepdim=True)
+        variances, axis = _variances(offsets.transpose(1, 2) @ offsets / offsets.shape[1])
         enough = (variances[:, 1] > roundness * variances[:, 2]) | (side == _CELLS[-1])
-        done = left[enough]
+        done = pending[enough]
         normal[done] = axis[enough].to(points)
+        # Rounding can make the variance of a plane negative.
         ratio = variances[enough, 0].clamp_min(0) / variances[enough, 1].clamp_min(1e-12)
         thickness[done] = ratio.clamp(0, 1).to(points)
-        left = left[~enough]
-        if not len(left):
+        pending = pending[~enough]
+        if not len(pending):
             break
     return normal, thickness
 
@@ -140,6 +144,7 @@ def append_times(points: Tensor, times: Tensor | None, time_scale: float) -> Ten
     """
     if times is None:
         return points
+    # Distances then are sqrt(|dp|^2 + (time_scale dt)^2).
     scaled = (time_scale * times.to(points)).expand(points.shape[:-1])
     return torch.cat([points, scaled[..., None]], -1)
 
@@ -153,6 +158,7 @@ def _thin(cloud: Tensor, side: float) -> Tensor:
         return torch.arange(len(cloud), device=cloud.device)
     turned = cloud[:, :3].double() @ own_axes(cloud).T
     places = torch.cat([turned, cloud[:, 3:].double()], 1)
+    # The number of a cell in C order. Of equal keys, the stable sort keeps the first point first.
     cells = places.div(side).floor().long()
     cells = cells - cells.min(0).values
     key = torch.zeros_like(cells[:, 0])
@@ -171,6 +177,8 @@ def _variances(matrices: Tensor) -> tuple[Tensor, Tensor]:
     vector is orthogonal to the rows of A minus its smallest eigenvalue; of the three pairs of rows
     the least parallel is used. This is many times as fast as a factorisation of each matrix.
     """
+    # With m = tr(A) / 3, K = A - m I, p = sqrt(tr(K^2) / 6) and cos(3 phi) = det(K / p) / 2, the
+    # eigenvalues are m + 2 p cos(phi + 2 pi k / 3), here ascending for k = 1, 2, 0.
     third = matrices.diagonal(dim1=1, dim2=2).mean(1)
     free = matrices - third[:, None, None] * torch.eye(
         3, dtype=matrices.dtype, device=matrices.device
@@ -182,10 +190,12 @@ def _variances(matrices: Tensor) -> tuple[Tensor, Tensor]:
     turns = angle[:, None] + 2 * torch.pi / 3 * torch.tensor(
         [1.0, 2.0, 0.0], dtype=angle.dtype, device=angle.device
     )
-    values = third[:, None] + 2 * size[:, None] * turns.cos()
+    eigenvalues = third[:, None] + 2 * size[:, None] * turns.cos()
     a, b, c = (
-        matrices - values[:, :1, None] * torch.eye(3, dtype=matrices.dtype, device=matrices.device)
+        matrices
+        - eigenvalues[:, :1, None] * torch.eye(3, dtype=matrices.dtype, device=matrices.device)
     ).unbind(1)
+    # Rows a, b, c of A - lambda I span the plane across the eigenvector.
     candidates = torch.stack(
         [torch.linalg.cross(a, b), torch.linalg.cross(b, c), torch.linalg.cross(c, a)], 1
     )
@@ -193,8 +203,9 @@ def _variances(matrices: Tensor) -> tuple[Tensor, Tensor]:
     best = lengths.argmax(1)
     rows = torch.arange(len(best), device=best.device)
     vector, length = candidates[rows, best], lengths[rows, best]
+    # Equal eigenvalues determine no vector.
     upright = torch.tensor([0.0, 0.0, 1.0], dtype=vector.dtype, device=vector.device)
-    return values, torch.where(
+    return eigenvalues, torch.where(
         length[:, None] > 0,
         vector / length.clamp_min(torch.finfo(length.dtype).tiny)[:, None],
         upright,

@@ -119,10 +119,10 @@ class Sweep:
                 "(N, 3), x, y and z of each"
             )
         for name in ("time", "intensity", "ring"):
-            value = getattr(self, name)
-            if value is not None and value.shape != self.points.shape[:1]:
+            column = getattr(self, name)
+            if column is not None and column.shape != self.points.shape[:1]:
                 raise InputError(
-                    f"{self.source}: {name} has the shape {tuple(value.shape)} for "
+                    f"{self.source}: {name} has the shape {tuple(column.shape)} for "
                     f"{len(self.points)} points"
                 )
 
@@ -221,16 +221,16 @@ def flow_from_boxes(
     >>> points = torch.tensor([[1.0, 0, 0], [9.0, 0, 0]])
     >>> size = torch.tensor([[4.0, 2, 2]])
     >>> boxes = [Boxes(place[None], size, ("1",), ("CAR",)) for place in (still, forward)]
-    >>> a, b = (Sweep(points, pose=still, boxes=one) for one in boxes)
+    >>> a, b = (Sweep(points, pose=still, boxes=b) for b in boxes)
     >>> flow_from_boxes(a, b).flow
     tensor([[1., 0., 0.],
             [0., 0., 0.]])
     """
-    for one in (sweep, next_sweep):
-        if one.pose is None or one.boxes is None:
+    for frame in (sweep, next_sweep):
+        if frame.pose is None or frame.boxes is None:
             raise InputError(
-                f"{one.source}: flow from boxes needs the "
-                f"{'pose' if one.pose is None else 'boxes'} of both sweeps, but this sweep has none"
+                f"{frame.source}: flow from boxes needs the "
+                f"{'pose' if frame.pose is None else 'boxes'} of both sweeps, but this sweep has none"
             )
     assert (
         sweep.pose is not None
@@ -242,10 +242,12 @@ def flow_from_boxes(
     categories = (
         tuple(categories) if categories is not None else ("NONE", *sorted(set(boxes.category)))
     )
+    # E = pose_1^-1 pose_0 maps places at rest from this sweep's frame to the next one's.
     ego_motion = relative_motion(sweep.pose, next_sweep.pose)
-    later = {track: pose for track, pose in zip(next_sweep.boxes.track, next_sweep.boxes.pose)}
+    later = dict(zip(next_sweep.boxes.track, next_sweep.boxes.pose))
     grown = boxes.size.double() + _growth(boxes, later, ego_motion, expansion)
     owner = box_of_points(points, boxes, grown)
+    # Matter at rest moves by E p - p in the frame of the sensor.
     rigid = transform(ego_motion, points) - points
     flow, valid = rigid.clone(), sweep.finite.clone()
     category = torch.full(
@@ -256,15 +258,18 @@ def flow_from_boxes(
         if k < 0:
             continue
         inside = owner == k
+        # A category that is not among the names has no number.
         category[inside] = (
             categories.index(boxes.category[k]) if boxes.category[k] in categories else -1
         )
         instance[inside] = number_of_track(boxes.track[k])
         if boxes.track[k] in later:
-            moved = later[boxes.track[k]] @ inverse(boxes.pose[k])
-            flow[inside] = transform(moved, points[inside]) - points[inside]
+            # B1 B0^-1: a point keeps its place in the box.
+            motion = later[boxes.track[k]] @ inverse(boxes.pose[k])
+            flow[inside] = transform(motion, points[inside]) - points[inside]
         else:
             valid &= ~inside
+    # The motion in the world is the flow without the sensor's own motion.
     dynamic = (flow - rigid).norm(dim=1) >= MOVES
     return FlowLabels(flow.float(), valid, dynamic, category, categories, instance=instance)
 
@@ -284,10 +289,11 @@ def box_of_points(points: Tensor, boxes: Boxes, size: Tensor | None = None) -> T
     for k in range(len(boxes)):
         # Only points within the sphere around the box are moved into its frame.
         distance = (points - boxes.pose[k, :3, 3].to(points)).norm(dim=1)
-        near = (distance <= float(size[k].norm()) / 2).nonzero()[:, 0]
-        local = transform(inverse(boxes.pose[k]), points[near])
+        nearby = (distance <= float(size[k].norm()) / 2).nonzero()[:, 0]
+        local = transform(inverse(boxes.pose[k]), points[nearby])
+        # The frame of a box has its origin in the middle of the box.
         inside = (local.abs() <= size[k].to(points) / 2).all(1)
-        owner[near[inside]] = k
+        owner[nearby[inside]] = k
     return owner
 
 
@@ -300,6 +306,7 @@ def _growth(
     boxes: Boxes, later: dict[str, Tensor], ego_motion: Tensor, expansion: float | Literal["speed"]
 ) -> Tensor:
     """Return the lengths in metres by which each box grows in length, width and height, (n, 3)."""
+    # The whole growth of a side, half of it at either end.
     grown = torch.zeros(len(boxes), 3, dtype=torch.float64)
     if not isinstance(expansion, str) and expansion >= 0:
         grown[:, :2] = expansion
@@ -308,8 +315,9 @@ def _growth(
     else:
         for k, track in enumerate(boxes.track):
             if track in later:
+                # The later centre in this sweep's frame: E^-1 takes the motion of the sensor away.
                 place = transform(inverse(ego_motion), later[track][None, :3, 3])[0]
-                way = float((place - boxes.pose[k, :3, 3]).norm())
-                if way > _STANDS:
-                    grown[k] = torch.tensor([0.2 + min(way / 2, _LONGEST), 0.2, 0.2])
+                distance = float((place - boxes.pose[k, :3, 3]).norm())
+                if distance > _STANDS:
+                    grown[k] = torch.tensor([0.2 + min(distance / 2, _LONGEST), 0.2, 0.2])
     return grown

@@ -84,6 +84,7 @@ class VoxelSpace(Settings):
             scale: unit of the density; by default the inverse of the longest edge of a cell, with
                 which a raw density of order 1 is visible.
         """
+        # n nodes span n - 1 cells.
         sides = [float(b) - float(a) for a, b in zip(low, high)]
         if isinstance(shape, int):
             cell = max(sides) / max(shape - 1, 1)
@@ -130,8 +131,9 @@ class VoxelSpace(Settings):
         if not bool(occupied.any()):
             raise InputError("a grid of voxels needs at least one occupied cell")
         padded = functional.pad(occupied[None, None].float(), (1,) * 6)
-        kept = functional.max_pool3d(padded, 2, stride=1)[0, 0] > 0
-        numbers = torch.where(kept, kept.flatten().cumsum(0).view(kept.shape) - 1, -1).int()
+        # A node is used if one of the 8 cells around it is occupied; used nodes are numbered in C order.
+        used = functional.max_pool3d(padded, 2, stride=1)[0, 0] > 0
+        numbers = torch.where(used, used.flatten().cumsum(0).view(used.shape) - 1, -1).int()
         return replace(self, numbers=numbers.contiguous(), clearance=_clearance(occupied))
 
     def dense(self) -> VoxelSpace:
@@ -144,9 +146,10 @@ class VoxelSpace(Settings):
         The shapes are ``(batch, rows, ...) -> (batch, X, Y, Z, ...)``.
         """
         if self.numbers is not None:
-            rest = values.new_full((len(values), 1, *values.shape[2:]), fill)
+            empty = values.new_full((len(values), 1, *values.shape[2:]), fill)
             # The number -1 selects the last row, which holds the fill.
-            values = torch.cat([values, rest], dim=1)[:, self.numbers.flatten().long()]
+            values = torch.cat([values, empty], dim=1)[:, self.numbers.flatten().long()]
+        # Rows and nodes are both in C order.
         return values.unflatten(1, self.shape)
 
     def gather(self, grid: Tensor) -> Tensor:
@@ -168,16 +171,16 @@ class VoxelSpace(Settings):
             if self.numbers is None
             else self.numbers.long()
         )
+        # A margin of -1 is the missing neighbour of nodes on the faces of the box.
         table = functional.pad(table, (1,) * 6, value=-1)
         inside = (slice(1, -1),) * 3
-        own = table[inside]
-        kept = own >= 0
+        used = table[inside] >= 0
         rows = []
         for axis in range(3):
-            after, before = (table.roll(shift, axis)[inside][kept] for shift in (-1, 1))
+            current, after, before = (table.roll(k, axis)[inside][used] for k in (0, -1, 1))
             rows.append(
                 (
-                    torch.where(after >= 0, after, own[kept]),
+                    torch.where(after >= 0, after, current),
                     torch.where(before >= 0, before, self.rows),
                 )
             )
@@ -204,6 +207,7 @@ class Voxels(NamedTuple):
 
 def resample(grid: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Interpolate a grid ``(batch, X, Y, Z, ...)`` at the nodes of another grid in the same box."""
+    # The trailing axes become channels; with align_corners, the first and the last nodes stay.
     trailing = grid.shape[4:]
     flat = grid.reshape(*grid.shape[:4], -1).movedim(-1, 1)
     finer = functional.interpolate(flat, size=shape, mode="trilinear", align_corners=True)
@@ -212,12 +216,14 @@ def resample(grid: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 def _clearance(occupied: Tensor) -> Tensor:
     """Return the distance to the next occupied cell, in the largest of the coordinates."""
+    # Each dilation by one cell reaches the cells one farther away; a cell counts the dilations that
+    # have not reached it.
     reached = occupied[None, None].float()
-    far = torch.zeros_like(occupied, dtype=torch.uint8)
+    clearance = torch.zeros_like(occupied, dtype=torch.uint8)
     for _ in range(_FARTHEST):
         free = reached[0, 0] == 0
         if not bool(free.any()):
             break
-        far += free
+        clearance += free
         reached = functional.max_pool3d(reached, 3, stride=1, padding=1)
-    return far.contiguous()
+    return clearance.contiguous()

@@ -74,7 +74,16 @@ class SceneJob(ABC, Generic[S]):
 
     @classmethod
     def prepare(cls, file: CheckedScene[S], request: Request) -> Self:
-        """Choose the folder of a scene, and check that the run harms nothing in it.
+        """Choose the folder of a scene, and check that the run harms nothing in it; see `check`."""
+        job = cls(file, request.folder(file), request.resume, request.overwrite)
+        job.check(request)
+        return job
+
+    def check(self, request: Request) -> None:
+        """Check that the run harms nothing in its folder.
+
+        Args:
+            request: how the scene is to be run.
 
         Raises:
             InputError: items, workers or a cluster are given; the folder holds results and neither
@@ -82,20 +91,19 @@ class SceneJob(ABC, Generic[S]):
         """
         if request.is_study:
             raise InputError(
-                f"{file.path} is one scene, which is run as a whole; it takes no --items, "
+                f"{self.file.path} is one scene, which is run as a whole; it takes no --items, "
                 "--workers or --cluster"
             )
-        job = cls(file, request.folder(file), request.resume, request.overwrite)
-        check_choice(job.folder, job.resume, job.overwrite)
-        found = job.existing()
-        if found and not job.resume and not job.overwrite:
+        check_choice(self.folder, self.resume, self.overwrite)
+        results = self.existing()
+        if results and not self.resume and not self.overwrite:
+            names = ", ".join(path.name for path in results)
             raise InputError(
-                f"{job.folder} holds results already ({', '.join(path.name for path in found)}); "
-                "give --resume to go on from them, --overwrite to replace them, or another --output"
+                f"{self.folder} holds results already ({names}); give --resume to go on from them, "
+                "--overwrite to replace them, or another --output"
             )
-        if job.resume and (job.folder / "scene.json").exists():
-            job._check_settings()
-        return job
+        if self.resume and (self.folder / "scene.json").exists():
+            self._check_settings()
 
     @abstractmethod
     def run(self, progress: bool = True) -> Any:
@@ -107,6 +115,15 @@ class SceneJob(ABC, Generic[S]):
         Raises:
             InputError: a fault in the data of the scene; no room on the disk.
             Interrupted: Ctrl-C; the message names what remains and how to resume.
+        """
+
+    @abstractmethod
+    def print_outcome(self, outcome: Any, quiet: bool) -> int:
+        """Print an outcome, and return the exit code: 1 if an item failed or diverged, else 0.
+
+        Args:
+            outcome: outcome of `run`.
+            quiet: whether errors alone are printed.
         """
 
     def existing(self) -> list[Path]:

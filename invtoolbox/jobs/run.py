@@ -1,72 +1,39 @@
 """Run scene files of every kind, from images and scans to sweeps, meshes and events; `it.run`.
 
-`prepare` recognizes the kind of a scene file by the table that only this kind has. Each kind then
-supplies a job, whose method ``run`` computes and writes the results.
+`prepare` recognizes the kind of a scene file by the table that only this kind has
+(`invtoolbox.jobs.kinds`). Each kind then supplies a job, whose method ``run`` computes and writes the
+results.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 from invtoolbox.catalogue.documents import content_of
 from invtoolbox.core.trust import trusting
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.job import Request
+from invtoolbox.jobs.kinds import kinds
 
 if TYPE_CHECKING:
-    from invtoolbox.jobs.animation.scene import AnimationOutcome
-    from invtoolbox.jobs.events.scene import EventOutcome
     from invtoolbox.jobs.flow.results import FlowStudy
-    from invtoolbox.jobs.images.run import Outcome
-    from invtoolbox.jobs.normals.scene import NormalOutcome
+    from invtoolbox.jobs.kind import SceneOutcome
     from invtoolbox.jobs.photographs.run import ViewOutcome
-    from invtoolbox.jobs.registration.scene import RegistrationOutcome
-    from invtoolbox.jobs.shapes.meshes import MeshOutcome
     from invtoolbox.jobs.shapes.moving import MovingOutcome
     from invtoolbox.jobs.study import Study
-    from invtoolbox.jobs.video_depths.scene import VideoOutcome
-    from invtoolbox.jobs.waves.scene import WaveOutcome
     from invtoolbox.solution import Solution
-
-    #: Result of a kind of scene that is run one at a time.
-    Alone: TypeAlias = (
-        FlowStudy
-        | ViewOutcome
-        | MeshOutcome
-        | MovingOutcome
-        | EventOutcome
-        | NormalOutcome
-        | RegistrationOutcome
-        | VideoOutcome
-        | WaveOutcome
-        | AnimationOutcome
-    )
-
-#: Kinds of scenes that are run one at a time, by the table that only they have: the module, which
-#: has a function ``prepare(scene, request)``, and the noun for messages. All other scenes are of
-#: images and scans.
-KINDS = {
-    "sweeps": ("invtoolbox.jobs.flow.scene", "sweeps"),
-    "views": ("invtoolbox.jobs.photographs.run", "photographs"),
-    "mesh": ("invtoolbox.jobs.shapes.meshes", "a mesh"),
-    "motion": ("invtoolbox.jobs.shapes.moving", "a moving object"),
-    "events": ("invtoolbox.jobs.events.scene", "events"),
-    "normals": ("invtoolbox.jobs.normals.scene", "a normal map"),
-    "registration": ("invtoolbox.jobs.registration.scene", "two images"),
-    "video": ("invtoolbox.jobs.video_depths.scene", "the depths of a video"),
-    "animation": ("invtoolbox.jobs.animation.scene", "a picture that moves"),
-    "survey": ("invtoolbox.jobs.waves.scene", "a survey"),
-}
 
 
 class Job(Protocol):
     """Checked run of a scene, or of several; nothing is computed yet."""
 
-    def run(self, progress: bool = True) -> Outcome | Study | Alone:
+    def run(self, progress: bool = True) -> Any:
         """Compute and write the results."""
+
+    def print_outcome(self, outcome: Any, quiet: bool) -> int:
+        """Print the outcome, and return the exit code."""
 
 
 def run(
@@ -81,7 +48,7 @@ def run(
     cluster: str | None = None,
     threads: int = 1,
     trusted: bool = False,
-) -> Solution | Study | Alone:
+) -> Solution | Study | FlowStudy | ViewOutcome | MovingOutcome | SceneOutcome[Any]:
     """Run a scene file and write its results; `it.run`.
 
     The kind of the scene decides what is returned:
@@ -91,14 +58,11 @@ def run(
       from the files that exist;
     - a sequence of sweeps, with a table ``[sweeps]``: a `FlowStudy` of its pairs;
     - photographs, with a table ``[views]``: a `ViewOutcome`;
-    - a mesh, with a table ``[mesh]``: a `MeshOutcome`;
     - a moving object, with a table ``[motion]``: a `MovingOutcome`;
-    - a seismic survey, with a table ``[survey]``: a `WaveOutcome`;
-    - events, with a table ``[events]``: an `EventOutcome`;
-    - a normal map, with a table ``[normals]``: a `NormalOutcome`;
-    - two images to register, with a table ``[registration]``: a `RegistrationOutcome`;
-    - the depths of a video, with a table ``[video]``: a `VideoOutcome`;
-    - a picture that two scores move, with a table ``[animation]``: an `AnimationOutcome`.
+    - any other kind (a mesh with a table ``[mesh]``, a survey with ``[survey]``, events with
+      ``[events]``, a normal map with ``[normals]``, two images with ``[registration]``, the depths
+      of a video with ``[video]``, a picture that moves with ``[animation]``, or a kind of a
+      plug-in): a `SceneOutcome` with the result and its metrics.
 
     Args:
         scene: path of a TOML file, or name of a scene of the catalogue; or several of them.
@@ -143,13 +107,13 @@ def prepare(scene: str | Path | Sequence[str | Path], request: Request) -> Job:
     scenes = [scene] if isinstance(scene, (str, Path)) else list(scene)
     for one in scenes:
         content = content_of(one)[1]
-        for table, (module, noun) in KINDS.items():
+        for table, entry in kinds().items():
             if table in content:
                 if len(scenes) > 1:
                     raise InputError(
-                        f"{one} is a scene of {noun}, a study of its own; run it by itself"
+                        f"{one} is a scene of {entry.noun}, a study of its own; run it by itself"
                     )
-                return import_module(module).prepare(one, request)
+                return entry.load().prepare(one, request)
     from invtoolbox.jobs.study.scenes import prepare as prepare_images
 
     return prepare_images(scenes, request, is_list=not isinstance(scene, (str, Path)))

@@ -248,8 +248,8 @@ def range_wise_epe(
 
     >>> far = torch.tensor([[10.0, 0.0, 0.0], [60.0, 0.0, 0.0]])
     >>> moves = torch.tensor([True, True])
-    >>> parts = range_wise_epe(torch.zeros(2, 3), torch.ones(2, 3), far, moves)
-    >>> [p.dynamic_points for p in parts]
+    >>> errors = range_wise_epe(torch.zeros(2, 3), torch.ones(2, 3), far, moves)
+    >>> [e.dynamic_points for e in errors]
     [1, 0, 1, 0, 0]
     """
     if len(edges) < 2 or any(not a < b for a, b in pairwise(edges)):
@@ -258,17 +258,16 @@ def range_wise_epe(
     counted = region_mask(
         points, torch.ones_like(dynamic) if mask is None else mask, radius=math.inf
     )
-    parts = []
+    ranges = []
     for near, far in pairwise(edges):
         inside = counted & (away >= near) & (away < far)
         moving, standing = errors[inside & dynamic], errors[inside & ~dynamic]
         # The mean of an empty tensor is NaN.
-        parts.append(
-            RangeError(
-                near, far, float(moving.mean()), float(standing.mean()), len(moving), len(standing)
-            )
+        dynamic_error, static_error = float(moving.mean()), float(standing.mean())
+        ranges.append(
+            RangeError(near, far, dynamic_error, static_error, len(moving), len(standing))
         )
-    return tuple(parts)
+    return tuple(ranges)
 
 
 @dataclass(frozen=True)
@@ -322,25 +321,25 @@ def trajectory_errors(
             "one more"
         )
     error = (tracks.to(torch.float64) - truth.to(torch.float64)).norm(dim=-1)
-    known = torch.ones_like(error, dtype=torch.bool) if valid is None else valid
-    if known.shape != error.shape or known.dtype != torch.bool:
+    valid = torch.ones_like(error, dtype=torch.bool) if valid is None else valid
+    if valid.shape != error.shape or valid.dtype != torch.bool:
         raise InputError(
-            f"valid is {known.dtype} of shape {tuple(known.shape)}; give booleans of shape "
+            f"valid is {valid.dtype} of shape {tuple(valid.shape)}; give booleans of shape "
             f"{tuple(error.shape)}"
         )
-    later, seen = error[1:], known[1:]
-    if not bool(seen.any()):
+    later, counted = error[1:], valid[1:]
+    if not bool(counted.any()):
         raise InputError(
             "no point is known at any time after the first, so the trajectories have no error; "
             "check valid"
         )
-    error = torch.where(known, error, torch.zeros_like(error))
+    error = torch.where(valid, error, torch.zeros_like(error))
     # The last time at which each point is known, counted from the first.
     times = torch.arange(len(later), device=later.device)[:, None]
-    last = torch.where(seen, times, torch.full_like(times, -1)).amax(0)
+    last = torch.where(counted, times, torch.full_like(times, -1)).amax(0)
     final = later.gather(0, last.clamp_min(0)[None])[0][last >= 0]
     return TrajectoryErrors(
-        float(later[seen].mean()), float(final.mean()), error.sum(1) / known.sum(1)
+        float(later[counted].mean()), float(final.mean()), error.sum(1) / valid.sum(1)
     )
 
 

@@ -135,14 +135,14 @@ def meta_class(
             f"categories range from {int(category.min())} to {int(category.max())}; there are "
             f"{len(categories)} words, so give -1 to {len(categories) - 1}"
         )
-    known = {
+    classes = {
         word.upper(): meta for word, meta in (_MEANING if meaning is None else meaning).items()
     }
-    wrong = sorted(set(known.values()) - set(META_CLASSES))
+    wrong = sorted(set(classes.values()) - set(META_CLASSES))
     if wrong:
         raise InputError(f"{wrong[0]!r} is no meta-class; use {', '.join(META_CLASSES)}")
     places = [
-        META_CLASSES.index(known[word.upper()]) if word.upper() in known else -1
+        META_CLASSES.index(classes[word.upper()]) if word.upper() in classes else -1
         for word in categories
     ]
     # The index -1 refers to the last entry: a point outside every box is background.
@@ -203,8 +203,8 @@ class ThreeWayEPE:
         """
         means = []
         for k in range(3):
-            seen = [s[k] / c[k] for s, c in zip(self.sums, self.counts) if c[k]]
-            means.append(_ratio(sum(seen), len(seen)))
+            frames = [s[k] / c[k] for s, c in zip(self.sums, self.counts) if c[k]]
+            means.append(_ratio(sum(frames), len(frames)))
         return ThreeWay(means[0], means[1], means[2], averaged="frames")
 
 
@@ -381,5 +381,5 @@ def _ratio(total: float, count: int) -> float:
 
 
 def _mean(values: list[float]) -> float:
-    seen = [v for v in values if not math.isnan(v)]
-    return sum(seen) / len(seen) if seen else math.nan
+    finite = [v for v in values if not math.isnan(v)]
+    return _ratio(sum(finite), len(finite))

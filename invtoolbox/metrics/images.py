@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 
 _RADIUS = 5
@@ -349,11 +350,7 @@ def like(value: Tensor, x: Tensor) -> Tensor:
 
 def _check_data_range(data_range: float | Tensor, x: Tensor) -> Tensor:
     span = torch.as_tensor(data_range, dtype=torch.float64, device=x.device)
-    if not bool((span > 0).all()):
-        raise InputError(
-            f"data_range is {data_range}; give the positive distance from the least to the "
-            "greatest value"
-        )
+    check_range("a metric", "(0, inf]", data_range=span)
     return span
 
 
@@ -383,11 +380,11 @@ def _mean_of_strips(values: Callable[[int, int], Tensor], x: Tensor, mask: Tenso
     step = max(1, _STRIP * rows // max(x[0].numel(), 1)) if len(x) else max(rows, 1)
     total = x.new_zeros(len(x), dtype=torch.float64)
     for start in range(0, rows, step):
-        part = values(start, min(start + step, rows))
+        strip = values(start, min(start + step, rows))
         if mask is not None:
-            # part * mask would spread NaN values that lie outside the mask.
-            part = torch.where(mask[:, :, start : start + step], part, 0.0)
-        total = total + part.flatten(1).sum(1)
+            # strip * mask would spread NaN values that lie outside the mask.
+            strip = torch.where(mask[:, :, start : start + step], strip, 0.0)
+        total = total + strip.flatten(1).sum(1)
     return total / (x[0].numel() if mask is None else mask.flatten(1).sum(1))
 
 

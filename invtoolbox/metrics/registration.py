@@ -110,17 +110,17 @@ def hausdorff(
     from scipy import ndimage
 
     _regions(segmentation, reference, label)
-    found = []
-    for one, other in zip(segmentation, reference):
-        masks = [(side == label).any(0).cpu().numpy() for side in (one, other)]
+    largest = []
+    for pair in zip(segmentation, reference):
+        masks = [(labels == label).any(0).cpu().numpy() for labels in pair]
         if not all(mask.any() for mask in masks):
-            found.append(float("nan"))
+            largest.append(float("nan"))
             continue
         borders = [mask & ~ndimage.binary_erosion(mask) for mask in masks]
-        far = [ndimage.distance_transform_edt(~border, sampling=spacing) for border in borders]
-        distances = np.concatenate([far[1][borders[0]], far[0][borders[1]]])
-        found.append(float(np.percentile(distances, percentile)))
-    return torch.tensor(found, device=segmentation.device)
+        to_border = [ndimage.distance_transform_edt(~b, sampling=spacing) for b in borders]
+        distances = np.concatenate([to_border[1][borders[0]], to_border[0][borders[1]]])
+        largest.append(float(np.percentile(distances, percentile)))
+    return torch.tensor(largest, device=segmentation.device)
 
 
 def _regions(segmentation: Tensor, reference: Tensor, label: int) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.errors import InputError
 
 
@@ -64,8 +65,7 @@ def kernel_stein_discrepancy(
         )
     if not bool((samples.isfinite() & scores.isfinite()).all()):
         raise InputError("samples or scores hold NaN or infinite values")
-    if kernel not in ("linear", "imq"):
-        raise InputError(f"the kernel is 'linear' or 'imq', got {kernel!r}")
+    check_choice("kernel_stein_discrepancy", ("linear", "imq"), kernel=kernel)
     return torch.stack(
         [
             _of_item(samples[:, k].flatten(1), scores[:, k].flatten(1), kernel)
@@ -77,16 +77,19 @@ def kernel_stein_discrepancy(
 def _of_item(x: Tensor, score: Tensor, kernel: str) -> Tensor:
     z, s = _whiten(x.double(), score.double())
     number, n = z.shape
-    own = (s * z).sum(1)
+    # u(z, z') for all pairs of samples, (number, number).
+    products = (s * z).sum(1)
     if kernel == "linear":
-        u = (s @ s.T) * (1 + z @ z.T) + own[:, None] + own + n
+        # k = 1 + z^T z': grad_z' k = z, grad_z k = z', and the double divergence is n.
+        u = (s @ s.T) * (1 + z @ z.T) + products[:, None] + products + n
     else:
+        # k = q^(-1/2), q = 1 + |z - z'|^2 / c^2: grad_z' k = (z - z') q^(-3/2) / c^2.
         apart = torch.cdist(z, z).square()
         c2 = apart[~torch.eye(number, dtype=torch.bool, device=z.device)].median()
         c2 = torch.where(c2 > 0, c2, 1.0)
         q = 1 + apart / c2
         cross = s @ z.T
-        along = own[:, None] - cross - cross.T + own  # (s - s')^T (z - z')
+        along = products[:, None] - cross - cross.T + products  # (s - s')^T (z - z')
         u = (s @ s.T) * q**-0.5 + (along + n) / c2 * q**-1.5 - 3 * apart / c2**2 * q**-2.5
     pairs = u.sum() - u.diagonal().sum()
     return (pairs / (number * (number - 1) * n)).clamp_min(0).sqrt()
@@ -98,6 +101,6 @@ def _whiten(x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     if len(x) < 4 * x.shape[1]:
         deviation = x.square().mean(0).sqrt().clamp_min(1e-30)
         return x / deviation, s * deviation
-    values, vectors = torch.linalg.eigh(x.T @ x / len(x))
-    deviation = values.clamp_min(1e-30).sqrt()
+    eigenvalues, vectors = torch.linalg.eigh(x.T @ x / len(x))
+    deviation = eigenvalues.clamp_min(1e-30).sqrt()
     return x @ vectors / deviation, s @ vectors * deviation

@@ -10,8 +10,10 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import MOVES
+from invtoolbox.plotting.canvas import new_figure
 
 #: Lightness and largest chroma in Oklab that a screen can show at every hue.
 _LIGHTNESS, _CHROMA = 0.76, 0.125
@@ -70,16 +72,11 @@ def full_speed_of(speeds: np.ndarray) -> float:
     >>> full_speed_of(np.array([0.3, 0.9, 1.1]))
     1.2
     """
-    seen = speeds[np.isfinite(speeds)]
-    largest = max(float(np.percentile(seen, 98)) if seen.size else 0.0, 0.2)
+    finite = speeds[np.isfinite(speeds)]
+    largest = max(float(np.percentile(finite, 98)) if finite.size else 0.0, 0.2)
     power = 10.0 ** np.floor(np.log10(largest))
-    return float(
-        next(
-            m * power
-            for m in (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
-            if m * power >= largest * (1 - 1e-9)
-        )
-    )
+    factors = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+    return float(next(m * power for m in factors if m * power >= largest * (1 - 1e-9)))
 
 
 _BACKGROUND = (0.067, 0.078, 0.09)
@@ -144,18 +141,12 @@ def birds_eye_figure(
     full_speed: float | None = None,
 ) -> Any:
     """Draw a sweep as `birds_eye` does, as a ``matplotlib.figure.Figure``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     where, flow, moves = _check_sweep(points, residual, dynamic)
-    if not radius > 0:
-        raise InputError(f"the radius of the picture is {radius} m; give a positive one")
+    check_range("birds_eye", "(0, inf]", radius=radius)
     if full_speed is None:
         full_speed = full_speed_of(np.hypot(flow[moves, 0], flow[moves, 1]))
-    figure = Figure(
-        figsize=(_PIXELS / 100, (_PIXELS + 34 * bool(title)) / 100), dpi=100, facecolor=_BACKGROUND
-    )
-    FigureCanvasAgg(figure)
+    size = (_PIXELS / 100, (_PIXELS + 34 * bool(title)) / 100)
+    figure = new_figure(size, dpi=100, facecolor=_BACKGROUND)
     height = _PIXELS / (_PIXELS + 34 * bool(title))
     axes = figure.add_axes((0, 0, 1, height))
     # The y axis of the sweep points to the left, against the horizontal axis of the picture.
@@ -199,13 +190,11 @@ def _check_sweep(
         if residual is None
         else residual.detach().cpu().to(torch.float64).numpy()
     )
-    shown = np.isfinite(where).all(1)
-    known = np.isfinite(flow).all(1)
-    flow = np.where(known[:, None], flow, 0.0)
-    moves = (
-        np.linalg.norm(flow, axis=1) >= MOVES if dynamic is None else dynamic.cpu().numpy() & known
-    )
-    return where[shown], flow[shown], moves[shown]
+    drawn, has_flow = np.isfinite(where).all(1), np.isfinite(flow).all(1)
+    flow = np.where(has_flow[:, None], flow, 0.0)
+    fast = np.linalg.norm(flow, axis=1) >= MOVES
+    moves = fast if dynamic is None else dynamic.cpu().numpy() & has_flow
+    return where[drawn], flow[drawn], moves[drawn]
 
 
 def _raster(
@@ -223,7 +212,7 @@ def _raster(
     grey = np.where(counts > 0, 0.34 + 0.08 * np.minimum(np.log2(np.maximum(counts, 1)), 4.0), 0.0)[
         ..., None
     ]
-    # Static points are three pixels wide and moving ones five, because single pixels vanish on a shrunk page.
+    # Static points are three pixels wide and moving ones five: single pixels vanish on a shrunk page.
     grey = np.maximum(grey, 0.8 * ndimage.maximum_filter(grey, (3, 3, 1)))
     image = np.maximum(np.asarray(_BACKGROUND), grey * np.array([0.92, 0.97, 1.0]))
     speed = np.hypot(flow[:, 0], flow[:, 1])
@@ -277,8 +266,7 @@ def _wheel(figure: Any, full_speed: float) -> None:
     width, total = 0.15, figure.get_size_inches()
     axes = figure.add_axes((0.95 - width, 0.03 + 0.035, width, width * total[0] / total[1]))
     axes.imshow(wheel, extent=(-1, 1, -1, 1), interpolation="bilinear")
-    axes.set_xlim(-1.02, 1.02)
-    axes.set_ylim(-1.02, 1.02)
+    axes.set(xlim=(-1.02, 1.02), ylim=(-1.02, 1.02))
     axes.set_axis_off()
     axes.annotate(
         "", (0, 0.95), (0, 0.25), arrowprops={"arrowstyle": "-|>", "color": "0.1", "linewidth": 1.2}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -51,8 +51,8 @@ def line_chart(
     >>> line_chart([np.array([1.0, 0.1, 0.01])], "objective")[:4]
     '<svg'
     """
-    shown = [np.asarray(line, dtype=np.float64) for line in lines]
-    finite = np.concatenate([line[np.isfinite(line)] for line in shown]) if shown else np.zeros(0)
+    series = [np.asarray(line, dtype=np.float64) for line in lines]
+    finite = np.concatenate([line[np.isfinite(line)] for line in series]) if series else np.zeros(0)
     if not finite.size:
         return None
     positive = finite[finite > 0]
@@ -61,10 +61,11 @@ def line_chart(
         and positive.size == finite.size
         and float(np.max(positive)) > 3 * float(np.min(positive))
     )
-    everything = (
-        np.append(finite, level) if level is not None and (level > 0 or not log) else finite
-    )
-    low, high = float(np.min(everything)), float(np.max(everything))
+    # A level of 0 or less has no place on a logarithmic axis.
+    if level is not None and log and not level > 0:
+        level = None
+    heights = finite if level is None else np.append(finite, level)
+    low, high = float(np.min(heights)), float(np.max(heights))
     if log:
         low, high = math.log10(low), math.log10(high)
     if high - low < 1e-12 * max(abs(high), 1.0):
@@ -72,7 +73,7 @@ def line_chart(
     margin = 0.04 * (high - low)
     low, high = low - margin, high + margin
     where = (
-        np.arange(1, max(max(len(line) for line in shown), 2) + 1)
+        np.arange(1, max(max(len(line) for line in series), 2) + 1)
         if places is None
         else np.asarray(places, dtype=np.float64)
     )
@@ -100,7 +101,7 @@ def line_chart(
     parts.append(
         f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{_HEIGHT - 4}" text-anchor="middle">{html.escape(axis)}</text>'
     )
-    if level is not None and (level > 0 or not log):
+    if level is not None:
         y = up(level)
         parts.append(
             f'<line class="level" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -111,7 +112,7 @@ def line_chart(
         parts.append(
             f'<line class="level" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
         )
-    for k, line in enumerate(shown):
+    for k, line in enumerate(series):
         parts.append(_polyline(line, where, across, up, COLORS[k % len(COLORS)]))
     for k, name in enumerate(names if len(names) > 1 else ()):
         y = _HEIGHT - _BOTTOM - 8 - 15 * (len(names) - 1 - k) if low_legend else _TOP + 14 + 15 * k
@@ -122,9 +123,14 @@ def line_chart(
     return "".join(parts) + "</svg>"
 
 
-def _polyline(line: np.ndarray, where: np.ndarray, across: object, up: object, color: str) -> str:
+def _polyline(
+    line: np.ndarray,
+    where: np.ndarray,
+    across: Callable[[float], float],
+    up: Callable[[float], float],
+    color: str,
+) -> str:
     """Return a line in pieces: NaN breaks it, and a single point is a dot."""
-    assert callable(across) and callable(up)
     pieces: list[list[str]] = [[]]
     places = (
         range(len(line))
@@ -168,14 +174,14 @@ def _log_ticks(low: float, high: float) -> list[float]:
         if high - low > 0.8
         else (1, 1.5, 2, 3, 4, 5, 6, 7, 8)
     )
-    found = [
+    ticks = [
         m * 10.0**k
         for k in powers
         if k % every == 0
         for m in factors
         if low <= math.log10(m * 10.0**k) <= high
     ]
-    return found if len(found) > 1 else [10**low * 1.0001, 10**high * 0.9999]
+    return ticks if len(ticks) > 1 else [10**low * 1.0001, 10**high * 0.9999]
 
 
 def _number(value: float) -> str:

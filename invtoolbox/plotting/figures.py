@@ -14,6 +14,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.plotting import page
+from invtoolbox.plotting.canvas import new_figure
 from invtoolbox.plotting.charts import line_chart
 from invtoolbox.plotting.page import Window, heat, plane, symmetric_window, to_bytes, window_of
 from invtoolbox.posteriors.base import Posterior
@@ -34,31 +35,25 @@ def solution_figure(solution: Solution, reference: Tensor | None = None, item: i
         reference: the true images; adds the reference and the error.
         item: number of the item in the batch.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     truth = _reference(solution, reference)
     images = _images(solution, truth, item)
     columns = len(images) + 1
-    figure = Figure(figsize=(3.4 * columns, 3.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((3.4 * columns, 3.5), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
     for axis, (name, picture, window, signed) in zip(axes, images):
-        shown = (
+        pixels = (
             picture
             if picture.ndim == 2
             else np.clip((picture - window.low) / (window.high - window.low), 0, 1)
         )
         drawn = axis.imshow(
-            shown,
+            pixels,
             cmap="RdBu_r" if signed else "gray",
             vmin=window.low,
             vmax=window.high,
-            aspect="equal" if max(shown.shape[:2]) < 4 * min(shown.shape[:2]) else "auto",
+            aspect="equal" if max(pixels.shape[:2]) < 4 * min(pixels.shape[:2]) else "auto",
         )
-        axis.set_title(name)
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set(title=name, xticks=[], yticks=[])
         if picture.ndim == 2:
             figure.colorbar(drawn, ax=axis, shrink=0.8)
     _convergence(axes[-1], solution, item)
@@ -68,14 +63,14 @@ def solution_figure(solution: Solution, reference: Tensor | None = None, item: i
 def _images(
     solution: Solution, truth: Tensor | None, item: int
 ) -> list[tuple[str, np.ndarray, Any, bool]]:
-    shown = plane(solution.x[item]) if isinstance(solution.x, Tensor) else None
+    estimate = plane(solution.x[item]) if isinstance(solution.x, Tensor) else None
     reference = None if truth is None else plane(truth[min(item, len(truth) - 1)])
     images: list[tuple[str, np.ndarray, Any, bool]] = []
-    if shown is not None:
-        window = window_of(shown if reference is None else reference)
-        images.append(("reconstruction", shown, window, False))
+    if estimate is not None:
+        window = window_of(estimate if reference is None else reference)
+        images.append(("reconstruction", estimate, window, False))
         if reference is not None:
-            error = (shown - reference).mean(-1) if shown.ndim == 3 else shown - reference
+            error = (estimate - reference).mean(-1) if estimate.ndim == 3 else estimate - reference
             images += [
                 ("reference", reference, window, False),
                 ("error", error, symmetric_window(error), True),
@@ -94,13 +89,12 @@ def _images(
 
 
 def _convergence(axis: Any, solution: Solution, item: int) -> None:
-    axis.set_title("convergence")
-    axis.set_xlabel("iteration")
+    axis.set(title="convergence", xlabel="iteration")
     for name in ("objective", "certificate"):
-        values = solution.history[name][:, item].detach().cpu().double().numpy()
-        finite = values[np.isfinite(values)]
+        curve = solution.history[name][:, item].detach().cpu().double().numpy()
+        finite = curve[np.isfinite(curve)]
         if finite.size:
-            axis.plot(np.arange(1, len(values) + 1), values, label=name)
+            axis.plot(np.arange(1, len(curve) + 1), curve, label=name)
             if (finite > 0).all():
                 axis.set_yscale("log")
     if axis.lines:
@@ -136,7 +130,6 @@ def mesh_figure(
     """
     import matplotlib
     from matplotlib.collections import PolyCollection
-    from matplotlib.figure import Figure
 
     from invtoolbox.geometry.meshes import Mesh
 
@@ -151,15 +144,13 @@ def mesh_figure(
         @ frame
     )
     meshes = [Mesh.of(mesh) for mesh in meshes]
-    seen = [mesh.vertices.detach().cpu().double().numpy()[:, order] @ frame.T for mesh in meshes]
-    low, high = np.min([v.min(0) for v in seen], 0), np.max([v.max(0) for v in seen], 0)
+    turned = [mesh.vertices.detach().cpu().double().numpy()[:, order] @ frame.T for mesh in meshes]
+    low, high = np.min([v.min(0) for v in turned], 0), np.max([v.max(0) for v in turned], 0)
     wide, tall = high[0] - low[0], high[2] - low[2]
-    figure = Figure(
-        figsize=(4.2 * len(meshes), min(7.0, 4.2 * max(tall, 1e-9) / max(wide, 1e-9) + 0.5)),
-        layout="constrained",
-    )
+    height = min(7.0, 4.2 * max(tall, 1e-9) / max(wide, 1e-9) + 0.5)
+    figure = new_figure((4.2 * len(meshes), height), layout="constrained")
     light = np.array(_LIGHT) / np.linalg.norm(_LIGHT)
-    for k, (mesh, vertices) in enumerate(zip(meshes, seen)):
+    for k, (mesh, vertices) in enumerate(zip(meshes, turned)):
         axes = figure.add_subplot(1, len(meshes), k + 1)
         faces = mesh.faces.cpu().numpy()
         corners = vertices[faces]
@@ -167,14 +158,11 @@ def mesh_figure(
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
         normals[normals[:, 1] > 0] *= -1  # towards the viewer at negative depth
         shade = 0.35 + 0.65 * np.clip(normals @ (light * [1, -1, 1]), 0, 1)
-        own = colors[k] if k < len(colors) else None
-        base = (
-            np.full((len(faces), 3), 0.8)
-            if own is None
-            else matplotlib.colormaps["YlOrRd"](own.detach().cpu().double().numpy()[faces].mean(1))[
-                :, :3
-            ]
-        )
+        heights = colors[k] if k < len(colors) else None
+        base = np.full((len(faces), 3), 0.8)
+        if heights is not None:
+            means = heights.detach().cpu().double().numpy()[faces].mean(1)
+            base = matplotlib.colormaps["YlOrRd"](means)[:, :3]
         back_to_front = np.argsort(-corners[:, :, 1].mean(1))
         axes.add_collection(
             PolyCollection(
@@ -189,8 +177,8 @@ def mesh_figure(
             xlim=(low[0] - margin, high[0] + margin),
             ylim=(low[2] - margin, high[2] + margin),
             aspect="equal",
+            title=titles[k] if k < len(titles) else "",
         )
-        axes.set_title(titles[k] if k < len(titles) else "")
         axes.axis("off")
     return figure
 
@@ -253,7 +241,7 @@ def _pictures(
     heated = Window(0.0, largest)
     warm = page.color_bar(heated, "heat")
     figures = [
-        page.picture(to_bytes(middle, window), "Mean", "", bar=page.color_bar(window)),
+        page.shades(middle, window, "Mean"),
         page.picture(heat(spread, heated), "Standard deviation", "", bar=warm),
     ]
     if error is not None:
@@ -275,8 +263,8 @@ def _curves(posterior: Posterior, truth: Tensor, calibration: Calibration | None
     levels, actual = coverage_curve(scores)
     lines, names = [levels * 100, actual * 100], ["as it should be", "as it is"]
     if calibration is not None:
-        own = residual_scores([posterior], [truth], calibration.scores.floor)
-        lines.append(coverage_curve(own, levels, calibration)[1] * 100)
+        floored = residual_scores([posterior], [truth], calibration.scores.floor)
+        lines.append(coverage_curve(floored, levels, calibration)[1] * 100)
         names.append("calibrated")
     coverage = line_chart(
         [line.numpy() for line in lines],
@@ -287,37 +275,32 @@ def _curves(posterior: Posterior, truth: Tensor, calibration: Calibration | None
         places=(levels * 100).tolist(),
         low_legend=True,
     )
-    held = f"Of the pixels, {100 * scores.below(1.959964):.1f} % lie within the 95 % interval"
+    caption = f"Of the pixels, {100 * scores.below(1.959964):.1f} % lie within the 95 % interval"
     if calibration is not None:
-        held += (
+        caption += (
             f", {100 * float(calibration.coverage(posterior, truth, 0.95).mean()):.1f} % once it "
             "is calibrated"
         )
-    figures = [page.chart(coverage, "Coverage", held + ".")] if coverage is not None else []
-    said, happened = grouped_errors(
+    figures = [page.chart(coverage, "Coverage", caption + ".")] if coverage is not None else []
+    stated, actual = grouped_errors(
         posterior.std.detach().cpu(), (posterior.mean.detach().cpu() - truth)
     )
     errors = (
         line_chart(
-            [said.numpy(), happened.numpy()],
+            [stated.numpy(), actual.numpy()],
             "error",
             ["as it should be", "as it is"],
             log=False,
             axis="standard deviation",
-            places=said.tolist(),
+            places=stated.tolist(),
             low_legend=True,
         )
-        if len(said) > 1
+        if len(stated) > 1
         else None
     )
     if errors is not None:
-        figures.append(
-            page.chart(
-                errors,
-                "Calibration",
-                "Root mean square error of pixels of about the same standard deviation.",
-            )
-        )
+        caption = "Root mean square error of pixels of about the same standard deviation."
+        figures.append(page.chart(errors, "Calibration", caption))
     return figures
 
 
@@ -332,16 +315,18 @@ def grouped_errors(std: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
         Root mean squares of the standard deviation and of the error, ``(groups,)`` each.
 
     >>> std = torch.linspace(0.1, 1.0, 1000)
-    >>> said, happened = grouped_errors(std, 2 * std)
-    >>> bool((happened / said - 2).abs().max() < 1e-5)
+    >>> stated, actual = grouped_errors(std, 2 * std)
+    >>> bool((actual / stated - 2).abs().max() < 1e-5)
     True
     """
     order = std.flatten().argsort()
     groups = [g for g in order.chunk(_GROUPS) if len(g)]
-    said = torch.stack([std.flatten()[g].double().square().mean().sqrt() for g in groups])
-    happened = torch.stack([error.flatten()[g].double().square().mean().sqrt() for g in groups])
-    apart = torch.cat([torch.ones(1, dtype=torch.bool), said.diff() > 1e-9 * said.max()])
-    return said[apart], happened[apart]
+    stated, actual = (
+        torch.stack([sizes.flatten()[g].double().square().mean().sqrt() for g in groups])
+        for sizes in (std, error)
+    )
+    apart = torch.cat([torch.ones(1, dtype=torch.bool), stated.diff() > 1e-9 * stated.max()])
+    return stated[apart], actual[apart]
 
 
 def _reference(solution: Solution, reference: Any) -> Tensor | None:
@@ -353,14 +338,14 @@ def _reference(solution: Solution, reference: Any) -> Tensor | None:
             f"{type(solution.x).__name__}"
         )
     truth = torch.as_tensor(reference).detach().cpu()
-    wanted = tuple(solution.x.shape)
+    expected = tuple(solution.x.shape)
     if (
-        truth.ndim != len(wanted)
-        or tuple(truth.shape[1:]) != wanted[1:]
-        or truth.shape[0] not in (1, wanted[0])
+        truth.ndim != len(expected)
+        or tuple(truth.shape[1:]) != expected[1:]
+        or truth.shape[0] not in (1, expected[0])
     ):
         raise InputError(
-            f"the reference has shape {tuple(truth.shape)}, expected {wanted} as the solution, or "
+            f"the reference has shape {tuple(truth.shape)}, expected {expected} as the solution, or "
             "one item"
         )
     return truth

@@ -5,7 +5,6 @@ A section can compare several methods on one pair of sweeps.
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from invtoolbox.core.environment import machine, versions
-from invtoolbox.datasets.output import write_bytes
 from invtoolbox.geometry.sweeps import MOVES
 from invtoolbox.metrics.flow_evaluation import FlowErrors, pool
 from invtoolbox.plotting import page
@@ -108,7 +105,7 @@ def write_flow_report(
     Raises:
         InputError: the file exists and ``overwrite`` is False, or it cannot be written.
     """
-    body = [page.heading(title, " ".join(filter(None, [lead, _lead(results)])))]
+    body: list[str] = []
     for picture in pictures:
         body += _pictures(picture)
     failed = [r for r in results if r.failed]
@@ -126,63 +123,58 @@ def write_flow_report(
     curves = _curves(results)
     if curves:
         body += ["<h2>Over the sequence</h2>", page.row(curves)]
-    if settings:
-        body += ["<h2>Settings</h2>", page.facts(settings)]
-    body += ["<h2>Versions and machine</h2>", page.facts({**versions(), **machine()})]
-    return write_bytes(path, page.page(title, body), overwrite)
+    lead = " ".join(filter(None, [lead, _lead(results)]))
+    return page.write_page(path, title, lead, body, settings, overwrite)
 
 
 def _lead(results: Sequence[SweepResult]) -> str:
     timed = [r.seconds for r in results if r.seconds is not None]
     failed = sum(bool(r.failed) for r in results)
     parts = [f"{len(results)} sweep{'s' if len(results) != 1 else ''}"]
-    parts += [f"{failed} failed"] if failed else []
-    parts += (
-        [f"{float(np.median(timed)):.2f} s per sweep (median; the slowest {max(timed):.2f} s)"]
-        if timed
-        else []
-    )
-    return f"{', '.join(parts)}. {datetime.datetime.now().strftime('%Y-%m-%d %H:%M')}."
+    if failed:
+        parts.append(f"{failed} failed")
+    if timed:
+        median, slowest = float(np.median(timed)), max(timed)
+        parts.append(f"{median:.2f} s per sweep (median; the slowest {slowest:.2f} s)")
+    return f"{', '.join(parts)}. {page.date()}."
 
 
-def _pictures(shown: SweepPicture) -> list[str]:
-    speeds = [shown.residual] if shown.truth is None else [shown.residual, shown.truth]
-    moving = [np.linalg.norm(flow.detach().cpu().double().numpy(), axis=1) for flow in speeds]
-    full = full_speed_of(np.concatenate([v[v >= MOVES] for v in moving]))
-    estimate = birds_eye_pixels(
-        shown.points, shown.residual, shown.dynamic, radius=shown.radius, full_speed=full
-    )
-    drawn = [
-        page.picture(estimate, "Flow", "without the motion of the sensor; static points are grey")
-    ]
-    if shown.truth is not None:
-        truth = birds_eye_pixels(shown.points, shown.truth, radius=shown.radius, full_speed=full)
-        error = birds_eye_pixels(
-            shown.points, shown.residual - shown.truth, radius=shown.radius, full_speed=full
-        )
+def _pictures(sweep: SweepPicture) -> list[str]:
+    flows = [sweep.residual] if sweep.truth is None else [sweep.residual, sweep.truth]
+    full = _full_speed(*flows)
+
+    def view(flow: Tensor, name: str, caption: str, dynamic: Tensor | None = None) -> str:
+        pixels = birds_eye_pixels(sweep.points, flow, dynamic, radius=sweep.radius, full_speed=full)
+        return page.picture(pixels, name, caption)
+
+    caption = "without the motion of the sensor; static points are grey"
+    drawn = [view(sweep.residual, "Flow", caption, sweep.dynamic)]
+    if sweep.truth is not None:
+        caption = "flow minus truth if it is at least 0.05 m, in the same colors"
         drawn += [
-            page.picture(truth, "Truth", "in the same colors"),
-            page.picture(
-                error,
-                "Difference",
-                "flow minus truth if it is at least 0.05 m, in the same colors",
-            ),
+            view(sweep.truth, "Truth", "in the same colors"),
+            view(sweep.residual - sweep.truth, "Difference", caption),
         ]
     return [
-        page.section(f"Sweep {shown.name}", "From above, ahead is up."),
+        page.section(f"Sweep {sweep.name}", "From above, ahead is up."),
         page.row(drawn, "large"),
     ]
+
+
+def _full_speed(*flows: Tensor) -> float:
+    """Return the speed of the most saturated color for the moving points of all flows."""
+    speeds = [np.linalg.norm(flow.detach().cpu().double().numpy(), axis=1) for flow in flows]
+    return full_speed_of(np.concatenate([speed[speed >= MOVES] for speed in speeds]))
 
 
 def _errors(scored: Sequence[SweepResult]) -> list[str]:
     errors = [r.errors for r in scored if r.errors is not None]
     together = pool(errors)
-    rows = [("all, every point alike", _shown(together))] if len(errors) > 1 else []
-    rows += [(r.name, _shown(e)) for r, e in zip(scored[:LISTED], errors)]
-    by_class = together.bucketed.by_class()
+    rows = [("all, every point alike", _figures(together))] if len(errors) > 1 else []
+    rows += [(r.name, _figures(e)) for r, e in zip(scored[:LISTED], errors)]
     classes = [
         (name.capitalize().replace("_", " "), (_number(e.static), _number(e.dynamic)))
-        for name, e in by_class.items()
+        for name, e in together.bucketed.by_class().items()
     ]
     ranges = [
         (
@@ -191,8 +183,7 @@ def _errors(scored: Sequence[SweepResult]) -> list[str]:
         )
         for p in together.ranges
     ]
-    three, frames = together.three_way.pool(), together.three_way.per_frame()
-    ways = [
+    three_way = [
         (
             f"over {e.averaged}",
             tuple(
@@ -200,7 +191,7 @@ def _errors(scored: Sequence[SweepResult]) -> list[str]:
                 for v in (e.foreground_dynamic, e.foreground_static, e.background_static, e.mean)
             ),
         )
-        for e in (three, frames)
+        for e in (together.three_way.pool(), together.three_way.per_frame())
     ]
     text = (
         "The motion of the sensor is removed. Points within 35 m of the sensor count if they are "
@@ -225,14 +216,14 @@ def _errors(scored: Sequence[SweepResult]) -> list[str]:
         "<h3>Three-way end-point error [m]</h3>",
         page.numbers(
             ["averaged", "foreground dynamic", "foreground static", "background static", "mean"],
-            ways,
+            three_way,
         ),
         "<h3>End-point error by range</h3>",
         page.numbers(["distance", "dynamic [m]", "points", "static [m]", "points"], ranges),
     ]
 
 
-def _shown(errors: FlowErrors) -> list[str]:
+def _figures(errors: FlowErrors) -> list[str]:
     """Return the figures of the columns `_SHOWN`."""
     row = errors.row()
     return [row[FlowErrors.COLUMNS.index(name)] for name in _SHOWN]
@@ -270,9 +261,9 @@ def _curves(results: Sequence[SweepResult]) -> list[str]:
         ),
     ]
     drawn = []
-    for name, caption, values, names in lines:
+    for name, caption, curves, names in lines:
         svg = (
-            line_chart([np.array(v) for v in values], name, names, log=False, axis="sweep")
+            line_chart([np.array(v) for v in curves], name, names, log=False, axis="sweep")
             if len(results) > 1
             else None
         )
@@ -333,7 +324,7 @@ class FlowCase:
             (
                 m.name,
                 [
-                    *_shown(m.errors),
+                    *_figures(m.errors),
                     "" if m.seconds is None else f"{m.seconds:.2f}",
                 ],
             )
@@ -346,31 +337,20 @@ def flow_section(case: FlowCase) -> list[str]:
 
     It shows truth and methods from above in the same colors, and a table.
     """
-    speed = np.linalg.norm(case.truth.detach().cpu().double().numpy(), axis=1)
-    full = full_speed_of(speed[speed >= MOVES])
+    full = _full_speed(case.truth)
 
-    def seen(residual: Tensor, name: str, note: str, figures: str = "") -> str:
-        return page.picture(
-            birds_eye_pixels(case.points, residual, radius=case.radius, full_speed=full),
-            name,
-            note,
-            figures,
-        )
+    def view(residual: Tensor, name: str, note: str, figures: str = "") -> str:
+        pixels = birds_eye_pixels(case.points, residual, radius=case.radius, full_speed=full)
+        return page.picture(pixels, name, note, figures)
 
-    pictures = [
-        seen(
-            case.truth,
-            "Truth",
-            "from above, ahead is up; colors show direction and speed, static points are grey",
-        )
-    ]
+    note = "from above, ahead is up; colors show direction and speed, static points are grey"
+    pictures = [view(case.truth, "Truth", note)]
     for method in case.methods:
         figures = f"dynamic EPE {method.errors.dynamic:.3f} m, static {method.errors.static:.3f} m"
-        pictures.append(seen(method.residual, method.name, method.note, figures))
-    table = page.numbers(["Method", *case.columns()], case.rows())
+        pictures.append(view(method.residual, method.name, method.note, figures))
     return [
         page.section(case.title, case.text),
         page.row(pictures, "large"),
         "<h3>Table</h3>",
-        table,
+        page.numbers(["Method", *case.columns()], case.rows()),
     ]

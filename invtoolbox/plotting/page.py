@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import html
 import io
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
+
+from invtoolbox.core.environment import machine, versions
+from invtoolbox.datasets.output import write_bytes
 
 #: Largest side of a picture in a page, pixels; larger pictures are averaged over blocks.
 LARGEST_SIDE = 1024
@@ -77,15 +82,15 @@ def window_of(*pictures: np.ndarray | None) -> Window:
     Half a percent of outliers at either end is left out. Pictures whose values lie between 0 and 1
     and cover most of that range keep it.
     """
-    shown = [p[np.isfinite(p)] for p in pictures if p is not None]
-    values = np.concatenate([v.ravel() for v in shown]) if shown else np.zeros(0)
-    if not values.size:
+    finite = [p[np.isfinite(p)].ravel() for p in pictures if p is not None]
+    pixels = np.concatenate(finite) if finite else np.zeros(0)
+    if not pixels.size:
         return Window(0.0, 1.0)
-    low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
+    low, high = (float(v) for v in np.percentile(pixels, (0.5, 99.5)))
     if -0.05 <= low <= 0.3 and 0.7 <= high <= 1.05:
         return Window(0.0, 1.0)
     if not high > low:
-        low, high = float(np.min(values)), float(np.max(values))
+        low, high = float(np.min(pixels)), float(np.max(pixels))
     return Window(low, high) if high > low else Window(low, low + 1.0)
 
 
@@ -93,8 +98,8 @@ def symmetric_window(picture: np.ndarray | None) -> Window:
     """Return a window with 0 in its middle, for residuals and errors."""
     if picture is None:
         return Window(-1.0, 1.0)
-    values = np.abs(picture[np.isfinite(picture)])
-    largest = float(np.percentile(values, 99.5)) if values.size else 0.0
+    sizes = np.abs(picture[np.isfinite(picture)])
+    largest = float(np.percentile(sizes, 99.5)) if sizes.size else 0.0
     return Window(-largest, largest) if largest > 0 else Window(-1.0, 1.0)
 
 
@@ -220,6 +225,36 @@ def page(title: str, body: Sequence[str]) -> bytes:
     ).encode()
 
 
+def write_page(
+    path: str | Path,
+    title: str,
+    lead: str,
+    body: Sequence[str],
+    settings: Mapping[str, str] | None = None,
+    overwrite: bool = True,
+) -> Path:
+    """Write a page that ends with settings, versions and machine.
+
+    Args:
+        path: the file.
+        title: title of the page.
+        lead: a sentence below the title.
+        body: HTML elements in their order.
+        settings: facts about the run.
+        overwrite: replace an existing file.
+    """
+    elements = [heading(title, lead), *body]
+    if settings:
+        elements += ["<h2>Settings</h2>", facts(settings)]
+    elements += ["<h2>Versions and machine</h2>", facts({**versions(), **machine()})]
+    return write_bytes(path, page(title, elements), overwrite)
+
+
+def date() -> str:
+    """Return the date and the time of day for the lead of a page."""
+    return datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
+
+
 def heading(title: str, lead: str) -> str:
     """Return the title of a page and a sentence below it."""
     return f'<h1>{html.escape(title)}</h1><p class="lead">{html.escape(lead)}</p>'
@@ -331,18 +366,34 @@ def picture(
         light: whether the frame is light.
         bar: the colors and their values, from `color_bar`.
     """
-    rows, columns = pixels.shape[:2]
-    # The bounds keep tall and flat sinograms from stretching the page.
-    shape = min(max(columns / rows, 0.75), 1.8)
-    coarse = ' class="coarse"' if max(rows, columns) <= 400 else ""
+    style, coarse = _frame(pixels)
     figures = f'<span class="figures">{html.escape(figures)}</span>' if figures else ""
     return (
         f"<figure{' class=light' if light else ''}>"
-        f'<div class="frame" style="--shape:{shape:.3f}" title="click to zoom" {_ZOOM}>'
+        f'<div class="frame" {style} title="click to zoom" {_ZOOM}>'
         f'<img{coarse} alt="{html.escape(name)}" src="{data_uri(pixels)}"></div>{bar}'
         f"<figcaption><b>{html.escape(name)}</b> "
         f"{html.escape(caption)}{figures}</figcaption></figure>"
     )
+
+
+def shades(
+    values: np.ndarray, window: Window, name: str, caption: str = "", figures: str = ""
+) -> str:
+    """Return a figure of values in a window, grey or color, with the bar of the window.
+
+    The arguments are those of `to_bytes` and `picture`.
+    """
+    return picture(to_bytes(values, window), name, caption, figures, bar=color_bar(window))
+
+
+def signed(values: np.ndarray, window: Window, name: str, caption: str = "") -> str:
+    """Return a figure of signed values in a symmetric window, with the bar of the window.
+
+    The arguments are those of `diverging` and `picture`.
+    """
+    bar = color_bar(window, "diverging")
+    return picture(diverging(values, window), name, caption, light=True, bar=bar)
 
 
 def slider(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
@@ -350,18 +401,8 @@ def slider(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
 
     Without scripting the first picture is shown.
     """
-    rows, columns = pictures[0].shape[:2]
-    shape = min(max(columns / rows, 0.75), 1.8)
-    coarse = ' class="coarse"' if max(rows, columns) <= 400 else ""
-    images = "".join(
-        f'<img{coarse} alt="{html.escape(name)} {k + 1}" src="{data_uri(p, 512)}"{" hidden" if k else ""}>'
-        for k, p in enumerate(pictures)
-    )
-    return (
-        f'<figure><div class="frame" style="--shape:{shape:.3f}">{images}</div><figcaption><label><b>{html.escape(name)}</b> '
-        f'<input type="range" min="0" max="{len(pictures) - 1}" value="0" aria-label="{html.escape(name)}" oninput="{_CHOOSE}">'
-        f'<span class="figures">1</span></label> {html.escape(caption)}</figcaption></figure>'
-    )
+    count = '<span class="figures">1</span></label>'
+    return _range(pictures, name, caption, _CHOOSE, count, _frame(pictures[0])[1])
 
 
 def player(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
@@ -369,17 +410,39 @@ def player(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
 
     A slider chooses one of them. Without scripting the first picture is shown.
     """
-    rows, columns = pictures[0].shape[:2]
-    shape = min(max(columns / rows, 0.75), 1.8)
+    play = f'<button type="button" aria-pressed="false" onclick="{_PLAY}">play</button>'
+    return _range(pictures, name, caption, _SHOW, f"</label> {play}")
+
+
+def _range(
+    pictures: Sequence[np.ndarray],
+    name: str,
+    caption: str,
+    handler: str,
+    controls: str,
+    coarse: str = "",
+) -> str:
+    """Return a figure with a slider over pictures; ``controls`` end the label of the slider."""
     images = "".join(
-        f'<img alt="{html.escape(name)} {k + 1}" src="{data_uri(p, 512)}"{" hidden" if k else ""}>'
+        f'<img{coarse} alt="{html.escape(name)} {k + 1}" src="{data_uri(p, 512)}"{" hidden" if k else ""}>'
         for k, p in enumerate(pictures)
     )
     return (
-        f'<figure><div class="frame" style="--shape:{shape:.3f}">{images}</div><figcaption><label><b>{html.escape(name)}</b> '
-        f'<input type="range" min="0" max="{len(pictures) - 1}" value="0" aria-label="{html.escape(name)}" oninput="{_SHOW}"></label> '
-        f'<button type="button" aria-pressed="false" onclick="{_PLAY}">play</button> {html.escape(caption)}</figcaption></figure>'
+        f'<figure><div class="frame" {_frame(pictures[0])[0]}>{images}</div><figcaption><label><b>{html.escape(name)}</b> '
+        f'<input type="range" min="0" max="{len(pictures) - 1}" value="0" aria-label="{html.escape(name)}" oninput="{handler}">'
+        f"{controls} {html.escape(caption)}</figcaption></figure>"
     )
+
+
+def _frame(pixels: np.ndarray) -> tuple[str, str]:
+    """Return the style of the frame of a picture, and the class of its image, as attributes.
+
+    The bounds keep tall and flat sinograms from stretching the page.
+    """
+    rows, columns = pixels.shape[:2]
+    shape = min(max(columns / rows, 0.75), 1.8)
+    coarse = ' class="coarse"' if max(rows, columns) <= 400 else ""
+    return f'style="--shape:{shape:.3f}"', coarse
 
 
 def wipe(before: np.ndarray, after: np.ndarray, name: str, caption: str) -> str:
@@ -387,11 +450,9 @@ def wipe(before: np.ndarray, after: np.ndarray, name: str, caption: str) -> str:
 
     A slider moves their border.
     """
-    rows, columns = before.shape[:2]
-    shape = min(max(columns / rows, 0.75), 1.8)
-    coarse = ' class="coarse"' if max(rows, columns) <= 400 else ""
+    style, coarse = _frame(before)
     return (
-        f'<figure><div class="frame over" style="--shape:{shape:.3f}"><img{coarse} alt="{html.escape(name)}" src="{data_uri(before)}">'
+        f'<figure><div class="frame over" {style}><img{coarse} alt="{html.escape(name)}" src="{data_uri(before)}">'
         f'<img{coarse} alt="" src="{data_uri(after)}" style="clip-path: inset(0 0 0 50%)"></div>'
         f'<figcaption><label><b>{html.escape(name)}</b> <input type="range" min="0" max="100" value="50" '
         f'aria-label="{html.escape(name)}" oninput="{_WIPE}"></label> {html.escape(caption)}</figcaption></figure>'
@@ -442,10 +503,10 @@ def numbers(
         f"<th{' class=number' if k else ''}>{html.escape(c)}</th>" for k, c in enumerate(columns)
     )
     lines = []
-    for i, (name, values) in enumerate(rows):
+    for i, (name, texts) in enumerate(rows):
         cells = "".join(
-            f'<td class="number{" best" if best.get(k) == i else ""}">{html.escape(v)}</td>'
-            for k, v in enumerate(values)
+            f'<td class="number{" best" if best.get(k) == i else ""}">{html.escape(text)}</td>'
+            for k, text in enumerate(texts)
         )
         lines.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'

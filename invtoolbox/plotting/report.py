@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.environment import machine, versions
-from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.plotting import page
 from invtoolbox.plotting.charts import line_chart
 from invtoolbox.plotting.figures import _reference, uncertainty
 from invtoolbox.plotting.flow_report import FlowCase, flow_section
-from invtoolbox.plotting.page import Window, diverging, plane, symmetric_window, to_bytes, window_of
+from invtoolbox.plotting.page import Window, plane, symmetric_window, to_bytes, window_of
 
 if TYPE_CHECKING:
     from invtoolbox.posteriors.conformal import Calibration
@@ -66,8 +63,7 @@ def write_report(
         InputError: the file exists and ``overwrite`` is False, or it cannot be written.
     """
     truth = _reference(solution, reference)
-    body = [page.heading(title, _lead(solution))]
-    body += _show_items(solution, truth)
+    body = _show_items(solution, truth)
     if metrics is None and truth is not None:
         metrics = measure(solution.x, truth)
     if metrics:
@@ -76,9 +72,7 @@ def write_report(
     body += ["<h2>Convergence</h2>", _convergence(solution)]
     if solution.weight_search is not None and solution.weight_search.weights.ndim == 2:
         body += ["<h2>Choice of the weight</h2>", _weights(solution)]
-    body += ["<h2>Settings</h2>", page.facts(_settings(solution))]
-    body += ["<h2>Versions and machine</h2>", page.facts({**versions(), **machine()})]
-    return write_bytes(path, page.page(title, body), overwrite)
+    return page.write_page(path, title, _lead(solution), body, _settings(solution), overwrite)
 
 
 def measure(x: Tensor, truth: Tensor) -> dict[str, list[float]]:
@@ -87,10 +81,10 @@ def measure(x: Tensor, truth: Tensor) -> dict[str, list[float]]:
 
     truth = truth.to(x).expand_as(x)
     scale = (truth.flatten(1).amax(1) - truth.flatten(1).amin(1)).clamp_min(1e-30)
-    found = {"PSNR [dB]": metrics.psnr(x, truth, data_range=scale), "RMSE": metrics.rmse(x, truth)}
+    scores = {"PSNR [dB]": metrics.psnr(x, truth, data_range=scale), "RMSE": metrics.rmse(x, truth)}
     if x.ndim == 4 and min(x.shape[-2:]) >= 11:
-        found["SSIM"] = metrics.ssim(x, truth, data_range=scale)
-    return {name: value.tolist() for name, value in found.items()}
+        scores["SSIM"] = metrics.ssim(x, truth, data_range=scale)
+    return {name: score.tolist() for name, score in scores.items()}
 
 
 _STATES = {
@@ -111,10 +105,9 @@ def _lead(solution: Solution) -> str:
         " x ".join(str(n) for n in p.shape[1:]) if isinstance(p, Tensor) else type(p).__name__
         for p in parts
     )
-    date = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
     return (
         f"{items} item{'s' if items > 1 else ''} of {shape}: {states} after "
-        f"{'at most ' if items > 1 else ''}{most} iterations, {solution.seconds:.1f} s. {date}."
+        f"{'at most ' if items > 1 else ''}{most} iterations, {solution.seconds:.1f} s. {page.date()}."
     )
 
 
@@ -139,8 +132,8 @@ def _show_items(solution: Solution, truth: Tensor | None) -> list[str]:
 
 
 def _image(item: Tensor, reference: Tensor | None) -> list[str]:
-    shown, true = plane(item), None if reference is None else plane(reference)
-    if shown is None:
+    estimate, true = plane(item), None if reference is None else plane(reference)
+    if estimate is None:
         chart = line_chart(
             [t.flatten().double().numpy() for t in (item, reference) if t is not None],
             "value",
@@ -148,23 +141,14 @@ def _image(item: Tensor, reference: Tensor | None) -> list[str]:
             log=False,
         )
         return [page.chart(chart, "Reconstruction", "value over position")] if chart else []
-    window = window_of(shown if true is None else true)
-    grey = page.color_bar(window)
-    figures = [page.picture(to_bytes(shown, window), "Reconstruction", "", bar=grey)]
+    window = window_of(estimate if true is None else true)
+    figures = [page.shades(estimate, window, "Reconstruction")]
     if true is not None:
-        error = shown - true
-        about = symmetric_window(error)
-        figures.append(page.picture(to_bytes(true, window), "Reference", "", bar=grey))
-        signed = page.color_bar(about, "diverging")
-        figures.append(
-            page.picture(
-                diverging(error, about),
-                "Error",
-                "reconstruction minus reference",
-                light=True,
-                bar=signed,
-            )
-        )
+        error = estimate - true
+        figures += [
+            page.shades(true, window, "Reference"),
+            page.signed(error, symmetric_window(error), "Error", "reconstruction minus reference"),
+        ]
     return figures
 
 
@@ -177,25 +161,15 @@ def _data(measured: Any, predicted: Any, k: int) -> list[str]:
         if not isinstance(y, Tensor):
             continue
         label = f" {number + 1}" if len(parts) > 1 else ""
-        shown, fitted = plane(y[k]), plane(prediction[k])
-        if shown is None or fitted is None:
+        measurement, fitted = plane(y[k]), plane(prediction[k])
+        if measurement is None or fitted is None:
             continue
-        window, residual = window_of(shown), fitted - shown
+        residual = fitted - measurement
         about = symmetric_window(residual)
-        figures.append(
-            page.picture(
-                to_bytes(shown, window), f"Measurements{label}", "", bar=page.color_bar(window)
-            )
-        )
-        figures.append(
-            page.picture(
-                diverging(residual, about),
-                f"Residual{label}",
-                "predicted minus measured",
-                light=True,
-                bar=page.color_bar(about, "diverging"),
-            )
-        )
+        figures += [
+            page.shades(measurement, window_of(measurement), f"Measurements{label}"),
+            page.signed(residual, about, f"Residual{label}", "predicted minus measured"),
+        ]
     return figures
 
 
@@ -203,7 +177,7 @@ def _metric_table(solution: Solution, metrics: dict[str, list[float]]) -> str:
     rows = [
         (
             f"Item {k}" if len(solution.status) > 1 else "Reconstruction",
-            [f"{values[k]:.4g}" for values in metrics.values()],
+            [f"{scores[k]:.4g}" for scores in metrics.values()],
         )
         for k in range(len(solution.status))
     ]
@@ -214,21 +188,14 @@ def _convergence(solution: Solution) -> str:
     items = range(min(len(solution.status), SHOWN))
     figures = []
     for name, meaning in _CURVES.items():
-        values = solution.history.get(name)
-        if values is None or not len(values):
+        history = solution.history.get(name)
+        if history is None or not len(history):
             continue
-        names = [f"item {k}" for k in items]
-        chart = line_chart(
-            [values[:, k].detach().cpu().double().numpy() for k in items], name, names
-        )
-        if chart is not None and not (name == "regularization" and _constant(values)):
-            figures.append(
-                page.chart(
-                    chart,
-                    name.capitalize(),
-                    meaning if name != "certificate" else solution.certificate,
-                )
-            )
+        curves = [history[:, k].detach().cpu().double().numpy() for k in items]
+        chart = line_chart(curves, name, [f"item {k}" for k in items])
+        if chart is not None and not (name == "regularization" and _constant(history)):
+            caption = meaning if name != "certificate" else solution.certificate
+            figures.append(page.chart(chart, name.capitalize(), caption))
     return page.row(figures) if figures else "<p>No step was taken.</p>"
 
 
@@ -240,8 +207,8 @@ def _weights(solution: Solution) -> str:
     curve, tables = solution.weight_search, []
     assert curve is not None
     for k in range(min(len(solution.status), SHOWN)):
-        seen = curve.weights[k].isfinite() & curve.scores[k].isfinite()
-        weights, scores = curve.weights[k][seen].tolist(), curve.scores[k][seen].tolist()
+        tried = curve.weights[k].isfinite() & curve.scores[k].isfinite()
+        weights, scores = curve.weights[k][tried].tolist(), curve.scores[k][tried].tolist()
         rows = [(f"{w:.4g}", [f"{v:.6g}"]) for w, v in zip(weights, scores)]
         tables.append(
             page.numbers(
@@ -260,7 +227,7 @@ def _constant(values: Tensor) -> bool:
 
 def _settings(solution: Solution) -> dict[str, str]:
     weights = ", ".join(f"{float(w):.4g}" for w in solution.regularization.flatten()[:SHOWN])
-    found = {
+    settings = {
         "solver": solution.solver,
         "why": solution.reason,
         "prior": solution.prior,
@@ -270,8 +237,8 @@ def _settings(solution: Solution) -> dict[str, str]:
         "seed": str(solution.seed),
     }
     if solution.problem is not None:
-        found = {"problem": repr(solution.problem), **found}
-    return found
+        settings = {"problem": repr(solution.problem), **settings}
+    return settings
 
 
 @dataclass(frozen=True)
@@ -337,12 +304,10 @@ def write_comparison(
     Raises:
         InputError: the file exists and ``overwrite`` is False, or it cannot be written.
     """
-    date = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
-    body = [page.heading(title, f"{lead} {date}.")]
+    body = []
     for case in cases:
         body += flow_section(case) if isinstance(case, FlowCase) else _case(case)
-    body += ["<h2>Versions and machine</h2>", page.facts({**versions(), **machine()})]
-    return write_bytes(path, page.page(title, body), overwrite)
+    return page.write_page(path, title, f"{lead} {page.date()}.", body, overwrite=overwrite)
 
 
 def _case(case: Case) -> list[str]:
@@ -354,51 +319,40 @@ def _case(case: Case) -> list[str]:
             "columns)"
         )
     window = Window(*case.window) if case.window is not None else window_of(truth)
-    shown = [plane(m.x[0]) for m in case.methods]
-    errors = [p - truth for p in shown if p is not None]
+    images = [plane(m.x[0]) for m in case.methods]
+    errors = [p - truth for p in images if p is not None]
     about = max((symmetric_window(e) for e in errors), key=lambda w: w.high)
-    grey, signed = page.color_bar(window), page.color_bar(about, "diverging")
-    pictures = [page.picture(to_bytes(truth, window), "Truth", "", bar=grey)]
+    pictures = [page.shades(truth, window, "Truth")]
     if all(method.x is not case.measurements for method in case.methods):
-        own = window_of(measured)
-        pictures.append(
-            page.picture(
-                to_bytes(measured, own), "Measurements", "with noise", bar=page.color_bar(own)
-            )
-        )
-    for k, (method, image) in enumerate(zip(case.methods, shown)):
+        pictures.append(page.shades(measured, window_of(measured), "Measurements", "with noise"))
+    for k, (method, image) in enumerate(zip(case.methods, images)):
         if image is not None:
-            numbers = ", ".join([f"{figures['PSNR [dB]'][k]:.2f} dB", *_ssim(figures, k)])
-            pictures.append(
-                page.picture(to_bytes(image, window), method.name, method.note, numbers, bar=grey)
-            )
+            ssim = [f"SSIM {figures['SSIM'][k]:.3f}"] if "SSIM" in figures else []
+            numbers = ", ".join([f"{figures['PSNR [dB]'][k]:.2f} dB", *ssim])
+            pictures.append(page.shades(image, window, method.name, method.note, numbers))
     drawn = [
-        page.picture(diverging(error, about), f"{method.name}: error", "", light=True, bar=signed)
+        page.signed(error, about, f"{method.name}: error")
         for method, error in zip(case.methods, errors)
     ]
     body = [page.section(case.title, case.text), page.row(pictures)]
     if case.detail is not None:
-        body += ["<h3>Detail</h3>", page.row(_details(case, truth, shown, window))]
+        body += ["<h3>Detail</h3>", page.row(_details(case, truth, images, window))]
     return [*body, "<h3>Errors</h3>", page.row(drawn), "<h3>Table</h3>", _table(case, figures)]
 
 
 def _details(
-    case: Case, truth: np.ndarray, shown: list[np.ndarray | None], window: Window
+    case: Case, truth: np.ndarray, images: list[np.ndarray | None], window: Window
 ) -> list[str]:
     assert case.detail is not None
     top, left, rows, columns = case.detail
     named = [
         ("Truth", truth),
-        *((m.name, image) for m, image in zip(case.methods, shown) if image is not None),
+        *((m.name, image) for m, image in zip(case.methods, images) if image is not None),
     ]
     return [
         page.picture(to_bytes(image[top : top + rows, left : left + columns], window), name, "")
         for name, image in named
     ]
-
-
-def _ssim(figures: dict[str, list[float]], k: int) -> list[str]:
-    return [f"SSIM {figures['SSIM'][k]:.3f}"] if "SSIM" in figures else []
 
 
 def _table(case: Case, figures: dict[str, list[float]]) -> str:
@@ -407,13 +361,14 @@ def _table(case: Case, figures: dict[str, list[float]]) -> str:
         (
             m.name,
             [
-                *(f"{values[k]:#.4g}" for values in figures.values()),
+                *(f"{scores[k]:#.4g}" for scores in figures.values()),
                 "" if m.seconds is None else f"{m.seconds:.2f}",
             ],
         )
         for k, m in enumerate(case.methods)
     ]
-    best = {}
-    for column, (name, values) in enumerate(figures.items()):
-        best[column] = values.index(min(values) if name == "RMSE" else max(values))
+    best = {
+        column: scores.index(min(scores) if name == "RMSE" else max(scores))
+        for column, (name, scores) in enumerate(figures.items())
+    }
     return page.numbers(columns, rows, best)

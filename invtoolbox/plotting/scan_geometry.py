@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from invtoolbox.errors import InputError
+from invtoolbox.plotting.canvas import new_figure
 
 if TYPE_CHECKING:
     from invtoolbox.operators.tomography.scan_2d import Scan2D
     from invtoolbox.operators.tomography.scan_3d import Scan3D
 
 _SOURCE, _PANEL, _RAYS, _VOLUME, _TURN = "#d95f02", "#1b6ca8", "#e6ab02", "#555555", "#7a3e9d"
+#: Signs of the corners of a box, and the pairs of corners that differ in one of them: its edges.
+_CORNERS = tuple(itertools.product((-1.0, 1.0), repeat=3))
+_EDGES = [(i, j) for i, j in itertools.combinations(range(8), 2) if i ^ j in (1, 2, 4)]
 
 
 def geometry_figure(A: Any, item: int = 0) -> Any:
@@ -36,15 +40,6 @@ def geometry_figure(A: Any, item: int = 0) -> Any:
     if isinstance(A, Scan2D):
         return _figure_2d(A, item)
     raise InputError(f"a geometry is drawn of 2D and 3D scans, got {A}")
-
-
-def _new_figure(size: tuple[float, float]) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 # -- 2D --------------------------------------------------------------------------------------------
@@ -80,7 +75,7 @@ def _figure_2d(A: Scan2D, item: int) -> Any:
             )
         return source, source + far * ahead + s[:, None] * across
 
-    figure = _new_figure((6.4, 6.4))
+    figure = new_figure((6.4, 6.4), layout="constrained")
     axes = figure.add_subplot()
     axes.add_patch(
         Rectangle(
@@ -94,8 +89,7 @@ def _figure_2d(A: Scan2D, item: int) -> Any:
     )
     axes.text(-width / 2, height / 2, " row 0", va="top", ha="left", color=_VOLUME, fontsize=8)
     first, detector = view(float(angles[0]), float(shift[0]))
-    ends = (0, -1)
-    for end in ends:
+    for end in (0, -1):
         start = first if near is not None else first[end]
         axes.plot(
             *zip(start, detector[end]),
@@ -120,10 +114,8 @@ def _figure_2d(A: Scan2D, item: int) -> Any:
     if len(angles) > 1:
         _arrow_2d(axes, radius, float(angles[0]), float(np.median(np.diff(angles))), near is None)
     axes.plot(0, 0, "+", color="black", ms=9)
-    axes.set_aspect("equal")
     axes.margins(0.08)
-    axes.set_xlabel("x (columns)")
-    axes.set_ylabel("y (against the rows)")
+    axes.set(aspect="equal", xlabel="x (columns)", ylabel="y (against the rows)")
     axes.set_title(str(A), fontsize=10)
     figure.legend(
         *axes.get_legend_handles_labels(),
@@ -137,8 +129,8 @@ def _figure_2d(A: Scan2D, item: int) -> Any:
 
 def _arrow_2d(axes: Any, radius: float, start: float, step: float, parallel: bool) -> None:
     sign = 1 if step > 0 else -1
-    way = start + sign * np.linspace(0.15, 0.7, 30)
-    line = 1.07 * radius * np.stack([np.sin(way), -np.cos(way)], 1) * (-1 if parallel else 1)
+    angles = start + sign * np.linspace(0.15, 0.7, 30)
+    line = 1.07 * radius * np.stack([np.sin(angles), -np.cos(angles)], 1) * (-1 if parallel else 1)
     axes.plot(*line[:-1].T, color=_TURN, lw=1.5)
     axes.annotate(
         "", line[-1], line[-4], arrowprops={"arrowstyle": "-|>", "color": _TURN, "lw": 1.5}
@@ -154,13 +146,12 @@ def _figure_3d(A: Scan3D, item: int) -> Any:
     half = np.array([n * size / 2 for n, size in zip(A.volume_shape, A.voxel_size)])[::-1]
     away = 1.6 * float(np.linalg.norm(half))
     source, panel = _scene(vectors, A, away)
-    figure = _new_figure((11.0, 6.0))
+    figure = new_figure((11.0, 6.0), layout="constrained")
     places = figure.add_gridspec(1, 2, width_ratios=(1.2, 0.8), wspace=0.12)
     axes = figure.add_subplot(places[0], projection="3d", computed_zorder=False)
-    corners = np.array(list(itertools.product((-1, 1), repeat=3))) * half
-    for i, j in itertools.combinations(range(8), 2):
-        if np.count_nonzero(corners[i] != corners[j]) == 1:
-            axes.plot(*np.stack([corners[i], corners[j]]).T, color=_VOLUME, lw=1)
+    corners = np.array(_CORNERS) * half
+    for i, j in _EDGES:
+        axes.plot(*np.stack([corners[i], corners[j]]).T, color=_VOLUME, lw=1)
     bottom = min(-half[2], float(panel[..., 2].min()), float(source[:, 2].min()))
     axes.plot([0, 0], [0, 0], [-1.5 * half[2], 1.5 * half[2]], color="black", lw=1, ls="-.")
     _panel_3d(axes, panel[0])
@@ -228,11 +219,11 @@ def _arrow_3d(axes: Any, path: Any) -> None:
     if not steps.any():
         return
     end = min(int(np.searchsorted(np.cumsum(steps), length)) + 1, len(path) - 1)
-    way = path[end] - path[0]
-    size = np.linalg.norm(way)
+    step = path[end] - path[0]
+    size = np.linalg.norm(step)
     if size > 0:
         axes.quiver(
-            *path[0], *(way / size * max(size, length)), color=_TURN, lw=2, arrow_length_ratio=0.35
+            *path[0], *(step / size * max(size, length)), color=_TURN, lw=2, arrow_length_ratio=0.35
         )
 
 
@@ -242,9 +233,8 @@ def _box_3d(axes: Any, points: Any, bottom: float) -> None:
     # Flat scenes keep a height that shows the panel.
     size = np.maximum(high - low, 0.25 * (high - low).max())
     middle = (low + high) / 2
-    axes.set_xlim(middle[0] - size[0] / 2, middle[0] + size[0] / 2)
-    axes.set_ylim(middle[1] - size[1] / 2, middle[1] + size[1] / 2)
-    axes.set_zlim(middle[2] - size[2] / 2, middle[2] + size[2] / 2)
+    xlim, ylim, zlim = np.stack([middle - size / 2, middle + size / 2], 1)
+    axes.set(xlim=xlim, ylim=ylim, zlim=zlim)
     axes.set_box_aspect(size)
     axes.view_init(elev=24, azim=-58)
     axes.set_xlabel("x (columns)", fontsize=8)
@@ -263,30 +253,25 @@ def _draw_seen(axes: Any, A: Scan3D, vectors: Any) -> None:
     rows, columns = A.detector_shape
     axes.add_patch(Rectangle((-0.5, -0.5), columns, rows, facecolor="#d6e6f2", edgecolor=_PANEL))
     views = A._views(torch.from_numpy(vectors), torch.from_numpy(vectors))
-    corners = (
-        torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3)), dtype=torch.float64)
-        * half_size(views).cpu()
-    )
+    corners = torch.tensor(_CORNERS, dtype=torch.float64) * half_size(views).cpu()
     row, column, depth = (t.numpy() for t in seen_cells(views, corners))
-    shown = sorted({0, len(vectors) // 3, 2 * len(vectors) // 3})
-    for rank, k in enumerate(shown):
+    drawn = sorted({0, len(vectors) // 3, 2 * len(vectors) // 3})
+    for rank, k in enumerate(drawn):
         if (depth[k] <= 0).any():
             continue
-        for i, j in itertools.combinations(range(8), 2):
-            if (corners[i] != corners[j]).sum() == 1:
-                axes.plot(
-                    column[k, [i, j]],
-                    row[k, [i, j]],
-                    color=_SOURCE if rank == 0 else _VOLUME,
-                    lw=1.5 if rank == 0 else 0.7,
-                    alpha=1 if rank == 0 else 0.5,
-                )
+        for i, j in _EDGES:
+            axes.plot(
+                column[k, [i, j]],
+                row[k, [i, j]],
+                color=_SOURCE if rank == 0 else _VOLUME,
+                lw=1.5 if rank == 0 else 0.7,
+                alpha=1 if rank == 0 else 0.5,
+            )
     axes.plot((columns - 1) / 2, (rows - 1) / 2, "+", color=_PANEL)
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.08)
-    axes.set_xlabel("panel column")
-    axes.set_ylabel("panel row")
-    axes.set_title(f"the volume seen by the panel, views {', '.join(map(str, shown))}", fontsize=10)
+    axes.set(xlabel="panel column", ylabel="panel row")
+    axes.set_title(f"the volume seen by the panel, views {', '.join(map(str, drawn))}", fontsize=10)
 
 
 def _legend_3d(figure: Any, A: Scan3D) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from invtoolbox.core.environment import machine, versions
-from invtoolbox.datasets.output import write_bytes
 from invtoolbox.plotting import page
 from invtoolbox.plotting.charts import line_chart
 from invtoolbox.plotting.page import Window, heat, plane, to_bytes
@@ -94,12 +91,10 @@ def write_view_report(
     Raises:
         InputError: the file exists and ``overwrite`` is False, or it cannot be written.
     """
-    date = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
-    body = [page.heading(title, f"{lead} {date}.".strip())]
-    body += [page.section("Note", note) for note in notes]
-    seen = []
+    body = [page.section("Note", note) for note in notes]
+    figures = []
     if turntable:
-        seen.append(
+        figures.append(
             page.player(
                 [to_bytes(_pixels(p), _ONE) for p in turntable],
                 "Turntable",
@@ -108,7 +103,7 @@ def write_view_report(
         )
     if views:
         middle = _choose_views(views)[len(_choose_views(views)) // 2]
-        seen.append(
+        figures.append(
             page.wipe(
                 to_bytes(_pixels(middle.photograph), _ONE),
                 to_bytes(_pixels(middle.rendering), _ONE),
@@ -117,9 +112,9 @@ def write_view_report(
             )
         )
     if curve is not None and len(curve.psnr):
-        seen += _curve(curve, held_out)
-    if seen:
-        body += ["<h2>The scene</h2>", page.row(seen)]
+        figures += _curve(curve, held_out)
+    if figures:
+        body += ["<h2>The scene</h2>", page.row(figures)]
     if viewer is not None:
         body.append(
             page.link(viewer, "Turn the scene yourself", "it opens in a browser, without a server")
@@ -134,31 +129,20 @@ def write_view_report(
                 page.row(_row(view, low, high)),
             ]
         columns = list(views[0].scores)
-        mean = [
-            (
-                "mean",
-                [
-                    _number(name, float(np.mean([v.scores[name] for v in views])))
-                    for name in columns
-                ],
-            )
-        ]
+        means = {name: float(np.mean([v.scores[name] for v in views])) for name in columns}
         rows = [
-            (Path(v.name).stem, [_number(name, v.scores[name]) for name in columns]) for v in views
+            (name, [_number(column, scores[column]) for column in columns])
+            for name, scores in [("mean", means), *((Path(v.name).stem, v.scores) for v in views)]
         ]
-        body += [
-            "<h2>Metrics</h2>",
-            page.numbers(["view", *(_LONG.get(name, name) for name in columns)], [*mean, *rows]),
-        ]
+        heads = ["view", *(_LONG.get(name, name) for name in columns)]
+        body += ["<h2>Metrics</h2>", page.numbers(heads, rows)]
     if stages:
         body += [
             "<h2>Stages</h2>",
             page.numbers(["what was optimized", "iterations", "seconds", "PSNR [dB]"], stages),
         ]
-    if settings:
-        body += ["<h2>Settings</h2>", page.facts(settings)]
-    body += ["<h2>Versions and machine</h2>", page.facts({**versions(), **machine()})]
-    return write_bytes(path, page.page(title, body), overwrite)
+    lead = f"{lead} {page.date()}.".strip()
+    return page.write_page(path, title, lead, body, settings, overwrite)
 
 
 _ONE = Window(0.0, 1.0)
@@ -194,10 +178,9 @@ def _row(view: ViewPicture, low: float, high: float) -> list[str]:
         view.alpha[0].detach().cpu().numpy() > 0.5,
         view.depth[0].detach().cpu().double().numpy(),
     )
-    near = heat(
-        np.where(solid, 1 - (depth - low) / (high - low), 0.0) * 0.9 + 0.1, Window(0.0, 1.0)
-    )
-    near[~solid] = 247
+    nearness = np.where(solid, 1 - (depth - low) / (high - low), 0.0)
+    depths = heat(nearness * 0.9 + 0.1, _ONE)
+    depths[~solid] = 247
     scores = ", ".join(
         f"{_LONG.get(name, name).split(' ')[0]} {_number(name, value)}"
         for name, value in view.scores.items()
@@ -211,21 +194,18 @@ def _row(view: ViewPicture, low: float, high: float) -> list[str]:
             "mean over the colors; black 0, white 0.25 or more",
         ),
         page.picture(
-            near,
-            "Depth",
-            f"bright {low:.3g} to dark {high:.3g}; white if empty",
-            light=True,
+            depths, "Depth", f"bright {low:.3g} to dark {high:.3g}; white if empty", light=True
         ),
     ]
 
 
 def _depths(views: Sequence[ViewPicture]) -> tuple[float, float]:
     """Return the range of depths of all views, without a percent of outliers at either end."""
-    found = [v.depth[v.alpha > 0.5].detach().cpu().double().numpy() for v in views]
-    values = np.concatenate(found) if found else np.zeros(0)
-    if not values.size:
+    depths = [v.depth[v.alpha > 0.5].detach().cpu().double().numpy() for v in views]
+    solid = np.concatenate(depths) if depths else np.zeros(0)
+    if not solid.size:
         return 0.0, 1.0
-    low, high = (float(v) for v in np.percentile(values, (1, 99)))
+    low, high = (float(v) for v in np.percentile(solid, (1, 99)))
     return (low, high) if high > low else (low, low + 1.0)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.geometry.cameras import Cameras, upwards
 from invtoolbox.geometry.gaussians import HARMONIC_0, Splats
@@ -82,8 +83,6 @@ def view_flow(
         MissingDependency: Rerun is not installed; the error names the extra that installs it.
     """
     rr = rerun_module()
-    if save is not None and Path(save).suffix != ".rrd":
-        raise InputError(f"{save}: a recording of Rerun ends in .rrd")
     _start(rr, title, save)
     rr.log("world", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
     count = 0
@@ -95,6 +94,8 @@ def view_flow(
 
 def _start(rr: Any, title: str, save: str | os.PathLike[str] | None) -> None:
     """Begin a recording, in a file or in a window."""
+    if save is not None and Path(save).suffix != ".rrd":
+        raise InputError(f"{save}: a recording of Rerun ends in .rrd")
     with _programs_of_python():
         rr.init(f"invtoolbox: {title}", spawn=save is None)
     if save is not None:
@@ -136,14 +137,11 @@ def _send(rr: Any, sweep: SweepView, index: int, full_speed: float) -> None:
             f"{sweep.name}: the flow has shape {flow.shape} for {len(points)} points; expected one "
             "vector for each"
         )
-    shown, known = np.isfinite(points).all(1), np.isfinite(flow).all(1)
-    fast = np.linalg.norm(np.where(known[:, None], flow, 0), axis=1) >= MOVES
-    moves = shown & known & (fast if sweep.dynamic is None else sweep.dynamic.cpu().numpy())
-    still, colors = (
-        points[shown & ~moves],
-        (255 * flow_colors(flow[moves], full_speed)).round().astype(np.uint8),
-    )
-    rr.log("world/sensor/standing", rr.Points3D(still, colors=_GREY, radii=0.03))
+    drawn, has_flow = np.isfinite(points).all(1), np.isfinite(flow).all(1)
+    fast = np.linalg.norm(np.where(has_flow[:, None], flow, 0), axis=1) >= MOVES
+    moves = drawn & has_flow & (fast if sweep.dynamic is None else sweep.dynamic.cpu().numpy())
+    colors = (255 * flow_colors(flow[moves], full_speed)).round().astype(np.uint8)
+    rr.log("world/sensor/standing", rr.Points3D(points[drawn & ~moves], colors=_GREY, radii=0.03))
     rr.log("world/sensor/moving", rr.Points3D(points[moves], colors=colors, radii=0.05))
     # Every k-th arrow, so that two calls show the same arrows.
     some = slice(None, None, max(1, -(-int(moves.sum()) // ARROWS)))
@@ -200,8 +198,7 @@ def view_scene(
             Rerun.
         InputError: an unknown viewer.
     """
-    if viewer is not None and viewer not in VIEWERS:
-        raise InputError(f"a scene is shown by {' or '.join(VIEWERS)}, got {viewer!r}")
+    check_choice("view_scene", (None, *VIEWERS), viewer=viewer)
     shown = shown_splats(x) if isinstance(x, Splats) else shown_voxels(x)
     if save is None and viewer != "rerun":
         try:
@@ -286,8 +283,6 @@ def _show_in_viser(
 def _show_in_rerun(
     rr: Any, shown: Shown, cameras: Cameras | None, title: str, save: str | os.PathLike[str] | None
 ) -> None:
-    if save is not None and Path(save).suffix != ".rrd":
-        raise InputError(f"{save}: a recording of Rerun ends in .rrd")
     _start(rr, title, save)
     solid = shown.opacities > 0.1
     colors = (255 * _colors(shown)).round().astype(np.uint8)[solid.cpu().numpy()]

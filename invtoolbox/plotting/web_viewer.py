@@ -60,11 +60,14 @@ def shown_splats(x: Splats, item: int = 0, most: int = MOST) -> Shown:
         item: number of the scene.
         most: largest number of Gaussians.
     """
-    there = (x.opacities[item] > 1 / 255).nonzero()[:, 0]
-    if len(there) > most:
-        area = x.scales[item, there].sort(dim=1).values[:, 1:].prod(1) * x.opacities[item, there]
-        there = there[area.topk(most).indices].sort().values
-    colors = x.colors[item, there]
+    visible = (x.opacities[item] > 1 / 255).nonzero()[:, 0]
+    total = len(visible)
+    if total > most:
+        # The two longer axes span the area that a Gaussian covers.
+        sides = x.scales[item, visible].sort(dim=1).values[:, 1:]
+        area = sides.prod(1) * x.opacities[item, visible]
+        visible = visible[area.topk(most).indices].sort().values
+    colors = x.colors[item, visible]
     if x.degree is None:
         if colors.shape[-1] != 3:
             raise InputError(
@@ -72,17 +75,15 @@ def shown_splats(x: Splats, item: int = 0, most: int = MOST) -> Shown:
                 f"{colors.shape[-1]}"
             )
         colors = colors_to_harmonics(colors)
-    what = f"{len(there):,} Gaussians" + (
-        f" of {int((x.opacities[item] > 1 / 255).sum()):,}" if len(there) == most else ""
-    )
+    caption = f"{len(visible):,} Gaussians" + (f" of {total:,}" if len(visible) == most else "")
     return Shown(
-        x.means[item, there],
-        x.scales[item, there],
-        x.quats[item, there],
-        x.opacities[item, there],
-        colors[:, :9],
-        False,
-        what,
+        places=x.means[item, visible],
+        scales=x.scales[item, visible],
+        quats=x.quats[item, visible],
+        opacities=x.opacities[item, visible],
+        harmonics=colors[:, :9],
+        squashed=False,
+        caption=caption,
     )
 
 
@@ -105,20 +106,17 @@ def shown_voxels(x: Voxels, item: int = 0, most: int = MOST, least_alpha: float 
     least_alpha = min(least_alpha, max(0.5 * float(share.max()), 1e-4))
     padded = functional.pad(space.spread((share > _OPAQUE).float()[None])[:, None], (1,) * 6)
     buried = space.gather(functional.avg_pool3d(padded, 3, stride=1)[:, 0])[0] > 0.999
-    there = ((share > least_alpha) & ~buried).nonzero()[:, 0]
-    if len(there) > most:
-        there = there[share[there].topk(most).indices].sort().values
-    places = torch.tensor(space.low) + space.places()[there] * torch.tensor(space.cell)
-    quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(there), 4)
-    scales = 0.5 * torch.tensor(space.cell).expand(len(there), 3)
+    visible = ((share > least_alpha) & ~buried).nonzero()[:, 0]
+    if len(visible) > most:
+        visible = visible[share[visible].topk(most).indices].sort().values
     return Shown(
-        places,
-        scales,
-        quats,
-        (1.2 * share[there]).clamp(0, 0.95),
-        x.color[item, there].detach(),
-        True,
-        f"the surface of a grid: {len(there):,} nodes",
+        places=torch.tensor(space.low) + space.places()[visible] * torch.tensor(space.cell),
+        scales=0.5 * torch.tensor(space.cell).expand(len(visible), 3),
+        quats=torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(visible), 4),
+        opacities=(1.2 * share[visible]).clamp(0, 0.95),
+        harmonics=x.color[item, visible].detach(),
+        squashed=True,
+        caption=f"the surface of a grid: {len(visible):,} nodes",
     )
 
 
@@ -161,7 +159,7 @@ def viewer_page(
         "@SCENE@": page.script_data(content),
     }
     # In one pass, so that a title or a name cannot contain a mark of the template.
-    return re.sub("|".join(parts), lambda found: parts[found[0]], text).encode()
+    return re.sub("|".join(parts), lambda mark: parts[mark[0]], text).encode()
 
 
 def write_viewer(

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.wavelet import OrthogonalWavelet
 
@@ -45,15 +46,12 @@ def remove_zingers(
 
     >>> counts = torch.full((1, 1, 5, 5), 100.0)
     >>> counts[0, 0, 2, 2] = 900.0
-    >>> clean, found = remove_zingers(counts)
-    >>> float(clean.max()), int(found.sum())
+    >>> clean, zingers = remove_zingers(counts)
+    >>> float(clean.max()), int(zingers.sum())
     (100.0, 1)
     """
-    if not threshold > 0 or not excess >= 0:
-        raise InputError(
-            f"remove_zingers takes a positive threshold and an excess of at least 0, got "
-            f"{threshold} and {excess}"
-        )
+    check_range("remove_zingers", "(0, inf]", threshold=threshold)
+    check_range("remove_zingers", "[0, inf]", excess=excess)
     if counts.ndim < 3:
         raise InputError(
             "remove_zingers takes counts (batch, channel, view, *detector), got shape "
@@ -66,8 +64,8 @@ def remove_zingers(
     # The median of |n| is 0.6745 standard deviations; the noise of the median itself adds a little.
     spread = (above / scale).abs().flatten(1).median(1).values / 0.6744897501960817
     limit = threshold * spread.view(-1, *[1] * (values.ndim - 1)) * scale
-    found = (above > limit) & (above > excess * middle.abs())
-    return torch.where(found, middle, values), found
+    zingers = (above > limit) & (above > excess * middle.abs())
+    return torch.where(zingers, middle, values), zingers
 
 
 def remove_rings(sinogram: Tensor, width: int = 5, threshold: float = 3.0) -> tuple[Tensor, Tensor]:
@@ -98,16 +96,12 @@ def remove_rings(sinogram: Tensor, width: int = 5, threshold: float = 3.0) -> tu
 
     >>> smooth = torch.linspace(0, 1, 40).view(1, 1, 40, 1).expand(1, 1, 40, 20)
     >>> fault = torch.zeros(20); fault[7] = 0.1
-    >>> clean, found = remove_rings(smooth + fault)
-    >>> bool(torch.allclose(clean, smooth, atol=1e-6)), found.flatten().nonzero().flatten().tolist()
+    >>> clean, faults = remove_rings(smooth + fault)
+    >>> bool(torch.allclose(clean, smooth, atol=1e-6)), faults.flatten().nonzero().flatten().tolist()
     (True, [7])
     """
     _check(sinogram)
-    if not threshold >= 0:
-        raise InputError(
-            "the threshold of remove_rings is a nonnegative number of standard errors, got "
-            f"{threshold}"
-        )
+    check_range("remove_rings", "[0, inf]", threshold=threshold)
     fault = torch.zeros_like(sinogram[:, :, :1])
     for _ in range(_PASSES):
         fault = fault + _faults(sinogram - fault, width, threshold)
@@ -167,8 +161,7 @@ def remove_rings_by_wavelets(
             "remove_rings_by_wavelets takes sinograms (batch, channel, view, cell), got shape "
             f"{tuple(sinogram.shape)}"
         )
-    if not damping > 0:
-        raise InputError(f"the damping of stripes is a positive number of cycles, got {damping}")
+    check_range("remove_rings_by_wavelets", "(0, inf]", damping=damping)
     views, cells = sinogram.shape[-2:]
     basis, unit = OrthogonalWavelet(wavelet, levels), 2**levels
     # The transform is periodic, and a jump at the border would be damped too. So the sinogram is
@@ -184,10 +177,9 @@ def remove_rings_by_wavelets(
             continue
         band = coefficients[..., : rows // 2, columns // 2 : 2 * (columns // 2)]
         cycles = torch.arange(rows // 2 // 2 + 1, dtype=sinogram.dtype, device=sinogram.device)
-        kept = 1 - torch.exp(-cycles.square() / (2 * damping**2))
-        band.copy_(
-            torch.fft.irfft(torch.fft.rfft(band, dim=-2) * kept.unsqueeze(1), n=rows // 2, dim=-2)
-        )
+        factors = 1 - torch.exp(-cycles.square() / (2 * damping**2))
+        spectrum = torch.fft.rfft(band, dim=-2) * factors.unsqueeze(1)
+        band.copy_(torch.fft.irfft(spectrum, n=rows // 2, dim=-2))
     return basis.inverse(coefficients)[..., top : top + views, left : left + cells].contiguous()
 
 

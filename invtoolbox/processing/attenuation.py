@@ -89,10 +89,11 @@ class BeamHardening:
         return self._value(inside) + self._slope(self.largest) * (y - inside)
 
     def _value(self, y: Tensor) -> Tensor:
-        result = torch.zeros_like(y)
+        # Horner's scheme, without a constant term.
+        total = torch.zeros_like(y)
         for a in reversed(self.coefficients):
-            result = (result + a) * y
-        return result
+            total = (total + a) * y
+        return total
 
     def _slope(self, y: float) -> float:
         return sum(k * a * y ** (k - 1) for k, a in enumerate(self.coefficients, start=1))
@@ -134,19 +135,21 @@ def fit_beam_hardening(
             f"fit_beam_hardening takes line integrals and paths of one shape and a degree of at "
             f"least 1, got {tuple(y.shape)}, {tuple(path.shape)} and {degree}"
         )
-    values, lengths = y.detach().flatten().double(), path.detach().flatten().double()
-    root = torch.ones_like(values) if weights is None else weights.flatten().double().sqrt()
-    kept = (root > 0) & (lengths > 0) & values.isfinite()
-    values, lengths, root = values[kept], lengths[kept], root[kept]
-    if len(values) <= degree or float(values.max() - values.min()) <= 1e-6 * float(
-        values.abs().max()
+    readings, lengths = y.detach().flatten().double(), path.detach().flatten().double()
+    root = torch.ones_like(readings) if weights is None else weights.flatten().double().sqrt()
+    usable = (root > 0) & (lengths > 0) & readings.isfinite()
+    readings, lengths, root = readings[usable], lengths[usable], root[usable]
+    if len(readings) <= degree or float(readings.max() - readings.min()) <= 1e-6 * float(
+        readings.abs().max()
     ):
         raise InputError(
-            f"{len(values)} rays pass through the object, too few of different length for a "
+            f"{len(readings)} rays pass through the object, too few of different length for a "
             f"polynomial of degree {degree}; lower the degree"
         )
-    largest = float(values.max())
-    powers = torch.stack([(values / largest) ** k for k in range(1, degree + 1)], 1) * root[:, None]
+    largest = float(readings.max())
+    powers = (
+        torch.stack([(readings / largest) ** k for k in range(1, degree + 1)], 1) * root[:, None]
+    )
     # Powers of y / largest keep the matrix well scaled.
     raw = torch.linalg.lstsq(
         powers, (root * lengths).unsqueeze(1), driver="gelsd"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.datasets.measurement import Measurement
 from invtoolbox.datasets.scans.geometry_file import check_is_2d
 from invtoolbox.errors import InputError
@@ -47,11 +48,7 @@ def extend_truncated(measurement: Measurement, cells: int | None = None) -> Meas
     geometry, y = check_is_2d(measurement.geometry, "extend_truncated"), measurement.y
     count = y.shape[-1]
     n = count // 2 if cells is None else int(cells)
-    if not 1 <= n < count:
-        raise InputError(
-            f"extend_truncated adds between 1 and {count - 1} cells on each side of a detector of "
-            f"{count}, got {n}"
-        )
+    check_range("extend_truncated", f"[1, {count - 1}]", cells=n)
     fade = torch.cos(
         math.pi / (2 * n + 2) * torch.arange(1, n + 1, dtype=y.dtype, device=y.device)
     ).square()
@@ -85,22 +82,16 @@ def bin_detector(
     """
     geometry = check_is_2d(measurement.geometry, "bin_detector")
     factor = int(factor)
-    count = geometry.num_detectors // factor if factor >= 1 else 0
-    if count < 1:
-        raise InputError(
-            f"bin_detector joins groups of 1 to {geometry.num_detectors} cells, got {factor}"
-        )
+    check_range("bin_detector", f"[1, {geometry.num_detectors}]", factor=factor)
+    check_choice("bin_detector", ("transmission", "line integral"), average=average)
+    count = geometry.num_detectors // factor
     groups = measurement.y[..., : count * factor].unflatten(-1, (count, factor))
     if average == "transmission":
         # Relative to the smallest line integral, so that strong attenuation does not underflow.
         least = groups.amin(-1, keepdim=True)
         y = least.squeeze(-1) - (least - groups).exp().mean(-1).log()
-    elif average == "line integral":
-        y = groups.mean(-1)
     else:
-        raise InputError(
-            f"bin_detector averages 'transmission' or 'line integral', got {average!r}"
-        )
+        y = groups.mean(-1)
     lost = geometry.num_detectors - count * factor
     changed = dataclasses.replace(
         geometry,
@@ -135,9 +126,10 @@ def crop_detector(measurement: Measurement, start: int, stop: int) -> Measuremen
             f"crop_detector keeps cells from start to stop - 1 within 0..{cells}, got {start} and "
             f"{stop}"
         )
-    moved = ((start + stop - 1) / 2 - (cells - 1) / 2) * geometry.detector_spacing
+    # The shift refers to the middle of the detector, which moves to that of the cells that remain.
+    shift = ((start + stop - 1) / 2 - (cells - 1) / 2) * geometry.detector_spacing
     changed = dataclasses.replace(
-        geometry, num_detectors=stop - start, detector_shift=geometry.detector_shift + moved
+        geometry, num_detectors=stop - start, detector_shift=geometry.detector_shift + shift
     )
     y = measurement.y[..., start:stop]
     return _replace(measurement, y, changed, measurement.noise_std, detector_cells=(start, stop))

@@ -166,8 +166,8 @@ def correct_air(sinogram: Tensor, left: int, right: int) -> Tensor:
             f"{left} and {right}"
         )
     ends = [
-        sinogram[..., part].mean(-1, keepdim=True)
-        for part in (slice(0, left), slice(cells - right, cells))
+        sinogram[..., end].mean(-1, keepdim=True)
+        for end in (slice(0, left), slice(cells - right, cells))
     ]
     if not left or not right:
         return sinogram - ends[0 if left else 1]

@@ -52,6 +52,7 @@ def simulate_ring(seed: int = 0, noise_std: float = 0.03, size: int = 96) -> Bea
         )
         return 0.45 + 0.55 * torch.sigmoid(10 - radius) - 0.25 * ring + 0.3 * grain
 
+    # u turns by 0.1 and grows by 0.2 per pixel of radius; it fades before the border.
     radius = torch.hypot(row, column) * 96 / size
     fade = torch.exp(-((radius / 34) ** 4))
     u = torch.stack([0.2 * row - 0.1 * column, 0.2 * column + 0.1 * row])[None] * fade

@@ -80,6 +80,7 @@ def bend(points: Tensor, motion: Bend, share: float) -> Tensor:
 
     along = points[:, 0] / SIZE[0]
     twist = share * (0.0 * along if arc else math.pi / 2 * (along + 0.5))
+    # The cross-section turns about the centre line, which is the integral of its unit tangent.
     y = twist.cos() * points[:, 1] - twist.sin() * points[:, 2]
     z = twist.sin() * points[:, 1] + twist.cos() * points[:, 2]
     fine = slope(torch.linspace(-0.5, 0.5, 2001))
@@ -87,8 +88,8 @@ def bend(points: Tensor, motion: Bend, share: float) -> Tensor:
     place = (line - line[1000])[((along + 0.5) * 2000).round().long()]
     shift = 0.0 if arc else 0.5 * share
     angle = slope(along)
-    moved = [place[:, 0] - angle.sin() * y, place[:, 1] + angle.cos() * y + shift, z]
-    return torch.stack(moved, 1) - points
+    bent = [place[:, 0] - angle.sin() * y, place[:, 1] + angle.cos() * y + shift, z]
+    return torch.stack(bent, 1) - points
 
 
 def cameras_around(count: int, size: tuple[int, int], height: float, first: float) -> Cameras:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.epipolar import motion_field
 from invtoolbox.geometry.events import Events
@@ -65,12 +66,10 @@ def simulate_events(
     >>> simulated.events, simulated.flow.shape
     (Events(500 in 0.0499 s, 64 x 64 pixels), torch.Size([500, 2]))
     """
-    if count < 2 or points < 1 or min(size) < 2 or not (focal > 0 and duration > 0):
-        raise InputError(
-            "simulate_events takes at least 2 events, a point, 2 x 2 pixels and a positive focal "
-            f"length and duration, got {count}, {points}, {size}, {focal} and {duration}"
-        )
     rows, columns = size
+    check_range("simulate_events", "[2, inf)", count=count, rows=rows, columns=columns)
+    check_range("simulate_events", "[1, inf)", points=points)
+    check_range("simulate_events", "(0, inf]", focal=focal, duration=duration)
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -125,8 +124,9 @@ def _see(points: Tensor, times: Tensor, twist: Tensor, K: Tensor) -> tuple[Tenso
     generator = torch.zeros(4, 4, dtype=torch.float64)
     generator[:3, :3] = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
     generator[:3, 3] = -v
+    # A constant twist: X(t) = exp(t [[-[w]_x, -v], [0, 0]]) X(0).
     motion = torch.linalg.matrix_exp(generator * times[:, None, None])
-    moved = (motion[:, :3, :3] @ points[..., None]).squeeze(-1) + motion[:, :3, 3]
-    rays = moved[:, :2] / moved[:, 2:]
-    flow = motion_field(rays, twist, 1 / moved[:, 2])
+    local = (motion[:, :3, :3] @ points[..., None]).squeeze(-1) + motion[:, :3, 3]
+    rays = local[:, :2] / local[:, 2:]
+    flow = motion_field(rays, twist, 1 / local[:, 2])
     return rays @ K[:2, :2].T + K[:2, 2], flow * K.diagonal()[:2]

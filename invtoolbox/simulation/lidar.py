@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import inverse, part_of, relative_motion, rigid, rotation, transform
 from invtoolbox.geometry.sweeps import Boxes, FlowLabels, Sweep
@@ -60,15 +61,12 @@ class SpinningLidar:
     tilt: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
-        if self.rings < 1 or self.azimuths < 1 or not self.rate > 0:
+        check_range(self, "[1, inf)", "rings", "azimuths")
+        check_range(self, "(0, inf]", "rate")
+        check_range(self, "[0, inf]", "noise_std")
+        if not 0 <= self.dropout[0] <= self.dropout[1] <= 1:
             raise InputError(
-                "a lidar needs rings, azimuths and a rate above zero, got "
-                f"{self.rings}, {self.azimuths} and {self.rate}"
-            )
-        if self.noise_std < 0 or not 0 <= self.dropout[0] <= self.dropout[1] <= 1:
-            raise InputError(
-                "the noise of a lidar must not be below zero, and its drop-out must grow from 0 to "
-                f"1 at most: got {self.noise_std} and {self.dropout}"
+                f"the drop-out of a lidar must grow from 0 to 1 at most, got {self.dropout}"
             )
         if not 0 <= self.near < self.reach:
             raise InputError(
@@ -152,8 +150,7 @@ class SimulatedSequence:
         start: float = 0.0,
         name: str = "the simulated street",
     ) -> None:
-        if not 1 <= sweeps <= MOST_SWEEPS:
-            raise InputError(f"a sequence must have 1 to {MOST_SWEEPS:,} sweeps, got {sweeps}")
+        check_range(self, f"[1, {MOST_SWEEPS}]", sweeps=sweeps)
         self.street, self.lidar = street, lidar or SpinningLidar()
         self.seed, self.start, self.name = seed, start, name
         self.rolling_shutter, self.deskew = rolling_shutter, deskew
@@ -201,10 +198,10 @@ class SimulatedSequence:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + k) % (1 << 62))
         noise, glitter = torch.randn(2, len(distance), generator=generator, dtype=torch.float64)
         luck = torch.rand(len(distance), generator=generator, dtype=torch.float64)
-        found = distance.isfinite() & (distance >= lidar.near)
-        kept = (found & (luck >= lidar.dropout_at(distance))).nonzero().squeeze(1)
-        column, ring = kept // lidar.rings, kept % lidar.rings
-        ranges = (distance[kept] + lidar.noise_std * noise[kept]).clamp(min=0.0)
+        hit = distance.isfinite() & (distance >= lidar.near)
+        returns = (hit & (luck >= lidar.dropout_at(distance))).nonzero().squeeze(1)
+        column, ring = returns // lidar.rings, returns % lidar.rings
+        ranges = (distance[returns] + lidar.noise_std * noise[returns]).clamp(min=0.0)
         measured = ranges[:, None] * directions[column, ring]
         deskewed = self.deskew or not self.rolling_shutter
         if deskewed and self.rolling_shutter:
@@ -216,10 +213,10 @@ class SimulatedSequence:
             if deskewed
             else _transform_each(frames[column], points.double())
         )
-        thing = street.owner[primitive[kept]]
+        thing = street.owner[primitive[returns]]
         labels = self._labels(k, points.double(), world, thing, columns[column], deskewed)
-        glints = (1 + 0.05 * glitter[kept].float()).clamp(0.0, 2.0)
-        intensity = street.reflectivity[primitive[kept]] * glints
+        glints = (1 + 0.05 * glitter[returns].float()).clamp(0.0, 2.0)
+        intensity = street.reflectivity[primitive[returns]] * glints
         return Sweep(
             points,
             timestamp=k * period,
@@ -244,35 +241,35 @@ class SimulatedSequence:
         for j in thing.unique().tolist():
             if not torch.equal(before[j], between[j]) or not torch.equal(between[j], after[j]):
                 rows = (thing == j).nonzero().squeeze(1)
-                moved = _interpolate(between[j], after[j], share[rows]) @ inverse(
+                motion = _interpolate(between[j], after[j], share[rows]) @ inverse(
                     _interpolate(before[j], between[j], share[rows])
                 )
-                later[rows] = _transform_each(moved, world[rows])
+                later[rows] = _transform_each(motion, world[rows])
                 moving[rows] = True
-        here, next_, last = (self.pose(k + step) for step in range(3))
+        current, following, last = (self.pose(k + step) for step in range(3))
         if deskewed:
             # Points at rest move by the relative motion alone, without rounding by a detour over
             # the world.
-            there = torch.where(
+            target = torch.where(
                 moving[:, None],
-                transform(inverse(next_), later),
-                transform(relative_motion(here, next_), points),
+                transform(inverse(following), later),
+                transform(relative_motion(current, following), points),
             )
         else:
-            there = _transform_each(inverse(_interpolate(next_, last, share)), later)
+            target = _transform_each(inverse(_interpolate(following, last, share)), later)
         instance = torch.full((len(street.things),), -1)
         instance[street.labelled] = torch.arange(len(street.labelled))
-        category = torch.tensor([CATEGORIES.index(each.category) for each in street.things])
-        ground = torch.tensor([each.ground for each in street.things])
+        category = torch.tensor([CATEGORIES.index(t.category) for t in street.things])
+        ground = torch.tensor([t.ground for t in street.things])
         dynamic = (later - world).norm(dim=1) > DYNAMIC_SPEED * period
         return FlowLabels(
-            (there - points).float(),
-            torch.ones(len(points), dtype=torch.bool),
-            dynamic,
-            category[thing],
-            CATEGORIES,
-            ground[thing],
-            instance[thing],
+            flow=(target - points).float(),
+            valid=torch.ones(len(points), dtype=torch.bool),
+            dynamic=dynamic,
+            category=category[thing],
+            categories=CATEGORIES,
+            ground=ground[thing],
+            instance=instance[thing],
         )
 
     def _boxes(self, k: int, thing: Tensor) -> Boxes:
@@ -317,8 +314,7 @@ def street(
     >>> 3000 < len(sequence[0]) < 5000
     True
     """
-    if not 1 <= points <= MOST_POINTS:
-        raise InputError(f"a sweep must have 1 to {MOST_POINTS:,} points, got {points}")
+    check_range("street", f"[1, {MOST_POINTS}]", points=points)
     # About nine rays in ten return; both directions are scaled alike.
     scale = math.sqrt(points / (64 * 1024 * 0.92))
     lidar = SpinningLidar(rings=max(1, round(64 * scale)), azimuths=max(1, round(1024 * scale)))

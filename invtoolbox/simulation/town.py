@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.simulation.world import Part, Route, Speed, Street, Thing, Track
 
@@ -72,8 +73,7 @@ def random_town(
     """
     if blocks < 1 or blocks % 2 == 0:
         raise InputError(f"a town needs an odd number of blocks per side, got {blocks}")
-    if not 0 <= traffic < math.inf:
-        raise InputError(f"traffic must be a finite number and not below zero, got {traffic}")
+    check_range("random_town", "[0, inf)", traffic=traffic)
     build = _Builder(Random(seed))
     build.add("road", (Part("plane", reflectivity=0.12),), (0.0, 0.0, 0.0, 0.0), ground=True)
     lane = _speed(build.random, 5.5, 8.0)

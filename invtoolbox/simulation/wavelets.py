@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError
+from invtoolbox.core.guards import check_range
 
 
 def ricker(frequency: float, time_step: float, samples: int, delay: float | None = None) -> Tensor:
@@ -27,11 +27,7 @@ def ricker(frequency: float, time_step: float, samples: int, delay: float | None
     >>> ricker(10.0, 0.02, 12).round(decimals=2)[3:10]
     tensor([-0.1700, -0.4400,  0.1400,  1.0000,  0.1400, -0.4400, -0.1700])
     """
-    if not (frequency > 0 and time_step > 0 and samples > 0):
-        raise InputError(
-            "a wavelet takes a positive frequency, time step and number of samples, got "
-            f"{frequency}, {time_step} and {samples}"
-        )
+    check_range("ricker", "(0, inf]", frequency=frequency, time_step=time_step, samples=samples)
     delay = 1.2 / frequency if delay is None else delay
     time = torch.arange(samples, dtype=torch.float64) * time_step - delay
     phase = (math.pi * frequency * time).square()

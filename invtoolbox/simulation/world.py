@@ -68,9 +68,9 @@ class Thing:
     def __post_init__(self) -> None:
         if self.category not in CATEGORIES:
             raise unknown_name("category", self.category, CATEGORIES)
-        for part in self.parts:
-            if part.kind not in KINDS:
-                raise unknown_name("kind of primitive", part.kind, KINDS)
+        for primitive in self.parts:
+            if primitive.kind not in KINDS:
+                raise unknown_name("kind of primitive", primitive.kind, KINDS)
 
     def at(self, time: float) -> tuple[float, float, float, float]:
         """Return x, y, z and heading at a time in seconds."""
@@ -143,7 +143,7 @@ class Street:
     @cached_property
     def reflectivity(self) -> Tensor:
         """Reflectivity of each primitive, float32."""
-        return torch.tensor([part.reflectivity for part in self._parts], dtype=torch.float32)
+        return torch.tensor([p.reflectivity for p in self._parts], dtype=torch.float32)
 
     def primitives(self, time: float, period: float) -> Primitives:
         """Return all primitives from a time on, with their uniform motion over a period."""
@@ -166,15 +166,15 @@ class Street:
 
     @cached_property
     def _parts(self) -> tuple[Part, ...]:
-        return tuple(part for thing in self.things for part in thing.parts)
+        return tuple(primitive for thing in self.things for primitive in thing.parts)
 
     @cached_property
     def _shapes(self) -> tuple[Tensor, Tensor, Tensor]:
         """Kind, half size and pose in its object's frame of each primitive."""
-        half_size = torch.tensor([part.half_size for part in self._parts], dtype=torch.float64)
-        middle = torch.tensor([part.middle for part in self._parts], dtype=torch.float64)
+        half_size = torch.tensor([p.half_size for p in self._parts], dtype=torch.float64)
+        middle = torch.tensor([p.middle for p in self._parts], dtype=torch.float64)
         upright = torch.eye(3, dtype=torch.float64).expand(len(middle), 3, 3)
-        kind = _integers(KINDS.index(part.kind) for part in self._parts)
+        kind = _integers(KINDS.index(p.kind) for p in self._parts)
         return kind, half_size, rigid(upright, middle)
 
     @cached_property
@@ -288,8 +288,9 @@ class Speed:
             0.0,
             *accumulate(gap * (a + b) / 2 for gap, a, b in zip(gaps, self.speeds, self.speeds[1:])),
         ]
-        now = self.speeds[k] + share * (self.speeds[k + 1] - self.speeds[k])
-        return rounds * ways[-1] + ways[k] + share * gaps[k] * (self.speeds[k] + now) / 2
+        # Trapezoids: the speed is linear between the knots.
+        speed = self.speeds[k] + share * (self.speeds[k + 1] - self.speeds[k])
+        return rounds * ways[-1] + ways[k] + share * gaps[k] * (self.speeds[k] + speed) / 2
 
     def _knot(self, time: float) -> tuple[float, int, float]:
         rounds, left = divmod(time, self.times[-1])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -59,6 +59,7 @@ def bind_objective(
     ones = torch.ones(problem.batch, dtype=real, device=problem.y0.device)
     unknowns = Unknowns.of(problem, first_guess(problem)) if problem.unknown else None
     layout = layout_of(problem, bound.implicit, unknowns)
+    # Rules, and default weights, read the misfit and the prepared priors at weight 1.
     objective = Objective(problem, bound, ones, layout=layout, unknowns=unknowns, seed=seed)
     why = ""
     if isinstance(rule, str):
@@ -68,10 +69,11 @@ def bind_objective(
         return objective, rule, f"{why}{rule.describe(objective)}"
     if isinstance(rule, WeightRule):
         is_discrepancy = isinstance(rule, DiscrepancyPrinciple)
-        objective = dataclasses.replace(
+        objective = replace(
             objective, has_rule=True, discrepancy_target=rule.target if is_discrepancy else None
         )
         return objective, rule, f"{why}{rule.describe(objective)}"
+    # Neither a rule nor a search: a number, or one per item.
     weight = torch.as_tensor(rule, dtype=real, device=ones.device)
     if (
         weight.ndim > 1

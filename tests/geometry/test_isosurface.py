@@ -107,7 +107,7 @@ def test_the_surface_of_voxels_is_where_a_cell_stops_half_of_the_light() -> None
         kept,
     )
     assert kept.rows < space.rows and abs(volume(voxel_surface(gathered)) / volume(mesh) - 1) < 1e-3
-    with pytest.raises(InputError, match="between 0 and 1"):
+    with pytest.raises(InputError, match="alpha of voxel_surface must lie in"):
         voxel_surface(Voxels(raw[None], color, space), alpha=1.0)
 
 
@@ -172,7 +172,7 @@ def test_what_does_not_fit_is_said() -> None:
         fuse_depth(views, depth, 1e-4)
     with pytest.raises(InputError, match="low below high"):
         fuse_depth(views, depth, 0.05, box=((0, 0, 0), (1, -1, 1)))
-    with pytest.raises(InputError, match="above 0"):
+    with pytest.raises(InputError, match="voxel_size of fuse_depth must be positive"):
         fuse_depth(views, depth, -1.0)
 
 
@@ -181,11 +181,10 @@ def test_frames_of_the_living_room_make_one_surface(data_dir: Path) -> None:
     """Points of a frame that was left out lie on the mesh of the others."""
     from scipy.spatial import cKDTree
 
-    from invtoolbox.datasets import open_rgbd
+    from invtoolbox.datasets import Loading, open_rgbd
 
-    found = open_rgbd(
-        data_dir / "livingroom_rgbd", names=[f"{k:05d}.jpg" for k in range(0, 61, 15)], shrink=4
-    )
+    loading = Loading(names=[f"{k:05d}.jpg" for k in range(0, 61, 15)], shrink=4)
+    found = open_rgbd(data_dir / "livingroom_rgbd", loading)
     assert found.depth is not None
     rest = [0, 1, 3, 4]
     mesh = fuse_depth(

@@ -197,7 +197,7 @@ def test_what_does_not_fit_is_said() -> None:
     given = around(4)
     with pytest.raises(InputError, match="directions have the shape"):
         ray_rasterization(*given, torch.eye(4, dtype=F64)[None], torch.zeros(2, 5, 3))
-    with pytest.raises(InputError, match="deviation of a beam"):
+    with pytest.raises(InputError, match="beam of ray_rasterization must be positive"):
         ray_rasterization(*given, torch.eye(4, dtype=F64)[None], torch.zeros(1, 5, 3), beam=0.0)
     color, alpha, _ = ray_rasterization(*given, torch.eye(4, dtype=F64)[None], torch.zeros(1, 5, 3))
     assert color.shape == (1, 5, 3) and not alpha.any()

@@ -14,8 +14,7 @@ import invtoolbox as it
 from invtoolbox.cli import main
 from invtoolbox.datasets.output import write_png
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.normals.scene import NormalOutcome
-from invtoolbox.jobs.registration.scene import RegistrationOutcome
+from invtoolbox.jobs.kind import SceneOutcome
 from invtoolbox.simulation.beating_ring import simulate_ring
 from invtoolbox.simulation.ramp import simulate_ramp
 
@@ -26,12 +25,19 @@ def test_a_scene_of_normals_keeps_the_cliffs(
     monkeypatch.chdir(tmp_path)
     found: Any = it.run("normals-simulated", {}, "out", progress=False)
     smooth: Any = it.run("normals-simulated", {"preset": "smooth"}, "smooth", progress=False)
-    assert isinstance(found, NormalOutcome) and found.metrics["error"] < 0.5
+    assert isinstance(found, SceneOutcome) and found.metrics["error"] < 0.5
     assert smooth.metrics["error"] > 3 * found.metrics["error"]
     names = {path.name for path in Path("out").iterdir()}
-    assert names == {"scene.json", "metrics.json", "depth.npz", "depth.png", "mesh.obj"}
+    assert names == {
+        "scene.json",
+        "metrics.json",
+        "report.html",
+        "depth.npz",
+        "depth.png",
+        "mesh.obj",
+    }
     again: Any = it.run("normals-simulated", {}, "out", resume=True, progress=False)
-    assert again.surface is None and again.files == () and again.metrics == found.metrics
+    assert again.result is None and again.files == () and again.metrics == found.metrics
     # The same map from a file, with a pixel of 2 units.
     normals, depth = simulate_ramp()
     np.save("map.npy", normals.numpy())
@@ -64,11 +70,12 @@ def test_a_scene_of_two_images_finds_the_motion(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     found: Any = it.run("registration-simulated", {}, "out", progress=False)
-    assert isinstance(found, RegistrationOutcome)
+    assert isinstance(found, SceneOutcome)
     assert found.metrics["error"] < 0.3 and found.metrics["folding"] == 0
     assert {path.name for path in Path("out").iterdir()} == {
         "scene.json",
         "metrics.json",
+        "report.html",
         "motion.npz",
         "warped.npy",
         "registration.png",
@@ -76,9 +83,9 @@ def test_a_scene_of_two_images_finds_the_motion(
     short = {"registration.max_iterations": 3, "output.formats": []}
     usual: Any = it.run("registration-simulated", short, "usual", progress=False)
     free: Any = it.run("registration-simulated", {**short, "prior": []}, "free", progress=False)
-    assert not torch.equal(free.motion.displacement, usual.motion.displacement)
+    assert not torch.equal(free.result.displacement, usual.result.displacement)
     again: Any = it.run("registration-simulated", {}, "out", resume=True, progress=False)
-    assert again.motion is None and again.metrics == found.metrics
+    assert again.result is None and again.metrics == found.metrics
     ring = simulate_ring()
     for name, image in (("before", ring.moving), ("after", ring.fixed)):
         write_png(f"{name}.png", image, (-0.2, 1.4), bit_depth=16)

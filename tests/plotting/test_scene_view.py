@@ -41,5 +41,5 @@ def test_a_viewer_that_is_missing_or_unknown_is_said(monkeypatch: pytest.MonkeyP
         view_scene(splats())
     with pytest.raises(MissingDependency, match="viser is not installed"):
         view_scene(splats(), viewer="viser")
-    with pytest.raises(InputError, match="viser or rerun"):
+    with pytest.raises(InputError, match="viewer of view_scene must be None, 'viser' or 'rerun'"):
         view_scene(splats(), viewer="meshlab")

@@ -50,5 +50,5 @@ def test_what_was_measured_stays_where_it_was() -> None:
     longer = extend_truncated(Measurement(y, g), 3)
     assert torch.equal(longer.y[..., 3:-3], y)
     assert longer.geometry is not None and longer.geometry.axis_column == g.axis_column + 3
-    with pytest.raises(it.InputError, match="between 1 and 8 cells"):
+    with pytest.raises(it.InputError, match=r"cells of extend_truncated must lie in \[1, 8\]"):
         extend_truncated(Measurement(y, g), 9)

@@ -8,7 +8,7 @@ The tables::
                  std: width of the models around their pictures; reference: "origin", "moving" or
                  "none"; strength, steps, learning_rate, max_iterations
     [[prior]]    priors of the displacement; bending of weight 1 by default
-    [output]     folder, formats
+    [output]     folder, formats: npz, the displacement; npy, the moved picture; png, both pictures
 
 Each group of pictures makes a model whose score is exact: a Gaussian mixture around them. The
 difference of the two scores drives the displacement (`priors.ScoreDistillation`): what both models
@@ -17,10 +17,9 @@ have in common, such as the brightness of their objects, cancels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,12 +27,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from invtoolbox import datasets, metrics
-from invtoolbox.catalogue.documents import CheckedScene, Several, Table
+from invtoolbox.catalogue.documents import CheckedScene, FilePath, Several, Table
 from invtoolbox.datasets.output import write_png, writing
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
-from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
 from invtoolbox.jobs.registration.scene import read_image
 from invtoolbox.operators import ImageWarp, NoMeasurement
 from invtoolbox.priors import DenoiserScore, GaussianMixture, ScoreDistillation, ThroughOperator
@@ -50,17 +50,26 @@ _EXAMPLES, _BRIGHTER = 6, 0.3
 class AnimationTable(Table):
     """Picture, examples of its motion, and how the scores drive it."""
 
-    picture: str | None = None
-    rest: list[str] = Field(default_factory=list)
-    moved: list[str] = Field(default_factory=list)
-    simulated: bool = False
-    seed: int = 0
-    std: float = Field(0.1, gt=0)
-    reference: Literal["origin", "moving", "none"] = "origin"
-    strength: float = Field(300.0, gt=0)
-    steps: tuple[float, float] = (0.5, 0.98)
-    learning_rate: float = Field(0.05, gt=0)
-    max_iterations: int = Field(300, ge=1)
+    picture: FilePath | None = Field(None, description="the picture to move: PNG, TIFF or .npy")
+    rest: list[FilePath] = Field(
+        default_factory=list, description="pictures of other objects before the motion"
+    )
+    moved: list[FilePath] = Field(
+        default_factory=list, description="pictures of the same objects after the motion"
+    )
+    simulated: bool = Field(False, description="simulate beating rings in place of files")
+    seed: int = Field(0, description="seed of the simulation")
+    std: float = Field(0.1, gt=0, description="width of the models around their pictures")
+    reference: Literal["origin", "moving", "none"] = Field(
+        "origin",
+        description="picture at which the score of the rest is evaluated; none takes drawn noise",
+    )
+    strength: float = Field(300.0, gt=0, description="weight of the scores")
+    steps: tuple[float, float] = Field(
+        (0.5, 0.98), description="range of the noise levels, as shares of all steps"
+    )
+    learning_rate: float = Field(0.05, gt=0, description="learning rate of Adam")
+    max_iterations: int = Field(300, ge=1, description="number of iterations")
 
     @model_validator(mode="after")
     def _one_source(self) -> AnimationTable:
@@ -73,136 +82,40 @@ class AnimationTable(Table):
         return self
 
 
-class AnimationOutput(Table):
-    """Folder and formats: npz holds the displacement, npy the moved picture, png both pictures."""
-
-    folder: str | None = None
-    formats: list[Literal["npz", "npy", "png"]] = Field(["npz", "npy", "png"])
-
-
-class AnimationScene(Table):
+class AnimationScene(SceneTables):
     """Scene file of a picture that two scores move."""
 
-    title: str | None = None
     animation: AnimationTable
-    prior: Several[PriorTable] = Field([PriorTable(name="bending", weight=1.0)])
-    output: AnimationOutput = Field(default_factory=AnimationOutput)
-
-
-class AnimationSceneFile(CheckedScene[AnimationScene]):
-    """Checked scene of a picture that two scores move."""
+    prior: Several[PriorTable] = Field(
+        [PriorTable(name="bending", weight=1.0)], description="priors of the displacement"
+    )
 
 
 @dataclass(frozen=True)
-class AnimationOutcome:
-    """Motion of a picture, and the files.
+class Animation:
+    """Motion of a picture.
 
     Attributes:
-        solution: the result, whose x is the displacement; None if an earlier run was finished.
-        folder: folder of the results.
-        metrics: "moved", the mean displacement in pixels, and "folding", the share of pixels at
-            which it folds; and, of a simulation, "psnr" of the moved picture against the true one,
-            and "psnr at rest" of the given picture.
-        files: files that were written; empty if an earlier run was finished.
+        solution: the solution, whose x is the displacement.
+        picture: the moved picture.
     """
 
-    solution: Solution | None
-    folder: Path
-    metrics: dict[str, float]
-    files: tuple[Path, ...]
+    solution: Solution
+    picture: Tensor
 
 
-def read_animation_scene(
-    scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
-) -> AnimationSceneFile:
-    """Read and check a scene file of a picture that two scores move.
-
-    The errors are those of `invtoolbox.jobs.images.tables.read_scene`.
-
-    >>> read_animation_scene("animation-simulated").scene.animation.reference
-    'origin'
-    """
-    return AnimationSceneFile.read(AnimationScene, scene, overrides)
-
-
-def prepare(scene: str | Path, request: Request) -> AnimationJob:
-    """Read and check a scene of a picture that two scores move, and return its job."""
-    return AnimationJob.prepare(read_animation_scene(scene, request.overrides), request)
-
-
-@dataclass(frozen=True)
-class AnimationJob(SceneJob[AnimationScene]):
-    """Run of one scene of a picture that two scores move."""
-
-    files: ClassVar = ("scene.json", "metrics.json", "motion.npz", "moved.npy", "animation.png")
-    free: ClassVar = ("title", "output")
-    file: AnimationSceneFile
-
-    def run(self, progress: bool = True) -> AnimationOutcome:
-        """Move the picture and write the results, or read those of a finished run."""
-        folder, scene = self.folder, self.file.scene
-        measures, table = folder / "metrics.json", scene.animation
-        picture, rest, moved, truth = _read(self.file)
-        content = self.check_content(picture=picture, rest=rest, moved=moved)
-        if self.resume and measures.exists():
-            return AnimationOutcome(None, folder, read_json(measures), ())
-        score, reference = (
-            DenoiserScore(GaussianMixture(examples, table.std**2)) for examples in (moved, rest)
-        )
-        drive = ScoreDistillation(
-            score,
-            None if table.reference == "none" else reference,
-            table.steps,
-            origin=picture if table.reference == "origin" else None,
-        )
-        A = ImageWarp(picture)
-        still = NoMeasurement(A.domain_shape)
-        priors = table.strength * ThroughOperator(drive, A)
-        smooth = prior_of(scene.prior, self.file)
-        solution = solve(
-            Problem(still.measurements(), still),
-            priors if smooth is None else priors + smooth,
-            # The draws of noise differ from step to step, and the average levels them out.
-            Adam(learning_rate=table.learning_rate, iterate="average"),
-            1.0,
-            max_iterations=table.max_iterations,
-            tolerance=0,
-            progress=progress,
-            check=False,
-        )
-        after = A(solution.x)
-        found = {
-            "moved": float(solution.x[0].norm(dim=0).mean()),
-            "folding": float(metrics.folding(solution.x)[0]),
-        }
-        if truth is not None:
-            for name, image in (("psnr", after), ("psnr at rest", picture)):
-                found[name] = float(metrics.psnr(image, truth, data_range=1.0))
-        self.start(content)
-        write_json(measures, found)
-        written = [measures]
-        for kind in dict.fromkeys(scene.output.formats):
-            path = folder / {"npz": "motion.npz", "npy": "moved.npy"}.get(kind, "animation.png")
-            if kind == "npz":
-                with writing(path, overwrite=True) as stream:
-                    np.savez_compressed(stream, displacement=solution.x[0].numpy())
-            elif kind == "npy":
-                datasets.write(path, after[0], overwrite=True)
-            else:
-                pair = torch.cat([picture, after], 3)[0]
-                write_png(path, pair if len(pair) == 3 else pair[0], overwrite=True)
-            written.append(path)
-        return AnimationOutcome(solution, folder, found, tuple(written))
-
-
-def _read(file: AnimationSceneFile) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def _read(file: CheckedScene[AnimationScene]) -> Inputs:
     """Return the picture, the examples at rest and moved, and the moved picture if it is known."""
     table = file.scene.animation
     if table.simulated:
-        mine = simulate_ring(table.seed, 0.0)
-        others = [simulate_ring(table.seed + k, 0.0) for k in range(1, _EXAMPLES + 1)]
-        rest = torch.cat([other.moving for other in others]) + _BRIGHTER
-        return mine.moving, rest, torch.cat([o.fixed for o in others]) + _BRIGHTER, mine.fixed
+        target = simulate_ring(table.seed, 0.0)
+        rings = [simulate_ring(table.seed + k, 0.0) for k in range(1, _EXAMPLES + 1)]
+        return {
+            "picture": target.moving,
+            "rest": torch.cat([ring.moving for ring in rings]) + _BRIGHTER,
+            "moved": torch.cat([ring.fixed for ring in rings]) + _BRIGHTER,
+            "truth": target.fixed,
+        }
 
     def read(name: str) -> Tensor:
         image = read_image(file.locate(name))
@@ -225,4 +138,97 @@ def _read(file: AnimationSceneFile) -> tuple[Tensor, Tensor, Tensor, Tensor | No
                     f"{tuple(picture.shape[1:])}; give pictures of one size"
                 )
         groups.append(torch.cat(examples))
-    return picture, groups[0], groups[1], None
+    return {"picture": picture, "rest": groups[0], "moved": groups[1], "truth": None}
+
+
+def _move(file: CheckedScene[AnimationScene], inputs: Inputs, progress: bool) -> Animation:
+    table, picture = file.scene.animation, inputs["picture"]
+    score, reference = (
+        DenoiserScore(GaussianMixture(inputs[name], table.std**2)) for name in ("moved", "rest")
+    )
+    drive = ScoreDistillation(
+        score,
+        None if table.reference == "none" else reference,
+        table.steps,
+        origin=picture if table.reference == "origin" else None,
+    )
+    A = ImageWarp(picture)
+    still = NoMeasurement(A.domain_shape)
+    priors = table.strength * ThroughOperator(drive, A)
+    smooth = prior_of(file.scene.prior, file)
+    solution = solve(
+        Problem(still.measurements(), still),
+        priors if smooth is None else priors + smooth,
+        # The draws of noise differ from step to step, and the average levels them out.
+        Adam(learning_rate=table.learning_rate, iterate="average"),
+        1.0,
+        max_iterations=table.max_iterations,
+        tolerance=0,
+        progress=progress,
+        check=False,
+    )
+    return Animation(solution, A(solution.x))
+
+
+def _measure(animation: Animation, inputs: Inputs) -> dict[str, float]:
+    """Return mean displacement, share of folds and, of a simulation, PSNR moved and at rest."""
+    u = animation.solution.x
+    measures = {
+        "moved": float(u[0].norm(dim=0).mean()),
+        "folding": float(metrics.folding(u)[0]),
+    }
+    if inputs["truth"] is not None:
+        for name, image in (("psnr", animation.picture), ("psnr at rest", inputs["picture"])):
+            measures[name] = float(metrics.psnr(image, inputs["truth"], data_range=1.0))
+    return measures
+
+
+def _write_motion(path: Path, animation: Animation, inputs: Inputs) -> None:
+    with writing(path, overwrite=True) as stream:
+        np.savez_compressed(stream, displacement=animation.solution.x[0].numpy())
+
+
+def _write_moved(path: Path, animation: Animation, inputs: Inputs) -> None:
+    datasets.write(path, animation.picture[0], overwrite=True)
+
+
+def _write_pictures(path: Path, animation: Animation, inputs: Inputs) -> None:
+    """Write the picture before and after the motion."""
+    pair = torch.cat([inputs["picture"], animation.picture], 3)[0]
+    write_png(path, pair if len(pair) == 3 else pair[0], overwrite=True)
+
+
+COMMAND = SceneCommand(
+    description="Move a picture as pictures of other objects move, from examples at rest and moved. "
+    "What both groups have in common,\nsuch as the brightness of their objects, cancels.",
+    positional={"PICTURE": "animation.picture"},
+    options={
+        "--rest": "animation.rest",
+        "--moved": "animation.moved",
+        "--std": "animation.std",
+        "--strength": "animation.strength",
+        "--iterations": "animation.max_iterations",
+        "--seed": "animation.seed",
+    },
+    examples=(
+        "animate heart.png --rest other-*-0.png --moved other-*-1.png --output moved.npy motion.npz",
+        "animate heart.png --rest a0.png b0.png --moved a1.png b1.png --output results/heart",
+    ),
+    outputs=("{stem}_moved.npy", "{stem}_motion.npz"),
+)
+
+KIND = Kind(
+    AnimationScene,
+    "a picture that moves",
+    _read,
+    _move,
+    _measure,
+    {
+        "npz": ("motion.npz", _write_motion),
+        "npy": ("moved.npy", _write_moved),
+        "png": ("animation.png", _write_pictures),
+    },
+    usual=("npz", "npy", "png"),
+    units={"moved": "pixels", "psnr": "dB", "psnr at rest": "dB"},
+    command=COMMAND,
+)

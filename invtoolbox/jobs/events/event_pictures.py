@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from invtoolbox.plotting.birds_eye import flow_colors
+from invtoolbox.plotting.canvas import new_figure
 
 
 def event_figure(still: Tensor, warped: Tensor, flow: Tensor, every: int | None = None) -> Any:
@@ -22,11 +23,7 @@ def event_figure(still: Tensor, warped: Tensor, flow: Tensor, every: int | None 
         flow: flow in pixels per second, ``(rows, columns, 2)``, columns first.
         every: pixels between two arrows; by default 16 arrows along the shorter side.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((12, 4), layout="constrained")
     axes = figure.subplots(1, 3)
     pictures = [picture.detach().cpu().numpy() for picture in (still, warped)]
     top = max(float(np.quantile(picture[picture > 0], 0.99)) for picture in pictures)

@@ -16,39 +16,43 @@ The tables::
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from invtoolbox.catalogue.documents import CheckedScene, Table
+from invtoolbox.catalogue.documents import CheckedScene, FilePath, Table
 from invtoolbox.datasets.events.opening import read_events
 from invtoolbox.datasets.output import write_bytes, writing
 from invtoolbox.datasets.volumes.normal_maps import read_intrinsics
 from invtoolbox.geometry.events import Events
 from invtoolbox.geometry.lens import Lens
+from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.events.event_flow import EventFlow, event_flow
-from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
-from invtoolbox.simulation.events import SimulatedEvents, simulate_events
-from invtoolbox.solution import Solution
+from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
+from invtoolbox.simulation.events import simulate_events
 
 
 class EventsTable(Table):
     """Slice of a recording, or simulated events."""
 
-    path: str | None = None
-    reader: str | None = None
-    start: float | None = None
-    duration: float | None = Field(None, gt=0)
-    count: int = Field(30_000, ge=2)
-    simulated: bool = False
-    seed: int = 0
-    whole: bool = False
+    path: FilePath | None = Field(None, description="the recording")
+    reader: str | None = Field(
+        None, description="reader of the file, in place of the automatic choice"
+    )
+    start: float | None = Field(
+        None, description="seconds after the first event at which the slice begins; 0 by default"
+    )
+    duration: float | None = Field(
+        None, gt=0, description="length of the slice in seconds; by default, the count gives it"
+    )
+    count: int = Field(30_000, ge=2, description="largest number of events")
+    simulated: bool = Field(False, description="simulate events in place of a recording")
+    seed: int = Field(0, description="seed of the simulation")
+    whole: bool = Field(False, description="round the places of simulated events to whole pixels")
 
     @model_validator(mode="after")
     def _one_source(self) -> EventsTable:
@@ -60,10 +64,18 @@ class EventsTable(Table):
 class CameraTable(Table):
     """Intrinsics of the camera, in pixels, and the distortion of its lens."""
 
-    intrinsics: list[list[float]] | None = None
-    path: str | None = None
-    radial: list[float] = Field([])
-    tangential: tuple[float, float] = (0.0, 0.0)
+    intrinsics: list[list[float]] | None = Field(None, description="matrix, three rows")
+    path: FilePath | None = Field(
+        None,
+        description="file with the matrix of the intrinsics, three lines of three numbers, in pixels, "
+        "with the centre of the first pixel at (0, 0)",
+    )
+    radial: list[float] = Field(
+        [], description="coefficients k1, k2, ... of the distortion of the lens"
+    )
+    tangential: tuple[float, float] = Field(
+        (0.0, 0.0), description="coefficients p1 and p2 of the distortion"
+    )
 
     @model_validator(mode="after")
     def _one_matrix(self) -> CameraTable:
@@ -75,143 +87,31 @@ class CameraTable(Table):
 class FlowTable(Table):
     """Settings of `it.event_flow`."""
 
-    controls: tuple[int, int, int] = (4, 5, 5)
-    smooth: tuple[float, float] = (0.1, 1e-4)
-    epipolar: float = Field(0.05, ge=0)
-    iterations: int = Field(240, ge=3)
+    controls: tuple[int, int, int] = Field(
+        (4, 5, 5), description="number of control points of the flow in time, rows and columns"
+    )
+    smooth: tuple[float, float] = Field(
+        (0.1, 1e-4),
+        description="weights of second differences of the control points in time and in place",
+    )
+    epipolar: float = Field(
+        0.05, ge=0, description="weight of the squared distances from the epipolar lines"
+    )
+    iterations: int = Field(240, ge=3, description="number of iterations")
 
 
-class EventOutput(Table):
-    """Folder and formats of the results; npz holds flow and twist, h5 the solution."""
-
-    folder: str | None = None
-    formats: list[Literal["npz", "png", "h5"]] = Field(["npz", "png", "h5"])
-
-
-class EventScene(Table):
+class EventScene(SceneTables):
     """Scene file of events."""
 
-    title: str | None = None
     events: EventsTable
     camera: CameraTable | None = None
     flow: FlowTable = Field(default_factory=FlowTable)
-    output: EventOutput = Field(default_factory=EventOutput)
 
     @model_validator(mode="after")
     def _camera_of_a_recording(self) -> EventScene:
         if self.events.simulated and self.camera is not None:
             raise ValueError("simulated events come with their camera; leave [camera] out")
         return self
-
-
-class EventSceneFile(CheckedScene[EventScene]):
-    """Checked scene of events."""
-
-
-@dataclass(frozen=True)
-class EventOutcome:
-    """Flow and camera motion of a slice of events, and the files.
-
-    Attributes:
-        solution: solution of the last stage of `it.event_flow`.
-        flow: the result; None if an earlier run was finished.
-        folder: folder of the results.
-        metrics: "gain", the contrast of warped events relative to still ones, and "speed", the
-            median speed in pixels per second; of simulated events also "error", the error of the
-            flow over the flow, and "direction", the angle of the velocity in degrees.
-        files: files that were written; empty if an earlier run was finished.
-    """
-
-    solution: Solution | None
-    flow: EventFlow | None
-    folder: Path
-    metrics: dict[str, float]
-    files: tuple[Path, ...]
-
-
-def read_event_scene(
-    scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
-) -> EventSceneFile:
-    """Read and check a scene file of events.
-
-    The errors are those of `invtoolbox.jobs.images.tables.read_scene`.
-
-    >>> read_event_scene("events-simulated", {"events.seed": 3}).scene.events.seed
-    3
-    """
-    return EventSceneFile.read(EventScene, scene, overrides)
-
-
-def prepare(scene: str | Path, request: Request) -> EventJob:
-    """Read and check a scene of events, and return its job."""
-    return EventJob.prepare(read_event_scene(scene, request.overrides), request)
-
-
-@dataclass(frozen=True)
-class EventJob(SceneJob[EventScene]):
-    """Run of one scene of events."""
-
-    files: ClassVar = ("scene.json", "metrics.json", "flow.npz", "flow.png", "solution.h5")
-    free: ClassVar = ("title", "output")
-    file: EventSceneFile
-
-    def run(self, progress: bool = True) -> EventOutcome:
-        """Find the flow and write the results, or read those of a finished run."""
-        folder, scene = self.folder, self.file.scene
-        finished, measures = folder / "solution.h5", folder / "metrics.json"
-        events, K, truth = _events(self.file)
-        content = self.check_content(events=events, intrinsics=K)
-        if self.resume and measures.exists():
-            solution = Solution.load(finished) if finished.exists() else None
-            return EventOutcome(solution, None, folder, read_json(measures), ())
-        settings = scene.flow.model_dump()
-        found = event_flow(events, K, progress=progress, **settings)
-        solution, metrics = found.solution, _metrics(found, truth)
-        self.start(content)
-        write_json(measures, metrics)
-        written = [measures]
-        for kind in dict.fromkeys(scene.output.formats):
-            path = finished if kind == "h5" else folder / f"flow.{kind}"
-            if kind == "h5":
-                solution.save(path, overwrite=True)
-            elif kind == "npz":
-                write_event_flow(path, found, overwrite=True)
-            else:
-                write_event_picture(path, found, overwrite=True)
-            written.append(path)
-        return EventOutcome(solution, found, folder, metrics, tuple(written))
-
-
-def write_event_flow(path: Path, found: EventFlow, overwrite: bool = False) -> None:
-    """Write flow, twist and the times of the twist of the first item as .npz.
-
-    Args:
-        path: path of the file.
-        found: result of `it.event_flow`.
-        overwrite: replace a file that exists.
-    """
-    twist = found.twist[0].cpu().numpy()
-    times = np.linspace(0.0, found.durations[0], len(twist))
-    with writing(path, overwrite) as stream:
-        np.savez_compressed(
-            stream, flow=found.flow[0].cpu().numpy(), twist=twist, twist_times=times
-        )
-
-
-def write_event_picture(path: Path, found: EventFlow, overwrite: bool = False) -> None:
-    """Write the picture of still and of warped events and of the flow of the first item as PNG.
-
-    Args:
-        path: path of the file.
-        found: result of `it.event_flow`.
-        overwrite: replace a file that exists.
-    """
-    from invtoolbox.jobs.events.event_pictures import event_figure
-
-    still, warped = found.pictures()
-    buffer = io.BytesIO()
-    event_figure(still[0], warped[0], found.flow[0]).savefig(buffer, format="png", dpi=110)
-    write_bytes(path, buffer.getvalue(), overwrite=overwrite)
 
 
 def undistort(events: Events, K: Tensor, radial: list[float], tangential: Any) -> Events:
@@ -227,33 +127,114 @@ def undistort(events: Events, K: Tensor, radial: list[float], tangential: Any) -
     return events.undistort(K, lens) if lens.distorts else events
 
 
-def _events(file: EventSceneFile) -> tuple[Events, Any, SimulatedEvents | None]:
+def _read(file: CheckedScene[EventScene]) -> Inputs:
+    """Return the events without distortion, the intrinsics, and the truth of a simulation."""
     table, camera = file.scene.events, file.scene.camera
     if table.simulated:
         truth = simulate_events(table.seed, min(table.count, 12_000), whole=table.whole)
-        return truth.events, truth.intrinsics, truth
-    assert table.path is not None
-    place = file.locate(table.path)
-    events = read_events(place, table.reader, table.start, table.duration, table.count)
+        return {"events": truth.events, "intrinsics": truth.intrinsics, "truth": truth}
+    path = file.locate(str(table.path))
+    events = read_events(path, table.reader, table.start, table.duration, table.count)
     if camera is None:
-        return events, None, None
-    K = (
-        torch.tensor(camera.intrinsics, dtype=torch.float64)
-        if camera.path is None
-        else read_intrinsics(file.locate(camera.path)).double()
-    )
-    return undistort(events, K, camera.radial, camera.tangential), K, None
+        return {"events": events, "intrinsics": None, "truth": None}
+    if camera.path is None:
+        K = torch.tensor(camera.intrinsics, dtype=torch.float64)
+    else:
+        K = read_intrinsics(file.locate(camera.path)).double()
+    events = undistort(events, K, camera.radial, camera.tangential)
+    return {"events": events, "intrinsics": K, "truth": None}
 
 
-def _metrics(found: EventFlow, truth: SimulatedEvents | None) -> dict[str, float]:
-    measures = {
-        "gain": float(found.gain[0]),
-        "speed": float(found.flow[0].norm(dim=-1).median()),
+def _compute(file: CheckedScene[EventScene], inputs: Inputs, progress: bool) -> EventFlow:
+    settings = file.scene.flow.model_dump()
+    return event_flow(inputs["events"], inputs["intrinsics"], progress=progress, **settings)
+
+
+def _measure(flow: EventFlow, inputs: Inputs) -> dict[str, float]:
+    """Return gain of contrast and median speed, and the errors of a simulation.
+
+    "error" is the error of the flow over the flow, "direction" the angle of the velocity.
+    """
+    truth = inputs["truth"]
+    metrics = {
+        "gain": float(flow.gain[0]),
+        "speed": float(flow.flow[0].norm(dim=-1).median()),
     }
     if truth is not None:
-        wrong = (found.at_events() - truth.flow).norm(dim=1).mean()
-        measures["error"] = float(wrong / truth.flow.norm(dim=1).mean())
-        v = found.twist[0, found.twist.shape[1] // 2, :3].double()
+        error = (flow.at_events() - truth.flow).norm(dim=1).mean()
+        metrics["error"] = float(error / truth.flow.norm(dim=1).mean())
+        v = flow.twist[0, flow.twist.shape[1] // 2, :3].double()
         cosine = v @ truth.twist[:3] / truth.twist[:3].norm()
-        measures["direction"] = float(torch.rad2deg(torch.arccos(cosine.clamp(-1, 1))))
-    return measures
+        metrics["direction"] = float(torch.rad2deg(torch.arccos(cosine.clamp(-1, 1))))
+    return metrics
+
+
+def _describe(flow: EventFlow) -> tuple[str]:
+    """Return the motion of the camera in words."""
+    twist = flow.twist[0]
+    v, w = twist[len(twist) // 2, :3].tolist(), twist.mean(0)[3:].tolist()
+    direction = f"({', '.join(f'{c:.2f}' for c in v)})" if any(v) else "unknown"
+    rotation = ", ".join(f"{c:.2f}" for c in w)
+    return (f"camera: direction {direction}, rotation ({rotation}) radians per second",)
+
+
+def _write_flow(path: Path, flow: EventFlow, inputs: Inputs) -> None:
+    """Write flow, twist and the times of the twist of the first item as .npz."""
+    twist = flow.twist[0].cpu().numpy()
+    times = np.linspace(0.0, flow.durations[0], len(twist))
+    with writing(path, overwrite=True) as stream:
+        np.savez_compressed(stream, flow=flow.flow[0].cpu().numpy(), twist=twist, twist_times=times)
+
+
+def _write_picture(path: Path, flow: EventFlow, inputs: Inputs) -> None:
+    """Write still and warped events and the flow of the first item as PNG."""
+    from invtoolbox.jobs.events.event_pictures import event_figure
+
+    still, warped = flow.pictures()
+    buffer = io.BytesIO()
+    event_figure(still[0], warped[0], flow.flow[0]).savefig(buffer, format="png", dpi=110)
+    write_bytes(path, buffer.getvalue(), overwrite=True)
+
+
+def _write_solution(path: Path, flow: EventFlow, inputs: Inputs) -> None:
+    flow.solution.save(path, overwrite=True)
+
+
+COMMAND = SceneCommand(
+    description="Estimate the flow of the picture and the motion of the camera from a slice of a "
+    "recording of an event camera:\nAEDAT4, Prophesee DAT and RAW (EVT2, EVT3), HDF5 of DSEC, MVSEC "
+    "or Prophesee, .npz, or text with lines t x y polarity.",
+    positional={"FILE": "events.path"},
+    options={
+        "--camera": "camera.path",
+        "--radial": "camera.radial",
+        "--tangential": "camera.tangential",
+        "--start": "events.start",
+        "--duration": "events.duration",
+        "--count": "events.count",
+        "--reader": "events.reader",
+        "--iterations": "flow.iterations",
+    },
+    examples=(
+        "events recording.aedat4 --camera K.txt --start 1.5 --output flow.npz flow.png",
+        "events drive.h5 --camera K.txt --radial -0.09 0.05 --duration 0.02",
+    ),
+    outputs=("{stem}_flow.npz", "{stem}_flow.png"),
+)
+
+KIND = Kind(
+    EventScene,
+    "events",
+    _read,
+    _compute,
+    _measure,
+    {
+        "npz": ("flow.npz", _write_flow),
+        "png": ("flow.png", _write_picture),
+        "h5": ("solution.h5", _write_solution),
+    },
+    usual=("npz", "png", "h5"),
+    units={"gain": "-fold contrast", "speed": "pixels per second", "direction": "degrees"},
+    describe=_describe,
+    command=COMMAND,
+)

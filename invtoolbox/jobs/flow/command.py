@@ -163,7 +163,7 @@ def add(commands: Any) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Estimate the flow of a sequence."""
-    from invtoolbox.jobs.reports import report_flow
+    from invtoolbox.jobs.flow.report import report_flow
 
     job = job_of(arguments)
     if arguments.view and find_spec("rerun") is None:

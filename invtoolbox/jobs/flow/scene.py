@@ -26,6 +26,7 @@ from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS
 from invtoolbox.jobs.flow.sequence import LONGEST_WINDOW, WINDOW, FlowJob, preparation_of
 from invtoolbox.jobs.flow.source import SequencePath
 from invtoolbox.jobs.job import Request
+from invtoolbox.jobs.kind import OwnKind
 
 
 class SweepTable(Place):
@@ -133,3 +134,6 @@ def find_sequence(name: str) -> FlowSceneFile | None:
 def prepare(scene: str | Path, request: Request) -> FlowJob:
     """Read and check a scene of sweeps, and return its job."""
     return read_flow_scene(scene, request.overrides).job(request)
+
+
+KIND = OwnKind(prepare)

@@ -17,6 +17,7 @@ from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.parts import Measured
 from invtoolbox.jobs.images.tables import Scene, SceneFile
 from invtoolbox.jobs.job import SceneJob, read_json, write_json
+from invtoolbox.jobs.reports import print_files, report_divergence
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -113,6 +114,14 @@ class ImageJob(SceneJob[Scene]):
         if all(status == "converged" for status in solution.status):
             checkpoint.unlink(missing_ok=True)
         return Outcome(solution, folder, metrics, files)
+
+    def print_outcome(self, outcome: Outcome, quiet: bool) -> int:
+        if not quiet:
+            print(outcome.solution)
+            for name, values in outcome.metrics.items():
+                print(f"  {name:<15}{', '.join(f'{v:.4g}' for v in values)}")
+            print_files(outcome.files, outcome.folder)
+        return report_divergence(outcome.solution)
 
 
 def evaluate(

@@ -168,17 +168,27 @@ class DataTerm(Named):
 class Prior(Named):
     """Prior by its name in ``invtoolbox list priors``, its weight and its settings."""
 
-    name: str
-    weight: float | None = Field(None, ge=0)
+    name: str = Field(description="name of a prior; see `invtoolbox list priors`")
+    weight: float | None = Field(None, ge=0, description="weight relative to the other priors")
 
 
 class Solver(Named):
     """Solver or preset by its name, its settings, and the budgets of the run."""
 
-    name: str | None = None
-    max_iterations: int | None = Field(None, ge=0)
-    tolerance: float | None = Field(None, ge=0)
-    time_limit: float | None = Field(None, gt=0)
+    name: str | None = Field(
+        None,
+        description="name of a solver; see `invtoolbox list solvers`; by default, a solver that fits "
+        "the problem",
+    )
+    max_iterations: int | None = Field(
+        None, ge=0, description="maximum number of iterations; the solver's own by default"
+    )
+    tolerance: float | None = Field(None, ge=0, description="bound of the solver's certificate")
+    time_limit: float | None = Field(
+        None,
+        gt=0,
+        description="maximum number of seconds; the current iterate is then the result",
+    )
 
     @model_validator(mode="after")
     def _settings_of_whom(self) -> Solver:

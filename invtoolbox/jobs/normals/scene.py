@@ -15,17 +15,15 @@ The tables::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from invtoolbox.catalogue.documents import CheckedScene, Table
+from invtoolbox.catalogue.documents import CheckedScene, FilePath, Table
 from invtoolbox.datasets.models.meshes import write_mesh
 from invtoolbox.datasets.output import write_png, writing
 from invtoolbox.datasets.volumes.normal_maps import (
@@ -35,7 +33,8 @@ from invtoolbox.datasets.volumes.normal_maps import (
     read_normal_map,
 )
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.jobs.command import SceneCommand
+from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
 from invtoolbox.jobs.normals.integrate import Surface, surface_from_normals
 from invtoolbox.simulation.ramp import simulate_ramp
 
@@ -43,15 +42,34 @@ from invtoolbox.simulation.ramp import simulate_ramp
 class NormalsTable(Table):
     """Normal map of an object and its camera, or a simulation."""
 
-    path: str | None = None
-    mask: str | None = None
-    back: str | None = None
-    intrinsics: str | None = None
-    pixel_size: float | None = Field(None, gt=0)
-    median_depth: float | None = Field(None, gt=0)
-    prior: list[str] = Field(default_factory=list)
-    truth: str | None = None
-    simulated: bool = False
+    path: FilePath | None = Field(
+        None, description="a PNG or TIFF of 8 or 16 bits, or an .npy or .npz file"
+    )
+    mask: FilePath | None = Field(None, description="picture or array, not 0 inside of the object")
+    back: FilePath | None = Field(
+        None, description="normal map of the back, in the camera's axes: z < 0"
+    )
+    intrinsics: FilePath | None = Field(
+        None,
+        description="matrix of a perspective camera, three lines of three numbers, in pixels; "
+        "orthographic by default",
+    )
+    pixel_size: float | None = Field(
+        None,
+        gt=0,
+        description="size of a pixel of an orthographic camera, the unit of the depth; 1 by default",
+    )
+    median_depth: float | None = Field(
+        None,
+        gt=0,
+        description="median of a perspective depth, which normals do not determine; 1 by default",
+    )
+    prior: list[FilePath] = Field(
+        default_factory=list,
+        description="coarse depth as .npy or .npz, and a second file for the back; NaN if unknown",
+    )
+    truth: FilePath | None = Field(None, description="true depth, for the error")
+    simulated: bool = Field(False, description="simulate a ramp with a cliff in place of a file")
 
     @model_validator(mode="after")
     def _one_source(self) -> NormalsTable:
@@ -67,135 +85,27 @@ class NormalsTable(Table):
 class IntegrationTable(Table):
     """Settings of `it.surface_from_normals`."""
 
-    k: float | None = Field(None, ge=0)
-    prior_weight: float = Field(1e-3, ge=0)
-    coupling: float = Field(1e-3, ge=0)
-    max_iterations: int | None = Field(None, ge=1)
-    tolerance: float | None = Field(None, gt=0)
+    k: float | None = Field(
+        None,
+        ge=0,
+        description="sharpness of depth discontinuities, 0 smooths them; 2 by default, 4 with a back",
+    )
+    prior_weight: float = Field(
+        1e-3, ge=0, description="weight of the squared distance to the coarse depth, per pixel"
+    )
+    coupling: float = Field(1e-3, ge=0, description="weight that joins front and back at the rim")
+    max_iterations: int | None = Field(None, ge=1, description="maximum number of iterations")
+    tolerance: float | None = Field(None, gt=0, description="bound of the certificate")
 
 
-class NormalOutput(Table):
-    """Folder and formats of the results; npz holds the depth, the others are meshes and a picture."""
-
-    folder: str | None = None
-    formats: list[Literal["npz", "obj", "off", "ply", "png"]] = Field(["npz", "obj", "png"])
-
-
-class NormalScene(Table):
+class NormalScene(SceneTables):
     """Scene file of a normal map."""
 
-    title: str | None = None
     normals: NormalsTable
     integration: IntegrationTable = Field(default_factory=IntegrationTable)
-    output: NormalOutput = Field(default_factory=NormalOutput)
 
 
-class NormalSceneFile(CheckedScene[NormalScene]):
-    """Checked scene of a normal map."""
-
-
-@dataclass(frozen=True)
-class NormalOutcome:
-    """Surface of a normal map, and the files.
-
-    Attributes:
-        surface: the result; None if an earlier run was finished.
-        folder: folder of the results.
-        metrics: "relief", the difference of the largest and the least depth; and "error", the mean
-            absolute error of the depth if the truth is known, after its median was aligned.
-        files: files that were written; empty if an earlier run was finished.
-    """
-
-    surface: Surface | None
-    folder: Path
-    metrics: dict[str, float]
-    files: tuple[Path, ...]
-
-
-def read_normal_scene(
-    scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
-) -> NormalSceneFile:
-    """Read and check a scene file of a normal map.
-
-    The errors are those of `invtoolbox.jobs.images.tables.read_scene`.
-
-    >>> read_normal_scene("normals-simulated", {"integration.k": 0}).scene.integration.k
-    0.0
-    """
-    return NormalSceneFile.read(NormalScene, scene, overrides)
-
-
-def prepare(scene: str | Path, request: Request) -> NormalJob:
-    """Read and check a scene of a normal map, and return its job."""
-    return NormalJob.prepare(read_normal_scene(scene, request.overrides), request)
-
-
-@dataclass(frozen=True)
-class NormalJob(SceneJob[NormalScene]):
-    """Run of one scene of a normal map."""
-
-    files: ClassVar = (
-        "scene.json",
-        "metrics.json",
-        "depth.npz",
-        "depth.png",
-        *(f"mesh.{kind}" for kind in ("obj", "off", "ply")),
-    )
-    free: ClassVar = ("title", "output")
-    file: NormalSceneFile
-
-    def run(self, progress: bool = True) -> NormalOutcome:
-        """Integrate the map and write the results, or read those of a finished run."""
-        folder, scene = self.folder, self.file.scene
-        measures = folder / "metrics.json"
-        given = _read(self.file)
-        content = self.check_content(**given)
-        if self.resume and measures.exists():
-            return NormalOutcome(None, folder, read_json(measures), ())
-        truth = given.pop("truth")
-        surface = surface_from_normals(
-            **given,
-            median_depth=scene.normals.median_depth,
-            progress=progress,
-            **scene.integration.model_dump(),
-        )
-        metrics = _measure(surface, truth)
-        self.start(content)
-        write_json(measures, metrics)
-        written = [measures]
-        for kind in dict.fromkeys(scene.output.formats):
-            path = folder / f"{'depth' if kind in ('npz', 'png') else 'mesh'}.{kind}"
-            if kind == "png":
-                depth = surface.depth[0, 0]
-                write_png(path, -torch.where(depth.isnan(), _largest(depth), depth), overwrite=True)
-            else:
-                write_surface(path, surface, overwrite=True)
-            written.append(path)
-        return NormalOutcome(surface, folder, metrics, tuple(written))
-
-
-def write_surface(path: Path, surface: Surface, overwrite: bool = False) -> None:
-    """Write the depth of the first item as .npz or .npy, or its mesh in any other format.
-
-    Args:
-        path: path of the file.
-        surface: result of `it.surface_from_normals`.
-        overwrite: replace a file that exists.
-    """
-    if path.suffix.lower() not in (".npz", ".npy"):
-        write_mesh(path, surface.meshes()[0], overwrite=overwrite)
-        return
-    depth = surface.depth[0].cpu().numpy()
-    with writing(path, overwrite) as stream:
-        if path.suffix.lower() == ".npy":
-            np.save(stream, depth if len(depth) == 2 else depth[0])
-        elif len(depth) == 2:
-            np.savez_compressed(stream, front=depth[0], back=depth[1])
-        else:
-            np.savez_compressed(stream, depth=depth[0])
-
-
-def _read(file: NormalSceneFile) -> dict[str, Any]:
+def _read(file: CheckedScene[NormalScene]) -> Inputs:
     """Return normals, mask, camera, coarse depth and truth of a scene."""
     table = file.scene.normals
     if table.simulated:
@@ -226,27 +136,101 @@ def _read(file: NormalSceneFile) -> dict[str, Any]:
     }
 
 
-def _measure(surface: Surface, truth: Any) -> dict[str, float]:
+def _integrate(file: CheckedScene[NormalScene], inputs: Inputs, progress: bool) -> Surface:
+    scene = file.scene
+    return surface_from_normals(
+        **{name: value for name, value in inputs.items() if name != "truth"},
+        median_depth=scene.normals.median_depth,
+        progress=progress,
+        **scene.integration.model_dump(),
+    )
+
+
+def _measure(surface: Surface, inputs: Inputs) -> dict[str, float]:
+    """Return the relief, and the mean absolute error of the depth after its median was aligned."""
     depth = surface.depth[0, 0]
     metrics = {"relief": float(_largest(depth) + _largest(-depth))}
-    if truth is None:
+    if inputs["truth"] is None:
         return metrics
-    true = torch.as_tensor(truth).to(depth)
-    if true.shape != depth.shape:
+    truth = torch.as_tensor(inputs["truth"]).to(depth)
+    if truth.shape != depth.shape:
         raise InputError(
-            f"the true depth has {tuple(true.shape)} pixels, and the map {tuple(depth.shape)}; give "
+            f"the true depth has {tuple(truth.shape)} pixels, and the map {tuple(depth.shape)}; give "
             "both on the same pixels"
         )
-    known = depth.isfinite() & true.isfinite()
-    if not bool(known.any()):
+    inside = depth.isfinite() & truth.isfinite()
+    if not bool(inside.any()):
         raise InputError("no pixel has a true depth and a normal; check the files truth and mask")
-    found, true = depth[known], true[known]
+    depth, truth = depth[inside], truth[inside]
+    # Normals leave the offset of an orthographic depth open, and the scale of a perspective one.
     if surface.intrinsics is None:
-        found = found + (true - found).median()
+        depth = depth + (truth - depth).median()
     else:
-        found = found * (true / found).median()
-    return metrics | {"error": float((found - true).abs().mean())}
+        depth = depth * (truth / depth).median()
+    return metrics | {"error": float((depth - truth).abs().mean())}
 
 
 def _largest(depth: Tensor) -> Tensor:
     return depth[depth.isfinite()].amax()
+
+
+def _write_depth(path: Path, surface: Surface, inputs: Inputs) -> None:
+    """Write the depth of the first item, or of its front and back, as .npz or .npy."""
+    depth = surface.depth[0].cpu().numpy()
+    with writing(path, overwrite=True) as stream:
+        if path.suffix.lower() == ".npy":
+            np.save(stream, depth if len(depth) == 2 else depth[0])
+        elif len(depth) == 2:
+            np.savez_compressed(stream, front=depth[0], back=depth[1])
+        else:
+            np.savez_compressed(stream, depth=depth[0])
+
+
+def _write_mesh(path: Path, surface: Surface, inputs: Inputs) -> None:
+    write_mesh(path, surface.meshes()[0], overwrite=True)
+
+
+def _write_picture(path: Path, surface: Surface, inputs: Inputs) -> None:
+    depth = surface.depth[0, 0]
+    write_png(path, -torch.where(depth.isnan(), _largest(depth), depth), overwrite=True)
+
+
+COMMAND = SceneCommand(
+    description="Integrate a normal map to a depth map that keeps depth discontinuities, and to a "
+    "mesh. Red, green and blue are x to the\nright, y up and z towards the camera. With --back, the "
+    "front and the back of an object are found together.",
+    positional={"MAP": "normals.path"},
+    options={
+        "--mask": "normals.mask",
+        "--intrinsics": "normals.intrinsics",
+        "--pixel-size": "normals.pixel_size",
+        "--median-depth": "normals.median_depth",
+        "--k": "integration.k",
+        "--back": "normals.back",
+        "--prior": "normals.prior",
+        "--prior-weight": "integration.prior_weight",
+    },
+    examples=(
+        "normals map.png --mask mask.png --output depth.npz mesh.obj",
+        "normals map.png --intrinsics K.txt --median-depth 1500 --output mesh.ply",
+        "normals front.png --back back.png --prior front.npy back.npy --output body.obj",
+    ),
+    outputs=("{stem}_depth.npz",),
+    writers={".npy": _write_depth},
+)
+
+KIND = Kind(
+    NormalScene,
+    "a normal map",
+    _read,
+    _integrate,
+    _measure,
+    {
+        "npz": ("depth.npz", _write_depth),
+        "png": ("depth.png", _write_picture),
+        **{suffix: (f"mesh.{suffix}", _write_mesh) for suffix in ("obj", "off", "ply")},
+    },
+    usual=("npz", "obj", "png"),
+    solution=lambda surface: surface.solutions[0],
+    command=COMMAND,
+)

@@ -18,11 +18,13 @@ from invtoolbox.datasets.output import file_names, make_folder, write_png
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, turntable
 from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.photographs.models import SceneModel
 from invtoolbox.jobs.photographs.photographs import Photographs, judge
 from invtoolbox.jobs.photographs.scene import ViewScene, ViewSceneFile, read_view_scene
 from invtoolbox.jobs.photographs.stages import StagedSolution, solve_in_stages, work_files
 from invtoolbox.jobs.photographs.surface import mesh_scene
+from invtoolbox.jobs.reports import print_files, print_notes
 from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_view_report
 from invtoolbox.plotting.web_viewer import write_viewer
 
@@ -180,6 +182,24 @@ class ViewJob(SceneJob[ViewScene]):
             photographs.train.cameras,
         )
         return _write(outcome, file, photographs, views)
+
+    def print_outcome(self, outcome: ViewOutcome, quiet: bool) -> int:
+        if quiet:
+            return 0
+        solution = outcome.solution
+        if solution is not None:
+            steps = ", ".join(f"{stage.iterations}" for stage in solution.reports)
+            words = solution.model.describe(solution.x)
+            print(f"{words}; {solution.seconds:.0f} s, iterations: {steps}")
+        which = "held-out" if outcome.held_out else "training"
+        for name, values in outcome.metrics.items():
+            print(
+                f"  {name:<6}{outcome.mean(name):.4g} on average over {len(values)} {which} views "
+                f"({min(values):.4g} to {max(values):.4g})"
+            )
+        print_notes(outcome.notes)
+        print_files(outcome.files, outcome.folder)
+        return 0
 
 
 def _compare(
@@ -426,3 +446,6 @@ def stages(solution: StagedSolution) -> list[tuple[str, list[str]]]:
         (report.prior, [f"{report.iterations:,}", f"{report.seconds:.1f}", f"{report.psnr:.2f}"])
         for report in solution.reports
     ]
+
+
+KIND = OwnKind(prepare)

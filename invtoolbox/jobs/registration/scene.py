@@ -14,10 +14,8 @@ The tables::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,32 +23,50 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from invtoolbox import datasets, metrics
-from invtoolbox.catalogue.documents import CheckedScene, Several, Table
+from invtoolbox.catalogue.documents import CheckedScene, FilePath, Several, Table
 from invtoolbox.core.checks import open_arrays
 from invtoolbox.datasets.output import write_png, writing
+from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
-from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
 from invtoolbox.jobs.registration.register import Registration, register
 from invtoolbox.priors import PriorSum
-from invtoolbox.simulation.beating_ring import BeatingRing, simulate_ring
+from invtoolbox.simulation.beating_ring import simulate_ring
+
+_IMAGE = "image: NIfTI, MetaImage, DICOM, PNG, TIFF or .npy"
 
 
 class RegistrationTable(Table):
     """Two images on the same grid, or a simulation, and the misfit between them."""
 
-    moving: str | None = None
-    fixed: str | None = None
-    spacing: list[float] | float | None = None
-    mask: str | None = None
-    loss: Literal["least-squares", "ncc", "mi"] = "least-squares"
-    smoothness: float = Field(1.0, gt=0)
-    levels: int | None = Field(None, ge=1)
-    max_iterations: int = Field(30, ge=1)
-    tolerance: float = Field(0.03, gt=0)
-    simulated: bool = False
-    seed: int = 0
-    noise_std: float = Field(0.03, ge=0)
+    moving: FilePath | None = Field(None, description=f"the moving {_IMAGE}")
+    fixed: FilePath | None = Field(None, description=f"the fixed {_IMAGE}")
+    spacing: list[float] | float | None = Field(
+        None,
+        description="distance of pixels along every axis, for files that do not state it; 1 by "
+        "default",
+    )
+    mask: FilePath | None = Field(
+        None, description="picture or array, not 0 where the misfit counts"
+    )
+    labels: FilePath | None = Field(
+        None, description="labels on the moving image, which are warped too, and their file"
+    )
+    loss: Literal["least-squares", "ncc", "mi"] = Field(
+        "least-squares",
+        description="least squares for the same brightness, normalized cross-correlation if "
+        "brightness differs, mutual information for two modalities",
+    )
+    smoothness: float = Field(1.0, gt=0, description="factor on the usual weight of the prior")
+    levels: int | None = Field(
+        None, ge=1, description="number of levels of resolution; by default, the size decides"
+    )
+    max_iterations: int = Field(30, ge=1, description="maximum number of iterations per level")
+    tolerance: float = Field(0.03, gt=0, description="bound of the certificate per level")
+    simulated: bool = Field(False, description="simulate a beating ring in place of files")
+    seed: int = Field(0, description="seed of the simulation")
+    noise_std: float = Field(0.03, ge=0, description="noise of the simulation")
 
     @model_validator(mode="after")
     def _one_source(self) -> RegistrationTable:
@@ -59,124 +75,13 @@ class RegistrationTable(Table):
         return self
 
 
-class RegistrationOutput(Table):
-    """Folder and formats of the results.
-
-    npz holds the displacement and its Jacobian determinant, npy the warped image, and png moving,
-    fixed and warped image.
-    """
-
-    folder: str | None = None
-    formats: list[Literal["npz", "png", "npy"]] = Field(["npz", "npy", "png"])
-
-
-class RegistrationScene(Table):
+class RegistrationScene(SceneTables):
     """Scene file of a registration."""
 
-    title: str | None = None
     registration: RegistrationTable
-    prior: Several[PriorTable] = Field([PriorTable(name="bending")])
-    output: RegistrationOutput = Field(default_factory=RegistrationOutput)
-
-
-class RegistrationSceneFile(CheckedScene[RegistrationScene]):
-    """Checked scene of a registration."""
-
-
-@dataclass(frozen=True)
-class RegistrationOutcome:
-    """Displacement between two images, and the files.
-
-    Attributes:
-        motion: the result; None if an earlier run was finished.
-        folder: folder of the results.
-        metrics: "moved", the mean displacement, in the unit of the spacing; "folding", the share of
-            pixels at which the motion folds; and, of a simulation, "error", the mean distance from
-            the true displacement within the ring, in pixels.
-        files: files that were written; empty if an earlier run was finished.
-    """
-
-    motion: Registration | None
-    folder: Path
-    metrics: dict[str, float]
-    files: tuple[Path, ...]
-
-
-def read_registration_scene(
-    scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
-) -> RegistrationSceneFile:
-    """Read and check a scene file of a registration.
-
-    The errors are those of `invtoolbox.jobs.images.tables.read_scene`.
-
-    >>> read_registration_scene("registration-simulated").scene.prior[0].name
-    'bending'
-    """
-    return RegistrationSceneFile.read(RegistrationScene, scene, overrides)
-
-
-def prepare(scene: str | Path, request: Request) -> RegistrationJob:
-    """Read and check a scene of a registration, and return its job."""
-    return RegistrationJob.prepare(read_registration_scene(scene, request.overrides), request)
-
-
-@dataclass(frozen=True)
-class RegistrationJob(SceneJob[RegistrationScene]):
-    """Run of one scene of a registration."""
-
-    files: ClassVar = (
-        "scene.json",
-        "metrics.json",
-        "motion.npz",
-        "warped.npy",
-        "registration.png",
+    prior: Several[PriorTable] = Field(
+        [PriorTable(name="bending")], description="priors of the displacement"
     )
-    free: ClassVar = ("title", "output")
-    file: RegistrationSceneFile
-
-    def run(self, progress: bool = True) -> RegistrationOutcome:
-        """Register the images and write the results, or read those of a finished run."""
-        folder, table = self.folder, self.file.scene.registration
-        measures = folder / "metrics.json"
-        truth = simulate_ring(table.seed, table.noise_std) if table.simulated else None
-        if truth is not None:
-            moving, fixed = truth.moving, truth.fixed
-        else:
-            moving, fixed = (
-                read_image(self.file.locate(str(path))) for path in (table.moving, table.fixed)
-            )
-        mask = None if table.mask is None else datasets.read_mask(self.file.locate(table.mask))
-        content = self.check_content(moving=moving, fixed=fixed, mask=mask)
-        if self.resume and measures.exists():
-            return RegistrationOutcome(None, folder, read_json(measures), ())
-        prior = prior_of(self.file.scene.prior, self.file)
-        motion = register(
-            moving,
-            fixed,
-            PriorSum(()) if prior is None else prior,  # None would be the usual prior
-            spacing=table.spacing,
-            loss=table.loss,
-            smoothness=table.smoothness,
-            levels=table.levels,
-            mask=mask,
-            max_iterations=table.max_iterations,
-            tolerance=table.tolerance,
-            progress=progress,
-        )
-        found = _measure(motion, truth)
-        self.start(content)
-        write_json(measures, found)
-        written = [measures]
-        for kind in dict.fromkeys(self.file.scene.output.formats):
-            path = folder / {"npz": "motion.npz", "npy": "warped.npy"}.get(kind, "registration.png")
-            if kind == "npz":
-                write_motion(path, motion, overwrite=True)
-            elif kind == "npy":
-                datasets.write(path, motion.warped[0], overwrite=True)
-            else:
-                write_png(path, _picture(moving, fixed, motion), overwrite=True)
-            written.append(path)
-        return RegistrationOutcome(motion, folder, found, tuple(written))
 
 
 def read_image(path: str | Path) -> Any:
@@ -191,15 +96,65 @@ def read_image(path: str | Path) -> Any:
     return opened if isinstance(opened, datasets.Volume) else opened[0].y
 
 
-def write_motion(path: Path, motion: Registration, overwrite: bool = False) -> None:
-    """Write displacement, Jacobian determinant and spacing of the first item as .npz.
+def _read(file: CheckedScene[RegistrationScene]) -> Inputs:
+    """Return both images, mask, labels, and the simulated ring if there is one."""
+    table = file.scene.registration
+    ring = simulate_ring(table.seed, table.noise_std) if table.simulated else None
+    if ring is not None:
+        moving, fixed = ring.moving, ring.fixed
+    else:
+        paths = (file.locate(str(path)) for path in (table.moving, table.fixed))
+        moving, fixed = map(read_image, paths)
+    return {
+        "moving": moving,
+        "fixed": fixed,
+        "mask": None if table.mask is None else datasets.read_mask(file.locate(table.mask)),
+        "labels": None if table.labels is None else read_image(file.locate(table.labels)),
+        "ring": ring,
+    }
 
-    Args:
-        path: path of the file.
-        motion: result of `it.register`.
-        overwrite: replace a file that exists.
+
+def _register(
+    file: CheckedScene[RegistrationScene], inputs: Inputs, progress: bool
+) -> Registration:
+    prior, table = prior_of(file.scene.prior, file), file.scene.registration
+    return register(
+        inputs["moving"],
+        inputs["fixed"],
+        PriorSum(()) if prior is None else prior,  # None would be the usual prior
+        spacing=table.spacing,
+        loss=table.loss,
+        smoothness=table.smoothness,
+        levels=table.levels,
+        mask=inputs["mask"],
+        max_iterations=table.max_iterations,
+        tolerance=table.tolerance,
+        progress=progress,
+    )
+
+
+def _measure(motion: Registration, inputs: Inputs) -> dict[str, float]:
+    """Return mean and largest displacement, in the unit of the spacing, and the share of folds.
+
+    "error" is the mean distance from the true displacement within a simulated ring, in pixels.
     """
-    with writing(path, overwrite) as stream:
+    u, ring = motion.displacement, inputs["ring"]
+    lengths = u[0].norm(dim=0)
+    measures = {
+        "moved": float(lengths.mean()),
+        "largest": float(lengths.max()),
+        "folding": float(metrics.folding(u, motion.spacing)[0]),
+    }
+    if ring is not None:
+        spacing = u.new_tensor(motion.spacing).view(-1, 1, 1)
+        error = (u[0] / spacing - ring.displacement[0]).norm(dim=0)
+        measures["error"] = float(error[ring.inside].mean())
+    return measures
+
+
+def _write_motion(path: Path, motion: Registration, inputs: Inputs) -> None:
+    """Write displacement, Jacobian determinant and spacing of the first item as .npz."""
+    with writing(path, overwrite=True) as stream:
         np.savez_compressed(
             stream,
             displacement=motion.displacement[0].cpu().numpy(),
@@ -208,26 +163,90 @@ def write_motion(path: Path, motion: Registration, overwrite: bool = False) -> N
         )
 
 
-def _measure(motion: Registration, truth: BeatingRing | None) -> dict[str, float]:
-    u = motion.displacement
-    found = {
-        "moved": float(u[0].norm(dim=0).mean()),
-        "folding": float(metrics.folding(u, motion.spacing)[0]),
-    }
-    if truth is not None:
-        spacing = u.new_tensor(motion.spacing).view(-1, 1, 1)
-        off = (u[0] / spacing - truth.displacement[0]).norm(dim=0)
-        found["error"] = float(off[truth.inside].mean())
-    return found
+def _write_warped(path: Path, motion: Registration, inputs: Inputs) -> None:
+    datasets.write(path, motion.warped[0], overwrite=True)
 
 
-def _picture(moving: Any, fixed: Any, motion: Registration) -> Tensor:
-    """Return moving, fixed and warped image side by side; of volumes, their middle slices."""
+def _write_image(path: Path, motion: Registration, inputs: Inputs) -> None:
+    """Write the warped image in a format of images, on the grid of the fixed one."""
+    datasets.write(path, _on_grid(inputs["fixed"], motion.warped), overwrite=True)
+
+
+def _write_labels(path: Path, motion: Registration, inputs: Inputs) -> None:
+    """Write the warped labels on the grid of the fixed image."""
+    labels = inputs["labels"]
+    is_volume = isinstance(labels, datasets.Volume)
+    values = labels.slices() if is_volume else labels.numpy()
+    numbers = torch.from_numpy(np.rint(values).astype(np.int16))
+    numbers = numbers[None, None] if is_volume else numbers
+    if numbers.ndim == 5 and numbers.shape[2] == 1:
+        numbers = numbers.squeeze(2)
+    datasets.write(path, _on_grid(inputs["fixed"], motion.apply(numbers)), overwrite=True)
+
+
+def _on_grid(fixed: Any, image: Tensor) -> Any:
+    if isinstance(fixed, datasets.Volume):
+        values = image[0, 0] if image.ndim == 5 else image[0]
+        return datasets.VolumeInMemory(values, fixed.grid)
+    return image[0, 0] if image.shape[1] == 1 else image
+
+
+def _write_picture(path: Path, motion: Registration, inputs: Inputs) -> None:
+    """Write moving, fixed and warped image side by side; of volumes, their middle slices."""
     views = []
-    for image in (moving, fixed, motion.warped):
+    for image in (inputs["moving"], inputs["fixed"], motion.warped):
         values = image.slices() if isinstance(image, datasets.Volume) else image
         plane = torch.as_tensor(values).float()
         while plane.ndim > 2:
             plane = plane[len(plane) // 2]
         views.append(plane)
-    return torch.cat(views, 1)
+    write_png(path, torch.cat(views, 1), overwrite=True)
+
+
+COMMAND = SceneCommand(
+    description="Find the displacement field that takes a moving image to a fixed one on the same "
+    "grid, and warp the moving image,\nor labels that belong to it.",
+    positional={"MOVING": "registration.moving", "FIXED": "registration.fixed"},
+    options={
+        "--loss": "registration.loss",
+        "--prior": "prior.name",
+        "--smoothness": "registration.smoothness",
+        "--spacing": "registration.spacing",
+        "--mask": "registration.mask",
+    },
+    examples=(
+        "register moving.nii.gz fixed.nii.gz --output warped.nii.gz field.npz",
+        "register ct.nii.gz mr.nii.gz --loss mi --labels organs.nii.gz moved.nii.gz",
+        "register before.png after.png --prior linear-elastic --smoothness 2",
+    ),
+    outputs=("{stem}_registered{suffix}",),
+    writers={".npz": _write_motion, ".npy": _write_image, ".png": _write_image, "*": _write_image},
+    settings={
+        "--poisson": (
+            "prior.poisson",
+            {
+                "type": float,
+                "metavar": "NU",
+                "help": "Poisson's ratio of --prior linear-elastic (default: 0.4)",
+            },
+        )
+    },
+    pairs={"--labels": ("registration.labels", _write_labels)},
+)
+
+KIND = Kind(
+    RegistrationScene,
+    "two images",
+    _read,
+    _register,
+    _measure,
+    {
+        "npz": ("motion.npz", _write_motion),
+        "npy": ("warped.npy", _write_warped),
+        "png": ("registration.png", _write_picture),
+    },
+    usual=("npz", "npy", "png"),
+    units={"error": "pixels"},
+    solution=lambda motion: motion.solutions[0],
+    command=COMMAND,
+)

@@ -5,7 +5,8 @@ The tables::
     title, regularization
     [mesh]                 path, frame: the mesh at rest
     [handles]              path: the group of every vertex, a .dmat of libigl or a .npy;
-                           vertices of a negative group are free, others are held
+                           vertices of a negative group are free, others are held;
+                           or positions: rows NUMBER X Y Z of handles
     [[handles.move]]       motion of a group: group, turn (degrees about x, y, z),
                            about ("centre", "origin" or a point), shift
     [observed]             or some vertices of another mesh with noise:
@@ -21,17 +22,18 @@ The tables::
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from invtoolbox.catalogue.documents import Alone, CheckedScene, Several, Table
-from invtoolbox.core.checks import open_arrays
+from invtoolbox.catalogue.documents import Alone, CheckedScene, FilePath, Several, Table
+from invtoolbox.core.checks import decoding, open_arrays, require_file
 from invtoolbox.data_terms import Exact, LeastSquares
 from invtoolbox.datasets.models.meshes import read_dmat, read_mesh, write_mesh
 from invtoolbox.datasets.output import write_bytes
@@ -39,10 +41,11 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.geometry.rigid import rotation
+from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of, solver_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
-from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
 from invtoolbox.operators import ObservedPoints
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -52,24 +55,45 @@ from invtoolbox.solve import solve
 class MeshTable(Table):
     """Mesh at rest."""
 
-    path: str
-    frame: int = 0
+    path: FilePath = Field(description="mesh at rest, or a recording of meshes")
+    frame: int = Field(0, description="number of the mesh in a recording")
 
 
 class Move(Table):
     """Motion of a group of handles: a rotation about a point, then a shift."""
 
-    group: int = Field(ge=0)
-    turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    about: Literal["centre", "origin"] | tuple[float, float, float] = "centre"
-    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    group: int = Field(ge=0, description="number of the group")
+    turn: tuple[float, float, float] = Field(
+        (0.0, 0.0, 0.0), description="rotation about x, y and z, in degrees"
+    )
+    about: Literal["centre", "origin"] | tuple[float, float, float] = Field(
+        "centre", description="point that the rotation leaves in place"
+    )
+    shift: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="shift after it")
 
 
 class Handles(Table):
     """Groups of vertices that are held, and the motions of some of these groups."""
 
-    path: str
-    move: list[Move] = Field(min_length=1)
+    path: FilePath | None = Field(
+        None,
+        description="group of every vertex, a .dmat of libigl or a .npy; vertices of a negative "
+        "group are free, the others are held",
+    )
+    move: list[Move] = Field(default_factory=list, description="motions of groups")
+    positions: FilePath | None = Field(
+        None,
+        description="handles with their new positions: lines NUMBER X Y Z of a text file, or an "
+        "array (handles, 4) as .npy",
+    )
+
+    @model_validator(mode="after")
+    def _groups_or_positions(self) -> Handles:
+        if (self.path is None) != (not self.move) or (self.path is None) == (
+            self.positions is None
+        ):
+            raise ValueError("give either the path of groups and their moves, or positions")
+        return self
 
 
 class Observed(Table):
@@ -78,11 +102,13 @@ class Observed(Table):
     The other vertices of that mesh are the truth for the evaluation.
     """
 
-    path: str | None = None
-    frame: int = 0
-    share: float = Field(0.05, gt=0, le=1)
-    relative_noise: float = Field(0.01, gt=0)
-    seed: int = 0
+    path: FilePath | None = Field(None, description="that mesh; by default the mesh at rest")
+    frame: int = Field(0, description="number of the mesh in a recording")
+    share: float = Field(0.05, gt=0, le=1, description="share of the vertices that are observed")
+    relative_noise: float = Field(
+        0.01, gt=0, description="noise of a position as a share of the diagonal of the shape"
+    )
+    seed: int = Field(0, description="seed of the choice and of the noise")
 
     @model_validator(mode="before")
     @classmethod
@@ -95,24 +121,17 @@ class Observed(Table):
         return table
 
 
-class MeshOutput(Table):
-    """Folder and formats of the results; h5 holds the displacements and the history."""
-
-    folder: str | None = None
-    formats: list[Literal["ply", "obj", "off", "h5", "png"]] = Field(["ply", "h5", "png"])
-
-
-class MeshScene(Table):
+class MeshScene(SceneTables):
     """Scene file of a mesh."""
 
-    title: str | None = None
     mesh: MeshTable
     handles: Handles | None = None
     observed: Observed | None = None
-    prior: Several[PriorTable] = Field([PriorTable(name="arap")])
+    prior: Several[PriorTable] = Field(
+        [PriorTable(name="arap")], description="priors of the displacement, with their graphs"
+    )
     solver: Alone[SolverTable] = SolverTable(name="local-global")
-    regularization: float = Field(1.0, gt=0)
-    output: MeshOutput = Field(default_factory=MeshOutput)
+    regularization: float = Field(1.0, gt=0, description="weight of the priors")
 
     @model_validator(mode="after")
     def _handles_or_observed(self) -> MeshScene:
@@ -123,137 +142,83 @@ class MeshScene(Table):
         return self
 
 
-class MeshSceneFile(CheckedScene[MeshScene]):
-    """Checked scene of a mesh."""
-
-
 @dataclass(frozen=True)
-class MeshOutcome:
-    """Deformed mesh and its files.
+class MovedMesh:
+    """Deformed mesh.
 
     Attributes:
+        mesh: the deformed mesh.
+        rest: the mesh at rest.
         solution: the displacements ``(1, N, 3)`` and their history.
-        mesh: the deformed mesh; None if an earlier run was finished.
-        folder: folder of the results.
-        metrics: values in per cent of the diagonal: "moved", the mean displacement of a vertex;
-            "unseen", the mean distance of unobserved vertices from the truth; and "at_rest", the
-            same distance of the mesh at rest.
-        files: files that were written; empty if an earlier run was finished.
     """
 
+    mesh: Mesh
+    rest: Mesh
     solution: Solution
-    mesh: Mesh | None
-    folder: Path
-    metrics: dict[str, float]
-    files: tuple[Path, ...]
 
 
-def read_mesh_scene(
-    scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
-) -> MeshSceneFile:
-    """Read and check a scene file of a mesh.
-
-    The errors are those of `invtoolbox.jobs.images.tables.read_scene`.
-
-    >>> read_mesh_scene("horse-sparse", {"observed.share": 0.1}).scene.observed.share
-    0.1
-    """
-    return MeshSceneFile.read(MeshScene, scene, overrides)
-
-
-def prepare(scene: str | Path, request: Request) -> MeshJob:
-    """Read and check a scene of a mesh, and return its job."""
-    return MeshJob.prepare(read_mesh_scene(scene, request.overrides), request)
+def _read(file: CheckedScene[MeshScene]) -> Inputs:
+    """Return the mesh at rest, the problem of the known positions, and the true vertices if known."""
+    table = file.scene.mesh
+    mesh = read_mesh(file.locate(table.path), table.frame)
+    problem, truth = _problem(file, mesh)
+    return {
+        "mesh": mesh,
+        "measurements": problem.y,
+        "operator": problem.operator,
+        "problem": problem,
+        "truth": truth,
+    }
 
 
-@dataclass(frozen=True)
-class MeshJob(SceneJob[MeshScene]):
-    """Run of one scene of a mesh."""
-
-    files: ClassVar = (
-        "scene.json",
-        "metrics.json",
-        "solution.h5",
-        "mesh.ply",
-        "mesh.obj",
-        "mesh.off",
-        "mesh.png",
+def _deform(file: CheckedScene[MeshScene], inputs: Inputs, progress: bool) -> MovedMesh:
+    mesh, budgets = inputs["mesh"], file.scene.solver
+    solution = solve(
+        inputs["problem"],
+        prior_of(_with_graphs(file.scene.prior, mesh), file),
+        solver_of(budgets, file),
+        regularization=file.scene.regularization,
+        max_iterations=budgets.max_iterations,
+        tolerance=budgets.tolerance,
+        time_limit=budgets.time_limit,
+        progress=progress,
     )
-    free: ClassVar = ("title", "output")
-    file: MeshSceneFile
-
-    def run(self, progress: bool = True) -> MeshOutcome:
-        """Move the mesh and write the results, or read those of a finished run."""
-        file, folder = self.file, self.folder
-        finished, measures = folder / "solution.h5", folder / "metrics.json"
-        mesh = read_mesh(file.locate(file.scene.mesh.path), file.scene.mesh.frame)
-        problem, truth = _problem(file, mesh)
-        content = self.check_content(mesh=mesh, measurements=problem.y, operator=problem.operator)
-        if self.resume and finished.exists() and measures.exists():
-            return MeshOutcome(Solution.load(finished), None, folder, read_json(measures), ())
-        budgets = file.scene.solver
-        solution = solve(
-            problem,
-            prior_of(_with_graphs(file.scene.prior, mesh), file),
-            solver_of(budgets, file),
-            regularization=file.scene.regularization,
-            max_iterations=budgets.max_iterations,
-            tolerance=budgets.tolerance,
-            time_limit=budgets.time_limit,
-            progress=progress,
-        )
-        metrics = _metrics(problem, mesh, solution.x[0], truth)
-        moved = mesh.with_vertices(mesh.vertices + solution.x[0])
-        self.start(content)
-        write_json(measures, metrics)
-        written = [measures]
-        for kind in dict.fromkeys(file.scene.output.formats):
-            path = finished if kind == "h5" else folder / f"mesh.{kind}"
-            if kind == "h5":
-                solution.save(path, overwrite=True)
-            elif kind == "png":
-                from invtoolbox.plotting.figures import mesh_figure
-
-                buffer = io.BytesIO()
-                mesh_figure([mesh, moved], ["at rest", "moved"]).savefig(
-                    buffer, format="png", dpi=110
-                )
-                write_bytes(path, buffer.getvalue(), overwrite=True)
-            else:
-                write_mesh(path, moved, overwrite=True)
-            written.append(path)
-        return MeshOutcome(solution, moved, folder, metrics, tuple(written))
+    return MovedMesh(mesh.with_vertices(mesh.vertices + solution.x[0]), mesh, solution)
 
 
-def _problem(file: MeshSceneFile, mesh: Mesh) -> tuple[Problem, Tensor | None]:
+def _problem(file: CheckedScene[MeshScene], mesh: Mesh) -> tuple[Problem, Tensor | None]:
     """Return the problem of the known positions, and the true vertices if they are known."""
     scene, rest = file.scene, mesh.vertices
     if scene.handles is not None:
         index, goal = _moved_handles(file, scene.handles, rest)
         operator = ObservedPoints(rest[None], index)
         return Problem(operator.displacements(goal[None]), operator, Exact()), None
-    seen = scene.observed
-    assert seen is not None
-    other = read_mesh(file.locate(seen.path or scene.mesh.path), seen.frame)
-    if other.vertices.shape != rest.shape:
+    table = scene.observed
+    assert table is not None
+    observed = read_mesh(file.locate(table.path or scene.mesh.path), table.frame)
+    if observed.vertices.shape != rest.shape:
         raise InputError(
-            f"{file.path}: [observed] is a mesh of {len(other.vertices)} vertices, and [mesh] has "
+            f"{file.path}: [observed] is a mesh of {len(observed.vertices)} vertices, and [mesh] has "
             f"{len(rest)}"
         )
-    generator = torch.Generator().manual_seed(seen.seed)
-    index = torch.randperm(len(rest), generator=generator)[: max(1, round(seen.share * len(rest)))]
-    noise = seen.relative_noise * _diagonal(rest)
-    positions = other.vertices[index] + noise * torch.randn(
+    generator = torch.Generator().manual_seed(table.seed)
+    index = torch.randperm(len(rest), generator=generator)[: max(1, round(table.share * len(rest)))]
+    noise = table.relative_noise * _diagonal(rest)
+    positions = observed.vertices[index] + noise * torch.randn(
         len(index), 3, generator=generator, dtype=rest.dtype
     )
     operator = ObservedPoints(rest[None], index)
     return Problem(
         operator.displacements(positions[None]), operator, LeastSquares(noise)
-    ), other.vertices
+    ), observed.vertices
 
 
-def _moved_handles(file: MeshSceneFile, handles: Handles, rest: Tensor) -> tuple[Tensor, Tensor]:
-    path = file.locate(handles.path)
+def _moved_handles(
+    file: CheckedScene[MeshScene], handles: Handles, rest: Tensor
+) -> tuple[Tensor, Tensor]:
+    if handles.positions is not None:
+        return _positions(file.locate(handles.positions), rest)
+    path = file.locate(str(handles.path))
     groups = (
         torch.from_numpy(open_arrays(path)) if path.suffix == ".npy" else read_dmat(path)
     ).flatten()
@@ -265,19 +230,40 @@ def _moved_handles(file: MeshSceneFile, handles: Handles, rest: Tensor) -> tuple
     index = (groups >= 0).nonzero()[:, 0]
     goal = rest[index].clone()
     for move in handles.move:
-        own = groups[index] == move.group
-        if not bool(own.any()):
+        members = groups[index] == move.group
+        if not bool(members.any()):
             raise InputError(
                 f"{file.path}: [handles.move] names group {move.group}, and there are "
                 f"{', '.join(f'{int(g)}' for g in groups[index].unique())}"
             )
-        centre = {"centre": goal[own].mean(0), "origin": goal.new_zeros(3)}.get(
+        centre = {"centre": goal[members].mean(0), "origin": goal.new_zeros(3)}.get(
             move.about if isinstance(move.about, str) else ""
         )
         centre = goal.new_tensor(move.about) if centre is None else centre
         turn = rotation(torch.deg2rad(goal.new_tensor(move.turn)))
-        goal[own] = (goal[own] - centre) @ turn.T + centre + goal.new_tensor(move.shift)
+        goal[members] = (goal[members] - centre) @ turn.T + centre + goal.new_tensor(move.shift)
     return index, goal
+
+
+def _positions(path: Path, rest: Tensor) -> tuple[Tensor, Tensor]:
+    """Return numbers and positions of handles from a file of rows NUMBER X Y Z."""
+    if path.suffix.lower() == ".npy":
+        rows = np.asarray(open_arrays(path), float)
+    else:
+        with decoding(path, "text"):
+            rows = np.loadtxt(require_file(path), ndmin=2)
+    numbers = rows[:, 0] if rows.ndim == 2 and rows.shape[1] == 4 else np.array([0.5])
+    whole = np.isfinite(rows).all() and (numbers == numbers.round()).all()
+    if (
+        not whole
+        or len(set(numbers)) < len(numbers)
+        or not 0 <= min(numbers) <= max(numbers) < len(rest)
+    ):
+        raise InputError(
+            f"{path}: handles are rows NUMBER X Y Z, with every number once, from 0 to "
+            f"{len(rest) - 1}"
+        )
+    return torch.from_numpy(numbers).long(), torch.from_numpy(rows[:, 1:]).to(rest)
 
 
 def _with_graphs(tables: list[PriorTable], mesh: Mesh) -> list[PriorTable]:
@@ -285,7 +271,7 @@ def _with_graphs(tables: list[PriorTable], mesh: Mesh) -> list[PriorTable]:
 
     Tables without neighbours get the graph of the mesh.
     """
-    found = []
+    complete = []
     for table in tables:
         settings = dict(table.settings)
         kind = settings.pop(
@@ -293,21 +279,77 @@ def _with_graphs(tables: list[PriorTable], mesh: Mesh) -> list[PriorTable]:
         )
         if kind is not None:
             settings["graph"] = NeighbourGraph.of_mesh(mesh.vertices, mesh.faces, kind)
-        found.append(PriorTable(name=table.name, weight=table.weight, **settings))
-    return found
+        complete.append(PriorTable(name=table.name, weight=table.weight, **settings))
+    return complete
 
 
-def _metrics(problem: Problem, mesh: Mesh, x: Tensor, truth: Tensor | None) -> dict[str, float]:
-    size = _diagonal(mesh.vertices) / 100
-    found = {"moved": float(x.norm(dim=1).mean()) / size}
+def _measure(moved: MovedMesh, inputs: Inputs) -> dict[str, float]:
+    """Return distances in per cent of the diagonal at rest.
+
+    "moved" is the mean displacement of a vertex, "unseen" the mean distance of the unobserved
+    vertices from the truth, and "at_rest" that distance before the deformation.
+    """
+    rest, truth = moved.rest.vertices, inputs["truth"]
+    size = _diagonal(rest) / 100
+    metrics = {"moved": float(moved.solution.x[0].norm(dim=1).mean()) / size}
     if truth is not None:
-        seen: Tensor = problem.operator.index[0]  # type: ignore[attr-defined]
-        unseen = torch.ones(len(x), dtype=torch.bool).index_fill(0, seen, False)
+        unseen = torch.ones(len(rest), dtype=torch.bool)
+        unseen[inputs["operator"].index[0]] = False
         if bool(unseen.any()):
-            found["unseen"] = float((mesh.vertices + x - truth).norm(dim=1)[unseen].mean()) / size
-            found["at_rest"] = float((mesh.vertices - truth).norm(dim=1)[unseen].mean()) / size
-    return found
+            for name, vertices in (("unseen", moved.mesh.vertices), ("at_rest", rest)):
+                metrics[name] = float((vertices - truth).norm(dim=1)[unseen].mean()) / size
+    return metrics
 
 
 def _diagonal(vertices: Tensor) -> float:
     return float((vertices.amax(0) - vertices.amin(0)).norm())
+
+
+def _write_mesh(path: Path, moved: MovedMesh, inputs: Inputs) -> None:
+    write_mesh(path, moved.mesh, overwrite=True)
+
+
+def _write_solution(path: Path, moved: MovedMesh, inputs: Inputs) -> None:
+    moved.solution.save(path, overwrite=True)
+
+
+def _write_picture(path: Path, moved: MovedMesh, inputs: Inputs) -> None:
+    from invtoolbox.plotting.figures import mesh_figure
+
+    buffer = io.BytesIO()
+    figure = mesh_figure([moved.rest, moved.mesh], ["at rest", "moved"])
+    figure.savefig(buffer, format="png", dpi=110)
+    write_bytes(path, buffer.getvalue(), overwrite=True)
+
+
+COMMAND = SceneCommand(
+    description="Deform a mesh: handles go to their new positions, and everything else follows as "
+    "rigidly as possible.",
+    positional={"MESH": "mesh.path", "HANDLES": "handles.positions"},
+    options={
+        "--prior": "prior.name",
+        "--regularization": "regularization",
+        "--iterations": "solver.max_iterations",
+    },
+    examples=(
+        "deform knight.obj handles.txt --output moved.obj moved.png",
+        "deform cow.off handles.npy --set prior.graph=uniform --output results/cow",
+    ),
+    outputs=("{stem}_deformed{suffix}",),
+)
+
+KIND = Kind(
+    MeshScene,
+    "a mesh",
+    _read,
+    _deform,
+    _measure,
+    {
+        **{suffix: (f"mesh.{suffix}", _write_mesh) for suffix in ("ply", "obj", "off")},
+        "h5": ("solution.h5", _write_solution),
+        "png": ("mesh.png", _write_picture),
+    },
+    usual=("ply", "h5", "png"),
+    units=dict.fromkeys(("moved", "unseen", "at_rest"), "% of the diagonal"),
+    command=COMMAND,
+)

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import glob
 import inspect
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +53,10 @@ from invtoolbox.jobs.images.tables import DataTerm as DataTermTable
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
 from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.photographs.photographs import Photographs, judge, split_views
 from invtoolbox.jobs.photographs.representations import GaussianModel
+from invtoolbox.jobs.reports import print_files
 from invtoolbox.jobs.shapes.articulation import find_bones
 from invtoolbox.jobs.shapes.moving_sequences import (
     FilmedMesh,
@@ -320,6 +323,24 @@ class MovingJob(SceneJob[MovingScene]):
         moving = file.deformation(rest, times).prepare(None, None).decode(state)
         return self._write(sequence, moving, tuple(diverged))
 
+    def print_outcome(self, outcome: MovingOutcome, quiet: bool) -> int:
+        if outcome.diverged:
+            print(
+                f"invtoolbox: the iteration diverged at the times {outcome.diverged}; take a smaller "
+                "solver.learning_rate",
+                file=sys.stderr,
+            )
+        if not quiet:
+            which = "held-out" if outcome.held_out else "training"
+            units = {"psnr": f"dB of {which} views", "error": "% of the diagonal from the truth"}
+            for name, values in outcome.metrics.items():
+                print(
+                    f"  {name:<14}{outcome.mean(name):.4g} {units[name.split()[-1]]}, mean of "
+                    f"{len(values)} times ({min(values):.4g} to {max(values):.4g})"
+                )
+            print_files(outcome.files, outcome.folder)
+        return 1 if outcome.diverged else 0
+
     def _write(
         self, sequence: Sequence, moving: Moving, diverged: tuple[int, ...]
     ) -> MovingOutcome:
@@ -413,3 +434,6 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     """Read the parameters of the times so far, ``(1, T, ...)`` each."""
     with decoding(path, "safetensors"):
         return load_file(path)
+
+
+KIND = OwnKind(prepare)

@@ -16,10 +16,9 @@ Scales of a simulation are factors of 0.5 to 2, and shifts up to half the mean d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,28 +26,35 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from invtoolbox import datasets
-from invtoolbox.catalogue.documents import CheckedScene, Table
+from invtoolbox.catalogue.documents import CheckedScene, FilePath, Table
 from invtoolbox.datasets.output import write_png, writing
 from invtoolbox.datasets.volumes.normal_maps import read_depth
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.jobs.command import SceneCommand
+from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
 from invtoolbox.jobs.video_depths.align import AlignedDepths, align_depths
 
 
 class SimulatedMaps(Table):
     """Random scales, shifts and noise of the maps of a simulation."""
 
-    noise: float = Field(0.05, ge=0)
-    seed: int = 1
+    noise: float = Field(0.05, ge=0, description="standard deviation relative to the depth")
+    seed: int = Field(1, description="seed of the draws")
 
 
 class VideoTable(Table):
     """Frames of a video with their cameras, and their depth maps."""
 
-    path: str
-    names: list[str] | None = None
-    shrink: int = Field(1, ge=1)
-    maps: str | None = None
+    path: FilePath = Field(
+        description="pictures with cameras, in any format of it.datasets.open_views"
+    )
+    names: list[str] | None = Field(None, description="names of the pictures; all by default")
+    shrink: int = Field(1, ge=1, description="factor by which pictures are reduced")
+    maps: FilePath | None = Field(
+        None,
+        description="folder with one .npy or .npz depth map per picture, of the same name, of the "
+        "size of the pictures before or after shrink",
+    )
     simulate: SimulatedMaps | None = None
 
     @model_validator(mode="after")
@@ -61,49 +67,22 @@ class VideoTable(Table):
 class AlignmentTable(Table):
     """Settings of `it.align_depths`."""
 
-    noise: float | None = Field(None, gt=0)
-    consistency: float = Field(1.0, ge=0)
-    max_iterations: int = Field(60, ge=1)
+    noise: float | None = Field(
+        None,
+        gt=0,
+        description="standard deviation of the noise relative to the depth; estimated by default",
+    )
+    consistency: float = Field(
+        1.0, ge=0, description="factor on the weight by which views correct the noise of each other"
+    )
+    max_iterations: int = Field(60, ge=1, description="number of iterations for the depths")
 
 
-class VideoOutput(Table):
-    """Folder and formats: npz holds depths, scales and shifts, png the depths side by side."""
-
-    folder: str | None = None
-    formats: list[Literal["npz", "png"]] = Field(["npz", "png"])
-
-
-class VideoScene(Table):
+class VideoScene(SceneTables):
     """Scene file of the depths of a video."""
 
-    title: str | None = None
     video: VideoTable
     alignment: AlignmentTable = Field(default_factory=AlignmentTable)
-    output: VideoOutput = Field(default_factory=VideoOutput)
-
-
-class VideoSceneFile(CheckedScene[VideoScene]):
-    """Checked scene of the depths of a video."""
-
-
-@dataclass(frozen=True)
-class VideoOutcome:
-    """Depths of the frames of a video, and the files.
-
-    Attributes:
-        depths: the result; None if an earlier run was finished.
-        folder: folder of the results.
-        metrics: "noise", the relative noise of the maps; and, of a simulation, "scale error" and
-            "shift error", the largest error of a scale and of a shift relative to the mean depth,
-            "rms error" of the depths in the unit of the cameras, and "rms noise" of the maps with
-            their true scales and shifts.
-        files: files that were written; empty if an earlier run was finished.
-    """
-
-    depths: AlignedDepths | None
-    folder: Path
-    metrics: dict[str, float]
-    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -116,85 +95,34 @@ class _Truth:
     shift: Tensor
 
 
-def read_video_scene(
-    scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
-) -> VideoSceneFile:
-    """Read and check a scene file of the depths of a video.
-
-    The errors are those of `invtoolbox.jobs.images.tables.read_scene`.
-
-    >>> read_video_scene("depths-livingroom").scene.video.simulate.noise
-    0.05
-    """
-    return VideoSceneFile.read(VideoScene, scene, overrides)
+def _read(file: CheckedScene[VideoScene]) -> Inputs:
+    """Return maps, cameras, and the truth of a simulation."""
+    table = file.scene.video
+    views = datasets.open_views(file.locate(table.path), names=table.names, shrink=table.shrink)
+    if table.simulate is None:
+        maps, truth = _read_maps(file, views), None
+    else:
+        maps, truth = _simulate(views, table.simulate)
+    return {"maps": maps, "cameras": views.cameras.to(torch.float64), "truth": truth}
 
 
-def prepare(scene: str | Path, request: Request) -> VideoJob:
-    """Read and check a scene of the depths of a video, and return its job."""
-    return VideoJob.prepare(read_video_scene(scene, request.overrides), request)
+def _align(file: CheckedScene[VideoScene], inputs: Inputs, progress: bool) -> AlignedDepths:
+    settings = file.scene.alignment.model_dump()
+    return align_depths(inputs["maps"], inputs["cameras"], progress=progress, **settings)
 
 
-@dataclass(frozen=True)
-class VideoJob(SceneJob[VideoScene]):
-    """Run of one scene of the depths of a video."""
-
-    files: ClassVar = ("scene.json", "metrics.json", "depths.npz", "depths.png")
-    free: ClassVar = ("title", "output")
-    file: VideoSceneFile
-
-    def run(self, progress: bool = True) -> VideoOutcome:
-        """Align the maps and write the results, or read those of a finished run."""
-        folder, scene = self.folder, self.file.scene
-        measures = folder / "metrics.json"
-        table = scene.video
-        views = datasets.open_views(
-            self.file.locate(table.path), names=table.names, shrink=table.shrink
-        )
-        if table.simulate is None:
-            maps, truth = _read_maps(self.file, views), None
-        else:
-            maps, truth = _simulate(views, table.simulate)
-        cameras = views.cameras.to(torch.float64)
-        content = self.check_content(maps=maps, cameras=cameras.world_to_camera)
-        if self.resume and measures.exists():
-            return VideoOutcome(None, folder, read_json(measures), ())
-        found = align_depths(maps, cameras, progress=progress, **scene.alignment.model_dump())
-        metrics = _measure(found, truth)
-        self.start(content)
-        write_json(measures, metrics)
-        written = [measures]
-        for kind in dict.fromkeys(scene.output.formats):
-            path = folder / f"depths.{kind}"
-            if kind == "npz":
-                with writing(path, overwrite=True) as stream:
-                    np.savez_compressed(
-                        stream,
-                        depths=found.depths[0].numpy(),
-                        scale=found.scale[0].numpy(),
-                        shift=found.shift[0].numpy(),
-                        names=np.array(views.cameras.names),
-                    )
-            else:
-                write_png(path, _picture(found.depths[0]), overwrite=True)
-            written.append(path)
-        return VideoOutcome(found, folder, metrics, tuple(written))
-
-
-def _read_maps(file: VideoSceneFile, views: Any) -> Tensor:
+def _read_maps(file: CheckedScene[VideoScene], views: Any) -> Tensor:
     """Return the map of every picture, ``(C, rows, columns)``, at the size of the cameras."""
     folder = file.locate(str(file.scene.video.maps))
     maps = []
     for stem in (Path(name).stem for name in views.cameras.names):
-        found = [
-            folder / f"{stem}{end}"
-            for end in (".npy", ".npz")
-            if (folder / f"{stem}{end}").exists()
-        ]
-        if not found:
+        paths = [folder / f"{stem}{suffix}" for suffix in (".npy", ".npz")]
+        path = next((path for path in paths if path.exists()), None)
+        if path is None:
             raise InputError(
                 f"{folder} holds no {stem}.npy or {stem}.npz, the depth map of a picture"
             )
-        maps.append(_shrink(read_depth(found[0]).float(), views.cameras.size, found[0]))
+        maps.append(_shrink(read_depth(path).float(), views.cameras.size, path))
     return torch.stack(maps)
 
 
@@ -230,25 +158,75 @@ def _simulate(views: Any, settings: SimulatedMaps) -> tuple[Tensor, _Truth]:
     return torch.where(depth > 0, maps, torch.nan).float(), _Truth(depth, noisy, scale, shift)
 
 
-def _measure(found: AlignedDepths, truth: _Truth | None) -> dict[str, float]:
-    metrics = {"noise": float(found.noise[0])}
+def _measure(depths: AlignedDepths, inputs: Inputs) -> dict[str, float]:
+    """Return the relative noise of the maps, and the errors of a simulation.
+
+    "scale error" and "shift error" are the largest errors, of a shift relative to the mean depth;
+    "rms error" is of the depths, "rms noise" of the maps with their true scales and shifts, both in
+    the unit of the cameras.
+    """
+    truth: _Truth | None = inputs["truth"]
+    metrics = {"noise": float(depths.noise[0])}
     if truth is None:
         return metrics
-    known = truth.depth > 0
-    off = (found.shift[0] - truth.shift) / truth.scale / truth.depth[known].mean()
+    inside = truth.depth > 0
+    shift_error = (depths.shift[0] - truth.shift) / truth.scale / truth.depth[inside].mean()
 
-    def error(depth: Tensor) -> float:
-        return float((depth - truth.depth)[known].square().mean().sqrt())
+    def rms(depth: Tensor) -> float:
+        return float((depth - truth.depth)[inside].square().mean().sqrt())
 
     return metrics | {
-        "scale error": float((found.scale[0] / truth.scale - 1).abs().max()),
-        "shift error": float(off.abs().max()),
-        "rms error": error(found.depths[0]),
-        "rms noise": error(truth.noisy),
+        "scale error": float((depths.scale[0] / truth.scale - 1).abs().max()),
+        "shift error": float(shift_error.abs().max()),
+        "rms error": rms(depths.depths[0]),
+        "rms noise": rms(truth.noisy),
     }
 
 
-def _picture(depths: Tensor) -> Tensor:
-    """Return the depths side by side, near ones bright."""
-    largest = depths.amax()
-    return torch.cat(list(-torch.where(depths > 0, depths, largest)), 1)
+def _write_depths(path: Path, depths: AlignedDepths, inputs: Inputs) -> None:
+    with writing(path, overwrite=True) as stream:
+        np.savez_compressed(
+            stream,
+            depths=depths.depths[0].numpy(),
+            scale=depths.scale[0].numpy(),
+            shift=depths.shift[0].numpy(),
+            names=np.array(inputs["cameras"].names),
+        )
+
+
+def _write_picture(path: Path, depths: AlignedDepths, inputs: Inputs) -> None:
+    """Write the depths side by side, near ones bright."""
+    maps = depths.depths[0]
+    picture = torch.cat(list(-torch.where(maps > 0, maps, maps.amax())), 1)
+    write_png(path, picture, overwrite=True)
+
+
+COMMAND = SceneCommand(
+    description="Find scale and shift of the depth map of every picture from the cameras, and depths "
+    "that agree between pictures.",
+    positional={"PICTURES": "video.path", "MAPS": "video.maps"},
+    options={
+        "--names": "video.names",
+        "--shrink": "video.shrink",
+        "--noise": "alignment.noise",
+        "--consistency": "alignment.consistency",
+        "--iterations": "alignment.max_iterations",
+    },
+    examples=(
+        "depths transforms.json maps --output depths.npz depths.png",
+        "depths capture maps --shrink 4 --noise 0.05 --output results/depths",
+    ),
+    outputs=("{stem}_depths.npz",),
+)
+
+KIND = Kind(
+    VideoScene,
+    "the depths of a video",
+    _read,
+    _align,
+    _measure,
+    {"npz": ("depths.npz", _write_depths), "png": ("depths.png", _write_picture)},
+    usual=("npz", "png"),
+    solution=lambda depths: depths.alignments[0],
+    command=COMMAND,
+)

@@ -20,26 +20,24 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from invtoolbox.catalogue.documents import CheckedScene, Several, Table
+from invtoolbox.catalogue.documents import CheckedScene, FilePath, Several, Table
 from invtoolbox.core.checks import decoding, open_arrays, require_file
 from invtoolbox.data_terms import LeastSquares, Sobolev
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.output import write_bytes, write_npy
 from invtoolbox.datasets.scans.segy import read_segy
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
-from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
 from invtoolbox.jobs.waves.invert import invert_waveforms
 from invtoolbox.operators import AcousticWaves
 from invtoolbox.simulation.wavelets import ricker
@@ -49,23 +47,25 @@ from invtoolbox.solution import Solution
 class SimulatedSurvey(Table):
     """Model of the velocity, and shots and receivers at its top."""
 
-    path: str
-    name: str | None = None
-    cell: float = Field(gt=0)
-    rows: tuple[int, int] | None = None
-    columns: tuple[int, int] | None = None
-    shots: int = Field(8, ge=1)
-    receivers: int = Field(60, ge=1)
-    samples: int = Field(ge=1)
-    noise_std: float = Field(0.0, ge=0)
-    seed: int = 0
+    path: FilePath = Field(description="model of the velocity in m/s: .npy, .npz or .mat")
+    name: str | None = Field(None, description="name of the array in the file")
+    cell: float = Field(gt=0, description="side of a cell of the model, in metres")
+    rows: tuple[int, int] | None = Field(None, description="first row, and one behind the last")
+    columns: tuple[int, int] | None = Field(
+        None, description="first column, and one behind the last"
+    )
+    shots: int = Field(8, ge=1, description="number of shots, in the second row of cells")
+    receivers: int = Field(60, ge=1, description="number of receivers, in the second row of cells")
+    samples: int = Field(ge=1, description="number of samples of a record")
+    noise_std: float = Field(0.0, ge=0, description="standard deviation of the noise")
+    seed: int = Field(0, description="seed of the noise")
 
 
 class SurveyTable(Table):
     """Records of a file, or of a simulation."""
 
-    path: str | None = None
-    rows: int | None = Field(None, ge=1)
+    path: FilePath | None = Field(None, description="SEG-Y file whose places lie on a line")
+    rows: int | None = Field(None, ge=1, description="number of cells of the depth")
     simulate: SimulatedSurvey | None = None
 
     @model_validator(mode="after")
@@ -80,16 +80,23 @@ class SurveyTable(Table):
 class InversionTable(Table):
     """Grid, wavelet, start and bands of the inversion."""
 
-    spacing: float = Field(gt=0)
-    frequency: float = Field(gt=0)
-    velocities: tuple[float, float]
-    time_step: float | None = Field(None, gt=0)
-    start: tuple[float, float] | str
-    smooth: float = Field(320.0, gt=0)
-    bands: list[float]
-    order: float = 0.0
-    length: float | None = Field(None, gt=0)
-    max_iterations: int = Field(20, ge=1)
+    spacing: float = Field(gt=0, description="side of a cell, in metres")
+    frequency: float = Field(gt=0, description="main frequency of the Ricker wavelet, in Hz")
+    velocities: tuple[float, float] = Field(description="least and largest velocity, in m/s")
+    time_step: float | None = Field(
+        None, gt=0, description="time between the samples of a simulation, in seconds"
+    )
+    start: tuple[float, float] | FilePath = Field(
+        description='velocities at the top and at the bottom, a .npy file, or "smooth" for the '
+        "smoothed model of a simulation",
+    )
+    smooth: float = Field(320.0, gt=0, description="width of the smoothing, in metres")
+    bands: list[float] = Field(description="largest frequency of every band, in Hz")
+    order: float = Field(0.0, description="order of the Sobolev misfit along time")
+    length: float | None = Field(
+        None, gt=0, description="length scale of the Sobolev misfit, in seconds"
+    )
+    max_iterations: int = Field(20, ge=1, description="maximum number of iterations per band")
 
     @model_validator(mode="after")
     def _order_with_length(self) -> InversionTable:
@@ -98,218 +105,129 @@ class InversionTable(Table):
         return self
 
 
-class WaveOutput(Table):
-    """Folder and formats of the results; h5 holds the solution, npy the velocity."""
-
-    folder: str | None = None
-    formats: list[Literal["npy", "png", "h5"]] = Field(["npy", "png", "h5"])
-
-
-class WaveScene(Table):
+class WaveScene(SceneTables):
     """Scene file of a survey."""
 
-    title: str | None = None
     survey: SurveyTable
     inversion: InversionTable
-    prior: Several[PriorTable] = Field([])
-    output: WaveOutput = Field(default_factory=WaveOutput)
+    prior: Several[PriorTable] = Field(
+        [], description="priors with gradients, of weight 1 unless given"
+    )
 
 
-class WaveSceneFile(CheckedScene[WaveScene]):
-    """Checked scene of a survey."""
+def _survey(
+    file: CheckedScene[WaveScene],
+) -> tuple[Tensor, AcousticWaves, Tensor | None]:
+    """Read or simulate the records; return them, the survey, and the true velocity if known."""
+    table, inversion = file.scene.survey, file.scene.inversion
+    if table.simulate is None:
+        return *_recorded(file), None
+    simulated, spacing = table.simulate, inversion.spacing
+    truth = _model(file, simulated, spacing)
+    rows, columns = truth.shape[-2:]
+    if inversion.time_step is None:
+        raise InputError(f"{file.path}: a simulation needs inversion.time_step, in seconds")
+    width = (columns - 1) * spacing
+    step = width / simulated.shots
+    along = torch.linspace(step / 2, width - step / 2, simulated.shots)
+    every = torch.linspace(0, width, simulated.receivers)
+    A = AcousticWaves(
+        (rows, columns),
+        spacing,
+        torch.stack([torch.full_like(along, spacing), along], 1),
+        torch.stack([torch.full_like(every, spacing), every], 1),
+        _wavelet(file, inversion.time_step, simulated.samples),
+        inversion.time_step,
+        inversion.velocities,
+        samples=simulated.samples,
+    )
+    return A.simulate(truth, simulated.noise_std, simulated.seed), A, truth
 
-    def survey(self) -> tuple[Tensor, AcousticWaves, Tensor | None]:
-        """Read or simulate the records; return them, the survey, and the true velocity if known."""
-        table, inversion = self.scene.survey, self.scene.inversion
-        if table.simulate is None:
-            return *self._recorded(table, inversion), None
-        simulated, spacing = table.simulate, inversion.spacing
-        truth = self._model(simulated, spacing)
-        rows, columns = truth.shape[-2:]
-        if inversion.time_step is None:
-            raise InputError(f"{self.path}: a simulation needs inversion.time_step, in seconds")
-        width = (columns - 1) * spacing
-        step = width / simulated.shots
-        along = torch.linspace(step / 2, width - step / 2, simulated.shots)
-        every = torch.linspace(0, width, simulated.receivers)
-        A = AcousticWaves(
-            (rows, columns),
-            spacing,
-            torch.stack([torch.full_like(along, spacing), along], 1),
-            torch.stack([torch.full_like(every, spacing), every], 1),
-            self._wavelet(inversion.time_step, simulated.samples),
-            inversion.time_step,
-            inversion.velocities,
-            samples=simulated.samples,
-        )
-        return A.simulate(truth, simulated.noise_std, simulated.seed), A, truth
 
-    def start(self, survey: AcousticWaves, truth: Tensor | None) -> Tensor:
-        """Return the velocity from which the inversion starts, ``(1, 1, rows, columns)``."""
-        from scipy.ndimage import gaussian_filter
+def _start(file: CheckedScene[WaveScene], survey: AcousticWaves, truth: Tensor | None) -> Tensor:
+    """Return the velocity from which the inversion starts, ``(1, 1, rows, columns)``."""
+    from scipy.ndimage import gaussian_filter
 
-        table, grid = self.scene.inversion, survey.grid
-        if isinstance(table.start, tuple):
-            line = torch.linspace(table.start[0], table.start[1], grid[0])
-            return line[:, None].expand(grid)[None, None].contiguous()
-        if table.start == "smooth":
-            if truth is None:
-                raise InputError(
-                    f"{self.path}: start = 'smooth' smooths the model of a simulation; give the "
-                    "velocities at the top and at the bottom, or the path of a .npy file"
-                )
-            cells = table.smooth / table.spacing
-            return torch.from_numpy(gaussian_filter(truth[0, 0].numpy(), cells, mode="nearest"))[
-                None, None
-            ]
-        path = self.locate(table.start)
-        opened = open_arrays(path)
-        if not isinstance(opened, np.ndarray):
-            raise InputError(f"{path}: the start is one array; save it as a .npy file")
-        start = torch.from_numpy(np.asarray(opened, np.float32))
-        if tuple(start.shape) != grid:
+    table, grid = file.scene.inversion, survey.grid
+    if isinstance(table.start, tuple):
+        line = torch.linspace(table.start[0], table.start[1], grid[0])
+        return line[:, None].expand(grid)[None, None].contiguous()
+    if table.start == "smooth":
+        if truth is None:
             raise InputError(
-                f"{path}: the start has the shape {tuple(start.shape)}, and the grid {grid}; give one "
-                "velocity per cell"
+                f"{file.path}: start = 'smooth' smooths the model of a simulation; give the "
+                "velocities at the top and at the bottom, or the path of a .npy file"
             )
-        return start[None, None]
-
-    def _recorded(
-        self, table: SurveyTable, inversion: InversionTable
-    ) -> tuple[Tensor, AcousticWaves]:
-        found = read_segy(self.locate(str(table.path)))
-        shots, receivers = found.line()
-        end = max(float(shots[:, 1].max()), float(receivers[..., 1].max()))
-        columns = math.ceil(end / inversion.spacing - 1e-6) + 1
-        assert table.rows is not None
-        samples = found.records.shape[-1]
-        A = AcousticWaves(
-            (table.rows, columns),
-            inversion.spacing,
-            shots,
-            receivers,
-            self._wavelet(found.time_step, samples),
-            found.time_step,
-            inversion.velocities,
-            samples=samples,
+        cells = table.smooth / table.spacing
+        return torch.from_numpy(gaussian_filter(truth[0, 0].numpy(), cells, mode="nearest"))[
+            None, None
+        ]
+    path = file.locate(table.start)
+    opened = open_arrays(path)
+    if not isinstance(opened, np.ndarray):
+        raise InputError(f"{path}: the start is one array; save it as a .npy file")
+    start = torch.from_numpy(np.asarray(opened, np.float32))
+    if tuple(start.shape) != grid:
+        raise InputError(
+            f"{path}: the start has the shape {tuple(start.shape)}, and the grid {grid}; give one "
+            "velocity per cell"
         )
-        return found.records[None, None], A
-
-    def _wavelet(self, time_step: float, samples: int) -> Tensor:
-        """Return a Ricker wavelet, cut where it ends near 0."""
-        frequency = self.scene.inversion.frequency
-        return ricker(frequency, time_step, min(samples, math.ceil(2.4 / frequency / time_step)))
-
-    def _model(self, table: SimulatedSurvey, spacing: float) -> Tensor:
-        """Return the model in cells of the inversion, each the mean of the model's own cells."""
-        path = self.locate(table.path)
-        values = _read_array(path, table.name)
-        share = spacing / table.cell
-        factor = round(share)
-        if values.ndim != 2 or factor < 1 or abs(share - factor) > 1e-6:
-            raise InputError(
-                f"{path}: a model of shape {values.shape} in cells of {table.cell:g} m cannot have "
-                f"cells of {spacing:g} m; give two axes, and a multiple of the cells"
-            )
-        ends = [end or (0, n) for end, n in zip((table.rows, table.columns), values.shape)]
-        if any(not 0 <= first < last <= n for (first, last), n in zip(ends, values.shape)):
-            raise InputError(
-                f"{path}: rows {list(ends[0])} and columns {list(ends[1])} are no part of a model of "
-                f"shape {values.shape}; give the first one and one behind the last"
-            )
-        values = values[slice(*ends[0]), slice(*ends[1])]
-        if not np.isfinite(values).all():
-            raise InputError(f"{path}: the model holds NaN or infinite values; fill them")
-        rows, columns = (n // factor for n in values.shape)
-        if not rows or not columns:
-            raise InputError(f"{path}: no cell is left of the model; check rows and columns")
-        blocks = values[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
-        return torch.from_numpy(blocks.mean((1, 3))).float()[None, None]
+    return start[None, None]
 
 
-@dataclass(frozen=True)
-class WaveOutcome:
-    """Velocity below a survey, and the files.
-
-    Attributes:
-        solution: solution of the last band; None if the earlier run left no solution.
-        folder: folder of the results.
-        metrics: "misfit", the norm of the residual relative to that of the records, and, of a
-            simulation, "start error" and "error", root mean square errors in m/s.
-        files: files that were written; empty if an earlier run was finished.
-    """
-
-    solution: Solution | None
-    folder: Path
-    metrics: dict[str, float]
-    files: tuple[Path, ...]
-
-
-def read_wave_scene(
-    scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
-) -> WaveSceneFile:
-    """Read and check a scene file of a survey.
-
-    The errors are those of `invtoolbox.jobs.images.tables.read_scene`.
-
-    >>> read_wave_scene("marmousi").scene.inversion.bands
-    [2.0, 3.5, 5.0]
-    """
-    return WaveSceneFile.read(WaveScene, scene, overrides)
+def _recorded(file: CheckedScene[WaveScene]) -> tuple[Tensor, AcousticWaves]:
+    """Return the records of a SEG-Y file, and the survey on a grid down to the last row."""
+    table, inversion = file.scene.survey, file.scene.inversion
+    gathers = read_segy(file.locate(str(table.path)))
+    shots, receivers = gathers.line()
+    end = max(float(shots[:, 1].max()), float(receivers[..., 1].max()))
+    columns = math.ceil(end / inversion.spacing - 1e-6) + 1
+    assert table.rows is not None
+    samples = gathers.records.shape[-1]
+    A = AcousticWaves(
+        (table.rows, columns),
+        inversion.spacing,
+        shots,
+        receivers,
+        _wavelet(file, gathers.time_step, samples),
+        gathers.time_step,
+        inversion.velocities,
+        samples=samples,
+    )
+    return gathers.records[None, None], A
 
 
-def prepare(scene: str | Path, request: Request) -> WaveJob:
-    """Read and check a scene of a survey, and return its job."""
-    return WaveJob.prepare(read_wave_scene(scene, request.overrides), request)
+def _wavelet(file: CheckedScene[WaveScene], time_step: float, samples: int) -> Tensor:
+    """Return a Ricker wavelet, cut where it ends near 0."""
+    frequency = file.scene.inversion.frequency
+    return ricker(frequency, time_step, min(samples, math.ceil(2.4 / frequency / time_step)))
 
 
-@dataclass(frozen=True)
-class WaveJob(SceneJob[WaveScene]):
-    """Run of one scene of a survey."""
-
-    files: ClassVar = ("scene.json", "metrics.json", "velocity.npy", "velocity.png", "solution.h5")
-    free: ClassVar = ("title", "output")
-    file: WaveSceneFile
-
-    def run(self, progress: bool = True) -> WaveOutcome:
-        """Invert the records and write the results, or read those of a finished run."""
-        folder, scene, table = self.folder, self.file.scene, self.file.scene.inversion
-        finished, measures = folder / "solution.h5", folder / "metrics.json"
-        y, A, truth = self.file.survey()
-        start = self.file.start(A, truth)
-        content = self.check_content(records=y, start=start)
-        if self.resume and measures.exists():
-            solution = Solution.load(finished) if finished.exists() else None
-            return WaveOutcome(solution, folder, read_json(measures), ())
-        term: DataTerm = LeastSquares()
-        if table.order != 0:
-            length = float(table.length or 0) / A.time_step
-            term = Sobolev(table.order, length_scale=length, axes=(-1,), unit="sample")
-        prior: Any = prior_of(scene.prior, self.file) if scene.prior else None
-        solution = invert_waveforms(
-            y,
-            A,
-            start,
-            table.bands,
-            term,
-            prior,
-            max_iterations=table.max_iterations,
-            progress=progress,
+def _model(file: CheckedScene[WaveScene], table: SimulatedSurvey, spacing: float) -> Tensor:
+    """Return the model in cells of the inversion, each the mean of the model's own cells."""
+    path = file.locate(table.path)
+    values = _read_array(path, table.name)
+    share = spacing / table.cell
+    factor = round(share)
+    if values.ndim != 2 or factor < 1 or abs(share - factor) > 1e-6:
+        raise InputError(
+            f"{path}: a model of shape {values.shape} in cells of {table.cell:g} m cannot have "
+            f"cells of {spacing:g} m; give two axes, and a multiple of the cells"
         )
-        metrics = _metrics(solution.x, y, A, start, truth)
-        self.start(content)
-        write_json(measures, metrics)
-        written = [measures]
-        for kind in dict.fromkeys(scene.output.formats):
-            path = finished if kind == "h5" else folder / f"velocity.{kind}"
-            if kind == "h5":
-                solution.save(path, overwrite=True)
-            elif kind == "npy":
-                write_npy(path, solution.x[0, 0].cpu().numpy(), overwrite=True)
-            else:
-                write_bytes(path, _picture(solution.x, start, truth, A), overwrite=True)
-            written.append(path)
-        return WaveOutcome(solution, folder, metrics, tuple(written))
+    ends = [end or (0, n) for end, n in zip((table.rows, table.columns), values.shape)]
+    if any(not 0 <= first < last <= n for (first, last), n in zip(ends, values.shape)):
+        raise InputError(
+            f"{path}: rows {list(ends[0])} and columns {list(ends[1])} are no part of a model of "
+            f"shape {values.shape}; give the first one and one behind the last"
+        )
+    values = values[slice(*ends[0]), slice(*ends[1])]
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: the model holds NaN or infinite values; fill them")
+    rows, columns = (n // factor for n in values.shape)
+    if not rows or not columns:
+        raise InputError(f"{path}: no cell is left of the model; check rows and columns")
+    blocks = values[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
+    return torch.from_numpy(blocks.mean((1, 3))).float()[None, None]
 
 
 def _read_array(path: Path, name: str | None) -> np.ndarray:
@@ -335,14 +253,52 @@ def _read_array(path: Path, name: str | None) -> np.ndarray:
     return np.asarray(arrays[name])
 
 
-def _metrics(
-    x: Tensor, y: Tensor, survey: AcousticWaves, start: Tensor, truth: Tensor | None
-) -> dict[str, float]:
-    found = {"misfit": float((survey(x) - y).norm() / y.norm())}
+def _read(file: CheckedScene[WaveScene]) -> Inputs:
+    records, survey, truth = _survey(file)
+    start = _start(file, survey, truth)
+    return {"records": records, "start": start, "survey": survey, "truth": truth}
+
+
+def _invert(file: CheckedScene[WaveScene], inputs: Inputs, progress: bool) -> Solution:
+    table, survey = file.scene.inversion, inputs["survey"]
+    term: DataTerm = LeastSquares()
+    if table.order != 0:
+        length = float(table.length or 0) / survey.time_step
+        term = Sobolev(table.order, length_scale=length, axes=(-1,), unit="sample")
+    return invert_waveforms(
+        inputs["records"],
+        survey,
+        inputs["start"],
+        table.bands,
+        term,
+        prior_of(file.scene.prior, file) if file.scene.prior else None,
+        max_iterations=table.max_iterations,
+        progress=progress,
+    )
+
+
+def _measure(solution: Solution, inputs: Inputs) -> dict[str, float]:
+    """Return the relative misfit and, of a simulation, errors at the start and of the result."""
+    records, truth = inputs["records"], inputs["truth"]
+    residual = inputs["survey"](solution.x) - records
+    metrics = {"misfit": float(residual.norm() / records.norm())}
     if truth is not None:
-        for name, velocity in (("start error", start), ("error", x)):
-            found[name] = float((velocity - truth).square().mean().sqrt())
-    return found
+        for name, velocity in (("start error", inputs["start"]), ("error", solution.x)):
+            metrics[name] = float((velocity - truth).square().mean().sqrt())
+    return metrics
+
+
+def _write_velocity(path: Path, solution: Solution, inputs: Inputs) -> None:
+    write_npy(path, solution.x[0, 0].cpu().numpy(), overwrite=True)
+
+
+def _write_solution(path: Path, solution: Solution, inputs: Inputs) -> None:
+    solution.save(path, overwrite=True)
+
+
+def _write_picture(path: Path, solution: Solution, inputs: Inputs) -> None:
+    picture = _picture(solution.x, inputs["start"], inputs["truth"], inputs["survey"])
+    write_bytes(path, picture, overwrite=True)
 
 
 def _picture(x: Tensor, start: Tensor, truth: Tensor | None, survey: AcousticWaves) -> bytes:
@@ -369,3 +325,43 @@ def _picture(x: Tensor, start: Tensor, truth: Tensor | None, survey: AcousticWav
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+COMMAND = SceneCommand(
+    description="Invert the records of a seismic survey to the velocity below it, band by band from low "
+    "frequencies to high ones.",
+    positional={"RECORDS": "survey.path"},
+    options={
+        "--rows": "survey.rows",
+        "--spacing": "inversion.spacing",
+        "--frequency": "inversion.frequency",
+        "--velocities": "inversion.velocities",
+        "--start": "inversion.start",
+        "--bands": "inversion.bands",
+        "--order": "inversion.order",
+        "--length": "inversion.length",
+        "--iterations": "inversion.max_iterations",
+    },
+    examples=(
+        "waves line.segy --rows 80 --spacing 20 --frequency 5 --velocities 1400 5000 "
+        "--start 1500 4000 --bands 2 3.5 5 --output velocity.npy velocity.png",
+    ),
+    outputs=("{stem}_velocity.npy", "{stem}_velocity.png"),
+)
+
+KIND = Kind(
+    WaveScene,
+    "a survey",
+    _read,
+    _invert,
+    _measure,
+    {
+        "npy": ("velocity.npy", _write_velocity),
+        "png": ("velocity.png", _write_picture),
+        "h5": ("solution.h5", _write_solution),
+    },
+    usual=("npy", "png", "h5"),
+    units={"start error": "m/s", "error": "m/s"},
+    solution=lambda solution: solution,
+    command=COMMAND,
+)

@@ -29,7 +29,14 @@ def test_the_difference_of_two_scores_moves_a_picture(
     assert plain.metrics["psnr"] < found.metrics["psnr at rest"]
     assert found.metrics["folding"] == 0 < plain.metrics["folding"]
     names = {path.name for path in Path("out").iterdir()}
-    assert names == {"scene.json", "metrics.json", "motion.npz", "moved.npy", "animation.png"}
+    assert names == {
+        "scene.json",
+        "metrics.json",
+        "report.html",
+        "motion.npz",
+        "moved.npy",
+        "animation.png",
+    }
     again: Any = it.run("animation-simulated", short, "out", resume=True, progress=False)
     assert again.solution is None and again.metrics == found.metrics
     ring = simulate_ring(1, 0.0, 32)

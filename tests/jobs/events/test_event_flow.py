@@ -14,7 +14,7 @@ from invtoolbox.cli import main
 from invtoolbox.errors import InputError
 from invtoolbox.geometry import Events
 from invtoolbox.geometry.epipolar import epipolar_residual
-from invtoolbox.jobs.events.scene import EventOutcome
+from invtoolbox.jobs.kind import SceneOutcome
 from invtoolbox.simulation import simulate_events
 
 
@@ -98,9 +98,16 @@ def test_a_scene_and_the_command_line(
     monkeypatch.chdir(tmp_path)
     small = {"flow.iterations": 6, "events.count": 600}
     outcome: Any = it.run("events-simulated", small, output="out", progress=False)
-    assert isinstance(outcome, EventOutcome) and {"error", "direction"} <= set(outcome.metrics)
+    assert isinstance(outcome, SceneOutcome) and {"error", "direction"} <= set(outcome.metrics)
     names = {path.name for path in Path("out").iterdir()}
-    assert names == {"flow.npz", "flow.png", "metrics.json", "scene.json", "solution.h5"}
+    assert names == {
+        "flow.npz",
+        "flow.png",
+        "metrics.json",
+        "report.html",
+        "scene.json",
+        "solution.h5",
+    }
     again: Any = it.run("events-simulated", small, output="out", resume=True, progress=False)
     assert again.files == () and again.metrics == outcome.metrics
     # The same events as a recording, with a lens to take out.

@@ -64,4 +64,6 @@ def test_bad_files_are_one_sentence(run: Run, files: None) -> None:
     assert "grey" in one_sentence(run("normals", "mask.png"))
     assert "(3, 3)" in one_sentence(run("normals", "map.png", "--intrinsics", "truth.npy"))
     assert "file(s) of --prior" not in one_sentence(run("normals", "map.txt"))
-    assert "--prior" in one_sentence(run("normals", "map.png", "--prior", "truth.npy", "truth.npy"))
+    assert "one prior per side" in one_sentence(
+        run("normals", "map.png", "--prior", "truth.npy", "truth.npy")
+    )

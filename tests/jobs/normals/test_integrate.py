@@ -58,12 +58,12 @@ def test_a_jump_is_kept_that_least_squares_smooths() -> None:
 
 
 def test_a_large_map_starts_from_a_coarser_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    from invtoolbox.jobs import normal_problem
+    from invtoolbox.jobs.normals import problem
 
     normals, truth, mask = hill(61)
     K = torch.tensor([[200.0, 0, 30], [0, 200.0, 30], [0, 0, 1]])
     plain = [it.integrate_normals(normals, mask, camera) for camera in (None, K)]
-    monkeypatch.setattr(normal_problem, "_LARGE", 500)
+    monkeypatch.setattr(problem, "_LARGE", 500)
     for camera, first in zip((None, K), plain):
         second = it.integrate_normals(normals, mask, camera)
         assert torch.allclose(first[mask], second[mask], atol=0.02)

@@ -28,7 +28,7 @@ def test_arrays_give_a_warped_image_labels_and_the_field(run: Run, files: None) 
     words = ("register", "moving.npy", "fixed.npy", "--spacing", "0.5", "--labels", "labels.npy")
     ran = run(*words, "moved.npy", "--output", "warped.npy", "field.npz")
     assert ran.code == 0, ran.err
-    assert "converged" in ran.out and "wrote warped.npy, field.npz, moved.npy" in ran.out
+    assert "converged" in ran.out and ran.out.endswith("warped.npy\n  field.npz\n  moved.npy\n")
     moving, fixed, warped = (np.load(f"{name}.npy") for name in ("moving", "fixed", "warped"))
     assert (warped - fixed).std() < 0.15 * (moving - fixed).std()
     with np.load("field.npz") as file:
@@ -56,5 +56,7 @@ def test_pictures_and_bad_options(run: Run, files: None) -> None:
     assert ran.code == 0, ran.err
     assert Path("moving_registered.png").exists()
     words = ("register", "moving.png", "fixed.png", "-o", "y.png")
-    assert "linear-elastic" in one_sentence(run(*words, "--poisson", "0.3"))
+    assert "--prior is missing" in one_sentence(run(*words, "--poisson", "0.3"))
+    other = run(*words, "--poisson", "0.3", "--prior", "bending")
+    assert "poisson" in one_sentence(other)
     assert "smoothness" in one_sentence(run(*words, "--smoothness", "0"))

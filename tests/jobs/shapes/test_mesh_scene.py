@@ -15,7 +15,7 @@ from invtoolbox.cli import main
 from invtoolbox.datasets.models.meshes import read_mesh, write_mesh
 from invtoolbox.errors import InputError
 from invtoolbox.geometry import Mesh
-from invtoolbox.jobs.shapes.meshes import MeshOutcome
+from invtoolbox.jobs.kind import SceneOutcome
 
 
 @pytest.fixture
@@ -48,11 +48,12 @@ def folder(tmp_path: Path) -> Path:
 
 def test_handles_hold_and_the_mesh_is_written(folder: Path) -> None:
     outcome: Any = it.run(folder / "held.toml", output=folder / "out", progress=False)
-    assert isinstance(outcome, MeshOutcome) and outcome.solution.status == ("converged",)
+    assert isinstance(outcome, SceneOutcome) and outcome.solution.status == ("converged",)
     assert sorted(path.name for path in (folder / "out").iterdir()) == [
         "mesh.ply",
         "mesh.png",
         "metrics.json",
+        "report.html",
         "scene.json",
         "solution.h5",
     ]

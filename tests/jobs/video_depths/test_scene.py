@@ -41,7 +41,7 @@ def test_maps_of_a_folder_are_aligned(
         assert float(np.abs(found["shift"] - SHIFT.numpy()).max()) < 0.05
         assert found["depths"].shape == (4, 32, 40) and tuple(found["names"]) == names
     again: Any = it.run("own.toml", {}, "out", resume=True, progress=False)
-    assert again.depths is None
+    assert again.result is None
     assert again.metrics == json.loads(Path("out/metrics.json").read_text())
     for changes, message in (
         ({"video.simulate": {"noise": 0.1}}, "either maps"),

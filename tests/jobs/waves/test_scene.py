@@ -11,7 +11,7 @@ import pytest
 
 import invtoolbox as it
 from invtoolbox.cli import main
-from invtoolbox.jobs.waves.scene import WaveOutcome
+from invtoolbox.jobs.kind import SceneOutcome
 from tests.datasets import test_segy
 
 pytest.importorskip("deepwave")
@@ -53,13 +53,14 @@ def test_a_model_is_found_and_a_finished_run_is_read(
     assert main(["run", str(scene), "--output", "out"]) == 0
     shown = capsys.readouterr().out
     assert "start error" in shown and "up to 15 Hz the objective fell to" in shown
-    names = {"scene.json", "metrics.json", "velocity.npy", "velocity.png", "solution.h5"}
+    names = {"scene.json", "metrics.json", "report.html", "velocity.npy", "velocity.png"}
+    names |= {"solution.h5"}
     assert {path.name for path in Path("out").iterdir()} == names
     found = json.loads(Path("out/metrics.json").read_text())
     assert found["error"] < found["start error"] and found["misfit"] < 0.3
     assert np.load("out/velocity.npy").shape == (12, 21)
     again: Any = it.run(scene, {}, "out", resume=True, progress=False)
-    assert isinstance(again, WaveOutcome) and again.files == () and again.metrics == found
+    assert isinstance(again, SceneOutcome) and again.files == () and again.metrics == found
     changes = {"inversion.start": [1500.0, 1800.0], "inversion.order": -1, "inversion.length": 0.2}
     line: Any = it.run(scene, {**changes, "output.formats": ["npy"]}, "line", progress=False)
     assert line.metrics["start error"] != found["start error"]

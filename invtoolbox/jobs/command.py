@@ -1,0 +1,333 @@
+"""Command of a kind of scene: options made from its tables, and the same job as a scene file.
+
+A `SceneCommand` names the keys of the tables that have options of their own; type, choices, default
+and help of an option come from the field of the table. ``--set`` reaches all other keys. The command
+builds the content of a scene from its options and gives it to the job of the kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from invtoolbox.catalogue.documents import (
+    FILE,
+    CheckedScene,
+    change_content,
+    check,
+    set_key,
+    texts,
+)
+from invtoolbox.catalogue.toml import as_toml
+from invtoolbox.datasets.output import write_bytes
+from invtoolbox.errors import InputError
+from invtoolbox.jobs import options
+from invtoolbox.jobs.job import Request
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from invtoolbox.jobs.kind import Kind, Writer
+
+
+@dataclass(frozen=True)
+class SceneCommand:
+    """Command of a kind of scene.
+
+    Attributes:
+        description: what the command does, the first lines of its help.
+        positional: dotted key of every positional argument, by its name in the help.
+        options: dotted key of every option, by the option.
+        examples: command lines without the leading ``invtoolbox``.
+        outputs: default of ``--output``: names of files, in which ``{stem}`` and ``{suffix}`` are
+            those of the first positional argument; or one folder.
+        writers: functions that write an output of a suffix that is no format of the kind; "*"
+            stands for all other suffixes.
+        settings: options of settings that no table declares, such as those of a prior: the dotted
+            key, and the settings of the argument.
+        pairs: options that take a file to read and a file to write: the dotted key of the first,
+            and the function that writes the second.
+    """
+
+    description: str
+    positional: Mapping[str, str]
+    options: Mapping[str, str]
+    examples: tuple[str, ...]
+    outputs: tuple[str, ...]
+    writers: Mapping[str, Writer] = field(default_factory=dict)
+    settings: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
+    pairs: Mapping[str, tuple[str, Writer]] = field(default_factory=dict)
+
+    def fill(self, parser: argparse.ArgumentParser, kind: Kind[Any, Any]) -> None:
+        """Add the description, the options and the examples to a parser.
+
+        Args:
+            parser: parser of the command.
+            kind: the kind, whose tables describe the options.
+        """
+        parser.description = self.description
+        lines = "".join(f"  invtoolbox {example}\n" for example in self.examples)
+        parser.epilog = (
+            f"examples:\n{lines}\n--set reaches every key of the scene file of this kind."
+        )
+        for metavar, key in self.positional.items():
+            settings = argument_of(field_at(kind.tables, key))
+            parser.add_argument(key, **{**settings, "metavar": metavar})
+        for option, key in self.options.items():
+            parser.add_argument(option, dest=key, **argument_of(field_at(kind.tables, key)))
+        for option, (key, words) in self.settings.items():
+            parser.add_argument(option, dest=key, **words)
+        for option, (key, _) in self.pairs.items():
+            described = field_at(kind.tables, key).description
+            parser.add_argument(option, nargs=2, metavar=("FILE", "OUTPUT"), help=described)
+        options.add_overrides(parser, "scene")
+        results = parser.add_argument_group("results")
+        names = [name.format(stem=next(iter(self.positional)), suffix="") for name in self.outputs]
+        suffixes = dict.fromkeys([*kind.writers, *(s.lstrip(".") for s in self.writers), "html"])
+        results.add_argument(
+            "--output",
+            "-o",
+            nargs="+",
+            metavar="PATH",
+            help="files, whose suffixes give the formats "
+            f"({', '.join(s for s in suffixes if s != '*')}, json for the measures); or one folder "
+            f"for everything that `invtoolbox run` writes (default: {' '.join(names)})",
+        )
+        results.add_argument(
+            "--save-scene", metavar="FILE", help="also write the scene file of this run"
+        )
+        results.add_argument(
+            "--resume",
+            action="store_true",
+            help="keep the results that are there if they are whole and have the same settings",
+        )
+        results.add_argument("--overwrite", action="store_true", help="replace existing files")
+        options.add_quiet(results)
+        options.add_threads(results)
+
+    def run(self, arguments: argparse.Namespace, kind: Kind[Any, Any], name: str) -> int:
+        """Build the scene of the options, run it, and print its outcome.
+
+        Args:
+            arguments: parsed options.
+            kind: the kind.
+            name: name of the command, for errors.
+
+        Returns:
+            The exit code.
+        """
+        content = self.content(arguments, kind)
+        first = vars(arguments)[next(iter(self.positional.values()))]
+        source = Path(first if isinstance(first, str) else first[0])
+        file = self._check(kind, content, name, _stem(source))
+        outputs = self._outputs(arguments, source)
+        folder = outputs[0] if len(outputs) == 1 and not outputs[0].suffix else None
+        request = Request((), folder, arguments.resume, arguments.overwrite)
+        files: dict[Path, str | Writer] | None = None
+        if folder is None:
+            files = {path: self._writer(path, kind) for path in outputs}
+            for option, (_, write) in self.pairs.items():
+                if pair := _value(arguments, option):
+                    files[Path(pair[1])] = write
+            existing = [str(path) for path in files if path.exists()]
+            if len(existing) == len(files) and arguments.resume:
+                print(f"{', '.join(existing)}: there already; nothing was done")
+                return 0
+            if existing and not (arguments.overwrite or arguments.resume):
+                raise InputError(
+                    f"{existing[0]} exists; give --overwrite to replace it, or another --output"
+                )
+        job = kind.job(file, request, files)
+        if arguments.save_scene:
+            save_scene(Path(arguments.save_scene), kind.tables, content, arguments.overwrite)
+        return job.print_outcome(job.run(not arguments.quiet), arguments.quiet)
+
+    def content(self, arguments: argparse.Namespace, kind: Kind[Any, Any]) -> dict[str, Any]:
+        """Return the content of the scene that the options describe.
+
+        Args:
+            arguments: parsed options.
+            kind: the kind.
+        """
+        values = {key: _value(arguments, key) for key in self._declared()}
+        for key, value in values.items():
+            # One word for a key that takes a list or a single value is the single value.
+            if (
+                isinstance(value, list)
+                and len(value) == 1
+                and _shape(field_at(kind.tables, key))[1]
+            ):
+                values[key] = value[0]
+        values |= {key: _value(arguments, key) for key, _ in self.settings.values()}
+        values |= {
+            key: (_value(arguments, option) or (None,))[0]
+            for option, (key, _) in self.pairs.items()
+        }
+        content: dict[str, Any] = {}
+        for key, value in values.items():
+            if value is not None:
+                set_key(content, key, value)
+        return change_content(Path("--set"), content, arguments.overrides)
+
+    def _declared(self) -> tuple[str, ...]:
+        return (*self.positional.values(), *self.options.values())
+
+    def _check(
+        self, kind: Kind[Any, Any], content: dict[str, Any], name: str, stem: str
+    ) -> CheckedScene[Any]:
+        """Check the content; an error names the options instead of the keys."""
+        try:
+            scene = check(kind.tables, Path(name), content)
+        except InputError as error:
+            sentence = re.sub(r"\.\d+(?=\.)", "", str(error))
+            for option, key in self.options.items():
+                sentence = sentence.replace(f"{key} is", f"{option} is")
+            raise InputError(sentence) from None
+        return CheckedScene(stem, Path(name), scene, frozenset(texts(content)))
+
+    def _outputs(self, arguments: argparse.Namespace, source: Path) -> list[Path]:
+        if arguments.output:
+            return [Path(name) for name in arguments.output]
+        stem, suffix = _stem(source), source.name.removeprefix(_stem(source))
+        return [Path(name.format(stem=stem, suffix=suffix)) for name in self.outputs]
+
+    def _writer(self, path: Path, kind: Kind[Any, Any]) -> str | Writer:
+        """Return the format of a file, or the function that writes it, by its suffix."""
+        suffix = path.name.lower().removeprefix(_stem(path).lower())
+        form = suffix.lstrip(".")
+        if suffix in self.writers:
+            return self.writers[suffix]
+        if form in (*kind.writers, "json", "html"):
+            return form
+        if "*" in self.writers:
+            return self.writers["*"]
+        raise InputError(
+            f"{path}: no format for the suffix {suffix!r}; use one of "
+            f"{', '.join((*kind.writers, *(s.lstrip('.') for s in self.writers), 'json', 'html'))}"
+        )
+
+
+def save_scene(
+    path: Path, tables: type[BaseModel], content: dict[str, Any], overwrite: bool = False
+) -> Path:
+    """Write the content of a scene as a TOML file.
+
+    Paths of files that exist become relative to the folder of the scene file if they lie in it, and
+    absolute otherwise, so that the scene runs from any folder.
+
+    Args:
+        path: the file.
+        tables: model of the scene, which tells which values are paths.
+        content: the content.
+        overwrite: replace a file that exists.
+    """
+    parent = path.expanduser().absolute().parent
+
+    def place(value: Any) -> Any:
+        if isinstance(value, list):
+            return [place(entry) for entry in value]
+        if not isinstance(value, str) or not Path(value).expanduser().exists():
+            return value
+        named = Path(value).expanduser().absolute()
+        return str(named.relative_to(parent) if named.is_relative_to(parent) else named)
+
+    def move(model: type[BaseModel], table: Mapping[str, Any]) -> dict[str, Any]:
+        moved = dict(table)
+        for key, value in table.items():
+            if key not in model.model_fields:
+                continue
+            annotation = model.model_fields[key].annotation
+            models = [inner for inner in _leaves(annotation) if _is_model(inner)]
+            if FILE in (*_leaves(annotation), *model.model_fields[key].metadata):
+                moved[key] = place(value)
+            elif models and isinstance(value, Mapping):
+                moved[key] = move(models[0], value)
+        return moved
+
+    return write_bytes(path, as_toml(move(tables, content)).encode(), overwrite)
+
+
+def field_at(model: type[BaseModel], key: str) -> FieldInfo:
+    """Return the field of a dotted key.
+
+    Args:
+        model: model of a scene.
+        key: dotted key, for example ``"integration.k"``.
+    """
+    *tables, last = key.split(".")
+    for name in tables:
+        leaves = _leaves(model.model_fields[name].annotation)
+        model = next(leaf for leaf in leaves if _is_model(leaf))
+    return model.model_fields[last]
+
+
+def argument_of(described: FieldInfo) -> dict[str, Any]:
+    """Return the settings of an argument of argparse for a field: type, choices, metavar and help.
+
+    A field without a description or with a default of its own shows its default in the help. Absent
+    options are None, so that the defaults of the tables hold.
+
+    Args:
+        described: field of a table.
+    """
+    default = described.get_default(call_default_factory=True)
+    words = described.description or ""
+    if isinstance(default, (int, float, str, tuple)) and default not in (False, "", ()):
+        text = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        words += f" (default: {text})"
+    leaves = [*_leaves(described.annotation), *described.metadata]
+    settings: dict[str, Any] = {"help": words.replace("%", "%%")}
+    if bool in leaves:
+        return settings | {"action": "store_true", "default": None}
+    count, has_scalar = _shape(described)
+    if count is not None:
+        settings["nargs"] = "+" if has_scalar else count
+    choices = next((get_args(leaf) for leaf in leaves if get_origin(leaf) is Literal), None)
+    if choices is not None:
+        return settings | {"choices": choices}
+    kind = next((kind for kind in (str, float, int) if kind in leaves), str)
+    metavar = {int: "N", float: "NUMBER", str: "FILE" if FILE in leaves else "NAME"}[kind]
+    return settings | {"type": kind, "metavar": "VALUE" if count and has_scalar else metavar}
+
+
+def _shape(described: FieldInfo) -> tuple[int | str | None, bool]:
+    """Return the number of values of a field, None if it is one, and whether it may be a single one."""
+    annotation = described.annotation
+    is_union = get_origin(annotation) in (Union, UnionType)
+    members = [member for member in get_args(annotation) if member is not type(None)]
+    members = members if is_union else [annotation]
+    rows = [member for member in members if get_origin(member) in (list, tuple)]
+    if not rows:
+        return None, True
+    count = "+" if get_origin(rows[0]) is list else len(get_args(rows[0]))
+    return count, len(rows) < len(members)
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    """Return the types, literals and marks in an annotation such as ``list[FilePath] | None``."""
+    if get_origin(annotation) is Literal:
+        return [annotation]
+    arguments = get_args(annotation)
+    if hasattr(annotation, "__metadata__"):  # Annotated[type, mark]
+        return [*_leaves(arguments[0]), *annotation.__metadata__]
+    return [leaf for inner in arguments for leaf in _leaves(inner)] if arguments else [annotation]
+
+
+def _is_model(leaf: Any) -> bool:
+    return isinstance(leaf, type) and issubclass(leaf, BaseModel)
+
+
+def _value(arguments: argparse.Namespace, name: str) -> Any:
+    """Return the value of an option or key; None if it was not given."""
+    return getattr(arguments, name.lstrip("-").replace("-", "_"), None)
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".nii.gz") if path.name.endswith(".nii.gz") else path.stem

@@ -1,0 +1,241 @@
+"""One description per kind of scene file, from which its run, its report and its command follow.
+
+A kind names its tables and the functions that read, compute, measure and write. `KindJob` does the
+rest for all kinds: it checks the scene, refuses to lose results or to resume other work, and writes
+``scene.json``, ``metrics.json``, the chosen formats and the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
+
+from pydantic import Field
+
+from invtoolbox.catalogue.documents import CheckedScene, Table
+from invtoolbox.errors import unknown_name
+from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.jobs.reports import print_files, print_metrics, print_notes, report_divergence
+from invtoolbox.jobs.scene_report import write_scene_report
+from invtoolbox.solution import Solution
+
+if TYPE_CHECKING:
+    from invtoolbox.jobs.command import SceneCommand
+
+#: Named inputs of a job, as its kind reads them.
+Inputs: TypeAlias = dict[str, Any]
+#: Function of a path, the result and the inputs that writes, and replaces, a file.
+Writer: TypeAlias = Callable[[Path, Any, Inputs], Any]
+
+
+class OutputTable(Table):
+    """Folder and formats of the results."""
+
+    folder: str | None = Field(None, description="folder of the results")
+    formats: list[str] | None = Field(
+        None, description="formats of the results; the usual ones of the kind by default"
+    )
+
+
+class SceneTables(Table):
+    """Tables that every kind of scene has."""
+
+    title: str | None = Field(None, description="title of the report")
+    output: OutputTable = Field(default_factory=OutputTable)
+
+
+#: Formats of every kind, and their files.
+GENERAL = {"json": "metrics.json", "html": "report.html"}
+
+S = TypeVar("S", bound=SceneTables)
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class SceneOutcome(Generic[R]):
+    """Result of a scene, and its files.
+
+    Attributes:
+        result: the result, of the type that the job of this kind returns; None if an earlier run was
+            finished.
+        folder: folder of the results.
+        metrics: measures of the result by name.
+        files: files that were written; empty if an earlier run was finished.
+        solution: solution behind the result; of an earlier run, the one that it saved, if any.
+    """
+
+    result: R | None
+    folder: Path
+    metrics: dict[str, Any]
+    files: tuple[Path, ...] = ()
+    solution: Solution | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes for a reader of the result."""
+        return tuple(getattr(self.result, "notes", ()))
+
+
+@dataclass(frozen=True)
+class Kind(Generic[S, R]):
+    """Kind of scene file: its tables, and the functions that read, compute, measure and write.
+
+    Attributes:
+        tables: model of the scene.
+        noun: noun phrase for messages, for example "a normal map".
+        read: function of the checked scene that returns the named inputs. Their digests guard a
+            resumption: other content under the same name is refused.
+        compute: function of the checked scene, the inputs, and whether to show a bar; returns the
+            result.
+        measure: function of the result and the inputs that returns numbers by name.
+        writers: by format, the name of the file and the function that writes it. The formats
+            ``html``, a report, and ``json``, the metrics, come with every kind.
+        usual: formats that are written if the scene names none, in addition to the report.
+        units: units of the metrics, by their names.
+        solution: function that returns the `Solution` behind a result, if there is one.
+        describe: function of the result that returns lines about it, printed with the metrics.
+        command: command of the kind.
+    """
+
+    tables: type[S]
+    noun: str
+    read: Callable[[CheckedScene[S]], Inputs]
+    compute: Callable[[CheckedScene[S], Inputs, bool], R]
+    measure: Callable[[R, Inputs], dict[str, float]]
+    writers: Mapping[str, tuple[str, Writer]]
+    usual: tuple[str, ...]
+    units: Mapping[str, str] = field(default_factory=dict)
+    solution: Callable[[R], Solution | None] = lambda result: getattr(result, "solution", None)
+    describe: Callable[[R], Iterable[str]] = lambda result: ()
+    command: SceneCommand | None = None
+
+    def check(
+        self, scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
+    ) -> CheckedScene[S]:
+        """Read and check a scene file of this kind.
+
+        The errors are those of `invtoolbox.jobs.images.tables.read_scene`.
+
+        Args:
+            scene: path of a TOML file, or name of a scene of the catalogue.
+            overrides: changed keys.
+        """
+        return CheckedScene.read(self.tables, scene, overrides)
+
+    def prepare(self, scene: str | Path, request: Request) -> KindJob[S, R]:
+        """Read and check a scene, and return its job.
+
+        Args:
+            scene: path of a TOML file, or name of a scene of the catalogue.
+            request: how the scene is to be run.
+        """
+        return self.job(self.check(scene, request.overrides), request)
+
+    def job(
+        self,
+        file: CheckedScene[S],
+        request: Request,
+        outputs: Mapping[Path, str | Writer] | None = None,
+    ) -> KindJob[S, R]:
+        """Return the job of a checked scene.
+
+        Args:
+            file: the scene.
+            request: how it is to be run.
+            outputs: files to write in place of the folder of the results, with their formats or the
+                functions that write them.
+        """
+        for name in file.scene.output.formats or ():
+            if name not in (*self.writers, *GENERAL):
+                place = f"format in output.formats of {file.path}"
+                raise unknown_name(place, name, (*self.writers, *GENERAL))
+        job = KindJob(file, request.folder(file), request.resume, request.overwrite, self, outputs)
+        job.check(request)
+        return job
+
+    def file_name(self, form: str) -> str:
+        """Return the name of the file of a format.
+
+        Args:
+            form: key of `writers`, "html" or "json".
+        """
+        return self.writers[form][0] if form in self.writers else GENERAL[form]
+
+
+@dataclass(frozen=True)
+class KindJob(SceneJob[S], Generic[S, R]):
+    """Run of one scene of any `Kind`.
+
+    Attributes:
+        kind: the kind.
+        outputs: files to write in place of the folder, with their formats or writers.
+    """
+
+    files: ClassVar = ()
+    free: ClassVar = ("title", "output")
+    kind: Kind[S, R]
+    outputs: Mapping[Path, str | Writer] | None = None
+
+    def run(self, progress: bool = True) -> SceneOutcome[R]:
+        """Compute, measure and write the results, or read those of a finished run."""
+        kind, measures = self.kind, self.folder / GENERAL["json"]
+        inputs = kind.read(self.file)
+        content = {} if self.outputs else self.check_content(**inputs)
+        if self.resume and not self.outputs and measures.exists():
+            saved = self.folder / "solution.h5"
+            solution = Solution.load(saved) if saved.exists() else None
+            return SceneOutcome(None, self.folder, read_json(measures), (), solution)
+        result = kind.compute(self.file, inputs, progress)
+        metrics = kind.measure(result, inputs)
+        outputs = self.outputs
+        if outputs is None:
+            self.start(content)
+            formats = self.file.scene.output.formats
+            names = ("json", *((*kind.usual, "html") if formats is None else formats))
+            outputs = {self.folder / kind.file_name(name): name for name in names}
+        outcome = SceneOutcome(result, self.folder, metrics, tuple(outputs), kind.solution(result))
+        # The report comes last, because it shows the pictures.
+        for path, form in sorted(outputs.items(), key=lambda output: output[1] == "html"):
+            if form == "json":
+                write_json(path, metrics)
+            elif form == "html":
+                write_scene_report(path, self.file, outcome, kind.units)
+            else:
+                write = kind.writers[form][1] if isinstance(form, str) else form
+                write(path, result, inputs)
+        return outcome
+
+    def print_outcome(self, outcome: SceneOutcome[R], quiet: bool) -> int:
+        if not quiet:
+            if outcome.solution is not None:
+                print(outcome.solution)
+            print_notes(outcome.notes)
+            print_metrics(outcome.metrics, self.kind.units)
+            for line in () if outcome.result is None else self.kind.describe(outcome.result):
+                print(f"  {line}")
+            print_files(outcome.files, outcome.folder)
+        return 0 if outcome.solution is None else report_divergence(outcome.solution)
+
+    def check(self, request: Request) -> None:
+        if self.outputs is None:
+            super().check(request)
+
+    def existing(self) -> list[Path]:
+        names = ("scene.json", *GENERAL.values(), *(name for name, _ in self.kind.writers.values()))
+        return [self.folder / name for name in names if (self.folder / name).exists()]
+
+
+@dataclass(frozen=True)
+class OwnKind:
+    """Kind whose job is a class of its own.
+
+    Attributes:
+        prepare: function of a scene and a `Request` that returns the job, with the methods ``run``
+            and ``print_outcome``.
+        command: command of the kind.
+    """
+
+    prepare: Callable[[str | Path, Request], Any]
+    command: Any = None

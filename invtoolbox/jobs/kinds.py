@@ -1,0 +1,104 @@
+"""Kinds of scene files by the table that only they have, and their commands.
+
+A package adds a kind by the entry point ``invtoolbox.jobs``: its name is the table, and its value
+the `invtoolbox.jobs.kind.Kind`. The table is also the name of its command. No module of a kind is
+imported before it is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Kind that is loaded at first use.
+
+    Attributes:
+        place: module and name of the kind, ``"package.module:KIND"``.
+        noun: noun phrase for messages.
+        command: name of its command, or None.
+        summary: what the command does, for the list of commands.
+    """
+
+    place: str
+    noun: str
+    command: str | None = None
+    summary: str = ""
+
+    def load(self) -> Any:
+        """Return the kind."""
+        module, _, name = self.place.partition(":")
+        return getattr(import_module(module), name)
+
+    def fill(self, parser: argparse.ArgumentParser) -> None:
+        """Add the options of the command to its parser."""
+        kind = self.load()
+        kind.command.fill(parser, kind)
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Run the command."""
+        kind = self.load()
+        return int(kind.command.run(arguments, kind, self.command))
+
+
+_JOBS = "invtoolbox.jobs"
+#: Kinds of the toolbox. All other scenes are of images and scans.
+KINDS = {
+    "sweeps": Entry(f"{_JOBS}.flow.scene:KIND", "sweeps"),
+    "views": Entry(f"{_JOBS}.photographs.run:KIND", "photographs"),
+    "mesh": Entry(f"{_JOBS}.shapes.meshes:KIND", "a mesh", "deform", "deform a mesh by handles"),
+    "bones": Entry(
+        f"{_JOBS}.shapes.bones:KIND",
+        "a shape with bones",
+        "bones",
+        "find the bones of a shape that moves",
+    ),
+    "motion": Entry(f"{_JOBS}.shapes.moving:KIND", "a moving object"),
+    "normals": Entry(
+        f"{_JOBS}.normals.scene:KIND",
+        "a normal map",
+        "normals",
+        "integrate a normal map to a depth map and a mesh",
+    ),
+    "registration": Entry(
+        f"{_JOBS}.registration.scene:KIND",
+        "two images",
+        "register",
+        "register two images or volumes",
+    ),
+    "events": Entry(
+        f"{_JOBS}.events.scene:KIND",
+        "events",
+        "events",
+        "estimate flow and camera motion from events",
+    ),
+    "video": Entry(
+        f"{_JOBS}.video_depths.scene:KIND",
+        "the depths of a video",
+        "depths",
+        "align the depth maps of a video with its cameras",
+    ),
+    "animation": Entry(
+        f"{_JOBS}.animation.scene:KIND",
+        "a picture that moves",
+        "animate",
+        "move a picture as examples of a motion move",
+    ),
+    "survey": Entry(
+        f"{_JOBS}.waves.scene:KIND", "a survey", "waves", "invert the records of a seismic survey"
+    ),
+}
+
+
+def kinds() -> dict[str, Entry]:
+    """Return the kinds of the toolbox and of plug-ins, by their tables."""
+    plugins = {
+        point.name: Entry(point.value, f"[{point.name}]", point.name, f"plug-in {point.value}")
+        for point in entry_points(group="invtoolbox.jobs")
+    }
+    return plugins | KINDS
