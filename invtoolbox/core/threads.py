@@ -49,7 +49,7 @@ def choose_threads(threads: int | None = None) -> int:
             raise InputError(f"{VARIABLE} is a number of threads, got {text!r}")
         threads = int(text)
     if threads is not None:
-        check_range("choose_threads", "[1, inf)", threads=threads)
+        check_range("invtoolbox", "[1, inf)", threads=threads)
         return threads
     torch_threads = torch.get_num_threads()
     if torch_threads == 1 or torch_threads != _AT_START or "OMP_NUM_THREADS" in os.environ:
