@@ -93,10 +93,10 @@ def test_every_gallery_script_and_package_has_a_page() -> None:
         "metrics",
         "geometry",
         "jobs.flow",
-        "networks",
-        "posteriors",
         "jobs.photographs",
         "jobs.study",
+        "networks",
+        "posteriors",
         "simulation",
         "testing",
     )

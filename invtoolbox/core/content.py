@@ -432,8 +432,8 @@ def _of_float(value: float) -> bytes:
 
 def _join(*parts: str | bytes | int) -> bytes:
     sha256 = hashlib.sha256()
-    for part in parts:
-        raw = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
+    for piece in parts:
+        raw = piece if isinstance(piece, bytes) else str(piece).encode("utf-8", "surrogatepass")
         sha256.update(len(raw).to_bytes(8, "little"))
         sha256.update(raw)
     return sha256.digest()

@@ -1,4 +1,8 @@
-"""Runs of scene files of every kind, one folder per job, and studies over many items."""
+"""What a user does with the toolbox, one folder per job, and studies over many items.
+
+A folder holds the method, the tables of its scene files with their `Kind`, its command and its
+checks.
+"""
 
 import lazy_loader
 

@@ -1,1 +1,1 @@
-from . import event_pictures as event_pictures
+from .event_pictures import event_figure as event_figure
