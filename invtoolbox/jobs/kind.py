@@ -55,16 +55,14 @@ S = TypeVar("S", bound=SceneTables)
 R = TypeVar("R")
 
 
-def solution_of(result: Any) -> Solution | None:
-    """Return the `Solution` behind a result: the result itself, or its attribute ``solution``."""
+def solution_of(result: Any) -> Any:
+    """Return the `Solution` behind a result, the result itself or its ``solution``; or None."""
     return result if isinstance(result, Solution) else getattr(result, "solution", None)
 
 
 def write_solution(path: Path, result: Any, inputs: Inputs) -> None:
-    """Write the `Solution` behind a result, a `Writer`."""
-    solution = solution_of(result)
-    assert solution is not None
-    solution.save(path, overwrite=True)
+    """Write the `Solution` behind a result; a `Writer`."""
+    solution_of(result).save(path, overwrite=True)
 
 
 def write_figure(path: Path, figure: Any) -> None:
