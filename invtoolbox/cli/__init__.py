@@ -21,12 +21,11 @@ from invtoolbox.cli import demo, doctor, info, listing, run, train
 from invtoolbox.core.interrupts import terminate_as_interrupt
 from invtoolbox.core.trust import trusting
 from invtoolbox.errors import InputError, MissingDependency
-from invtoolbox.jobs.flow import command as flow
 from invtoolbox.jobs.images import ct_command as ct
 from invtoolbox.jobs.images import deblur_command as deblur
 from invtoolbox.jobs.kinds import Entry, kinds
 
-_COMMANDS = (run, ct, deblur, flow, train, listing, info, doctor, demo)
+_COMMANDS = (run, ct, deblur, train, listing, info, doctor, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

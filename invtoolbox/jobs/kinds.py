@@ -49,8 +49,18 @@ class Entry:
 _JOBS = "invtoolbox.jobs"
 #: Kinds of the toolbox. All other scenes are of images and scans.
 KINDS = {
-    "sweeps": Entry(f"{_JOBS}.flow.scene:KIND", "sweeps"),
-    "views": Entry(f"{_JOBS}.photographs.run:KIND", "photographs"),
+    "sweeps": Entry(
+        f"{_JOBS}.flow.scene:KIND",
+        "sweeps",
+        "flow",
+        "estimate the motion of every point of a lidar sequence",
+    ),
+    "views": Entry(
+        f"{_JOBS}.photographs.run:KIND",
+        "photographs",
+        "reconstruct",
+        "find a 3D scene from photographs",
+    ),
     "mesh": Entry(f"{_JOBS}.shapes.meshes:KIND", "a mesh", "deform", "deform a mesh by handles"),
     "motion": Entry(f"{_JOBS}.shapes.moving:KIND", "a moving object"),
     "normals": Entry(

@@ -241,11 +241,6 @@ class MovingOutcome:
         return sum(self.metrics[name]) / len(self.metrics[name])
 
 
-def prepare(scene: str | Path, request: Request) -> MovingJob:
-    """Read and check a scene of a moving object, and return its job."""
-    return MovingJob.prepare(read_moving_scene(scene, request.overrides), request)
-
-
 def read_moving_scene(
     scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> MovingSceneFile:
@@ -436,4 +431,4 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         return load_file(path)
 
 
-KIND = OwnKind(prepare)
+KIND = OwnKind(MovingScene, read_moving_scene, MovingJob.prepare)
