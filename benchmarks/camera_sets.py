@@ -95,9 +95,8 @@ def _projections(theirs: Any, model: SparseModel) -> list[tuple[Any, torch.Tenso
 def room(step: int, voxel: float) -> None:
     every = sorted((data_folder() / "livingroom_rgbd" / "image").glob("*.jpg"))
     used, left = every[::step], every[step // 2 :: step]
-    pictures = it.datasets.open_rgbd(
-        data_folder() / "livingroom_rgbd", names=[f.name for f in {*used, *left}], shrink=2
-    )
+    loading = it.datasets.Loading(names=[f.name for f in {*used, *left}], shrink=2)
+    pictures = it.datasets.open_rgbd(data_folder() / "livingroom_rgbd", loading)
     names = list(pictures.cameras.names)
     train, held = (pictures[[names.index(f.name) for f in part]] for part in (used, left))
     assert train.depth is not None

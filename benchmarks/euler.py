@@ -28,7 +28,7 @@ from torch import Tensor
 
 from invtoolbox.geometry.rigid import transform
 from invtoolbox.jobs.flow.euler import EulerSettings, euler_flow
-from invtoolbox.jobs.flow.published import nsfp
+from invtoolbox.jobs.flow.published import Fit, nsfp
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.loop.run import Progress
 from invtoolbox.simulation.lidar import SimulatedSequence, SpinningLidar
@@ -216,9 +216,8 @@ def main() -> None:
         path = options.out / f"nsfp_{k:03d}.pt"
         if not path.exists():
             start = time.monotonic()
-            flow = nsfp(
-                clouds[k], clouds[k + 1], patience=100, max_iterations=options.nsfp_iterations
-            )
+            fit = Fit(patience=100, max_iterations=options.nsfp_iterations)
+            flow = nsfp(clouds[k], clouds[k + 1], fit)
             part = path.with_suffix(".part")
             torch.save({"flow": flow, "seconds": time.monotonic() - start}, part)
             part.rename(path)

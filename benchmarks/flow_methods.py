@@ -27,9 +27,8 @@ from common import Kept, machine, verdict
 import invtoolbox as it
 from invtoolbox.geometry.rigid import inverse, transform
 from invtoolbox.geometry.sweeps import Sweep
-from invtoolbox.jobs.flow import estimate
+from invtoolbox.jobs.flow import estimate, published
 from invtoolbox.jobs.flow.methods import METHODS, Method, Motion, Nsfp, Pair
-from invtoolbox.jobs.flow.published import fast_nsf
 from invtoolbox.metrics import evaluate
 from invtoolbox.metrics.flow_scores import META_CLASSES, BucketedEPE
 
@@ -41,7 +40,8 @@ def fast_nsf_of_pair(pair: Pair, seed: int) -> Motion:
     still = pair.source[near]
     assert pair.ego_motion is not None
     source = transform(inverse(pair.ego_motion), still.double()).float()
-    flow[near] = source + fast_nsf(source, pair.target[target_near], seed=seed) - still
+    fit = replace(published.FAST_NSF, seed=seed)
+    flow[near] = source + published.fast_nsf(source, pair.target[target_near], fit) - still
     return Motion(flow, torch.full((len(flow),), -1))
 
 

@@ -30,7 +30,7 @@ from common import machine, verdict
 
 from invtoolbox.jobs.flow.estimation import estimate
 from invtoolbox.jobs.flow.preparation import Preparation, prepare_pair
-from invtoolbox.jobs.flow.published import nsfp
+from invtoolbox.jobs.flow.published import Fit, nsfp
 from invtoolbox.jobs.flow.results import FlowStudy
 from invtoolbox.jobs.flow.sequence import flow_sequence
 from invtoolbox.jobs.flow.source import SequencePath
@@ -143,9 +143,8 @@ def against_nsfp(sweeps: int, points: int, place: Path) -> None:
         spent.append(found.seconds)
         pair = prepare_pair(source, target, PREPARATION)
         for count in NSFP_POINTS:
-            fitted = nsfp(
-                pair.source, pair.target, points=count, patience=100, time_limit=found.seconds
-            )
+            fit = Fit(points=count, patience=100, time_limit=found.seconds)
+            fitted = nsfp(pair.source, pair.target, fit)
             theirs[count].append(evaluate(pair.flow(fitted), source, next_pose=target.pose))
     mine = pool(ours)
     print(

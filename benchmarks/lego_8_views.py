@@ -35,7 +35,7 @@ from torch.nn.functional import avg_pool2d
 import invtoolbox as it
 from invtoolbox.data_terms import DepthRanking, LeastSquares, PearsonDepth, ScaleShiftInvariant
 from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.datasets.views.transforms import PosedPictures, open_blender
+from invtoolbox.datasets import PosedPictures, open_blender
 from invtoolbox.geometry import Cameras, look_at
 from invtoolbox.geometry.voxels import VoxelSpace
 from invtoolbox.operators import VoxelRenderer

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,9 +45,9 @@ KEPT = Path(__file__).parent / "results" / "nsfp.json"
 def one_draw(pair: Pair, points: int, iterations: int, seed: int) -> dict[str, Any]:
     """Compute errors and misfits of NSFP and of free vectors for one draw of points and weights."""
     found: dict[str, Any] = {"threads": torch.get_num_threads()}
-    drawn = published._draw(len(pair.source), points, seed)
-    aim = published._draw(len(pair.target), points, seed + 1)
-    source, target = pair.source[drawn][None], pair.target[aim][None]
+    fit = published.Fit(points=points, seed=seed)
+    drawn = fit.draw(torch.arange(len(pair.source)))[0]
+    source, target = fit.draw(pair.source), fit.draw(pair.target, offset=1)
     seen: list[float] = []
 
     def watch(progress: Progress) -> None:
@@ -58,26 +59,18 @@ def one_draw(pair: Pair, points: int, iterations: int, seed: int) -> dict[str, A
         began = time.perf_counter()
         seen.clear()
         checkpoint = KEPT.with_name(f"nsfp-{points}-{seed}-{name}.ckpt")
+        changes: dict[str, Any] = {
+            "points": points,
+            "seed": seed,
+            "callbacks": (watch,),
+            "checkpoint": checkpoint,
+        }
         if name == "nsfp":
-            flow = published.nsfp(
-                pair.source,
-                pair.target,
-                points=points,
-                patience=100,
-                max_iterations=iterations,
-                seed=seed,
-                callbacks=(watch,),
-                checkpoint=checkpoint,
-            )
+            fit = replace(published.NSFP, patience=100, max_iterations=iterations, **changes)
+            flow = published.nsfp(pair.source, pair.target, fit)
         else:
-            flow = published.free_vectors(
-                pair.source,
-                pair.target,
-                points=points,
-                seed=seed,
-                callbacks=(watch,),
-                checkpoint=checkpoint,
-            )
+            fit = replace(published.FREE_VECTORS, **changes)
+            flow = published.free_vectors(pair.source, pair.target, fit)
         checkpoint.unlink(missing_ok=True)
         seconds = time.perf_counter() - began
         dynamic, static = pair.errors(flow)

@@ -104,7 +104,7 @@ def cameras(arguments: argparse.Namespace) -> None:
 
 def found_fox(arguments: argparse.Namespace) -> PosedPictures:
     record = find_cameras(copied("ngp_fox_270x480", arguments.work), arguments.work / "fox-cameras")
-    return open_found_cameras(record, largest_side=arguments.side)
+    return open_found_cameras(record, it.datasets.Loading(largest_side=arguments.side))
 
 
 def given_fox(

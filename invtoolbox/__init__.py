@@ -8,8 +8,10 @@ is first used.
 
 import lazy_loader
 
+from invtoolbox.core.environment import VERSION
+
 # Bound at once, because `invtoolbox.solve` is also the name of a module.
 from invtoolbox.solve import solve as solve
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -38,6 +39,25 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
             break
         level += 1
     warnings.warn(message, category, stacklevel=level + 1)
+
+
+@contextmanager
+def naming(what: object) -> Iterator[None]:
+    """Let an `InputError` that is raised inside begin with a name, such as the path of a file.
+
+    Args:
+        what: the name.
+
+    >>> with naming("scan.toml"):
+    ...     raise InputError("it has no angles")
+    Traceback (most recent call last):
+        ...
+    invtoolbox.errors.InputError: scan.toml: it has no angles
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
@@ -75,3 +95,24 @@ def match_name(name: str, known: Iterable[str]) -> str | None:
     if name in names:
         return name
     return next((n for n in names if n.lower() == name.lower()), None)
+
+
+def require_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the registered name that is written like a name, but for upper and lower case.
+
+    Args:
+        kind: kind of the name, for the error message.
+        name: the name that was given.
+        known: registered names.
+
+    Raises:
+        InputError: if there is no such name; the sentence lists the closest known names.
+
+    >>> require_name("prior", "Tikhonov", ["tv", "tikhonov"])
+    'tikhonov'
+    """
+    names = list(known)
+    match = match_name(name, names)
+    if match is None:
+        raise unknown_name(kind, name, names)
+    return match

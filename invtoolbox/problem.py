@@ -127,19 +127,19 @@ class Problem(Settings):
         picked_y = _each(
             self.y, lambda t: t if len(t) == 1 < self.batch else t.index_select(0, index)
         )
-        other = self._with(picked_y, self.operator.select(index), self.data_term.select(index))
-        other.unknown = {name: prior.select(index) for name, prior in self.unknown.items()}
+        problem = self._with(picked_y, self.operator.select(index), self.data_term.select(index))
+        problem.unknown = {name: prior.select(index) for name, prior in self.unknown.items()}
         if self.skipped is not None:
-            other.skipped = self.skipped.index_select(0, index)
-        return other
+            problem.skipped = self.skipped.index_select(0, index)
+        return problem
 
     def without_skipping(self) -> Problem:
         """Return the problem in which no item is skipped, with the same ``y``."""
         if self.skipped is None:
             return self
-        other = copy.copy(self)
-        other.skipped = None
-        return other
+        problem = copy.copy(self)
+        problem.skipped = None
+        return problem
 
     def measured(self) -> Any:
         """Return ``y`` with NaN for the skipped items."""
@@ -223,14 +223,14 @@ class Problem(Settings):
 
     def without_unknowns(self) -> Problem:
         """Return the problem with a known operator, for the first reconstructions of priors."""
-        other = copy.copy(self)
-        other.unknown = {}
-        return other
+        problem = copy.copy(self)
+        problem.unknown = {}
+        return problem
 
     def _with(self, y: Any, operator: Operator, data_term: DataTerm) -> Problem:
-        other = copy.copy(self)  # what is already checked is not checked again
-        other.y, other.operator, other.data_term = y, operator, data_term
-        return other
+        problem = copy.copy(self)  # what is already checked is not checked again
+        problem.y, problem.operator, problem.data_term = y, operator, data_term
+        return problem
 
     def __repr__(self) -> str:
         unknown = f", unknown {', '.join(self.unknown)}" if self.unknown else ""
@@ -249,16 +249,17 @@ def fitted_back_projection(problem: Problem) -> Tensor:
     Args:
         problem: measurements, operator and data term.
     """
-    A, wanted = problem.operator, problem.data_term.fitting_prediction(problem.y)
-    if wanted is None or not isinstance(A, LinearOperator):
+    A, fitting = problem.operator, problem.data_term.fitting_prediction(problem.y)
+    if fitting is None or not isinstance(A, LinearOperator):
         return problem.zeros()
-    x = A.adjoint(wanted)
+    x = A.adjoint(fitting)
     prediction = A(x)
     squared = inner(prediction, prediction)
     return x * expand(
         torch.where(
             squared > 0,
-            inner(prediction, wanted) / torch.where(squared > 0, squared, torch.ones_like(squared)),
+            inner(prediction, fitting)
+            / torch.where(squared > 0, squared, torch.ones_like(squared)),
             torch.zeros_like(squared),
         ),
         x,
@@ -266,16 +267,16 @@ def fitted_back_projection(problem: Problem) -> Tensor:
 
 
 def _check_unknown(unknown: dict[str, Prior | None], operator: Operator) -> dict[str, PriorSum]:
-    known = operator.parameters()
+    tensors = operator.parameters()
     for name, prior in unknown.items():
-        if name not in known:
+        if name not in tensors:
             raise InputError(
                 f"unknown= names {name!r}, which is no parameter of {operator}; it has "
-                f"{', '.join(known) or 'none'}"
+                f"{', '.join(tensors) or 'none'}"
             )
-        if not (known[name].is_floating_point() or known[name].is_complex()):
+        if not (tensors[name].is_floating_point() or tensors[name].is_complex()):
             raise InputError(
-                f"unknown= names {name!r}, which holds {known[name].dtype} and cannot be moved in "
+                f"unknown= names {name!r}, which holds {tensors[name].dtype} and cannot be moved in "
                 "small steps"
             )
         if prior is not None and (
@@ -296,12 +297,12 @@ def _restrict(y: Any, data_term: DataTerm, operator: Operator) -> tuple[Any, Dat
     """
     if isinstance(data_term, Stack) and isinstance(y, tuple):
         parts = [
-            _restrict(part, term, component(operator, k))
-            for k, (part, term) in enumerate(zip(y, data_term.terms))
+            _restrict(component_y, term, component(operator, k))
+            for k, (component_y, term) in enumerate(zip(y, data_term.terms))
         ]
         terms = Stack(*(term for _, term in parts), weights=data_term.weights)
         changed = any(new is not old for (_, new), old in zip(parts, data_term.terms))
-        return tuple(part for part, _ in parts), terms if changed else data_term
+        return tuple(component_y for component_y, _ in parts), terms if changed else data_term
     sampled = None if isinstance(y, tuple) else operator.sampled
     if sampled is None or bool((sampled != 0).all()):
         return y, data_term
@@ -339,21 +340,21 @@ def _skip_items(y: Any) -> tuple[Any, Tensor | None]:
     The measurements of the first finite item take their place.
     """
     parts = y if isinstance(y, tuple) else (y,)
-    broken = torch.stack([~torch.isfinite(part).flatten(1).all(1) for part in parts]).any(0)
+    broken = torch.stack([~torch.isfinite(tensor).flatten(1).all(1) for tensor in parts]).any(0)
     if not bool(broken.any()):
         return y, None
-    part = next(part for part in parts if not bool(torch.isfinite(part).all()))
-    bad = ~torch.isfinite(part)
+    tensor = next(tensor for tensor in parts if not bool(torch.isfinite(tensor).all()))
+    bad = ~torch.isfinite(tensor)
     place = ", ".join(str(int(k)) for k in bad.nonzero()[0])
-    found = (
-        f"the measurements hold {int(bad.sum())} values of {part.numel()} that are NaN or infinite, "
+    fault = (
+        f"the measurements hold {int(bad.sum())} values of {tensor.numel()} that are NaN or infinite, "
         f"the first at index ({place})"
     )
     remedy = "replace them and give them weight 0 with LeastSquares(weights=...)"
     if bool(broken.all()):
-        raise InputError(f"{found}; {remedy}")
+        raise InputError(f"{fault}; {remedy}")
     items = ", ".join(str(int(k)) for k in broken.nonzero()[:8, 0])
-    warn_user(f"{found}; item {items} is skipped: {remedy}", MeasurementWarning)
+    warn_user(f"{fault}; item {items} is skipped: {remedy}", MeasurementWarning)
     index = torch.arange(len(broken), device=broken.device)
     index = torch.where(broken, (~broken).nonzero()[0], index)
     return _each(y, lambda t: t.index_select(0, index.to(t.device))), broken

@@ -239,8 +239,8 @@ def _write(file: Any, name: str, value: Any) -> None:
         return
     group = file.create_group(name)
     group.attrs["kind"] = "dict" if isinstance(value, dict) else "tuple"
-    for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-        _write(group, str(key), part)
+    for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+        _write(group, str(key), entry)
 
 
 def _read(path: Path, node: Any, depth: int = 0) -> Any:
@@ -255,5 +255,5 @@ def _read(path: Path, node: Any, depth: int = 0) -> Any:
             require_plausible(path, node.shape or (1,), node.dtype)
         return torch.from_numpy(node[()]) if node.shape else torch.tensor(node[()])
     if node.attrs["kind"] == "dict":
-        return {name: _read(path, part, depth + 1) for name, part in node.items()}
+        return {name: _read(path, entry, depth + 1) for name, entry in node.items()}
     return tuple(_read(path, node[str(k)], depth + 1) for k in range(len(node)))

@@ -7,14 +7,16 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from invtoolbox.catalogue.presets import prior_named, solver_named
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.core.inference_mode import outside_inference_mode
 from invtoolbox.core.interrupts import DeferredInterrupt
 from invtoolbox.core.memory import is_out_of_memory, memory_error
@@ -23,14 +25,16 @@ from invtoolbox.core.threads import choose_threads, limit_torch_threads
 from invtoolbox.errors import InputError
 from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.loop.differentiation import differentiate_answer, differentiates_fixed_point
+from invtoolbox.loop.replay import needs_replay, run_with_replay
 from invtoolbox.loop.run import INVALID, RECORDED, STATUS, Callback, Limits, Loop, ProgressBar, run
 from invtoolbox.measurements import report_findings
 from invtoolbox.objective.coarse_grids import coarsen_for_search, coarsen_for_start
 from invtoolbox.objective.initial_guess import initial_variable, is_scan, leaves_float32
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice import Trials
-from invtoolbox.parameter_choice.base import WeightCurve, WeightRule, WeightSearch
-from invtoolbox.parameter_choice.trials import Attempt, attempts
+from invtoolbox.parameter_choice.base import WeightCurve, WeightRule
+from invtoolbox.parameter_choice.search import WeightSearch
+from invtoolbox.parameter_choice.trials import attempts
 from invtoolbox.posteriors.base import SkippingPosterior
 from invtoolbox.posteriors.exact import gaussian_posterior
 from invtoolbox.priors.base import Prior, PriorSum
@@ -59,9 +63,8 @@ def _on_chosen_threads(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        path = kwargs.get("checkpoint")
-        kept = Checkpoint(path) if isinstance(path, (str, Path)) else path
-        before = kept.threads() if isinstance(kept, Checkpoint) else None
+        checkpoint = _as_checkpoint(kwargs.get("checkpoint"))
+        before = checkpoint.threads() if isinstance(checkpoint, Checkpoint) else None
         with limit_torch_threads(before or choose_threads()):
             try:
                 return function(*args, **kwargs)
@@ -186,235 +189,389 @@ def solve(
     >>> solution.x.mean(), solution.status
     (tensor(0.5000), ('converged', 'converged'))
     """
-    if not isinstance(problem, Problem):
-        if checkpoint is not None or initial is not None:
-            raise InputError(
-                "a list of problems takes no initial= and no checkpoint=; solve them one by one "
-                "for these"
-            )
-        return [
-            solve(
-                each,
-                prior,
-                solver,
-                regularization,
-                max_iterations=max_iterations,
-                tolerance=tolerance,
-                time_limit=time_limit,
-                seed=seed,
-                device=device,
-                dtype=dtype,
-                differentiate=differentiate,
-                callbacks=callbacks,
-                progress=progress,
-                check=check,
-            )
-            for each in problem
-        ]
-    began = time.monotonic()
-    _check_settings(max_iterations, tolerance, time_limit, differentiate)
-    implicit = differentiate == "implicit"
-    notes = report_findings(problem) if check else []
-    given = problem.to(device=device, dtype=dtype)
-    # The skipped items hold other measurements, and are computed as such until the loop begins.
-    skipped, problem = given.skipped, given.without_skipping()
-    if extreme := leaves_float32(problem):
-        dtype = torch.float64
-        problem = problem.to(dtype=dtype)
-        notes.append("solved in float64: squares of these measurements leave float32")
-    priors = _as_sum(prior).to(device=device, dtype=dtype)
-    kept = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
-    resumed = kept is not None and Path(kept.path).exists()
-    curve: WeightCurve | None = None
-    with torch.no_grad():
-        plan = _plan(problem, priors, solver, regularization, seed, implicit, notes)
-        objective, algorithm, rule = plan.objective, plan.solver, plan.rule
-        content: dict[str, str] = {}
-        if kept is not None:  # before any costly step, for it may refuse an input
-            parts = {
-                "measurements": problem.y if skipped is None else (problem.y, skipped),
-                "operator": problem.operator,
-                "data term": problem.data_term,
-                "unknown parameters": problem.unknown,
-                "prior": priors,
-                "solver": algorithm,
-                "regularization": plan.regularization,
-                "initial guess": initial,
-                "seed": seed,
-            }
-            content = fingerprint(parts, kept.key)
-
-        variable = initial_variable(objective, initial, algorithm.starts_at_zero)
-        limits = Limits(
-            max_iterations=algorithm.max_iterations if max_iterations is None else max_iterations,
-            tolerance=algorithm.tolerance if tolerance is None else tolerance,
-            deadline=None if time_limit is None else began + time_limit,
+    if not isinstance(problem, Problem) and (checkpoint is not None or initial is not None):
+        raise InputError(
+            "a list of problems takes no initial= and no checkpoint=; solve them one by one for "
+            "these"
         )
-        nested = initial is None and algorithm.starts_at_inverse and is_scan(problem)
-        # A checkpoint holds the weight, but only one per item.
-        if isinstance(rule, WeightSearch) and (not resumed or rule.separate):
-            attempt = attempts(solve, algorithm, initial, tolerance, time_limit, seed)
-            objective, curve = _search_weight(
-                plan, rule, problem, priors, variable, attempt, limits.tolerance, nested
-            )
-            notes.extend(curve.notes)
-        step_rule = rule if isinstance(rule, WeightRule) else None
-
-        coarse = coarsen_for_start(problem) if nested and step_rule is None else None
-        if coarse is not None:
-            budget = _FINE_ITERATIONS if solver is None else algorithm.max_iterations
-            if max_iterations is None:
-                limits = dataclasses.replace(limits, max_iterations=budget)
-            if not resumed:
-                start = algorithm.on_coarse_grid(2 * budget)
-                variable = _start_from(
-                    coarse, priors, start, objective.regularization, limits.deadline, seed
-                )
-        elif nested:
-            variable = initial_variable(objective, None, False, at_inverse=True)
-
-        working = algorithm.reformulate(objective)
-        rough = implicit and differentiates_fixed_point(working, algorithm)
-        if rough and kept is not None:
-            raise InputError(
-                "differentiate='implicit' of an objective that is not smooth takes no checkpoint="
-            )
-        loop, working = Loop.start(
-            algorithm, working, algorithm.start(working, variable), step_rule, keeps_state=rough
-        )
-        if skipped is not None:
-            loop.running = loop.running & ~skipped
-            loop.status = loop.status.masked_fill(skipped, INVALID)
-        writer = None
-        if kept is not None:
-            writer = Writer(kept, content)
-            loop = writer.resume(loop)
-            if isinstance(rule, WeightSearch):
-                working = working.with_regularization(loop.weight)
-        loop = _run_with_progress(
-            loop, working, algorithm, step_rule, limits, callbacks, writer, progress
-        )
-        if writer is not None and writer.failure:
-            notes.append(writer.failure)
-        objective, working = (
-            dataclasses.replace(o, layout=loop.layout) for o in (objective, working)
-        )
-        x = working.decode(loop.x)
-
-    if implicit:
-        weight = loop.weight
-        if isinstance(regularization, Tensor) and regularization.requires_grad:
-            weight = regularization.expand(problem.batch)
-        x = differentiate_answer(x, objective, working, algorithm, loop, weight)
-    parameters, found = _parameters(given, working, loop.x)
-    working = working.with_regularization(loop.weight)
-    posterior = algorithm.posterior(working, loop.x, None if rough else loop.summary)
-    if posterior is None:
-        posterior = gaussian_posterior(objective.with_regularization(loop.weight), x, inner_solve)
-    rows = (
-        torch.stack(loop.history).cpu()
-        if loop.history
-        else torch.zeros(0, len(RECORDED), problem.batch)
-    )
-    solution = Solution(
-        x=x.to(given.image_dtype) if extreme else x,
-        status=tuple(STATUS[int(k)] for k in loop.status),
-        iterations=loop.iterations.cpu(),
-        history={name: rows[:, k] for k, name in enumerate(RECORDED)},
-        regularization=loop.weight,
-        parameters=parameters,
-        solver=repr(algorithm),
-        certificate=algorithm.certificate_name,
-        prior=repr(priors),
-        reason=plan.reason,
-        notes=tuple(notes),
-        seconds=time.monotonic() - began,
+    call = Call(
+        prior=prior,
+        solver=solver,
+        regularization=regularization,
+        initial=initial,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        time_limit=time_limit,
         seed=seed,
-        problem=found,
-        weight_search=curve,
-        posterior=posterior,
+        device=device,
+        dtype=dtype,
+        differentiate=differentiate,
+        callbacks=callbacks,
+        checkpoint=_as_checkpoint(checkpoint),
+        progress=progress,
+        check=check,
     )
-    return solution if skipped is None else _blank(solution, skipped)
+    if isinstance(problem, Problem):
+        return _solve(problem, call)
+    return [_solve(item, call) for item in problem]
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Objective, rule for the weight and solver of one call, and why this solver."""
+def _solve(problem: Problem, call: Call) -> Solution:
+    """Solve one problem in six steps."""
+    steps = Run.plan(problem, call)
+    with torch.no_grad():
+        steps.refuse_changed_content()  # before anything costs
+        steps.find_weight()
+        loop = steps.iterate(steps.start())
+    return steps.answer(loop)
 
+
+#: The first reconstructions of priors are of measurements that were checked before.
+inner_solve = functools.partial(solve, check=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """The arguments of `solve` except the problem."""
+
+    prior: Prior | str | None
+    solver: Solver | str | None
+    regularization: Regularization
+    initial: Tensor | dict[str, Tensor] | None
+    max_iterations: int | None
+    tolerance: float | None
+    time_limit: float | None
+    seed: int
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+    differentiate: str | None
+    callbacks: Sequence[Callback]
+    checkpoint: Checkpoint | None
+    progress: bool
+    check: bool
+
+    def __post_init__(self) -> None:
+        check_range("solve", "[0, inf]", max_iterations=self.max_iterations)
+        check_range("solve", "[0, inf]", tolerance=self.tolerance)
+        check_range("solve", "(0, inf]", time_limit=self.time_limit)
+        check_choice("solve", (None, "implicit"), differentiate=self.differentiate)
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One problem that is solved: the methods are the steps, in their order.
+
+    Attributes:
+        call: arguments of `solve`.
+        start_time: time at which the run began, of ``time.monotonic``.
+        original: the problem on the device and in the precision of the call.
+        problem: the same without skipped items, and in float64 if its squares need it.
+        priors: the priors before they are prepared.
+        objective: the problem with prepared priors and, once it is found, the weight.
+        regularization: that of the call; 1 instead of ``"auto"`` for a sampler.
+        rule: rule that finds the weight.
+        solver, reason: the solver, and why it was chosen.
+        limits: limits of the loop.
+        notes: sentences for the user.
+        is_resumed: whether the checkpoint exists.
+        curve: the weights that a search has tried.
+        content: digests of everything that must be equal for a run to be resumed.
+        writer: writer of the checkpoint.
+        working: the objective as the solver reformulates it.
+    """
+
+    call: Call
+    start_time: float
+    original: Problem
+    problem: Problem
+    priors: PriorSum
     objective: Objective
     regularization: Regularization
     rule: WeightRule | WeightSearch | None
     solver: Solver
     reason: str
+    limits: Limits
+    notes: list[str]
+    is_resumed: bool
+    curve: WeightCurve | None = None
+    content: dict[str, str] = field(default_factory=dict)
+    writer: Writer | None = None
+    working: Objective = field(init=False)
+
+    @classmethod
+    def plan(cls, problem: Problem, call: Call) -> Self:
+        """Bind the objective, and choose solver and rule unless the caller did."""
+        start_time, dtype = time.monotonic(), call.dtype
+        notes = report_findings(problem) if call.check else []
+        original = problem.to(device=call.device, dtype=dtype)
+        # The skipped items hold other measurements, and are computed as such until the loop begins.
+        problem = original.without_skipping()
+        if leaves_float32(problem):
+            dtype = torch.float64
+            problem = problem.to(dtype=dtype)
+            notes.append("solved in float64: squares of these measurements leave float32")
+        priors = _as_sum(call.prior).to(device=call.device, dtype=dtype)
+        is_resumed = call.checkpoint is not None and Path(call.checkpoint.path).exists()
+        with torch.no_grad():
+            objective, regularization, rule, solver, reason = _choose(problem, priors, call, notes)
+        limits = Limits(
+            solver.max_iterations if call.max_iterations is None else call.max_iterations,
+            solver.tolerance if call.tolerance is None else call.tolerance,
+            None if call.time_limit is None else start_time + call.time_limit,
+        )
+        return cls(
+            call=call,
+            start_time=start_time,
+            original=original,
+            problem=problem,
+            priors=priors,
+            objective=objective,
+            regularization=regularization,
+            rule=rule,
+            solver=solver,
+            reason=reason,
+            limits=limits,
+            notes=notes,
+            is_resumed=is_resumed,
+        )
+
+    def refuse_changed_content(self) -> None:
+        """Compute what a checkpoint must agree with; refuse content that cannot be read."""
+        problem, skipped = self.problem, self.original.skipped
+        if self.call.checkpoint is not None:
+            parts = {
+                "measurements": problem.y if skipped is None else (problem.y, skipped),
+                "operator": problem.operator,
+                "data term": problem.data_term,
+                "unknown parameters": problem.unknown,
+                "prior": self.priors,
+                "solver": self.solver,
+                "regularization": self.regularization,
+                "initial guess": self.call.initial,
+                "seed": self.call.seed,
+            }
+            self.content = fingerprint(parts, self.call.checkpoint.key)
+
+    @cached_property
+    def initial_guess(self) -> Tensor:
+        """The variable at the start, unless a better start of a scan is computed."""
+        return initial_variable(self.objective, self.call.initial, self.solver.starts_at_zero)
+
+    @property
+    def starts_at_inverse(self) -> bool:
+        """Whether the start is an analytic inversion of a scan, on a coarser grid if it is large."""
+        return self.call.initial is None and self.solver.starts_at_inverse and is_scan(self.problem)
+
+    def find_weight(self) -> None:
+        """Let a rule that tries several weights choose one, unless the checkpoint holds it."""
+        guess, rule, call = self.initial_guess, self.rule, self.call
+        # A checkpoint holds the weight, but only one per item.
+        if not isinstance(rule, WeightSearch) or (self.is_resumed and not rule.separate):
+            return
+        trials = Trials(
+            self.objective,
+            self.problem,
+            self.priors,
+            start=self.objective.decode(guess),
+            attempt=attempts(
+                solve, self.solver, call.initial, call.tolerance, call.time_limit, call.seed
+            ),
+            separate=rule.separate,
+            tolerance=self.limits.tolerance,
+            max_iterations=self.solver.max_iterations,
+            coarse=lambda certificate: self.solver.coarse(certificate)[1],
+            coarse_problem=coarsen_for_search(self.problem) if self.starts_at_inverse else None,
+        )
+        self.curve = rule.choose(trials)
+        for note in self.curve.notes:
+            log.info(note)
+        self.objective = trials.chosen(self.curve)
+        self.notes.extend(self.curve.notes)
+
+    def start(self) -> Loop:
+        """Return the loop before its first step, or as the checkpoint holds it."""
+        solver, checkpoint, skipped = self.solver, self.call.checkpoint, self.original.skipped
+        variable = self._choose_start()
+        working = solver.reformulate(self.objective)
+        keeps_state = self.call.differentiate == "implicit" and differentiates_fixed_point(
+            working, solver
+        )
+        if keeps_state and checkpoint is not None:
+            raise InputError(
+                "differentiate='implicit' of an objective that is not smooth takes no checkpoint="
+            )
+        variable = solver.start(working, variable)
+        loop, self.working = Loop.start(
+            solver, working, variable, self._step_rule, keeps_state=keeps_state
+        )
+        if skipped is not None:
+            loop.running = loop.running & ~skipped
+            loop.status = loop.status.masked_fill(skipped, INVALID)
+        if checkpoint is not None:
+            self.writer = Writer(checkpoint, self.content)
+            loop = self.writer.resume(loop)
+            if isinstance(self.rule, WeightSearch):
+                self.working = self.working.with_regularization(loop.weight)
+        return loop
+
+    @property
+    def _step_rule(self) -> WeightRule | None:
+        return self.rule if isinstance(self.rule, WeightRule) else None
+
+    def _choose_start(self) -> Tensor:
+        """Return the variable at the start; from a coarse grid, fewer iterations are left."""
+        if not self.starts_at_inverse:
+            return self.initial_guess
+        coarse = coarsen_for_start(self.problem) if self._step_rule is None else None
+        if coarse is None:
+            return initial_variable(self.objective, None, False, at_inverse=True)
+        budget = _FINE_ITERATIONS if self.call.solver is None else self.solver.max_iterations
+        if self.call.max_iterations is None:
+            self.limits = dataclasses.replace(self.limits, max_iterations=budget)
+        if self.is_resumed:
+            return self.initial_guess
+        return self._solve_on_coarse_grid(coarse, self.solver.on_coarse_grid(2 * budget))
+
+    def _solve_on_coarse_grid(self, coarse: Problem, solver: Solver) -> Tensor:
+        """Return the start of a solve: the answer on a grid of half the pixels.
+
+        There steps are cheap. That solve starts on a still coarser grid, with twice as many
+        iterations (nested iteration). What a scan determines badly is smooth, and so is found
+        there. On the coarsest grid the start is the filtered back-projection.
+        """
+        weight, deadline = self.objective.regularization, self.limits.deadline
+        x = inner_solve(
+            coarse,
+            self.priors,
+            solver,
+            weight,
+            time_limit=None
+            if deadline is None
+            else max(1e-3, 0.25 * (deadline - time.monotonic())),
+            seed=self.call.seed,
+            progress=False,
+        ).x
+        # Means of the four nearest pixels, item by item.
+        return torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
+
+    def iterate(self, loop: Loop) -> Loop:
+        """Run the loop with progress bar and checkpoints.
+
+        Ctrl-C and SIGTERM wait for the end of a step.
+        """
+        writer, name, most = self.writer, type(self.solver).__name__, self.limits.max_iterations
+        with (
+            ProgressBar(most, loop.iteration, name, enabled=self.call.progress) as bar,
+            DeferredInterrupt() as interrupt,
+        ):
+
+            def after_step(current: Loop, last: bool) -> None:
+                bar.update(current, last)
+                if writer is not None:
+                    writer.after_step(current, last)
+                interrupt.check()
+
+            run_steps = run_with_replay if needs_replay(self.working) else run
+            try:
+                loop = run_steps(
+                    loop,
+                    self.working,
+                    self.solver,
+                    self._step_rule,
+                    limits=self.limits,
+                    callbacks=self.call.callbacks,
+                    after_step=after_step,
+                )
+            except KeyboardInterrupt:
+                if writer is not None and not interrupt.forced:
+                    writer.write(loop)
+                raise
+        if writer is not None and writer.failure:
+            self.notes.append(writer.failure)
+        return loop
+
+    def answer(self, loop: Loop) -> Solution:
+        """Return the solution: the image with derivative and posterior, NaN for skipped items."""
+        solver, call, weight = self.solver, self.call, loop.weight
+        objective = dataclasses.replace(self.objective, layout=loop.layout)
+        working = dataclasses.replace(self.working, layout=loop.layout)
+        with torch.no_grad():
+            x = working.decode(loop.x)
+        if call.differentiate == "implicit":
+            if isinstance(call.regularization, Tensor) and call.regularization.requires_grad:
+                weight = call.regularization.expand(self.problem.batch)
+            x = differentiate_answer(x, objective, working, solver, loop, weight)
+        parameters, problem = _parameters(self.original, working, loop.x)
+        working = working.with_regularization(loop.weight)
+        posterior = solver.posterior(working, loop.x, None if loop.keeps_state else loop.summary)
+        if posterior is None:
+            bound = objective.with_regularization(loop.weight)
+            posterior = gaussian_posterior(bound, x, inner_solve)
+        rows = (
+            torch.stack(loop.history).cpu()
+            if loop.history
+            else torch.zeros(0, len(RECORDED), self.problem.batch)
+        )
+        in_float64 = self.problem.image_dtype != self.original.image_dtype
+        solution = Solution(
+            x=x.to(self.original.image_dtype) if in_float64 else x,
+            status=tuple(STATUS[int(k)] for k in loop.status),
+            iterations=loop.iterations.cpu(),
+            history={name: rows[:, k] for k, name in enumerate(RECORDED)},
+            regularization=loop.weight,
+            parameters=parameters,
+            solver=repr(solver),
+            certificate=solver.certificate_name,
+            prior=repr(self.priors),
+            reason=self.reason,
+            notes=tuple(self.notes),
+            seconds=time.monotonic() - self.start_time,
+            seed=call.seed,
+            problem=problem,
+            weight_search=self.curve,
+            posterior=posterior,
+        )
+        skipped = self.original.skipped
+        return solution if skipped is None else _blank(solution, skipped)
 
 
-def _plan(
-    problem: Problem,
-    priors: PriorSum,
-    solver: Solver | str | None,
-    regularization: Regularization,
-    seed: int,
-    implicit: bool,
-    notes: list[str],
-) -> _Plan:
-    """Bind the objective and choose what is not given; append what a user should know to the notes."""
-    named = solver_named(solver) if isinstance(solver, str) else solver
+def _choose(
+    problem: Problem, priors: PriorSum, call: Call, notes: list[str]
+) -> tuple[Objective, Regularization, WeightRule | WeightSearch | None, Solver, str]:
+    """Bind the objective and choose what is not given; append what a user should know to the notes.
+
+    Returns the objective, the regularization, the rule for the weight, the solver, and why this
+    solver.
+    """
+    named = solver_named(call.solver) if isinstance(call.solver, str) else call.solver
     if named is not None and not isinstance(named, Solver):
         raise InputError(f"solver must be one of it.solvers, got {type(named).__name__}")
+    regularization = call.regularization
     by_itself = isinstance(regularization, str) and regularization == "auto"
     if named is not None and named.samples and by_itself:
         regularization = 1.0
     # Without a solver, half-quadratic splitting is chosen for denoisers.
     strength = (HalfQuadratic if named is None else named).denoiser_strength
-    objective, rule, why = bind(problem, priors, regularization, seed, strength)
+    objective, rule, why = bind(problem, priors, regularization, call.seed, strength)
     if named is None:
-        algorithm, reason = choose(objective, implicit)
+        solver, reason = choose(objective, call.differentiate == "implicit")
     else:
         check_fits(named, objective)
-        algorithm, reason = named, f"{type(named).__name__} was asked for"
+        solver, reason = named, f"{type(named).__name__} was asked for"
     if rule is not None and not objective.terms:
         raise InputError(
             "a rule for the weight needs an explicit prior to weigh, and there is none"
         )
     if why:
         notes.insert(0, why)
-    if not algorithm.reformulate(objective).has_value:
+    if not solver.reformulate(objective).has_value:
         without = next(p for p in objective.explicit_priors if "energy" not in p.offers)
         notes.append(f"history holds no objective: {without!r} has no energy")
-    if remark := algorithm.remark(objective):
+    if remark := solver.remark(objective):
         notes.append(remark)
     for note in (reason, *notes):
         log.info(note)
-    return _Plan(objective, regularization, rule, algorithm, reason)
-
-
-def _search_weight(
-    plan: _Plan,
-    rule: WeightSearch,
-    problem: Problem,
-    priors: PriorSum,
-    variable: Tensor,
-    attempt: Attempt,
-    tolerance: float,
-    nested: bool,
-) -> tuple[Objective, WeightCurve]:
-    """Return the objective with the weight that a search finds, and the weights that it tried."""
-    trials = Trials(
-        plan.objective,
-        problem,
-        priors,
-        plan.objective.decode(variable),
-        attempt,
-        rule.separate,
-        tolerance,
-        plan.solver.max_iterations,
-        lambda certificate: plan.solver.coarse(certificate)[1],
-        coarsen_for_search(problem) if nested else None,
-    )
-    curve = rule.choose(trials)
-    for note in curve.notes:
-        log.info(note)
-    return trials.chosen(curve), curve
+    return objective, regularization, rule, solver, reason
 
 
 def _blank(solution: Solution, skipped: Tensor) -> Solution:
@@ -427,63 +584,6 @@ def _blank(solution: Solution, skipped: Tensor) -> Solution:
         parameters=blank_items(skipped, solution.parameters),
         posterior=None if posterior is None else SkippingPosterior(posterior, skipped),
     )
-
-
-#: The first reconstructions of priors are of measurements that were checked before.
-inner_solve = functools.partial(solve, check=False)
-
-
-def _start_from(
-    coarse: Problem,
-    priors: PriorSum,
-    solver: Solver,
-    weight: Tensor,
-    deadline: float | None,
-    seed: int,
-) -> Tensor:
-    """Return the start of a solve: the answer on a grid of half the pixels, where steps are cheap.
-
-    That solve starts on a still coarser grid, with twice as many iterations (nested iteration). What
-    a scan determines badly is smooth, and so is found there. On the coarsest grid the start is the
-    filtered back-projection.
-    """
-    left = None if deadline is None else max(1e-3, 0.25 * (deadline - time.monotonic()))
-    x = inner_solve(coarse, priors, solver, weight, time_limit=left, seed=seed, progress=False).x
-    # Means of the four nearest pixels, item by item.
-    return torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
-
-
-def _run_with_progress(
-    loop: Loop,
-    objective: Objective,
-    solver: Solver,
-    rule: WeightRule | None,
-    limits: Limits,
-    callbacks: Sequence[Callback],
-    writer: Writer | None,
-    progress: bool,
-) -> Loop:
-    """Run the loop with progress bar and checkpoints; Ctrl-C and SIGTERM wait for the step's end."""
-    with (
-        ProgressBar(
-            limits.max_iterations, loop.iteration, type(solver).__name__, enabled=progress
-        ) as bar,
-        DeferredInterrupt() as interrupt,
-    ):
-
-        def after_step(current: Loop, last: bool, final: bool) -> None:
-            bar.update(current, last)
-            if final:
-                if writer is not None:
-                    writer.after_step(current, last)
-                interrupt.check()
-
-        try:
-            return run(loop, objective, solver, rule, limits, callbacks, after_step)
-        except KeyboardInterrupt:
-            if writer is not None and not interrupt.forced:
-                writer.write(loop)
-            raise
 
 
 def _parameters(
@@ -514,6 +614,10 @@ def bind(
     return bind_objective(problem, priors, regularization, inner_solve, seed, denoiser_strength)
 
 
+def _as_checkpoint(checkpoint: Any) -> Any:
+    return Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
+
+
 def _as_sum(prior: Prior | str | None) -> PriorSum:
     if prior is None:
         return PriorSum()
@@ -525,19 +629,3 @@ def _as_sum(prior: Prior | str | None) -> PriorSum:
             f"{type(prior).__name__}; it.as_prior converts priors of deepinv and functions"
         )
     return prior.as_sum()
-
-
-def _check_settings(
-    max_iterations: int | None,
-    tolerance: float | None,
-    time_limit: float | None,
-    differentiate: str | None,
-) -> None:
-    if max_iterations is not None and max_iterations < 0:
-        raise InputError(f"max_iterations must not be negative, got {max_iterations}")
-    if tolerance is not None and not tolerance >= 0:
-        raise InputError(f"tolerance must be a nonnegative number, got {tolerance}")
-    if time_limit is not None and not time_limit > 0:
-        raise InputError(f"time_limit must be a positive number of seconds, got {time_limit}")
-    if differentiate not in (None, "implicit"):
-        raise InputError(f"differentiate must be None or 'implicit', got {differentiate!r}")

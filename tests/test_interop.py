@@ -272,7 +272,7 @@ def test_functions_become_priors_by_their_role() -> None:
             it.Problem(y, A), prior, solver, regularization=0.1, tolerance=1e-5, progress=False
         )
         assert relative(found.x, wanted) < 1e-2, prior
-    with pytest.raises(InputError, match="the role"):
+    with pytest.raises(InputError, match="role of as_prior must be"):
         it.as_prior(lambda x: x, role="weights")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="as_prior takes"):
         it.as_prior(3)

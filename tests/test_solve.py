@@ -285,7 +285,7 @@ def test_bad_input_is_named() -> None:
         it.solve(good, Ridge(), "lbfgss", regularization=1.0)
     with pytest.raises(InputError, match="offers nothing"):
         it.solve(good, type("Empty", (ExplicitPrior,), {})(), regularization=1.0)
-    with pytest.raises(InputError, match="tolerance must be"):
+    with pytest.raises(InputError, match="tolerance of solve must"):
         it.solve(good, Ridge(), regularization=1.0, tolerance=float("nan"))
 
 

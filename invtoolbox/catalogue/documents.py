@@ -68,7 +68,7 @@ Alone = Annotated[T, BeforeValidator(_named)]
 Several = Annotated[
     list[T],
     BeforeValidator(
-        lambda value: [_named(one) for one in (value if isinstance(value, list) else [value])]
+        lambda value: [_named(table) for table in (value if isinstance(value, list) else [value])]
     ),
 ]
 
@@ -181,8 +181,8 @@ def texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, (Mapping, list, tuple)):
-        for one in value.values() if isinstance(value, Mapping) else value:
-            yield from texts(one)
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from texts(entry)
 
 
 def check(model: type[M], path: Path, content: Mapping[str, Any]) -> M:
@@ -285,34 +285,34 @@ def set_key(content: dict[str, Any], key: str, value: Any) -> None:
     """
     *parents, last = key.split(".")
     node: Any = content
-    for depth, part in enumerate(parents):
-        node = _child(node, part, ".".join(parents[: depth + 1]))
+    for depth, word in enumerate(parents):
+        node = _child(node, word, ".".join(parents[: depth + 1]))
     if isinstance(node, list):
         node = _only(node, key)
     node[last] = value
 
 
-def _child(node: Any, part: str, key: str) -> Any:
+def _child(node: Any, word: str, key: str) -> Any:
     if isinstance(node, list):
-        if part.isdigit() and int(part) < len(node):
-            return node[int(part)]
-        named = [one for one in node if isinstance(one, dict) and one.get("name") == part]
+        if word.isdigit() and int(word) < len(node):
+            return node[int(word)]
+        named = [table for table in node if isinstance(table, dict) and table.get("name") == word]
         if named:
             return named[0]
-        return _child(_only(node, key), part, key)
-    found = node.get(part)
-    if found is None:
-        found = node[part] = {}
-    elif isinstance(found, str):  # `prior = "tv"` abbreviates a table with a name
-        found = node[part] = {"name": found}
-    elif not isinstance(found, (dict, list)):
-        raise InputError(f"--set: {key} is {found!r}, which has no keys of its own")
-    return found
+        return _child(_only(node, key), word, key)
+    child = node.get(word)
+    if child is None:
+        child = node[word] = {}
+    elif isinstance(child, str):  # `prior = "tv"` abbreviates a table with a name
+        child = node[word] = {"name": child}
+    elif not isinstance(child, (dict, list)):
+        raise InputError(f"--set: {key} is {child!r}, which has no keys of its own")
+    return child
 
 
 def _only(node: list[Any], key: str) -> Any:
     if len(node) != 1:
-        names = ", ".join(str(one.get("name", k)) for k, one in enumerate(node))
+        names = ", ".join(str(table.get("name", k)) for k, table in enumerate(node))
         raise InputError(
             f"--set: {key} is ambiguous between {names}; put the name or the number after the "
             "first dot"
@@ -324,10 +324,9 @@ def _find(scene: str | Path) -> Path:
     path = Path(scene).expanduser()
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
-            known = entries("scenes")
             hint = (
                 f"; the catalogue has a scene {path.stem!r}, run it by that name"
-                if path.stem in known
+                if path.stem in entries("scenes")
                 else ""
             )
             raise InputError(f"there is no scene file {path}{hint}")
@@ -343,10 +342,10 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
     if fault["type"] == "extra_forbidden":
         parent, key = fault["loc"][:-1], str(fault["loc"][-1])
         table = f"the table [{_place(parent)}]" if parent else "a scene"
-        known = list(_model_at(model, parent).model_fields)
-        near = difflib.get_close_matches(key, known, n=2, cutoff=0.5)
+        keys = list(_model_at(model, parent).model_fields)
+        near = difflib.get_close_matches(key, keys, n=2, cutoff=0.5)
         hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ";"
-        text = f"{table} has no key {key!r}{hint} known: {', '.join(known)}"
+        text = f"{table} has no key {key!r}{hint} known: {', '.join(keys)}"
     elif fault["type"] == "missing":
         text = f"{where} is missing"
     elif fault["type"] == "value_error":
@@ -359,17 +358,17 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
 def _place(location: tuple[Any, ...]) -> str:
     # pydantic names the member of a union after the key; a scene has no such key.
     return ".".join(
-        str(part)
-        for part in location
-        if not (isinstance(part, str) and ("[" in part or part in ("str", "dict")))
+        str(key)
+        for key in location
+        if not (isinstance(key, str) and ("[" in key or key in ("str", "dict")))
     )
 
 
 def _model_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel]:
     """Return the model of the table that a location lies in."""
-    for part in location:
-        if isinstance(part, str) and part in model.model_fields:
-            model = next(iter(_models_in(model.model_fields[part].annotation)), model)
+    for key in location:
+        if isinstance(key, str) and key in model.model_fields:
+            model = next(iter(_models_in(model.model_fields[key].annotation)), model)
     return model
 
 
@@ -377,4 +376,4 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     """Return the models in an annotation such as ``list[Prior]`` or ``Crop | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for inner in get_args(annotation) for found in _models_in(inner)]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]

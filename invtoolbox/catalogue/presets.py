@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invtoolbox.catalogue.registry import build
+from invtoolbox.catalogue.registry import build, require_settings
 from invtoolbox.catalogue.shelves import find, has_preset, has_prior
-from invtoolbox.errors import InputError, match_name, unknown_name
+from invtoolbox.errors import InputError, naming, require_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,9 +83,8 @@ def load_preset(name: str, changes: Mapping[str, Any] | None = None) -> Solver:
         raise InputError(
             f'{entry.path} does not name the solver of the preset; add for example solver = "admm"'
         )
-    with _in_file(entry.path):
-        result: Solver = build("solvers", solver, {**settings, **(changes or {})})
-    return result
+    with naming(entry.path):
+        return build("solvers", solver, {**settings, **(changes or {})})
 
 
 def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
@@ -120,7 +118,7 @@ def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
         new_low, new_high = changes["intensity_range"]
         changes.setdefault("sigma", settings["sigma"] * (new_high - new_low) / (high - low))
     settings.update(changes)
-    with _in_file(entry.path):
+    with naming(entry.path):
         table = settings.get("network")
         if isinstance(table, dict):
             if not str(table.get("weights", "")).endswith(".safetensors"):
@@ -128,8 +126,7 @@ def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
                     "the weights of a trained prior are a safetensors file next to its card"
                 )
             settings["network"] = build_network(table, entry.path.parent / str(table["weights"]))
-        result: Prior = build("priors", kind, settings)
-    return result
+        return build("priors", kind, settings)
 
 
 def build_network(table: Mapping[str, Any], weights: Path | None) -> nn.Module:
@@ -144,17 +141,10 @@ def build_network(table: Mapping[str, Any], weights: Path | None) -> nn.Module:
     name = table.get("name")
     if not isinstance(name, str):
         raise InputError(f"the network has no name; it is one of {', '.join(NETWORKS)}")
-    found = match_name(name, NETWORKS)
-    if found is None:
-        raise unknown_name("network", name, NETWORKS)
-    module, attribute = NETWORKS[found].split(":")
+    module, attribute = NETWORKS[require_name("network", name, NETWORKS)].split(":")
     cls = getattr(importlib.import_module(module), attribute)
     taken = inspect.signature(cls).parameters
-    for key in arguments:
-        if key not in taken:
-            raise InputError(
-                f"the network {name!r} has no setting {key!r}; it has {', '.join(taken)}"
-            )
+    require_settings(f"the network {name!r}", arguments, taken)
     if "pretrained" in taken:
         arguments["pretrained"] = None  # its own default would download
     network: nn.Module = cls(**arguments)
@@ -183,12 +173,3 @@ def load_weights(network: nn.Module, path: Path) -> None:
             f"the weights of {path} do not fit the network {type(network).__name__}: "
             f"{' '.join(str(error).split())[:200]}"
         ) from error
-
-
-@contextmanager
-def _in_file(path: Path) -> Iterator[None]:
-    """Let errors that are raised inside begin with the name of the file."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error

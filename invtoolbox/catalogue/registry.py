@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -62,12 +62,12 @@ def names(kind: str) -> dict[str, Callable[[], Any]]:
     """
     if kind not in KINDS:
         raise unknown_name("kind of part", kind, KINDS)
-    found: dict[str, Callable[[], Any]] = {
+    loaders: dict[str, Callable[[], Any]] = {
         point.name: point.load for point in entry_points(group=f"invtoolbox.{kind}")
     }
-    for cls in _own(kind).values():
-        found[_name_of(cls)] = lambda cls=cls: cls  # type: ignore[misc]
-    return found
+    for cls in _classes(kind).values():
+        loaders[_name_of(cls)] = lambda cls=cls: cls  # type: ignore[misc]
+    return loaders
 
 
 def lookup(kind: str, name: str) -> Any:
@@ -83,12 +83,33 @@ def lookup(kind: str, name: str) -> Any:
     >>> lookup("priors", "tv").__name__
     'TotalVariation'
     """
-    known, own = names(kind), _own(kind)
-    if (registered := match_name(name, known)) is not None:
-        return known[registered]()
-    if (class_name := match_name(name, own)) is not None:
-        return own[class_name]
-    raise unknown_name(kind.replace("_", " ").removesuffix("s"), name, known)
+    loaders, classes = names(kind), _classes(kind)
+    if (registered := match_name(name, loaders)) is not None:
+        return loaders[registered]()
+    if (class_name := match_name(name, classes)) is not None:
+        return classes[class_name]
+    raise unknown_name(kind.replace("_", " ").removesuffix("s"), name, loaders)
+
+
+def reader_named(
+    kind: str, name: str, readers: Mapping[str, Callable[..., Any]]
+) -> Callable[..., Any]:
+    """Return a reader of the toolbox, or of a plug-in, which cannot replace one of the toolbox.
+
+    Args:
+        kind: kind of the reader, for the error message.
+        name: name of the reader, in any case.
+        readers: readers of the toolbox by name.
+
+    Raises:
+        InputError: if the name is unknown; the sentence lists the closest known names.
+    """
+    if (registered := match_name(name, readers)) is not None:
+        return readers[registered]
+    plugins = {point.name: point for point in entry_points(group="invtoolbox.readers")}
+    if (registered := match_name(name, plugins)) is not None:
+        return plugins[registered].load()
+    raise unknown_name(kind, name, [*readers, *plugins])
 
 
 def build(kind: str, name: str, settings: dict[str, Any]) -> Any:
@@ -107,19 +128,29 @@ def build(kind: str, name: str, settings: dict[str, Any]) -> Any:
     """
     cls = lookup(kind, name)
     taken = [p for p in inspect.signature(cls).parameters if p not in ("self", "args", "kwargs")]
-    for key in settings:
-        if key not in taken:
-            raise InputError(
-                f"{name!r} has no setting {key!r}; it has {', '.join(taken) or 'none'}"
-            )
+    require_settings(repr(name), settings, taken)
     try:
         return cls(**settings)
     except TypeError as error:
         raise InputError(f"{name!r} cannot be built from {settings}: {error}") from error
 
 
+def require_settings(owner: str, settings: Iterable[str], taken: Iterable[str]) -> None:
+    """Refuse settings that a class or a function does not have.
+
+    Args:
+        owner: beginning of the error message, for example "the network 'dncnn'".
+        settings: names of the settings.
+        taken: names that the owner has.
+    """
+    names = list(taken)
+    for key in settings:
+        if key not in names:
+            raise InputError(f"{owner} has no setting {key!r}; it has {', '.join(names) or 'none'}")
+
+
 @cache
-def _own(kind: str) -> dict[str, type]:
+def _classes(kind: str) -> dict[str, type]:
     """Return the classes of the toolbox that have a name, by class name."""
     if kind == "readers":
         return {}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from invtoolbox.core.trust import refuse_special
-from invtoolbox.errors import InputError, match_name, unknown_name
+from invtoolbox.errors import InputError, match_name, require_name, unknown_name
 
 SHELVES = ("solvers", "priors", "scenes", "datasets")
 
@@ -50,9 +50,9 @@ def folders(kind: str) -> list[Path]:
     """
     if kind not in SHELVES:
         raise unknown_name("shelf", kind, SHELVES)
-    own = Path(os.environ.get("INVTOOLBOX_CATALOGUE") or Path.cwd())
-    places = [own / kind, _shipped() / kind]
-    return list(dict.fromkeys(place.resolve() for place in places if place.is_dir()))
+    user = Path(os.environ.get("INVTOOLBOX_CATALOGUE") or Path.cwd())
+    shelves = [user / kind, _shipped() / kind]
+    return list(dict.fromkeys(shelf.resolve() for shelf in shelves if shelf.is_dir()))
 
 
 def _shipped() -> Path:
@@ -70,13 +70,13 @@ def entries(kind: str) -> dict[str, Entry]:
     >>> "ct-small" in entries("scenes")
     True
     """
-    found: dict[str, Entry] = {}
+    by_name: dict[str, Entry] = {}
     for folder in folders(kind):
         pattern = "*/card.toml" if kind == "priors" else "*.toml"
         for path in sorted(folder.glob(pattern)):
             name = path.parent.name if kind == "priors" else path.stem
-            found.setdefault(name, Entry(kind, name, path, _summary(path)))
-    return dict(sorted(found.items()))
+            by_name.setdefault(name, Entry(kind, name, path, _summary(path)))
+    return dict(sorted(by_name.items()))
 
 
 def find(kind: str, name: str) -> Entry:
@@ -89,11 +89,8 @@ def find(kind: str, name: str) -> Entry:
     Raises:
         InputError: if the name is unknown; the sentence lists the closest known names.
     """
-    known = entries(kind)
-    found = match_name(name, known)
-    if found is None:
-        raise unknown_name(kind.removesuffix("s"), name, known)
-    return known[found]
+    by_name = entries(kind)
+    return by_name[require_name(kind.removesuffix("s"), name, by_name)]
 
 
 def has_preset(name: str) -> bool:

@@ -32,7 +32,7 @@ def street_case(say: Callable[[str], None]) -> FlowCase:
     from invtoolbox.datasets.sweeps.flow_files import residual_flow
     from invtoolbox.jobs.flow.estimation import estimate
     from invtoolbox.jobs.flow.preparation import Preparation, prepare_pair
-    from invtoolbox.jobs.flow.published import nsfp
+    from invtoolbox.jobs.flow.published import Fit, nsfp
     from invtoolbox.metrics import evaluate
     from invtoolbox.plotting import FlowCase, FlowMethod
 
@@ -64,7 +64,7 @@ def street_case(say: Callable[[str], None]) -> FlowCase:
     ]
     say("Scene flow: NSFP")
     began = time.monotonic()
-    network = nsfp(pair.source, pair.target, points=2048, max_iterations=100, patience=None)
+    network = nsfp(pair.source, pair.target, Fit(points=2048, max_iterations=100, patience=None))
     methods.append(
         method(
             "NSFP",

@@ -7,7 +7,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,36 @@ def decoding(path: Path, format_name: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def reading(path: str | os.PathLike[str], format_name: str) -> Iterator[Path]:
+    """Check that a file exists (`require_file`), and name it in errors of a decoder (`decoding`).
+
+    Args:
+        path: the file.
+        format_name: name of the format, for the message.
+
+    Yields:
+        the path of the file.
+    """
+    file = require_file(path)
+    with decoding(file, format_name):
+        yield file
+
+
+def require_keys(what: str, keys: Iterable[str], present: Container[str], remedy: str) -> None:
+    """Refuse a table, a header or an archive that lacks keys.
+
+    Args:
+        what: beginning of the error message, for example "scan.pcd: the header lacks".
+        keys: names of the keys.
+        present: names that are present.
+        remedy: end of the error message.
+    """
+    missing = [key for key in keys if key not in present]
+    if missing:
+        raise InputError(f"{what} {', '.join(missing)}; {remedy}")
+
+
 def require_bytes(
     path: Path, offset: int, shape: Sequence[int], dtype: Any, whole: bool = True
 ) -> None:
@@ -119,23 +149,23 @@ def require_bytes(
         InputError: with the number of bytes in the file, the expected number, and the slices that
             are missing.
     """
-    wanted = math.prod(shape) * np.dtype(dtype).itemsize
-    if wanted <= 0 or offset < 0:
+    expected_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if expected_bytes <= 0 or offset < 0:
         raise InputError(
             f"{path}: the header declares an array of shape {tuple(shape)} at byte {offset:,}, "
             "which is none; correct the header"
         )
-    there = max(path.stat().st_size - offset, 0)
-    if there < wanted:
-        complete = there * shape[0] // wanted
+    present_bytes = max(path.stat().st_size - offset, 0)
+    if present_bytes < expected_bytes:
+        complete = present_bytes * shape[0] // expected_bytes
         raise InputError(
-            f"{path}: truncated, {there:,} of {wanted:,} bytes are there, so of {shape[0]} slices "
+            f"{path}: truncated, {present_bytes:,} of {expected_bytes:,} bytes are there, so of {shape[0]} slices "
             f"those from {complete} on are missing; fetch or export it again"
         )
-    if whole and there > wanted:
+    if whole and present_bytes > expected_bytes:
         raise InputError(
-            f"{path}: {there:,} bytes are there, but an array of shape {tuple(shape)} and type "
-            f"{np.dtype(dtype)} has {wanted:,}; shape, type or offset are wrong"
+            f"{path}: {present_bytes:,} bytes are there, but an array of shape {tuple(shape)} and type "
+            f"{np.dtype(dtype)} has {expected_bytes:,}; shape, type or offset are wrong"
         )
 
 
@@ -149,8 +179,8 @@ def require_plausible(path: Path, shape: Sequence[int], dtype: Any) -> None:
         shape: declared shape.
         dtype: declared data type.
     """
-    wanted = math.prod(shape) * np.dtype(dtype).itemsize
-    if wanted <= 0 or wanted > unpacked_budget(path):
+    unpacked_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if unpacked_bytes <= 0 or unpacked_bytes > unpacked_budget(path):
         raise InputError(
             f"{path}: truncated or damaged, an array of shape {tuple(shape)} and type "
             f"{np.dtype(dtype)} is declared in a file of {path.stat().st_size:,} bytes; fetch or "
@@ -187,9 +217,13 @@ def map_slices_of_file(
         start: number of the first slice.
         stop: number after the last slice.
     """
-    one = math.prod(shape[1:]) * np.dtype(dtype).itemsize
+    slice_bytes = math.prod(shape[1:]) * np.dtype(dtype).itemsize
     return np.memmap(
-        path, dtype=dtype, mode="r", offset=offset + start * one, shape=(stop - start, *shape[1:])
+        path,
+        dtype=dtype,
+        mode="r",
+        offset=offset + start * slice_bytes,
+        shape=(stop - start, *shape[1:]),
     )
 
 

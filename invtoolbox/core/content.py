@@ -108,9 +108,9 @@ class _Reader:
         self.alive: list[Any] = []  # an id is unique only as long as its object lives
 
     def read(self, value: Any) -> bytes:
-        found = _scalar(value)
-        if found is not None:
-            return found
+        content = _scalar(value)
+        if content is not None:
+            return content
         number, depth = id(value), len(self.stack)
         if number in self.known:
             return self.known[number]
@@ -122,14 +122,14 @@ class _Reader:
         outside, self.reach = self.reach, sys.maxsize
         self.stack[number] = depth
         self.alive.append(value)
-        found = self._content(value)
+        content = self._content(value)
         del self.stack[number]
         if self.reach >= depth:
-            self.known[number], self.reach = found, outside
+            self.known[number], self.reach = content, outside
         else:
             self.cyclic[number] = len(self.cyclic)
             self.reach = min(self.reach, outside)
-        return found
+        return content
 
     def refusal(self, value: Any, why: str) -> InputError:
         kind = f"a {type(value).__qualname__}"
@@ -139,31 +139,31 @@ class _Reader:
 
     def _child(self, label: str, value: Any) -> bytes:
         self.path.append(label)
-        found = self.read(value)
+        content = self.read(value)
         self.path.pop()
-        return found
+        return content
 
     def _alone(self, value: Any) -> bytes:
         """Read an element of an unordered collection independently of the other elements."""
-        found = _scalar(value)
-        if found is not None:
-            return found
+        content = _scalar(value)
+        if content is not None:
+            return content
         visited, cyclic = len(self.alive), len(self.cyclic)
-        found = self.read(value)
+        content = self.read(value)
         if len(self.cyclic) > cyclic:  # the numbers of its cycles depend on the order of elements
-            for each in self.alive[visited:]:
-                self.known.pop(id(each), None)
-                self.cyclic.pop(id(each), None)
-        return found
+            for visited_value in self.alive[visited:]:
+                self.known.pop(id(visited_value), None)
+                self.cyclic.pop(id(visited_value), None)
+        return content
 
     def _mapping(self, entries: Mapping[Any, Any], label: str = "[{!r}]") -> bytes:
         ordered = sorted(((self._alone(key), key) for key in entries), key=lambda pair: pair[0])
         return _join(
             "dict",
             *(
-                part
-                for found, key in ordered
-                for part in (found, self._child(label.format(key), entries[key]))
+                digest_part
+                for key_digest, key in ordered
+                for digest_part in (key_digest, self._child(label.format(key), entries[key]))
             ),
         )
 
@@ -171,7 +171,7 @@ class _Reader:
         return self._mapping(entries, ".{}")
 
     def _sequence(self, values: Iterable[Any]) -> bytes:
-        return _join("list", *(self._child(f"[{k}]", each) for k, each in enumerate(values)))
+        return _join("list", *(self._child(f"[{k}]", element) for k, element in enumerate(values)))
 
     # -- kinds of objects --------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ class _Reader:
         if kind in (dict, OrderedDict, defaultdict, types.MappingProxyType):
             return _join(self._mapping(value), self.read(getattr(value, "default_factory", None)))
         if kind in (set, frozenset):
-            return _join("set", *sorted(self._alone(each) for each in value))
+            return _join("set", *sorted(self._alone(element) for element in value))
         if isinstance(value, enum.Enum):
             return _join("enum", self.read(kind), value.name)
         if isinstance(value, nn.Module):
@@ -270,16 +270,20 @@ class _Reader:
             "_non_persistent_buffers_set",
             "_is_full_backward_hook",
         }
-        own = {
-            name: part
-            for name, part in _without_caches(type(value), state).items()
+        attributes = {
+            name: attribute
+            for name, attribute in _without_caches(type(value), state).items()
             if name not in skipped and not (name.startswith("_") and "hooks" in name)
         }
-        parts = {**own.pop("_parameters"), **own.pop("_buffers"), **own.pop("_modules")}
+        parts = {
+            **attributes.pop("_parameters"),
+            **attributes.pop("_buffers"),
+            **attributes.pop("_modules"),
+        }
         return _join(
             "network",
             self.read(type(value)),
-            self._attributes(own),
+            self._attributes(attributes),
             self._attributes(parts),
             self.read(hooks),
         )
@@ -296,28 +300,33 @@ class _Reader:
             return self._unreadable(value)
         make, arguments, state, items, entries = (*reduced, None, None, None)[:5]
         if isinstance(state, dict):
-            found = self._attributes(_without_caches(type(value), state))
+            state_digest = self._attributes(_without_caches(type(value), state))
         elif isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):
             slots = self._attributes(state[1])
-            own = state[0]
-            if isinstance(own, dict):
-                own = _without_caches(type(value), own)
-            found = _join(self._child("", own) if own else "", slots)
+            attributes = state[0]
+            if isinstance(attributes, dict):
+                attributes = _without_caches(type(value), attributes)
+            state_digest = _join(self._child("", attributes) if attributes else "", slots)
         else:
-            found = self._child("", state)
+            state_digest = self._child("", state)
         return _join(
             "object",
             self.read(make),
             self._child("", tuple(arguments)),
-            found,
+            state_digest,
             self._sequence(items or ()),
             self._mapping(dict(entries or ())),
         )
 
     def _global(self, value: Any, name: str) -> bytes:
         """Read an object that is known by the name of a global variable, such as a ufunc."""
-        own = getattr(value, "__module__", None), type(value).__module__, "numpy", "scipy.special"
-        for where in own:
+        module_names = (
+            getattr(value, "__module__", None),
+            type(value).__module__,
+            "numpy",
+            "scipy.special",
+        )
+        for where in module_names:
             if where and getattr(sys.modules.get(where), name, None) is value:
                 return _join("global", where, name, version_of(where))
         return self._unreadable(value)
@@ -340,14 +349,16 @@ class _Reader:
         if is_installed(value.__module__):
             return _join(*about, version_of(value.__module__))
         counted = {
-            name: part
-            for name, part in vars(value).items()
-            if not isinstance(part, (types.GetSetDescriptorType, types.MemberDescriptorType))
+            name: member
+            for name, member in vars(value).items()
+            if not isinstance(member, (types.GetSetDescriptorType, types.MemberDescriptorType))
             and name != "_abc_impl"
             and not (
                 name.startswith("__")
                 and name.endswith("__")
-                and not isinstance(part, (types.FunctionType, classmethod, staticmethod, property))
+                and not isinstance(
+                    member, (types.FunctionType, classmethod, staticmethod, property)
+                )
             )
         }
         return _join(*about, self._sequence(value.__bases__), self._attributes(counted))
@@ -371,8 +382,8 @@ class _Reader:
                 return about
             return _join(about, self._code(code), self.read(value.__defaults__))
         attributes = {
-            name: part
-            for name, part in vars(value).items()
+            name: attribute
+            for name, attribute in vars(value).items()
             if name != "__wrapped__" and not name.startswith("_torchdynamo")
         }
         return _join(
@@ -420,12 +431,12 @@ def _of_float(value: float) -> bytes:
 
 
 def _join(*parts: str | bytes | int) -> bytes:
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for part in parts:
         raw = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
-        found.update(len(raw).to_bytes(8, "little"))
-        found.update(raw)
-    return found.digest()
+        sha256.update(len(raw).to_bytes(8, "little"))
+        sha256.update(raw)
+    return sha256.digest()
 
 
 def _bytes(raw: np.ndarray) -> bytes:
@@ -436,8 +447,8 @@ def _without_caches(kind: type, state: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the values of cached properties, and the ``cache_fields`` of all base classes."""
     caches = {name for base in kind.__mro__ for name in vars(base).get("cache_fields", ())}
     return {
-        name: part
-        for name, part in state.items()
+        name: attribute
+        for name, attribute in state.items()
         if name not in caches and not isinstance(_attribute(kind, name), functools.cached_property)
     }
 

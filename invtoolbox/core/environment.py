@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import platform
 import sys
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 DISTRIBUTION = "invtoolbox-torch"
+VERSION = "0.1.0"
 
 #: Packages whose version can change a result.
 _SHOWN = (
@@ -37,15 +39,13 @@ def versions() -> dict[str, str]:
     >>> sorted(versions())[:2]
     ['Python', 'deepinv']
     """
-    from invtoolbox import __version__
-
-    found = {"invtoolbox": __version__, "Python": platform.python_version()}
+    installed = {"invtoolbox": VERSION, "Python": platform.python_version()}
     for name in _SHOWN:
-        found[name] = _version(name) or "not installed"
+        installed[name] = _version(name) or "not installed"
     import torch
 
-    found["torch"] = str(torch.__version__)  # with the build (+cpu, +cu132)
-    return found
+    installed["torch"] = str(torch.__version__)  # with the build (+cpu, +cu132)
+    return installed
 
 
 def machine() -> dict[str, str]:
@@ -93,10 +93,10 @@ def device_named(name: str | None) -> torch.device | None:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            found = (
+            devices = (
                 f"there are {count}" if count else "this machine, or this build of torch, has none"
             )
-            raise InputError(f"the device {name} was given, and {found}; see `invtoolbox info`")
+            raise InputError(f"the device {name} was given, and {devices}; see `invtoolbox info`")
     elif device.type != "cpu":
         raise InputError(f"the kernels run on cpu and cuda, not on {name}")
     return device
@@ -108,28 +108,28 @@ def extras() -> dict[str, dict[str, str | None]]:
     >>> "pytest" in extras()["test"]
     True
     """
-    found: dict[str, dict[str, str | None]] = {}
+    installed: dict[str, dict[str, str | None]] = {}
     for name, packages in _declared().items():
-        found[name] = {package: _version(package) for package in packages}
-    return found
+        installed[name] = {package: _version(package) for package in packages}
+    return installed
 
 
 def unmet_requirements() -> list[str]:
     """Return one sentence per required package that is missing or of a version that does not fit."""
     from packaging.requirements import Requirement
 
-    found = []
+    problems = []
     for requirement in map(Requirement, _required()):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         installed = _version(requirement.name)
         if installed is None:
-            found.append(f"{requirement.name} is not installed")
+            problems.append(f"{requirement.name} is not installed")
         elif not requirement.specifier.contains(installed.partition("+")[0], prereleases=True):
-            found.append(
+            problems.append(
                 f"{requirement.name} is {installed}, and {requirement.specifier} is needed"
             )
-    return found
+    return problems
 
 
 def _required() -> list[str]:
@@ -160,15 +160,30 @@ def how_to_get(extra: str) -> str:
     return f"{sys.executable} -m pip install {target}"
 
 
+def optional_package(name: str, need: str, extra: str, otherwise: str = "") -> Any:
+    """Import an optional package, or a module of it.
+
+    Args:
+        name: name of the module.
+        need: beginning of the error message: what needs the package.
+        extra: name of the extra that installs the package.
+        otherwise: end of the error message: another way.
+
+    Raises:
+        MissingDependency: if it is not installed.
+
+    >>> optional_package("json", "this needs json;", "all").__name__
+    'json'
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingDependency(f"{need} {how_to_get(extra)}{otherwise}") from error
+
+
 def trimesh() -> Any:
     """Import the package trimesh, or raise a `MissingDependency`."""
-    try:
-        import trimesh as package
-    except ImportError as error:
-        raise MissingDependency(
-            f"this needs trimesh; install it with {how_to_get('3d')}"
-        ) from error
-    return package
+    return optional_package("trimesh", "this needs trimesh; install it with", "3d")
 
 
 def _declared() -> dict[str, list[str]]:
@@ -178,12 +193,12 @@ def _declared() -> dict[str, list[str]]:
         lines = requires(DISTRIBUTION) or []
     except PackageNotFoundError:  # run from a checkout that is not installed
         return _declared_in_checkout()
-    found: dict[str, list[str]] = {}
+    requirements: dict[str, list[str]] = {}
     for line in lines:
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", line)
         if extra:
-            found.setdefault(extra.group(1), []).append(_package(line))
-    return found
+            requirements.setdefault(extra.group(1), []).append(_package(line))
+    return requirements
 
 
 def _declared_in_checkout() -> dict[str, list[str]]:

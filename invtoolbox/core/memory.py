@@ -58,11 +58,11 @@ def memory_error(error: BaseException) -> InputError:
 
 def available_memory() -> int | None:
     """Return the bytes that a process may still allocate, also in a container; None if unknown."""
-    found = []
+    limits = []
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
-                found.append(1024 * int(line.split()[1]))
+                limits.append(1024 * int(line.split()[1]))
     except (OSError, ValueError):
         pass
     group = Path("/sys/fs/cgroup")
@@ -70,10 +70,10 @@ def available_memory() -> int | None:
         limit = (group / "memory.max").read_text(encoding="ascii").strip()
         if limit != "max":
             used = int((group / "memory.current").read_text(encoding="ascii"))
-            found.append(max(int(limit) - used, 0))
+            limits.append(max(int(limit) - used, 0))
     except (OSError, ValueError):
         pass
-    return min(found, default=None)
+    return min(limits, default=None)
 
 
 def _bytes(match: re.Match[str]) -> float:

@@ -43,14 +43,14 @@ def tree_leaves(tree: Any) -> Iterator[tuple[str, Tensor]]:
     >>> [name for name, _ in tree_leaves({"a": (torch.zeros(2), 3.0), "b": torch.zeros(1)})]
     ['a.0', 'b']
     """
-    found: list[tuple[str, Tensor]] = []
+    leaves: list[tuple[str, Tensor]] = []
 
     def visit(path: str, leaf: Tensor) -> Tensor:
-        found.append((path, leaf))
+        leaves.append((path, leaf))
         return leaf
 
     _rebuild(tree, visit, "")
-    return iter(found)
+    return iter(leaves)
 
 
 def tree_restore(tree: T, leaves: dict[str, Tensor]) -> T:
@@ -105,8 +105,8 @@ def join_items(parts: Sequence[T]) -> T:
     >>> join_items([{"a": torch.zeros(1)}, {"a": torch.ones(2)}])
     {'a': tensor([0., 1., 1.])}
     """
-    leaves = [dict(tree_leaves(part)) for part in parts]
-    return _rebuild(parts[0], lambda path, _: torch.cat([each[path] for each in leaves]), "")
+    leaves = [dict(tree_leaves(tree)) for tree in parts]
+    return _rebuild(parts[0], lambda path, _: torch.cat([tensors[path] for tensors in leaves]), "")
 
 
 def map_items(function: Callable[..., T], *tensors: Tensor) -> T:

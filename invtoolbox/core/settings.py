@@ -51,10 +51,10 @@ class Settings:
             device = target
         if device is None and dtype is None:
             return self
-        other = copy.copy(self)
+        clone = copy.copy(self)
         for name, value in vars(self).items():
-            object.__setattr__(other, name, _move(value, device, dtype))
-        return other
+            object.__setattr__(clone, name, _move(value, device, dtype))
+        return clone
 
     def select(self, index: Tensor) -> Self:
         """Return a copy for some items of the batch.
@@ -73,10 +73,10 @@ class Settings:
         picked = {name: _select(value, index) for name, value in fields.items()}
         if all(value is fields[name] for name, value in picked.items()):
             return self
-        other = copy.copy(self)
+        clone = copy.copy(self)
         for name, value in picked.items():
-            object.__setattr__(other, name, value)
-        return other
+            object.__setattr__(clone, name, value)
+        return clone
 
 
 def cast_dtype(old: torch.dtype, new: torch.dtype | None) -> torch.dtype:
@@ -121,7 +121,7 @@ def _move(value: Any, device: torch.device | str | None, dtype: torch.dtype | No
 
 
 def _move_tensor(t: Tensor, device: torch.device | str | None, dtype: torch.dtype | None) -> Tensor:
-    moved = t.to(device=device, dtype=cast_dtype(t.dtype, dtype))
-    if isinstance(t, nn.Parameter) and moved is not t:
-        return nn.Parameter(moved.detach(), t.requires_grad)
-    return moved
+    converted = t.to(device=device, dtype=cast_dtype(t.dtype, dtype))
+    if isinstance(t, nn.Parameter) and converted is not t:
+        return nn.Parameter(converted.detach(), t.requires_grad)
+    return converted

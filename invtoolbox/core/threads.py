@@ -51,10 +51,10 @@ def choose_threads(threads: int | None = None) -> int:
         if threads < 1:
             raise InputError(f"the number of threads must be at least 1, got {threads}")
         return threads
-    given = torch.get_num_threads()
-    if given == 1 or given != _AT_START or "OMP_NUM_THREADS" in os.environ:
-        return given
-    return min(given, free_processors())
+    torch_threads = torch.get_num_threads()
+    if torch_threads == 1 or torch_threads != _AT_START or "OMP_NUM_THREADS" in os.environ:
+        return torch_threads
+    return min(torch_threads, free_processors())
 
 
 @cache
@@ -71,11 +71,11 @@ def free_processors() -> int:
 def _processor_time(threads: int, seconds: float) -> float:
     """Return the processor time of several threads per second of real time."""
     block, used = bytes(1 << 16), [0.0] * threads
-    began = time.perf_counter()
+    start_time = time.perf_counter()
 
     def compute(number: int) -> None:
         start = time.thread_time()
-        while time.perf_counter() - began < seconds:
+        while time.perf_counter() - start_time < seconds:
             hashlib.blake2b(block).digest()  # releases the interpreter lock
         used[number] = time.thread_time() - start
 
@@ -85,7 +85,7 @@ def _processor_time(threads: int, seconds: float) -> float:
     compute(0)
     for helper in helpers:
         helper.join()
-    return sum(used) / (time.perf_counter() - began)
+    return sum(used) / (time.perf_counter() - start_time)
 
 
 @contextmanager

@@ -159,8 +159,8 @@ def check_unpacked(path: Path) -> None:
             return
     left = unpacked_budget(path)
     with gzip.open(path, "rb") as packed:
-        while part := packed.read(2**20):
-            left -= len(part)
+        while block := packed.read(2**20):
+            left -= len(block)
             if left < 0:
                 raise InputError(
                     f"{path}: a file of {path.stat().st_size:,} bytes unpacks to more than "

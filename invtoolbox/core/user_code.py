@@ -26,20 +26,20 @@ def global_variables(function: types.FunctionType) -> dict[str, Any]:
 
     Modules of the user that the body imports count too.
     """
-    found: dict[str, Any] = {}
+    variables: dict[str, Any] = {}
     for code in _nested(function.__code__):
         steps = [s for s in dis.get_instructions(code) if s.opname != "EXTENDED_ARG"]
         for k, step in enumerate(steps):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval in function.__globals__:
-                part = function.__globals__[step.argval]
-                _add_global(found, step.argval, part, code.co_names, set())
+                referenced = function.__globals__[step.argval]
+                _add_global(variables, step.argval, referenced, code.co_names, set())
             elif step.opname == "IMPORT_NAME":
                 level, names = (before.argval for before in steps[k - 2 : k])
                 package = function.__globals__.get("__package__")
                 module = _imported("." * level + step.argval, package, names or ())
                 if module is not None:
-                    _add_global(found, module.__name__, module, code.co_names, set())
-    return found
+                    _add_global(variables, module.__name__, module, code.co_names, set())
+    return variables
 
 
 def _imported(name: str, package: str | None, names: Iterable[str]) -> types.ModuleType | None:
@@ -57,30 +57,30 @@ def _imported(name: str, package: str | None, names: Iterable[str]) -> types.Mod
         module = importlib.import_module(full)
     except Exception:
         return None
-    for each in names:
-        if not hasattr(module, each):
+    for attribute in names:
+        if not hasattr(module, attribute):
             with contextlib.suppress(Exception):
-                importlib.import_module(f"{full}.{each}")
+                importlib.import_module(f"{full}.{attribute}")
     return module
 
 
 def _add_global(
-    found: dict[str, Any], name: str, part: Any, names: tuple[str, ...], visited: set[int]
+    variables: dict[str, Any], name: str, referenced: Any, names: tuple[str, ...], visited: set[int]
 ) -> None:
-    found[name] = part
-    if isinstance(part, types.ModuleType) and not is_installed(part.__name__):
-        visited.add(id(part))
-        for other in names:
-            inner = vars(part).get(other)
+    variables[name] = referenced
+    if isinstance(referenced, types.ModuleType) and not is_installed(referenced.__name__):
+        visited.add(id(referenced))
+        for attribute in names:
+            inner = vars(referenced).get(attribute)
             if inner is not None and id(inner) not in visited:
-                _add_global(found, f"{name}.{other}", inner, names, visited)
+                _add_global(variables, f"{name}.{attribute}", inner, names, visited)
 
 
 def _nested(code: types.CodeType) -> Iterable[types.CodeType]:
     yield code
-    for part in code.co_consts:
-        if isinstance(part, types.CodeType):
-            yield from _nested(part)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _nested(constant)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -89,14 +89,16 @@ def is_installed(module: str) -> bool:
     root = module.partition(".")[0]
     if root in _STABLE or root == "__main__":
         return root != "__main__"
-    found = sys.modules.get(root)
-    if found is None and root not in sys.builtin_module_names:
+    root_module = sys.modules.get(root)
+    if root_module is None and root not in sys.builtin_module_names:
         spec = importlib.util.find_spec(root)
         if spec is None:
             return root in sys.stdlib_module_names
         inside = next(iter(spec.submodule_search_locations or ()), None)
         return _lies_in_a_library(Path(inside or spec.origin or ""))
-    places = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), None)
+    places = getattr(root_module, "__file__", None) or next(
+        iter(getattr(root_module, "__path__", ())), None
+    )
     if places is None:
         return root in sys.stdlib_module_names
     return _lies_in_a_library(Path(places))

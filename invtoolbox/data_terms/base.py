@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import take_blocks
@@ -173,19 +174,20 @@ class DataTerm(Settings, ABC):
 
     def subset(self, index: Any, y: Any) -> Self:
         """Return the term for some blocks of ``y``, entries of the axis behind the channel."""
-        other = copy.copy(self)
+        restricted: dict[str, Tensor] = {}
         for name in self.measurement_fields:
-            value = getattr(self, name)
-            axis = value.ndim - (y.ndim - 2) if isinstance(value, Tensor) else -1
+            setting = getattr(self, name)
+            axis = setting.ndim - (y.ndim - 2) if isinstance(setting, Tensor) else -1
             # A tensor of one axis holds one value per item, not one per measurement.
-            if (
-                axis >= 0
-                and isinstance(value, Tensor)
-                and value.ndim > 1
-                and value.shape[axis] == y.shape[2] > 1
-            ):
-                setattr(other, name, value[(slice(None),) * axis + (index,)])
-        return other
+            if axis >= 0 and setting.ndim > 1 and setting.shape[axis] == y.shape[2] > 1:
+                restricted[name] = setting[(slice(None),) * axis + (index,)]
+        return self._replace(**restricted)
+
+    def _replace(self, **changes: Any) -> Self:
+        """Return a copy with some of its attributes changed."""
+        changed = copy.copy(self)
+        vars(changed).update(changes)
+        return changed
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         """Return a copy bound to the problem.
@@ -217,12 +219,8 @@ class ResidualTerm(DataTerm):
         self.noise_std = (
             noise_std if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64)
         )
-        if self.noise_std is not None and not bool(
-            ((self.noise_std > 0) & self.noise_std.isfinite()).all()
-        ):
-            raise InputError(f"noise_std must be positive and finite, got {noise_std}")
-        if weights is not None and not bool(((weights >= 0) & weights.isfinite()).all()):
-            raise InputError(f"the weights of {type(self).__name__} must be nonnegative and finite")
+        check_range(self, "(0, inf)", "noise_std")
+        check_range(self, "[0, inf)", weights=weights)
         self.weights = weights
         self.weights_are_mask = False
 
@@ -241,12 +239,12 @@ class ResidualTerm(DataTerm):
             sampled: mask of the measurements that are taken, 1 or 0, which broadcasts against
                 ``y``.
         """
-        other, given = copy.copy(self), self.weights
-        other.weights = sampled if given is None else given.to(sampled) * sampled
-        other.weights_are_mask = given is None or (
-            given.shape == sampled.shape and bool((given.to(sampled) == sampled).all())
+        weights = self.weights
+        return self._replace(
+            weights=sampled if weights is None else weights.to(sampled) * sampled,
+            weights_are_mask=weights is None
+            or (weights.shape == sampled.shape and bool((weights.to(sampled) == sampled).all())),
         )
-        return other
 
     def check_shape(
         self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
@@ -267,9 +265,7 @@ class ResidualTerm(DataTerm):
 
     def with_noise_std(self, noise_std: Tensor) -> Self:
         """Return a copy of the term with another noise level."""
-        other = copy.copy(self)
-        other.noise_std = torch.as_tensor(noise_std, dtype=torch.float64)
-        return other
+        return self._replace(noise_std=torch.as_tensor(noise_std, dtype=torch.float64))
 
     def _precision(self, like: Tensor) -> Tensor | float:
         """Return ``1 / noise_std^2`` as a factor of ``like``."""
@@ -285,12 +281,12 @@ class ResidualTerm(DataTerm):
         largest = 1.0 if self.weights is None else self.weights.flatten(1).amax(1).to(torch.float64)
         return (curvature * precision.to(y.device) * largest).to(y.real.dtype)
 
-    def _describe(self, *shown: str) -> str:
+    def _describe(self, *settings: str) -> str:
         if self.noise_std is not None:
             std = self.noise_std.flatten()
             level = f"{std.item():.4g}" if len(std) == 1 else f"({len(std)},)"
-            shown = (*shown, f"noise_std={level}")
-        return f"{type(self).__name__}({', '.join(shown)})"
+            settings = (*settings, f"noise_std={level}")
+        return f"{type(self).__name__}({', '.join(settings)})"
 
 
 class Stack(DataTerm):
@@ -325,9 +321,9 @@ class Stack(DataTerm):
         )
 
     def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Any]:
-        both = [term.value_and_grad(p, m) for term, p, m in zip(self.terms, prediction, y)]
-        total = self._add([value for value, _ in both])
-        return total, tuple(weight * gradient for weight, (_, gradient) in zip(self.weights, both))
+        pairs = [term.value_and_grad(p, m) for term, p, m in zip(self.terms, prediction, y)]
+        total = self._add([value for value, _ in pairs])
+        return total, tuple(weight * gradient for weight, (_, gradient) in zip(self.weights, pairs))
 
     def prox(self, prediction: Any, y: Any, step: float | Tensor) -> Any:
         return tuple(
@@ -338,30 +334,31 @@ class Stack(DataTerm):
     def curvature(self, y: Any) -> Tensor | None:
         bound: Tensor | None = None
         for weight, term, m in zip(self.weights, self.terms, y):
-            part = term.curvature(m)
-            if part is None:
+            curvature = term.curvature(m)
+            if curvature is None:
                 return None
-            bound = weight * part if bound is None else bound.maximum(weight * part)
+            bound = weight * curvature if bound is None else bound.maximum(weight * curvature)
         return bound
 
     def expected_discrepancy(self, y: Any) -> Tensor | None:
-        parts = [term.expected_discrepancy(m) for term, m in zip(self.terms, y)]
-        if any(part is None for part in parts):
+        expected = [term.expected_discrepancy(m) for term, m in zip(self.terms, y)]
+        if any(d is None for d in expected):
             return None
-        return self._add([part.square() for part in parts if part is not None]).sqrt()
+        # A discrepancy is the root of twice a value, and the values add up.
+        return self._add([d.square() for d in expected if d is not None]).sqrt()
 
     def check_shape(
         self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
     ) -> None:
         if not isinstance(y, tuple) or not len(y) == len(shape) == len(self.terms):
-            given = f"a tuple of {len(y)}" if isinstance(y, tuple) else type(y).__name__
+            got = f"a tuple of {len(y)}" if isinstance(y, tuple) else type(y).__name__
             raise InputError(
                 f"{what}: {len(self.terms)} data terms are stacked, the operator predicts "
-                f"{len(shape)} parts, and the measurements are {given}; give one term and one "
+                f"{len(shape)} parts, and the measurements are {got}; give one term and one "
                 "measurement for each part"
             )
-        for k, (term, measured, part) in enumerate(zip(self.terms, y, shape)):
-            term.check_shape(measured, cast(Shape, part), f"{what}[{k}]", channelwise, items)
+        for k, (term, measured, of_term) in enumerate(zip(self.terms, y, shape)):
+            term.check_shape(measured, cast(Shape, of_term), f"{what}[{k}]", channelwise, items)
 
     def check(self, y: Any) -> None:
         for term, measured in zip(self.terms, y):

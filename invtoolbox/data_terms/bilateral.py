@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import inner
@@ -39,8 +40,7 @@ class Bilateral(DataTerm):
     is_convex: ClassVar[bool] = False  # type: ignore[misc]
 
     def __init__(self, k: float = 2.0) -> None:
-        if not 0 <= k < float("inf"):
-            raise InputError(f"k of Bilateral must be a finite number of at least 0, got {k}")
+        check_range(self, "[0, inf)", k=k)
         self.k = float(k)
 
     def residual_weights(self, prediction: Tensor, y: Tensor) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from invtoolbox.core.constants import is_equal
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import length
@@ -21,7 +21,36 @@ if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
 
-class Chamfer(DataTerm):
+class PointSetTerm(DataTerm):
+    """Base class of misfits of point sets ``(batch, N, d)`` and ``(batch or 1, M, d)``."""
+
+    is_convex = False
+
+    def check_shape(
+        self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
+    ) -> None:
+        """Raise an `InputError` unless ``y`` is ``(batch, M, d)`` and the predictions fit it."""
+        dimensions = shape[-1]
+        if (
+            not isinstance(y, Tensor)
+            or y.ndim != 3
+            or not y.numel()
+            or y.shape[-1] != dimensions
+            or len(shape) != 2
+        ):
+            got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise InputError(
+                f"{what} must be points (batch, M, {dimensions}), at least one, to compare with "
+                f"predicted points (batch, {', '.join(map(str, shape))}); got {got}"
+            )
+        if items is not None and len(y) not in (1, items):
+            raise InputError(
+                f"{what} hold {len(y)} items, and the operator has {items}; give one point set per "
+                "item, or one for all"
+            )
+
+
+class Chamfer(PointSetTerm):
     r"""Truncated chamfer distance of two point sets P (the prediction) and Q (the measurements).
 
     .. math:: \frac{1}{|P|} \sum_{p \in P} t(\min_{q \in Q} |p - q|^2)
@@ -49,7 +78,6 @@ class Chamfer(DataTerm):
     tensor([[[-3., 0., 0.]]])
     """
 
-    is_convex = False
     # The term is differentiable almost everywhere: between two neighbours the minimum has a crease
     # that points upwards, where no descent ends.
     is_smooth = True
@@ -59,8 +87,7 @@ class Chamfer(DataTerm):
     def __init__(
         self, truncation: float | None = 2.0, squared: bool = True, both_ways: bool = True
     ) -> None:
-        if truncation is not None and not truncation > 0:
-            raise InputError(f"Chamfer takes a positive truncation or None, got {truncation}")
+        check_range(self, "(0, inf]", truncation=truncation)
         self.truncation, self.squared, self.both_ways = truncation, squared, both_ways
 
     # -- value and gradient ------------------------------------------------------------------------
@@ -79,8 +106,9 @@ class Chamfer(DataTerm):
         value, slope = self._cost(prediction, _gather(y, there, len(prediction)))
         if back is None:
             return value, slope
-        other, pull = self._cost(y, _gather(prediction, back, len(prediction)))
-        return value + other, slope.scatter_add(1, back[..., None].expand_as(pull), -pull)
+        value_back, pull = self._cost(y, _gather(prediction, back, len(prediction)))
+        # The distance changes by the opposite if the partner moves in place of the measured point.
+        return value + value_back, slope.scatter_add(1, back[..., None].expand_as(pull), -pull)
 
     def _cost(self, points: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the mean cost of ``points``, ``(batch,)``, and its gradient ``(batch, n, 3)``."""
@@ -123,14 +151,14 @@ class Chamfer(DataTerm):
 
     def _tree(self, k: int, y: Tensor) -> Tree:
         """Return the tree that `prepare` built for these measurements, or a new tree."""
-        kept = self._trees[k] if k < len(self._trees) else None
+        tree = self._trees[k] if k < len(self._trees) else None
         fits = (
-            kept is not None
-            and kept.points.device == y.device
-            and kept.points.dtype == y.dtype
-            and is_equal(kept.points, y)
+            tree is not None
+            and tree.points.device == y.device
+            and tree.points.dtype == y.dtype
+            and is_equal(tree.points, y)
         )
-        return kept if kept is not None and fits else Tree(y)
+        return tree if tree is not None and fits else Tree(y)
 
     # -- methods called by the loop ----------------------------------------------------------------
 
@@ -139,41 +167,12 @@ class Chamfer(DataTerm):
 
     def build_trees(self, y: Tensor) -> Self:
         """Return a copy with the trees of the measurements ``(batch or 1, M, 3)``."""
-        bound = copy.copy(self)
-        bound._trees = tuple(Tree(points) for points in y)
-        return bound
-
-    def check_shape(
-        self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
-    ) -> None:
-        check_point_sets(y, shape, what, items)
+        return self._replace(_trees=tuple(Tree(points) for points in y))
 
     def __repr__(self) -> str:
         return (
             f"Chamfer(truncation={self.truncation}, squared={self.squared}, "
             f"both_ways={self.both_ways})"
-        )
-
-
-def check_point_sets(y: Any, shape: Shapes, what: str, items: int | None) -> None:
-    """Raise an `InputError` unless ``y`` is ``(batch, M, d)`` and the predictions fit it."""
-    wanted = shape[-1]
-    if (
-        not isinstance(y, Tensor)
-        or y.ndim != 3
-        or not y.numel()
-        or y.shape[-1] != wanted
-        or len(shape) != 2
-    ):
-        given = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise InputError(
-            f"{what} must be points (batch, M, {wanted}), at least one, to compare with predicted "
-            f"points (batch, {', '.join(map(str, shape))}); got {given}"
-        )
-    if items is not None and len(y) not in (1, items):
-        raise InputError(
-            f"{what} hold {len(y)} items, and the operator has {items}; give one point set per "
-            "item, or one for all"
         )
 
 
@@ -219,25 +218,22 @@ class RolloutChamfer(DataTerm):
         speed: float = 1.0,
         limit: float = 6.0,
     ) -> None:
-        if steps < 1 or not (cycle >= 0 and speed >= 0 and limit >= 0):
-            raise InputError(
-                f"RolloutChamfer needs at least one step, and weights and a limit that are not "
-                f"negative, got steps={steps}, cycle={cycle}, speed={speed}, limit={limit}"
-            )
+        check_range(self, "[1, inf)", steps=steps)
+        check_range(self, "[0, inf]", cycle=cycle, speed=speed, limit=limit)
         self.steps, self.cycle, self.speed, self.limit = steps, cycle, speed, limit
         self.chamfer = Chamfer(truncation)
         self.targets: tuple[Chamfer, ...] = ()  # one per sweep, with its tree
 
     def value(self, prediction: Any, y: Any) -> Tensor:
-        ways = legs(len(y), self.steps)
-        firsts = [leg for leg in ways if leg.step == 1]
-        if len(prediction) != len(ways) + len(firsts):
+        all_legs = legs(len(y), self.steps)
+        firsts = [leg for leg in all_legs if leg.step == 1]
+        if len(prediction) != len(all_legs) + len(firsts):
             raise InputError(
                 f"RolloutChamfer of {self.steps} steps among {len(y)} sweeps takes "
-                f"{len(ways) + len(firsts)} clouds, got {len(prediction)}; give the operator and "
+                f"{len(all_legs) + len(firsts)} clouds, got {len(prediction)}; give the operator and "
                 "the data term the same steps"
             )
-        arrived = dict(zip(ways, prediction))
+        arrived = dict(zip(all_legs, prediction))
         total = torch.zeros_like(prediction[0][:, 0, 0])
         for leg, points in arrived.items():
             target = self.targets[leg.end] if self.targets else self.chamfer
@@ -245,8 +241,8 @@ class RolloutChamfer(DataTerm):
             total = total + (
                 0.5 * target.value(points, y[leg.end])
                 + self.speed * self._penalize_speed(points - before)
-            ) / len(ways)
-        for leg, back in zip(firsts, prediction[len(ways) :]):
+            ) / len(all_legs)
+        for leg, back in zip(firsts, prediction[len(all_legs) :]):
             total = total + self.cycle / len(firsts) * length(back - y[leg.start]).mean(1)
         return len(y) * total
 
@@ -257,14 +253,11 @@ class RolloutChamfer(DataTerm):
     # -- methods called by the loop ----------------------------------------------------------------
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        other = copy.copy(self)
-        other.targets = tuple(self.chamfer.build_trees(sweep) for sweep in problem.y)
-        return other
+        return self._replace(targets=tuple(self.chamfer.build_trees(sweep) for sweep in problem.y))
 
     def subset(self, index: Any, y: Any) -> Self:
-        other = copy.copy(self)
-        other.targets = tuple(take_blocks(self.targets, index)) if self.targets else ()
-        return other
+        targets = tuple(take_blocks(self.targets, index)) if self.targets else ()
+        return self._replace(targets=targets)
 
     def check_shape(
         self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None

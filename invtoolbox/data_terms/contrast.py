@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.errors import InputError
 
 
 class Contrast(DataTerm):
@@ -39,11 +39,8 @@ class Contrast(DataTerm):
     def __init__(
         self, kind: Literal["gradient", "variance"] = "gradient", blur: float = 1.0
     ) -> None:
-        if kind not in ("gradient", "variance") or not 0 <= blur < math.inf:
-            raise InputError(
-                "Contrast takes the kind 'gradient' or 'variance' and a blur of at least 0 pixels, "
-                f"got {kind!r} and {blur}"
-            )
+        check_choice(self, ("gradient", "variance"), kind=kind)
+        check_range(self, "[0, inf)", blur=blur)
         self.kind, self.blur = kind, blur
 
     def value(self, prediction: Any, y: Any) -> Tensor:

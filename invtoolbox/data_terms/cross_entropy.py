@@ -29,10 +29,10 @@ class CrossEntropy(DataTerm):
     """
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
-        own = torch.special.entr(y).flatten(1).sum(1)
+        entropy = torch.special.entr(y).flatten(1).sum(1)
         # A class of probability 0 adds 0, also if its output is -inf.
         shares = torch.where(y > 0, y * prediction.log_softmax(1), 0.0)
-        return -shares.flatten(1).sum(1) - own
+        return -shares.flatten(1).sum(1) - entropy
 
     def grad(self, prediction: Tensor, y: Tensor) -> Tensor:
         return prediction.softmax(1) * y.sum(1, keepdim=True) - y

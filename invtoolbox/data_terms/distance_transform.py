@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from invtoolbox.core.constants import is_equal
-from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.data_terms.chamfer import check_point_sets
+from invtoolbox.core.guards import check_range
+from invtoolbox.data_terms.chamfer import PointSetTerm
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.points.distance_field import (
     Field,
@@ -19,7 +18,6 @@ from invtoolbox.kernels.points.distance_field import (
     interpolate,
     value_and_slope,
 )
-from invtoolbox.operators.base import Shapes
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -35,7 +33,7 @@ class _Grid:
         self.points, self.field = points, field
 
 
-class DistanceTransform(DataTerm):
+class DistanceTransform(PointSetTerm):
     r"""Mean distance of the predicted points P to the nearest measured points Q, read from a grid.
 
     .. math:: \frac{1}{|P|} \sum_{p \in P} t(D(p)), \qquad D(p) \approx \min_{q \in Q} |p - q|
@@ -66,7 +64,6 @@ class DistanceTransform(DataTerm):
     tensor([0.4000])
     """
 
-    is_convex = False
     is_smooth = True  # almost everywhere, like `Chamfer`
     item_fields: ClassVar[tuple[str, ...]] = ("_grids",)
     _grids: tuple[_Grid, ...] = ()
@@ -78,17 +75,8 @@ class DistanceTransform(DataTerm):
         truncation: float | None = None,
         budget: float = 1.0,
     ) -> None:
-        if (
-            not cell > 0
-            or not margin >= 0
-            or not budget > 0
-            or (truncation is not None and not truncation > 0)
-        ):
-            raise InputError(
-                "DistanceTransform takes a positive cell, budget and truncation and a margin that "
-                f"is not negative, got cell={cell}, budget={budget}, truncation={truncation} and "
-                f"margin={margin}"
-            )
+        check_range(self, "(0, inf]", cell=cell, budget=budget, truncation=truncation)
+        check_range(self, "[0, inf]", margin=margin)
         self.cell, self.margin, self.truncation, self.budget = cell, margin, truncation, budget
 
     # -- value and gradient ------------------------------------------------------------------------
@@ -105,11 +93,11 @@ class DistanceTransform(DataTerm):
 
     def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Tensor]:
         fields = self._fields(y)
-        found = [
+        items = [
             value_and_slope(fields[min(k, len(y) - 1)], points)
             for k, points in enumerate(prediction)
         ]
-        distances, slopes = torch.stack([f[0] for f in found]), torch.stack([f[1] for f in found])
+        distances, slopes = (torch.stack(column) for column in zip(*items))
         value = self._truncate(distances, distances).mean(1)
         return value, self._truncate(slopes, distances[..., None]) / prediction.shape[1]
 
@@ -125,7 +113,7 @@ class DistanceTransform(DataTerm):
     def _fields(self, y: Tensor) -> list[Field]:
         """Return the grids that `prepare` computed for these measurements, or new grids."""
 
-        def kept(k: int) -> Field | None:
+        def stored(k: int) -> Field | None:
             grid = self._grids[k] if k < len(self._grids) else None
             fits = (
                 grid is not None
@@ -134,7 +122,7 @@ class DistanceTransform(DataTerm):
             )
             return grid.field if grid is not None and fits else None
 
-        fields = [kept(k) for k in range(len(y))]
+        fields = [stored(k) for k in range(len(y))]
         if any(field is None for field in fields):
             self._check_size(y)
         return [
@@ -147,26 +135,18 @@ class DistanceTransform(DataTerm):
         size = 4e-9 * sum(x * y * z for x, y, z in shapes)
         if size > self.budget:
             largest = " x ".join(map(str, max(shapes)))
-            many = f" for each of {len(shapes)} items" if len(shapes) > 1 else ""
-            would = self.cell * (size / self.budget) ** (1 / 3) * 1.02
+            per_item = f" for each of {len(shapes)} items" if len(shapes) > 1 else ""
+            affordable = self.cell * (size / self.budget) ** (1 / 3) * 1.02
             raise InputError(
-                f"{self!r}: a grid of {largest} nodes{many} takes {size:.1f} GB, and the budget is "
-                f"{self.budget:g} GB; crop the points, or take a cell of {would:.2g} m, or raise "
+                f"{self!r}: a grid of {largest} nodes{per_item} takes {size:.1f} GB, and the budget is "
+                f"{self.budget:g} GB; crop the points, or take a cell of {affordable:.2g} m, or raise "
                 "the budget"
             )
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        bound = copy.copy(self)
         y = problem.y0
-        bound._grids = tuple(
-            _Grid(points.float(), field) for points, field in zip(y, self._fields(y))
-        )
-        return bound
-
-    def check_shape(
-        self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
-    ) -> None:
-        check_point_sets(y, shape, what, items)
+        grids = (_Grid(points.float(), field) for points, field in zip(y, self._fields(y)))
+        return self._replace(_grids=tuple(grids))
 
     def check(self, y: Any) -> None:
         self._check_size(y)

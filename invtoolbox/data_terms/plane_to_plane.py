@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.data_terms.chamfer import check_point_sets
-from invtoolbox.errors import InputError
+from invtoolbox.core.guards import check_range
+from invtoolbox.data_terms.chamfer import PointSetTerm
 from invtoolbox.geometry.surface_normals import Surface, append_times
-from invtoolbox.operators.base import Shapes
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -38,13 +35,13 @@ class _Partners(NamedTuple):
         """Return whether another prediction has the same settings, shape and type."""
         return (
             len(settings) == len(self.settings)
-            and all(one is other for one, other in zip(settings, self.settings))
+            and all(a is b for a, b in zip(settings, self.settings))
             and (place.shape, place.dtype, place.device)
             == (self.place.shape, self.place.dtype, self.place.device)
         )
 
 
-class PlaneToPlane(DataTerm):
+class PlaneToPlane(PointSetTerm):
     r"""Mean robust distance between the surfaces of predicted points p and measured points q.
 
     .. math:: \frac12 \sum_i w_i \, \frac{d_i^2}{1 + d_i^2 / \tau^2} \Big/ \sum_i w_i, \qquad
@@ -86,7 +83,6 @@ class PlaneToPlane(DataTerm):
     tensor([0.4951])
     """
 
-    is_convex = False
     cache_fields: ClassVar[tuple[str, ...]] = ("_known",)
     item_fields: ClassVar[tuple[str, ...]] = (
         "weights",
@@ -107,11 +103,8 @@ class PlaneToPlane(DataTerm):
         time_scale: float = 8.0,
         surface: Surface | None = None,
     ) -> None:
-        if not min(scale) > 0 or not 0 < decay <= 1 or not 0 < along <= 1:
-            raise InputError(
-                "PlaneToPlane takes positive scales, a decay up to 1 and a share along the surface "
-                f"in (0, 1]; got {scale}, {decay} and {along}"
-            )
+        check_range(self, "(0, inf]", scale=min(scale))
+        check_range(self, "(0, 1]", decay=decay, along=along)
         self.scale, self.decay, self.along, self.time_scale = scale, decay, along, time_scale
         self.weights, self.covariances = weights, covariances
         self.source_times: Tensor | None = None if times is None else times[0]
@@ -128,6 +121,7 @@ class PlaneToPlane(DataTerm):
         """Compute the robust distance of each point, square metres, ``(batch, N)``."""
         apart, metric = self._partners(prediction, y)
         squared = torch.einsum("bni,bnij,bnj->bn", apart, metric, apart)
+        # Geman and McClure's function of d, d^2 / (1 + d^2 / tau^2) / 2.
         return 0.5 * squared / (1 + squared / self.tau**2)
 
     def value(self, prediction: Any, y: Any) -> Tensor:
@@ -136,6 +130,7 @@ class PlaneToPlane(DataTerm):
     def gauss_newton(self, prediction: Any, y: Any) -> Callable[[Any], Any]:
         apart, metric = self._partners(prediction, y)
         squared = torch.einsum("bni,bnij,bnj->bn", apart, metric, apart)
+        # rho'(d) / d = 1 / (1 + d^2 / tau^2)^2, the weight of the majorizing quadratic.
         shares = self._shares(prediction) / (1 + squared / self.tau**2).square()
         weighted = shares[..., None, None] * metric
         return lambda v: torch.einsum("bnij,bnj->bni", weighted, v)
@@ -160,28 +155,29 @@ class PlaneToPlane(DataTerm):
         """
         surfaces = self._surfaces or tuple(self._surface(points, k) for k, points in enumerate(y))
         place = prediction.detach()
-        wanted = torch.ones(place.shape[:2], dtype=torch.bool, device=place.device)
+        # The points that need a new partner: all with a weight, or those that have moved since.
+        searched = torch.ones(place.shape[:2], dtype=torch.bool, device=place.device)
         if self.weights is not None:
-            wanted &= self.weights > 0
+            searched &= self.weights > 0
         settings = (self.weights, self.covariances, self.source_times, *surfaces)
-        known = self._known[0] if self._known else None
-        if known is not None and known.belongs_to(settings, place):
-            wanted &= (place != known.place).any(2)
-            if not bool(wanted.any()):
-                return prediction - known.partner, known.metric
-            partner, metric = known.partner.clone(), known.metric.clone()
+        last = self._known[0] if self._known else None
+        if last is not None and last.belongs_to(settings, place):
+            searched &= (place != last.place).any(2)
+            if not bool(searched.any()):
+                return prediction - last.partner, last.metric
+            partner, metric = last.partner.clone(), last.metric.clone()
         else:
             partner, metric = place.clone(), place.new_zeros(*place.shape, 3)
         inputs = append_times(place, self.source_times, self.time_scale)
-        own = None if self.covariances is None else self.covariances.expand_as(metric)
+        predicted = None if self.covariances is None else self.covariances.expand_as(metric)
         groups = [(surface, slice(k, k + 1)) for k, surface in enumerate(surfaces)]
         if len(surfaces) == 1:  # all items share one cloud, so one search suffices
             groups = [(surfaces[0], slice(None))]
         for surface, items in groups:
-            rows = wanted[items]
+            rows = searched[items]
             index = surface.tree.query(inputs[items][rows])[1]
             spread = surface.covariances[index]
-            together = spread + (spread if own is None else own[items][rows])
+            together = spread + (spread if predicted is None else predicted[items][rows])
             partner[items][rows] = surface.points[index]
             metric[items][rows] = 2 * self.along * _inverse(together)
         if self._known:
@@ -199,21 +195,11 @@ class PlaneToPlane(DataTerm):
     # -- methods called by the loop ----------------------------------------------------------------
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        bound = copy.copy(self)
-        bound._known = [None]
-        if not self._surfaces:
-            bound._surfaces = tuple(self._surface(points, k) for k, points in enumerate(problem.y))
-        return bound
+        surfaces = self._surfaces or tuple(self._surface(p, k) for k, p in enumerate(problem.y))
+        return self._replace(_known=[None], _surfaces=surfaces)
 
     def at(self, iteration: int) -> Self:
-        other = copy.copy(self)
-        other._iteration = iteration
-        return other
-
-    def check_shape(
-        self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
-    ) -> None:
-        check_point_sets(y, shape, what, items)
+        return self._replace(_iteration=iteration)
 
     def __repr__(self) -> str:
         return f"PlaneToPlane(scale={self.scale}, decay={self.decay:g}, along={self.along:g})"

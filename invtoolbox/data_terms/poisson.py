@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
@@ -71,7 +72,8 @@ class Poisson(_Counts):
     """
 
     def __init__(self, background: float | Tensor = 0.0) -> None:
-        self.background = _nonnegative(background, "background", strict=False)
+        self.background = torch.as_tensor(background, dtype=torch.float64)
+        check_range(self, "[0, inf)", "background")
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
         return _divergence(prediction + _field(self.background, prediction), y)
@@ -107,8 +109,8 @@ class Poisson(_Counts):
         return (y / _field(self.background, y).square()).flatten(1).amax(1)
 
     def __repr__(self) -> str:
-        shown = _describe(self.background) if bool(self.background.any()) else ""
-        return f"Poisson({shown})"
+        background = _describe(self.background) if bool(self.background.any()) else ""
+        return f"Poisson({background})"
 
 
 class PoissonTransmission(_Counts):
@@ -136,8 +138,10 @@ class PoissonTransmission(_Counts):
     measurement_fields: ClassVar[tuple[str, ...]] = ("I0", "background")
 
     def __init__(self, I0: float | Tensor, background: float | Tensor = 0.0) -> None:
-        self.I0 = _nonnegative(I0, "I0", strict=True)
-        self.background = _nonnegative(background, "background", strict=False)
+        self.I0 = torch.as_tensor(I0, dtype=torch.float64)
+        check_range(self, "(0, inf)", "I0")
+        self.background = torch.as_tensor(background, dtype=torch.float64)
+        check_range(self, "[0, inf)", "background")
         self.is_convex = not bool(self.background.any())
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
@@ -230,16 +234,6 @@ def _wright_omega(z: Tensor) -> Tensor:
 def _field(value: Tensor, like: Tensor) -> Tensor:
     """Expand a number, one number per item, or values that broadcast to a factor of ``like``."""
     return expand(value, like) if value.ndim <= 1 else value.to(like)
-
-
-def _nonnegative(value: float | Tensor, name: str, strict: bool) -> Tensor:
-    """Return ``value`` as a float64 tensor; raise an `InputError` if an entry is negative."""
-    tensor = torch.as_tensor(value, dtype=torch.float64)
-    if not bool((tensor.isfinite() & ((tensor > 0) if strict else (tensor >= 0))).all()):
-        raise InputError(
-            f"{name} must be finite and {'positive' if strict else 'not negative'}, got {value}"
-        )
-    return tensor
 
 
 def _describe(value: Tensor) -> str:

@@ -7,7 +7,6 @@ networks from a single picture.
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 
@@ -54,12 +54,7 @@ class Photometric(DataTerm):
     measurement_fields: ClassVar[tuple[str, ...]] = ("weights",)
 
     def __init__(self, similarity: float = 0.2, weights: Tensor | None = None) -> None:
-        if not 0 <= similarity <= 1:
-            raise InputError(
-                f"similarity of Photometric must lie between 0 and 1, got {similarity}"
-            )
-        if weights is not None and not bool(((weights >= 0) & (weights <= 1)).all()):
-            raise InputError("the weights of Photometric must lie between 0 and 1")
+        check_range(self, "[0, 1]", similarity=similarity, weights=weights)
         self.similarity, self.weights = similarity, weights
 
     def restrict(self, mask: Tensor) -> Self:
@@ -68,9 +63,7 @@ class Photometric(DataTerm):
         Args:
             mask: 1 for pixels that count and 0 for others; it broadcasts against y.
         """
-        other = copy.copy(self)
-        other.weights = mask if self.weights is None else self.weights * mask
-        return other
+        return self._replace(weights=mask if self.weights is None else self.weights * mask)
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
         if self.weights is None:
@@ -184,29 +177,24 @@ class _Depth(DataTerm):
     is_convex = False
 
     def __init__(self, patch: int | None = None, inverse: bool = False) -> None:
-        if patch is not None and patch < 2:
-            raise InputError(
-                f"patches of {type(self).__name__} must have sides of at least 2 pixels, got "
-                f"{patch}"
-            )
+        check_range(self, "[2, inf)", patch=patch)
         self.patch, self.inverse = patch, inverse
 
     @abstractmethod
-    def _patch_misfit(self, p: Tensor, y: Tensor, known: Tensor) -> Tensor:
+    def _patch_misfit(self, p: Tensor, y: Tensor, valid: Tensor) -> Tensor:
         """Compute the misfit of every patch, ``(n,)``, from ``(n, pixels)`` each.
 
-        ``known`` is 1 for pixels that count, and 0 for the others.
+        ``valid`` is 1 for pixels that count, and 0 for the others.
         """
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
-        known = (y > 0).to(prediction) * (prediction.detach() > 0)
+        valid = (y > 0).to(prediction) * (prediction.detach() > 0)
         if self.inverse:
-            prediction = known / torch.where(known > 0, prediction, 1.0)
-        parts = [
-            self._patches(t) for t in (prediction, y.to(prediction).expand_as(prediction), known)
-        ]
-        batch, pictures, patches, pixels = parts[0].shape
-        misfit = self._patch_misfit(*(t.reshape(-1, pixels) for t in parts))
+            prediction = valid / torch.where(valid > 0, prediction, 1.0)
+        depths = y.to(prediction).expand_as(prediction)
+        cut = [self._patches(t) for t in (prediction, depths, valid)]
+        batch, pictures, patches, pixels = cut[0].shape
+        misfit = self._patch_misfit(*(t.reshape(-1, pixels) for t in cut))
         return misfit.view(batch, pictures, patches).mean(2).sum(1)
 
     def _patches(self, t: Tensor) -> Tensor:
@@ -236,10 +224,15 @@ class _Depth(DataTerm):
             )
 
     def __repr__(self) -> str:
-        shown = ([] if self.patch is None else [f"patch={self.patch}"]) + (
-            ["inverse=True"] if self.inverse else []
-        )
-        return f"{type(self).__name__}({', '.join(shown)})"
+        patch = [] if self.patch is None else [f"patch={self.patch}"]
+        inverse = ["inverse=True"] if self.inverse else []
+        return f"{type(self).__name__}({', '.join(patch + inverse)})"
+
+
+def _centre(depths: Tensor, valid: Tensor) -> Tensor:
+    """Subtract the mean over the valid pixels of every patch; the others become 0."""
+    count = valid.sum(1, keepdim=True).clamp_min(1)
+    return valid * (depths - (valid * depths).sum(1, keepdim=True) / count)
 
 
 class PearsonDepth(_Depth):
@@ -265,9 +258,8 @@ class PearsonDepth(_Depth):
     [0.0, 2.0]
     """
 
-    def _patch_misfit(self, p: Tensor, y: Tensor, known: Tensor) -> Tensor:
-        count = known.sum(1, keepdim=True).clamp_min(1)
-        p, y = (known * (t - (known * t).sum(1, keepdim=True) / count) for t in (p, y))
+    def _patch_misfit(self, p: Tensor, y: Tensor, valid: Tensor) -> Tensor:
+        p, y = _centre(p, valid), _centre(y, valid)
         squares = p.square().sum(1) * y.square().sum(1)
         # Below rounding a patch is flat, and its correlation is the correlation of rounding errors.
         least = (64 * torch.finfo(p.dtype).eps) ** 2
@@ -296,11 +288,11 @@ class ScaleShiftInvariant(_Depth):
     [0.0, 0.5]
     """
 
-    def _patch_misfit(self, p: Tensor, y: Tensor, known: Tensor) -> Tensor:
-        count = known.sum(1, keepdim=True).clamp_min(1)
-        p, y = (known * (t - (known * t).sum(1, keepdim=True) / count) for t in (p, y))
+    def _patch_misfit(self, p: Tensor, y: Tensor, valid: Tensor) -> Tensor:
+        p, y = _centre(p, valid), _centre(y, valid)
         least = (64 * torch.finfo(p.dtype).eps) ** 2
         square, variance = p.detach().square().sum(1, keepdim=True), y.square().sum(1)
+        # The best scale without the bound is <p, y> / |p|^2 for p and y of mean 0.
         scale = torch.where(
             square > least,
             ((p.detach() * y).sum(1, keepdim=True) / square.clamp_min(least)).clamp_min(0),
@@ -345,14 +337,11 @@ class DepthRanking(_Depth):
         inverse: bool = False,
     ) -> None:
         super().__init__(patch, inverse)
-        if not (margin >= 0 and pairs >= 1 and tolerance >= 0):
-            raise InputError(
-                "DepthRanking takes a margin and a tolerance that are not negative and at least "
-                f"one pair, got {margin}, {tolerance} and {pairs}"
-            )
+        check_range(self, "[0, inf]", margin=margin, tolerance=tolerance)
+        check_range(self, "[1, inf)", pairs=pairs)
         self.margin, self.pairs, self.tolerance = margin, pairs, tolerance
 
-    def _patch_misfit(self, p: Tensor, y: Tensor, known: Tensor) -> Tensor:
+    def _patch_misfit(self, p: Tensor, y: Tensor, valid: Tensor) -> Tensor:
         total, count = p.new_zeros(len(p)), p.new_zeros(len(p))
         pixels = p.shape[1]
         if pixels < 2:
@@ -360,9 +349,9 @@ class DepthRanking(_Depth):
         for k in range(self.pairs):
             # Offsets by the golden ratio have no common factor, and reach all over a patch.
             apart = 1 + int((0.5 + k) * 0.6180339887 * pixels) % (pixels - 1)
-            other, theirs, both = (t.roll(-apart, 1) for t in (p, y, known))
-            gap = theirs - y  # positive if the other pixel is farther
-            counts = known * both * (gap.abs() > self.tolerance * torch.maximum(y, theirs))
-            total = total + (counts * (gap.sign() * (p - other) + self.margin).clamp_min(0)).sum(1)
+            p_j, y_j, valid_j = (t.roll(-apart, 1) for t in (p, y, valid))
+            gap = y_j - y  # positive if the pixel j is farther
+            counts = valid * valid_j * (gap.abs() > self.tolerance * torch.maximum(y, y_j))
+            total = total + (counts * (gap.sign() * (p - p_j) + self.margin).clamp_min(0)).sum(1)
             count = count + counts.sum(1)
         return total / count.clamp_min(1)

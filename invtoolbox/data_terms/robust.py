@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.base import ResidualTerm
-from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 
 #: Ratio of the median of |n| to the standard deviation for Gaussian n: real, and complex with that
@@ -150,8 +150,7 @@ class Huber(_Robust):
         weights: Tensor | None = None,
     ) -> None:
         super().__init__(noise_std, weights)
-        if not (delta > 0 and math.isfinite(delta)):
-            raise InputError(f"delta of Huber must be positive and finite, got {delta}")
+        check_range(self, "(0, inf)", delta=delta)
         self.delta = float(delta)
 
     def _loss(self, u: Tensor, dimensions: int) -> Tensor:
@@ -244,8 +243,7 @@ class Student(_Robust):
         weights: Tensor | None = None,
     ) -> None:
         super().__init__(noise_std, weights)
-        if not (nu > 0 and math.isfinite(nu)):
-            raise InputError(f"nu of Student must be positive and finite, got {nu}")
+        check_range(self, "(0, inf)", nu=nu)
         self.nu = float(nu)
 
     def _loss(self, u: Tensor, dimensions: int) -> Tensor:
@@ -291,6 +289,7 @@ def _outer_roots(q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
     Both lie in [0, q], for ``q >= 0`` and ``b >= 1``.
     """
+    # v = w + q / 3 gives w^3 + linear w + constant.
     shift = q / 3
     linear, constant = b - q * shift, (b / 3 - 1 - 2 * shift.square() / 3) * q
     third, half = linear / 3, constant / 2
@@ -314,12 +313,12 @@ def _outer_roots(q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         for _ in range(3):
             slope = (3 * v - 2 * q) * v + b
             error = ((v - q) * v + b) * v - q
-            moved = torch.where(
+            new = torch.where(
                 slope.abs() > 1e-8 * b, v - error / torch.where(slope == 0, 1.0, slope), v
             )
-            # A Newton step is kept only if it helps; next to a double root it may not.
-            better = (((moved - q) * moved + b) * moved - q).abs() < error.abs()
-            v = torch.where(better, moved, v)
+            # A Newton step is taken only if it helps; next to a double root it may not.
+            better = (((new - q) * new + b) * new - q).abs() < error.abs()
+            v = torch.where(better, new, v)
         return v
 
     return polish(low), polish(high)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
@@ -51,8 +51,8 @@ class NormalizedCrossCorrelation(DataTerm):
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
         a, first = self._centre(prediction)
         b, second = self._centre(y)
-        both = self._mean(prediction * y) - a * b
-        rho = both / (first * second).sqrt()
+        covariance = self._mean(prediction * y) - a * b
+        rho = covariance / (first * second).sqrt()
         return (1 - rho).expand_as(y).flatten(1).sum(1)
 
     def gauss_newton(self, prediction: Tensor, y: Tensor) -> Callable[[Any], Any]:
@@ -70,10 +70,10 @@ class NormalizedCrossCorrelation(DataTerm):
         """Return the means and the variances of windows, raised by a share of the whole one's."""
         mean = self._mean(x)
         axes = tuple(range(2, x.ndim))
-        whole = x.var(axes, correction=0, keepdim=True)
+        of_image = x.var(axes, correction=0, keepdim=True)
         tiny = torch.finfo(x.dtype).tiny
         variance = (self._mean(x.square()) - mean.square()).clamp_min(0)
-        return mean, variance + _FLAT * whole + tiny
+        return mean, variance + _FLAT * of_image + tiny
 
     def _mean(self, x: Tensor) -> Tensor:
         if self.window is None:
@@ -106,8 +106,7 @@ class MutualInformation(DataTerm):
     item_fields: ClassVar[tuple[str, ...]] = ("low", "high")
 
     def __init__(self, bins: int = 32) -> None:
-        if bins < 4:
-            raise InputError(f"bins is a number of at least 4, got {bins}")
+        check_range(self, "[4, inf)", bins=bins)
         self.bins = int(bins)
         #: Range of the predictions per item, of the prediction at zero; known once prepared.
         self.low: Tensor | None = None
@@ -116,9 +115,7 @@ class MutualInformation(DataTerm):
     def prepare(self, problem: Problem, solve: Any) -> Self:
         with torch.no_grad():
             start = problem.operator(problem.zeros()).flatten(1)
-        other = copy.copy(self)
-        other.low, other.high = start.amin(1), start.amax(1)
-        return other
+        return self._replace(low=start.amin(1), high=start.amax(1))
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
         joint = self._histogram(prediction, y)
@@ -159,6 +156,7 @@ class MutualInformation(DataTerm):
         place = place + 1
         below = place.detach().floor()
         t = place - below
+        # The uniform cubic B-spline at the distances 1 + t, t, 1 - t and 2 - t.
         weights = (
             (1 - t) ** 3 / 6,
             (3 * t**3 - 6 * t**2 + 4) / 6,

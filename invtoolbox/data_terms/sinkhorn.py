@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
@@ -71,14 +72,10 @@ class Sinkhorn(DataTerm):
         iterations: int = 100,
         mass: float = 1.0,
     ) -> None:
-        steps = torch.as_tensor(spacing, dtype=torch.float64).flatten().tolist()
-        positive = bool(steps) and all(0 < h < math.inf for h in (blur, *steps, iterations))
-        if not (positive and 0 <= mass < math.inf):
-            raise InputError(
-                "Sinkhorn needs a blur, a spacing and iterations that are positive, and a mass that "
-                f"is not negative, got {blur}, {spacing}, {iterations} and {mass}"
-            )
-        self.blur, self.spacing = float(blur), tuple(steps)
+        lengths = torch.as_tensor(spacing, dtype=torch.float64).flatten()
+        check_range(self, "(0, inf)", blur=blur, spacing=lengths, iterations=iterations)
+        check_range(self, "[0, inf)", mass=mass)
+        self.blur, self.spacing = float(blur), tuple(lengths.tolist())
         self.iterations, self.mass = int(iterations), float(mass)
 
     def value(self, prediction: Any, y: Any) -> Tensor:
@@ -91,19 +88,20 @@ class Sinkhorn(DataTerm):
         wide, measured = p.double().clamp_min(0), y.double()
         empty = wide.sum(axes, keepdim=True) == 0
         wide = torch.where(empty, measured, wide)
-        total, known = wide.sum(axes, keepdim=True), measured.sum(axes, keepdim=True)
-        a, b = wide / total, measured / known
+        mass_p, mass_y = wide.sum(axes, keepdim=True), measured.sum(axes, keepdim=True)
+        a, b = wide / mass_p, measured / mass_y
         with torch.no_grad():
             plan = _Transport(self.blur**2, spacing, a)
             log_a, log_b = a.log(), b.log()
             f, g = plan.potentials(log_a, log_b, self.iterations)
-            own = plan.own_potentials(torch.cat([log_a, log_b], 1))
-            f, g = (torch.cat([f, g], 1) - own).chunk(2, 1)
-        amount = 0.5 * self.mass * (total / known).log().square()
-        each = (a * f + b * g).sum(axes, keepdim=True) + amount
+            to_themselves = plan.own_potentials(torch.cat([log_a, log_b], 1))
+            # The gradients of S in a and in b.
+            f, g = (torch.cat([f, g], 1) - to_themselves).chunk(2, 1)
+        amount = 0.5 * self.mass * (mass_p / mass_y).log().square()
+        divergence = (a * f + b * g).sum(axes, keepdim=True) + amount
         # Without mass there is no gradient; this one adds mass.
-        outside = math.inf - p.double().sum(axes, keepdim=True) / known
-        return torch.where(empty, outside, each).flatten(1).sum(1).to(p.dtype)
+        outside = math.inf - p.double().sum(axes, keepdim=True) / mass_y
+        return torch.where(empty, outside, divergence).flatten(1).sum(1).to(p.dtype)
 
     def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Any]:
         if prediction.requires_grad or y.requires_grad:
@@ -240,8 +238,8 @@ def _kernel(n: int, width: float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]
 def _log_blur(h: Tensor, far: Tensor, mixed: Tensor, near: Tensor) -> Tensor:
     """Compute ``log sum_j exp(h_j - (i - j)^2 / (2 width))`` of lines ``(lines, n)``."""
     blocks = []
-    for part in h.split(max(1, _BLOCK // far.numel())):
-        exponent = part - far[:, None]
+    for lines in h.split(max(1, _BLOCK // far.numel())):
+        exponent = lines - far[:, None]
         largest = exponent.amax(2, keepdim=True).clamp_min(torch.finfo(h.dtype).min)
         sums = (exponent - largest).exp() @ mixed
         logs = sums.log() + largest - near

@@ -5,7 +5,6 @@ The cosine transform is the Fourier transform of signals that are mirrored at th
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.data_terms.base import ResidualTerm
 from invtoolbox.errors import InputError
@@ -80,14 +80,9 @@ class Sobolev(ResidualTerm):
     ) -> None:
         if not math.isfinite(order):
             raise InputError(f"the order of Sobolev must be a finite number, got {order}")
-        if not (length_scale > 0 and math.isfinite(length_scale)):
-            raise InputError(
-                f"length_scale of Sobolev must be positive and finite, got {length_scale}"
-            )
-        if boundary not in ("periodic", "neumann"):
-            raise InputError(f"boundary of Sobolev is 'periodic' or 'neumann', got {boundary!r}")
-        if unit not in ("wavenumber", "sample"):
-            raise InputError(f"unit of Sobolev is 'wavenumber' or 'sample', got {unit!r}")
+        check_range(self, "(0, inf)", length_scale=length_scale)
+        check_choice(self, ("periodic", "neumann"), boundary=boundary)
+        check_choice(self, ("wavenumber", "sample"), unit=unit)
         super().__init__(noise_std)
         self.order, self.length_scale = float(order), float(length_scale)
         self.axes = tuple(axes) if axes is not None else None
@@ -164,9 +159,7 @@ class Sobolev(ResidualTerm):
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         y = problem.y0
-        other = copy.copy(self)
-        other._prepared = self.frequency_weights(y.shape, y.real.dtype, y.device)
-        return other
+        return self._replace(_prepared=self.frequency_weights(y.shape, y.real.dtype, y.device))
 
     def subset(self, index: Any, y: Tensor) -> Self:
         if 2 in self._axes(y.ndim):

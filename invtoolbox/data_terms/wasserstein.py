@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 
@@ -48,16 +48,15 @@ class Wasserstein(DataTerm):
     is_convex = False
 
     def __init__(self, sharpness: float = 5.0) -> None:
-        if not 0 < sharpness < math.inf:
-            raise InputError(f"Wasserstein needs a positive sharpness, got {sharpness}")
+        check_range(self, "(0, inf)", sharpness=sharpness)
         self.sharpness = float(sharpness)
 
     def value(self, prediction: Any, y: Any) -> Tensor:
         scale = y.abs().amax(-1, keepdim=True)
         factor = self.sharpness / torch.where(scale > 0, scale, 1.0)
         distance = squared_distance(_density(factor * prediction), _density(factor * y))
-        kept = torch.where(scale[..., 0] > 0, distance, 0.0)
-        return (0.5 * kept.reshape(len(y), -1).sum(1)).to(prediction.dtype)
+        distance = torch.where(scale[..., 0] > 0, distance, 0.0)
+        return (0.5 * distance.reshape(len(y), -1).sum(1)).to(prediction.dtype)
 
     def check(self, y: Any) -> None:
         if isinstance(y, tuple) or y.is_complex() or y.ndim < 3 or y.shape[-1] < 2:

@@ -67,7 +67,7 @@ from invtoolbox.datasets.views.rgbd import open_rgbd
 from invtoolbox.datasets.views.sparse_model import SparseCamera, SparseModel
 from invtoolbox.datasets.views.structure_from_motion import find_cameras, open_found_cameras
 from invtoolbox.datasets.views.transforms import open_blender, open_transforms, write_transforms
-from invtoolbox.datasets.views.view_loading import View, load_views
+from invtoolbox.datasets.views.view_loading import Loading, View, load_views
 from invtoolbox.datasets.volumes.arrays import Arrays
 from invtoolbox.datasets.volumes.dicom import (
     Dicom,
@@ -114,6 +114,7 @@ __all__ = [
     "KittiRaw",
     "KittiSceneFlow",
     "LidarFolder",
+    "Loading",
     "Measurement",
     "MetaImage",
     "NXtomo",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from invtoolbox.catalogue.registry import reader_named
 from invtoolbox.catalogue.shelves import read_toml
 from invtoolbox.core.checks import decoding, require_file, sniff
 from invtoolbox.core.trust import trusting
@@ -24,7 +24,7 @@ from invtoolbox.datasets.scans.synchrotron import DataExchange, NXtomo, entries
 from invtoolbox.datasets.sweeps.flow_files import read_flow
 from invtoolbox.datasets.sweeps.opening import SWEEP_READERS, SWEEP_TYPES, reader_of_folder
 from invtoolbox.datasets.views.opening import VIEW_READERS, reader_of_views
-from invtoolbox.datasets.views.transforms import PosedPictures
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.volumes.arrays import Arrays
 from invtoolbox.datasets.volumes.dicom import Dicom, DicomSeries, is_slice
 from invtoolbox.datasets.volumes.hdf5 import BlurKernels, Hdf5, open_hdf5
@@ -33,7 +33,7 @@ from invtoolbox.datasets.volumes.nifti import Nifti
 from invtoolbox.datasets.volumes.pictures import SUFFIXES, Pictures
 from invtoolbox.datasets.volumes.raw import Raw, sidecar_of
 from invtoolbox.datasets.volumes.tiff import TiffStack, is_stack
-from invtoolbox.errors import InputError, match_name, unknown_name
+from invtoolbox.errors import InputError, match_name
 from invtoolbox.geometry.sweeps import Sweep
 
 #: Readers of the toolbox by name: ``READERS[name](path, geometry)`` is a data set. For the names in
@@ -129,29 +129,21 @@ def open(
     torch.Size([1, 1, 3, 4])
     """
     with trusting(trusted):
-        return _open(path, geometry, reader)
-
-
-def _open(
-    path: str | os.PathLike[str],
-    geometry: ScanGeometry | str | os.PathLike[str] | None,
-    reader: str | None,
-) -> DataSet:
-    if geometry is not None and not isinstance(geometry, ScanGeometry):
-        geometry = read_geometry(geometry)
-    if reader is None:
-        path = Path(path).expanduser()
-        reader = _reader_of_folder(path) if path.is_dir() else _reader_of_file(path)
-    reader = match_name(reader, READERS) or reader
-    if reader in SWEEP_READERS or reader in VIEW_READERS:
-        if geometry is not None:
-            what = "lidar sweeps" if reader in SWEEP_READERS else "pictures with poses"
-            raise InputError(
-                f"{path}: a geometry is that of a scan, and the reader {reader!r} reads {what}; "
-                "leave it out"
-            )
-        return READERS[reader](path)
-    return _find_reader(reader)(path, geometry)
+        if geometry is not None and not isinstance(geometry, ScanGeometry):
+            geometry = read_geometry(geometry)
+        if reader is None:
+            path = Path(path).expanduser()
+            reader = _reader_of_folder(path) if path.is_dir() else _reader_of_file(path)
+        reader = match_name(reader, READERS) or reader
+        if reader in SWEEP_READERS or reader in VIEW_READERS:
+            if geometry is not None:
+                content = "lidar sweeps" if reader in SWEEP_READERS else "pictures with poses"
+                raise InputError(
+                    f"{path}: a geometry is that of a scan, and the reader {reader!r} reads "
+                    f"{content}; leave it out"
+                )
+            return READERS[reader](path)
+        return reader_named("reader", reader, READERS)(path, geometry)
 
 
 def open_measurements(
@@ -177,35 +169,14 @@ def open_measurements(
             f"{path}: these are pictures with poses, and no measurements of one image; "
             "`it.datasets.open_views` reads them for a scene"
         )
-    if _are_sweeps(opened, reader):
+    # A plug-in's data set is of sweeps if its first item is one.
+    from_plugin = reader is not None and match_name(reader, READERS) is None and len(opened) > 0
+    if isinstance(opened, SWEEP_TYPES) or (from_plugin and isinstance(opened[0], Sweep)):
         raise InputError(
             f"{path}: these are lidar sweeps, and no measurements of an image; their motion is "
             "what `it.scene_flow` finds"
         )
     return opened
-
-
-def _are_sweeps(opened: DataSet, reader: str | None) -> bool:
-    """Return whether a data set is of lidar sweeps.
-
-    Its type decides, or the type of the first item of a plug-in's data set.
-    """
-    from_plugin = reader is not None and match_name(reader, READERS) is None and len(opened) > 0
-    return isinstance(opened, SWEEP_TYPES) or (from_plugin and isinstance(opened[0], Sweep))
-
-
-def _find_reader(reader: str) -> Callable[..., DataSet]:
-    """Return a reader of the toolbox, or of a plug-in.
-
-    A plug-in cannot replace a reader of the toolbox.
-    """
-    if reader in READERS:
-        return READERS[reader]
-    plugins = {point.name: point for point in entry_points(group="invtoolbox.readers")}
-    found = match_name(reader, plugins)
-    if found is None:
-        raise unknown_name("reader", reader, [*READERS, *plugins])
-    return plugins[found].load()
 
 
 def _reader_of_file(path: Path) -> str:
@@ -216,7 +187,10 @@ def _reader_of_file(path: Path) -> str:
     if kind in ("", "dicom") and sidecar_of(path) is not None:
         return "raw"
     if kind == "hdf5":
-        return _reader_of_hdf5(path)
+        with decoding(path, "HDF5"), open_hdf5(path) as file:
+            if "exchange" in file:
+                return "dxchange"
+            return "nxtomo" if entries(file) else "hdf5"
     if kind == "tiff":
         return "tiff-stack" if is_stack(path) else "pictures"
     if kind:
@@ -235,13 +209,6 @@ def _reader_of_file(path: Path) -> str:
     )
 
 
-def _reader_of_hdf5(path: Path) -> str:
-    with decoding(path, "HDF5"), open_hdf5(path) as file:
-        if "exchange" in file:
-            return "dxchange"
-        return "nxtomo" if entries(file) else "hdf5"
-
-
 def _reader_of_folder(path: Path) -> str:
     views = reader_of_views(path)
     if views is not None:
@@ -253,12 +220,12 @@ def _reader_of_folder(path: Path) -> str:
         sweeps = None if has_slices else reader_of_folder(path)
         if sweeps is not None:
             return sweeps
-        found = (
+        content = (
             "both DICOM slices and pictures"
             if has_slices
             else "neither DICOM slices, nor pictures, nor lidar sweeps"
         )
-        raise InputError(f"{path}: the folder holds {found}; give one file, or reader=")
+        raise InputError(f"{path}: the folder holds {content}; give one file, or reader=")
     if has_slices:
         return "dicom"
     return "tiff-stack" if is_stack(path) else "pictures"

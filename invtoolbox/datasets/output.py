@@ -387,22 +387,22 @@ def file_names(names: Sequence[str]) -> list[str]:
     >>> file_names(["images/left/1.png", "images/right/1.png", "images/left_1.png"])
     ['left_1', 'right_1', 'left_1-2']
     """
-    parts = [[p for p in re.split(r"[/\\]", name) if p not in ("", ".", "..")] for name in names]
-    folders = zip(*(p[:-1] for p in parts))
+    paths = [[p for p in re.split(r"[/\\]", name) if p not in ("", ".", "..")] for name in names]
+    folders = zip(*(path[:-1] for path in paths))
     shared = len(list(itertools.takewhile(lambda names: len(set(names)) == 1, folders)))
-    found: list[str] = []
-    taken: set[str] = set()
-    for own in parts:
-        stem = "_".join([*own[shared:-1], Path(own[-1]).stem]) if own else ""
+    stems: list[str] = []
+    used: set[str] = set()
+    for path in paths:
+        stem = "_".join([*path[shared:-1], Path(path[-1]).stem]) if path else ""
         # Control characters, and what file systems of other machines refuse; 255 bytes at most.
         stem = re.sub(r'[\x00-\x1f<>:"|?*\x7f]', "_", stem).lstrip(".")[:60] or "item"
         name, number = stem, 1
-        while name.casefold() in taken:
+        while name.casefold() in used:
             number += 1
             name = f"{stem}-{number}"
-        taken.add(name.casefold())
-        found.append(name)
-    return found
+        used.add(name.casefold())
+        stems.append(name)
+    return stems
 
 
 def as_array(path: Any, x: Tensor | np.ndarray) -> np.ndarray:

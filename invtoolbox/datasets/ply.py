@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.checks import reading
 from invtoolbox.datasets.output import Written, writing
 from invtoolbox.errors import InputError
 
@@ -68,20 +68,19 @@ def read_ply(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         InputError: for a damaged header, too few values, vertices with lists, or elements before
             the vertices.
     """
-    path = require_file(path)
-    with decoding(path, "PLY"):
-        header = _read_header(path)
+    with reading(path, "PLY") as file:
+        header = _read_header(file)
         names = [name for name, _ in header.fields]
         if header.encoding == "ascii":
-            return _read_ascii(path, header, names)
+            return _read_ascii(file, header, names)
         dtype = np.dtype([(name, _ORDER[header.encoding] + kind) for name, kind in header.fields])
-        complete = (path.stat().st_size - header.start) // dtype.itemsize
+        complete = (file.stat().st_size - header.start) // dtype.itemsize
         if complete < header.count:
             raise InputError(
                 f"{path}: truncated, it holds {max(complete, 0):,} of {header.count:,} vertices; "
                 "fetch or export it again"
             )
-        table = np.fromfile(path, dtype=dtype, count=header.count, offset=header.start)
+        table = np.fromfile(file, dtype=dtype, count=header.count, offset=header.start)
         return {name: table[name].astype(table[name].dtype.newbyteorder("=")) for name in names}
 
 
@@ -165,8 +164,8 @@ def ply_stream(
     """
     unknown = [kind for kind in fields.values() if kind not in PROPERTY_NAMES]
     if unknown or not fields:
-        what = f"PLY has no type {unknown[0]!r}" if unknown else "a cloud needs fields"
-        raise InputError(f"{path}: {what}; use {', '.join(PROPERTY_NAMES)}")
+        fault = f"PLY has no type {unknown[0]!r}" if unknown else "a cloud needs fields"
+        raise InputError(f"{path}: {fault}; use {', '.join(PROPERTY_NAMES)}")
     count = 0
     with writing(path, overwrite) as stream:
         stream.write(_HEAD + b" " * _DIGITS + _format_properties(fields))
@@ -270,8 +269,8 @@ def _read_header(path: Path) -> _Header:
             "the vertices first"
         )
     if len({name for name, _ in fields}) < len(fields) or not fields:
-        what = "two properties of one name" if fields else "no properties"
-        raise InputError(f"{path}: the vertices have {what}; export it again")
+        fault = "two properties of one name" if fields else "no properties"
+        raise InputError(f"{path}: the vertices have {fault}; export it again")
     return _Header(encoding, newline + 1, count, tuple(fields))
 
 

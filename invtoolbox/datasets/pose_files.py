@@ -52,7 +52,13 @@ def read_poses(path: str | os.PathLike[str]) -> Poses:
                     f"{path}: poses have the shape {array.shape}; expected (n, 3, 4) or (n, 4, 4)"
                 )
             return Poses(_motions(path, np.array(array[:, :3], dtype=np.float64)))
-    rows = _rows(path)
+    rows = [
+        _parse_numbers(path, number, line)
+        for number, line in enumerate(_read_text(path).splitlines())
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
+    if not rows:
+        raise InputError(f"{path}: the file holds no poses; give one per line")
     widths = {len(row) for row in rows}
     width = len(rows[0])
     if len(widths) > 1 or width not in (8, 12, 16):
@@ -115,17 +121,17 @@ def read_calibration(
         names: names of the line of 12 numbers, in the order of preference.
     """
     path = require_file(path)
-    found: dict[str, list[float]] = {}
+    matrices: dict[str, list[float]] = {}
     for number, line in enumerate(_read_text(path).splitlines()):
         name, colon, rest = line.partition(":")
         if colon and name.strip() in (*names, "R", "T"):
-            found[name.strip()] = _parse_numbers(path, number, rest)
+            matrices[name.strip()] = _parse_numbers(path, number, rest)
     for name in names:
-        if len(found.get(name, ())) == 12:
-            return _motions(path, np.array(found[name]).reshape(1, 3, 4))[0]
-    if len(found.get("R", ())) == 9 and len(found.get("T", ())) == 3:
+        if len(matrices.get(name, ())) == 12:
+            return _motions(path, np.array(matrices[name]).reshape(1, 3, 4))[0]
+    if len(matrices.get("R", ())) == 9 and len(matrices.get("T", ())) == 3:
         top = np.concatenate(
-            [np.reshape(found["R"], (3, 3)), np.reshape(found["T"], (3, 1))], axis=1
+            [np.reshape(matrices["R"], (3, 3)), np.reshape(matrices["T"], (3, 1))], axis=1
         )
         return _motions(path, top[None])[0]
     raise InputError(
@@ -237,17 +243,6 @@ def nearest_motions(top: Tensor) -> Tensor:
 def _square(top: Tensor) -> Tensor:
     bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=top.dtype).expand(len(top), 1, 4)
     return torch.cat([top, bottom], dim=1)
-
-
-def _rows(path: Path) -> list[list[float]]:
-    rows = [
-        _parse_numbers(path, number, line)
-        for number, line in enumerate(_read_text(path).splitlines())
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
-    if not rows:
-        raise InputError(f"{path}: the file holds no poses; give one per line")
-    return rows
 
 
 def _parse_numbers(path: Path, number: int, line: str, count: int | None = None) -> list[float]:

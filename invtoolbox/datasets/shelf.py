@@ -36,13 +36,14 @@ from typing import Any
 from torch import Tensor
 
 from invtoolbox.catalogue import shelves
+from invtoolbox.core.checks import require_keys
 from invtoolbox.datasets.measurement import DataSet, Measurement
 from invtoolbox.datasets.opening import open as open_path
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS, SWEEP_READERS, open_sweeps
 from invtoolbox.datasets.volumes.dicom import Dicom
 from invtoolbox.datasets.volumes.pictures import Pictures
-from invtoolbox.errors import InputError, match_name, unknown_name
+from invtoolbox.errors import InputError, require_name, unknown_name
 
 
 def data_folder() -> Path:
@@ -51,8 +52,8 @@ def data_folder() -> Path:
     It is ``INVTOOLBOX_DATA``, or else ``invtoolbox`` in the user's data directory
     (``XDG_DATA_HOME``, by default ``~/.local/share``).
     """
-    own = os.environ.get("XDG_DATA_HOME") or Path("~/.local/share")
-    return Path(os.environ.get("INVTOOLBOX_DATA") or Path(own, "invtoolbox")).expanduser()
+    user = os.environ.get("XDG_DATA_HOME") or Path("~/.local/share")
+    return Path(os.environ.get("INVTOOLBOX_DATA") or Path(user, "invtoolbox")).expanduser()
 
 
 def find_file(name: str, file: str | None = None) -> Path:
@@ -67,27 +68,26 @@ def find_file(name: str, file: str | None = None) -> Path:
     Raises:
         InputError: an unknown data set or file, or a file that does not exist.
     """
-    entry = shelves.find("datasets", name)
-    settings = _checked(entry.path, entry.read())
+    description, settings = _described(name)
     if "simulated" in settings:
         if file is not None:
             raise InputError(
                 f"the data set {name} is simulated and has no files; {file} is asked for"
             )
-        return entry.path
-    wanted = file or settings["default"]
+        return description
+    chosen = file or settings["default"]
     folders = {
         ".",
-        *(str(parent) for known in settings["sha256"] for parent in Path(known).parents),
+        *(str(parent) for listed in settings["sha256"] for parent in Path(listed).parents),
     }
-    if wanted not in folders and wanted not in settings["sha256"]:
-        own = Path(wanted).expanduser()
-        if own.is_file():
-            return own
-        if len(own.parts) > 1:
-            raise InputError(f"{own}: there is no such file, and none of the data set {name}")
-        raise unknown_name(f"file of the data set {name}", wanted, settings["sha256"])
-    path = _folder(entry.path, settings) / wanted
+    if chosen not in folders and chosen not in settings["sha256"]:
+        elsewhere = Path(chosen).expanduser()
+        if elsewhere.is_file():
+            return elsewhere
+        if len(elsewhere.parts) > 1:
+            raise InputError(f"{elsewhere}: there is no such file, and none of the data set {name}")
+        raise unknown_name(f"file of the data set {name}", chosen, settings["sha256"])
+    path = _folder(description, settings) / chosen
     if not path.exists():
         raise InputError(
             f"{path}: a file of the data set {name} is missing; fetch it from "
@@ -133,29 +133,27 @@ def verify(name: str) -> None:
     Raises:
         InputError: a file differs; the error names the first such file.
     """
-    entry = shelves.find("datasets", name)
-    settings = _checked(entry.path, entry.read())
+    description, settings = _described(name)
     if "simulated" in settings:
         return
-    folder = _folder(entry.path, settings)
+    folder = _folder(description, settings)
     for file, digest in settings["sha256"].items():
         path = folder / file
         if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             raise InputError(
-                f"{path}: differs from the file that {entry.path.name} describes; fetch it again"
+                f"{path}: differs from the file that {description.name} describes; fetch it again"
             )
 
 
-def _checked(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    needed = ("reader", "licence", "source") + (
+def _described(name: str) -> tuple[Path, dict[str, Any]]:
+    """Return the file that describes a data set, and its settings, which are complete."""
+    entry = shelves.find("datasets", name)
+    settings = entry.read()
+    keys = ("reader", "licence", "source") + (
         () if "simulated" in settings else ("folder", "default", "sha256")
     )
-    missing = [key for key in needed if key not in settings]
-    if missing:
-        raise InputError(
-            f"{path}: a data set of the catalogue needs {', '.join(missing)}; see shelf.py"
-        )
-    return settings
+    require_keys(f"{entry.path}: a data set of the catalogue needs", keys, settings, "see shelf.py")
+    return entry.path, settings
 
 
 def _folder(path: Path, settings: dict[str, Any]) -> Path:
@@ -217,12 +215,10 @@ def photograph(name: str = "camera") -> Tensor:
     >>> photograph("camera").shape, photograph("cat").shape
     (torch.Size([1, 1, 512, 512]), torch.Size([1, 3, 300, 451]))
     """
-    found = match_name(name, PHOTOGRAPHS)
-    if found is None:
-        raise unknown_name("photograph", name, PHOTOGRAPHS)
+    file = PHOTOGRAPHS[require_name("photograph", name, PHOTOGRAPHS)]
     import skimage
 
-    path = Path(skimage.__file__).parent / "data" / PHOTOGRAPHS[found]
+    path = Path(skimage.__file__).parent / "data" / file
     if not path.is_file():
         raise InputError(
             f"{path.name} is missing from the installed scikit-image; install it from PyPI"

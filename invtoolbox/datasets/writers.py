@@ -105,18 +105,16 @@ def write_tiff(path: str | os.PathLike[str], image: Any, overwrite: bool = False
     return Written(Path(path).expanduser())
 
 
-def _write_hdf5_image(path: str | os.PathLike[str], x: Any, overwrite: bool) -> Written:
-    return write_hdf5(path, {"image": x}, overwrite=overwrite)
-
-
 #: Formats that are written at once, not slice by slice.
 _WHOLE = (".png", ".h5", ".hdf5", ".npy")
 _WRITERS: dict[str, Callable[..., Written]] = {
     ".png": write_png,
     ".tif": write_tiff,
     ".tiff": write_tiff,
-    ".h5": _write_hdf5_image,
-    ".hdf5": _write_hdf5_image,
+    **dict.fromkeys(
+        (".h5", ".hdf5"),
+        lambda path, x, overwrite: write_hdf5(path, {"image": x}, overwrite=overwrite),
+    ),
     ".npy": write_npy,
     ".nii": write_nifti,
     ".nii.gz": write_nifti,

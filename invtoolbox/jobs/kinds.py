@@ -62,6 +62,12 @@ KINDS = {
         "find a 3D scene from photographs",
     ),
     "mesh": Entry(f"{_JOBS}.shapes.meshes:KIND", "a mesh", "deform", "deform a mesh by handles"),
+    "bones": Entry(
+        f"{_JOBS}.shapes.bones:KIND",
+        "a shape with bones",
+        "bones",
+        "find the bones of a shape that moves",
+    ),
     "motion": Entry(f"{_JOBS}.shapes.moving:KIND", "a moving object"),
     "normals": Entry(
         f"{_JOBS}.normals.scene:KIND",

@@ -142,8 +142,8 @@ class Writer:
                 f"{self.path} is not a checkpoint of this version ({_FORMAT!r}), but "
                 f"{meta.get('format', 'another file')!r}; give another checkpoint path"
             )
-        found = json.loads(meta["fingerprint"])
-        changed = [name for name in self.fingerprint if found.get(name) != self.fingerprint[name]]
+        written = json.loads(meta["fingerprint"])
+        changed = [name for name in self.fingerprint if written.get(name) != self.fingerprint[name]]
         if changed:
             raise InputError(
                 f"the checkpoint {self.path} belongs to another problem, prior, solver or seed "
@@ -171,7 +171,7 @@ def fingerprint(parts: Mapping[str, Any], key: str | None = None) -> dict[str, s
         InputError: if the content of an object cannot be read, and there is no key.
     """
     remedy = 'give `Checkpoint(path, key="...")` with a key that changes whenever it changes'
-    return {name: digest(part, f"the {name}", key, remedy) for name, part in parts.items()}
+    return {name: digest(content, f"the {name}", key, remedy) for name, content in parts.items()}
 
 
 def _without_history(loop: Loop) -> Loop:

@@ -194,11 +194,11 @@ def _warn_if_unconverged(loop: Loop, name: str) -> None:
     if not short:
         return
     rows = [loop.history[max(0, int(loop.iterations[k]) - 1)][1] for k in short if loop.history]
-    found = [float(row[k].nan_to_num(math.inf)) for k, row in zip(short, rows)]
+    certificates = [float(row[k].nan_to_num(math.inf)) for k, row in zip(short, rows)]
     warn_user(
         f"differentiate='implicit' assumes converged answers, and {len(short)} of "
         f"{len(loop.status)} items have not converged (the {name} is up to "
-        f"{max(found, default=math.inf):.2g}), so that their derivatives are wrong; give more "
+        f"{max(certificates, default=math.inf):.2g}), so that their derivatives are wrong; give more "
         "max_iterations="
     )
 
@@ -213,7 +213,7 @@ def solve_by_gmres(tolerance: float, max_iterations: int, remedy: str) -> Adjoin
     """
 
     def solve(product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
-        found, residual = gmres(product, right, tolerance, max_iterations)
+        solution, residual = gmres(product, right, tolerance, max_iterations)
         left = residual > 10 * tolerance
         if bool(left.any()):
             warnings.warn(
@@ -221,7 +221,7 @@ def solve_by_gmres(tolerance: float, max_iterations: int, remedy: str) -> Adjoin
                 f"{float(residual.max()):.2g} only; {remedy}",
                 stacklevel=2,
             )
-        return found
+        return solution
 
     return solve
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.pytrees import scatter_items, select_items, tree_map, where_items
-from invtoolbox.core.room import Room
 from invtoolbox.loop.stopping import Travel, accept, is_due, is_grid
 from invtoolbox.objective.objective import Layout, Objective
 from invtoolbox.parameter_choice.base import WeightRule
@@ -52,8 +51,8 @@ class ProgressBar:
             return
         self._last = now
         row = loop.history[-1]
-        shown = {name: f"{float(torch.nanmean(row[k])):.4g}" for k, name in enumerate(RECORDED[:2])}
-        self._bar.set_postfix(running=int(loop.running.sum()), **shown, refresh=False)
+        means = {name: f"{float(torch.nanmean(row[k])):.4g}" for k, name in enumerate(RECORDED[:2])}
+        self._bar.set_postfix(running=int(loop.running.sum()), **means, refresh=False)
         self._bar.update(loop.iteration - self._bar.n)
 
     def __enter__(self) -> Self:
@@ -175,55 +174,34 @@ def run(
     rule: WeightRule | None,
     limits: Limits,
     callbacks: Sequence[Callback],
-    after_step: Callable[[Loop, bool, bool], None],
+    after_step: Callable[[Loop, bool], None],
+    read: Callable[[Tensor], int] = int,
 ) -> Loop:
     """Step until every item is done.
 
-    ``after_step(loop, last, final)`` writes checkpoints and advances the progress bar. For it,
-    items that a budget ends are still running, so that a later run with a larger budget continues
-    them. ``final`` is false if the step may be repeated, on an accelerator only (see `Room`); its
-    callbacks are then called again.
+    ``after_step(loop, last)`` writes checkpoints and advances the progress bar. For it, items that
+    a budget ends are still running, so that a later run with a larger budget continues them.
+    ``read`` returns the number of running items from the device.
     """
-    if len(loop.active) < objective.batch:  # resumed after a compaction
-        objective = objective.select(loop.active)
-    if loop.layout is not None:  # resumed after an adaptation
-        objective = dataclasses.replace(objective, layout=loop.layout)
-    if loop.rule_state is not None:
-        objective = objective.with_regularization(loop.rule_state.weight)
+    objective = _continue(loop, objective)
     # On an accelerator the host does not wait for every step. It reads the flags every few steps;
     # until then an item that has converged is frozen by its mask.
-    on_cpu = loop.x.device.type == "cpu"
-    every = 1 if on_cpu else ACCELERATED_CHECKS
+    every = 1 if loop.x.device.type == "cpu" else ACCELERATED_CHECKS
     if loop.iteration == 0:
-        converged = solver.converged(loop.state, limits.tolerance)
-        if loop.rule_state is not None and rule is not None:
-            converged = converged & rule.satisfied(loop.rule_state, loop.state.discrepancy)
-        _finish(loop, solver, CONVERGED, loop.running & converged)
+        _finish(loop, solver, CONVERGED, loop.running & _converged(loop, solver, rule, limits))
     last_finite, stop = loop.state.x, False
     left = bool(loop.running.any())
-    room = Room()
-    kept: Kept | None = None
     while left:
         full = loop.iteration >= limits.max_iterations
         if full or stop or (limits.deadline is not None and time.monotonic() >= limits.deadline):
-            if kept is not None and not room.read(loop.running.sum())[1]:
-                objective = kept.restore(loop)
-            after_step(loop, True, True)
+            after_step(loop, True)
             _finish(loop, solver, MAX_ITERATIONS if full else STOPPED, loop.running.clone())
             break
-        with room.open():
-            loop.state = solver.step(objective.at(loop.iteration), loop.state)
+        loop.state = solver.step(objective.at(loop.iteration), loop.state)
         loop.iteration += 1
         if loop.travel is not None:
             loop.travel = loop.travel.update(loop.state.x, loop.iteration)
-        if loop.rule_state is not None and rule is not None:
-            loop.rule_state = rule.observe(
-                loop.rule_state, objective, loop.state.x, loop.state.certificate
-            )
-            loop.rule_state = rule.update(
-                loop.rule_state, loop.state.discrepancy, loop.state.certificate, loop.iteration
-            )
-            objective = objective.with_regularization(loop.rule_state.weight)
+        objective = _update_weight(loop, objective, rule)
         _record(loop, solver, objective)
         checks = loop.iteration % every == 0 or loop.iteration >= limits.max_iterations
         if checks:
@@ -234,21 +212,13 @@ def run(
             _finish(loop, solver, DIVERGED, loop.running & ~finite, last_finite)
         # Without a tolerance no item is expected to converge, and none is frozen between checks.
         if checks or (limits.tolerance > 0 and loop.travel is None):
-            done = solver.converged(loop.state, limits.tolerance)
-            if loop.travel is not None and limits.tolerance < math.inf:
-                done = _check_gap(loop, objective, solver, limits, every, loop.travel, done)
-            if loop.rule_state is not None and rule is not None:
-                done = done & rule.satisfied(loop.rule_state, loop.state.discrepancy)
+            done = _converged(loop, solver, rule, limits, objective, every)
             _finish(loop, solver, CONVERGED, loop.running & done)
         given_up = solver.gives_up(loop.state)
         if given_up is not None:
             _finish(loop, solver, STOPPED, loop.running & given_up)
         if checks:
-            number, fits = room.read(loop.running.sum())
-            if kept is not None and not fits:
-                objective = kept.restore(loop)
-                last_finite = loop.state.x
-                continue
+            number = read(loop.running.sum())
             left = number > 0
             objective = _compact(loop, objective, number)
             last_finite = loop.state.x
@@ -256,48 +226,58 @@ def run(
         if left and adaptive is not None and adaptive.adapts(loop.iteration):
             objective = _adapt(loop, objective, solver)
             last_finite = loop.state.x
-        if checks and room.is_used and not on_cpu:
-            room.is_trusted, kept = True, Kept(loop, objective)
         # Every callback is called, also after one of them has stopped the run.
         stop = any([callback(_progress(loop, objective)) is True for callback in callbacks])
-        after_step(loop, not left, checks or not room.is_trusted)
+        after_step(loop, not left)
     return loop
 
 
-class Kept:
-    """The loop and the objective before some steps, from which these steps can be repeated."""
-
-    def __init__(self, loop: Loop, objective: Objective) -> None:
-        self.objective, self.length = objective, len(loop.history)
-        self.loop = dataclasses.replace(loop, **_copy_state(loop))
-
-    def restore(self, loop: Loop) -> Objective:
-        """Set the loop back, and return the objective."""
-        del loop.history[self.length :]
-        for name, value in {**vars(self.loop), **_copy_state(self.loop)}.items():
-            setattr(loop, name, value)
-        return self.objective
+def _continue(loop: Loop, objective: Objective) -> Objective:
+    """Return the objective of a loop that is resumed after a compaction or an adaptation."""
+    if len(loop.active) < objective.batch:
+        objective = objective.select(loop.active)
+    if loop.layout is not None:
+        objective = dataclasses.replace(objective, layout=loop.layout)
+    if loop.rule_state is not None:
+        objective = objective.with_regularization(loop.rule_state.weight)
+    return objective
 
 
-def _copy_state(loop: Loop) -> dict[str, Any]:
-    """Copy what the steps write to; they replace the other tensors of the loop."""
-    state, rule_state = tree_map(Tensor.clone, (loop.state, loop.rule_state))
-    return {"state": state, "rule_state": rule_state}
+def _update_weight(loop: Loop, objective: Objective, rule: WeightRule | None) -> Objective:
+    """Let the rule choose the weight of the next step."""
+    if loop.rule_state is None or rule is None:
+        return objective
+    state = loop.state
+    memory = rule.observe(loop.rule_state, objective, state.x, state.certificate)
+    loop.rule_state = rule.update(memory, state.discrepancy, state.certificate, loop.iteration)
+    return objective.with_regularization(loop.rule_state.weight)
+
+
+def _converged(
+    loop: Loop,
+    solver: Solver,
+    rule: WeightRule | None,
+    limits: Limits,
+    objective: Objective | None = None,
+    every: int = 1,
+) -> Tensor:
+    """Return which items are converged; after a step, its objective also bounds their gap."""
+    done = solver.converged(loop.state, limits.tolerance)
+    if objective is not None and loop.travel is not None and limits.tolerance < math.inf:
+        done = _check_gap(loop, objective, solver, limits, every, done)
+    if loop.rule_state is not None and rule is not None:
+        done = done & rule.satisfied(loop.rule_state, loop.state.discrepancy)
+    return done
 
 
 def _check_gap(
-    loop: Loop,
-    objective: Objective,
-    solver: Solver,
-    limits: Limits,
-    every: int,
-    travel: Travel,
-    within: Tensor,
+    loop: Loop, objective: Objective, solver: Solver, limits: Limits, every: int, within: Tensor
 ) -> Tensor:
-    """Return which items are converged, given those whose certificate is within the tolerance.
+    """Return which items are converged, for those whose certificate is within the tolerance.
 
     The gap is evaluated only if it decides something. The recorded certificate is corrected.
     """
+    assert loop.travel is not None
     last = loop.iteration >= limits.max_iterations
     alone = last or is_due(loop.iteration, every)
     if not alone and not bool((loop.running & within).any()):
@@ -309,11 +289,11 @@ def _check_gap(
         within = within & ~(before <= limits.tolerance)
         if not alone and not bool((loop.running & within).any()):
             return within
-    distance = travel.distance(loop.state.x, loop.iteration)
+    distance = loop.travel.distance(loop.state.x, loop.iteration)
     gap = solver.gap(objective.at(loop.iteration - 1), loop.state, distance)
     done, certificate = accept(gap, within, loop.state.certificate, limits.tolerance, alone)
-    shown = torch.where(loop.running, certificate.to(recorded), recorded[loop.active])
-    loop.history[-1][1] = recorded.index_copy(0, loop.active, shown)
+    corrected = torch.where(loop.running, certificate.to(recorded), recorded[loop.active])
+    loop.history[-1][1] = recorded.index_copy(0, loop.active, corrected)
     return done
 
 
@@ -331,8 +311,8 @@ def _record(loop: Loop, solver: Solver, objective: Objective) -> None:
         loop.history.append(rows)
         loop.weight = torch.where(loop.running, rows[3], loop.weight)
         return
-    whole = rows.new_full((len(RECORDED), len(loop.status)), float("nan"))
-    loop.history.append(whole.index_copy(1, loop.active, rows))
+    all_rows = rows.new_full((len(RECORDED), len(loop.status)), float("nan"))
+    loop.history.append(all_rows.index_copy(1, loop.active, rows))
     loop.weight = loop.weight.index_copy(
         0, loop.active, torch.where(loop.running, rows[3], loop.weight[loop.active])
     )
@@ -391,5 +371,11 @@ def _adapt(loop: Loop, objective: Objective, solver: Solver) -> Objective:
 def _progress(loop: Loop, objective: Objective) -> Progress:
     x, last = loop.state.x, loop.history[-1][:, loop.active]
     return Progress(
-        loop.iteration, loop.active, last[0], last[1], last[2], last[3], lambda: objective.decode(x)
+        iteration=loop.iteration,
+        running=loop.active,
+        objective=last[0],
+        certificate=last[1],
+        discrepancy=last[2],
+        regularization=last[3],
+        decode=lambda: objective.decode(x),
     )

@@ -151,14 +151,14 @@ def find(subject: Subject) -> tuple[Finding, ...]:
     if isinstance(problem.y, tuple):
         terms = getattr(problem.data_term, "terms", ())
         parts = [Subject(problem.part(k)) for k in range(len(terms))]
-        return tuple(finding for part in parts for finding in find(part))
-    found: list[Finding] = []
+        return tuple(finding for subject_part in parts for finding in find(subject_part))
+    findings: list[Finding] = []
     for kind, check in _CHECKS:
         if isinstance(subject.operator, kind) and (finding := check(subject)) is not None:
-            found.append(finding)
+            findings.append(finding)
             if finding.is_conclusive:
                 break
-    return tuple(found)
+    return tuple(findings)
 
 
 def report_findings(problem: Problem) -> list[str]:
@@ -170,13 +170,13 @@ def report_findings(problem: Problem) -> list[str]:
     Raises:
         InputError: if nothing sensible can come of a solve.
     """
-    found = check_measurements(problem)
-    for finding in found:
+    findings = check_measurements(problem)
+    for finding in findings:
         if finding.is_fatal:
             raise InputError(finding.sentence)
-    for finding in found:
+    for finding in findings:
         warn_user(finding.sentence, MeasurementWarning)
-    return [finding.sentence for finding in found]
+    return [finding.sentence for finding in findings]
 
 
 def quick_noise_std(problem: Problem) -> Tensor | None:

@@ -53,8 +53,8 @@ def check_noise_level(subject: Subject) -> Finding | None:
         return None
     size = y.abs().flatten(1).amax(1).cpu().double()
     stated = D.noise_std.detach().cpu().double().expand(len(size))
-    known = isinstance(subject.operator, _KINDS) and y[0].numel() >= _LEAST
-    estimated = subject.noise_std if known else None
+    can_estimate = isinstance(subject.operator, _KINDS) and y[0].numel() >= _LEAST
+    estimated = subject.noise_std if can_estimate else None
     if estimated is None or not bool(estimated.isfinite().all()):
         loud = (stated > size) & (size > 0)
         if not bool(loud.any()):
@@ -75,22 +75,22 @@ def check_noise_level(subject: Subject) -> Finding | None:
     if not bool(off.any()):
         return None
     k = int(off.nonzero()[0])
-    given, found, factor = float(stated[k]), float(estimated[k]), float(ratio[k])
+    level, estimate, factor = float(stated[k]), float(estimated[k]), float(ratio[k])
     which = f" of item {k}" if len(size) > 1 else ""
     scales = () if isinstance(subject.operator, Scan) else _FULL_SCALES
     scale = next((s for s in scales if 0.5 < factor / s < 2 or 0.5 < factor * s < 2), None)
     if scale is None:
         hint = "check its units and its value, or leave it out to have it estimated"
     elif factor > 1:
-        hint = f"it seems to be in units of 1 / {scale:g}; {given / scale:.4g} would fit"
+        hint = f"it seems to be in units of 1 / {scale:g}; {level / scale:.4g} would fit"
     else:
         hint = (
-            f"the measurements seem to be in units of 1 / {scale:g}; {given * scale:.4g} would fit"
+            f"the measurements seem to be in units of 1 / {scale:g}; {level * scale:.4g} would fit"
         )
     return Finding(
         "noise",
-        f"noise_std = {given:.4g}{which} is {_times(factor)} the noise estimated from the "
-        f"measurements, {found:.4g}; {hint}",
+        f"noise_std = {level:.4g}{which} is {_times(factor)} the noise estimated from the "
+        f"measurements, {estimate:.4g}; {hint}",
     )
 
 

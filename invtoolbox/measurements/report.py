@@ -63,8 +63,8 @@ class DataReport:
             f"{_numbers(self.estimated_noise_std) or 'not'} estimated from the measurements",
         ]
         if self.stated_axis is not None:
-            found = "the views do not show it" if self.axis is None else f"{self.axis:.2f} found"
-            lines.append(f"axis          cell {self.stated_axis:.2f} by the geometry; {found}")
+            measured = "the views do not show it" if self.axis is None else f"{self.axis:.2f} found"
+            lines.append(f"axis          cell {self.stated_axis:.2f} by the geometry; {measured}")
         lines += [
             textwrap.fill(
                 f"{'looks wrong' if k == 0 else '':<14}{finding.sentence}",
@@ -129,5 +129,5 @@ def data_report(problem: Problem) -> DataReport:
 
 
 def _numbers(values: tuple[float, ...]) -> str:
-    shown = ", ".join(f"{v:.4g}" for v in values[:4])
-    return f"{shown}, ..." if len(values) > 4 else shown
+    numbers = ", ".join(f"{v:.4g}" for v in values[:4])
+    return f"{numbers}, ..." if len(values) > 4 else numbers

@@ -55,14 +55,14 @@ def check_counts(subject: Subject) -> Finding | None:
         return None
     name = "transmitted shares of the beam" if air <= 1.5 else "counts of photons"
     remedy = "y" if air <= 1.5 else f"y / {air:.4g}"
-    whole = air > 100 and bool((subject.problem.y0 == subject.problem.y0.round()).all())
+    are_counts = air > 100 and bool((subject.problem.y0 == subject.problem.y0.round()).all())
     emission = isinstance(subject.problem.data_term, Poisson)
     return Finding(
         "counts",
         f"the sinogram is brightest next to the object ({air:.4g}, and {shadow:.4g} in its shadow), "
         f"so these look like {name} and not like line integrals; pass -log({remedy}), or "
         "it.processing.line_integrals(counts, flat, dark)",
-        is_fatal=whole and not emission,
+        is_fatal=are_counts and not emission,
         is_conclusive=True,
     )
 
@@ -73,8 +73,8 @@ def check_orientation(subject: Subject) -> Finding | None:
     S = subject.plane
     if S is None or S.values.shape[0] != S.values.shape[1]:
         return None
-    given = S.residual()
-    if given < 2 * _UNEXPLAINED or given < _RATIO * S.change(values=S.values.T).residual():
+    residual = S.residual()
+    if residual < 2 * _UNEXPLAINED or residual < _RATIO * S.change(values=S.values.T).residual():
         return None
     return Finding(
         "transposed",
@@ -90,10 +90,10 @@ def check_axis(subject: Subject) -> Finding | None:
     S = subject.plane
     if S is None or not subject.is_shifted or subject.axis is None:
         return None
-    found, mirrored = subject.axis.cell, S.values.shape[1] - 1 - S.axis
+    cell, mirrored = subject.axis.cell, S.values.shape[1] - 1 - S.axis
     hint = (
         "; the detector seems to be reversed (flip its axis)"
-        if abs(found - mirrored) < _MIRRORED
+        if abs(cell - mirrored) < _MIRRORED
         else ""
     )
     name = (
@@ -101,8 +101,8 @@ def check_axis(subject: Subject) -> Finding | None:
     )
     return Finding(
         "axis",
-        f"the axis of rotation projects to cell {found:.2f} of {S.values.shape[1]}, but the "
-        f"geometry places it at {S.axis:.2f}; {name} = {S.shift_of(found):.5g} would fit{hint}",
+        f"the axis of rotation projects to cell {cell:.2f} of {S.values.shape[1]}, but the "
+        f"geometry places it at {S.axis:.2f}; {name} = {S.shift_of(cell):.5g} would fit{hint}",
     )
 
 
@@ -143,8 +143,8 @@ def check_angle_unit(subject: Subject) -> Finding | None:
         change = (S.values - S.values[0]).norm(dim=1).amax() / S.values[0].norm().clamp_min(1e-30)
         if largest < 0.5 or float(change) > _SIMILAR:
             return None
-    given = S.residual()
-    if given < _UNEXPLAINED or given < _RATIO * S.change(angles=S.angles * scale).residual():
+    residual = S.residual()
+    if residual < _UNEXPLAINED or residual < _RATIO * S.change(angles=S.angles * scale).residual():
         return None
     if scale > 1:
         text = (
@@ -167,12 +167,12 @@ def check_detector(subject: Subject) -> Finding | None:
     if S is None or S.source is None or len(S.angles) < _VIEWS:
         return None
     factors = torch.logspace(-2, 2, 33, base=2, dtype=torch.float64)
-    given = torch.ones(1, dtype=torch.float64)
-    trials = S.coherence(subject.cell, torch.cat([factors, -factors, given]))
+    stated_factor = torch.ones(1, dtype=torch.float64)
+    trials = S.coherence(subject.cell, torch.cat([factors, -factors, stated_factor]))
     if trials is None:
         return None
-    one, forward, backward = float(trials[-1]), trials[:33], trials[33:66]
-    if float(backward.max()) > max(one + _REVERSED, float(forward.max()) + _REVERSED):
+    stated, forward, backward = float(trials[-1]), trials[:33], trials[33:66]
+    if float(backward.max()) > max(stated + _REVERSED, float(forward.max()) + _REVERSED):
         return Finding(
             "reversed",
             "opposite rays agree only if the detector or the rotation runs the other way; flip the "
@@ -180,7 +180,7 @@ def check_detector(subject: Subject) -> Finding | None:
         )
     best = float(forward.max())
     # Data that agree well show smaller errors.
-    if best < one + min(_BETTER, max(0.002, 0.2 * (1 - best))):
+    if best < stated + min(_BETTER, max(0.002, 0.2 * (1 - best))):
         return None
     near = float(factors[int(forward.argmax())]) * torch.logspace(
         -0.125, 0.125, 21, base=2, dtype=torch.float64
@@ -244,10 +244,10 @@ def _steps_of_opposite_rays(S: Sinogram, cell: float) -> float | None:
     """Decide by the opposite rays whether the turn has a step between its last and first view."""
     if len(S.angles) < _VIEWS:
         return None
-    one = torch.ones(1, dtype=torch.float64)
+    ones = torch.ones(1, dtype=torch.float64)
     turn = S if float(S.angles[-1]) > float(S.angles[0]) else S.change(values=S.values.flip(0))
-    opened = float(turn.coherence_of_turn(cell, one))
-    closed = float(turn.change(values=turn.values[:-1]).coherence_of_turn(cell, one))
+    opened = float(turn.coherence_of_turn(cell, ones))
+    closed = float(turn.change(values=turn.values[:-1]).coherence_of_turn(cell, ones))
     if abs(opened - closed) < _BETTER + 0.1 * (1 - max(opened, closed)):
         return None
     return 1.0 if opened > closed else 0.0

@@ -124,13 +124,13 @@ class Sinogram:
         else:
             return None
         return cls(
-            plane.cpu().double(),
-            operator.angles.detach().cpu().double(),
-            spacing,
-            shift,
-            source,
-            getattr(operator, "curved", False),
-            math.hypot(*sides) / 2,
+            values=plane.cpu().double(),
+            angles=operator.angles.detach().cpu().double(),
+            spacing=spacing,
+            shift=shift,
+            source=source,
+            curved=getattr(operator, "curved", False),
+            radius=math.hypot(*sides) / 2,
         )
 
     def change(self, **fields: Any) -> Self:
@@ -215,12 +215,12 @@ class Sinogram:
         columns = torch.stack([self.angles.cos(), self.angles.sin(), torch.ones(views)], 1)
 
         def squares(columns: Tensor, centres: Tensor) -> tuple[float, Tensor]:
-            found = torch.linalg.lstsq(columns, centres[:, None]).solution
-            return float((columns @ found - centres[:, None]).square().sum()), found
+            coefficients = torch.linalg.lstsq(columns, centres[:, None]).solution
+            return float((columns @ coefficients - centres[:, None]).square().sum()), coefficients
 
-        free, found = squares(columns.double(), centres)
-        given, _ = squares(columns[:, :2].double(), centres - self.axis)
-        return Axis(float(found[2]), given / max(free, 1e-4 * views))
+        free, coefficients = squares(columns.double(), centres)
+        stated, _ = squares(columns[:, :2].double(), centres - self.axis)
+        return Axis(float(coefficients[2]), stated / max(free, 1e-4 * views))
 
     def _axis_of_opposite_views(self) -> Axis | None:
         from invtoolbox.datasets.scans.center_of_rotation import center_of_rotation
@@ -230,10 +230,10 @@ class Sinogram:
         step = max(1, len(self.angles) // 120)
         values = self.values[::step, : count * width].unflatten(1, (count, width)).mean(2)
         try:
-            found = center_of_rotation(values.numpy(), self.angles[::step].numpy())
+            centre = center_of_rotation(values.numpy(), self.angles[::step].numpy())
         except InputError:
             return None
-        axis = found * width + (width - 1) / 2
+        axis = centre * width + (width - 1) / 2
         opposite = [int(self.angles.argmin()), int(self.angles.argmax())]
         first, last = self.values[opposite]
         return Axis(
@@ -255,8 +255,8 @@ class Sinogram:
             return None
         order = (self.angles % (2 * math.pi)).argsort(stable=True)
         turned = self.angles[order] % (2 * math.pi)
-        kept = torch.cat([turned.diff() > 1e-4, torch.ones(1, dtype=torch.bool)])
-        values = self.values[order[kept]]
+        distinct = torch.cat([turned.diff() > 1e-4, torch.ones(1, dtype=torch.bool)])
+        values = self.values[order[distinct]]
         if float(self._gaps().max()) > 1.02 * 2 * math.pi / len(values):
             return None
         return self.change(values=values).coherence_of_turn(axis, factors)
@@ -356,9 +356,9 @@ def _axis_of_mirror(view: Tensor, stated: float) -> Axis | None:
     bend = left - 2 * least + right
     axis = doubled / 2 + (0.25 * (left - right) / bend if bend > 0 else 0.0)
     low = math.floor(min(max(2 * stated, 2.0), 2.0 * cells - 5))
-    part = min(max(2 * stated - low, 0.0), 1.0)
-    given = (1 - part) * _asymmetry(view, low) + part * _asymmetry(view, low + 1)
-    return Axis(axis, given / max(least, 1e-12))
+    fraction = min(max(2 * stated - low, 0.0), 1.0)
+    stated_asymmetry = (1 - fraction) * _asymmetry(view, low) + fraction * _asymmetry(view, low + 1)
+    return Axis(axis, stated_asymmetry / max(least, 1e-12))
 
 
 def _least(view: Tensor, doubled: range) -> int:
@@ -371,10 +371,10 @@ def _asymmetry(view: Tensor, doubled: int) -> float:
     It is relative to the variance of the part that has a mirror image.
     """
     cells = len(view)
-    part = view[max(0, doubled - cells + 1) : min(cells - 1, doubled) + 1]
-    if len(part) < 3:
+    overlap = view[max(0, doubled - cells + 1) : min(cells - 1, doubled) + 1]
+    if len(overlap) < 3:
         return math.inf
-    return float((part - part.flip(0)).square().mean() / part.var().clamp_min(1e-300))
+    return float((overlap - overlap.flip(0)).square().mean() / overlap.var().clamp_min(1e-300))
 
 
 def _difference(view: Tensor, opposite: Tensor, axis: float) -> float:

@@ -127,8 +127,8 @@ class ConvexConvolution(ConvexNetwork):
         pull = self.readout * slopes[-1]
         coarse: Tensor | None = None
         for k in range(len(slopes) - 1, 0, -1):
-            own = transpose_convolution(pull, self.skips[k], 1, sizes[k])
-            coarse = own if coarse is None else own + coarse
+            skipped = transpose_convolution(pull, self.skips[k], 1, sizes[k])
+            coarse = skipped if coarse is None else skipped + coarse
             coarse = spread(coarse, self.strides[k], sizes[k - 1])
             pull = (
                 transpose_convolution(pull, self.weights[k - 1], self.strides[k], sizes[k - 1])
@@ -287,6 +287,6 @@ def spread(image: Tensor, stride: int, size: Sequence[int]) -> Tensor:
 
 def transpose_convolution(v: Tensor, kernel: Tensor, stride: int, size: Sequence[int]) -> Tensor:
     """Apply the transpose of a convolution of images whose size of space is ``size``."""
-    more = [n - (m - 1) * stride - 1 for n, m in zip(size, v.shape[2:])]
+    padding = [n - (m - 1) * stride - 1 for n, m in zip(size, v.shape[2:])]
     apply = _TRANSPOSED[v.ndim - 2]
-    return apply(v, kernel, None, stride, kernel.shape[-1] // 2, more)
+    return apply(v, kernel, None, stride, kernel.shape[-1] // 2, padding)

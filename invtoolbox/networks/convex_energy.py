@@ -188,8 +188,8 @@ class ConvexEnergy(ConvexNetwork):
         for k in range(len(levels) - 1, -1, -1):
             level, stride = levels[k], self.strides[k]
             weight = level.slope * (self._readout(k) if pull is None else self._readout(k) + pull)
-            own = mirror_transpose(_synthesis(weight, self.skips[k]), self.skips[k].shape[-1] // 2)
-            coarse = spread(own if coarse is None else own + coarse, stride, level.fine)
+            skip = mirror_transpose(_synthesis(weight, self.skips[k]), self.skips[k].shape[-1] // 2)
+            coarse = spread(skip if coarse is None else skip + coarse, stride, level.fine)
             gain = self._share(self.floors[k]) + transpose_convolution(
                 weight, self._mean(self.pooling[k]), stride, level.fine
             )
@@ -275,10 +275,8 @@ def _cosines(count: int, channels: int, side: int, generator: torch.Generator) -
 
     If there are not enough of them, the remaining filters are random and of the same size.
     """
-    places, frequencies = (
-        torch.arange(side, dtype=torch.float64) + 0.5,
-        torch.arange(side, dtype=torch.float64)[:, None],
-    )
+    index = torch.arange(side, dtype=torch.float64)
+    places, frequencies = index + 0.5, index[:, None]
     lines = (
         torch.cos(math.pi * frequencies * places / side)
         * torch.where(frequencies == 0, 1.0, 2.0).div(side).sqrt()
@@ -301,5 +299,5 @@ def _synthesis(v: Tensor, filters: Tensor) -> Tensor:
     One matrix product is several times as fast as a transposed convolution.
     """
     side = filters.shape[-1]
-    parts = filters.flatten(1).T @ v.flatten(2)
-    return F.fold(parts, (v.shape[2] + side - 1, v.shape[3] + side - 1), side)
+    windows = filters.flatten(1).T @ v.flatten(2)
+    return F.fold(windows, (v.shape[2] + side - 1, v.shape[3] + side - 1), side)

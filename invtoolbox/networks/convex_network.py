@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 
 
@@ -58,9 +59,8 @@ class ConvexNetwork(nn.Module, ABC):
             x.requires_grad or any(p.requires_grad for p in self.parameters())
         )
         with torch.enable_grad():
-            free = (
-                x if x.requires_grad else x.detach().requires_grad_(True)
-            )  # never the caller's own tensor
+            # Never the caller's own tensor.
+            free = x if x.requires_grad else x.detach().requires_grad_(True)
             psi = self.potential(free)
             (gradient,) = torch.autograd.grad(psi.sum(), free, create_graph=learn)
         return (psi, gradient) if learn else (psi.detach(), gradient)
@@ -115,12 +115,9 @@ class ConvexDense(ConvexNetwork):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(size, width, depth) < 1 or not beta > 0 or not strong_convexity >= 0:
-            raise InputError(
-                "ConvexDense needs a positive size, width, depth and beta and a strong_convexity "
-                f"that is not negative, got size={size}, width={width}, depth={depth}, "
-                f"beta={beta:g}, strong_convexity={strong_convexity:g}"
-            )
+        check_range(self, "[1, inf)", size=size, width=width, depth=depth)
+        check_range(self, "(0, inf]", beta=beta)
+        check_range(self, "[0, inf]", strong_convexity=strong_convexity)
         self.size, self.beta, self.strong_convexity = size, beta, strong_convexity
         generator = torch.Generator().manual_seed(seed)
 
@@ -165,10 +162,8 @@ class ConvexDense(ConvexNetwork):
         """Return the last layer, and the slopes of all layers."""
         slopes: list[Tensor] = []
         z = v
-        seen = F.linear(v, self.skips.flatten(0, 1), self.biases.flatten()).split(
-            self.biases.shape[1], 1
-        )
-        for k, before in enumerate(seen):
+        skipped = F.linear(v, self.skips.flatten(0, 1), self.biases.flatten())
+        for k, before in enumerate(skipped.split(self.biases.shape[1], 1)):
             z, slope = smooth_ramp(
                 before if k == 0 else torch.addmm(before, z, self.weights[k - 1].T), self.beta
             )

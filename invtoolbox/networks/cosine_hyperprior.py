@@ -84,9 +84,8 @@ class CosineHyperprior(HyperpriorNetwork):
             )
         self.channels, self.latents, self.step = channels, latents, step
         fine, coarse = widths
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # the modules draw their first weights from the global generator
+        # The modules draw their first weights from the global generator.
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.blocks, self.pixels = (
                 nn.Conv2d(n, m, 3, padding=1)
@@ -165,11 +164,11 @@ class CosineHyperprior(HyperpriorNetwork):
 
     def energy(self, z: Tensor, h: Tensor) -> Tensor:
         """Return ``-log p(z | h) - log p(h)`` in nats, ``(batch,)``."""
-        known = self.hyper_synthesis(h / 4)
-        mean, raw = (known + self.context(self._squash(z), known)).chunk(2, 1)
+        from_h = self.hyper_synthesis(h / 4)
+        mean, raw = (from_h + self.context(self._squash(z), from_h)).chunk(2, 1)
         mean, std = self.spread * mean, LEAST_STD + self.spread * torch.exp(5 * torch.tanh(raw / 5))
-        own: Tensor = self.density(h)
-        return own - log_box_normal_or_odd(z, mean, std).flatten(1).sum(1)
+        nats_of_h: Tensor = self.density(h)
+        return nats_of_h - log_box_normal_or_odd(z, mean, std).flatten(1).sum(1)
 
     def _squash(self, z: Tensor) -> Tensor:
         """Return latents as the networks take them: near 1, with few that are far larger."""
@@ -239,12 +238,12 @@ def cosines(count: int, channels: int = 1) -> Tensor:
     True
     """
     k, n = torch.arange(8.0)[:, None], torch.arange(8.0)
-    one = torch.cos(math.pi * k * (n + 0.5) / 8) / torch.where(k == 0, math.sqrt(8), 2.0)
-    both = torch.einsum("ui,vj->uvij", one, one).reshape(64, 64)[_by_frequency()]
-    every = torch.einsum("kp,ab->kabp", both, torch.eye(channels)).reshape(
-        64 * channels, 64 * channels
-    )
-    return F.pad(every, (0, 0, 0, max(0, count - len(every))))[:count]
+    # The orthonormal DCT-II of 8 samples, its products, and these for every channel.
+    lines = torch.cos(math.pi * k * (n + 0.5) / 8) / torch.where(k == 0, math.sqrt(8), 2.0)
+    blocks = torch.einsum("ui,vj->uvij", lines, lines).reshape(64, 64)[_by_frequency()]
+    rows = torch.einsum("kp,ab->kabp", blocks, torch.eye(channels))
+    rows = rows.reshape(64 * channels, 64 * channels)
+    return F.pad(rows, (0, 0, 0, max(0, count - len(rows))))[:count]
 
 
 def frequencies(count: int, channels: int = 1) -> Tensor:
@@ -253,12 +252,12 @@ def frequencies(count: int, channels: int = 1) -> Tensor:
     Rows beyond the last cosine get its frequency.
     """
     u, v = torch.arange(8.0)[:, None], torch.arange(8.0)
-    each = (u.square() + v.square()).sqrt().flatten()[_by_frequency()].repeat_interleave(channels)
-    return torch.cat([each, each[-1:].expand(max(0, count - len(each)))])[:count]
+    radii = (u.square() + v.square()).sqrt().flatten()[_by_frequency()].repeat_interleave(channels)
+    return torch.cat([radii, radii[-1:].expand(max(0, count - len(radii)))])[:count]
 
 
-def _to_mask(seen: Tensor) -> Tensor:
-    return seen[..., None, None].float()
+def _to_mask(is_visible: Tensor) -> Tensor:
+    return is_visible[..., None, None].float()
 
 
 def _by_frequency() -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.networks.convex_energy import mirror, mirror_transpose
 from invtoolbox.networks.denoisers import draw_weights
@@ -42,11 +43,9 @@ class DeepVariationNetwork(nn.Module):
         self, channels: int = 1, features: int = 32, scales: int = 3, blocks: int = 3, seed: int = 0
     ) -> None:
         super().__init__()
-        if min(channels, features, scales, blocks) < 1:
-            raise InputError(
-                "DeepVariationNetwork needs positive channels, features, scales and blocks, "
-                f"got {channels}, {features}, {scales} and {blocks}"
-            )
+        check_range(
+            self, "[1, inf)", channels=channels, features=features, scales=scales, blocks=blocks
+        )
         self.channels, self.features, self.scales = channels, features, scales
         self.K1 = _Filters(channels, features, 3)
         self.mb = nn.ModuleList([_UNet(features, scales) for _ in range(blocks)])
@@ -104,9 +103,9 @@ class _Between(nn.Module):
         return F.conv2d(mirror(x, 3), self.kernel(), stride=2)
 
     def up(self, x: Tensor, size: torch.Size) -> Tensor:
-        more = [n - 2 * m + 1 for n, m in zip(size[2:], x.shape[2:])]
+        padding = [n - 2 * m + 1 for n, m in zip(size[2:], x.shape[2:])]
         return mirror_transpose(
-            F.conv_transpose2d(x, self.kernel(), stride=2, output_padding=more), 3
+            F.conv_transpose2d(x, self.kernel(), stride=2, output_padding=padding), 3
         )
 
 
@@ -137,17 +136,16 @@ class _UNet(nn.Module):
         self.conv_up = nn.ModuleList([_Between(features) for _ in range(scales - 1)])
 
     def forward(self, scales: list[Tensor]) -> list[Tensor]:
-        found = list(scales)
+        x = list(scales)
         for k, between in enumerate(self.conv_down):
-            found[k] = self._step(k, 0, found[k])
-            coarser = cast(_Between, between).down(found[k])
-            found[k + 1 : k + 2] = [found[k + 1] + coarser if k + 1 < len(found) else coarser]
-        found[-1] = self._step(len(found) - 1, 0, found[-1])
-        for k in range(len(found) - 2, -1, -1):
-            found[k] = self._step(
-                k, 1, found[k] + cast(_Between, self.conv_up[k]).up(found[k + 1], found[k].shape)
-            )
-        return found
+            x[k] = self._step(k, 0, x[k])
+            coarser = cast(_Between, between).down(x[k])
+            x[k + 1 : k + 2] = [x[k + 1] + coarser if k + 1 < len(x) else coarser]
+        x[-1] = self._step(len(x) - 1, 0, x[-1])
+        for k in range(len(x) - 2, -1, -1):
+            finer = cast(_Between, self.conv_up[k]).up(x[k + 1], x[k].shape)
+            x[k] = self._step(k, 1, x[k] + finer)
+        return x
 
     def _step(self, scale: int, number: int, x: Tensor) -> Tensor:
         return cast(nn.ModuleList, self.mb[scale])[number](x)

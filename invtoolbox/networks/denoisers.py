@@ -76,9 +76,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = x.shape[-2:]
-        more = [-n % self.factor for n in (rows, columns)]
-        if any(more):
-            x = F.pad(x, (0, more[1], 0, more[0]), mode="replicate")
+        padding = [-n % self.factor for n in (rows, columns)]
+        if any(padding):
+            x = F.pad(x, (0, padding[1], 0, padding[0]), mode="replicate")
         return self.decode(self.encode(x))[..., :rows, :columns]
 
     def extra_repr(self) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError, warn_user
 from invtoolbox.networks.unet import UNet
@@ -63,15 +64,18 @@ class DiffusionUNet(UNet):
         embedding: int = 32,
         seed: int = 0,
     ) -> None:
-        if not widths or min(channels, blocks, embedding, *widths) < 1:
+        check_range(
+            self,
+            "[1, inf)",
+            channels=channels,
+            blocks=blocks,
+            embedding=embedding,
+            widths=min(widths, default=0),
+        )
+        check_range(self, "(0, inf]", sigma_data=sigma_data)
+        if not 0 < levels[0] < levels[1]:
             raise InputError(
-                "DiffusionUNet needs positive channels, blocks and embedding and at least one "
-                f"width, got {channels}, {blocks}, {embedding} and {tuple(widths)}"
-            )
-        if not sigma_data > 0 or not 0 < levels[0] < levels[1]:
-            raise InputError(
-                "DiffusionUNet needs a positive sigma_data and a range (low, high) of positive "
-                f"levels, got {sigma_data} and {tuple(levels)}"
+                f"DiffusionUNet needs a range (low, high) of positive levels, got {tuple(levels)}"
             )
         super().__init__(channels, channels, widths, blocks)
         self.channels = channels

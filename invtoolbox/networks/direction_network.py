@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
 from invtoolbox.networks.denoisers import draw_weights
 
@@ -45,11 +46,8 @@ class DirectionNetwork(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(channels, width, levels) < 1 or dimensions not in _CONVOLUTIONS:
-            raise InputError(
-                "DirectionNetwork needs positive channels, width and levels and 1, 2 or 3 "
-                f"dimensions, got {channels}, {width}, {levels} and {dimensions}"
-            )
+        check_range(self, "[1, inf)", channels=channels, width=width, levels=levels)
+        check_choice(self, _CONVOLUTIONS, dimensions=dimensions)
         self.channels, self.levels, self.dimensions = channels, levels, dimensions
 
         def filters(before: int, after: int) -> nn.Module:
@@ -63,10 +61,8 @@ class DirectionNetwork(nn.Module):
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> Self:
         """Create the network of some weights, which define its width and depth."""
-        first, steps = (
-            weights.get("first.weight"),
-            sum(name.startswith("inner.") for name in weights),
-        )
+        first = weights.get("first.weight")
+        steps = sum(name.startswith("inner.") for name in weights)
         if first is None or steps % 2 == 0:
             raise InputError(
                 "these are not the weights of a DirectionNetwork: "
@@ -89,14 +85,14 @@ class DirectionNetwork(nn.Module):
                 f"{self.dimensions} spatial axes, got the shape {tuple(residual.shape)}"
             )
         x: Tensor = self.first(residual)
-        kept: list[Tensor] = []
+        passed: list[Tensor] = []
         for k in range(self.levels - 1):
             x = self._step(x, k)
-            kept.append(x)
+            passed.append(x)
             x = _AVERAGES[self.dimensions](x, 2, ceil_mode=True, count_include_pad=False)
         x = self._step(x, self.levels - 1)
         for k in range(self.levels - 2, -1, -1):
-            finer = kept[k]
+            finer = passed[k]
             x = self._step(finer + _repeat(x, finer.shape), 2 * self.levels - 2 - k)
         return self.last(x)
 

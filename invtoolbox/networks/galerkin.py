@@ -46,11 +46,15 @@ class GalerkinAttention(nn.Module):
                 "GalerkinAttention needs a width that is a multiple of heads, and at least one "
                 f"coordinate, got {width}, {heads} and {coordinates}"
             )
-        self.heads, each = heads, width // heads
+        self.heads, features = heads, width // heads
         self.projections = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
-        self.scales = nn.ParameterList(nn.Parameter(torch.ones(heads, 1, each)) for _ in range(2))
-        self.shifts = nn.ParameterList(nn.Parameter(torch.zeros(heads, 1, each)) for _ in range(2))
-        self.last = nn.Linear(heads * (each + coordinates), width)
+        self.scales = nn.ParameterList(
+            nn.Parameter(torch.ones(heads, 1, features)) for _ in range(2)
+        )
+        self.shifts = nn.ParameterList(
+            nn.Parameter(torch.zeros(heads, 1, features)) for _ in range(2)
+        )
+        self.last = nn.Linear(heads * (features + coordinates), width)
 
     def forward(self, x: Tensor, places: Tensor) -> Tensor:
         """Mix the features of all positions, ``(batch, n, width)``.
@@ -66,11 +70,11 @@ class GalerkinAttention(nn.Module):
         """Return Q and normalized K and V, ``(batch, heads, n, width / heads + coordinates)``."""
         q, k, v = (p(x).unflatten(2, (self.heads, -1)).movedim(2, 1) for p in self.projections)
         k, v = (
-            F.layer_norm(part, part.shape[-1:]) * scale + shift
-            for part, scale, shift in zip((k, v), self.scales, self.shifts)
+            F.layer_norm(features, features.shape[-1:]) * scale + shift
+            for features, scale, shift in zip((k, v), self.scales, self.shifts)
         )
         where = places[:, None].expand(len(x), self.heads, -1, -1)
-        q, k, v = (torch.cat([where, part], 3) for part in (q, k, v))
+        q, k, v = (torch.cat([where, features], 3) for features in (q, k, v))
         return q, k, v
 
     def shrink(self) -> None:
@@ -170,9 +174,9 @@ class GalerkinTransformer(nn.Module):
                     layer.weight.normal_(0, 1 / math.sqrt(count), generator=generator)
                     assert layer.bias is not None
                     layer.bias.zero_()
-            for part in self.modules():
-                if isinstance(part, GalerkinAttention):
-                    part.shrink()
+            for attention in self.modules():
+                if isinstance(attention, GalerkinAttention):
+                    attention.shrink()
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, dimensions={self.dimensions}"

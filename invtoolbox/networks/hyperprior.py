@@ -106,9 +106,8 @@ class MeanScaleHyperprior(HyperpriorNetwork):
             )
         self.channels, self.latents = channels, latents
         fine, middle, coarse = widths
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # the modules draw their first weights from the global generator
+        # The modules draw their first weights from the global generator.
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.analysis = nn.Sequential(
                 down(channels, fine),
@@ -167,8 +166,9 @@ class MeanScaleHyperprior(HyperpriorNetwork):
     def energy(self, z: Tensor, h: Tensor) -> Tensor:
         """Return ``-log p(z | h) - log p(h)`` in nats, ``(batch,)``."""
         mean, raw = self.hyper_synthesis(h).chunk(2, 1)
-        own: Tensor = self.density(h)
-        return own - log_box_normal_or_odd(z, mean, LEAST_STD + F.softplus(raw)).flatten(1).sum(1)
+        nats_of_h: Tensor = self.density(h)
+        std = LEAST_STD + F.softplus(raw)
+        return nats_of_h - log_box_normal_or_odd(z, mean, std).flatten(1).sum(1)
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ def extend(x: Tensor, down: int, right: int) -> Tensor:
     """
     for axis, lack in ((-2, down), (-1, right)):
         while lack > 0:
-            part = min(lack, max(1, x.shape[axis] - 1))
-            mirrored = x.narrow(axis, max(0, x.shape[axis] - 1 - part), part).flip(axis)
-            x, lack = torch.cat([x, mirrored], axis), lack - part
+            width = min(lack, max(1, x.shape[axis] - 1))
+            mirrored = x.narrow(axis, max(0, x.shape[axis] - 1 - width), width).flip(axis)
+            x, lack = torch.cat([x, mirrored], axis), lack - width
     return x

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.networks.denoisers import draw_weights
 
@@ -42,11 +43,7 @@ class PixelNetwork(nn.Module):
 
     def __init__(self, width: int = 24, depth: int = 6, mixture: int = 5, seed: int = 0) -> None:
         super().__init__()
-        if min(width, depth, mixture) < 1:
-            raise InputError(
-                "PixelNetwork needs positive width, depth and mixture, got "
-                f"{width}, {depth} and {mixture}"
-            )
+        check_range(self, "[1, inf)", width=width, depth=depth, mixture=mixture)
         self.mixture = mixture
         self.above = nn.Conv2d(2, width, (2, 3))
         self.left = nn.Conv2d(2, width, (1, 2))
@@ -67,9 +64,9 @@ class PixelNetwork(nn.Module):
             )
         scaled = 2 * x - 1
         # A channel of ones distinguishes the margin from black pixels.
-        seen = torch.cat([scaled, torch.ones_like(scaled)], 1)
-        above = self.above(F.pad(seen, (1, 1, 2, 0)))[:, :, :-1]
-        left = above + self.left(F.pad(seen, (2, 0, 0, 0)))[..., :-1]
+        marked = torch.cat([scaled, torch.ones_like(scaled)], 1)
+        above = self.above(F.pad(marked, (1, 1, 2, 0)))[:, :, :-1]
+        left = above + self.left(F.pad(marked, (2, 0, 0, 0)))[..., :-1]
         for down, right, link in zip(self.down, self.right, self.link):
             above = above + _gate(down(F.pad(F.elu(above), (1, 1, 1, 0))))
             left = left + _gate(right(F.pad(F.elu(left), (2, 0, 0, 0))) + link(F.elu(above)))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.networks.unet import UNet
@@ -41,11 +42,9 @@ class ResidualUNet(UNet):
         blocks: int = 2,
         seed: int = 0,
     ) -> None:
-        if not widths or min(channels, blocks, *widths) < 1:
-            raise InputError(
-                "ResidualUNet needs positive channels and blocks and at least one width, "
-                f"got {channels}, {blocks} and {tuple(widths)}"
-            )
+        check_range(
+            self, "[1, inf)", channels=channels, blocks=blocks, widths=min(widths, default=0)
+        )
         super().__init__(channels + 1, channels, widths, blocks)
         self.channels = channels
         self.draw(seed)

@@ -50,7 +50,7 @@ class UNet(nn.Module):
             x: input, ``(batch, inputs, rows, columns)``.
             modulation: scales and shifts of each block, ``(batch, 2 * width)``; by default none.
         """
-        given = iter(modulation)
+        remaining = iter(modulation)
         rows, columns = x.shape[-2:]
         x = F.pad(x, (0, -columns % self.factor, 0, -rows % self.factor), mode="replicate")
         x = F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)
@@ -59,12 +59,12 @@ class UNet(nn.Module):
             first = self.head(x)
         x, passed = first, []
         for blocks, shrink in zip(self.down, self.shrink):
-            x = blocks(x, given)
+            x = blocks(x, remaining)
             passed.append(x)
             x = shrink(x)
-        x = self.middle(x, given)
+        x = self.middle(x, remaining)
         for blocks, grow, fine in zip(reversed(self.up), reversed(self.grow), reversed(passed)):
-            x = blocks(grow(x) + fine, given)
+            x = blocks(grow(x) + fine, remaining)
         return F.pixel_shuffle(self.tail(x + first), 2)[..., :rows, :columns]
 
     def draw(self, seed: int) -> None:

@@ -48,14 +48,14 @@ def with_auxiliaries(objective: Objective) -> Objective:
             continue
         stop = start + joint[0]
         alone = joint[0] == total - channels
-        own = None if alone else ChannelSlices((total, *space), ((0, channels), (start, stop)))
+        select = None if alone else ChannelSlices((total, *space), ((0, channels), (start, stop)))
         terms += [
             Term(
-                term.weight * part.weight,
-                part.prior if own is None else part.prior @ own,
+                term.weight * summand.weight,
+                summand.prior if select is None else summand.prior @ select,
                 term.chosen,
             )
-            for part in joint[1].terms
+            for summand in joint[1].terms
         ]
         start = stop
     operator = image if isinstance(problem.operator, Identity) else problem.operator @ image
@@ -108,9 +108,9 @@ class _OfTheImage(ComposedPrior):
         return cast(LinearOperator, K @ self.operator), F
 
     def _with(self, prior: ExplicitPrior) -> Self:
-        other = super()._with(prior)
-        other.sigma = prior.sigma
-        return other
+        prior_of_image = super()._with(prior)
+        prior_of_image.sigma = prior.sigma
+        return prior_of_image
 
     def __repr__(self) -> str:
         return repr(self.prior)

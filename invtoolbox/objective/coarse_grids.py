@@ -35,11 +35,11 @@ def coarsen_for_start(problem: Problem) -> Problem | None:
 
 def coarsen_for_search(problem: Problem) -> Problem | None:
     """Return the problem on a grid of half or a quarter of the pixels per axis, if it is large."""
-    found = None
+    coarsest = None
     for _ in range(2):
         large = min(problem.image_shape[1:]) >= 2 * _COARSEST_SEARCH
         coarse = coarsen(problem) if large else None
         if coarse is None:
             break
-        found = problem = coarse
-    return found
+        coarsest = problem = coarse
+    return coarsest

@@ -51,18 +51,20 @@ def _filtered_back_projection(problem: Problem) -> Tensor | None:
     """
     guesses = []
     for k in range(problem.batch):  # the bits of a Fourier transform depend on the number of items
-        part = problem.select(torch.tensor([k], device=problem.y0.device))
-        weights = getattr(part.data_term, "weights", None)
+        item_problem = problem.select(torch.tensor([k], device=problem.y0.device))
+        weights = getattr(item_problem.data_term, "weights", None)
         if weights is not None:
-            views = weights.expand_as(part.y0).transpose(0, 2).flatten(1)
+            views = weights.expand_as(item_problem.y0).transpose(0, 2).flatten(1)
             if bool((views != views[:, :1]).any()):
                 return None
             used = (views[:, 0] > 0).nonzero().squeeze(1)
             if not len(used):
                 return None
-            part = part.subset(used)
+            item_problem = item_problem.subset(used)
         try:
-            guesses.append(cast(LinearOperator, part.operator).pseudo_inverse(part.y0))
+            guesses.append(
+                cast(LinearOperator, item_problem.operator).pseudo_inverse(item_problem.y0)
+            )
         except InputError:
             return None
     return torch.cat(guesses)

@@ -89,12 +89,15 @@ class Linearization:
             return self._closed_product(v, self._jacobian)
         with torch.enable_grad():
             pulled, probe = self._transpose
-            every = torch.autograd.grad(pulled, probe, v, retain_graph=True)
-            moved, moved_images = every[: len(self._predictions)], every[len(self._predictions) :]
-            bent = self._bent(moved)
-            bent_images = self._bent_images(moved_images)
+            products = torch.autograd.grad(pulled, probe, v, retain_graph=True)
+            predictions, images = (
+                products[: len(self._predictions)],
+                products[len(self._predictions) :],
+            )
+            curved = self._bent(predictions)
+            curved_images = self._bent_images(images)
             (result,) = torch.autograd.grad(
-                self._outputs, self._free, (*bent, *bent_images), retain_graph=True
+                self._outputs, self._free, (*curved, *curved_images), retain_graph=True
             )
             if self._parameter_slopes is not None:
                 result = result + _products(self._parameter_slopes, (self._free,), (v,))[0]
@@ -112,8 +115,8 @@ class Linearization:
         columns = []
         for w in self._unit_vectors():
             with torch.enable_grad():
-                bent = self._bent(w)
-            columns.append(torch.cat([part.detach().flatten(1) for part in bent], 1))
+                curved = self._bent(w)
+            columns.append(torch.cat([column.detach().flatten(1) for column in curved], 1))
         return torch.stack(columns, 2)
 
     def _unit_vectors(self) -> Iterator[tuple[Tensor, ...]]:
@@ -121,7 +124,7 @@ class Linearization:
         like = self._predictions or (self._problem.y,)  # a quadratic misfit has one prediction
         for k, prediction in enumerate(like):
             for i in range(prediction[0].numel()):
-                parts = [part.detach().new_zeros(part.shape) for part in like]
+                parts = [tensor.detach().new_zeros(tensor.shape) for tensor in like]
                 parts[k].view(len(prediction), -1)[:, i] = 1.0
                 yield tuple(parts)
 
@@ -141,11 +144,11 @@ class Linearization:
         return pulled, probe
 
     def _closed_product(self, v: Tensor, J: LinearOperator) -> Tensor:
-        moved = J(v)
-        parts = moved if isinstance(moved, tuple) else (moved,)
+        prediction = J(v)
+        parts = prediction if isinstance(prediction, tuple) else (prediction,)
         with torch.enable_grad():
-            bent = self._bent(parts)
-        result = J.adjoint(bent if isinstance(moved, tuple) else bent[0])
+            curved = self._bent(parts)
+        result = J.adjoint(curved if isinstance(prediction, tuple) else curved[0])
         return (result + self._bent_images((v,))[0]).detach()
 
     def _bent(self, moved: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -165,8 +168,8 @@ class Linearization:
             with torch.enable_grad():
                 total = _products(self._image_slopes, self._images, moved)
         for weight, L in self._squares:
-            part = moved[0] if L is None else L.normal(moved[0])
-            total = (torch.addcmul(total[0], expand(weight, part), part),)
+            normal = moved[0] if L is None else L.normal(moved[0])
+            total = (torch.addcmul(total[0], expand(weight, normal), normal),)
         return total
 
 
@@ -202,8 +205,10 @@ def _slopes(energy: Tensor, at: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None
     """
     if not energy.requires_grad:
         return None
-    found = torch.autograd.grad(energy.sum(), at, create_graph=True, allow_unused=True)
-    slopes = tuple(torch.zeros_like(t) if slope is None else slope for slope, t in zip(found, at))
+    gradients = torch.autograd.grad(energy.sum(), at, create_graph=True, allow_unused=True)
+    slopes = tuple(
+        torch.zeros_like(t) if slope is None else slope for slope, t in zip(gradients, at)
+    )
     return slopes if any(slope.requires_grad for slope in slopes) else None
 
 
@@ -213,7 +218,7 @@ def _products(
     if slopes is None:
         return tuple(torch.zeros_like(t) for t in v)
     curved = [(slope, u) for slope, u in zip(slopes, v) if slope.requires_grad]
-    found = torch.autograd.grad(
+    products = torch.autograd.grad(
         [slope for slope, _ in curved],
         at,
         [u for _, u in curved],
@@ -221,5 +226,5 @@ def _products(
         allow_unused=True,
     )
     return tuple(
-        torch.zeros_like(t) if product is None else product for product, t in zip(found, at)
+        torch.zeros_like(t) if product is None else product for product, t in zip(products, at)
     )

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Generator, Tensor
@@ -25,10 +25,6 @@ from invtoolbox.operators.base import LinearOperator, Operator, expand
 from invtoolbox.priors.adaptive import AdaptivePrior, Intermediate
 from invtoolbox.priors.base import ExplicitPrior, PriorSum
 from invtoolbox.problem import Problem
-
-if TYPE_CHECKING:
-    from invtoolbox.parameter_choice.base import WeightRule
-
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -67,8 +63,8 @@ class Layout:
         sizes = [torch.Size(shape).numel() for shape in self.shapes]
         parts = torch.split(vector, sizes, dim=1)
         return {
-            n: part.unflatten(1, shape) if shape else part.squeeze(1)
-            for n, part, shape in zip(self.names, parts, self.shapes)
+            n: columns.unflatten(1, shape) if shape else columns.squeeze(1)
+            for n, columns, shape in zip(self.names, parts, self.shapes)
         }
 
 
@@ -80,7 +76,9 @@ class Objective:
         problem: measurements, operator and data term.
         prior: the prepared priors.
         regularization: the weight of the explicit priors, ``(batch,)``.
-        rule: rule that chooses the weight, if there is one.
+        has_rule: whether a rule changes the weight between steps.
+        discrepancy_target: function that returns the discrepancy to meet, ``(batch,)``, if that
+            rule is the discrepancy principle; a solver may then find the weight itself.
         layout: layout of the parameters, if there is an implicit prior or an unknown.
         image_channels: number of the variable's channels that are the image, if others are
             auxiliary (see `with_auxiliaries`).
@@ -93,7 +91,8 @@ class Objective:
     problem: Problem
     prior: PriorSum
     regularization: Tensor
-    rule: WeightRule | None = None
+    has_rule: bool = False
+    discrepancy_target: Callable[[Objective], Tensor] | None = None
     layout: Layout | None = None
     unknowns: Unknowns | None = None
     seed: int = 0
@@ -106,10 +105,10 @@ class Objective:
     @cached_property
     def terms(self) -> tuple[tuple[Tensor, ExplicitPrior], ...]:
         """Every explicit prior with its whole weight ``regularization * w_i``, ``(batch,)``."""
-        one = self.share * self.regularization
+        weight = self.share * self.regularization
         return tuple(
             (
-                one * (t.weight.to(one) if isinstance(t.weight, Tensor) else t.weight),
+                weight * (t.weight.to(weight) if isinstance(t.weight, Tensor) else t.weight),
                 t.prior,
             )
             for t in self.prior.terms
@@ -118,8 +117,8 @@ class Objective:
     @property
     def explicit_priors(self) -> tuple[ExplicitPrior, ...]:
         """Explicit priors of the image and of unknown parameters."""
-        own = self.unknowns.priors.values() if self.unknowns is not None else ()
-        return tuple(term.prior for sum_ in (self.prior, *own) for term in sum_.terms)
+        unknown_priors = self.unknowns.priors.values() if self.unknowns is not None else ()
+        return tuple(term.prior for sum_ in (self.prior, *unknown_priors) for term in sum_.terms)
 
     @cached_property
     def adaptive_prior(self) -> AdaptivePrior | None:
@@ -166,14 +165,14 @@ class Objective:
             gradient = A.adjoint(slope)
         else:
             # A caller may differentiate the gradient in turn.
-            kept = torch.is_grad_enabled() and x.requires_grad
+            keeps_graph = torch.is_grad_enabled() and x.requires_grad
             with torch.enable_grad():
-                free = x if kept else x.detach().requires_grad_(True)
+                free = x if keeps_graph else x.detach().requires_grad_(True)
                 tracked = A(free)
-                prediction = tracked if kept else tree_map(Tensor.detach, tracked)
-                with torch.set_grad_enabled(kept):
+                prediction = tracked if keeps_graph else tree_map(Tensor.detach, tracked)
+                with torch.set_grad_enabled(keeps_graph):
                     value, slope = D.value_and_grad(prediction, y)
-                (gradient,) = torch.autograd.grad(tracked, free, slope, create_graph=kept)
+                (gradient,) = torch.autograd.grad(tracked, free, slope, create_graph=keeps_graph)
         return Evaluation(value, gradient, D.discrepancy_of(value, prediction, y))
 
     def data_value(self, x: Tensor) -> Tensor:
@@ -249,9 +248,9 @@ class Objective:
             gradient, *slopes = torch.autograd.grad(
                 (value + pull).sum(), [free, *watched.values()], allow_unused=bool(watched)
             )
-            found = dict(zip(watched, slopes))
-            seen = {
-                name: Intermediate(tensor.detach(), found.get(name))
+            gradients = dict(zip(watched, slopes))
+            intermediates = {
+                name: Intermediate(tensor.detach(), gradients.get(name))
                 for name, tensor in info.items()
             }
         with torch.no_grad():
@@ -259,7 +258,7 @@ class Objective:
             discrepancy = D.discrepancy_of(misfit.detach(), fixed, y)
             return Evaluation(
                 value.detach() if self.has_value else self.nan(), gradient, discrepancy
-            ), seen
+            ), intermediates
 
     def decode_parameters(self, variable: Tensor) -> Decoded:
         """Return the image, and the operator that predicts from it, for a variable."""
@@ -292,8 +291,10 @@ class Objective:
         if self.layout is None or self.adaptive_prior is None:
             return variable
         parameters = self.layout.unpack(variable)
-        moved = self.adaptive_prior.perturb(parameters, rate, self.generator())
-        return variable if moved is parameters else self.layout.pack({**parameters, **moved})
+        perturbed = self.adaptive_prior.perturb(parameters, rate, self.generator())
+        return (
+            variable if perturbed is parameters else self.layout.pack({**parameters, **perturbed})
+        )
 
     def parameter_energy(self, decoded: Decoded) -> Tensor:
         """Return ``S(z)`` and the priors of the unknowns, ``(batch,)``."""
@@ -352,12 +353,12 @@ class Objective:
         prior, layout = self.adaptive_prior, self.layout
         assert prior is not None and layout is not None
         old = layout.unpack(variable)
-        own = {
+        prior_parameters = {
             name: leaf
             for name, leaf in old.items()
             if self.unknowns is None or name not in self.unknowns.starts
         }
-        new, transfer = prior.adapt(own, statistics, self.iteration, self.generator())
+        new, transfer = prior.adapt(prior_parameters, statistics, self.iteration, self.generator())
         after = Layout(
             layout.names, tuple(tuple(new.get(name, old[name]).shape[1:]) for name in layout.names)
         )

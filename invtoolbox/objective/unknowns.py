@@ -114,9 +114,15 @@ def _scale(problem: Problem, starts: dict[str, Tensor], name: str, x: Tensor) ->
         # in w, and its derivative is J v.
         w = tuple(torch.zeros_like(p, requires_grad=True) for p in parts)
         (pulled,) = torch.autograd.grad(parts, free, w, create_graph=True)
-        moved = torch.autograd.grad(pulled, w, v)
-    seen = inner(tuple(p.detach() for p in parts), tuple(p.detach() for p in parts))
-    bent, size, length = inner(moved, moved), inner(x, x), inner(v, v).to(seen)
-    usable = (bent > 0) & (seen > 0) & (size > 0)
-    ratio = (seen * length) / torch.where(usable, size * bent, torch.ones_like(bent))
+        derivative = torch.autograd.grad(pulled, w, v)
+    prediction_size = inner(tuple(p.detach() for p in parts), tuple(p.detach() for p in parts))
+    derivative_size, size, length = (
+        inner(derivative, derivative),
+        inner(x, x),
+        inner(v, v).to(prediction_size),
+    )
+    usable = (derivative_size > 0) & (prediction_size > 0) & (size > 0)
+    ratio = (prediction_size * length) / torch.where(
+        usable, size * derivative_size, torch.ones_like(derivative_size)
+    )
     return torch.where(usable, ratio, torch.ones_like(ratio)).sqrt()

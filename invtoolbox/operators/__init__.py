@@ -24,8 +24,9 @@ from invtoolbox.operators.imaging.sampling import Inpainting, Sampling
 from invtoolbox.operators.imaging.space_varying_blur import SpaceVaryingBlur, grid_weights
 from invtoolbox.operators.imaging.unmixing import Unmixing
 from invtoolbox.operators.matrix import Matrix, SparseMatrix
-from invtoolbox.operators.mri.cartesian import CartesianMRI, estimate_coil_maps, outer_noise_std
+from invtoolbox.operators.mri.cartesian import CartesianMRI, estimate_coil_maps
 from invtoolbox.operators.mri.fourier import Fourier
+from invtoolbox.operators.mri.noise_level import outer_noise_std
 from invtoolbox.operators.mri.non_uniform_fourier import NonUniformFourier, radial_trajectory
 from invtoolbox.operators.normal_integration import NormalIntegration, SideGap
 from invtoolbox.operators.points import EulerRollout, ObservedPoints, PointWarp, PointWarpBothWays

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.environment import how_to_get
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.operators.algebra import Jacobian
 from invtoolbox.operators.base import LinearOperator, Operator
@@ -105,8 +106,7 @@ class AcousticWaves(Operator):
                 "AcousticWaves takes a grid of two or three axes and positive sides of a cell, got "
                 f"the grid {tuple(grid)} and the spacing {spacing}"
             )
-        if absorbing < 0:
-            raise InputError(f"the absorbing layers have at least 0 cells, got {absorbing}")
+        check_range(self, "[0, inf)", absorbing=absorbing)
         low, high = velocities
         if not 0 < low <= high < math.inf:
             raise InputError(
@@ -180,6 +180,7 @@ class AcousticWaves(Operator):
 
     def _check_steps(self) -> None:
         low, high = self.velocities
+        # Courant-Friedrichs-Lewy condition: v dt sqrt(sum 1 / h^2) <= C.
         largest = _COURANT / (_ROOM * high * math.sqrt(sum(s**-2 for s in self.spacing)))
         if not 0 < self.time_step <= largest:
             raise InputError(
@@ -231,7 +232,7 @@ class AcousticWaves(Operator):
         with warnings.catch_warnings():
             # Cells per wavelength are checked by the constructor.
             warnings.filterwarnings("ignore", message=".*number of grid cells per wavelength")
-            found = deepwave.scalar(
+            fields = deepwave.scalar(
                 velocity,
                 list(self.spacing),
                 self.time_step,
@@ -248,7 +249,7 @@ class AcousticWaves(Operator):
                 # end the solve.
                 check_output_finite=False,
             )
-        records = found.receiver_amplitudes
+        records = fields.receiver_amplitudes
         return records.view(batch, 1, shots, receivers.shape[1], self.samples)
 
     def _widen(self, x: Tensor, first: Sequence[int]) -> Tensor:
@@ -297,11 +298,11 @@ class AcousticWaves(Operator):
                 f"the frequency {frequency:g} Hz of a low-pass filter must lie between 0 and half of "
                 f"the sampling rate, {0.5 / self.time_step:g} Hz"
             )
-        other = copy.copy(self)
+        survey = copy.copy(self)
         padded = torch.nn.functional.pad(self.wavelet, (0, self.samples - self.wavelet.shape[-1]))
-        other.wavelet = lowpass(padded, self.time_step, frequency)
-        other.frequency = main_frequency(other.wavelet, self.time_step)
-        return lowpass(y, self.time_step, frequency), other
+        survey.wavelet = lowpass(padded, self.time_step, frequency)
+        survey.frequency = main_frequency(survey.wavelet, self.time_step)
+        return lowpass(y, self.time_step, frequency), survey
 
     def distances(self) -> Tensor:
         """Return the distance of every cell from the nearest shot or receiver, ``(1, 1, *grid)``.
@@ -312,8 +313,8 @@ class AcousticWaves(Operator):
         axes = [torch.arange(n, dtype=sides.dtype, device=sides.device) for n in self.grid]
         cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) * sides
         places = (torch.cat([self.shots, self.receivers.flatten(0, -2)]) * sides).unique(dim=0)
-        parts = cells.flatten(0, -2).split(10_000)
-        nearest = torch.cat([torch.cdist(part, places).amin(1) for part in parts])
+        blocks = cells.flatten(0, -2).split(10_000)
+        nearest = torch.cat([torch.cdist(block, places).amin(1) for block in blocks])
         return nearest.clamp_min(min(self.spacing)).view(1, 1, *self.grid)
 
     @property
@@ -323,21 +324,21 @@ class AcousticWaves(Operator):
 
     def subset(self, index: Any) -> AcousticWaves:
         """Return the survey of some shots: ``A.subset(i)(x) = A(x)[:, :, i]``."""
-        other = copy.copy(self)
+        survey = copy.copy(self)
         if not isinstance(index, slice):
             index = torch.as_tensor(index, device=self.shots.device).reshape(-1)
-        other.shots = self.shots[index]
-        other.receivers = self.receivers[index] if self.receivers.ndim == 3 else self.receivers
-        other._set_range()
-        return other
+        survey.shots = self.shots[index]
+        survey.receivers = self.receivers[index] if self.receivers.ndim == 3 else self.receivers
+        survey._set_range()
+        return survey
 
     def parameters(self) -> dict[str, Tensor]:
         """``wavelet``."""
         return {"wavelet": self.wavelet}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        other = super()._replace(parameters)
-        return other._with_items(other._count_items())
+        survey = super()._replace(parameters)
+        return survey._with_items(survey._count_items())
 
     def _count_items(self) -> int | None:
         return len(self.wavelet) if self.wavelet.ndim == 2 and len(self.wavelet) > 1 else None
@@ -387,6 +388,7 @@ def lowpass(signal: Tensor, time_step: float, frequency: float) -> Tensor:
     impulse = np.zeros(count)
     impulse[0] = 1.0
     sections = butter(4, frequency, fs=1 / time_step, output="sos")
+    # Twice the length, so that the product of the spectra is a linear convolution.
     response = torch.from_numpy(sosfilt(sections, impulse)).to(signal)
     spectrum = torch.fft.rfft(signal, n=2 * count) * torch.fft.rfft(response, n=2 * count)
     return torch.fft.irfft(spectrum, n=2 * count)[..., :count]

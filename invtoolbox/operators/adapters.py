@@ -22,7 +22,7 @@ from invtoolbox.operators.matrix import (
     LinearFunction,
     Matrix,
     SparseMatrix,
-    infer_shape,
+    infer_shapes,
 )
 
 
@@ -152,8 +152,8 @@ def to_pylops(A: Operator, dtype: torch.dtype = torch.float64) -> Any:
         InputError: if ``A`` is not linear, or its parameters belong to several items.
         MissingDependency: if PyLops is not installed.
     """
-    one = _one_item("to_pylops", A)
-    linear = to_scipy(one, dtype)
+    operator = _one_item("to_pylops", A)
+    linear = to_scipy(operator, dtype)
     try:
         import pylops
     except ImportError as error:
@@ -162,7 +162,7 @@ def to_pylops(A: Operator, dtype: torch.dtype = torch.float64) -> Any:
         ) from error
     from invtoolbox.operators.scipy_export import has_parts
 
-    domain, measured = A.domain_shape, (linear.shape[0],) if has_parts(one) else A.range_shape
+    domain, measured = A.domain_shape, (linear.shape[0],) if has_parts(operator) else A.range_shape
     dims, dimsd = (s[1:] if len(s) > 1 and s[0] == 1 else s for s in (domain, measured))
     return pylops.LinearOperator(Op=linear, dtype=linear.dtype, dims=dims, dimsd=dimsd)
 
@@ -207,15 +207,14 @@ class ScipyOperator(LinearOperator):
         domain_shape: Sequence[int] | None = None,
         range_shape: Sequence[int] | None = None,
     ) -> None:
-        m, n = (int(k) for k in operator.shape)
         dims, dimsd = getattr(operator, "dims", None), getattr(operator, "dimsd", None)
         if domain_shape is None and isinstance(dims, (tuple, list)):
             domain_shape = (1, *(int(k) for k in dims))
         if range_shape is None and isinstance(dimsd, (tuple, list)):
             range_shape = (1, *(int(k) for k in dimsd))
         self.operator = operator
-        self.domain_shape = infer_shape(domain_shape, n, "columns", "domain_shape")
-        self.range_shape = infer_shape(range_shape, m, "rows", "range_shape")
+        size = tuple(int(k) for k in operator.shape)
+        self.domain_shape, self.range_shape = infer_shapes(domain_shape, range_shape, size)
 
     def _forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, ApplyLinear.apply(x, self, False))
@@ -239,9 +238,9 @@ class ScipyOperator(LinearOperator):
             apply = self._product("rmatvec" if transpose else "matvec")
             # Each item is copied, because some operators write into their argument.
             result = np.stack([np.asarray(apply(row.copy())).reshape(-1) for row in array])
-        found = torch.from_numpy(np.ascontiguousarray(result)).to(x.device)
-        dtype = torch.promote_types(x.dtype, torch.complex64) if found.is_complex() else x.dtype
-        return found.to(dtype).reshape(x.shape[0], *shape)
+        tensor = torch.from_numpy(np.ascontiguousarray(result)).to(x.device)
+        dtype = torch.promote_types(x.dtype, torch.complex64) if tensor.is_complex() else x.dtype
+        return tensor.to(dtype).reshape(x.shape[0], *shape)
 
     def _product(self, name: str) -> Callable[[Any], Any]:
         """Return ``matvec`` or ``rmatvec`` of the operator.

@@ -23,7 +23,7 @@ def stack(parts: Sequence[Operator]) -> Operator:
     """
     return (
         LinearStack(parts)
-        if all(isinstance(part, LinearOperator) for part in parts)
+        if all(isinstance(operator, LinearOperator) for operator in parts)
         else Stack(parts)
     )
 
@@ -33,12 +33,12 @@ def _items(parts: Sequence[Operator]) -> int | None:
 
     ``None`` if no part depends on the item.
     """
-    counts = {part.items for part in parts if part.items is not None}
+    counts = {operator.items for operator in parts if operator.items is not None}
     if len(counts) > 1:
         raise InputError(
             f"these operators hold parameters for batches of different sizes: {sorted(counts)}"
         )
-    return counts.pop() if counts else None
+    return next(iter(counts), None)
 
 
 class _Combination(Operator):
@@ -49,41 +49,47 @@ class _Combination(Operator):
     def __init__(self, parts: Sequence[Operator]) -> None:
         self.parts = tuple(parts)
         self.items = _items(self.parts)
-        self.channelwise = all(part.channelwise for part in self.parts)
+        self.channelwise = all(operator.channelwise for operator in self.parts)
         # In a composition the last part takes the image.
         self.complex_images = self.parts[-1].complex_images
+
+    @property
+    def has_pair_buffers(self) -> bool:
+        return any(part.has_pair_buffers for part in self.parts)
 
     def parameters(self) -> dict[str, Tensor]:
         return {
             f"{k}.{name}": value
-            for k, part in enumerate(self.parts)
-            for name, value in part.parameters().items()
+            for k, operator in enumerate(self.parts)
+            for name, value in operator.parameters().items()
         }
 
     def item_parameters(self, batch: int) -> dict[str, Tensor]:
         return {
             f"{k}.{name}": value
-            for k, part in enumerate(self.parts)
-            for name, value in part.item_parameters(batch).items()
+            for k, operator in enumerate(self.parts)
+            for name, value in operator.item_parameters(batch).items()
         }
 
     def _replace(self, parameters: dict[str, Tensor]) -> Any:
-        def own(k: int) -> dict[str, Tensor]:
+        def parameters_of(k: int) -> dict[str, Tensor]:
             return {
                 name.split(".", 1)[1]: v
                 for name, v in parameters.items()
                 if name.startswith(f"{k}.")
             }
 
-        return self._with_parts([part._replace(own(k)) for k, part in enumerate(self.parts)])
+        return self._with_parts(
+            [operator._replace(parameters_of(k)) for k, operator in enumerate(self.parts)]
+        )
 
     def select(self, index: Tensor) -> Any:
-        return self._with_parts([part.select(index) for part in self.parts])
+        return self._with_parts([operator.select(index) for operator in self.parts])
 
     def _with_parts(self, parts: Sequence[Operator]) -> Any:
-        other = copy.copy(self)
-        other.parts, other.items = tuple(parts), _items(parts)
-        return other
+        combination = copy.copy(self)
+        combination.parts, combination.items = tuple(parts), _items(parts)
+        return combination
 
 
 class Composition(_Combination):
@@ -121,6 +127,7 @@ class Composition(_Combination):
     def estimate_noise_std(self, y: Tensor, weights: Tensor | None = None) -> Tensor | None:
         """Estimate the noise level as the inner operator does, if the outer one selects."""
         outer, inner = self.parts
+        # Measurements of some pixels or samples return to their grid, where the others are 0.
         place = getattr(outer, "to_grid", None)
         if place is not None:
             return inner.estimate_noise_std(*place(y, weights))
@@ -166,7 +173,7 @@ class OperatorSum(_Combination):
 
     @property
     def blocks(self) -> int | None:
-        counts = {part.blocks for part in self.parts}
+        counts = {operator.blocks for operator in self.parts}
         return counts.pop() if len(counts) == 1 else None
 
     def subset(self, index: Any) -> Operator:
@@ -203,10 +210,10 @@ class Scaled(_Combination):
         return _times(self.factor, self.parts[0]._forward(x))
 
     def select(self, index: Tensor) -> Any:
-        other = self._with_parts([self.parts[0].select(index)])
+        scaled = self._with_parts([self.parts[0].select(index)])
         if isinstance(self.factor, Tensor) and self.factor.ndim == 1 and len(self.factor) > 1:
-            other.factor, other.items = self.factor.index_select(0, index), len(index)
-        return other
+            scaled.factor, scaled.items = self.factor.index_select(0, index), len(index)
+        return scaled
 
     @property
     def sampled(self) -> Tensor | None:
@@ -307,17 +314,17 @@ class Stack(_Combination):
     def __init__(self, parts: Sequence[Operator]) -> None:
         if not parts:
             raise InputError("stack needs at least one operator")
-        shapes = {tuple(part.domain_shape) for part in parts}
+        shapes = {tuple(operator.domain_shape) for operator in parts}
         if len(shapes) > 1:
             raise InputError(
                 f"stack needs operators on the same images, got domain shapes {sorted(shapes)}"
             )
         super().__init__(parts)
         self.domain_shape = parts[0].domain_shape
-        self.range_shape = tuple(cast(Shape, part.range_shape) for part in parts)
+        self.range_shape = tuple(cast(Shape, operator.range_shape) for operator in parts)
 
     def _forward(self, x: Tensor) -> Any:
-        return tuple(part._forward(x) for part in self.parts)
+        return tuple(operator._forward(x) for operator in self.parts)
 
     @property
     def blocks(self) -> int:
@@ -339,8 +346,8 @@ class LinearStack(Stack, LinearOperator):
 
     def _adjoint(self, y: Any) -> Tensor:
         result = self.parts[0]._adjoint(y[0])
-        for part, piece in zip(self.parts[1:], y[1:]):
-            result = result + part._adjoint(piece)
+        for operator, measurement in zip(self.parts[1:], y[1:]):
+            result = result + operator._adjoint(measurement)
         return result
 
 
@@ -418,7 +425,7 @@ def _plus(a: Any, b: Any) -> Any:
 
 def _times(factor: float | complex | Tensor, value: Any) -> Any:
     if isinstance(value, tuple):
-        return tuple(_times(factor, part) for part in value)
+        return tuple(_times(factor, tensor) for tensor in value)
     if isinstance(factor, Tensor):
         if factor.is_complex():  # `expand` returns real factors
             return value * (factor.reshape(-1, *[1] * (value.ndim - 1)) if factor.ndim else factor)

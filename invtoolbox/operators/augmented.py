@@ -9,6 +9,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import Operator, Shape
 
@@ -51,8 +52,7 @@ class Augmented(Operator):
                 f"Augmented takes an operator with one tensor of measurements, and {operator} has "
                 "a tuple; put the changes in front of its parts"
             )
-        if draws < 1:
-            raise InputError(f"Augmented needs at least one draw, got {draws}")
+        check_range(self, "[1, inf)", draws=draws)
         self.operator, self.change, self.seed = operator, change, seed
         self.drawn = tuple(range(draws))
         self.domain_shape, self.items = operator.domain_shape, operator.items
@@ -65,11 +65,11 @@ class Augmented(Operator):
 
     def subset(self, index: Any) -> Operator:
         """Return the operator of some draws: ``A.subset(i)(x) = A(x)[:, :, i]``."""
-        other = copy.copy(self)
+        augmented = copy.copy(self)
         index = index.cpu() if isinstance(index, Tensor) else index
-        other.drawn = tuple(torch.tensor(self.drawn)[index].reshape(-1).tolist())
-        other._set_range()
-        return other
+        augmented.drawn = tuple(torch.tensor(self.drawn)[index].reshape(-1).tolist())
+        augmented._set_range()
+        return augmented
 
     def parameters(self) -> dict[str, Tensor]:
         return self.operator.parameters()
@@ -81,9 +81,9 @@ class Augmented(Operator):
         return self._with_operator(self.operator._replace(parameters))
 
     def _with_operator(self, operator: Operator) -> Self:
-        other = copy.copy(self)
-        other.operator, other.items = operator, operator.items
-        return other
+        augmented = copy.copy(self)
+        augmented.operator, augmented.items = operator, operator.items
+        return augmented
 
     def _set_range(self) -> None:
         channels, *space = cast(Shape, self.operator.range_shape)

@@ -53,6 +53,14 @@ class Operator(Settings, ABC):
     #: Whether every parameter has a batch axis in front, of length 1 if all items share it.
     has_batch_axis: bool = False
 
+    @property
+    def has_pair_buffers(self) -> bool:
+        """Whether predictions on a GPU sort pairs in buffers of a guessed size, as of splats.
+
+        Steps whose buffers were too small are then repeated; see `loop.replay`.
+        """
+        return False
+
     @abstractmethod
     def _forward(self, x: Tensor) -> Any: ...
 
@@ -127,19 +135,19 @@ class Operator(Settings, ABC):
 
     def with_parameters(self, **parameters: Tensor) -> Self:
         """Return a copy of the operator with other parameters; this operator is not changed."""
-        known = self.parameters()
+        names = self.parameters()
         for name in parameters:
-            if name not in known:
+            if name not in names:
                 raise InputError(
-                    f"{self} has no parameter {name!r}; it has {', '.join(known) or 'none'}"
+                    f"{self} has no parameter {name!r}; it has {', '.join(names) or 'none'}"
                 )
         return self._replace(parameters)
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        other = copy.copy(self)
+        operator = copy.copy(self)
         for name, value in parameters.items():
-            setattr(other, name, value)
-        return other
+            setattr(operator, name, value)
+        return operator
 
     def fixed_scales(self) -> dict[str, float]:
         """Return the known units in which solvers move parameters, by name.
@@ -164,9 +172,9 @@ class Operator(Settings, ABC):
         )._with_items(len(index))
 
     def _with_items(self, items: int | None) -> Self:
-        other = copy.copy(self)
-        other.items = items
-        return other
+        operator = copy.copy(self)
+        operator.items = items
+        return operator
 
     # -- subsets of the measurements: ordered subsets, stochastic solvers --------------------------
 
@@ -277,6 +285,7 @@ class LinearOperator(Operator):
                 device=first.device,
                 requires_grad=True,
             )
+            # The gradient of <A x, y> in x is A^T y, at any x.
             prediction = self._forward(x)
             create_graph = any(t.requires_grad for t in ([y] if isinstance(y, Tensor) else y))
             (result,) = torch.autograd.grad(prediction, x, y, create_graph=create_graph)
@@ -378,9 +387,9 @@ class LinearOperator(Operator):
         estimate approaches the norm from below, and the method stops once the estimate changes by
         less than ``tolerance`` relative. Nothing is stored in the operator.
         """
-        known = self._known_norm()
-        if known is not None:
-            return known.to(dtype=dtype.to_real(), device=device)
+        closed_form = self._known_norm()
+        if closed_form is not None:
+            return closed_form.to(dtype=dtype.to_real(), device=device)
         if self.needs_complex_start:
             dtype = torch.promote_types(dtype, torch.complex64)
         tensors = list(self.parameters().values())
@@ -391,6 +400,7 @@ class LinearOperator(Operator):
         x = x / expand(item_norm(x), x)
         estimate = torch.zeros(self.items or 1, dtype=x.real.dtype, device=device)
         done = torch.zeros(len(estimate), dtype=torch.bool, device=device)
+        # Power method: x tends to the first right singular vector, and |A^T A x| to sigma^2.
         for _ in range(max_iterations):
             x = self.normal(x)
             squared = item_norm(x)
@@ -467,7 +477,7 @@ def align(x: Tensor) -> Tensor:
 def item_norm(a: Any) -> Tensor:
     """Compute the Euclidean norm of each item, shape ``(batch,)``."""
     if isinstance(a, (tuple, list)):
-        return torch.stack([item_norm(part) for part in a]).square().sum(0).sqrt()
+        return torch.stack([item_norm(tensor) for tensor in a]).square().sum(0).sqrt()
     return torch.linalg.vector_norm(a.flatten(1), dim=1)
 
 
@@ -509,17 +519,19 @@ def check_shape(
     if shape and isinstance(shape[0], tuple):
         if not isinstance(value, (tuple, list)) or len(value) != len(shape):
             raise InputError(f"{what} as a tuple of {len(shape)} tensors, got {_describe(value)}")
-        for k, (part, part_shape) in enumerate(zip(value, shape)):
-            check_shape(part, part_shape, f"{what}[{k}]", channelwise, items)
+        for k, (tensor, part_shape) in enumerate(zip(value, shape)):
+            check_shape(tensor, part_shape, f"{what}[{k}]", channelwise, items)
         return
     expected: Sequence[Any] = ("channel" if channelwise else shape[0], *shape[1:])
-    wanted = f"(batch, {', '.join(str(n) for n in expected)})"
+    expected_shape = f"(batch, {', '.join(str(n) for n in expected)})"
     if not isinstance(value, Tensor):
-        raise InputError(f"{what} as a torch tensor of shape {wanted}, got {_describe(value)}")
+        raise InputError(
+            f"{what} as a torch tensor of shape {expected_shape}, got {_describe(value)}"
+        )
     if value.ndim != len(shape) + 1:
         axes = "a batch axis and a channel axis" if value.ndim == len(shape) - 1 else "a batch axis"
         hint = f"; add {axes} in front" if value.ndim < len(shape) + 1 else ""
-        raise InputError(f"{what} of shape {wanted}, got {tuple(value.shape)}{hint}")
+        raise InputError(f"{what} of shape {expected_shape}, got {tuple(value.shape)}{hint}")
     names = (
         "batch",
         "channel",
@@ -528,7 +540,7 @@ def check_shape(
     for axis in range(1, value.ndim):
         if value.shape[axis] != shape[axis - 1] and not (channelwise and axis == 1):
             raise InputError(
-                f"{what} of shape {wanted}, got {tuple(value.shape)}: "
+                f"{what} of shape {expected_shape}, got {tuple(value.shape)}: "
                 f"axis {axis} ({names[axis]}) has {value.shape[axis]}, expected {shape[axis - 1]}"
             )
     if items is not None and value.shape[0] != items:

@@ -16,7 +16,7 @@ from invtoolbox.core.pytrees import tree_map
 from invtoolbox.core.settings import Settings, cast_dtype
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import stack
-from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
+from invtoolbox.operators.base import LinearOperator, Operator, Shapes, count_items, expand, inner
 from invtoolbox.operators.elementary import Identity, Unitary
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.sampling import Inpainting, Sampling
@@ -37,34 +37,25 @@ class DeepinvOperator(Operator):
         # The caller's physics is not touched: several physics rewrite their own buffers in a call.
         self.physics = _clone(physics)
         self.channelwise = channelwise
-        batches = {len(v) for v in self.parameters().values() if v.ndim >= 4 and len(v) > 1}
-        if len(batches) > 1:
-            raise InputError(
-                f"{self} holds parameters for batches of different sizes: {sorted(batches)}"
-            )
-        self.items = batches.pop() if batches else None
+        self.items = self._count_items()
         self.domain_shape = _domain_shape(physics, domain_shape)
         like = next(
             (v.real for v in self.physics.buffers() if v.is_floating_point() or v.is_complex()),
             torch.empty(0),
         )
         try:
-            self.range_shape = probe_range(
-                self._forward, self.domain_shape, like, repr(self), self.items or 1
-            )
+            self.range_shape = self._probe(like)
         except RuntimeError:
             if not any(v.is_complex() for v in self.physics.buffers()):
                 raise
             # Complex matrices take complex images, coil maps take pairs of real channels; only a
             # trial can decide.
-            self.range_shape = probe_range(
-                self._forward,
-                self.domain_shape,
-                like.to(like.dtype.to_complex()),
-                repr(self),
-                self.items or 1,
-            )
+            self.range_shape = self._probe(like.to(like.dtype.to_complex()))
             self.complex_images = True
+
+    def _probe(self, like: Tensor) -> Shapes:
+        batch = self.items or 1
+        return probe_range(self._forward, self.domain_shape, like, repr(self), batch)
 
     def _forward(self, x: Tensor) -> Any:
         return _to_tuple(self.physics.A(x))
@@ -80,11 +71,14 @@ class DeepinvOperator(Operator):
         }
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        other = self._with_buffers({})
+        operator = self._with_buffers({})
         # `update_parameters` is called because some physics derive further tensors from these.
-        other.physics.update_parameters(**parameters)
-        batches = {len(v) for v in other.parameters().values() if v.ndim >= 4 and len(v) > 1}
-        return other._with_items(batches.pop() if batches else None)
+        operator.physics.update_parameters(**parameters)
+        return operator._with_items(operator._count_items())
+
+    def _count_items(self) -> int | None:
+        batched = [value for value in self.parameters().values() if value.ndim >= 4]
+        return count_items(f"the parameters of {self}", *batched)
 
     def select(self, index: Tensor) -> Self:
         if self.items is None:
@@ -107,25 +101,25 @@ class DeepinvOperator(Operator):
             dtype = target
         elif target is not None:
             device = target
-        other = copy.copy(self)
+        operator = copy.copy(self)
         # Module.to(float64) would cast complex buffers to real ones, and drop their imaginary
         # parts.
-        other.physics = _clone(self.physics)._apply(
+        operator.physics = _clone(self.physics)._apply(
             lambda t: t.to(device=device, dtype=cast_dtype(t.dtype, dtype))
         )
-        return other
+        return operator
 
     def _with_buffers(self, buffers: dict[str, Tensor]) -> Self:
         """Return a copy with some tensors replaced.
 
         The other tensors are shared, so that gradients pass through them.
         """
-        other, physics = copy.copy(self), copy.copy(self.physics)
+        operator, physics = copy.copy(self), copy.copy(self.physics)
         physics._buffers = {**self.physics._buffers, **buffers}
         physics._modules = dict(self.physics._modules)
         physics._parameters = dict(self.physics._parameters)
-        other.physics = physics
-        return other
+        operator.physics = physics
+        return operator
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.physics).__name__})"
@@ -178,13 +172,13 @@ def from_physics(
         return physics.operator
     if isinstance(physics, StackedPhysics):
         return stack(
-            [from_physics(part, domain_shape, channelwise) for part in physics.physics_list]
+            [from_physics(stage, domain_shape, channelwise) for stage in physics.physics_list]
         )
     if isinstance(physics, ComposedPhysics):
         operator = from_physics(physics.physics_list[0], domain_shape, channelwise)
-        for part in physics.physics_list[1:]:
+        for stage in physics.physics_list[1:]:
             operator = (
-                from_physics(part, cast("tuple[int, ...]", operator.range_shape), channelwise)
+                from_physics(stage, cast("tuple[int, ...]", operator.range_shape), channelwise)
                 @ operator
             )
         return operator
@@ -211,19 +205,19 @@ class _Bridge:
         return _to_list(self._with(parameters)(x))
 
     def _with(self, parameters: dict[str, Any]) -> Operator:
-        known = self.operator.parameters()
-        given = {k: v for k, v in parameters.items() if k in known and v is not None}
-        return self.operator.with_parameters(**given) if given else self.operator
+        names = self.operator.parameters()
+        replacements = {k: v for k, v in parameters.items() if k in names and v is not None}
+        return self.operator.with_parameters(**replacements) if replacements else self.operator
 
     def update_parameters(self, **parameters: Any) -> None:
         self.operator = self._with(parameters)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        moved = super()._apply(fn, recurse)  # type: ignore[misc]
+        module = super()._apply(fn, recurse)  # type: ignore[misc]
         # The base class moves itself during its construction, before there is an operator.
         if "operator" in self.__dict__:
             self.operator = place_like(self.operator, fn)
-        return moved
+        return module
 
 
 class OperatorPhysics(_Bridge, Physics):  # type: ignore[misc]
@@ -325,12 +319,13 @@ def least_squares(
         tolerance: relative tolerance.
     """
     # Unit measurements keep the squares below within the range of float32.
-    size = torch.stack([part.abs().flatten(1).amax(1) for part in _parts(y)]).amax(0).detach()
+    size = torch.stack([block.abs().flatten(1).amax(1) for block in _parts(y)]).amax(0).detach()
     size = torch.where(size > 0, size, 1)
-    residual = tree_map(lambda part: part / expand(size, part), y)
+    residual = tree_map(lambda block: block / expand(size, block), y)
     slope = direction = operator.adjoint(residual)
     x, power = torch.zeros_like(slope), inner(slope, slope)
     stop = tolerance**2 * power.detach()
+    # `slope` is A^H r, `power` its square norm, `direction` the conjugate direction p.
     for _ in range(max_iterations):
         is_active = power > stop
         if not bool(is_active.any()):
@@ -353,10 +348,10 @@ def _parts(value: Any) -> tuple[Tensor, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _domain_shape(physics: Physics, given: Sequence[int] | None) -> tuple[int, ...]:
+def _domain_shape(physics: Physics, declared: Sequence[int] | None) -> tuple[int, ...]:
     width = getattr(physics, "img_width", None)
     for shape in (
-        given,
+        declared,
         getattr(physics, "img_size", None),
         getattr(physics, "imsize", None),
         (1, width, width) if width else None,

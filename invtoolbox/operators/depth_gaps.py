@@ -53,11 +53,12 @@ class DepthGaps(Operator):
                 f"DepthGaps of these cameras takes maps (batch, 1, {count}, {cameras.size[0]}, "
                 f"{cameras.size[1]}), got {tuple(maps.shape)}"
             )
-        known = maps.isfinite()
-        share = known.flatten(3).sum(-1).clamp_min(1)
-        zeroed = torch.where(known, maps, 0.0)
+        is_known = maps.isfinite()
+        # Mean and standard deviation of every map over its known pixels.
+        share = is_known.flatten(3).sum(-1).clamp_min(1)
+        zeroed = torch.where(is_known, maps, 0.0)
         mean = zeroed.flatten(3).sum(-1) / share
-        away = torch.where(known, maps - mean[..., None, None], 0.0)
+        away = torch.where(is_known, maps - mean[..., None, None], 0.0)
         spread = (away.square().flatten(3).sum(-1) / share).sqrt()[:, 0]
         if bool((spread == 0).any()):
             item, view = (spread == 0).nonzero()[0].tolist()
@@ -65,11 +66,11 @@ class DepthGaps(Operator):
                 f"the depth map of view {view} of item {item} has no two different values, so its "
                 "scale is not determined; leave the view out"
             )
-        self.maps, self.known, self.spread = zeroed[:, 0], known[:, 0], spread
+        self.maps, self.known, self.spread = zeroed[:, 0], is_known[:, 0], spread
         self.sources = torch.stack([self.maps, self.known.to(maps)], 2)
         self.cameras = cameras.to(maps.dtype, maps.device)
-        ways = torch.arange(count, device=maps.device)
-        first, second = torch.meshgrid(ways, ways, indexing="ij")
+        numbers = torch.arange(count, device=maps.device)
+        first, second = torch.meshgrid(numbers, numbers, indexing="ij")
         self.first, self.second = first[first != second], second[first != second]
         # The point of a pixel at depth d is start + d * direction, in the frame of the second view.
         origins, directions = self.cameras.rays()
@@ -114,22 +115,25 @@ class DepthGaps(Operator):
         ahead = z > 1e-6
         z = torch.where(ahead, z, 1.0)
         K = self.cameras.intrinsics[self.second, None, None]
+        # Pinhole projection; `grid_sample` takes pixels with centres at j + 1/2 as -1 to 1.
         place = (K @ points[..., None])[..., :2, 0] / z[..., None]
         grid = 2 * place / place.new_tensor([columns, rows]) - 1
         sources = self.sources[:, self.second].expand(len(depth), -1, -1, -1, -1)
         sampled = functional.grid_sample(
             sources.flatten(0, 1), grid.flatten(0, 1), align_corners=False, padding_mode="border"
         ).view(*sources.shape[:3], rows, columns)
-        value, known = sampled.unbind(2)
-        seen = ahead & (grid.detach().abs() <= 1).all(-1) & (known.detach() > 0.999)
-        seen = seen & self.known[:, self.first]
+        value, known_share = sampled.unbind(2)
+        is_seen = ahead & (grid.detach().abs() <= 1).all(-1) & (known_share.detach() > 0.999)
+        is_seen = is_seen & self.known[:, self.first]
         apart = (z - other_shift) / other_scale - value
-        return apart / self.spread[:, self.second, None, None], seen
+        return apart / self.spread[:, self.second, None, None], is_seen
 
     def linearize(self, x: Tensor) -> LinearOperator:
         """Return the derivative at x, whose entries are pixel by pixel of one pair of views."""
         ends = torch.cat([x[..., self.first], x[..., self.second]], 1).detach()
         ends = ends[..., None, None].expand(-1, -1, -1, *self.cameras.size)
+        # Every gap depends on four numbers of its own pixel, so one gradient of the sum holds all
+        # derivatives.
         with torch.enable_grad():
             free = ends.clone().requires_grad_(True)
             (slopes,) = torch.autograd.grad(self._gaps(free)[0].sum(), free)

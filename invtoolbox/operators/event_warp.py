@@ -102,9 +102,13 @@ class EventWarp(Operator):
         """Return the flow x at places ``(batch, n, 2)`` and times ``(batch, n)``."""
         rows, columns = self.size
         # Trilinear, by gathers: `grid_sample` has no forward derivative, which `linearize` takes.
-        where = (times, places[..., 1] / max(rows - 1, 1), places[..., 0] / max(columns - 1, 1))
+        coordinates = (
+            times,
+            places[..., 1] / max(rows - 1, 1),
+            places[..., 0] / max(columns - 1, 1),
+        )
         corners = [(torch.zeros_like(times, dtype=torch.long), torch.ones_like(times))]
-        for place, count in zip(where, x.shape[2:]):
+        for place, count in zip(coordinates, x.shape[2:]):
             scaled = place.clamp(0, 1) * (count - 1)
             low = scaled.detach().floor().clamp_max(count - 2)
             share, index = scaled - low, low.long()
@@ -115,8 +119,8 @@ class EventWarp(Operator):
             ]
         values, total = x.flatten(2), torch.zeros_like(places.transpose(1, 2))
         for number, weight in corners:
-            found = values.gather(2, number[:, None].expand(-1, 2, -1))
-            total = total + weight[:, None] * found
+            corner_values = values.gather(2, number[:, None].expand(-1, 2, -1))
+            total = total + weight[:, None] * corner_values
         return total.transpose(1, 2)
 
     def move(self, x: Tensor, references: Tensor | None = None) -> Tensor:
@@ -129,6 +133,7 @@ class EventWarp(Operator):
         references = self.references if references is None else references.to(self.references)
         places = self.places.expand(len(x), -1, -1)
         times = self.times.expand(len(x), -1)
+        # Midpoint rule: p' = p + s x(p + s x(p, t) / 2, t + s / 2) with the span s = r - t.
         first = self.flow_at(x, places, times)
         span = references[:, None] - times[:, None]  # (batch, R, N)
         halfway = places[:, None] + 0.5 * span[..., None] * first[:, None]
@@ -156,7 +161,7 @@ class EventWarp(Operator):
                 votes.append(across * down * self.weights[:, None] * inside)
                 pixels.append(torch.where(inside, row * columns + column, 0) + picture)
         empty = place.new_zeros(batch, references * rows * columns)
-        pixel, vote = (torch.stack(part, -1).flatten(1) for part in (pixels, votes))
+        pixel, vote = (torch.stack(blocks, -1).flatten(1) for blocks in (pixels, votes))
         total = empty.scatter_add(1, pixel, vote)
         return total.view(batch, 1, references, rows, columns)
 
@@ -167,10 +172,10 @@ class EventWarp(Operator):
 
     def subset(self, index: Any) -> EventWarp:
         """Return the operator for some of the reference times."""
-        other = copy.copy(self)
-        other.references = self.references[index].reshape(-1)
-        other._set_range()
-        return other
+        warp = copy.copy(self)
+        warp.references = self.references[index].reshape(-1)
+        warp._set_range()
+        return warp
 
     def parameters(self) -> dict[str, Tensor]:
         return {"places": self.places, "times": self.times, "weights": self.weights}

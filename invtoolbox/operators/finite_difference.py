@@ -46,42 +46,43 @@ class FiniteDifference(LinearOperator):
         self.spacing = (
             None
             if spacing is None
-            else _check_spacing(type(self).__name__, spacing, self.dimensions)
+            else check_lengths(type(self).__name__, spacing, self.dimensions)
         )
 
     def _forward(self, x: Tensor) -> Tensor:
         out = x.new_empty(x.shape[0], x.shape[1], self.dimensions, *x.shape[2:])
         for k in range(self.dimensions):
-            axis, n, part = k + 2, x.shape[k + 2], out.select(2, k)
+            axis, n, difference = k + 2, x.shape[k + 2], out.select(2, k)
             if n > 1:
                 before, after = x.narrow(axis, 0, n - 1), x.narrow(axis, 1, n - 1)
                 if torch.is_grad_enabled():  # `out=` has no derivative and no rule for vmap
-                    part.narrow(axis, 0, n - 1).copy_(after - before)
+                    difference.narrow(axis, 0, n - 1).copy_(after - before)
                 else:
-                    torch.sub(after, before, out=part.narrow(axis, 0, n - 1))
-            last = part.narrow(axis, n - 1, 1)
+                    torch.sub(after, before, out=difference.narrow(axis, 0, n - 1))
+            last = difference.narrow(axis, n - 1, 1)
             if self.periodic:
                 last.copy_(x.narrow(axis, 0, 1) - x.narrow(axis, n - 1, 1))
             else:
                 last.zero_()
             if self.spacing is not None:
-                part.div_(self.spacing[k])
+                difference.div_(self.spacing[k])
         return out.flatten(1, 2)
 
     def _adjoint(self, y: Tensor) -> Tensor:
         channels = y.shape[1] // self.dimensions
         p = y.unflatten(1, (channels, self.dimensions))
         out = y.new_zeros(y.shape[0], channels, *y.shape[2:])
+        # Minus the divergence: (D^T y)[i] = y[i - 1] - y[i]; the last y counts only if periodic.
         for k in range(self.dimensions):
-            axis, n, part = k + 2, y.shape[k + 2], p.select(2, k)
+            axis, n, difference = k + 2, y.shape[k + 2], p.select(2, k)
             if self.spacing is not None:
-                part = part / self.spacing[k]
+                difference = difference / self.spacing[k]
             if n > 1:
-                inside = part.narrow(axis, 0, n - 1)
+                inside = difference.narrow(axis, 0, n - 1)
                 out.narrow(axis, 0, n - 1).sub_(inside)
                 out.narrow(axis, 1, n - 1).add_(inside)
             if self.periodic:
-                last = part.narrow(axis, n - 1, 1)
+                last = difference.narrow(axis, n - 1, 1)
                 out.narrow(axis, n - 1, 1).sub_(last)
                 out.narrow(axis, 0, 1).add_(last)
         return out
@@ -115,10 +116,10 @@ def _laplacian(space: tuple[int, ...], spacing: tuple[float, ...] | None) -> Ten
     for axis, n in enumerate(space):
         last = axis == len(space) - 1
         frequencies = torch.arange(n // 2 + 1 if last else n, dtype=torch.float64)
-        part = 4 * (torch.pi * frequencies / n).sin().square()
+        square = 4 * (torch.pi * frequencies / n).sin().square()
         if spacing is not None:
-            part = part / spacing[axis] ** 2
-        symbol = symbol + part.view([-1 if k == axis + 1 else 1 for k in range(1 + len(space))])
+            square = square / spacing[axis] ** 2
+        symbol = symbol + square.view([-1 if k == axis + 1 else 1 for k in range(1 + len(space))])
     return symbol.unsqueeze(0)
 
 
@@ -150,26 +151,24 @@ class SymmetrisedGradient(LinearOperator):
         self.pairs = [(i, j) for i in range(self.dimensions) for j in range(i + 1, self.dimensions)]
         self.domain_shape = (channels * self.dimensions, *space)
         self.range_shape = (channels * (self.dimensions + len(self.pairs)), *space)
-        lengths = _check_spacing(
-            type(self).__name__, spacing or (1.0,) * self.dimensions, self.dimensions
-        )
+        lengths = check_lengths(type(self).__name__, spacing, self.dimensions)
         self.slopes = tuple(1 / h for h in lengths)
 
     def _forward(self, x: Tensor) -> Tensor:
         w = x.unflatten(1, (-1, self.dimensions))
         out = x.new_zeros(x.shape[0], w.shape[1], self.dimensions + len(self.pairs), *x.shape[2:])
         for m, k, axis, factor in self._differences():
-            here, there = self._places(out.select(2, m), w.select(2, k), m, axis)
-            here.add_((there[1] - there[0]) * factor)
+            entry, ends = self._places(out.select(2, m), w.select(2, k), m, axis)
+            entry.add_((ends[1] - ends[0]) * factor)
         return out.flatten(1, 2)
 
     def _adjoint(self, y: Tensor) -> Tensor:
         e = y.unflatten(1, (-1, self.dimensions + len(self.pairs)))
         out = y.new_zeros(y.shape[0], e.shape[1], self.dimensions, *y.shape[2:])
         for m, k, axis, factor in self._differences():
-            here, there = self._places(e.select(2, m), out.select(2, k), m, axis)
-            there[1].add_(here, alpha=factor)
-            there[0].sub_(here, alpha=factor)
+            entry, ends = self._places(e.select(2, m), out.select(2, k), m, axis)
+            ends[1].add_(entry, alpha=factor)
+            ends[0].sub_(entry, alpha=factor)
         return out.flatten(1, 2)
 
     def _differences(self) -> Iterator[tuple[int, int, int, float]]:
@@ -191,23 +190,28 @@ class SymmetrisedGradient(LinearOperator):
         # An entry of the diagonal needs two slopes along its own axis, which has one slope less
         # than pixels.
         axes = {axis: 2} if diagonal else dict.fromkeys(self.pairs[m - self.dimensions], 1)
-        here, first, second = entry, component, component
+        place, first, second = entry, component, component
         for a, less in axes.items():
             n = max(0, entry.shape[a + 2] - less)
-            here, first = here.narrow(a + 2, 0, n), first.narrow(a + 2, 0, n)
+            place, first = place.narrow(a + 2, 0, n), first.narrow(a + 2, 0, n)
             second = second.narrow(a + 2, min(1, component.shape[a + 2] - n) if a == axis else 0, n)
-        return here, (first, second)
+        return place, (first, second)
 
     def _known_norm(self) -> Tensor:
         # This is an upper bound, |E|^2 <= 4 sum_k 1 / spacing_k^2, which large images approach.
         return torch.tensor([2 * math.sqrt(sum(a * a for a in self.slopes))], dtype=torch.float64)
 
 
-def _check_spacing(name: str, spacing: Sequence[float], dimensions: int) -> tuple[float, ...]:
-    lengths = tuple(float(h) for h in spacing)
+def check_lengths(name: str, spacing: Sequence[float] | None, dimensions: int) -> tuple[float, ...]:
+    """Return the distance of neighbours along every axis, 1 by default.
+
+    Raises:
+        InputError: if a distance is not positive, or there are not as many as axes.
+    """
+    lengths = tuple(float(h) for h in ((1.0,) * dimensions if spacing is None else spacing))
     if len(lengths) != dimensions or not all(0 < h < math.inf for h in lengths):
         raise InputError(
-            f"spacing of {name} must be a positive length for each of {dimensions} axes, got "
+            f"the spacing of {name} is a positive length for each of {dimensions} axes, got "
             f"{spacing}"
         )
     return lengths

@@ -62,11 +62,11 @@ class PixelGraphLaplacian(LinearOperator):
         weights = image.new_zeros(image.shape[0], len(offsets), *image.shape[2:])
         rate = 1 / expand(intensity_scale, image[:, 0])
         for k, offset in enumerate(offsets):
-            here, there = _pair(offset, image.shape[2:])
+            p, q = _pair(offset, image.shape[2:])
             difference = (
-                image[(slice(None), slice(None), *here)] - image[(slice(None), slice(None), *there)]
+                image[(slice(None), slice(None), *p)] - image[(slice(None), slice(None), *q)]
             )
-            weights[:, k][(slice(None), *here)] = difference.square_().sum(1).mul_(-rate).exp_()
+            weights[:, k][(slice(None), *p)] = difference.square_().sum(1).mul_(-rate).exp_()
         # Each edge occurs in W twice.
         norm = torch.linalg.vector_norm(weights.flatten(1), dim=1) * 2**0.5
         weights /= expand(norm.clamp_min(torch.finfo(norm.dtype).tiny), weights)
@@ -96,10 +96,10 @@ class PixelGraphLaplacian(LinearOperator):
         """Sum the values on the edges of every pixel."""
         total = values.new_zeros(values.shape[0], 1, *values.shape[2:])
         for k, offset in enumerate(self.offsets):
-            here, there = _pair(offset, values.shape[2:])
-            edge = values[(slice(None), slice(k, k + 1), *here)]
-            total[(slice(None), slice(None), *here)] += edge
-            total[(slice(None), slice(None), *there)] += edge
+            p, q = _pair(offset, values.shape[2:])
+            edge = values[(slice(None), slice(k, k + 1), *p)]
+            total[(slice(None), slice(None), *p)] += edge
+            total[(slice(None), slice(None), *q)] += edge
         return total
 
     def parameters(self) -> dict[str, Tensor]:
@@ -121,30 +121,31 @@ def half_window(radius: int, dimensions: int) -> tuple[Offset, ...]:
 
 def _pair(offset: Offset, shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Return the slices of p and of ``p + offset`` over all pairs inside an image."""
-    here = tuple(slice(max(0, -o), max(0, n - max(0, o))) for o, n in zip(offset, shape))
-    there = tuple(slice(max(0, o), max(0, n - max(0, -o))) for o, n in zip(offset, shape))
-    return here, there
+    p = tuple(slice(max(0, -o), max(0, n - max(0, o))) for o, n in zip(offset, shape))
+    q = tuple(slice(max(0, o), max(0, n - max(0, -o))) for o, n in zip(offset, shape))
+    return p, q
 
 
 def _apply(weights: Tensor, x: Tensor, offsets: Sequence[Offset]) -> Tensor:
     out = torch.zeros_like(x)
     scratch = torch.empty_like(x).flatten()
-    for index, here, there in _edges(offsets, x.shape[2:]):
-        a, b = x[here], x[there]
+    for index, p, q in _edges(offsets, x.shape[2:]):
+        a, b = x[p], x[q]
+        # Edge (p, q) adds w (x_p - x_q) at p and subtracts it at q.
         # One buffer serves every offset: new temporaries of large images cost more than the
         # arithmetic.
         flow = torch.sub(a, b, out=scratch[: a.numel()].view(a.shape))
         flow.mul_(weights[index])
-        out[here].add_(flow)
-        out[there].sub_(flow)
+        out[p].add_(flow)
+        out[q].sub_(flow)
     return out
 
 
 def _edges(offsets: Sequence[Offset], shape: Sequence[int]) -> Iterator[tuple[Any, Any, Any]]:
     """Iterate over the offsets: index of the weights, and slices of p and of its neighbour."""
     for k, offset in enumerate(offsets):
-        here, there = _pair(offset, shape)
-        yield (slice(None), slice(k, k + 1), *here), (..., *here), (..., *there)
+        p, q = _pair(offset, shape)
+        yield (slice(None), slice(k, k + 1), *p), (..., *p), (..., *q)
 
 
 class _Apply(torch.autograd.Function):
@@ -164,14 +165,15 @@ class _Apply(torch.autograd.Function):
         by_weights = None
         if ctx.needs_input_grad[0]:
             parts = []
-            for _, here, there in _edges(ctx.offsets, x.shape[2:]):
-                part = ((x[here] - x[there]) * (g[here] - g[there])).sum(1)
+            for _, p, q in _edges(ctx.offsets, x.shape[2:]):
+                product_of_differences = ((x[p] - x[q]) * (g[p] - g[q])).sum(1)
+                # Edges that would leave the image have no weight.
                 padding = [
-                    p
-                    for h, n in reversed(list(zip(here[1:], x.shape[2:])))
-                    for p in (h.start, n - max(h.start, h.stop))
+                    width
+                    for s, n in reversed(list(zip(p[1:], x.shape[2:])))
+                    for width in (s.start, n - max(s.start, s.stop))
                 ]
-                parts.append(torch.nn.functional.pad(part, padding))
+                parts.append(torch.nn.functional.pad(product_of_differences, padding))
             by_weights = torch.stack(parts, 1)
             if weights.shape[0] == 1:
                 by_weights = by_weights.sum(0, keepdim=True)

@@ -9,10 +9,13 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator, count_items
+from invtoolbox.operators.finite_difference import check_lengths
 
 Interpolation = Literal["linear", "cubic"]
+_INTERPOLATIONS = ("linear", "cubic")
 
 
 class ImageWarp(Operator):
@@ -55,7 +58,8 @@ class ImageWarp(Operator):
             )
         self.moving = moving
         self.spacing = check_lengths(type(self).__name__, spacing, moving.ndim - 2)
-        self.interpolation = _check_interpolation(interpolation)
+        check_choice(self, _INTERPOLATIONS, interpolation=interpolation)
+        self.interpolation = interpolation
         self.domain_shape = (moving.ndim - 2, *moving.shape[2:])
         self.range_shape = tuple(moving.shape[1:])
         self.items = count_items("images", moving)
@@ -74,8 +78,8 @@ class ImageWarp(Operator):
         return {"moving": self.moving}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        other = super()._replace(parameters)
-        return other._with_items(count_items("images", other.moving))
+        warp = super()._replace(parameters)
+        return warp._with_items(count_items("images", warp.moving))
 
 
 class WarpJacobian(LinearOperator):
@@ -146,7 +150,8 @@ class Warp(LinearOperator):
             )
         self.displacement = displacement
         self.spacing = check_lengths(type(self).__name__, spacing, dimensions)
-        self.interpolation = _check_interpolation(interpolation)
+        check_choice(self, _INTERPOLATIONS, interpolation=interpolation)
+        self.interpolation = interpolation
         self.domain_shape = self.range_shape = (1, *displacement.shape[2:])
         self.items = count_items("displacements", displacement)
 
@@ -165,8 +170,8 @@ class Warp(LinearOperator):
         return {"displacement": self.displacement}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        other = super()._replace(parameters)
-        return other._with_items(count_items("displacements", other.displacement))
+        warp = super()._replace(parameters)
+        return warp._with_items(count_items("displacements", warp.displacement))
 
 
 class WarpSequence(LinearOperator):
@@ -212,9 +217,9 @@ class WarpSequence(LinearOperator):
         return {"displacement": self.warp.displacement}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        other = super()._replace({})
-        other.warp = self.warp._replace(parameters)._with_items(None)
-        return other
+        sequence = super()._replace({})
+        sequence.warp = self.warp._replace(parameters)._with_items(None)
+        return sequence
 
 
 def warp_images(
@@ -247,11 +252,12 @@ class _Taps(NamedTuple):
 
 def _taps(displacement: Tensor, spacing: Sequence[float], interpolation: str) -> list[_Taps]:
     sizes = displacement.shape[2:]
-    found = []
+    taps = []
     for k, (n, length) in enumerate(zip(sizes, spacing)):
-        rest = torch.arange(n, dtype=displacement.dtype, device=displacement.device)
-        rest = rest.view([-1 if j == k else 1 for j in range(len(sizes))])
-        place = displacement[:, k] / length + rest
+        grid = torch.arange(n, dtype=displacement.dtype, device=displacement.device)
+        grid = grid.view([-1 if j == k else 1 for j in range(len(sizes))])
+        place = displacement[:, k] / length + grid
+        # Beyond the border the image is constant: slope 0.
         inside = ((place >= 0) & (place <= n - 1)).to(place).unsqueeze(1) / length
         place = place.clamp(0, n - 1)
         below = place.detach().floor().clamp_max(max(n - 2, 0))
@@ -260,6 +266,7 @@ def _taps(displacement: Tensor, spacing: Sequence[float], interpolation: str) ->
         if interpolation == "linear":
             steps, weights, slopes = [0, 1], [1 - t, t], [-inside, inside]
         else:
+            # Keys' cubic (1981) with a = -1/2 at the four neighbours, and its derivative.
             steps = [-1, 0, 1, 2]
             weights = [
                 ((1 - 0.5 * t) * t - 0.5) * t,
@@ -274,15 +281,15 @@ def _taps(displacement: Tensor, spacing: Sequence[float], interpolation: str) ->
                     ((4 - 4.5 * t) * t + 0.5) * inside,
                     (1.5 * t - 1) * t * inside,
                 ]
-        found.append(_Taps([(first + s).clamp(0, n - 1) for s in steps], weights, slopes))
-    return found
+        taps.append(_Taps([(first + s).clamp(0, n - 1) for s in steps], weights, slopes))
+    return taps
 
 
 def _indices(taps: list[_Taps], sizes: Sequence[int]) -> list[Tensor]:
     """Return flat indices ``(batch, 1, pixels)`` of all taps, those of the last axis next."""
     flat = [torch.zeros_like(taps[0].places[0])]
-    for own, n in zip(taps, sizes):
-        flat = [index * n + place for index in flat for place in own.places]
+    for axis, n in zip(taps, sizes):
+        flat = [index * n + place for index in flat for place in axis.places]
     return [index.flatten(1).unsqueeze(1) for index in flat]
 
 
@@ -311,49 +318,28 @@ def _combine(values: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
 def _sample(image: Tensor, taps: list[_Taps]) -> Tensor:
     """Interpolate images, ``(batch, channel, *space)``."""
     values = _values(image, taps)
-    for own in reversed(taps):
-        values = _combine(values, own.weights)
+    for axis in reversed(taps):
+        values = _combine(values, axis.weights)
     return values[0]
 
 
 def _sample_slopes(image: Tensor, taps: list[_Taps]) -> Tensor:
     """Interpolate the slopes of images, ``(batch, channel, dimensions, *space)``."""
     values, slopes = _values(image, taps), list[list[Tensor]]()
-    for own in reversed(taps):
-        slopes = [_combine(part, own.weights) for part in slopes]
-        slopes.insert(0, _combine(values, own.slopes))
-        values = _combine(values, own.weights)
-    return torch.stack([part[0] for part in slopes], 2)
+    for axis in reversed(taps):
+        slopes = [_combine(component, axis.weights) for component in slopes]
+        slopes.insert(0, _combine(values, axis.slopes))
+        values = _combine(values, axis.weights)
+    return torch.stack([component[0] for component in slopes], 2)
 
 
 def _spread(values: Tensor, taps: list[_Taps]) -> Tensor:
     """Compute the adjoint of `_sample` in the image."""
     batch, channels, *sizes = values.shape
-    parts = [values]
-    for own in taps:
-        parts = [part * weight for part in parts for weight in own.weights]
+    shares = [values]
+    for axis in taps:
+        shares = [value * weight for value in shares for weight in axis.weights]
     out = values.new_zeros(batch, channels, math.prod(sizes))
-    for index, part in zip(_indices(taps, sizes), parts):
-        out = out.scatter_add(2, index.expand(batch, channels, -1), part.flatten(2))
+    for index, value in zip(_indices(taps, sizes), shares):
+        out = out.scatter_add(2, index.expand(batch, channels, -1), value.flatten(2))
     return out.view_as(values)
-
-
-def check_lengths(name: str, spacing: Sequence[float] | None, dimensions: int) -> tuple[float, ...]:
-    """Return the distance of neighbours along every axis, 1 by default.
-
-    Raises:
-        InputError: if a distance is not positive, or there are not as many as axes.
-    """
-    lengths = tuple(float(h) for h in ((1.0,) * dimensions if spacing is None else spacing))
-    if len(lengths) != dimensions or not all(0 < h < math.inf for h in lengths):
-        raise InputError(
-            f"the spacing of {name} is a positive length for each of {dimensions} axes, got "
-            f"{spacing}"
-        )
-    return lengths
-
-
-def _check_interpolation(interpolation: str) -> Interpolation:
-    if interpolation not in ("linear", "cubic"):
-        raise InputError(f'interpolation is "linear" or "cubic", got {interpolation!r}')
-    return "linear" if interpolation == "linear" else "cubic"

@@ -51,9 +51,7 @@ class Matrix(LinearOperator):
             if values.is_floating_point() or values.is_complex()
             else values.to(torch.float32)
         )
-        m, n = values.shape[-2:]
-        self.domain_shape = infer_shape(domain_shape, n, "columns", "domain_shape")
-        self.range_shape = infer_shape(range_shape, m, "rows", "range_shape")
+        self.domain_shape, self.range_shape = infer_shapes(domain_shape, range_shape, values.shape)
         self.items = values.shape[0] if values.ndim == 3 and values.shape[0] > 1 else None
 
     def parameters(self) -> dict[str, Tensor]:
@@ -61,9 +59,9 @@ class Matrix(LinearOperator):
         return {"matrix": self.matrix}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        other = super()._replace(parameters)
-        return other._with_items(
-            len(other.matrix) if other.matrix.ndim == 3 and len(other.matrix) > 1 else None
+        operator = super()._replace(parameters)
+        return operator._with_items(
+            len(operator.matrix) if operator.matrix.ndim == 3 and len(operator.matrix) > 1 else None
         )
 
     @property
@@ -77,9 +75,9 @@ class Matrix(LinearOperator):
         """Return the operator of some rows: ``A.subset(i)(x) = A(x)[:, :, i]``."""
         if self.blocks is None:
             return super().subset(index)
-        other = self._replace({"matrix": self.matrix[..., index, :]})
-        other.range_shape = (1, other.matrix.shape[-2])
-        return other
+        operator = self._replace({"matrix": self.matrix[..., index, :]})
+        operator.range_shape = (1, operator.matrix.shape[-2])
+        return operator
 
     def _forward(self, x: Tensor) -> Tensor:
         return self._product(x, self.matrix).reshape(x.shape[0], *self.range_shape)
@@ -157,8 +155,7 @@ class SparseMatrix(LinearOperator):
         m, n = matrix.shape
         self.rows, self.columns = entries.indices()
         self.values = values
-        self.domain_shape = infer_shape(domain_shape, n, "columns", "domain_shape")
-        self.range_shape = infer_shape(range_shape, m, "rows", "range_shape")
+        self.domain_shape, self.range_shape = infer_shapes(domain_shape, range_shape, (m, n))
         self.product: SparseProduct | None = SparseProduct(
             self.rows, self.columns, values.detach(), (m, n)
         )
@@ -168,10 +165,10 @@ class SparseMatrix(LinearOperator):
         return {"values": self.values}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        other = super()._replace(parameters)
+        operator = super()._replace(parameters)
         # Other entries may carry derivatives, which the stored product does not.
-        other.product = None
-        return other
+        operator.product = None
+        return operator
 
     def _forward(self, x: Tensor) -> Tensor:
         return self._apply(x, False)
@@ -295,8 +292,9 @@ class Function(Operator):
         return map_items(lambda v: torch.func.functional_call(module, self.replacements, (v,)), x)
 
     def parameters(self) -> dict[str, Tensor]:
-        own = dict(self.function.named_parameters()) if isinstance(self.function, nn.Module) else {}
-        return {**own, **self.replacements}
+        module = self.function
+        trained = dict(module.named_parameters()) if isinstance(module, nn.Module) else {}
+        return {**trained, **self.replacements}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         if not parameters:
@@ -355,17 +353,21 @@ def probe_range(
 ) -> Shapes:
     """Find the shape of the result of a function by applying it to zeros."""
     with torch.no_grad():
-        found = function(like.new_zeros(batch, *domain))
-    parts = found if isinstance(found, (tuple, list)) else (found,)
-    for part in parts:
-        if not isinstance(part, Tensor) or part.ndim < 2 or part.shape[0] != batch:
-            got = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+        prediction = function(like.new_zeros(batch, *domain))
+    tensors = prediction if isinstance(prediction, (tuple, list)) else (prediction,)
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor) or tensor.ndim < 2 or tensor.shape[0] != batch:
+            got = (
+                f"shape {tuple(tensor.shape)}"
+                if isinstance(tensor, Tensor)
+                else type(tensor).__name__
+            )
             raise InputError(
                 f"{name} must map a batch ({batch}, {', '.join(map(str, domain))}) to tensors "
                 f"whose first axis is the batch and whose second is the channel, got {got}"
             )
-    shapes = tuple(tuple(part.shape[1:]) for part in parts)
-    return shapes if isinstance(found, (tuple, list)) else shapes[0]
+    shapes = tuple(tuple(tensor.shape[1:]) for tensor in tensors)
+    return shapes if isinstance(prediction, (tuple, list)) else shapes[0]
 
 
 def check_linear(function: Callable[[Tensor], Any], domain: Shape, like: Tensor, name: str) -> None:
@@ -384,13 +386,24 @@ def check_linear(function: Callable[[Tensor], Any], domain: Shape, like: Tensor,
 
 def _flatten(value: Any) -> Tensor:
     return (
-        torch.cat([part.flatten() for part in value])
+        torch.cat([tensor.flatten() for tensor in value])
         if isinstance(value, (tuple, list))
         else value.flatten()
     )
 
 
-def infer_shape(shape: Sequence[int] | None, count: int, axis: str, name: str) -> tuple[int, ...]:
+def infer_shapes(
+    domain_shape: Sequence[int] | None, range_shape: Sequence[int] | None, matrix: Sequence[int]
+) -> tuple[Shape, Shape]:
+    """Return the shapes of images and measurements of a matrix ``(..., m, n)``."""
+    m, n = matrix[-2:]
+    return (
+        _infer_shape(domain_shape, n, "columns", "domain_shape"),
+        _infer_shape(range_shape, m, "rows", "range_shape"),
+    )
+
+
+def _infer_shape(shape: Sequence[int] | None, count: int, axis: str, name: str) -> Shape:
     """Return ``shape`` if it has ``count`` entries; ``(1, count)`` by default."""
     if shape is None:
         return (1, count)

@@ -147,8 +147,8 @@ def simulate(
     with torch.no_grad():
         clean = operator(x)
     model = noise if isinstance(noise, Noise) else Gaussian(noise)
-    parts = tuple(clean) if isinstance(clean, (tuple, list)) else (clean,)
-    batch = parts[0].shape[0]
+    tensors = tuple(clean) if isinstance(clean, (tuple, list)) else (clean,)
+    batch = tensors[0].shape[0]
     seeds = [int(seed)] * batch if isinstance(seed, int) else [int(s) for s in seed]
     if len(seeds) != batch:
         raise InputError(
@@ -158,9 +158,9 @@ def simulate(
     for k in range(batch):
         # Noise is drawn item by item, because the rates of a Poisson draw determine how far it
         # advances the generator.
-        generator, own = torch.Generator().manual_seed(seeds[k]), model.item(k, batch)
-        rows.append([own.apply(part[k : k + 1], generator) for part in parts])
-    noisy = tuple(torch.cat([row[j] for row in rows]) for j in range(len(parts)))
+        generator, item_model = torch.Generator().manual_seed(seeds[k]), model.item(k, batch)
+        rows.append([item_model.apply(tensor[k : k + 1], generator) for tensor in tensors])
+    noisy = tuple(torch.cat([row[j] for row in rows]) for j in range(len(tensors)))
     return noisy if isinstance(clean, (tuple, list)) else noisy[0]
 
 

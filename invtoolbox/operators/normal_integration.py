@@ -68,10 +68,11 @@ class NormalIntegration(LinearOperator):
             s_x = s_y = n_z
         else:
             K = intrinsics.to(normals)
+            # s_x = f_x n_z - u n_x + v n_y, and f_y in s_y (Cao et al. 2022), with y upwards.
             u = torch.arange(columns, dtype=normals.dtype, device=normals.device) - K[0, 2]
             v = torch.arange(rows, dtype=normals.dtype, device=normals.device) - K[1, 2]
-            rest = v.unsqueeze(1) * n_y - u * n_x
-            s_x, s_y = rest + K[0, 0] * n_z, rest + K[1, 1] * n_z
+            oblique = v.unsqueeze(1) * n_y - u * n_x
+            s_x, s_y = oblique + K[0, 0] * n_z, oblique + K[1, 1] * n_z
         inside = mask.to(normals)
         right, below = torch.zeros_like(inside), torch.zeros_like(inside)
         right[..., :-1] = inside[..., :-1] * inside[..., 1:]
@@ -92,8 +93,8 @@ class NormalIntegration(LinearOperator):
         return {"scale": self.scale, "slopes": self.slopes}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        other = super()._replace(parameters)
-        return other._with_items(count_items("normals", other.scale))
+        operator = super()._replace(parameters)
+        return operator._with_items(count_items("normals", operator.scale))
 
     def _forward(self, x: Tensor) -> Tensor:
         out = x.new_zeros(*x.shape[:2], 4, *x.shape[2:])
@@ -116,6 +117,7 @@ class NormalIntegration(LinearOperator):
         return out
 
     def grid_system(self, weights: Tensor) -> GridSystem:
+        # Row (z_q - z_p) s of weight w is an edge of stiffness s^2 w between p and q.
         stiffness = (self.scale.square().to(weights) * weights).unflatten(1, (-1, 4))
         batch = len(stiffness)
         right = weights.new_zeros(batch, *self.domain_shape)
@@ -159,8 +161,8 @@ class SideGap(LinearOperator):
         return (x[:, 1:] - x[:, :1]) * self.where.to(x)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        part = y * self.where.to(y)
-        return torch.cat([-part, part], 1)
+        pull = y * self.where.to(y)
+        return torch.cat([-pull, pull], 1)
 
     def grid_system(self, weights: Tensor) -> GridSystem:
         stiffness = self.where.to(weights).square() * weights

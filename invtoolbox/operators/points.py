@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import FlowField
 from invtoolbox.operators.algebra import take_blocks
-from invtoolbox.operators.base import LinearOperator, Operator, check_shape, expand
+from invtoolbox.operators.base import LinearOperator, Operator, check_shape, count_items, expand
 
 
 class PointWarp(Operator):
@@ -71,8 +71,8 @@ class PointWarpBothWays(Operator):
 
     def _forward(self, x: Any) -> Any:
         forward, backward = x
-        there = self.points + forward
-        return there, there - backward
+        arrivals = self.points + forward
+        return arrivals, arrivals - backward
 
     def parameters(self) -> dict[str, Tensor]:
         return {"points": self.points}
@@ -190,15 +190,15 @@ class EulerRollout(Operator):
 
     def subset(self, index: Any) -> EulerRollout:
         """Return the operator for some of the sweeps, which follow each other."""
-        other = copy.copy(self)
-        other.sweeps = tuple(take_blocks(self.sweeps, index))
-        other.times = tuple(take_blocks(self.times, index))
-        if len(other.sweeps) < 2:
+        rollout = copy.copy(self)
+        rollout.sweeps = tuple(take_blocks(self.sweeps, index))
+        rollout.times = tuple(take_blocks(self.times, index))
+        if len(rollout.sweeps) < 2:
             raise InputError(
-                f"a window of {self} must hold at least two sweeps, got {len(other.sweeps)}"
+                f"a window of {self} must hold at least two sweeps, got {len(rollout.sweeps)}"
             )
-        other._set_range()
-        return other
+        rollout._set_range()
+        return rollout
 
     def parameters(self) -> dict[str, Tensor]:
         return {f"sweep{k}": points for k, points in enumerate(self.sweeps)}
@@ -233,20 +233,8 @@ class ObservedPoints(LinearOperator):
     def __init__(self, points: Tensor, index: Tensor) -> None:
         self.points = check_points(points, type(self).__name__)
         index = torch.as_tensor(index, device=points.device)
-        if index.ndim not in (1, 2) or index.is_floating_point() or not index.numel():
-            raise InputError(
-                "ObservedPoints takes the whole numbers of points, (m,) or (batch, m), "
-                f"got {tuple(index.shape)} of {index.dtype}"
-            )
-        self.index = index.long().reshape(-1, index.shape[-1])
-        count = points.shape[1]
-        wrong = ((self.index < 0) | (self.index >= count)).nonzero()
-        if len(wrong):
-            item, k = wrong[0].tolist()
-            raise InputError(
-                f"observed point {k} is number {int(self.index[item, k])}, but the points are "
-                f"numbered 0..{count - 1}"
-            )
+        index = check_index(index, points.shape[1], type(self).__name__)
+        self.index = index.reshape(-1, index.shape[-1])
         for item, row in enumerate(self.index):
             numbers, counts = row.unique(return_counts=True)
             if bool((counts > 1).any()):
@@ -255,13 +243,7 @@ class ObservedPoints(LinearOperator):
                     + (f" in item {item}" if len(self.index) > 1 else "")
                     + "; give it once"
                 )
-        items = {n for n in (len(self.points), len(self.index)) if n > 1}
-        if len(items) > 1:
-            raise InputError(
-                f"there are points of {len(self.points)} items and observed points of "
-                f"{len(self.index)}"
-            )
-        self.items = items.pop() if items else None
+        self.items = count_items("the points and the index", self.points, self.index)
         self.domain_shape = tuple(self.points.shape[1:])
         self.range_shape = (self.index.shape[1], 3)
 
@@ -269,8 +251,8 @@ class ObservedPoints(LinearOperator):
         """Compute the measurements of points observed at ``positions``, ``(batch or 1, m, 3)``."""
         batch = max(len(self.points), len(self.index))
         points = self.points.expand(batch, *self.domain_shape)
-        rest = points.gather(1, self._spread(points))
-        return positions - rest.to(positions)
+        at_rest = points.gather(1, self._spread(points))
+        return positions - at_rest.to(positions)
 
     def select(self, index: Tensor) -> Self:
         if self.items is None:
@@ -293,14 +275,14 @@ class ObservedPoints(LinearOperator):
         return torch.ones(self.items or 1)
 
     def normal_diagonal(self) -> Tensor:
-        one = torch.ones(
+        ones = torch.ones(
             len(self.index),
             self.index.shape[1],
             3,
             dtype=self.points.dtype,
             device=self.points.device,
         )
-        return self._adjoint(one)
+        return self._adjoint(ones)
 
     def normal_resolvent(
         self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
@@ -330,6 +312,21 @@ def check_points(points: Tensor, what: str) -> Tensor:
             "are not finite; leave them out"
         )
     return points
+
+
+def check_index(index: Tensor, count: int, what: str) -> Tensor:
+    """Return numbers of points; raise an `InputError` unless all are below ``count``."""
+    if index.ndim not in (1, 2) or index.is_floating_point() or not index.numel():
+        raise InputError(
+            f"{what} takes the whole numbers of points, (m,), or one row per item or time, got "
+            f"{tuple(index.shape)} of {index.dtype}"
+        )
+    wrong = index[(index < 0) | (index >= count)]
+    if len(wrong):
+        raise InputError(
+            f"{what} takes the point {int(wrong[0])}, but the points are numbered 0..{count - 1}"
+        )
+    return index.long()
 
 
 class Leg(NamedTuple):

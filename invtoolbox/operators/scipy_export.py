@@ -49,9 +49,9 @@ class ExportedOperator(ScipyInterface):  # type: ignore[misc]
                 columns.imag, transpose
             )
         with torch.no_grad():
-            found = [self._column(column, transpose) for column in columns.T]
+            products = [self._column(column, transpose) for column in columns.T]
         size = self.shape[1] if transpose else self.shape[0]
-        return np.stack(found, axis=1) if found else np.zeros((size, 0), self.dtype)
+        return np.stack(products, axis=1) if products else np.zeros((size, 0), self.dtype)
 
     def _column(self, column: Any, transpose: bool) -> Any:
         # The vector is copied, because it may be read-only or have negative strides.
@@ -60,11 +60,11 @@ class ExportedOperator(ScipyInterface):  # type: ignore[misc]
             result = self.operator(vector.reshape(1, *self.operator.domain_shape))
         else:
             shapes = range_shapes(self.operator)
-            parts = tuple(
-                part.reshape(1, *shape)
-                for part, shape in zip(vector.split([math.prod(s) for s in shapes]), shapes)
+            pieces = tuple(
+                piece.reshape(1, *shape)
+                for piece, shape in zip(vector.split([math.prod(s) for s in shapes]), shapes)
             )
-            result = self.operator.adjoint(parts if has_parts(self.operator) else parts[0])
+            result = self.operator.adjoint(pieces if has_parts(self.operator) else pieces[0])
         tensors = result if isinstance(result, (tuple, list)) else (result,)
         flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
         return flat.cpu().resolve_conj().resolve_neg().numpy()
@@ -93,6 +93,8 @@ def probe_dtype(operator: LinearOperator, dtype: torch.dtype) -> torch.dtype:
         device=parameters[0].device if parameters else None,
     )
     with torch.no_grad():
-        found: Any = operator(zeros)
-    parts: tuple[Tensor, ...] = tuple(found) if isinstance(found, (tuple, list)) else (found,)
-    return dtype.to_complex() if any(part.is_complex() for part in parts) else dtype
+        prediction: Any = operator(zeros)
+    tensors: tuple[Tensor, ...] = (
+        tuple(prediction) if isinstance(prediction, (tuple, list)) else (prediction,)
+    )
+    return dtype.to_complex() if any(tensor.is_complex() for tensor in tensors) else dtype

@@ -8,11 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import LinearComposition
 from invtoolbox.operators.base import LinearOperator
-from invtoolbox.operators.finite_difference import FiniteDifference, SymmetrisedGradient
-from invtoolbox.operators.image_warp import check_lengths
+from invtoolbox.operators.finite_difference import (
+    FiniteDifference,
+    SymmetrisedGradient,
+    check_lengths,
+)
 
 
 class SecondDifferences(LinearComposition):
@@ -93,6 +97,7 @@ class ElasticStrain(LinearOperator):
             self._edges(self._slope(x[:, k], k), {k}) * math.sqrt(2 * self.mu)
             for k in range(x.shape[1])
         ]
+        # |A u|^2 = sum_k 2 mu e_kk^2 + sum_(i<j) mu (2 e_ij)^2 + lambda (sum_k e_kk)^2, row by row.
         for i, j in self.pairs:
             shear = _middle(self._slope(x[:, i], j), i) + _middle(self._slope(x[:, j], i), j)
             rows.append(self._edges(shear, {i, j}) * math.sqrt(self.mu))
@@ -130,8 +135,9 @@ class ElasticStrain(LinearOperator):
             for k in range(len(space))
         ]
         total = torch.stack(squares).sum(0)
-        parts = [self.mu * (total + own) + self.lame * own for own in squares]
-        return torch.cat(parts, 1), False
+        # mu (|xi|^2 + xi_k^2) + lambda xi_k^2: the diagonal of the symbol of linear elasticity.
+        symbols = [self.mu * (total + square) + self.lame * square for square in squares]
+        return torch.cat(symbols, 1), False
 
     def _along(self, axis: int) -> list[float]:
         """Return a spacing in which only differences along one axis count."""
@@ -149,8 +155,7 @@ def lame_coefficients(
     >>> lame_coefficients(1.0, 0.25, "stress", 3)
     (0.4, 0.4)
     """
-    if plane not in ("stress", "strain"):
-        raise InputError(f'plane is "stress" or "strain", got {plane!r}')
+    check_choice("an elastic body", ("stress", "strain"), plane=plane)
     sheet = plane == "stress" and dimensions == 2
     largest = 1.0 if sheet else 0.5
     if not 0 < young < math.inf or not -1 < poisson < largest:

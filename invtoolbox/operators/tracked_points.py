@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.moving_shapes import Moving
 from invtoolbox.operators.base import Operator, check_shape
-from invtoolbox.operators.points import check_points
+from invtoolbox.operators.points import check_index, check_points
 
 
 class TrackedPoints(Operator):
@@ -41,28 +42,16 @@ class TrackedPoints(Operator):
     def __init__(self, points: Tensor, times: int, index: Tensor | None = None) -> None:
         self.points = check_points(points, type(self).__name__)
         count = points.shape[1]
-        if times < 1:
-            raise InputError(f"TrackedPoints needs at least one time, got {times}")
+        check_range(self, "[1, inf)", times=times)
         index = torch.arange(count) if index is None else torch.as_tensor(index)
-        if index.ndim not in (1, 2) or index.is_floating_point() or not index.numel():
-            raise InputError(
-                "TrackedPoints takes the whole numbers of points, (m,) or (T, m), "
-                f"got {tuple(index.shape)} of {index.dtype}"
-            )
+        index = check_index(index, count, type(self).__name__)
         if index.ndim == 2 and len(index) != times:
             raise InputError(
                 f"TrackedPoints of {times} times takes an index (m,) or ({times}, m), got "
                 f"{tuple(index.shape)}"
             )
-        wrong = ((index < 0) | (index >= count)).nonzero()
-        if len(wrong):
-            number = int(index[tuple(wrong[0])])
-            raise InputError(
-                f"a tracked point has the number {number}, but the points are numbered "
-                f"0..{count - 1}"
-            )
         self.times = int(times)
-        self.index = index.long().to(points.device).expand(times, -1)
+        self.index = index.to(points.device).expand(times, -1)
         self.items = len(points) if len(points) > 1 else None
         self.domain_shape = ()
         self.range_shape = (self.times, self.index.shape[1], 3)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.operators.elementary import Unitary
 
@@ -64,8 +65,7 @@ class OrthogonalWavelet:
     # filters.
 
     def __init__(self, wavelet: str, levels: int) -> None:
-        if levels < 1:
-            raise InputError(f"a wavelet transform has at least one level, got {levels}")
+        check_range(self, "[1, inf)", levels=levels)
         self.wavelet, self.levels = wavelet, int(levels)
         self._low, self._high = _filters(wavelet)
 
@@ -129,9 +129,9 @@ class OrthogonalWavelet:
         low = self._low[0] * even.narrow(axis, 0, half)
         high = self._high[0] * even.narrow(axis, 0, half)
         for k in range(1, len(self._low)):
-            part = (odd if k % 2 else even).narrow(axis, k // 2, half)
-            low.add_(part, alpha=self._low[k])
-            high.add_(part, alpha=self._high[k])
+            samples = (odd if k % 2 else even).narrow(axis, k // 2, half)
+            low.add_(samples, alpha=self._low[k])
+            high.add_(samples, alpha=self._high[k])
         return torch.cat([low, high, aside], axis)
 
     def _synthesize(self, coefficients: Tensor, axis: int) -> Tensor:
@@ -143,8 +143,8 @@ class OrthogonalWavelet:
         shape[axis] = half + reach
         even, odd = coefficients.new_zeros(shape), coefficients.new_zeros(shape)
         for k in range(len(self._low)):
-            part = (odd if k % 2 else even).narrow(axis, k // 2, half)
-            part.add_(low, alpha=self._low[k]).add_(high, alpha=self._high[k])
+            samples = (odd if k % 2 else even).narrow(axis, k // 2, half)
+            samples.add_(low, alpha=self._low[k]).add_(high, alpha=self._high[k])
         for samples in (even, odd):
             samples.narrow(axis, 0, reach).add_(samples.narrow(axis, half, reach))
         pairs = torch.stack([even.narrow(axis, 0, half), odd.narrow(axis, 0, half)], axis + 1)
@@ -158,9 +158,9 @@ def _filters(name: str) -> tuple[list[float], list[float]]:
     """Return the filters of an orthogonal wavelet, in the order in which they meet the samples."""
     import pywt
 
-    known = pywt.wavelist(kind="discrete")
-    if name not in known:
-        raise unknown_name("wavelet", name, known)
+    names = pywt.wavelist(kind="discrete")
+    if name not in names:
+        raise unknown_name("wavelet", name, names)
     wavelet = pywt.Wavelet(name)
     low, high = [float(v) for v in wavelet.dec_lo[::-1]], [float(v) for v in wavelet.dec_hi[::-1]]
     # A wavelet that a library calls orthogonal may be so to few digits only (dmey); then the

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from invtoolbox.errors import InputError, match_name, unknown_name
 from invtoolbox.objective.objective import Objective
-from invtoolbox.parameter_choice.base import RuleState, WeightCurve, WeightRule, WeightSearch
+from invtoolbox.parameter_choice.base import RuleState, WeightCurve, WeightRule
 from invtoolbox.parameter_choice.curve_rules import GridSearch, LCurve, QuasiOptimality
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, expected_discrepancy
 from invtoolbox.parameter_choice.evidence import EvidenceBound
 from invtoolbox.parameter_choice.noise import estimate_noise_std
 from invtoolbox.parameter_choice.score_rules import GCV, SURE, CompensatedDiscrepancy, ScoreSearch
+from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
 from invtoolbox.parameter_choice.validation import LEAST_MEASUREMENTS, Validation, accepts
 from invtoolbox.problem import Problem
@@ -88,7 +89,7 @@ def rule_named(name: str) -> WeightRule | WeightSearch:
     >>> rule_named("gcv").probes
     1
     """
-    found = match_name(name, _RULES)
-    if found is None:
+    match = match_name(name, _RULES)
+    if match is None:
         raise unknown_name("rule for the weight", name, _RULES)
-    return _RULES[found]()
+    return _RULES[match]()

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
 from invtoolbox.objective.objective import Objective
-
-if TYPE_CHECKING:
-    from invtoolbox.parameter_choice.trials import Trials
 
 
 @dataclass
@@ -96,23 +93,3 @@ class WeightCurve:
     scores: Tensor
     chosen: Tensor
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class WeightSearch(ABC):
-    """A rule that compares the solutions of several weights.
-
-    It is deterministic: draws have a seed in its settings. A user's own rule writes ``choose``, or
-    is a `ScoreSearch` and writes ``score``.
-    """
-
-    name: ClassVar[str] = "a search for the weight"
-    separate: bool = False  # whether every prior has a weight of its own
-
-    @abstractmethod
-    def choose(self, trials: Trials) -> WeightCurve:
-        """Try several weights and choose one for each item."""
-
-    @abstractmethod
-    def describe(self, objective: Objective) -> str:
-        """Return one sentence that names this rule and the reason for it."""

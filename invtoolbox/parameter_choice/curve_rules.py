@@ -9,10 +9,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import item_norm
-from invtoolbox.parameter_choice.base import WeightCurve, WeightSearch
+from invtoolbox.parameter_choice.base import WeightCurve
+from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
 
 
@@ -35,8 +37,7 @@ class GridSearch(WeightSearch):
                 f"the grid of {self.name!r} needs at least 5 weights, got {self.per_decade} per "
                 f"decade from {self.below:g} decades below a first guess to {self.above:g} above it"
             )
-        if self.separate:
-            raise InputError(f"{self.name!r} chooses one weight; use 'gcv' or 'sure' for several")
+        self._refuse_separate()
 
     @property
     def points(self) -> int:
@@ -117,10 +118,7 @@ class LCurve(GridSearch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.corner not in ("chord", "curvature"):
-            raise InputError(
-                f"the corner of an L-curve is 'chord' or 'curvature', got {self.corner!r}"
-            )
+        check_choice(self, ("chord", "curvature"), "corner")
 
     def choose(self, trials: Trials) -> WeightCurve:
         if not trials.objective.has_value:
@@ -130,8 +128,8 @@ class LCurve(GridSearch):
                 "or 'sure'"
             )
         t = self.grid(trials)
-        seen = trials(t.unsqueeze(2), _misfit_and_energy).double()
-        misfit, energy = seen.clamp_min(torch.finfo(torch.float64).tiny).unbind(2)
+        curve = trials(t.unsqueeze(2), _misfit_and_energy).double()
+        misfit, energy = curve.clamp_min(torch.finfo(torch.float64).tiny).unbind(2)
         spacing = float(t[1, 0] - t[0, 0])
         score = (
             _chord(misfit, energy)
@@ -177,11 +175,11 @@ def _curvature(x: Tensor, y: Tensor, spacing: float) -> Tensor:
 
     dx, dy = derivative(x, _SLOPE) / spacing, derivative(y, _SLOPE) / spacing
     ddx, ddy = derivative(x, _BEND) / spacing**2, derivative(y, _BEND) / spacing**2
-    whole = torch.full_like(x, torch.nan)
-    whole[_REACH : len(x) - _REACH] = (dx * ddy - dy * ddx) / (dx.square() + dy.square()).clamp_min(
-        1e-12
-    ).pow(1.5)
-    return whole
+    curvature = torch.full_like(x, torch.nan)
+    curvature[_REACH : len(x) - _REACH] = (dx * ddy - dy * ddx) / (
+        dx.square() + dy.square()
+    ).clamp_min(1e-12).pow(1.5)
+    return curvature
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import item_norm
@@ -69,10 +70,7 @@ class DiscrepancyPrinciple(WeightRule):
     tolerance: float = 0.005
 
     def __post_init__(self) -> None:
-        if not self.tau > 0 or not self.tolerance > 0:
-            raise InputError(
-                f"tau and tolerance must be positive, got {self.tau} and {self.tolerance}"
-            )
+        check_range(self, "(0, inf]", "tau", "tolerance")
 
     def target(self, objective: Objective) -> Tensor:
         problem = objective.problem
@@ -147,9 +145,9 @@ class DiscrepancyPrinciple(WeightRule):
     def describe(self, objective: Objective) -> str:
         problem = objective.problem
         D = problem.data_term
-        own = self.noise_std is None and D.expected_discrepancy(problem.y) is not None
+        is_stated = self.noise_std is None and D.expected_discrepancy(problem.y) is not None
         level = f"the noise level of {type(D).__name__}"
-        noise = level if own else describe_noise(problem, self.noise_std)
+        noise = level if is_stated else describe_noise(problem, self.noise_std)
         return f"the discrepancy principle chooses the weight, tau = {self.tau:g}, with {noise}"
 
 
@@ -159,9 +157,9 @@ def expected_discrepancy(objective: Objective, noise_std: float | Tensor | None 
     It follows from ``noise_std``, the data term, or an estimate of the noise.
     """
     D, y = objective.problem.data_term, objective.problem.y
-    own = D.expected_discrepancy(y)
-    if noise_std is None and own is not None:
-        return own
+    expected = D.expected_discrepancy(y)
+    if noise_std is None and expected is not None:
+        return expected
     if not hasattr(D, "with_noise_std"):
         raise InputError(
             f"the noise level of {D!r} is not known, and it takes none: give regularization= a "
@@ -185,13 +183,13 @@ def first_weight(objective: Objective, x: Tensor, noise: Tensor | None = None) -
     It changes with the units as the right weight does. If every prior has an energy, data term and
     priors are balanced at ``x`` (a back-projection, or the user's start): half the misfit of the
     noise over the energy. Otherwise their gradients are balanced. ``noise`` is the discrepancy of
-    the noise, by default the target of the rule.
+    the noise, by default the target of the discrepancy principle.
     """
-    one = torch.ones_like(objective.regularization)
+    ones = torch.ones_like(objective.regularization)
     if objective.has_value:
-        rule = objective.rule
+        target = objective.discrepancy_target
         if noise is None:
-            noise = rule.target(objective) if rule is not None else objective.data(x).discrepancy
+            noise = objective.data(x).discrepancy if target is None else target(objective)
         energy = objective.prior_value(x)
         if bool((energy == 0).any()):  # a start of zeros, for example, has no total variation
             energy = torch.where(
@@ -201,7 +199,7 @@ def first_weight(objective: Objective, x: Tensor, noise: Tensor | None = None) -
             )
         usable = (energy > 0) & energy.isfinite() & (noise > 0)
         return torch.where(
-            usable, 0.5 * noise.square() / energy.clamp_min(torch.finfo(energy.dtype).tiny), one
+            usable, 0.5 * noise.square() / energy.clamp_min(torch.finfo(energy.dtype).tiny), ones
         )
     slopes = [
         w.view(-1, *[1] * (x.ndim - 1)) * p.gradient(x, objective.generator())
@@ -209,11 +207,11 @@ def first_weight(objective: Objective, x: Tensor, noise: Tensor | None = None) -
         if "gradient" in p.offers
     ]
     if not slopes:
-        return one
+        return ones
     pull, data = (
         item_norm(sum(slopes[1:], slopes[0])),
         item_norm(objective.data(objective.problem.zeros()).gradient),
     )
     return torch.where(
-        (pull > 0) & (data > 0), 0.01 * data / pull.clamp_min(torch.finfo(pull.dtype).tiny), one
+        (pull > 0) & (data > 0), 0.01 * data / pull.clamp_min(torch.finfo(pull.dtype).tiny), ones
     )

@@ -73,8 +73,8 @@ def fits(
         def product(objective: Objective, solution: Any, k: int = k) -> Tensor:
             return measure(objective, solution, slice(k, k + 1))[:, 1]
 
-        moved = trials(log_weight, product, items, shift)
-        degrees = degrees + (moved - base[..., 1 + k]) / (probes * h[items].double())
+        shifted = trials(log_weight, product, items, shift)
+        degrees = degrees + (shifted - base[..., 1 + k]) / (probes * h[items].double())
     return Fit(base[..., 0], degrees, number_of(problem)[items].double().expand_as(degrees))
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import inner
@@ -69,20 +70,20 @@ class EvidenceBound(ScoreSearch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.probes < 1:
-            raise InputError(f"probes must be at least 1, got {self.probes}")
-        if self.separate:
-            raise InputError(f"{self.name!r} chooses one weight; use 'gcv' or 'sure' for several")
+        check_range(self, "[1, inf)", "probes")
+        self._refuse_separate()
 
     def score(self, trials: Trials, log_weight: Tensor, items: Tensor) -> Tensor:
         problem = trials.problem
         _check(trials.objective)
         level = noise_std_of(problem, self.noise_std).double()
-        own = getattr(problem.data_term, "noise_std", None)
-        own = torch.ones_like(level) if own is None else torch.as_tensor(own).to(level)
+        unit_std = getattr(problem.data_term, "noise_std", None)
+        unit_std = (
+            torch.ones_like(level) if unit_std is None else torch.as_tensor(unit_std).to(level)
+        )
         # The objective counts the misfit in units of the data term's noise, and the formula in
         # units of the noise.
-        unit = (level / own).square().expand(trials.batch)[items]
+        unit = (level / unit_std).square().expand(trials.batch)[items]
 
         def value(objective: Objective, solution: Any) -> Tensor:
             return objective.value(solution.x).double()
@@ -100,8 +101,8 @@ class EvidenceBound(ScoreSearch):
         for _ in range(self.probes):
             drawn = torch.randint(0, 2, (1, *problem.image_shape), generator=generator)
             b = (2 * drawn - 1).to(problem.y0).expand(trials.batch, *problem.image_shape)
-            seen = problem.operator(b)
-            total += inner(seen, problem.data_term.weighted(seen)).double().cpu()  # type: ignore[attr-defined]
+            prediction = problem.operator(b)
+            total += inner(prediction, problem.data_term.weighted(prediction)).double().cpu()  # type: ignore[attr-defined]
         return (total / self.probes).to(problem.y0.device)
 
     def describe(self, objective: Objective) -> str:

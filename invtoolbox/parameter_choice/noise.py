@@ -74,9 +74,9 @@ def estimate_noise_std(
             "the noise level of stacked measurements cannot be estimated; give each data term its "
             "noise_std"
         )
-    own = None if operator is None else operator.estimate_noise_std(y, weights)
-    if own is not None:
-        return own
+    estimate = None if operator is None else operator.estimate_noise_std(y, weights)
+    if estimate is not None:
+        return estimate
     picture = y.ndim >= 4 and (
         operator is None or tuple(operator.domain_shape[1:]) == tuple(y.shape[2:])
     )
@@ -116,10 +116,10 @@ def _level(high: Tensor, rough: Tensor, level: Tensor, strata: int, fraction: fl
     if not high.numel():
         return high.new_zeros(())
     squares = []
-    for part in level.argsort(stable=True).chunk(strata) if strata > 1 else (slice(None),):
-        h, r = high[part], rough[part]
-        kept = min(len(h), max(_LEAST_WINDOWS, round(fraction * len(h))))
-        flat = r <= r.kthvalue(kept).values
+    for stratum in level.argsort(stable=True).chunk(strata) if strata > 1 else (slice(None),):
+        h, r = high[stratum], rough[stratum]
+        count = min(len(h), max(_LEAST_WINDOWS, round(fraction * len(h))))
+        flat = r <= r.kthvalue(count).values
         squares.append((h[flat].abs().median() / _MEDIAN_OF_MODULUS).square())
     return torch.stack(squares).mean().sqrt()
 
@@ -137,9 +137,9 @@ def noise_std_of(problem: Problem, given: float | Tensor | None = None) -> Tenso
     It is the given level, the data term's, or an estimate.
     """
     y = problem.y0
-    known = given if given is not None else getattr(problem.data_term, "noise_std", None)
-    if known is not None:
-        return torch.as_tensor(known, dtype=torch.float64, device=y.device).expand(problem.batch)
+    stated = given if given is not None else getattr(problem.data_term, "noise_std", None)
+    if stated is not None:
+        return torch.as_tensor(stated, dtype=torch.float64, device=y.device).expand(problem.batch)
     std = estimate_noise_std(
         problem.y, problem.operator, getattr(problem.data_term, "weights", None)
     ).double()
@@ -153,8 +153,8 @@ def describe_noise(problem: Problem, given: float | Tensor | None = None) -> str
         return "the noise level that was given"
     values = noise_std_of(problem)
     numbers = ", ".join(f"{float(s):.4g}" for s in values[:4])
-    shown = f"{numbers}, ..." if len(values) > 4 else numbers
-    return f"noise_std = {shown} estimated from the data"
+    levels = f"{numbers}, ..." if len(values) > 4 else numbers
+    return f"noise_std = {levels} estimated from the data"
 
 
 def _select_used(y: Tensor, operator: Operator | None, weights: Tensor | None) -> Tensor:

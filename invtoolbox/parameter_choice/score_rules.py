@@ -16,13 +16,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
-from invtoolbox.parameter_choice.base import WeightCurve, WeightSearch
+from invtoolbox.parameter_choice.base import WeightCurve
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple
 from invtoolbox.parameter_choice.divergence import fits
 from invtoolbox.parameter_choice.noise import describe_noise, noise_std_of
+from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
 
 #: The fraction of an interval at which golden sections look: ``(3 - sqrt 5) / 2``.
@@ -94,13 +96,13 @@ def refine(values: Values, line: Line, steps: int) -> Line:
         new = torch.where(
             down, middle - _FRACTION * (middle - left), middle + _FRACTION * (right - middle)
         )
-        found = _finite(values(new.unsqueeze(0), every)).squeeze(0).to(t.dtype)
-        better = found < least
+        score = _finite(values(new.unsqueeze(0), every)).squeeze(0).to(t.dtype)
+        better = score < least
         # The new position becomes the middle if it is better, otherwise an end of the interval.
         left = torch.where(better & ~down, middle, torch.where(~better & down, new, left))
         right = torch.where(better & down, middle, torch.where(~better & ~down, new, right))
-        middle, least = torch.where(better, new, middle), torch.where(better, found, least)
-        t, v = torch.cat([t, new.unsqueeze(0)]), torch.cat([v, found.unsqueeze(0)])
+        middle, least = torch.where(better, new, middle), torch.where(better, score, least)
+        t, v = torch.cat([t, new.unsqueeze(0)]), torch.cat([v, score.unsqueeze(0)])
     t, v = _sort(t, v)
     return Line(t, v, _best(t, v, line.best))
 
@@ -150,11 +152,9 @@ class ScoreSearch(WeightSearch):
     cycles: int = 2
 
     def __post_init__(self) -> None:
-        if self.points < 3 or self.sections < 0 or self.cycles < 1:
-            raise InputError(
-                "a search needs at least 3 points, 0 sections and 1 cycle, "
-                f"got {self.points}, {self.sections} and {self.cycles}"
-            )
+        check_range(self, "[3, inf)", "points")
+        check_range(self, "[0, inf)", "sections")
+        check_range(self, "[1, inf)", "cycles")
 
     @abstractmethod
     def score(self, trials: Trials, log_weight: Tensor, items: Tensor) -> Tensor:
@@ -173,11 +173,11 @@ class ScoreSearch(WeightSearch):
         line = self._along(trials, log_weight, direction, self.points)
         if number == 1:
             positions = log_weight[:, 0] + line.positions
-            seen = positions.isfinite()
+            tried = positions.isfinite()
             return WeightCurve(
                 self.name,
-                torch.where(seen, positions.exp(), torch.nan).T,
-                torch.where(seen, line.values, torch.nan).T,
+                torch.where(tried, positions.exp(), torch.nan).T,
+                torch.where(tried, line.values, torch.nan).T,
                 (log_weight[:, 0] + line.best).exp(),
             )
         lines = [log_weight + line.positions.unsqueeze(2) * direction]
@@ -191,11 +191,11 @@ class ScoreSearch(WeightSearch):
             scores.append(line.values)
             log_weight = log_weight + line.best.unsqueeze(1) * direction
         weights, values = torch.cat(lines), torch.cat(scores)
-        seen = weights.isfinite().all(2)
+        tried = weights.isfinite().all(2)
         return WeightCurve(
             self.name,
-            torch.where(seen.unsqueeze(2), weights.exp(), torch.nan).movedim(0, 1),
-            torch.where(seen, values, torch.nan).T,
+            torch.where(tried.unsqueeze(2), weights.exp(), torch.nan).movedim(0, 1),
+            torch.where(tried, values, torch.nan).T,
             log_weight.exp(),
         )
 
@@ -249,7 +249,8 @@ class GCV(ScoreSearch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_probes(self.probes, self.step)
+        check_range(self, "[1, inf)", "probes")
+        check_range(self, "(0, inf]", "step")
 
     def score(self, trials: Trials, log_weight: Tensor, items: Tensor) -> Tensor:
         fit = fits(trials, log_weight, items, self.probes, self.step, self.seed)
@@ -259,12 +260,6 @@ class GCV(ScoreSearch):
 
     def describe(self, objective: Objective) -> str:
         return "generalized cross-validation chooses the weight, which needs no noise level"
-
-
-def check_probes(probes: int, step: float) -> None:
-    """Raise an `InputError` for less than one probe or a step that is not positive."""
-    if probes < 1 or not step > 0:
-        raise InputError(f"probes must be at least 1 and step positive, got {probes} and {step}")
 
 
 @dataclass(frozen=True)
@@ -308,7 +303,8 @@ class SURE(ScoreSearch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_probes(self.probes, self.step)
+        check_range(self, "[1, inf)", "probes")
+        check_range(self, "(0, inf]", "step")
 
     def score(self, trials: Trials, log_weight: Tensor, items: Tensor) -> Tensor:
         fit = fits(trials, log_weight, items, self.probes, self.step, self.seed)
@@ -388,14 +384,14 @@ class CompensatedDiscrepancy(WeightSearch):
     name: ClassVar[str] = "compensated-discrepancy"
 
     def __post_init__(self) -> None:
-        check_probes(self.probes, self.step)
+        check_range(self, "[1, inf)", "probes")
+        check_range(self, "(0, inf]", "step")
         if self.rounds < 1:
             raise InputError(
                 f"rounds must be at least 1, got {self.rounds}; 'discrepancy' is the rule without "
                 "any"
             )
-        if self.separate:
-            raise InputError(f"{self.name!r} chooses one weight; use 'gcv' or 'sure' for several")
+        self._refuse_separate()
 
     def choose(self, trials: Trials) -> WeightCurve:
         if not isinstance(trials.problem.data_term, LeastSquares):
@@ -411,9 +407,11 @@ class CompensatedDiscrepancy(WeightSearch):
             fit = fits(
                 trials, weight.log().view(1, -1, 1), trials.every, self.probes, self.step, self.seed
             )
-            found = (fit.degrees[0] / fit.measured[0]).nan_to_num(0.0).clamp(0.0, _LARGEST_SHARE)
+            degrees_share = (
+                (fit.degrees[0] / fit.measured[0]).nan_to_num(0.0).clamp(0.0, _LARGEST_SHARE)
+            )
             # Take the smaller of two targets: the weights only decrease.
-            share = torch.minimum(share, 1 - found.to(share))
+            share = torch.minimum(share, 1 - degrees_share.to(share))
             lower, error = self._meet(trials, std, share)
             usable = lower.isfinite() & (lower > 0)
             weight = torch.where(usable, torch.minimum(lower, weight), weight)

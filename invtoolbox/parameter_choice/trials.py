@@ -96,9 +96,9 @@ class Trials:
                     f"{term.prior!r} knows one noise level only, so no rule can choose a weight "
                     "for it; give regularization=1 and choose the solver's step"
                 )
-            own = self.separate and not term.prior.is_constraint
-            groups.append(free if own else 0)
-            free += own
+            separate = self.separate and not term.prior.is_constraint
+            groups.append(free if separate else 0)
+            free += separate
         if all(term.prior.is_constraint for term in self.priors.terms):
             raise InputError(
                 "a rule for the weight needs an explicit prior to weigh, and there is none"
@@ -118,23 +118,29 @@ class Trials:
         Args:
             noise_std: noise level, ``(batch,)``; by default the data term's, or an estimate.
         """
-        one, columns = self.objective, []
-        noise = noise_size(one, noise_std)
+        objective, columns = self.objective, []
+        noise = noise_size(objective, noise_std)
         for k in range(self.number):
             terms = tuple(
                 t
-                for t, g in zip(one.prior.terms, self.groups)
+                for t, g in zip(objective.prior.terms, self.groups)
                 if g == k and not t.prior.is_constraint
             )
             # An energy that is itself a minimization need not be exact here.
-            part = with_auxiliaries(dataclasses.replace(one, prior=PriorSum(terms)))
+            group_objective = with_auxiliaries(
+                dataclasses.replace(objective, prior=PriorSum(terms))
+            )
             start = (
-                with_auxiliary_variables(part, self.start)
+                with_auxiliary_variables(group_objective, self.start)
                 if isinstance(self.start, Tensor)
                 else self.start
             )
-            columns.append(first_weight(part, start, noise) / self.number)
-        return torch.stack(columns, 1).clamp_min(torch.finfo(one.regularization.dtype).tiny).log()
+            columns.append(first_weight(group_objective, start, noise) / self.number)
+        return (
+            torch.stack(columns, 1)
+            .clamp_min(torch.finfo(objective.regularization.dtype).tiny)
+            .log()
+        )
 
     def __call__(
         self,

@@ -10,11 +10,13 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
-from invtoolbox.parameter_choice.base import WeightCurve, WeightSearch
+from invtoolbox.parameter_choice.base import WeightCurve
 from invtoolbox.parameter_choice.noise import LEAST_NOISE, estimate_noise_std
+from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
 from invtoolbox.parameter_choice.walk import Measure, Walk
 from invtoolbox.problem import Problem
@@ -91,13 +93,10 @@ class Validation(WeightSearch):
     name: ClassVar[str] = "validation"
 
     def __post_init__(self) -> None:
-        if not 0 < self.coloured < math.inf or not self.loosen >= 1 or not self.decades > 0:
-            raise InputError(
-                "coloured and decades must be positive and finite and loosen be at least 1, got "
-                f"{self.coloured}, {self.decades} and {self.loosen}"
-            )
-        if self.separate:
-            raise InputError(f"{self.name!r} chooses one weight; use 'gcv' or 'sure' for several")
+        check_range(self, "(0, inf)", "coloured")
+        check_range(self, "[1, inf]", "loosen")
+        check_range(self, "(0, inf]", "decades")
+        self._refuse_separate()
 
     def choose(self, trials: Trials) -> WeightCurve:
         if not accepts(trials.objective):
@@ -105,15 +104,15 @@ class Validation(WeightSearch):
                 f"{self.name!r} is for LeastSquares of one tensor, not for "
                 f"{trials.problem.data_term!r}; use 'l-curve', 'quasi-optimality' or a number"
             )
-        whole, trials = trials.problem, trials.on_coarse_grid()
+        full_problem, trials = trials.problem, trials.on_coarse_grid()
         # The mean of n measurements has 1 / n of the variance of the noise.
-        merged = math.log(whole.y0.numel() / trials.problem.y0.numel())
+        merged = math.log(full_problem.y0.numel() / trials.problem.y0.numel())
         # Rounding errors of the first weight, which depend on the batch, must not reach the walk.
         first = trials.centre(_rough_noise(trials.problem))[:, 0].round(decimals=3)
         white = self._walk(trials, first, trials.problem, _measure_fit)
         t_white = torch.stack([_minimum(*curve[:2], start) for curve, start in zip(white, first)])
-        part = trials.problem.with_data_term(hold_out(trials.problem, self.seed))
-        held = self._walk(trials, t_white, part, _measure_held_out)
+        held_problem = trials.problem.with_data_term(hold_out(trials.problem, self.seed))
+        held = self._walk(trials, t_white, held_problem, _measure_held_out)
         t_held = torch.stack([_minimum(*curve[:2], start) for curve, start in zip(held, t_white)])
         # Measurements without a grid (the rows of a matrix) are in no order that could tell.
         grid = trials.problem.y0.ndim > 3
@@ -121,7 +120,7 @@ class Validation(WeightSearch):
         chosen = (1 - share) * t_held + share * t_white
         notes = [
             explain(
-                whole,
+                full_problem,
                 k,
                 *(_near(*curve, float(chosen[k]), merged) for curve in (white[k], held[k])),
             )
@@ -148,7 +147,7 @@ class Validation(WeightSearch):
         self, trials: Trials, first: Tensor, problem: Problem, measure: Measure
     ) -> list[_Curve]:
         """Return the judged weights of every item, in increasing order."""
-        seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        judged: list[tuple[Tensor, Tensor, Tensor]] = []
         for items in trials.split():
             walk = Walk(
                 first[items],
@@ -157,12 +156,12 @@ class Validation(WeightSearch):
                 trials.coarse(self.loosen * trials.tolerance),
                 min(trials.max_iterations, _PATIENCE),
                 self.decades * math.log(10.0),
-                seen=seen,
+                judged=judged,
             )
             trials.follow(walk, items, problem, _LONGEST)
         curves = []
         for k in range(trials.batch):
-            rows = [(t[item == k], c[item == k]) for item, t, c in seen]
+            rows = [(t[item == k], c[item == k]) for item, t, c in judged]
             t = torch.cat([t for t, _ in rows]) if rows else first[:0]
             columns = torch.cat([c for _, c in rows]) if rows else first.new_zeros(0, 2)
             order = t.argsort()
@@ -199,8 +198,8 @@ def _log_mean_square(residual: Tensor, weights: Tensor) -> Tensor:
     squares = weights * residual.abs().square()
     tiny = torch.finfo(torch.float64).tiny
     total, count = (
-        torch.stack([one.double().sum() for one in part])
-        for part in (squares, weights.expand_as(squares))
+        torch.stack([item.double().sum() for item in tensor])
+        for tensor in (squares, weights.expand_as(squares))
     )
     return (total / count.clamp_min(tiny)).clamp_min(tiny).log()
 
@@ -264,8 +263,8 @@ def _taper(problem: Problem, residual: Tensor) -> Tensor:
         for axis in range(3, residual.ndim):
             n = residual.shape[axis]
             shape = [1] * (residual.ndim - 1 - axis)
-            part = torch.hann_window(n + 2, periodic=False).to(window)[1:-1]
-            window = window * part.view(n, *shape)
+            taper = torch.hann_window(n + 2, periodic=False).to(window)[1:-1]
+            window = window * taper.view(n, *shape)
     return window
 
 
@@ -277,12 +276,12 @@ def whiteness(residual: Tensor) -> Tensor:
     Args:
         residual: ``(batch, channel, *space)``.
     """
-    found = []
-    for one in residual:  # the bits of a transform depend on the number of items
-        power = torch.fft.fftn(one, dim=tuple(range(1, one.ndim))).abs().square()
+    scores = []
+    for item in residual:  # the bits of a transform depend on the number of items
+        power = torch.fft.fftn(item, dim=tuple(range(1, item.ndim))).abs().square()
         power = power / power.mean().clamp_min(torch.finfo(power.dtype).tiny)
-        found.append((power.double().square().mean() / 2).log())
-    return torch.stack(found)
+        scores.append((power.double().square().mean() / 2).log())
+    return torch.stack(scores)
 
 
 def explain(problem: Problem, item: int, fit: Sequence[float], held: Sequence[float]) -> str:
@@ -299,20 +298,20 @@ def explain(problem: Problem, item: int, fit: Sequence[float], held: Sequence[fl
     """
     if not fit or not held:
         return ""
-    white, seen, unseen = fit[0], math.exp(fit[1] / 2), math.exp(held[1] / 2)
+    white, fitted, unseen = fit[0], math.exp(fit[1] / 2), math.exp(held[1] / 2)
     where = "" if problem.batch == 1 else f" of item {item}"
     std = getattr(problem.data_term, "noise_std", None)
     level = None if std is None else float(std.flatten()[min(item, std.numel() - 1)])
     if problem.y0.is_complex():
-        unseen, seen = unseen / 2**0.5, seen / 2**0.5  # the noise level is that of one part
+        unseen, fitted = unseen / 2**0.5, fitted / 2**0.5  # the noise level is that of one part
     if white > _COLOURED:
         return (
             f"noise does not explain the residual{where}, which is not white: check that the "
             "operator describes the measurements"
         )
-    if level is not None and seen > _TOO_LARGE * level:
+    if level is not None and fitted > _TOO_LARGE * level:
         return (
-            f"noise does not explain the residual{where}, {seen:.3g} against noise_std = "
+            f"noise does not explain the residual{where}, {fitted:.3g} against noise_std = "
             f"{level:.3g}: the noise is stronger, or the operator does not describe the "
             "measurements"
         )

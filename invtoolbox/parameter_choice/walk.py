@@ -54,7 +54,7 @@ class Walk(WeightRule):
         patience: iterations after which a weight is judged in any case.
         spacing: distance of two weights in logarithm.
         most: largest number of weights.
-        seen: the judged weights: places in the batch, logarithms and measured columns.
+        judged: the judged weights: places in the batch, logarithms and measured columns.
     """
 
     first: Tensor
@@ -64,7 +64,7 @@ class Walk(WeightRule):
     patience: int
     spacing: float = 0.4 * math.log(10.0)
     most: int = 24
-    seen: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list, compare=False)
+    judged: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list, compare=False)
 
     def init(self, objective: Objective, x: Tensor) -> WalkState:
         zero = torch.zeros_like(self.first)
@@ -95,10 +95,10 @@ class Walk(WeightRule):
                 objective.select(index), objective.decode(x).index_select(0, index)
             )
             t = state.first[index] + self.spacing * state.place[index]
-            self.seen.append((state.item[index], t, columns))
+            self.judged.append((state.item[index], t, columns))
             # A score that is not finite is no minimum.
-            found = columns[:, 0].to(score)
-            score[index] = torch.where(found.isfinite(), found, torch.inf)
+            first_column = columns[:, 0].to(score)
+            score[index] = torch.where(first_column.isfinite(), first_column, torch.inf)
         return dataclasses.replace(state, waited=waited, score=score)
 
     def update(

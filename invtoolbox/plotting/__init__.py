@@ -1,6 +1,5 @@
 """Figures and reports of solutions; matplotlib is imported where a figure is made."""
 
-from invtoolbox.jobs.events.event_pictures import event_figure
 from invtoolbox.plotting.birds_eye import birds_eye, birds_eye_figure
 from invtoolbox.plotting.figures import solution_figure
 from invtoolbox.plotting.flow_report import (
@@ -28,7 +27,6 @@ __all__ = [
     "ViewPicture",
     "birds_eye",
     "birds_eye_figure",
-    "event_figure",
     "geometry_figure",
     "solution_figure",
     "view_flow",

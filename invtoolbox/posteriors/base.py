@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.core.pytrees import blank_items
 from invtoolbox.errors import InputError
 
@@ -92,10 +93,8 @@ class Posterior(ABC):
                 of the probability lies beyond the outermost. They are found for one block of pixels
                 at a time, from the same samples drawn anew.
         """
-        if not 0 < level < 1:
-            raise InputError(f"the level of an interval lies between 0 and 1, got {level}")
-        if shape not in ("normal", "quantile"):
-            raise InputError(f"the shape of an interval is 'normal' or 'quantile', got {shape!r}")
+        check_range("interval", "(0, 1)", level=level)
+        check_choice("interval", ("normal", "quantile"), shape=shape)
         if shape == "quantile":
             return self._quantiles(level)
         half = NormalDist().inv_cdf(0.5 + level / 2) * self.std
@@ -126,18 +125,18 @@ class Posterior(ABC):
 
         Chan, Golub and LeVeque 1983.
         """
-        seen, mean, squares = 0, torch.zeros(()), torch.zeros(())
-        for part in self._chunks(self.number, 0):
-            count, centre = len(part), part.mean(0)
-            spread = (part - centre).square_().sum(0)
-            if not seen:
-                seen, mean, squares = count, centre, spread
+        number, mean, squares = 0, torch.zeros(()), torch.zeros(())
+        for chunk in self._chunks(self.number, 0):
+            count, centre = len(chunk), chunk.mean(0)
+            spread = (chunk - centre).square_().sum(0)
+            if not number:
+                number, mean, squares = count, centre, spread
                 continue
-            total, away = seen + count, centre - mean
+            total, away = number + count, centre - mean
             mean = mean + away * (count / total)
-            squares = squares + spread + away.square() * (seen * count / total)
-            seen = total
-        return mean, (squares / max(1, seen - 1)).sqrt_()
+            squares = squares + spread + away.square() * (number * count / total)
+            number = total
+        return mean, (squares / max(1, number - 1)).sqrt_()
 
     def _quantiles(self, level: float) -> tuple[Tensor, Tensor]:
         """Return the quantiles of the samples, per pixel.
@@ -152,7 +151,7 @@ class Posterior(ABC):
         bounds = [
             torch.quantile(
                 torch.cat(
-                    [part.flatten(1)[:, k : k + block] for part in self._chunks(self.number, 0)]
+                    [chunk.flatten(1)[:, k : k + block] for chunk in self._chunks(self.number, 0)]
                 ),
                 shares,
                 dim=0,
@@ -223,7 +222,7 @@ class MeanFieldPosterior(MomentPosterior):
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Return samples from the same random numbers for every item."""
-        each = [
+        draws = [
             torch.randn(
                 1,
                 *self.mean.shape[1:],
@@ -233,7 +232,7 @@ class MeanFieldPosterior(MomentPosterior):
             )
             for _ in range(count)
         ]
-        return self.mean + self.std * torch.stack(each)
+        return self.mean + self.std * torch.stack(draws)
 
 
 class SkippingPosterior(Posterior):

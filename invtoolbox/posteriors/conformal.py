@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
 from invtoolbox.posteriors.base import Posterior, share_within
 
@@ -124,8 +125,7 @@ class Calibration:
 
     def _check_level(self, level: float | None) -> float:
         level = self.level if level is None else level
-        if not 0 < level < 1:
-            raise InputError(f"the level of an interval lies between 0 and 1, got {level}")
+        check_range("interval", "(0, 1)", level=level)
         return level
 
     def __repr__(self) -> str:
@@ -211,8 +211,7 @@ def calibrate_posteriors(
     True
     """
     calibration = Calibration(residual_scores(posteriors, truths, floor), level, unit)
-    if unit not in ("picture", "pixel"):
-        raise InputError(f"the unit of a calibration is 'picture' or 'pixel', got {unit!r}")
+    check_choice("calibrate_posteriors", ("picture", "pixel"), unit=unit)
     calibration._check_level(level)
     return calibration
 

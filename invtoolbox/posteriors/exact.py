@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
@@ -84,8 +85,7 @@ class GaussianPosterior(Posterior):
 
         Their shape is ``(n, batch, channel, *space)``. Every item of the batch uses the same draws.
         """
-        if n < 1:
-            raise InputError(f"sample takes a whole number of at least 1, got {n}")
+        check_range("sample", "[1, inf)", n=n)
         at_once = max(1, _AT_ONCE // max(1, self.mean.numel()))
         numbers = list(range(first, first + n))
         return torch.cat(
@@ -105,8 +105,8 @@ class GaussianPosterior(Posterior):
         at_once = max(1, _AT_ONCE // max(1, self.mean.numel()))
         squared = torch.zeros_like(self.mean)
         for k in range(0, self.number, at_once):
-            part = self.sample(min(at_once, self.number - k), first=k)
-            squared += (part - self.mean).square().sum(0)
+            chunk = self.sample(min(at_once, self.number - k), first=k)
+            squared += (chunk - self.mean).square().sum(0)
         return (squared / self.number).sqrt()
 
     @cached_property
@@ -124,8 +124,8 @@ class GaussianPosterior(Posterior):
             H = A.adjoint(D.weighted(A(basis)))
             for weight, prior in repeated.terms:
                 L, _ = prior.quadratic()
-                part = basis if L is None else L.adjoint(L(basis))
-                H = H + expand(weight, part) * part
+                normal = basis if L is None else L.adjoint(L(basis))
+                H = H + expand(weight, normal) * normal
             H = H.flatten(1).double()
             factor, failed = torch.linalg.cholesky_ex(0.5 * (H + H.mT))
             if bool(failed):  # a direction that neither data nor priors determine
@@ -144,14 +144,14 @@ class GaussianPosterior(Posterior):
             problem.data_term.weighted(problem.y)
         )
         for weight, L, target in terms:
-            part = target if L is None else L.adjoint(target)
-            right = torch.addcmul(right, expand(weight, right), part)
+            pulled = target if L is None else L.adjoint(target)
+            right = torch.addcmul(right, expand(weight, right), pulled)
         # The bits of a solve with many right-hand sides depend on their number.
-        found = [
-            torch.cholesky_solve(one.reshape(-1, 1).double(), factors[k % len(factors)])
-            for k, one in enumerate(right)
+        solutions = [
+            torch.cholesky_solve(item.reshape(-1, 1).double(), factors[k % len(factors)])
+            for k, item in enumerate(right)
         ]
-        return torch.stack(found).view_as(right).to(right)
+        return torch.stack(solutions).view_as(right).to(right)
 
     def _solve(self, numbers: list[int], seed: int) -> Tensor:
         """Return the samples of these numbers, solved as one batch."""
@@ -165,11 +165,11 @@ class GaussianPosterior(Posterior):
 
         def noise(shape: torch.Size, like: Tensor) -> Tensor:
             """Return one draw per sample, shared by the items of the batch."""
-            each = [
+            noises = [
                 torch.randn(shape[1:], generator=g, dtype=like.dtype, device=like.device)
                 for g in draws
             ]
-            return torch.stack(each).repeat_interleave(batch, 0)
+            return torch.stack(noises).repeat_interleave(batch, 0)
 
         problem = repeated.problem
         D, y = problem.data_term, problem.y
@@ -199,8 +199,8 @@ class GaussianPosterior(Posterior):
             return x.unflatten(0, (len(numbers), batch))
         terms = []
         for weight, L, perturbed in parts:
-            moved: ExplicitPrior = Tikhonov(reference=perturbed)
-            terms.append(Term(weight, moved if L is None else ComposedPrior(moved, L), True))
+            centred: ExplicitPrior = Tikhonov(reference=perturbed)
+            terms.append(Term(weight, centred if L is None else ComposedPrior(centred, L), True))
         start = self.mean.repeat(len(numbers), *[1] * (self.mean.ndim - 1))
         x = self.solve(
             moved_problem,
@@ -218,14 +218,14 @@ class GaussianPosterior(Posterior):
 def gaussian_posterior(objective: Objective, x: Any, solve: Any) -> GaussianPosterior | None:
     """Return the posterior if everything is quadratic and the noise level known, else None."""
     D = objective.problem.data_term
-    known = (
+    has_noise_level = (
         isinstance(D, LeastSquares)
         and D.noise_std is not None
         and isinstance(objective.problem.y, Tensor)
     )
     real = isinstance(x, Tensor) and not x.is_complex() and not x.requires_grad
     if not (
-        known
+        has_noise_level
         and real
         and objective.problem.is_linear
         and objective.layout is None
@@ -324,7 +324,7 @@ def exact_posterior(problem: Problem, prior: GaussianMixture) -> MixturePosterio
     (tensor([[[0.7168]]]), tensor([[0.0832, 0.9168]]))
     """
     D, A = problem.data_term, problem.operator
-    known = (
+    has_noise_level = (
         isinstance(D, LeastSquares)
         and D.noise_std is not None
         and D.is_unweighted
@@ -332,7 +332,7 @@ def exact_posterior(problem: Problem, prior: GaussianMixture) -> MixturePosterio
     )
     n = torch.Size(problem.image_shape).numel()
     if (
-        not known
+        not has_noise_level
         or not isinstance(A, LinearOperator)
         or n > _LARGEST
         or problem.image_dtype.is_complex
@@ -346,7 +346,7 @@ def exact_posterior(problem: Problem, prior: GaussianMixture) -> MixturePosterio
         _of_item(problem.select(torch.tensor([k], device=like.device)), prior)
         for k in range(problem.batch)
     ]
-    shares, means, covariances = (torch.stack(part).to(like) for part in zip(*items))
+    shares, means, covariances = (torch.stack(tensors).to(like) for tensors in zip(*items))
     return MixturePosterior(shares, means, covariances)
 
 

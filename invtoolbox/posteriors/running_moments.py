@@ -147,9 +147,9 @@ def _error_of_mean(values: Tensor) -> Tensor:
     """
     count = values.shape[1]
     away = values - values.mean(1, keepdim=True)
-    own = away.square().sum(1) / max(1, count - 1)
+    variance = away.square().sum(1) / max(1, count - 1)
     shared = (away[:, 1:] * away[:, :-1]).sum(1) / max(1, count - 1)
-    return ((own + 2 * shared.clamp_min(0)) / count).sqrt()
+    return ((variance + 2 * shared.clamp_min(0)) / count).sqrt()
 
 
 class ChainPosterior(MomentPosterior):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.errors import InputError
 from invtoolbox.operators.adapters import to_physics
 from invtoolbox.operators.base import Operator
@@ -114,10 +115,7 @@ class FunctionPrior(ExplicitPrior):
     """
 
     def __init__(self, function: Callable[..., Tensor], role: Role) -> None:
-        if role not in ("energy", "gradient", "prox"):
-            raise InputError(
-                f"the role of a function is 'denoiser', 'energy', 'gradient' or 'prox', got {role!r}"
-            )
+        check_choice("as_prior", ("denoiser", "energy", "gradient", "prox"), role=role)
         self.function, self.role = function, role
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Generator, Tensor
 
@@ -24,6 +24,16 @@ class Intermediate(NamedTuple):
 
 #: The second result of `AdaptivePrior.adapt`.
 Transfer = Callable[[str, Tensor], Tensor]
+
+
+def select_leaves(leaves: dict[str, Any], owner: str) -> dict[str, Any]:
+    """Return the leaves ``owner.NAME`` by NAME, for a prior made of several others.
+
+    >>> select_leaves({"shape.means": 1, "motion.turns": 2}, "shape")
+    {'means': 1}
+    """
+    start = f"{owner}."
+    return {name.removeprefix(start): x for name, x in leaves.items() if name.startswith(start)}
 
 
 class AdaptivePrior(ImplicitPrior):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -15,6 +15,7 @@ from invtoolbox.core.pytrees import tree_map
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
+from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.priors.majorizer import Majorizer
@@ -62,6 +63,9 @@ class Prior(Settings):
     def at(self, iteration: int) -> Self:
         """Return the prior at an iteration, for priors that follow a schedule."""
         return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
 
 
 class ExplicitPrior(Prior):
@@ -251,12 +255,12 @@ class ExplicitPrior(Prior):
     @property
     def offers(self) -> frozenset[str]:
         """Names of the methods that this prior offers, with those that follow from them."""
-        own = {n for n in _METHODS if getattr(type(self), n) is not getattr(ExplicitPrior, n)}
-        if "energy" in own:
-            own.add("gradient")
-        if "denoise" in own:
-            own |= {"prox", "gradient"}
-        return frozenset(own)
+        written = {n for n in _METHODS if getattr(type(self), n) is not getattr(ExplicitPrior, n)}
+        if "energy" in written:
+            written.add("gradient")
+        if "denoise" in written:
+            written |= {"prox", "gradient"}
+        return frozenset(written)
 
     @property
     def smooth(self) -> bool:
@@ -300,9 +304,6 @@ class ExplicitPrior(Prior):
         if isinstance(operator, LinearOperator):
             return ComposedPrior(self, operator)
         return ThroughOperator(self, operator) if isinstance(operator, Operator) else NotImplemented
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
 
 class ImplicitPrior(Prior, ABC):
@@ -373,9 +374,6 @@ class ImplicitPrior(Prior, ABC):
         )
 
     __mul__ = __rmul__
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
 
 @dataclass(frozen=True)
@@ -450,18 +448,10 @@ class PriorSum(Prior):
         return self._each(lambda p: p.at(iteration))
 
     def select(self, index: Tensor) -> Self:
-        other = self._each(lambda p: p.select(index))
-        other.terms = tuple(
-            Term(
-                t.weight.index_select(0, index)
-                if isinstance(t.weight, Tensor) and t.weight.ndim and len(t.weight) > 1
-                else t.weight,
-                t.prior,
-                t.chosen,
-            )
-            for t in other.terms
+        return self._each(
+            lambda p: p.select(index),
+            lambda w: w.index_select(0, index) if w.ndim and len(w) > 1 else w,
         )
-        return other
 
     def to(
         self,
@@ -472,27 +462,26 @@ class PriorSum(Prior):
     ) -> Self:
         if target is None and device is None and dtype is None:
             return self
-        other = self._each(lambda p: p.to(target, device=device, dtype=dtype))
-        place = (
-            device
-            if device is not None
-            else (target if not isinstance(target, torch.dtype) else None)
+        # The weights move to another device, and keep their precision.
+        place = target if device is None and not isinstance(target, torch.dtype) else device
+        return self._each(
+            lambda p: p.to(target, device=device, dtype=dtype), lambda w: w.to(device=place)
         )
-        other.terms = tuple(
-            Term(
-                t.weight.to(place) if isinstance(t.weight, Tensor) else t.weight, t.prior, t.chosen
-            )
-            for t in other.terms
-        )
-        return other
 
-    def _each(self, change: Any) -> Self:
-        other = copy.copy(self)
-        other.terms = tuple(
-            Term(term.weight, change(term.prior), term.chosen) for term in self.terms
+    def _each(
+        self, change: Callable[[Any], Any], weigh: Callable[[Tensor], Tensor] = lambda w: w
+    ) -> Self:
+        """Return the sum with every prior changed, and every weight that is a tensor."""
+        terms = tuple(
+            Term(
+                weigh(term.weight) if isinstance(term.weight, Tensor) else term.weight,
+                change(term.prior),
+                term.chosen,
+            )
+            for term in self.terms
         )
-        other.implicit = change(self.implicit) if self.implicit is not None else None
-        return other
+        implicit = None if self.implicit is None else change(self.implicit)
+        return replace(self, terms=terms, implicit=implicit)
 
     def __repr__(self) -> str:
         names = ([repr(self.implicit)] if self.implicit is not None else []) + [

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from torch import Generator, Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import tree_leaves, tree_replace
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.priors.base import ExplicitPrior, Prior
+from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -33,9 +34,7 @@ class PriorWrapper(Prior):
         return super().select(index)._with(self.prior.select(index))
 
     def _with(self, prior: Any) -> Self:
-        other = copy.copy(self)
-        other.prior = prior
-        return other
+        return replace(self, prior=prior)
 
 
 class ComposedPrior(PriorWrapper, ExplicitPrior):
@@ -67,8 +66,8 @@ class ComposedPrior(PriorWrapper, ExplicitPrior):
     @property
     def offers(self) -> frozenset[str]:
         inner = self.prior.offers
-        own = inner & {"energy", "gradient", "quadratic"}
-        return own | {"split"} if inner & {"prox", "split"} else own
+        composed = inner & {"energy", "gradient", "quadratic"}
+        return composed | {"split"} if inner & {"prox", "split"} else composed
 
     def __repr__(self) -> str:
         return f"{self.prior!r} @ {self.operator!r}"
@@ -93,8 +92,7 @@ class LearnedWeight(PriorWrapper, ExplicitPrior):
     """
 
     def __init__(self, prior: ExplicitPrior, weight: float = 1.0) -> None:
-        if not 0 < weight < math.inf:
-            raise InputError(f"LearnedWeight needs a weight that is positive, got {weight}")
+        check_range(self, "(0, inf)", weight=weight)
         if not {"energy", "gradient"} & prior.offers:
             raise InputError(
                 f"{prior!r} has neither an energy nor a gradient, so no weight of it can be learned"
@@ -209,11 +207,11 @@ class ThroughOperator(PriorWrapper, ExplicitPrior):
                 self.energy(tracked) if "energy" in self.offers else self.pull(tracked, generator)
             )
             slopes = torch.autograd.grad(total.sum(), list(watched.values()), allow_unused=True)
-        found = {
+        gradients = {
             name: torch.zeros_like(t) if slope is None else slope
             for (name, t), slope in zip(watched.items(), slopes)
         }
-        return tree_replace(x, {**leaves, **found})
+        return tree_replace(x, {**leaves, **gradients})
 
     @property
     def offers(self) -> frozenset[str]:
@@ -223,11 +221,11 @@ class ThroughOperator(PriorWrapper, ExplicitPrior):
         return super().prepare(problem, solve).at(0)
 
     def at(self, iteration: int) -> Self:
-        other = super().at(iteration)
+        present = super().at(iteration)
         if self.subset_size is not None:
             draws = torch.Generator().manual_seed((self.seed * 1_000_003 + iteration) % (1 << 62))
-            other.drawn = self.operator.draw_blocks(self.subset_size, draws)
-        return other
+            present.drawn = self.operator.draw_blocks(self.subset_size, draws)
+        return present
 
     def __repr__(self) -> str:
         return f"{self.prior!r} @ {self.operator!r}"

@@ -55,19 +55,19 @@ class DeepinvPrior(ExplicitPrior):
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         # deepinv sets requires_grad of its argument, and keeps the graph of the result.
-        parts = x.split(1) if x.requires_grad else [item.detach() for item in x.split(1)]
-        found = torch.cat([self.source.grad(item, self.sigma) for item in parts])
-        return found if x.requires_grad else found.detach()
+        items = (x if x.requires_grad else x.detach()).split(1)
+        gradient = torch.cat([self.source.grad(item, self.sigma) for item in items])
+        return gradient if x.requires_grad else gradient.detach()
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         steps = torch.as_tensor(step, dtype=x.real.dtype).reshape(-1).expand(len(x)).tolist()
         # A copy that shares the tensors: the proxes of TVPrior and others keep their last iterate.
         shared = {id(t): t for t in (*self.source.parameters(), *self.source.buffers())}
-        parts = [
-            copy.deepcopy(self.source, dict(shared)).prox(item, self.sigma, gamma=one)
-            for item, one in zip(x.split(1), steps)
+        items = [
+            copy.deepcopy(self.source, dict(shared)).prox(item, self.sigma, gamma=gamma)
+            for item, gamma in zip(x.split(1), steps)
         ]
-        return torch.cat(parts)
+        return torch.cat(items)
 
     def __repr__(self) -> str:
         return f"DeepinvPrior({type(self.source).__name__})"
@@ -91,9 +91,7 @@ class PriorForDeepinv(optim.Prior):  # type: ignore[misc]
 
     def grad(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         level = self._level(args)
-        if level is None:
-            return self.prior.gradient(x)
-        return x - self._only_term().denoise(x, level)
+        return self.prior.gradient(x) if level is None else x - self._only_term().denoise(x, level)
 
     def prox(self, x: Tensor, *args: Any, gamma: float | Tensor = 1.0, **kwargs: Any) -> Tensor:
         level = self._level(args)

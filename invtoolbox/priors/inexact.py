@@ -112,8 +112,8 @@ class _Decoded(Function):
     ) -> Tensor:
         ctx.prior, ctx.parameters = prior, dict(zip(names, (v.detach() for v in values)))
         ctx.decoded = prior.decode_to(ctx.parameters, prior.accuracy)
-        found: Tensor = ctx.decoded.x
-        return found.clone()
+        image: Tensor = ctx.decoded.x
+        return image.clone()
 
     @staticmethod
     def backward(ctx, *slopes: Tensor):  # type: ignore[no-untyped-def]

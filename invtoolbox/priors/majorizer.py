@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.settings import Settings
-from invtoolbox.priors.motion.flow_prior import as_points, like_points
+from invtoolbox.geometry.displacements import as_points, like_points
 
 
 class Majorizer(Settings, ABC):
@@ -61,11 +61,12 @@ class Springs(Majorizer):
         points = as_points(v)
         if len(self.edges) == 1:
             return like_points(_product(self.edges[0], self.strengths[0], points), v)
-        parts = [_product(*self.item(k), points[k : k + 1]) for k in range(len(points))]
-        return like_points(torch.cat(parts), v)
+        forces = [_product(*self.item(k), points[k : k + 1]) for k in range(len(points))]
+        return like_points(torch.cat(forces), v)
 
 
 def _product(edges: Tensor, strengths: Tensor, v: Tensor) -> Tensor:
     i, j = edges
+    # The edge e from i to j pulls with c_e (v_i - v_j) at i, and with its opposite at j.
     force = strengths.to(v.dtype)[..., None] * (v.index_select(1, i) - v.index_select(1, j))
     return torch.zeros_like(v).index_add(1, i, force).index_add(1, j, -force)

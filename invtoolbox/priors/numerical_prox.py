@@ -77,9 +77,9 @@ class _Descent(ItemwiseIteration):
     def _evaluate(self, u: Tensor) -> tuple[Tensor, Tensor]:
         energy, slope = self.prior.energy_and_gradient(u)
         assert energy is not None
-        moved = u - self.x
-        value = energy + inner(moved, moved) / (2 * self.step)
-        return value, slope + moved / expand(self.step, u)
+        away = u - self.x
+        value = energy + inner(away, away) / (2 * self.step)
+        return value, slope + away / expand(self.step, u)
 
     def _step(self, k: int) -> None:
         squared, trial = inner(self.slope, self.slope), self.trial
@@ -87,12 +87,15 @@ class _Descent(ItemwiseIteration):
         for _ in range(30):
             u = torch.addcmul(self.u, expand(-trial, self.slope), self.slope)
             value, slope = self._evaluate(u)
+            # Armijo's condition, up to the rounding of phi; a step that fails is halved.
             short = ~(value <= self.value - 1e-4 * trial * squared + rounding)
             if not bool(short.any()):
                 break
             trial = torch.where(short, trial / 2, trial)
-        moved, change = u - self.u, slope - self.slope
-        curvature, length = inner(moved, change), inner(moved, moved)
+        # Barzilai and Borwein 1988: the next step is <s, s> / <s, y> with s = u - u_before and y the
+        # difference of the slopes there.
+        s, y = u - self.u, slope - self.slope
+        curvature, length = inner(s, y), inner(s, s)
         usable = (curvature > 0) & (length > 0)
         self.trial = torch.where(
             usable, length / torch.where(usable, curvature, torch.ones_like(curvature)), self.step

@@ -22,9 +22,9 @@ def replace(settings: S, **changes: Any) -> S:
     >>> replace(L1(), bounds="a box").bounds
     'a box'
     """
-    other = copy.copy(settings)
-    vars(other).update(changes)
-    return other
+    changed = copy.copy(settings)
+    vars(changed).update(changes)
+    return changed
 
 
 def format_setting(value: Tensor | None) -> str:
@@ -61,12 +61,6 @@ def require_bound(prior: object, value: T | None) -> T:
     return value
 
 
-def check_positive(what: str, value: float) -> None:
-    """Raise `InputError` for a setting that is not positive."""
-    if not value > 0:
-        raise InputError(f"{what} must be positive, got {value}")
-
-
 def check_graph(clean: Tensor, x: Tensor, prior: object) -> Tensor:
     """Return a denoised image, and raise `InputError` if a derivative is wanted and it has none.
 
@@ -87,15 +81,6 @@ def check_intensity_range(intensity_range: tuple[float, float]) -> None:
     """Raise `InputError` unless the range is ``(low, high)`` with low < high."""
     if not intensity_range[1] > intensity_range[0]:
         raise InputError(f"intensity_range is (low, high) with low < high, got {intensity_range}")
-
-
-def check_inner_solve(name: str, tolerance: float, max_iterations: int) -> None:
-    """Raise `InputError` for an iterative prox that could not stop or start."""
-    if not tolerance > 0 or max_iterations < 1:
-        raise InputError(
-            f"{name} needs a positive tolerance and at least one iteration, "
-            f"got {tolerance} and {max_iterations}"
-        )
 
 
 def check_spacing(prior: object, spacing: tuple[float, ...] | None, dimensions: int) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import where_items
-from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Evaluation, Objective
 from invtoolbox.operators.base import item_norm
 from invtoolbox.priors.adaptive import Intermediate
@@ -21,7 +20,7 @@ from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.ordered_subsets import subset_reason
 
 
-@dataclass
+@dataclass(kw_only=True)
 class AdamState(State):
     """Running moments of the gradient, the answer so far, and the patience of each item."""
 
@@ -88,13 +87,9 @@ class Adam(Solver):
     takes_projection: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if (self.patience is not None and self.patience < 1) or not self.min_delta >= 0:
-            raise InputError(
-                "Adam takes patience=None or at least 1 step and a nonnegative min_delta, got "
-                f"patience={self.patience} and min_delta={self.min_delta}"
-            )
-        if self.clip is not None and not self.clip > 0:
-            raise InputError(f"Adam takes clip=None or a positive norm, got {self.clip}")
+        check_range(self, "[1, inf)", "patience")
+        check_range(self, "[0, inf]", "min_delta")
+        check_range(self, "(0, inf]", "clip")
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if self.iterate == "best" and not objective.has_value:
@@ -119,25 +114,26 @@ class Adam(Solver):
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
         return AdamState(
-            start,
-            value,
-            discrepancy,
-            norm / scale,
-            gradient,
-            torch.zeros_like(start),
-            torch.zeros_like(start),
-            torch.zeros_like(norm),
-            _rates(objective, start),
-            start.clone(),
-            value.clone(),
-            scale,
-            value.clone(),
-            torch.zeros_like(norm),
-            _gather(objective, _statistics(objective, start), start, info),
+            x=start,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=norm / scale,
+            gradient=gradient,
+            mean=torch.zeros_like(start),
+            square=torch.zeros_like(start),
+            steps=torch.zeros_like(norm),
+            rates=_rates(objective, start),
+            best=start.clone(),
+            best_value=value.clone(),
+            scale=scale,
+            reference=value.clone(),
+            waited=torch.zeros_like(norm),
+            statistics=_gather(objective, _statistics(objective, start), start, info),
         )
 
     def step(self, objective: Objective, state: AdamState) -> AdamState:
         gradient = state.gradient if self.clip is None else _clip(state.gradient, self.clip)
+        # m <- b1 m + (1 - b1) g and v <- b2 v + (1 - b2) g^2 (Kingma and Ba 2015, algorithm 1).
         mean = state.mean.mul_(self.beta_mean).add_(gradient, alpha=1 - self.beta_mean)
         # Complex values enter by their squared modulus, so that the phase of the image does not
         # matter.
@@ -146,37 +142,42 @@ class Adam(Solver):
         )
         steps = state.steps + 1
         shape = (-1, *[1] * (gradient.ndim - 1))
+        # Both means start at 0; m / (1 - b1^k) and v / (1 - b2^k) correct this. The first divisor
+        # is part of the rate.
         rate = self.learning_rate / (1 + self.decay * steps).sqrt() / (1 - self.beta_mean**steps)
         denominator = (
             (square / (1 - self.beta_square**steps).view(shape)).sqrt_().add_(self.epsilon)
         )
         rates = _schedule(objective, state.rates)
-        moved = state.x - (mean * rates).div_(denominator).mul_(rate.view(shape))
-        x = objective.project(objective.perturb(moved, self.learning_rate))
-        (value, new, discrepancy), info = self._evaluate(objective, x)
+        # x <- P(x - rate m / (sqrt(v) + epsilon)), P the projection onto the constraints. An
+        # adaptive prior may add its noise to the step.
+        x = state.x - (mean * rates).div_(denominator).mul_(rate.view(shape))
+        x = objective.project(objective.perturb(x, self.learning_rate))
+        (value, gradient, discrepancy), info = self._evaluate(objective, x)
         better = value < state.best_value
         best = where_items(better, x, state.best) if self.iterate == "best" else state.best
         if self.iterate == "average":
-            # Not torch.lerp: it rounds the last few entries of a tensor differently, so depending
-            # on the batch.
+            # The weight of step k is proportional to k^8 (polynomial decay of Shamir and Zhang
+            # 2013, with their eta = 8). Not torch.lerp: it rounds the last few entries of a tensor
+            # differently, so depending on the batch.
             best = state.best + (x - state.best).mul_((9 / (steps + 8)).view(shape))
         improved = value < state.reference - self.min_delta
-        return AdamState(
-            x,
-            value,
-            discrepancy,
-            item_norm(new) / state.scale,
-            new,
-            mean,
-            square,
-            steps,
-            rates,
-            best,
-            torch.where(better, value, state.best_value),
-            state.scale,
-            torch.where(improved, value, state.reference),
-            torch.where(improved, torch.zeros_like(state.waited), state.waited + 1),
-            _gather(objective, state.statistics, x, info),
+        return replace(
+            state,
+            x=x,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=item_norm(gradient) / state.scale,
+            gradient=gradient,
+            mean=mean,
+            square=square,
+            steps=steps,
+            rates=rates,
+            best=best,
+            best_value=torch.where(better, value, state.best_value),
+            reference=torch.where(improved, value, state.reference),
+            waited=torch.where(improved, torch.zeros_like(state.waited), state.waited + 1),
+            statistics=_gather(objective, state.statistics, x, info),
         )
 
     def adapt(
@@ -188,7 +189,7 @@ class Adam(Solver):
     ) -> AdamState:
         # New entries have no gradient yet, so the next step does not move them; averages and the
         # best iterate begin again from here.
-        return dataclasses.replace(
+        return replace(
             state,
             x=variable,
             gradient=move(state.gradient),
@@ -206,8 +207,10 @@ class Adam(Solver):
     def _evaluate(
         self, objective: Objective, x: Tensor
     ) -> tuple[Evaluation, dict[str, Intermediate]]:
-        seen = objective if self.subset_size is None else objective.subset(self.subset_size)
-        return seen.evaluate_parameters(x) if seen.layout is not None else (seen.evaluate(x), {})
+        if self.subset_size is not None:
+            objective = objective.subset(self.subset_size)
+        has_parameters = objective.layout is not None
+        return objective.evaluate_parameters(x) if has_parameters else (objective.evaluate(x), {})
 
     def result(self, state: AdamState) -> Tensor:
         return state.x if self.iterate == "last" else state.best
@@ -220,6 +223,7 @@ class Adam(Solver):
 
 
 def _clip(gradient: Tensor, longest: float) -> Tensor:
+    # g min(1, longest / |g|), item by item (Pascanu, Mikolov and Bengio 2013).
     norm = item_norm(gradient)
     return gradient * (longest / norm.clamp_min(longest)).view(-1, *[1] * (gradient.ndim - 1))
 

@@ -16,9 +16,10 @@ from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.numerical_prox import NumericalProx
 from invtoolbox.solvers.base import Solver, State, inexact_prox_reason, nonconvex_reason
 from invtoolbox.solvers.duality import has_gap, objective_gap
-from invtoolbox.solvers.linear_systems import is_closed, solve_quadratic
+from invtoolbox.solvers.linear_systems import is_closed, relative, solve_quadratic
 from invtoolbox.solvers.splitting import (
     PriorSummand,
+    balance_penalty,
     copy_of_image,
     denoising_term,
     enters_by_gradient,
@@ -32,7 +33,7 @@ from invtoolbox.solvers.splitting import (
 )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ADMMState(State):
     """Splits, scaled duals and penalty of ADMM."""
 
@@ -145,16 +146,16 @@ class ADMM(Solver):
         prediction = problem.operator(start)
         value = D.value(prediction, y)
         return ADMMState(
-            start,
-            value,
-            D.discrepancy(prediction, y),
-            torch.full_like(value, torch.inf),
-            splits,
-            duals,
-            self._first_rho(objective, start),
-            torch.zeros_like(value),
-            prediction.clone(),
-            start,
+            x=start,
+            value=value,
+            discrepancy=D.discrepancy(prediction, y),
+            certificate=torch.full_like(value, torch.inf),
+            splits=splits,
+            duals=duals,
+            rho=self._first_rho(objective, start),
+            steps=torch.zeros_like(value),
+            prediction=prediction.clone(),
+            answer=start,
         )
 
     def step(self, objective: Objective, state: ADMMState) -> ADMMState:
@@ -163,34 +164,38 @@ class ADMM(Solver):
         rho = self._follow_weight(objective, state.rho)
         # The scaled duals are multipliers over rho: another rho is another u (Boyd et al., 3.4.1).
         duals = tuple(u * expand(state.rho / rho, u) for u in state.duals)
+        # x = argmin D(A x, y) + rho/2 sum_i |K_i x - z_i + u_i|^2
         x, left = self._primal_update(objective, summands, state, duals, rho)
         prediction = problem.operator(x)
         value, residuals = D.value(prediction, y), _Residuals.zeros(x, rho)
         splits, multipliers = [], []
         for summand, z, u in zip(summands, state.splits, duals):
+            # z_i = prox_{w_i R_i / rho}(K_i x + u_i),   u_i = u_i + K_i x - z_i
             image = summand.apply(x)
-            new, u, energy = self._split_update(objective, summand, image, z, u, rho)
-            splits.append(new)
+            z_next, u, energy = self._split_update(objective, summand, image, z, u, rho)
+            splits.append(z_next)
             multipliers.append(u)
-            gap = residuals.add(summand, image, z, new, u)
+            gap = residuals.add(summand, image, z, z_next, u)
             if unit_step_term(objective) is not None and summand.operator is None:
-                # The augmented Lagrangian of Fang, Buchanan and Sulam.
+                # rho <u, x - z> + rho/2 |x - z|^2, which with D and w R makes the augmented
+                # Lagrangian of Fang, Buchanan and Sulam.
                 value = value + rho * (inner(u, gap) + 0.5 * inner(gap, gap))
             value = value + energy
         primal, dual, certificate = residuals.relative(rho, left)
         steps = state.steps + 1
         rho_next = self._balance(objective, rho, primal, dual, steps)
-        return ADMMState(
-            x,
-            value,
-            D.discrepancy(prediction, y),
-            certificate,
-            tuple(splits),
-            tuple(u * expand(rho / rho_next, u) for u in multipliers),
-            rho_next,
-            steps,
-            prediction.clone() if prediction is x else prediction,
-            self._answer(summands, splits, x),
+        return replace(
+            state,
+            x=x,
+            value=value,
+            discrepancy=D.discrepancy(prediction, y),
+            certificate=certificate,
+            splits=tuple(splits),
+            duals=tuple(u * expand(rho / rho_next, u) for u in multipliers),
+            rho=rho_next,
+            steps=steps,
+            prediction=prediction.clone() if prediction is x else prediction,
+            answer=self._answer(summands, splits, x),
         )
 
     def result(self, state: ADMMState) -> Tensor:
@@ -202,7 +207,7 @@ class ADMM(Solver):
     def gap(self, objective: Objective, state: ADMMState, distance: Tensor) -> Tensor:
         summands = prior_summands(objective)
         primal, _ = take_primal(summands)
-        # rho u_i is a subgradient of the prior at z_i.
+        # rho u_i is a subgradient of w_i R_i at z_i: the optimality of the second line.
         duals = [
             (summand, expand(state.rho, u) * u, state.rho)
             for summand, u in zip(summands, state.duals)
@@ -233,20 +238,22 @@ class ADMM(Solver):
     def _answer(
         self, summands: tuple[PriorSummand, ...], splits: Sequence[Tensor], x: Tensor
     ) -> Tensor:
-        own = copy_of_image(summands, splits)
-        return own if own is not None and self.iterate == "auto" else x
+        copy = copy_of_image(summands, splits)
+        return copy if copy is not None and self.iterate == "auto" else x
 
     # -- the penalty -------------------------------------------------------------------------------
 
     def _first_rho(self, objective: Objective, start: Tensor) -> Tensor:
-        one = torch.ones_like(objective.regularization)
-        return one * self.rho if self.rho is not None else first_penalty(objective, start).detach()
+        if self.rho is None:
+            return first_penalty(objective, start).detach()
+        return torch.ones_like(objective.regularization) * self.rho
 
     def _follow_weight(self, objective: Objective, rho: Tensor) -> Tensor:
         """Return the penalty for the weight of this iteration, which a rule may change."""
         if self.rho is not None:
             return torch.ones_like(rho) * self.rho
         denoising = denoising_term(objective)
+        # With rho = w the prox of w R / rho is the denoiser at its own level.
         return denoising[0] if denoising is not None and not denoising[1].fixed_level else rho
 
     def _balance(
@@ -254,18 +261,7 @@ class ADMM(Solver):
     ) -> Tensor:
         if self.rho is not None or denoising_term(objective) is not None:
             return rho
-        # Equation (3.13) with a continuous factor: near a threshold rounding would decide the
-        # branch.
-        now = torch.stack([steps == 5 * 2**k for k in range(5)]).any(0)
-        # Residuals below 1e-5 are mostly rounding.
-        return torch.where(
-            now,
-            rho
-            * (primal.detach().clamp_min(1e-5) / dual.detach().clamp_min(1e-5))
-            .sqrt()
-            .clamp(0.1, 10),
-            rho,
-        )
+        return balance_penalty(rho, primal.detach(), dual.detach(), steps)
 
     # -- the updates -------------------------------------------------------------------------------
 
@@ -280,6 +276,8 @@ class ADMM(Solver):
         """Return x (Boyd et al., equation 3.5), and the norm of the residual, ``(batch,)``."""
         problem = objective.problem
         A, D = objective.linear_operator, problem.data_term
+        # (A^T W A + rho sum_i K_i^T K_i) d = A^T W (y - A x) + rho sum_i K_i^T (z_i - u_i - K_i x)
+        # for the change d of x, which is smaller than x and loses less to rounding.
         right = A.adjoint(D.weighted(problem.y - state.prediction))
         for summand, z, u in zip(summands, state.splits, duals):
             missing = summand.adjoint(add(z - u, summand.apply(state.x), -1.0))
@@ -314,10 +312,10 @@ class ADMM(Solver):
             target = image + u
         # The energy of a prior behind an operator is taken at K x; a constraint holds at z alone.
         if summand.operator is None:
-            new, energy = summand.prox_and_value(target, 1 / rho)
+            z, energy = summand.prox_and_value(target, 1 / rho)
         else:
-            new, energy = summand.prox(target, 1 / rho), summand.value(image)
-        return new, u if dual_first else add(overwrite(u, target), new, -1.0), energy
+            z, energy = summand.prox(target, 1 / rho), summand.value(image)
+        return z, u if dual_first else add(overwrite(u, target), z, -1.0), energy
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         objective = self.reformulate(objective)
@@ -352,14 +350,14 @@ class _Residuals:
         )
 
     def add(
-        self, summand: PriorSummand, image: Tensor, z: Tensor, new: Tensor, u: Tensor
+        self, summand: PriorSummand, image: Tensor, z: Tensor, z_next: Tensor, u: Tensor
     ) -> Tensor:
         """Add one split and return ``K x - z``."""
-        self.dual = add(self.dual, summand.adjoint(new - z))
+        self.dual = add(self.dual, summand.adjoint(z_next - z))
         self.pull = add(self.pull, summand.adjoint(u))
-        gap = image - new
+        gap = image - z_next
         self.primal = self.primal + item_norm(gap).square()
-        self.size = self.size + torch.maximum(item_norm(image), item_norm(new)).square()
+        self.size = self.size + torch.maximum(item_norm(image), item_norm(z_next)).square()
         return gap
 
     def relative(self, rho: Tensor, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -368,8 +366,9 @@ class _Residuals:
         The certificate is the larger of the two; ``left``, the residual of the inner system, adds
         to the dual residual.
         """
-        tiny = torch.finfo(self.size.dtype).tiny
-        primal = (self.primal / self.size.clamp_min(tiny)).sqrt()
-        pulled = item_norm(self.pull).clamp_min(tiny)
+        # r = K x - z relative to K x and z, and s = rho K^T (z - z_before) relative to the
+        # multipliers K^T (rho u); rho cancels (Boyd et al., 3.3.1).
+        primal = relative(self.primal, self.size).sqrt()
+        pulled = item_norm(self.pull).clamp_min(torch.finfo(self.size.dtype).tiny)
         dual = item_norm(self.dual) / pulled
         return primal, dual, torch.maximum(primal, dual + left / (rho * pulled))

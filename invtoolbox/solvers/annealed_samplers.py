@@ -14,12 +14,14 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.priors.implicit.probability_flow import falling_levels
 from invtoolbox.priors.settings import check_graph, check_intensity_range
+from invtoolbox.solvers.deepinv_sampling import draw_normal
 from invtoolbox.solvers.diffusion import DiffusionSampler, the_prior
 from invtoolbox.solvers.linear_systems import gmres, solve_quadratic
 
@@ -56,14 +58,11 @@ class AnnealedSampler(DiffusionSampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_intensity_range(self.intensity_range)
-        if self.steps < 2 or not 0 < self.levels[1] < self.levels[0]:
+        check_range(self, "[2, inf)", "steps")
+        check_choice(self, ("grey", "restored"), "begin")
+        if not 0 < self.levels[1] < self.levels[0]:
             raise InputError(
-                f"{type(self).__name__} needs at least 2 steps and levels (largest, smallest), "
-                f"got {self.steps} and {self.levels}"
-            )
-        if self.begin not in ("grey", "restored"):
-            raise InputError(
-                f"begin of {type(self).__name__} is 'grey' or 'restored', got {self.begin!r}"
+                f"{type(self).__name__} needs levels (largest, smallest), got {self.levels}"
             )
 
     def schedule(self) -> list[float]:
@@ -89,7 +88,7 @@ class AnnealedSampler(DiffusionSampler):
     def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
         items = torch.arange(objective.batch, device=objective.problem.y0.device)
         rows = objective.select(items.repeat(len(generators)))
-        noise = Noise(generators, objective.batch)
+        noise = Noise(generators)
         schedule = self.schedule()
         first = objective.problem.zeros() + sum(self.intensity_range) / 2
         if self.begin == "restored":
@@ -104,6 +103,7 @@ class AnnealedSampler(DiffusionSampler):
         """Return images that explain the measurements, without noise, by half-quadratic steps."""
         low, high = self.intensity_range
         for k in range(_RESTORING):
+            # Levels from the whole intensity range to 2 % of it, in equal ratios.
             level = (high - low) * 0.02 ** (k / (_RESTORING - 1))
             x = _denoise(objective, x, level)
             x = x + _data_step(objective, x, objective.problem.y, x.new_full((len(x),), level**2))
@@ -115,15 +115,10 @@ class Noise:
     """Random numbers of one generator per sample, the same for every item of the batch."""
 
     generators: list[Generator]
-    batch: int
 
     def __call__(self, like: Tensor) -> Tensor:
         """Return standard normal numbers of the shape of ``like (samples * batch, ...)``."""
-        each = [
-            torch.randn(like.shape[1:], generator=g, dtype=like.dtype, device=like.device)
-            for g in self.generators
-        ]
-        return torch.stack(each).repeat_interleave(self.batch, 0)
+        return draw_normal(self.generators, like.shape, like.dtype, like.device)
 
 
 @dataclass(frozen=True)
@@ -156,12 +151,16 @@ class DAPS(AnnealedSampler):
     def refine(
         self, objective: Objective, x: Tensor, level: float, following: float, noise: Noise
     ) -> Tensor:
+        # N(m, r^2 I) with m = E[x | x_t] and r^2 = level^2 tr(J) / n, the mean of Tweedie's
+        # variance level^2 J.
         clean, share = _denoise_with_share(objective, x, level, noise)
         variance = level**2 * share
         centre = clean + expand(variance.sqrt(), x) * noise(x)
+        # The minimizer of D(A x, y + e) + |x - m - r n|^2 / (2 r^2), with draws e and n of the
+        # noise, is a draw from N(m, r^2 I) p(y | x) (Papandreou and Yuille 2010).
         y, D = objective.problem.y, cast(LeastSquares, objective.problem.data_term)
-        moved = y + noise(y) * _deviation(D, y)
-        return centre + _data_step(objective, centre, moved, variance) + following * noise(x)
+        perturbed = y + noise(y) * _deviation(D, y)
+        return centre + _data_step(objective, centre, perturbed, variance) + following * noise(x)
 
 
 @dataclass(frozen=True)
@@ -187,11 +186,8 @@ class GuidedSampler(AnnealedSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.inner < 1 or self.covariance not in ("tweedie", "isotropic"):
-            raise InputError(
-                f"{type(self).__name__} takes covariance='tweedie' or 'isotropic' and at least one "
-                f"inner step, got {self.covariance!r} and {self.inner}"
-            )
+        check_range(self, "[1, inf)", "inner")
+        check_choice(self, ("tweedie", "isotropic"), "covariance")
 
     def guided(self, objective: Objective, x: Tensor, level: float) -> Tensor:
         """Return the posterior mean of the clean image, given a noisy one and the measurements."""
@@ -201,6 +197,8 @@ class GuidedSampler(AnnealedSampler):
     def _tweedie(self, objective: Objective, x: Tensor, level: float) -> Tensor:
         problem, D = objective.problem, cast(LeastSquares, objective.problem.data_term)
         A, y = cast(LinearOperator, problem.operator), problem.y
+        # With S = Sigma^{-1/2} the update is m + C A^T S (I + S A C A^T S)^{-1} S (y - A m), whose
+        # system is near the identity wherever the measurements say little.
         whiten = _root_precision(D, y)
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
@@ -226,10 +224,13 @@ class GuidedSampler(AnnealedSampler):
             x = x.detach().requires_grad_(True)
             clean = _denoise(objective, x, level)
             mean = clean.detach()
+            # m + C A^T (A C A^T + Sigma)^{-1} (y - A m) is m + (A^T Sigma^{-1} A + C^{-1})^{-1} g
+            # with g = A^T Sigma^{-1} (y - A m), and the inverse takes variance I for C.
             towards = A.adjoint(D.weighted(objective.problem.y - A(mean)))
             variance = level**2 * _share_along(clean, x, towards)
             change, _ = solve_quadratic(objective, [(1 / variance, None)], towards, _INNER)
             (product,) = torch.autograd.grad(clean, x, change)
+        # C = level^2 J stays in front: m + C / variance times the change.
         return mean + expand(level**2 / variance, x) * product
 
 
@@ -250,17 +251,17 @@ class PiGDM(GuidedSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.fresh <= 1:
-            raise InputError(f"PiGDM takes a share of fresh noise from 0 to 1, got {self.fresh}")
+        check_range(self, "[0, 1]", "fresh")
 
     def refine(
         self, objective: Objective, x: Tensor, level: float, following: float, noise: Noise
     ) -> Tensor:
         mean = self.guided(objective, x, level)
-        # Ancestral step: a share of the noise of the next level is drawn anew.
+        # Ancestral step: a share of the noise of the next level is drawn anew. With a share of 1
+        # its variance is s'^2 (1 - s'^2 / s^2), that of x_{s'} given x_s and the clean image.
         fresh = self.fresh * following * (1 - (following / level) ** 2) ** 0.5
-        kept = (following**2 - fresh**2) ** 0.5
-        return mean + kept / level * (x - mean) + fresh * noise(x)
+        remaining = (following**2 - fresh**2) ** 0.5
+        return mean + remaining / level * (x - mean) + fresh * noise(x)
 
 
 @dataclass(frozen=True)
@@ -295,21 +296,22 @@ class EDM(GuidedSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.churn >= 0:
-            raise InputError(f"EDM takes a churn of at least 0, got {self.churn}")
+        check_range(self, "[0, inf]", "churn")
 
     def refine(
         self, objective: Objective, x: Tensor, level: float, following: float, noise: Noise
     ) -> Tensor:
+        # Karras et al. 2022, algorithm 2, lines 4 to 6: raise the level by fresh noise.
         raised = level * (1 + min(self.churn / self.steps, 2**0.5 - 1))
         if raised > level:
             x = x + (raised**2 - level**2) ** 0.5 * noise(x)
+        # Lines 7 to 11: Heun's method, and Euler's for the step to level 0.
         slope = (x - self.guided(objective, x, raised)) / raised
         end = x + (following - raised) * slope
         if following == 0:
             return end
-        other = (end - self.guided(objective, end, following)) / following
-        return x + (following - raised) / 2 * (slope + other)
+        end_slope = (end - self.guided(objective, end, following)) / following
+        return x + (following - raised) / 2 * (slope + end_slope)
 
 
 def _denoise(objective: Objective, x: Tensor, level: float) -> Tensor:
@@ -320,9 +322,9 @@ def _denoise(objective: Objective, x: Tensor, level: float) -> Tensor:
 def _data_step(objective: Objective, x: Tensor, y: Tensor, variance: Tensor) -> Tensor:
     """Return the change of x that minimizes ``D(A x, y) + |change|^2 / (2 variance)``."""
     A, D = cast(LinearOperator, objective.problem.operator), objective.problem.data_term
+    # (A^T W A + 1 / variance) change = A^T W (y - A x)
     right = A.adjoint(cast(LeastSquares, D).weighted(y - A(x)))
-    change, _ = solve_quadratic(objective, [(1 / variance, None)], right, _INNER)
-    return change
+    return solve_quadratic(objective, [(1 / variance, None)], right, _INNER)[0]
 
 
 def _denoise_with_share(
@@ -337,6 +339,7 @@ def _denoise_with_share(
 
 def _share(clean: Tensor, x: Tensor, noise: Noise) -> Tensor:
     """Return ``tr(J) / n`` per row by one probe of random signs, between a small number and 1."""
+    # E <v, J v> = tr(J) for random signs v (Hutchinson 1990).
     probe = torch.sign(noise(x))
     (product,) = torch.autograd.grad(clean, x, probe, retain_graph=True)
     return (probe * product).flatten(1).mean(1).clamp(_LEAST_SHARE, 1.0)
@@ -357,6 +360,7 @@ def _share_along(clean: Tensor, x: Tensor, v: Tensor) -> Tensor:
 def _root_precision(D: LeastSquares, y: Tensor) -> Tensor:
     """Return the reciprocal standard deviation of each measurement."""
     assert D.noise_std is not None
+    # The data term is sum_i weights_i |A x - y|_i^2 / (2 noise_std^2).
     weights = torch.ones_like(y[:1]) if D.weights is None else D.weights.to(y.dtype)
     return weights.sqrt() / expand(D.noise_std, y)
 

@@ -16,14 +16,15 @@ from invtoolbox.posteriors.base import Posterior
 from invtoolbox.priors.base import ExplicitPrior
 
 
-@dataclass
+@dataclass(kw_only=True)
 class State:
     """The data that a solver carries from step to step. A subclass adds fields.
 
     Every tensor has the batch as its first axis, and every value that changes is a tensor (a
     counter too): the loop drops finished items from all of them, and a checkpoint writes all of
     them. ``x`` is never written in place, because the loop keeps the last finite one; other fields
-    are buffers that a step may overwrite.
+    are buffers that a step may overwrite. A state is made by keywords, and a step changes fields of
+    it by `dataclasses.replace`.
     """
 
     x: Tensor  # the variable: the image, or the packed parameters of an implicit prior
@@ -204,15 +205,19 @@ class Solver(ABC):
         self, objective: Objective, state: Any, point: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         """Apply the map whose fixed point is `fixed_point`; differentiable if the objective is."""
+        # z = T(z): one step from the state at z.
         return self.fixed_point(self.step(objective, self.at_point(objective, state, point)))
 
     @property
     def adjustable(self) -> tuple[str, ...]:
         """Names in `per_iteration` for which this solver has a number."""
+        # A setting that is None is found by the solver, so nothing starts from it. The weight of
+        # the priors is no attribute of a solver.
         return tuple(n for n in self.per_iteration or () if getattr(self, n, None) is not None)
 
     @classmethod
     def has_fixed_point(cls) -> bool:
+        # A solver that overrides `fixed_point` is a map z -> T(z) whose derivative is defined.
         return cls.fixed_point is not Solver.fixed_point
 
     def summary(self, state: Any) -> Any:
@@ -274,6 +279,7 @@ def missing_density_reason(prior: ExplicitPrior, name: str) -> str | None:
 
 def implicit_reason(objective: Objective, name: str) -> str | None:
     """Return why a method that works on images alone does not fit, or ``None``."""
+    # Both make the variable something else than the image.
     if objective.unknowns is not None:
         return (
             f"{name} works on images, and here {', '.join(objective.unknowns.starts)} of the "
@@ -286,6 +292,7 @@ def implicit_reason(objective: Objective, name: str) -> str | None:
 
 def nonconvex_reason(objective: Objective) -> str | None:
     """Return why the objective is not known to be convex in x, or ``None``."""
+    # A convex function of A x is convex in x only if A is linear.
     if objective.layout is not None:
         return "the image is a nonlinear function of the parameters"
     if not objective.problem.is_linear:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from invtoolbox.objective.initial_guess import first_guess, layout_of
 from invtoolbox.objective.objective import Objective
 from invtoolbox.objective.unknowns import Unknowns
 from invtoolbox.parameter_choice import rule_named
-from invtoolbox.parameter_choice.base import WeightRule, WeightSearch
+from invtoolbox.parameter_choice.base import WeightRule
+from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple
+from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.priors.base import PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.solvers.weights import check_fixed_levels, check_least_weights, default_weight
@@ -56,6 +59,7 @@ def bind_objective(
     ones = torch.ones(problem.batch, dtype=real, device=problem.y0.device)
     unknowns = Unknowns.of(problem, first_guess(problem)) if problem.unknown else None
     layout = layout_of(problem, bound.implicit, unknowns)
+    # Rules, and default weights, read the misfit and the prepared priors at weight 1.
     objective = Objective(problem, bound, ones, layout=layout, unknowns=unknowns, seed=seed)
     why = ""
     if isinstance(rule, str):
@@ -64,8 +68,12 @@ def bind_objective(
     if isinstance(rule, WeightSearch):
         return objective, rule, f"{why}{rule.describe(objective)}"
     if isinstance(rule, WeightRule):
-        objective = Objective(problem, bound, ones, rule, layout, unknowns, seed)
+        is_discrepancy = isinstance(rule, DiscrepancyPrinciple)
+        objective = replace(
+            objective, has_rule=True, discrepancy_target=rule.target if is_discrepancy else None
+        )
         return objective, rule, f"{why}{rule.describe(objective)}"
+    # Neither a rule nor a search: a number, or one per item.
     weight = torch.as_tensor(rule, dtype=real, device=ones.device)
     if (
         weight.ndim > 1

@@ -90,17 +90,19 @@ def plugins() -> tuple[tuple[Solver, str], ...]:
     ``unsupported_reason`` and need no argument. They come last, so that installing a package does
     not change how a problem is solved that one of our solvers suits.
     """
-    found = []
+    solvers = []
     for point in entry_points(group="invtoolbox.solvers"):
         try:
             kind = point.load()
+            # Our own solvers are entry points too, and stand in `candidates` already.
             if kind.__module__.startswith("invtoolbox."):
                 continue
             if kind.unsupported_reason is not Solver.unsupported_reason:
-                found.append((kind(), f"the package {point.value.partition(':')[0]} offers it"))
+                solvers.append((kind(), f"the package {point.value.partition(':')[0]} offers it"))
         except Exception as error:
+            # A broken package must not keep others from being used.
             log.warning("the solver %r of a plug-in is left out: %s", point.name, error)
-    return tuple(found)
+    return tuple(solvers)
 
 
 def unsupported_reason(solver: Solver, objective: Objective) -> str | None:
@@ -140,11 +142,13 @@ def choose(objective: Objective, differentiable: bool = False) -> tuple[Solver, 
         for solver, reason in candidates()
         if unsupported_reason(solver, objective) is None
     ]
+    # A step that is to be differentiated needs a prox whose derivative is exact.
     suiting = [
         (solver, reason)
         for solver, reason in fitting
         if solver.suits(objective) and (not differentiable or solver.is_differentiable(objective))
     ]
+    # A solver that fits without being a good choice is better than none.
     for solver, reason in suiting or fitting:
         fixed = next((prior for _, prior in objective.terms if prior.unit_step), None)
         if fixed is not None and fixed.least_weight is None:
@@ -157,27 +161,27 @@ def choose(objective: Objective, differentiable: bool = False) -> tuple[Solver, 
 
 def check_fits(solver: Solver, objective: Objective) -> None:
     """Raise an `InputError` that names what would work, if a solver does not fit."""
-    reason = unsupported_reason(solver, objective)
-    if reason is None:
+    if (reason := unsupported_reason(solver, objective)) is None:
         return
     fitting = dict.fromkeys(
-        type(other).__name__
-        for other, _ in candidates()
-        if unsupported_reason(other, objective) is None
+        type(candidate).__name__
+        for candidate, _ in candidates()
+        if unsupported_reason(candidate, objective) is None
     )
-    others = f"these would work: {', '.join(fitting)}" if fitting else _advice(objective)
-    raise InputError(f"{textwrap.shorten(reason, 180, placeholder=' ...')}; {others}")
+    advice = f"these would work: {', '.join(fitting)}" if fitting else _advice(objective)
+    raise InputError(f"{textwrap.shorten(reason, 180, placeholder=' ...')}; {advice}")
 
 
 def _advice(objective: Objective) -> str:
     """Return the nearest change that makes an objective solvable, as the end of a sentence."""
 
     def first_fitting(changed: Objective) -> str | None:
+        # The first in the order of preference, as in `choose`.
         fits = (s for s, _ in candidates() if unsupported_reason(s, changed) is None)
         return next((type(solver).__name__ for solver in fits), None)
 
-    found = nearest_remedy(objective, first_fitting)
-    if found is None:
+    remedy = nearest_remedy(objective, first_fitting)
+    if remedy is None:
         return "no small change makes it solvable, so begin with a single prior"
-    change, solver = found
+    change, solver = remedy
     return f"{change}, and {solver} solves it"

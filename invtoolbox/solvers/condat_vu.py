@@ -62,11 +62,12 @@ class CondatVu(PDHG):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)
-        reason = implicit_reason(objective, "CondatVu") or unsplittable_reason(
+        if reason := implicit_reason(objective, "CondatVu") or unsplittable_reason(
             objective, "CondatVu", gradients=True, nonlinear=True
-        )
-        if reason is not None:
+        ):
             return reason
+        # A misfit that is linearized at every x needs no Lipschitz constant in advance: it is
+        # estimated.
         D = objective.problem.data_term
         if not objective.problem.is_linear:
             if not D.is_smooth:
@@ -88,9 +89,10 @@ class CondatVu(PDHG):
         )
 
     def meets_target(self, objective: Objective) -> bool:
-        return False
+        return False  # the ball of the discrepancy principle has no gradient
 
     def _split(self, objective: Objective, target: Tensor) -> Splitting:
+        # G has its prox, the F_j stand behind operators, and f is everything with a gradient.
         primal, others = take_primal(prior_summands(objective))
         linear = objective.problem.is_linear
         data = data_summands(objective) if linear else (misfit_summand(objective),)
@@ -98,6 +100,7 @@ class CondatVu(PDHG):
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         holds, why = super().is_provably_convergent(objective)
+        # The conditions are those of PDHG, with another bound of the steps.
         steps = (
             "everything is convex, and 1 / tau - sum_j sigma_j |K_j|^2 >= L / 2 with norms from "
             "the power method"

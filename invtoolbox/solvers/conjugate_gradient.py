@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from invtoolbox.solvers.linear_systems import quotient
 from invtoolbox.solvers.preconditioner import Kind, Preconditioner, preconditioner
 
 
-@dataclass
+@dataclass(kw_only=True)
 class CGState(State):
     """Residual and direction of the normal equations ``H x = b``."""
 
@@ -90,31 +90,33 @@ class ConjugateGradient(Solver):
     def init(self, objective: Objective, start: Tensor) -> CGState:
         right = right_side(objective)
         prediction = objective.problem.operator(start)
+        # r = b - H x and the first direction p = M r (Saad 2003, algorithm 9.1, line 1).
         residual = right - apply_hessian(objective, start, prediction)
         scale = item_norm(right)
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         inverse = preconditioner(objective, self.preconditioner)
         recent = () if self.direction is None else self.direction.none_yet(residual)
-        return self._state(
-            objective,
-            start,
-            residual,
-            _precondition(inverse, residual),
-            prediction,
-            scale,
-            inverse,
-            recent,
+        value, discrepancy = objective.value_at(start, prediction)
+        return CGState(
+            x=start,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=item_norm(residual) / scale,
+            residual=residual,
+            direction=_precondition(inverse, residual),
+            weight=objective.regularization,
+            prediction=prediction,
+            scale=scale,
+            inverse=inverse,
+            recent=recent,
         )
 
     def step(self, objective: Objective, state: CGState) -> CGState:
-        residual, direction, inverse, recent = (
-            state.residual,
-            state.direction,
-            state.inverse,
-            state.recent,
-        )
+        residual, direction, inverse = state.residual, state.direction, state.inverse
+        recent = state.recent
         changed = objective.regularization != state.weight
         if objective.regularization is not state.weight and bool(changed.any()):
+            # Another weight is another system: its items begin again from their x.
             fresh = right_side(objective) - apply_hessian(objective, state.x, state.prediction)
             mask = changed.view(-1, *[1] * (fresh.ndim - 1))
             if inverse is not None:
@@ -135,6 +137,8 @@ class ConjugateGradient(Solver):
         squared = inner(
             residual, _precondition(inverse, residual) if self.direction is None else direction
         )
+        # Saad 2003, algorithm 9.1: alpha = <r, M r> / <p, H p> (line 3), x <- x + alpha p (4),
+        # r <- r - alpha H p (5); by linearity A x <- A x + alpha A p.
         alpha = quotient(squared, inner(direction, product))
         x = torch.addcmul(state.x, expand(alpha, direction), direction)
         prediction = torch.addcmul(state.prediction, expand(alpha, forward), forward)
@@ -142,38 +146,23 @@ class ConjugateGradient(Solver):
         if self.direction is not None:
             recent = self.direction.remember(direction, product, recent)
         else:
+            # z = M r (line 6), beta = <r, z> / <r, z>_before (7), p <- z + beta p (8).
             conditioned = _precondition(inverse, residual)
-            direction = torch.addcmul(
-                conditioned,
-                expand(quotient(inner(residual, conditioned), squared), direction),
-                direction,
-            )
-        return self._state(
-            objective, x, residual, direction, prediction, state.scale, inverse, recent
-        )
-
-    def _state(
-        self,
-        objective: Objective,
-        x: Tensor,
-        residual: Tensor,
-        direction: Tensor,
-        prediction: Tensor,
-        scale: Tensor,
-        inverse: Preconditioner | None,
-        recent: Recent,
-    ) -> CGState:
-        return CGState(
-            x,
-            *objective.value_at(x, prediction),
-            item_norm(residual) / scale,
-            residual,
-            direction,
-            objective.regularization,
-            prediction,
-            scale,
-            inverse,
-            recent,
+            beta = quotient(inner(residual, conditioned), squared)
+            direction = torch.addcmul(conditioned, expand(beta, direction), direction)
+        value, discrepancy = objective.value_at(x, prediction)
+        return replace(
+            state,
+            x=x,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=item_norm(residual) / state.scale,
+            residual=residual,
+            direction=direction,
+            weight=objective.regularization,
+            prediction=prediction,
+            inverse=inverse,
+            recent=recent,
         )
 
     def fixed_point(self, state: CGState) -> tuple[Tensor, ...]:
@@ -213,21 +202,21 @@ def quadratic_reason(objective: Objective, name: str) -> str | None:
 def apply_hessian(objective: Objective, x: Tensor, prediction: Tensor) -> Tensor:
     """Return ``(A^T W A + sum_i w_i L_i^T L_i) x``, given ``prediction = A x``."""
     problem = objective.problem
-    result = objective.linear_operator.adjoint(problem.data_term.weighted(prediction))
+    product = objective.linear_operator.adjoint(problem.data_term.weighted(prediction))
     for weight, prior in objective.terms:
-        operator, _ = prior.quadratic()
-        part = x if operator is None else operator.normal(x)
-        result = torch.addcmul(result, expand(weight, part), part)
-    return result
+        L, _ = prior.quadratic()
+        LTLx = x if L is None else L.normal(x)
+        product = torch.addcmul(product, expand(weight, LTLx), LTLx)
+    return product
 
 
 def right_side(objective: Objective) -> Tensor:
     """Return ``A^T W y + sum_i w_i L_i^T b_i``."""
     problem = objective.problem
-    result = objective.linear_operator.adjoint(problem.data_term.weighted(problem.y))
+    right = objective.linear_operator.adjoint(problem.data_term.weighted(problem.y))
     for weight, prior in objective.terms:
-        operator, target = prior.quadratic()
-        if target is not None:
-            part = target if operator is None else operator.adjoint(target)
-            result = result + expand(weight, part) * part
-    return result
+        L, b = prior.quadratic()
+        if b is not None:
+            LTb = b if L is None else L.adjoint(b)
+            right = right + expand(weight, LTb) * LTb
+    return right

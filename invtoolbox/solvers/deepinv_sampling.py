@@ -20,6 +20,19 @@ from invtoolbox.solvers.linear_systems import solve_quadratic
 _INNER = 30
 
 
+def draw_normal(
+    generators: list[Generator], shape: torch.Size, dtype: torch.dtype, device: Any
+) -> Tensor:
+    """Draw standard normal numbers ``(samples * batch, ...)`` from one generator per sample.
+
+    The items of a batch, which lie next to each other, have the same numbers.
+    """
+    numbers = torch.stack(
+        [torch.randn(shape[1:], generator=g, dtype=dtype, device=device) for g in generators]
+    )
+    return numbers.repeat_interleave(shape[0] // len(generators), 0)
+
+
 class RandomNumbers(TorchFunctionMode):
     """Context in which normal random numbers come from one generator per sample.
 
@@ -48,14 +61,9 @@ class RandomNumbers(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _normal(self, shape: torch.Size, dtype: torch.dtype, device: Any) -> Tensor:
+        # Without this context the call of torch.randn would come back here.
         with torch._C.DisableTorchFunction():
-            each = torch.stack(
-                [
-                    torch.randn(shape[1:], generator=g, dtype=dtype, device=device)
-                    for g in self.generators
-                ]
-            )
-            return self.scale * each.repeat_interleave(shape[0] // len(self.generators), 0)
+            return self.scale * draw_normal(self.generators, shape, dtype, device)
 
 
 class Network(nn.Module):
@@ -66,6 +74,8 @@ class Network(nn.Module):
         self.prior, self.dtype, self.low, self.span = prior, like.dtype, low, high - low
 
     def forward(self, u: Tensor, sigma: Any, **unused: Any) -> Tensor:
+        # x = low + span u maps [0, 1] to the intensity range, and a level of u to span times as
+        # much.
         level = torch.as_tensor(sigma, dtype=self.dtype, device=u.device).reshape(-1)
         level = level if level.numel() == 1 else level.expand(len(u))
         noisy = self.low + self.span * u.to(self.dtype)
@@ -92,6 +102,7 @@ class UnitRangeProblem:
         self.low, self.span = low, high - low
         problem, D = self.objective.problem, cast(LeastSquares, self.objective.problem.data_term)
         assert D.noise_std is not None
+        # c = 1 / |A|; the items share their operator, so one number serves them all.
         self.scale = 1.0
         if normalized and isinstance(objective.problem.operator, LinearOperator):
             norm = objective.problem.operator.norm(
@@ -101,6 +112,7 @@ class UnitRangeProblem:
         self.sigma = self.scale * float(D.noise_std) / self.span
         weights = torch.ones_like(problem.y0[:1]) if D.weights is None else D.weights
         self.whiten = self.scale * weights.to(problem.y0).sqrt()
+        # A(low), the measurements of a black image; 0 for a linear A and low = 0.
         self.dark = problem.operator(torch.full_like(problem.zeros(), low))
         self.y = (self.whiten * (problem.y - self.dark) / self.span).expand(
             len(items), *problem.y.shape[1:]
@@ -147,6 +159,7 @@ class SingularDecomposition:
 
     def __init__(self, measured: UnitRangeProblem) -> None:
         self.measured, self.noise_model = measured, SimpleNamespace(sigma=measured.sigma)
+        # A' = U diag(s) V^T; `power` are the s^2 if V is Hartley's transform.
         power, exact = _symbol(measured)
         n = torch.Size(measured.shape[1:]).numel()
         self.matrix: Tensor | None = None
@@ -163,6 +176,8 @@ class SingularDecomposition:
             identity = torch.eye(n, dtype=measured.y.dtype, device=measured.y.device).view(
                 n, *measured.shape[1:]
             )
+            # Row k of the product is A' e_k, column k of the matrix. There are n right singular
+            # vectors, and those without a singular value have s = 0.
             columns = _one_item(measured, identity)
             _, values, self.matrix = torch.linalg.svd(columns.T, full_matrices=True)
             self.kind = "matrix"
@@ -187,11 +202,13 @@ class SingularDecomposition:
 
         It is 0 if the singular value is 0.
         """
+        # A^T = V diag(s) U^T, so U^T y = diag(1 / s) V^T A^T y.
         s = self.mask.to(y)
-        seen = s > 1e-6 * s.max()
+        coefficients = self.V_adjoint(self.measured.A_adjoint(y))
+        is_measured = s > 1e-6 * s.max()
         return torch.where(
-            seen,
-            self.V_adjoint(self.measured.A_adjoint(y)) / torch.where(seen, s, torch.ones_like(s)),
+            is_measured,
+            coefficients / torch.where(is_measured, s, torch.ones_like(s)),
             torch.zeros_like(s),
         )
 
@@ -204,8 +221,8 @@ def undecomposed_reason(objective: Objective) -> str | None:
     if not D.is_unweighted:
         return "DDRM takes measurements of one noise level, without weights"
     symbol = cast(LinearOperator, problem.operator).normal_symbol()
-    known = (symbol is not None and symbol[1]) or _has_mask(problem.operator)
-    if n <= _LARGEST or known:
+    is_diagonal = (symbol is not None and symbol[1]) or _has_mask(problem.operator)
+    if n <= _LARGEST or is_diagonal:
         return None
     return (
         "DDRM needs a singular value decomposition: of a mask, a periodic convolution or an image "
@@ -230,18 +247,19 @@ def _symbol(measured: UnitRangeProblem) -> tuple[Tensor | None, bool]:
 
     Their shape is ``(1, channel or 1, rows, columns)``.
     """
-    known = cast(LinearOperator, measured.objective.problem.operator).normal_symbol()
-    if known is None or not known[1]:
+    symbol = cast(LinearOperator, measured.objective.problem.operator).normal_symbol()
+    if symbol is None or not symbol[1]:
         return None, False
-    whole = known[0].to(measured.y)[:1]
+    spectrum = symbol[0].to(measured.y)[:1]
     # The other half of a convolution's spectrum belongs to the opposite frequencies.
-    if whole[0].numel() > whole.shape[1]:
-        mirrored, columns = whole, measured.shape[-1]
-        for axis in range(2, whole.ndim - 1):
+    if spectrum[0].numel() > spectrum.shape[1]:
+        mirrored, columns = spectrum, measured.shape[-1]
+        # The frequency -k stands at the index n - k, and 0 stays.
+        for axis in range(2, spectrum.ndim - 1):
             mirrored = mirrored.flip(axis).roll(1, axis)
-        others = torch.arange(columns - whole.shape[-1], 0, -1, device=whole.device)
-        whole = torch.cat([whole, mirrored[..., others]], -1)
-    return whole * float(measured.whiten.flatten()[0]) ** 2, True
+        opposite = torch.arange(columns - spectrum.shape[-1], 0, -1, device=spectrum.device)
+        spectrum = torch.cat([spectrum, mirrored[..., opposite]], -1)
+    return spectrum * float(measured.whiten.flatten()[0]) ** 2, True
 
 
 def _one_item(measured: UnitRangeProblem, x: Tensor) -> Tensor:
@@ -261,5 +279,6 @@ def _hartley(u: Tensor) -> Tensor:
 
     It diagonalizes the normal operator of every real periodic convolution.
     """
+    # cas(t) = cos(t) + sin(t), and the Fourier transform has exp(-i t) = cos(t) - i sin(t).
     spectrum = torch.fft.fftn(u, dim=tuple(range(2, u.ndim)), norm="ortho")
     return spectrum.real - spectrum.imag

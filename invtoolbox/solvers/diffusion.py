@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.core.inference_mode import outside_inference_mode
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError, MeasurementWarning, warn_user
@@ -35,7 +36,7 @@ from invtoolbox.solvers.deepinv_sampling import (
 from invtoolbox.solvers.unadjusted_langevin import sampling_reason
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DiffusionState(State):
     """The running moments of the draws so far."""
 
@@ -63,10 +64,7 @@ class DiffusionSampler(Solver):
     linear_only: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.at_once < 1:
-            raise InputError(
-                f"{type(self).__name__} makes at least one draw at once, got {self.at_once}"
-            )
+        check_range(self, "[1, inf)", "at_once")
 
     @abstractmethod
     def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
@@ -114,21 +112,24 @@ class DiffusionSampler(Solver):
         self._compare_units(objective)
         infinite = torch.full_like(objective.regularization, torch.inf)
         return DiffusionState(
-            start,
-            objective.nan(),
-            torch.full_like(infinite, torch.nan),
-            infinite,
-            Chain.start(start, 32),
+            x=start,
+            value=objective.nan(),
+            discrepancy=torch.full_like(infinite, torch.nan),
+            certificate=infinite,
+            chain=Chain.start(start, 32),
         )
 
     def _compare_units(self, objective: Objective) -> None:
         """Warn if no image of the intensity range explains the measurements."""
         problem, D = objective.problem, cast(LeastSquares, objective.problem.data_term)
         intensity_range = getattr(self, "intensity_range", None)
+        # Only a linear operator has a norm that bounds its measurements.
         if intensity_range is None or not isinstance(problem.operator, LinearOperator):
             return
+        # Measurements without weight do not count; a weight above 1 is taken as 1.
         weights = 1.0 if D.weights is None else D.weights
         root = torch.as_tensor(weights, device=problem.y0.device).sqrt().clamp_max(1.0)
+        # Noise of n measurements has the norm noise_std sqrt(n); twice that is a generous bound.
         y = problem.y * root
         assert D.noise_std is not None
         noise = 2 * D.noise_std * y[0].numel() ** 0.5
@@ -146,17 +147,26 @@ class DiffusionSampler(Solver):
             )
 
     def step(self, objective: Objective, state: DiffusionState) -> DiffusionState:
-        drawn = self.draws(objective, split(objective.generator(), self.at_once))
+        draws = self.draws(objective, split(objective.generator(), self.at_once))
         first = objective.iteration * self.at_once
-        chain = state.chain if first else state.chain.recenter(drawn[0])
-        for k, x in enumerate(drawn):
+        # Sums of differences to the first draw lose less to rounding than sums of draws.
+        chain = state.chain if first else state.chain.recenter(draws[0])
+        for k, x in enumerate(draws):
             chain.add(x, first + k + 1)
-        x = drawn[-1]
+        x = draws[-1]
         value, _, discrepancy = objective.data(x)
+        # The spread of fewer than 32 draws, the blocks of the chain, says nothing about its error.
         certificate = chain.relative_error() if first + self.at_once >= 32 else state.certificate
-        return DiffusionState(x, value + objective.prior_value(x), discrepancy, certificate, chain)
+        return DiffusionState(
+            x=x,
+            value=value + objective.prior_value(x),
+            discrepancy=discrepancy,
+            certificate=certificate,
+            chain=chain,
+        )
 
     def result(self, state: DiffusionState) -> Tensor:
+        # Before the first draw there is no mean, and the answer is the start.
         return torch.where(
             (state.chain.number > 0).view(-1, *[1] * (state.x.ndim - 1)),
             state.chain.mean(),
@@ -199,6 +209,7 @@ class DiffusionPosterior(MomentPosterior):
             raise InputError("an interval needs at least two draws; make more of them")
         from scipy.special import stdtrit
 
+        # The normal interval is mean -+ z std; t sqrt(1 + 1 / n) takes the place of z.
         ratio = stdtrit(self.number - 1, 0.5 + level / 2) / NormalDist().inv_cdf(0.5 + level / 2)
         factor = float(ratio) * (1 + 1 / self.number) ** 0.5
         return self.mean + factor * (low - self.mean), self.mean + factor * (high - self.mean)
@@ -214,6 +225,7 @@ def split(generator: Generator, count: int) -> list[Generator]:
 
     A draw then does not depend on the number of draws at once.
     """
+    # One number of the generator seeds each draw.
     seeds = [
         int(torch.randint(1 << 62, (1,), generator=generator, device=generator.device))
         for _ in range(count)
@@ -229,34 +241,54 @@ def the_prior(objective: Objective) -> ExplicitPrior:
 class DeepinvSampler(DiffusionSampler):
     """Base class of samplers of deepinv, which know one operator and one noise level at a time.
 
-    A subclass writes `draws_together`. Items with an operator or a noise level of their own are
-    drawn one by one.
+    A subclass writes `sample`. Items with an operator or a noise level of their own are drawn one
+    by one.
+
+    Attributes:
+        noise_factor: factor that makes the random numbers of deepinv's sampler standard normal.
+        normalizes: whether the operator is divided by its norm.
     """
+
+    noise_factor: ClassVar[float] = 1.0
+    normalizes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         settings: Any = self
         check_intensity_range(settings.intensity_range)
-        if settings.steps < 1:
-            raise InputError(f"{type(self).__name__} needs at least 1 step, got {settings.steps}")
+        check_range(self, "[1, inf)", "steps")
 
     @abstractmethod
+    def sample(self, measured: UnitRangeProblem, network: Network) -> Tensor:
+        """Return draws in [0, 1] by deepinv's sampler, whose images and noise have that range."""
+
     def draws_together(self, objective: Objective, generators: list[Generator]) -> Tensor:
         """Return the draws of items that share their operator and their noise level."""
+        # u in [0, 1] stands for x = low + (high - low) u.
+        settings: Any = self
+        low, high = settings.intensity_range
+        count = len(generators)
+        measured = UnitRangeProblem(objective, count, low, high, normalized=self.normalizes)
+        network = Network(the_prior(objective), measured.y, low, high)
+        with RandomNumbers(generators, self.noise_factor):
+            u = self.sample(measured, network)
+        return (low + (high - low) * u.to(measured.y)).unflatten(0, (count, -1))
 
     def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
         problem, D = objective.problem, cast(LeastSquares, objective.problem.data_term)
         assert D.noise_std is not None
+        # deepinv takes one operator and one noise level for all items.
         if problem.operator.items is None and D.noise_std.numel() == 1:
             return self.draws_together(objective, generators)
         items = torch.arange(objective.batch, device=problem.y0.device).split(1)
-        begin = [generator.get_state() for generator in generators]
-        drawn = []
+        states = [generator.get_state() for generator in generators]
+        draws = []
         for item in items:
-            for generator, state in zip(generators, begin):
+            # Every item uses the same random numbers, alone and in a batch.
+            for generator, state in zip(generators, states):
                 generator.set_state(state)
-            drawn.append(self.draws_together(objective.select(item), generators))
-        return torch.cat(drawn, 1)
+            draws.append(self.draws_together(objective.select(item), generators))
+        return torch.cat(draws, 1)
 
 
 @dataclass(frozen=True)
@@ -297,27 +329,23 @@ class DPS(DeepinvSampler):
     guidance: Literal["annealed", "norm"] = "annealed"
     intensity_range: tuple[float, float] = (0.0, 1.0)
 
+    normalizes: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.guidance not in ("annealed", "norm"):
-            raise InputError(f"guidance of DPS is 'annealed' or 'norm', got {self.guidance!r}")
+        check_choice(self, ("annealed", "norm"), "guidance")
 
-    def draws_together(self, objective: Objective, generators: list[Generator]) -> Tensor:
+    def sample(self, measured: UnitRangeProblem, network: Network) -> Tensor:
         from deepinv.sampling import DPS as Sampler
 
-        low, high = self.intensity_range
-        measured = UnitRangeProblem(objective, len(generators), low, high, normalized=True)
-        device = measured.y.device
         sampler = Sampler(
-            Network(the_prior(objective), measured.y, low, high),
+            network,
             num_steps=self.steps,
             weight=self.weight,
             guidance=self.guidance,
-            device=device,
+            device=measured.y.device,
         )
-        with RandomNumbers(generators):
-            u = sampler(measured.y, measured, x_init=measured.shape)
-        return (low + (high - low) * u.to(measured.y)).unflatten(0, (len(generators), -1))
+        return sampler(measured.y, measured, x_init=measured.shape)
 
 
 @dataclass(frozen=True)
@@ -347,15 +375,13 @@ class DiffPIR(DeepinvSampler):
 
     linear_only: ClassVar[bool] = True
 
-    def draws_together(self, objective: Objective, generators: list[Generator]) -> Tensor:
+    def sample(self, measured: UnitRangeProblem, network: Network) -> Tensor:
         from deepinv.sampling import DiffPIR as Sampler
 
-        low, high = self.intensity_range
-        measured = UnitRangeProblem(objective, len(generators), low, high)
         # deepinv halves the unit of noise between images in [-1, 1] and [0, 1], and its step counts
         # |.|^2 twice.
         sampler = Sampler(
-            Network(the_prior(objective), measured.y, low, high),
+            network,
             measured,
             sigma=measured.sigma,
             max_iter=self.steps,
@@ -363,10 +389,9 @@ class DiffPIR(DeepinvSampler):
             lambda_=2 * self.strength,
             device=measured.y.device,
         )
+        # The mean of the first level: grey.
         start = measured.y.new_zeros(measured.shape) + 0.5
-        with RandomNumbers(generators):
-            u = sampler(measured.y, measured, x_init=start)
-        return (low + (high - low) * u.to(measured.y)).unflatten(0, (len(generators), -1))
+        return sampler(measured.y, measured, x_init=start)
 
 
 @dataclass(frozen=True)
@@ -393,22 +418,20 @@ class DDRM(DeepinvSampler):
 
     linear_only: ClassVar[bool] = True
 
+    # deepinv divides every number by sqrt(2), which is right for the real part of complex numbers
+    # only.
+    noise_factor: ClassVar[float] = math.sqrt(2)
+
     def unsupported_reason(self, objective: Objective) -> str | None:
         return super().unsupported_reason(objective) or undecomposed_reason(objective)
 
-    def draws_together(self, objective: Objective, generators: list[Generator]) -> Tensor:
+    def sample(self, measured: UnitRangeProblem, network: Network) -> Tensor:
         from deepinv.sampling import DDRM as Sampler
 
-        low, high = self.intensity_range
-        measured = UnitRangeProblem(objective, len(generators), low, high)
         sampler = Sampler(
-            Network(the_prior(objective), measured.y, low, high),
+            network,
             sigmas=np.linspace(1, 0, self.steps),
             eta=self.eta,
             etab=self.eta_measured,
         )
-        # deepinv divides every number by sqrt(2), which is right for the real part of complex
-        # numbers only.
-        with RandomNumbers(generators, math.sqrt(2)):
-            u = sampler(measured.y, SingularDecomposition(measured))
-        return (low + (high - low) * u.to(measured.y)).unflatten(0, (len(generators), -1))
+        return sampler(measured.y, SingularDecomposition(measured))

@@ -19,7 +19,7 @@ from invtoolbox.solvers.base import (
     nonconvex_reason,
 )
 from invtoolbox.solvers.duality import has_gap, objective_gap
-from invtoolbox.solvers.linear_systems import is_closed, solve_quadratic
+from invtoolbox.solvers.linear_systems import is_closed, relative, solve_quadratic
 from invtoolbox.solvers.splitting import (
     PriorSummand,
     first_penalty,
@@ -28,7 +28,7 @@ from invtoolbox.solvers.splitting import (
 )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DouglasRachfordState(State):
     """The point v that the iteration contracts, and the answer z."""
 
@@ -118,21 +118,19 @@ class DouglasRachford(Solver):
         D, y = objective.problem.data_term, objective.problem.y
         prediction = objective.problem.operator(start)
         value = D.value(prediction, y)
-        found = (
-            1 / first_penalty(objective, start).detach()
-            if self.step_size is None
-            else torch.ones_like(value)
-        )
-        step = self._step_size(objective, found)
+        # prox_{t w R} is the prox of a penalty rho = 1 / t.
+        usual = torch.ones_like(value)
+        if self.step_size is None:
+            usual = 1 / first_penalty(objective, start).detach()
         return DouglasRachfordState(
-            start,
-            value,
-            D.discrepancy(prediction, y),
-            torch.full_like(value, torch.inf),
-            start,
-            start,
-            step,
-            prediction,
+            x=start,
+            value=value,
+            discrepancy=D.discrepancy(prediction, y),
+            certificate=torch.full_like(value, torch.inf),
+            point=start,
+            answer=start,
+            step_size=self._step_size(objective, usual),
+            prediction=prediction,
         )
 
     def step(self, objective: Objective, state: DouglasRachfordState) -> DouglasRachfordState:
@@ -140,6 +138,7 @@ class DouglasRachford(Solver):
         state = replace(state, step_size=self._step_size(objective, state.step_size))
         t = state.step_size
         D, y = problem.data_term, problem.y
+        # x = prox_{t f}(v),   z = prox_{t w R}(2 x - v),   v = v + relaxation (z - x)
         x, left = self._data_prox(objective, state)
         z = torch.sub(2 * x, v)
         energy = torch.zeros_like(t)
@@ -147,10 +146,12 @@ class DouglasRachford(Solver):
             z, at_z = prior.prox_and_energy(z, t * weight)
             energy = weight * at_z
         gap = z - x
-        residual, tiny = item_norm(gap), torch.finfo(t.dtype).tiny
+        # (x - z) / t is in df(x) + d(w R)(z), and (v - x) / t = grad f(x), up to the residual
+        # `left` of the first line.
+        residual = item_norm(gap)
         certificate = torch.maximum(
-            residual / torch.maximum(item_norm(x), item_norm(z)).clamp_min(tiny),
-            (residual + t * left) / item_norm(v - x).clamp_min(tiny),
+            relative(residual, torch.maximum(item_norm(x), item_norm(z))),
+            relative(residual + t * left, item_norm(v - x)),
         )
         # If everything is 0, there is nothing to compare with.
         certificate = torch.where(residual + left > 0, certificate, residual)
@@ -158,14 +159,14 @@ class DouglasRachford(Solver):
         # The constraint holds at z; the misfit is evaluated at x.
         value = D.value(prediction, y) + energy
         return DouglasRachfordState(
-            x,
-            value,
-            D.discrepancy(prediction, y),
-            certificate,
-            v + self.relaxation * gap,
-            z,
-            t,
-            prediction,
+            x=x,
+            value=value,
+            discrepancy=D.discrepancy(prediction, y),
+            certificate=certificate,
+            point=v + self.relaxation * gap,
+            answer=z,
+            step_size=t,
+            prediction=prediction,
         )
 
     def result(self, state: DouglasRachfordState) -> Tensor:
@@ -179,12 +180,13 @@ class DouglasRachford(Solver):
         primal = priors[0] if priors else None
         return objective_gap(objective, state.answer, distance, primal, state.step_size)
 
-    def _step_size(self, objective: Objective, found: Tensor) -> Tensor:
-        """Return the given step, or the step of the current weight, or else ``found``."""
+    def _step_size(self, objective: Objective, usual: Tensor) -> Tensor:
+        """Return the given step, or the step of the current weight, or else the usual one."""
         if self.step_size is not None:
-            return torch.ones_like(found) * self.step_size
+            return torch.ones_like(usual) * self.step_size
         fixed = unit_step_term(objective)
-        return found if fixed is None else 1 / fixed[0]
+        # Such a prox is known at t w = 1 alone.
+        return usual if fixed is None else 1 / fixed[0]
 
     def fixed_point(self, state: DouglasRachfordState) -> tuple[Tensor, ...]:
         return (state.x, state.point)
@@ -193,7 +195,7 @@ class DouglasRachford(Solver):
         self, objective: Objective, state: DouglasRachfordState, point: tuple[Tensor, ...]
     ) -> DouglasRachfordState:
         x, v = point
-        # At the fixed point the copies agree.
+        # At the fixed point z = x, because v = v + relaxation (z - x).
         return replace(state, x=x, point=v, prediction=objective.problem.operator(x), answer=x)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
@@ -215,6 +217,7 @@ class DouglasRachford(Solver):
         problem, t = objective.problem, state.step_size
         if _is_direct(objective):
             return problem.data_term.prox(state.point, problem.y, t), torch.zeros_like(t)
+        # (A^T W A + 1 / t) d = A^T W (y - A x) + (v - x) / t for the change d of x.
         A = objective.linear_operator
         missing = state.point - state.x
         right = torch.addcmul(

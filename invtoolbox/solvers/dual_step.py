@@ -24,6 +24,7 @@ def dual_reason(objective: Objective, name: str) -> str | None:
         for _, prior in objective.terms
         if objective.layout is not None or not _is_ridge(prior)
     ]
+    # The dual system knows the curvature of the misfit and a multiple of the identity, no other.
     if objective.unknowns is not None:
         others += [t.prior for sum_ in objective.unknowns.priors.values() for t in sum_.terms]
     implicit = objective.prior.implicit
@@ -58,14 +59,17 @@ def solve_dual(
     with torch.no_grad():
         decoded = objective.decode_parameters(variable)
         slope = objective.problem.data_term.grad(decoded.operator(decoded.x), objective.problem.y)
-    parts = slope if isinstance(slope, tuple) else (slope,)
-    right = -torch.cat([part.flatten(1) for part in parts], 1)
+    # The right-hand side of the dual system starts with -s, a row of all m measurements.
+    slopes = slope if isinstance(slope, tuple) else (slope,)
+    right = -torch.cat([s.flatten(1) for s in slopes], 1)
     mu = damping + sum((weight for weight, _ in objective.terms), torch.zeros_like(damping))
+    # b, the gradient of the priors, and then b / mu.
     pull = torch.zeros_like(variable)
     for weight, prior in objective.terms:
         pull = torch.addcmul(pull, prior.gradient(variable), expand(weight, pull))
     # Without mu there is no prior, and the quotient is 0.
     pull = pull.flatten(1) / torch.where(mu > 0, mu, torch.ones_like(mu))[:, None]
+    # -s + W J b / mu
     right = right + (W @ (J @ pull[:, :, None]))[:, :, 0]
     # In double precision, because the matrix is ill conditioned if the measurements are similar.
     system = W.double() @ (J @ J.mT).double()
@@ -75,8 +79,11 @@ def solve_dual(
         system = system + mu.double()[:, None, None] * torch.eye(J.shape[1], device=J.device)
         w = torch.linalg.solve(system, right.double()[:, :, None])
     else:
+        # Without damping the pseudo-inverse gives the shortest w; eigenvalues that are rounding
+        # count as 0.
         rounding = J.shape[1] * torch.finfo(J.dtype).eps
         w = torch.linalg.pinv(system, rtol=rounding) @ right.double()[:, :, None]
+    # d = J^T w - b / mu
     return ((J.mT @ w.to(J))[:, :, 0] - pull).reshape(variable.shape)
 
 
@@ -86,5 +93,5 @@ def _is_ridge(prior: ExplicitPrior) -> bool:
 
 
 def _has_energy(prior: ImplicitPrior) -> bool:
-    own, base = type(prior), ImplicitPrior
-    return own.energy is not base.energy or own.decode_and_energy is not base.decode_and_energy
+    kind, base = type(prior), ImplicitPrior
+    return kind.energy is not base.energy or kind.decode_and_energy is not base.decode_and_energy

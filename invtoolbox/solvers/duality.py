@@ -12,6 +12,7 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.solvers.base import nonconvex_reason
+from invtoolbox.solvers.linear_systems import relative
 from invtoolbox.solvers.splitting import PriorSummand
 
 #: The least scale of a gap, in units of the misfit at 0: noise of 0.1 % of the measurements.
@@ -69,6 +70,8 @@ def objective_gap(
     """
     D, y, A = objective.problem.data_term, objective.problem.y, objective.linear_operator
     prediction = A(x)
+    # `value` sums F(x), `gap` the Fenchel-Young terms, and `pull` is s without the g of the primal
+    # summand.
     value, pull = D.value(prediction, y), A.adjoint(D.grad(prediction, y))
     floor = _FLOOR * D.value(tree_map(torch.zeros_like, prediction), y)
     gap = torch.zeros_like(value)
@@ -76,9 +79,11 @@ def objective_gap(
         value = value + weight * prior.energy(x)
         pull = torch.addcmul(pull, expand(weight, x), prior.gradient(x))
     for summand, p, sigma in duals:
+        # Moreau: with v = p + sigma K x and q = prox_{sigma F^*}(v), (v - q) / sigma is the z with
+        # q in dF(z), so that F^*(q) = <q, z> - F(z).
         image, factor = summand.apply(x), expand(sigma, p)
         q = summand.prox_conjugate(torch.addcmul(p, factor, image), sigma)
-        # q is a subgradient of F_j at `image + missing`, so that F_j^* has a closed form.
+        # z = K x + missing
         missing = (p - q) / factor
         here = _energy(summand, image)
         value = value + here
@@ -86,15 +91,17 @@ def objective_gap(
         pull = pull + summand.adjoint(q)
     slope = pull
     if primal is not None:
+        # u = prox_{t G}(x - t pull) has the subgradient g = (x - u) / t - pull of G, so that s is
+        # pull + g = (x - u) / t.
         u = primal.prox(torch.addcmul(x, expand(-step, x), pull), step)
         slope = (x - u) / expand(step, x)
         here = _energy(primal, x)
         value = value + here
         gap = gap + (here - _energy(primal, u) + inner(pull - slope, x - u))
+    # <s, x - x*> <= |s| |x - x*|; what may be rounding of F is no gap.
     rounding = 8 * torch.finfo(value.dtype).eps * value.abs()
     gap = (gap - rounding).clamp_min(0) + item_norm(slope) * distance
-    scale = value.abs() + floor
-    return torch.where(gap > 0, gap / scale.clamp_min(torch.finfo(scale.dtype).tiny), gap)
+    return relative(gap, value.abs() + floor)
 
 
 def _energy(summand: PriorSummand, z: Tensor) -> Tensor:

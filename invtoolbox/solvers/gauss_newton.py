@@ -6,15 +6,15 @@ Operators may be nonlinear, geometry unknown, and images may come from networks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from invtoolbox.core.constants import convert
+from invtoolbox.core.guards import check_choice
 from invtoolbox.core.pytrees import where_items
-from invtoolbox.errors import InputError
 from invtoolbox.objective.linearization import Linearization
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
@@ -24,7 +24,7 @@ from invtoolbox.solvers.gradient_descent import backtrack, gradient_scale
 from invtoolbox.solvers.linear_systems import apply_multiplier, conjugate_gradients
 
 
-@dataclass
+@dataclass(kw_only=True)
 class GaussNewtonState(State):
     """Gradient and damping of a Gauss-Newton method."""
 
@@ -86,11 +86,8 @@ class GaussNewton(Solver):
     inner: Literal["cg", "dual"] = "cg"
 
     def __post_init__(self) -> None:
-        if self.inner not in ("cg", "dual") or self.preconditioner not in (None, "fourier"):
-            raise InputError(
-                f"{type(self).__name__} takes inner='cg' or 'dual' and preconditioner=None or "
-                f"'fourier', got {self.inner!r} and {self.preconditioner!r}"
-            )
+        check_choice(self, ("cg", "dual"), "inner")
+        check_choice(self, (None, "fourier"), "preconditioner")
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if not objective.has_value:
@@ -118,34 +115,40 @@ class GaussNewton(Solver):
         value, gradient, discrepancy = objective.evaluate(start)
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
-        zeros, twice = torch.zeros_like(norm), torch.full_like(norm, 2.0)
         return GaussNewtonState(
-            start, value, discrepancy, norm / scale, gradient, zeros, twice, scale
+            x=start,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=norm / scale,
+            gradient=gradient,
+            damping=torch.zeros_like(norm),
+            growth=torch.full_like(norm, 2.0),
+            scale=scale,
         )
 
     def _step(self, objective: Objective, state: GaussNewtonState) -> GaussNewtonState:
+        # H d = -grad F, then Armijo's condition along d from the full step (Nocedal and Wright
+        # 2006, section 10.3).
         model = Linearization(objective, state.x)
         direction, _ = self._solve(objective, model, state)
         value = objective.value(state.x)  # the weight may have changed since the last step
         slope = inner(state.gradient, direction)
         x, new, _ = backtrack(
             objective,
-            state.x,
-            value,
-            direction,
-            slope,
-            torch.ones_like(value),
-            self.sufficient_decrease,
+            x=state.x,
+            value=value,
+            direction=direction,
+            slope=slope,
+            trial=torch.ones_like(value),
+            sufficient_decrease=self.sufficient_decrease,
         )
-        return GaussNewtonState(
-            x,
-            new.value,
-            new.discrepancy,
-            item_norm(new.gradient) / state.scale,
-            new.gradient,
-            state.damping,
-            state.growth,
-            state.scale,
+        return replace(
+            state,
+            x=x,
+            value=new.value,
+            discrepancy=new.discrepancy,
+            certificate=item_norm(new.gradient) / state.scale,
+            gradient=new.gradient,
         )
 
     def _solve(
@@ -177,6 +180,7 @@ class GaussNewton(Solver):
         """Return the approximate inverse of the Gauss-Newton matrix, or None."""
         if self.preconditioner is None:
             return None
+        # The same signs at every step and for every item, so that a call changes nothing.
         draws = torch.Generator(like.device).manual_seed(0)
         signs = torch.randn(1, *like.shape[1:], generator=draws, device=like.device).sign()
         signs = signs.to(like.dtype).expand_as(like)
@@ -185,13 +189,14 @@ class GaussNewton(Solver):
         symbol = torch.zeros((), dtype=like.dtype, device=like.device)
         for weight, prior in objective.terms:
             L = prior.quadratic()[0] if "quadratic" in prior.offers else None
-            known = None if L is None else L.normal_symbol()
-            if L is not None and known is not None:
-                bent = L(signs)
-                trace = trace - weight * inner(bent, bent)
-                symbol = symbol + expand(weight, like) * convert(known[0], like)
-        size = like[0].numel()
-        floor = trace.clamp_min(0) / size + damping
+            spectrum = None if L is None else L.normal_symbol()
+            if L is not None and spectrum is not None:
+                # w L^T L enters by its eigenvalues, so its trace, <s, L^T L s>, is taken out.
+                image = L(signs)
+                trace = trace - weight * inner(image, image)
+                symbol = symbol + expand(weight, like) * convert(spectrum[0], like)
+        # Everything else enters by its mean eigenvalue.
+        floor = trace.clamp_min(0) / like[0].numel() + damping
         symbol = symbol + expand(floor, like)
         largest = symbol.flatten(1).amax(1) if symbol.ndim > 1 else floor
         inverse = 1 / symbol.clamp_min(1e-9 * float(largest.max())).clamp_min(1e-30)
@@ -235,20 +240,21 @@ class LevenbergMarquardt(GaussNewton):
 
     def _init(self, objective: Objective, start: Tensor) -> GaussNewtonState:
         state = super()._init(objective, start)
+        # mu_0 = damping <g, H g> / |g|^2; the damping alone if |g| or <g, H g> is 0.
         g = state.gradient
-        squared, bent = inner(g, g), inner(g, Linearization(objective, start).product(g))
+        squared, gHg = inner(g, g), inner(g, Linearization(objective, start).product(g))
         curvature = torch.where(
-            (squared > 0) & (bent > 0),
-            bent / torch.where(squared > 0, squared, torch.ones_like(squared)),
+            (squared > 0) & (gHg > 0),
+            gHg / torch.where(squared > 0, squared, torch.ones_like(squared)),
             torch.ones_like(squared),
         )
-        state.damping = self.damping * curvature
-        return state
+        return replace(state, damping=self.damping * curvature)
 
     def _step(self, objective: Objective, state: GaussNewtonState) -> GaussNewtonState:
         model, mu = Linearization(objective, state.x), state.damping
         direction, residual = self._solve(objective, model, state)
-        # <g, d> + 1/2 <d, H d> with H d = -g - residual - mu d, and no further product.
+        # The decrease of the model, -<g, d> - 1/2 <d, H d>, with H d = -g - residual - mu d, and no
+        # further product.
         predicted = 0.5 * (
             inner(direction, residual)
             + mu * inner(direction, direction)
@@ -258,31 +264,34 @@ class LevenbergMarquardt(GaussNewton):
         new = objective.evaluate(state.x + direction)
         rounding = 4 * torch.finfo(value.dtype).eps * value.abs()
         decrease = value - new.value
+        # The gain ratio of Nielsen (1999): the actual decrease over the predicted one.
         ratio = torch.where(
             predicted > 0,
             decrease / torch.where(predicted > 0, predicted, torch.ones_like(predicted)),
             torch.full_like(predicted, -1.0),
         )
         # Near the minimizer the decrease is below rounding although the model is right: take the
-        # step.
+        # step, and count the ratio as 1.
         taken = (ratio > 1e-4) | ((predicted <= rounding) & (decrease >= -rounding))
         ratio = torch.where(predicted <= rounding, torch.ones_like(ratio), ratio)
+        # Accepted: mu <- mu max(1/3, 1 - (2 ratio - 1)^3), growth <- 2. Refused: mu <- growth mu
+        # and growth <- 2 growth (Madsen, Nielsen and Tingleff 2004, algorithm 3.16).
         smaller = mu * torch.maximum(torch.full_like(ratio, 1 / 3), 1 - (2 * ratio - 1) ** 3)
         damping = torch.where(taken, smaller, mu * state.growth)
         growth = torch.where(taken, torch.full_like(mu, 2.0), 2 * state.growth)
         old = (state.x, value, state.gradient, state.discrepancy)
-        x, kept, gradient, discrepancy = where_items(
+        x, value, gradient, discrepancy = where_items(
             taken, (state.x + direction, new.value, new.gradient, new.discrepancy), old
         )
-        return GaussNewtonState(
-            x,
-            kept,
-            discrepancy,
-            item_norm(gradient) / state.scale,
-            gradient,
-            damping,
-            growth,
-            state.scale,
+        return replace(
+            state,
+            x=x,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=item_norm(gradient) / state.scale,
+            gradient=gradient,
+            damping=damping,
+            growth=growth,
         )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
@@ -301,5 +310,6 @@ class LevenbergMarquardt(GaussNewton):
 
 
 def _amplifies_rounding(objective: Objective) -> bool:
+    # See `GaussNewton`: the system of a network's weights is nearly singular.
     implicit = objective.prior.implicit
     return implicit is not None and not implicit.is_well_determined

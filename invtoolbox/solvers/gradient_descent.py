@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from invtoolbox.priors.images.constraints import Box
 from invtoolbox.solvers.base import Solver, State, nonconvex_reason, nonsmooth_reason
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DescentState(State):
     """Gradient and trial step of gradient descent."""
 
@@ -68,9 +68,18 @@ class GradientDescent(Solver):
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
         trial = torch.ones_like(norm) * (1.0 if self.step_size is None else self.step_size)
-        return DescentState(start, value, discrepancy, norm / scale, gradient, trial, scale)
+        return DescentState(
+            x=start,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=norm / scale,
+            gradient=gradient,
+            trial=trial,
+            scale=scale,
+        )
 
     def step(self, objective: Objective, state: DescentState) -> DescentState:
+        # The slope along -g is -|g|^2.
         direction = -state.gradient
         slope = -inner(state.gradient, state.gradient)
         if self.step_size is not None:
@@ -79,12 +88,24 @@ class GradientDescent(Solver):
         else:
             value = objective.value(state.x)  # the weight may have changed since the last step
             x, new, taken = backtrack(
-                objective, state.x, value, direction, slope, state.trial, self.sufficient_decrease
+                objective,
+                x=state.x,
+                value=value,
+                direction=direction,
+                slope=slope,
+                trial=state.trial,
+                sufficient_decrease=self.sufficient_decrease,
             )
             trial = _barzilai_borwein(x - state.x, new.gradient - state.gradient, taken).detach()
         certificate = item_norm(new.gradient) / state.scale
-        return DescentState(
-            x, new.value, new.discrepancy, certificate, new.gradient, trial, state.scale
+        return replace(
+            state,
+            x=x,
+            value=new.value,
+            discrepancy=new.discrepancy,
+            certificate=certificate,
+            gradient=new.gradient,
+            trial=trial,
         )
 
     def fixed_point(self, state: DescentState) -> tuple[Tensor, ...]:
@@ -109,6 +130,7 @@ def gradient_scale(objective: Objective, start_norm: Tensor, bounds: Box | None 
 
     With it a warm start does not require more accuracy. Bounds replace 0 by the point next to it.
     """
+    # The parameters of a network or a scene have no point 0 that would mean anything.
     scale = start_norm
     if objective.layout is None:
         zeros = objective.problem.zeros()
@@ -140,6 +162,8 @@ def backtrack(
     def straight(step: Tensor) -> tuple[Tensor, Tensor]:
         return torch.addcmul(x, expand(step, direction), direction), step * slope
 
+    # F(x(t)) <= F(x) + c (predicted change), with t halved until it holds (Nocedal and Wright 2006,
+    # algorithm 3.1); on a straight line the predicted change is t <grad F, d>.
     path = straight if path is None else path
     rounding = 4 * torch.finfo(value.dtype).eps * value.abs()
     step, accepted = trial.clone(), torch.zeros_like(trial, dtype=torch.bool)
@@ -150,18 +174,21 @@ def backtrack(
         if bool(accepted.all()):
             return point, new, step
         step = torch.where(accepted, step, step / 2)
+    # An item that no step improves stays where it is.
     step = torch.where(accepted, step, torch.zeros_like(step))
     point, _ = path(step)
     return point, objective.evaluate(point), step
 
 
-def _barzilai_borwein(moved: Tensor, change: Tensor, taken: Tensor) -> Tensor:
+def _barzilai_borwein(s: Tensor, change: Tensor, taken: Tensor) -> Tensor:
     """Return ``<s, s> / <s, d>``, the inverse of the mean curvature along the last step.
 
     If the curvature is not positive, return twice the last step.
     """
-    curvature = inner(moved, change)
-    length = inner(moved, moved)
+    # The longer of the two steps of Barzilai and Borwein (1988), with s the step and d the change
+    # of the gradient.
+    curvature = inner(s, change)
+    length = inner(s, s)
     usable = (curvature > 1e-12 * length) & (length > 0)
     fallback = torch.where(taken > 0, 2 * taken, torch.ones_like(taken))
     return torch.where(

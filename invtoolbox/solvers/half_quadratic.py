@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -27,7 +28,7 @@ from invtoolbox.solvers.splitting import (
 _LEAST_LEVEL = 0.01
 
 
-@dataclass
+@dataclass(kw_only=True)
 class HalfQuadraticState(State):
     """Splits and penalty of half-quadratic splitting."""
 
@@ -131,32 +132,31 @@ class HalfQuadratic(Solver):
         if self._levels(objective):
             usual = 0.2 * intensity_range(start)
             first = usual if self.sigma_start is None else torch.full_like(usual, self.sigma_start)
+        elif self.penalty is None:
+            first = first_penalty(objective, start, 0.01).detach()
         else:
-            one = torch.ones_like(objective.regularization)
-            first = (
-                first_penalty(objective, start, 0.01).detach()
-                if self.penalty is None
-                else one * self.penalty
-            )
+            first = torch.ones_like(objective.regularization) * self.penalty
         splits = tuple(summand.apply(start).clone() for summand in prior_summands(objective))
         return HalfQuadraticState(
-            start,
-            D.value(prediction, problem.y),
-            D.discrepancy(prediction, problem.y),
-            torch.full_like(scale, torch.inf),
-            splits,
-            first.to(scale),
-            self._last_level(objective, start).to(scale),
-            torch.zeros_like(scale),
-            prediction,
-            start,
-            scale.clamp_min(torch.finfo(scale.dtype).tiny),
+            x=start,
+            value=D.value(prediction, problem.y),
+            discrepancy=D.discrepancy(prediction, problem.y),
+            certificate=torch.full_like(scale, torch.inf),
+            splits=splits,
+            penalty=first.to(scale),
+            last_level=self._last_level(objective, start).to(scale),
+            steps=torch.zeros_like(scale),
+            prediction=prediction,
+            answer=start,
+            scale=scale.clamp_min(torch.finfo(scale.dtype).tiny),
         )
 
     def step(self, objective: Objective, state: HalfQuadraticState) -> HalfQuadraticState:
         problem, summands = objective.problem, prior_summands(objective)
         A, D, y = objective.linear_operator, problem.data_term, problem.y
         mu = self._penalty(objective, state)
+        # x = argmin D(A x, y) + mu/2 sum_i |K_i x - z_i|^2, for the change d of x:
+        # (A^T W A + mu sum_i K_i^T K_i) d = A^T W (y - A x) + mu sum_i K_i^T (z_i - K_i x).
         right = A.adjoint(D.weighted(y - state.prediction))
         for summand, z in zip(summands, state.splits):
             missing = summand.adjoint(z - summand.apply(state.x))
@@ -169,33 +169,33 @@ class HalfQuadratic(Solver):
         )
         x = state.x + change
         prediction = A(x)
-        value, moved = D.value(prediction, y), torch.zeros_like(x)
+        value, pull = D.value(prediction, y), torch.zeros_like(x)
         splits = []
         for summand, z in zip(summands, state.splits):
+            # z_i = prox_{w_i R_i / mu}(K_i x)
             image = summand.apply(x)
-            new = summand.prox(image, 1 / mu)
-            moved = moved + summand.adjoint(new - z)
-            splits.append(new)
+            z_next = summand.prox(image, 1 / mu)
+            pull = pull + summand.adjoint(z_next - z)
+            splits.append(z_next)
             # The value of a summand behind an operator is taken at the image; a constraint holds at
             # z alone.
-            value = value + summand.value(new if summand.operator is None else image)
+            value = value + summand.value(z_next if summand.operator is None else image)
         steps = state.steps + 1
-        certificate = (mu * item_norm(moved) + left) / state.scale
+        # The gradient in x is mu sum_i K_i^T (z_i_before - z_i), because the first line was solved
+        # for z_i_before, up to its residual.
+        certificate = (mu * item_norm(pull) + left) / state.scale
         if self._levels(objective):
             certificate = torch.where(steps < self.schedule, torch.inf, certificate)
-        own = copy_of_image(summands, splits) if self.iterate == "auto" else None
-        return HalfQuadraticState(
-            x,
-            value,
-            D.discrepancy(prediction, y),
-            certificate,
-            tuple(splits),
-            state.penalty,
-            state.last_level,
-            steps,
-            prediction,
-            x if own is None else own,
-            state.scale,
+        return replace(
+            state,
+            x=x,
+            value=value,
+            discrepancy=D.discrepancy(prediction, y),
+            certificate=certificate,
+            splits=tuple(splits),
+            steps=steps,
+            prediction=prediction,
+            answer=self._answer(objective, splits, x),
         )
 
     def result(self, state: HalfQuadraticState) -> Tensor:
@@ -208,13 +208,12 @@ class HalfQuadratic(Solver):
         self, objective: Objective, state: HalfQuadraticState, point: tuple[Tensor, ...]
     ) -> HalfQuadraticState:
         x, *splits = point
-        own = copy_of_image(prior_summands(objective), splits) if self.iterate == "auto" else None
         return replace(
             state,
             x=x,
             splits=tuple(splits),
             prediction=objective.problem.operator(x),
-            answer=x if own is None else own,
+            answer=self._answer(objective, splits, x),
             steps=torch.full_like(state.steps, torch.inf),
         )
 
@@ -246,6 +245,10 @@ class HalfQuadratic(Solver):
             "place of its Moreau envelope",
         )
 
+    def _answer(self, objective: Objective, splits: Sequence[Tensor], x: Tensor) -> Tensor:
+        copy = copy_of_image(prior_summands(objective), splits) if self.iterate == "auto" else None
+        return x if copy is None else copy
+
     def _levels(self, objective: Objective) -> bool:
         """Whether the level of a denoiser follows the schedule."""
         denoising = denoising_term(objective)
@@ -257,23 +260,26 @@ class HalfQuadratic(Solver):
             return torch.ones_like(state.penalty) * self.penalty
         if denoising is None or not self._levels(objective):
             return state.penalty
+        # Levels in equal ratios from the first to the last (Zhang et al. 2022), and
+        # mu = w sigma^2 / level^2: the prox of w R / mu denoises at `level`.
         weight, prior = denoising
-        own = torch.as_tensor(prior.sigma, dtype=weight.dtype, device=weight.device)
+        sigma = torch.as_tensor(prior.sigma, dtype=weight.dtype, device=weight.device)
         done = (state.steps / max(self.schedule - 1, 1)).clamp_max(1)
         first = torch.maximum(state.penalty, state.last_level)
         level = first ** (1 - done) * state.last_level**done
-        return weight * (own / level).square()
+        return weight * (sigma / level).square()
 
     def _last_level(self, objective: Objective, start: Tensor) -> Tensor:
-        one = torch.ones_like(objective.regularization)
+        ones = torch.ones_like(objective.regularization)
         if not self._levels(objective):
-            return torch.zeros_like(one)
+            return torch.zeros_like(ones)
         if self.sigma_end == "noise":
+            # Noise of the measurements, in units of the image.
             norm = operator_norm(objective.linear_operator, start)
             noise = noise_variance(objective).sqrt() / norm
             return torch.maximum(noise, _LEAST_LEVEL * intensity_range(start))
         if self.sigma_end is not None:
-            return one * self.sigma_end
+            return ones * self.sigma_end
         denoising = denoising_term(objective)
         assert denoising is not None
-        return one * torch.as_tensor(denoising[1].sigma, dtype=one.dtype, device=one.device)
+        return ones * torch.as_tensor(denoising[1].sigma, dtype=ones.dtype, device=ones.device)

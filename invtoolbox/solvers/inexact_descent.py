@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.objective.objective import Objective
 from invtoolbox.priors.inexact import Decoding, InexactPrior
 from invtoolbox.solvers.base import Solver, State
@@ -27,7 +27,7 @@ _RAISES, _HALVINGS = 12, 6
 _MEMORY = 10
 
 
-@dataclass
+@dataclass(kw_only=True)
 class InexactState(State):
     """Point, decoded image, gradient and accuracy of an inexact descent."""
 
@@ -61,8 +61,7 @@ class InexactDescent(Solver):
     corrects_values: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.first <= _MOST:
-            raise InputError(f"the first accuracy lies in (0, 1], got {self.first}")
+        check_range(self, "(0, 1]", "first")
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if not isinstance(objective.prior.implicit, InexactPrior):
@@ -80,13 +79,27 @@ class InexactDescent(Solver):
         )
 
     def init(self, objective: Objective, start: Tensor) -> InexactState:
+        # `differentiate` fills everything but the accuracy, the length and the memory.
         blank = start.new_zeros(1)
         state = InexactState(
-            start, blank, blank, blank, blank, blank, start, blank, blank,
-            blank + self.first, blank, blank, Pairs.blank(start, _MEMORY),
-        )  # fmt: skip
+            x=start,
+            value=blank,
+            discrepancy=blank,
+            certificate=blank,
+            image=blank,
+            slack=blank,
+            gradient=start,
+            error=blank,
+            adjoint=blank,
+            accuracy=blank + self.first,
+            length=blank,
+            count=blank,
+            pairs=Pairs.blank(start, _MEMORY),
+        )
         decoded = self.decode(objective, start, self.first, None)
-        state = self.differentiate(objective, state, start, decoded, self.first, None)
+        state = self.differentiate(
+            objective, state, x=start, decoded=decoded, accuracy=self.first, adjoint=None
+        )
         # The first step changes the parameters by 1 in all.
         size = state.gradient.norm().clamp_min(torch.finfo(start.dtype).tiny)
         return replace(state, length=(1 / size)[None])
@@ -104,6 +117,7 @@ class InexactDescent(Solver):
     ) -> tuple[Tensor, Tensor]:
         """Return the corrected value at packed parameters, and the bound of its error."""
         assert objective.layout is not None
+        # The residual of H q = grad g for the q of another point.
         problem = objective.problem
         _, slope = problem.data_term.value_and_grad(decoded.x, problem.y)
         product = _implicit(objective).multiply_hessian(
@@ -182,19 +196,23 @@ class AdaptiveAccuracy(InexactDescent):
     corrects_values: ClassVar[bool] = True
 
     def step(self, objective: Objective, state: InexactState) -> InexactState:
+        # Algorithm 3.1 of Salehi et al. (arXiv 2308.10098): a direction of descent, then steps t d
+        # until F(x - t d) + its error <= F(x) - its error - decrease t <z, d>.
         state, direction = self._trustworthy(objective, state)
         accuracy, slope = float(state.accuracy), float((state.gradient * direction).sum())
+        # The natural length of a quasi-Newton step is 1.
         length = state.length if bool(state.pairs.empty) else torch.ones_like(state.length)
         length = length.clamp_max(self.reach / max(float(direction.norm()), 1e-30))
         low = float(state.value - state.slack)
         for _ in range(_HALVINGS):
             x = state.x - length * direction
             decoded = self.decode(objective, x, accuracy, state.image)
-            found, slack = self.estimate(objective, x, decoded, state.adjoint)
-            high = float(found + slack)
+            value, slack = self.estimate(objective, x, decoded, state.adjoint)
+            high = float(value + slack)
             if high <= low - self.decrease * float(length) * slope:
                 relaxed = min(_MOST, self.relax * accuracy)
                 new = self.differentiate(objective, state, x, decoded, relaxed, state.adjoint)
+                # The memory pairs the step with the change of the gradient along it.
                 state.pairs.remember(new.x - state.x, new.gradient - state.gradient)
                 return replace(new, pairs=state.pairs, length=length, count=state.count + 1)
             length = 0.5 * length
@@ -205,6 +223,7 @@ class AdaptiveAccuracy(InexactDescent):
     ) -> tuple[InexactState, Tensor]:
         """Raise the accuracy until the direction is one of descent in spite of its error."""
         for _ in range(_RAISES):
+            # |e| <= (1 - trust) <z, d> / |d| makes <z - e, d> positive for every error e of z.
             direction = state.pairs.multiply(state.gradient)
             accuracy, slope = float(state.accuracy), float((state.gradient * direction).sum())
             enough = (1 - self.trust) * slope / max(float(direction.norm()), 1e-30)
@@ -242,10 +261,10 @@ class ScheduledAccuracy(InexactDescent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.schedule not in ("exponential", "quadratic", "cubic"):
-            raise InputError(f"schedule is exponential, quadratic or cubic, got {self.schedule!r}")
+        check_choice(self, ("exponential", "quadratic", "cubic"), "schedule")
 
     def step(self, objective: Objective, state: InexactState) -> InexactState:
+        # Accuracies that sum to a finite number (Pedregosa 2016); the start was k = 1.
         k = int(state.count) + 2
         factor = {"exponential": 0.9**k, "quadratic": k**-2.0, "cubic": k**-3.0}[self.schedule]
         accuracy = max(_least(state.image), self.first * factor)
@@ -254,9 +273,10 @@ class ScheduledAccuracy(InexactDescent):
         value = objective.problem.data_term.value(decoded.x, objective.problem.y)
         if float(value) > 1.2 * float(state.value) or not bool(value.isfinite()):
             return replace(state, length=0.5 * state.length, count=state.count + 1)
-        grown = 1 / 0.95 if float(value) < float(state.value) else 1.0
+        # The estimated Lipschitz constant falls by 5 % with the value.
+        growth = 1 / 0.95 if float(value) < float(state.value) else 1.0
         new = self.differentiate(objective, state, x, decoded, accuracy, state.adjoint)
-        return replace(new, length=grown * state.length, count=state.count + 1)
+        return replace(new, length=growth * state.length, count=state.count + 1)
 
 
 def _implicit(objective: Objective) -> InexactPrior:
@@ -276,6 +296,8 @@ def _corrected(
     """
     problem = objective.problem
     value, slope = problem.data_term.value_and_grad(decoded.x, problem.y)
+    # |g(x*) - g(x) + <q, grad h>| <= |r| |e| + curvature/2 |e|^2 with e the error of x and r the
+    # residual of q.
     curvature = _share(slope, decoded.x, problem.y)
     slack = residual * decoded.error + 0.5 * curvature * decoded.error.square()
     return value - (adjoint * decoded.residual).sum()[None], slack

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple, cast
 
 import torch
@@ -12,12 +11,11 @@ from torch import Tensor
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, align, expand, inner, item_norm
-from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple
 from invtoolbox.priors.composed import ComposedPrior
 from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.priors.images.smoothed_norm import SmoothedNorm, as_smoothed_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
-from invtoolbox.solvers.linear_systems import quotient
+from invtoolbox.solvers.linear_systems import quotient, relative
 from invtoolbox.solvers.subspace import SubspaceProblem, discrepancy_weight, minimize
 
 #: Largest weight, as a multiple of the largest eigenvalue of ``A^T W A`` over the mean one of
@@ -30,7 +28,7 @@ _SMALLEST = 1e-13  # of the largest
 _USUAL_NOISE = 0.02
 
 
-@dataclass
+@dataclass(kw_only=True)
 class KrylovState(State):
     """The basis of the Krylov subspace, its products with A and L, and the problem in it."""
 
@@ -127,7 +125,7 @@ class KrylovMM(Solver):
         """
         prior = objective.terms[0][1]
         return prior.smooth and (
-            "quadratic" not in prior.offers or isinstance(objective.rule, DiscrepancyPrinciple)
+            "quadratic" not in prior.offers or objective.discrepancy_target is not None
         )
 
     def remark(self, objective: Objective) -> str | None:
@@ -141,7 +139,7 @@ class KrylovMM(Solver):
         )
 
     def meets_target(self, objective: Objective) -> bool:
-        return isinstance(objective.rule, DiscrepancyPrinciple)
+        return objective.discrepancy_target is not None
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -150,13 +148,11 @@ class KrylovMM(Solver):
         A, D = objective.linear_operator, problem.data_term
         batch, device = start.shape[0], start.device
         data_gradient = A.adjoint(D.weighted(problem.y))
-        seen = A(data_gradient)
-        smoothing = self.smoothing * intensity_range(
-            data_gradient
-            * expand(
-                quotient(inner(seen, D.weighted(problem.y)), inner(seen, D.weighted(seen))), start
-            )
-        )
+        # The intensity range is read off the step of steepest descent from 0, t g with g = A^T W y
+        # and t = <A g, W y> / <A g, W A g>.
+        image = A(data_gradient)
+        step = quotient(inner(image, D.weighted(problem.y)), inner(image, D.weighted(image)))
+        smoothing = self.smoothing * intensity_range(data_gradient * expand(step, start))
         parts = _parts(objective, smoothing)
         assert parts is not None
         guess = getattr(objective.terms[0][1], "guess", None)
@@ -167,10 +163,10 @@ class KrylovMM(Solver):
         u = parts.transform(start)
         target = (
             objective.nan()
-            if not isinstance(objective.rule, DiscrepancyPrinciple)
-            else objective.rule.target(objective).to(start).expand(batch).clone()
+            if objective.discrepancy_target is None
+            else objective.discrepancy_target(objective).to(start).expand(batch).clone()
         )
-        data_diagonal, largest = _scales(A, D, parts, data_gradient, seen)
+        data_diagonal, largest = _scales(A, D, parts, data_gradient, image)
         state = KrylovState(
             x=start,
             value=objective.nan(),
@@ -192,6 +188,8 @@ class KrylovMM(Solver):
             prior_diagonal=_prior_diagonal(parts, start),
         )
         residual, slope = _evaluate(objective, parts, state, A(start), u)
+        # The first basis spans the guess of the prior, the start and the back-projection. The start
+        # lies in it, so its coefficients are V^T start.
         for vector in vectors:
             _expand(objective, parts, state, vector.flatten(1), residual, slope)
         k = len(vectors)
@@ -203,17 +201,20 @@ class KrylovMM(Solver):
         parts = _parts(objective, state.smoothing)
         assert parts is not None
         k = int(state.size[0])  # the bases of all items grow together
+        # 1. y = argmin 1/2 |A V y - b|_W^2 + eta/2 |L V y - w|^2, for the change of y.
         small = state.subspace.first(k)
         eta = self._majorant_weight(objective, parts, state, small)
         step = minimize(small, eta)
         state.previous[:, :k] = small.coefficients
         small.coefficients += step
+        # x = V y, A x = (A V) y and L x = (L V) y, without a product with an operator.
         x = _combine(small.coefficients, state.basis).view_as(state.x)
         prediction = _combine(small.coefficients, state.measured).view_as(objective.problem.y)
         u = _combine(small.coefficients, state.transformed).view(-1, *parts.range_shape)
         weight = (eta / (parts.weight * parts.curvature).double()).to(x.dtype.to_real())
-        new = dataclasses.replace(state, x=x, regularization=weight)
+        new = replace(state, x=x, regularization=weight)
         residual, slope = _evaluate(objective, parts, new, prediction, u)
+        # 2. V <- [V, P grad F(x)], P the preconditioner.
         gradient = _gradient(objective.linear_operator, parts, new, residual, slope)
         direction = _precondition(new, eta, gradient)
         if k == state.basis.shape[1]:
@@ -228,15 +229,16 @@ class KrylovMM(Solver):
 
         It is ``eta = lambda * weight * curvature``.
         """
+        # lambda w sum_i phi(u_i) has the majorant lambda w c/2 |u - (u_k - phi'(u_k) / c)|^2.
         unit = (parts.weight * parts.curvature).double()
-        if not isinstance(objective.rule, DiscrepancyPrinciple):
+        if objective.discrepancy_target is None:
             return objective.regularization.double() * unit
         target, high = state.target.double(), state.largest.double()
         first = state.regularization.double() * unit
         return discrepancy_weight(small, target, first, _SMALLEST * high, high)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        if isinstance(objective.rule, DiscrepancyPrinciple):
+        if objective.discrepancy_target is not None:
             return False, "the theorem is for a fixed weight, and this one follows the discrepancy"
         prior = objective.terms[0][1]
         return bool(
@@ -278,7 +280,7 @@ def _parts(objective: Objective, smoothing: Tensor) -> _Parts | None:
         operator, norm = term.prior.operator, term.prior.prior
     elif "quadratic" in term.prior.offers:  # 1/2 |L x - shift|^2
         operator, shift = term.prior.quadratic()
-        norm = SmoothedNorm(2.0)
+        norm = SmoothedNorm(2.0)  # |u|^2, twice the square of the prior
         weight = weight / 2
     elif "split" in term.prior.offers:
         operator, simple = term.prior.split()
@@ -289,8 +291,8 @@ def _parts(objective: Objective, smoothing: Tensor) -> _Parts | None:
         return None
     if operator is not None:
         # A channelwise operator takes the number of channels from the image.
-        whole = cast(tuple[int, ...], operator.range_shape)
-        shape = (shape[0], *whole[1:]) if operator.channelwise else whole
+        range_shape = cast(tuple[int, ...], operator.range_shape)
+        shape = (shape[0], *range_shape[1:]) if operator.channelwise else range_shape
     return _Parts(weight, operator, norm, shift, norm.curvature(like).expand_as(like), shape)
 
 
@@ -299,6 +301,7 @@ def _prior_diagonal(parts: _Parts, x: Tensor) -> Tensor:
 
     ``(batch, 1)`` of zeros if it is unknown or constant.
     """
+    # Without a diagonal the prior takes no part in the preconditioner.
     diagonal = parts.operator.normal_diagonal() if parts.operator is not None else None
     return (
         x.new_zeros(x.shape[0], 1) if diagonal is None else diagonal.to(x).expand_as(x).flatten(1)
@@ -306,11 +309,11 @@ def _prior_diagonal(parts: _Parts, x: Tensor) -> Tensor:
 
 
 def _scales(
-    A: LinearOperator, D: DataTerm, parts: _Parts, data_gradient: Tensor, seen: Tensor
+    A: LinearOperator, D: DataTerm, parts: _Parts, data_gradient: Tensor, image: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the number for ``A^T W A`` in the preconditioner, and the largest weight.
 
-    Both have the shape ``(batch,)``.
+    Both have the shape ``(batch,)``; ``image`` is ``A data_gradient``.
 
     The first is the geometric mean of the mean diagonal of ``A^T W A`` (from products with noise)
     and its largest eigenvalue (from the back-projection): the middle of a spectrum that falls over
@@ -322,14 +325,14 @@ def _scales(
     )
     noise = (2 * signs - 1).to(data_gradient).expand_as(data_gradient).contiguous()
     noisy, rough = A(noise), parts.transform(noise)
-    mean, roughness = (
-        inner(noisy, D.weighted(noisy)) / noise[0].numel(),
-        inner(rough, rough) / noise[0].numel(),
-    )
-    highest = quotient(inner(seen, D.weighted(seen)), inner(data_gradient, data_gradient))
+    # tr(A^T W A) / n and tr(L^T L) / n from one vector of random signs (Hutchinson 1990), and the
+    # Rayleigh quotient of g = A^T W y, which is near the largest eigenvalue.
+    mean = inner(noisy, D.weighted(noisy)) / noise[0].numel()
+    roughness = inner(rough, rough) / noise[0].numel()
+    highest = quotient(inner(image, D.weighted(image)), inner(data_gradient, data_gradient))
     scale, largest = (mean * highest).clamp_min(0).sqrt(), _LARGEST * quotient(highest, roughness)
-    one = torch.ones_like(scale)
-    return torch.where(scale > 0, scale, one), torch.where(largest > 0, largest, one)
+    ones = torch.ones_like(scale)
+    return torch.where(scale > 0, scale, ones), torch.where(largest > 0, largest, ones)
 
 
 def _strictness(target: Tensor, D: DataTerm, y: Tensor) -> Tensor:
@@ -337,6 +340,7 @@ def _strictness(target: Tensor, D: DataTerm, y: Tensor) -> Tensor:
 
     1 if neither the target of the discrepancy nor the noise level is known.
     """
+    # The discrepancy of 0 is the norm of the measurements, in the unit of the target.
     signal = D.discrepancy(torch.zeros_like(y), y)
     expected = D.expected_discrepancy(y)
     if expected is not None:
@@ -356,9 +360,9 @@ def _evaluate(
     if parts.shift is not None:
         u = u - parts.shift
     state.discrepancy = D.discrepancy(prediction, y)
-    state.value = D.value(prediction, y) + state.regularization * parts.weight * parts.norm.energy(
-        u
-    )
+    # F = 1/2 |A x - y|_W^2 + lambda w sum_i phi((L x - shift)_i)
+    energy = parts.norm.energy(u)
+    state.value = D.value(prediction, y) + state.regularization * parts.weight * energy
     state.subspace.squared.copy_(state.discrepancy.double().square())
     return D.weighted(prediction - y), parts.norm.gradient(u)
 
@@ -367,6 +371,7 @@ def _gradient(
     A: LinearOperator, parts: _Parts, state: KrylovState, residual: Tensor, slope: Tensor
 ) -> Tensor:
     """Return the gradient of the objective at the current weight, ``(batch, n)``."""
+    # A^T W (A x - y) + lambda w L^T phi'(L x)
     pull = parts.back(slope)
     weight = expand(state.regularization * parts.weight, pull)
     return torch.addcmul(A.adjoint(residual), weight, pull).flatten(1)
@@ -378,13 +383,12 @@ def _precondition(state: KrylovState, eta: Tensor, gradient: Tensor) -> Tensor:
     The certificate is the norm of the gradient relative to the norm of the data term's gradient at
     0.
     """
+    # P^-1 = data_diagonal + eta diag(L^T L); |g|_P / |g_0|_P with g_0 = A^T W y.
     diagonal = state.data_diagonal.view(-1, 1)
     inverse = 1 / torch.addcmul(diagonal, eta.to(gradient).view(-1, 1), state.prior_diagonal)
     direction = gradient * inverse
     reference = inner(state.data_gradient, state.data_gradient * inverse)
-    tiny = torch.finfo(gradient.dtype).tiny
-    relative = (inner(gradient, direction) / reference.clamp_min(tiny)).sqrt()
-    state.certificate = relative / state.strictness
+    state.certificate = relative(inner(gradient, direction), reference).sqrt() / state.strictness
     return direction
 
 
@@ -404,6 +408,7 @@ def _expand(
     k = int(state.size[0])
     tiny = torch.finfo(direction.dtype).tiny
     v = direction / item_norm(direction).clamp_min(tiny).unsqueeze(1)
+    # Classical Gram-Schmidt, v <- v - V V^T v, twice.
     for _ in range(2 if k else 0):
         v = v - _combine(_against(state.basis, v, k), state.basis)
     norm = item_norm(v).unsqueeze(1)
@@ -412,11 +417,10 @@ def _expand(
     )
     image = v.view_as(state.x)
     measured, transformed = A(image), parts.transform(image)
-    state.basis[:, k], state.measured[:, k], state.transformed[:, k] = (
-        v,
-        measured.flatten(1),
-        transformed.flatten(1),
-    )
+    state.basis[:, k] = v
+    state.measured[:, k] = measured.flatten(1)
+    state.transformed[:, k] = transformed.flatten(1)
+    # One more row and column of (A V)^T W (A V) and (L V)^T (L V), and new gradients in V.
     small = state.subspace
     for rows, matrix, column, gradient, force in (
         (state.measured, small.data_matrix, D.weighted(measured), small.data_gradient, residual),
@@ -437,24 +441,20 @@ def _restart(state: KrylovState) -> None:
     Their products with A and L are combinations of known products.
     """
     current, change = state.subspace.coefficients, state.subspace.coefficients - state.previous
-    kept: list[Tensor] = []
+    # Gram-Schmidt in the coefficients, because V is orthonormal. If x has not changed, the second
+    # vector is 0.
+    units: list[Tensor] = []
     for vector in (current, change):
-        for other in kept * 2:
-            vector = vector - (vector * other).sum(1, keepdim=True) * other
+        for unit in units * 2:
+            vector = vector - (vector * unit).sum(1, keepdim=True) * unit
         length = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
         small = length <= 1e-10 * torch.linalg.vector_norm(current, dim=1, keepdim=True)
-        kept.append(
-            torch.where(
-                small,
-                torch.zeros_like(vector),
-                vector / length.clamp_min(torch.finfo(torch.float64).tiny),
-            )
-        )
-    new = torch.stack(kept, 2)
+        units.append(torch.where(small, torch.zeros_like(vector), relative(vector, length)))
+    rotation = torch.stack(units, 2)
     for rows in (state.basis, state.measured, state.transformed):
-        rows[:, :2] = torch.stack([_combine(vector, rows) for vector in kept], 1)
-    previous = torch.bmm(new.mT, state.previous.unsqueeze(2)).squeeze(2)
-    state.subspace.change_basis(new, current.shape[1])
+        rows[:, :2] = torch.stack([_combine(unit, rows) for unit in units], 1)
+    previous = torch.bmm(rotation.mT, state.previous.unsqueeze(2)).squeeze(2)
+    state.subspace.change_basis(rotation, current.shape[1])
     state.previous.zero_()
     state.previous[:, :2] = previous
     state.size.fill_(2)

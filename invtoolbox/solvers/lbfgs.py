@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -49,6 +48,8 @@ class Pairs:
             gradient: the vector, ``(batch, ...)``.
             metric: diagonal of the first estimate, up to a factor, ``(batch, n)``; `None` for 1.
         """
+        # Nocedal and Wright 2006, algorithm 7.4, from the latest pair to the oldest:
+        # alpha_i = <s_i, q> / <s_i, d_i>, q <- q - alpha_i d_i. An empty slot has alpha = 0.
         memory = self.moves.shape[1]
         rows = torch.arange(len(self.place), device=gradient.device)
         q = gradient.flatten(1).clone()
@@ -58,6 +59,7 @@ class Pairs:
             alpha = quotient(inner(self.moves[rows, slot], q), self.curvatures[rows, slot])
             q.sub_(self.changes[rows, slot] * alpha[:, None])
             alphas.append(alpha)
+        # H_0 = gamma metric with gamma = <s, d> / <d, metric d> of the latest pair (ibid., 7.20).
         latest = self.changes[rows, order[0]]
         curvature = self.curvatures[rows, order[0]]
         squared = inner(latest, latest if metric is None else metric * latest)
@@ -65,6 +67,8 @@ class Pairs:
         q.mul_(gamma[:, None])
         if metric is not None:
             q.mul_(metric)
+        # From the oldest pair to the latest: beta = <d_i, q> / <s_i, d_i>,
+        # q <- q + s_i (alpha_i - beta).
         for slot, alpha in zip(reversed(order), reversed(alphas)):
             beta = quotient(inner(self.changes[rows, slot], q), self.curvatures[rows, slot])
             q.add_(self.moves[rows, slot] * (alpha - beta)[:, None])
@@ -73,6 +77,7 @@ class Pairs:
     def remember(self, move: Tensor, change: Tensor) -> None:
         """Write a pair into each item's next slot, if its curvature is positive enough."""
         move, change = move.flatten(1), change.flatten(1)
+        # Items without a good pair keep their memory, so each has its own place.
         curvature = inner(move, change)
         good = (curvature > 1e-8 * item_norm(move) * item_norm(change)).nonzero().squeeze(1)
         slots = self.place[good]
@@ -82,7 +87,7 @@ class Pairs:
         self.place = self.place.index_copy(0, good, (slots + 1) % self.moves.shape[1])
 
 
-@dataclass
+@dataclass(kw_only=True)
 class LBFGSState(State):
     """Gradient and memory of L-BFGS."""
 
@@ -154,28 +159,28 @@ class LBFGS(Solver):
         norm = item_norm(_free_gradient(start, gradient, bounds))
         scale = gradient_scale(objective, norm, bounds)
         return LBFGSState(
-            start,
-            value,
-            discrepancy,
-            _certify(norm / scale, value),
-            gradient,
-            Pairs.blank(start, self.memory),
-            scale,
+            x=start,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=_certify(norm / scale, value),
+            gradient=gradient,
+            pairs=Pairs.blank(start, self.memory),
+            scale=scale,
         )
 
     def _check_scale(self, x: Tensor) -> None:
         if self.scale is None:
             return
-        given, wanted = self.scale.shape, x.shape[1:]
+        shape, item_shape = self.scale.shape, x.shape[1:]
         # Items that have converged leave the batch, so a scale cannot have a batch axis.
-        own = given[1:] if len(given) == x.ndim and given[0] == 1 else given
-        fits = len(own) <= len(wanted) and all(
-            a in (1, b) for a, b in zip(reversed(own), reversed(wanted))
+        scale_shape = shape[1:] if len(shape) == x.ndim and shape[0] == 1 else shape
+        fits = len(scale_shape) <= len(item_shape) and all(
+            a in (1, b) for a, b in zip(reversed(scale_shape), reversed(item_shape))
         )
         if not fits or not bool((self.scale > 0).all()):
             raise InputError(
                 "the scale of LBFGS is positive and has the shape of one item of x, "
-                f"{(1, *wanted)}, got the shape {tuple(given)} and the least value "
+                f"{(1, *item_shape)}, got the shape {tuple(shape)} and the least value "
                 f"{float(self.scale.amin()):g}"
             )
 
@@ -187,6 +192,7 @@ class LBFGS(Solver):
         if self.scale is not None:
             metric = self.scale.to(gradient).square().expand(gradient.shape).flatten(1)
         direction = -state.pairs.multiply(gradient, metric)
+        # d = -H g over the values that are free; those at rest stay.
         if bounds is not None:
             direction = torch.where(bounds.rests(state.x, state.gradient), 0.0, direction)
         slope = inner(gradient, direction)
@@ -208,29 +214,29 @@ class LBFGS(Solver):
         def projected(step: Tensor) -> tuple[Tensor, Tensor]:
             assert bounds is not None
             straight = torch.addcmul(state.x, expand(step, direction), direction)
+            # The path x(t) = P(x + t d), along which <g, x(t) - x> predicts the decrease.
             point = bounds.prox(straight, 1.0)
             return point, inner(gradient, point - state.x).clamp_max(0)
 
         x, new, _ = backtrack(
             objective,
-            state.x,
-            value,
-            direction,
-            slope,
-            trial,
-            self.sufficient_decrease,
-            None if bounds is None else projected,
+            x=state.x,
+            value=value,
+            direction=direction,
+            slope=slope,
+            trial=trial,
+            sufficient_decrease=self.sufficient_decrease,
+            path=None if bounds is None else projected,
         )
         state.pairs.remember(x - state.x, new.gradient - state.gradient)
         certificate = item_norm(_free_gradient(x, new.gradient, bounds)) / state.scale
-        return LBFGSState(
-            x,
-            new.value,
-            new.discrepancy,
-            _certify(certificate, new.value),
-            new.gradient,
-            state.pairs,
-            state.scale,
+        return replace(
+            state,
+            x=x,
+            value=new.value,
+            discrepancy=new.discrepancy,
+            certificate=_certify(certificate, new.value),
+            gradient=new.gradient,
         )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
@@ -255,11 +261,12 @@ def _split(objective: Objective) -> tuple[Objective, Box | None]:
     boxes = [term for term in objective.prior.terms if isinstance(term.prior, Box)]
     if objective.layout is not None or len(boxes) != 1:
         return objective, None
+    # Bounds enter by their projection, so the objective that is differentiated has none.
     others = tuple(term for term in objective.prior.terms if term is not boxes[0])
     prior = PriorSum(others, objective.prior.implicit)
     bounds = boxes[0].prior
     assert isinstance(bounds, Box)
-    return dataclasses.replace(objective, prior=prior), bounds
+    return replace(objective, prior=prior), bounds
 
 
 def _free_gradient(x: Tensor, gradient: Tensor, bounds: Box | None) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from invtoolbox.core.guards import check_range
+from invtoolbox.core.pytrees import tree_map
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.networks.direction_network import DirectionNetwork
@@ -62,11 +64,8 @@ class LearnedDirection(Settings):
             raise InputError(
                 f"the network of a LearnedDirection is an nn.Module, got {type(network).__name__}"
             )
-        if conjugations < 0 or not 0 < least_cosine < 1:
-            raise InputError(
-                "LearnedDirection needs conjugations of at least 0 and a least_cosine in (0, 1), "
-                f"got {conjugations} and {least_cosine:g}"
-            )
+        check_range("LearnedDirection", "[0, inf)", conjugations=conjugations)
+        check_range("LearnedDirection", "(0, 1)", least_cosine=least_cosine)
         self.network, self.conjugations, self.least_cosine = network, conjugations, least_cosine
 
     @classmethod
@@ -98,22 +97,26 @@ class LearnedDirection(Settings):
                 f"the network of {self!r} is on {reference.device} and the problem on "
                 f"{residual.device}; move it with direction.to({str(residual.device)!r})"
             )
+        # rms(r) = |r| / sqrt(n)
         size = item_norm(residual) / residual[0].numel() ** 0.5
-        seen = residual / expand(torch.where(size > 0, size, torch.ones_like(size)), residual)
+        # f(r / rms(r)): the network sees residuals of one size, as those it was trained on.
+        unit = residual / expand(torch.where(size > 0, size, torch.ones_like(size)), residual)
         with torch.no_grad():
-            proposed = self.network(seen.to(reference.dtype)).to(residual.dtype)
+            proposed = self.network(unit.to(reference.dtype)).to(residual.dtype)
         if proposed.shape != residual.shape:
             raise InputError(
                 f"the network of {self!r} must keep the shape {tuple(residual.shape)}, it gave "
                 f"{tuple(proposed.shape)}"
             )
         length = item_norm(proposed) * item_norm(residual)
+        # The cosine of the angle to the residual; its sign does not matter to an exact step.
         useful = inner(proposed, residual).abs() > self.least_cosine * length
         return torch.where(useful.view(-1, *[1] * (residual.ndim - 1)), proposed, residual)
 
     def next(self, residual: Tensor, recent: Recent) -> Tensor:
         """Return the proposal, conjugate to the recent directions."""
         direction = self.proposal(residual)
+        # d <- d - p <d, H p> / <p, H p>, with the H p of the step along p.
         for past, product in recent:
             share = quotient(inner(direction, product), inner(past, product))
             direction = torch.addcmul(direction, expand(-share, past), past)
@@ -140,9 +143,9 @@ class LearnedDirection(Settings):
             or self.least_cosine != other.least_cosine
         ):
             return False
-        own, theirs = self.network.state_dict(), other.network.state_dict()
-        return own.keys() == theirs.keys() and all(
-            torch.equal(value, theirs[name]) for name, value in own.items()
+        weights, theirs = self.network.state_dict(), other.network.state_dict()
+        return weights.keys() == theirs.keys() and all(
+            torch.equal(weight, theirs[name]) for name, weight in weights.items()
         )
 
     def __hash__(self) -> int:
@@ -161,8 +164,6 @@ def mask_pairs(recent: Recent, keep: Tensor) -> Recent:
 
     The directions of other items are forgotten.
     """
-
-    def one(t: Tensor) -> Tensor:
-        return torch.where(keep.view(-1, *[1] * (t.ndim - 1)), t, torch.zeros_like(t))
-
-    return tuple((one(direction), one(product)) for direction, product in recent)
+    return tree_map(
+        lambda t: torch.where(keep.view(-1, *[1] * (t.ndim - 1)), t, torch.zeros_like(t)), recent
+    )

@@ -11,12 +11,13 @@ by the periodic convolution next to the system if there is such a convolution.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arithmetic import add, add_product, multiply
+from invtoolbox.core.arithmetic import add_product
 from invtoolbox.core.constants import convert
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.data_terms.least_squares import LeastSquares
@@ -25,45 +26,56 @@ from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 
 
 def conjugate_gradients(
-    product: Callable[[Tensor], Tensor],
-    right: Tensor,
+    A: Callable[[Tensor], Tensor],
+    b: Tensor,
     tolerance: float | Tensor,
     max_iterations: int,
-    precondition: Callable[[Tensor], Tensor] | None = None,
+    M: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return ``H^-1 right`` by conjugate gradients from 0, and the residual ``right - H x``.
+    """Return ``A^-1 b`` by conjugate gradients from 0, and the residual ``b - A x``.
 
-    ``H`` is symmetric and given by its product. ``precondition`` applies a symmetric, positive
-    approximation of its inverse. An item stops once its residual is within
-    ``tolerance`` relative, or if ``H`` shows no positive curvature; it then keeps its answer,
-    whatever its neighbours do.
+    Preconditioned conjugate gradients (Saad 2003, algorithm 9.1), item by item. An item stops once
+    its residual is within the tolerance, or if A shows no positive curvature; it then keeps its
+    answer, whatever its neighbours do.
+
+    Args:
+        A: product with the matrix, which is symmetric and positive semidefinite.
+        b: right-hand sides, ``(batch, ...)``.
+        tolerance: bound of ``|r| / |b|``, a number or one per item. With 0 every iteration is done,
+            and on CUDA none waits for the host.
+        max_iterations: largest number of products with A.
+        M: product with a symmetric, positive approximation of the inverse of A.
 
     >>> conjugate_gradients(lambda v: 2 * v, torch.ones(1, 3), 1e-6, 10)[0]
     tensor([[0.5000, 0.5000, 0.5000]])
     """
-    x, residual = torch.zeros_like(right), right.clone()
-    conditioned = residual if precondition is None else precondition(residual)
-    direction, height = conditioned.clone(), inner(residual, conditioned)
-    squared = height if precondition is None else inner(right, right)
-    goal = torch.as_tensor(tolerance, dtype=squared.dtype, device=squared.device) ** 2 * squared
+    x, r = torch.zeros_like(b), b.clone()
+    z = r if M is None else M(r)
+    p, rz = z.clone(), inner(r, z)
+    squared = rz if M is None else inner(b, b)
+    goal = expand(tolerance, squared) ** 2 * squared
     running = squared > goal
-    for _ in range(max_iterations):
-        if not bool(running.any()):
+    has_test = isinstance(tolerance, Tensor) or tolerance > 0
+    for k in range(max_iterations):
+        if has_test and not bool(running.any()):
             break
-        bent = product(direction)
-        curvature = inner(direction, bent)
-        running = running & (curvature > 0)
-        alpha = quotient(height, curvature, running)
-        x = torch.addcmul(x, expand(alpha, x), direction)
-        residual = torch.addcmul(residual, expand(-alpha, x), bent)
-        conditioned = residual if precondition is None else precondition(residual)
-        new = inner(residual, conditioned)
-        beta = quotient(new, height, running)
-        direction = torch.addcmul(conditioned, expand(beta, x), direction)
-        height = torch.where(running, new, height)
-        squared = height if precondition is None else inner(residual, residual)
-        running = running & (squared > goal)
-    return x, residual
+        Ap = A(p)
+        pAp = inner(p, Ap)
+        running = running & (pAp > 0)
+        # An item that does not run has alpha = 0, so its x and r keep their bits.
+        alpha = quotient(rz, pAp, running)
+        x = add_product(x, p, expand(alpha, x))
+        r = add_product(r, Ap, expand(-alpha, r))
+        if k + 1 == max_iterations:
+            break  # the next direction would not be used
+        z = r if M is None else M(r)
+        rz_next = inner(r, z)
+        beta = quotient(rz_next, rz, running & (rz > 0))
+        # p = z + beta p, in the memory of p unless a graph holds it.
+        p = torch.addcmul(z, expand(beta, p), p, out=None if torch.is_grad_enabled() else p)
+        rz = torch.where(running, rz_next, rz)
+        running = running & ((rz if M is None else inner(r, r)) > goal)
+    return x, r
 
 
 def gmres(
@@ -92,55 +104,55 @@ def gmres(
     """
     size = item_norm(right)
     tiny = torch.finfo(size.dtype).tiny
-    x, residual, taken = torch.zeros_like(right), right, 0
-    while taken < max_iterations:
-        length = item_norm(residual)
-        running = length > tolerance * size
+    x, r, products = torch.zeros_like(right), right, 0
+    while products < max_iterations:
+        beta = item_norm(r)
+        running = beta > tolerance * size
         if not bool(running.any()):
             break
-        steps = min(restart, max_iterations - taken)
-        basis = [residual * expand(1 / length.clamp_min(tiny), residual)]
-        matrix = torch.zeros(len(right), steps + 1, steps, dtype=torch.float64, device=right.device)
-        coefficients = matrix.new_zeros(len(right), 0)
+        steps = min(restart, max_iterations - products)
+        # Arnoldi's relation A V_k = V_{k+1} H, with v_1 = r / beta; H is upper Hessenberg and
+        # small, so it is kept in float64.
+        V = [r * expand(1 / beta.clamp_min(tiny), r)]
+        H = torch.zeros(len(right), steps + 1, steps, dtype=torch.float64, device=right.device)
+        c = H.new_zeros(len(right), 0)
         for k in range(steps):
-            new = product(basis[k])
-            taken += 1
-            for _ in range(2):  # twice, because the first pass leaves rounding
-                for i, old in enumerate(basis):
-                    along = inner(new, old)
-                    matrix[:, i, k] += along
-                    new = torch.addcmul(new, expand(-along, new), old)
-            height = item_norm(new)
-            matrix[:, k + 1, k] = height
-            # If the solution is found, no direction is left.
-            basis.append(
-                torch.where(
-                    expand(height, new) > 0,
-                    new * expand(1 / height.clamp_min(tiny), new),
-                    torch.zeros_like(new),
-                )
-            )
-            matrix[:, :, k] *= running.unsqueeze(1)
-            least, left = _least_squares(matrix[:, : k + 2, : k + 1], length)
-            earlier = torch.cat([coefficients, matrix.new_zeros(len(right), 1)], 1)
-            coefficients = torch.where(running.unsqueeze(1), least, earlier)
-            running = running & (left > 0.5 * tolerance * size)
+            w = product(V[k])
+            products += 1
+            # Modified Gram-Schmidt, twice, because the first pass leaves rounding.
+            for _ in range(2):
+                for i, v in enumerate(V):
+                    h = inner(w, v)
+                    H[:, i, k] += h
+                    w = torch.addcmul(w, expand(-h, w), v)
+            norm = item_norm(w)
+            H[:, k + 1, k] = norm
+            # If the solution lies in the basis, no direction is left.
+            unit = w * expand(1 / norm.clamp_min(tiny), w)
+            V.append(torch.where(expand(norm, w) > 0, unit, torch.zeros_like(w)))
+            H[:, :, k] *= running.unsqueeze(1)
+            # x = V_k c has the residual |beta e_1 - H c|.
+            least, bound = _least_squares(H[:, : k + 2, : k + 1], beta)
+            earlier = torch.cat([c, H.new_zeros(len(right), 1)], 1)
+            c = torch.where(running.unsqueeze(1), least, earlier)
+            # Half the tolerance, because the bound knows nothing of the rounding of V.
+            running = running & (bound > 0.5 * tolerance * size)
             if not bool(running.any()):
                 break
-        for i in range(coefficients.shape[1]):
-            x = torch.addcmul(x, expand(coefficients[:, i], x), basis[i])
-        residual = right - product(x)
-    return x, item_norm(residual) / size.clamp_min(tiny)
+        for i in range(c.shape[1]):
+            x = torch.addcmul(x, expand(c[:, i], x), V[i])
+        r = right - product(x)
+    return x, item_norm(r) / size.clamp_min(tiny)
 
 
-def _least_squares(matrix: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``argmin_c |length e_1 - matrix c|`` and the minimum."""
+def _least_squares(H: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``argmin_c |beta e_1 - H c|`` and the minimum."""
     # An item that has diverged must not stop the others, and the decomposition takes no NaN.
-    matrix = torch.where(matrix.isfinite().flatten(1).all(1).view(-1, 1, 1), matrix, 0.0)
-    goal = matrix.new_zeros(*matrix.shape[:2], 1)
-    goal[:, 0, 0] = length.double()
-    found = torch.linalg.pinv(matrix) @ goal
-    return found.squeeze(2), (goal - matrix @ found).flatten(1).norm(dim=1).to(length)
+    H = torch.where(H.isfinite().flatten(1).all(1).view(-1, 1, 1), H, 0.0)
+    right = H.new_zeros(*H.shape[:2], 1)
+    right[:, 0, 0] = beta.double()
+    c = torch.linalg.pinv(H) @ right
+    return c.squeeze(2), (right - H @ c).flatten(1).norm(dim=1).to(beta)
 
 
 #: Pairs ``(rho_i, K_i)``, the weights ``(batch,)``; no operator is the identity.
@@ -150,7 +162,7 @@ Penalties = Sequence[tuple[Tensor, LinearOperator | None]]
 def solve_quadratic(
     objective: Objective, penalties: Penalties, right: Tensor, iterations: int
 ) -> tuple[Tensor, Tensor]:
-    """Return ``d`` and the norm of its residual, ``(batch,)``; ``right`` may be overwritten.
+    """Return ``d`` and the norm of its residual, ``(batch,)``.
 
     Solve for the change of an iterate rather than for the next iterate: the right-hand side then is
     small, and so is its rounding, which the system amplifies by its condition number.
@@ -158,25 +170,29 @@ def solve_quadratic(
     problem = objective.problem
     A, D = objective.linear_operator, problem.data_term
     if has_resolvent(objective, penalties):
+        # With W = precision I and every K_i = I the matrix is precision A^T A + sum_i rho_i.
         total = torch.stack([rho for rho, _ in penalties]).sum(0)
         precision = cast(Tensor, D.curvature(problem.y)).expand_as(total)
         return A.normal_resolvent(right, total, precision), torch.zeros_like(total)
     symbol, exact = system_symbol(objective, penalties, right)
     if symbol is not None and exact:
+        # The Fourier transform diagonalizes every term of the matrix.
         return apply_multiplier(right, 1 / symbol), torch.zeros_like(objective.regularization)
 
     def system(v: Tensor) -> Tensor:
-        result = A.adjoint(D.weighted(A(v)))
+        product = A.adjoint(D.weighted(A(v)))
         for rho, K in penalties:
-            part = v if K is None else K.adjoint(K(v))
+            KTKv = v if K is None else K.adjoint(K(v))
             # Not in place: an operator may return its argument.
-            result = torch.addcmul(result, expand(rho, part), part)
-        return result
+            product = torch.addcmul(product, expand(rho, KTKv), KTKv)
+        return product
 
+    M = None if symbol is None else partial(apply_multiplier, multiplier=1 / symbol)
     # A fixed number of steps: rounding depends on the batch, and near the threshold of a test of
     # accuracy it would change the result of an item. A long run of conjugate gradients in float32
     # amplifies that rounding too.
-    return _conjugate_gradients(system, right, iterations, None if symbol is None else 1 / symbol)
+    d, residual = conjugate_gradients(system, right, 0.0, iterations, M)
+    return d, item_norm(residual)
 
 
 def is_closed(objective: Objective, penalties: Penalties) -> bool:
@@ -200,21 +216,24 @@ def system_symbol(
     """Return the system's eigenvalues under the FFT, or ``None``, and whether they are exact."""
     problem = objective.problem
     A, D = objective.linear_operator, problem.data_term
-    known = A.normal_symbol(), D.symbol(problem.y) if isinstance(problem.y, Tensor) else None
-    if like.is_complex() or known[0] is None or known[1] is None:
+    of_operator = A.normal_symbol()
+    of_misfit = D.symbol(problem.y) if isinstance(problem.y, Tensor) else None
+    if like.is_complex() or of_operator is None or of_misfit is None:
         return None, False
-    (power, first), (weights, second) = known[0], known[1]
+    # A^T W A has the eigenvalues |A^|^2 W^ if both are periodic convolutions. A real image has half
+    # a spectrum.
+    (power, operator_exact), (weights, misfit_exact) = of_operator, of_misfit
     half = (*like.shape[2:-1], like.shape[-1] // 2 + 1)
     if any(n not in (1, m) for n, m in zip(weights.shape[2:], half)):
         return None, False  # the measurements have another size than the image
-    exact = first and second
+    exact = operator_exact and misfit_exact
     symbol = power.to(like) * weights.to(like)
     for rho, K in penalties:
-        own = (torch.ones_like(symbol[:1, :1]), True) if K is None else K.normal_symbol()
-        if own is None:
+        of_penalty = (torch.ones_like(symbol[:1, :1]), True) if K is None else K.normal_symbol()
+        if of_penalty is None:
             return None, False
-        symbol = symbol + expand(rho, symbol) * convert(own[0], like)
-        exact = exact and own[1]
+        symbol = symbol + expand(rho, symbol) * convert(of_penalty[0], like)
+        exact = exact and of_penalty[1]
     # Frequencies that no term depends on leave the image unchanged.
     floor = 1e-6 * symbol.flatten(1).amax(1)
     return symbol.maximum(expand(floor, symbol)), exact
@@ -222,6 +241,7 @@ def system_symbol(
 
 def apply_multiplier(x: Tensor, multiplier: Tensor) -> Tensor:
     """Multiply in the Fourier domain."""
+    # F^-1 diag(multiplier) F, over the axes of space.
     axes = tuple(range(2, x.ndim))
 
     def apply(x: Tensor, multiplier: Tensor) -> Tensor:
@@ -230,36 +250,16 @@ def apply_multiplier(x: Tensor, multiplier: Tensor) -> Tensor:
     return map_items(apply, x, multiplier)
 
 
-def _conjugate_gradients(
-    system: Callable[[Tensor], Tensor], residual: Tensor, iterations: int, inverse: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return the result of conjugate gradients from 0, and the norm of the residual.
-
-    ``inverse`` preconditions in the Fourier domain; ``residual``, the right-hand side, is
-    overwritten.
-    """
-    x = torch.zeros_like(residual)
-    conditioned = residual if inverse is None else apply_multiplier(residual, inverse)
-    direction, squared = conditioned.clone(), inner(residual, conditioned)
-    for k in range(iterations):
-        product = system(direction)
-        curvature = inner(direction, product)
-        alpha = quotient(squared, curvature)
-        x = add_product(x, direction, expand(alpha, x))
-        residual = add_product(residual, product, expand(-alpha, x))
-        if k + 1 == iterations:
-            break
-        conditioned = residual if inverse is None else apply_multiplier(residual, inverse)
-        new = inner(residual, conditioned)
-        direction = add(multiply(direction, expand(quotient(new, squared), x)), conditioned)
-        squared = new
-    return x, item_norm(residual)
-
-
 def quotient(a: Tensor, b: Tensor, where: Tensor | None = None) -> Tensor:
     """Return ``a / b`` if b is positive, or at ``where``.
 
     Elsewhere 0, a step that changes nothing.
     """
     usable = b > 0 if where is None else where
+    # The inner `where` keeps 0 / 0 out of the derivative, which would be NaN for both branches.
     return torch.where(usable, a / torch.where(usable, b, torch.ones_like(b)), torch.zeros_like(a))
+
+
+def relative(length: Tensor, scale: Tensor) -> Tensor:
+    """Return ``length / scale``; a scale of 0 counts as the smallest positive number."""
+    return length / scale.clamp_min(torch.finfo(scale.dtype).tiny)

@@ -5,7 +5,7 @@ The matrix of the quadratic is factorized once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 import torch
@@ -14,10 +14,10 @@ from torch import Tensor
 from invtoolbox.core.constants import is_equal
 from invtoolbox.data_terms.least_squares import Exact
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.displacements import as_points, like_points
 from invtoolbox.objective.objective import Evaluation, Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.majorizer import Springs
-from invtoolbox.priors.motion.flow_prior import as_points, like_points
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.sparse_cholesky import Factors, Graph, group_equal
@@ -26,7 +26,7 @@ from invtoolbox.solvers.sparse_cholesky import Factors, Graph, group_equal
 _SHARES = (1.0, 0.5, 0.25)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class LocalGlobalState(State):
     """Gradient, factors of M, and the pairs of the L-BFGS metric."""
 
@@ -127,8 +127,10 @@ class LocalGlobal(Solver):
         points = as_points(start)
         free = torch.ones(points.shape[:2], dtype=torch.bool, device=start.device)
         if isinstance(objective.problem.data_term, Exact):
-            seen = as_points(A.adjoint(torch.ones_like(y))) != 0
-            free = ~_one_for_all(seen, objective).expand_as(free)
+            # A^T 1 is 0 at the points that are not measured; the others are held at their
+            # measurement.
+            is_measured = as_points(A.adjoint(torch.ones_like(y))) != 0
+            free = ~_one_for_all(is_measured, objective).expand_as(free)
             start = torch.where(_mask(free, start), start, A.pseudo_inverse(y))
         new = self._evaluate(objective, start, free)
         norm = item_norm(new.gradient)
@@ -136,31 +138,26 @@ class LocalGlobal(Solver):
         factors, which = _factors(objective, start, free)
         pairs = start.new_zeros(len(start), self.memory, start[0].numel())
         return LocalGlobalState(
-            start,
-            new.value,
-            new.discrepancy,
-            norm / scale,
-            new.gradient,
-            _solve(factors, which, new.gradient),
-            pairs,
-            pairs.clone(),
-            pairs.clone(),
-            scale,
-            free,
-            which,
-            objective.regularization,
-            torch.zeros_like(which),
-            factors,
+            x=start,
+            value=new.value,
+            discrepancy=new.discrepancy,
+            certificate=norm / scale,
+            gradient=new.gradient,
+            target=_solve(factors, which, new.gradient),
+            moves=pairs,
+            changes=pairs.clone(),
+            solved=pairs.clone(),
+            scale=scale,
+            free=free,
+            which=which,
+            factored=objective.regularization,
+            steps=torch.zeros_like(which),
+            factors=factors,
         )
 
     def step(self, objective: Objective, state: LocalGlobalState) -> LocalGlobalState:
-        value, gradient, target, factors, which = (
-            state.value,
-            state.gradient,
-            state.target,
-            state.factors,
-            state.which,
-        )
+        value, gradient, target = state.value, state.gradient, state.target
+        factors, which = state.factors, state.which
         moves, changes, solved = state.moves, state.changes, state.solved
         changed = not is_equal(objective.regularization, state.factored)
         if changed:
@@ -170,6 +167,7 @@ class LocalGlobal(Solver):
             target = _solve(factors, which, gradient)
             # The pairs belong to another quadratic.
             moves, changes, solved = (torch.zeros_like(t) for t in (moves, changes, solved))
+        # The global step x <- x - M^-1 grad F(x); at first, and for memory 0, it is taken as it is.
         plain = -target.view_as(state.x)
         if self.memory == 0 or int(state.steps[0]) < self.plain_steps:
             x = state.x + plain
@@ -181,6 +179,8 @@ class LocalGlobal(Solver):
             x, new = self._search(objective, state, value, gradient, direction, plain)
         after = _solve(factors, which, new.gradient)
         if self.memory:
+            # Pairs s, y = change of the gradient, and z = M^-1 y, if their curvature is positive
+            # enough.
             s, y, z = (x - state.x).flatten(1), (new.gradient - gradient).flatten(1), after - target
             good = inner(s, y) > 1e-8 * item_norm(s) * item_norm(y)
             if bool(good.any()):
@@ -188,22 +188,21 @@ class LocalGlobal(Solver):
                     _append(old, latest, good)
                     for old, latest in ((moves, s), (changes, y), (solved, z))
                 )
-        return LocalGlobalState(
-            x,
-            new.value,
-            new.discrepancy,
-            item_norm(new.gradient) / state.scale,
-            new.gradient,
-            after,
-            moves,
-            changes,
-            solved,
-            state.scale,
-            state.free,
-            which,
-            objective.regularization,
-            state.steps + 1,
-            factors,
+        return replace(
+            state,
+            x=x,
+            value=new.value,
+            discrepancy=new.discrepancy,
+            certificate=item_norm(new.gradient) / state.scale,
+            gradient=new.gradient,
+            target=after,
+            moves=moves,
+            changes=changes,
+            solved=solved,
+            which=which,
+            factored=objective.regularization,
+            steps=state.steps + 1,
+            factors=factors,
         )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
@@ -229,6 +228,8 @@ class LocalGlobal(Solver):
         slope = self.sufficient_decrease * inner(gradient, direction).clamp_max(0)
         share = torch.full_like(value, _SHARES[0])
         for shorter in (*_SHARES[1:], 0.0, 0.0):
+            # Armijo's condition along the direction; a share of 0 stands for the plain step, which
+            # needs no test.
             factor = expand(share, plain)
             x = state.x + torch.where(factor > 0, factor * direction, plain)
             new = self._evaluate(objective, x, state.free)
@@ -253,6 +254,7 @@ class LocalGlobal(Solver):
 
 def _append(pairs: Tensor, latest: Tensor, good: Tensor) -> Tensor:
     """Return pairs ``(batch, memory, n)`` with a new last one, and without the first, if good."""
+    # An item whose pair is not good keeps its pairs.
     longer = torch.cat([pairs[:, 1:], latest[:, None]], 1)
     return longer if bool(good.all()) else torch.where(good[:, None, None], longer, pairs)
 
@@ -264,12 +266,14 @@ def _metric(
 
     Byrd, Nocedal and Schnabel, Math. Program. 63, 1994, theorem 2.2.
     """
+    # With S and Y the steps and changes, R = triu(S^T Y) and D = diag(S^T Y), the product is
+    # H_0 g + S R^-T ((D + Y^T H_0 Y) R^-1 S^T g - Y^T H_0 g) - H_0 Y R^-1 S^T g, where H_0 = M^-1.
     products = moves @ changes.transpose(1, 2)
-    own = products.diagonal(dim1=1, dim2=2)
+    curvatures = products.diagonal(dim1=1, dim2=2)
     # An empty place has no influence.
-    upper = products.triu() + torch.diag_embed((own == 0).to(own.dtype))
+    upper = products.triu() + torch.diag_embed((curvatures == 0).to(curvatures.dtype))
     first = torch.linalg.solve_triangular(upper, moves @ gradient[..., None], upper=True)
-    middle = torch.diag_embed(own) + changes @ solved.transpose(1, 2)
+    middle = torch.diag_embed(curvatures) + changes @ solved.transpose(1, 2)
     last = torch.linalg.solve_triangular(
         upper.transpose(1, 2), middle @ first - solved @ gradient[..., None], upper=False
     )
@@ -298,6 +302,7 @@ def _one_for_all(values: Tensor, objective: Objective) -> Tensor:
 
 def _factors(objective: Objective, x: Tensor, free: Tensor) -> tuple[Factors, Tensor]:
     """Return the factorized M of every item, and the number of each item's factor."""
+    # M = diag(A^T W A) + sum of the springs c_e (v_i - v_j), which is the same for x, y and z.
     problem, batch = objective.problem, len(x)
     diagonal = torch.zeros(1, free.shape[1], dtype=x.dtype, device=x.device)
     if not isinstance(problem.data_term, Exact):
@@ -306,15 +311,16 @@ def _factors(objective: Objective, x: Tensor, free: Tensor) -> tuple[Factors, Te
             as_points(A.adjoint(problem.data_term.weighted(A(torch.ones_like(x))))), objective
         )
     springs = [(weight, cast(Springs, prior.majorizer(x))) for weight, prior in objective.terms]
-    same = all(part.is_shared and bool((weight == weight[0]).all()) for weight, part in springs)
+    # A batch whose items share everything is factorized once, without a look at every item.
+    same = all(s.is_shared and bool((weight == weight[0]).all()) for weight, s in springs)
     same = same and bool((diagonal == diagonal[:1]).all()) and bool((free == free[:1]).all())
 
     def system(k: int) -> Graph:
-        parts = [(part.item(k), float(weight[k])) for weight, part in springs]
+        weighted = [(s.item(k), float(weight[k])) for weight, s in springs]
         return Graph(
             diagonal[k if len(diagonal) > 1 else 0],
-            tuple(e for (e, _), _ in parts),
-            tuple(c * w for (_, c), w in parts),
+            tuple(edges for (edges, _), _ in weighted),
+            tuple(strengths * w for (_, strengths), w in weighted),
             free[k],
         )
 

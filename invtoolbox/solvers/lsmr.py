@@ -5,7 +5,7 @@ LSMR is based on Golub-Kahan bidiagonalization.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -19,7 +19,7 @@ from invtoolbox.solvers.conjugate_gradient import quadratic_reason
 from invtoolbox.solvers.linear_systems import quotient
 
 
-@dataclass
+@dataclass(kw_only=True)
 class CGLSState(State):
     """Residual, direction and stopping discrepancy of CGLS."""
 
@@ -67,51 +67,51 @@ class CGLS(Solver):
     def init(self, objective: Objective, start: Tensor) -> CGLSState:
         problem = objective.problem
         A, D = objective.linear_operator, problem.data_term
+        # r_0 = y - A x_0, s_0 = p_0 = A^T W r_0, gamma_0 = |s_0|^2 (Bjorck 1996, algorithm 7.4.1).
         residual = problem.y - A(start)
         gradient = A.adjoint(D.weighted(residual))
         scale = item_norm(A.adjoint(D.weighted(problem.y)))
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        # Stop at tau times the expected discrepancy; 0 is never reached.
         expected = D.expected_discrepancy(problem.y)
         target = torch.zeros_like(scale) if expected is None else self.tau * expected.to(scale)
-        return self._state(
-            objective, start, residual, gradient, inner(gradient, gradient), scale, target
+        squared = inner(gradient, gradient)
+        prediction = problem.y - residual
+        return CGLSState(
+            x=start,
+            value=D.value(prediction, problem.y),
+            discrepancy=D.discrepancy(prediction, problem.y),
+            certificate=squared.sqrt() / scale,
+            residual=residual,
+            direction=gradient,
+            squared=squared,
+            scale=scale,
+            target=target,
         )
 
     def step(self, objective: Objective, state: CGLSState) -> CGLSState:
-        A, D = objective.linear_operator, objective.problem.data_term
+        A, D, y = objective.linear_operator, objective.problem.data_term, objective.problem.y
+        # q = A p, alpha = gamma / <q, W q>, x <- x + alpha p, r <- r - alpha q.
         forward = A(state.direction)
         curvature = inner(forward, D.weighted(forward))
         alpha = quotient(state.squared, curvature)
         x = torch.addcmul(state.x, expand(alpha, state.direction), state.direction)
         residual = torch.addcmul(state.residual, expand(-alpha, forward), forward)
+        # s = A^T W r, beta = |s|^2 / gamma, p <- s + beta p.
         gradient = A.adjoint(D.weighted(residual))
         squared = inner(gradient, gradient)
         beta = quotient(squared, state.squared)
         direction = torch.addcmul(gradient, expand(beta, gradient), state.direction)
-        return self._state(objective, x, residual, direction, squared, state.scale, state.target)
-
-    def _state(
-        self,
-        objective: Objective,
-        x: Tensor,
-        residual: Tensor,
-        direction: Tensor,
-        squared: Tensor,
-        scale: Tensor,
-        target: Tensor,
-    ) -> CGLSState:
-        D, y = objective.problem.data_term, objective.problem.y
         prediction = y - residual
-        return CGLSState(
-            x,
-            D.value(prediction, y),
-            D.discrepancy(prediction, y),
-            squared.sqrt() / scale,
-            residual,
-            direction,
-            squared,
-            scale,
-            target,
+        return replace(
+            state,
+            x=x,
+            value=D.value(prediction, y),
+            discrepancy=D.discrepancy(prediction, y),
+            certificate=squared.sqrt() / state.scale,
+            residual=residual,
+            direction=direction,
+            squared=squared,
         )
 
     def converged(self, state: CGLSState, tolerance: float) -> Tensor:
@@ -125,7 +125,7 @@ class CGLS(Solver):
 Rows = tuple[Tensor, ...]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class LSMRState(State):
     """The bidiagonalization and the two rotations of LSMR (Fong and Saunders, algorithm LSMR)."""
 
@@ -190,6 +190,7 @@ class LSMR(Solver):
         return self._begin(objective, start, residual, scale)
 
     def step(self, objective: Objective, state: LSMRState) -> LSMRState:
+        # Another weight is another inner product: its items begin again from their x.
         changed = objective.regularization != state.weight
         if bool(changed.any()):
             state = where_items(
@@ -198,7 +199,8 @@ class LSMR(Solver):
                 state,
             )
         s = state
-        # Algorithm LSMR (Fong and Saunders, 2.8), step 3: continue the bidiagonalization.
+        # Algorithm LSMR (Fong and Saunders, 2.8), step 3: continue the bidiagonalization,
+        # beta u = K v - alpha u and alpha v = K^T u - beta v; K h <- K v - mix K h by linearity.
         forward = _forward(objective, s.right)
         image = _plus(forward, -s.mix, s.image)
         left, beta = _normalize(objective, _plus(forward, -s.alpha, s.left))
@@ -212,7 +214,9 @@ class LSMR(Solver):
         theta_bar = s.sine * rho
         cosine, sine, rho_bar = _rotation(s.cosine * rho, theta)
         zeta, zeta_bar = cosine * s.zeta_bar, -sine * s.zeta_bar
-        # Step 6: update h_bar, x and h.
+        # Step 6: h_bar <- h - theta_bar rho / (rho rho_bar)_before h_bar,
+        #         x <- x + zeta / (rho rho_bar) h_bar,   h <- v - theta / rho h.
+        # The residual follows from K h_bar.
         back = theta_bar * rho * _inverse(s.rho * s.rho_bar)
         h_bar = torch.addcmul(s.h, expand(-back, s.h), s.h_bar)
         image_bar = _plus(image, -back, s.image_bar)
@@ -222,29 +226,25 @@ class LSMR(Solver):
         h = torch.addcmul(right, expand(-mix, s.h), s.h)
         return self._evaluate(
             objective,
-            LSMRState(
-                x,
-                s.value,
-                s.discrepancy,
-                s.certificate,
-                _plus(s.residual, -along, image_bar),
-                left,
-                right,
-                image,
-                image_bar,
-                h,
-                h_bar,
-                mix,
-                alpha,
-                cos * alpha,
-                zeta_bar,
-                rho,
-                rho_bar,
-                cosine,
-                sine,
-                s.squared_norm + s.alpha.square() + beta.square(),
-                s.weight,
-                s.scale,
+            replace(
+                state,
+                x=x,
+                residual=_plus(s.residual, -along, image_bar),
+                left=left,
+                right=right,
+                image=image,
+                image_bar=image_bar,
+                h=h,
+                h_bar=h_bar,
+                mix=mix,
+                alpha=alpha,
+                alpha_bar=cos * alpha,
+                zeta_bar=zeta_bar,
+                rho=rho,
+                rho_bar=rho_bar,
+                cosine=cosine,
+                sine=sine,
+                squared_norm=s.squared_norm + s.alpha.square() + beta.square(),
             ),
         )
 
@@ -252,42 +252,45 @@ class LSMR(Solver):
         return True, "the problem is a linear least-squares problem"
 
     def _begin(self, objective: Objective, x: Tensor, residual: Rows, scale: Tensor) -> LSMRState:
+        # Step 1: beta u = b - K x, alpha v = K^T u. Steps 3 to 6 start from rho = rho_bar = 1,
+        # cos = 1, sin = 0, zeta_bar = alpha beta and h = v.
         left, beta = _normalize(objective, residual)
         right = _adjoint(objective, left)
         alpha = item_norm(right)
         right = right * expand(_inverse(alpha), right)
-        zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
+        zeros, ones = torch.zeros_like(alpha), torch.ones_like(alpha)
         empty = tuple(torch.zeros_like(r) for r in residual)
         return self._evaluate(
             objective,
             LSMRState(
-                x,
-                objective.nan(),
-                objective.nan(),
-                zero,
-                residual,
-                left,
-                right,
-                empty,
-                empty,
-                right,
-                torch.zeros_like(right),
-                zero,
-                alpha,
-                alpha,
-                alpha * beta,
-                one,
-                one,
-                one,
-                zero,
-                zero,
-                objective.regularization.clone(),
-                scale,
+                x=x,
+                value=objective.nan(),
+                discrepancy=objective.nan(),
+                certificate=zeros,
+                residual=residual,
+                left=left,
+                right=right,
+                image=empty,
+                image_bar=empty,
+                h=right,
+                h_bar=torch.zeros_like(right),
+                mix=zeros,
+                alpha=alpha,
+                alpha_bar=alpha,
+                zeta_bar=alpha * beta,
+                rho=ones,
+                rho_bar=ones,
+                cosine=ones,
+                sine=zeros,
+                squared_norm=zeros,
+                weight=objective.regularization.clone(),
+                scale=scale,
             ),
         )
 
     def _evaluate(self, objective: Objective, state: LSMRState) -> LSMRState:
         """Return the state with value, discrepancy and certificate."""
+        # |K^T r| = |zeta_bar| (Fong and Saunders), and F = 1/2 |r|^2.
         D, y = objective.problem.data_term, objective.problem.y
         left = _norm(objective, state.residual)
         state.value = 0.5 * left.square()
@@ -322,12 +325,12 @@ def _forward(objective: Objective, x: Tensor) -> Rows:
 def _adjoint(objective: Objective, rows: Rows) -> Tensor:
     """Return ``A^T W u_0 + sum_i w_i L_i^T u_i``."""
     D = objective.problem.data_term
-    result = objective.linear_operator.adjoint(D.weighted(rows[0]))
+    pull = objective.linear_operator.adjoint(D.weighted(rows[0]))
     for (weight, prior), row in zip(objective.terms, rows[1:]):
         L, _ = prior.quadratic()
-        part = row if L is None else L.adjoint(row)
-        result = torch.addcmul(result, expand(weight, part), part)
-    return result
+        LTu = row if L is None else L.adjoint(row)
+        pull = torch.addcmul(pull, expand(weight, LTu), LTu)
+    return pull
 
 
 def _norm(objective: Objective, rows: Rows) -> Tensor:
@@ -343,10 +346,9 @@ def _normalize(objective: Objective, rows: Rows) -> tuple[Rows, Tensor]:
     return tuple(row * expand(_inverse(size), row) for row in rows), size
 
 
-def _plus(rows: Rows, factor: Tensor, others: Rows) -> Rows:
-    return tuple(
-        torch.addcmul(row, expand(factor, other), other) for row, other in zip(rows, others)
-    )
+def _plus(rows: Rows, factor: Tensor, addends: Rows) -> Rows:
+    """Return ``rows + factor addends``."""
+    return tuple(torch.addcmul(u, expand(factor, v), v) for u, v in zip(rows, addends))
 
 
 def _rotation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,6 +7,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.inference_mode import outside_inference_mode
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand, item_norm
@@ -58,21 +59,24 @@ def invert_flow(
             f"the flow makes images (batch, {', '.join(map(str, flow.shape))}), "
             f"got {tuple(x.shape)}"
         )
-    if newton < 0 or inner < 1 or not 0 < damping <= 1:
-        raise InputError(
-            "invert_flow needs at least 0 Newton steps, at least 1 inner step and a damping from 0 "
-            f"to 1, got {newton}, {inner} and {damping}"
-        )
+    check_range("invert_flow", "[0, inf)", newton=newton)
+    check_range("invert_flow", "[1, inf)", inner=inner)
+    check_range("invert_flow", "(0, 1]", damping=damping)
     schedule = flow.schedule()
     for level, following in reversed(list(itertools.pairwise(schedule))):
+        # x_{k+1} is the image of a step, share = rho, and DDIM inversion takes D at x_{k+1}:
+        # x_k = D + (x_{k+1} - D) / rho.
         goal, share = x, following / level
         with torch.no_grad():
             clean = flow.denoise(goal, level)
             x = clean + (goal - clean) / share if share > 0 else goal
         for _ in range(newton):
-            x, is_done = _newton_step(flow, x, goal, level, share, damping, inner)
+            x, is_done = _newton_step(
+                flow, x, goal=goal, level=level, share=share, damping=damping, inner=inner
+            )
             if is_done:
                 break
+    # The flow starts at x_0 = centre + s_0 w.
     return {"w": (x - flow.centre) / schedule[0]}
 
 
@@ -89,6 +93,8 @@ def _newton_step(
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         clean = flow.denoise(x, level)
+        # r = x_{k+1} - (rho x + (1 - rho) D(x)), and the Newton step d solves
+        # (rho + (1 - rho) J) d = r.
         residual = goal - (share * x + (1 - share) * clean).detach()
         size = item_norm(residual)
         accurate = size <= _ACCURACY * item_norm(goal)
@@ -97,19 +103,21 @@ def _newton_step(
 
         def matrix(v: Tensor) -> Tensor:
             """Return the product with the matrix; J is symmetric for the exact denoiser."""
+            # (max(rho, damping) I + (1 - rho) J^T) v
             (product,) = torch.autograd.grad(clean, x, v, retain_graph=True)
             return max(share, damping) * v + (1 - share) * product
 
         change, _ = gmres(matrix, residual, 1e-3, inner)
     x = x.detach()
     length = torch.ones_like(size)
+    # Halve the steps of the items whose residual does not fall.
     for _ in range(4):
         with torch.no_grad():
-            tried = x + expand(length, x) * change
-            moved = share * tried + (1 - share) * flow.denoise(tried, level)
-        worse = item_norm(goal - moved) >= size
+            candidate = x + expand(length, x) * change
+            image = share * candidate + (1 - share) * flow.denoise(candidate, level)
+        worse = item_norm(goal - image) >= size
         if not bool(worse.any()):
             break
         length = torch.where(worse, 0.5 * length, length)
     # Accurate items stay, so that an item has the same noise alone and in a batch.
-    return torch.where(expand(worse | accurate, x) > 0, x, tried), False
+    return torch.where(expand(worse | accurate, x) > 0, x, candidate), False

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 import torch
@@ -20,10 +19,11 @@ from invtoolbox.priors.images.tikhonov import Tikhonov
 from invtoolbox.solvers.base import Solver, State, missing_gradient_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.lbfgs import LBFGS, LBFGSState
-from invtoolbox.solvers.linear_systems import quotient
+from invtoolbox.solvers.linear_systems import quotient, relative
 from invtoolbox.solvers.splitting import (
     DataSummand,
     PriorSummand,
+    balance_penalty,
     copy_of_image,
     denoising_term,
     first_penalty,
@@ -31,7 +31,7 @@ from invtoolbox.solvers.splitting import (
 )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class NonlinearADMMState(State):
     """Copies, scaled duals and penalty of ADMM, and the memory of the descent in the variable."""
 
@@ -104,8 +104,8 @@ class NonlinearADMM(Solver):
                     "NonlinearADMM needs an energy with a gradient, or a proximal operator, of "
                     f"every prior, and {prior!r} has neither"
                 )
-        own = objective.unknowns.priors.values() if objective.unknowns is not None else ()
-        for term in (term for prior in own for term in prior.terms):
+        sums = objective.unknowns.priors.values() if objective.unknowns is not None else ()
+        for term in (term for priors in sums for term in priors.terms):
             if reason := missing_gradient_reason(term.prior, "NonlinearADMM"):
                 return reason
         implicit = objective.prior.implicit
@@ -132,22 +132,22 @@ class NonlinearADMM(Solver):
         norm = item_norm(descent.gradient)
         if not objective.problem.data_term.is_smooth:
             # The copy of the prediction fits the start, so the misfit of y gives the scale.
-            seen = (*copies[:-1], objective.problem.y)
-            model = _augmented(objective, seen, (*duals[:-1], torch.zeros_like(copies[-1])), rho)
+            targets = (*copies[:-1], objective.problem.y)
+            model = _augmented(objective, targets, (*duals[:-1], torch.zeros_like(copies[-1])), rho)
             norm = item_norm(model.evaluate(start).gradient)
         value, discrepancy = _value(objective, decoded, summands, copies)
         return NonlinearADMMState(
-            start,
-            value,
-            discrepancy,
-            torch.full_like(norm, torch.inf),
-            copies,
-            duals,
-            rho,
-            torch.zeros_like(norm),
-            descent,
-            gradient_scale(model, norm),
-            start,
+            x=start,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=torch.full_like(norm, torch.inf),
+            copies=copies,
+            duals=duals,
+            rho=rho,
+            steps=torch.zeros_like(norm),
+            descent=descent,
+            scale=gradient_scale(model, norm),
+            answer=start,
         )
 
     def step(self, objective: Objective, state: NonlinearADMMState) -> NonlinearADMMState:
@@ -158,46 +158,55 @@ class NonlinearADMM(Solver):
             rho = denoising[0]
             duals = tuple(u * expand(state.rho / rho, u) for u in duals)
         model = _augmented(objective, state.copies, duals, rho)
+        # v: L-BFGS on f(v) + rho/2 sum_i |K_i g(v) - z_i + u_i|^2, with the memory of the last
+        # steps.
         for _ in range(self.inner_iterations):
             descent = _DESCENT.step(model, descent)
         decoded = objective.decode_parameters(descent.x)
         summands = _summands(objective, decoded)
         copies, multipliers = [], []
-        apart, size = torch.zeros_like(rho), torch.zeros_like(rho)
-        moved, pull = torch.zeros_like(rho), torch.zeros_like(rho)
+        # Squared norms of K x - z and of its scale, of z - z_before and of u, summed over the
+        # copies.
+        gap, size = torch.zeros_like(rho), torch.zeros_like(rho)
+        change, pull = torch.zeros_like(rho), torch.zeros_like(rho)
         for summand, z, u in zip(summands, state.copies, duals):
+            # z_i = prox_{w_i R_i / rho}(K_i x + u_i),   u_i = u_i + K_i x - z_i
             image = summand.apply(decoded.x)
-            new = summand.prox(image + u, 1 / rho)
-            u = u + image - new
-            copies.append(new)
+            z_next = summand.prox(image + u, 1 / rho)
+            u = u + image - z_next
+            copies.append(z_next)
             multipliers.append(u)
-            apart = apart + item_norm(image - new).square()
-            size = size + torch.maximum(item_norm(image), item_norm(new)).square()
-            moved, pull = moved + item_norm(new - z).square(), pull + item_norm(u).square()
-        primal, dual = _ratio(apart, size), _ratio(moved, pull)
+            gap = gap + item_norm(image - z_next).square()
+            size = size + torch.maximum(item_norm(image), item_norm(z_next)).square()
+            change = change + item_norm(z_next - z).square()
+            pull = pull + item_norm(u).square()
+        # K_i g may be nonlinear, so both residuals are measured in the copies.
+        primal, dual = relative(gap, size).sqrt(), relative(change, pull).sqrt()
         steps = state.steps + 1
-        rho_next = rho if self.rho is not None or denoising else _balance(rho, primal, dual, steps)
+        is_fixed = self.rho is not None or denoising
+        rho_next = rho if is_fixed else balance_penalty(rho, primal, dual, steps)
+        # The scaled duals are multipliers over rho: another rho is another u (Boyd et al., 3.4.1).
         multipliers = [u * expand(rho / rho_next, u) for u in multipliers]
         # The gradient at the new copies starts the next iteration, and is the dual residual.
         fresh = _augmented(objective, copies, multipliers, rho_next).evaluate(descent.x)
-        descent = dataclasses.replace(descent, value=fresh.value, gradient=fresh.gradient)
+        descent = replace(descent, value=fresh.value, gradient=fresh.gradient)
         value, discrepancy = _value(objective, decoded, summands, copies)
-        own = None
+        copy = None
         if objective.layout is None:
             priors = [s for s in summands if isinstance(s, PriorSummand)]
-            own = copy_of_image(tuple(priors), copies)
-        return NonlinearADMMState(
-            descent.x,
-            value,
-            discrepancy,
-            primal.maximum(item_norm(fresh.gradient) / state.scale),
-            tuple(copies),
-            tuple(multipliers),
-            rho_next,
-            steps,
-            descent,
-            state.scale,
-            descent.x if own is None else own,
+            copy = copy_of_image(tuple(priors), copies)
+        return replace(
+            state,
+            x=descent.x,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=primal.maximum(item_norm(fresh.gradient) / state.scale),
+            copies=tuple(copies),
+            duals=tuple(multipliers),
+            rho=rho_next,
+            steps=steps,
+            descent=descent,
+            answer=descent.x if copy is None else copy,
         )
 
     def result(self, state: NonlinearADMMState) -> Tensor:
@@ -205,16 +214,17 @@ class NonlinearADMM(Solver):
 
     def _first_rho(self, objective: Objective, decoded: Decoded) -> Tensor:
         """Return the given penalty, or one whose thresholds are a tenth of the intensity range."""
-        one = torch.ones_like(objective.regularization)
         if self.rho is not None:
-            return one * self.rho
+            return torch.ones_like(objective.regularization) * self.rho
         rho = first_penalty(objective, decoded.x)
         D, y = objective.problem.data_term, objective.problem.y
         if D.is_smooth or denoising_term(objective) is not None:
             return rho
         slope = D.grad(decoded.operator(decoded.x), y).abs().flatten(1).amax(1)
-        own = quotient(10 * slope, y.abs().flatten(1).amax(1).expand_as(slope))
-        return torch.where(own > 0, own, rho)
+        # The misfit is split too: its prox moves the prediction by slope / rho, a tenth of the
+        # range of y.
+        of_misfit = quotient(10 * slope, y.abs().flatten(1).amax(1).expand_as(slope))
+        return torch.where(of_misfit > 0, of_misfit, rho)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return False, "the first line is solved by a fixed number of steps of L-BFGS"
@@ -248,19 +258,22 @@ def _augmented(
     terms = [Term(w, prior) for w, prior in objective.terms if _enters_by_gradient(prior)]
     targets = [z - u for z, u in zip(copies, duals)]
     for summand, target in zip(summands_of(_split_terms(objective)), targets):
+        # rho/2 |K x - (z - u)|^2 as a prior of weight rho.
         square = Tikhonov(reference=target)
         K = summand.operator
         terms.append(Term(rho, square if K is None else square @ K))
     problem = objective.problem
     if not problem.data_term.is_smooth:
+        # rho/2 |A(x) - (z - u)|^2 is least squares with the noise level 1 / sqrt(rho).
         square_misfit = LeastSquares(noise_std=rho.double().rsqrt())
         problem = problem.with_measurements(targets[-1]).with_data_term(square_misfit)
-    return dataclasses.replace(
+    return replace(
         objective,
         problem=problem,
         prior=PriorSum(tuple(terms), objective.prior.implicit),
         regularization=torch.ones_like(objective.regularization),
-        rule=None,
+        has_rule=False,
+        discrepancy_target=None,
     )
 
 
@@ -281,18 +294,6 @@ def _value(
         if isinstance(summand, PriorSummand):
             value = value + summand.value(z)
     return value, D.discrepancy(prediction, y)
-
-
-def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """Return the root of ``a / b``, and 0 for two zeros."""
-    return (a / b.clamp_min(torch.finfo(b.dtype).tiny)).sqrt()
-
-
-def _balance(rho: Tensor, primal: Tensor, dual: Tensor, steps: Tensor) -> Tensor:
-    """Balance the residuals (Boyd et al., equation 3.13) at iterations 5, 10, 20, 40 and 80."""
-    now = torch.stack([steps == 5 * 2**k for k in range(5)]).any(0)
-    factor = (primal.clamp_min(1e-5) / dual.clamp_min(1e-5)).sqrt().clamp(0.1, 10)
-    return torch.where(now, rho * factor, rho)
 
 
 def _gives_images(objective: Objective) -> bool:

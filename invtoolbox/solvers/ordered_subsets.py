@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 import torch
@@ -15,6 +15,7 @@ from invtoolbox.operators.base import LinearOperator, item_norm
 from invtoolbox.priors.images.constraints import NonNegative
 from invtoolbox.problem import Problem
 from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.linear_systems import relative
 from invtoolbox.solvers.preconditioner import inverse_or_zero, row_sums, with_moduli
 from invtoolbox.solvers.sirt import (
     SIRT,
@@ -35,6 +36,7 @@ def subset_indices(problem: Problem, subset_size: int | None) -> list[Tensor]:
     >>> [index.tolist() for index in subset_indices(problem, 2)]
     [[0, 3], [1, 4], [2]]
     """
+    # Subset k has the blocks k, k + count, k + 2 count, ...
     blocks = cast(int, problem.operator.blocks)
     count = 1 if subset_size is None else -(-blocks // subset_size)
     return [torch.arange(k, blocks, count, device=problem.y0.device) for k in range(count)]
@@ -60,11 +62,12 @@ def subset_reason(objective: Objective, name: str, subset_size: int | None) -> s
 
 def shuffle(objective: Objective, count: int) -> list[int]:
     """Return an order of the subsets, a function of seed and iteration, the same for every item."""
+    # A new order in every pass, because the last subset of a pass has the largest influence.
     generator = objective.generator()
     return torch.randperm(count, generator=generator, device=generator.device).tolist()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class OSSARTState(State):
     """Weights of rows and columns, and the number of passes."""
 
@@ -135,50 +138,53 @@ class OSSART(Solver):
         problem = objective.problem
         sums = row_sums(problem)
         rows = inverse_or_zero(sums)
-        counted = rows * sums
+        # 1 / C = max_s A_s^T W_s 1, without the rays that miss the image.
+        hits = rows * sums
         largest = torch.zeros_like(start)
         for index in subset_indices(problem, self.subset_size):
-            part = problem.subset(index)
-            largest = largest.maximum(
-                with_moduli(_linear(part)).adjoint(part.data_term.weighted(counted[:, :, index]))
-            )
+            subset = problem.subset(index)
+            weights = subset.data_term.weighted(hits[:, :, index])
+            largest = largest.maximum(with_moduli(_linear(subset)).adjoint(weights))
         x = constrain(objective, start)
-        prediction = problem.operator(x)
+        value, discrepancy = objective.value_at(x, problem.operator(x))
         return OSSARTState(
-            x,
-            *objective.value_at(x, prediction),
-            objective.nan().fill_(torch.inf),
-            rows,
-            inverse_or_zero(largest),
-            torch.zeros_like(objective.regularization),
+            x=x,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=objective.nan().fill_(torch.inf),
+            rows=rows,
+            columns=inverse_or_zero(largest),
+            passes=torch.zeros_like(objective.regularization),
         )
 
     def step(self, objective: Objective, state: OSSARTState) -> OSSARTState:
         problem, x = objective.problem, state.x
         indices = subset_indices(problem, self.subset_size)
         relaxation = self.relaxation / (1 + self.decay * state.passes)
+        # relaxation_k C with relaxation_k = relaxation / (1 + decay k) in pass k.
         step = relaxation.view(-1, *[1] * (x.ndim - 1)) * state.columns
         for k in shuffle(objective, len(indices)):
-            part = problem.subset(indices[k])
-            residual = part.data_term.weighted(part.y - part.operator(x))
-            update = _linear(part).adjoint(state.rows[:, :, indices[k]] * residual)
+            # x = P(x + relaxation C A_s^T R_s W_s (y_s - A_s x))
+            subset = problem.subset(indices[k])
+            residual = subset.data_term.weighted(subset.y - subset.operator(x))
+            update = _linear(subset).adjoint(state.rows[:, :, indices[k]] * residual)
             x = constrain(objective, torch.addcmul(x, step, update))
-        moved = (
-            item_norm(x - state.x) / relaxation / item_norm(x).clamp_min(torch.finfo(x.dtype).tiny)
-        )
-        return OSSARTState(
-            x,
-            *objective.value_at(x, problem.operator(x)),
-            moved,
-            state.rows,
-            state.columns,
-            state.passes + 1,
+        certificate = relative(item_norm(x - state.x) / relaxation, item_norm(x))
+        value, discrepancy = objective.value_at(x, problem.operator(x))
+        return replace(
+            state,
+            x=x,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=certificate,
+            passes=state.passes + 1,
         )
 
     def remark(self, objective: Objective) -> str | None:
         return weighted_note("OSSART")
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        # All views in one subset are SIRT.
         if len(subset_indices(objective.problem, self.subset_size)) == 1:
             return SIRT(relaxation=self.relaxation).is_provably_convergent(objective)
         if self.decay == 0:
@@ -192,7 +198,7 @@ class OSSART(Solver):
         return True, "the misfit is convex, and the relaxations fall as 1 / k"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class OSEMState(State):
     """The sensitivity image of every subset."""
 
@@ -260,34 +266,46 @@ class OSEM(Solver):
 
     def init(self, objective: Objective, start: Tensor) -> OSEMState:
         problem = objective.problem
+        # The constant c with sum(A c) = sum(y) replaces a start of zeros, which EM would never
+        # leave.
         total = row_sums(problem).flatten(1).sum(1)
         level = problem.y.flatten(1).sum(1) / total.clamp_min(torch.finfo(total.dtype).tiny)
         empty = (start <= 0).flatten(1).all(1).view(-1, *[1] * (start.ndim - 1))
         x = torch.where(empty, level.view(-1, *[1] * (start.ndim - 1)), start.clamp_min(0))
+        # A_s^T 1: what the subset counts per unit of activity in a pixel.
         sensitivities = tuple(
-            _linear(part).adjoint(torch.ones_like(part.y)) for _, part in self._subsets(problem)
+            _linear(subset).adjoint(torch.ones_like(subset.y))
+            for _, subset in self._subsets(problem)
         )
+        value, discrepancy = objective.value_at(x, problem.operator(x))
         return OSEMState(
-            x,
-            *objective.value_at(x, problem.operator(x)),
-            objective.nan().fill_(torch.inf),
-            sensitivities,
+            x=x,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=objective.nan().fill_(torch.inf),
+            sensitivities=sensitivities,
         )
 
     def step(self, objective: Objective, state: OSEMState) -> OSEMState:
         problem, x = objective.problem, state.x
         subsets = dict(self._subsets(problem))
         for k in shuffle(objective, len(subsets)):
-            part = subsets[k]
-            # The gradient is 1 - y / mean, so this is the ratio; the data term handles a mean of 0.
-            ratio = 1 - part.data_term.grad(part.operator(x), part.y)
+            # x = x / (A_s^T 1) A_s^T (y_s / (A_s x + background_s)). The gradient is 1 - y / mean,
+            # so this is the ratio; the data term handles a mean of 0.
+            subset = subsets[k]
+            ratio = 1 - subset.data_term.grad(subset.operator(x), subset.y)
             inverse = inverse_or_zero(state.sensitivities[k])
             # A pixel that no ray of the subset meets stays unchanged.
-            x = x * torch.where(
-                inverse > 0, _linear(part).adjoint(ratio) * inverse, 1.0
-            ).clamp_min_(0)
-        moved = item_norm(x - state.x) / item_norm(x).clamp_min(torch.finfo(x.dtype).tiny)
-        return OSEMState(x, *objective.value_at(x, problem.operator(x)), moved, state.sensitivities)
+            factor = torch.where(inverse > 0, _linear(subset).adjoint(ratio) * inverse, 1.0)
+            x = x * factor.clamp_min_(0)
+        value, discrepancy = objective.value_at(x, problem.operator(x))
+        return replace(
+            state,
+            x=x,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=relative(item_norm(x - state.x), item_norm(x)),
+        )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if len(list(self._subsets(objective.problem))) > 1:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -16,7 +15,7 @@ from invtoolbox.solvers.base import Solver, State, missing_gradient_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PALMState(State):
     """The step of every block, and the scale of the certificate."""
 
@@ -81,33 +80,46 @@ class PALM(Solver):
         return None
 
     def init(self, objective: Objective, start: Tensor) -> PALMState:
+        # f, the misfit and the smooth priors, is the part that is differentiated.
         smooth = _smooth_part(objective)
         value, gradient, discrepancy = smooth.evaluate(start)
         scale = gradient_scale(objective, inner(gradient, gradient).sqrt())
         steps = torch.ones(
             len(start), len(_blocks(objective)), dtype=value.dtype, device=value.device
         )
-        return PALMState(start, value, discrepancy, torch.full_like(value, torch.inf), steps, scale)
+        return PALMState(
+            x=start,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=torch.full_like(value, torch.inf),
+            steps=steps,
+            scale=scale,
+        )
 
     def step(self, objective: Objective, state: PALMState) -> PALMState:
         assert objective.layout is not None
         smooth, vector = _smooth_part(objective), state.x
         steps, squared = state.steps.clone(), torch.zeros_like(state.value)
         for k, (name, terms) in enumerate(_blocks(objective).items()):
+            # b <- prox_{t R_b}(b - t grad_b f), with t halved until
+            # f(new) <= f(b) + <grad_b f, d> + |d|^2 / (2 t) for the change d of the block.
             rough = next(((weight, prior) for weight, prior in terms if not prior.smooth), None)
             here, gradient, _ = smooth.evaluate(vector)
             slope = objective.layout.unpack(gradient)[name]
+            # Longer than the last step, because the curvature of a block changes with the others.
             step = self.growth * steps[:, k]
             rounding = 8 * torch.finfo(here.dtype).eps * here.abs()
             for _ in range(60):
-                candidate, moved = _block_step(objective, vector, name, slope, step, rough)
-                bound = here + inner(slope, moved) + inner(moved, moved) / (2 * step) + rounding
+                candidate, d = _block_step(objective, vector, name, slope, step, rough)
+                bound = here + inner(slope, d) + inner(d, d) / (2 * step) + rounding
                 too_long = ~(smooth.value(candidate) <= bound)
                 if not bool(too_long.any()):
                     break
                 step = torch.where(too_long, step / 2, step)
             vector, steps[:, k] = candidate, step
-            squared = squared + inner(moved, moved) / step.square()
+            # The gradient mapping of a block is d / t.
+            squared = squared + inner(d, d) / step.square()
+        # F = f + the priors that entered by their prox.
         after = smooth.evaluate(vector)
         value = after.value + sum(
             (
@@ -118,8 +130,13 @@ class PALM(Solver):
             ),
             torch.zeros_like(after.value),
         )
-        return PALMState(
-            vector, value, after.discrepancy, squared.sqrt() / state.scale, steps, state.scale
+        return replace(
+            state,
+            x=vector,
+            value=value,
+            discrepancy=after.discrepancy,
+            certificate=squared.sqrt() / state.scale,
+            steps=steps,
         )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
@@ -133,29 +150,30 @@ class PALM(Solver):
 def _blocks(objective: Objective) -> dict[str, list[tuple[Tensor, ExplicitPrior]]]:
     """Return the blocks of the variable, each with its priors and their weights, ``(batch,)``."""
     assert objective.unknowns is not None
-    one = torch.ones_like(objective.regularization)
-    own = {
+    # The weight of the priors of x follows the regularization; priors of unknowns have their own.
+    ones = torch.ones_like(objective.regularization)
+    of_unknowns = {
         name: [
-            (one * torch.as_tensor(t.weight, dtype=one.dtype, device=one.device), t.prior)
+            (ones * torch.as_tensor(t.weight, dtype=ones.dtype, device=ones.device), t.prior)
             for t in prior.terms
         ]
         for name, prior in objective.unknowns.priors.items()
     }
-    return {"x": list(objective.terms), **own}
+    return {"x": list(objective.terms), **of_unknowns}
 
 
 def _smooth_part(objective: Objective) -> Objective:
     """Return the objective of misfit and differentiable priors alone."""
 
     def smooth(priors: PriorSum) -> PriorSum:
-        kept: tuple[Term, ...] = tuple(term for term in priors.terms if term.prior.smooth)
-        return PriorSum(kept, priors.implicit)
+        terms: tuple[Term, ...] = tuple(term for term in priors.terms if term.prior.smooth)
+        return PriorSum(terms, priors.implicit)
 
     assert objective.unknowns is not None
-    unknowns = dataclasses.replace(
+    unknowns = replace(
         objective.unknowns, priors={k: smooth(p) for k, p in objective.unknowns.priors.items()}
     )
-    return dataclasses.replace(objective, prior=smooth(objective.prior), unknowns=unknowns)
+    return replace(objective, prior=smooth(objective.prior), unknowns=unknowns)
 
 
 def _block(objective: Objective, vector: Tensor, name: str) -> Tensor:
@@ -176,13 +194,15 @@ def _block_step(
     """Return the variable after a step of this length in one block, and the block's change."""
     assert objective.layout is not None and objective.unknowns is not None
     parameters = objective.layout.unpack(vector)
+    # b - t grad_b f, then the prox of the one prior that is not smooth.
     old = parameters[name]
     new = torch.addcmul(old, expand(-step, old), slope)
     if rough is not None:
         weight, prior = rough
         if name == "x":
             new = prior.prox(new, step * weight)
-        else:  # the prior acts on theta = start + scale u
+        else:
+            # The prior acts on theta = start + scale u: in theta the step t is scale^2 t.
             start, scale = objective.unknowns.starts[name], objective.unknowns.scales[name]
             theta = prior.prox(start + expand(scale, start) * new, step * weight * scale.square())
             new = ((theta - start) / expand(scale, start)).to(old.dtype)

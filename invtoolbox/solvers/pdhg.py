@@ -15,16 +15,17 @@ from invtoolbox.objective.auxiliaries import with_auxiliaries
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, item_norm
 from invtoolbox.operators.elementary import Identity
-from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, first_weight
+from invtoolbox.parameter_choice.discrepancy import first_weight
 from invtoolbox.solvers.base import (
     Solver,
-    State,
     implicit_reason,
     inexact_prox_reason,
     nonconvex_reason,
 )
 from invtoolbox.solvers.duality import has_gap, objective_gap
+from invtoolbox.solvers.linear_systems import relative
 from invtoolbox.solvers.pdhg_steps import (
+    PDHGState,
     balance_steps,
     find_curvatures,
     is_milestone,
@@ -47,25 +48,6 @@ from invtoolbox.solvers.splitting import (
     take_primal,
     unsplittable_reason,
 )
-
-
-@dataclass
-class PDHGState(State):
-    """Relaxed iterates and duals, their products with the operators, and the steps of PDHG."""
-
-    regularization: Tensor  # (batch,) given, or equivalent to the discrepancy constraint
-    target: Tensor  # (batch,) the discrepancy to meet; NaN if the weight is given
-    ratio: Tensor  # (batch,) primal over dual step
-    norms: Tensor  # (batch, summands) norms of the operators of the dual summands
-    curvatures: (
-        Tensor  # (batch, misfits and smooth priors) in the prediction; infinite if unbounded
-    )
-    start: Tensor  # the start of x
-    point: Tensor  # the relaxed x
-    pull: Tensor  # sum_j K_j^T p_j
-    duals: tuple[Tensor, ...]  # p_j, relaxed
-    images: tuple[Tensor, ...]  # K_j point
-    spare: tuple[Tensor, ...]  # a buffer for every summand, and one for the image
 
 
 @dataclass(frozen=True)
@@ -129,10 +111,9 @@ class PDHG(Solver):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)
-        reason = implicit_reason(objective, "PDHG") or unsplittable_reason(
+        if reason := implicit_reason(objective, "PDHG") or unsplittable_reason(
             objective, "PDHG", gradients=True
-        )
-        if reason is not None:
+        ):
             return reason
         if not 0 < self.relaxation < 2:
             return f"PDHG needs a relaxation between 0 and 2, got {self.relaxation}"
@@ -170,16 +151,18 @@ class PDHG(Solver):
     def meets_target(self, objective: Objective) -> bool:
         D, y = objective.problem.data_term, objective.problem.y
         plain = isinstance(D, LeastSquares) and D.is_unweighted and isinstance(y, Tensor)
-        return plain and isinstance(objective.rule, DiscrepancyPrinciple)
+        return plain and objective.discrepancy_target is not None
 
     # -- life --------------------------------------------------------------------------------------
 
     def init(self, objective: Objective, start: Tensor) -> PDHGState:
+        # NaN stands for a weight that is given.
         target = objective.nan()
         if self.meets_target(objective):
-            assert objective.rule is not None
-            target = objective.rule.target(objective).to(target).expand_as(target).clone()
+            assert objective.discrepancy_target is not None
+            target = objective.discrepancy_target(objective).to(target).expand_as(target).clone()
         splitting = self._split(objective, target)
+        # The duals of smooth summands are their gradients at K_j x; all other duals start at 0.
         images = tuple(summand.apply(start).clone() for summand in splitting.all)
         duals = tuple(
             summand.grad(k)
@@ -205,75 +188,82 @@ class PDHG(Solver):
             images=images,
             spare=(torch.zeros_like(start), *(torch.zeros_like(k) for k in images)),
         )
+        # The first ratio needs the norms and curvatures of a state.
         state.pull, _ = _apply_adjoints(splitting.all, duals, start)
-        state.ratio = self._first_ratio(objective, splitting, state, start)
-        return state
+        return replace(state, ratio=self._first_ratio(objective, splitting, state, start))
 
     @property
     def adjustable(self) -> tuple[str, ...]:
         return () if self.adaptive else super().adjustable
 
     def step(self, objective: Objective, state: PDHGState) -> PDHGState:
+        # A ratio that an unrolled solver has learned may differ from step to step.
         splitting = self._split(objective, state.target)
         if self.ratio is not None and not self.adaptive:
             state = replace(state, ratio=torch.ones_like(state.ratio) * self.ratio)
         tau, sigmas = step_sizes(splitting, state)
+        # With a smooth summand the theorem allows less over-relaxation (Condat 2013): take none.
         relaxation = 1.0 if splitting.smooth else self.relaxation
+        # u = prox_{tau G}(x - tau sum_j K_j^T p_j),   x <- x + relaxation (u - x)
         u = _primal_update(splitting, state, tau)
-        moved = subtract(u, state.point, out=state.spare[0])
-        point = add(state.point, moved, relaxation)
-        length, size = item_norm(moved), item_norm(u)
+        move = subtract(u, state.point, out=state.spare[0])
+        point = add(state.point, move, relaxation)
+        length, size = item_norm(move), item_norm(u)
 
+        # Norms and curvatures are estimates from below, and are raised where a step shows more.
         duals, images, norms, predictions = [], [], [], []
         curvatures = list(state.curvatures.unbind(1))
         dual_residual = torch.zeros_like(tau)
         for j, (summand, p, k, change) in enumerate(
             zip(splitting.all, state.duals, state.images, state.spare[1:])
         ):
-            new = summand.apply(u)
-            change = subtract(new, k, out=change)
+            # K_j (2 u - x) = K_j u + K_j (u - x) by linearity; k is K_j x, relaxed like x.
+            image = summand.apply(u)
+            change = subtract(image, k, out=change)
             k = add(k, change, relaxation)
             images.append(k)
             norms.append(raise_norm(state.norms[:, j], item_norm(change), length))
-            predictions.append(new)
+            predictions.append(image)
             if j >= len(splitting.dual):
+                # A smooth summand has its gradient at x for a dual.
                 assert isinstance(summand, (DataSummand, GradientSummand))
                 slope = summand.grad(k)
                 if isinstance(summand, GradientSummand):
+                    # The curvatures of the smooth summands are the last columns.
                     place = j - len(splitting.all)
                     curvatures[place] = curvature_along(curvatures[place], slope - p, slope, change)
                 duals.append(overwrite(p, slope))
                 continue
             assert not isinstance(summand, GradientSummand)
-            p, missing = _dual_update(summand, p, new, change, sigmas[j], relaxation)
-            scale = torch.maximum(item_norm(new), 1e-2 * state.norms[:, j] * size)
-            dual_residual = dual_residual.maximum(_relative(missing, scale))
+            # q = prox_{sigma F*}(p + sigma K_j (2 u - x)),   p <- p + relaxation (q - p)
+            p, residual = _dual_update(summand, p, image, change, sigmas[j], relaxation)
+            # An image with small slopes is not far from optimal for that reason.
+            scale = torch.maximum(item_norm(image), 1e-2 * state.norms[:, j] * size)
+            dual_residual = dual_residual.maximum(relative(residual, scale))
             duals.append(p)
 
         pull, scale = _apply_adjoints(splitting.all, tuple(duals), point)
-        primal_residual = _relative(_primal_residual(state, pull, moved, tau, relaxation), scale)
+        primal_residual = relative(_primal_residual(state, pull, move, tau, relaxation), scale)
         regularization = (
             objective.regularization.clone()
             if splitting.ball is None
             else _ball_weight(splitting.ball, duals[0])
         )
         value, discrepancy = _values(objective, splitting, u, predictions, regularization)
-        return PDHGState(
+        return replace(
+            state,
             x=u,
             value=value,
             discrepancy=discrepancy,
             certificate=primal_residual.maximum(dual_residual),
             regularization=regularization,
-            target=state.target,
             ratio=self._next_ratio(objective, splitting, state, u, duals),
             norms=torch.stack(norms, 1) if norms else state.norms,
             curvatures=torch.stack(curvatures, 1) if curvatures else state.curvatures,
-            start=state.start,
             point=point,
             pull=pull,
             duals=tuple(duals),
             images=tuple(images),
-            spare=state.spare,
         )
 
     def _next_ratio(
@@ -293,6 +283,7 @@ class PDHG(Solver):
         # A start that is nearly the answer must not stop the image from moving.
         away = item_norm(subtract(u, state.start, out=state.spare[0]))
         distance = torch.maximum(away, 0.02 * item_norm(u))
+        # The geometric mean with the last ratio damps the changes.
         balance = balance_steps(splitting, state, distance, [item_norm(p) for p in duals])
         return (state.ratio * balance).sqrt().detach()
 
@@ -302,6 +293,7 @@ class PDHG(Solver):
     def gap(self, objective: Objective, state: PDHGState, distance: Tensor) -> Tensor:
         splitting = self._split(objective, state.target)
         tau, sigmas = step_sizes(splitting, state)
+        # The misfit enters the gap by its gradient at x, so its dual takes no part.
         duals = [
             (summand, p, sigma)
             for summand, p, sigma in zip(splitting.dual, state.duals, sigmas)
@@ -321,6 +313,7 @@ class PDHG(Solver):
     def at_point(
         self, objective: Objective, state: PDHGState, point: tuple[Tensor, ...]
     ) -> PDHGState:
+        # The fixed point is x with every dual; K_j x and sum_j K_j^T p_j follow from it.
         x, *duals = point
         summands = self._split(objective, state.target).all
         # At the fixed point the iterates before and after relaxation agree.
@@ -363,6 +356,8 @@ class PDHG(Solver):
                 if isinstance(splitting.primal, DataSummand)
                 else state.ratio
             )
+        # Guesses of |p_j|: half the bound of a norm's dual, the gradient of the misfit at 2 % of
+        # noise, and the dual of the ball at its first weight.
         sizes = []
         for summand in splitting.dual:
             if isinstance(summand, PriorSummand):
@@ -382,6 +377,7 @@ class PDHG(Solver):
         if self.meets_target(objective):
             D = objective.problem.data_term
             assert isinstance(D, LeastSquares)
+            # D(A x, y) is replaced by the constraint |A x - y| <= target noise_std.
             ball = DiscrepancyBall(
                 data[0].operator, data[0].y, target * _unit(D, target), _unit(D, target)
             )
@@ -389,6 +385,7 @@ class PDHG(Solver):
             return Splitting(primal, (ball, *others), gradient_summands(objective))
         primal, others = take_primal(priors)
         smooth = gradient_summands(objective)
+        # For denoising the misfit takes the place of G, which needs no dual.
         if (
             primal is None
             and not smooth
@@ -397,13 +394,16 @@ class PDHG(Solver):
             and "prox" in data[0].data_term.offers
         ):
             return Splitting(data[0], others, ())
+        # A misfit without a prox enters by its gradient.
         proximable = tuple(summand for summand in data if "prox" in summand.data_term.offers)
+        # Order: misfits with a prox, then priors, as duals; then everything smooth.
         rest = tuple(summand for summand in data if summand not in proximable)
         return Splitting(primal, (*proximable, *others), (*rest, *smooth))
 
 
 def _primal_update(splitting: Splitting, state: PDHGState, tau: Tensor) -> Tensor:
     """``u = prox_{tau G}(x - tau sum_j K_j^T p_j)`` (Condat 2013, algorithm 3.1)."""
+    # The pull is sum_j K_j^T p_j of the relaxed duals.
     u = torch.addcmul(state.point, expand(-tau, state.point), state.pull)
     return u if splitting.primal is None else splitting.primal.prox(u, tau)
 
@@ -422,22 +422,25 @@ def _dual_update(
     ``image = K u`` and ``change = K (u - x)``; the residual is that of Goldstein et al. (2013).
     Both ``p`` and ``change`` are overwritten.
     """
+    # v = p + sigma (K u + K (u - x))
     step = expand(sigma, p)
     v = torch.addcmul(p, step, image).addcmul_(step, change)
-    q = add(summand.prox_conjugate(v, sigma), p, -1.0)
-    change = add_product(change, q, -1 / step)
-    return add(p, q, relaxation), item_norm(change)
+    # (p - q) / sigma + K (2 u - x) is in dF*(q); K u differs by K (u - x) - (q - p) / sigma.
+    difference = add(summand.prox_conjugate(v, sigma), p, -1.0)
+    residual = add_product(change, difference, -1 / step)
+    return add(p, difference, relaxation), item_norm(residual)
 
 
 def _primal_residual(
-    state: PDHGState, pull: Tensor, moved: Tensor, tau: Tensor, relaxation: float
+    state: PDHGState, pull: Tensor, move: Tensor, tau: Tensor, relaxation: float
 ) -> Tensor:
     """Return the norm of ``sum_j K_j^T (q_j - p_j) - (u - x) / tau``, ``(batch,)``.
 
     The pull of the state is overwritten.
     """
-    missing = subtract(pull, state.pull, out=state.pull).div_(relaxation)
-    return item_norm(add_product(missing, moved, expand(-1 / tau, moved)))
+    # The relaxed duals changed by relaxation (q - p).
+    change = subtract(pull, state.pull, out=state.pull).div_(relaxation)
+    return item_norm(add_product(change, move, expand(-1 / tau, move)))
 
 
 def _apply_adjoints(
@@ -451,20 +454,15 @@ def _apply_adjoints(
     """
     total, largest = None, None
     for summand, p in zip(summands, duals):
-        part = summand.adjoint(p)
-        size = item_norm(part)
+        KTp = summand.adjoint(p)
+        size = item_norm(KTp)
         largest = size if largest is None else largest.maximum(size)
-        total = part if total is None else total + part
+        total = KTp if total is None else total + KTp
     if total is None or largest is None:
         zero = torch.zeros_like(like)
         return zero, item_norm(zero)
+    # An adjoint may return its argument, and the duals are overwritten in the next step.
     return (total.clone() if any(total is p for p in duals) else total), largest
-
-
-def _relative(residual: Tensor, size: Tensor) -> Tensor:
-    return torch.where(
-        residual > 0, residual / size.clamp_min(torch.finfo(size.dtype).tiny), residual
-    )
 
 
 def _unit(D: LeastSquares, like: Tensor) -> Tensor:
@@ -476,35 +474,39 @@ def _ball_weight(ball: DiscrepancyBall, dual: Tensor) -> Tensor:
 
     It is ``radius / (|p| noise_std^2)``.
     """
-    length = item_norm(dual) * ball.noise_std.square()
-    return ball.radius / length.clamp_min(torch.finfo(length.dtype).tiny)
+    # p = (A x - y) / (weight noise_std^2) at the solution, and |A x - y| is the radius.
+    return relative(ball.radius, item_norm(dual) * ball.noise_std.square())
 
 
 def _values(
     objective: Objective,
     splitting: Splitting,
     u: Tensor,
-    seen: list[Tensor],
+    images: list[Tensor],
     regularization: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Return the objective and the discrepancy at ``u``, from the images of the step."""
     D, y = objective.problem.data_term, objective.problem.y
-    other = (PriorSummand, GradientSummand)
-    data = [z for summand, z in zip(splitting.all, seen) if not isinstance(summand, other)]
+    data = [
+        image
+        for summand, image in zip(splitting.all, images)
+        if not isinstance(summand, (PriorSummand, GradientSummand))
+    ]
     if isinstance(splitting.primal, DataSummand):
         data = [u]
     if not data:  # the misfit of a nonlinear operator
         data = [objective.problem.operator(u)]
     prediction = tuple(data) if isinstance(y, tuple) else data[0]
-    priors = [
-        summand.value(z)
-        for summand, z in zip(splitting.all, seen)
+    energies = [
+        summand.value(image)
+        for summand, image in zip(splitting.all, images)
         if isinstance(summand, PriorSummand)
         or (isinstance(summand, GradientSummand) and summand.prior is not None)
     ]
     if isinstance(splitting.primal, PriorSummand):
-        priors.append(splitting.primal.value(u))
+        energies.append(splitting.primal.value(u))
+    # With the ball the priors have weight 1, and the weight is found along the way.
     value = D.value(prediction, y)
-    for part in priors:
-        value = value + (part if splitting.ball is None else regularization * part)
+    for energy in energies:
+        value = value + (energy if splitting.ball is None else regularization * energy)
     return value, D.discrepancy(prediction, y)

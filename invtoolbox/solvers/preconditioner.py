@@ -55,6 +55,7 @@ def row_sums(problem: Problem) -> Tensor:
 
 def inverse_or_zero(sums: Tensor) -> Tensor:
     """Return ``1 / sums``, and 0 for a sum of 0."""
+    # Relative to the largest sum of the item, because a sum that should be 0 is rounding.
     least = _SMALLEST * sums.flatten(1).amax(1).clamp_min(torch.finfo(sums.dtype).tiny)
     usable = sums > least.view(-1, *[1] * (sums.ndim - 1))
     return torch.where(
@@ -102,6 +103,7 @@ def preconditioner(objective: Objective, kind: Kind | None) -> Preconditioner | 
     x = objective.problem.zeros()
     if kind in ("auto", "fourier"):
         penalties = [(weight, prior.quadratic()[0]) for weight, prior in objective.terms]
+        # The eigenvalues of the periodic convolution next to the system, exact or not.
         symbol, _ = system_symbol(objective, penalties, x)
         if symbol is not None:
             return Preconditioner(spectrum=(1 / symbol).expand(len(x), *symbol.shape[1:]).clone())
@@ -113,9 +115,10 @@ def preconditioner(objective: Objective, kind: Kind | None) -> Preconditioner | 
     diagonal = _data_diagonal(objective, x)
     for weight, prior in objective.terms:
         L, _ = prior.quadratic()
-        own = torch.ones_like(x) if L is None else _diagonal(L, x)
-        if own is not None:
-            diagonal = torch.addcmul(diagonal, expand(weight, x), own)
+        of_prior = torch.ones_like(x) if L is None else _diagonal(L, x)
+        if of_prior is not None:
+            diagonal = torch.addcmul(diagonal, expand(weight, x), of_prior)
+    # A floor, because pixels that nothing determines would get an infinite factor.
     largest = diagonal.flatten(1).amax(1)
     raised = diagonal.maximum(expand(_FLOOR * largest, diagonal))
     return Preconditioner(
@@ -127,19 +130,21 @@ def _data_diagonal(objective: Objective, x: Tensor) -> Tensor:
     """Return the diagonal of ``A^T W A``, or its row sums."""
     problem = objective.problem
     A, D = objective.linear_operator, problem.data_term
-    known = A.normal_diagonal()
+    diagonal = A.normal_diagonal()
     curvature = cast(Tensor, D.curvature(problem.y))
-    if known is not None:
-        return known.to(x) * expand(curvature, x)
+    if diagonal is not None:
+        return diagonal.to(x) * expand(curvature, x)
+    # For entries >= 0, diag(A^T W A 1) - A^T W A is diagonally dominant, so the sums bound the
+    # system.
     positive = with_moduli(A)
     return positive.adjoint(D.weighted(positive(torch.ones_like(x)))).real.clamp_min(0).to(x)
 
 
 def _diagonal(L: LinearOperator, x: Tensor) -> Tensor | None:
     """Return the diagonal of ``L^T L``, or ``None`` if it is not known."""
-    known = L.normal_diagonal()
-    if known is not None:
-        return known.to(x).expand_as(x)
+    diagonal = L.normal_diagonal()
+    if diagonal is not None:
+        return diagonal.to(x).expand_as(x)
     if isinstance(L, FiniteDifference):
         total = torch.zeros_like(x)
         for axis in range(2, x.ndim):

@@ -9,12 +9,14 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.posteriors.base import Posterior
 from invtoolbox.posteriors.running_moments import Chain
 from invtoolbox.priors.images.gaussian_mixture import ConditionalPrior
+from invtoolbox.solvers.deepinv_sampling import draw_normal
 from invtoolbox.solvers.diffusion import DiffusionPosterior, DiffusionSampler, split, the_prior
 from invtoolbox.solvers.linear_systems import solve_quadratic
 
@@ -60,16 +62,11 @@ class PromptTuning(DiffusionSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (
-            self.steps < 2
-            or self.projection_every < 1
-            or not self.levels[0] > self.levels[1] > 0
-            or not 0 <= self.fresh <= 1
-        ):
-            raise InputError(
-                "PromptTuning takes at least 2 steps, projection_every of at least 1, falling "
-                f"positive levels and a share of fresh noise in [0, 1], got {self!r}"
-            )
+        check_range(self, "[2, inf)", "steps")
+        check_range(self, "[1, inf)", "projection_every")
+        check_range(self, "[0, 1]", "fresh")
+        if not self.levels[0] > self.levels[1] > 0:
+            raise InputError(f"PromptTuning takes falling positive levels, got {self.levels}")
 
     def prior_reason(self, objective: Objective) -> str | None:
         reason = super().prior_reason(objective)
@@ -87,26 +84,21 @@ class PromptTuning(DiffusionSampler):
         self, objective: Objective, generators: list[Generator]
     ) -> tuple[Tensor, Tensor]:
         """Return the draws, and the final condition of each, ``(count, batch, *shape)``."""
+        # Every draw of every item is an item of its own, with a condition of its own.
         count, device = len(generators), objective.problem.y0.device
         repeated = objective.select(torch.arange(objective.batch, device=device).repeat(count))
         prior = cast(ConditionalPrior, the_prior(objective))
         like = repeated.problem.zeros()
 
         def noise() -> Tensor:
-            each = torch.stack(
-                [
-                    torch.randn(like.shape[1:], generator=g, dtype=like.dtype, device=device)
-                    for g in generators
-                ]
-            )
-            return each.repeat_interleave(objective.batch, 0)
+            return draw_normal(generators, like.shape, like.dtype, device)
 
+        # Levels levels[0] ratio^k, from the first to the last in equal ratios.
         ratio = (self.levels[1] / self.levels[0]) ** (1 / (self.steps - 1))
         null = prior.null_condition().to(like)
-        condition, moments = (
-            null.expand(len(like), *null.shape[1:]).clone(),
-            (torch.zeros(()), torch.zeros(())),
-        )
+        condition = null.expand(len(like), *null.shape[1:]).clone()
+        moments = torch.zeros(()), torch.zeros(())
+        # x_t at the first level is noise alone, because an image is small next to it.
         x = self.levels[0] * noise()
         clean = x
         for k in range(self.steps):
@@ -114,9 +106,17 @@ class PromptTuning(DiffusionSampler):
             below = level * ratio if k < self.steps - 1 else 0.0
             for j in range(self.tuning_steps):
                 condition, moments = self._tune(
-                    repeated, prior, x, level, condition, moments, k * self.tuning_steps + j + 1
+                    repeated,
+                    prior,
+                    x=x,
+                    level=level,
+                    condition=condition,
+                    moments=moments,
+                    number=k * self.tuning_steps + j + 1,
                 )
+            # x_0(c), and where it is not projected the gradient of |A(x_0) - y|.
             clean, slope = _denoise_and_slope(repeated, prior, x, level, condition)
+            # DDIM: the noise in x_t stays, but a share of it is drawn anew with the same variance.
             remaining = (x - clean) / level
             if k % self.projection_every == 0:
                 clean, slope = _project(repeated, clean, self.strength / level**2), None
@@ -137,14 +137,14 @@ class PromptTuning(DiffusionSampler):
         number: int,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Take one step of Adam (Kingma and Ba 2015) on the condition; every item has its own."""
+        # The gradient of D(A(x_0(c)), y) in c goes through the denoiser.
         with torch.enable_grad():
             free = condition.detach().requires_grad_(True)
             misfit = objective.data_value(prior.denoise_given(x, level, free))
             (slope,) = torch.autograd.grad(misfit.sum(), free)
-        mean, square = (
-            0.9 * moments[0].to(slope) + 0.1 * slope,
-            0.999 * moments[1].to(slope) + 0.001 * slope.square(),
-        )
+        # m <- b1 m + (1 - b1) g, v <- b2 v + (1 - b2) g^2, c <- c - rate m^ / (sqrt(v^) + epsilon).
+        mean = 0.9 * moments[0].to(slope) + 0.1 * slope
+        square = 0.999 * moments[1].to(slope) + 0.001 * slope.square()
         step = (mean / (1 - 0.9**number)) / ((square / (1 - 0.999**number)).sqrt() + 1e-8)
         return condition - self.learning_rate * step, (mean, square)
 
@@ -173,6 +173,7 @@ def _denoise_and_slope(
     with torch.enable_grad():
         free = x.detach().requires_grad_(True)
         clean = prior.denoise_given(free, level, condition)
+        # |A(x_0) - y| in units of the noise, because D is half its square.
         norm = (2 * objective.data_value(clean)).clamp_min(1e-30).sqrt()
         (slope,) = torch.autograd.grad(norm.sum(), free)
     return clean.detach(), slope
@@ -180,6 +181,7 @@ def _denoise_and_slope(
 
 def _project(objective: Objective, clean: Tensor, penalty: float) -> Tensor:
     """Return ``argmin_x D(A(x), y) + penalty / 2 |x - clean|^2``."""
+    # (A^T W A + penalty) d = -A^T grad D(A x_0) for the change d of x_0.
     problem: Any = objective.problem
     right = -cast(LinearOperator, problem.operator).adjoint(
         problem.data_term.value_and_grad(problem.operator(clean), problem.y)[1]

@@ -13,7 +13,6 @@ from invtoolbox.core.pytrees import scatter_items, select_items
 from invtoolbox.objective.initial_guess import is_scan
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
-from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple
 from invtoolbox.priors.base import ExplicitPrior, PriorSum
 from invtoolbox.priors.images.total_variation import TotalVariation
 from invtoolbox.priors.settings import replace
@@ -32,7 +31,7 @@ from invtoolbox.solvers.splitting import PriorSummand, unit_step_reason, unit_st
 _COARSE = 0.2
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ProximalState(State):
     """The point of the next gradient, the momentum and the trial step."""
 
@@ -119,19 +118,20 @@ class ProximalGradient(Solver):
         scale = gradient_scale(objective, norm)
         trial = self._first_step(objective, gradient)
         # The energy behind a learned prox costs a solve at a point that is no result of the prox.
-        known = unit_step_term(objective) is None
-        value = D.value(prediction, y) + objective.prior_value(start) if known else objective.nan()
+        value = objective.nan()
+        if unit_step_term(objective) is None:
+            value = D.value(prediction, y) + objective.prior_value(start)
         return ProximalState(
-            start,
-            value,
-            D.discrepancy(prediction, y),
-            torch.full_like(norm, torch.inf),
-            prediction,
-            start,
-            prediction,
-            torch.ones_like(norm),
-            trial,
-            scale,
+            x=start,
+            value=value,
+            discrepancy=D.discrepancy(prediction, y),
+            certificate=torch.full_like(norm, torch.inf),
+            prediction=prediction,
+            point=start,
+            ahead=prediction,
+            momentum=torch.ones_like(norm),
+            trial=trial,
+            scale=scale,
         )
 
     def _first_step(self, objective: Objective, gradient: Tensor) -> Tensor:
@@ -140,9 +140,10 @@ class ProximalGradient(Solver):
         No step above it can pass, and few halvings lead to one that passes.
         """
         norm = item_norm(gradient).detach()
-        given = self._given_step(objective, norm)
-        if given is not None:
-            return given
+        fixed = self._fixed_step(objective, norm)
+        if fixed is not None:
+            return fixed
+        # t = |g|^2 / <A g, W A g>
         A, D = objective.problem.operator, objective.problem.data_term
         if not isinstance(A, LinearOperator) or not D.is_quadratic:
             return torch.ones_like(norm)
@@ -154,37 +155,40 @@ class ProximalGradient(Solver):
             torch.ones_like(norm),
         )
 
-    def _given_step(self, objective: Objective, like: Tensor) -> Tensor | None:
+    def _fixed_step(self, objective: Objective, like: Tensor) -> Tensor | None:
         """Return the step if it is not searched for, ``(batch,)``, else ``None``."""
         if self.step_size is not None:
             return torch.ones_like(like) * self.step_size
-        fixed = unit_step_term(objective)
-        return None if fixed is None else 1 / fixed[0]
+        # Such a prox is known at t w = 1 alone.
+        term = unit_step_term(objective)
+        return None if term is None else 1 / term[0]
 
     def step(self, objective: Objective, state: ProximalState) -> ProximalState:
         D, y = objective.problem.data_term, objective.problem.y
         gradient = _gradient(objective, state.point, state.ahead)
+        # x = prox_{t R}(z - t grad f(z)), and |x - z| / t is the gradient mapping.
         x, prediction, step, data, energy = self._search(objective, state, gradient)
-        moved = x - state.point
-        certificate = item_norm(moved) / step / self._scale(state, gradient, moved, step)
-        point, ahead, momentum = self._extrapolate(objective, state, x, prediction, moved)
+        move = x - state.point
+        certificate = item_norm(move) / step / self._scale(state, gradient, move, step)
+        point, ahead, momentum = self._extrapolate(objective, state, x, prediction, move)
+        # F(x); the energy of the rough prior comes from its prox.
         value = objective.nan()
         if objective.has_value:
             value = data + energy + _smooth_value(objective, x)
-        return ProximalState(
-            x,
-            value,
-            D.discrepancy(prediction, y),
-            certificate,
-            prediction,
-            point,
-            ahead,
-            momentum,
-            step,
-            state.scale,
+        return dataclasses.replace(
+            state,
+            x=x,
+            value=value,
+            discrepancy=D.discrepancy(prediction, y),
+            certificate=certificate,
+            prediction=prediction,
+            point=point,
+            ahead=ahead,
+            momentum=momentum,
+            trial=step,
         )
 
-    def _scale(self, state: ProximalState, gradient: Tensor, moved: Tensor, step: Tensor) -> Tensor:
+    def _scale(self, state: ProximalState, gradient: Tensor, move: Tensor, step: Tensor) -> Tensor:
         """Return the scale of the gradient mapping, ``(batch,)``."""
         return state.scale
 
@@ -195,16 +199,17 @@ class ProximalGradient(Solver):
 
         They are the prediction, the step, the misfit, and the energy of the prox there.
         """
+        # f(z), the smooth part of the objective at the point of the gradient.
         here = objective.problem.data_term.value(state.ahead, objective.problem.y) + _smooth_value(
             objective, state.point
         )
-        given = self._given_step(objective, state.trial)
-        first = state.trial if given is None else given
+        fixed = self._fixed_step(objective, state.trial)
+        first = state.trial if fixed is None else fixed
         x, prediction, step, data, energy, rejected = _trial(
             objective, state.point, state.ahead, gradient, here, first
         )
         for _ in range(60):
-            if given is not None or not bool(rejected.any()):
+            if fixed is not None or not bool(rejected.any()):
                 break
             # Only the items whose step was too long are tried again, because a prox may be most of
             # the work.
@@ -219,7 +224,7 @@ class ProximalGradient(Solver):
         return x, prediction, step, data, energy
 
     def _extrapolate(
-        self, objective: Objective, state: ProximalState, x: Tensor, prediction: Any, moved: Tensor
+        self, objective: Objective, state: ProximalState, x: Tensor, prediction: Any, move: Tensor
     ) -> tuple[Tensor, Any, Tensor]:
         return x, prediction, state.momentum
 
@@ -227,6 +232,7 @@ class ProximalGradient(Solver):
         return has_gap(objective)
 
     def gap(self, objective: Objective, state: ProximalState, distance: Tensor) -> Tensor:
+        # F = f + G with G the one prior that enters by its prox.
         rough = [PriorSummand(weight, prior, None) for weight, prior in _rough(objective)]
         return objective_gap(
             objective,
@@ -243,10 +249,11 @@ class ProximalGradient(Solver):
     def apply_map(
         self, objective: Objective, state: ProximalState, point: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
+        # One step without momentum, which has the same fixed points.
         (x,) = point
         prediction = objective.problem.operator(x)
-        given = self._given_step(objective, state.trial)
-        step = state.trial if given is None else given
+        fixed = self._fixed_step(objective, state.trial)
+        step = state.trial if fixed is None else fixed
         x = x - expand(step, x) * _gradient(objective, x, prediction)
         for weight, prior in _rough(objective):
             x = prior.prox(x, step * weight)
@@ -306,11 +313,12 @@ class FISTA(ProximalGradient):
         Products with the operator of a scan are most of the work, and FISTA needs fewer of them
         than splitting methods, which would need iterations of their own for the prior.
         """
+        # The discrepancy principle is left to solvers that meet its target within one run.
         return (
             is_scan(objective.problem)
             and len(objective.terms) == 1
             and type(objective.terms[0][1]) is TotalVariation
-            and not isinstance(objective.rule, DiscrepancyPrinciple)
+            and objective.discrepancy_target is None
         )
 
     def coarse(self, tolerance: float) -> tuple[Self, float]:
@@ -322,6 +330,8 @@ class FISTA(ProximalGradient):
         return dataclasses.replace(self, max_iterations=max_iterations, prox_tolerance=inner)
 
     def step(self, objective: Objective, state: ProximalState) -> ProximalState:
+        # The prox of total variation is iterated; it need not be exact on a coarse grid, nor in a
+        # run that only ranks weights.
         if self.prox_tolerance is not None:
             terms = tuple(
                 dataclasses.replace(
@@ -336,22 +346,26 @@ class FISTA(ProximalGradient):
             objective = dataclasses.replace(objective, prior=prior)
         return super().step(objective, state)
 
-    def _scale(self, state: ProximalState, gradient: Tensor, moved: Tensor, step: Tensor) -> Tensor:
+    def _scale(self, state: ProximalState, gradient: Tensor, move: Tensor, step: Tensor) -> Tensor:
         if not self.against_prior:
             return state.scale
         # The step is x = z - step (gradient + subgradient), z its start.
-        pull = item_norm(gradient + moved / expand(step, moved))
+        pull = item_norm(gradient + move / expand(step, move))
         return torch.maximum(pull, 1e-4 * state.scale)  # smooth priors have no part in it
 
     def _extrapolate(
-        self, objective: Objective, state: ProximalState, x: Tensor, prediction: Any, moved: Tensor
+        self, objective: Objective, state: ProximalState, x: Tensor, prediction: Any, move: Tensor
     ) -> tuple[Tensor, Any, Tensor]:
+        # Restart if <z - x, x - x_before> > 0 (O'Donoghue and Candes 2015, the gradient scheme).
         change = x - state.x
-        restart = -inner(moved, change) > 0
+        restart = -inner(move, change) > 0
         before = torch.where(restart, torch.ones_like(state.momentum), state.momentum)
+        # t_next = (1 + sqrt(1 + 4 t^2)) / 2, z = x + (t - 1) / t_next (x - x_before) (Beck and
+        # Teboulle 2009, equations 4.2 and 4.3).
         momentum = (1 + (1 + 4 * before.square()).sqrt()) / 2
         beta = (before - 1) / momentum
         point = torch.addcmul(x, expand(beta, change), change)
+        # A z = A x + beta (A x - A x_before) by linearity.
         A = objective.problem.operator
         if isinstance(A, LinearOperator) and isinstance(prediction, Tensor):
             ahead: Any = prediction + expand(beta, prediction) * (prediction - state.prediction)
@@ -392,6 +406,7 @@ def _trial(
     Returns the new point, its prediction, the step, misfit and energy of the prox there, and which
     items must shorten the step.
     """
+    # x = prox_{t w R}(z - t grad f(z))
     x = torch.addcmul(point, expand(-step, gradient), gradient)
     energy = torch.zeros_like(step)
     for weight, prior in _rough(objective):
@@ -399,18 +414,19 @@ def _trial(
         energy = weight * at_x
     prediction = objective.problem.operator(x)
     data = objective.problem.data_term.value(prediction, objective.problem.y)
-    moved = x - point
-    allowed = inner(moved, moved) / (2 * step)
-    bend, rounding = _quadratic_bend(objective, moved, prediction, ahead), 1e-5 * allowed
+    # f(x) - f(z) - <grad f(z), x - z> <= |x - z|^2 / (2 t) (Beck and Teboulle 2009).
+    move = x - point
+    allowed = inner(move, move) / (2 * step)
+    bend, rounding = _quadratic_bend(objective, move, prediction, ahead), 1e-5 * allowed
     if bend is None:
-        bend = data + _smooth_value(objective, x) - here - inner(gradient, moved)
+        bend = data + _smooth_value(objective, x) - here - inner(gradient, move)
         rounding = 32 * torch.finfo(here.dtype).eps * here.abs()
     # Written so that the search ends for an item that is not finite.
     return x, prediction, step, data, energy, bend > allowed + rounding
 
 
 def _quadratic_bend(
-    objective: Objective, moved: Tensor, prediction: Any, ahead: Any
+    objective: Objective, move: Tensor, prediction: Any, ahead: Any
 ) -> Tensor | None:
     """Return ``f(x) - f(z) - <grad f(z), x - z>`` if f is quadratic, else ``None``.
 
@@ -423,12 +439,13 @@ def _quadratic_bend(
     smooth = _smooth(objective)
     if not all("quadratic" in prior.offers for _, prior in smooth):
         return None
+    # 1/2 |A (x - z)|_W^2 + sum_i w_i / 2 |L_i (x - z)|^2
     change = prediction - ahead
     bend = inner(change, D.weighted(change)) / 2
     for weight, prior in smooth:
         L, _ = prior.quadratic()
-        part = moved if L is None else L(moved)
-        bend = bend + weight * inner(part, part) / 2
+        image = move if L is None else L(move)
+        bend = bend + weight * inner(image, image) / 2
     return bend
 
 
@@ -440,6 +457,7 @@ def _gradient(objective: Objective, x: Tensor, prediction: Any) -> Tensor:
         if isinstance(A, LinearOperator)
         else objective.data(x).gradient
     )
+    # A^T grad D(A x) + sum_i w_i grad R_i(x)
     generator = objective.generator()
     for weight, prior in _smooth(objective):
         slope = prior.gradient(x, generator)

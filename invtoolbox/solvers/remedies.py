@@ -34,6 +34,7 @@ def nearest_remedy(
         objective: the refused objective.
         fits: function that returns the name of a solver for an objective, or ``None``.
     """
+    # All single changes come before any pair, so that the advice is the shortest.
     for words, changed in _changes(objective):
         if (solver := fits(changed)) is not None:
             return words, solver
@@ -81,9 +82,8 @@ def _changes(objective: Objective) -> Iterator[tuple[str, Objective]]:
                 _with_prior(objective, k, smooth),
             )
     problem = objective.problem
-    if isinstance(problem.y, tuple):
-        pass  # one data term per measurement, of which the stack is not a single change
-    else:
+    # Stacked measurements have one data term each, which is no single change.
+    if not isinstance(problem.y, tuple):
         for data_term in (Huber(delta=1.0), LeastSquares()):
             if type(data_term) is not type(problem.data_term):
                 words = f"data_terms.{type(data_term).__name__} in place of {problem.data_term!r}"
@@ -93,13 +93,13 @@ def _changes(objective: Objective) -> Iterator[tuple[str, Objective]]:
         left = PriorSum(terms[:k] + terms[k + 1 :], objective.prior.implicit)
         yield f"leave {shorten(term.prior)} out", dataclasses.replace(objective, prior=left)
     if objective.unknowns is not None:
-        known = dataclasses.replace(
+        without_unknowns = dataclasses.replace(
             objective,
             problem=problem.without_unknowns(),
             unknowns=None,
             layout=None if objective.prior.implicit is None else objective.layout,
         )
-        yield f"give {' and '.join(objective.unknowns.starts)} as known", known
+        yield f"give {' and '.join(objective.unknowns.starts)} as known", without_unknowns
     elif objective.prior.implicit is not None:
         words = f"leave {shorten(objective.prior.implicit)} out and solve for the image"
         yield words, dataclasses.replace(objective, prior=PriorSum(terms), layout=None)

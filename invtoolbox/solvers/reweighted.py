@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -18,7 +18,7 @@ from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.linear_systems import conjugate_gradients, quotient
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ReweightedState(State):
     """Prediction at x, and the scale of the gradient norm."""
 
@@ -105,23 +105,44 @@ class Reweighted(Solver):
         parts = _parts(objective, start, prediction)
         norm = item_norm(parts.gradient())
         scale = gradient_scale(objective, norm)
-        return self._state(objective, start, prediction, norm / scale, scale)
+        value, discrepancy = objective.value_at(start, prediction)
+        return ReweightedState(
+            x=start,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=norm / scale,
+            prediction=prediction.clone() if prediction is start else prediction,
+            scale=scale,
+        )
 
     def step(self, objective: Objective, state: ReweightedState) -> ReweightedState:
+        # The majorant at x, and a step towards its minimizer (Hunter and Lange 2004).
         parts = _parts(objective, state.x, state.prediction)
         x = state.x + self._change(parts, state.scale)
         prediction = cast(Tensor, objective.problem.operator(x))
+        # The gradient of F at the new x is that of the majorant there.
         norm = item_norm(_parts(objective, x, prediction).gradient())
-        return self._state(objective, x, prediction, norm / state.scale, state.scale)
+        value, discrepancy = objective.value_at(x, prediction)
+        return replace(
+            state,
+            x=x,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=norm / state.scale,
+            prediction=prediction.clone() if prediction is x else prediction,
+        )
 
     def _change(self, parts: _Parts, scale: Tensor) -> Tensor:
         """Minimize the quadratic majorant to the inner tolerance."""
+        # (A^T w A + sum_i w_i K_i^T v_i K_i) d = -grad F(x), because the majorant touches F at x.
         right = -parts.gradient()
         size = item_norm(right)
         tolerance: float | Tensor = self.inner_tolerance
         if self.inner_reference == "scale":
+            # A residual relative to the scale of the certificate.
             tolerance = quotient(tolerance * scale, size)
         system = parts.grid_system()
+        # One kernel on a CPU; it takes the bound of the residual itself.
         if system is not None and right.device.type == "cpu" and not torch.is_grad_enabled():
             return system.solve(right, tolerance * size, self.inner_iterations)
         change, _ = conjugate_gradients(
@@ -133,21 +154,11 @@ class Reweighted(Solver):
         )
         return change
 
-    def _state(
-        self,
-        objective: Objective,
-        x: Tensor,
-        prediction: Tensor,
-        certificate: Tensor,
-        scale: Tensor,
-    ) -> ReweightedState:
-        kept = prediction.clone() if prediction is x else prediction
-        return ReweightedState(x, *objective.value_at(x, prediction), certificate, kept, scale)
-
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         D = objective.problem.data_term
         if not D.is_quadratic and not D.is_majorizer:
             return False, f"the weights of {D!r} do not majorize"
+        # A majorizer lies above its prior by definition; weights do only if they say so.
         for _, prior in objective.terms:
             if "majorizer" in prior.offers:
                 continue
@@ -170,9 +181,11 @@ class _Term(NamedTuple):
     residual: Tensor  # K x - b
 
     def gradient(self) -> Tensor:
+        # K^T v (K x - b)
         return self._back(self.weights * self.residual)
 
     def product(self, u: Tensor) -> Tensor:
+        # K^T v K u
         return self._back(self.weights * (u if self.operator is None else self.operator(u)))
 
     def grid_system(self) -> GridSystem | None:
@@ -192,9 +205,11 @@ class _Above(NamedTuple):
     majorizer: Majorizer
 
     def gradient(self) -> Tensor:
+        # w grad R(x); the quadratic above R has the same gradient at x.
         return expand(self.weight, self.slope) * self.slope
 
     def product(self, u: Tensor) -> Tensor:
+        # w M u with the matrix M of the quadratic above the prior.
         curved = self.majorizer.product(u)
         return expand(self.weight, curved) * curved
 
@@ -218,6 +233,7 @@ class _Parts(NamedTuple):
         )
 
     def gradient(self) -> Tensor:
+        # A^T w (A x - y) + sum_i of the terms
         A = self.objective.linear_operator
         total = A.adjoint(self._weigh(self.residual))
         for term in self.terms:
@@ -225,6 +241,7 @@ class _Parts(NamedTuple):
         return total
 
     def product(self, u: Tensor) -> Tensor:
+        # (A^T w A + sum_i of the terms) u
         A = self.objective.linear_operator
         total = A.adjoint(self._weigh(A(u)))
         for term in self.terms:
@@ -233,12 +250,13 @@ class _Parts(NamedTuple):
 
     def grid_system(self) -> GridSystem | None:
         """Return the system on the grid if the misfit and every term have one."""
+        # A grid system is made of weights, which a quadratic misfit does not write out.
         if self.weights is None:
             return None
         total = self.objective.linear_operator.grid_system(self.weights)
         for term in self.terms:
-            own = term.grid_system()
-            total = None if own is None or total is None else total + own
+            system = term.grid_system()
+            total = None if system is None or total is None else total + system
         return total
 
 
@@ -251,6 +269,7 @@ def _parts(objective: Objective, x: Tensor, prediction: Tensor) -> _Parts:
             continue
         operator, function = cast(tuple[LinearOperator | None, ExplicitPrior], _reweighable(prior))
         image = x if operator is None else cast(Tensor, operator(x))
+        # w_i / 2 |K x - b|^2, or the squares 1/2 <K x, v K x> with the gradient of w_i R(K x).
         if "quadratic" in prior.offers:
             target = prior.quadratic()[1]
             terms.append(

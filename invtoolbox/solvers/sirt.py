@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -13,10 +13,11 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import inner, item_norm
 from invtoolbox.priors.images.constraints import Box
 from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.linear_systems import relative
 from invtoolbox.solvers.preconditioner import inverse_or_zero, row_sums, with_moduli
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SIRTState(State):
     """Weights of rows and columns, and the stopping discrepancy."""
 
@@ -85,7 +86,9 @@ class SIRT(Solver):
         rows = inverse_or_zero(sums)
         # A row whose sum is 0 has the weight 0, so the column sums leave it out.
         columns = inverse_or_zero(with_moduli(A).adjoint(D.weighted(rows * sums)))
+        # C A^T R W y, the step from 0.
         first = columns * A.adjoint(rows * D.weighted(problem.y))
+        # Stop at tau times the expected discrepancy; 0 is never reached.
         expected = D.expected_discrepancy(problem.y)
         target = (
             torch.zeros_like(objective.regularization)
@@ -94,35 +97,37 @@ class SIRT(Solver):
         )
         x = constrain(objective, start)
         prediction = A(x)
+        value, discrepancy = objective.value_at(x, prediction)
         return SIRTState(
-            x,
-            *objective.value_at(x, prediction),
-            torch.full_like(target, torch.inf),
-            prediction,
-            rows,
-            columns,
-            _length(first, columns),
-            target,
+            x=x,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=torch.full_like(target, torch.inf),
+            prediction=prediction,
+            rows=rows,
+            columns=columns,
+            scale=_length(first, columns),
+            target=target,
         )
 
     def step(self, objective: Objective, state: SIRTState) -> SIRTState:
         problem = objective.problem
         A, D, y = objective.linear_operator, problem.data_term, problem.y
+        # x = P(x + relaxation C A^T R W (y - A x))
         residual = D.weighted(y - state.prediction)
         update = A.adjoint(state.rows * residual).mul_(state.columns)
         x = constrain(objective, torch.add(state.x, update, alpha=self.relaxation))
         prediction = A(x)
-        moved = _length(x - state.x, state.columns) / self.relaxation
-        certificate = moved / state.scale.clamp_min(torch.finfo(moved.dtype).tiny)
-        return SIRTState(
-            x,
-            *objective.value_at(x, prediction),
-            certificate,
-            prediction,
-            state.rows,
-            state.columns,
-            state.scale,
-            state.target,
+        # |x_new - x| / relaxation in the metric C^-1, over the same of the first step.
+        length = _length(x - state.x, state.columns) / self.relaxation
+        value, discrepancy = objective.value_at(x, prediction)
+        return replace(
+            state,
+            x=x,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=relative(length, state.scale),
+            prediction=prediction,
         )
 
     def converged(self, state: SIRTState, tolerance: float) -> Tensor:
@@ -156,6 +161,8 @@ class SIRT(Solver):
         A, D = objective.linear_operator, problem.data_term
         state = self.init(objective, problem.zeros())
         x = torch.rand(state.x.shape, generator=torch.Generator().manual_seed(0)).to(state.x)
+        # M = C A^T R W A is symmetric in the metric C^-1, so |M x| / |x| tends to its largest
+        # eigenvalue.
         for _ in range(30):
             x = x / item_norm(x).clamp_min(torch.finfo(x.dtype).tiny).view(-1, *[1] * (x.ndim - 1))
             x = state.columns * A.adjoint(state.rows * D.weighted(A(x)))
@@ -193,12 +200,11 @@ def weighted_note(name: str) -> str:
 
 def metric_reason(objective: Objective) -> str | None:
     """Return why the projection of a constraint differs in the metric ``C^-1``, or ``None``."""
-    other = next((prior for prior in objective.explicit_priors if not isinstance(prior, Box)), None)
-    return (
-        None
-        if other is None
-        else f"the projection onto {other!r} in the metric of the column sums is not its own"
-    )
+    # A box is a product of intervals, so every diagonal metric has the same projection.
+    for prior in objective.explicit_priors:
+        if not isinstance(prior, Box):
+            return f"the projection onto {prior!r} in the metric of the column sums is not its own"
+    return None
 
 
 def constrain(objective: Objective, x: Tensor) -> Tensor:

@@ -56,10 +56,11 @@ class Factors:
         numbers = which.tolist()
         for number in dict.fromkeys(numbers):
             factor, free = self._factors[number]
-            items = [k for k, other in enumerate(numbers) if other == number]
-            whole = len(items) == len(numbers)
-            own = (right if whole else right[items]).index_select(1, free)
-            columns = own.transpose(0, 1).flatten(1).double().cpu().numpy()
+            items = [k for k, factor_number in enumerate(numbers) if factor_number == number]
+            is_shared = len(items) == len(numbers)
+            free_right = (right if is_shared else right[items]).index_select(1, free)
+            # One column per item and coordinate.
+            columns = free_right.transpose(0, 1).flatten(1).double().cpu().numpy()
             # Column by column, the rounding of an item does not depend on the batch.
             solved = (
                 torch.from_numpy(factor.solve(np.asfortranarray(columns)))
@@ -67,11 +68,10 @@ class Factors:
                 .unflatten(1, (len(items), -1))
                 .transpose(0, 1)
             )
-            if whole:
+            if is_shared:
                 out.index_copy_(1, free, solved)
             else:
-                part = torch.zeros_like(out[items])
-                out[items] = part.index_copy_(1, free, solved)
+                out[items] = torch.zeros_like(out[items]).index_copy_(1, free, solved)
         return out
 
 
@@ -81,7 +81,7 @@ def group_equal(systems: list[Graph]) -> tuple[list[Graph], list[int]]:
     which = []
     for system in systems:
         number = next(
-            (k for k, other in enumerate(different) if other is system or other.same_as(system)),
+            (k for k, graph in enumerate(different) if graph is system or graph.same_as(system)),
             len(different),
         )
         if number == len(different):
@@ -99,16 +99,19 @@ def _factorize(system: Graph) -> tuple[Any, Tensor]:
     i, j = ends.cpu().numpy().astype(np.int32)  # SciPy 1.11 factorizes no others
     c = np.concatenate([s.double().cpu().numpy() for s in system.strengths])
     free, diagonal = system.free.cpu().numpy(), system.diagonal.double().cpu().numpy()
-    own = diagonal + np.bincount(i, c, n) + np.bincount(j, c, n)
+    # M_ii = d_i + sum of the c of its edges, M_ij = -c.
+    entries = diagonal + np.bincount(i, c, n) + np.bincount(j, c, n)
     # Parts without a connection to an observation are not determined. A little stiffness, which
     # only slows them, makes the system definite.
     label = connected_components(ends.cpu(), n).numpy()
     held = np.bincount(label[(diagonal > 0) | ~free], minlength=n) > 0
-    own += np.where(held[label], 0.0, 1e-8 * (np.abs(own).mean() or 1.0))
+    entries += np.where(held[label], 0.0, 1e-8 * (np.abs(entries).mean() or 1.0))
     place = np.arange(n, dtype=np.int32)
     rows, columns = np.concatenate([place, i, j]), np.concatenate([place, j, i])
-    matrix = coo_array((np.concatenate([own, -c, -c]), (rows, columns)), shape=(n, n)).tocsr()
+    matrix = coo_array((np.concatenate([entries, -c, -c]), (rows, columns)), shape=(n, n)).tocsr()
+    # Held points are 0, so their rows and columns are left out.
     inside = matrix[free][:, free].tocsc()
+    # Minimum degree on A^T + A and no pivoting: SuperLU as a sparse Cholesky factorization.
     factor = splu(
         inside, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
     )

@@ -24,7 +24,7 @@ from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
 from invtoolbox.priors.images.tikhonov import Tikhonov
 from invtoolbox.priors.numerical_prox import NumericalProx
 from invtoolbox.solvers.base import implicit_reason
-from invtoolbox.solvers.linear_systems import quotient
+from invtoolbox.solvers.linear_systems import quotient, relative
 
 
 def denoising_term(objective: Objective) -> tuple[Tensor, ExplicitPrior] | None:
@@ -63,11 +63,12 @@ def first_penalty(objective: Objective, start: Tensor, fraction: float = 0.1) ->
     the denoiser works at its own level. With a denoiser of a single level it is ``1 / sigma^2`` in
     units of the noise, as the prox of a density would have.
     """
-    one = torch.ones_like(objective.regularization)
+    ones = torch.ones_like(objective.regularization)
     bound = objective.problem.data_term.curvature(objective.problem.y)
-    curvature = one if bound is None else one * bound.to(one)
+    curvature = ones if bound is None else ones * bound.to(ones)
     denoising = denoising_term(objective)
     if denoising is None:
+        # rho = sum_i w_i / (fraction range), whose thresholds w / rho are in the unit of the image.
         size = start.abs().flatten(1).amax(1)
         divisor = torch.where(size > 0, size, torch.ones_like(size))
         weights = [
@@ -81,7 +82,8 @@ def first_penalty(objective: Objective, start: Tensor, fraction: float = 0.1) ->
     weight, prior = denoising
     if not prior.fixed_level:
         return weight
-    sigma = torch.as_tensor(prior.sigma, dtype=one.dtype, device=one.device)
+    # The misfit has 1 / noise^2 for `curvature`, so that rho is 1 / sigma^2 if it knows its noise.
+    sigma = torch.as_tensor(prior.sigma, dtype=ones.dtype, device=ones.device)
     return noise_variance(objective) * curvature / sigma**2
 
 
@@ -91,10 +93,23 @@ def noise_variance(objective: Objective) -> Tensor:
 
     problem = objective.problem
     if problem.data_term.expected_discrepancy(problem.y) is not None:
+        # Least squares with a known noise level has the curvature 1 / noise_std^2.
         curvature = problem.data_term.curvature(problem.y)
-        one = torch.ones_like(objective.regularization)
-        return one if curvature is None else one / curvature.to(one)
+        ones = torch.ones_like(objective.regularization)
+        return ones if curvature is None else ones / curvature.to(ones)
     return noise_std_of(problem).to(objective.regularization).square()
+
+
+def balance_penalty(rho: Tensor, primal: Tensor, dual: Tensor, steps: Tensor) -> Tensor:
+    """Return the penalty that balances the relative residuals of ADMM (Boyd et al. 2011, 3.4.1).
+
+    It changes at steps 5, 10, 20, 40 and 80 only.
+    """
+    is_due = torch.stack([steps == 5 * 2**k for k in range(5)]).any(0)
+    # Equation (3.13) with a continuous factor: near a threshold rounding would decide the branch.
+    # Residuals below 1e-5 are mostly rounding.
+    factor = (primal.clamp_min(1e-5) / dual.clamp_min(1e-5)).sqrt().clamp(0.1, 10)
+    return torch.where(is_due, rho * factor, rho)
 
 
 @dataclass(frozen=True)
@@ -121,6 +136,7 @@ class PriorSummand:
 
     def prox_and_value(self, v: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """Return `prox`, and the value there."""
+        # A prox that is iterated knows the energy at its result.
         p, energy = self.function.prox_and_energy(v, step * self.weight)
         return p, self.weight * energy
 
@@ -159,6 +175,7 @@ class DataSummand:
 
     def prox_conjugate(self, v: Tensor, step: Tensor) -> Tensor:
         """Return the prox of the convex conjugate, by Moreau's identity; may overwrite ``v``."""
+        # prox_{s F*}(v) = v - s prox_{F / s}(v / s)
         factor = expand(step, v)
         return add(v, factor * self.prox(v / factor, 1 / step), -1.0)
 
@@ -196,8 +213,8 @@ class GradientSummand:
 
 def enters_by_gradient(prior: ExplicitPrior) -> bool:
     """Whether a prior is differentiable and has no other form that a splitting could use."""
-    other = {"prox", "split", "quadratic"} & prior.offers
-    return not other and prior.smooth and "gradient" in prior.offers
+    has_form = bool({"prox", "split", "quadratic"} & prior.offers)
+    return not has_form and prior.smooth and "gradient" in prior.offers
 
 
 def with_numerical_prox(objective: Objective) -> Objective:
@@ -218,6 +235,7 @@ def gradient_summands(objective: Objective) -> tuple[GradientSummand, ...]:
 
     def follow(weight: Tensor, prior: ExplicitPrior) -> GradientSummand:
         def gradient(x: Tensor) -> Tensor:
+            # w grad R(x)
             slope = prior.gradient(x, objective.generator())
             return expand(weight, slope) * slope
 
@@ -233,12 +251,15 @@ def misfit_summand(objective: Objective) -> GradientSummand:
 
 def first_curvature(summand: GradientSummand, x: Tensor, iterations: int = 6) -> Tensor:
     """Estimate the largest curvature at x by the power method on differences, ``(batch,)``."""
+    # |grad F(x + d) - grad F(x)| / |d| with d along the last difference, of a length at which
+    # float32 still resolves it.
     slope = summand.grad(x)
     draw = torch.Generator().manual_seed(0)
     direction = torch.randn(x.shape[1:], generator=draw, dtype=torch.float64).to(x).expand_as(x)
     largest = torch.zeros_like(item_norm(x))
     length = 1e-3 * (item_norm(x) + 1e-3 * x[0].numel() ** 0.5)
     for _ in range(iterations):
+        # The last difference, scaled to the length of the step.
         size = item_norm(direction)
         unit = direction * expand(quotient(length, size), direction)
         direction = summand.grad(x + unit) - slope
@@ -246,15 +267,16 @@ def first_curvature(summand: GradientSummand, x: Tensor, iterations: int = 6) ->
     return 1.05 * largest
 
 
-def curvature_along(known: Tensor, change: Tensor, slope: Tensor, moved: Tensor) -> Tensor:
+def curvature_along(curvature: Tensor, change: Tensor, slope: Tensor, move: Tensor) -> Tensor:
     """Return a curvature, raised if the gradient changed faster along the last step, ``(batch,)``.
 
     A change of the gradient that may be rounding is left out.
     """
-    size, length = item_norm(change), item_norm(moved)
-    seen = size / length.clamp_min(torch.finfo(length.dtype).tiny)
+    size = item_norm(change)
+    ratio = relative(size, item_norm(move))
     sure = size > torch.finfo(size.dtype).eps ** 0.5 * item_norm(slope)
-    return torch.where(sure & (seen > known) & seen.isfinite(), 1.05 * seen, known).detach()
+    is_larger = sure & (ratio > curvature) & ratio.isfinite()
+    return torch.where(is_larger, 1.05 * ratio, curvature).detach()
 
 
 def data_summands(objective: Objective) -> tuple[DataSummand, ...]:
@@ -262,9 +284,7 @@ def data_summands(objective: Objective) -> tuple[DataSummand, ...]:
     problem = objective.problem
     A, D, y = problem.operator, problem.data_term, problem.y
     if isinstance(A, LinearStack) and isinstance(D, Stack):
-        return tuple(
-            DataSummand(w, d, part, m) for w, d, part, m in zip(D.weights, D.terms, A.parts, y)
-        )
+        return tuple(DataSummand(*summand) for summand in zip(D.weights, D.terms, A.parts, y))
     return (DataSummand(1.0, D, cast(LinearOperator, A), y),)
 
 
@@ -288,6 +308,7 @@ def summands_of(terms: Iterable[tuple[Tensor, ExplicitPrior]]) -> tuple[PriorSum
         elif "prox" in prior.offers:
             summands.append(PriorSummand(weight, prior, None))
         else:
+            # 1/2 |L x - b|^2 is a Tikhonov prior behind L.
             L, b = prior.quadratic()
             summands.append(PriorSummand(weight, Tikhonov(reference=b), L))
     return tuple(summands)
@@ -313,16 +334,10 @@ class DiscrepancyBall:
 
         It is ``v - step y``, shortened by ``step radius``.
         """
+        # With w = v - step y: v - step P(v / step) = w max(0, 1 - step radius / |w|).
         v.addcmul_(self.y, expand(-step, v))
-        length = item_norm(v)
-        return v.mul_(
-            expand(
-                (
-                    1 - step * self.radius / length.clamp_min(torch.finfo(length.dtype).tiny)
-                ).clamp_min(0),
-                v,
-            )
-        )
+        share = 1 - relative(step * self.radius, item_norm(v))
+        return v.mul_(expand(share.clamp_min(0), v))
 
 
 @dataclass(frozen=True)
@@ -355,6 +370,7 @@ def take_primal(
 
     A constraint is taken before any other prior, so that the answer meets it.
     """
+    # Only a summand without an operator can be G, the one with its prox at x itself.
     free = [summand for summand in priors if summand.operator is None]
     if not free:
         return None, priors
@@ -424,5 +440,7 @@ def operator_norm(operator: LinearOperator | None, like: Tensor) -> Tensor:
         return torch.ones(like.shape[0], dtype=real, device=like.device)
     with torch.no_grad():  # constant under differentiation
         norm = operator.norm(tolerance=1e-3, dtype=like.dtype, device=like.device)
+    # The power method stops at a relative change of 1e-3, so half a per cent covers most of the
+    # rest.
     norm = norm.real if norm.is_complex() else norm
     return (1.005 * norm.to(real)).expand(like.shape[0]).clone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 import torch
@@ -20,6 +20,7 @@ from invtoolbox.solvers.base import (
     nonconvex_reason,
 )
 from invtoolbox.solvers.duality import has_gap, objective_gap
+from invtoolbox.solvers.linear_systems import relative
 from invtoolbox.solvers.ordered_subsets import subset_indices, subset_reason
 from invtoolbox.solvers.splitting import (
     DataSummand,
@@ -32,7 +33,7 @@ from invtoolbox.solvers.splitting import (
 )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class StochasticPDHGState(State):
     """Duals of the subsets and priors, their back-projections, and the steps."""
 
@@ -97,10 +98,9 @@ class StochasticPDHG(Solver):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)
-        reason = implicit_reason(objective, "StochasticPDHG") or unsplittable_reason(
+        if reason := implicit_reason(objective, "StochasticPDHG") or unsplittable_reason(
             objective, "StochasticPDHG"
-        )
-        if reason is not None:
+        ):
             return reason
         problem = objective.problem
         if not isinstance(problem.y, Tensor):
@@ -123,6 +123,7 @@ class StochasticPDHG(Solver):
     def init(self, objective: Objective, start: Tensor) -> StochasticPDHGState:
         problem = objective.problem
         subsets, (_, others) = self._subsets(objective), take_primal(prior_summands(objective))
+        # One dual per subset of the measurements, then one per prior behind an operator.
         dual: list[Summand] = [*subsets, *others]
         duals = tuple(torch.zeros_like(summand.apply(start)) for summand in dual)
         # A few steps of the power method: the singular vectors of projections are smooth, and the
@@ -139,6 +140,7 @@ class StochasticPDHG(Solver):
         probabilities = torch.tensor([1 / len(subsets)] * len(subsets) + [1.0] * len(others)).to(
             norms
         )
+        # tau sigma < p / ((1 + J) |K|^2), the condition of the theorem, with a margin of 1 %.
         bounds = (
             0.99
             * probabilities
@@ -147,15 +149,17 @@ class StochasticPDHG(Solver):
         tau = self.ratio * _first_step(objective, norms, len(subsets), others, start)
         prediction = problem.operator(start)
         zero = torch.zeros_like(start)
+        value, discrepancy = objective.value_at(start, prediction)
         return StochasticPDHGState(
-            start,
-            *objective.value_at(start, prediction),
-            torch.full_like(tau, torch.inf),
-            duals,
-            (zero, *(torch.zeros_like(start) for _ in others)),
-            zero.clone(),
-            tau,
-            bounds / tau.unsqueeze(1),
+            x=start,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=torch.full_like(tau, torch.inf),
+            duals=duals,
+            pulls=(zero, *(torch.zeros_like(start) for _ in others)),
+            ahead=zero.clone(),
+            tau=tau,
+            sigmas=bounds / tau.unsqueeze(1),
         )
 
     def step(self, objective: Objective, state: StochasticPDHGState) -> StochasticPDHGState:
@@ -166,27 +170,22 @@ class StochasticPDHG(Solver):
         for s in torch.randint(
             count, (count,), generator=generator, device=generator.device
         ).tolist():
+            # x = prox_{tau G}(x - tau v), then the dual of the subset s and those of all priors.
             x = _primal_update(primal, x, ahead, tau)
             changes = []
             for summand, place, slot in [
                 (subsets[s], s, 0),
                 *((summand, count + j, 1 + j) for j, summand in enumerate(others)),
             ]:
-                new = _dual_update(summand, duals[place], summand.apply(x), state.sigmas[:, place])
-                change = summand.adjoint(new - duals[place])
-                duals[place], pulls[slot] = new, pulls[slot] + change
+                q = _dual_update(summand, duals[place], summand.apply(x), state.sigmas[:, place])
+                change = summand.adjoint(q - duals[place])
+                duals[place], pulls[slot] = q, pulls[slot] + change
+                # The subset is extrapolated by 1 / p = count, a prior, whose p is 1, by 1.
                 changes.append(change if slot else count * change)
+            # v = sum_s A_s^T y_s + sum_j K_j^T p_j + d_s / p + sum_j d_j
             ahead = sum(pulls[1:], pulls[0]) + sum(changes[1:], changes[0])
-        new_state = StochasticPDHGState(
-            x,
-            state.value,
-            state.discrepancy,
-            state.certificate,
-            tuple(duals),
-            tuple(pulls),
-            ahead,
-            tau,
-            state.sigmas,
+        new_state = replace(
+            state, x=x, duals=tuple(duals), pulls=tuple(pulls), ahead=ahead, tau=tau
         )
         return self._evaluate(objective, new_state, subsets, primal, others)
 
@@ -206,39 +205,39 @@ class StochasticPDHG(Solver):
         prediction = problem.operator(x)
         indices = subset_indices(problem, self.subset_size)
         images = [prediction[:, :, index] for index in indices]
-        missing = [
+        # |q - p| / sigma with q = prox_{sigma F*}(p + sigma K x) is the distance of K x to dF*(q).
+        residuals = [
             item_norm(_dual_update(summand, p, image, sigma) - p) / sigma
             for summand, p, image, sigma in zip(
                 subsets, state.duals, images, state.sigmas.unbind(1)
             )
         ]
-        tiny = torch.finfo(tau.dtype).tiny
-        dual = torch.stack(missing).square().sum(0).sqrt() / item_norm(prediction).clamp_min(tiny)
+        dual = relative(torch.stack(residuals).square().sum(0).sqrt(), item_norm(prediction))
         for j, summand in enumerate(others, len(subsets)):
             image, sigma = summand.apply(x), state.sigmas[:, j]
             # An image with small slopes is not far from optimal for that reason.
-            size = torch.maximum(item_norm(image), 1e-2 * item_norm(x)).clamp_min(tiny)
-            dual = dual.maximum(
-                item_norm(_dual_update(summand, state.duals[j], image, sigma) - state.duals[j])
-                / sigma
-                / size
-            )
-        moved = (
-            item_norm(x - _primal_update(primal, x, sum(state.pulls[1:], state.pulls[0]), tau))
-            / tau
-        )
+            size = torch.maximum(item_norm(image), 1e-2 * item_norm(x))
+            change = _dual_update(summand, state.duals[j], image, sigma) - state.duals[j]
+            dual = dual.maximum(relative(item_norm(change) / sigma, size))
+        # |x - u| / tau with u = prox_{tau G}(x - tau sum_j K_j^T p_j), relative to the largest
+        # pull.
+        u = _primal_update(primal, x, sum(state.pulls[1:], state.pulls[0]), tau)
         pulled = torch.stack([item_norm(pull) for pull in state.pulls]).amax(0)
-        state.certificate = torch.where(moved > 0, moved / pulled.clamp_min(tiny), moved).maximum(
-            dual
+        primal_residual = relative(item_norm(x - u) / tau, pulled)
+        value, discrepancy = objective.value_at(x, prediction)
+        return replace(
+            state,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=primal_residual.maximum(dual),
         )
-        state.value, state.discrepancy = objective.value_at(x, prediction)
-        return state
 
     def has_gap(self, objective: Objective) -> bool:
         return has_gap(objective)
 
     def gap(self, objective: Objective, state: StochasticPDHGState, distance: Tensor) -> Tensor:
         primal, others = take_primal(prior_summands(objective))
+        # Only the priors have duals in the gap; the misfit enters by its gradient.
         count = len(others)
         duals = list(
             zip(others, state.duals[-count:], state.sigmas.unbind(1)[-count:]) if count else ()
@@ -258,13 +257,10 @@ class StochasticPDHG(Solver):
         )
 
     def _subsets(self, objective: Objective) -> list[DataSummand]:
-        parts = [
-            objective.problem.subset(index)
-            for index in subset_indices(objective.problem, self.subset_size)
-        ]
+        indices = subset_indices(objective.problem, self.subset_size)
         return [
-            DataSummand(1.0, part.data_term, cast(LinearOperator, part.operator), part.y)
-            for part in parts
+            DataSummand(1.0, subset.data_term, cast(LinearOperator, subset.operator), subset.y)
+            for subset in map(objective.problem.subset, indices)
         ]
 
 
@@ -278,6 +274,8 @@ def _first_step(
     views of 60 per subset.
     """
     problem, weight = objective.problem, 1 + len(others)
+    # `squared` bounds (1 + J) |A|^2, because |A|^2 <= sum_s |A_s|^2; `rate` is its product with the
+    # curvature of the misfit.
     squared = weight * norms[:, :count].square().sum(1)
     curvature = problem.data_term.curvature(problem.y)
     rate = squared * (
@@ -291,6 +289,8 @@ def _first_step(
         every = (weight * torch.stack(sizes).square().sum(0)).sqrt()
     else:
         every = squared.sqrt() * item_norm(problem.data_term.grad(0.98 * problem.y, problem.y))
+    # The geometric mean of `balance_steps`: distance / every for the sizes, 1 / rate for the
+    # misfit.
     distance = 0.2 * item_norm(start)
     tau = 0.3 * (distance / (every * rate)).sqrt() / math.sqrt(count)
     return torch.where(tau.isfinite() & (tau > 0), tau, 1 / (count * squared).sqrt())

@@ -52,13 +52,15 @@ class SubspaceProblem:
     def change_basis(self, new: Tensor, size: int) -> None:
         """Make the columns of ``new (batch, k, m)`` the first m vectors; the rest is empty."""
         small, m = self.first(size), new.shape[2]
-        for whole, part in (
+        # In the basis V N the matrices are N^T M N, and the coefficients N^T y, because N is
+        # orthonormal and y lies in its span.
+        for matrix, block in (
             (self.data_matrix, small.data_matrix),
             (self.prior_matrix, small.prior_matrix),
         ):
-            changed = new.mT @ part @ new
-            whole.zero_()
-            whole[:, :m, :m] = changed
+            changed = new.mT @ block @ new
+            matrix.zero_()
+            matrix[:, :m, :m] = changed
         coefficients = _times(new.mT, small.coefficients)
         self.coefficients.zero_()
         self.coefficients[:, :m] = coefficients
@@ -66,6 +68,7 @@ class SubspaceProblem:
 
 def minimize(small: SubspaceProblem, eta: Tensor) -> Tensor:
     """Return the step d that minimizes data term plus ``eta`` times majorant, ``(batch, k)``."""
+    # (M_data + eta M_prior) d = -(g_data + eta g_prior)
     return -_Factor(small, eta).solve(small.data_gradient + eta.view(-1, 1) * small.prior_gradient)
 
 
@@ -80,34 +83,37 @@ def discrepancy_weight(
     """
     low, high = low.log(), high.log()
     # Even the smallest weight leaves more: the basis cannot fit better.
-    found = _log_error(small, low, target)[0] >= 0
+    finished = _log_error(small, low, target)[0] >= 0
     t = torch.where(
-        found, low, start.clamp_min(torch.finfo(torch.float64).tiny).log().clamp(low, high)
+        finished, low, start.clamp_min(torch.finfo(torch.float64).tiny).log().clamp(low, high)
     )
     for _ in range(_NEWTON_STEPS):
-        if bool(found.all()):
+        if bool(finished.all()):
             break
         error, slope = _log_error(small, t, target)
         low, high = torch.where(error < 0, t, low), torch.where(error < 0, high, t)
+        # t <- t - e / e' if that lies inside of the bracket, whose ends have errors of both signs.
         newton = t - error / slope.clamp_min(1e-12)
         inside = (newton > low) & (newton < high)
         new = torch.where(inside, newton, (low + high) / 2)
         done = (error.abs() <= _ACCURACY) | (high - low < 1e-9)
-        t = torch.where(found | done, t, new)
-        found = found | done
+        t = torch.where(finished | done, t, new)
+        finished = finished | done
     return t.exp()
 
 
 def _log_error(small: SubspaceProblem, t: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``log r - log target`` at ``eta = exp(t)`` and its derivative in t."""
+    # With H = M_data + eta M_prior and the step d: dd/deta = -H^-1 (g_prior + M_prior d), and
+    # d(r^2)/dt = 2 eta <g_data + M_data d, dd/deta>.
     eta = t.exp()
     factor = _Factor(small, eta)
     step = -factor.solve(small.data_gradient + eta.view(-1, 1) * small.prior_gradient)
     fitted = _times(small.data_matrix, step)
     tiny = torch.finfo(torch.float64).tiny
     squared = (small.squared + ((2 * small.data_gradient + fitted) * step).sum(1)).clamp_min(tiny)
-    moved = factor.solve(small.prior_gradient + _times(small.prior_matrix, step))  # -d step / d eta
-    slope = -eta * ((small.data_gradient + fitted) * moved).sum(1) / squared
+    decrease = factor.solve(small.prior_gradient + _times(small.prior_matrix, step))
+    slope = -eta * ((small.data_gradient + fitted) * decrease).sum(1) / squared
     return 0.5 * squared.log() - target.clamp_min(tiny).log(), slope
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, item_norm
@@ -17,7 +17,7 @@ from invtoolbox.posteriors.running_moments import Chain, ChainPosterior
 from invtoolbox.solvers.base import Solver, State, implicit_reason, missing_density_reason
 
 
-@dataclass
+@dataclass(kw_only=True)
 class LangevinState(State):
     """Gradient at the last state of the chain, step, and running moments."""
 
@@ -81,23 +81,20 @@ class UnadjustedLangevin(Solver):
     samples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.burn_in < 0 or self.blocks < 4 or self.blocks % 2:
+        check_range(self, "[0, inf)", "burn_in")
+        check_range(self, "[4, inf)", "blocks")
+        check_range(self, "(0, inf)", "step_size")
+        if self.blocks % 2:
             raise InputError(
-                "UnadjustedLangevin takes a burn_in of at least 0 and an even number of blocks of "
-                f"at least 4, got {self.burn_in} and {self.blocks}"
-            )
-        if self.step_size is not None and not 0 < self.step_size < math.inf:
-            raise InputError(
-                f"the step_size of UnadjustedLangevin must be positive, got {self.step_size}"
+                f"UnadjustedLangevin takes an even number of blocks, got {self.blocks}"
             )
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
             raise InputError(f"bounds are (low, high) with low < high, got {self.bounds}")
 
     def unsupported_reason(self, objective: Objective) -> str | None:
-        reason = implicit_reason(objective, "UnadjustedLangevin") or sampling_reason(
+        if reason := implicit_reason(objective, "UnadjustedLangevin") or sampling_reason(
             objective, "UnadjustedLangevin"
-        )
-        if reason is not None:
+        ):
             return reason
         if not objective.problem.data_term.is_smooth:
             return (
@@ -122,16 +119,24 @@ class UnadjustedLangevin(Solver):
             step_size = torch.full_like(discrepancy, self.step_size)
         certificate = torch.full_like(discrepancy, torch.inf)
         return LangevinState(
-            x, value, discrepancy, certificate, slope, step_size, Chain.start(x, self.blocks)
+            x=x,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=certificate,
+            slope=slope,
+            step_size=step_size,
+            chain=Chain.start(x, self.blocks),
         )
 
     def step(self, objective: Objective, state: LangevinState) -> LangevinState:
+        # The same numbers for every item, a function of seed and iteration.
         noise = torch.randn(
             (1, *state.x.shape[1:]),
             generator=objective.generator(),
             dtype=state.x.dtype,
             device=state.x.device,
         )
+        # x <- P(x - t grad U(x) + sqrt(2 t) n), the Euler-Maruyama step of the Langevin diffusion.
         t = expand(state.step_size, state.x)
         x = state.x - t * state.slope + (2 * t).sqrt() * noise
         if self.bounds is not None:
@@ -139,12 +144,21 @@ class UnadjustedLangevin(Solver):
         value, slope, discrepancy = _potential(objective, x)
         chain, certificate = state.chain, state.certificate
         number = objective.iteration + 1 - self.burn_in
+        # Sums of differences to the first state lose less to rounding than sums of states.
         if number == 1:
             chain = chain.recenter(x)
         # A short chain underestimates its memory, so its error estimate is not used.
         if number >= 1 and chain.add(x, number) and number >= max(4 * self.blocks, self.burn_in):
             certificate = chain.relative_error()
-        return LangevinState(x, value, discrepancy, certificate, slope, state.step_size, chain)
+        return replace(
+            state,
+            x=x,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=certificate,
+            slope=slope,
+            chain=chain,
+        )
 
     def result(self, state: LangevinState) -> Tensor:
         """Return the mean of the states after the burn-in; before its end, the last state."""
@@ -170,7 +184,7 @@ class UnadjustedLangevin(Solver):
 
 def sampling_reason(objective: Objective, name: str) -> str | None:
     """Return why an objective has no density to draw from, or ``None``."""
-    if objective.rule is not None:
+    if objective.has_rule:
         return f"{name} draws from a density, whose weight no rule can choose; give a number"
     if objective.problem.image_dtype.is_complex:
         return f"{name} draws real images, and {objective.problem.operator} takes complex ones"
@@ -183,6 +197,7 @@ def sampling_reason(objective: Objective, name: str) -> str | None:
 def _potential(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``U``, NaN if some prior has no energy, its gradient, and the discrepancy."""
     value, slope, discrepancy = objective.data(x)
+    # U = D + sum_i w_i R_i; a denoiser has no value but the slope (x - denoise(x)) / sigma^2.
     generator = objective.generator()
     for weight, prior in objective.terms:
         slope = torch.addcmul(slope, prior.density_gradient(x, generator), expand(weight, slope))
@@ -201,15 +216,13 @@ def largest_curvature(
         (1, *x.shape[1:]), generator=generator, dtype=x.dtype, device=x.device
     ).expand_as(x)
     # A step long enough for the gradient to change in this precision.
-    reach = (
-        torch.finfo(x.dtype).eps ** 0.33
-        * (1 + item_norm(x) / x[0].numel() ** 0.5)
-        * x[0].numel() ** 0.5
-    )
+    root = x[0].numel() ** 0.5
+    reach = torch.finfo(x.dtype).eps ** 0.33 * (1 + item_norm(x) / root) * root
     largest = torch.zeros_like(reach)
     for _ in range(iterations):
         direction = direction / expand(item_norm(direction).clamp_min(1e-30), x)
-        moved = _potential(objective, torch.addcmul(x, direction, expand(reach, x)))[1]
-        direction = (moved - slope) / expand(reach, x)
+        # H d = (grad U(x + h d) - grad U(x)) / h
+        ahead = _potential(objective, torch.addcmul(x, direction, expand(reach, x)))[1]
+        direction = (ahead - slope) / expand(reach, x)
         largest = torch.maximum(largest, item_norm(direction))
     return largest.clamp_min(torch.finfo(x.dtype).tiny ** 0.5)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Layout, Objective
 from invtoolbox.posteriors.base import Posterior
@@ -88,20 +89,13 @@ class VariationalLatent(Solver):
     takes_projection: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.family not in ("uniform", "gaussian", "dirac"):
-            raise InputError(
-                "the family of VariationalLatent is 'uniform', 'gaussian' or 'dirac', got "
-                f"{self.family!r}"
-            )
+        check_choice(self, ("uniform", "gaussian", "dirac"), "family")
+        check_range(self, "[2, inf)", "number")
+        check_range(self, "(0, inf]", "clip", "learning_rate")
         if self.pixels and self.family == "dirac":
             raise InputError(
                 "VariationalLatent(pixels=True) gives pixels a distribution, which a point "
                 "('dirac') has none of"
-            )
-        if self.number < 2 or not self.clip > 0 or not self.learning_rate > 0:
-            raise InputError(
-                "VariationalLatent needs a number of at least 2 and a positive clip and "
-                f"learning_rate, got {self.number}, {self.clip:g} and {self.learning_rate:g}"
             )
 
     def unsupported_reason(self, objective: Objective) -> str | None:
@@ -143,6 +137,7 @@ class VariationalLatent(Solver):
         """
         prior, old = objective.prior.implicit, objective.layout
         assert prior is not None and old is not None
+        # Widths of 1 are those of rounding; the standard deviation of a Gaussian starts at exp(-3).
         start = 1.0 if self.family == "uniform" else 0.04978706836786395
         around = Variational(prior, self.family, objective.regularization, start, self.pixels)
         shapes = dict(zip(old.names, old.shapes))
@@ -155,18 +150,18 @@ class VariationalLatent(Solver):
         )
 
     def start(self, objective: Objective, variable: Tensor) -> Tensor:
+        # The means of q are the latents of the start; `widen` adds the widths.
         around, layout = objective.prior.implicit, objective.layout
         assert isinstance(around, Variational) and layout is not None
         names = tuple(around.prior.initial())
-        known = [
-            name
-            for name in layout.names
-            if name in names
-            or (objective.unknowns is not None and name in objective.unknowns.starts)
-        ]
-        parameters = Layout(
-            tuple(known), tuple(layout.shapes[layout.names.index(n)] for n in known)
-        ).unpack(variable)
+        # The variable of the original objective holds the latents and the unknowns, without widths.
+        unknown = () if objective.unknowns is None else tuple(objective.unknowns.starts)
+        shapes = {
+            name: shape
+            for name, shape in zip(layout.names, layout.shapes)
+            if name in names or name in unknown
+        }
+        parameters = Layout(tuple(shapes), tuple(shapes.values())).unpack(variable)
         return layout.pack(parameters | around.widen({name: parameters[name] for name in names}))
 
     def init(self, objective: Objective, start: Tensor) -> AdamState:
@@ -194,12 +189,12 @@ class VariationalLatent(Solver):
         ):
             return None
         parameters = objective.layout.unpack(answer)
-        own = {
+        latents = {
             name: t
             for name, t in parameters.items()
             if objective.unknowns is None or name not in objective.unknowns.starts
         }
-        return LatentPosterior(around, own, self.number)
+        return LatentPosterior(around, latents, self.number)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return (
@@ -209,6 +204,7 @@ class VariationalLatent(Solver):
         )
 
     def _adam(self, pixels: int) -> Adam:
+        # The misfit is a sum over the pixels, so the clip grows with their number.
         return Adam(
             learning_rate=self.learning_rate,
             decay=self.decay,

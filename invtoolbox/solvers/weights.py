@@ -10,7 +10,8 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice import automatic
-from invtoolbox.parameter_choice.base import WeightRule, WeightSearch
+from invtoolbox.parameter_choice.base import WeightRule
+from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.priors.base import ExplicitPrior, PriorSum
 from invtoolbox.solvers.splitting import noise_variance
 
@@ -28,6 +29,7 @@ def default_weight(
         objective: objective with prepared priors.
         denoiser_strength: strength at which the solver uses denoisers.
     """
+    # A constraint has no weight, and a denoiser of one level keeps to its own.
     weighable = [t for t in priors.terms if not t.prior.fixed_level and not t.prior.is_constraint]
     if not weighable:
         return 1.0, ""
@@ -43,12 +45,14 @@ def default_weight(
     if usual and len(weighable) == 1 and objective.problem.data_term.is_quadratic:
         curvature = objective.problem.data_term.curvature(objective.problem.y)
         variance = noise_variance(objective)
-        found = weighable[0].prior.usual_weight(
+        # The weight of a density is the noise variance times the curvature of the misfit, which is
+        # 1 if the misfit knows its noise.
+        weight_and_reason = weighable[0].prior.usual_weight(
             variance if curvature is None else variance * curvature.to(variance),
             denoiser_strength,
         )
-        if found is not None:
-            return found
+        if weight_and_reason is not None:
+            return weight_and_reason
     return automatic(objective)
 
 
@@ -64,6 +68,7 @@ def check_least_weights(objective: Objective, rule: Any) -> None:
                 f"converge; give a number above {float(least.max()):.4g}, or leave "
                 "within_theorem=True out"
             )
+        # The whole weight of the term: regularization times its weight in the sum.
         weight = torch.as_tensor(rule).to(least) * torch.as_tensor(term.weight).to(least)
         if not bool((weight > least).all()):
             raise InputError(

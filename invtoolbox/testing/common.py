@@ -68,12 +68,12 @@ class Report:
 
     def __getitem__(self, name: str) -> Finding:
         """Return the finding of that name; of several (such as one per precision) the worst."""
-        found = [f for f in self.findings if f.name.startswith(name)]
-        if not found:
+        findings = [f for f in self.findings if f.name.startswith(name)]
+        if not findings:
             raise KeyError(
                 f"{name!r} was not tested; tested: {', '.join(f.name for f in self.findings)}"
             )
-        return min(found, key=lambda f: f.ok)
+        return min(findings, key=lambda f: f.ok)
 
     def __str__(self) -> str:
         verdict = "ok" if self.ok else f"{len(self.faults)} of {len(self.findings)} properties fail"
@@ -268,10 +268,10 @@ def tensors_of(subject: Any, path: str = "") -> dict[str, Tensor]:
         named = [(k, v) for k, v in vars(subject).items() if not k.startswith("_")]
     else:
         return {}
-    found = {}
+    tensors = {}
     for name, value in named:
-        found.update(tensors_of(value, f"{path}.{name}" if path else str(name)))
-    return found
+        tensors.update(tensors_of(value, f"{path}.{name}" if path else str(name)))
+    return tensors
 
 
 def same_tensors(before: dict[str, Tensor], after: dict[str, Tensor]) -> str | None:
@@ -313,7 +313,7 @@ def check_purity(
         f"{what} gives a {type(wrong).__module__}.{type(wrong).__qualname__}; write it in torch",
     ):
         raise Unusable
-    kept = tuple(p.detach().clone() for p in parts(first))
+    copies_of_result = tuple(p.detach().clone() for p in parts(first))
     for k, (argument, copy) in enumerate(zip(arguments, copies)):
         untouched = all(
             torch.equal(p.nan_to_num(), q.nan_to_num()) for p, q in zip(parts(argument), copy)
@@ -327,14 +327,14 @@ def check_purity(
             p.copy_(q)
     call(*others)
     result_kept = all(
-        torch.equal(p.nan_to_num(), q.nan_to_num()) for p, q in zip(parts(first), kept)
+        torch.equal(p.nan_to_num(), q.nan_to_num()) for p, q in zip(parts(first), copies_of_result)
     )
     check.holds(
         f"{what} returns its own memory",
         result_kept,
         f"{what} returns memory that a later call writes into; copy it",
     )
-    first = kept if isinstance(first, (tuple, list)) else kept[0]
+    first = copies_of_result if isinstance(first, (tuple, list)) else copies_of_result[0]
     second = call(*arguments)
     on_gpu = parts(first)[0].is_cuda  # sums by atomics have no fixed order there
     check.at_most(
@@ -353,16 +353,16 @@ def check_purity(
 
 def check_kind(check: Checklist, what: str, result: Any, like: Tensor) -> None:
     """Check that the precision and the device of the input are kept."""
-    for part in parts(result):
+    for tensor in parts(result):
         check.holds(
             f"{what} keeps the precision",
-            precision(part) == precision(like),
-            f"{what} of {like.dtype} gives {part.dtype}; keep the precision of the input",
+            precision(tensor) == precision(like),
+            f"{what} of {like.dtype} gives {tensor.dtype}; keep the precision of the input",
         )
         check.holds(
             f"{what} keeps the device",
-            part.device == like.device,
-            f"{what} of a tensor on {like.device} gives one on {part.device}; "
+            tensor.device == like.device,
+            f"{what} of a tensor on {like.device} gives one on {tensor.device}; "
             "keep the device of the input",
         )
 

@@ -82,8 +82,8 @@ def check_data_term(
 
 def _check_in(check: Checklist, term: DataTerm, p: Any, y: Any, dtype: torch.dtype) -> None:
     name, batch = f"({str(dtype).removeprefix('torch.')})", len(parts(p)[0])
-    other = map_parts(lambda q: 1.25 * q, p)
-    value = check_purity(check, term, f"value {name}", term.value, (p, y), (other, y))
+    scaled = map_parts(lambda q: 1.25 * q, p)
+    value = check_purity(check, term, f"value {name}", term.value, (p, y), (scaled, y))
     if not check.holds(
         f"value has shape (batch,) {name}",
         tuple(value.shape) == (batch,),
@@ -108,7 +108,7 @@ def _check_in(check: Checklist, term: DataTerm, p: Any, y: Any, dtype: torch.dty
         batch,
         dtype,
     )
-    grad = check_purity(check, term, f"grad {name}", term.grad, (p, y), (other, y))
+    grad = check_purity(check, term, f"grad {name}", term.grad, (p, y), (scaled, y))
     check.holds(
         f"grad has the prediction's shape {name}",
         [g.shape for g in parts(grad)] == [q.shape for q in parts(p)],
@@ -180,15 +180,15 @@ def _check_forms(
         )
     bound = term.curvature(y)
     if bound is not None:
-        for other in (
+        for point in (
             _move(p, direction, 1.0),
             _move(p, direction, 1e-3),
             _move(p, direction, -0.3),
         ):
             if term.is_for_nonnegative:
-                other = map_parts(torch.abs, other)
-            change = item_norm(_move(term.grad(other, y), grad, -1.0)) / item_norm(
-                _move(other, p, -1.0)
+                point = map_parts(torch.abs, point)
+            change = item_norm(_move(term.grad(point, y), grad, -1.0)) / item_norm(
+                _move(point, p, -1.0)
             ).clamp_min(1e-300)
             check.at_most(
                 "curvature bounds grad",
@@ -206,18 +206,18 @@ def _check_forms(
         )
         for factor in (0.1, 1.0, 10.0):
             t = (factor / bounds).expand(len(p))
-            found = term.prox(p, y, t)
+            minimizer = term.prox(p, y, t)
             check_minimizes(
                 check,
                 f"prox at step {factor:g}",
                 lambda u: term.value(u, y),
-                found,
-                p,
-                t,
-                term.is_convex,
-                prox_tolerance,
-                seed,
-                lambda u: term.grad(u, y),
+                minimizer,
+                x=p,
+                step=t,
+                convex=term.is_convex,
+                tolerance=prox_tolerance,
+                seed=seed,
+                gradient=lambda u: term.grad(u, y),
             )
             again = term.prox(item(p, 0), item(y, 0), t[:1]) if len(p) == 1 else None
             alone = (
@@ -227,7 +227,7 @@ def _check_forms(
             )
             check.at_most(
                 "prox item by item",
-                gap(item(found, min(1, len(p) - 1)), alone),
+                gap(item(minimizer, min(1, len(p) - 1)), alone),
                 1e-10,
                 "prox gives an item another result alone than in a batch, by {figure:.1e} relative",
             )
@@ -248,11 +248,13 @@ def _check_weights(
         return
     here = term.value(p, y)
     for t in (1.0, -1.0, 0.1, 30.0):
-        moved = p + t * direction - y
-        bound = here + 0.5 * (inner(moved, weights * moved) - inner(residual, weights * residual))
+        shifted = p + t * direction - y
+        bound = here + 0.5 * (
+            inner(shifted, weights * shifted) - inner(residual, weights * residual)
+        )
         check.at_most(
             "residual_weights majorize",
-            (term.value(y + moved, y) - bound) / bound.abs().clamp_min(1e-300),
+            (term.value(y + shifted, y) - bound) / bound.abs().clamp_min(1e-300),
             1e-9,
             "1/2 <r, w r> with w = residual_weights is below value somewhere, by {figure:.1e} of "
             "it; so is_majorizer is wrong",

@@ -243,9 +243,9 @@ def _map(function: Callable[[Tensor], Any], value: Any) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, (tuple, list)):
-        return type(value)([_map(function, one) for one in value])
+        return type(value)([_map(function, element) for element in value])
     if isinstance(value, dict):
-        return {name: _map(function, one) for name, one in value.items()}
+        return {name: _map(function, element) for name, element in value.items()}
     return value
 
 
@@ -440,8 +440,8 @@ class _Move(torch.autograd.Function):
     def forward(ctx: Any, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
         ctx.back = tensor.device, tensor.dtype
         _current().count("copies", "to")
-        moved = _held(tensor).detach().resolve_conj().resolve_neg().to(dtype, copy=True)
-        return EmulatedTensor(moved) if device.type == "cuda" else moved
+        copied = _held(tensor).detach().resolve_conj().resolve_neg().to(dtype, copy=True)
+        return EmulatedTensor(copied) if device.type == "cuda" else copied
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> Any:
@@ -466,8 +466,8 @@ def _to(tensor: Tensor, *arguments: Any, **named: Any) -> Tensor:
     device = tensor.device if device is None else torch.device(device)
     dtype = tensor.dtype if dtype is None else dtype
     if device.type != tensor.device.type:
-        moved: Tensor = _Move.apply(tensor, device, dtype)
-        return moved
+        copied: Tensor = _Move.apply(tensor, device, dtype)
+        return copied
     keep = {k: v for k, v in named.items() if k in ("copy", "memory_format")}
     return _PLAIN_TO(tensor, dtype, **keep)
 

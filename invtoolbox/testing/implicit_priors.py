@@ -122,12 +122,12 @@ def _check_derivative(
         gradients = torch.autograd.grad(total, free, allow_unused=True)
 
     def value(t: float) -> Tensor:
-        moved = tuple(
+        shifted = tuple(
             leaf + t * d if g is not None else leaf
             for leaf, d, g in zip(leaves, directions, gradients)
         )
         return torch.stack(
-            [(p * w).sum().real for p, w in zip(parts(decode(*moved)), weights)]
+            [(p * w).sum().real for p, w in zip(parts(decode(*shifted)), weights)]
         ).sum()
 
     # In proportion to the leaves, so that no kink of a network (ReLU) lies within the step.

@@ -83,9 +83,11 @@ def _check_in(check: Checklist, A: Operator, x: Tensor, dtype: torch.dtype, seed
         A.range_shape if A.range_shape and isinstance(A.range_shape[0], tuple) else (A.range_shape,)
     )
     got = tuple(tuple(p.shape) for p in parts(Ax))
-    wanted = tuple((len(x), *_channels(shape, x, A)) for shape in shapes)  # type: ignore[arg-type]
+    expected_shapes = tuple((len(x), *_channels(shape, x, A)) for shape in shapes)  # type: ignore[arg-type]
     if not check.holds(
-        f"range_shape {name}", got == wanted, f"A(x) has shape {got}, but range_shape is {wanted}"
+        f"range_shape {name}",
+        got == expected_shapes,
+        f"A(x) has shape {got}, but range_shape is {expected_shapes}",
     ):
         return
     check_kind(check, f"A(x) {name}", Ax, x)
@@ -98,7 +100,7 @@ def _check_in(check: Checklist, A: Operator, x: Tensor, dtype: torch.dtype, seed
         dtype,
     )
     if isinstance(A, LinearOperator):
-        _check_linear(check, A, x, Ax, dtype, name, seed)
+        _check_linear(check, A, x, Ax, dtype=dtype, name=name, seed=seed)
     elif dtype == torch.float64:
         _check_jacobian(check, A, x, Ax, seed)
 
@@ -139,15 +141,15 @@ def _check_linear(
         "the adjoint is not the adjoint: <Ax, y> and <x, A^T y> differ by {figure:.1e} "
         "relative to |Ax| |y|",
     )
-    other = randn_like(x, seed + 3)
-    together, apart = A(x - 2 * other), map_parts(lambda p, q: p - 2 * q, Ax, A(other))
+    z = randn_like(x, seed + 3)
+    together, apart = A(x - 2 * z), map_parts(lambda p, q: p - 2 * q, Ax, A(z))
     check.at_most(
         f"linearity {name}",
         gap(together, apart),
         10 * limit,
         "the operator is not linear: A(x - 2 z) and A x - 2 A z differ by {figure:.1e} relative",
     )
-    _check_autograd(check, A, x, y, back, 10 * limit, name)
+    _check_autograd(check, A, x=x, y=y, expected=back, limit=10 * limit, name=name)
     v = A.normal(x)
     v = v / expand(item_norm(v).clamp_min(torch.finfo(dtype).tiny), v)
     norm = A.norm(dtype=dtype, device=x.device)
@@ -221,12 +223,12 @@ def _check_jacobian(check: Checklist, A: Operator, x: Tensor, Ax: Any, seed: int
     direction = direction / expand(item_norm(direction), direction)
     step = 1e-4 * float(item_norm(x).max().clamp_min(1.0))
     jacobian = A.linearize(x)
-    moved = jacobian(direction)
+    derivative = jacobian(direction)
     plus, minus = parts(A(x + step * direction)), parts(A(x - step * direction))
     differences = tuple((p - q) / (2 * step) for p, q in zip(plus, minus))
     check.at_most(
         "Jacobian",
-        gap(differences, moved),
+        gap(differences, derivative),
         1e-4,
         "A.linearize(x) is not the derivative of A: "
         "it differs from finite differences by {figure:.1e} relative",
@@ -235,11 +237,11 @@ def _check_jacobian(check: Checklist, A: Operator, x: Tensor, Ax: Any, seed: int
     back = jacobian.adjoint(y)
     check.at_most(
         "Jacobian dot test",
-        _dot_error(direction, moved, y, back),
+        _dot_error(direction, derivative, y, back),
         1e-10,
         "the adjoint of A.linearize(x) is not its adjoint: the dot test is off by {figure:.1e}",
     )
-    _check_autograd(check, A, x, y, back, 1e-10, "(float64)")
+    _check_autograd(check, A, x=x, y=y, expected=back, limit=1e-10, name="(float64)")
 
 
 def _dot_error(x: Tensor, Ax: Any, y: Any, back: Tensor) -> Tensor:

@@ -51,14 +51,18 @@ def check_agreement(
         )
     if "joint" in offers:
         channels, pieces = prior.joint(tuple(x.shape[1:]))
-        whole = torch.cat([rough, rough.new_zeros(len(rough), channels, *rough.shape[2:])], 1)
+        joint_variable = torch.cat(
+            [rough, rough.new_zeros(len(rough), channels, *rough.shape[2:])], 1
+        )
         check.holds(
             "joint has a prox in every piece",
             all({"split", "prox"} & piece.prior.offers for piece in pieces.terms),
             "joint() gives a sum, and one of its priors neither splits nor has a prox",
         )
         if "energy" in offers:
-            above = (prior.energy(rough) / pieces.energy(whole).clamp_min(1e-300) - 1).amax()
+            above = (
+                prior.energy(rough) / pieces.energy(joint_variable).clamp_min(1e-300) - 1
+            ).amax()
             check.at_most(
                 "joint lies above the energy",
                 float(above),
@@ -144,11 +148,11 @@ def _check_convexity(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: in
                 draws = Generator(x.device).manual_seed(0)
                 slope = prior.gradient(u, draws)
                 draws = Generator(x.device).manual_seed(0)
-                change, moved = slope - prior.gradient(v, draws), u - v
-                largest = (item_norm(change) * item_norm(moved)).clamp_min(1e-12)
+                change, difference = slope - prior.gradient(v, draws), u - v
+                largest = (item_norm(change) * item_norm(difference)).clamp_min(1e-12)
                 check.at_most(
                     "is_convex: the gradient is monotone",
-                    -inner(change, moved) / largest,
+                    -inner(change, difference) / largest,
                     max(tolerance, 1e-6),
                     "is_convex is True, but <gradient(u) - gradient(v), u - v> is negative for two "
                     "images, {figure:.1e} of its largest size; leave is_convex out",
@@ -163,7 +167,7 @@ def _check_prox(
     seed: int,
     tolerance: float,
 ) -> None:
-    other = x.flip(-1) * 0.8 + 0.1 * x.abs().mean() * randn_like(x, seed + 3)
+    z = x.flip(-1) * 0.8 + 0.1 * x.abs().mean() * randn_like(x, seed + 3)
     for number in (1.0,) if prior.unit_step else steps:
         step = torch.full((len(x),), number, dtype=precision(x), device=x.device)
         p = prior.prox(x, step)
@@ -178,17 +182,17 @@ def _check_prox(
                 f"prox at step {number:g}",
                 prior.energy,
                 p,
-                x,
-                step,
-                prior.is_convex,
-                tolerance,
-                seed,
-                gradient,
+                x=x,
+                step=step,
+                convex=prior.is_convex,
+                tolerance=tolerance,
+                seed=seed,
+                gradient=gradient,
             )
         if prior.is_convex:
-            q = prior.prox(other, step)
-            gained = inner(p - q, p - q) - inner(p - q, x - other)
-            size = item_norm(x - other).square().clamp_min(torch.finfo(x.dtype).tiny)
+            q = prior.prox(z, step)
+            gained = inner(p - q, p - q) - inner(p - q, x - z)
+            size = item_norm(x - z).square().clamp_min(torch.finfo(x.dtype).tiny)
             check.at_most(
                 f"prox at step {number:g} is firm",
                 gained / size,
@@ -220,11 +224,11 @@ def _check_weights(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int)
     if not prior.is_majorizer:
         return
     for k, size in enumerate((1e-2, 1.0, 30.0)):
-        other = x + size * x.abs().mean() * randn_like(x, seed + 20 + k)
-        bound = prior.energy(x) + 0.5 * (inner(other, weights * other) - inner(x, weights * x))
+        z = x + size * x.abs().mean() * randn_like(x, seed + 20 + k)
+        bound = prior.energy(x) + 0.5 * (inner(z, weights * z) - inner(x, weights * x))
         check.at_most(
             "weights majorize",
-            (prior.energy(other) - bound) / bound.abs().clamp_min(1e-300),
+            (prior.energy(z) - bound) / bound.abs().clamp_min(1e-300),
             1e-9,
             "1/2 <u, w u> with w = weights(x) is below the energy somewhere, by {figure:.1e} of "
             "it; so is_majorizer is wrong",
@@ -290,8 +294,8 @@ def check_minimizes(
     for u in candidates:
         excess = at_p - phi(u)
         if convex:
-            moved = u - p
-            excess = excess + inner(moved, moved) / (2 * step)
+            difference = u - p
+            excess = excess + inner(difference, difference) / (2 * step)
         # The energy of a constraint is infinite outside: such a candidate is no better.
         violation = torch.maximum(
             violation, torch.where(torch.isfinite(phi(u)), excess, -torch.inf)

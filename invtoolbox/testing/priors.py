@@ -116,12 +116,12 @@ def check_prior(
                 check,
                 term.prior,
                 x,
-                steps,
-                sigmas,
-                precisions,
-                seed,
-                prox_tolerance,
-                item_tolerance,
+                steps=steps,
+                sigmas=sigmas,
+                precisions=precisions,
+                seed=seed,
+                prox_tolerance=prox_tolerance,
+                item_tolerance=item_tolerance,
             )
         if prepared.implicit is not None:
             with check.attempt("the implicit prior"):
@@ -144,7 +144,13 @@ def _check_explicit(
     for dtype in precisions:
         with check.attempt(f"to({dtype})"):
             _check_calls(
-                check, prior.to(dtype), in_precision(x, dtype), steps, sigmas, dtype, item_tolerance
+                check,
+                prior.to(dtype),
+                in_precision(x, dtype),
+                steps=steps,
+                sigmas=sigmas,
+                dtype=dtype,
+                item_tolerance=item_tolerance,
             )
     unusable = (" has the shape", " runs", " gives tensors")
     if torch.float64 in precisions and not any(
@@ -190,7 +196,7 @@ def _check_calls(
     item_tolerance: float | None,
 ) -> None:
     """Test each method separately: shape, precision, device, purity, items, permutation."""
-    short, batch, other = str(dtype).removeprefix("torch."), len(x), x.flip(-1) * 0.9 + 0.02
+    short, batch, reversed_x = str(dtype).removeprefix("torch."), len(x), x.flip(-1) * 0.9 + 0.02
     order = torch.arange(batch - 1, -1, -1, device=x.device)
 
     def test(
@@ -213,7 +219,7 @@ def _check_calls(
             [levels[k % len(levels)] for k in range(batch)], dtype=dtype, device=x.device
         )
         result = check_purity(
-            check, prior, f"{name} ({short})", lambda u: call(prior, u, level), (x,), (other,)
+            check, prior, f"{name} ({short})", lambda u: call(prior, u, level), (x,), (reversed_x,)
         )
         shape = tuple(x.shape) if image else (batch,)
         wrong = (
@@ -242,9 +248,9 @@ def _check_calls(
             lambda k: call(
                 prior.select(torch.tensor([k], device=x.device)), item(x, k), level[k : k + 1]
             ),
-            batch,
-            dtype,
-            item_tolerance,
+            batch=batch,
+            dtype=dtype,
+            tolerance=item_tolerance,
         )
         permuted = call(prior.select(order), x.index_select(0, order), level.index_select(0, order))
         check.at_most(

@@ -107,7 +107,7 @@ def check_solver(
         problem.to(dtype=torch.float64),
         None if prior is None else prior.to(torch.float64),
     )
-    whole = run(exact, finer, iterations, 0.0).x
+    batch_answer = run(exact, finer, iterations, 0.0).x
 
     def part(index: Tensor) -> Any:
         return run(
@@ -117,12 +117,13 @@ def check_solver(
     order = torch.arange(problem.batch - 1, -1, -1, device=problem.y0.device)
     check.at_most(
         "permuted batch",
-        gap(part(order), _select(whole, order)),
+        gap(part(order), _select(batch_answer, order)),
         1e-6,
         "a permuted batch gives another answer than the permuted one, by {figure:.1e} relative",
     )
     alone = max(
-        gap(part(order[k : k + 1]), _select(whole, order[k : k + 1])) for k in range(problem.batch)
+        gap(part(order[k : k + 1]), _select(batch_answer, order[k : k + 1]))
+        for k in range(problem.batch)
     )
     check.at_most(
         "item by item",
@@ -134,11 +135,11 @@ def check_solver(
     _check_converged(
         check,
         solver,
-        problem,
-        prior,
-        regularization,
-        run(problem, prior, max_iterations, tolerance),
-        tolerance,
+        problem=problem,
+        prior=prior,
+        regularization=regularization,
+        answer=run(problem, prior, max_iterations, tolerance),
+        tolerance=tolerance,
     )
     changed = same_tensors(held, tensors_of((problem, prior)))
     check.holds(

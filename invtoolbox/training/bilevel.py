@@ -101,11 +101,11 @@ def learn_prior(
     if len(problems) != len(truths) or not problems:
         raise InputError(f"{len(problems)} problems and {len(truths)} truths; give one per problem")
     for number, (problem, truth) in enumerate(zip(problems, truths)):
-        wanted = (problem.batch, *problem.image_shape)
-        if tuple(truth.shape) != wanted:
+        expected_shape = (problem.batch, *problem.image_shape)
+        if tuple(truth.shape) != expected_shape:
             raise InputError(
                 f"the truth of problem {number} has the shape {tuple(truth.shape)}, and its images "
-                f"{wanted}"
+                f"{expected_shape}"
             )
         if problem.image_dtype.is_complex:
             raise InputError(

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.networks.direction_network import DirectionNetwork
@@ -116,20 +117,20 @@ class RitzVectors(Pairs):
         share: float = 0.55,
         seed: int = 0,
     ) -> None:
-        if vectors < 1 or not boost > 0 or not 0 <= share <= 1:
-            raise InputError(
-                "RitzVectors needs at least one vector, a positive boost and a share in [0, 1], "
-                f"got {vectors}, {boost:g} and {share:g}"
-            )
+        check_range(self, "[1, inf)", vectors=vectors)
+        check_range(self, "(0, inf]", boost=boost)
+        check_range(self, "[0, 1]", share=share)
         self.values, self.vectors = _ritz(system, vectors, seed)
         self.boost, self.share, self.about = boost, share, repr(system)
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        found = len(self.values)
+        number = len(self.values)
         weights = torch.where(
-            torch.arange(found, device=self.vectors.device) < self.share * found, self.boost, 1.0
+            torch.arange(number, device=self.vectors.device) < self.share * number,
+            self.boost,
+            1.0,
         )
-        c = torch.randn(count, found, generator=generator, device=self.vectors.device) * weights
+        c = torch.randn(count, number, generator=generator, device=self.vectors.device) * weights
         b = torch.einsum("ck,k...->c...", c.to(self.vectors.dtype), self.vectors)
         b = b / expand(item_norm(b), b)
         return b, b

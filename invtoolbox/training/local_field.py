@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from invtoolbox.core.constants import constant
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.contrast import gaussian_blur
 from invtoolbox.errors import InputError, MeasurementWarning, warn_user
 from invtoolbox.networks.denoisers import draw_weights
@@ -86,12 +87,9 @@ class LocalField(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(channels, rings - 1, angles, width, depth) < 1 or not 0 < radius < math.inf:
-            raise InputError(
-                "LocalField needs a positive radius, at least two rings, and positive channels, "
-                f"angles, width and depth, got {radius}, {rings}, {channels}, {angles}, {width} "
-                f"and {depth}"
-            )
+        check_range(self, "(0, inf)", radius=radius)
+        check_range(self, "[2, inf)", rings=rings)
+        check_range(self, "[1, inf)", channels=channels, angles=angles, width=width, depth=depth)
         self.channels, self.radius, self.mask, self.detail = channels, radius, mask, detail
         distance = torch.linspace(0, radius, rings)[:, None]
         angle = 2 * math.pi * torch.arange(angles) / angles
@@ -101,9 +99,9 @@ class LocalField(nn.Module):
         self.importance = nn.Parameter(
             (-8 * (distance / radius).square()).expand(-1, angles).flatten()
         )
-        seen = (channels * (2 if detail else 1) + (1 if mask else 0)) * rings * angles
+        inputs = (channels * (2 if detail else 1) + (1 if mask else 0)) * rings * angles
         layers: list[nn.Module] = []
-        for before, after in itertools.pairwise([seen, *[width] * depth]):
+        for before, after in itertools.pairwise([inputs, *[width] * depth]):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(width, channels))
         draw_weights(self.layers, seed)
@@ -133,8 +131,8 @@ class LocalField(nn.Module):
         # Item by item, because a product of matrices rounds differently in a batch.
         for item in self._extend(x).split(1):
             parts = [
-                self._compute(item, _places(part, (rows, columns), x)[None])
-                for part in torch.arange(rows * columns, device=x.device).split(_CHUNK)
+                self._compute(item, _places(pixels, (rows, columns), x)[None])
+                for pixels in torch.arange(rows * columns, device=x.device).split(_CHUNK)
             ]
             images.append(torch.cat(parts, 2).view(1, self.channels, rows, columns))
         return torch.cat(images)
@@ -158,42 +156,42 @@ class LocalField(nn.Module):
     def remember(self, x: Tensor) -> None:
         """Keep the least and the largest noise level of training inputs, see `train`."""
         if not self.mask:
-            found = estimate_noise_std(x)
-            self.levels.copy_(torch.stack([found.amin(), found.amax()]))
+            levels = estimate_noise_std(x)
+            self.levels.copy_(torch.stack([levels.amin(), levels.amax()]))
 
     def _extend(self, x: Tensor) -> Tensor:
         """Empty the holes, and add the channels of the details."""
         image, mask = x[:, : self.channels], x[:, self.channels :]
-        known = mask if self.mask else torch.ones_like(image[:, :1])
-        image = image * known if self.mask else image
+        valid = mask if self.mask else torch.ones_like(image[:, :1])
+        image = image * valid if self.mask else image
         if not self.detail:
             return torch.cat([image, mask], 1) if self.mask else image
-        weight = gaussian_blur(known, self.radius / 2)
+        weight = gaussian_blur(valid, self.radius / 2)
         smooth = gaussian_blur(image, self.radius / 2) / weight.clamp_min(1e-3)
-        return torch.cat([image, known * (image - smooth), mask], 1)
+        return torch.cat([image, valid * (image - smooth), mask], 1)
 
     def _compute(self, x: Tensor, places: Tensor) -> Tensor:
         """Compute values at places from extended inputs."""
         size = constant([float(n) for n in x.shape[2:]], x)
         grid = 2 * (places[:, :, None] + self.offsets / size) - 1
         patch = F.grid_sample(x, grid.flip(-1), "bicubic", "reflection", align_corners=False)
-        image, rest = patch[:, : self.channels], patch[:, self.channels :]
-        known = patch[:, -1:] if self.mask else torch.ones_like(image[:, :1])
+        image, extension = patch[:, : self.channels], patch[:, self.channels :]
+        valid = patch[:, -1:] if self.mask else torch.ones_like(image[:, :1])
         weight = self.importance.softmax(0)
         # Interpolated masks overshoot, and holes can be wider than the patch.
-        total = (weight * known).sum(3, keepdim=True).clamp_min(0.01)
+        total = (weight * valid).sum(3, keepdim=True).clamp_min(0.01)
         mean = (weight * image).sum(3, keepdim=True) / total
-        seen = torch.cat([image - mean * known, rest], 1)
-        change: Tensor = self.layers(seen.movedim(1, 2).flatten(2))
+        features = torch.cat([image - mean * valid, extension], 1)
+        change: Tensor = self.layers(features.movedim(1, 2).flatten(2))
         return mean[..., 0] + change.movedim(2, 1)
 
     def _check(self, x: Tensor) -> None:
-        wanted = self.channels + (1 if self.mask else 0)
+        expected_channels = self.channels + (1 if self.mask else 0)
         dtype = self.offsets.dtype
-        if x.ndim != 4 or x.shape[1] != wanted or x.dtype != dtype:
+        if x.ndim != 4 or x.shape[1] != expected_channels or x.dtype != dtype:
             with_mask = ", the mask included" if self.mask else ""
             raise InputError(
-                f"this LocalField takes {dtype} images (batch, {wanted}, rows, columns){with_mask}, "
+                f"this LocalField takes {dtype} images (batch, {expected_channels}, rows, columns){with_mask}, "
                 f"got {x.dtype} of shape {tuple(x.shape)}"
             )
         if min(x.shape[2:]) < 2 * self.radius + 1:
@@ -207,12 +205,12 @@ class LocalField(nn.Module):
         low, high = self.levels.tolist()
         if self.training or not high < math.inf:
             return
-        found = estimate_noise_std(x)
-        wrong = (found < low / _TOLERANCE) | (found > high * _TOLERANCE)
+        levels = estimate_noise_std(x)
+        wrong = (levels < low / _TOLERANCE) | (levels > high * _TOLERANCE)
         if bool(wrong.any()):
             k = int(wrong.nonzero()[0])
             warn_user(
-                f"the noise level of item {k} is about {float(found[k]):.2g}, and this LocalField "
+                f"the noise level of item {k} is about {float(levels[k]):.2g}, and this LocalField "
                 f"was trained with levels from {low:.2g} to {high:.2g}; train it for this noise",
                 MeasurementWarning,
             )
@@ -241,8 +239,7 @@ class AtPixels(Loss):
     pixels: int = 512
 
     def __post_init__(self) -> None:
-        if self.pixels < 1:
-            raise InputError(f"AtPixels needs at least one pixel, got {self.pixels}")
+        check_range(self, "[1, inf)", "pixels")
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
         return self.loss(result, wanted)

@@ -209,8 +209,8 @@ class BitsPerPixel(Loss):
         self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
     ) -> Tensor:
         width = 1 / (self.levels - 1)
-        found = mixture_log_probability(network(shown), wanted, width)
-        return -found.flatten(1).mean(1) / math.log(2)
+        log_probability = mixture_log_probability(network(shown), wanted, width)
+        return -log_probability.flatten(1).mean(1) / math.log(2)
 
 
 class Penalized(Loss):

@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.constants import constant
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator
@@ -57,7 +58,7 @@ class Examples(Pairs):
         return self.shown[index], self.truths[index]
 
     def __repr__(self) -> str:
-        sums = [float(part.abs().double().sum()) for part in (self.shown, self.truths)]
+        sums = [float(tensor.abs().double().sum()) for tensor in (self.shown, self.truths)]
         return (
             f"Examples({tuple(self.shown.shape)}, {tuple(self.truths.shape)}, "
             f"sums {sums[0]:.9g} and {sums[1]:.9g})"
@@ -127,8 +128,8 @@ class Crops(Pairs):
         for number, turned, down, right in together.tolist():
             k, turn = int(number), int(turned)
             top, left = (min(int(share * n), n - 1) for share, n in zip((down, right), free[k]))
-            part = self.images[k][..., top : top + self.crop, left : left + self.crop]
-            crops.append(torch.rot90(part.flip(-1) if turn >= 4 else part, turn % 4, (-2, -1)))
+            patch = self.images[k][..., top : top + self.crop, left : left + self.crop]
+            crops.append(torch.rot90(patch.flip(-1) if turn >= 4 else patch, turn % 4, (-2, -1)))
         return torch.cat(crops)
 
     def _settings(self) -> str:
@@ -158,8 +159,7 @@ class NoisyPairs(Crops):
 
     def __init__(self, images: Sequence[Tensor], noise_std: float, crop: int) -> None:
         super().__init__(images, crop)
-        if not noise_std > 0:
-            raise InputError(f"{type(self).__name__} needs a positive noise_std, got {noise_std}")
+        check_range(self, "(0, inf]", noise_std=noise_std)
         self.noise_std = noise_std
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -214,9 +214,9 @@ class LevelPairs(Crops):
         noise = torch.randn(
             clean.shape, generator=generator, dtype=clean.dtype, device=clean.device
         )
-        shown = torch.cat([clean + sigma * noise, sigma.expand_as(clean)], 1)
+        noisy = torch.cat([clean + sigma * noise, sigma.expand_as(clean)], 1)
         scale = (high / sigma).sqrt()
-        return scale * shown, scale * clean
+        return scale * noisy, scale * clean
 
     def _grey(self, count: int, generator: Generator) -> Tensor:
         """Draw clean crops of one channel."""
@@ -278,10 +278,7 @@ class MeasuredPairs(Crops):
                 f"MeasuredPairs crops squares, and {operator} takes images of "
                 f"{' x '.join(map(str, space))}; for others write a Pairs with a draw of your own"
             )
-        if not noise_std >= 0:
-            raise InputError(
-                f"MeasuredPairs needs a noise_std that is not negative, got {noise_std}"
-            )
+        check_range(self, "[0, inf]", noise_std=noise_std)
         super().__init__(images, int(space[0]))
         self.operator, self.noise_std, self.inverted = operator, noise_std, inverted
 
@@ -313,5 +310,5 @@ class MeasuredPairs(Crops):
 
 def check_finite(name: str, parts: Iterable[Tensor]) -> None:
     """Raise an `InputError` that names the class if a tensor holds NaN or infinite values."""
-    if not all(bool(part.isfinite().all()) for part in parts):
+    if not all(bool(tensor.isfinite().all()) for tensor in parts):
         raise InputError(f"{name} takes finite values, and got NaN or infinite ones")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.training.pairs import Crops, NoisyPairs, Pairs, check_finite
@@ -36,8 +37,7 @@ class RecorruptedPairs(NoisyPairs):
         self, images: Sequence[Tensor], noise_std: float, crop: int, strength: float = 0.5
     ) -> None:
         super().__init__(images, noise_std, crop)
-        if not strength > 0:
-            raise InputError(f"RecorruptedPairs needs a positive strength, got {strength}")
+        check_range(self, "(0, inf]", strength=strength)
         self.strength = strength
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -76,11 +76,8 @@ class ThinnedPairs(Crops):
         self, images: Sequence[Tensor], gain: float, crop: int, share: float = 0.15
     ) -> None:
         super().__init__(images, crop)
-        if not gain > 0 or not 0 < share < 1:
-            raise InputError(
-                f"ThinnedPairs needs a positive gain and a share between 0 and 1, "
-                f"got {gain} and {share}"
-            )
+        check_range(self, "(0, inf]", gain=gain)
+        check_range(self, "(0, 1)", share=share)
         counts = [image / gain for image in images]
         if any(bool(((c - c.round()).abs() > 1e-3).any() or (c < 0).any()) for c in counts):
             raise InputError(
@@ -156,9 +153,13 @@ class Noise2InversePairs(Crops):
         parts = []
         for k in range(splits):
             index = torch.arange(k, views, splits, device=y.device)
-            part: Any = operator.subset(index)
-            seen = y.index_select(2, index)
-            image = reconstruct(part, seen) if reconstruct else part.pseudo_inverse(seen)
+            part_operator: Any = operator.subset(index)
+            part_y = y.index_select(2, index)
+            image = (
+                reconstruct(part_operator, part_y)
+                if reconstruct
+                else part_operator.pseudo_inverse(part_y)
+            )
             if image.shape != (len(y), *operator.domain_shape):
                 raise InputError(
                     f"Noise2InversePairs needs images {(len(y), *operator.domain_shape)} from the "
@@ -178,8 +179,8 @@ class Noise2InversePairs(Crops):
         target = torch.randint(
             self.splits, (count,), generator=generator, device=parts.device
         ).view(-1, 1, 1, 1, 1)
-        wanted = parts.gather(1, target.expand_as(parts[:, :1]))[:, 0]
-        return (parts.sum(1) - wanted) / (self.splits - 1), wanted
+        target_image = parts.gather(1, target.expand_as(parts[:, :1]))[:, 0]
+        return (parts.sum(1) - target_image) / (self.splits - 1), target_image
 
     def _by_part(self, images: Tensor) -> Tensor:
         return images.unflatten(1, (self.splits, self.channels))
@@ -219,8 +220,8 @@ class Measurements(Pairs):
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         index = torch.randint(len(self.y), (count,), generator=generator, device=self.y.device)
-        shown = self.y[index]
-        return shown, shown if self.second is None else self.second[index]
+        y = self.y[index]
+        return y, y if self.second is None else self.second[index]
 
     def __repr__(self) -> str:
         total = float(self.y.abs().double().sum())

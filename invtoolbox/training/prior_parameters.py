@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.loop.differentiation import gradient_with_graph
 from invtoolbox.objective.objective import Objective
@@ -81,15 +82,8 @@ class PriorParameters(InexactPrior):
         self.prior, self.problems = prior.as_sum(), tuple(problems)
         self.solver = LBFGS(max_iterations=1000) if solver is None else solver
         self.accuracy, self.neumann, self.curvature = accuracy, neumann, curvature
-        if (
-            not accuracy > 0
-            or (neumann is not None and neumann < 1)
-            or (curvature is not None and not curvature > 0)
-        ):
-            raise InputError(
-                "learn_prior takes a positive accuracy and curvature and at least one term of the "
-                f"Neumann series, got {accuracy}, {curvature} and {neumann}"
-            )
+        check_range("learn_prior", "(0, inf]", accuracy=accuracy, curvature=curvature)
+        check_range("learn_prior", "[1, inf)", neumann=neumann)
         if not any(True for _ in _leaves(self.prior)):
             raise InputError(
                 f"there is nothing to learn: {prior!r} holds no torch.nn.Parameter that requires a "
@@ -106,15 +100,15 @@ class PriorParameters(InexactPrior):
 
     def prior_at(self, parameters: dict[str, Tensor]) -> PriorSum:
         """Return a copy of the prior with other parameters."""
-        other = copy.deepcopy(self.prior)
-        for name, leaf in _leaves(other):
+        prior = copy.deepcopy(self.prior)
+        for name, leaf in _leaves(prior):
             leaf.data = parameters[name][0].detach().clone()
-        return other
+        return prior
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         if self.curvature is not None:
             return self
-        other, parameters = copy.copy(self), self.initial()
+        prepared, parameters = copy.copy(self), self.initial()
         decoded, low = self.decode_to(parameters, 0.1), math.inf
         for local in self._locals(parameters, decoded.x):
             ends = _ritz_values(local.hessian, local.x)
@@ -125,13 +119,13 @@ class PriorParameters(InexactPrior):
                     "1e-3 * it.priors.Tikhonov() to the prior, or give curvature="
                 )
             low = min(low, float(ends[:, 0].min()))
-        other.curvature = _SAFE * low
-        return other
+        prepared.curvature = _SAFE * low
+        return prepared
 
     def decode_to(
         self, parameters: dict[str, Tensor], accuracy: float, start: Tensor | None = None
     ) -> Decoding:
-        prior, found, gradients, steps = self.prior_at(parameters), [], [], 0
+        prior, images, gradients, steps = self.prior_at(parameters), [], [], 0
         starts = [None] * len(self.problems) if start is None else self._split(start)
         with torch.no_grad():
             for problem, first in zip(self.problems, starts):
@@ -144,7 +138,7 @@ class PriorParameters(InexactPrior):
                     tolerance=accuracy,
                     progress=False,
                 )
-                found.append(solution.x.flatten())
+                images.append(solution.x.flatten())
                 steps += int(solution.iterations.max()) + 1
                 objective = bind(problem, prior, 1.0)[0]
                 gradients.append(objective.evaluate(solution.x).gradient.flatten())
@@ -154,7 +148,7 @@ class PriorParameters(InexactPrior):
         error = (
             torch.full_like(length, math.inf) if self.curvature is None else length / self.curvature
         )
-        return Decoding(torch.cat(found)[None], error, residual, steps)
+        return Decoding(torch.cat(images)[None], error, residual, steps)
 
     def pull_back(
         self,
@@ -173,8 +167,8 @@ class PriorParameters(InexactPrior):
         ):
             q, products = self._solve_adjoint(local, right, accuracy, first)
             pulled = local.pull(q)
-            for name, part in zip(total, pulled):
-                total[name] = total[name] - part[None]
+            for name, derivative in zip(total, pulled):
+                total[name] = total[name] - derivative[None]
             adjoints.append(q.flatten())
             steps += products
             if bounded:
@@ -204,9 +198,9 @@ class PriorParameters(InexactPrior):
         # How much both products change over a step that is as long as the bound of |x - x*|. The
         # error of q is that of its residual under the inverse Hessian, which is at most 1 / mu.
         mu = self._least_curvature
-        moved = local.moved(mu)
-        wrong = (_length(local.pull(v)) for v in (right - product, moved.hessian(q) - product))
-        turned = _length([a - b for a, b in zip(moved.pull(q), pulled)])
+        shifted = local.moved(mu)
+        wrong = (_length(local.pull(v)) for v in (right - product, shifted.hessian(q) - product))
+        turned = _length([a - b for a, b in zip(shifted.pull(q), pulled)])
         return sum(wrong) / mu + turned
 
     @property
@@ -236,8 +230,8 @@ class PriorParameters(InexactPrior):
         # The tolerance is relative to the right-hand side of a start at 0.
         tiny = torch.finfo(right.dtype).tiny
         goal = accuracy * item_norm(right) / item_norm(left).clamp_min(tiny)
-        found, _ = conjugate_gradients(product, left, goal, _MOST_PRODUCTS)
-        return first + found, count
+        correction, _ = conjugate_gradients(product, left, goal, _MOST_PRODUCTS)
+        return first + correction, count
 
     def _locals(self, parameters: dict[str, Tensor], x: Tensor) -> Iterator[_Local]:
         for problem, point in zip(self.problems, self._split(x)):
@@ -248,7 +242,7 @@ class PriorParameters(InexactPrior):
     def _split(self, x: Tensor) -> list[Tensor]:
         shapes = [(problem.batch, *problem.image_shape) for problem in self.problems]
         sizes = [math.prod(shape) for shape in shapes]
-        return [part.reshape(shape) for part, shape in zip(x[0].split(sizes), shapes)]
+        return [image.reshape(shape) for image, shape in zip(x[0].split(sizes), shapes)]
 
     def __repr__(self) -> str:
         return f"PriorParameters({self.prior!r}, {len(self.problems)} problems)"
@@ -281,10 +275,10 @@ class _Local(NamedTuple):
 
     def pull(self, v: Tensor) -> list[Tensor]:
         """Return ``(d_theta grad_x h)^T v``."""
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             self.gradient, self.leaves, v, retain_graph=True, allow_unused=True
         )
-        return [torch.zeros_like(t) if g is None else g for g, t in zip(found, self.leaves)]
+        return [torch.zeros_like(t) if g is None else g for g, t in zip(gradients, self.leaves)]
 
     def moved(self, curvature: float) -> _Local:
         """Return the derivatives a step of ``-grad h / curvature`` away, as far as x* may be."""
@@ -295,18 +289,18 @@ class _Local(NamedTuple):
 
 def _leaves(prior: PriorSum) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield the names and the parameters that are learned, always in the same order."""
-    for number, part in enumerate(modules_of(prior)):
-        if isinstance(part, nn.Parameter):
-            if part.requires_grad:
-                yield f"{number}", part
+    for number, module in enumerate(modules_of(prior)):
+        if isinstance(module, nn.Parameter):
+            if module.requires_grad:
+                yield f"{number}", module
         else:
-            for name, leaf in part.named_parameters():
+            for name, leaf in module.named_parameters():
                 if leaf.requires_grad:
                     yield f"{number}.{name}", leaf
 
 
 def _length(parts: Sequence[Tensor]) -> Tensor:
-    return torch.stack([part.square().sum() for part in parts]).sum().sqrt()
+    return torch.stack([tensor.square().sum() for tensor in parts]).sum().sqrt()
 
 
 def _start_vector(like: Tensor) -> Tensor:

@@ -118,9 +118,11 @@ def run_recipe(
         str(content["prior"].get("name")),
         {**_settings(content["prior"]), "network": network},
     )  # wrong settings raise an error before the training
-    given = frozenset(texts(changes))
-    pairs = checked.data.pairs(path, given)
-    validation = None if checked.validation is None else checked.validation.pairs(path, given)
+    changed_names = frozenset(texts(changes))
+    pairs = checked.data.pairs(path, changed_names)
+    validation = (
+        None if checked.validation is None else checked.validation.pairs(path, changed_names)
+    )
     checkpoints = folder / "checkpoints"
     trained = train(
         network,
@@ -134,7 +136,15 @@ def run_recipe(
         progress=progress,
     )
     quality = _psnr(trained, validation or pairs)
-    _write(folder, path, content, checked, trained, quality, validation is not None)
+    _write(
+        folder,
+        path,
+        content=content,
+        recipe=checked,
+        trained=trained,
+        quality=quality,
+        apart=validation is not None,
+    )
     shutil.rmtree(checkpoints)
     return Outcome(folder, trained, quality)
 
@@ -351,11 +361,11 @@ def _psnr(trained: Trained, pairs: Crops) -> float:
     Pictures that are coded are decoded from blurred latents.
     """
     generator = torch.Generator().manual_seed(0)
-    shown, wanted = pairs.draw(64, generator)
+    inputs, targets = pairs.draw(64, generator)
     with torch.no_grad():
         coder = isinstance(trained.network, CosineHyperprior | MeanScaleHyperprior)
-        result = trained.network(shown, generator).x if coder else trained.network(shown)
-        return -10 * math.log10(float((result - wanted).square().mean()))
+        result = trained.network(inputs, generator).x if coder else trained.network(inputs)
+        return -10 * math.log10(float((result - targets).square().mean()))
 
 
 def _write(

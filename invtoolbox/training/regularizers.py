@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.training.losses import L2, Loss, Penalized
 
@@ -48,11 +49,7 @@ class WorstDirection(Penalized):
     loss: Loss = field(default_factory=L2)
 
     def __post_init__(self) -> None:
-        if not (self.weight > 0 and self.size > 0):
-            raise InputError(
-                "WorstDirection needs a positive weight and a positive size, the noise of the "
-                f"measurements, got {self.weight} and {self.size}"
-            )
+        check_range(self, "(0, inf]", "weight", "size")
 
     def penalty(self, network: nn.Module, x: Tensor, generator: Generator) -> Tensor:
         """Return ``|f(x + d) - f(x)|^2 / (n s^2)`` per item, ``(count,)``."""
@@ -69,9 +66,9 @@ class WorstDirection(Penalized):
                 f"{type(network).__name__} returns a {type(before).__name__}"
             )
         with torch.enable_grad():
-            moved = (x.detach() + self._scale(drawn)).requires_grad_(True)
-            change = (network(moved, *weight) - before.detach()).square().sum()
-            (uphill,) = torch.autograd.grad(change, moved)
+            perturbed = (x.detach() + self._scale(drawn)).requires_grad_(True)
+            change = (network(perturbed, *weight) - before.detach()).square().sum()
+            (uphill,) = torch.autograd.grad(change, perturbed)
         change = network(x + self._scale(uphill), *weight) - before
         return change.flatten(1).square().mean(1) / self.size**2
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.training.losses import Loss
 from invtoolbox.training.pairs import LevelPairs
@@ -54,8 +55,7 @@ class DiffusionPairs(LevelPairs):
         crop: int,
         mollify: float = 0.0,
     ) -> None:
-        if not mollify >= 0:
-            raise InputError(f"DiffusionPairs needs a mollify of at least 0, got {mollify}")
+        check_range(self, "[0, inf]", mollify=mollify)
         around = _reach(mollify)
         if any(min(image.shape[2:]) <= 2 * around for image in images):
             raise InputError(
@@ -105,8 +105,7 @@ class ScoreMatching(Loss):
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.sigma_data > 0:
-            raise InputError(f"ScoreMatching needs a positive sigma_data, got {self.sigma_data}")
+        check_range(self, "(0, inf]", "sigma_data")
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
         return (result - wanted).flatten(1).square().mean(1)

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Generator, Tensor, nn
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.core.pytrees import items_together
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.output import write_bytes
@@ -89,8 +90,7 @@ def train(
     """
     if not any(True for _ in network.parameters()):
         raise InputError(f"{type(network).__name__} has no weights to train")
-    if validate_every < 1:
-        raise InputError(f"validate_every is at least 1 step, got {validate_every}")
+    check_range("train", "[1, inf)", validate_every=validate_every)
     result = copy.deepcopy(network).to(device).train()
     pairs = pairs.to(device=device)
     validation = validation.to(device=device) if validation is not None else None
@@ -229,16 +229,11 @@ class Stage:
     decay: Literal["none", "linear"] = "none"
 
     def __post_init__(self) -> None:
-        if not (self.steps >= 0 and self.learning_rate > 0 and self.count >= 1):
-            raise InputError(
-                "a Stage has at least 0 steps, a positive learning_rate and a count of at least 1, "
-                f"got {self.steps}, {self.learning_rate} and {self.count}"
-            )
-        if self.iterate not in ("average", "last") or self.decay not in ("none", "linear"):
-            raise InputError(
-                "a Stage takes iterate='average' or 'last' and decay='none' or 'linear', got "
-                f"{self.iterate!r} and {self.decay!r}"
-            )
+        check_range(self, "[0, inf]", "steps")
+        check_range(self, "(0, inf]", "learning_rate")
+        check_range(self, "[1, inf]", "count")
+        check_choice(self, ("average", "last"), "iterate")
+        check_choice(self, ("none", "linear"), "decay")
 
 
 @dataclass(frozen=True)
@@ -291,8 +286,8 @@ class _Validation:
 
     def rows(self, steps: int) -> Tensor:
         """Return rows ``(step, loss)`` up to a step."""
-        found = [row for row in sorted(self.losses.items()) if row[0] <= steps]
-        return torch.tensor(found).reshape(-1, 2)
+        losses = [row for row in sorted(self.losses.items()) if row[0] <= steps]
+        return torch.tensor(losses).reshape(-1, 2)
 
 
 class NetworkWeights(ImplicitPrior):
@@ -327,8 +322,7 @@ class NetworkWeights(ImplicitPrior):
                 f"{type(network).__name__} has batch normalization, whose running statistics are "
                 "no weights; train it without"
             )
-        if count < 1:
-            raise InputError(f"a draw needs at least one pair, got {count}")
+        check_range(self, "[1, inf)", count=count)
         self.network, self.pairs, self.loss, self.count = network, pairs, loss, count
         self.validation, self.mixed_precision = validation, mixed_precision
         self.decay_over, self.iteration = decay_over, 0
@@ -336,9 +330,9 @@ class NetworkWeights(ImplicitPrior):
     def at(self, iteration: int) -> Self:
         if self.decay_over is None:
             return self
-        other = copy.copy(self)
-        other.iteration = iteration
-        return other
+        problem = copy.copy(self)
+        problem.iteration = iteration
+        return problem
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
         factor = 1.0 if self.decay_over is None else 1 - self.iteration / self.decay_over
@@ -354,35 +348,38 @@ class NetworkWeights(ImplicitPrior):
         device = next(iter(weights.values())).device
         drawing = torch.Generator(device).manual_seed(0) if generator is None else generator
         pairs = self.pairs if generator is not None or self.validation is None else self.validation
-        shown, wanted = pairs.draw(self.count, drawing)
+        inputs, targets = pairs.draw(self.count, drawing)
         with (
             torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision),
             _seed_layers(self.network, drawing),
         ):
             losses: Tensor = torch.func.functional_call(
-                _LossOfNetwork(self.network, self.loss), weights, (shown, wanted, drawing)
+                _LossOfNetwork(self.network, self.loss), weights, (inputs, targets, drawing)
             )
         return losses[None]
 
     def project(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """Project the parameters of convex networks, alone or as parts of a larger one."""
-        for prefix, part in self.network.named_modules():
-            if isinstance(part, ConvexNetwork):
+        for prefix, module in self.network.named_modules():
+            if isinstance(module, ConvexNetwork):
                 place = f"{prefix}." if prefix else ""
-                own = {
+                module_parameters = {
                     name.removeprefix(place): value
                     for name, value in parameters.items()
                     if name.startswith(place)
                 }
                 parameters = {
                     **parameters,
-                    **{place + name: value for name, value in part.project(own).items()},
+                    **{
+                        place + name: value
+                        for name, value in module.project(module_parameters).items()
+                    },
                 }
         return parameters
 
     @property
     def has_projection(self) -> bool:
-        return any(isinstance(part, ConvexNetwork) for part in self.network.modules())
+        return any(isinstance(module, ConvexNetwork) for module in self.network.modules())
 
     def __repr__(self) -> str:
         shapes = ", ".join(str(tuple(p.shape)) for p in self.network.parameters())

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator, item_norm
 
@@ -111,10 +112,7 @@ class Shifts(Symmetry):
     largest: int
 
     def __post_init__(self) -> None:
-        if self.largest < 1:
-            raise InputError(
-                f"Shifts needs a largest shift of at least 1 pixel, got {self.largest}"
-            )
+        check_range(self, "[1, inf)", "largest")
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         span = 2 * self.largest + 1
@@ -156,9 +154,11 @@ def measure_equivariance(operator: Operator, symmetry: Symmetry, seed: int = 0) 
     x = torch.randn(8, *operator.domain_shape, generator=generator, device=device)
     elements = symmetry.draw(len(x), generator)
     with torch.no_grad():
-        moved = operator.normal(symmetry.transform(x, elements))
-        difference = moved - symmetry.transform(operator.normal(x), elements)
-    return float((item_norm(difference) / item_norm(moved)).nan_to_num(0.0).max())  # A = 0: 0 / 0
+        transformed = operator.normal(symmetry.transform(x, elements))
+        difference = transformed - symmetry.transform(operator.normal(x), elements)
+    return float(
+        (item_norm(difference) / item_norm(transformed)).nan_to_num(0.0).max()
+    )  # A = 0: 0 / 0
 
 
 def _mirror(x: Tensor, mirrored: Tensor) -> Tensor:

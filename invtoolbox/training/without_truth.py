@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
@@ -132,16 +133,14 @@ class Sure(MeasurementLoss):
     probes: int = 1
 
     def __post_init__(self) -> None:
-        if self.probes < 1:
-            raise InputError(f"Sure needs at least one probe, got {self.probes}")
+        check_range(self, "[1, inf)", "probes")
         if min(self.noise_std, self.gain) < 0 or max(self.noise_std, self.gain) <= 0:
             raise InputError(
                 "Sure needs the noise of the measurements: a positive noise_std, which "
                 "it.parameter_choice.estimate_noise_std(y, A) estimates, or a positive gain; got "
                 f"{self.noise_std} and {self.gain}"
             )
-        if not self.step > 0:
-            raise InputError(f"Sure needs a positive step, got {self.step}")
+        check_range(self, "(0, inf]", "step")
 
     def of_image(self, network: nn.Module, x: Tensor, y: Tensor, generator: Generator) -> Tensor:
         if y.is_complex() and self.gain > 0:
@@ -154,9 +153,9 @@ class Sure(MeasurementLoss):
         change = torch.zeros_like(values)
         for _ in range(self.probes):
             signs = 2.0 * (_uniform(values, generator) > 0.5).to(values.dtype) - 1
-            moved = values + step * signs
-            moved = torch.view_as_complex(moved) if y.is_complex() else moved
-            apart = as_real(self.operator(network(moved))) - predicted
+            perturbed = values + step * signs
+            perturbed = torch.view_as_complex(perturbed) if y.is_complex() else perturbed
+            apart = as_real(self.operator(network(perturbed))) - predicted
             change = change + signs * apart / (self.probes * step)
         return ((predicted - values).square() - variance + 2 * variance * change).flatten(1).mean(1)
 
@@ -193,15 +192,8 @@ class MeasurementSplitting(MeasurementLoss):
     symmetry: Symmetry | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise InputError(
-                f"MeasurementSplitting needs a share between 0 and 1, got {self.share}"
-            )
-        if not self.consistency >= 0:
-            raise InputError(
-                f"MeasurementSplitting needs a consistency that is not negative, "
-                f"got {self.consistency}"
-            )
+        check_range(self, "(0, 1)", "share")
+        check_range(self, "[0, inf]", "consistency")
         blocks = self.operator.blocks
         if blocks is not None and not 0 < round(self.share * blocks) < blocks:
             raise InputError(
@@ -217,7 +209,7 @@ class MeasurementSplitting(MeasurementLoss):
                 "MeasurementSplitting trains ArtifactRemoval(A, network), whose inverse exists for "
                 f"a part of the measurements, and got a {type(network).__name__}"
             )
-        kept, start = self._split(shown, generator)
+        mask, start = self._split(shown, generator)
         if self.symmetry is None:
             x = network.network(start)
         else:
@@ -225,11 +217,11 @@ class MeasurementSplitting(MeasurementLoss):
             x = network.network(self.symmetry.transform(start, elements, inverse=True))
             x = self.symmetry.transform(x, elements)
         error = (self.operator(x) - shown).abs().square() / (2 if shown.is_complex() else 1)
-        sampled = torch.ones_like(kept) if self.operator.sampled is None else self.operator.sampled
-        loss = _mean_over(error, (sampled * (1 - kept)).expand_as(error))
+        sampled = torch.ones_like(mask) if self.operator.sampled is None else self.operator.sampled
+        loss = _mean_over(error, (sampled * (1 - mask)).expand_as(error))
         if not self.consistency:
             return loss
-        return loss + self.consistency * _mean_over(error, (sampled * kept).expand_as(error))
+        return loss + self.consistency * _mean_over(error, (sampled * mask).expand_as(error))
 
     def of_image(self, network: nn.Module, x: Tensor, y: Tensor, generator: Generator) -> Tensor:
         return self.of_network(network, y, y, generator)
@@ -238,13 +230,13 @@ class MeasurementSplitting(MeasurementLoss):
         """Return a map of 1 at received measurements, and their approximate inverse."""
         blocks = self.operator.blocks
         if blocks is None:
-            kept = (_uniform(y, generator) < self.share).to(as_real(y).dtype)
-            return kept, self.operator.pseudo_inverse(y * kept)
+            mask = (_uniform(y, generator) < self.share).to(as_real(y).dtype)
+            return mask, self.operator.pseudo_inverse(y * mask)
         first = self.operator.draw_blocks(round(self.share * blocks), generator).sort().values
-        kept = torch.zeros(blocks, device=y.device, dtype=as_real(y).dtype)
-        kept = kept.index_fill(0, first.to(y.device), 1.0).view(blocks, *[1] * (y.ndim - 3))
-        part: Any = self.operator.subset(first)
-        return kept, part.pseudo_inverse(y.index_select(2, first.to(y.device)))
+        mask = torch.zeros(blocks, device=y.device, dtype=as_real(y).dtype)
+        mask = mask.index_fill(0, first.to(y.device), 1.0).view(blocks, *[1] * (y.ndim - 3))
+        operator: Any = self.operator.subset(first)
+        return mask, operator.pseudo_inverse(y.index_select(2, first.to(y.device)))
 
 
 @dataclass(frozen=True)
@@ -275,11 +267,8 @@ class EquivariantImaging(MeasurementLoss):
     loss: MeasurementLoss | None = None
 
     def __post_init__(self) -> None:
-        if not self.weight > 0 or not self.noise_std >= 0:
-            raise InputError(
-                "EquivariantImaging needs a positive weight and a noise_std that is not negative, "
-                f"got {self.weight} and {self.noise_std}"
-            )
+        check_range(self, "(0, inf]", "weight")
+        check_range(self, "[0, inf]", "noise_std")
         if isinstance(self.operator, LinearOperator):
             gap = measure_equivariance(self.operator, self.symmetry)
             if gap < 1e-3:
@@ -291,12 +280,12 @@ class EquivariantImaging(MeasurementLoss):
 
     def of_image(self, network: nn.Module, x: Tensor, y: Tensor, generator: Generator) -> Tensor:
         first = MeasurementConsistency(self.operator) if self.loss is None else self.loss
-        moved = self.symmetry.transform(x, self.symmetry.draw(len(x), generator))
-        again = self.operator(moved)
+        transformed = self.symmetry.transform(x, self.symmetry.draw(len(x), generator))
+        again = self.operator(transformed)
         if self.noise_std > 0:
             again = again + self.noise_std * _normal(again, generator)
         return first.of_image(network, x, y, generator) + self.weight * mean_square(
-            network(again) - moved
+            network(again) - transformed
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 
@@ -44,10 +45,10 @@ class Conditioned(nn.Module):
     def __init__(self, network: nn.Module, weights: tuple[float, float], degree: int = 4) -> None:
         super().__init__()
         low, high = weights
-        if not 0 < low < high < math.inf or degree < 1:
+        check_range("Conditioned", "[1, inf)", degree=degree)
+        if not 0 < low < high < math.inf:
             raise InputError(
-                "Conditioned needs a range (low, high) of positive weights and a degree of at "
-                f"least 1, got {tuple(weights)} and {degree}"
+                f"Conditioned needs a range (low, high) of positive weights, got {tuple(weights)}"
             )
         self.network = copy.deepcopy(network).requires_grad_(True)
         self.weights, self.degree = (float(low), float(high)), degree
@@ -91,6 +92,7 @@ class Conditioned(nn.Module):
 
     def _answer(self, y: Tensor, weight: Tensor) -> Tensor:
         low, high = self.weights
+        # T_0 = 1, T_1 = t, T_k = 2 t T_{k-1} - T_{k-2}, and theta = theta_0 + sum_k T_k(t) theta_k.
         t = 2 * torch.log(weight / low) / math.log(high / low) - 1
         chebyshev = [torch.ones_like(t), t]
         while len(chebyshev) <= self.degree:
@@ -100,8 +102,8 @@ class Conditioned(nn.Module):
             name: p + torch.tensordot(factors.to(p.dtype), change, 1)
             for (name, p), change in zip(self.network.named_parameters(), self.changes)
         }
-        result: Any = functional_call(self.network, parameters, (y,))
-        return result
+        image: Any = functional_call(self.network, parameters, (y,))
+        return image
 
     def extra_repr(self) -> str:
         return f"weights={self.weights}, degree={self.degree}"

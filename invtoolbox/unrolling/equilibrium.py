@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import select_items
 from invtoolbox.errors import InputError
 from invtoolbox.loop.differentiation import differentiate_fixed_point, solve_by_gmres
@@ -75,29 +76,26 @@ class Equilibrium(SolverNetwork):
     ) -> None:
         if not (skip is None or skip == "step" or isinstance(skip, nn.Module)):
             raise InputError(f"skip is a module from image to image, 'step' or None, got {skip!r}")
-        if (
-            (max_iterations is not None and max_iterations < 1)
-            or adjoint_iterations < 1
-            or not adjoint_tolerance > 0
-        ):
-            raise InputError(
-                "an equilibrium needs at least one iteration each way and a positive "
-                f"adjoint_tolerance, got {max_iterations}, {adjoint_iterations} and "
-                f"{adjoint_tolerance}"
-            )
+        check_range("equilibrium", "[1, inf)", max_iterations=max_iterations)
+        check_range("equilibrium", "[1, inf)", adjoint_iterations=adjoint_iterations)
+        check_range("equilibrium", "(0, inf]", adjoint_tolerance=adjoint_tolerance)
         super().__init__(
-            solver, problem, prior, 1, regularization, learn, False, settings_too=False
+            solver,
+            problem,
+            prior,
+            iterations=1,
+            regularization=regularization,
+            learn=learn,
+            per_iteration=False,
+            settings_too=False,
         )
         self.limits = Limits(
             self.solver.max_iterations if max_iterations is None else max_iterations,
             self.solver.tolerance if tolerance is None else tolerance,
             None,
         )
-        self.skip, self.adjoint_tolerance, self.adjoint_iterations = (
-            skip,
-            adjoint_tolerance,
-            adjoint_iterations,
-        )
+        self.skip, self.adjoint_tolerance = skip, adjoint_tolerance
+        self.adjoint_iterations = adjoint_iterations
 
     def _check(self, objective: Objective) -> None:
         if not type(self.solver).has_fixed_point():
@@ -131,11 +129,20 @@ class Equilibrium(SolverNetwork):
                 if initial is None
                 else self.start_of(objective, initial)
             )
+        # The iterations themselves record nothing; `_attach` adds the derivative at their end.
         with torch.no_grad():
             loop, _ = Loop.start(
                 layered, working, self.solver.start(working, start.detach()), None, keeps_state=True
             )
-            loop = run(loop, working, layered, None, self.limits, (), lambda *_: None)
+            loop = run(
+                loop,
+                working,
+                layered,
+                rule=None,
+                limits=self.limits,
+                callbacks=(),
+                after_step=lambda *_: None,
+            )
             x = working.decode(loop.x)
         certificate: Tensor = loop.summary.certificate
         self._report(loop, certificate)
@@ -165,6 +172,7 @@ class Equilibrium(SolverNetwork):
                     f"{tuple(start.shape) if isinstance(start, Tensor) else type(start).__name__}"
                 )
             return start
+        # One step of the solver, differentiated, from the start of `solve`.
         first = first.detach().requires_grad_(torch.is_grad_enabled())
         state = layered.init(working, self.solver.start(working, first))
         return working.decode(layered.result(layered.step(working.at(0), state)))
@@ -190,23 +198,24 @@ class Equilibrium(SolverNetwork):
         Answers that are not finite get none, so that they do not spoil tensors that all items
         share.
         """
-        kept = (loop.status != DIVERGED).nonzero().squeeze(1)
-        if not len(kept):
+        finite = (loop.status != DIVERGED).nonzero().squeeze(1)
+        if not len(finite):
             return x
         objective = working.at(self.limits.max_iterations)
         state = loop.summary
-        if len(kept) < len(x):
-            objective, state = objective.select(kept), select_items(state, kept)
+        if len(finite) < len(x):
+            objective, state = objective.select(finite), select_items(state, finite)
         solver, objective = layered.at(objective, 0)
         adjoint = solve_by_gmres(
             self.adjoint_tolerance,
             self.adjoint_iterations,
             "give more adjoint_iterations=, or see whether the solver has converged",
         )
+        # x = T(x; theta): the backward pass solves w = v + (dT/dx)^T w.
         answer = differentiate_fixed_point(
-            x[kept], objective, solver, state, adjoint, working.decode
+            x[finite], objective, solver, state, adjoint, working.decode
         )
-        return x.index_copy(0, kept, answer)
+        return x.index_copy(0, finite, answer)
 
     def extra_repr(self) -> str:
         return (
@@ -278,11 +287,11 @@ def equilibrium(
         solver,
         problem,
         prior,
-        regularization,
-        learn,
-        skip,
-        max_iterations,
-        tolerance,
-        adjoint_tolerance,
-        adjoint_iterations,
+        regularization=regularization,
+        learn=learn,
+        skip=skip,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        adjoint_tolerance=adjoint_tolerance,
+        adjoint_iterations=adjoint_iterations,
     )

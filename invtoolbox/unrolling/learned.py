@@ -48,11 +48,7 @@ class LearnedParameters(nn.Module):
         super().__init__()
         self.fixed_step = any(term.prior.unit_step for term in objective.prior.terms)
         everything = self._available(solver, prior, objective)
-        usual = (
-            everything
-            if settings_too
-            else tuple(name for name in everything if name in (NETWORK, WEIGHT))
-        )
+        usual = tuple(n for n in everything if settings_too or n in (NETWORK, WEIGHT))
         chosen = (
             usual
             if learn is None
@@ -70,11 +66,11 @@ class LearnedParameters(nn.Module):
                 "without weights of its own"
             )
         if isinstance(per_iteration, bool):
-            own = may_differ if per_iteration else ()
+            differing = may_differ if per_iteration else ()
         elif per_iteration is None:
-            own = tuple(name for name in may_differ if name != NETWORK)
+            differing = tuple(name for name in may_differ if name != NETWORK)
         else:
-            own = _check_names(
+            differing = _check_names(
                 per_iteration,
                 may_differ,
                 "per_iteration",
@@ -83,37 +79,37 @@ class LearnedParameters(nn.Module):
         self.logarithms = nn.ParameterDict(
             {
                 name: nn.Parameter(
-                    torch.zeros(iterations if name in own else 1, dtype=objective.nan().dtype)
+                    torch.zeros(iterations if name in differing else 1, dtype=objective.nan().dtype)
                 )
                 for name in chosen
                 if name != NETWORK
             }
         )
         bases = [
-            Held(part) if isinstance(part, nn.Parameter) else part for part in modules_of(prior)
+            Held(module) if isinstance(module, nn.Parameter) else module
+            for module in modules_of(prior)
         ]
         for module in bases:
             module.requires_grad_(NETWORK in chosen)
         # If every iteration has the same networks, these are the prior's own.
-        layers = [copy.deepcopy(bases) for _ in range(iterations)] if NETWORK in own else [bases]
+        layers = (
+            [copy.deepcopy(bases) for _ in range(iterations)] if NETWORK in differing else [bases]
+        )
         self.networks = nn.ModuleList([nn.ModuleList(layer) for layer in layers])
 
     def _available(self, solver: Solver, prior: PriorSum, objective: Objective) -> tuple[str, ...]:
-        names = (
-            [NETWORK]
-            if any(
-                isinstance(part, nn.Parameter) or any(True for _ in part.parameters())
-                for part in modules_of(prior)
-            )
-            else []
+        has_network = any(
+            isinstance(module, nn.Parameter) or any(True for _ in module.parameters())
+            for module in modules_of(prior)
         )
         weighable = any(
             not term.prior.fixed_level and not term.prior.is_constraint
             for term in objective.prior.terms
         )
-        names += [WEIGHT] if weighable else []
         # A prox that is known at one step alone leaves the step to the weight.
-        return (*names, *(() if self.fixed_step else solver.adjustable))
+        settings = () if self.fixed_step else solver.adjustable
+        network, weight = (NETWORK,) if has_network else (), (WEIGHT,) if weighable else ()
+        return (*network, *weight, *settings)
 
     def forward(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Return ``work(*arguments)``, with the parameters that this module has during the call."""
@@ -123,8 +119,8 @@ class LearnedParameters(nn.Module):
         """Return the factor on a number at an iteration; ``None`` if it is not learned."""
         if name not in self.logarithms:
             return None
-        values = self.logarithms[name].exp()
-        return values[iteration if len(values) > 1 else 0]
+        factors = self.logarithms[name].exp()
+        return factors[iteration if len(factors) > 1 else 0]
 
     def solver_at(self, solver: Solver, iteration: int) -> Solver:
         """Return the solver with the settings of an iteration."""
@@ -154,19 +150,19 @@ class LearnedParameters(nn.Module):
             objective = objective.with_regularization(
                 torch.where(floor > 0, floor + (weight - floor) * factor, weight * factor)
             )
-        parts = list(modules_of(base))
-        if len(self.networks) > 1 or any(isinstance(part, nn.Parameter) for part in parts):
-            own = {id(old): new for old, new in zip(parts, self._layer(iteration))}
+        modules = list(modules_of(base))
+        if len(self.networks) > 1 or any(isinstance(module, nn.Parameter) for module in modules):
+            layer = {id(old): new for old, new in zip(modules, self._layer(iteration))}
             objective = dataclasses.replace(
                 objective,
-                prior=with_modules(objective.prior, lambda module: own.get(id(module), module)),
+                prior=with_modules(objective.prior, lambda module: layer.get(id(module), module)),
             )
         return objective
 
     def _layer(self, iteration: int) -> Iterator[Part]:
         layer = self.networks[iteration if len(self.networks) > 1 else 0]
         assert isinstance(layer, nn.ModuleList)
-        return (each.value if isinstance(each, Held) else each for each in layer)
+        return (module.value if isinstance(module, Held) else module for module in layer)
 
 
 class Held(nn.Module):
@@ -182,14 +178,14 @@ Part = nn.Module | nn.Parameter
 
 def modules_of(settings: Any) -> Iterator[Part]:
     """Return every module and every bare parameter that priors hold, once each."""
-    found: dict[int, Part] = {}
+    modules: dict[int, Part] = {}
 
     def note(module: Part) -> Part:
-        found.setdefault(id(module), module)
+        modules.setdefault(id(module), module)
         return module
 
     with_modules(settings, note)
-    return iter(found.values())
+    return iter(modules.values())
 
 
 def with_modules(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -201,32 +197,34 @@ def with_modules(value: Any, change: Callable[[Any], Any]) -> Any:
         return change(value)
     if isinstance(value, (tuple, list)):
         return (
-            type(value)(with_modules(part, change) for part in value)
+            type(value)(with_modules(entry, change) for entry in value)
             if not hasattr(value, "_fields")
             else value
         )
     if isinstance(value, dict):
-        return {key: with_modules(part, change) for key, part in value.items()}
+        return {key: with_modules(entry, change) for key, entry in value.items()}
     if (
         isinstance(value, type)
         or not (isinstance(value, Settings) or dataclasses.is_dataclass(value))
         or not hasattr(value, "__dict__")
     ):
         return value
-    other = copy.copy(value)
-    for name, part in vars(value).items():
-        object.__setattr__(other, name, with_modules(part, change))
-    return other
+    # Settings are frozen, and their __init__ may compute or check.
+    changed = copy.copy(value)
+    for name, attribute in vars(value).items():
+        object.__setattr__(changed, name, with_modules(attribute, change))
+    return changed
 
 
 def _check_names(
-    names: Sequence[str], known: Sequence[str], setting: str, what: str
+    names: Sequence[str], available: Sequence[str], setting: str, what: str
 ) -> tuple[str, ...]:
-    for name in (names,) if isinstance(names, str) else names:
-        if name not in known:
+    names = (names,) if isinstance(names, str) else tuple(names)
+    for name in names:
+        if name not in available:
             raise InputError(
                 f"{setting}= names {name!r}, which is none of what can be learned of {what}: "
-                f"{', '.join(known) or 'nothing'}; a setting can be learned if it was given as a "
+                f"{', '.join(available) or 'nothing'}; a setting can be learned if it was given as a "
                 "number"
             )
-    return (names,) if isinstance(names, str) else tuple(names)
+    return names

@@ -61,6 +61,7 @@ class LayeredSolver(Solver):
         return solver.init(objective, start)
 
     def step(self, objective: Objective, state: Any) -> Any:
+        # Gradient checkpointing (Chen et al. 2016), one iteration per segment.
         if not (self.recomputed and torch.is_grad_enabled()):
             return self._step(objective, state)
         # Before the backward pass the parameters of the module may be replaced
@@ -133,7 +134,7 @@ class SolverNetwork(nn.Module):
                 f"come, got {type(problem).__name__}"
             )
         prior = prior_named(prior) if isinstance(prior, str) else prior
-        own = PriorSum() if prior is None else prior.as_sum()
+        priors = PriorSum() if prior is None else prior.as_sum()
         if isinstance(regularization, str) and regularization != "auto":
             raise InputError(
                 f"a weight that is learned starts from a number, and {regularization!r} is a rule; "
@@ -141,18 +142,23 @@ class SolverNetwork(nn.Module):
             )
         with torch.no_grad():
             self.problem, self.regularization = problem, regularization
-            self.prior: PriorSum = with_modules(own, copy.deepcopy)
+            self.prior: PriorSum = with_modules(priors, copy.deepcopy)
             objective = self._bound(problem)
             self._check(objective)
             self.learned = LearnedParameters(
-                self.solver, self.prior, objective, iterations, learn, per_iteration, settings_too
+                self.solver,
+                self.prior,
+                objective,
+                iterations=iterations,
+                learn=learn,
+                per_iteration=per_iteration,
+                settings_too=settings_too,
             )
 
     def _check(self, objective: Objective) -> None:
         """Raise an `InputError` if solver or objective cannot be differentiated."""
         name = type(self.solver).__name__
-        reason = implicit_reason(objective, f"a solver as a network ({name})")
-        if reason is not None:
+        if reason := implicit_reason(objective, f"a solver as a network ({name})"):
             raise InputError(reason)
         if self.solver.per_iteration is None:
             raise InputError(
@@ -217,27 +223,23 @@ class SolverNetwork(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move problem and prior together with the parameters."""
         super()._apply(fn, recurse)
+        # A real number of the problem shows to which device and precision everything moves.
         first = self.problem.y0
-        moved = fn(
-            torch.zeros(
-                (),
-                dtype=first.real.dtype if first.is_complex() else first.dtype,
-                device=first.device,
-            )
-        )
+        real = first.real.dtype if first.is_complex() else first.dtype
+        sample = fn(torch.zeros((), dtype=real, device=first.device))
         networks = list(modules_of(self.prior))
-        known = {id(part) for part in (*self.modules(), *self.parameters())}
-        for part in networks:
-            if id(part) not in known:
+        registered = {id(module) for module in (*self.modules(), *self.parameters())}
+        for module in networks:
+            if id(module) not in registered:
                 # A bare parameter keeps its identity, as the parameters of modules do.
-                holder = Held(part) if isinstance(part, nn.Parameter) else part
+                holder = Held(module) if isinstance(module, nn.Parameter) else module
                 holder._apply(fn, recurse)
         # Moving copies the settings, but a module must stay the registered one.
         places = {id(module): _Place(k) for k, module in enumerate(networks)}
         hollow = with_modules(self.prior, lambda module: places[id(module)]).to(
-            device=moved.device, dtype=moved.dtype
+            device=sample.device, dtype=sample.dtype
         )
-        self.problem = self.problem.to(device=moved.device, dtype=moved.dtype)
+        self.problem = self.problem.to(device=sample.device, dtype=sample.dtype)
         self.prior = with_modules(hollow, lambda place: networks[cast(_Place, place).index])
         return self
 
@@ -257,31 +259,25 @@ def solver_names(holds: Callable[[type[Solver]], bool]) -> str:
     """Return the names of the solvers with a property, for a sentence."""
     from invtoolbox import solvers
 
-    every = [getattr(solvers, name) for name in solvers.__all__]
-    kinds = [
-        kind
-        for kind in every
-        if isinstance(kind, type) and issubclass(kind, Solver) and kind is not Solver
-    ]
-    return ", ".join(sorted(kind.__name__ for kind in kinds if holds(kind)))
+    public = [getattr(solvers, name) for name in solvers.__all__]
+    kinds = [kind for kind in public if isinstance(kind, type) and issubclass(kind, Solver)]
+    names = (kind.__name__ for kind in kinds if kind is not Solver and holds(kind))
+    return ", ".join(sorted(names))
 
 
 def _check_batch(problem: Problem, prior: PriorSum) -> None:
     """Raise an `InputError` if a tensor belongs to other items than the measured ones."""
-
-    def check(owner: Any) -> None:
-        for name in owner.item_fields:
-            value = getattr(owner, name, None)
-            if isinstance(value, Tensor) and value.ndim and len(value) not in (1, problem.batch):
-                raise InputError(
-                    f"the network was called with {problem.batch} measurements, and {name} of "
-                    f"{owner!r} belongs to {len(value)} items"
-                )
-
-    parts: list[Settings] = [
+    batch = problem.batch
+    owners: list[Settings] = [
         problem.operator,
         problem.data_term,
         *(term.prior for term in prior.terms),
     ]
-    for part in parts:
-        check(part)
+    for owner in owners:
+        for name in owner.item_fields:
+            setting = getattr(owner, name, None)
+            if isinstance(setting, Tensor) and setting.ndim and len(setting) not in (1, batch):
+                raise InputError(
+                    f"the network was called with {batch} measurements, and {name} of "
+                    f"{owner!r} belongs to {len(setting)} items"
+                )

@@ -48,7 +48,14 @@ class Unrolled(SolverNetwork):
                 f"a solver is unrolled for a whole number of iterations, at least one, got {n!r}"
             )
         super().__init__(
-            solver, problem, prior, n, regularization, learn, per_iteration, settings_too=True
+            solver,
+            problem,
+            prior,
+            iterations=n,
+            regularization=regularization,
+            learn=learn,
+            per_iteration=per_iteration,
+            settings_too=True,
         )
         self.iterations, self.recompute, self.inverse = n, recompute, inverse
 
@@ -71,8 +78,17 @@ class Unrolled(SolverNetwork):
                 start = start.detach().requires_grad_(True)
             working = self.solver.reformulate(objective)
             loop, working = Loop.start(layered, working, self.solver.start(working, start), None)
+            # A tolerance below every certificate: all items take all n steps.
             limits = Limits(self.iterations, -math.inf, None)
-            loop = run(loop, working, layered, None, limits, (), lambda *_: None)
+            loop = run(
+                loop,
+                working,
+                layered,
+                rule=None,
+                limits=limits,
+                callbacks=(),
+                after_step=lambda *_: None,
+            )
             return self.blank_skipped(objective, working.decode(loop.x))
 
     def start_of(self, objective: Objective, initial: Tensor | None = None) -> Tensor:
@@ -139,5 +155,13 @@ def unroll(
     {'learned.logarithms.regularization': (3,), 'learned.logarithms.step_size': (3,)}
     """
     return Unrolled(
-        solver, problem, n, prior, regularization, learn, per_iteration, recompute, inverse
+        solver,
+        problem,
+        n,
+        prior,
+        regularization=regularization,
+        learn=learn,
+        per_iteration=per_iteration,
+        recompute=recompute,
+        inverse=inverse,
     )

@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_said() -> None:
         PearsonDepth().check(torch.zeros(1, 64))
     with pytest.raises(InputError, match="negative"):
         PearsonDepth().check(-torch.ones(1, 1, 1, 2, 2))
-    with pytest.raises(InputError, match="2 pixels"):
+    with pytest.raises(InputError, match="must be at least 2"):
         PearsonDepth(patch=1)
     with pytest.raises(InputError, match="margin"):
         DepthRanking(margin=-1.0)

@@ -50,5 +50,5 @@ def test_it_is_a_sum_over_pictures_of_means_and_has_a_derivative() -> None:
 def test_it_takes_pictures_only() -> None:
     with pytest.raises(InputError, match="picture, row, column"):
         Photometric().check(torch.zeros(1, 3, 4, 4))
-    with pytest.raises(InputError, match="between 0 and 1"):
+    with pytest.raises(InputError, match=r"must lie in \[0, 1\]"):
         Photometric(2.0)

@@ -80,7 +80,7 @@ def test_one_cloud_for_a_batch_of_items(wall):
 
 @pytest.mark.parametrize("settings", [{"scale": (0.0, 1.0)}, {"decay": 1.5}, {"along": 0.0}])
 def test_wrong_settings(settings):
-    with pytest.raises(InputError, match="PlaneToPlane takes"):
+    with pytest.raises(InputError, match="of PlaneToPlane must"):
         it.data_terms.PlaneToPlane(**settings)
 
 

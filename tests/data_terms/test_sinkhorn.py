@@ -150,13 +150,13 @@ def test_over_relaxed_steps_never_lower_the_dual_value() -> None:
 def test_bad_input_is_refused_in_one_sentence() -> None:
     term, y = Sinkhorn(), images(2, 1, 4, 4)
     for blur in (0.0, -1.0, float("nan")):
-        with pytest.raises(InputError, match="a spacing and iterations that are positive"):
+        with pytest.raises(InputError, match="blur of Sinkhorn must be positive"):
             Sinkhorn(blur)
-    with pytest.raises(InputError, match="a spacing and iterations that are positive"):
+    with pytest.raises(InputError, match="spacing of Sinkhorn must be positive"):
         Sinkhorn(spacing=(1.0, 0.0))
-    with pytest.raises(InputError, match="iterations that are positive"):
+    with pytest.raises(InputError, match="iterations of Sinkhorn must be positive"):
         Sinkhorn(iterations=0)
-    with pytest.raises(InputError, match="a mass that is not negative"):
+    with pytest.raises(InputError, match="mass of Sinkhorn must not be negative"):
         Sinkhorn(mass=-1.0)
     with pytest.raises(InputError, match="3 numbers, and the images have 2 axes"):
         Sinkhorn(spacing=(1.0, 1.0, 1.0)).check(y)

@@ -71,7 +71,7 @@ def test_silent_traces_and_bad_input() -> None:
     term = Wasserstein()
     assert torch.equal(term.value(p, y), term.value(p[:, :, :1], y[:, :, :1]))
     assert not bool(term.grad(p, y)[:, :, 1].any())
-    with pytest.raises(InputError, match="positive sharpness"):
+    with pytest.raises(InputError, match="sharpness of Wasserstein must be positive"):
         Wasserstein(0.0)
     with pytest.raises(InputError, match="at least two samples"):
         term.check(torch.zeros(2, 1, 3, 1))

@@ -282,7 +282,7 @@ def test_what_is_no_set_of_views_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'blender'"):
         open_views(tmp_path, reader="blendr")
     (tmp_path / "transforms.json").write_text("{")
-    with pytest.raises(InputError, match="read as JSON"):
+    with pytest.raises(InputError, match="not a readable JSON file"):
         open_views(tmp_path)
     written(tmp_path, {"w": 6, "h": 4, "fl_x": 5.0})
     with pytest.raises(InputError, match="there is no picture 'x.png'"):

@@ -252,7 +252,7 @@ def test_argoverse_refuses(tmp_path: Path) -> None:
         (1, 1, None, "give mask="),
         (3, 1, every, "leave mask out"),
         (2, 7, None, "a multiple of 5"),
-        (4, 0, None, "no version 4"),
+        (4, 0, None, "must be 1, 2 or 3, got 4"),
         (1, 1, every[1:], "one boolean per point"),
         (1, 1, every, "points that are not finite"),
         (3, -1, None, "time stamp in nanoseconds"),

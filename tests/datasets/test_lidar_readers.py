@@ -599,7 +599,7 @@ def test_readers_of_a_plug_in_open_by_their_name(
             return sets.Somebody
 
     monkeypatch.setattr(
-        "invtoolbox.datasets.sweeps.opening.entry_points",
+        "invtoolbox.catalogue.registry.entry_points",
         lambda group: [Points] * (group == "invtoolbox.readers"),
     )
     sweeps = datasets.open_sweeps(tmp_path, "somebody", rate=20.0)

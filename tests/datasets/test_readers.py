@@ -210,13 +210,13 @@ def test_missing_empty_and_unknown(tmp_path: Path) -> None:
 def test_a_plug_in_reads_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import EntryPoint
 
-    from invtoolbox.datasets import opening
+    from invtoolbox.catalogue import registry
 
     (tmp_path / "a.raw").write_bytes(b"1")
     plug_in = EntryPoint(
         "mine", "invtoolbox.datasets.volumes.pictures:Pictures", "invtoolbox.readers"
     )
-    monkeypatch.setattr(opening, "entry_points", lambda group: [plug_in])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [plug_in])
     assert isinstance(datasets.open(tmp_path / "a.raw", reader="mine"), datasets.Pictures)
     with pytest.raises(InputError, match="did you mean 'mine'"):
         datasets.open(tmp_path / "a.raw", reader="mines")

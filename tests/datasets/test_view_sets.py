@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from invtoolbox.datasets import (
+    Loading,
     SparseCamera,
     open_rgbd,
     open_views,
@@ -302,7 +303,8 @@ def test_points_of_berlin_lie_where_they_were_seen(data_dir: Path, tmp_path: Pat
 @pytest.mark.data
 def test_frames_of_the_living_room_agree(data_dir: Path) -> None:
     """Points of one frame, seen from the next one that is there: their depths agree with its own."""
-    found = open_rgbd(data_dir / "livingroom_rgbd", names=["00000.jpg", "00009.jpg"], shrink=4)
+    loading = Loading(names=["00000.jpg", "00009.jpg"], shrink=4)
+    found = open_rgbd(data_dir / "livingroom_rgbd", loading)
     assert found.depth is not None and len(found) == 2
     origins, directions = found.cameras.rays()
     points = (origins[0] + found.depth[0, 0, ..., None] * directions[0])[found.depth[0, 0] > 0]

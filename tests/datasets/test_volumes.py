@@ -166,7 +166,7 @@ def test_raw_says_what_it_needs(tmp_path: Path) -> None:
     for old, new, sentence in [
         ("offset = 4", "offset = 2", "shape, type or offset"),
         ("6, 12", "7, 12", "those from 6 on"),
-        ('"uint16"', '"int12"', "dtype is 'int12'"),
+        ('"uint16"', '"int12"', "dtype of .* must be 'int8', .* or 'float64', got 'int12'"),
         ('"big"', '"middle"', "byte_order"),
         ("shape", "shapes", "did you mean 'shape'"),
         ("[3, 2, 2]", "[3, 2, -2]", "voxel_size"),

@@ -20,7 +20,7 @@ PACKAGE = Path(it.__file__).parent
 #: Calls that write a file themselves, and why that is right.
 ALLOWED = {
     ("datasets/output.py", "open"): "the atomic writer itself",
-    ("runs/study/driver.py", "open"): "the lock of an item, an empty file",
+    ("jobs/study/driver.py", "open"): "the lock of an item, an empty file",
     ("plotting/viewers.py", "save"): "Rerun streams its recording",
 }
 WRITERS = {

@@ -181,11 +181,10 @@ def test_frames_of_the_living_room_make_one_surface(data_dir: Path) -> None:
     """Points of a frame that was left out lie on the mesh of the others."""
     from scipy.spatial import cKDTree
 
-    from invtoolbox.datasets import open_rgbd
+    from invtoolbox.datasets import Loading, open_rgbd
 
-    found = open_rgbd(
-        data_dir / "livingroom_rgbd", names=[f"{k:05d}.jpg" for k in range(0, 61, 15)], shrink=4
-    )
+    loading = Loading(names=[f"{k:05d}.jpg" for k in range(0, 61, 15)], shrink=4)
+    found = open_rgbd(data_dir / "livingroom_rgbd", loading)
     assert found.depth is not None
     rest = [0, 1, 3, 4]
     mesh = fuse_depth(

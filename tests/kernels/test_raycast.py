@@ -233,7 +233,7 @@ def test_nothing_to_meet_and_nobody_to_meet_it() -> None:
 def test_faults_are_named() -> None:
     with pytest.raises(InputError, match="kind of primitive"):
         Primitives.still(["cone"], torch.ones(1, 3), torch.eye(4)[None])
-    with pytest.raises(InputError, match="above zero"):
+    with pytest.raises(InputError, match="half_size of Primitives must be positive"):
         one("box", (1, 0, 1))
     with pytest.raises(InputError, match="pose has the shape"):
         Primitives.still(["box"], torch.ones(1, 3), torch.eye(4))

@@ -183,7 +183,7 @@ def test_a_medium_is_found() -> None:
         ({"receivers": torch.zeros(3, 4, 2)}, "receivers are for 3 shots, and there are 2"),
         ({"wavelet": torch.zeros(90)}, "the wavelet is 0 at all times"),
         ({"wavelet": torch.full((90,), torch.nan)}, "or not finite"),
-        ({"absorbing": -1}, "absorbing layers have at least 0 cells"),
+        ({"absorbing": -1}, "absorbing of AcousticWaves must not be negative"),
         ({"wavelet": torch.ones(90)}, "largest at the frequency 0"),
         ({"velocities": (2000.0, 1000.0)}, "the least and the largest"),
         ({"grid": (14,)}, "two or three axes"),

@@ -44,7 +44,7 @@ def test_the_operator_and_its_draws_are_checked() -> None:
     both = it.operators.stack([it.operators.Identity((1, 4))] * 2)
     with pytest.raises(it.InputError, match="one tensor of measurements"):
         it.operators.Augmented(both, add_noise)
-    with pytest.raises(it.InputError, match="at least one draw"):
+    with pytest.raises(it.InputError, match="draws of Augmented must be at least 1"):
         it.operators.Augmented(it.operators.Identity((1, 4)), add_noise, draws=0)
 
 

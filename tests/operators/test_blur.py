@@ -300,5 +300,7 @@ def test_wrong_kernels_get_one_sentence(
 
 
 def test_an_unknown_boundary_names_the_known_ones() -> None:
-    with pytest.raises(it.InputError, match="reflect, periodic, valid, zero"):
+    with pytest.raises(
+        it.InputError, match="boundary of Blur must be 'reflect', 'periodic', 'valid' or 'zero'"
+    ):
         Blur(torch.ones(3, 3), (8, 8), boundary="mirror")

@@ -320,7 +320,7 @@ def test_names_and_problems() -> None:
         (dict(detector_shift=(9.0, 0.0)), "never sees the centre"),
         (dict(detector_shift=(0.0, 0.5), curved=True), "curved panel"),
         (dict(tilt=20.0), "tilt must be in radians"),
-        (dict(source_origin=None), "source_origin must be a positive number"),
+        (dict(source_origin=None), "source_origin of a scan must be positive"),
         (dict(angles="all"), "angles must be a number, or an array"),
         (dict(voxel_size="1 mm"), "voxel_size must be a number"),
         (dict(views_per_chunk=0), "views_per_chunk"),

@@ -76,7 +76,7 @@ def test_a_measured_kernel() -> None:
     assert psf.argmax() == psf[:3].numel() + 3 * 20 + 10 and float(psf.min()) >= 0
     with pytest.raises(it.InputError, match="background"):
         measured_psf(bead, background=20.0)
-    with pytest.raises(it.InputError, match="larger than the volume"):
+    with pytest.raises(it.InputError, match="larger than the image of 8x8x8"):
         Blur3D(psf, (8, 8, 8))
 
 

@@ -109,8 +109,8 @@ def test_dtype_is_kept() -> None:
     [
         ((9, 8), 2, {}, "does not divide the 9 rows of the image; crop it to 8"),
         ((8, 9), 2, {}, "columns"),
-        ((8, 8), 2, {"filter": "cubic"}, "bicubic, gaussian, box"),
-        ((8, 8), 2, {"boundary": "wrap"}, "reflect, periodic, zero"),
+        ((8, 8), 2, {"filter": "cubic"}, "'bicubic', 'gaussian', 'box' or None"),
+        ((8, 8), 2, {"boundary": "wrap"}, "'reflect', 'periodic' or 'zero'"),
         ((8, 8), 0, {}, "positive integer"),
     ],
 )

@@ -196,5 +196,5 @@ def test_gsplat_is_asked_for_only_where_it_can_run() -> None:
         GaussianRenderer(around(1), backend="gsplat")(cloud(1))
     with pytest.raises(InputError, match="did you mean 'depth'"):
         GaussianRenderer(around(1), outputs=("dept",))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="blur of GaussianRenderer must be above zero"):
+    with pytest.raises(InputError, match="blur of GaussianRenderer must be positive"):
         GaussianRenderer(around(1), blur=0.0)

@@ -184,10 +184,10 @@ def test_the_walk_goes_to_either_side() -> None:
 
             walk = Walk(torch.tensor([-1.0, 1.0]), trials.every, measure, 1e-2, 10, spacing=1.0)
             trials.follow(walk, trials.every, max_iterations=500)
-            tried = torch.cat([t for items, t, _ in walk.seen for t in [t[items == 1]]])
+            tried = torch.cat([t for items, t, _ in walk.judged for t in [t[items == 1]]])
             assert float(tried.max()) == pytest.approx(6.0, abs=1e-3)
             assert float(tried.min()) == pytest.approx(0.0, abs=1e-3)
-            lowest = torch.cat([t[items == 0] for items, t, _ in walk.seen]).min()
+            lowest = torch.cat([t[items == 0] for items, t, _ in walk.judged]).min()
             assert float(lowest) == pytest.approx(-7.0, abs=1e-3)
             return WeightCurve("parabola", torch.ones(2, 1), torch.ones(2, 1), torch.ones(2))
 

@@ -260,5 +260,5 @@ def test_what_cannot_be_moved_is_said() -> None:
         ControlNodes(4, rigidity=VoxelGrid(VoxelSpace.box(3, (0.0,) * 3, (1.0,) * 3))).bind(
             bar().means
         )
-    with pytest.raises(InputError, match="times=0"):
+    with pytest.raises(InputError, match="times of PointMotion must be at least 1, got 0"):
         PointMotion(0)

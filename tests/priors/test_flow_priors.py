@@ -212,7 +212,7 @@ def test_has_a_name(name: str) -> None:
         ),
         (lambda: ClusterConsistency(LABELS.double()), "whole numbers"),
         (lambda: ClusterConsistency(LABELS).bind(points(n=7)), "labels of 40 points"),
-        (lambda: SpatialConsistency(tau=0), "positive tau"),
+        (lambda: SpatialConsistency(tau=0), "tau of SpatialConsistency must be positive"),
         (lambda: SpatialConsistency(LABELS).bind(points(n=7)), "labels of 40 points"),
         (lambda: StaticWorld(torch.tensor([-1.0])), "not negative"),
         (lambda: StaticWorld(torch.ones(3)).energy(flow()), "takes a flow"),

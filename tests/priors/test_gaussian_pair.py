@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_said() -> None:
         GaussianPair(first, two(DefaultStrategy())[1])
     with pytest.raises(InputError, match="multiple of the 100 steps"):
         GaussianPair(*two(DefaultStrategy()), apart=0.1, prune_every=150)
-    with pytest.raises(InputError, match="positive distance"):
+    with pytest.raises(InputError, match="apart of GaussianPair must be positive"):
         GaussianPair(first, second, apart=0.0)
     A, y, _ = target()
     with pytest.raises(InputError, match=r"operators\.OnBoth"):

@@ -209,7 +209,7 @@ def test_steps_leave_out_a_share_that_grows_and_the_others_make_up_for_it() -> N
         prior.energy(p, prior.at(100).decode(p, Generator().manual_seed(1))),
         prior.energy(p, prior.decode(p)),
     )
-    with pytest.raises(InputError, match="a share from 0 to below 1"):
+    with pytest.raises(InputError, match=r"dropout of Gaussians must lie in \[0, 1\)"):
         Gaussians(p["means"], dropout=1.0)
 
 

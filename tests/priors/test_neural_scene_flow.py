@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import invtoolbox as it
 from invtoolbox.data_terms import Chamfer, Stack
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.flow import published
+from invtoolbox.jobs.flow.published import Fit
 from invtoolbox.operators import PointWarp, PointWarpBothWays
 from invtoolbox.priors import FreeFlow, NeuralSceneFlow
 from invtoolbox.solvers import Adam
@@ -233,8 +235,9 @@ RUN = """
     torch.set_num_threads(1)
     points = 4 * torch.rand(120, 3, generator=torch.Generator().manual_seed(0))
     pause = float(sys.argv[2])
-    flow = published.nsfp(points, points + 0.1, max_iterations=12, callbacks=(lambda p: time.sleep(pause),),
-                          checkpoint=it.Checkpoint(sys.argv[1], every=0.0))
+    fit = published.Fit(max_iterations=12, callbacks=(lambda p: time.sleep(pause),),
+                        checkpoint=it.Checkpoint(sys.argv[1], every=0.0))
+    flow = published.nsfp(points, points + 0.1, fit)
     torch.save(flow, sys.argv[1] + ".pt")
 """
 
@@ -301,8 +304,9 @@ def boxes(seed: int, n: int = 700) -> tuple[Tensor, Tensor, Tensor]:
 def test_the_network_finds_what_moves_and_free_vectors_do_not() -> None:
     source, target, truth = boxes(0)
     moving = truth.norm(dim=1) > 0
-    flow = published.nsfp(source, target, patience=100, max_iterations=150)
-    free = published.free_vectors(source, target, max_iterations=150, learning_rate=0.02)
+    flow = published.nsfp(source, target, Fit(patience=100, max_iterations=150))
+    fit = replace(published.FREE_VECTORS, max_iterations=150, learning_rate=0.02)
+    free = published.free_vectors(source, target, fit)
     error, free_error = (float(it.metrics.end_point_error(f, truth, moving)) for f in (flow, free))
     misfit, free_misfit = (
         float(Chamfer().value((source + f)[None], target[None])) for f in (flow, free)
@@ -315,7 +319,8 @@ def test_fast_neural_scene_flow_finds_a_motion_of_the_whole() -> None:
     target = target + torch.tensor([0.0, 0.0, 0.4])
     truth = torch.tensor([0.0, 0.0, 0.4]).expand_as(source)
     walls, poles = slice(0, 350), slice(350, 490)
-    error = published.fast_nsf(source, target, patience=120, max_iterations=160, cell=0.2) - truth
+    fit = replace(published.FAST_NSF, patience=120, max_iterations=160)
+    error = published.fast_nsf(source, target, fit, cell=0.2) - truth
     assert float(error[poles].mean(0).norm()) < 0.15
     # Walls sampled anew say sharply how they moved across themselves; how far they slid along x is
     # left to the network.
@@ -325,7 +330,7 @@ def test_fast_neural_scene_flow_finds_a_motion_of_the_whole() -> None:
 def test_what_was_not_fitted_gets_a_flow_too() -> None:
     source, target, _ = boxes(1, 400)
     for method in (published.nsfp, published.fast_nsf, published.free_vectors):
-        flow = method(source, target, points=100, max_iterations=3)
+        flow = method(source, target, Fit(points=100, max_iterations=3))
         assert flow.shape == source.shape and bool(flow.isfinite().all())
     with pytest.raises(InputError, match="not finite"):
         published.nsfp(source.clone().fill_(float("nan")), target)

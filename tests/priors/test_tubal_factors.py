@@ -143,9 +143,9 @@ def test_a_solution_is_saved_and_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"rank": 0}, "rank of at least 1"),
-        ({"rank": 1, "scale": 0.0}, "positive and finite"),
-        ({"rank": 1, "scale": float("nan")}, "positive and finite"),
+        ({"rank": 0}, "rank of TubalFactors must be at least 1"),
+        ({"rank": 1, "scale": 0.0}, "scale of TubalFactors must be positive"),
+        ({"rank": 1, "scale": float("nan")}, "scale of TubalFactors must be positive"),
         ({"rank": 1, "tubes": 2, "rows": 2}, "two axes"),
         ({"rank": 1, "tubes": 0}, "two axes"),
     ],

@@ -68,5 +68,5 @@ def test_bad_input() -> None:
         tune(prior, torch.zeros(2, 3), torch.rand(3, 1, 4, 5), 1.0)
     double = TunedGenerator(prior, torch.zeros(1, 3, dtype=torch.float64))
     assert double.decode(double.initial()).dtype == torch.float32
-    with pytest.raises(InputError, match="a locality of at least 0"):
+    with pytest.raises(InputError, match="radius of TunedGenerator must be positive"):
         TunedGenerator(prior, torch.zeros(1, 3), radius=0.0)

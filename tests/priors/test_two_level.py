@@ -44,7 +44,7 @@ def test_settings_are_checked() -> None:
         TwoLevel(0.0)
     with pytest.raises(it.InputError, match="empty="):
         TwoLevel(1.0, support="disc")
-    with pytest.raises(it.InputError, match="disc, rays or None"):
+    with pytest.raises(it.InputError, match="must be 'disc', 'rays' or None"):
         TwoLevel(1.0, support="square")  # type: ignore[arg-type]
     blur = it.operators.Blur(torch.ones(3, 3) / 9, (8, 8))
     with pytest.raises(it.InputError, match="scan of a 2D image"):

@@ -118,7 +118,7 @@ def test_rigid_clusters_find_a_motion() -> None:
 def test_says_what_does_not_fit() -> None:
     with pytest.raises(InputError, match="must be prepared"):
         VoxelFlow().initial()
-    with pytest.raises(InputError, match="positive cell"):
+    with pytest.raises(InputError, match="cell of VoxelFlow must be positive"):
         VoxelFlow(cell=0)
     with pytest.raises(InputError, match="beyond a grid"):
         VoxelFlow(0.001).bind(torch.full((1, 2, 3), 1e6))

@@ -200,8 +200,11 @@ def test_the_dual_system_takes_real_numbers() -> None:
 
 
 def test_settings_with_a_typing_error_are_refused() -> None:
-    for settings in ({"inner": "duall"}, {"preconditioner": "furier"}):
-        with pytest.raises(it.InputError, match="takes inner='cg' or 'dual'"):
+    for settings, words in (
+        ({"inner": "duall"}, "inner of LevenbergMarquardt must be 'cg' or 'dual', got 'duall'"),
+        ({"preconditioner": "furier"}, "must be None or 'fourier', got 'furier'"),
+    ):
+        with pytest.raises(it.InputError, match=words):
             it.solvers.LevenbergMarquardt(**settings)  # type: ignore[arg-type]
 
 

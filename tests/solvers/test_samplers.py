@@ -128,13 +128,13 @@ def test_annealed_samplers_follow_weights_and_refuse_bad_settings() -> None:
     for name in ("daps", "pigdm", "isotropic", "edm"):
         solution = it.solve(weighted, gaussian(), SAMPLERS[name], progress=False)
         assert float((solution.x - exact.mean).norm() / exact.mean.norm()) < 0.05
-    with pytest.raises(InputError, match="at least 2 steps"):
+    with pytest.raises(InputError, match="steps of DAPS must be at least 2, got 1"):
         it.solvers.DAPS(steps=1)
-    with pytest.raises(InputError, match="share of fresh noise"):
+    with pytest.raises(InputError, match=r"fresh of PiGDM must lie in \[0, 1\], got 1.5"):
         it.solvers.PiGDM(fresh=1.5)
-    with pytest.raises(InputError, match="churn of at least 0"):
+    with pytest.raises(InputError, match="churn of EDM must not be negative, got -1"):
         it.solvers.EDM(churn=-1.0)
-    with pytest.raises(InputError, match="at least one inner step"):
+    with pytest.raises(InputError, match="inner of EDM must be at least 1, got 0"):
         it.solvers.EDM(inner=0)
 
 

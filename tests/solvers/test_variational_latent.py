@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_refused() -> None:
             VariationalLatent(),
             progress=False,
         )
-    with pytest.raises(InputError, match="number of at least 2"):
+    with pytest.raises(InputError, match="number of VariationalLatent must be at least 2, got 1"):
         VariationalLatent(number=1)
     with pytest.raises(InputError, match="standard deviation of pixels"):
         it.solve(problem, LinearDecoder(W), VariationalLatent(pixels=True), progress=False)

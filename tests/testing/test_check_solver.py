@@ -32,7 +32,8 @@ class Descent(Solver):
 
     def _at(self, objective: Objective, x: Tensor) -> State:
         value, gradient, discrepancy = objective.evaluate(x)
-        return State(x, value, discrepancy, self._certificate(objective, x, gradient))
+        certificate = self._certificate(objective, x, gradient)
+        return State(x=x, value=value, discrepancy=discrepancy, certificate=certificate)
 
     def _slope(self, objective: Objective, x: Tensor) -> Tensor:
         return objective.evaluate(x).gradient
@@ -108,7 +109,7 @@ class SaysSo(Descent):
         return torch.ones_like(state.certificate, dtype=torch.bool)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class CountedState(State):
     count: int = 0
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from invtoolbox.core.checks import decoding, require_file
-from invtoolbox.core.environment import how_to_get
+from invtoolbox.core.checks import reading
+from invtoolbox.core.environment import optional_package
 from invtoolbox.core.trust import unpacked_budget
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.errors import InputError
 from invtoolbox.geometry.events import Events
 
 MAGIC = b"#!AER-DAT4.0\r\n"
@@ -46,8 +46,7 @@ def read_aedat4(path: str | Path) -> Events:
         InputError: the file is damaged, or has no stream of events.
         MissingDependency: the packets are compressed, and pyarrow, which unpacks them, is missing.
     """
-    file = require_file(path)
-    with decoding(file, "AEDAT4"):
+    with reading(path, "AEDAT4") as file:
         content = file.read_bytes()
         if not content.startswith(MAGIC):
             raise InputError("the first bytes are not those of AEDAT4")
@@ -55,26 +54,26 @@ def read_aedat4(path: str | Path) -> Events:
         start = len(MAGIC) + 4
         codec, end, text = _header(content[start : start + length])
         stream, size = _stream_of_events(text)
-        place = start + length
-        end = end if place <= end <= len(content) else len(content)
+        position = start + length
+        end = end if position <= end <= len(content) else len(content)
         budget, packets = unpacked_budget(file), []
-        while place < end:
-            number, count = struct.unpack_from("<ii", content, place)
-            if count < 0 or place + 8 + count > end:
+        while position < end:
+            number, count = struct.unpack_from("<ii", content, position)
+            if count < 0 or position + 8 + count > end:
                 raise InputError(
-                    f"truncated, the packet at byte {place:,} declares {count:,} bytes, and "
-                    f"{end - place - 8:,} are there; record or fetch it again"
+                    f"truncated, the packet at byte {position:,} declares {count:,} bytes, and "
+                    f"{end - position - 8:,} are there; record or fetch it again"
                 )
             if number == stream:
-                packet = _unpack(content[place + 8 : place + 8 + count], codec, budget)
+                packet = _unpack(content[position + 8 : position + 8 + count], codec, budget)
                 budget -= len(packet)
                 packets.append(_events(packet))
-            place += 8 + count
+            position += 8 + count
         if not packets:
             raise InputError("it holds no packet of events")
-        found = np.concatenate(packets)
-        x, y, on = (found[name].astype(np.float32) for name in ("x", "y", "on"))
-        return Events.of(x, y, found["t"] * 1e-6, on, size, source=str(file))
+        events = np.concatenate(packets)
+        x, y, on = (events[name].astype(np.float32) for name in ("x", "y", "on"))
+        return Events.of(x, y, events["t"] * 1e-6, on, size, source=str(file))
 
 
 def _header(buffer: bytes) -> tuple[str | None, int, str]:
@@ -96,9 +95,9 @@ def _stream_of_events(text: str) -> tuple[int, tuple[int, int] | None]:
     """Return the number of the stream of events, and rows and columns of its sensor."""
     nodes = list(_NODE.finditer(text))
     for node, after in zip(nodes, [*(n.start() for n in nodes[1:]), len(text)]):
-        part = text[node.end() : after]
-        if ">EVTS<" in part:
-            sides = {axis: int(side) for axis, side in _SIZE.findall(part)}
+        description = text[node.end() : after]
+        if ">EVTS<" in description:
+            sides = {axis: int(side) for axis, side in _SIZE.findall(description)}
             size = (sides["Y"], sides["X"]) if {"X", "Y"} <= set(sides) else None
             return int(node.group(1)), size
     raise InputError("it has no stream of events (EVTS); record the output of the camera")
@@ -107,13 +106,11 @@ def _stream_of_events(text: str) -> tuple[int, tuple[int, int] | None]:
 def _unpack(packed: bytes, codec: str | None, budget: int) -> bytes:
     if codec is None:
         return packed
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise MissingDependency(
-            "packets of AEDAT4 are compressed, and pyarrow, which unpacks them, is not installed; "
-            f"{how_to_get('lidar')}"
-        ) from error
+    pyarrow = optional_package(
+        "pyarrow",
+        "packets of AEDAT4 are compressed, and pyarrow, which unpacks them, is not installed;",
+        "lidar",
+    )
     with pyarrow.CompressedInputStream(pyarrow.BufferReader(packed), codec) as stream:
         packet: bytes = stream.read(budget + 1)
     if len(packet) > budget:
@@ -128,10 +125,10 @@ def _events(packet: bytes) -> Any:
     """Return the events of a packet, a flatbuffer with its length in front."""
     buffer = packet[4:]
     table = struct.unpack_from("<I", buffer, 0)[0]
-    place = _field(buffer, table, 0)
-    if place is None:
+    pointer = _field(buffer, table, 0)
+    if pointer is None:
         return np.zeros(0, _EVENT)
-    start, count = _vector(buffer, place, _EVENT.itemsize)
+    start, count = _vector(buffer, pointer, _EVENT.itemsize)
     return np.frombuffer(buffer, _EVENT, count, start)
 
 
@@ -146,10 +143,10 @@ def _field(buffer: bytes, table: int, number: int) -> int | None:
     return table + offset if offset else None
 
 
-def _vector(buffer: bytes, place: int, width: int) -> tuple[int, int]:
+def _vector(buffer: bytes, pointer: int, width: int) -> tuple[int, int]:
     """Return the first byte and the number of entries of the vector that a field points to."""
-    place += struct.unpack_from("<I", buffer, place)[0]
-    count = struct.unpack_from("<I", buffer, place)[0]
-    if place + 4 + count * width > len(buffer):
+    start = pointer + struct.unpack_from("<I", buffer, pointer)[0]
+    count = struct.unpack_from("<I", buffer, start)[0]
+    if start + 4 + count * width > len(buffer):
         raise InputError("truncated, a packet declares more entries than it holds")
-    return place + 4, count
+    return start + 4, count

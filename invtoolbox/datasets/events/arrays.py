@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from invtoolbox.core.checks import decoding, open_arrays, require_file, require_plausible
+from invtoolbox.core.checks import open_arrays, reading, require_plausible
 from invtoolbox.datasets.volumes.hdf5 import open_hdf5
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.events import Events
@@ -36,12 +36,11 @@ def read_hdf5_events(path: str | Path) -> Events:
     Raises:
         InputError: the file is damaged, or has no events in one of these layouts.
     """
-    file = require_file(path)
     with contextlib.suppress(ImportError):  # DSEC is compressed by blosc
         import hdf5plugin  # noqa: F401
-    with decoding(file, "HDF5"), open_hdf5(file) as content:
-        for place in _PLACES:
-            node = content.get(place) if place else content
+    with reading(path, "HDF5") as file, open_hdf5(file) as content:
+        for group in _PLACES:
+            node = content.get(group) if group else content
             columns = None if node is None else _columns(file, node)
             if columns is not None:
                 offset = content.get("t_offset")
@@ -66,16 +65,15 @@ def read_npz_events(path: str | Path) -> Events:
     Raises:
         InputError: the file is damaged, or has other arrays.
     """
-    file = require_file(path)
-    with decoding(file, "NumPy"):
+    with reading(path, "NumPy") as file:
         loaded = open_arrays(file)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             return _events(file, _of_table(loaded), 0)
         with loaded:
-            names = {key: _named(loaded.files, key) for key in _ALIASES}
+            names = _names_of_columns(loaded.files)
             size = loaded["size"].tolist() if "size" in loaded.files else None
-            if names["x"] and names["y"] and names["t"]:
-                return _events(file, {k: loaded[n] for k, n in names.items() if n}, 0, size)
+            if names is not None:
+                return _events(file, {k: loaded[n] for k, n in names.items()}, 0, size)
             if "events" in loaded.files:
                 return _events(file, _of_table(loaded["events"]), 0, size)
             raise InputError(f"no arrays x, y, t and p; it holds {', '.join(loaded.files)}")
@@ -93,8 +91,7 @@ def read_text_events(path: str | Path) -> Events:
     Raises:
         InputError: a line holds no four numbers.
     """
-    file = require_file(path)
-    with decoding(file, "text"):
+    with reading(path, "text") as file:
         with file.open("rb") as stream:
             lines = [line for line in stream.read().decode("ascii").splitlines() if line.strip()]
         separator = "," if any("," in line for line in lines[:20]) else None
@@ -127,10 +124,8 @@ def write_events(path: str | Path, events: Events, overwrite: bool = False) -> P
     from invtoolbox.datasets.output import writing
 
     file = Path(path)
-    if file.exists() and not overwrite:
-        raise InputError(f"{file} exists; give another name, or overwrite=True")
-    whole = bool((events.places == events.places.round()).all())
-    places = events.places.numpy().astype(np.uint16 if whole else np.float32)
+    are_whole = bool((events.places == events.places.round()).all())
+    places = events.places.numpy().astype(np.uint16 if are_whole else np.float32)
     with writing(file, overwrite) as stream:
         np.savez_compressed(
             stream,
@@ -148,15 +143,13 @@ def _columns(file: Path, node: Any) -> dict[str, Any] | None:
     import h5py
 
     if isinstance(node, h5py.Group):
-        names = {key: _named(node, key) for key in _ALIASES}
-        if not all(isinstance(node.get(n), h5py.Dataset) for n in names.values() if n):
+        names = _names_of_columns(node)
+        if names is None or not all(isinstance(node.get(n), h5py.Dataset) for n in names.values()):
             return None
-        if not (names["x"] and names["y"] and names["t"]):
-            return None
-        parts = {key: node[name] for key, name in names.items() if name}
-        for part in parts.values():
-            require_plausible(file, part.shape, part.dtype)
-        return {key: part[()] for key, part in parts.items()}
+        datasets = {key: node[name] for key, name in names.items()}
+        for dataset in datasets.values():
+            require_plausible(file, dataset.shape, dataset.dtype)
+        return {key: dataset[()] for key, dataset in datasets.items()}
     if not isinstance(node, h5py.Dataset) or not node.size:
         return None
     require_plausible(file, node.shape, node.dtype)
@@ -165,17 +158,23 @@ def _columns(file: Path, node: Any) -> dict[str, Any] | None:
 
 def _of_table(table: Any) -> dict[str, Any]:
     if table.dtype.names:
-        names = {key: _named(table.dtype.names, key) for key in _ALIASES}
-        if not (names["x"] and names["y"] and names["t"]):
+        names = _names_of_columns(table.dtype.names)
+        if names is None:
             raise InputError(f"its records have the fields {', '.join(table.dtype.names)}")
-        return {key: table[name] for key, name in names.items() if name}
+        return {key: table[name] for key, name in names.items()}
     if table.ndim != 2 or table.shape[1] != 4 or table.dtype.kind not in "iuf":
         raise InputError(f"events are numbers (N, 4), x, y, t and p; got {table.shape}")
     return dict(zip("xytp", table.T))
 
 
-def _named(names: Any, key: str) -> str | None:
-    return next((alias for alias in _ALIASES[key] if alias in names), None)
+def _names_of_columns(present: Any) -> dict[str, str] | None:
+    """Return the names of x, y, t and, if there is one, of p; None if x, y or t is missing."""
+    names = {
+        key: next((alias for alias in aliases if alias in present), "")
+        for key, aliases in _ALIASES.items()
+    }
+    complete = names["x"] and names["y"] and names["t"]
+    return {key: name for key, name in names.items() if name} if complete else None
 
 
 def _events(

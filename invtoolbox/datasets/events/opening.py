@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 
+from invtoolbox.catalogue.registry import reader_named
 from invtoolbox.core.checks import require_file, sniff
 from invtoolbox.core.trust import trusting
 from invtoolbox.datasets.events.aedat4 import MAGIC, read_aedat4
 from invtoolbox.datasets.events.arrays import read_hdf5_events, read_npz_events, read_text_events
 from invtoolbox.datasets.events.prophesee import read_dat, read_evt
-from invtoolbox.errors import InputError, match_name, unknown_name
+from invtoolbox.errors import InputError
 from invtoolbox.geometry.events import Events
 
 #: Readers of events by name, ``EVENT_READERS[name](path)``. Plug-ins register readers under the
@@ -52,29 +52,19 @@ def read_events(
     """
     file = require_file(path)
     with trusting(trusted):
-        events = _reader(reader or _reader_of(file))(file)
+        read = reader_named("reader of events", reader or _reader_of(file), EVENT_READERS)
+        events: Events = read(file)
     if start is not None or duration is not None:
         first = float(events.times[0]) + (start or 0.0)
         end = float("inf") if duration is None else first + duration
-        part = events.between(first, end)
-        if not len(part):
+        duration_of_file, events = events.duration, events.between(first, end)
+        if not len(events):
             raise InputError(
                 f"{file}: no events from {start or 0:g} s on for "
                 f"{'ever' if duration is None else f'{duration:g} s'}; the recording takes "
-                f"{events.duration:g} s"
+                f"{duration_of_file:g} s"
             )
-        events = part
     return events if count is None else events[:count]
-
-
-def _reader(name: str) -> Callable[[Path], Events]:
-    if (own := match_name(name, EVENT_READERS)) is not None:
-        return EVENT_READERS[own]
-    plugins = {point.name: point for point in entry_points(group="invtoolbox.readers")}
-    found = match_name(name, plugins)
-    if found is None:
-        raise unknown_name("reader of events", name, [*EVENT_READERS, *plugins])
-    return plugins[found].load()
 
 
 def _reader_of(file: Path) -> str:

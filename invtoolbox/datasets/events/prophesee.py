@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.checks import reading
 from invtoolbox.core.trust import unpacked_budget
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.events import Events
@@ -29,8 +29,7 @@ def read_dat(path: str | Path) -> Events:
     Raises:
         InputError: the file is damaged, or holds no events of two dimensions.
     """
-    file = require_file(path)
-    with decoding(file, "DAT"):
+    with reading(path, "DAT") as file:
         content = file.read_bytes()
         header, start = _header(content)
         if len(content) < start + 2:
@@ -64,15 +63,15 @@ def read_evt(path: str | Path) -> Events:
     Raises:
         InputError: the file is damaged, or its header names another encoding.
     """
-    file = require_file(path)
-    with decoding(file, "RAW"):
+    with reading(path, "RAW") as file:
         content = file.read_bytes()
         header, start = _header(content)
-        found = re.search(rb"(?i)%\s*(?:evt|format)\s*:?\s*(?:evt)?\s*(\d)", header)
-        number = int(found.group(1)) if found else 0
+        encoding = re.search(rb"(?i)%\s*(?:evt|format)\s*:?\s*(?:evt)?\s*(\d)", header)
+        number = int(encoding.group(1)) if encoding else 0
         if number not in (2, 3):
             raise InputError(
-                f"its header names {'no encoding' if found is None else f'the encoding {number}'}, "
+                "its header names "
+                f"{'no encoding' if encoding is None else f'the encoding {number}'}, "
                 "and the encodings EVT2 and EVT3 are read; convert it with metavision_file_to_hdf5"
             )
         width = 2 if number == 3 else 4
@@ -90,15 +89,15 @@ def read_evt(path: str | Path) -> Events:
 
 def _header(content: bytes) -> tuple[bytes, int]:
     """Return the lines in front of the events, which begin with %, and the byte behind them."""
-    place = 0
-    while content[place : place + 1] == b"%" and place < _LONGEST_HEADER:
-        end = content.find(b"\n", place)
+    position = 0
+    while content[position : position + 1] == b"%" and position < _LONGEST_HEADER:
+        end = content.find(b"\n", position)
         if end < 0:
             raise InputError("truncated, it ends within its header")
-        line, place = content[place:end].strip().lower(), end + 1
+        line, position = content[position:end].strip().lower(), end + 1
         if line == b"% end":
             break
-    return content[:place], place
+    return content[:position], position
 
 
 def _size(header: bytes) -> tuple[int, int] | None:
@@ -137,8 +136,8 @@ def _decode_evt3(words: Any, budget: int) -> tuple[Any, Any, Any, Any]:
     low = _last(value, kind == 6)
     upper = _unwrap(_last(value, kind == 8), 12)
     # Times that TIME_LOW set in front of a new TIME_HIGH belong to the old one.
-    place = np.arange(len(words))
-    stale = _last(place, kind == 6) < _last(place, kind == 8)
+    number = np.arange(len(words))
+    stale = _last(number, kind == 6) < _last(number, kind == 8)
     time = (upper << 12) + np.where(stale, 0, np.maximum(low, 0))
     # A vector covers 12 or 8 pixels, and the next one continues behind it.
     step = np.select([kind == 4, kind == 5], [12, 8], 0)

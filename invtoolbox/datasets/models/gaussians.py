@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.checks import decoding, require_file
-from invtoolbox.core.environment import how_to_get
+from invtoolbox.core.checks import reading
+from invtoolbox.core.environment import optional_package
 from invtoolbox.core.trust import check_unpacked
 from invtoolbox.datasets.output import Written, writing
 from invtoolbox.datasets.ply import ply_stream, read_ply
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import Splats
 
 #: Properties that every vertex needs.
@@ -63,13 +63,13 @@ def read_splats(path: str | os.PathLike[str]) -> Splats:
     )
     missing = [name for name in _NEEDED if name not in table]
     if missing or len(rest) not in (0, 9, 24, 45):
-        what = (
+        fault = (
             f"the vertices have no {missing[0]}"
             if missing
             else f"there are {len(rest)} f_rest values, expected 0, 9, 24 or 45"
         )
         raise InputError(
-            f"{path}: {what}; the file does not have the layout of the original splats"
+            f"{path}: {fault}; the file does not have the layout of the original splats"
         )
 
     def columns(*names: str) -> Tensor:
@@ -114,7 +114,7 @@ def write_splats(
             "colors; write Gaussians with harmonics"
         )
     means, quats, scales, opacities, colors = _select_visible(splats, item, torch.float64)
-    parts = {
+    parameters = {
         "xyz": means,
         "normal": torch.zeros_like(means),
         "f_dc_": colors[:, 0],
@@ -124,12 +124,10 @@ def write_splats(
         "rot_": torch.nn.functional.normalize(quats, dim=1),
     }
     table: dict[str, np.ndarray] = {}
-    for name, values in parts.items():
-        words = {"xyz": ("x", "y", "z"), "normal": ("nx", "ny", "nz"), "opacity": ("opacity",)}.get(
-            name
-        )
-        words = words if words is not None else tuple(f"{name}{k}" for k in range(values.shape[1]))
-        table |= {word: values[:, k].numpy() for k, word in enumerate(words)}
+    names = {"xyz": ("x", "y", "z"), "normal": ("nx", "ny", "nz"), "opacity": ("opacity",)}
+    for name, values in parameters.items():
+        numbered = tuple(f"{name}{k}" for k in range(values.shape[1]))
+        table |= {word: values[:, k].numpy() for k, word in enumerate(names.get(name, numbered))}
     with ply_stream(path, dict.fromkeys(table, "f4"), overwrite) as append:
         append(table)
     return Written(Path(path).expanduser())
@@ -146,17 +144,16 @@ def read_spz(path: str | os.PathLike[str]) -> Splats:
         InputError: if the file is not an SPZ file, or damaged.
         MissingDependency: if gsply is not installed.
     """
-    file = require_file(path)
-    package = _gsply()
-    with decoding(file, "SPZ"):
+    with reading(path, "SPZ") as file:
+        package = _gsply()
         check_unpacked(file)
-        found = package.read_spz(str(file))
+        gaussians = package.read_spz(str(file))
         means, scales, quats, opacities, constant = (
-            torch.from_numpy(np.array(getattr(found, name), dtype=np.float32))
+            torch.from_numpy(np.array(getattr(gaussians, name), dtype=np.float32))
             for name in ("means", "scales", "quats", "opacities", "sh0")
         )
         count = len(means)
-        stored = np.zeros((count, 0, 3)) if found.shN is None else np.asarray(found.shN)
+        stored = np.zeros((count, 0, 3)) if gaussians.shN is None else np.asarray(gaussians.shN)
         others = torch.from_numpy(
             np.array(stored, dtype=np.float32).reshape(count, stored.size // max(3 * count, 1), 3)
         )
@@ -253,10 +250,4 @@ def _rotate_half_turn(
 
 
 def _gsply() -> Any:
-    try:
-        import gsply
-    except ImportError as error:
-        raise MissingDependency(
-            f"SPZ files need gsply; install it with {how_to_get('spz')}"
-        ) from error
-    return gsply
+    return optional_package("gsply", "SPZ files need gsply; install it with", "spz")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from invtoolbox.core.checks import decoding, open_arrays, require_file
+from invtoolbox.core.checks import decoding, open_arrays, reading, require_file, require_keys
 from invtoolbox.core.environment import trimesh
 from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_bytes
@@ -126,25 +126,21 @@ def read_dmat(path: str | Path) -> torch.Tensor:
 
     The file has the numbers of columns and rows, then the values column by column.
     """
-    path = require_file(path)
-    with decoding(path, "dmat"):
-        words = path.read_text(encoding="ascii").split()
+    with reading(path, "dmat") as file:
+        words = file.read_text(encoding="ascii").split()
         columns, rows = int(words[0]), int(words[1])
         values = np.array(words[2:], dtype=np.float64)
         return torch.from_numpy(values.reshape(columns, rows).T.copy())
 
 
 def _read_npz(file: Path, frame: int) -> _Contents:
-    try:
-        with open_arrays(file) as arrays:
-            vertices, faces = (
-                np.asarray(arrays["vertices"], dtype=np.float64),
-                np.asarray(arrays["faces"], dtype=np.int64),
-            )
-    except (KeyError, ValueError, OSError) as error:
-        raise InputError(
-            f"{file} is not an .npz with arrays vertices and faces: {error}"
-        ) from error
+    with open_arrays(file) as arrays:
+        names = ("vertices", "faces")
+        require_keys(f"{file}: the archive of a mesh lacks", names, arrays, "save both arrays")
+        vertices, faces = (
+            np.asarray(arrays["vertices"], dtype=np.float64),
+            np.asarray(arrays["faces"], dtype=np.int64),
+        )
     frames = vertices[None] if vertices.ndim == 2 else vertices
     if frames.ndim != 3 or frames.shape[-1] != 3 or not -len(frames) <= frame < len(frames):
         raise InputError(
@@ -160,56 +156,47 @@ def _read_off(file: Path) -> _Contents:
         for line in file.read_text(encoding="ascii", errors="replace").splitlines()
     ]
     lines = [words for words in lines if words]
-    try:
-        if lines[0][0] not in ("OFF", "COFF", "NOFF"):
-            raise InputError(f"{file} does not begin with OFF; give a file in this format")
-        start = lines[0][1:] or lines[1]
-        body = lines[1:] if lines[0][1:] else lines[2:]
-        n, f = int(start[0]), int(start[1])
-        if len(body) < n + f:
-            raise InputError(
-                f"{file} declares {n} vertices and {f} faces, but has only {len(body)} lines of "
-                "them; export it again"
-            )
-        vertices = np.array([words[:3] for words in body[:n]], dtype=np.float64)
-        polygons = [[int(k) for k in words[1 : 1 + int(words[0])]] for words in body[n : n + f]]
-        if any(len(p) != int(words[0]) for p, words in zip(polygons, body[n:])):
-            raise InputError(f"{file} has a face with too few corners; export it again")
-        return vertices, _triangles(polygons), None
-    except (IndexError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as OFF: {error}") from error
+    if lines[0][0] not in ("OFF", "COFF", "NOFF"):
+        raise InputError(f"{file} does not begin with OFF; give a file in this format")
+    start = lines[0][1:] or lines[1]
+    body = lines[1:] if lines[0][1:] else lines[2:]
+    n, f = int(start[0]), int(start[1])
+    if len(body) < n + f:
+        raise InputError(
+            f"{file} declares {n} vertices and {f} faces, but has only {len(body)} lines of them; "
+            "export it again"
+        )
+    vertices = np.array([words[:3] for words in body[:n]], dtype=np.float64)
+    polygons = [[int(k) for k in words[1 : 1 + int(words[0])]] for words in body[n : n + f]]
+    if any(len(p) != int(words[0]) for p, words in zip(polygons, body[n:])):
+        raise InputError(f"{file} has a face with too few corners; export it again")
+    return vertices, _triangles(polygons), None
 
 
 def _read_through_trimesh(file: Path) -> _Contents:
     package = trimesh()
     if file.suffix.lower() == ".glb":
         _check_chunks(file)
-    try:
-        found = package.load(file, process=False, force="mesh", resolver=_confined(package, file))
-        vertices, faces = (
-            np.asarray(found.vertices, dtype=np.float64),
-            np.asarray(found.faces, dtype=np.int64),
-        )
-        colors = None
-        if getattr(found.visual, "kind", None) == "vertex" and len(vertices):
-            colors = torch.from_numpy(np.array(found.visual.vertex_colors[:, :3])).float() / 255
-    except InputError:
-        raise
-    except Exception as error:  # the exception of a damaged file depends on its format
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{file} cannot be read as {file.suffix[1:].upper()}: {reason}") from error
+    mesh = package.load(file, process=False, force="mesh", resolver=_confined(package, file))
+    vertices, faces = (
+        np.asarray(mesh.vertices, dtype=np.float64),
+        np.asarray(mesh.faces, dtype=np.int64),
+    )
+    colors = None
+    if getattr(mesh.visual, "kind", None) == "vertex" and len(vertices):
+        colors = torch.from_numpy(np.array(mesh.visual.vertex_colors[:, :3])).float() / 255
     return vertices, faces, colors
 
 
 def _check_chunks(file: Path) -> None:
     """Refuse a GLB file that declares a chunk longer than itself, before memory is allocated."""
-    size, place = file.stat().st_size, 12
+    size, position = file.stat().st_size, 12
     with file.open("rb") as stream:
-        while place + 8 <= size:
-            stream.seek(place)
+        while position + 8 <= size:
+            stream.seek(position)
             length = int.from_bytes(stream.read(4), "little")
-            place += 8 + length
-    if place > size:
+            position += 8 + length
+    if position > size:
         raise InputError(f"{file} cannot be read as GLB: it is truncated; fetch or export it again")
 
 

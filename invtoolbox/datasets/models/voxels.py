@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
-from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.checks import reading
 from invtoolbox.datasets.output import Written, write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
@@ -43,10 +42,10 @@ def write_voxels(
     tensors = {"density": voxels.density[item], "color": voxels.color[item]}
     if space.clearance is not None:
         tensors["clearance"] = space.clearance
-    place = {"shape": space.shape, "low": space.low, "high": space.high, "scale": space.scale}
+    grid = {"shape": space.shape, "low": space.low, "high": space.high, "scale": space.scale}
     content = save(
         {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()},
-        metadata={"format": _FORMAT, "space": json.dumps(place)},
+        metadata={"format": _FORMAT, "space": json.dumps(grid)},
     )
     return Written(write_bytes(path, content, overwrite))
 
@@ -57,30 +56,25 @@ def read_voxels(path: str | os.PathLike[str]) -> Voxels:
     Raises:
         InputError: for a file that was not written by `write_voxels`.
     """
-    path = require_file(path)
-    with decoding(path, "voxels"):
-        return _read(path)
-
-
-def _read(path: Path) -> Voxels:
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
-        meta = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    if meta.get("format") != _FORMAT or not {"density", "color"} <= set(tensors):
-        raise InputError(
-            f"{path} is a safetensors file, but holds no voxels; give a file of write_voxels"
+    with reading(path, "voxels") as path:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if meta.get("format") != _FORMAT or not {"density", "color"} <= set(tensors):
+            raise InputError(
+                f"{path} is a safetensors file, but holds no voxels; give a file of write_voxels"
+            )
+        grid = json.loads(meta["space"])
+        space = VoxelSpace(
+            tuple(grid["shape"]), tuple(grid["low"]), tuple(grid["high"]), grid["scale"]
         )
-    place = json.loads(meta["space"])
-    space = VoxelSpace(
-        tuple(place["shape"]), tuple(place["low"]), tuple(place["high"]), place["scale"]
-    )
-    if "clearance" in tensors:
-        space = space.keep_cells(tensors["clearance"] == 0)
-    if len(tensors["density"]) != space.rows or len(tensors["color"]) != space.rows:
-        raise InputError(
-            f"{path} holds {len(tensors['density'])} nodes, but its grid keeps {space.rows}; write "
-            "it again"
-        )
-    return Voxels(tensors["density"][None], tensors["color"][None], space)
+        if "clearance" in tensors:
+            space = space.keep_cells(tensors["clearance"] == 0)
+        if len(tensors["density"]) != space.rows or len(tensors["color"]) != space.rows:
+            raise InputError(
+                f"{path} holds {len(tensors['density'])} nodes, but its grid keeps {space.rows}; "
+                "write it again"
+            )
+        return Voxels(tensors["density"][None], tensors["color"][None], space)

@@ -119,11 +119,11 @@ def _half_turns(sinogram: np.ndarray, angles: np.ndarray) -> np.ndarray:
     count = max(round(np.pi / step), 8)
     parts = []
     for turn in range(turns):
-        wanted = angles[0] + np.pi * (turn + np.arange(count) / count)
+        views_at = angles[0] + np.pi * (turn + np.arange(count) / count)
         # Linear interpolation between the two neighbouring views; constant beyond the last view.
-        right = np.clip(np.searchsorted(angles, wanted), 1, views - 1)
+        right = np.clip(np.searchsorted(angles, views_at), 1, views - 1)
         width = np.maximum(angles[right] - angles[right - 1], 1e-300)
-        weight = np.clip((wanted - angles[right - 1]) / width, 0, 1)[:, None]
+        weight = np.clip((views_at - angles[right - 1]) / width, 0, 1)[:, None]
         parts.append((1 - weight) * sinogram[:, right - 1] + weight * sinogram[:, right])
     return np.concatenate(parts)
 
@@ -140,11 +140,11 @@ def _match_opposite_views(halves: np.ndarray, low: float, high: float) -> float:
     shifts = range(math.ceil(2 * low) - (columns - 1), math.floor(2 * high) - (columns - 1) + 1)
     difference = []
     for d in shifts:
-        kept, mirrored = (
+        first, mirrored = (
             start[:, max(d, 0) : columns + min(d, 0)],
             stop[:, max(-d, 0) : columns - max(d, 0)],
         )
-        difference.append(np.mean((kept - mirrored) ** 2))
+        difference.append(np.mean((first - mirrored) ** 2))
     return float(shifts[int(np.argmin(difference))] + columns - 1) / 2
 
 

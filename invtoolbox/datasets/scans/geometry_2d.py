@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.datasets.scans.scan_geometry import (
     ScanGeometry,
     angle_table,
     check_count,
+    check_flag,
     check_length,
     check_number,
     format_tables,
@@ -78,24 +80,25 @@ class Geometry(ScanGeometry):
         # Lists, NumPy numbers and integers are accepted. They are stored as plain numbers, so that
         # == and hash work.
         object.__setattr__(self, "angles", tuple(float(a) for a in self.angles))
-        object.__setattr__(
-            self, "image_shape", tuple(check_count("image_shape", n) for n in self.image_shape)
-        )
-        object.__setattr__(self, "num_detectors", check_count("num_detectors", self.num_detectors))
-        for name in ("pixel_size", "detector_spacing", "source_origin", "source_detector"):
+        image_shape = tuple(check_count("image_shape", n) for n in self.image_shape)
+        object.__setattr__(self, "image_shape", image_shape)
+        for name, check in (
+            ("num_detectors", check_count),
+            ("pixel_size", check_length),
+            ("detector_spacing", check_length),
+            ("source_origin", check_length),
+            ("source_detector", check_length),
+            ("detector_shift", check_number),
+        ):
             value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, check_length(name, value))
-        shift = check_number("detector_shift", self.detector_shift)
-        object.__setattr__(self, "detector_shift", shift)
-        if self.kind not in ("parallel", "fan"):
-            raise InputError(f"geometry: kind is {self.kind!r}; it must be 'parallel' or 'fan'")
+            if value is not None or name in ("num_detectors", "detector_shift"):
+                object.__setattr__(self, name, check(name, value))
+        check_choice("a 2D geometry", ("parallel", "fan"), kind=self.kind)
         if len(self.image_shape) != 2:
             raise InputError(
                 f"geometry: image_shape is {self.image_shape}; give two sizes, rows and columns"
             )
-        if not isinstance(self.curved, bool):
-            raise InputError(f"geometry: curved is {self.curved!r}; it must be true or false")
+        check_flag("curved", self.curved)
         self._check_angles()
         self._check_source()
         self._check_field_of_view()

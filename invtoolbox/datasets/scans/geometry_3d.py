@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.datasets.scans.scan_geometry import (
     ScanGeometry,
     angle_table,
     angle_unit,
     check_count,
+    check_flag,
     check_length,
     check_number,
     format_tables,
@@ -26,7 +28,7 @@ from invtoolbox.datasets.scans.scan_geometry import (
     read_numbers,
 )
 from invtoolbox.datasets.volumes.volume import Grid
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming
 
 if TYPE_CHECKING:
     from invtoolbox.operators.base import LinearOperator
@@ -119,10 +121,7 @@ class Geometry3D(ScanGeometry):
     length_unit: str = "mm"
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS_3D:
-            raise InputError(
-                f"geometry: kind is {self.kind!r}; it must be one of {', '.join(KINDS_3D)}"
-            )
+        check_choice("a 3D geometry", KINDS_3D, kind=self.kind)
         # Lists, NumPy numbers and integers are accepted. They are stored as plain numbers, so that
         # == and hash work.
         for name, size, check in (
@@ -134,46 +133,42 @@ class Geometry3D(ScanGeometry):
             ("source_shift", 3, check_number),
             ("detector_rotation", 3, check_number),
         ):
-            given = getattr(self, name)
-            if check is check_length and not isinstance(given, (list, tuple)):
-                given = [given] * size
-            self._set(name, tuple(check(name, v) for v in _check_list(name, given, size)))
+            value = getattr(self, name)
+            if check is check_length and not isinstance(value, (list, tuple)):
+                value = [value] * size
+            self._set(name, tuple(check(name, v) for v in _check_list(name, value, size)))
         for name in ("pitch", "tilt", "axis_shift"):
             self._set(name, check_number(name, getattr(self, name)))
         for name in ("source_origin", "source_detector"):
             if getattr(self, name) is not None:
                 self._set(name, check_length(name, getattr(self, name)))
-        if not isinstance(self.curved, bool):
-            raise InputError(f"geometry: curved is {self.curved!r}; it must be true or false")
+        check_flag("curved", self.curved)
         self._set("angles", tuple(check_number("an angle", a) for a in self.angles))
         rows = (tuple(check_number("a vector", v) for v in row) for row in self.vectors)
         self._set("vectors", tuple(rows))
         self._check_fields()
         self._check_angles()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), naming("geometry"):
             # The operator that is used warns once about parts that the panel does not see.
             warnings.simplefilter("ignore")
-            try:
-                self.operator()
-            except InputError as error:
-                raise InputError(f"geometry: {error}") from None
+            self.operator()
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
     def _check_fields(self) -> None:
-        given = [
+        changed = [
             f.name for f in dataclasses.fields(self) if getattr(self, f.name) != self._default(f)
         ]
         if self.kind != "cone":
-            wrong = [name for name in _OF_A_CONE if name in given]
+            wrong = [name for name in _OF_A_CONE if name in changed]
             if wrong:
                 raise InputError(
                     f"geometry: {wrong[0]} belongs to a cone beam; leave it out or set kind = "
                     "'cone'"
                 )
         if self.vectors:
-            wrong = [name for name in ("angles", *_OF_A_TRAJECTORY) if name in given]
+            wrong = [name for name in ("angles", *_OF_A_TRAJECTORY) if name in changed]
             if wrong:
                 raise InputError(
                     f"geometry: {wrong[0]} and vectors are both given; vectors define the source "
@@ -189,7 +184,7 @@ class Geometry3D(ScanGeometry):
         if not self.angles:
             raise InputError("geometry: there are no angles; give at least one, or vectors")
         for name in ("source_origin", "source_detector") if self.kind == "cone" else ():
-            if name not in given:
+            if name not in changed:
                 raise InputError(
                     f"geometry: a cone beam needs {name}; give the distance from the source"
                 )
@@ -241,9 +236,9 @@ class Geometry3D(ScanGeometry):
     def check_measured(self, shape: tuple[int, ...], source: str) -> None:
         if len(shape) != 5 or tuple(shape[-3:]) != self.projections_shape:
             views, rows, columns = self.projections_shape
-            found = "x".join(map(str, shape[2:]))
+            sizes = "x".join(map(str, shape[2:]))
             raise InputError(
-                f"{source}: the measurements are {found}, but the geometry has {views} views of a "
+                f"{source}: the measurements are {sizes}, but the geometry has {views} views of a "
                 f"panel with {rows} rows and {columns} columns ({views}x{rows}x{columns}: view, "
                 "panel row, panel column); transpose them or correct the geometry"
             )
@@ -296,27 +291,27 @@ class Geometry3D(ScanGeometry):
                 self.volume_shape,
                 angles,
                 self.detector_shape,
-                self.voxel_size,
-                self.detector_spacing,
-                self.detector_shift,
-                self.tilt,
-                self.detector_rotation,
+                voxel_size=self.voxel_size,
+                detector_spacing=self.detector_spacing,
+                detector_shift=self.detector_shift,
+                tilt=self.tilt,
+                detector_rotation=self.detector_rotation,
             )
         return operators.ConeBeam(
             self.volume_shape,
             angles,
             self.detector_shape,
-            self.source_origin,
-            self.source_detector,
-            self.voxel_size,
-            self.detector_spacing,
-            self.detector_shift,
-            self.pitch,
-            self.tilt,
-            self.curved,
-            self.axis_shift,
-            self.source_shift,
-            self.detector_rotation,
+            source_origin=self.source_origin,
+            source_detector=self.source_detector,
+            voxel_size=self.voxel_size,
+            detector_spacing=self.detector_spacing,
+            detector_shift=self.detector_shift,
+            pitch=self.pitch,
+            tilt=self.tilt,
+            curved=self.curved,
+            axis_shift=self.axis_shift,
+            source_shift=self.source_shift,
+            detector_rotation=self.detector_rotation,
         )
 
     def to_toml(self) -> str:
@@ -354,26 +349,26 @@ class Geometry3D(ScanGeometry):
         return Geometry3D(**settings)
 
 
-def _read_vectors(given: Any, folder: Path | None) -> Any:
-    if isinstance(given, str):
-        array = read_numbers(given, folder, "the vectors")
+def _read_vectors(vectors: Any, folder: Path | None) -> Any:
+    if isinstance(vectors, str):
+        array = read_numbers(vectors, folder, "the vectors")
         if array.ndim != 2 or array.shape[1] != 12:
             raise InputError(
-                f"geometry: the vectors in {given} have shape {array.shape}; expected (views, 12), "
+                f"geometry: the vectors in {vectors} have shape {array.shape}; expected (views, 12), "
                 "as ASTRA's cone_vec and parallel3d_vec: source, centre of the panel, u and v, "
                 "(x, y, z) each"
             )
         return tuple(map(tuple, array.tolist()))
     if (
-        not isinstance(given, (list, tuple))
-        or not given
-        or not all(isinstance(row, (list, tuple)) for row in given)
+        not isinstance(vectors, (list, tuple))
+        or not vectors
+        or not all(isinstance(row, (list, tuple)) for row in vectors)
     ):
         raise InputError(
             "geometry: vectors must be the path of a .npy or text file, or a list of 12 numbers "
             "per view"
         )
-    return given
+    return vectors
 
 
 def _scale(value: Any, factor: float) -> Any:

@@ -63,7 +63,7 @@ from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.scans.geometry_2d import Geometry
 from invtoolbox.datasets.scans.geometry_3d import KINDS_3D, Geometry3D
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, naming, unknown_name
 
 
 def read_geometry(path: str | os.PathLike[str]) -> Geometry | Geometry3D:
@@ -83,10 +83,8 @@ def read_geometry(path: str | os.PathLike[str]) -> Geometry | Geometry3D:
     for name in (table.get("file") if isinstance(table, dict) else None, entries.get("vectors")):
         if isinstance(name, str):
             named_file(path.parent, name, path)
-    try:
+    with naming(path):
         return geometry_from_mapping(entries, path.parent)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def geometry_from_mapping(
@@ -116,11 +114,10 @@ def geometry_from_mapping(
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in entries:
         if key not in fields:
-            other = Geometry if cls is Geometry3D else Geometry3D
-            if key in {f.name for f in dataclasses.fields(other)}:
-                axes = "2D" if other is Geometry else "3D"
+            opposite = Geometry if cls is Geometry3D else Geometry3D
+            if key in {f.name for f in dataclasses.fields(opposite)}:
                 raise InputError(
-                    f"geometry: the field {key!r} belongs to a {axes} scan, but kind is {kind!r}, "
+                    f"geometry: the field {key!r} belongs to a {opposite.axes}D scan, but kind is {kind!r}, "
                     f"which has {', '.join(fields)}"
                 )
             raise unknown_name("geometry field", key, fields)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from invtoolbox.core.checks import decoding, require_file, sniff
+from invtoolbox.core.checks import decoding, require_file, require_keys, sniff
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.geometry_2d import Geometry
 from invtoolbox.datasets.scans.geometry_file import check_is_2d
@@ -121,12 +121,12 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _geometry(path: Path, parameters: Any) -> Geometry:
-    missing = [name for name in _PARAMETERS if not hasattr(parameters, name)]
-    if missing:
-        raise InputError(
-            f"{path}: the struct parameters lacks {', '.join(missing)}; fetch the file again or "
-            "pass a geometry"
-        )
+    require_keys(
+        f"{path}: the struct parameters lacks",
+        _PARAMETERS,
+        dir(parameters),
+        "fetch the file again or pass a geometry",
+    )
     unit = str(getattr(parameters, "distanceUnit", "mm"))
     if unit != "mm":
         raise InputError(f"{path}: distances are in {unit!r}, expected mm; pass a geometry")

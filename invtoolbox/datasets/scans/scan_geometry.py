@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 
-from invtoolbox.core.checks import decoding, open_arrays, require_file, sniff
+from invtoolbox.core.checks import decoding, open_arrays, require_file, require_keys, sniff
+from invtoolbox.core.guards import check_choice
 from invtoolbox.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class ScanGeometry(ABC):
 
     def __repr__(self) -> str:
         """Return the settings that are not the defaults; long tuples of numbers are summarized."""
-        shown = []
+        settings = []
         for field in dataclasses.fields(cast(Any, self)):
             value = getattr(self, field.name)
             if value == field.default:
@@ -96,10 +97,10 @@ class ScanGeometry(ABC):
                 if field.name == "angles":
                     low, high = math.degrees(min(value)), math.degrees(max(value))
                     text = f"<{len(value)} views, {low:.4g} to {high:.4g} degrees>"
-            shown.append(f"{field.name}={text}".replace(" ", "\0"))
+            settings.append(f"{field.name}={text}".replace(" ", "\0"))
         # Lines break between settings, because the spaces inside of them are replaced.
         lines = textwrap.wrap(
-            f"{type(self).__name__}({', '.join(shown)})", 96, break_on_hyphens=False
+            f"{type(self).__name__}({', '.join(settings)})", 96, break_on_hyphens=False
         )
         return "\n    ".join(lines).replace("\0", " ")
 
@@ -110,8 +111,7 @@ def axes_of_item(path: Any, items: str, geometry: ScanGeometry | None) -> int:
     It is 2 for ``items="slices"``, and 3 for ``items="volume"`` and for the projections of a 3D
     scan.
     """
-    if items not in ("slices", "volume"):
-        raise InputError(f"{path}: items is {items!r}; choose 'slices' or 'volume'")
+    check_choice(str(path), ("slices", "volume"), items=items)
     return 3 if items == "volume" or (geometry is not None and geometry.axes == 3) else 2
 
 
@@ -135,25 +135,23 @@ def read_angles(table: Any, folder: Path | None = None) -> tuple[float, ...]:
                 "geometry: give either the values of the angles, a file of them, or start, stop "
                 "and count, not both"
             )
-        given = (
+        angles = (
             read_numbers(table["file"], folder, "the angles").ravel().tolist()
             if "file" in table
             else table["values"]
         )
-        if not isinstance(given, (list, tuple)):
+        if not isinstance(angles, (list, tuple)):
             raise InputError("geometry: the values of the angles must be a list of numbers")
-        values = tuple(check_number("an angle", v) for v in given)
+        values = tuple(check_number("an angle", angle) for angle in angles)
     else:
-        missing = [k for k in ("start", "stop", "count") if k not in table]
-        if missing:
-            raise InputError(
-                f"geometry: [angles] lacks {', '.join(missing)}; give start, stop and count, or "
-                "values"
-            )
+        require_keys(
+            "geometry: [angles] lacks",
+            ("start", "stop", "count"),
+            table,
+            "give start, stop and count, or values",
+        )
         start, stop = (check_number(key, table[key]) for key in ("start", "stop"))
-        endpoint = table.get("endpoint", True)
-        if not isinstance(endpoint, bool):
-            raise InputError(f"geometry: endpoint is {endpoint!r}; it must be true or false")
+        endpoint = check_flag("endpoint", table.get("endpoint", True))
         values = _space_evenly(start, stop, check_count("count", table["count"]), endpoint)
     return tuple(math.radians(v) for v in values) if scale != 1 else values
 
@@ -196,8 +194,8 @@ def read_numbers(name: Any, folder: Path | None, what: str) -> np.ndarray:
     """
     if not isinstance(name, str):
         raise InputError(f"geometry: the file of {what} is {name!r}; give a path in quotes")
-    given = Path(name).expanduser()
-    path = require_file(given if given.is_absolute() or folder is None else folder / given)
+    file = Path(name).expanduser()
+    path = require_file(file if file.is_absolute() or folder is None else folder / file)
     if sniff(path) == "npy":
         with decoding(path, "NumPy"):
             array = open_arrays(path)
@@ -247,6 +245,13 @@ def check_count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
         raise InputError(f"geometry: {name} is {value!r}; it must be a whole number of at least 1")
     return int(value)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Return the value of a field, or raise an error unless it is true or false."""
+    if not isinstance(value, bool):
+        raise InputError(f"geometry: {name} is {value!r}; it must be true or false")
+    return value
 
 
 def format_toml(value: Any) -> str:

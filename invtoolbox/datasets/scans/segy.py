@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.checks import reading
 from invtoolbox.errors import InputError
 
 #: Bytes of the text and binary headers of a file, and of the header of a trace.
@@ -84,24 +84,24 @@ def read_segy(path: str | Path) -> SeismicRecords:
             coordinates are angles, its shots have different numbers of traces, or its traces begin
             at different times.
     """
-    file = require_file(path)
-    with decoding(file, "SEG-Y"):
+    with reading(path, "SEG-Y") as file:
         content = file.read_bytes()
         if len(content) < _FILE_HEADER + _TRACE_HEADER:
             raise InputError("truncated, it ends within its headers; fetch or export it again")
         # Revision 2 states its byte order; before, the format code shows it.
-        little = content[3296:3300] == b"\x04\x03\x02\x01" or _short(content, 3224, ">") > 255
+        little = content[3296:3300] == b"\x04\x03\x02\x01" or _integer(content, 3224, ">u2") > 255
         order = "<" if little else ">"
-        step, samples, code = (_short(content, place, order) for place in (3216, 3220, 3224))
+        unsigned, signed = f"{order}u2", f"{order}i2"
+        step, samples, code = (_integer(content, byte, unsigned) for byte in (3216, 3220, 3224))
         if code not in _TYPES:
             raise InputError(
                 f"its samples have the format code {code}, and the codes "
                 f"{', '.join(map(str, _TYPES))} are read; convert it to IEEE floats (5)"
             )
-        start = _FILE_HEADER + 3200 * max(_signed(content, 3504, order), 0)
+        start = _FILE_HEADER + 3200 * max(_integer(content, 3504, signed), 0)
         if len(content) >= start + _TRACE_HEADER:  # some files state both per trace only
-            samples = samples or _short(content, start + 114, order)
-            step = step or _short(content, start + 116, order)
+            samples = samples or _integer(content, start + 114, unsigned)
+            step = step or _integer(content, start + 116, unsigned)
         width = np.dtype(_TYPES[code]).itemsize
         length = _TRACE_HEADER + samples * width
         count, rest = divmod(len(content) - start, length)
@@ -112,8 +112,8 @@ def read_segy(path: str | Path) -> SeismicRecords:
             )
         bytes_ = np.frombuffer(content, np.uint8, offset=start).reshape(count, length)
         heads, body = bytes_[:, :_TRACE_HEADER], bytes_[:, _TRACE_HEADER:]
-        own = _column(heads, 114, "u2", order)
-        if ((own != 0) & (own != samples)).any():
+        lengths = _column(heads, 114, "u2", order)
+        if ((lengths != 0) & (lengths != samples)).any():
             raise InputError("its traces have different lengths; cut them to one length")
         values = _samples(np.ascontiguousarray(body), code, order)
         if (_column(heads, 88, "i2", order) > 1).any():
@@ -130,7 +130,7 @@ def read_segy(path: str | Path) -> SeismicRecords:
         values = np.pad(values[:, max(-lead, 0) :], ((0, 0), (max(lead, 0), 0)))
         if not values.shape[1]:
             raise InputError("its traces end before the shot")
-        metres = _METRES.get(_signed(content, 3254, order), 1.0)
+        metres = _METRES.get(_integer(content, 3254, signed), 1.0)
         sources, receivers = (metres * places for places in _places(heads, order))
         names = _column(heads, 8, "i4", order)
     groups = _groups(names, sources, file)
@@ -143,26 +143,22 @@ def read_segy(path: str | Path) -> SeismicRecords:
     )
 
 
-def _short(content: bytes, place: int, order: str) -> int:
-    return int(np.frombuffer(content, f"{order}u2", 1, place)[0])
+def _integer(content: bytes, byte: int, dtype: str) -> int:
+    return int(np.frombuffer(content, dtype, 1, byte)[0])
 
 
-def _signed(content: bytes, place: int, order: str) -> int:
-    return int(np.frombuffer(content, f"{order}i2", 1, place)[0])
-
-
-def _column(heads: np.ndarray, place: int, kind: str, order: str) -> np.ndarray:
+def _column(heads: np.ndarray, byte: int, kind: str, order: str) -> np.ndarray:
     """Return a field of every trace header."""
     width = np.dtype(kind).itemsize
-    part = np.ascontiguousarray(heads[:, place : place + width])
-    return part.view(order + kind)[:, 0].astype(np.int64)
+    field = np.ascontiguousarray(heads[:, byte : byte + width])
+    return field.view(order + kind)[:, 0].astype(np.int64)
 
 
-def _scaled(heads: np.ndarray, place: int, scalar: int, order: str, kind: str = "i4") -> np.ndarray:
+def _scaled(heads: np.ndarray, byte: int, scalar: int, order: str, kind: str = "i4") -> np.ndarray:
     """Return a field of every trace header, times its scalar or, if that is negative, over it."""
     factor = _column(heads, scalar, "i2", order).astype(np.float64)
     factor = np.where(factor < 0, 1 / np.maximum(-factor, 1), np.maximum(factor, 1))
-    return _column(heads, place, kind, order) * factor
+    return _column(heads, byte, kind, order) * factor
 
 
 def _samples(body: np.ndarray, code: int, order: str) -> np.ndarray:
@@ -179,8 +175,8 @@ def _samples(body: np.ndarray, code: int, order: str) -> np.ndarray:
 def _places(heads: np.ndarray, order: str) -> tuple[np.ndarray, np.ndarray]:
     """Return depth, x and y of the shot and of the receiver of every trace, in the file's unit."""
 
-    def scaled(place: int, scalar: int) -> np.ndarray:
-        return _scaled(heads, place, scalar, order)
+    def scaled(byte: int, scalar: int) -> np.ndarray:
+        return _scaled(heads, byte, scalar, order)
 
     surface, below = scaled(44, 68), scaled(48, 68)
     shots = np.stack([below - surface, scaled(72, 70), scaled(76, 70)], 1)

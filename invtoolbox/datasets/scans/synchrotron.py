@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from invtoolbox.core.checks import decoding, require_file, require_plausible
+from invtoolbox.core.checks import decoding, require_file, require_keys, require_plausible
 from invtoolbox.core.trust import is_trusting
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.center_of_rotation import center_of_rotation
@@ -26,8 +26,6 @@ from invtoolbox.datasets.scans.geometry_3d import Geometry3D
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.hdf5 import open_hdf5
 from invtoolbox.errors import InputError
-
-__all__ = ["DataExchange", "NXtomo", "line_integrals"]
 
 # Number of rows from which the axis is found: more rows cost time and add little.
 _ROWS_FOR_AXIS = 8
@@ -146,8 +144,8 @@ class DetectorRows(ABC):
         y[:, 0] = first
         dead_cells = len(dead)
         for row in range(1, self._rows):
-            y[:, row], dead, more = self._sinogram(row)
-            dead_cells, starved = dead_cells + len(dead), starved + more
+            y[:, row], dead, starved_in_row = self._sinogram(row)
+            dead_cells, starved = dead_cells + len(dead), starved + starved_in_row
         return Measurement(
             y=as_tensor(y)[None, None],
             geometry=geometry,
@@ -169,12 +167,11 @@ class DetectorRows(ABC):
         pixel_size: float | None,
     ) -> None:
         """Set the given geometry, or find the geometry from the angles of the file."""
-        if geometry is not None:
-            self.geometry = geometry
-            return
-        assert angles is not None
         with decoding(self.path, self.format_name):
-            self.geometry = self._find_geometry(angles, columns, center, pixel_size)
+            if geometry is None:
+                assert angles is not None
+                geometry = self._find_geometry(angles, columns, center, pixel_size)
+            self.geometry = geometry
 
     def _find_geometry(
         self, angles: np.ndarray, columns: int, center: float | None, pixel_size: float | None
@@ -243,7 +240,13 @@ class DataExchange(DetectorRows):
     ) -> None:
         self.path, self._trusted = require_file(path), is_trusting()
         with decoding(self.path, self.format_name), open_hdf5(self.path) as file:
-            exchange = _open_exchange(self.path, file)
+            require_keys(
+                f"{self.path}: no dataset",
+                [f"/exchange/{name}" for name in ("data", "data_white", "data_dark")],
+                file,
+                "a DXchange file holds data, data_white, data_dark and theta under /exchange",
+            )
+            exchange = file["exchange"]
             views, self._rows, columns = _projections_shape(self.path, exchange["data"])
             for name in ("data_white", "data_dark"):
                 if exchange[name].ndim != 3 or exchange[name].shape[1:] != (self._rows, columns):
@@ -297,19 +300,19 @@ class NXtomo(DetectorRows):
     ) -> None:
         self.path, self._trusted = require_file(path), is_trusting()
         with decoding(self.path, self.format_name), open_hdf5(self.path) as file:
-            found = entries(file)
-            if entry is None and len(found) != 1:
+            names = entries(file)
+            if entry is None and len(names) != 1:
                 raise InputError(
                     f"{self.path}: no entry with instrument/detector/data and image_key; NXtomo "
                     "needs both"
-                    if not found
-                    else f"{self.path}: several entries ({', '.join(found)}); name one with entry="
+                    if not names
+                    else f"{self.path}: several entries ({', '.join(names)}); name one with entry="
                 )
-            self._entry = found[0] if entry is None else entry
-            if self._entry not in found:
+            self._entry = names[0] if entry is None else entry
+            if self._entry not in names:
                 raise InputError(
                     f"{self.path}: no NXtomo entry {entry!r}; the entries are "
-                    f"{', '.join(found) or 'none'}"
+                    f"{', '.join(names) or 'none'}"
                 )
             group = file[self._entry]
             detector = group["instrument/detector"]
@@ -357,25 +360,15 @@ def entries(file: Any) -> list[str]:
     """Return the names of the NXtomo groups of an open HDF5 file, at most two levels down."""
     import h5py
 
-    found = []
+    paths = []
     for name, group in list(file.items()):
         inner = list(group.items()) if isinstance(group, h5py.Group) else []
         for path, candidate in [(name, group), *((f"{name}/{k}", g) for k, g in inner)]:
             if isinstance(candidate, h5py.Group) and all(
-                f"instrument/detector/{part}" in candidate for part in ("data", "image_key")
+                f"instrument/detector/{key}" in candidate for key in ("data", "image_key")
             ):
-                found.append(path)
-    return found
-
-
-def _open_exchange(path: Any, file: Any) -> Any:
-    missing = [n for n in ("data", "data_white", "data_dark") if f"exchange/{n}" not in file]
-    if missing:
-        raise InputError(
-            f"{path}: no dataset {', '.join('/exchange/' + n for n in missing)}; a DXchange "
-            "file holds data, data_white, data_dark and theta under /exchange"
-        )
-    return file["exchange"]
+                paths.append(path)
+    return paths
 
 
 def _projections_shape(path: Any, data: Any) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.datasets.pose_files import from_quaternion
 from invtoolbox.datasets.sweeps.feather import read_feather
 from invtoolbox.datasets.sweeps.sweep_files import (
@@ -108,8 +109,7 @@ class Argoverse2(SweepFiles):
         self.log = find_log(require_folder(path, "an Argoverse 2 log"))
         scans = self.log / "sensors" / "lidar"
         super().__init__(files_in_order(scans, (".feather",), "an Argoverse 2 log", numbered=True))
-        if labels not in ("file", "boxes", "none"):
-            raise InputError(f"labels must be 'file', 'boxes' or 'none', got {labels!r}")
+        check_choice(self, ("file", "boxes", "none"), labels=labels)
         self.labels, self.expansion = labels, expansion
         self.poses = _read_poses(self.log / "city_SE3_egovehicle.feather")
         self.annotations = _Annotations(self.log / "annotations.feather")
@@ -250,9 +250,9 @@ def _read_labels(path: Path, sweep: Sweep, following: Boxes | None) -> FlowLabel
     return FlowLabels(
         flow,
         valid,
-        torch.from_numpy(table["dynamic"].astype(bool)),
-        category,
-        CATEGORIES,
-        ground,
-        instance,
+        dynamic=torch.from_numpy(table["dynamic"].astype(bool)),
+        category=category,
+        categories=CATEGORIES,
+        ground=ground,
+        instance=instance,
     )

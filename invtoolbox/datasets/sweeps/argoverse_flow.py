@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.checks import reading
+from invtoolbox.core.guards import check_choice
 from invtoolbox.core.trust import check_archive
 from invtoolbox.datasets.output import make_folder, write_bytes, writing
 from invtoolbox.datasets.sweeps.feather import pyarrow
@@ -107,13 +108,13 @@ def write_argoverse(
     _check_mask(path, mask, points, version)
     E = estimate.ego_motion if ego_motion is None else ego_motion
     residual = residual_flow(estimate.flow, points, E)
-    known = residual.isfinite().all(1)
-    residual = torch.where(known[:, None], residual, torch.zeros_like(residual))
+    valid = residual.isfinite().all(1)
+    residual = torch.where(valid[:, None], residual, torch.zeros_like(residual))
     flow = residual
     if version == 1:
         assert mask is not None
         standing = -residual_flow(torch.zeros_like(points), points, E)
-        flow = torch.where(known[:, None], estimate.flow.to(residual), standing)
+        flow = torch.where(valid[:, None], estimate.flow.to(residual), standing)
         if not bool(flow[mask].isfinite().all()):
             raise InputError(
                 f"{path}: the mask includes points that are not finite; give the mask of this sweep"
@@ -127,10 +128,12 @@ def write_argoverse(
     halves = flow.cpu().numpy().astype(np.float16)
     columns: dict[str, np.ndarray] = {name: halves[:, k].copy() for k, name in enumerate(_FLOW)}
     columns["is_dynamic"] = (residual.norm(dim=1) >= MOVES).cpu().numpy()
-    columns["is_valid"] = known.cpu().numpy()
+    columns["is_valid"] = valid.cpu().numpy()
     make_folder(path.parent)
-    content = _write_feather({name: columns[name] for name in _COLUMNS[version]})
-    return write_bytes(path, content, overwrite)
+    table = pyarrow("lib").table({name: columns[name] for name in _COLUMNS[version]})
+    stream = io.BytesIO()
+    pyarrow("feather").write_feather(table, stream, compression="lz4")
+    return write_bytes(path, stream.getvalue(), overwrite)
 
 
 def read_argoverse(path: str | os.PathLike[str], version: Version) -> ArgoverseFlow:
@@ -143,15 +146,13 @@ def read_argoverse(path: str | os.PathLike[str], version: Version) -> ArgoverseF
     Raises:
         InputError: if columns are missing, superfluous, of another type, or not finite.
     """
-    path = require_file(path)
-    wanted = _columns(version)
-    pyarrow("feather")  # inside `decoding`, a missing pyarrow would appear as a damaged file
-    with decoding(path, "feather"):
+    with reading(path, "feather") as path:
+        names = _columns(version)
         table = _read_feather(path)
-        if tuple(table) != wanted:
+        if tuple(table) != names:
             raise InputError(
                 f"{path}: the columns are {', '.join(table) or 'none'}; version {version} has "
-                f"{', '.join(wanted)}"
+                f"{', '.join(names)}"
             )
         for name, array in table.items():
             kind = np.float16 if name in _FLOW else np.bool_
@@ -166,7 +167,7 @@ def read_argoverse(path: str | os.PathLike[str], version: Version) -> ArgoverseF
                 f"{path}: {int((~np.isfinite(halves)).any(1).sum())} flows are not finite; every "
                 "row needs a finite flow"
             )
-    marks = {name: torch.from_numpy(table[name].copy()) for name in wanted if name not in _FLOW}
+    marks = {name: torch.from_numpy(table[name].copy()) for name in names if name not in _FLOW}
     return ArgoverseFlow(
         version,
         torch.from_numpy(halves.astype(np.float32)),
@@ -207,9 +208,8 @@ def argoverse_mask(masks: str | os.PathLike[str], log: str, timestamp: int) -> T
         log: name of the log.
         timestamp: time stamp of the sweep in nanoseconds.
     """
-    path, member = require_file(masks), f"{log}/{timestamp}.feather"
-    pyarrow("feather")
-    with decoding(path, "zip"), zipfile.ZipFile(path) as archive:
+    member = f"{log}/{timestamp}.feather"
+    with reading(masks, "zip") as path, zipfile.ZipFile(path) as archive:
         check_archive(path, archive)
         if member not in archive.namelist():
             raise InputError(
@@ -273,8 +273,7 @@ def pack_argoverse(
 
 
 def _columns(version: int) -> tuple[str, ...]:
-    if version not in _COLUMNS:
-        raise InputError(f"there is no version {version} of the challenge's format; give 1, 2 or 3")
+    check_choice("the challenge's format", _COLUMNS, version=version)
     return _COLUMNS[version]
 
 
@@ -290,12 +289,6 @@ def _check_mask(path: Path, mask: Tensor | None, points: Tensor, version: int) -
             f"{path}: the mask is {mask.dtype} of shape {tuple(mask.shape)}; give one boolean per "
             "point"
         )
-
-
-def _write_feather(columns: dict[str, np.ndarray]) -> bytes:
-    stream = io.BytesIO()
-    pyarrow("feather").write_feather(pyarrow("lib").table(columns), stream, compression="lz4")
-    return stream.getvalue()
 
 
 def _read_feather(source: Path | io.BytesIO) -> dict[str, np.ndarray]:

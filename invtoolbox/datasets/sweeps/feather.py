@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.checks import reading
+from invtoolbox.core.environment import optional_package
 from invtoolbox.core.trust import check_declared
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.errors import InputError
 
 
 def read_feather(
@@ -32,8 +33,7 @@ def read_feather(
             instead of numbers.
     """
     ipc = pyarrow("ipc")
-    require_file(path)
-    with decoding(path, "feather"), within_memory(path):
+    with reading(path, "feather"), within_memory(path):
         with path.open("rb") as stream:
             if stream.read(6) != b"ARROW1":
                 raise InputError(
@@ -47,15 +47,15 @@ def read_feather(
                 f"{path}: the table lacks the column{'s' * (len(missing) > 1)} "
                 f"{', '.join(missing)}; it has {', '.join(names) or 'none'}"
             )
-        wanted = [*columns, *words, *(name for name in optional if name in names)]
-        chosen = ipc.IpcReadOptions(included_fields=[names.index(name) for name in wanted])
-        with ipc.open_file(str(path), options=chosen) as opened:
+        included = [*columns, *words, *(name for name in optional if name in names)]
+        options = ipc.IpcReadOptions(included_fields=[names.index(name) for name in included])
+        with ipc.open_file(str(path), options=options) as opened:
             batches: list[Any] = []
             for k in range(opened.num_record_batches):
                 batches.append(opened.get_batch(k))
                 check_declared(path, sum(batch.nbytes for batch in batches))
             table = pyarrow("lib").Table.from_batches(batches, opened.schema)
-        arrays = {name: _array(path, table, name) for name in wanted}
+        arrays = {name: _array(path, table, name) for name in included}
     for name, array in arrays.items():
         if name not in words and array.dtype.kind not in "biuf":
             raise InputError(
@@ -78,17 +78,8 @@ def within_memory(path: Path) -> Iterator[None]:
 
 def pyarrow(module: str) -> Any:
     """Import a module of pyarrow, or raise a `MissingDependency` that names the extra."""
-    import importlib
-
-    try:
-        return importlib.import_module(f"pyarrow.{module}")
-    except ImportError as error:
-        from invtoolbox.core.environment import how_to_get
-
-        raise MissingDependency(
-            "Argoverse 2 and Waymo files need pyarrow, which is not installed; "
-            f"{how_to_get('lidar')}"
-        ) from error
+    need = "Argoverse 2 and Waymo files need pyarrow, which is not installed;"
+    return optional_package(f"pyarrow.{module}", need, "lidar")
 
 
 def _array(path: Path, table: Any, name: str) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.checks import decoding, open_arrays, require_file
+from invtoolbox.core.checks import open_arrays, reading, require_keys
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import check_motion, transform
@@ -135,19 +135,16 @@ def read_flow(path: str | os.PathLike[str]) -> FlowFile:
         InputError: for a truncated file, a file with other contents, or arrays that do not fit
             together.
     """
-    path = require_file(path)
-    with decoding(path, "npz"):
+    with reading(path, "npz") as path:
         with open_arrays(path) as archive:
             if "format" not in archive or str(archive["format"]) != _FORMAT:
                 raise InputError(
                     f"{path}: the archive is not a flow of a sweep written by invtoolbox; give a "
                     "file of write_flow"
                 )
-            wanted = [f.name for f in fields(FlowFile)]
-            missing = [name for name in wanted if name not in archive]
-            if missing:
-                raise InputError(f"{path}: the archive lacks {', '.join(missing)}; write it again")
-            arrays = {name: archive[name] for name in wanted}
+            names = [f.name for f in fields(FlowFile)]
+            require_keys(f"{path}: the archive lacks", names, archive, "write it again")
+            arrays = {name: archive[name] for name in names}
         _check(path, arrays)
         check_motion(torch.from_numpy(arrays["ego_motion"]), "the motion of the sensor")
         if arrays["names"].shape != (2,):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.checks import decoding, reading
 from invtoolbox.datasets.pose_files import read_poses, read_times
 from invtoolbox.datasets.sweeps.point_files import (
     SUFFIXES,
@@ -92,13 +92,13 @@ class LidarFolder(SweepFiles):
     ) -> tuple[np.ndarray, str | os.PathLike[str] | None]:
         file = times if times is not None else _find(folder, _TIMES)
         if file is not None:
-            found = read_times(file)
-            if len(found) != len(self):
+            listed = read_times(file)
+            if len(listed) != len(self):
                 raise InputError(
-                    f"{file}: {len(found)} times for {len(self)} sweeps in {folder}; give one time "
+                    f"{file}: {len(listed)} times for {len(self)} sweeps in {folder}; give one time "
                     "per sweep"
                 )
-            return found, file
+            return listed, file
         if self.poses is not None and self.pose_file not in (None, WITHOUT_POSES):
             assert self.pose_file is not None
             stored = read_poses(self.pose_file).times
@@ -118,11 +118,11 @@ class LidarFolder(SweepFiles):
         return Sweep(
             read.points,
             time,
-            read.time,
-            read.intensity,
-            read.ring,
-            pose_at(self.poses, index, file, self.pose_file),
-            self.deskewed,
+            time=read.time,
+            intensity=read.intensity,
+            ring=read.ring,
+            pose=pose_at(self.poses, index, file, self.pose_file),
+            deskewed=self.deskewed,
             source=str(file),
             meta={"reader": "lidar-folder"},
         )
@@ -156,8 +156,7 @@ class OusterFrames(SweepFiles):
 
     def _read(self, index: int) -> Sweep:
         file = self.files[index]
-        require_file(file)
-        with decoding(file, "Ouster frame"), zipfile.ZipFile(file) as archive:
+        with reading(file, "Ouster frame"), zipfile.ZipFile(file) as archive:
             missing = [name for name in ("xyz", "t_ns") if f"{name}.npy" not in archive.namelist()]
         if missing:
             raise InputError(
@@ -171,10 +170,10 @@ class OusterFrames(SweepFiles):
         return Sweep(
             read.points,
             read.start or 0.0,
-            read.time,
-            read.intensity,
-            read.ring,
-            pose_at(self.poses, index, file, self.pose_file),
+            time=read.time,
+            intensity=read.intensity,
+            ring=read.ring,
+            pose=pose_at(self.poses, index, file, self.pose_file),
             deskewed=False,
             source=str(file),
             meta={"reader": "ouster"},
@@ -192,10 +191,10 @@ def list_sweeps(folder: Path) -> list[Path]:
         if file.name not in (*_POSES, *_TIMES)
     ]
     kinds = collections.Counter(file.suffix.lower() for file in files)
-    usual = _most_common_suffix(files) if files else ""
-    words = {_mask_numbers(file) for file in files if file.suffix.lower() == usual}
+    suffix = _most_common_suffix(files) if files else ""
+    words = {_mask_numbers(file) for file in files if file.suffix.lower() == suffix}
     if len(kinds) > 1 and (
-        2 * kinds[usual] <= len(files) or any(_mask_numbers(file) not in words for file in files)
+        2 * kinds[suffix] <= len(files) or any(_mask_numbers(file) not in words for file in files)
     ):
         first = {
             kind: next(file.name for file in files if file.suffix.lower() == kind) for kind in kinds

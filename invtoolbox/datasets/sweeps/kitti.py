@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.checks import decoding, open_arrays, require_file
+from invtoolbox.core.checks import open_arrays, reading, require_file
+from invtoolbox.core.guards import check_choice
 from invtoolbox.datasets.measurement import check_index
 from invtoolbox.datasets.pose_files import read_calibration, read_numbers, read_times
 from invtoolbox.datasets.sweeps.point_files import read_member, read_points, require_measurements
@@ -82,9 +83,10 @@ class KittiOdometry(SweepFiles):
     ) -> None:
         folder = require_folder(path, "a KITTI odometry sequence")
         scans = folder / "velodyne"
-        what = "a KITTI odometry sequence"
         folder_of_scans = scans if scans.is_dir() else folder
-        super().__init__(files_in_order(folder_of_scans, (".bin",), what, numbered=True))
+        super().__init__(
+            files_in_order(folder_of_scans, (".bin",), "a KITTI odometry sequence", numbered=True)
+        )
         if poses is None and scans.is_dir():
             benchmark = folder.parent.parent / "poses" / f"{folder.name}.txt"
             poses = next((f for f in (benchmark, folder / "poses.txt") if f.is_file()), None)
@@ -105,10 +107,9 @@ class KittiOdometry(SweepFiles):
     def _read(self, index: int) -> Sweep:
         file = self.files[index]
         read = read_points(file, 4)
-        time = time_at(self.times, index, file, self.time_file)
         return Sweep(
             read.points,
-            time,
+            time_at(self.times, index, file, self.time_file),
             intensity=read.intensity,
             deskewed=True,
             source=str(file),
@@ -190,10 +191,9 @@ class KittiRaw(SweepFiles):
             unit = unit_pose(read_packet(self.packets / f"{file.stem}.txt"), scale)
             first = unit_pose(self.origin, scale)
             pose = inverse(first) @ unit @ inverse(self.unit_to_lidar)
-        time = time_at(self.times, index, file, self.time_file)
         return Sweep(
             read.points,
-            time,
+            time_at(self.times, index, file, self.time_file),
             intensity=read.intensity,
             deskewed=False,
             source=str(file),
@@ -229,8 +229,7 @@ class KittiSceneFlow:
             if path.is_file()
             else files_in_order(require_folder(path, "pairs"), (".npz",), "pairs")
         )
-        if frame not in ("camera", "lidar"):
-            raise InputError(f"frame must be 'camera' or 'lidar', got {frame!r}")
+        check_choice(self, ("camera", "lidar"), frame=frame)
         self.frame = frame
         self.names = [file.stem for file in self.files]
 
@@ -242,8 +241,8 @@ class KittiSceneFlow:
 
     def pair(self, index: int) -> tuple[Sweep, Sweep]:
         """Read the first sweep with its flow labels, and the second sweep 0.1 s later."""
-        file = require_file(self.files[check_index(index, len(self))])
-        with decoding(file, "scene flow"), open_arrays(file) as archive:
+        file = self.files[check_index(index, len(self))]
+        with reading(file, "scene flow"), open_arrays(file) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{file}: not a .npz archive; save the pair again")
             names = _choose_names(file, archive.files)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.checks import decoding, reading
 from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.pose_files import from_quaternion
 from invtoolbox.datasets.sweeps.point_files import read_points
@@ -144,9 +144,9 @@ class NuScenes(SweepFiles):
         )
 
     def _motion(self, table: str, row: Mapping[str, Any]) -> Tensor:
-        what = str(self.tables.folder / f"{table}.json")
-        with decoding(Path(what), "nuScenes table"):
-            return from_quaternion(row["translation"], row["rotation"], what)
+        file = self.tables.folder / f"{table}.json"
+        with decoding(file, "nuScenes table"):
+            return from_quaternion(row["translation"], row["rotation"], str(file))
 
     def _boxes(self, rows: list[dict[str, Any]], pose: Tensor) -> Boxes:
         with decoding(self.tables.folder / "sample_annotation.json", "nuScenes table"):
@@ -178,23 +178,23 @@ class _Tables:
         self,
         name: str,
         columns: Sequence[str],
-        wanted: Callable[[dict[str, Any]], bool] | None = None,
+        accept: Callable[[dict[str, Any]], bool] | None = None,
     ) -> list[dict[str, Any]]:
-        """Read the wanted records of a table, with some of their columns.
+        """Read the accepted records of a table, with some of their columns.
 
         Other records are dropped while the file is parsed: a table of the whole data set has
         millions of records, one scene has hundreds.
         """
-        path = require_file(self.folder / f"{name}.json")
+        path = self.folder / f"{name}.json"
 
         def keep(record: dict[str, Any]) -> dict[str, Any] | None:
             if any(column not in record for column in columns):
                 return record
-            if wanted is None or wanted(record):
+            if accept is None or accept(record):
                 return {column: record[column] for column in columns}
             return None
 
-        with decoding(path, "JSON"):
+        with reading(path, "JSON"):
             rows = json.loads(path.read_bytes(), object_hook=keep)
         if not isinstance(rows, list) or not all(
             row is None or isinstance(row, dict) for row in rows
@@ -210,17 +210,17 @@ class _Tables:
 
 
 def _choose_version(root: Path, version: str | None) -> Path:
-    found = {
+    versions = {
         folder.name: folder
         for folder in sorted(root.iterdir())
         if folder.is_dir() and (folder / "sample_data.json").is_file()
     }
-    if version is None and not found:
+    if version is None and not versions:
         raise InputError(
             f"{root}: no folder with sample_data.json, such as v1.0-mini; give the root of a "
             "nuScenes data set"
         )
-    return choose(found, version, "version of the data set", root, "version")
+    return choose(versions, version, "version of the data set", root, "version")
 
 
 def _time(row: Mapping[str, Any]) -> int:
@@ -245,13 +245,13 @@ def _boxes_by_sample(tables: _Tables, samples: set[Any]) -> dict[str, list[dict[
         row["token"]: categories.get(row["category_token"], "unknown")
         for row in tables.rows("instance", ("token", "category_token"))
     }
-    found: dict[str, list[dict[str, Any]]] = {}
+    annotations: dict[str, list[dict[str, Any]]] = {}
     for row in tables.rows(
         "sample_annotation",
         ("sample_token", "instance_token", "translation", "size", "rotation"),
         lambda row: row["sample_token"] in samples,
     ):
-        found.setdefault(row["sample_token"], []).append(
+        annotations.setdefault(row["sample_token"], []).append(
             {**row, "category": kinds.get(row["instance_token"], "unknown")}
         )
-    return found
+    return annotations

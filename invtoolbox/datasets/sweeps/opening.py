@@ -9,11 +9,11 @@ import inspect
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from invtoolbox import simulation
+from invtoolbox.catalogue.registry import reader_named, require_settings
 from invtoolbox.catalogue.shelves import read_toml
 from invtoolbox.core.trust import trusting
 from invtoolbox.datasets.sweeps.argoverse import Argoverse2
@@ -24,7 +24,7 @@ from invtoolbox.datasets.sweeps.opensceneflow import OpenSceneFlow, holds_scenes
 from invtoolbox.datasets.sweeps.point_files import SUFFIXES
 from invtoolbox.datasets.sweeps.sweep_files import SweepFiles, require_folder
 from invtoolbox.datasets.sweeps.waymo import Waymo
-from invtoolbox.errors import InputError, match_name, unknown_name
+from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import Sweeps
 from invtoolbox.simulation.lidar import SimulatedSequence
 
@@ -70,15 +70,12 @@ def street_settings(
             f"{path}: a simulated street needs a table [simulated] with some of {', '.join(taken)}"
         )
     settings = {**settings, **(changes or {})}
+    require_settings(f"{path}: a simulated street", settings, taken)
     for name, value in settings.items():
-        if name not in taken:
-            raise InputError(
-                f"{path}: a simulated street has no setting {name!r}; it has {', '.join(taken)}"
-            )
-        usual = taken[name].default
+        kind = type(taken[name].default)
         # An integer is accepted as a float; a Boolean is not.
-        if type(value) is not type(usual) and not (type(value) is int and type(usual) is float):
-            raise InputError(f"{path}: {name} must be {_WORDS[type(usual)]}, got {value!r}")
+        if type(value) is not kind and not (type(value) is int and kind is float):
+            raise InputError(f"{path}: {name} must be {_WORDS[kind]}, got {value!r}")
     return settings
 
 
@@ -156,8 +153,8 @@ def open_sweeps(
                 f"{path}: the folder is no lidar sequence that is known "
                 f"({', '.join(SWEEP_READERS)}); give the folder of the sweeps, or reader="
             )
-    make = sweep_reader(reader)
-    given = {
+    make = reader_named("reader of lidar sweeps", reader, SWEEP_READERS)
+    settings = {
         "poses": poses,
         "calibration": calibration,
         "times": times,
@@ -166,16 +163,11 @@ def open_sweeps(
         "labels": labels,
         "scene": scene,
     }
-    given = {name: value for name, value in given.items() if value is not None}
-    taken = list(inspect.signature(make).parameters)
-    for name in given:
-        if name not in taken:
-            raise InputError(
-                f"the reader {reader!r} has no setting {name!r}; it has "
-                f"{', '.join(taken[1:]) or 'none'}"
-            )
+    settings = {name: value for name, value in settings.items() if value is not None}
+    taken = list(inspect.signature(make).parameters)[1:]
+    require_settings(f"the reader {reader!r}", settings, taken)
     with trusting(trusted):
-        opened = make(path, **given)
+        opened = make(path, **settings)
     if isinstance(opened, KittiSceneFlow):
         raise InputError(
             f"{path}: these are pairs, each by itself, and no sequence; read pair(k) of "
@@ -187,17 +179,6 @@ def open_sweeps(
             f"{', '.join(SWEEP_READERS)}"
         )
     return opened
-
-
-def sweep_reader(name: str) -> Callable[..., Any]:
-    """Return a reader of lidar sweeps of the toolbox or of a plug-in."""
-    if (own := match_name(name, SWEEP_READERS)) is not None:
-        return SWEEP_READERS[own]
-    plugins = {point.name: point for point in entry_points(group="invtoolbox.readers")}
-    found = match_name(name, plugins)
-    if found is None:
-        raise unknown_name("reader of lidar sweeps", name, [*SWEEP_READERS, *plugins])
-    return plugins[found].load()
 
 
 def reader_of_folder(folder: Path) -> str | None:

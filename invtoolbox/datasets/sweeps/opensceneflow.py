@@ -149,10 +149,10 @@ def _labels(source: str, points: Tensor, arrays: dict[str, np.ndarray]) -> FlowL
     ground = arrays.get("ground_mask")
     return FlowLabels(
         flow,
-        torch.from_numpy(arrays["flow_is_valid"].astype(bool)) & flow.isfinite().all(1),
-        (flow.double() - standing).norm(dim=1) >= MOVES,
-        category,
-        CATEGORIES,
-        None if ground is None else torch.from_numpy(ground.astype(bool)),
-        instance,
+        valid=torch.from_numpy(arrays["flow_is_valid"].astype(bool)) & flow.isfinite().all(1),
+        dynamic=(flow.double() - standing).norm(dim=1) >= MOVES,
+        category=category,
+        categories=CATEGORIES,
+        ground=None if ground is None else torch.from_numpy(ground.astype(bool)),
+        instance=instance,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.checks import reading, require_keys
 from invtoolbox.datasets.ply import read_ascii_table
 from invtoolbox.errors import InputError
 
@@ -39,15 +39,10 @@ def read_pcd(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
         InputError: for a damaged header, too few values, or damaged compressed values.
     """
-    path = require_file(path)
-    with decoding(path, "PCD"):
-        header = _read_header(path)
-        if header.encoding == "ascii":
-            columns = _read_ascii(path, header)
-        elif header.encoding == "binary":
-            columns = _read_binary(path, header)
-        else:
-            columns = _read_compressed(path, header)
+    readers = {"ascii": _read_ascii, "binary": _read_binary, "binary_compressed": _read_compressed}
+    with reading(path, "PCD") as file:
+        header = _read_header(file)
+        columns = readers[header.encoding](file, header)
         return {
             name: array[:, 0]
             for (name, _, count), array in zip(header.columns, columns, strict=True)
@@ -68,22 +63,22 @@ def unpack_lzf(packed: bytes, size: int) -> bytes:
     b'ababab'
     """
     out = bytearray()
-    place, end = 0, len(packed)
-    while place < end and len(out) <= size:
-        control = packed[place]
-        place += 1
+    position, end = 0, len(packed)
+    while position < end and len(out) <= size:
+        control = packed[position]
+        position += 1
         if control < 32:
-            out += packed[place : place + control + 1]
-            place += control + 1
+            out += packed[position : position + control + 1]
+            position += control + 1
             continue
         length = control >> 5
-        if length == 7 and place < end:
-            length += packed[place]
-            place += 1
-        if place >= end:
+        if length == 7 and position < end:
+            length += packed[position]
+            position += 1
+        if position >= end:
             break
-        start = len(out) - ((control & 31) << 8) - packed[place] - 1
-        place += 1
+        start = len(out) - ((control & 31) << 8) - packed[position] - 1
+        position += 1
         length += 2
         if start < 0:
             raise InputError("the packed values refer to what lies before their beginning")
@@ -93,7 +88,7 @@ def unpack_lzf(packed: bytes, size: int) -> bytes:
             # The copy overlaps its own output: the last bytes repeat.
             period = bytes(out[start:])
             out += (period * (length // len(period) + 1))[:length]
-    if len(out) != size or place > end:
+    if len(out) != size or position > end:
         raise InputError(f"the packed values unpack to {len(out):,} bytes instead of {size:,}")
     return bytes(out)
 
@@ -125,9 +120,9 @@ class _Header:
 def _read_header(path: Path) -> _Header:
     with path.open("rb") as stream:
         head = stream.read(_LONGEST_HEADER)
-    found: dict[str, list[str]] = {}
+    header: dict[str, list[str]] = {}
     start = 0
-    while "DATA" not in found:
+    while "DATA" not in header:
         end = head.find(b"\n", start)
         if end < 0:
             raise InputError(
@@ -142,12 +137,19 @@ def _read_header(path: Path) -> _Header:
                 f"{path}: the header holds the line {' '.join(words)[:60]!r}, which PCD does not "
                 "define; not a PCD file, or damaged"
             )
-        found[words[0]] = words[1:]
-    missing = [key for key in ("FIELDS", "SIZE", "TYPE", "WIDTH", "DATA") if not found.get(key)]
-    if missing:
-        raise InputError(f"{path}: the header lacks {', '.join(missing)}; fetch or export it again")
-    names, sizes, kinds = found["FIELDS"], found["SIZE"], [kind.lower() for kind in found["TYPE"]]
-    counts = found.get("COUNT") or ["1"] * len(names)
+        header[words[0]] = words[1:]
+    require_keys(
+        f"{path}: the header lacks",
+        ("FIELDS", "SIZE", "TYPE", "WIDTH", "DATA"),
+        [key for key, words in header.items() if words],
+        "fetch or export it again",
+    )
+    names, sizes, kinds = (
+        header["FIELDS"],
+        header["SIZE"],
+        [kind.lower() for kind in header["TYPE"]],
+    )
+    counts = header.get("COUNT") or ["1"] * len(names)
     if not len(names) == len(sizes) == len(kinds) == len(counts):
         raise InputError(
             f"{path}: FIELDS, SIZE, TYPE and COUNT of the header name {len(names)}, {len(sizes)}, "
@@ -161,27 +163,27 @@ def _read_header(path: Path) -> _Header:
             f"{path}: the header declares fields of sizes, types or counts that PCD does not "
             "define; export it again"
         )
-    shape = [*found["WIDTH"][:1], *(found.get("HEIGHT") or ["1"])[:1]]
-    if not all(word.isdigit() and len(word) < 12 for word in [*shape, *found.get("POINTS", [])]):
+    shape = [*header["WIDTH"][:1], *(header.get("HEIGHT") or ["1"])[:1]]
+    if not all(word.isdigit() and len(word) < 12 for word in [*shape, *header.get("POINTS", [])]):
         raise InputError(
             f"{path}: WIDTH, HEIGHT and POINTS of the header must be whole numbers; export it again"
         )
     points = int(shape[0]) * int(shape[1])
-    if found.get("POINTS") and int(found["POINTS"][0]) != points:
+    if header.get("POINTS") and int(header["POINTS"][0]) != points:
         raise InputError(
-            f"{path}: the header declares {found['POINTS'][0]} points, but {shape[0]} times "
+            f"{path}: the header declares {header['POINTS'][0]} points, but {shape[0]} times "
             f"{shape[1]}; export it again"
         )
-    if found["DATA"][0] not in ("ascii", "binary", "binary_compressed"):
+    if header["DATA"][0] not in ("ascii", "binary", "binary_compressed"):
         raise InputError(
-            f"{path}: values are encoded as {found['DATA'][0][:40]!r}; the encodings are ascii, "
+            f"{path}: values are encoded as {header['DATA'][0][:40]!r}; the encodings are ascii, "
             "binary and binary_compressed"
         )
     columns = tuple(
         (name, f"<{kind}{size}", int(count))
         for name, size, kind, count in zip(names, sizes, kinds, counts)
     )
-    return _Header(columns, points, found["DATA"][0], start)
+    return _Header(columns, points, header["DATA"][0], start)
 
 
 def _read_ascii(path: Path, header: _Header) -> list[np.ndarray]:
@@ -193,8 +195,10 @@ def _read_ascii(path: Path, header: _Header) -> list[np.ndarray]:
         complete = len(table) if table.shape[1] == width else 0
         raise _truncation_error(path, complete, header.points)
     ends = np.cumsum([count for _, _, count in header.columns])
-    parts = np.split(table, ends[:-1], axis=1)
-    return [_convert(part, kind) for part, (_, kind, _) in zip(parts, header.columns, strict=True)]
+    fields = np.split(table, ends[:-1], axis=1)
+    return [
+        _convert(field, kind) for field, (_, kind, _) in zip(fields, header.columns, strict=True)
+    ]
 
 
 def _convert(values: np.ndarray, kind: str) -> np.ndarray:
@@ -218,27 +222,27 @@ def _read_compressed(path: Path, header: _Header) -> list[np.ndarray]:
         stream.seek(header.start)
         sizes = stream.read(8)
         packed = stream.read()
-    wanted = header.points * header.dtype.itemsize
+    expected = header.points * header.dtype.itemsize
     packed_size, size = (
         (int(n) for n in np.frombuffer(sizes, "<u4")) if len(sizes) == 8 else (0, -1)
     )
     if len(sizes) < 8 or len(packed) < packed_size:
         raise _truncation_error(path, 0, header.points)
-    if size != wanted or size > _LARGEST_RATIO * max(packed_size, 1):
+    if size != expected or size > _LARGEST_RATIO * max(packed_size, 1):
         raise InputError(
-            f"{path}: {header.points:,} points have {wanted:,} bytes, but {size:,} are packed into "
+            f"{path}: {header.points:,} points have {expected:,} bytes, but {size:,} are packed into "
             f"{packed_size:,}; the header is damaged, fetch or export it again"
         )
     content = unpack_lzf(packed[:packed_size], size)
     columns, start = [], 0
     for _, kind, count in header.columns:
-        part = np.frombuffer(content, kind, header.points * count, start)
-        columns.append(part.reshape(header.points, count))
-        start += part.nbytes
+        values = np.frombuffer(content, kind, header.points * count, start)
+        columns.append(values.reshape(header.points, count))
+        start += values.nbytes
     return columns
 
 
-def _truncation_error(path: Path, complete: int, wanted: int) -> InputError:
+def _truncation_error(path: Path, complete: int, declared: int) -> InputError:
     return InputError(
-        f"{path}: truncated, it holds {complete:,} of {wanted:,} points; fetch or export it again"
+        f"{path}: truncated, it holds {complete:,} of {declared:,} points; fetch or export it again"
     )

@@ -167,22 +167,22 @@ def columns_of_archive(path: Path, archive: np.lib.npyio.NpzFile) -> dict[str, n
                 f"{path}: no array {', '.join(_POINTS[:3])} among "
                 f"{', '.join(archive.files) or 'none'}; save (N, 3) as xyz"
             )
-        found = {axis: read_member(path, archive, axis) for axis in "xyz"}
+        columns = {axis: read_member(path, archive, axis) for axis in "xyz"}
     else:
         array = read_member(path, archive, key)
         if array.ndim != 2 or array.shape[1] < 3:
             raise InputError(f"{path}: {key} has the shape {array.shape}; expected (N, 3)")
-        found = _split_columns(array, COLUMNS.get(array.shape[1], COLUMNS[3]))
+        columns = _split_columns(array, COLUMNS.get(array.shape[1], COLUMNS[3]))
     for name in (*_INTENSITY, *_RING, *_TIME):
         if name in archive.files:
-            found[name] = read_member(path, archive, name)
-    for name, values in found.items():
-        if values.shape != found["x"].shape or values.ndim != 1:
+            columns[name] = read_member(path, archive, name)
+    for name, values in columns.items():
+        if values.shape != columns["x"].shape or values.ndim != 1:
             raise InputError(
-                f"{path}: {name} has the shape {values.shape} for {len(found['x'])} points; save "
+                f"{path}: {name} has the shape {values.shape} for {len(columns['x'])} points; save "
                 "one entry per point"
             )
-    return found
+    return columns
 
 
 def read_member(path: Path, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:

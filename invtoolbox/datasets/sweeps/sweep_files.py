@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.datasets.measurement import check_index
 from invtoolbox.datasets.pose_files import poses_of_lidar, read_calibration, read_poses
 from invtoolbox.datasets.sweeps.point_files import require_measurements
@@ -57,8 +58,8 @@ def require_folder(path: str | os.PathLike[str], what: str) -> Path:
     """Return the path of an existing folder, or raise an `InputError`."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        found = "this is a file" if folder.exists() else "there is no such folder"
-        raise InputError(f"{folder}: {found}; give the folder of {what}")
+        fault = "this is a file" if folder.exists() else "there is no such folder"
+        raise InputError(f"{folder}: {fault}; give the folder of {what}")
     return folder
 
 
@@ -69,18 +70,18 @@ def files_in_order(
 
     It is an error if there is no such file, or if `numbered` is true and a name is not a number.
     """
-    found = [
+    files = [
         file
         for file in folder.iterdir()
         if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
     ]
-    if not found:
+    if not files:
         raise InputError(
             f"{folder}: the folder holds no {' or '.join(suffixes)} file; give the folder of {what}"
         )
     if numbered:
-        return sorted(found, key=number_of)
-    return sorted(found, key=lambda file: _split_numbers(file.name))
+        return sorted(files, key=number_of)
+    return sorted(files, key=lambda file: _split_numbers(file.name))
 
 
 def number_of(file: Path) -> int:
@@ -159,8 +160,7 @@ def time_at(
 
 def times_at_rate(count: int, rate: float) -> np.ndarray:
     """Return the times of sweeps from their rate, in seconds from the first sweep."""
-    if not rate > 0:
-        raise InputError(f"rate must be a positive number of sweeps per second, got {rate}")
+    check_range("a lidar sequence", "(0, inf]", rate=rate)
     return np.arange(count) / rate
 
 
@@ -170,21 +170,21 @@ def to_int64(array: np.ndarray) -> Tensor:
 
 
 def choose(
-    found: Mapping[str, Entry], name: str | None, what: str, folder: Path, option: str
+    entries: Mapping[str, Entry], name: str | None, kind: str, folder: Path, option: str
 ) -> Entry:
     """Return the entry of this name, or the only entry if no name is given."""
     if name is not None:
-        if name not in found:
-            raise unknown_name(f"{what} in {folder}", name, found)
-        return found[name]
-    if len(found) != 1:
+        if name not in entries:
+            raise unknown_name(f"{kind} in {folder}", name, entries)
+        return entries[name]
+    if len(entries) != 1:
         raise InputError(
-            f"{folder}: there are {len(found)} entries ({', '.join(list(found)[:3])}, ...); choose "
-            f"a {what} with {option}="
+            f"{folder}: there are {len(entries)} entries ({', '.join(list(entries)[:3])}, ...); "
+            f"choose a {kind} with {option}="
         )
-    return next(iter(found.values()))
+    return next(iter(entries.values()))
 
 
 def _split_numbers(name: str) -> list[tuple[int, str]]:
     """Return a sort key by which frame_9 comes before frame_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(word), "") if word.isdigit() else (-1, word) for word in re.split(r"(\d+)", name)]

@@ -89,8 +89,8 @@ class Waymo(SweepFiles):
         stamp = self.stamps[index]
         source = f"{self.file} at {stamp}"
         image = _image(self.images, (stamp, _TOP), _IMAGE, 2)
-        seen = image[:, :, 0] > 0
-        points = self._rays(*image.shape[:2])[seen] * image[:, :, :1][seen].double()
+        returned = image[:, :, 0] > 0
+        points = self._rays(*image.shape[:2])[returned] * image[:, :, :1][returned].double()
         points = points @ self.extrinsic[:3, :3].T + self.extrinsic[:3, 3]
         pose = _motion(
             self.vehicle, (stamp,), "[VehiclePoseComponent].world_from_vehicle.transform"
@@ -102,12 +102,12 @@ class Waymo(SweepFiles):
                     f"{self.pixels.path}: poses of {tuple(then.shape[:2])} pixels for a range "
                     f"image of {tuple(image.shape[:2])} at {stamp}; fetch the table again"
                 )
-            points = _deskew(points, then[seen].double(), pose)
-        rings = torch.arange(len(image))[:, None].expand(image.shape[:2])[seen]
+            points = _deskew(points, then[returned].double(), pose)
+        rings = torch.arange(len(image))[:, None].expand(image.shape[:2])[returned]
         return Sweep(
             points.float(),
             stamp / 1e6,
-            intensity=image[:, :, 1][seen],
+            intensity=image[:, :, 1][returned],
             ring=rings,
             pose=pose,
             boxes=self._boxes(stamp),
@@ -188,25 +188,24 @@ class _Rows:
         parquet = pyarrow("parquet")
         with decoding(path, "Parquet"), within_memory(path), parquet.ParquetFile(str(path)) as file:
             self.names = set(file.schema_arrow.names)
-            missing = [key for key in keys if key not in self.names]
-            if missing:
-                raise InputError(f"{path}: the table lacks the column {missing[0]}; fetch it again")
+            self._require_columns(keys)
             check_declared(path, _declared_bytes(file.metadata))
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, columns=list(keys))
                 for row, key in enumerate(zip(*(table[name].to_pylist() for name in keys))):
-                    self.places.setdefault(tuple(int(part) for part in key), []).append(
-                        (group, row)
-                    )
+                    self.places.setdefault(tuple(map(int, key)), []).append((group, row))
 
-    def all(self, key: tuple[int, ...], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """Read the rows of a key, as Python values."""
+    def _require_columns(self, columns: Sequence[str]) -> None:
         missing = [name for name in columns if name not in self.names]
         if missing:
             raise InputError(
                 f"{self.path}: the table lacks the column {missing[0]}; fetch it again"
             )
-        found: list[dict[str, Any]] = []
+
+    def all(self, key: tuple[int, ...], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Read the rows of a key, as Python values."""
+        self._require_columns(columns)
+        rows: list[Any] = []
         parquet = pyarrow("parquet")
         with (
             decoding(self.path, "Parquet"),
@@ -215,8 +214,8 @@ class _Rows:
         ):
             for group in sorted({group for group, _ in self.places.get(key, [])}):
                 table = file.read_row_group(group, columns=list(columns))
-                found += [table.slice(row, 1) for g, row in self.places[key] if g == group]
-            return [{name: _value(part[name]) for name in columns} for part in found]
+                rows += [table.slice(row, 1) for g, row in self.places[key] if g == group]
+            return [{name: _value(row[name]) for name in columns} for row in rows]
 
     def one(self, key: tuple[int, ...], columns: Sequence[str]) -> dict[str, Any]:
         rows = self.all(key, columns)
@@ -234,8 +233,8 @@ def _declared_bytes(metadata: Any) -> int:
     A run of equal values takes a few bytes of the file, whatever its length.
     """
     groups = (metadata.row_group(k) for k in range(metadata.num_row_groups))
-    columns = (group.column(k) for group in groups for k in range(group.num_columns))
-    return sum(max(part.total_uncompressed_size, 8 * part.num_values) for part in columns)
+    chunks = (group.column(k) for group in groups for k in range(group.num_columns))
+    return sum(max(chunk.total_uncompressed_size, 8 * chunk.num_values) for chunk in chunks)
 
 
 def _value(column: Any) -> Any:
@@ -250,14 +249,14 @@ def _image(rows: _Rows, key: tuple[int, ...], name: str, channels: int) -> Tenso
     """Read an image ``(H, W, C)`` with at least the given number of channels."""
     row = rows.one(key, (f"{name}.values", f"{name}.shape"))
     values, shape = row[f"{name}.values"], row[f"{name}.shape"]
-    whole = (
+    complete = (
         values is not None
         and shape is not None
         and len(shape) == 3
         and min(shape) >= 1
         and int(shape[2]) >= channels
     )
-    if not whole or len(values) != math.prod(int(n) for n in shape):
+    if not complete or len(values) != math.prod(int(n) for n in shape):
         raise InputError(
             f"{rows.path}: the image {name} at {key[0]} is not complete; fetch the table again"
         )
@@ -284,7 +283,7 @@ def _calibration(path: Path) -> tuple[Tensor, tuple[float, float, Tensor | None]
     """
     rows = _Rows(path, (_LASER,))
     least, greatest, listed = (
-        f"{_CALIBRATION}.beam_inclination.{part}" for part in ("min", "max", "values")
+        f"{_CALIBRATION}.beam_inclination.{field}" for field in ("min", "max", "values")
     )
     row = rows.one((_TOP,), (least, greatest, listed))
     with decoding(path, "Parquet"):
@@ -292,5 +291,5 @@ def _calibration(path: Path) -> tuple[Tensor, tuple[float, float, Tensor | None]
         inclinations = None
         if values is not None and len(values):
             inclinations = torch.from_numpy(np.array(values, dtype=np.float64))
-        place = _motion(rows, (_TOP,), f"{_CALIBRATION}.extrinsic.transform")
-        return place, (float(row[least]), float(row[greatest]), inclinations)
+        extrinsic = _motion(rows, (_TOP,), f"{_CALIBRATION}.extrinsic.transform")
+        return extrinsic, (float(row[least]), float(row[greatest]), inclinations)

@@ -7,7 +7,6 @@ read and write the model alone; `invtoolbox.datasets.views.colmap_files` reads a
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from invtoolbox.datasets.views.colmap_files import (
 )
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.sparse_model import SparseModel
-from invtoolbox.datasets.views.view_loading import rigid_poses
+from invtoolbox.datasets.views.view_loading import Loading, rigid_poses
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import rotation_vector
 from invtoolbox.geometry.rotations import of_rotation_vector
@@ -36,13 +35,9 @@ from invtoolbox.geometry.rotations import of_rotation_vector
 
 def open_colmap(
     path: str | os.PathLike[str],
+    loading: Loading = Loading(),
     *,
     pictures: str | os.PathLike[str] | None = None,
-    shrink: int = 1,
-    straighten: bool = True,
-    names: Sequence[str] | None = None,
-    largest_side: int | None = None,
-    on_disk: bool = False,
 ) -> PosedPictures:
     """Open the pictures of a project of COLMAP, with poses and points.
 
@@ -51,12 +46,8 @@ def open_colmap(
     Args:
         path: folder of the project, or of the model. The model of a project lies in ``sparse/0``,
             ``sparse`` or ``colmap/sparse/0``.
+        loading: how the pictures are loaded.
         pictures: folder of the pictures; ``images`` in the project by default.
-        shrink: side of the blocks that become one pixel, see `load_views`.
-        straighten: whether to remove the distortion of lenses, see `load_views`.
-        names: names of the pictures to load, see `load_views`.
-        largest_side: number of pixels of the longer side above which a picture is reduced.
-        on_disk: whether the pictures remain in their files, see `load_views`.
 
     Raises:
         InputError: for the errors of `read_colmap`, a missing folder of pictures, or a model of
@@ -65,21 +56,13 @@ def open_colmap(
     folder = model_folder(Path(path).expanduser())
     if pictures is None:
         near = [parent / "images" for parent in (folder, *list(folder.parents)[:3])]
-        pictures = next((place for place in near if place.is_dir()), None)
+        pictures = next((images for images in near if images.is_dir()), None)
         if pictures is None:
             raise InputError(
                 f"{folder}: there is no folder 'images' in the project of this model; give "
                 "pictures="
             )
-    return read_colmap(folder).views(
-        folder,
-        Path(pictures),
-        shrink=shrink,
-        straighten=straighten,
-        names=names,
-        largest_side=largest_side,
-        on_disk=on_disk,
-    )
+    return read_colmap(folder).views(folder, Path(pictures), loading)
 
 
 def read_colmap(path: str | os.PathLike[str]) -> SparseModel:
@@ -134,19 +117,12 @@ def write_colmap(
     return folder
 
 
-def is_colmap(folder: Path) -> bool:
-    """Return whether a folder holds a sparse model."""
-    return any(
-        (folder / f"cameras{kind}").is_file() and (folder / f"images{kind}").is_file()
-        for kind in (".bin", ".txt")
-    )
-
-
 def model_folder(path: Path) -> Path:
     """Return the folder of the model of a project."""
-    for place in (path, path / "sparse" / "0", path / "sparse", path / "colmap" / "sparse" / "0"):
-        if place.is_dir() and is_colmap(place):
-            return place
+    for folder in (path, *(path / name for name in ("sparse/0", "sparse", "colmap/sparse/0"))):
+        for suffix in (".bin", ".txt"):
+            if all((folder / f"{name}{suffix}").is_file() for name in ("cameras", "images")):
+                return folder
     raise InputError(
         f"{path} holds no sparse model of COLMAP; give a folder with cameras.bin and images.bin, "
         "or .txt, in it or in sparse/0"
@@ -177,12 +153,6 @@ def _model(folder: Path, tables: Tables) -> SparseModel:
                 "exist; fetch or export the model again"
             )
     poses = np.array([image.pose for image in images], dtype=np.float64)
-    wrong = ~np.isfinite(poses).all(1)
-    if wrong.any():
-        raise InputError(
-            f"{folder}: the pose of {names[int(np.argmax(wrong))]!r} holds NaN or infinite "
-            "numbers; remove the image"
-        )
     matrices = from_quaternion(poses[:, 4:], poses[:, :4], str(folder)).numpy()
     motions = rigid_poses(folder, names, matrices, "world to camera")
     points = tables.points
@@ -190,16 +160,16 @@ def _model(folder: Path, tables: Tables) -> SparseModel:
     _check_tracks(folder, tables, {number: len(image.xy) for number, image in zip(numbers, images)})
     pixels, picture_of, point_of = [], [], []
     for row, image in enumerate(images):
-        seen = np.flatnonzero(image.points != -1)
+        features = np.flatnonzero(image.points != -1)  # features of a point
         try:
-            rows = [row_of[number] for number in image.points[seen].tolist()]
+            rows = [row_of[number] for number in image.points[features].tolist()]
         except KeyError as error:
             raise InputError(
                 f"{folder}: the image {image.name!r} has a feature of point {error}, which does "
                 "not exist; fetch or export the model again"
             ) from None
-        pixels.append(image.xy[seen])
-        picture_of.append(np.full(len(seen), row))
+        pixels.append(image.xy[features])
+        picture_of.append(np.full(len(features), row))
         point_of.append(np.array(rows, dtype=np.int64))
     if not np.isfinite(points.xyz).all():
         raise InputError(
@@ -210,13 +180,13 @@ def _model(folder: Path, tables: Tables) -> SparseModel:
     return SparseModel(
         tuple(cameras.values()),
         tuple(names),
-        motions,
-        torch.tensor([order[image.camera] for image in images]),
-        torch.from_numpy(points.xyz.copy()),
-        torch.from_numpy(points.rgb.copy()),
-        torch.from_numpy(np.concatenate(pixels)),
-        torch.from_numpy(np.concatenate(picture_of)),
-        torch.from_numpy(np.concatenate(point_of)),
+        world_to_camera=motions,
+        camera_of=torch.tensor([order[image.camera] for image in images]),
+        points=torch.from_numpy(points.xyz.copy()),
+        colors=torch.from_numpy(points.rgb.copy()),
+        pixels=torch.from_numpy(np.concatenate(pixels)),
+        picture_of=torch.from_numpy(np.concatenate(picture_of)),
+        point_of=torch.from_numpy(np.concatenate(point_of)),
     )
 
 
@@ -225,17 +195,17 @@ def _check_tracks(folder: Path, tables: Tables, features: dict[int, int]) -> Non
 
     This finds files that are truncated or belong to another model.
     """
-    images, places = tables.points.track_image, tables.points.track_feature
+    images, indices = tables.points.track_image, tables.points.track_feature
     if not len(images):
         return
-    known = np.array(sorted(features))
-    row = np.searchsorted(known, images).clip(max=len(known) - 1)
-    counts = np.array([features[number] for number in known.tolist()])
-    wrong = (known[row] != images) | (places < 0) | (places >= counts[row])
+    numbers = np.array(sorted(features))
+    row = np.searchsorted(numbers, images).clip(max=len(numbers) - 1)
+    counts = np.array([features[number] for number in numbers.tolist()])
+    wrong = (numbers[row] != images) | (indices < 0) | (indices >= counts[row])
     if wrong.any():
         k = int(np.argmax(wrong))
         raise InputError(
-            f"{folder}: a point refers to feature {places[k]} of image {images[k]}, but there is "
+            f"{folder}: a point refers to feature {indices[k]} of image {images[k]}, but there is "
             "no such feature; the files are truncated, or belong to two models"
         )
 
@@ -258,25 +228,23 @@ def _tables(model: SparseModel) -> Tables:
     feature_of = np.empty(len(picture_of), dtype=np.int64)
     images = {}
     for row, name in enumerate(model.names):
-        mine = by_picture[starts[row] : starts[row + 1]]
-        feature_of[mine] = np.arange(len(mine))
+        observations = by_picture[starts[row] : starts[row + 1]]
+        feature_of[observations] = np.arange(len(observations))
         images[row + 1] = ImageLine(
             name,
             int(model.camera_of[row]) + 1,
             tuple(poses[row]),
-            model.pixels.numpy()[mine],
-            point_of[mine] + 1,
+            model.pixels.numpy()[observations],
+            point_of[observations] + 1,
         )
     by_point = np.argsort(point_of, kind="stable")
-    errors = model.mean_errors().nan_to_num(0.0).numpy()
-    lengths = np.bincount(point_of, minlength=len(model.points))
     points = PointTable(
         np.arange(1, len(model.points) + 1),
-        model.points.numpy(),
-        model.colors.numpy(),
-        errors,
-        lengths,
-        picture_of[by_point] + 1,
-        feature_of[by_point],
+        xyz=model.points.numpy(),
+        rgb=model.colors.numpy(),
+        errors=model.mean_errors().nan_to_num(0.0).numpy(),
+        lengths=np.bincount(point_of, minlength=len(model.points)),
+        track_image=picture_of[by_point] + 1,
+        track_feature=feature_of[by_point],
     )
     return Tables(cameras, images, points)

@@ -270,8 +270,8 @@ def _lens(model: str, rest: Sequence[float]) -> Lens | None:
     if model.endswith("FISHEYE"):
         return Lens("fisheye", tuple(rest))
     if model in ("OPENCV", "FULL_OPENCV"):
-        k1, k2, p1, p2, *more = rest
-        return Lens(radial=(k1, k2, *more), tangential=(p1, p2))
+        k1, k2, p1, p2, *higher = rest
+        return Lens(radial=(k1, k2, *higher), tangential=(p1, p2))
     return Lens(radial=tuple(rest))
 
 
@@ -335,7 +335,7 @@ class _Bytes:
 
 def _read_cameras(path: Path) -> dict[int, tuple[str, int, int, list[float]]]:
     file = _Bytes(path)
-    found: dict[int, tuple[str, int, int, list[float]]] = {}
+    cameras: dict[int, tuple[str, int, int, list[float]]] = {}
     for _ in range(file.count(_CAMERA.size)):
         number, kind, width, height = file.take(_CAMERA)
         if not 0 <= kind < len(_NAMES):
@@ -343,26 +343,26 @@ def _read_cameras(path: Path) -> dict[int, tuple[str, int, int, list[float]]]:
                 f"{path}: camera {number} is of model {kind}; the models are 0 to "
                 f"{len(_NAMES) - 1} ({', '.join(_NAMES)})"
             )
-        _check_new(path, "cameras", number, found)
+        _check_new(path, "cameras", number, cameras)
         parameters = file.array("<f8", MODELS[_NAMES[kind]]).tolist()
-        found[number] = (_NAMES[kind], width, height, parameters)
+        cameras[number] = (_NAMES[kind], width, height, parameters)
     file.end()
-    return found
+    return cameras
 
 
 def _read_images(path: Path) -> dict[int, ImageLine]:
     file = _Bytes(path)
-    found: dict[int, ImageLine] = {}
+    images: dict[int, ImageLine] = {}
     for _ in range(file.count(_IMAGE.size + 9)):
         number, *pose, camera = file.take(_IMAGE)
         name = file.word()
-        _check_new(path, "images", number, found)
+        _check_new(path, "images", number, images)
         features = file.array(_FEATURE, file.count(_FEATURE.itemsize))
-        found[number] = ImageLine(
+        images[number] = ImageLine(
             name, camera, tuple(pose), features["xy"].copy(), features["point"].copy()
         )
     file.end()
-    return found
+    return images
 
 
 def _read_points(path: Path) -> PointTable:
@@ -393,9 +393,9 @@ def _read_points(path: Path) -> PointTable:
     return PointTable(*columns, *pairs.T)
 
 
-def _check_new(path: Path, what: str, number: int, found: dict[int, Any]) -> None:
-    if number in found:
-        raise InputError(f"{path}: two {what} have the number {number}; the file is damaged")
+def _check_new(path: Path, kind: str, number: int, records: dict[int, Any]) -> None:
+    if number in records:
+        raise InputError(f"{path}: two {kind} have the number {number}; the file is damaged")
 
 
 def _split_lines(path: Path, keep_empty: bool = False) -> list[tuple[int, list[str]]]:
@@ -431,7 +431,7 @@ def _parse(
 
 
 def _parse_cameras(path: Path) -> dict[int, tuple[str, int, int, list[float]]]:
-    found: dict[int, tuple[str, int, int, list[float]]] = {}
+    cameras: dict[int, tuple[str, int, int, list[float]]] = {}
     for line in _split_lines(path):
         key, camera = _parse(
             path,
@@ -439,13 +439,13 @@ def _parse_cameras(path: Path) -> dict[int, tuple[str, int, int, list[float]]]:
             "CAMERA_ID MODEL WIDTH HEIGHT PARAMS",
             lambda w: (int(w[0]), (w[1], int(w[2]), int(w[3]), [float(word) for word in w[4:]])),
         )
-        _check_new(path, "cameras", key, found)
-        found[key] = camera
-    return found
+        _check_new(path, "cameras", key, cameras)
+        cameras[key] = camera
+    return cameras
 
 
 def _parse_images(path: Path) -> dict[int, ImageLine]:
-    found: dict[int, ImageLine] = {}
+    images: dict[int, ImageLine] = {}
     lines = _split_lines(path, keep_empty=True)
     k = 0
     while k < len(lines):
@@ -476,16 +476,16 @@ def _parse_images(path: Path) -> dict[int, ImageLine]:
             lambda w: np.array(w, dtype=np.float64).reshape(-1, 3),
         )
         k += 1
-        _check_new(path, "images", key, found)
+        _check_new(path, "images", key, images)
         if not (np.isfinite(features[:, 2]) & (np.abs(features[:, 2]) < 2**53)).all():
             raise InputError(
                 f"{path}: line {lines[k - 1][0]} holds a number of a point that is not finite or "
                 "too large; the file is damaged"
             )
-        found[key] = ImageLine(
+        images[key] = ImageLine(
             name, camera, pose, features[:, :2].copy(), features[:, 2].astype(np.int64)
         )
-    return found
+    return images
 
 
 def _parse_points(path: Path) -> PointTable:
@@ -515,12 +515,12 @@ def _parse_points(path: Path) -> PointTable:
     pairs = np.concatenate([*tracks, np.zeros((0, 2), np.int64)])
     return PointTable(
         np.array(numbers, dtype=np.int64),
-        table[:, :3],
-        table[:, 3:6].astype(np.uint8),
-        table[:, 6],
-        np.array([len(track) for track in tracks], dtype=np.int64),
-        pairs[:, 0],
-        pairs[:, 1],
+        xyz=table[:, :3],
+        rgb=table[:, 3:6].astype(np.uint8),
+        errors=table[:, 6],
+        lengths=np.array([len(track) for track in tracks], dtype=np.int64),
+        track_image=pairs[:, 0],
+        track_feature=pairs[:, 1],
     )
 
 

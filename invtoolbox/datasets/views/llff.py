@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.core.checks import reading
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
-from invtoolbox.datasets.views.view_loading import View, load_views, rigid_poses
+from invtoolbox.datasets.views.view_loading import Loading, View, load_views, rigid_poses
 from invtoolbox.datasets.volumes.pictures import SUFFIXES
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import inverse
@@ -20,13 +19,9 @@ from invtoolbox.geometry.rigid import inverse
 
 def open_llff(
     path: str | os.PathLike[str],
+    loading: Loading = Loading(),
     *,
     pictures: str | os.PathLike[str] | None = None,
-    shrink: int = 1,
-    straighten: bool = True,
-    names: Sequence[str] | None = None,
-    largest_side: int | None = None,
-    on_disk: bool = False,
 ) -> PosedPictures:
     """Open the pictures of a forward-facing scene with poses and depth bounds.
 
@@ -38,13 +33,9 @@ def open_llff(
 
     Args:
         path: path of the folder, or of the file.
+        loading: how the pictures are loaded.
         pictures: folder of the pictures; ``images`` by default. The intrinsics of smaller copies
             (``images_4``) are scaled.
-        shrink: side of the blocks that become one pixel, see `load_views`.
-        straighten: has no effect, because these cameras have no lenses.
-        names: names of the pictures to load, see `load_views`.
-        largest_side: number of pixels of the longer side above which a picture is reduced.
-        on_disk: whether the pictures remain in their files, see `load_views`.
 
     Raises:
         InputError: if the numbers of poses and of pictures differ, or if a pose is damaged.
@@ -52,8 +43,7 @@ def open_llff(
     Source: Mildenhall et al., "Local light field fusion", SIGGRAPH 2019, and the notes of its code.
     """
     file = Path(path).expanduser()
-    file = require_file(file / "poses_bounds.npy" if file.is_dir() else file)
-    with decoding(file, "NumPy"):
+    with reading(file / "poses_bounds.npy" if file.is_dir() else file, "NumPy") as file:
         rows = np.load(file, allow_pickle=False, mmap_mode="r")
         if rows.ndim != 2 or rows.shape[1] != 17 or rows.dtype.kind not in "iuf":
             raise InputError(
@@ -62,14 +52,14 @@ def open_llff(
             )
         rows = np.array(rows, dtype=np.float64)
     folder = file.parent / "images" if pictures is None else Path(pictures).expanduser()
-    files = folder.iterdir() if folder.is_dir() else ()
-    found = sorted((f for f in files if f.suffix.lower() in SUFFIXES), key=lambda f: f.name)
-    if len(found) != len(rows) or not found:
+    entries = folder.iterdir() if folder.is_dir() else ()
+    files = sorted((f for f in entries if f.suffix.lower() in SUFFIXES), key=lambda f: f.name)
+    if len(files) != len(rows) or not files:
         raise InputError(
-            f"{file} holds {len(rows)} poses, but {folder} holds {len(found)} pictures; they must "
+            f"{file} holds {len(rows)} poses, but {folder} holds {len(files)} pictures; they must "
             "belong together, in the order of names"
         )
-    words = [f.name for f in found]
+    names = [f.name for f in files]
     matrices = rows[:, :15].reshape(-1, 3, 5)
     sizes = matrices[:, :, 4]
     if not np.isfinite(rows).all() or not (sizes > 0).all() or (sizes >= 2**24).any():
@@ -81,23 +71,15 @@ def open_llff(
     axes = np.stack(
         [matrices[:, :, 1], matrices[:, :, 0], -matrices[:, :, 2], matrices[:, :, 3]], 2
     )
-    poses = inverse(rigid_poses(file, words, axes, "camera to world"))
+    poses = inverse(rigid_poses(file, names, axes, "camera to world"))
     views = []
-    for word, place, pose, (height, width, focal) in zip(words, found, poses, sizes.tolist()):
+    for picture, pose, (height, width, focal) in zip(files, poses, sizes.tolist()):
         K = torch.tensor(
             [[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]],
             dtype=torch.float64,
         )
-        views.append(View(word, place, pose, K, (round(height), round(width))))
-    loaded = load_views(
-        file,
-        views,
-        shrink=shrink,
-        straighten=straighten,
-        names=names,
-        largest_side=largest_side,
-        on_disk=on_disk,
-    )
-    order = {word: k for k, word in enumerate(words)}
+        views.append(View(picture.name, picture, pose, K, (round(height), round(width))))
+    loaded = load_views(file, views, loading)
+    order = {name: k for k, name in enumerate(names)}
     bounds = rows[[order[name] for name in loaded.cameras.names], 15:]
     return replace(loaded, near_far=torch.from_numpy(bounds).float())

@@ -14,9 +14,10 @@ from invtoolbox.datasets.views.opensfm import open_opensfm
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.rgbd import is_rgbd, open_rgbd
 from invtoolbox.datasets.views.transforms import FILES, open_blender, open_transforms, read_json
-from invtoolbox.errors import InputError, match_name, unknown_name
+from invtoolbox.datasets.views.view_loading import Loading
+from invtoolbox.errors import InputError, require_name
 
-#: Readers of pictures with poses by name.
+#: Readers of pictures with poses by name: ``VIEW_READERS[name](path, loading)``.
 VIEW_READERS: dict[str, Callable[..., PosedPictures]] = {
     "blender": open_blender,
     "transforms": open_transforms,
@@ -58,30 +59,22 @@ def open_views(
     Raises:
         InputError: for a path without pictures with poses, and for damaged contents.
     """
-    place = Path(path).expanduser()
-    if not place.exists():
-        raise InputError(f"{place}: there is no such file or folder; check the path")
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file or folder; check the path")
     if reader is None:
-        found = reader_of_views(place)
-        if found is None:
+        recognized = reader_of_views(path)
+        if recognized is None:
             raise InputError(
-                f"{place} holds no pictures with poses in a known format "
+                f"{path} holds no pictures with poses in a known format "
                 f"({', '.join(VIEW_READERS)}); give the folder that holds the file of cameras, or find "
                 "the cameras with it.datasets.find_cameras"
             )
-        reader, place = found
-    known = match_name(reader, VIEW_READERS)
-    if known is None:
-        raise unknown_name("reader of pictures with poses", reader, VIEW_READERS)
+        reader, path = recognized
+    reader = require_name("reader of pictures with poses", reader, VIEW_READERS)
+    loading = Loading(shrink, straighten, names, largest_side, on_disk)
     with trusting(trusted):
-        return VIEW_READERS[known](
-            place,
-            shrink=shrink,
-            straighten=straighten,
-            names=names,
-            largest_side=largest_side,
-            on_disk=on_disk,
-        )
+        return VIEW_READERS[reader](path, loading)
 
 
 def reader_of_views(place: Path) -> tuple[str, Path] | None:

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.checks import require_file
+from invtoolbox.core.checks import decoding, require_file
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.sparse_model import SparseCamera, SparseModel
 from invtoolbox.datasets.views.transforms import read_json
+from invtoolbox.datasets.views.view_loading import Loading
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.lens import Lens
 from invtoolbox.geometry.rigid import rigid, rotation
@@ -28,38 +29,23 @@ _LEAST_COLUMNS = 5
 
 def open_opensfm(
     path: str | os.PathLike[str],
+    loading: Loading = Loading(),
     *,
     pictures: str | os.PathLike[str] | None = None,
-    shrink: int = 1,
-    straighten: bool = True,
-    names: Sequence[str] | None = None,
-    largest_side: int | None = None,
-    on_disk: bool = False,
 ) -> PosedPictures:
     """Open the pictures of an OpenSfM data set, with poses, points and the masks of ``masks``.
 
     Args:
         path: path of the data set, or of its file ``reconstruction.json``.
+        loading: how the pictures are loaded.
         pictures: folder of the pictures; by default ``images`` in the folder of the file.
-        shrink: side of the blocks that become one pixel, see `load_views`.
-        straighten: whether to remove the distortion of lenses, see `load_views`.
-        names: names of the pictures to load, see `load_views`.
-        largest_side: number of pixels of the longer side above which a picture is reduced.
-        on_disk: whether the pictures remain in their files, see `load_views`.
     """
     file = Path(path).expanduser()
     file = file / "reconstruction.json" if file.is_dir() else file
     model = read_opensfm(file)
     folder = file.parent / "images" if pictures is None else Path(pictures).expanduser()
     return model.views(
-        file,
-        folder,
-        masks=lambda name: file.parent / "masks" / f"{name}.png",
-        shrink=shrink,
-        straighten=straighten,
-        names=names,
-        largest_side=largest_side,
-        on_disk=on_disk,
+        file, folder, loading, masks=lambda name: file.parent / "masks" / f"{name}.png"
     )
 
 
@@ -90,7 +76,7 @@ def read_opensfm(
     fits = (
         isinstance(several, list)
         and several
-        and all(isinstance(one, dict) and {"cameras", "shots"} <= set(one) for one in several)
+        and all(isinstance(table, dict) and {"cameras", "shots"} <= set(table) for table in several)
     )
     if not fits:
         raise InputError(
@@ -114,10 +100,12 @@ def read_opensfm(
         )
         order = {name: row for row, name in enumerate(cameras)}
         camera_of = torch.tensor([order[str(shot["camera"])] for shot in shots], dtype=torch.int64)
-        found = table.get("points", {})
-        points = _triples(file, "coordinates", [point["coordinates"] for point in found.values()])
+        point_table = table.get("points", {})
+        points = _triples(
+            file, "coordinates", [point["coordinates"] for point in point_table.values()]
+        )
         colors = _triples(
-            file, "color", [point.get("color", (128, 128, 128)) for point in found.values()]
+            file, "color", [point.get("color", (128, 128, 128)) for point in point_table.values()]
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -127,20 +115,20 @@ def read_opensfm(
         raise InputError(f"{file}: the reconstruction holds no shots; reconstruct again")
     sizes = [list(cameras.values())[row].size for row in camera_of.tolist()]
     source = _find_tracks(file) if tracks is None else require_file(tracks)
-    seen = [] if source is None else _read_observations(source, names, sizes, list(found))
-    table = torch.tensor(seen, dtype=torch.float64).reshape(-1, 4)
-    if not bool(table.isfinite().all()):
+    rows = [] if source is None else _read_observations(source, names, sizes, list(point_table))
+    observations = torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)
+    if not bool(observations.isfinite().all()):
         raise InputError(f"{source}: an observation is NaN or infinite; remove it from the file")
     return SparseModel(
         tuple(cameras.values()),
         names,
-        rigid(rotation(turns), moves),
-        camera_of,
-        points,
-        colors.round().clamp(0, 255).byte(),
-        table[:, :2].contiguous(),
-        table[:, 2].long(),
-        table[:, 3].long(),
+        world_to_camera=rigid(rotation(turns), moves),
+        camera_of=camera_of,
+        points=points,
+        colors=colors.round().clamp(0, 255).byte(),
+        pixels=observations[:, :2].contiguous(),
+        picture_of=observations[:, 2].long(),
+        point_of=observations[:, 3].long(),
     )
 
 
@@ -210,30 +198,23 @@ def _read_observations(
 ) -> list[tuple[float, float, int, int]]:
     """Read the column, row, picture and point of each observation of a reconstructed point."""
     row_of, point_of = ({word: k for k, word in enumerate(words)} for words in (names, points))
-    found: list[tuple[float, float, int, int]] = []
-    try:
-        with file.open(encoding="utf-8", newline="") as stream:
-            for number, line in enumerate(
-                csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE), 1
-            ):
-                if number == 1 and len(line) == 1:  # the version
-                    continue
-                if len(line) < _LEAST_COLUMNS:
-                    raise InputError(
-                        f"{file}: line {number} holds {len(line)} columns; picture, track, "
-                        "feature, x, y are needed"
-                    )
-                picture, point = row_of.get(line[0]), point_of.get(line[1])
-                if picture is None or point is None:
-                    continue
-                height, width = sizes[picture]
-                side = max(height, width)
-                x, y = float(line[3]) * side + width / 2, float(line[4]) * side + height / 2
-                found.append((x, y, picture, point))
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{file} cannot be read as tracks of OpenSfM: {' '.join(str(error).split())[:100]}"
-        ) from error
-    return found
+    observations: list[tuple[float, float, int, int]] = []
+    with decoding(file, "OpenSfM track"), file.open(encoding="utf-8", newline="") as stream:
+        for number, line in enumerate(
+            csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE), 1
+        ):
+            if number == 1 and len(line) == 1:  # the version
+                continue
+            if len(line) < _LEAST_COLUMNS:
+                raise InputError(
+                    f"{file}: line {number} holds {len(line)} columns; picture, track, feature, x, "
+                    "y are needed"
+                )
+            picture, point = row_of.get(line[0]), point_of.get(line[1])
+            if picture is None or point is None:
+                continue
+            height, width = sizes[picture]
+            side = max(height, width)
+            x, y = float(line[3]) * side + width / 2, float(line[4]) * side + height / 2
+            observations.append((x, y, picture, point))
+    return observations

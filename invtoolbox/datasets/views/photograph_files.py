@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from invtoolbox.core.environment import how_to_get
+from invtoolbox.core.environment import optional_package
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.volumes.pictures import SUFFIXES
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.errors import InputError
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".3gp")
 #: Formats that cameras write and that are not read here, with a program that converts them.
@@ -44,32 +44,33 @@ def find_photographs(folder: Path) -> list[Path]:
         InputError: if there is no picture, or a single one; the sentence names the converter if the
             pictures have a format that is not read here.
     """
-    places = (folder, *(folder / name for name in _FOLDERS))
-    found: list[Path] = []
-    others: Counter[str] = Counter()
-    for place in places:
-        files = sorted(p for p in place.iterdir() if p.is_file()) if place.is_dir() else []
-        others.update(p.suffix.lower() for p in files if p.suffix.lower() in _CONVERTERS)
-        found = [p for p in files if p.suffix.lower() in SUFFIXES]
-        if found:
+    folders = (folder, *(folder / name for name in _FOLDERS))
+    photographs: list[Path] = []
+    unread: Counter[str] = Counter()
+    for candidate in folders:
+        entries = candidate.iterdir() if candidate.is_dir() else ()
+        files = sorted(p for p in entries if p.is_file())
+        unread.update(p.suffix.lower() for p in files if p.suffix.lower() in _CONVERTERS)
+        photographs = [p for p in files if p.suffix.lower() in SUFFIXES]
+        if photographs:
             break
-    if others and len(found) < 2:
-        suffix, count = others.most_common(1)[0]
+    if unread and len(photographs) < 2:
+        suffix, count = unread.most_common(1)[0]
         raise InputError(
             f"{folder}: {count} pictures are {suffix[1:].upper()} files, which are not read here; "
             f"convert them to JPEG or PNG first, for example with {_CONVERTERS[suffix]}"
         )
-    if not found:
+    if not photographs:
         raise InputError(
             f"{folder} holds no photographs ({', '.join(SUFFIXES)}), no video and no file of "
             "cameras; check the path"
         )
-    if len(found) == 1:
+    if len(photographs) == 1:
         raise InputError(
-            f"{folder} holds one photograph, {found[0].name}, and a scene needs at least two from "
+            f"{folder} holds one photograph, {photographs[0].name}, and a scene needs at least two from "
             "different places; take about 20 to 100 around the object"
         )
-    return found
+    return photographs
 
 
 def extract_frames(video: Path, folder: Path, count: int = 100) -> list[Path]:
@@ -88,17 +89,18 @@ def extract_frames(video: Path, folder: Path, count: int = 100) -> list[Path]:
 
     best: dict[int, tuple[float, Any]] = {}
     folder.mkdir(parents=True, exist_ok=True)
-    for part, frame in _decode(video, count):
+    for section, frame in _decode(video, count):
         grey = frame.reformat(width=320, height=240, format="gray").to_ndarray().astype(np.float32)
         sharpness = float(np.square(np.diff(grey, axis=0)).mean() + np.square(np.diff(grey)).mean())
-        if part not in best or sharpness > best[part][0]:
+        if section not in best or sharpness > best[section][0]:
             # Decoders reuse their frames, so the pixels are copied.
-            best[part] = (sharpness, frame.to_ndarray(format="rgb24"))
-        if part - 1 in best and not isinstance(best[part - 1][1], Path):
-            best[part - 1] = (0.0, _write_frame(folder, part - 1, best[part - 1][1], Image))
+            best[section] = (sharpness, frame.to_ndarray(format="rgb24"))
+        if section - 1 in best and not isinstance(best[section - 1][1], Path):
+            pixels = best[section - 1][1]
+            best[section - 1] = (0.0, _write_frame(folder, section - 1, pixels, Image))
     written = [
-        pixels if isinstance(pixels, Path) else _write_frame(folder, part, pixels, Image)
-        for part, (_, pixels) in sorted(best.items())
+        pixels if isinstance(pixels, Path) else _write_frame(folder, section, pixels, Image)
+        for section, (_, pixels) in sorted(best.items())
     ]
     if len(written) < 2:
         raise InputError(
@@ -108,23 +110,22 @@ def extract_frames(video: Path, folder: Path, count: int = 100) -> list[Path]:
     return written
 
 
-def _write_frame(folder: Path, part: int, pixels: np.ndarray, image: Any) -> Path:
+def _write_frame(folder: Path, section: int, pixels: np.ndarray, image: Any) -> Path:
     from io import BytesIO
 
     buffer = BytesIO()
     image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return write_bytes(folder / f"frame_{part:04d}.png", buffer.getvalue(), overwrite=True)
+    return write_bytes(folder / f"frame_{section:04d}.png", buffer.getvalue(), overwrite=True)
 
 
 def _decode(video: Path, count: int) -> Any:
-    """Yield the frames of a video, each with the number of its part."""
-    try:
-        import av
-    except ImportError as error:
-        raise MissingDependency(
-            f"{video} is a video, whose frames are decoded by PyAV, which is not installed; "
-            f"{how_to_get('sfm')}, or extract frames with ffmpeg -i {video.name} -r 2 frames/%04d.png"
-        ) from error
+    """Yield the frames of a video, each with the number of its section."""
+    av = optional_package(
+        "av",
+        f"{video} is a video, whose frames are decoded by PyAV, which is not installed;",
+        "sfm",
+        f", or extract frames with ffmpeg -i {video.name} -r 2 frames/%04d.png",
+    )
     try:
         with av.open(str(video)) as container:
             stream = container.streams.video[0]

@@ -113,5 +113,5 @@ def middle_depth(depth: Tensor, shrink: int) -> Tensor:
         .unfold(2, shrink, shrink)
         .flatten(3)
     )
-    known = torch.where(blocks > 0, blocks, torch.nan)
-    return known.nanmedian(dim=3).values.nan_to_num(0.0)
+    distances = torch.where(blocks > 0, blocks, torch.nan)
+    return distances.nanmedian(dim=3).values.nan_to_num(0.0)

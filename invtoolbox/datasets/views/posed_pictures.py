@@ -60,10 +60,10 @@ class PosedPictures:
     def __getitem__(self, index: Any) -> PosedPictures:
         """Select pictures by a slice, numbers, or a mask."""
         rows = torch.arange(len(self))[index].reshape(-1)
-        every = self.source
-        held = ("near_far", "sizes") if every else (*_PICTURES, "near_far", "sizes")
-        chosen = {name: t[rows] for name in held if (t := getattr(self, name)) is not None}
-        source = None if every is None else lambda numbers: every(rows[numbers])
+        load = self.source
+        fields = ("near_far", "sizes") if load else (*_PICTURES, "near_far", "sizes")
+        chosen = {name: t[rows] for name in fields if (t := getattr(self, name)) is not None}
+        source = None if load is None else lambda numbers: load(rows[numbers])
         return replace(self, cameras=self.cameras[rows], source=source, **chosen)
 
     def read(self, index: Any = slice(None)) -> PosedPictures:
@@ -75,24 +75,24 @@ class PosedPictures:
         chosen = self[index]
         if chosen.source is None:
             return chosen
-        found = chosen.source(torch.arange(len(chosen)))
-        return replace(chosen, source=None, **{name: getattr(found, name) for name in _PICTURES})
+        loaded = chosen.source(torch.arange(len(chosen)))
+        return replace(chosen, source=None, **{name: getattr(loaded, name) for name in _PICTURES})
 
     def each(self) -> Iterator[PosedPictures]:
         """Yield the pictures one by one, in memory and without the padding of smaller ones."""
         for k in range(len(self)):
-            one = self.read([k])
-            if one.sizes is None:
-                yield one
+            picture = self.read([k])
+            if picture.sizes is None:
+                yield picture
                 continue
-            height, width = (int(side) for side in one.sizes[0])
+            height, width = (int(side) for side in picture.sizes[0])
             cut = {
-                name: part[..., :height, :width]
+                name: padded[..., :height, :width]
                 for name in _PICTURES
-                if (part := getattr(one, name)) is not None
+                if (padded := getattr(picture, name)) is not None
             }
-            cameras = replace(one.cameras, size=(height, width))
-            yield replace(one, cameras=cameras, sizes=None, **cut)
+            cameras = replace(picture.cameras, size=(height, width))
+            yield replace(picture, cameras=cameras, sizes=None, **cut)
 
     @property
     def bytes(self) -> int:
@@ -107,7 +107,7 @@ class PosedPictures:
 
     def __repr__(self) -> str:
         height, width = self.cameras.size
-        more = [
+        extra = [
             name
             for name in ("mask", "depth", "points", "box", "near_far")
             if getattr(self, name) is not None
@@ -115,7 +115,7 @@ class PosedPictures:
         return (
             f"PosedPictures({len(self)} of {height} x {width} pixels"
             + (" at most" if self.sizes is not None else "")
-            + (f", with {', '.join(more)}" if more else "")
+            + (f", with {', '.join(extra)}" if extra else "")
             + (f", {len(self.skipped)} skipped" if self.skipped else "")
             + (", on disk" if self.source is not None else "")
             + ")"

@@ -5,8 +5,8 @@ It reads the layouts of Redwood (ICL-NUIM, Open3D's reconstruction system) and o
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from invtoolbox.core.trust import refuse_special
 from invtoolbox.datasets.pose_files import read_poses
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.transforms import read_json
-from invtoolbox.datasets.views.view_loading import View, load_views, rigid_poses
+from invtoolbox.datasets.views.view_loading import Loading, View, load_views, rigid_poses
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import inverse
 
@@ -37,14 +37,10 @@ _UNITS = {"log": 1e-3, "tum": 1 / 5000}
 
 def open_rgbd(
     path: str | os.PathLike[str],
+    loading: Loading = Loading(),
     *,
     intrinsics: Tensor | None = None,
     depth_unit: float | None = None,
-    shrink: int = 1,
-    straighten: bool = True,
-    names: Sequence[str] | None = None,
-    largest_side: int | None = None,
-    on_disk: bool = False,
 ) -> PosedPictures:
     """Open color pictures with depths and poses.
 
@@ -61,15 +57,11 @@ def open_rgbd(
 
     Args:
         path: path of the folder.
+        loading: how the pictures are loaded.
         intrinsics: intrinsics in pixels, ``(3, 3)``, with the centre of the first pixel at
             ``(0.5, 0.5)``; by default from ``camera_intrinsic.json`` (Open3D), or else the 525
             pixels of PrimeSense for pictures of 640 by 480.
         depth_unit: unit of the depths in metres, which replaces the unit of the layout.
-        shrink: side of the blocks that become one pixel, see `load_views`.
-        straighten: has no effect, because these cameras have no lenses.
-        names: names of the pictures to load, see `load_views`.
-        largest_side: number of pixels of the longer side above which a picture is reduced.
-        on_disk: whether the pictures remain in their files, see `load_views`.
 
     Raises:
         InputError: if there is no trajectory, if a pose is not rigid, or if pictures have another
@@ -98,15 +90,15 @@ def open_rgbd(
     K, size = _intrinsics(folder, intrinsics)
     depth_times = np.array([time for time, _ in depth])
     views, skipped = [], []
-    for time, place in color:
+    for time, picture in color:
         near, pose = (int(np.argmin(np.abs(t - time))) for t in (depth_times, times))
         if abs(depth_times[near] - time) > apart or abs(times[pose] - time) > apart:
-            skipped.append(place.name)
+            skipped.append(picture.name)
             continue
         views.append(
             View(
-                place.name,
-                place,
+                picture.name,
+                picture,
                 poses[pose],
                 K,
                 size,
@@ -119,16 +111,8 @@ def open_rgbd(
             f"{folder}: none of the {len(color)} pictures has a depth and a pose with its number; "
             "check the names of the files"
         )
-    found = load_views(
-        trajectory,
-        views,
-        shrink=shrink,
-        straighten=straighten,
-        names=names,
-        largest_side=largest_side,
-        on_disk=on_disk,
-    )
-    return replace(found, skipped=(*found.skipped, *skipped))
+    loaded = load_views(trajectory, views, loading)
+    return replace(loaded, skipped=(*loaded.skipped, *skipped))
 
 
 def is_rgbd(folder: Path) -> bool:
@@ -177,29 +161,29 @@ def _read_tum(file: Path) -> tuple[np.ndarray, Tensor]:
     poses = read_poses(file)
     if poses.times is None:
         raise InputError(f"{file}: poses of TUM must be lines 'time x y z qx qy qz qw'")
-    known = poses.matrices.isfinite().flatten(1).all(1) & torch.from_numpy(np.isfinite(poses.times))
-    if not bool(known.any()):
+    finite = poses.matrices.isfinite().flatten(1).all(1)
+    finite &= torch.from_numpy(np.isfinite(poses.times))
+    if not bool(finite.any()):
         raise InputError(f"{file} holds no finite pose; give the trajectory of the camera")
-    return poses.times[known.numpy()], inverse(poses.matrices[known])
+    return poses.times[finite.numpy()], inverse(poses.matrices[finite])
 
 
 def _list_numbered(folder: Path) -> list[tuple[float, Path]]:
     """List the pictures of a folder whose name is a number, with the number and in its order."""
-    found = []
+    pictures = []
     for file in folder.iterdir():
         if file.suffix.lower() in _SUFFIXES:
-            try:
-                found.append((float(file.stem), file))
-            except ValueError:
-                continue
-    return sorted(found)
+            with contextlib.suppress(ValueError):
+                pictures.append((float(file.stem), file))
+    return sorted(pictures)
 
 
-def _intrinsics(folder: Path, given: Tensor | None) -> tuple[Tensor, tuple[int, int] | None]:
-    if given is not None:
-        if given.shape != (3, 3) or not bool(given.isfinite().all()):
-            raise InputError(f"intrinsics must be (3, 3) finite numbers, got {tuple(given.shape)}")
-        return given.double(), None
+def _intrinsics(folder: Path, K: Tensor | None) -> tuple[Tensor, tuple[int, int] | None]:
+    """Return the intrinsics of the user, of the folder or of the usual sensor, and their size."""
+    if K is not None:
+        if K.shape != (3, 3) or not bool(K.isfinite().all()):
+            raise InputError(f"intrinsics must be (3, 3) finite numbers, got {tuple(K.shape)}")
+        return K.double(), None
     file = folder / "camera_intrinsic.json"
     if file.is_file():
         table = read_json(file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
-from invtoolbox.datasets.views.view_loading import View, load_views
+from invtoolbox.datasets.views.view_loading import Loading, View, load_views
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.lens import Lens
 
@@ -95,13 +95,13 @@ class SparseModel:
         )
         inside = inside + self.world_to_camera[self.picture_of, :3, 3]
         rays = inside[:, :2] / inside[:, 2:]
-        seen = torch.full_like(rays, torch.nan)
+        pixels = torch.full_like(rays, torch.nan)
         camera_of = self.camera_of[self.picture_of]
         for k, camera in enumerate(self.cameras):
             rows = camera_of == k
             if camera.lens is not None and bool(rows.any()):
-                seen[rows] = camera.lens.pixels(rays[rows], camera.intrinsics)
-        return seen
+                pixels[rows] = camera.lens.pixels(rays[rows], camera.intrinsics)
+        return pixels
 
     def reprojection_errors(self) -> Tensor:
         """Compute the distance of each observation from the projection of its point, ``(M,)``.
@@ -123,27 +123,19 @@ class SparseModel:
         self,
         path: str | Path,
         pictures: str | Path,
+        loading: Loading = Loading(),
         *,
         masks: Callable[[str], Path] | None = None,
-        shrink: int = 1,
-        straighten: bool = True,
-        names: Sequence[str] | None = None,
-        largest_side: int | None = None,
-        on_disk: bool = False,
     ) -> PosedPictures:
         """Load the pictures of a folder with the poses and the points of this model.
 
         Args:
             path: path of the model, for error messages.
             pictures: folder of the pictures.
+            loading: how the pictures are loaded.
             masks: function that returns the path of the mask of a picture; the file is optional. By
                 default ``NAME.png`` or ``STEM.png`` in a folder ``masks`` in or next to the folder
                 of the pictures.
-            shrink: side of the blocks that become one pixel, see `load_views`.
-            straighten: whether to remove the distortion of lenses, see `load_views`.
-            names: names of the pictures to load, see `load_views`.
-            largest_side: number of pixels of the longer side above which a picture is reduced.
-            on_disk: whether the pictures remain in their files, see `load_views`.
         """
         views = []
         for name, pose, row in zip(self.names, self.world_to_camera, self.camera_of.tolist()):
@@ -166,18 +158,10 @@ class SparseModel:
                     mask=mask if mask is not None and mask.is_file() else None,
                 )
             )
-        found = load_views(
-            path,
-            views,
-            shrink=shrink,
-            straighten=straighten,
-            names=names,
-            largest_side=largest_side,
-            on_disk=on_disk,
-        )
+        loaded = load_views(path, views, loading)
         if not len(self.points):
-            return found
-        return replace(found, points=self.points.float(), colors=self.colors.float() / 255)
+            return loaded
+        return replace(loaded, points=self.points.float(), colors=self.colors.float() / 255)
 
     def __repr__(self) -> str:
         return (
@@ -187,6 +171,6 @@ class SparseModel:
 
 
 def _find_mask(pictures: Path, name: str) -> Path | None:
-    folders = (place / "masks" for place in (pictures, pictures.parent))
-    files = (place / f"{word}.png" for place in folders for word in (name, Path(name).stem))
+    folders = (folder / "masks" for folder in (pictures, pictures.parent))
+    files = (folder / f"{word}.png" for folder in folders for word in (name, Path(name).stem))
     return next((file for file in files if file.is_file()), None)

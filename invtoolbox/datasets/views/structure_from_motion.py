@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 
-from invtoolbox.core.environment import how_to_get
+from invtoolbox.core.environment import optional_package
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.views.colmap import open_colmap
 from invtoolbox.datasets.views.photograph_files import extract_frames, find_photographs, is_video
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
+from invtoolbox.datasets.views.view_loading import Loading
 from invtoolbox.datasets.volumes.pictures import SUFFIXES, read_size
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.datasets.volumes.volume import join_first
+from invtoolbox.errors import InputError
 
 #: Longer side to which pictures are reduced for the search of features, pixels.
 FEATURE_SIDE = 1600
@@ -58,7 +60,12 @@ def find_cameras(
     key = _fingerprint(place, seed, model)
     if record.is_file() and _read(record).get("key") == key:
         return record
-    colmap = _pycolmap()
+    colmap = optional_package(
+        "pycolmap",
+        "photographs without cameras are placed by pycolmap, which is not installed;",
+        "sfm",
+        ", or give a folder with the cameras of COLMAP or nerfstudio",
+    )
     pictures = (
         extract_frames(place, folder / "frames", FRAMES)
         if place.is_file()
@@ -75,7 +82,7 @@ def find_cameras(
         if best is None or len(placed) < 2:
             raise InputError(
                 f"{place}: the photographs do not match: {len(placed)} of {len(pictures)} could be "
-                f"placed, not {_enumerate(missing)}; take photographs of one scene, each of which "
+                f"placed, not {join_first(missing, 5)}; take photographs of one scene, each of which "
                 "overlaps with the next by more than half"
             )
         (folder / "sparse" / "0").mkdir(parents=True, exist_ok=True)
@@ -86,30 +93,16 @@ def find_cameras(
     return write_bytes(record, json.dumps(content, indent=1).encode(), overwrite=True)
 
 
-def open_found_cameras(
-    record: str | Path,
-    *,
-    straighten: bool = True,
-    largest_side: int | None = None,
-    on_disk: bool = False,
-) -> PosedPictures:
+def open_found_cameras(record: str | Path, loading: Loading = Loading()) -> PosedPictures:
     """Open the photographs whose cameras `find_cameras` found; others are listed in ``skipped``.
 
     Args:
         record: the file that `find_cameras` returned.
-        straighten: whether to remove the distortion of lenses, see `load_views`.
-        largest_side: number of pixels of the longer side above which a picture is reduced.
-        on_disk: whether the pictures remain in their files, see `load_views`.
+        loading: how the pictures are loaded.
     """
     content = _read(Path(record))
-    found = open_colmap(
-        Path(record).parent,
-        pictures=content["pictures"],
-        straighten=straighten,
-        largest_side=largest_side,
-        on_disk=on_disk,
-    )
-    return replace(found, skipped=(*found.skipped, *content["missing"]))
+    loaded = open_colmap(Path(record).parent, loading, pictures=content["pictures"])
+    return replace(loaded, skipped=(*loaded.skipped, *content["missing"]))
 
 
 def _lone_video(place: Path) -> Path:
@@ -142,14 +135,14 @@ def _place(
         match(database, matching)
         mapping = colmap.IncrementalPipelineOptions(num_threads=threads, random_seed=seed)
         mapping.mapper.num_threads, mapping.mapper.random_seed = threads, seed
-        found = colmap.incremental_mapping(database, root, work / "models", mapping)
+        models = colmap.incremental_mapping(database, root, work / "models", mapping)
     except RuntimeError as error:
         raise InputError(
             f"{root}: pycolmap failed: {' '.join(str(error).split())[:200]}"
         ) from error
     finally:
         colmap.logging.minloglevel = before
-    return max(found.values(), key=lambda one: one.num_reg_images(), default=None)
+    return max(models.values(), key=lambda model: model.num_reg_images(), default=None)
 
 
 def _by_camera(pictures: Sequence[Path]) -> list[list[Path]]:
@@ -167,17 +160,6 @@ def _by_camera(pictures: Sequence[Path]) -> list[list[Path]]:
     return list(groups.values())
 
 
-def _pycolmap() -> Any:
-    try:
-        import pycolmap
-    except ImportError as error:
-        raise MissingDependency(
-            "photographs without cameras are placed by pycolmap, which is not installed; "
-            f"{how_to_get('sfm')}, or give a folder with the cameras of COLMAP or nerfstudio"
-        ) from error
-    return pycolmap
-
-
 def _fingerprint(place: Path, seed: int, model: str | None) -> str:
     """Return a digest of the names, sizes and times of the photographs, and of the settings."""
     files = [place] if place.is_file() else find_photographs(place)
@@ -190,8 +172,3 @@ def _read(record: Path) -> dict[str, Any]:
         return dict(json.loads(record.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise InputError(f"{record} cannot be read ({error}); delete it to start anew") from error
-
-
-def _enumerate(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

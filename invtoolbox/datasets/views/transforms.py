@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.core.checks import require_file
-from invtoolbox.core.trust import named_file, refuse_special
+from invtoolbox.core.checks import reading, require_file
+from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_bytes
 from invtoolbox.datasets.ply import read_ply
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
-from invtoolbox.datasets.views.view_loading import View, from_opengl, load_views, rigid_poses
+from invtoolbox.datasets.views.view_loading import (
+    Loading,
+    View,
+    from_opengl,
+    load_views,
+    rigid_poses,
+)
 from invtoolbox.datasets.volumes.pictures import SUFFIXES
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
@@ -44,18 +50,9 @@ _FISHEYE = ("OPENCV_FISHEYE", "FISHEYE")
 _NGP_SCALE, _NGP_OFFSET = 0.33, 0.5
 #: Names of the file in a folder, in the order of preference.
 FILES = ("transforms_train.json", "transforms.json")
-__all__ = ["FILES", "PosedPictures", "open_blender", "open_transforms", "write_transforms"]
 
 
-def open_transforms(
-    path: str | os.PathLike[str],
-    *,
-    shrink: int = 1,
-    straighten: bool = True,
-    names: Sequence[str] | None = None,
-    largest_side: int | None = None,
-    on_disk: bool = False,
-) -> PosedPictures:
+def open_transforms(path: str | os.PathLike[str], loading: Loading = Loading()) -> PosedPictures:
     """Open a ``transforms.json`` of nerfstudio or instant-ngp, and the pictures that it names.
 
     Intrinsics are ``fl_x, fl_y, cx, cy, w, h``; the defaults come from ``camera_angle_x`` and the
@@ -75,11 +72,7 @@ def open_transforms(
 
     Args:
         path: path of the file, or of its folder.
-        shrink: side of the blocks that become one pixel, see `load_views`.
-        straighten: whether to remove the distortion of lenses, see `load_views`.
-        names: names of the pictures to load, see `load_views`.
-        largest_side: number of pixels of the longer side above which a picture is reduced.
-        on_disk: whether the pictures remain in their files, see `load_views`.
+        loading: how the pictures are loaded.
 
     Raises:
         InputError: for a file of another kind, an unknown lens, poses that are not rigid, or a set
@@ -131,17 +124,9 @@ def open_transforms(
                 depth_unit=unit,
             )
         )
-    found = load_views(
-        file,
-        views,
-        shrink=shrink,
-        straighten=straighten,
-        names=names,
-        largest_side=largest_side,
-        on_disk=on_disk,
-    )
+    loaded = load_views(file, views, loading)
     points, colors = _points(file, table)
-    return replace(found, points=points, colors=colors, box=_box(file, table))
+    return replace(loaded, points=points, colors=colors, box=_box(file, table))
 
 
 def write_transforms(
@@ -190,15 +175,7 @@ def write_transforms(
     return Written(write_bytes(path, json.dumps(table, indent=1).encode(), overwrite))
 
 
-def open_blender(
-    path: str | os.PathLike[str],
-    *,
-    shrink: int = 1,
-    straighten: bool = True,
-    names: Sequence[str] | None = None,
-    largest_side: int | None = None,
-    on_disk: bool = False,
-) -> PosedPictures:
+def open_blender(path: str | os.PathLike[str], loading: Loading = Loading()) -> PosedPictures:
     """Open a ``transforms*.json`` with ``camera_angle_x``, and the pictures that it names.
 
     Names without a suffix are completed by ``.png``. ``transform_matrix`` maps the camera's frame
@@ -206,12 +183,7 @@ def open_blender(
 
     Args:
         path: path of the file, or of its folder.
-        shrink: side of the blocks that become one pixel, see `load_views`.
-        straighten: has no effect, because these cameras have no lenses; every reader of views has
-            this argument.
-        names: names of the pictures to load, see `load_views`.
-        largest_side: number of pixels of the longer side above which a picture is reduced.
-        on_disk: whether the pictures remain in their files, see `load_views`.
+        loading: how the pictures are loaded.
 
     Raises:
         InputError: for a file of another kind, a set without pictures, or pictures of several
@@ -239,26 +211,13 @@ def open_blender(
         place = named_file(file.parent, word, file)
         place = place if place.suffix else place.with_suffix(".png")
         views.append(View(place.name, place, pose, angle, written_name=word))
-    return load_views(
-        file,
-        views,
-        shrink=shrink,
-        straighten=straighten,
-        names=names,
-        largest_side=largest_side,
-        on_disk=on_disk,
-    )
+    return load_views(file, views, loading)
 
 
 def read_json(file: Path) -> Any:
     """Read the contents of a JSON file, or raise an `InputError`."""
-    refuse_special(file)
-    try:
+    with reading(file, "JSON"):
         return json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{file} cannot be read as JSON: {' '.join(str(error).split())[:100]}"
-        ) from error
 
 
 def _intrinsics(

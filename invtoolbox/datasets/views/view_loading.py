@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from invtoolbox.core.checks import sniff
+from invtoolbox.core.guards import check_range
 from invtoolbox.datasets.pose_files import nearest_motions, rotation_errors
 from invtoolbox.datasets.views.picture_files import (
     middle_depth,
@@ -27,7 +28,7 @@ from invtoolbox.datasets.views.picture_files import (
 )
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.volumes.pictures import read_orientation, read_size
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming
 from invtoolbox.geometry.cameras import Cameras, intrinsics
 from invtoolbox.geometry.lens import Lens, Straightening
 from invtoolbox.geometry.rigid import inverse
@@ -68,24 +69,11 @@ class View:
     written_name: str = ""
 
 
-def load_views(
-    path: str | Path,
-    views: Sequence[View],
-    *,
-    shrink: int = 1,
-    straighten: bool = True,
-    names: Sequence[str] | None = None,
-    largest_side: int | None = None,
-    on_disk: bool = False,
-) -> PosedPictures:
-    """Load the pictures of views; straighten and shrink them.
+@dataclass(frozen=True)
+class Loading:
+    """How the pictures of views are loaded: reduced, straightened, chosen, kept on disk.
 
-    Pictures of several sizes lie in the upper left corners of pictures of one size, and the mask is
-    0 outside of them.
-
-    Args:
-        path: path of the file of cameras, for error messages.
-        views: views in the order of the file.
+    Attributes:
         shrink: side of the blocks of pixels that become one pixel, their mean; remaining pixels at
             the right and at the bottom are cut off.
         straighten: resample the pictures of lenses that distort to pictures of a pinhole
@@ -96,30 +84,53 @@ def load_views(
         on_disk: leave the pictures in their files, from which `PosedPictures.read` reads them.
 
     Raises:
+        InputError: if `shrink` or `largest_side` is below 1.
+    """
+
+    shrink: int = 1
+    straighten: bool = True
+    names: Sequence[str] | None = None
+    largest_side: int | None = None
+    on_disk: bool = False
+
+    def __post_init__(self) -> None:
+        check_range(self, "[1, inf)", "shrink", "largest_side")
+
+
+def load_views(
+    path: str | Path, views: Sequence[View], loading: Loading = Loading()
+) -> PosedPictures:
+    """Load the pictures of views; straighten and shrink them.
+
+    Pictures of several sizes lie in the upper left corners of pictures of one size, and the mask is
+    0 outside of them.
+
+    Args:
+        path: path of the file of cameras, for error messages.
+        views: views in the order of the file.
+        loading: how the pictures are loaded.
+
+    Raises:
         InputError: if no picture exists, or if the shape of a picture differs from the file of
             cameras or from its mask.
     """
-    if names is not None:
-        missing = sorted(set(names) - {view.name for view in views})
+    if loading.names is not None:
+        missing = sorted(set(loading.names) - {view.name for view in views})
         if missing:
             raise InputError(
                 f"{path}: there is no picture {missing[0]!r}; the first pictures are "
                 f"{', '.join(v.name for v in views[:3])}"
             )
-        views = [view for view in views if view.name in set(names)]
-    if shrink < 1:
-        raise InputError(f"{path}: shrink must be a whole number of at least 1, got {shrink}")
-    if largest_side is not None and largest_side < 1:
-        raise InputError(f"{path}: largest_side must be at least one pixel, got {largest_side}")
-    found = [view for view in views if view.picture.is_file()]
-    if not found:
+        views = [view for view in views if view.name in set(loading.names)]
+    existing = [view for view in views if view.picture.is_file()]
+    if not existing:
         where = f", such as {views[0].picture}" if views else ""
         raise InputError(
             f"none of the {len(views)} pictures of {path} exists{where}; check the folder of the "
             "pictures"
         )
-    frames = _Frames(path, shrink, straighten, largest_side)
-    for view in found:
+    frames = _Frames(path, loading)
+    for view in existing:
         frames.add(view)
     cameras = frames.cameras
     if not bool(cameras.intrinsics.isfinite().all() and cameras.world_to_camera.isfinite().all()):
@@ -127,15 +138,15 @@ def load_views(
             f"{path}: intrinsics or poses are too large for single precision; their unit is wrong, "
             "or the file is damaged"
         )
-    every = PosedPictures(
+    stored = PosedPictures(
         cameras,
         torch.zeros(0, 3, *frames.canvas),
         torch.zeros(0, 1, *frames.canvas),
-        tuple(view.written_name or view.name for view in views if view not in found),
+        tuple(view.written_name or view.name for view in views if view not in existing),
         sizes=frames.sizes,
         source=frames.load,
     )
-    return every if on_disk else every.read()
+    return stored if loading.on_disk else stored.read()
 
 
 def rigid_poses(path: str | Path, names: Sequence[str], matrices: Any, to: str) -> Tensor:
@@ -209,9 +220,8 @@ class _Frame:
 class _Frames:
     """Pictures in their files, and their conversion to pictures of one size."""
 
-    def __init__(self, path: Any, shrink: int, straighten: bool, largest_side: int | None) -> None:
-        self.path, self.shrink, self.straighten = path, shrink, straighten
-        self.largest_side = largest_side
+    def __init__(self, path: Any, loading: Loading) -> None:
+        self.path, self.loading = path, loading
         self.frames: list[_Frame] = []
         self._plans: dict[Any, Straightening] = {}
 
@@ -224,8 +234,8 @@ class _Frames:
     @property
     def sizes(self) -> Tensor | None:
         """Sizes of the pictures ``(C, 2)``; None if all are the same."""
-        every = torch.tensor([frame.size for frame in self.frames])
-        return every if bool((every != every[0]).any()) else None
+        sizes = torch.tensor([frame.size for frame in self.frames])
+        return sizes if bool((sizes != sizes[0]).any()) else None
 
     def add(self, view: View) -> None:
         """Add a picture.
@@ -234,20 +244,22 @@ class _Frames:
             view: the picture and its camera.
         """
         stored = read_size(view.picture)
-        turns = _TURNS.get(read_orientation(view.picture), 0) if _has_tag(view.picture) else 0
+        has_tag = sniff(view.picture) in ("jpeg", "png", "tiff")
+        turns = _TURNS.get(read_orientation(view.picture), 0) if has_tag else 0
         view = _as_stored(view, stored, turns)
         K = _fit_intrinsics(self.path, view, stored)
-        block = max(1, int(max(stored) / (2 * self.shrink * (self.largest_side or math.inf))))
+        shrink, largest_side = self.loading.shrink, self.loading.largest_side or math.inf
+        block = max(1, int(max(stored) / (2 * shrink * largest_side)))
         size = (stored[0] // block, stored[1] // block)
         K = torch.tensor([1 / block, 1 / block, 1.0], dtype=K.dtype)[:, None] * K
         plan = None
-        if self.straighten and view.lens.distorts:
+        if self.loading.straighten and view.lens.distorts:
             key = (view.lens, size, tuple(K.flatten().tolist()))
             if key not in self._plans:
-                self._plans[key] = _plan(view, K, size)
+                with naming(view.picture):
+                    self._plans[key] = Straightening.of(view.lens, K, size)
             plan = self._plans[key]
             K = plan.intrinsics
-        shrink = self.shrink
         if min(size) < shrink:
             raise InputError(
                 f"{view.picture} has {size[0]} x {size[1]} pixels and cannot be shrunk by "
@@ -255,14 +267,27 @@ class _Frames:
             )
         height, width = (side // shrink for side in size)
         K = torch.tensor([1 / shrink, 1 / shrink, 1.0], dtype=K.dtype)[:, None] * K
-        factor = min(1.0, (self.largest_side or math.inf) / max(height, width))
+        factor = min(1.0, largest_side / max(height, width))
         target = (max(1, round(height * factor)), max(1, round(width * factor)))
         ratio = torch.tensor([target[1] / width, target[0] / height, 1.0], dtype=K.dtype)
         pose, K, upright = _turn(view.world_to_camera, ratio[:, None] * K, target, turns)
-        lens = Lens() if self.straighten else view.lens
+        lens = Lens() if self.loading.straighten else view.lens
         for _ in range(turns):
             lens = lens.quarter_turn()
-        self.frames.append(_Frame(view, stored, block, plan, target, turns, pose, K, upright, lens))
+        self.frames.append(
+            _Frame(
+                view,
+                stored=stored,
+                block=block,
+                plan=plan,
+                target=target,
+                turns=turns,
+                world_to_camera=pose,
+                intrinsics=K,
+                size=upright,
+                lens=lens,
+            )
+        )
 
     def load(self, rows: Tensor) -> PosedPictures:
         """Read pictures.
@@ -278,13 +303,13 @@ class _Frames:
         mask = torch.zeros(count, 1, height, width) if has_mask else None
         depth = torch.zeros(count, 1, height, width) if has_depth else None
         for k, frame in enumerate(chosen):
-            own, own_mask, own_depth = self._read(frame)
-            place = (k, slice(None), slice(0, frame.size[0]), slice(0, frame.size[1]))
-            rgba[place] = own
+            colors, valid, distances = self._read(frame)
+            corner = (k, slice(None), slice(0, frame.size[0]), slice(0, frame.size[1]))
+            rgba[corner] = colors
             if mask is not None:
-                mask[place] = 1.0 if own_mask is None else own_mask
-            if depth is not None and own_depth is not None:
-                depth[place] = own_depth
+                mask[corner] = 1.0 if valid is None else valid
+            if depth is not None and distances is not None:
+                depth[corner] = distances
         return PosedPictures(self.cameras[rows], rgba[:, :3], rgba[:, 3:], mask=mask, depth=depth)
 
     @property
@@ -301,7 +326,7 @@ class _Frames:
 
     def _read(self, frame: _Frame) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Read colors, premultiplied, with alpha, mask and depth of one picture."""
-        view, shrink = frame.view, self.shrink
+        view, shrink = frame.view, self.loading.shrink
         if read_size(view.picture) != frame.stored:
             raise InputError(f"{view.picture} has changed while it was in use; start again")
         rgba = read_blocks(view.picture, frame.block)
@@ -324,14 +349,15 @@ class _Frames:
             mask = None if mask is None else -functional.max_pool2d(-mask, shrink)
             depth = None if depth is None else middle_depth(depth, shrink)
         if tuple(rgba.shape[1:]) != frame.target:
-            more = (None if part is None else part[None] for part in (mask, depth))
-            colors, mask, depth = resize(frame.target, rgba[None], *more)
+            channels = (None if channel is None else channel[None] for channel in (mask, depth))
+            colors, mask, depth = resize(frame.target, rgba[None], *channels)
             rgba = colors[0]
-            mask, depth = (None if part is None else part[0] for part in (mask, depth))
+            mask, depth = (None if channel is None else channel[0] for channel in (mask, depth))
         if frame.turns:
             rgba = rgba.rot90(-frame.turns, (1, 2))
             mask, depth = (
-                None if part is None else part.rot90(-frame.turns, (1, 2)) for part in (mask, depth)
+                None if channel is None else channel.rot90(-frame.turns, (1, 2))
+                for channel in (mask, depth)
             )
         return rgba, mask, depth
 
@@ -339,10 +365,6 @@ class _Frames:
 #: Quarter turns clockwise that make a picture upright, by its orientation tag. Mirrored pictures
 #: stay as they are, because no camera mirrors.
 _TURNS = {3: 2, 6: 1, 8: 3}
-
-
-def _has_tag(file: Path) -> bool:
-    return sniff(file) in ("jpeg", "png", "tiff")
 
 
 def _turn(
@@ -397,10 +419,3 @@ def _fit_intrinsics(path: Any, view: View, size: tuple[int, int]) -> Tensor:
             f"{view.size[0]} x {view.size[1]}; it is rotated, cropped, or another picture"
         )
     return torch.tensor([across, down, 1.0], dtype=K.dtype)[:, None] * K
-
-
-def _plan(view: View, K: Tensor, size: tuple[int, int]) -> Straightening:
-    try:
-        return Straightening.of(view.lens, K, size)
-    except InputError as error:
-        raise InputError(f"{view.picture}: {error}") from error

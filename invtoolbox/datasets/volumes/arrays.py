@@ -53,10 +53,11 @@ class Arrays:
         axes = axes_of_item(self.path, items, geometry)
         arrays = _load(self.path)
         name = _choose(self.path, arrays, name)
-        self.array = _add_axes(self.path, arrays[name], name, axes)
+        self.array = arrays[name].reshape(layout(self.path, arrays[name], name, axes)[0])
         self.reference = None
         if "reference" in arrays and name != "reference":
-            self.reference = _add_axes(self.path, arrays["reference"], "reference", axes)
+            reference = arrays["reference"]
+            self.reference = reference.reshape(layout(self.path, reference, "reference", axes)[0])
             if len(self.reference) != len(self.array):
                 raise InputError(
                     f"{self.path}: {len(self.array)} items but {len(self.reference)} "
@@ -134,9 +135,9 @@ def _choose(path: Path, arrays: dict[str, np.ndarray], name: str | None) -> str:
                 f"{', '.join(numeric) or 'nothing'}"
             )
         return name
-    for known in _MEASUREMENT_NAMES:
-        if known in numeric:
-            return known
+    for usual_name in _MEASUREMENT_NAMES:
+        if usual_name in numeric:
+            return usual_name
     others = [k for k in numeric if k != "reference"]
     if len(others) != 1:
         shapes = ", ".join(f"{k} {a.dtype} {a.shape}" for k, a in arrays.items()) or "nothing"
@@ -145,10 +146,6 @@ def _choose(path: Path, arrays: dict[str, np.ndarray], name: str | None) -> str:
             "under the name y"
         )
     return others[0]
-
-
-def _add_axes(path: Path, array: np.ndarray, name: str, axes: int) -> np.ndarray:
-    return array.reshape(layout(path, array, name, axes)[0])
 
 
 def _noise(path: Path, arrays: dict[str, np.ndarray], items: int) -> np.ndarray | None:

@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from invtoolbox.core.checks import Bounded, decoding, require_file, require_plausible, sniff
+from invtoolbox.core.guards import check_choice
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Grid, Volume, join_first
@@ -60,8 +61,7 @@ class Dicom:
                 f"{path}: a DICOM file holds an image, not a sinogram, so no geometry belongs to it; "
                 "`invtoolbox run ct-dicom` simulates a scan of such an image"
             )
-        if units not in ("HU", "1/mm"):
-            raise InputError(f"units is {units!r}; choose 'HU' or '1/mm'")
+        check_choice(self, ("HU", "1/mm"), units=units)
         self.units = units
         folder = Path(path).expanduser()
         self.files = (
@@ -159,15 +159,15 @@ class DicomSeries(Volume):
                 f"{folder}: there is no such folder; a DICOM series is a folder of slices"
             )
         headers = read_headers(folder)
-        known = list(dict.fromkeys(h.series for h in headers))
-        if series is None and len(known) > 1:
+        present = list(dict.fromkeys(h.series for h in headers))
+        if series is None and len(present) > 1:
             raise InputError(
-                f"{folder}: holds {len(known)} series; choose one with series= from "
-                f"{join_first(known)}"
+                f"{folder}: holds {len(present)} series; choose one with series= from "
+                f"{join_first(present)}"
             )
         headers = [h for h in headers if series is None or h.series == series]
         if not headers:
-            raise InputError(f"{folder}: no series {series}; choose from {join_first(known)}")
+            raise InputError(f"{folder}: no series {series}; choose from {join_first(present)}")
         self._files = [h.path for h in headers]
         grid = _grid(folder, headers)
         super().__init__(folder, (len(headers), *headers[0].shape), grid, "HU", items=items)
@@ -256,23 +256,23 @@ def read_headers(folder: Path) -> list[Header]:
         raise InputError(
             f"{folder}: no DICOM files in this folder; give the folder that holds the slices"
         )
-    found = []
+    headers = []
     for path in files:
         with decoding(path, "DICOM"):
-            header = read_header(path, pixels=False)
-            spacing = _numbers(header.get("PixelSpacing"), 2)
-            found.append(
+            fields = read_header(path, pixels=False)
+            spacing = _numbers(fields.get("PixelSpacing"), 2)
+            headers.append(
                 Header(
                     path,
-                    str(header.get("SeriesInstanceUID", "")),
-                    (int(header.get("Rows") or 0), int(header.get("Columns") or 0)),
-                    _numbers(header.get("ImagePositionPatient"), 3),
-                    _numbers(header.get("ImageOrientationPatient"), 6),
-                    None if spacing is None else (spacing[0], spacing[1]),
-                    float(header.get("InstanceNumber") or 0),
+                    series=str(fields.get("SeriesInstanceUID", "")),
+                    shape=(int(fields.get("Rows") or 0), int(fields.get("Columns") or 0)),
+                    position=_numbers(fields.get("ImagePositionPatient"), 3),
+                    orientation=_numbers(fields.get("ImageOrientationPatient"), 6),
+                    spacing=None if spacing is None else (spacing[0], spacing[1]),
+                    number=float(fields.get("InstanceNumber") or 0),
                 )
             )
-    return sorted(found, key=lambda h: (h.series, h.height, h.number, h.path.name))
+    return sorted(headers, key=lambda h: (h.series, h.height, h.number, h.path.name))
 
 
 def is_slice(path: Path) -> bool:
@@ -286,11 +286,11 @@ def _check_size(path: Path, header: Any) -> None:
     require_plausible(path, (rows, columns), np.uint32)
     syntax = header.file_meta.get("TransferSyntaxUID")
     packed = syntax is not None and syntax.is_compressed
-    wanted, stored = rows * columns * bits // 8, len(header.PixelData)
-    if not packed and stored not in (wanted, wanted + wanted % 2):
+    expected, stored = rows * columns * bits // 8, len(header.PixelData)
+    if not packed and stored not in (expected, expected + expected % 2):
         raise InputError(
             f"{path}: its pixels have {stored:,} bytes, but {rows} rows, {columns} columns and "
-            f"{bits} bits need {wanted:,}; truncated or damaged, fetch it again"
+            f"{bits} bits need {expected:,}; truncated or damaged, fetch it again"
         )
 
 
@@ -313,10 +313,10 @@ def _number(value: Any) -> float | None:
 def _grid(folder: Path, slices: Sequence[Header]) -> Grid:
     first = slices[0]
     for header in slices:
-        for what in ("position", "orientation", "spacing"):
-            if getattr(header, what) is None:
+        for field in ("position", "orientation", "spacing"):
+            if getattr(header, field) is None:
                 raise InputError(
-                    f"{header.path}: has no {what} (ImagePositionPatient, ImageOrientationPatient, "
+                    f"{header.path}: has no {field} (ImagePositionPatient, ImageOrientationPatient, "
                     "PixelSpacing), so it has no place in a volume; open the folder with "
                     'reader="dicom" for single slices'
                 )
@@ -356,29 +356,29 @@ def _grid(folder: Path, slices: Sequence[Header]) -> Grid:
 def _check_distances(folder: Path, slices: Sequence[Header]) -> None:
     heights = np.array([h.height for h in slices])
     steps = np.diff(heights)
-    usual = float(np.median(steps))
+    median = float(np.median(steps))
     for number, step in enumerate(steps):
-        if step <= 1e-3 * max(usual, 1e-6):
+        if step <= 1e-3 * max(median, 1e-6):
             raise InputError(
                 f"{folder}: {slices[number].path.name} and {slices[number + 1].path.name} lie in "
                 f"one place ({heights[number]:g} mm); keep one of them, or one series per folder"
             )
-    gaps = np.flatnonzero(steps > _GAP * usual)
+    gaps = np.flatnonzero(steps > _GAP * median)
     if gaps.size:
         places = [
-            f"{heights[g] + usual * (k + 1):g}"
+            f"{heights[g] + median * (k + 1):g}"
             for g in gaps
-            for k in range(max(round(steps[g] / usual) - 1, 1))
+            for k in range(max(round(steps[g] / median) - 1, 1))
         ]
         before, after = (slices[gaps[0] + k].path.name for k in (0, 1))
         raise InputError(
             f"{folder}: slices are missing at {join_first(places)} mm along the normal (between "
-            f"{before} and {after}, {usual:g} mm apart elsewhere); export the series again"
+            f"{before} and {after}, {median:g} mm apart elsewhere); export the series again"
         )
-    if np.abs(steps - usual).max() > _UNEVEN * usual:
-        worst = int(np.argmax(np.abs(steps - usual)))
+    if np.abs(steps - median).max() > _UNEVEN * median:
+        worst = int(np.argmax(np.abs(steps - median)))
         raise InputError(
             f"{folder}: slices are {steps[worst]:g} mm apart at {slices[worst].path.name} and "
-            f"{usual:g} mm elsewhere, but a volume has even distances; open the folder with "
+            f"{median:g} mm elsewhere, but a volume has even distances; open the folder with "
             'reader="dicom" for single slices'
         )

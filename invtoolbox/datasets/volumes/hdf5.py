@@ -157,12 +157,12 @@ def open_hdf5(path: Path, trusted: bool = False) -> Any:
 
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         size = len(content)
-        parts = [(0, size)] if size <= 2 * _REACH else [(0, _REACH), (size - _REACH, size)]
-        for start, stop in parts:
-            place = content.find(_COLLECTION, start, stop)
-            while place >= 0:
-                _check_collection(path, content, place)
-                place = content.find(_COLLECTION, place + 8, stop)
+        ranges = [(0, size)] if size <= 2 * _REACH else [(0, _REACH), (size - _REACH, size)]
+        for start, stop in ranges:
+            position = content.find(_COLLECTION, start, stop)
+            while position >= 0:
+                _check_collection(path, content, position)
+                position = content.find(_COLLECTION, position + 8, stop)
     file = h5py.File(path, "r")
     try:
         if not trusted and not is_trusting():
@@ -206,19 +206,19 @@ def _confine(path: Path, file: Any) -> None:
 
 def _check_collection(path: Path, content: mmap.mmap, start: int) -> None:
     length = int.from_bytes(content[start + 8 : start + 16], "little")
-    end, place = start + length, start + _HEAD
-    while place + _HEAD <= min(end, len(content)):
-        index = int.from_bytes(content[place : place + 2], "little")
-        size = int.from_bytes(content[place + 8 : place + 16], "little")
+    end, position = start + length, start + _HEAD
+    while position + _HEAD <= min(end, len(content)):
+        index = int.from_bytes(content[position : position + 2], "little")
+        size = int.from_bytes(content[position + 8 : position + 16], "little")
         # The size of free space (index 0) includes its head. The size of an entry excludes it, and
         # the entry fills a multiple of eight bytes.
         step = size if index == 0 else _HEAD + (size + 7) // 8 * 8
-        if step < _HEAD or place + step > end:
+        if step < _HEAD or position + step > end:
             raise InputError(
                 f"{path}: damaged, the collection of strings at byte {start:,} has an entry of "
                 f"{size:,} bytes that does not fit; fetch or export it again"
             )
-        place += step
+        position += step
 
 
 def _choose(path: Any, file: Any, name: str | None) -> str:
@@ -235,9 +235,9 @@ def _choose(path: Any, file: Any, name: str | None) -> str:
                 f"{', '.join(root) or 'none'}"
             )
         return name
-    for known in _NAMES:
-        if known in root:
-            return known
+    for usual_name in _NAMES:
+        if usual_name in root:
+            return usual_name
     node, depth = file, 0
     while isinstance(node, h5py.Group) and depth < _DEEPEST:
         key = node.attrs.get("signal", node.attrs.get("default"))

@@ -17,13 +17,14 @@ from invtoolbox.core.checks import (
     map_slices_of_file,
     require_bytes,
     require_file,
+    require_keys,
     require_plausible,
 )
 from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_bytes, write_pair, writing
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Grid, Volume, grid_to_write, slices_of, type_to_write
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming
 
 _TYPES = {
     "MET_CHAR": "i1",
@@ -98,9 +99,9 @@ class MetaImage(Volume):
             (slices, rows, columns),
             _grid(path, header, len(sizes)),
             "as stored",
-            frames,
-            items,
-            geometry,
+            frames=frames,
+            items=items,
+            geometry=geometry,
         )
 
     def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
@@ -109,8 +110,8 @@ class MetaImage(Volume):
             return map_slices_of_file(
                 self._data, self._offset, self._whole, self._dtype, first, last
             )
-        one = self.shape[1] * self.shape[2] * self._dtype.itemsize
-        bits = _unpack(self._data, self._offset, first * one, last * one, self._whole[0] * one)
+        size = self.shape[1] * self.shape[2] * self._dtype.itemsize  # bytes of a slice
+        bits = _unpack(self._data, self._offset, first * size, last * size, self._whole[0] * size)
         return np.frombuffer(bits, self._dtype).reshape(last - first, *self.shape[1:])
 
 
@@ -206,11 +207,8 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
         fields[key.strip()] = value.strip()
         if key.strip() == "ElementDataFile":
             break
-    missing = [k for k in ("DimSize", "ElementType", "ElementDataFile") if k not in fields]
-    if missing:
-        raise InputError(
-            f"{path}: the header lacks {', '.join(missing)}; not a MetaImage file, or truncated"
-        )
+    keys = ("DimSize", "ElementType", "ElementDataFile")
+    require_keys(f"{path}: the header lacks", keys, fields, "not a MetaImage file, or truncated")
     if fields.get("ObjectType", "Image") != "Image":
         raise InputError(f"{path}: holds a {fields['ObjectType']}; only images are read")
     if fields.get("ElementNumberOfChannels", "1") != "1":
@@ -286,14 +284,12 @@ def _grid(path: Path, header: dict[str, str], axes: int) -> Grid:
     if matrix:  # one row per axis of the image, columns first
         full[:axes, :axes] = np.array(matrix).reshape(axes, axes)
     sizes = [*spacing[:3], *[1.0] * (3 - len(spacing[:3]))]
-    place = [*origin[:3], *[0.0] * (3 - len(origin[:3]))]
+    position = [*origin[:3], *[0.0] * (3 - len(origin[:3]))]
     affine = np.eye(4)
     affine[:3, :3] = (full[:3, :3] * np.array(sizes)[:, None])[::-1].T
-    affine[:3, 3] = place
-    try:
+    affine[:3, 3] = position
+    with naming(path):
         return Grid.from_affine(affine)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def _numbers(path: Path, header: dict[str, str], key: str, kind: Any) -> list[Any]:
@@ -319,32 +315,32 @@ def _unpack(path: Path, offset: int, start: int, stop: int, total: int) -> bytes
     If they are the last bytes, the stream must end with them, which verifies its checksum too.
     """
     engine = zlib.decompressobj()
-    found = bytearray()
+    content = bytearray()
     position, last = 0, stop == total
     with path.open("rb") as stream:
         stream.seek(offset)
         waiting = b""
         while position < stop or (last and not engine.eof):
             waiting = waiting or stream.read(_CHUNK)
-            part = engine.decompress(waiting, _CHUNK)
-            ended = not waiting and not part
+            chunk = engine.decompress(waiting, _CHUNK)
+            ended = not waiting and not chunk
             waiting = engine.unconsumed_tail
-            found += part[max(start - position, 0) : max(stop - position, 0)]
-            position += len(part)
+            content += chunk[max(start - position, 0) : max(stop - position, 0)]
+            position += len(chunk)
             if ended or position > total or (engine.eof and position < stop):
                 break
-    if len(found) != stop - start or position > total or (last and not engine.eof):
+    if len(content) != stop - start or position > total or (last and not engine.eof):
         raise InputError(
             f"{path}: truncated or damaged, its compressed values have {position:,} bytes, but "
             f"{total:,} are declared; fetch or export it again"
         )
-    return bytes(found)
+    return bytes(content)
 
 
 def _pack(values: Iterator[bytes]) -> Iterator[bytes]:
     engine = zlib.compressobj(6)
-    for part in values:
-        yield engine.compress(part)
+    for slice_bytes in values:
+        yield engine.compress(slice_bytes)
     yield engine.flush()
 
 

@@ -9,7 +9,7 @@ import gzip
 import io
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +21,11 @@ from invtoolbox.core.checks import (
     require_plausible,
     sniff,
 )
+from invtoolbox.core.environment import optional_package
 from invtoolbox.datasets.output import Written, writing
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Grid, Volume, grid_to_write, slices_of, type_to_write
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.errors import InputError
 
 # In NIfTI, x grows to the patient's right and y to the front; in DICOM and in `Grid`, x grows to
 # the left and y to the back.
@@ -118,10 +119,10 @@ class Nifti(Volume):
             path,
             (slices, rows, columns),
             grid,
-            "as stored" if self._scale is None else "rescaled as the file says",
-            frames,
-            items,
-            geometry,
+            units="as stored" if self._scale is None else "rescaled as the file says",
+            frames=frames,
+            items=items,
+            geometry=geometry,
         )
 
     def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
@@ -196,8 +197,8 @@ def _write(stream: Any, header: bytes, pages: Any, dtype: np.dtype) -> None:
 
 def _header(path: Path) -> Any:
     nibabel = _nibabel()
-    with _stream(path) as stream:
-        head = stream.read(540)
+    with gzip.open(path, "rb") if _is_packed(path) else path.open("rb") as stream:
+        head: bytes = stream.read(540)
     version_2 = head[4:8] in (b"n+2\0", b"ni2\0")
     single = (head[4:8] if version_2 else head[344:348])[1:2] == b"+"
     module = nibabel.nifti2 if version_2 else nibabel.nifti1
@@ -211,10 +212,6 @@ def _is_packed(path: Path) -> bool:
         return stream.read(2) == b"\x1f\x8b"
 
 
-def _stream(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if _is_packed(path) else path.open("rb")  # type: ignore[return-value]
-
-
 def _unpack(
     path: Path, offset: int, shape: tuple[int, int, int], dtype: np.dtype, start: int, stop: int
 ) -> np.ndarray:
@@ -222,31 +219,25 @@ def _unpack(
 
     If they are the last slices, the file must end with them, and its checksum is verified.
     """
-    one = shape[1] * shape[2] * dtype.itemsize
-    wanted = (stop - start) * one
+    slice_bytes = shape[1] * shape[2] * dtype.itemsize
+    size = (stop - start) * slice_bytes
     with gzip.open(path, "rb") as stream:
-        before = offset + start * one
+        before = offset + start * slice_bytes
         while before and (skipped := len(stream.read(min(before, _CHUNK)))):
             before -= skipped
-        found = bytearray()
-        while len(found) < wanted and (part := stream.read(min(wanted - len(found), _CHUNK))):
-            found += part
+        content = bytearray()
+        while len(content) < size and (chunk := stream.read(min(size - len(content), _CHUNK))):
+            content += chunk
         surplus = stop == shape[0] and stream.read(1) != b""
-    if len(found) < wanted or surplus:
+    if len(content) < size or surplus:
         raise InputError(
             f"{path}: truncated or damaged, it holds {'more' if surplus else 'fewer'} values than "
             f"the {shape} that its header declares; fetch it again"
         )
-    return np.frombuffer(bytes(found), dtype).reshape(stop - start, shape[1], shape[2])
+    return np.frombuffer(bytes(content), dtype).reshape(stop - start, shape[1], shape[2])
 
 
 def _nibabel() -> Any:
-    try:
-        import nibabel
-    except ImportError as error:
-        from invtoolbox.core.environment import how_to_get
-
-        raise MissingDependency(
-            f"NIfTI files need nibabel, which is not installed; {how_to_get('medical')}"
-        ) from error
-    return nibabel
+    return optional_package(
+        "nibabel", "NIfTI files need nibabel, which is not installed;", "medical"
+    )

@@ -34,11 +34,12 @@ def read_normal_map(path: str | Path) -> Tensor:
     """
     file = Path(path).expanduser()
     if file.suffix.lower() in SUFFIXES:
-        y = Pictures(file)[0].y[0]
+        picture = Pictures(file)[0]
+        y = picture.y[0]
         if len(y) != 3:
             raise InputError(f"{file}: a grey picture, and a normal map has three channels")
-        whole = not np.issubdtype(np.dtype(Pictures(file)[0].meta["stored"]), np.floating)
-        return (2 * y - 1 if whole else y).permute(1, 2, 0).contiguous()
+        is_float = np.issubdtype(np.dtype(picture.meta["stored"]), np.floating)
+        return (y if is_float else 2 * y - 1).permute(1, 2, 0).contiguous()
     values = _read_array(file)
     if values.ndim != 3 or values.shape[2] != 3:
         raise InputError(

@@ -83,15 +83,16 @@ class Pictures:
 
 def read_pixels(path: Path, page: int) -> np.ndarray:
     """Read the stored array of one page, ``(rows, columns)`` or ``(rows, columns, channels)``."""
-    kind = sniff(require_file(path))
+    kind = _format_of(path)
     if kind == "tiff":
         return _read_tiff(path, page)
-    if kind not in ("png", "jpeg", "bmp"):
-        raise InputError(
-            f"{path}: the first bytes are not those of a PNG, JPEG, BMP or TIFF file; export it again"
-        )
+    from PIL import Image
+
     with decoding(path, kind.upper()):
-        _check_size(path)
+        # A file that is too small for its picture is refused before memory is allocated.
+        with Bounded(path) as file, Image.open(file) as picture:
+            bands = len(picture.getbands())
+            require_plausible(path, (picture.height, picture.width, bands), np.uint8)
         if kind == "png" and _is_deep_color(path):
             return _read_deep_color(path)
         from skimage.io import imread
@@ -100,23 +101,28 @@ def read_pixels(path: Path, page: int) -> np.ndarray:
             return np.asarray(imread(file))
 
 
+def _format_of(path: Path) -> str:
+    kind = sniff(require_file(path))
+    if kind not in ("png", "jpeg", "bmp", "tiff"):
+        raise InputError(
+            f"{path}: the first bytes are not those of a PNG, JPEG, BMP or TIFF file; export it again"
+        )
+    return kind
+
+
 def read_size(path: Path) -> tuple[int, int]:
     """Read rows and columns of the stored array from the header of a file.
 
     Args:
         path: the picture.
     """
-    kind = sniff(require_file(path))
+    kind = _format_of(path)
     if kind == "tiff":
         import tifffile
 
         with decoding(path, "TIFF"), tifffile.TiffFile(path) as tiff:
             page: Any = tiff.pages[0]
             return int(page.imagelength), int(page.imagewidth)
-    if kind not in ("png", "jpeg", "bmp"):
-        raise InputError(
-            f"{path}: the first bytes are not those of a PNG, JPEG, BMP or TIFF file; export it again"
-        )
     from PIL import Image
 
     with decoding(path, kind.upper()), Bounded(path) as file, Image.open(file) as picture:
@@ -156,26 +162,18 @@ def _read_tiff(path: Path, page: int) -> np.ndarray:
     import tifffile
 
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
-        one = file.pages[page]
-        require_plausible(path, one.shape, one.dtype)
-        check_length(path, page, one)
-        array = np.asarray(one.asarray())
-        if one.axes.startswith("S"):
+        stored = file.pages[page]
+        require_plausible(path, stored.shape, stored.dtype)
+        check_length(path, page, stored)
+        array = np.asarray(stored.asarray())
+        if stored.axes.startswith("S"):
             array = np.moveaxis(array, 0, -1)
         if (
-            getattr(one, "photometric", None) == tifffile.PHOTOMETRIC.MINISWHITE
+            getattr(stored, "photometric", None) == tifffile.PHOTOMETRIC.MINISWHITE
             and array.dtype.kind == "u"
         ):
             array = np.iinfo(array.dtype).max - array
         return array
-
-
-def _check_size(path: Path) -> None:
-    """Raise an error, before memory is allocated, if a file is too small for its picture."""
-    from PIL import Image
-
-    with Bounded(path) as file, Image.open(file) as picture:
-        require_plausible(path, (picture.height, picture.width, len(picture.getbands())), np.uint8)
 
 
 def read_orientation(path: Path, page: int = 0) -> int:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import map_slices_of_file, require_bytes, require_file
+from invtoolbox.core.guards import check_choice
 from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_pair
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
@@ -140,15 +141,15 @@ def write_raw(
     shape, dtype, pages = slices_of(path, volume)
     if dtype.kind == "b":
         dtype = np.dtype(np.uint8)
-    grid, known = grid_to_write(path, volume, voxel_size), isinstance(volume, Volume)
+    grid, has_grid = grid_to_write(path, volume, voxel_size), isinstance(volume, Volume)
     lines = [
         f"shape = {list(shape)}",
         f'dtype = "{dtype.name}"',
         'byte_order = "little"',
         f"file = {json.dumps(path.name)}",
-        *([f"voxel_size = {list(grid.voxel_size)}"] if known or voxel_size is not None else []),
-        *([f"length_unit = {json.dumps(grid.unit)}"] if known else []),
-        f"units = {json.dumps(volume.units if known else units)}",
+        *([f"voxel_size = {list(grid.voxel_size)}"] if has_grid or voxel_size is not None else []),
+        *([f"length_unit = {json.dumps(grid.unit)}"] if has_grid else []),
+        f"units = {json.dumps(volume.units if has_grid else units)}",
     ]
     text = ("\n".join(lines) + "\n").encode()
     stored = (np.ascontiguousarray(page, dtype.newbyteorder("<")).tobytes() for page in pages)
@@ -198,14 +199,11 @@ def _peek(path: Path, strict: bool = False) -> dict[str, Any]:
 def _data_file(sidecar: Path, fields: dict[str, Any]) -> Path:
     name = fields.get("file")
     if name is None:
-        found = [
-            p
-            for p in (sidecar.with_suffix(s) for s in (".raw", ".bin", ".vol", ""))
-            if p.is_file() and p != sidecar
-        ]
-        if len(found) != 1:
+        candidates = [sidecar.with_suffix(suffix) for suffix in (".raw", ".bin", ".vol", "")]
+        files = [file for file in candidates if file.is_file() and file != sidecar]
+        if len(files) != 1:
             raise InputError(f"{sidecar}: the field file is missing; give the name of the raw file")
-        return found[0]
+        return files[0]
     if not isinstance(name, str) or not named_file(sidecar.parent, name, sidecar).is_file():
         raise InputError(
             f"{sidecar}: file is {name!r}, but its folder has no such file; correct the name"
@@ -231,8 +229,7 @@ def _shape(path: Path, fields: dict[str, Any]) -> tuple[int, int, int]:
 
 def _dtype(path: Path, fields: dict[str, Any]) -> np.dtype:
     name, order = fields["dtype"], fields.get("byte_order")
-    if name not in _TYPES:
-        raise InputError(f"{path}: dtype is {name!r}; choose one of {', '.join(_TYPES)}")
+    check_choice(str(path), _TYPES, dtype=name)
     dtype = np.dtype(str(name))
     if dtype.itemsize > 1 and order not in ("little", "big"):
         raise InputError(

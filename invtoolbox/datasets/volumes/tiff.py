@@ -59,19 +59,19 @@ class TiffStack(Volume):
     ) -> None:
         path = Path(path).expanduser()
         self._files = [
-            _scan(file) for file in (_list_slices(path) if path.is_dir() else [require_file(path)])
+            _scan(name) for name in (_list_slices(path) if path.is_dir() else [require_file(path)])
         ]
         first = self._files[0]
-        for other in self._files[1:]:
-            if (other.page, other.dtype) != (first.page, first.dtype):
+        for file in self._files[1:]:
+            if (file.page, file.dtype) != (first.page, first.dtype):
                 raise InputError(
-                    f"{other.path}: a page of shape {other.page} and type {other.dtype} in a stack "
+                    f"{file.path}: a page of shape {file.page} and type {file.dtype} in a stack "
                     f"of {first.page} and {first.dtype} ({first.path.name}); all slices of a "
                     "volume need one shape and one type"
                 )
-            if other.pages != 1 or first.pages != 1:
+            if file.pages != 1 or first.pages != 1:
                 raise InputError(
-                    f"{other.path if other.pages != 1 else first.path}: several pages in a folder "
+                    f"{file.path if file.pages != 1 else first.path}: several pages in a folder "
                     "of slices; keep one page per file, or all pages in one file"
                 )
         frames, slices = (1, len(self._files)) if len(self._files) > 1 else (1, 1, *first.lead)[-2:]
@@ -83,7 +83,9 @@ class TiffStack(Volume):
         grid = first.grid or Grid(unit="voxel")
         if voxel_size is not None:
             grid = Grid(check_voxel_size(path, voxel_size))
-        super().__init__(path, (slices, *first.page), grid, "as stored", frames, items, geometry)
+        super().__init__(
+            path, (slices, *first.page), grid, "as stored", frames, items=items, geometry=geometry
+        )
 
     def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
         if len(self._files) > 1:
@@ -178,13 +180,13 @@ def require_pages(path: Path, file: Any) -> int:
     form = file.tiff
     if not pages:
         raise InputError(f"{path}: a TIFF file without a page; export it again")
-    place = int(file.pages[pages - 1].offset)
+    offset = int(file.pages[pages - 1].offset)
     with path.open("rb") as stream:
-        stream.seek(place)
+        stream.seek(offset)
         tags = int.from_bytes(
             stream.read(form.tagnosize), "little" if file.byteorder == "<" else "big"
         )
-        stream.seek(place + form.tagnosize + tags * form.tagsize)
+        stream.seek(offset + form.tagnosize + tags * form.tagsize)
         last = stream.read(form.offsetsize)
     if len(last) < form.offsetsize or any(last):
         raise InputError(
@@ -207,12 +209,12 @@ def check_length(path: Path, number: int, page: Any) -> None:
     together = first.planarconfig == 1
     samples, planes = (first.samplesperpixel, 1) if together else (1, first.samplesperpixel)
     row = -(-first.imagewidth * samples * first.bitspersample // 8)  # rows end at whole bytes
-    wanted, size = row * first.imagelength * planes * first.imagedepth, path.stat().st_size
+    expected, size = row * first.imagelength * planes * first.imagedepth, path.stat().st_size
     places = zip(page.dataoffsets, page.databytecounts)
-    if sum(page.databytecounts) != wanted or any(start + n > size for start, n in places):
+    if sum(page.databytecounts) != expected or any(start + n > size for start, n in places):
         raise InputError(
             f"{path}: page {number} has {sum(page.databytecounts):,} bytes, but shape "
-            f"{first.shape} and type {first.dtype} need {wanted:,}, or they lie beyond the end; "
+            f"{first.shape} and type {first.dtype} need {expected:,}, or they lie beyond the end; "
             "truncated or damaged, fetch it again"
         )
 
@@ -249,7 +251,7 @@ def _list_slices(folder: Path) -> list[Path]:
             "per folder"
         )
     numbers = {
-        int(found.group()): f for f in files if (found := _NUMBER.search(f.name)) is not None
+        int(digits.group()): f for f in files if (digits := _NUMBER.search(f.name)) is not None
     }  # every stem has a number
     if len(numbers) < len(files):
         raise InputError(f"{folder}: two files have the same number; keep one stack per folder")
@@ -281,10 +283,10 @@ def _scan(path: Path) -> _File:
         series = file.series[0]
         first = file.pages.first
         for number, page in enumerate(file.pages):
-            other: Any = page.keyframe
-            if (other.shape, other.dtype) != (first.shape, first.dtype):
+            keyframe: Any = page.keyframe
+            if (keyframe.shape, keyframe.dtype) != (first.shape, first.dtype):
                 raise InputError(
-                    f"{path}: page {number} has shape {other.shape} and type {other.dtype}, the "
+                    f"{path}: page {number} has shape {keyframe.shape} and type {keyframe.dtype}, the "
                     f"first {first.shape} and {first.dtype}; all slices of a volume need one shape "
                     "and one type"
                 )
@@ -302,12 +304,12 @@ def _scan(path: Path) -> _File:
         if any(a in "CS" for _, a in names):
             raise InputError(f"{path}: holds {names[0][0]} channels; export one channel per file")
         lead = tuple(int(n) for n, _ in names)
-        whole = (
+        can_be_mapped = (
             first.compression == 1
             and first.bitspersample == 8 * dtype.itemsize
             and first.predictor == 1
         )
-        offset = series.dataoffset if whole else None
+        offset = series.dataoffset if can_be_mapped else None
         if math.prod(lead) != len(file.pages) and (offset is None or len(file.pages) > 1):
             raise InputError(
                 f"{path}: {len(file.pages)} pages, but its metadata declare {math.prod(lead)}; "
@@ -340,14 +342,14 @@ def _read_pages(file: _File, start: int, stop: int) -> np.ndarray:
     import tifffile
 
     with decoding(file.path, "TIFF"), tifffile.TiffFile(file.path) as opened:
-        found = [np.asarray(opened.pages[k].asarray()) for k in range(start, stop)]
-    for number, page in enumerate(found, start):
+        pages = [np.asarray(opened.pages[k].asarray()) for k in range(start, stop)]
+    for number, page in enumerate(pages, start):
         if page.shape != file.page:
             raise InputError(
                 f"{file.path}: page {number} has shape {page.shape}, but {file.page} is declared; "
                 "export it again"
             )
-    return _stack(found)
+    return _stack(pages)
 
 
 def _grid(file: Any) -> Grid | None:

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from invtoolbox.core.checks import decoding
+from invtoolbox.core.guards import check_choice
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.errors import InputError
@@ -118,8 +119,7 @@ class Volume(ABC):
         items: str = "slices",
         geometry: ScanGeometry | None = None,
     ) -> None:
-        if items not in ("slices", "volume"):
-            raise InputError(f"items is {items!r}; choose 'slices' or 'volume'")
+        check_choice(self, ("slices", "volume"), items=items)
         self.path, self.shape, self.frames, self.grid, self.units = path, shape, frames, grid, units
         # The slices of a 3D scan are its views, and all of them are one item.
         self.items = "volume" if geometry is not None and geometry.axes == 3 else items
@@ -253,8 +253,8 @@ def type_to_write(dtype: np.dtype) -> np.dtype:
 
 def join_first(words: Sequence[str], most: int = 8) -> str:
     """Join words with commas; after the first few, only the number of further words follows."""
-    more = f" and {len(words) - most} more" if len(words) > most else ""
-    return ", ".join(words[:most]) + more
+    rest = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + rest
 
 
 def check_voxel_size(path: Any, size: Any) -> Vector:
@@ -262,22 +262,14 @@ def check_voxel_size(path: Any, size: Any) -> Vector:
     if (
         not isinstance(size, (list, tuple))
         or len(size) != 3
-        or not all(_is_length(s) for s in size)
+        or any(isinstance(s, bool) or not isinstance(s, (int, float)) for s in size)
+        or not all(math.isfinite(s) and s > 0 for s in size)
     ):
         raise InputError(
             f"{path}: voxel_size is {size!r}; give three positive lengths, along slices, rows and "
             "columns"
         )
-    return float(size[0]), float(size[1]), float(size[2])
-
-
-def _is_length(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value > 0
-    )
+    return _vector(size)
 
 
 def _vector(values: Any) -> Vector:

@@ -7,7 +7,7 @@ flow. `Cells` thins the cloud while it is made.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
+from invtoolbox.core.pytrees import join_items, select_items
 from invtoolbox.datasets.ply import ply_stream
 from invtoolbox.datasets.sweeps.flow_files import residual_flow
 from invtoolbox.errors import InputError
@@ -57,13 +59,15 @@ class Cells:
             return torch.ones(len(points), dtype=torch.bool)
         keys = self._keys(points.to(torch.float64).cpu().numpy())
         unique, first = np.unique(keys, return_index=True)
+        # Both arrays are sorted: a key is occupied if it stands at the place where it would be
+        # inserted. Insertion at those places keeps the array sorted.
         place = np.searchsorted(self._taken, unique)
-        known = place < len(self._taken)
-        known[known] = self._taken[place[known]] == unique[known]
-        chosen = np.zeros(len(keys), dtype=bool)
-        chosen[first[~known]] = True
-        self._taken = np.insert(self._taken, place[~known], unique[~known])
-        return torch.from_numpy(chosen)
+        occupied = place < len(self._taken)
+        occupied[occupied] = self._taken[place[occupied]] == unique[occupied]
+        fresh = np.zeros(len(keys), dtype=bool)
+        fresh[first[~occupied]] = True
+        self._taken = np.insert(self._taken, place[~occupied], unique[~occupied])
+        return torch.from_numpy(fresh)
 
     def forget(self, centre: Tensor, radius: float) -> None:
         """Free the cubes that are far from a point, ``(3,)``.
@@ -71,6 +75,7 @@ class Cells:
         These are the cubes whose corner is farther than `radius` metres away in the plane.
         """
         if len(self._taken):
+            # Shift, mask and offset undo `_keys` for x and y; the height does not count.
             corners = [
                 ((self._taken >> shift) & (2 * _HALF - 1)) - _HALF for shift in (2 * _BITS, _BITS)
             ]
@@ -84,10 +89,12 @@ class Cells:
                 f"points reach {float(np.abs(points).max()):g} m, which is too far for cubes of "
                 f"{self.side:g} m; choose larger ones, or leave far points out"
             )
+        # Coordinates of cubes from -2^20 to 2^20 - 1 are made nonnegative, and packed as x y z.
         x, y, z = (cells.astype(np.int64) + _HALF).T
         return (x << (2 * _BITS)) | (y << _BITS) | z
 
 
+#: Brightness of static points.
 _GREY = 0.62
 
 
@@ -129,10 +136,7 @@ class Accumulation:
     full_speed: float = 1.5
 
     def __post_init__(self) -> None:
-        if self.window < 0 or self.cell < 0:
-            raise InputError(
-                f"window is {self.window} and cell {self.cell}; neither may be negative"
-            )
+        check_range(self, "[0, inf]", "window", "cell")
         if not self.forget > self.max_range > 0:
             raise InputError(
                 f"max_range is {self.max_range} and forget {self.forget} m; give 0 < max_range < "
@@ -226,6 +230,7 @@ def write_accumulated(
     written = {False: 0, True: 0}
     with ply_stream(path, fields, overwrite) as append:
         for piece in accumulate(steps, settings):
+            # PLY holds colors as whole numbers from 0 to 255.
             xyz, rgb = piece.points.numpy(), (255 * piece.colors).round().to(torch.uint8).numpy()
             places = {axis: xyz[:, k] for k, axis in enumerate("xyz")}
             colors = {name: rgb[:, k] for k, name in enumerate(("red", "green", "blue"))}
@@ -249,6 +254,7 @@ def _static(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
     start = steps[settings.reference]
     cells = Cells(settings.cell)
     for order in (range(settings.reference, len(steps)), range(settings.reference - 1, -1, -1)):
+        # Both directions start at the reference; its static points fill their cubes first.
         to_reference = torch.eye(4, dtype=torch.float64)
         before = start
         for m in order:
@@ -257,14 +263,17 @@ def _static(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
                 to_reference, before, step, start, forward=m > settings.reference
             )
             before = step
-            stands = step.points.isfinite().all(1) & (
-                step.points[:, :2].norm(dim=1) < settings.max_range
+            static = (
+                step.points.isfinite().all(1)
+                & (step.points[:, :2].norm(dim=1) < settings.max_range)
+                & step.flow.isfinite().all(1)
             )
-            stands = stands & step.flow.isfinite().all(1)
             if step.dynamic is not None:
-                stands = stands & ~step.dynamic
-            places = transform(to_reference, step.points[stands].to(torch.float64))
+                static &= ~step.dynamic
+            # In float64, because the path of the sensor may be kilometres long.
+            places = transform(to_reference, step.points[static].to(torch.float64))
             places = places[cells.fresh(places)]
+            # The translation of `to_reference` is the place of the sensor.
             cells.forget(to_reference[:3, 3], settings.forget)
             yield Piece(
                 places.to(torch.float32),
@@ -282,9 +291,12 @@ def _join_frame(
     `to_reference` is the motion of the step that was visited before.
     """
     if step.pose is not None and start.pose is not None:
+        # E = pose_reference^-1 pose_step, without an accumulation of errors.
         return relative_motion(step.pose, start.pose)
     if step is start:
         return to_reference
+    # T_k = T_{k-1} E_{k-1}^-1 forward in time, and T_k = T_{k+1} E_k backward, because E_k maps the
+    # frame of the sweep k to that of the sweep k + 1.
     return to_reference @ (
         inverse(before.ego_motion.to(torch.float64))
         if forward
@@ -300,54 +312,46 @@ class _Carried:
     flow: Tensor
     sweep: Tensor
 
-    def join(self, other: _Carried) -> _Carried:
-        return _Carried(
-            torch.cat([self.points, other.points]),
-            torch.cat([self.flow, other.flow]),
-            torch.cat([self.sweep, other.sweep]),
-        )
-
-    def select(self, rows: Tensor) -> _Carried:
-        return _Carried(self.points[rows], self.flow[rows], self.sweep[rows])
-
 
 def _moving(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
-    first, last = (
-        max(0, settings.reference - settings.window),
-        min(len(steps) - 1, settings.reference + settings.window),
-    )
+    """Yield the moving points at the time of the reference, from later sweeps before earlier ones."""
+    reference, last = settings.reference, len(steps) - 1
+    at_reference = _moving_of(steps[reference], reference, settings)
+    # Points of the sweep m need the flows of m, ..., reference - 1 forward, or of m - 1, ...,
+    # reference backward, so a sweep joins those on their way when they reach it.
+    earlier = later = select_items(at_reference, torch.zeros(0, dtype=torch.long))
+    for m in range(max(0, reference - settings.window), reference):
+        carried = join_items([earlier, _moving_of(steps[m], m, settings)])
+        earlier = _carry_on(carry, carried, steps[m], settings)
+    for m in range(min(last, reference + settings.window), reference, -1):
+        carried = join_items([later, _moving_of(steps[m], m, settings)])
+        later = _carry_on(carry_back, carried, steps[m - 1], settings)
+    # Points measured at the reference itself are exact, so they take their cubes first. Moving and
+    # static points have cubes of their own.
     cells = Cells(settings.cell)
-    at_reference = _moving_of(steps[settings.reference], settings.reference, settings)
-    earlier = at_reference.select(torch.zeros(len(at_reference.points), dtype=torch.bool))
-    later = earlier
-    for m in range(first, settings.reference):
-        step = steps[m]
-        earlier = earlier.join(_moving_of(step, m, settings))
-        moved, seen = carry(
-            earlier.points, _moving_alone(step), settings.neighbours, settings.reach
-        )
-        earlier = _Carried(moved, earlier.flow, earlier.sweep).select(seen)
-    for m in range(last, settings.reference, -1):
-        later = later.join(_moving_of(steps[m], m, settings))
-        moved, seen = carry_back(
-            later.points, _moving_alone(steps[m - 1]), settings.neighbours, settings.reach
-        )
-        later = _Carried(moved, later.flow, later.sweep).select(seen)
-    for part in (at_reference, later, earlier):
-        fresh = part.select(cells.fresh(part.points))
-        for m in fresh.sweep.unique().tolist():
-            own = fresh.select(fresh.sweep == m)
-            colors = torch.from_numpy(flow_colors(own.flow.numpy(), settings.full_speed))
-            yield Piece(own.points.to(torch.float32), colors.to(torch.float32), True, m)
+    for carried in (at_reference, later, earlier):
+        fresh = cells.fresh(carried.points)
+        for m in carried.sweep[fresh].unique().tolist():
+            rows = fresh & (carried.sweep == m)
+            colors = torch.from_numpy(flow_colors(carried.flow[rows].numpy(), settings.full_speed))
+            yield Piece(carried.points[rows].to(torch.float32), colors.to(torch.float32), True, m)
 
 
-def _moving_alone(step: FlowStep) -> FlowStep:
-    """Return the step with its moving points alone.
+def _carry_on(
+    move: Callable[..., tuple[Tensor, Tensor]],
+    carried: _Carried,
+    step: FlowStep,
+    settings: Accumulation,
+) -> _Carried:
+    """Carry points over one step, and drop those without a measured point in reach.
 
-    If an object is hidden, its points are then lost and do not stay on the road.
+    The step has its moving points alone. If an object is hidden, its points are then lost and do
+    not stay on the road.
     """
     dynamic = _dynamic(step)
-    return replace(step, points=step.points[dynamic], flow=step.flow[dynamic], dynamic=None)
+    alone = replace(step, points=step.points[dynamic], flow=step.flow[dynamic], dynamic=None)
+    places, measured = move(carried.points, alone, settings.neighbours, settings.reach)
+    return select_items(replace(carried, points=places), measured.nonzero().squeeze(1))
 
 
 def _dynamic(step: FlowStep) -> Tensor:
@@ -359,6 +363,7 @@ def _dynamic(step: FlowStep) -> Tensor:
 
 
 def _moving_of(step: FlowStep, index: int, settings: Accumulation) -> _Carried:
+    # Colors show the residual flow, because the motion of the sensor would color a parked car.
     moves = (
         _dynamic(step)
         & step.flow.isfinite().all(1)

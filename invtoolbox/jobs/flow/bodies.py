@@ -15,15 +15,12 @@ from torch import Tensor
 from invtoolbox.geometry.rigid import transform
 from invtoolbox.jobs.flow.clusters import clusters, height_above, links, translations
 from invtoolbox.jobs.flow.evidence import BodySettings as BodySettings
-from invtoolbox.jobs.flow.evidence import Evidence, Scan, apart_at_rest
+from invtoolbox.jobs.flow.evidence import Evidence, apart_at_rest
 from invtoolbox.jobs.flow.pair import Pair
-from invtoolbox.jobs.flow.tracks import Registration, RegistrationSettings, Scans, register
+from invtoolbox.jobs.flow.tracks import Registration, register
 from invtoolbox.jobs.flow.window import Neighbour
 from invtoolbox.kernels.points.nearest import Tree
 
-#: Width of the border around the places that bodies can reach, metres, in which surfaces are seen
-#: whole.
-_MARGIN = 2.0
 #: Height above the ground up to which points above a body may belong to it, metres: lorries, buses.
 _TALLEST = 4.5
 #: Taller clusters that are narrower than the second number are posts, trunks and slices of walls
@@ -68,17 +65,13 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
         pair: prepared pair with its window.
         settings: settings of the detection.
     """
-    settings = settings or BodySettings()
     points = pair.source
-    none = Bodies(
+    bodies = _moving_bodies(pair, settings or BodySettings()) if len(points) else None
+    return bodies or Bodies(
         torch.full((len(points),), -1, device=points.device),
         points.new_zeros(0, 4, 4),
         torch.zeros_like(points),
     )
-    if len(points) == 0:
-        return none
-    found = _moving_bodies(pair, settings)
-    return none if found is None else found
 
 
 def _moving_bodies(pair: Pair, settings: BodySettings) -> Bodies | None:
@@ -89,6 +82,8 @@ def _moving_bodies(pair: Pair, settings: BodySettings) -> Bodies | None:
     soon = [scan for scan in scans if abs(scan.step) <= _SOON]
     if not soon:
         return None
+    # A thing at rest has points of other sweeps at about the distance of neighbouring rays, so the
+    # distances (2, n) to the first and to the last near sweep are compared with it.
     range_ = (points - pair.origin)[:, :2].norm(dim=1)
     away = torch.stack(
         [scan.tree.query(points, 1.0)[0].clamp_max(1.0) for scan in (soon[0], soon[-1])]
@@ -96,7 +91,15 @@ def _moving_bodies(pair: Pair, settings: BodySettings) -> Bodies | None:
     members: list[Tensor] = []
     edges = links(points[height < settings.reach, :2].double())
     for gap, gap_per_range in _GAPS:
-        labels = clusters(points, height, gap, settings.reach, gap_per_range, pair.origin, edges)
+        labels = clusters(
+            points,
+            height,
+            gap,
+            settings.reach,
+            gap_per_range=gap_per_range,
+            origin=pair.origin,
+            edges=edges,
+        )
         # A suspect is not divided further.
         if members:
             labels[torch.cat(members)] = -1
@@ -104,53 +107,43 @@ def _moving_bodies(pair: Pair, settings: BodySettings) -> Bodies | None:
     if not members:
         return None
     evidence = Evidence.of(points, members, pair.period, pair.origin, settings)
-    farthest = float(evidence.fastest.max()) * pair.period
-    thing, begin = _hypotheses(
-        points, soon, members, evidence.fastest * pair.period, pair.origin, settings
-    )
-    known = pair.times is not None and all(scan.times is not None for scan in scans)
-    times = pair.times[0] if known and pair.times is not None else None
-    found = _register(
-        points, times, soon, members, thing, begin, settings.registration, farthest, pair.period
-    )
-    found = found.take(evidence.likeliest(found))
-    accepted = evidence.accept(soon, found)
+    times = None
+    if pair.times is not None and all(scan.times is not None for scan in scans):
+        times = pair.times[0]
+    # Every hypothesis is refined in the sweeps that are near in time, and the likeliest one of each
+    # cluster is continued to all sweeps.
+    cluster, initial = _hypotheses(evidence, soon)
+    tracked = register(evidence, soon, times, cluster, initial)
+    tracked = tracked.take(evidence.likeliest(tracked))
+    accepted = evidence.accept(soon, tracked)
     if len(scans) > len(soon):
-        closer = replace(settings.registration, scale=_CLOSE)
-        longer = _register(
-            points,
-            times,
-            scans,
-            members,
-            found.thing,
-            found.parameters,
-            closer,
-            farthest,
-            pair.period,
-        )
-        # A track that leaves the body in the near sweeps has found something else in far ones.
+        longer = register(evidence, scans, times, tracked.cluster, tracked.parameters, _CLOSE)
+        # A track that leaves the body in the near sweeps fits something else in far ones.
         near = torch.tensor([abs(scan.step) <= _SOON for scan in scans], device=points.device)
         misfit = longer.misfit[:, near].mean(1)
-        again = evidence.accept(scans, longer) & (
-            misfit < 1.1 * found.misfit.mean(1) + 0.1 * settings.noise**2
+        accepted_longer = evidence.accept(scans, longer) & (
+            misfit < 1.1 * tracked.misfit.mean(1) + 0.1 * settings.noise**2
         )
-        found = Registration.chosen(again, longer, found)
-        accepted = again | accepted
-    bodies = _moved(points, members, found, accepted)
+        # More sweeps determine the motion better, and find bodies that few sweeps do not show.
+        motion = torch.where(accepted_longer.view(-1, 1, 1), longer.motion, tracked.motion)
+        tracked = replace(tracked, motion=motion)
+        accepted = accepted_longer | accepted
+    bodies = _move_accepted(evidence, tracked, accepted)
     return _with_fragments(points, height, scans, bodies)
 
 
-def _scans(pair: Pair, settings: BodySettings) -> list[Scan]:
+def _scans(pair: Pair, settings: BodySettings) -> list[Neighbour]:
     """Return the other sweeps of the window in the order of time, without high points."""
-    found = []
+    scans = []
+    # The pair is in the frame of the target, whose sensor is the origin.
     times = None if pair.times is None else pair.times[1]
     target = Neighbour(pair.target, 1.0, times, torch.zeros_like(pair.origin))
-    for one in (target, *pair.window):
-        low = height_above(one.points, pair.ground) < settings.reach + 0.5
+    for sweep in (target, *pair.window):
+        # Half a metre more than for clusters, whose points may be higher in another sweep.
+        low = height_above(sweep.points, pair.ground) < settings.reach + 0.5
         if bool(low.any()):
-            when = None if one.times is None else one.times[low]
-            found.append(Scan(one.points[low], one.step, when, one.origin))
-    return sorted(found, key=lambda scan: scan.step)
+            scans.append(sweep.take(low))
+    return sorted(scans, key=lambda scan: scan.step)
 
 
 def _suspects(
@@ -171,9 +164,10 @@ def _suspects(
         range_: their distances from the sensor in the plane.
         settings: settings of the detection.
     """
+    # Sorted by label, each cluster is a run of rows, after the run of the label -1.
     order = labels.argsort(stable=True)
     sizes = torch.bincount(labels[labels >= 0])
-    found = []
+    suspects = []
     for rows in order[int((labels < 0).sum()) :].split(sizes.tolist()):
         if len(rows) < settings.fewest or float(away[:, rows].mean(1).min()) < settings.apart:
             continue
@@ -183,47 +177,42 @@ def _suspects(
         rise = float(height[rows].max() - height[rows].min())
         flat = rise < _RISE - _LINES_PER_RANGE * float(range_[rows].mean())
         if extent <= settings.largest and not slender and not flat:
-            found.append(rows)
-    return found
+            suspects.append(rows)
+    return suspects
 
 
-def _hypotheses(
-    points: Tensor,
-    scans: Sequence[Scan],
-    members: Sequence[Tensor],
-    farthest: Tensor,
-    origin: Tensor,
-    settings: BodySettings,
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _hypotheses(evidence: Evidence, scans: Sequence[Neighbour]) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the cluster of every hypothesis, and its initial track: one or two per cluster.
 
     The translations that many pairs of points agree on, in the sweeps next to the source, are
     compared in all sweeps; the best one is tried in addition to zero if it explains more.
     """
-    suspect = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-    suspect[torch.cat(list(members))] = True
-    still = Tree(points[~suspect]) if not bool(suspect.all()) else None
+    still, farthest = evidence.still, evidence.fastest * evidence.period
     next_ = [scan for scan in scans if abs(scan.step) < 1.5]
-    # Points of another sweep on static clusters were seen before, so no body has arrived there.
+    # Points of another sweep on the still world were measured before, so no body has arrived there.
     new = [
         scan.points if still is None else scan.points[still.query(scan.points, 0.1)[0].isinf()]
         for scan in next_
     ]
+    # Coordinates as contiguous rows, because every cluster compares all of them with its box.
     new = [arrived[:, :2].T.contiguous() for arrived in new]
-    thing, start = [], []
-    for k, rows in enumerate(members):
-        body = points[rows]
+    cluster, start = [], []
+    for k, rows in enumerate(evidence.members):
+        body = evidence.points[rows]
         tried = [body.new_zeros(2)]
         for scan, arrived in zip(next_, new):
             reach = float(farthest[k]) * abs(scan.step)
             low, high = body[:, :2].amin(0) - reach, body[:, :2].amax(0) + reach
             near = (arrived[0] > low[0]) & (arrived[0] < high[0])
             near &= (arrived[1] > low[1]) & (arrived[1] < high[1])
-            votes = (
-                translations(body, arrived[:, near].T, reach, settings.votes, origin) / scan.step
+            # Displacements over `step` periods become displacements per period.
+            votes = translations(
+                body, arrived[:, near].T, reach, evidence.settings.votes, evidence.origin
             )
-            tried += list(torch.from_numpy(votes).to(body))
+            tried += list(torch.from_numpy(votes / scan.step).to(body))
         moves = torch.nn.functional.pad(torch.stack(tried), (0, 1))
+        # The cost of a velocity v is the mean of min(|p + s v - q|, 0.5 m)^2 over all sweeps and
+        # about 32 points p, with the nearest measured point q.
         few = body[:: max(1, len(body) // 32)]
         away = torch.stack(
             [
@@ -233,64 +222,31 @@ def _hypotheses(
         )
         cost = away.clamp_max(0.5).square().view(len(scans), len(moves), -1).mean((0, 2))
         best = int(cost.argmin())
+        # A start less than 0.15 m from rest is left to the registration from rest.
         for j in (0, best) if float(moves[best].norm()) > 0.15 else (0,):
-            thing.append(k)
+            cluster.append(k)
             start.append(moves[j])
-    begin = torch.stack(start)
-    return torch.tensor(thing, device=points.device), {
-        "turn": torch.zeros_like(begin),
-        "translation": begin,
+    translation = torch.stack(start)
+    return torch.tensor(cluster, device=translation.device), {
+        "turn": torch.zeros_like(translation),
+        "translation": translation,
     }
 
 
-def _register(
-    points: Tensor,
-    times: Tensor | None,
-    scans: Sequence[Scan],
-    members: Sequence[Tensor],
-    thing: Tensor,
-    begin: dict[str, Tensor],
-    settings: RegistrationSettings,
-    farthest: float,
-    period: float,
-) -> Registration:
-    """Register hypotheses with the points of other sweeps that bodies can reach."""
-    near = Tree(points[torch.cat(list(members)), :2])
-    reached = [
-        near.query(scan.points[:, :2], bound=farthest * max(1.0, abs(scan.step)) + _MARGIN)[
-            0
-        ].isfinite()
-        for scan in scans
-    ]
-    if not any(bool(rows.any()) for rows in reached):  # the registration needs some points
-        reached = [torch.ones_like(rows) for rows in reached]
-    sweeps = Scans.of(
-        [scan.points[rows] for scan, rows in zip(scans, reached)],
-        [scan.step for scan in scans],
-        None
-        if times is None
-        else [scan.times[rows] for scan, rows in zip(scans, reached) if scan.times is not None],
-        settings.plane,
-        period,
-    )
-    return register(members, thing, begin, points, sweeps, times, settings)
-
-
-def _moved(
-    points: Tensor, members: Sequence[Tensor], found: Registration, accepted: Tensor
-) -> Bodies:
+def _move_accepted(evidence: Evidence, tracked: Registration, accepted: Tensor) -> Bodies:
     """Return the accepted bodies with the motion to the target."""
+    points = evidence.points
     label, flow = torch.full((len(points),), -1, device=points.device), torch.zeros_like(points)
     rows = accepted.nonzero().squeeze(1)
     for number, j in enumerate(rows.tolist()):
-        inside = members[int(found.thing[j])]
+        inside = evidence.members[int(tracked.cluster[j])]
         label[inside] = number
-        flow[inside] = transform(found.motion[j], points[inside]) - points[inside]
-    return Bodies(label, found.motion[rows], flow)
+        flow[inside] = transform(tracked.motion[j], points[inside]) - points[inside]
+    return Bodies(label, tracked.motion[rows], flow)
 
 
 def _with_fragments(
-    points: Tensor, height: Tensor, scans: Sequence[Scan], bodies: Bodies
+    points: Tensor, height: Tensor, scans: Sequence[Neighbour], bodies: Bodies
 ) -> Bodies:
     """Assign loose points next to or above a body to it if its motion brings them onto the target.
 
@@ -301,17 +257,20 @@ def _with_fragments(
     scan = next((scan for scan in scans if scan.step == 1.0), None)
     if scan is None or not bool(inside.any()):
         return bodies
+    # Distances in the plane, with z = 0: a fragment may lie above its body.
     loose = (~inside & (height < _TALLEST)).nonzero().squeeze(1)
     flat = torch.tensor([1.0, 1.0, 0.0], device=points.device) * points
     distance, index = Tree(flat[inside]).query(flat[loose], bound=_FRAGMENT_DISTANCE)
     near = distance.isfinite()
     loose, owner = loose[near], bodies.label[inside][index[near]]
-    before = scan.tree.query(points[loose])[0]
-    apart = before > _FRAGMENT_APART
-    loose, owner, before = loose[apart], owner[apart], before[apart]
-    some, motion = points[loose], bodies.motion[owner]
-    flow = torch.einsum("nij,nj->ni", motion[:, :3, :3], some) + motion[:, :3, 3] - some
-    better = scan.tree.query(some + flow)[0] < 0.5 * before
-    label, whole = bodies.label.clone(), bodies.flow.clone()
-    label[loose[better]], whole[loose[better]] = owner[better], flow[better]
-    return Bodies(label, bodies.motion, whole)
+    # A point that coincides with the target without a motion belongs to the still world.
+    distance = scan.tree.query(points[loose])[0]
+    apart = distance > _FRAGMENT_APART
+    loose, owner, distance = loose[apart], owner[apart], distance[apart]
+    # R p + t - p, with the motion (R, t) of the body of every point.
+    fragments, motion = points[loose], bodies.motion[owner]
+    flow = torch.einsum("nij,nj->ni", motion[:, :3, :3], fragments) + motion[:, :3, 3] - fragments
+    better = scan.tree.query(fragments + flow)[0] < 0.5 * distance
+    label, extended = bodies.label.clone(), bodies.flow.clone()
+    label[loose[better]], extended[loose[better]] = owner[better], flow[better]
+    return Bodies(label, bodies.motion, extended)

@@ -36,6 +36,7 @@ def height_above(points: Tensor, ground: Tensor) -> Tensor:
         ground = points[lowest_surface(points)]
     if len(ground) == 0:
         return points[:, 2] - points[:, 2].quantile(0.05)
+    # A median, because single points of the ground may be the feet of things.
     nearest = Tree(ground[:, :2]).neighbours(points[:, :2], _GROUND_POINTS)
     return points[:, 2] - ground[:, 2].to(points)[nearest].median(1).values
 
@@ -59,6 +60,7 @@ def links(points: Tensor) -> tuple[Tensor, Tensor]:
     # A wide triangle around the points, because points on one line have no triangulation.
     middle, wide = plane.mean(0), 10.0 * (1.0 + np.ptp(plane, axis=0).max())
     corners = middle + wide * np.array([[0.0, 1.0], [-0.9, -0.5], [0.9, -0.5]])
+    # Edges to the corners have indices beyond the last point, and are removed below.
     mesh = Delaunay(np.concatenate([plane, corners]))
     sides = np.concatenate([mesh.simplices[:, [k, (k + 1) % 3]] for k in range(3)])
     # A point that coincides with another one is no corner, but is listed with that one.
@@ -104,7 +106,10 @@ def clusters(
     plane = points[low, :2].double().cpu()
     ends, lengths = links(plane) if edges is None else edges
     sensor = plane.new_zeros(2) if origin is None else origin[:2].cpu().to(plane)
+    # Rays diverge: the gap at the distance r is max(gap, gap_per_range * r), and the limit of an
+    # edge is the mean of the limits at its two ends.
     limit = (gap_per_range * (plane - sensor).norm(dim=1)).clamp_min(gap)
+    # Components of the short Delaunay edges are the clusters of single linkage, see `links`.
     short = ends[lengths < limit[ends].mean(1)]
     labels[low] = connected_components(short.T, len(low)).to(labels.device)
     return labels
@@ -143,29 +148,36 @@ def translations(
     cell = max(_CELL, _CELL_SHARE * farthest)
     middle = points[:, :2].double().mean(0).cpu().numpy()
     ahead = middle if origin is None else middle - origin[:2].double().cpu().numpy()
+    # Axes that face the sensor: the first one points from the sensor to the middle of the points.
     ahead = ahead / max(float(np.hypot(*ahead)), 1e-9) if ahead.any() else np.array([1.0, 0.0])
     turn = np.array([[ahead[0], -ahead[1]], [ahead[1], ahead[0]]])
-    here, there = (
+    # Rows are places, so `@ turn` expresses them in these axes, and `@ turn.T` goes back.
+    squares, target_squares = (
         _occupied((p[:, :2].double().cpu().numpy() - middle) @ turn / cell)
         for p in (points, target)
     )
+    # The histogram of all differences q - p, h(d) = sum_p occupied(p) occupied'(p + d), has
+    # (2 reach + 1)^2 bins; differences outside of the circle of the radius `reach` do not vote.
     reach = round(farthest / cell)
     side = 2 * reach + 1
     votes = np.zeros(side * side, dtype=np.int64)
-    for part in np.array_split(here, 1 + len(here) * len(there) // _VOTES):
-        difference = (there[None] - part[:, None]).reshape(-1, 2)
+    for block in np.array_split(squares, 1 + len(squares) * len(target_squares) // _VOTES):
+        difference = (target_squares[None] - block[:, None]).reshape(-1, 2)
         difference = difference[(difference**2).sum(1) <= reach**2] + reach
         votes += np.bincount(difference[:, 0] * side + difference[:, 1], minlength=side * side)
     smooth = ndimage.gaussian_filter(votes.reshape(side, side).astype(np.float64), 1.0)
+    # A peak is the largest of its 5 by 5 bins and above half of the global maximum.
     peaks = np.argwhere(
         (smooth == ndimage.maximum_filter(smooth, 5)) & (smooth > 0.5 * smooth.max())
     )
+    # Stable, so that equal peaks keep the order of the bins and the result its bits.
     order = np.argsort(-smooth[peaks[:, 0], peaks[:, 1]], kind="stable")[:most]
     return (peaks[order] - reach) * cell @ turn.T
 
 
 def _occupied(places: np.ndarray) -> np.ndarray:
     """Return the squares of unit side that hold places, each once, int64 ``(k, 2)``."""
+    # The pair (row, column) is encoded as one number, because unique numbers cost less than rows.
     squares = np.rint(places).astype(np.int64)
     low = squares.min(0)
     row, column = (squares - low).T

@@ -36,36 +36,36 @@ class Default:
     refinement: Refinement | None = None
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
+        # A pair without separate ground either holds it among its points, or has lost it before.
         if len(pair.ground) == 0 and bool((low := ground(pair.source - pair.origin)).any()):
             return self._without_ground(pair, low, seed)
         bodies = moving_bodies(pair, self.bodies)
-        if self.refinement is None:
-            return Motion(bodies.flow, bodies.label)
-        return Motion(
-            refine(
-                pair.source, pair.target, bodies.label, bodies.flow, pair.times, self.refinement
-            ),
-            bodies.label,
-        )
+        flow = bodies.flow
+        if self.refinement is not None:
+            flow = refine(pair.source, pair.target, bodies.label, flow, pair.times, self.refinement)
+        return Motion(flow, bodies.label)
 
     def _without_ground(self, pair: Pair, low: Tensor, seed: int) -> Motion:
         """Compute the motion of a pair that holds its ground, which stands still.
 
         The ground would connect all clusters.
         """
+        # Each sweep is segmented around its own sensor: the source was moved by E, so its sensor is
+        # at `origin`; the frame is that of the target.
         high, target_high = ~low, ~ground(pair.target)
         times = pair.times and (pair.times[0][high], pair.times[1][target_high])
-        part = replace(
+        above_ground = replace(
             pair,
             source=pair.source[high],
             target=pair.target[target_high],
             ground=pair.source[low],
             times=times,
-            window=tuple(one.take(~ground(one.points - one.origin)) for one in pair.window),
+            window=tuple(scan.take(~ground(scan.points - scan.origin)) for scan in pair.window),
         )
-        found = self(part, seed)
+        motion = self(above_ground, seed)
+        # The ground has the flow 0 and no body.
         flow, instance = torch.zeros_like(pair.source), torch.full_like(low, -1, dtype=torch.long)
-        flow[high], instance[high] = found.flow, found.instance
+        flow[high], instance[high] = motion.flow, motion.instance
         return Motion(flow, instance)
 
 
@@ -84,4 +84,5 @@ class IcpFlow:
     )
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
+        # The paper registers two sweeps and knows no times of points.
         return Default(self.bodies)(replace(pair, times=None, window=()), seed)

@@ -5,13 +5,14 @@ The motion between two sweeps comes from their poses, or from a registration of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.geometry.rigid import (
     check_motion,
@@ -51,6 +52,7 @@ class Deskew:
         Args:
             points: measured points, ``(N, 3)``.
         """
+        # q = R(s w) p + s t: the rotation and the path of uniform motion up to the share s.
         p = points.double()
         return (self._rotate(p, self.share) + self.share[:, None] * self.motion[:3, 3]).to(
             points.dtype
@@ -62,6 +64,7 @@ class Deskew:
         Args:
             points: deskewed points, ``(N, 3)``.
         """
+        # The inverse, p = R(-s w) (q - s t).
         q = points.double() - self.share[:, None] * self.motion[:3, 3]
         return self._rotate(q, -self.share).to(points.dtype)
 
@@ -71,6 +74,7 @@ class Deskew:
         angle = float(turn.norm())
         if angle < 1e-12:
             return p
+        # R p = cos(a) p + sin(a) (n x p) + (1 - cos(a)) (n . p) n, with the axis n and the angle a.
         axis = (turn / angle).expand_as(p)
         sine, cosine = (share * angle).sin()[:, None], (share * angle).cos()[:, None]
         return (
@@ -95,10 +99,10 @@ def deskewing(
     Raises:
         InputError: if ``when`` is ``"always"`` and the sweep has no times.
     """
-    if when not in ("auto", "always", "never"):
-        raise InputError(f"deskew is {when!r}; expected 'auto', 'always' or 'never'")
+    check_choice("Preparation", get_args(When), deskew=when)
     if when == "never":
         return None, "not requested"
+    # Both reasons are errors only if deskewing was required.
     why = ""
     if sweep.time is None:
         why = "its points have no times"
@@ -111,6 +115,7 @@ def deskewing(
         why = "the data set is deskewed" if sweep.deskewed else "the data set does not state a need"
     if why or sweep.time is None:
         return None, why
+    # A point without a time counts as measured at the time of the sweep.
     share = torch.nan_to_num(sweep.time.double(), nan=0.0) / period
     return Deskew(share, inverse(ego_motion.to(share))), ""
 
@@ -124,6 +129,7 @@ NEAREST, FARTHEST = 2.5, 80.0
 #: streets this lowers the error from 7 mm to 1 mm.
 _CELLS = (1.0, 0.5)
 _PASSES = ((0, 3.0), (1, 1.0), (1, 0.35))
+#: Number of neighbours that a covariance and a normal are computed from.
 _NEIGHBOURS = 10
 #: Initial guesses of a second registration, if the first one ends with less than `_GOOD` overlap:
 #: metres ahead and degrees to the left.
@@ -139,7 +145,9 @@ _STARTS = (
     (7.0, 0.0),
     (-2.0, 0.0),
 )
+#: Overlap below which other initial guesses are tried, and below which the sweeps are refused.
 _GOOD, _LEAST = 0.7, 0.5
+#: Smallest number of cells of a sweep that can be registered.
 _FEWEST = 100
 
 
@@ -197,10 +205,9 @@ def ego_motion(
     >>> ego_motion(first, second).matrix[:3, 3]
     tensor([-0.5000,  0.0000,  0.0000], dtype=torch.float64)
     """
+    check_choice("Preparation", get_args(How), ego_motion=how)
     if how == "none":
         return EgoMotion(torch.eye(4, dtype=torch.float64), "none")
-    if how not in ("auto", "poses", "icp"):
-        raise InputError(f"ego_motion is {how!r}; expected 'auto', 'poses', 'icp' or 'none'")
     missing = [
         sweep.source
         for sweep in (source, target)
@@ -210,6 +217,7 @@ def ego_motion(
         raise InputError(
             f"{missing[0]} has no pose; ego_motion='icp' finds the sensor's motion from the points"
         )
+    # E = pose1^-1 pose0
     if not missing and how != "icp":
         pose, later = (
             check_motion(sweep.pose, f"{sweep.source}: the pose")
@@ -217,26 +225,24 @@ def ego_motion(
             if sweep.pose is not None
         )
         return EgoMotion(relative_motion(pose, later), "poses")
-    found = _register(source, target, guess)
+    motion = _register(source, target, guess)
     if how == "auto" and len(missing) == 1:
-        return EgoMotion(
-            found.matrix,
-            "icp",
-            found.overlap,
-            (*found.notes, f"{missing[0]} has no pose; the motion is from the points"),
-        )
-    return found
+        note = f"{missing[0]} has no pose; the motion is from the points"
+        return replace(motion, notes=(*motion.notes, note))
+    return motion
 
 
 def _register(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion:
     small_gicp = _small_gicp()
-    # The cells of the registration lie along the points' own axes.
+    # The cells of the registration lie along the points' own axes, so that a turn of the frame
+    # changes nothing: T = U E U^T is registered, with the rotation U into these axes.
     near = _near(source)
-    own = own_axes(torch.from_numpy(near)).numpy() if len(near) else np.eye(3)
+    axes = own_axes(torch.from_numpy(near)).numpy() if len(near) else np.eye(3)
     turn = np.eye(4)
-    turn[:3, :3] = own
+    turn[:3, :3] = axes
+    # From coarse to fine: means of the points in cells of 1 m and of 0.5 m.
     pyramid = [
-        [_cells(small_gicp, sweep, own, cell) for sweep in (source, target)] for cell in _CELLS
+        [_cells(small_gicp, sweep, axes, cell) for sweep in (source, target)] for cell in _CELLS
     ]
     start = (
         np.eye(4)
@@ -245,12 +251,15 @@ def _register(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion:
     )
     matrix, overlap, converged = _align(small_gicp, pyramid, turn @ start @ turn.T, _PASSES)
     if overlap < _GOOD:
-        starts = [turn @ _moved_sensor(*moved) @ turn.T for moved in _STARTS]
-        coarse = [_align(small_gicp, pyramid, moved, _PASSES[:1]) for moved in starts]
+        # ICP converges to a local minimum. Several starts make one coarse pass each, and the one of
+        # the largest overlap makes all passes.
+        starts = [turn @ _moved_sensor(*move) @ turn.T for move in _STARTS]
+        coarse = [_align(small_gicp, pyramid, initial, _PASSES[:1]) for initial in starts]
         best = max(coarse, key=lambda tried: tried[1])
         again = _align(small_gicp, pyramid, best[0], _PASSES)
         if again[1] > overlap:
             matrix, overlap, converged = again
+    # Back to the frame of the points: E = U^T T U.
     matrix = turn.T @ matrix @ turn
     if overlap < _LEAST:
         bent = (
@@ -297,6 +306,7 @@ def _cells(small_gicp: Any, sweep: Sweep, axes: np.ndarray, cell: float) -> tupl
 
 def _moved_sensor(ahead: float, turn: float) -> np.ndarray:
     """Return E of a sensor that moved ahead by metres and then turned left by degrees."""
+    # The sensor's new pose P has its axes turned left, and E = P^-1 moves points at rest.
     pose = np.eye(4)
     cosine, sine = np.cos(np.radians(turn)), np.sin(np.radians(turn))
     pose[:2, :2] = [[cosine, -sine], [sine, cosine]]
@@ -314,8 +324,21 @@ def _align(
     matrix, converged = start, False
     for level, reach in passes:
         (source, _), (target, tree) = pyramid[level]
-        result = small_gicp.align(target, source, tree, matrix, "GICP", reach, 1, 50, 1e-5, 1e-4)
-        matrix, converged = result.T_target_source, bool(result.converged)
+        # Generalized ICP (Segal et al. 2009), in one thread: the order of its sums fixes the bits.
+        registered = small_gicp.align(
+            target,
+            source,
+            tree,
+            matrix,
+            registration_type="GICP",
+            max_correspondence_distance=reach,
+            num_threads=1,
+            max_iterations=50,
+            rotation_epsilon=1e-5,
+            translation_epsilon=1e-4,
+        )
+        matrix, converged = registered.T_target_source, bool(registered.converged)
+    # Results of different passes are compared at one level, the finest one.
     (source, _), (target, tree) = pyramid[-1]
     return matrix, _overlap(source, target, tree, matrix), converged
 
@@ -327,14 +350,14 @@ def _overlap(source: Any, target: Any, tree: Any, matrix: np.ndarray) -> float:
     not count, because the ground of any two streets overlaps, unless there is nothing else.
     """
     points, normals = np.asarray(source.points())[:, :3], np.asarray(source.normals())[:, :3]
+    # Upright: the normal is more than about 45 degrees away from the vertical.
     upright = np.abs(normals[:, 2]) < 0.7
     if upright.sum() >= _FEWEST // 2:
         points = points[upright]
-    moved = points @ matrix[:3, :3].T + matrix[:3, 3]
-    nearest, squared = (
-        np.asarray(values).ravel() for values in tree.batch_nearest_neighbor_search(moved, 1)
-    )
-    off = moved - np.asarray(target.points())[nearest, :3]
+    # |(p - q) . n| is the distance from the plane of the nearest point q with the normal n.
+    arrived = points @ matrix[:3, :3].T + matrix[:3, 3]
+    nearest, squared = map(np.ravel, tree.batch_nearest_neighbor_search(arrived, 1))
+    off = arrived - np.asarray(target.points())[nearest, :3]
     plane = np.abs((off * np.asarray(target.normals())[nearest, :3]).sum(axis=1))
     return float(((squared < 0.5**2) & (plane < 0.15)).mean())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -87,17 +87,20 @@ def estimate(
         InputError: if a sweep is empty or holds no measurement, or the two do not overlap; the
             sentence names the sweep. If a window is given and the pair has no timestamps.
     """
-    began = time.monotonic()
-    found = method_named(method) if isinstance(method, str) else method
+    start = time.monotonic()
+    estimator = method_named(method) if isinstance(method, str) else method
     _check_window(window)
     source, target, *further = (
-        tree_map(lambda values: values.cpu(), sweep)
-        for sweep in (source, target, *(window if uses_window(found) else ()))
+        tree_map(lambda tensor: tensor.cpu(), sweep)
+        for sweep in (source, target, *(window if uses_window(estimator) else ()))
     )
     pair = prepare_pair(source, target, preparation, guess)
     neighbours, notes = prepare_neighbours(pair, source, target, further, preparation)
+    # The caller's graph is not extended: fits inside a method enable derivatives themselves.
     with torch.no_grad():
-        motion = found(_pair(pair, source, target, neighbours, device), seed)
+        motion = estimator(_pair(pair, source, target, neighbours, device), seed)
+    # The n prepared points are rows of the N points of the sweep: ground and far points are static
+    # and belong to no body.
     residual, instance = motion.flow.cpu(), torch.full((len(source),), -1, dtype=torch.long)
     instance[pair.index] = motion.instance.cpu()
     dynamic = torch.zeros(len(source), dtype=torch.bool)
@@ -110,7 +113,7 @@ def estimate(
         instance=instance,
         valid=pair.valid,
         method=method if isinstance(method, str) else repr(method),
-        seconds=time.monotonic() - began,
+        seconds=time.monotonic() - start,
         notes=pair.notes + notes,
     )
 
@@ -199,12 +202,11 @@ def scene_flow(
     """
     first, second = _as_sweep(source, "source"), _as_sweep(target, "target")
     if not isinstance(ego_motion, str):
-        # A known motion is passed on as two poses.
+        # A motion E that the caller gives is passed on as two poses, 1 and E^-1, because E =
+        # pose1^-1 pose0.
         motion = check_motion(torch.as_tensor(ego_motion).cpu(), "ego_motion")
-        first, second = (
-            _with_pose(first, torch.eye(4, dtype=torch.float64)),
-            _with_pose(second, inverse(motion)),
-        )
+        first = replace(first, pose=torch.eye(4, dtype=torch.float64))
+        second = replace(second, pose=inverse(motion))
         ego_motion = "poses"
     preparation = Preparation(
         ego_motion=ego_motion,  # type: ignore[arg-type]
@@ -223,6 +225,7 @@ def _pair(
     neighbours: Sequence[Neighbour],
     device: torch.device | str | None,
 ) -> Pair:
+    # Times are used if all points have one: they are coordinates of search trees, which take no NaN.
     times = None
     if (
         source.time is not None
@@ -230,18 +233,19 @@ def _pair(
         and bool(torch.cat([source.time, target.time]).isfinite().all())
     ):
         times = (source.time[pair.index].to(device), target.time[pair.target_index].to(device))
-    low = pair.points[pair.ground].double()
-    if pair.deskew is not None:
-        low = pair.deskew(pair.points.double())[pair.ground]
+    points = pair.points.double()
+    # The ground in the frame of the target, like the source: E D(p), with the deskewing D.
+    low = (points if pair.deskew is None else pair.deskew(points))[pair.ground]
     return Pair(
-        pair.source.to(device),
-        pair.target.to(device),
-        transform(pair.ego_motion, low).float().to(device),
-        times,
-        pair.period,
-        pair.ego_motion.to(device),
-        tuple(tree_map(lambda values: values.to(device), neighbour) for neighbour in neighbours),
-        pair.ego_motion[:3, 3].float().to(device),
+        source=pair.source.to(device),
+        target=pair.target.to(device),
+        ground=transform(pair.ego_motion, low).float().to(device),
+        times=times,
+        period=pair.period,
+        ego_motion=pair.ego_motion.to(device),
+        window=tuple(tree_map(lambda tensor: tensor.to(device), scan) for scan in neighbours),
+        # E moves the origin, where the sensor was at the first sweep, to its translation.
+        origin=pair.ego_motion[:3, 3].float().to(device),
     )
 
 
@@ -280,16 +284,10 @@ def _as_sweep(points: Any, what: str) -> Sweep:
 
 
 def _check_window(window: Any) -> None:
-    if isinstance(window, (list, tuple)) and all(isinstance(sweep, Sweep) for sweep in window):
-        return
-    wrong = [type(one).__name__ for one in window] if isinstance(window, (list, tuple)) else window
-    raise InputError(
-        f"a window is a list of Sweeps, whose timestamps are the times of measurement; got "
-        f"{wrong if isinstance(wrong, list) else type(wrong).__name__}"
-    )
-
-
-def _with_pose(sweep: Sweep, pose: Tensor) -> Sweep:
-    import dataclasses
-
-    return dataclasses.replace(sweep, pose=pose)
+    is_list = isinstance(window, (list, tuple))
+    if not is_list or not all(isinstance(sweep, Sweep) for sweep in window):
+        types = [type(sweep).__name__ for sweep in window] if is_list else type(window).__name__
+        raise InputError(
+            "a window is a list of Sweeps, whose timestamps are the times of measurement; got "
+            f"{types}"
+        )

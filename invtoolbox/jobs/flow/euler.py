@@ -106,6 +106,7 @@ def euler_flow(
         checkpoint=checkpoint,
         progress=progress,
     )
+    # x(p, t) is the displacement from the sweep t to the next one; the last sweep has no successor.
     with torch.no_grad():
         return [solution.x.flow(points[None], float(t))[0] for t, points in enumerate(sweeps[:-1])]
 
@@ -138,7 +139,11 @@ def euler_solution(
         raise InputError(f"a flow needs two sweeps at least, got {len(sweeps)}")
     clouds = tuple(points[None] for points in sweeps)
     voxels = settings.field == "voxels" or isinstance(settings.field, SpaceTimeVoxels)
+    # Defaults depend on the field: voxels have no network whose start must not be held at rest.
     cycle = settings.cycle if settings.cycle is not None else 5.0 if voxels else 0.01
+    # Vedder et al. 2025: p_k = p_{k-1} + F(p_{k-1}, t) for k up to `steps`, in both directions of
+    # time. Every p_k is compared with the sweep of its time, and one step forth and one step back
+    # with the point itself (cycle).
     term = RolloutChamfer(settings.steps, settings.truncation, cycle, limit=settings.speed_limit)
     problem = Problem(clouds, EulerRollout(clouds, settings.steps), term)
     if isinstance(settings.field, ImplicitPrior):
@@ -148,6 +153,8 @@ def euler_solution(
     rate = (
         settings.learning_rate if settings.learning_rate is not None else 0.02 if voxels else 2e-3
     )
+    # A window of the sweeps per iteration is a stochastic gradient; the last iterate counts, because
+    # objectives of different windows cannot be compared.
     solver = Adam(
         learning_rate=rate, decay=settings.decay, subset_size=min(settings.window, len(clouds))
     )
@@ -167,6 +174,7 @@ def euler_solution(
 
 def _add_priors(field: ImplicitPrior, settings: EulerSettings, priors: Prior | None) -> Prior:
     """Add the explicit priors of the settings, and further ones, to the field."""
+    # R(F) = sum_t R(F(p_t, t)): a prior of the flow of one sweep becomes one of the field.
     total: Prior = field
     if settings.rigid:
         total = total + settings.rigid * AlongField(ARAP(8, radius=1.5))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError
+from invtoolbox.core.guards import check_range
 from invtoolbox.geometry.rigid import transform
-from invtoolbox.jobs.flow.tracks import Registration, RegistrationSettings
+from invtoolbox.jobs.flow.tracks import Registration
+from invtoolbox.jobs.flow.window import Neighbour
 from invtoolbox.kernels.points.nearest import Tree
 
 #: Distance of a point from the nearest points of another sweep beyond which it hardly lies on the
@@ -58,10 +58,12 @@ class BodySettings:
         apart: smallest mean distance of the points of a body from the first and from the last
             sweep, in units of the distance that a thing at rest has.
         votes: number of translations that are tried per sweep, in addition to zero.
-        iterations: iterations of the registration, see `RegistrationSettings`.
-        upright: see `RegistrationSettings`.
-        smooth: see `RegistrationSettings`.
-        plane: see `RegistrationSettings`.
+        iterations: number of iterations of Levenberg-Marquardt in a registration. All are made,
+            because the scale of the robust misfit shrinks from one to the next.
+        upright: see `RigidTrack`.
+        smooth: see `RigidTrack`.
+        plane: match surfaces (`PlaneToPlane`) instead of points, whose distances the scan lines of
+            a lidar bias towards zero motion.
         explained: largest ratio of the misfits with and without motion.
         gain: smallest gain of log-likelihood, see above.
         least: smallest motion, metres.
@@ -84,68 +86,48 @@ class BodySettings:
     noise: float = 0.02
 
     def __post_init__(self) -> None:
-        lengths = (self.reach, self.largest, self.fastest, self.explained, self.noise)
-        if min(lengths) <= 0 or min(self.fewest, self.iterations) < 1:
-            raise InputError(f"the settings of bodies must be positive, got {self}")
-
-    @property
-    def registration(self) -> RegistrationSettings:
-        """Settings of the registration."""
-        return RegistrationSettings(self.iterations, self.upright, self.smooth, plane=self.plane)
+        check_range(self, "(0, inf]", "reach", "largest", "fastest")
+        check_range(self, "(0, inf]", "explained", "noise")
+        check_range(self, "[1, inf]", "fewest", "iterations")
 
 
-@dataclass(frozen=True, eq=False)
-class Scan:
-    """Low points of another sweep of the window, with its time and the position of the sensor."""
+def hides(scan: Neighbour, points: Tensor, body: Tensor) -> Tensor:
+    """Return which places the sensor could not see in a sweep, bool ``(n,)``.
 
-    points: Tensor
-    step: float
-    times: Tensor | None
-    origin: Tensor
+    Something nearer was measured in their direction, and it is not the body itself, which has
+    moved there.
 
-    @cached_property
-    def tree(self) -> Tree:
-        """Search tree of the points."""
-        return Tree(self.points)
-
-    def hides(self, points: Tensor, moved: Tensor) -> Tensor:
-        """Return which places the sensor could not see in this sweep, bool ``(n,)``.
-
-        Something nearer was measured in their direction, and it is not the body itself, which has
-        moved there.
-
-        Args:
-            points: places of the points of a body, ``(n, 3)``.
-            moved: places of the body in this sweep, ``(n, 3)``.
-        """
-        place = points - self.origin
-        reach, middle = place.norm(dim=1), place.mean(0)
-        ahead = middle / middle.norm()
-        wide = float((place - middle).norm(dim=1).max()) + 0.1 * float(middle.norm())
-        sight = self.points - self.origin
-        along = sight @ ahead
-        rows = ((along > 0) & (along < float(reach.max()))).nonzero().squeeze(1)
-        aside = (sight[rows] - along[rows, None] * ahead).norm(dim=1)
-        others = self.points[rows[aside < wide]]
-        others = others[Tree(moved).query(others, 0.5)[0].isinf()] - self.origin
-        if not len(others):
-            return torch.zeros(len(points), dtype=torch.bool, device=points.device)
-        distance = others.norm(dim=1)
-        sight, wanted = others / distance[:, None], place / reach[:, None]
-        near = Tree(sight).neighbours(wanted, 4)
-        angle = (sight[near] - wanted[:, None]).norm(dim=2)
-        return ((angle < _ANGLE) & (distance[near] < reach[:, None] - _BEFORE)).any(1)
+    Args:
+        scan: low points of the sweep.
+        points: places of the points of a body, ``(n, 3)``.
+        body: places of the body in this sweep, ``(n, 3)``.
+    """
+    # Only points in a cylinder around the line of sight, nearer than the farthest place, can
+    # hide something: this choice bounds the search, the angle below decides.
+    place = points - scan.origin
+    reach, middle = place.norm(dim=1), place.mean(0)
+    ahead = middle / middle.norm()
+    wide = float((place - middle).norm(dim=1).max()) + 0.1 * float(middle.norm())
+    sight = scan.points - scan.origin
+    along = sight @ ahead
+    rows = ((along > 0) & (along < float(reach.max()))).nonzero().squeeze(1)
+    aside = (sight[rows] - along[rows, None] * ahead).norm(dim=1)
+    screen = scan.points[rows[aside < wide]]
+    screen = screen[Tree(body).query(screen, 0.5)[0].isinf()] - scan.origin
+    if not len(screen):
+        return torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    # On the unit sphere the chord |u - v| is the angle between two directions, up to angle^3 /
+    # 24, so nearest directions are nearest neighbours of unit vectors.
+    distance = screen.norm(dim=1)
+    sight, direction = screen / distance[:, None], place / reach[:, None]
+    near = Tree(sight).neighbours(direction, 4)
+    angle = (sight[near] - direction[:, None]).norm(dim=2)
+    return ((angle < _ANGLE) & (distance[near] < reach[:, None] - _BEFORE)).any(1)
 
 
 def apart_at_rest(range_: Tensor) -> Tensor:
     """Return the distance of points at rest from another sweep, metres, by their range."""
     return _APART + _APART_PER_RANGE * range_
-
-
-def largest_speed(body: Tensor, settings: BodySettings) -> Tensor:
-    """Return the largest speed of a body with these points, metres per second."""
-    extent = (body[:, :2].amax(0) - body[:, :2].amin(0)).norm()
-    return (_SLOW + _FASTER_PER_SIZE * extent).clamp_max(settings.fastest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,75 +170,92 @@ class Evidence:
             origin: position of the sensor, ``(3,)``.
             settings: settings of the detection.
         """
+        # What is no cluster under suspicion is the still world.
         still = torch.ones(len(points), dtype=torch.bool, device=points.device)
         still[torch.cat(list(members))] = False
-        fastest = torch.stack([largest_speed(points[rows], settings) for rows in members])
-        tree = Tree(points[still]) if bool(still.any()) else None
-        return cls(points, members, fastest, period, origin, settings, tree)
+        bodies = [points[rows, :2] for rows in members]
+        extents = torch.stack([(body.amax(0) - body.amin(0)).norm() for body in bodies])
+        return cls(
+            points=points,
+            members=members,
+            fastest=(_SLOW + _FASTER_PER_SIZE * extents).clamp_max(settings.fastest),
+            period=period,
+            origin=origin,
+            settings=settings,
+            still=Tree(points[still]) if bool(still.any()) else None,
+        )
 
-    def likeliest(self, found: Registration) -> Tensor:
+    def likeliest(self, tried: Registration) -> Tensor:
         """Return the number of the likeliest hypothesis of every cluster, in their order.
 
         Args:
-            found: results of all hypotheses.
+            tried: results of all hypotheses.
         """
-        # Of two motions that explain a cluster equally well, the smaller one is likelier.
-        unit = self.settings.gain * self.settings.noise**2 / found.misfit.shape[1] ** 0.5
-        speed = found.move / self.period
-        cost = found.misfit.mean(1) + unit * (speed / _USUAL).square() / self._sizes(found)
-        cost = torch.where(speed <= self.fastest[found.thing], cost, torch.inf)
+        # Of two motions that explain a cluster equally well, the smaller one is likelier: the cost
+        # is the mean misfit + gain noise^2 (speed / 10)^2 / (n sqrt(K)), for n points in K sweeps.
+        unit = self.settings.gain * self.settings.noise**2 / tried.misfit.shape[1] ** 0.5
+        speed = tried.move / self.period
+        cost = tried.misfit.mean(1) + unit * (speed / _USUAL).square() / self._sizes(tried)
+        cost = torch.where(speed <= self.fastest[tried.cluster], cost, torch.inf)
         best: dict[int, int] = {}
-        for j, (k, value) in enumerate(zip(found.thing.tolist(), cost.tolist())):
-            if k not in best or value < float(cost[best[k]]):
+        for j, k in enumerate(tried.cluster.tolist()):
+            if k not in best or bool(cost[j] < cost[best[k]]):
                 best[k] = j
-        return torch.tensor([best[k] for k in sorted(best)], device=found.thing.device)
+        return torch.tensor([best[k] for k in sorted(best)], device=tried.cluster.device)
 
-    def accept(self, scans: Sequence[Scan], found: Registration) -> Tensor:
+    def accept(self, scans: Sequence[Neighbour], tracked: Registration) -> Tensor:
         """Return which tracks are likely enough to be those of moving bodies (`BodySettings`).
 
         Points whose places are hidden in a sweep are no evidence of motion there.
 
         Args:
             scans: sweeps that the clusters were registered with.
-            found: result of one hypothesis per cluster.
+            tracked: result of one hypothesis per cluster.
         """
         settings, count = self.settings, len(scans)
-        accepted = torch.zeros(len(found.thing), dtype=torch.bool, device=self.points.device)
-        speed = found.move / self.period
-        unit = settings.noise**2 * count**0.75 / self._sizes(found)
+        accepted = torch.zeros(len(tracked.cluster), dtype=torch.bool, device=self.points.device)
+        speed = tracked.move / self.period
+        # With n points and the mean misfits m_k and s_k (at rest) of K sweeps, the log-likelihood
+        # gains n sum_k (s_k - m_k) / noise^2, which must be at least gain (1 + (speed / 10)^2)
+        # K^(3/4). Both sides are multiplied by noise^2 / n.
+        unit = settings.noise**2 * count**0.75 / self._sizes(tracked)
         least = settings.gain * (1 + (speed / _USUAL).square()) * unit
         explained = settings.explained if count > 1 else _BY_ONE * settings.explained
 
         def are_likely(misfit: Tensor, still: Tensor, least: Tensor) -> Tensor:
             return (misfit < explained * still) & (still - misfit >= least)
 
-        likely = are_likely(found.misfit.sum(1), found.still.sum(1), least)
-        likely &= (found.move >= settings.least) & (speed <= self.fastest[found.thing])
+        likely = are_likely(tracked.misfit.sum(1), tracked.still.sum(1), least)
+        likely &= (tracked.move >= settings.least) & (speed <= self.fastest[tracked.cluster])
+        # The visible share needs a search per body, so it is computed for likely ones alone.
         for j in likely.nonzero().squeeze(1).tolist():
-            body = self.points[self.members[int(found.thing[j])]]
-            seen = torch.stack(
+            body = self.points[self.members[int(tracked.cluster[j])]]
+            visible = torch.stack(
                 [
-                    1 - scan.hides(body, transform(track, body)).to(body).mean()
-                    for scan, track in zip(scans, found.tracks[j])
+                    1 - hides(scan, body, transform(track, body)).to(body).mean()
+                    for scan, track in zip(scans, tracked.tracks[j])
                 ]
             )
-            misfit, still = (seen * found.misfit[j]).sum(), (seen * found.still[j]).sum()
+            misfit, still = (
+                (visible * energy[j]).sum() for energy in (tracked.misfit, tracked.still)
+            )
             accepted[j] = are_likely(misfit, still, least[j]) & (
-                self._arrived(transform(found.motion[j], body)) <= _ARRIVED
+                self._arrived(transform(tracked.motion[j], body)) <= _ARRIVED
             )
         return accepted
 
-    def _arrived(self, moved: Tensor) -> float:
+    def _arrived(self, body: Tensor) -> float:
         """Compute the share of the points of a body that have arrived on the still world.
 
         A piece of wall that is hidden in the other sweeps fits the next piece.
         """
         if self.still is None:
             return 0.0
-        distance = self.still.query(moved, 1.0)[0]
-        range_ = (moved - self.origin)[:, :2].norm(dim=1)
+        distance = self.still.query(body, 1.0)[0]
+        range_ = (body - self.origin)[:, :2].norm(dim=1)
         return float((distance < apart_at_rest(range_)).double().mean())
 
-    def _sizes(self, found: Registration) -> Tensor:
+    def _sizes(self, registered: Registration) -> Tensor:
+        """Return the number of points of the cluster of every hypothesis, ``(h,)``."""
         sizes = [len(rows) for rows in self.members]
-        return torch.tensor(sizes, device=found.thing.device)[found.thing]
+        return torch.tensor(sizes, device=registered.cluster.device)[registered.cluster]

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.datasets.output import make_folder, write_bytes
 from invtoolbox.datasets.sweeps.argoverse_flow import (
     STRIDE,
@@ -21,10 +23,10 @@ from invtoolbox.geometry.rigid import relative_motion
 from invtoolbox.geometry.sweeps import Sweep, Sweeps
 from invtoolbox.jobs.flow.results import FlowStudy, errors_from_facts
 from invtoolbox.jobs.flow.source import STREET, SequencePath
-from invtoolbox.jobs.study.driver import Report
 
 #: Challenge formats by name, and their versions.
 CHALLENGES: dict[str, Any] = {"av2-v1": 1, "av2-v2": 2, "av2-v3": 3}
+#: Names of all exports: challenges, pictures, one dense cloud.
 FORMATS = (*CHALLENGES, "png", "ply")
 #: Number of sweeps that a report shows from above.
 SHOWN = 4
@@ -42,10 +44,7 @@ def check_exports(
         whole: whether all sweeps of the sequence are done.
     """
     for name in formats:
-        if name not in FORMATS:
-            raise InputError(
-                f"there is no format {name!r}; results can be made into {', '.join(FORMATS)}"
-            )
+        check_choice("the results", FORMATS, format=name)
     if "ply" in formats and not whole:
         raise InputError(
             "a cloud is made of a whole sequence, whose sweeps follow each other; leave out the "
@@ -83,6 +82,7 @@ def write_exports(
         title: title of the report.
         masks: archive of the masks of the challenge of 2023.
     """
+    # The sweeps are opened only if something is written.
     if not formats and report is None:
         return
     opened = sequence.open()
@@ -97,49 +97,59 @@ def write_exports(
             _write_pictures(study, opened)
 
 
-def results(study: FlowStudy, opened: Sweeps) -> Iterator[tuple[Report, Sweep, FlowFile]]:
-    """Yield the report, the sweep and the flow of every result, read one by one."""
-    number = _numbers(opened)
-    for k, report in enumerate(study.reports):
-        if report.outcome != "failed":
-            yield report, opened[number[report.name]], study[k]
+def results(
+    study: FlowStudy, opened: Sweeps, chosen: Sequence[int] | None = None
+) -> Iterator[tuple[int, str, Sweep, FlowFile]]:
+    """Yield the number, the name, the sweep and the flow of every result, read one by one.
 
-
-def _numbers(opened: Sweeps) -> dict[str, int]:
-    return {name: k for k, name in enumerate(opened.names)}
+    Args:
+        study: flow of the sequence.
+        opened: the sequence.
+        chosen: positions in the list of the results; all by default.
+    """
+    # A study of chosen items lists only some sweeps, so numbers are looked up by name.
+    numbers = {name: k for k, name in enumerate(opened.names)}
+    finished = [k for k, report in enumerate(study.reports) if report.outcome != "failed"]
+    for position in range(len(finished)) if chosen is None else chosen:
+        name = study.reports[finished[position]].name
+        yield numbers[name], name, opened[numbers[name]], study[finished[position]]
 
 
 def _write_challenge(
     study: FlowStudy, opened: Sweeps, sequence: SequencePath, name: str, masks: Path | None
 ) -> None:
     version, folder = CHALLENGES[name], study.folder / name
-    number = _numbers(opened)
-    for report, sweep, found in results(study, opened):
-        index = number[report.name]
+    for index, sweep_name, sweep, flow in results(study, opened):
+        # The challenge of 2024 asks for every fifth sweep, and names it by its number.
         if version == 2 and index % STRIDE:
             continue
         log = str(sweep.meta.get("log", sequence.path.name))
-        stamp = index if version == 2 else _nanoseconds(sweep, report.name)
-        following = opened[index + 1].pose
-        moved = (
-            None
-            if sweep.pose is None or following is None
-            else relative_motion(sweep.pose, following)
-        )
+        if version != 2 and not sweep_name.isdigit():
+            raise InputError(
+                f"{sweep.source}: a challenge names sweeps by their time in nanoseconds, and this "
+                f"one is named {sweep_name!r}"
+            )
+        stamp = index if version == 2 else int(sweep_name)
+        # Version 1 asks for the points of a mask, versions 2 and 3 for all points.
         mask = argoverse_mask(masks, log, stamp) if version == 1 and masks is not None else None
         make_folder(argoverse_path(folder, log, stamp, version).parent)
         write_argoverse(
-            folder, log, stamp, found, sweep.points, version, mask, moved, overwrite=True
+            folder,
+            log,
+            stamp,
+            flow,
+            sweep.points,
+            version=version,
+            mask=mask,
+            ego_motion=_motion_to_next(opened, index, sweep),
+            overwrite=True,
         )
 
 
-def _nanoseconds(sweep: Sweep, name: str) -> int:
-    if not name.isdigit():
-        raise InputError(
-            f"{sweep.source}: a challenge names sweeps by their time in nanoseconds, and this one "
-            f"is named {name!r}"
-        )
-    return int(name)
+def _motion_to_next(opened: Sweeps, index: int, sweep: Sweep) -> Tensor | None:
+    """Return the ego motion from a sweep to the next one by their poses; None without poses."""
+    later = opened[index + 1].pose
+    return None if sweep.pose is None or later is None else relative_motion(sweep.pose, later)
 
 
 def _write_pictures(study: FlowStudy, opened: Sweeps) -> None:
@@ -147,18 +157,17 @@ def _write_pictures(study: FlowStudy, opened: Sweeps) -> None:
 
     folder = study.folder / "pictures"
     make_folder(folder)
-    for report, sweep, found in results(study, opened):
-        picture = birds_eye(sweep.points, found.residual, found.dynamic, title=report.name)
-        write_bytes(folder / f"{report.name}.png", picture, overwrite=True)
+    for _, name, sweep, flow in results(study, opened):
+        picture = birds_eye(sweep.points, flow.residual, flow.dynamic, title=name)
+        write_bytes(folder / f"{name}.png", picture, overwrite=True)
 
 
 def _write_cloud(study: FlowStudy, opened: Sweeps) -> None:
     from invtoolbox.jobs.flow.accumulation import write_accumulated
     from invtoolbox.jobs.flow.trajectories import FiledFlow
 
-    if (
-        not study.failed
-    ):  # moving things cannot be followed over a gap, which the command line reports
+    # Moving things cannot be followed over a gap, which the command line reports.
+    if not study.failed:
         write_accumulated(
             study.folder / "cloud.ply", FiledFlow(opened, study.folder), overwrite=True
         )
@@ -167,13 +176,18 @@ def _write_cloud(study: FlowStudy, opened: Sweeps) -> None:
 def _write_report(study: FlowStudy, opened: Sweeps, path: Path, title: str) -> None:
     from invtoolbox.plotting.flow_report import SweepResult, write_flow_report
 
-    rows = []
-    for report in study.reports:
-        facts = report.facts
-        errors = errors_from_facts(facts["errors"]) if facts.get("errors") else None
-        seconds = report.seconds if report.outcome == "done" else None
-        moving, speed = facts.get("moving"), facts.get("speed")
-        rows.append(SweepResult(report.name, seconds, errors, moving, speed, report.error))
+    rows = [
+        SweepResult(
+            report.name,
+            # Results that existed already took no seconds in this run.
+            report.seconds if report.outcome == "done" else None,
+            errors_from_facts(report.facts["errors"]) if report.facts.get("errors") else None,
+            report.facts.get("moving"),
+            report.facts.get("speed"),
+            report.error,
+        )
+        for report in study.reports
+    ]
     write_flow_report(path, title, rows, _choose_pictures(study, opened), settings=study.settings())
 
 
@@ -181,23 +195,18 @@ def _choose_pictures(study: FlowStudy, opened: Sweeps) -> Iterator[Any]:
     """Yield the pictures of `SHOWN` sweeps, spread evenly over the sequence."""
     from invtoolbox.plotting.flow_report import SweepPicture
 
-    finished = [k for k, report in enumerate(study.reports) if report.outcome != "failed"]
-    number = _numbers(opened)
-    steps = [round(n * (len(finished) - 1) / (SHOWN - 1)) for n in range(SHOWN)]
-    for k in sorted({finished[step] for step in steps}) if finished else ():
-        index = number[study.reports[k].name]
-        sweep, found = opened[index], study[k]
+    last = len(study.reports) - len(study.failed) - 1
+    # A set, because fewer sweeps than pictures give some positions twice.
+    spread = sorted({round(n * last / (SHOWN - 1)) for n in range(SHOWN)}) if last >= 0 else []
+    for index, name, sweep, flow in results(study, opened, spread):
         truth = None
-        if sweep.labels is not None and sweep.pose is not None:
-            following = opened[index + 1].pose
-            if following is not None:
-                truth = residual_flow(
-                    sweep.labels.flow, sweep.points, relative_motion(sweep.pose, following)
-                )
+        if sweep.labels is not None:
+            motion = _motion_to_next(opened, index, sweep)
+            # Pictures show the motion in the world, so the ego motion is removed from the truth too.
+            if motion is not None:
+                truth = residual_flow(sweep.labels.flow, sweep.points, motion)
                 truth[~sweep.labels.valid] = torch.nan
-        yield SweepPicture(
-            study.reports[k].name, sweep.points, found.residual, found.dynamic, truth
-        )
+        yield SweepPicture(name, sweep.points, flow.residual, flow.dynamic, truth)
 
 
 def view(study: FlowStudy, sequence: SequencePath) -> None:
@@ -208,14 +217,14 @@ def view(study: FlowStudy, sequence: SequencePath) -> None:
     view_flow(
         (
             SweepView(
-                report.name,
+                name,
                 sweep.points,
-                found.residual,
-                found.dynamic,
+                flow.residual,
+                flow.dynamic,
                 sweep.pose,
                 sweep.timestamp,
             )
-            for report, sweep, found in results(study, opened)
+            for _, name, sweep, flow in results(study, opened)
         ),
         title=study.folder.name,
     )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 
 
@@ -50,13 +51,9 @@ class Ground:
     reach: float = 100.0
 
     def __post_init__(self) -> None:
-        for name in ("thickness", "step", "bend", "slope", "depth", "reach"):
-            if not getattr(self, name) > 0:
-                raise InputError(
-                    f"{name} of the ground must be positive, got {getattr(self, name)}"
-                )
-        if self.sectors < 8:
-            raise InputError(f"the ground needs 8 sectors or more, got {self.sectors}")
+        check_range(self, "(0, inf]", "thickness", "step", "depth", "reach")
+        check_range(self, "(0, inf]", "bend", "slope")
+        check_range(self, "[8, inf)", "sectors")
 
 
 #: Distances between which a sweep must show its ground, metres.
@@ -81,12 +78,12 @@ def ground(points: Tensor, settings: Ground | None = None) -> Tensor:
     >>> angle = torch.linspace(0, 6.28, 500)
     >>> road = torch.stack([6 * angle.cos(), 6 * angle.sin(), torch.full_like(angle, -1.7)], dim=1)
     >>> pole = torch.tensor([[6.0, 0.0, 0.3], [6.0, 0.0, 1.0]])
-    >>> found = ground(torch.cat([road, pole]))
-    >>> bool(found[:500].all()), found[500:].tolist()
+    >>> on_ground = ground(torch.cat([road, pole]))
+    >>> bool(on_ground[:500].all()), on_ground[500:].tolist()
     (True, [False, False])
     """
-    found, open_ground = _lowest(points, settings or Ground())
-    return found & open_ground
+    on_ground, open_ground = _lowest(points, settings or Ground())
+    return on_ground & open_ground
 
 
 def lowest_surface(points: Tensor, settings: Ground | None = None) -> Tensor:
@@ -108,7 +105,7 @@ def _lowest(points: Tensor, settings: Ground) -> tuple[Tensor, bool]:
         raise InputError(
             f"points have the shape {tuple(cloud.shape)}; expected (N, 3), x, y and z of each"
         )
-    found, open_ground = np.zeros(len(cloud), dtype=bool), False
+    on_ground, open_ground = np.zeros(len(cloud), dtype=bool), False
     distance = np.hypot(cloud[:, 0], cloud[:, 1])
     rows = np.flatnonzero((distance > 0) & (distance < settings.reach) & np.isfinite(cloud[:, 2]))
     if len(rows):
@@ -119,23 +116,26 @@ def _lowest(points: Tensor, settings: Ground) -> tuple[Tensor, bool]:
         turn = np.arctan2(y, x).astype(float) - np.arctan2(left, ahead)
         sector = (turn * settings.sectors / (2 * np.pi) % settings.sectors).astype(np.float32)
         candidates, standing = _candidates(sector, ring, z, settings)
+        # Height of every point above the surface h(sector, ring): a point is on the ground if
+        # -depth < z - h < thickness.
         above = z - _height(_surface(candidates, standing, settings), sector, ring)
         # Points just above the ground below an object are the foot of the object.
         cell = _cell(sector, ring, candidates.shape)
         foot = standing.ravel()[cell]
-        found[rows] = (
+        on_ground[rows] = (
             above < settings.thickness * np.where(foot, np.float32(0.5), np.float32(1))
         ) & (above > -settings.depth)
+        # Numbers of points, and of points close to the surface, in every cell.
         number, low = (
-            np.bincount(cell[among], minlength=candidates.size).reshape(candidates.shape)
-            for among in (slice(None), np.abs(above) < settings.thickness)
+            np.bincount(cell[chosen], minlength=candidates.size).reshape(candidates.shape)
+            for chosen in (slice(None), np.abs(above) < settings.thickness)
         )
         ring_distance = _distance(np.arange(candidates.shape[1]) + 0.5)
-        seen = (number > 0) & (ring_distance > _NEAR) & (ring_distance < _FAR)
-        flat = seen & (low > _MOST_OF_IT * number)
+        occupied = (number > 0) & (ring_distance > _NEAR) & (ring_distance < _FAR)
+        flat = occupied & (low > _MOST_OF_IT * number)
         # A cloud without points near the sensor shows nothing that could contradict.
-        open_ground = bool(flat.sum() >= _LEAST * seen.sum())
-    return torch.from_numpy(found).to(points.device), open_ground
+        open_ground = bool(flat.sum() >= _LEAST * occupied.sum())
+    return torch.from_numpy(on_ground).to(points.device), open_ground
 
 
 def _ring(distance: np.ndarray) -> np.ndarray:
@@ -148,10 +148,13 @@ def _ring(distance: np.ndarray) -> np.ndarray:
 
 
 def _distance(ring: np.ndarray) -> np.ndarray:
+    """Return the distance of a ring, the inverse of `_ring`: ``d = 20 (exp(ring / 40) - 1)``."""
     return (20 * np.expm1(ring / 40)).astype(np.float32)
 
 
 def _cell(sector: np.ndarray, ring: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the number of the cell of every point, counted row by row of ``(sectors, rings)``."""
+    # Rounding to float32 may lift the last sector to the number of sectors.
     return np.minimum(sector.astype(np.int64), shape[0] - 1) * shape[1] + ring.astype(np.int64)
 
 
@@ -165,6 +168,7 @@ def _candidates(
     rings = int(np.ceil(_ring(np.array(settings.reach))))
     cell = _cell(sector, ring, (settings.sectors, rings))
     # One sort by cell and height, in steps of a millimetre.
+    # Bits 18 and more hold the cell, the lower ones (z + 100 m) in millimetres, up to 200,000 < 2^18.
     keys = np.sort((cell << 18) + ((np.clip(z, -100, 100) + 100) * 1000).astype(np.int64))
     cells = keys >> 18
     first = np.flatnonzero(np.concatenate([[True], cells[1:] != cells[:-1]]))
@@ -172,7 +176,9 @@ def _candidates(
     # Of many points not the very lowest: noise and reflections lie below.
     chosen = first + size // 20 + (size > 4)
     candidates = np.full((settings.sectors, rings), np.nan, dtype=np.float32)
+    # 262143 = 2^18 - 1 masks the millimetres, which become metres again.
     candidates.flat[cells[first]] = (keys[chosen] & 262143) / 1000.0 - 100
+    # An object stands on a cell if more than 0.3 of its points are 0.3 m to 1.5 m above the lowest.
     above = z - candidates.flat[cell]
     standing = np.bincount(cell[(above > 0.3) & (above < 1.5)], minlength=candidates.size).reshape(
         candidates.shape
@@ -188,37 +194,43 @@ def _surface(candidates: np.ndarray, standing: np.ndarray, settings: Ground) -> 
     distance = _distance(np.arange(rings) + 0.5)
     level, ahead, left = _plane(candidates, distance)
     angle = (np.arange(sectors) + 0.5) * (2 * np.pi / sectors)
+    # Slope of the plane z = a + b x + c y along the direction of a sector: b cos + c sin.
     slope = (ahead * np.cos(angle) + left * np.sin(angle)).astype(np.float32)
     last = np.full(sectors, 3.0, dtype=np.float32)  # the plane is trusted up to 3 m
     height = (level + slope * last).astype(np.float32)
     surface = np.empty_like(candidates)
-    seen = np.zeros(candidates.shape, dtype=bool)
+    observed = np.zeros(candidates.shape, dtype=bool)
+    # A filter per sector, from ring to ring: predict height and slope, then correct both by the
+    # candidate of the cell if it is plausible. `last` is the distance of the last ground.
     for k in range(rings):
         # Height that a sector and its neighbours expect; those that saw ground nearby count most.
-        way = distance[k] - last
-        weight = 1 / (1 + (way / 2) ** 2)
+        # The prediction is height + slope * step, with the weight 1 / (1 + (step / 2 m)^2).
+        step = distance[k] - last
+        weight = 1 / (1 + (step / 2) ** 2)
         heights, slopes, weights = _neighbours(
-            np.stack([weight * (height + slope * way), weight * slope, weight])
+            np.stack([weight * (height + slope * step), weight * slope, weight])
         )
         expected, tilt = heights / weights, slopes / weights
         rise = candidates[:, k] - expected
-        allowed = settings.step + np.clip(settings.bend * way, 0, 2 * settings.step)
+        allowed = settings.step + np.clip(settings.bend * step, 0, 2 * settings.step)
         # The lowest visible part of a wall or a car is ground only if ground is expected there.
         # Comparisons with the NaN of empty cells are False.
         ok = (rise < np.where(standing[:, k], settings.step / 2, allowed)) & (rise > -allowed)
+        # height = expected + 0.7 (candidate - expected)
         surface[:, k] = expected + np.where(ok, 0.7 * rise, 0)
-        seen[:, k] = ok
-        # The slope follows over some metres; a curb is a step, not a slope.
-        observed = np.clip(
-            (candidates[:, k] - height) / np.maximum(way, 0.5), -settings.slope, settings.slope
+        observed[:, k] = ok
+        # The slope follows over some metres, with the gain step / (step + 6 m); a curb is a step, not
+        # a slope.
+        measured = np.clip(
+            (candidates[:, k] - height) / np.maximum(step, 0.5), -settings.slope, settings.slope
         )
-        gain = np.clip(way / (way + 6), 0, 1)
+        gain = np.clip(step / (step + 6), 0, 1)
         slope = np.where(
-            ok, np.clip(tilt + gain * (observed - tilt), -settings.slope, settings.slope), slope
+            ok, np.clip(tilt + gain * (measured - tilt), -settings.slope, settings.slope), slope
         )
         height = np.where(ok, surface[:, k], height)
         last = np.where(ok, np.maximum(distance[k], last), last)
-    return _interpolate_gaps(surface, seen, distance)
+    return _interpolate_gaps(surface, observed, distance)
 
 
 def _plane(candidates: np.ndarray, distance: np.ndarray) -> np.ndarray:
@@ -229,41 +241,50 @@ def _plane(candidates: np.ndarray, distance: np.ndarray) -> np.ndarray:
     sector, ring = np.nonzero(np.isfinite(candidates) & (distance > 1) & (distance < 15))
     if len(sector) < 10:
         sector, ring = np.nonzero(np.isfinite(candidates))
-    z, way = candidates[sector, ring], distance[ring]
+    # A histogram of the heights in bins of 0.1 m, weighted by 1 / distance; a level counts with the
+    # bins next to it.
+    z, range_ = candidates[sector, ring], distance[ring]
     edges = np.arange(np.floor(z.min() * 10) - 2, np.ceil(z.max() * 10) + 3) / 10
-    count = np.convolve(np.histogram(z, edges, weights=1 / way)[0], [1, 1, 1], "same")
+    count = np.convolve(np.histogram(z, edges, weights=1 / range_)[0], [1, 1, 1], "same")
     # Of several equally good levels the lowest: the level of car roofs lies above.
     best = int(np.flatnonzero(count >= 0.7 * count.max())[0])
     plane = np.array([(edges[best] + edges[best + 1]) / 2, 0.0, 0.0])
     angle = (sector + 0.5) * (2 * np.pi / len(candidates))
-    columns = np.stack([np.ones(len(z)), way * np.cos(angle), way * np.sin(angle)], axis=1)
+    columns = np.stack([np.ones(len(z)), range_ * np.cos(angle), range_ * np.sin(angle)], axis=1)
+    # Least squares, repeated with the candidates near the last plane in a band that narrows. Rows
+    # are divided by the distance: the weights are 1 / distance^2.
     for tilt in (0.06, 0.04, 0.02):
-        near = np.abs(z - columns @ plane) < 0.15 + tilt * way
-        a = columns[near] / way[near, None]
+        near = np.abs(z - columns @ plane) < 0.15 + tilt * range_
+        a = columns[near] / range_[near, None]
         # Weak regularization towards level ground decides if all candidates lie on one side.
-        plane = np.linalg.solve(a.T @ a + np.diag([1e-6, 1.0, 1.0]), a.T @ (z[near] / way[near]))
+        plane = np.linalg.solve(a.T @ a + np.diag([1e-6, 1.0, 1.0]), a.T @ (z[near] / range_[near]))
     return plane
 
 
-def _neighbours(values: np.ndarray) -> np.ndarray:
+def _neighbours(sectors: np.ndarray) -> np.ndarray:
     """Return the weighted sums of sectors and three sectors on either side, ``(..., sectors)``."""
-    count, total = values.shape[-1], 3 * values
-    around = np.concatenate([values[..., -3:], values, values[..., :3]], axis=-1)
+    # The sectors form a circle. The weights 3, 1, 0.5 and 0.25 fall with the distance; their sum
+    # cancels, because the weights of the sectors are summed alike.
+    count, total = sectors.shape[-1], 3 * sectors
+    around = np.concatenate([sectors[..., -3:], sectors, sectors[..., :3]], axis=-1)
     for k, weight in ((1, 1.0), (2, 0.5), (3, 0.25)):
         total += weight * (around[..., 3 - k : 3 - k + count] + around[..., 3 + k : 3 + k + count])
     return total
 
 
-def _interpolate_gaps(surface: np.ndarray, seen: np.ndarray, distance: np.ndarray) -> np.ndarray:
+def _interpolate_gaps(
+    surface: np.ndarray, observed: np.ndarray, distance: np.ndarray
+) -> np.ndarray:
     """Interpolate cells without ground between the cells with ground before and behind them.
 
     Cells beyond the last one keep the expected height.
     """
-    rings = seen.shape[1]
+    rings = observed.shape[1]
     index = np.arange(rings)
-    before = np.maximum.accumulate(np.where(seen, index, -1), axis=1)
-    behind = np.minimum.accumulate(np.where(seen, index, rings)[:, ::-1], axis=1)[:, ::-1]
-    sector, ring = np.nonzero(~seen & (before >= 0) & (behind < rings))
+    # Running maximum and minimum of the indices give the nearest cells with ground on either side.
+    before = np.maximum.accumulate(np.where(observed, index, -1), axis=1)
+    behind = np.minimum.accumulate(np.where(observed, index, rings)[:, ::-1], axis=1)[:, ::-1]
+    sector, ring = np.nonzero(~observed & (before >= 0) & (behind < rings))
     first, second = before[sector, ring], behind[sector, ring]
     share = (distance[ring] - distance[first]) / (distance[second] - distance[first])
     filled = surface.copy()
@@ -273,6 +294,8 @@ def _interpolate_gaps(surface: np.ndarray, seen: np.ndarray, distance: np.ndarra
 
 def _height(surface: np.ndarray, sector: np.ndarray, ring: np.ndarray) -> np.ndarray:
     """Return the height of the surface below points, bilinear between the centres of cells."""
+    # h(u, v) = (1 - a)(1 - b) h_ij + (1 - a) b h_i,j+1 + a (1 - b) h_i+1,j + a b h_i+1,j+1, where
+    # the sectors i close to a circle and the rings j end at the border.
     sectors, rings = surface.shape
     u, v = sector - np.float32(0.5), np.clip(ring - np.float32(0.5), 0, rings - 1)
     i, j = np.floor(u).astype(np.int32), np.minimum(v.astype(np.int32), rings - 2)

@@ -18,7 +18,7 @@ from invtoolbox.jobs.flow.default import IcpFlow
 from invtoolbox.jobs.flow.euler import EulerSettings, euler_flow
 from invtoolbox.jobs.flow.pair import Motion as Motion
 from invtoolbox.jobs.flow.pair import Pair as Pair
-from invtoolbox.jobs.flow.published import VoxelSettings, nsfp, voxel_flow
+from invtoolbox.jobs.flow.published import Fit, VoxelSettings, nsfp, voxel_flow
 
 #: ``method(pair, seed) -> Motion``: a frozen dataclass of settings that can be called.
 Method = Callable[[Pair, int], Motion]
@@ -41,15 +41,15 @@ class Nsfp:
     time_limit: float | None = None
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
-        flow = nsfp(
-            pair.source,
-            pair.target,
+        # The seed draws the points of the source, seed + 1 those of the target (`Fit.draw`).
+        fit = Fit(
             points=self.points,
             patience=self.patience,
             max_iterations=self.max_iterations,
             seed=seed,
             time_limit=self.time_limit,
         )
+        flow = nsfp(pair.source, pair.target, fit)
         return Motion(flow, torch.full((len(flow),), -1))
 
 
@@ -65,12 +65,13 @@ class Voxel:
     settings: VoxelSettings = field(default_factory=VoxelSettings)
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
+        # Clusters are made of low points; heights count from the ground, which the pair keeps apart.
         flow = voxel_flow(
             pair.source,
             pair.target,
             height_above(pair.source, pair.ground),
             self.settings,
-            [(one.step, one.points) for one in pair.window],
+            [(scan.step, scan.points) for scan in pair.window],
         )
         return Motion(flow, torch.full((len(flow),), -1))
 
@@ -92,14 +93,19 @@ class Euler:
     )
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
+        # Sweeps by their times in periods: the pair is at 0 and 1, past sweeps are negative.
         sweeps = {0: pair.source, 1: pair.target}
         # The field has the times of evenly spaced sweeps, so a gap ends the window.
-        even = {round(one.step): one.points for one in pair.window if _is_even(one.step)}
-        for ahead in (-1, 1):
-            k = ahead if ahead < 0 else 2
+        even = {
+            round(scan.step): scan.points
+            for scan in pair.window
+            if abs(scan.step - round(scan.step)) < 0.1  # an even sequence, up to 0.1 periods
+        }
+        for k, ahead in ((-1, -1), (2, 1)):
             while k in even:
                 sweeps[k] = even[k]
                 k += ahead
+        # A point is advected over `steps` sweeps, p_{k+1} = p_k + v(p_k, t_k), and must land on one.
         steps = min(self.settings.steps, len(sweeps) - 1)
         order = sorted(sweeps)
         flows = euler_flow(
@@ -107,11 +113,6 @@ class Euler:
         )
         flow = flows[order.index(0)]
         return Motion(flow, torch.full((len(flow),), -1))
-
-
-def _is_even(step: float) -> bool:
-    """Return whether a time is that of a sweep in an even sequence, up to a tenth of a period."""
-    return abs(step - round(step)) < 0.1
 
 
 def uses_window(method: Method) -> bool:
@@ -135,7 +136,7 @@ def method_named(name: str) -> Method:
     Args:
         name: name in `METHODS`.
     """
-    found = match_name(name, METHODS)
-    if found is None:
+    key = match_name(name, METHODS)
+    if key is None:
         raise unknown_name("method of scene flow", name, METHODS)
-    return METHODS[found]()
+    return METHODS[key]()

@@ -9,12 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import transform
 from invtoolbox.geometry.sweeps import Sweep
-from invtoolbox.jobs.flow.ego_motion import Deskew, EgoMotion, How, When, deskewing, ego_motion
+from invtoolbox.jobs.flow.ego_motion import Deskew, How, When, deskewing, ego_motion
 from invtoolbox.jobs.flow.ground import Ground, ground
 
+#: Smallest number of measurements of a sweep.
 _FEWEST = 10
 #: Seconds between sweeps if they are unknown, the shortest ones that are believed, and the longest.
 _USUAL_PERIOD, _SHORTEST, LONGEST = 0.1, 1e-3, 10.0
@@ -65,10 +67,8 @@ class Preparation:
     sensor_origin: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.ground not in ("auto", "labels", "none"):
-            raise InputError(f"ground is {self.ground!r}; expected 'auto', 'labels' or 'none'")
-        if self.max_range is not None and not self.max_range > 0:
-            raise InputError(f"max_range must be positive metres or None, got {self.max_range}")
+        check_choice(self, ("auto", "labels", "none"), "ground")
+        check_range(self, "(0, inf]", "max_range")
         if (
             self.min_height is not None
             and self.max_height is not None
@@ -100,7 +100,6 @@ class PreparedPair:
         ground: points of the first sweep on the ground, bool ``(N,)``.
         target_ground: points of the second sweep on the ground, bool ``(M,)``.
         valid: rows of the first sweep that are measurements, bool ``(N,)``.
-        target_valid: rows of the second sweep that are measurements, bool ``(M,)``.
         notes: choices that were made, with reasons.
         points: all points of the first sweep, ``(N, 3)``.
         deskew: deskewing of the first sweep, or None.
@@ -116,7 +115,6 @@ class PreparedPair:
     ground: Tensor
     target_ground: Tensor
     valid: Tensor
-    target_valid: Tensor
     notes: tuple[str, ...]
     points: Tensor
     deskew: Deskew | None
@@ -144,14 +142,16 @@ class PreparedPair:
                 f"the flow has the shape {tuple(residual.shape)} for {len(self.source)} prepared "
                 f"points; expected {tuple(self.source.shape)}"
             )
+        # With the deskewing D and the residual r: flow = D^-1(E D(p) + r) - p, in float64, because
+        # the flow is a small difference of large coordinates.
         points = self.points.double()
-        moved = transform(self.ego_motion, points if self.deskew is None else self.deskew(points))
-        moved[self.index] += residual.to(moved)
+        flow = transform(self.ego_motion, points if self.deskew is None else self.deskew(points))
+        flow[self.index] += residual.to(flow)
         if self.deskew is not None:
-            moved = self.deskew.undo(moved)
-        moved -= points
-        moved[~self.valid] = torch.nan
-        return moved.float()
+            flow = self.deskew.undo(flow)
+        flow -= points
+        flow[~self.valid] = torch.nan
+        return flow.float()
 
 
 def prepare_pair(
@@ -187,36 +187,25 @@ def prepare_pair(
         guess = _around(guess, origin)
     for sweep in (source, target):
         check_sweep(sweep)
+    # Equal clouds are allowed, but often one file was given twice. NaN differs from NaN, hence zeros.
     if source.points.shape == target.points.shape and torch.equal(
         source.points.nan_to_num(), target.points.nan_to_num()
     ):
         notes.append(f"{source.source} and {target.source} hold the same points")
     period = _period(source, target, notes)
-    found, undo, undo_target = _motion(source, target, preparation, guess, notes)
-    check_overlap(source, target, found.matrix)
-    points, later = (
-        sweep.points if part is None else part(sweep.points)
-        for sweep, part in ((source, undo), (target, undo_target))
-    )
-    on_ground, target_ground = (
-        find_ground(sweep, cloud, preparation, notes)
-        for sweep, cloud in ((source, points), (target, later))
-    )
-    keep, target_keep = (
-        points_to_keep(sweep, cloud, low, preparation)
-        for sweep, cloud, low in ((source, points, on_ground), (target, later, target_ground))
-    )
-    index, target_index = keep.nonzero().squeeze(1), target_keep.nonzero().squeeze(1)
+    matrix, undo, undo_target = _motion(source, target, preparation, guess, notes)
+    check_overlap(source, target, matrix)
+    points, on_ground, index = choose_points(source, undo, preparation, notes)
+    later, target_ground, target_index = choose_points(target, undo_target, preparation, notes)
     return PreparedPair(
-        source=transform(found.matrix, points[index].double()).float(),
+        source=transform(matrix, points[index].double()).float(),
         target=later[target_index].float(),
         index=index,
         target_index=target_index,
-        ego_motion=found.matrix,
+        ego_motion=matrix,
         ground=on_ground,
         target_ground=target_ground,
         valid=source.finite,
-        target_valid=target.finite,
         notes=tuple(notes),
         points=source.points,
         deskew=undo,
@@ -233,9 +222,12 @@ def _sensor_origin(sweep: Sweep, preparation: Preparation, notes: list[str]) -> 
     origin = torch.zeros(3, dtype=torch.float64)
     if len(points) == 0:
         return origin
+    # The frame of a map: the sensor is at the median in the plane, above the lowest tenth of the
+    # points near it.
     middle = points.median(0).values
     if not float(middle[:2].norm()) > _OFF_CENTRE:
         return origin
+    # There may be no point near it, because each coordinate has a median of its own.
     near = (points[:, :2] - middle[:2]).norm(dim=1) < _OFF_CENTRE
     origin[:2] = middle[:2]
     origin[2] = (points[near] if bool(near.any()) else points)[:, 2].quantile(0.1) + _SENSOR_HEIGHT
@@ -250,6 +242,7 @@ def from_sensor(sweep: Sweep, origin: Tensor) -> Sweep:
     """Return a sweep in the frame of the sensor, whose axes stay."""
     if not bool(origin.any()):
         return replace(sweep, points=sweep.points.float())
+    # Coordinates of the size x have the spacing eps x, for example 0.06 m at 10^6 m in float32.
     points = sweep.points[sweep.finite]
     grain = float(torch.finfo(points.dtype).eps * points.abs().max()) if len(points) else 0.0
     if grain > _COARSE:
@@ -259,20 +252,23 @@ def from_sensor(sweep: Sweep, origin: Tensor) -> Sweep:
         )
     away = torch.eye(4, dtype=torch.float64)
     away[:3, 3] = origin
-    # Rows that are no measurements stay as they are.
-    moved = torch.where(
-        sweep.finite[:, None], sweep.points.double() - origin, sweep.points.double()
-    )
+    # Rows that are no measurements stay as they are. If points lose the origin o, the pose P becomes
+    # P T(o), with the translation T, so that the places in the world stay.
+    points = sweep.points.double()
+    points = torch.where(sweep.finite[:, None], points - origin, points)
     return replace(
-        sweep, points=moved.float(), pose=None if sweep.pose is None else sweep.pose.double() @ away
+        sweep,
+        points=points.float(),
+        pose=None if sweep.pose is None else sweep.pose.double() @ away,
     )
 
 
 def _around(motion: Tensor, origin: Tensor) -> Tensor:
     """Return a motion in the frame with the same axes around another origin."""
-    moved = motion.double().clone()
-    moved[:3, 3] += motion[:3, :3].double() @ origin - origin
-    return moved
+    # p' = R p + t with p = q + o becomes q' = R q + (t + R o - o).
+    around = motion.double().clone()
+    around[:3, 3] += motion[:3, :3].double() @ origin - origin
+    return around
 
 
 def check_sweep(sweep: Sweep) -> None:
@@ -290,6 +286,7 @@ def check_sweep(sweep: Sweep) -> None:
             f"{sweep.source}: {count} of {len(sweep)} points are measurements; scene flow needs "
             f"{_FEWEST} at least"
         )
+    # No lidar measures farther than a kilometre: such points are damage or in a map's frame.
     near = int((sweep.finite & _within(sweep.points, FARTHEST)).sum())
     if near < _FEWEST:
         raise InputError(
@@ -308,6 +305,7 @@ def check_sweep(sweep: Sweep) -> None:
 
 def _period(source: Sweep, target: Sweep, notes: list[str]) -> float:
     """Return the seconds between two sweeps; timestamps that are not seconds are refused."""
+    # The absolute value: a pair may go back in time.
     period = abs(target.timestamp - source.timestamp)
     if period > LONGEST:
         raise InputError(
@@ -328,14 +326,14 @@ def _within(points: Tensor, distance: float) -> Tensor:
 
 def check_overlap(source: Sweep, target: Sweep, matrix: Tensor) -> None:
     """Refuse sweeps of different places, which share almost no columns of 5 m that hold points."""
-    columns = []
     first, second = (
         sweep.points[sweep.finite & _within(sweep.points, FARTHEST)].double()
         for sweep in (source, target)
     )
-    for points in (transform(matrix, first), second):
-        column = (points[:, :2] / 5).round().long()
-        columns.append((column[:, 0] << 32) + column[:, 1])
+    cells = [(points[:, :2] / 5).round().long() for points in (transform(matrix, first), second)]
+    # The whole numbers (i, j) of a column are packed into the one number 2^32 i + j.
+    columns = [(cell[:, 0] << 32) + cell[:, 1] for cell in cells]
+    # Sweeps of one place share most columns; 2 % are left for two places that look alike by chance.
     share = float(torch.isin(columns[0], columns[1].unique()).double().mean())
     if share < 0.02:
         raise InputError(
@@ -347,39 +345,48 @@ def check_overlap(source: Sweep, target: Sweep, matrix: Tensor) -> None:
 
 def _motion(
     source: Sweep, target: Sweep, preparation: Preparation, guess: Tensor | None, notes: list[str]
-) -> tuple[EgoMotion, Deskew | None, Deskew | None]:
+) -> tuple[Tensor, Deskew | None, Deskew | None]:
     """Return E and the deskewing of each sweep; a registration is repeated on deskewed points."""
-    found = ego_motion(source, target, preparation.ego_motion, guess)
-    period = target.timestamp - source.timestamp
-    parts = [
-        deskewing(sweep, found.matrix, period, preparation.deskew) for sweep in (source, target)
-    ]
-    if found.how == "icp" and any(part is not None for part, _ in parts):
+    pair, period = (source, target), target.timestamp - source.timestamp
+    motion = ego_motion(source, target, preparation.ego_motion, guess)
+    deskews = [deskewing(sweep, motion.matrix, period, preparation.deskew) for sweep in pair]
+    # E and the deskewing depend on each other: distorted sweeps give an E with an error of about 1 %
+    # of the turn (see `ego_motion`), which is good enough to deskew them.
+    if motion.how == "icp" and any(deskew is not None for deskew, _ in deskews):
         first, second = (
-            sweep if part is None else replace(sweep, points=part(sweep.points))
-            for sweep, (part, _) in zip((source, target), parts)
+            sweep if deskew is None else replace(sweep, points=deskew(sweep.points))
+            for sweep, (deskew, _) in zip(pair, deskews)
         )
-        found = ego_motion(first, second, "icp", found.matrix)
-        parts = [
-            deskewing(sweep, found.matrix, period, preparation.deskew) for sweep in (source, target)
-        ]
+        motion = ego_motion(first, second, "icp", motion.matrix)
+        deskews = [deskewing(sweep, motion.matrix, period, preparation.deskew) for sweep in pair]
     notes.append(
         {
             "poses": "ego motion from the poses",
             "none": "the sensor is taken to stand still",
             "icp": "ego motion by registration",
-        }[found.how]
+        }[motion.how]
     )
-    notes += found.notes
-    for sweep, (part, why) in zip((source, target), parts):
-        if part is not None or sweep.deskewed is False:
+    notes += motion.notes
+    for sweep, (deskew, why) in zip(pair, deskews):
+        if deskew is not None or sweep.deskewed is False:
             notes.append(
-                f"{sweep.source}: " + ("deskewed" if part is not None else f"not deskewed, {why}")
+                f"{sweep.source}: " + ("deskewed" if deskew is not None else f"not deskewed, {why}")
             )
-    return found, parts[0][0], parts[1][0]
+    return motion.matrix, deskews[0][0], deskews[1][0]
 
 
-def find_ground(sweep: Sweep, points: Tensor, preparation: Preparation, notes: list[str]) -> Tensor:
+def choose_points(
+    sweep: Sweep, deskew: Deskew | None, preparation: Preparation, notes: list[str]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the deskewed points, a mask of those on the ground, and the rows that are used."""
+    points = sweep.points if deskew is None else deskew(sweep.points)
+    on_ground = _find_ground(sweep, points, preparation, notes)
+    return points, on_ground, _rows_in_use(sweep, points, on_ground, preparation)
+
+
+def _find_ground(
+    sweep: Sweep, points: Tensor, preparation: Preparation, notes: list[str]
+) -> Tensor:
     """Return a mask of the points on the ground, found or labelled, ``(N,)``."""
     if preparation.ground == "none":
         return torch.zeros(len(sweep), dtype=torch.bool, device=sweep.points.device)
@@ -389,19 +396,20 @@ def find_ground(sweep: Sweep, points: Tensor, preparation: Preparation, notes: l
         and sweep.labels.ground is not None
     ):
         return sweep.labels.ground.bool()
-    found = ground(points, preparation.ground_settings)
-    if not bool(found.any()):
+    on_ground = ground(points, preparation.ground_settings)
+    if not bool(on_ground.any()):
         notes.append(
             f"{sweep.source}: no ground was found, so no point is removed, and heights count from "
             "the lowest points"
         )
-    return found
+    return on_ground
 
 
-def points_to_keep(
+def _rows_in_use(
     sweep: Sweep, points: Tensor, on_ground: Tensor, preparation: Preparation
 ) -> Tensor:
-    """Return a mask of the measurements without ground within the range and heights, ``(N,)``."""
+    """Return the rows of the measurements without ground within the range and heights, ``(n,)``."""
+    # Points left out move with the static world (`PreparedPair.flow`), so none is lost.
     reach = FARTHEST if preparation.max_range is None else min(preparation.max_range, FARTHEST)
     keep = sweep.finite & ~on_ground & _within(points, reach) & (points[:, 2].abs() <= FARTHEST)
     if preparation.min_height is not None:
@@ -413,4 +421,4 @@ def points_to_keep(
             f"{sweep.source}: no point is left without the ground and within the range and heights "
             "asked for; widen them, or set ground='none'"
         )
-    return keep
+    return keep.nonzero().squeeze(1)

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.base import DataTerm, Stack
 from invtoolbox.data_terms.chamfer import Chamfer
 from invtoolbox.data_terms.distance_transform import DistanceTransform
@@ -34,34 +35,105 @@ from invtoolbox.jobs.flow.clusters import clusters
 from invtoolbox.kernels.points.nearest import Tree
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.loop.run import Callback
-from invtoolbox.operators.base import Operator
 from invtoolbox.operators.points import PointWarp, PointWarpBothWays
+from invtoolbox.priors.base import Prior
 from invtoolbox.priors.implicit.point_flow import FreeFlow, NeuralSceneFlow
 from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
 from invtoolbox.priors.motion.consistency import ClusterConsistency
 from invtoolbox.priors.motion.speed import StaticWorld
 from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
 from invtoolbox.solvers.adam import Adam
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a flow is fitted to a pair of clouds by Adam; the iterate of smallest objective counts.
+
+    Attributes:
+        points: number of points of either cloud that are drawn for the fit, without repetition;
+            None for all. The flow is computed at all points.
+        learning_rate: learning rate of Adam; see the table above.
+        patience: number of iterations without improvement after which the fit stops; None for no
+            such stop.
+        min_delta: smallest relative decrease that counts as an improvement.
+        max_iterations: largest number of iterations.
+        seed: seed of the network and of the drawn points.
+        time_limit: as in `invtoolbox.solve`.
+        callbacks: as in `invtoolbox.solve`.
+        checkpoint: as in `invtoolbox.solve`.
+        progress: as in `invtoolbox.solve`.
+    """
+
+    points: int | None = None
+    learning_rate: float = 0.008
+    patience: int | None = 30
+    min_delta: float = 1e-4
+    max_iterations: int = 5000
+    seed: int = 0
+    time_limit: float | None = None
+    callbacks: Sequence[Callback] = ()
+    checkpoint: str | Path | Checkpoint | None = None
+    progress: bool = False
+
+    def draw(self, cloud: Tensor, offset: int = 0) -> Tensor:
+        """Draw the points of the fit, ``(1, points, 3)``, in the order of the cloud.
+
+        Args:
+            cloud: all points, ``(N, 3)``.
+            offset: number added to the seed, so that two clouds are drawn independently.
+        """
+        check_range(self, "[1, inf)", "points")
+        rows = torch.arange(len(cloud))
+        if self.points is not None and self.points < len(cloud):
+            # The rows depend on the seed alone, not on a generator that other draws have advanced.
+            generator = torch.Generator().manual_seed(self.seed + offset)
+            rows = torch.randperm(len(cloud), generator=generator)[: self.points].sort().values
+        return cloud[rows][None]
+
+    def solve(self, problem: Problem, prior: Prior) -> Solution:
+        """Minimize the misfit of the problem over the unknowns of the prior.
+
+        Args:
+            problem: problem whose prediction is one set of moved points, or several.
+            prior: prior of the flow, such as a network.
+        """
+        # Without a tolerance: early stopping (patience) is the regularization of these methods.
+        return solve(
+            problem,
+            prior,
+            Adam(
+                learning_rate=self.learning_rate,
+                iterate="best",
+                patience=self.patience,
+                min_delta=self.min_delta,
+            ),
+            tolerance=0.0,
+            max_iterations=self.max_iterations,
+            time_limit=self.time_limit,
+            seed=self.seed,
+            callbacks=self.callbacks,
+            checkpoint=self.checkpoint,
+            progress=self.progress,
+        )
+
+
+#: Settings of the papers, for 2,048 points (NSFP) and for whole sweeps (Fast NSF), and of the
+#: control, which has no paper and no early stop.
+NSFP = Fit()
+FAST_NSF = Fit(patience=10, min_delta=1e-3)
+FREE_VECTORS = Fit(learning_rate=0.01, patience=None, min_delta=0.0, max_iterations=500)
 
 
 def nsfp(
     source: Tensor,
     target: Tensor,
+    fit: Fit = NSFP,
     *,
-    points: int | None = None,
-    learning_rate: float = 0.008,
-    patience: int | None = 30,
-    min_delta: float = 1e-4,
-    max_iterations: int = 5000,
     truncation: float | None = 2.0,
     backward: bool = True,
     initialization: Literal["default", "xavier"] = "default",
-    seed: int = 0,
-    time_limit: float | None = None,
-    callbacks: Sequence[Callback] = (),
-    checkpoint: str | Path | Checkpoint | None = None,
-    progress: bool = False,
 ) -> Tensor:
     r"""Compute the flow of every source point by the neural scene flow prior, ``(N, 3)``.
 
@@ -72,68 +144,40 @@ def nsfp(
     Args:
         source: source points, ``(N, 3)``, metres, finite.
         target: target points, ``(M, 3)``, metres, finite.
-        points: number of points of either cloud that are drawn for the fit, without repetition;
-            None for all. The flow is computed at all points.
-        learning_rate: learning rate of Adam; see the table above.
-        patience: number of iterations without improvement after which the fit stops.
-        min_delta: smallest relative decrease that counts as an improvement.
-        max_iterations: largest number of iterations.
+        fit: settings of the fit.
         truncation: truncation of squared distances, square metres.
         backward: minimize both terms; if False, only ``C(S1 + f, S2)``.
         initialization: initialization of the network.
-        seed: seed of the network and of the drawn points.
-        time_limit: as in `invtoolbox.solve`.
-        callbacks: as in `invtoolbox.solve`.
-        checkpoint: as in `invtoolbox.solve`.
-        progress: as in `invtoolbox.solve`.
 
     >>> points = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
-    >>> flow = nsfp(points, points + torch.tensor([0.1, 0.0, 0.0]), max_iterations=100)
+    >>> flow = nsfp(points, points + torch.tensor([0.1, 0.0, 0.0]), Fit(max_iterations=100))
     >>> bool((flow.mean(0) - torch.tensor([0.1, 0.0, 0.0])).norm() < 0.02)
     True
     """
     source, target = _check_points(source, "source"), _check_points(target, "target")
-    fitted, aim = (
-        source[_draw(len(source), points, seed)][None],
-        target[_draw(len(target), points, seed + 1)][None],
-    )
-    operator: Operator = PointWarpBothWays(fitted) if backward else PointWarp(fitted)
-    term: DataTerm = (
-        Stack(Chamfer(truncation), Chamfer(truncation)) if backward else Chamfer(truncation)
-    )
-    prior = NeuralSceneFlow(initialization=initialization, seed=seed)
-    solution = solve(
-        Problem((aim, fitted) if backward else aim, operator, term),
-        prior,
-        Adam(learning_rate=learning_rate, iterate="best", patience=patience, min_delta=min_delta),
-        tolerance=0.0,
-        max_iterations=max_iterations,
-        time_limit=time_limit,
-        seed=seed,
-        callbacks=callbacks,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
-    return prior.flow_at(solution.parameters, source[None])[0]
+    source_points, target_points = fit.draw(source), fit.draw(target, offset=1)
+    prior = NeuralSceneFlow(initialization=initialization, seed=fit.seed)
+    if backward:
+        # Li et al. 2021, the cycle: the second prediction S1 + f - b is compared with S1 itself.
+        problem = Problem(
+            (target_points, source_points),
+            PointWarpBothWays(source_points),
+            Stack(Chamfer(truncation), Chamfer(truncation)),
+        )
+    else:
+        problem = Problem(target_points, PointWarp(source_points), Chamfer(truncation))
+    # The network is a function of position, so points that were not drawn have a flow too.
+    return prior.flow_at(fit.solve(problem, prior).parameters, source[None])[0]
 
 
 def fast_nsf(
     source: Tensor,
     target: Tensor,
+    fit: Fit = FAST_NSF,
     *,
-    points: int | None = None,
-    learning_rate: float = 0.008,
-    patience: int | None = 10,
-    min_delta: float = 1e-3,
-    max_iterations: int = 5000,
     cell: float = 0.1,
     truncation: float | None = None,
     initialization: Literal["default", "xavier"] = "xavier",
-    seed: int = 0,
-    time_limit: float | None = None,
-    callbacks: Sequence[Callback] = (),
-    checkpoint: str | Path | Checkpoint | None = None,
-    progress: bool = False,
 ) -> Tensor:
     """Compute the flow of every source point by fast neural scene flow, ``(N, 3)``.
 
@@ -147,53 +191,26 @@ def fast_nsf(
     Args:
         source: as in `nsfp`.
         target: as in `nsfp`.
-        points: as in `nsfp`.
-        learning_rate: as in `nsfp`.
-        patience: as in `nsfp`.
-        min_delta: as in `nsfp`.
-        max_iterations: as in `nsfp`.
+        fit: settings of the fit; only source points are drawn.
         cell: cell size of the grid, metres.
         truncation: truncation of distances, metres.
         initialization: as in `nsfp`.
-        seed: as in `nsfp`.
-        time_limit: as in `invtoolbox.solve`.
-        callbacks: as in `invtoolbox.solve`.
-        checkpoint: as in `invtoolbox.solve`.
-        progress: as in `invtoolbox.solve`.
     """
     source, target = _check_points(source, "source"), _check_points(target, "target")
-    fitted = source[_draw(len(source), points, seed)][None]
-    prior = NeuralSceneFlow(initialization=initialization, seed=seed)
-    solution = solve(
-        Problem(target[None], PointWarp(fitted), DistanceTransform(cell, truncation=truncation)),
-        prior,
-        Adam(learning_rate=learning_rate, iterate="best", patience=patience, min_delta=min_delta),
-        tolerance=0.0,
-        max_iterations=max_iterations,
-        time_limit=time_limit,
-        seed=seed,
-        callbacks=callbacks,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
-    return prior.flow_at(solution.parameters, source[None])[0]
+    # Li et al. 2023: min_q |p - q| is read from a distance transform of S2 instead of a search, so
+    # all target points cost no more than some.
+    term = DistanceTransform(cell, truncation=truncation)
+    problem = Problem(target[None], PointWarp(fit.draw(source)), term)
+    prior = NeuralSceneFlow(initialization=initialization, seed=fit.seed)
+    return prior.flow_at(fit.solve(problem, prior).parameters, source[None])[0]
 
 
 def free_vectors(
     source: Tensor,
     target: Tensor,
+    fit: Fit = FREE_VECTORS,
     *,
-    points: int | None = None,
-    learning_rate: float = 0.01,
-    patience: int | None = None,
-    min_delta: float = 0.0,
-    max_iterations: int = 500,
     truncation: float | None = 2.0,
-    seed: int = 0,
-    time_limit: float | None = None,
-    callbacks: Sequence[Callback] = (),
-    checkpoint: str | Path | Checkpoint | None = None,
-    progress: bool = False,
 ) -> Tensor:
     """Compute the control: a free vector at every point under the misfit ``C(S1 + f, S2)``.
 
@@ -202,37 +219,15 @@ def free_vectors(
     Args:
         source: as in `nsfp`.
         target: as in `nsfp`.
-        points: as in `nsfp`.
-        learning_rate: as in `nsfp`.
-        patience: as in `nsfp`.
-        min_delta: as in `nsfp`.
-        max_iterations: as in `nsfp`.
+        fit: settings of the fit.
         truncation: as in `nsfp`.
-        seed: as in `nsfp`.
-        time_limit: as in `invtoolbox.solve`.
-        callbacks: as in `invtoolbox.solve`.
-        checkpoint: as in `invtoolbox.solve`.
-        progress: as in `invtoolbox.solve`.
     """
     source, target = _check_points(source, "source"), _check_points(target, "target")
-    fitted, aim = (
-        source[_draw(len(source), points, seed)][None],
-        target[_draw(len(target), points, seed + 1)][None],
-    )
-    solution = solve(
-        Problem(aim, PointWarp(fitted), Chamfer(truncation)),
-        FreeFlow(),
-        Adam(learning_rate=learning_rate, iterate="best", patience=patience, min_delta=min_delta),
-        tolerance=0.0,
-        max_iterations=max_iterations,
-        time_limit=time_limit,
-        seed=seed,
-        callbacks=callbacks,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
-    nearest = Tree(fitted[0]).query(source)[1]
-    return solution.x[0, nearest]
+    source_points, target_points = fit.draw(source), fit.draw(target, offset=1)
+    problem = Problem(target_points, PointWarp(source_points), Chamfer(truncation))
+    # Free vectors have no value elsewhere, so other points take that of the nearest drawn point.
+    nearest = Tree(source_points[0]).query(source)[1]
+    return fit.solve(problem, FreeFlow()).x[0, nearest]
 
 
 def _check_points(points: Tensor, name: str) -> Tensor:
@@ -249,19 +244,6 @@ def _check_points(points: Tensor, name: str) -> Tensor:
     if not bool(points.isfinite().all()):
         raise InputError(f"the {name} has points that are not finite; leave them out")
     return points
-
-
-def _draw(count: int, points: int | None, seed: int) -> Tensor:
-    """Draw the points of the fit, as a function of the seed alone, in increasing order."""
-    if points is not None and points < 1:
-        raise InputError(
-            f"points is the number of points drawn for the fit, at least 1, got {points}"
-        )
-    if points is None or points >= count:
-        return torch.arange(count)
-    return (
-        torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:points].sort().values
-    )
 
 
 @dataclass(frozen=True)
@@ -299,6 +281,7 @@ class _SteadyWarp(PointWarp):
         self.range_shape: Any = (self.domain_shape,) * len(self.steps)
 
     def _forward(self, x: Tensor) -> Any:
+        # Points that move steadily: p(s) = p + s x, with s in periods and negative in the past.
         return tuple(self.points + step * x for step in self.steps)
 
 
@@ -322,6 +305,8 @@ def voxel_flow(
         window: time of each further sweep after the source, in periods, and its points.
     """
     settings = settings or VoxelSettings()
+    # Hoffmann et al., CVPR 2025: misfit + together * (deviation from the mean flow of the cluster)
+    # + still * (mean speed), over the vectors at the nodes of a grid.
     prior = (
         VoxelFlow(settings.cell)
         + settings.together * ClusterConsistency(clusters(source, height))
@@ -330,21 +315,15 @@ def voxel_flow(
     term: DataTerm = Chamfer(settings.truncation)
     problem = Problem(target[None], PointWarp(source[None]), term)
     if window:
+        # One flow x explains K sweeps at the times s_k: the mean over k of C(S + s_k x, S_k).
         steps, sweeps = zip((1.0, target), *window)
         term = Stack(*(term for _ in steps), weights=[1 / len(steps)] * len(steps))
         clouds = tuple(points[None] for points in sweeps)
         problem = Problem(clouds, _SteadyWarp(source[None], steps), term)
-    solver = Adam(
+    fit = Fit(
         learning_rate=settings.learning_rate,
-        iterate="best",
         patience=settings.patience,
         min_delta=1e-5,
-    )
-    return solve(
-        problem,
-        prior,
-        solver,
         max_iterations=settings.max_iterations,
-        tolerance=0.0,
-        progress=False,
-    ).x[0]
+    )
+    return fit.solve(problem, prior).x[0]

@@ -58,20 +58,24 @@ def refine(
     rows = (label >= 0).nonzero().squeeze(1)
     if len(rows) == 0:
         return flow
-    moved = (points + flow)[rows]
-    near = ((target > moved.amin(0) - 1) & (target < moved.amax(0) + 1)).all(1)
+    # Partners are sought among the target points within a metre of the box around the bodies.
+    arrived = (points + flow)[rows]
+    near = ((target > arrived.amin(0) - 1) & (target < arrived.amax(0) + 1)).all(1)
     if not bool(near.any()):
         return flow
+    # Normals come from the whole sweep: parts of it would show no surface at their borders.
     spread = covariances(points, None if times is None else times[0], rows=rows)[None]
+    # Equal scales: no graduated non-convexity, because the rigid motion is close already.
     term = PlaneToPlane(
         (settings.scale, settings.scale),
         covariances=spread,
         times=None if times is None else (times[0][rows][None], times[1][near][None]),
     )
-    # The unknown is the displacement from the rigidly moved point, so zero is the rigid motion.
-    problem = Problem(target[near][None], PointWarp(moved[None]), term)
+    # The unknown x is the displacement from the rigidly moved point p', so zero is the rigid motion:
+    # min_x D(p' + x) + rigidity * ARAP(x), with x interpolated between the nodes of a voxel grid.
+    problem = Problem(target[near][None], PointWarp(arrived[None]), term)
     prior = VoxelFlow(settings.cell) + settings.rigidity * ARAP(labels=label[rows])
     solution = solve(problem, prior, LBFGS(), max_iterations=settings.iterations, progress=False)
-    found = flow.clone()
-    found[rows] += solution.x[0]
-    return found
+    refined = flow.clone()
+    refined[rows] += solution.x[0]
+    return refined

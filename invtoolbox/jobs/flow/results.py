@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,13 @@ from torch import Tensor
 
 from invtoolbox.datasets.sweeps.flow_files import Estimate, FlowFile, read_flow, write_flow
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.job import read_json
 from invtoolbox.jobs.study.driver import Study
 from invtoolbox.metrics.flow import RangeError
 from invtoolbox.metrics.flow_evaluation import FlowErrors, pool
 from invtoolbox.metrics.flow_scores import BucketedEPE, ThreeWayEPE
 
+#: Fields of `FlowErrors` that are numbers.
 _PLAIN = (
     "points",
     "dynamic_points",
@@ -45,12 +46,13 @@ def facts_of_errors(errors: FlowErrors) -> dict[str, Any]:
         "bucketed": {
             name: getattr(errors.bucketed, name).tolist() for name in ("errors", "speeds", "counts")
         },
-        "ranges": [dataclasses.asdict(part) for part in errors.ranges],
+        "ranges": [dataclasses.asdict(error) for error in errors.ranges],
     }
 
 
 def errors_from_facts(facts: Mapping[str, Any]) -> FlowErrors:
     """Restore the errors of a sweep from plain values; the errors of many sweeps are pooled."""
+    # JSON knows neither tuples nor tensors; sums are float64 and counts int64, as they were.
     three_way, bucketed = facts["three_way"], facts["bucketed"]
     return FlowErrors(
         **{name: facts[name] for name in _PLAIN},
@@ -62,7 +64,7 @@ def errors_from_facts(facts: Mapping[str, Any]) -> FlowErrors:
             torch.tensor(bucketed["speeds"], dtype=torch.float64),
             torch.tensor(bucketed["counts"], dtype=torch.int64),
         ),
-        ranges=tuple(RangeError(**part) for part in facts["ranges"]),
+        ranges=tuple(RangeError(**fields) for fields in facts["ranges"]),
     )
 
 
@@ -94,6 +96,7 @@ class FlowResults:
     suffix: str = ".npz"
 
     def write(self, path: Path, result: PairFlow, name: str, fingerprint: str) -> Mapping[str, Any]:
+        # The name of the item and the fingerprint of the study tie the file to its place.
         about = {"item": name, "study": fingerprint, "facts": dict(result.facts)}
         write_flow(path, result.estimate, result.points, result.names, overwrite=True, about=about)
         return result.facts
@@ -122,6 +125,7 @@ class FlowStudy(Study):
 
         None if all results existed.
         """
+        # The median, because the first pair of a process is slower.
         spent = [r.seconds for r in self.reports if r.outcome == "done"]
         return median(spent) if spent else None
 
@@ -130,8 +134,7 @@ class FlowStudy(Study):
 
         They are read from ``study.json`` in the folder.
         """
-        content = json.loads((self.folder / "study.json").read_text(encoding="utf-8"))
-        description = content["description"]
+        description = read_json(self.folder / "study.json")["description"]
         keys = ("sequence", "method", "window", "preparation", "seed")
         return {key: _words(description[key]) for key in keys if key in description}
 
@@ -140,10 +143,10 @@ class FlowStudy(Study):
 
         None if no sweep has labels.
         """
-        found = [
+        errors = [
             errors_from_facts(r.facts["errors"]) for r in self.reports if r.facts.get("errors")
         ]
-        return pool(found) if found else None
+        return pool(errors) if errors else None
 
 
 def _words(value: Any) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from invtoolbox.core.content import digest
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.datasets.sweeps.flow_files import residual_flow
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import Sweep, Sweeps
@@ -81,14 +82,14 @@ class FlowJob:
             self.folder,
             self.method,
             self.preparation,
-            self.workers,
-            self.cluster,
-            self.threads,
-            self.resume,
-            self.overwrite,
-            self.items,
-            self.seed,
-            progress,
+            workers=self.workers,
+            cluster=self.cluster,
+            threads=self.threads,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            items=self.items,
+            seed=self.seed,
+            progress=progress,
             window=self.window,
         )
         write_exports(study, self.sequence, self.formats, self.report, self.title, self.masks)
@@ -179,22 +180,23 @@ def flow_sequence(
     where = str(opening.path) if isinstance(opening, SequencePath) else type(opened).__name__
     if isinstance(opening, SequencePath):
         opening.refuse_within(folder)
-    if not 2 <= window <= LONGEST_WINDOW:
-        raise InputError(f"a window has 2 to {LONGEST_WINDOW} sweeps, got {window}")
+    check_range("flow_sequence", f"[2, {LONGEST_WINDOW}]", window=window)
     if estimate is not None:
         window = 2
     else:
         from invtoolbox.jobs.flow.methods import method_named, uses_window
 
         # An unknown name is refused here, not once per pair.
-        found = method_named(method) if isinstance(method, str) else method
-        window = window if uses_window(found) else 2
+        estimator = method_named(method) if isinstance(method, str) else method
+        window = window if uses_window(estimator) else 2
     if len(opened) < 2:
         raise InputError(
             f"{where}: flow goes from one sweep to the next, and there "
             f"{'is one' if len(opened) else 'is none'}"
         )
 
+    # A folder is resumed only with an equal description. `method` in words serves the reports, its
+    # digest detects changes that the words do not show.
     def content(name: str, value: Any) -> str:
         remedy = 'give `flow_sequence(..., key="...")` with a key that changes whenever it changes'
         return digest(value, name, remedy=remedy) if key is None else f"key {key}"
@@ -215,9 +217,12 @@ def flow_sequence(
         [opened.names[k] for k in chosen],
         lambda n: (opening, chosen[n], estimate, method, preparation, seed, window),
     )
+    # A sweep is part of several windows and is read once to compare digests.
     look = functools.cache(lambda k: _digest_and_time(opened, k))
 
     def is_current(number: int, facts: Mapping[str, Any]) -> bool:
+        # The facts name the sweeps that a result was computed from, with their digests. They differ
+        # if a sweep has changed, or if the sequence has grown and the window has moved.
         index = chosen[number]
         used = [index, index + 1]
         if window > 2 and look(index)[1] != look(index + 1)[1]:
@@ -229,12 +234,12 @@ def flow_sequence(
         pairs,
         folder,
         description,
-        workers,
-        cluster,
-        threads,
-        resume,
-        overwrite,
-        progress,
+        workers=workers,
+        cluster=cluster,
+        threads=threads,
+        resume=resume,
+        overwrite=overwrite,
+        progress=progress,
         results=FlowResults(),
         is_current=is_current,
     )
@@ -265,23 +270,24 @@ def estimate_pair(
     source, target = sweeps[index], sweeps[index + 1]
     _check_order(source, target)
     notes: list[str] = []
-    inputs = {sweeps.names[index]: digest(source), sweeps.names[index + 1]: digest(target)}
+    names = (sweeps.names[index], sweeps.names[index + 1])
+    inputs = dict(zip(names, (digest(source), digest(target))))
     if estimate is None:
-        further = (
-            _read_further(sweeps, index, window, source, target, notes, inputs)
-            if window > 2
-            else []
-        )
-        found = default_estimate()(source, target, method, preparation, seed, window=further)
+        further = []
+        if window > 2 and source.timestamp == target.timestamp:
+            notes.append("no window, because the sweeps have no timestamps")
+        elif window > 2:
+            further = _read_further(sweeps, window_of(index, window, len(sweeps))[1], notes, inputs)
+        flow = default_estimate()(source, target, method, preparation, seed, window=further)
     else:
-        found = estimate(source, target, method, preparation, seed)
+        flow = estimate(source, target, method, preparation, seed)
     # The facts depend on the pair alone and hold no seconds, so a resumed run leaves the same
     # files.
-    moving = residual_flow(found.flow, source.points, found.ego_motion)[
-        found.dynamic & found.valid
-    ].norm(dim=1)
+    # The 95 % quantile of the speeds is not pulled up by a few wrong points, as a maximum is.
+    residual = residual_flow(flow.flow, source.points, flow.ego_motion)
+    moving = residual[flow.dynamic & flow.valid].norm(dim=1)
     facts: dict[str, Any] = {
-        "notes": [*found.notes, *notes],
+        "notes": [*flow.notes, *notes],
         "inputs": inputs,
         "source": source.source,
         "target": target.source,
@@ -289,8 +295,8 @@ def estimate_pair(
         "speed": float(moving.quantile(0.95)) if len(moving) else 0.0,
     }
     if source.labels is not None and source.pose is not None and target.pose is not None:
-        facts["errors"] = facts_of_errors(evaluate(found, source, next_pose=target.pose))
-    return PairFlow(found, source.points, (sweeps.names[index], sweeps.names[index + 1]), facts)
+        facts["errors"] = facts_of_errors(evaluate(flow, source, next_pose=target.pose))
+    return PairFlow(flow, source.points, names, facts)
 
 
 def _digest_and_time(sweeps: Sweeps, index: int) -> tuple[str, float]:
@@ -306,30 +312,22 @@ def _digest_and_time(sweeps: Sweeps, index: int) -> tuple[str, float]:
 
 
 def _read_further(
-    sweeps: Sweeps,
-    index: int,
-    size: int,
-    source: Sweep,
-    target: Sweep,
-    notes: list[str],
-    inputs: dict[str, str],
+    sweeps: Sweeps, numbers: Sequence[int], notes: list[str], inputs: dict[str, str]
 ) -> list[Sweep]:
     """Read the further sweeps of a window, and add their digests to `inputs`.
 
     A note is added for those that cannot be read.
     """
-    if source.timestamp == target.timestamp:
-        notes.append("no window, because the sweeps have no timestamps")
-        return []
-    found = []
-    for k in window_of(index, size, len(sweeps))[1]:
+    further = []
+    for k in numbers:
+        # An unreadable sweep counts as such, so that the pair is done anew when it can be read.
         try:
-            found.append(sweeps[k])
-            inputs[sweeps.names[k]] = digest(found[-1])
+            further.append(sweeps[k])
+            inputs[sweeps.names[k]] = digest(further[-1])
         except InputError as error:
             notes.append(f"left out of the window: {error}")
             inputs[sweeps.names[k]] = _UNREADABLE
-    return found
+    return further
 
 
 def window_of(index: int, size: int, count: int) -> tuple[int, list[int]]:
@@ -348,6 +346,7 @@ def window_of(index: int, size: int, count: int) -> tuple[int, list[int]]:
     >>> window_of(0, 5, 42)
     (0, [2, 3, 4])
     """
+    # First sweep of the window: (size - 1) // 2 before the source, moved into [0, count - size].
     size = min(size, count)
     first = min(max(index - (size - 1) // 2, 0), count - size)
     return index, [k for k in range(first, first + size) if k not in (index, index + 1)]
@@ -370,21 +369,19 @@ def preparation_of(settings: Mapping[str, Any], where: str) -> Preparation:
     Raises:
         InputError: an unknown setting, or a value that does not fit.
     """
-    known = [
+    names = [
         field.name for field in dataclasses.fields(Preparation) if field.name != "ground_settings"
     ]
-    for key in settings:
-        if key not in known:
-            raise InputError(
-                f"{where}: a preparation has no setting {key!r}; it has {', '.join(known)}"
-            )
     try:
+        for key in settings:
+            check_choice("a preparation", names, setting=key)
         return Preparation(**settings)
     except (InputError, TypeError) as error:
         raise InputError(f"{where}: {error}") from error
 
 
 def _check_order(source: Sweep, target: Sweep) -> None:
+    # Two zeros mean that there are no timestamps.
     if (source.timestamp or target.timestamp) and target.timestamp <= source.timestamp:
         raise InputError(
             f"{target.source}: measured at {target.timestamp:.9g} s, which is not after "

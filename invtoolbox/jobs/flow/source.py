@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import inspect
@@ -12,6 +13,7 @@ from typing import Any
 
 from invtoolbox import datasets
 from invtoolbox.catalogue import shelves
+from invtoolbox.core.guards import check_choice
 from invtoolbox.datasets.shelf import sweep_options
 from invtoolbox.datasets.sweeps.flow_files import refuse_source
 from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS, street_of_file, street_settings
@@ -54,7 +56,7 @@ class SequencePath:
         >>> len(SequencePath.of("street", options={"sweeps": 3, "points": 500}).open())
         3
         """
-        path, wanted = Path(name).expanduser(), dict(options or {})
+        path, settings = Path(name).expanduser(), dict(options or {})
         if not path.exists():
             entry = shelves.entries("datasets").get(str(name))
             if entry is None:
@@ -64,14 +66,17 @@ class SequencePath:
                 )
             reader = reader or entry.read()["reader"]
             if reader == STREET:
-                return cls(entry.path, reader, wanted)
-            path, wanted = datasets.find_file(str(name)), {**sweep_options(str(name)), **wanted}
+                return cls(entry.path, reader, settings)
+            path = datasets.find_file(str(name))
+            # Options of the caller take precedence over those of the catalogue.
+            settings = {**sweep_options(str(name)), **settings}
         elif path.suffix == ".toml" and reader is None:
             reader = STREET
         for key in SWEEP_PATHS:  # the current directory of a worker may differ
-            if key in wanted and Path(str(wanted[key])).expanduser().exists():
-                wanted[key] = str(Path(str(wanted[key])).expanduser().resolve())
-        return cls(path.resolve(), reader, wanted)
+            place = Path(str(settings.get(key, ""))).expanduser()
+            if key in settings and place.exists():
+                settings[key] = str(place.resolve())
+        return cls(path.resolve(), reader, settings)
 
     def open(self) -> Sweeps:
         """Open the sweeps.
@@ -81,16 +86,13 @@ class SequencePath:
         """
         if self.reader == STREET:
             return street_of_file(self.path, self.options)
-        known = [
+        names = [
             name
             for name in inspect.signature(datasets.open_sweeps).parameters
             if name not in ("path", "reader")
         ]
         for key in self.options:
-            if key not in known:
-                raise InputError(
-                    f"no reader of sweeps has an option {key!r}; there are {', '.join(known)}"
-                )
+            check_choice("the readers of sweeps", names, option=key)
         return datasets.open_sweeps(self.path, self.reader, **self.options)
 
     def description(self) -> dict[str, Any]:
@@ -122,17 +124,16 @@ def describe(opening: SequencePath | Sweeps) -> Any:
     """Return plain values that differ if two sequences differ."""
     if isinstance(opening, SequencePath):
         return opening.description()
-    found = {"sweeps": _without_address(opening)}
-    try:
-        points = opening[0].points
-    except InputError:  # the study reports the damaged sweep
-        return found
-    digest = hashlib.sha256(points.cpu().contiguous().numpy().tobytes()).hexdigest()
-    return {**found, "first": digest[:16]}
+    description = {"sweeps": _without_address(opening)}
+    with contextlib.suppress(InputError):  # the study reports the damaged sweep
+        points = opening[0].points.cpu().contiguous().numpy()
+        description["first"] = hashlib.sha256(points.tobytes()).hexdigest()[:16]
+    return description
 
 
 def plain(settings: Any) -> Any:
     """Return settings as values that JSON can hold, distinct for distinct settings."""
+    # The class is named, because two classes may have the same fields.
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         fields = {f.name: plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
         return {"kind": type(settings).__name__, **fields}
@@ -145,9 +146,10 @@ def plain(settings: Any) -> Any:
     return _without_address(settings)
 
 
-def _without_address(thing: Any) -> str:
-    words = repr(thing)
+def _without_address(setting: Any) -> str:
+    # The default repr holds an address, which differs from run to run.
+    words = repr(setting)
     if " at 0x" not in words:
         return words
-    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    named = setting if hasattr(setting, "__qualname__") else type(setting)
     return f"{named.__module__}.{named.__qualname__}"

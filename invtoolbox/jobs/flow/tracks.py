@@ -7,21 +7,30 @@ term the robust distance to the surfaces of all sweeps, and the loop `solve`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from invtoolbox.core.pytrees import tree_map
+from invtoolbox.core.pytrees import join_items, tree_map
 from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
 from invtoolbox.geometry.rigid import transform
 from invtoolbox.geometry.surface_normals import Surface, append_times, covariances
+from invtoolbox.jobs.flow.window import Neighbour
+from invtoolbox.kernels.points.nearest import Tree
 from invtoolbox.operators.points import PointWarp
 from invtoolbox.priors.implicit.rigid_track import RigidTrack
 from invtoolbox.problem import Problem
 from invtoolbox.solve import solve
 from invtoolbox.solvers.gauss_newton import LevenbergMarquardt
 
+if TYPE_CHECKING:
+    from invtoolbox.jobs.flow.evidence import Evidence
+
+#: Width of the border around the places that bodies can reach, metres, in which surfaces are seen
+#: whole.
+_MARGIN = 2.0
 #: Seconds between the sweeps of a window in the search for partners, in addition to the times of
 #: the points: so long that no point finds a partner in the wrong sweep.
 _APART = 100.0
@@ -33,29 +42,6 @@ _GROUPS = (48, 512)
 _PARTNERS = 0.3
 
 
-@dataclass(frozen=True)
-class RegistrationSettings:
-    """Settings of the registration of clusters.
-
-    Attributes:
-        iterations: number of iterations of Levenberg-Marquardt. All are made, because the scale of
-            the robust misfit shrinks from one to the next.
-        upright: see `RigidTrack`.
-        smooth: see `RigidTrack`.
-        steady: see `RigidTrack`.
-        plane: match surfaces (`PlaneToPlane`) instead of points, whose distances the scan lines of
-            a lidar bias towards zero motion.
-        scale: scale of the robust misfit in the first iteration, metres.
-    """
-
-    iterations: int = 15
-    upright: float = 1.0
-    smooth: float = 0.3
-    steady: float = 0.0
-    plane: bool = True
-    scale: float = 1.0
-
-
 @dataclass(frozen=True, eq=False)
 class Scans:
     """Sweeps that clusters are registered with, in one frame.
@@ -65,44 +51,37 @@ class Scans:
         steps: time of each sweep after the source, in periods.
         times: times that the search for partners distinguishes the sweeps by, ``(m,)``; None for
             one sweep without times.
-        timed: whether the points have times of their own.
         period: seconds of a period.
     """
 
     surface: Surface
     steps: tuple[float, ...]
     times: Tensor | None
-    timed: bool
     period: float = 0.1
 
     @classmethod
-    def of(
-        cls,
-        sweeps: Sequence[Tensor],
-        steps: Sequence[float],
-        times: Sequence[Tensor] | None = None,
-        plane: bool = True,
-        period: float = 0.1,
-    ) -> Scans:
+    def of(cls, sweeps: Sequence[Neighbour], timed: bool, plane: bool, period: float) -> Scans:
         """Build the search tree and the surfaces of sweeps.
 
         Args:
-            sweeps: points of each sweep, ``(m_k, 3)``.
-            steps: time of each sweep after the source, in periods.
-            times: times of the points within their sweeps, seconds, ``(m_k,)``; None if unknown.
-            plane: see `RegistrationSettings`.
+            sweeps: the sweeps.
+            timed: whether the times of the points are used; all sweeps must then have them.
+            plane: see `BodySettings`.
             period: seconds of a period.
         """
-        points, apart = torch.cat(list(sweeps)), None
-        if times is not None or len(sweeps) > 1:
+        points, apart = torch.cat([sweep.points for sweep in sweeps]), None
+        # The sweep k has the times k * 100 s + t. As a fourth coordinate, scaled to metres, they
+        # make one tree of all sweeps, in which every point finds partners in its sweep alone.
+        if timed or len(sweeps) > 1:
+            within = [sweep.times if timed else None for sweep in sweeps]
             apart = torch.cat(
                 [
-                    k * _APART + (points.new_zeros(len(sweep)) if times is None else times[k])
-                    for k, sweep in enumerate(sweeps)
+                    k * _APART + (points.new_zeros(len(sweep.points)) if t is None else t)
+                    for k, (sweep, t) in enumerate(zip(sweeps, within))
                 ]
             ).to(points)
         surface = Surface.of(points, apart) if plane else Surface.of_points(points, apart)
-        return cls(surface, tuple(steps), apart, times is not None, period)
+        return cls(surface, tuple(sweep.step for sweep in sweeps), apart, period)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +89,7 @@ class Registration:
     """Result of registering h hypotheses with K sweeps.
 
     Attributes:
-        thing: number of the cluster of every hypothesis, ``(h,)``.
+        cluster: number of the cluster of every hypothesis, ``(h,)``.
         tracks: rigid motions to the K sweeps, ``(h, K, 4, 4)``.
         motion: rigid motions to the target, ``(h, 4, 4)``.
         misfit: mean robust misfit of each sweep, square metres, ``(h, K)``.
@@ -119,7 +98,7 @@ class Registration:
         parameters: parameters of the `RigidTrack` of every hypothesis.
     """
 
-    thing: Tensor
+    cluster: Tensor
     tracks: Tensor
     motion: Tensor
     misfit: Tensor
@@ -129,159 +108,167 @@ class Registration:
 
     def take(self, rows: Tensor) -> Registration:
         """Return the results of some hypotheses."""
-        return tree_map(lambda values: values[rows], self)
-
-    @classmethod
-    def chosen(cls, mask: Tensor, first: Registration, second: Registration) -> Registration:
-        """Choose the motion to the target from two results, hypothesis by hypothesis."""
-        pick = mask.view(-1, 1, 1)
-        return replace(second, motion=torch.where(pick, first.motion, second.motion))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Registration]) -> Registration:
-        """Join the results of several batches."""
-        return cls(
-            torch.cat([part.thing for part in parts]),
-            torch.cat([part.tracks for part in parts]),
-            torch.cat([part.motion for part in parts]),
-            torch.cat([part.misfit for part in parts]),
-            torch.cat([part.still for part in parts]),
-            torch.cat([part.move for part in parts]),
-            {
-                key: torch.cat([part.parameters[key] for part in parts])
-                for key in parts[0].parameters
-            },
-        )
+        return tree_map(lambda tensor: tensor[rows], self)
 
 
 def register(
-    members: Sequence[Tensor],
-    thing: Tensor,
+    evidence: Evidence,
+    sweeps: Sequence[Neighbour],
+    times: Tensor | None,
+    cluster: Tensor,
     initial: dict[str, Tensor],
-    points: Tensor,
-    scans: Scans,
-    times: Tensor | None = None,
-    settings: RegistrationSettings | None = None,
+    scale: float = 1.0,
 ) -> Registration:
     """Register clusters with the sweeps of a window, from every initial track.
 
     Args:
-        members: rows of the points of every cluster, at least one each.
-        thing: number of the cluster of every hypothesis, ``(h,)``, at least one.
+        evidence: the clusters, and the points of their sweep, from all of which normals are
+            estimated.
+        sweeps: the other sweeps.
+        times: times of the points within their sweep, seconds, ``(n,)``; None if they are unknown
+            in one of the sweeps.
+        cluster: number of the cluster of every hypothesis, ``(h,)``, at least one.
         initial: parameters of the `RigidTrack` that every hypothesis starts from, ``(h, 3)`` each.
-        points: points of the sweep, ``(n, 3)``; normals are estimated from all of them.
-        scans: the other sweeps.
-        times: times of the points within their sweep, seconds, ``(n,)``; used if the times of the
-            other sweeps are known too.
-        settings: settings of the registration.
+        scale: scale of the robust misfit in the first iteration, metres.
     """
-    settings = settings or RegistrationSettings()
-    if not scans.timed:
-        times = None
-    rows = torch.cat(list(members)).unique()
+    points, members, settings = evidence.points, evidence.members, evidence.settings
+    rows = torch.cat(list(members))
+    # Only points that a body can reach are searched; the margin keeps whole surfaces for normals.
+    near, farthest = Tree(points[rows, :2]), float(evidence.fastest.max()) * evidence.period
+    reached = [
+        near.query(sweep.points[:, :2], farthest * max(1.0, abs(sweep.step)) + _MARGIN)[
+            0
+        ].isfinite()
+        for sweep in sweeps
+    ]
+    if any(bool(mask.any()) for mask in reached):  # the registration needs some points
+        sweeps = [sweep.take(mask) for sweep, mask in zip(sweeps, reached)]
+    scans = Scans.of(sweeps, times is not None, settings.plane, evidence.period)
+    # Generalized ICP (Segal, Haehnel and Thrun 2009) with the covariance of every point about its
+    # surface; points of no cluster keep the identity, which nothing reads.
     spread = torch.eye(3).to(points).repeat(len(points), 1, 1)
     if settings.plane:
+        rows = rows.unique()
         spread[rows] = covariances(points, times, rows=rows)
-    sizes = torch.tensor([len(member) for member in members], device=points.device)[thing]
-    found, order, smaller = [], [], 0
+    sizes = torch.tensor([len(member) for member in members], device=points.device)[cluster]
+    # Hypotheses of similar sizes share a batch, because a batch is padded to its largest item.
+    results, order, smaller = [], [], 0
     for largest in _GROUPS:
         inside = (sizes > smaller) & ((sizes <= largest) | (largest == _GROUPS[-1]))
         smaller, group = largest, inside.nonzero().squeeze(1)
         if len(group):
-            index, counts = _pad([_thin(members[k], largest) for k in thing[group].tolist()])
-            begin = {key: value[group] for key, value in initial.items()}
-            found.append(
-                _register(
-                    thing[group], index, counts, begin, points, spread, scans, times, settings
+            index, counts = _pad([_thin(members[k], largest) for k in cluster[group].tolist()])
+            results.append(
+                _register_batch(
+                    evidence,
+                    scans,
+                    times,
+                    cluster=cluster[group],
+                    index=index,
+                    counts=counts,
+                    spread=spread,
+                    initial={key: start[group] for key, start in initial.items()},
+                    scale=scale,
                 )
             )
             order.append(group)
-    return Registration.joined(found).take(torch.cat(order).argsort())
+    return join_items(results).take(torch.cat(order).argsort())
 
 
-def _register(
-    thing: Tensor,
-    index: Tensor,
-    counts: Tensor,
-    begin: dict[str, Tensor],
-    points: Tensor,
-    spread: Tensor,
+def _register_batch(
+    evidence: Evidence,
     scans: Scans,
     times: Tensor | None,
-    settings: RegistrationSettings,
+    cluster: Tensor,
+    index: Tensor,
+    counts: Tensor,
+    spread: Tensor,
+    initial: dict[str, Tensor],
+    scale: float,
 ) -> Registration:
     """Register one batch: rows ``(h, p)`` of every hypothesis, padded."""
-    count = len(scans.steps)
-    here, weights = points[index].repeat(1, count, 1), counts.to(points).repeat(1, count)
+    points, settings, count = evidence.points, evidence.settings, len(scans.steps)
+    # A batch item holds its p points K times, one copy per sweep: places (h, K p, 3).
+    at_rest, weights = points[index].repeat(1, count, 1), counts.to(points).repeat(1, count)
     # The covariance of padding must be invertible too.
     spread = torch.where(counts[..., None, None], spread[index], torch.eye(3).to(points))
     sought = None
     if scans.times is not None:
-        own = points.new_zeros(index.shape) if times is None else times[index].to(points)
-        sought = (torch.cat([k * _APART + own for k in range(count)], 1), scans.times[None])
+        # Copy k of a point seeks partners at the time k * 100 s + t, in the sweep k (`Scans.of`).
+        within = points.new_zeros(index.shape) if times is None else times[index].to(points)
+        sought = (torch.cat([k * _APART + within for k in range(count)], 1), scans.times[None])
+    # Geman and McClure's function, whose scale falls from `scale` to 0.1 m per iteration (graduated
+    # non-convexity). Without planes, along = 1 is the distance between points.
     term = PlaneToPlane(
-        scale=(settings.scale, 0.1),
+        scale=(scale, 0.1),
         along=PlaneToPlane().along if settings.plane else 1.0,
         covariances=spread.repeat(1, count, 1, 1),
         weights=weights,
         surface=scans.surface,
         times=sought,
     )
-    problem = Problem(scans.surface.points[None], PointWarp(here), term)
-    prior = RigidTrack(scans.steps, settings.upright, settings.smooth, settings.steady, weights)
+    problem = Problem(scans.surface.points[None], PointWarp(at_rest), term)
+    prior = RigidTrack(scans.steps, settings.upright, settings.smooth, weights=weights)
     if count > 1:
-        begin = {"bend": torch.zeros_like(begin["turn"]), **begin}
+        initial = {"bend": torch.zeros_like(initial["turn"]), **initial}
     solver = LevenbergMarquardt(
         max_iterations=settings.iterations, tolerance=0.0, inner_iterations=6
     )
-    solution = solve(problem, prior, solver, initial=begin, progress=False)
+    solution = solve(problem, prior, solver, initial=initial, progress=False)
     final, bound = term.at(settings.iterations), prior.prepare(problem, solve)
 
-    def misfits(moved: Tensor) -> Tensor:
-        each = final.misfits(moved, problem.y) * weights
-        return each.unflatten(1, (count, -1)).sum(2) / counts.sum(1, keepdim=True)
+    def misfits(places: Tensor) -> Tensor:
+        # Means over the real points of every item, (h, K p) -> (h, K), at the last scale.
+        energies = final.misfits(places, problem.y) * weights
+        return energies.unflatten(1, (count, -1)).sum(2) / counts.sum(1, keepdim=True)
 
-    moved = here + solution.x
+    arrived = at_rest + solution.x
     late = points.new_ones(1, 1)
     if sought is not None and times is not None:
-        late = 1 + _lateness(moved, sought[0], weights, scans)
-    # A body that crosses the view is measured somewhat earlier or later in every sweep.
+        late = 1 + _lateness(arrived, sought, weights, scans)
+    # A body that crosses the view is measured somewhat earlier or later in every sweep: its track
+    # takes 1 + lateness periods per sweep, so its motion in one period is smaller by that factor.
     motion = bound.motions({key: value / late for key, value in solution.parameters.items()})
     moves = (transform(motion, points[index]) - points[index]).norm(dim=2)
     return Registration(
-        thing,
-        bound.tracks(solution.parameters),
-        motion,
-        misfits(moved),
-        misfits(here),
-        (counts * moves).sum(1) / counts.sum(1),
-        solution.parameters,
+        cluster=cluster,
+        tracks=bound.tracks(solution.parameters),
+        motion=motion,
+        misfit=misfits(arrived),
+        still=misfits(at_rest),
+        move=(counts * moves).sum(1) / counts.sum(1),
+        parameters=solution.parameters,
     )
 
 
-def _lateness(moved: Tensor, times: Tensor, weights: Tensor, scans: Scans) -> Tensor:
+def _lateness(
+    places: Tensor, sought: tuple[Tensor, Tensor], weights: Tensor, scans: Scans
+) -> Tensor:
     """Return by which share of a period the sweeps see each body later per period, ``(h, 1)``.
 
     A lidar that turns meets a body that crosses the view at another angle, so at another time
     within each sweep.
 
     Args:
-        moved: points at their places in all K sweeps, ``(h, K p, 3)``.
-        times: times that their partners are sought by, ``(h, K p)``.
+        places: points at their places in all K sweeps, ``(h, K p, 3)``.
+        sought: times that their partners are sought by, ``(h, K p)``, and the times of the
+            measured points, ``(1, m)``.
         weights: weights of the points, ``(h, K p)``.
         scans: the sweeps.
     """
-    assert scans.times is not None
-    wanted = weights > 0
-    asked = append_times(moved[wanted], times[wanted], PlaneToPlane().time_scale)
-    distance, partner = scans.surface.tree.query(asked, _PARTNERS)
-    counts = moved.new_zeros(wanted.shape).masked_scatter(wanted, distance.isfinite().to(moved))
+    real = weights > 0
+    times, measured = sought[0][real], sought[1][0]
+    queries = append_times(places[real], times, PlaneToPlane().time_scale)
+    distance, partner = scans.surface.tree.query(queries, _PARTNERS)
+    counts = places.new_zeros(real.shape).masked_scatter(real, distance.isfinite().to(places))
     # Times in float64, because the sweeps are far apart in them.
-    later = moved.new_zeros(wanted.shape).masked_scatter(
-        wanted, (scans.times[partner].double() - times[wanted].double()).to(moved) / scans.period
+    later = places.new_zeros(real.shape).masked_scatter(
+        real, (measured[partner].double() - times.double()).to(places) / scans.period
     )
-    steps = moved.new_tensor(scans.steps)[:, None]
-    counts, later = (values.unflatten(1, (len(scans.steps), -1)) for values in (counts, later))
+    # Least squares through the origin: the slope b of `later = b s` over the pairs that have a
+    # partner is sum(s later) / sum(s^2), with s the time of the sweep in periods.
+    steps = places.new_tensor(scans.steps)[:, None]
+    counts, later = (tensor.unflatten(1, (len(scans.steps), -1)) for tensor in (counts, later))
     total = (counts * steps.square()).sum((1, 2)).clamp_min(1e-12)
     return ((counts * steps * later).sum((1, 2)) / total)[:, None]
 
@@ -299,6 +286,8 @@ def _thin(rows: Tensor, most: int) -> Tensor:
 
 def _pad(groups: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Pad the rows of every group with its first row; return them and a mask of the real rows."""
+    # The first row is a point of the item itself, so padding changes neither its box nor its
+    # search; the mask gives it the weight 0.
     longest = max(len(rows) for rows in groups)
     index = torch.stack(
         [torch.cat([rows, rows[:1].expand(longest - len(rows))]) for rows in groups]

@@ -9,12 +9,11 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.datasets.sweeps.flow_files import FlowFile, read_flow, residual_flow
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import check_motion, inverse, transform
@@ -58,13 +57,13 @@ class FiledFlow:
                 f"{path}: there is no flow of that sweep; estimate it first, or leave the sweeps "
                 "after it out"
             )
-        found, sweep = read_flow(path), self.sweeps[index]
-        if len(found) != len(sweep):
+        flow, sweep = read_flow(path), self.sweeps[index]
+        if len(flow) != len(sweep):
             raise InputError(
-                f"{path}: the flow of {len(found):,} points, and {sweep.source} has "
+                f"{path}: the flow of {len(flow):,} points, and {sweep.source} has "
                 f"{len(sweep):,}; it belongs to another"
             )
-        return FlowStep.of(sweep.points, found, sweep.pose)
+        return FlowStep.of(sweep.points, flow, sweep.pose)
 
 
 #: Number of points that are carried at once.
@@ -162,17 +161,16 @@ def track(
     """
     if points.ndim != 2 or points.shape[1] != 3:
         raise InputError(f"the points to follow have shape {tuple(points.shape)}; expected (M, 3)")
-    places, known = [points.detach().cpu().to(torch.float64)], [torch.isfinite(points).all(1).cpu()]
-    motions, moving = (
-        [torch.eye(4, dtype=torch.float64)],
-        torch.zeros(len(points), dtype=torch.bool),
-    )
+    places = [points.detach().cpu().to(torch.float64)]
+    measured, motions = [places[0].isfinite().all(1)], [torch.eye(4, dtype=torch.float64)]
+    moving = torch.zeros(len(points), dtype=torch.bool)
     for step in steps:
-        moved, seen, moving = _carry(places[-1], step, neighbours, reach, moving)
-        places.append(moved)
-        known.append(known[-1] & seen)
+        place, in_reach, moving = _carry(places[-1], step, neighbours, reach, moving)
+        places.append(place)
+        measured.append(measured[-1] & in_reach)
+        # E_k ... E_1 E_0 moves static points from the first frame to the frame k + 1.
         motions.append(step.ego_motion.to(torch.float64) @ motions[-1])
-    return Tracks(torch.stack(places), torch.stack(known), torch.stack(motions))
+    return Tracks(torch.stack(places), torch.stack(measured), torch.stack(motions))
 
 
 def carry(
@@ -196,10 +194,8 @@ def carry(
         The points in the frame of the next sweep, float64 ``(M, 3)``, and which of them had a
         measured point in reach, ``(M,)``.
     """
-    moved, seen, _ = _carry(
-        points, step, neighbours, reach, torch.zeros(len(points), dtype=torch.bool)
-    )
-    return moved, seen
+    still = torch.zeros(len(points), dtype=torch.bool)
+    return _carry(points, step, neighbours, reach, still)[:2]
 
 
 def _carry(
@@ -209,21 +205,20 @@ def _carry(
 
     Also returns which points move now, ``(M,)``.
     """
-    E, points = (
-        check_motion(step.ego_motion, f"{step.name}: the motion of the sensor"),
-        points.to(torch.float64),
-    )
+    E, points = _ego_motion(step), points.to(torch.float64)
     if step.field is not None:
         return points + step.field(points), points.isfinite().all(1), moving
     at, residual, moves = _measured(step)
-    found, seen, now = _interpolate(points, at, residual, moves, neighbours, reach)
+    # A point that has moved follows moving neighbours in reach even if static ones are nearer.
+    flow, in_reach, moves_now = _interpolate(points, at, residual, moves, neighbours, reach)
     if moves is not None and bool(moving.any()):
-        followed, there, _ = _interpolate(
+        followed, near, _ = _interpolate(
             points[moving], at[moves], residual[moves], None, neighbours, reach
         )
-        found[moving] = torch.where(there[:, None], followed, found[moving])
-        now[moving] |= there
-    return transform(E, points) + found, seen, now
+        flow[moving] = torch.where(near[:, None], followed, flow[moving])
+        moves_now[moving] |= near
+    # Vidanapathirana et al. 2024: a step of forward Euler, p' = E p + r(p), with the residual flow r.
+    return transform(E, points) + flow, in_reach, moves_now
 
 
 def carry_back(
@@ -248,15 +243,17 @@ def carry_back(
     >>> carry_back(torch.tensor([[1.0, 0.0, 0.0]]), step)[0]
     tensor([[0., 0., 0.]], dtype=torch.float64)
     """
-    E, points = (
-        check_motion(step.ego_motion, f"{step.name}: the motion of the sensor"),
-        points.to(torch.float64),
-    )
+    E, points = _ego_motion(step), points.to(torch.float64)
     at, residual, moves = _measured(step)
-    found, seen, _ = _interpolate(
+    # p = E^-1 (p' - r), with r interpolated between the places E q + r(q) of the measured points q.
+    flow, in_reach, _ = _interpolate(
         points, transform(E, at) + residual, residual, moves, neighbours, reach
     )
-    return transform(inverse(E), points - found), seen
+    return transform(inverse(E), points - flow), in_reach
+
+
+def _ego_motion(step: FlowStep) -> Tensor:
+    return check_motion(step.ego_motion, f"{step.name}: the motion of the sensor")
 
 
 def _measured(step: FlowStep) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -271,19 +268,21 @@ def _measured(step: FlowStep) -> tuple[Tensor, Tensor, Tensor | None]:
             f"{step.name}: {tuple(step.points.shape)} points and a flow of "
             f"{tuple(step.flow.shape)} do not belong together"
         )
+    # r = f - (E p - p) is interpolated instead of f, in which a turn of the sensor grows with the
+    # distance.
     residual = residual_flow(step.flow, step.points, step.ego_motion).to(torch.float64).cpu()
-    known = residual.isfinite().all(1)
+    usable = residual.isfinite().all(1)
     return (
-        step.points.cpu().to(torch.float64)[known],
-        residual[known],
-        None if step.dynamic is None else step.dynamic.cpu()[known],
+        step.points.cpu().to(torch.float64)[usable],
+        residual[usable],
+        None if step.dynamic is None else step.dynamic.cpu()[usable],
     )
 
 
 def _interpolate(
-    points: Tensor, at: Tensor, values: Tensor, moves: Tensor | None, neighbours: int, reach: float
+    points: Tensor, at: Tensor, flow: Tensor, moves: Tensor | None, neighbours: int, reach: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Interpolate values between the nearest points.
+    """Interpolate the flow of measured points between the nearest ones.
 
     Returns:
         The weighted mean, ``(M, 3)``, zero if no point is in reach; whether a point is in reach;
@@ -291,19 +290,24 @@ def _interpolate(
     """
     from scipy.spatial import cKDTree
 
-    if neighbours < 1 or not reach > 0:
-        raise InputError(f"neighbours is {neighbours} and reach {reach}; both must be positive")
-    found, seen = torch.zeros_like(points), torch.zeros(len(points), dtype=torch.bool)
-    won = torch.zeros_like(seen)
+    check_range("carry", "(0, inf]", neighbours=neighbours, reach=reach)
+    mean, in_reach = torch.zeros_like(points), torch.zeros(len(points), dtype=torch.bool)
+    mostly_moving = torch.zeros_like(in_reach)
     if not len(at):
-        return found, seen, won
-    tree = cKDTree(at.numpy())
-    k = min(neighbours, len(at))
+        return mean, in_reach, mostly_moving
+    # A list of ranks, because SciPy drops the axis of neighbours for the number 1.
+    tree, ranks = cKDTree(at.numpy()), [*range(1, min(neighbours, len(at)) + 1)]
     for start in range(0, len(points), _BLOCK):
         rows = slice(start, start + _BLOCK)
         block, finite = points[rows], points[rows].isfinite().all(1)
-        distance, index = _query(tree, block[finite].numpy(), k, reach)
+        distance, index = map(
+            torch.from_numpy,
+            tree.query(block[finite].numpy(), k=ranks, distance_upper_bound=reach),
+        )
         within = distance.isfinite()
+        # A neighbour that is not found has an index beyond the last point, and the weight 0.
+        index[~within] = 0
+        # Inverse distance weighting: sum_i w_i f_i / sum_i w_i with w_i = 1 / d_i^2.
         weight = torch.where(
             within, 1 / distance.clamp_min(_SAME).square(), torch.zeros_like(distance)
         )
@@ -312,19 +316,15 @@ def _interpolate(
             (distance[:, :1] < _SAME).expand_as(weight), (distance < _SAME).to(weight), weight
         )
         if moves is not None:
+            # The smaller of the two parties, moving or static, loses its weights.
             moving = moves[index] & within
             mostly = (weight * moving).sum(1, keepdim=True) > 0.5 * weight.sum(1, keepdim=True)
             weight = weight * (moving == mostly)
-            won[rows][finite] = mostly[:, 0]
+            mostly_moving[rows][finite] = mostly[:, 0]
         total = weight.sum(1, keepdim=True)
-        mean = (weight[..., None] * values[index]).sum(1) / torch.where(
+        in_reach[rows][finite] = within.any(1)
+        # Slices are views, so these assignments write into the rows of the block.
+        mean[rows][finite] = (weight[..., None] * flow[index]).sum(1) / torch.where(
             total > 0, total, torch.ones_like(total)
         )
-        found[rows][finite], seen[rows][finite] = mean, within.any(1)
-    return found, seen, won
-
-
-def _query(tree: Any, points: np.ndarray, k: int, reach: float) -> tuple[Tensor, Tensor]:
-    distance, index = tree.query(points, k=[*range(1, k + 1)], distance_upper_bound=reach)
-    # A neighbour that is not found has an index beyond the last point.
-    return torch.from_numpy(distance), torch.from_numpy(np.where(np.isfinite(distance), index, 0))
+    return mean, in_reach, mostly_moving

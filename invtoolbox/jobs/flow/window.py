@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,10 +19,10 @@ from invtoolbox.jobs.flow.preparation import (
     PreparedPair,
     check_overlap,
     check_sweep,
-    find_ground,
+    choose_points,
     from_sensor,
-    points_to_keep,
 )
+from invtoolbox.kernels.points.nearest import Tree
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,11 @@ class Neighbour:
     step: float
     times: Tensor | None = None
     origin: Tensor = field(default_factory=lambda: torch.zeros(3))
+
+    @cached_property
+    def tree(self) -> Tree:
+        """Search tree of the points."""
+        return Tree(self.points)
 
     def take(self, rows: Tensor) -> Neighbour:
         """Return the sweep restricted to some of its points.
@@ -86,8 +92,9 @@ def prepare_neighbours(
         )
     preparation = preparation or Preparation()
     target = from_sensor(target, pair.origin)
-    found, notes, taken = [], [], {0.0, 1.0}
+    neighbours, notes, taken = [], [], {0.0, 1.0}
     for sweep in window:
+        # Times in periods from the source: the source is at 0, and the target at 1.
         step = (sweep.timestamp - source.timestamp) / period
         try:
             if not abs(step) * period <= LONGEST:
@@ -95,21 +102,21 @@ def prepare_neighbours(
                     f"{sweep.source} is {step * period:.3g} s from the pair; timestamps must be "
                     f"seconds, and at most {LONGEST:g} s apart"
                 )
-            if any(abs(step - other) < 0.1 for other in taken):
+            if any(abs(step - earlier) < 0.1 for earlier in taken):
                 raise InputError(
                     f"{sweep.source} has the time of another sweep, {sweep.timestamp:.9g} s"
                 )
-            found.append(_prepare(pair, target, sweep, step, period, preparation))
+            neighbours.append(_prepare(pair, target, sweep, step, period, preparation))
             taken.add(step)
         except InputError as error:
             notes.append(f"left out of the window: {error}")
-    found.sort(key=lambda neighbour: neighbour.step)
-    if found:
+    neighbours.sort(key=lambda neighbour: neighbour.step)
+    if neighbours:
         notes.append(
-            f"a window of {len(found) + 2} sweeps, from {min(found[0].step, 0):+.3g} to "
-            f"{max(found[-1].step, 1):+.3g} periods"
+            f"a window of {len(neighbours) + 2} sweeps, from {min(neighbours[0].step, 0):+.3g} to "
+            f"{max(neighbours[-1].step, 1):+.3g} periods"
         )
-    return tuple(found), tuple(notes)
+    return tuple(neighbours), tuple(notes)
 
 
 def _prepare(
@@ -123,9 +130,12 @@ def _prepare(
     """Move a sweep into the frame of the target; the sensor moves evenly over the period."""
     sweep = from_sensor(sweep, pair.origin)
     check_sweep(sweep)
+    # The target is 1 - step periods later. At even speed its ego motion is that part of E, from
+    # which a registration starts.
     ahead = torch.tensor([1 - step], dtype=torch.float64)
     deskew, _ = deskewing(sweep, pair.ego_motion, period, preparation.deskew)
     points = sweep.points if deskew is None else deskew(sweep.points)
+    # The motion from the sweep's frame to that of the target, over 1 - step periods.
     placed = ego_motion(
         replace(sweep, points=points),
         target,
@@ -137,11 +147,10 @@ def _prepare(
         # The motion over the way to the target, whatever its length, as a motion of one period.
         even = inverse(part_of(inverse(placed), 1 / ahead)[0])
         deskew, _ = deskewing(sweep, even, period, preparation.deskew)
-        points = sweep.points if deskew is None else deskew(sweep.points)
-    keep = points_to_keep(sweep, points, find_ground(sweep, points, preparation, []), preparation)
+    points, _, rows = choose_points(sweep, deskew, preparation, [])
     return Neighbour(
-        transform(placed, points[keep].double()).float(),
+        transform(placed, points[rows].double()).float(),
         step,
-        None if sweep.time is None else sweep.time[keep],
+        None if sweep.time is None else sweep.time[rows],
         placed[:3, 3].float(),
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 from invtoolbox.data_terms.base import DataTerm, ResidualTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.rendered_views import Photometric
-from invtoolbox.datasets.views.transforms import PosedPictures
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, focus_point
 from invtoolbox.operators.base import Operator

@@ -221,9 +221,8 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         if reader is None and place.exists() and reader_of_views(place) is None:
             folder = folder or Path("results") / self.name / "cameras"
             record = datasets.find_cameras(place, folder, seed=self.scene.seed)
-            views = datasets.open_found_cameras(
-                record, straighten=table.straighten, largest_side=side, on_disk=True
-            )
+            loading = datasets.Loading(straighten=table.straighten, largest_side=side, on_disk=True)
+            views = datasets.open_found_cameras(record, loading)
         else:
             views = datasets.open_views(
                 place, reader, straighten=table.straighten, largest_side=side, on_disk=True

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from invtoolbox.datasets.views.transforms import PosedPictures
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.jobs.photographs.models import SceneModel
 from invtoolbox.jobs.photographs.photographs import judge
 from invtoolbox.loop.run import Progress

@@ -12,7 +12,7 @@ from torch import Tensor
 from invtoolbox.datasets.measurement import Measurement
 from invtoolbox.datasets.volumes.volume import Grid, Volume
 from invtoolbox.errors import InputError
-from invtoolbox.operators.image_warp import check_lengths
+from invtoolbox.operators.finite_difference import check_lengths
 
 _NAMES = ("the moving image", "the fixed image")
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.environment import versions
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.interrupts import Interrupted, terminate_as_interrupt
 from invtoolbox.core.threads import limit_torch_threads
 from invtoolbox.datasets.output import lock, make_folder, remove_stale
@@ -80,25 +81,25 @@ def parse_items(items: str | Sequence[int], count: int, where: str) -> list[int]
     if isinstance(items, str):
         try:
             if items == "all":
-                found = list(range(count))
+                numbers = list(range(count))
             elif ":" in items:
-                parts = [int(p) if p.strip() else None for p in items.split(":")]
-                found = list(range(count)[slice(*parts)])
+                ends = [int(p) if p.strip() else None for p in items.split(":")]
+                numbers = list(range(count)[slice(*ends)])
             else:
-                found = [int(p) for p in items.split(",")]
+                numbers = [int(p) for p in items.split(",")]
         except (ValueError, TypeError):
             raise InputError(
                 "items are all, START:STOP, START:STOP:STEP or numbers joined by commas, got "
                 f"{items!r}"
             ) from None
     else:
-        found = [int(k) for k in items]
-    for k in found:
+        numbers = [int(k) for k in items]
+    for k in numbers:
         if not 0 <= k < count:
             raise InputError(f"item {k} is asked for, and {where} has {count}, counted from 0")
-    if not found:
+    if not numbers:
         raise InputError(f"the items {items!r} are none of the {count} of {where}")
-    return found
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -236,48 +237,56 @@ def run_study(
             another study.
         Interrupted: Ctrl-C or SIGTERM; finished results stay.
     """
-    folder, kept = Path(folder).expanduser().absolute(), results or Hdf5Results()
+    folder, results = Path(folder).expanduser().absolute(), results or Hdf5Results()
     names = [
         items.names[k] if isinstance(items, Items) else items[k].name for k in range(len(items))
     ]
     _check_names(names)
-    fingerprint = _prepare(folder, names, description, resume, overwrite, clear, kept.suffix)
+    fingerprint = _prepare(
+        folder,
+        names,
+        description,
+        resume=resume,
+        overwrite=overwrite,
+        clear=clear,
+        suffix=results.suffix,
+    )
     reports: dict[int, Report] = {}
     for k, name in enumerate(names):
-        path = folder / f"{name}{kept.suffix}"
+        path = folder / f"{name}{results.suffix}"
+        # A file that is missing, not whole or of another study raises, and its item is pending.
         with contextlib.suppress(InputError):
-            facts = kept.facts(path, fingerprint)
+            facts = results.facts(path, fingerprint)
             if is_current is None or is_current(k, facts):
                 reports[k] = Report(name, "kept", facts=facts)
             else:
                 path.unlink()
     pending = [k for k in range(len(items)) if k not in reports]
     if not pending:
-        return _finish(folder, names, reports, kept)
-    if workers < 1 or threads < 1:
-        raise InputError(
-            f"{workers} workers of {threads} threads are asked for; give at least one of each"
-        )
-    left = Items([names[k] for k in pending], lambda number: items[pending[number]].arguments)
-    perform = partial(perform_item, work, folder, fingerprint, threads, kept)
-    alone = cluster is None and workers == 1
-    ended = (
-        _perform_here(perform, left, threads)
-        if alone
-        else spread(perform, left, workers, cluster, threads)
+        return _finish(folder, names, reports, results)
+    check_range("run_study", "[1, inf)", workers=workers, threads=threads)
+    remaining = Items([names[k] for k in pending], lambda number: items[pending[number]].arguments)
+    perform = partial(perform_item, work, folder, fingerprint, threads, results)
+    outcomes = (
+        _perform_here(perform, remaining, threads)
+        if cluster is None and workers == 1
+        else spread(perform, remaining, workers, cluster, threads)
     )
     with terminate_as_interrupt(), _bar(len(items), len(reports), progress) as update:
         try:
-            for number, found in ended:
+            for number, outcome in outcomes:
                 k = pending[number]
-                reports[k] = found if isinstance(found, Report) else _report_loss(names[k], found)
+                # In place of the report of a worker that was lost comes an exception.
+                reports[k] = (
+                    outcome if isinstance(outcome, Report) else _report_loss(names[k], outcome)
+                )
                 update(reports[k])
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped; {len(reports)} of {len(items)} results are in {folder}, and --resume "
                 "(resume=True) goes on from them"
             ) from None
-    return _finish(folder, names, reports, kept)
+    return _finish(folder, names, reports, results)
 
 
 def perform_item(
@@ -299,7 +308,7 @@ def perform_item(
         item: the item.
     """
     name, path = item.name, folder / f"{item.name}{results.suffix}"
-    began = time.monotonic()
+    start = time.monotonic()
     try:
         with _lock(folder / LOCKS / name), limit_threads(threads):
             # A worker whose driver was killed may have finished the item in the meantime.
@@ -312,10 +321,10 @@ def perform_item(
         sentence = " ".join(str(error).split()) or type(error).__name__
         if not isinstance(error, InputError):
             sentence = f"{type(error).__name__}: {sentence}"
-        seconds, trace = time.monotonic() - began, traceback.format_exc()
+        seconds, trace = time.monotonic() - start, traceback.format_exc()
         return Report(name, "failed", seconds, error=sentence, trace=trace)
     _log(folder, name, "done")
-    return Report(name, "done", time.monotonic() - began, facts)
+    return Report(name, "done", time.monotonic() - start, facts)
 
 
 @contextmanager
@@ -399,22 +408,24 @@ def _prepare(
     content = json.loads(json.dumps(dict(description), sort_keys=True))
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     notes = folder / "study.json"
-    known = read_json(notes) if notes.exists() and not overwrite else {}
+    earlier = read_json(notes) if notes.exists() and not overwrite else {}
     existing = [
         n
-        for n in dict.fromkeys([*names, *known.get("items", ())])
+        for n in dict.fromkeys([*names, *earlier.get("items", ())])
         if (folder / f"{n}{suffix}").exists()
     ]
-    if known and existing:
+    if earlier and existing:
         if not resume:
             raise InputError(
                 f"{folder} holds a study already ({len(existing)} of "
-                f"{len(known.get('items', names))} results); give --resume to go on from it, "
+                f"{len(earlier.get('items', names))} results); give --resume to go on from it, "
                 "--overwrite to replace it, or another --output"
             )
-        before = known.get("description")
-        if before != content:
-            first = differences(before, content, within_lists=False)[0] or "the description"
+        if earlier.get("description") != content:
+            first = (
+                differences(earlier.get("description"), content, within_lists=False)[0]
+                or "the description"
+            )
             raise InputError(
                 f"{folder} holds another study ({first} differs); resume it with the same settings "
                 "and data, or give --overwrite to start anew"

@@ -153,12 +153,12 @@ def read_result(path: str | Path, fingerprint: str | None = None) -> Answer:
         if file.attrs.get("format") != _FORMAT:
             raise InputError(f"{path}: not a result file of a study")
         arrays = {key: np.asarray(node[()]) for key, node in file.items()}
-        facts, found, digest, item = (
+        facts, study, digest, item = (
             str(file.attrs[key]) for key in ("facts", "study", "sha256", "item")
         )
     if digest != _digest(arrays, facts):
         raise InputError(f"{path}: damaged, its checksum is wrong; compute it again")
-    if fingerprint is not None and (found != fingerprint or item != path.stem):
+    if fingerprint is not None and (study != fingerprint or item != path.stem):
         raise InputError(f"{path}: a result of another study, or of another item")
     return Answer(arrays, json.loads(facts))
 

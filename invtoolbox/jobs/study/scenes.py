@@ -55,8 +55,10 @@ class ImageStudyJob:
 
     def run(self, progress: bool = True) -> Study:
         """Run the items that have no whole result file yet."""
-        request, given = self.request, self.request.overrides
-        changes = dict(given if isinstance(given, Mapping) else map(parse_override, given))
+        request, overrides = self.request, self.request.overrides
+        changes = dict(
+            overrides if isinstance(overrides, Mapping) else map(parse_override, overrides)
+        )
         files = [read_scene(scene, changes) for scene in self.scenes]
         if not files:
             raise InputError("there is nothing to do: no scene was given")
@@ -83,8 +85,8 @@ class ImageStudyJob:
             return path, changes_of(number), folder / names[number], keep
 
         def clear(name: str) -> None:
-            for own in ImageJob.files:  # other files in the folder of that name stay
-                (folder / name / own).unlink(missing_ok=True)
+            for file in ImageJob.files:  # further files in the folder of that name stay
+                (folder / name / file).unlink(missing_ok=True)
 
         return run_study(
             _do_scene,
@@ -96,13 +98,13 @@ class ImageStudyJob:
                     file.name: _content(read_scene(file.path, changes_of(0))) for file in files
                 },
             },
-            request.workers or 1,
-            request.cluster,
-            request.threads,
-            request.resume,
-            request.overwrite,
-            progress,
-            clear,
+            workers=request.workers or 1,
+            cluster=request.cluster,
+            threads=request.threads,
+            resume=request.resume,
+            overwrite=request.overwrite,
+            progress=progress,
+            clear=clear,
         )
 
     def print_outcome(self, outcome: Study, quiet: bool) -> int:
@@ -138,17 +140,18 @@ def _content(file: SceneFile) -> dict[str, Any]:
 
     Of the data, names, sizes and dates are compared; of the other parts, their content.
     """
-    found: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     with contextlib.suppress(InputError):  # the study reports a damaged item
-        found["data"] = stamp(parts.path_of(file, _source(file)))
+        content["data"] = stamp(parts.path_of(file, _source(file)))
         measured = parts.measure(file)
-        made = {
-            "operator": measured.operator,
-            "data term": parts.data_term(file, measured.noise_std),
-            "prior": parts.prior(file),
-        }
-        found |= fingerprint(made)
-    return found
+        content |= fingerprint(
+            {
+                "operator": measured.operator,
+                "data term": parts.data_term(file, measured.noise_std),
+                "prior": parts.prior(file),
+            }
+        )
+    return content
 
 
 def _item_key(file: SceneFile) -> str:

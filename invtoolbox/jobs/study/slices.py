@@ -107,21 +107,21 @@ def map_slices(
         items,
         folder,
         description,
-        workers,
-        cluster,
-        threads,
-        resume,
-        overwrite,
-        progress,
+        workers=workers,
+        cluster=cluster,
+        threads=threads,
+        resume=resume,
+        overwrite=overwrite,
+        progress=progress,
     )
 
 
 def _content_of(data: DataSet) -> str:
     """Return the digest of all items of a data set, which are read one by one."""
-    found = hashlib.sha256()
+    total = hashlib.sha256()
     for k in range(len(data)):
-        found.update(digest(data[k], f"data[{k}]", remedy=_REMEDY).encode())
-    return found.hexdigest()
+        total.update(digest(data[k], f"data[{k}]", remedy=_REMEDY).encode())
+    return total.hexdigest()
 
 
 def _do_slice(work: Callable[[Measurement], Any], source: Any, index: int) -> Any:

@@ -1,3 +1,5 @@
+// Arguments: SolveArguments of grid_system.py.
+//
 // Solve one item's system M x = target by conjugate gradients from x = 0, with the diagonal of M as
 // the preconditioner (Hestenes and Stiefel 1952).
 //

@@ -19,18 +19,18 @@ _LANES = 16
 class SolveArguments:
     """Arguments of ``grid_solve.cpp``."""
 
-    diagonal: Tensor
+    diagonal: Tensor  # (batch, channel, rows, columns), as right, down, target and answer
     right: Tensor
     down: Tensor
-    across: Tensor
+    across: Tensor  # (batch, 1, rows, columns); not read for one channel
     target: Tensor
     answer: Tensor
-    scratch: Tensor
-    bounds: Tensor
-    goal: Tensor
+    scratch: Tensor  # (batch, 8 channels + 1, rows + 2, stride)
+    bounds: Tensor  # begin and end of the pixels with an edge of every row, (batch, rows, 2) int64
+    goal: Tensor  # norm of the residual at which an item stops, (batch,) float64
     height: int
     width: int
-    stride: int
+    stride: int  # length of a row of the scratch
     steps: int
 
 
@@ -80,6 +80,7 @@ class GridSystem:
 
     def product(self, u: Tensor) -> Tensor:
         """Return ``M u``."""
+        # (M u)_p = diagonal_p u_p - sum_q c_pq u_q; both pixels of a pair have the same c.
         out = self.diagonal * u
         right, down = self.right[..., :-1], self.down[..., :-1, :]
         out[..., :-1] -= right * u[..., 1:]
@@ -104,25 +105,28 @@ class GridSystem:
             max_iterations: largest number of steps.
         """
         batch, channels, height, width = target.shape
+        # Rows are padded to whole groups of lanes, with a group of zeros on either side.
         stride = (-(-width // _LANES) + 2) * _LANES
         diagonal, right, down = (
             t.expand_as(target).contiguous() for t in (self.diagonal, self.right, self.down)
         )
         across = target.new_zeros(1, 1, height, width) if self.across is None else self.across
         arguments = SolveArguments(
-            diagonal,
-            right,
-            down,
-            across.expand(batch, -1, -1, -1).contiguous(),
-            target.contiguous(),
-            torch.empty_like(target, memory_format=torch.contiguous_format),
-            target.new_empty(batch, 8 * channels + 1, height + 2, stride),
-            torch.empty(batch, height, 2, dtype=torch.int64),
-            goal.double().expand(batch).contiguous(),
-            height,
-            width,
-            stride,
-            max_iterations,
+            diagonal=diagonal,
+            right=right,
+            down=down,
+            across=across.expand(batch, -1, -1, -1).contiguous(),
+            target=target.contiguous(),
+            answer=torch.empty_like(target, memory_format=torch.contiguous_format),
+            # Per channel the diagonal, its inverse, right, down, the direction p, M p, the residual
+            # and the solution; and across.
+            scratch=target.new_empty(batch, 8 * channels + 1, height + 2, stride),
+            bounds=torch.empty(batch, height, 2, dtype=torch.int64),
+            goal=goal.double().expand(batch).contiguous(),
+            height=height,
+            width=width,
+            stride=stride,
+            steps=max_iterations,
         )
         kernel = solve_kernel(target.dtype, channels)
         launch(kernel, batch, arguments, work=10.0 * max_iterations * target.numel())

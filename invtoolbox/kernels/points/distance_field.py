@@ -49,30 +49,30 @@ class Field:
 class DistanceArguments:
     """Arguments of ``distance_sweep.cpp`` and, without scratch, of ``distance_nearby.cpp``."""
 
-    nodes: Tensor
-    points: Tensor
+    nodes: Tensor  # (X, Y, Z) int32: number of a point, -1 for none; finally the bits of a float32
+    points: Tensor  # (M, 3) float32, in cells from the first node
     nx: int
     ny: int
     nz: int
-    cell: Float32
-    scratch: Tensor | None = None
+    cell: Float32  # metres
+    scratch: Tensor | None = None  # vertex, height, start and point of the parabolas, (tasks, 4, n)
 
 
 @dataclass
 class InterpolationArguments:
     """Arguments of ``distance_interpolation.cpp``."""
 
-    nodes: Tensor
-    points: Tensor
-    values: Tensor
-    slopes: Tensor
+    nodes: Tensor  # (X, Y, Z) float32
+    points: Tensor  # (n, 3), metres
+    values: Tensor  # (n,)
+    slopes: Tensor  # (n, 3)
     nx: int
     ny: int
     nz: int
-    ox: float
+    ox: float  # position of the first node, metres
     oy: float
     oz: float
-    cell: float
+    cell: float  # metres
 
 
 @cache
@@ -98,6 +98,7 @@ def interpolation_kernel(dtype: torch.dtype) -> Kernel:
 
 def grid_shape(points: Tensor, cell: float, margin: float) -> tuple[int, int, int]:
     """Return the number of nodes along each axis that cover the points ``(M, 3)`` and a margin."""
+    # n cells hold the extent; n + 2 nodes leave one cell to spare.
     extent = (points.amax(0) - points.amin(0)).double() + 2 * margin
     x, y, z = (max(2, int(n) + 2) for n in (extent / cell).ceil().tolist())
     return x, y, z
@@ -119,6 +120,7 @@ def distance_field(points: Tensor, cell: float, margin: float) -> Field:
     _enter(nodes, place)
     group = 2 if points.is_cuda else 16  # lines of one cache line, which a core reads together
     arguments = DistanceArguments(nodes, place, *shape, Float32(cell))
+    # The least squared distance splits into three minima, one axis after the other.
     for axis in (2, 1, 0):
         lines = nodes.numel() // shape[axis]
         tasks = -(-lines // group)
@@ -132,10 +134,12 @@ def distance_field(points: Tensor, cell: float, margin: float) -> Field:
 
 def _enter(nodes: Tensor, place: Tensor) -> None:
     """Write into each node the number of the point of its cell that lies nearest to it."""
+    # A point belongs to the cell of its nearest node.
     nearest = place.round()
     apart = (place - nearest).square().sum(1)
     i, j, k = nearest.long().unbind(1)
     flat = (i * nodes.shape[1] + j) * nodes.shape[2] + k
+    # By distance, then stably by node: the first entry of a node is its nearest point.
     order = apart.argsort(stable=True)
     order = order[flat[order].argsort(stable=True)]
     cells, counts = flat[order].unique_consecutive(return_counts=True)
@@ -165,9 +169,19 @@ def value_and_slope(field: Field, points: Tensor) -> tuple[Tensor, Tensor]:
         )
     points = points.detach().contiguous()
     values, slopes = torch.empty_like(points[:, 0]), torch.empty_like(points)
-    nx, ny, nz = field.values.shape
+    (nx, ny, nz), (ox, oy, oz) = field.values.shape, field.origin
     arguments = InterpolationArguments(
-        field.values, points, values, slopes, nx, ny, nz, *field.origin, field.cell
+        nodes=field.values,
+        points=points,
+        values=values,
+        slopes=slopes,
+        nx=nx,
+        ny=ny,
+        nz=nz,
+        ox=ox,
+        oy=oy,
+        oz=oz,
+        cell=field.cell,
     )
     launch(interpolation_kernel(points.dtype), len(points), arguments, work=20.0 * len(points))
     return values, slopes
@@ -183,5 +197,6 @@ class _Interpolation(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        # The chain rule for one value per point.
         (slopes,) = ctx.saved_tensors
         return grad[:, None] * slopes, None

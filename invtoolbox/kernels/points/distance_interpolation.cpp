@@ -1,3 +1,5 @@
+// Arguments: InterpolationArguments of distance_field.py.
+//
 // Interpolate between the eight nodes around one point, with the slope. Outside of the grid, the
 // distance to the grid is added.
 const REAL* p = (const REAL*)points + 3 * (long long)task;

@@ -1,3 +1,5 @@
+// Arguments: DistanceArguments of distance_field.py.
+//
 // Lower the distances of the nodes within REACH cells of one point to their distance from this
 // point. They are exact afterwards, also if several points share a cell.
 //

@@ -1,3 +1,5 @@
+// Arguments: DistanceArguments of distance_field.py.
+//
 // Assign to every node on GROUP neighbouring lines along AXIS the nearest of the points that the
 // nodes of its line hold. A node holds the number of a point, or -1. The last sweep, along axis 0,
 // writes the distances instead.

@@ -71,9 +71,10 @@ class Tree:
             least = [block.min(1) for block in _distances(points, self.points)]
             distance, index = (torch.cat(parts) for parts in zip(*least))
         else:
-            found = _by_tree(self._tree, points.contiguous(), 1, bound)
-            distance, index = found[0][:, 0], found[1][:, 0]
+            distances, indices = _by_tree(self._tree, points.contiguous(), 1, bound)
+            distance, index = distances[:, 0], indices[:, 0]
         if bound is not None:
+            # Also true for NaN.
             far |= ~(distance <= bound)
         # A tree returns this index if it finds nothing, as for distances that overflow.
         far |= index >= len(self.points)
@@ -109,14 +110,15 @@ def _by_tree(tree: Any, points: Tensor, count: int, bound: float | None) -> tupl
     # A slightly larger bound, so that rounding inside the tree loses no point at the bound.
     limit = np.inf if bound is None else bound * (1 + 1e-6)
 
-    def part(first: int, last: int) -> None:
+    def search(first: int, last: int) -> None:
         _one_thread()
-        found = tree.query(queried[first:last], k=count, distance_upper_bound=limit)
+        # Trees drop the axis of the neighbours if count is 1.
+        pair = tree.query(queried[first:last], k=count, distance_upper_bound=limit)
         nearest[first:last], which[first:last] = (
-            np.reshape(f, (last - first, count)) for f in found
+            np.reshape(array, (last - first, count)) for array in pair
         )
 
-    _in_parts(len(points), part)
+    _in_parts(len(points), search)
     return distance, index
 
 

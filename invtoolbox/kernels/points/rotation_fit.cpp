@@ -1,3 +1,5 @@
+// Arguments: RotationArguments of rotations.py.
+//
 // Fit a rotation R to the neighbourhood of one point of one item: minimize sum w |e + d - R e|^2
 // over its edges, which are e at rest and e + d after the motion. Out come R - 1 and the minimum.
 //

@@ -1,3 +1,5 @@
+// Arguments: RotationArguments of rotations.py.
+//
 // Compute half the gradient of sum w |d - (R - 1) e|^2 in the displacement of one point of one
 // item, with the rotations R held fixed: the sum of w (d - (R - 1) e) over the edges of the point,
 // minus the sum over the edges that lead to it. R is the rotation of the point that owns an edge.

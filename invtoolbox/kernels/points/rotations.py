@@ -24,18 +24,18 @@ from invtoolbox.kernels.native import REAL, native_kernel
 class RotationArguments:
     """Arguments of the kernels: the fit writes energies, the gradient writes slopes."""
 
-    moved: Tensor
-    starts: Tensor
-    neighbours: Tensor
-    arrivals: Tensor
-    arriving: Tensor
-    owners: Tensor
-    weights: Tensor
-    vectors: Tensor
-    turns: Tensor
+    moved: Tensor  # displacements d, (batch, N, 3)
+    starts: Tensor  # first edge of every point, (N + 1,) int32
+    neighbours: Tensor  # point that an edge leads to, (E,) int32
+    arrivals: Tensor  # first entry of `arriving` of every point, (N + 1,) int32
+    arriving: Tensor  # edges, sorted by the point that they lead to, (E,) int32
+    owners: Tensor  # point that an edge belongs to, (E,) int32
+    weights: Tensor  # (E,)
+    vectors: Tensor  # (E, 3)
+    turns: Tensor  # R - 1, (batch, N, 3, 3)
     count: int
-    energies: Tensor | None = None
-    slopes: Tensor | None = None
+    energies: Tensor | None = None  # (batch, N) float64
+    slopes: Tensor | None = None  # (batch, N, 3)
 
 
 @cache
@@ -110,10 +110,11 @@ class Neighbourhoods(Settings):
 
         The shapes are ``(batch, N, 3, 3)`` and ``(batch, N)``, the energies in float64.
         """
-        moved = moved.detach().contiguous()
-        turns = moved.new_empty(*moved.shape[:2], 3, 3)
-        energies = moved.new_empty(moved.shape[:2], dtype=torch.float64)
-        arguments = self._arguments(moved, turns)
+        displacements = moved.detach().contiguous()
+        turns = displacements.new_empty(*moved.shape[:2], 3, 3)
+        # R_i maximizes <R_i, sum_j w_ij (e_ij + d_ij) e_ij^T>, which the kernel sums in float64.
+        energies = displacements.new_empty(moved.shape[:2], dtype=torch.float64)
+        arguments = self._arguments(displacements, turns)
         arguments.energies = energies
         launch(fit_kernel(moved.dtype), energies.numel(), arguments, work=500.0 * energies.numel())
         return turns, energies
@@ -125,26 +126,27 @@ class Neighbourhoods(Settings):
             moved: displacements, ``(batch, N, 3)``.
             turns: rotations minus the identity, ``(batch, N, 3, 3)``.
         """
-        moved = moved.detach().contiguous()
-        slopes = torch.empty_like(moved)
-        arguments = self._arguments(moved, turns.contiguous())
+        displacements = moved.detach().contiguous()
+        slopes = torch.empty_like(displacements)
+        # sum w (d - (R - 1) e) over the edges of a point, minus the sum over the edges to it.
+        arguments = self._arguments(displacements, turns.contiguous())
         arguments.slopes = slopes
         tasks = moved.shape[0] * self.count
         launch(gradient_kernel(moved.dtype), tasks, arguments, work=200.0 * tasks)
         return slopes
 
-    def _arguments(self, moved: Tensor, turns: Tensor) -> RotationArguments:
+    def _arguments(self, displacements: Tensor, turns: Tensor) -> RotationArguments:
         return RotationArguments(
-            moved,
-            self.starts,
-            self.neighbours,
-            self.arrivals,
-            self.arriving,
-            self.owners,
-            self.weights.to(moved.dtype),
-            self.vectors.to(moved.dtype),
-            turns,
-            self.count,
+            moved=displacements,
+            starts=self.starts,
+            neighbours=self.neighbours,
+            arrivals=self.arrivals,
+            arriving=self.arriving,
+            owners=self.owners,
+            weights=self.weights.to(displacements.dtype),
+            vectors=self.vectors.to(displacements.dtype),
+            turns=turns,
+            count=self.count,
         )
 
     def laplacian(self, v: Tensor) -> Tensor:
@@ -168,8 +170,11 @@ class _Energy(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        moved, turns = context.saved_tensors
-        return 2 * gradients[0][:, None, None] * _Pull.apply(moved, turns, context.graph), None
+        # R minimizes the energy, so its own derivative does not count (envelope theorem).
+        displacements, turns = context.saved_tensors
+        return 2 * gradients[0][:, None, None] * _Pull.apply(
+            displacements, turns, context.graph
+        ), None
 
 
 class _Pull(torch.autograd.Function):
@@ -180,6 +185,7 @@ class _Pull(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        # The derivative of `pull` in the displacements is symmetric.
         return context.graph.laplacian(gradients[0]), None, None
 
 

@@ -69,10 +69,10 @@ class SparseProduct(Settings):
 
     @property
     def T(self) -> SparseProduct:
-        other = copy.copy(self)
-        other.shape = (self.shape[1], self.shape[0])
-        other._rows, other._columns = self._columns, self._rows
-        return other
+        transpose = copy.copy(self)
+        transpose.shape = (self.shape[1], self.shape[0])
+        transpose._rows, transpose._columns = self._columns, self._rows
+        return transpose
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``A x``, ``(..., columns, c) -> (..., rows, c)``, in the precision of ``x``."""
@@ -104,6 +104,7 @@ class _Product(torch.autograd.Function):
 
 
 def _by_row(rows: Tensor, columns: Tensor, values: Tensor, count: int) -> _Rows:
+    # Compressed sparse rows: the entries of row r are starts[r] to starts[r + 1] - 1.
     order = rows.argsort(stable=True)
     starts = torch.zeros(count + 1, dtype=torch.int32, device=rows.device)
     starts[1:] = torch.bincount(rows, minlength=count).cumsum(0)
@@ -157,9 +158,11 @@ class _WeightedRows(torch.autograd.Function):
         (gradient,) = gradients
         of_table = of_weights = None
         if context.needs_input_grad[0]:
+            # d/dtable[r] = sum of weights[i, k] g_i over the (i, k) with rows[i, k] = r
             spread = (weights[..., None] * gradient[:, None]).flatten(0, 1)
             of_table = torch.zeros_like(table).index_add_(0, rows.flatten(), spread)
         if context.needs_input_grad[2]:
+            # d/dweights[i, k] = <table[rows[i, k]], g_i>
             taken = table.index_select(0, rows.flatten()).view(*rows.shape, -1)
             of_weights = (taken @ gradient[..., None]).squeeze(-1)
         return of_table, None, of_weights

@@ -1,3 +1,5 @@
+// Arguments: RaycastArguments of raycast.py.
+//
 // Find the first primitive that a ray meets, among all primitives.
 //
 // Primitives are convex, so a ray is inside of one for an interval [enter, leave] of its range. The

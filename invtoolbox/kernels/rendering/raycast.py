@@ -20,6 +20,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.native import REAL, native_kernel
@@ -44,7 +45,7 @@ class Primitives:
         pivot: centre of the turn, in the world at the start, ``(P, 3)``.
 
     Raises:
-        InputError: if the tables do not fit together, or a half size is not above zero.
+        InputError: if the tables do not fit together, or a half size is not positive.
     """
 
     kind: Tensor
@@ -68,8 +69,7 @@ class Primitives:
                     f"primitives: {name} has the shape {tuple(getattr(self, name).shape)}, "
                     f"expected {(count, *shape)}"
                 )
-        if bool((self.half_size <= 0).any()):
-            raise InputError("primitives: half_size must be above zero")
+        check_range(self, "(0, inf]", "half_size")
 
     @classmethod
     def still(cls, kinds: Sequence[str], half_size: Tensor, pose: Tensor) -> Primitives:
@@ -103,13 +103,16 @@ class Primitives:
         radius is negative for a plane, which has no bounding sphere.
         """
         half = self.half_size
+        # Spheres about the centre: half the longest axis of an ellipsoid, the distance of the rim
+        # of a cylinder and of the corners of a box.
         rim = torch.hypot(half[:, :2].amax(1), half[:, 2])
         radius = torch.where(
             self.kind == 3, half.amax(1), torch.where(self.kind == 2, rim, half.norm(dim=1))
         )
         centre = self.pose[:, :3, 3]
         turning = (self.turn != 0).any(1)
-        # A primitive that turns stays in a sphere about its pivot.
+        # A primitive that turns stays in a sphere about its pivot. The last terms are room for the
+        # rounding of the kernel in float32.
         radius = (
             torch.where(turning, radius + (centre - self.pivot).norm(dim=1), radius) * (1 + 1e-5)
             + 1e-6
@@ -133,12 +136,12 @@ class Primitives:
 class RaycastArguments:
     """Arguments of ``raycast.cpp``."""
 
-    ranges: Tensor
-    hits: Tensor
-    origins: Tensor
-    directions: Tensor
-    shares: Tensor
-    table: Tensor
+    ranges: Tensor  # (N,)
+    hits: Tensor  # row of the table, -1 for none, (N,) int32
+    origins: Tensor  # from the base of the coordinates, (N, 3)
+    directions: Tensor  # unit vectors, (N, 3)
+    shares: Tensor  # (N,)
+    table: Tensor  # (P, 31), see `_table`
     primitives: int
     reach: float
 
@@ -201,17 +204,18 @@ def cast_rays(
     ranges = near.new_empty(len(near))
     hits = torch.empty(len(near), dtype=torch.int32, device=near.device)
     arguments = RaycastArguments(
-        ranges,
-        hits,
-        near,
-        unit,
-        share.to(near).contiguous(),
-        table.contiguous(),
-        len(primitives),
-        float(reach),
+        ranges=ranges,
+        hits=hits,
+        origins=near,
+        directions=unit,
+        shares=share.to(near).contiguous(),
+        table=table.contiguous(),
+        primitives=len(primitives),
+        reach=float(reach),
     )
     launch(raycast_kernel(near.dtype), len(near), arguments, float(len(near)) * len(primitives))
     hit = hits >= 0
+    # From rows of the table to numbers of primitives; -1 reads the entry behind the last one.
     numbers = torch.cat([order, order.new_full((1,), -1)]).to(near.device)
     return torch.where(hit, ranges, torch.full_like(ranges, torch.inf)), numbers[hits.long()]
 
@@ -219,14 +223,17 @@ def cast_rays(
 def _table(primitives: Primitives, base: Tensor) -> tuple[Tensor, Tensor]:
     """Return the table for ``raycast.cpp``, the nearest to ``base`` first, and the order."""
     centre, radius = primitives.bounds()
+    # Least distance from the base within the interval, rounded down; planes may be anywhere.
     nearest = (centre - base).norm(dim=1) - radius - primitives.way.norm(dim=1)
     nearest = torch.where(radius < 0, torch.full_like(nearest, -1e30), nearest * (1 - 1e-5) - 1e-5)
     order = nearest.argsort(stable=True)
     angle = primitives.turn.norm(dim=1, keepdim=True)
     axis = primitives.turn / torch.where(angle == 0, torch.ones_like(angle), angle)
+    # The kernel divides by the half sizes, and a plane has none.
     half_size = torch.where(
         (primitives.kind == 0)[:, None], torch.ones_like(primitives.half_size), primitives.half_size
     )
+    # The order is that in which raycast.cpp reads a row.
     rows = [
         primitives.kind[:, None].double(),
         half_size,

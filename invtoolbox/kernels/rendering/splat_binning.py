@@ -12,9 +12,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from invtoolbox.core.room import pairs_in
 from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.rendering.pair_buffer import buffer_size
 
 #: Side of a tile in pixels.
 TILE = 16
@@ -48,32 +48,26 @@ class Tiles:
 class CountArguments:
     """Arguments of ``splat_binning_count.cpp``."""
 
-    totals: Tensor
-    shares: Tensor
-    sizes: Tensor
-    boxes: Tensor
-    count: int
+    totals: Tensor  # number of pairs of every view, (V,) int64
+    shares: Tensor  # (V, N) int32
+    sizes: Tensor  # number of splats in every tile, (V, tiles) int32
+    boxes: Tensor  # (V, N, 4) int32
+    count: int  # number of splats N
     across: int
     down: int
 
 
 @dataclass
-class SortArguments:
-    """Arguments of ``splat_binning_sort.cpp``."""
+class SortArguments(CountArguments):
+    """Arguments of ``splat_binning_sort.cpp``, which overwrites the sizes."""
 
-    entries: Tensor
+    entries: Tensor  # this and the next two as in `Tiles`
     starts: Tensor
     pairs: Tensor
-    sizes: Tensor
-    shares: Tensor
-    boxes: Tensor
-    reaches: Tensor
-    bases: Tensor
-    scratch_keys: Tensor
-    scratch_ids: Tensor
-    count: int
-    across: int
-    down: int
+    reaches: Tensor  # (V, N, 2)
+    bases: Tensor  # (V + 1,) int64
+    scratch_keys: Tensor  # bits of the depths, before and after a pass of the sort, (V, 2, N)
+    scratch_ids: Tensor  # numbers of the splats, (V, 2, N) int32
 
 
 @cache
@@ -114,64 +108,79 @@ def bin_splats(boxes: Tensor, reaches: Tensor, width: int, height: int) -> Tiles
     if boxes.device.type == "cuda":
         return _bin_by_torch(boxes, reaches, across, down)
     views, count = boxes.shape[:2]
-    whole, short = torch.int64, torch.int32
-    totals, shares = torch.empty(views, dtype=whole), torch.empty(views, count, dtype=short)
-    sizes = torch.empty(views, across * down, dtype=short)
-    counting = CountArguments(totals, shares, sizes, boxes, count, across, down)
+    totals = torch.empty(views, dtype=torch.int64)
+    shares = torch.empty(views, count, dtype=torch.int32)
+    sizes = torch.empty(views, across * down, dtype=torch.int32)
+    counting = CountArguments(
+        totals=totals,
+        shares=shares,
+        sizes=sizes,
+        boxes=boxes,
+        count=count,
+        across=across,
+        down=down,
+    )
     launch(count_kernel(), views, counting, 10.0 * boxes.numel())
-    bases = torch.zeros(views + 1, dtype=whole)
+    # Counting first gives every view its place in the lists, so that the views sort side by side.
+    bases = torch.zeros(views + 1, dtype=torch.int64)
     torch.cumsum(totals, 0, out=bases[1:])
     total = int(bases[-1])
-    entries = torch.empty(total, 2, dtype=short)
-    starts = torch.empty(views * across * down + 1, dtype=whole)
+    entries = torch.empty(total, 2, dtype=torch.int32)
+    starts = torch.empty(views * across * down + 1, dtype=torch.int64)
     starts[-1] = total
-    pairs = torch.empty(views, count, dtype=whole)
-    keys = torch.empty(views, 2, count, dtype=short if reaches.dtype == torch.float32 else whole)
-    ids = torch.empty(views, 2, count, dtype=short)
+    pairs = torch.empty(views, count, dtype=torch.int64)
+    # A key has as many bits as a depth.
+    bits = torch.int32 if reaches.dtype == torch.float32 else torch.int64
     sorting = SortArguments(
-        entries,
-        starts,
-        pairs,
-        sizes,
-        shares,
-        boxes,
-        reaches,
-        bases,
-        keys,
-        ids,
-        count,
-        across,
-        down,
+        entries=entries,
+        starts=starts,
+        pairs=pairs,
+        reaches=reaches,
+        bases=bases,
+        scratch_keys=torch.empty(views, 2, count, dtype=bits),
+        scratch_ids=torch.empty(views, 2, count, dtype=torch.int32),
+        **vars(counting),
     )
     launch(sort_kernel(reaches.dtype), views, sorting, 10.0 * boxes.numel())
-    return Tiles(entries, starts, bases[:-1].contiguous(), pairs, shares, across, down)
+    return Tiles(
+        entries=entries,
+        starts=starts,
+        bases=bases[:-1].contiguous(),
+        pairs=pairs,
+        shares=shares,
+        across=across,
+        down=down,
+    )
 
 
 def _bin_by_torch(boxes: Tensor, reaches: Tensor, across: int, down: int) -> Tiles:
     """Return the result of `bin_splats`, computed by torch's sort, for a GPU.
 
-    If there is more room than pairs, the lists end before the entries do. If there is less, the
-    last pairs are missing.
+    If the buffer is larger than the number of pairs, the lists end before the entries do. If it is
+    smaller, the last pairs are missing.
     """
     views, count = boxes.shape[:2]
     tiles = views * across * down
     box = boxes.long()
+    # The first tile and the tile past the last one along x and y.
     first = torch.div(box, TILE, rounding_mode="floor")
     past = torch.div(box - 1, TILE, rounding_mode="floor") + 1
     visible = (box[..., 0] < box[..., 1]).flatten()
     wide = (past[..., 1] - first[..., 0]).flatten() * visible
     shares = wide * (past[..., 3] - first[..., 2]).flatten()
+    # The pairs of splat n are pairs[n] to ends[n] - 1.
     ends = shares.cumsum(0)
     total = ends[-1] if len(ends) else ends.sum()
-    size = pairs_in((views, count, across, down), total)
+    size = buffer_size((views, count, across, down), total)
     ends = ends.clamp_max(size)
     pairs = torch.cat([ends.new_zeros(1), ends])[: len(ends)]
     place = torch.arange(size, device=boxes.device)
     # The splat of every pair; places without a pair take the last one, and sort behind all tiles.
     splat = torch.searchsorted(ends, place, right=True).clamp_max(max(views * count - 1, 0))
-    own = place - pairs[splat]
-    row = torch.div(own, wide[splat].clamp_min(1), rounding_mode="floor")
-    column = own - row * wide[splat]
+    # A splat counts its tiles row by row.
+    number = place - pairs[splat]
+    row = torch.div(number, wide[splat].clamp_min(1), rounding_mode="floor")
+    column = number - row * wide[splat]
     view = torch.div(splat, max(count, 1), rounding_mode="floor")
     tile = (
         (view * down + first[..., 2].flatten()[splat] + row) * across
@@ -184,13 +193,13 @@ def _bin_by_torch(boxes: Tensor, reaches: Tensor, across: int, down: int) -> Til
     entries = torch.stack([splat - view * count, place - bases[view]], 1)[order].int().contiguous()
     starts = torch.searchsorted(tile[order], torch.arange(tiles + 1, device=boxes.device))
     return Tiles(
-        entries,
-        starts,
-        bases.contiguous(),
-        pairs.view(views, count),
-        (ends - pairs).view(views, count).int(),
-        across,
-        down,
+        entries=entries,
+        starts=starts,
+        bases=bases.contiguous(),
+        pairs=pairs.view(views, count),
+        shares=(ends - pairs).view(views, count).int(),
+        across=across,
+        down=down,
     )
 
 
@@ -201,5 +210,6 @@ def _order(tile: Tensor, depth: Tensor) -> Tensor:
         # cleared, because places without a pair have any depth.
         bits = depth.view(torch.int32).long() & 0x7FFFFFFF
         return torch.sort((tile << 32) | bits, stable=True).indices
+    # Float64 leaves no bits for the tile: two stable sorts, the last key first.
     order = torch.sort(depth, stable=True).indices
     return order[torch.sort(tile[order], stable=True).indices]

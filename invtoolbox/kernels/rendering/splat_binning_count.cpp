@@ -1,3 +1,5 @@
+// Arguments: CountArguments of splat_binning.py.
+//
 // Count the splats of every tile of one view, and the tiles of every splat.
 //
 // For the CPU only: on CUDA, PyTorch sorts (see splat_binning.py).

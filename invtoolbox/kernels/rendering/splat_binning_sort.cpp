@@ -1,3 +1,5 @@
+// Arguments: SortArguments of splat_binning.py.
+//
 // Write the lists of the tiles of one view: for every pair of a splat and a tile that it touches,
 // the splat and the number of the pair.
 //

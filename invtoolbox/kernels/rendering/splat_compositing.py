@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,6 +61,7 @@ class Rays:
         """
         across, down = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
         block = (places / 4).floor().long()
+        # A tile has 4 x 4 blocks: 16 tile + 4 row + column is the number of a block.
         column, row = block[:, 0].clamp(0, 4 * across - 1), block[:, 1].clamp(0, 4 * down - 1)
         tile = (view * down + row // 4) * across + column // 4
         order = torch.argsort(16 * tile + 4 * (row % 4) + column % 4, stable=True)
@@ -72,40 +73,46 @@ class Rays:
 
 
 @dataclass
-class CompositingArguments:
-    """Arguments of the kernels; the last three are for the gradient alone."""
+class TileArguments:
+    """Arguments that the kernels share: the splats, and the lists of the tiles."""
 
-    images: Tensor
-    last: Tensor
-    median: Tensor
-    splats: Tensor
-    boxes: Tensor
-    reaches: Tensor
-    entries: Tensor
+    splats: Tensor  # (V, N, GEOMETRY + features)
+    reaches: Tensor  # (V, N, 2)
+    entries: Tensor  # this and the next one as in `Tiles`
     starts: Tensor
-    places: Tensor | None
-    begins: Tensor | None
-    owners: Tensor | None
-    rays: int
-    splats_of_view: int
+    splats_of_view: int  # N
     across: int
     down: int
     width: int
     height: int
-    bases: Tensor | None = None
-    dpairs: Tensor | None = None
-    dimages: Tensor | None = None
+
+
+@dataclass
+class CompositingArguments(TileArguments):
+    """Arguments of the compositing; the last three are for the gradient alone."""
+
+    images: Tensor  # (V, planes, height, width), or (planes, R) for rays
+    last: Tensor  # place in the tile's list behind the last splat that counts, int32
+    median: Tensor  # place in the tile's list of the splat at the median depth, -1 for none, int32
+    boxes: Tensor  # (V, N, 4) int32
+    places: Tensor | None  # this and the next two as in `Rays`; None for pixels
+    begins: Tensor | None
+    owners: Tensor | None
+    rays: int  # number of rays R, 0 for pixels
+    bases: Tensor | None = None  # as in `Tiles`
+    dpairs: Tensor | None = None  # (P, GEOMETRY + features), and two more for absolute sums
+    dimages: Tensor | None = None  # of the shape of the images
 
 
 @dataclass
 class SumArguments:
     """Arguments of ``splat_compositing_sum.cpp``."""
 
-    dsplats: Tensor
-    dpairs: Tensor
-    pairs: Tensor
+    dsplats: Tensor  # (V, N, row)
+    dpairs: Tensor  # (P, row)
+    pairs: Tensor  # this and the next one as in `Tiles`
     shares: Tensor
-    splats: Int64
+    splats: Int64  # V N
 
 
 @cache
@@ -150,20 +157,11 @@ def composite_kernel(
 
 
 @dataclass
-class ContributorArguments:
+class ContributorArguments(TileArguments):
     """Arguments of ``splat_contributors.cpp``."""
 
-    ids: Tensor
-    weights: Tensor
-    splats: Tensor
-    reaches: Tensor
-    entries: Tensor
-    starts: Tensor
-    splats_of_view: int
-    across: int
-    down: int
-    width: int
-    height: int
+    ids: Tensor  # (V, height, width, number) int32
+    weights: Tensor  # (V, height, width, number)
 
 
 @cache
@@ -228,10 +226,17 @@ def composite(
         order: the features and the remaining transmittance. With ``median`` one plane more: the
         median depth, 0 if the transmittance stays above 1/2.
     """
-    pixelwise = splats.is_cuda if pixelwise is None else pixelwise
-    result: Tensor = _Composite.apply(
-        splats, boxes, reaches, tiles, width, height, median, pixelwise, rays, absolute
-    )[0]
+    setup = _Setup(
+        boxes=boxes,
+        reaches=reaches,
+        tiles=tiles,
+        width=width,
+        height=height,
+        median=median,
+        pixelwise=splats.is_cuda if pixelwise is None else pixelwise,
+        rays=rays,
+    )
+    result: Tensor = _Composite.apply(splats, absolute, setup)[0]
     return result if rays is None else torch.empty_like(result).index_copy(1, rays.order, result)
 
 
@@ -254,10 +259,17 @@ def composite_with_ids(
         the images of `composite`, and the index of the splat in its view, ``(V, height, width)``
         int64; -1 if the transmittance stays above 1/2.
     """
-    pixelwise = splats.is_cuda if pixelwise is None else pixelwise
-    result, place = _Composite.apply(
-        splats, boxes, reaches, tiles, width, height, median, pixelwise, None, absolute
+    setup = _Setup(
+        boxes=boxes,
+        reaches=reaches,
+        tiles=tiles,
+        width=width,
+        height=height,
+        median=median,
+        pixelwise=splats.is_cuda if pixelwise is None else pixelwise,
     )
+    result, place = _Composite.apply(splats, absolute, setup)
+    # The kernel returns the place in the list of the pixel's tile.
     rows = torch.arange(height, device=splats.device) // TILE
     columns = torch.arange(width, device=splats.device) // TILE
     views = torch.arange(len(splats), device=splats.device)
@@ -290,17 +302,17 @@ def find_contributors(
     ids = torch.empty(shape, dtype=torch.int32, device=splats.device)
     weights = splats.new_empty(shape)
     arguments = ContributorArguments(
-        ids,
-        weights,
-        splats,
-        reaches,
-        tiles.entries,
-        tiles.starts,
-        splats.shape[1],
-        tiles.across,
-        tiles.down,
-        width,
-        height,
+        ids=ids,
+        weights=weights,
+        splats=splats,
+        reaches=reaches,
+        entries=tiles.entries,
+        starts=tiles.starts,
+        splats_of_view=splats.shape[1],
+        across=tiles.across,
+        down=tiles.down,
+        width=width,
+        height=height,
     )
     kernel = contributor_kernel(splats.dtype, splats.shape[2] - GEOMETRY, number)
     tasks = len(splats) * tiles.across * tiles.down * TILE * TILE
@@ -308,49 +320,53 @@ def find_contributors(
     return ids.long(), weights
 
 
+class _Setup(NamedTuple):
+    """Arguments of `composite` that have no derivative."""
+
+    boxes: Tensor
+    reaches: Tensor
+    tiles: Tiles
+    width: int
+    height: int
+    median: int | None
+    pixelwise: bool
+    rays: Rays | None = None
+
+
 class _Composite(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        splats: Tensor,
-        boxes: Tensor,
-        reaches: Tensor,
-        tiles: Tiles,
-        width: int,
-        height: int,
-        median: int | None,
-        pixelwise: bool,
-        rays: Rays | None,
-        absolute: Tensor | None,
+        ctx: Any, splats: Tensor, absolute: Tensor | None, setup: _Setup
     ) -> tuple[Tensor, Tensor]:
         ctx.absolute = absolute is not None and absolute.requires_grad
         splats = splats.detach().contiguous()
-        planes = splats.shape[2] - GEOMETRY + 1 + (median is not None)
-        if rays is None:
-            shape: tuple[int, ...] = (len(splats), height, width)
-            images = splats.new_empty(len(splats), planes, height, width)
+        # The features, the transmittance and the median depth.
+        planes = splats.shape[2] - GEOMETRY + 1 + (setup.median is not None)
+        if setup.rays is None:
+            shape: tuple[int, ...] = (len(splats), setup.height, setup.width)
+            images = splats.new_empty(len(splats), planes, *shape[1:])
         else:
-            shape = (len(rays.places),)
+            shape = (len(setup.rays.places),)
             images = splats.new_empty(planes, *shape)
         last = torch.empty(shape, dtype=torch.int32, device=splats.device)
-        middle = torch.empty_like(last) if median is not None else last
-        ctx.tiles, ctx.size, ctx.rays = tiles, (width, height), rays
-        ctx.median, ctx.pixelwise = median, pixelwise
-        saved = (images, last, middle, splats, boxes, reaches)
-        ctx.save_for_backward(*saved)
-        arguments = _arguments(saved, tiles, ctx.size, rays)
-        work = 100.0 * len(tiles.entries) + images.numel()
-        _run(arguments, median, pixelwise, gradient=False, work=work)
+        middle = torch.empty_like(last) if setup.median is not None else last
+        ctx.setup = setup
+        ctx.save_for_backward(images, last, middle, splats)
+        arguments = _arguments(setup, images, last, middle, splats)
+        work = 100.0 * len(setup.tiles.entries) + images.numel()
+        _run(arguments, setup, gradient=False, work=work)
         ctx.mark_non_differentiable(middle)
         return images, middle
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor, *_: Any) -> Any:
-        images, _, _, splats, *_ = ctx.saved_tensors
-        tiles: Tiles = ctx.tiles
-        arguments = _arguments(ctx.saved_tensors, tiles, ctx.size, ctx.rays)
+        images, _, _, splats = ctx.saved_tensors
+        setup: _Setup = ctx.setup
+        tiles = setup.tiles
+        arguments = _arguments(setup, *ctx.saved_tensors)
         views, count, row = splats.shape
+        # The last two numbers are the sums of |dL/dx| and |dL/dy| over the pixels.
         numbers = row + 2 * ctx.absolute
         dpairs = splats.new_zeros(len(tiles.entries), numbers)
         arguments.bases, arguments.dpairs, arguments.dimages = (
@@ -360,61 +376,66 @@ class _Composite(torch.autograd.Function):
         )
         # Pixels of a tile write to the same places: with atomic additions on CUDA, and on a single
         # thread of the CPU.
-        work = 0.0 if ctx.pixelwise else 300.0 * len(tiles.entries) + images.numel()
-        _run(arguments, ctx.median, ctx.pixelwise, gradient=True, work=work, absolute=ctx.absolute)
+        work = 0.0 if setup.pixelwise else 300.0 * len(tiles.entries) + images.numel()
+        _run(arguments, setup, gradient=True, work=work, absolute=ctx.absolute)
+        # A second kernel sums the pairs of a splat, which lie next to each other, in a fixed order.
         dsplats = splats.new_empty(views, count, numbers)
-        part = _PART_ON_CUDA if splats.is_cuda else _PART
-        kernel = sum_kernel(splats.dtype, numbers - GEOMETRY, part)
+        splats_per_task = _PART_ON_CUDA if splats.is_cuda else _PART
+        kernel = sum_kernel(splats.dtype, numbers - GEOMETRY, splats_per_task)
         sums = SumArguments(dsplats, dpairs, tiles.pairs, tiles.shares, Int64(views * count))
-        launch(kernel, -(-views * count // part), sums, float(dpairs.numel()))
+        launch(kernel, -(-views * count // splats_per_task), sums, float(dpairs.numel()))
         if not ctx.absolute:
-            return dsplats, *[None] * 9
-        return dsplats[..., :row], *[None] * 8, dsplats[..., row:]
+            return dsplats, None, None
+        return dsplats[..., :row], dsplats[..., row:], None
 
 
 def _arguments(
-    saved: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
-    tiles: Tiles,
-    size: tuple[int, int],
-    rays: Rays | None,
+    setup: _Setup, images: Tensor, last: Tensor, median: Tensor, splats: Tensor
 ) -> CompositingArguments:
+    tiles, rays = setup.tiles, setup.rays
     return CompositingArguments(
-        *saved,
-        tiles.entries,
-        tiles.starts,
-        None if rays is None else rays.places,
-        None if rays is None else rays.begins,
-        None if rays is None else rays.owners,
-        0 if rays is None else len(rays.places),
-        saved[3].shape[1],
-        tiles.across,
-        tiles.down,
-        *size,
+        images=images,
+        last=last,
+        median=median,
+        splats=splats,
+        boxes=setup.boxes,
+        reaches=setup.reaches,
+        entries=tiles.entries,
+        starts=tiles.starts,
+        places=None if rays is None else rays.places,
+        begins=None if rays is None else rays.begins,
+        owners=None if rays is None else rays.owners,
+        rays=0 if rays is None else len(rays.places),
+        splats_of_view=splats.shape[1],
+        across=tiles.across,
+        down=tiles.down,
+        width=setup.width,
+        height=setup.height,
     )
 
 
 def _run(
     arguments: CompositingArguments,
-    median: int | None,
-    pixelwise: bool,
+    setup: _Setup,
     gradient: bool,
     work: float,
     absolute: bool = False,
 ) -> None:
     views, _, row = arguments.splats.shape
-    of_rays = arguments.places is not None
     # Sums by atomic additions have no fixed order.
-    ordered = pixelwise and gradient and torch.are_deterministic_algorithms_enabled()
+    ordered = setup.pixelwise and gradient and torch.are_deterministic_algorithms_enabled()
     kernel = composite_kernel(
         arguments.splats.dtype,
         row - GEOMETRY,
-        median,
-        of_rays,
-        pixelwise,
-        gradient,
-        ordered,
-        absolute,
+        setup.median,
+        rays=setup.rays is not None,
+        pixelwise=setup.pixelwise,
+        gradient=gradient,
+        ordered=ordered,
+        absolute=absolute,
     )
+    # With rays, tasks of a pixelwise kernel are rays; the pixels of a tile beyond the edge of the
+    # view are tasks too.
     tiles = views * arguments.across * arguments.down
-    pixels = arguments.rays if of_rays else tiles * TILE * TILE
-    launch(kernel, pixels if pixelwise and not ordered else tiles, arguments, work)
+    pixels = tiles * TILE * TILE if setup.rays is None else arguments.rays
+    launch(kernel, pixels if setup.pixelwise and not ordered else tiles, arguments, work)

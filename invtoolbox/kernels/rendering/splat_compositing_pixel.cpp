@@ -1,3 +1,5 @@
+// Arguments: CompositingArguments of splat_compositing.py.
+//
 // Composite the splats of one pixel or ray, front to back: the formula of splat_compositing.py.
 //
 // For CUDA, where neighbouring threads take the pixels of one tile. The CPU can run this source as

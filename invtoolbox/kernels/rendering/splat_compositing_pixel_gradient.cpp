@@ -1,3 +1,5 @@
+// Arguments: CompositingArguments of splat_compositing.py.
+//
 // Add the gradient of one pixel or ray to every pair of a splat and a tile, back to front. The
 // equations are those of splat_compositing_tile_gradient.cpp.
 //

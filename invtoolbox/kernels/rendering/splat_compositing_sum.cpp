@@ -1,3 +1,5 @@
+// Arguments: SumArguments of splat_compositing.py.
+//
 // Sum the gradients of the pairs of PART splats: the pairs of one splat lie next to each other.
 const long long first = (long long)part * PART;
 const long long last = first + PART < splats ? first + PART : splats;

@@ -1,3 +1,5 @@
+// Arguments: CompositingArguments of splat_compositing.py.
+//
 // Composite the splats of one tile, or of the rays in it, front to back: the formula of
 // splat_compositing.py.
 //

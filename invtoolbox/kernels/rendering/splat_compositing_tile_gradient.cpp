@@ -1,3 +1,5 @@
+// Arguments: CompositingArguments of splat_compositing.py.
+//
 // Compute the gradient of every pair of a splat and the task's tile, back to front.
 //
 // The transmittance T in front of a splat is the transmittance behind it divided by 1 - alpha. With

@@ -1,3 +1,5 @@
+// Arguments: ContributorArguments of splat_compositing.py.
+//
 // Find the NUMBER splats of one pixel with the largest weights alpha T, the largest first: the
 // formula of splat_compositing.py. Of equal weights the nearer splat comes first; places without a
 // splat hold the id -1 and the weight 0.

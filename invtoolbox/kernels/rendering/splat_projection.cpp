@@ -1,3 +1,5 @@
+// Arguments: ProjectionArguments of splat_projection.py.
+//
 // Project PART Gaussians of one scene into all views of the scene.
 //
 // Out come splats (GEOMETRY numbers: mean, conic and opacity; then the features: color, depth and

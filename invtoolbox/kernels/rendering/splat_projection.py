@@ -62,7 +62,7 @@ class Projection:
 class ProjectionArguments:
     """Arguments of the kernels: the projection writes splats and reaches, the gradient the rest."""
 
-    boxes: Tensor
+    boxes: Tensor  # this and the other tensors as in `project`
     means: Tensor
     quats: Tensor
     scales: Tensor
@@ -70,26 +70,26 @@ class ProjectionArguments:
     colors: Tensor
     viewmats: Tensor
     Ks: Tensor
-    count: int
-    views: int
-    parts: int
-    stride: int
+    count: int  # number of Gaussians N of a scene
+    views: int  # number of views C of a scene
+    parts: int  # number of tasks per scene
+    stride: int  # number of colors D, or of coefficients K
     width: int
     height: int
     near: float
     far: float
     blur: float
     clip: float
-    spread: float
+    spread: float  # largest distance of a sample from the centre of its pixel
     splats: Tensor | None = None
     reaches: Tensor | None = None
-    dsplats: Tensor | None = None
+    dsplats: Tensor | None = None  # gradients, of the shapes of what they belong to
     dmeans: Tensor | None = None
     dquats: Tensor | None = None
     dscales: Tensor | None = None
     dopacities: Tensor | None = None
     dcolors: Tensor | None = None
-    poses: Tensor | None = None
+    poses: Tensor | None = None  # gradients of the extrinsic matrices, (S, parts, C, 3, 4)
 
 
 @cache
@@ -164,12 +164,13 @@ def project(
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *given: Any) -> Any:
-        *inputs, how = given
-        tensors = [t.detach().contiguous() for t in inputs]
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        *scene, how = inputs
+        tensors = [t.detach().contiguous() for t in scene]
         means, colors, viewmats = tensors[0], tensors[4], tensors[5]
         views, count = len(means) * viewmats.shape[1], means.shape[1]
         channels = 3 if how.degree >= 0 else colors.shape[-1]
+        # Spherical harmonics give three colors; the rest of a row as in `project`.
         row = GEOMETRY + channels + int(how.depth) + 3 * int(how.normals) + 2 * int(how.surface)
         splats, reaches = means.new_empty(views, count, row), means.new_empty(views, count, 2)
         boxes = torch.empty(views, count, 4, dtype=torch.int32, device=means.device)
@@ -194,6 +195,8 @@ class _Project(torch.autograd.Function):
         arguments.dopacities, arguments.dcolors = dopacities, dcolors
         work = 200.0 * boxes.shape[0] * boxes.shape[1]
         _run(arguments, ctx.how, ctx.channels, gradient=True, work=work)
+        # Every task has gradients of its own for the poses, which are summed in a fixed order. The
+        # last row of an extrinsic matrix is constant.
         pose = torch.zeros_like(viewmats)
         pose[:, :, :3] = poses.sum(1)
         return dmeans, dquats, dscales, dopacities, dcolors, pose, None, None
@@ -212,25 +215,25 @@ def _arguments(
 ) -> ProjectionArguments:
     count = means.shape[1]
     return ProjectionArguments(
-        boxes,
-        means,
-        quats,
-        scales,
-        opacities,
-        colors,
-        viewmats,
-        Ks,
-        count,
-        viewmats.shape[1],
-        -(-count // _part(means)),
-        colors.shape[2],
-        how.width,
-        how.height,
-        how.near,
-        how.far,
-        how.blur,
-        how.clip,
-        0.5 if how.anywhere else 0.0,
+        boxes=boxes,
+        means=means,
+        quats=quats,
+        scales=scales,
+        opacities=opacities,
+        colors=colors,
+        viewmats=viewmats,
+        Ks=Ks,
+        count=count,
+        views=viewmats.shape[1],
+        parts=-(-count // _part(means)),
+        stride=colors.shape[2],
+        width=how.width,
+        height=how.height,
+        near=how.near,
+        far=how.far,
+        blur=how.blur,
+        clip=how.clip,
+        spread=0.5 if how.anywhere else 0.0,
     )
 
 
@@ -241,16 +244,15 @@ def _part(means: Tensor) -> int:
 def _run(
     arguments: ProjectionArguments, how: Projection, channels: int, gradient: bool, work: float
 ) -> None:
-    dtype = arguments.means.dtype
     kernel = projection_kernel(
-        dtype,
+        arguments.means.dtype,
         channels,
-        how.degree,
-        how.depth,
-        how.normals,
-        how.antialiased,
-        gradient,
-        _part(arguments.means),
-        how.surface,
+        degree=how.degree,
+        depth=how.depth,
+        normals=how.normals,
+        antialiased=how.antialiased,
+        gradient=gradient,
+        part=_part(arguments.means),
+        surface=how.surface,
     )
     launch(kernel, len(arguments.means) * arguments.parts, arguments, work)

@@ -1,3 +1,5 @@
+// Arguments: ProjectionArguments of splat_projection.py.
+//
 // The transpose of the derivative of splat_projection.cpp, step by step backwards: from the
 // gradient `dsplats` to the gradients of PART Gaussians and of the extrinsic matrices.
 //

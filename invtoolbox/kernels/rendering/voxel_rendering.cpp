@@ -1,3 +1,5 @@
+// Arguments: RenderingArguments of voxel_rendering.py.
+//
 // Render a part of the rays of one item: the formula of voxel_rendering.py.
 #include "voxel_rendering_item.h"
 for (int ray = part; ray < rays; ray += parts) {

@@ -96,10 +96,10 @@ def render_voxels(
     >>> space = VoxelSpace.box(9, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), scale=1.0)
     >>> s = 0.5413  # softplus(s) = 1
     >>> fog = Voxels(torch.full((1, 729), s), torch.zeros(1, 729, 1, 3), space)
-    >>> seen = render_voxels(fog, torch.tensor([[0.0, 0.0, -3.0]]), torch.tensor([[0.0, 0.0, 1.0]]))
-    >>> bool((seen.alpha - (1 - math.exp(-2.0))).abs() < 1e-4)
+    >>> ray = render_voxels(fog, torch.tensor([[0.0, 0.0, -3.0]]), torch.tensor([[0.0, 0.0, 1.0]]))
+    >>> bool((ray.alpha - (1 - math.exp(-2.0))).abs() < 1e-4)
     True
-    >>> bool((seen.median_depth - 2 - math.log(2.0)).abs() < 1e-3)
+    >>> bool((ray.median_depth - 2 - math.log(2.0)).abs() < 1e-3)
     True
     """
     density, color, space = voxels
@@ -112,13 +112,12 @@ def render_voxels(
     unit = directions / length
     degree = math.isqrt(color.shape[2]) - 1
     bases = spherical_harmonics(unit, degree)
-    given = offset.to(density) if isinstance(offset, Tensor) else constant(offset, density)
-    offsets = given.expand(origins.shape[:2])
-    # softplus(s) scale step = -log(1 - least_alpha)
+    offsets = offset.to(density) if isinstance(offset, Tensor) else constant(offset, density)
+    # The density s with softplus(s) scale step = -log(1 - least_alpha)
     thinnest = -math.log1p(-least_alpha) / (space.scale * step)
     least = math.log(math.expm1(thinnest)) if thinnest > 0 else -1e30
     nx, ny, nz = space.shape
-    march = {
+    settings = {
         "numbers": space.numbers,
         "clearance": space.clearance,
         "nx": nx,
@@ -131,40 +130,42 @@ def render_voxels(
         "least": least,
         "density_scale": space.scale,
     }
-    seen, rest = _Render.apply(
+    # The kernel works in units of the grid: node (i, j, k) lies at (i, j, k).
+    colors, scalars = _Render.apply(
         density,
         color,
         (origins - constant(space.low, density)) / cell,
         unit / cell,
         bases,
-        offsets,
-        march,
-        spread,
+        _March(offsets.expand(origins.shape[:2]), settings, spread),
     )
-    alpha, depth, thickness, median = rest[..., :4].unbind(-1)
+    alpha, depth, thickness, median = scalars[..., :4].unbind(-1)
     if background is not None:
-        behind = background.to(seen) if isinstance(background, Tensor) else background
-        seen = seen + (1 - alpha)[..., None] * behind
+        behind = background.to(colors) if isinstance(background, Tensor) else background
+        colors = colors + (1 - alpha)[..., None] * behind
     length = length[..., 0]
     # The derivatives divide by the share of the light, and its inverse must not overflow.
     met = alpha > 1e-30
+    # Expected depth sum_k w_k t_k / sum_k w_k, from distances to lengths of the direction.
     depth = (
         torch.where(
             met, depth / torch.where(met, alpha, torch.ones_like(alpha)), torch.zeros_like(depth)
         )
         / length
     )
+    # The kernel writes 1e30 if less than half of the light is stopped.
     median = (
         torch.where(median < 1e29, median, torch.full_like(median, torch.inf)).detach()
         / length.detach()
     )
+    rendering = Rendering(colors, alpha, depth, median, thickness)
     if not spread:
-        return Rendering(seen, alpha, depth, median, thickness)
-    distortion, unscaled = rest[..., 4] / length, rest[..., 5]
-    whole = torch.where(met, alpha, torch.ones_like(alpha))
+        return rendering
+    distortion, unscaled = scalars[..., 4] / length, scalars[..., 5]
+    total = torch.where(met, alpha, torch.ones_like(alpha))
     # -sum p log p = log(sum w) - (sum w log w) / sum w
-    entropy = torch.where(met, whole.log() + unscaled / whole, torch.zeros_like(alpha))
-    return Rendering(seen, alpha, depth, median, thickness, distortion, entropy)
+    entropy = torch.where(met, total.log() + unscaled / total, torch.zeros_like(alpha))
+    return rendering._replace(distortion=distortion, entropy=entropy)
 
 
 def _check(voxels: Voxels, origins: Tensor, directions: Tensor) -> None:
@@ -205,34 +206,34 @@ def _check(voxels: Voxels, origins: Tensor, directions: Tensor) -> None:
 class RenderingArguments:
     """Arguments of both kernels; the tensors at the end are for the gradient alone."""
 
-    density: Tensor
-    color: Tensor
-    origins: Tensor
-    directions: Tensor
-    bases: Tensor
-    offsets: Tensor
-    colors_out: Tensor
-    rest_out: Tensor
-    shared_rays: int
+    density: Tensor  # (batch, rows)
+    color: Tensor  # (batch, rows, bases, channels)
+    origins: Tensor  # in cells from the first node, (1 or batch, R, 3)
+    directions: Tensor  # cells per unit of length, (1 or batch, R, 3)
+    bases: Tensor  # spherical harmonics of the directions, (1 or batch, R, bases)
+    offsets: Tensor  # (1 or batch, R)
+    colors_out: Tensor  # (batch, R, channels)
+    rest_out: Tensor  # alpha, depth, thickness, median, distortion, entropy, (batch, R, 4 or 6)
+    shared_rays: int  # 1 if all items have the same rays
     rows: int
-    rays: int
-    parts: int
-    numbers: Tensor | None
+    rays: int  # R
+    parts: int  # number of tasks per item
+    numbers: Tensor | None  # as in `VoxelSpace`, and the next one
     clearance: Tensor | None
     nx: int
     ny: int
     nz: int
-    spacing: float
+    spacing: float  # step between samples
     near: float
     far: float
     stop: float
-    least: float
+    least: float  # density below which a sample is left out
     density_scale: float
-    colors_grad: Tensor | None = None
+    colors_grad: Tensor | None = None  # gradients, of the shapes of what they belong to
     rest_grad: Tensor | None = None
-    density_grad: Tensor | None = None
-    color_grad: Tensor | None = None
-    origins_grad: Tensor | None = None
+    density_grad: Tensor | None = None  # one per part, (batch, 1 or parts, rows)
+    color_grad: Tensor | None = None  # one per part, (batch, 1 or parts, rows, bases, channels)
+    origins_grad: Tensor | None = None  # one per item, as the next two
     directions_grad: Tensor | None = None
     bases_grad: Tensor | None = None
 
@@ -280,6 +281,14 @@ def gradient_kernel(
     return native_kernel("rendering/voxel_rendering_gradient.cpp", definitions, RenderingArguments)
 
 
+class _March(NamedTuple):
+    """Samples of the rays, which have no derivative: offsets, and fields of the arguments."""
+
+    offsets: Tensor
+    settings: dict[str, Any]
+    spread: bool
+
+
 class _Render(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -289,30 +298,24 @@ class _Render(torch.autograd.Function):
         origins: Tensor,
         directions: Tensor,
         bases: Tensor,
-        offsets: Tensor,
-        march: dict[str, Any],
-        spread: bool,
+        march: _March,
     ) -> tuple[Tensor, Tensor]:
-        fixed = [
-            t.detach().contiguous() for t in (density, color, origins, directions, bases, offsets)
-        ]
+        fixed = [t.detach().contiguous() for t in (density, color, origins, directions, bases)]
         batch, rays, channels = len(density), origins.shape[1], color.shape[3]
-        seen, rest = (
-            density.new_empty(batch, rays, channels),
-            density.new_empty(batch, rays, 6 if spread else 4),
-        )
-        ctx.march, ctx.spread = march, spread
-        ctx.save_for_backward(seen, rest, *fixed)
+        colors = density.new_empty(batch, rays, channels)
+        scalars = density.new_empty(batch, rays, 6 if march.spread else 4)
+        ctx.march = march._replace(offsets=march.offsets.detach().contiguous())
+        ctx.save_for_backward(colors, scalars, *fixed)
         parts = min(rays, rays if density.is_cuda else 16 * torch.get_num_threads())
-        arguments = _arguments(march, parts, seen, rest, *fixed)
-        kernel = render_kernel(density.dtype, color.shape[2], channels, spread)
+        arguments = _arguments(ctx.march, parts, colors, scalars, *fixed)
+        kernel = render_kernel(density.dtype, color.shape[2], channels, march.spread)
         launch(kernel, batch * parts, arguments, _work(arguments, batch))
-        return seen, rest
+        return colors, scalars
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, seen_grad: Tensor, rest_grad: Tensor) -> tuple[Tensor | None, ...]:
-        _, _, density, color, *of_ray, _ = ctx.saved_tensors
+    def backward(ctx: Any, colors_grad: Tensor, rest_grad: Tensor) -> tuple[Tensor | None, ...]:
+        _, _, density, color, *of_ray = ctx.saved_tensors
         batch, rays, of_rays = len(density), of_ray[0].shape[1], any(ctx.needs_input_grad[2:5])
         atomic = density.is_cuda and not torch.are_deterministic_algorithms_enabled()
         parts = rays if atomic else _parts(density, color, rays)
@@ -320,20 +323,22 @@ class _Render(torch.autograd.Function):
         grads = [t.new_zeros(batch, buffers, *t.shape[1:]) for t in (density, color)]
         ray_grads = [t.new_empty(batch if of_rays else 0, *t.shape[1:]) for t in of_ray]
         arguments = _arguments(ctx.march, parts, *ctx.saved_tensors)
-        arguments.colors_grad, arguments.rest_grad = seen_grad.contiguous(), rest_grad.contiguous()
+        arguments.colors_grad = colors_grad.contiguous()
+        arguments.rest_grad = rest_grad.contiguous()
         arguments.density_grad, arguments.color_grad = grads
         arguments.origins_grad, arguments.directions_grad, arguments.bases_grad = ray_grads
         kernel = gradient_kernel(
-            density.dtype, color.shape[2], color.shape[3], of_rays, atomic, ctx.spread
+            density.dtype, color.shape[2], color.shape[3], of_rays, atomic, ctx.march.spread
         )
         launch(kernel, batch * parts, arguments, 4 * _work(arguments, batch))
         of_density, of_color = (g[:, 0] if buffers == 1 else g.sum(1) for g in grads)
         pulled: list[Tensor | None] = [None] * 3
         if of_rays:
+            # Rays that all items share get the sum over the items.
             pulled = [
                 g if len(t) == batch else g.sum(0, keepdim=True) for g, t in zip(ray_grads, of_ray)
             ]
-        return (of_density, of_color, *pulled, None, None, None)
+        return (of_density, of_color, *pulled, None)
 
 
 def _parts(density: Tensor, color: Tensor, rays: int) -> int:
@@ -341,39 +346,39 @@ def _parts(density: Tensor, color: Tensor, rays: int) -> int:
 
     It does not depend on the batch, so that an item has the same gradient alone and in a batch.
     """
-    one = (density[0].numel() + color[0].numel()) * density.element_size()
-    wanted = 64 if density.is_cuda else torch.get_num_threads()
-    return max(1, min(wanted, rays, _BUFFERS // max(one, 1)))
+    buffer = (density[0].numel() + color[0].numel()) * density.element_size()
+    most = 64 if density.is_cuda else torch.get_num_threads()
+    return max(1, min(most, rays, _BUFFERS // max(buffer, 1)))
 
 
 def _work(arguments: RenderingArguments, batch: int) -> float:
+    # A ray crosses about as many cells as there are along the three axes.
     return 20.0 * batch * arguments.rays * (arguments.nx + arguments.ny + arguments.nz)
 
 
 def _arguments(
-    march: dict[str, Any],
+    march: _March,
     parts: int,
-    seen: Tensor,
-    rest: Tensor,
+    colors: Tensor,
+    scalars: Tensor,
     density: Tensor,
     color: Tensor,
     origins: Tensor,
     directions: Tensor,
     bases: Tensor,
-    offsets: Tensor,
 ) -> RenderingArguments:
     return RenderingArguments(
-        density,
-        color,
-        origins,
-        directions,
-        bases,
-        offsets,
-        seen,
-        rest,
+        density=density,
+        color=color,
+        origins=origins,
+        directions=directions,
+        bases=bases,
+        offsets=march.offsets,
+        colors_out=colors,
+        rest_out=scalars,
         shared_rays=int(len(origins) == 1),
         rows=density.shape[1],
         rays=origins.shape[1],
         parts=parts,
-        **march,
+        **march.settings,
     )

@@ -1,3 +1,5 @@
+// Arguments: RenderingArguments of voxel_rendering.py.
+//
 // The transpose of the derivative of voxel_rendering.cpp. With w_k = T_k alpha_k,
 // T_{k+1} = T_k exp(-tau_k) and S = sum_k w_k q_k,
 //     dS/dtau_k = T_{k+1} q_k - sum_{j > k} w_j q_j.

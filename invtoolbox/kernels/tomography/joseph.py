@@ -48,13 +48,13 @@ _LINES = 8
 class JosephArguments:
     """Arguments of the kernels; see ``joseph_project.cpp``."""
 
-    rows: Tensor
-    columns: Tensor
-    sinogram: Tensor
-    offsets: Tensor
+    rows: Tensor  # (items, H, W + 4, lanes); lines are padded to a multiple of LINES if written
+    columns: Tensor  # (items, W, H + 4, lanes)
+    sinogram: Tensor  # (items, rays, lanes)
+    offsets: Tensor  # this and the next one as in `Rays`, (V, D)
     slopes_in: Tensor
-    coefficients: Tensor
-    order: Tensor
+    coefficients: Tensor  # c0, or c0, c1 and c2 of the family below, (1 or 3, V, D)
+    order: Tensor  # as in `Rays`, (V D,) int32
     vertical_rays: int
     all_rays: int
     height: int
@@ -128,8 +128,8 @@ def backproject(sinogram: Tensor, rays: Rays) -> Tensor:
 
 def _transform(value: Tensor, rays: Rays, transpose: bool) -> Tensor:
     if value.is_complex():
-        parts = (value.real.contiguous(), value.imag.contiguous())
-        return torch.complex(*(_transform(part, rays, transpose) for part in parts))
+        components = (value.real.contiguous(), value.imag.contiguous())
+        return torch.complex(*(_transform(x, rays, transpose) for x in components))
     rays = rays.to(value.device, value.dtype)
     geometry = (rays.offset, rays.slope, rays.step[None])
     return _Transform.apply(value, *geometry, rays, transpose)
@@ -170,6 +170,7 @@ class _Transform(torch.autograd.Function):
         value, offset, slope, coefficients = ctx.saved_tensors
         grad_value = None
         if ctx.needs_input_grad[0]:
+            # The map is linear in its input, so the derivative is the other direction.
             grad_value = _Transform.apply(
                 grad, offset, slope, coefficients, ctx.rays, not ctx.transpose
             )
@@ -184,6 +185,7 @@ class _Transform(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         value, offset, slope, coefficients = ctx.saved_tensors
+        # The product rule: A' x + A x'.
         d_value, d_offset, d_slope, d_coefficients, *_ = tangents
         total: Tensor = value.new_zeros(
             value.shape[0], *(ctx.rays.shape if ctx.transpose else offset.shape)
@@ -220,6 +222,8 @@ class _Moments(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         image, sinogram, offset, slope = ctx.saved_tensors
+        # The moments are bilinear in image and sinogram: each derivative is a transform of the
+        # other one whose coefficients are the gradient.
         needs = ctx.needs_input_grad
         grad_image = (
             _Transform.apply(sinogram, offset, slope, grad, ctx.rays, True) if needs[0] else None
@@ -229,6 +233,7 @@ class _Moments(torch.autograd.Function):
         )
         grad_offset = grad_slope = None
         if needs[2] or needs[3]:
+            # The derivatives of c1 and c2 vanish, so only that of c0 is left.
             moments = _Moments.apply(image, sinogram, offset, slope, ctx.rays)
             grad_offset, grad_slope = grad[0] * moments[1], grad[0] * moments[2]
         return grad_image, grad_sinogram, grad_offset, grad_slope, None
@@ -243,6 +248,7 @@ def _geometry_grads(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     if not any(ctx.needs_input_grad[1:4]):
         return None, None, None
+    # <y, A x> = sum_r c . moments_r, of which d/d(offset) is c0 times the moment of c1, and so on.
     moments = _Moments.apply(image, sinogram, offset, slope, ctx.rays)
     return (
         coefficients[0] * moments[1],
@@ -260,15 +266,16 @@ def _tangent(
     """Return the coefficients of the derivative in the direction of a change of the rays."""
     if d_offset is None and d_slope is None and d_coefficients is None:
         return None
+    # (c0', c1' + c0 offset', c2' + c0 slope')
     zero = torch.zeros_like(coefficients[0])
-    parts = [zero, zero, zero]
+    tangent = [zero, zero, zero]
     if d_coefficients is not None:
-        parts[: coefficients.shape[0]] = list(d_coefficients)
+        tangent[: coefficients.shape[0]] = list(d_coefficients)
     if d_offset is not None:
-        parts[1] = parts[1] + coefficients[0] * d_offset
+        tangent[1] = tangent[1] + coefficients[0] * d_offset
     if d_slope is not None:
-        parts[2] = parts[2] + coefficients[0] * d_slope
-    return torch.stack(parts)
+        tangent[2] = tangent[2] + coefficients[0] * d_slope
+    return torch.stack(tangent)
 
 
 # -- running the kernels
@@ -278,12 +285,18 @@ def _run_project(
     image: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor, rays: Rays
 ) -> Tensor:
     sinogram = image.new_empty(image.shape[0], *offset.shape)
+    fields = _ray_fields(offset, slope, coefficients, rays)
     mode = 0 if coefficients.shape[0] == 1 else 1
     for start, count, lanes in plan_lanes(image):
         rows, columns = _lines(image[start : start + count], lanes)
+        # With one lane the kernel writes to the result; several lanes lie next to each other.
         direct = lanes == 1
         y = sinogram[start : start + count] if direct else image.new_empty(offset.numel(), lanes)
-        _run_rays(rows, columns, y, offset, slope, coefficients, rays, lanes, mode)
+        _run_rays(
+            JosephArguments(rows=rows, columns=columns, sinogram=y, items=len(rows), **fields),
+            lanes,
+            mode,
+        )
         if not direct:
             sinogram[start : start + count] = y.t()[:count].view(count, *offset.shape)
     return sinogram
@@ -296,43 +309,44 @@ def _run_moments(
     for start, count, lanes in plan_lanes(image):
         rows, columns = _lines(image[start : start + count], lanes)
         y = interleave(sinogram[start : start + count], lanes)
-        part = torch.empty_like(moments)
-        _run_rays(rows, columns, y, offset, slope, part, rays, lanes, 2)
-        moments += part
+        # In mode 2 the kernel writes to the coefficients.
+        summands = torch.empty_like(moments)
+        fields = _ray_fields(offset, slope, summands, rays)
+        _run_rays(
+            JosephArguments(rows=rows, columns=columns, sinogram=y, items=len(rows), **fields),
+            lanes,
+            mode=2,
+        )
+        moments += summands
     return moments
 
 
-def _run_rays(
-    rows: Tensor,
-    columns: Tensor,
-    sinogram: Tensor,
-    offset: Tensor,
-    slope: Tensor,
-    coefficients: Tensor,
-    rays: Rays,
-    lanes: int,
-    mode: int,
-) -> None:
-    items = rows.shape[0]
+def _ray_fields(offset: Tensor, slope: Tensor, coefficients: Tensor, rays: Rays) -> dict[str, Any]:
+    """Return the fields of `JosephArguments` that describe the rays."""
+    height, width = rays.shape
+    return {
+        "offsets": offset.contiguous(),
+        "slopes_in": slope.contiguous(),
+        "coefficients": coefficients.contiguous(),
+        "order": rays.order,
+        "vertical_rays": rays.number_vertical,
+        "all_rays": offset.numel(),
+        "height": height,
+        "width": width,
+    }
+
+
+def _run_rays(arguments: JosephArguments, lanes: int, mode: int) -> None:
+    rows, total = arguments.rows, arguments.all_rays
     group = _GROUP if lanes == 1 and rows.device.type == "cpu" else 1
-    vertical, total = rays.number_vertical, offset.numel()
+    # A group holds rays of one main axis.
+    vertical = arguments.vertical_rays
     groups = -(-vertical // group) - (-(total - vertical) // group)
     kernel = joseph_kernel("project", rows.dtype, lanes, mode, GROUP=group)
-    arguments = JosephArguments(
-        rows,
-        columns,
-        sinogram,
-        offset.contiguous(),
-        slope.contiguous(),
-        coefficients.contiguous(),
-        rays.order,
-        vertical,
-        total,
-        *rays.shape,
-        items,
-    )
-    tasks = groups * (1 if mode == 2 else items)
-    launch(kernel, tasks, arguments, float(total) * max(rays.shape) * items)
+    # The moments are sums over the items: one task goes through all of them.
+    tasks = groups * (1 if mode == 2 else arguments.items)
+    longest = max(arguments.height, arguments.width)
+    launch(kernel, tasks, arguments, float(total) * longest * arguments.items)
 
 
 def _run_backproject(
@@ -340,11 +354,12 @@ def _run_backproject(
 ) -> Tensor:
     height, width = rays.shape
     image = sinogram.new_empty(sinogram.shape[0], height, width)
+    fields = _ray_fields(offset, slope, coefficients, rays)
     mode = 0 if coefficients.shape[0] == 1 else 1
     scatter = sinogram.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
     block = _LINES if sinogram.device.type == "cpu" else 1
     blocks_vertical, blocks_horizontal = -(-height // block), -(-width // block)
-    vertical, total = rays.number_vertical, offset.numel()
+    total = offset.numel()
     for start, count, lanes in plan_lanes(sinogram):
         items = count if lanes == 1 else 1
         new = sinogram.new_zeros if scatter else sinogram.new_empty
@@ -353,22 +368,11 @@ def _run_backproject(
         y = interleave(sinogram[start : start + count], lanes)
         name = "scatter" if scatter else "backproject"
         kernel = joseph_kernel(name, sinogram.dtype, lanes, mode, LINES=block)
-        arguments = JosephArguments(
-            rows,
-            columns,
-            y,
-            offset.contiguous(),
-            slope.contiguous(),
-            coefficients.contiguous(),
-            rays.order,
-            vertical,
-            total,
-            height,
-            width,
-            items,
-        )
+        arguments = JosephArguments(rows=rows, columns=columns, sinogram=y, items=items, **fields)
+        # A task is a ray if rays are scattered, otherwise a block of lines.
         tasks = total if scatter else blocks_vertical + blocks_horizontal
         launch(kernel, tasks * items, arguments, float(total) * max(rays.shape) * items)
+        # Both kinds of rays contribute to a pixel.
         # (items, lines, across, lanes) without the padding -> (items * lanes, H, W)
         by_rows = rows[:, :height, 2 : width + 2].permute(0, 3, 1, 2)
         by_columns = columns[:, :width, 2 : height + 2].permute(0, 3, 2, 1)
@@ -396,6 +400,7 @@ def plan_lanes(tensor: Tensor) -> list[tuple[int, int, int]]:
     if tensor.device.type == "cuda":
         return [(0, batch, 1)]
     size = tensor.element_size()
+    # Numbers in a vector of 64 and of 16 bytes.
     wide, narrow = 64 // size, 16 // size
     plan, start = [], 0
     while start < batch:

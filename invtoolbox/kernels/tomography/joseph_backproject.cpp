@@ -1,3 +1,5 @@
+// Arguments: JosephArguments of joseph.py.
+//
 // The transpose of joseph_project.cpp in modes 0 and 1: LINES neighbouring lines of one group of
 // images, which no other task writes to, and every ray that crosses them. The lines stay in the
 // nearest cache, and no atomics are needed.

@@ -1,3 +1,5 @@
+// Arguments: JosephArguments of joseph.py.
+//
 // Joseph's forward projection of GROUP rays of one main axis through LANES images.
 //
 // MODE 0: coefficients[0] times the sum of the samples.

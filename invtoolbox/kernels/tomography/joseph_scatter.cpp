@@ -1,3 +1,5 @@
+// Arguments: JosephArguments of joseph.py.
+//
 // The transpose of joseph_project.cpp in modes 0 and 1: one ray, scattered with atomic additions.
 // For CUDA; on the CPU it is a check of joseph_backproject.cpp.
 const int item = task / all_rays;

@@ -1,3 +1,5 @@
+// Arguments: PixelArguments of pixel_backprojection.py.
+//
 // Pixel-driven back-projection of LANES sinograms: GROUP neighbouring pixels of a row, all views.
 // The sums of the group stay in registers.
 const int groups = (width + GROUP - 1) / GROUP;

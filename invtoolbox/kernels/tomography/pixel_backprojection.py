@@ -113,6 +113,7 @@ def _backproject(sinogram: Tensor, views: PixelViews) -> Tensor:
     table = views.table.to(sinogram).contiguous()
     image = sinogram.new_empty(sinogram.shape[0], height, width)
     for start, count, lanes in plan_lanes(sinogram):
+        # Two zeros on either side of a line stand for the outside of the detector.
         lines = pad_lines(sinogram[start : start + count], lanes)
         items = lines.shape[0]
         direct = lanes == 1
@@ -130,6 +131,7 @@ def _backproject(sinogram: Tensor, views: PixelViews) -> Tensor:
 def _project(image: Tensor, views: PixelViews, detectors: int) -> Tensor:
     height, width = views.shape
     number_views = views.table.shape[0]
+    sizes = (height, width, number_views, detectors)
     table = views.table.to(image).contiguous()
     sinogram = image.new_empty(image.shape[0], number_views, detectors)
     atomic = image.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
@@ -138,9 +140,11 @@ def _project(image: Tensor, views: PixelViews, detectors: int) -> Tensor:
         items = count if lanes == 1 else 1
         lines = image.new_zeros(items, number_views, detectors + 4, lanes)
         kernel = pixel_kernel("project", image.dtype, lanes, views.curved, ATOMIC=atomic)
-        arguments = PixelArguments(values, lines, table, height, width, number_views, detectors)
+        arguments = PixelArguments(values, lines, table, *sizes)
+        # A task is a view, or a row of the image in a view if additions are atomic.
         tasks = items * number_views * (height if atomic else 1)
         launch(kernel, tasks, arguments, float(items * height * width) * number_views)
+        # The outer cells hold what falls outside of the detector.
         inside = lines[:, :, 2 : detectors + 2].permute(0, 3, 1, 2)[:, : count // items]
         sinogram[start : start + count] = inside.reshape(count, number_views, detectors)
     return sinogram

@@ -1,3 +1,5 @@
+// Arguments: PixelArguments of pixel_backprojection.py.
+//
 // The transpose of pixel_backproject.cpp: a view, to whose line no other task writes; or, if ATOMIC
 // (CUDA), one row of the image in a view, by atomic additions.
 const int parts = ATOMIC ? height : 1;

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +69,7 @@ class Rays:
         Differentiable in both.
         """
         height, width = pixel_size
+        # Rows count downwards, and y points upwards.
         column, row, d_column, d_row = torch.broadcast_tensors(
             points[0] / width, -points[1] / height, directions[0] / width, -directions[1] / height
         )
@@ -78,6 +80,7 @@ class Rays:
         along = torch.where(vertical, d_row, d_column)
         slope = torch.where(vertical, d_column, d_row) / along
         offset = torch.where(vertical, column, row) - slope * torch.where(vertical, row, column)
+        # Length of the ray per row (column): |d| / |d_row|, with d in units of length.
         step = (length / along.abs()).contiguous()
         return Rays(offset.contiguous(), slope.contiguous(), step, vertical, shape)
 
@@ -108,12 +111,12 @@ class Rays:
             return self
         if any(t.requires_grad for t in (self.offset, self.slope, self.step)):
             return self._convert(device, dtype)
-        kept: Rays | None = self._converted.get((device, dtype))
-        if kept is None:
+        rays: Rays | None = self._converted.get((device, dtype))
+        if rays is None:
             # The cached table must also serve calls that record gradients.
             with torch.inference_mode(False):
-                kept = self._converted[device, dtype] = self._convert(device, dtype)
-        return kept
+                rays = self._converted[device, dtype] = self._convert(device, dtype)
+        return rays
 
     def _convert(self, device: torch.device, dtype: torch.dtype) -> Rays:
         offset, slope, step = (
@@ -187,9 +190,42 @@ class Views:
         """V, the number of views."""
         return int(self.source.shape[0])
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Sizes of the panel, the volume and a voxel, by the names of the kernels' arguments."""
+        names = ("rows", "columns", "depth", "height", "width", "size_z", "size_y", "size_x")
+        return dict(zip(names, (*self.panel, *self.volume, *self.voxel_size)))
+
 
 #: Numbers per view in the table.
 WIDTH = 13
+
+
+@dataclass
+class ScanArguments:
+    """Arguments that the kernels of 3D scans share.
+
+    Attributes:
+        volume: (items, D, H, W), or one item, (D, H, W).
+        projections: (items, V, R, C), or one item, (V, R, C).
+        table: numbers of every view, the result of `table_of`, (V, 13), float64.
+        rows, columns, depth, height, width: the sizes above.
+        size_x, size_y, size_z: edges of a voxel, in the user's unit.
+        block: number of planes per task of a back-projection.
+    """
+
+    volume: Tensor
+    projections: Tensor
+    table: Tensor
+    rows: int
+    columns: int
+    depth: int
+    height: int
+    width: int
+    size_x: float
+    size_y: float
+    size_z: float
+    block: int
 
 
 def table_of(views: Views, device: torch.device) -> Tensor:
@@ -199,6 +235,7 @@ def table_of(views: Views, device: torch.device) -> Tensor:
         for t in (views.source, views.detector, views.u, views.v)
     )
     size = constant(views.voxel_size[::-1], source)
+    # The vectors a, e, f, v and the angle w of the formulas above, in the unit of lengths.
     if views.parallel:
         e, f, turn = detector, u, torch.zeros_like(source[:, :1])
     elif views.curved:
@@ -222,8 +259,8 @@ def views_by_axis(table: Tensor, views: Views) -> list[Tensor]:
     The numbers are int32, in increasing order.
     """
     # Some views at a time: the bounds of all views would take more memory than the projection.
-    parts = [_possible(part, views) for part in table.split(max(1, 16384 // views.panel[1]))]
-    possible = torch.cat(parts)
+    blocks = table.split(max(1, 16384 // views.panel[1]))
+    possible = torch.cat([_possible(block, views) for block in blocks])
     return [possible[:, k].nonzero()[:, 0].to(torch.int32) for k in range(3)]
 
 
@@ -245,6 +282,7 @@ def _possible(table: Tensor, views: Views) -> Tensor:
     # Along a column of cells the direction is linear: its ends bound its components, with room for
     # rounding.
     most = torch.maximum(low.abs(), high.abs())
+    # An axis may be the main one if its largest component reaches the least of the two others.
     least = torch.where(low * high <= 0, 0.0, torch.minimum(low.abs(), high.abs()))
     others = torch.stack(
         [torch.maximum(least[..., (k + 1) % 3], least[..., (k + 2) % 3]) for k in range(3)], dim=-1

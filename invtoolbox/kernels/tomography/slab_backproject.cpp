@@ -1,3 +1,5 @@
+// Arguments: SlabArguments of slabs.py.
+//
 // The transpose of slab_project.cpp: the kernel fills `block` planes of the slab, which no other
 // task writes to, from every ray along the axis.
 //

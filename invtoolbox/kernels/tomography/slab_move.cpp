@@ -1,3 +1,5 @@
+// Arguments: SlabArguments of slabs.py.
+//
 // Copy the planes of a slab from the volume or, if ADDS, add them to it: 16 lines of every plane.
 //
 // Not for CUDA, which needs no slabs.

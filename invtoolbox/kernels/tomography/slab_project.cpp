@@ -1,3 +1,5 @@
+// Arguments: SlabArguments of slabs.py.
+//
 // Joseph's forward projection in 3D on the CPU: a tile of COLS columns of a listed view through the
 // planes of a slab (see slabs.py), added to the projections. The weights are those of
 // volume_project.cpp.

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.native import REAL, native_kernel
-from invtoolbox.kernels.tomography.rays import Views, views_by_axis
+from invtoolbox.kernels.tomography.rays import ScanArguments, Views, views_by_axis
 
 #: Columns of cells that a task of the projection treats together.
 _COLS = 16
@@ -46,40 +46,23 @@ _BLOCK = 32
 
 
 @dataclass
-class SlabArguments:
-    """Arguments of the kernels.
+class SlabArguments(ScanArguments):
+    """Arguments of the kernels, for one item.
 
     Attributes:
         slab: (planes, lines + 4, stride).
-        volume: one item, (D, H, W).
-        projections: one item, (V, R, C).
-        table: the result of `invtoolbox.kernels.tomography.rays.table_of`, (V, 13), float64.
         chosen: numbers of the views that may have rays along the axis, int32.
         listed: number of ``chosen`` views.
-        rows, columns, depth, height, width, stride: the sizes above.
-        size_x, size_y, size_z: edges of a voxel, in the user's unit.
+        stride: length of a line of the slab.
         slab_first, slab_planes: first plane and number of planes of the slab.
-        block: number of planes that a task of the back-projection owns.
     """
 
     slab: Tensor
-    volume: Tensor
-    projections: Tensor
-    table: Tensor
     chosen: Tensor
     listed: int
-    rows: int
-    columns: int
-    depth: int
-    height: int
-    width: int
-    size_x: float
-    size_y: float
-    size_z: float
     stride: int
     slab_first: int
     slab_planes: int
-    block: int
 
 
 @cache
@@ -105,6 +88,7 @@ def project(volume: Tensor, table: Tensor, views: Views) -> Tensor:
     projections = volume.new_zeros(volume.shape[0], table.shape[0], *views.panel)
     for axis, arguments in _each_slab(volume, projections, table, views):
         _move(arguments, axis, adds=False)
+        # A task is a tile of columns of a view.
         tasks = arguments.listed * -(-arguments.columns // _COLS)
         _follow("project", tasks, arguments, axis, views)
     return projections
@@ -114,6 +98,7 @@ def backproject(projections: Tensor, table: Tensor, views: Views) -> Tensor:
     """Apply the transpose of `project`, ``(N, V, R, C) -> (N, D, H, W)``; both are contiguous."""
     volume = projections.new_zeros(projections.shape[0], *views.volume)
     for axis, arguments in _each_slab(volume, projections, table, views):
+        # A task owns some planes of the slab.
         tasks = -(-arguments.slab_planes // arguments.block)
         _follow("backproject", tasks, arguments, axis, views)
         _move(arguments, axis, adds=True)
@@ -127,24 +112,23 @@ def _each_slab(
     for axis, chosen in enumerate(views_by_axis(table, views)):
         if not chosen.numel() or not volume.shape[0]:
             continue
+        # `length` planes lie across the axis; they are taken slab by slab.
         slab, length = _slab(volume, projections, axis), int(volume.shape[3 - axis])
         for item, values in zip(volume, projections):
             for first in range(0, length, slab.shape[0]):
                 planes = min(slab.shape[0], length - first)
                 arguments = SlabArguments(
-                    slab,
-                    item,
-                    values,
-                    table,
-                    chosen,
-                    chosen.numel(),
-                    *views.panel,
-                    *views.volume,
-                    *views.voxel_size[::-1],
-                    slab.shape[2],
-                    first,
-                    planes,
-                    min(_BLOCK, -(-planes // torch.get_num_threads())),
+                    slab=slab,
+                    volume=item,
+                    projections=values,
+                    table=table,
+                    chosen=chosen,
+                    listed=chosen.numel(),
+                    stride=slab.shape[2],
+                    slab_first=first,
+                    slab_planes=planes,
+                    block=min(_BLOCK, -(-planes // torch.get_num_threads())),
+                    **views.sizes,
                 )
                 yield axis, arguments
 
@@ -156,7 +140,9 @@ def _slab(volume: Tensor, projections: Tensor, axis: int) -> Tensor:
     sums.
     """
     depth, height, width = volume.shape[1:]
+    # Number of lines and of voxels in a line, for the main axes x, y and z.
     lines, line = ((height, depth), (width, depth), (height, width))[axis]
+    # Whole cache lines of 16 numbers.
     stride = -(-(line + 4 + _TAIL) // 16) * 16
     plane_bytes = (lines + 4) * stride * volume.element_size()
     larger = max(volume[0].numel(), projections[0].numel()) * volume.element_size()
@@ -169,6 +155,7 @@ def _move(arguments: SlabArguments, axis: int, adds: bool) -> None:
     """Copy the planes of a slab from the volume, or add them to it."""
     slab = arguments.slab
     kernel = slab_kernel("move", slab.dtype, axis, ADDS=adds)
+    # A task moves 16 lines of every plane.
     work = float(arguments.slab_planes * slab.shape[1] * slab.shape[2])
     launch(kernel, -(-(slab.shape[1] - 4) // 16), arguments, work)
 

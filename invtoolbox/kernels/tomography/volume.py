@@ -43,43 +43,27 @@ from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.linear_map import vectorize
 from invtoolbox.kernels.native import REAL, native_kernel
 from invtoolbox.kernels.tomography import slabs
-from invtoolbox.kernels.tomography.rays import WIDTH, Views, table_of
+from invtoolbox.kernels.tomography.rays import WIDTH, ScanArguments, Views, table_of
 
 
 @dataclass
-class VolumeArguments:
+class VolumeArguments(ScanArguments):
     """Arguments of the kernels.
 
     Attributes:
-        volume: (items, D, H, W).
-        projections: (items, V, R, C).
-        table: the result of `table_of`, (V, 13), float64.
         tangent: a change of the table, or None.
         units: whole numbers per unit of the volume for ``fixed`` sums, (items,), float64, or None.
         gradient: result of "geometry", to be summed over the rows, (V, R, 13), float64, or None.
-        items, views, rows, columns, depth, height, width: the sizes above.
-        size_x, size_y, size_z: edges of a voxel, in the user's unit.
-        axis, block: main axis and number of planes per task of "backproject".
+        items, views: the sizes above.
+        axis: main axis of the planes of "backproject".
     """
 
-    volume: Tensor
-    projections: Tensor
-    table: Tensor
     tangent: Tensor | None
     units: Tensor | None
     gradient: Tensor | None
     items: int
     views: int
-    rows: int
-    columns: int
-    depth: int
-    height: int
-    width: int
-    size_x: float
-    size_y: float
-    size_z: float
     axis: int
-    block: int
 
 
 @cache
@@ -165,8 +149,8 @@ def backproject_volume(projections: Tensor, views: Views) -> Tensor:
 
 def _transform(value: Tensor, views: Views, transpose: bool) -> Tensor:
     if value.is_complex():
-        parts = (value.real.contiguous(), value.imag.contiguous())
-        return torch.complex(*(_transform(part, views, transpose) for part in parts))
+        components = (value.real.contiguous(), value.imag.contiguous())
+        return torch.complex(*(_transform(x, views, transpose) for x in components))
     return _Transform.apply(value, table_of(views, value.device), None, views, transpose)
 
 
@@ -196,6 +180,7 @@ class _Transform(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         value, table, tangent = ctx.saved_tensors
+        # The map is linear in its input, so the derivative is the other direction.
         grad_value = (
             _Transform.apply(grad, table, tangent, ctx.views, not ctx.transpose)
             if ctx.needs_input_grad[0]
@@ -207,6 +192,7 @@ class _Transform(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         value, table, tangent = ctx.saved_tensors
+        # The product rule; a change of the table, and of the tangent, is itself a tangent.
         d_value, d_table, d_tangent, *_ = tangents
         total: Tensor = value.new_zeros(
             value.shape[0],
@@ -245,6 +231,7 @@ class _Geometry(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         volume, projections, table = ctx.saved_tensors
+        # <grad, d<y, A x>/d(table)> is <y, A' x> for the tangent grad, linear in x and in y.
         needs = ctx.needs_input_grad
         grad_volume = (
             _Transform.apply(projections, table, grad, ctx.views, True) if needs[0] else None
@@ -316,7 +303,8 @@ def _run_project(volume: Tensor, table: Tensor, tangent: Tensor | None, views: V
     if tangent is None and volume.device.type == "cpu":
         return slabs.project(volume, table, views)
     projections = volume.new_empty(volume.shape[0], table.shape[0], *views.panel)
-    _launch("project", projections.numel(), volume, projections, table, views, tangent)
+    tasks = projections.numel()
+    _launch("project", tasks, volume, projections, table, views, tangent=tangent)
     return projections
 
 
@@ -334,7 +322,8 @@ def _run_backproject(
     elif ordered:
         scatter_fixed(projections, table, views, volume)
     else:
-        _launch("scatter", projections.numel(), volume, projections, table, views, tangent)
+        tasks = projections.numel()
+        _launch("scatter", tasks, volume, projections, table, views, tangent=tangent)
     return volume
 
 
@@ -349,8 +338,8 @@ def scatter_owned(
         length = int(volume.shape[3 - axis])
         block = -(-length // 8) if volume.device.type == "cpu" else 1
         tasks = volume.shape[0] * -(-length // block)
-        parts = (volume, projections, table, views, tangent)
-        _launch("backproject", tasks, *parts, axis=axis, block=block)
+        tensors = (volume, projections, table)
+        _launch("backproject", tasks, *tensors, views, tangent=tangent, axis=axis, block=block)
 
 
 def scatter_fixed(projections: Tensor, table: Tensor, views: Views, volume: Tensor) -> None:
@@ -361,6 +350,7 @@ def scatter_fixed(projections: Tensor, table: Tensor, views: Views, volume: Tens
     for item, values in enumerate(projections.split(1)):
         # No voxel can receive more than every value times the longest ray in a voxel, its diagonal.
         diagonal = sum(s * s for s in views.voxel_size) ** 0.5
+        # Then no sum exceeds 2^62, which a 64-bit number holds.
         bound = values.double().abs().sum() * diagonal
         units = torch.where(bound > 0, 2.0**62 / bound, 0.0)[None]
         sums = torch.zeros(1, *volume.shape[1:], dtype=torch.int64, device=volume.device)
@@ -369,10 +359,11 @@ def scatter_fixed(projections: Tensor, table: Tensor, views: Views, volume: Tens
 
 
 def _run_geometry(volume: Tensor, projections: Tensor, table: Tensor, views: Views) -> Tensor:
-    parts = table.new_zeros(table.shape[0], views.panel[0], WIDTH)
-    tasks = parts.shape[0] * parts.shape[1]
-    _launch("geometry", tasks, volume, projections, table, views, gradient=parts)
-    return parts.sum(1)
+    # One gradient per row of the panel, so that the order of the sums is fixed.
+    gradients = table.new_zeros(table.shape[0], views.panel[0], WIDTH)
+    tasks = gradients.shape[0] * gradients.shape[1]
+    _launch("geometry", tasks, volume, projections, table, views, gradient=gradients)
+    return gradients.sum(1)
 
 
 def _launch(
@@ -392,19 +383,17 @@ def _launch(
     if tasks >= 2**31:
         raise InputError(f"{tasks} rays are too many for one launch; project fewer views at a time")
     arguments = VolumeArguments(
-        volume,
-        projections,
-        table,
-        tangent if tangent is None else tangent.contiguous(),
-        units,
-        gradient,
-        volume.shape[0],
-        table.shape[0],
-        *views.panel,
-        *views.volume,
-        *views.voxel_size[::-1],
-        axis,
-        block,
+        volume=volume,
+        projections=projections,
+        table=table,
+        tangent=tangent if tangent is None else tangent.contiguous(),
+        units=units,
+        gradient=gradient,
+        items=volume.shape[0],
+        views=table.shape[0],
+        axis=axis,
+        block=block,
+        **views.sizes,
     )
     dtype, switches = projections.dtype, (tangent is not None, units is not None)
     kernel = volume_kernel(name, dtype, views.parallel, views.curved, *switches)

@@ -1,3 +1,5 @@
+// Arguments: VolumeArguments of volume.py.
+//
 // The transpose of volume_project.cpp, added to `volume`: a few planes across the main axis `axis`
 // of one item, which no other task writes to, and every ray along that axis. No atomics are needed.
 #include "volume_sizes.h"

@@ -1,3 +1,5 @@
+// Arguments: VolumeArguments of volume.py.
+//
 // The derivative of <projections, A volume> in the 13 numbers of a view, summed over a row of the
 // panel and the items. A task is a row, so that no two tasks add to one place and the order of the
 // sums is fixed.

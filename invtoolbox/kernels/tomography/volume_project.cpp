@@ -1,3 +1,5 @@
+// Arguments: VolumeArguments of volume.py.
+//
 // Joseph's forward projection in 3D or, with TANGENT, its derivative if the table changes by
 // `tangent`: one ray of one item. See volume.py for the formula.
 #include "volume_sizes.h"

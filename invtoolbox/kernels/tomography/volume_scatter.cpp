@@ -1,3 +1,5 @@
+// Arguments: VolumeArguments of volume.py.
+//
 // The transpose of volume_project.cpp, added to `volume`: one ray of one item, scattered with
 // atomic additions. For CUDA; on the CPU it is a check of the slab kernels.
 //

@@ -1,3 +1,5 @@
+// Arguments: VoxelArguments of voxel_backprojection.py.
+//
 // Voxel-driven back-projection: a block of BZ x BY x BX voxels, all views. The sums of the block
 // stay in the nearest cache, and so does the part of a view that the block is seen in.
 #include "voxel_block.h"

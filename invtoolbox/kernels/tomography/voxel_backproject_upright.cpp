@@ -1,3 +1,5 @@
+// Arguments: VoxelArguments of voxel_backprojection.py.
+//
 // voxel_backproject.cpp for views in whose columns whole lines of voxels along the slices are seen,
 // on the CPU: the column, its weight and the arctangent are computed once per line. The panels are
 // transposed, (columns + 2, rows + 2), with a cell of zeros around them.

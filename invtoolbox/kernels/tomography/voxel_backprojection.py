@@ -125,7 +125,9 @@ def _backproject(projections: Tensor, views: VoxelViews) -> Tensor:
     # On a GPU neighbouring threads read neighbouring cells: one voxel each.
     block = (1, 1, 1) if cuda else _BLOCK
     if upright:
+        # With a border of zeros, cells outside of the panel need no test.
         projections = torch.nn.functional.pad(projections.transpose(2, 3), (1, 1, 1, 1))
+        # The last block of a line may be empty in part, and every block costs about four slices.
         block = (min(_LINES, key=lambda slices: -(-depth // slices) * (slices + 4)), 4, 4)
     tasks = math.prod(-(-size // step) for size, step in zip(views.volume, block))
     sizes = dict(zip(("BZ", "BY", "BX"), block))
@@ -140,6 +142,7 @@ def _project(volume: Tensor, views: VoxelViews) -> Tensor:
     projections = volume.new_zeros(volume.shape[0], count, *views.panel)
     # With atomic additions, a task is a row of voxels in a view.
     atomic = volume.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
+    # Otherwise a task is a view, to whose panel no other task writes.
     kernel = voxel_kernel("project", volume.dtype, views.curved, ATOMIC=atomic)
     _launch(kernel, count * (depth * height if atomic else 1), projections, volume, views)
     return projections

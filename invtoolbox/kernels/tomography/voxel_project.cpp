@@ -1,3 +1,5 @@
+// Arguments: VoxelArguments of voxel_backprojection.py.
+//
 // The transpose of voxel_backproject.cpp: a view, to whose panel no other task writes; or, if
 // ATOMIC (CUDA), one row of voxels in a view, by atomic additions.
 const int parts = ATOMIC ? depth * height : 1;

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.imaging import fft_convolution as fft
@@ -74,22 +75,16 @@ class Blur(LinearOperator):
         boundary: str = "reflect",
         tile: int | None = None,
     ) -> None:
-        if boundary not in BOUNDARIES:
-            raise InputError(
-                f"the boundary of a Blur is one of {', '.join(BOUNDARIES)}, got {boundary!r}"
-            )
+        check_choice(self, BOUNDARIES, boundary=boundary)
         shape = tuple(int(n) for n in image_shape)
         if len(shape) not in (2, 3) or min(shape) < 1:
             raise InputError(
                 f"the image_shape of a Blur is (row, column) or (channel, row, column), got {shape}"
             )
-        if tile is not None and tile < 8:
-            raise InputError(
-                f"the tile of a Blur is an FFT length of at least 8 pixels, got {tile}"
-            )
+        check_range(self, "[8, inf)", tile=tile)
         self.boundary, self.tile = boundary, tile
         self.domain_shape = shape if len(shape) == 3 else (1, *shape)
-        self.kernel = _check_kernel(torch.as_tensor(kernel), self.domain_shape)
+        self.kernel = check_kernel(_four_axes(torch.as_tensor(kernel)), self.domain_shape, "Blur")
         self._kernel_size = kh, kw = (self.kernel.shape[-2], self.kernel.shape[-1])
         # Rows above, rows below, columns left and columns right that an output pixel needs.
         self.margins = (
@@ -112,7 +107,7 @@ class Blur(LinearOperator):
         return {"kernel": self.kernel}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        other = super()._replace({})
+        blur = super()._replace({})
         if "kernel" in parameters:
             kernel = _four_axes(parameters["kernel"])
             if kernel.shape[-2:] != self.kernel.shape[-2:]:
@@ -120,9 +115,9 @@ class Blur(LinearOperator):
                     f"{self} holds kernels of {tuple(self.kernel.shape[-2:])} pixels, "
                     f"got {tuple(kernel.shape[-2:])}; create a new Blur"
                 )
-            other.kernel, other._spectra = kernel, {}
-            other.items = kernel.shape[0] if kernel.shape[0] > 1 else None
-        return other
+            blur.kernel, blur._spectra = kernel, {}
+            blur.items = kernel.shape[0] if kernel.shape[0] > 1 else None
+        return blur
 
     def to(
         self,
@@ -131,9 +126,9 @@ class Blur(LinearOperator):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Self:
-        other = super().to(target, device=device, dtype=dtype)
-        other._spectra = {}
-        return other
+        blur = super().to(target, device=device, dtype=dtype)
+        blur._spectra = {}
+        return blur
 
     # -- the operator ------------------------------------------------------------------------------
 
@@ -153,17 +148,18 @@ class Blur(LinearOperator):
             return _by_groups(
                 x,
                 x.shape[-2:],
-                lambda part, b, c: fft.apply_multiplier(part, _take(multiplier, b, c)),
+                lambda planes, b, c: fft.apply_multiplier(planes, _take(multiplier, b, c)),
             )
+        # Padding and a valid convolution, whose transposes in turn are the adjoint.
         cut = fft.plan(self._padded_size, self._kernel_size, self.tile, x.device)
         spectrum = self._spectrum(x, cut.length)
 
-        def convolve(part: Tensor, b: slice, c: slice) -> Tensor:
-            padded = fft.pad(part, self.margins, self.boundary)
+        def convolve(planes: Tensor, b: slice, c: slice) -> Tensor:
+            padded = fft.pad(planes, self.margins, self.boundary)
             return fft.valid_convolution(padded, _take(spectrum, b, c), self._kernel_size, cut)
 
-        def correlate(part: Tensor, b: slice, c: slice) -> Tensor:
-            full = fft.valid_transpose(part, _take(spectrum, b, c), self._kernel_size, cut)
+        def correlate(planes: Tensor, b: slice, c: slice) -> Tensor:
+            full = fft.valid_transpose(planes, _take(spectrum, b, c), self._kernel_size, cut)
             return fft.pad_transpose(full, self.margins, self.boundary)
 
         return _by_groups(x, cut.length, correlate if transpose else convolve)
@@ -210,11 +206,11 @@ class Blur(LinearOperator):
         multiplier = self._transfer(v)
         strength, damping = expand(weight, v), expand(rho, v)
 
-        def solve(part: Tensor, b: slice, c: slice) -> Tensor:
+        def solve(planes: Tensor, b: slice, c: slice) -> Tensor:
             power = _take(multiplier, b, c)
             power = power.real.square() + power.imag.square()
             return fft.apply_multiplier(
-                part, 1 / (_take(strength, b, c) * power + _take(damping, b, c))
+                planes, 1 / (_take(strength, b, c) * power + _take(damping, b, c))
             )
 
         return _by_groups(v, v.shape[-2:], solve)
@@ -249,11 +245,13 @@ class Blur(LinearOperator):
         multiplier = self._transfer(y, (size[0], size[1]))
         damping = expand(regularization, y)
 
-        def wiener(part: Tensor, b: slice, c: slice) -> Tensor:
+        def wiener(planes: Tensor, b: slice, c: slice) -> Tensor:
             k = _take(multiplier, b, c)
             power = k.real.square() + k.imag.square()
             floor = _take(damping, b, c) * power.amax((-2, -1), keepdim=True)
-            restored = fft.apply_multiplier(_extend(part, start, size), k.conj() / (power + floor))
+            restored = fft.apply_multiplier(
+                _extend(planes, start, size), k.conj() / (power + floor)
+            )
             return restored[..., crop[0], crop[1]]
 
         return _by_groups(y, (size[0], size[1]), wiener)
@@ -295,8 +293,8 @@ class Blur(LinearOperator):
 
     def __repr__(self) -> str:
         kh, kw = self._kernel_size
-        many = f"{self.items} kernels of " if self.items else ""
-        return f"Blur({many}{kh}x{kw}, {self.domain_shape}, boundary={self.boundary!r})"
+        count = f"{self.items} kernels of " if self.items else ""
+        return f"Blur({count}{kh}x{kw}, {self.domain_shape}, boundary={self.boundary!r})"
 
 
 def _four_axes(kernel: Tensor) -> Tensor:
@@ -311,32 +309,37 @@ def _four_axes(kernel: Tensor) -> Tensor:
     return kernel[:, None] if kernel.ndim == 3 else kernel
 
 
-def _check_kernel(kernel: Tensor, domain: tuple[int, ...]) -> Tensor:
-    """Return the kernel with four axes; raise an `InputError` if it does not fit the image."""
-    kernel = _four_axes(kernel)
+def check_kernel(kernel: Tensor, domain: tuple[int, ...], name: str) -> Tensor:
+    """Return a real kernel; raise an `InputError` if it does not fit the image.
+
+    Args:
+        kernel: kernel with all axes, ``(1 or batch, 1 or channel, *size)``.
+        domain: shape ``(channel, *space)`` of the image.
+        name: name of the operator, for error messages.
+    """
     if kernel.is_complex():
-        raise InputError("the kernel of a Blur is real, got a complex one")
+        raise InputError(f"the kernel of a {name} is real, got a complex one")
     if not kernel.is_floating_point():
         kernel = kernel.to(torch.float32)
-    _, channels, kh, kw = kernel.shape
-    if kh > domain[-2] or kw > domain[-1]:
+    channels, *size = kernel.shape[1:]
+    if any(k > n for k, n in zip(size, domain[1:])):
         raise InputError(
-            f"the kernel of a Blur has {kh}x{kw} pixels, which is larger than the image of "
-            f"{domain[-2]}x{domain[-1]}; crop the kernel"
+            f"the kernel of a {name} has {'x'.join(map(str, size))} pixels, which is larger than "
+            f"the image of {'x'.join(map(str, domain[1:]))}; crop the kernel"
         )
     if channels not in (1, domain[0]):
         raise InputError(
-            f"the kernel of a Blur has {channels} channels and the image {domain[0]}; give one "
+            f"the kernel of a {name} has {channels} channels and the image {domain[0]}; give one "
             "kernel for all channels, or one per channel"
         )
     wrong = int((~kernel.isfinite()).sum())
     if wrong:
-        raise InputError(f"the kernel of a Blur has {wrong} entries that are NaN or infinite")
+        raise InputError(f"the kernel of a {name} has {wrong} entries that are NaN or infinite")
     empty = (kernel == 0).flatten(1).all(1)
     if bool(empty.any()):
         which = f" of item {int(empty.nonzero()[0])}" if len(empty) > 1 else ""
         raise InputError(
-            f"the kernel{which} of a Blur is zero everywhere, so the measurements would hold no "
+            f"the kernel{which} of a {name} is zero everywhere, so the measurements would hold no "
             "information"
         )
     return kernel

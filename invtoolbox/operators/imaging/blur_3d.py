@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.imaging import fft_convolution as fft
-from invtoolbox.operators.imaging.blur import BOUNDARIES
+from invtoolbox.operators.imaging.blur import BOUNDARIES, check_kernel
 
 
 class Blur3D(LinearOperator):
@@ -45,16 +46,14 @@ class Blur3D(LinearOperator):
     has_batch_axis = True
 
     def __init__(self, kernel: Any, volume_shape: Sequence[int], boundary: str = "reflect") -> None:
-        if boundary not in BOUNDARIES:
-            raise InputError(
-                f"the boundary of a Blur3D is one of {', '.join(BOUNDARIES)}, got {boundary!r}"
-            )
+        check_choice(self, BOUNDARIES, boundary=boundary)
         shape = tuple(int(n) for n in volume_shape)
         if len(shape) != 3 or min(shape) < 1:
             raise InputError(f"the volume_shape of a Blur3D is (slice, row, column), got {shape}")
         self.boundary = boundary
         self.domain_shape = (1, *shape)
-        self.kernel = _check_kernel(torch.as_tensor(kernel), shape)
+        kernel = _five_axes(torch.as_tensor(kernel))
+        self.kernel = check_kernel(kernel, self.domain_shape, "Blur3D")
         sizes = self.kernel.shape[-3:]
         lost = [k - 1 if boundary == "valid" else 0 for k in sizes]
         self.range_shape = (1, *(n - m for n, m in zip(shape, lost)))
@@ -81,8 +80,8 @@ class Blur3D(LinearOperator):
                 f"{self} holds kernels of {tuple(self.kernel.shape[-3:])} voxels, got "
                 f"{tuple(kernel.shape[-3:])}; create a new Blur3D"
             )
-        other = super()._replace({"kernel": kernel})
-        return other._with_items(len(kernel) if len(kernel) > 1 else None)
+        blur = super()._replace({"kernel": kernel})
+        return blur._with_items(len(kernel) if len(kernel) > 1 else None)
 
     # -- the operator ------------------------------------------------------------------------------
 
@@ -127,6 +126,8 @@ class Blur3D(LinearOperator):
             return torch.complex(self._adjoint(y.real), self._adjoint(y.imag))
         if self.boundary == "periodic":
             return self._filter(y, self._spectrum(y).conj())
+        # The transposes of the steps of `_forward`, backwards: zeros for what is cut off, the
+        # correlation, and the fold of the padding.
         before = [k - 1 for k in self.kernel.shape[-3:]]
         padding = [
             p
@@ -191,8 +192,8 @@ class Blur3D(LinearOperator):
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.kernel.shape[-3:]))
-        many = f"{self.items} kernels of " if self.items else ""
-        return f"Blur3D({many}{size}, {self.domain_shape}, boundary={self.boundary!r})"
+        count = f"{self.items} kernels of " if self.items else ""
+        return f"Blur3D({count}{size}, {self.domain_shape}, boundary={self.boundary!r})"
 
 
 def measured_psf(
@@ -229,9 +230,9 @@ def measured_psf(
         raise InputError(
             "the measured point spread function is nowhere above its background; give background="
         )
-    wanted = tuple(values.shape) if size is None else tuple(int(n) for n in size)
+    sizes = tuple(values.shape) if size is None else tuple(int(n) for n in size)
     peak = [int(p) for p in torch.unravel_index(values.argmax(), values.shape)]
-    for axis, (p, n) in enumerate(zip(peak, wanted)):
+    for axis, (p, n) in enumerate(zip(peak, sizes)):
         start = p - n // 2
         before, after = max(-start, 0), max(start + n - values.shape[axis], 0)
         padding = [0, 0] * (2 - axis) + [before, after]
@@ -249,22 +250,3 @@ def _five_axes(kernel: Tensor) -> Tensor:
             f"{tuple(kernel.shape)}"
         )
     return kernel[None, None] if kernel.ndim == 3 else kernel[:, None]
-
-
-def _check_kernel(kernel: Tensor, space: tuple[int, ...]) -> Tensor:
-    """Return the kernel with five axes; raise an `InputError` if it does not fit the volume."""
-    kernel = _five_axes(kernel)
-    if kernel.is_complex() or not bool(kernel.isfinite().all()):
-        raise InputError("the kernel of a Blur3D must be real and finite")
-    kernel = kernel if kernel.is_floating_point() else kernel.to(torch.float32)
-    if any(k > n for k, n in zip(kernel.shape[-3:], space)):
-        raise InputError(
-            f"the kernel of a Blur3D has {tuple(kernel.shape[-3:])} voxels, which is larger than "
-            f"the volume of {space}; crop the kernel"
-        )
-    if bool((kernel == 0).flatten(1).all(1).any()):
-        raise InputError(
-            "the kernel of a Blur3D is zero everywhere, so the measurements would hold no "
-            "information"
-        )
-    return kernel

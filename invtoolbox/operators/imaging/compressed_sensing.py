@@ -146,6 +146,7 @@ def _hadamard(values: Tensor) -> Tensor:
     """
     size = values.shape[1]
     half = 1
+    # Butterflies (a + b, a - b) of entries at the distances 1, 2, 4, ... (Sylvester's order).
     while half < size:
         pairs = values.view(len(values), -1, 2, half)
         values = torch.stack(

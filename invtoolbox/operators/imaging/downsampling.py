@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
 
@@ -105,14 +106,8 @@ class Downsampling(LinearOperator):
                     f"the factor {factor} of Downsampling does not divide the {shape[axis]} {name} "
                     f"of the image; crop it to {shape[axis] - shape[axis] % int(factor)}"
                 )
-        if filter is not None and filter not in FILTERS:
-            raise InputError(
-                f"the filter of Downsampling is one of {', '.join(FILTERS)} or None, got {filter!r}"
-            )
-        if boundary not in BOUNDARIES:
-            raise InputError(
-                f"the boundary of Downsampling is one of {', '.join(BOUNDARIES)}, got {boundary!r}"
-            )
+        check_choice(self, (*FILTERS, None), filter=filter)
+        check_choice(self, BOUNDARIES, boundary=boundary)
         self.factor, self.filter, self.boundary = int(factor), filter, boundary
         self.domain_shape = shape
         self.range_shape = (shape[0], shape[1] // self.factor, shape[2] // self.factor)
@@ -186,20 +181,19 @@ def _sampling_matrix(n: int, factor: int, filter: str | None, boundary: str) -> 
         taps = {j: value for j in span if (value := profile((j - centre) / factor)) != 0.0}
     total = math.fsum(taps.values())
     matrix = torch.zeros(n // factor, n, dtype=torch.float64)
-    first = torch.arange(n // factor) * factor
+    row = torch.arange(n // factor)
     for j, value in taps.items():
-        index = first + j
+        index = row * factor + j
         if boundary == "periodic":
             index = index % n
-            kept = torch.ones_like(index, dtype=torch.bool)
         elif boundary == "reflect":
+            # Mirroring has the period 2 n - 2: d c b | a b c d | c b a.
             index = index.abs() % max(2 * n - 2, 1)
             index = torch.where(index < n, index, 2 * n - 2 - index)
-            kept = torch.ones_like(index, dtype=torch.bool)
-        else:
-            kept = (index >= 0) & (index < n)
+        # Only the boundary "zero" leaves places outside of the image.
+        inside = (index >= 0) & (index < n)
         matrix.index_put_(
-            (torch.arange(n // factor)[kept], index[kept]),
+            (row[inside], index[inside]),
             torch.tensor(value / total, dtype=torch.float64),
             accumulate=True,
         )

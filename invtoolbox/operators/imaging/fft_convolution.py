@@ -113,8 +113,8 @@ def spectrum(kernel: Tensor, length: tuple[int, int]) -> Tensor:
 def transfer(kernel: Tensor, size: tuple[int, int]) -> Tensor:
     """Compute the transform of a kernel whose centre ``(kh // 2, kw // 2)`` lies at the origin."""
     kh, kw = kernel.shape[-2:]
-    whole = F.pad(kernel, (0, size[1] - kw, 0, size[0] - kh))
-    return map_items(torch.fft.rfft2, torch.roll(whole, (-(kh // 2), -(kw // 2)), dims=(-2, -1)))
+    padded = F.pad(kernel, (0, size[1] - kw, 0, size[0] - kh))
+    return map_items(torch.fft.rfft2, torch.roll(padded, (-(kh // 2), -(kw // 2)), dims=(-2, -1)))
 
 
 def apply_multiplier(x: Tensor, multiplier: Tensor) -> Tensor:
@@ -142,8 +142,8 @@ def valid_convolution(
     size = x.shape[-2] - kh + 1, x.shape[-1] - kw + 1
     out: Tensor | None = None
     for r, c, h, w in _tiles(size, cut.tile):
-        part = x[..., r : r + h + kh - 1, c : c + w + kw - 1]
-        piece = _filter(part, kernel_spectrum, (n0, n1))
+        window = x[..., r : r + h + kh - 1, c : c + w + kw - 1]
+        piece = _filter(window, kernel_spectrum, (n0, n1))
         # The first kernel - 1 outputs of a periodic convolution have wrapped around.
         piece = piece[..., kh - 1 : kh - 1 + h, kw - 1 : kw - 1 + w]
         if (h, w) == size:
@@ -167,10 +167,11 @@ def valid_transpose(
     conjugate = kernel_spectrum.conj()
     out: Tensor | None = None
     for r, c, h, w in _tiles(size, cut.tile):
-        part = F.pad(
+        # The correlation of a window reaches kernel - 1 beyond it, where windows add up.
+        window = F.pad(
             y[..., r : r + h, c : c + w], (kw - 1, n1 - w - kw + 1, kh - 1, n0 - h - kh + 1)
         )
-        piece = _filter(part, conjugate, (n0, n1))
+        piece = _filter(window, conjugate, (n0, n1))
         piece = piece[..., : h + kh - 1, : w + kw - 1]
         if (h, w) == size:
             return piece

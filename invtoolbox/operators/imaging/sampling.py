@@ -68,8 +68,8 @@ class Inpainting(LinearOperator):
         if "mask" not in parameters:
             return super()._replace(parameters)
         mask = _with_batch(parameters["mask"], self.domain_shape)
-        other = super()._replace({"mask": mask})
-        return other._with_items(count_items("masks", mask))
+        inpainting = super()._replace({"mask": mask})
+        return inpainting._with_items(count_items("masks", mask))
 
     @property
     def sampled(self) -> Tensor:
@@ -107,8 +107,8 @@ class Inpainting(LinearOperator):
         return torch.where(mask != 0, y / torch.where(mask != 0, mask, 1), 0)
 
     def __repr__(self) -> str:
-        known = float((self.mask != 0).double().mean())
-        return f"Inpainting({self.domain_shape}, {known:.0%} known)"
+        share = float((self.mask != 0).double().mean())
+        return f"Inpainting({self.domain_shape}, {share:.0%} known)"
 
 
 class Sampling(LinearOperator):

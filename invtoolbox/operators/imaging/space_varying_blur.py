@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, count_items
 from invtoolbox.operators.imaging.blur import Blur
@@ -55,11 +56,7 @@ class SpaceVaryingBlur(LinearOperator):
     ) -> None:
         shape = tuple(int(n) for n in image_shape)
         self.domain_shape = shape if len(shape) == 3 else (1, *shape)
-        if order not in ("weights first", "kernels first"):
-            raise InputError(
-                "the order of SpaceVaryingBlur is 'weights first' or 'kernels first', got "
-                f"{order!r}"
-            )
+        check_choice(self, ("weights first", "kernels first"), order=order)
         self.order = order
         values = torch.as_tensor(kernels)
         if values.ndim not in (3, 4):
@@ -100,15 +97,15 @@ class SpaceVaryingBlur(LinearOperator):
         return {"kernels": self.blur.kernel, "weights": self.weights}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        other = super()._replace({})
+        blur = super()._replace({})
         if "kernels" in parameters:
             kernels = parameters["kernels"]
-            other.blur = self.blur._replace(
+            blur.blur = self.blur._replace(
                 {"kernel": kernels if kernels.ndim == 4 else kernels.unsqueeze(0)}
             )
         if "weights" in parameters:
-            other.weights = self._check_weights(parameters["weights"])
-        return other._with_items(other._count_items())
+            blur.weights = self._check_weights(parameters["weights"])
+        return blur._with_items(blur._count_items())
 
     # -- the operator ------------------------------------------------------------------------------
 

@@ -57,8 +57,8 @@ class Unmixing(LinearOperator):
                 f"{self} has spectra of shape {tuple(self.spectra.shape[1:])}, got "
                 f"{tuple(spectra.shape[1:])}"
             )
-        other = super()._replace({"spectra": spectra})
-        return other._with_items(len(spectra) if len(spectra) > 1 else None)
+        unmixing = super()._replace({"spectra": spectra})
+        return unmixing._with_items(len(spectra) if len(spectra) > 1 else None)
 
     def _product(self, matrix: Tensor, x: Tensor) -> Tensor:
         return (matrix.to(x.dtype) @ x.flatten(2)).unflatten(2, x.shape[2:])

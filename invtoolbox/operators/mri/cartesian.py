@@ -1,7 +1,7 @@
 """Magnetic resonance imaging on a Cartesian grid, with one coil or several.
 
-`CartesianMRI` is the operator, `estimate_coil_maps` computes coil sensitivities from the fully
-sampled middle of k-space, and `outer_noise_std` estimates the noise level.
+`CartesianMRI` is the operator, and `estimate_coil_maps` computes coil sensitivities from the fully
+sampled middle of k-space.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, check_shape, count_items, expand
 from invtoolbox.operators.mri.fourier import centred_fft, centred_ifft, check_axes, complex_dtype
+from invtoolbox.operators.mri.noise_level import outer_noise_std
 
 
 class CartesianMRI(LinearOperator):
@@ -82,8 +83,8 @@ class CartesianMRI(LinearOperator):
 
         The shapes are ``(1 or batch, coil, *space)`` and ``(1 or batch, 1 or coil, *space)``.
         """
-        own = {} if self.coil_maps is None else {"coil_maps": self.coil_maps}
-        return {**own, "mask": self.mask}
+        maps = {} if self.coil_maps is None else {"coil_maps": self.coil_maps}
+        return {**maps, "mask": self.mask}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         checked = dict(parameters)
@@ -97,8 +98,8 @@ class CartesianMRI(LinearOperator):
                 )
         if "mask" in parameters:
             checked["mask"] = _mask(parameters["mask"], self.coils, self.domain_shape[1:])
-        other = super()._replace(checked)
-        return other._with_items(other._count_items())
+        operator = super()._replace(checked)
+        return operator._with_items(operator._count_items())
 
     def _count_items(self) -> int | None:
         names = "the mask and the coil_maps of CartesianMRI"
@@ -127,6 +128,7 @@ class CartesianMRI(LinearOperator):
         return self._weights(x) * centred_fft(weighted, self.axes)
 
     def _adjoint(self, y: Tensor) -> Tensor:
+        # A^H = sum_j conj(s_j) F^H M: the mask is real, and F is unitary.
         return combine_coils(centred_ifft(self._weights(y) * y, self.axes), self.coil_maps)
 
     def coil_images(self, y: Tensor) -> Tensor:
@@ -236,55 +238,6 @@ def estimate_coil_maps(
     )
 
 
-def outer_noise_std(y: Tensor, mask: Tensor | None = None, share: float = 0.2) -> Tensor:
-    """Estimate the noise level of k-space, ``(batch,)``, from its outermost samples.
-
-    The spectrum of an image decays, so the samples at the border are mostly noise. The median of
-    the modulus of complex noise with the standard deviation s in either part is ``s sqrt(2 ln 2)``.
-    An image that is sharp to the pixel has structure at the border too, so its noise is
-    overestimated.
-
-    Args:
-        y: k-space ``(batch, coil, row, column)``, frequency zero in the middle.
-        mask: mask of the sampled frequencies, broadcast against ``y``; nonzero entries of ``y`` by
-            default.
-        share: share of all samples that are used, the outermost ones.
-
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> noise = torch.randn(1, 2, 64, 64, dtype=torch.complex64, generator=generator)
-    >>> round(float(outer_noise_std(0.1 * noise)), 2)  # 0.1 / sqrt(2) in either part
-    0.07
-    """
-    used = (y != 0) if mask is None else (mask.to(y.device) != 0).expand_as(y)
-    rows, columns = (torch.arange(n, device=y.device) - n // 2 for n in y.shape[-2:])
-    radius = torch.hypot(rows[:, None] / y.shape[-2], columns / y.shape[-1]).expand_as(y)
-    return torch.stack(
-        [
-            outer_level(values, distance, kept, share)
-            for values, distance, kept in zip(y.abs(), radius, used)
-        ]
-    )
-
-
-def outer_level(values: Tensor, radius: Tensor, used: Tensor, share: float = 0.2) -> Tensor:
-    """Estimate the standard deviation of complex noise in the outermost samples of one item.
-
-    Args:
-        values: moduli of the samples.
-        radius: distances from frequency zero, of the same shape.
-        used: mask of the samples that were taken.
-        share: share of the samples that are used, the outermost ones.
-    """
-    if not bool(used.any()):
-        raise InputError(
-            "the noise level of k-space cannot be estimated, because no frequency is sampled"
-        )
-    beyond = radius >= torch.quantile(
-        radius[used][:: max(1, int(used.sum()) // 100_000)].double(), 1 - share
-    )
-    return values[used & beyond].median() / 1.1774100225154747
-
-
 def _estimate_maps(
     middle: Tensor, size: tuple[int, int], kernel: int, threshold: float, crop: float
 ) -> Tensor:
@@ -294,12 +247,13 @@ def _estimate_maps(
     patches = middle.unfold(1, kernel, 1).unfold(2, kernel, 1)
     matrix = patches.permute(1, 2, 0, 3, 4).reshape(-1, coils * kernel * kernel)
     _, strength, rows = torch.linalg.svd(matrix, full_matrices=False)
-    kept = rows[strength > threshold * strength[0]].reshape(-1, coils, kernel, kernel)
+    # The row space of the patches, without noise (Uecker et al. 2014).
+    row_space = rows[strength > threshold * strength[0]].reshape(-1, coils, kernel, kernel)
     # In k-space the coefficients of all patches are a correlation with the basis, and in the image
     # domain a product.
     power = torch.zeros(coils, coils, *size, dtype=middle.dtype, device=middle.device)
     # All of them at once would take the memory of hundreds of images.
-    for basis in kept:
+    for basis in row_space:
         image = _to_images(basis, size)
         power.addcmul_(image.unsqueeze(1), image.conj().unsqueeze(0))
     values, vectors = torch.linalg.eigh(power.permute(2, 3, 0, 1))  # ascending

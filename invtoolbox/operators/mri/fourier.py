@@ -9,6 +9,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.operators.elementary import Unitary
+from invtoolbox.operators.mri.noise_level import outer_noise_std
 
 
 class Fourier(Unitary):
@@ -50,12 +51,11 @@ class Fourier(Unitary):
 
     def estimate_noise_std(self, y: Tensor, weights: Tensor | None = None) -> Tensor | None:
         """Estimate the noise level from the outermost samples; see `outer_noise_std`."""
-        from invtoolbox.operators.mri.cartesian import outer_noise_std
-
         if self.axes < 2 or not y.is_complex():
             return None
         mask = None if weights is None else (weights != 0).expand_as(y)
         if not self.centred:
+            # `outer_noise_std` takes frequency zero in the middle.
             y = torch.fft.fftshift(y, dim=(-2, -1))
             mask = mask if mask is None else torch.fft.fftshift(mask, dim=(-2, -1))
         return outer_noise_std(y, mask)

@@ -10,10 +10,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, count_items
-from invtoolbox.operators.mri.cartesian import check_coil_maps, combine_coils, outer_level
+from invtoolbox.operators.mri.cartesian import check_coil_maps, combine_coils
 from invtoolbox.operators.mri.fourier import complex_dtype
+from invtoolbox.operators.mri.noise_level import outer_level
 
 #: Golden angle of half a turn (Winkelmann et al., IEEE TMI 26, 2007), 111.25 degrees.
 _GOLDEN = math.pi * (math.sqrt(5) - 1) / 2
@@ -73,11 +75,8 @@ class NonUniformFourier(LinearOperator):
                 "the image_shape of NonUniformFourier is (row, column), or (1, *space) with one "
                 f"complex channel, got {shape}"
             )
-        if not 2 <= width <= 16 or not 1.25 <= oversampling <= 4:
-            raise InputError(
-                "NonUniformFourier takes a width of 2 to 16 cells and an oversampling of 1.25 to "
-                f"4, got {width} and {oversampling}"
-            )
+        check_range(self, "[2, 16]", width=width)
+        check_range(self, "[1.25, 4]", oversampling=oversampling)
         self.domain_shape, self.width, self.oversampling = shape, int(width), float(oversampling)
         # Shape parameter of the kernel: Beatty et al. (2005), equation 5.
         ratio = self.width / self.oversampling * (self.oversampling - 0.5)
@@ -143,12 +142,14 @@ class NonUniformFourier(LinearOperator):
         self.taps = tuple(self._kernel(u - (f + offsets)) for u, f in zip(points, first))
 
     def _kernel(self, distance: Tensor) -> Tensor:
+        # Kaiser-Bessel kernel I0(beta sqrt(1 - (2 d / width)^2)) / I0(beta).
         inside = (1 - (2 * distance / self.width).square()).clamp_min(1e-30)
         return torch.special.i0(self._beta * inside.sqrt()) / torch.special.i0(
             torch.tensor(self._beta, dtype=torch.float64)
         )
 
     def _kernel_transform(self, frequency: Tensor) -> Tensor:
+        # width sinh(r) / (r I0(beta)) with r = sqrt(beta^2 - (pi width f)^2).
         root = (self._beta**2 - (math.pi * self.width * frequency).square()).clamp_min(1e-12).sqrt()
         return (
             self.width
@@ -179,17 +180,16 @@ class NonUniformFourier(LinearOperator):
 
         If items differ, the trajectory has a batch axis in front.
         """
-        own = {} if self.coil_maps is None else {"coil_maps": self.coil_maps}
-        return {"trajectory": self.trajectory, **own}
+        maps = {} if self.coil_maps is None else {"coil_maps": self.coil_maps}
+        return {"trajectory": self.trajectory, **maps}
 
     def item_parameters(self, batch: int) -> dict[str, Tensor]:
-        own = (
-            {}
-            if self.coil_maps is None
-            else {"coil_maps": self.coil_maps.expand(batch, *self.coil_maps.shape[1:])}
-        )
+        parameters = self.parameters()
         shape = self.trajectory.shape[1:] if self._differs else self.trajectory.shape
-        return {"trajectory": self.trajectory.expand(batch, *shape), **own}
+        parameters["trajectory"] = self.trajectory.expand(batch, *shape)
+        if self.coil_maps is not None:
+            parameters["coil_maps"] = self.coil_maps.expand(batch, *self.coil_maps.shape[1:])
+        return parameters
 
     def select(self, index: Tensor) -> Self:
         if self.items is None:
@@ -202,28 +202,28 @@ class NonUniformFourier(LinearOperator):
         return self._replace(chosen)._with_items(len(index))
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        other = super()._replace({})
+        operator = super()._replace({})
         if "coil_maps" in parameters:
-            other.coil_maps = check_coil_maps(
+            operator.coil_maps = check_coil_maps(
                 parameters["coil_maps"], self.domain_shape[1:], "NonUniformFourier"
             )
-            if other.coil_maps.shape[1] != self.coils:
+            if operator.coil_maps.shape[1] != self.coils:
                 raise InputError(
-                    f"{self} has {self.coils} coils, got maps of {other.coil_maps.shape[1]}"
+                    f"{self} has {self.coils} coils, got maps of {operator.coil_maps.shape[1]}"
                 )
         if "trajectory" in parameters:
-            given = tuple(parameters["trajectory"].shape)
+            shape = tuple(parameters["trajectory"].shape)
             if (
-                given[-len(self.sample_shape) - 1 : -1] != self.sample_shape
-                or len(given) > len(self.sample_shape) + 2
+                shape[-len(self.sample_shape) - 1 : -1] != self.sample_shape
+                or len(shape) > len(self.sample_shape) + 2
             ):
                 raise InputError(
                     f"{self} has a trajectory of shape "
                     f"{(*self.sample_shape, self.trajectory.shape[-1])}, or one per item, got "
-                    f"{given}; create a new NonUniformFourier"
+                    f"{shape}; create a new NonUniformFourier"
                 )
-            other._set_trajectory(parameters["trajectory"])
-        return other._with_items(other._count_items())
+            operator._set_trajectory(parameters["trajectory"])
+        return operator._with_items(operator._count_items())
 
     # -- the operator ------------------------------------------------------------------------------
 
@@ -237,6 +237,8 @@ class NonUniformFourier(LinearOperator):
 
     def _adjoint(self, y: Tensor) -> Tensor:
         y = y.to(complex_dtype(y))
+        # The transposes of the steps of `_forward`, backwards. The conjugate transpose of the FFT is
+        # the inverse one without its factor 1 / N.
         grid = self._spread(y.flatten(2)).unflatten(2, self.grid)
         image = torch.fft.ifftn(grid, dim=tuple(range(2, grid.ndim)), norm="forward")
         return combine_coils(self._crop(image) * self._correction(y), self.coil_maps)
@@ -276,8 +278,8 @@ class NonUniformFourier(LinearOperator):
         """Interpolate the grid ``(batch, coil, cells)`` at the samples."""
         total: Tensor | None = None
         for index, weight in self._taps(grid):
-            part = grid.gather(2, index.expand(*grid.shape[:2], -1)) * weight
-            total = part if total is None else total + part
+            summand = grid.gather(2, index.expand(*grid.shape[:2], -1)) * weight
+            total = summand if total is None else total + summand
         assert total is not None
         return total
 
@@ -285,6 +287,7 @@ class NonUniformFourier(LinearOperator):
         """Apply the transpose of `_interpolate`."""
         grid = samples.new_zeros(*samples.shape[:2], math.prod(self.grid))
         for index, weight in self._taps(samples):
+            # In place, unless a graph is recorded.
             grid = (
                 grid.scatter_add(2, index.expand(*samples.shape[:2], -1), samples * weight)
                 if samples.requires_grad or weight.requires_grad
@@ -354,11 +357,7 @@ def radial_trajectory(
     >>> radial_trajectory(4, spokes=1, samples=4)[0, :, 1]
     tensor([-2., -1.,  0.,  1.])
     """
-    if min(size, spokes) < 1 or (samples is not None and samples < 1):
-        raise InputError(
-            "a radial trajectory needs at least one spoke and one sample, got "
-            f"{spokes} spokes and size {size}"
-        )
+    check_range("radial_trajectory", "[1, inf)", size=size, spokes=spokes, samples=samples)
     count = 2 * size if samples is None else samples
     angles = torch.arange(spokes, dtype=torch.float64) * (_GOLDEN if golden else math.pi / spokes)
     radii = (torch.arange(count, dtype=torch.float64) - count // 2) * (size / count)

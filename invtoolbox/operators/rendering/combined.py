@@ -40,11 +40,11 @@ class OverTime(_Combination):
     """
 
     def __init__(self, renderers: Sequence[Operator], times: Sequence[int] | None = None) -> None:
-        if not renderers or any(part.blocks is None for part in renderers):
+        if not renderers or any(renderer.blocks is None for renderer in renderers):
             raise InputError("OverTime takes renderers, one per time")
         super().__init__(renderers)
         self.times = tuple(range(len(self.parts))) if times is None else tuple(times)
-        rests = {(part.range_shape[0], *part.range_shape[2:]) for part in self.parts}
+        rests = {(renderer.range_shape[0], *renderer.range_shape[2:]) for renderer in self.parts}
         if len(rests) > 1 or len(self.times) != len(self.parts):
             raise InputError(
                 "OverTime takes renderers of the same channels and size of pictures, and a time "
@@ -68,7 +68,7 @@ class OverTime(_Combination):
             )
         if max(self.times) >= x.times:
             raise InputError(f"{self} sees time {max(self.times)}, but x has {x.times} times")
-        views = [part(x.at(time)) for part, time in zip(self.parts, self.times)]
+        views = [renderer(x.at(time)) for renderer, time in zip(self.parts, self.times)]
         prediction = torch.cat(views, dim=2)
         return prediction if self.order is None else prediction.index_select(2, self.order)
 
@@ -78,7 +78,8 @@ class OverTime(_Combination):
     @property
     def cameras(self) -> Cameras:
         """Cameras of all times, one after the other."""
-        every: list[Cameras] = [part.cameras for part in self.parts]  # type: ignore[attr-defined]
+        renderers: Any = self.parts
+        every: list[Cameras] = [renderer.cameras for renderer in renderers]
         return Cameras(
             torch.cat([c.world_to_camera for c in every]),
             torch.cat([c.intrinsics for c in every]),
@@ -87,26 +88,27 @@ class OverTime(_Combination):
 
     @property
     def blocks(self) -> int:
-        return sum(part.blocks or 0 for part in self.parts)
+        return sum(renderer.blocks or 0 for renderer in self.parts)
 
     def subset(self, index: Any) -> OverTime:
         picked = torch.arange(self.blocks)[index].reshape(-1)
         if self.order is not None:
             picked = self.order[picked]
         parts, times, order, first = [], [], [], 0
-        for part, time in zip(self.parts, self.times):
-            count = part.blocks or 0
-            here = ((picked >= first) & (picked < first + count)).nonzero()[:, 0]
-            if len(here):
-                parts.append(part.subset(picked[here] - first))
+        # The blocks of a renderer are `first` to `first + count - 1`.
+        for renderer, time in zip(self.parts, self.times):
+            count = renderer.blocks or 0
+            places = ((picked >= first) & (picked < first + count)).nonzero()[:, 0]
+            if len(places):
+                parts.append(renderer.subset(picked[places] - first))
                 times.append(time)
-                order.append(here)
+                order.append(places)
             first += count
-        other = copy.copy(self)
-        other.parts, other.times = tuple(parts), tuple(times)
-        other.order = torch.cat(order).argsort()
-        other._set_range()
-        return other
+        selection = copy.copy(self)
+        selection.parts, selection.times = tuple(parts), tuple(times)
+        selection.order = torch.cat(order).argsort()
+        selection._set_range()
+        return selection
 
     def __repr__(self) -> str:
         blocks = "rays" if len(self.range_shape) == 2 else "cameras"
@@ -159,11 +161,11 @@ class OnBoth(_Combination):
 
         Names begin with ``first.`` and ``second.``.
         """
-        both = [self.operator.with_info(part) for part in self._pair(x)]
+        both = [self.operator.with_info(scene) for scene in self._pair(x)]
         info = {
             f"{which}.{name}": value
-            for which, (_, found) in zip(("first", "second"), both)
-            for name, value in found.items()
+            for which, (_, quantities) in zip(("first", "second"), both)
+            for name, value in quantities.items()
         }
         return torch.cat([prediction for prediction, _ in both], dim=1), info
 
@@ -187,9 +189,9 @@ class OnBoth(_Combination):
         return self.operator.draw_blocks(count, generator)
 
     def subset(self, index: Any) -> Self:
-        other = copy.copy(self)
-        other.parts = (self.operator.subset(index),)
-        return other
+        selection = copy.copy(self)
+        selection.parts = (self.operator.subset(index),)
+        return selection
 
     def __repr__(self) -> str:
         return f"OnBoth({self.operator})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -74,11 +74,5 @@ class ExposedRenderer(GaussianRenderer):
         return {**super().fixed_scales(), "exposure": self.exposure_step}
 
     def parameters(self) -> dict[str, Tensor]:
-        own = self.exposure if self.items is not None else self.exposure[0]
-        return {**super().parameters(), "exposure": own}
-
-    def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        given = parameters.get("exposure")
-        if given is not None and given.ndim == 2:
-            parameters = {**parameters, "exposure": given[None]}
-        return super()._replace(parameters)
+        exposure = self.exposure if self.items is not None else self.exposure[0]
+        return {**super().parameters(), "exposure": exposure}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.constants import compute_once, constant, is_nonzero
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.gaussians import Splats
@@ -54,6 +55,10 @@ class _SplatOperator(Operator):
     index: Tensor | None = None
     pose_step: float
 
+    @property
+    def has_pair_buffers(self) -> bool:
+        return True
+
     def _forward(self, x: Any) -> Tensor:
         return self(x)
 
@@ -70,10 +75,10 @@ class _SplatOperator(Operator):
                 "channels="
             )
 
-    def _concatenate(self, known: dict[str, Tensor | None]) -> Tensor:
+    def _concatenate(self, planes: dict[str, Tensor | None]) -> Tensor:
         """Concatenate the outputs along the channels, which move behind the batch."""
-        parts = [part for name in self.outputs if (part := known[name]) is not None]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts, -1)).movedim(-1, 1)
+        chosen = [plane for name in self.outputs if (plane := planes[name]) is not None]
+        return (chosen[0] if len(chosen) == 1 else torch.cat(chosen, -1)).movedim(-1, 1)
 
     def _set_range(self) -> None:
         raise NotImplementedError
@@ -91,12 +96,12 @@ class _SplatOperator(Operator):
 
         Its parameter is still the twist of all sensors, which a solver may estimate.
         """
-        other, every = copy.copy(self), self.index
+        subset, every = copy.copy(self), self.index
         if every is None:
             every = torch.arange(self.twist.shape[-2], device=self.twist.device)
-        other.index = every[index].reshape(-1)
-        other._set_range()
-        return other
+        subset.index = every[index].reshape(-1)
+        subset._set_range()
+        return subset
 
 
 class GaussianRenderer(_SplatOperator):
@@ -162,8 +167,7 @@ class GaussianRenderer(_SplatOperator):
         rolling: Tensor | None = None,
         blur: float = 0.3,
     ) -> None:
-        if not blur > 0:
-            raise InputError(f"the blur of GaussianRenderer must be above zero, got {blur}")
+        check_range(self, "(0, inf]", blur=blur)
         for name in outputs:
             if name not in _CHANNELS:
                 raise unknown_name("output of GaussianRenderer", name, _CHANNELS)
@@ -199,10 +203,10 @@ class GaussianRenderer(_SplatOperator):
             raise InputError(
                 "GaussianRenderer takes the same lenses in every item; render the items apart"
             )
-        own = every[0].lenses if lens is None else (lens,)
+        lenses = every[0].lenses if lens is None else (lens,)
         # One lens for all, or one per camera.
-        own = own[:1] if len(set(own)) == 1 else own
-        self.lenses = own if any(one.distorts for one in own) else ()
+        lenses = lenses[:1] if len(set(lenses)) == 1 else lenses
+        self.lenses = lenses if any(lens.distorts for lens in lenses) else ()
         self.domain_shape = ()
         self._set_range()
 
@@ -246,8 +250,7 @@ class GaussianRenderer(_SplatOperator):
         >>> ids[0, 0, 4, 4]  # the nearer one hides the other
         tensor([ 1,  0, -1])
         """
-        if number < 1:
-            raise InputError(f"a pixel has at least one contributor, got number={number}")
+        check_range(self, "[1, inf)", number=number)
         if self.backend != "own":
             raise InputError("backend='gsplat' finds no contributors; take backend='own'")
         with torch.no_grad():
@@ -277,19 +280,19 @@ class GaussianRenderer(_SplatOperator):
         )
         depth = "depth" in self.outputs
         image, alpha, info = self._rasterization()(
-            x.means,
-            x.quats,
-            x.scales,
-            x.opacities,
-            x.colors,
-            views,
-            Ks,
-            self.size[1],
-            self.size[0],
-            self.near,
-            self.far,
-            self.radius_clip,
-            self.blur,
+            means=x.means,
+            quats=x.quats,
+            scales=x.scales,
+            opacities=x.opacities,
+            colors=x.colors,
+            viewmats=views,
+            Ks=Ks,
+            width=self.size[1],
+            height=self.size[0],
+            near_plane=self.near,
+            far_plane=self.far,
+            radius_clip=self.radius_clip,
+            eps2d=self.blur,
             sh_degree=x.degree,
             backgrounds=behind,
             render_mode="RGB+ED" if depth else "RGB",
@@ -301,19 +304,20 @@ class GaussianRenderer(_SplatOperator):
             **more,
         )
         self._check_channels(image.shape[-1] - depth)
-        known = {
+        planes = {
             "color": image[..., : self.channels],
             "alpha": alpha,
             "depth": image[..., self.channels :],
             "normal": info.get("normals"),
             **{name: info.get(name) for name in ("median_depth", "plane_depth", "distortion")},
         }
-        return self._concatenate(known), info
+        return self._concatenate(planes), info
 
     def _ends(self, views: Tensor) -> Tensor:
         """Return world to camera when the last row is read, ``(batch, C, 4, 4)``."""
         assert self.rolling is not None
         rolling = self.rolling if self.index is None else self.rolling[self.index]
+        # The motion is in the frame of the camera, so it is applied after world to camera.
         step = rolling.to(views)
         return rigid(rotation(step[:, :3]), step[:, 3:]) @ views
 
@@ -352,8 +356,8 @@ class GaussianRenderer(_SplatOperator):
         """Cameras after the twists; if items have their own cameras, those of all items in turn."""
         poses = self._poses(self.twist).detach()
         K = self._select(self.intrinsics).expand(len(poses), -1, -1, -1)
-        own = self._own_lenses()
-        lenses = (own,) * K.shape[1] if isinstance(own, Lens) else own or ()
+        lens = self._own_lenses()
+        lenses = (lens,) * K.shape[1] if isinstance(lens, Lens) else lens or ()
         return Cameras(poses.flatten(0, 1), K.flatten(0, 1), self.size, lenses=lenses * len(poses))
 
     def nearby(self, distance: float) -> Self:
@@ -361,11 +365,11 @@ class GaussianRenderer(_SplatOperator):
 
         `priors.OcclusionPenalty` uses it.
         """
-        other = copy.copy(self)
-        other.outputs, other.far = ("alpha",), self.near + distance
-        other.background = torch.zeros_like(self.background)
-        other._set_range()
-        return other
+        renderer = copy.copy(self)
+        renderer.outputs, renderer.far = ("alpha",), self.near + distance
+        renderer.background = torch.zeros_like(self.background)
+        renderer._set_range()
+        return renderer
 
     # -- parameters --------------------------------------------------------------------------------
 
@@ -373,27 +377,25 @@ class GaussianRenderer(_SplatOperator):
         return {"twist": self.twist if self.items is not None else self.twist[0]}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        given = parameters.get("twist")
-        if given is not None and given.ndim == 2:
-            parameters = {**parameters, "twist": given[None]}
-        return super()._replace(parameters)
+        # Parameters that all items share come without an axis of items.
+        return super()._replace({k: t[None] if t.ndim == 2 else t for k, t in parameters.items()})
 
     def select(self, index: Tensor) -> Self:
-        other = copy.copy(self)
+        renderer = copy.copy(self)
         for name in self.item_fields:
             value = getattr(self, name)
             if len(value) > 1:
-                setattr(other, name, value.index_select(0, index))
-        other.items = None if self.items is None else len(index)
-        return other
+                setattr(renderer, name, value.index_select(0, index))
+        renderer.items = None if self.items is None else len(index)
+        return renderer
 
     def __repr__(self) -> str:
-        shown = [f"{self.blocks} cameras", f"{self.size[0]}x{self.size[1]}"]
-        shown += [] if self.outputs == ("color",) else [f"outputs={self.outputs}"]
-        shown += ["antialiased"] if self.antialiased else []
-        shown += [f"blur={self.blur:g}"] if self.blur != 0.3 else []
-        shown += [f"lenses={self.lenses}"] if self.lenses else []
-        return f"GaussianRenderer({', '.join(shown)})"
+        words = [f"{self.blocks} cameras", f"{self.size[0]}x{self.size[1]}"]
+        words += [] if self.outputs == ("color",) else [f"outputs={self.outputs}"]
+        words += ["antialiased"] if self.antialiased else []
+        words += [f"blur={self.blur:g}"] if self.blur != 0.3 else []
+        words += [f"lenses={self.lenses}"] if self.lenses else []
+        return f"GaussianRenderer({', '.join(words)})"
 
 
 RangeOutput = Literal["range", "median_range", "alpha", "color"]
@@ -471,28 +473,28 @@ class GaussianRanges(_SplatOperator):
         self._check_splats(x)
         batch, like = x.means.shape[0], x.means
         color, alpha, info = ray_rasterization(
-            x.means,
-            x.quats,
-            x.scales,
-            x.opacities,
-            x.colors,
-            self._views(like).expand(batch, -1, -1, -1),
-            self._select(self.directions, 0),
-            self.near,
-            self.far,
-            self.beam,
-            x.degree,
+            means=x.means,
+            quats=x.quats,
+            scales=x.scales,
+            opacities=x.opacities,
+            colors=x.colors,
+            viewmats=self._views(like).expand(batch, -1, -1, -1),
+            directions=self._select(self.directions, 0),
+            near=self.near,
+            far=self.far,
+            beam=self.beam,
+            sh_degree=x.degree,
             median_range="median_range" in self.outputs,
         )
         if "color" in self.outputs:
             self._check_channels(color.shape[-1])
-        known = {
+        planes = {
             "range": info["range"],
             "median_range": info.get("median_range"),
             "alpha": alpha,
             "color": color,
         }
-        return self._concatenate(known)
+        return self._concatenate(planes)
 
     def _select(self, field: Tensor, axis: int) -> Tensor:
         """Select the sweeps of the subset."""
@@ -515,6 +517,6 @@ class GaussianRanges(_SplatOperator):
         return {"twist": self.twist}
 
     def __repr__(self) -> str:
-        shown = [f"{self.blocks} sweeps", f"{self.directions.shape[1]} rays"]
-        shown += [] if self.outputs == ("range",) else [f"outputs={self.outputs}"]
-        return f"GaussianRanges({', '.join(shown)})"
+        words = [f"{self.blocks} sweeps", f"{self.directions.shape[1]} rays"]
+        words += [] if self.outputs == ("range",) else [f"outputs={self.outputs}"]
+        return f"GaussianRanges({', '.join(words)})"

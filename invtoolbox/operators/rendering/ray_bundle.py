@@ -63,10 +63,12 @@ class RayBundle(Settings):
         """Cameras after the twist."""
         if self.size is None:
             raise InputError("these rays belong to no camera")
-        moved = Cameras(self.tensors["world_to_camera"], self.tensors["intrinsics"], self.size)
+        cameras = Cameras(self.tensors["world_to_camera"], self.tensors["intrinsics"], self.size)
         twist = self.tensors["twist"]
         return (
-            moved.rotate(twist) if twist.requires_grad or compute_once(is_nonzero, twist) else moved
+            cameras.rotate(twist)
+            if twist.requires_grad or compute_once(is_nonzero, twist)
+            else cameras
         )
 
     @property
@@ -85,17 +87,17 @@ class RayBundle(Settings):
 
     def take_blocks(self, index: Any) -> Self:
         """Return a bundle of some of the rays."""
-        other = copy.copy(self)
+        bundle = copy.copy(self)
         if self.index is not None:
-            other.index = self.index[index]
+            bundle.index = self.index[index]
         else:
             first = next(iter(self.tensors.values()))
-            other.index = (
+            bundle.index = (
                 torch.as_tensor(index, device=first.device)
                 if isinstance(index, (list, Tensor))
                 else torch.arange(len(self), device=first.device)[index]
             )
-        return other
+        return bundle
 
     def lines(self) -> tuple[Tensor, Tensor]:
         """Compute origins and directions, ``(R, 3)`` each.
@@ -124,9 +126,9 @@ class RayBundle(Settings):
         return {"twist": self.tensors["twist"]} if self.size is not None else dict(self.tensors)
 
     def replace_tensors(self, parameters: dict[str, Tensor]) -> Self:
-        other = copy.copy(self)
-        other.tensors = {**self.tensors, **parameters}
-        return other
+        bundle = copy.copy(self)
+        bundle.tensors = {**self.tensors, **parameters}
+        return bundle
 
     def __repr__(self) -> str:
         if self.size is None or self.index is not None:

@@ -91,13 +91,15 @@ class VoxelRenderer(Operator):
         )
 
     def __call__(self, x: Any) -> Tensor:
-        found = self.render(x)
+        rendering = self.render(x)
         parts = [
-            found.color.transpose(1, 2) if name == "color" else getattr(found, name)[:, None]
+            rendering.color.transpose(1, 2)
+            if name == "color"
+            else getattr(rendering, name)[:, None]
             for name in self.outputs
         ]
-        together = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return together if self.tiles is None else together.unflatten(2, self.tiles.shape)
+        prediction = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return prediction if self.tiles is None else prediction.unflatten(2, self.tiles.shape)
 
     def render(self, x: Any) -> Rendering:
         """Render all quantities along the rays, block by block."""
@@ -141,8 +143,8 @@ class VoxelRenderer(Operator):
                 raise InputError(
                     f"{self} sees {self.tiles.numel()} pixels, which do not form whole pictures"
                 )
-            whole = prediction.new_zeros(*prediction.shape[:2], len(self.rays))
-            prediction = whole.index_copy(2, self.tiles.flatten(), prediction.flatten(2))
+            pixels = prediction.new_zeros(*prediction.shape[:2], len(self.rays))
+            prediction = pixels.index_copy(2, self.tiles.flatten(), prediction.flatten(2))
         return prediction.unflatten(2, shape).transpose(1, 2)
 
     def measurements(self, pictures: Tensor) -> Tensor:
@@ -158,11 +160,11 @@ class VoxelRenderer(Operator):
 
         `priors.OcclusionPenalty` uses it.
         """
-        other = copy.copy(self)
-        other.outputs, other.far = ("thickness",), self.near + distance
-        other.stop, other.background = 0.0, None
-        other._set_range()
-        return other
+        renderer = copy.copy(self)
+        renderer.outputs, renderer.far = ("thickness",), self.near + distance
+        renderer.stop, renderer.background = 0.0, None
+        renderer._set_range()
+        return renderer
 
     # -- subsets of the rays -----------------------------------------------------------------------
 
@@ -180,21 +182,21 @@ class VoxelRenderer(Operator):
 
     def subset(self, index: Any) -> VoxelRenderer:
         """Return the operator for some of the blocks."""
-        other = copy.copy(self)
+        renderer = copy.copy(self)
         if self.tiles is None:
-            other.rays = self.rays.take_blocks(index)
+            renderer.rays = self.rays.take_blocks(index)
         else:
-            other.tiles = self.tiles[index]
-        other._set_range()
-        return other
+            renderer.tiles = self.tiles[index]
+        renderer._set_range()
+        return renderer
 
     def parameters(self) -> dict[str, Tensor]:
         return self.rays.parameters()
 
     def _replace(self, parameters: dict[str, Tensor]) -> VoxelRenderer:
-        other = copy.copy(self)
-        other.rays = self.rays.replace_tensors(parameters)
-        return other
+        renderer = copy.copy(self)
+        renderer.rays = self.rays.replace_tensors(parameters)
+        return renderer
 
     def __repr__(self) -> str:
         blocks = "" if self.tiles is None else ", {} blocks of {} by {}".format(*self.tiles.shape)

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.tomography.feldkamp import feldkamp
+from invtoolbox.kernels.tomography.voxel_backprojection import voxel_backproject
+from invtoolbox.operators.tomography.feldkamp import (
+    ADVICE,
+    cell_centres,
+    filter_rows,
+    panel_margins,
+    plane_weights,
+    redundancy,
+    voxel_views,
+    without_source_shift,
+)
+from invtoolbox.operators.tomography.filtered_backprojection import arc_weights
 from invtoolbox.operators.tomography.scan_3d import Scan3D
 from invtoolbox.operators.tomography.scan_checks import (
     check_angles,
@@ -179,28 +192,67 @@ class ConeBeam(Scan3D):
             views_per_chunk: number of views processed at a time; chosen automatically if ``None``.
         """
         return VectorScan(
-            volume_shape, vectors, detector_shape, voxel_size, False, curved, views_per_chunk
+            volume_shape,
+            vectors,
+            detector_shape,
+            voxel_size,
+            curved=curved,
+            views_per_chunk=views_per_chunk,
         )
 
-    def _vectors(self, p: dict[str, Tensor]) -> Tensor:
-        return cone_vectors(
-            p["angles"],
-            p["source_origin"],
-            p["source_detector"],
-            self.detector_spacing,
-            p["detector_shift"],
-            p["axis_shift"],
-            p["pitch"],
-            p["tilt"],
-            p["source_shift"],
-            p["detector_rotation"],
-            self.curved,
-        )
+    def _vectors(self, parameters: dict[str, Tensor]) -> Tensor:
+        return cone_vectors(spacing=self.detector_spacing, curved=self.curved, **parameters)
 
     def _invert(
         self, y: Tensor, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float
     ) -> Tensor:
-        return feldkamp(y, self, parameters, views, filter, cutoff)
+        """Compute the contribution of some views of a circular cone beam to the volume.
+
+        The formula and its sources are those of `invtoolbox.operators.tomography.feldkamp`. The
+        back-projection follows small rotations of the panel and shifts of the source that differ
+        between views; the weights leave them out. A common shift of the source is exact: it changes
+        the distance, the shift of the axis and the foot of the central ray.
+
+        Raises:
+            InputError: a helix, laminography, or a short scan whose panel sees too little of one
+                side.
+        """
+        p = {name: value.detach() for name, value in parameters.items()}
+        for name in ("pitch", "tilt"):
+            if bool((p[name] != 0).any()):
+                raise InputError(
+                    f"Feldkamp's method is for a circle around the object, and {self} has a "
+                    f"{name}; {ADVICE}"
+                )
+        vectors, angles = self._vectors(p), p["angles"]
+        if not self.curved:
+            p = without_source_shift(p)
+        columns = cell_centres(self.detector_shape[1], self.detector_spacing[1], angles)
+        columns = columns + p["detector_shift"][:, :1]
+        lateral = columns / p["source_detector"][:, None]
+        gamma = lateral if self.curved else lateral.atan()
+        # Relative to the ray through the axis, a ray and the same ray from behind have opposite
+        # angles.
+        from_axis = gamma - (p["axis_shift"] / p["source_origin"]).atan()[:, None]
+        arc = arc_weights(angles, 2 * math.pi)
+        radius = min(n * size for n, size in zip(self.volume_shape[1:], self.voxel_size[1:])) / 2
+        edge = float(torch.asin((radius / p["source_origin"].min()).clamp(max=1.0)))
+        begin = (angles - arc.start) % (2 * math.pi)
+        weights = redundancy(from_axis, arc, begin, edge, str(self)) * arc.weights[:, None]
+        margins = panel_margins(from_axis, arc, edge)
+        # The weights are functions of all views; from here on only some views are needed.
+        p = {name: value[views] if len(value) > 1 else value for name, value in p.items()}
+        columns = columns[views] if len(columns) > 1 else columns
+        rows = cell_centres(self.detector_shape[0], self.detector_spacing[0], angles)
+        plane = plane_weights(columns, rows + p["detector_shift"][:, 1:], p, self.curved)
+        weighted = y * plane.to(y) * weights[views][:, None].to(y)
+        # The distance of cells at the axis or, on a curved panel, the angle between them.
+        near, far = p["source_origin"], p["source_detector"]
+        spacing = self.detector_spacing[1] / (far if self.curved else far / near)
+        filtered = filter_rows(pad(weighted, margins), spacing, filter, cutoff, self.curved)
+        if self.curved:
+            filtered = filtered / near[:, None, None].to(y)
+        return voxel_backproject(filtered, voxel_views(self, vectors[views], near, far, margins))
 
 
 class VectorScan(Scan3D):
@@ -273,8 +325,8 @@ class VectorScan(Scan3D):
         parts = dict(zip(PARTS, table.split(3, -1)))
         for name in ("u", "v", *(("source",) if parallel else ())):
             if not bool((parts[name].detach() != 0).any(-1).all()):
-                what = "the direction of the rays" if name == "source" else name
-                raise InputError(f"{what} has the length 0 in some view")
+                vector = "the direction of the rays" if name == "source" else name
+                raise InputError(f"{vector} has the length 0 in some view")
         super().__init__(volume_shape, detector_shape, voxel_size, parts, views_per_chunk)
         self._check_view()
 

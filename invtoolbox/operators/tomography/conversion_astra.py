@@ -74,10 +74,10 @@ def from_astra(proj_geom: dict[str, Any], vol_geom: dict[str, Any]) -> Scan2D | 
             grid.shape,
             proj_geom["ProjectionAngles"],
             proj_geom["DetectorCount"],
-            near,
-            near + proj_geom["DistanceOriginDetector"],
-            grid.cell,
-            proj_geom["DetectorWidth"],
+            source_origin=near,
+            source_detector=near + proj_geom["DistanceOriginDetector"],
+            pixel_size=grid.cell,
+            detector_spacing=proj_geom["DetectorWidth"],
         )
     if kind in _TYPES[:4]:
         return scan_of_2d(
@@ -98,10 +98,10 @@ def from_astra(proj_geom: dict[str, Any], vol_geom: dict[str, Any]) -> Scan2D | 
             grid.shape,
             proj_geom["ProjectionAngles"],
             panel,
-            near,
-            near + proj_geom["DistanceOriginDetector"],
-            grid.cell,
-            spacing,
+            source_origin=near,
+            source_detector=near + proj_geom["DistanceOriginDetector"],
+            voxel_size=grid.cell,
+            detector_spacing=spacing,
         )
     vectors = _vectors(proj_geom, 3)
     if kind == "cyl_cone_vec":
@@ -225,11 +225,12 @@ def _vectors(geometry: dict[str, Any], dimensions: int) -> Any:
     near = geometry.get("DistanceOriginSource", 1.0)
     behind = geometry.get("DistanceOriginDetector", 0.0)
     wide = geometry["DetectorWidth" if dimensions == 2 else "DetectorSpacingX"]
-    parts = [[near * sin, -near * cos], [-behind * sin, behind * cos], [wide * cos, wide * sin]]
+    # At angle t the source is at near (sin t, -cos t), and u points along (cos t, sin t).
+    vectors = [[near * sin, -near * cos], [-behind * sin, behind * cos], [wide * cos, wide * sin]]
     if dimensions == 3:
-        parts = [[*part, zero] for part in parts]
-        parts.append([zero, zero, zero + geometry["DetectorSpacingY"]])
-    return np.stack([part for vector in parts for part in vector], 1)
+        vectors = [[*vector, zero] for vector in vectors]
+        vectors.append([zero, zero, zero + geometry["DetectorSpacingY"]])
+    return np.stack([component for vector in vectors for component in vector], 1)
 
 
 def _grid(geometry: dict[str, Any], dimensions: int) -> Grid:

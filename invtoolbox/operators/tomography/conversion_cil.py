@@ -50,18 +50,20 @@ def from_cil(acquisition: Any, image: Any) -> Scan2D | Scan3D:
         )
     pixels, sizes = [int(n) for n in panel.num_pixels], [float(s) for s in panel.pixel_size]
     origin = str(panel.origin)
+    # The origin is the corner of the first pixel: from there, columns and rows may run backwards.
     wide = sizes[0] * (-1 if "right" in origin else 1)
     tall = sizes[1] * (-1 if "top" in origin else 1)
     if not hasattr(system.detector, "position"):
         return _from_flexible(system, image, (pixels[1], pixels[0]), wide, tall)
     parallel, angles = "parallel" in kind, acquisition.config.angles
+    # CIL turns the object: the source turns the other way.
     degrees = "degree" in str(getattr(angles.angle_unit, "value", angles.angle_unit)).lower()
     turned = float(angles.initial_angle) + np.asarray(angles.angle_data, dtype=np.float64)
     turned = -(np.deg2rad(turned) if degrees else turned)
     flat = len(np.ravel(system.detector.position)) == 2
     first, detector, u, v = _align(system, parallel)
     vectors = np.concatenate(
-        [_about_z(turned, part) for part in (first, detector, u * wide, v * tall)], 1
+        [_about_z(turned, vector) for vector in (first, detector, u * wide, v * tall)], 1
     )
     if flat:
         grid = Grid(
@@ -141,10 +143,10 @@ def _from_flexible(
     """Convert a system with a source and a detector per view, around an arbitrary centre."""
     vectors = np.concatenate(
         [
-            np.array([_three(part.position) for part in system.source]),
-            np.array([_three(part.position) for part in system.detector]),
-            np.array([_three(part.direction_x) for part in system.detector]) * wide,
-            np.array([_three(part.direction_y) for part in system.detector]) * tall,
+            np.array([_three(pose.position) for pose in system.source]),
+            np.array([_three(pose.position) for pose in system.detector]),
+            np.array([_three(pose.direction_x) for pose in system.detector]) * wide,
+            np.array([_three(pose.direction_y) for pose in system.detector]) * tall,
         ],
         1,
     )
@@ -221,11 +223,11 @@ def _align(system: Any, parallel: bool) -> tuple[Any, Any, Any, Any]:
     first = _three(system.ray.direction) if parallel else _three(system.source.position) - axis
     upwards = np.array([0.0, 0.0, 1.0]) if flat else _three(system.rotation_axis.direction)
     upright = _to_z(upwards / np.linalg.norm(upwards))
-    first, detector, u, v = (upright @ part for part in (first, detector, u, v))
+    first, detector, u, v = (upright @ vector for vector in (first, detector, u, v))
     along = first if parallel else detector - first
     angle = math.atan2(along[0], along[1])
     first, detector, u, v = (
-        _about_z(np.array([angle]), part)[0] for part in (first, detector, u, v)
+        _about_z(np.array([angle]), vector)[0] for vector in (first, detector, u, v)
     )
     return first, detector, u / np.linalg.norm(u), v / np.linalg.norm(v)
 
@@ -241,6 +243,7 @@ def _to_z(unit: Any) -> Any:
     x, y, z = unit
     if z < -1 + 1e-12:
         return np.diag([1.0, -1.0, -1.0])
+    # Rodrigues' formula for the axis unit x z, by 1 / (1 + cos) = (1 - cos) / sin^2.
     skew = np.array([[0.0, 0.0, -x], [0.0, 0.0, -y], [x, y, 0.0]])
     return np.eye(3) + skew + skew @ skew / (1 + z)
 

@@ -155,21 +155,29 @@ def _from_curved(
             f"a curved ODL detector must be around the source (radius {far:.6g}, not {radius:.6g}),"
             " in the standard configuration, with a centred space"
         )
+    # ODL's cells of a curved detector are angles; here they are lengths of arc.
     shift = float(np.ravel(geometry.det_params.mid_pt)[0]) * far
     if len(cells) == 1:
         return FanBeam(
-            grid.shape, angles, cells[0], near, far, grid.cell, widths[0] * far, shift, curved=True
+            grid.shape,
+            angles,
+            cells[0],
+            source_origin=near,
+            source_detector=far,
+            pixel_size=grid.cell,
+            detector_spacing=widths[0] * far,
+            detector_shift=shift,
+            curved=True,
         )
-    shifts = (shift, float(np.ravel(geometry.det_params.mid_pt)[1]))
     return ConeBeam(
         grid.shape,
         torch.from_numpy(angles),
         (cells[1], cells[0]),
-        near,
-        far,
-        grid.cell,
-        (widths[1], widths[0] * far),
-        shifts,
+        source_origin=near,
+        source_detector=far,
+        voxel_size=grid.cell,
+        detector_spacing=(widths[1], widths[0] * far),
+        detector_shift=(shift, float(np.ravel(geometry.det_params.mid_pt)[1])),
         pitch=float(geometry.pitch),
         curved=True,
     )

@@ -49,23 +49,28 @@ def scan_of(
         curved: whether the panel is an arc around the source.
     """
     s, d, u, v = (
-        np.array(part, dtype=np.float64)
-        for part in np.split(np.asarray(vectors, dtype=np.float64), 4, axis=1)
+        np.array(columns, dtype=np.float64)
+        for columns in np.split(np.asarray(vectors, dtype=np.float64), 4, axis=1)
     )
     d -= grid.centre
     if not parallel:
         s -= grid.centre
-    scan = None if curved else (_parallel if parallel else _circle)(s, d, u, v, grid, panel)
+    upright = None if curved else _upright(u, v)
+    convert = _parallel if parallel else _circle
+    scan = None if upright is None else convert(s, d, upright, grid, panel)
     if scan is None:
         table = np.concatenate([s, d, u, v], 1)
         return VectorScan(grid.shape, table, panel, grid.cell, parallel, curved)
     return scan
 
 
-def _parallel(r: Any, d: Any, u: Any, v: Any, grid: Grid, panel: tuple[int, int]) -> Scan3D | None:
-    upright = _upright(u, v)
-    if upright is None:
-        return None
+#: Angles, spacing of the cells, and the directions u and n of upright panels.
+_Upright = tuple[Any, tuple[float, float], Any, Any]
+
+
+def _parallel(
+    r: Any, d: Any, upright: _Upright, grid: Grid, panel: tuple[int, int]
+) -> Scan3D | None:
     angles, spacing, across, _ = upright
     direction = r / np.linalg.norm(r, axis=1, keepdims=True)
     if not (_same((direction * across).sum(1), 0.0, 1.0) and _same(direction[:, 2], 0.0, 1.0)):
@@ -74,12 +79,10 @@ def _parallel(r: Any, d: Any, u: Any, v: Any, grid: Grid, panel: tuple[int, int]
     return ParallelBeam3D(grid.shape, angles, panel, grid.cell, spacing, _one(shift, _scale(grid)))
 
 
-def _circle(s: Any, d: Any, u: Any, v: Any, grid: Grid, panel: tuple[int, int]) -> Scan3D | None:
-    upright = _upright(u, v)
-    if upright is None:
-        return None
+def _circle(s: Any, d: Any, upright: _Upright, grid: Grid, panel: tuple[int, int]) -> Scan3D | None:
     angles, spacing, across, ahead = upright
     arm = d - s
+    # Distances along the central ray, the axis from it along u, and the height of the source.
     near, far, axis, rise = -(s * ahead).sum(1), (arm * ahead).sum(1), -(s * across).sum(1), s[:, 2]
     scale = float(np.abs(far).max())
     if (
@@ -96,18 +99,18 @@ def _circle(s: Any, d: Any, u: Any, v: Any, grid: Grid, panel: tuple[int, int]) 
         grid.shape,
         angles,
         panel,
-        float(near.mean()),
-        float(far.mean()),
-        grid.cell,
-        spacing,
-        _one(shift, scale),
+        source_origin=float(near.mean()),
+        source_detector=float(far.mean()),
+        voxel_size=grid.cell,
+        detector_spacing=spacing,
+        detector_shift=_one(shift, scale),
         pitch=pitch,
         axis_shift=_clean(float(axis.mean()), scale),
         source_shift=(0.0, height, 0.0),
     )
 
 
-def _upright(u: Any, v: Any) -> tuple[Any, tuple[float, float], Any, Any] | None:
+def _upright(u: Any, v: Any) -> _Upright | None:
     """Return angles, spacing, and the directions u and n of upright panels; ``None`` for others."""
     wide, tall = np.linalg.norm(u, axis=1), np.linalg.norm(v, axis=1)
     across = u / wide[:, None]
@@ -154,26 +157,26 @@ def scan_of_2d(vectors: Any, grid: Grid, detectors: int, parallel: bool) -> Scan
         InputError: if the views cannot be expressed by these scans.
     """
     s, d, u = (
-        np.array(part, dtype=np.float64)
-        for part in np.split(np.asarray(vectors, dtype=np.float64), 3, axis=1)
+        np.array(columns, dtype=np.float64)
+        for columns in np.split(np.asarray(vectors, dtype=np.float64), 3, axis=1)
     )
     d -= grid.centre
     width = np.linalg.norm(u, axis=1)
     across = u / width[:, None]
     angles = np.arctan2(across[:, 1], across[:, 0])
     ahead = np.stack([-across[:, 1], across[:, 0]], 1)
-    where = "use a volume of one slice, whose views may stand anywhere (it.operators.VectorScan)"
+    remedy = "use a volume of one slice, whose views may stand anywhere (it.operators.VectorScan)"
     if not _same(width, width[0], width[0]):
         raise InputError(
             "the width of the cells differs from view to view, which a 2D scan does not support; "
-            f"{where}"
+            f"{remedy}"
         )
     if parallel:
         direction = s / np.linalg.norm(s, axis=1, keepdims=True)
         if not _same((direction * across).sum(1), 0.0, 1.0):
             raise InputError(
                 "the detector is not perpendicular to the rays, which a 2D scan does not support; "
-                f"{where}"
+                f"{remedy}"
             )
         shift = _one((d * across).sum(1), _scale(grid))
         return ParallelBeam(grid.shape, angles, detectors, grid.cell, float(width.mean()), shift)
@@ -188,7 +191,7 @@ def scan_of_2d(vectors: Any, grid: Grid, detectors: int, parallel: bool) -> Scan
     ):
         raise InputError(
             "the source does not turn on a circle around the image's centre, facing it straight; "
-            f"{where}"
+            f"{remedy}"
         )
     if near[0] <= 0 or far[0] < near[0]:
         raise InputError(
@@ -199,11 +202,11 @@ def scan_of_2d(vectors: Any, grid: Grid, detectors: int, parallel: bool) -> Scan
         grid.shape,
         angles,
         detectors,
-        float(near.mean()),
-        float(far.mean()),
-        grid.cell,
-        float(width.mean()),
-        _one((arm * across).sum(1), scale),
+        source_origin=float(near.mean()),
+        source_detector=float(far.mean()),
+        pixel_size=grid.cell,
+        detector_spacing=float(width.mean()),
+        detector_shift=_one((arm * across).sum(1), scale),
     )
 
 
@@ -228,14 +231,14 @@ def plain_scan(
             other than the angles differs from view to view.
     """
     refuse_items(A)
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name, value in A.parameters().items():
         array = value.detach().double().cpu().numpy()
         if name == "angles":
-            found[name] = array
+            arrays[name] = array
         elif name in ("source_origin", "source_detector", *allowed):
-            found[name] = _one(array, float(np.abs(array).max()) or 1.0)
-            if not per_view and np.ndim(found[name]) == array.ndim:
+            arrays[name] = _one(array, float(np.abs(array).max()) or 1.0)
+            if not per_view and np.ndim(arrays[name]) == array.ndim:
                 raise InputError(
                     f"{package} has one {name} for all views, but {A} has another in every view"
                 )
@@ -244,7 +247,7 @@ def plain_scan(
                 f"{package} does not support the {name} of {A}; convert its vectors instead "
                 "(to_astra)"
             )
-    return found
+    return arrays
 
 
 def _one(values: Any, scale: float) -> Any:

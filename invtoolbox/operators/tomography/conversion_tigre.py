@@ -40,28 +40,29 @@ def from_tigre(geometry: Any, angles: Any) -> Scan3D:
     near, far = (_per_view(geometry, name, views, 0)[:, 0] for name in ("DSO", "DSD"))
     height, across = _per_view(geometry, "offDetector", views, 2)[:, :2].T
     roll, pitch, yaw = _per_view(geometry, "rotDetector", views, 3).T
-    moved = _per_view(geometry, "offOrigin", views, 3)[:, ::-1]
+    offset = _per_view(geometry, "offOrigin", views, 3)[:, ::-1]
     axis = _per_view(geometry, "COR", views, 0)[:, 0]
     shape, cell = tuple(int(n) for n in geometry.nVoxel), tuple(float(s) for s in geometry.dVoxel)
     panel = tuple(int(n) for n in geometry.nDetector)
     spacing = tuple(float(s) for s in geometry.dDetector)
     parallel = getattr(geometry, "mode", None) == "parallel"
     turned, shift = np.stack([-pitch, yaw, roll], 1), np.stack([across, height], 1)
+    # TIGRE's source is at +x at angle 0, ours at -y: a quarter turn.
     z = euler[:, 0] + math.pi / 2
     if (
         not parallel
-        and not (euler[:, 1:].any() or moved.any())
+        and not (euler[:, 1:].any() or offset.any())
         and all(np.ptp(t, axis=0).max() == 0 for t in (near, far, axis))
     ):
         return ConeBeam(
             shape,
             z,
             panel,
-            near[0],
-            far[0],
-            cell,
-            spacing,
-            _drop_repeats(shift),
+            source_origin=near[0],
+            source_detector=far[0],
+            voxel_size=cell,
+            detector_spacing=spacing,
+            detector_shift=_drop_repeats(shift),
             axis_shift=-axis[0],
             detector_rotation=_drop_repeats(turned),
         )
@@ -76,12 +77,12 @@ def from_tigre(geometry: Any, angles: Any) -> Scan3D:
         to(shift),
         detector_rotation=to(turned),
     ).numpy()
-    parts = [
-        part @ rotation for part, rotation in zip(vectors.reshape(views, 4, 3), _euler_zyz(euler))
+    poses = [
+        view @ rotation for view, rotation in zip(vectors.reshape(views, 4, 3), _euler_zyz(euler))
     ]
-    source, detector, u, v = np.stack(parts, 1)
+    source, detector, u, v = np.stack(poses, 1)
     sideways = axis[:, None] * np.stack([-np.sin(euler[:, 0]), np.cos(euler[:, 0]), 0 * axis], 1)
-    source, detector = source - moved + sideways, detector - moved + sideways
+    source, detector = source - offset + sideways, detector - offset + sideways
     if parallel:
         # The rays run along the normal of the panel before its rotation, through the centre of the
         # volume.

@@ -159,14 +159,15 @@ class FanBeam(Scan2D):
         """
         height, width = (size / self.source_origin for size in self.pixel_size)
         cos, sin = angles.cos(), angles.sin()
-        one, zero = torch.ones_like(angles), torch.zeros_like(angles)
-        lateral = torch.stack([zero, width * cos, -height * sin])
-        depth = torch.stack([one, -width * sin, -height * cos])
+        ones, zeros = torch.ones_like(angles), torch.zeros_like(angles)
+        # Units of `source_origin`; from the source, along the detector and along the central ray.
+        lateral = torch.stack([zeros, width * cos, -height * sin])
+        depth = torch.stack([ones, -width * sin, -height * cos])
         cells = self.source_detector / self.detector_spacing
         first = self._detector(shift[:, None])[:, 0].expand_as(angles) / self.detector_spacing
         if not self.curved:
             lateral = cells * lateral - first * depth
-        table = torch.cat([lateral, depth, torch.stack([-first, cells * one])])
+        table = torch.cat([lateral, depth, torch.stack([-first, cells * ones])])
         return PixelViews(table.T.contiguous(), self.image_shape, self.curved)
 
     def __repr__(self) -> str:

@@ -1,4 +1,6 @@
-r"""Analytic inversion of cone beams (Feldkamp's method) and of 3D parallel beams.
+r"""Parts of the analytic inversion of cone beams (Feldkamp's method) and of 3D parallel beams.
+
+`ConeBeam` and `ParallelBeam3D` put them together.
 
 Each projection is weighted, filtered along its rows with the ramp filter, and back-projected voxel
 by voxel with the weight ``1 / U^2``, where ``U`` is the distance from the source along the central
@@ -21,190 +23,67 @@ the part that both sides see (after Wang 2002, Med. Phys. 29(7)).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.tomography.voxel_backprojection import VoxelViews, voxel_backproject
+from invtoolbox.kernels.tomography.voxel_backprojection import VoxelViews
 from invtoolbox.operators.tomography.filtered_backprojection import (
     Arc,
-    arc_weights,
     filter_projections,
     parker_weights,
 )
+from invtoolbox.operators.tomography.scan_3d import Scan3D
 
-if TYPE_CHECKING:
-    from invtoolbox.operators.tomography.cone_beam import ConeBeam
-    from invtoolbox.operators.tomography.parallel_beam import ParallelBeam3D
-    from invtoolbox.operators.tomography.scan_3d import Scan3D
-
-_ADVICE = "use it.solve(problem, solver=it.solvers.CGLS())"
+#: End of the errors of scans that have no analytic inversion.
+ADVICE = "use it.solve(problem, solver=it.solvers.CGLS())"
 
 
-def feldkamp(
-    y: Tensor, A: ConeBeam, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float
-) -> Tensor:
-    """Compute the contribution of some views of a circular cone beam to the volume.
-
-    The back-projection follows small rotations of the panel and shifts of the source that differ
-    between views; the weights leave them out. A common shift of the source is exact: it changes the
-    distance, the shift of the axis and the foot of the central ray.
-
-    Args:
-        y: projections of these views, ``(N, V', R, C)``.
-        A: the scan.
-        parameters: parameters of all V views, by name.
-        views: the V' views.
-        filter: name of the window of the ramp filter, out of `FILTERS`.
-        cutoff: share of the Nyquist frequency that is kept.
-
-    Returns:
-        Contribution, ``(N, D, H, W)``.
-
-    Raises:
-        InputError: a helix, laminography, or a short scan whose panel sees too little of one side.
-    """
-    p = {name: value.detach() for name, value in parameters.items()}
-    if bool((p["pitch"] != 0).any() | (p["tilt"] != 0).any()):
-        name = "pitch" if bool((p["pitch"] != 0).any()) else "tilt"
-        raise InputError(
-            f"Feldkamp's method is for a circle around the object, and {A} has a {name}; {_ADVICE}"
-        )
-    vectors = A._vectors(p)
-    angles = p["angles"]
-    if not A.curved:
-        p = _without_source_shift(p)
-    p = {
-        name: value.expand(len(angles), *value.shape[1:]) if len(value) > 1 else value
-        for name, value in p.items()
-    }
-    near, far = p["source_origin"], p["source_detector"]
-    across = _cells(A.detector_shape[1], A.detector_spacing[1], angles) + p["detector_shift"][:, :1]
-    gamma = across / far[:, None] if A.curved else (across / far[:, None]).atan()
-    # Relative to the ray through the axis, a ray and the same ray from behind have opposite angles.
-    from_axis = gamma - (p["axis_shift"] / near).atan()[:, None]
-    arc = arc_weights(angles, 2 * math.pi)
-    size = min(n * length for n, length in zip(A.volume_shape[1:], A.voxel_size[1:])) / 2
-    seen = float(torch.asin((size / near.min()).clamp(max=1.0)))
-    weights = (
-        _redundancy(from_axis, arc, (angles - arc.start) % (2 * math.pi), seen, str(A))
-        * arc.weights[:, None]
-    )
-    part = {name: value[views] if len(value) > 1 else value for name, value in p.items()}
-    plane = _plane_weights(A, part)
-    weighted = y * plane.to(y) * weights[views][:, None].to(y)
-    scale = far if A.curved else far / near
-    margins = _margins(from_axis, arc, seen)
-    filtered = _filter(
-        pad(weighted, margins),
-        A.detector_spacing[1] / (scale[views] if len(scale) > 1 else scale),
-        filter,
-        cutoff,
-        A.curved,
-    )
-    if A.curved:
-        filtered = filtered / (near[views] if len(near) > 1 else near)[:, None, None].to(y)
-    return voxel_backproject(
-        filtered,
-        _voxel_views(A, vectors[views], part["source_origin"], part["source_detector"], margins),
-    )
-
-
-def _without_source_shift(p: dict[str, Tensor]) -> dict[str, Tensor]:
+def without_source_shift(p: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return parameters of the same rays without the common shift of the source.
 
-    This is exact for flat panels.
+    This is exact for flat panels: a shift of the source changes the distances, the shift of the
+    axis and the foot of the central ray.
     """
-    moved = p["source_shift"].mean(0, keepdim=True)
+    shift = p["source_shift"].mean(0, keepdim=True)
     return p | {
-        "source_origin": p["source_origin"] - moved[:, 2],
-        "source_detector": p["source_detector"] - moved[:, 2],
-        "axis_shift": p["axis_shift"] - moved[:, 0],
-        "detector_shift": p["detector_shift"] - moved[:, :2],
+        "source_origin": p["source_origin"] - shift[:, 2],
+        "source_detector": p["source_detector"] - shift[:, 2],
+        "axis_shift": p["axis_shift"] - shift[:, 0],
+        "detector_shift": p["detector_shift"] - shift[:, :2],
     }
 
 
-def parallel_backprojection(
-    y: Tensor,
-    A: ParallelBeam3D,
-    parameters: dict[str, Tensor],
-    views: slice,
-    filter: str,
-    cutoff: float,
-) -> Tensor:
-    """Compute the contribution of some views of a parallel beam to the volume.
-
-    With a tilt, the ramp is multiplied by the cosine of the tilt, the Jacobian of the planes of
-    frequencies that the views see.
-
-    Args:
-        y: projections of these views, ``(N, V', R, C)``.
-        A: the scan.
-        parameters: parameters of all V views, by name.
-        views: the V' views.
-        filter: name of the window of the ramp filter, out of `FILTERS`.
-        cutoff: share of the Nyquist frequency that is kept.
-
-    Returns:
-        Contribution, ``(N, D, H, W)``.
-
-    Raises:
-        InputError: laminography of less than a full turn.
-    """
-    p = {name: value.detach() for name, value in parameters.items()}
-    angles = p["angles"]
-    tilted = bool((p["tilt"] != 0).any())
-    turn = arc_weights(angles, 2 * math.pi)
-    if tilted and not turn.closed:
-        raise InputError(
-            f"filtered back-projection of laminography needs a full turn, and the views of {A} "
-            f"cover {math.degrees(turn.length):.4g} degrees; {_ADVICE}"
-        )
-    across = _cells(A.detector_shape[1], A.detector_spacing[1], angles) + p["detector_shift"][:, :1]
-    size = min(n * length for n, length in zip(A.volume_shape[1:], A.voxel_size[1:])) / 2
-    margins = (0, 0)
-    if tilted or (turn.closed and _lopsided(across, size)):
-        margins = _margins(across, turn, size)
-        weights = _redundancy(across, turn, angles, size, str(A)) * turn.weights[:, None]
-    else:
-        # A view from behind is the same view.
-        weights = arc_weights(angles, math.pi).weights[:, None].expand(len(angles), across.shape[1])
-    weights = weights * p["tilt"].cos()[:, None]
-    weighted = pad(y * weights[views][:, None].to(y), margins)
-    filtered = _filter(weighted, torch.tensor([A.detector_spacing[1]]), filter, cutoff)
-    one = angles.new_ones(1)
-    return voxel_backproject(filtered, _voxel_views(A, A._vectors(p)[views], one, one, margins))
-
-
-def _cells(count: int, spacing: float, like: Tensor) -> Tensor:
+def cell_centres(count: int, spacing: float, like: Tensor) -> Tensor:
     """Return the centres of a row of cells, (1, count), relative to its middle."""
     cells = torch.arange(count, dtype=like.dtype, device=like.device)
     return ((cells - (count - 1) / 2) * spacing)[None]
 
 
-def _plane_weights(A: ConeBeam, p: dict[str, Tensor]) -> Tensor:
-    """Return the cosine of the angle of a ray to the central ray, (V' or 1, R, C).
+def plane_weights(columns: Tensor, rows: Tensor, p: dict[str, Tensor], curved: bool) -> Tensor:
+    """Return the cosine of the angle of a ray to the central ray, (V or 1, R, C).
 
     It includes the shift of the axis.
+
+    Args:
+        columns: coordinates u of the columns, (V or 1, C).
+        rows: coordinates v of the rows, (V or 1, R).
+        p: parameters of these views, by name.
+        curved: whether the panel is curved.
     """
-    across = (
-        _cells(A.detector_shape[1], A.detector_spacing[1], p["angles"]) + p["detector_shift"][:, :1]
-    )[:, None]
-    along = (
-        _cells(A.detector_shape[0], A.detector_spacing[0], p["angles"]) + p["detector_shift"][:, 1:]
-    )[:, :, None]
+    across, along = columns[:, None], rows[:, :, None]
     far = p["source_detector"][:, None, None]
     lean = (p["axis_shift"] / p["source_origin"])[:, None, None]
-    if A.curved:
+    # Flat: P (1 + a u / (S P)) / sqrt(P^2 + u^2 + v^2).
+    # Curved: (cos(gamma) + a / S sin(gamma)) P / sqrt(P^2 + v^2).
+    if curved:
         gamma = across / far
         return (gamma.cos() + lean * gamma.sin()) * far / torch.hypot(far, along)
     return (far + lean * across) / (far.square() + across.square() + along.square()).sqrt()
 
 
-def _redundancy(place: Tensor, arc: Arc, begin: Tensor, seen: float, name: str) -> Tensor:
+def redundancy(place: Tensor, arc: Arc, begin: Tensor, edge: float, name: str) -> Tensor:
     """Compute weights of the rays, (V or 1, C).
 
     The weights of a ray and of the same ray from behind sum to 1.
@@ -214,7 +93,7 @@ def _redundancy(place: Tensor, arc: Arc, begin: Tensor, seen: float, name: str) 
             distance), (V or 1, C).
         arc: arc of the scan.
         begin: angle since the beginning of the arc, (V,).
-        seen: edge of the cylinder inside the volume, in the unit of ``place``.
+        edge: edge of the cylinder inside the volume, in the unit of ``place``.
         name: name of the scan, for error messages.
     """
     cell, low, high = _edges(place)
@@ -222,27 +101,28 @@ def _redundancy(place: Tensor, arc: Arc, begin: Tensor, seen: float, name: str) 
     if both <= cell / 2:
         raise InputError(
             f"the panel of {name} never sees the axis of rotation, which analytic inversion needs; "
-            f"{_ADVICE}"
+            f"{ADVICE}"
         )
-    lopsided = _lopsided(place, seen)
     if not arc.closed:
-        if lopsided:
+        if lopsided(place, edge):
             raise InputError(
                 f"the panel of {name} sees more of one side than of the other, and less than a "
-                f"full turn does not make up for that; {_ADVICE}"
+                f"full turn does not make up for that; {ADVICE}"
             )
         # An arc that is long enough for the object, but not for the whole panel, misses nothing but
         # air.
         enough = (arc.length - math.pi) / 2
-        if seen <= enough < float(place.abs().max()):
+        if edge <= enough < float(place.abs().max()):
             place = place.clamp(-enough, enough)
         return parker_weights(begin[:, None], place, arc.length)
-    if not lopsided:
+    if not lopsided(place, edge):
         return torch.full_like(place, 0.5)
     outwards = place if high > low else -place
     step = min(both, max(2 * beyond, 8 * cell))
-    way = ((outwards.abs() - (both - step)) / step).clamp(0, 1)
-    return 0.5 + 0.5 * outwards.sign() * (math.pi / 2 * way).sin().square()
+    # From 0 on the short side to 1 on the long side, by the square of a sine over the last `step`
+    # of the part that both sides see; w(place) + w(-place) = 1.
+    rise = ((outwards.abs() - (both - step)) / step).clamp(0, 1)
+    return 0.5 + 0.5 * outwards.sign() * (math.pi / 2 * rise).sin().square()
 
 
 def _edges(place: Tensor) -> tuple[float, float, float]:
@@ -254,28 +134,30 @@ def _edges(place: Tensor) -> tuple[float, float, float]:
     return cell, float(-place[:, 0].max()), float(place[:, -1].min())
 
 
-def _lopsided(place: Tensor, seen: float) -> bool:
+def lopsided(place: Tensor, edge: float) -> bool:
     """Return whether one side of the object is seen less than the other side.
 
     Differences of rounding do not count.
     """
     cell, low, high = _edges(place)
-    return abs(high - low) > 1.5 * cell and min(low, high) < seen
+    return abs(high - low) > 1.5 * cell and min(low, high) < edge
 
 
-def _margins(place: Tensor, arc: Arc, seen: float) -> tuple[int, int]:
+def panel_margins(place: Tensor, arc: Arc, edge: float) -> tuple[int, int]:
     """Return the numbers of columns to add to a panel that sees less of one side.
 
     Filtered projections are not zero outside of the measured columns.
     """
-    if not (arc.closed and _lopsided(place, seen)):
+    if not (arc.closed and lopsided(place, edge)):
         return 0, 0
     cell, low, high = _edges(place)
     missing = math.ceil((max(low, high) - min(low, high)) / cell)
     return (0, missing) if low > high else (missing, 0)
 
 
-def _filter(y: Tensor, spacing: Tensor, filter: str, cutoff: float, curved: bool = False) -> Tensor:
+def filter_rows(
+    y: Tensor, spacing: Tensor, filter: str, cutoff: float, curved: bool = False
+) -> Tensor:
     """Filter along the rows, with one spacing, or with one spacing per view."""
     if curved:
         distances, which = spacing.unique(return_inverse=True)
@@ -292,7 +174,7 @@ def _filter(y: Tensor, spacing: Tensor, filter: str, cutoff: float, curved: bool
     return filter_projections(y, 1.0, filter, cutoff) / spacing[:, None, None].to(y)
 
 
-def _voxel_views(
+def voxel_views(
     A: Scan3D, vectors: Tensor, near: Tensor, far: Tensor, margins: tuple[int, int]
 ) -> VoxelViews:
     """Return the places of the voxels on the panel of every view; the depth is 1 at the axis.

@@ -16,6 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError, unknown_name
 
 FILTERS = ("ram-lak", "shepp-logan", "cosine", "hamming", "hann")
@@ -58,11 +59,9 @@ def filter_projections(
     """
     if filter not in FILTERS:
         raise unknown_name("filter", filter, FILTERS)
-    if not 0 < cutoff <= 1:
-        raise InputError(
-            f"cutoff is the fraction of the Nyquist frequency to keep, in (0, 1], got {cutoff}"
-        )
+    check_range("filtered back-projection", "(0, 1]", cutoff=cutoff)
     cells = y.shape[-1]
+    # 2 D - 1 samples keep the D outputs from wrapping around.
     size = 1 << max(2 * cells - 1, 2).bit_length()
     k = torch.arange(size, dtype=torch.float64, device=y.device)
     k = torch.minimum(k, size - k)
@@ -133,10 +132,10 @@ def arc_weights(angles: Tensor, period: float) -> Arc:
         return Arc(torch.full_like(angles, period), ordered[0], period, True)
     gaps = torch.cat([ordered[1:], ordered[:1] + period]) - ordered  # after each view
     largest = int(gaps.argmax())
-    rest = (period - float(gaps[largest])) / (views - 1)
-    closed = float(gaps[largest]) <= _GAP * rest
+    length = period - float(gaps[largest])
+    closed = float(gaps[largest]) <= _GAP * (length / (views - 1))
     if not closed:
-        length = period - float(gaps[largest])
+        # No view represents the angles of the gap.
         gaps = gaps.clone()
         gaps[largest] = 0
     weights = torch.empty_like(angles)
@@ -173,8 +172,11 @@ def parker_weights(beta: Tensor, gamma: Tensor, length: float) -> Tensor:
     if excess < float(gamma.abs().max()) * (1 - 1e-6):
         return torch.ones_like(gamma)
 
-    def ramp(way: Tensor, width: Tensor) -> Tensor:
-        return (math.pi / 4 * way / width.clamp_min(1e-12)).clamp(0, math.pi / 2).sin().square()
+    # With delta, half the excess of the arc over pi: sin^2(pi / 4 beta / (delta + gamma)) up to
+    # beta = 2 (delta + gamma), then 1, and sin^2(pi / 4 (length - beta) / (delta - gamma)) from
+    # beta = pi + 2 gamma on.
+    def ramp(angle: Tensor, width: Tensor) -> Tensor:
+        return (math.pi / 4 * angle / width.clamp_min(1e-12)).clamp(0, math.pi / 2).sin().square()
 
     end = torch.where(beta >= math.pi + 2 * gamma, ramp(length - beta, excess - gamma), 1.0)
     return torch.where(beta <= 2 * (excess + gamma), ramp(beta, excess + gamma), end)

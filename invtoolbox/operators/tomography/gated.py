@@ -69,19 +69,19 @@ class Gated(_Combination, LinearOperator):
         self.range_shape = scan.range_shape
 
     def _forward(self, x: Tensor) -> Tensor:
-        found = torch.cat(
+        views = torch.cat(
             [
-                part._forward(x[:, :, gate].contiguous())
-                for gate, part in zip(self.seen, self.parts)
+                scan._forward(x[:, :, gate].contiguous())
+                for gate, scan in zip(self.seen, self.parts)
             ],
             2,
         )
-        return found.index_select(2, torch.cat(self.views).argsort().to(found.device))
+        return views.index_select(2, torch.cat(self.views).argsort().to(views.device))
 
     def _adjoint(self, y: Tensor) -> Tensor:
         frames = {
-            gate: part._adjoint(y.index_select(2, views.to(y.device)))
-            for gate, views, part in zip(self.seen, self.views, self.parts)
+            gate: scan._adjoint(y.index_select(2, views.to(y.device)))
+            for gate, views, scan in zip(self.seen, self.views, self.parts)
         }
         blank = torch.zeros_like(next(iter(frames.values())))
         return torch.stack([frames.get(k, blank) for k in range(self.frames)], 2)
@@ -96,14 +96,14 @@ class Gated(_Combination, LinearOperator):
         index = index.cpu() if isinstance(index, Tensor) else index
         picked = torch.arange(self.blocks)[index].reshape(-1)
         scan: Any = self.scan.subset(picked)
-        other = Gated(scan, self.gates[picked], self.frames)
+        selection = Gated(scan, self.gates[picked], self.frames)
         # The parameters of the frames may be others than those of the scan, and those of an item.
-        own = dict(zip(self.seen, zip(self.views, self.parts)))
+        by_gate = dict(zip(self.seen, zip(self.views, self.parts)))
         parts = []
-        for gate, places in zip(other.seen, other.views):
-            views, part = own[gate]
-            parts.append(part.subset(torch.searchsorted(views, picked[places])))
-        combined: Gated = other._with_parts(parts)
+        for gate, places in zip(selection.seen, selection.views):
+            views, frame_scan = by_gate[gate]
+            parts.append(frame_scan.subset(torch.searchsorted(views, picked[places])))
+        combined: Gated = selection._with_parts(parts)
         return combined
 
     def __repr__(self) -> str:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.tomography.pixel_backprojection import PixelViews, pixel_backproject
+from invtoolbox.kernels.tomography.voxel_backprojection import voxel_backproject
 from invtoolbox.operators.tomography.cone_beam import VectorScan
-from invtoolbox.operators.tomography.feldkamp import parallel_backprojection
+from invtoolbox.operators.tomography.feldkamp import (
+    ADVICE,
+    cell_centres,
+    filter_rows,
+    lopsided,
+    panel_margins,
+    redundancy,
+    voxel_views,
+)
 from invtoolbox.operators.tomography.filtered_backprojection import arc_weights, filter_projections
 from invtoolbox.operators.tomography.scan_2d import Scan2D
 from invtoolbox.operators.tomography.scan_3d import Scan3D
@@ -78,6 +89,7 @@ class ParallelBeam(Scan2D):
     def _lines(
         self, angles: Tensor, shift: Tensor
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        # The foot s (cos, sin) is the point of a ray nearest to the origin.
         s, cos, sin = self._detector(shift), angles.cos(), angles.sin()
         return (s * cos, s * sin), (sin, -cos)
 
@@ -95,12 +107,12 @@ class ParallelBeam(Scan2D):
         # Cell of a pixel: ((c w cos - r h sin) - first cell) / spacing, for pixels of h by w.
         height, width = self.pixel_size
         first = self._detector(shift)[..., 0].expand_as(angles)
-        one, zero = torch.ones_like(angles), torch.zeros_like(angles)
+        ones, zeros = torch.ones_like(angles), torch.zeros_like(angles)
         lateral = (
             torch.stack([-first, angles.cos() * width, -angles.sin() * height])
             / self.detector_spacing
         )
-        table = torch.cat([lateral, torch.stack([one, zero, zero, zero, zero])]).T.contiguous()
+        table = torch.cat([lateral, torch.stack([ones, zeros, zeros, zeros, zeros])]).T.contiguous()
         return pixel_backproject(filtered, PixelViews(table, self.image_shape))
 
 
@@ -212,19 +224,52 @@ class ParallelBeam3D(Scan3D):
             views_per_chunk: number of views processed at a time; chosen automatically if ``None``.
         """
         return VectorScan(
-            volume_shape, vectors, detector_shape, voxel_size, True, False, views_per_chunk
+            volume_shape,
+            vectors,
+            detector_shape,
+            voxel_size,
+            parallel=True,
+            views_per_chunk=views_per_chunk,
         )
 
-    def _vectors(self, p: dict[str, Tensor]) -> Tensor:
-        return parallel_vectors(
-            p["angles"],
-            self.detector_spacing,
-            p["detector_shift"],
-            p["tilt"],
-            p["detector_rotation"],
-        )
+    def _vectors(self, parameters: dict[str, Tensor]) -> Tensor:
+        return parallel_vectors(spacing=self.detector_spacing, **parameters)
 
     def _invert(
         self, y: Tensor, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float
     ) -> Tensor:
-        return parallel_backprojection(y, self, parameters, views, filter, cutoff)
+        """Compute the contribution of some views of a parallel beam to the volume.
+
+        With a tilt, the ramp is multiplied by the cosine of the tilt, the Jacobian of the planes of
+        frequencies that the views see.
+
+        Raises:
+            InputError: laminography of less than a full turn.
+        """
+        p = {name: value.detach() for name, value in parameters.items()}
+        angles = p["angles"]
+        tilted = bool((p["tilt"] != 0).any())
+        turn = arc_weights(angles, 2 * math.pi)
+        if tilted and not turn.closed:
+            raise InputError(
+                "filtered back-projection of laminography needs a full turn, and the views of "
+                f"{self} cover {math.degrees(turn.length):.4g} degrees; {ADVICE}"
+            )
+        columns = cell_centres(self.detector_shape[1], self.detector_spacing[1], angles)
+        columns = columns + p["detector_shift"][:, :1]
+        edge = min(n * size for n, size in zip(self.volume_shape[1:], self.voxel_size[1:])) / 2
+        margins = (0, 0)
+        if tilted or (turn.closed and lopsided(columns, edge)):
+            margins = panel_margins(columns, turn, edge)
+            weights = redundancy(columns, turn, angles, edge, str(self)) * turn.weights[:, None]
+        else:
+            # A view from behind is the same view.
+            weights = arc_weights(angles, math.pi).weights[:, None].expand(-1, columns.shape[1])
+        weights = weights * p["tilt"].cos()[:, None]
+        weighted = pad(y * weights[views][:, None].to(y), margins)
+        filtered = filter_rows(weighted, torch.tensor([self.detector_spacing[1]]), filter, cutoff)
+        # There is no source: the distances that scale a cone beam are 1.
+        unit = angles.new_ones(1)
+        return voxel_backproject(
+            filtered, voxel_views(self, self._vectors(p)[views], unit, unit, margins)
+        )

@@ -115,37 +115,37 @@ class Scan2D(Scan):
         (height, width), cells = self.image_shape, self.num_detectors
         if height % 2 or width % 2 or cells % 2:
             return None
-        other = copy.copy(self)
-        other.image_shape, other.num_detectors = (height // 2, width // 2), cells // 2
-        other.pixel_size = (2 * self.pixel_size[0], 2 * self.pixel_size[1])
-        other.detector_spacing = 2 * self.detector_spacing
-        other.domain_shape = (self.domain_shape[0], *other.image_shape)
-        other.range_shape = (*self.range_shape[:-1], other.num_detectors)
-        other.__dict__.pop("_rays", None)
-        return other
+        scan = copy.copy(self)
+        scan.image_shape, scan.num_detectors = (height // 2, width // 2), cells // 2
+        scan.pixel_size = (2 * self.pixel_size[0], 2 * self.pixel_size[1])
+        scan.detector_spacing = 2 * self.detector_spacing
+        scan.domain_shape = (self.domain_shape[0], *scan.image_shape)
+        scan.range_shape = (*self.range_shape[:-1], scan.num_detectors)
+        scan.__dict__.pop("_rays", None)
+        return scan
 
     def parameters(self) -> dict[str, Tensor]:
         return {"angles": self.angles, "detector_shift": self.detector_shift}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        other = super()._replace(parameters)
-        shift = other.detector_shift
-        other.detector_shift = shift.reshape(1) if shift.ndim == 0 else shift
-        views = other.angles.shape[-1]
+        scan = super()._replace(parameters)
+        shift = scan.detector_shift
+        scan.detector_shift = shift.reshape(1) if shift.ndim == 0 else shift
+        views = scan.angles.shape[-1]
         if (
-            other.angles.ndim not in (1, 2)
-            or other.detector_shift.ndim not in (1, 2)
-            or other.detector_shift.shape[-1] not in (1, views)
+            scan.angles.ndim not in (1, 2)
+            or scan.detector_shift.ndim not in (1, 2)
+            or scan.detector_shift.shape[-1] not in (1, views)
         ):
             raise InputError(
                 f"{self} takes angles of shape (views,) or (items, views) and detector_shift of "
                 f"shape (1,), (views,), (items, 1) or (items, views); got "
-                f"{tuple(other.angles.shape)} and {tuple(shift.shape)}"
+                f"{tuple(scan.angles.shape)} and {tuple(shift.shape)}"
             )
-        other.items = _items(other.angles, other.detector_shift)
-        other.range_shape = (self.domain_shape[0], views, self.num_detectors)
-        other.__dict__.pop("_rays", None)
-        return other
+        scan.items = _items(scan.angles, scan.detector_shift)
+        scan.range_shape = (self.domain_shape[0], views, self.num_detectors)
+        scan.__dict__.pop("_rays", None)
+        return scan
 
     def to(
         self,
@@ -154,11 +154,11 @@ class Scan2D(Scan):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Self:
-        other = super().to(target, device=device, dtype=dtype)
+        scan = super().to(target, device=device, dtype=dtype)
         # The copy traces its rays again from the moved angles, so it does not depend on earlier
         # calls.
-        other.__dict__.pop("_rays", None)
-        return other
+        scan.__dict__.pop("_rays", None)
+        return scan
 
     def select(self, index: Tensor) -> Self:
         if self.items is None:
@@ -206,13 +206,16 @@ class Scan2D(Scan):
             raise InputError(f"{self} has different rays for every item of the batch")
         if self.angles.requires_grad or self.detector_shift.requires_grad:
             return self._trace(self.angles, self.detector_shift)
-        kept = self.__dict__.get("_rays")
+        cached = self.__dict__.get("_rays")
         key = (_version(self.angles), _version(self.detector_shift))
-        if kept is None or kept[0] != key:
+        if cached is None or cached[0] != key:
             # The kept table must also serve calls that record gradients.
             with torch.inference_mode(False):
-                kept = self.__dict__["_rays"] = (key, self._trace(self.angles, self.detector_shift))
-        return kept[1]
+                cached = self.__dict__["_rays"] = (
+                    key,
+                    self._trace(self.angles, self.detector_shift),
+                )
+        return cached[1]
 
     def _trace(self, angles: Tensor, shift: Tensor) -> Rays:
         points, directions = self._lines(angles.double()[:, None], shift.double()[:, None])

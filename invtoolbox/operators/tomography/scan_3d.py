@@ -60,8 +60,10 @@ class Scan3D(Scan):
         channels, self.volume_shape = shape_of(
             "volume_shape", volume_shape, ("slices", "rows", "columns")
         )
-        one, self.detector_shape = shape_of("detector_shape", detector_shape, ("rows", "columns"))
-        if one != 1:
+        panels, self.detector_shape = shape_of(
+            "detector_shape", detector_shape, ("rows", "columns")
+        )
+        if panels != 1:
             raise InputError(f"detector_shape must be (rows, columns), got {tuple(detector_shape)}")
         self.voxel_size: tuple[float, float, float] = lengths(
             "voxel_size", voxel_size, ("slice", "row", "column")
@@ -101,20 +103,20 @@ class Scan3D(Scan):
         return {name: getattr(self, name) for name in self._components}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        other = super()._replace(parameters)
+        scan = super()._replace(parameters)
         for name in parameters:
-            setattr(other, name, other._check_parameter(name, getattr(other, name)))
-        other._settle()
-        return other
+            setattr(scan, name, scan._check_parameter(name, getattr(scan, name)))
+        scan._settle()
+        return scan
 
     def select(self, index: Tensor) -> Self:
         if self.items is None:
             return self
-        other = copy.copy(self)
+        scan = copy.copy(self)
         for name, value in self.parameters().items():
             if self._per_item(name, value) and value.shape[0] > 1:
-                setattr(other, name, value.index_select(0, index.to(value.device)))
-        return other._with_items(len(index))
+                setattr(scan, name, value.index_select(0, index.to(value.device)))
+        return scan._with_items(len(index))
 
     def subset(self, index: Tensor | slice | Sequence[int]) -> Self:
         """Return the scan of some views: ``A.subset(i)(x) = A(x)[:, :, i]``.
@@ -124,7 +126,7 @@ class Scan3D(Scan):
         >>> A.subset([0, 2]).range_shape
         (1, 2, 2, 7)
         """
-        other = copy.copy(self)
+        scan = copy.copy(self)
         for name, value in self.parameters().items():
             axis = value.ndim - 1 - bool(self._components[name])
             if value.shape[axis] == self.blocks and (
@@ -135,9 +137,9 @@ class Scan3D(Scan):
                     if isinstance(index, slice)
                     else torch.as_tensor(index, device=value.device)
                 )
-                setattr(other, name, value[(slice(None),) * axis + (pick,)])
-        other._settle()
-        return other
+                setattr(scan, name, value[(slice(None),) * axis + (pick,)])
+        scan._settle()
+        return scan
 
     @property
     def blocks(self) -> int:
@@ -214,15 +216,15 @@ class Scan3D(Scan):
     def _views(self, vectors: Tensor, like: Tensor) -> Views:
         source, detector, u, v = vectors.to(like.device).split(3, -1)
         return Views(
-            source.contiguous(),
-            detector.contiguous(),
-            u.contiguous(),
-            v.contiguous(),
-            self.detector_shape,
-            self.volume_shape,
-            self.voxel_size,
-            self.parallel,
-            self.curved,
+            source=source.contiguous(),
+            detector=detector.contiguous(),
+            u=u.contiguous(),
+            v=v.contiguous(),
+            panel=self.detector_shape,
+            volume=self.volume_shape,
+            voxel_size=self.voxel_size,
+            parallel=self.parallel,
+            curved=self.curved,
         )
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -246,7 +248,7 @@ class Scan3D(Scan):
     def normal(self, x: Tensor) -> Tensor:
         """Compute A^T A x by chunks: not all projections are in memory together."""
         check_shape(x, self.domain_shape, f"{self} takes x", self.channelwise, self.items)
-        return _sum(part._adjoint(part._forward(x)) for _, part in self.chunks())
+        return _sum(scan._adjoint(scan._forward(x)) for _, scan in self.chunks())
 
     # -- chunks of views ---------------------------------------------------------------------------
 
@@ -287,8 +289,8 @@ class Scan3D(Scan):
         [4, 2]
         """
         check_shape(x, self.domain_shape, f"{self} takes x", self.channelwise, self.items)
-        for views, part in self.chunks(views_per_chunk):
-            yield views, part._forward(x)
+        for views, scan in self.chunks(views_per_chunk):
+            yield views, scan._forward(x)
 
     def adjoint_chunks(
         self, load: Callable[[slice], Tensor], views_per_chunk: int | None = None
@@ -307,7 +309,7 @@ class Scan3D(Scan):
         >>> torch.allclose(A.adjoint_chunks(lambda views: y[:, :, views], 4), A.adjoint(y))
         True
         """
-        return _sum(part.adjoint(load(views)) for views, part in self.chunks(views_per_chunk))
+        return _sum(scan.adjoint(load(views)) for views, scan in self.chunks(views_per_chunk))
 
     # -- analytic inversion ------------------------------------------------------------------------
 
@@ -364,9 +366,9 @@ class Scan3D(Scan):
         return f"{type(self).__name__}({volume}, {self.blocks} views, panel {panel}{curved})"
 
 
-def _sum(parts: Iterator[Tensor]) -> Tensor:
+def _sum(summands: Iterator[Tensor]) -> Tensor:
     """Add up the parts in place of the first, so that no more volumes than needed are in memory."""
-    total = next(parts)
-    for part in parts:
-        total = total.add_(part)
+    total = next(summands)
+    for summand in summands:
+        total = total.add_(summand)
     return total

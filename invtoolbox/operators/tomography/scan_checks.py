@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.tomography.rays import Views
 
@@ -22,8 +23,7 @@ _LARGE_STEP = 0.2
 def positive(name: str, value: Any) -> float:
     """Return ``value`` as a positive, finite number; raise an `InputError` otherwise."""
     number = float(value)
-    if not (math.isfinite(number) and number > 0):
-        raise InputError(f"{name} must be a positive number, got {value}")
+    check_range("a scan", "(0, inf)", **{name: number})
     return number
 
 
@@ -43,14 +43,14 @@ def shape_of(name: str, shape: Sequence[int], axes: tuple[str, ...]) -> tuple[in
             f"{name} must be ({names}) or (channels, {names}), got "
             f"{sizes if len(sizes) > 1 else shape}"
         )
-    channels, *rest = (whole(f"every entry of {name}", n) for n in (1, *sizes)[-len(axes) - 1 :])
-    return channels, tuple(rest)
+    channels, *space = (whole(f"every entry of {name}", n) for n in (1, *sizes)[-len(axes) - 1 :])
+    return channels, tuple(space)
 
 
 def lengths(name: str, value: float | Sequence[float], axes: tuple[str, ...]) -> Any:
     """Return one positive length per axis; a single length holds for all axes."""
-    given = numbers(name, value).detach()
-    values = given.expand(len(axes)).tolist() if given.ndim == 0 else given.tolist()
+    tensor = numbers(name, value).detach()
+    values = tensor.expand(len(axes)).tolist() if tensor.ndim == 0 else tensor.tolist()
     if len(values) != len(axes):
         raise InputError(
             f"{name} must be one length or {len(axes)} of them ({', '.join(axes)}), got {value}"
@@ -108,8 +108,7 @@ def finite(name: str, value: Any) -> Tensor:
 def positive_everywhere(name: str, value: Any) -> Tensor:
     """Return lengths as a tensor; raise an `InputError` unless all are positive."""
     tensor = numbers(name, value)
-    if not bool((torch.isfinite(tensor) & (tensor > 0)).all()):
-        raise InputError(f"{name} must be a positive number, got {tensor.min().item():.6g}")
+    check_range("a scan", "(0, inf)", **{name: tensor})
     return tensor
 
 
@@ -122,6 +121,7 @@ def seen_cells(views: Views, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         beams.
     """
     rows, columns = views.panel
+    # Point = detector + across u + along v + depth arm, and from the source for a cone.
     if views.parallel:
         solved = _solve(
             torch.stack([views.u, views.v, views.source], -1),
@@ -193,6 +193,7 @@ def check_view(name: str, views: Views) -> None:
             f"{_span(row[0])} and columns {_span(column[0])} of a panel of {rows} by {columns} "
             "cells; check detector_shift, detector_spacing and voxel_size (one unit of length)"
         )
+    # Cell k reaches from k - 1/2 to k + 1/2.
     row, column, depth = seen_cells(views, torch.zeros_like(corners[:1]))
     centre = (depth > 0) & _within(row, rows) & _within(column, columns)
     if not bool(centre.any()):
@@ -206,6 +207,7 @@ def check_view(name: str, views: Views) -> None:
 
 def _check_facing(name: str, views: Views) -> None:
     """Raise unless u, v and the direction to the panel's centre are linearly independent."""
+    # The determinant of unit vectors is the volume that they span.
     arm = views.source if views.parallel else views.detector - views.source
     spans = torch.stack(
         [t / t.norm(dim=1, keepdim=True).clamp_min(1e-300) for t in (views.u, views.v, arm)], 2

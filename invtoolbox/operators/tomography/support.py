@@ -60,8 +60,8 @@ def disc_support(A: Any, y: Tensor, empty: float | Tensor) -> Tensor:
     >>> A = it.operators.ParallelBeam((32, 32), torch.linspace(0, 0.5, 9), 48)
     >>> across = torch.arange(32.0) - 15.5
     >>> disc = ((across - 2) ** 2 + across[:, None] ** 2 < 81).float()[None, None]
-    >>> found = disc_support(A, A(disc), 1.0)
-    >>> bool((found >= disc).all()), float(found.sum() / disc.sum()) < 1.3
+    >>> support = disc_support(A, A(disc), 1.0)
+    >>> bool((support >= disc).all()), float(support.sum() / disc.sum()) < 1.3
     (True, True)
     """
     if not isinstance(A, Scan2D) or not isinstance(y, Tensor):
@@ -73,8 +73,10 @@ def disc_support(A: Any, y: Tensor, empty: float | Tensor) -> Tensor:
     levels = torch.as_tensor(empty, dtype=y.dtype, device=y.device).expand(len(y))
     discs = []
     for k, item in enumerate(y):
-        own = shift[k][:, None] if shift.ndim else shift
-        discs.append(_disc(A, item[0].detach().double(), angles[k][:, None], own, float(levels[k])))
+        item_shift = shift[k][:, None] if shift.ndim else shift
+        discs.append(
+            _disc(A, item[0].detach().double(), angles[k][:, None], item_shift, float(levels[k]))
+        )
     return torch.stack(discs).to(y)[:, None]
 
 
@@ -96,9 +98,10 @@ def _disc(A: Scan2D, y: Tensor, angles: Tensor, shift: Tensor, empty: float) -> 
         # The tangent lies where the measurement crosses the level.
         share = (empty - y[views, beyond]) / (y[views, edge] - y[views, beyond])
         at = torch.lerp(offsets[views, beyond], offsets[views, edge], share)
-        side = (offsets[views, beyond] - offsets[views, edge]).sign()
-        rows.append(torch.cat([normals[:, views, edge].T, side[:, None]], 1))
+        sign = (offsets[views, beyond] - offsets[views, edge]).sign()
+        rows.append(torch.cat([normals[:, views, edge].T, sign[:, None]], 1))
         goals.append(at)
+    # Least squares for n c + sign r = offset of the tangent.
     system, goal = torch.cat(rows), torch.cat(goals)
     if len(system) < 3:
         raise InputError(

@@ -53,7 +53,13 @@ def circular(
             [  0.,   0.,   2.]], dtype=torch.float64)
     """
     return helical(
-        angles, source_origin, source_detector, 0.0, detector_spacing, detector_shift, axis_shift
+        angles,
+        source_origin,
+        source_detector,
+        pitch=0.0,
+        detector_spacing=detector_spacing,
+        detector_shift=detector_shift,
+        axis_shift=axis_shift,
     )
 
 
@@ -171,6 +177,7 @@ def cone_vectors(
     """
     zero = angles.new_zeros(())
     u, v, n = frame(angles, zero if tilt is None else tilt)
+    # A helix rises by the pitch per turn, along z.
     rise = (zero if pitch is None else pitch) * angles / (2 * math.pi)
     up = torch.stack([torch.zeros_like(rise), torch.zeros_like(rise), rise], -1)
     # The point of the axis that the central ray passes.
@@ -186,6 +193,7 @@ def cone_vectors(
     else:
         detector = source + distance * n + across * u + along * v
     if source_shift is not None:
+        # The panel stays where it is.
         basis = torch.stack(frame(angles, zero if tilt is None else tilt), -2)
         source = source + (source_shift[..., None] * basis).sum(-2)
     if detector_rotation is not None:

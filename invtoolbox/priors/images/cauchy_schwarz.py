@@ -60,15 +60,18 @@ class CauchySchwarz(ExplicitPrior):
             x: real images, ``(batch, channel, *space)``.
         """
         c = self._parts(x)[2]
+        # c is a for the powers (2, 1), and a^2 for (2, 0) and (3, 1).
         return c if self.levels == "one-sided" else c.sqrt()
 
     def energy(self, x: Tensor) -> Tensor:
         g, h, c = self._parts(x)
+        # |x^p - c x^q|^2, equal to |g|^2 - <g, h>^2 / |h|^2, but without the cancellation.
         rest = g - expand(c, h) * h
         return inner(rest, rest)
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
-        # The derivative in c vanishes, because c is the minimum.
+        # 2 (x^p - c x^q) (p x^(p-1) - c q x^(q-1)) with q = 0 or 1. The derivative in c vanishes,
+        # because c is the minimum.
         (p, q), (g, h, c) = _POWERS[self.levels], self._parts(x)
         scale = expand(c, x)
         slope = p * x ** (p - 1) - (scale if q else 0.0)
@@ -81,6 +84,7 @@ class CauchySchwarz(ExplicitPrior):
         p, q = _POWERS[self.levels]
         g, h = x**p, x**q
         squared = inner(h, h)
+        # c = <x^p, x^q> / |x^q|^2, the projection of g onto h; 0 for the zero image.
         return (
             g,
             h,

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ExplicitPrior
@@ -54,6 +55,8 @@ class Box(ExplicitPrior):
     def energy(self, x: Tensor) -> Tensor:
         check_real(x)
         lower, upper = self._bounds(x)
+        # Per item: the largest modulus of values and finite bounds, and the largest violation
+        # max(lower - x, x - upper, 0).
         scale = x.detach().abs().flatten(1).amax(1)
         excess = x.new_zeros(x.shape[0])
         for bound, outside in ((lower, lambda b: b - x), (upper, lambda b: x - b)):
@@ -70,6 +73,7 @@ class Box(ExplicitPrior):
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         check_real(x)
         lower, upper = self._bounds(x)
+        # The projection min(max(x, lower), upper), whatever the step.
         if lower is not None:
             x = x.maximum(lower)
         return x if upper is None else x.minimum(upper)
@@ -81,6 +85,7 @@ class Box(ExplicitPrior):
         tensor([ True, False,  True])
         """
         lower, upper = self._bounds(x)
+        # The active set of a projected gradient step: -gradient points out of the box.
         resting = torch.zeros_like(gradient, dtype=torch.bool)
         if lower is not None:
             resting = (x <= lower) & (gradient > 0)
@@ -130,14 +135,14 @@ class Simplex(ExplicitPrior):
     is_constraint = True
 
     def __init__(self, total: float = 1.0) -> None:
-        if not (0 < total < float("inf")):
-            raise InputError(f"the total of a Simplex must be positive and finite, got {total}")
+        check_range(self, "(0, inf)", total=total)
         self.total = float(total)
 
     def energy(self, x: Tensor) -> Tensor:
         """Return 0 inside the simplex, to rounding, and infinity elsewhere; shape ``(batch,)``."""
         check_real(x)
         values = x.flatten(2).detach()
+        # The rounding of a sum of n values of the size of the total grows like sqrt(n).
         slack = 8 * torch.finfo(x.dtype).eps * self.total * max(1.0, values.shape[-1] ** 0.5)
         inside = (values.amin(2) >= -slack) & ((values.sum(2) - self.total).abs() <= slack)
         return _indicator(inside.all(1), x)
@@ -149,12 +154,14 @@ class Simplex(ExplicitPrior):
         """
         check_real(x)
         values = x.flatten(2)
-        falling = values.sort(dim=2, descending=True).values
-        count = torch.arange(1, values.shape[2] + 1, dtype=x.dtype, device=x.device)
-        excess = (falling.cumsum(2) - self.total) / count
-        # The last place at which the sorted value is above the threshold of its prefix.
-        kept = (falling > excess).sum(2, keepdim=True).clamp_min(1)
-        return (values - excess.gather(2, kept - 1)).clamp_min(0).view_as(x)
+        # Duchi et al. 2008, figure 1: mu is x in falling order, and the first j values alone would
+        # have the threshold (mu_1 + ... + mu_j - total) / j.
+        mu = values.sort(dim=2, descending=True).values
+        j = torch.arange(1, values.shape[2] + 1, dtype=x.dtype, device=x.device)
+        thresholds = (mu.cumsum(2) - self.total) / j
+        # rho, the last j at which mu_j is above its threshold: the number of positive values.
+        rho = (mu > thresholds).sum(2, keepdim=True).clamp_min(1)
+        return (values - thresholds.gather(2, rho - 1)).clamp_min(0).view_as(x)
 
     def __repr__(self) -> str:
         return "Simplex()" if self.total == 1 else f"Simplex({self.total:g})"
@@ -173,6 +180,7 @@ def intensity_range(image: Tensor, pooling: int = 4, tail: float = 0.005) -> Ten
     """
     values = image.detach().abs() if image.is_complex() else image.detach()
     for axis in range(2, values.ndim):
+        # Pixels that fill no block are left out; an axis of few blocks is not pooled.
         blocks = values.shape[axis] // pooling
         if blocks >= pooling:
             values = (
@@ -180,9 +188,11 @@ def intensity_range(image: Tensor, pooling: int = 4, tail: float = 0.005) -> Ten
                 .unflatten(axis, (blocks, pooling))
                 .mean(axis + 1)
             )
+    # The quantiles tail and 1 - tail as order statistics, without interpolation.
     ordered = values.flatten(1).sort(dim=1).values
     cut = int(tail * ordered.shape[1])
     spread = ordered[:, ordered.shape[1] - 1 - cut] - ordered[:, cut]
+    # Below 1e-6 of the largest modulus, the spread is rounding: the image has no contrast.
     largest = image.detach().abs().flatten(1).amax(1)
     spread = torch.where(spread > 1e-6 * largest, spread, largest)
     return torch.where(spread > 0, spread, torch.ones_like(spread))
@@ -197,6 +207,8 @@ def _bound(value: float | Tensor | None) -> Tensor | None:
 
 def _indicator(inside: Tensor, x: Tensor) -> Tensor:
     """Return 0 for items inside the set and infinity for all others, ``(batch,)``."""
-    value = torch.where(inside, 0.0, float("inf")).to(x.dtype)
+    energy = torch.where(inside, 0.0, float("inf")).to(x.dtype)
     # The energy is flat inside; adding 0 times x keeps it in the graph, so that its gradient is 0.
-    return value + 0 * x.flatten(1)[:, 0] if x.requires_grad and torch.is_grad_enabled() else value
+    return (
+        energy + 0 * x.flatten(1)[:, 0] if x.requires_grad and torch.is_grad_enabled() else energy
+    )

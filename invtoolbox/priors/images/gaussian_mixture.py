@@ -12,11 +12,11 @@ from abc import abstractmethod
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.matrix import Matrix
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.priors.settings import check_positive
 
 
 class GaussianMixture(ExplicitPrior):
@@ -69,14 +69,17 @@ class GaussianMixture(ExplicitPrior):
                 f"the weights of {type(self).__name__} are {count} positive numbers, "
                 f"one per component, got {weights}"
             )
+        # Weights add up to 1.
         self.log_weights = (chosen / chosen.sum()).log().to(means.device)
         self.is_convex = True if count == 1 else None
 
     def energy(self, x: Tensor) -> Tensor:
         """Return ``-log p(x)`` above the minimum of the narrowest component alone, ``(batch,)``."""
-        own = self.to(x.real.dtype)
-        joint, _, _ = own._components(x, 0.0)
-        least = 0.5 * own.spectrum.log().sum(1).min()
+        mixture = self.to(x.real.dtype)
+        joint, _, _ = mixture._components(x, 0.0)
+        # min_k 1/2 log det C_k, which the narrowest component has at its mean. Like `joint`, it
+        # leaves out the constant n/2 log(2 pi).
+        least = 0.5 * mixture.spectrum.log().sum(1).min()
         return -torch.logsumexp(joint, 1) - least
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
@@ -87,9 +90,10 @@ class GaussianMixture(ExplicitPrior):
 
         ``sigma`` is a number, or one value per item.
         """
-        own = self.to(x.real.dtype)
-        joint, centred, level = own._components(x, sigma)
-        return -own._mix(joint.softmax(1), centred / (own.spectrum + level)).view(x.shape)
+        mixture = self.to(x.real.dtype)
+        joint, centred, level = mixture._components(x, sigma)
+        # -sum_k p(k | x) (C_k + sigma^2)^{-1} (x - m_k), diagonal in the basis of C_k.
+        return -mixture._mix(joint.softmax(1), centred / (mixture.spectrum + level)).view(x.shape)
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return the posterior mean of x with noise of standard deviation ``sigma``.
@@ -100,12 +104,13 @@ class GaussianMixture(ExplicitPrior):
 
     def _denoise(self, x: Tensor, sigma: float | Tensor, log_weights: Tensor) -> Tensor:
         """Denoise with weights of the components per item, ``(batch or 1, components)``."""
-        own = self.to(x.real.dtype)
-        joint, centred, level = own._components(x, sigma, log_weights)
+        mixture = self.to(x.real.dtype)
+        joint, centred, level = mixture._components(x, sigma, log_weights)
         shares = joint.softmax(1)
-        kept = centred * (own.spectrum / (own.spectrum + level))
-        mean = (shares.unsqueeze(2) * own.means.flatten(1)).sum(1)
-        return (mean + own._mix(shares, kept)).view(x.shape)
+        # sum_k p(k | x) (m_k + C_k (C_k + sigma^2)^{-1} (x - m_k)), a Wiener filter per component.
+        filtered = centred * (mixture.spectrum / (mixture.spectrum + level))
+        mean = (shares.unsqueeze(2) * mixture.means.flatten(1)).sum(1)
+        return (mean + mixture._mix(shares, filtered)).view(x.shape)
 
     def log_shares(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """Return the log probability that x, with noise, came from each component.
@@ -121,6 +126,7 @@ class GaussianMixture(ExplicitPrior):
         draw = torch.randn(
             n, like[0].numel(), generator=generator, dtype=like.dtype, device=like.device
         )
+        # m_k + U sqrt(S) n with C_k = U S U^T and n ~ N(0, 1).
         draw = draw * self.spectrum.expand(len(like), -1)[which].sqrt()
         if self.basis is not None:
             basis = self.basis.expand(len(like), -1, -1)[which]
@@ -139,12 +145,14 @@ class GaussianMixture(ExplicitPrior):
         """Return the prox of a single component, where the mode of the posterior is the mean."""
         if len(self.means) > 1:
             return super().prox(x, step)
+        # argmin_u R(u) + |u - x|^2 / (2 step) is the posterior mode at noise of variance step.
         return self.denoise(x, torch.as_tensor(step, dtype=x.dtype, device=x.device).sqrt())
 
     def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
         if "quadratic" not in self.offers:
             return super().quadratic()
         shape = tuple(self.means.shape[1:])
+        # L = S^(-1/2) U^T and b = L m, so that 1/2 |L x - b|^2 = 1/2 (x - m)^T C^{-1} (x - m).
         root = self.spectrum[0].rsqrt().unsqueeze(1)
         L = Matrix(
             torch.diag(root[:, 0]) if self.basis is None else root * self.basis[0].mT, shape, shape
@@ -153,13 +161,13 @@ class GaussianMixture(ExplicitPrior):
 
     @property
     def offers(self) -> frozenset[str]:
-        several = frozenset({"energy", "gradient", "denoise"})
+        always = frozenset({"energy", "gradient", "denoise"})
         # A matrix over the pixels is offered only if there is one already, or if it is small.
         small = self.basis is not None or self.means[0].numel() <= 4096
         return (
-            several
+            always
             if len(self.means) > 1
-            else several | {"prox"} | ({"quadratic"} if small else frozenset())
+            else always | {"prox"} | ({"quadratic"} if small else frozenset())
         )
 
     @property
@@ -181,8 +189,11 @@ class GaussianMixture(ExplicitPrior):
         level = torch.as_tensor(sigma, dtype=x.real.dtype, device=x.device)
         level = level.square().reshape(-1, 1, 1)
         centred = x.flatten(1).unsqueeze(1) - self.means.flatten(1)
+        # U^T (x - m_k), in which the covariance is diagonal.
         if self.basis is not None:
             centred = self._rotate(centred, self.basis.mT)
+        # log w_k - 1/2 sum_i (|x_i - m_ki|^2 / v_ki + log v_ki) with v = S + sigma^2; complex
+        # differences count by their modulus.
         variances = self.spectrum + level
         prior = (self.log_weights if log_weights is None else log_weights).to(level)
         squares = (centred * centred.conj()).real
@@ -198,8 +209,8 @@ class GaussianMixture(ExplicitPrior):
         """Multiply the vectors ``(batch, components, n)`` by the basis of their component."""
         basis = basis.to(vectors.dtype)
         # Item by item on a CPU, because products of matrices round differently in a batch.
-        parts = vectors.split(1 if vectors.device.type == "cpu" else len(vectors))
-        return torch.cat([(basis @ part.unsqueeze(3)).squeeze(3) for part in parts])
+        chunks = vectors.split(1 if vectors.device.type == "cpu" else len(vectors))
+        return torch.cat([(basis @ chunk.unsqueeze(3)).squeeze(3) for chunk in chunks])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.means)} x {tuple(self.means.shape[1:])})"
@@ -281,7 +292,7 @@ class ConditionalMixture(ConditionalPrior):
                 f"embeddings are ({len(mixture.means)}, d), one per component, "
                 f"got {tuple(embeddings.shape)}"
             )
-        check_positive("the temperature", temperature)
+        check_range(self, "(0, inf]", temperature=temperature)
         self.mixture, self.embeddings, self.temperature = mixture, embeddings, temperature
 
     def denoise_given(self, x: Tensor, sigma: float | Tensor, condition: Tensor) -> Tensor:
@@ -293,6 +304,7 @@ class ConditionalMixture(ConditionalPrior):
     def log_weights(self, condition: Tensor) -> Tensor:
         """Return ``log p(k | c)``, ``(batch, components)``."""
         away = (condition.unsqueeze(1) - self.embeddings).square().sum(2)
+        # log of w_k exp(-|c - e_k|^2 / (2 temperature^2)) / sum over the components.
         return (self.mixture.log_weights - away / (2 * self.temperature**2)).log_softmax(1)
 
     def __repr__(self) -> str:
@@ -306,6 +318,7 @@ def _decompose(covariances: Tensor, means: Tensor) -> tuple[Tensor | None, Tenso
     ``(components or 1, n)``.
     """
     n, count = means[0].numel(), len(means)
+    # C = U S U^T; U is the identity for one variance and for variances of the pixels.
     if covariances.ndim == 0:
         basis, spectrum = None, covariances.expand(1, n).clone()
     elif covariances.shape[1:] == means.shape[1:] and len(covariances) in (1, count):

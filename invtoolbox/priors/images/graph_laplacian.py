@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Generator, Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.operators.base import LinearOperator, check_shape
 from invtoolbox.operators.finite_difference import FiniteDifference
@@ -83,15 +84,14 @@ class GraphLaplacian(ExplicitPrior):
     ) -> None:
         if isinstance(first, str) and first not in _FIRST:
             raise unknown_name("first reconstruction", first, _FIRST)
-        if radius < 1:
-            raise InputError(f"the radius of a graph's window is at least 1 pixel, got {radius}")
-        for name, value in (
-            ("intensity_scale", intensity_scale),
-            ("intensity_range", intensity_range),
-            ("smoothing", smoothing),
-        ):
-            if value is not None and not value > 0:
-                raise InputError(f"{name} must be positive, got {value}")
+        check_range(self, "[1, inf)", radius=radius)
+        check_range(
+            self,
+            "(0, inf]",
+            intensity_scale=intensity_scale,
+            intensity_range=intensity_range,
+            smoothing=smoothing,
+        )
         self.first, self.first_regularization = first, first_regularization
         self.radius, self.intensity_scale, self.intensity_range = (
             int(radius),
@@ -110,11 +110,14 @@ class GraphLaplacian(ExplicitPrior):
 
     def bind(self, image: Tensor) -> Self:
         """Return a copy with the graph of the image ``(batch, channel, *space)``."""
+        # r, per item.
         spread = (
             intensity_range(image)
             if self.intensity_range is None
             else image.new_full(image.shape[:1], self.intensity_range)
         )
+        # Both scales are settings for an image of range 1: the exponent is quadratic in r, and the
+        # smoothing of the norm linear.
         return replace(
             self,
             guess=image,
@@ -163,6 +166,7 @@ class GraphLaplacian(ExplicitPrior):
     def _solve(self, problem: Problem, solve: Any, first: str | Prior) -> Tensor:
         solver = None
         if isinstance(first, str):
+            # R(x) = |D x|_1 for "tv" and |D x|_2^2 for "tikhonov".
             differences = FiniteDifference(problem.image_shape)
             # The paper's TV is anisotropic and smoothed; the Krylov method does this if the misfit
             # is quadratic.
@@ -186,23 +190,17 @@ class GraphLaplacian(ExplicitPrior):
         return self._norm.energy(self.laplacian(x))
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        # Delta^T phi'(Delta x), phi the smoothed norm; Delta depends on the first image, not on x.
         return self.laplacian.adjoint(self._norm.gradient(self.laplacian(x)))
 
     def split(self) -> tuple[LinearOperator, ExplicitPrior]:
         return self.laplacian, self._norm
 
     def __repr__(self) -> str:
-        if isinstance(self.first, Tensor):
-            name = "an image"
-        elif isinstance(self.first, Prior):
-            name = repr(self.first)
-        else:
-            name = (
-                repr(self.first)
-                if isinstance(self.first, str)
-                else getattr(self.first, "__name__", type(self.first).__name__)
-            )
-        return f"GraphLaplacian(first={name})"
+        if isinstance(self.first, (str, Prior)):
+            return f"GraphLaplacian(first={self.first!r})"
+        name = getattr(self.first, "__name__", type(self.first).__name__)
+        return f"GraphLaplacian(first={'an image' if isinstance(self.first, Tensor) else name})"
 
 
 def _pseudo_inverse(problem: Problem) -> Tensor:

@@ -26,6 +26,8 @@ class ItemwiseIteration(ABC):
         check, k = self.first_check, 0
         while len(active):
             if k >= check or k >= max_iterations:
+                # Checks come after 10 more iterations at first and then after 15 % more, so their
+                # number grows like the logarithm of k.
                 check = max(k + 10, int(1.15 * k))
                 measured = self._measure()
                 # The comparison is false for NaN, so an item that is not finite counts as finished.
@@ -35,6 +37,7 @@ class ItemwiseIteration(ABC):
                     result[active[done]] = new[done]
                 if not len(index):
                     break
+                # The others go on in a smaller batch: an item's arithmetic is its own.
                 if len(index) < len(active):
                     active = active[index]
                     self._keep(index)

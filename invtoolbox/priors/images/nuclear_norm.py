@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import blank_items, map_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand, inner
@@ -55,17 +56,11 @@ class NuclearNorm(ExplicitPrior):
         patch: int | Sequence[int] | None = None,
         offset: int | Sequence[int] = 0,
     ) -> None:
-        if axis < 1:
-            raise InputError(
-                f"axis of NuclearNorm is 1, the channel, or an axis of space from 2 on, got {axis}"
-            )
+        check_range(self, "[1, inf)", axis=axis)
         sizes = () if patch is None else (patch,) if isinstance(patch, int) else tuple(patch)
         starts = (offset,) if isinstance(offset, int) else tuple(offset)
-        if any(n < 1 for n in sizes) or any(n < 0 for n in starts):
-            raise InputError(
-                "NuclearNorm needs patches of at least one pixel and offsets from 0 on, "
-                f"got {patch} and {offset}"
-            )
+        check_range(self, "[1, inf)", patch=min(sizes, default=None))
+        check_range(self, "[0, inf)", offset=min(starts, default=None))
         self.axis, self.patch, self.offset = (
             axis,
             patch if patch is None or isinstance(patch, int) else sizes,
@@ -74,12 +69,13 @@ class NuclearNorm(ExplicitPrior):
 
     def energy(self, x: Tensor) -> Tensor:
         fixed = x.detach()
+        # The sum over the patches of the sums of their singular values.
         finite, wrong = _replace_infinite(fixed)
         total = blank_items(wrong, map_items(self._sum_values, finite))
         if not (x.requires_grad and torch.is_grad_enabled()):
             return total
         # Automatic differentiation of a QR decomposition fails at matrices of lower rank, and the
-        # solutions are such matrices.
+        # solutions are such matrices. So the derivative <dx, U V^H> is attached by hand.
         return total + inner(x - fixed, self.gradient(fixed))
 
     def _sum_values(self, x: Tensor) -> Tensor:
@@ -91,19 +87,22 @@ class NuclearNorm(ExplicitPrior):
         Singular values that are 0 to rounding are left out.
         """
 
-        def inverse(values: Tensor, _: Tensor) -> Tensor:
-            least = 32 * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
+        def inverse(singular_values: Tensor, _: Tensor) -> Tensor:
+            precision = torch.finfo(singular_values.dtype)
+            # f(S) = 1 / S turns U f(S) S V^H into U V^H.
+            least = 32 * precision.eps * singular_values.amax(-1, keepdim=True)
             return torch.where(
-                values > least,
-                1 / values.clamp_min(torch.finfo(values.dtype).tiny),
-                torch.zeros_like(values),
+                singular_values > least,
+                1 / singular_values.clamp_min(precision.tiny),
+                torch.zeros_like(singular_values),
             )
 
         return self._filter(x, inverse, torch.zeros(1))
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         steps = torch.as_tensor(step, dtype=x.real.dtype, device=x.device).reshape(-1)
-        return self._filter(x, lambda values, t: shrinkage(values, expand(t, values)), steps)
+        # Cai, Candes and Shen 2010, theorem 2.1: U max(S - step, 0) V^H.
+        return self._filter(x, lambda S, t: shrinkage(S, expand(t, S)), steps)
 
     def _filter(
         self, x: Tensor, factor: Callable[[Tensor, Tensor], Tensor], setting: Tensor
@@ -116,11 +115,12 @@ class NuclearNorm(ExplicitPrior):
 
         def apply(x: Tensor, setting: Tensor) -> Tensor:
             matrices, shape = self._matrices(x)
-            left, values, right = torch.linalg.svd(self._reduce(matrices), full_matrices=False)
-            f = factor(values, setting).unsqueeze(-2)
+            U, S, Vh = torch.linalg.svd(self._reduce(matrices), full_matrices=False)
+            # One f per column of U, or of V.
+            f = factor(S, setting).unsqueeze(-2)
             if matrices.shape[-2] > matrices.shape[-1]:
-                return self._image(matrices @ ((right.mH * f) @ right), shape)
-            return self._image((left * f) @ (left.mH @ matrices), shape)
+                return self._image(matrices @ ((Vh.mH * f) @ Vh), shape)
+            return self._image((U * f) @ (U.mH @ matrices), shape)
 
         finite, wrong = _replace_infinite(x)
         return blank_items(wrong, map_items(apply, finite, setting))
@@ -132,6 +132,8 @@ class NuclearNorm(ExplicitPrior):
         The singular vectors of its short side are kept too.
         """
         rows, columns = matrices.shape[-2:]
+        # Wide: M^H = Q R, so M = R^H Q^H has the singular values and left vectors of R^H. Tall:
+        # M = Q R has the singular values and right vectors of R.
         if columns > rows:
             return torch.linalg.qr(matrices.mH, mode="r").R.mH
         return torch.linalg.qr(matrices, mode="r").R if rows > columns else matrices
@@ -145,6 +147,7 @@ class NuclearNorm(ExplicitPrior):
             raise InputError(
                 f"axis {self.axis} of NuclearNorm is no axis of an image of shape {tuple(x.shape)}"
             )
+        # Rows first. If the rows are the channels, an axis of one channel takes their place.
         image = x.unsqueeze(2) if self.axis == 1 else x.movedim(self.axis, 1)
         shape = tuple(image.shape)
         if self.patch is None:
@@ -155,6 +158,8 @@ class NuclearNorm(ExplicitPrior):
             image = _pad(image, k + 3, before, -(before + shape[k + 3]) % size)
         for k, size in reversed(list(enumerate(sizes))):
             image = image.unflatten(k + 3, (-1, size))
+        # (batch, rows, channel, blocks and pixels of every axis in turn) becomes (batch, blocks,
+        # rows, columns), the columns with the channel and the pixels of a patch.
         blocks, inside = range(3, 3 + 2 * len(sizes), 2), range(4, 4 + 2 * len(sizes), 2)
         image = image.permute(0, *blocks, 1, 2, *inside)
         return image.flatten(len(sizes) + 2).flatten(1, len(sizes)), shape
@@ -165,6 +170,7 @@ class NuclearNorm(ExplicitPrior):
             image = matrices.view(shape)
         else:
             sizes, starts = self._tiling(len(shape) - 3)
+            # Zeros before the first patch, and number of patches, along every axis.
             befores = [-start % size for size, start in zip(sizes, starts)]
             counts = [
                 math.ceil((before + n) / size) for before, n, size in zip(befores, shape[3:], sizes)
@@ -184,16 +190,16 @@ class NuclearNorm(ExplicitPrior):
 
     def _tiling(self, dimensions: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the size and the start of the patches along every axis."""
-        given: list[tuple[int, ...]] = []
-        for name, value in (("patch", self.patch), ("offset", self.offset)):
-            values = (value,) * dimensions if isinstance(value, int) else tuple(value or ())
-            if len(values) != dimensions:
+        tiling: list[tuple[int, ...]] = []
+        for name, pixels in (("patch", self.patch), ("offset", self.offset)):
+            by_axis = (pixels,) * dimensions if isinstance(pixels, int) else tuple(pixels or ())
+            if len(by_axis) != dimensions:
                 raise InputError(
-                    f"{name} of NuclearNorm has {len(values)} numbers, and the image has "
+                    f"{name} of NuclearNorm has {len(by_axis)} numbers, and the image has "
                     f"{dimensions} axes for its columns"
                 )
-            given.append(values)
-        return given[0], given[1]
+            tiling.append(by_axis)
+        return tiling[0], tiling[1]
 
     def __repr__(self) -> str:
         return f"NuclearNorm({format_changes(self, axis=1, patch=None, offset=0)})"

@@ -57,6 +57,7 @@ class Misfit(ExplicitPrior):
 
     def subset(self, index: Any) -> Self:
         y, data_term = self.y[:, :, index], self.data_term.subset(index, self.y)
+        # D of the subset, over its share of the measurements, estimates D of all of them.
         share = self.share * y.shape[2] / self.y.shape[2]
         return replace(self, y=y, data_term=data_term, share=share)
 
@@ -98,9 +99,10 @@ class PriorImage(PriorWrapper, ExplicitPrior):
             raise InputError(
                 f"PriorImage takes one explicit prior, got {prior!r}; add several of them for a sum"
             )
-        inherited = self.prior
-        self.is_convex, self.is_smooth = inherited.is_convex, inherited.smooth
-        self.is_constraint, self.has_exact_prox = inherited.is_constraint, inherited.has_exact_prox
+        # A shift changes none of these.
+        self.is_convex, self.is_smooth = self.prior.is_convex, self.prior.smooth
+        self.is_constraint = self.prior.is_constraint
+        self.has_exact_prox = self.prior.has_exact_prox
 
     def energy(self, x: Tensor) -> Tensor:
         return self.prior.energy(x - self._reference(x))
@@ -110,14 +112,18 @@ class PriorImage(PriorWrapper, ExplicitPrior):
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         reference = self._reference(x)
+        # u = reference + v turns |u - x|^2 into |v - (x - reference)|^2.
         return reference + self.prior.prox(x - reference, step)
 
     def split(self) -> tuple[LinearOperator, ExplicitPrior]:
+        # F(K (x - reference)) = F(K x - K reference).
         K, F = self.prior.split()
         return K, PriorImage(K(self.reference), F)
 
     def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
+        # 1/2 |L (x - reference) - b|^2 = 1/2 |L x - (b + L reference)|^2.
         L, b = self.prior.quadratic()
+        # None is the identity for L, and 0 for b.
         shift = self.reference if L is None else L(self.reference)
         return L, shift if b is None else b + shift
 

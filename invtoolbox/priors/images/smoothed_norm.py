@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError
+from invtoolbox.core.guards import check_range
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.images.sparsity import L1, GroupL1, group_norm
@@ -44,24 +44,23 @@ class SmoothedNorm(ExplicitPrior):
     def __init__(
         self, power: float = 1.0, smoothing: float | Tensor = 0.1, groups: GroupL1 | None = None
     ) -> None:
-        if not 0 < power <= 2:
-            raise InputError(f"the power of a smoothed norm must lie in (0, 2], got {power}")
+        check_range(self, "(0, 2]", power=power)
         self.smoothing = torch.as_tensor(smoothing, dtype=torch.float64)
-        if not bool(((self.smoothing > 0) & self.smoothing.isfinite()).all()):
-            raise InputError(
-                f"the smoothing of a norm must be positive and finite, got {smoothing}"
-            )
+        check_range(self, "(0, inf)", "smoothing")
         self.power, self.groups = float(power), groups
         self.is_convex = self.power >= 1
 
     def energy(self, x: Tensor) -> Tensor:
         squared = self._modulus(x, squared=True)
         eps = expand(self.smoothing, squared)
+        # (s^2 + eps^2)^(q/2) - eps^q, s the modulus, for q = 2, q = 1 and any other q.
         if self.power == 2:
             terms = squared
         elif self.power == 1:  # the difference of the two roots, without cancellation
             terms = squared / ((squared + eps * eps).sqrt() + eps)
         else:
+            # (s^2 + eps^2)^(q/2) - eps^q = eps^q ((1 + s^2/eps^2)^(q/2) - 1), again without
+            # cancellation.
             terms = eps**self.power * torch.expm1(
                 0.5 * self.power * torch.log1p(squared / (eps * eps))
             )
@@ -70,6 +69,7 @@ class SmoothedNorm(ExplicitPrior):
     def gradient(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         if self.power == 2:
             return 2 * x
+        # R'(s) x / s, s the modulus.
         factor = self._slope(self._modulus(x, squared=True))
         return x * factor if self.groups is None else self._scale(x, factor)
 
@@ -83,6 +83,7 @@ class SmoothedNorm(ExplicitPrior):
 
     def curvature(self, like: Tensor) -> Tensor:
         """Return the largest second derivative, ``(batch,)`` or ``()``."""
+        # R''(0) = q eps^(q - 2).
         return (self.power * self.smoothing ** (self.power - 2)).to(like)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
@@ -91,22 +92,25 @@ class SmoothedNorm(ExplicitPrior):
         t = expand(step, modulus)
         if self.power == 2:
             return x / (1 + 2 * expand(step, x))
-        low, high, s = (
-            torch.zeros_like(modulus),
-            modulus,
-            modulus / (1 + t * self._slope(modulus.square())),
-        )
+        # The root lies in [0, |x|]. It is at most |x| / (1 + t w(|x|)), the first s, because
+        # s = |x| / (1 + t w(s)) and the weight w(s) = R'(s) / s does not grow with s.
+        low, high = torch.zeros_like(modulus), modulus
+        s = modulus / (1 + t * self._slope(modulus.square()))
         for _ in range(40):
             slope = self._slope(s * s)
+            # f(s) = s + t R'(s) - |x| grows with s, so its sign decides which end is replaced.
             error = s + t * slope * s - modulus
             low, high = torch.where(error > 0, low, s), torch.where(error > 0, s, high)
+            # R''(s) = w (1 + (q - 2) s^2 / (s^2 + eps^2)).
             eps = expand(self.smoothing, s)
             bend = slope * (1 + (self.power - 2) * s * s / (s * s + eps * eps))
+            # Newton's step s - f / f', or half the bracket if it leads out of it.
             new = s - error / (1 + t * bend)
             new = torch.where((new >= low) & (new <= high), new, (low + high) / 2)
             change, s = (new - s).abs().amax(), new
             if bool(change <= 4 * torch.finfo(s.dtype).eps * modulus.amax()):
                 break
+        # A prox of the modulus keeps the direction: x s / |x|.
         factor = torch.where(
             modulus > 0, s / modulus.clamp_min(torch.finfo(s.dtype).tiny), torch.ones_like(s)
         )
@@ -114,11 +118,12 @@ class SmoothedNorm(ExplicitPrior):
 
     @property
     def offers(self) -> frozenset[str]:
-        own = frozenset({"energy", "gradient", "weights"})
-        return own | {"prox"} if self.power >= 1 else own
+        smooth = frozenset({"energy", "gradient", "weights"})
+        return smooth | {"prox"} if self.power >= 1 else smooth
 
     def _slope(self, squared: Tensor) -> Tensor:
         """Return ``R'(s) / s``."""
+        # q (s^2 + eps^2)^(q/2 - 1).
         eps = expand(self.smoothing, squared)
         if self.power == 1:
             return torch.addcmul(squared, eps, eps).rsqrt_()
@@ -129,6 +134,7 @@ class SmoothedNorm(ExplicitPrior):
             if squared:
                 return x.real.square() + x.imag.square() if x.is_complex() else x * x
             return x.abs()
+        # |x_g| of every group, with an axis of length 1 for its members.
         norm = group_norm(*self.groups._group(x))
         return norm * norm if squared else norm
 
@@ -173,11 +179,13 @@ class HuberNorm(SmoothedNorm):
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         modulus = self._modulus(x, squared=False)
         t, threshold = expand(step, modulus), expand(self.smoothing, modulus)
-        # The two branches meet at a modulus of threshold + step; each is the larger on its side.
+        # Below a modulus of threshold + step, h is a parabola, whose prox is x / (1 + t / threshold);
+        # above, x moves by the step. The branches meet there, each the larger on its side.
         factor = torch.maximum(threshold / (threshold + t), 1 - t / modulus.maximum(threshold))
         return x * factor if self.groups is None else self._scale(x, factor)
 
     def _slope(self, squared: Tensor) -> Tensor:
+        # h'(s) / s = 1 / max(s, threshold).
         return 1 / squared.sqrt().maximum(expand(self.smoothing, squared))
 
     def __repr__(self) -> str:
@@ -187,6 +195,7 @@ class HuberNorm(SmoothedNorm):
 
 def huber(norm: Tensor, threshold: Tensor) -> Tensor:
     """Return ``norm^2 / (2 threshold)`` up to the threshold and ``norm - threshold / 2`` beyond."""
+    # With m = min(s, threshold): m (s - m / 2) / threshold, one formula for both branches.
     inner = norm.minimum(threshold)
     return inner / threshold * (norm - 0.5 * inner)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.arithmetic import multiply
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.operators.wavelet import OrthogonalWavelet
@@ -54,6 +55,7 @@ class L1(ExplicitPrior):
         if self.bounds is not None:
             check_real(x)
         if x.is_complex():
+            # x max(1 - step / |x|, 0), which keeps the phase.
             return x * shrinkage(x.abs(), step)
         # x minus its projection onto [-step, step] takes two passes and is exactly 0 inside.
         if self.bounds is None:
@@ -64,9 +66,11 @@ class L1(ExplicitPrior):
         """Project onto ``|v_i| <= weight``, if there are no bounds."""
         if self.bounds is not None:
             return super().prox_conjugate(v, step, weight)
+        # The conjugate of weight |.|_1 is the indicator of this set, so the step does not matter.
         radius = expand(weight, v)
         if v.is_complex():
             return multiply(v, _within(v.abs(), radius.real))
+        # max(min(v, weight), -weight), in the memory of v if no graph is recorded.
         if torch.is_grad_enabled():
             return v.minimum(radius).maximum(-radius)
         return torch.minimum(v, radius, out=v).maximum(-radius)
@@ -99,8 +103,7 @@ class GroupL1(ExplicitPrior):
     def __init__(
         self, size: int | None = None, interleaved: bool = False, nonnegative: bool = False
     ) -> None:
-        if size is not None and size < 1:
-            raise InputError(f"the size of a group is a positive number of channels, got {size}")
+        check_range(self, "[1, inf)", size=size)
         self.size, self.interleaved, self.nonnegative = size, interleaved, nonnegative
 
     def _group(self, x: Tensor) -> tuple[Tensor, int]:
@@ -110,6 +113,7 @@ class GroupL1(ExplicitPrior):
             raise InputError(
                 f"groups of {size} channels do not fit an image of {x.shape[1]} channels"
             )
+        # (batch, member, group, *space) or (batch, group, member, *space).
         groups = x.shape[1] // size
         if self.interleaved:
             return x.unflatten(1, (size, groups)), 1
@@ -122,6 +126,7 @@ class GroupL1(ExplicitPrior):
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         if self.nonnegative:
             x = NonNegative().prox(x, step)
+        # x_g max(1 - step / |x_g|, 0).
         grouped, axis = self._group(x)
         factor = shrinkage(group_norm(grouped, axis), expand(step, grouped))
         return (grouped * factor).flatten(1, 2)
@@ -130,15 +135,17 @@ class GroupL1(ExplicitPrior):
         """Project onto ``|v_group| <= weight``, if any sign is allowed."""
         if self.nonnegative:
             return super().prox_conjugate(v, step, weight)
+        # v_g min(1, weight / |v_g|).
         grouped, axis = self._group(v)
         radius = expand(weight, grouped)
         factor = _within(group_norm(grouped, axis), radius.real if radius.is_complex() else radius)
         return multiply(grouped, factor).flatten(1, 2)
 
     def __repr__(self) -> str:
-        shown = [] if self.size is None else [f"{self.size}"]
-        shown += [f"{name}=True" for name in ("interleaved", "nonnegative") if getattr(self, name)]
-        return f"GroupL1({', '.join(shown)})"
+        settings = [] if self.size is None else [f"{self.size}"]
+        flags = "interleaved", "nonnegative"
+        settings += [f"{name}=True" for name in flags if getattr(self, name)]
+        return f"GroupL1({', '.join(settings)})"
 
 
 class GroupSparsity(ExplicitPrior):
@@ -180,6 +187,7 @@ class GroupSparsity(ExplicitPrior):
                 "the labels of GroupSparsity are a tensor of whole numbers, "
                 f"got {getattr(labels, 'dtype', type(labels))}"
             )
+        # Groups are numbered from 0; if every label is negative there is none.
         self.labels = labels.long()
         self.groups = max(0, int(self.labels.max()) + 1)
         if isinstance(group_weights, str):
@@ -188,6 +196,7 @@ class GroupSparsity(ExplicitPrior):
                     "group_weights of GroupSparsity is a tensor, 'size' or None, "
                     f"got {group_weights!r}"
                 )
+            # sqrt(|g|), the weights of Yuan and Lin 2006.
             sizes = torch.bincount(self.labels[self.labels >= 0].flatten(), minlength=self.groups)
             self.group_weights: Tensor | None = sizes.double().sqrt()
         else:
@@ -210,13 +219,14 @@ class GroupSparsity(ExplicitPrior):
         )
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        # x_g max(1 - step w_g / |x_g|, 0).
         norms = self._norms(x)
         threshold = expand(step, norms) * (
             1.0 if self.group_weights is None else self.group_weights.to(norms)
         )
-        kept = shrinkage(norms, threshold)
+        by_group = shrinkage(norms, threshold)
         # Values in no group take their factor from a last column of ones.
-        factor = torch.cat([kept, torch.ones_like(kept[:, :1])], 1).index_select(
+        factor = torch.cat([by_group, torch.ones_like(by_group[:, :1])], 1).index_select(
             1, self._columns(x)
         )
         return (x.flatten(1) * factor).view_as(x)
@@ -224,6 +234,7 @@ class GroupSparsity(ExplicitPrior):
     def _norms(self, x: Tensor) -> Tensor:
         """Return ``|x_g|``, ``(batch, groups)``; its derivative at 0 is 0."""
         squares = (x.real.square() + x.imag.square() if x.is_complex() else x.square()).flatten(1)
+        # The last column adds the values in no group and is dropped.
         total = squares.new_zeros(x.shape[0], self.groups + 1).index_add(
             1, self._columns(x), squares
         )
@@ -237,6 +248,7 @@ class GroupSparsity(ExplicitPrior):
                 f"the labels of GroupSparsity have the shape {tuple(labels.shape)}, expected the "
                 f"shape of the image, {tuple(x.shape[1:])} or {tuple(x.shape[2:])}"
             )
+        # Labels of shape (*space) are repeated for every channel.
         return torch.where(labels < 0, self.groups, labels).expand(x.shape[1:]).flatten()
 
     def __repr__(self) -> str:
@@ -274,11 +286,13 @@ class WaveletL1(ExplicitPrior):
         self.basis, self.coupled = OrthogonalWavelet(wavelet, levels), coupled
 
     def energy(self, x: Tensor) -> Tensor:
+        # The sum over the details of |W x|, or of its norm over the channels.
         coefficients, details = self.transform(x)
         size = group_norm(coefficients, 1) if self.coupled else coefficients.abs()
         return (size * details).flatten(1).sum(1)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        # W^T soft(W x, step), exact because W is orthogonal; the approximation stays.
         coefficients, details = self.transform(x)
         norm = GroupL1() if self.coupled else L1()
         return self.inverse(torch.where(details, norm.prox(coefficients, step), coefficients))
@@ -305,19 +319,21 @@ def group_norm(x: Tensor, axis: int) -> Tensor:
     Squares are added slice by slice: PyTorch's own norm along a short axis in the middle is a
     hundred times slower.
     """
-    parts = [p for s in x.split(1, axis) for p in ((s.real, s.imag) if x.is_complex() else (s,))]
-    total: Tensor = parts[0] * parts[0]
+    members = [m for s in x.split(1, axis) for m in ((s.real, s.imag) if x.is_complex() else (s,))]
+    total: Tensor = members[0] * members[0]
     if torch.is_grad_enabled() and x.requires_grad:
-        for part in parts[1:]:
-            total = total + part * part
+        for member in members[1:]:
+            total = total + member * member
+        # The root has no derivative at 0; the clamp gives it the derivative 0.
         return total.clamp_min(torch.finfo(total.dtype).tiny).sqrt()
-    for part in parts[1:]:
-        total.addcmul_(part, part)
+    for member in members[1:]:
+        total.addcmul_(member, member)
     return total.sqrt_()
 
 
 def shrinkage(norm: Tensor, step: Tensor) -> Tensor:
     """Return ``max(1 - step / norm, 0)``, and 0 where the norm is 0."""
+    # max(norm - step, 0) / norm, with a denominator that is never 0.
     size = norm.clamp_min(torch.finfo(norm.dtype).tiny)
     if torch.is_grad_enabled():
         return (norm - step).clamp_min(0) / size
@@ -326,6 +342,7 @@ def shrinkage(norm: Tensor, step: Tensor) -> Tensor:
 
 def _within(norm: Tensor, radius: Tensor) -> Tensor:
     """Return ``min(1, radius / norm)``; overwrites ``norm``."""
+    # A norm of 0 gives a huge ratio, which is cut at 1.
     if torch.is_grad_enabled():
         return (radius / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1)
     return torch.div(radius, norm.clamp_min_(torch.finfo(norm.dtype).tiny), out=norm).clamp_max_(1)

@@ -60,13 +60,14 @@ class Tikhonov(ExplicitPrior):
         self.shape: tuple[int, ...] | None = None
 
     def energy(self, x: Tensor) -> Tensor:
-        value = self._residual(x)
-        return 0.5 * inner(value, value)
+        residual = self._residual(x)
+        return 0.5 * inner(residual, residual)
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
-        value = self._residual(x)
+        # L^T L (x - reference).
+        residual = self._residual(x)
         L = self._operator(tuple(x.shape[1:]))
-        return value if L is None else L.adjoint(value)
+        return residual if L is None else L.adjoint(residual)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         if self.operator is not None:
@@ -74,6 +75,7 @@ class Tikhonov(ExplicitPrior):
                 f"{self!r} has a proximal operator for the identity only; "
                 "its split() serves other operators"
             )
+        # 0 = u - reference + (u - x) / step.
         step = expand(step, x)
         return (x if self.reference is None else x + step * self.reference.to(x.dtype)) / (1 + step)
 
@@ -113,6 +115,6 @@ class Tikhonov(ExplicitPrior):
         return FiniteDifference(shape) if isinstance(self.operator, str) else self.operator
 
     def __repr__(self) -> str:
-        shown = [] if self.operator is None else [repr(self.operator)]
-        shown += [] if self.reference is None else ["reference=..."]
-        return f"Tikhonov({', '.join(shown)})"
+        settings = [] if self.operator is None else [repr(self.operator)]
+        settings += [] if self.reference is None else ["reference=..."]
+        return f"Tikhonov({', '.join(settings)})"

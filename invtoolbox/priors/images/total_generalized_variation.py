@@ -13,13 +13,13 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError
+from invtoolbox.core.guards import check_range
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.operators.finite_difference import FiniteDifference, SymmetrisedGradient
 from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
 from invtoolbox.priors.images.itemwise_iteration import ItemwiseIteration
 from invtoolbox.priors.images.sparsity import GroupL1, group_norm
-from invtoolbox.priors.settings import check_inner_solve, check_spacing, format_changes
+from invtoolbox.priors.settings import check_spacing, format_changes
 
 
 class TotalGeneralizedVariation(ExplicitPrior):
@@ -75,11 +75,9 @@ class TotalGeneralizedVariation(ExplicitPrior):
         tolerance: float = 1e-3,
         max_iterations: int = 5000,
     ) -> None:
-        if not (ratio > 0 and math.isfinite(ratio)):
-            raise InputError(
-                f"the ratio of TotalGeneralizedVariation must be positive and finite, got {ratio}"
-            )
-        check_inner_solve("TotalGeneralizedVariation", tolerance, max_iterations)
+        check_range(self, "(0, inf)", ratio=ratio)
+        check_range(self, "(0, inf]", tolerance=tolerance)
+        check_range(self, "[1, inf)", max_iterations=max_iterations)
         self.ratio, self.coupled = float(ratio), coupled
         self.spacing = None if spacing is None else tuple(float(h) for h in spacing)
         self.tolerance, self.max_iterations = tolerance, max_iterations
@@ -104,6 +102,7 @@ class TotalGeneralizedVariation(ExplicitPrior):
             scale = expand(step, x).expand(x.shape[0], *[1] * (x.ndim - 1))
             # In units of the step, the dual ball has radius 1 for every item.
             unit = torch.where(scale > 0, scale, torch.ones_like(scale))
+            # prox_{step R}(x) = step prox_R(x / step), because R is homogeneous of degree 1.
             answer = self._inner(x / unit, fixed=False).solve(
                 self._tolerance(x), self.max_iterations
             )
@@ -115,6 +114,7 @@ class TotalGeneralizedVariation(ExplicitPrior):
     def joint(self, image_shape: tuple[int, ...]) -> tuple[int, PriorSum]:
         """Return ``sum |D x - w| + ratio sum |E w|``; w has the channels of the differences."""
         channels, dimensions = image_shape[0], len(image_shape) - 1
+        # d differences, and d (d + 1) / 2 entries of a symmetric matrix, per channel.
         together, entries = (channels if self.coupled else 1), dimensions * (dimensions + 1) // 2
         left, bends = _SlopesLeft(image_shape, self.spacing), _Bends(image_shape, self.spacing)
         terms = (
@@ -183,15 +183,23 @@ class TGVPrimalDual(ItemwiseIteration):
         )
         d, slopes = len(shape) - 1, self.E.slopes
         self.jumps, self.bends = GroupL1(coupled * d), GroupL1(coupled * d * (d + 1) // 2)
+        # Diagonal steps (Pock and Chambolle 2011, lemma 2 with alpha = 1) of the operator
+        # (u, w) -> (D u - w, E w). A difference has the entries a and -a, a the slope; a mixed
+        # entry of E counts as sqrt(2) times the mean of two differences, for the Frobenius norm.
         half = math.sqrt(0.5)
+        # Columns: u is in 2 differences per axis; w is in p and in the rows of E of its axis.
         self.tau_u = 1 / sum(2 * a for a in slopes)
         self.tau_w = 1 / (1 + max(2 * a + 2 * half * (sum(slopes) - a) for a in slopes))
+        # Rows: a row of p has one difference and one entry of w; rows of q are pure or mixed.
         self.sigma_p = 1 / (1 + 2 * max(slopes))
         self.sigma_q = 1 / max(
             [2 * a for a in slopes] + [2 * half * (slopes[i] + slopes[j]) for i, j in self.E.pairs]
         )
+        # u starts at x, and w, p and q at 0: w and p are shaped as D x, q as E w.
         self.u, self.w = x.clone(), self.D(torch.zeros_like(x))
         self.p, self.q = torch.zeros_like(self.w), x.new_zeros(x.shape[0], *self.E.range_shape)
+        # One balance per item: primal steps times it, dual steps over it, so that their product and
+        # with it the convergence stay.
         real = x.real.dtype if x.is_complex() else x.dtype
         self.floor = _FLOOR * self._total(self.D(x), self.jumps)
         self.balance = torch.full(
@@ -210,17 +218,22 @@ class TGVPrimalDual(ItemwiseIteration):
         balance = expand(self.balance, self.x)
         u, w = self._primal(balance)
         du, dw = u - self.u, w - self.w
+        # The dual ascends along the operator at the extrapolated point 2 u_new - u.
         g = self.D(u + du).sub_(w + dw).mul_(self.sigma_p / balance).add_(self.p)
         h = self.E(w + dw).mul_(self.sigma_q / balance).add_(self.q)
         p, q = self._project(g, h)
+        # Over-relaxation (Condat 2013): z + 1.8 (z_new - z), which converges for factors below 2.
         self.u.add_(du, alpha=_RELAXATION)
         self.w.add_(dw, alpha=_RELAXATION)
         self.p.add_(p.sub_(self.p), alpha=_RELAXATION)
         self.q.add_(q.sub_(self.q), alpha=_RELAXATION)
+        # k / 10 is a power of 2.
         if k % 10 == 0 and (k // 10) & (k // 10 - 1) == 0:
             self._rebalance()
 
     def _primal(self, balance: Tensor) -> tuple[Tensor, Tensor]:
+        # w descends along -p + E^T q; the quadratic 1/2 |u - x|^2 of u has the prox
+        # (v + tau x) / (1 + tau) at v = u - tau D^T p.
         w = self.w - (self.tau_w * balance) * (self.E.adjoint(self.q) - self.p)
         if self.fixed:
             return self.x, w
@@ -229,9 +242,9 @@ class TGVPrimalDual(ItemwiseIteration):
 
     def _project(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """Project p and q onto their balls; overwrites both."""
-        one = torch.ones_like(self.balance)
-        return self.jumps.prox_conjugate(p, one, one), self.bends.prox_conjugate(
-            q, one, self.ratio * one
+        unit = torch.ones_like(self.balance)
+        return self.jumps.prox_conjugate(p, unit, unit), self.bends.prox_conjugate(
+            q, unit, self.ratio * unit
         )
 
     def _measure(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -250,10 +263,13 @@ class TGVPrimalDual(ItemwiseIteration):
         r, e, back = self.D(self.u) - self.w, self.E(self.w), self.E.adjoint(q)
         value = self._total(r, self.jumps) + self.ratio * self._total(e, self.bends)
         if self.fixed:
+            # The variables need not satisfy p = E^T q here.
             missing = (self.w.abs() * (back - p).abs()).flatten(1).sum(1)
             gap = value - inner(r, p) - inner(e, q) + missing
         else:
+            # s = 1 / max(1, max |E^T q|), so that |s E^T q| <= 1 at every place.
             s = expand(1 / self._norm(back, self.jumps).flatten(1).amax(1).clamp_min(1), back)
+            # The dual point is (s E^T q, s q), and 1/2 |u - x + s D^T E^T q|^2 is the rest of the gap.
             gap = value - inner(r, back * s) - inner(e, q * s)
             left = self.u - self.x + self.D.adjoint(back * s)
             value = value + 0.5 * item_norm(self.u - self.x).square()
@@ -269,6 +285,8 @@ class TGVPrimalDual(ItemwiseIteration):
         The balance changes finitely often up to any iteration and ever more rarely, and the step
         stays within its bound.
         """
+        # The aim is |(u - x, w)|_{1/tau} / |(p, q)|_{1/sigma}, smaller if u is free. The new balance
+        # is the geometric mean of the aim and the old one.
         primal = item_norm(self.w).square() / self.tau_w
         if not self.fixed:
             primal = primal + item_norm(self.u - self.x).square() / self.tau_u
@@ -316,6 +334,7 @@ class _SlopesLeft(LinearOperator):
         device: torch.device | str | None = None,
     ) -> Tensor:
         """Return ``sqrt(|D|^2 + 1)``."""
+        # (D, -1) (D, -1)^T = D D^T + 1.
         return (self.differences.norm(dtype=dtype, device=device).square() + 1).sqrt()
 
 
@@ -332,6 +351,7 @@ class _Bends(LinearOperator):
         return self.bends._forward(x[:, self.channels :])
 
     def _adjoint(self, y: Tensor) -> Tensor:
+        # E does not see x.
         w = self.bends._adjoint(y)
         return torch.cat([w.new_zeros(w.shape[0], self.channels, *w.shape[2:]), w], 1)
 

@@ -6,13 +6,13 @@ their proximal operator and computes its duality gap.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.finite_difference import FiniteDifference
@@ -20,13 +20,7 @@ from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.images.itemwise_iteration import ItemwiseIteration
 from invtoolbox.priors.images.smoothed_norm import HuberNorm, huber
 from invtoolbox.priors.images.sparsity import L1, GroupL1, group_norm
-from invtoolbox.priors.settings import (
-    check_inner_solve,
-    check_spacing,
-    format_changes,
-    format_setting,
-    replace,
-)
+from invtoolbox.priors.settings import check_spacing, format_changes, format_setting, replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -87,17 +81,16 @@ class TotalVariation(ExplicitPrior):
         upper: float | None = None,
         spacing: Sequence[float] | None = None,
     ) -> None:
-        check_inner_solve("TotalVariation", tolerance, max_iterations)
+        check_range(self, "(0, inf]", tolerance=tolerance)
+        check_range(self, "[1, inf)", max_iterations=max_iterations)
         self.isotropic, self.periodic, self.coupled = isotropic, periodic, coupled
         self.tolerance, self.max_iterations = tolerance, max_iterations
         if lower is not None and upper is not None and not lower < upper:
             raise InputError(f"TotalVariation needs lower < upper, got {lower} and {upper}")
         self.lower, self.upper = lower, upper
         self.spacing = None if spacing is None else tuple(float(h) for h in spacing)
-        if self.spacing is not None and not all(h > 0 and math.isfinite(h) for h in self.spacing):
-            raise InputError(
-                f"the spacing of TotalVariation must be positive and finite, got {spacing}"
-            )
+        for length in self.spacing or ():
+            check_range(self, "(0, inf)", spacing=length)
         self.shape: tuple[int, ...] | None = None
 
     @property
@@ -113,12 +106,15 @@ class TotalVariation(ExplicitPrior):
         variation = self._variation(x)
         if not self._has_bounds:
             return variation
+        # Exact comparison: the prox clamps, so its result is inside to the last bit.
         inside = (x.clamp(self.lower, self.upper) == x).flatten(1).all(1)
         return torch.where(inside, variation, torch.full_like(variation, float("inf")))
 
     def _variation(self, x: Tensor) -> Tensor:
         differences: Tensor = FiniteDifference(x.shape[1:], self.periodic, self.spacing)(x)
         by_axis = differences.unflatten(1, (x.shape[1], x.ndim - 2))
+        # (batch, channel, axis, *space). The norm runs over the axes (isotropic), over the channels
+        # (coupled), over both, or over neither, which leaves the modulus of every difference.
         if self.isotropic:
             grouped, axis = (by_axis.flatten(1, 2), 1) if self.coupled else (by_axis, 2)
         elif self.coupled:
@@ -145,14 +141,16 @@ class TotalVariation(ExplicitPrior):
             x.shape[0], dtype=x.real.dtype if x.is_complex() else x.dtype, device=x.device
         )
         steps = expand(step, reached).expand_as(reached)
+        # A gap below a few units of rounding cannot be reached.
         per_call = x.shape[0] if x.is_cuda else max(1, _CACHE_ELEMENTS // max(1, x[0].numel()))
         tolerance = max(self.tolerance, 4 * torch.finfo(reached.dtype).eps)
         smoothing = self._smoothing(reached)
         slopes = self._slopes(x.ndim - 2)
+        # prox_{t R}(x) = t prox_R(x / t) for R of degree 1; bounds and threshold are divided by t.
         with torch.no_grad():
             for k in range(0, x.shape[0], per_call):
-                part = slice(k, k + per_call)
-                image, scale = self._components(x[part]), steps[part]
+                items = slice(k, k + per_call)
+                image, scale = self._components(x[items]), steps[items]
                 # With u and x in units of the step, the dual ball has radius 1 for every item.
                 unit = expand(torch.where(scale > 0, scale, torch.ones_like(scale)), image)
                 bounds = [
@@ -161,20 +159,28 @@ class TotalVariation(ExplicitPrior):
                     else (b / unit).expand(image.shape[0], *[1] * (image.ndim - 1))
                     for b in (self.lower, self.upper)
                 ]
-                curve = None if smoothing is None else expand(smoothing[part], image) / unit
+                curve = None if smoothing is None else expand(smoothing[items], image) / unit
                 dual = TotalVariationDual(
-                    image / unit, self.isotropic, self.periodic, slopes, bounds[0], bounds[1], curve
+                    image / unit,
+                    isotropic=self.isotropic,
+                    periodic=self.periodic,
+                    slopes=slopes,
+                    lower=bounds[0],
+                    upper=bounds[1],
+                    smoothing=curve,
                 )
                 u, gap = dual.solve(tolerance, self.max_iterations)
                 u = torch.where(expand(scale, image) > 0, u.mul_(unit), image)
                 if self._has_bounds:  # the change of unit may violate the bounds by rounding
                     u = u.clamp_(self.lower, self.upper)
-                result[part] = self._image(u, x)
-                reached[part] = torch.where(scale > 0, gap, torch.zeros_like(gap))
+                result[items] = self._image(u, x)
+                reached[items] = torch.where(scale > 0, gap, torch.zeros_like(gap))
         return result, reached
 
     def _components(self, x: Tensor) -> Tensor:
         """Return x as ``(batch, groups, members, *space)``; the members of a group share a norm."""
+        # Coupled: one group of all channels. Otherwise: one group per channel. Real and imaginary
+        # parts are members of one group, so that its norm is the modulus.
         x = x.unsqueeze(1) if self.coupled else x.unsqueeze(2)
         return torch.view_as_real(x).movedim(-1, 3).flatten(2, 3) if x.is_complex() else x
 
@@ -199,6 +205,8 @@ class TotalVariation(ExplicitPrior):
         channels, dimensions = shape[0], len(shape) - 1
         differences = FiniteDifference(shape, self.periodic, self.spacing)
         groups = None
+        # The channels of the differences are ordered as (channel, axis): the axes of a pixel are
+        # adjacent, its channels at one axis are interleaved.
         if self.isotropic:
             groups = GroupL1(dimensions * channels if self.coupled else dimensions)
         elif self.coupled and channels > 1:
@@ -272,15 +280,13 @@ class HuberTV(TotalVariation):
     ) -> None:
         super().__init__(isotropic, periodic, coupled, tolerance, max_iterations, spacing=spacing)
         self.threshold = torch.as_tensor(threshold, dtype=torch.float64)
-        if not bool(((self.threshold > 0) & self.threshold.isfinite()).all()):
-            raise InputError(
-                f"the threshold of HuberTV must be positive and finite, got {threshold}"
-            )
+        check_range(self, "(0, inf)", "threshold")
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """Return ``D^T (D x / max(|D x|, threshold))``, in closed form."""
         if x.requires_grad:
             return super().gradient(x, generator)
+        # K = D, and F is the Huber norm of the differences.
         K, F = self._split(tuple(x.shape[1:]))
         return K.adjoint(F.gradient(K(x)))
 
@@ -342,7 +348,10 @@ class TotalVariationDual(ItemwiseIteration):
         self.x, self.isotropic, self.periodic = x.contiguous(), isotropic, periodic
         self.lower, self.upper, self.smoothing = lower, upper, smoothing
         self.axes, self.slopes = range(3, x.ndim), slopes
-        self.bound = sum(4 * a * a for a in slopes)  # of |D|^2
+        # |D|^2 <= sum over the axes of 4 a^2: each difference has the entries a and -a.
+        self.bound = sum(4 * a * a for a in slopes)
+        # p, the extrapolated q, the gradient step g, and u = x - D^T p. The last two buffers hold
+        # norms of groups and differences along one axis.
         self.p, self.q, self.g = ([torch.zeros_like(self.x) for _ in self.axes] for _ in range(3))
         self.u, self.norm, self.difference = (torch.empty_like(self.x) for _ in range(3))
 
@@ -365,6 +374,7 @@ class TotalVariationDual(ItemwiseIteration):
         if self.smoothing is not None:
             self._smooth_step(k)
             return
+        # g = q + D u / L with the step 1 / L, L = |D|^2 the Lipschitz constant of the dual.
         for axis, slope, q, g in zip(self.axes, self.slopes, self.q, self.g):
             for inside, difference in self._differences(axis):
                 torch.add(
@@ -374,6 +384,7 @@ class TotalVariationDual(ItemwiseIteration):
                     out=_at(g, axis, inside),
                 )
         self._project(self.g)
+        # q = p_new + beta (p_new - p): p holds the difference until the lists are swapped.
         beta = (k - 1) / (k + _MOMENTUM)
         for p, q, g in zip(self.p, self.q, self.g):
             torch.sub(g, p, out=p)
@@ -383,15 +394,19 @@ class TotalVariationDual(ItemwiseIteration):
     def _smooth_step(self, k: int) -> None:
         """Take the step of a strongly convex dual, whose momentum is bounded (Nesterov 2004)."""
         assert self.smoothing is not None
+        # L = |D|^2 + mu with the strong convexity mu = smoothing. The momentum of Nesterov's method is
+        # (sqrt(L) - sqrt(mu)) / (sqrt(L) + sqrt(mu)), here with root = sqrt(mu / L).
         total = self.bound + self.smoothing
         root = (self.smoothing / total).sqrt()
         beta = ((1 - root) / (1 + root)).clamp_max((k - 1) / (k + _MOMENTUM))
         for axis, slope, q, g in zip(self.axes, self.slopes, self.q, self.g):
+            # g = q + (D u - mu q) / L.
             torch.mul(q, 1 - self.smoothing / total, out=g)
             for inside, difference in self._differences(axis):
                 _at(g, axis, inside).addcmul_(difference, slope / total)
         self._project(self.g)
         for p, q, g in zip(self.p, self.q, self.g):
+            # As in the other step, with one beta per item.
             torch.sub(g, p, out=p)
             torch.addcmul(g, p, beta, out=q)
         self.p, self.g = self.g, self.p
@@ -399,13 +414,15 @@ class TotalVariationDual(ItemwiseIteration):
     def _primal(self, p: list[Tensor]) -> None:
         """Set ``u = x - D^T p``, clamped to the bounds."""
         self.u.copy_(self.x)
-        for axis, slope, part in zip(self.axes, self.slopes, p):
-            n = part.shape[axis]
-            inside = part.narrow(axis, 0, n - 1)
+        # (D^T p)_i = a (p_{i-1} - p_i) along every axis, so u_i gains a p_i and loses a p_{i-1}.
+        for axis, slope, dual in zip(self.axes, self.slopes, p):
+            n = dual.shape[axis]
+            inside = dual.narrow(axis, 0, n - 1)
             self.u.narrow(axis, 0, n - 1).add_(inside, alpha=slope)
             self.u.narrow(axis, 1, n - 1).sub_(inside, alpha=slope)
             if self.periodic:
-                last = part.narrow(axis, n - 1, 1)
+                # The difference from the last pixel to the first.
+                last = dual.narrow(axis, n - 1, 1)
                 self.u.narrow(axis, n - 1, 1).add_(last, alpha=slope)
                 self.u.narrow(axis, 0, 1).sub_(last, alpha=slope)
         if self.lower is not None:
@@ -419,6 +436,7 @@ class TotalVariationDual(ItemwiseIteration):
         Every piece comes with its place along the axis, ``(start, length)``.
         """
         u, n = self.u, self.u.shape[axis]
+        # u_{i+1} - u_i in the first n - 1 places, and u_0 - u_{n-1} in the last if periodic.
         inside = self.difference.narrow(axis, 0, n - 1)
         torch.sub(u.narrow(axis, 1, n - 1), u.narrow(axis, 0, n - 1), out=inside)
         yield (0, n - 1), inside
@@ -432,25 +450,28 @@ class TotalVariationDual(ItemwiseIteration):
         members = self.x.shape[2]
         if self.isotropic:
             self._square(g)
+            # g / max(1, |g|), |g| over the axes and the members of a group.
             factor = self._sum_members(self.norm, members).clamp_min_(1).rsqrt_()
-            for part in g:
-                part.mul_(factor)
+            for along in g:
+                along.mul_(factor)
         elif members == 1:
-            for part in g:
-                part.clamp_(-1, 1)
+            for along in g:
+                along.clamp_(-1, 1)
         else:
-            for part in g:
-                self._square([part])
-                part.mul_(self._sum_members(self.norm, members).clamp_min_(1).rsqrt_())
+            # One ball per axis: anisotropic, but coupled or complex.
+            for along in g:
+                self._square([along])
+                along.mul_(self._sum_members(self.norm, members).clamp_min_(1).rsqrt_())
 
-    def _square(self, parts: list[Tensor]) -> None:
-        torch.mul(parts[0], parts[0], out=self.norm)
-        for part in parts[1:]:
-            self.norm.addcmul_(part, part)
+    def _square(self, by_axis: list[Tensor]) -> None:
+        torch.mul(by_axis[0], by_axis[0], out=self.norm)
+        for along in by_axis[1:]:
+            self.norm.addcmul_(along, along)
 
     @staticmethod
     def _sum_members(squares: Tensor, members: int) -> Tensor:
         """Add the members of every group, in place of the first member."""
+        # Axis 2 holds the members; the sum is a view of the buffer.
         first = squares.narrow(2, 0, 1)
         for k in range(1, members):
             first.add_(squares.narrow(2, k, 1))
@@ -469,10 +490,12 @@ class TotalVariationDual(ItemwiseIteration):
                 torch.mul(difference, slope, out=_at(g, axis, inside))
             if not self.periodic:
                 g.narrow(axis, g.shape[axis] - 1, 1).zero_()
+        # h(|D u|) of every group.
         variation = torch.zeros_like(self.norm.narrow(2, 0, 1))
         for group in [self.g] if self.isotropic else [[g] for g in self.g]:
             self._square(group)
             variation.add_(self._loss(self._sum_members(self.norm, members).sqrt_()))
+        # <D u, p> of every group, and what remains of the gap there.
         torch.mul(self.g[0], self.p[0], out=self.norm)
         for g, p in zip(self.g[1:], self.p[1:]):
             self.norm.addcmul_(g, p)
@@ -482,6 +505,7 @@ class TotalVariationDual(ItemwiseIteration):
             self._square(self.p)
             variation.addcmul_(self._sum_members(self.norm, members), 0.5 * self.smoothing)
         gap = variation.flatten(1).sum(1).clamp_min(0)
+        # The primal objective 1/2 |u - x|^2 + h(|D u|), as the unit of the gap.
         misfit = torch.sub(self.u, self.x, out=self.norm).flatten(1)
         primal = total + 0.5 * torch.linalg.vector_norm(misfit, dim=1).square()
         return torch.where(gap > 0, gap / primal, gap)
@@ -498,7 +522,7 @@ class TotalVariationDual(ItemwiseIteration):
             for b in (self.lower, self.upper, self.smoothing)
         )
         self.p, self.q, self.g = (
-            [t.index_select(0, index) for t in parts] for parts in (self.p, self.q, self.g)
+            [t.index_select(0, index) for t in by_axis] for by_axis in (self.p, self.q, self.g)
         )
 
 

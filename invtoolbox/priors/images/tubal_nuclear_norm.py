@@ -50,37 +50,45 @@ class TubalNuclearNorm(ExplicitPrior):
         return map_items(self._energy, x)
 
     def _energy(self, x: Tensor) -> Tensor:
-        slices, n, kept = self._slices(x)
-        values = NuclearNorm().energy(slices).view(len(x), kept)
-        if kept < n:  # the slices of negative frequency are conjugate, and have the same norm
-            twice = torch.full_like(values[0], 2.0)
+        slices, n, frequencies = self._slices(x)
+        norms = NuclearNorm().energy(slices).view(len(x), frequencies)
+        if frequencies < n:  # the slices of negative frequency are conjugate, with the same norm
+            twice = torch.full_like(norms[0], 2.0)
+            # Frequency 0, and n / 2 of an even n, are their own conjugates.
             twice[0] = 1.0
             if n % 2 == 0:
                 twice[-1] = 1.0
-            values = values * twice
-        return values.sum(1) / math.sqrt(n)
+            norms = norms * twice
+        # 1/n sqrt(n), because F is sqrt(n) times the unitary transform of the slices.
+        return norms.sum(1) / math.sqrt(n)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         steps = torch.as_tensor(step, dtype=x.real.dtype, device=x.device)
         return map_items(self._prox, x, steps.reshape(-1))
 
     def _prox(self, x: Tensor, steps: Tensor) -> Tensor:
-        slices, n, kept = self._slices(x)
-        steps = (steps / math.sqrt(n)).view(-1, 1).expand(len(x), kept).flatten()
-        spectrum = NuclearNorm().prox(slices, steps).unflatten(0, (len(x), kept))
+        slices, n, frequencies = self._slices(x)
+        # Lu et al. 2020, theorem 4.2: the unitary transform keeps distances, so the prox acts on
+        # every slice by itself, with the factor 1 / sqrt(n) of the energy.
+        steps = (steps / math.sqrt(n)).view(-1, 1).expand(len(x), frequencies).flatten()
+        spectrum = NuclearNorm().prox(slices, steps).unflatten(0, (len(x), frequencies))
         if x.is_complex():
-            moved = torch.fft.ifft(spectrum, dim=1, norm="ortho")
+            tensor = torch.fft.ifft(spectrum, dim=1, norm="ortho")
         else:
-            moved = torch.fft.irfft(spectrum, n=n, dim=1, norm="ortho")
-        return moved.movedim((1, 2), (self.tubes, self.rows)).contiguous()
+            tensor = torch.fft.irfft(spectrum, n=n, dim=1, norm="ortho")
+        return tensor.movedim((1, 2), (self.tubes, self.rows)).contiguous()
 
     def _slices(self, x: Tensor) -> tuple[Tensor, int, int]:
-        """Return slices ``(batch * kept, rows, *columns)``, the length of the tubes, and kept."""
+        """Return the slices, the length of the tubes and the number of frequencies.
+
+        The slices are ``(batch * frequencies, rows, *columns)``.
+        """
         check_shape(self, tuple(x.shape))
-        moved = x.movedim((self.tubes, self.rows), (1, 2))
+        tensor = x.movedim((self.tubes, self.rows), (1, 2))
+        # Unitary along the tubes, so that norms and distances stay.
         transform = torch.fft.fft if x.is_complex() else torch.fft.rfft
-        spectrum = transform(moved, dim=1, norm="ortho")
-        return spectrum.flatten(0, 1), moved.shape[1], spectrum.shape[1]
+        spectrum = transform(tensor, dim=1, norm="ortho")
+        return spectrum.flatten(0, 1), tensor.shape[1], spectrum.shape[1]
 
     def __repr__(self) -> str:
         return f"TubalNuclearNorm({format_changes(self, tubes=1, rows=2)})"

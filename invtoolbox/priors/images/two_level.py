@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.operators.tomography.support import disc_support, ray_support
@@ -66,15 +67,13 @@ class TwoLevel(ExplicitPrior):
             raise InputError(
                 f"the upper level of TwoLevel must be above the lower one, got {high} and {low}"
             )
-        if support not in ("disc", "rays", None):
-            raise InputError(f"the support of TwoLevel is disc, rays or None, got {support!r}")
+        check_choice(self, ("disc", "rays", None), support=support)
         if support is not None and empty is None:
             raise InputError(
                 "the support of TwoLevel needs empty=, the measurement up to which a ray is empty; "
                 "about six times the noise"
             )
-        if warm_up < 0:
-            raise InputError(f"the warm_up of TwoLevel must not be negative, got {warm_up}")
+        check_range(self, "[0, inf)", warm_up=warm_up)
         self.high, self.low, self.support, self.empty = float(high), float(low), support, empty
         self.warm_up, self.factor = int(warm_up), 1.0
         #: 1 inside the support, ``(batch, 1, *space)``; None before `prepare`.
@@ -89,10 +88,12 @@ class TwoLevel(ExplicitPrior):
     def at(self, iteration: int) -> Self:
         if not self.warm_up:
             return self
+        # The weight of the penalty grows from 0 like a parabola.
         return replace(self, factor=min(1.0, iteration / self.warm_up) ** 2)
 
     def energy(self, x: Tensor) -> Tensor:
         check_real(x)
+        # Clamped, because the bounds hold to rounding only and the parabola is negative outside.
         between = x.clamp(self.low, self.high)
         excess = (between - self.low) * (self.high - between) / (self.high - self.low)
         return self.factor * excess.flatten(1).sum(1) + self._bounds(x).energy(x)
@@ -104,13 +105,16 @@ class TwoLevel(ExplicitPrior):
         the nearer level is its minimizer.
         """
         check_real(x)
+        # step times the second derivative of R(u) + |u - x|^2 / (2 step).
         curvature = 1 - 2 * self.factor * expand(step, x) / (self.high - self.low)
         middle = (self.low + self.high) / 2
-        # u = x + step (2 u - low - high) / (high - low) between the levels.
+        # u = x + factor step (2 u - low - high) / (high - low) between the levels, so u - middle is
+        # (x - middle) / curvature. A tiny curvature in place of one <= 0 sends u to the nearer level.
         u = middle + (x - middle) / torch.where(curvature > 0, curvature, torch.finfo(x.dtype).tiny)
         return self._bounds(x).prox(u.clamp(self.low, self.high), 1.0)
 
     def _bounds(self, like: Tensor) -> Box:
+        # Outside of the support both bounds are low.
         if self.inside is None:
             return Box(self.low, self.high)
         return Box(self.low, self.low + (self.high - self.low) * self.inside.to(like))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.sparse_graph import sparse_graph
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import Splats
@@ -20,8 +21,8 @@ from invtoolbox.geometry.skinning import Skinning, blend, spread
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.operators.tracked_points import TrackedPoints
 from invtoolbox.priors.base import Prior
-from invtoolbox.priors.implicit.deformation import Motion, bind_rigidity, check_times, repeat_shape
-from invtoolbox.priors.settings import require_bound
+from invtoolbox.priors.implicit.deformation import Motion, bind_rigidity, repeat_shape
+from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -113,20 +114,14 @@ class Bones(Motion):
         weight: float = 1.0,
         rigidity: Prior | None = None,
     ) -> None:
-        if count < 1 or nodes < 1 or not (slack > 0 and acceleration > 0):
-            raise InputError(
-                "Bones takes at least one bone and one node, and positive slack and acceleration, "
-                f"got {count}, {nodes}, {slack} and {acceleration}"
-            )
-        if not (roughness >= 0 and weight >= 0):
-            raise InputError(
-                f"Bones takes roughness and weight of at least 0, got {roughness} and {weight}"
-            )
+        check_range(self, "[1, inf)", count=count, nodes=nodes, times=times)
+        check_range(self, "(0, inf]", slack=slack, acceleration=acceleration)
+        check_range(self, "[0, inf]", roughness=roughness, weight=weight)
         if not isinstance(weights, Tensor) and weights != "learned":
             raise InputError(
                 f"the weights of Bones are 'learned' or a tensor (N, B), got {weights!r}"
             )
-        self.count, self.times, self.nodes = int(count), check_times(times, "Bones"), int(nodes)
+        self.count, self.times, self.nodes = int(count), int(times), int(nodes)
         self.rigidity = None if rigidity is None else rigidity.as_sum()
         self.slack, self.acceleration = float(slack), float(acceleration)
         self.roughness, self.weight = float(roughness), float(weight)
@@ -153,23 +148,24 @@ class Bones(Motion):
                 f"the weights of {self!r} are those of {self.weights.shape[1]} points, and the "
                 f"shape has {n}"
             )
-        other = super().bind(points, faces, problem)
         items = [_Surface(item, faces, min(self.nodes, n)) for item in points.detach()]
-        other.points = points.detach()
-        other.nodes_of = torch.stack([item.nodes for item in items])
-        other.rigidity = bind_rigidity(
-            self.rigidity, torch.stack([item.points[item.nodes] for item in items]), repr(self)
-        )
-        other.interpolation = tuple(item.interpolation() for item in items)
-        other.pairs = tuple(item.pairs() for item in items)
         A = None if problem is None else problem.operator
         learned = self.weights is None
         if problem is not None and learned and isinstance(A, TrackedPoints) and A.is_shared:
-            other.start = self._divide_tracks(items, A, problem.y0)
+            start = self._divide_tracks(items, A, problem.y0)
         else:
             every = torch.arange(n)
-            other.start = tuple(self._first(x, k, None, every) for k, x in enumerate(items))
-        return other
+            start = tuple(self._first(x, k, None, every) for k, x in enumerate(items))
+        nodes = torch.stack([item.points[item.nodes] for item in items])
+        return replace(
+            super().bind(points, faces, problem),
+            points=points.detach(),
+            nodes_of=torch.stack([item.nodes for item in items]),
+            rigidity=bind_rigidity(self.rigidity, nodes, repr(self)),
+            interpolation=tuple(item.interpolation() for item in items),
+            pairs=tuple(item.pairs() for item in items),
+            start=start,
+        )
 
     def _divide_tracks(
         self, surfaces: list[_Surface], A: TrackedPoints, y: Tensor
@@ -184,9 +180,10 @@ class Bones(Motion):
                 f"{len(index)}; take fewer bones"
             )
         start = []
-        for k, moved in enumerate(y):
+        for k, displacements in enumerate(y):
             surface = surfaces[k if len(surfaces) > 1 else 0]
-            start.append(self._first(surface, k, surface.points[index].to(moved) + moved, index))
+            tracks = surface.points[index].to(displacements) + displacements
+            start.append(self._first(surface, k, tracks, index))
         return tuple(start)
 
     def _first(
@@ -195,44 +192,42 @@ class Bones(Motion):
         """Return centres, poses and logits of the first parts of an item."""
         points, count = surface.points, self.count
         if self.weights is not None:
-            given = self.weights[item if len(self.weights) > 1 else 0].to(points)
-            centres = given.T @ points / given.sum(0)[:, None].clamp_min(1e-12)
-            return {**self._at_rest(centres)}
+            shares = self.weights[item if len(self.weights) > 1 else 0].to(points)
+            centres = shares.T @ points / shares.sum(0)[:, None].clamp_min(1e-12)
+            return self._at_rest(centres)
         if tracks is None:
             seeds = farthest_points(points, count)
             labels = surface.distances(seeds).argmin(0)
             parts = None
-            known = torch.arange(len(points), device=points.device)
+            divided = torch.arange(len(points), device=points.device)
         else:
-            known, parts = _divide(surface, tracks, index, count)
+            divided, parts = _divide(surface, tracks, index, count)
             labels = parts.labels
-        own = points[known]
+        places = points[divided]
         number = int(labels.max()) + 1
-        centres = torch.stack([own[labels == b].mean(0) for b in range(number)])
-        away = torch.stack([surface.nearest(known[labels == b]) for b in range(number)], 1)
+        centres = torch.stack([places[labels == b].mean(0) for b in range(number)])
+        away = torch.stack([surface.nearest(divided[labels == b]) for b in range(number)], 1)
+        # Shares that fall like a Gaussian of two node spacings with the distance from a part.
         logits = (-0.5 * (away / (2 * surface.spacing)).square()).clamp_min(_LEAST_LOGIT)
-        found = self._at_rest(centres)
+        start = self._at_rest(centres)
         if parts is not None:
             arrived = (parts.rotations @ centres[..., None]).squeeze(-1) + parts.translations
-            found["turns"] = rotation_vector(parts.rotations)
-            found["translations"] = (arrived - centres) / self._size_of(points)
-        # Fewer parts than bones were found: the others start as copies that few nodes follow.
+            start["turns"] = rotation_vector(parts.rotations)
+            size = float((points.amax(0) - points.amin(0)).norm())
+            start["translations"] = (arrived - centres) / size
+        # If there are fewer parts than bones, the last bones start as copies that few nodes follow.
         copies = torch.arange(count, device=points.device) % number
         lower = torch.where(torch.arange(count, device=points.device) < number, 0.0, -2.0)
-        found = {
-            "turns": found["turns"][:, copies],
-            "translations": found["translations"][:, copies],
+        return {
+            "turns": start["turns"][:, copies],
+            "translations": start["translations"][:, copies],
             "centres": centres[copies],
+            "logits": logits[:, copies] + lower.to(logits),
         }
-        return {**found, "logits": logits[:, copies] + lower.to(logits)}
 
     def _at_rest(self, centres: Tensor) -> dict[str, Tensor]:
         zeros = centres.new_zeros(self.times, *centres.shape)
         return {"turns": zeros, "translations": zeros.clone(), "centres": centres}
-
-    @staticmethod
-    def _size_of(points: Tensor) -> float:
-        return float((points.amax(0) - points.amin(0)).norm())
 
     # -- the motion --------------------------------------------------------------------------------
 
@@ -250,8 +245,8 @@ class Bones(Motion):
         shape = repeat_shape(shape, len(poses))
         places = places_of(shape)
         turns = blend_turns(weights, poses) if isinstance(shape, Splats) else None
-        moved = blend(weights, poses, places) - places[:, None]
-        return Moving(moved, turns, shape, Skinning(weights, poses))
+        displacements = blend(weights, poses, places) - places[:, None]
+        return Moving(displacements, turns, shape, Skinning(weights, poses))
 
     def energy(self, parameters: dict[str, Tensor]) -> Tensor:
         poses = self._poses(parameters)
@@ -263,31 +258,32 @@ class Bones(Motion):
         else:
             every = self._weights(parameters)
             shares = every.gather(1, index[..., None].expand(-1, -1, every.shape[-1]))
-        moved = blend(shares, poses, places)
-        off = spread(shares, poses, places, moved).mean(2).sum(1) / self.slack**2
+        arrived = blend(shares, poses, places)
+        # The two terms in square brackets: bones agree, and the motion changes little.
+        bracket = spread(shares, poses, places, arrived).mean(2).sum(1) / self.slack**2
         if self.times > 2 and self.acceleration < torch.inf:
-            change = moved[:, 2:] - 2 * moved[:, 1:-1] + moved[:, :-2]
-            off = off + change.square().sum(-1).mean(2).sum(1) / self.acceleration**2
-        total = 0.5 * self.count * off / self.size**2
+            change = arrived[:, 2:] - 2 * arrived[:, 1:-1] + arrived[:, :-2]
+            bracket = bracket + change.square().sum(-1).mean(2).sum(1) / self.acceleration**2
+        total = 0.5 * self.count * bracket / self.size**2
         if self.weights is None:
             rough = [
                 (z[pair[0]] - z[pair[1]]).square().sum()
-                for z, pair in zip(parameters["logits"], _each(self.pairs, batch))
+                for z, pair in zip(parameters["logits"], _per_item(self.pairs, batch))
             ]
             total = total + 0.5 * self.roughness * torch.stack(rough)
         total = self.weight * total
         return (
             total
             if self.rigidity is None
-            else total + self.rigidity.energy(moved - places[:, None])
+            else total + self.rigidity.energy(arrived - places[:, None])
         )
 
     def _weights(self, parameters: dict[str, Tensor]) -> Tensor:
         batch = len(parameters["turns"])
         if self.weights is not None:
             return self.weights.to(parameters["turns"]).expand(batch, -1, -1)
-        own = _each(self.interpolation, batch)
-        logits = [matrix(z) for matrix, z in zip(own, parameters["logits"])]
+        matrices = _per_item(self.interpolation, batch)
+        logits = [matrix(z) for matrix, z in zip(matrices, parameters["logits"])]
         return torch.stack(logits).softmax(-1)
 
     def _poses(self, parameters: dict[str, Tensor]) -> Tensor:
@@ -321,15 +317,16 @@ class _Surface:
         """Return the distance of every point from some points, ``(sources, N)``."""
         from scipy.sparse.csgraph import dijkstra
 
-        found = dijkstra(self._graph, directed=False, indices=sources.cpu().numpy())
-        return torch.from_numpy(found).to(self.points)
+        lengths = dijkstra(self._graph, directed=False, indices=sources.cpu().numpy())
+        return torch.from_numpy(lengths).to(self.points)
 
     def nearest(self, sources: Tensor) -> Tensor:
         """Return the distance of every node from the nearest of some points, ``(nodes,)``."""
         from scipy.sparse.csgraph import dijkstra
 
-        found = dijkstra(self._graph, directed=False, indices=sources.cpu().numpy(), min_only=True)
-        return torch.from_numpy(np.asarray(found)).to(self.points)[self.nodes]
+        starts = sources.cpu().numpy()
+        lengths = dijkstra(self._graph, directed=False, indices=starts, min_only=True)
+        return torch.from_numpy(np.asarray(lengths)).to(self.points)[self.nodes]
 
     def interpolation(self) -> SparseProduct:
         """Return the matrix from values of nodes to those of points, Gaussian in the distance."""
@@ -347,8 +344,8 @@ class _Surface:
         """Return the pairs of neighbouring nodes, ``(2, P)``."""
         count = min(_NEIGHBOURS, len(self.nodes)) - 1
         index = self._between.topk(count, largest=False).indices
-        own = torch.arange(len(self.nodes), device=index.device)[:, None].expand_as(index)
-        return torch.stack([own.flatten(), index.flatten()])
+        node = torch.arange(len(self.nodes), device=index.device)[:, None].expand_as(index)
+        return torch.stack([node.flatten(), index.flatten()])
 
 
 def _divide(surface: _Surface, tracks: Tensor, index: Tensor, count: int) -> tuple[Tensor, Parts]:
@@ -381,9 +378,9 @@ def _connected_edges(points: Tensor, faces: Tensor | None) -> Tensor:
         neighbours *= 2
 
 
-def _each(parts: tuple, batch: int) -> tuple:
+def _per_item(entries: tuple, batch: int) -> tuple:
     """Return one entry per item."""
-    return parts * batch if len(parts) == 1 else parts
+    return entries * batch if len(entries) == 1 else entries
 
 
 def _shares(weights: Tensor, count: int) -> Tensor:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Generator, Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.networks.foreign_weights import CompressaiModel, is_compressai
 from invtoolbox.operators.base import expand
@@ -78,10 +79,7 @@ class CompressiveAutoencoder(ImplicitPrior):
                 "MeanScaleHyperprior or a model of compressai; "
                 f"{type(network).__name__} has no {missing[0]}"
             )
-        if not bool((torch.as_tensor(rate_scale) > 0).all()) or (
-            bitrate is not None and not bitrate > 0
-        ):
-            raise InputError(f"rate_scale and bitrate are positive, got {rate_scale} and {bitrate}")
+        check_range(self, "(0, inf]", rate_scale=rate_scale, bitrate=bitrate)
         check_intensity_range(intensity_range)
         self.network, self.rate_scale, self.bitrate = network, rate_scale, bitrate
         self.intensity_range = (float(intensity_range[0]), float(intensity_range[1]))
@@ -105,17 +103,17 @@ class CompressiveAutoencoder(ImplicitPrior):
         They are ``{"z": ..., "h": ...}``, ``(batch, channel, row, column)`` each.
         """
         low, high = self.intensity_range
-        shown = self._fold((x - low) / (high - low) * self._scale(x))
+        pictures = self._fold((x - low) / (high - low) * expand(self.rate_scale, x))
         with torch.no_grad():
-            coded = _each_item(self.network.encode, shown)  # type: ignore[arg-type]
-        return dict(zip(("z", "h"), (t.reshape(x.shape[0], -1, *t.shape[2:]) for t in coded)))
+            latents = _itemwise(self.network.encode, pictures)  # type: ignore[arg-type]
+        return dict(zip(("z", "h"), (t.reshape(x.shape[0], -1, *t.shape[2:]) for t in latents)))
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
         size = self._size()
         low, high = self.intensity_range
-        (x,) = _each_item(lambda z: (self.network.decode(z, size),), self._split(parameters["z"]))  # type: ignore[operator]
+        (x,) = _itemwise(lambda z: (self.network.decode(z, size),), self._split(parameters["z"]))  # type: ignore[operator]
         x = self._unfold(x)
-        return low + (high - low) * x / self._scale(x)
+        return low + (high - low) * x / expand(self.rate_scale, x)
 
     def pixel_std(self, parameters: dict[str, Tensor]) -> Tensor | None:
         size = self._size()
@@ -123,6 +121,8 @@ class CompressiveAutoencoder(ImplicitPrior):
         if getattr(self.network, "log_std", None) is None:
             if self.bitrate is None:
                 return None
+            # The distortion is alpha 255^2 |x - D(z)|^2 against bits, so a pixel has the variance
+            # 1 / (2 log(2) alpha 255^2).
             z = parameters["z"]
             std = z.new_full(
                 (z.shape[0], *self.image_shape),
@@ -130,13 +130,13 @@ class CompressiveAutoencoder(ImplicitPrior):
             )
         else:
             log_std: Any = self.network.log_std
-            (std,) = _each_item(lambda z: (log_std(z, size).exp(),), self._split(parameters["z"]))
+            (std,) = _itemwise(lambda z: (log_std(z, size).exp(),), self._split(parameters["z"]))
             std = self._unfold(std)
-        return (high - low) * std / self._scale(std)
+        return (high - low) * std / expand(self.rate_scale, std)
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
         latents = [self._split(t) for t in parameters.values()]
-        (energy,) = _each_item(lambda *parts: (self.network.energy(*parts),), *latents)  # type: ignore[operator]
+        (energy,) = _itemwise(lambda *parts: (self.network.energy(*parts),), *latents)  # type: ignore[operator]
         return energy.view(next(iter(parameters.values())).shape[0], -1).sum(1)
 
     def _check(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -157,9 +157,6 @@ class CompressiveAutoencoder(ImplicitPrior):
         shape = require_bound(self, self.image_shape)
         return shape[-2], shape[-1]
 
-    def _scale(self, like: Tensor) -> Tensor:
-        return expand(self.rate_scale, like)
-
     def _fold(self, x: Tensor) -> Tensor:
         """Return images as the network takes them: channels as items, or grey images tripled."""
         channels = self._channels()
@@ -168,10 +165,10 @@ class CompressiveAutoencoder(ImplicitPrior):
         return x.reshape(-1, 1, *x.shape[2:]) if channels == 1 else x.expand(-1, channels, -1, -1)
 
     def _unfold(self, x: Tensor) -> Tensor:
-        wanted = self.image_shape[0]
-        if x.shape[1] == wanted:
+        channels = self.image_shape[0]
+        if x.shape[1] == channels:
             return x
-        return x.reshape(-1, wanted, *x.shape[2:]) if x.shape[1] == 1 else x.mean(1, keepdim=True)
+        return x.reshape(-1, channels, *x.shape[2:]) if x.shape[1] == 1 else x.mean(1, keepdim=True)
 
     def _split(self, latent: Tensor) -> Tensor:
         """Return latents with a channel of the image as an item, if channels are coded singly."""
@@ -207,8 +204,9 @@ def starting_picture(problem: Problem, solve: Any, intensity_range: tuple[float,
     low, high = intensity_range
     spread = high - low
     if problem.is_linear and problem.data_term.is_quadratic:
-        known = getattr(problem.data_term, "noise_std", None) is not None
-        weight = (1.0 if known else _NOISE**2 * spread**2) / (_STEP * spread) ** 2
+        has_level = getattr(problem.data_term, "noise_std", None) is not None
+        # Bayes' rule for differences of neighbours of the standard deviation _STEP * spread.
+        weight = (1.0 if has_level else _NOISE**2 * spread**2) / (_STEP * spread) ** 2
         x: Tensor = solve(
             problem,
             weight * Tikhonov("gradient"),
@@ -226,7 +224,7 @@ def _words(value: float | Tensor) -> str:
     return f"{value:g}" if isinstance(value, (int, float)) else str(value.tolist())
 
 
-def _each_item(function: Callable[..., tuple[Tensor, ...]], *latents: Tensor) -> tuple[Tensor, ...]:
+def _itemwise(function: Callable[..., tuple[Tensor, ...]], *latents: Tensor) -> tuple[Tensor, ...]:
     """Call a function item by item on a CPU, and on the whole batch elsewhere.
 
     An item then has the same products alone and in a batch, and bitwise the same answer.
@@ -235,5 +233,5 @@ def _each_item(function: Callable[..., tuple[Tensor, ...]], *latents: Tensor) ->
         return function(*latents)
     # A batch of one is sliced too: derivatives of several uses are then added in the order of a
     # larger batch.
-    parts = [function(*(t[k : k + 1] for t in latents)) for k in range(latents[0].shape[0])]
-    return tuple(torch.cat(column) for column in zip(*parts))
+    items = [function(*(t[k : k + 1] for t in latents)) for k in range(latents[0].shape[0])]
+    return tuple(torch.cat(column) for column in zip(*items))

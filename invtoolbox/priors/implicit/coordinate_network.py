@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import item_norm
 from invtoolbox.priors.base import ImplicitPrior
@@ -55,18 +56,10 @@ class CoordinateNetwork(ImplicitPrior):
         bandwidth: float = 8.0,
         seed: int = 0,
     ) -> None:
-        if min(features, width, depth) < 1 or not 0 < bandwidth < math.inf:
-            raise InputError(
-                f"{type(self).__name__} needs positive features, width, depth and bandwidth, got "
-                f"{features}, {width}, {depth} and {bandwidth}"
-            )
-        self.features, self.width, self.depth, self.bandwidth, self.seed = (
-            features,
-            width,
-            depth,
-            bandwidth,
-            seed,
-        )
+        check_range(self, "[1, inf)", features=features, width=width, depth=depth)
+        check_range(self, "(0, inf)", bandwidth=bandwidth)
+        self.features, self.width, self.depth = features, width, depth
+        self.bandwidth, self.seed = bandwidth, seed
         self.inputs: Tensor | None = None
         self.image_shape: tuple[int, ...] = ()
         self.scale = self.offset = torch.ones(1)

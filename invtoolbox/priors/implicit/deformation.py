@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import Splats
@@ -27,10 +28,10 @@ from invtoolbox.geometry.moving_shapes import (
 from invtoolbox.geometry.rotations import of_rotation_vector, rotation_matrices
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.operators.points import check_points
-from invtoolbox.priors.adaptive import AdaptivePrior
+from invtoolbox.priors.adaptive import AdaptivePrior, select_leaves
 from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum
 from invtoolbox.priors.implicit.coordinate_network import apply_layers, draw_layers
-from invtoolbox.priors.settings import check_positive, replace, require_bound
+from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -89,7 +90,7 @@ class Deformation(ImplicitPrior):
             raise InputError(
                 f"Deformation moves by a Motion such as ControlNodes(), got {type(motion).__name__}"
             )
-        check_positive("the rate of Deformation", rate)
+        check_range(self, "(0, inf]", rate=rate)
         self.shape, self.motion, self.rate = shape, motion, float(rate)
         self.faces: Tensor | None = faces
 
@@ -112,39 +113,43 @@ class Deformation(ImplicitPrior):
     def initial(self) -> dict[str, Tensor]:
         """Return the leaves ``motion.NAME`` of the motion and ``shape.NAME`` of a free shape."""
         require_bound(self, self.motion.size or None)
-        own = self.shape.initial() if isinstance(self.shape, ImplicitPrior) else {}
+        of_shape = self.shape.initial() if isinstance(self.shape, ImplicitPrior) else {}
         return {
             **{f"motion.{name}": leaf for name, leaf in self.motion.initial().items()},
-            **{f"shape.{name}": leaf for name, leaf in own.items()},
+            **{f"shape.{name}": leaf for name, leaf in of_shape.items()},
         }
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Moving:
         shape = self.shape
         if isinstance(shape, ImplicitPrior):
-            shape = shape.decode(_part(parameters, "shape"), generator)
-        return self.motion.moving(_part(parameters, "motion"), shape)
+            shape = shape.decode(select_leaves(parameters, "shape"), generator)
+        return self.motion.moving(select_leaves(parameters, "motion"), shape)
 
     def energy(self, parameters: dict[str, Tensor], x: Moving) -> Tensor:
-        energy = self.motion.energy(_part(parameters, "motion"))
+        energy = self.motion.energy(select_leaves(parameters, "motion"))
         return (
-            energy + self.shape.energy(_part(parameters, "shape"), x.shape)
+            energy + self.shape.energy(select_leaves(parameters, "shape"), x.shape)
             if isinstance(self.shape, ImplicitPrior)
             else energy
         )
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
-        own = (
-            self.shape.learning_rates(_part(parameters, "shape"))
+        of_shape = (
+            self.shape.learning_rates(select_leaves(parameters, "shape"))
             if isinstance(self.shape, ImplicitPrior)
             else {}
         )
         return {
             **{
                 f"motion.{name}": self.rate * rate
-                for name, rate in self.motion.learning_rates(_part(parameters, "motion")).items()
+                for name, rate in self.motion.learning_rates(
+                    select_leaves(parameters, "motion")
+                ).items()
             },
             **{
-                f"shape.{name}": rate for name, rate in own.items() if f"shape.{name}" in parameters
+                f"shape.{name}": rate
+                for name, rate in of_shape.items()
+                if f"shape.{name}" in parameters
             },
         }
 
@@ -240,35 +245,32 @@ class ControlNodes(Motion):
         width: float | None = None,
         rigidity: Prior | None = None,
     ) -> None:
-        if count < 1 or neighbours < 1 or (width is not None and not width > 0):
-            raise InputError(
-                "ControlNodes takes at least one node, one neighbour and a positive width, "
-                f"got {count}, {neighbours} and {width}"
-            )
+        check_range(self, "[1, inf)", count=count, neighbours=neighbours, times=times)
+        check_range(self, "(0, inf]", width=width)
         self.count, self.neighbours, self.width = int(count), int(neighbours), width
         self.rigidity = None if rigidity is None else rigidity.as_sum()
-        self.times = check_times(times, "ControlNodes")
+        self.times = int(times)
         self.nodes = self.weights = torch.zeros(1, 0, 3)
         self.index = torch.zeros(1, 0, 1, dtype=torch.long)
 
     def bind(
         self, points: Tensor, faces: Tensor | None = None, problem: Problem | None = None
     ) -> Self:
-        other = super().bind(points, faces, problem)
-        nodes = [
-            item[farthest_points(item, min(self.count, len(item)))] for item in points.detach()
-        ]
-        blends = [
-            blend_weights(item, own, self.neighbours, self.width)
-            for item, own in zip(points.detach(), nodes)
-        ]
-        other.nodes = torch.stack(nodes)
-        other.index, other.weights = (
-            torch.stack([i for i, _ in blends]),
-            torch.stack([w for _, w in blends]),
+        nodes = torch.stack(
+            [item[farthest_points(item, min(self.count, len(item)))] for item in points.detach()]
         )
-        other.rigidity = bind_rigidity(self.rigidity, other.nodes, repr(self))
-        return other
+        blends = [
+            blend_weights(item, centres, self.neighbours, self.width)
+            for item, centres in zip(points.detach(), nodes)
+        ]
+        index, weights = (torch.stack(column) for column in zip(*blends))
+        return replace(
+            super().bind(points, faces, problem),
+            nodes=nodes,
+            index=index,
+            weights=weights,
+            rigidity=bind_rigidity(self.rigidity, nodes, repr(self)),
+        )
 
     def initial(self) -> dict[str, Tensor]:
         start = torch.zeros_like(self.nodes)[:, None].repeat(1, self.times, 1, 1)
@@ -290,17 +292,13 @@ class ControlNodes(Motion):
                 -2, index.expand(*values.shape[:-2], n * k, values.shape[-1])
             ).unflatten(-2, (n, k))
 
-        R, own, places = (
-            of_neighbours(rotation_matrices(q).flatten(-2)).unflatten(-1, (3, 3)),
-            of_neighbours(t),
-            of_neighbours(nodes),
-        )
-        away = points.expand(batch, -1, -1)[:, :, None] - places
+        R = of_neighbours(rotation_matrices(q).flatten(-2)).unflatten(-1, (3, 3))
+        away = points.expand(batch, -1, -1)[:, :, None] - of_neighbours(nodes)
+        # sum_k w_k ((R_k - 1) (p - n_k) + t_k), and the mean of the quaternions.
         turned = (R @ away[:, None, ..., None]).squeeze(-1) - away[:, None]
+        displacements = (weights * (turned + of_neighbours(t))).sum(3)
         turns = (weights * of_neighbours(q)).sum(3)
-        return (weights * (turned + own)).sum(3), turns / turns.norm(
-            dim=-1, keepdim=True
-        ).clamp_min(1e-12)
+        return displacements, turns / turns.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
     def energy(self, parameters: dict[str, Tensor]) -> Tensor:
         if self.rigidity is None:
@@ -323,15 +321,14 @@ class PointMotion(Motion):
     item_fields: ClassVar[tuple[str, ...]] = ("zeros",)
 
     def __init__(self, times: int = 1) -> None:
-        self.times = check_times(times, "PointMotion")
+        check_range(self, "[1, inf)", times=times)
+        self.times = int(times)
         self.zeros = torch.zeros(1, 0, 3)
 
     def bind(
         self, points: Tensor, faces: Tensor | None = None, problem: Problem | None = None
     ) -> Self:
-        other = super().bind(points, faces, problem)
-        other.zeros = torch.zeros_like(points)
-        return other
+        return replace(super().bind(points, faces, problem), zeros=torch.zeros_like(points))
 
     def initial(self) -> dict[str, Tensor]:
         start = self.zeros[:, None].repeat(1, self.times, 1, 1)
@@ -370,24 +367,16 @@ class NetworkMotion(Motion):
         depth: int = 2,
         seed: int = 0,
     ) -> None:
-        if min(features, width, depth) < 1 or not bandwidth > 0:
-            raise InputError("NetworkMotion needs positive features, width, depth and bandwidth")
-        self.times = check_times(times, "NetworkMotion")
-        self.bandwidth, self.features, self.width, self.depth, self.seed = (
-            bandwidth,
-            features,
-            width,
-            depth,
-            seed,
-        )
+        check_range(self, "[1, inf)", times=times, features=features, width=width, depth=depth)
+        check_range(self, "(0, inf]", bandwidth=bandwidth)
+        self.times, self.bandwidth, self.seed = int(times), bandwidth, seed
+        self.features, self.width, self.depth = features, width, depth
         self.centre = torch.zeros(3)
 
     def bind(
         self, points: Tensor, faces: Tensor | None = None, problem: Problem | None = None
     ) -> Self:
-        other = super().bind(points, faces, problem)
-        other.centre = points[0].mean(0)
-        return other
+        return replace(super().bind(points, faces, problem), centre=points[0].mean(0))
 
     def initial(self) -> dict[str, Tensor]:
         """Draw the weights by He initialization; the last layer is 0."""
@@ -438,18 +427,3 @@ def bind_rigidity(rigidity: PriorSum | None, nodes: Tensor, what: str) -> PriorS
 def repeat_shape(shape: Any, batch: int) -> Any:
     """Return a shape with one entry per item of a batch."""
     return map_tensors(shape, lambda t: t.expand(batch, *t.shape[1:]))
-
-
-def check_times(times: int, what: str) -> int:
-    """Return the number of times, or raise `InputError` if it is below 1."""
-    if times < 1:
-        raise InputError(f"{what} needs at least one time, got times={times}")
-    return int(times)
-
-
-def _part(parameters: dict[str, Tensor], owner: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(f"{owner}."): leaf
-        for name, leaf in parameters.items()
-        if name.startswith(f"{owner}.")
-    }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.epipolar import epipolar_distance
 from invtoolbox.priors.base import ImplicitPrior
@@ -123,11 +125,8 @@ class CameraFlow(FlowSpline):
                 "does not determine its motion; FlowSpline() does without"
             )
         self.epipolar = torch.as_tensor(epipolar, dtype=torch.float32).reshape(-1)
-        if not (bool((self.epipolar >= 0).all()) and huber > 0):
-            raise InputError(
-                "CameraFlow takes epipolar of at least 0 and a positive huber, got "
-                f"{epipolar} and {huber}"
-            )
+        check_range(self, "[0, inf]", "epipolar")
+        check_range(self, "(0, inf]", huber=huber)
         ahead = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
         self.intrinsics = intrinsics
         self.twist = (ahead if twist is None else twist).reshape(-1, 6)
@@ -169,14 +168,15 @@ class CameraFlow(FlowSpline):
             torch.linspace(0, columns - 1, across).to(x),
             indexing="ij",
         )
+        # Rays (x, y, 1) of the pixels and their motion, K^{-1} of pixels and of the flow.
         y = (row - K[1, 2]) / K[1, 1]
         rays = torch.stack([(column - K[0, 2] - K[0, 1] * y) / K[0, 0], y], -1)
         second = x[:, 1] / K[1, 1]
         flow = torch.stack([(x[:, 0] - K[0, 1] * second) / K[0, 0], second], -1)
         twist = self.twists(parameters, times)[:, :, None, None]
         shape = (*flow.shape[:-1], 6)
-        found = epipolar_distance(rays.expand_as(flow), flow, twist.expand(shape))
-        return found * (K[0, 0] * K[1, 1]).sqrt()
+        distance = epipolar_distance(rays.expand_as(flow), flow, twist.expand(shape))
+        return distance * (K[0, 0] * K[1, 1]).sqrt()
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
         d = self.distances(parameters, x).abs().flatten(1)
@@ -212,10 +212,9 @@ def sample_spline(controls: Tensor, axis: int, places: Tensor) -> Tensor:
     shape = [1] * controls.ndim
     shape[axis] = -1
     # Sums of four instead of a product of matrices, whose rounding depends on the batch.
-    total: Tensor | None = None
-    for k, weight in enumerate(weights):
-        index = (piece.long() + k).to(controls.device)
-        part = weight.to(controls).view(shape) * controls.index_select(axis, index)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+    index = piece.long().to(controls.device)
+    terms = [
+        weight.to(controls).view(shape) * controls.index_select(axis, index + k)
+        for k, weight in enumerate(weights)
+    ]
+    return functools.reduce(torch.add, terms)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import Splats
 from invtoolbox.kernels.points.nearest import Tree
 from invtoolbox.operators.rendering.combined import OnBoth
-from invtoolbox.priors.adaptive import AdaptivePrior, Intermediate, Transfer
+from invtoolbox.priors.adaptive import AdaptivePrior, Intermediate, Transfer, select_leaves
 from invtoolbox.priors.implicit.gaussian_strategies import DEAD
 from invtoolbox.priors.implicit.gaussians import Gaussians
+from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
+
+T = TypeVar("T")
 
 _NAMES = ("first", "second")
 
@@ -67,8 +70,7 @@ class GaussianPair(AdaptivePrior):
                 "both members of a GaussianPair need the same strategy, "
                 f"got {first.strategy!r} and {second.strategy!r}"
             )
-        if apart is not None and not apart > 0:
-            raise InputError(f"apart of GaussianPair is a positive distance or None, got {apart}")
+        check_range(self, "(0, inf]", apart=apart)
         every = 1 if first.strategy is None else first.strategy.every
         if apart is not None and (prune_every < 1 or prune_every % every):
             raise InputError(
@@ -96,9 +98,7 @@ class GaussianPair(AdaptivePrior):
         return self._each(lambda member: member.select(index))
 
     def _each(self, change: Callable[[Gaussians], Gaussians]) -> Self:
-        other = copy.copy(self)
-        other.members = (change(self.members[0]), change(self.members[1]))
-        return other
+        return replace(self, members=(change(self.members[0]), change(self.members[1])))
 
     def initial(self) -> dict[str, Tensor]:
         return _join([member.initial() for member in self.members])
@@ -108,28 +108,22 @@ class GaussianPair(AdaptivePrior):
     ) -> tuple[Splats, Splats]:
         draws = (None, None) if generator is None else _fork(generator)
         first, second = (
-            member.decode(own, drawn)
-            for member, own, drawn in zip(self.members, _split(parameters), draws)
+            member.decode(leaves, draw)
+            for member, leaves, draw in zip(self.members, _split(parameters), draws)
         )
         return first, second
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
         # The mean, because the misfit of pictures is a mean over the channels of both.
         first, second = (
-            member.energy(own, part)
-            for member, own, part in zip(self.members, _split(parameters), x)
+            member.energy(leaves, splats)
+            for member, leaves, splats in zip(self.members, _split(parameters), x)
         )
         return 0.5 * (first + second)
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
-        rates = [
-            member.learning_rates(own) for member, own in zip(self.members, _split(parameters))
-        ]
-        return {
-            f"{which}.{name}": rate
-            for which, own in zip(_NAMES, rates)
-            for name, rate in own.items()
-        }
+        members = zip(self.members, _split(parameters))
+        return _join([member.learning_rates(leaves) for member, leaves in members])
 
     # -- Gaussians come and go ---------------------------------------------------------------------
 
@@ -151,9 +145,8 @@ class GaussianPair(AdaptivePrior):
         )
 
     def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        return _join(
-            [member.statistics(own) for member, own in zip(self.members, _split(parameters))]
-        )
+        members = zip(self.members, _split(parameters))
+        return _join([member.statistics(leaves) for member, leaves in members])
 
     def gather(
         self,
@@ -167,8 +160,8 @@ class GaussianPair(AdaptivePrior):
             name: Intermediate(t.value, None if t.gradient is None else 2 * t.gradient)
             for name, t in info.items()
         }
-        parts = zip(self.members, _split(statistics), _split(parameters), _split(pulled))
-        return _join([member.gather(own, leaves, seen) for member, own, leaves, seen in parts])
+        members = zip(self.members, _split(statistics), _split(parameters), _split(pulled))
+        return _join([member.gather(*arguments) for member, *arguments in members])
 
     def adapt(
         self,
@@ -180,42 +173,39 @@ class GaussianPair(AdaptivePrior):
         new: list[dict[str, Tensor]] = _split(parameters)
         transfers: list[Transfer] = [_keep, _keep]
         if self.members[0].adapts(iteration):
-            for k, (member, own, draws) in enumerate(
-                zip(self.members, _split(statistics), _fork(generator))
-            ):
-                new[k], transfers[k] = member.adapt(new[k], own, iteration, draws)
-        alone = [torch.zeros_like(own["logit_opacities"], dtype=torch.bool) for own in new]
+            members = zip(self.members, _split(statistics), _fork(generator))
+            for k, (member, gathered, draws) in enumerate(members):
+                new[k], transfers[k] = member.adapt(new[k], gathered, iteration, draws)
+        alone = [torch.zeros_like(leaves["logit_opacities"], dtype=torch.bool) for leaves in new]
         if self._prunes(iteration):
             assert self.apart is not None
-            alone = [_far_from(own, other, self.apart) for own, other in zip(new, reversed(new))]
-            for own, gone in zip(new, alone):
-                own["logit_opacities"] = own["logit_opacities"].masked_fill(gone, DEAD)
+            alone = [_far_from(a, b, self.apart) for a, b in zip(new, reversed(new))]
+            for leaves, gone in zip(new, alone):
+                leaves["logit_opacities"] = leaves["logit_opacities"].masked_fill(gone, DEAD)
 
         def transfer(name: str, tensor: Tensor) -> Tensor:
             which, leaf = name.split(".", 1)
             k = _NAMES.index(which)
-            moved = transfers[k](leaf, tensor)
-            return moved.masked_fill(alone[k].view(*alone[k].shape, *[1] * (moved.ndim - 2)), 0.0)
+            carried = transfers[k](leaf, tensor)
+            gone = alone[k].view(*alone[k].shape, *[1] * (carried.ndim - 2))
+            return carried.masked_fill(gone, 0.0)
 
         return _join(new), transfer
 
     def resize(
         self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]
     ) -> dict[str, Tensor]:
-        return _join(
-            [
-                member.resize(own, wanted)
-                for member, own, wanted in zip(self.members, _split(parameters), _split(shapes))
-            ]
-        )
+        members = zip(self.members, _split(parameters), _split(shapes))
+        return _join([member.resize(leaves, sizes) for member, leaves, sizes in members])
 
     def perturb(
         self, parameters: dict[str, Tensor], rate: float, generator: Generator
     ) -> dict[str, Tensor]:
-        parts = list(zip(self.members, _split(parameters), _fork(generator)))
-        moved = [member.perturb(own, rate, draws) for member, own, draws in parts]
-        unchanged = all(new is own for new, (_, own, _) in zip(moved, parts))
-        return parameters if unchanged else _join(moved)
+        leaves = _split(parameters)
+        members = zip(self.members, leaves, _fork(generator))
+        noisy = [member.perturb(before, rate, draws) for member, before, draws in members]
+        unchanged = all(after is before for after, before in zip(noisy, leaves))
+        return parameters if unchanged else _join(noisy)
 
     def __repr__(self) -> str:
         pruned = (
@@ -226,19 +216,14 @@ class GaussianPair(AdaptivePrior):
 
 def _split(leaves: dict[str, Any]) -> list[dict[str, Any]]:
     """Split leaves into the leaves of the first and of the second, by their own names."""
-    return [
-        {
-            name.split(".", 1)[1]: leaf
-            for name, leaf in leaves.items()
-            if name.startswith(f"{which}.")
-        }
-        for which in _NAMES
-    ]
+    return [select_leaves(leaves, which) for which in _NAMES]
 
 
-def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _join(members: list[dict[str, T]]) -> dict[str, T]:
     return {
-        f"{which}.{name}": leaf for which, own in zip(_NAMES, parts) for name, leaf in own.items()
+        f"{which}.{name}": leaf
+        for which, leaves in zip(_NAMES, members)
+        for name, leaf in leaves.items()
     }
 
 
@@ -262,8 +247,8 @@ def _far_from(parameters: dict[str, Tensor], others: dict[str, Tensor], apart: f
     In an item without others, no Gaussian counts as far.
     """
     far = torch.zeros_like(parameters["logit_opacities"], dtype=torch.bool)
-    for k, (own, other) in enumerate(zip(parameters["means"], others["means"])):
-        there = other[others["logit_opacities"][k] > DEAD + 1]
-        if len(there):
-            far[k] = Tree(there.detach()).query(own.detach())[0] > apart
+    for k, (means, partners) in enumerate(zip(parameters["means"], others["means"])):
+        living = partners[others["logit_opacities"][k] > DEAD + 1]
+        if len(living):
+            far[k] = Tree(living.detach()).query(means.detach())[0] > apart
     return far

@@ -13,6 +13,7 @@ from math import comb
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rotations import rotation_matrices
 from invtoolbox.priors.adaptive import Intermediate, Transfer
@@ -39,11 +40,8 @@ class Strategy(ABC):
     most: int = 1_000_000
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.most < 1 or not 0 < self.least_opacity < 1:
-            raise InputError(
-                f"{type(self).__name__} takes every and most of at least 1 and a least_opacity "
-                f"between 0 and 1, got {self!r}"
-            )
+        check_range(self, "[1, inf)", "every", "most")
+        check_range(self, "(0, 1)", "least_opacity")
 
     def adapts(self, iteration: int) -> bool:
         return self.start < iteration < self.stop and iteration % self.every == 0
@@ -133,10 +131,8 @@ class DefaultStrategy(Strategy):
         generator: Generator,
         extent: float,
     ) -> tuple[dict[str, Tensor], Transfer]:
-        opacity, size = (
-            parameters["logit_opacities"].sigmoid(),
-            parameters["log_scales"].exp().amax(-1),
-        )
+        opacity = parameters["logit_opacities"].sigmoid()
+        size = parameters["log_scales"].exp().amax(-1)
         keep = opacity >= self.least_opacity
         if iteration > self.reset_every:
             keep &= size <= self.large * extent
@@ -148,16 +144,16 @@ class DefaultStrategy(Strategy):
         new, transfer = _pick(parameters, rows.source, rows.fresh)
         noise = _normal(2 * size.shape[1], generator, size).view(-1, 2, 3)
         shift = torch.where(
-            rows.part[..., None] < 2,
+            rows.mask_index[..., None] < 2,
             0.0,
-            noise[rows.source.clamp_min(0), (rows.part - 2).clamp_min(0)],
+            noise[rows.source.clamp_min(0), (rows.mask_index - 2).clamp_min(0)],
         )
         turned = (
             rotation_matrices(new["quats"]) @ (new["log_scales"].exp() * shift)[..., None]
         ).squeeze(-1)
         new["means"] = new["means"] + turned
         new["log_scales"] = torch.where(
-            (rows.part >= 2)[..., None],
+            (rows.mask_index >= 2)[..., None],
             new["log_scales"] - torch.tensor(1.6).log(),
             new["log_scales"],
         )
@@ -169,8 +165,8 @@ class DefaultStrategy(Strategy):
         most = torch.logit(torch.tensor(2 * self.least_opacity, dtype=torch.float64)).item()
 
         def and_forget(name: str, tensor: Tensor) -> Tensor:
-            moved = transfer(name, tensor)
-            return torch.zeros_like(moved) if name == "logit_opacities" else moved
+            carried = transfer(name, tensor)
+            return torch.zeros_like(carried) if name == "logit_opacities" else carried
 
         return {
             **parameters,
@@ -214,10 +210,10 @@ class MCMCStrategy(Strategy):
         filled = logits > DEAD + 1  # rows that are no mere filling
         alive = opacity > self.least_opacity
         count = filled.sum(1)
-        wanted = torch.minimum(
+        grown = torch.minimum(
             (count * (1 + self.growth)).long(), torch.full_like(count, self.most)
         ).maximum(count)
-        rows = int(wanted.max())
+        rows = int(grown.max())
         # Rows in the order in which they came: filling behind, so that new ones take its place.
         order = (~filled).long().sort(dim=1, stable=True).indices[:, :rows]
         source = torch.full((len(count), rows), -1, dtype=torch.long, device=logits.device)
@@ -225,7 +221,7 @@ class MCMCStrategy(Strategy):
         place = torch.arange(rows, device=logits.device)
         source = torch.where(place < count[:, None], source, -1)
         living = (source >= 0) & alive.gather(1, source.clamp_min(0))
-        homeless = (place < wanted[:, None]) & ~living
+        homeless = (place < grown[:, None]) & ~living
         # Every row draws, by the same numbers in all items, so that an item's draws do not depend
         # on how many others need one.
         weight = torch.where(alive, opacity, 0.0).double().cumsum(1)
@@ -290,12 +286,12 @@ def shared_opacity(opacity: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     total = torch.zeros_like(o)
     for k in range(largest):
         # sum over i from k + 1 to n of C(i - 1, k) = C(n, k + 1).
-        ways = torch.tensor(
+        choices = torch.tensor(
             [float(comb(n, k + 1)) for n in range(largest + 1)],
             dtype=torch.float64,
             device=o.device,
         )[count]
-        total += (-1) ** k * ways * shared ** (k + 1) / (k + 1) ** 0.5
+        total += (-1) ** k * choices * shared ** (k + 1) / (k + 1) ** 0.5
     factor = torch.where(total > 0, o / total.clamp_min(1e-30), torch.ones_like(o))
     return shared.to(opacity), factor.clamp(0.05, 1.0).to(opacity)
 
@@ -306,12 +302,12 @@ class _Rows:
 
     Attributes:
         source: row from which each comes, -1 for filling.
-        part: index of the mask to which it belongs.
+        mask_index: index of the mask to which it belongs.
         fresh: whether its averages start anew.
     """
 
     source: Tensor
-    part: Tensor
+    mask_index: Tensor
     fresh: Tensor
 
 
@@ -320,11 +316,11 @@ def _list_rows(*masks: Tensor) -> _Rows:
     joined = torch.cat(masks, 1)
     rows = int(joined.sum(1).max()) if joined.numel() else 0
     order = (~joined).long().sort(dim=1, stable=True).indices[:, : max(rows, 1)]
-    there = joined.gather(1, order)
+    in_mask = joined.gather(1, order)
     count = masks[0].shape[1]
-    source = torch.where(there, order % count, -1)
-    part = torch.where(there, torch.div(order, count, rounding_mode="floor"), 0)
-    return _Rows(source, part, part > 0)
+    source = torch.where(in_mask, order % count, -1)
+    mask_index = torch.where(in_mask, torch.div(order, count, rounding_mode="floor"), 0)
+    return _Rows(source, mask_index, mask_index > 0)
 
 
 def _pick(
@@ -340,8 +336,8 @@ def _pick(
     keep = ~(empty | fresh)
 
     def transfer(name: str, tensor: Tensor) -> Tensor:
-        moved = _gather(tensor, source)
-        return moved * keep.view(*keep.shape, *[1] * (moved.ndim - 2))
+        carried = _gather(tensor, source)
+        return carried * keep.view(*keep.shape, *[1] * (carried.ndim - 2))
 
     return new, transfer
 
@@ -362,8 +358,8 @@ def _best(mask: Tensor, score: Tensor, room: Tensor) -> Tensor:
 # Draws for more rows begin with the draws for fewer, so that an item's draws do not depend on the
 # batch. torch draws normal numbers in blocks of sixteen.
 def _normal(rows: int, generator: Generator, like: Tensor) -> Tensor:
-    whole = (rows + 255) // 256 * 256
-    return torch.randn(whole, 3, generator=generator, device=generator.device)[:rows].to(like)
+    padded = (rows + 255) // 256 * 256
+    return torch.randn(padded, 3, generator=generator, device=generator.device)[:rows].to(like)
 
 
 def _uniform(rows: int, generator: Generator, like: Tensor) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.carving import carve_surface
 from invtoolbox.geometry.gaussians import Splats, colors_to_harmonics, effective_rank
@@ -20,6 +20,7 @@ from invtoolbox.priors.implicit.gaussian_strategies import (
     MCMCStrategy,
     Strategy,
 )
+from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -130,21 +131,11 @@ class Gaussians(AdaptivePrior):
                 "Gaussians takes a color for every point, "
                 f"got {tuple(colors.shape)} for {tuple(points.shape)}"
             )
-        if (
-            degree not in (0, 1, 2, 3)
-            or not 0 < opacity < 1
-            or (scale is not None and not scale > 0)
-        ):
-            raise InputError(
-                "Gaussians takes a degree from 0 to 3, an opacity between 0 and 1 and a scale "
-                f"above 0, got {degree}, {opacity} and {scale}"
-            )
-        if not 0 <= dropout < 1:
-            raise InputError(
-                f"the dropout of Gaussians is a share from 0 to below 1, got {dropout}"
-            )
-        if not needles >= 0:
-            raise InputError(f"the weight of needles must not be negative, got {needles}")
+        check_choice(self, (0, 1, 2, 3), degree=degree)
+        check_range(self, "(0, 1)", opacity=opacity)
+        check_range(self, "(0, inf]", scale=scale)
+        check_range(self, "[0, 1)", dropout=dropout)
+        check_range(self, "[0, inf]", needles=needles)
         unknown = set(rates or {}) - set(_RATES)
         if unknown:
             raise InputError(
@@ -158,12 +149,8 @@ class Gaussians(AdaptivePrior):
             else torch.stack([_spacing(p) for p in points])
         )
         self.degree, self.strategy, self.opacity, self.extent = degree, strategy, opacity, extent
-        self.decay_over, self.degree_every, self.rates, self.dropout = (
-            decay_over,
-            degree_every,
-            dict(rates or {}),
-            dropout,
-        )
+        self.decay_over, self.degree_every = decay_over, degree_every
+        self.rates, self.dropout = dict(rates or {}), dropout
         self.flat, self.needles = bool(flat), needles
         self.size: float | None = extent
         self.views = 1
@@ -237,16 +224,13 @@ class Gaussians(AdaptivePrior):
         return prior
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        bound = copy.copy(self)
+        bound = replace(self, views=problem.operator.blocks or 1)
         cameras = getattr(problem.operator, "cameras", None)
-        bound.views = problem.operator.blocks or 1
         if self.extent is None:
             centres = self.points[0] if cameras is None else cameras.centres
-            bound.size = 1.1 * float((centres - centres.mean(0)).norm(dim=1).max())
+            bound.size = _extent(centres)
             if not bound.size > 0:  # one camera
-                bound.size = 1.1 * float(
-                    (self.points[0] - self.points[0].mean(0)).norm(dim=1).max()
-                )
+                bound.size = _extent(self.points[0])
         if self.box is not None:
             bound._carve(problem)
         return bound
@@ -255,10 +239,8 @@ class Gaussians(AdaptivePrior):
         assert self.box is not None
         operator: Any = problem.operator
         y = problem.y
-        outputs, background = (
-            getattr(operator, "outputs", ()),
-            getattr(operator, "background", None),
-        )
+        outputs = getattr(operator, "outputs", ())
+        background = getattr(operator, "background", None)
         if "color" not in outputs[:1] or background is None:
             raise InputError(
                 "Gaussians.random(carve=True) needs the pictures of a GaussianRenderer with color "
@@ -282,9 +264,7 @@ class Gaussians(AdaptivePrior):
         self.scales = torch.stack([_spacing(p) for p in self.points])
 
     def at(self, iteration: int) -> Self:
-        other = copy.copy(self)
-        other.iteration = iteration
-        return other
+        return replace(self, iteration=iteration)
 
     def initial(self) -> dict[str, Tensor]:
         points = self.points
@@ -320,35 +300,29 @@ class Gaussians(AdaptivePrior):
         share = self.dropout * self._progress()
         if generator is not None and share > 0:
             opacities = (
-                opacities * _kept(opacities.shape[1], share, generator).to(opacities) / (1 - share)
+                opacities * _keep(opacities.shape[1], share, generator).to(opacities) / (1 - share)
             ).clamp_max(1)
         scales = parameters["log_scales"].exp()
         if self.flat:
             # Not thicker than a tenth of the disk, so that the third axis remains the normal.
             thickness = torch.minimum(scales[..., 2], 0.1 * scales[..., :2].amin(-1)).detach()
             scales = torch.cat([scales[..., :2], thickness[..., None]], -1)
-        return Splats(
-            parameters["means"],
-            parameters["quats"],
-            scales,
-            opacities,
-            colors,
-        )
+        return Splats(parameters["means"], parameters["quats"], scales, opacities, colors)
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
         first = parameters["logit_opacities"]
-        there = first > DEAD + 1
-        count = there.sum(1).clamp_min(1)
+        living = first > DEAD + 1
+        count = living.sum(1).clamp_min(1)
         thin = first.new_zeros(len(first))
         if self.needles > 0:
             lack = -(effective_rank(parameters["log_scales"]) - 1 + 1e-5).log().clamp_max(0)
-            thin = self.views * self.needles * (lack * there).sum(1) / count
+            thin = self.views * self.needles * (lack * living).sum(1) / count
         if not isinstance(self.strategy, MCMCStrategy):
             return thin
-        opacity = (first.sigmoid() * there).sum(
+        opacity = (first.sigmoid() * living).sum(
             1
         ) / count  # of all, also in a step that leaves some out
-        scale = (x.scales * there[..., None]).sum((1, 2)) / (3 * count)
+        scale = (x.scales * living[..., None]).sum((1, 2)) / (3 * count)
         return thin + self.views * (
             self.strategy.opacity_weight * opacity + self.strategy.scale_weight * scale
         )
@@ -444,27 +418,36 @@ class Gaussians(AdaptivePrior):
         return {**parameters, "means": self.strategy.perturb(parameters, step, generator)}
 
     def __repr__(self) -> str:
-        shown = [
+        optional = [
+            (self.rates, f"rates={self.rates}"),
+            (self.dropout, f"dropout={self.dropout:g}"),
+            (self.flat, "flat=True"),
+            (self.needles, f"needles={self.needles:g}"),
+        ]
+        settings = [
             f"{self.points.shape[1]} points",
             f"degree={self.degree}",
             f"strategy={self.strategy!r}",
+            *(text for is_set, text in optional if is_set),
+            f"decay_over={self.decay_over}",
+            f"degree_every={self.degree_every}",
         ]
-        shown += [f"rates={self.rates}"] if self.rates else []
-        shown += [f"dropout={self.dropout:g}"] if self.dropout else []
-        shown += ["flat=True"] if self.flat else []
-        shown += [f"needles={self.needles:g}"] if self.needles else []
-        shown += [f"decay_over={self.decay_over}", f"degree_every={self.degree_every}"]
-        return f"Gaussians({', '.join(shown)})"
+        return f"Gaussians({', '.join(settings)})"
 
 
-def _kept(rows: int, share: float, generator: Generator) -> Tensor:
+def _extent(points: Tensor) -> float:
+    """Return 1.1 times the largest distance of points from their centre."""
+    return 1.1 * float((points - points.mean(0)).norm(dim=1).max())
+
+
+def _keep(rows: int, share: float, generator: Generator) -> Tensor:
     """Draw which rows a step keeps.
 
     The draws depend neither on the number of rows nor on the other draws of the iteration.
     """
     seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
-    own = torch.Generator(generator.device).manual_seed(seed)
-    return torch.rand(rows, generator=own, device=own.device, dtype=torch.float64) >= share
+    draws = torch.Generator(generator.device).manual_seed(seed)
+    return torch.rand(rows, generator=draws, device=draws.device, dtype=torch.float64) >= share
 
 
 def _spacing(points: Tensor) -> Tensor:

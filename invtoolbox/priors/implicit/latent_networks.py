@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
 
@@ -71,11 +72,10 @@ class GaussianLatents(ImplicitPrior):
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw from the prior, ``(n, channel, *space)``."""
-        drawn = torch.randn(
-            n, len(self.mean), generator=generator, dtype=self.mean.dtype, device=self.mean.device
-        )
+        like = self.mean
+        w = torch.randn(n, len(like), generator=generator, dtype=like.dtype, device=like.device)
         with torch.no_grad():
-            return self.decode({"w": drawn})
+            return self.decode({"w": w})
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.decoder).__name__}, {len(self.mean)} latents)"
@@ -144,8 +144,7 @@ class VariationalAutoencoder(GaussianLatents):
     """
 
     def __init__(self, network: AutoencoderNetwork, latents: int) -> None:
-        if latents < 1:
-            raise InputError(f"a VariationalAutoencoder has at least one latent, got {latents}")
+        check_range(self, "[1, inf)", latents=latents)
         like = next(network.parameters()).detach()
         super().__init__(
             network.decoder, torch.zeros(latents, dtype=like.dtype, device=like.device)
@@ -184,8 +183,7 @@ class GradientOriginNetwork(nn.Module):
 
     def __init__(self, decoder: nn.Module, latents: int) -> None:
         super().__init__()
-        if latents < 1:
-            raise InputError(f"a GradientOriginNetwork has at least one latent, got {latents}")
+        check_range(self, "[1, inf)", latents=latents)
         self.decoder, self.latents = decoder, latents
 
     def origin(self, x: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand, inner, item_norm
-from invtoolbox.operators.image_warp import check_lengths, warp_images
+from invtoolbox.operators.finite_difference import check_lengths
+from invtoolbox.operators.image_warp import warp_images
 from invtoolbox.operators.matrix import LinearFunction
 from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum
 from invtoolbox.priors.motion.displacement import Bending, DisplacementPrior, mean_length
@@ -130,9 +131,10 @@ class MovingImage(ImplicitPrior):
             spread = item_norm(flat) / math.sqrt(flat.shape[1])
             scale = torch.where(spread > 0, spread, scale)
             if quadratic:
-                seen = problem.operator(repeat(flat.view_as(start)))
+                response = problem.operator(repeat(flat.view_as(start)))
                 blank = problem.operator(problem.zeros())
-                contrast = 2 * problem.data_term.value(seen, blank) / (frames * math.prod(space))
+                misfit = problem.data_term.value(response, blank)
+                contrast = 2 * misfit / (frames * math.prod(space))
         return replace(
             self,
             motion=_weigh(self.motion, contrast, lengths),
@@ -202,8 +204,8 @@ class MovingImage(ImplicitPrior):
         image = self._image(parameters)
         frames = u.shape[1]
         copies = image.unsqueeze(1).expand(-1, frames, *image.shape[1:]).flatten(0, 1)
-        moved = warp_images(copies, u.flatten(0, 1), require_bound(self, self.spacing))
-        return moved.unflatten(0, (-1, frames)).transpose(1, 2)
+        warped = warp_images(copies, u.flatten(0, 1), require_bound(self, self.spacing))
+        return warped.unflatten(0, (-1, frames)).transpose(1, 2)
 
     def _image(self, parameters: dict[str, Tensor]) -> Tensor:
         image = parameters["image"]
@@ -212,13 +214,13 @@ class MovingImage(ImplicitPrior):
     def _energy(self, parameters: dict[str, Tensor], u: Tensor) -> Tensor:
         total = self.image.energy(self._image(parameters))
         for term in self.motion.terms:
-            each = term.prior.energy(u.flatten(0, 1)).unflatten(0, u.shape[:2]).sum(1)
-            total = total + expand(term.weight, each) * each
+            energy = term.prior.energy(u.flatten(0, 1)).unflatten(0, u.shape[:2]).sum(1)
+            total = total + expand(term.weight, energy) * energy
         return total
 
     def select(self, index: Tensor) -> Self:
-        other = super().select(index)
-        return replace(other, motion=self.motion.select(index), image=self.image.select(index))
+        motion, image = self.motion.select(index), self.image.select(index)
+        return replace(super().select(index), motion=motion, image=image)
 
     def __repr__(self) -> str:
         return f"MovingImage({self.motion!r}, {self.image!r})"
@@ -247,13 +249,14 @@ def _back_project(problem: Problem) -> Tensor:
     It is 0 if the data term knows no prediction that fits. For counts, the misfit of 0 is infinite.
     """
     A: Any = problem.operator
-    wanted = problem.data_term.fitting_prediction(problem.y)
-    if wanted is None:
+    target = problem.data_term.fitting_prediction(problem.y)
+    if target is None:
         return problem.zeros()
-    x = A.adjoint(wanted)
-    seen = A(x)
-    squared = inner(seen, seen)
-    factor = inner(seen, wanted) / torch.where(squared > 0, squared, torch.ones_like(squared))
+    x = A.adjoint(target)
+    prediction = A(x)
+    squared = inner(prediction, prediction)
+    # argmin_s |s A x - target|^2 = <A x, target> / |A x|^2.
+    factor = inner(prediction, target) / torch.where(squared > 0, squared, torch.ones_like(squared))
     return x * expand(factor, x)
 
 
@@ -299,6 +302,8 @@ def _refine(u: Tensor, size: Sequence[int]) -> Tensor:
     for axis, n in enumerate(size, start=3):
         count = u.shape[axis] - 2
         left, middle, right = (u.narrow(axis, k, count) for k in range(3))
+        # The two-scale relation of cubic B-splines: 1/8, 6/8, 1/8 at an old control point, and
+        # 1/2, 1/2 between two.
         pair = torch.stack([(left + 6 * middle + right) / 8, (middle + right) / 2], axis + 1)
         u = pair.flatten(axis, axis + 1).narrow(axis, 0, n)
     return u

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.errors import InputError
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.motion.flow_prior import flow_points
 from invtoolbox.priors.settings import replace, require_bound
@@ -42,9 +42,6 @@ class PointFlow(ImplicitPrior):
 
     def _ways(self) -> tuple[str, ...]:
         return ("forward", "backward") if self.both_ways else ("forward",)
-
-    def _points(self) -> Tensor:
-        return require_bound(self, self.points)
 
 
 class NeuralSceneFlow(PointFlow):
@@ -85,16 +82,12 @@ class NeuralSceneFlow(PointFlow):
         initialization: Literal["default", "xavier"] = "default",
         seed: int = 0,
     ) -> None:
-        if min(width, depth) < 1:
-            raise InputError(
-                f"NeuralSceneFlow needs a positive width and depth, got {width} and {depth}"
-            )
-        if initialization not in ("default", "xavier"):
-            raise InputError(f"initialization is 'default' or 'xavier', got {initialization!r}")
+        check_range(self, "[1, inf)", width=width, depth=depth)
+        check_choice(self, ("default", "xavier"), initialization=initialization)
         self.width, self.depth, self.initialization, self.seed = width, depth, initialization, seed
 
     def initial(self) -> dict[str, Tensor]:
-        points = self._points()
+        points = require_bound(self, self.points)
         generator = torch.Generator().manual_seed(self.seed)
         sizes = [points.shape[-1], *[self.width] * self.depth, points.shape[-1]]
         drawn: dict[str, Tensor] = {}
@@ -114,7 +107,7 @@ class NeuralSceneFlow(PointFlow):
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Any:
         batch = parameters["forward_weight0"].shape[0]
-        points = self._points()
+        points = require_bound(self, self.points)
         points = points.expand(batch, *points.shape[1:])
         forward = self._network(parameters, "forward", points)
         # Not detached: the forward network learns from the way back too.
@@ -176,7 +169,7 @@ class FreeFlow(PointFlow):
     """
 
     def initial(self) -> dict[str, Tensor]:
-        return {name: torch.zeros_like(self._points()) for name in self._ways()}
+        return {name: torch.zeros_like(require_bound(self, self.points)) for name in self._ways()}
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Any:
         return (

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import rigid, rotation, rotation_vector
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.motion.flow_prior import check_labels, flow_points, labels_of
-from invtoolbox.priors.settings import check_positive, replace, require_bound
+from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -48,8 +49,7 @@ class RigidMotion(ImplicitPrior):
     is_well_determined: ClassVar[bool] = True
 
     def __init__(self, upright: float = 1.0, weights: Tensor | None = None) -> None:
-        if not upright >= 0:
-            raise InputError(f"RigidMotion takes a weight upright of at least 0, got {upright}")
+        check_range(self, "[0, inf]", upright=upright)
         self.upright, self.weights = upright, weights
         self.around: Tensor | None = None
         self.centre = torch.zeros(1, 3)
@@ -141,7 +141,7 @@ class RigidClusters(ImplicitPrior):
         if not bool((self.labels >= 0).any()):
             raise InputError("RigidClusters needs at least one cluster: every label is negative")
         self.count = int(self.labels.max()) + 1
-        check_positive("the rotation_rate of RigidClusters", rotation_rate)
+        check_range(self, "(0, inf]", rotation_rate=rotation_rate)
         if initial_motions is not None and (
             initial_motions.ndim not in (3, 4) or initial_motions.shape[-3:] != (self.count, 4, 4)
         ):
@@ -181,10 +181,10 @@ class RigidClusters(ImplicitPrior):
         motions = self.initial_motions.to(device=centres.device, dtype=torch.float64)
         motions = motions if motions.ndim == 4 else motions[None]
         R, t = motions[..., :3, :3], motions[..., :3, 3]
-        there = (R @ centres.double()[..., None]).squeeze(-1) + t
+        arrived = (R @ centres.double()[..., None]).squeeze(-1) + t
         return {
-            "rotation": rotation_vector(R).to(centres).expand(len(there), -1, -1).clone(),
-            "translation": (there - centres).to(centres),
+            "rotation": rotation_vector(R).to(centres).expand(len(arrived), -1, -1).clone(),
+            "translation": (arrived - centres).to(centres),
         }
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:

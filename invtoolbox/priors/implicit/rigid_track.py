@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import rigid, rotation
 from invtoolbox.priors.implicit.rigid_motion import RigidMotion
@@ -57,11 +58,9 @@ class RigidTrack(RigidMotion):
         weights: Tensor | None = None,
     ) -> None:
         super().__init__(upright, weights)
-        if not steps or not min(smooth, steady) >= 0:
-            raise InputError(
-                "RigidTrack takes at least one time, and weights of at least 0; got "
-                f"{steps}, {smooth} and {steady}"
-            )
+        if not steps:
+            raise InputError("RigidTrack takes at least one time, got none")
+        check_range(self, "[0, inf]", smooth=smooth, steady=steady)
         self.steps, self.smooth, self.steady = tuple(steps), smooth, steady
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
@@ -94,8 +93,8 @@ class RigidTrack(RigidMotion):
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
         around = require_bound(self, self.around)
         turned, path = self._paths(parameters)
-        moved = around[:, None] @ (turned - torch.eye(3).to(around)).transpose(2, 3)
-        return (moved + path[:, :, None]).flatten(1, 2)
+        by_rotation = around[:, None] @ (turned - torch.eye(3).to(around)).transpose(2, 3)
+        return (by_rotation + path[:, :, None]).flatten(1, 2)
 
     def tracks(self, parameters: dict[str, Tensor]) -> Tensor:
         """Return the motion of each item from now to each time, ``(batch, K, 4, 4)``."""

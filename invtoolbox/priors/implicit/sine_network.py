@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork, apply_layer
 from invtoolbox.priors.settings import replace, require_bound
@@ -68,14 +69,11 @@ class SineNetwork(CoordinateNetwork):
         frequency: float | Literal["spectrum"] = 30.0,
         seed: int = 0,
     ) -> None:
-        if isinstance(frequency, str):
-            if frequency != "spectrum":
-                raise InputError(
-                    f"the frequency of SineNetwork is a number or 'spectrum', got {frequency!r}"
-                )
-        elif not 0 < frequency < math.inf:
+        if not isinstance(frequency, str):
+            check_range(self, "(0, inf)", frequency=frequency)
+        elif frequency != "spectrum":
             raise InputError(
-                f"the frequency of SineNetwork must be positive and finite, got {frequency}"
+                f"the frequency of SineNetwork is a number or 'spectrum', got {frequency!r}"
             )
         super().__init__(width=width, depth=depth, seed=seed)
         self.frequency = frequency
@@ -126,7 +124,7 @@ class SineNetwork(CoordinateNetwork):
         highest = float(max(_CANDIDATES))
         if measured < image.numel():
             highest = math.pi * measured ** (1 / max(sum(n > 1 for n in shape), 1)) / 8
-        wanted = _spectrum(image)
+        spectrum = _spectrum(image)
         # The bands are slow compared with the pixels, so networks are drawn on a coarser grid.
         grid = tuple(min(n, _GRID) for n in shape)
         axes = [
@@ -141,8 +139,9 @@ class SineNetwork(CoordinateNetwork):
             for k in range(_DRAWS):
                 values = network._network(self._draw(self.seed + 1 + k, inputs), inputs)
                 drawn = _spectrum(values.transpose(1, 2).reshape(1, -1, *grid))
-                n = min(len(drawn), len(wanted))
-                shares = [part[:n] / part[:n].sum().clamp_min(1e-30) for part in (drawn, wanted)]
+                n = min(len(drawn), len(spectrum))
+                # Wasserstein's distance in one dimension: the sum of |F - G| over the bands.
+                shares = [s[:n] / s[:n].sum().clamp_min(1e-30) for s in (drawn, spectrum)]
                 gap += float((shares[0] - shares[1]).cumsum(0).abs().sum())
             if gap < least:
                 best, least = float(omega), gap
@@ -157,10 +156,10 @@ class SineNetwork(CoordinateNetwork):
 
 def _count_measurements(problem: Problem) -> list[int]:
     """Return the number of measurements of every item that its operator takes."""
-    parts = problem.y if isinstance(problem.y, tuple) else (problem.y,)
+    tensors = problem.y if isinstance(problem.y, tuple) else (problem.y,)
     sampled = problem.operator.sampled
     if sampled is None or isinstance(problem.y, tuple):
-        return [sum(part[0].numel() for part in parts)] * problem.batch
+        return [sum(y[0].numel() for y in tensors)] * problem.batch
     taken = (sampled != 0).expand(problem.batch, *problem.y0.shape[1:])
     return [int(count) for count in taken.flatten(1).sum(1)]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import FlowField
@@ -48,11 +49,8 @@ class SpaceTimeFlow(ImplicitPrior):
     def __init__(
         self, width: int = 128, depth: int = 8, first_scale: float = 1.0, seed: int = 0
     ) -> None:
-        if width < 1 or depth < 1 or not first_scale > 0:
-            raise InputError(
-                "SpaceTimeFlow needs a positive width, depth and first_scale, "
-                f"got {width}, {depth} and {first_scale}"
-            )
+        check_range(self, "[1, inf)", width=width, depth=depth)
+        check_range(self, "(0, inf]", first_scale=first_scale)
         self.width, self.depth, self.first_scale, self.seed = width, depth, first_scale, seed
         self.first, self.duration = 0.0, 0.0
         self.like = torch.zeros(1)
@@ -112,19 +110,11 @@ class SpaceTimeVoxels(ImplicitPrior):
         rate: float = 0.25,
         asymmetry: float = 0.1,
     ) -> None:
-        if not (cell > 0 and span > 0 and rate > 0 and asymmetry >= 0) or levels < 1:
-            raise InputError(
-                "SpaceTimeVoxels needs a positive cell, span, rate and levels and an asymmetry "
-                f"that is not negative, got cell={cell}, span={span}, rate={rate}, "
-                f"levels={levels}, asymmetry={asymmetry}"
-            )
-        self.cell, self.span, self.levels, self.rate, self.asymmetry = (
-            cell,
-            span,
-            levels,
-            rate,
-            asymmetry,
-        )
+        check_range(self, "(0, inf]", cell=cell, span=span, rate=rate)
+        check_range(self, "[0, inf]", asymmetry=asymmetry)
+        check_range(self, "[1, inf)", levels=levels)
+        self.cell, self.span, self.levels = cell, span, levels
+        self.rate, self.asymmetry = rate, asymmetry
         self.grids: tuple[_Grid, ...] = ()
         self.like = torch.zeros(1)
 
@@ -207,12 +197,11 @@ class VoxelField(FlowField):
             for k in range(batch):
                 number, weights = grid.corners(points[k if len(points) > 1 else 0])
                 velocity = grid.at_times(self.parameters[f"velocity{level}"][k], times)
-                other = grid.at_times(self.parameters[f"asymmetry{level}"][k], times)
-                held = (directions * velocity + other).flatten(0, 1)
-                total[k].append(
-                    weighted_rows(held, number + (grid.count + 1) * group[:, None], weights)
-                )
-        return torch.stack([torch.stack(parts).sum(0) for parts in total])
+                asymmetry = grid.at_times(self.parameters[f"asymmetry{level}"][k], times)
+                vectors = (directions * velocity + asymmetry).flatten(0, 1)
+                rows = number + (grid.count + 1) * group[:, None]
+                total[k].append(weighted_rows(vectors, rows, weights))
+        return torch.stack([torch.stack(levels).sum(0) for levels in total])
 
 
 _LARGEST = 1 << 27  # largest number of entries of a table of corners: half a gigabyte
@@ -274,5 +263,5 @@ class _Grid(Settings):
         knot = moment.floor().clamp_max(self.knots - 2).long()
         late = (moment - knot)[:, None, None]
         by_time = vectors.transpose(0, 1)
-        held = (1 - late) * by_time[knot] + late * by_time[knot + 1]
-        return torch.cat([held, torch.zeros_like(held[:, :1])], dim=1)
+        between = (1 - late) * by_time[knot] + late * by_time[knot + 1]
+        return torch.cat([between, torch.zeros_like(between[:, :1])], dim=1)

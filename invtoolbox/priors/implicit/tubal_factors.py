@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
@@ -69,11 +70,8 @@ class TubalFactors(ImplicitPrior):
         seed: int = 0,
     ) -> None:
         check_axes(self, tubes, rows)
-        if rank < 1 or not 0 < scale < math.inf:
-            raise InputError(
-                "TubalFactors needs a rank of at least 1 and a scale that is positive and finite, "
-                f"got {rank} and {scale}"
-            )
+        check_range(self, "[1, inf)", rank=rank)
+        check_range(self, "(0, inf)", scale=scale)
         self.rank, self.tubes, self.rows, self.symmetric = rank, tubes, rows, symmetric
         self.scale, self.seed = scale, seed
         self.image_shape: tuple[int, ...] = ()

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.func import functional_call
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.implicit.latent_networks import GaussianLatents
@@ -86,11 +87,9 @@ class TunedGenerator(ImplicitPrior):
                 f"the latents of {prior!r} are finite and (batch, {size}), got {tuple(w.shape)}"
             )
         radius = (2 * size) ** 0.5 if radius is None else float(radius)
-        if not (locality >= 0 and radius > 0 and neighbours >= 1):
-            raise InputError(
-                "TunedGenerator takes a locality of at least 0, a positive radius and at least one "
-                f"neighbour, got {locality}, {radius} and {neighbours}"
-            )
+        check_range(self, "[0, inf]", locality=locality)
+        check_range(self, "(0, inf]", radius=radius)
+        check_range(self, "[1, inf)", neighbours=neighbours)
         self.prior, self.w = prior, w.detach().to(prior.mean)
         self.locality, self.radius = float(locality), radius
         self.neighbours, self.seed, self.iteration = int(neighbours), int(seed), 0
@@ -112,7 +111,7 @@ class TunedGenerator(ImplicitPrior):
         return {n: v.detach().expand(len(self.w), *v.shape).clone() for n, v in weights}
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
-        return torch.cat([self._image(own, w[None]) for own, w in self._items(parameters)])
+        return torch.cat([self._image(weights, w[None]) for weights, w in self._items(parameters)])
 
     def energy(self, parameters: dict[str, Tensor], x: Tensor | None) -> Tensor:
         first = next(iter(parameters.values()))
@@ -121,12 +120,12 @@ class TunedGenerator(ImplicitPrior):
         draws = Generator().manual_seed((self.seed * 1_000_003 + self.iteration) % (1 << 62))
         drawn = torch.randn(self.neighbours, len(self.prior.mean), generator=draws).to(self.w)
         energies = []
-        for own, w in self._items(parameters):
+        for weights, w in self._items(parameters):
             away = drawn - w
             near = w + self.radius * away / away.norm(dim=1, keepdim=True)
             with torch.no_grad():
                 before = self.prior.decode({"w": near})
-            change = (self._image(own, near) - before).flatten(1).square().sum(1).mean()
+            change = (self._image(weights, near) - before).flatten(1).square().sum(1).mean()
             energies.append(0.5 * self.locality * change)
         return torch.stack(energies)
 

@@ -63,13 +63,8 @@ class Variational(PriorWrapper, ImplicitPrior):
         start: float = 1.0,
         pixels: bool = False,
     ) -> None:
-        self.prior, self.family, self.weight, self.first_width, self.pixels = (
-            prior,
-            family,
-            weight,
-            start,
-            pixels,
-        )
+        self.prior, self.family, self.weight = prior, family, weight
+        self.first_width, self.pixels = start, pixels
 
     def initial(self) -> dict[str, Tensor]:
         return self.widen(self.prior.initial())
@@ -149,6 +144,7 @@ class Variational(PriorWrapper, ImplicitPrior):
             if self.family == "uniform":
                 divergence = divergence - log_width.flatten(1).sum(1)
             else:
+                # -log q(z) = sum 1/2 ((z - m)^2 / a^2 + log 2 pi) + log a.
                 away = (z - parameters[name].detach()) * torch.exp(-log_width.detach())
                 divergence = divergence - (
                     0.5 * (away.square() + math.log(2 * math.pi)) + log_width.detach()
@@ -163,11 +159,12 @@ class Variational(PriorWrapper, ImplicitPrior):
         return self.weight * self.prior.energy(self.latents(parameters), x)
 
     def project(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        kept = {}
+        bounded = {}
         for name, t in parameters.items():
-            bounds = PIXEL_FACTORS if name == PIXEL else WIDTHS if name.endswith(WIDTH) else None
-            kept[name] = t if bounds is None else t.clamp(math.log(bounds[0]), math.log(bounds[1]))
-        return kept | self.prior.project(self.latents(parameters))
+            if name == PIXEL or name.endswith(WIDTH):
+                low, high = PIXEL_FACTORS if name == PIXEL else WIDTHS
+                bounded[name] = t.clamp(math.log(low), math.log(high))
+        return parameters | bounded | self.prior.project(self.latents(parameters))
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
         return dict.fromkeys(parameters, 1.0) | self.prior.learning_rates(self.latents(parameters))
@@ -198,5 +195,5 @@ class LatentPosterior(Posterior):
         noise = [self.distribution.noise(self.parameters, generator) for _ in range(count)]
         # Sample after sample: one batch of samples would need count times the decoder's memory.
         with torch.no_grad():
-            samples = [self.distribution.image_of(self.parameters, each)[0] for each in noise]
+            samples = [self.distribution.image_of(self.parameters, draw)[0] for draw in noise]
         return torch.stack(samples)

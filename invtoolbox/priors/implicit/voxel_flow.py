@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.points.sparse_product import SparseProduct
@@ -46,10 +48,8 @@ class VoxelFlow(ImplicitPrior):
     """
 
     def __init__(self, cell: float = 0.5, levels: int = 1, rate: float = 0.5) -> None:
-        if not cell > 0 or levels < 1 or not rate > 0:
-            raise InputError(
-                f"VoxelFlow needs a positive cell, levels and rate, got {cell}, {levels} and {rate}"
-            )
+        check_range(self, "(0, inf]", cell=cell, rate=rate)
+        check_range(self, "[1, inf)", levels=levels)
         self.cell, self.levels, self.rate = float(cell), int(levels), float(rate)
         #: Level by level, of one item that all share or of each item.
         self.touched: tuple[_Touched, ...] = ()
@@ -89,18 +89,16 @@ class VoxelFlow(ImplicitPrior):
         return {f"level{level}": self.rate**level for level in range(self.levels)}
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
-        total: Tensor | None = None
+        flows = []
         for level, items in enumerate(self._by_level()):
             vectors = parameters[f"level{level}"]
             if len(items) == 1:
-                part = items[0].interpolation(vectors[:, : len(items[0].keys)])
+                flows.append(items[0].interpolation(vectors[:, : len(items[0].keys)]))
             else:
-                part = torch.stack(
-                    [item.interpolation(v[: len(item.keys)]) for item, v in zip(items, vectors)]
-                )
-            total = part if total is None else total + part
-        assert total is not None
-        return total
+                pairs = zip(items, vectors)
+                by_item = [item.interpolation(v[: len(item.keys)]) for item, v in pairs]
+                flows.append(torch.stack(by_item))
+        return functools.reduce(torch.add, flows)
 
     def flow_at(self, parameters: dict[str, Tensor], points: Tensor, item: int = 0) -> Tensor:
         """Return the flow of other points ``(n, 3)`` under the parameters of an item: ``(n, 3)``.
@@ -110,10 +108,10 @@ class VoxelFlow(ImplicitPrior):
         """
         total = torch.zeros_like(points)
         for level, items in enumerate(self._by_level()):
-            known = items[item if len(items) > 1 else 0].keys
+            touched = items[item if len(items) > 1 else 0].keys
             keys, weights = _corners(points, self._cell(level))
-            place = torch.searchsorted(known, keys).clamp_max(len(known) - 1)
-            weights = weights * (known[place] == keys)
+            place = torch.searchsorted(touched, keys).clamp_max(len(touched) - 1)
+            weights = weights * (touched[place] == keys)
             vectors = parameters[f"level{level}"][item][place]
             total = total + (weights[..., None] * vectors).sum(1) / weights.sum(
                 1, keepdim=True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any, Self
 
@@ -10,9 +9,11 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace, resample
 from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.settings import replace
 
 
 class VoxelGrid(ImplicitPrior):
@@ -57,25 +58,16 @@ class VoxelGrid(ImplicitPrior):
         color_rate: float = 1.0,
         view_rate: float = 0.2,
     ) -> None:
-        if (
-            degree not in (0, 1, 2)
-            or channels < 1
-            or not 0 < alpha < 1
-            or not (color_rate > 0 and view_rate > 0)
-        ):
-            raise InputError(
-                "VoxelGrid needs a degree of 0, 1 or 2, at least one channel, an alpha between "
-                f"0 and 1 and positive rates, got {degree}, {channels}, {alpha}, {color_rate} and "
-                f"{view_rate}"
-            )
+        check_choice(self, (0, 1, 2), degree=degree)
+        check_range(self, "[1, inf)", channels=channels)
+        check_range(self, "(0, 1)", alpha=alpha)
+        check_range(self, "(0, inf]", color_rate=color_rate, view_rate=view_rate)
         self.space, self.degree, self.channels, self.alpha = space, degree, channels, alpha
         self.color_rate, self.view_rate = color_rate, view_rate
         self.like = torch.zeros(1)
 
     def prepare(self, problem: Any, solve: Any) -> Self:
-        other = copy.copy(self)
-        other.like = problem.y0.new_zeros(1)
-        return other
+        return replace(self, like=problem.y0.new_zeros(1))
 
     def initial(self) -> dict[str, Tensor]:
         """Return the density, the color and, for a positive degree, the view leaf.
@@ -83,6 +75,7 @@ class VoxelGrid(ImplicitPrior):
         The shapes are ``density (1, rows)``, ``color (1, rows, 1, channels)`` and
         ``view (1, rows, 3 or 8, channels)``.
         """
+        # 1 - exp(-density cell) = alpha, and the inverse of the softplus, log(exp(t) - 1).
         thin = -math.log1p(-self.alpha) / (max(self.space.cell) * self.space.scale)
         rows, bases = self.space.rows, (self.degree + 1) ** 2
         leaves = {
@@ -128,7 +121,8 @@ class VoxelGrid(ImplicitPrior):
         to = space.shape if shape is None else VoxelSpace.box(shape, space.low, space.high).shape
         density = space.spread(parameters["density"], fill=-1e4)
         thick = (functional.softplus(density) * space.scale * max(space.cell)).amax(0)[None, None]
-        # Per cell: the largest of the 8 nodes, then the margin.
+        # Per cell: the largest of the 8 nodes, then the margin. A cell of the optical thickness t
+        # stops the share 1 - exp(-t).
         full = (functional.max_pool3d(thick, 2, stride=1) > -math.log1p(-least_alpha)).float()
         if not bool(full.any()):
             raise InputError(
@@ -144,9 +138,7 @@ class VoxelGrid(ImplicitPrior):
             # Nodes that were not kept take the value of the emptiest kept node.
             fill = float(leaf.min()) if name == "density" else 0.0
             start[name] = finer.gather(resample(space.spread(leaf, fill), to)).contiguous()
-        other = copy.copy(self)
-        other.space = finer
-        return other, start
+        return replace(self, space=finer), start
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.space.shape))
@@ -160,9 +152,9 @@ def _cells_at(full: Tensor, cells: tuple[int, ...]) -> Tensor:
         low = torch.arange(count) * old // count
         high = ((torch.arange(count) + 1) * old + count - 1) // count - 1
         picked = full.index_select(axis, low.to(full.device))
-        for more in range(1, int((high - low).max()) + 1):
+        for step in range(1, int((high - low).max()) + 1):
             picked = torch.maximum(
-                picked, full.index_select(axis, torch.minimum(low + more, high).to(full.device))
+                picked, full.index_select(axis, torch.minimum(low + step, high).to(full.device))
             )
         full = picked
     return full > 0

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from invtoolbox.core.constants import constant
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.networks.denoisers import load_dncnn
@@ -97,11 +98,9 @@ class Denoiser(ExplicitPrior):
             raise InputError(
                 f"the network of a Denoiser has to be callable, got {type(network).__name__}"
             )
-        if not bool((torch.as_tensor(sigma) > 0).all()):
-            raise InputError(f"sigma of a Denoiser must be positive, got {sigma}")
+        check_range(self, "(0, inf]", sigma=sigma)
         check_intensity_range(intensity_range)
-        if level not in (None, "batch", "number", "none"):
-            raise InputError(f"level is 'batch', 'number', 'none' or None, got {level!r}")
+        check_choice(self, ("batch", "number", "none", None), level=level)
         self.network, self.sigma = network, sigma  # type: ignore[assignment]
         self.level: LevelArgument = level if level is not None else _level_argument(network)
         if rescale and (self.level != "none" or trained_level is None or not trained_level > 0):
@@ -174,8 +173,8 @@ class Denoiser(ExplicitPrior):
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         if x.is_complex():
-            parts = torch.view_as_real(x).movedim(-1, 2).flatten(1, 2)
-            clean = self.denoise(parts, sigma).unflatten(1, (-1, 2)).movedim(2, -1)
+            channels = torch.view_as_real(x).movedim(-1, 2).flatten(1, 2)
+            clean = self.denoise(channels, sigma).unflatten(1, (-1, 2)).movedim(2, -1)
             return torch.view_as_complex(clean.contiguous())
         low, high = self.intensity_range
         levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device) / (high - low)
@@ -256,14 +255,14 @@ def _rotate(x: Tensor, matrix: Sequence[Sequence[float]]) -> Tensor:
     return torch.stack(list(mixed), 1)  # type: ignore[arg-type]
 
 
-def find_trained_level(path: str | Path, pattern: str, given: float | None, hint: str) -> float:
+def find_trained_level(path: str | Path, pattern: str, level: float | None, hint: str) -> float:
     """Return the noise level that a network was trained for.
 
-    It is the given level, or the first group of ``pattern`` in the name of the file, in 1/255.
+    It is the level itself, or the first group of ``pattern`` in the name of the file, in 1/255.
     """
+    if level is not None:
+        return level
     match = re.match(pattern, Path(path).stem)
-    if given is not None:
-        return given
     if match is None:
         raise InputError(
             f"the name {Path(path).name!r} does not contain the noise level of the training, "

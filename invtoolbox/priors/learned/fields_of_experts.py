@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ExplicitPrior
@@ -58,11 +59,8 @@ class FieldsOfExperts(ExplicitPrior):
         group: int = 1,
         learn_filters: bool = True,
     ) -> None:
-        if not weight > 0 or not smoothing > 0 or group < 1:
-            raise InputError(
-                "FieldsOfExperts needs a positive weight, smoothing and group, got "
-                f"{weight}, {smoothing} and {group}"
-            )
+        check_range(self, "(0, inf]", weight=weight, smoothing=smoothing)
+        check_range(self, "[1, inf)", group=group)
         if filters is None:
             filters = _cosines(count * group, size)
         if filters.ndim != 3 or not len(filters) or len(filters) % group:
@@ -112,11 +110,11 @@ class FieldsOfExperts(ExplicitPrior):
         new = (
             _turned_cosines(count, size) if self.group == 2 else _cosines(count * self.group, size)
         )
-        other = type(self)(filters=torch.cat([old, length * new.to(old)]), group=self.group)
+        extended = type(self)(filters=torch.cat([old, length * new.to(old)]), group=self.group)
         for name in ("log_weights", "log_smoothing"):
-            known = getattr(self, name).detach()
-            getattr(other, name).data = torch.cat([known, known.mean().expand(count)])
-        return other
+            present = getattr(self, name).detach()
+            getattr(extended, name).data = torch.cat([present, present.mean().expand(count)])
+        return extended
 
     def energy(self, x: Tensor) -> Tensor:
         squares, weights, smoothing = self._parts(self._filter(x))
@@ -131,6 +129,7 @@ class FieldsOfExperts(ExplicitPrior):
         outputs = self._filter(x)
         squares, weights, smoothing = self._parts(outputs)
         root = (squares + smoothing.square()).sqrt()
+        # phi'(t) / t = 1 / sqrt(t^2 + s^2), times the outputs.
         slope = (weights / root).repeat_interleave(self.group, 1) * outputs
         # The transposed correlation as a correlation with mirrored filters, which is faster here.
         mirrored = self._centred().to(x).flip(1, 2)[None]

@@ -156,7 +156,8 @@ class LearnedProximal(ExplicitPrior):
         """Return the convex potential whose gradient is the prox, ``(batch,)``."""
         with self._mode(x):
             inside, (low, high) = self._inside(x), self.intensity_range
-            psi = (high - low) ** 2 * self._per_item(map_items(self.network.potential, inside), x)
+            psi = map_items(self.network.potential, inside).view(len(x), -1).sum(1)
+            psi = (high - low) ** 2 * psi
             return psi if low == 0 else psi + low * item_sum(x).to(x.dtype)
 
     def inverse(self, x: Tensor, tolerance: float = 1e-7, max_iterations: int = 2000) -> Inversion:
@@ -172,12 +173,13 @@ class LearnedProximal(ExplicitPrior):
             tolerance: relative tolerance of the gradient, see `solvers.LBFGS`.
             max_iterations: number of iterations after which the solver stops.
         """
-        found = invert(self.network, self._inside(x), tolerance, max_iterations)
+        inside = invert(self.network, self._inside(x), tolerance, max_iterations)
         low, high = self.intensity_range
-        per_item = self._per_item(found.residual.square(), x).sqrt() * (high - low)
-        converged = found.converged.view(len(x), -1).all(1)
         return Inversion(
-            self._outside(found.y, x), self._energy_outside(found.energy, x), per_item, converged
+            y=self._outside(inside.y, x),
+            energy=self._energy_outside(inside.energy, x),
+            residual=inside.residual.square().view(len(x), -1).sum(1).sqrt() * (high - low),
+            converged=inside.converged.view(len(x), -1).all(1),
         )
 
     def energy(self, x: Tensor) -> Tensor:
@@ -207,10 +209,7 @@ class LearnedProximal(ExplicitPrior):
 
     def _energy_outside(self, energy: Tensor, like: Tensor) -> Tensor:
         low, high = self.intensity_range
-        return self._per_item((high - low) ** 2 * energy, like).to(like.dtype)
-
-    def _per_item(self, values: Tensor, like: Tensor) -> Tensor:
-        return values.view(len(like), -1).sum(1)
+        return ((high - low) ** 2 * energy).view(len(like), -1).sum(1).to(like.dtype)
 
     def _mode(self, x: Tensor) -> torch.set_grad_enabled:
         if not isinstance(x, Tensor):

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.networks.pixel_network import PixelNetwork, mixture_log_probability
 from invtoolbox.priors.base import ExplicitPrior
@@ -34,8 +35,7 @@ class PixelDensity(ExplicitPrior):
     is_smooth = True
 
     def __init__(self, network: PixelNetwork, levels: int = 256) -> None:
-        if levels < 2:
-            raise InputError(f"PixelDensity needs at least 2 levels, got {levels}")
+        check_range(self, "[2, inf)", levels=levels)
         self.network, self.levels = network, levels
 
     def energy(self, x: Tensor) -> Tensor:
@@ -55,16 +55,13 @@ class PixelDensity(ExplicitPrior):
                 f"{self!r} takes real images (batch, channel, rows, columns), got {tuple(x.shape)} of "
                 f"{x.dtype}"
             )
-        own = next(self.network.parameters()).dtype
-
+        width = 1 / (self.levels - 1)
+        sums = []
         # Item by item, because convolutions round differently in a batch.
-        def of_item(item: Tensor) -> Tensor:
-            width = 1 / (self.levels - 1)
-            found = mixture_log_probability(self.network(item), item, width, edges)
-            return found.double().sum()
-
-        items = [of_item(item[:, None]) for item in x.to(own)]
-        return torch.stack(items).to(x.dtype)
+        for item in x.to(next(self.network.parameters()).dtype).unsqueeze(2):
+            pixels = mixture_log_probability(self.network(item), item, width, edges)
+            sums.append(pixels.double().sum())
+        return torch.stack(sums).to(x.dtype)
 
     def __repr__(self) -> str:
         return f"PixelDensity({self.levels} levels)"

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
@@ -133,15 +134,8 @@ class ScoreDistillation(ExplicitPrior):
                 "shrink of ScoreDistillation is (after, every, factor, floor) with factor and "
                 f"floor up to 1, got {shrink}"
             )
-        self.score, self.reference, self.steps, self.weight, self.noise, self.shrink = (
-            score,
-            reference,
-            steps,
-            weight,
-            noise,
-            shrink,
-        )
-        self.origin = origin
+        self.score, self.reference, self.origin = score, reference, origin
+        self.steps, self.weight, self.noise, self.shrink = steps, weight, noise, shrink
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         if x.ndim not in (4, 5):
@@ -173,19 +167,18 @@ class ScoreDistillation(ExplicitPrior):
             t = torch.randint(
                 low, max(high, low) + 1, (pictures,), generator=generator, device=latent.device
             ).repeat(batch)
-            one = latent[:pictures]
-            drawn = (
-                self._noise(one, generator).expand_as(one).repeat(batch, *[1] * (latent.ndim - 1))
-            )
+            of_item = latent[:pictures]
+            drawn = self._noise(of_item, generator).expand_as(of_item)
+            drawn = drawn.repeat(batch, *[1] * (latent.ndim - 1))
             a, b = self.score.at_steps(t, latent)
             z = a * latent + b * drawn
-            less = drawn
+            subtracted = drawn
             if self.reference is not None:
-                seen = z if self.origin is None else a * self._start(latent, batch) + b * drawn
-                less = self.reference.noise(seen, t)
+                start = z if self.origin is None else a * self._start(latent, batch) + b * drawn
+                subtracted = self.reference.noise(start, t)
             alphas = self.score.alphas.to(latent.device)[t]
             w = 1 - alphas if self.weight is None else self.weight(alphas)
-            return expand(w.to(latent), latent) * (self.score.noise(z, t) - less)
+            return expand(w.to(latent), latent) * (self.score.noise(z, t) - subtracted)
 
     def _start(self, latent: Tensor, batch: int) -> Tensor:
         """Return the encoded origin for every item, ``(batch * picture, ...)``."""
@@ -205,6 +198,7 @@ class ScoreDistillation(ExplicitPrior):
         if self.shrink is None or iteration < self.shrink[0]:
             return self
         after, every, factor, floor = self.shrink
+        # As if the largest step had shrunk once at the iteration `after`, and then at every period.
         low, high = self.steps
         largest = max(floor, high * factor ** ((iteration - after) // every + 1))
         return replace(self, steps=(low, max(low, min(high, largest))), shrink=None)
@@ -250,11 +244,8 @@ class GaussianScore(Score):
                 "GaussianScore takes a mean (channel, row, column) or (picture, channel, row, "
                 f"column) and a std of at least 0, got {tuple(mean.shape)} and {std}"
             )
-        self.mean, self.std, self.alphas = (
-            mean if mean.ndim == 4 else mean[None],
-            std,
-            _check_alphas(alphas),
-        )
+        self.mean, self.std = mean if mean.ndim == 4 else mean[None], std
+        self.alphas = _check_alphas(alphas)
 
     def noise(self, z: Tensor, t: Tensor) -> Tensor:
         a, b = self.at_steps(t, z)
@@ -344,20 +335,17 @@ class DiffusersScore(Score):
                     f"{type(pipeline).__name__} has no {member}"
                 )
         self.kind = str(getattr(pipeline.scheduler.config, "prediction_type", "epsilon"))
-        if self.kind not in ("epsilon", "v_prediction"):
-            raise InputError(
-                "DiffusersScore takes models that predict 'epsilon' or 'v_prediction', "
-                f"and this one predicts {self.kind!r}"
-            )
+        check_choice(self, ("epsilon", "v_prediction"), prediction_type=self.kind)
         self.unet, self.vae, self.guidance, self.size = pipeline.unet, pipeline.vae, guidance, size
         self.alphas = _check_alphas(pipeline.scheduler.alphas_cumprod)
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
         with torch.no_grad():
             device = getattr(pipeline, "device", torch.device("cpu"))
-            given, free = pipeline.encode_prompt(
+            embeddings = pipeline.encode_prompt(
                 texts, device, 1, True, negative_prompt=[negative_prompt] * len(texts)
-            )[:2]
-        self.given, self.free = given.detach(), free.detach()
+            )
+        #: Embeddings with the prompt, and with the negative one.
+        self.given, self.free = (e.detach() for e in embeddings[:2])
 
     def encode(self, x: Tensor) -> Tensor:
         if self.size is not None:
@@ -367,9 +355,9 @@ class DiffusersScore(Score):
         return self.vae.encode(2 * x - 1).latent_dist.mode() * self.vae.config.scaling_factor
 
     def noise(self, z: Tensor, t: Tensor) -> Tensor:
-        given, free = (_repeat(e, len(z)) for e in (self.given, self.free))
+        embeddings = torch.cat([_repeat(e, len(z)) for e in (self.free, self.given)])
         both = self.unet(
-            torch.cat([z, z]), torch.cat([t, t]), encoder_hidden_states=torch.cat([free, given])
+            torch.cat([z, z]), torch.cat([t, t]), encoder_hidden_states=embeddings
         ).sample
         without, with_prompt = both.chunk(2)
         guided = without + self.guidance * (with_prompt - without)
@@ -407,11 +395,11 @@ def _check_alphas(alphas: Tensor | None) -> Tensor:
     return values
 
 
-def _repeat(parts: Tensor, count: int) -> Tensor:
-    """Repeat the parts for every item of a batch, up to ``count`` pictures in all."""
-    if count % len(parts):
+def _repeat(pictures: Tensor, count: int) -> Tensor:
+    """Repeat the entries of pictures for every item of a batch, up to ``count`` in all."""
+    if count % len(pictures):
         raise InputError(
-            f"a score was made for {len(parts)} pictures and is given {count}; "
+            f"a score was made for {len(pictures)} pictures and is given {count}; "
             "give it one for all, or one for each block of the renderer"
         )
-    return parts.repeat(count // len(parts), *[1] * (parts.ndim - 1))
+    return pictures.repeat(count // len(pictures), *[1] * (pictures.ndim - 1))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.networks.convex_network import item_sum
@@ -69,11 +70,7 @@ class TotalDeepVariation(ExplicitPrior):
         sigma = (
             trained_level * (intensity_range[1] - intensity_range[0]) if sigma is None else sigma
         )
-        if not bool((torch.as_tensor(sigma) > 0).all()) or not trained_level > 0 or not balance > 0:
-            raise InputError(
-                "TotalDeepVariation needs a positive sigma, trained_level and balance, "
-                f"got {sigma}, {trained_level} and {balance}"
-            )
+        check_range(self, "(0, inf]", sigma=sigma, trained_level=trained_level, balance=balance)
         self.network, self.sigma = network, sigma  # type: ignore[assignment]
         self.trained_level, self.balance = trained_level, balance
         self.intensity_range, self.channelwise = intensity_range, channelwise
@@ -123,9 +120,9 @@ class TotalDeepVariation(ExplicitPrior):
         low, high = self.intensity_range
         width = high - low
         level = torch.as_tensor(self.sigma, dtype=x.dtype, device=x.device) / width
-        seen = (x - low) / width if (low, high) != (0, 1) else x
+        inside = (x - low) / width if (low, high) != (0, 1) else x
         ratio = self.trained_level / level
-        scaled = seen * (expand(ratio, seen) if ratio.ndim else ratio)
+        scaled = inside * (expand(ratio, inside) if ratio.ndim else ratio)
         check_placement(self, self.network, x)
         if self.channelwise and x.shape[1] > 1:
             scaled = scaled.reshape(-1, 1, *x.shape[2:])

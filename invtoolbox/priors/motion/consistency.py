@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.priors.motion.flow_prior import FlowPrior, check_labels, smooth_norm
-from invtoolbox.priors.settings import check_positive
 
 
 class ClusterConsistency(FlowPrior):
@@ -47,12 +47,9 @@ class ClusterConsistency(FlowPrior):
 
     def __init__(self, labels: Tensor, squared: bool = False, smoothing: float = 1e-3) -> None:
         super().__init__()
-        check_positive("the smoothing of ClusterConsistency", smoothing)
-        self.labels, self.squared, self.smoothing = (
-            check_labels(labels, "ClusterConsistency"),
-            squared,
-            smoothing,
-        )
+        check_range(self, "(0, inf]", smoothing=smoothing)
+        self.labels = check_labels(labels, "ClusterConsistency")
+        self.squared, self.smoothing = squared, smoothing
         rows = self.labels if self.labels.ndim == 2 else self.labels[None]
         self.pieces = tuple(_Clusters(row, torch.float32) for row in rows)
 
@@ -124,11 +121,12 @@ class SpatialConsistency(FlowPrior):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not tau > 0 or neighbours < 1 or iterations < 1 or largest < smallest or smallest < 2:
+        check_range(self, "(0, inf]", tau=tau)
+        check_range(self, "[1, inf)", neighbours=neighbours, iterations=iterations)
+        if not 2 <= smallest <= largest:
             raise InputError(
-                "SpatialConsistency needs a positive tau, at least one neighbour and one "
-                f"iteration, and 2 <= smallest <= largest; got tau={tau}, neighbours={neighbours}, "
-                f"iterations={iterations}, smallest={smallest}, largest={largest}"
+                "SpatialConsistency needs 2 <= smallest <= largest, "
+                f"got smallest={smallest}, largest={largest}"
             )
         self.labels = None if labels is None else check_labels(labels, "SpatialConsistency")
         self.neighbours, self.tau, self.largest, self.smallest = neighbours, tau, largest, smallest
@@ -140,18 +138,15 @@ class SpatialConsistency(FlowPrior):
             # If there are fewer other points than neighbours, every group contains all points.
             k = min(self.neighbours, len(points) - 1)
             near = NeighbourGraph.of_points(points, max(k, 1)).edges[1].view(-1, max(k, 1))
-            own = torch.arange(len(points), device=points.device)[: len(near), None]
-            return _Groups(points, [torch.cat([own, near], dim=1)] if k else [])
+            centre = torch.arange(len(points), device=points.device)[: len(near), None]
+            return _Groups(points, [torch.cat([centre, near], dim=1)] if k else [])
         generator = torch.Generator().manual_seed(self.seed)
         members = []
         for label in labels[labels >= 0].unique().tolist():
             index = (labels == label).nonzero()[:, 0].to(points.device)
             if len(index) > self.largest:
-                index = index[
-                    torch.randperm(len(index), generator=generator)[: self.largest]
-                    .sort()
-                    .values.to(index.device)
-                ]
+                drawn = torch.randperm(len(index), generator=generator)[: self.largest]
+                index = index[drawn.sort().values.to(index.device)]
             if len(index) >= self.smallest:
                 members.append(index[None])
         return _Groups(points, members)
@@ -159,8 +154,9 @@ class SpatialConsistency(FlowPrior):
     def _item_energy(self, piece: _Groups, flow: Tensor) -> Tensor:
         total = 0.0 * flow.sum()
         for index in piece.members:
-            moved = (piece.points + flow).index_select(0, index.flatten()).unflatten(0, index.shape)
-            total = total + _Cost.apply(moved, piece.points[index], self.tau, self.iterations)
+            arrived = piece.points + flow
+            arrived = arrived.index_select(0, index.flatten()).unflatten(0, index.shape)
+            total = total + _Cost.apply(arrived, piece.points[index], self.tau, self.iterations)
         return total / max(piece.total, 1)
 
     def __repr__(self) -> str:
@@ -175,12 +171,12 @@ class _Clusters(Settings):
         self.count, self.inside = len(labels), (labels >= 0).nonzero()[:, 0]
         number, size = labels[self.inside].unique(return_inverse=True, return_counts=True)[1:]
         n, k = len(self.inside), len(size)
-        here = torch.arange(n, device=labels.device)
+        row = torch.arange(n, device=labels.device)
         self.means = SparseProduct(
             number, self.inside, (1.0 / size)[number].to(dtype), (k, self.count)
         )
         self.members = SparseProduct(
-            here, number, torch.ones(n, dtype=dtype, device=labels.device), (n, k)
+            row, number, torch.ones(n, dtype=dtype, device=labels.device), (n, k)
         )
 
     def __len__(self) -> int:

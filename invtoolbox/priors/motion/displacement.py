@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import Composition
 from invtoolbox.operators.base import LinearOperator, Operator, inner
-from invtoolbox.operators.finite_difference import FiniteDifference
-from invtoolbox.operators.image_warp import ImageWarp, check_lengths
+from invtoolbox.operators.finite_difference import FiniteDifference, check_lengths
+from invtoolbox.operators.image_warp import ImageWarp
 from invtoolbox.operators.strain import ElasticStrain, SecondDifferences, lame_coefficients
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.images.tikhonov import Tikhonov

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.displacements import as_points
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.settings import replace, require_bound
 
@@ -124,30 +125,13 @@ def flow_points(problem: Problem, what: str) -> Tensor:
 
 def sequence_of(problem: Problem, what: str) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
     """Return the sweeps of the problem's operator, and their times."""
-    sweeps, times = (
-        getattr(problem.operator, "sweeps", None),
-        getattr(problem.operator, "times", None),
-    )
+    sweeps, times = (getattr(problem.operator, name, None) for name in ("sweeps", "times"))
     if not sweeps or not times:
         raise InputError(
             f"{what} is about sequences of sweeps, and {problem.operator} has none; "
             "use it.operators.EulerRollout"
         )
     return sweeps, times
-
-
-def as_points(x: Tensor) -> Tensor:
-    """Return displacements as ``(batch, N, 3)``.
-
-    Displacements of points are returned unchanged. Displacements of voxels, ``(batch, 3, *space)``,
-    are listed in the order of the grid.
-    """
-    return x.flatten(2).transpose(1, 2) if x.ndim == 5 and x.shape[1] == 3 else x
-
-
-def like_points(points: Tensor, x: Tensor) -> Tensor:
-    """Invert `as_points`: return displacements ``(batch, N, 3)`` in the shape of x."""
-    return points.transpose(1, 2).reshape(x.shape) if x.ndim == 5 else points
 
 
 def first_flow(x: Any, count: int | None, what: str) -> Tensor:

@@ -54,6 +54,7 @@ def _rotations(edges: list[Tensor], like: Tensor) -> Tensor:
         total.narrow(k + 2, 0, edge.shape[k + 2]).add_(edge)
         total.narrow(k + 2, 1, edge.shape[k + 2]).add_(edge)
         sums.append(total)
+    # S = sum_j e'_ij e_ij^T over the neighbours j, for edges e of length 1 along the axes.
     S = torch.stack(sums, 2)
     if len(edges) == 2:  # the angle that maximizes tr(R^T S)
         c, s = S[:, 0, 0] + S[:, 1, 1], S[:, 1, 0] - S[:, 0, 1]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.moving_shapes import Moving
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph, Weights
@@ -18,7 +19,6 @@ from invtoolbox.geometry.rotations import fit_rotation, rotation_matrices
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.priors.motion.flow_prior import first_flow, is_over_time, smooth_norm
 from invtoolbox.priors.motion.rigidity import Edges, GraphPrior, Graphs
-from invtoolbox.priors.settings import check_positive
 
 
 class _RotationPrior(GraphPrior):
@@ -49,7 +49,7 @@ class _RotationPrior(GraphPrior):
                 "orientations at rest are quaternions (N, 4) or (batch, N, 4), "
                 f"got {tuple(orientations.shape)}"
             )
-        check_positive(f"the smoothing of {type(self).__name__}", smoothing)
+        check_range(self, "(0, inf]", smoothing=smoothing)
         self.orientations = (
             orientations if orientations is None or orientations.ndim == 3 else orientations[None]
         )
@@ -67,6 +67,7 @@ class _RotationPrior(GraphPrior):
                 f"{self!r} takes x as displacements {tuple(flow.shape)} and quaternions "
                 f"{(*flow.shape[:2], 4)}, got {tuple(quaternions.shape)}"
             )
+        # The rotation since rest, R R_0^T.
         before = rotation_matrices(self.orientations.to(quaternions)).expand(*flow.shape, 3)
         turns = rotation_matrices(quaternions) @ before.transpose(-1, -2)
         return torch.cat(
@@ -84,8 +85,8 @@ class _RotationPrior(GraphPrior):
         )
 
     def _shared_energy(self, piece: _RotatedEdges, flow: Tensor) -> Tensor:
-        moved = piece.move(flow)
-        return self._cost(piece, moved, fit_rotation(piece.spread(piece.weights[:, None] * moved)))
+        edges = piece.move(flow)
+        return self._cost(piece, edges, fit_rotation(piece.spread(piece.weights[:, None] * edges)))
 
     def _cost(self, piece: _RotatedEdges, moved: Tensor, turns: Tensor) -> Tensor:
         """Return the energy ``(batch,)`` of moved edges and rotations.
@@ -125,10 +126,8 @@ class LocalRigidity(_RotationPrior):
     """
 
     def _cost(self, piece: _RotatedEdges, moved: Tensor, turns: Tensor) -> Tensor:
-        return (
-            piece.weights
-            * smooth_norm(moved - piece.rotate(turns), self.smoothing * piece.mean_length)
-        ).sum(1)
+        strains = smooth_norm(moved - piece.rotate(turns), self.smoothing * piece.mean_length)
+        return (piece.weights * strains).sum(1)
 
 
 class LocalRotation(_RotationPrior):
@@ -149,10 +148,9 @@ class LocalRotation(_RotationPrior):
     """
 
     def _cost(self, piece: _RotatedEdges, moved: Tensor, turns: Tensor) -> Tensor:
-        return (
-            piece.weights
-            * smooth_norm(piece.differences(turns.flatten(2)) / 8**0.5, self.smoothing)
-        ).sum(1)
+        # |R_i - R_j|_F = 8^(1/2) sin(theta / 2).
+        sines = smooth_norm(piece.differences(turns.flatten(2)) / 8**0.5, self.smoothing)
+        return (piece.weights * sines).sum(1)
 
 
 class AsIsometricAsPossible(GraphPrior):
@@ -212,19 +210,18 @@ class AsIsometricAsPossible(GraphPrior):
                 "covariances at rest have the shape (N, 3, 3) or (batch, N, 3, 3), "
                 f"got {tuple(covariances.shape)}"
             )
-        if not (position_weight >= 0 and covariance_weight >= 0 and smoothing > 0):
-            raise InputError(
-                "AsIsometricAsPossible takes weights that are not negative and a positive "
-                f"smoothing, got {position_weight}, {covariance_weight} and {smoothing}"
-            )
+        check_range(
+            self,
+            "[0, inf]",
+            position_weight=position_weight,
+            covariance_weight=covariance_weight,
+        )
+        check_range(self, "(0, inf]", smoothing=smoothing)
         self.covariances = (
             covariances if covariances is None or covariances.ndim == 4 else covariances[None]
         )
-        self.position_weight, self.covariance_weight, self.smoothing = (
-            float(position_weight),
-            float(covariance_weight),
-            float(smoothing),
-        )
+        self.position_weight, self.smoothing = float(position_weight), float(smoothing)
+        self.covariance_weight = float(covariance_weight)
 
     def _rest(self, graph: NeighbourGraph) -> _Neighbourhoods:
         return _Neighbourhoods(graph)

@@ -12,7 +12,7 @@ from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.geometry.rotations import best_rotation
 from invtoolbox.kernels.points.rotations import Neighbourhoods
 from invtoolbox.priors.majorizer import Majorizer
-from invtoolbox.priors.motion.rigidity import GraphPrior
+from invtoolbox.priors.motion.rigidity import GraphPrior, edge_shares
 from invtoolbox.priors.settings import require_bound
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ class NodeARAP(GraphPrior):
     """
 
     def _rest(self, graph: NeighbourGraph) -> Neighbourhoods:
-        weights = graph.weights / graph.weights.sum().clamp_min(1e-30)
-        return _Nodes(graph.edges, weights, graph.vectors, len(graph))
+        return _Nodes(graph.edges, edge_shares(graph), graph.vectors, len(graph))
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         points = getattr(problem.operator, "points", None)
@@ -107,9 +106,9 @@ class NodeARAP(GraphPrior):
         piece = self._check(x)
         with torch.no_grad():
             edges = self._edges(x) + piece.vectors.to(x.dtype)
-            products = (self._weights(x)[:, None] * edges[:, 1:])[..., :, None] * edges[:, :-1][
-                ..., None, :
-            ]
+            # R^t_i is the rotation nearest to sum_j w_ij e^{t+1}_ij (e^t_ij)^T.
+            weighted = self._weights(x)[:, None] * edges[:, 1:]
+            products = weighted[..., :, None] * edges[:, :-1][..., None, :]
             zeros = x.new_zeros(x.shape[0], x.shape[1] - 1, piece.count, 3, 3)
             return best_rotation(zeros.index_add(2, piece.owners.long(), products))
 
@@ -122,8 +121,8 @@ class NodeARAP(GraphPrior):
         edges = self._edges(x)
         if turns is None:
             turns, edges = self._fit_rotations(x), edges + piece.vectors.to(x.dtype)
-        own = turns.index_select(2, piece.owners.long())
-        return edges[:, 1:] - (own @ edges[:, :-1, :, :, None]).squeeze(-1)
+        by_edge = turns.index_select(2, piece.owners.long())
+        return edges[:, 1:] - (by_edge @ edges[:, :-1, :, :, None]).squeeze(-1)
 
 
 class _Nodes(Neighbourhoods):

@@ -14,20 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.core.settings import Settings
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.displacements import like_points
 from invtoolbox.geometry.moving_shapes import blend_weights, farthest_points, rigidity_coefficients
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph, Weights
 from invtoolbox.kernels.points.rotations import Neighbourhoods
 from invtoolbox.priors.majorizer import Springs
-from invtoolbox.priors.motion.flow_prior import (
-    FlowPrior,
-    first_flow,
-    labels_of,
-    like_points,
-    smooth_norm,
-)
-from invtoolbox.priors.settings import check_positive
+from invtoolbox.priors.motion.flow_prior import FlowPrior, first_flow, labels_of, smooth_norm
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -66,13 +61,8 @@ class GraphPrior(FlowPrior):
         graph: Graphs | None = None,
     ) -> None:
         super().__init__()
-        self.neighbours, self.radius, self.labels, self.weights_of_edges = (
-            neighbours,
-            radius,
-            labels,
-            weights,
-        )
-        self.scale, self.symmetric = scale, symmetric
+        self.neighbours, self.radius, self.labels = neighbours, radius, labels
+        self.weights_of_edges, self.scale, self.symmetric = weights, scale, symmetric
         self.graphs = () if graph is None else graph if isinstance(graph, tuple) else (graph,)
         if graph is not None and labels is not None:
             raise InputError(f"{type(self).__name__} takes graph= or labels=, not both")
@@ -109,12 +99,12 @@ class GraphPrior(FlowPrior):
         return self._rest(
             NeighbourGraph.of_points(
                 points,
-                self.neighbours,
-                self.radius,
-                labels_of(self.labels, item),
-                self.weights_of_edges,
-                self.scale,
-                self.symmetric,
+                neighbours=self.neighbours,
+                radius=self.radius,
+                labels=labels_of(self.labels, item),
+                weights=self.weights_of_edges,
+                scale=self.scale,
+                symmetric=self.symmetric,
             )
         )
 
@@ -221,9 +211,8 @@ class Isometry(GraphPrior):
         smoothing: float = 1e-3,
     ) -> None:
         super().__init__(neighbours, radius, labels, weights, scale, symmetric, graph)
-        if norm not in ("l1", "l2"):
-            raise unknown_name("norm", norm, ("l1", "l2"))
-        check_positive(f"the smoothing of {type(self).__name__}", smoothing)
+        check_choice(self, ("l1", "l2"), norm=norm)
+        check_range(self, "(0, inf]", smoothing=smoothing)
         self.norm, self.smoothing = norm, float(smoothing)
         self.majorizer_is_fixed = norm == "l2"
 
@@ -251,6 +240,7 @@ class Isometry(GraphPrior):
         strengths = []
         for k, piece in enumerate(self.pieces):
             change = piece.move(flow if shared else flow[k : k + 1]).norm(dim=2) - piece.lengths
+            # sqrt(t^2 + s^2) is concave in t^2, so its tangent lies above it: rho'(t) / t.
             strength = (
                 piece.weights / (change.square() + (self.smoothing * piece.mean_length) ** 2).sqrt()
             )
@@ -306,8 +296,7 @@ class RigidityCoefficients(Isometry):
         super().__init__(
             neighbours, radius, labels, weights, scale, symmetric, graph, norm, smoothing
         )
-        if bones < 1:
-            raise InputError(f"RigidityCoefficients needs at least one bone, got {bones}")
+        check_range(self, "[1, inf)", bones=bones)
         self.skinning, self.bones, self.floor = skinning, int(bones), float(floor)
 
     def _rest(self, graph: NeighbourGraph) -> Edges:
@@ -333,7 +322,7 @@ class Edges(Settings):
     def __init__(self, graph: NeighbourGraph) -> None:
         self.count, self.edges, self.vectors = len(graph), graph.edges, graph.vectors
         self.lengths = self.vectors.norm(dim=1)
-        self.weights = graph.weights / graph.weights.sum().clamp_min(1e-30)
+        self.weights = edge_shares(graph)
         self.mean_length = self.lengths.mean() if len(self.lengths) else self.lengths.new_ones(())
         # A product with a fixed matrix: the derivative of index_select adds edge by edge, which
         # would take most of the time of a gradient.
@@ -351,12 +340,12 @@ class _Rest(Neighbourhoods):
     """Neighbourhoods of a graph at rest, with weights whose sum is 1."""
 
     def __init__(self, graph: NeighbourGraph) -> None:
-        super().__init__(
-            graph.edges,
-            graph.weights / graph.weights.sum().clamp_min(1e-30),
-            graph.vectors,
-            len(graph),
-        )
+        super().__init__(graph.edges, edge_shares(graph), graph.vectors, len(graph))
 
     def __len__(self) -> int:
         return self.count
+
+
+def edge_shares(graph: NeighbourGraph) -> Tensor:
+    """Return the weights of the edges over their sum, which makes energies means over edges."""
+    return graph.weights / graph.weights.sum().clamp_min(1e-30)

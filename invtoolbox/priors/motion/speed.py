@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import length
 from invtoolbox.geometry.sweeps import FlowField
@@ -65,11 +66,12 @@ class StaticWorld(ExplicitPrior):
         fade_over: int = 0,
         limit: float = math.inf,
     ) -> None:
-        if not threshold > 0 or not fade_to >= 0 or fade_over < 0 or not limit >= threshold:
+        check_range(self, "(0, inf]", threshold=threshold)
+        check_range(self, "[0, inf]", fade_to=fade_to, fade_over=fade_over)
+        if not limit >= threshold:
             raise InputError(
-                "StaticWorld needs a positive threshold, a fade_to and fade_over that are not "
-                "negative, and a limit that is not below the threshold; "
-                f"got {threshold}, {fade_to}, {fade_over} and {limit}"
+                "StaticWorld needs a limit that is not below the threshold, "
+                f"got {limit} and {threshold}"
             )
         if weights is not None and (weights.ndim not in (1, 2) or not bool((weights >= 0).all())):
             raise InputError(
@@ -79,12 +81,8 @@ class StaticWorld(ExplicitPrior):
         self.weights_of_points = (
             None if weights is None else torch.atleast_2d(weights).to(torch.float32)
         )
-        self.threshold, self.fade_to, self.fade_over, self.share = (
-            threshold,
-            fade_to,
-            fade_over,
-            1.0,
-        )
+        self.threshold, self.share = threshold, 1.0
+        self.fade_to, self.fade_over = fade_to, fade_over
         self.limit, self.is_convex = limit, math.isinf(limit)
 
     def energy(self, x: Any) -> Tensor:
@@ -117,10 +115,7 @@ class _Limit(ExplicitPrior):
     is_smooth = True
 
     def __init__(self, limit: float) -> None:
-        if not limit >= 0:
-            raise InputError(
-                f"the limit of {type(self).__name__} must not be negative, got {limit}"
-            )
+        check_range(self, "[0, inf]", limit=limit)
         self.limit = float(limit)
 
     def _cost(self, vectors: Tensor) -> Tensor:
@@ -151,8 +146,8 @@ class SpeedLimit(_Limit):
         super().__init__(limit)
 
     def energy(self, x: Any) -> Tensor:
-        parts = x if isinstance(x, tuple) else (x,)
-        return torch.stack([self._cost(_vectors(part, 3, repr(self))) for part in parts]).mean(0)
+        flows = x if isinstance(x, tuple) else (x,)
+        return torch.stack([self._cost(_vectors(flow, 3, repr(self))) for flow in flows]).mean(0)
 
 
 class AccelerationLimit(_Limit):
@@ -200,8 +195,7 @@ class AlongField(ExplicitPrior):
     def __init__(self, prior: ExplicitPrior, sweeps: int = 2) -> None:
         if not isinstance(prior, ExplicitPrior) or "energy" not in prior.offers:
             raise InputError(f"AlongField takes an explicit prior with an energy, got {prior!r}")
-        if sweeps < 1:
-            raise InputError(f"AlongField needs at least one sweep, got sweeps={sweeps}")
+        check_range(self, "[1, inf)", sweeps=sweeps)
         self.prior, self.sweeps, self.first = prior, sweeps, 0
         self.is_smooth = prior.smooth
         self.priors: tuple[ExplicitPrior, ...] = ()
@@ -235,8 +229,8 @@ class AlongField(ExplicitPrior):
                 f"got {type(x).__name__}"
             )
         count = len(self.points)
-        chosen = sorted({(self.first + k) % count for k in range(min(self.sweeps, count))})
-        energies = [self.priors[k].energy(x.flow(self.points[k], self.times[k])) for k in chosen]
+        turns = sorted({(self.first + k) % count for k in range(min(self.sweeps, count))})
+        energies = [self.priors[k].energy(x.flow(self.points[k], self.times[k])) for k in turns]
         return count * torch.stack(energies).mean(0)
 
     def __repr__(self) -> str:
@@ -245,9 +239,9 @@ class AlongField(ExplicitPrior):
 
 def _vectors(x: Any, axes: int, what: str) -> Tensor:
     if not isinstance(x, Tensor) or x.ndim < axes or x.shape[-1] != 3:
-        wanted = "(batch, times, N, 3)" if axes == 4 else "(batch, N, 3)"
+        shape = "(batch, times, N, 3)" if axes == 4 else "(batch, N, 3)"
         raise InputError(
-            f"{what} takes flows {wanted}, "
+            f"{what} takes flows {shape}, "
             f"got {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}"
         )
     return x

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.core.guards import check_choice, check_range
+from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.operators.base import Operator
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.composed import ThroughOperator
-from invtoolbox.priors.settings import check_positive, replace
+from invtoolbox.priors.settings import replace
 
 
 class DepthSmoothness(ExplicitPrior):
@@ -50,17 +51,15 @@ class DepthSmoothness(ExplicitPrior):
     """
 
     def __init__(self, power: Literal[1, 2] = 2, edges: float | None = None) -> None:
-        if power not in (1, 2):
-            raise unknown_name("power of DepthSmoothness", str(power), ("1", "2"))
-        if edges is not None and not edges >= 0:
-            raise InputError(f"edges of DepthSmoothness must not be negative, got {edges}")
+        check_choice(self, (1, 2), power=power)
+        check_range(self, "[0, inf]", edges=edges)
         self.power, self.edges = power, edges
         self.is_smooth = power == 2
 
     def energy(self, x: Tensor) -> Tensor:
-        wanted = 1 if self.edges is None else 2
-        if x.ndim != 5 or (x.shape[1] != 1 if wanted == 1 else x.shape[1] < 2):
-            kind = "1 channel, the depth" if wanted == 1 else "colors and, last, a depth"
+        alone = self.edges is None
+        if x.ndim != 5 or (x.shape[1] != 1 if alone else x.shape[1] < 2):
+            kind = "1 channel, the depth" if alone else "colors and, last, a depth"
             raise InputError(
                 f"{self!r} takes pictures (batch, channel, picture, row, column) with {kind}, got "
                 f"{tuple(x.shape)}; renderers of voxels give pictures with block='picture' or the "
@@ -69,20 +68,15 @@ class DepthSmoothness(ExplicitPrior):
         depth = x[:, -1]
         total, pairs = depth.new_zeros(len(x)), depth.new_zeros(len(x))
         for axis in (2, 3):
-            one, other = (
-                depth.narrow(axis, 1, depth.shape[axis] - 1),
-                depth.narrow(axis, 0, depth.shape[axis] - 1),
-            )
-            both = ((one > 0) & (other > 0)).to(depth)
+            near, far = (depth.narrow(axis, k, depth.shape[axis] - 1) for k in (1, 0))
+            both = ((near > 0) & (far > 0)).to(depth)
             weight = both
             if self.edges is not None:
-                weight = (
-                    both * (-self.edges * x.detach()[:, :-1].diff(dim=axis + 1).abs().mean(1)).exp()
-                )
-            apart = one - other
-            total = total + (weight * (apart.square() if self.power == 2 else apart.abs())).flatten(
-                1
-            ).sum(1)
+                contrast = x.detach()[:, :-1].diff(dim=axis + 1).abs().mean(1)
+                weight = both * (-self.edges * contrast).exp()
+            apart = near - far
+            cost = weight * (apart.square() if self.power == 2 else apart.abs())
+            total = total + cost.flatten(1).sum(1)
             pairs = pairs + both.flatten(1).sum(1)
         return total / pairs.clamp_min(1)
 
@@ -149,19 +143,12 @@ class DepthConsistency(_CameraPrior):
         smoothing: float = 1e-3,
         neighbours: int | None = None,
     ) -> None:
-        if not (tolerance > 0 and smoothing > 0) or (neighbours is not None and neighbours < 1):
-            raise InputError(
-                "DepthConsistency takes a tolerance and a smoothing above 0 and at least one "
-                f"neighbour, got {tolerance}, {smoothing} and {neighbours}"
-            )
+        check_range(self, "(0, inf]", tolerance=tolerance, smoothing=smoothing)
+        check_range(self, "[1, inf)", neighbours=neighbours)
         if len(cameras) < 2:
             raise InputError("DepthConsistency compares views, and needs at least two cameras")
-        self.cameras, self.tolerance, self.smoothing, self.neighbours = (
-            cameras,
-            tolerance,
-            smoothing,
-            neighbours,
-        )
+        self.cameras, self.neighbours = cameras, neighbours
+        self.tolerance, self.smoothing = tolerance, smoothing
 
     def energy(self, x: Tensor) -> Tensor:
         count, size = len(self.cameras), self.cameras.size
@@ -175,23 +162,20 @@ class DepthConsistency(_CameraPrior):
         cameras = self.cameras.to(depths.dtype, depths.device)
         origins, directions = cameras.rays()
         for i in range(count):
-            points = (
-                origins[i] + depths[:, i, :, :, None] * directions[i]
-            )  # (batch, row, column, 3)
+            # (batch, row, column, 3)
+            points = origins[i] + depths[:, i, :, :, None] * directions[i]
             for j in range(count):
                 if i == j or (self.neighbours is not None and abs(i - j) > self.neighbours):
                     continue
-                misfit, known = self._compare(points, depths[:, i], depths[:, j], cameras[j])
-                total, pixels = (
-                    total + (misfit * known).flatten(1).sum(1),
-                    pixels + known.flatten(1).sum(1),
-                )
+                misfit, valid = self._compare(points, depths[:, i], depths[:, j], cameras[j])
+                total = total + (misfit * valid).flatten(1).sum(1)
+                pixels = pixels + valid.flatten(1).sum(1)
         return total / pixels.clamp_min(1)
 
     def _compare(
-        self, points: Tensor, own: Tensor, other: Tensor, camera: Cameras
+        self, points: Tensor, depth_i: Tensor, depth_j: Tensor, camera: Cameras
     ) -> tuple[Tensor, Tensor]:
-        """Return the cost of each point in another view, and whether it takes part.
+        """Return the cost of each point of view i in view j, and whether it takes part.
 
         Both are ``(batch, row, column)``.
         """
@@ -201,20 +185,20 @@ class DepthConsistency(_CameraPrior):
         ahead = z > 0
         places = torch.where(ahead[..., None], places, -1.0)  # outside, if behind the camera
         grid = 2 * places / places.new_tensor([width, height]) - 1
-        seen = functional.grid_sample(
-            other[:, None], grid, align_corners=False, padding_mode="border"
+        depth_at_q = functional.grid_sample(
+            depth_j[:, None], grid, align_corners=False, padding_mode="border"
         )[:, 0]
         # There is no depth between pixels of different surfaces, or if one of them has no surface.
-        fixed = other.detach()[:, None]
+        fixed = depth_j.detach()[:, None]
         spread = functional.max_pool2d(fixed, 3, 1, 1) + functional.max_pool2d(-fixed, 3, 1, 1)
-        whole = ((fixed > 0) & (spread < self.tolerance * fixed)).to(other)
-        solid = functional.grid_sample(whole, grid, align_corners=False, padding_mode="border")[
+        smooth = ((fixed > 0) & (spread < self.tolerance * fixed)).to(depth_j)
+        solid = functional.grid_sample(smooth, grid, align_corners=False, padding_mode="border")[
             :, 0
         ]
-        inside = ((grid.abs() <= 1).all(-1)) & ahead & (own > 0) & (solid > 0.999)
-        apart = (z - seen) / torch.where(inside, seen, 1.0)
-        known = (inside & (apart.detach().abs() < self.tolerance)).to(other)
-        return (apart.square() + self.smoothing**2).sqrt() - self.smoothing, known
+        inside = ((grid.abs() <= 1).all(-1)) & ahead & (depth_i > 0) & (solid > 0.999)
+        apart = (z - depth_at_q) / torch.where(inside, depth_at_q, 1.0)
+        valid = (inside & (apart.detach().abs() < self.tolerance)).to(depth_j)
+        return (apart.square() + self.smoothing**2).sqrt() - self.smoothing, valid
 
 
 class NormalConsistency(_CameraPrior):
@@ -262,9 +246,8 @@ class NormalConsistency(_CameraPrior):
     """
 
     def __init__(self, cameras: Cameras, tolerance: float = 0.1, distortion: float = 0.0) -> None:
-        check_positive("the tolerance of NormalConsistency", tolerance)
-        if not distortion >= 0:
-            raise InputError(f"the distortion of NormalConsistency is 0 or more, got {distortion}")
+        check_range(self, "(0, inf]", tolerance=tolerance)
+        check_range(self, "[0, inf]", distortion=distortion)
         self.cameras, self.tolerance, self.distortion = cameras, tolerance, distortion
 
     def energy(self, x: Tensor) -> Tensor:
@@ -289,43 +272,37 @@ class NormalConsistency(_CameraPrior):
         origins, directions = self.cameras.to(x.dtype, x.device).rays()
         points = origins + depth[..., None] * directions
         inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
-        own = depth[inside]
-        down, known = self._across(points, depth, own, 2)
-        right, also = self._across(points, depth, own, 3)
+        middle = depth[inside].detach()
+        down, on_rows = self._across(points, depth, middle, 2)
+        right, on_columns = self._across(points, depth, middle, 3)
         surface = torch.linalg.cross(down, right)  # towards the camera for any depths
         length = surface.norm(dim=-1, keepdim=True)
-        known = known * also * (length[..., 0].detach() > 0)
+        valid = on_rows * on_columns * (length[..., 0].detach() > 0)
         surface = surface / torch.where(length > 0, length, 1.0)
-        apart = known * (alpha[inside] - (normal[inside] * surface).sum(-1))
-        energy = apart.flatten(1).sum(1) / known.flatten(1).sum(1).clamp_min(1)
+        apart = valid * (alpha[inside] - (normal[inside] * surface).sum(-1))
+        energy = apart.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp_min(1)
         return energy + self.distortion * x[:, 5].flatten(1).mean(1) if self.distortion else energy
 
     def _across(
-        self, points: Tensor, depth: Tensor, own: Tensor, axis: int
+        self, points: Tensor, depth: Tensor, middle: Tensor, axis: int
     ) -> tuple[Tensor, Tensor]:
         """Return the difference of the next and the previous pixel along an axis.
 
-        The second value is whether both lie on the surface of the pixel between them.
+        The second value is whether both lie on the surface of the pixel between them, whose depth
+        is ``middle``.
         """
-        other = 5 - axis
-        size = points.shape[axis]
-        ends = [
-            (
-                points.narrow(axis, first, size - 2).narrow(other, 1, points.shape[other] - 2),
-                depth.detach()
-                .narrow(axis, first, size - 2)
-                .narrow(other, 1, points.shape[other] - 2),
-            )
-            for first in (0, 2)
-        ]
-        (before, a), (after, b) = ends
-        middle = own.detach()
-        on = (middle > 0) & (a > 0) & (b > 0)
-        on = (
-            on
-            & ((a - middle).abs() < self.tolerance * middle)
-            & ((b - middle).abs() < self.tolerance * middle)
-        )
+        across, size = 5 - axis, points.shape[axis]
+
+        def shift(picture: Tensor, first: int) -> Tensor:
+            ends = picture.narrow(axis, first, size - 2)
+            return ends.narrow(across, 1, picture.shape[across] - 2)
+
+        on = middle > 0
+        for first in (0, 2):
+            end = shift(depth.detach(), first)
+            on = on & (end > 0) & ((end - middle).abs() < self.tolerance * middle)
+        # The derivative of depths adds in the order in which these two are made.
+        before, after = shift(points, 0), shift(points, 2)
         return after - before, on.to(points)
 
 
@@ -367,7 +344,7 @@ class OcclusionPenalty(ThroughOperator):
                 "OcclusionPenalty takes a VoxelRenderer or a GaussianRenderer, "
                 f"got {type(operator).__name__}"
             )
-        check_positive("the distance of OcclusionPenalty", distance)
+        check_range(self, "(0, inf]", distance=distance)
         self.distance = distance
         super().__init__(_Mean(), operator.nearby(distance), subset_size, seed)
 
@@ -414,8 +391,7 @@ class RaySpread(ExplicitPrior):
     is_smooth = True
 
     def __init__(self, least_alpha: float = 0.1) -> None:
-        if not 0 <= least_alpha < 1:
-            raise InputError(f"least_alpha of RaySpread is from 0 to below 1, got {least_alpha}")
+        check_range(self, "[0, 1)", least_alpha=least_alpha)
         self.least_alpha = least_alpha
 
     def energy(self, x: Tensor) -> Tensor:
@@ -456,8 +432,7 @@ class Disagreement(ExplicitPrior):
     is_smooth = True  # except where both agree exactly; the modulus has the slope 0 there
 
     def __init__(self, power: Literal[1, 2] = 1) -> None:
-        if power not in (1, 2):
-            raise unknown_name("power of Disagreement", str(power), ("1", "2"))
+        check_choice(self, (1, 2), power=power)
         self.power = power
 
     def energy(self, x: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.core.guards import check_choice, check_range
+from invtoolbox.errors import InputError
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.priors.settings import check_positive
 
 Field = Literal["density", "color"]
 
@@ -45,20 +45,15 @@ class VoxelVariation(ExplicitPrior):
     is_smooth = True
 
     def __init__(self, of: Field = "density", smoothing: float = 1e-2) -> None:
-        if of not in ("density", "color"):
-            raise unknown_name("field of VoxelVariation", of, ("density", "color"))
-        if not smoothing >= 0:
-            raise InputError(
-                f"the smoothing of VoxelVariation must not be negative, got {smoothing}"
-            )
+        check_choice(self, ("density", "color"), of=of)
+        check_range(self, "[0, inf]", smoothing=smoothing)
         self.of, self.smoothing = of, smoothing
 
     def energy(self, x: Any) -> Tensor:
         voxels = check_voxels(x, self)
-        values = (voxels.density if self.of == "density" else voxels.color).flatten(
-            2 if self.of == "color" else 1
-        )
-        values = values if values.ndim == 3 else values[..., None]
+        # (batch, nodes, values of a node)
+        of_density = self.of == "density"
+        values = voxels.density[..., None] if of_density else voxels.color.flatten(2)
         return _Variation.apply(values, voxels.space.neighbour_rows, self.smoothing)
 
     def __repr__(self) -> str:
@@ -92,7 +87,7 @@ class VoxelSparsity(ExplicitPrior):
     is_smooth = True
 
     def __init__(self, scale: float = 2**-0.5) -> None:
-        check_positive("the scale of VoxelSparsity", scale)
+        check_range(self, "(0, inf]", scale=scale)
         self.scale = scale
 
     def energy(self, x: Any) -> Tensor:
@@ -137,8 +132,7 @@ class DensityCorrelation(ExplicitPrior):
     is_smooth = True
 
     def __init__(self, reference: Voxels, of: Literal["raw", "activated"] = "raw") -> None:
-        if of not in ("raw", "activated"):
-            raise unknown_name("density of DensityCorrelation", of, ("raw", "activated"))
+        check_choice(self, ("raw", "activated"), of=of)
         self.reference, self.of = check_voxels(reference, self), of
 
     def energy(self, x: Any) -> Tensor:
@@ -155,10 +149,8 @@ class DensityCorrelation(ExplicitPrior):
         f, g = self._centre(voxels.density), self._centre(reference.density.to(voxels.density))
         # Sums instead of means, as the factor cancels; a flat density has no direction and no
         # correlation.
-        flat, squares = (
-            (f.square().sum(1) == 0) | (g.square().sum(1) == 0),
-            f.square().sum(1) * g.square().sum(1),
-        )
+        f_squared, g_squared = f.square().sum(1), g.square().sum(1)
+        flat, squares = (f_squared == 0) | (g_squared == 0), f_squared * g_squared
         return 1 - torch.where(flat, 0.0, (f * g).sum(1) / torch.where(flat, 1.0, squares).sqrt())
 
     def _centre(self, density: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ def test_without_the_extra(monkeypatch):
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"how": "gps"}, "expected 'auto'"), ({"how": "icp", "guess": torch.eye(3)}, "4 by 4")],
+    [({"how": "gps"}, "must be 'auto'"), ({"how": "icp", "guess": torch.eye(3)}, "4 by 4")],
 )
 def test_bad_settings(settings, words):
     sweep = Sweep(street(0, step=0.4)[0].float())

@@ -116,7 +116,7 @@ def test_rows_that_are_no_measurements_are_no_ground():
 
 @pytest.mark.parametrize("settings", [{"thickness": 0.0}, {"slope": -1.0}, {"sectors": 4}])
 def test_bad_settings(settings):
-    with pytest.raises(InputError, match="ground"):
+    with pytest.raises(InputError, match=f"{next(iter(settings))} of Ground must be"):
         Ground(**settings)
     with pytest.raises(InputError, match=r"\(N, 3\)"):
         ground(torch.zeros(3))

@@ -232,7 +232,7 @@ def test_bad_measurements_are_one_sentence_and_nothing_is_written(
         (["--center", "40"], "columns 0 to 23"),
         (["--center", "left"], "column or auto"),
         (["--device", "cuda:9"], "cuda:9"),
-        (["--noise-std", "-1"], "noise_std must be positive"),
+        (["--noise-std", "-1"], "noise_std of LeastSquares must be positive"),
         (["--max-iterations", "-3"], "must not be negative"),
         (["--reference", "gone.npy"], "gone.npy"),
         (["--reader", "nmupy"], "no reader named 'nmupy'"),

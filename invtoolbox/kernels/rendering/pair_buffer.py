@@ -1,8 +1,8 @@
-"""Room for the pairs of splats and tiles, so that the host need not wait for their number.
+"""Buffers for pairs of splats and tiles, so that the host need not wait for their number.
 
-A GPU sorts the pairs in a tensor whose size the host must know. Within `Room.open` the size is a
-guess from earlier steps. `Room.read` then tells whether every guess was large enough; the loop
-repeats the steps otherwise.
+A GPU sorts the pairs in a tensor whose size the host must know. Within `PairBuffers.open` the size
+is a guess from earlier steps. `PairBuffers.read` then tells whether every guess was large enough;
+otherwise the steps must be repeated (`invtoolbox.loop.replay`).
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ from torch import Tensor
 MARGIN = 1.5
 
 
-class Room:
-    """Numbers of pairs that the steps of a solve need.
+class PairBuffers:
+    """Sizes of the buffers of pairs that the steps of a solve need.
 
     Attributes:
-        is_used: whether a step has sorted pairs, so that the loop needs copies of its state.
-        is_trusted: whether guesses may be used, because the loop can repeat a step.
+        may_guess: whether sizes may be guessed, because the caller can repeat a step.
     """
 
     def __init__(self) -> None:
-        self.is_used = self.is_trusted = False
+        self.may_guess = False
         self._sizes: dict[Hashable, int] = {}
         self._needs: dict[Hashable, Tensor] = {}  # largest number of pairs since the last reading
 
+    @property
+    def is_used(self) -> bool:
+        """Whether a step has sorted pairs."""
+        return bool(self._sizes)
+
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Let `pairs_in` use this room."""
+        """Let `buffer_size` guess by these buffers."""
         token = _OPEN.set(self)
         try:
             yield
@@ -41,19 +45,18 @@ class Room:
             _OPEN.reset(token)
 
     def size(self, key: Hashable, total: Tensor) -> int:
-        """Return the number of pairs to sort, for a total that the host does not know."""
-        self.is_used = True
-        known = self._sizes.get(key)
-        if known is None or not self.is_trusted:
+        """Return the size of a buffer, for a number of pairs that the host does not know."""
+        guess = self._sizes.get(key)
+        if guess is None or not self.may_guess:
             count = int(total)
-            self._sizes[key] = max(_enlarge(count), known or 0)
+            self._sizes[key] = max(_enlarge(count), guess or 0)
             return count
         before = self._needs.get(key)
         self._needs[key] = total if before is None else torch.maximum(before, total)
-        return known
+        return guess
 
     def read(self, number: Tensor) -> tuple[int, bool]:
-        """Return a number, and whether every size was enough; the host waits once for both.
+        """Return a number, and whether every guess was enough; the host waits once for both.
 
         Sizes that were nearly too small grow.
         """
@@ -69,13 +72,13 @@ class Room:
         return int(first), fits
 
 
-_OPEN: ContextVar[Room | None] = ContextVar("open room", default=None)
+_OPEN: ContextVar[PairBuffers | None] = ContextVar("open pair buffers", default=None)
 
 
-def pairs_in(key: Hashable, total: Tensor) -> int:
-    """Return the number of pairs to sort: that of the open room, or the total itself."""
-    room = _OPEN.get()
-    return int(total) if room is None else room.size(key, total)
+def buffer_size(key: Hashable, total: Tensor) -> int:
+    """Return the size of a buffer of pairs: that of the open buffers, or the total itself."""
+    buffers = _OPEN.get()
+    return int(total) if buffers is None else buffers.size(key, total)
 
 
 def _enlarge(count: int) -> int:
