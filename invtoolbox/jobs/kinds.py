@@ -39,6 +39,7 @@ class Entry:
         """Add the options of the command to its parser."""
         kind = self.load()
         kind.command.fill(parser, kind)
+        parser.set_defaults(command=self.run)
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Run the command."""

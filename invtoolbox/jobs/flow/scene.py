@@ -106,9 +106,7 @@ class PreparationTable(Table):
 class FlowTable(Table):
     """Method that estimates the flow, number of sweeps of its window, and preparation."""
 
-    method: str = Field(
-        "default", description="name of a method; see `invtoolbox list methods`"
-    )
+    method: str = Field("default", description="name of a method; see `invtoolbox list methods`")
     window: int = Field(
         WINDOW,
         ge=2,
@@ -212,7 +210,9 @@ def measure_flow(study: FlowStudy) -> dict[str, Any]:
     }
     if errors is not None:
         numbers = {field.name: getattr(errors, field.name) for field in dataclasses.fields(errors)}
-        measures |= {key: value for key, value in numbers.items() if isinstance(value, (int, float))}
+        measures |= {
+            key: value for key, value in numbers.items() if isinstance(value, (int, float))
+        }
         mean = errors.bucketed.mean()
         measures["three_way"] = errors.three_way.pool().mean
         measures |= {"bucketed_dynamic": mean.dynamic, "bucketed_static": mean.static}

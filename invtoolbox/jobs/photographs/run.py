@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -120,8 +120,8 @@ class ViewJob(SceneJob[ViewScene]):
         content = self.check_content(
             photographs=photographs, model=model, prior=explicit, data_term=data_term
         )
-        if self.resume and _is_finished(folder, file):
-            outcome = _read_outcome(folder, photographs)
+        outcome = _read_finished(folder, file, photographs) if self.resume else None
+        if outcome is not None:
             if not file.scene.output.mesh or (folder / MESH).exists():
                 return outcome
             write_mesh(folder / MESH, mesh_scene(model, outcome.scene(), cameras), overwrite=True)
@@ -213,9 +213,9 @@ def _compare(
         if max(channels.shape[2:]) > REPORT_SIDE:
             small = photograph.cameras.scale(REPORT_SIDE / max(channels.shape[2:]))
             channels = functional.interpolate(channels, size=small.size, mode="area")
-        # photograph, rendering, depth, alpha
-        images = channels[0].split([3, 3, 1, 1])
-        views.append(ViewPicture(name, *images, {m: float(v) for m, v in scores.items()}))
+        truth, color, depth, alpha = channels[0].split([3, 3, 1, 1])
+        values = {metric: float(score) for metric, score in scores.items()}
+        views.append(ViewPicture(name, truth, color, depth, alpha, values))
     return {m: [view.scores[m] for view in views] for m in views[0].scores}, views, is_empty
 
 
@@ -291,43 +291,47 @@ def _write(
     }
     write_json(folder / "metrics.json", content)
     written.append(folder / "metrics.json")
-    title, cameras = file.scene.title or file.name, photographs.train.cameras
+    cameras = photographs.train.cameras
     if file.scene.output.mesh and not outcome.is_empty:
         write_mesh(folder / MESH, mesh_scene(solution.model, solution.x, cameras), overwrite=True)
         written.append(folder / MESH)
     if "viewer" in formats and not outcome.is_empty:
-        path, background = folder / "viewer.html", file.scene.views.background
         written.append(
-            write_viewer(path, solution.x, cameras, title, background, overwrite=True)
+            write_viewer(
+                folder / "viewer.html",
+                solution.x,
+                cameras,
+                title=file.scene.title or file.name,
+                background=file.scene.views.background,
+                overwrite=True,
+            )
         )
     if "html" in formats:
         written.append(
-            write_outcome_report(
+            _write_report(
                 path=folder / "report.html",
-                title=title,
+                file=file,
                 outcome=outcome,
+                solution=solution,
                 photographs=photographs,
                 views=views,
                 viewer="viewer.html" if folder / "viewer.html" in written else None,
-                settings=_settings_in_words(file),
             )
         )
     return replace(outcome, files=tuple(written))
 
 
-def _is_finished(folder: Path, file: ViewSceneFile) -> bool:
-    """Return whether results exist and neither iterations nor seconds are left."""
+def _read_finished(
+    folder: Path, file: ViewSceneFile, photographs: Photographs
+) -> ViewOutcome | None:
+    """Read the outcome of an earlier run; None if iterations and seconds are left."""
     if not (folder / "metrics.json").exists():
-        return False
-    content = read_json(folder / "metrics.json")
-    limit = file.scene.solver.time_limit
-    spent = limit is not None and float(content["seconds"]) >= limit
-    ends = file.stages()[-1].iterations is not None
-    return spent or (ends and bool(content["is_complete"]))
-
-
-def _read_outcome(folder: Path, photographs: Photographs) -> ViewOutcome:
-    content = read_json(folder / "metrics.json")
+        return None
+    content, limit = read_json(folder / "metrics.json"), file.scene.solver.time_limit
+    is_spent = limit is not None and float(content["seconds"]) >= limit
+    has_end = file.stages()[-1].iterations is not None
+    if not (is_spent or (has_end and content["is_complete"])):
+        return None
     return ViewOutcome(
         solution=None,
         folder=folder,
@@ -346,40 +350,37 @@ FRAMES, SIDE = 24, 256
 REPORT_SIDE = 1000
 
 
-def write_outcome_report(
+def _write_report(
     path: Path,
-    title: str,
+    file: ViewSceneFile,
     outcome: ViewOutcome,
+    solution: StagedSolution,
     photographs: Photographs,
     views: list[ViewPicture],
     viewer: str | None,
-    settings: Mapping[str, str],
 ) -> Path:
-    """Write the HTML report of an outcome.
-
-    Args:
-        path: the file.
-        title: title of the report.
-        outcome: the outcome, with a solution.
-        photographs: training and held-out views.
-        views: photographs and renderings of the evaluated views.
-        viewer: address of the viewer; None if there is no viewer.
-        settings: further facts.
-    """
-    solution = outcome.solution
-    assert solution is not None
-    model = solution.model
-    around = list(model.look(solution.x, _turntable(photographs.train.cameras, model)).color)
+    """Write the HTML report of an outcome; `viewer` is the address of the viewer, or None."""
+    samples, reports, cameras = solution.samples, solution.reports, photographs.train.cameras
+    model, (height, width) = solution.model, cameras.size
+    steps = sum(report.iterations for report in reports)
+    which = f"{len(outcome.names)} held-out views" if outcome.held_out else "the views themselves"
+    quality = f"; {outcome.mean('psnr'):.2f} dB on {which}" if "psnr" in outcome.metrics else ""
+    # Marks of the curve: the starts of the later stages.
+    starts = accumulate(report.seconds for report in reports[:-1])
     return write_view_report(
         path,
-        title,
+        file.scene.title or file.name,
         views,
-        lead=lead(outcome, photographs),
+        lead=f"{model.describe(solution.x)} from {len(photographs.train)} views of {width} x "
+        f"{height} pixels, {steps:,} iterations in {solution.seconds:.0f} s{quality}.",
         held_out=outcome.held_out,
-        turntable=around,
-        curve=curve(solution),
-        stages=stages(solution),
-        settings=settings,
+        turntable=list(model.look(solution.x, _turntable(cameras, model)).color),
+        curve=QualityCurve([s.seconds for s in samples], [s.psnr for s in samples], list(starts)),
+        stages=[
+            (stage.prior, [f"{stage.iterations:,}", f"{stage.seconds:.1f}", f"{stage.psnr:.2f}"])
+            for stage in reports
+        ],
+        settings=_settings_in_words(file),
         notes=outcome.notes,
         viewer=viewer,
     )
@@ -391,35 +392,6 @@ def _turntable(cameras: Cameras, model: SceneModel) -> Cameras:
     except InputError:  # the axes of the cameras do not meet: around the box
         middle = (torch.tensor(model.low) + torch.tensor(model.high)) / 2
         return turntable(cameras, FRAMES, SIDE, middle)
-
-
-def lead(outcome: ViewOutcome, photographs: Photographs) -> str:
-    """Return the outcome in one sentence."""
-    solution = outcome.solution
-    assert solution is not None
-    height, width = photographs.train.cameras.size
-    steps = sum(report.iterations for report in solution.reports)
-    which = f"{len(outcome.names)} held-out views" if outcome.held_out else "the views themselves"
-    quality = f"; {outcome.mean('psnr'):.2f} dB on {which}" if "psnr" in outcome.metrics else ""
-    return (
-        f"{solution.model.describe(solution.x)} from {len(photographs.train)} views of {width} x "
-        f"{height} pixels, {steps:,} iterations in {solution.seconds:.0f} s{quality}."
-    )
-
-
-def curve(solution: StagedSolution) -> QualityCurve:
-    """Return the PSNR during the run, with marks at the starts of later stages."""
-    samples = solution.samples
-    starts = list(accumulate(report.seconds for report in solution.reports[:-1]))
-    return QualityCurve([s.seconds for s in samples], [s.psnr for s in samples], starts)
-
-
-def stages(solution: StagedSolution) -> list[tuple[str, list[str]]]:
-    """Return one row per stage: iterations, seconds and PSNR."""
-    return [
-        (report.prior, [f"{report.iterations:,}", f"{report.seconds:.1f}", f"{report.psnr:.2f}"])
-        for report in solution.reports
-    ]
 
 
 KIND = OwnKind(ViewScene, read_view_scene, ViewJob.prepare, COMMAND)

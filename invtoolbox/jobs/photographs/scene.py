@@ -24,8 +24,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +49,7 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.views.opening import reader_of_views
 from invtoolbox.datasets.views.photograph_files import is_video
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, naming, unknown_name
 from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.tables import DataTerm as DataTermTable
 from invtoolbox.jobs.images.tables import Prior as PriorTable
@@ -100,7 +99,9 @@ class ViewTable(Place):
         1.0, gt=0, le=1, description="factor by which the photographs are made smaller"
     )
     largest_side: int | None = Field(
-        None, ge=1, description="largest side of the photographs, in pixels; larger ones are reduced"
+        None,
+        ge=1,
+        description="largest side of the photographs, in pixels; larger ones are reduced",
     )
     straighten: bool = Field(
         True, description="undo the distortion of the lenses; otherwise the renderer applies it"
@@ -241,7 +242,7 @@ class ViewSceneFile(CheckedScene[ViewScene]):
             folder: see `pictures`.
         """
         table, views = self.scene.views, self.pictures(folder)
-        with self._in_table("views"):
+        with naming(f"{self.path}: [views]"):
             return split_views(views, table.hold_out, table.train, table.count)
 
     def model(self, photographs: Photographs) -> SceneModel:
@@ -254,7 +255,7 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         settings = dict(table.settings)
         if settings.get("points", "random") != "random":
             settings["points"] = str(self.locate(str(settings["points"])))
-        with self._in_table("prior"):
+        with naming(f"{self.path}: [prior]"):
             if table.weight is not None:
                 raise InputError(f"{table.name} is what is optimized, so it takes no weight")
             for corner in ("low", "high"):
@@ -285,7 +286,7 @@ class ViewSceneFile(CheckedScene[ViewScene]):
             if isinstance(plain, VoxelModel):
                 settings = {"scale": None, **settings}  # it follows the new resolution
             model = plain.change(settings)
-        with self._in_table("operator"):
+        with naming(f"{self.path}: [operator]"):
             try:
                 model.operator(cameras[:1])
             except TypeError as error:
@@ -302,7 +303,7 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         table = self.scene.data_term
         if table is None:
             return None
-        with self._in_table("data_term"):
+        with naming(f"{self.path}: [data_term]"):
             return build("data_terms", table.name, dict(table.settings))
 
     def solver(self) -> Solver:
@@ -319,14 +320,6 @@ class ViewSceneFile(CheckedScene[ViewScene]):
             )
             for table in self.scene.stage
         ]
-
-    @contextmanager
-    def _in_table(self, table: str) -> Iterator[None]:
-        """Name file and table in an error."""
-        try:
-            yield
-        except InputError as error:
-            raise InputError(f"{self.path}: [{table}]: {error}") from error
 
 
 def read_view_scene(

@@ -52,7 +52,7 @@ from invtoolbox.jobs.images.parts import prior_of, solver_of
 from invtoolbox.jobs.images.tables import DataTerm as DataTermTable
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
-from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.jobs.job import SceneJob, read_json, write_json
 from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.photographs.photographs import Photographs, judge, split_views
 from invtoolbox.jobs.photographs.representations import GaussianModel

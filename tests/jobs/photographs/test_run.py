@@ -234,6 +234,42 @@ def test_a_folder_of_photographs_is_a_scene(here: Path, capsys: pytest.CaptureFi
     assert main(["reconstruct", "empty"]) == 2 and "empty holds no" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        (
+            "photographs",
+            "--model",
+            "voxel-grid",
+            "--set",
+            "prior.voxel-grid.resolution=8",
+            "--mesh",
+        ),
+        ("photographs", "--set", "prior.count=50"),
+        ("scenes/points.toml", "--preset", "few"),
+    ],
+)
+def test_a_saved_scene_gives_the_model_of_its_command(here: Path, words: tuple[str, ...]) -> None:
+    Path("scenes").mkdir()
+    points = "ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\n"
+    points += "property float z\nend_header\n0 0 0\n0.5 0 0\n"
+    Path("scenes/points.ply").write_text(points)
+    scene = Path("gaussians.toml").read_text().replace("count = 150", 'points = "points.ply"')
+    preset = '[presets.few]\n"prior.gaussians.most" = 60\n'
+    Path("scenes/points.toml").write_text(scene + preset)
+    some = ["--set", "views.largest_side=12", "--set", "stage=[{iterations = 2}]", "--quiet"]
+    command = ["reconstruct", *words, *some, "--save-scene", "saved.toml", "--output"]
+    assert main([*command, "first"]) == 0
+    assert main(["run", "saved.toml", "--output", "second", "--quiet"]) == 0
+    files = [*Path("first").glob("model.*"), *Path("first").glob("held-out/*.png")]
+    files += Path("first").glob("mesh.obj")
+    assert len(files) >= 2 + ("--mesh" in words)
+    for file in files:
+        assert file.read_bytes() == Path("second", *file.parts[1:]).read_bytes(), file
+    assert main([*command, "first", "--resume", "--overwrite"]) == 2
+    assert main(["reconstruct", "saved.toml", "--output", "first", "--resume", "--quiet"]) == 0
+
+
 def test_a_run_stopped_by_ctrl_c_says_how_to_go_on(here: Path) -> None:
     """A real signal to a real process."""
     options = ["--set", "stage=[{iterations = 100000}]", "--set", "evaluation.every=0.2"]
