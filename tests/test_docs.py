@@ -92,14 +92,13 @@ def test_every_gallery_script_and_package_has_a_page() -> None:
         "processing",
         "metrics",
         "geometry",
-        "motion",
+        "jobs.flow",
+        "jobs.photographs",
+        "jobs.study",
         "networks",
         "posteriors",
-        "runs.flow",
-        "runs.study",
         "simulation",
         "testing",
-        "views",
     )
     for package in packages:
         page = f"reference/{package.replace('.', '_')}.md"
