@@ -25,6 +25,7 @@ from invtoolbox.solution import Solution
 
 if TYPE_CHECKING:
     from invtoolbox.jobs.command import SceneCommand
+    from invtoolbox.jobs.folder_command import FolderCommand
 
 #: Named inputs of a job, as its kind reads them.
 Inputs: TypeAlias = dict[str, Any]
@@ -252,10 +253,23 @@ class OwnKind:
     """Kind whose job is a class of its own.
 
     Attributes:
-        prepare: function of a scene and a `Request` that returns the job, with the methods ``run``
-            and ``print_outcome``.
+        tables: model of the scene.
+        read: function of a scene and of changed keys that returns the checked scene.
+        job: function of the checked scene and a `Request` that returns the job, with the methods
+            ``run`` and ``print_outcome``.
         command: command of the kind.
     """
 
-    prepare: Callable[[str | Path, Request], Any]
-    command: Any = None
+    tables: type[Table]
+    read: Callable[..., Any]
+    job: Callable[[Any, Request], Any]
+    command: FolderCommand | None = None
+
+    def prepare(self, scene: str | Path, request: Request) -> Any:
+        """Read and check a scene, and return its job.
+
+        Args:
+            scene: path of a TOML file, or name of a scene of the catalogue.
+            request: how the scene is to be run.
+        """
+        return self.job(self.read(scene, request.overrides), request)

@@ -52,7 +52,7 @@ from invtoolbox.jobs.images.parts import prior_of, solver_of
 from invtoolbox.jobs.images.tables import DataTerm as DataTermTable
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
-from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.jobs.job import SceneJob, read_json, write_json
 from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.photographs.photographs import Photographs, judge, split_views
 from invtoolbox.jobs.photographs.representations import GaussianModel
@@ -256,11 +256,6 @@ class MovingOutcome:
         return sum(self.metrics[name]) / len(self.metrics[name])
 
 
-def prepare(scene: str | Path, request: Request) -> MovingJob:
-    """Read and check a scene of a moving object, and return its job."""
-    return MovingJob.prepare(read_moving_scene(scene, request.overrides), request)
-
-
 def read_moving_scene(
     scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> MovingSceneFile:
@@ -441,4 +436,4 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         return load_file(path)
 
 
-KIND = OwnKind(prepare)
+KIND = OwnKind(MovingScene, read_moving_scene, MovingJob.prepare)
