@@ -105,14 +105,13 @@ def test_every_gallery_script_and_package_has_a_page() -> None:
         "processing",
         "metrics",
         "geometry",
-        "motion",
+        "jobs.flow",
+        "jobs.photographs",
+        "jobs.study",
         "networks",
         "posteriors",
-        "runs.flow",
-        "runs.study",
         "simulation",
         "testing",
-        "views",
     )
     for package in packages:
         page = f"reference/{package.replace('.', '_')}.md"
@@ -155,3 +154,18 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert "fonts.googleapis" not in start and 'src="http' not in start
     operators = (tmp_path / "site" / "reference" / "operators.html").read_text()
     assert 'id="invtoolbox.operators.FanBeam"' in operators and "source_detector" in operators
+
+
+def test_the_page_of_scene_files_describes_their_keys() -> None:
+    pytest.importorskip("mkdocs")
+    from invtoolbox.jobs.flow.scene import PreparationTable, SweepTable
+    from invtoolbox.jobs.kinds import KINDS
+    from invtoolbox.jobs.photographs.scene import ViewTable
+
+    text = runpy.run_path(str(ROOT / "docs" / "site_pages.py"))["scene_files_page"]()
+    assert all(f"has the table `[{name}]`" in text for name in KINDS)
+    for table in (SweepTable, PreparationTable, ViewTable):
+        for name, field in table.model_fields.items():
+            assert field.description
+            assert re.search(rf"\| `{name}` \|.*\| {re.escape(field.description)} \|", text), name
+    assert "| `window` | whole number, ≥ 2, ≤ 13 | `5` |" in text

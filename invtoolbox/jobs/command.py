@@ -88,6 +88,15 @@ class SceneCommand:
             described = field_at(kind.tables, key).description
             parser.add_argument(option, nargs=2, metavar=("FILE", "OUTPUT"), help=described)
         options.add_overrides(parser, "scene")
+        self.add_results(parser, kind)
+
+    def add_results(self, parser: argparse.ArgumentParser, kind: Any) -> None:
+        """Add the options of the results to a parser.
+
+        Args:
+            parser: parser of the command.
+            kind: the kind.
+        """
         results = parser.add_argument_group("results")
         names = [name.format(stem=next(iter(self.positional)), suffix="") for name in self.outputs]
         suffixes = dict.fromkeys([*kind.writers, *(s.lstrip(".") for s in self.writers), "html"])
@@ -156,6 +165,18 @@ class SceneCommand:
             arguments: parsed options.
             kind: the kind.
         """
+        content: dict[str, Any] = {}
+        for key, value in self.changes(arguments, kind).items():
+            set_key(content, key, value)
+        return change_content(Path("--set"), content, arguments.overrides)
+
+    def changes(self, arguments: argparse.Namespace, kind: Any) -> dict[str, Any]:
+        """Return the values of the arguments that were given, by their dotted keys.
+
+        Args:
+            arguments: parsed options.
+            kind: the kind.
+        """
         values = {key: _value(arguments, key) for key in self._declared()}
         for key, value in values.items():
             # One word for a key that takes a list or a single value is the single value.
@@ -170,11 +191,7 @@ class SceneCommand:
             key: (_value(arguments, option) or (None,))[0]
             for option, (key, _) in self.pairs.items()
         }
-        content: dict[str, Any] = {}
-        for key, value in values.items():
-            if value is not None:
-                set_key(content, key, value)
-        return change_content(Path("--set"), content, arguments.overrides)
+        return {key: value for key, value in values.items() if value is not None}
 
     def _declared(self) -> tuple[str, ...]:
         return (*self.positional.values(), *self.options.values())
@@ -304,7 +321,7 @@ def _shape(described: FieldInfo) -> tuple[int | str | None, bool]:
     members = [member for member in get_args(annotation) if member is not type(None)]
     members = members if is_union else [annotation]
     rows = [member for member in members if get_origin(member) in (list, tuple)]
-    if not rows:
+    if not rows or str in members:  # a text such as "0:10:2" stands for several numbers
         return None, True
     count = "+" if get_origin(rows[0]) is list else len(get_args(rows[0]))
     return count, len(rows) < len(members)

@@ -39,6 +39,7 @@ class Entry:
         """Add the options of the command to its parser."""
         kind = self.load()
         kind.command.fill(parser, kind)
+        parser.set_defaults(command=self.run)
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Run the command."""
@@ -49,8 +50,18 @@ class Entry:
 _JOBS = "invtoolbox.jobs"
 #: Kinds of the toolbox. All other scenes are of images and scans.
 KINDS = {
-    "sweeps": Entry(f"{_JOBS}.flow.scene:KIND", "sweeps"),
-    "views": Entry(f"{_JOBS}.photographs.run:KIND", "photographs"),
+    "sweeps": Entry(
+        f"{_JOBS}.flow.scene:KIND",
+        "sweeps",
+        "flow",
+        "estimate the motion of every point of a lidar sequence",
+    ),
+    "views": Entry(
+        f"{_JOBS}.photographs.run:KIND",
+        "photographs",
+        "reconstruct",
+        "find a 3D scene from photographs",
+    ),
     "mesh": Entry(f"{_JOBS}.shapes.meshes:KIND", "a mesh", "deform", "deform a mesh by handles"),
     "bones": Entry(
         f"{_JOBS}.shapes.bones:KIND",
