@@ -283,9 +283,10 @@ def test_scenes_of_3d_scans(cone: Path, how: str) -> None:
             '[measurements]\npath = "projections.h5"\n[operator]\nname = "cone-beam"\nvolume_shape = [1, 2, 3]\n',
             "'detector_shape' is missing",
         ),
-        (
+        pytest.param(
             '[measurements.simulate]\npath = "truth.npy"\nrelative_noise = 0.1\n[operator]\nname = "cone-beam"\n',
             "read all slices as one item",
+            marks=pytest.mark.filterwarnings("ignore:truth.npy has 10 pages, and only page 0 is"),
         ),
         (
             '[measurements]\npath = "projections.h5"\ngeometry = "cone.toml"\n[operator]\npixel_size = 1\n',
