@@ -212,24 +212,17 @@ class SceneCommand:
             arguments: parsed options.
             kind: the kind.
         """
-        values = {key: _value(arguments, key) for key in self._declared()}
+        declared = (*self.positional.values(), *self.options.values())
+        values = {key: _value(arguments, key) for key in declared}
         for key, value in values.items():
             # One word for a key that takes a list or a single value is the single value.
-            if (
-                isinstance(value, list)
-                and len(value) == 1
-                and _shape(field_at(kind.tables, key))[1]
-            ):
+            is_single = isinstance(value, list) and len(value) == 1
+            if is_single and _shape(field_at(kind.tables, key))[1]:
                 values[key] = value[0]
         values |= {key: _value(arguments, key) for key, _ in self.settings.values()}
-        values |= {
-            key: (_value(arguments, option) or (None,))[0]
-            for option, (key, _) in self.pairs.items()
-        }
+        pairs = {key: _value(arguments, option) for option, (key, _) in self.pairs.items()}
+        values |= {key: pair[0] for key, pair in pairs.items() if pair}
         return {key: value for key, value in values.items() if value is not None}
-
-    def _declared(self) -> tuple[str, ...]:
-        return (*self.positional.values(), *self.options.values())
 
     def _check(
         self, kind: Kind[Any, Any], content: dict[str, Any], name: str, stem: str
