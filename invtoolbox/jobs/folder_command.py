@@ -30,7 +30,7 @@ class FolderCommand(SceneCommand):
         options.add_folder(
             group,
             f"folder for the results (default: {self.outputs[0]})",
-            "keep what is there and go on from it, for example after Ctrl-C",
+            "keep the results in the folder and go on from them, for example after Ctrl-C",
             "replace the results of an earlier run",
             names=("--out", "--output", "-o"),
         )
@@ -78,7 +78,7 @@ class FolderCommand(SceneCommand):
         return code
 
     def paths(self, content: Mapping[str, Any]) -> Iterable[tuple[dict[str, Any], str]]:
-        """Return the tables and the keys of paths, those of settings of a prior or a reader, too.
+        """Return the tables and the keys of all paths, also in settings of a prior or a reader.
 
         Args:
             content: content of a scene.
