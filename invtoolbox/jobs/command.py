@@ -296,7 +296,8 @@ def argument_of(described: FieldInfo) -> dict[str, Any]:
     """
     default = described.get_default(call_default_factory=True)
     words = described.description or ""
-    if isinstance(default, (int, float, str, tuple)) and default not in (False, "", ()):
+    is_shown = isinstance(default, (int, float, str, tuple)) and default not in ("", ())
+    if is_shown and not isinstance(default, bool):
         text = " ".join(map(str, default)) if isinstance(default, tuple) else default
         words += f" (default: {text})"
     leaves = [*_leaves(described.annotation), *described.metadata]

@@ -130,16 +130,16 @@ class SceneJob(ABC, Generic[S]):
         """Return the files in the folder that the run would write."""
         return [self.folder / name for name in self.files if (self.folder / name).exists()]
 
-    def check_content(self, **parts: Any) -> dict[str, str]:
+    def check_content(self, **inputs: Any) -> dict[str, str]:
         """Refuse to resume a run of other content: the scene is the same, but its files are not.
 
         Args:
-            parts: measurements, operator and all other parts that are made from files, by name.
+            inputs: measurements, operator and all other inputs that are made from files, by name.
 
         Returns:
-            The digest of every part, for `start`.
+            The digest of every input, for `start`.
         """
-        content = fingerprint({name.replace("_", " "): part for name, part in parts.items()})
+        content = fingerprint({name.replace("_", " "): value for name, value in inputs.items()})
         path = self.folder / "scene.json"
         before = read_json(path).get("content", {}) if self.resume and path.exists() else {}
         changed = [name for name in before if content.get(name) != before[name]]
@@ -235,7 +235,7 @@ def differences(before: Any, now: Any, key: str = "", within_lists: bool = True)
         pairs = [(f"{key}.{k}", a, b) for k, (a, b) in enumerate(zip(before, now))]
     else:
         return [] if before == now else [key]
-    return [found for name, a, b in pairs for found in differences(a, b, name, within_lists)]
+    return [changed for name, a, b in pairs for changed in differences(a, b, name, within_lists)]
 
 
 def read_json(path: Path) -> Any:

@@ -27,7 +27,7 @@ def report_divergence(solution: Solution) -> int:
 
 def report_study(study: Study, quiet: bool) -> int:
     """Report a study; the exit code is 1 if an item failed or diverged."""
-    diverged = [r.name for r in study.reports if "diverged" in r.facts.get("status", ())]
+    diverged = [item.name for item in study.reports if "diverged" in item.facts.get("status", ())]
     if not quiet:
         print(f"{len(study)} items: {count_outcomes(study)}; in {study.folder}")
     failed = report_failures(study)
@@ -63,8 +63,10 @@ def print_files(files: Sequence[Path], folder: Path) -> None:
 
 def count_outcomes(study: Study) -> str:
     """Return the numbers of items that were done, kept and failed, in words."""
-    outcomes = Counter(r.outcome for r in study.reports)
-    return ", ".join(f"{outcomes[o]} {o}" for o in ("done", "kept", "failed") if outcomes[o])
+    counts = Counter(report.outcome for report in study.reports)
+    return ", ".join(
+        f"{counts[name]} {name}" for name in ("done", "kept", "failed") if counts[name]
+    )
 
 
 def report_failures(study: Study) -> int:
