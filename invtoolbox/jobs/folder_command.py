@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FolderCommand(SceneCommand):
-    """Command of an `OwnKind`; `outputs` is the folder of the results."""
+    """Command of an `OwnKind`; `outputs` is the folder of the results.
+
+    Attributes:
+        has_workers: whether the command takes workers.
+    """
+
+    has_workers: bool = False
 
     def add_results(self, parser: argparse.ArgumentParser, kind: Any) -> None:
         group = parser.add_argument_group("results")
@@ -37,6 +43,12 @@ class FolderCommand(SceneCommand):
         group.add_argument(
             "--save-scene", metavar="FILE", help="also write the scene file of this run"
         )
+        (options.add_workers if self.has_workers else options.add_threads)(parser)
+
+    def changes(self, arguments: argparse.Namespace, kind: Any) -> dict[str, Any]:
+        # Settings without a table, such as --view, are read by `read` and `finish`.
+        tables, changes = (*kind.tables.model_fields, "preset"), super().changes(arguments, kind)
+        return {key: value for key, value in changes.items() if key.split(".")[0] in tables}
 
     def run(self, arguments: argparse.Namespace, kind: Any, name: str) -> int:
         changes, (key, *_) = self.changes(arguments, kind), self.positional.values()
@@ -50,7 +62,10 @@ class FolderCommand(SceneCommand):
             raise InputError(sentence) from error
         job = kind.job(file, options.request_of(arguments))
         if arguments.save_scene:
-            self.save(Path(arguments.save_scene), kind, file, arguments.overwrite)
+            content = file.scene.model_dump(mode="json", exclude_unset=True)
+            for table, key in self.paths(content):
+                table[key] = str(file.locate(table[key]).absolute())
+            save_scene(Path(arguments.save_scene), kind.tables, content, arguments.overwrite)
         return self.finish(job, arguments)
 
     def read(
@@ -84,19 +99,3 @@ class FolderCommand(SceneCommand):
             content: content of a scene.
         """
         return ()
-
-    def save(
-        self, path: Path, kind: OwnKind, file: CheckedScene[Any], overwrite: bool = False
-    ) -> Path:
-        """Write the scene of a run as a scene file.
-
-        Args:
-            path: the scene file.
-            kind: the kind.
-            file: the scene.
-            overwrite: replace a file that exists.
-        """
-        content = file.scene.model_dump(mode="json", exclude_unset=True)
-        for table, key in self.paths(content):
-            table[key] = str(file.locate(table[key]).absolute())
-        return save_scene(path, kind.tables, content, overwrite)
