@@ -1,14 +1,16 @@
-"""Generate pages of the site: start page, gallery, results of benchmarks, reference, command line.
+"""Generate pages of the site: start page, gallery, results of benchmarks, reference.
 
 The start page comes from the README, the gallery from its scripts, the results from
-`benchmarks/results`, the reference from the packages' lists of names, and the command line from its
-own help. MkDocs calls the functions `on_...` below.
+`benchmarks/results`, the reference from the packages' lists of names, the command line from its own
+help, and the scene files from the models that check them. MkDocs calls the functions `on_...` below.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
+import json
 import os
 import pkgutil
 import re
@@ -17,7 +19,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
@@ -165,6 +167,7 @@ def on_files(files: Files, config: Any) -> Files:
     pages = {
         "index.md": start_page((ROOT / "README.md").read_text()),
         "reference/command_line.md": command_line_page(),
+        "reference/scene_files.md": scene_files_page(),
         "reference/index.md": top_page(),
         "benchmark_results.md": results_page(),
     }
@@ -291,8 +294,6 @@ def results_page() -> str:
 
 def top_page() -> str:
     """Compose the page of the names in `invtoolbox` itself."""
-    import inspect
-
     import invtoolbox
 
     objects = {name: getattr(invtoolbox, name) for name in invtoolbox.__all__}
@@ -323,7 +324,6 @@ def exported(package: str) -> list[str]:
     modules define and document.
     """
     import importlib
-    import inspect
 
     module = importlib.import_module(f"invtoolbox.{package}")
     if hasattr(module, "__all__"):
@@ -367,3 +367,125 @@ def command_line_page() -> str:
     for name, command in commands.choices.items():
         text += f"\n## invtoolbox {name}\n\n```text\n{command.format_help()}```\n"
     return text
+
+
+def scene_files_page() -> str:
+    """Compose the page of the scene files: every table of every kind, and every key of a table.
+
+    Tables that several kinds share are described once, at the end.
+    """
+    from collections import Counter
+
+    from invtoolbox.jobs.images.tables import Scene
+    from invtoolbox.jobs.kinds import KINDS
+
+    kinds = {"measurements": ("images and scans", Scene)}
+    kinds |= {name: (entry.noun, entry.load().tables) for name, entry in KINDS.items()}
+    uses = Counter(table for _, scene in kinds.values() for table in set(tables_of(scene).values()))
+    shared = {
+        table: name for _, scene in kinds.values() for name, table in tables_of(scene).items()
+    }
+    shared = {table: name for table, name in shared.items() if uses[table] > 1}
+    text = (
+        "# Scene files\n\nA scene file is a TOML file that `invtoolbox run` and `it.run` take. The "
+        "table that only one kind of scene has names the kind. `--set TABLE.KEY=VALUE` changes a "
+        "key, and `--save-scene FILE` of a command writes the scene file of its options.\n"
+    )
+    for name, (noun, scene) in kinds.items():
+        text += f"\n## Scenes of {noun}\n\nA scene of this kind has the table `[{name}]`.\n"
+        text += key_table(scene)
+        for key, table in tables_of(scene).items():
+            if table not in shared:
+                text += f"\n### `[{key}]` of {noun}\n\n{first_line(table)}\n{key_table(table)}"
+    text += "\n## Tables of several kinds\n"
+    for table, key in shared.items():
+        text += f"\n### `[{key}]`: {table.__name__}\n\n{first_line(table)}\n{key_table(table)}"
+    return text
+
+
+def tables_of(model: Any, key: str = "") -> dict[str, Any]:
+    """Return the models of the tables in a model, by their dotted names."""
+    tables = {}
+    for name, field in model.model_fields.items():
+        for leaf in leaves(field.annotation):
+            if is_table(leaf):
+                tables[f"{key}{name}"] = leaf
+                tables |= tables_of(leaf, f"{key}{name}.")
+    return tables
+
+
+def leaves(annotation: Any) -> list[Any]:
+    """Return the types and literals in an annotation, without the marks of pydantic."""
+    arguments = get_args(annotation)
+    if hasattr(annotation, "__metadata__"):  # Annotated[type, mark]
+        return [*leaves(arguments[0]), *annotation.__metadata__]
+    if get_origin(annotation) is Literal or not arguments:
+        return [annotation]
+    return [leaf for argument in arguments for leaf in leaves(argument)]
+
+
+def first_line(table: Any) -> str:
+    """Return the first paragraph of a table's docstring, in one line."""
+    return " ".join((inspect.getdoc(table) or "").split("\n\n")[0].split())
+
+
+def key_table(model: Any) -> str:
+    """Compose the table of the keys of a model: type, default and description."""
+    rows = ["", "| key | type | default | description |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        default = plain_values(field.get_default(call_default_factory=True))
+        words = "required"
+        if not field.is_required():
+            words = "" if default in (None, {}, [{}]) else f"`{json.dumps(default)}`"
+        limits = [
+            f"{sign} {getattr(mark, name)}"
+            for mark in field.metadata
+            for name, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
+            if hasattr(mark, name)
+        ]
+        kind = ", ".join([type_words(field.annotation, field.metadata), *limits])
+        tables = [leaf for leaf in leaves(field.annotation) if is_table(leaf)]
+        description = field.description or (first_line(tables[0]) if tables else "")
+        rows.append(f"| `{name}` | {kind} | {words} | {description} |")
+    if model.model_config.get("extra") == "allow":
+        rows.append("| further keys | | | settings of the class, by the names of its arguments |")
+    return "\n".join(rows) + "\n"
+
+
+def is_table(leaf: Any) -> bool:
+    """Return whether a leaf of an annotation is the model of a table."""
+    from pydantic import BaseModel
+
+    return isinstance(leaf, type) and issubclass(leaf, BaseModel)
+
+
+def plain_values(default: Any) -> Any:
+    """Return a default as plain values; of a table, the keys that it sets."""
+    if isinstance(default, (list, tuple)):
+        return [plain_values(entry) for entry in default]
+    return default.model_dump(exclude_unset=True) if is_table(type(default)) else default
+
+
+def type_words(annotation: Any, marks: Any = ()) -> str:
+    """Return a type in words: a number, a text, one of some words, a list of numbers."""
+    from invtoolbox.catalogue.documents import FILE
+
+    plain = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
+    if hasattr(annotation, "__metadata__"):
+        return type_words(arguments[0], annotation.__metadata__)
+    if annotation is str and FILE in marks:
+        return "path"
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{json.dumps(word)}`" for word in arguments)
+    if get_origin(annotation) is list:
+        return f"list: {type_words(arguments[0])}"
+    if get_origin(annotation) is tuple:
+        return f"{len(arguments)} values: {type_words(arguments[0])}"
+    if get_origin(annotation) is dict:
+        return "table"
+    if arguments:
+        return " or ".join(type_words(argument, marks) for argument in arguments)
+    if is_table(annotation):
+        return "table"
+    return plain.get(annotation, "any value")

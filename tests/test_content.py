@@ -295,3 +295,9 @@ def test_a_call_of_an_operator_changes_no_digest() -> None:
         A.adjoint(A(x))
         A.norm()
         assert digest(A) == before, A
+
+
+def test_a_class_that_moved_keeps_its_digest() -> None:
+    """Runs that an older version began hold this digest; its module was `invtoolbox.views`."""
+    model = it.jobs.photographs.VoxelModel((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert digest(model) == ("8ccca9ad8309771e4703ff54a39d30ea1cf79908dd5127ce7db8ffa6995076f3")

@@ -21,5 +21,5 @@ angle = torch.rad2deg(torch.arccos(v @ truth.twist[:3] / truth.twist[:3].norm())
 print(f"direction of the camera: {float(angle):.1f} degrees off")
 
 still, warped = found.pictures()
-figure = it.jobs.events.event_pictures.event_figure(still[0], warped[0], found.flow[0])
+figure = it.jobs.events.event_figure(still[0], warped[0], found.flow[0])
 figure.savefig("events.png", dpi=90)

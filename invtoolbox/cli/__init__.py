@@ -1,7 +1,6 @@
 """The command line ``invtoolbox COMMAND``.
 
-The commands are run, reconstruct, ct, deblur, flow, register, events, train, list,
-info, doctor and demo.
+The commands of the kinds of scenes are listed in `invtoolbox.jobs.kinds`, all others in `COMMANDS`.
 A user's error ends with one sentence and exit code 2, Ctrl-C and SIGTERM with exit code 130. With
 ``INVTOOLBOX_DEBUG=1`` a traceback is shown instead.
 """
@@ -13,20 +12,28 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from importlib import import_module
 from typing import Any, NoReturn
 
-from invtoolbox.cli import demo, doctor, info, listing, run, train
 from invtoolbox.core.interrupts import terminate_as_interrupt
 from invtoolbox.core.trust import trusting
 from invtoolbox.errors import InputError, MissingDependency
-from invtoolbox.jobs.flow import command as flow
-from invtoolbox.jobs.images import ct_command as ct
-from invtoolbox.jobs.images import deblur_command as deblur
-from invtoolbox.jobs.kinds import Entry, kinds
+from invtoolbox.jobs.kinds import commands
 
-_COMMANDS = (run, ct, deblur, flow, train, listing, info, doctor, demo)
+#: Function that adds description, options and examples to the parser of a command.
+OptionAdder = Callable[[argparse.ArgumentParser], None]
+#: Commands that belong to no kind of scene: the module of `invtoolbox.cli`, and what they do.
+COMMANDS = {
+    "run": ("run", "run a scene file"),
+    "train": ("train", "train a prior from a recipe"),
+    "list": ("listing", "list priors, solvers, data sets, scenes and other names"),
+    "info": ("info", "show versions, devices, threads and missing extras"),
+    "doctor": ("doctor", "check home, kernel cache, compiler, memory, disk, versions and GPU"),
+    "demo": ("demo", "compare methods on a CT slice, a photograph and a street, in a minute"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,12 +87,13 @@ class Parser(argparse.ArgumentParser):
 
 
 class LazyParser(Parser):
-    """Parser of a command whose options come from the tables of its scene, and so from pydantic.
+    """Parser of a command, whose modules are imported when the parser is used for the first time.
 
-    The options are added when the parser is used for the first time.
+    Attributes:
+        add_options: function that adds description, options and examples to a parser.
     """
 
-    entry: Entry | None = None
+    add_options: OptionAdder | None = None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self.fill()
@@ -97,9 +105,9 @@ class LazyParser(Parser):
 
     def fill(self) -> None:
         """Add the options."""
-        entry, self.entry = self.entry, None
-        if entry is not None:
-            entry.fill(self)
+        add_options, self.add_options = self.add_options, None
+        if add_options is not None:
+            add_options(self)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -120,21 +128,23 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"invtoolbox {__version__}")
-    commands = top.add_subparsers(
+    parsers = top.add_subparsers(
         title="commands", metavar="COMMAND", required=True, parser_class=LazyParser
     )
-    for module in _COMMANDS:
-        module.add(commands)
-    for entry in kinds().values():
-        if entry.command is not None:
-            command = commands.add_parser(
-                entry.command,
-                help=entry.summary,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
-            command.entry = entry
-            command.set_defaults(command=entry.run)
+    adders: dict[str, tuple[str, OptionAdder]] = {
+        name: (summary, partial(_fill, module)) for name, (module, summary) in COMMANDS.items()
+    }
+    adders |= {name: (entry.summary, entry.fill) for name, entry in commands().items()}
+    for name, (summary, add_options) in adders.items():
+        command = parsers.add_parser(
+            name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        command.add_options = add_options
     return top
+
+
+def _fill(module: str, parser: argparse.ArgumentParser) -> None:
+    import_module(f"invtoolbox.cli.{module}").fill(parser)
 
 
 def _threads(arguments: argparse.Namespace) -> AbstractContextManager[None]:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import torch
+
+from invtoolbox import data_terms, datasets, operators, priors, simulation
+from invtoolbox.datasets.output import make_folder
+from invtoolbox.datasets.sweeps.flow_files import residual_flow
 from invtoolbox.jobs import options
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from invtoolbox.plotting import Case, FlowCase, Method
-    from invtoolbox.priors.base import Prior
-    from invtoolbox.problem import Problem
+from invtoolbox.jobs.flow.estimation import estimate
+from invtoolbox.jobs.flow.preparation import Preparation, prepare_pair
+from invtoolbox.jobs.flow.published import Fit, nsfp
+from invtoolbox.jobs.images.parts import gaussian_kernel
+from invtoolbox.metrics import evaluate
+from invtoolbox.operators.noise import RelativeGaussian, simulate
+from invtoolbox.plotting import Case, FlowCase, FlowMethod, Method, write_comparison
+from invtoolbox.priors.base import Prior
+from invtoolbox.problem import Problem
+from invtoolbox.solve import solve
 
 _POINTS = 20_000
 _SEED = 0
@@ -26,21 +35,8 @@ def street_case(say: Callable[[str], None]) -> FlowCase:
 
     Its two sweeps have exact labels.
     """
-    import torch
-
-    from invtoolbox import simulation
-    from invtoolbox.datasets.sweeps.flow_files import residual_flow
-    from invtoolbox.jobs.flow.estimation import estimate
-    from invtoolbox.jobs.flow.preparation import Preparation, prepare_pair
-    from invtoolbox.jobs.flow.published import Fit, nsfp
-    from invtoolbox.metrics import evaluate
-    from invtoolbox.plotting import FlowCase, FlowMethod
-
     say("Scene flow: casting the rays of two sweeps")
-    street, preparation = (
-        simulation.street(sweeps=2, points=_POINTS),
-        Preparation(ego_motion="poses"),
-    )
+    street, preparation = simulation.street(2, points=_POINTS), Preparation(ego_motion="poses")
     source, target = street[0], street[1]
     assert source.labels is not None and target.pose is not None
     pair = prepare_pair(source, target, preparation)
@@ -54,35 +50,32 @@ def street_case(say: Callable[[str], None]) -> FlowCase:
             note,
         )
 
+    say("Scene flow: NSFP")
+    start = time.monotonic()
+    network = nsfp(pair.source, pair.target, Fit(points=2048, max_iterations=100, patience=None))
+    seconds = time.monotonic() - start
+    say("Scene flow: the default method")
+    default = estimate(source, target, "default", preparation)
     methods = [
         method(
             "Nothing moves",
             pair.flow(torch.zeros_like(pair.source)),
             None,
             "the sensor's own motion alone",
-        )
-    ]
-    say("Scene flow: NSFP")
-    began = time.monotonic()
-    network = nsfp(pair.source, pair.target, Fit(points=2048, max_iterations=100, patience=None))
-    methods.append(
+        ),
         method(
             "NSFP",
             pair.flow(network),
-            time.monotonic() - began,
+            seconds,
             "neural scene flow prior, 2,048 points, cut off after 100 iterations",
-        )
-    )
-    say("Scene flow: the default method")
-    found = estimate(source, target, "default", preparation)
-    methods.append(
+        ),
         method(
             "default",
-            found.flow,
-            found.seconds,
+            default.flow,
+            default.seconds,
             "bodies that move rigidly; all else stands, at exactly zero",
-        )
-    )
+        ),
+    ]
     truth = residual_flow(source.labels.flow, source.points, pair.ego_motion)
     return FlowCase(
         "Scene flow: a simulated street",
@@ -98,19 +91,16 @@ def street_case(say: Callable[[str], None]) -> FlowCase:
     )
 
 
-def add(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "demo",
-        help="compare methods on a CT slice, a photograph and a street, in a minute",
-        description="Simulate a noisy fan-beam scan of a real CT slice (from pydicom) and a "
+def fill(parser: argparse.ArgumentParser) -> None:
+    """Add description, options and examples to the parser of the command."""
+    parser.description = (
+        "Simulate a noisy fan-beam scan of a real CT slice (from pydicom) and a "
         "blurred, noisy photograph (from\n"
         "scikit-image), reconstruct both with several methods, estimate the motion between two "
         "sweeps of a simulated\nlidar, and write a page that compares the methods. Nothing is "
-        "downloaded, and the seed is fixed.",
-        epilog="example:\n  invtoolbox demo --output results/demo",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "downloaded, and the seed is fixed."
     )
+    parser.epilog = "example:\n  invtoolbox demo --output results/demo"
     parser.add_argument(
         "--output",
         "-o",
@@ -124,12 +114,10 @@ def add(commands: Any) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run the three cases, write the page, and print the tables."""
-    from invtoolbox.datasets.output import make_folder
-    from invtoolbox.plotting import FlowCase, write_comparison
-
     folder = Path(arguments.output)
     make_folder(folder)
-    cases: list[Case | FlowCase] = [ct_case(_say), deblurring_case(_say), street_case(_say)]
+    say = partial(print, flush=True)
+    cases: list[Case | FlowCase] = [ct_case(say), deblurring_case(say), street_case(say)]
     path = write_comparison(
         folder / "report.html",
         "invtoolbox: a demonstration",
@@ -150,15 +138,6 @@ def ct_case(say: Callable[[str], None]) -> Case:
 
     It is scanned by a simulated fan beam with 2 % noise.
     """
-    import math
-
-    import torch
-
-    from invtoolbox import data_terms, datasets, operators, priors
-    from invtoolbox.operators.noise import RelativeGaussian, simulate
-    from invtoolbox.plotting import Case, Method
-    from invtoolbox.problem import Problem
-
     item = datasets.ct_small("1/mm")
     views = 90
     A = operators.FanBeam(
@@ -178,23 +157,19 @@ def ct_case(say: Callable[[str], None]) -> Case:
     noise_std = float((y - A(item.y)).square().mean().sqrt())
     problem = Problem(y, A, data_terms.LeastSquares(noise_std))
     say("CT: FBP")
-    began = time.monotonic()
+    start = time.monotonic()
     fbp = A.pseudo_inverse(y, filter="hann")
+    seconds = time.monotonic() - start
     methods = [
-        Method("FBP", fbp, time.monotonic() - began, "filtered back-projection with a Hann window")
-    ]
-    positive = priors.NonNegative()
-    methods.append(
+        Method("FBP", fbp, seconds, "filtered back-projection with a Hann window"),
         _solve(
             "TV",
             problem,
-            priors.TotalVariation() + positive,
+            priors.TotalVariation() + priors.NonNegative(),
             "total variation, nonnegative",
             say,
             "CT",
-        )
-    )
-    methods.append(
+        ),
         _solve(
             "graphLa+TV",
             problem,
@@ -202,8 +177,8 @@ def ct_case(say: Callable[[str], None]) -> Case:
             "graph Laplacian of a TV reconstruction, which is included in the seconds",
             say,
             "CT",
-        )
-    )
+        ),
+    ]
     return Case(
         "CT: 90 fan-beam views, 2 % noise",
         "A real slice of 128x128 pixels (CT_small of pydicom, Hounsfield units turned into "
@@ -221,28 +196,22 @@ def deblurring_case(say: Callable[[str], None]) -> Case:
 
     The picture is out of focus and noisy.
     """
-    from invtoolbox import data_terms, datasets, operators, priors
-    from invtoolbox.jobs.images.parts import gaussian_kernel
-    from invtoolbox.operators.noise import simulate
-    from invtoolbox.plotting import Case, Method
-    from invtoolbox.problem import Problem
-
     truth, std = datasets.photograph("coffee")[..., 40:296, 130:450].contiguous(), 0.01
     A = operators.Blur(gaussian_kernel(1.6, "kernel"), tuple(truth.shape[-2:]))
     y = simulate(A, truth, std, seed=_SEED)
     problem = Problem(y, A, data_terms.LeastSquares(std))
-    what = "Deblurring"
+    case = "Deblurring"
     methods = [
         Method("Blurred", y, None, "the measurements, with noise"),
-        _solve("Tikhonov", problem, priors.Tikhonov("gradient"), "squared differences", say, what),
-        _solve("TV", problem, priors.TotalVariation(), "total variation", say, what),
+        _solve("Tikhonov", problem, priors.Tikhonov("gradient"), "squared differences", say, case),
+        _solve("TV", problem, priors.TotalVariation(), "total variation", say, case),
         _solve(
             "graphLa+TV",
             problem,
             priors.GraphLaplacian(first="tv", first_regularization="discrepancy"),
             "graph Laplacian of a TV reconstruction, which is included in the seconds",
             say,
-            what,
+            case,
         ),
     ]
     return Case(
@@ -258,17 +227,14 @@ def deblurring_case(say: Callable[[str], None]) -> Case:
 
 
 def _solve(
-    name: str, problem: Problem, prior: Prior, note: str, say: Callable[[str], None], what: str
+    name: str, problem: Problem, prior: Prior, note: str, say: Callable[[str], None], case: str
 ) -> Method:
-    from invtoolbox.plotting import Method
-    from invtoolbox.solve import solve
 
-    say(f"{what}: {name}")
+    say(f"{case}: {name}")
     solution = solve(problem, prior, regularization="discrepancy", seed=_SEED)
-    x: Tensor = solution.x
     return Method(
         name,
-        x,
+        solution.x,
         solution.seconds,
         f"{note}; {solution.solver.split('(')[0]}, {int(solution.iterations.max())} iterations",
     )
@@ -297,7 +263,3 @@ def flow_table(case: FlowCase) -> str:
             + "".join(f"{value:>{max(len(head), 6) + 3}}" for head, value in zip(columns, figures))
         )
     return "\n".join(lines)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

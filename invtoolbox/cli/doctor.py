@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 #: Bytes of memory and of disk below which a warning is printed.
 _LITTLE_MEMORY, _LITTLE_DISK = 2 * 2**30, 2**30
@@ -22,16 +22,12 @@ class Finding(NamedTuple):
     sentence: str
 
 
-def add(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "doctor",
-        help="check home, kernel cache, compiler, memory, disk, versions and GPU",
-        description="Check what the toolbox needs of this machine. The exit code is 1 if a check "
-        "fails.",
-        epilog="example:\n  invtoolbox doctor",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def fill(parser: argparse.ArgumentParser) -> None:
+    """Add description, options and examples to the parser of the command."""
+    parser.description = (
+        "Check what the toolbox needs of this machine. The exit code is 1 if a check fails."
     )
+    parser.epilog = "example:\n  invtoolbox doctor"
     parser.set_defaults(command=command)
 
 
@@ -77,13 +73,13 @@ def check_compiler() -> Finding:
 
     from invtoolbox.operators import ParallelBeam
 
-    began = time.monotonic()
+    start = time.monotonic()
     A = ParallelBeam((8, 8), torch.arange(4.0), 12)
-    found = A(torch.ones(1, 1, 8, 8))
+    sinogram = A(torch.ones(1, 1, 8, 8))
     # Every view sees the whole mass of the square.
-    if not torch.allclose(found.sum(-1), torch.full((1, 1, 4), 64.0), rtol=0.05):
+    if not torch.allclose(sinogram.sum(-1), torch.full((1, 1, 4), 64.0), rtol=0.05):
         return Finding(False, "a compiled kernel computed a wrong projection; clear the cache")
-    return Finding(True, f"a kernel was compiled or loaded, and run, in {_seconds(began)}")
+    return Finding(True, f"a kernel was compiled or loaded, and run, in {_seconds(start)}")
 
 
 def check_memory() -> Finding:
@@ -112,9 +108,9 @@ def check_versions() -> Finding:
     unmet = unmet_requirements()
     if unmet:
         return Finding(False, "; ".join(unmet))
-    found = versions()
+    installed = versions()
     return Finding(
-        True, ", ".join(f"{k} {found[k]}" for k in ("Python", "torch", "numpy", "warp-lang"))
+        True, ", ".join(f"{k} {installed[k]}" for k in ("Python", "torch", "numpy", "warp-lang"))
     )
 
 
@@ -129,10 +125,10 @@ def check_gpu() -> Finding:
 
     names = []
     for k in range(torch.cuda.device_count()):
-        began = time.monotonic()
+        start = time.monotonic()
         A = ParallelBeam((8, 8), torch.arange(4.0), 12).to(device=f"cuda:{k}")
         A(torch.ones(1, 1, 8, 8, device=f"cuda:{k}")).sum().item()
-        names.append(f"cuda:{k} {torch.cuda.get_device_name(k)}, a kernel in {_seconds(began)}")
+        names.append(f"cuda:{k} {torch.cuda.get_device_name(k)}, a kernel in {_seconds(start)}")
     return Finding(True, "; ".join(names))
 
 
@@ -160,5 +156,5 @@ def _check_folder(folder: Path, remedy: str) -> Finding:
     return Finding(True, str(folder))
 
 
-def _seconds(began: float) -> str:
-    return f"{time.monotonic() - began:.1f} s"
+def _seconds(start: float) -> str:
+    return f"{time.monotonic() - start:.1f} s"

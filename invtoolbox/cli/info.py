@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+
+from invtoolbox import datasets
+from invtoolbox.catalogue import shelves
+from invtoolbox.core import environment
 
 
-def add(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "info",
-        help="show versions, devices, threads and missing extras",
-        description="Show versions, devices, threads, the folders in use, and the optional "
-        "packages that are missing.",
-        epilog="example:\n  invtoolbox info",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def fill(parser: argparse.ArgumentParser) -> None:
+    """Add description, options and examples to the parser of the command."""
+    parser.description = (
+        "Show versions, devices, threads, the folders in use, and the optional "
+        "packages that are missing."
     )
+    parser.epilog = "example:\n  invtoolbox info"
     parser.set_defaults(command=command)
 
 
 def command(arguments: argparse.Namespace) -> int:
     """Print the tables."""
-    from invtoolbox import datasets
-    from invtoolbox.catalogue import shelves
-    from invtoolbox.core import environment
-
     _table("versions", environment.versions())
     _table("machine", environment.machine())
     data = datasets.data_folder()

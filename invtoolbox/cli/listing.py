@@ -9,18 +9,15 @@ from typing import Any
 KINDS = ("priors", "solvers", "operators", "data_terms", "methods", "datasets", "scenes", "readers")
 
 
-def add(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "list",
-        help="list priors, solvers, data sets, scenes and other names",
-        description="List the names that the API, scene files and the command line understand: "
+def fill(parser: argparse.ArgumentParser) -> None:
+    """Add description, options and examples to the parser of the command."""
+    parser.description = (
+        "List the names that the API, scene files and the command line understand: "
         "classes of the toolbox, plug-ins, and\n"
         "entries of the catalogue (in its folders in the current directory, and in the folders of "
-        "the toolbox).",
-        epilog="examples:\n  invtoolbox list\n  invtoolbox list priors",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "the toolbox)."
     )
+    parser.epilog = "examples:\n  invtoolbox list\n  invtoolbox list priors"
     parser.add_argument(
         "kind", nargs="?", choices=KINDS, metavar="KIND", help=", ".join(KINDS) + " (default: all)"
     )
@@ -43,28 +40,30 @@ def command(arguments: argparse.Namespace) -> int:
 def _entries(kind: str) -> dict[str, str]:
     from invtoolbox.catalogue import registry, shelves
 
-    found: dict[str, str] = {}
+    summaries: dict[str, str] = {}
     if kind == "readers":
         from invtoolbox.datasets import READERS, VIEW_READERS
 
-        found |= {name: _first_sentence(cls) for name, cls in {**READERS, **VIEW_READERS}.items()}
+        summaries |= {
+            name: _first_sentence(cls) for name, cls in {**READERS, **VIEW_READERS}.items()
+        }
     if kind == "methods":
         from invtoolbox.jobs.flow.methods import METHODS
 
-        found |= {name: _first_sentence(method) for name, method in METHODS.items()}
+        summaries |= {name: _first_sentence(method) for name, method in METHODS.items()}
     if kind in registry.KINDS:
         for name, load in registry.names(kind).items():
             try:
-                found[name] = _first_sentence(load())
+                summaries[name] = _first_sentence(load())
             except (ImportError, AttributeError) as error:  # a plug-in whose package is broken
-                found[name] = f"cannot be loaded: {' '.join(str(error).split())}"
+                summaries[name] = f"cannot be loaded: {' '.join(str(error).split())}"
     if kind in shelves.SHELVES:
-        found |= {entry.name: entry.summary for entry in shelves.entries(kind).values()}
-    return found
+        summaries |= {entry.name: entry.summary for entry in shelves.entries(kind).values()}
+    return summaries
 
 
-def _first_sentence(thing: Any) -> str:
+def _first_sentence(named: Any) -> str:
     """Return the first sentence of a docstring without its mark-up, cut at 110 characters."""
-    paragraph = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+    paragraph = " ".join((inspect.getdoc(named) or "").split("\n\n")[0].split())
     sentence = paragraph.split(". ")[0].rstrip(".").replace("``", "").replace("`", "")
     return sentence if len(sentence) <= 110 else sentence[:107].rsplit(" ", 1)[0] + " ..."

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from invtoolbox.jobs import options
+from invtoolbox.training import keep_freed_memory, run_recipe
 
 
-def add(commands: Any) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "train",
-        help="train a prior from a recipe",
-        description="Train the network of a recipe, and write weights, card, model card and "
+def fill(parser: argparse.ArgumentParser) -> None:
+    """Add description, options and examples to the parser of the command."""
+    parser.description = (
+        "Train the network of a recipe, and write weights, card, model card and "
         "learning curve to priors/NAME in the current\n"
         'directory, where `it.priors.load("NAME")` and scene files find them. An interrupted training that is started\n'
-        "again continues from its checkpoints, and ends with the same weights.",
-        epilog="a recipe, lpn-small.toml:\n"
+        "again continues from its checkpoints, and ends with the same weights."
+    )
+    parser.epilog = (
+        "a recipe, lpn-small.toml:\n"
         "  # A learned proximal operator of photographs, grey, noise 0.1.\n"
         '  name = "lpn-small"\n'
         "  [network]\n"
@@ -38,8 +38,7 @@ def add(commands: Any) -> None:
         '  loss = "proximal-matching"\n'
         "  gamma = 0.16\n  steps = 1000\n  learning_rate = 1e-4\n\nexamples:\n  invtoolbox train "
         "lpn-small.toml\n  invtoolbox train lpn-small.toml --set stage.0.steps=100 --output "
-        "priors/quick --overwrite",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "priors/quick --overwrite"
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a TOML file")
     options.add_overrides(parser, "recipe")
@@ -61,17 +60,15 @@ def add(commands: Any) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Train the prior of a recipe."""
-    from invtoolbox.training import keep_freed_memory, run_recipe
-
     keep_freed_memory()
     outcome = run_recipe(
         arguments.recipe,
         arguments.overrides,
-        arguments.output,
-        arguments.overwrite,
-        arguments.device,
-        arguments.mixed_precision,
-        not arguments.quiet,
+        output=arguments.output,
+        overwrite=arguments.overwrite,
+        device=arguments.device,
+        mixed_precision=arguments.mixed_precision,
+        progress=not arguments.quiet,
     )
     if arguments.quiet:
         return 0

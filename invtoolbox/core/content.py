@@ -42,6 +42,9 @@ _PARTS = {
     torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
 }
 _WEAK = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
+#: Packages that moved, and the names under which digests know their classes, so that a run that an
+#: older version began can be resumed.
+_FORMER_PACKAGES = {"invtoolbox.jobs.photographs.": "invtoolbox.views."}
 _ALIKE = (torch.dtype, torch.layout, torch.memory_format)
 
 
@@ -345,7 +348,10 @@ class _Reader:
         return _join("builtin", self._child("", owner), value.__name__)
 
     def _class(self, value: type) -> bytes:
-        about = "class", value.__module__, value.__qualname__
+        place = value.__module__
+        for package, before in _FORMER_PACKAGES.items():
+            place = place.replace(package, before, 1) if place.startswith(package) else place
+        about = "class", place, value.__qualname__
         if is_installed(value.__module__):
             return _join(*about, version_of(value.__module__))
         counted = {
@@ -432,8 +438,8 @@ def _of_float(value: float) -> bytes:
 
 def _join(*parts: str | bytes | int) -> bytes:
     sha256 = hashlib.sha256()
-    for part in parts:
-        raw = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
+    for piece in parts:
+        raw = piece if isinstance(piece, bytes) else str(piece).encode("utf-8", "surrogatepass")
         sha256.update(len(raw).to_bytes(8, "little"))
         sha256.update(raw)
     return sha256.digest()

@@ -17,6 +17,7 @@ from functools import cache
 
 import torch
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 
 #: Environment variable that fixes the number of threads.
@@ -48,8 +49,7 @@ def choose_threads(threads: int | None = None) -> int:
             raise InputError(f"{VARIABLE} is a number of threads, got {text!r}")
         threads = int(text)
     if threads is not None:
-        if threads < 1:
-            raise InputError(f"the number of threads must be at least 1, got {threads}")
+        check_range("invtoolbox", "[1, inf)", threads=threads)
         return threads
     torch_threads = torch.get_num_threads()
     if torch_threads == 1 or torch_threads != _AT_START or "OMP_NUM_THREADS" in os.environ:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from invtoolbox.catalogue.documents import CheckedScene, Table
 from invtoolbox.core.environment import versions
 from invtoolbox.core.interrupts import Interrupted
+from invtoolbox.core.kernel_cache import require_writable
 from invtoolbox.datasets.output import make_folder, remove_stale, write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.loop.checkpoint import fingerprint
@@ -130,16 +131,16 @@ class SceneJob(ABC, Generic[S]):
         """Return the files in the folder that the run would write."""
         return [self.folder / name for name in self.files if (self.folder / name).exists()]
 
-    def check_content(self, **parts: Any) -> dict[str, str]:
+    def check_content(self, **inputs: Any) -> dict[str, str]:
         """Refuse to resume a run of other content: the scene is the same, but its files are not.
 
         Args:
-            parts: measurements, operator and all other parts that are made from files, by name.
+            inputs: measurements, operator and all other inputs that are made from files, by name.
 
         Returns:
-            The digest of every part, for `start`.
+            The digest of every input, for `start`.
         """
-        content = fingerprint({name.replace("_", " "): part for name, part in parts.items()})
+        content = fingerprint({name.replace("_", " "): value for name, value in inputs.items()})
         path = self.folder / "scene.json"
         before = read_json(path).get("content", {}) if self.resume and path.exists() else {}
         changed = [name for name in before if content.get(name) != before[name]]
@@ -207,6 +208,27 @@ def check_choice(folder: Path, resume: bool, overwrite: bool) -> None:
         raise InputError(f"the output {folder} is a file; give a folder")
 
 
+def check_places(paths: Iterable[Path], replace: bool) -> None:
+    """Refuse files that cannot be written, before anything is computed.
+
+    Args:
+        paths: the files.
+        replace: whether existing files may be replaced.
+    """
+    for path in paths:
+        if path.exists() and not replace:
+            raise InputError(f"{path} exists; give --overwrite to replace it, or another --output")
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+        try:
+            require_writable(path.parent)
+        except OSError as error:
+            raise InputError(
+                f"{path}: the folder {path.parent} cannot be written ({error.strerror or error}); "
+                "choose another"
+            ) from error
+
+
 def differences(before: Any, now: Any, key: str = "", within_lists: bool = True) -> list[str]:
     """Return the dotted keys whose values differ.
 
@@ -235,7 +257,7 @@ def differences(before: Any, now: Any, key: str = "", within_lists: bool = True)
         pairs = [(f"{key}.{k}", a, b) for k, (a, b) in enumerate(zip(before, now))]
     else:
         return [] if before == now else [key]
-    return [found for name, a, b in pairs for found in differences(a, b, name, within_lists)]
+    return [changed for name, a, b in pairs for changed in differences(a, b, name, within_lists)]
 
 
 def read_json(path: Path) -> Any:

@@ -7,6 +7,7 @@ rest for all kinds: it checks the scene, refuses to lose results or to resume ot
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 from pydantic import Field
 
 from invtoolbox.catalogue.documents import CheckedScene, Table
+from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import unknown_name
 from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
 from invtoolbox.jobs.reports import print_files, print_metrics, print_notes, report_divergence
@@ -23,6 +25,7 @@ from invtoolbox.solution import Solution
 
 if TYPE_CHECKING:
     from invtoolbox.jobs.command import SceneCommand
+    from invtoolbox.jobs.folder_command import FolderCommand
 
 #: Named inputs of a job, as its kind reads them.
 Inputs: TypeAlias = dict[str, Any]
@@ -51,6 +54,23 @@ GENERAL = {"json": "metrics.json", "html": "report.html"}
 
 S = TypeVar("S", bound=SceneTables)
 R = TypeVar("R")
+
+
+def solution_of(result: Any) -> Any:
+    """Return the `Solution` behind a result, the result itself or its ``solution``; or None."""
+    return result if isinstance(result, Solution) else getattr(result, "solution", None)
+
+
+def write_solution(path: Path, result: Any, inputs: Inputs) -> None:
+    """Write the `Solution` behind a result; a `Writer`."""
+    solution_of(result).save(path, overwrite=True)
+
+
+def write_figure(path: Path, figure: Any) -> None:
+    """Write a figure of matplotlib as PNG, over an earlier file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_bytes(path, buffer.getvalue(), overwrite=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +114,8 @@ class Kind(Generic[S, R]):
             ``html``, a report, and ``json``, the metrics, come with every kind.
         usual: formats that are written if the scene names none, in addition to the report.
         units: units of the metrics, by their names.
-        solution: function that returns the `Solution` behind a result, if there is one.
+        solution: function that returns the `Solution` behind a result, or None; `solution_of` by
+            default.
         describe: function of the result that returns lines about it, printed with the metrics.
         command: command of the kind.
     """
@@ -107,7 +128,7 @@ class Kind(Generic[S, R]):
     writers: Mapping[str, tuple[str, Writer]]
     usual: tuple[str, ...]
     units: Mapping[str, str] = field(default_factory=dict)
-    solution: Callable[[R], Solution | None] = lambda result: getattr(result, "solution", None)
+    solution: Callable[[R], Solution | None] = solution_of
     describe: Callable[[R], Iterable[str]] = lambda result: ()
     command: SceneCommand | None = None
 
@@ -184,8 +205,8 @@ class KindJob(SceneJob[S], Generic[S, R]):
         inputs = kind.read(self.file)
         content = {} if self.outputs else self.check_content(**inputs)
         if self.resume and not self.outputs and measures.exists():
-            saved = self.folder / "solution.h5"
-            solution = Solution.load(saved) if saved.exists() else None
+            path = self.folder / "solution.h5"
+            solution = Solution.load(path) if path.exists() else None
             return SceneOutcome(None, self.folder, read_json(measures), (), solution)
         result = kind.compute(self.file, inputs, progress)
         metrics = kind.measure(result, inputs)
@@ -232,10 +253,23 @@ class OwnKind:
     """Kind whose job is a class of its own.
 
     Attributes:
-        prepare: function of a scene and a `Request` that returns the job, with the methods ``run``
-            and ``print_outcome``.
+        tables: model of the scene.
+        read: function of a scene and of changed keys that returns the checked scene.
+        job: function of the checked scene and a `Request` that returns the job, with the methods
+            ``run`` and ``print_outcome``.
         command: command of the kind.
     """
 
-    prepare: Callable[[str | Path, Request], Any]
-    command: Any = None
+    tables: type[Table]
+    read: Callable[..., Any]
+    job: Callable[[Any, Request], Any]
+    command: FolderCommand | None = None
+
+    def prepare(self, scene: str | Path, request: Request) -> Any:
+        """Read and check a scene, and return its job.
+
+        Args:
+            scene: path of a TOML file, or name of a scene of the catalogue.
+            request: how the scene is to be run.
+        """
+        return self.job(self.read(scene, request.overrides), request)

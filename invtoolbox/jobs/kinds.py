@@ -39,6 +39,7 @@ class Entry:
         """Add the options of the command to its parser."""
         kind = self.load()
         kind.command.fill(parser, kind)
+        parser.set_defaults(command=self.run)
 
     def run(self, arguments: argparse.Namespace) -> int:
         """Run the command."""
@@ -47,10 +48,35 @@ class Entry:
 
 
 _JOBS = "invtoolbox.jobs"
+#: Commands whose scenes are of images and scans, which have no table of their own.
+IMAGES = (
+    Entry(
+        f"{_JOBS}.images.ct_command:KIND",
+        "a scan",
+        "ct",
+        "reconstruct a sinogram, or the projections of a 3D scan",
+    ),
+    Entry(
+        f"{_JOBS}.images.deblur_command:KIND",
+        "a blurred picture",
+        "deblur",
+        "deblur a photograph or a stack with a known kernel",
+    ),
+)
 #: Kinds of the toolbox. All other scenes are of images and scans.
 KINDS = {
-    "sweeps": Entry(f"{_JOBS}.flow.scene:KIND", "sweeps"),
-    "views": Entry(f"{_JOBS}.photographs.run:KIND", "photographs"),
+    "sweeps": Entry(
+        f"{_JOBS}.flow.scene:KIND",
+        "sweeps",
+        "flow",
+        "estimate the motion of every point of a lidar sequence",
+    ),
+    "views": Entry(
+        f"{_JOBS}.photographs.run:KIND",
+        "photographs",
+        "reconstruct",
+        "find a 3D scene from photographs",
+    ),
     "mesh": Entry(f"{_JOBS}.shapes.meshes:KIND", "a mesh", "deform", "deform a mesh by handles"),
     "bones": Entry(
         f"{_JOBS}.shapes.bones:KIND",
@@ -102,3 +128,8 @@ def kinds() -> dict[str, Entry]:
         for point in entry_points(group="invtoolbox.jobs")
     }
     return plugins | KINDS
+
+
+def commands() -> dict[str, Entry]:
+    """Return the entries that have a command, by the command."""
+    return {entry.command: entry for entry in (*IMAGES, *kinds().values()) if entry.command}

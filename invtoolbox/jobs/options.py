@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from invtoolbox.jobs.job import Request
 
 
 def add_overrides(parser: argparse.ArgumentParser, what: str) -> None:
@@ -31,7 +35,11 @@ def add_overrides(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_folder(
-    parser: argparse.ArgumentParser, output: str, resume: str | None, overwrite: str
+    parser: Any,
+    output: str,
+    resume: str | None,
+    overwrite: str,
+    names: tuple[str, ...] = ("--output", "-o"),
 ) -> None:
     """Add the folder of the results and the treatment of earlier results.
 
@@ -40,8 +48,9 @@ def add_folder(
         output: help of ``--output``.
         resume: help of ``--resume``; None if the command always resumes.
         overwrite: help of ``--overwrite``.
+        names: names of the option of the folder.
     """
-    parser.add_argument("--output", "-o", metavar="FOLDER", help=output)
+    parser.add_argument(*names, dest="output", metavar="FOLDER", help=output)
     if resume is not None:
         parser.add_argument("--resume", action="store_true", help=resume)
     parser.add_argument("--overwrite", action="store_true", help=overwrite)
@@ -103,6 +112,22 @@ def add_study(parser: argparse.ArgumentParser, what: str) -> None:
     add_workers(study)
 
 
-def is_study(arguments: argparse.Namespace) -> bool:
-    """Return whether items, workers or a cluster are given."""
-    return not (arguments.items is arguments.workers is arguments.cluster is None)
+def request_of(arguments: argparse.Namespace, overrides: Sequence[str] = ()) -> Request:
+    """Return how a scene is to be run; options that a command lacks keep their defaults.
+
+    Args:
+        arguments: parsed options.
+        overrides: changed keys.
+    """
+    from invtoolbox.jobs.job import Request
+
+    return Request(
+        overrides,
+        arguments.output,
+        arguments.resume,
+        arguments.overwrite,
+        items=getattr(arguments, "items", None),
+        workers=getattr(arguments, "workers", None),
+        cluster=getattr(arguments, "cluster", None),
+        threads=arguments.threads or 1,
+    )

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from invtoolbox.jobs.study import Study
     from invtoolbox.solution import Solution
@@ -27,7 +29,7 @@ def report_divergence(solution: Solution) -> int:
 
 def report_study(study: Study, quiet: bool) -> int:
     """Report a study; the exit code is 1 if an item failed or diverged."""
-    diverged = [r.name for r in study.reports if "diverged" in r.facts.get("status", ())]
+    diverged = [item.name for item in study.reports if "diverged" in item.facts.get("status", ())]
     if not quiet:
         print(f"{len(study)} items: {count_outcomes(study)}; in {study.folder}")
     failed = report_failures(study)
@@ -47,10 +49,11 @@ def print_notes(notes: Iterable[str]) -> None:
         print(f"  note: {note}")
 
 
-def print_metrics(metrics: Mapping[str, float], units: Mapping[str, str]) -> None:
-    """Print metrics with their units, one per line."""
+def print_metrics(metrics: Mapping[str, float | Sequence[float]], units: Mapping[str, str]) -> None:
+    """Print metrics, numbers or one number per item, with their units, one metric per line."""
     for name, value in metrics.items():
-        print(f"  {name:<15}{value:.4g} {units.get(name, '')}".rstrip())
+        numbers = ", ".join(f"{v:.4g}" for v in np.atleast_1d(value))
+        print(f"  {name:<15}{numbers} {units.get(name, '')}".rstrip())
 
 
 def print_files(files: Sequence[Path], folder: Path) -> None:
@@ -63,8 +66,10 @@ def print_files(files: Sequence[Path], folder: Path) -> None:
 
 def count_outcomes(study: Study) -> str:
     """Return the numbers of items that were done, kept and failed, in words."""
-    outcomes = Counter(r.outcome for r in study.reports)
-    return ", ".join(f"{outcomes[o]} {o}" for o in ("done", "kept", "failed") if outcomes[o])
+    counts = Counter(report.outcome for report in study.reports)
+    return ", ".join(
+        f"{counts[name]} {name}" for name in ("done", "kept", "failed") if counts[name]
+    )
 
 
 def report_failures(study: Study) -> int:

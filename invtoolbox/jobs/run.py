@@ -85,12 +85,22 @@ def run(
         InputError: a fault in the scene or its data; earlier results exist and neither ``resume``
             nor ``overwrite`` is given; the disk is full.
     """
-    from invtoolbox.jobs.images.run import Outcome
+    from invtoolbox.jobs.images.run import ImageJob
 
-    request = Request(overrides, output, resume, overwrite, items, workers, cluster, threads)
+    request = Request(
+        overrides,
+        output,
+        resume,
+        overwrite,
+        items=items,
+        workers=workers,
+        cluster=cluster,
+        threads=threads,
+    )
     with trusting(trusted):
-        outcome = prepare(scene, request).run(progress)
-    return outcome.solution if isinstance(outcome, Outcome) else outcome
+        job = prepare(scene, request)
+        outcome = job.run(progress)
+    return outcome.solution if isinstance(job, ImageJob) else outcome
 
 
 def prepare(scene: str | Path | Sequence[str | Path], request: Request) -> Job:
@@ -105,15 +115,15 @@ def prepare(scene: str | Path | Sequence[str | Path], request: Request) -> Job:
             earlier results exist and neither ``resume`` nor ``overwrite`` is given.
     """
     scenes = [scene] if isinstance(scene, (str, Path)) else list(scene)
-    for one in scenes:
-        content = content_of(one)[1]
-        for table, entry in kinds().items():
-            if table in content:
-                if len(scenes) > 1:
-                    raise InputError(
-                        f"{one} is a scene of {entry.noun}, a study of its own; run it by itself"
-                    )
-                return entry.load().prepare(one, request)
+    for name in scenes:
+        content = content_of(name)[1]
+        entry = next((entry for table, entry in kinds().items() if table in content), None)
+        if entry is not None:
+            if len(scenes) > 1:
+                raise InputError(
+                    f"{name} is a scene of {entry.noun}, a study of its own; run it by itself"
+                )
+            return entry.load().prepare(name, request)
     from invtoolbox.jobs.study.scenes import prepare as prepare_images
 
     return prepare_images(scenes, request, is_list=not isinstance(scene, (str, Path)))

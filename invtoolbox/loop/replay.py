@@ -100,9 +100,6 @@ class ReplayedSolver(Solver):
     def gives_up(self, state: Any) -> Tensor | None:
         return self.solver.gives_up(state)
 
-    def has_gap(self, objective: Objective) -> bool:
-        return self.solver.has_gap(objective)
-
     def gap(self, objective: Objective, state: Any, distance: Tensor) -> Tensor:
         return self.solver.gap(objective, state, distance)
 

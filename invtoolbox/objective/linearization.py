@@ -151,24 +151,24 @@ class Linearization:
         result = J.adjoint(curved if isinstance(prediction, tuple) else curved[0])
         return (result + self._bent_images((v,))[0]).detach()
 
-    def _bent(self, moved: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _bent(self, tangent: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the Hessian of the misfit times a change of the prediction."""
         if self._quadratic:
-            return (self._data_term.weighted(moved[0]),)
+            return (self._data_term.weighted(tangent[0]),)
         if self._bend is not None:
-            curved = self._bend(tuple(moved) if self._is_tuple else moved[0])
+            curved = self._bend(tuple(tangent) if self._is_tuple else tangent[0])
             return tuple(curved) if self._is_tuple else (curved,)
-        return torch.autograd.grad(self._slopes, self._points, moved, retain_graph=True)
+        return torch.autograd.grad(self._slopes, self._points, tangent, retain_graph=True)
 
-    def _bent_images(self, moved: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _bent_images(self, tangent: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the Hessian of the explicit priors times a change of the image."""
         if self._image_slopes is None:
-            total = tuple(torch.zeros_like(t) for t in moved)
+            total = tuple(torch.zeros_like(t) for t in tangent)
         else:
             with torch.enable_grad():
-                total = _products(self._image_slopes, self._images, moved)
+                total = _products(self._image_slopes, self._images, tangent)
         for weight, L in self._squares:
-            normal = moved[0] if L is None else L.normal(moved[0])
+            normal = tangent[0] if L is None else L.normal(tangent[0])
             total = (torch.addcmul(total[0], expand(weight, normal), normal),)
         return total
 

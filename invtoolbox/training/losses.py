@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Generator, Tensor, nn
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.networks.convex_network import ConvexNetwork
 from invtoolbox.networks.pixel_network import mixture_log_probability
@@ -78,8 +79,7 @@ class ProximalMatching(Loss):
     gamma: float
 
     def __post_init__(self) -> None:
-        if not self.gamma > 0:
-            raise InputError(f"ProximalMatching needs a positive gamma, got {self.gamma}")
+        check_range(self, "(0, inf]", "gamma")
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
         # The loss is a product over the pixels of an item, not a sum.
@@ -104,8 +104,7 @@ class SkipLoss(Loss):
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise InputError(f"SkipLoss needs a positive weight, got {self.weight}")
+        check_range(self, "(0, inf]", "weight")
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
         return self.loss(result, wanted)
@@ -141,8 +140,7 @@ class RateDistortion(Loss):
     bitrate: float
 
     def __post_init__(self) -> None:
-        if not self.bitrate > 0:
-            raise InputError(f"RateDistortion needs a positive bitrate, got {self.bitrate}")
+        check_range(self, "(0, inf]", "bitrate")
 
     @property
     def decoder_std(self) -> float:
@@ -199,8 +197,7 @@ class BitsPerPixel(Loss):
     levels: int = 256
 
     def __post_init__(self) -> None:
-        if self.levels < 2:
-            raise InputError(f"BitsPerPixel needs at least 2 levels, got {self.levels}")
+        check_range(self, "[2, inf)", "levels")
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
         raise InputError("BitsPerPixel judges the network itself; train calls of_network")
@@ -280,11 +277,8 @@ class JacobianNuclearNorm(Penalized):
     probes: int = 1
 
     def __post_init__(self) -> None:
-        if not (self.weight > 0 and self.step > 0 and self.probes >= 1):
-            raise InputError(
-                "JacobianNuclearNorm needs a positive weight and step and at least one probe, "
-                f"got {self.weight}, {self.step} and {self.probes}"
-            )
+        check_range(self, "(0, inf]", "weight", "step")
+        check_range(self, "[1, inf]", "probes")
 
     def _weight_of(self, shown: Tensor) -> float:
         return self.weight / shown[0].numel()

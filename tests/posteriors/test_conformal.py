@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_refused() -> None:
         calibrate_posteriors([given(10)], [truth[..., :99]])
     with pytest.raises(InputError, match="there is none"):
         calibrate_posteriors([], [])
-    with pytest.raises(InputError, match="between 0 and 1"):
+    with pytest.raises(InputError, match=r"level of interval must lie in \(0, 1\)"):
         calibrate_posteriors([given(10)], [truth], 95)
     with pytest.raises(InputError, match="'picture' or 'pixel'"):
         it.calibrate_posteriors([given(10)], [truth], unit="row")  # type: ignore[arg-type]

@@ -72,7 +72,7 @@ def test_the_interval_holds_what_it_says() -> None:
     samples = solution.posterior.sample(1000, seed=7)
     share = ((samples > low) & (samples < high)).double().mean()
     assert 0.84 < float(share) < 0.95
-    with pytest.raises(InputError, match="between 0 and 1"):
+    with pytest.raises(InputError, match=r"level of interval must lie in \(0, 1\)"):
         solution.posterior.interval(95)
 
 
@@ -174,7 +174,7 @@ def test_coverage_is_the_share_of_pixels_within() -> None:
         with pytest.raises(InputError, match="whole number of at least 1"):
             posterior.sample(number)  # type: ignore[arg-type]
     for level in (0.0, 1.0, 95):
-        with pytest.raises(InputError, match="between 0 and 1"):
+        with pytest.raises(InputError, match=r"level of interval must lie in \(0, 1\)"):
             posterior.interval(level)
     with pytest.raises(InputError, match="'normal' or 'quantile'"):
         posterior.interval(0.5, shape="box")  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ def test_it_is_a_prior_whose_energy_has_the_right_gradient() -> None:
         prior.energy(x + 0j)
     with pytest.raises(InputError, match="grey images"):
         PixelNetwork(4, 1)(x.expand(-1, 3, -1, -1))
-    with pytest.raises(InputError, match="at least 2 levels"):
+    with pytest.raises(InputError, match="levels of BitsPerPixel must be at least 2"):
         BitsPerPixel(levels=1)
     with pytest.raises(InputError, match="levels of PixelDensity must be at least 2"):
         PixelDensity(PixelNetwork(4, 1), levels=1)

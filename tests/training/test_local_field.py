@@ -128,9 +128,9 @@ def test_bad_input() -> None:
         network(torch.zeros(1, 1, 20, 20), size=(0, 10))
     with pytest.raises(InputError, match=r"images of \(rows, columns\), .* got 40"):
         network(torch.zeros(1, 1, 20, 20), size=40)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="at least two rings"):
+    with pytest.raises(InputError, match="rings of LocalField must be at least 2"):
         LocalField(rings=1)
-    with pytest.raises(InputError, match="at least one pixel"):
+    with pytest.raises(InputError, match="pixels of AtPixels must be at least 1"):
         AtPixels(pixels=0)
     with pytest.raises(InputError, match=r"a method at\(x, places\)"):
         x = torch.zeros(1, 1, 8, 8)

@@ -127,7 +127,7 @@ def test_smooth_noise_is_the_same_function_on_a_finer_grid() -> None:
     smooth = DiffusionPairs([torch.full((1, 3, 40, 50), 0.7)], (1.0, 2.0), 8, mollify=1.5).images[0]
     assert smooth.shape == (1, 3, 28, 38)
     torch.testing.assert_close(smooth, torch.full_like(smooth, 0.7))
-    with pytest.raises(InputError, match="at least 0"):
+    with pytest.raises(InputError, match="must not be negative"):
         DiffusionPairs(pictures, (1.0, 2.0), 8, mollify=-1.0)
 
 

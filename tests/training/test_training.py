@@ -308,7 +308,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
     with pytest.raises(InputError, match="validate_every"):
         train(nn.Linear(1, 1), Shrunk(), [Stage(L2(), 2)], validate_every=0, progress=False)
     for wrong in ({"learning_rate": -1.0}, {"decay": "cosine"}, {"iterate": "mean"}, {"count": 0}):
-        with pytest.raises(InputError, match="a Stage"):
+        with pytest.raises(InputError, match="of Stage must be"):
             Stage(L2(), 2, **wrong)
     with pytest.raises(InputError, match="vanished"):
         train(ConvexDense(1, 4, 1), Shrunk(), [Stage(ProximalMatching(1e-6), 10)], progress=False)

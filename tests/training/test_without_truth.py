@@ -80,7 +80,7 @@ def test_more_probes_of_sure_estimate_the_same_with_less_spread() -> None:
     fixed = (y.roll(1, 3) - 0.5 * y).square().flatten(1).mean(1) - 0.09 + 2 * 0.09 * 0.5
     assert float((many - fixed).std()) == pytest.approx(float((one - fixed).std()) / 4, rel=0.2)
     assert abs(float((many - fixed).mean())) < 1e-3
-    with pytest.raises(InputError, match="at least one probe"):
+    with pytest.raises(InputError, match="probes of Sure must be at least 1"):
         Sure(A, 0.3, probes=0)
 
 
@@ -198,7 +198,7 @@ def test_bad_settings_are_one_sentence() -> None:
     A = it.operators.Identity((1, 8, 8))
     with pytest.raises(InputError, match="needs the noise of the measurements"):
         Sure(A)
-    with pytest.raises(InputError, match="share between 0 and 1"):
+    with pytest.raises(InputError, match=r"share of MeasurementSplitting must lie in \(0, 1\)"):
         MeasurementSplitting(A, share=1.0)
     with pytest.raises(InputError, match="leaves one part of the 24 views empty"):
         MeasurementSplitting(scan(), share=0.99)

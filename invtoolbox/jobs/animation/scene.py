@@ -152,13 +152,14 @@ def _move(file: CheckedScene[AnimationScene], inputs: Inputs, progress: bool) ->
         table.steps,
         origin=picture if table.reference == "origin" else None,
     )
+    # Nothing is measured: the scores, at the warped picture, and the priors determine the motion.
     A = ImageWarp(picture)
-    still = NoMeasurement(A.domain_shape)
-    priors = table.strength * ThroughOperator(drive, A)
-    smooth = prior_of(file.scene.prior, file)
+    nothing = NoMeasurement(A.domain_shape)
+    scores = table.strength * ThroughOperator(drive, A)
+    smoothness = prior_of(file.scene.prior, file)
     solution = solve(
-        Problem(still.measurements(), still),
-        priors if smooth is None else priors + smooth,
+        Problem(nothing.measurements(), nothing),
+        scores if smoothness is None else scores + smoothness,
         # The draws of noise differ from step to step, and the average levels them out.
         Adam(learning_rate=table.learning_rate, iterate="average"),
         1.0,

@@ -133,6 +133,8 @@ def event_flow(
     """
     items = [events] if isinstance(events, Events) else list(events)
     K = _check(items, camera)
+    # Maximize the contrast of the warped events, coarse to fine in the blur of their pictures. The
+    # last stage, if it has an epipolar term, finds flow and twist together.
     prior: FlowSpline = FlowSpline(controls, smooth)
     start = {"controls": _first_flow(items, controls)}
     solution: Solution | None = None
@@ -145,8 +147,8 @@ def event_flow(
                 controls,
                 smooth,
                 K.float(),
-                torch.stack([_ahead_if_unknown(one) for one in motions]).float(),
-                epipolar * torch.tensor([float(not one.turns_only) for one in motions]),
+                torch.stack([_ahead_if_unknown(motion) for motion in motions]).float(),
+                epipolar * torch.tensor([float(not motion.turns_only) for motion in motions]),
             )
             start["twist"] = prior.twist[:, None].repeat(1, controls[0], 1)
         solution = solve(
@@ -197,35 +199,39 @@ def _check(items: list[Events], camera: Any) -> Tensor:
 
 def _first_flow(items: list[Events], controls: tuple[int, int, int]) -> Tensor:
     """Return control points of the best constant flow of each item."""
+    # An exhaustive search, because the contrast has many local maxima. One reference time is enough,
+    # because a constant flow cannot let all events meet at one point.
     A = EventWarp(items, 1, (2, 2, 2))
     y, term = A.measurements(), Contrast(blur=3.0)
     best = torch.full((len(items),), torch.inf)
     flow = torch.zeros(len(items), 2)
     speeds = torch.linspace(-_REACH, _REACH, _TRIED) * min(A.size)
-    for pair in torch.cartesian_prod(speeds, speeds):
-        x = pair.view(1, 2, 1, 1, 1).expand(len(items), *A.domain_shape)
-        value = term.value(A(x), y)
-        better = value < best
-        best = torch.where(better, value, best)
-        flow = torch.where(better[:, None], pair, flow)
+    for velocity in torch.cartesian_prod(speeds, speeds):
+        x = velocity.view(1, 2, 1, 1, 1).expand(len(items), *A.domain_shape)
+        misfit = term.value(A(x), y)
+        is_better = misfit < best
+        best = torch.where(is_better, misfit, best)
+        flow = torch.where(is_better[:, None], velocity, flow)
     return flow[:, :, None, None, None].repeat(1, 1, *controls)
 
 
 def _fit(A: EventWarp, x: Tensor, K: Tensor, item: int) -> CameraMotion:
     """Fit the motion of the camera, per duration, to the flow in the middle of the time."""
-    rows, columns = A.size
-    every = max(1, min(A.size) // 24)
-    row, column = torch.meshgrid(
-        torch.arange(every // 2, rows, every),
-        torch.arange(every // 2, columns, every),
-        indexing="ij",
-    )
+    places, flow = _flow_in_the_middle(A, x[item : item + 1], max(1, min(A.size) // 24))
+    # To focal length 1: rays K^-1 (column, row, 1), and their motion K^-1 (u_column, u_row, 0).
+    inverse = torch.linalg.inv(K)
+    pixels = torch.cat([places.double(), torch.ones(len(places), 1, dtype=torch.float64)], 1)
+    rays = (pixels @ inverse.T)[:, :2]
+    return camera_motion(rays, flow.double() @ inverse[:2, :2].T, _ACCURACY)
+
+
+def _flow_in_the_middle(A: EventWarp, x: Tensor, every: int = 1) -> tuple[Tensor, Tensor]:
+    """Return pixels, columns first, and the flow of one item there, per duration, ``(N, 2)`` both."""
+    axes = [torch.arange(every // 2, side, every) for side in A.size]
+    row, column = torch.meshgrid(*axes, indexing="ij")
     places = torch.stack([column, row], -1).flatten(0, 1).to(x)
     times = torch.full((1, len(places)), 0.5).to(x)
-    flow = A.flow_at(x[item : item + 1], places[None], times)[0].double()
-    inverse = torch.linalg.inv(K)
-    flat = torch.cat([places.double(), torch.ones(len(places), 1, dtype=torch.float64)], 1)
-    return camera_motion((flat @ inverse.T)[:, :2], flow @ inverse[:2, :2].T, _ACCURACY)
+    return places, A.flow_at(x, places[None], times)[0]
 
 
 def _ahead_if_unknown(motion: CameraMotion) -> Tensor:
@@ -243,46 +249,43 @@ def _result(
     prior: FlowSpline,
     motions: list[CameraMotion],
 ) -> EventFlow:
-    rows, columns = A.size
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    places = torch.stack([column, row], -1).flatten(0, 1).to(solution.x)
-    times = torch.full((1, len(places)), 0.5).to(solution.x)
     durations = tuple(item.duration for item in items)
+    names = [f"item {k}: " if len(items) > 1 else "" for k in range(len(items))]
     twists, flows, notes = [], [], []
-    moving: Tensor | None = None
+    refined: Tensor | None = None
     if isinstance(prior, CameraFlow):
-        moving = prior.prepare(problem, solve).twists(solution.parameters, _GRID[0])
+        refined = prior.prepare(problem, solve).twists(solution.parameters, _GRID[0])
     for k, (motion, duration) in enumerate(zip(motions, durations)):
-        flow = A.flow_at(solution.x[k : k + 1], places[None], times)[0]
-        flows.append(flow.view(rows, columns, 2) / duration)
+        _, flow = _flow_in_the_middle(A, solution.x[k : k + 1])
+        flows.append(flow.view(*A.size, 2) / duration)
         twist = motion.twist.to(flow).expand(_GRID[0], 6)
-        if moving is not None and not motion.turns_only:
-            twist = moving[k]
+        if refined is not None and not motion.turns_only:
+            twist = refined[k]
+        # From per duration to per second; the velocity keeps its unit length.
         twists.append(torch.cat([twist[:, :3], twist[:, 3:] / duration], 1))
-        name = f"item {k}: " if len(items) > 1 else ""
         if motion.turns_only:
             notes.append(
-                f"{name}a rotation explains the flow to within its errors, so the velocity of the camera is not "
-                "determined and is 0"
+                f"{names[k]}a rotation explains the flow to within its errors, so the velocity of "
+                "the camera is not determined and is 0"
             )
     term = Contrast(blur=1.0)
     with torch.no_grad():
         ratio = term.contrast(A(solution.x)) / term.contrast(problem.y)
     gain = ratio.mean(1)
-    for k, value in enumerate(gain.tolist()):
-        if value < _LEAST_GAIN:
+    for name, factor in zip(names, gain.tolist()):
+        if factor < _LEAST_GAIN:
             notes.append(
-                f"{f'item {k}: ' if len(items) > 1 else ''}warping raises the contrast of the "
-                f"events {value:.2f}-fold only, so nothing moves, or too little or too much for "
+                f"{name}warping raises the contrast of the "
+                f"events {factor:.2f}-fold only, so nothing moves, or too little or too much for "
                 "one slice; take a longer or a shorter one"
             )
     return EventFlow(
-        torch.stack(flows),
-        torch.stack(twists),
-        solution.status,
-        (*notes, *solution.notes),
-        solution,
-        A,
-        durations,
-        gain,
+        flow=torch.stack(flows),
+        twist=torch.stack(twists),
+        status=solution.status,
+        notes=(*notes, *solution.notes),
+        solution=solution,
+        operator=A,
+        durations=durations,
+        gain=gain,
     )

@@ -15,7 +15,6 @@ The tables::
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,13 @@ from torch import Tensor
 
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Table
 from invtoolbox.datasets.events.opening import read_events
-from invtoolbox.datasets.output import write_bytes, writing
+from invtoolbox.datasets.output import writing
 from invtoolbox.datasets.volumes.normal_maps import read_intrinsics
 from invtoolbox.geometry.events import Events
 from invtoolbox.geometry.lens import Lens
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.events.event_flow import EventFlow, event_flow
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
+from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, write_figure, write_solution
 from invtoolbox.simulation.events import simulate_events
 
 
@@ -191,13 +190,7 @@ def _write_picture(path: Path, flow: EventFlow, inputs: Inputs) -> None:
     from invtoolbox.jobs.events.event_pictures import event_figure
 
     still, warped = flow.pictures()
-    buffer = io.BytesIO()
-    event_figure(still[0], warped[0], flow.flow[0]).savefig(buffer, format="png", dpi=110)
-    write_bytes(path, buffer.getvalue(), overwrite=True)
-
-
-def _write_solution(path: Path, flow: EventFlow, inputs: Inputs) -> None:
-    flow.solution.save(path, overwrite=True)
+    write_figure(path, event_figure(still[0], warped[0], flow.flow[0]))
 
 
 COMMAND = SceneCommand(
@@ -231,7 +224,7 @@ KIND = Kind(
     {
         "npz": ("flow.npz", _write_flow),
         "png": ("flow.png", _write_picture),
-        "h5": ("solution.h5", _write_solution),
+        "h5": ("solution.h5", write_solution),
     },
     usual=("npz", "png", "h5"),
     units={"gain": "-fold contrast", "speed": "pixels per second", "direction": "degrees"},

@@ -7,13 +7,15 @@ The tables::
     [flow]                 method, window
     [flow.preparation]     ego_motion, ground, deskew, max_range, ...:
                            the fields of `invtoolbox.jobs.flow.Preparation`
-    [output]               folder, formats
+    [output]               folder, formats, masks
 
 ``--set flow.method=nsfp`` changes a key by its dotted name, as in every scene.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,44 +23,133 @@ from typing import Any, Literal
 from pydantic import Field
 
 from invtoolbox.catalogue import shelves
-from invtoolbox.catalogue.documents import CheckedScene, Place, Table
+from invtoolbox.catalogue.documents import (
+    CheckedScene,
+    FilePath,
+    Place,
+    Table,
+    change_content,
+    check,
+    texts,
+)
 from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS
+from invtoolbox.errors import match_name
+from invtoolbox.jobs.flow.command import COMMAND
+from invtoolbox.jobs.flow.ego_motion import How, When
+from invtoolbox.jobs.flow.results import FlowStudy
 from invtoolbox.jobs.flow.sequence import LONGEST_WINDOW, WINDOW, FlowJob, preparation_of
 from invtoolbox.jobs.flow.source import SequencePath
-from invtoolbox.jobs.job import Request
+from invtoolbox.jobs.job import Request, write_json
 from invtoolbox.jobs.kind import OwnKind
 
 
 class SweepTable(Place):
     """Choice of a sequence and of its sweeps."""
 
-    options: dict[str, Any] = Field(default_factory=dict)
-    items: str | list[int] = "all"
+    dataset: str | None = Field(
+        None, description="name of a data set; see `invtoolbox list datasets`"
+    )
+    path: FilePath | None = Field(
+        None,
+        description="folder of sweeps, an .h5 scene of OpenSceneFlow, or the description of a street",
+    )
+    reader: str | None = Field(
+        None, description="name of the reader of the sweeps; by default, the content decides"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="options of the reader, such as poses, rate and times; of a simulated street, "
+        "its settings",
+    )
+    items: str | list[int] = Field(
+        "all",
+        title="ITEMS",
+        description="choice of sweeps: all, START:STOP:STEP, or numbers separated by commas, "
+        "counted from 0",
+    )
+
+
+class PreparationTable(Table):
+    """Preparation of every pair of sweeps; see `invtoolbox.jobs.flow.Preparation`."""
+
+    ego_motion: How = Field(
+        "auto",
+        description="motion of the sensor: from its poses, from a registration of the points (icp), "
+        "or none; auto takes the poses if there are any",
+    )
+    deskew: When = Field(
+        "auto",
+        description="whether the motion of the sensor within a sweep is undone; auto does it if "
+        "points have times and the data set states that they are not deskewed",
+    )
+    ground: Literal["auto", "labels", "none"] = Field(
+        "auto", description="ground points: found (auto), read from labels, or not separated"
+    )
+    max_range: float | None = Field(
+        None,
+        gt=0,
+        description="distance in metres beyond which points are assumed to stand still in the world",
+    )
+    min_height: float | None = Field(
+        None, description="height of the lowest points that may move, in metres above the sensor"
+    )
+    max_height: float | None = Field(
+        None, description="height of the highest points that may move, in metres above the sensor"
+    )
+    sensor_origin: tuple[float, float, float] | None = Field(
+        None,
+        description="place of the sensor in the frame of the points, in metres; by default the "
+        "origin, and estimated if the points do not lie around it",
+    )
 
 
 class FlowTable(Table):
     """Method that estimates the flow, number of sweeps of its window, and preparation."""
 
-    method: str = "default"
-    window: int = Field(WINDOW, ge=2, le=LONGEST_WINDOW)
-    preparation: dict[str, Any] = Field(default_factory=dict)
+    method: str = Field("default", description="name of a method; see `invtoolbox list methods`")
+    window: int = Field(
+        WINDOW,
+        ge=2,
+        le=LONGEST_WINDOW,
+        description="number of sweeps that default, euler and floxels may use per pair, before and "
+        f"after it, from 2 to {LONGEST_WINDOW}",
+    )
+    preparation: PreparationTable = Field(
+        default_factory=PreparationTable, description="preparation of every pair"
+    )
 
 
 class FlowOutput(Table):
     """Folder of the results, and exports of the result files, which are always written."""
 
-    folder: str | None = None
-    formats: list[Literal["av2-v1", "av2-v2", "av2-v3", "png", "html"]] = Field(["html"])
+    folder: str | None = Field(None, description="folder of the results")
+    formats: list[Literal["av2-v1", "av2-v2", "av2-v3", "png", "ply", "html"]] = Field(
+        ["html"],
+        description="files of the Argoverse 2 challenges, a picture of every sweep from above, one "
+        "dense cloud, and a report",
+    )
+    masks: FilePath | None = Field(
+        None, description="archive of the masks of the challenge of 2023, for av2-v1"
+    )
 
 
 class FlowScene(Table):
     """Scene file of sweeps."""
 
-    title: str | None = None
-    sweeps: SweepTable
-    flow: FlowTable = Field(default_factory=FlowTable)
-    output: FlowOutput = Field(default_factory=FlowOutput)
-    seed: int = 0
+    title: str | None = Field(None, description="title of the report")
+    sweeps: SweepTable = Field(description="the sequence")
+    flow: FlowTable = Field(default_factory=FlowTable, description="the method")
+    output: FlowOutput = Field(default_factory=FlowOutput, description="the results")
+    seed: int = Field(0, description="seed of the method's random draws")
+
+
+class FlowSceneJob(FlowJob):
+    """Flow of a scene, whose counts and errors are written to ``metrics.json``, too."""
+
+    def run(self, progress: bool = True) -> FlowStudy:
+        study = super().run(progress)
+        write_json(study.folder / "metrics.json", measure_flow(study))
+        return study
 
 
 class FlowSceneFile(CheckedScene[FlowScene]):
@@ -74,7 +165,7 @@ class FlowSceneFile(CheckedScene[FlowScene]):
         }
         return SequencePath.of(table.dataset or self.locate(str(table.path)), table.reader, options)
 
-    def job(self, request: Request | None = None) -> FlowJob:
+    def job(self, request: Request | None = None) -> FlowSceneJob:
         """Return the job of the scene.
 
         Args:
@@ -82,58 +173,81 @@ class FlowSceneFile(CheckedScene[FlowScene]):
         """
         scene, request = self.scene, request or Request()
         folder, formats = request.folder(self), tuple(dict.fromkeys(scene.output.formats))
-        return FlowJob(
-            self.sequence,
-            folder,
-            scene.flow.method,
-            preparation_of(scene.flow.preparation, str(self.path)),
-            scene.sweeps.items if request.items is None else request.items,
-            scene.seed,
-            tuple(f for f in formats if f != "html"),
-            folder / "report.html" if "html" in formats else None,
-            scene.title or self.name,
-            None,
-            scene.flow.window,
-            request.workers or 1,
-            request.cluster,
-            request.threads,
-            request.resume,
-            request.overwrite,
+        return FlowSceneJob(
+            sequence=self.sequence,
+            folder=folder,
+            method=scene.flow.method,
+            preparation=preparation_of(scene.flow.preparation.model_dump(), str(self.path)),
+            items=scene.sweeps.items if request.items is None else request.items,
+            seed=scene.seed,
+            formats=tuple(name for name in formats if name != "html"),
+            report=folder / "report.html" if "html" in formats else None,
+            title=scene.title or self.name,
+            masks=None if scene.output.masks is None else self.locate(scene.output.masks),
+            window=scene.flow.window,
+            workers=request.workers or 1,
+            cluster=request.cluster,
+            threads=request.threads,
+            resume=request.resume,
+            overwrite=request.overwrite,
         )
 
 
+def measure_flow(study: FlowStudy) -> dict[str, Any]:
+    """Return the numbers of sweeps and of moving points, and the errors against labels if there are any.
+
+    The errors are the numbers of `FlowErrors`, the three-way error over points, and the
+    bucket-normalized errors, of moving points also by class. A figure of no point is None.
+
+    Args:
+        study: flow of a sequence.
+    """
+    errors = study.errors()
+    measures: dict[str, Any] = {
+        "sweeps": len(study),
+        "failed": len(study.failed),
+        "moving": sum(report.facts.get("moving", 0) for report in study.reports),
+    }
+    if errors is not None:
+        numbers = {field.name: getattr(errors, field.name) for field in dataclasses.fields(errors)}
+        measures |= {
+            key: value for key, value in numbers.items() if isinstance(value, (int, float))
+        }
+        mean = errors.bucketed.mean()
+        measures["three_way"] = errors.three_way.pool().mean
+        measures |= {"bucketed_dynamic": mean.dynamic, "bucketed_static": mean.static}
+        for name, score in errors.bucketed.by_class().items():
+            measures[f"bucketed_dynamic_{name.lower()}"] = score.dynamic
+    return {key: None if math.isnan(value) else value for key, value in measures.items()}
+
+
 def read_flow_scene(
-    scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
+    name: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> FlowSceneFile:
-    """Read and check a scene file of sweeps.
+    """Read and check a scene file of sweeps, or make the scene of a sequence.
 
     The errors are those of `invtoolbox.jobs.images.tables.read_scene`.
 
+    Args:
+        name: path of a scene file, or its name in the catalogue; or path of a sequence, or name of
+            a data set.
+        overrides: keys to change.
+
     >>> read_flow_scene("street-simulated", {"flow.method": "nsfp"}).scene.flow.method
     'nsfp'
+    >>> read_flow_scene("street", {"flow.window": 3}).scene.title
+    'Scene flow of street'
     """
-    return FlowSceneFile.read(FlowScene, scene, overrides)
+    path, scenes = Path(name).expanduser(), shelves.entries("scenes")
+    entry = scenes.get(match_name(str(name), scenes) or "")
+    scene = path if path.exists() or entry is None else entry.path
+    if scene.suffix == ".toml" and scene.is_file() and "sweeps" in shelves.read_toml(scene):
+        return FlowSceneFile.read(FlowScene, scene, overrides)
+    stem, place = path.resolve().name, "path" if path.exists() else "dataset"
+    content = {"title": f"Scene flow of {stem}", "sweeps": {place: str(name)}}
+    change_content(Path("flow"), content, overrides)
+    checked = check(FlowScene, Path("flow"), content)
+    return FlowSceneFile(stem, Path("flow"), checked, frozenset(texts(content)))
 
 
-def find_sequence(name: str) -> FlowSceneFile | None:
-    """Return the scene of sweeps with that path, or with that name in the catalogue.
-
-    None if no such scene exists.
-    """
-    path = Path(name).expanduser()
-    if not path.exists():
-        entry = shelves.entries("scenes").get(name)
-        path = entry.path if entry is not None else path
-    return (
-        read_flow_scene(path)
-        if path.suffix == ".toml" and path.is_file() and "sweeps" in shelves.read_toml(path)
-        else None
-    )
-
-
-def prepare(scene: str | Path, request: Request) -> FlowJob:
-    """Read and check a scene of sweeps, and return its job."""
-    return read_flow_scene(scene, request.overrides).job(request)
-
-
-KIND = OwnKind(prepare)
+KIND = OwnKind(FlowScene, read_flow_scene, FlowSceneFile.job, COMMAND)

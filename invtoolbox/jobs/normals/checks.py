@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 
 #: Lengths of unit normals that were rounded to 8 bits deviate less from 1.
@@ -99,21 +100,21 @@ def check_normals(
             "below 0.1); take these pixels out of the mask"
         )
     notes = []
-    away = torch.where(mask, (length - 1).abs(), 0.0)
-    if float(away.max()) > 1e-4:
-        many, share = int((away > _ROUNDED).sum()), int(mask.sum())
+    deviation = torch.where(mask, (length - 1).abs(), 0.0)
+    if float(deviation.max()) > 1e-4:
+        unrounded, pixels = int((deviation > _ROUNDED).sum()), int(mask.sum())
         reason = (
-            "as 8-bit maps do"
-            if not many
-            else f"{many} of {share} by more than {_ROUNDED:.0%}, which rounding does not explain"
+            f"{unrounded} of {pixels} by more than {_ROUNDED:.0%}, which rounding does not explain"
+            if unrounded
+            else "as 8-bit maps do"
         )
         notes.append(
-            f"the lengths of normals of {what} deviate from 1 by up to {float(away.max()):.2%}, "
+            f"the lengths of normals of {what} deviate from 1 by up to {float(deviation.max()):.2%}, "
             f"{reason}; they were renormalized"
         )
     unit = torch.where(mask, inside / torch.where(mask, length, 1.0), 0.0)
-    for k, (n, own) in enumerate(zip(unit, mask)):
-        _check_axes(n, own[0], sign, f"{what}{f' (item {k})' if len(unit) > 1 else ''}")
+    for k, (n, inside_of_item) in enumerate(zip(unit, mask)):
+        _check_axes(n, inside_of_item[0], sign, f"{what}{f' (item {k})' if len(unit) > 1 else ''}")
     return unit, notes
 
 
@@ -127,28 +128,37 @@ def _check_axes(n: Tensor, mask: Tensor, sign: float, what: str) -> None:
             f"only {facing:.0%} of the normals of {what} point {side}; negate its z axis, or "
             "reverse its channels if they are in the order blue, green, red"
         )
-    steep = mask & (sign * z > 0.2)
-    p = torch.where(steep, x / z, 0.0)
-    q = torch.where(steep, -y / z, 0.0)
-    square = steep[:-1, :-1] & steep[:-1, 1:] & steep[1:, :-1] & steep[1:, 1:]
+    # Slopes of the depth, p = dz/dcolumn and q = dz/drow. They are unbounded at a silhouette, so
+    # pixels that face sideways are left out.
+    facing_pixels = mask & (sign * z > 0.2)
+    p = torch.where(facing_pixels, x / z, 0.0)
+    q = torch.where(facing_pixels, -y / z, 0.0)
+    square = (
+        facing_pixels[:-1, :-1]
+        & facing_pixels[:-1, 1:]
+        & facing_pixels[1:, :-1]
+        & facing_pixels[1:, 1:]
+    )
     # dp/drow and dq/dcolumn in the middle of four pixels; they are equal for a surface.
-    first = 0.5 * (p[1:, :-1] + p[1:, 1:] - p[:-1, :-1] - p[:-1, 1:])[square]
-    second = 0.5 * (q[:-1, 1:] + q[1:, 1:] - q[:-1, :-1] - q[1:, :-1])[square]
-    total = float((first.abs() + second.abs()).sum())
+    p_row = 0.5 * (p[1:, :-1] + p[1:, 1:] - p[:-1, :-1] - p[:-1, 1:])[square]
+    q_column = 0.5 * (q[:-1, 1:] + q[1:, 1:] - q[:-1, :-1] - q[1:, :-1])[square]
+    total = float((p_row.abs() + q_column.abs()).sum())
     # Rounding to 8 bits changes slopes by about 1/100, which says nothing about axes.
     if square.sum() < 16 or total < 0.02 * float(square.sum()):
         return
-    residual = float((first - second).abs().sum()) / total
-    mirrored = float((first + second).abs().sum()) / total
+    # A mirrored axis changes the sign of one of the two derivatives.
+    residual = float((p_row - q_column).abs().sum()) / total
+    mirrored = float((p_row + q_column).abs().sum()) / total
     if residual > _NOT_INTEGRABLE and mirrored < 0.7 * residual:
+        # Which axis it is: normals of a closed object point outwards at its rim.
         rows, columns = mask.nonzero().float().unbind(1)
         outward_x = float((x[mask] * (columns - columns.mean())).sum())
         outward_y = float((y[mask] * (rows.mean() - rows)).sum())
-        axis, way = ("x", "to the right") if outward_x < outward_y else ("y", "up")
+        axis, direction = ("x", "to the right") if outward_x < outward_y else ("y", "up")
         raise InputError(
             f"{what} has the wrong handedness: {residual:.0%} of the changes of its slopes fit no "
             f"surface, and {mirrored:.0%} with the {axis} axis mirrored; negate {axis}, which must "
-            f"point {way}"
+            f"point {direction}"
         )
 
 
@@ -162,8 +172,7 @@ def check_intrinsics(intrinsics: Any, rows: int, columns: int) -> tuple[Tensor |
         return None, 1.0
     values = torch.as_tensor(intrinsics, dtype=torch.float64).detach()
     if values.ndim == 0:
-        if not 0 < float(values) < float("inf"):
-            raise InputError(f"the size of a pixel must be positive, got {float(values):g}")
+        check_range("the camera", "(0, inf)", pixel_size=float(values))
         return None, float(values)
     if tuple(values.shape) != (3, 3):
         raise InputError(
@@ -173,6 +182,8 @@ def check_intrinsics(intrinsics: Any, rows: int, columns: int) -> tuple[Tensor |
     fx, fy, cx, cy = (float(values[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2)))
     if not (0 < fx < float("inf") and 0 < fy < float("inf")) or not bool(values.isfinite().all()):
         raise InputError(f"the focal lengths must be positive and finite, got {fx:g} and {fy:g}")
+    # 1 if the principal point is the middle of the map; the ratio of the two resolutions if the
+    # intrinsics belong to another one.
     across, along = 2 * cx / (columns - 1), 2 * cy / (rows - 1)
     alike = abs(across - along) < 0.1 * max(across, along)
     if (alike and not 0.8 < across < 1.25) or not (0 <= cx < columns and 0 <= cy < rows):

@@ -137,15 +137,10 @@ class Surface:
             stretch: largest length of a triangle of one side in depth, pixels; longer ones are left
                 out, because a jump is no surface. None keeps them.
         """
-        found = []
-        for depth, mask in zip(self.depth, self.mask[:, 0]):
-            if len(depth) == 2:
-                found.append(mesh_of_sides(depth, mask, self.intrinsics, self.pixel_size))
-            else:
-                found.append(
-                    mesh_of_depth(depth[0], mask, self.intrinsics, self.pixel_size, stretch)
-                )
-        return found
+        camera, items = (self.intrinsics, self.pixel_size), zip(self.depth, self.mask[:, 0])
+        if self.depth.shape[1] == 2:
+            return [mesh_of_sides(depth, mask, *camera) for depth, mask in items]
+        return [mesh_of_depth(depth[0], mask, *camera, stretch) for depth, mask in items]
 
 
 def surface_from_normals(
@@ -179,25 +174,25 @@ def surface_from_normals(
     for item in range(len(maps)):
         # Item by item on its own box: the work depends on the size of the object only, and the
         # answer does not depend on the batch.
-        own = slice(item, item + 1)
-        guess = None if coarse is None else coarse[own]
-        whole = NormalMap(maps[own], inside[own], camera, guess, prior_weight, coupling)
-        cropped, (down, across) = whole.crop()
+        entry = slice(item, item + 1)
+        guess = None if coarse is None else coarse[entry]
+        entire = NormalMap(maps[entry], inside[entry], camera, guess, prior_weight, coupling)
+        cropped, (rows_of_box, columns_of_box) = entire.crop()
         # Conjugate gradients run in one thread. For the short operations in between, threads that
         # wait for each other cost more than they save: ten times as much on a busy machine.
         with limit_torch_threads(1):
             solution = cropped.integrate(sharpness, solver, max_iterations, tolerance, progress)
-        z[own, :, down, across] = solution.x
+        z[entry, :, rows_of_box, columns_of_box] = solution.x
         solutions.append(solution)
         notes.extend(solution.notes)
     if coarse is None:
         _center(z, inside, notes, camera is None, together=coupling > 0)
     if camera is None:
         depth = z * size
-    else:
+    else:  # z is the logarithm of the depth
         depth = z.exp() * (1.0 if median_depth is None else median_depth)
     if depth.shape[1] == 2:
-        depth = _part(depth, inside, notes)
+        depth = _separate(depth, inside, notes)
     depth = torch.where(inside, depth, torch.nan)
     return Surface(depth, inside, camera, size, tuple(solutions), tuple(dict.fromkeys(notes)))
 
@@ -220,9 +215,9 @@ def _read(normals: Any, mask: Any) -> tuple[Tensor, Tensor, list[str]]:
     inside = to_mask(mask, front)
     units, notes = [], []
     for side, name, sign in zip((front, back), _SIDES, (1.0, -1.0)):
-        unit, found = check_normals(side, inside, sign, name)
+        unit, notes_of_side = check_normals(side, inside, sign, name)
         units.append(unit)
-        notes.extend(found)
+        notes.extend(notes_of_side)
     return torch.stack(units, 1), inside, notes
 
 
@@ -231,7 +226,7 @@ def _coarse(prior: Any, maps: Tensor, inside: Tensor, perspective: bool, size: f
     sides = prior if isinstance(prior, (tuple, list)) else (prior,)
     if len(sides) != maps.shape[1]:
         raise InputError(f"{maps.shape[1]} normal map(s) take as many priors, got {len(sides)}")
-    parts = []
+    depths = []
     for side in sides:
         depth = torch.as_tensor(side).to(maps)
         depth = depth if depth.ndim == 3 else depth[None]
@@ -240,8 +235,8 @@ def _coarse(prior: Any, maps: Tensor, inside: Tensor, perspective: bool, size: f
                 f"the prior has the shape {tuple(depth.shape)}, and the normal map has "
                 f"{maps.shape[3]} rows and {maps.shape[4]} columns"
             )
-        parts.append(depth.expand(len(maps), -1, -1))
-    depth = torch.stack(parts, 1)
+        depths.append(depth.expand(len(maps), -1, -1))
+    depth = torch.stack(depths, 1)
     if not bool((depth.isfinite() & inside).flatten(1).any(1).all()):
         raise InputError("the prior is NaN everywhere inside of the mask")
     if not perspective:
@@ -260,23 +255,23 @@ def _center(
     """
     from scipy.ndimage import label
 
-    for item, (own, mask) in enumerate(zip(z, inside[:, 0])):
-        pieces, count = label(mask.cpu().numpy())
-        numbers = torch.from_numpy(pieces).to(own.device)
-        for piece in range(1, count + 1):
-            where = numbers == piece
-            for sides in [own] if together else own.split(1):
-                sides[:, where] -= sides[:, where].median()
+    for item, (depths, mask) in enumerate(zip(z, inside[:, 0])):
+        labels, count = label(mask.cpu().numpy())
+        labels = torch.from_numpy(labels).to(z.device)
+        for number in range(1, count + 1):
+            piece = labels == number
+            for sides in [depths] if together else depths.split(1):
+                sides[:, piece] -= sides[:, piece].median()
         if count > 1:
-            what = "offset, chosen so that its median is 0" if orthographic else "scale"
-            of = f" of item {item}" if len(z) > 1 else ""
+            freedom = "offset, chosen so that its median is 0" if orthographic else "scale"
+            name = f" of item {item}" if len(z) > 1 else ""
             notes.append(
-                f"the mask{of} is in {count} pieces that are not connected, so each has its own "
-                f"{what}; a prior would relate them"
+                f"the mask{name} is in {count} pieces that are not connected, so each has its own "
+                f"{freedom}; a prior would relate them"
             )
 
 
-def _part(depth: Tensor, inside: Tensor, notes: list[str]) -> Tensor:
+def _separate(depth: Tensor, inside: Tensor, notes: list[str]) -> Tensor:
     """Move pixels at which the front lies behind the back to the middle of the two."""
     front, back = depth.unbind(1)
     crossed = (front > back) & inside[:, 0]

@@ -1,4 +1,11 @@
-"""The problem of integrating one normal map, or a front and a back, and its coarse-to-fine start."""
+"""The problem of integrating one normal map, or a front and a back, and its coarse-to-fine start.
+
+The unknown z is the depth in pixels, or its logarithm for a perspective camera. One side minimizes
+the bilateral energy of Cao et al., "Bilateral Normal Integration", ECCV 2022. Two sides and a coarse
+depth z_0 add the terms of d-BiNI (Xiu et al., "ECON", CVPR 2023)::
+
+    D(A z, y) + prior_weight |z - z_0|^2 + coupling |z_front - z_back|^2 at the silhouette
+"""
 
 from __future__ import annotations
 
@@ -50,6 +57,7 @@ class NormalMap:
         columns = slice(int(column.min()), int(column.max()) + 1)
         camera = None
         if self.camera is not None:
+            # The principal point, column first, in pixels of the box.
             camera = self.camera.clone()
             camera[0, 2] -= columns.start
             camera[1, 2] -= rows.start
@@ -95,18 +103,18 @@ class NormalMap:
         focal = 1.0 if self.camera is None else float(self.camera[[0, 1], [0, 1]].mean())
         terms: list[Any] = []
         if self.coarse is not None and self.prior_weight > 0:
-            known = self.coarse.isfinite() & self.mask
-            where = Inpainting(known, tuple(self.coarse.shape[1:]))
-            reference = torch.where(known, self.coarse, 0.0)
-            terms.append(2 * self.prior_weight * focal**2 * Tikhonov(where, reference))
+            # Tikhonov is half a squared norm, hence the factors of 2.
+            has_prior = self.coarse.isfinite() & self.mask
+            selection = Inpainting(has_prior, tuple(self.coarse.shape[1:]))
+            reference = torch.where(has_prior, self.coarse, 0.0)
+            terms.append(2 * self.prior_weight * focal**2 * Tikhonov(selection, reference))
         if self.normals.shape[1] == 2 and self.coupling > 0:
             terms.append(2 * self.coupling * focal**2 * Tikhonov(SideGap(silhouette(self.mask))))
         return sum(terms[1:], terms[0]) if terms else None
 
     def halve(self) -> NormalMap:
         """Return the map at half the resolution, with the means of four pixels."""
-        count = _pool(self.mask.to(self.normals))
-        mask = count > 0.4
+        mask = _pool(self.mask.to(self.normals)) > 0.4  # at least two of four pixels
         normals = _pool(self.normals[0])[None]
         length = torch.linalg.vector_norm(normals, dim=2, keepdim=True)
         camera, coarse = None, None
@@ -115,21 +123,27 @@ class NormalMap:
             camera[:2] /= 2
             camera[:2, 2] -= 0.25  # centres of pixels lie at whole numbers
         if self.coarse is not None:
-            known = self.coarse.isfinite() & self.mask
-            share = _pool(known.to(self.coarse))
-            mean = _pool(torch.where(known, self.coarse, 0.0)) / share
+            # Means over the pixels with a prior; 0 / 0 is NaN, no prior. A depth in pixels is half
+            # as large in pixels of twice the size, and a logarithm is the same.
+            has_prior = self.coarse.isfinite() & self.mask
+            mean = _pool(torch.where(has_prior, self.coarse, 0.0)) / _pool(
+                has_prior.to(self.coarse)
+            )
             coarse = mean if self.camera is not None else mean / 2
+        # A coarse pixel stands for four fine ones.
         return NormalMap(
-            torch.where(mask & (length > 1e-6), normals / length.clamp_min(1e-6), 0.0),
-            mask,
-            camera,
-            coarse,
-            4 * self.prior_weight,
-            4 * self.coupling,
+            normals=torch.where(mask & (length > 1e-6), normals / length.clamp_min(1e-6), 0.0),
+            mask=mask,
+            camera=camera,
+            coarse=coarse,
+            prior_weight=4 * self.prior_weight,
+            coupling=4 * self.coupling,
         )
 
     def _prolong(self, z: Tensor, mask: Tensor) -> Tensor:
         """Interpolate the unknown of the map at half the resolution."""
+        # Normalized interpolation: pixels outside of the object have no weight. The nearest pixel
+        # serves where nearly all weight is outside.
         inside = mask.to(z)
         share = interpolate(inside, scale_factor=2, mode="bilinear")
         smooth = interpolate(z * inside, scale_factor=2, mode="bilinear") / share.clamp_min(1e-3)

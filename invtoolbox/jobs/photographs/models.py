@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.catalogue.registry import require_settings
 from invtoolbox.data_terms.base import DataTerm, ResidualTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.rendered_views import Photometric
@@ -71,12 +72,8 @@ class SceneModel(ABC):
         Raises:
             InputError: if the model has no such setting.
         """
-        known = [f.name for f in dataclasses.fields(self)]
-        for key in changes:
-            if key not in known:
-                raise InputError(
-                    f"{type(self).__name__} has no setting {key!r}; it has {', '.join(known)}"
-                )
+        settings = [field.name for field in dataclasses.fields(self)]
+        require_settings(type(self).__name__, changes, settings)
         try:
             return dataclasses.replace(self, **changes)
         except TypeError as error:
@@ -211,13 +208,14 @@ class SceneModel(ABC):
             x: the scene.
             cameras: the cameras.
         """
-        seen, device = [], (x[0] if isinstance(x, tuple) else x.means).device
+        device = (x[0] if isinstance(x, tuple) else x.means).device
+        views = [torch.zeros(0, 5, *cameras.size)]
         with torch.no_grad():
             for k in range(len(cameras)):
                 A = self.operator(cameras[k], ("color", "alpha", "depth")).to(device=device)
-                seen.append(self.pictures(A, A(x)).cpu())
-        every = torch.cat(seen) if seen else torch.zeros(0, 5, *cameras.size)
-        return Look(every[:, :3].clamp(0, 1), every[:, 3:4], every[:, 4:5])
+                views.append(self.pictures(A, A(x)).cpu())
+        channels = torch.cat(views)
+        return Look(channels[:, :3].clamp(0, 1), channels[:, 3:4], channels[:, 4:5])
 
 
 def weight_unit(problem: Problem) -> float:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox import metrics
+from invtoolbox.core.guards import check_range
 from invtoolbox.datasets.views.picture_files import resize
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError, unknown_name
@@ -55,10 +56,7 @@ def scale(pictures: PosedPictures, factor: float) -> PosedPictures:
         pictures: the pictures.
         factor: ratio of the new size to the old one, above 0 and at most 1.
     """
-    if not 0 < factor <= 1:
-        raise InputError(
-            f"pictures are made smaller by a factor above 0 and at most 1, got {factor}"
-        )
+    check_range("scale", "(0, 1]", factor=factor)
     if factor == 1:
         return pictures
     cameras, source = pictures.cameras.scale(factor), pictures.source
@@ -115,15 +113,15 @@ def split_views(
         raise InputError(f"hold_out=k holds out every k-th view, 0 for none, got {hold_out}")
     elif hold_out > 0:
         held[_spread(order, hold_out)] = True
-    kept = ~held if train is None else _match(names, train, "to train from")
-    both = [names[k] for k in (kept & held).nonzero().flatten().tolist()]
+    training = ~held if train is None else _match(names, train, "to train from")
+    both = [names[k] for k in (training & held).nonzero().flatten().tolist()]
     if both:
         raise InputError(f"the view {both[0]} is both held out and to train from; choose one")
-    if not bool(kept.any()):
+    if not bool(training.any()):
         raise InputError(
             f"all {len(names)} views are held out, and none is left to train from; hold out fewer"
         )
-    rows = torch.tensor([k for k in order if bool(kept[k])])
+    rows = torch.tensor([k for k in order if bool(training[k])])
     if count is not None:
         if not 1 <= count <= len(rows):
             raise InputError(f"{count} training views were requested, and there are {len(rows)}")
@@ -173,22 +171,22 @@ def _spread(order: list[int], hold_out: int) -> list[int]:
 def _natural(name: str) -> list[tuple[int, str]]:
     """Return a sorting key that compares numbers in names as numbers."""
     return [
-        (int(part), "") if part.isdigit() else (-1, part)
-        for part in re.split(r"(\d+)", name)
-        if part
+        (int(piece), "") if piece.isdigit() else (-1, piece)
+        for piece in re.split(r"(\d+)", name)
+        if piece
     ]
 
 
-def _match(names: Sequence[str], wanted: Sequence[str], what: str) -> Tensor:
+def _match(names: Sequence[str], patterns: Sequence[str], purpose: str) -> Tensor:
     """Return a mask of the views that names or patterns match, with or without a suffix."""
-    mask = torch.zeros(len(names), dtype=torch.bool)
-    for word in wanted:
-        found = [
+    mask, stems = torch.zeros(len(names), dtype=torch.bool), [Path(name).stem for name in names]
+    for pattern in patterns:
+        rows = [
             k
-            for k, name in enumerate(names)
-            if fnmatch.fnmatchcase(name, word) or fnmatch.fnmatchcase(Path(name).stem, word)
+            for k, spellings in enumerate(zip(names, stems))
+            if any(fnmatch.fnmatchcase(spelling, pattern) for spelling in spellings)
         ]
-        if not found:
-            raise unknown_name(f"view {what}", word, [Path(name).stem for name in names])
-        mask[found] = True
+        if not rows:
+            raise unknown_name(f"view {purpose}", pattern, stems)
+        mask[rows] = True
     return mask

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from invtoolbox.catalogue.registry import require_settings
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.rendered_views import Photometric, StoredPhotometric
@@ -223,12 +224,8 @@ class GaussianModel(SceneModel):
         if name not in STRATEGIES:
             raise unknown_name("strategy", name, [*STRATEGIES, "none"])
         cls, share = STRATEGIES[name]
-        known = [f.name for f in dataclasses.fields(cls)]
-        for key in table:
-            if key not in known:
-                raise InputError(
-                    f"the strategy {name!r} has no setting {key!r}; it has {', '.join(known)}"
-                )
+        settings = [field.name for field in dataclasses.fields(cls)]
+        require_settings(f"the strategy {name!r}", table, settings)
         start = min(500, self.length // 10)
         return cls(**{"start": start, "stop": int(share * self.length), "most": self.most, **table})
 
@@ -294,13 +291,13 @@ class GaussianModel(SceneModel):
             A = ExposedRenderer(pictures.cameras, **self._settings())
         unknown: dict[str, Any] = {"exposure": None} if self.exposure else {}
         if pictures.source is None:
-            known = super().problem(pictures, data_term)
-            return Problem(known.y, A, known.data_term, unknown)
+            problem = super().problem(pictures, data_term)
+            return Problem(problem.y, A, problem.data_term, unknown)
 
         def read(numbers: Tensor) -> tuple[Tensor, Tensor | None]:
-            part = pictures.read(numbers)
-            mask = None if part.mask is None else part.mask.transpose(0, 1)
-            return part.on(self.shade()).transpose(0, 1), mask
+            subset = pictures.read(numbers)
+            mask = None if subset.mask is None else subset.mask.transpose(0, 1)
+            return subset.on(self.shade()).transpose(0, 1), mask
 
         assert isinstance(term, Photometric)
         numbers = torch.arange(len(pictures), dtype=torch.float32)[None, None]
@@ -321,12 +318,13 @@ class GaussianModel(SceneModel):
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings of the renderer."""
+        settings: dict[str, Any] = {"background": self.shade()}
+        if self.flat:
+            settings |= {"antialiased": True, "blur": SURFACE_BLUR}
         strategy = self._strategy()
-        absolute = isinstance(strategy, DefaultStrategy) and strategy.absolute
-        own: dict[str, Any] = {"antialiased": True, "blur": SURFACE_BLUR} if self.flat else {}
-        if absolute:
-            own["absgrad"] = True
-        return {"background": self.shade(), **own, **self.renderer}
+        if isinstance(strategy, DefaultStrategy) and strategy.absolute:
+            settings["absgrad"] = True
+        return {**settings, **self.renderer}
 
     def measurements(self, operator: Operator, pictures: Tensor) -> Tensor:
         return pictures.transpose(0, 1)[None].contiguous()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,8 +18,9 @@ from invtoolbox.datasets.models.voxels import read_voxels
 from invtoolbox.datasets.output import file_names, make_folder, write_png
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, turntable
-from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.jobs.job import SceneJob, read_json, write_json
 from invtoolbox.jobs.kind import OwnKind
+from invtoolbox.jobs.photographs.command import COMMAND
 from invtoolbox.jobs.photographs.models import SceneModel
 from invtoolbox.jobs.photographs.photographs import Photographs, judge
 from invtoolbox.jobs.photographs.scene import ViewScene, ViewSceneFile, read_view_scene
@@ -78,18 +80,6 @@ class ViewOutcome:
         )
 
 
-def prepare(scene: str | Path, request: Request, model: str | None = None) -> ViewJob:
-    """Read and check a scene of photographs, and return its job.
-
-    Args:
-        scene: path of a TOML file, or name of a scene of the catalogue; or a folder of photographs.
-        request: how the scene is to be run.
-        model: representation of the scene if a folder is given: ``"gaussians"`` or
-            ``"voxel-grid"``.
-    """
-    return ViewJob.prepare(read_view_scene(scene, request.overrides, model), request)
-
-
 @dataclass(frozen=True)
 class ViewJob(SceneJob[ViewScene]):
     """Run of one scene of photographs."""
@@ -122,21 +112,19 @@ class ViewJob(SceneJob[ViewScene]):
         """
         file, folder = self.file, self.folder
         photographs = file.photographs(folder / "cameras")
-        represented, explicit = file.model(photographs), file.explicit()
+        model, explicit, data_term = file.model(photographs), file.explicit(), file.data_term()
         solver, stages = file.solver(), file.stages()
         for stage in stages:
-            represented.change(stage.prior)
+            model.change(stage.prior)
         cameras = photographs.train.cameras
         content = self.check_content(
-            photographs=photographs, model=represented, prior=explicit, data_term=file.data_term()
+            photographs=photographs, model=model, prior=explicit, data_term=data_term
         )
-        if self.resume and _is_finished(folder, file):
-            outcome = _read_outcome(folder, photographs)
+        outcome = _read_finished(folder, file, photographs) if self.resume else None
+        if outcome is not None:
             if not file.scene.output.mesh or (folder / MESH).exists():
                 return outcome
-            write_mesh(
-                folder / MESH, mesh_scene(represented, outcome.scene(), cameras), overwrite=True
-            )
+            write_mesh(folder / MESH, mesh_scene(model, outcome.scene(), cameras), overwrite=True)
             return replace(outcome, files=(folder / MESH,))
         if self.overwrite:
             for path in (folder / PICTURES).glob("*.png"):
@@ -144,22 +132,22 @@ class ViewJob(SceneJob[ViewScene]):
         self.start(content)
         # The measures of an unfinished run are removed until this run is over.
         (folder / "metrics.json").unlink(missing_ok=True)
-        wanted = file.scene.evaluation
+        evaluation = file.scene.evaluation
         try:
             solution = solve_in_stages(
-                represented,
+                model,
                 photographs,
                 stages,
-                solver,
-                explicit,
-                file.data_term(),
-                file.scene.solver.time_limit,
-                file.scene.seed,
-                device_named(file.scene.device),
-                folder,
-                wanted.every,
-                wanted.views,
-                progress,
+                solver=solver,
+                explicit=explicit,
+                data_term=data_term,
+                seconds=file.scene.solver.time_limit,
+                seed=file.scene.seed,
+                device=device_named(file.scene.device),
+                folder=folder,
+                every=evaluation.every,
+                watched=evaluation.views,
+                progress=progress,
                 silhouettes=file.scene.views.silhouettes,
                 show=lambda x: show(x, cameras),
             )
@@ -169,17 +157,17 @@ class ViewJob(SceneJob[ViewScene]):
             ) from None
         if "png" in file.scene.output.formats:
             make_folder(folder / PICTURES)
-        scores, views, is_empty = _compare(solution, photographs, wanted.metrics, folder)
+        scores, views, is_empty = _compare(solution, photographs, evaluation.metrics, folder)
         outcome = ViewOutcome(
-            solution,
-            folder,
-            scores,
-            photographs.judged.cameras.names,
-            len(photographs.held) > 0,
-            _notes(photographs, is_empty),
-            (),
-            is_empty,
-            photographs.train.cameras,
+            solution=solution,
+            folder=folder,
+            metrics=scores,
+            names=photographs.judged.cameras.names,
+            held_out=len(photographs.held) > 0,
+            notes=_notes(photographs, is_empty),
+            files=(),
+            is_empty=is_empty,
+            cameras=cameras,
         )
         return _write(outcome, file, photographs, views)
 
@@ -221,26 +209,24 @@ def _compare(
         if (folder / PICTURES).is_dir():
             path = folder / PICTURES / f"{file}.png"
             write_png(path, look.color[0], (0.0, 1.0), overwrite=True)
-        seen = torch.cat([photograph.on(shade), look.color, look.depth, look.alpha], 1)
-        if max(seen.shape[2:]) > REPORT_SIDE:
-            small = photograph.cameras.scale(REPORT_SIDE / max(seen.shape[2:]))
-            seen = functional.interpolate(seen, size=small.size, mode="area")
-        truth, color, depth, alpha = seen[0].split([3, 3, 1, 1])
-        views.append(
-            ViewPicture(name, truth, color, depth, alpha, {m: float(v) for m, v in scores.items()})
-        )
-    scores_of = {m: [view.scores[m] for view in views] for m in views[0].scores}
-    return scores_of, views, is_empty
+        channels = torch.cat([photograph.on(shade), look.color, look.depth, look.alpha], 1)
+        if max(channels.shape[2:]) > REPORT_SIDE:
+            small = photograph.cameras.scale(REPORT_SIDE / max(channels.shape[2:]))
+            channels = functional.interpolate(channels, size=small.size, mode="area")
+        truth, color, depth, alpha = channels[0].split([3, 3, 1, 1])
+        values = {metric: float(score) for metric, score in scores.items()}
+        views.append(ViewPicture(name, truth, color, depth, alpha, values))
+    return {m: [view.scores[m] for view in views] for m in views[0].scores}, views, is_empty
 
 
 def _notes(photographs: Photographs, is_empty: bool) -> tuple[str, ...]:
     notes = []
     skipped = photographs.train.skipped
     if skipped:
-        shown = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
+        first = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
         notes.append(
             f"{len(skipped)} of {len(skipped) + len(photographs.train) + len(photographs.held)} "
-            f"photographs have no file or no camera and were skipped: {shown}"
+            f"photographs have no file or no camera and were skipped: {first}"
         )
     if not len(photographs.held):
         notes.append(
@@ -305,7 +291,7 @@ def _write(
     }
     write_json(folder / "metrics.json", content)
     written.append(folder / "metrics.json")
-    title, cameras = file.scene.title or file.name, photographs.train.cameras
+    cameras = photographs.train.cameras
     if file.scene.output.mesh and not outcome.is_empty:
         write_mesh(folder / MESH, mesh_scene(solution.model, solution.x, cameras), overwrite=True)
         written.append(folder / MESH)
@@ -315,48 +301,45 @@ def _write(
                 folder / "viewer.html",
                 solution.x,
                 cameras,
-                title,
-                file.scene.views.background,
+                title=file.scene.title or file.name,
+                background=file.scene.views.background,
                 overwrite=True,
             )
         )
     if "html" in formats:
-        viewer = "viewer.html" if folder / "viewer.html" in written else None
         written.append(
-            write_outcome_report(
-                folder / "report.html",
-                title,
-                outcome,
-                photographs,
-                views,
-                viewer,
-                _settings_in_words(file),
+            _write_report(
+                path=folder / "report.html",
+                file=file,
+                outcome=outcome,
+                solution=solution,
+                photographs=photographs,
+                views=views,
+                viewer="viewer.html" if folder / "viewer.html" in written else None,
             )
         )
     return replace(outcome, files=tuple(written))
 
 
-def _is_finished(folder: Path, file: ViewSceneFile) -> bool:
-    """Return whether results exist and neither iterations nor seconds are left."""
+def _read_finished(
+    folder: Path, file: ViewSceneFile, photographs: Photographs
+) -> ViewOutcome | None:
+    """Read the outcome of an earlier run; None if iterations and seconds are left."""
     if not (folder / "metrics.json").exists():
-        return False
-    content = read_json(folder / "metrics.json")
-    limit = file.scene.solver.time_limit
-    spent = limit is not None and float(content["seconds"]) >= limit
-    ends = file.stages()[-1].iterations is not None
-    return spent or (ends and bool(content["is_complete"]))
-
-
-def _read_outcome(folder: Path, photographs: Photographs) -> ViewOutcome:
-    content = read_json(folder / "metrics.json")
+        return None
+    content, limit = read_json(folder / "metrics.json"), file.scene.solver.time_limit
+    is_spent = limit is not None and float(content["seconds"]) >= limit
+    has_end = file.stages()[-1].iterations is not None
+    if not (is_spent or (has_end and content["is_complete"])):
+        return None
     return ViewOutcome(
-        None,
-        folder,
-        content["metrics"],
-        tuple(content["views"]),
-        content["held_out"],
-        tuple(content["notes"]),
-        (),
+        solution=None,
+        folder=folder,
+        metrics=content["metrics"],
+        names=tuple(content["views"]),
+        held_out=content["held_out"],
+        notes=tuple(content["notes"]),
+        files=(),
         cameras=photographs.train.cameras,
     )
 
@@ -367,42 +350,39 @@ FRAMES, SIDE = 24, 256
 REPORT_SIDE = 1000
 
 
-def write_outcome_report(
+def _write_report(
     path: Path,
-    title: str,
+    file: ViewSceneFile,
     outcome: ViewOutcome,
+    solution: StagedSolution,
     photographs: Photographs,
     views: list[ViewPicture],
     viewer: str | None,
-    settings: Mapping[str, str],
 ) -> Path:
-    """Write the HTML report of an outcome.
-
-    Args:
-        path: the file.
-        title: title of the report.
-        outcome: the outcome, with a solution.
-        photographs: training and held-out views.
-        views: photographs and renderings of the evaluated views.
-        viewer: address of the viewer; None if there is no viewer.
-        settings: further facts.
-    """
-    solution = outcome.solution
-    assert solution is not None
-    model = solution.model
-    around = list(model.look(solution.x, _turntable(photographs.train.cameras, model)).color)
+    """Write the HTML report of an outcome; `viewer` is the address of the viewer, or None."""
+    samples, reports, cameras = solution.samples, solution.reports, photographs.train.cameras
+    model, (height, width) = solution.model, cameras.size
+    steps = sum(report.iterations for report in reports)
+    which = f"{len(outcome.names)} held-out views" if outcome.held_out else "the views themselves"
+    quality = f"; {outcome.mean('psnr'):.2f} dB on {which}" if "psnr" in outcome.metrics else ""
+    # Marks of the curve: the starts of the later stages.
+    starts = accumulate(report.seconds for report in reports[:-1])
     return write_view_report(
         path,
-        title,
+        file.scene.title or file.name,
         views,
-        lead(outcome, photographs),
-        outcome.held_out,
-        around,
-        curve(solution),
-        stages(solution),
-        settings,
-        outcome.notes,
-        viewer,
+        lead=f"{model.describe(solution.x)} from {len(photographs.train)} views of {width} x "
+        f"{height} pixels, {steps:,} iterations in {solution.seconds:.0f} s{quality}.",
+        held_out=outcome.held_out,
+        turntable=list(model.look(solution.x, _turntable(cameras, model)).color),
+        curve=QualityCurve([s.seconds for s in samples], [s.psnr for s in samples], list(starts)),
+        stages=[
+            (stage.prior, [f"{stage.iterations:,}", f"{stage.seconds:.1f}", f"{stage.psnr:.2f}"])
+            for stage in reports
+        ],
+        settings=_settings_in_words(file),
+        notes=outcome.notes,
+        viewer=viewer,
     )
 
 
@@ -410,42 +390,8 @@ def _turntable(cameras: Cameras, model: SceneModel) -> Cameras:
     try:
         return turntable(cameras, FRAMES, SIDE)
     except InputError:  # the axes of the cameras do not meet: around the box
-        return turntable(
-            cameras, FRAMES, SIDE, (torch.tensor(model.low) + torch.tensor(model.high)) / 2
-        )
+        middle = (torch.tensor(model.low) + torch.tensor(model.high)) / 2
+        return turntable(cameras, FRAMES, SIDE, middle)
 
 
-def lead(outcome: ViewOutcome, photographs: Photographs) -> str:
-    """Return the outcome in one sentence."""
-    solution = outcome.solution
-    assert solution is not None
-    height, width = photographs.train.cameras.size
-    steps = sum(report.iterations for report in solution.reports)
-    which = f"{len(outcome.names)} held-out views" if outcome.held_out else "the views themselves"
-    quality = f"; {outcome.mean('psnr'):.2f} dB on {which}" if "psnr" in outcome.metrics else ""
-    return (
-        f"{solution.model.describe(solution.x)} from {len(photographs.train)} views of {width} x "
-        f"{height} pixels, {steps:,} iterations in {solution.seconds:.0f} s{quality}."
-    )
-
-
-def curve(solution: StagedSolution) -> QualityCurve:
-    """Return the PSNR during the run, with marks at the starts of later stages."""
-    begins, spent = [], 0.0
-    for report in solution.reports[:-1]:
-        spent += report.seconds
-        begins.append(spent)
-    return QualityCurve(
-        [s.seconds for s in solution.samples], [s.psnr for s in solution.samples], begins
-    )
-
-
-def stages(solution: StagedSolution) -> list[tuple[str, list[str]]]:
-    """Return one row per stage: iterations, seconds and PSNR."""
-    return [
-        (report.prior, [f"{report.iterations:,}", f"{report.seconds:.1f}", f"{report.psnr:.2f}"])
-        for report in solution.reports
-    ]
-
-
-KIND = OwnKind(prepare)
+KIND = OwnKind(ViewScene, read_view_scene, ViewJob.prepare, COMMAND)

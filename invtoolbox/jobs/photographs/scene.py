@@ -35,6 +35,7 @@ from invtoolbox.catalogue import shelves
 from invtoolbox.catalogue.documents import (
     Alone,
     CheckedScene,
+    FilePath,
     Named,
     Place,
     Several,
@@ -48,7 +49,7 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.views.opening import reader_of_views
 from invtoolbox.datasets.views.photograph_files import is_video
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, naming, unknown_name
 from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.tables import DataTerm as DataTermTable
 from invtoolbox.jobs.images.tables import Prior as PriorTable
@@ -75,78 +76,128 @@ FEW_POINTS = 0.25
 class ViewTable(Place):
     """Choice of photographs, and of those that are held out."""
 
-    hold_out: int | list[str] = 10
-    train: list[str] | None = None
-    count: int | None = Field(None, ge=1)
-    scale: float = Field(1.0, gt=0, le=1)
-    largest_side: int | None = Field(None, ge=1)
-    straighten: bool = True
-    background: float | tuple[float, float, float] = 0.0
-    silhouettes: float = Field(0.0, ge=0)
+    dataset: str | None = Field(
+        None, description="name of a data set; see `invtoolbox list datasets`"
+    )
+    path: FilePath | None = Field(
+        None, description="folder of photographs, a video, or a capture with its cameras"
+    )
+    reader: str | None = Field(
+        None, description="name of the reader of the cameras; by default, the content decides"
+    )
+    hold_out: int | list[str] = Field(
+        10,
+        description="k to hold out every k-th view, 0 for none; or names of views, also with * and ?",
+    )
+    train: list[str] | None = Field(
+        None, description="names of the training views; by default all that are not held out"
+    )
+    count: int | None = Field(
+        None, ge=1, description="number of training views, evenly spread; by default all"
+    )
+    scale: float = Field(
+        1.0, gt=0, le=1, description="factor by which the photographs are made smaller"
+    )
+    largest_side: int | None = Field(
+        None,
+        ge=1,
+        description="largest side of the photographs, in pixels; larger ones are reduced",
+    )
+    straighten: bool = Field(
+        True, description="undo the distortion of the lenses; otherwise the renderer applies it"
+    )
+    background: float | tuple[float, float, float] = Field(
+        0.0, description="color behind the scene, from 0 to 1: a number, or one per channel"
+    )
+    silhouettes: float = Field(
+        0.0, ge=0, description="weight of the misfit of alpha, for few pictures with an alpha"
+    )
 
 
 class Settings(Named):
-    """Table of settings."""
+    """Settings of the renderer."""
 
 
 class StageTable(Table):
     """Stage of the schedule."""
 
-    iterations: int | None = Field(None, ge=1)
-    scale: float = Field(1.0, gt=0, le=1)
-    prior: dict[str, Any] = Field(default_factory=dict)
-    solver: dict[str, Any] = Field(default_factory=dict)
+    iterations: int | None = Field(
+        None, ge=1, description="number of iterations; by default until the time limit"
+    )
+    scale: float = Field(
+        1.0, gt=0, le=1, description="scale of the pictures in this stage, 1 for their full size"
+    )
+    prior: dict[str, Any] = Field(
+        default_factory=dict, description="settings of the representation that the stage changes"
+    )
+    solver: dict[str, Any] = Field(
+        default_factory=dict, description="settings of the solver that the stage changes"
+    )
 
 
 class ViewEvaluation(Table):
-    """Metrics of the result, and measurements of PSNR during the run.
+    """Metrics of the result, and measurements of PSNR during the run."""
 
-    `every` is the number of seconds between two measurements, `views` the number of views.
-    """
-
-    metrics: list[Literal["psnr", "ssim"]] = Field(["psnr", "ssim"])
-    every: float = Field(15.0, gt=0)
-    views: int = Field(4, ge=1)
+    metrics: list[Literal["psnr", "ssim"]] = Field(
+        ["psnr", "ssim"], description="metrics of the result"
+    )
+    every: float = Field(
+        15.0, gt=0, description="number of seconds between two measurements of PSNR"
+    )
+    views: int = Field(4, ge=1, description="number of views of such a measurement")
 
 
 class ViewOutput(Table):
-    """Folder and formats of the results.
+    """Folder and formats of the results."""
 
-    Results are the model, held-out views as PNG files, the report and the viewer; with `mesh` also
-    the surface of the scene.
-    """
-
-    folder: str | None = None
+    folder: str | None = Field(None, description="folder of the results")
     formats: list[Literal["model", "png", "html", "viewer"]] = Field(
-        ["model", "png", "html", "viewer"]
+        ["model", "png", "html", "viewer"],
+        description="the model, held-out views as PNG files, the report, and a page to turn the "
+        "scene",
     )
-    mesh: bool = False
+    mesh: bool = Field(False, description="write the surface of the scene, mesh.obj, too")
 
 
 class ViewScene(Table):
     """Scene file of photographs."""
 
-    title: str | None = None
-    views: ViewTable
-    prior: Several[PriorTable] = Field(min_length=1)
-    operator: Settings = Settings()
-    data_term: Alone[DataTermTable | None] = None
-    solver: Alone[SolverTable] = SolverTable()
-    stage: list[StageTable] = Field(default_factory=lambda: [StageTable()])
-    evaluation: ViewEvaluation = Field(default_factory=ViewEvaluation)
-    output: ViewOutput = Field(default_factory=ViewOutput)
-    seed: int = 0
-    device: str | None = None
+    title: str | None = Field(None, description="title of the report")
+    views: ViewTable = Field(description="the photographs")
+    prior: Several[PriorTable] = Field(
+        min_length=1,
+        description="one prior that represents the scene, voxel-grid or gaussians; others with "
+        "weights",
+    )
+    operator: Settings = Field(Settings(), description="settings of the renderer")
+    data_term: Alone[DataTermTable | None] = Field(
+        None, description="least squares for voxels, photometric for Gaussians by default"
+    )
+    solver: Alone[SolverTable] = Field(SolverTable(), description="Adam by default")
+    stage: list[StageTable] = Field(
+        default_factory=lambda: [StageTable()], description="stages, coarse to fine"
+    )
+    evaluation: ViewEvaluation = Field(
+        default_factory=ViewEvaluation, description="measures of quality"
+    )
+    output: ViewOutput = Field(default_factory=ViewOutput, description="the results")
+    seed: int = Field(0, description="seed of all random draws")
+    device: str | None = Field(None, description="device, for example cuda; the CPU by default")
 
     @model_validator(mode="after")
     def _one_model(self) -> ViewScene:
-        found = [table.name for table in self.prior if table.name in MODELS]
-        if len(found) != 1:
+        models = [table.name for table in self.prior if table.name in MODELS]
+        if len(models) != 1:
             raise ValueError(
                 f"a scene of views needs one prior that represents it, out of {', '.join(MODELS)}, "
-                f"and has {' and '.join(found) or 'none'}"
+                f"and has {' and '.join(models) or 'none'}"
             )
         return self
+
+    @property
+    def model(self) -> PriorTable:
+        """Table of the prior that represents the scene."""
+        return next(table for table in self.prior if table.name in MODELS)
 
 
 class ViewSceneFile(CheckedScene[ViewScene]):
@@ -172,17 +223,17 @@ class ViewSceneFile(CheckedScene[ViewScene]):
             folder = folder or Path("results") / self.name / "cameras"
             record = datasets.find_cameras(place, folder, seed=self.scene.seed)
             loading = datasets.Loading(straighten=table.straighten, largest_side=side, on_disk=True)
-            found = datasets.open_found_cameras(record, loading)
+            views = datasets.open_found_cameras(record, loading)
         else:
-            found = datasets.open_views(
+            views = datasets.open_views(
                 place, reader, straighten=table.straighten, largest_side=side, on_disk=True
             )
         if table.scale < 1:
-            most = (table.largest_side or math.inf) / max(found.cameras.size)
-            found = scale(found, min(table.scale, most))
-        prior = next(t for t in self.scene.prior if t.name in MODELS)
+            largest_scale = (table.largest_side or math.inf) / max(views.cameras.size)
+            views = scale(views, min(table.scale, largest_scale))
+        prior = self.scene.model
         needed = prior.name != "gaussians" or prior.settings.get("carve") or table.silhouettes > 0
-        return found.read() if needed or found.bytes <= IN_MEMORY else found
+        return views.read() if needed or views.bytes <= IN_MEMORY else views
 
     def photographs(self, folder: Path | None = None) -> Photographs:
         """Open the photographs, split into training and held-out views.
@@ -190,10 +241,9 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         Args:
             folder: see `pictures`.
         """
-        table, every = self.scene.views, self.pictures(folder)
-        return self._in_table(
-            "views", lambda: split_views(every, table.hold_out, table.train, table.count)
-        )
+        table, views = self.scene.views, self.pictures(folder)
+        with naming(f"{self.path}: [views]"):
+            return split_views(views, table.hold_out, table.train, table.count)
 
     def model(self, photographs: Photographs) -> SceneModel:
         """Return the representation of the scene.
@@ -201,42 +251,48 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         Its default box holds the points of structure from motion, if there are any, otherwise the
         part of space that the cameras look at. Gaussians start from these points.
         """
-        table = next(t for t in self.scene.prior if t.name in MODELS)
+        table, seed = self.scene.model, self.scene.seed
         settings = dict(table.settings)
-        if table.weight is not None:
-            raise InputError(
-                f"{self.path}: [prior]: {table.name} is what is optimized, so it takes no weight"
+        if settings.get("points", "random") != "random":
+            settings["points"] = str(self.locate(str(settings["points"])))
+        with naming(f"{self.path}: [prior]"):
+            if table.weight is not None:
+                raise InputError(f"{table.name} is what is optimized, so it takes no weight")
+            for corner in ("low", "high"):
+                if corner in settings:
+                    settings[corner] = _point(settings[corner], corner)
+            if ("low" in settings) != ("high" in settings):
+                raise InputError("give both low and high, or neither")
+            cameras, points = photographs.train.cameras, photographs.train.points
+            if points is not None and len(points) < LEAST_POINTS:
+                points = None
+            if "low" in settings:
+                low, high = settings.pop("low"), settings.pop("high")
+            else:
+                low, high = visible_box(cameras) if points is None else box_of_points(points)
+            if points is not None and table.name == "gaussians":
+                count = int(settings.get("count", GaussianModel.count))
+                settings["cloud"] = (
+                    fill_points(photographs.train, count, seed)
+                    if len(points) < FEW_POINTS * count
+                    else (points, photographs.train.colors)
+                )
+            if not all(a < b for a, b in zip(low, high)):
+                raise InputError(f"low {low} lies below high {high} in no box")
+            check_visible(cameras, low, high)
+            plain = MODELS[table.name](
+                low, high, self.scene.views.background, dict(self.scene.operator.settings)
             )
-        if isinstance(settings.get("points"), str) and settings["points"] != "random":
-            settings["points"] = str(self.locate(settings["points"]))
-        for corner in ("low", "high"):
-            if corner in settings:
-                settings[corner] = _point(settings[corner], f"{self.path}: [prior]: {corner}")
-        if ("low" in settings) != ("high" in settings):
-            raise InputError(f"{self.path}: [prior]: give both low and high, or neither")
-        cls, train = MODELS[table.name], photographs.train
-        cameras, points = train.cameras, train.points
-        if points is not None and len(points) < LEAST_POINTS:
-            points = None
-        if "low" in settings:
-            low, high = settings.pop("low"), settings.pop("high")
-        elif points is not None:
-            low, high = box_of_points(points)
-        else:
-            low, high = self._in_table("prior", lambda: visible_box(cameras))
-        if points is not None and table.name == "gaussians":
-            most = int(settings.get("count", GaussianModel.count))
-            few = len(points) < FEW_POINTS * most
-            seed = self.scene.seed
-            settings["cloud"] = fill_points(train, most, seed) if few else (points, train.colors)
-        if not all(a < b for a, b in zip(low, high)):
-            raise InputError(f"{self.path}: [prior]: low {low} lies below high {high} in no box")
-        self._in_table("prior", lambda: check_visible(cameras, low, high))
-        plain = cls(low, high, self.scene.views.background, dict(self.scene.operator.settings))
-        model: SceneModel = self._in_table(
-            "prior", lambda: plain.change({**settings, **_derived(plain, settings)})
-        )
-        self._in_table("operator", lambda: _build_operator(model, photographs))
+            if isinstance(plain, VoxelModel):
+                settings = {"scale": None, **settings}  # it follows the new resolution
+            model = plain.change(settings)
+        with naming(f"{self.path}: [operator]"):
+            try:
+                model.operator(cameras[:1])
+            except TypeError as error:
+                raise InputError(
+                    f"the renderer has no such setting ({str(error).split(') ')[-1]})"
+                ) from error
         return model
 
     def explicit(self) -> Prior | None:
@@ -245,34 +301,25 @@ class ViewSceneFile(CheckedScene[ViewScene]):
 
     def data_term(self) -> DataTerm | None:
         table = self.scene.data_term
-        return (
-            None
-            if table is None
-            else self._in_table(
-                "data_term", lambda: build("data_terms", table.name, dict(table.settings))
-            )
-        )
+        if table is None:
+            return None
+        with naming(f"{self.path}: [data_term]"):
+            return build("data_terms", table.name, dict(table.settings))
 
     def solver(self) -> Solver:
         return parts.solver_of(self.scene.solver, self) or Adam()
 
     def stages(self) -> list[Stage]:
-        most = self.scene.solver.max_iterations
+        default = self.scene.solver.max_iterations
         return [
             Stage(
-                table.iterations if table.iterations is not None else most,
+                default if table.iterations is None else table.iterations,
                 table.scale,
                 dict(table.prior),
                 dict(table.solver),
             )
             for table in self.scene.stage
         ]
-
-    def _in_table(self, table: str, make: Any) -> Any:
-        try:
-            return make()
-        except InputError as error:
-            raise InputError(f"{self.path}: [{table}]: {error}") from error
 
 
 def read_view_scene(
@@ -291,12 +338,12 @@ def read_view_scene(
     >>> read_view_scene("lego-voxels", {"preset": "short"}).scene.views.scale
     0.25
     """
-    if is_folder(Path(scene).expanduser()):
-        folder = Path(scene).expanduser()
+    folder = Path(scene).expanduser()
+    if is_folder(folder):
         content = change_content(folder, scene_of_folder(folder, model or "gaussians"), overrides)
         name = folder.stem if is_video(folder) else folder.resolve().name
-        given = frozenset(texts(content))  # nothing of it comes from a file
-        return ViewSceneFile(name, folder, check(ViewScene, folder, content), given)
+        user_texts = frozenset(texts(content))  # nothing of it comes from a file
+        return ViewSceneFile(name, folder, check(ViewScene, folder, content), user_texts)
     if model is not None:
         raise InputError(
             f"{scene} is a scene file, which contains the representation of the scene; leave "
@@ -314,29 +361,15 @@ def is_folder(path: Path) -> bool:
     return path.is_dir() or (is_video(path) and path.is_file())
 
 
-def _point(value: Any, where: str) -> tuple[float, float, float]:
+def _point(point: Any, name: str) -> tuple[float, float, float]:
     if (
-        not isinstance(value, (list, tuple))
-        or len(value) != 3
-        or not all(isinstance(v, (int, float)) for v in value)
+        not isinstance(point, (list, tuple))
+        or len(point) != 3
+        or not all(isinstance(coordinate, (int, float)) for coordinate in point)
     ):
-        raise InputError(f"{where} is a point, three numbers, got {value!r}")
-    x, y, z = (float(v) for v in value)
+        raise InputError(f"{name} is a point, three numbers, got {point!r}")
+    x, y, z = map(float, point)
     return x, y, z
-
-
-def _derived(plain: SceneModel, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return derived settings, reset so that they follow the new settings."""
-    return {"scale": None} if isinstance(plain, VoxelModel) and "scale" not in settings else {}
-
-
-def _build_operator(model: SceneModel, photographs: Photographs) -> Any:
-    try:
-        return model.operator(photographs.train.cameras[:1])
-    except TypeError as error:
-        raise InputError(
-            f"the renderer has no such setting ({str(error).split(') ')[-1]})"
-        ) from error
 
 
 #: Content of the scene of a folder, without the photographs, by the name of the representation.

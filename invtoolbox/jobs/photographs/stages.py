@@ -20,12 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.catalogue.registry import require_settings
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.output import write_bytes
-from invtoolbox.errors import InputError, warn_user
+from invtoolbox.errors import InputError, naming, warn_user
 from invtoolbox.jobs.photographs.models import SceneModel, silhouette_prior, weight_unit
 from invtoolbox.jobs.photographs.photographs import Photographs, scale
-from invtoolbox.jobs.photographs.watch import Sample, Watch, spread_over
+from invtoolbox.jobs.photographs.watch import Sample, Watch, spread
 from invtoolbox.loop.checkpoint import Checkpoint, fingerprint
 from invtoolbox.priors.base import ImplicitPrior, Prior
 from invtoolbox.problem import Problem
@@ -153,76 +155,66 @@ def solve_in_stages(
             "seed": seed,
         }
         journal.check_inputs(fingerprint(inputs), stages)
-    steps = (
-        None
-        if any(s.iterations is None for s in stages)
-        else sum(s.iterations or 0 for s in stages)
-    )
+    judged = photographs.judged
+    is_open = any(stage.iterations is None for stage in stages)
     watch = Watch(
         model,
-        spread_over(photographs.judged, watched),
+        judged[spread(len(judged), watched)],
         every,
-        seconds,
-        steps,
-        progress,
-        journal.seconds,
-        journal.samples,
+        seconds=seconds,
+        steps=None if is_open else sum(stage.iterations or 0 for stage in stages),
+        progress=progress,
+        spent=journal.seconds,
+        samples=journal.samples,
         show=show,
     )
     watch.record = lambda: journal.save(watch)
     watch.steps_before = sum(r.iterations for r in journal.reports)
     with watch:
-        state = (
-            None
-            if journal.stage == 0 or folder is None
-            else model.load_state(journal.state_file(journal.stage))
-        )
-        k = journal.stage
-        while True:
-            stage = stages[k]
+        state = None
+        if journal.stage > 0 and folder is not None:
+            state = model.load_state(journal.file("stage", journal.stage))
+        for k in range(journal.stage, len(stages)):
+            stage, is_last = stages[k], k + 1 == len(stages)
             try:
                 solution, prior = _solve_stage(
                     model.change(stage.prior),
                     photographs,
                     stage,
-                    k,
-                    len(stages),
-                    state,
-                    solver,
-                    explicit,
-                    data_term,
-                    silhouettes,
-                    seed + k,
-                    device,
-                    journal,
-                    watch,
+                    k=k,
+                    stages=len(stages),
+                    state=state,
+                    solver=solver,
+                    explicit=explicit,
+                    data_term=data_term,
+                    silhouettes=silhouettes,
+                    seed=seed + k,
+                    device=device,
+                    journal=journal,
+                    watch=watch,
                 )
             except KeyboardInterrupt:
                 watch.end()
                 journal.save(watch)
                 raise
-            parameters = solution.parameters
-            quality = watch.look(solution.x)
-            done = int(solution.iterations[0])
-            finished = StageReport(
-                repr(prior), done, watch.spent - sum(r.seconds for r in journal.reports), quality
-            )
+            psnr, done = watch.look(solution.x), int(solution.iterations[0])
+            spent = watch.spent - sum(earlier.seconds for earlier in journal.reports)
+            finished = StageReport(repr(prior), done, spent, psnr)
             report(finished)
-            complete = stage.iterations is None or done >= stage.iterations
-            if k + 1 == len(stages) or watch.is_over:
-                journal.save(watch)
-                return StagedSolution(
-                    solution.x,
-                    model,
-                    solution,
-                    (*journal.reports, finished),
-                    tuple(watch.samples),
-                    watch.spent,
-                    complete and k + 1 == len(stages),
-                )
-            state = (prior, parameters)
+            if is_last or watch.is_over:
+                break
+            state = (prior, solution.parameters)
             journal.next_stage(finished, watch, state)
-            k += 1
+        journal.save(watch)
+        return StagedSolution(
+            x=solution.x,
+            model=model,
+            solution=solution,
+            reports=(*journal.reports, finished),
+            samples=tuple(watch.samples),
+            seconds=watch.spent,
+            is_complete=is_last and (stage.iterations is None or done >= stage.iterations),
+        )
 
 
 def _solve_stage(
@@ -250,33 +242,30 @@ def _solve_stage(
         prior, start = model.follow(*state)
     problem = model.problem(pictures, data_term)
     if start is not None and problem.unknown:
-        found = {name: start[name] for name in problem.unknown}
-        start = {name: leaf for name, leaf in start.items() if name not in found}
-        problem = problem.with_operator(problem.operator.with_parameters(**found))
-    unit, algorithm = weight_unit(problem), _limit_subset(_change(solver, stage.solver), problem)
-    everything: Prior = prior if explicit is None else prior + unit * explicit
+        # Parameters of the operator, such as exposures, are no leaves of the prior.
+        learned = {name: start[name] for name in problem.unknown}
+        start = {name: leaf for name, leaf in start.items() if name not in learned}
+        problem = problem.with_operator(problem.operator.with_parameters(**learned))
+    unit, algorithm = weight_unit(problem), _solver_of(stage, solver, problem)
+    priors: Prior = prior if explicit is None else prior + unit * explicit
     subset_size = getattr(algorithm, "subset_size", None)
     if silhouettes > 0:
-        everything = everything + unit * silhouettes * silhouette_prior(
-            model, pictures, subset_size
-        )
-    own = model.regularizer(pictures, subset_size)
-    if own is not None:
-        everything = everything + unit * own
-    checkpoint = None if journal.folder is None else Checkpoint(journal.checkpoint(k))
-    watch.name = _short(prior)
-    most = stage.iterations if stage.iterations is not None else 10**9
+        priors = priors + unit * silhouettes * silhouette_prior(model, pictures, subset_size)
+    regularizer = model.regularizer(pictures, subset_size)
+    if regularizer is not None:
+        priors = priors + unit * regularizer
+    watch.name = repr(prior).split("(")[0]
     solution: Solution = solve(
         problem,
-        everything,
+        priors,
         algorithm,
         initial=start,
-        max_iterations=most,
+        max_iterations=10**9 if stage.iterations is None else stage.iterations,
         tolerance=0.0,
         seed=seed,
         device=device,
         callbacks=[watch],
-        checkpoint=checkpoint,
+        checkpoint=None if journal.folder is None else Checkpoint(journal.file("checkpoint", k)),
         progress=False,
     )
     watch.iteration = int(solution.iterations[0])
@@ -289,29 +278,16 @@ def _solve_stage(
     return solution, prior
 
 
-def _short(prior: ImplicitPrior) -> str:
-    return repr(prior).split("(")[0]
-
-
-def _limit_subset(solver: Solver, problem: Problem) -> Solver:
-    """Limit the subset of a solver to the number of blocks: small pictures may have few rays."""
-    blocks, size = problem.operator.blocks, getattr(solver, "subset_size", None)
+def _solver_of(stage: Stage, solver: Solver, problem: Problem) -> Solver:
+    """Return the solver of a stage; small pictures may have fewer blocks than its subset."""
+    settings = [field.name for field in dataclasses.fields(solver)]  # type: ignore[arg-type]
+    with naming("a stage changes the solver"):
+        require_settings(type(solver).__name__, stage.solver, settings)
+    changed: Any = dataclasses.replace(solver, **stage.solver)  # type: ignore[type-var]
+    blocks, size = problem.operator.blocks, getattr(changed, "subset_size", None)
     if size is None or blocks is None or size <= blocks:
-        return solver
-    limited: Solver = dataclasses.replace(solver, subset_size=blocks)  # type: ignore[call-arg]
-    return limited
-
-
-def _change(solver: Solver, changes: Mapping[str, Any]) -> Solver:
-    known = [f.name for f in dataclasses.fields(solver)]  # type: ignore[arg-type]
-    for key in changes:
-        if key not in known:
-            raise InputError(
-                f"a stage changes {key!r} of the solver, and {type(solver).__name__} has "
-                f"{', '.join(known)}"
-            )
-    changed: Solver = dataclasses.replace(solver, **changes)  # type: ignore[type-var]
-    return changed
+        return changed
+    return dataclasses.replace(changed, subset_size=blocks)
 
 
 def _check(stages: Sequence[Stage], seconds: float | None) -> None:
@@ -327,11 +303,8 @@ def _check(stages: Sequence[Stage], seconds: float | None) -> None:
                     else "; only the last one may go on until the time is used up"
                 )
             )
-        if not 0 < stage.scale <= 1 or (stage.iterations is not None and stage.iterations < 1):
-            raise InputError(
-                f"stage {k + 1} takes a scale above 0 and at most 1 and an iteration at least, got "
-                f"{stage.scale} and {stage.iterations}"
-            )
+        check_range(f"stage {k + 1}", "(0, 1]", scale=stage.scale)
+        check_range(f"stage {k + 1}", "[1, inf)", iterations=stage.iterations)
 
 
 class Journal:
@@ -372,13 +345,19 @@ class Journal:
             inputs: digest of every input.
             stages: stages of the schedule.
         """
-        wanted = {**inputs, **_digests_of_stages(stages)}
+        named = {f"stage {k + 1}": stage for k, stage in enumerate(stages)}
+        # The start of a stage is the stage without its number of iterations.
+        starts = {
+            f"start of {name}": dataclasses.replace(stage, iterations=None)
+            for name, stage in named.items()
+        }
+        digests = {**inputs, **fingerprint({**named, **starts})}
         begun = [f"stage {k + 1}" for k in range(self.stage)]
         begun.append(f"start of stage {self.stage + 1}")
         changed = [
             name
             for name in self.inputs
-            if (name in inputs or name in begun) and wanted.get(name) != self.inputs[name]
+            if (name in inputs or name in begun) and digests.get(name) != self.inputs[name]
         ]
         if changed:
             raise InputError(
@@ -386,15 +365,12 @@ class Journal:
                 f"{', '.join(changed)}); give another folder, or start anew, with --overwrite on "
                 "the command line"
             )
-        self.inputs = wanted
+        self.inputs = digests
 
-    def state_file(self, stage: int) -> Path:
+    def file(self, name: str, stage: int) -> Path:
+        """Return the file of a stage: ``stage``, its initial state, or ``checkpoint``."""
         assert self.folder is not None
-        return self.folder / f"stage-{stage}.safetensors"
-
-    def checkpoint(self, stage: int) -> Path:
-        assert self.folder is not None
-        return self.folder / f"checkpoint-{stage}.safetensors"
+        return self.folder / f"{name}-{stage}.safetensors"
 
     def save(self, watch: Watch) -> None:
         """Save the progress of a stage, and delete the files of the stages before.
@@ -409,20 +385,20 @@ class Journal:
             "stage": self.stage,
             "seconds": self.seconds,
             "reports": [dataclasses.asdict(r) for r in self.reports],
-            "samples": [s.as_dict() for s in self.samples],
+            "samples": [dataclasses.asdict(s) for s in self.samples],
             "inputs": self.inputs,
         }
         try:
             if self._unsaved is not None:
-                watch.model.save_state(self.state_file(self.stage), *self._unsaved)
+                watch.model.save_state(self.file("stage", self.stage), *self._unsaved)
                 self._unsaved = None
             write_bytes(self.folder / STATE, json.dumps(content, indent=1).encode(), overwrite=True)
         except InputError as error:
             warn_user(f"the progress could not be saved ({error}); the run goes on and tries again")
             return
         for stage in range(self.stage):
-            self.checkpoint(stage).unlink(missing_ok=True)
-            self.state_file(stage).unlink(missing_ok=True)
+            self.file("checkpoint", stage).unlink(missing_ok=True)
+            self.file("stage", stage).unlink(missing_ok=True)
 
     def next_stage(self, report: StageReport, watch: Watch, state: Any) -> None:
         """Save that a stage is finished, and the state from which the next one starts."""
@@ -432,28 +408,11 @@ class Journal:
         self.save(watch)
 
 
-def _digests_of_stages(stages: Sequence[Stage]) -> dict[str, str]:
-    """Return the digests of every stage with and without its number of iterations."""
-    return fingerprint(
-        {
-            **{f"stage {k + 1}": stage for k, stage in enumerate(stages)},
-            **{
-                f"start of stage {k + 1}": dataclasses.replace(stage, iterations=None)
-                for k, stage in enumerate(stages)
-            },
-        }
-    )
-
-
 def work_files(folder: Path) -> list[Path]:
     """Return the files that a schedule has left in a folder.
 
     Args:
         folder: the folder.
     """
-    found = [
-        folder / STATE,
-        *sorted(folder.glob("stage-*.safetensors")),
-        *sorted(folder.glob("checkpoint-*.safetensors")),
-    ]
-    return [path for path in found if path.exists()]
+    patterns = (STATE, "stage-*.safetensors", "checkpoint-*.safetensors")
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]

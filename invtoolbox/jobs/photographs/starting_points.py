@@ -38,11 +38,11 @@ def fill_points(pictures: PosedPictures, count: int, seed: int = 0) -> tuple[Ten
     points = pictures.points.float()
     grey = torch.full_like(points, 0.5)
     places, colors = [points], [grey if pictures.colors is None else pictures.colors.float()]
-    chosen = pictures[spread(len(pictures), _PICTURES)]
+    views = pictures[spread(len(pictures), _PICTURES)]
     generator = torch.Generator().manual_seed(seed)
     missing = max(0, count - len(points))
-    for k, view in enumerate(chosen.each()):
-        number = missing * (k + 1) // len(chosen) - missing * k // len(chosen)
+    for k, view in enumerate(views.each()):
+        number = missing * (k + 1) // len(views) - missing * k // len(views)
         pixels, depth = view.cameras.project(points)
         height, width = view.cameras.size
         inside = (depth[0] > 0) & (pixels[0] >= 0).all(1)

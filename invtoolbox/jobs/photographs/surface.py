@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from invtoolbox.core.sparse_graph import connected_components
 from invtoolbox.errors import InputError
@@ -41,24 +40,24 @@ def mesh_scene(model: SceneModel, x: Any, cameras: Cameras, resolution: int = 25
     """
     if isinstance(x, Voxels):
         return voxel_surface(x)
-    chosen = cameras[spread(len(cameras), VIEWS)].pinholes()
+    pinholes = cameras[spread(len(cameras), VIEWS)].pinholes()
     colors, depths = [], []
     with torch.no_grad():
         depth = "plane_depth" if getattr(model, "flat", False) else "median_depth"
-        for k in range(len(chosen)):
-            A = model.operator(chosen[k], ("color", "alpha", depth))
-            seen = model.pictures(A, A.to(device=x.means.device)(x)).cpu()
-            colors.append(seen[:, :3].clamp(0, 1))
-            depths.append(torch.where(seen[:, 3:4] > LEAST_ALPHA, seen[:, 4:5], 0.0))
+        for k in range(len(pinholes)):
+            A = model.operator(pinholes[k], ("color", "alpha", depth))
+            views = model.pictures(A, A.to(device=x.means.device)(x)).cpu()
+            colors.append(views[:, :3].clamp(0, 1))
+            depths.append(torch.where(views[:, 3:4] > LEAST_ALPHA, views[:, 4:5], 0.0))
     size = max(b - a for a, b in zip(model.low, model.high)) / resolution
     fused = fuse_depth(
-        chosen.to(device="cpu"),
+        pinholes.to(device="cpu"),
         torch.cat(depths),
         size,
         colors=torch.cat(colors),
         box=(model.low, model.high),
     )
-    return _remove_dust(fused.mesh(least_weight=min(3.0, len(chosen) / 2)))
+    return _remove_dust(fused.mesh(least_weight=min(3.0, len(pinholes) / 2)))
 
 
 def _remove_dust(mesh: Mesh) -> Mesh:
@@ -66,13 +65,11 @@ def _remove_dust(mesh: Mesh) -> Mesh:
     if not len(mesh.faces):
         raise InputError("the scene has no surface that several of the views see")
     sides = torch.cat([mesh.faces[:, :2], mesh.faces[:, 1:]])
-    part = connected_components(sides.T, len(mesh.vertices))
-    sizes = part[mesh.faces[:, 0]].bincount(minlength=int(part.max()) + 1)
-    kept = sizes[part] >= LEAST_PART * sizes.max()
-    number = kept.cumsum(0) - 1
-
-    def rows(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values[kept]
-
-    inside = mesh.faces[kept[mesh.faces[:, 0]]]
-    return Mesh(mesh.vertices[kept], number[inside], rows(mesh.colors))
+    component = connected_components(sides.T, len(mesh.vertices))
+    sizes = component[mesh.faces[:, 0]].bincount(minlength=int(component.max()) + 1)
+    # A vertex and a face remain if the component has enough faces; vertices are numbered anew.
+    remains = sizes[component] >= LEAST_PART * sizes.max()
+    number = remains.cumsum(0) - 1
+    faces = number[mesh.faces[remains[mesh.faces[:, 0]]]]
+    colors = None if mesh.colors is None else mesh.colors[remains]
+    return Mesh(mesh.vertices[remains], faces, colors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -31,9 +31,6 @@ class Sample:
     iteration: int
     seconds: float
     psnr: float
-
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
 
 
 class Watch:
@@ -152,11 +149,11 @@ class Watch:
         Args:
             x: the scene.
         """
-        values = [
-            judge(self.model.look(x, one.cameras).color, one, self.model.shade(), ("psnr",))
-            for one in self.pictures.each()
+        scores = [
+            judge(self.model.look(x, view.cameras).color, view, self.model.shade(), ("psnr",))
+            for view in self.pictures.each()
         ]
-        return torch.cat([scores["psnr"] for scores in values])
+        return torch.cat([score["psnr"] for score in scores])
 
     def _show(self) -> None:
         if self._bar is None or self._bar.disable or time.monotonic() - self._last < 0.2:
@@ -178,16 +175,6 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-def spread_over(pictures: PosedPictures, count: int) -> PosedPictures:
-    """Return at most ``count`` of the pictures, evenly spread.
-
-    Args:
-        pictures: the pictures.
-        count: largest number of pictures.
-    """
-    return pictures[spread(len(pictures), count)]
 
 
 def spread(total: int, count: int) -> Tensor:

@@ -29,7 +29,6 @@ def read_pair(
     grids = [image.grid for image in (moving, fixed) if isinstance(image, Volume)]
     if len(grids) == 2:
         check_grids(grids[0], grids[1])
-    own = grids[-1].voxel_size if grids else None
     a, b = (to_image(image, name) for image, name in zip((moving, fixed), _NAMES))
     if a.shape[1:] != b.shape[1:]:
         raise InputError(
@@ -43,8 +42,8 @@ def read_pair(
     dimensions = b.ndim - 2
     if isinstance(spacing, (int, float)):
         spacing = (float(spacing),) * dimensions
-    if spacing is None and own is not None:
-        spacing = own[-dimensions:]
+    if spacing is None and grids:
+        spacing = grids[-1].voxel_size[-dimensions:]  # a volume of one slice has two axes
     lengths = check_lengths("the images", spacing, dimensions)
     batch = max(len(a), len(b))
     dtype = torch.promote_types(a.dtype, b.dtype)
@@ -58,9 +57,9 @@ def check_grids(moving: Grid, fixed: Grid) -> None:
     """Raise an `InputError` if two volumes differ in spacing or orientation."""
     sizes = np.array([moving.voxel_size, fixed.voxel_size])
     if not np.allclose(sizes[0], sizes[1], rtol=1e-3):
-        shown = [" x ".join(f"{v:g}" for v in size) for size in sizes]
+        sides = [" x ".join(f"{v:g}" for v in size) for size in sizes]
         raise InputError(
-            f"the volumes differ in spacing: {shown[0]} {moving.unit} and {shown[1]} {fixed.unit}; "
+            f"the volumes differ in spacing: {sides[0]} {moving.unit} and {sides[1]} {fixed.unit}; "
             "resample one of them to the grid of the other"
         )
     directions = np.array(moving.directions), np.array(fixed.directions)
@@ -129,13 +128,12 @@ def to_landmarks(
             "landmarks are a pair: points in the moving image, and the same points in the fixed one"
         )
     moving, fixed = (torch.as_tensor(np.asarray(side), dtype=torch.float64) for side in landmarks)
-    wanted = f"(N, {len(sizes)})"
     if moving.ndim != 2 or moving.shape != fixed.shape or moving.shape[1] != len(sizes):
         raise InputError(
-            f"landmarks are two arrays {wanted}, got {tuple(moving.shape)} and {tuple(fixed.shape)}"
+            f"landmarks are two arrays (N, {len(sizes)}), got {tuple(moving.shape)} and "
+            f"{tuple(fixed.shape)}"
         )
-    lengths = torch.tensor(spacing, dtype=torch.float64)
-    places = fixed / lengths
+    places = fixed / torch.tensor(spacing, dtype=torch.float64)
     last = torch.tensor(sizes, dtype=torch.float64) - 1
     beyond = ~((places >= 0) & (places <= last)).all(1)
     if bool(beyond.any()):
@@ -149,13 +147,13 @@ def to_landmarks(
 
 def _check_values(image: Tensor, name: str) -> None:
     flat = image.flatten(1)
-    for bad, what in (
+    for is_bad, reason in (
         (~flat.isfinite().all(1), "holds values that are NaN or infinite; repair or crop them"),
         ((flat == flat[:, :1]).all(1), "is constant, so nothing in it shows a motion"),
     ):
-        if bool(bad.any()):
-            item = f" (item {int(bad.nonzero()[0])})" if len(image) > 1 else ""
-            raise InputError(f"{name}{item} {what}")
+        if bool(is_bad.any()):
+            item = f" (item {int(is_bad.nonzero()[0])})" if len(image) > 1 else ""
+            raise InputError(f"{name}{item} {reason}")
 
 
 def _sizes(image: Tensor) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, avg_pool3d, interpolate, pad
 
 from invtoolbox import metrics
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.threads import limit_torch_threads
 from invtoolbox.data_terms import (
     DataTerm,
@@ -87,21 +88,21 @@ class Registration:
         Returns:
             The warped image, of the type and number of axes of the argument.
         """
-        given = image if isinstance(image, Tensor) else torch.as_tensor(np.asarray(image))
-        values = to_image(given, "the image").to(self.displacement)
-        if values.shape[2:] != self.displacement.shape[2:]:
-            raise InputError(
-                f"the image has {tuple(values.shape[2:])} pixels, and the registration "
-                f"{tuple(self.displacement.shape[2:])}"
-            )
+        original = image if isinstance(image, Tensor) else torch.as_tensor(np.asarray(image))
         field = self.displacement
-        values = values.expand(max(len(values), len(field)), *values.shape[1:])
-        if given.is_floating_point():
-            warped = Warp(field, self.spacing)(values)
-        else:
-            warped = Warp(_to_nearest(field, self.spacing), self.spacing)(values).round()
-        warped = warped.to(given.dtype)
-        if given.ndim == values.ndim - 2 and len(warped) == 1:
+        batch = to_image(original, "the image").to(field)
+        if batch.shape[2:] != field.shape[2:]:
+            raise InputError(
+                f"the image has {tuple(batch.shape[2:])} pixels, and the registration "
+                f"{tuple(field.shape[2:])}"
+            )
+        batch = batch.expand(max(len(batch), len(field)), *batch.shape[1:])
+        if original.is_floating_point():
+            warped = Warp(field, self.spacing)(batch)
+        else:  # whole pixels, so that labels do not mix, and no errors of rounding
+            warped = Warp(_to_nearest(field, self.spacing), self.spacing)(batch).round()
+        warped = warped.to(original.dtype)
+        if original.ndim == batch.ndim - 2 and len(warped) == 1:
             warped = warped[0, 0]
         return warped if isinstance(image, Tensor) else warped.cpu().numpy()
 
@@ -169,40 +170,39 @@ def register(
     ([1, -1], ('converged',))
     """
     source, target, lengths = read_pair(moving, fixed, spacing)
-    where = None if mask is None else to_mask(mask, target)
-    if where is not None and loss != "least-squares":
+    support = None if mask is None else to_mask(mask, target)
+    if support is not None and loss != "least-squares":
         raise InputError('mask= is for loss="least-squares"; crop the images for other losses')
     points = None if landmarks is None else to_landmarks(landmarks, lengths, target.shape[2:])
     priors = _weigh(Bending() if prior is None else prior, loss, lengths, smoothness)
-    usual: Interpolation = "cubic" if target.ndim == 4 else "linear"
-    between = usual if interpolation is None else interpolation
+    kernel: Interpolation = interpolation or ("cubic" if target.ndim == 4 else "linear")
     algorithm = solver or GaussNewton(
         preconditioner="fourier", inner_iterations=10, inner_tolerance=0.1
     )
-    # Least squares in units of the standard deviation of the fixed image, for weights that do not
-    # depend on the unit of the images.
+    # Least squares in units of the standard deviation of the fixed image, |m(p + u) - f|^2 / s^2,
+    # for weights that do not depend on the unit of the images.
     unit = (
-        _scale(target, where)
+        _scale(target, support)
         if loss == "least-squares"
         else torch.ones_like(target[:, 0].flatten(1)[:, 0])
     )
     fields, solutions, notes = [], [], []
-    small = math.prod(target.shape[2:]) < _SMALL
+    is_small = math.prod(target.shape[2:]) < _SMALL
     for item in range(len(target)):
         # Pair by pair: the answer does not depend on the batch, and neither does the work.
-        own, here = slice(item, item + 1), torch.tensor([item])
+        entry = slice(item, item + 1)
         pair = _Level.finest(
-            source[own] / unit[item],
-            target[own] / unit[item],
-            None if where is None else where[own],
+            source[entry] / unit[item],
+            target[entry] / unit[item],
+            None if support is None else support[entry],
             lengths,
         )
-        terms = priors.select(here)
+        terms = priors.select(torch.tensor([item]))
         field: Tensor | None = None
         for level in pair.pyramid(levels):
-            with limit_torch_threads(1) if small else nullcontext():
+            with limit_torch_threads(1) if is_small else nullcontext():
                 solution = solve(
-                    level.problem(loss, between),
+                    level.problem(loss, kernel),
                     terms + level.landmarks(points, landmark_weight) if points else terms,
                     algorithm,
                     1.0,
@@ -218,7 +218,7 @@ def register(
         solutions.append(solution)
         notes.extend(_findings(field, lengths, solution, item if len(target) > 1 else None))
     u = torch.cat(fields)
-    warped = Warp(u, lengths, between)(source)
+    warped = Warp(u, lengths, kernel)(source)
     return Registration(u, warped, lengths, tuple(solutions), tuple(notes))
 
 
@@ -251,20 +251,20 @@ class _Level:
 
     def pyramid(self, levels: int | None) -> list[_Level]:
         """Return this level and coarser ones, the coarsest first."""
-        found = [self]
-        while any(found[0].halved) and (levels is None or len(found) < levels):
-            found.insert(0, found[0].halve())
-        return found
+        pyramid = [self]
+        while any(pyramid[0].halved) and (levels is None or len(pyramid) < levels):
+            pyramid.insert(0, pyramid[0].halve())
+        return pyramid
 
     def halve(self) -> _Level:
         fixed = _pool(self.fixed, self.halved)
         return _Level(
-            _pool(self.moving, self.halved),
-            fixed,
-            None if self.mask is None else _pool(self.mask, self.halved),
-            tuple(h * (2 if half else 1) for h, half in zip(self.spacing, self.halved)),
-            tuple(n * (2 if half else 1) for n, half in zip(self.factors, self.halved)),
-            _axes_to_halve(fixed.shape[2:]),
+            moving=_pool(self.moving, self.halved),
+            fixed=fixed,
+            mask=None if self.mask is None else _pool(self.mask, self.halved),
+            spacing=tuple(h * (2 if half else 1) for h, half in zip(self.spacing, self.halved)),
+            factors=tuple(n * (2 if half else 1) for n, half in zip(self.factors, self.halved)),
+            halved=_axes_to_halve(fixed.shape[2:]),
         )
 
     def prolong(self, field: Tensor) -> Tensor:
@@ -290,29 +290,29 @@ class _Level:
         sizes, places = self.fixed.shape[2:], points[0]
         factors = torch.tensor(self.factors, dtype=places.dtype)
         last = torch.tensor(sizes, dtype=places.dtype) - 1
+        # Centres of pixels lie at whole numbers: a coarse pixel k covers the fine ones n k to
+        # n k + n - 1, whose middle is n (k + 1/2) - 1/2.
         places = ((places + 0.5) / factors - 0.5).clamp_min(0).minimum(last)
         below = places.floor().minimum((last - 1).clamp_min(0))
         share, count, dimensions = places - below, len(places), len(sizes)
-        rows, columns, values = [], [], []
+        # The matrix interpolates linearly: u(p) is the sum over the corners of the cell of p of
+        # u(corner) times the product over the axes of s_k or 1 - s_k, with the share s.
+        rows, columns, weights = [], [], []
         for corner in torch.cartesian_prod(*[torch.arange(2)] * dimensions):
             flat = torch.zeros(count, dtype=torch.long)
             for k, n in enumerate(sizes):
                 flat = flat * n + (below[:, k].long() + corner[k]).clamp_max(n - 1)
-            value = torch.where(corner.bool(), share, 1 - share).prod(1)
+            weights += [torch.where(corner.bool(), share, 1 - share).prod(1)] * dimensions
             for k in range(dimensions):
                 rows.append(torch.arange(count) * dimensions + k)
                 columns.append(flat + k * math.prod(sizes))
-                values.append(value)
         shape = (count * dimensions, dimensions * math.prod(sizes))
+        indices = torch.stack([torch.cat(rows), torch.cat(columns)])
         matrix = torch.sparse_coo_tensor(
-            torch.stack([torch.cat(rows), torch.cat(columns)]),
-            torch.cat(values),
-            shape,
-            check_invariants=False,
-        )
-        like = self.fixed
-        A = SparseMatrix(matrix.to(like), (dimensions, *sizes), (1, shape[0]))
-        y = points[1].flatten().view(1, 1, -1).to(like)
+            indices, torch.cat(weights), shape, check_invariants=False
+        ).to(self.fixed)
+        A = SparseMatrix(matrix, (dimensions, *sizes), (1, shape[0]))
+        y = points[1].flatten().view(1, 1, -1).to(self.fixed)
         # A coarse pixel stands for several fine ones, as in the misfit of the images.
         finest = [h / n for h, n in zip(self.spacing, self.factors)]
         share_of_pixels = 1 / math.prod(self.factors)
@@ -333,55 +333,54 @@ def _weigh(
     prior: Prior, loss: Loss | DataTerm, spacing: Sequence[float], smoothness: float
 ) -> PriorSum:
     """Return the priors with the usual weights if none was written, times the smoothness."""
-    if not 0 < smoothness < math.inf:
-        raise InputError(f"smoothness is a positive factor, got {smoothness}")
+    check_range("register", "(0, inf)", smoothness=smoothness)
     priors = prior.as_sum()
     if any(term.chosen for term in priors.terms):
         return (smoothness * priors).as_sum()
     factor = smoothness * (_WEIGHTS.get(loss, 1.0) if isinstance(loss, str) else 1.0)
     terms: list[Any] = []
-    for term in priors.terms:
-        own = term.prior
-        if not isinstance(own, DisplacementPrior):
+    for energy in (term.prior for term in priors.terms):
+        if not isinstance(energy, DisplacementPrior):
             raise InputError(
-                f"{own!r} has no usual weight for a registration; write it, as in 0.1 * "
-                f"{type(own).__name__}(...)"
+                f"{energy!r} has no usual weight for a registration; write it, as in 0.1 * "
+                f"{type(energy).__name__}(...)"
             )
-        unit = mean_length(spacing) ** own.length_power
-        terms.extend((factor * own.usual_strength * unit * own).terms)
+        # The usual strengths are for pixels of length 1.
+        unit = mean_length(spacing) ** energy.length_power
+        terms.extend((factor * energy.usual_strength * unit * energy).terms)
     return PriorSum(tuple(terms), priors.implicit)
 
 
 def _scale(image: Tensor, mask: Tensor | None) -> Tensor:
     """Return the standard deviation of the pixels that count, ``(batch,)``."""
-    found = []
+    deviations = []
     for k in range(len(image)):
         inside = image[k] if mask is None else image[k][:, mask[k, 0]]
-        found.append(inside.std(correction=0))
-    scale = torch.stack(found)
+        deviations.append(inside.std(correction=0))
+    scale = torch.stack(deviations)
     return torch.where(scale > 0, scale, 1.0)
 
 
 def _findings(
     field: Tensor, spacing: tuple[float, ...], solution: Solution, item: int | None
 ) -> list[str]:
-    where = "" if item is None else f"pair {item}: "
+    name = "" if item is None else f"pair {item}: "
     notes = []
     folded = float(metrics.folding(field, spacing)[0])
     if folded > 0:
         notes.append(
-            f"{where}the field folds at {folded:.2%} of the pixels; a larger weight of the prior "
+            f"{name}the field folds at {folded:.2%} of the pixels; a larger weight of the prior "
             "prevents it"
         )
     lengths = torch.tensor([n * h for n, h in zip(field.shape[2:], spacing)], dtype=field.dtype)
     largest = field[0].abs().flatten(1).amax(1).cpu()
     if bool((largest > 0.5 * lengths).any()):
         notes.append(
-            f"{where}a displacement is longer than half of the image; check the images' positions"
+            f"{name}a displacement is longer than half of the image; check the images' positions"
         )
     if solution.status[0] != "converged":
         notes.append(
-            f"{where}{solution.status[0]} on the finest level after "
+            f"{name}{solution.status[0]} on the finest level after "
             f"{int(solution.iterations[0])} iterations"
         )
     return notes

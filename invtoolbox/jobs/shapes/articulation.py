@@ -85,11 +85,11 @@ def find_bones(
         raise InputError(f"find_bones takes one shape at rest, got {len(body.points)}")
     rest = body.points if body.points.dtype == torch.float64 else body.points.float()
     positions = _positions(frames).to(rest)
-    lost = ~positions.isfinite().all(-1)
-    if bool(lost.any()):
-        time, point = lost.nonzero()[0].tolist()
+    is_lost = ~positions.isfinite().all(-1)
+    if bool(is_lost.any()):
+        time, point = is_lost.nonzero()[0].tolist()
         raise InputError(
-            f"{int(lost.sum())} positions of the frames are NaN or infinite, the first is point "
+            f"{int(is_lost.sum())} positions of the frames are NaN or infinite, the first is point "
             f"{point} of frame {time}; leave the point out by index="
         )
     expected = rest.shape[1] if index is None else len(index)
@@ -102,10 +102,10 @@ def find_bones(
     if noise_std is None:
         noise_std = _MODEL * float((rest[0].amax(0) - rest[0].amin(0)).norm())
     A = TrackedPoints(rest, times, index)
-    known: Literal["learned"] | Tensor = "learned" if weights is None else weights
+    skinning: Literal["learned"] | Tensor = "learned"
     if weights is not None:
-        count = weights.shape[-1]
-    bones = Bones(count, times, known, acceleration=0.1 if ordered else torch.inf)
+        skinning, count = weights, weights.shape[-1]
+    bones = Bones(count, times, skinning, acceleration=0.1 if ordered else torch.inf)
     start = rest[0] if body.faces is None else Mesh(rest[0], body.faces)
     return solve(
         Problem(A.displacements(positions[None]), A, LeastSquares(noise_std)),

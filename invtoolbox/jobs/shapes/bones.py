@@ -91,8 +91,8 @@ def _find(file: CheckedScene[BonesScene], inputs: Inputs, progress: bool) -> Sol
 def _measure(solution: Solution, inputs: Inputs) -> dict[str, float]:
     """Return mean and largest distance from the frames, in per cent of the diagonal at rest."""
     rest: Mesh = inputs["rest"]
-    moved = torch.stack([_frame(solution, rest, k).vertices for k in range(solution.x.times)])
-    distances = (moved - inputs["positions"]).norm(dim=2)
+    frames = torch.stack([_frame(solution, rest, k).vertices for k in range(solution.x.times)])
+    distances = (frames - inputs["positions"]).norm(dim=2)
     diagonal = float((rest.vertices.amax(0) - rest.vertices.amin(0)).norm())
     return {
         "distance": 100 * float(distances.mean()) / diagonal,
@@ -153,6 +153,5 @@ KIND = Kind(
     },
     usual=("npz", "ply"),
     units=dict.fromkeys(("distance", "largest"), "% of the diagonal"),
-    solution=lambda solution: solution,
     command=COMMAND,
 )

@@ -98,10 +98,10 @@ def deform(
         progress=progress,
     )
     index, positions = _handles(handles, body)
-    moved = body.points.double() + solution.x
+    points = body.points.double() + solution.x
     if noise_std is None:  # exact handles return the given position, not rest plus displacement
-        moved = moved.index_copy(1, index, positions.expand(len(moved), *positions.shape[1:]))
-    return cast(Shape, body.rebuild(moved.to(body.points.dtype)))
+        points = points.index_copy(1, index, positions.expand(len(points), *positions.shape[1:]))
+    return cast(Shape, body.rebuild(points.to(body.points.dtype)))
 
 
 def deformation(
@@ -173,7 +173,7 @@ def _handles(handles: Handles, body: Body) -> tuple[Tensor, Tensor]:
             or [torch.zeros(3)]
         )
     else:
-        index, positions = (torch.as_tensor(part, device=device) for part in handles)
+        index, positions = (torch.as_tensor(array, device=device) for array in handles)
     positions = positions.double()
     positions = positions[None] if positions.ndim == 2 else positions
     if index.ndim != 1 or not index.numel() or index.is_floating_point():
@@ -211,13 +211,13 @@ def _check_parts(graph: NeighbourGraph, index: Tensor) -> None:
     """Refuse parts without a handle; an isolated point may have none and does not move."""
     label = graph.components()
     size = torch.bincount(label)
-    held = torch.zeros_like(size, dtype=torch.bool)
-    held[label[index]] = True
-    loose = (size > 1) & ~held
-    if bool(loose.any()):
-        part = int(loose.nonzero()[0])
+    has_handle = torch.zeros_like(size, dtype=torch.bool)
+    has_handle[label[index]] = True
+    is_loose = (size > 1) & ~has_handle
+    if bool(is_loose.any()):
+        component = int(is_loose.nonzero()[0])
         raise InputError(
             f"the shape has {int((size > 1).sum())} parts that are not connected, and "
-            f"{int(loose.sum())} of them have no handle: one of {int(size[part])} points, with "
-            f"point {int((label == part).nonzero()[0])}; give it a handle, or leave it out"
+            f"{int(is_loose.sum())} of them have no handle: one of {int(size[component])} points, "
+            f"with point {int((label == component).nonzero()[0])}; give it a handle, or leave it out"
         )

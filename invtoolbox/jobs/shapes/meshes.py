@@ -21,7 +21,6 @@ The tables::
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,6 @@ from invtoolbox.catalogue.documents import Alone, CheckedScene, FilePath, Severa
 from invtoolbox.core.checks import decoding, open_arrays, require_file
 from invtoolbox.data_terms import Exact, LeastSquares
 from invtoolbox.datasets.models.meshes import read_dmat, read_mesh, write_mesh
-from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
@@ -45,7 +43,7 @@ from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of, solver_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
+from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, write_figure, write_solution
 from invtoolbox.operators import ObservedPoints
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -236,10 +234,10 @@ def _moved_handles(
                 f"{file.path}: [handles.move] names group {move.group}, and there are "
                 f"{', '.join(f'{int(g)}' for g in groups[index].unique())}"
             )
-        centre = {"centre": goal[members].mean(0), "origin": goal.new_zeros(3)}.get(
-            move.about if isinstance(move.about, str) else ""
-        )
-        centre = goal.new_tensor(move.about) if centre is None else centre
+        if move.about == "centre":
+            centre = goal[members].mean(0)
+        else:
+            centre = goal.new_tensor((0.0, 0.0, 0.0) if move.about == "origin" else move.about)
         turn = rotation(torch.deg2rad(goal.new_tensor(move.turn)))
         goal[members] = (goal[members] - centre) @ turn.T + centre + goal.new_tensor(move.shift)
     return index, goal
@@ -253,9 +251,9 @@ def _positions(path: Path, rest: Tensor) -> tuple[Tensor, Tensor]:
         with decoding(path, "text"):
             rows = np.loadtxt(require_file(path), ndmin=2)
     numbers = rows[:, 0] if rows.ndim == 2 and rows.shape[1] == 4 else np.array([0.5])
-    whole = np.isfinite(rows).all() and (numbers == numbers.round()).all()
     if (
-        not whole
+        not np.isfinite(rows).all()
+        or (numbers != numbers.round()).any()
         or len(set(numbers)) < len(numbers)
         or not 0 <= min(numbers) <= max(numbers) < len(rest)
     ):
@@ -274,11 +272,11 @@ def _with_graphs(tables: list[PriorTable], mesh: Mesh) -> list[PriorTable]:
     complete = []
     for table in tables:
         settings = dict(table.settings)
-        kind = settings.pop(
+        weights = settings.pop(
             "graph", None if {"neighbours", "radius"} & set(settings) else "clamped"
         )
-        if kind is not None:
-            settings["graph"] = NeighbourGraph.of_mesh(mesh.vertices, mesh.faces, kind)
+        if weights is not None:
+            settings["graph"] = NeighbourGraph.of_mesh(mesh.vertices, mesh.faces, weights)
         complete.append(PriorTable(name=table.name, weight=table.weight, **settings))
     return complete
 
@@ -293,11 +291,11 @@ def _measure(moved: MovedMesh, inputs: Inputs) -> dict[str, float]:
     size = _diagonal(rest) / 100
     metrics = {"moved": float(moved.solution.x[0].norm(dim=1).mean()) / size}
     if truth is not None:
-        unseen = torch.ones(len(rest), dtype=torch.bool)
-        unseen[inputs["operator"].index[0]] = False
-        if bool(unseen.any()):
+        is_unseen = torch.ones(len(rest), dtype=torch.bool)
+        is_unseen[inputs["operator"].index[0]] = False
+        if bool(is_unseen.any()):
             for name, vertices in (("unseen", moved.mesh.vertices), ("at_rest", rest)):
-                metrics[name] = float((vertices - truth).norm(dim=1)[unseen].mean()) / size
+                metrics[name] = float((vertices - truth).norm(dim=1)[is_unseen].mean()) / size
     return metrics
 
 
@@ -309,17 +307,10 @@ def _write_mesh(path: Path, moved: MovedMesh, inputs: Inputs) -> None:
     write_mesh(path, moved.mesh, overwrite=True)
 
 
-def _write_solution(path: Path, moved: MovedMesh, inputs: Inputs) -> None:
-    moved.solution.save(path, overwrite=True)
-
-
 def _write_picture(path: Path, moved: MovedMesh, inputs: Inputs) -> None:
     from invtoolbox.plotting.figures import mesh_figure
 
-    buffer = io.BytesIO()
-    figure = mesh_figure([moved.rest, moved.mesh], ["at rest", "moved"])
-    figure.savefig(buffer, format="png", dpi=110)
-    write_bytes(path, buffer.getvalue(), overwrite=True)
+    write_figure(path, mesh_figure([moved.rest, moved.mesh], ["at rest", "moved"]))
 
 
 COMMAND = SceneCommand(
@@ -346,7 +337,7 @@ KIND = Kind(
     _measure,
     {
         **{suffix: (f"mesh.{suffix}", _write_mesh) for suffix in ("ply", "obj", "off")},
-        "h5": ("solution.h5", _write_solution),
+        "h5": ("solution.h5", write_solution),
         "png": ("mesh.png", _write_picture),
     },
     usual=("ply", "h5", "png"),

@@ -37,7 +37,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from invtoolbox import datasets
-from invtoolbox.catalogue.documents import Alone, CheckedScene, Several, Table
+from invtoolbox.catalogue.documents import Alone, CheckedScene, FilePath, Several, Table
 from invtoolbox.catalogue.registry import build, lookup
 from invtoolbox.core.checks import decoding
 from invtoolbox.data_terms.base import DataTerm
@@ -52,7 +52,7 @@ from invtoolbox.jobs.images.parts import prior_of, solver_of
 from invtoolbox.jobs.images.tables import DataTerm as DataTermTable
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
-from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.jobs.job import SceneJob, read_json, write_json
 from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.photographs.photographs import Photographs, judge, split_views
 from invtoolbox.jobs.photographs.representations import GaussianModel
@@ -87,21 +87,33 @@ _POSE_STEPS = 100
 class MotionTable(Table):
     """Gaussians at rest and pictures at several times, or a simulation of both."""
 
-    simulate: Simulated | None = None
-    film: FilmedMesh | None = None
-    rest: str | None = None
-    pictures: list[str] | str | None = None
-    hold_out: list[str] = Field(default_factory=list)
-    background: float | tuple[float, float, float] = 0.0
-    largest_side: int | None = Field(None, ge=1)
-    nodes: int | None = Field(None, ge=1)
-    bones: int | None = Field(None, ge=1)
+    simulate: Simulated | None = Field(None, description="simulation of a bar that bends")
+    film: FilmedMesh | None = Field(None, description="simulated pictures of a moving mesh")
+    rest: FilePath | None = Field(None, description="PLY file of the Gaussians at rest")
+    pictures: list[FilePath] | FilePath | None = Field(
+        None,
+        description="one folder of photographs with cameras per time, in their order, or a pattern "
+        "of these folders",
+    )
+    hold_out: list[str] = Field(
+        default_factory=list, description="names or patterns of the held-out views"
+    )
+    background: float | tuple[float, float, float] = Field(
+        0.0, description="color behind the Gaussians"
+    )
+    largest_side: int | None = Field(
+        None, ge=1, description="largest side of a picture; larger ones are reduced"
+    )
+    nodes: int | None = Field(
+        None, ge=1, description="number of control nodes; by default every Gaussian moves by itself"
+    )
+    bones: int | None = Field(None, ge=1, description="number of bones, in place of nodes")
 
     @model_validator(mode="after")
     def _measured_or_simulated(self) -> MotionTable:
-        simulated = [table for table in (self.simulate, self.film) if table is not None]
-        given = (self.rest is not None, self.pictures is not None)
-        if len(simulated) > 1 or given != (not simulated,) * 2:
+        simulations = [table for table in (self.simulate, self.film) if table is not None]
+        measured = (self.rest is not None, self.pictures is not None)
+        if len(simulations) > 1 or measured != (not simulations,) * 2:
             raise ValueError(
                 "give either both rest and pictures, or the table [motion.simulate], or the table "
                 "[motion.film]"
@@ -122,21 +134,25 @@ class MovingOutput(Table):
     ``model`` is a PLY file of the Gaussians per time, ``png`` a picture of all times.
     """
 
-    folder: str | None = None
-    formats: list[Literal["model", "png"]] = Field(["model", "png"])
+    folder: str | None = Field(None, description="folder of the results")
+    formats: list[Literal["model", "png"]] = Field(
+        ["model", "png"], description="formats of the results"
+    )
 
 
 class MovingScene(Table):
     """Scene file of a moving object."""
 
-    title: str | None = None
+    title: str | None = Field(None, description="title of the report")
     motion: MotionTable
-    prior: Several[PriorTable] = Field([PriorTable(name="arap", weight=10.0)])
+    prior: Several[PriorTable] = Field(
+        [PriorTable(name="arap", weight=10.0)], description="priors of rigidity"
+    )
     data_term: Alone[DataTermTable] = DataTermTable(name="photometric", similarity=0.0)
     solver: Alone[SolverTable] = SolverTable()
-    regularization: float = Field(1.0, gt=0)
+    regularization: float = Field(1.0, gt=0, description="factor on the priors")
     output: MovingOutput = Field(default_factory=MovingOutput)
-    seed: int = 0
+    seed: int = Field(0, description="seed of the simulation and of the solver")
 
 
 class MovingSceneFile(CheckedScene[MovingScene]):
@@ -176,24 +192,23 @@ class MovingSceneFile(CheckedScene[MovingScene]):
         rest = read_splats(self.locate(str(table.rest)))
         frames = []
         for folder in self._folders():
-            found = datasets.open_views(folder, largest_side=table.largest_side)
+            views = datasets.open_views(folder, largest_side=table.largest_side)
             try:
-                frames.append(split_views(found, table.hold_out))
+                frames.append(split_views(views, table.hold_out))
             except InputError as error:
                 raise InputError(f"{self.path}: [motion]: {folder}: {error}") from error
         return Sequence(rest, tuple(frames))
 
     def _folders(self) -> list[Path]:
-        given = self.scene.motion.pictures
-        if not isinstance(given, str):
-            assert given is not None
-            return [self.locate(one) for one in given]
+        pattern = self.scene.motion.pictures
+        if not isinstance(pattern, str):
+            return [self.locate(name) for name in pattern or ()]
         for base in (self.path.parent, Path(), datasets.data_folder()):
-            found = sorted(Path(one) for one in glob.glob(str(base / Path(given).expanduser())))
-            if found:
-                return found
+            names = glob.glob(str(base / Path(pattern).expanduser()))
+            if names:
+                return sorted(map(Path, names))
         raise InputError(
-            f"{self.path}: [motion]: no folder matches {given}; give one folder of photographs "
+            f"{self.path}: [motion]: no folder matches {pattern}; give one folder of photographs "
             "with cameras per time"
         )
 
@@ -241,11 +256,6 @@ class MovingOutcome:
         return sum(self.metrics[name]) / len(self.metrics[name])
 
 
-def prepare(scene: str | Path, request: Request) -> MovingJob:
-    """Read and check a scene of a moving object, and return its job."""
-    return MovingJob.prepare(read_moving_scene(scene, request.overrides), request)
-
-
 def read_moving_scene(
     scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> MovingSceneFile:
@@ -279,42 +289,42 @@ class MovingJob(SceneJob[MovingScene]):
         state = _read_state(folder / STATE) if self.resume and (folder / STATE).exists() else None
         done = 0 if state is None else state["motion.turns"].shape[1]
         if state is not None and done == times and measures.exists():
-            known = read_json(measures)
+            saved = read_json(measures)
             moving = file.deformation(rest, times).prepare(None, None).decode(state)
-            return MovingOutcome(moving, folder, known["metrics"], known["held_out"])
+            return MovingOutcome(moving, folder, saved["metrics"], saved["held_out"])
         self.start(content)
         measures.unlink(missing_ok=True)
-        bones = file.scene.motion.bones is not None
-        if bones:
-            parts = [] if done else [range(times)]
-        else:
-            parts = [range(k, k + 1) for k in range(done, times)]
-        represented = file.deformation(rest, times if bones else 1)
-        prior: Prior = represented if explicit is None else represented + explicit
+        # Bones have the same weights at all times, which are solved together.
+        has_bones = file.scene.motion.bones is not None
+        together = times if has_bones else 1
+        deformation = file.deformation(rest, together)
+        prior: Prior = deformation if explicit is None else deformation + explicit
         diverged: list[int] = []
         try:
-            for part in parts:
-                problem = _problem(file.model(rest), [sequence.frames[k] for k in part], term)
+            for first in range(done, times, together):
+                frames = sequence.frames[first : first + together]
+                problem = _problem(file.model(rest), frames, term)
                 solution = solve(
                     problem,
                     prior,
                     solver,
                     regularization=file.scene.regularization,
                     initial=None if state is None else {n: t[:, -1:] for n, t in state.items()},
-                    max_iterations=budgets.max_iterations or (BONES_STEPS if bones else STEPS),
+                    max_iterations=budgets.max_iterations or (BONES_STEPS if has_bones else STEPS),
                     tolerance=budgets.tolerance or 0.0,
                     time_limit=budgets.time_limit,
                     seed=file.scene.seed,
                     progress=progress,
                 )
-                diverged += part if "diverged" in solution.status else []
-                found: dict[str, Tensor] = {n: t.cpu() for n, t in solution.parameters.items()}
-                state = (
-                    found
-                    if state is None
-                    else {n: torch.cat([state[n], t], 1) for n, t in found.items()}
-                )
-                write_bytes(folder / STATE, save(_contiguous(state)), overwrite=True)
+                if "diverged" in solution.status:
+                    diverged += range(first, first + together)
+                parameters: dict[str, Tensor] = solution.parameters
+                if state is None:
+                    state = {n: t.cpu() for n, t in parameters.items()}
+                else:
+                    state = {n: torch.cat([state[n], t.cpu()], 1) for n, t in parameters.items()}
+                tensors = {n: t.contiguous() for n, t in state.items()}
+                write_bytes(folder / STATE, save(tensors), overwrite=True)
         except KeyboardInterrupt:
             raise self.interrupted(
                 state is not None, f"the times so far are in {folder / STATE}"
@@ -345,13 +355,13 @@ class MovingJob(SceneJob[MovingScene]):
         self, sequence: Sequence, moving: Moving, diverged: tuple[int, ...]
     ) -> MovingOutcome:
         folder, formats = self.folder, self.file.scene.output.formats
-        held = len(sequence.frames[0].held) > 0
+        has_held_out = len(sequence.frames[0].held) > 0
         metrics, strip = self._judge(moving, sequence.frames, sequence.truth)
         if sequence.poses:
             posed = _pose(moving, sequence)
-            unseen, more = self._judge(posed, sequence.poses, sequence.true_poses)
-            metrics |= {f"unseen {name}": values for name, values in unseen.items()}
-            strip += more
+            metrics_of_poses, columns = self._judge(posed, sequence.poses, sequence.true_poses)
+            metrics |= {f"unseen {name}": values for name, values in metrics_of_poses.items()}
+            strip += columns
         written = [folder / STATE]
         if "model" in formats:
             make_folder(folder / MODELS)
@@ -362,72 +372,62 @@ class MovingJob(SceneJob[MovingScene]):
         if "png" in formats:
             write_png(folder / STRIP, torch.cat(strip, 2), (0.0, 1.0), overwrite=True)
             written.append(folder / STRIP)
-        write_json(folder / "metrics.json", {"metrics": metrics, "held_out": held})
+        write_json(folder / "metrics.json", {"metrics": metrics, "held_out": has_held_out})
         written.append(folder / "metrics.json")
-        return MovingOutcome(moving, folder, metrics, held, tuple(written), diverged)
+        return MovingOutcome(moving, folder, metrics, has_held_out, tuple(written), diverged)
 
     def _judge(
-        self,
-        moving: Moving,
-        frames: list[Photographs] | tuple[Photographs, ...],
-        truth: Tensor | None,
+        self, moving: Moving, frames: tuple[Photographs, ...], truth: Tensor | None
     ) -> tuple[dict[str, list[float]], list[Tensor]]:
         """Return the metrics of every time, and pictures of it, measured above rendered."""
         model = self.file.model(moving.shape)
         quality, strip = [], []
         for k, frame in enumerate(frames):
-            seen = model.look(moving.at(k), frame.judged.cameras).color
-            scores = judge(seen, frame.judged, model.shade(), ("psnr",))["psnr"]
+            rendered = model.look(moving.at(k), frame.judged.cameras).color
+            scores = judge(rendered, frame.judged, model.shade(), ("psnr",))["psnr"]
             quality.append(float(scores.mean()))
-            strip.append(torch.cat([frame.judged.on(model.shade())[0], seen[0]], 1))
+            strip.append(torch.cat([frame.judged.on(model.shade())[0], rendered[0]], 1))
         metrics = {"psnr": quality}
         if truth is not None:
             points = moving.shape.means[0]
             diagonal = float((points.amax(0) - points.amin(0)).norm())
-            off = (moving.displacements[0] - truth).norm(dim=-1).mean(1)
-            metrics["error"] = (100 * off / diagonal).tolist()
+            distance = (moving.displacements[0] - truth).norm(dim=-1).mean(1)
+            metrics["error"] = (100 * distance / diagonal).tolist()
         return metrics, strip
 
 
-def _problem(
-    model: GaussianModel, frames: list[Photographs] | tuple[Photographs, ...], term: DataTerm
-) -> Problem:
+def _problem(model: GaussianModel, frames: tuple[Photographs, ...], term: DataTerm) -> Problem:
     """Return the problem of the training views of some times."""
-    views = [frame.train for frame in frames]
-    each = [model.problem(one, term) for one in views]
-    A = OverTime([problem.operator for problem in each])
-    if len(each) == 1:
-        return each[0].with_operator(A)
-    views = [one.read() for one in views]
-    masks = [torch.ones_like(one.alpha) if one.mask is None else one.mask for one in views]
-    every = PosedPictures(
+    problems = [model.problem(frame.train, term) for frame in frames]
+    A = OverTime([problem.operator for problem in problems])
+    if len(problems) == 1:
+        return problems[0].with_operator(A)
+    views = [frame.train.read() for frame in frames]
+    masks = [torch.ones_like(view.alpha) if view.mask is None else view.mask for view in views]
+    joined = PosedPictures(
         A.cameras,
-        torch.cat([one.pictures for one in views]),
-        torch.cat([one.alpha for one in views]),
-        mask=None if all(one.mask is None for one in views) else torch.cat(masks),
+        torch.cat([view.pictures for view in views]),
+        torch.cat([view.alpha for view in views]),
+        mask=None if all(view.mask is None for view in views) else torch.cat(masks),
     )
-    return model.problem(every, term).with_operator(A)
+    return model.problem(joined, term).with_operator(A)
 
 
 def _pose(moving: Moving, sequence: Sequence) -> Moving:
     """Return the Gaussians in the unseen poses, found from the places of the markers alone."""
     assert sequence.markers is not None and sequence.true_poses is not None
     rest, weights = sequence.rest.means[0], moving._bones("an unseen pose").weights[0]
-    there = (rest + sequence.true_poses)[:, sequence.markers]
-    found = find_bones(
+    places = (rest + sequence.true_poses)[:, sequence.markers]
+    posed = find_bones(
         rest,
-        there,
+        places,
         index=sequence.markers,
         weights=weights,
         ordered=False,
         max_iterations=_POSE_STEPS,
     ).x
-    bones = found.skinning
-    return Moving(found.displacements, blend_turns(bones.weights, bones.poses), moving.shape, bones)
-
-
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+    bones = posed.skinning
+    return Moving(posed.displacements, blend_turns(bones.weights, bones.poses), moving.shape, bones)
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
@@ -436,4 +436,4 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         return load_file(path)
 
 
-KIND = OwnKind(prepare)
+KIND = OwnKind(MovingScene, read_moving_scene, MovingJob.prepare)

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from invtoolbox.catalogue.documents import Table
+from invtoolbox.catalogue.documents import FilePath, Table
 from invtoolbox.datasets.models.meshes import read_mesh
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError
@@ -28,17 +28,19 @@ _DIAGONAL = 4.2
 class Filmed(Table):
     """Cameras on two circles around an object; those that are held out see it without noise."""
 
-    cameras: int = Field(3, ge=1)
-    held_out: int = Field(6, ge=0)
-    size: tuple[int, int] = (40, 48)
-    noise_std: float = Field(0.02, ge=0)
+    cameras: int = Field(3, ge=1, description="number of cameras of the training views")
+    held_out: int = Field(6, ge=0, description="number of cameras of the held-out views")
+    size: tuple[int, int] = Field((40, 48), description="rows and columns of a picture")
+    noise_std: float = Field(
+        0.02, ge=0, description="standard deviation of the noise of the training views"
+    )
 
 
 class Simulated(Filmed):
     """Simulated pictures of a bar that bends."""
 
-    motion: bending.Bend = "bend"
-    times: int = Field(8, ge=1)
+    motion: bending.Bend = Field("bend", description="motion of the bar")
+    times: int = Field(8, ge=1, description="number of times")
 
 
 class FilmedMesh(Filmed):
@@ -48,11 +50,17 @@ class FilmedMesh(Filmed):
     poses are found from the places of a few markers.
     """
 
-    path: str
-    points: int = Field(500, ge=1)
-    frames: int = Field(ge=2)
-    unseen: list[int] = Field(default_factory=list)
-    markers: int = Field(40, ge=1)
+    path: FilePath = Field(
+        description="archive with the vertices (T, N, 3) and the faces of a moving mesh"
+    )
+    points: int = Field(500, ge=1, description="number of Gaussians")
+    frames: int = Field(ge=2, description="number of frames; the first one is the shape at rest")
+    unseen: list[int] = Field(
+        default_factory=list, description="numbers of the frames that take no part"
+    )
+    markers: int = Field(
+        40, ge=1, description="number of Gaussians whose places are known in unseen frames"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +110,10 @@ def film_mesh(table: FilmedMesh, path: Path, background: float | tuple, seed: in
         seed: seed of the noise.
     """
     count = table.frames
-    wrong = [k for k in table.unseen if not 0 < k < count]
-    if wrong:
+    invalid = [k for k in table.unseen if not 0 < k < count]
+    if invalid:
         raise InputError(
-            f"{path}: frame {wrong[0]} cannot be unseen; give numbers from 1 to {count - 1} "
+            f"{path}: frame {invalid[0]} cannot be unseen; give numbers from 1 to {count - 1} "
             "(frame 0 is the shape at rest)"
         )
     meshes = [read_mesh(path, k) for k in range(count)]
@@ -114,8 +122,8 @@ def film_mesh(table: FilmedMesh, path: Path, background: float | tuple, seed: in
             f"{path}: {table.points} points of {len(meshes[0].vertices)} vertices were asked for; "
             "lower film.points"
         )
-    chosen = farthest_points(meshes[0].vertices, table.points)
-    places = torch.stack([mesh.vertices[chosen] for mesh in meshes]).float()
+    index = farthest_points(meshes[0].vertices, table.points)
+    places = torch.stack([mesh.vertices[index] for mesh in meshes]).float()
     low, high = places[0].amin(0), places[0].amax(0)
     places = (places - (low + high) / 2) * (_DIAGONAL / (high - low).norm())
     # y of a mesh points up, and y of cameras down. The longer side lies along x, as in the bar.
@@ -125,16 +133,17 @@ def film_mesh(table: FilmedMesh, path: Path, background: float | tuple, seed: in
     else:
         places = places[..., [2, 1, 0]] * places.new_tensor([1.0, -1.0, 1.0])
     rest = bending.paint(places[0])
-    moved = places - places[0]
-    seen = [k for k in range(count) if k not in table.unseen]
+    displacements = places - places[0]
     unseen = sorted(set(table.unseen))
-    return Sequence(
-        rest,
-        film(rest, moved[seen], table, background, seed),
-        moved[seen],
-        film(rest, moved[unseen], table, background, seed),
-        moved[unseen] if unseen else None,
-        farthest_points(places[0], min(table.markers, table.points)) if unseen else None,
+    truth = displacements[[k for k in range(count) if k not in unseen]]
+    sequence = Sequence(rest, film(rest, truth, table, background, seed), truth)
+    if not unseen:
+        return sequence
+    return replace(
+        sequence,
+        poses=film(rest, displacements[unseen], table, background, seed),
+        true_poses=displacements[unseen],
+        markers=farthest_points(places[0], min(table.markers, table.points)),
     )
 
 
@@ -162,18 +171,18 @@ def film(
     )
 
     def pictures(now: Splats, cameras: Cameras, noise: torch.Generator | None) -> PosedPictures:
-        if not len(cameras):
-            seen = torch.zeros(1, 3, 0, *table.size)
+        if len(cameras):
+            rendered = model.operator(cameras)(now)
         else:
-            seen = model.operator(cameras)(now)
+            rendered = torch.zeros(1, 3, 0, *table.size)
         if noise is not None:
-            seen = seen + table.noise_std * torch.randn(seen.shape, generator=noise)
-        views = seen[0].transpose(0, 1)
+            rendered = rendered + table.noise_std * torch.randn(rendered.shape, generator=noise)
+        views = rendered[0].transpose(0, 1)
         return PosedPictures(cameras, views, torch.ones_like(views[:, :1]))
 
     frames = []
-    for k, moved in enumerate(displacements, start=1):
-        now = replace(rest, means=rest.means + moved)
+    for k, displacement in enumerate(displacements, start=1):
+        now = replace(rest, means=rest.means + displacement)
         noise = torch.Generator().manual_seed(seed + k)
         frames.append(Photographs(pictures(now, train, noise), pictures(now, held, None)))
     return tuple(frames)

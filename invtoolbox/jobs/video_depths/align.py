@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms import LeastSquares, Student
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
@@ -37,7 +38,8 @@ _SPREADS = (0.05, 0.1, 0.2, 0.4)
 _SWEEPS, _CHANGES = 3, (-0.3, -0.1, 0.0, 0.1, 0.3)
 
 #: Ratio of the standard deviation of Gaussian noise to its median modulus, and of the standard
-#: deviation of gaps, one end of which is interpolated, to the standard deviation of the maps.
+#: deviation of gaps, one end of which is interpolated, to the standard deviation of the maps. The
+#: squared weights of a bilinear interpolation add up to (2 / 3)^2 in the mean.
 _MEDIAN, _DIFFERENCE = 1.4826, (1 + 4 / 9) ** 0.5
 
 
@@ -110,31 +112,29 @@ def align_depths(
     >>> found.scale.round(decimals=1)
     tensor([[2., 2., 2.]])
     """
-    given = torch.as_tensor(maps)
-    if not given.is_floating_point():
-        given = given.float()
-    if given.ndim == 3:
-        given = given[None]
+    batch = torch.as_tensor(maps)
+    if not batch.is_floating_point():
+        batch = batch.float()
+    if batch.ndim == 3:
+        batch = batch[None]
     count = len(cameras)
-    if given.ndim != 4 or tuple(given.shape[1:]) != (count, *cameras.size):
+    if batch.ndim != 4 or tuple(batch.shape[1:]) != (count, *cameras.size):
         raise InputError(
             f"align_depths with {count} cameras of {cameras.size[0]} by {cameras.size[1]} pixels "
-            f"takes maps ({count}, {cameras.size[0]}, {cameras.size[1]}), got {tuple(given.shape)}"
+            f"takes maps ({count}, {cameras.size[0]}, {cameras.size[1]}), got {tuple(batch.shape)}"
         )
-    if noise is not None and not noise > 0:
-        raise InputError(f"noise must be a positive share of the depth, got {noise}")
-    if not consistency >= 0:
-        raise InputError(f"consistency must be 0 or more, got {consistency}")
-    known = given.isfinite() & (given != 0)
-    clean = torch.where(known, given, torch.nan)
-    rows = [
+    check_range("align_depths", "(0, inf]", noise=noise)
+    check_range("align_depths", "[0, inf]", consistency=consistency)
+    clean = torch.where(batch.isfinite() & (batch != 0), batch, torch.nan)
+    items = [
         _align_item(item[None, None], cameras, noise, consistency, max_iterations, progress)
         for item in clean
     ]
-    depths, aligned, scale, shift, levels = (torch.cat(parts) for parts in list(zip(*rows))[:5])
-    alignments, solutions = ([row[k] for row in rows] for k in (5, 6))
+    tensors = ("depths", "aligned", "scale", "shift", "noise")
     return AlignedDepths(
-        depths, aligned, scale, shift, levels, tuple(alignments), tuple(s for s in solutions if s)
+        **{name: torch.cat([getattr(item, name) for item in items]) for name in tensors},
+        alignments=tuple(solution for item in items for solution in item.alignments),
+        solutions=tuple(solution for item in items for solution in item.solutions),
     )
 
 
@@ -145,43 +145,45 @@ def _align_item(
     consistency: float,
     max_iterations: int,
     progress: bool,
-) -> tuple[Any, ...]:
+) -> AlignedDepths:
     """Align the maps of one item, ``(1, 1, C, rows, columns)``."""
     alignment = _find_scales(maps, cameras)
+    # The solution holds depth = exp(x_0) map + x_1, and the result map = scale depth + shift.
     gain, offset = alignment.x[0, 0].exp().to(maps), alignment.x[0, 1].to(maps)
     aligned = gain[:, None, None] * maps + offset[:, None, None]
-    known = aligned > 0  # also false for NaN
-    start = torch.where(known, aligned, 0.0)
+    is_known = aligned > 0  # also false for NaN
+    start = torch.where(is_known, aligned, 0.0)
     level = _noise_of_gaps(maps, cameras, alignment.x.to(maps)) if noise is None else noise
-    solution, depths = None, start
+    solutions: tuple[Solution, ...] = ()
+    depths = start
     if consistency > 0:
         # A pair of views is compared where both are known; the prior is their mean misfit. Its
-        # weight makes gaps of a sixth of the noise as costly as the noise itself.
-        pairs = (len(cameras) - 1) * known.sum()
+        # weight makes gaps of a sixth of the noise as costly as the noise itself: with the
+        # smoothing s = level, small relative gaps r cost r^2 / (2 s) each.
+        pairs = (len(cameras) - 1) * is_known.sum()
         weight = consistency * float(pairs) * level / (level / 6) ** 2
-        weights = torch.where(known, (level * start.clamp_min(1e-6)).square().reciprocal(), 0.0)
+        weights = torch.where(is_known, (level * start.clamp_min(1e-6)).square().reciprocal(), 0.0)
         prior = DepthConsistency(cameras, max(0.05, 5 * level), level)
         solution = solve(
             Problem(start, Identity(tuple(start.shape[1:])), LeastSquares(weights=weights)),
             weight * prior,
-            Adam(learning_rate=0.2 * level * float(start[known].median())),
+            Adam(learning_rate=0.2 * level * float(start[is_known].median())),
             max_iterations=max_iterations,
             initial=start,
             tolerance=0,
             progress=progress,
             check=False,
         )
-        depths = torch.where(known, solution.x, 0.0)
+        solutions, depths = (solution,), torch.where(is_known, solution.x, 0.0)
     scale = 1 / gain
-    noise_level = torch.as_tensor([level], dtype=maps.dtype, device=maps.device)
-    return (
-        depths[:, 0],
-        aligned[:, 0],
-        scale[None],
-        (-offset * scale)[None],
-        noise_level,
-        alignment,
-        solution,
+    return AlignedDepths(
+        depths=depths[:, 0],
+        aligned=aligned[:, 0],
+        scale=scale[None],
+        shift=(-offset * scale)[None],
+        noise=torch.as_tensor([level], dtype=maps.dtype, device=maps.device),
+        alignments=(alignment,),
+        solutions=solutions,
     )
 
 
@@ -196,10 +198,13 @@ def _find_scales(maps: Tensor, cameras: Cameras) -> Solution:
             "different positions"
         )
     y = A.measurements()
-    middle = torch.stack([own[k].median() for own, k in zip(A.maps[0], A.known[0])])
-    width = torch.stack(
-        [(own[k] - m).abs().median() for own, k, m in zip(A.maps[0], A.known[0], middle)]
-    ).clamp_min(1e-3 * A.spread[0])
+    # Median and median absolute deviation of every map.
+    views = [depth[is_known] for depth, is_known in zip(A.maps[0], A.known[0])]
+    middle = torch.stack([view.median() for view in views])
+    deviations = [(view - centre).abs().median() for view, centre in zip(views, middle)]
+    width = torch.stack(deviations).clamp_min(1e-3 * A.spread[0])
+    # Maps whose middle lies at some baselines from the cameras, with some relative relief. The
+    # misfit has many minima, so the best trial is improved view by view before it is solved for.
     starts = []
     for factor in _MIDDLES:
         for share in _SPREADS:
@@ -208,28 +213,29 @@ def _find_scales(maps: Tensor, cameras: Cameras) -> Solution:
     x = min(starts, key=lambda start: _cost(A, start))
     for view in [*range(A.domain_shape[1])] * _SWEEPS:
         x = min(_vary(x, view, float(middle[view])), key=lambda trial: _cost(A, trial))
-    found = x[None]
+    guess = x[None]
     for noise_std in _WIDTHS:
         # What a view sees is found again for every width, and fixed in between.
-        term = Student(1.0, noise_std=noise_std, weights=A.with_seen(found)[1].to(y))
+        term = Student(1.0, noise_std=noise_std, weights=A.with_seen(guess)[1].to(y))
         solution = solve(
             Problem(y, A, term),
             None,
             LevenbergMarquardt(inner_iterations=4 * A.domain_shape[1], inner_tolerance=1e-3),
-            initial=found,
+            initial=guess,
             max_iterations=20,
             tolerance=1e-3,
             progress=False,
             check=False,
         )
-        found = solution.x
+        guess = solution.x
     return solution
 
 
 def _cost(A: DepthGaps, x: Tensor) -> float:
     """Return the mean misfit of the pixels that are seen; the others count as grossly wrong."""
-    gaps, seen = A.with_seen(x[None])
-    gaps = torch.where(seen, gaps, 1.0)
+    gaps, is_seen = A.with_seen(x[None])
+    gaps = torch.where(is_seen, gaps, 1.0)
+    # log(1 + (gap / s)^2), the misfit of `Student` with one degree of freedom.
     return float((gaps / _WIDTHS[0]).square().log1p().mean())
 
 
@@ -239,10 +245,10 @@ def _vary(x: Tensor, view: int, middle: float) -> Tensor:
     trials = [x]
     for change in _CHANGES:
         for further in _CHANGES:
-            other = x.clone()
-            other[0, view] += change
-            other[1, view] = depth * math.exp(further) - other[0, view].exp() * middle
-            trials.append(other)
+            trial = x.clone()
+            trial[0, view] += change
+            trial[1, view] = depth * math.exp(further) - trial[0, view].exp() * middle
+            trials.append(trial)
     return torch.stack(trials)
 
 
@@ -253,16 +259,17 @@ def _shrink(maps: Tensor, cameras: Cameras) -> tuple[Tensor, Cameras]:
     low, wide = rows // side, columns // side
     blocks = maps[..., : low * side, : wide * side].unflatten(-1, (wide, side))
     blocks = blocks.unflatten(-3, (low, side)).transpose(-3, -2).flatten(-2)
-    whole = blocks.isfinite().to(maps).mean(-1) > 0.5
-    small = torch.where(whole, blocks.nanmean(-1), torch.nan)
+    is_known = blocks.isfinite().to(maps).mean(-1) > 0.5
+    small = torch.where(is_known, blocks.nanmean(-1), torch.nan)
     return small, replace(cameras, size=(low * side, wide * side)).scale(1 / side)
 
 
 def _noise_of_gaps(maps: Tensor, cameras: Cameras, x: Tensor) -> float:
     """Estimate the relative noise of the depths from the gaps between views."""
     A = DepthGaps(maps, cameras)
-    apart, seen = A.with_seen(x)
-    gaps = apart[seen].abs().median()
+    gaps, is_seen = A.with_seen(x)
+    median = gaps[is_seen].abs().median()
+    # Gaps are in standard deviations of a map, which are exp(x_0) times as large for its depths.
     spread = (x[:, 0].exp() * A.spread)[:, None, :, None, None]
     unit = (A.depths(x) / spread)[A.known.unsqueeze(1)].median()
-    return max(1e-4, _MEDIAN / _DIFFERENCE * float(gaps / unit))
+    return max(1e-4, _MEDIAN / _DIFFERENCE * float(median / unit))

@@ -103,12 +103,18 @@ def _read(file: CheckedScene[VideoScene]) -> Inputs:
         maps, truth = _read_maps(file, views), None
     else:
         maps, truth = _simulate(views, table.simulate)
-    return {"maps": maps, "cameras": views.cameras.to(torch.float64), "truth": truth}
+    cameras = views.cameras.to(torch.float64)
+    return {
+        "maps": maps,
+        "cameras": cameras.world_to_camera,
+        "pinholes": cameras,
+        "truth": truth,
+    }
 
 
 def _align(file: CheckedScene[VideoScene], inputs: Inputs, progress: bool) -> AlignedDepths:
     settings = file.scene.alignment.model_dump()
-    return align_depths(inputs["maps"], inputs["cameras"], progress=progress, **settings)
+    return align_depths(inputs["maps"], inputs["pinholes"], progress=progress, **settings)
 
 
 def _read_maps(file: CheckedScene[VideoScene], views: Any) -> Tensor:
@@ -190,7 +196,7 @@ def _write_depths(path: Path, depths: AlignedDepths, inputs: Inputs) -> None:
             depths=depths.depths[0].numpy(),
             scale=depths.scale[0].numpy(),
             shift=depths.shift[0].numpy(),
-            names=np.array(inputs["cameras"].names),
+            names=np.array(inputs["pinholes"].names),
         )
 
 

@@ -88,6 +88,8 @@ def invert_waveforms(
             f"the start has velocities from {float(initial.amin()):g} to {float(initial.amax()):g} "
             f"m/s, and the survey takes {low:g} to {high:g}; clamp the start or widen velocities="
         )
+    # One problem per band, D(P_b A(x), P_b y) + R(x), from the answer of the band before. Low
+    # frequencies come first, because their periods are longer than the errors of the start.
     term = LeastSquares() if data_term is None else data_term
     terms = Box(low, high) if prior is None else prior + Box(low, high)
     solver = LBFGS(scale=survey.distances()) if solver is None else solver
@@ -112,10 +114,10 @@ def invert_waveforms(
 def _note(band: float, objectives: Tensor) -> str:
     """Return how much the objective fell in a band, from ``(iterations, batch)`` values."""
     falls = []
-    for values in objectives.unbind(1):
-        known = values[values.isfinite()]
-        if len(known) and known[0] != 0:
-            falls.append(f"{float(known[-1] / known[0]):.2g}")
+    for objective in objectives.unbind(1):
+        finite = objective[objective.isfinite()]  # NaN after an item has stopped
+        if len(finite) and finite[0] != 0:
+            falls.append(f"{float(finite[-1] / finite[0]):.2g}")
     if not falls:
         return f"up to {band:g} Hz no iteration was needed"
     return (

@@ -18,7 +18,6 @@ The tables::
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 
@@ -31,15 +30,16 @@ from invtoolbox.catalogue.documents import CheckedScene, FilePath, Several, Tabl
 from invtoolbox.core.checks import decoding, open_arrays, require_file
 from invtoolbox.data_terms import LeastSquares, Sobolev
 from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.datasets.output import write_bytes, write_npy
+from invtoolbox.datasets.output import write_npy
 from invtoolbox.datasets.scans.segy import read_segy
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
+from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, write_figure, write_solution
 from invtoolbox.jobs.waves.invert import invert_waveforms
 from invtoolbox.operators import AcousticWaves
+from invtoolbox.plotting.canvas import new_figure
 from invtoolbox.simulation.wavelets import ricker
 from invtoolbox.solution import Solution
 
@@ -131,15 +131,11 @@ def _survey(
     step = width / simulated.shots
     along = torch.linspace(step / 2, width - step / 2, simulated.shots)
     every = torch.linspace(0, width, simulated.receivers)
-    A = AcousticWaves(
-        (rows, columns),
-        spacing,
-        torch.stack([torch.full_like(along, spacing), along], 1),
-        torch.stack([torch.full_like(every, spacing), every], 1),
-        _wavelet(file, inversion.time_step, simulated.samples),
-        inversion.time_step,
-        inversion.velocities,
-        samples=simulated.samples,
+    shots, receivers = (
+        torch.stack([torch.full_like(line, spacing), line], 1) for line in (along, every)
+    )
+    A = _acoustic_waves(
+        file, (rows, columns), shots, receivers, inversion.time_step, simulated.samples
     )
     return A.simulate(truth, simulated.noise_std, simulated.seed), A, truth
 
@@ -183,24 +179,32 @@ def _recorded(file: CheckedScene[WaveScene]) -> tuple[Tensor, AcousticWaves]:
     end = max(float(shots[:, 1].max()), float(receivers[..., 1].max()))
     columns = math.ceil(end / inversion.spacing - 1e-6) + 1
     assert table.rows is not None
-    samples = gathers.records.shape[-1]
-    A = AcousticWaves(
-        (table.rows, columns),
-        inversion.spacing,
-        shots,
-        receivers,
-        _wavelet(file, gathers.time_step, samples),
-        gathers.time_step,
-        inversion.velocities,
-        samples=samples,
-    )
+    grid, samples = (table.rows, columns), gathers.records.shape[-1]
+    A = _acoustic_waves(file, grid, shots, receivers, gathers.time_step, samples)
     return gathers.records[None, None], A
 
 
-def _wavelet(file: CheckedScene[WaveScene], time_step: float, samples: int) -> Tensor:
-    """Return a Ricker wavelet, cut where it ends near 0."""
-    frequency = file.scene.inversion.frequency
-    return ricker(frequency, time_step, min(samples, math.ceil(2.4 / frequency / time_step)))
+def _acoustic_waves(
+    file: CheckedScene[WaveScene],
+    grid: tuple[int, int],
+    shots: Tensor,
+    receivers: Tensor,
+    time_step: float,
+    samples: int,
+) -> AcousticWaves:
+    """Return the survey, with a Ricker wavelet that is cut where it ends near 0."""
+    table = file.scene.inversion
+    length = min(samples, math.ceil(2.4 / table.frequency / time_step))
+    return AcousticWaves(
+        grid,
+        table.spacing,
+        shots,
+        receivers,
+        wavelet=ricker(table.frequency, time_step, length),
+        time_step=time_step,
+        velocities=table.velocities,
+        samples=samples,
+    )
 
 
 def _model(file: CheckedScene[WaveScene], table: SimulatedSurvey, spacing: float) -> Tensor:
@@ -270,8 +274,8 @@ def _invert(file: CheckedScene[WaveScene], inputs: Inputs, progress: bool) -> So
         survey,
         inputs["start"],
         table.bands,
-        term,
-        prior_of(file.scene.prior, file) if file.scene.prior else None,
+        data_term=term,
+        prior=prior_of(file.scene.prior, file),
         max_iterations=table.max_iterations,
         progress=progress,
     )
@@ -292,39 +296,24 @@ def _write_velocity(path: Path, solution: Solution, inputs: Inputs) -> None:
     write_npy(path, solution.x[0, 0].cpu().numpy(), overwrite=True)
 
 
-def _write_solution(path: Path, solution: Solution, inputs: Inputs) -> None:
-    solution.save(path, overwrite=True)
-
-
 def _write_picture(path: Path, solution: Solution, inputs: Inputs) -> None:
-    picture = _picture(solution.x, inputs["start"], inputs["truth"], inputs["survey"])
-    write_bytes(path, picture, overwrite=True)
-
-
-def _picture(x: Tensor, start: Tensor, truth: Tensor | None, survey: AcousticWaves) -> bytes:
-    """Return start, result and truth as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    shown = {"start": start, "inversion": x} | ({} if truth is None else {"truth": truth})
-    low, high = (
-        float(min(v.min() for v in shown.values())),
-        float(max(v.max() for v in shown.values())),
-    )
+    """Write start, result and truth as PNG, with one scale of colors."""
+    models = {"start": inputs["start"], "inversion": solution.x, "truth": inputs["truth"]}
+    models = {
+        title: model[0, 0].cpu().numpy() for title, model in models.items() if model is not None
+    }
+    low = float(min(model.min() for model in models.values()))
+    high = float(max(model.max() for model in models.values()))
+    survey = inputs["survey"]
     rows, columns = (n * s for n, s in zip(survey.grid, survey.spacing))
     height = 0.6 + 7 * rows / columns
-    figure = Figure(figsize=(8, len(shown) * height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    for k, (title, velocity) in enumerate(shown.items(), start=1):
-        axes = figure.add_subplot(len(shown), 1, k)
-        drawn = axes.imshow(
-            velocity[0, 0].cpu().numpy(), vmin=low, vmax=high, extent=(0, columns, rows, 0)
-        )
+    figure = new_figure((8, len(models) * height), dpi=110, layout="constrained")
+    for k, (title, velocity) in enumerate(models.items(), start=1):
+        axes = figure.add_subplot(len(models), 1, k)
+        image = axes.imshow(velocity, vmin=low, vmax=high, extent=(0, columns, rows, 0))
         axes.set(title=title, xlabel="along, m", ylabel="depth, m")
-    figure.colorbar(drawn, ax=figure.axes, label="velocity, m/s", shrink=0.7)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    figure.colorbar(image, ax=figure.axes, label="velocity, m/s", shrink=0.7)
+    write_figure(path, figure)
 
 
 COMMAND = SceneCommand(
@@ -358,10 +347,9 @@ KIND = Kind(
     {
         "npy": ("velocity.npy", _write_velocity),
         "png": ("velocity.png", _write_picture),
-        "h5": ("solution.h5", _write_solution),
+        "h5": ("solution.h5", write_solution),
     },
     usual=("npy", "png", "h5"),
     units={"start error": "m/s", "error": "m/s"},
-    solution=lambda solution: solution,
     command=COMMAND,
 )

@@ -18,7 +18,7 @@ from invtoolbox.jobs.kind import SceneOutcome
 from invtoolbox.simulation import simulate_events
 
 
-def error(found: it.jobs.event_flow.EventFlow, truth: Any, item: int = 0) -> float:
+def error(found: it.jobs.events.event_flow.EventFlow, truth: Any, item: int = 0) -> float:
     wrong = (found.at_events(item) - truth.flow).norm(dim=1).mean()
     return float(wrong / truth.flow.norm(dim=1).mean())
 

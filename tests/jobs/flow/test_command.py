@@ -176,8 +176,10 @@ def test_argoverse_formats(run: Run, drive: Path) -> None:
         (("drive", "--out", "out", "--option", "rate"), "KEY=VALUE"),
         (("drive", "--out", "out", "--reader", "tv"), "'tv'"),
         (("drive", "--out", "out", "--poses", "missing.txt"), "missing.txt"),
-        (("drive", "--out", "out", "--max-range", "-3"), "max_range"),
+        (("drive", "--out", "out", "--max-range", "-3"), "--max-range is -3.0"),
         (("drive", "--out", "out", "--ground", "yes"), "--ground"),
+        (("drive", "--out", "out", "--window", "14"), "--window is 14"),
+        (("drive", "--out", "out", "--set", "flow.windows=3"), "did you mean 'window'"),
         (("drive", "--out", "out", "--cluster", "tcp://127.0.0.1:1"), "no Dask scheduler"),
     ],
 )
@@ -198,6 +200,40 @@ max_range = 40.0
 [output]
 formats = ["html"]
 """
+
+
+def test_a_saved_scene_gives_the_files_of_its_command(run: Run, drive: Path) -> None:
+    np.savetxt("poses.txt", np.tile(np.eye(4)[:3].reshape(1, -1), (4, 1)))
+    words = ("flow", "drive", "--items", "0:2", "--max-range", "30", "--poses", "poses.txt")
+    words = (*words, "--set", "flow.window=3", "--seed", "2")
+    Path("scenes").mkdir()
+    for scene in ("saved.toml", "scenes/saved.toml"):
+        ran = run(*words, "--out", "first", "--overwrite", "--save-scene", scene, "-q")
+        assert ran == (0, "", "")
+        assert run("run", scene, "--output", "second", "--overwrite", "-q").code == 0
+        for name in ("000000.npz", "000001.npz", "metrics.json"):
+            assert Path("first", name).read_bytes() == Path("second", name).read_bytes()
+    assert 'path = "drive"' in Path("saved.toml").read_text()
+    assert "saved.toml: there is a file" in one_sentence(
+        run(*words, "--out", "third", "--save-scene", "saved.toml")
+    )
+    # A saved scene is one that the command takes, and an option replaces its setting.
+    assert run("flow", "saved.toml", "--items", "1", "--out", "third").code == 0
+    assert [path.name for path in Path("third").glob("*.npz")] == ["000001.npz"]
+    assert Path("third/000001.npz").read_bytes() == Path("first/000001.npz").read_bytes()
+
+
+def test_a_scene_of_the_catalogue_takes_options(run: Run, drive: Path) -> None:
+    words = ("flow", "street-simulated", *SMALL, "--items", "0", "--out", "out")
+    assert run(*words, "--save-scene", "street.toml").code == 0
+    measures = json.loads(Path("out/metrics.json").read_text())
+    assert measures["sweeps"] == 1 and measures["failed"] == 0 and measures["static"] < 1e-3
+    assert measures["bucketed_dynamic"] == pytest.approx(1)
+    assert measures["bucketed_dynamic_car"] == pytest.approx(1)
+    assert run("run", "street.toml", "--output", "again").code == 0
+    assert Path("again/000000.npz").read_bytes() == Path("out/000000.npz").read_bytes()
+    assert "1 kept" in run(*words, "--resume").out
+    assert json.loads(Path("out/metrics.json").read_text()) == measures
 
 
 def test_a_scene_of_sweeps(run: Run, drive: Path) -> None:

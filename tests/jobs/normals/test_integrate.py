@@ -221,7 +221,7 @@ def _bad(name: str) -> dict[str, Any]:
         ("size", "39 rows|\\(39, 40\\)"),
         ("large", "belong to a picture of about 78 x 78 pixels"),
         ("small", "belong to a picture of about 18 x 18 pixels"),
-        ("pixel", "size of a pixel must be positive"),
+        ("pixel", "pixel_size of the camera must be positive"),
         ("median", "median_depth"),
         ("prior", "the prior has the shape"),
     ],

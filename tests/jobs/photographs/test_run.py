@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import invtoolbox as it
 from invtoolbox.cli import main
@@ -232,6 +233,42 @@ def test_a_folder_of_photographs_is_a_scene(here: Path, capsys: pytest.CaptureFi
     )
     Path("empty").mkdir()
     assert main(["reconstruct", "empty"]) == 2 and "empty holds no" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("photographs", "--model", "voxel-grid", "--mesh"),
+        ("photographs", "--set", "prior.count=50"),
+        ("scenes/points.toml", "--preset", "few"),
+    ],
+)
+def test_a_saved_scene_gives_the_model_of_its_command(here: Path, words: tuple[str, ...]) -> None:
+    Path("scenes").mkdir()
+    points = "ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\n"
+    points += "property float z\nend_header\n0 0 0\n0.5 0 0\n"
+    Path("scenes/points.ply").write_text(points)
+    scene = Path("gaussians.toml").read_text().replace("count = 150", 'points = "points.ply"')
+    preset = '[presets.few]\n"prior.most" = 60\n'
+    Path("scenes/points.toml").write_text(scene + preset)
+    some = ["--set", "views.largest_side=12", "--set", "stage=[{iterations = 2}]", "--quiet"]
+    if "voxel-grid" in words:  # few and dense, so that there is a surface
+        some += ["--set", "prior.voxel-grid.resolution=8", "--set", "prior.voxel-grid.alpha=0.9"]
+    command = ["reconstruct", *words, *some, "--save-scene", "saved.toml", "--output"]
+    assert main([*command, "first"]) == 0
+    assert main(["run", "saved.toml", "--output", "second", "--quiet"]) == 0
+    files = [*Path("first").glob("model.*"), *Path("first").glob("held-out/*.png")]
+    files += Path("first").glob("mesh.obj")
+    assert len(files) >= 2 + ("--mesh" in words)
+    for file in files:
+        again = Path("second", *file.parts[1:])
+        if file.suffix == ".safetensors":  # its header has no order
+            one, two = load_file(file), load_file(again)
+            assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+        else:
+            assert file.read_bytes() == again.read_bytes(), file
+    assert main([*command, "first", "--resume", "--overwrite"]) == 2
+    assert main(["reconstruct", "saved.toml", "--output", "second", "--resume", "--quiet"]) == 0
 
 
 def test_a_run_stopped_by_ctrl_c_says_how_to_go_on(here: Path) -> None:

@@ -175,8 +175,8 @@ def test_a_budget_in_seconds_ends_the_last_stage(photographs: Photographs) -> No
         ([], "there is no stage"),
         ([Stage()], "stage 1 has no end"),
         ([Stage(), Stage(3)], "only the last one"),
-        ([Stage(3, scale=0.0)], "scale above 0"),
-        ([Stage(3, solver={"rate": 1.0})], "changes 'rate' of the solver, and Adam has"),
+        ([Stage(3, scale=0.0)], r"scale of stage 1 must lie in \(0, 1\]"),
+        ([Stage(3, solver={"rate": 1.0})], "changes the solver: Adam has no setting 'rate'"),
         ([Stage(3, prior={"resolutio": 4})], "no setting 'resolutio'"),
     ],
 )

@@ -96,5 +96,5 @@ def test_bad_input_is_named() -> None:
         it.align_depths(truth[:1], cameras[0])
     with pytest.raises(InputError, match="at one position"):
         it.align_depths(truth[:2], cameras[[0, 0]])
-    with pytest.raises(InputError, match="positive share"):
+    with pytest.raises(InputError, match="noise of align_depths must"):
         it.align_depths(truth, cameras, noise=0.0)

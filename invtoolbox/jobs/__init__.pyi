@@ -1,0 +1,11 @@
+from . import animation as animation
+from . import events as events
+from . import flow as flow
+from . import images as images
+from . import normals as normals
+from . import photographs as photographs
+from . import registration as registration
+from . import shapes as shapes
+from . import study as study
+from . import video_depths as video_depths
+from . import waves as waves

@@ -1,0 +1,111 @@
+"""``invtoolbox reconstruct SCENE``: find a 3D scene from photographs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invtoolbox.catalogue.documents import CheckedScene, content_of
+from invtoolbox.core.environment import how_to_get
+from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.jobs.folder_command import FolderCommand
+from invtoolbox.jobs.photographs.scene import is_folder, read_view_scene
+
+if TYPE_CHECKING:
+    from invtoolbox.jobs.kind import OwnKind
+
+
+@dataclass(frozen=True)
+class ViewCommand(FolderCommand):
+    """Command of photographs."""
+
+    def read(
+        self, kind: OwnKind, source: str, changes: dict[str, Any], arguments: argparse.Namespace
+    ) -> CheckedScene[Any]:
+        scene = Path(source).expanduser()
+        if not is_folder(scene) and "views" not in content_of(source)[1]:
+            raise InputError(
+                f"{scene} is no scene of photographs: it has no table [views]; invtoolbox run takes "
+                "all kinds"
+            )
+        return read_view_scene(source, changes, arguments.model)
+
+    def finish(self, job: Any, arguments: argparse.Namespace) -> int:
+        if arguments.view and find_spec("viser") is None and find_spec("rerun") is None:
+            raise MissingDependency(
+                "--view shows the scene in viser or Rerun, and neither is installed; "
+                f"{how_to_get('view')}, or open the page viewer.html among the results"
+            )
+        show = {}
+        if arguments.live:
+            from invtoolbox.plotting.live_view import LiveView
+
+            show = {"show": LiveView().update}
+        outcome = job.run(not arguments.quiet, **show)
+        code: int = job.print_outcome(outcome, arguments.quiet)
+        if arguments.view:
+            from invtoolbox.plotting import view_scene
+
+            view_scene(outcome.scene(), outcome.cameras, job.file.name)
+        return code
+
+    def paths(self, content: Mapping[str, Any]) -> Iterable[tuple[dict[str, Any], str]]:
+        places = [(table, "points") for table in content["prior"] if table["name"] == "gaussians"]
+        places.append((content["views"], "path"))
+        return [(table, key) for table, key in places if table.get(key) not in (None, "random")]
+
+
+COMMAND = ViewCommand(
+    description="Find a 3D scene, as voxels or as Gaussians, from a folder of photographs, a video, "
+    "a capture of COLMAP,\n"
+    "nerfstudio or a phone, or a scene file with a table [views] or its name in the catalogue. "
+    "Cameras are found if there\nare none. The model, the held-out views, and their PSNR and SSIM "
+    "are written.",
+    positional={"SCENE": "views.path"},
+    options={"--mesh": "output.mesh"},
+    examples=(
+        "reconstruct lego-voxels --preset short",
+        "reconstruct ~/photographs/desk --mesh --live",
+        "reconstruct desk.mp4 --set solver.time_limit=300",
+        "reconstruct lego-gaussians --set solver.time_limit=120 --output results/lego",
+        "reconstruct lego-gaussians --set solver.time_limit=1200 --output results/lego --resume",
+        "reconstruct scenes/mine.toml --set views.scale=0.5 --overwrite --view\n\n"
+        "Ctrl-C stops the run, and --resume continues it, also with a larger solver.time_limit.",
+    ),
+    outputs=("results/SCENE",),
+    settings={
+        "--model": (
+            "model",
+            {
+                "metavar": "NAME",
+                "help": "representation of the scene if a folder is given: gaussians (default) or "
+                "voxel-grid",
+            },
+        ),
+        "--preset": (
+            "preset",
+            {
+                "metavar": "NAME",
+                "help": "name of a set of changes in the scene file, such as short",
+            },
+        ),
+        "--live": (
+            "live",
+            {
+                "action": "store_true",
+                "help": "show the scene in a browser while it is computed, with viser",
+            },
+        ),
+        "--view": (
+            "view",
+            {
+                "action": "store_true",
+                "help": "show the scene at the end, with viser or Rerun, whichever is installed",
+            },
+        ),
+    },
+)
