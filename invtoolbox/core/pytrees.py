@@ -128,8 +128,8 @@ def map_items(function: Callable[..., T], *tensors: Tensor) -> T:
         return function(*tensors)
     if batch <= 1:
         return function(*map(align, tensors))
-    items = zip(*(map(align, t.expand(batch, *t.shape[1:]).split(1)) for t in tensors))
-    return join_items([tree_map(_align_gradient, function(*item)) for item in items])
+    items = zip(*(map(_align_item, t.expand(batch, *t.shape[1:]).split(1)) for t in tensors))
+    return join_items([tree_map(_align_item, function(*item)) for item in items])
 
 
 def align(x: Tensor) -> Tensor:
@@ -151,11 +151,31 @@ def align(x: Tensor) -> Tensor:
     return x.clone() if start % 64 else x
 
 
-def _align_gradient(x: Tensor) -> Tensor:
-    """Let `align` copy the gradient of an item, which is a view of the gradient of the batch."""
-    if x.grad_fn is not None:
-        x.register_hook(align)
-    return x
+class _AlignedCopy(torch.autograd.Function):
+    """Aligned copy whose gradients of any order are aligned copies too."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return _AlignedCopy.apply(gradients[0])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return _AlignedCopy.apply(tangents[0])
+
+
+def _align_item(x: Tensor) -> Any:
+    """Align an item, and its gradients, which are views of the gradients of the batch."""
+    return _AlignedCopy.apply(x) if torch.is_grad_enabled() and x.requires_grad else align(x)
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def test_only_one_prior_may_bound() -> None:
 
 def test_a_scale_helps_where_the_measurements_see_badly() -> None:
     p = problem()
-    size = torch.logspace(-1, 1, 30, dtype=torch.float64).view(1, 1, 30)
+    size = torch.logspace(-0.7, 0.7, 30, dtype=torch.float64).view(1, 1, 30)
     A = it.as_operator(lambda x: p.operator(x / size), domain_shape=(1, 30), linear=True)
     uneven = it.Problem(p.y, A)
     scaled = it.solve(uneven, NonNegative(), LBFGS(scale=size, tolerance=1e-6), progress=False)
