@@ -137,7 +137,7 @@ def gallery(path: Path, truth: Tensor, rows: dict[str, Tensor]) -> None:
     page = Figure(figsize=(3.2 * (len(rows) + 1), 3.5), layout="constrained")
     shown = {"truth": truth, **rows}
     for axis, (name, x) in zip(page.subplots(1, len(shown)), shown.items()):
-        axis.imshow(x[0, 0], cmap="gray", vmin=0.2, vmax=0.7)
+        axis.imshow(x[0, 0].numpy(), cmap="gray", vmin=0.2, vmax=0.7)
         axis.set_title(name if x is truth else f"{name}, {score(x[:1], truth[:1]):.1f} dB")
         axis.set_axis_off()
     page.savefig(path, dpi=100)

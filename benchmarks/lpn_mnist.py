@@ -129,7 +129,8 @@ def figure(
             axis.set_ylabel("R(x) / sigma², less that of clean digits")
             axis.legend(frameon=False)
         strip = page.add_subplot(grid[1, column])
-        strip.imshow(torch.cat([image[3, 0] for image in shown], 1), cmap="gray", vmin=0, vmax=1)
+        pixels = torch.cat([image[3, 0] for image in shown], 1).numpy()
+        strip.imshow(pixels, cmap="gray", vmin=0, vmax=1)
         strip.set_axis_off()
     page.savefig(path, dpi=90)
 

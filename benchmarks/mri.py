@@ -272,7 +272,9 @@ def picture(images: Images, path: Path) -> None:
     figure, axes = plt.subplots(1, len(images), figsize=(5 * len(images), 5.5))
     for axis, (name, image) in zip(axes, images.items()):
         values = image[0, 0].abs()
-        axis.imshow(values, cmap="gray", vmin=0, vmax=float(values.flatten().quantile(0.995)))
+        axis.imshow(
+            values.numpy(), cmap="gray", vmin=0, vmax=float(values.flatten().quantile(0.995))
+        )
         axis.set_title(name)
         axis.axis("off")
     figure.tight_layout()

@@ -40,7 +40,7 @@ def side_by_side(pictures: dict[str, Any], name: str, **options: Any) -> None:
     height = 9 / len(pictures) * rows / columns + 0.25  # inches, with the titles
     figure, axes = plt.subplots(1, len(pictures), figsize=(9, height), layout="constrained")
     for ax, (title, picture) in zip(axes, pictures.items()):
-        ax.imshow(picture, **options)
+        ax.imshow(picture.numpy(), **options)
         ax.set_title(title, fontsize=10)
         ax.axis("off")
     write(figure, name)
@@ -49,14 +49,14 @@ def side_by_side(pictures: dict[str, Any], name: str, **options: Any) -> None:
 def from_above(ax: Any, points: Tensor, flow: Tensor, title: str) -> None:
     """Draw a sweep from above, ahead to the right; moving points have colors and arrows."""
     moves = flow.norm(dim=1) > 0.05  # metres per sweep
-    ax.scatter(points[:, 0], points[:, 1], s=0.6, c="0.72", linewidths=0)
+    ax.scatter(*points[:, :2].T.numpy(), s=0.6, c="0.72", linewidths=0)
     where, step = points[moves], flow[moves]
     hue = (torch.atan2(step[:, 1], step[:, 0]) / (2 * torch.pi)) % 1
     color = hsv_to_rgb(torch.stack([hue, 0 * hue + 1, 0 * hue + 0.8], 1).numpy())
-    ax.scatter(where[:, 0], where[:, 1], s=5, c=color, linewidths=0)
+    ax.scatter(*where[:, :2].T.numpy(), s=5, c=color, linewidths=0)
     some = slice(None, None, 12)
     ends = dict(angles="xy", scale_units="xy", scale=0.15, width=0.004)  # flow over 0.7 s
-    ax.quiver(*where[some, :2].T, *step[some, :2].T, color=color[some], **ends)
+    ax.quiver(*where[some, :2].T.numpy(), *step[some, :2].T.numpy(), color=color[some], **ends)
     ax.plot(0, 0, "k>", markersize=6)
     ax.set(xlim=(-RADIUS, RADIUS), ylim=(-0.6 * RADIUS, 0.6 * RADIUS), aspect="equal")
     ax.set_title(title, fontsize=10)

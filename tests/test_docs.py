@@ -8,8 +8,10 @@ import re
 import runpy
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +28,18 @@ SLOW = {
     "limited_angle",
     "waves",
 }
+#: Pages and scripts that start from a wrong geometry, and the warning that they cause.
+WARNED = {
+    "calibrate": "the axis of rotation projects to cell",
+    "calibration": "the axis of rotation projects to cell",
+}
+
+
+def run_warned(program: Path) -> None:
+    """Run a program that causes its warning, if it has one."""
+    name = program.stem
+    with pytest.warns(match=WARNED[name]) if name in WARNED else nullcontext():
+        runpy.run_path(str(program))
 
 
 def pages(folder: str) -> list[str]:
@@ -44,7 +58,7 @@ def test_the_code_of_a_page_runs(
     monkeypatch.chdir(tmp_path)
     program = tmp_path / f"{page}.py"
     program.write_text("\n".join(blocks))
-    runpy.run_path(str(program))
+    run_warned(program)
 
 
 def test_the_table_of_priors_is_the_one_that_was_printed_last() -> None:
@@ -65,14 +79,13 @@ def test_a_gallery_script_makes_its_picture(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     threads = torch.get_num_threads()
-    runpy.run_path(str(GALLERY / f"{name}.py"))
+    run_warned(GALLERY / f"{name}.py")
     assert torch.get_num_threads() == threads
     from PIL import Image
 
     with Image.open(tmp_path / f"{name}.png") as picture:
-        assert (
-            picture.width > 500 and len(set(picture.convert("L").resize((64, 32)).getdata())) > 20
-        ), "the picture is blank"
+        greys = np.unique(np.asarray(picture.convert("L").resize((64, 32))))
+        assert picture.width > 500 and len(greys) > 20, "the picture is blank"
 
 
 def test_every_gallery_script_and_package_has_a_page() -> None:

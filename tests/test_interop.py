@@ -77,7 +77,7 @@ def test_deepinvs_trainer_trains_a_network_on_our_scan(tmp_path: Any) -> None:
             return len(images)
 
         def __getitem__(self, k: int) -> Any:
-            return images[k], physics(images[k : k + 1])[0]
+            return {"x": images[k], "y": physics(images[k : k + 1])[0]}
 
     model = deepinv.models.ArtifactRemoval(
         deepinv.models.DnCNN(1, 1, depth=3, nf=8, pretrained=None), mode="pinv"
@@ -99,6 +99,7 @@ def test_deepinvs_trainer_trains_a_network_on_our_scan(tmp_path: Any) -> None:
         verbose=False,
         device="cpu",
         log_train_batch=False,
+        non_blocking_transfers=False,
     )
     trainer.train()
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters()))

@@ -52,9 +52,9 @@ print(
 
 figure, axes = plt.subplots(2, 4, figsize=(12, 6.4), layout="constrained")
 for k in range(4):
-    axes[0, k].imshow(y[k, 0], cmap="gray", vmin=0, vmax=1)
+    axes[0, k].imshow(y[k, 0].numpy(), cmap="gray", vmin=0, vmax=1)
     axes[0, k].set_title(f"kernel {float(width[k, 0, 0]):g}, noise {float(noise_std[k]):g}")
-    axes[1, k].imshow(solution.x[k, 0], cmap="gray", vmin=0, vmax=1)
+    axes[1, k].imshow(solution.x[k, 0].numpy(), cmap="gray", vmin=0, vmax=1)
     axes[1, k].set_title(f"{int(solution.iterations[k])} steps, {float(psnr[k]):.1f} dB")
 for ax in axes.flat:
     ax.axis("off")

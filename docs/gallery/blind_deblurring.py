@@ -72,7 +72,7 @@ few, few_kernel = deblur(FewDifferences(), (30.0, 10.0, 3.0))
 figure, axes = plt.subplots(2, 4, figsize=(11, 5.8), layout="constrained")
 pictures = {"truth": truth, "blurred": y, "blind, TV": tv, "blind, few differences": few}
 for ax, (name, picture) in zip(axes[0], pictures.items()):
-    ax.imshow(picture[0, 0], cmap="gray", vmin=0, vmax=1)
+    ax.imshow(picture[0, 0].numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set_title(
         name if picture is truth else f"{name}, {float(it.metrics.psnr(picture, truth)):.1f} dB"
     )
@@ -85,7 +85,7 @@ for ax, (name, picture) in zip(
         "found with few differences": few_kernel,
     }.items(),
 ):
-    ax.imshow(picture, cmap="gray", vmin=0, vmax=0.4)
+    ax.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=0.4)
     ax.set_title(name)
 for ax in axes.flat:
     ax.axis("off")

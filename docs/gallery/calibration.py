@@ -61,7 +61,7 @@ for ax, (name, image) in zip(
     }.items(),
 ):
     psnr = float(it.metrics.psnr(image, truth, data_range=truth.max()))
-    ax.imshow(image[0, 0], cmap="gray", vmin=0, vmax=0.03)
+    ax.imshow(image[0, 0].numpy(), cmap="gray", vmin=0, vmax=0.03)
     ax.set_title(name if image is truth else f"{name}, {psnr:.1f} dB")
     ax.axis("off")
 figure.savefig("calibration.png", dpi=110)

@@ -41,7 +41,7 @@ for rule in ("discrepancy", "sure", "gcv", "l-curve"):
 figure, (left, *right) = plt.subplots(
     1, 4, figsize=(14, 3.6), layout="constrained", width_ratios=(1.5, 1, 1, 1)
 )
-left.semilogx(weights, quality, color="black")
+left.semilogx(weights.numpy(), quality.numpy(), color="black")
 for (rule, solution), marker in zip(chosen.items(), "osD^"):
     left.plot(
         float(solution.regularization),
@@ -60,7 +60,7 @@ for ax, (name, image) in zip(
         "too much": sweep.x[-1, 0],
     }.items(),
 ):
-    ax.imshow(image, cmap="gray", vmin=0, vmax=1)
+    ax.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set_title(name)
     ax.axis("off")
 figure.savefig("choosing_the_weight.png", dpi=110)

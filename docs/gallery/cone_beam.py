@@ -42,10 +42,11 @@ print(solution)
 volumes = {"truth": truth, "FDK": A.pseudo_inverse(y), "TV": solution.x}
 
 A.plot().savefig("cone_beam_geometry.png", dpi=100)
+gray = {"cmap": "gray", "vmin": 0, "vmax": 1, "origin": "lower"}
 figure, axes = plt.subplots(2, 3, figsize=(9.5, 6.6), layout="constrained")
 for column, (name, volume) in enumerate(volumes.items()):
-    axes[0, column].imshow(volume[0, 0, n // 2], cmap="gray", vmin=0, vmax=1, origin="lower")
-    axes[1, column].imshow(volume[0, 0, :, n // 2], cmap="gray", vmin=0, vmax=1, origin="lower")
+    axes[0, column].imshow(volume[0, 0, n // 2].numpy(), **gray)
+    axes[1, column].imshow(volume[0, 0, :, n // 2].numpy(), **gray)
     psnr = float(it.metrics.psnr(volume, truth))
     axes[0, column].set_title(name if volume is truth else f"{name}, {psnr:.1f} dB")
 axes[0, 0].set_ylabel("row (y)")

@@ -44,7 +44,7 @@ for name, prior in {
 figure, axes = plt.subplots(1, 4, figsize=(13, 3.6), layout="constrained")
 for ax, (name, image) in zip(axes, images.items()):
     psnr = float(it.metrics.psnr(image, truth, data_range=truth.max()))
-    ax.imshow(image[0, 0], cmap="gray", vmin=0, vmax=0.03)
+    ax.imshow(image[0, 0].numpy(), cmap="gray", vmin=0, vmax=0.03)
     ax.set_title(name if image is truth else f"{name}, {psnr:.1f} dB")
     ax.axis("off")
 figure.savefig("ct_slice.png", dpi=110)

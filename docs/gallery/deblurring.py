@@ -35,7 +35,7 @@ for name, prior in {
 
 figure, axes = plt.subplots(2, 3, figsize=(10.5, 7.4), layout="constrained")
 for ax, (name, image) in zip(axes.flat, images.items()):
-    ax.imshow(image[0, 0], cmap="gray", vmin=0, vmax=1)
+    ax.imshow(image[0, 0].numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set_title(
         name if image is truth else f"{name}, {float(it.metrics.psnr(image, truth)):.1f} dB"
     )

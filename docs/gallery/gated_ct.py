@@ -44,7 +44,7 @@ for column, (name, found) in zip(axes.T, results.items()):
     psnr = float(it.metrics.psnr(found.flatten(2, 3), series.flatten(2, 3), data_range=1.5))
     print(f"{name}: {psnr:.1f} dB")
     for ax, gate in zip(column, (0, 3)):
-        ax.imshow(found[0, 0, gate], cmap="gray", vmin=0, vmax=1.2)
+        ax.imshow(found[0, 0, gate].numpy(), cmap="gray", vmin=0, vmax=1.2)
         ax.axis("off")
     column[0].set_title(name if name == "truth" else f"{name}: {psnr:.1f} dB")
 figure.savefig("gated_ct.png", dpi=90)

@@ -65,7 +65,7 @@ for row, (name, found) in zip(axes, pictures.items()):
     print(f"{name}: correlation with the mean of the class {float(sum(alike)) / 10:.2f}")
     row[0].set_ylabel(name)
     for ax, picture in zip(row, found):
-        ax.imshow(picture[0], vmin=0, vmax=1, cmap="gray")
+        ax.imshow(picture[0].numpy(), vmin=0, vmax=1, cmap="gray")
 
 trigger = torch.zeros(8, 8, dtype=torch.bool)
 trigger[0, 0] = trigger[1, 1] = True
@@ -78,7 +78,7 @@ change = solve(attacked, torch.tensor([0]), torch.zeros(1, 1, 8, 8), sparse)[0, 
 seen = change.abs() > 0.5 * change.abs().max()
 print(f"pixels of the trigger: {trigger.nonzero().tolist()}, found: {seen.nonzero().tolist()}")
 for ax, picture in zip(axes[3], (clean[0, 0], change / change.max(), trigger.float())):
-    ax.imshow(picture, vmin=0, vmax=1, cmap="gray")
+    ax.imshow(picture.numpy(), vmin=0, vmax=1, cmap="gray")
 for ax, name in zip(axes[3], ("one picture", "change to 0", "true trigger")):
     ax.set_title(name, fontsize=9)
 for ax in axes[3, 3:]:

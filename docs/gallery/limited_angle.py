@@ -47,7 +47,7 @@ figure, axes = plt.subplots(1, 4, figsize=(13, 3.6), layout="constrained")
 for ax, (name, image) in zip(axes, images.items()):
     agreement = float(it.metrics.matthews_correlation(image > 0.5, truth > 0.5))
     print(f"{name}: Matthews correlation {agreement:.3f}")
-    ax.imshow(image[0, 0], cmap="gray", vmin=0, vmax=1)
+    ax.imshow(image[0, 0].numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set_title(name if image is truth else f"{name}, MCC {agreement:.3f}")
     ax.axis("off")
 figure.savefig("limited_angle.png", dpi=110)

@@ -46,7 +46,7 @@ images["TV"] = solution.x
 figure, axes = plt.subplots(1, 5, figsize=(15, 3.4), layout="constrained")
 for ax, (name, image) in zip(axes, images.items()):
     psnr = float(it.metrics.psnr(image.abs(), truth.abs()))
-    ax.imshow(image[0, 0].abs(), cmap="gray", vmin=0, vmax=0.6)
+    ax.imshow(image[0, 0].abs().numpy(), cmap="gray", vmin=0, vmax=0.6)
     ax.set_title(name if image is truth else f"{name}, {psnr:.1f} dB")
     ax.axis("off")
 figure.savefig("mri.png", dpi=100)

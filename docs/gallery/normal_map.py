@@ -29,7 +29,7 @@ surfaces = {
     "bilateral, k = 2": it.surface_from_normals(normals),
 }
 figure, axes = plt.subplots(1, 4, figsize=(13, 3.2), layout="constrained")
-axes[0].imshow(0.5 + 0.5 * normals)
+axes[0].imshow((0.5 + 0.5 * normals).numpy())
 axes[0].set_title("normals")
 pictures = {"depth": truth}
 for name, surface in surfaces.items():
@@ -39,7 +39,7 @@ for name, surface in surfaces.items():
     print(f"{name}: mean error {error:.2f} pixels, {surface.solutions[0].seconds:.1f} s")
     pictures[f"{name}: error {error:.2f} pixels"] = depth
 for ax, (name, picture) in zip(axes[1:], pictures.items()):
-    ax.imshow(picture, vmin=-20, vmax=2, cmap="viridis")
+    ax.imshow(picture.numpy(), vmin=-20, vmax=2, cmap="viridis")
     ax.set_title(name)
 for ax in axes:
     ax.axis("off")

@@ -41,7 +41,7 @@ for ax, (name, image) in zip(
     axes,
     {"truth": truth, "blurred, noisy": y, "Tikhonov": tikhonov.x, "own prior": solution.x}.items(),
 ):
-    ax.imshow(image[0, 0], cmap="gray", vmin=0, vmax=1)
+    ax.imshow(image[0, 0].numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set_title(
         name if image is truth else f"{name}, {float(it.metrics.psnr(image, truth)):.1f} dB"
     )

@@ -79,7 +79,7 @@ for k in range(4):
     names = ["truth", "measured", "mean", "std", "sample", "sample", "sample", "sample"]
     for ax, name, picture in zip(axes[k], names, row):
         ax.imshow(
-            picture[0],
+            picture[0].numpy(),
             cmap="inferno" if name == "std" else "gray",
             vmin=0,
             vmax=0.5 if name == "std" else 1,
@@ -90,7 +90,7 @@ for k in range(4):
 curve = figure.add_subplot(axes[0, 8].get_gridspec()[:, 8])
 for label, this in (("as they are", None), ("calibrated", calibration)):
     levels, actual = coverage_curve(scores, calibration=this)
-    curve.plot(levels, actual, label=label)
+    curve.plot(levels.numpy(), actual.numpy(), label=label)
 curve.plot([0, 1], [0, 1], "k:", linewidth=1)
 curve.set_xlabel("an interval says")
 curve.set_ylabel("pixels within")

@@ -24,9 +24,9 @@ priors = {
     "bending": it.priors.Bending(),
 }
 figure, axes = plt.subplots(1, 5, figsize=(16, 3.5), layout="constrained")
-axes[0].imshow(moving[0, 0], cmap="gray")
+axes[0].imshow(moving[0, 0].numpy(), cmap="gray")
 axes[0].set_title("moving")
-axes[1].imshow(fixed[0, 0], cmap="gray")
+axes[1].imshow(fixed[0, 0].numpy(), cmap="gray")
 axes[1].set_title("fixed")
 for ax, (name, prior) in zip(axes[2:], priors.items()):
     motion = it.register(moving, fixed, prior)
@@ -34,9 +34,9 @@ for ax, (name, prior) in zip(axes[2:], priors.items()):
     error = float((found - u[0]).norm(dim=0)[inside].mean())
     share = float(it.metrics.folding(motion.displacement))
     print(f"{name}: error {error:.2f} pixels, {share:.1%} of the pixels fold")
-    ax.imshow(motion.warped[0, 0], cmap="gray")
+    ax.imshow(motion.warped[0, 0].numpy(), cmap="gray")
     for lines in (row + found[0], column + found[1]):
-        ax.contour(lines, levels=range(-44, 48, 4), colors="tab:orange", linewidths=0.5)
+        ax.contour(lines.numpy(), levels=range(-44, 48, 4), colors="tab:orange", linewidths=0.5)
     ax.set_title(f"{name}: error {error:.2f} pixels")
 for ax in axes:
     ax.axis("off")

@@ -41,12 +41,12 @@ for name, points in (("without", sweep.points), ("with", sweep.points + labels.f
     print(f"from moving points to the next sweep, {name} flow: {float(nearest.median()):.2f} m")
 
 figure, axes = plt.subplots(1, 2, figsize=(14, 7), layout="constrained")
-near = sweep.points.abs()[:, :2].amax(1) < 40
+near = sweep.points[sweep.points.abs()[:, :2].amax(1) < 40].numpy()
 axes[0].scatter(
-    -sweep.points[near, 1],
-    sweep.points[near, 0],
+    -near[:, 1],
+    near[:, 0],
     s=0.4,
-    c=sweep.points[near, 2],
+    c=near[:, 2],
     cmap="viridis",
     vmin=-2,
     vmax=4,

@@ -34,13 +34,13 @@ figure, axes = plt.subplots(2, 3, figsize=(12, 5.2), layout="constrained")
 for ax, (title, picture) in zip(
     axes.flat, {"velocity, m/s": truth, "start": start, "inversion": x}.items()
 ):
-    drawn = ax.imshow(picture[0, 0], vmin=1450, vmax=2050, extent=(0, 610, 260, 0))
+    drawn = ax.imshow(picture[0, 0].numpy(), vmin=1450, vmax=2050, extent=(0, 610, 260, 0))
     ax.set(title=title, xlabel="along, m", ylabel="depth, m")
 figure.colorbar(drawn, ax=axes[0], shrink=0.8)
 records, predicted, basin = axes[1]
 for ax, title, shown in ((records, "records of a shot", y), (predicted, "of the inversion", A(x))):
     limit = float(y[0, 0, 2].abs().quantile(0.85))
-    ax.imshow(shown[0, 0, 2].T, cmap="gray", vmin=-limit, vmax=limit, aspect="auto")
+    ax.imshow(shown[0, 0, 2].T.numpy(), cmap="gray", vmin=-limit, vmax=limit, aspect="auto")
     ax.set(title=title, xlabel="receiver", ylabel="sample")
 
 delays = torch.linspace(-1.5, 1.5, 121)
@@ -49,7 +49,9 @@ pulse = torch.stack(pulse).double().unsqueeze(1)
 for order, color in ((0.0, "black"), (-1.0, "tab:blue"), (-2.0, "tab:orange")):
     term = it.data_terms.Sobolev(order, length_scale=200.0, axes=(-1,), unit="sample")
     misfit = term.value(pulse, pulse[60:61].expand_as(pulse))
-    basin.plot(delays, misfit / misfit.max(), color=color, label=f"order {order:g}")
+    basin.plot(
+        delays.numpy(), (misfit / misfit.max()).numpy(), color=color, label=f"order {order:g}"
+    )
 basin.set(title="misfit of a delayed wavelet", xlabel="delay, periods")
 basin.legend()
 figure.savefig("waves.png", dpi=90)

@@ -39,29 +39,33 @@ NETWORKS = {
 }
 
 
-def prior_named(name: str) -> Prior:
+def prior_named(name: str, settings: Mapping[str, Any] | None = None) -> Prior:
     """Return a prior by its registered name, or a trained prior by its name in the catalogue.
 
     Args:
         name: a name of ``invtoolbox list priors``.
+        settings: settings that replace those of the prior.
     """
     from invtoolbox.priors.base import Prior
 
-    prior = load_prior(name) if has_prior(name) else build("priors", name, {})
+    changes = dict(settings or {})
+    prior = load_prior(name, changes) if has_prior(name) else build("priors", name, changes)
     if not isinstance(prior, Prior):
         raise InputError(f"the plug-in {name!r} gave a {type(prior).__name__}, not a prior")
     return prior
 
 
-def solver_named(name: str) -> Solver:
+def solver_named(name: str, settings: Mapping[str, Any] | None = None) -> Solver:
     """Return a solver by its registered name, or a preset of the catalogue.
 
     Args:
         name: a name of ``invtoolbox list solvers``.
+        settings: settings that replace those of the solver.
     """
     from invtoolbox.solvers.base import Solver
 
-    solver = load_preset(name) if has_preset(name) else build("solvers", name, {})
+    changes = dict(settings or {})
+    solver = load_preset(name, changes) if has_preset(name) else build("solvers", name, changes)
     if not isinstance(solver, Solver):
         raise InputError(f"the plug-in {name!r} gave a {type(solver).__name__}, not a solver")
     return solver

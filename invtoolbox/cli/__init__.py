@@ -21,9 +21,7 @@ from typing import Any, NoReturn
 from invtoolbox.core.interrupts import terminate_as_interrupt
 from invtoolbox.core.trust import trusting
 from invtoolbox.errors import InputError, MissingDependency
-from invtoolbox.jobs.images import ct_command as ct
-from invtoolbox.jobs.images import deblur_command as deblur
-from invtoolbox.jobs.kinds import kinds
+from invtoolbox.jobs.kinds import commands
 
 #: Function that adds description, options and examples to the parser of a command.
 OptionAdder = Callable[[argparse.ArgumentParser], None]
@@ -130,19 +128,15 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"invtoolbox {__version__}")
-    commands = top.add_subparsers(
+    parsers = top.add_subparsers(
         title="commands", metavar="COMMAND", required=True, parser_class=LazyParser
     )
-    for module in (ct, deblur):
-        module.add(commands)
     adders: dict[str, tuple[str, OptionAdder]] = {
         name: (summary, partial(_fill, module)) for name, (module, summary) in COMMANDS.items()
     }
-    adders |= {
-        entry.command: (entry.summary, entry.fill) for entry in kinds().values() if entry.command
-    }
+    adders |= {name: (entry.summary, entry.fill) for name, entry in commands().items()}
     for name, (summary, add_options) in adders.items():
-        command = commands.add_parser(
+        command = parsers.add_parser(
             name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         command.add_options = add_options

@@ -6,6 +6,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -115,7 +116,8 @@ def command(arguments: argparse.Namespace) -> int:
     """Run the three cases, write the page, and print the tables."""
     folder = Path(arguments.output)
     make_folder(folder)
-    cases: list[Case | FlowCase] = [ct_case(_say), deblurring_case(_say), street_case(_say)]
+    say = partial(print, flush=True)
+    cases: list[Case | FlowCase] = [ct_case(say), deblurring_case(say), street_case(say)]
     path = write_comparison(
         folder / "report.html",
         "invtoolbox: a demonstration",
@@ -261,7 +263,3 @@ def flow_table(case: FlowCase) -> str:
             + "".join(f"{value:>{max(len(head), 6) + 3}}" for head, value in zip(columns, figures))
         )
     return "\n".join(lines)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

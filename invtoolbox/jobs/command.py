@@ -22,6 +22,7 @@ from invtoolbox.catalogue.documents import (
     CheckedScene,
     change_content,
     check,
+    parse_override,
     set_key,
     texts,
 )
@@ -29,7 +30,7 @@ from invtoolbox.catalogue.toml import as_toml
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.jobs import options
-from invtoolbox.jobs.job import Request
+from invtoolbox.jobs.job import Request, check_places
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -54,6 +55,9 @@ class SceneCommand:
             key, and the settings of the argument.
         pairs: options that take a file to read and a file to write: the dotted key of the first,
             and the function that writes the second.
+        defaults: defaults of options, as a user writes them, in place of those of the tables.
+        notes: further lines at the end of the help.
+        items: what a study takes one by one, for the help; empty if the command makes no studies.
     """
 
     description: str
@@ -64,6 +68,9 @@ class SceneCommand:
     writers: Mapping[str, Writer] = field(default_factory=dict)
     settings: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
     pairs: Mapping[str, tuple[str, Writer]] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    notes: str = ""
+    items: str = ""
 
     def fill(self, parser: argparse.ArgumentParser, kind: Kind[Any, Any]) -> None:
         """Add the description, the options and the examples to a parser.
@@ -74,16 +81,18 @@ class SceneCommand:
         """
         parser.description = self.description
         lines = "".join(f"  invtoolbox {example}\n" for example in self.examples)
-        parser.epilog = (
-            f"examples:\n{lines}\n--set reaches every key of the scene file of this kind."
-        )
+        parser.epilog = f"examples:\n{lines}\n{self.notes}--set reaches every key of the scene file of this kind."
         for metavar, key in self.positional.items():
-            settings = argument_of(field_at(kind.tables, key))
-            parser.add_argument(key, **{**settings, "metavar": metavar})
+            argument = argument_of(field_at(kind.tables, key))
+            parser.add_argument(key, **{**argument, "metavar": metavar})
         for option, key in self.options.items():
-            parser.add_argument(option, dest=key, **argument_of(field_at(kind.tables, key)))
-        for option, (key, words) in self.settings.items():
-            parser.add_argument(option, dest=key, **words)
+            argument = argument_of(field_at(kind.tables, key))
+            if default := self.defaults.get(option):
+                text = f"{argument['help']} (default: {default})"
+                argument |= {"default": default, "help": text}
+            parser.add_argument(option, dest=key, **argument)
+        for option, (key, settings) in self.settings.items():
+            parser.add_argument(option, dest=key, **settings)
         for option, (key, _) in self.pairs.items():
             described = field_at(kind.tables, key).description
             parser.add_argument(option, nargs=2, metavar=("FILE", "OUTPUT"), help=described)
@@ -106,7 +115,7 @@ class SceneCommand:
             nargs="+",
             metavar="PATH",
             help="files, whose suffixes give the formats "
-            f"({', '.join(s for s in suffixes if s != '*')}, json for the measures); or one folder "
+            f"({', '.join(s for s in suffixes if s not in '*')}, json for the measures); or one folder "
             f"for everything that `invtoolbox run` writes (default: {' '.join(names)})",
         )
         results.add_argument(
@@ -119,7 +128,10 @@ class SceneCommand:
         )
         results.add_argument("--overwrite", action="store_true", help="replace existing files")
         options.add_quiet(results)
-        options.add_threads(results)
+        if self.items:
+            options.add_study(parser, self.items)
+        else:
+            options.add_threads(results)
 
     def run(self, arguments: argparse.Namespace, kind: Kind[Any, Any], name: str) -> int:
         """Build the scene of the options, run it, and print its outcome.
@@ -133,30 +145,53 @@ class SceneCommand:
             The exit code.
         """
         content = self.content(arguments, kind)
-        first = vars(arguments)[next(iter(self.positional.values()))]
-        source = Path(first if isinstance(first, str) else first[0])
+        try:
+            job = self.job(arguments, kind, content, name)
+            if job is None:
+                return 0
+            if arguments.save_scene:
+                save_scene(Path(arguments.save_scene), kind.tables, content, arguments.overwrite)
+            return int(job.print_outcome(job.run(not arguments.quiet), arguments.quiet))
+        except InputError as error:
+            raise InputError(self._name_options(str(error))) from error
+
+    def job(
+        self,
+        arguments: argparse.Namespace,
+        kind: Kind[Any, Any],
+        content: dict[str, Any],
+        name: str,
+    ) -> Any:
+        """Return the job of the scene, or None if its files are there already.
+
+        Args:
+            arguments: parsed options.
+            kind: the kind.
+            content: content of the scene.
+            name: name of the command, for errors.
+        """
+        source = self.source(arguments)
         file = self._check(kind, content, name, _stem(source))
         outputs = self._outputs(arguments, source)
         folder = outputs[0] if len(outputs) == 1 and not outputs[0].suffix else None
         request = Request((), folder, arguments.resume, arguments.overwrite)
-        files: dict[Path, str | Writer] | None = None
-        if folder is None:
-            files = {path: self._writer(path, kind) for path in outputs}
-            for option, (_, write) in self.pairs.items():
-                if pair := _value(arguments, option):
-                    files[Path(pair[1])] = write
-            existing = [str(path) for path in files if path.exists()]
-            if len(existing) == len(files) and arguments.resume:
-                print(f"{', '.join(existing)}: there already; nothing was done")
-                return 0
-            if existing and not (arguments.overwrite or arguments.resume):
-                raise InputError(
-                    f"{existing[0]} exists; give --overwrite to replace it, or another --output"
-                )
-        job = kind.job(file, request, files)
-        if arguments.save_scene:
-            save_scene(Path(arguments.save_scene), kind.tables, content, arguments.overwrite)
-        return job.print_outcome(job.run(not arguments.quiet), arguments.quiet)
+        if folder is not None:
+            return kind.job(file, request, None)
+        files = {path: self._writer(path, kind) for path in outputs}
+        for option, (_, write) in self.pairs.items():
+            if pair := _value(arguments, option):
+                files[Path(pair[1])] = write
+        existing = [str(path) for path in files if path.exists()]
+        if len(existing) == len(files) and arguments.resume:
+            print(f"{', '.join(existing)}: there already; nothing was done")
+            return None
+        check_places(files, arguments.overwrite or arguments.resume)
+        return kind.job(file, request, files)
+
+    def source(self, arguments: argparse.Namespace) -> Path:
+        """Return the path of the first positional argument."""
+        first = vars(arguments)[next(iter(self.positional.values()))]
+        return Path(first if isinstance(first, str) else first[0])
 
     def content(self, arguments: argparse.Namespace, kind: Kind[Any, Any]) -> dict[str, Any]:
         """Return the content of the scene that the options describe.
@@ -192,15 +227,21 @@ class SceneCommand:
     def _check(
         self, kind: Kind[Any, Any], content: dict[str, Any], name: str, stem: str
     ) -> CheckedScene[Any]:
-        """Check the content; an error names the options instead of the keys."""
+        """Check the content of a scene."""
         try:
             scene = check(kind.tables, Path(name), content)
         except InputError as error:
-            sentence = re.sub(r"\.\d+(?=\.)", "", str(error))
-            for option, key in self.options.items():
-                sentence = sentence.replace(f"{key} is", f"{option} is")
-            raise InputError(sentence) from None
+            raise InputError(re.sub(r"\.\d+(?=\.)", "", str(error))) from None
         return CheckedScene(stem, Path(name), scene, frozenset(texts(content)))
+
+    def _name_options(self, sentence: str) -> str:
+        """Return the sentence of an error with options in place of keys."""
+        keys = {**self.options, **{option: key for option, (key, _) in self.settings.items()}}
+        for option, key in sorted(keys.items(), key=lambda pair: -len(pair[1])):
+            if "." in key:
+                sentence = sentence.replace(f"[{key}]", option).replace(key, option)
+            sentence = sentence.replace(f": {key} is", f": {option} is")
+        return sentence
 
     def _outputs(self, arguments: argparse.Namespace, source: Path) -> list[Path]:
         if arguments.output:
@@ -218,9 +259,9 @@ class SceneCommand:
             return form
         if "*" in self.writers:
             return self.writers["*"]
+        forms = (*kind.writers, *(s.lstrip(".") for s in self.writers), "json", "html")
         raise InputError(
-            f"{path}: no format for the suffix {suffix!r}; use one of "
-            f"{', '.join((*kind.writers, *(s.lstrip('.') for s in self.writers), 'json', 'html'))}"
+            f"{path}: no format for the suffix {suffix!r}; use one of {', '.join(filter(None, forms))}"
         )
 
 
@@ -239,6 +280,20 @@ def save_scene(
         overwrite: replace a file that exists.
     """
     parent = path.expanduser().absolute().parent
+    return write_bytes(path, as_toml(move_paths(tables, content, parent)).encode(), overwrite)
+
+
+def move_paths(
+    tables: type[BaseModel], content: Mapping[str, Any], parent: Path | None = None
+) -> dict[str, Any]:
+    """Return the content of a scene with absolute paths of the files that exist.
+
+    Args:
+        tables: model of the scene, which tells which values are paths. In a table that it does not
+            declare, the value of the key ``path`` is one.
+        content: the content.
+        parent: folder; paths in it become relative to it.
+    """
 
     def place(value: Any) -> Any:
         if isinstance(value, list):
@@ -246,22 +301,22 @@ def save_scene(
         if not isinstance(value, str) or not Path(value).expanduser().exists():
             return value
         named = Path(value).expanduser().absolute()
-        return str(named.relative_to(parent) if named.is_relative_to(parent) else named)
+        if parent is not None and named.is_relative_to(parent):
+            return str(named.relative_to(parent))
+        return str(named)
 
     def move(model: type[BaseModel], table: Mapping[str, Any]) -> dict[str, Any]:
-        moved = dict(table)
+        contents = dict(table)
         for key, value in table.items():
-            if key not in model.model_fields:
-                continue
-            annotation = model.model_fields[key].annotation
-            models = [inner for inner in _leaves(annotation) if _is_model(inner)]
-            if FILE in (*_leaves(annotation), *model.model_fields[key].metadata):
-                moved[key] = place(value)
-            elif models and isinstance(value, Mapping):
-                moved[key] = move(models[0], value)
-        return moved
+            described = model.model_fields.get(key)
+            leaves = [*_leaves(described.annotation), *described.metadata] if described else []
+            if FILE in leaves or (described is None and key == "path"):
+                contents[key] = place(value)
+            elif isinstance(value, Mapping):
+                contents[key] = move(next(filter(_is_model, leaves), BaseModel), value)
+        return contents
 
-    return write_bytes(path, as_toml(move(tables, content)).encode(), overwrite)
+    return move(tables, content)
 
 
 def field_at(model: type[BaseModel], key: str) -> FieldInfo:
@@ -301,11 +356,21 @@ def argument_of(described: FieldInfo) -> dict[str, Any]:
     if count is not None:
         settings["nargs"] = "+" if has_scalar else count
     choices = next((get_args(leaf) for leaf in leaves if get_origin(leaf) is Literal), None)
-    if choices is not None:
-        return settings | {"choices": choices}
-    kind = next((kind for kind in (str, float, int) if kind in leaves), str)
+    kind: Any = next((kind for kind in (str, float, int) if kind in leaves), str)
     metavar = {int: "N", float: "NUMBER", str: "FILE" if FILE in leaves else "NAME"}[kind]
-    return settings | {"type": kind, "metavar": "VALUE" if count and has_scalar else metavar}
+    if count == "+" and any(map(_is_model, leaves)):
+        del settings["nargs"]
+        kind = _names
+    elif (
+        any(map(_is_model, leaves))
+        or (choices and {int, float} & {*leaves})
+        or {str, float} <= {*leaves}
+    ):
+        kind = _number_or_word
+    elif choices is not None:
+        return settings | {"choices": choices}
+    metavar = described.title or ("VALUE" if count and has_scalar else metavar)
+    return settings | {"type": kind, "metavar": metavar}
 
 
 def _shape(described: FieldInfo) -> tuple[int | str | None, bool]:
@@ -338,6 +403,16 @@ def _is_model(leaf: Any) -> bool:
 def _value(arguments: argparse.Namespace, name: str) -> Any:
     """Return the value of an option or key; None if it was not given."""
     return getattr(arguments, name.lstrip("-").replace("-", "_"), None)
+
+
+def _names(text: str) -> list[dict[str, str]]:
+    """Return the tables of names with commas between them; the word none is no table."""
+    names = (name.strip() for name in text.split(","))
+    return [{"name": name} for name in names if name not in ("", "none")]
+
+
+def _number_or_word(text: str) -> Any:
+    return parse_override(f"value={text}")[1]
 
 
 def _stem(path: Path) -> str:

@@ -23,20 +23,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FolderCommand(SceneCommand):
-    """Command of an `OwnKind`; `outputs` is the folder of the results."""
+    """Command of an `OwnKind`; `outputs` is the folder of the results.
+
+    Attributes:
+        has_workers: whether the command takes workers.
+    """
+
+    has_workers: bool = False
 
     def add_results(self, parser: argparse.ArgumentParser, kind: Any) -> None:
         group = parser.add_argument_group("results")
         options.add_folder(
             group,
             f"folder for the results (default: {self.outputs[0]})",
-            "keep what is there and go on from it, for example after Ctrl-C",
+            "keep the results in the folder and go on from them, for example after Ctrl-C",
             "replace the results of an earlier run",
             names=("--out", "--output", "-o"),
         )
         group.add_argument(
             "--save-scene", metavar="FILE", help="also write the scene file of this run"
         )
+        (options.add_workers if self.has_workers else options.add_threads)(parser)
+
+    def changes(self, arguments: argparse.Namespace, kind: Any) -> dict[str, Any]:
+        # Settings without a table, such as --view, are read by `read` and `finish`.
+        tables, changes = (*kind.tables.model_fields, "preset"), super().changes(arguments, kind)
+        return {key: value for key, value in changes.items() if key.split(".")[0] in tables}
 
     def run(self, arguments: argparse.Namespace, kind: Any, name: str) -> int:
         changes, (key, *_) = self.changes(arguments, kind), self.positional.values()
@@ -50,7 +62,10 @@ class FolderCommand(SceneCommand):
             raise InputError(sentence) from error
         job = kind.job(file, options.request_of(arguments))
         if arguments.save_scene:
-            self.save(Path(arguments.save_scene), kind, file, arguments.overwrite)
+            content = file.scene.model_dump(mode="json", exclude_unset=True)
+            for table, key in self.paths(content):
+                table[key] = str(file.locate(table[key]).absolute())
+            save_scene(Path(arguments.save_scene), kind.tables, content, arguments.overwrite)
         return self.finish(job, arguments)
 
     def read(
@@ -78,25 +93,9 @@ class FolderCommand(SceneCommand):
         return code
 
     def paths(self, content: Mapping[str, Any]) -> Iterable[tuple[dict[str, Any], str]]:
-        """Return the tables and the keys of paths, those of settings of a prior or a reader, too.
+        """Return the tables and the keys of all paths, also in settings of a prior or a reader.
 
         Args:
             content: content of a scene.
         """
         return ()
-
-    def save(
-        self, path: Path, kind: OwnKind, file: CheckedScene[Any], overwrite: bool = False
-    ) -> Path:
-        """Write the scene of a run as a scene file.
-
-        Args:
-            path: the scene file.
-            kind: the kind.
-            file: the scene.
-            overwrite: replace a file that exists.
-        """
-        content = file.scene.model_dump(mode="json", exclude_unset=True)
-        for table, key in self.paths(content):
-            table[key] = str(file.locate(table[key]).absolute())
-        return save_scene(path, kind.tables, content, overwrite)

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from invtoolbox.catalogue.documents import CheckedScene, Table
 from invtoolbox.core.environment import versions
 from invtoolbox.core.interrupts import Interrupted
+from invtoolbox.core.kernel_cache import require_writable
 from invtoolbox.datasets.output import make_folder, remove_stale, write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.loop.checkpoint import fingerprint
@@ -205,6 +206,27 @@ def check_choice(folder: Path, resume: bool, overwrite: bool) -> None:
         )
     if folder.exists() and not folder.is_dir():
         raise InputError(f"the output {folder} is a file; give a folder")
+
+
+def check_places(paths: Iterable[Path], replace: bool) -> None:
+    """Refuse files that cannot be written, before anything is computed.
+
+    Args:
+        paths: the files.
+        replace: whether existing files may be replaced.
+    """
+    for path in paths:
+        if path.exists() and not replace:
+            raise InputError(f"{path} exists; give --overwrite to replace it, or another --output")
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+        try:
+            require_writable(path.parent)
+        except OSError as error:
+            raise InputError(
+                f"{path}: the folder {path.parent} cannot be written ({error.strerror or error}); "
+                "choose another"
+            ) from error
 
 
 def differences(before: Any, now: Any, key: str = "", within_lists: bool = True) -> list[str]:

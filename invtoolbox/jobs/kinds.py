@@ -48,6 +48,21 @@ class Entry:
 
 
 _JOBS = "invtoolbox.jobs"
+#: Commands whose scenes are of images and scans, which have no table of their own.
+IMAGES = (
+    Entry(
+        f"{_JOBS}.images.ct_command:KIND",
+        "a scan",
+        "ct",
+        "reconstruct a sinogram, or the projections of a 3D scan",
+    ),
+    Entry(
+        f"{_JOBS}.images.deblur_command:KIND",
+        "a blurred picture",
+        "deblur",
+        "deblur a photograph or a stack with a known kernel",
+    ),
+)
 #: Kinds of the toolbox. All other scenes are of images and scans.
 KINDS = {
     "sweeps": Entry(
@@ -113,3 +128,8 @@ def kinds() -> dict[str, Entry]:
         for point in entry_points(group="invtoolbox.jobs")
     }
     return plugins | KINDS
+
+
+def commands() -> dict[str, Entry]:
+    """Return the entries that have a command, by the command."""
+    return {entry.command: entry for entry in (*IMAGES, *kinds().values()) if entry.command}

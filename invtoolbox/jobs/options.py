@@ -131,8 +131,3 @@ def request_of(arguments: argparse.Namespace, overrides: Sequence[str] = ()) -> 
         cluster=getattr(arguments, "cluster", None),
         threads=arguments.threads or 1,
     )
-
-
-def is_study(arguments: argparse.Namespace) -> bool:
-    """Return whether items, workers or a cluster are given."""
-    return not (arguments.items is arguments.workers is arguments.cluster is None)

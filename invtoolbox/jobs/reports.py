@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from invtoolbox.jobs.study import Study
     from invtoolbox.solution import Solution
@@ -47,10 +49,11 @@ def print_notes(notes: Iterable[str]) -> None:
         print(f"  note: {note}")
 
 
-def print_metrics(metrics: Mapping[str, float], units: Mapping[str, str]) -> None:
-    """Print metrics with their units, one per line."""
+def print_metrics(metrics: Mapping[str, float | Sequence[float]], units: Mapping[str, str]) -> None:
+    """Print metrics, numbers or one number per item, with their units, one metric per line."""
     for name, value in metrics.items():
-        print(f"  {name:<15}{value:.4g} {units.get(name, '')}".rstrip())
+        numbers = ", ".join(f"{v:.4g}" for v in np.atleast_1d(value))
+        print(f"  {name:<15}{numbers} {units.get(name, '')}".rstrip())
 
 
 def print_files(files: Sequence[Path], folder: Path) -> None:

@@ -85,7 +85,7 @@ def run(
         InputError: a fault in the scene or its data; earlier results exist and neither ``resume``
             nor ``overwrite`` is given; the disk is full.
     """
-    from invtoolbox.jobs.images.run import Outcome
+    from invtoolbox.jobs.images.run import ImageJob
 
     request = Request(
         overrides,
@@ -98,8 +98,9 @@ def run(
         threads=threads,
     )
     with trusting(trusted):
-        outcome = prepare(scene, request).run(progress)
-    return outcome.solution if isinstance(outcome, Outcome) else outcome
+        job = prepare(scene, request)
+        outcome = job.run(progress)
+    return outcome.solution if isinstance(job, ImageJob) else outcome
 
 
 def prepare(scene: str | Path | Sequence[str | Path], request: Request) -> Job:

@@ -203,6 +203,9 @@ def quick_noise_std(problem: Problem) -> Tensor | None:
             if extra > 0:
                 y = y.narrow(axis, extra // 2, _CROP)
     try:
-        return estimate_noise_std(y.detach(), kind, weights).cpu().double()
+        level = estimate_noise_std(y.detach(), kind, weights).cpu().double()
     except InputError:
         return None
+    # Without a window of neighbours that all count, the level is 0: nothing was estimated.
+    has_holes = mask is not None or weights is not None
+    return None if has_holes and not bool((level > 0).all()) else level

@@ -163,6 +163,7 @@ def test_the_end_of_half_a_turn() -> None:
     assert "the last view repeats" in sentence(parallel(closed)(phantom()), parallel(many))
 
 
+@pytest.mark.filterwarnings("ignore:the field of view")
 @pytest.mark.parametrize("factor", [2.0, 1.6, 1 / 1.6, 1.15])
 def test_detector_spacing_of_a_fan(factor: float) -> None:
     y = fan().simulate(phantom(), NOISE, seed=0)
@@ -182,6 +183,7 @@ def test_a_reversed_detector_of_a_fan() -> None:
     assert "runs the other way" in sentence(y, fan(-TURN))
 
 
+@pytest.mark.filterwarnings("ignore:the field of view")
 @pytest.mark.parametrize("make", [parallel, fan])
 def test_a_transposed_sinogram(make: type) -> None:
     A = make(cells=60, **({} if make is parallel else {"detector_spacing": 2.4}))
@@ -202,6 +204,15 @@ def test_the_noise_level_of_a_picture(stated: float, text: str | None) -> None:
     assert names(y, A, D) == [] if text is None else text in sentence(y, A, D)
     if text is None:  # a picture of 8 bits with the noise of one in [0, 1]
         assert "2.55 would fit" in sentence(255 * y, A, D)
+
+
+def test_the_noise_level_of_scattered_pixels_raises_no_alarm() -> None:
+    """Half of the pixels are known, so no window of 4 by 4 is whole and nothing is estimated."""
+    mask = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5
+    A = it.operators.Inpainting(mask, (1, 32, 32))
+    y = A.simulate(it.datasets.photograph("camera")[..., 80:112, 200:232], noise=0.02, seed=0)
+    assert names(y, A, it.data_terms.LeastSquares(noise_std=0.02)) == []
+    assert "larger than every" in sentence(y, A, it.data_terms.LeastSquares(noise_std=2.0))
 
 
 def test_samples_that_were_not_taken() -> None:

@@ -8,6 +8,9 @@ import torch
 import invtoolbox as it
 from invtoolbox.errors import InputError
 
+# Every search starts from a wrong shift.
+pytestmark = pytest.mark.filterwarnings("ignore:the axis of rotation projects to cell")
+
 
 def phantom(n: int = 24) -> torch.Tensor:
     grid = torch.linspace(-1, 1, n)
@@ -113,6 +116,7 @@ def test_a_kernel_is_found() -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:the last view repeats the first")  # with the wrong shift
 def test_an_implicit_prior_and_an_unknown_together() -> None:
     prior = it.priors.CoordinateNetwork(features=16, width=16, depth=2, bandwidth=2.0)
     solution = it.solve(

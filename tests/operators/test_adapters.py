@@ -29,11 +29,11 @@ def _dot_test(A: LinearOperator, batch: int = 2, dtype: torch.dtype = torch.floa
     batch = A.items or batch
     x = _random(batch, *A.domain_shape, seed=1, dtype=dtype)
     Ax = A(x)
-    parts = Ax if isinstance(Ax, tuple) else (Ax,)
+    parts = tuple(part.detach() for part in (Ax if isinstance(Ax, tuple) else (Ax,)))
     ys = tuple(_random(*part.shape, seed=2, dtype=part.dtype) for part in parts)
     wide = torch.complex128 if parts[0].is_complex() else torch.float64
     left = sum((p.to(wide) * y.to(wide).conj()).sum().real for p, y in zip(parts, ys))
-    back = A.adjoint(ys if isinstance(Ax, tuple) else ys[0])
+    back = A.adjoint(ys if isinstance(Ax, tuple) else ys[0]).detach()
     right = (x.to(torch.complex128) * back.to(torch.complex128).conj()).sum().real
     size = (
         sum(float(p.abs().square().sum()) for p in parts) ** 0.5

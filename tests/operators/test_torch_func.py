@@ -14,7 +14,7 @@ ANGLES = torch.linspace(0.1, 2.9, 4, dtype=F64)
 OPERATORS = {
     "parallel": lambda: it.operators.ParallelBeam((5, 4), ANGLES, 6),
     "fan": lambda: it.operators.FanBeam((5, 4), ANGLES, 6, source_origin=20, source_detector=30),
-    "cone": lambda: it.operators.ConeBeam((3, 4, 5), ANGLES, (3, 4), 20.0, 30.0, 1.0, 1.0),
+    "cone": lambda: it.operators.ConeBeam((3, 4, 5), ANGLES, (3, 8), 20.0, 30.0, 1.0, 1.0),
     "parallel 3D": lambda: it.operators.ParallelBeam3D((3, 4, 5), ANGLES, (3, 4), 1.0, 1.0),
     "blur": lambda: it.operators.Blur(torch.rand(3, 3, dtype=F64), (5, 4)),
     "differences": lambda: it.operators.FiniteDifference((1, 5, 4)),

@@ -94,7 +94,7 @@ def test_the_stated_noise_level_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "words"), [(0.02, "noise does not explain"), (0.2, "is too large"), (0.05, "")]
+    ("level", "words"), [(0.02, "noise does not explain"), (0.17, "is too large"), (0.05, "")]
 )
 def test_a_wrong_noise_level_is_noted(level: float, words: str) -> None:
     problem = blurred((0.05, 0.05))

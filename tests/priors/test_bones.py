@@ -161,7 +161,7 @@ def test_gaussians_seen_in_pictures_turn_with_their_bones() -> None:
     splats = Splats.of_points(points, torch.rand(1, 60, 3, generator=generator), 0.3, 0.9)
     known = torch.stack([points[0, :, 0] < 3, points[0, :, 0] >= 3], 1).float()
     truth = blend(known[None], hinge(0.3)[None, None], points) - points[:, None]
-    camera = look_at(torch.tensor([[3.0, 2.0, -9.0]]), torch.tensor([3.0, 0.0, 0.0]), size=(24, 32))
+    camera = look_at(torch.tensor([[3.0, 2.0, -9.0]]), (3.0, 0.0, 0.0), size=(24, 32))
     A = OverTime([GaussianRenderer(camera)])
     problem = it.Problem(A(Moving(truth, None, splats)), A, it.data_terms.Photometric(0.0))
     for motion in (Bones(2, weights=known, weight=1e-4), Bones(4, nodes=30, weight=1e-4)):

@@ -64,7 +64,7 @@ def test_a_group_sees_the_groups_before_it_alone() -> None:
 @pytest.mark.parametrize("size", [(37, 50), (3, 5)])
 def test_pictures_of_any_size_and_color_are_restored_item_by_item(size: tuple[int, int]) -> None:
     x = picture(2, 3, size)
-    problem = it.Problem(x, it.operators.Identity((3, *size)), it.data_terms.LeastSquares(0.1))
+    problem = it.Problem(x, it.operators.Identity((3, *size)), it.data_terms.LeastSquares(0.02))
     prior, solver = (
         CompressiveAutoencoder(small()),
         VariationalLatent(pixels=True, number=2, max_iterations=2),

@@ -105,6 +105,7 @@ def test_views_take_their_angles_along() -> None:
 
 
 @pytest.mark.data
+@pytest.mark.filterwarnings("ignore:the field of view")
 def test_the_axis_of_the_tooth_stays_where_it_is(data_dir: Path) -> None:
     item = it.datasets.open(data_dir / "tomopy_tooth" / "tooth.h5")[0]
     assert item.geometry is not None

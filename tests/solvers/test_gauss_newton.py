@@ -194,7 +194,7 @@ def test_an_item_without_a_finite_dual_system_diverges_alone() -> None:
 def test_the_dual_system_takes_real_numbers() -> None:
     A = it.operators.Fourier((1, 4))
     for operator in (A, it.operators.PhaseRetrieval(A)):
-        y = operator(torch.ones(1, 1, 4, dtype=torch.complex64))
+        y = operator(torch.arange(4.0).view(1, 1, 4).to(torch.complex64))
         with pytest.raises(it.InputError, match="takes real numbers"):
             it.solve(it.Problem(y, operator), solver=it.solvers.GaussNewton(inner="dual"))
 

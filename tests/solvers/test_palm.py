@@ -77,7 +77,7 @@ def test_items_do_not_mix() -> None:
     both = it.Problem(
         blind().y.repeat(2, 1, 1, 1) * torch.tensor([1.0, 0.5]).view(2, 1, 1, 1),
         blind().operator,
-        it.data_terms.LeastSquares(noise_std=torch.tensor([0.002, 0.004])),
+        it.data_terms.LeastSquares(noise_std=torch.tensor([0.002, 0.001])),
         unknown={"kernel": it.priors.Simplex()},
     )
     settings = dict(

@@ -193,7 +193,7 @@ def test_what_cannot_be_learned_is_refused() -> None:
     flat = it.Problem(half(truth), half, it.data_terms.LeastSquares(noise_std=0.1))
     with pytest.raises(InputError, match="not strongly convex"):
         learn_prior(FieldsOfExperts(1, 3, weight=1e-9), flat, truth)
-    with pytest.raises(InputError, match="first accuracy"):
+    with pytest.raises(InputError, match="first of AdaptiveAccuracy must lie in"):
         AdaptiveAccuracy(first=2.0)
     with pytest.raises(InputError, match="InexactPrior"):
         it.solve(problem, it.priors.Tikhonov(), AdaptiveAccuracy(), 1.0)

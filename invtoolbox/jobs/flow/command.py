@@ -14,7 +14,6 @@ from invtoolbox.catalogue.documents import parse_override
 from invtoolbox.core.environment import how_to_get
 from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS
 from invtoolbox.errors import InputError, MissingDependency
-from invtoolbox.jobs import options
 from invtoolbox.jobs.folder_command import FolderCommand
 
 _CHALLENGES = ("av2-v1", "av2-v2", "av2-v3")
@@ -24,35 +23,8 @@ _CHALLENGES = ("av2-v1", "av2-v2", "av2-v3")
 class FlowCommand(FolderCommand):
     """Command of a sequence of sweeps."""
 
-    def add_results(self, parser: argparse.ArgumentParser, kind: Any) -> None:
-        super().add_results(parser, kind)
-        options.add_workers(parser)
-        group = parser.add_argument_group("exports")
-        group.add_argument(
-            "--format",
-            choices=("npz", *_CHALLENGES),
-            help="av2-v1, av2-v2 and av2-v3 also write the files of the Argoverse 2 challenges "
-            "(default: npz alone)",
-        )
-        group.add_argument(
-            "--report", metavar="FILE", help="also write an HTML page with pictures and errors"
-        )
-        group.add_argument(
-            "--pictures", action="store_true", help="also write a PNG of each sweep from above"
-        )
-        group.add_argument(
-            "--cloud",
-            action="store_true",
-            help="also write the sequence as one dense cloud, cloud.ply: the static map, and the "
-            "moving things, carried along their flow to the first sweep",
-        )
-        group.add_argument(
-            "--view", action="store_true", help="show the flow in Rerun at the end (extra [view])"
-        )
-
     def changes(self, arguments: argparse.Namespace, kind: Any) -> dict[str, Any]:
-        changes = super().changes(arguments, kind)
-        reader_options = dict(_option(line) for line in changes.pop("option"))
+        reader_options = dict(_option(line) for line in arguments.option)
         formats = {
             arguments.format: arguments.format in _CHALLENGES,
             "png": arguments.pictures,
@@ -61,7 +33,7 @@ class FlowCommand(FolderCommand):
         return {
             "output.formats": [name for name, is_wanted in formats.items() if is_wanted],
             **{f"sweeps.options.{key}": value for key, value in reader_options.items()},
-            **changes,
+            **super().changes(arguments, kind),
         }
 
     def paths(self, content: Mapping[str, Any]) -> Iterable[tuple[dict[str, Any], str]]:
@@ -136,6 +108,7 @@ COMMAND = FlowCommand(
         "next sweep",
     ),
     outputs=("results/SEQUENCE",),
+    has_workers=True,
     settings={
         "--poses": (
             "sweeps.options.poses",
@@ -154,6 +127,34 @@ COMMAND = FlowCommand(
                 "help": "further option of the reader, such as rate=20, times=times.txt or, for the "
                 "street, sweeps=50",
             },
+        ),
+        "--format": (
+            "format",
+            {
+                "choices": ("npz", *_CHALLENGES),
+                "help": "av2-v1, av2-v2 and av2-v3 also write the files of the Argoverse 2 "
+                "challenges (default: npz alone)",
+            },
+        ),
+        "--report": (
+            "report",
+            {"metavar": "FILE", "help": "also write an HTML page with pictures and errors"},
+        ),
+        "--pictures": (
+            "pictures",
+            {"action": "store_true", "help": "also write a PNG of each sweep from above"},
+        ),
+        "--cloud": (
+            "cloud",
+            {
+                "action": "store_true",
+                "help": "also write the sequence as one dense cloud, cloud.ply: the static map, and "
+                "the moving things, carried along their flow to the first sweep",
+            },
+        ),
+        "--view": (
+            "view",
+            {"action": "store_true", "help": "show the flow in Rerun at the end (extra [view])"},
         ),
     },
 )

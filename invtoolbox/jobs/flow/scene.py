@@ -222,36 +222,27 @@ def measure_flow(study: FlowStudy) -> dict[str, Any]:
 
 
 def read_flow_scene(
-    scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
-) -> FlowSceneFile:
-    """Read and check a scene file of sweeps.
-
-    The errors are those of `invtoolbox.jobs.images.tables.read_scene`.
-
-    >>> read_flow_scene("street-simulated", {"flow.method": "nsfp"}).scene.flow.method
-    'nsfp'
-    """
-    return FlowSceneFile.read(FlowScene, scene, overrides)
-
-
-def read_sequence(
     name: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> FlowSceneFile:
-    """Return a scene of sweeps by its path or name, or a scene of the defaults for a sequence.
+    """Read and check a scene file of sweeps, or make the scene of a sequence.
+
+    The errors are those of `invtoolbox.jobs.images.tables.read_scene`.
 
     Args:
         name: path of a scene file, or its name in the catalogue; or path of a sequence, or name of
             a data set.
         overrides: keys to change.
 
-    >>> read_sequence("street", {"flow.window": 3}).scene.title
+    >>> read_flow_scene("street-simulated", {"flow.method": "nsfp"}).scene.flow.method
+    'nsfp'
+    >>> read_flow_scene("street", {"flow.window": 3}).scene.title
     'Scene flow of street'
     """
     path, scenes = Path(name).expanduser(), shelves.entries("scenes")
     entry = scenes.get(match_name(str(name), scenes) or "")
     scene = path if path.exists() or entry is None else entry.path
     if scene.suffix == ".toml" and scene.is_file() and "sweeps" in shelves.read_toml(scene):
-        return read_flow_scene(scene, overrides)
+        return FlowSceneFile.read(FlowScene, scene, overrides)
     stem, place = path.resolve().name, "path" if path.exists() else "dataset"
     content = {"title": f"Scene flow of {stem}", "sweeps": {place: str(name)}}
     change_content(Path("flow"), content, overrides)
@@ -259,4 +250,4 @@ def read_sequence(
     return FlowSceneFile(stem, Path("flow"), checked, frozenset(texts(content)))
 
 
-KIND = OwnKind(FlowScene, read_sequence, FlowSceneFile.job, COMMAND)
+KIND = OwnKind(FlowScene, read_flow_scene, FlowSceneFile.job, COMMAND)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from invtoolbox import datasets
 from invtoolbox.catalogue import shelves
 from invtoolbox.catalogue.documents import CheckedScene, refuse_outside
-from invtoolbox.catalogue.presets import build_network, load_preset, load_prior
+from invtoolbox.catalogue.presets import build_network, prior_named, solver_named
 from invtoolbox.catalogue.registry import build, lookup
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.measurement import Measurement
@@ -37,6 +37,13 @@ from invtoolbox.solvers.base import Solver
 
 _SCANS = {"parallel-beam": "parallel", "fan-beam": "fan"}
 _SCANS_3D = {"cone-beam": "cone", "parallel-beam-3d": "parallel3d"}
+#: Fields of 3D geometries by their counterparts in 2D, and back.
+_COUNTERPARTS = {
+    "image_shape": "volume_shape",
+    "pixel_size": "voxel_size",
+    "volume_shape": "image_shape",
+    "voxel_size": "pixel_size",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Measured:
         segmentation: labels in the data.
         is_photograph: whether values run from 0 to 1.
         grid: grid of the voxels of a volume; None for pictures.
+        notes: notes for a reader of the result.
     """
 
     y: Tensor
@@ -60,29 +68,48 @@ class Measured:
     segmentation: Tensor | None
     is_photograph: bool
     grid: Grid | None = None
+    notes: tuple[str, ...] = ()
 
 
-def read(file: SceneFile, source: Source, geometry: ScanGeometry | None = None) -> Measurement:
-    """Read the item of a data set that a table of the scene names."""
-    opened = open_source(file, source, geometry)
+def read(
+    file: SceneFile,
+    source: Source,
+    table: str,
+    geometry: ScanGeometry | None = None,
+    is_volume: bool = False,
+) -> Measurement:
+    """Read the item of a data set that a table of the scene names.
+
+    Args:
+        file: the scene.
+        source: content of the table.
+        table: dotted name of the table, for errors.
+        geometry: geometry of the scan.
+        is_volume: whether all items together are one volume, if they are slices.
+    """
+    opened, name = open_source(file, source, geometry), source.dataset or source.path
+    if is_volume and opened[0].y.ndim == 4:
+        if isinstance(opened, datasets.Volume):
+            return opened.volume()
+        slices = torch.stack([opened[k].y[0, 0] for k in range(len(opened))])
+        return dataclasses.replace(opened[0], y=slices[None, None])
     if not -len(opened) <= source.item < len(opened):
         raise InputError(
-            f"{file.path}: item {source.item} of {source.dataset or source.path} is asked for, and "
-            f"it has {len(opened)}, counted from 0"
+            f"{file.path}: {table}.item {source.item}: {name} has {len(opened)} items, counted from 0"
         )
     if "item" not in source.model_fields_set:
-        where = source.dataset or source.path
-        report_unused_pages(opened, where, f"choose one with item = ... in {file.path}")
+        remedy = f"choose one by the key {table}.item, or with --item"
+        report_unused_pages(opened, name, remedy)
     return opened[source.item]
 
 
 def path_of(file: SceneFile, source: Source) -> Path:
     """Return the path of the data set that a table of the scene names."""
     if source.dataset is not None:
-        path, given = datasets.find_file(source.dataset, source.file), source.file
+        path, name = datasets.find_file(source.dataset, source.file), source.file
         # Either a file of the data set, or the path that the scene gives.
-        if given is not None and given not in file.given and path == Path(given).expanduser():
-            refuse_outside(file.path, given, path)
+        if name is not None and name not in file.given and path == Path(name).expanduser():
+            refuse_outside(file.path, name, path)
         return path
     assert source.path is not None
     return file.locate(source.path)
@@ -110,116 +137,153 @@ def open_source(
             )
         cls = datasets.READERS.get(reader) or lookup("readers", reader)
         taken = [p for p in inspect.signature(cls).parameters if p not in ("path", "geometry")]
-        for key in source.options:
-            if key not in taken:
-                raise InputError(
-                    f"{file.path}: the reader {reader!r} has no option {key!r}; it has "
-                    f"{', '.join(taken) or 'none'}"
-                )
+        _check_keys(f"{file.path}: the reader {reader!r} has no option", source.options, taken)
         return cls(path, geometry, **source.options)
     return datasets.open_measurements(path, geometry, reader=reader)
 
 
 def measure(file: SceneFile) -> Measured:
     """Read the measurements of a scene, or simulate them."""
-    wanted = file.scene.measurements
-    if wanted.simulate is not None:
+    table, operator = file.scene.measurements, file.scene.operator
+    if table.simulate is not None:
         return _simulate(file)
-    item = read(file, wanted, geometry_of(file) or _scan_of_operator(file))
+    name = None if operator is None else operator.name
+    is_scan = name is None or name in _SCANS_3D
+    scan = geometry_of(file) or _scan_of_operator(file)
+    item = read(file, table, "measurements", scan, is_volume=name == "blur-3d")
     y, geometry = item.y, item.geometry
-    if wanted.crop is not None:
+    notes: tuple[str, ...] = ()
+    if is_scan and item.meta.get("units") == "HU":
+        raise InputError(
+            f"{table.path or table.dataset} holds an image, not a sinogram, so there is nothing to "
+            "reconstruct; `invtoolbox run ct-dicom` simulates a scan of such an image"
+        )
+    if table.crop is not None:
         if geometry is not None:
             raise InputError(
                 f"{file.path}: a scan is not cropped; choose its views with views = {{ start, stop, step }}"
             )
-        y = _crop(y, wanted.crop, f"{file.path}: [measurements.crop]")
-    operator = file.scene.operator
-    grid = (
-        geometry.grid()
-        if isinstance(geometry, Geometry3D)
-        else item.meta.get("grid")
-        if y.ndim == 5
-        else None
-    )
-    if geometry is not None and (
-        operator is None or operator.name is None or operator.name in _SCANS_3D
-    ):
-        if operator is not None and operator.name is None:
-            geometry = _change(geometry, operator.settings, f"{file.path}: [operator]")
-        if wanted.views is not None:
-            chosen = slice(wanted.views.start, wanted.views.stop, wanted.views.step)
+        y = _crop(y, table.crop, f"{file.path}: [measurements.crop]")
+    if geometry is not None and is_scan:
+        if operator is not None and name is None:
+            geometry = _change(geometry, operator.settings, file.path)
+        if table.views is not None:
+            chosen = slice(table.views.start, table.views.stop, table.views.step)
+            if not range(geometry.view_count)[chosen]:
+                raise InputError(
+                    f"{file.path}: measurements.views leaves none of {geometry.view_count} views"
+                )
             geometry, y = geometry.with_views(chosen), y[:, :, chosen]
-        if wanted.beam_hardening is not None:
+        if table.beam_hardening is not None:
             y = BeamHardening(
-                tuple(wanted.beam_hardening.coefficients), wanted.beam_hardening.largest
+                tuple(table.beam_hardening.coefficients), table.beam_hardening.largest
             ).apply(y)
+        if table.center is not None:
+            column = _axis_column(file, geometry, y)
+            geometry = geometry.with_axis_column(column)
+            if table.center == "auto":
+                notes = (f"the axis of rotation is at column {column:.2f}",)
         built: Operator = geometry.operator()
     else:
-        if wanted.beam_hardening is not None:
+        for key in ("beam_hardening", "views", "center"):
+            if getattr(table, key) is not None:
+                raise InputError(
+                    f"{file.path}: measurements.{key} is for a scan; it has a meaning in a sinogram "
+                    "whose geometry is known"
+                )
+        if name is None:
             raise InputError(
-                f"{file.path}: beam hardening is corrected in a sinogram whose geometry is known"
+                f"{file.path}: the measurements do not say how they were made; give "
+                "measurements.geometry, a geometry file (`invtoolbox ct --help` shows one), or add "
+                "[operator] with a name"
             )
-        if wanted.views is not None:
-            raise InputError(f"{file.path}: views are chosen of a sinogram whose geometry is known")
-        if operator is None or operator.name is None:
-            raise InputError(
-                f"{file.path}: the measurements do not say how they were made; add [operator] with "
-                "a name, or the geometry of the scan"
-            )
-        built = _operator(file, y, item.meta.get("pixel_size"))
-    noise_std = wanted.noise_std if wanted.noise_std is not None else item.noise_std
-    if isinstance(geometry, Geometry3D):
-        grid = geometry.grid()  # after the changes of [operator]
+        built = _operator(file, y, item.meta.get("pixel_size"), is_measured=True)
+    grid = item.meta.get("grid") if y.ndim == 5 else None
     return Measured(
         y,
         built,
-        noise_std,
+        table.noise_std if table.noise_std is not None else item.noise_std,
         item.reference,
         item.segmentation,
-        geometry is None and "black" in item.meta["units"],
-        grid,
+        is_photograph=geometry is None and "black" in item.meta["units"],
+        grid=geometry.grid() if isinstance(geometry, Geometry3D) else grid,
+        notes=notes,
     )
+
+
+def _axis_column(file: SceneFile, geometry: ScanGeometry, y: Tensor) -> float:
+    """Return the detector column of the axis of rotation, as it is given or estimated."""
+    center = file.scene.measurements.center
+    if center == "auto":
+        is_tilted = getattr(geometry, "tilt", 0.0) != 0
+        if not geometry.kind.startswith("parallel") or not geometry.angles or is_tilted:
+            raise InputError(
+                f"{file.path}: measurements.center auto is for parallel beams across the axis; give "
+                "the column"
+            )
+        # Of a panel, the row in the middle.
+        sinogram = y[0, 0] if geometry.axes == 2 else y[0, 0, :, y.shape[3] // 2]
+        return datasets.center_of_rotation(sinogram.numpy(), geometry.angles)
+    column = float(center or 0.0)
+    if not 0 <= column <= geometry.columns - 1:
+        raise InputError(
+            f"{file.path}: measurements.center {column:g}: the detector has columns 0 to "
+            f"{geometry.columns - 1}"
+        )
+    return column
 
 
 def _simulate(file: SceneFile) -> Measured:
     from invtoolbox.operators.noise import Gaussian, RelativeGaussian, simulate
 
-    wanted = file.scene.measurements.simulate
-    assert wanted is not None
-    operator = file.scene.operator
+    table, operator = file.scene.measurements.simulate, file.scene.operator
+    assert table is not None
     if operator is None or operator.name is None:
         raise InputError(f"{file.path}: a simulation needs an operator; add [operator] with a name")
-    item = read(file, wanted)
+    item = read(file, table, "measurements.simulate")
     truth = (
         item.y
-        if wanted.crop is None
-        else _crop(item.y, wanted.crop, f"{file.path}: [measurements.simulate.crop]")
+        if table.crop is None
+        else _crop(item.y, table.crop, f"{file.path}: [measurements.simulate.crop]")
     )
     built = _operator(file, truth, item.meta.get("pixel_size"), item.meta.get("voxel_size"))
     noise = (
-        Gaussian(wanted.noise_std)
-        if wanted.noise_std is not None
-        else RelativeGaussian(wanted.relative_noise or 0.0)
+        Gaussian(table.noise_std)
+        if table.noise_std is not None
+        else RelativeGaussian(table.relative_noise or 0.0)
     )
     clean = built(truth)
-    y = simulate(built, truth, noise, wanted.seed)
+    y = simulate(built, truth, noise, table.seed)
     noise_std = (
-        wanted.noise_std
-        if wanted.noise_std is not None
+        table.noise_std
+        if table.noise_std is not None
         else float((y - clean).square().mean().sqrt())
     )
     grid = item.meta.get("grid") if truth.ndim == 5 else None
     if truth.ndim == 5 and grid is None:
         grid = Grid(getattr(built, "voxel_size", (1.0, 1.0, 1.0)))
     return Measured(
-        y, built, noise_std or None, truth, item.segmentation, "black" in item.meta["units"], grid
+        y,
+        built,
+        noise_std or None,
+        truth,
+        item.segmentation,
+        is_photograph="black" in item.meta["units"],
+        grid=grid,
     )
 
 
-def _operator(file: SceneFile, image: Tensor, pixel_size: Any, voxel_size: Any = None) -> Operator:
+def _operator(
+    file: SceneFile,
+    image: Tensor,
+    pixel_size: Any,
+    voxel_size: Any = None,
+    is_measured: bool = False,
+) -> Operator:
     """Return the operator of the scene.
 
-    It takes images like ``image`` unless its settings give another shape.
+    It takes images like ``image`` unless its settings give another shape, or ``image`` was measured
+    and is smaller than the image.
     """
     table = file.scene.operator
     assert table is not None and table.name is not None
@@ -235,8 +299,8 @@ def _operator(file: SceneFile, image: Tensor, pixel_size: Any, voxel_size: Any =
                 )
             fields["pixel_size"] = pixel_size[0]
         return _in_table(
-            lambda: geometry_from_mapping({**fields, **settings}).operator(),
             f"{file.path}: [operator]",
+            lambda: geometry_from_mapping({**fields, **settings}).operator(),
         )
     if name in _SCANS_3D:
         if image.ndim != 5:
@@ -251,13 +315,17 @@ def _operator(file: SceneFile, image: Tensor, pixel_size: Any, voxel_size: Any =
         return _scan_3d(file, {**fields, **settings}, name).operator()
     for key, value in settings.items():
         if isinstance(value, dict):
-            settings[key] = _array(file, key, value, (rows, columns))
+            settings[key] = _array(file, key, value, image)
+    space, kernel = list(image.shape[2:]), settings.get("kernel")
+    if is_measured and isinstance(kernel, Tensor) and settings.get("boundary") == "valid":
+        # The boundary "valid" keeps n - k + 1 of n pixels for a kernel of k pixels.
+        space = [n + k - 1 for n, k in zip(space, kernel.shape)]
+    # A blur treats all channels alike, so it is built for one.
+    image_shape = (1 if name == "blur" else image.shape[1], *space)
+    shapes = {"image_shape": image_shape, "shape": image_shape, "volume_shape": tuple(space)}
     taken = inspect.signature(lookup("operators", name)).parameters
-    for shape in ("image_shape", "shape"):
-        if shape in taken and shape not in settings:
-            # A blur treats all channels alike, so it is built for one.
-            settings[shape] = (1, *image.shape[2:]) if name == "blur" else tuple(image.shape[1:])
-    built = _in_table(lambda: build("operators", name, settings), f"{file.path}: [operator]")
+    settings = {key: shapes[key] for key in shapes if key in taken} | settings
+    built = _in_table(f"{file.path}: [operator]", build, "operators", name, settings)
     if not isinstance(built, Operator):
         raise InputError(
             f"{file.path}: the plug-in {name!r} gave a {type(built).__name__}, not an operator"
@@ -274,14 +342,15 @@ def _scan_of_operator(file: SceneFile) -> ScanGeometry | None:
 
 
 def _scan_3d(file: SceneFile, fields: Mapping[str, Any], name: str) -> ScanGeometry:
-    return _in_table(
-        lambda: geometry_from_mapping({"kind": _SCANS_3D[name], **fields}, file.path.parent),
-        f"{file.path}: [operator]",
-    )
+    fields = {"kind": _SCANS_3D[name], **fields}
+    return _in_table(f"{file.path}: [operator]", geometry_from_mapping, fields, file.path.parent)
 
 
-def _array(file: SceneFile, key: str, table: dict[str, Any], shape: tuple[int, int]) -> Tensor:
-    """Return an array that is a setting: a Gaussian, a random mask, or the content of a file."""
+def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> Tensor:
+    """Return an array that is a setting: a Gaussian, a random mask, or the content of a file.
+
+    With ``normalized = true`` the mean of the channels of a file is divided by its sum.
+    """
     where = f"{file.path}: operator.{key}"
     if set(table) == {"gaussian"}:
         return gaussian_kernel(table["gaussian"], where)
@@ -293,17 +362,26 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], shape: tuple[int, i
                 f"{keep!r}"
             )
         generator = torch.Generator().manual_seed(int(table.get("seed", 0)))
-        return torch.rand(shape, generator=generator) < keep
+        return torch.rand(image.shape[-2:], generator=generator) < keep
     if "path" not in table and "dataset" not in table:
         raise InputError(
             f"{where} is {{ path = ... }}, {{ dataset = ..., file = ..., item = ... }}, {{ gaussian = width }} or "
             f"{{ keep = share, seed = 0 }}, got {table}"
         )
-    known = [*Source.model_fields]
-    for name in table:
-        if name not in known:
-            raise InputError(f"{where} has no key {name!r}; known: {', '.join(known)}")
-    return read(file, Source(**table)).y[0, 0]
+    _check_keys(f"{where} has no key", table, [*Source.model_fields, "normalized"])
+    source = Source(**{name: table[name] for name in table if name != "normalized"})
+    is_volume = key == "kernel" and image.ndim == 5
+    array = read(file, source, f"operator.{key}", is_volume=is_volume).y[0]
+    if not table.get("normalized"):
+        return array[0]
+    kernel = array.mean(0).double()
+    total = float(kernel.sum())
+    if not bool((kernel != 0).any()) or not abs(total) > 1e-12:
+        raise InputError(
+            f"the kernel {source.path or source.dataset} sums to {total:g}, so it blurs everything "
+            "to black; give one that is positive somewhere"
+        )
+    return (kernel / total).float()
 
 
 def gaussian_kernel(width: Any, where: str) -> Tensor:
@@ -338,8 +416,9 @@ def data_term(file: SceneFile, noise_std: float | None) -> DataTerm:
         and "noise_std" in inspect.signature(lookup("data_terms", table.name)).parameters
     ):
         settings.setdefault("noise_std", noise_std)
-    term = _in_table(lambda: build("data_terms", table.name, settings), f"{file.path}: [data_term]")
-    assert isinstance(term, DataTerm)
+    term: DataTerm = _in_table(
+        f"{file.path}: [data_term]", build, "data_terms", table.name, settings
+    )
     return term
 
 
@@ -350,7 +429,7 @@ def prior(file: SceneFile) -> Prior | None:
 
 def prior_of(tables: Sequence[PriorTable], file: CheckedScene[Any]) -> Prior | None:
     """Return the sum of the priors that tables of a scene file describe."""
-    total: Prior | None = None
+    priors: list[Prior] = []
     for table in tables:
         settings = dict(table.settings)
         if isinstance(settings.get("network"), dict):
@@ -358,23 +437,9 @@ def prior_of(tables: Sequence[PriorTable], file: CheckedScene[Any]) -> Prior | N
             settings["network"] = build_network(
                 settings["network"], file.locate(weights) if weights else None
             )
-
-        def make(name: str = table.name, settings: dict[str, Any] = settings) -> Any:
-            return (
-                load_prior(name, settings)
-                if shelves.has_prior(name)
-                else build("priors", name, settings)
-            )
-
-        built = _in_table(make, f"{file.path}: [prior]")
-        if not isinstance(built, Prior):
-            raise InputError(
-                f"{file.path}: the plug-in {table.name!r} gave a {type(built).__name__}, not a "
-                "prior"
-            )
-        part = table.weight * built if table.weight is not None else built
-        total = part if total is None else total + part
-    return total
+        built: Prior = _in_table(f"{file.path}: [prior]", prior_named, table.name, settings)
+        priors.append(table.weight * built if table.weight is not None else built)
+    return sum(priors[1:], priors[0]) if priors else None
 
 
 def solver(file: SceneFile) -> Solver | None:
@@ -386,18 +451,8 @@ def solver_of(table: SolverTable, file: CheckedScene[Any]) -> Solver | None:
     """Return the solver that a table of a scene file describes."""
     if table.name is None:
         return None
-    name, settings = table.name, dict(table.settings)
-
-    def make() -> Any:
-        return (
-            load_preset(name, settings)
-            if shelves.has_preset(name)
-            else build("solvers", name, settings)
-        )
-
-    built = _in_table(make, f"{file.path}: [solver]")
-    assert isinstance(built, Solver)
-    return built
+    solver: Solver = _in_table(f"{file.path}: [solver]", solver_named, table.name, table.settings)
+    return solver
 
 
 def rule(file: SceneFile) -> float | str | WeightRule:
@@ -407,40 +462,35 @@ def rule(file: SceneFile) -> float | str | WeightRule:
         return table.weight
     if table.rule is None or table.rule == "auto":
         return "auto"
-    chosen = _in_table(lambda: rule_named(str(table.rule)), f"{file.path}: [regularization]")
-    taken = [field.name for field in dataclasses.fields(chosen)]
-    for key in table.settings:
-        if key not in taken:
-            raise InputError(
-                f"{file.path}: the rule {table.rule!r} has no setting {key!r}; it has "
-                f"{', '.join(taken)}"
-            )
-    return dataclasses.replace(chosen, **table.settings)
+    usual = _in_table(f"{file.path}: [regularization]", rule_named, table.rule)
+    names = [field.name for field in dataclasses.fields(usual)]
+    _check_keys(f"{file.path}: the rule {table.rule!r} has no setting", table.settings, names)
+    return dataclasses.replace(usual, **table.settings)
 
 
 def geometry_of(file: SceneFile) -> ScanGeometry | None:
     """Return the geometry that a scene gives for its measurements."""
-    given = file.scene.measurements.geometry
-    if given is None:
+    table = file.scene.measurements.geometry
+    if table is None:
         return None
-    if isinstance(given, str):
-        return read_geometry(file.locate(given))
-    return _in_table(
-        lambda: geometry_from_mapping(given, file.path.parent),
-        f"{file.path}: [measurements.geometry]",
-    )
+    if isinstance(table, str):
+        return read_geometry(file.locate(table))
+    where = f"{file.path}: [measurements.geometry]"
+    return _in_table(where, geometry_from_mapping, table, file.path.parent)
 
 
-def _change(geometry: ScanGeometry, settings: Mapping[str, Any], where: str) -> ScanGeometry:
+def _change(geometry: ScanGeometry, settings: Mapping[str, Any], path: Path) -> ScanGeometry:
     fields = dataclasses.fields(geometry)  # type: ignore[arg-type]
-    known = [field.name for field in fields if field.name not in ("angles", "vectors")]
+    names = [field.name for field in fields if field.name not in ("angles", "vectors")]
     for key in settings:
-        if key not in known:
-            raise InputError(
-                f"{where} changes the geometry of the data, which has no field {key!r}; known: "
-                f"{', '.join(known)}"
-            )
-    changed: ScanGeometry = _in_table(lambda: dataclasses.replace(geometry, **settings), where)  # type: ignore[type-var]
+        counterpart = _COUNTERPARTS.get(key)
+        remedy = f", give operator.{counterpart}" if counterpart in names else ""
+        place = f"{path}: operator.{key} changes the geometry of the data{remedy}: it has no field"
+        _check_keys(place, [key], names)
+    changed: ScanGeometry = _in_table(
+        f"{path}: [operator]",
+        lambda: dataclasses.replace(geometry, **settings),  # type: ignore[type-var]
+    )
     return changed
 
 
@@ -456,9 +506,16 @@ def _crop(y: Tensor, crop: Crop, where: str) -> Tensor:
     ].contiguous()
 
 
-def _in_table(make: Any, where: str) -> Any:
+def _check_keys(complaint: str, keys: Iterable[str], names: Iterable[str]) -> None:
+    """Refuse keys that are none of the names; the sentence begins with the complaint."""
+    for key in keys:
+        if key not in names:
+            raise InputError(f"{complaint} {key!r}; it has {', '.join(names) or 'none'}")
+
+
+def _in_table(where: str, make: Callable[..., Any], *arguments: Any) -> Any:
     """Return the result of ``make``; its errors begin with the place in the scene file."""
     try:
-        return make()
+        return make(*arguments)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error

@@ -107,11 +107,9 @@ def with_axes(y: Any, A: Operator) -> Any:
 def _sum(prior: str | Prior | Sequence[str | Prior] | None) -> Prior | None:
     if prior is None or isinstance(prior, Prior):
         return prior
-    names = [prior] if isinstance(prior, str) else list(prior)
-    total: Prior | None = None
-    for one in names:
-        part = prior_named(one) if isinstance(one, str) else one
-        if not isinstance(part, Prior):
-            raise InputError(f"a prior is a name or one of it.priors, got {type(part).__name__}")
-        total = part if total is None else total + part
-    return total
+    names = [prior] if isinstance(prior, str) else prior
+    priors = [prior_named(name) if isinstance(name, str) else name for name in names]
+    for term in priors:
+        if not isinstance(term, Prior):
+            raise InputError(f"a prior is a name or one of it.priors, got {type(term).__name__}")
+    return sum(priors[1:], priors[0]) if priors else None

@@ -1,51 +1,53 @@
-"""Run a scene of images or scans: read, solve with checkpoints, evaluate, write the results."""
+"""Run a scene of images or scans: read, solve with checkpoints, evaluate, write the results.
+
+The results go to a folder, or to files whose suffixes give the formats.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from invtoolbox import datasets
 from invtoolbox.core.environment import device_named
+from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.datasets.volumes.nifti import check_available
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.parts import Measured
 from invtoolbox.jobs.images.tables import Scene, SceneFile
-from invtoolbox.jobs.job import SceneJob, read_json, write_json
-from invtoolbox.jobs.reports import print_files, report_divergence
+from invtoolbox.jobs.images.tiles import LARGE, deblur_in_tiles
+from invtoolbox.jobs.job import Request, SceneJob, check_places, read_json, write_json
+from invtoolbox.jobs.kind import SceneOutcome
+from invtoolbox.jobs.reports import print_files, print_metrics, print_notes, report_divergence
 from invtoolbox.loop.checkpoint import Checkpoint
+from invtoolbox.operators.base import LinearOperator
+from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
 
 CHECKPOINT = "checkpoint.safetensors"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Solution of a scene, its quality, and its files.
-
-    Attributes:
-        solution: the solution.
-        folder: folder of the results.
-        metrics: values by the name of the metric, one per item; empty if there is no reference.
-        files: files that were written; empty if an earlier run was finished.
-    """
-
-    solution: Solution
-    folder: Path
-    metrics: dict[str, list[float]]
-    files: tuple[Path, ...]
+_ARRAYS = ("h5", "hdf5", "npy")
+#: Suffixes of files of a picture, and of a volume.
+FORMATS = ("tif", "tiff", "png", *_ARRAYS)
+VOLUME_FORMATS = ("tif", "tiff", "nii", "nii.gz", "mha", "mhd", "raw", *_ARRAYS)
 
 
 @dataclass(frozen=True)
 class ImageJob(SceneJob[Scene]):
-    """Run of one scene of images or scans."""
+    """Run of one scene of images or scans.
+
+    Attributes:
+        outputs: files to write in place of the folder, and their formats. The format of an output
+            without a suffix is empty: of a volume it becomes a folder with one TIFF file per slice,
+            and of a picture the folder of all results.
+    """
 
     files: ClassVar = (
         "scene.json",
@@ -67,61 +69,226 @@ class ImageJob(SceneJob[Scene]):
         "solver.time_limit",
     )
     file: SceneFile
+    outputs: Mapping[Path, str] = field(default_factory=dict)
 
-    def run(self, progress: bool = True) -> Outcome:
+    @property
+    def checkpoint(self) -> Path:
+        """File from which an interrupted run is resumed."""
+        for path in self.outputs:
+            return path.with_name(f"{path.name}.checkpoint")
+        return self.folder / CHECKPOINT
+
+    def check(self, request: Request) -> None:
+        if not self.outputs:
+            super().check(request)
+        elif self.checkpoint.exists() and not (self.resume or self.overwrite):
+            raise InputError(
+                f"an interrupted run left {self.checkpoint}; give --resume to go on from it, or "
+                "--overwrite to start anew"
+            )
+
+    def run(self, progress: bool = True) -> SceneOutcome[Measured]:
         """Solve the problem of the scene and write the results, or read those of a finished run."""
-        file, folder, checkpoint = self.file, self.folder, self.folder / CHECKPOINT
-        finished, measures = folder / "solution.h5", folder / "metrics.json"
-        measured = parts.measure(file)
+        measured = parts.measure(self.file)
+        if "" not in self.outputs.values() or len(measured.operator.domain_shape) == 4:
+            return self.solve(measured, progress)
+        if len(self.outputs) > 1:
+            raise InputError(
+                f"the folder {self.folder} takes everything, also the report; leave the other "
+                "outputs out"
+            )
+        job = replace(self, outputs={})
+        job.check(Request())
+        return job.solve(measured, progress)
+
+    def solve(self, measured: Measured, progress: bool) -> SceneOutcome[Measured]:
+        """Solve, evaluate and write.
+
+        Args:
+            measured: measurements and operator of the scene.
+            progress: whether to show a bar on a terminal.
+        """
+        file, folder, checkpoint = self.file, self.folder, self.checkpoint
         problem = Problem(measured.y, measured.operator, parts.data_term(file, measured.noise_std))
         prior, solver, rule = parts.prior(file), parts.solver(file), parts.rule(file)
-        content = self.check_content(
-            measurements=problem.y,
-            operator=problem.operator,
-            data_term=problem.data_term,
-            prior=prior,
-        )
-        if self.resume and finished.exists() and not checkpoint.exists():
-            metrics = read_json(measures) if measures.exists() else {}
-            return Outcome(Solution.load(finished), folder, metrics, ())
+        content: dict[str, str] = {}
+        if not self.outputs:
+            content = self.check_content(
+                measurements=problem.y,
+                operator=problem.operator,
+                data_term=problem.data_term,
+                prior=prior,
+            )
+            finished, measures = folder / "solution.h5", folder / "metrics.json"
+            if self.resume and finished.exists() and not checkpoint.exists():
+                metrics = read_json(measures) if measures.exists() else {}
+                return SceneOutcome(None, folder, metrics, (), Solution.load(finished))
         reference, device = _reference(file, measured), device_named(file.scene.device)
         _check_evaluation(file, problem, reference, measured.segmentation)
-        if "nii" in file.scene.output.formats:
-            check_available()
-        self.start(content)
-        budgets = file.scene.solver
+        self._check_formats(is_volume=len(problem.image_shape) == 4)
+        if not self.outputs:
+            self.start(content)
+        elif self.overwrite and not self.resume:
+            checkpoint.unlink(missing_ok=True)
+        table, tile = file.scene.solver, self._tile(problem)
+        settings: dict[str, Any] = {
+            "max_iterations": table.max_iterations,
+            "tolerance": table.tolerance,
+            "seed": file.scene.seed,
+            "device": device,
+            "dtype": getattr(torch, file.scene.dtype) if file.scene.dtype else None,
+            "progress": progress,
+        }
         try:
-            solution: Solution = solve(
-                problem,
-                prior=prior,
-                solver=solver,
-                regularization=rule,
-                max_iterations=budgets.max_iterations,
-                tolerance=budgets.tolerance,
-                time_limit=budgets.time_limit,
-                seed=file.scene.seed,
-                device=device,
-                dtype=getattr(torch, file.scene.dtype) if file.scene.dtype else None,
-                checkpoint=Checkpoint(checkpoint),
-                progress=progress,
-            )
+            if tile:
+                solution = self._solve_in_tiles(problem, prior, solver, rule, tile, settings)
+            else:
+                solution = solve(
+                    problem,
+                    prior,
+                    solver,
+                    rule,
+                    initial=self._initial(problem),
+                    time_limit=table.time_limit,
+                    checkpoint=Checkpoint(checkpoint),
+                    **settings,
+                )
         except KeyboardInterrupt:
             raise self.interrupted(
                 checkpoint.exists(), f"the checkpoint {checkpoint} stays"
             ) from None
         metrics = evaluate(file, solution.x, reference, measured.segmentation)
-        files = _write(file, folder, solution, reference, metrics, measured)
-        if all(status == "converged" for status in solution.status):
+        files = self._write(solution, reference, metrics, measured)
+        if self.outputs or all(status == "converged" for status in solution.status):
             checkpoint.unlink(missing_ok=True)
-        return Outcome(solution, folder, metrics, files)
+        return SceneOutcome(measured, folder, metrics, files, solution)
 
-    def print_outcome(self, outcome: Outcome, quiet: bool) -> int:
+    def print_outcome(self, outcome: SceneOutcome[Measured], quiet: bool) -> int:
+        assert outcome.solution is not None
         if not quiet:
-            print(outcome.solution)
-            for name, values in outcome.metrics.items():
-                print(f"  {name:<15}{', '.join(f'{v:.4g}' for v in values)}")
+            scene, shape = self.file.scene, tuple(outcome.solution.x.shape)
+            if scene.solver.initial and scene.solver.max_iterations == 0 and not scene.prior:
+                print(f"filtered back-projection alone: x {shape}, no priors, no iterations")
+            else:
+                print(outcome.solution)
+            print_notes(outcome.notes)
+            print_metrics(outcome.metrics, {})
             print_files(outcome.files, outcome.folder)
         return report_divergence(outcome.solution)
+
+    def _check_formats(self, is_volume: bool) -> None:
+        """Refuse formats that do not fit, before anything is computed."""
+        formats = VOLUME_FORMATS if is_volume else FORMATS
+        choice = f"use one of {', '.join(formats)}"
+        if is_volume:
+            choice += ", or a folder for one TIFF file per slice (a report shows the middle slice)"
+        for path, form in self.outputs.items():
+            if form == "":
+                check_places([path], self.overwrite or self.resume)
+            elif form not in (*formats, "html", "json"):
+                what = "a volume is not one picture" if is_volume else "a picture is no volume"
+                raise InputError(f"--output {path}: {what}; {choice}")
+            if form == "json" and self.file.scene.evaluation is None:
+                raise InputError(f"--output {path}: there are no measures without a reference")
+        forms = self.outputs.values() or self.file.scene.output.formats
+        if any(form.startswith("nii") for form in forms):
+            check_available()
+
+    def _initial(self, problem: Problem) -> Tensor | None:
+        """Return the initial guess of the scene."""
+        if self.file.scene.solver.initial is None:
+            return None
+        if not isinstance(problem.operator, LinearOperator):
+            raise InputError(f"{self.file.path}: solver.initial fbp is for linear operators")
+        return problem.operator.pseudo_inverse(problem.y)
+
+    def _tile(self, problem: Problem) -> int:
+        """Return the size of the tiles; 0 for a picture that is solved as a whole."""
+        table, A = self.file.scene.solver, problem.operator
+        if table.tile != "auto":
+            return table.tile or 0
+        suits = isinstance(A, Blur) and A.boundary in ("reflect", "valid")
+        is_whole = table.time_limit is not None or self.checkpoint.exists()
+        large = problem.y0.shape[-2:].numel() > LARGE
+        return 512 if suits and large and not is_whole else 0
+
+    def _solve_in_tiles(
+        self, problem: Problem, prior: Any, solver: Any, rule: Any, tile: int, settings: Any
+    ) -> Solution:
+        A, term = problem.operator, problem.data_term
+        if not isinstance(A, Blur) or not isinstance(term, LeastSquares) or prior is None:
+            raise InputError(
+                f"{self.file.path}: tiles are for pictures, least squares and a prior; set "
+                "solver.tile to 0"
+            )
+        if self.checkpoint.exists():
+            raise InputError(
+                f"{self.checkpoint} is of a picture as a whole, and a picture in tiles is not "
+                "resumed; set solver.tile to 0, or give --overwrite to start anew"
+            )
+        level = None if term.noise_std is None else float(term.noise_std)
+        return deblur_in_tiles(
+            problem.y0, A, prior, solver, rule, noise_std=level, tile=tile, **settings
+        )
+
+    def _write(
+        self,
+        solution: Solution,
+        reference: Tensor | None,
+        metrics: dict[str, list[float]],
+        measured: Measured,
+    ) -> tuple[Path, ...]:
+        from invtoolbox.plotting.report import write_report
+
+        scene, x = self.file.scene, solution.x.detach().cpu()
+        window = scene.output.window or ((0.0, 1.0) if measured.is_photograph else None)
+        outputs = self.outputs
+        if not outputs:
+            names = {"h5": "solution.h5", "html": "report.html", "json": "metrics.json"}
+            forms = dict.fromkeys([*(["json"] if metrics else []), *scene.output.formats])
+            outputs = {
+                self.folder / names.get(form, f"reconstruction.{form}"): form for form in forms
+            }
+        for path, form in outputs.items():
+            datasets.remove_stale(path.parent, path.name)
+            if form == "json":
+                write_json(path, metrics)
+            elif form == "html":
+                fits = reference is not None and reference.shape[1:] == x.shape[1:]
+                write_report(
+                    solution,
+                    path,
+                    reference if fits else None,
+                    scene.title or self.file.name,
+                    metrics=metrics or None,
+                )
+            elif form == "h5" and not self.outputs:
+                solution.save(path, overwrite=True)
+            elif form == "png":
+                picture = x[0, :, x.shape[2] // 2] if x.ndim == 5 else x[0]
+                datasets.write_png(path, picture, window, overwrite=True)
+            else:
+                _write_image(path, form, x, measured.grid, is_alone=bool(self.outputs))
+        return tuple(outputs)
+
+
+def _write_image(
+    path: Path, form: str, x: Tensor, grid: datasets.Grid | None, is_alone: bool
+) -> None:
+    """Write a batch with its axes; or, as a file alone, the only item of the batch."""
+    grid = grid or datasets.Grid()
+    if form == "":
+        datasets.write_tiff_stack(path, x[0], overwrite=True)
+    elif form not in _ARRAYS and (x.ndim == 5 or form == "nii"):
+        datasets.write(path, datasets.VolumeInMemory(x[0], grid), overwrite=True)
+    elif not is_alone:
+        datasets.write(path, x, overwrite=True)
+    elif form in ("h5", "hdf5") and x.ndim == 5:
+        axes = ("voxel_size_slice", "voxel_size_row", "voxel_size_column")
+        attributes: dict[str, Any] = {**dict(zip(axes, grid.voxel_size)), "length_unit": grid.unit}
+        datasets.write_hdf5(path, {"volume": x[0, 0]}, attributes, overwrite=True)
+    else:
+        datasets.write(path, x[0, 0] if x.ndim == 5 else x[0], overwrite=True)
 
 
 def evaluate(
@@ -130,98 +297,57 @@ def evaluate(
     """Return the metrics of a scene by name, one value per item."""
     from invtoolbox import metrics
 
-    wanted = file.scene.evaluation
-    if wanted is None:
+    table = file.scene.evaluation
+    if table is None:
         return {}
     x = x.detach().cpu()
-    found: dict[str, list[float]] = {}
+    usual = ["psnr", "rmse", *(["ssim"] if x.ndim == 4 and min(x.shape[-2:]) >= 11 else [])]
+    measures: dict[str, list[float]] = {}
     truth = None if reference is None else reference.to(x).expand_as(x)
-    for name in wanted.metrics:
+    for name in table.metrics or usual:
         if name == "matthews":
             assert segmentation is not None
             labels = (segmentation > 0).expand(x.shape)
-            value = metrics.matthews_correlation(
-                metrics.otsu_segmentation(x), labels, border=wanted.border
-            )
+            segments = metrics.otsu_segmentation(x)
+            score = metrics.matthews_correlation(segments, labels, border=table.border)
         elif name in ("psnr", "ssim"):
             assert truth is not None
-            span = wanted.data_range or (truth.flatten(1).amax(1) - truth.flatten(1).amin(1))
-            value = getattr(metrics, name)(x, truth, data_range=span, border=wanted.border)
+            span = table.data_range or (truth.flatten(1).amax(1) - truth.flatten(1).amin(1))
+            score = getattr(metrics, name)(x, truth, data_range=span, border=table.border)
         else:
-            value = getattr(metrics, name)(x, truth, border=wanted.border)
-        found[name] = [float(v) for v in value]
-    return found
+            score = getattr(metrics, name)(x, truth, border=table.border)
+        measures[name] = [float(v) for v in score]
+    return measures
 
 
 def _check_evaluation(
     file: SceneFile, problem: Problem, reference: Tensor | None, segmentation: Tensor | None
 ) -> None:
     """Refuse metrics without a reference of the same shape, before anything is computed."""
-    for name in file.scene.evaluation.metrics if file.scene.evaluation is not None else ():
-        labels = name == "matthews"
-        other = segmentation if labels else reference
-        if other is None:
+    evaluation = file.scene.evaluation
+    for name in () if evaluation is None else evaluation.metrics or ("psnr",):
+        is_labels = name == "matthews"
+        truth = segmentation if is_labels else reference
+        if truth is None:
             raise InputError(
                 f"{file.path}: evaluation.metrics has {name!r}, but "
                 + (
                     "no segmentation comes with the data"
-                    if labels
+                    if is_labels
                     else "there is nothing to compare with; add evaluation.reference"
                 )
             )
-        if tuple(other.shape[1:]) != problem.image_shape:
+        if tuple(truth.shape[1:]) != problem.image_shape:
             raise InputError(
                 f"{file.path}: evaluation compares images of {problem.image_shape} with "
-                f"{'a segmentation' if labels else 'a reference'} of {tuple(other.shape[1:])}"
+                f"{'a segmentation' if is_labels else 'a reference'} of {tuple(truth.shape[1:])}; "
+                "give the true image of the same shape"
             )
 
 
 def _reference(file: SceneFile, measured: Measured) -> Tensor | None:
     evaluation = file.scene.evaluation
-    if evaluation is not None and evaluation.reference is not None:
-        return parts.read(file, evaluation.reference).y
-    return measured.truth
-
-
-def _write(
-    file: SceneFile,
-    folder: Path,
-    solution: Solution,
-    reference: Tensor | None,
-    metrics: dict[str, list[float]],
-    measured: Measured,
-) -> tuple[Path, ...]:
-    from invtoolbox.plotting.report import write_report
-
-    wanted, x = file.scene.output, solution.x
-    written: list[Path] = []
-    if metrics:
-        write_json(folder / "metrics.json", metrics)
-        written.append(folder / "metrics.json")
-    for kind in dict.fromkeys(wanted.formats):
-        if kind == "h5":
-            written.append(solution.save(folder / "solution.h5", overwrite=True))
-        elif kind == "html":
-            fits = reference is not None and reference.shape[1:] == x.shape[1:]
-            written.append(
-                write_report(
-                    solution,
-                    folder / "report.html",
-                    reference if fits else None,
-                    file.scene.title or file.name,
-                    metrics=metrics or None,
-                )
-            )
-        else:
-            images = x.detach().cpu()
-            if kind == "nii" or (kind == "tif" and images.ndim == 5):
-                images = datasets.VolumeInMemory(images[0], measured.grid or datasets.Grid())
-            path = folder / f"reconstruction.{kind}"
-            if kind == "png":
-                window = wanted.window or ((0.0, 1.0) if measured.is_photograph else None)
-                shown = images[0, :, images.shape[2] // 2] if images.ndim == 5 else images[0]
-                datasets.write_png(path, shown, window, overwrite=True)
-            else:
-                datasets.write(path, images, overwrite=True)
-            written.append(path)
-    return tuple(written)
+    if evaluation is None or evaluation.reference is None:
+        return measured.truth
+    is_volume = len(measured.operator.domain_shape) == 4
+    return parts.read(file, evaluation.reference, "evaluation.reference", is_volume=is_volume).y

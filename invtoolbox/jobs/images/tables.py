@@ -3,13 +3,13 @@
 The tables, in the order of the work::
 
     title, seed, device, dtype
-    [measurements]            measured: dataset or path, file, item, geometry, views, crop,
+    [measurements]            measured: dataset or path, file, item, geometry, views, center, crop,
                               beam_hardening, noise_std
     [measurements.simulate]   or simulated: dataset or path of the truth, and the noise
     [operator]                needed unless the measurements contain it
     [data_term]               least squares by default
     [[prior]]                 one or several: name, weight, settings
-    [solver]                  name, settings, budgets; chosen by default
+    [solver]                  name, settings, budgets, initial guess, tiles; chosen by default
     [regularization]          weight, or rule and its settings
     [output]                  folder, formats, window
     [evaluation]              metrics, reference, border, mask
@@ -21,6 +21,7 @@ priors, ``prior.tv.weight`` or ``prior.0.weight`` names one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -28,19 +29,26 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from invtoolbox.catalogue import registry
-from invtoolbox.catalogue.documents import Alone, CheckedScene, Named, Several, Table
+from invtoolbox.catalogue.documents import Alone, CheckedScene, FilePath, Named, Several, Table
 from invtoolbox.errors import match_name
 
 
 class Source(Table):
     """Source of an array: a data set of the catalogue, or a path."""
 
-    dataset: str | None = None
-    path: str | None = None
-    file: str | None = None
-    item: int = 0
-    reader: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    dataset: str | None = Field(
+        None, description="name of a data set; see `invtoolbox list datasets`"
+    )
+    path: FilePath | None = Field(
+        None,
+        description="a file, or a folder of files; `invtoolbox list readers` lists the formats",
+    )
+    file: str | None = Field(None, description="file of the data set")
+    item: int = Field(0, description="number of the item in the file, counted from 0")
+    reader: str | None = Field(
+        None, description="name of the reader; by default, the first bytes of the file decide"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the reader")
 
     @model_validator(mode="after")
     def _one_place(self) -> Source:
@@ -60,18 +68,32 @@ class Source(Table):
 class Crop(Table):
     """Rectangle of a picture, in pixels."""
 
-    top: int = Field(0, ge=0)
-    left: int = Field(0, ge=0)
-    rows: int = Field(ge=1)
-    columns: int = Field(ge=1)
+    top: int = Field(0, ge=0, description="first row")
+    left: int = Field(0, ge=0, description="first column")
+    rows: int = Field(ge=1, description="number of rows")
+    columns: int = Field(ge=1, description="number of columns")
 
 
 class Views(Table):
-    """Choice of the views of a scan, counted from 0; ``stop`` is not included."""
+    """Choice of the views of a scan as a slice of Python, a table or the text "START:STOP:STEP".
 
-    start: int = Field(0, ge=0)
-    stop: int | None = Field(None, ge=1)
-    step: int = Field(1, ge=1)
+    Views are counted from 0, negative numbers from the end; ``stop`` is not included.
+    """
+
+    start: int = Field(0, description="first view")
+    stop: int | None = Field(None, description="view behind the last one")
+    step: int = Field(1, ge=1, description="distance of the views")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, table: Any) -> Any:
+        if not isinstance(table, str):
+            return table
+        if not re.fullmatch(r"-?\d*:-?\d*(:-?\d*)?", table):
+            raise ValueError(
+                f"takes START:STOP or START:STOP:STEP, for example 0:360:2 or ::4, got {table!r}"
+            )
+        return {key: n for key, n in zip(("start", "stop", "step"), table.split(":")) if n}
 
 
 class Hardening(Table):
@@ -80,8 +102,12 @@ class Hardening(Table):
     `invtoolbox.processing.fit_beam_hardening` fits it to a homogeneous object.
     """
 
-    coefficients: list[float] = Field(min_length=1)
-    largest: float = Field(gt=0)
+    coefficients: list[float] = Field(
+        min_length=1, description="coefficients of the powers 1, 2, ... of a line integral"
+    )
+    largest: float = Field(
+        gt=0, description="largest line integral of the fit; beyond it, the tangent goes on"
+    )
 
 
 def refuse_noise(table: Any, whole: str) -> Any:
@@ -105,10 +131,12 @@ def refuse_noise(table: Any, whole: str) -> Any:
 class Simulate(Source):
     """Simulated measurements: the operator applied to a true image, and noise."""
 
-    relative_noise: float | None = Field(None, ge=0)
-    noise_std: float | None = Field(None, ge=0)
-    seed: int = 0
-    crop: Crop | None = None
+    relative_noise: float | None = Field(
+        None, ge=0, description="norm of the noise as a share of the norm of the measurements"
+    )
+    noise_std: float | None = Field(None, ge=0, description="standard deviation of the noise")
+    seed: int = Field(0, description="seed of the noise")
+    crop: Crop | None = Field(None, description="rectangle of the true picture")
 
     @model_validator(mode="before")
     @classmethod
@@ -130,12 +158,34 @@ class Simulate(Source):
 class Measurements(Source):
     """Measurements that are read, or simulated."""
 
-    geometry: str | dict[str, Any] | None = None
-    noise_std: float | None = Field(None, gt=0)
-    views: Views | None = None
-    crop: Crop | None = None
-    beam_hardening: Hardening | None = None
-    simulate: Simulate | None = None
+    geometry: FilePath | dict[str, Any] | None = Field(
+        None, description="a geometry file; it replaces the geometry in the data"
+    )
+    noise_std: float | None = Field(
+        None,
+        gt=0,
+        description="standard deviation of the noise, in the units of the measurements; estimated "
+        "from them by default",
+    )
+    views: Views | None = Field(
+        None, title="START:STOP:STEP", description="choice of views, as a slice of Python"
+    )
+    center: float | str | None = Field(
+        None,
+        title="COLUMN",
+        description="detector column onto which the axis of rotation projects, counted from 0 at the "
+        "centre of the first column; auto estimates it (parallel beam)",
+    )
+    crop: Crop | None = Field(None, description="rectangle of a picture")
+    beam_hardening: Hardening | None = Field(None, description="correction of beam hardening")
+    simulate: Simulate | None = Field(None, description="simulation in place of measurements")
+
+    @field_validator("center")
+    @classmethod
+    def _column(cls, center: float | str | None) -> float | str | None:
+        if isinstance(center, str) and center != "auto":
+            raise ValueError(f"takes a detector column or auto, got {center!r}")
+        return center
 
     @model_validator(mode="after")
     def _measured_or_simulated(self) -> Measurements:
@@ -150,7 +200,9 @@ class Measurements(Source):
 class Operator(Named):
     """Forward operator and its settings; without a name, changes to the geometry in the data."""
 
-    name: str | None = None
+    name: str | None = Field(
+        None, description="name of an operator; see `invtoolbox list operators`"
+    )
 
     @field_validator("name")
     @classmethod
@@ -162,7 +214,9 @@ class Operator(Named):
 class DataTerm(Named):
     """Data term by its name in ``invtoolbox list data_terms``, and its settings."""
 
-    name: str = "least-squares"
+    name: str = Field(
+        "least-squares", description="name of a data term; see `invtoolbox list data_terms`"
+    )
 
 
 class Prior(Named):
@@ -201,11 +255,34 @@ class Solver(Named):
         return self
 
 
+class ImageSolver(Solver):
+    """Solver of an image or a scan, its initial guess, and tiles for large pictures."""
+
+    initial: Literal["fbp"] | None = Field(
+        None,
+        description="initial guess: fbp is the filtered back-projection, of a cone beam the method of "
+        "Feldkamp, Davis and Kress",
+    )
+    tile: int | Literal["auto"] | None = Field(
+        None,
+        title="PIXELS",
+        description="rows and columns of overlapping tiles, which bound the memory of deblurring; 0 "
+        "for none; auto is 512 above 2 megapixels if the boundary is reflect or valid, without a "
+        "time limit",
+    )
+
+    @model_validator(mode="after")
+    def _no_time_limit_per_tile(self) -> ImageSolver:
+        if self.tile not in (None, 0, "auto") and self.time_limit is not None:
+            raise ValueError("solver.time_limit is for a picture as a whole; leave solver.tile out")
+        return self
+
+
 class Regularization(Named):
     """Weight of the priors: a number, or a rule and its settings."""
 
-    weight: float | None = Field(None, ge=0)
-    rule: str | None = None
+    weight: float | None = Field(None, ge=0, description="weight of the priors")
+    rule: str | None = Field(None, description="name of a rule for the weight")
 
     @model_validator(mode="after")
     def _weight_or_rule(self) -> Regularization:
@@ -224,9 +301,13 @@ class Output(Table):
     h5 is the whole solution, html the report, png of a volume its middle slice.
     """
 
-    folder: str | None = None
-    formats: list[Literal["h5", "png", "tif", "nii", "npy", "html"]] = Field(["h5", "png", "html"])
-    window: tuple[float, float] | None = None
+    folder: str | None = Field(None, description="folder of the results")
+    formats: list[Literal["h5", "png", "tif", "nii", "npy", "html"]] = Field(
+        ["h5", "png", "html"], description="formats of the results"
+    )
+    window: tuple[float, float] | None = Field(
+        None, description="values that become black and white in a PNG"
+    )
 
 
 class Evaluation(Table):
@@ -235,29 +316,48 @@ class Evaluation(Table):
     The default is the truth of a simulation, or the reference in the data.
     """
 
-    metrics: list[
-        Literal["psnr", "ssim", "rmse", "mae", "relative_error", "correlation", "matthews"]
-    ] = Field(min_length=1)
-    reference: Source | None = None
-    data_range: float | None = Field(None, gt=0)
-    border: int = Field(0, ge=0)
+    metrics: (
+        list[Literal["psnr", "ssim", "rmse", "mae", "relative_error", "correlation", "matthews"]]
+        | None
+    ) = Field(
+        None,
+        min_length=1,
+        description="names of metrics; PSNR, RMSE, and SSIM of pictures by default",
+    )
+    reference: Source | None = Field(None, description="true image")
+    data_range: float | None = Field(
+        None, gt=0, description="range of values of PSNR and SSIM; that of the reference by default"
+    )
+    border: int = Field(0, ge=0, description="number of pixels at the border that do not count")
 
 
 class Scene(Table):
     """Scene file of an image or a scan."""
 
-    title: str | None = None
-    measurements: Measurements
-    operator: Alone[Operator | None] = None
-    data_term: Alone[DataTerm] = DataTerm()
-    prior: Several[Prior] = Field([])
-    solver: Alone[Solver] = Solver()
-    regularization: Regularization = Regularization()
-    output: Output = Output()
-    evaluation: Evaluation | None = None
-    seed: int = 0
-    device: str | None = None
-    dtype: Literal["float32", "float64"] | None = None
+    title: str | None = Field(None, description="title of the report")
+    measurements: Measurements = Field(description="what was measured, or is simulated")
+    operator: Alone[Operator | None] = Field(
+        None, description="forward operator, or changes of the geometry in the data"
+    )
+    data_term: Alone[DataTerm] = Field(DataTerm(), description="misfit of the prediction")
+    prior: Several[Prior] = Field(
+        [],
+        title="NAMES",
+        description="names of priors with commas between them, or none for least squares; see "
+        "`invtoolbox list priors`",
+    )
+    solver: Alone[ImageSolver] = Field(ImageSolver(), description="solver and its budgets")
+    regularization: Regularization = Field(
+        Regularization(),
+        title="WEIGHT",
+        description="weight of the priors, or name of a rule for it; by default validation, which "
+        "predicts measurements that were held out",
+    )
+    output: Output = Field(Output(), description="results")
+    evaluation: Evaluation | None = Field(None, description="metrics against a reference")
+    seed: int = Field(0, description="seed of random draws")
+    device: str | None = Field(None, title="DEVICE", description="cpu (default), cuda or cuda:1")
+    dtype: Literal["float32", "float64"] | None = Field(None, description="type of the numbers")
 
     @field_validator("regularization", mode="before")
     @classmethod

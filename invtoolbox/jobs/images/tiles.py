@@ -59,7 +59,9 @@ def deblur_in_tiles(
     margin: int | None = None,
     max_iterations: int | None = None,
     tolerance: float | None = None,
+    seed: int = 0,
     device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
     progress: bool = True,
 ) -> Solution:
     """Deblur one picture by overlapping tiles; memory and time are linear in its pixels.
@@ -67,7 +69,7 @@ def deblur_in_tiles(
     Every tile is solved together with a margin of its neighbours, and only its inner part is kept.
     The influence of a pixel decreases with the distance, so the tiles fit each other: their
     difference to the solution of the whole picture decreases with the margin and the tolerance
-    (`tests/runs/test_tiles.py`). One weight serves all tiles. A rule chooses it on three tiles, of
+    (`tests/jobs/images/test_tiles.py`). One weight serves all tiles. A rule chooses it on three tiles, of
     low, medium and high contrast, and the median of the three is used.
 
     Args:
@@ -81,7 +83,9 @@ def deblur_in_tiles(
         margin: width of the margin; by default 48 pixels and the size of the kernel.
         max_iterations: largest number of iterations per tile, as in `solve`.
         tolerance: bound on the certificate of every tile, as in `solve`.
+        seed: seed of random draws.
         device: device on which every tile is solved; the picture stays where it is.
+        dtype: type of the numbers of every tile, as in `solve`.
         progress: show a bar with the number of tiles and the remaining time on a terminal.
 
     Returns:
@@ -98,46 +102,47 @@ def deblur_in_tiles(
     >>> x.shape
     torch.Size([1, 1, 40, 50])
     """
-    began = time.monotonic()
+    start = time.monotonic()
     if A.boundary not in ("reflect", "valid") or A.kernel.shape[:2].numel() > 1 or len(y) != 1:
         raise InputError(
             "tiles take one picture and one kernel, with the boundary reflect or valid; "
             f"got {len(y)} pictures and {A!r}"
         )
-    whole = Problem(y, A, LeastSquares(noise_std))
+    problem = Problem(y, A, LeastSquares(noise_std))
     priors = prior_named(prior) if isinstance(prior, str) else prior
     kernel = A.kernel[0, 0]
     width = max(kernel.shape) + 48 if margin is None else margin
     shape = (A.domain_shape[-2], A.domain_shape[-1])
     tiles = list(cut(shape, tile, width, tuple(kernel.shape) if A.boundary == "valid" else (1, 1)))
 
-    def attempt(one: Tile, weight: Regularization) -> Solution:
-        part = y[:, :, *one.seen]
-        own = Blur(kernel, one.shape, boundary=A.boundary)
+    def attempt(piece: Tile, weight: Regularization) -> Solution:
+        blur = Blur(kernel, piece.shape, boundary=A.boundary)
         return solve(
-            Problem(part.contiguous(), own, whole.data_term),
+            Problem(y[:, :, *piece.seen].contiguous(), blur, problem.data_term),
             priors,
             solver,
             weight,
             max_iterations=max_iterations,
             tolerance=tolerance,
+            seed=seed,
             device=device,
+            dtype=dtype,
             progress=False,
             check=False,  # the picture was checked as a whole
         )
 
     x = y.new_empty(1, y.shape[1], *shape)
-    chosen, notes = regularization, report_findings(whole)
+    chosen, notes = regularization, report_findings(problem)
     if not isinstance(regularization, (int, float)):
         order = sorted(tiles, key=lambda t: float(y[:, :, *t.seen].std()))
         sample = [order[int(rank * (len(order) - 1) + 0.5)] for rank in _RANKS]
-        found = sorted(float(attempt(one, regularization).regularization) for one in sample)
-        chosen = found[len(found) // 2]
-        notes.append(f"the weight {chosen:.4g} is the median of {len(found)} tiles")
+        weights = sorted(float(attempt(t, regularization).regularization) for t in sample)
+        chosen = weights[len(weights) // 2]
+        notes.append(f"the weight {chosen:.4g} is the median of {len(weights)} tiles")
     statuses, most, last = [], 0, None
-    for one in _with_bar(tiles, progress):
-        last = attempt(one, chosen)
-        x[:, :, *one.kept] = last.x[:, :, *one.inner].to(x)
+    for piece in _with_bar(tiles, progress):
+        last = attempt(piece, chosen)
+        x[:, :, *piece.kept] = last.x[:, :, *piece.inner].to(x)
         statuses.append(last.status[0])
         most = max(most, int(last.iterations.max()))
     assert last is not None
@@ -152,9 +157,9 @@ def deblur_in_tiles(
         certificate=last.certificate,
         reason=last.reason,
         notes=(f"{len(tiles)} tiles of {tile} pixels with a margin of {width}", *notes),
-        seconds=time.monotonic() - began,
+        seconds=time.monotonic() - start,
         seed=last.seed,
-        problem=whole,
+        problem=problem,
     )
 
 
@@ -203,8 +208,8 @@ def _cut_axis(length: int, kernel: int, tile: int, margin: int) -> Iterator[_Int
         first, last = length * k // count, length * (k + 1) // count
         low, high = max(0, first - margin), min(length, last + margin)
         # With "valid", n pixels are measured by n - kernel + 1 values.
-        seen = slice(low, high - kernel + 1)
-        yield _Interval(slice(first, last), seen, slice(first - low, last - low), high - low)
+        measured = slice(low, high - kernel + 1)
+        yield _Interval(slice(first, last), measured, slice(first - low, last - low), high - low)
 
 
 def _with_bar(tiles: list[Tile], progress: bool) -> Any:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from invtoolbox.catalogue.documents import CheckedScene, content_of
 from invtoolbox.core.environment import how_to_get
 from invtoolbox.errors import InputError, MissingDependency
-from invtoolbox.jobs import options
 from invtoolbox.jobs.folder_command import FolderCommand
 from invtoolbox.jobs.photographs.scene import is_folder, read_view_scene
 
@@ -24,30 +23,16 @@ if TYPE_CHECKING:
 class ViewCommand(FolderCommand):
     """Command of photographs."""
 
-    def add_results(self, parser: argparse.ArgumentParser, kind: Any) -> None:
-        super().add_results(parser, kind)
-        options.add_threads(parser)
-        parser.add_argument(
-            "--live",
-            action="store_true",
-            help="show the scene in a browser while it is computed, with viser",
-        )
-        parser.add_argument(
-            "--view",
-            action="store_true",
-            help="show the scene at the end, with viser or Rerun, whichever is installed",
-        )
-
     def read(
         self, kind: OwnKind, source: str, changes: dict[str, Any], arguments: argparse.Namespace
     ) -> CheckedScene[Any]:
-        scene, model = Path(source).expanduser(), changes.pop("model", None)
+        scene = Path(source).expanduser()
         if not is_folder(scene) and "views" not in content_of(source)[1]:
             raise InputError(
                 f"{scene} is no scene of photographs: it has no table [views]; invtoolbox run takes "
                 "all kinds"
             )
-        return read_view_scene(source, changes, model)
+        return read_view_scene(source, changes, arguments.model)
 
     def finish(self, job: Any, arguments: argparse.Namespace) -> int:
         if arguments.view and find_spec("viser") is None and find_spec("rerun") is None:
@@ -106,6 +91,20 @@ COMMAND = ViewCommand(
             {
                 "metavar": "NAME",
                 "help": "name of a set of changes in the scene file, such as short",
+            },
+        ),
+        "--live": (
+            "live",
+            {
+                "action": "store_true",
+                "help": "show the scene in a browser while it is computed, with viser",
+            },
+        ),
+        "--view": (
+            "view",
+            {
+                "action": "store_true",
+                "help": "show the scene at the end, with viser or Rerun, whichever is installed",
             },
         ),
     },

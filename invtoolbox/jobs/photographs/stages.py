@@ -27,7 +27,7 @@ from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError, naming, warn_user
 from invtoolbox.jobs.photographs.models import SceneModel, silhouette_prior, weight_unit
 from invtoolbox.jobs.photographs.photographs import Photographs, scale
-from invtoolbox.jobs.photographs.watch import Sample, Watch, spread_over
+from invtoolbox.jobs.photographs.watch import Sample, Watch, spread
 from invtoolbox.loop.checkpoint import Checkpoint, fingerprint
 from invtoolbox.priors.base import ImplicitPrior, Prior
 from invtoolbox.problem import Problem
@@ -155,10 +155,11 @@ def solve_in_stages(
             "seed": seed,
         }
         journal.check_inputs(fingerprint(inputs), stages)
+    judged = photographs.judged
     is_open = any(stage.iterations is None for stage in stages)
     watch = Watch(
         model,
-        spread_over(photographs.judged, watched),
+        judged[spread(len(judged), watched)],
         every,
         seconds=seconds,
         steps=None if is_open else sum(stage.iterations or 0 for stage in stages),
@@ -245,7 +246,7 @@ def _solve_stage(
         learned = {name: start[name] for name in problem.unknown}
         start = {name: leaf for name, leaf in start.items() if name not in learned}
         problem = problem.with_operator(problem.operator.with_parameters(**learned))
-    unit, algorithm = weight_unit(problem), _limit_subset(_change(solver, stage.solver), problem)
+    unit, algorithm = weight_unit(problem), _solver_of(stage, solver, problem)
     priors: Prior = prior if explicit is None else prior + unit * explicit
     subset_size = getattr(algorithm, "subset_size", None)
     if silhouettes > 0:
@@ -277,21 +278,16 @@ def _solve_stage(
     return solution, prior
 
 
-def _limit_subset(solver: Solver, problem: Problem) -> Solver:
-    """Limit the subset of a solver to the number of blocks: small pictures may have few rays."""
-    blocks, size = problem.operator.blocks, getattr(solver, "subset_size", None)
-    if size is None or blocks is None or size <= blocks:
-        return solver
-    limited: Solver = dataclasses.replace(solver, subset_size=blocks)  # type: ignore[call-arg]
-    return limited
-
-
-def _change(solver: Solver, changes: Mapping[str, Any]) -> Solver:
+def _solver_of(stage: Stage, solver: Solver, problem: Problem) -> Solver:
+    """Return the solver of a stage; small pictures may have fewer blocks than its subset."""
     settings = [field.name for field in dataclasses.fields(solver)]  # type: ignore[arg-type]
     with naming("a stage changes the solver"):
-        require_settings(type(solver).__name__, changes, settings)
-    changed: Solver = dataclasses.replace(solver, **changes)  # type: ignore[type-var]
-    return changed
+        require_settings(type(solver).__name__, stage.solver, settings)
+    changed: Any = dataclasses.replace(solver, **stage.solver)  # type: ignore[type-var]
+    blocks, size = problem.operator.blocks, getattr(changed, "subset_size", None)
+    if size is None or blocks is None or size <= blocks:
+        return changed
+    return dataclasses.replace(changed, subset_size=blocks)
 
 
 def _check(stages: Sequence[Stage], seconds: float | None) -> None:
@@ -349,7 +345,13 @@ class Journal:
             inputs: digest of every input.
             stages: stages of the schedule.
         """
-        digests = {**inputs, **_digests_of_stages(stages)}
+        named = {f"stage {k + 1}": stage for k, stage in enumerate(stages)}
+        # The start of a stage is the stage without its number of iterations.
+        starts = {
+            f"start of {name}": dataclasses.replace(stage, iterations=None)
+            for name, stage in named.items()
+        }
+        digests = {**inputs, **fingerprint({**named, **starts})}
         begun = [f"stage {k + 1}" for k in range(self.stage)]
         begun.append(f"start of stage {self.stage + 1}")
         changed = [
@@ -404,16 +406,6 @@ class Journal:
         self.stage += 1
         self._unsaved = state
         self.save(watch)
-
-
-def _digests_of_stages(stages: Sequence[Stage]) -> dict[str, str]:
-    """Return the digests of every stage with and without its number of iterations."""
-    named = {f"stage {k + 1}": stage for k, stage in enumerate(stages)}
-    starts = {
-        f"start of {name}": dataclasses.replace(stage, iterations=None)
-        for name, stage in named.items()
-    }
-    return fingerprint({**named, **starts})
 
 
 def work_files(folder: Path) -> list[Path]:

@@ -177,16 +177,6 @@ class Watch:
             self._bar.close()
 
 
-def spread_over(pictures: PosedPictures, count: int) -> PosedPictures:
-    """Return at most ``count`` of the pictures, evenly spread.
-
-    Args:
-        pictures: the pictures.
-        count: largest number of pictures.
-    """
-    return pictures[spread(len(pictures), count)]
-
-
 def spread(total: int, count: int) -> Tensor:
     """Return at most ``count`` of the numbers below a total, evenly spread.
 

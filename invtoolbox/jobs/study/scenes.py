@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from invtoolbox.catalogue.documents import parse_override
+from invtoolbox import datasets
+from invtoolbox.catalogue.documents import as_changes
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images import parts
-from invtoolbox.jobs.images.run import ImageJob
+from invtoolbox.jobs.images.run import VOLUME_FORMATS, ImageJob
 from invtoolbox.jobs.images.tables import SceneFile, Source, read_scene
-from invtoolbox.jobs.job import Request
+from invtoolbox.jobs.job import Request, check_places
 from invtoolbox.jobs.reports import report_study
 from invtoolbox.jobs.study.driver import Items, Study, parse_items, run_study
 from invtoolbox.jobs.study.results import Answer, answer_of
@@ -32,9 +33,12 @@ def prepare(
         request: how the scenes are to be run.
         is_list: whether a list was given, which makes a study even of one scene.
     """
+    changes = as_changes(request.overrides)
+    files = [read_scene(scene, changes) for scene in scenes]
     if not is_list and not request.is_study:
-        return ImageJob.prepare(read_scene(scenes[0], request.overrides), request)
-    return ImageStudyJob(list(scenes), request)
+        return ImageJob.prepare(files[0], request)
+    # Workers may have another current folder.
+    return ImageStudyJob([replace(file, path=file.path.absolute()) for file in files], request)
 
 
 @dataclass(frozen=True)
@@ -43,60 +47,74 @@ class ImageStudyJob:
 
     Several scenes leave in the folder, next to the result files, what each of them writes when it
     is run alone, in a folder of its name. The items of one scene leave result files, and other
-    files only if the scene has `output.formats`.
+    files only if the scene has `output.formats`. If the output has the suffix of a volume, the
+    items become its slices, and no result files stay.
 
     Attributes:
-        scenes: paths or names of the scenes.
+        files: the scenes.
         request: how the scenes are to be run.
     """
 
-    scenes: Sequence[str | Path]
+    files: Sequence[SceneFile]
     request: Request
+
+    @property
+    def volume(self) -> Path | None:
+        """File of the volume of all items, if there is one."""
+        output = Path(self.request.output or "")
+        if output.suffix.lower() in (".png", ".jpg", ".jpeg"):
+            raise InputError(
+                f"--output {output}: many items go to a folder, or to a volume "
+                f"({', '.join(VOLUME_FORMATS)})"
+            )
+        return (
+            output if output.name.lower().endswith(tuple(f".{s}" for s in VOLUME_FORMATS)) else None
+        )
 
     def run(self, progress: bool = True) -> Study:
         """Run the items that have no whole result file yet."""
-        request, overrides = self.request, self.request.overrides
-        changes = dict(
-            overrides if isinstance(overrides, Mapping) else map(parse_override, overrides)
-        )
-        files = [read_scene(scene, changes) for scene in self.scenes]
+        request, files, volume = self.request, self.files, self.volume
         if not files:
             raise InputError("there is nothing to do: no scene was given")
         if len(files) > 1 and request.items is not None:
             raise InputError(
                 "items are those of one scene; give one scene, or several without items"
             )
+        if volume is not None:
+            check_places([volume], request.overwrite)
         if len(files) == 1:
             file, folder = files[0], request.folder(files[0])
-            chosen = parse_items(request.items or "all", len(_open(file)), str(file.path))
+            opened = _open(file)
+            if volume is not None and getattr(opened[0].geometry, "axes", 2) == 3:
+                raise InputError(
+                    f"--output {volume}: every item of a 3D scan is a volume; give a folder"
+                )
+            chosen = parse_items(request.items or "all", len(opened), str(file.path))
             names = [f"{file.name}-{k:04d}" for k in chosen]
             keep = "formats" in file.scene.output.model_fields_set
         else:
             folder, chosen, keep = Path(request.output or Path("results") / "study"), [], True
             names = [file.name for file in files]
+        if volume is not None:
+            folder = volume.with_name(f"{volume.name}.items")
         folder = folder.expanduser().absolute()
 
-        def changes_of(number: int) -> dict[str, Any]:
-            item = {_item_key(files[0]): chosen[number]} if chosen else {}
-            return {**changes, **item}
-
         def arguments(number: int) -> tuple[Any, ...]:
-            path = files[0 if chosen else number].path.absolute()
-            return path, changes_of(number), folder / names[number], keep
+            file = _with_item(files[0], chosen[number]) if chosen else files[number]
+            return file, folder / names[number], keep
 
         def clear(name: str) -> None:
             for file in ImageJob.files:  # further files in the folder of that name stay
                 (folder / name / file).unlink(missing_ok=True)
 
-        return run_study(
+        described = [arguments(0)[0]] if chosen else files
+        study = run_study(
             _do_scene,
             Items(names, arguments),
             folder,
             {
-                "scenes": {file.name: _settings(file, bool(chosen)) for file in files},
-                "content": {
-                    file.name: _content(read_scene(file.path, changes_of(0))) for file in files
-                },
+                "scenes": {file.name: _settings(file, bool(chosen)) for file in described},
+                "content": {file.name: _content(file) for file in described},
             },
             workers=request.workers or 1,
             cluster=request.cluster,
@@ -106,17 +124,26 @@ class ImageStudyJob:
             progress=progress,
             clear=clear,
         )
+        if volume is not None and not study.failed:
+            datasets.write(volume, study.volume(), overwrite=request.overwrite)
+            shutil.rmtree(study.folder, ignore_errors=True)
+        return study
 
     def print_outcome(self, outcome: Study, quiet: bool) -> int:
         """Print the outcome; the exit code is 1 if an item failed or diverged."""
-        return report_study(outcome, quiet)
+        code = report_study(outcome, quiet)
+        if self.volume is not None and not outcome.failed and not quiet:
+            print(f"written: {self.volume}")
+        return code
 
 
-def _do_scene(path: Path, overrides: dict[str, Any], folder: Path, keep: bool) -> Answer:
+def _do_scene(file: SceneFile, folder: Path, keep: bool) -> Answer:
     """Run one scene, from the checkpoint of a killed run if there is one."""
-    changes = overrides if keep else {**overrides, "output.formats": []}
-    request = Request(changes, folder, resume=(folder / "scene.json").exists())
-    outcome = ImageJob.prepare(read_scene(path, changes), request).run(progress=False)
+    if not keep:
+        file = _with(file, "output", formats=[])
+    request = Request(output=folder, resume=(folder / "scene.json").exists())
+    outcome = ImageJob.prepare(file, request).run(progress=False)
+    assert outcome.solution is not None
     answer = answer_of(outcome.solution)
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
@@ -154,9 +181,19 @@ def _content(file: SceneFile) -> dict[str, Any]:
     return content
 
 
-def _item_key(file: SceneFile) -> str:
-    simulated = file.scene.measurements.simulate is not None
-    return "measurements.simulate.item" if simulated else "measurements.item"
+def _with_item(file: SceneFile, number: int) -> SceneFile:
+    """Return the scene of an item of the data."""
+    if file.scene.measurements.simulate is None:
+        return _with(file, "measurements", item=number)
+    simulate = file.scene.measurements.simulate.model_copy(update={"item": number})
+    return _with(file, "measurements", simulate=simulate)
+
+
+def _with(file: SceneFile, table: str, **values: Any) -> SceneFile:
+    """Return the scene with other values in one of its tables."""
+    changed = getattr(file.scene, table).model_copy(update=values)
+    scene = file.scene.model_copy(update={table: changed})
+    return SceneFile(file.name, file.path, scene, file.given)
 
 
 def _settings(file: SceneFile, without_item: bool) -> dict[str, Any]:

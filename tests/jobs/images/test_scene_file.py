@@ -21,7 +21,8 @@ from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.parts import data_term, measure, prior, rule, solver
 from invtoolbox.jobs.images.tables import read_scene
 from invtoolbox.jobs.job import Request
-from invtoolbox.jobs.run import KINDS, prepare
+from invtoolbox.jobs.kinds import KINDS
+from invtoolbox.jobs.run import prepare
 
 SCENE = """# A small blurred picture.
 [measurements.simulate]
