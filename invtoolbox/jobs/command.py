@@ -81,7 +81,10 @@ class SceneCommand:
         """
         parser.description = self.description
         lines = "".join(f"  invtoolbox {example}\n" for example in self.examples)
-        parser.epilog = f"examples:\n{lines}\n{self.notes}--set reaches every key of the scene file of this kind."
+        parser.epilog = (
+            f"examples:\n{lines}\n{self.notes}"
+            "--set reaches every key of the scene file of this kind."
+        )
         for metavar, key in self.positional.items():
             argument = argument_of(field_at(kind.tables, key))
             parser.add_argument(key, **{**argument, "metavar": metavar})
@@ -115,7 +118,7 @@ class SceneCommand:
             nargs="+",
             metavar="PATH",
             help="files, whose suffixes give the formats "
-            f"({', '.join(s for s in suffixes if s not in '*')}, json for the measures); or one folder "
+            f"({', '.join(s for s in suffixes if s not in ('', '*'))}, json for the measures); or one folder "
             f"for everything that `invtoolbox run` writes (default: {' '.join(names)})",
         )
         results.add_argument(
@@ -356,16 +359,14 @@ def argument_of(described: FieldInfo) -> dict[str, Any]:
     if count is not None:
         settings["nargs"] = "+" if has_scalar else count
     choices = next((get_args(leaf) for leaf in leaves if get_origin(leaf) is Literal), None)
+    has_table = any(map(_is_model, leaves))
+    is_mixed = {str, float} <= {*leaves} or (choices and {int, float} & {*leaves})
     kind: Any = next((kind for kind in (str, float, int) if kind in leaves), str)
     metavar = {int: "N", float: "NUMBER", str: "FILE" if FILE in leaves else "NAME"}[kind]
-    if count == "+" and any(map(_is_model, leaves)):
+    if has_table and count == "+":  # a list of tables is one text, such as "tv,nonnegative"
         del settings["nargs"]
         kind = _names
-    elif (
-        any(map(_is_model, leaves))
-        or (choices and {int, float} & {*leaves})
-        or {str, float} <= {*leaves}
-    ):
+    elif has_table or is_mixed:
         kind = _number_or_word
     elif choices is not None:
         return settings | {"choices": choices}
