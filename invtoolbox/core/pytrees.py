@@ -113,7 +113,8 @@ def map_items(function: Callable[..., T], *tensors: Tensor) -> T:
     """Apply a function to the items of a batch, on a CPU to each item alone.
 
     On a CPU the last bits of convolutions, Fourier transforms and products of matrices depend on
-    the number of items. Under `items_together` the function gets the whole batch.
+    the number of items, and some on the address of a tensor: each item is aligned as a tensor of
+    its own. Under `items_together` the function gets the whole batch.
 
     Args:
         function: function of tensors, which returns a pytree.
@@ -123,10 +124,38 @@ def map_items(function: Callable[..., T], *tensors: Tensor) -> T:
     tensor([1., 1., 1.])
     """
     batch = max(map(len, tensors))
-    if batch <= 1 or tensors[0].device.type != "cpu" or _TOGETHER.get():
+    if tensors[0].device.type != "cpu" or _TOGETHER.get():
         return function(*tensors)
-    items = zip(*(t.expand(batch, *t.shape[1:]).split(1) for t in tensors))
-    return join_items([function(*item) for item in items])
+    if batch <= 1:
+        return function(*map(align, tensors))
+    items = zip(*(map(align, t.expand(batch, *t.shape[1:]).split(1)) for t in tensors))
+    return join_items([tree_map(_align_gradient, function(*item)) for item in items])
+
+
+def align(x: Tensor) -> Tensor:
+    """Return x, or a copy of it if x does not begin with a cache line.
+
+    A library's product may round depending on where in a cache line its arguments begin; the place
+    of an item in its batch must not matter.
+
+    Args:
+        x: tensor.
+
+    >>> align(torch.arange(3.0)[1:]).storage_offset()
+    0
+    """
+    try:
+        start = x.data_ptr()
+    except RuntimeError:  # a tensor of torch.func has an offset, and no address
+        start = x.storage_offset() * x.element_size()
+    return x.clone() if start % 64 else x
+
+
+def _align_gradient(x: Tensor) -> Tensor:
+    """Let `align` copy the gradient of an item, which is a view of the gradient of the batch."""
+    if x.grad_fn is not None:
+        x.register_hook(align)
+    return x
 
 
 @contextmanager

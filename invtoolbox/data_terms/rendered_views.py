@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 
@@ -70,7 +71,7 @@ class Photometric(DataTerm):
             apart = (prediction - y).abs().mean((1, 3, 4)).sum(1)
             if self.similarity == 0:
                 return apart
-            unlike = (1 - similarity_map(prediction, y).mean((1, 3, 4))).sum(1)
+            unlike = (1 - map_items(similarity_map, prediction, y).mean((1, 3, 4))).sum(1)
         else:
             w = self.weights.to(prediction).expand(-1, prediction.shape[1], *y.shape[2:])
             total = w.sum((1, 3, 4)).clamp_min(1e-6)
@@ -79,7 +80,7 @@ class Photometric(DataTerm):
             apart = ((prediction - y).abs().sum((1, 3, 4)) / total).sum(1)
             if self.similarity == 0:
                 return apart
-            lack = w * (1 - similarity_map(prediction, y))
+            lack = w * (1 - map_items(similarity_map, prediction, y))
             unlike = (lack.sum((1, 3, 4)) / total).sum(1)
         return (1 - self.similarity) * apart + self.similarity * unlike
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.pytrees import align
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 
@@ -463,15 +464,6 @@ def inner(a: Any, b: Any) -> Tensor:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.dot(align(a), align(b))
-
-
-def align(x: Tensor) -> Tensor:
-    """Return x, or a copy of it if x does not begin with a cache line.
-
-    A library's product may round depending on where in a cache line its arguments begin; the place
-    of an item in its batch must not matter.
-    """
-    return x if x.data_ptr() % 64 == 0 else x.clone()
 
 
 def item_norm(a: Any) -> Tensor:

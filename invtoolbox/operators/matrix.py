@@ -20,6 +20,8 @@ from invtoolbox.operators.base import LinearOperator, Operator, Shape, Shapes
 class Matrix(LinearOperator):
     """Product ``A x = M x`` with a matrix; images are flattened row by row, channel first.
 
+    On a CPU, items are multiplied one by one, so that an item does not depend on its batch.
+
     Args:
         matrix: the matrix M, ``(m, n)``, or ``(batch, m, n)`` for one matrix per item.
         domain_shape: shape ``(channel, *space)`` with ``n`` entries; ``(1, n)`` by default.
@@ -87,7 +89,12 @@ class Matrix(LinearOperator):
 
     def _product(self, x: Tensor, matrix: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.complex64) if matrix.is_complex() else x.dtype
-        return (matrix.to(dtype) @ x.to(dtype).flatten(1).unsqueeze(2)).squeeze(2)
+        matrices = (matrix.to(dtype),)
+
+        def multiply(vectors: Tensor, M: Tensor = matrices[0]) -> Tensor:
+            return (M @ vectors.unsqueeze(2)).squeeze(2)
+
+        return map_items(multiply, x.to(dtype).flatten(1), *(matrices if matrix.ndim == 3 else ()))
 
     def _known_norm(self) -> Tensor:
         return torch.linalg.matrix_norm(self.matrix, 2).reshape(-1)
@@ -95,7 +102,10 @@ class Matrix(LinearOperator):
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """Compute the least-squares image of smallest norm."""
         self._check_measurements("pseudo-inverse", y)
-        inverse: Tensor = torch.linalg.pinv(self.matrix)
+        matrix = self.matrix
+        inverse = (
+            torch.linalg.pinv(matrix) if matrix.ndim == 2 else map_items(torch.linalg.pinv, matrix)
+        )
         return self._product(y, inverse).reshape(y.shape[0], *self.domain_shape)
 
     def __repr__(self) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
@@ -266,7 +267,11 @@ class MixturePosterior(Posterior):
 
     @property
     def mean(self) -> Tensor:
-        return torch.einsum("bk,bk...->b...", self.shares, self.means)
+        return map_items(
+            lambda shares, means: torch.einsum("bk,bk...->b...", shares, means),
+            self.shares,
+            self.means,
+        )
 
     @property
     def covariance(self) -> Tensor:
@@ -292,7 +297,8 @@ class MixturePosterior(Posterior):
         )
         which = (self.shares.cumsum(1) < level).sum(1).clamp_max(self.shares.shape[1] - 1)
         items = torch.arange(len(like), device=like.device)
-        return like[items, which] + (self._roots[items, which] @ noise).view(like[:, 0].shape)
+        moves = map_items(lambda root: root @ noise, self._roots[items, which])
+        return like[items, which] + moves.view(like[:, 0].shape)
 
 
 def exact_posterior(problem: Problem, prior: GaussianMixture) -> MixturePosterior:

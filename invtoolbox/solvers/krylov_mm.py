@@ -8,9 +8,10 @@ from typing import ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from invtoolbox.core.pytrees import align
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator, align, expand, inner, item_norm
+from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.priors.composed import ComposedPrior
 from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.priors.images.smoothed_norm import SmoothedNorm, as_smoothed_norm

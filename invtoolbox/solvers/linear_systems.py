@@ -132,7 +132,7 @@ def gmres(
             V.append(torch.where(expand(norm, w) > 0, unit, torch.zeros_like(w)))
             H[:, :, k] *= running.unsqueeze(1)
             # x = V_k c has the residual |beta e_1 - H c|.
-            least, bound = _least_squares(H[:, : k + 2, : k + 1], beta)
+            least, bound = map_items(_least_squares, H[:, : k + 2, : k + 1], beta)
             earlier = torch.cat([c, H.new_zeros(len(right), 1)], 1)
             c = torch.where(running.unsqueeze(1), least, earlier)
             # Half the tolerance, because the bound knows nothing of the rounding of V.

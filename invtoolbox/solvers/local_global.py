@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.constants import is_equal
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.data_terms.least_squares import Exact
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.displacements import as_points, like_points
@@ -173,9 +174,8 @@ class LocalGlobal(Solver):
             x = state.x + plain
             new = self._evaluate(objective, x, state.free)
         else:
-            direction = -_metric(gradient.flatten(1), target, moves, changes, solved).view_as(
-                state.x
-            )
+            metric = map_items(_metric, gradient.flatten(1), target, moves, changes, solved)
+            direction = -metric.view_as(state.x)
             x, new = self._search(objective, state, value, gradient, direction, plain)
         after = _solve(factors, which, new.gradient)
         if self.memory:

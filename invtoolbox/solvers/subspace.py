@@ -8,6 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.pytrees import map_items
+
 #: Added to the diagonal of the scaled system, because its inner products were summed in float32.
 _RIDGE = 1e-7
 _NEWTON_STEPS = 60
@@ -142,4 +144,4 @@ class _Factor:
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    return torch.bmm(matrix, vector.unsqueeze(2)).squeeze(2)
+    return map_items(lambda M, v: torch.bmm(M, v.unsqueeze(2)).squeeze(2), matrix, vector)

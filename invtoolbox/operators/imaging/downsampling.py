@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_choice
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
 
@@ -119,10 +120,10 @@ class Downsampling(LinearOperator):
         )
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self.rows.to(x.dtype) @ x @ self.columns.to(x.dtype).T
+        return _multiply(self.rows.to(x.dtype), x, self.columns.to(x.dtype).T)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self.rows.to(y.dtype).T @ y @ self.columns.to(y.dtype)
+        return _multiply(self.rows.to(y.dtype).T, y, self.columns.to(y.dtype))
 
     # -- closed forms: the singular values of A are the products of those of the two matrices ------
 
@@ -140,8 +141,8 @@ class Downsampling(LinearOperator):
         rho = expand(rho, v)
         # The factor is 1 / (power + rho) in the span of the singular vectors, and 1 / rho outside
         # of it.
-        inside = (v0 @ v @ v1.T) * (-power / (rho * (power + rho)))
-        return v / rho + v0.T @ inside @ v1
+        inside = _multiply(v0, v, v1.T) * (-power / (rho * (power + rho)))
+        return v / rho + _multiply(v0.T, inside, v1)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """Compute the least-squares image of smallest norm, ``A^+ y``."""
@@ -149,7 +150,7 @@ class Downsampling(LinearOperator):
         rows, columns = (
             torch.linalg.pinv(m.double()).to(y.dtype) for m in (self.rows, self.columns)
         )
-        return rows @ y @ columns.T
+        return _multiply(rows, y, columns.T)
 
     def _singular(self, axis: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return singular values and right singular vectors of the matrix of an axis."""
@@ -168,6 +169,11 @@ def _singular_system(
     # arguments alone.
     _, s, vh = torch.linalg.svd(_sampling_matrix(n, factor, filter, boundary), full_matrices=False)
     return s, vh
+
+
+def _multiply(left: Tensor, x: Tensor, right: Tensor) -> Tensor:
+    """Compute ``left x right`` of each item; the products of a batch have other last bits."""
+    return map_items(lambda item: left @ item @ right, x)
 
 
 def _sampling_matrix(n: int, factor: int, filter: str | None, boundary: str) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
 
@@ -61,7 +62,8 @@ class Unmixing(LinearOperator):
         return unmixing._with_items(len(spectra) if len(spectra) > 1 else None)
 
     def _product(self, matrix: Tensor, x: Tensor) -> Tensor:
-        return (matrix.to(x.dtype) @ x.flatten(2)).unflatten(2, x.shape[2:])
+        product = map_items(torch.matmul, matrix.to(x.dtype), x.flatten(2))
+        return product.unflatten(2, x.shape[2:])
 
     def _forward(self, x: Tensor) -> Tensor:
         return self._product(self.spectra, x)

@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.matrix import Matrix
@@ -208,9 +209,7 @@ class GaussianMixture(ExplicitPrior):
     def _rotate(self, vectors: Tensor, basis: Tensor) -> Tensor:
         """Multiply the vectors ``(batch, components, n)`` by the basis of their component."""
         basis = basis.to(vectors.dtype)
-        # Item by item on a CPU, because products of matrices round differently in a batch.
-        chunks = vectors.split(1 if vectors.device.type == "cpu" else len(vectors))
-        return torch.cat([(basis @ chunk.unsqueeze(3)).squeeze(3) for chunk in chunks])
+        return map_items(lambda item: (basis @ item.unsqueeze(3)).squeeze(3), vectors)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.means)} x {tuple(self.means.shape[1:])})"

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import item_norm
 from invtoolbox.priors.base import ImplicitPrior
@@ -158,6 +159,6 @@ def apply_layer(parameters: dict[str, Tensor], k: int, x: Tensor) -> Tensor:
     """Apply the dense layer ``weightk``, ``biask`` to ``(batch, n, values)``."""
     weight, bias = parameters[f"weight{k}"], parameters[f"bias{k}"]
     if min(weight.shape[1:]) > 1 or x.device.type != "cpu":
-        return torch.baddbmm(bias, x, weight)
-    # A batch of products with a vector rounds otherwise than the products of its items.
-    return torch.stack([torch.addmm(b, v, w) for b, v, w in zip(bias, x, weight, strict=True)])
+        return map_items(torch.baddbmm, bias, x, weight)
+    # A product of a batch of one with a vector rounds otherwise than a product of two matrices.
+    return map_items(lambda b, v, w: torch.addmm(b[0], v[0], w[0])[None], bias, x, weight)

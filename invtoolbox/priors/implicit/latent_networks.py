@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
 
@@ -61,14 +62,17 @@ class GaussianLatents(ImplicitPrior):
         return {"w": torch.zeros_like(self.mean)[None]}
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
-        return self.decoder(self.mean + parameters["w"] @ self.root.T)
+        return map_items(lambda w: self.decoder(self.mean + w @ self.root.T), parameters["w"])
 
     def energy(self, parameters: dict[str, Tensor], x: Tensor | None) -> Tensor:
         return 0.5 * parameters["w"].square().sum(1)
 
     def whiten(self, z: Tensor) -> dict[str, Tensor]:
         """Return the parameters of latents as the decoder takes them, ``(batch, latents)``."""
-        return {"w": torch.linalg.solve_triangular(self.root, (z - self.mean).T, upper=False).T}
+        return {"w": map_items(self._whiten, z)}
+
+    def _whiten(self, z: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(self.root, (z - self.mean).T, upper=False).T
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw from the prior, ``(n, channel, *space)``."""

@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_choice, check_range
+from invtoolbox.core.pytrees import map_items
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.motion.flow_prior import flow_points
 from invtoolbox.priors.settings import replace, require_bound
@@ -128,15 +129,16 @@ class NeuralSceneFlow(PointFlow):
             return self._network(parameters, "forward", points)
 
     def _network(self, parameters: dict[str, Tensor], name: str, points: Tensor) -> Tensor:
+        names = [f"{name}_{kind}{k}" for k in range(self.depth + 1) for kind in ("bias", "weight")]
+        return map_items(self._apply, points, *(parameters[n] for n in names))
+
+    def _apply(self, points: Tensor, *layers: Tensor) -> Tensor:
+        """Apply the layers, each a bias and a weight, to ``(batch, n, 3)``."""
         at_once = _AT_ONCE if points.device.type == "cpu" else max(1, points.shape[1])
-        layers = [
-            (parameters[f"{name}_bias{k}"], parameters[f"{name}_weight{k}"])
-            for k in range(self.depth + 1)
-        ]
         flows = []
         for item, of_item in enumerate(points):
             for hidden in of_item.split(at_once):
-                for k, (bias, weight) in enumerate(layers):
+                for k, (bias, weight) in enumerate(zip(layers[::2], layers[1::2])):
                     hidden = torch.addmm(bias[item], hidden, weight[item])
                     if k < self.depth:
                         hidden = hidden.relu_()  # in place: the derivative needs no earlier value
