@@ -138,9 +138,8 @@ def run(
     street = it.simulation.street(sweeps=42, seed=seed, points=options.points)
     sweeps, total = Cached(street, seed, options.points, options.cache), Score()
     for k in sources:
-        first, others = window_of(k, size, len(sweeps))
-        source, target = sweeps[first], sweeps[first + 1]
-        window = [sweeps[j] for j in others]
+        window = [sweeps[j] for j in window_of(k, size, len(sweeps))]
+        source, target = sweeps[k], sweeps[k + 1]
         began = time.process_time()
         found = estimate(source, target, method, window=window)
         seconds = time.process_time() - began

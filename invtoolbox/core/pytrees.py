@@ -147,7 +147,7 @@ def align(x: Tensor) -> Tensor:
     try:
         start = x.data_ptr()
     except RuntimeError:  # a tensor of torch.func has an offset, and no address
-        start = x.storage_offset() * x.element_size()
+        start = int(x.storage_offset()) * x.element_size()
     return x.clone() if start % 64 else x
 
 

@@ -9,33 +9,35 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import Any, Protocol, TypeAlias
 
 from pydantic import BaseModel
 
-from invtoolbox.catalogue.documents import (
-    FILE,
-    CheckedScene,
-    change_content,
-    check,
-    parse_override,
-    set_key,
-    texts,
-)
+from invtoolbox.catalogue.documents import CheckedScene, change_content, check, set_key, texts
 from invtoolbox.catalogue.toml import as_toml
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.jobs import options
+from invtoolbox.jobs.fields import argument_of, field_at, move_paths, shape_of
 from invtoolbox.jobs.job import Request, check_places
 
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
+#: Function of a path, the result and the inputs that writes, and replaces, a file.
+Writer: TypeAlias = Callable[[Path, Any, Any], Any]
 
-    from invtoolbox.jobs.kind import Kind, Writer
+
+class DescribedKind(Protocol):
+    """What a command reads of its kind, such as a `Kind`: tables, formats, and the job."""
+
+    @property
+    def tables(self) -> type[BaseModel]: ...
+    @property
+    def writers(self) -> Mapping[str, Any]: ...
+    def job(
+        self, file: Any, request: Request, outputs: Mapping[Path, str | Writer] | None = None
+    ) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class SceneCommand:
     notes: str = ""
     items: str = ""
 
-    def fill(self, parser: argparse.ArgumentParser, kind: Kind[Any, Any]) -> None:
+    def fill(self, parser: argparse.ArgumentParser, kind: DescribedKind) -> None:
         """Add the description, the options and the examples to a parser.
 
         Args:
@@ -81,7 +83,10 @@ class SceneCommand:
         """
         parser.description = self.description
         lines = "".join(f"  invtoolbox {example}\n" for example in self.examples)
-        parser.epilog = f"examples:\n{lines}\n{self.notes}--set reaches every key of the scene file of this kind."
+        parser.epilog = (
+            f"examples:\n{lines}\n{self.notes}"
+            "--set reaches every key of the scene file of this kind."
+        )
         for metavar, key in self.positional.items():
             argument = argument_of(field_at(kind.tables, key))
             parser.add_argument(key, **{**argument, "metavar": metavar})
@@ -115,7 +120,7 @@ class SceneCommand:
             nargs="+",
             metavar="PATH",
             help="files, whose suffixes give the formats "
-            f"({', '.join(s for s in suffixes if s not in '*')}, json for the measures); or one folder "
+            f"({', '.join(s for s in suffixes if s not in ('', '*'))}, json for the measures); or one folder "
             f"for everything that `invtoolbox run` writes (default: {' '.join(names)})",
         )
         results.add_argument(
@@ -124,7 +129,7 @@ class SceneCommand:
         results.add_argument(
             "--resume",
             action="store_true",
-            help="keep the results that are there if they are whole and have the same settings",
+            help="keep files that are there, and in a folder a finished run with the same settings",
         )
         results.add_argument("--overwrite", action="store_true", help="replace existing files")
         options.add_quiet(results)
@@ -133,7 +138,7 @@ class SceneCommand:
         else:
             options.add_threads(results)
 
-    def run(self, arguments: argparse.Namespace, kind: Kind[Any, Any], name: str) -> int:
+    def run(self, arguments: argparse.Namespace, kind: DescribedKind, name: str) -> int:
         """Build the scene of the options, run it, and print its outcome.
 
         Args:
@@ -158,7 +163,7 @@ class SceneCommand:
     def job(
         self,
         arguments: argparse.Namespace,
-        kind: Kind[Any, Any],
+        kind: DescribedKind,
         content: dict[str, Any],
         name: str,
     ) -> Any:
@@ -193,7 +198,7 @@ class SceneCommand:
         first = vars(arguments)[next(iter(self.positional.values()))]
         return Path(first if isinstance(first, str) else first[0])
 
-    def content(self, arguments: argparse.Namespace, kind: Kind[Any, Any]) -> dict[str, Any]:
+    def content(self, arguments: argparse.Namespace, kind: DescribedKind) -> dict[str, Any]:
         """Return the content of the scene that the options describe.
 
         Args:
@@ -217,7 +222,7 @@ class SceneCommand:
         for key, value in values.items():
             # One word for a key that takes a list or a single value is the single value.
             is_single = isinstance(value, list) and len(value) == 1
-            if is_single and _shape(field_at(kind.tables, key))[1]:
+            if is_single and shape_of(field_at(kind.tables, key))[1]:
                 values[key] = value[0]
         values |= {key: _value(arguments, key) for key, _ in self.settings.values()}
         pairs = {key: _value(arguments, option) for option, (key, _) in self.pairs.items()}
@@ -225,7 +230,7 @@ class SceneCommand:
         return {key: value for key, value in values.items() if value is not None}
 
     def _check(
-        self, kind: Kind[Any, Any], content: dict[str, Any], name: str, stem: str
+        self, kind: DescribedKind, content: dict[str, Any], name: str, stem: str
     ) -> CheckedScene[Any]:
         """Check the content of a scene."""
         try:
@@ -249,7 +254,7 @@ class SceneCommand:
         stem, suffix = _stem(source), source.name.removeprefix(_stem(source))
         return [Path(name.format(stem=stem, suffix=suffix)) for name in self.outputs]
 
-    def _writer(self, path: Path, kind: Kind[Any, Any]) -> str | Writer:
+    def _writer(self, path: Path, kind: DescribedKind) -> str | Writer:
         """Return the format of a file, or the function that writes it, by its suffix."""
         suffix = path.name.lower().removeprefix(_stem(path).lower())
         form = suffix.lstrip(".")
@@ -283,136 +288,9 @@ def save_scene(
     return write_bytes(path, as_toml(move_paths(tables, content, parent)).encode(), overwrite)
 
 
-def move_paths(
-    tables: type[BaseModel], content: Mapping[str, Any], parent: Path | None = None
-) -> dict[str, Any]:
-    """Return the content of a scene with absolute paths of the files that exist.
-
-    Args:
-        tables: model of the scene, which tells which values are paths. In a table that it does not
-            declare, the value of the key ``path`` is one.
-        content: the content.
-        parent: folder; paths in it become relative to it.
-    """
-
-    def place(value: Any) -> Any:
-        if isinstance(value, list):
-            return [place(entry) for entry in value]
-        if not isinstance(value, str) or not Path(value).expanduser().exists():
-            return value
-        named = Path(value).expanduser().absolute()
-        if parent is not None and named.is_relative_to(parent):
-            return str(named.relative_to(parent))
-        return str(named)
-
-    def move(model: type[BaseModel], table: Mapping[str, Any]) -> dict[str, Any]:
-        contents = dict(table)
-        for key, value in table.items():
-            described = model.model_fields.get(key)
-            leaves = [*_leaves(described.annotation), *described.metadata] if described else []
-            if FILE in leaves or (described is None and key == "path"):
-                contents[key] = place(value)
-            elif isinstance(value, Mapping):
-                contents[key] = move(next(filter(_is_model, leaves), BaseModel), value)
-        return contents
-
-    return move(tables, content)
-
-
-def field_at(model: type[BaseModel], key: str) -> FieldInfo:
-    """Return the field of a dotted key.
-
-    Args:
-        model: model of a scene.
-        key: dotted key, for example ``"integration.k"``.
-    """
-    *tables, last = key.split(".")
-    for name in tables:
-        leaves = _leaves(model.model_fields[name].annotation)
-        model = next(leaf for leaf in leaves if _is_model(leaf))
-    return model.model_fields[last]
-
-
-def argument_of(described: FieldInfo) -> dict[str, Any]:
-    """Return the settings of an argument of argparse for a field: type, choices, metavar and help.
-
-    A field without a description or with a default of its own shows its default in the help. Absent
-    options are None, so that the defaults of the tables hold.
-
-    Args:
-        described: field of a table.
-    """
-    default = described.get_default(call_default_factory=True)
-    words = described.description or ""
-    is_shown = isinstance(default, (int, float, str, tuple)) and default not in ("", ())
-    if is_shown and not isinstance(default, bool):
-        text = " ".join(map(str, default)) if isinstance(default, tuple) else default
-        words += f" (default: {text})"
-    leaves = [*_leaves(described.annotation), *described.metadata]
-    settings: dict[str, Any] = {"help": words.replace("%", "%%")}
-    if bool in leaves:
-        return settings | {"action": "store_true", "default": None}
-    count, has_scalar = _shape(described)
-    if count is not None:
-        settings["nargs"] = "+" if has_scalar else count
-    choices = next((get_args(leaf) for leaf in leaves if get_origin(leaf) is Literal), None)
-    kind: Any = next((kind for kind in (str, float, int) if kind in leaves), str)
-    metavar = {int: "N", float: "NUMBER", str: "FILE" if FILE in leaves else "NAME"}[kind]
-    if count == "+" and any(map(_is_model, leaves)):
-        del settings["nargs"]
-        kind = _names
-    elif (
-        any(map(_is_model, leaves))
-        or (choices and {int, float} & {*leaves})
-        or {str, float} <= {*leaves}
-    ):
-        kind = _number_or_word
-    elif choices is not None:
-        return settings | {"choices": choices}
-    metavar = described.title or ("VALUE" if count and has_scalar else metavar)
-    return settings | {"type": kind, "metavar": metavar}
-
-
-def _shape(described: FieldInfo) -> tuple[int | str | None, bool]:
-    """Return the number of values of a field, None if it is one, and whether it may be a single one."""
-    annotation = described.annotation
-    is_union = get_origin(annotation) in (Union, UnionType)
-    members = [member for member in get_args(annotation) if member is not type(None)]
-    members = members if is_union else [annotation]
-    rows = [member for member in members if get_origin(member) in (list, tuple)]
-    if not rows or str in members:  # a text such as "0:10:2" stands for several numbers
-        return None, True
-    count = "+" if get_origin(rows[0]) is list else len(get_args(rows[0]))
-    return count, len(rows) < len(members)
-
-
-def _leaves(annotation: Any) -> list[Any]:
-    """Return the types, literals and marks in an annotation such as ``list[FilePath] | None``."""
-    if get_origin(annotation) is Literal:
-        return [annotation]
-    arguments = get_args(annotation)
-    if hasattr(annotation, "__metadata__"):  # Annotated[type, mark]
-        return [*_leaves(arguments[0]), *annotation.__metadata__]
-    return [leaf for inner in arguments for leaf in _leaves(inner)] if arguments else [annotation]
-
-
-def _is_model(leaf: Any) -> bool:
-    return isinstance(leaf, type) and issubclass(leaf, BaseModel)
-
-
 def _value(arguments: argparse.Namespace, name: str) -> Any:
     """Return the value of an option or key; None if it was not given."""
     return getattr(arguments, name.lstrip("-").replace("-", "_"), None)
-
-
-def _names(text: str) -> list[dict[str, str]]:
-    """Return the tables of names with commas between them; the word none is no table."""
-    names = (name.strip() for name in text.split(","))
-    return [{"name": name} for name in names if name not in ("", "none")]
-
-
-def _number_or_word(text: str) -> Any:
-    return parse_override(f"value={text}")[1]
 
 
 def _stem(path: Path) -> str:

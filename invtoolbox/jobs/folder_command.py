@@ -10,15 +10,12 @@ import argparse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from invtoolbox.catalogue.documents import CheckedScene, as_changes
 from invtoolbox.errors import InputError
 from invtoolbox.jobs import options
 from invtoolbox.jobs.command import SceneCommand, save_scene
-
-if TYPE_CHECKING:
-    from invtoolbox.jobs.kind import OwnKind
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class FolderCommand(SceneCommand):
         return self.finish(job, arguments)
 
     def read(
-        self, kind: OwnKind, source: str, changes: dict[str, Any], arguments: argparse.Namespace
+        self, kind: Any, source: str, changes: dict[str, Any], arguments: argparse.Namespace
     ) -> CheckedScene[Any]:
         """Return the scene of the positional argument.
 

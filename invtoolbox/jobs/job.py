@@ -95,7 +95,7 @@ class SceneJob(ABC, Generic[S]):
                 f"{self.file.path} is one scene, which is run as a whole; it takes no --items, "
                 "--workers or --cluster"
             )
-        check_choice(self.folder, self.resume, self.overwrite)
+        check_folder(self.folder, self.resume, self.overwrite)
         results = self.existing()
         if results and not self.resume and not self.overwrite:
             names = ", ".join(path.name for path in results)
@@ -198,7 +198,7 @@ class SceneJob(ABC, Generic[S]):
             )
 
 
-def check_choice(folder: Path, resume: bool, overwrite: bool) -> None:
+def check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
     """Refuse a folder that is a file, and ``resume`` together with ``overwrite``."""
     if resume and overwrite:
         raise InputError(

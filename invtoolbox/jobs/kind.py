@@ -11,26 +11,21 @@ import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from pydantic import Field
 
 from invtoolbox.catalogue.documents import CheckedScene, Table
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import unknown_name
+from invtoolbox.jobs.command import SceneCommand, Writer
 from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
 from invtoolbox.jobs.reports import print_files, print_metrics, print_notes, report_divergence
 from invtoolbox.jobs.scene_report import write_scene_report
 from invtoolbox.solution import Solution
 
-if TYPE_CHECKING:
-    from invtoolbox.jobs.command import SceneCommand
-    from invtoolbox.jobs.folder_command import FolderCommand
-
 #: Named inputs of a job, as its kind reads them.
 Inputs: TypeAlias = dict[str, Any]
-#: Function of a path, the result and the inputs that writes, and replaces, a file.
-Writer: TypeAlias = Callable[[Path, Any, Inputs], Any]
 
 
 class OutputTable(Table):
@@ -263,7 +258,7 @@ class OwnKind:
     tables: type[Table]
     read: Callable[..., Any]
     job: Callable[[Any, Request], Any]
-    command: FolderCommand | None = None
+    command: SceneCommand | None = None
 
     def prepare(self, scene: str | Path, request: Request) -> Any:
         """Read and check a scene, and return its job.

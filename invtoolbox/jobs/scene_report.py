@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from invtoolbox.catalogue.documents import CheckedScene
 from invtoolbox.core.environment import machine, versions
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.plotting import page
 
-if TYPE_CHECKING:
-    from invtoolbox.jobs.kind import SceneOutcome
-
 
 def write_scene_report(
-    path: Path, file: CheckedScene[Any], outcome: SceneOutcome[Any], units: Mapping[str, str]
+    path: Path, file: CheckedScene[Any], outcome: Any, units: Mapping[str, str]
 ) -> Path:
     """Write a page about the result of a scene; it contains its pictures, so it can be mailed.
 
     Args:
         path: the file; it is replaced.
         file: the scene.
-        outcome: its outcome; the PNG files among its files are shown.
+        outcome: its `SceneOutcome`; the PNG files among its files are shown.
         units: units of the metrics, by their names.
     """
     from skimage.io import imread

@@ -89,12 +89,10 @@ class Matrix(LinearOperator):
 
     def _product(self, x: Tensor, matrix: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.complex64) if matrix.is_complex() else x.dtype
-        matrices = (matrix.to(dtype),)
-
-        def multiply(vectors: Tensor, M: Tensor = matrices[0]) -> Tensor:
-            return (M @ vectors.unsqueeze(2)).squeeze(2)
-
-        return map_items(multiply, x.to(dtype).flatten(1), *(matrices if matrix.ndim == 3 else ()))
+        vectors, M = x.to(dtype).flatten(1), matrix.to(dtype)
+        if M.ndim == 2:
+            return map_items(lambda v: _multiply(M, v), vectors)
+        return map_items(_multiply, M, vectors)
 
     def _known_norm(self) -> Tensor:
         return torch.linalg.matrix_norm(self.matrix, 2).reshape(-1)
@@ -110,6 +108,10 @@ class Matrix(LinearOperator):
 
     def __repr__(self) -> str:
         return f"Matrix({'x'.join(map(str, self.matrix.shape))})"
+
+
+def _multiply(matrix: Tensor, vectors: Tensor) -> Tensor:
+    return (matrix @ vectors.unsqueeze(2)).squeeze(2)
 
 
 class SparseMatrix(LinearOperator):

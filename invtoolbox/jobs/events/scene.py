@@ -16,18 +16,15 @@ The tables::
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Table
 from invtoolbox.datasets.events.opening import read_events
 from invtoolbox.datasets.output import writing
 from invtoolbox.datasets.volumes.normal_maps import read_intrinsics
-from invtoolbox.geometry.events import Events
 from invtoolbox.geometry.lens import Lens
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.events.event_flow import EventFlow, event_flow
@@ -113,19 +110,6 @@ class EventScene(SceneTables):
         return self
 
 
-def undistort(events: Events, K: Tensor, radial: list[float], tangential: Any) -> Events:
-    """Return events without the distortion of a perspective lens, or the events themselves.
-
-    Args:
-        events: events.
-        K: intrinsics, ``(3, 3)``.
-        radial: coefficients k1, k2, ...
-        tangential: coefficients p1, p2.
-    """
-    lens = Lens(radial=tuple(radial), tangential=tuple(tangential))
-    return events.undistort(K, lens) if lens.distorts else events
-
-
 def _read(file: CheckedScene[EventScene]) -> Inputs:
     """Return the events without distortion, the intrinsics, and the truth of a simulation."""
     table, camera = file.scene.events, file.scene.camera
@@ -140,7 +124,9 @@ def _read(file: CheckedScene[EventScene]) -> Inputs:
         K = torch.tensor(camera.intrinsics, dtype=torch.float64)
     else:
         K = read_intrinsics(file.locate(camera.path)).double()
-    events = undistort(events, K, camera.radial, camera.tangential)
+    lens = Lens(radial=tuple(camera.radial), tangential=camera.tangential)
+    if lens.distorts:
+        events = events.undistort(K, lens)
     return {"events": events, "intrinsics": K, "truth": None}
 
 

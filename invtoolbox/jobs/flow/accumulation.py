@@ -25,7 +25,8 @@ from invtoolbox.geometry.rigid import inverse, relative_motion, transform
 from invtoolbox.jobs.flow.trajectories import FlowStep, carry, carry_back
 from invtoolbox.plotting.birds_eye import flow_colors
 
-# Three integers of 21 bits are packed into one of 63 bits.
+# Three integers of 21 bits are packed into one of 63 bits. Cubes of 0.05 m then reach 52 km from the
+# origin in each direction.
 _BITS = 21
 _HALF = 1 << (_BITS - 1)
 
@@ -58,6 +59,7 @@ class Cells:
         if not self.side:
             return torch.ones(len(points), dtype=torch.bool)
         keys = self._keys(points.to(torch.float64).cpu().numpy())
+        # `first` holds the lowest row of every key, so the first point of a cube is the one that stays.
         unique, first = np.unique(keys, return_index=True)
         # Both arrays are sorted: a key is occupied if it stands at the place where it would be
         # inserted. Insertion at those places keeps the array sorted.
@@ -318,7 +320,8 @@ def _moving(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
     reference, last = settings.reference, len(steps) - 1
     at_reference = _moving_of(steps[reference], reference, settings)
     # Points of the sweep m need the flows of m, ..., reference - 1 forward, or of m - 1, ...,
-    # reference backward, so a sweep joins those on their way when they reach it.
+    # reference backward, so a sweep joins those on their way when they reach it. Both ways start
+    # with no point.
     earlier = later = select_items(at_reference, torch.zeros(0, dtype=torch.long))
     for m in range(max(0, reference - settings.window), reference):
         carried = join_items([earlier, _moving_of(steps[m], m, settings)])
@@ -349,6 +352,7 @@ def _carry_on(
     not stay on the road.
     """
     dynamic = _dynamic(step)
+    # Only moving points are left, so moving and static neighbours need not be told apart.
     alone = replace(step, points=step.points[dynamic], flow=step.flow[dynamic], dynamic=None)
     places, measured = move(carried.points, alone, settings.neighbours, settings.reach)
     return select_items(replace(carried, points=places), measured.nonzero().squeeze(1))
@@ -370,6 +374,7 @@ def _moving_of(step: FlowStep, index: int, settings: Accumulation) -> _Carried:
         & (step.points[:, :2].norm(dim=1) < settings.max_range)
     )
     residual = residual_flow(step.flow, step.points, step.ego_motion)
+    # Every point keeps the number of its sweep, because points of several sweeps travel together.
     return _Carried(
         step.points[moves].to(torch.float64),
         residual[moves].to(torch.float64),

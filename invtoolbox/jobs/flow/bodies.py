@@ -15,9 +15,9 @@ from torch import Tensor
 from invtoolbox.geometry.rigid import transform
 from invtoolbox.jobs.flow.clusters import clusters, height_above, links, translations
 from invtoolbox.jobs.flow.evidence import BodySettings as BodySettings
-from invtoolbox.jobs.flow.evidence import Evidence, apart_at_rest
+from invtoolbox.jobs.flow.evidence import Evidence, Registration, apart_at_rest
 from invtoolbox.jobs.flow.pair import Pair
-from invtoolbox.jobs.flow.tracks import Registration, register
+from invtoolbox.jobs.flow.tracks import register
 from invtoolbox.jobs.flow.window import Neighbour
 from invtoolbox.kernels.points.nearest import Tree
 
@@ -65,23 +65,19 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
         pair: prepared pair with its window.
         settings: settings of the detection.
     """
-    points = pair.source
-    bodies = _moving_bodies(pair, settings or BodySettings()) if len(points) else None
-    return bodies or Bodies(
+    points, settings = pair.source, settings or BodySettings()
+    nothing_moves = Bodies(
         torch.full((len(points),), -1, device=points.device),
         points.new_zeros(0, 4, 4),
         torch.zeros_like(points),
     )
-
-
-def _moving_bodies(pair: Pair, settings: BodySettings) -> Bodies | None:
-    """Find the moving bodies of a pair; None if nothing can be one."""
-    points = pair.source
+    if not len(points):
+        return nothing_moves
     height = height_above(points, pair.ground)
     scans = _scans(pair, settings)
     soon = [scan for scan in scans if abs(scan.step) <= _SOON]
     if not soon:
-        return None
+        return nothing_moves
     # A thing at rest has points of other sweeps at about the distance of neighbouring rays, so the
     # distances (2, n) to the first and to the last near sweep are compared with it.
     range_ = (points - pair.origin)[:, :2].norm(dim=1)
@@ -105,7 +101,7 @@ def _moving_bodies(pair: Pair, settings: BodySettings) -> Bodies | None:
             labels[torch.cat(members)] = -1
         members += _suspects(points, height, labels, away, range_, settings)
     if not members:
-        return None
+        return nothing_moves
     evidence = Evidence.of(points, members, pair.period, pair.origin, settings)
     times = None
     if pair.times is not None and all(scan.times is not None for scan in scans):

@@ -14,9 +14,8 @@ from invtoolbox.catalogue.documents import parse_override
 from invtoolbox.core.environment import how_to_get
 from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS
 from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.jobs.flow.exports import CHALLENGES, view
 from invtoolbox.jobs.folder_command import FolderCommand
-
-_CHALLENGES = ("av2-v1", "av2-v2", "av2-v3")
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class FlowCommand(FolderCommand):
     def changes(self, arguments: argparse.Namespace, kind: Any) -> dict[str, Any]:
         reader_options = dict(_option(line) for line in arguments.option)
         formats = {
-            arguments.format: arguments.format in _CHALLENGES,
+            arguments.format: arguments.format in CHALLENGES,
             "png": arguments.pictures,
             "ply": arguments.cloud,
         }
@@ -62,8 +61,6 @@ class FlowCommand(FolderCommand):
         if job.report is not None and not arguments.quiet:
             print(f"report: {job.report}")
         if arguments.view:
-            from invtoolbox.jobs.flow.exports import view
-
             view(study, job.sequence)
         return code
 
@@ -131,7 +128,7 @@ COMMAND = FlowCommand(
         "--format": (
             "format",
             {
-                "choices": ("npz", *_CHALLENGES),
+                "choices": ("npz", *CHALLENGES),
                 "help": "av2-v1, av2-v2 and av2-v3 also write the files of the Argoverse 2 "
                 "challenges (default: npz alone)",
             },

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.environment import optional_package
 from invtoolbox.core.guards import check_choice
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import (
     check_motion,
     inverse,
@@ -233,7 +234,12 @@ def ego_motion(
 
 
 def _register(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion:
-    small_gicp = _small_gicp()
+    small_gicp = optional_package(
+        "small_gicp",
+        "the sensor's motion from points needs small-gicp, which is not installed;",
+        "lidar",
+        "; or give poses, or ego_motion='none'",
+    )
     # The cells of the registration lie along the points' own axes, so that a turn of the frame
     # changes nothing: T = U E U^T is registered, with the rotation U into these axes.
     near = _near(source)
@@ -360,16 +366,3 @@ def _overlap(source: Any, target: Any, tree: Any, matrix: np.ndarray) -> float:
     off = arrived - np.asarray(target.points())[nearest, :3]
     plane = np.abs((off * np.asarray(target.normals())[nearest, :3]).sum(axis=1))
     return float(((squared < 0.5**2) & (plane < 0.15)).mean())
-
-
-def _small_gicp() -> Any:
-    try:
-        import small_gicp
-    except ImportError as error:
-        from invtoolbox.core.environment import how_to_get
-
-        raise MissingDependency(
-            "the sensor's motion from points needs small-gicp, which is not installed; "
-            f"{how_to_get('lidar')}; or give poses, or ego_motion='none'"
-        ) from error
-    return small_gicp

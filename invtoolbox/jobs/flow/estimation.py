@@ -90,6 +90,7 @@ def estimate(
     start = time.monotonic()
     estimator = method_named(method) if isinstance(method, str) else method
     _check_window(window)
+    # A method without a window does not pay for the preparation of further sweeps.
     source, target, *further = (
         tree_map(lambda tensor: tensor.cpu(), sweep)
         for sweep in (source, target, *(window if uses_window(estimator) else ()))
@@ -103,6 +104,7 @@ def estimate(
     # and belong to no body.
     residual, instance = motion.flow.cpu(), torch.full((len(source),), -1, dtype=torch.long)
     instance[pair.index] = motion.instance.cpu()
+    # The residual decides, because the flow of points at rest is the motion of the sensor.
     dynamic = torch.zeros(len(source), dtype=torch.bool)
     dynamic[pair.index] = residual.norm(dim=1) >= MOVES
     return FlowEstimate(
@@ -264,6 +266,7 @@ def _as_sweep(points: Any, what: str) -> Sweep:
         points = points_of(points)[0]
     if not isinstance(points, Tensor):
         points = np.asarray(points)
+        # Kinds of NumPy: signed and unsigned integers, and floating-point numbers.
         if points.dtype.kind not in "iuf":
             raise InputError(
                 f"{what} holds {points.dtype}; expected points (N, 3), x, y and z in metres, or a "

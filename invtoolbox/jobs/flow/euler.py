@@ -149,6 +149,7 @@ def euler_solution(
     if isinstance(settings.field, ImplicitPrior):
         prior: ImplicitPrior = settings.field
     else:
+        # A last layer of a hundredth of its usual size: the world starts nearly at rest.
         prior = SpaceTimeVoxels() if voxels else SpaceTimeFlow(first_scale=0.01, seed=seed)
     rate = (
         settings.learning_rate if settings.learning_rate is not None else 0.02 if voxels else 2e-3

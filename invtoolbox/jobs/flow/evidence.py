@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.pytrees import tree_map
 from invtoolbox.geometry.rigid import transform
-from invtoolbox.jobs.flow.tracks import Registration
 from invtoolbox.jobs.flow.window import Neighbour
 from invtoolbox.kernels.points.nearest import Tree
 
@@ -131,6 +131,33 @@ def apart_at_rest(range_: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
+class Registration:
+    """Result of registering h hypotheses with K sweeps.
+
+    Attributes:
+        cluster: number of the cluster of every hypothesis, ``(h,)``.
+        tracks: rigid motions to the K sweeps, ``(h, K, 4, 4)``.
+        motion: rigid motions to the target, ``(h, 4, 4)``.
+        misfit: mean robust misfit of each sweep, square metres, ``(h, K)``.
+        still: mean robust misfit of each sweep without motion, square metres, ``(h, K)``.
+        move: mean displacement of the points after one period, metres, ``(h,)``.
+        parameters: parameters of the `RigidTrack` of every hypothesis.
+    """
+
+    cluster: Tensor
+    tracks: Tensor
+    motion: Tensor
+    misfit: Tensor
+    still: Tensor
+    move: Tensor
+    parameters: dict[str, Tensor]
+
+    def take(self, rows: Tensor) -> Registration:
+        """Return the results of some hypotheses."""
+        return tree_map(lambda tensor: tensor[rows], self)
+
+
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """Clusters that may move, and the world that they move in.
 
@@ -195,7 +222,7 @@ class Evidence:
         # is the mean misfit + gain noise^2 (speed / 10)^2 / (n sqrt(K)), for n points in K sweeps.
         unit = self.settings.gain * self.settings.noise**2 / tried.misfit.shape[1] ** 0.5
         speed = tried.move / self.period
-        cost = tried.misfit.mean(1) + unit * (speed / _USUAL).square() / self._sizes(tried)
+        cost = tried.misfit.mean(1) + unit * (speed / _USUAL).square() / self.sizes(tried.cluster)
         cost = torch.where(speed <= self.fastest[tried.cluster], cost, torch.inf)
         best: dict[int, int] = {}
         for j, k in enumerate(tried.cluster.tolist()):
@@ -218,7 +245,7 @@ class Evidence:
         # With n points and the mean misfits m_k and s_k (at rest) of K sweeps, the log-likelihood
         # gains n sum_k (s_k - m_k) / noise^2, which must be at least gain (1 + (speed / 10)^2)
         # K^(3/4). Both sides are multiplied by noise^2 / n.
-        unit = settings.noise**2 * count**0.75 / self._sizes(tracked)
+        unit = settings.noise**2 * count**0.75 / self.sizes(tracked.cluster)
         least = settings.gain * (1 + (speed / _USUAL).square()) * unit
         explained = settings.explained if count > 1 else _BY_ONE * settings.explained
 
@@ -255,7 +282,10 @@ class Evidence:
         range_ = (body - self.origin)[:, :2].norm(dim=1)
         return float((distance < apart_at_rest(range_)).double().mean())
 
-    def _sizes(self, registered: Registration) -> Tensor:
-        """Return the number of points of the cluster of every hypothesis, ``(h,)``."""
-        sizes = [len(rows) for rows in self.members]
-        return torch.tensor(sizes, device=registered.cluster.device)[registered.cluster]
+    def sizes(self, cluster: Tensor) -> Tensor:
+        """Return the number of points of the cluster of every hypothesis, ``(h,)``.
+
+        Args:
+            cluster: number of the cluster of every hypothesis, ``(h,)``.
+        """
+        return torch.tensor([len(rows) for rows in self.members], device=cluster.device)[cluster]

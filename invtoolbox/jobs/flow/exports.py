@@ -132,6 +132,7 @@ def _write_challenge(
         stamp = index if version == 2 else int(sweep_name)
         # Version 1 asks for the points of a mask, versions 2 and 3 for all points.
         mask = argoverse_mask(masks, log, stamp) if version == 1 and masks is not None else None
+        # The challenge subtracts the ego motion of the poses, not the estimated one.
         make_folder(argoverse_path(folder, log, stamp, version).parent)
         write_argoverse(
             folder,
@@ -196,7 +197,8 @@ def _choose_pictures(study: FlowStudy, opened: Sweeps) -> Iterator[Any]:
     from invtoolbox.plotting.flow_report import SweepPicture
 
     last = len(study.reports) - len(study.failed) - 1
-    # A set, because fewer sweeps than pictures give some positions twice.
+    # Positions 0, last / 3, 2 last / 3 and last of the results, rounded. They are a set, because fewer
+    # sweeps than pictures give some of them twice.
     spread = sorted({round(n * last / (SHOWN - 1)) for n in range(SHOWN)}) if last >= 0 else []
     for index, name, sweep, flow in results(study, opened, spread):
         truth = None
@@ -205,6 +207,7 @@ def _choose_pictures(study: FlowStudy, opened: Sweeps) -> Iterator[Any]:
             # Pictures show the motion in the world, so the ego motion is removed from the truth too.
             if motion is not None:
                 truth = residual_flow(sweep.labels.flow, sweep.points, motion)
+                # Rows without a label must not look like points at rest.
                 truth[~sweep.labels.valid] = torch.nan
         yield SweepPicture(name, sweep.points, flow.residual, flow.dynamic, truth)
 

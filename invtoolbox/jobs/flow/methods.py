@@ -50,6 +50,7 @@ class Nsfp:
             time_limit=self.time_limit,
         )
         flow = nsfp(pair.source, pair.target, fit)
+        # A flow without bodies: every point has the instance -1.
         return Motion(flow, torch.full((len(flow),), -1))
 
 

@@ -347,6 +347,8 @@ def _motion(
     source: Sweep, target: Sweep, preparation: Preparation, guess: Tensor | None, notes: list[str]
 ) -> tuple[Tensor, Deskew | None, Deskew | None]:
     """Return E and the deskewing of each sweep; a registration is repeated on deskewed points."""
+    # Signed, unlike `_period`, because deskewing needs a later target. Both sweeps are deskewed with
+    # one motion, as if the sensor moved evenly through the two.
     pair, period = (source, target), target.timestamp - source.timestamp
     motion = ego_motion(source, target, preparation.ego_motion, guess)
     deskews = [deskewing(sweep, motion.matrix, period, preparation.deskew) for sweep in pair]
@@ -378,10 +380,26 @@ def _motion(
 def choose_points(
     sweep: Sweep, deskew: Deskew | None, preparation: Preparation, notes: list[str]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the deskewed points, a mask of those on the ground, and the rows that are used."""
+    """Return the deskewed points, a mask of those on the ground, and the rows that are used.
+
+    Measurements are used that are not on the ground and lie within the range and heights.
+    """
+    # Ground, range and heights count at the time of the sweep, after deskewing.
     points = sweep.points if deskew is None else deskew(sweep.points)
     on_ground = _find_ground(sweep, points, preparation, notes)
-    return points, on_ground, _rows_in_use(sweep, points, on_ground, preparation)
+    # Points left out move with the static world (`PreparedPair.flow`), so none is lost.
+    reach = FARTHEST if preparation.max_range is None else min(preparation.max_range, FARTHEST)
+    in_use = sweep.finite & ~on_ground & _within(points, reach) & (points[:, 2].abs() <= FARTHEST)
+    if preparation.min_height is not None:
+        in_use &= points[:, 2] >= preparation.min_height
+    if preparation.max_height is not None:
+        in_use &= points[:, 2] <= preparation.max_height
+    if not bool(in_use.any()):
+        raise InputError(
+            f"{sweep.source}: no point is left without the ground and within the range and heights "
+            "asked for; widen them, or set ground='none'"
+        )
+    return points, on_ground, in_use.nonzero().squeeze(1)
 
 
 def _find_ground(
@@ -403,22 +421,3 @@ def _find_ground(
             "the lowest points"
         )
     return on_ground
-
-
-def _rows_in_use(
-    sweep: Sweep, points: Tensor, on_ground: Tensor, preparation: Preparation
-) -> Tensor:
-    """Return the rows of the measurements without ground within the range and heights, ``(n,)``."""
-    # Points left out move with the static world (`PreparedPair.flow`), so none is lost.
-    reach = FARTHEST if preparation.max_range is None else min(preparation.max_range, FARTHEST)
-    keep = sweep.finite & ~on_ground & _within(points, reach) & (points[:, 2].abs() <= FARTHEST)
-    if preparation.min_height is not None:
-        keep &= points[:, 2] >= preparation.min_height
-    if preparation.max_height is not None:
-        keep &= points[:, 2] <= preparation.max_height
-    if not bool(keep.any()):
-        raise InputError(
-            f"{sweep.source}: no point is left without the ground and within the range and heights "
-            "asked for; widen them, or set ground='none'"
-        )
-    return keep.nonzero().squeeze(1)

@@ -57,7 +57,7 @@ class Fit:
         learning_rate: learning rate of Adam; see the table above.
         patience: number of iterations without improvement after which the fit stops; None for no
             such stop.
-        min_delta: smallest relative decrease that counts as an improvement.
+        min_delta: smallest decrease of the objective, in its unit, that counts as an improvement.
         max_iterations: largest number of iterations.
         seed: seed of the network and of the drawn points.
         time_limit: as in `invtoolbox.solve`.
@@ -155,10 +155,13 @@ def nsfp(
     True
     """
     source, target = _check_points(source, "source"), _check_points(target, "target")
+    # f(p) is a ReLU network with 8 hidden layers of 128 units, of raw coordinates in metres, and its
+    # bias towards smooth functions is the only regularization besides early stopping.
     source_points, target_points = fit.draw(source), fit.draw(target, offset=1)
     prior = NeuralSceneFlow(initialization=initialization, seed=fit.seed)
     if backward:
-        # Li et al. 2021, the cycle: the second prediction S1 + f - b is compared with S1 itself.
+        # Li et al. 2021, the cycle: the second prediction S1 + f - b is compared with S1 itself. C sums
+        # the means of min(|p - q|^2) of both directions; squares beyond the truncation count 0.
         problem = Problem(
             (target_points, source_points),
             PointWarpBothWays(source_points),
@@ -198,7 +201,8 @@ def fast_nsf(
     """
     source, target = _check_points(source, "source"), _check_points(target, "target")
     # Li et al. 2023: min_q |p - q| is read from a distance transform of S2 instead of a search, so
-    # all target points cost no more than some.
+    # all target points cost no more than some. One way only, so S2 may hold
+    # points without a partner.
     term = DistanceTransform(cell, truncation=truncation)
     problem = Problem(target[None], PointWarp(fit.draw(source)), term)
     prior = NeuralSceneFlow(initialization=initialization, seed=fit.seed)
@@ -225,7 +229,8 @@ def free_vectors(
     source, target = _check_points(source, "source"), _check_points(target, "target")
     source_points, target_points = fit.draw(source), fit.draw(target, offset=1)
     problem = Problem(target_points, PointWarp(source_points), Chamfer(truncation))
-    # Free vectors have no value elsewhere, so other points take that of the nearest drawn point.
+    # No prior ties the vectors together: each follows its own nearest partners, which shows what
+    # the networks add. Free vectors have no value elsewhere, so other points take that of the nearest drawn point.
     nearest = Tree(source_points[0]).query(source)[1]
     return fit.solve(problem, FreeFlow()).x[0, nearest]
 
@@ -315,7 +320,8 @@ def voxel_flow(
     term: DataTerm = Chamfer(settings.truncation)
     problem = Problem(target[None], PointWarp(source[None]), term)
     if window:
-        # One flow x explains K sweeps at the times s_k: the mean over k of C(S + s_k x, S_k).
+        # One flow x explains K sweeps at the times s_k: the mean over k of C(S + s_k x, S_k). The
+        # target is the sweep at the time 1.
         steps, sweeps = zip((1.0, target), *window)
         term = Stack(*(term for _ in steps), weights=[1 / len(steps)] * len(steps))
         clouds = tuple(points[None] for points in sweeps)

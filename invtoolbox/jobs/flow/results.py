@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +22,9 @@ from invtoolbox.metrics.flow import RangeError
 from invtoolbox.metrics.flow_evaluation import FlowErrors, pool
 from invtoolbox.metrics.flow_scores import BucketedEPE, ThreeWayEPE
 
-#: Fields of `FlowErrors` that are numbers.
+#: Largest number of notes that are printed of the sweeps of a sequence.
+_FEW = 3
+#: Fields of `FlowErrors` that are numbers, in their order.
 _PLAIN = (
     "points",
     "dynamic_points",
@@ -148,6 +152,72 @@ class FlowStudy(Study):
         ]
         return pool(errors) if errors else None
 
+    def measures(self) -> dict[str, Any]:
+        """Return the numbers of sweeps and of moving points, and the errors against labels, if any.
+
+        The errors are the numbers of `FlowErrors`, the three-way error over points, and the
+        bucket-normalized errors, of moving points also by class. A figure of no point is None.
+        """
+        errors = self.errors()
+        measures: dict[str, Any] = {
+            "sweeps": len(self),
+            "failed": len(self.failed),
+            "moving": sum(report.facts.get("moving", 0) for report in self.reports),
+        }
+        if errors is not None:
+            # Bucket-normalized: the dynamic error is a share of the speed, the static one is in metres.
+            mean = errors.bucketed.mean()
+            measures |= {name: getattr(errors, name) for name in _PLAIN}
+            measures["three_way"] = errors.three_way.pool().mean
+            measures |= {"bucketed_dynamic": mean.dynamic, "bucketed_static": mean.static}
+            for name, score in errors.bucketed.by_class().items():
+                measures[f"bucketed_dynamic_{name.lower()}"] = score.dynamic
+        # JSON has no NaN.
+        return {key: None if math.isnan(value) else value for key, value in measures.items()}
+
+    def error_lines(self) -> list[str]:
+        """Return the errors against labels in words; no line if no sweep has labels."""
+        errors = self.errors()
+        if errors is None:
+            return []
+        three, mean = errors.three_way.pool(), errors.bucketed.mean()
+        classes = [
+            f"{name.lower().replace('_', ' ')} {score.dynamic:.3f}"
+            for name, score in errors.bucketed.by_class().items()
+            if not math.isnan(score.dynamic)
+        ]
+        return [
+            f"against labels, {errors.points:,} points within 35 m, not ground, the sensor's motion "
+            "removed:",
+            f"  dynamic EPE {_metres(errors.dynamic)} ({errors.dynamic_points:,} points), static EPE "
+            f"{_metres(errors.static)}, AccS {errors.strict:.3f}, AccR {errors.relax:.3f}",
+            f"  three-way EPE {_metres(three.mean)} over points, "
+            f"{_metres(errors.three_way.per_frame().mean)} over sweeps; bucket-normalized dynamic "
+            f"error {mean.dynamic:.3f}",
+            "  bucket-normalized dynamic error by class: "
+            + (", ".join(classes) or "nothing moves"),
+        ]
+
+    def notes(self) -> list[str]:
+        """Return the notes of some pairs of sweeps but not of all, without the names of the sweeps.
+
+        Of a single pair all notes are returned.
+        """
+        counts: Counter[str] = Counter()
+        for facts in (item.facts for item in self.reports):
+            notes = [
+                note.removeprefix(f"{facts['source']}: ").removeprefix(f"{facts['target']}: ")
+                for note in facts.get("notes", ())
+            ]
+            # Each note counts once per pair.
+            counts.update(list(dict.fromkeys(notes)))
+        # A note of all pairs describes the sequence; a rare one points to a difference.
+        estimated = len(self) - len(self.failed)
+        rare = [
+            (note, count) for note, count in counts.items() if count < estimated or estimated == 1
+        ]
+        return [f"{note} ({count} sweeps)" if count > 1 else note for note, count in rare[:_FEW]]
+
 
 def _words(value: Any) -> str:
     if isinstance(value, dict):
@@ -157,3 +227,7 @@ def _words(value: Any) -> str:
             if inner not in (None, {}) and key != "kind"
         )
     return str(value)
+
+
+def _metres(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f} m"

@@ -14,9 +14,8 @@ The tables::
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,14 +32,17 @@ from invtoolbox.catalogue.documents import (
     texts,
 )
 from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS
-from invtoolbox.errors import match_name
+from invtoolbox.errors import InputError, match_name
 from invtoolbox.jobs.flow.command import COMMAND
 from invtoolbox.jobs.flow.ego_motion import How, When
+from invtoolbox.jobs.flow.exports import check_exports, write_exports
+from invtoolbox.jobs.flow.preparation import Preparation
 from invtoolbox.jobs.flow.results import FlowStudy
-from invtoolbox.jobs.flow.sequence import LONGEST_WINDOW, WINDOW, FlowJob, preparation_of
+from invtoolbox.jobs.flow.sequence import LONGEST_WINDOW, WINDOW, flow_sequence
 from invtoolbox.jobs.flow.source import SequencePath
 from invtoolbox.jobs.job import Request, write_json
 from invtoolbox.jobs.kind import OwnKind
+from invtoolbox.jobs.reports import count_outcomes, print_notes, report_failures
 
 
 class SweepTable(Place):
@@ -143,82 +145,106 @@ class FlowScene(Table):
     seed: int = Field(0, description="seed of the method's random draws")
 
 
-class FlowSceneJob(FlowJob):
-    """Flow of a scene, whose counts and errors are written to ``metrics.json``, too."""
-
-    def run(self, progress: bool = True) -> FlowStudy:
-        study = super().run(progress)
-        write_json(study.folder / "metrics.json", measure_flow(study))
-        return study
-
-
 class FlowSceneFile(CheckedScene[FlowScene]):
     """Checked scene of sweeps."""
 
-    @property
-    def sequence(self) -> SequencePath:
-        """Source of the sweeps."""
-        table = self.scene.sweeps
-        options = {
-            key: str(self.locate(str(value))) if key in SWEEP_PATHS and value != "none" else value
-            for key, value in table.options.items()
-        }
-        return SequencePath.of(table.dataset or self.locate(str(table.path)), table.reader, options)
-
-    def job(self, request: Request | None = None) -> FlowSceneJob:
+    def job(self, request: Request | None = None) -> FlowJob:
         """Return the job of the scene.
 
         Args:
             request: output, items, workers, and the treatment of earlier results.
         """
-        scene, request = self.scene, request or Request()
-        folder, formats = request.folder(self), tuple(dict.fromkeys(scene.output.formats))
-        return FlowSceneJob(
-            sequence=self.sequence,
-            folder=folder,
-            method=scene.flow.method,
-            preparation=preparation_of(scene.flow.preparation.model_dump(), str(self.path)),
-            items=scene.sweeps.items if request.items is None else request.items,
-            seed=scene.seed,
-            formats=tuple(name for name in formats if name != "html"),
-            report=folder / "report.html" if "html" in formats else None,
-            title=scene.title or self.name,
-            masks=None if scene.output.masks is None else self.locate(scene.output.masks),
-            window=scene.flow.window,
+        request = request or Request()
+        folder, sweeps = request.folder(self), self.scene.sweeps
+        # Paths in a scene are relative to its file.
+        options = {
+            key: str(self.locate(str(value))) if key in SWEEP_PATHS and value != "none" else value
+            for key, value in sweeps.options.items()
+        }
+        place = sweeps.dataset or self.locate(str(sweeps.path))
+        sequence = SequencePath.of(place, sweeps.reader, options)
+        try:
+            preparation = Preparation(**self.scene.flow.preparation.model_dump())
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from error
+        report = folder / "report.html" if "html" in self.scene.output.formats else None
+        return FlowJob(self, request, folder, sequence, preparation, report)
+
+
+@dataclass(frozen=True)
+class FlowJob:
+    """Flow of the sequence of a scene, and the exports of its result files.
+
+    Attributes:
+        file: the checked scene.
+        request: items, workers, and the treatment of earlier results.
+        folder: folder for the result files.
+        sequence: source of the sweeps.
+        preparation: preparation of each pair.
+        report: path of an HTML report; None for no report.
+    """
+
+    file: FlowSceneFile
+    request: Request
+    folder: Path
+    sequence: SequencePath
+    preparation: Preparation
+    report: Path | None
+
+    def run(self, progress: bool = True) -> FlowStudy:
+        """Estimate the flow of the pairs that have no whole result file yet, and write the exports.
+
+        All faults of the settings are reported before the first pair is read. Counts and errors are
+        written to ``metrics.json``.
+        """
+        scene, request = self.file.scene, self.request
+        items = scene.sweeps.items if request.items is None else request.items
+        # Each format once; the report is a page of its own and no format of the sweeps.
+        formats = [name for name in dict.fromkeys(scene.output.formats) if name != "html"]
+        masks = None if scene.output.masks is None else self.file.locate(scene.output.masks)
+        check_exports(self.sequence, formats, masks, whole=items == "all")
+        if self.report is not None:
+            self._check_report(self.report)
+        study = flow_sequence(
+            self.sequence,
+            self.folder,
+            scene.flow.method,
+            self.preparation,
             workers=request.workers or 1,
             cluster=request.cluster,
             threads=request.threads,
             resume=request.resume,
             overwrite=request.overwrite,
+            items=items,
+            seed=scene.seed,
+            progress=progress,
+            window=scene.flow.window,
         )
+        title = scene.title or self.file.name
+        write_exports(study, self.sequence, formats, self.report, title, masks)
+        write_json(study.folder / "metrics.json", study.measures())
+        return study
 
+    def print_outcome(self, outcome: FlowStudy, quiet: bool) -> int:
+        """Print an outcome; the exit code is 1 if a sweep failed."""
+        if not quiet:
+            spent = "" if outcome.seconds is None else f"; {outcome.seconds:.2f} s per sweep"
+            sweeps = f"{len(outcome)} sweep{'s' if len(outcome) > 1 else ''}"
+            print(f"{sweeps}: {count_outcomes(outcome)}{spent}; in {outcome.folder}")
+            print_notes(outcome.notes())
+            for line in outcome.error_lines():
+                print(f"  {line}")
+        return report_failures(outcome)
 
-def measure_flow(study: FlowStudy) -> dict[str, Any]:
-    """Return the numbers of sweeps and of moving points, and the errors against labels if there are any.
-
-    The errors are the numbers of `FlowErrors`, the three-way error over points, and the
-    bucket-normalized errors, of moving points also by class. A figure of no point is None.
-
-    Args:
-        study: flow of a sequence.
-    """
-    errors = study.errors()
-    measures: dict[str, Any] = {
-        "sweeps": len(study),
-        "failed": len(study.failed),
-        "moving": sum(report.facts.get("moving", 0) for report in study.reports),
-    }
-    if errors is not None:
-        numbers = {field.name: getattr(errors, field.name) for field in dataclasses.fields(errors)}
-        measures |= {
-            key: value for key, value in numbers.items() if isinstance(value, (int, float))
-        }
-        mean = errors.bucketed.mean()
-        measures["three_way"] = errors.three_way.pool().mean
-        measures |= {"bucketed_dynamic": mean.dynamic, "bucketed_static": mean.static}
-        for name, score in errors.bucketed.by_class().items():
-            measures[f"bucketed_dynamic_{name.lower()}"] = score.dynamic
-    return {key: None if math.isnan(value) else value for key, value in measures.items()}
+    def _check_report(self, report: Path) -> None:
+        self.sequence.refuse_within(report.parent)
+        if report.exists() and not (self.request.resume or self.request.overwrite):
+            raise InputError(
+                f"{report} exists; give --overwrite to replace it, --resume to go on, or another "
+                "name"
+            )
+        if report.parent != self.folder and not report.parent.is_dir():
+            raise InputError(f"{report}: the folder {report.parent} does not exist; make it first")
 
 
 def read_flow_scene(
@@ -238,6 +264,8 @@ def read_flow_scene(
     >>> read_flow_scene("street", {"flow.window": 3}).scene.title
     'Scene flow of street'
     """
+    # A path that exists precedes a name. A .toml file without the table [sweeps] describes a simulated
+    # street, so it is a sequence and not a scene.
     path, scenes = Path(name).expanduser(), shelves.entries("scenes")
     entry = scenes.get(match_name(str(name), scenes) or "")
     scene = path if path.exists() or entry is None else entry.path

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from invtoolbox.core.content import digest
-from invtoolbox.core.guards import check_choice, check_range
+from invtoolbox.core.guards import check_range
 from invtoolbox.datasets.sweeps.flow_files import residual_flow
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import Sweep, Sweeps
-from invtoolbox.jobs.flow.exports import check_exports, write_exports
-from invtoolbox.jobs.flow.preparation import Preparation
 from invtoolbox.jobs.flow.results import FlowResults, FlowStudy, PairFlow, facts_of_errors
 from invtoolbox.jobs.flow.source import SequencePath, describe, open_sequence, plain
 from invtoolbox.jobs.study.driver import Items, parse_items, run_study
@@ -31,85 +27,6 @@ _UNREADABLE = "cannot be read"
 
 #: Default number of sweeps of a window, and the largest number.
 WINDOW, LONGEST_WINDOW = 5, 13
-
-
-@dataclass(frozen=True)
-class FlowJob:
-    """Flow of a sequence and the exports of its result files.
-
-    Attributes:
-        sequence: source of the sweeps.
-        folder: folder for the result files.
-        method: name of the method.
-        preparation: preparation of each pair.
-        items: choice of sweeps, as `flow_sequence` takes it.
-        seed: seed of the method's draws.
-        formats: exports, out of `invtoolbox.jobs.flow.exports.FORMATS`.
-        report: path of an HTML report; None for no report.
-        title: title of the report.
-        masks: archive of the masks of the challenge of 2023, for ``av2-v1``.
-        window: number of sweeps that a method may use per pair, as in `flow_sequence`.
-        workers, cluster, threads, resume, overwrite: as in `flow_sequence`.
-    """
-
-    sequence: SequencePath
-    folder: Path
-    method: str = "default"
-    preparation: Preparation = dataclasses.field(default_factory=Preparation)
-    items: str | Sequence[int] = "all"
-    seed: int = 0
-    formats: tuple[str, ...] = ()
-    report: Path | None = None
-    title: str = "Scene flow"
-    masks: Path | None = None
-    window: int = WINDOW
-    workers: int = 1
-    cluster: str | None = None
-    threads: int = 1
-    resume: bool = False
-    overwrite: bool = False
-
-    def run(self, progress: bool = True) -> FlowStudy:
-        """Estimate the flow of the pairs that have no whole result file yet, and write the exports.
-
-        All faults of the settings are reported before the first pair is read.
-        """
-        check_exports(self.sequence, self.formats, self.masks, whole=self.items == "all")
-        if self.report is not None:
-            self._check_report(self.report)
-        study = flow_sequence(
-            self.sequence,
-            self.folder,
-            self.method,
-            self.preparation,
-            workers=self.workers,
-            cluster=self.cluster,
-            threads=self.threads,
-            resume=self.resume,
-            overwrite=self.overwrite,
-            items=self.items,
-            seed=self.seed,
-            progress=progress,
-            window=self.window,
-        )
-        write_exports(study, self.sequence, self.formats, self.report, self.title, self.masks)
-        return study
-
-    def print_outcome(self, outcome: FlowStudy, quiet: bool) -> int:
-        """Print an outcome; the exit code is 1 if a sweep failed."""
-        from invtoolbox.jobs.flow.report import report_flow
-
-        return report_flow(outcome, quiet)
-
-    def _check_report(self, report: Path) -> None:
-        self.sequence.refuse_within(report.parent)
-        if report.exists() and not (self.resume or self.overwrite):
-            raise InputError(
-                f"{report} exists; give --overwrite to replace it, --resume to go on, or another "
-                "name"
-            )
-        if report.parent != self.folder and not report.parent.is_dir():
-            raise InputError(f"{report}: the folder {report.parent} does not exist; make it first")
 
 
 def flow_sequence(
@@ -181,6 +98,7 @@ def flow_sequence(
     if isinstance(opening, SequencePath):
         opening.refuse_within(folder)
     check_range("flow_sequence", f"[2, {LONGEST_WINDOW}]", window=window)
+    # Two sweeps are the pair without further sweeps; the description holds the number that is used.
     if estimate is not None:
         window = 2
     else:
@@ -213,6 +131,7 @@ def flow_sequence(
         "method_content": content("method", method),
         "estimate_content": content("estimate", estimate),
     }
+    # The arguments of a pair are made when it is read, and hold the sequence but no sweep.
     pairs = Items(
         [opened.names[k] for k in chosen],
         lambda n: (opening, chosen[n], estimate, method, preparation, seed, window),
@@ -226,7 +145,7 @@ def flow_sequence(
         index = chosen[number]
         used = [index, index + 1]
         if window > 2 and look(index)[1] != look(index + 1)[1]:
-            used += window_of(index, window, len(opened))[1]
+            used += window_of(index, window, len(opened))
         return facts.get("inputs") == {opened.names[k]: look(k)[0] for k in used}
 
     study = run_study(
@@ -273,17 +192,21 @@ def estimate_pair(
     names = (sweeps.names[index], sweeps.names[index + 1])
     inputs = dict(zip(names, (digest(source), digest(target))))
     if estimate is None:
+        from invtoolbox.jobs.flow import estimation
+
         further = []
         if window > 2 and source.timestamp == target.timestamp:
+            # Equal times are no times, and a window places its sweeps by theirs.
             notes.append("no window, because the sweeps have no timestamps")
         elif window > 2:
-            further = _read_further(sweeps, window_of(index, window, len(sweeps))[1], notes, inputs)
-        flow = default_estimate()(source, target, method, preparation, seed, window=further)
+            further = _read_further(sweeps, window_of(index, window, len(sweeps)), notes, inputs)
+        flow = estimation.estimate(source, target, method, preparation, seed, window=further)
     else:
         flow = estimate(source, target, method, preparation, seed)
     # The facts depend on the pair alone and hold no seconds, so a resumed run leaves the same
     # files.
     # The 95 % quantile of the speeds is not pulled up by a few wrong points, as a maximum is.
+    # Lengths are metres from sweep to sweep; rows that are not measurements are NaN.
     residual = residual_flow(flow.flow, source.points, flow.ego_motion)
     moving = residual[flow.dynamic & flow.valid].norm(dim=1)
     facts: dict[str, Any] = {
@@ -294,6 +217,8 @@ def estimate_pair(
         "moving": len(moving),
         "speed": float(moving.quantile(0.95)) if len(moving) else 0.0,
     }
+    # Errors are those of the residual flow: the poses give the true E, which is removed from the truth
+    # and from the estimate.
     if source.labels is not None and source.pose is not None and target.pose is not None:
         facts["errors"] = facts_of_errors(evaluate(flow, source, next_pose=target.pose))
     return PairFlow(flow, source.points, names, facts)
@@ -330,8 +255,8 @@ def _read_further(
     return further
 
 
-def window_of(index: int, size: int, count: int) -> tuple[int, list[int]]:
-    """Return the source of a pair and the further sweeps of its window of `size` sweeps.
+def window_of(index: int, size: int, count: int) -> list[int]:
+    """Return the numbers of the further sweeps in the window of a pair.
 
     The window is centred on the source, with one sweep more after it if the size is even; at the
     ends of the sequence it is moved inside.
@@ -342,42 +267,14 @@ def window_of(index: int, size: int, count: int) -> tuple[int, list[int]]:
         count: number of sweeps of the sequence.
 
     >>> window_of(8, 5, 42)
-    (8, [6, 7, 10])
+    [6, 7, 10]
     >>> window_of(0, 5, 42)
-    (0, [2, 3, 4])
+    [2, 3, 4]
     """
     # First sweep of the window: (size - 1) // 2 before the source, moved into [0, count - size].
     size = min(size, count)
     first = min(max(index - (size - 1) // 2, 0), count - size)
-    return index, [k for k in range(first, first + size) if k not in (index, index + 1)]
-
-
-def default_estimate() -> Callable[..., Any]:
-    """Return `invtoolbox.jobs.flow.estimate`, which is imported when it is used."""
-    from invtoolbox.jobs.flow.estimation import estimate
-
-    return estimate
-
-
-def preparation_of(settings: Mapping[str, Any], where: str) -> Preparation:
-    """Return a preparation made from plain settings.
-
-    Args:
-        settings: fields of `invtoolbox.jobs.flow.Preparation`.
-        where: place that the settings were written in, the beginning of error messages.
-
-    Raises:
-        InputError: an unknown setting, or a value that does not fit.
-    """
-    names = [
-        field.name for field in dataclasses.fields(Preparation) if field.name != "ground_settings"
-    ]
-    try:
-        for key in settings:
-            check_choice("a preparation", names, setting=key)
-        return Preparation(**settings)
-    except (InputError, TypeError) as error:
-        raise InputError(f"{where}: {error}") from error
+    return [k for k in range(first, first + size) if k not in (index, index + 1)]
 
 
 def _check_order(source: Sweep, target: Sweep) -> None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from invtoolbox.core.pytrees import join_items, tree_map
+from invtoolbox.core.pytrees import join_items
 from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
 from invtoolbox.geometry.rigid import transform
 from invtoolbox.geometry.surface_normals import Surface, append_times, covariances
+from invtoolbox.jobs.flow.evidence import Evidence, Registration
 from invtoolbox.jobs.flow.window import Neighbour
 from invtoolbox.kernels.points.nearest import Tree
 from invtoolbox.operators.points import PointWarp
@@ -24,9 +24,6 @@ from invtoolbox.priors.implicit.rigid_track import RigidTrack
 from invtoolbox.problem import Problem
 from invtoolbox.solve import solve
 from invtoolbox.solvers.gauss_newton import LevenbergMarquardt
-
-if TYPE_CHECKING:
-    from invtoolbox.jobs.flow.evidence import Evidence
 
 #: Width of the border around the places that bodies can reach, metres, in which surfaces are seen
 #: whole.
@@ -51,23 +48,20 @@ class Scans:
         steps: time of each sweep after the source, in periods.
         times: times that the search for partners distinguishes the sweeps by, ``(m,)``; None for
             one sweep without times.
-        period: seconds of a period.
     """
 
     surface: Surface
     steps: tuple[float, ...]
     times: Tensor | None
-    period: float = 0.1
 
     @classmethod
-    def of(cls, sweeps: Sequence[Neighbour], timed: bool, plane: bool, period: float) -> Scans:
+    def of(cls, sweeps: Sequence[Neighbour], timed: bool, plane: bool) -> Scans:
         """Build the search tree and the surfaces of sweeps.
 
         Args:
             sweeps: the sweeps.
             timed: whether the times of the points are used; all sweeps must then have them.
             plane: see `BodySettings`.
-            period: seconds of a period.
         """
         points, apart = torch.cat([sweep.points for sweep in sweeps]), None
         # The sweep k has the times k * 100 s + t. As a fourth coordinate, scaled to metres, they
@@ -81,34 +75,7 @@ class Scans:
                 ]
             ).to(points)
         surface = Surface.of(points, apart) if plane else Surface.of_points(points, apart)
-        return cls(surface, tuple(sweep.step for sweep in sweeps), apart, period)
-
-
-@dataclass(frozen=True, eq=False)
-class Registration:
-    """Result of registering h hypotheses with K sweeps.
-
-    Attributes:
-        cluster: number of the cluster of every hypothesis, ``(h,)``.
-        tracks: rigid motions to the K sweeps, ``(h, K, 4, 4)``.
-        motion: rigid motions to the target, ``(h, 4, 4)``.
-        misfit: mean robust misfit of each sweep, square metres, ``(h, K)``.
-        still: mean robust misfit of each sweep without motion, square metres, ``(h, K)``.
-        move: mean displacement of the points after one period, metres, ``(h,)``.
-        parameters: parameters of the `RigidTrack` of every hypothesis.
-    """
-
-    cluster: Tensor
-    tracks: Tensor
-    motion: Tensor
-    misfit: Tensor
-    still: Tensor
-    move: Tensor
-    parameters: dict[str, Tensor]
-
-    def take(self, rows: Tensor) -> Registration:
-        """Return the results of some hypotheses."""
-        return tree_map(lambda tensor: tensor[rows], self)
+        return cls(surface, tuple(sweep.step for sweep in sweeps), apart)
 
 
 def register(
@@ -143,14 +110,14 @@ def register(
     ]
     if any(bool(mask.any()) for mask in reached):  # the registration needs some points
         sweeps = [sweep.take(mask) for sweep, mask in zip(sweeps, reached)]
-    scans = Scans.of(sweeps, times is not None, settings.plane, evidence.period)
+    scans = Scans.of(sweeps, times is not None, settings.plane)
     # Generalized ICP (Segal, Haehnel and Thrun 2009) with the covariance of every point about its
     # surface; points of no cluster keep the identity, which nothing reads.
     spread = torch.eye(3).to(points).repeat(len(points), 1, 1)
     if settings.plane:
         rows = rows.unique()
         spread[rows] = covariances(points, times, rows=rows)
-    sizes = torch.tensor([len(member) for member in members], device=points.device)[cluster]
+    sizes = evidence.sizes(cluster)
     # Hypotheses of similar sizes share a batch, because a batch is padded to its largest item.
     results, order, smaller = [], [], 0
     for largest in _GROUPS:
@@ -225,7 +192,7 @@ def _register_batch(
     arrived = at_rest + solution.x
     late = points.new_ones(1, 1)
     if sought is not None and times is not None:
-        late = 1 + _lateness(arrived, sought, weights, scans)
+        late = 1 + _lateness(arrived, sought, weights, scans, evidence.period)
     # A body that crosses the view is measured somewhat earlier or later in every sweep: its track
     # takes 1 + lateness periods per sweep, so its motion in one period is smaller by that factor.
     motion = bound.motions({key: value / late for key, value in solution.parameters.items()})
@@ -242,7 +209,11 @@ def _register_batch(
 
 
 def _lateness(
-    places: Tensor, sought: tuple[Tensor, Tensor], weights: Tensor, scans: Scans
+    places: Tensor,
+    sought: tuple[Tensor, Tensor],
+    weights: Tensor,
+    scans: Scans,
+    period: float,
 ) -> Tensor:
     """Return by which share of a period the sweeps see each body later per period, ``(h, 1)``.
 
@@ -255,6 +226,7 @@ def _lateness(
             measured points, ``(1, m)``.
         weights: weights of the points, ``(h, K p)``.
         scans: the sweeps.
+        period: seconds from the source to the target.
     """
     real = weights > 0
     times, measured = sought[0][real], sought[1][0]
@@ -263,7 +235,7 @@ def _lateness(
     counts = places.new_zeros(real.shape).masked_scatter(real, distance.isfinite().to(places))
     # Times in float64, because the sweeps are far apart in them.
     later = places.new_zeros(real.shape).masked_scatter(
-        real, (measured[partner].double() - times.double()).to(places) / scans.period
+        real, (measured[partner].double() - times.double()).to(places) / period
     )
     # Least squares through the origin: the slope b of `later = b s` over the pairs that have a
     # partner is sum(s later) / sum(s^2), with s the time of the sweep in periods.

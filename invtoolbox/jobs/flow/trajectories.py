@@ -167,6 +167,7 @@ def track(
     for step in steps:
         place, in_reach, moving = _carry(places[-1], step, neighbours, reach, moving)
         places.append(place)
+        # A point that was lost once stays unmeasured: its place is an assumption from then on.
         measured.append(measured[-1] & in_reach)
         # E_k ... E_1 E_0 moves static points from the first frame to the frame k + 1.
         motions.append(step.ego_motion.to(torch.float64) @ motions[-1])
@@ -206,6 +207,7 @@ def _carry(
     Also returns which points move now, ``(M,)``.
     """
     E, points = _ego_motion(step), points.to(torch.float64)
+    # A field is the whole flow f = E p - p + r of any place, so E is not applied again.
     if step.field is not None:
         return points + step.field(points), points.isfinite().all(1), moving
     at, residual, moves = _measured(step)
@@ -307,7 +309,8 @@ def _interpolate(
         within = distance.isfinite()
         # A neighbour that is not found has an index beyond the last point, and the weight 0.
         index[~within] = 0
-        # Inverse distance weighting: sum_i w_i f_i / sum_i w_i with w_i = 1 / d_i^2.
+        # Inverse distance weighting (Shepard 1968): sum_i w_i f_i / sum_i w_i with w_i = 1 / d_i^2,
+        # shapes (m, neighbours) for d and (m, neighbours, 3) for f.
         weight = torch.where(
             within, 1 / distance.clamp_min(_SAME).square(), torch.zeros_like(distance)
         )
@@ -323,7 +326,8 @@ def _interpolate(
             mostly_moving[rows][finite] = mostly[:, 0]
         total = weight.sum(1, keepdim=True)
         in_reach[rows][finite] = within.any(1)
-        # Slices are views, so these assignments write into the rows of the block.
+        # Slices are views, so these assignments write into the rows of the block. Without a weight the
+        # mean is 0, and the point stands still in the world.
         mean[rows][finite] = (weight[..., None] * flow[index]).sum(1) / torch.where(
             total > 0, total, torch.ones_like(total)
         )

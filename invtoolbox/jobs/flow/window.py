@@ -102,6 +102,7 @@ def prepare_neighbours(
                     f"{sweep.source} is {step * period:.3g} s from the pair; timestamps must be "
                     f"seconds, and at most {LONGEST:g} s apart"
                 )
+            # Sweeps less than a tenth of a period apart count as one. The pair has the times 0 and 1.
             if any(abs(step - earlier) < 0.1 for earlier in taken):
                 raise InputError(
                     f"{sweep.source} has the time of another sweep, {sweep.timestamp:.9g} s"
@@ -130,8 +131,8 @@ def _prepare(
     """Move a sweep into the frame of the target; the sensor moves evenly over the period."""
     sweep = from_sensor(sweep, pair.origin)
     check_sweep(sweep)
-    # The target is 1 - step periods later. At even speed its ego motion is that part of E, from
-    # which a registration starts.
+    # The target is 1 - step periods later, never 0, because its time is taken. At even speed its ego
+    # motion is that part of E, from which a registration starts.
     ahead = torch.tensor([1 - step], dtype=torch.float64)
     deskew, _ = deskewing(sweep, pair.ego_motion, period, preparation.deskew)
     points = sweep.points if deskew is None else deskew(sweep.points)
@@ -144,13 +145,16 @@ def _prepare(
     ).matrix
     check_overlap(sweep, target, placed)
     if deskew is not None:
-        # The motion over the way to the target, whatever its length, as a motion of one period.
+        # The motion over the way to the target, whatever its length, as a motion of one period. The
+        # sensor moves evenly, so its motion E^-1 is divided, and not the motion E of the points.
         even = inverse(part_of(inverse(placed), 1 / ahead)[0])
         deskew, _ = deskewing(sweep, even, period, preparation.deskew)
+    # Notes about the ground are of interest for the pair alone, so those of further sweeps are lost.
     points, _, rows = choose_points(sweep, deskew, preparation, [])
     return Neighbour(
         transform(placed, points[rows].double()).float(),
         step,
         None if sweep.time is None else sweep.time[rows],
+        # The sensor was at the origin of its own frame, which the motion takes to its translation.
         placed[:3, 3].float(),
     )

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from invtoolbox.errors import InputError
 from invtoolbox.jobs import options
-from invtoolbox.jobs.command import SceneCommand, move_paths
+from invtoolbox.jobs.command import SceneCommand
+from invtoolbox.jobs.fields import move_paths
 from invtoolbox.jobs.images.run import FORMATS, VOLUME_FORMATS, ImageJob
 from invtoolbox.jobs.images.tables import Scene
 from invtoolbox.jobs.job import Request

@@ -199,22 +199,19 @@ def surface_from_normals(
 
 def _read(normals: Any, mask: Any) -> tuple[Tensor, Tensor, list[str]]:
     """Return checked normals ``(batch, sides, 3, rows, columns)``, the mask, and notes."""
-    if not isinstance(normals, (tuple, list)):
-        maps = to_maps(normals)
-        inside = to_mask(mask, maps)
-        unit, notes = check_normals(maps, inside)
-        return unit.unsqueeze(1), inside, notes
-    if len(normals) != 2:
+    is_pair = isinstance(normals, (tuple, list))
+    if is_pair and len(normals) != 2:
         raise InputError(f"two sides take a front and a back normal map, got {len(normals)} maps")
-    front, back = (to_maps(side, name) for side, name in zip(normals, _SIDES))
-    if front.shape != back.shape:
+    names = _SIDES if is_pair else ("the normal map",)
+    sides = [to_maps(side, name) for side, name in zip(normals if is_pair else [normals], names)]
+    if sides[0].shape != sides[-1].shape:
         raise InputError(
-            f"the front and the back normal map differ in shape: {tuple(front.shape)} and "
-            f"{tuple(back.shape)}"
+            f"the front and the back normal map differ in shape: {tuple(sides[0].shape)} and "
+            f"{tuple(sides[1].shape)}"
         )
-    inside = to_mask(mask, front)
+    inside = to_mask(mask, sides[0])
     units, notes = [], []
-    for side, name, sign in zip((front, back), _SIDES, (1.0, -1.0)):
+    for side, name, sign in zip(sides, names, (1.0, -1.0)):
         unit, notes_of_side = check_normals(side, inside, sign, name)
         units.append(unit)
         notes.extend(notes_of_side)

@@ -28,7 +28,7 @@ from invtoolbox.core.threads import limit_torch_threads
 from invtoolbox.datasets.output import lock, make_folder, remove_stale
 from invtoolbox.datasets.volumes.volume import Grid, Volume
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.job import check_choice, differences, read_json, write_json
+from invtoolbox.jobs.job import check_folder, differences, read_json, write_json
 from invtoolbox.jobs.study.results import Hdf5Results, ResultFormat
 from invtoolbox.jobs.study.workers import spread
 
@@ -403,7 +403,7 @@ def _prepare(
     suffix: str,
 ) -> str:
     """Make the folder and return the fingerprint that its result files carry."""
-    check_choice(folder, resume, overwrite)
+    check_folder(folder, resume, overwrite)
     # The number of items may grow; the computation of each item may not change.
     content = json.loads(json.dumps(dict(description), sort_keys=True))
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

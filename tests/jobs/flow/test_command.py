@@ -13,8 +13,7 @@ from invtoolbox.catalogue import shelves as catalogue
 from invtoolbox.catalogue.documents import content_of
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.flow.results import FlowStudy
-from invtoolbox.jobs.flow.scene import read_flow_scene
-from invtoolbox.jobs.flow.sequence import FlowJob
+from invtoolbox.jobs.flow.scene import FlowJob, read_flow_scene
 from tests.command_line import Run, one_sentence
 from tests.datasets.sweep_sets import write_opensceneflow
 from tests.jobs.flow.recording import record, standing
@@ -27,7 +26,7 @@ SCENES = [name for name in sorted(catalogue.entries("scenes")) if "sweeps" in co
 def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A recording in the current directory, and the flow that costs nothing in place of the default method."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("invtoolbox.jobs.flow.sequence.default_estimate", lambda: standing)
+    monkeypatch.setattr("invtoolbox.jobs.flow.estimation.estimate", standing)
     return record(tmp_path / "drive", sweeps=4)
 
 

@@ -1,0 +1,140 @@
+"""Fields of the tables of scenes: the arguments of a command made from them, and paths in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from invtoolbox.catalogue.documents import FILE, parse_override
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+
+def field_at(model: type[BaseModel], key: str) -> FieldInfo:
+    """Return the field of a dotted key.
+
+    Args:
+        model: model of a scene.
+        key: dotted key, for example ``"integration.k"``.
+    """
+    *tables, last = key.split(".")
+    for name in tables:
+        leaves = _leaves(model.model_fields[name].annotation)
+        model = next(leaf for leaf in leaves if _is_model(leaf))
+    return model.model_fields[last]
+
+
+def argument_of(described: FieldInfo) -> dict[str, Any]:
+    """Return the settings of an argument of argparse for a field: type, choices, metavar and help.
+
+    A field without a description or with a default of its own shows its default in the help. Absent
+    options are None, so that the defaults of the tables hold.
+
+    Args:
+        described: field of a table.
+    """
+    default = described.get_default(call_default_factory=True)
+    words = described.description or ""
+    is_shown = isinstance(default, (int, float, str, tuple)) and default not in ("", ())
+    if is_shown and not isinstance(default, bool):
+        text = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        words += f" (default: {text})"
+    leaves = [*_leaves(described.annotation), *described.metadata]
+    settings: dict[str, Any] = {"help": words.replace("%", "%%")}
+    if bool in leaves:
+        return settings | {"action": "store_true", "default": None}
+    count, has_scalar = shape_of(described)
+    if count is not None:
+        settings["nargs"] = "+" if has_scalar else count
+    choices = next((get_args(leaf) for leaf in leaves if get_origin(leaf) is Literal), None)
+    has_table = any(map(_is_model, leaves))
+    is_mixed = {str, float} <= {*leaves} or (choices and {int, float} & {*leaves})
+    kind: Any = next((kind for kind in (str, float, int) if kind in leaves), str)
+    metavar = {int: "N", float: "NUMBER", str: "FILE" if FILE in leaves else "NAME"}[kind]
+    if has_table and count == "+":  # a list of tables is one text, such as "tv,nonnegative"
+        del settings["nargs"]
+        kind = _names
+    elif has_table or is_mixed:
+        kind = _number_or_word
+    elif choices is not None:
+        return settings | {"choices": choices}
+    metavar = described.title or ("VALUE" if count and has_scalar else metavar)
+    return settings | {"type": kind, "metavar": metavar}
+
+
+def shape_of(described: FieldInfo) -> tuple[int | str | None, bool]:
+    """Return the number of values of a field, None if it is one, and whether it may be a single one."""
+    annotation = described.annotation
+    is_union = get_origin(annotation) in (Union, UnionType)
+    members = [member for member in get_args(annotation) if member is not type(None)]
+    members = members if is_union else [annotation]
+    rows = [member for member in members if get_origin(member) in (list, tuple)]
+    if not rows or str in members:  # a text such as "0:10:2" stands for several numbers
+        return None, True
+    count = "+" if get_origin(rows[0]) is list else len(get_args(rows[0]))
+    return count, len(rows) < len(members)
+
+
+def move_paths(
+    tables: type[BaseModel], content: Mapping[str, Any], parent: Path | None = None
+) -> dict[str, Any]:
+    """Return the content of a scene with absolute paths of the files that exist.
+
+    Args:
+        tables: model of the scene, which tells which values are paths. In a table that it does not
+            declare, the value of the key ``path`` is one.
+        content: the content.
+        parent: folder; paths in it become relative to it.
+    """
+
+    def place(value: Any) -> Any:
+        if isinstance(value, list):
+            return [place(entry) for entry in value]
+        if not isinstance(value, str) or not Path(value).expanduser().exists():
+            return value
+        named = Path(value).expanduser().absolute()
+        if parent is not None and named.is_relative_to(parent):
+            return str(named.relative_to(parent))
+        return str(named)
+
+    def move(model: type[BaseModel], table: Mapping[str, Any]) -> dict[str, Any]:
+        contents = dict(table)
+        for key, value in table.items():
+            described = model.model_fields.get(key)
+            leaves = [*_leaves(described.annotation), *described.metadata] if described else []
+            if FILE in leaves or (described is None and key == "path"):
+                contents[key] = place(value)
+            elif isinstance(value, Mapping):
+                contents[key] = move(next(filter(_is_model, leaves), BaseModel), value)
+        return contents
+
+    return move(tables, content)
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    """Return the types, literals and marks in an annotation such as ``list[FilePath] | None``."""
+    if get_origin(annotation) is Literal:
+        return [annotation]
+    arguments = get_args(annotation)
+    if hasattr(annotation, "__metadata__"):  # Annotated[type, mark]
+        return [*_leaves(arguments[0]), *annotation.__metadata__]
+    return [leaf for inner in arguments for leaf in _leaves(inner)] if arguments else [annotation]
+
+
+def _is_model(leaf: Any) -> bool:
+    return isinstance(leaf, type) and issubclass(leaf, BaseModel)
+
+
+def _names(text: str) -> list[dict[str, str]]:
+    """Return the tables of names with commas between them; the word none is no table."""
+    names = (name.strip() for name in text.split(","))
+    return [{"name": name} for name in names if name not in ("", "none")]
+
+
+def _number_or_word(text: str) -> Any:
+    return parse_override(f"value={text}")[1]
