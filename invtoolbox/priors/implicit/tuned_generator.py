@@ -124,7 +124,7 @@ class TunedGenerator(ImplicitPrior):
             away = drawn - w
             near = w + self.radius * away / away.norm(dim=1, keepdim=True)
             with torch.no_grad():
-                before = self.prior.decode({"w": near})
+                before = self._image({}, near)
             change = (self._image(weights, near) - before).flatten(1).square().sum(1).mean()
             energies.append(0.5 * self.locality * change)
         return torch.stack(energies)
