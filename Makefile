@@ -7,6 +7,8 @@ EXTRAS ?= test
 PYTEST ?=
 # Number of processes of one thread each that share the tests; 0 runs them in one process, for a debugger.
 WORKERS ?= 2
+# Code paths of MKL and torch under which `make test-bits` runs the tests; `plain` is the processor's own.
+PATHS ?= plain MKL_CBWR=AVX2 MKL_CBWR=AVX512 MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2
 # Interpreters of `make test-oldest` and `make test-newest`.
 OLDEST ?= python3.11
 NEWEST ?= python3.13
@@ -16,7 +18,7 @@ comma := ,
 STAMP := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-oldest test-newest gpu lint format typecheck docs benchmarks wheel clean
+.PHONY: help venv demo test test-all test-bits test-oldest test-newest gpu lint format typecheck docs benchmarks wheel clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +40,14 @@ test: $(STAMP)  ## run the tests, except the slow ones and those that need a GPU
 
 test-all: $(STAMP)  ## run the slow tests too
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not gpu" $(PYTEST)
+
+test-bits: $(STAMP)  ## run the tests under six code paths of MKL and torch: the processor may not decide
+	@for path in $(PATHS); do \
+	  echo "== $$path"; \
+	  env $${path#plain} $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu" $(PYTEST) \
+	    || failed="$$failed $$path"; \
+	done; \
+	test -z "$$failed" || { echo "failed under:$$failed"; exit 1; }
 
 test-oldest:  ## run the tests on the oldest versions of pyproject.toml (OLDEST, a Python 3.11), needs the network
 	@mkdir -p build && $(PYTHON) tests/oldest.py > build/oldest.txt
