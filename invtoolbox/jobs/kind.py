@@ -58,7 +58,9 @@ def solution_of(result: Any) -> Any:
 
 def write_solution(path: Path, result: Any, inputs: Inputs) -> None:
     """Write the `Solution` behind a result; a `Writer`."""
-    solution_of(result).save(path, overwrite=True)
+    solution = solution_of(result)
+    assert solution is not None
+    solution.save(path, overwrite=True)
 
 
 def write_figure(path: Path, figure: Any) -> None:

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torch.func import functional_call
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.pytrees import items_together
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.implicit.latent_networks import GaussianLatents
@@ -123,7 +124,8 @@ class TunedGenerator(ImplicitPrior):
         for weights, w in self._items(parameters):
             away = drawn - w
             near = w + self.radius * away / away.norm(dim=1, keepdim=True)
-            with torch.no_grad():
+            # The neighbours belong to one item, and are decoded together as by `_image`.
+            with torch.no_grad(), items_together():
                 before = self.prior.decode({"w": near})
             change = (self._image(weights, near) - before).flatten(1).square().sum(1).mean()
             energies.append(0.5 * self.locality * change)
