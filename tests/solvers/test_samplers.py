@@ -452,7 +452,7 @@ def test_an_interval_allows_for_the_number_of_draws() -> None:
     """Few draws know their mean and their spread badly; their intervals are wider and still right."""
     one = problem("mask", batch=1)
     exact = it.exact_posterior(one, gaussian())
-    sampler = it.solvers.EDM(steps=8, at_once=5, max_iterations=1)
+    sampler = it.solvers.EDM(steps=8, at_once=4, max_iterations=1)
     posterior = it.solve(one, gaussian(), sampler, progress=False).posterior
     truths = exact.sample(200, seed=3)[:, 0][:, None]
     covered = torch.cat([posterior.coverage(x) for x in truths]).mean()

@@ -109,8 +109,10 @@ class TwoLevel(ExplicitPrior):
         curvature = 1 - 2 * self.factor * expand(step, x) / (self.high - self.low)
         middle = (self.low + self.high) / 2
         # u = x + factor step (2 u - low - high) / (high - low) between the levels, so u - middle is
-        # (x - middle) / curvature. A tiny curvature in place of one <= 0 sends u to the nearer level.
-        u = middle + (x - middle) / torch.where(curvature > 0, curvature, torch.finfo(x.dtype).tiny)
+        # (x - middle) / curvature. A tiny curvature in place of one <= 0 sends u to the nearer level,
+        # and from the middle itself, where the function has its maximum, to the upper level.
+        away = torch.where((curvature <= 0) & (x == middle), 1.0, x - middle)
+        u = middle + away / torch.where(curvature > 0, curvature, torch.finfo(x.dtype).tiny)
         return self._bounds(x).prox(u.clamp(self.low, self.high), 1.0)
 
     def _bounds(self, like: Tensor) -> Box:

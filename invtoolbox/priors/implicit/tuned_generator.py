@@ -10,7 +10,6 @@ from torch import Generator, Tensor
 from torch.func import functional_call
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.core.pytrees import items_together
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.implicit.latent_networks import GaussianLatents
@@ -124,9 +123,8 @@ class TunedGenerator(ImplicitPrior):
         for weights, w in self._items(parameters):
             away = drawn - w
             near = w + self.radius * away / away.norm(dim=1, keepdim=True)
-            # The neighbours belong to one item, and are decoded together as by `_image`.
-            with torch.no_grad(), items_together():
-                before = self.prior.decode({"w": near})
+            with torch.no_grad():
+                before = self._image({}, near)
             change = (self._image(weights, near) - before).flatten(1).square().sum(1).mean()
             energies.append(0.5 * self.locality * change)
         return torch.stack(energies)
