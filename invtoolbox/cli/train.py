@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from invtoolbox import training
 from invtoolbox.jobs import options
-from invtoolbox.training import keep_freed_memory, run_recipe
 
 
 def fill(parser: argparse.ArgumentParser) -> None:
@@ -60,8 +60,8 @@ def fill(parser: argparse.ArgumentParser) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Train the prior of a recipe."""
-    keep_freed_memory()
-    outcome = run_recipe(
+    training.keep_freed_memory()
+    outcome = training.run_recipe(
         arguments.recipe,
         arguments.overrides,
         output=arguments.output,

@@ -159,7 +159,7 @@ def ply_stream(
     ...     with ply_stream(folder + "/a.ply", {"x": "f4"}) as append:
     ...         append({"x": np.zeros(2)})
     ...         append({"x": np.ones(1)})
-    ...     open(folder + "/a.ply", "rb").read().splitlines()[2]
+    ...     Path(folder, "a.ply").read_bytes().splitlines()[2]
     b'element vertex 3           '
     """
     unknown = [kind for kind in fields.values() if kind not in PROPERTY_NAMES]

@@ -58,7 +58,9 @@ def solution_of(result: Any) -> Any:
 
 def write_solution(path: Path, result: Any, inputs: Inputs) -> None:
     """Write the `Solution` behind a result; a `Writer`."""
-    solution_of(result).save(path, overwrite=True)
+    solution = solution_of(result)
+    assert solution is not None
+    solution.save(path, overwrite=True)
 
 
 def write_figure(path: Path, figure: Any) -> None:
@@ -212,8 +214,9 @@ class KindJob(SceneJob[S], Generic[S, R]):
             names = ("json", *((*kind.usual, "html") if formats is None else formats))
             outputs = {self.folder / kind.file_name(name): name for name in names}
         outcome = SceneOutcome(result, self.folder, metrics, tuple(outputs), kind.solution(result))
-        # The report comes last, because it shows the pictures.
-        for path, form in sorted(outputs.items(), key=lambda output: output[1] == "html"):
+        # The report shows the pictures that were written; the metrics mark a finished run.
+        order = {"html": 1, "json": 2}
+        for path, form in sorted(outputs.items(), key=lambda output: order.get(str(output[1]), 0)):
             if form == "json":
                 write_json(path, metrics)
             elif form == "html":

@@ -122,3 +122,22 @@ def test_the_scenes_with_data_run(tmp_path: Path, data_dir: Path) -> None:
     }
     horse: Any = it.run("bending-horse", short, tmp_path / "horse", progress=False)
     assert horse.moving.times == 3 and len(horse.metrics["unseen error"]) == 1
+
+
+def test_a_run_whose_files_could_not_be_written_is_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metrics mark a finished run, so they are written after everything else."""
+    changes = {"integration.max_iterations": 2, "output.formats": ["npz", "obj"]}
+    with monkeypatch.context() as patch:
+        full = OSError(28, "no space left")
+        patch.setattr(np, "savez_compressed", lambda *_, **__: (_ for _ in ()).throw(full))
+        with pytest.raises((OSError, InputError)):
+            it.run("normals-simulated", changes, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    outcome: Any = it.run(
+        "normals-simulated", changes, tmp_path / "out", resume=True, progress=False
+    )
+    assert outcome.result is not None and (tmp_path / "out" / "depth.npz").exists()
+    again: Any = it.run("normals-simulated", changes, tmp_path / "out", resume=True, progress=False)
+    assert again.result is None and again.metrics == outcome.metrics

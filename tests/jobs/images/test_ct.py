@@ -304,6 +304,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(
 
 
 @pytest.mark.data
+@pytest.mark.filterwarnings("default:the field of view of this ParallelBeam:UserWarning")
 @pytest.mark.parametrize("name", ["htc2022/htc2022_01a_limited.mat", "tomopy_tooth/tooth.h5"])
 def test_measured_files_bring_their_geometry(
     run: Run, here: Path, data_dir: Path, name: str
