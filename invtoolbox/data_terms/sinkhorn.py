@@ -85,7 +85,9 @@ class Sinkhorn(DataTerm):
         axes = tuple(range(2, y.ndim))
         spacing = self.spacing * len(axes) if len(self.spacing) == 1 else self.spacing
         # In float64, because the potentials are differences of squares of long distances.
-        wide, measured = p.double().clamp_min(0), y.double()
+        wide, measured = p.double(), y.double()
+        # At 0 the derivative is the one-sided one; that of a clamp there differs between versions.
+        wide = torch.where(wide < 0, 0.0, wide)
         empty = wide.sum(axes, keepdim=True) == 0
         wide = torch.where(empty, measured, wide)
         mass_p, mass_y = wide.sum(axes, keepdim=True), measured.sum(axes, keepdim=True)
