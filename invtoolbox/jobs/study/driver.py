@@ -406,7 +406,6 @@ def _prepare(
     check_folder(folder, resume, overwrite)
     # The number of items may grow; the computation of each item may not change.
     content = json.loads(json.dumps(dict(description), sort_keys=True))
-    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     notes = folder / "study.json"
     earlier = read_json(notes) if notes.exists() and not overwrite else {}
     existing = [
@@ -422,14 +421,14 @@ def _prepare(
                 "--overwrite to replace it, or another --output"
             )
         if earlier.get("description") != content:
-            first = (
-                differences(earlier.get("description"), content, within_lists=False)[0]
-                or "the description"
-            )
-            raise InputError(
-                f"{folder} holds another study ({first} differs); resume it with the same settings "
-                "and data, or give --overwrite to start anew"
-            )
+            changed = differences(earlier.get("description"), content, within_lists=False)
+            if changed:
+                raise InputError(
+                    f"{folder} holds another study ({changed[0] or 'the description'} differs); resume "
+                    "it with the same settings and data, or give --overwrite to start anew"
+                )
+            # Only keys without a value are new, which a later version of the toolbox may have.
+            content = earlier["description"]
     elif existing and not overwrite:
         raise InputError(
             f"{folder / existing[0]}{suffix} exists, and no study.json describes it; give another "
@@ -445,7 +444,7 @@ def _prepare(
     make_folder(folder / LOCKS)
     remove_stale(folder)
     write_json(notes, {"description": content, "items": names, "versions": versions()})
-    return fingerprint
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _finish(
